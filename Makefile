@@ -1,0 +1,47 @@
+# Everything is installed into .venv by the first target that needs it, and only then.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN_INSTALLED := $(VENV)/.run
+DEV_INSTALLED := $(VENV)/.dev
+
+.PHONY: demo up test test-slow lint clean
+
+demo: $(RUN_INSTALLED)
+	$(BIN)/bg-pipeline demo $(ARGS)
+
+up: $(RUN_INSTALLED)
+	$(BIN)/bg-pipeline up $(ARGS)
+
+test: $(DEV_INSTALLED)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-slow: $(DEV_INSTALLED)
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(DEV_INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) .bg_pipeline build *.egg-info
+
+# uv is used when it is there, because it takes seconds where pip takes a minute.
+define install
+	@if command -v uv >/dev/null 2>&1; then \
+		test -x $(BIN)/python || uv venv --quiet --python $(PYTHON) $(VENV); \
+		uv pip install --quiet --python $(BIN)/python -c constraints.txt -e "$(1)"; \
+	else \
+		test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV); \
+		$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e "$(1)"; \
+	fi
+endef
+
+$(RUN_INSTALLED): pyproject.toml constraints.txt
+	$(call install,.[local,masks])
+	@touch $@
+
+$(DEV_INSTALLED): pyproject.toml constraints.txt
+	$(call install,.[local,masks,dev])
+	@touch $@ $(RUN_INSTALLED)

@@ -1,0 +1,1 @@
+"""The lineage: raw images, then labels, captions, generated images and status reports of each upload date."""

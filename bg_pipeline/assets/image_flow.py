@@ -1,0 +1,167 @@
+"""Labels, captions, pictures and reports of an upload date: four assets, made by one flow.
+
+They are one step, so that an image need not wait for the labels of all others before it is painted; each can
+still be made alone. A failed image is a row of the report and a warning; a date on which nothing worked is a
+failed partition, with its report written.
+"""
+
+from collections.abc import Iterator
+from datetime import date
+from typing import Any
+
+import dagster as dg
+
+from bg_pipeline import pipeline
+from bg_pipeline.assets.metadata import day_metadata, failures
+from bg_pipeline.aws import Aws
+from bg_pipeline.errors import RunStopped, SettingsError
+from bg_pipeline.flow import Day, Progress
+from bg_pipeline.partitions import BACKFILL
+from bg_pipeline.settings import Settings
+from bg_pipeline.stages import CAPTIONS, LABELS, PICTURES, REPORT, STAGES
+from bg_pipeline.store import Store
+
+EVERY_IMAGE = "every_image_succeeded"
+
+
+class FlowConfig(dg.Config):
+    """What a run may be told beside its dates."""
+
+    refresh: list[str] = []
+    """Assets whose stored answers do not count: they are made, and paid for, again."""
+
+
+def image_flow(settings: Settings, dates: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
+    """The four assets that follow the raw images."""
+    prefix = [settings.key_prefix] if settings.key_prefix else []
+    group = f"{settings.key_prefix}_images" if settings.key_prefix else "images"
+
+    def spec(name: str, kinds: set[str], deps: list[str], description: str) -> dg.AssetSpec:
+        return dg.AssetSpec(
+            dg.AssetKey([*prefix, name]),
+            deps=[dg.AssetKey([*prefix, dep]) for dep in deps],
+            group_name=group,
+            kinds=kinds,
+            description=description,
+            skippable=True,
+        )
+
+    specs = [
+        spec(LABELS, {"aws", "json"}, ["raw_images"], "What Rekognition sees in each photo, and where."),
+        spec(CAPTIONS, {"aws", "json"}, ["raw_images", LABELS], "A description of each photo by Amazon Nova."),
+        spec(PICTURES, {"aws", "image"}, [LABELS, CAPTIONS], "Each photo's subject on its new background."),
+        spec(REPORT, {"json", "csv"}, [PICTURES], "What became of each image asked for, with cause and cost."),
+    ]
+
+    @dg.multi_asset(
+        name=f"{settings.key_prefix}_image_flow" if settings.key_prefix else "image_flow",
+        specs=specs,
+        check_specs=[
+            dg.AssetCheckSpec(
+                EVERY_IMAGE,
+                asset=dg.AssetKey([*prefix, PICTURES]),
+                description="Every image asked for has its pictures.",
+            )
+        ],
+        can_subset=True,
+        partitions_def=dates,
+        backfill_policy=BACKFILL,
+    )
+    def image_flow(
+        context: dg.AssetExecutionContext,
+        config: FlowConfig,
+        aws: dg.ResourceParam[Aws],
+        bucket: dg.ResourceParam[Store],
+    ) -> Iterator[Any]:
+        unknown = set(config.refresh) - set(STAGES)
+        if unknown:
+            raise dg.Failure(
+                f"refresh: {', '.join(sorted(unknown))} is none of {', '.join(STAGES)}", allow_retries=False
+            )
+        selected = {key.path[-1]: key for key in context.selected_asset_keys}
+        try:
+            days = pipeline.run(
+                settings,
+                [date.fromisoformat(key) for key in context.partition_keys],
+                aws=aws,
+                store=Store(aws.s3(bucket.bucket), bucket.bucket),
+                stages=selected,
+                again=config.refresh,
+                run_id=context.run_id,
+                progress=lambda progress: _log_progress(context, progress),
+                note=context.log.info,
+            )
+        except (SettingsError, RunStopped) as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+        yield from _events(context, bucket, selected, days)
+
+    return image_flow
+
+
+def _log_progress(context: dg.AssetExecutionContext, progress: Progress) -> None:
+    context.log.info(progress.line())
+
+
+def _events(
+    context: dg.AssetExecutionContext, store: Store, selected: dict[str, dg.AssetKey], days: dict[date, Day]
+) -> Iterator[Any]:
+    """What happened, in Dagster's words: materializations in lineage order, the check, a failure if one is due."""
+    order = [name for name in STAGES if name in selected]
+    troubled = sum(day.images - day.counts["Succeeded"] for day in days.values())
+    check = None
+    if any(key.name == EVERY_IMAGE for key in context.selected_asset_check_keys):
+        check = dg.AssetCheckResult(
+            check_name=EVERY_IMAGE,
+            asset_key=selected[PICTURES],
+            passed=troubled == 0,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=_advice(days, troubled),
+            metadata={"images": sum(day.images for day in days.values()), "without_success": troubled},
+        )
+    bad = {day.date: reason for day in days.values() if (reason := _failure(day, selected))}
+    if bad:
+        # One result for each asset would mark every date of the range as materialized.
+        for name in order:
+            for day in days.values():
+                if day.date not in bad or name == REPORT:
+                    yield dg.AssetMaterialization(
+                        selected[name],
+                        partition=day.date.isoformat(),
+                        metadata=day_metadata(store, name, day),
+                    )
+        if check is not None:
+            yield check
+        raise dg.Failure("; ".join(f"{day}: {reason}" for day, reason in bad.items()), allow_retries=False)
+    for name in order:
+        for day in days.values():
+            context.add_asset_metadata(
+                day_metadata(store, name, day), asset_key=selected[name], partition_key=day.date.isoformat()
+            )
+        yield dg.MaterializeResult(asset_key=selected[name])
+        if name == PICTURES and check is not None:
+            yield check
+
+
+def _failure(day: Day, selected: dict[str, dg.AssetKey]) -> str:
+    """Why a date's partition is a failed one; empty if it is not."""
+    if PICTURES not in selected:
+        stages = [stage for stage in (LABELS, CAPTIONS) if stage in selected]
+        empty = [stage for stage in stages if day.failed[stage] and not day.made[stage]]
+        return f"no image got its {' or '.join(empty)}; {day.stopped}".strip("; ") if empty else ""
+    if not day.nothing_worked:
+        return ""
+    causes = {row.Cause for row in day.troubled}
+    return (
+        f"none of {day.images} images has a picture ({'; '.join(sorted(causes)[:3])}); "
+        "the report tells each one's cause"
+    )
+
+
+def _advice(days: dict[date, Day], troubled: int) -> str:
+    if not troubled:
+        return "Every image asked for has its pictures."
+    dates = ", ".join(day.date.isoformat() for day in days.values() if failures(day))
+    return (
+        f"{troubled} images on {dates} have no passed picture. See the table of failures and the report; run the "
+        "date again for those that failed for a passing reason, mend or retry the others."
+    )

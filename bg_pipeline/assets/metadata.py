@@ -1,0 +1,78 @@
+"""What a materialization of one date shows: numbers that plot, a table of failures, a few pictures."""
+
+import io
+from typing import Any
+
+import dagster as dg
+import pybase64
+from PIL import Image
+
+from bg_pipeline.errors import ImageError
+from bg_pipeline.flow import Day
+from bg_pipeline.imaging import small_jpeg
+from bg_pipeline.layout import RESULTS, date_path
+from bg_pipeline.report import Status
+from bg_pipeline.stages import PICTURES, REPORT
+from bg_pipeline.store import Store
+
+PREVIEW_SIDE = 120
+"""Previews are stored in Dagster's database for ever: eight pairs of this size take about 50 KB."""
+
+FAILURES = 100
+
+
+def failures(day: Day) -> list[dg.TableRecord]:
+    """The date's images that did not succeed, at most `FAILURES` of them."""
+    return [
+        dg.TableRecord({"image": row.ImageName, "status": row.Status, "error": row.Error, "cause": row.Cause[:500]})
+        for row in day.troubled[:FAILURES]
+    ]
+
+
+def day_metadata(store: Store, asset: str, day: Day) -> dict[str, Any]:
+    """The metadata of one asset for one date."""
+    metadata: dict[str, Any] = {
+        "images": day.images,
+        "worked_on": day.walked,
+        "seconds": round(day.seconds_by_stage.get(asset, 0.0), 2),
+    }
+    if asset not in (PICTURES, REPORT):
+        return {**metadata, "made": day.made[asset], "failed": day.failed[asset]}
+    metadata |= {f"status_{status.value}": day.counts[status] for status in Status}
+    metadata["cost_usd"] = round(day.cost_usd, 4)
+    if day.unfinished:
+        metadata["not_complete_yet"] = ", ".join(day.unfinished)
+    if day.stopped:
+        metadata["stopped"] = day.stopped
+    rows = failures(day)
+    if rows:
+        metadata["failures"] = dg.MetadataValue.table(rows, schema=_SCHEMA)
+    if asset == REPORT:
+        metadata["reports"] = dg.MetadataValue.json(day.reports)
+        return metadata
+    metadata["results"] = dg.MetadataValue.path(f"s3://{store.bucket}/{RESULTS}/{date_path(day.date)}/")
+    previews = [
+        f"| {_picture(store, before)} | {_picture(store, after)} |" for before, after in day.previews
+    ]
+    if previews:
+        metadata["preview"] = dg.MetadataValue.md("\n".join(["| before | after |", "|---|---|", *previews]))
+    return metadata
+
+
+def _picture(store: Store, key: str) -> str:
+    """A thumbnail as Markdown; words where there is nothing to show."""
+    content = store.read(key)
+    if content is None:
+        return "gone"
+    try:
+        small = small_jpeg(content.data, within=(PREVIEW_SIDE, PREVIEW_SIDE), quality=60)
+    except ImageError as error:
+        return error.code
+    with Image.open(io.BytesIO(small)) as picture:
+        picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+        out = io.BytesIO()
+        picture.convert("RGB").save(out, "JPEG", quality=60)
+    return f"![](data:image/jpeg;base64,{pybase64.b64encode_as_string(out.getvalue())})"
+
+
+_SCHEMA = dg.TableSchema([dg.TableColumn(name, "string") for name in ("image", "status", "error", "cause")])

@@ -1,0 +1,67 @@
+"""The photos of an upload date, as people put them into the bucket."""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime
+
+import dagster as dg
+
+from bg_pipeline.partitions import BACKFILL
+from bg_pipeline.settings import Settings
+from bg_pipeline.store import Store
+from bg_pipeline.uploads import batches
+
+
+def raw_images(settings: Settings, dates: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
+    """The asset that stands for the uploads; making it looks at them and changes nothing."""
+
+    @dg.asset(
+        key=[*([settings.key_prefix] if settings.key_prefix else []), "raw_images"],
+        group_name=f"{settings.key_prefix}_images" if settings.key_prefix else "images",
+        partitions_def=dates,
+        backfill_policy=BACKFILL,
+        kinds={"s3", "image"},
+        description="The uploaded photos of a date, in batches: one folder each.",
+    )
+    def raw_images(
+        context: dg.AssetExecutionContext, bucket: dg.ResourceParam[Store]
+    ) -> Iterator[dg.MaterializeResult[None]]:
+        for key in context.partition_keys:
+            context.add_asset_metadata(_inventory(settings, bucket, date.fromisoformat(key)), partition_key=key)
+        yield dg.MaterializeResult()
+
+    return raw_images
+
+
+def _inventory(settings: Settings, store: Store, day: date) -> dict[str, dg.MetadataValue | int | str]:
+    found = list(batches(store, day))
+    now = datetime.now(UTC)
+    rows = [
+        dg.TableRecord(
+            {
+                "batch": each.batch.name,
+                "images": len(each.images),
+                "megabytes": round(sum(image.size for image in each.images.values()) / 1e6, 2),
+                "state": _state(each.request is not None, each.complete(settings.settle_seconds, now)),
+            }
+        )
+        for each in found
+    ]
+    return {
+        "dagster/row_count": sum(len(each.images) for each in found),
+        "batches": dg.MetadataValue.table(rows, schema=_SCHEMA) if rows else "none",
+        "bytes": sum(image.size for each in found for image in each.images.values()),
+        "prefix": dg.MetadataValue.path(f"s3://{store.bucket}/image-files/{day:%Y/%m/%d}/"),
+    }
+
+
+def _state(requested: bool, complete: bool) -> str:
+    if requested:
+        return "requested"
+    return "complete, without a request" if complete else "still being uploaded"
+
+
+def _columns(names: Sequence[tuple[str, str]]) -> dg.TableSchema:
+    return dg.TableSchema([dg.TableColumn(name, type) for name, type in names])
+
+
+_SCHEMA = _columns([("batch", "string"), ("images", "int"), ("megabytes", "float"), ("state", "string")])

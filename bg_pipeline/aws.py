@@ -1,0 +1,85 @@
+"""The boto3 clients of one process: where regions, attempts and time-outs are decided.
+
+Credentials and endpoints come from boto3's own chain and from nowhere else.
+"""
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from bg_pipeline.errors import SettingsError
+
+FALLBACK_REGION = "us-east-1"
+
+_ONCE = {"retries": {"mode": "standard", "total_max_attempts": 1}}
+_PATIENT = {"retries": {"mode": "standard", "total_max_attempts": 5}}
+
+_CONFIG: dict[str, dict[str, Any]] = {
+    # A retry of the SDK's own would run, and bill, the same picture again; AWS asks for at least 300 s.
+    "bedrock-runtime": {**_ONCE, "read_timeout": 330},
+    "rekognition": {**_ONCE, "read_timeout": 60},
+    # A SageMaker container has 60 s to answer.
+    "sagemaker-runtime": {**_ONCE, "read_timeout": 70},
+}
+
+
+class Aws:
+    """Clients by service and Region, each made once and shared by all threads.
+
+    ``regions`` are those of the models, the first being the one where nothing else is said; ``connections``
+    is the number of HTTP connections a client keeps, at least the number of threads that use it.
+    """
+
+    def __init__(self, regions: Sequence[str] = (), *, connections: int = 64) -> None:
+        self._session = boto3.session.Session()
+        own = self._session.region_name or FALLBACK_REGION
+        self.regions = tuple(dict.fromkeys(regions)) or (own,)
+        self.own_region = own
+        self._connections = connections
+        self._clients: dict[tuple[str, str], Any] = {}
+        self._making = threading.Lock()
+
+    def client(self, service: str, region: str | None = None) -> Any:
+        """The client of a service in a Region (default: boto3's own Region)."""
+        key = (service, region or self.own_region)
+        # boto3 makes clients from one session safely only one at a time (boto3 issue 1592).
+        with self._making:
+            if key not in self._clients:
+                self._clients[key] = self._session.client(
+                    service,  # type: ignore[call-overload]
+                    region_name=key[1],
+                    config=Config(
+                        max_pool_connections=self._connections,
+                        # NAT gateways and endpoints drop a silent connection after 350 s.
+                        tcp_keepalive=True,
+                        **{"connect_timeout": 10, "read_timeout": 60, **_PATIENT, **_CONFIG.get(service, {})},
+                    ),
+                )
+            return self._clients[key]
+
+    def s3(self, bucket: str) -> Any:
+        """A client for S3 in the bucket's own Region.
+
+        Raises `SettingsError` if there is no such bucket, no credentials, or no way to it.
+        """
+        client = self.client("s3")
+        try:
+            answer = client.head_bucket(Bucket=bucket)
+        except ClientError as error:
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+            if status == 404:
+                raise SettingsError(f"BG_BUCKET: there is no bucket '{bucket}'") from error
+            if status in (301, 400) and "x-amz-bucket-region" in headers:
+                return self.client("s3", headers["x-amz-bucket-region"])
+            raise SettingsError(
+                f"BG_BUCKET: no access to bucket '{bucket}' (HTTP {status}); "
+                "check the credentials and their rights with `bg-pipeline doctor`"
+            ) from error
+        except BotoCoreError as error:
+            raise SettingsError(f"BG_BUCKET: bucket '{bucket}' cannot be reached: {error}") from error
+        return self.client("s3", answer.get("BucketRegion") or self.own_region)

@@ -1,0 +1,130 @@
+"""Captions and alternative texts from Amazon Nova, or another model of Bedrock's Converse API that sees.
+
+Pure functions over the request and the answer of ``bedrock-runtime`` Converse, which takes picture bytes raw.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bg_pipeline import errors
+from bg_pipeline.generators import Operation
+from bg_pipeline.model_facts import facts_of, split_profile
+
+PROMPT = "Generate a detailed description of the image."
+WITHIN = (1280, 720)
+"""The box a photo is fitted into, keeping its aspect ratio."""
+MAX_BYTES = 3_750_000
+"""The stricter of the two documented limits of a picture (Converse: 3.75 MB; Nova: 25 MB in all)."""
+ALT_TEXT_LENGTH = 125
+
+_MAX_TOKENS = 300
+_ALT_TEXT_TOKENS = 60
+_ALT_TEXT_ORDER = (
+    "Answer in two parts. First a line that begins with 'Alt text:' and goes on with one plain sentence of at "
+    f"most {ALT_TEXT_LENGTH} characters for people who cannot see the image. Then a line that begins with "
+    "'Description:' and goes on with the answer to this: "
+)
+_ALT_TEXT = re.compile(r"^[\W_]*alt(?:ernative)?[ _-]?text[\W_]*?:[\W_]*(.*)$", re.IGNORECASE | re.MULTILINE)
+_DESCRIPTION = re.compile(r"^[\W_]*description[\W_]*?:[*_\s]*", re.IGNORECASE | re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What the model said, with what it took; ``alt_text`` is "" unless it was asked for."""
+
+    text: str
+    alt_text: str
+    input_tokens: int
+    output_tokens: int
+
+
+def operation(model_id: str) -> Operation:
+    """The operation of a caption model given as in ``BG_CAPTION_MODELS``, bare or through a profile."""
+    profile, bare = split_profile(model_id)
+    return Operation("CAPTION", bare, profile)
+
+
+def request(model_id: str, jpeg: bytes, prompt: str = PROMPT, alt_text: bool = False) -> dict[str, Any]:
+    """The arguments of ``converse`` for one photo, a JPEG within `WITHIN` and `MAX_BYTES`."""
+    body: dict[str, Any] = {
+        "modelId": model_id,
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {"image": {"format": "jpeg", "source": {"bytes": jpeg}}},
+                    {"text": _ALT_TEXT_ORDER + prompt if alt_text else prompt},
+                ],
+            }
+        ],
+        "inferenceConfig": {"maxTokens": _max_tokens(alt_text), "temperature": 0.3, "topP": 0.1},
+    }
+    if split_profile(model_id)[1].startswith("amazon.nova"):
+        # Converse has no topK of its own; this is where Nova takes it, and other models would refuse it.
+        body["additionalModelRequestFields"] = {"inferenceConfig": {"topK": 20}}
+    return body
+
+
+def tokens_at_most(model_id: str, prompt: str = PROMPT, alt_text: bool = False) -> tuple[int, int]:
+    """Input and output tokens of one call at worst, for its place in the quota and the plan of its cost."""
+    words = len(prompt) + (len(_ALT_TEXT_ORDER) if alt_text else 0)
+    return facts_of("CAPTION", model_id).picture_tokens + words // 3 + 20, _max_tokens(alt_text)
+
+
+def read(response: Mapping[str, Any], alt_text: bool = False) -> Caption:
+    """The caption in an answer of ``converse`` to `request` with the same ``alt_text``.
+
+    Raises `errors.Blocked` for a filtered answer, which arrives as a success, and `errors.Transient` for an
+    empty one. An alternative text is never longer than `ALT_TEXT_LENGTH`, and never missing: where the model
+    gave none, it is the caption's beginning.
+    """
+    message = (response.get("output") or {}).get("message") or {}
+    said = "".join(block.get("text", "") for block in message.get("content") or ()).strip()
+    reason = response.get("stopReason", "")
+    if reason in ("content_filtered", "guardrail_intervened"):
+        raise errors.Blocked(reason, said or "The caption was refused by the model's content policy.")
+    text, alternative = _parts(said) if alt_text else (said, "")
+    if reason == "max_tokens":
+        text = _whole_sentences(text)
+    if not text:
+        raise errors.Transient(
+            "EmptyCaption", f"The model gave no caption (it stopped for: {reason or 'no reason'})."
+        )
+    usage = response.get("usage") or {}
+    return Caption(
+        text=text,
+        alt_text=_cut(alternative or _first_sentence(text), ALT_TEXT_LENGTH) if alt_text else "",
+        input_tokens=int(usage.get("inputTokens", 0)),
+        output_tokens=int(usage.get("outputTokens", 0)),
+    )
+
+
+def _max_tokens(alt_text: bool) -> int:
+    return _MAX_TOKENS + (_ALT_TEXT_TOKENS if alt_text else 0)
+
+
+def _parts(said: str) -> tuple[str, str]:
+    """Description and alternative text of an answer in two parts, however the model marked them."""
+    found = _ALT_TEXT.search(said)
+    alternative = found[1].strip(" *_\"'") if found else ""
+    rest = said[: found.start()] + said[found.end() :] if found else said
+    return _DESCRIPTION.sub("", rest, count=1).strip() or alternative, alternative
+
+
+def _whole_sentences(text: str) -> str:
+    end = max(text.rfind(mark) for mark in (". ", "! ", "? ", ".\n"))
+    return text[: end + 1] if end > 0 else text
+
+
+def _first_sentence(text: str) -> str:
+    return re.split(r"(?<=[.!?])\s", text, maxsplit=1)[0]
+
+
+def _cut(text: str, length: int) -> str:
+    """The text on one line, ended at a word with an ellipsis where it is too long."""
+    text = " ".join(text.split())
+    if len(text) <= length:
+        return text
+    return text[:length].rsplit(" ", 1)[0].rstrip(" ,;:.-")[: length - 1] + "…"

@@ -1,0 +1,27 @@
+"""The whole system on one screen, in lineage order."""
+
+import dagster as dg
+
+from bg_pipeline.assets.image_flow import image_flow
+from bg_pipeline.assets.raw_images import raw_images
+from bg_pipeline.jobs import jobs
+from bg_pipeline.partitions import upload_dates
+from bg_pipeline.resources import resources
+from bg_pipeline.sensors import new_uploads
+from bg_pipeline.settings import Settings, settings
+
+
+def definitions(settings: Settings) -> dg.Definitions:
+    """The pipeline with these settings; with ``key_prefix`` it lives beside other code."""
+    dates = upload_dates(settings)
+    all_jobs = jobs(settings)
+    return dg.Definitions(
+        assets=[raw_images(settings, dates), image_flow(settings, dates)],
+        jobs=all_jobs,
+        sensors=[new_uploads(settings, dates, all_jobs[0])],
+        resources=resources(settings.bucket, settings.regions, max(10, settings.max_concurrency)),
+        executor=dg.in_process_executor,
+    )
+
+
+defs = definitions(settings())

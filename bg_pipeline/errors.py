@@ -1,0 +1,117 @@
+"""Every error the pipeline raises on purpose, and what each means for an image and for a run.
+
+An `ImageError` or a `CallError` ends one output of one image and becomes a row of the report; a
+`RunStopped` ends the spending of a whole run, with everything so far kept and reported. Anything else
+that escapes is a bug and is left to propagate.
+"""
+
+from collections.abc import Sequence
+
+
+class BgPipelineError(Exception):
+    """An expected error whose text is written for the person who meets it."""
+
+
+class SettingsError(BgPipelineError):
+    """A setting is missing or wrong; the text names it and says what it takes."""
+
+
+class UsageError(BgPipelineError):
+    """The caller asked for something that cannot be done as asked; nothing was done."""
+
+
+class RequestError(BgPipelineError):
+    """A batch request breaks its contract; nothing of it is run.
+
+    ``problems`` are pairs of (field, sentence), the field as the writer of the request spelt it, for
+    example ``Images[3].Mode``.
+    """
+
+    def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(f"{field}: {text}" if field else text for field, text in self.problems))
+
+
+class PreconditionFailed(BgPipelineError):
+    """A conditional write found the object changed, present or gone: somebody else was first."""
+
+
+class ImageError(BgPipelineError):
+    """This image, mask or backdrop cannot be used, whatever is done again: a permanent failure of its row.
+
+    ``code`` goes into the row's ``Error`` and the text into its ``Cause``.
+    """
+
+    def __init__(self, code: str, cause: str) -> None:
+        super().__init__(cause)
+        self.code = code
+
+
+class NeedsReview(ImageError):
+    """A mask or a result did not pass its checks and is kept for a person to look at."""
+
+
+class NotTried(ImageError):
+    """Nothing was tried for this image, and nothing spent: something is missing that may come."""
+
+
+class CallError(BgPipelineError):
+    """A service call for one image failed; ``code`` is the service's own error code.
+
+    ``transient`` says whether the next run may do it again.
+    """
+
+    transient = False
+
+    def __init__(self, code: str, cause: str) -> None:
+        super().__init__(cause)
+        self.code = code
+
+
+class Transient(CallError):
+    """The service could not answer now (5xx, 408, 424, a broken connection before anything was sent)."""
+
+    transient = True
+
+
+class OutcomeUnknown(Transient):
+    """The call was sent and its end is not known: it may have been billed."""
+
+
+class Throttled(Transient):
+    """The service refused the call for its rate; it goes back to the gate and counts for nothing."""
+
+
+class Blocked(CallError):
+    """The model's content policy refused, in the model's words; never retried unchanged."""
+
+
+class SubjectNotFound(CallError):
+    """The model found nothing in the picture that fits the mask's words."""
+
+
+class ModelUnavailable(CallError):
+    """This account cannot use this model now: retired, not granted, or its subscription is pending.
+
+    ``retired`` separates what will not come back from what the account's owner can mend; ``region`` is where
+    it was refused, once that is known.
+    """
+
+    def __init__(self, code: str, cause: str, *, retired: bool = False) -> None:
+        super().__init__(code, cause)
+        self.retired = retired
+        self.region = ""
+
+
+class RunStopped(BgPipelineError):
+    """The run may spend nothing more; what is not done becomes ``Skipped`` with this text as its cause."""
+
+
+class LeaseLost(RunStopped):
+    """Another run has taken this batch over; this one leaves it alone."""
+
+    scope = "batch"
+
+
+class NothingUsable(RunStopped):
+    """No configured model can be used; the text lists each with its reason. Nothing was spent."""

@@ -1,0 +1,235 @@
+"""From a model's picture to stored results: original pixels put back, measured, written, and read back once."""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from PIL import Image
+
+from bg_pipeline import layout
+from bg_pipeline.batch import ImageSettings, Rendition
+from bg_pipeline.errors import ImageError, Transient
+from bg_pipeline.imaging import (
+    Fidelity,
+    Photo,
+    composite,
+    encode,
+    look,
+    measure,
+    open_photo,
+    put_back,
+    writable_format,
+)
+from bg_pipeline.masks import Mask
+from bg_pipeline.masks.given import read_given
+from bg_pipeline.masks.polarity import STORED, to_alpha
+from bg_pipeline.masks.refine import enlarge
+from bg_pipeline.painting import Painted
+from bg_pipeline.photographs import Photograph
+from bg_pipeline.places import Place
+from bg_pipeline.tools import Tools
+
+VERSION = 1
+"""Raised when the same answer would be finished into other bytes, so that results are made anew, without a call."""
+
+BLEND = 4.0
+"""How much wider the edge is in Mode DEFAULT, which may blend, than in PRECISE."""
+
+AI_NOTE = "Background replaced with generative AI; the subject is a photograph."
+CUT_NOTE = "Background removed; the subject is a photograph."
+
+MOST_SUBJECT_CHANGED = 0.01
+LEAST_BACKGROUND_CHANGED = 0.02
+MOST_HALO = 0.25
+
+
+@dataclass(frozen=True)
+class File:
+    """A stored result; ``reasons`` says what in it did not pass, and is empty where all did."""
+
+    name: str
+    key: str
+    etag: str
+    reasons: tuple[str, ...] = ()
+    model: str = ""
+    region: str = ""
+    seed: int | None = None
+    cost_usd: float | None = 0.0
+
+
+class Finisher:
+    """Makes the files of one photo."""
+
+    def __init__(self, tools: Tools, place: Place, asked: ImageSettings, photo: Photograph) -> None:
+        self._tools = tools
+        self._place = place
+        self._asked = asked
+        self._photo = photo
+
+    def given(self, key: str) -> bytes:
+        """The mask or backdrop that the request names. Raises `ImageError` if there is no such object."""
+        content = self._place.data.read(key)
+        if content is None:
+            raise ImageError("NotFound", f"the request names {key}, and there is no such object")
+        return content.data
+
+    def finish(self, painted: Painted, prompt: str, position: int) -> list[File]:
+        """The stored files of a model's picture."""
+        with self._photo.full() as photo:
+            mask = self._full_mask(painted.mask, photo)
+            feather = self._tools.settings.feather * (BLEND if self._asked.mode == "DEFAULT" else 1.0)
+            image = put_back(photo, painted.at(photo.size), mask, feather=feather)
+            fidelity = measure(photo, image, mask)
+            self._keep_mask(mask)
+            facts = {
+                "Model": painted.answer.model,
+                "Region": painted.answer.region,
+                "Seed": painted.answer.seed,
+                "CostUSD": painted.answer.cost_usd,
+                "MaybeBilled": painted.answer.maybe_billed,
+                "Prompt": prompt,
+                "NegativePrompt": self._asked.negative_prompt,
+                "Mask": painted.mask.source,
+            }
+            return self._store(image, photo, mask, position, facts, fidelity, AI_NOTE)
+
+    def without_model(self, mask: Mask) -> list[File]:
+        """The stored files of a cut-out, or of the subject on a given backdrop."""
+        asked = self._asked
+        with self._photo.full() as photo:
+            full = self._full_mask(mask, photo)
+            self._keep_mask(full)
+            facts = {"Model": "", "Region": "", "Seed": None, "CostUSD": 0.0, "Prompt": "", "Mask": mask.source}
+            if asked.backdrop is None:
+                return self._store(to_alpha(photo.image, full), photo, full, 1, facts, None, CUT_NOTE)
+            backdrop: Image.Image | str = asked.backdrop
+            if not asked.backdrop.startswith("#"):
+                backdrop = open_photo(self.given(asked.backdrop)).flattened()
+            facts["Backdrop"] = asked.backdrop
+            image = composite(photo, full, backdrop, shadow=asked.shadow == "soft")
+            return self._store(image, photo, full, 1, facts, measure(photo, image, full), "")
+
+    def _full_mask(self, mask: Mask, photo: Photo) -> Image.Image:
+        """The mask at the photo's size, its edge following the photo's own."""
+        if mask.source == "alpha" and photo.alpha is not None:
+            return photo.alpha
+        if mask.source == "given" and self._asked.mask_key:
+            return read_given(self.given(self._asked.mask_key), photo.size, name=self._asked.mask_key).picture
+        return enlarge(mask.picture, photo.image)
+
+    def _keep_mask(self, mask: Image.Image) -> None:
+        """Stores the mask in use for inspection: black is the subject, white what was replaced."""
+        key = self._place.batch.mask_key(self._asked.image)
+        self._tools.store.write(key, STORED.write_png(mask), media_type="image/png")
+
+    def _store(
+        self,
+        image: Image.Image,
+        photo: Photo,
+        mask: Image.Image,
+        position: int,
+        facts: Mapping[str, Any],
+        fidelity: Fidelity | None,
+        note: str,
+    ) -> list[File]:
+        reasons = faults(fidelity) if fidelity else ()
+        renditions: Sequence[Rendition | None] = self._asked.renditions or (None,)
+        files = []
+        for index, rendition in enumerate(renditions):
+            number = (position - 1) * len(renditions) + index + 1
+            data, format, complaints = self._rendered(image, photo, mask, rendition, note)
+            name = self._name(number, rendition, format, photo.format)
+            key = layout.result_key(self._place.output_prefix, name)
+            etag = self._write(key, data, format)
+            document = {
+                "Id": self._place.request_id,
+                "ImageName": self._asked.image,
+                "Ref": self._asked.ref,
+                "Source": self._photo.key,
+                "SourceETag": self._photo.etag,
+                "SourceSHA256": self._photo.sha256,
+                **facts,
+                "Task": self._asked.task,
+                "Mode": self._asked.mode,
+                "Rendition": rendition.Preset if rendition else None,
+                "Fidelity": asdict(fidelity) if fidelity else None,
+                "Notes": list(photo.notes),
+                "Faults": [*reasons, *complaints],
+                "CreatedAt": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+            self._place.data.write_json(layout.provenance_key(key), document)
+            files.append(
+                File(
+                    name,
+                    key,
+                    etag,
+                    (*reasons, *complaints),
+                    facts["Model"],
+                    facts["Region"],
+                    facts["Seed"],
+                    facts["CostUSD"],
+                )
+            )
+        return files
+
+    def _rendered(
+        self, image: Image.Image, photo: Photo, mask: Image.Image, rendition: Rendition | None, note: str
+    ) -> tuple[bytes, str, tuple[str, ...]]:
+        """A file's bytes, its format, and what its preset's test has against it."""
+        format = writable_format(photo.format, image.mode == "RGBA")
+        return encode(image, format, ai_note=note or None, dpi=photo.dpi), format, ()
+
+    def _name(self, number: int, rendition: Rendition | None, format: str, source_format: str) -> str:
+        asked = self._asked
+        of = len(asked.outputs) * (len(asked.renditions) or 1)
+        if rendition is not None and rendition.FileName:
+            candidate = layout.file_name(
+                rendition.FileName,
+                image=asked.image,
+                number=number,
+                ref=asked.ref,
+                preset=rendition.Preset or "",
+                format=format,
+            )
+        else:
+            candidate = layout.result_name(
+                asked.image, number=number, of=of, format=format, source_format=source_format
+            )
+        return self._place.names.assign(asked.image, number, candidate, format)
+
+    def _write(self, key: str, data: bytes, format: str) -> str:
+        """Stores a result, reads it back and opens it: only then does it count."""
+        etag = self._place.data.write(key, data, media_type=f"image/{format}")
+        stored = self._place.data.read(key)
+        if stored is None or stored.data != data:
+            raise Transient("NotStored", f"{key} was stored and did not come back as it was")
+        _opens(stored.data)
+        return etag
+
+
+def _opens(data: bytes) -> None:
+    """Raises `ImageError` for a file that is no whole picture."""
+    look(data)
+    with Image.open(io.BytesIO(data)) as picture:
+        # Decoding a JPEG at an eighth of its size still walks through all of its data.
+        picture.draft(None, (max(1, picture.width // 8), max(1, picture.height // 8)))
+        try:
+            picture.load()
+        except (OSError, SyntaxError) as error:
+            raise ImageError("BadResult", f"the result does not open ({error})") from error
+
+
+def faults(fidelity: Fidelity) -> tuple[str, ...]:
+    """What a result did not pass, in sentences."""
+    found = []
+    if fidelity.uniform:
+        found.append("the background is blank or of one colour")
+    if fidelity.background_changed < LEAST_BACKGROUND_CHANGED:
+        found.append("the background did not change")
+    if fidelity.subject_changed > MOST_SUBJECT_CHANGED:
+        found.append(f"{fidelity.subject_changed:.1%} of the subject's pixels changed")
+    if fidelity.edge_halo > MOST_HALO:
+        found.append(f"the old background shows as a halo around the subject ({fidelity.edge_halo:.2f})")
+    return tuple(found)

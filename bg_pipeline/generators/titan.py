@@ -1,0 +1,115 @@
+"""Amazon Titan Image Generator G1, versions 1 and 2.
+
+Retired by AWS, and still the shape that private arrangements, recorded answers and Nova Canvas use
+(Bedrock user guide, "Amazon Titan Image Generator G1 models"). Task ``OUTPAINTING`` keeps what the mask
+paints black and makes everything white anew; ``BACKGROUND_REMOVAL`` (version 2) returns the subject.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from bg_pipeline import errors
+from bg_pipeline.generators import Ask, Invoke, Made, Operation, Size
+from bg_pipeline.generators.pictures import decoded, encoded, rgb_mask
+from bg_pipeline.generators.refusals import refusal
+from bg_pipeline.imaging import AllowedSizes
+
+SIZES = (
+    # Billed as 1024 x 1024.
+    *((1024, 1024), (768, 1152), (1152, 768), (768, 1280), (1280, 768), (896, 1152), (1152, 896)),
+    *((768, 1408), (1408, 768), (640, 1408), (1408, 640), (1152, 640), (1173, 640)),
+    # Billed as 512 x 512.
+    *((768, 768), (512, 512), (384, 576), (576, 384), (384, 640), (640, 384), (448, 576), (576, 448)),
+    *((384, 704), (704, 384), (320, 704), (704, 320)),
+)
+"""The pairs of width and height that the model accepts."""
+
+
+class TitanV2:
+    """Titan Image Generator G1 v2: takes the subject's words or a mask, and cuts subjects out."""
+
+    name = "titan-v2"
+    replaces = Operation("TITAN_V2", "amazon.titan-image-generator-v2:0")
+    removes: Operation | None = replaces
+    sizes = AllowedSizes(SIZES)
+    max_picture_bytes = 5_000_000
+    prompt_limit = 512
+    takes_words = True
+    returns_mask = True
+    images_per_call = 5
+    seeds = range(2_147_483_647)
+
+    def replace(self, ask: Ask, invoke: Invoke) -> Made:
+        """One ``OUTPAINTING`` call."""
+        return answer(invoke(self.replaces, request(ask)), ask, self.name)
+
+    def remove(self, picture: bytes, size: Size, invoke: Invoke) -> bytes:
+        """One ``BACKGROUND_REMOVAL`` call."""
+        if self.removes is None:
+            raise errors.UsageError(f"{self.name} cannot remove a background; use titan-v2 or stability")
+        return pictures(invoke(self.removes, removal(picture)), self.name)[0]
+
+
+class TitanV1(TitanV2):
+    """Titan Image Generator G1 v1: as version 2, without background removal."""
+
+    name = "titan-v1"
+    replaces = Operation("TITAN_V1", "amazon.titan-image-generator-v1")
+    removes = None
+
+
+def request(ask: Ask) -> dict[str, Any]:
+    """The body of an ``OUTPAINTING`` call."""
+    params: dict[str, Any] = {"text": ask.prompt, "image": encoded(ask.picture), "outPaintingMode": ask.mode}
+    if ask.negative_prompt:
+        params["negativeText"] = ask.negative_prompt
+    if ask.mask:
+        params["maskImage"] = encoded(rgb_mask(ask.mask))
+    else:
+        params["maskPrompt"] = ask.mask_prompt
+        params["returnMask"] = True
+    width, height = ask.size
+    config: dict[str, Any] = {
+        "quality": ask.quality,
+        "numberOfImages": ask.images,
+        # Sent although the answer has the picture's own size: the documented defaults are no allowed pair.
+        "width": width,
+        "height": height,
+        "seed": ask.seed,
+    }
+    if ask.cfg_scale is not None:
+        config["cfgScale"] = ask.cfg_scale
+    return {"taskType": "OUTPAINTING", "outPaintingParams": params, "imageGenerationConfig": config}
+
+
+def removal(picture: bytes) -> dict[str, Any]:
+    """The body of a ``BACKGROUND_REMOVAL`` call, which takes no further settings."""
+    return {"taskType": "BACKGROUND_REMOVAL", "backgroundRemovalParams": {"image": encoded(picture)}}
+
+
+def answer(body: Mapping[str, Any], ask: Ask, model: str) -> Made:
+    """The pictures of an ``OUTPAINTING`` answer, fewer than asked for when the filter took some."""
+    images = pictures(body, model)
+    # AWS names the mask's field for Nova Canvas only; Titan's page is silent.
+    mask = body.get("maskImage") or body.get("mask")
+    return Made(
+        images=images,
+        seeds=(ask.seed,) * len(images),
+        mask=decoded(mask, model) if mask else None,
+        note=body.get("error") or None,
+    )
+
+
+def pictures(body: Mapping[str, Any], model: str) -> tuple[bytes, ...]:
+    """The picture files of an answer, at least one.
+
+    ``images`` may be missing, empty or short when ``error`` is set, and that is a content refusal unless its
+    words say otherwise.
+    """
+    images = body.get("images") or ()
+    if not images:
+        words = body.get("error")
+        if words:
+            raise refusal("ContentFiltered", str(words)) or errors.Blocked("ContentFiltered", str(words))
+        raise errors.Transient("BadAnswer", f"{model} answered without a picture and without a reason")
+    return tuple(decoded(image, model) for image in images)

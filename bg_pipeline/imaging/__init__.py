@@ -1,0 +1,33 @@
+"""Pictures: opened safely, fitted to a model's sizes, put together again at full resolution, measured, written.
+
+Nothing here knows S3, Bedrock or requests. Pillow does the work and releases the interpreter lock while it does,
+so threads scale; numpy is used on the subject's edge only.
+"""
+
+from bg_pipeline.imaging.compose import composite, cut_out, put_back
+from bg_pipeline.imaging.encode import WITH_ALPHA, WRITABLE, encode, writable_format
+from bg_pipeline.imaging.fit import AllowedSizes, Bounds, Fitted, Sizes, fit, fit_mask, small_jpeg, unfit
+from bg_pipeline.imaging.photo import MAX_PIXELS, Facts, Photo, look, open_photo
+
+__all__ = [
+    "MAX_PIXELS",
+    "WITH_ALPHA",
+    "WRITABLE",
+    "AllowedSizes",
+    "Bounds",
+    "Facts",
+    "Fitted",
+    "Photo",
+    "Sizes",
+    "composite",
+    "cut_out",
+    "encode",
+    "fit",
+    "fit_mask",
+    "look",
+    "open_photo",
+    "put_back",
+    "small_jpeg",
+    "unfit",
+    "writable_format",
+]

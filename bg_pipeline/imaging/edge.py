@@ -1,0 +1,157 @@
+"""The edge of a subject: where its mask is soft, and the subject's own colours there.
+
+On the edge the pixels of a photo are a mixture of subject and old background. Pasted as they are they show as a
+fringe of the old background, so the colour of the subject alone is estimated there ("decontaminated"). Work is done
+in tiles along the edge; a photo's plain areas cost next to nothing.
+"""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFilter
+
+Box = tuple[int, int, int, int]
+Floats = npt.NDArray[np.float32]
+Levels = npt.NDArray[np.uint8]
+Places = npt.NDArray[np.intp]
+
+_TILE = 32
+
+# The colours on both sides of the edge are estimated on a copy whose longer side is about this.
+_COARSE = 512
+
+
+def softened(matte: Image.Image, feather: float) -> Image.Image:
+    """The matte with its edge made at least ``feather`` pixels wide."""
+    boxes = edge_boxes(matte, margin=math.ceil(feather))
+    partial, crossed = 0, 0.0
+    for box in boxes:
+        values = np.asarray(matte.crop(box), np.int16)
+        partial += int(np.count_nonzero((values > 0) & (values < 255)))
+        crossed += sum(float(np.abs(np.diff(values, axis=axis)).sum()) / 255 for axis in (0, 1))
+    # A line of any direction is crossed 4/pi times its length by rows and columns together.
+    width = partial / max(1.0, crossed * math.pi / 4)
+    if not boxes or width >= feather:
+        return matte
+    # A Gaussian turns a step into a ramp of which 90 % lie within 3.3 standard deviations.
+    deviation = math.sqrt(feather**2 - width**2) / 3.3
+    reach = math.ceil(3 * deviation) + 1
+    soft = matte.copy()
+    for left, top, right, bottom in boxes:
+        around = (
+            max(0, left - reach),
+            max(0, top - reach),
+            min(matte.width, right + reach),
+            min(matte.height, bottom + reach),
+        )
+        blurred = matte.crop(around).filter(ImageFilter.GaussianBlur(deviation))
+        part = (left - around[0], top - around[1], right - around[0], bottom - around[1])
+        soft.paste(blurred.crop(part), (left, top))
+    return soft
+
+
+def edge_boxes(matte: Image.Image, margin: int = 0) -> list[Box]:
+    """Boxes beside each other that hold all pixels within ``margin`` of which the matte is not all 0 or all 255."""
+    width, height = matte.size
+    values = np.pad(np.asarray(matte), ((0, -height % _TILE), (0, -width % _TILE)), mode="edge")
+    rows = values.reshape(-1, _TILE, values.shape[1])
+    lowest = Image.fromarray(rows.min(axis=1).reshape(len(rows), -1, _TILE).min(axis=-1))
+    highest = Image.fromarray(rows.max(axis=1).reshape(len(rows), -1, _TILE).max(axis=-1))
+    around = 2 * math.ceil(margin / _TILE) + 1
+    low = np.asarray(lowest.filter(ImageFilter.MinFilter(around)))
+    high = np.asarray(highest.filter(ImageFilter.MaxFilter(around)))
+    edge = (low != high) | ((low > 0) & (low < 255))
+    boxes = []
+    for row, tops in enumerate(edge):
+        ends = np.flatnonzero(np.diff(tops, prepend=False, append=False)) * _TILE
+        top, bottom = row * _TILE, min((row + 1) * _TILE, height)
+        boxes += [(int(left), top, min(int(right), width), bottom) for left, right in ends.reshape(-1, 2)]
+    return boxes
+
+
+class Edge:
+    """The subject's edge, where each pixel is a mixture C = a·F + (1-a)·B of subject and old background.
+
+    F and B are first averaged around each pixel, weighted towards what is surely the one or the other, on a small
+    copy; what the pixel itself then differs from that mixture is shared between F and B by least squares. After
+    Forte, "Approximate Fast Foreground Colour Estimation" (2021); weighting by the fourth power of ``a`` and least
+    squares halve its error on thin detail.
+    """
+
+    def __init__(self, photo: Image.Image, matte: Image.Image) -> None:
+        self._photo, self._matte = photo, matte
+        self._step = max(1, round(max(photo.size) / _COARSE))
+        colours = np.asarray(photo.reduce(self._step), np.float32)
+        share = np.asarray(matte.reduce(self._step), np.float32)[..., None] / np.float32(255)
+        inside, outside = average(colours, share**4, 8), average(colours, (1 - share) ** 4, 8)
+        inside, outside = _explained(colours, share, inside, outside)
+        self._inside = Image.fromarray(_levels(average(inside, share, 1)))
+        self._outside = Image.fromarray(_levels(average(outside, 1 - share, 1)))
+
+    def unmixed(self, box: Box) -> tuple[Image.Image, Image.Image]:
+        """The photo in a box, its edge pixels in the subject's own colours, and their share of subject."""
+        matte = np.array(self._matte.crop(box))
+        photo = np.array(self._photo.crop(box))
+        edge = np.flatnonzero((matte > 0) & (matte < 255))
+        share = _chosen(matte, edge) / np.float32(255)
+        colours = _chosen(photo, edge)
+        inside, outside = self._finely(self._inside, box, edge), self._finely(self._outside, box, edge)
+        share = _trimmed(share, colours, inside, outside)
+        inside, _ = _explained(colours, share, inside, outside)
+        photo.reshape(-1, 3)[edge] = _levels(inside)
+        matte.reshape(-1, 1)[edge] = _levels(share * 255)
+        return Image.fromarray(photo), Image.fromarray(matte)
+
+    def _finely(self, coarse: Image.Image, box: Box, edge: Places) -> Floats:
+        size = (box[2] - box[0], box[3] - box[1])
+        left, top, right, bottom = (side / self._step for side in box)
+        fine = coarse.resize(size, Image.Resampling.BILINEAR, (left, top, right, bottom))
+        return _chosen(np.asarray(fine), edge)
+
+
+def _chosen(pixels: Levels, places: Places) -> Floats:
+    channels = pixels.shape[2] if pixels.ndim == 3 else 1
+    return pixels.reshape(-1, channels).take(places, axis=0).astype(np.float32)
+
+
+def _levels(values: Floats) -> Levels:
+    return np.rint(values).astype(np.uint8)
+
+
+def _trimmed(share: Floats, colours: Floats, inside: Floats, outside: Floats) -> Floats:
+    """The matte, lowered on its soft edge where a pixel plainly has the old background's colour.
+
+    Masks are rarely right to the pixel; one that is a little too wide would leave a rim of the old background.
+    """
+    apart = inside - outside
+    distance = np.sqrt((apart * apart).sum(axis=-1, keepdims=True))
+    seen = ((colours - outside) * apart).sum(axis=-1, keepdims=True) / np.maximum(distance * distance, 1)
+    surplus = np.clip(share - np.maximum(seen, 0) - np.float32(0.1), 0, 1)
+    # Colours closer than 20 levels do not tell the two sides apart, from 40 on they do.
+    certain = np.clip((distance - 20) / 20, 0, 1)
+    # Towards the inside the mask is right whatever the colour.
+    lowered: Floats = share - certain * surplus * np.minimum(1, (1 - share) * 8)
+    return lowered
+
+
+def _explained(colours: Floats, share: Floats, inside: Floats, outside: Floats) -> tuple[Floats, Floats]:
+    """Both sides' colours, moved as little as possible so that their mixture is the colours seen."""
+    rest = (colours - share * inside - (1 - share) * outside) / (share**2 + (1 - share) ** 2)
+    return np.clip(inside + share * rest, 0, 255), np.clip(outside + (1 - share) * rest, 0, 255)
+
+
+def average(values: Floats, weights: Floats, radius: int) -> Floats:
+    """The weighted mean of the values in a square around each pixel; the plain one where all weights are 0."""
+    weights = weights + np.float32(1e-6)
+    return _sums(values * weights, radius) / _sums(weights, radius)
+
+
+def _sums(values: Floats, radius: int) -> Floats:
+    """The sum over a square around each pixel, cut off at the borders."""
+    sums: npt.NDArray[np.floating] = values
+    for axis in (0, 1):
+        ends = [(radius + 1, radius) if each == axis else (0, 0) for each in range(3)]
+        running = np.moveaxis(np.cumsum(np.pad(sums, ends), axis=axis, dtype=np.float64), axis, 0)
+        sums = np.moveaxis(running[2 * radius + 1 :] - running[: -2 * radius - 1], 0, axis)
+    return sums.astype(np.float32)

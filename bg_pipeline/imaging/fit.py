@@ -1,0 +1,234 @@
+"""Photos in the sizes a service takes, and results back in the photo's own size: padded, never stretched."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from PIL import Image
+
+from bg_pipeline.errors import ImageError
+from bg_pipeline.imaging.colour import is_srgb
+from bg_pipeline.imaging.encode import jpeg, png
+from bg_pipeline.imaging.photo import (
+    REDUCING_GAP,
+    Facts,
+    Photo,
+    look,
+    on_white,
+    open_header,
+    open_photo,
+    scaled_down,
+)
+
+Size = tuple[int, int]
+
+_JPEG_SIDE = 65_500
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Where a photo lies on the canvas that is sent: ``inner`` is its scaled size, ``offset`` its top left corner.
+
+    ``inner`` has the photo's aspect to within half a pixel of the canvas, and `unfit` undoes even that: it maps
+    ``inner`` onto the photo's full size again, so nothing that comes back is displaced.
+    """
+
+    inner: Size
+    canvas: Size
+    offset: Size
+
+
+class Sizes(Protocol):
+    """The picture sizes a model takes."""
+
+    def canvas(self, size: Size) -> Fitted:
+        """How a photo of this size is scaled and padded for the model."""
+
+
+@dataclass(frozen=True)
+class AllowedSizes:
+    """A fixed list of (width, height) pairs, as Titan has.
+
+    Taken is the pair that needs least padding (up to 2 % of the canvas more is as good), and among those the
+    smallest that need not shrink the photo, or else the one that shrinks it least.
+    """
+
+    pairs: tuple[Size, ...]
+
+    def __init__(self, pairs: Iterable[Size]) -> None:
+        object.__setattr__(self, "pairs", tuple(pairs))
+
+    def canvas(self, size: Size) -> Fitted:
+        """How a photo of this size is scaled and padded."""
+        candidates = [(pair, _inside(size, pair)) for pair in self.pairs]
+        padding = {pair: 1 - inner[0] * inner[1] / (pair[0] * pair[1]) for pair, inner in candidates}
+        least = min(padding.values())
+        good = [(pair, inner) for pair, inner in candidates if padding[pair] <= least + 0.02]
+        enough = [(pair, inner) for pair, inner in good if inner[0] >= size[0]]
+        if enough:
+            pair, inner = min(enough, key=lambda each: each[1][0] * each[1][1])
+        else:
+            pair, inner = max(good, key=lambda each: each[1][0] * each[1][1])
+        return _centred(inner, pair)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Limits on sides, pixels and aspect, as Nova Canvas and Stability have them.
+
+    Every limit is inclusive. A photo within them is sent in its own size; a larger one is shrunk, one that is
+    too small is enlarged while its longer side allows, and what is still too short is padded. ``multiple_of``
+    pads each side up to a multiple.
+    """
+
+    min_side: int
+    max_side: int
+    max_pixels: int
+    max_aspect: float
+    multiple_of: int = 1
+
+    def canvas(self, size: Size) -> Fitted:
+        """How a photo of this size is scaled and padded."""
+        step = self.multiple_of
+        long, short = max(size), min(size)
+        top = self.max_side // step * step
+        # The shorter side of the canvas if the longer one were `long`, all limits but pixels applied.
+        scale = max(1.0, self.min_side / short)
+        scale = min(scale, top / long)
+        padded_short = max(short * scale, self.min_side, long * scale / self.max_aspect)
+        scale *= min(1.0, math.sqrt(self.max_pixels / (long * scale * padded_short)))
+        while True:
+            inner = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+            canvas = self._around(inner)
+            if max(canvas) <= top and canvas[0] * canvas[1] <= self.max_pixels:
+                return _centred(inner, canvas)
+            # Rounding up to the step went over a limit: one pixel less on the longer side, until it fits.
+            scale = (max(inner) - 1) / long
+
+    def _around(self, inner: Size) -> Size:
+        least = max(self.min_side, math.ceil(max(inner) / self.max_aspect))
+        width, height = (math.ceil(max(side, least) / self.multiple_of) * self.multiple_of for side in inner)
+        # Rounding up the longer side alone may break the aspect again.
+        while max(width, height) > self.max_aspect * min(width, height):
+            width, height = (
+                (width + self.multiple_of, height) if width < height else (width, height + self.multiple_of)
+            )
+        return width, height
+
+
+def fit(
+    photo: Photo, fitted: Fitted, *, media: Literal["png", "jpeg"] = "png", max_bytes: int | None = None
+) -> bytes:
+    """The photo as a model is sent it: ``fitted.canvas`` large, opaque, padded by repeating its edges.
+
+    ``media`` "jpeg" is quality 95 without chroma subsampling, lower where ``max_bytes`` asks for it; "png" is
+    lossless. Raises `ImageError` (``TooManyBytes``) if ``max_bytes`` cannot be kept.
+    """
+    inner = photo.image.resize(fitted.inner, Image.Resampling.LANCZOS, reducing_gap=REDUCING_GAP)
+    padded = _padded(on_white(inner), fitted)
+    if media == "jpeg":
+        return jpeg(padded, quality=95, sampling=0, max_bytes=max_bytes)
+    return png(padded, max_bytes=max_bytes)
+
+
+def fit_mask(mask: Image.Image, fitted: Fitted) -> Image.Image:
+    """The mask on the model's canvas, every pixel 0 or 255; the padding is background (0).
+
+    ``mask`` is L, 255 = subject, in any size with the photo's aspect.
+    """
+    inner = mask.resize(fitted.inner, Image.Resampling.BILINEAR, reducing_gap=REDUCING_GAP).point(_HARD)
+    canvas = Image.new("L", fitted.canvas, 0)
+    canvas.paste(inner, fitted.offset)
+    return canvas
+
+
+def unfit(image: Image.Image, fitted: Fitted, size: Size) -> Image.Image:
+    """What a model made of a fitted photo, without the padding, in the photo's own ``size``.
+
+    ``image`` may be larger or smaller than the canvas (models differ); the photo's place on it is scaled along.
+    Registration is exact: a point of the photo comes back within half a pixel of where it was.
+    """
+    across, down = image.width / fitted.canvas[0], image.height / fitted.canvas[1]
+    left, top = fitted.offset
+    box = (left * across, top * down, (left + fitted.inner[0]) * across, (top + fitted.inner[1]) * down)
+    if image.size == size and fitted.inner == fitted.canvas:
+        return image
+    return image.resize(size, Image.Resampling.BICUBIC, box=box)
+
+
+def small_jpeg(
+    source: bytes | Photo,
+    *,
+    within: Size,
+    quality: int = 90,
+    min_side: int | None = None,
+    max_bytes: int | None = None,
+) -> bytes:
+    """An upright sRGB JPEG of the picture, scaled down to lie within a box, for services that only look at it.
+
+    The aspect is kept, so relative boxes found in it hold for the source. A picture whose shorter side would be
+    below ``min_side`` is enlarged to it, even beyond the box. Transparent parts are white. Bytes that already
+    are such a JPEG come back untouched. From bytes, a large JPEG is decoded at a fraction of its size.
+
+    Raises `ImageError` as `open_photo` does; ``TooManyBytes`` if ``max_bytes`` cannot be kept.
+    """
+    if isinstance(source, Photo):
+        photo, target = source, _target(source.size, within, min_side)
+    else:
+        facts = look(source)
+        target = _target(facts.size, within, min_side)
+        if target == facts.size and _as_it_is(source, facts) and len(source) <= (max_bytes or len(source)):
+            return source
+        photo = open_photo(source, within=(max(within[0], target[0]), max(within[1], target[1])))
+    image = photo.image
+    if image.size != target:
+        image = image.resize(target, Image.Resampling.LANCZOS, reducing_gap=REDUCING_GAP)
+    return jpeg(on_white(image), quality=quality, sampling=2, max_bytes=max_bytes)
+
+
+def _as_it_is(data: bytes, facts: Facts) -> bool:
+    """Whether the file is an upright sRGB JPEG."""
+    if facts.format != "jpeg" or facts.orientation != 1 or facts.mode not in ("RGB", "L"):
+        return False
+    return is_srgb(open_header(data))
+
+
+_HARD = [0] * 128 + [255] * 128
+
+
+def _inside(size: Size, box: Size) -> Size:
+    """The largest size with this aspect that lies in the box."""
+    scale = min(box[0] / size[0], box[1] / size[1])
+    return (
+        max(1, min(box[0], round(size[0] * scale))),
+        max(1, min(box[1], round(size[1] * scale))),
+    )
+
+
+def _target(size: Size, within: Size, min_side: int | None) -> Size:
+    """The size scaled down into the box, or up so far that its shorter side has ``min_side``."""
+    target = scaled_down(size, within)
+    if min_side is not None and min(target) < min_side:
+        scale = min_side / min(size)
+        target = (max(min_side, round(size[0] * scale)), max(min_side, round(size[1] * scale)))
+    if max(target) > _JPEG_SIDE:
+        raise ImageError(
+            "TooNarrow", f"the image is too long and narrow ({size[0]} × {size[1]} pixels); crop it"
+        )
+    return target
+
+
+def _centred(inner: Size, canvas: Size) -> Fitted:
+    return Fitted(inner, canvas, ((canvas[0] - inner[0]) // 2, (canvas[1] - inner[1]) // 2))
+
+
+def _padded(image: Image.Image, fitted: Fitted) -> Image.Image:
+    """The image on its canvas, its edge pixels repeated outwards."""
+    if image.size == fitted.canvas:
+        return image
+    (left, top), (width, height) = fitted.offset, fitted.inner
+    right, bottom = fitted.canvas[0] - left - width, fitted.canvas[1] - top - height
+    edges = ((top, bottom), (left, right), (0, 0))
+    return Image.fromarray(np.pad(np.asarray(image), edges, mode="edge"))

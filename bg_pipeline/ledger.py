@@ -1,0 +1,180 @@
+"""What was done for each image of a batch, so that a re-run does only what is missing, failed or changed.
+
+A batch's ledger is one object of gzipped JSON lines: a header, then an entry for each image. While a run
+works, what it finished is appended in segments beside it, which the end of the run folds into the one object;
+after a crash the segments are read as well. The ledger is a record of what is stored, never the only copy of
+anything that was paid for: what a crash keeps out of it is found again in `answers`.
+"""
+
+import gzip
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from bg_pipeline.layout import Batch
+from bg_pipeline.store import Store, Stored
+
+WHOLE = "ledger.jsonl.gz"
+VERSION = 1
+
+
+@dataclass(slots=True)
+class StageRecord:
+    """How one stage of one image ended.
+
+    ``made_for`` is the fingerprint of everything its outcome depends on. ``final`` says that doing it again
+    with the same fingerprint would end the same way.
+    """
+
+    made_for: str
+    status: str
+    final: bool = True
+    error: str = ""
+    cause: str = ""
+    cost_usd: float = 0.0
+    unpriced: bool = False
+    seconds: float = 0.0
+    reused: bool = False
+
+
+@dataclass(slots=True)
+class Entry:
+    """What is known of one image: its source, each stage's record, and what came of it.
+
+    ``outputs`` are the outputs of the report's row with their number, ``files`` maps a result's key to the tag
+    it was stored under, ``names`` a result's number to the name bound to it.
+    """
+
+    image: str
+    etag: str = ""
+    sha256: str = ""
+    ref: str = ""
+    labels: str = ""
+    caption: str = ""
+    stages: dict[str, StageRecord] = field(default_factory=dict)
+    outputs: list[dict[str, Any]] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+
+
+def _dump(entry: Entry) -> bytes:
+    return orjson.dumps(entry)
+
+
+def _load(line: bytes) -> Entry:
+    document = orjson.loads(line)
+    stages = {name: StageRecord(**record) for name, record in document.pop("stages").items()}
+    return Entry(stages=stages, **document)
+
+
+def _number(segment_key: str) -> int:
+    number = segment_key.rpartition("segment-")[2].partition(".")[0]
+    return int(number) if number.isdecimal() else 0
+
+
+class Ledger:
+    """One batch's ledger, in the hands of whoever holds the batch's lease; for one thread."""
+
+    def __init__(self, store: Store, batch: Batch) -> None:
+        self._store = store
+        self._batch = batch
+        self._lines: dict[str, bytes] = {}
+        self._unsaved: set[str] = set()
+        self._segments = 0
+        self._changed = False
+        self.header: dict[str, Any] = {}
+
+    @classmethod
+    def read(cls, store: Store, batch: Batch, objects: Sequence[Stored]) -> "Ledger":
+        """The stored ledger; ``objects`` is the listing of the batch's ledger prefix.
+
+        What cannot be read (torn or foreign) is passed over: its images are checked again, nothing is lost.
+        """
+        ledger = cls(store, batch)
+        whole = batch.ledger_key(WHOLE)
+        segments = sorted(found.key for found in objects if found.key != whole)
+        for key in [whole, *segments] if len(segments) < len(objects) else segments:
+            content = store.read(key)
+            if content is not None:
+                ledger._take(content.data)
+        ledger._segments = max((_number(key) for key in segments), default=-1) + 1
+        ledger._changed = bool(segments)
+        return ledger
+
+    def _take(self, data: bytes) -> None:
+        try:
+            header, *lines = gzip.decompress(data).splitlines()
+            document = orjson.loads(header)
+        except (OSError, EOFError, zlib.error, ValueError):
+            return
+        if not isinstance(document, dict) or document.get("Version") != VERSION:
+            return
+        self.header = document
+        for line in lines:
+            name = orjson.loads(line)["image"]
+            self._lines[name] = line
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def get(self, image: str) -> Entry | None:
+        """The entry of an image, or None if nothing was done for it."""
+        line = self._lines.get(image)
+        return None if line is None else _load(line)
+
+    def put(self, entry: Entry) -> None:
+        """Takes an image's new entry; it is stored by the next `checkpoint` or `finish`."""
+        line = _dump(entry)
+        if self._lines.get(entry.image) != line:
+            self._lines[entry.image] = line
+            self._unsaved.add(entry.image)
+
+    def keep_only(self, images: Sequence[str]) -> None:
+        """Forgets images that are no longer asked for."""
+        for image in self._lines.keys() - set(images):
+            del self._lines[image]
+            self._unsaved.discard(image)
+            self._changed = True
+
+    def describe(self, **facts: Any) -> None:
+        """Sets facts of the batch as a whole."""
+        if {**self.header, **facts} != self.header:
+            self.header |= facts
+            self._changed = True
+
+    def entries(self) -> Iterator[Entry]:
+        """Every entry, in the order in which the images were first seen."""
+        return map(_load, self._lines.values())
+
+    @property
+    def unsaved(self) -> int:
+        return len(self._unsaved)
+
+    def checkpoint(self) -> None:
+        """Stores what is new since the last time, in a segment of its own."""
+        if self._unsaved:
+            lines = [self._lines[image] for image in self._unsaved]
+            self._write(f"segment-{self._segments:06}.jsonl.gz", lines)
+            self._segments += 1
+            self._unsaved.clear()
+            self._changed = True
+
+    def finish(self) -> None:
+        """Stores the whole ledger as one object, if anything changed, and removes the segments."""
+        if not self._changed and not self._unsaved:
+            return
+        self._write(WHOLE, list(self._lines.values()))
+        self._unsaved.clear()
+        for found in self._store.list(f"{self._batch.ledger_prefix}/segment-"):
+            self._store.delete(found.key)
+        self._segments = 0
+        self._changed = False
+
+    def _write(self, name: str, lines: Sequence[bytes]) -> None:
+        header = orjson.dumps({**self.header, "Version": VERSION})
+        # Level 1: a tenth of the size for a tenth of the time of the default level.
+        data = gzip.compress(b"\n".join([header, *lines]), compresslevel=1, mtime=0)
+        self._store.write(self._batch.ledger_key(name), data, media_type="application/gzip")

@@ -1,0 +1,125 @@
+"""Bedrock's control plane: what models there are, whether they live, and whether this account may use them."""
+
+from typing import Any
+
+from bg_pipeline.local_aws.catalogue import MODELS, Model, bare_id
+from bg_pipeline.local_aws.control import Control
+from bg_pipeline.local_aws.rules import ModelState
+from bg_pipeline.local_aws.studio import Studio
+from bg_pipeline.local_aws.wire import ACCOUNT, AwsError, Call, invalid
+
+_LAUNCHED = "2024-11-07T00:00:00Z"
+_LEGACY_SINCE = "2025-12-30T00:00:00Z"
+
+
+async def get_foundation_model(call: Call, control: Control, studio: Studio) -> dict[str, Any]:
+    """``modelDetails``; a model past its end of life is no longer known."""
+    identity, call.model = call.model, bare_id(call.model)
+    await control.admit(call)
+    model = MODELS.get(call.model)
+    if model is None or identity in _all_profiles(model) or not _offered(model, call.region):
+        raise invalid("The provided model identifier is invalid.")
+    state = control.model_state(model.id, call.region)
+    if state.lifecycle == "RETIRED":
+        raise AwsError("ResourceNotFoundException", "Could not find the requested foundation model.")
+    return {"modelDetails": _details(model, state, call.region)}
+
+
+async def get_foundation_model_availability(call: Call, control: Control, studio: Studio) -> dict[str, Any]:
+    """Agreement, authorization, entitlement and Region of a model for this account."""
+    call.model = bare_id(call.model)
+    await control.admit(call)
+    model = MODELS.get(call.model)
+    if model is None:
+        raise invalid("The provided model identifier is invalid.")
+    state = control.model_state(model.id, call.region)
+    if state.lifecycle == "RETIRED":
+        raise AwsError("ResourceNotFoundException", "Could not find the requested foundation model.")
+    agreement = {"pending": "PENDING", "denied": "NOT_AVAILABLE"}.get(state.access, "AVAILABLE")
+    usable = "AVAILABLE" if state.access == "granted" else "NOT_AVAILABLE"
+    return {
+        "modelId": model.id,
+        "agreementAvailability": {"status": agreement},
+        "authorizationStatus": "NOT_AUTHORIZED" if state.access == "denied" else "AUTHORIZED",
+        "entitlementAvailability": usable,
+        "regionAvailability": "AVAILABLE" if _offered(model, call.region) else "NOT_AVAILABLE",
+    }
+
+
+async def list_foundation_models(call: Call, control: Control, studio: Studio) -> dict[str, Any]:
+    """``modelSummaries`` of the Region, by provider, output or inference type where asked for."""
+    await control.admit(call)
+    wanted = call.query
+    return {
+        "modelSummaries": [
+            details
+            for model in MODELS.values()
+            if _offered(model, call.region)
+            and (state := control.model_state(model.id, call.region)).lifecycle != "RETIRED"
+            and (details := _details(model, state, call.region))
+            and wanted.get("byProvider", model.provider).lower() == model.provider.lower()
+            and wanted.get("byOutputModality", model.output) == model.output
+            and (
+                "byInferenceType" not in wanted
+                or wanted["byInferenceType"] in details["inferenceTypesSupported"]
+            )
+        ]
+    }
+
+
+async def list_inference_profiles(call: Call, control: Control, studio: Studio) -> dict[str, Any]:
+    """``inferenceProfileSummaries`` of the Region, on one page; there are none of the account's own."""
+    await control.admit(call)
+    if call.query.get("type") == "APPLICATION":
+        return {"inferenceProfileSummaries": []}
+    return {
+        "inferenceProfileSummaries": [
+            {
+                "inferenceProfileId": profile,
+                "inferenceProfileName": f"{profile.partition('.')[0].upper()} {model.name}",
+                "inferenceProfileArn": f"arn:aws:bedrock:{call.region}:{ACCOUNT}:inference-profile/{profile}",
+                "models": [
+                    {"modelArn": _arn(model, region)} for region in model.profiles[profile.partition(".")[0]]
+                ],
+                "status": "ACTIVE",
+                "type": "SYSTEM_DEFINED",
+            }
+            for model in MODELS.values()
+            if control.model_state(model.id, call.region).lifecycle != "RETIRED"
+            for profile in model.profiles_in(call.region)
+        ]
+    }
+
+
+def _offered(model: Model, region: str) -> bool:
+    return region in model.regions or bool(model.profiles_in(region))
+
+
+def _all_profiles(model: Model) -> list[str]:
+    return [f"{geography}.{model.id}" for geography in model.profiles]
+
+
+def _arn(model: Model, region: str) -> str:
+    return f"arn:aws:bedrock:{region}::foundation-model/{model.id}"
+
+
+def _details(model: Model, state: ModelState, region: str) -> dict[str, Any]:
+    lifecycle = {"status": state.lifecycle, "startOfLifeTime": _LAUNCHED}
+    if state.lifecycle == "LEGACY":
+        lifecycle["legacyTime"] = _LEGACY_SINCE
+    if state.end_of_life:
+        lifecycle["endOfLifeTime"] = f"{state.end_of_life.isoformat()}T00:00:00Z"
+    on_demand = ["ON_DEMAND"] if region in model.regions else []
+    profile = ["INFERENCE_PROFILE"] if model.profiles_in(region) else []
+    return {
+        "modelArn": _arn(model, region),
+        "modelId": model.id,
+        "modelName": model.name,
+        "providerName": model.provider,
+        "inputModalities": ["TEXT", "IMAGE"],
+        "outputModalities": [model.output],
+        "responseStreamingSupported": False,
+        "customizationsSupported": [],
+        "inferenceTypesSupported": on_demand + profile,
+        "modelLifecycle": lifecycle,
+    }

@@ -1,0 +1,135 @@
+"""The models the stand-in offers, where they are to be had and how they must be called, as AWS did in autumn 2026.
+
+All are alive unless the control route says otherwise: the stand-in exists to try what a retired model's account, or a
+private arrangement with its provider, would still be able to do.
+"""
+
+import re
+from dataclasses import dataclass
+
+from bg_pipeline.local_aws.control import Control
+from bg_pipeline.local_aws.wire import AwsError, invalid
+
+_US = ("us-east-1", "us-east-2", "us-west-1", "us-west-2")
+_EU = ("eu-central-1", "eu-north-1", "eu-south-1", "eu-south-2", "eu-west-1", "eu-west-3")
+_APAC = ("ap-northeast-1", "ap-northeast-2", "ap-south-1", "ap-southeast-1", "ap-southeast-2")
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A catalogue entry.
+
+    ``regions`` take the bare id; ``profiles`` are geographies and the Regions that offer them. ``quotas`` are the
+    lines of Service Quotas about requests a minute, with their documented defaults.
+    """
+
+    id: str
+    name: str
+    provider: str
+    output: str
+    regions: tuple[str, ...]
+    profiles: dict[str, tuple[str, ...]]
+    quotas: dict[str, int]
+
+    def profiles_in(self, region: str) -> list[str]:
+        """The ids of the inference profiles that may be called from a Region."""
+        return [f"{geography}.{self.id}" for geography, sources in self.profiles.items() if region in sources]
+
+
+def _quotas(product: str, on_demand: int = 0, cross_region: int = 0) -> dict[str, int]:
+    kinds = {"On-demand": on_demand, "Cross-region": cross_region}
+    return {
+        f"{kind} model inference requests per minute for {product}": most
+        for kind, most in kinds.items()
+        if most
+    }
+
+
+def _amazon(
+    name: str, identity: str, output: str, quotas: dict[str, int], *regions: str, **profiles: tuple[str, ...]
+) -> Model:
+    return Model(identity, name, "Amazon", output, regions, profiles, quotas)
+
+
+def _stability(name: str, identity: str) -> Model:
+    regions = ("us-east-1", "us-east-2", "us-west-2")
+    return Model(identity, name, "Stability AI", "IMAGE", (), {"us": regions}, _quotas(name, cross_region=20))
+
+
+MODELS = {
+    model.id: model
+    for model in (
+        _amazon("Titan Image Generator G1", "amazon.titan-image-generator-v1", "IMAGE",
+                _quotas("Amazon Titan Image Generator G1", 60), "us-east-1", "us-west-2"),
+        _amazon("Titan Image Generator G1 v2", "amazon.titan-image-generator-v2:0", "IMAGE",
+                _quotas("Amazon Titan Image Generator G1 V2", 60), "us-east-1", "us-west-2"),
+        _amazon("Nova Canvas", "amazon.nova-canvas-v1:0", "IMAGE",
+                _quotas("Amazon Nova Canvas", 100), "us-east-1", "eu-west-1", "ap-northeast-1"),
+        _stability("Stable Image Remove Background", "stability.stable-image-remove-background-v1:0"),
+        _stability("Stable Image Inpaint", "stability.stable-image-inpaint-v1:0"),
+        _amazon("Nova Lite", "amazon.nova-lite-v1:0", "TEXT", _quotas("Amazon Nova Lite", 2000, 4000),
+                "us-east-1", "eu-west-2", us=_US, eu=_EU, apac=_APAC),
+        _amazon("Nova Pro", "amazon.nova-pro-v1:0", "TEXT", _quotas("Amazon Nova Pro", 250, 500),
+                "us-east-1", "eu-west-2", us=_US, eu=_EU, apac=_APAC),
+        _amazon("Nova 2 Lite", "amazon.nova-2-lite-v1:0", "TEXT", _quotas("Amazon Nova 2 Lite", 0, 2000),
+                us=_US, eu=_EU, jp=("ap-northeast-1", "ap-northeast-3"), **{"global": (*_US, *_EU, *_APAC)}),
+    )
+}  # fmt: skip
+
+# The services' own words, which clients have to tell apart.
+_PROFILE_ONLY = (
+    "Invocation of model ID {} with on-demand throughput isn’t supported. Retry your request with the ID or ARN of "
+    "an inference profile that contains this model."
+)
+_RETIRED = (
+    "This model version has reached the end of its life. "
+    "Please refer to the AWS documentation for more details."
+)
+_UNUSED_LEGACY = (
+    "Access denied. This Model is marked by provider as Legacy and you have not been actively using the model in the "
+    "last 30 days."
+)
+_SUBSCRIPTION_PENDING = (
+    "Model access is denied due to IAM user or service role is not authorized to perform the required AWS "
+    "Marketplace actions (aws-marketplace:ViewSubscriptions, aws-marketplace:Subscribe) to enable access to this "
+    "model. Refer to the Amazon Bedrock documentation for further details. Your AWS Marketplace subscription for "
+    "this model cannot be completed at this time. If you recently fixed this issue, try again after 15 minutes."
+)
+
+_ARN = re.compile(r"arn:aws:bedrock:[a-z0-9-]*:\d*:(?:foundation-model|inference-profile)/(.+)")
+
+
+def bare_id(identity: str) -> str:
+    """The catalogue's id within an id, a profile's id or the ARN of either."""
+    arn = _ARN.fullmatch(identity)
+    name = arn[1] if arn else identity
+    geography, _, rest = name.partition(".")
+    return rest if rest in MODELS and geography in MODELS[rest].profiles else name
+
+
+def callable_model(identity: str, region: str, control: Control) -> Model:
+    """The model that an id, a profile's id or an ARN names, if this account may invoke it in this Region."""
+    arn = _ARN.fullmatch(identity)
+    name = arn[1] if arn else identity
+    model = MODELS.get(bare_id(identity))
+    if not model or region not in {
+        *model.regions,
+        *(r for sources in model.profiles.values() for r in sources),
+    }:
+        raise invalid("The provided model identifier is invalid.")
+    if name != model.id and name not in model.profiles_in(region):
+        raise invalid("The provided model identifier is invalid.")
+    if name == model.id and region not in model.regions:
+        raise invalid(_PROFILE_ONLY.format(name))
+    state = control.model_state(model.id, region)
+    if state.lifecycle == "RETIRED":
+        raise AwsError("ResourceNotFoundException", _RETIRED)
+    if state.access == "unused-legacy":
+        raise AwsError("ResourceNotFoundException", _UNUSED_LEGACY)
+    if state.access == "denied":
+        raise AwsError(
+            "AccessDeniedException", "You don't have access to the model with the specified model ID."
+        )
+    if state.access == "pending":
+        raise AwsError("AccessDeniedException", _SUBSCRIPTION_PENDING)
+    return model

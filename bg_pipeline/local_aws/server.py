@@ -1,0 +1,199 @@
+"""The stand-in's server for Bedrock, Rekognition, SageMaker endpoints and Service Quotas, and its control route."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from bg_pipeline.local_aws import (
+    bedrock,
+    bedrock_runtime,
+    custom_labels,
+    rekognition,
+    sagemaker,
+    service_quotas,
+)
+from bg_pipeline.local_aws.child import end_with_parent
+from bg_pipeline.local_aws.control import Control
+from bg_pipeline.local_aws.studio import Studio
+from bg_pipeline.local_aws.wire import AwsError, Call, answer, refusal, signed_for
+
+Handler = Callable[[Call, Control, Studio], Awaitable[Mapping[str, Any] | Response]]
+
+# X-Amz-Target's prefix → the name the service signs with.
+_TARGETS = {"RekognitionService": "rekognition", "ServiceQuotasV20190624": "servicequotas"}
+
+_JSON_OPERATIONS: dict[tuple[str, str], Handler] = {
+    ("rekognition", "DetectLabels"): rekognition.detect_labels,
+    ("rekognition", "DetectFaces"): rekognition.detect_faces,
+    ("rekognition", "DetectCustomLabels"): custom_labels.detect_custom_labels,
+    ("rekognition", "StartProjectVersion"): custom_labels.start_project_version,
+    ("rekognition", "StopProjectVersion"): custom_labels.stop_project_version,
+    ("rekognition", "DescribeProjectVersions"): custom_labels.describe_project_versions,
+    ("servicequotas", "GetServiceQuota"): service_quotas.get_service_quota,
+    ("servicequotas", "ListServiceQuotas"): service_quotas.list_service_quotas,
+}
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's HTTP with one thing more: a handler can cut its connection."""
+
+    def on_message_begin(self) -> None:
+        """Tell the request how to hang up."""
+        super().on_message_begin()
+        self.scope["state"]["hang_up"] = self._hang_up
+
+    def _hang_up(self) -> None:
+        connection = self.transport.get_extra_info("socket")
+        # Without lingering the peer gets a reset, as from a dying host.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
+
+
+class Server:
+    """The door of all services: reads who calls, asks the rules, has the call answered, keeps the books."""
+
+    def __init__(self, workers: int | None = None) -> None:
+        self.control = Control()
+        self.studio = Studio(workers)
+
+    def app(self) -> Starlette:
+        """The ASGI application."""
+        rest = [
+            self._rest("POST", "/model/{model:path}/invoke", "InvokeModel", bedrock_runtime.invoke_model),
+            self._rest("POST", "/model/{model:path}/converse", "Converse", bedrock_runtime.converse),
+            self._rest("GET", "/foundation-models", "ListFoundationModels", bedrock.list_foundation_models),
+            self._rest(
+                "GET", "/foundation-models/{model:path}", "GetFoundationModel", bedrock.get_foundation_model
+            ),
+            self._rest(
+                "GET",
+                "/foundation-model-availability/{model:path}",
+                "GetFoundationModelAvailability",
+                bedrock.get_foundation_model_availability,
+            ),
+            self._rest(
+                "GET", "/inference-profiles", "ListInferenceProfiles", bedrock.list_inference_profiles
+            ),
+            self._rest(
+                "POST",
+                "/endpoints/{model}/invocations",
+                "InvokeEndpoint",
+                sagemaker.invoke_endpoint,
+                "sagemaker",
+            ),
+        ]
+        others = [
+            Route("/", self._json, methods=["POST"]),
+            Route("/{path:path}", self._unknown, methods=_METHODS),
+        ]
+        return Starlette(routes=[*self.control.routes(), *rest, *others], lifespan=self._lifespan)
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        yield
+        self.studio.close()
+
+    def _rest(
+        self, method: str, path: str, operation: str, handler: Handler, service: str = "bedrock"
+    ) -> Route:
+        async def endpoint(request: Request) -> Response:
+            return await self._serve(request, "rest-json", service, operation, handler)
+
+        return Route(path, endpoint, methods=[method])
+
+    async def _json(self, request: Request) -> Response:
+        prefix, _, operation = request.headers.get("x-amz-target", "").partition(".")
+        service = _TARGETS.get(prefix, "")
+        handler = _JSON_OPERATIONS.get((service, operation))
+        if handler is None:
+            return await self._unknown(request)
+        return await self._serve(request, "json", service, operation, handler)
+
+    async def _serve(
+        self, request: Request, protocol: str, service: str, operation: str, handler: Handler
+    ) -> Response:
+        arrived = time.monotonic()
+        try:
+            body = await request.body()
+        except ClientDisconnect:
+            return Response()
+        call = Call(
+            service,
+            operation,
+            "",
+            body,
+            request.path_params.get("model", ""),
+            request.query_params,
+            request.headers,
+        )
+        try:
+            call.region, signed_service = signed_for(request)
+            if signed_service != service:
+                message = f"Credential should be scoped to correct service: '{service}'."
+                raise AwsError("InvalidSignatureException", message)
+            made = await handler(call, self.control, self.studio)
+            media_type = "application/json" if protocol == "rest-json" else "application/x-amz-json-1.1"
+            response = made if isinstance(made, Response) else answer(made, media_type)
+            await asyncio.sleep(arrived + self.control.seconds(call) - time.monotonic())
+        except AwsError as error:
+            if call.outcome == "ok":
+                call.outcome = error.code
+            response = refusal(error, protocol)
+            if call.hold:
+                await asyncio.sleep(call.hold)
+        if call.hang_up and call.outcome == "ok":
+            call.outcome = "lost"
+        self.control.record(call, time.monotonic() - arrived)
+        if call.hang_up:
+            request.state.hang_up()
+            await request.receive()
+        return response
+
+    async def _unknown(self, request: Request) -> Response:
+        """Whatever reaches the stand-in by the catch-all endpoint variable and is not one of its services."""
+        media_type = request.headers.get("content-type", "")
+        service = ""
+        with contextlib.suppress(AwsError):
+            _, service = signed_for(request)
+        if "x-amz-json" in media_type:
+            protocol = "json"
+        elif "x-www-form-urlencoded" in media_type:
+            protocol = "query"
+        else:
+            protocol = "rest-xml" if service in ("s3", "route53", "cloudfront") else "rest-json"
+        asked = f"{service or 'this service'} ({request.method} {request.url.path})"
+        return refusal(
+            AwsError("UnknownOperationException", f"The stand-in for AWS does not offer {asked}."), protocol
+        )
+
+
+_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+
+
+def serve(port: int, workers: int) -> None:
+    """Serve on a loopback port until told to end, or until the process that started this one is gone."""
+    end_with_parent()
+    # uvicorn re-raises what ended it; leaving in an orderly way lets the pool tidy up.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    uvicorn.run(
+        Server(workers or None).app(),
+        host="127.0.0.1",
+        port=port,
+        http=Protocol,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=2,
+    )

@@ -1,0 +1,201 @@
+"""What services see in a photo: labels, faces, a caption, a cut-out, each paid for once for the same bytes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import orjson
+import pybase64
+from PIL import Image
+
+from bg_pipeline.answers import Answer, identity
+from bg_pipeline.captioners import nova
+from bg_pipeline.errors import CallError, ModelUnavailable, RunStopped
+from bg_pipeline.generators import Generator, Operation
+from bg_pipeline.imaging import fit, small_jpeg, unfit
+from bg_pipeline.labelers import faces, rekognition
+from bg_pipeline.masks import Mask
+from bg_pipeline.masks.boxes import Box
+from bg_pipeline.masks.polarity import from_alpha
+from bg_pipeline.model_facts import facts_of
+from bg_pipeline.models import Choice
+from bg_pipeline.photographs import Photograph
+from bg_pipeline.tools import Tools, Wallet
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A document about one photo and the model that made it."""
+
+    document: Mapping[str, Any]
+    model: str
+
+
+class Looks:
+    """Asks services about one photo; every answer is stored before it is used.
+
+    ``again`` names the stages whose stored answers do not count.
+    """
+
+    def __init__(self, tools: Tools, photo: Photograph, wallet: Wallet, again: frozenset[str]) -> None:
+        self._tools = tools
+        self._photo = photo
+        self._wallet = wallet
+        self._again = again
+
+    def labels(self) -> Seen:
+        """Rekognition's labels of the photo, as the part of a labels document that comes from them."""
+        confidence = self._tools.settings.label_confidence
+
+        def ask() -> Answer:
+            body = rekognition.request(self._photo.view, confidence)
+            return self._rekognition(
+                rekognition.OPERATION, lambda client: client.detect_labels(**body), rekognition.document
+            )
+
+        return self._once("labels", {"min_confidence": confidence}, ask, "labels")
+
+    def faces(self) -> list[Box]:
+        """Boxes of all faces in the photo."""
+
+        def ask() -> Answer:
+            body = faces.request(self._photo.view)
+            return self._rekognition(
+                faces.OPERATION,
+                lambda client: client.detect_faces(**body),
+                lambda response: {"Faces": faces.places(response)},
+            )
+
+        found = self._once("faces", {}, ask, "labels").document["Faces"]
+        return [Box.read(place["BoundingBox"], "face") for place in found]
+
+    def caption(self) -> Seen:
+        """A caption by the first caption model that can be used: ``{"Caption": …}``."""
+        asked = {"prompt": self._tools.settings.caption_prompt}
+        return self._once("captions", asked, self._describe, "captions")
+
+    def cut_out(self) -> Mask:
+        """The subject as a model cuts it out, paid for once and used for every prompt."""
+        tools, photo = self._tools, self._photo
+        name = identity("cut-out", photo.sha256, {})
+        with tools.answers.one_at_a_time(name):
+            again = "generated_images" in self._again
+            answer = tools.answers.find("cut-out", name, models=tools.removers.names, again=again)
+            while answer is None:
+                choice = tools.removers.current()
+                try:
+                    answer = self._cut(name, choice, again)
+                except ModelUnavailable as error:
+                    tools.removers.lost(choice, error.region, error)
+        self._wallet.charge(name, answer)
+        fitted = tools.generator(answer.model).sizes.canvas(photo.size)
+        with Image.open(BytesIO(answer.data)) as picture:
+            alpha = from_alpha(picture)
+        return Mask(unfit(alpha, fitted, photo.small.size), "cut-out")
+
+    def _cut(self, name: str, choice: Choice[Generator], again: bool) -> Answer:
+        tools, photo, wallet = self._tools, self._photo, self._wallet
+        generator = choice.candidate.speaker
+        (operation,) = choice.candidate.operations
+        fitted = generator.sizes.canvas(photo.size)
+        with photo.full() as full:
+            picture = fit(full, fitted, media="jpeg", max_bytes=generator.max_picture_bytes)
+        claim = tools.answers.claim(name, batch=wallet.batch.path, again=again, stop=tools.stop)
+
+        def call() -> Answer:
+            served_by: list[str] = []
+            price = facts_of(operation.name, operation.model_id).cost(images=1)
+            with wallet.pay(operation.name, price) as payment:
+                data = generator.remove(
+                    picture, fitted.canvas, tools.invoke(choice.regions, wallet, served_by)
+                )
+                payment.settle(price)
+            answer = Answer(
+                data,
+                generator.name,
+                served_by[-1] if served_by else "",
+                cost_usd=price,
+                made_for=wallet.made_for,
+                maybe_billed=claim.maybe_billed,
+            )
+            tools.answers.keep("cut-out", name, answer, media_type="image/png")
+            return answer
+
+        return claim.make(call)
+
+    def _describe(self) -> Answer:
+        jpeg = small_jpeg(self._photo.view, within=nova.WITHIN, max_bytes=nova.MAX_BYTES)
+        while True:
+            choice = self._tools.captioners.current()
+            try:
+                return self._describe_with(choice, jpeg)
+            except ModelUnavailable as error:
+                self._tools.captioners.lost(choice, error.region, error)
+
+    def _describe_with(self, choice: Choice[str], jpeg: bytes) -> Answer:
+        tools, wallet = self._tools, self._wallet
+        (operation,) = choice.candidate.operations
+        facts = facts_of(operation.name, operation.invoke_id)
+        prompt = tools.settings.caption_prompt
+        body = nova.request(operation.invoke_id, jpeg, prompt)
+        tokens_in, tokens_out = nova.tokens_at_most(operation.invoke_id, prompt)
+        worst = facts.cost(input_tokens=tokens_in, output_tokens=tokens_out)
+        with wallet.pay(operation.name, worst) as payment:
+            done = tools.calls.make(
+                operation,
+                lambda client, _: client.converse(**body),
+                regions=choice.regions,
+                tokens=tokens_in + tokens_out,
+                used_tokens=lambda answer: float(answer.get("usage", {}).get("totalTokens", 0)),
+                unknown_repeats=1,
+            )
+            caption = nova.read(done.answer)
+            cost = facts.cost(input_tokens=caption.input_tokens, output_tokens=caption.output_tokens)
+            payment.settle(cost)
+        answer = {key: value for key, value in done.answer.items() if key != "ResponseMetadata"}
+        tools.keep_payload(wallet, operation, _printable(body), _printable(answer))
+        return self._answer({"Caption": caption.text}, choice.candidate.name, done.region, cost)
+
+    def _rekognition(
+        self, operation: Operation, send: Callable[[Any], Any], read: Callable[[Any], Mapping[str, Any]]
+    ) -> Answer:
+        price = facts_of(operation.name).cost(images=1)
+        with self._wallet.pay(operation.name, price) as payment:
+            try:
+                done = self._tools.calls.make(
+                    operation,
+                    lambda client, _: send(client),
+                    regions=self._tools.aws.regions,
+                    unknown_repeats=1,
+                )
+            except ModelUnavailable as error:
+                raise RunStopped(
+                    f"Rekognition refuses {operation.name} ({error}); grant the credentials "
+                    "rekognition:DetectLabels and rekognition:DetectFaces, in Regions that have Rekognition"
+                ) from error
+            payment.settle(price)
+        return self._answer(read(done.answer), "rekognition", done.region, price)
+
+    def _answer(self, document: Mapping[str, Any], model: str, region: str, cost: float | None) -> Answer:
+        return Answer(orjson.dumps(document), model, region, cost_usd=cost, made_for=self._wallet.made_for)
+
+    def _once(self, kind: str, asked: Mapping[str, Any], ask: Callable[[], Answer], stage: str) -> Seen:
+        """The document for these bytes, asked for only if nobody has."""
+        tools = self._tools
+        name = identity(kind, self._photo.sha256, asked)
+        with tools.answers.one_at_a_time(name):
+            answer = tools.answers.find(kind, name, again=stage in self._again)
+            if answer is None:
+                answer = ask()
+                tools.answers.keep(kind, name, answer, media_type="application/json")
+        self._wallet.charge(name, answer)
+        try:
+            return Seen(orjson.loads(answer.data), answer.model)
+        except orjson.JSONDecodeError as error:
+            raise CallError("BadAnswer", f"the stored answer {kind}/{name} is damaged: {error}") from error
+
+
+def _printable(document: Any) -> bytes:
+    """The JSON of a call whose picture travels raw: in base64, as it does on the wire."""
+    return orjson.dumps(document, default=lambda data: pybase64.b64encode_as_string(data))

@@ -1,0 +1,144 @@
+"""A small mask brought to a photo's full size, its edge following the photo's own.
+
+A colour guided filter (He, Sun, Tang 2013; in the fast form of He and Sun 2015), run only in the tiles
+that hold an edge, with numpy and Pillow alone.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Plane = NDArray[np.float32]
+Area = tuple[int, int, int, int]
+
+# Pixels of the small mask to each side of its edge in which the photo is asked where the edge is.
+RADIUS = 2
+WINDOW = 2 * RADIUS + 1
+# Contrasts below sqrt(SMOOTHNESS), about 3 of 255, are noise and do not make an edge.
+SMOOTHNESS = np.float32(1e-4)
+# The window must hold the true edge and some of both sides: a mask is enlarged by at most this much at once.
+LARGEST_STEP = 4.0
+# Below this enlargement plain interpolation is right to half a pixel already.
+SMALLEST_STEP = 1.3
+# The filter leaves a veil of this much on both sides of an edge.
+VEIL = np.float32(0.06)
+TILE = 64
+# The filter's two windows, and one pixel for interpolation.
+MARGIN = 2 * RADIUS + 1
+TO_UNIT = np.float32(1 / 255)
+
+
+def enlarge(mask: Image.Image, photo: Image.Image) -> Image.Image:
+    """``mask`` (mode "L", 255 = kept) at the size of ``photo``, its edge as soft as the photo's own.
+
+    Away from its edge the result is plain interpolation: 0 stays 0, 255 stays 255. Where the photo shows no
+    edge it is plain interpolation too. A mask larger than the photo is reduced. Memory: one byte for
+    each pixel of the photo, and seven for each pixel of a copy at most 1/1.3 of its sides.
+    """
+    scale = max(photo.width / mask.width, photo.height / mask.height)
+    steps = math.ceil(math.log(scale, LARGEST_STEP)) if scale > 1 else 1
+    for step in range(1, steps):
+        share = scale ** (step / steps)
+        size = (round(mask.width * share), round(mask.height * share))
+        mask = _one_step(mask, photo.resize(size, Image.Resampling.BOX, reducing_gap=2.0))
+    return _one_step(mask, photo)
+
+
+def _one_step(mask: Image.Image, photo: Image.Image) -> Image.Image:
+    if mask.size == photo.size:
+        return mask
+    if max(photo.width / mask.width, photo.height / mask.height) < 1:
+        return mask.resize(photo.size, Image.Resampling.BOX)
+    result = mask.resize(photo.size, Image.Resampling.BICUBIC)
+    if max(photo.width / mask.width, photo.height / mask.height) < SMALLEST_STEP:
+        return result
+    small = photo.resize(mask.size, Image.Resampling.BOX, reducing_gap=2.0).convert("RGB")
+    guide = np.pad(np.asarray(small), ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)), mode="edge")
+    shape = np.pad(np.asarray(mask), MARGIN, mode="edge")
+    for top in range(0, mask.height, TILE):
+        for left in range(0, mask.width, TILE):
+            right, bottom = min(left + TILE, mask.width), min(top + TILE, mask.height)
+            here = slice(top, bottom + 2 * MARGIN), slice(left, right + 2 * MARGIN)
+            if shape[here].min() != shape[here].max():
+                planes = _coefficients(guide[here] * TO_UNIT, shape[here] * TO_UNIT)
+                _refine(result, photo, planes, (left, top, right, bottom), mask.size)
+    return result
+
+
+def _coefficients(guide: Plane, shape: Plane) -> list[Plane]:
+    """Planes r, g, b, offset, trust: near each pixel the mask is r·R + g·G + b·B + offset, as far as trusted.
+
+    Each is smaller than the (height, width, 3) ``guide`` by the filter's two windows.
+    """
+    colours = [np.ascontiguousarray(guide[..., channel]) for channel in range(3)]
+    mean = [_mean(colour) for colour in colours]
+    share = _mean(shape)
+    with_shape = [_mean(colour * shape) - own * share for colour, own in zip(colours, mean, strict=True)]
+
+    def covariance(one: int, other: int) -> Plane:
+        return _mean(colours[one] * colours[other]) - mean[one] * mean[other]
+
+    rr, gg, bb = (covariance(channel, channel) + SMOOTHNESS for channel in range(3))
+    rg, rb, gb = covariance(0, 1), covariance(0, 2), covariance(1, 2)
+    # The inverse of a symmetric 3×3 matrix, written out: numpy's own solves one pixel at a time.
+    inverse = [
+        [gg * bb - gb * gb, rb * gb - rg * bb, rg * gb - rb * gg],
+        [rb * gb - rg * bb, rr * bb - rb * rb, rg * rb - rr * gb],
+        [rg * gb - rb * gg, rg * rb - rr * gb, rr * gg - rg * rg],
+    ]
+    determinant = rr * inverse[0][0] + rg * inverse[0][1] + rb * inverse[0][2]
+    slopes = [_dot(row, with_shape) / determinant for row in inverse]
+    offset = share - _dot(slopes, mean)
+
+    # How much of the mask's variation the colours explain; half is enough to believe them.
+    variation = _mean(shape * shape) - share * share
+    explained = _dot(slopes, with_shape) / (variation + SMOOTHNESS)
+    near_edge = 16 * share * (1 - share)
+    trust = np.clip(2 * explained, 0, 1) * np.minimum(near_edge, 1)
+    return [_mean(plane) for plane in (*slopes, offset, trust)]
+
+
+def _refine(
+    result: Image.Image, photo: Image.Image, planes: list[Plane], tile: Area, size: tuple[int, int]
+) -> None:
+    """Rewrites ``result`` (of the photo's size) within ``tile``, in pixels of the small mask of ``size``."""
+    x, y = photo.width / size[0], photo.height / size[1]
+    left, top = round(tile[0] * x), round(tile[1] * y)
+    right, bottom = round(tile[2] * x), round(tile[3] * y)
+    # The planes begin one pixel left of and above the tile.
+    part = (left / x - tile[0] + 1, top / y - tile[1] + 1, right / x - tile[0] + 1, bottom / y - tile[1] + 1)
+
+    def full(plane: Plane) -> Plane:
+        enlarged = Image.fromarray(plane).resize(
+            (right - left, bottom - top), Image.Resampling.BILINEAR, box=part
+        )
+        return np.asarray(enlarged, np.float32)
+
+    colours = np.asarray(photo.crop((left, top, right, bottom)).convert("RGB")) * TO_UNIT
+    guided = full(planes[3])
+    for channel in range(3):
+        guided = guided + full(planes[channel]) * colours[..., channel]
+    guided = np.clip((guided - VEIL) * (255 / (1 - 2 * VEIL)), 0, 255)
+    plain = np.asarray(result.crop((left, top, right, bottom)), np.float32)
+    refined = plain + (guided - plain) * full(planes[4])
+    result.paste(Image.fromarray((refined + 0.5).astype(np.uint8)), (left, top))
+
+
+def _mean(plane: Plane) -> Plane:
+    """The mean over the window around each pixel that has a whole one."""
+    height, width = plane.shape[0] - WINDOW + 1, plane.shape[1] - WINDOW + 1
+    rows = plane[:height].copy()
+    for shift in range(1, WINDOW):
+        rows += plane[shift : shift + height]
+    total: Plane = rows[:, :width].copy()
+    for shift in range(1, WINDOW):
+        total += rows[:, shift : shift + width]
+    total *= np.float32(1 / WINDOW**2)
+    return total
+
+
+def _dot(ones: list[Plane], others: list[Plane]) -> Plane:
+    total: Plane = ones[0] * others[0] + ones[1] * others[1] + ones[2] * others[2]
+    return total

@@ -1,0 +1,221 @@
+"""The report of a batch: one row for each image asked for, whatever happened to it, as JSON, CSV and table.
+
+`Row` and `Output` bear the names of the JSON, which is a list of rows. A price that is not known is None
+(null; ``unknown`` in the CSV).
+"""
+
+import csv
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import orjson
+from pydantic import TypeAdapter, ValidationError
+
+from bg_pipeline.errors import BgPipelineError, RequestError
+from bg_pipeline.layout import REQUEST
+
+
+class Status(StrEnum):
+    """How an image or one of its outputs ended, from the best to the worst.
+
+    What the next run does again is worse than what it leaves alone, so that a row whose outputs ended
+    differently says that there is something left to do.
+    """
+
+    SUCCEEDED = "Succeeded"
+    NEEDS_REVIEW = "NeedsReview"
+    BLOCKED = "Blocked"
+    SKIPPED = "Skipped"
+    FAILED = "Failed"
+
+
+_BADNESS: Final = {status: badness for badness, status in enumerate(Status)}
+
+TO_DO_AGAIN: Final = frozenset({Status.FAILED, Status.SKIPPED})
+"""The statuses of the images that a retry asks for again."""
+
+
+def worst(statuses: Iterable[Status]) -> Status:
+    """The worst of the statuses, of which there is at least one."""
+    return max(statuses, key=_BADNESS.__getitem__)
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One picture or file of an image; ``Key`` is empty where there is none, ``Seed`` None where it is unknown."""
+
+    Key: str
+    Status: Status
+    Cause: str = ""
+    Model: str = ""
+    Region: str = ""
+    Seed: int | None = None
+    CostUSD: float | None = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What became of one image; made with `compose`, which keeps its fields true to each other."""
+
+    Id: str
+    ImageName: str
+    Ref: str
+    Status: Status
+    Error: str
+    Cause: str
+    Results: tuple[str, ...]
+    Outputs: tuple[Output, ...]
+    Model: str
+    Region: str
+    Seed: int | None
+    Labels: str
+    Caption: str
+    CostUSD: float | None
+    Seconds: float
+    Reused: bool
+
+
+def compose(
+    batch_id: str,
+    image: str,
+    *,
+    status: Status,
+    error: str = "",
+    cause: str = "",
+    ref: str = "",
+    outputs: Sequence[Output] = (),
+    labels: str = "",
+    caption: str = "",
+    cost_usd: float | None = 0.0,
+    seconds: float = 0.0,
+    reused: bool = False,
+) -> Row:
+    """The row of an image that ended as ``status``, or as the worst of its outputs where that is worse.
+
+    Without a ``cause`` it has that of the first output which ended like the row. ``cost_usd`` is all that was
+    billed for the image, its labels and caption included.
+    """
+    status = worst([status, *(output.Status for output in outputs)])
+    first = outputs[0] if outputs else Output("", status)
+    causes = (output.Cause for output in outputs if output.Status == status and output.Cause)
+    return Row(
+        Id=batch_id,
+        ImageName=image,
+        Ref=ref,
+        Status=status,
+        Error=error,
+        Cause=cause or next(causes, ""),
+        Results=tuple(output.Key for output in outputs if output.Key),
+        Outputs=tuple(outputs),
+        Model=first.Model,
+        Region=first.Region,
+        Seed=first.Seed,
+        Labels=labels,
+        Caption=caption,
+        CostUSD=None if cost_usd is None else round(cost_usd, 6),
+        Seconds=round(seconds, 3),
+        Reused=reused,
+    )
+
+
+def unreadable(batch_id: str, problem: RequestError) -> Row:
+    """The one row of a batch whose request cannot be read; ``batch_id`` is the derived one."""
+    return compose(batch_id, REQUEST, status=Status.FAILED, error="RequestError", cause=str(problem))
+
+
+@dataclass(frozen=True)
+class Report:
+    """The rows of one batch, in the order in which its images were asked for."""
+
+    rows: tuple[Row, ...]
+
+    @classmethod
+    def read(cls, data: bytes) -> "Report":
+        """The report that was written as JSON; a `BgPipelineError` where ``data`` is none."""
+        try:
+            return cls(_ROWS.validate_json(data))
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(step) for step in first["loc"])
+            raise BgPipelineError(f"this is not a status report: {place} {first['msg']}") from None
+
+    def json(self) -> bytes:
+        """A list of rows with the names of `Row`, indented; the same bytes for the same rows."""
+        return orjson.dumps(self.rows, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+    def csv(self) -> bytes:
+        """A table in UTF-8 with one row for each image, which a spreadsheet may open without running anything.
+
+        Its columns are those of `Row` but ``Outputs``; several results stand on lines of one cell. Numbers are
+        numbers. A text that a spreadsheet would take for a formula has an apostrophe before it.
+        """
+        import pandas as pd  # takes half a second, which a run that writes no report need not wait for
+
+        columns = {
+            name: [_cell(name, getattr(row, name)) for row in self.rows]
+            for name in Row.__dataclass_fields__
+            if name != "Outputs"
+        }
+        table = pd.DataFrame(columns).astype({"Seed": "Int64"})
+        text = table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+        return text.encode()
+
+    @property
+    def counts(self) -> dict[Status, int]:
+        """How many rows have each status, every status being named."""
+        found = Counter(row.Status for row in self.rows)
+        return {status: found[status] for status in Status}
+
+    @property
+    def cost_usd(self) -> float | None:
+        """What was billed for all images; None where a part of it is not known."""
+        costs = [row.CostUSD for row in self.rows]
+        return None if None in costs else round(sum(cost or 0.0 for cost in costs), 6)
+
+    @property
+    def to_do_again(self) -> tuple[str, ...]:
+        """The names of the images that a retry asks for."""
+        return tuple(
+            row.ImageName for row in self.rows if row.Status in TO_DO_AGAIN and row.ImageName != REQUEST
+        )
+
+    def table(self) -> list[tuple[str, str, str, str, str]]:
+        """The cells of `TABLE_HEAD` for each row, safe to print on a terminal."""
+        return [
+            (
+                printable(row.ImageName),
+                row.Status.value,
+                f"{row.Seconds:.1f}",
+                "unknown" if row.CostUSD is None else f"{row.CostUSD:.2f}",
+                "\n".join(map(printable, [*row.Results, *([row.Cause] if row.Cause else [])])),
+            )
+            for row in self.rows
+        ]
+
+
+TABLE_HEAD: Final = ("Image", "Status", "Seconds", "USD", "Results, cause")
+
+_ROWS = TypeAdapter(tuple[Row, ...])
+
+
+def printable(text: str) -> str:
+    """``text`` with what could steer a terminal made visible."""
+    return "".join(f"\\x{ord(char):02x}" if unicodedata.category(char) == "Cc" else char for char in text)
+
+
+def _cell(name: str, value: object) -> object:
+    if name == "CostUSD" and value is None:
+        return "unknown"
+    if isinstance(value, tuple):
+        value = "\n".join(value)
+    if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
+        return f"'{value}"
+    return value
+
+
+# A formula's first character, its full-width forms, and what some spreadsheets pass over in front of it.
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")

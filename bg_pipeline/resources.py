@@ -1,0 +1,41 @@
+"""The only place where Dagster meets boto3: configuration in, plain objects out."""
+
+from typing import Any
+
+import dagster as dg
+from dagster_aws.s3 import S3Resource
+from pydantic import Field
+
+from bg_pipeline.aws import Aws
+from bg_pipeline.errors import SettingsError
+from bg_pipeline.store import Store
+
+
+class PhotoBucket(dg.ConfigurableResource[Store]):
+    """The bucket with the photos, as a `Store`."""
+
+    s3: dg.ResourceDependency[S3Resource]
+    name: str = Field(description="Name of the bucket (BG_BUCKET).")
+
+    def create_resource(self, context: dg.InitResourceContext) -> Store:
+        if not self.name:
+            raise SettingsError("BG_BUCKET is not set: name the S3 bucket that holds the photos")
+        return Store(self.s3.get_client(), self.name)
+
+
+class ModelClients(dg.ConfigurableResource[Aws]):
+    """boto3 clients for Bedrock, Rekognition and S3, as an `Aws` that all threads of a run share."""
+
+    regions: list[str] = Field(description="Regions of the models (BG_REGIONS); empty: boto3's own.")
+    connections: int = Field(description="HTTP connections a client keeps, at least the number of threads.")
+
+    def create_resource(self, context: dg.InitResourceContext) -> Aws:
+        return Aws(self.regions, connections=self.connections)
+
+
+def resources(bucket: str, regions: tuple[str, ...], connections: int) -> dict[str, Any]:
+    """The resources by the names under which assets and sensors ask for them."""
+    return {
+        "bucket": PhotoBucket(s3=S3Resource(), name=bucket),
+        "aws": ModelClients(regions=list(regions), connections=connections),
+    }

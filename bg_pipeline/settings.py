@@ -1,0 +1,198 @@
+"""Every setting of the pipeline: its type, its default, its environment name.
+
+Credentials and endpoints are not here: they come from boto3's own chain only. The README's table is made
+from this module by ``python -m bg_pipeline.settings``.
+"""
+
+import difflib
+import os
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from bg_pipeline.errors import SettingsError
+
+PREFIX = "BG_"
+
+Words = Annotated[tuple[str, ...], NoDecode]
+"""A comma-separated list."""
+
+RequestsPerMinute = Annotated[float | None, Field(gt=0, le=1_000_000)]
+Dollars = Annotated[float, Field(ge=0, le=1_000_000)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Settings(BaseSettings):
+    """The settings in use, read from the environment; made with `settings()`, which words its refusals."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    bucket: str = Field("", description="The S3 bucket that holds photos, results and the pipeline's state.")
+    allowed_buckets: Words = Field((), description="Other buckets a request may name.")
+    regions: Words = Field((), description="Regions for the models, comma-separated; empty: boto3's Region.")
+    image_models: Words = Field(
+        ("titan-v2", "nova-canvas", "stability"),
+        description="Image models in order of preference; the first one alive and allowed is used. "
+        "`package.module:Class` is a generator of your own.",
+    )
+    caption_models: Words = Field(
+        ("us.amazon.nova-pro-v1:0", "us.amazon.nova-2-lite-v1:0", "us.amazon.nova-lite-v1:0"),
+        description="Caption models in order of preference.",
+    )
+    caption_prompt: str = Field(
+        "Generate a detailed description of the image.", description="What the caption model is asked."
+    )
+    default_prompt: str = Field(
+        "", description="Background for folders without a request; empty: their images are skipped."
+    )
+
+    max_cost_usd: Dollars = Field(25.0, description="Hard cap of one run in dollars; 0: none.")
+    max_cost_usd_per_day: Dollars = Field(
+        0.0, description="Hard cap of a calendar day (UTC) over all runs in dollars; 0: none."
+    )
+    max_concurrency: int = Field(64, ge=1, le=512, description="Images worked on at a time, calls in flight.")
+    max_decoded_images: int = Field(
+        2, ge=1, le=64, description="Pictures held decoded at a time; each may need 12 bytes a pixel."
+    )
+    max_failed_share: Share = Field(
+        0.5, description="Share of failures, after the first 20 images, that stops a run; 1: never."
+    )
+    max_regenerations: int = Field(
+        1, ge=0, le=5, description="New attempts with another seed for a picture that failed its checks."
+    )
+    attempts: int = Field(3, ge=1, le=10, description="Attempts of a call that fails with a passing fault.")
+
+    quota_titan_v1_rpm: RequestsPerMinute = Field(None, description="Your quota where it is not the default's.")
+    quota_titan_v2_rpm: RequestsPerMinute = Field(None, description="Likewise.")
+    quota_nova_canvas_rpm: RequestsPerMinute = Field(None, description="Likewise.")
+    quota_stability_inpaint_rpm: RequestsPerMinute = Field(None, description="Likewise.")
+    quota_stability_remove_background_rpm: RequestsPerMinute = Field(None, description="Likewise.")
+    quota_caption_rpm: RequestsPerMinute = Field(None, description="Likewise.")
+    quota_detect_labels_tps: Annotated[float | None, Field(gt=0, le=10_000)] = Field(
+        None, description="Likewise, in calls a second."
+    )
+    quota_detect_faces_tps: Annotated[float | None, Field(gt=0, le=10_000)] = Field(
+        None, description="Likewise, in calls a second."
+    )
+    quota_sam_rpm: RequestsPerMinute = Field(None, description="What your SAM endpoint takes a minute (60).")
+
+    label_confidence: Annotated[float, Field(ge=0, le=100)] = Field(
+        55.0, description="Labels below this confidence are not kept."
+    )
+    mask_sources: Words = Field(
+        ("alpha", "studio", "onnx", "cut-out"),
+        description="Where a subject's mask may come from, the free ones first; leave one out to switch it off.",
+    )
+    onnx_model: Path | None = Field(None, description="Your own ONNX matting model (extra `masks`).")
+    sam_endpoint: str = Field("", description="SageMaker endpoint of a SAM model, for `Subject: FACES`.")
+    sam_form: str = Field("", description="The endpoint's request and answer form, as JSON; see the README.")
+    feather: Annotated[float, Field(ge=0, le=50)] = Field(
+        1.5, description="Width in source pixels of the soft edge around the subject."
+    )
+
+    first_date: date = Field(date(2024, 1, 1), description="The first upload date that is a partition.")
+    open_dates: int = Field(3, ge=1, le=31, description="Newest dates that the sensor looks at in every tick.")
+    lookback_days: int = Field(30, ge=0, le=3650, description="Older dates that the sensor looks at hourly.")
+    settle_seconds: int = Field(
+        300, ge=0, le=86_400, description="Quiet time after which a folder without a request is a batch."
+    )
+    key_prefix: str = Field(
+        "", pattern=r"^[A-Za-z0-9_]*$", description="Prefix of asset keys and group names, beside other code."
+    )
+    keep_payloads: bool = Field(
+        False, description="Keep the exact request and answer of each model call under `model-payloads/`."
+    )
+    state_dir: Path = Field(Path(".bg_pipeline"), description="Where `demo` and `up` keep their local state.")
+    report_link_seconds: int = Field(
+        86_400, ge=60, le=604_800, description="Life of a presigned report link, if the credentials live as long."
+    )
+    sns_topic_arn: str = Field("", description="SNS topic for notices.")
+    webhook_url: str = Field("", description="Web hook for notices.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Level of the log.")
+
+    @field_validator(
+        "allowed_buckets", "regions", "image_models", "caption_models", "mask_sources", mode="before"
+    )
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("image_models", "caption_models")
+    @classmethod
+    def _some(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("name at least one model")
+        return value
+
+    @field_validator("mask_sources")
+    @classmethod
+    def _known_sources(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        known = ("alpha", "studio", "onnx", "cut-out")
+        for word in value:
+            if word not in known:
+                raise ValueError(f"'{word}' is not one of {', '.join(known)}")
+        return value
+
+    def quota(self, operation: str) -> float | None:
+        """The account's own requests a minute for an operation such as ``TITAN_V2``, if it was set."""
+        if operation.startswith("DETECT_"):
+            a_second = getattr(self, f"quota_{operation.lower()}_tps", None)
+            return None if a_second is None else a_second * 60
+        return getattr(self, f"quota_{operation.lower()}_rpm", None)
+
+
+NOT_BUILT_YET = {
+    "sns_topic_arn": "notices are not built yet; leave it unset",
+    "webhook_url": "notices are not built yet; leave it unset",
+}
+"""Settings that are read and checked but that nothing honours yet: using one is refused, never ignored."""
+
+
+def settings(**overrides: Any) -> Settings:
+    """The settings of this process: the environment's ``BG_*`` variables, then ``overrides``.
+
+    Raises `SettingsError`, naming each variable, for a value that does not fit, for a name that is no
+    setting and for one that is not built yet.
+    """
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    for name in sorted(os.environ):
+        if name.startswith(PREFIX) and name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise SettingsError(f"{name} is not a setting{hint}")
+    try:
+        read = Settings(**overrides)
+    except ValidationError as error:
+        problems = (
+            f"{PREFIX}{'_'.join(str(part) for part in problem['loc']).upper()}: "
+            f"{problem['msg'].removeprefix('Value error, ')}"
+            for problem in error.errors(include_url=False)
+        )
+        raise SettingsError("; ".join(problems)) from None
+    for name, reason in NOT_BUILT_YET.items():
+        if getattr(read, name):
+            raise SettingsError(f"{PREFIX}{name.upper()}: {reason}")
+    return read
+
+
+def table() -> str:
+    """The settings as a Markdown table for the README."""
+    lines = ["| name | meaning | default |", "| --- | --- | --- |"]
+    for name, field in Settings.model_fields.items():
+        default = field.default
+        if isinstance(default, tuple):
+            default = ",".join(default)
+        shown = "" if default in ("", None) else f"`{default}`"
+        lines.append(f"| `{PREFIX}{name.upper()}` | {field.description} | {shown} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.write(table())

@@ -1,0 +1,193 @@
+"""Objects in one bucket: the only module that speaks S3.
+
+Everything here is one request (or one page of a listing); nothing is cached. Conditional writes are how
+processes agree on who was first: `write(..., if_absent=True)` and `write(..., if_etag=...)` raise
+`PreconditionFailed` for the one who lost.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from botocore.exceptions import ClientError
+
+from bg_pipeline.errors import PreconditionFailed
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+_GONE = {"NoSuchKey", "404", "NotFound"}
+_LOST = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One line of a listing. ``etag`` is an opaque version tag (without quotes), never taken for an MD5."""
+
+    key: str
+    size: int
+    etag: str
+    modified: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """An object read whole, with the tag of exactly these bytes."""
+
+    data: bytes
+    etag: str
+    media_type: str
+    metadata: Mapping[str, str]
+    modified: datetime
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+class Store:
+    """Reads and writes objects of one bucket through one boto3 client, which may be shared by threads."""
+
+    def __init__(self, client: "S3Client", bucket: str) -> None:
+        self.client = client
+        self.bucket = bucket
+
+    def in_bucket(self, bucket: str) -> "Store":
+        """The same client on another bucket."""
+        return self if bucket == self.bucket else Store(self.client, bucket)
+
+    def list(self, prefix: str, *, start_after: str = "") -> Iterator[Stored]:
+        """Every object under ``prefix`` in UTF-8 key order, one request per 1,000, streamed."""
+        for page in self._pages(prefix, start_after=start_after):
+            for item in page.get("Contents", ()):
+                yield Stored(item["Key"], item["Size"], item["ETag"].strip('"'), item["LastModified"])
+
+    def folders(self, prefix: str, *, start_after: str = "") -> Iterator[str]:
+        """The distinct next path segments under ``prefix`` (each ending in "/"), as whole prefixes."""
+        for page in self._pages(prefix, start_after=start_after, delimiter="/"):
+            for item in page.get("CommonPrefixes", ()):
+                yield item["Prefix"]
+
+    def _pages(self, prefix: str, *, start_after: str = "", delimiter: str = "") -> Iterator[Any]:
+        request: dict[str, Any] = {"Bucket": self.bucket, "Prefix": prefix}
+        if start_after:
+            request["StartAfter"] = start_after
+        if delimiter:
+            request["Delimiter"] = delimiter
+        while True:
+            page = self.client.list_objects_v2(**request)
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            request["ContinuationToken"] = page["NextContinuationToken"]
+
+    def read(self, key: str) -> Content | None:
+        """The object's bytes, or None if there is no such object."""
+        try:
+            answer = self.client.get_object(Bucket=self.bucket, Key=key)
+        except ClientError as error:
+            if _code(error) in _GONE:
+                return None
+            raise
+        with answer["Body"] as body:
+            data = body.read()
+        return Content(
+            data,
+            answer["ETag"].strip('"'),
+            answer.get("ContentType", ""),
+            answer.get("Metadata", {}),
+            answer["LastModified"],
+        )
+
+    def head(self, key: str) -> Stored | None:
+        """Size and tag of an object, or None if there is no such object."""
+        try:
+            answer = self.client.head_object(Bucket=self.bucket, Key=key)
+        except ClientError as error:
+            if _code(error) in _GONE:
+                return None
+            raise
+        return Stored(key, answer["ContentLength"], answer["ETag"].strip('"'), answer["LastModified"])
+
+    def write(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        media_type: str,
+        metadata: Mapping[str, str] | None = None,
+        if_absent: bool = False,
+        if_etag: str | None = None,
+    ) -> str:
+        """Stores the whole object or nothing, and returns its tag.
+
+        Raises `PreconditionFailed` if ``if_absent`` and the key exists, or if the object's tag is no longer
+        ``if_etag``. Metadata values must be ASCII, 2 KB in all.
+        """
+        request: dict[str, Any] = {
+            "Bucket": self.bucket,
+            "Key": key,
+            "Body": data,
+            "ContentType": media_type,
+            "Metadata": dict(metadata or {}),
+        }
+        if if_absent:
+            request["IfNoneMatch"] = "*"
+        if if_etag is not None:
+            request["IfMatch"] = f'"{if_etag}"'
+        try:
+            answer = self.client.put_object(**request)
+        except ClientError as error:
+            lost = _code(error) in _LOST or (if_etag is not None and _code(error) in _GONE)
+            if lost and (if_absent or if_etag is not None):
+                raise PreconditionFailed(f"{key} was written by somebody else") from error
+            raise
+        return answer["ETag"].strip('"')
+
+    def read_json(self, key: str) -> Any | None:
+        """The parsed document, or None if it is absent or torn (what is not JSON is not a document)."""
+        content = self.read(key)
+        if content is None:
+            return None
+        try:
+            return orjson.loads(content.data)
+        except orjson.JSONDecodeError:
+            return None
+
+    def write_json(self, key: str, document: Any, *, if_absent: bool = False, if_etag: str | None = None) -> str:
+        """Stores a document as JSON a person can read; returns its tag."""
+        data = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        return self.write(key, data, media_type="application/json", if_absent=if_absent, if_etag=if_etag)
+
+    def copy(self, source: str, target: str, *, media_type: str | None = None) -> str:
+        """Copies an object inside the bucket without its bytes passing through here; returns the new tag."""
+        request: dict[str, Any] = {
+            "Bucket": self.bucket,
+            "Key": target,
+            "CopySource": {"Bucket": self.bucket, "Key": source},
+        }
+        if media_type:
+            request |= {"MetadataDirective": "REPLACE", "ContentType": media_type}
+        answer = self.client.copy_object(**request)
+        return answer["CopyObjectResult"]["ETag"].strip('"')
+
+    def delete(self, key: str, *, if_etag: str | None = None) -> None:
+        """Removes the object; absent is fine. With ``if_etag`` raises `PreconditionFailed` on another version."""
+        request: dict[str, Any] = {"Bucket": self.bucket, "Key": key}
+        if if_etag is not None:
+            request["IfMatch"] = f'"{if_etag}"'
+        try:
+            self.client.delete_object(**request)
+        except ClientError as error:
+            if if_etag is not None and _code(error) in _LOST:
+                raise PreconditionFailed(f"{key} was written by somebody else") from error
+            if _code(error) not in _GONE:
+                raise
+
+    def presign(self, key: str, seconds: int) -> str:
+        """A GET link that anyone may use for ``seconds``, or until the signing credentials end, if sooner."""
+        return self.client.generate_presigned_url(
+            "get_object", Params={"Bucket": self.bucket, "Key": key}, ExpiresIn=seconds
+        )

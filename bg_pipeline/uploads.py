@@ -1,0 +1,66 @@
+"""What people uploaded: the batches of a date, as one listing of its prefix shows them."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
+
+from bg_pipeline import layout
+from bg_pipeline.layout import Batch, Kind, UploadDate
+from bg_pipeline.store import Store, Stored
+
+
+@dataclass(slots=True)
+class Uploaded:
+    """One folder of uploads: its objects by name, and its request if that has come."""
+
+    batch: Batch
+    images: dict[str, Stored] = field(default_factory=dict)
+    others: dict[str, Stored] = field(default_factory=dict)
+    request: Stored | None = None
+    draft: bool = False
+
+    @property
+    def newest(self) -> datetime:
+        """When its latest object came, by S3's clock."""
+        found = [*self.images.values(), *self.others.values(), *([self.request] if self.request else [])]
+        return max((each.modified for each in found), default=datetime.min.replace(tzinfo=UTC))
+
+    def complete(self, settle_seconds: int, now: datetime) -> bool:
+        """Whether it may be worked on: its request has come, or it has neither request nor draft and is quiet."""
+        if self.request is not None:
+            return True
+        if self.draft or not self.images:
+            return False
+        return now - self.newest >= timedelta(seconds=settle_seconds)
+
+    @property
+    def objects(self) -> Mapping[str, Stored]:
+        """Everything in the folder that a request may name: images, masks, backdrops."""
+        return {**self.others, **self.images}
+
+
+def batches(store: Store, date: UploadDate) -> Iterator[Uploaded]:
+    """The batches of a date in key order; one request per 1,000 objects, one batch in memory at a time."""
+
+    def batch_of(pair: tuple[layout.Upload, Stored]) -> Batch:
+        return pair[0].batch
+
+    found = ((layout.parse_upload(each.key), each) for each in store.list(f"{layout.uploads_of(date)}/"))
+    inside = ((upload, each) for upload, each in found if upload is not None)
+    # All keys of one folder share its prefix, so a sorted listing holds them together.
+    for batch, pairs in groupby(inside, key=batch_of):
+        uploaded = Uploaded(batch)
+        for upload, each in pairs:
+            match upload.kind:
+                case Kind.IMAGE:
+                    uploaded.images[upload.name] = each
+                case Kind.REQUEST:
+                    uploaded.request = each
+                case Kind.DRAFT:
+                    uploaded.draft = True
+                case Kind.DOT_FILE | Kind.OTHER_JSON:
+                    uploaded.others[upload.name] = each
+                case Kind.FOLDER:
+                    pass
+        yield uploaded

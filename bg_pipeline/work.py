@@ -1,0 +1,141 @@
+"""A batch in the hands of a run: its request, its images, and for each image the stages that are due."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from bg_pipeline import batch as requests
+from bg_pipeline import layout
+from bg_pipeline.batch import BatchRequest, ImageSettings
+from bg_pipeline.errors import PreconditionFailed, RequestError
+from bg_pipeline.layout import Kind, ResultNames
+from bg_pipeline.leases import Lease
+from bg_pipeline.ledger import Ledger
+from bg_pipeline.places import Place
+from bg_pipeline.presets import PRESETS
+from bg_pipeline.settings import Settings
+from bg_pipeline.stages import due, fingerprints
+from bg_pipeline.store import Store, Stored
+from bg_pipeline.uploads import Uploaded
+
+
+@dataclass(slots=True)
+class Work:
+    """One batch; ``request`` is None, and ``problem`` says why, where the request cannot be read.
+
+    ``images`` maps each image asked for to its object, None where there is none. ``due`` has, for each image
+    with something to do, its stages with the fingerprints they will have been done for.
+    """
+
+    uploaded: Uploaded
+    ledger: Ledger
+    place: Place
+    request: BatchRequest | None
+    problem: RequestError | None
+    images: Mapping[str, Stored | None]
+    due: dict[str, dict[str, str]] = field(default_factory=dict)
+    lease: Lease | None = None
+    submitted: int = 0
+    pending: int = 0
+    stopped: str = ""
+
+    def asked(self, image: str) -> ImageSettings:
+        """What the request asks for an image; only for images, which a batch without a request has none of."""
+        if self.request is None:
+            raise ValueError(f"{image} is not asked for: the request cannot be read")
+        return requests.image_settings(self.request, image, PRESETS)
+
+    def find_due(
+        self,
+        settings: Settings,
+        results: Mapping[str, str],
+        *,
+        stages: Collection[str],
+        again: Collection[str],
+        etag_of: Callable[[str], str],
+    ) -> None:
+        """Fills ``due``. ``etag_of`` tells the tag of a mask or backdrop by its key."""
+        self.due = {}
+        named = {} if self.request is None else {key: etag_of(key) for key in self.request.named_keys}
+        for image, found in self.images.items():
+            prints = fingerprints(settings, self.asked(image), found.etag if found else "", named)
+            stages_due = due(
+                self.ledger.get(image), prints, stages=stages, again=again, results=results
+            )
+            if stages_due:
+                self.due[image] = stages_due
+
+
+def open_work(
+    store: Store, settings: Settings, uploaded: Uploaded, ledger_objects: Sequence[Stored]
+) -> Work:
+    """A batch as it is stored; a request that has not changed since the ledger was written is not read again."""
+    batch = uploaded.batch
+    ledger = Ledger.read(store, batch, ledger_objects)
+    request, problem = None, None
+    try:
+        request = _request(store, settings, uploaded, ledger)
+        if request.OutputS3Prefix != batch.output_prefix:
+            _claim(store, batch, request.OutputS3Prefix)
+    except RequestError as error:
+        request, problem = None, error
+    data = store.in_bucket(request.S3Bucket) if request else store
+    images = _images(data, uploaded, request) if request else {}
+    kept = {
+        (entry.image, int(number)): name for entry in ledger.entries() for number, name in entry.names.items()
+    }
+    place = Place(
+        batch=batch,
+        data=data,
+        input_prefix=request.InputS3Prefix if request else batch.input_prefix,
+        output_prefix=request.OutputS3Prefix if request else batch.output_prefix,
+        status_prefix=request.StatusS3Prefix if request else batch.status_prefix,
+        names=ResultNames(images, kept),
+        request_id=request.Id if request else batch.derived_id(store.bucket),
+        cap_usd=request.MaxCostUSD if request else None,
+    )
+    return Work(uploaded, ledger, place, request, problem, images)
+
+
+def _request(store: Store, settings: Settings, uploaded: Uploaded, ledger: Ledger) -> BatchRequest:
+    batch = uploaded.batch
+    if uploaded.request is None:
+        return requests.default_request(batch, store.bucket, settings.default_prompt)
+    text = ledger.header.get("Request", "")
+    if ledger.header.get("RequestETag") != uploaded.request.etag:
+        content = store.read(uploaded.request.key)
+        text = content.data.decode("utf-8", "replace") if content else ""
+        ledger.describe(RequestETag=content.etag if content else "", Request=text)
+    return requests.read(
+        text.encode(),
+        bucket=store.bucket,
+        batch=batch,
+        allowed_buckets=settings.allowed_buckets,
+        presets=PRESETS,
+    )
+
+
+def _claim(store: Store, batch: layout.Batch, output_prefix: str) -> None:
+    """Takes an output prefix of the request's own choice for this batch: two batches never share one."""
+    key = layout.claim_key(output_prefix)
+    try:
+        store.write_json(key, {"Batch": batch.path}, if_absent=True)
+    except PreconditionFailed:
+        owner = store.read_json(key) or {}
+        if owner.get("Batch") != batch.path:
+            raise RequestError(
+                [("OutputS3Prefix", f"'{output_prefix}' is in use by batch {owner.get('Batch')}; name another")]
+            ) from None
+
+
+def _images(data: Store, uploaded: Uploaded, request: BatchRequest) -> dict[str, Stored | None]:
+    """The images asked for: those that the request lists, or all in its folder."""
+    objects, images = uploaded.objects, uploaded.images
+    foreign = request.InputS3Prefix != uploaded.batch.input_prefix or request.S3Bucket not in ("", data.bucket)
+    if foreign or data.bucket != request.S3Bucket:
+        prefix = f"{request.InputS3Prefix}/"
+        objects = {found.key.removeprefix(prefix): found for found in data.list(prefix)}
+        images = {name: found for name, found in objects.items() if layout.kind_of(name) is Kind.IMAGE}
+    if request.Images is not None:
+        return {name: objects.get(name) for name in request.entries}
+    taken = request.named_keys
+    return {name: found for name, found in images.items() if found.key not in taken}

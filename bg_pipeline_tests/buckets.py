@@ -1,0 +1,30 @@
+"""A bucket for tests in which several clients meet over HTTP."""
+
+import uuid
+from collections.abc import Callable
+from functools import cache
+
+import boto3
+from botocore.config import Config
+
+from bg_pipeline.store import Store
+
+
+@cache
+def _session() -> boto3.session.Session:
+    # A session reads the description of S3 once, which takes longer than most tests.
+    return boto3.session.Session(
+        aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1"
+    )
+
+
+def new_bucket(address: str) -> Callable[[], Store]:
+    """An empty bucket; each call of the result makes a Store with a client of its own, as another process would."""
+    name = f"bucket-{uuid.uuid4().hex[:12]}"
+
+    def store() -> Store:
+        config = Config(max_pool_connections=32)
+        return Store(_session().client("s3", endpoint_url=address, config=config), name)
+
+    store().client.create_bucket(Bucket=name)
+    return store

@@ -1,0 +1,120 @@
+import pybase64
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bg_pipeline import errors
+from bg_pipeline.captioners import nova
+from bg_pipeline_tests.golden import golden
+
+SEEN = "A red double-decker bus stands at a stop. A woman in a yellow coat waits beside it."
+ALT_TEXT = "A red double-decker bus at a stop with a woman in a yellow coat."
+NOVA_PRO = "us.amazon.nova-pro-v1:0"
+
+
+def _said(text: str) -> dict[str, object]:
+    return {"output": {"message": {"content": [{"text": text}]}}, "stopReason": "end_turn", "usage": {}}
+
+
+def test_a_caption_is_asked_for_as_the_source_notebook_did_with_raw_bytes():
+    expected = golden("captions/nova_pro.request")
+    source = expected["messages"][0]["content"][0]["image"]["source"]
+    source["bytes"] = pybase64.b64decode(source["bytes"])
+    assert nova.request(NOVA_PRO, source["bytes"]) == expected
+
+
+def test_another_model_is_not_sent_novas_own_field():
+    assert "additionalModelRequestFields" not in nova.request("eu.acme.seer-v1:0", b"")
+
+
+def test_a_prompt_of_ones_own_is_asked_word_for_word():
+    content = nova.request(NOVA_PRO, b"", prompt="Say it in French.")["messages"][0]["content"]
+    assert content[1] == {"text": "Say it in French."}
+
+
+def test_an_answer_is_its_caption_and_its_tokens():
+    caption = nova.read(golden("captions/described.answer"))
+    assert caption == nova.Caption(text=SEEN, alt_text="", input_tokens=1687, output_tokens=58)
+
+
+@pytest.mark.parametrize("answer", ["captions/alt_text.answer", "captions/alt_text_in_markdown.answer"])
+def test_description_and_alternative_text_come_from_one_call(answer):
+    body = nova.request(NOVA_PRO, b"", alt_text=True)
+    text = body["messages"][0]["content"][1]["text"]
+    assert "125 characters" in text
+    assert text.endswith(nova.PROMPT)
+    assert body["inferenceConfig"]["maxTokens"] == 360
+    caption = nova.read(golden(answer), alt_text=True)
+    assert (caption.text, caption.alt_text) == (SEEN, ALT_TEXT)
+
+
+@pytest.mark.parametrize(
+    ("said", "text", "alt_text"),
+    [
+        (SEEN, SEEN, "A red double-decker bus stands at a stop."),
+        (f"Description: {SEEN}\nAlt text: A bus.", SEEN, "A bus."),
+        (f"## Alt text:\nA bus.\n\n## Description:\n{SEEN}", SEEN, "A bus."),
+        (f"Alt text:\n{SEEN}", SEEN, SEEN),
+        ("Alt text: A bus.", "A bus.", "A bus."),
+        (f"alternative text: A bus.\n{SEEN}", SEEN, "A bus."),
+        ("The sign says alt text: bus.", "The sign says alt text: bus.", "The sign says alt text: bus."),
+    ],
+)
+def test_an_alternative_text_is_found_however_the_model_marked_it_and_never_missing(said, text, alt_text):
+    caption = nova.read(_said(said), alt_text=True)
+    assert (caption.text, caption.alt_text) == (text, alt_text)
+
+
+def test_a_long_alternative_text_ends_at_a_word():
+    caption = nova.read(_said("Alt text: " + "a long word " * 20 + "\nDescription: A bus."), alt_text=True)
+    assert 115 < len(caption.alt_text) <= 125
+    assert set(caption.alt_text.removesuffix("…").split()) == {"a", "long", "word"}
+
+
+@given(st.text(min_size=1))
+def test_whatever_the_model_says_the_alternative_text_is_one_short_line(said):
+    try:
+        caption = nova.read(_said(said), alt_text=True)
+    except errors.Transient:
+        return
+    assert 0 < len(caption.alt_text) <= nova.ALT_TEXT_LENGTH
+    assert caption.alt_text.splitlines() == [caption.alt_text]
+    assert caption.text.strip()
+
+
+def test_a_caption_that_ran_out_of_tokens_ends_with_its_last_whole_sentence():
+    assert (
+        nova.read(golden("captions/out_of_tokens.answer")).text == "A red double-decker bus stands at a stop."
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ("captions/filtered.answer", "blocked by our content filters"),
+        ("captions/guardrail.answer", "cannot be described"),
+    ],
+)
+def test_a_filtered_answer_is_blocked_although_it_arrives_as_a_success(answer, words):
+    with pytest.raises(errors.Blocked, match=words):
+        nova.read(golden(answer))
+
+
+@pytest.mark.parametrize("answer", [golden("captions/empty.answer"), {}, _said("  \n")])
+def test_an_empty_answer_can_be_asked_for_again(answer):
+    with pytest.raises(errors.Transient):
+        nova.read(answer)
+
+
+def test_a_call_takes_its_picture_its_words_and_its_longest_answer_from_the_quota():
+    assert nova.tokens_at_most(NOVA_PRO) == (1835, 300)
+    assert nova.tokens_at_most("us.amazon.nova-2-lite-v1:0", alt_text=True)[0] < 400
+
+
+def test_a_model_is_called_by_its_profile_and_looked_up_without():
+    operation = nova.operation(NOVA_PRO)
+    assert (operation.name, operation.model_id, operation.invoke_id) == (
+        "CAPTION",
+        "amazon.nova-pro-v1:0",
+        NOVA_PRO,
+    )

@@ -1,0 +1,104 @@
+import pytest
+
+from bg_pipeline import errors
+from bg_pipeline.generators.refusals import refusal
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (
+            "ValidationException",
+            "This request has been blocked by our content filters. Please adjust your text prompt to submit a new "
+            "request.",
+        ),
+        (
+            "ValidationException",
+            "This request has been blocked by our content filters. Please adjust your input image to submit a new "
+            "request.",
+        ),
+        (
+            "ValidationException",
+            "This request has been blocked by our content filters. Our filters automatically flagged this prompt "
+            "because it may conflict our AUP or AWS Responsible AI Policy. Please adjust your text prompt.",
+        ),
+        ("AccessDeniedException", "This request has been blocked by our content filters."),
+        ("", "All of the generated images have been blocked by our content filters."),
+    ],
+)
+def test_a_content_filters_sentence_is_blocked_in_its_own_words_under_any_code(code, message):
+    error = refusal(code, message)
+    assert type(error) is errors.Blocked
+    assert (error.code, str(error)) == (code, message)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "400 Bad Request: Unable to auto-generate mask image with given input image and mask prompt.",
+        "No subject was found in the input image.",
+    ],
+)
+def test_a_picture_in_which_nothing_was_found_is_a_subject_not_found(message):
+    assert type(refusal("ValidationException", message)) is errors.SubjectNotFound
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "This model version has reached the end of its life. Please refer to the AWS documentation for more details.",
+        "Access denied. This Model is marked by provider as Legacy and you have not been actively using the model "
+        "in the last 30 days. Please upgrade to an active model on Amazon Bedrock",
+    ],
+)
+def test_a_dead_model_is_told_as_retired(message):
+    error = refusal("ResourceNotFoundException", message)
+    assert isinstance(error, errors.ModelUnavailable)
+    assert error.retired
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("AccessDeniedException", "You don't have access to the model with the specified model ID."),
+        (
+            "AccessDeniedException",
+            "User: arn:… is not authorized to perform: bedrock:InvokeModel on resource: …",
+        ),
+        (
+            "AccessDeniedException",
+            "Model access is denied due to INVALID_PAYMENT_INSTRUMENT: A valid payment instrument must be provided. "
+            "Your AWS Marketplace subscription for this model cannot be completed at this time.",
+        ),
+        ("ResourceNotFoundException", "Model use case details have not been submitted for this account."),
+        (
+            "ValidationException",
+            "Invocation of model ID stability.stable-image-inpaint-v1:0 with on-demand throughput isn’t supported. "
+            "Retry your request with the ID or ARN of an inference profile that contains this model.",
+        ),
+        ("ValidationException", "The provided model identifier is invalid."),
+        ("ValidationException", "Operation not allowed"),
+    ],
+)
+def test_a_model_that_the_account_may_not_use_yet_is_unavailable_and_not_retired(code, message):
+    error = refusal(code, message)
+    assert isinstance(error, errors.ModelUnavailable)
+    assert not error.retired
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (
+            "ValidationException",
+            "Malformed input request: #/outPaintingParams/text: expected maxLength: 512, actual: 536, please "
+            "reformat your input and try again.",
+        ),
+        ("ValidationException", "Prompt must contain exactly one of maskPrompt and maskImage."),
+        ("ThrottlingException", "Too many requests, please wait before trying again."),
+        ("InternalServerException", ""),
+        ("ModelErrorException", "The system encountered an unexpected error during processing."),
+    ],
+)
+def test_faults_and_bad_fields_are_left_to_their_codes(code, message):
+    assert refusal(code, message) is None

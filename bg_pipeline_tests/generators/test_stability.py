@@ -1,0 +1,77 @@
+from dataclasses import replace
+from io import BytesIO
+
+import pytest
+from PIL import Image
+
+from bg_pipeline import errors
+from bg_pipeline.generators import stability
+from bg_pipeline.generators.stability import Stability
+from bg_pipeline_tests.generators.asks import MASK_ASK, PICTURE, SIZE, WORDS_ASK, Recorded
+from bg_pipeline_tests.golden import golden
+
+
+def test_a_new_background_is_the_documented_inpaint_request_with_the_subject_black():
+    assert stability.request(MASK_ASK) == golden("stability/inpaint.request")
+
+
+def test_the_mask_eats_into_the_subject_only_where_blending_was_asked_for():
+    assert stability.request(MASK_ASK)["grow_mask"] == 0
+    assert stability.request(replace(MASK_ASK, mode="DEFAULT"))["grow_mask"] == 5
+
+
+def test_it_is_called_through_its_us_profile():
+    recorded = Recorded("stability/inpaint.answer")
+    Stability().replace(MASK_ASK, recorded)
+    assert recorded.sent[0][0].invoke_id == "us.stability.stable-image-inpaint-v1:0"
+
+
+def test_the_seed_is_the_one_the_service_says_it_used():
+    assert Stability().replace(MASK_ASK, Recorded("stability/inpaint.answer")).seeds == (2130420379,)
+
+
+def test_removing_a_background_asks_for_a_format_that_has_alpha():
+    recorded = Recorded("stability/remove_background.answer")
+    cut_out = Stability().remove(PICTURE, SIZE, recorded)
+    assert recorded.sent == [(Stability.removes, golden("stability/remove_background.request"))]
+    with Image.open(BytesIO(cut_out)) as image:
+        assert image.mode == "RGBA"
+
+
+@pytest.mark.parametrize("part", ["prompt", "input_image", "output_image"])
+def test_a_filtered_answer_is_blocked_in_the_services_words_whatever_it_holds_besides(part):
+    with pytest.raises(errors.Blocked, match=f"Filter reason: {part.replace('_', ' ')}"):
+        Stability().replace(MASK_ASK, Recorded(f"stability/filtered_{part}.answer"))
+    with pytest.raises(errors.Blocked):
+        Stability().remove(PICTURE, SIZE, Recorded(f"stability/filtered_{part}.answer"))
+
+
+def test_an_inference_error_can_be_tried_again():
+    with pytest.raises(errors.Transient, match="Inference error"):
+        Stability().replace(MASK_ASK, Recorded("stability/inference_error.answer"))
+
+
+@pytest.mark.parametrize("body", [{}, {"images": []}, {"images": None, "finish_reasons": [None]}])
+def test_an_answer_without_a_picture_can_be_asked_for_again(body):
+    with pytest.raises(errors.Transient):
+        Stability().replace(MASK_ASK, lambda operation, sent: body)
+
+
+def test_words_for_the_subject_are_a_mistake_of_the_caller():
+    with pytest.raises(ValueError, match="needs a mask"):
+        stability.request(WORDS_ASK)
+
+
+def test_no_seed_means_a_random_one():
+    assert 0 not in Stability.seeds
+    assert Stability.seeds[-1] == 4_294_967_294
+
+
+@pytest.mark.parametrize(
+    "photo", [(4032, 3024), (30, 30), (6000, 1000), (1000, 6000), (3072, 3072), (4857, 1943)]
+)
+def test_what_it_is_sent_keeps_within_its_documented_limits(photo):
+    width, height = Stability.sizes.canvas(photo).canvas
+    assert min(width, height) >= 64
+    assert width * height <= 9_437_184
+    assert max(width, height) <= 2.5 * min(width, height)

@@ -1,0 +1,150 @@
+"""Bedrock's control plane and catalogue, and Service Quotas, as the stand-in speaks them."""
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import pytest
+
+from bg_pipeline.local_aws.control_client import ControlClient
+from bg_pipeline_tests.local_aws.pictures import b64, ball, refusal
+
+if TYPE_CHECKING:
+    from types_boto3_bedrock import BedrockClient
+
+V2 = "amazon.titan-image-generator-v2:0"
+REMOVE = "stability.stable-image-remove-background-v1:0"
+PRO = "amazon.nova-pro-v1:0"
+
+
+@pytest.fixture
+def bedrock(control: ControlClient) -> "BedrockClient":
+    """A client of Bedrock's control plane."""
+    return boto3.client("bedrock")
+
+
+def ask(model: str, region: str = "us-east-1") -> Any:
+    """Remove a background, with whatever model."""
+    body = json.dumps({"image": b64(ball())})
+    return boto3.client("bedrock-runtime", region_name=region).invoke_model(modelId=model, body=body)
+
+
+def test_every_model_is_alive_and_granted_at_first(bedrock: "BedrockClient") -> None:
+    models = bedrock.list_foundation_models()["modelSummaries"]
+    assert {V2, REMOVE, PRO} <= {model["modelId"] for model in models}
+    for model in models:
+        details = bedrock.get_foundation_model(modelIdentifier=model["modelId"])["modelDetails"]
+        assert details["modelLifecycle"]["status"] == "ACTIVE"
+        available = bedrock.get_foundation_model_availability(modelId=model["modelId"])
+        assert available["agreementAvailability"]["status"] == "AVAILABLE"
+        assert available["authorizationStatus"] == "AUTHORIZED"
+
+
+def test_models_are_listed_by_what_they_make_and_how_they_are_called(bedrock: "BedrockClient") -> None:
+    def names(**wanted: Any) -> set[str]:
+        return {model["modelId"] for model in bedrock.list_foundation_models(**wanted)["modelSummaries"]}
+
+    assert PRO not in names(byOutputModality="IMAGE")
+    assert names(byProvider="Stability AI") == {REMOVE, "stability.stable-image-inpaint-v1:0"}
+    assert REMOVE not in names(byInferenceType="ON_DEMAND")
+
+
+def test_profiles_are_those_of_the_region(bedrock: "BedrockClient") -> None:
+    def profiles(client: "BedrockClient") -> set[str]:
+        return {
+            found["inferenceProfileId"]
+            for found in client.list_inference_profiles()["inferenceProfileSummaries"]
+        }
+
+    assert {f"us.{REMOVE}", f"us.{PRO}"} <= profiles(bedrock)
+    assert f"eu.{PRO}" in profiles(boto3.client("bedrock", region_name="eu-west-1"))
+    assert f"us.{REMOVE}" not in profiles(boto3.client("bedrock", region_name="eu-west-1"))
+
+
+def test_a_legacy_model_names_its_end(bedrock: "BedrockClient", control: ControlClient) -> None:
+    control.model(V2, lifecycle="LEGACY", end_of_life="2027-01-31")
+    lifecycle = bedrock.get_foundation_model(modelIdentifier=V2)["modelDetails"]["modelLifecycle"]
+    assert lifecycle["status"] == "LEGACY"
+    assert lifecycle["endOfLifeTime"] == datetime(2027, 1, 31, tzinfo=UTC)
+
+
+def test_a_retired_model_is_gone(bedrock: "BedrockClient", control: ControlClient) -> None:
+    control.model(V2, lifecycle="RETIRED", region="us-east-1")
+    assert refusal(lambda: bedrock.get_foundation_model(modelIdentifier=V2))[0] == "ResourceNotFoundException"
+    code, message, status = refusal(lambda: ask(V2))
+    assert (code, status) == ("ResourceNotFoundException", 404)
+    assert message.startswith("This model version has reached the end of its life.")
+    # Another Region still has it, and finds fault with the body instead.
+    assert refusal(lambda: ask(V2, "us-west-2"))[0] == "ValidationException"
+
+
+@pytest.mark.parametrize(
+    ("access", "code", "words", "agreement"),
+    [
+        ("denied", "AccessDeniedException", "don't have access", "NOT_AVAILABLE"),
+        ("pending", "AccessDeniedException", "Your AWS Marketplace subscription", "PENDING"),
+        ("unused-legacy", "ResourceNotFoundException", "marked by provider as Legacy", "AVAILABLE"),
+    ],
+)
+def test_access_that_is_not_granted_is_told_by_both_planes(
+    bedrock: "BedrockClient", control: ControlClient, access: str, code: str, words: str, agreement: str
+) -> None:
+    control.model(REMOVE, access=access)
+    found, message, status = refusal(lambda: ask(f"us.{REMOVE}"))
+    assert (found, status) == (code, 403 if code == "AccessDeniedException" else 404)
+    assert words in message
+    available = bedrock.get_foundation_model_availability(modelId=REMOVE)
+    assert available["agreementAvailability"]["status"] == agreement
+
+
+def test_the_control_plane_may_be_closed_to_an_account(
+    bedrock: "BedrockClient", control: ControlClient
+) -> None:
+    control.fault(operation="GetFoundationModel", code="AccessDeniedException", message="No.", times=0)
+    for _ in range(2):
+        assert refusal(lambda: bedrock.get_foundation_model(modelIdentifier=V2))[0] == "AccessDeniedException"
+
+
+@pytest.mark.parametrize(
+    ("model", "region", "words"),
+    [
+        (REMOVE, "us-east-1", "on-demand throughput isn’t supported"),
+        (f"us.{REMOVE}", "eu-west-1", "model identifier is invalid"),
+        (V2, "eu-west-1", "model identifier is invalid"),
+        (f"us.{V2}", "us-east-1", "model identifier is invalid"),
+        ("amazon.titan-image-generator-v3:0", "us-east-1", "model identifier is invalid"),
+    ],
+)
+@pytest.mark.usefixtures("control")
+def test_a_model_is_called_by_its_name_where_it_is(model: str, region: str, words: str) -> None:
+    code, message, _ = refusal(lambda: ask(model, region))
+    assert code == "ValidationException"
+    assert words in message
+
+
+def test_arns_name_models_as_well(control: ControlClient) -> None:
+    control.switch(canned=True)
+    ask(f"arn:aws:bedrock:us-east-1:000000000000:inference-profile/us.{REMOVE}")
+    assert [call["model"] for call in control.paid()] == [REMOVE]
+
+
+def test_quotas_are_told_as_documented_or_as_enforced(control: ControlClient) -> None:
+    client = boto3.client("service-quotas")
+
+    def value(service: str, part: str) -> float:
+        (found,) = (
+            q
+            for q in client.list_service_quotas(ServiceCode=service)["Quotas"]
+            if q["QuotaName"].endswith(part)
+        )
+        assert client.get_service_quota(ServiceCode=service, QuotaCode=found["QuotaCode"])["Quota"] == found
+        return found["Value"]
+
+    assert value("bedrock", "Stable Image Remove Background") == 20
+    assert value("rekognition", "DetectLabels") == 50
+    control.quota({"model": REMOVE, "per_minute": 6}, {"operation": "DetectLabels", "per_minute": 120})
+    assert value("bedrock", "Stable Image Remove Background") == 6
+    assert value("rekognition", "DetectLabels") == 2
+    unknown = refusal(lambda: client.get_service_quota(ServiceCode="bedrock", QuotaCode="L-0"))
+    assert unknown[0] == "NoSuchResourceException"

@@ -440,7 +440,7 @@ _ON_PROMPTS = re.compile(r"(^|\.)(Prompts?|Task|Backdrop|Preset)(\[\d+\])?$|^Ima
 
 
 def _without(document: dict[str, Any], errors: Iterable[ErrorDetails]) -> BatchRequest | None:
-    """The request without what is wrong with it, so that what is wrong with the rest is told too; None if it falls."""
+    """The request without its wrong fields, so that the others are checked together too; None if that is none."""
     for error in errors:
         _drop(document, error["loc"])
     document.setdefault("Id", "absent")

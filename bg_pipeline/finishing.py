@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +15,7 @@ from bg_pipeline.imaging import (
     Fidelity,
     Photo,
     composite,
+    cut_out,
     encode,
     look,
     measure,
@@ -24,7 +25,7 @@ from bg_pipeline.imaging import (
 )
 from bg_pipeline.masks import Mask
 from bg_pipeline.masks.given import read_given
-from bg_pipeline.masks.polarity import STORED, to_alpha
+from bg_pipeline.masks.polarity import STORED
 from bg_pipeline.masks.refine import enlarge
 from bg_pipeline.painting import Painted
 from bg_pipeline.photographs import Photograph
@@ -40,9 +41,14 @@ BLEND = 4.0
 AI_NOTE = "Background replaced with generative AI; the subject is a photograph."
 CUT_NOTE = "Background removed; the subject is a photograph."
 
+NOT_PUT_BACK = (
+    "the model found the subject from words and nothing tells where it is, so the photo's own pixels "
+    "were not put back: compare the subject with the source"
+)
+
 MOST_SUBJECT_CHANGED = 0.01
 LEAST_BACKGROUND_CHANGED = 0.02
-MOST_HALO = 0.25
+MOST_HALO = 0.5
 
 
 @dataclass(frozen=True)
@@ -78,11 +84,16 @@ class Finisher:
     def finish(self, painted: Painted, prompt: str, position: int) -> list[File]:
         """The stored files of a model's picture."""
         with self._photo.full() as photo:
-            mask = self._full_mask(painted.mask, photo)
-            feather = self._tools.settings.feather * (BLEND if self._asked.mode == "DEFAULT" else 1.0)
-            image = put_back(photo, painted.at(photo.size), mask, feather=feather)
-            fidelity = measure(photo, image, mask)
-            self._keep_mask(mask)
+            image = painted.at(photo.size)
+            mask, fidelity = None, None
+            reasons: tuple[str, ...] = (NOT_PUT_BACK,)
+            if painted.mask is not None:
+                mask = self._full_mask(painted.mask, photo)
+                feather = self._tools.settings.feather * (BLEND if self._asked.mode == "DEFAULT" else 1.0)
+                image = put_back(photo, image, mask, feather=feather)
+                fidelity = measure(photo, image, mask)
+                reasons = faults(fidelity)
+                self._keep_mask(mask)
             facts = {
                 "Model": painted.answer.model,
                 "Region": painted.answer.region,
@@ -91,9 +102,10 @@ class Finisher:
                 "MaybeBilled": painted.answer.maybe_billed,
                 "Prompt": prompt,
                 "NegativePrompt": self._asked.negative_prompt,
-                "Mask": painted.mask.source,
+                "Mask": painted.mask.source if painted.mask else None,
+                "Fidelity": asdict(fidelity) if fidelity else None,
             }
-            return self._store(image, photo, mask, position, facts, fidelity, AI_NOTE)
+            return self._store(image, photo, mask, position, facts, reasons, AI_NOTE)
 
     def without_model(self, mask: Mask) -> list[File]:
         """The stored files of a cut-out, or of the subject on a given backdrop."""
@@ -101,15 +113,27 @@ class Finisher:
         with self._photo.full() as photo:
             full = self._full_mask(mask, photo)
             self._keep_mask(full)
-            facts = {"Model": "", "Region": "", "Seed": None, "CostUSD": 0.0, "Prompt": "", "Mask": mask.source}
+            facts: dict[str, Any] = {
+                "Model": "",
+                "Region": "",
+                "Seed": None,
+                "CostUSD": 0.0,
+                "Mask": mask.source,
+            }
+            feather = self._tools.settings.feather
             if asked.backdrop is None:
-                return self._store(to_alpha(photo.image, full), photo, full, 1, facts, None, CUT_NOTE)
+                return self._store(cut_out(photo, full, feather=feather), photo, full, 1, facts, (), CUT_NOTE)
             backdrop: Image.Image | str = asked.backdrop
             if not asked.backdrop.startswith("#"):
                 backdrop = open_photo(self.given(asked.backdrop)).flattened()
             facts["Backdrop"] = asked.backdrop
-            image = composite(photo, full, backdrop, shadow=asked.shadow == "soft")
-            return self._store(image, photo, full, 1, facts, measure(photo, image, full), "")
+            image = composite(photo, full, backdrop, shadow=asked.shadow == "soft", feather=feather)
+            fidelity = measure(photo, image, full)
+            facts["Fidelity"] = asdict(fidelity)
+            # A plain colour that was asked for is no fault.
+            plain = isinstance(backdrop, str)
+            reasons = faults(replace(fidelity, uniform=False, background_changed=1.0) if plain else fidelity)
+            return self._store(image, photo, full, 1, facts, reasons, "")
 
     def _full_mask(self, mask: Mask, photo: Photo) -> Image.Image:
         """The mask at the photo's size, its edge following the photo's own."""
@@ -128,13 +152,12 @@ class Finisher:
         self,
         image: Image.Image,
         photo: Photo,
-        mask: Image.Image,
+        mask: Image.Image | None,
         position: int,
         facts: Mapping[str, Any],
-        fidelity: Fidelity | None,
+        reasons: tuple[str, ...],
         note: str,
     ) -> list[File]:
-        reasons = faults(fidelity) if fidelity else ()
         renditions: Sequence[Rendition | None] = self._asked.renditions or (None,)
         files = []
         for index, rendition in enumerate(renditions):
@@ -154,7 +177,6 @@ class Finisher:
                 "Task": self._asked.task,
                 "Mode": self._asked.mode,
                 "Rendition": rendition.Preset if rendition else None,
-                "Fidelity": asdict(fidelity) if fidelity else None,
                 "Notes": list(photo.notes),
                 "Faults": [*reasons, *complaints],
                 "CreatedAt": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -175,7 +197,12 @@ class Finisher:
         return files
 
     def _rendered(
-        self, image: Image.Image, photo: Photo, mask: Image.Image, rendition: Rendition | None, note: str
+        self,
+        image: Image.Image,
+        photo: Photo,
+        mask: Image.Image | None,
+        rendition: Rendition | None,
+        note: str,
     ) -> tuple[bytes, str, tuple[str, ...]]:
         """A file's bytes, its format, and what its preset's test has against it."""
         format = writable_format(photo.format, image.mode == "RGBA")

@@ -162,7 +162,9 @@ class Flow:
             day = self._days[date] = Day(date)
             ledgers = _by_batch(self._tools.store.list(f"{layout.STATE}/ledger/{layout.date_path(date)}/"))
             results = self._results(f"{layout.RESULTS}/{layout.date_path(date)}/")
-            reports = {found.key for found in self._tools.store.list(f"{layout.REPORTS}/{layout.date_path(date)}/")}
+            reports = {
+                found.key for found in self._tools.store.list(f"{layout.REPORTS}/{layout.date_path(date)}/")
+            }
             now = datetime.now(UTC)
             for uploaded in batches(self._tools.store, date):
                 if self._only and uploaded.batch not in self._only:
@@ -272,7 +274,13 @@ class Flow:
         found = work.images[image]
         entry.etag = found.etag if found else ""
         walk = Walk(
-            self._tools, work.place, work.asked(image), entry, again=self._again, helpers=helpers, lease=work.lease
+            self._tools,
+            work.place,
+            work.asked(image),
+            entry,
+            again=self._again,
+            helpers=helpers,
+            lease=work.lease,
         )
         return walk.run(work.due[image]), walk.stopped
 

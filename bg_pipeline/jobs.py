@@ -16,7 +16,9 @@ def jobs(settings: Settings) -> list[dg.UnresolvedAssetJobDefinition]:
         return dg.define_asset_job(name, selection=keys, description=description)
 
     return [
-        job("whole_date", ["raw_images", *STAGES], "Brings an upload date up to date, from photos to report."),
+        job(
+            "whole_date", ["raw_images", *STAGES], "Brings an upload date up to date, from photos to report."
+        ),
         job("labels_only", [LABELS], "Labels of a date's photos."),
         job("captions_only", [CAPTIONS], "Captions of a date's photos."),
         job("report_only", [REPORT], "Writes a date's reports again from what is stored."),

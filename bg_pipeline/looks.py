@@ -1,7 +1,7 @@
 """What services see in a photo: labels, faces, a caption, a cut-out, each paid for once for the same bytes."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from io import BytesIO
 from typing import Any
 
@@ -13,11 +13,12 @@ from bg_pipeline.answers import Answer, identity
 from bg_pipeline.captioners import nova
 from bg_pipeline.errors import CallError, ModelUnavailable, RunStopped
 from bg_pipeline.generators import Generator, Operation
-from bg_pipeline.imaging import fit, small_jpeg, unfit
+from bg_pipeline.imaging import fit, look, small_jpeg, unfit
 from bg_pipeline.labelers import faces, rekognition
 from bg_pipeline.masks import Mask
 from bg_pipeline.masks.boxes import Box
-from bg_pipeline.masks.polarity import from_alpha
+from bg_pipeline.masks.polarity import STORED, from_alpha
+from bg_pipeline.masks.sam import SamForm, endpoint, sam_mask
 from bg_pipeline.model_facts import facts_of
 from bg_pipeline.models import Choice
 from bg_pipeline.photographs import Photograph
@@ -69,6 +70,40 @@ class Looks:
 
         found = self._once("faces", {}, ask, "labels").document["Faces"]
         return [Box.read(place["BoundingBox"], "face") for place in found]
+
+    def sam(self, boxes: Sequence[Box]) -> Mask:
+        """What the user's SAM endpoint sees in ``boxes``; only with ``BG_SAM_ENDPOINT``."""
+        tools, photo = self._tools, self._photo
+        form = SamForm.read(tools.settings.sam_form)
+        asked = {
+            "endpoint": tools.settings.sam_endpoint,
+            "form": form.model_dump(),
+            "boxes": [astuple(box) for box in boxes],
+        }
+        name = identity("sam", photo.sha256, asked)
+        with tools.answers.one_at_a_time(name):
+            answer = tools.answers.find("sam", name, again="generated_images" in self._again)
+            if answer is None:
+                size = look(photo.view).size
+                mask = sam_mask(self._ask_sam(form), form, photo.view, size, boxes)
+                answer = Answer(
+                    STORED.write_png(mask.picture), "sam", cost_usd=0.0, made_for=self._wallet.made_for
+                )
+                tools.answers.keep("sam", name, answer, media_type="image/png")
+        self._wallet.charge(name, answer)
+        return Mask(STORED.read_png(answer.data).resize(photo.small.size), "faces")
+
+    def _ask_sam(self, form: SamForm) -> Callable[[bytes], tuple[bytes, str]]:
+        tools = self._tools
+        operation = Operation("SAM", tools.settings.sam_endpoint, service="sagemaker-runtime")
+
+        def ask(body: bytes) -> tuple[bytes, str]:
+            def send(client: Any, endpoint_name: str) -> tuple[bytes, str]:
+                return endpoint(client, endpoint_name, form)(body)
+
+            return tools.calls.make(operation, send, regions=tools.aws.regions[:1], unknown_repeats=1).answer
+
+        return ask
 
     def caption(self) -> Seen:
         """A caption by the first caption model that can be used: ``{"Caption": …}``."""

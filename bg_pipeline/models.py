@@ -75,7 +75,9 @@ def _refusal(availability: dict[str, Any]) -> str:
     if agreement.get("status") == "PENDING":
         return "its Marketplace subscription is being set up; try again in 15 minutes"
     if agreement.get("status") in ("NOT_AVAILABLE", "ERROR"):
-        return "its Marketplace agreement is missing: open the model in the Bedrock console once and accept it"
+        return (
+            "its Marketplace agreement is missing: open the model in the Bedrock console once and accept it"
+        )
     if availability.get("authorizationStatus") == "NOT_AUTHORIZED":
         return "this account's policy does not allow it: grant bedrock:InvokeModel on it"
     if availability.get("entitlementAvailability") == "NOT_AVAILABLE":

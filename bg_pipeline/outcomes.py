@@ -46,4 +46,3 @@ def meaning(error: BgPipelineError) -> Meaning:
     if isinstance(error, ModelUnavailable):
         return Meaning(Status.FAILED, False, code, str(error))
     return Meaning(Status.FAILED, True, code, str(error))
-

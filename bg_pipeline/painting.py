@@ -29,11 +29,15 @@ from bg_pipeline.tools import Tools, Wallet
 
 @dataclass(frozen=True)
 class Painted:
-    """A picture as a model made it, where the photo lies on it, and what is kept of the photo."""
+    """A picture as a model made it, where the photo lies on it, and what is kept of the photo.
+
+    ``mask`` is None where the model found the subject from words and nothing tells where: then no pixel of
+    the photo can be put back, and a person has to look at the picture.
+    """
 
     answer: Answer
     fitted: Fitted
-    mask: Mask
+    mask: Mask | None
 
     def at(self, size: tuple[int, int]) -> Image.Image:
         """The picture without padding, at the photo's size."""
@@ -130,7 +134,9 @@ class Painter:
                 )
                 if answer is not None:
                     found[name] = answer
-            while missing := [(name, seed) for name, seed in zip(names, seeds, strict=True) if name not in found]:
+            while missing := [
+                (name, seed) for name, seed in zip(names, seeds, strict=True) if name not in found
+            ]:
                 found |= self._call(prompt, missing)
         return [self._painted(name, found[name]) for name in names]
 
@@ -144,9 +150,9 @@ class Painter:
             mask = self.prepare(generator).subject.mask
             if mask is not None:
                 return Painted(answer, fitted, mask)
-        return Painted(answer, fitted, self._mask_of(name, answer, generator, fitted))
+        return Painted(answer, fitted, self._mask_of(name, answer, fitted))
 
-    def _mask_of(self, name: str, answer: Answer, generator: Generator, fitted: Fitted) -> Mask:
+    def _mask_of(self, name: str, answer: Answer, fitted: Fitted) -> Mask | None:
         """The mask a model made from words: the one it returned, or what it left as it was."""
         stored = self._tools.answers.find("mask", name)
         if stored is not None:
@@ -156,11 +162,7 @@ class Painter:
         with Image.open(BytesIO(sent)) as before, Image.open(BytesIO(answer.data)) as after:
             found = difference(before.convert("RGB"), after.convert("RGB"))
         if found is None:
-            raise CallError(
-                "NoMask",
-                f"{generator.name} found the subject from words but did not say where it is, and its picture "
-                "does not show it either; name a mask (MaskKey) or use Subject SALIENT",
-            )
+            return None
         return Mask(unfit(found.picture, fitted, self._photo.small.size), "difference")
 
     def subject(self) -> Mask:

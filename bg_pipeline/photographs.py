@@ -61,7 +61,9 @@ class Photograph:
             if self._data is None:
                 content = self._store.read(self.key)
                 if content is None:
-                    raise ImageError("NotFound", "there is no such object; upload it or take it off the request")
+                    raise ImageError(
+                        "NotFound", "there is no such object; upload it or take it off the request"
+                    )
                 self._data, self._etag = content.data, content.etag
                 self._sha256 = hashlib.sha256(content.data).hexdigest()
             return self._data

@@ -52,7 +52,12 @@ def run(
     tools = Tools(settings, aws, store, stop=stop, note=note)
     try:
         flow = Flow(
-            tools, run_id=run_id or str(uuid.uuid4()), stages=stages, again=again, only=only, progress=progress
+            tools,
+            run_id=run_id or str(uuid.uuid4()),
+            stages=stages,
+            again=again,
+            only=only,
+            progress=progress,
         )
         return flow.run(dates)
     finally:

@@ -55,9 +55,11 @@ def row(work: Work, image: str, entry: Entry) -> Row:
         outputs=outputs,
         labels=entry.labels,
         caption=entry.caption,
-        cost_usd=None if any(record.unpriced for record in records) else sum(record.cost_usd for record in records),
+        cost_usd=None
+        if any(record.unpriced for record in records)
+        else sum(record.cost_usd for record in records),
         seconds=sum(record.seconds for record in records),
-        reused=any(record.reused for record in records),
+        reused=bool(pictures and pictures.reused),
     )
 
 

@@ -28,7 +28,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Settings(BaseSettings):
     """The settings in use, read from the environment; made with `settings()`, which words its refusals."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True
+    )
 
     bucket: str = Field("", description="The S3 bucket that holds photos, results and the pipeline's state.")
     allowed_buckets: Words = Field((), description="Other buckets a request may name.")
@@ -65,7 +67,9 @@ class Settings(BaseSettings):
     )
     attempts: int = Field(3, ge=1, le=10, description="Attempts of a call that fails with a passing fault.")
 
-    quota_titan_v1_rpm: RequestsPerMinute = Field(None, description="Your quota where it is not the default's.")
+    quota_titan_v1_rpm: RequestsPerMinute = Field(
+        None, description="Your quota where it is not the default's."
+    )
     quota_titan_v2_rpm: RequestsPerMinute = Field(None, description="Likewise.")
     quota_nova_canvas_rpm: RequestsPerMinute = Field(None, description="Likewise.")
     quota_stability_inpaint_rpm: RequestsPerMinute = Field(None, description="Likewise.")
@@ -94,7 +98,9 @@ class Settings(BaseSettings):
     )
 
     first_date: date = Field(date(2024, 1, 1), description="The first upload date that is a partition.")
-    open_dates: int = Field(3, ge=1, le=31, description="Newest dates that the sensor looks at in every tick.")
+    open_dates: int = Field(
+        3, ge=1, le=31, description="Newest dates that the sensor looks at in every tick."
+    )
     lookback_days: int = Field(30, ge=0, le=3650, description="Older dates that the sensor looks at hourly.")
     settle_seconds: int = Field(
         300, ge=0, le=86_400, description="Quiet time after which a folder without a request is a batch."
@@ -107,7 +113,10 @@ class Settings(BaseSettings):
     )
     state_dir: Path = Field(Path(".bg_pipeline"), description="Where `demo` and `up` keep their local state.")
     report_link_seconds: int = Field(
-        86_400, ge=60, le=604_800, description="Life of a presigned report link, if the credentials live as long."
+        86_400,
+        ge=60,
+        le=604_800,
+        description="Life of a presigned report link, if the credentials live as long.",
     )
     sns_topic_arn: str = Field("", description="SNS topic for notices.")
     webhook_url: str = Field("", description="Web hook for notices.")

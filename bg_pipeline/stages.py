@@ -76,6 +76,13 @@ def due(
         if stage not in stages:
             continue
         record = entry.stages.get(stage) if entry else None
-        if record is None or entry is None or record.made_for != prints[stage] or stage in again or (record.status in AGAIN_LATER and not record.final) or (stage == PICTURES and any(results.get(key) != etag for key, etag in entry.files.items())):
+        if (
+            record is None
+            or entry is None
+            or record.made_for != prints[stage]
+            or stage in again
+            or (record.status in AGAIN_LATER and not record.final)
+            or (stage == PICTURES and any(results.get(key) != etag for key, etag in entry.files.items()))
+        ):
             wanted[stage] = prints[stage]
     return wanted

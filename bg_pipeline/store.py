@@ -156,7 +156,9 @@ class Store:
         except orjson.JSONDecodeError:
             return None
 
-    def write_json(self, key: str, document: Any, *, if_absent: bool = False, if_etag: str | None = None) -> str:
+    def write_json(
+        self, key: str, document: Any, *, if_absent: bool = False, if_etag: str | None = None
+    ) -> str:
         """Stores a document as JSON a person can read; returns its tag."""
         data = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
         return self.write(key, data, media_type="application/json", if_absent=if_absent, if_etag=if_etag)

@@ -63,7 +63,9 @@ def find_subject(
         if verdict.ok:
             return subject
         reasons.append(f"{subject.mask.source}: {', '.join(verdict.reasons)}")
-    raise NeedsReview("NoSubject", "no usable mask of the subject: " + ("; ".join(reasons) or "nothing was found"))
+    raise NeedsReview(
+        "NoSubject", "no usable mask of the subject: " + ("; ".join(reasons) or "nothing was found")
+    )
 
 
 def _steps(
@@ -75,7 +77,9 @@ def _steps(
     reasons: list[str],
 ) -> Iterator[tuple[Subject, Sequence[Box]]]:
     if asked.subject == "MASK":
-        mask = read_given(eyes.given(asked.mask_key or ""), eyes.photo().size, name=asked.mask_key or "the mask")
+        mask = read_given(
+            eyes.given(asked.mask_key or ""), eyes.photo().size, name=asked.mask_key or "the mask"
+        )
         yield Subject(mask, notes=mask.notes), ()
         return
     if asked.subject == "FACES":
@@ -153,4 +157,3 @@ def _faces(eyes: Eyes, settings: Settings, reasons: list[str]) -> Iterator[tuple
         if chosen is not None:
             yield Subject(chosen), ()
     yield Subject(portrait(faces, eyes.photo().size)), ()
-

@@ -119,9 +119,7 @@ class Tools:
         """The configured generator that made a stored answer."""
         return self._generators[name]
 
-    def invoke(
-        self, regions: Sequence[str], wallet: Wallet, served_by: list[str]
-    ) -> Invoke:
+    def invoke(self, regions: Sequence[str], wallet: Wallet, served_by: list[str]) -> Invoke:
         """An `Invoke` through the gate; appends the Region that answered to ``served_by``."""
 
         def invoke(operation: Operation, body: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -140,7 +140,7 @@ class Walk:
             labels=lambda: self._labels_document(looks),
             caption=lambda: self._caption_text(looks),
             faces=looks.faces,
-            sam=None,
+            sam=looks.sam if self._tools.settings.sam_endpoint else None,
             cut_out=looks.cut_out,
             given=finisher.given,
         )
@@ -162,7 +162,9 @@ class Walk:
         if "caption" in wants:
             values["caption"] = self._caption_text(looks)
         if "labels" in wants:
-            values["labels"] = ", ".join(asked.labels) or ", ".join(usable_labels(self._labels_document(looks)))
+            values["labels"] = ", ".join(asked.labels) or ", ".join(
+                usable_labels(self._labels_document(looks))
+            )
         limit = self._tools.prompt_limit
         batch.fill(asked.negative_prompt, {}, limit, "NegativePrompt")
         groups = [list(group) for _, group in groupby(asked.outputs, key=lambda wanted: wanted.prompt)]
@@ -199,7 +201,10 @@ class Walk:
                 return picture
             try:
                 files = finisher.finish(picture, prompt, wanted.position)
-                if not any(file.reasons for file in files) or attempt >= self._tools.settings.max_regenerations:
+                if (
+                    not any(file.reasons for file in files)
+                    or attempt >= self._tools.settings.max_regenerations
+                ):
                     return files
                 attempt += 1
                 (picture,) = painter.paint(prompt, [wanted], attempt)
@@ -219,7 +224,9 @@ class Walk:
             means = self._meaning(outcome)
             for number in range(first, first + each):
                 self._entry.outputs.append(
-                    _output(number, status=means.status, error=means.error, cause=means.cause, final=means.final)
+                    _output(
+                        number, status=means.status, error=means.error, cause=means.cause, final=means.final
+                    )
                 )
             return
         for number, file in enumerate(outcome, first):

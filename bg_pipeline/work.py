@@ -58,16 +58,12 @@ class Work:
         named = {} if self.request is None else {key: etag_of(key) for key in self.request.named_keys}
         for image, found in self.images.items():
             prints = fingerprints(settings, self.asked(image), found.etag if found else "", named)
-            stages_due = due(
-                self.ledger.get(image), prints, stages=stages, again=again, results=results
-            )
+            stages_due = due(self.ledger.get(image), prints, stages=stages, again=again, results=results)
             if stages_due:
                 self.due[image] = stages_due
 
 
-def open_work(
-    store: Store, settings: Settings, uploaded: Uploaded, ledger_objects: Sequence[Stored]
-) -> Work:
+def open_work(store: Store, settings: Settings, uploaded: Uploaded, ledger_objects: Sequence[Stored]) -> Work:
     """A batch as it is stored; a request that has not changed since the ledger was written is not read again."""
     batch = uploaded.batch
     ledger = Ledger.read(store, batch, ledger_objects)
@@ -123,14 +119,22 @@ def _claim(store: Store, batch: layout.Batch, output_prefix: str) -> None:
         owner = store.read_json(key) or {}
         if owner.get("Batch") != batch.path:
             raise RequestError(
-                [("OutputS3Prefix", f"'{output_prefix}' is in use by batch {owner.get('Batch')}; name another")]
+                [
+                    (
+                        "OutputS3Prefix",
+                        f"'{output_prefix}' is in use by batch {owner.get('Batch')}; name another",
+                    )
+                ]
             ) from None
 
 
 def _images(data: Store, uploaded: Uploaded, request: BatchRequest) -> dict[str, Stored | None]:
     """The images asked for: those that the request lists, or all in its folder."""
     objects, images = uploaded.objects, uploaded.images
-    foreign = request.InputS3Prefix != uploaded.batch.input_prefix or request.S3Bucket not in ("", data.bucket)
+    foreign = request.InputS3Prefix != uploaded.batch.input_prefix or request.S3Bucket not in (
+        "",
+        data.bucket,
+    )
     if foreign or data.bucket != request.S3Bucket:
         prefix = f"{request.InputS3Prefix}/"
         objects = {found.key.removeprefix(prefix): found for found in data.list(prefix)}

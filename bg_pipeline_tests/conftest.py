@@ -4,10 +4,11 @@ A test that names ``stand_in``, ``control``, ``bucket`` or a client gets AWS by 
 ``boto3.client("sqs")`` and any other client made in such a test lead there as well.
 """
 
+import json
 import os
 import uuid
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
@@ -67,6 +68,18 @@ def s3(stand_in: LocalAws) -> "S3Client":
 def bedrock_runtime(stand_in: LocalAws) -> "BedrockRuntimeClient":
     """A Bedrock runtime client of the stand-in, for us-east-1."""
     return boto3.client("bedrock-runtime")
+
+
+@pytest.fixture
+def invoke(bedrock_runtime: "BedrockRuntimeClient") -> Callable[[str, dict[str, Any]], dict[str, Any]]:
+    """InvokeModel with a JSON body: ``invoke(model, body)``."""
+
+    def call(model: str, body: dict[str, Any]) -> dict[str, Any]:
+        answer = bedrock_runtime.invoke_model(modelId=model, body=json.dumps(body))
+        found: dict[str, Any] = json.loads(answer["body"].read())
+        return found
+
+    return call
 
 
 @pytest.fixture(scope="session")

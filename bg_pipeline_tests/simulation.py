@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from bg_pipeline.quota import Lanes, LaneState, Rate
+from bg_pipeline.quota import Lane, LaneState, Rate, first_free
 
 CONCURRENCY = 64
 SIGMA = 0.25
@@ -158,14 +158,14 @@ class Process:
         self, world: World, services: Mapping[str, Service], quotas: Mapping[str, Rate], images: int
     ) -> None:
         self.world, self.services = world, services
-        self.lanes = Lanes(quotas)
+        self.lanes = [Lane(name, quota) for name, quota in quotas.items()]
         self.to_do, self.open = images, 0
         self.done: list[float] = []
-        self.total = images
+        self.unasked = set(range(images))
         self._queue: list[int] = []
         self._numbers = itertools.count()
         self._look_at = float("inf")
-        self.finished: Callable[[], None] = lambda: None
+        self.nothing_more: Callable[[], None] = lambda: None
 
     def start(self) -> None:
         while self.to_do and self.open < CONCURRENCY:
@@ -176,7 +176,8 @@ class Process:
             )
 
     def share(self, among: int, place: int) -> None:
-        self.lanes.share(self.world.now, among, place)
+        for lane in self.lanes:
+            lane.pace.share(self.world.now, among, place)
         self._look()
 
     def _queue_up(self, number: int) -> None:
@@ -186,32 +187,33 @@ class Process:
     def _look(self) -> None:
         now = self.world.now
         while self._queue:
-            at, lane = self.lanes.next(now)
+            at, lane = first_free(self.lanes, now)
             if at > now:
                 if not now < self._look_at <= at:
                     self._look_at = at
                     self.world.after(at - now, self._look)
                 return
-            call = self.lanes.took(lane, now)
+            call = lane.took(now)
             number = heapq.heappop(self._queue)
-            self.services[lane].call(lambda how, n=number, a=lane, c=call, s=now: self._answered(n, a, c, s, how))
+            self.unasked.discard(number)
+            if not self.unasked:
+                self.nothing_more()
+            self.services[lane.name].call(lambda how, n=number, a=lane, c=call, s=now: self._answered(n, a, c, s, how))
 
-    def _answered(self, number: int, lane: str, call: int, since: float, how: str) -> None:
+    def _answered(self, number: int, lane: Lane, call: int, since: float, how: str) -> None:
         now = self.world.now
         if how == "refused":
-            self.lanes.refused(lane, call, now)
+            lane.refused(call, now)
             self._queue_up(number)
         elif how == "failed":
-            self.lanes.failed(lane, now, since)
+            lane.failed(now, since)
             self._queue_up(number)
         else:
-            self.lanes.served(lane, since)
+            lane.served(since)
             self.done.append(now)
             self.open -= 1
             self.start()
             self._look()
-            if len(self.done) == self.total:
-                self.finished()
 
 
 @dataclass(frozen=True)
@@ -262,7 +264,7 @@ def simulate(
 
     def begin(k: int) -> None:
         alive.add(k)
-        processes[k].finished = lambda: alive.discard(k)
+        processes[k].nothing_more = lambda: alive.discard(k)
         beat(k)
         processes[k].start()
 
@@ -271,7 +273,7 @@ def simulate(
     world.run()
     served = sum(service.served for service in services.values())
     refused = sum(service.refused for service in services.values())
-    state = processes[0].lanes.state(world.now)
+    state = {lane.name: lane.state(world.now) for lane in processes[0].lanes}
     return Outcome(
         ratio=max(max(p.done) for p in processes) / (sum(images) / (real * len(lanes))),
         refused_share=refused / (served + refused),

@@ -48,9 +48,13 @@ def image_flow(settings: Settings, dates: dg.DailyPartitionsDefinition) -> dg.As
 
     specs = [
         spec(LABELS, {"aws", "json"}, ["raw_images"], "What Rekognition sees in each photo, and where."),
-        spec(CAPTIONS, {"aws", "json"}, ["raw_images", LABELS], "A description of each photo by Amazon Nova."),
+        spec(
+            CAPTIONS, {"aws", "json"}, ["raw_images", LABELS], "A description of each photo by Amazon Nova."
+        ),
         spec(PICTURES, {"aws", "image"}, [LABELS, CAPTIONS], "Each photo's subject on its new background."),
-        spec(REPORT, {"json", "csv"}, [PICTURES], "What became of each image asked for, with cause and cost."),
+        spec(
+            REPORT, {"json", "csv"}, [PICTURES], "What became of each image asked for, with cause and cost."
+        ),
     ]
 
     @dg.multi_asset(

@@ -24,7 +24,9 @@ FAILURES = 100
 def failures(day: Day) -> list[dg.TableRecord]:
     """The date's images that did not succeed, at most `FAILURES` of them."""
     return [
-        dg.TableRecord({"image": row.ImageName, "status": row.Status, "error": row.Error, "cause": row.Cause[:500]})
+        dg.TableRecord(
+            {"image": row.ImageName, "status": row.Status, "error": row.Error, "cause": row.Cause[:500]}
+        )
         for row in day.troubled[:FAILURES]
     ]
 
@@ -51,9 +53,7 @@ def day_metadata(store: Store, asset: str, day: Day) -> dict[str, Any]:
         metadata["reports"] = dg.MetadataValue.json(day.reports)
         return metadata
     metadata["results"] = dg.MetadataValue.path(f"s3://{store.bucket}/{RESULTS}/{date_path(day.date)}/")
-    previews = [
-        f"| {_picture(store, before)} | {_picture(store, after)} |" for before, after in day.previews
-    ]
+    previews = [f"| {_picture(store, before)} | {_picture(store, after)} |" for before, after in day.previews]
     if previews:
         metadata["preview"] = dg.MetadataValue.md("\n".join(["| before | after |", "|---|---|", *previews]))
     return metadata

@@ -26,7 +26,9 @@ def raw_images(settings: Settings, dates: dg.DailyPartitionsDefinition) -> dg.As
         context: dg.AssetExecutionContext, bucket: dg.ResourceParam[Store]
     ) -> Iterator[dg.MaterializeResult[None]]:
         for key in context.partition_keys:
-            context.add_asset_metadata(_inventory(settings, bucket, date.fromisoformat(key)), partition_key=key)
+            context.add_asset_metadata(
+                _inventory(settings, bucket, date.fromisoformat(key)), partition_key=key
+            )
         yield dg.MaterializeResult()
 
     return raw_images

@@ -6,6 +6,7 @@ so threads scale; numpy is used on the subject's edge only.
 
 from bg_pipeline.imaging.compose import composite, cut_out, put_back
 from bg_pipeline.imaging.encode import WITH_ALPHA, WRITABLE, encode, writable_format
+from bg_pipeline.imaging.fidelity import Fidelity, measure
 from bg_pipeline.imaging.fit import AllowedSizes, Bounds, Fitted, Sizes, fit, fit_mask, small_jpeg, unfit
 from bg_pipeline.imaging.photo import MAX_PIXELS, Facts, Photo, look, open_photo
 
@@ -16,6 +17,7 @@ __all__ = [
     "AllowedSizes",
     "Bounds",
     "Facts",
+    "Fidelity",
     "Fitted",
     "Photo",
     "Sizes",
@@ -25,6 +27,7 @@ __all__ = [
     "fit",
     "fit_mask",
     "look",
+    "measure",
     "open_photo",
     "put_back",
     "small_jpeg",

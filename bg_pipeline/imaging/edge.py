@@ -16,7 +16,7 @@ Floats = npt.NDArray[np.float32]
 Levels = npt.NDArray[np.uint8]
 Places = npt.NDArray[np.intp]
 
-_TILE = 32
+_TILE = 64
 
 # The colours on both sides of the edge are estimated on a copy whose longer side is about this.
 _COARSE = 512
@@ -86,8 +86,8 @@ class Edge:
         share = np.asarray(matte.reduce(self._step), np.float32)[..., None] / np.float32(255)
         inside, outside = average(colours, share**4, 8), average(colours, (1 - share) ** 4, 8)
         inside, outside = _explained(colours, share, inside, outside)
-        self._inside = Image.fromarray(_levels(average(inside, share, 1)))
-        self._outside = Image.fromarray(_levels(average(outside, 1 - share, 1)))
+        self._inside = Image.fromarray(levels(average(inside, share, 1)))
+        self._outside = Image.fromarray(levels(average(outside, 1 - share, 1)))
 
     def unmixed(self, box: Box) -> tuple[Image.Image, Image.Image]:
         """The photo in a box, its edge pixels in the subject's own colours, and their share of subject."""
@@ -99,8 +99,8 @@ class Edge:
         inside, outside = self._finely(self._inside, box, edge), self._finely(self._outside, box, edge)
         share = _trimmed(share, colours, inside, outside)
         inside, _ = _explained(colours, share, inside, outside)
-        photo.reshape(-1, 3)[edge] = _levels(inside)
-        matte.reshape(-1, 1)[edge] = _levels(share * 255)
+        photo.reshape(-1, 3)[edge] = levels(inside)
+        matte.reshape(-1, 1)[edge] = levels(share * 255)
         return Image.fromarray(photo), Image.fromarray(matte)
 
     def _finely(self, coarse: Image.Image, box: Box, edge: Places) -> Floats:
@@ -115,7 +115,7 @@ def _chosen(pixels: Levels, places: Places) -> Floats:
     return pixels.reshape(-1, channels).take(places, axis=0).astype(np.float32)
 
 
-def _levels(values: Floats) -> Levels:
+def levels(values: Floats) -> Levels:
     return np.rint(values).astype(np.uint8)
 
 

@@ -3,13 +3,16 @@
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageFilter
+import numpy.typing as npt
+from PIL import Image, ImageChops, ImageFilter
 
-from bg_pipeline.imaging.edge import average
+from bg_pipeline.imaging.edge import Floats, average, levels
 from bg_pipeline.imaging.photo import Photo, on_white
 
+Flags = npt.NDArray[np.bool]
+
 TOLERANCE = 12
-"""A pixel counts as changed if one of its channels differs by more levels than this; JPEG at quality 95 stays below."""
+"""A pixel is changed if a channel differs by more levels than this; JPEG at quality 95 stays below."""
 
 UNIFORM = 6
 """A background is uniform if 96 % of it lies within this many levels, in every channel."""
@@ -42,34 +45,34 @@ class Fidelity:
 def measure(photo: Photo, result: Image.Image, subject: Image.Image) -> Fidelity:
     """The fidelity of a result of the photo's size; ``subject`` is L, 255 = subject, as for `put_back`.
 
-    The interior is all that lies more than 6 pixels inside the subject's edge; one pixel in about (size / 1024)²
-    of it is compared, at full resolution. Halo and background are measured on copies of about 1,024 and 256
-    pixels: the halo is the regression of what the edge differs from a clean composite of the colours further inside
-    and further outside, on what the photo's own pixels there differ from it.
+    The interior is all that lies more than 6 pixels inside the subject's edge; of it one pixel in about
+    (longer side / 1024)² is compared. Halo and background are measured on copies of about 1,024 and 256 pixels.
+    The halo compares a band along the edge with a clean composite of what lies further inside and further
+    outside: it is the share of the old background, as it was further outside, in what the two differ by.
     """
     step = max(1, round(max(photo.size) / _SIDE))
     before, after = on_white(photo.image), on_white(result)
     mask = subject.reduce(step)
+    coarse_before, coarse_after = before.reduce(step * _COARSER), after.reduce(step * _COARSER)
     coarse_mask = mask.reduce(_COARSER)
-    coarse_before, coarse_after = (image.reduce(step * _COARSER) for image in (before, after))
     background = np.asarray(coarse_mask.filter(ImageFilter.BoxBlur(1))) == 0
     behind = np.asarray(coarse_after)[background]
     return Fidelity(
         subject_changed=_subject_changed(before, after, mask, max(1, round(_MARGIN / step))),
-        edge_halo=_halo(before.reduce(step), after.reduce(step), mask, coarse_before, coarse_after, coarse_mask),
+        edge_halo=_halo(after.reduce(step), mask, coarse_before, coarse_after, coarse_mask),
         background_changed=_share(_differs(coarse_before, coarse_after)[background]),
-        uniform=behind.size > 0 and float(np.ptp(np.percentile(behind, (2, 98), axis=0), axis=0).max()) <= UNIFORM,
+        uniform=behind.size > 0
+        and float(np.ptp(np.percentile(behind, (2, 98), axis=0), axis=0).max()) <= UNIFORM,
     )
 
 
 def _subject_changed(before: Image.Image, after: Image.Image, mask: Image.Image, margin: int) -> float:
     interior = np.asarray(mask.filter(ImageFilter.BoxBlur(margin))) == 255
-    samples = (image.resize(mask.size, Image.Resampling.NEAREST) for image in (before, after))
-    return _share(_differs(*samples)[interior])
+    before, after = (image.resize(mask.size, Image.Resampling.NEAREST) for image in (before, after))
+    return _share(_differs(before, after)[interior])
 
 
 def _halo(
-    before: Image.Image,
     after: Image.Image,
     mask: Image.Image,
     coarse_before: Image.Image,
@@ -77,13 +80,32 @@ def _halo(
     coarse_mask: Image.Image,
 ) -> float:
     around = np.asarray(mask.filter(ImageFilter.BoxBlur(1)))
-    band = np.flatnonzero((around > 0) & (around < 255))
-    if not band.size:
+    band = (around > 0) & (around < 255)
+    weights = np.asarray(coarse_mask, np.float32)[..., None] / np.float32(255)
+    subject = _at(band, coarse_before, weights**8)
+    old, new = (_at(band, image, (1 - weights) ** 8) for image in (coarse_before, coarse_after))
+    share = np.asarray(mask)[band, None].astype(np.float32) / 255
+    clean = share * subject + (1 - share) * new
+    towards_old = old - clean
+    power = float((towards_old**2).sum())
+    # An old background that looks like the new one, or like the subject, cannot show.
+    if power < 10.0**2 * max(1, len(share)):
         return 0.0
-    share = np.asarray(coarse_mask, np.float32)[..., None] / np.float32(255)
-    inside = average(np.asarray(coarse_before, np.float32), share**8, 2)
-    outside = average(np.asarray(coarse_after, np.float32), (1 - share) ** 8, 2)
+    halo = float(((np.asarray(after)[band] - clean) * towards_old).sum()) / power
+    return round(min(1.0, max(0.0, halo)), 4)
 
-    def at_band(image: Image.Image) -> np.ndarray:
-        return np.asarray(image).reshape(band_source, -1)
-    ...
+
+def _at(band: Flags, coarse: Image.Image, weights: Floats) -> Floats:
+    """The weighted local mean of a coarse picture, at the pixels of the band."""
+    means = Image.fromarray(levels(average(np.asarray(coarse, np.float32), weights, 2)))
+    fine = means.resize((band.shape[1], band.shape[0]), Image.Resampling.BILINEAR)
+    return np.asarray(fine)[band].astype(np.float32)
+
+
+def _differs(before: Image.Image, after: Image.Image) -> Flags:
+    red, green, blue = ImageChops.difference(before, after).split()
+    return np.asarray(ImageChops.lighter(red, ImageChops.lighter(green, blue))) > TOLERANCE
+
+
+def _share(flags: Flags) -> float:
+    return round(float(flags.mean()), 4) if flags.size else 0.0

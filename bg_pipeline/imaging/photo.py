@@ -85,6 +85,7 @@ class Facts:
     mode: str
     frames: int
     has_alpha: bool
+    has_exif: bool
     bytes: int
 
 
@@ -156,6 +157,7 @@ def look(data: bytes) -> Facts:
         mode=image.mode,
         frames=_frames(image),
         has_alpha=image.has_transparency_data,
+        has_exif=bool(image.info.get("exif")),
         bytes=len(data),
     )
 

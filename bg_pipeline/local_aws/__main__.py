@@ -4,6 +4,7 @@ import argparse
 import shlex
 import signal
 import sys
+import threading
 from pathlib import Path
 
 from bg_pipeline.local_aws import storage
@@ -34,15 +35,19 @@ def foreground() -> int:
     )
     parser.add_argument("--region", default="us-east-1")
     options = parser.parse_args()
+    # Whoever asks this process to end gets an orderly end, as with Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with local_aws(options.folder, region=options.region) as stand_in:
             for name, value in sorted(stand_in.variables().items()):
                 sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
             sys.stdout.flush()
-            signal.sigwait({signal.SIGINT, signal.SIGTERM})
+            threading.Event().wait()
     except LocalAwsError as error:
         sys.stderr.write(f"{error}\n")
         return 1
+    except KeyboardInterrupt:
+        return 0
     return 0
 
 

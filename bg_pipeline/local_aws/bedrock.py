@@ -15,7 +15,7 @@ _LEGACY_SINCE = "2025-12-30T00:00:00Z"
 async def get_foundation_model(call: Call, control: Control, studio: Studio) -> dict[str, Any]:
     """``modelDetails``; a model past its end of life is no longer known."""
     identity, call.model = call.model, bare_id(call.model)
-    await control.admit(call)
+    control.admit(call)
     model = MODELS.get(call.model)
     if model is None or identity in _all_profiles(model) or not _offered(model, call.region):
         raise invalid("The provided model identifier is invalid.")
@@ -28,7 +28,7 @@ async def get_foundation_model(call: Call, control: Control, studio: Studio) -> 
 async def get_foundation_model_availability(call: Call, control: Control, studio: Studio) -> dict[str, Any]:
     """Agreement, authorization, entitlement and Region of a model for this account."""
     call.model = bare_id(call.model)
-    await control.admit(call)
+    control.admit(call)
     model = MODELS.get(call.model)
     if model is None:
         raise invalid("The provided model identifier is invalid.")
@@ -48,7 +48,7 @@ async def get_foundation_model_availability(call: Call, control: Control, studio
 
 async def list_foundation_models(call: Call, control: Control, studio: Studio) -> dict[str, Any]:
     """``modelSummaries`` of the Region, by provider, output or inference type where asked for."""
-    await control.admit(call)
+    control.admit(call)
     wanted = call.query
     return {
         "modelSummaries": [
@@ -69,7 +69,7 @@ async def list_foundation_models(call: Call, control: Control, studio: Studio) -
 
 async def list_inference_profiles(call: Call, control: Control, studio: Studio) -> dict[str, Any]:
     """``inferenceProfileSummaries`` of the Region, on one page; there are none of the account's own."""
-    await control.admit(call)
+    control.admit(call)
     if call.query.get("type") == "APPLICATION":
         return {"inferenceProfileSummaries": []}
     return {

@@ -30,6 +30,10 @@ from bg_pipeline.local_aws.wire import ACCOUNT, AwsError, Call
 
 BOOKS_KEEP = 100_000
 
+PAID_OPERATIONS = frozenset(
+    {"InvokeModel", "Converse", "DetectLabels", "DetectFaces", "DetectCustomLabels", "InvokeEndpoint"}
+)
+
 # A prompt that holds one of these words is refused as content policy would, each at another stage.
 TRIGGER_WORDS = {"blockme": "prompt", "blockimage": "image", "blockoutput": "output", "blocksome": "some"}
 
@@ -41,7 +45,11 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A call in the books. ``billed``: the model did its work, whether or not its answer arrived."""
+    """A call in the books.
+
+    ``outcome`` is ok, blocked (content policy), lost (the answer, after the work), reset (before it) or an error's
+    code; ``billed``: a model did its work, whether or not its answer arrived.
+    """
 
     number: int
     at: float
@@ -77,7 +85,7 @@ class Control:
         # Shares of faults and latencies fall the same way in every test.
         self._random = random.Random(0)  # noqa: S311
 
-    async def admit(self, call: Call) -> None:
+    def admit(self, call: Call) -> None:
         """Let a call in, or refuse it as the rules say. What it is about must be filled in by now."""
         prompt = call.prompt.lower()
         call.block = next((where for word, where in TRIGGER_WORDS.items() if word in prompt), "")
@@ -123,7 +131,7 @@ class Control:
 
     def record(self, call: Call, seconds: float) -> None:
         """Write a call into the books. Only the last `BOOKS_KEEP` calls are kept; the totals count all."""
-        billed = call.outcome in ("ok", "lost")
+        billed = call.operation in PAID_OPERATIONS and call.outcome in ("ok", "lost")
         self._number += 1
         names = (call.operation, call.model, call.region)
         self._totals[*names, call.outcome, billed] += 1

@@ -73,7 +73,7 @@ async def describe_project_versions(call: Call, control: Control, studio: Studio
     """The versions of a project with their states, on one page."""
     request = parsed(_Describe, call)
     call.model = request.project_arn
-    await control.admit(call)
+    control.admit(call)
     project = request.project_arn.rpartition("/")[0]
     found = {arn: window for arn, window in control.windows.items() if arn.startswith(f"{project}/version/")}
     if not found or _region(project) != call.region:
@@ -120,7 +120,7 @@ async def detect_custom_labels(call: Call, control: Control, studio: Studio) -> 
 
 async def _window(request: _Version, call: Call, control: Control) -> Window:
     call.model = request.project_version_arn
-    await control.admit(call)
+    control.admit(call)
     return _known(request, call, control)
 
 

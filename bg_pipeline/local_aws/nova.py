@@ -47,8 +47,8 @@ class _System(_Body):
 
 
 class _Inference(_Body):
-    max_tokens: Annotated[int, Field(ge=1, le=5000)] = 5000
-    temperature: Annotated[float, Field(ge=0, le=1)] = 0.7
+    max_tokens: Annotated[int, Field(ge=1, le=65_536)] = 5000
+    temperature: Annotated[float, Field(ge=0.00001, le=1)] = 0.7
     top_p: Annotated[float, Field(ge=0, le=1)] = 0.9
     stop_sequences: list[str] = []
 
@@ -101,9 +101,11 @@ async def _described(
     ]
     call.prompt = " ".join(texts)
     call.image = sha256(images[0][1]) if images else ""
-    await control.admit(call)
+    control.admit(call)
     if request.messages[0].role != "user":
         raise invalid("A conversation must start with a user message.")
+    if request.inference_config.max_tokens > 5000 and "nova-2" not in call.model:
+        raise invalid("The maximum tokens you requested exceeds the model limit of 5000.")
     sizes = [_size(named, data) for named, data in images]
     if len(images) > MOST_IMAGES:
         raise invalid(f"At most {MOST_IMAGES} images may be sent.")

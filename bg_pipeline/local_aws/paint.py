@@ -71,7 +71,9 @@ def _shaded(backdrop: Pixels, kept: Plane) -> Plane:
     """The background with a faint shadow under and around the subject."""
     height, width = kept.shape
     small = (max(1, width // 4), max(1, height // 4))
-    shadow = cv2.GaussianBlur(cv2.resize(kept, small, interpolation=cv2.INTER_AREA), (0, 0), max(1.0, height / 120))
+    shadow = cv2.GaussianBlur(
+        cv2.resize(kept, small, interpolation=cv2.INTER_AREA), (0, 0), max(1.0, height / 120)
+    )
     fallen = np.roll(shadow, height // 120, axis=0)
     fallen[: height // 120] = 0
     return np.asarray(backdrop * (1 - 0.25 * cv2.resize(fallen, (width, height)))[..., None], np.float32)

@@ -88,7 +88,10 @@ def canned(kind: Literal["picture", "cut-out", "mask"], width: int, height: int,
 def _padded(png: bytes, least_bytes: int) -> bytes:
     """The PNG with a private, ignorable chunk before its end that makes it as heavy as a real answer."""
     missing = least_bytes - len(png) - 12
-    if missing <= 0:
-        return png
-    chunk = b"paDd" + bytes(missing)
-    return png[:-12] + missing.to_bytes(4) + chunk + zlib.crc32(chunk).to_bytes(4) + png[-12:]
+    return with_chunk(png, b"paDd", bytes(missing)) if missing > 0 else png
+
+
+def with_chunk(png: bytes, kind: bytes, data: bytes) -> bytes:
+    """The PNG with one more chunk before its end; ``kind`` is four letters."""
+    check = zlib.crc32(kind + data).to_bytes(4)
+    return b"".join((png[:-12], len(data).to_bytes(4), kind, data, check, png[-12:]))

@@ -153,7 +153,7 @@ async def received(picture: Picture, call: Call, control: Control, most_bytes: i
     else:
         data, most_bytes = await asyncio.to_thread(_stored, picture.s3_object, call.region), MOST_S3_BYTES
     call.image = sha256(data)
-    await control.admit(call)
+    control.admit(call)
     if len(data) > most_bytes:
         raise AwsError(
             "ImageTooLargeException", f"Image size {len(data)} exceeds the maximum of {most_bytes} bytes."

@@ -26,7 +26,7 @@ async def invoke_endpoint(call: Call, control: Control, studio: Studio) -> Respo
         raise _refused(f"The body is larger than {MOST_BODY} bytes.")
     image, boxes = _image_and_boxes(call)
     call.image = sha256(image)
-    await control.admit(call)
+    control.admit(call)
     found = header(image)
     if found is None:
         raise _failed("The image could not be decoded.")

@@ -31,20 +31,41 @@ from bg_pipeline.local_aws.studio import Studio
 from bg_pipeline.local_aws.wire import AwsError, Call, answer, refusal, signed_for
 
 Handler = Callable[[Call, Control, Studio], Awaitable[Mapping[str, Any] | Response]]
+Endpoint = Callable[[Request], Awaitable[Response]]
 
-# X-Amz-Target's prefix → the name the service signs with.
-_TARGETS = {"RekognitionService": "rekognition", "ServiceQuotasV20190624": "servicequotas"}
+# Method, path, the name the service signs with, operation, handler.
+_REST: tuple[tuple[str, str, str, str, Handler], ...] = (
+    ("POST", "/model/{model:path}/invoke", "bedrock", "InvokeModel", bedrock_runtime.invoke_model),
+    ("POST", "/model/{model:path}/converse", "bedrock", "Converse", bedrock_runtime.converse),
+    ("GET", "/foundation-models", "bedrock", "ListFoundationModels", bedrock.list_foundation_models),
+    ("GET", "/foundation-models/{model:path}", "bedrock", "GetFoundationModel", bedrock.get_foundation_model),
+    ("GET", "/foundation-model-availability/{model:path}", "bedrock", "GetFoundationModelAvailability",
+     bedrock.get_foundation_model_availability),
+    ("GET", "/inference-profiles", "bedrock", "ListInferenceProfiles", bedrock.list_inference_profiles),
+    ("POST", "/endpoints/{model}/invocations", "sagemaker", "InvokeEndpoint", sagemaker.invoke_endpoint),
+)  # fmt: skip
 
-_JSON_OPERATIONS: dict[tuple[str, str], Handler] = {
-    ("rekognition", "DetectLabels"): rekognition.detect_labels,
-    ("rekognition", "DetectFaces"): rekognition.detect_faces,
-    ("rekognition", "DetectCustomLabels"): custom_labels.detect_custom_labels,
-    ("rekognition", "StartProjectVersion"): custom_labels.start_project_version,
-    ("rekognition", "StopProjectVersion"): custom_labels.stop_project_version,
-    ("rekognition", "DescribeProjectVersions"): custom_labels.describe_project_versions,
-    ("servicequotas", "GetServiceQuota"): service_quotas.get_service_quota,
-    ("servicequotas", "ListServiceQuotas"): service_quotas.list_service_quotas,
-}
+# X-Amz-Target → the name the service signs with, operation, handler.
+_JSON: dict[str, tuple[str, str, Handler]] = {
+    f"{prefix}.{operation}": (service, operation, handler)
+    for prefix, service, operations in (
+        ("RekognitionService", "rekognition", {
+            "DetectLabels": rekognition.detect_labels,
+            "DetectFaces": rekognition.detect_faces,
+            "DetectCustomLabels": custom_labels.detect_custom_labels,
+            "StartProjectVersion": custom_labels.start_project_version,
+            "StopProjectVersion": custom_labels.stop_project_version,
+            "DescribeProjectVersions": custom_labels.describe_project_versions,
+        }),
+        ("ServiceQuotasV20190624", "servicequotas", {
+            "GetServiceQuota": service_quotas.get_service_quota,
+            "ListServiceQuotas": service_quotas.list_service_quotas,
+        }),
+    )
+    for operation, handler in operations.items()
+}  # fmt: skip
+
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
 class Protocol(HttpToolsProtocol):
@@ -71,56 +92,32 @@ class Server:
 
     def app(self) -> Starlette:
         """The ASGI application."""
-        rest = [
-            self._rest("POST", "/model/{model:path}/invoke", "InvokeModel", bedrock_runtime.invoke_model),
-            self._rest("POST", "/model/{model:path}/converse", "Converse", bedrock_runtime.converse),
-            self._rest("GET", "/foundation-models", "ListFoundationModels", bedrock.list_foundation_models),
-            self._rest(
-                "GET", "/foundation-models/{model:path}", "GetFoundationModel", bedrock.get_foundation_model
-            ),
-            self._rest(
-                "GET",
-                "/foundation-model-availability/{model:path}",
-                "GetFoundationModelAvailability",
-                bedrock.get_foundation_model_availability,
-            ),
-            self._rest(
-                "GET", "/inference-profiles", "ListInferenceProfiles", bedrock.list_inference_profiles
-            ),
-            self._rest(
-                "POST",
-                "/endpoints/{model}/invocations",
-                "InvokeEndpoint",
-                sagemaker.invoke_endpoint,
-                "sagemaker",
-            ),
-        ]
-        others = [
-            Route("/", self._json, methods=["POST"]),
-            Route("/{path:path}", self._unknown, methods=_METHODS),
-        ]
-        return Starlette(routes=[*self.control.routes(), *rest, *others], lifespan=self._lifespan)
+        return Starlette(
+            routes=[
+                *self.control.routes(),
+                *(Route(path, self._rest(*rest), methods=[method]) for method, path, *rest in _REST),
+                Route("/", self._json, methods=["POST"]),
+                Route("/{path:path}", self._unknown, methods=_METHODS),
+            ],
+            lifespan=self._lifespan,
+        )
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         yield
         self.studio.close()
 
-    def _rest(
-        self, method: str, path: str, operation: str, handler: Handler, service: str = "bedrock"
-    ) -> Route:
+    def _rest(self, service: str, operation: str, handler: Handler) -> Endpoint:
         async def endpoint(request: Request) -> Response:
             return await self._serve(request, "rest-json", service, operation, handler)
 
-        return Route(path, endpoint, methods=[method])
+        return endpoint
 
     async def _json(self, request: Request) -> Response:
-        prefix, _, operation = request.headers.get("x-amz-target", "").partition(".")
-        service = _TARGETS.get(prefix, "")
-        handler = _JSON_OPERATIONS.get((service, operation))
-        if handler is None:
+        target = request.headers.get("x-amz-target", "")
+        if target not in _JSON:
             return await self._unknown(request)
-        return await self._serve(request, "json", service, operation, handler)
+        return await self._serve(request, "json", *_JSON[target])
 
     async def _serve(
         self, request: Request, protocol: str, service: str, operation: str, handler: Handler
@@ -180,9 +177,6 @@ class Server:
         )
 
 
-_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
-
-
 def serve(port: int, workers: int) -> None:
     """Serve on a loopback port until told to end, or until the process that started this one is gone."""
     end_with_parent()
@@ -195,5 +189,7 @@ def serve(port: int, workers: int) -> None:
         http=Protocol,
         log_level="warning",
         access_log=False,
+        # Longer than clients pause between paced calls: a connection closed under a paid call would look billed.
+        timeout_keep_alive=120,
         timeout_graceful_shutdown=2,
     )

@@ -37,7 +37,7 @@ async def list_service_quotas(call: Call, control: Control, studio: Studio) -> d
 
 
 async def _quotas(call: Call, control: Control) -> list[dict[str, Any]]:
-    await control.admit(call)
+    control.admit(call)
     service = call.json().get("ServiceCode")
     if service == "bedrock":
         return [

@@ -1,18 +1,21 @@
-"""The eyes of the stand-in: what can honestly be found in a picture without a trained model."""
+"""The eyes of the stand-in: what can honestly be found in a picture without a trained model.
+
+Colours, lightness, faces seen from the front and one subject that stands out; no classes of things.
+"""
 
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from bg_pipeline.local_aws import subject as subjects
-from bg_pipeline.local_aws.subject import Box, Pixels
+from bg_pipeline.local_aws import subject
+from bg_pipeline.local_aws.subject import Box, Cut, Pixels, Plane
 
 __all__ = ["Box", "Colour", "Face", "Landmark", "SeenLabel", "Sight", "caption", "see", "subject_mask"]
 
@@ -48,7 +51,7 @@ class Face:
 
 @dataclass(frozen=True, slots=True)
 class SeenLabel:
-    """A label as Rekognition shapes it: confidence 0–100, a box per instance (none for scenes), parent labels."""
+    """A label in Rekognition's terms: confidence 0–100, a box an instance (scenes have none), parent labels."""
 
     name: str
     confidence: float
@@ -58,99 +61,112 @@ class SeenLabel:
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What was seen in a picture. Size and boxes are those of the upright picture; `confidence` is the subject's."""
+    """What was seen. Size and boxes are the upright picture's; lightness is 0–1; confidence is the subject's, 0–1."""
 
     width: int
     height: int
     format: str
-    colours: tuple[Colour, ...]
     lightness: float
+    colours: tuple[Colour, ...]
     faces: tuple[Face, ...]
     subject: Box | None
+    subject_colour: str | None
     labels: tuple[SeenLabel, ...]
     confidence: float
 
 
 def see(data: bytes) -> Sight:
-    """Everything the stand-in can tell about an image file; ValueError when it is none."""
-    picture, name = opened(data)
+    """Everything the stand-in can tell about an image file; the same bytes give the same answer.
+
+    ValueError when the data is not a readable image.
+    """
+    picture, file_format = opened(data)
     height, width = picture.shape[:2]
     faces = _faces(picture)
-    cut = subjects.find(picture, [face.box for face in faces])
-    labels = (*_subject_labels(faces, cut), *_scene_labels(picture, faces))
+    cut = subject.find(picture, [face.box for face in faces])
+    labels = (*_subject_labels(faces, cut), *_scene_labels(picture))
     return Sight(
         width=width,
         height=height,
-        format=name,
-        colours=_colours(picture),
-        lightness=float(cv2.cvtColor(subjects.reduced(picture, 64), cv2.COLOR_BGR2LAB)[..., 0].mean()) / 255,
+        format=file_format,
+        lightness=float(_lab(subject.reduced(picture, 64))[..., 0].mean()) / 100,
+        colours=_colours(subject.reduced(picture, 64).reshape(-1, 3)),
         faces=faces,
         subject=cut.box if cut else None,
+        subject_colour=_colours(_seen_through(picture, cut))[0].name if cut else None,
         labels=tuple(sorted(labels, key=lambda label: -label.confidence)),
         confidence=cut.confidence if cut else 0.0,
     )
 
 
 def subject_mask(data: bytes, words: str | None, box: Box | None = None) -> bytes | None:
-    """A PNG (mode L, the upright picture's size, 255 = subject) of what `words` name, or None when nothing matches.
+    """A PNG (mode L, the upright picture's size, 255 = subject) of what the words name; None if they match nothing.
 
-    The stand-in knows faces, not classes: a word for people means the faces seen, any other word for a thing means
-    what stands out, a word for scenery or for what does not exist means nothing. Without words it is what stands
-    out; with `box`, what lies in it.
+    The stand-in knows faces, not classes: a word for people means those whose faces it sees, a word for any other
+    thing means what stands out, and words for scenery or for what does not exist (`NOTHING`) mean nothing. Without
+    words it is what stands out, people first; with `box`, what lies in it. ValueError when the data is no image.
     """
     picture, _ = opened(data)
-    if words is not None and not _names_a_thing(words):
+    named = (
+        None
+        if words is None
+        else {word.removesuffix("s") for word in re.findall(r"[^\W\d_]+", words.lower())}
+    )
+    if named is not None and not named - NOTHING:
         return None
-    faces = _faces(picture)
-    cut = subjects.find(picture, [face.box for face in faces], box)
+    people = named is None or named & PEOPLE
+    faces = [face.box for face in _faces(picture)] if people else []
+    cut = subject.find(picture, faces, box)
     return png(cut.mask) if cut else None
 
 
 def opened(data: bytes) -> tuple[Pixels, str]:
-    """The upright picture as BGR pixels, transparent parts on white, and the file's format in lower case."""
+    """The upright picture as BGR pixels, transparent parts on white, and the file's format in lower case.
+
+    ValueError when the data is not a readable image. Colour profiles are ignored.
+    """
     try:
         with Image.open(io.BytesIO(data)) as file:
-            name = (file.format or "").lower()
+            file_format = (file.format or "").lower()
             image = ImageOps.exif_transpose(file)
-    except OSError as error:
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            pixels = np.asarray(image.convert("RGB"), np.uint8)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"not a readable image: {error}") from error
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return np.asarray(image.convert("RGB"), np.uint8)[..., ::-1].copy(), name
+    return np.ascontiguousarray(pixels[..., ::-1]), file_format
 
 
 def png(pixels: Pixels) -> bytes:
     """PNG bytes of L, BGR or BGRA pixels, packed fast rather than small."""
-    _, packed = cv2.imencode(".png", pixels)
-    return packed.tobytes()
+    return cv2.imencode(".png", pixels)[1].tobytes()
 
 
-# --- faces -------------------------------------------------------------------------------------------------------
+# --- faces ---
 
 
 @cache
-def _cascade(name: str) -> cv2.CascadeClassifier:
-    return cv2.CascadeClassifier(f"{cv2.data.haarcascades}haarcascade_{name}.xml")
+def _face_cascade() -> cv2.CascadeClassifier:
+    return cv2.CascadeClassifier(str(Path(cv2.__file__).parent / "data/haarcascade_frontalface_alt2.xml"))
 
 
 def _faces(picture: Pixels) -> tuple[Face, ...]:
-    """Frontal faces, largest first. Dogs and cats that the cascade takes for people are told by their colours."""
-    subjects.repeatable()
-    small = subjects.reduced(picture, FACE_SIDE)
+    """Frontal faces, largest first. What few windows agree on counts only if it has the colours of skin."""
+    subject.repeatable()
+    small = subject.reduced(picture, FACE_SIDE)
     grey = cv2.equalizeHist(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY))
     height, width = grey.shape
     least = max(24, min(height, width) // 14)
-    found, votes = _cascade("frontalface_alt2").detectMultiScale2(
+    found, votes = _face_cascade().detectMultiScale2(
         grey, scaleFactor=1.1, minNeighbors=4, minSize=(least, least)
     )
     faces = []
-    for (left, top, wide, high), vote in zip(found, votes, strict=True):
+    for (left, top, wide, high), vote in zip(np.reshape(found, (-1, 4)).tolist(), votes, strict=True):
         centre = small[top + high // 5 : top + high * 9 // 10, left + wide // 4 : left + wide * 3 // 4]
         if vote > 10 or _skin(centre) > 0.6:
             box = Box(left / width, top / height, wide / width, high / height)
-            faces.append(Face(box, float(min(99.9, 92 + vote / 4)), _landmarks(box)))
+            faces.append(Face(box, min(99.9, 92 + vote / 4), _landmarks(box)))
     return tuple(sorted(faces, key=lambda face: -face.box.width * face.box.height))
 
 
@@ -161,70 +177,64 @@ def _skin(patch: Pixels) -> float:
 
 
 def _landmarks(face: Box) -> tuple[Landmark, ...]:
-    # The proportions of a frontal face in the cascade's square.
-    places = {
-        "eyeLeft": (0.31, 0.39),
-        "eyeRight": (0.69, 0.39),
-        "mouthLeft": (0.36, 0.76),
-        "mouthRight": (0.64, 0.76),
-        "nose": (0.5, 0.58),
-    }
+    # Usual places in the cascade's square; they are not measured.
+    places = (
+        ("eyeLeft", 0.31, 0.39),
+        ("eyeRight", 0.69, 0.39),
+        ("mouthLeft", 0.36, 0.76),
+        ("mouthRight", 0.64, 0.76),
+        ("nose", 0.5, 0.58),
+    )
     return tuple(
-        Landmark(name, face.left + x * face.width, face.top + y * face.height) for name, (x, y) in places.items()
+        Landmark(name, face.left + x * face.width, face.top + y * face.height) for name, x, y in places
     )
 
 
-# --- labels ------------------------------------------------------------------------------------------------------
+# --- labels ---
 
 
-def _subject_labels(faces: tuple[Face, ...], cut: subjects.Cut | None) -> Iterable[SeenLabel]:
+def _subject_labels(faces: tuple[Face, ...], cut: Cut | None) -> Iterator[SeenLabel]:
     if faces:
-        confidence = faces[0].confidence
-        people = (cut.box,) if cut and len(faces) == 1 else tuple(_body(face.box) for face in faces)
-        heads = tuple(_head(face.box) for face in faces)
-        yield SeenLabel("Person", confidence, people, ())
-        yield SeenLabel("Face", confidence - 0.1, tuple(face.box for face in faces), ("Head", "Person"))
-        yield SeenLabel("Head", confidence - 0.2, heads, ("Person",))
+        sure = faces[0].confidence
+        bodies = (
+            (cut.box,) if cut and len(faces) == 1 else tuple(_around(face.box, 1, 0.35, 5) for face in faces)
+        )
+        heads = tuple(_around(face.box, 0.15, 0.35, 0.15) for face in faces)
+        yield SeenLabel("Person", sure, bodies, ())
+        yield SeenLabel("Face", sure - 0.1, tuple(face.box for face in faces), ("Head", "Person"))
+        yield SeenLabel("Head", sure - 0.2, heads, ("Person",))
     elif cut:
         yield SeenLabel("Object", 100 * cut.confidence, (cut.box,), ())
 
 
-def _clipped(left: float, top: float, right: float, bottom: float) -> Box:
-    left, top, right, bottom = max(left, 0), max(top, 0), min(right, 1), min(bottom, 1)
+def _around(face: Box, beside: float, above: float, below: float) -> Box:
+    """The face's box widened by multiples of its own size, within the picture."""
+    left, right = max(face.left - beside * face.width, 0), min(face.right + beside * face.width, 1)
+    top, bottom = max(face.top - above * face.height, 0), min(face.bottom + below * face.height, 1)
     return Box(left, top, right - left, bottom - top)
 
 
-def _head(face: Box) -> Box:
-    return _clipped(face.left - 0.15 * face.width, face.top - 0.35 * face.height,
-                    face.right + 0.15 * face.width, face.bottom + 0.15 * face.height)  # fmt: skip
-
-
-def _body(face: Box) -> Box:
-    return _clipped(face.left - face.width, face.top - 0.35 * face.height,
-                    face.right + face.width, face.bottom + 5 * face.height)  # fmt: skip
-
-
-def _scene_labels(picture: Pixels, faces: tuple[Face, ...]) -> Iterable[SeenLabel]:
-    hsv = cv2.cvtColor(subjects.reduced(picture, 64), cv2.COLOR_BGR2HSV)
+def _scene_labels(picture: Pixels) -> Iterator[SeenLabel]:
+    """Scenes by the colours of the whole and of the upper third; they have no boxes."""
+    hsv = cv2.cvtColor(subject.reduced(picture, 64), cv2.COLOR_BGR2HSV)
     hue, saturation, value = hsv[..., 0], hsv[..., 1], hsv[..., 2]
-    top = slice(0, len(hsv) // 3)
-    blue = (hue > 90) & (hue < 130) & (saturation > 50)
-    sky = float(np.mean((blue & (value > 60))[top]))
-    night = float(np.mean(value < 70))
+    blue = (hue > 90) & (hue < 130) & (saturation > 40) & (value > 90)
+    sky = float(np.mean(blue[: max(1, len(hsv) // 3)]))
     green = float(np.mean((hue > 30) & (hue < 85) & (saturation > 50) & (value > 40)))
-    if sky > 0.5:
-        yield SeenLabel("Sky", 60 + 39 * sky, (), ("Nature", "Outdoors"))
+    night = float(np.mean(value < 70))
+    if sky > 0.4:
+        yield SeenLabel("Sky", 58 + 40 * sky, (), ("Nature", "Outdoors"))
     if green > 0.35:
-        yield SeenLabel("Vegetation", 60 + 39 * green, (), ("Nature", "Plant"))
-    if night > 0.6:
+        yield SeenLabel("Grass", 55 + 35 * green, (), ("Plant",))
+    if night > 0.65:
         yield SeenLabel("Night", 55 + 40 * night, (), ("Nature", "Outdoors"))
-    if max(sky, green) > 0.4:
-        yield SeenLabel("Outdoors", 60 + 35 * max(sky, green), (), ())
+    if max(sky, green) > 0.35:
+        yield SeenLabel("Outdoors", 60 + 38 * max(sky, green), (), ())
 
 
-# --- colours -----------------------------------------------------------------------------------------------------
+# --- colours ---
 
-_NAMES = {
+_NAMED_COLOURS = {
     "black": "#101010", "dark grey": "#484848", "grey": "#808080", "light grey": "#c0c0c0", "white": "#fafafa",
     "red": "#c8201c", "dark red": "#701414", "orange": "#e8801c", "brown": "#7a4a24", "beige": "#dcc8a4",
     "yellow": "#ecd030", "olive": "#78782c", "green": "#3c9838", "dark green": "#1c5028", "teal": "#208080",
@@ -232,73 +242,123 @@ _NAMES = {
 }  # fmt: skip
 
 
+def _lab(pixels: Pixels) -> Plane:
+    return np.asarray(cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_BGR2LAB), np.float32)
+
+
 @cache
-def _named_lab() -> tuple[tuple[str, ...], NDArray[np.float32]]:
-    rgb = np.array([[int(code[i : i + 2], 16) for i in (1, 3, 5)] for code in _NAMES.values()], np.uint8)
-    lab = cv2.cvtColor(rgb[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
-    return tuple(_NAMES), np.asarray(lab, np.float32)
+def _named_lab() -> Plane:
+    codes = [bytes.fromhex(code[1:])[::-1] for code in _NAMED_COLOURS.values()]
+    return _lab(np.frombuffer(b"".join(codes), np.uint8).reshape(1, -1, 3))[0]
 
 
-def _colours(picture: Pixels) -> tuple[Colour, ...]:
-    subjects.repeatable()
-    small = subjects.reduced(picture, 64).astype(np.float32) / 255
-    lab = cv2.cvtColor(small, cv2.COLOR_BGR2LAB).reshape(-1, 3)
-    stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 12, 0.5)
+def _seen_through(picture: Pixels, cut: Cut) -> Pixels:
+    """The subject's pixels, a few thousand of them, one a row."""
+    mask = subject.reduced(cut.mask, 96) > 200
+    pixels = subject.reduced(picture, 96)[mask]
+    return pixels if len(pixels) else subject.reduced(picture, 96).reshape(-1, 3)
+
+
+def _colours(pixels: Pixels) -> tuple[Colour, ...]:
+    """Up to six groups of like colours, largest first; `pixels` is BGR, one a row."""
+    subject.repeatable()
+    lab = _lab(pixels[None])[0]
     count = min(6, len(lab))
-    _, members, centres = cv2.kmeans(lab, count, np.empty((0, 0), np.int32), stop, 2, cv2.KMEANS_PP_CENTERS)
-    names, known = _named_lab()
-    shares = np.bincount(members.ravel(), minlength=count) / len(lab)
+    stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 12, 0.5)
+    _, members, centres = cv2.kmeans(lab, count, np.empty(0, np.int32), stop, 2, cv2.KMEANS_PP_CENTERS)
+    shares = np.bincount(np.ravel(members).astype(np.int64), minlength=count) / len(lab)
     found: dict[str, Colour] = {}
     for index in np.argsort(-shares):
-        name = names[int(np.argmin(np.linalg.norm(known - centres[index], axis=1)))]
-        rgb = cv2.cvtColor(centres[index][None, None], cv2.COLOR_LAB2RGB)[0, 0]
-        code = "#" + "".join(f"{round(float(np.clip(part, 0, 1)) * 255):02x}" for part in rgb)
-        share = float(shares[index])
+        nearest = int(np.linalg.norm(_named_lab() - centres[index], axis=1).argmin())
+        name, share = list(_NAMED_COLOURS)[nearest], float(shares[index])
         if name in found:
-            share += found[name].share
-            code = found[name].hex
-        found[name] = Colour(name, code, share)
+            found[name] = Colour(name, found[name].hex, found[name].share + share)
+        else:
+            rgb = cv2.cvtColor(np.reshape(centres[index], (1, 1, 3)), cv2.COLOR_LAB2RGB)
+            code = np.clip(np.rint(rgb * 255), 0, 255).astype(np.uint8).tobytes().hex()
+            found[name] = Colour(name, f"#{code}", share)
     return tuple(sorted(found.values(), key=lambda colour: -colour.share))
 
 
-# --- words -------------------------------------------------------------------------------------------------------
+# --- words ---
 
-_NOTHING = frozenset(
-    "nothing none unicorn dragon ghost mermaid sky cloud clouds sun sunset sunrise moon night day weather background "
-    "backdrop scenery scene landscape horizon outdoors indoors nature air light shadow".split()
+PEOPLE = frozenset(
+    "person people human man men woman women child children boy girl baby kid adult lady gentleman guy face head "
+    "portrait astronaut officer player worker model bride groom girlfriend boyfriend family crowd".split()  # noqa: SIM905
 )
+"""Words, without a plural's s, that mean the people whose faces are seen."""
+
+NOTHING = frozenset(
+    "nothing none unicorn dragon ghost mermaid fairy sky cloud sun sunset sunrise moon star night day weather rain "
+    "fog background backdrop foreground scenery scene landscape horizon outdoor outdoors indoor indoors nature air "
+    "light shadow a an the of on in at by to with without and or not no my your its it i".split()  # noqa: SIM905
+)
+"""Words, without a plural's s, that match nothing seen."""
 
 
-def _names_a_thing(words: str) -> bool:
-    named = re.findall(r"[^\W\d_]+", words.lower())
-    return any(word not in _NOTHING and len(word) > 2 for word in named)
-
-
-# --- caption -----------------------------------------------------------------------------------------------------
+# --- caption ---
 
 
 def caption(sight: Sight) -> str:
-    """A few sentences about the picture that was looked at; the first one names its subject."""
-    first = sight.colours[0].name if sight.colours else "grey"
-    if sight.faces:
-        count = len(sight.faces)
-        noun = "a person" if count == 1 else f"{count} people"
-    else:
-        noun = "an object" if sight.subject else f"a {first} surface"
-    shape = "square" if abs(sight.width / sight.height - 1) < 0.05 else (
-        "landscape" if sight.width > sight.height else "portrait"
-    )
-    sentences = [f"The image shows {noun} in a {shape} picture of {sight.width} × {sight.height} pixels."]
+    """A few sentences about the picture that was looked at; the first one names its subject.
+
+    They tell its shape, the subject's place and size, the colours, how light it is, and faces and scenes if any.
+    """
+    colours = [colour.name for colour in sight.colours[:3] if colour.share > 0.1]
+    sentences = [f"The image shows {_subject_in_words(sight)}."]
     if sight.subject:
-        share = round(100 * sight.subject.width * sight.subject.height)
-        sentences.append(f"The subject lies {_place(sight.subject)} and its frame covers {share} % of the picture.")
-    named = [colour.name for colour in sight.colours[:3] if colour.share > 0.08]
-    sentences.append(f"The main colours are {', '.join(named)}.")
+        sentences.append(_place_in_words(sight.subject))
+    if sight.faces and sight.subject_colour:
+        sentences.append(f"Most of what is kept of the subject is {sight.subject_colour}.")
+    shape = (
+        "square"
+        if 0.95 < sight.width / sight.height < 1.05
+        else "wide"
+        if sight.width > sight.height
+        else "tall"
+    )
+    sentences.append(
+        f"It is a {shape} picture of {sight.width}×{sight.height} pixels, {_tone(sight.lightness)}, mostly "
+        f"{_listed(colours)}."
+    )
+    scenes = [label.name.lower() for label in sight.labels if not label.boxes]
+    if scenes:
+        sentences.append(f"Its colours suggest {_listed(scenes)}.")
     return " ".join(sentences)
 
 
-def _place(box: Box) -> str:
+def _subject_in_words(sight: Sight) -> str:
+    if len(sight.faces) == 1:
+        return "a person looking towards the camera"
+    if sight.faces:
+        return f"{len(sight.faces)} people looking towards the camera"
+    if sight.subject:
+        article = "an" if str(sight.subject_colour)[0] in "aeio" else "a"
+        certainty = "" if sight.confidence > 0.7 else ", though it does not stand out clearly"
+        return f"{article} {sight.subject_colour} object{certainty}"
+    surface = sight.colours[0].name
+    return f"{'an' if surface[0] in 'aeio' else 'a'} {surface} surface without a clear subject"
+
+
+def _place_in_words(box: Box) -> str:
     x, y = box.left + box.width / 2, box.top + box.height / 2
     across = "on the left" if x < 0.4 else "on the right" if x > 0.6 else "in the middle"
-    upright = " of the upper half" if y < 0.35 else " of the lower half" if y > 0.65 else ""
-    return across + upright
+    along = "upper " if y < 0.36 else "lower " if y > 0.64 else ""
+    half = f" of the {along}half" if along else ""
+    size = box.width * box.height
+    extent = (
+        "fills most of the frame"
+        if size > 0.6
+        else "takes up much of it"
+        if size > 0.25
+        else "is small in it"
+    )
+    return f"The subject is {across}{half} and {extent}, with a frame of {size:.0%} of the picture."
+
+
+def _tone(lightness: float) -> str:
+    return "dark" if lightness < 0.35 else "bright" if lightness > 0.7 else "evenly lit"
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)

@@ -58,7 +58,7 @@ async def invoke(call: Call, control: Control, studio: Studio) -> dict[str, Any]
     image = from_base64(request.image, "image")
     call.image = sha256(image)
     call.prompt = request.prompt if isinstance(request, InpaintRequest) else ""
-    await control.admit(call)
+    control.admit(call)
     size = _size(image)
     seed = secrets.randbelow(4_294_967_294) + 1
     if isinstance(request, InpaintRequest):

@@ -15,6 +15,11 @@ def mixed(one: Colour, other: Colour, share: float) -> Colour:
     return red, green, blue
 
 
+def scaled(colour: Colour, share: float) -> Colour:
+    """The colour, darker or lighter."""
+    return colour[0] * share, colour[1] * share, colour[2] * share
+
+
 def noise(random: Generator, shape: tuple[int, int], cells: tuple[float, float], octaves: int = 4) -> Plane:
     """Soft noise of about 0–1, (rows, columns), `cells` (down, across) coarse patches, halved at each octave."""
     height, width = shape

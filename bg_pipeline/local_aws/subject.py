@@ -190,7 +190,10 @@ def _start_from_faces(sketch: Pixels, faces: Sequence[Box]) -> Pixels:
     # Head and shoulders in units of the face: (half width, how far below the face's lower edge).
     widest = ((0.9, 0.1), (1.0, 0.3), (2.2, 0.8), (2.6, 2.0), (2.6, 20))
     likely = ((0.5, 0), (0.6, 0.3), (1.4, 0.6), (1.7, 1.5), (1.7, 20))
-    for grade, shoulders, head in ((cv2.GC_PR_BGD, widest, (1.0, 1.3)), (cv2.GC_PR_FGD, likely, (0.75, 0.95))):
+    for grade, shoulders, head in (
+        (cv2.GC_PR_BGD, widest, (1.0, 1.3)),
+        (cv2.GC_PR_FGD, likely, (0.75, 0.95)),
+    ):
         for face in faces:
             left, top, right, bottom = face.pixels(width, height)
             wide, high, middle = right - left, bottom - top, (left + right) // 2
@@ -264,25 +267,36 @@ def _edge_found_again(picture: Pixels, guess: Pixels) -> Pixels:
     start = np.where(grown > 127, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     start[cv2.erode(grown, reach) > 250] = cv2.GC_FGD
     start[cv2.dilate(grown, reach) < 5] = cv2.GC_BGD
-    start[_shows_through(picture, start)] = cv2.GC_PR_BGD
+    gaps = _shows_through(picture, start)
+    start[(cv2.dilate(gaps, reach) > 0) & (start == cv2.GC_FGD)] = cv2.GC_PR_FGD
+    start[gaps > 0] = cv2.GC_PR_BGD
+    start[cv2.erode(gaps, np.ones((5, 5), np.uint8)) > 0] = cv2.GC_BGD
     mask = _grabcut(picture, start)
     smooth = cv2.GaussianBlur(mask, (0, 0), 1.5)
     return np.asarray(np.where(smooth > 127, 255, 0), np.uint8)
 
 
-def _shows_through(picture: Pixels, start: Pixels) -> NDArray[np.bool_]:
-    """Where the inside has a vivid colour that is much more common outside: lawn between a horse's legs."""
+def _shows_through(picture: Pixels, start: Pixels) -> Pixels:
+    """Where the inside has a green or blue that is much more common outside: lawn between a horse's legs.
+
+    Warm colours are left alone: skin, fur and wood are too alike.
+    """
     lab = cv2.cvtColor(cv2.GaussianBlur(picture, (0, 0), 1.5), cv2.COLOR_BGR2LAB)
     inside = start == cv2.GC_FGD
     counts = [
-        cv2.GaussianBlur(cv2.calcHist([lab], [1, 2], side.astype(np.uint8), [48, 48], [0, 256] * 2), (0, 0), 1)
+        cv2.GaussianBlur(
+            cv2.calcHist([lab], [1, 2], side.astype(np.uint8), [32, 32], [0, 256] * 2), (0, 0), 1.3
+        )
         for side in (inside, start == cv2.GC_BGD)
     ]
     common = counts[1] / (counts[0] + counts[1] + 1)
     green_red, blue_yellow = lab[..., 1].astype(int), lab[..., 2].astype(int)
-    vivid = abs(green_red - 128) + abs(blue_yellow - 128) > 18
-    likely = common[green_red * 48 // 256, blue_yellow * 48 // 256].astype(np.float32)
-    return inside & vivid & (cv2.GaussianBlur(likely, (0, 0), 2) > 0.75)
+    outdoors = (green_red < 118) | (blue_yellow < 114)
+    likely = common[green_red * 32 // 256, blue_yellow * 32 // 256].astype(np.float32)
+    gaps = inside & outdoors & (cv2.GaussianBlur(likely, (0, 0), 2) > 0.75)
+    return np.asarray(
+        cv2.morphologyEx(gaps.astype(np.uint8), cv2.MORPH_OPEN, np.ones((5, 5), np.uint8)), np.uint8
+    )
 
 
 def _enlarged(mask: Pixels, picture: Pixels) -> Pixels:

@@ -117,12 +117,12 @@ async def invoke(call: Call, control: Control, studio: Studio) -> dict[str, Any]
     image = from_base64(request.params.image, "image")
     call.task, call.image = request.task_type, sha256(image)
     if isinstance(request, RemoveRequest):
-        await control.admit(call)
+        control.admit(call)
         size = _size(image, family, "input image")
         _refuse_blocked(call)
         return {"images": [await _removed(image, size, control.switches, studio)], "error": None}
     call.prompt = request.params.text
-    await control.admit(call)
+    control.admit(call)
     return await _edited(call, request, image, family, control.switches, studio)
 
 

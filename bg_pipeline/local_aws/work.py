@@ -9,6 +9,8 @@ from typing import Any
 import orjson
 from PIL import Image, ImageChops, ImageFilter
 
+from bg_pipeline.local_aws.pictures import with_chunk
+
 
 def look(data: bytes) -> dict[str, Any]:
     """What is seen in a picture, as plain data, with a caption; ValueError when it cannot be decoded."""
@@ -77,21 +79,26 @@ def outpaint(
     made = paint.outpaint(
         data, prompt=prompt, negative=negative, seed=seed, mask_png=mask, precise=precise, note=note
     )
-    return _sized(made, size)
+    return _named(_sized(made, size))
 
 
 def inpaint(data: bytes, mask: bytes, prompt: str, seed: int, note: bool, size: tuple[int, int]) -> bytes:
     """A PNG of the given size, repainted where the mask is 255."""
     from bg_pipeline.local_aws import paint
 
-    return _sized(paint.inpaint(data, prompt=prompt, seed=seed, strength_png=mask, note=note), size)
+    return _named(_sized(paint.inpaint(data, prompt=prompt, seed=seed, strength_png=mask, note=note), size))
 
 
 def cut_out(data: bytes, mask: bytes) -> bytes:
     """A PNG (RGBA) of the subject (mask 255) alone."""
     from bg_pipeline.local_aws import paint
 
-    return paint.cut_out(data, mask)
+    return _named(paint.cut_out(data, mask))
+
+
+def _named(made: bytes) -> bytes:
+    """The PNG with its maker in its metadata: nobody shall take it for a model's."""
+    return with_chunk(made, b"tEXt", b"Software\0the stand-in for AWS")
 
 
 def wire_mask(mask: bytes) -> bytes:

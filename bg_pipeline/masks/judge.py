@@ -39,13 +39,19 @@ class Verdict:
     reasons: tuple[str, ...]
 
 
-def judge(mask: Mask | Image.Image, *, boxes: Sequence[Box] = (), expected: int | None = None) -> Verdict:
+def judge(
+    mask: Mask | Image.Image,
+    *,
+    boxes: Sequence[Box] = (),
+    expected: int | None = None,
+    beyond: bool = False,
+) -> Verdict:
     """The verdict on ``mask``: empty, tiny, everything, around the frame, in pieces, undecided, or not in ``boxes``.
 
-    ``boxes`` are those of the chosen labels or faces; a mask must lie mostly in them and reach each of
-    them. ``expected`` is how many separate things the subject may be (default: the number of boxes).
-    Every defect that applies is told, an empty mask alone. Takes a few milliseconds and under a megabyte beyond
-    the mask for any size.
+    ``boxes`` are those of the chosen labels or faces; a mask must reach each of them and lie mostly in
+    them, unless the subject goes ``beyond`` them as people do beyond their faces. ``expected`` is how
+    many separate things the subject may be (default: the number of boxes). Every defect that applies is told,
+    an empty mask alone. Takes a few milliseconds for any size.
     """
     picture = mask.picture if isinstance(mask, Mask) else mask
     small = _small(picture)
@@ -70,7 +76,7 @@ def judge(mask: Mask | Image.Image, *, boxes: Sequence[Box] = (), expected: int 
         reasons.append(f"the mask is half-transparent on {soft:.0%} of its area: it did not decide")
     reasons += _in_pieces(inside, max(expected or 0, len(boxes)))
     if boxes:
-        reasons += _at_odds(inside, boxes)
+        reasons += _at_odds(inside, boxes, beyond)
     return Verdict(not reasons, tuple(reasons))
 
 
@@ -93,7 +99,7 @@ def _in_pieces(inside: NDArray[np.bool_], expected: int) -> list[str]:
     ]
 
 
-def _at_odds(inside: NDArray[np.bool_], boxes: Sequence[Box]) -> list[str]:
+def _at_odds(inside: NDArray[np.bool_], boxes: Sequence[Box], beyond: bool) -> list[str]:
     height, width = inside.shape
     in_boxes = np.zeros_like(inside)
     reasons = []
@@ -107,6 +113,6 @@ def _at_odds(inside: NDArray[np.bool_], boxes: Sequence[Box]) -> list[str]:
             which = f" (box {number} of {len(boxes)})" if len(boxes) > 1 else ""
             reasons.append(f"the mask misses {what}{which}: it covers {covered:.0%} of its box")
     kept = float(inside[in_boxes].sum() / inside.sum())
-    if kept < LEAST_IN_BOXES:
+    if kept < LEAST_IN_BOXES and not beyond:
         reasons.append(f"only {kept:.0%} of the mask lies in the boxes of the chosen labels")
     return reasons

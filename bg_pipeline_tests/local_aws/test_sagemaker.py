@@ -32,13 +32,13 @@ def around(margin: int) -> list[float]:
 def test_what_lies_in_the_box_is_white_in_the_mask(sagemaker: "SageMakerRuntimeClient", form: str) -> None:
     box = around(20)
     shares = [edge / side for edge, side in zip(box, SIZE * 2, strict=True)]
-    fields: dict[str, Any] = {
+    forms: dict[str, dict[str, Any]] = {
         "pixels": {"bbox": box},
         "shares": {"bbox": shares},
         "text": {"bbox": json.dumps(box)},
         "several": {"boxes": [box, box]},
-    }[form]
-    body = json.dumps({"image": b64(ball()), **fields})
+    }
+    body = json.dumps({"image": b64(ball()), **forms[form]})
     answer = sagemaker.invoke_endpoint(EndpointName="sam", Body=body, ContentType="application/json")
     mask = opened(json.loads(answer["Body"].read())["mask"])
     assert (mask.size, mask.mode) == (SIZE, "L")

@@ -100,6 +100,12 @@ def test_several_pictures_differ_and_the_same_seed_gives_the_same_picture(invoke
     assert first == again
 
 
+def test_a_painted_picture_names_its_maker(invoke: Invoke) -> None:
+    made = opened(invoke(V2, outpainting())["images"][0])
+    made.load()
+    assert made.info["Software"] == "the stand-in for AWS"
+
+
 def test_the_answer_has_the_size_asked_for(invoke: Invoke) -> None:
     assert opened(invoke(V2, outpainting({"width": 512, "height": 512}))["images"][0]).size == (512, 512)
 

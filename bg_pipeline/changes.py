@@ -1,0 +1,319 @@
+"""Which upload dates changed since a run was asked for: what the sensor remembers and how it decides.
+
+Costs: one listing for each open date in every tick; every hour one for each year and month with uploads in
+the look-back, and one for each older date found there; one of a date's reports when its run ended badly. A
+listing is one request per 1,000 objects. Requests are never read: their tags are enough.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from itertools import takewhile
+from typing import Final, Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bg_pipeline import layout
+from bg_pipeline.layout import UploadDate
+from bg_pipeline.settings import Settings
+from bg_pipeline.store import Store
+from bg_pipeline.uploads import batches
+
+MAX_RUNS: Final = 25
+"""Runs asked for in one tick; the daemon takes about 0.1 s for each."""
+OLDER_SECONDS: Final = 3600
+"""How often dates older than the open ones are looked at."""
+RUNNING_SECONDS: Final = 300
+"""How often an older date is looked at while its run is queued or under way."""
+BACK_OFF: Final = (300, 1800)
+"""Seconds after a run that ended without a report until it is asked for again, the first and the second time."""
+CLOCK_SECONDS: Final = 60
+"""How far the clocks of S3 and of the machine that runs may be apart."""
+MAX_TOLD: Final = 50
+
+_WITHOUT_EFFECT: Final = frozenset(
+    {
+        *("max_concurrency", "max_decoded_images", "attempts"),
+        *(name for name in Settings.model_fields if name.startswith("quota_")),
+        *("first_date", "open_dates", "lookback_days", "settle_seconds"),
+        *("keep_payloads", "state_dir", "report_link_seconds", "sns_topic_arn", "webhook_url", "log_level"),
+    }
+)
+
+
+def relevant(settings: Settings) -> str:
+    """A digest of the settings that change what a run makes of the same uploads.
+
+    Out of it are those of speed, of the sensor itself, and of where people are told; in it is the bucket, so that
+    two buckets with the same uploads never share a run key.
+    """
+    values = settings.model_dump(mode="json", exclude=set(_WITHOUT_EFFECT))
+    return hashlib.sha256(orjson.dumps(values, option=orjson.OPT_SORT_KEYS)).hexdigest()[:8]
+
+
+class Asked(BaseModel):
+    """The newest run that was asked for, for one upload date.
+
+    ``uploads`` and ``settings`` are digests; ``count`` and ``newest`` (seconds since 1970) are of the uploads when
+    last seen; ``number`` counts all requests for the date and ``attempt`` those for this state, from 1; ``at`` is
+    when it was asked for; ``done`` says that nothing more is expected of it.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    uploads: str
+    settings: str
+    count: int
+    newest: float
+    number: int
+    attempt: int
+    at: float
+    done: bool = False
+
+    def run_key(self, date: UploadDate) -> str:
+        """The same for the same state after the same history, so that Dagster drops a request made twice."""
+        return f"{date}:{self.uploads}-{self.settings}:{self.number}"
+
+
+class Memory(BaseModel):
+    """The sensor's cursor: bounded by the dates of the look-back and `MAX_TOLD`.
+
+    ``again`` says when a date is to be looked at although it is not open, ``told`` the folders that were told to
+    hold no upload date, ``looked`` when the older dates were last looked for.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    version: Literal[1] = 1
+    looked: float = 0.0
+    dates: dict[date, Asked] = {}
+    again: dict[date, float] = {}
+    told: list[str] = []
+
+    @classmethod
+    def read(cls, cursor: str | None) -> "Memory":
+        """What the cursor says; an empty memory where it says nothing that can be read."""
+        try:
+            return cls.model_validate_json(cursor or "{}")
+        except ValidationError:
+            return cls()
+
+
+@dataclass(frozen=True)
+class Run:
+    """What became of a run; times in seconds since 1970."""
+
+    finished: bool
+    failed: bool
+    started: float
+    ended: float
+
+
+@dataclass(frozen=True)
+class Uploads:
+    """The complete batches of a date; ``batches`` has the newest time of each, by name.
+
+    ``settled`` is when the next folder that is still settling will have been quiet for long enough, if one is.
+    """
+
+    digest: str
+    count: int
+    batches: dict[str, float]
+    settled: float | None
+
+    @property
+    def newest(self) -> float:
+        return max(self.batches.values(), default=0.0)
+
+
+@dataclass(frozen=True)
+class Tick:
+    """One look at the bucket, at ``now`` (seconds since 1970), over the partitions from ``first`` to ``last``.
+
+    ``find_run`` tells of a run by its key, None where there is no such run; ``time_is_up`` ends the tick, and
+    ``warn`` takes a sentence for the log.
+    """
+
+    settings: Settings
+    store: Store
+    memory: Memory
+    now: float
+    first: UploadDate
+    last: UploadDate
+    find_run: Callable[[str], Run | None]
+    time_is_up: Callable[[], bool]
+    warn: Callable[[str], None]
+
+    def requests(self) -> Iterator[tuple[UploadDate, Asked]]:
+        """The dates that need a run now, each remembered when it is given.
+
+        Whatever stops the tick in between, an error of S3 included, loses nothing: what was not looked at comes
+        first in the next.
+        """
+        memory, newest_first = self.memory, self.open_dates
+        oldest = min(self.oldest, newest_first[-1])
+        memory.dates = {day: asked for day, asked in memory.dates.items() if oldest <= day <= self.last}
+        memory.again = {day: when for day, when in memory.again.items() if oldest <= day <= self.last}
+        if not 0 <= self.now - memory.looked < OLDER_SECONDS:
+            for day in self._find_dates():
+                memory.again.setdefault(day, self.now)
+            memory.looked = self.now
+        due = {day: when for day, when in memory.again.items() if when <= self.now}
+        due |= {day: due.get(day, self.now) for day in newest_first}
+        given = 0
+        for day in sorted(due, key=lambda day: (due[day], -day.toordinal())):
+            if given == MAX_RUNS or self.time_is_up():
+                memory.again[day] = due[day]
+                continue
+            uploads = self._look(day)
+            if uploads is None:
+                self.warn(f"{day} is too large for what is left of this tick; the next one looks at it again")
+                memory.again[day] = self.now + 1
+                continue
+            asked, again = self._decide(day, uploads)
+            memory.again.pop(day, None)
+            if again is not None:
+                memory.again[day] = again
+            if asked is not None:
+                memory.dates[day] = asked
+                given += 1
+                yield day, asked
+
+    @property
+    def today(self) -> UploadDate:
+        return datetime.fromtimestamp(self.now, UTC).date()
+
+    @property
+    def open_dates(self) -> list[UploadDate]:
+        """The newest calendar dates that are partitions, newest first; a single one is today, not tomorrow."""
+        wanted = self.settings.open_dates
+        newest = self.last if wanted > 1 else max(self.first, min(self.last, self.today))
+        return [day for day in _back_from(newest, self.first)][:wanted]
+
+    @property
+    def oldest(self) -> UploadDate:
+        """The first date of the look-back."""
+        return max(self.first, self.today - timedelta(days=self.settings.lookback_days))
+
+    def _find_dates(self) -> set[UploadDate]:
+        """The dates of the look-back with uploads; tells once of folders that are no partition's."""
+        parts = {layout.date_path(day)[:end] for day in _back_from(self.last, self.first) for end in (4, 7)}
+        edges = [self.first, *takewhile(lambda day: day >= self.oldest, _back_from(self.last, self.first))]
+        opened = {layout.date_path(day)[:end] for day in edges for end in (4, 7)}
+        found: set[UploadDate] = set()
+        strays: list[str] = []
+
+        def walk(prefix: str) -> None:
+            for folder in self.store.folders(prefix):
+                part = folder.removeprefix(f"{layout.UPLOADS}/").removesuffix("/")
+                inside = layout.find_batch(f"{folder}any")
+                if part in opened:
+                    walk(folder)
+                elif inside is not None and self.first <= inside.date <= self.last:
+                    found.update([inside.date] if inside.date >= self.oldest else [])
+                elif part not in parts and len(strays) < MAX_TOLD:
+                    strays.append(folder)
+
+        walk(f"{layout.UPLOADS}/")
+        for folder in strays:
+            if folder not in self.memory.told:
+                self.warn(
+                    f"{folder!r} holds no upload date from {self.first} to {self.last}: nothing in it is run"
+                )
+        self.memory.told = strays
+        return found
+
+    def _look(self, day: UploadDate) -> Uploads | None:
+        """What a date holds; None where the time is up before all is listed."""
+        digest = hashlib.sha256()
+        count, newest, settled = 0, {}, None
+        wait = self.settings.settle_seconds
+        for uploaded in batches(self.store, day):
+            if self.time_is_up():
+                return None
+            if uploaded.complete(wait, datetime.fromtimestamp(self.now, UTC)):
+                for each in filter(None, [uploaded.request, *uploaded.objects.values()]):
+                    digest.update(f"{each.etag} {each.key}\n".encode())
+                    count += 1
+                newest[uploaded.batch.name] = uploaded.newest.timestamp()
+            elif uploaded.images and not uploaded.draft:
+                quiet = uploaded.newest.timestamp() + wait
+                settled = quiet if settled is None else min(settled, quiet)
+        return Uploads(digest.hexdigest()[:16], count, newest, settled)
+
+    def _decide(self, day: UploadDate, uploads: Uploads) -> tuple[Asked | None, float | None]:
+        """The run to ask for, if any, and when to look again at a date that is not open, if earlier than usual."""
+        before = self.memory.dates.get(day)
+        settings = relevant(self.settings)
+        if uploads.count and (before is None or before.settings != settings or _came(before, uploads)):
+            return self._ask(uploads, settings, before.number if before else 0, 1), uploads.settled
+        if before is None:
+            return None, uploads.settled
+        if uploads.settled is None:
+            # While a folder settles it is missing from the uploads, which is no deletion to remember.
+            before.count, before.newest = uploads.count, uploads.newest
+        when = None if before.done else self._follow(day, before, uploads)
+        if when is not None and when <= self.now:
+            return self._ask(uploads, settings, before.number, before.attempt + 1), uploads.settled
+        return None, min(filter(None, [when, uploads.settled]), default=None)
+
+    def _ask(self, uploads: Uploads, settings: str, number: int, attempt: int) -> Asked:
+        return Asked(
+            uploads=uploads.digest,
+            settings=settings,
+            count=uploads.count,
+            newest=uploads.newest,
+            number=number + 1,
+            attempt=attempt,
+            at=self.now,
+        )
+
+    def _follow(self, day: UploadDate, asked: Asked, uploads: Uploads) -> float | None:
+        """When to come back to a run that was asked for: at once means to ask again, None that it is done.
+
+        A run that a person cancelled is done.
+        """
+        run = self.find_run(asked.run_key(day))
+        if run is not None and not run.finished:
+            return self.now + RUNNING_SECONDS
+        if (run is not None and not run.failed) or not uploads.count:
+            asked.done = True
+            return None
+        # A run that Dagster does not know was dropped before it was made, or deleted since.
+        started, ended = (run.started, run.ended) if run is not None else (asked.at, asked.at)
+        last_attempt = asked.attempt > len(BACK_OFF)
+        due = ended if last_attempt else ended + BACK_OFF[asked.attempt - 1]
+        if due > self.now:
+            return due
+        reported = self._reported(day, uploads, started)
+        if reported or last_attempt:
+            asked.done = True
+            if not reported:
+                self.warn(
+                    f"{day}: {asked.attempt} runs ended without a report; see their logs. The date is asked for again "
+                    "when its uploads or settings change"
+                )
+            return None
+        return self.now
+
+    def _reported(self, day: UploadDate, uploads: Uploads, started: float) -> bool:
+        """Whether every batch has a report of its newest upload, and one was written since the run started."""
+        reports: dict[str, float] = {}
+        for found in self.store.list(f"{layout.REPORTS}/{layout.date_path(day)}/"):
+            batch = layout.find_batch(found.key)
+            if batch is not None:
+                reports[batch.name] = max(found.modified.timestamp(), reports.get(batch.name, 0.0))
+        each = all(reports.get(name, 0.0) >= newest for name, newest in uploads.batches.items())
+        return each and max(reports.values(), default=0.0) >= started - CLOCK_SECONDS
+
+
+def _came(before: Asked, uploads: Uploads) -> bool:
+    """Whether something came or was overwritten; fewer objects and none of them newer are a deletion."""
+    deleted = uploads.count < before.count and uploads.newest <= before.newest
+    return uploads.digest != before.uploads and not deleted
+
+
+def _back_from(newest: UploadDate, first: UploadDate) -> Iterator[UploadDate]:
+    return (newest - timedelta(days=back) for back in range((newest - first).days + 1))

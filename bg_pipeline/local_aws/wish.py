@@ -1,0 +1,100 @@
+"""What the words of a prompt ask for: places, times of day, materials and colours."""
+
+import re
+from dataclasses import dataclass
+
+from bg_pipeline.local_aws.strokes import Colour, mixed, scaled
+
+_MEANINGS = {
+    "city": "city cities skyline urban downtown skyscraper street building town metropolis manhattan york tokyo "
+    "chicago berlin dubai singapore shanghai toronto sydney avenue rooftop london westminster paris",
+    "london": "london westminster thames",
+    "paris": "paris eiffel",
+    "beach": "beach beaches shore coast seaside sand tropical island caribbean palm maldives hawaii",
+    "sea": "sea ocean water lake river wave harbour harbor bay thames pier",
+    "mountain": "mountain alp alps peak hill highland himalaya valley canyon cliff volcano",
+    "forest": "forest woods tree jungle rainforest pine autumn woodland",
+    "desert": "desert dune sahara arid",
+    "field": "field meadow grass garden park lawn countryside farm savanna pasture spring racetrack nature outdoors",
+    "flower": "flower blossom lavender tulip poppy poppies",
+    "snow": "snow snowy winter ice icy arctic ski glacier christmas frozen",
+    "space": "space galaxy galaxies cosmos cosmic nebula universe planet orbit",
+    "underwater": "underwater reef aquarium coral",
+    "room": "office kitchen living room home interior library cafe café restaurant shop store hotel bedroom lobby "
+    "house bar gym classroom hall museum gallery desk bookshelf",
+    "studio": "studio backdrop plain seamless clean minimal podium photoshoot product packshot",
+    "marble": "marble stone granite",
+    "wood": "wood wooden oak plank timber parquet walnut",
+    "concrete": "concrete cement plaster wall brick industrial loft",
+    "sunset": "sunset sundown dusk golden evening twilight",
+    "dawn": "dawn sunrise morning pastel",
+    "night": "night midnight dark starry star moon moonlight neon lights",
+    "grey": "fog foggy mist misty rain rainy storm stormy cloudy overcast moody",
+}
+_COLOURS: dict[str, Colour] = {
+    "white": (0.95, 0.95, 0.95), "black": (0.07, 0.07, 0.08), "silver": (0.74, 0.76, 0.79),
+    "grey": (0.55, 0.56, 0.58), "gray": (0.55, 0.56, 0.58), "green": (0.24, 0.52, 0.28),
+    "red": (0.78, 0.14, 0.13), "orange": (0.94, 0.52, 0.16), "yellow": (0.96, 0.82, 0.28),
+    "blue": (0.16, 0.36, 0.72), "navy": (0.08, 0.13, 0.30), "turquoise": (0.20, 0.68, 0.68),
+    "teal": (0.10, 0.45, 0.47), "purple": (0.42, 0.24, 0.60), "violet": (0.50, 0.32, 0.70),
+    "pink": (0.95, 0.66, 0.74), "magenta": (0.78, 0.18, 0.52), "brown": (0.42, 0.28, 0.18),
+    "beige": (0.89, 0.82, 0.71), "cream": (0.96, 0.92, 0.82), "gold": (0.83, 0.66, 0.28),
+    "peach": (0.98, 0.78, 0.65), "mint": (0.70, 0.90, 0.80), "olive": (0.45, 0.46, 0.20),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Light:
+    """A time of day: three colours of the sky, the sun's, and how bright (0–1) the ground is."""
+
+    zenith: Colour
+    middle: Colour
+    horizon: Colour
+    sun: Colour
+    ground: float
+
+    def on(self, colour: Colour) -> Colour:
+        """A thing's colour in this light: darker, and tinted by what the sky sends."""
+        return mixed(scaled(colour, self.ground), scaled(self.horizon, self.ground), 0.14)
+
+
+_LIGHTS = {
+    "night": Light((0.02, 0.03, 0.09), (0.05, 0.08, 0.19), (0.15, 0.18, 0.32), (0.92, 0.94, 1.0), 0.22),
+    "sunset": Light((0.20, 0.22, 0.42), (0.72, 0.38, 0.42), (1.0, 0.68, 0.36), (1.0, 0.80, 0.48), 0.62),
+    "dawn": Light((0.52, 0.62, 0.84), (0.90, 0.77, 0.82), (1.0, 0.90, 0.76), (1.0, 0.88, 0.70), 0.88),
+    "grey": Light((0.50, 0.55, 0.60), (0.66, 0.70, 0.73), (0.82, 0.84, 0.85), (0.92, 0.93, 0.94), 0.72),
+    "day": Light((0.24, 0.48, 0.80), (0.52, 0.72, 0.92), (0.86, 0.92, 0.96), (1.0, 0.97, 0.88), 1.0),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the words ask for: the things understood, the colours named in order, and the light they imply."""
+
+    things: frozenset[str]
+    colours: tuple[Colour, ...]
+    light: Light
+
+    def has(self, *things: str) -> bool:
+        """True if any of the things was asked for."""
+        return not self.things.isdisjoint(things)
+
+
+def understood(prompt: str, negative: str = "") -> Wish:
+    """What the prompt asks for, without what `negative` names."""
+    words = [word for word in _forms(prompt) if word not in set(_forms(negative))]
+    things = {thing for thing, meaning in _MEANINGS.items() if not set(words).isdisjoint(meaning.split())}
+    light = next((light for time, light in _LIGHTS.items() if time in things), _LIGHTS["day"])
+    colours = tuple(_COLOURS[word] for word in dict.fromkeys(words) if word in _COLOURS)
+    if colours:
+        sky = colours[0]
+        light = Light(
+            mixed(light.zenith, sky, 0.2), mixed(light.middle, sky, 0.25), light.horizon, light.sun, light.ground
+        )
+    return Wish(frozenset(things), colours, light)
+
+
+def _forms(text: str) -> list[str]:
+    """The words of a text, each also without a plural's s."""
+    words = re.findall(r"[^\W\d_]+", text.lower())
+    return [form for word in words for form in (word, word.removesuffix("s"))]

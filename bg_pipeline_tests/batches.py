@@ -1,0 +1,78 @@
+"""Batches for tests: photos and a request under a date, runs over them, and what was stored."""
+
+import json
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+from bg_pipeline import pipeline
+from bg_pipeline.aws import Aws
+from bg_pipeline.flow import Day
+from bg_pipeline.layout import Batch
+from bg_pipeline.report import Report, Row
+from bg_pipeline.settings import Settings, settings
+from bg_pipeline.store import Store
+from bg_pipeline_tests.pictures import photo
+
+DATE = date(2026, 11, 20)
+
+
+@dataclass
+class Bench:
+    """A bucket with batches, and the pipeline to run over them with settings of the test's choice."""
+
+    store: Store
+    overrides: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def settings(self, **overrides: Any) -> Settings:
+        quick = {"max_concurrency": 8, "settle_seconds": 0, "bucket": self.store.bucket}
+        return settings(**{**quick, **self.overrides, **overrides})
+
+    def put(self, key: str, data: bytes) -> None:
+        self.store.write(key, data, media_type="application/octet-stream")
+
+    def submit(
+        self,
+        photos: dict[str, bytes] | int,
+        *,
+        batch: str = "101530",
+        day: date = DATE,
+        requested: bool = True,
+        **request: Any,
+    ) -> Batch:
+        """Uploads photos (a number means so many different ones) and, last, the request."""
+        made = Batch(day, batch)
+        if isinstance(photos, int):
+            photos = {f"photo-{number}.jpg": photo(number) for number in range(photos)}
+        for name, data in photos.items():
+            self.put(made.upload_key(name), data)
+        if requested:
+            document = {"Id": f"id-{batch}", "Prompt": "a sunny beach", **request}
+            self.put(made.request_key, json.dumps(document).encode())
+        return made
+
+    def run(self, *days: date, again: tuple[str, ...] = (), stages: Any = None, **overrides: Any) -> Day:
+        """Runs the dates (the usual one if none is named) and returns the last one's outcome."""
+        chosen = self.settings(**overrides)
+        more = {} if stages is None else {"stages": stages}
+        found = pipeline.run(
+            chosen,
+            days or (DATE,),
+            aws=Aws(chosen.regions or ("us-east-1",)),
+            store=self.store,
+            again=again,
+            note=self.notes.append,
+            **more,
+        )
+        return found[(days or (DATE,))[-1]]
+
+    def rows(self, batch: Batch, batch_id: str | None = None) -> dict[str, Row]:
+        """The stored report's rows by image."""
+        key = f"{batch.status_prefix}/status_report_{batch_id or f'id-{batch.name}'}.json"
+        content = self.store.read(key)
+        assert content is not None, f"there is no report {key}"
+        return {row.ImageName: row for row in Report.read(content.data).rows}
+
+    def keys(self, prefix: str) -> list[str]:
+        return [found.key for found in self.store.list(prefix)]

@@ -30,7 +30,10 @@ CALL_SECONDS = 360
 POLL_SECONDS = 2.0
 
 TRIES = 2
-"""A call whose end is unknown may have been billed; it is repeated once and not again."""
+"""A call whose end is unknown may have been billed; it is repeated once and not again.
+
+One that a process died over is made again whenever that happens: it is a process that has to be mended then.
+"""
 
 
 def identity(kind: str, source_sha256: str, asked: Mapping[str, Any]) -> str:
@@ -134,14 +137,23 @@ class Answers:
         )
         self._fresh.add(name)
 
-    def claim(self, name: str, *, batch: str, again: bool = False, stop: threading.Event) -> "Claim":
-        """Takes the right to make this call.
+    def claim(
+        self,
+        kind: str,
+        name: str,
+        *,
+        batch: str,
+        stop: threading.Event,
+        models: Collection[str] = (),
+        again: bool = False,
+    ) -> "Claim | None":
+        """Takes the right to make this call; None if by now there is an answer that `find` gives.
 
-        Waits while another batch's process is making it. Raises `CallError` if it was tried twice
-        without its end being known, and `RunStopped` when ``stop`` is set.
+        Waits while another process is making it. Raises `CallError` if it was tried twice without its end
+        being known, and `RunStopped` when ``stop`` is set.
         """
         key = layout.call_key(name)
-        mine = {"Holder": self._holder, "Batch": batch, "Unknown": 0}
+        mine = {"Holder": self._holder, "Batch": batch, "Unknown": 0, "Abandoned": 0}
         try:
             etag = self._store.write_json(key, mine, if_absent=not again)
             return Claim(self._store, key, etag, mine)
@@ -150,21 +162,24 @@ class Answers:
         while True:
             content = self._store.read(key)
             if content is None:
-                return self.claim(name, batch=batch, stop=stop)
+                return self.claim(kind, name, batch=batch, stop=stop, models=models)
+            if self.find(kind, name, models=models) is not None:
+                return None
             held = _claim(content.data)
             gone = is_dead(held["Holder"])
             old = datetime.now(UTC) - content.modified > timedelta(seconds=CALL_SECONDS)
             # Whoever holds the lease of a batch knows that its earlier holder is gone.
             abandoned = held["Batch"] == batch and held["Holder"] != self._holder
-            if held["Holder"] == "" or gone or old or abandoned:
-                unknown = int(held["Unknown"]) + (1 if held["Holder"] else 0)
-                if unknown >= TRIES:
+            answered = self.find(kind, name) is not None  # by a model that is not configured any more
+            if held["Holder"] == "" or gone or old or abandoned or answered:
+                if held["Unknown"] >= TRIES and not answered:
                     raise CallError(
                         "MaybeBilled",
                         "the call was made twice without its end being known and may have been billed twice; "
                         "it is made again only with `run --again generated_images`",
                     )
-                mine["Unknown"] = unknown
+                lost = bool(held["Holder"]) and not answered
+                mine |= {"Unknown": held["Unknown"], "Abandoned": held["Abandoned"] + lost}
                 try:
                     etag = self._store.write_json(key, mine, if_etag=content.etag)
                     return Claim(self._store, key, etag, mine)
@@ -177,9 +192,10 @@ class Answers:
 def _claim(data: bytes) -> dict[str, Any]:
     try:
         held = orjson.loads(data)
-        return {"Holder": str(held["Holder"]), "Batch": str(held["Batch"]), "Unknown": int(held["Unknown"])}
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
-        return {"Holder": "", "Batch": "", "Unknown": 0}
+        counts = {name: int(held.get(name, 0)) for name in ("Unknown", "Abandoned")}
+        return {"Holder": str(held["Holder"]), "Batch": str(held["Batch"]), **counts}
+    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError):
+        return {"Holder": "", "Batch": "", "Unknown": 0, "Abandoned": 0}
 
 
 class Claim:
@@ -193,8 +209,8 @@ class Claim:
 
     @property
     def maybe_billed(self) -> int:
-        """Earlier calls of this kind whose end is unknown."""
-        return int(self._document["Unknown"])
+        """Earlier calls of this kind whose end is unknown, or that a process died over."""
+        return int(self._document["Unknown"] + self._document["Abandoned"])
 
     def make(self, call: Callable[[], T]) -> T:
         """Makes the call; repeats it once if its end stays unknown.
@@ -205,9 +221,9 @@ class Claim:
             try:
                 return call()
             except OutcomeUnknown:
-                self._document["Unknown"] = self.maybe_billed + 1
+                self._document["Unknown"] += 1
                 self._etag = self._store.write_json(self._key, self._document, if_etag=self._etag)
-                if self.maybe_billed >= TRIES:
+                if self._document["Unknown"] >= TRIES:
                     self._write_free()
                     raise
             except (CallError, RunStopped):

@@ -9,11 +9,11 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Final, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bg_pipeline import layout
 from bg_pipeline.layout import UploadDate
@@ -56,25 +56,22 @@ def relevant(settings: Settings) -> str:
 class Asked(BaseModel):
     """The newest run that was asked for, for one upload date.
 
-    ``uploads`` and ``settings`` are digests; ``count`` and ``newest`` (seconds since 1970) are of the uploads when
-    last seen; ``number`` counts all requests for the date and ``attempt`` those for this state, from 1; ``at`` is
-    when it was asked for; ``done`` says that nothing more is expected of it.
+    ``uploads`` (a digest), ``count`` and ``newest`` (seconds since 1970) are of the complete uploads as last seen;
+    ``settings`` is the digest of the settings; ``number`` counts all requests for the date and ``attempt`` those
+    for this state, from 1; ``at`` is when it was asked for; ``done`` says that nothing more is expected of it.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
 
+    run_key: str
     uploads: str
-    settings: str
     count: int
     newest: float
-    number: int
-    attempt: int
+    settings: str
+    number: int = Field(ge=1)
+    attempt: int = Field(ge=1)
     at: float
     done: bool = False
-
-    def run_key(self, date: UploadDate) -> str:
-        """The same for the same state after the same history, so that Dagster drops a request made twice."""
-        return f"{date}:{self.uploads}-{self.settings}:{self.number}"
 
 
 class Memory(BaseModel):
@@ -158,7 +155,7 @@ class Tick:
         memory.again = {day: when for day, when in memory.again.items() if oldest <= day <= self.last}
         if not 0 <= self.now - memory.looked < OLDER_SECONDS:
             for day in self._find_dates():
-                memory.again.setdefault(day, self.now)
+                memory.again[day] = min(memory.again.get(day, self.now), self.now)
             memory.looked = self.now
         due = {day: when for day, when in memory.again.items() if when <= self.now}
         due |= {day: due.get(day, self.now) for day in newest_first}
@@ -169,7 +166,10 @@ class Tick:
                 continue
             uploads = self._look(day)
             if uploads is None:
-                self.warn(f"{day} is too large for what is left of this tick; the next one looks at it again")
+                self.warn(
+                    f"{day} holds more than this tick has time to list; the next one tries again. "
+                    f"If that goes on, `bg-pipeline run --date {day}` brings it up to date"
+                )
                 memory.again[day] = self.now + 1
                 continue
             asked, again = self._decide(day, uploads)
@@ -190,7 +190,7 @@ class Tick:
         """The newest calendar dates that are partitions, newest first; a single one is today, not tomorrow."""
         wanted = self.settings.open_dates
         newest = self.last if wanted > 1 else max(self.first, min(self.last, self.today))
-        return [day for day in _back_from(newest, self.first)][:wanted]
+        return list(islice(_back_from(newest, self.first), wanted))
 
     @property
     def oldest(self) -> UploadDate:
@@ -245,37 +245,39 @@ class Tick:
 
     def _decide(self, day: UploadDate, uploads: Uploads) -> tuple[Asked | None, float | None]:
         """The run to ask for, if any, and when to look again at a date that is not open, if earlier than usual."""
-        before = self.memory.dates.get(day)
-        settings = relevant(self.settings)
+        before, settings = self.memory.dates.get(day), relevant(self.settings)
+        number, attempt = before.number + 1 if before else 1, 1
+        when: float | None = None
         if uploads.count and (before is None or before.settings != settings or _came(before, uploads)):
-            return self._ask(uploads, settings, before.number if before else 0, 1), uploads.settled
-        if before is None:
-            return None, uploads.settled
-        if uploads.settled is None:
-            # While a folder settles it is missing from the uploads, which is no deletion to remember.
-            before.count, before.newest = uploads.count, uploads.newest
-        when = None if before.done else self._follow(day, before, uploads)
+            when = self.now
+        elif before is not None:
+            if uploads.settled is None:
+                # A folder that settles is missing from the uploads, which is no deletion to remember.
+                before.uploads, before.count, before.newest = uploads.digest, uploads.count, uploads.newest
+            attempt = before.attempt + 1
+            when = None if before.done else self._follow(day, before, uploads)
+        asked = None
         if when is not None and when <= self.now:
-            return self._ask(uploads, settings, before.number, before.attempt + 1), uploads.settled
-        return None, min(filter(None, [when, uploads.settled]), default=None)
-
-    def _ask(self, uploads: Uploads, settings: str, number: int, attempt: int) -> Asked:
-        return Asked(
-            uploads=uploads.digest,
-            settings=settings,
-            count=uploads.count,
-            newest=uploads.newest,
-            number=number + 1,
-            attempt=attempt,
-            at=self.now,
-        )
+            asked = Asked(
+                # The number tells a state from the same state before, whose key Dagster would refuse.
+                run_key=f"{day}:{uploads.digest}-{settings}:{number}",
+                uploads=uploads.digest,
+                count=uploads.count,
+                newest=uploads.newest,
+                settings=settings,
+                number=number,
+                attempt=attempt,
+                at=self.now,
+            )
+            when = self.now + RUNNING_SECONDS
+        return asked, min(filter(None, [when, uploads.settled]), default=None)
 
     def _follow(self, day: UploadDate, asked: Asked, uploads: Uploads) -> float | None:
         """When to come back to a run that was asked for: at once means to ask again, None that it is done.
 
         A run that a person cancelled is done.
         """
-        run = self.find_run(asked.run_key(day))
+        run = self.find_run(asked.run_key)
         if run is not None and not run.finished:
             return self.now + RUNNING_SECONDS
         if (run is not None and not run.failed) or not uploads.count:
@@ -283,18 +285,18 @@ class Tick:
             return None
         # A run that Dagster does not know was dropped before it was made, or deleted since.
         started, ended = (run.started, run.ended) if run is not None else (asked.at, asked.at)
-        last_attempt = asked.attempt > len(BACK_OFF)
-        due = ended if last_attempt else ended + BACK_OFF[asked.attempt - 1]
+        due = ended + BACK_OFF[min(asked.attempt, len(BACK_OFF)) - 1]
         if due > self.now:
             return due
-        reported = self._reported(day, uploads, started)
-        if reported or last_attempt:
+        if self._reported(day, uploads, started):
             asked.done = True
-            if not reported:
-                self.warn(
-                    f"{day}: {asked.attempt} runs ended without a report; see their logs. The date is asked for again "
-                    "when its uploads or settings change"
-                )
+            return None
+        if asked.attempt > len(BACK_OFF):
+            asked.done = True
+            self.warn(
+                f"{day}: {asked.attempt} runs ended without a report; see their logs. "
+                "The date is asked for again when its uploads or settings change"
+            )
             return None
         return self.now
 

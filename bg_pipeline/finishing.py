@@ -53,12 +53,16 @@ MOST_HALO = 0.5
 
 @dataclass(frozen=True)
 class File:
-    """A stored result; ``reasons`` says what in it did not pass, and is empty where all did."""
+    """A stored result; ``reasons`` says what in it did not pass, and is empty where all did.
+
+    ``repaint`` is set where another seed may do better.
+    """
 
     name: str
     key: str
     etag: str
     reasons: tuple[str, ...] = ()
+    repaint: bool = False
     model: str = ""
     region: str = ""
     seed: int | None = None
@@ -188,6 +192,7 @@ class Finisher:
                     key,
                     etag,
                     (*reasons, *complaints),
+                    bool(reasons) and reasons != (NOT_PUT_BACK,) and bool(facts["Model"]),
                     facts["Model"],
                     facts["Region"],
                     facts["Seed"],

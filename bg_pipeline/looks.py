@@ -129,14 +129,19 @@ class Looks:
             alpha = from_alpha(picture)
         return Mask(unfit(alpha, fitted, photo.small.size), "cut-out")
 
-    def _cut(self, name: str, choice: Choice[Generator], again: bool) -> Answer:
+    def _cut(self, name: str, choice: Choice[Generator], again: bool) -> Answer | None:
         tools, photo, wallet = self._tools, self._photo, self._wallet
         generator = choice.candidate.speaker
         (operation,) = choice.candidate.operations
         fitted = generator.sizes.canvas(photo.size)
         with photo.full() as full:
             picture = fit(full, fitted, media="jpeg", max_bytes=generator.max_picture_bytes)
-        claim = tools.answers.claim(name, batch=wallet.batch.path, again=again, stop=tools.stop)
+        models = tools.removers.names
+        claim = tools.answers.claim(
+            "cut-out", name, batch=wallet.batch.path, stop=tools.stop, models=models, again=again
+        )
+        if claim is None:
+            return tools.answers.find("cut-out", name, models=models)
 
         def call() -> Answer:
             served_by: list[str] = []

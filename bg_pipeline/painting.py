@@ -219,12 +219,21 @@ class Painter:
             cfg_scale=self._asked.cfg_scale,
             images=len(part),
         )
-        claim = self._tools.answers.claim(
-            part[0][0], batch=self._wallet.batch.path, again=self._again, stop=self._tools.stop
+        answers, models = self._tools.answers, self._tools.replacers.names
+        claim = answers.claim(
+            "picture",
+            part[0][0],
+            batch=self._wallet.batch.path,
+            stop=self._tools.stop,
+            models=models,
+            again=self._again,
         )
+        if claim is None:
+            answer = answers.find("picture", part[0][0], models=models)
+            return {part[0][0]: answer} if answer else {}
         names = [name for name, _ in part]
         try:
-            made, answers = claim.make(lambda: self._pay(choice, ask, names, claim.maybe_billed))
+            made, paid = claim.make(lambda: self._pay(choice, ask, names, claim.maybe_billed))
         except ModelUnavailable as error:
             self._tools.replacers.lost(choice, error.region, error)
             return {}
@@ -233,8 +242,8 @@ class Painter:
             return {}
         except CallError as error:
             return dict.fromkeys(names, error)
-        kept: dict[str, Answer | CallError] = dict(zip(names, answers, strict=False))
-        for name in names[len(answers) :]:
+        kept: dict[str, Answer | CallError] = dict(zip(names, paid, strict=False))
+        for name in names[len(paid) :]:
             kept[name] = Blocked("ContentFiltered", made.note or f"{generator.name} returned fewer pictures")
         return kept
 

@@ -28,16 +28,18 @@ CUT_SECONDS = 3.0
 CUT_CALLS = 8
 RETURN_CALLS = 150
 FORGIVEN_CALLS = 16
+NEWS_SECONDS = 15.0
 TRY_AGAIN_PART = 0.25
 CLOSED_AFTER = 3
 CLOSED_SECONDS = (0.25, 2.0)
+LEAST = 0.05
 PROBED_TO = 8.0
 PROBED_WORTH = 1.1
 
 FAILURES = (
     5  # more than one image is tried at once, so that an image that always fails does not rest a Region
 )
-REST_SECONDS = (2.0, 60.0)
+REST_SECONDS = (2.0, 30.0)
 LOOK_SECONDS = 0.25
 
 _EPOCH = time.time() - time.monotonic()
@@ -89,20 +91,22 @@ class Pace:
       above the configured quota. The call itself is tried again after a quarter of the usual wait.
     - **Closed.** After 3 refusals in a row (a spent window) single calls try it at growing pauses of up to
       2 s, and the level becomes what was let through in the last minute.
-    - **Shared.** Processes take turns: each has every n-th moment of one grid in time, so that their calls
-      together are as even as those of one. One refusal in 16 calls is put down to a process that came or
-      went, and costs no speed.
+    - **Shared.** Processes that know their place take turns: each has every n-th moment of one grid in time,
+      so that their calls together are as even as those of one. One refusal in 16 calls, and what was learned
+      in the last 15 s before a process is seen to join, is put down to that and costs no speed.
     - **Configured too low.** Without ``may_probe`` the configured quota is the most that is ever tried, and
       if it is right no call is refused. With it the level rises along the same cubic while calls wait and
       none is refused: 5 % after 2 minutes, 4 times after 5. Where the default was right this costs one
-      refused call (about 5 under fixed windows) in a run; a refusal below 1.1 ends the probing. Processes
-      that share do not begin it: each would take the others' refusals for its own.
+      refused call in a run (up to 10 under fixed windows; a deep bucket first pays with its credit); a
+      refusal below 1.1 ends the probing. Processes that share do not begin it: each would take the others'
+      refusals for its own.
     """
 
     def __init__(self, quota: Rate) -> None:
         self._quota = quota
         self._full_rate = quota.calls * (1 - MARGIN)
-        self._among, self._place, self._turn = 1, 0, -1
+        self._among, self._turn = 1, -1
+        self._place: int | None = None
         self._calls, self._tokens = _Debt(), _Debt()
         self._busy_until = self._not_before = -math.inf
         self._told = math.inf
@@ -114,6 +118,7 @@ class Pace:
         self._took = self._cut_call = self._refused = self._through = self._in_a_row = 0
         self._cut_at = -math.inf
         self._strikes, self._struck = 0.0, 0
+        self._before = 1.0
         self._minute: deque[float] = deque()
         self._minute_from = 0.0
 
@@ -134,17 +139,14 @@ class Pace:
 
     def _pay(self, now: float) -> None:
         # Below the full level a process lets some of its turns pass; the wait for the next one counts.
-        waits_for_turns = self._among > 1 and self._level(now) < 1
-        self._calls.pay(now, self.rate(now), credit=1.0 if waits_for_turns else 0.0)
+        lets_turns_pass = self._place is not None and self._level(now) < 1
+        self._calls.pay(now, self.rate(now), credit=1.0 if lets_turns_pass else 0.0)
         self._tokens.pay(now, self._token_rate(now))
 
     def next_at(self, now: float) -> float:
-        """When the next call may go, not before ``now``; ask again after any change.
-
-        A call up to `LATE_SECONDS` after a time that was told here is in time, and the next makes up for it.
-        """
+        """When the next call may go, not before ``now``; ask again after any change."""
         self._pay(now)
-        if self._told <= now <= self._told + LATE_SECONDS:
+        if self._late(now):
             return now
         at = max(
             now,
@@ -152,15 +154,21 @@ class Pace:
             now + self._calls.owed / self.rate(now),
             now + self._tokens.owed / self._token_rate(now),
         )
-        if self._among > 1 and self._level(now) <= 1:
-            at = max(at, self._turn_after(at) / self._full_rate)
-        self._told = at
+        if self._place is not None and self._level(now) <= 1:
+            at = max(at, self._turn_after(at, self._place) / self._full_rate)
         return at
 
-    def _turn_after(self, at: float) -> int:
+    def waited_for(self, at: float) -> None:
+        """Somebody waits for ``at``: a call up to `LATE_SECONDS` later is in time, and the next makes up for it."""
+        self._told = at
+
+    def _late(self, now: float) -> float:
+        return now - self._told if self._told < now <= self._told + LATE_SECONDS else 0.0
+
+    def _turn_after(self, at: float, place: int) -> int:
         """The first turn of this process not before ``at``, counted on the grid of all processes."""
-        turns = math.ceil((at * self._full_rate - self._place) / self._among - 1e-6)
-        return max(turns * self._among + self._place, self._turn + 1)
+        turns = math.ceil((at * self._full_rate - place) / self._among - 1e-3)
+        return max(turns * self._among + place, self._turn + 1)
 
     def took(self, now: float, cost: float = 1.0, tokens: float = 0.0) -> int:
         """A call goes now; returns its number. ``tokens`` is what the service reserves for it."""
@@ -169,9 +177,10 @@ class Pace:
             self._peak_at = max(self._peak_at, now)
         if not self._minute:
             self._minute_from = now
-        late = now - self._told if self._told <= now <= self._told + LATE_SECONDS else 0.0
+        late = self._late(now)
         self._told = math.inf
-        self._turn = self._turn_after(now - late)
+        if self._place is not None:
+            self._turn = self._turn_after(now - late, self._place)
         self._calls.owed += cost - late * self.rate(now)
         self._tokens.owed += tokens
         self._busy_until = now + 1 / self.rate(now) + IDLE_SECONDS
@@ -211,29 +220,36 @@ class Pace:
         forgiven = self._among > 1 and self._strikes < 2
         enough = took >= CUT_CALLS or self._in_a_row >= CLOSED_AFTER or not self._learned
         if enough and not forgiven and now >= self._cut_at + CUT_SECONDS:
-            self._cut(now, through)
+            self._cut(now, call, through)
 
-    def _cut(self, now: float, through: int) -> None:
+    def _cut(self, now: float, call: int, through: int) -> None:
         if through > 0:
             factor = (through + 2) / (self._refused + 2)
         else:
-            let_through = len(self._minute) / min(WINDOW_SECONDS, now - self._minute_from)
-            factor = let_through / self.rate(now) or 1.0
-        self._peak = self._level(now) * (factor if factor < CUT else 1.0)
+            not_answered = self._took - call
+            seconds = min(max(now - self._minute_from, CUT_SECONDS), WINDOW_SECONDS)
+            factor = max(len(self._minute) - not_answered, 0) / seconds / self.rate(now) or 1.0
+        level = self._level(now)
+        self._peak = max(level * (factor if factor < CUT else 1.0), LEAST)
         if self._peak < PROBED_WORTH:
             self._peak, self._top = min(self._peak, 1.0), 1.0
+        if now > self._cut_at + NEWS_SECONDS:
+            self._before = level
         self._learned = True
         self._cut_at = now
         self._peak_at = now + self._return_seconds()
         self._cut_call, self._refused, self._through, self._strikes = self._took, 0, 0, 0.0
 
-    def share(self, now: float, among: int, place: int = 0) -> None:
-        """From now on this process is number ``place`` (from 0) of ``among`` that divide the quota."""
-        if (self._among, self._place) != (max(among, 1), place):
+    def share(self, now: float, among: int, place: int | None = None) -> None:
+        """From now on the quota is divided by ``among``; processes with different ``place`` take turns."""
+        among, place = max(among, 1), place if among > 1 else None
+        if (self._among, self._place) != (among, place):
             self._pay(now)
             self._told = math.inf
             self._peak_at = max(self._peak_at, now)
-            self._among, self._place, self._turn = max(among, 1), place, -1
+            if among > self._among and now < self._cut_at + NEWS_SECONDS:
+                self._peak, self._peak_at = self._before, now
+            self._among, self._place, self._turn = among, place, -1
 
 
 @dataclass(frozen=True)
@@ -315,8 +331,10 @@ def first_free(lanes: Iterable[Lane], now: float) -> tuple[float, Lane]:
     free = [lane for lane in lanes if not lane.closed]
     if not free:
         raise RunStopped("; ".join(dict.fromkeys(lane.closed for lane in lanes)))
-    at, _, name = min((lane.next_at(now), lane.took_at, lane.name) for lane in free)
-    return at, next(lane for lane in free if lane.name == name)
+    at, _, index = min((lane.next_at(now), lane.took_at, index) for index, lane in enumerate(free))
+    if at > now:
+        free[index].pace.waited_for(at)
+    return at, free[index]
 
 
 class Slot:
@@ -404,11 +422,11 @@ class Gate:
     def _some(self, lane: str | None) -> list[Lane]:
         return list(self._lanes.values()) if lane is None else [self._lanes[lane]]
 
-    def share(self, among: int, place: int = 0, lane: str | None = None) -> None:
+    def share(self, among: int, place: int | None = None, lane: str | None = None) -> None:
         """Divide the quota (of one lane or of all) among so many live processes; acts at once.
 
-        ``place`` is this process's own number among them, from 0, for example the index of its heartbeat in
-        the sorted list of all: processes with different places take turns.
+        ``place`` is this process's own number among them, from 0: the index of its heartbeat in the sorted
+        list of all. With it the processes take turns; without it they may call at the same moment.
         """
 
         def divide(now: float) -> None:
@@ -425,6 +443,11 @@ class Gate:
                 some.closed = some.closed or reason
 
         self.change(shut)
+
+    @property
+    def waiting(self) -> int:
+        """How many callers wait at this moment."""
+        return len(self._waiting)
 
     def state(self) -> dict[str, LaneState]:
         """What each lane did so far, and its present rate."""

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFilter
 
 from bg_pipeline.batch import Rendition, Wishes, read_wishes
+from bg_pipeline.errors import ImageError
 from bg_pipeline.imaging import Facts, Photo, cut_out, encode, look, open_photo, writable_format
 
 Background = Literal["scene", "white", "transparent"]
@@ -86,6 +87,8 @@ def render(
     share of the frame free on each side; a scene ends where the photo ended, so its margins may be smaller, while
     white and transparent grounds are extended. A subject that the photo itself cuts off stays at that edge.
 
+    Without a ``Format``, a lossless one that cannot keep ``MaxBytes`` gives way to JPEG, or WebP for a cut-out.
+
     Raises `ImageError` (``TooManyBytes``) if ``MaxBytes`` cannot be kept.
     """
     preset = PRESETS[rendition.Preset] if rendition and rendition.Preset else None
@@ -105,7 +108,14 @@ def render(
         page = Image.new("RGB", size, "white")
         page.paste(picture, mask=picture.getchannel("A"))
         picture = page
-    data = encode(picture, format, max_bytes=file.MaxBytes, ai_note=ai_note, dpi=photo.dpi)
+    try:
+        data = encode(picture, format, max_bytes=file.MaxBytes, ai_note=ai_note, dpi=photo.dpi)
+    except ImageError:
+        if file.Format:
+            raise
+        # Only the number of bytes was asked for, and the photo's own lossless format cannot keep it.
+        format = "webp" if picture.mode == "RGBA" else "jpeg"
+        data = encode(picture, format, max_bytes=file.MaxBytes, ai_note=ai_note, dpi=photo.dpi)
     if preset is None:
         return Rendered(data, format, size)
     shown, enlarged = _area(mask.crop(frame)) / max(1, _area(mask)), size[0] / (frame[2] - frame[0])
@@ -117,8 +127,8 @@ def check(
 ) -> list[str]:
     """A sentence for each rule of the preset that a finished file breaks.
 
-    All is read from the file's own bytes but what they cannot tell: where the ``subject`` lies in it (L, of the file's
-    size), the share of the subject's area that the frame shows, and how far the photo was enlarged.
+    All is read from the file's own bytes but what they cannot tell: where the ``subject`` lies in it (L, of
+    the file's size), the share of the subject's area that the frame shows, and how far the photo was enlarged.
     """
     finished = _Finished(data, subject, shown, enlarged)
     found = (_RULES[name](finished, wanted) for name, wanted in preset.rules.items())
@@ -165,7 +175,9 @@ def _frame(mask: Image.Image, file: Rendition, *, extendable: bool) -> Box:
     else:
         scale = min(1.0, mask.width / width, mask.height / height)
     left, right = _span(width * scale, box[0], box[2], mask.width, extendable)
-    top, bottom = _span(height * scale, box[1], box[3], mask.height, extendable)
+    # Of a subject too tall for the frame the upper part is kept: people have their faces there.
+    lowest = min(box[3], box[1] + round(height * scale))
+    top, bottom = _span(height * scale, box[1], lowest, mask.height, extendable)
     return left, top, right, bottom
 
 
@@ -243,11 +255,12 @@ def _min_side(file: _Finished, wanted: int) -> str:
     return "" if longest >= wanted else f"the longer side has {longest} pixels, fewer than {wanted}"
 
 
-def _exact_size(file: _Finished, wanted: list[int]) -> str:
+def _aspect(file: _Finished, wanted: list[int]) -> str:
     width, height = file.facts.size
-    return (
-        "" if [width, height] == wanted else f"the size is {width} × {height}, not {wanted[0]} × {wanted[1]}"
-    )
+    # As near as whole pixels allow.
+    if abs(width * wanted[1] - height * wanted[0]) <= max(wanted):
+        return ""
+    return f"the frame is {width} × {height}, not {wanted[0]}:{wanted[1]}"
 
 
 def _max_bytes(file: _Finished, wanted: int) -> str:
@@ -305,7 +318,7 @@ def _private(file: _Finished) -> str:
 _RULES: Mapping[str, Callable[[_Finished, Any], str]] = {
     "formats": _formats,
     "min_side": _min_side,
-    "size": _exact_size,
+    "aspect": _aspect,
     "max_bytes": _max_bytes,
     "subject": _subject,
     "shown": _shown,

@@ -201,10 +201,7 @@ class Walk:
                 return picture
             try:
                 files = finisher.finish(picture, prompt, wanted.position)
-                if (
-                    not any(file.reasons for file in files)
-                    or attempt >= self._tools.settings.max_regenerations
-                ):
+                if not any(file.repaint for file in files) or attempt >= self._tools.settings.max_regenerations:
                     return files
                 attempt += 1
                 (picture,) = painter.paint(prompt, [wanted], attempt)

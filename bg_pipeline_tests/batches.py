@@ -26,7 +26,18 @@ class Bench:
     notes: list[str] = field(default_factory=list)
 
     def settings(self, **overrides: Any) -> Settings:
-        quick = {"max_concurrency": 8, "settle_seconds": 0, "bucket": self.store.bucket}
+        quick = {
+            "max_concurrency": 8,
+            "settle_seconds": 0,
+            "bucket": self.store.bucket,
+            "quota_titan_v1_rpm": 60_000,
+            "quota_titan_v2_rpm": 60_000,
+            "quota_nova_canvas_rpm": 60_000,
+            "quota_stability_inpaint_rpm": 60_000,
+            "quota_stability_remove_background_rpm": 60_000,
+            "quota_caption_rpm": 60_000,
+            "quota_detect_labels_tps": 1_000,
+        }
         return settings(**{**quick, **self.overrides, **overrides})
 
     def put(self, key: str, data: bytes) -> None:

@@ -32,8 +32,8 @@ def photo_and_mask(
         (middle[0] - radius / 3, middle[1], middle[0] + radius / 3, middle[1] + radius * 1.6), fill=255
     )
     mask = mask.resize(size, Image.Resampling.BOX)
-    random = np.random.default_rng(number)
-    shade = np.linspace(0.8, 1.2, size[1])[:, None, None] * random.integers(20, 160, 3)
+    random = np.random.default_rng(1000 + number)
+    shade = np.linspace(0.8, 1.2, size[1])[:, None, None] * random.integers(10, 110, 3)
     texture = random.normal(0, 4, (size[1], size[0], 1))
     subject = Image.fromarray(np.clip(shade + texture, 0, 255).astype(np.uint8))
     picture = Image.new("RGB", size, background)

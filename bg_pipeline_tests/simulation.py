@@ -1,8 +1,8 @@
-"""Hours of the pipeline in a second: simulated services with their quotas, and processes behind the real `Lanes`.
+"""Hours of the pipeline in a second: simulated services with quotas, and processes with the real lanes of a gate.
 
-Time is simulated and random numbers are seeded, so a run has one outcome. An image walks through three calls
-(labels, caption, generation), at most `CONCURRENCY` of them at once in a process; the first two calls have
-quotas that are never in the way.
+Time is simulated and chance is seeded, so a run has one outcome. Each image has its labels and caption (2.3 s),
+then queues for its picture at the gate; a process has at most `CONCURRENCY` images open. Answers take 7 s
+(lognormal), refusals 0.1 s, failures 0.5 s.
 """
 
 import heapq
@@ -10,18 +10,18 @@ import itertools
 import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from bg_pipeline.quota import Lane, LaneState, Rate, first_free
 
 CONCURRENCY = 64
 SIGMA = 0.25
-GENERATION_SECONDS = 7.0
-REFUSAL_SECONDS = 0.1
-FAILURE_SECONDS = 0.5
-BEAT_SECONDS = 3.0
-TINY = 1e-9
+LABELS_SECONDS, CAPTION_SECONDS, PICTURE_SECONDS = 0.3, 2.0, 7.0
+REFUSAL_SECONDS, FAILURE_SECONDS = 0.1, 0.5
+START = 1_800_000_000.0  # as large as a clock's, so that rounding is what it will be
+ROUNDING = 1e-6
 
 
 class Limit(Protocol):
@@ -35,12 +35,12 @@ class Bucket:
 
     def __init__(self, rate: float, depth: float) -> None:
         self.rate, self.depth = rate, depth
-        self.tokens, self.at = depth, 0.0
+        self.tokens, self.at = depth, START
 
     def admits(self, now: float) -> bool:
         self.tokens = min(self.depth, self.tokens + self.rate * (now - self.at))
         self.at = now
-        if self.tokens < 1 - TINY:
+        if self.tokens < 1 - ROUNDING:
             return False
         self.tokens -= 1
         return True
@@ -54,7 +54,7 @@ class Rolling:
         self.served: deque[float] = deque()
 
     def admits(self, now: float) -> bool:
-        while self.served and self.served[0] <= now - 60 + TINY:
+        while self.served and self.served[0] <= now - 60 + ROUNDING:
             self.served.popleft()
         if len(self.served) >= self.calls:
             return False
@@ -66,8 +66,7 @@ class Fixed:
     """At most a minute's quota of served calls in each minute of the service's own clock."""
 
     def __init__(self, rate: float, offset: float) -> None:
-        self.calls = round(rate * 60)
-        self.offset = offset
+        self.calls, self.offset = round(rate * 60), offset
         self.window, self.served = -1, 0
 
     def admits(self, now: float) -> bool:
@@ -80,32 +79,23 @@ class Fixed:
         return True
 
 
-SHAPES = ("bucket 1", "bucket 1 s", "bucket 60 s", "rolling 60 s", "fixed 60 s")
+SHAPES: Mapping[str, Callable[[float, random.Random], Limit]] = {
+    "bucket of 1": lambda rate, chance: Bucket(rate, 1.0),
+    "bucket of 1 s": lambda rate, chance: Bucket(rate, max(1.0, rate)),
+    "bucket of 60 s": lambda rate, chance: Bucket(rate, 60 * rate),
+    "rolling 60 s": lambda rate, chance: Rolling(rate),
+    "fixed 60 s": lambda rate, chance: Fixed(rate, chance.uniform(0, 60)),
+}
 
 
-def limit(shape: str, rate: float, rng: random.Random) -> Limit:
-    """The shape's enforcement of so many calls per second."""
-    if shape == "bucket 1":
-        return Bucket(rate, 1.0)
-    if shape == "bucket 1 s":
-        return Bucket(rate, max(1.0, rate))
-    if shape == "bucket 60 s":
-        return Bucket(rate, 60 * rate)
-    if shape == "rolling 60 s":
-        return Rolling(rate)
-    if shape == "fixed 60 s":
-        return Fixed(rate, rng.uniform(0, 60))
-    raise ValueError(shape)
-
-
-@dataclass
 class World:
     """The simulated time, what happens next, and the one source of chance."""
 
-    rng: random.Random
-    now: float = 0.0
-    _events: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
-    _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
+    def __init__(self, chance: random.Random) -> None:
+        self.chance = chance
+        self.now = START
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = itertools.count()
 
     def after(self, seconds: float, what: Callable[[], None]) -> None:
         heapq.heappush(self._events, (self.now + seconds, next(self._numbers), what))
@@ -115,28 +105,21 @@ class World:
             self.now, _, what = heapq.heappop(self._events)
             what()
 
-    def latency(self, median: float) -> float:
-        return median * self.rng.lognormvariate(0.0, SIGMA)
+    def around(self, seconds: float) -> float:
+        return seconds * self.chance.lognormvariate(0.0, SIGMA)
 
 
-@dataclass
 class Service:
     """One model in one Region: serves, refuses, or fails while it is broken."""
 
-    world: World
-    limit: Limit
-    broken: tuple[float, float] = (0.0, 0.0)
-    jitter: float = 0.0
-    served: int = 0
-    refused: int = 0
-    failed: int = 0
+    def __init__(self, world: World, limit: Limit, broken: tuple[float, float], jitter: float) -> None:
+        self.world, self.limit, self.jitter = world, limit, jitter
+        self.broken = START + broken[0], START + broken[1]
+        self.served = self.refused = self.failed = 0
 
     def call(self, answered: Callable[[str], None]) -> None:
         """``answered`` is called later with "served", "refused" or "failed"."""
-        if self.jitter:
-            self.world.after(self.world.rng.uniform(0, self.jitter), lambda: self._arrived(answered))
-        else:
-            self._arrived(answered)
+        self.world.after(self.world.chance.uniform(0, self.jitter), lambda: self._arrived(answered))
 
     def _arrived(self, answered: Callable[[str], None]) -> None:
         world = self.world
@@ -145,43 +128,42 @@ class Service:
             world.after(FAILURE_SECONDS, lambda: answered("failed"))
         elif self.limit.admits(world.now):
             self.served += 1
-            world.after(world.latency(GENERATION_SECONDS), lambda: answered("served"))
+            world.after(world.around(PICTURE_SECONDS), lambda: answered("served"))
         else:
             self.refused += 1
-            world.after(world.latency(REFUSAL_SECONDS), lambda: answered("refused"))
+            world.after(world.around(REFUSAL_SECONDS), lambda: answered("refused"))
 
 
 class Process:
-    """One run: its images in order, and its gate (the queue of `Gate` around the real `Lanes`)."""
+    """One run with its images and its gate: the queue of `Gate`, without threads, around the real lanes."""
 
-    def __init__(
-        self, world: World, services: Mapping[str, Service], quotas: Mapping[str, Rate], images: int
-    ) -> None:
+    def __init__(self, world: World, services: Mapping[str, Service], quota: Rate, images: int) -> None:
         self.world, self.services = world, services
-        self.lanes = [Lane(name, quota) for name, quota in quotas.items()]
-        self.to_do, self.open = images, 0
+        self.lanes = [Lane(name, quota) for name in services]
         self.done: list[float] = []
-        self.unasked = set(range(images))
-        self._queue: list[int] = []
-        self._numbers = itertools.count()
-        self._look_at = float("inf")
         self.nothing_more: Callable[[], None] = lambda: None
+        self._images = iter(range(images))
+        self._not_admitted = set(range(images))
+        self._queue: list[int] = []
+        self._look_at = float("inf")
 
     def start(self) -> None:
-        while self.to_do and self.open < CONCURRENCY:
-            self.to_do -= 1
-            self.open += 1
-            self.world.after(
-                self.world.latency(0.3) + self.world.latency(2.0), lambda: self._queue_up(next(self._numbers))
-            )
+        for _ in range(CONCURRENCY):
+            self._open_one()
 
-    def share(self, among: int, place: int) -> None:
+    def share(self, among: int, place: int | None) -> None:
         for lane in self.lanes:
             lane.pace.share(self.world.now, among, place)
         self._look()
 
-    def _queue_up(self, number: int) -> None:
-        heapq.heappush(self._queue, number)
+    def _open_one(self) -> None:
+        image = next(self._images, None)
+        if image is not None:
+            before = self.world.around(LABELS_SECONDS) + self.world.around(CAPTION_SECONDS)
+            self.world.after(before, lambda: self._queue_up(image))
+
+    def _queue_up(self, image: int) -> None:
+        heapq.heappush(self._queue, image)
         self._look()
 
     def _look(self) -> None:
@@ -193,39 +175,43 @@ class Process:
                     self._look_at = at
                     self.world.after(at - now, self._look)
                 return
-            call = lane.took(now)
-            number = heapq.heappop(self._queue)
-            self.unasked.discard(number)
-            if not self.unasked:
-                self.nothing_more()
-            self.services[lane.name].call(lambda how, n=number, a=lane, c=call, s=now: self._answered(n, a, c, s, how))
+            self._go(heapq.heappop(self._queue), lane)
 
-    def _answered(self, number: int, lane: Lane, call: int, since: float, how: str) -> None:
-        now = self.world.now
-        if how == "refused":
-            lane.refused(call, now)
-            self._queue_up(number)
-        elif how == "failed":
-            lane.failed(now, since)
-            self._queue_up(number)
-        else:
-            lane.served(since)
-            self.done.append(now)
-            self.open -= 1
-            self.start()
-            self._look()
+    def _go(self, image: int, lane: Lane) -> None:
+        since = self.world.now
+        call = lane.took(since)
+        self._not_admitted.discard(image)
+        if not self._not_admitted:
+            self.nothing_more()
+
+        def answered(how: str) -> None:
+            now = self.world.now
+            if how == "served":
+                lane.served(since)
+                self.done.append(now)
+                self._open_one()
+                self._look()
+                return
+            if how == "refused":
+                lane.refused(call, now)
+            else:
+                lane.failed(now, since)
+            self._queue_up(image)
+
+        self.services[lane.name].call(answered)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a run: ``ratio`` is its length over the floor images / quota."""
+    """What came of a run: ``ratio`` is its length over the floor, images / quota."""
 
     ratio: float
-    refused_share: float
+    refused: float
+    """The share of all calls."""
     failed: int
     done: int
-    state: Mapping[str, LaneState]
-    refused: int = 0
+    lanes: Mapping[str, LaneState]
+    """Of the first process."""
 
 
 def simulate(
@@ -233,52 +219,57 @@ def simulate(
     images: Sequence[int] = (1000,),
     per_minute: float = 120.0,
     configured: float = 1.0,
-    shape: str = "bucket 1 s",
-    lanes: Sequence[str] = ("a",),
+    may_probe: bool = False,
+    shape: str = "bucket of 1 s",
+    regions: Sequence[str] = ("a",),
     broken: Mapping[str, tuple[float, float]] | None = None,
     starts: Sequence[float] | None = None,
-    may_probe: bool = False,
+    beat: float = 3.0,
+    places: bool = True,
     jitter: float = 0.0,
     seed: int = 0,
 ) -> Outcome:
-    """Run ``images[k]`` images in process k, all processes on the same lanes of ``per_minute`` each.
+    """Run ``images[k]`` images in process k, in the same ``regions`` of ``per_minute`` each.
 
-    ``configured`` is the ratio of the quota that the processes believe in to the real one. Several processes
-    divide it by the heartbeats they see; each looks every `BEAT_SECONDS`.
+    ``configured`` is what the processes believe the quota to be, over what it is. Several processes divide it
+    by the heartbeats they see: each looks when it starts and every ``beat`` seconds, and has one until its last
+    image is admitted. ``starts`` are seconds, by default anywhere within one beat; ``jitter`` is how long a
+    call may travel; ``broken`` says from when until when a Region only fails.
     """
-    rng = random.Random(seed)
-    world = World(rng)
-    real = per_minute / 60
+    chance = random.Random(seed)
+    world = World(chance)
+    rate = per_minute / 60
     services = {
-        lane: Service(world, limit(shape, real, rng), (broken or {}).get(lane, (0.0, 0.0)), jitter)
-        for lane in lanes
+        region: Service(world, SHAPES[shape](rate, chance), (broken or {}).get(region, (0.0, 0.0)), jitter)
+        for region in regions
     }
-    quota = Rate(real * configured, may_probe=may_probe)
-    processes = [Process(world, services, dict.fromkeys(lanes, quota), n) for n in images]
+    quota = Rate(rate * configured, may_probe=may_probe)
+    processes = [Process(world, services, quota, n) for n in images]
     alive: set[int] = set()
 
-    def beat(k: int) -> None:
+    def look(k: int) -> None:
         if k in alive:
-            processes[k].share(len(alive), sorted(alive).index(k))
-            world.after(BEAT_SECONDS, lambda: beat(k))
+            processes[k].share(len(alive), sorted(alive).index(k) if places else None)
+            world.after(beat, partial(look, k))
 
     def begin(k: int) -> None:
         alive.add(k)
-        processes[k].nothing_more = lambda: alive.discard(k)
-        beat(k)
+        processes[k].nothing_more = partial(alive.discard, k)
+        look(k)
         processes[k].start()
 
-    for k, at in enumerate(starts or [rng.uniform(0, BEAT_SECONDS) if len(images) > 1 else 0.0 for _ in images]):
-        world.after(at, lambda k=k: begin(k))
+    if starts is None:
+        starts = [chance.uniform(0, beat) for _ in images] if len(images) > 1 else [0.0]
+    for k, at in enumerate(starts):
+        world.after(at, partial(begin, k))
     world.run()
     served = sum(service.served for service in services.values())
     refused = sum(service.refused for service in services.values())
-    state = {lane.name: lane.state(world.now) for lane in processes[0].lanes}
     return Outcome(
-        ratio=max(max(p.done) for p in processes) / (sum(images) / (real * len(lanes))),
-        refused_share=refused / (served + refused),
+        ratio=(max(max(process.done) for process in processes) - START)
+        / (sum(images) / (rate * len(regions))),
+        refused=refused / (served + refused),
         failed=sum(service.failed for service in services.values()),
-        done=sum(len(p.done) for p in processes),
-        state=state,
-        refused=refused,
+        done=sum(len(process.done) for process in processes),
+        lanes={lane.name: lane.state(world.now) for lane in processes[0].lanes},
     )

@@ -119,10 +119,16 @@ def encode(
 def jpeg(
     image: Image.Image, *, quality: int, sampling: int, max_bytes: int | None = None, **tags: Any
 ) -> bytes:
-    """An RGB or L picture as JPEG; ``sampling`` 0 keeps full colour resolution, 2 halves it both ways."""
-    return _pressed(
-        lambda q: _saved(image, "JPEG", quality=q, subsampling=sampling, **tags), "JPEG", quality, max_bytes
-    )
+    """An RGB or L picture as JPEG; ``sampling`` 0 keeps full colour resolution, 2 halves it both ways.
+
+    Pressed below quality 85 to keep ``max_bytes``, it is halved in any case: that shows less than lower quality.
+    """
+
+    def make(level: int) -> bytes:
+        halved = level < min(85, quality)
+        return _saved(image, "JPEG", quality=level, subsampling=2 if halved else sampling, **tags)
+
+    return _pressed(make, "JPEG", quality, max_bytes)
 
 
 def png(image: Image.Image, *, max_bytes: int | None = None, xmp: bytes | None = None, **tags: Any) -> bytes:

@@ -151,11 +151,20 @@ def unfit(image: Image.Image, fitted: Fitted, size: Size) -> Image.Image:
     Registration is exact: a point of the photo comes back within half a pixel of where it was.
     """
     across, down = image.width / fitted.canvas[0], image.height / fitted.canvas[1]
-    left, top = fitted.offset
-    box = (left * across, top * down, (left + fitted.inner[0]) * across, (top + fitted.inner[1]) * down)
-    if image.size == size and fitted.inner == fitted.canvas:
-        return image
-    return image.resize(size, Image.Resampling.BICUBIC, box=box)
+    left, top = fitted.offset[0] * across, fitted.offset[1] * down
+    right, bottom = left + fitted.inner[0] * across, top + fitted.inner[1] * down
+    # Cropped first: resizing looks beyond its box, and there lies what the model made of the padding.
+    first = math.floor(left), math.floor(top)
+    inner = image.crop((*first, min(math.ceil(right), image.width), min(math.ceil(bottom), image.height)))
+    if inner.size == size:
+        return inner
+    box = (
+        left - first[0],
+        top - first[1],
+        min(right - first[0], inner.width),
+        min(bottom - first[1], inner.height),
+    )
+    return inner.resize(size, Image.Resampling.BICUBIC, box)
 
 
 def small_jpeg(

@@ -1,12 +1,13 @@
 """Photos as people send them, opened into the one form the rest of the pipeline works on: upright 8-bit sRGB."""
 
 import functools
+import re
 import struct
 import zlib
 from dataclasses import dataclass
 from io import BytesIO
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from bg_pipeline.errors import ImageError
 from bg_pipeline.imaging.colour import in_srgb
@@ -59,15 +60,26 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-_LOOKS_LIKE = (
+_STARTS = (
+    ("a JPEG image", re.compile(rb"\xff\xd8\xff")),
+    ("a PNG image", re.compile(rb"\x89PNG\r\n")),
+    ("a WebP image", re.compile(rb"RIFF.{4}WEBP", re.DOTALL)),
+    ("a TIFF image", re.compile(rb"II[*+]\0|MM\0[*+]")),
+    ("a GIF image", re.compile(rb"GIF8[79]a")),
+    ("an HEIC or AVIF image", re.compile(rb".{4}ftyp(hei|hev|mif1|msf1|avi[fs])", re.DOTALL)),
+)
+
+_OTHERS = (
     (b"<svg", "an SVG drawing"),
     (b"<!doctype html", "a web page"),
     (b"<html", "a web page"),
     (b"<?xml", "an XML file"),
-    (b"%pdf", "a PDF document"),
+    (b"%pdf-", "a PDF document"),
+    (b"%!ps", "a PostScript program"),
     (b"8bps", "a Photoshop file"),
     (b"pk\x03\x04", "a ZIP archive"),
-    (b"data:image/", "a data URI, not the picture itself"),
+    (b"ftyp", "a film"),
+    (b"data:image/", "a data URI and not the picture itself"),
 )
 
 
@@ -133,16 +145,14 @@ def open_header(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     try:
         image = Image.open(BytesIO(data), formats=_readable())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _too_many_pixels("more than Pillow's own limit of", max_pixels) from None
-    except UnidentifiedImageError:
-        raise ImageError("NotAnImage", _what_it_is(data)) from None
-    except _UNREADABLE as error:
-        raise ImageError("NotAnImage", f"the file cannot be read as an image ({error})") from None
+        raise _too_many_pixels("the image", max_pixels) from None
+    except _UNREADABLE:
+        raise _unreadable(data) from None
     width, height = image.size
     if width * height > max_pixels:
-        raise _too_many_pixels(f"{width} × {height} pixels, more than", max_pixels)
+        raise _too_many_pixels(f"with {width} × {height} pixels the image", max_pixels)
     if width < 1 or height < 1:
-        raise ImageError("NotAnImage", f"the image has no pixels ({width} × {height})")
+        raise ImageError("DamagedImage", f"the image has no pixels ({width} × {height})")
     return image
 
 
@@ -208,8 +218,9 @@ def decode(image: Image.Image) -> None:
     try:
         image.load()
     except _UNREADABLE as error:
+        reason = " ".join(str(error).split())
         raise ImageError(
-            "DamagedImage", f"the image is damaged or cut short ({error}); upload it again"
+            "DamagedImage", f"the image is damaged or cut short ({reason}); upload it again"
         ) from None
 
 
@@ -292,19 +303,20 @@ def _png_exif(data: bytes) -> bytes:
     return data[name + 4 : end] if whole else b""
 
 
-def _too_many_pixels(what: str, max_pixels: int) -> ImageError:
-    return ImageError(
-        "TooManyPixels", f"the image has {what} the {max_pixels / 1e6:g} megapixels allowed; make it smaller"
-    )
+def _too_many_pixels(image: str, max_pixels: int) -> ImageError:
+    limit = f"{max_pixels / 1e6:g} megapixels"
+    return ImageError("TooManyPixels", f"{image} is larger than the {limit} allowed; scale it down")
 
 
-def _what_it_is(data: bytes) -> str:
+def _unreadable(data: bytes) -> ImageError:
+    for kind, start in _STARTS:
+        if start.match(data):
+            return ImageError(
+                "DamagedImage", f"the file begins as {kind} but is damaged or cut short; upload it again"
+            )
     head = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if b"<svg" in head:
-        kind = "an SVG drawing"
-    else:
-        kind = next((name for start, name in _LOOKS_LIKE if head.startswith(start)), "")
+    kind = next((name for sign, name in _OTHERS if sign in head), "")
     found = (
         f"the file is {kind}, not a photo" if kind else "the file is not an image of a kind that can be read"
     )
-    return f"{found}; JPEG, PNG, WebP, TIFF, BMP, GIF, HEIC and AVIF can be"
+    return ImageError("NotAnImage", f"{found}; JPEG, PNG, WebP, TIFF, BMP, GIF, HEIC and AVIF can be")

@@ -13,28 +13,17 @@ _LEGACY_SINCE = "2025-12-30T00:00:00Z"
 
 
 async def get_foundation_model(call: Call, control: Control, studio: Studio) -> dict[str, Any]:
-    """``modelDetails``; a model past its end of life is no longer known."""
-    identity, call.model = call.model, bare_id(call.model)
-    control.admit(call)
-    model = MODELS.get(call.model)
-    if model is None or identity in _all_profiles(model) or not _offered(model, call.region):
+    """``modelDetails`` of a model's own id; one past its end of life is no longer known."""
+    identity = call.model
+    model, state = _known(call, control)
+    if identity.partition(".")[0] in model.profiles or not model.offered_in(call.region):
         raise invalid("The provided model identifier is invalid.")
-    state = control.model_state(model.id, call.region)
-    if state.lifecycle == "RETIRED":
-        raise AwsError("ResourceNotFoundException", "Could not find the requested foundation model.")
     return {"modelDetails": _details(model, state, call.region)}
 
 
 async def get_foundation_model_availability(call: Call, control: Control, studio: Studio) -> dict[str, Any]:
     """Agreement, authorization, entitlement and Region of a model for this account."""
-    call.model = bare_id(call.model)
-    control.admit(call)
-    model = MODELS.get(call.model)
-    if model is None:
-        raise invalid("The provided model identifier is invalid.")
-    state = control.model_state(model.id, call.region)
-    if state.lifecycle == "RETIRED":
-        raise AwsError("ResourceNotFoundException", "Could not find the requested foundation model.")
+    model, state = _known(call, control)
     agreement = {"pending": "PENDING", "denied": "NOT_AVAILABLE"}.get(state.access, "AVAILABLE")
     usable = "AVAILABLE" if state.access == "granted" else "NOT_AVAILABLE"
     return {
@@ -42,29 +31,29 @@ async def get_foundation_model_availability(call: Call, control: Control, studio
         "agreementAvailability": {"status": agreement},
         "authorizationStatus": "NOT_AUTHORIZED" if state.access == "denied" else "AUTHORIZED",
         "entitlementAvailability": usable,
-        "regionAvailability": "AVAILABLE" if _offered(model, call.region) else "NOT_AVAILABLE",
+        "regionAvailability": "AVAILABLE" if model.offered_in(call.region) else "NOT_AVAILABLE",
     }
 
 
 async def list_foundation_models(call: Call, control: Control, studio: Studio) -> dict[str, Any]:
     """``modelSummaries`` of the Region, by provider, output or inference type where asked for."""
     control.admit(call)
-    wanted = call.query
-    return {
-        "modelSummaries": [
-            details
-            for model in MODELS.values()
-            if _offered(model, call.region)
-            and (state := control.model_state(model.id, call.region)).lifecycle != "RETIRED"
-            and (details := _details(model, state, call.region))
-            and wanted.get("byProvider", model.provider).lower() == model.provider.lower()
-            and wanted.get("byOutputModality", model.output) == model.output
-            and (
-                "byInferenceType" not in wanted
-                or wanted["byInferenceType"] in details["inferenceTypesSupported"]
-            )
-        ]
+    region = call.region
+    found = [
+        _details(model, state, region)
+        for model in MODELS.values()
+        if model.offered_in(region)
+        and (state := control.model_state(model.id, region)).lifecycle != "RETIRED"
+    ]
+    asked = {
+        "byProvider": "providerName",
+        "byOutputModality": "outputModalities",
+        "byInferenceType": "inferenceTypesSupported",
     }
+    for parameter, name in asked.items():
+        if wanted := call.query.get(parameter):
+            found = [details for details in found if wanted in details[name]]
+    return {"modelSummaries": found}
 
 
 async def list_inference_profiles(call: Call, control: Control, studio: Studio) -> dict[str, Any]:
@@ -91,12 +80,16 @@ async def list_inference_profiles(call: Call, control: Control, studio: Studio) 
     }
 
 
-def _offered(model: Model, region: str) -> bool:
-    return region in model.regions or bool(model.profiles_in(region))
-
-
-def _all_profiles(model: Model) -> list[str]:
-    return [f"{geography}.{model.id}" for geography in model.profiles]
+def _known(call: Call, control: Control) -> tuple[Model, ModelState]:
+    call.model = bare_id(call.model)
+    control.admit(call)
+    model = MODELS.get(call.model)
+    if model is None:
+        raise invalid("The provided model identifier is invalid.")
+    state = control.model_state(model.id, call.region)
+    if state.lifecycle == "RETIRED":
+        raise AwsError("ResourceNotFoundException", "Could not find the requested foundation model.")
+    return model, state
 
 
 def _arn(model: Model, region: str) -> str:
@@ -109,8 +102,7 @@ def _details(model: Model, state: ModelState, region: str) -> dict[str, Any]:
         lifecycle["legacyTime"] = _LEGACY_SINCE
     if state.end_of_life:
         lifecycle["endOfLifeTime"] = f"{state.end_of_life.isoformat()}T00:00:00Z"
-    on_demand = ["ON_DEMAND"] if region in model.regions else []
-    profile = ["INFERENCE_PROFILE"] if model.profiles_in(region) else []
+    kinds = {"ON_DEMAND": region in model.regions, "INFERENCE_PROFILE": bool(model.profiles_in(region))}
     return {
         "modelArn": _arn(model, region),
         "modelId": model.id,
@@ -118,8 +110,6 @@ def _details(model: Model, state: ModelState, region: str) -> dict[str, Any]:
         "providerName": model.provider,
         "inputModalities": ["TEXT", "IMAGE"],
         "outputModalities": [model.output],
-        "responseStreamingSupported": False,
-        "customizationsSupported": [],
-        "inferenceTypesSupported": on_demand + profile,
+        "inferenceTypesSupported": [kind for kind, offered in kinds.items() if offered],
         "modelLifecycle": lifecycle,
     }

@@ -31,6 +31,10 @@ class Model:
     profiles: dict[str, tuple[str, ...]]
     quotas: dict[str, int]
 
+    def offered_in(self, region: str) -> bool:
+        """True if the model can be called from a Region, by its own id or through a profile."""
+        return region in self.regions or bool(self.profiles_in(region))
+
     def profiles_in(self, region: str) -> list[str]:
         """The ids of the inference profiles that may be called from a Region."""
         return [f"{geography}.{self.id}" for geography, sources in self.profiles.items() if region in sources]
@@ -86,8 +90,8 @@ _RETIRED = (
     "Please refer to the AWS documentation for more details."
 )
 _UNUSED_LEGACY = (
-    "Access denied. This Model is marked by provider as Legacy and you have not been actively using the model in the "
-    "last 30 days."
+    "Access denied. This Model is marked by provider as Legacy and you have not been actively using the model in "
+    "the last 30 days."
 )
 _SUBSCRIPTION_PENDING = (
     "Model access is denied due to IAM user or service role is not authorized to perform the required AWS "
@@ -112,12 +116,7 @@ def callable_model(identity: str, region: str, control: Control) -> Model:
     arn = _ARN.fullmatch(identity)
     name = arn[1] if arn else identity
     model = MODELS.get(bare_id(identity))
-    if not model or region not in {
-        *model.regions,
-        *(r for sources in model.profiles.values() for r in sources),
-    }:
-        raise invalid("The provided model identifier is invalid.")
-    if name != model.id and name not in model.profiles_in(region):
+    if model is None or name not in (model.id, *model.profiles_in(region)) or not model.offered_in(region):
         raise invalid("The provided model identifier is invalid.")
     if name == model.id and region not in model.regions:
         raise invalid(_PROFILE_ONLY.format(name))

@@ -7,7 +7,6 @@ import math
 import random
 import time
 from collections import Counter, deque
-from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import orjson
@@ -34,6 +33,8 @@ PAID_OPERATIONS = frozenset(
     {"InvokeModel", "Converse", "DetectLabels", "DetectFaces", "DetectCustomLabels", "InvokeEndpoint"}
 )
 
+TOTALLED = ("operation", "model", "region", "outcome", "billed")
+
 # A prompt that holds one of these words is refused as content policy would, each at another stage.
 TRIGGER_WORDS = {"blockme": "prompt", "blockimage": "image", "blockoutput": "output", "blocksome": "some"}
 
@@ -41,27 +42,6 @@ TRIGGER_WORDS = {"blockme": "prompt", "blockimage": "image", "blockoutput": "out
 CUSTOM_MODEL = f"arn:aws:rekognition:us-east-1:{ACCOUNT}:project/demo/version/demo.1/1767225600000"
 
 _Model = TypeVar("_Model", bound=BaseModel)
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A call in the books.
-
-    ``outcome`` is ok, blocked (content policy), lost (the answer, after the work), reset (before it) or an error's
-    code; ``billed``: a model did its work, whether or not its answer arrived.
-    """
-
-    number: int
-    at: float
-    seconds: float
-    operation: str
-    model: str
-    region: str
-    task: str
-    image: str
-    prompt: str
-    outcome: str
-    billed: bool
 
 
 class Control:
@@ -79,8 +59,8 @@ class Control:
         self.switches = Switches()
         self.models: dict[tuple[str, str], ModelState] = {}
         self.windows = {CUSTOM_MODEL: Window(CustomModel(arn=CUSTOM_MODEL))}
-        self._entries: deque[Entry] = deque(maxlen=BOOKS_KEEP)
-        self._totals: Counter[tuple[str, str, str, str, bool]] = Counter()
+        self._entries: deque[dict[str, Any]] = deque(maxlen=BOOKS_KEEP)
+        self._totals: Counter[tuple[Any, ...]] = Counter()
         self._meters: dict[tuple[int, str], Meter] = {}
         # Shares of faults and latencies fall the same way in every test.
         self._random = random.Random(0)  # noqa: S311
@@ -122,32 +102,26 @@ class Control:
         else:
             call.block = fault.where
 
-    def seconds(self, call: Call) -> float:
-        """How long after its arrival a call is answered at the earliest."""
+    def answer_after(self, call: Call) -> float:
+        """The seconds after its arrival before which a call is not answered."""
         for rule in self.latencies:
             if rule.meets(call):
                 return rule.seconds * math.exp(self._random.gauss(0, rule.sigma)) + call.hold
         return call.hold
 
     def record(self, call: Call, seconds: float) -> None:
-        """Write a call into the books. Only the last `BOOKS_KEEP` calls are kept; the totals count all."""
-        billed = call.operation in PAID_OPERATIONS and call.outcome in ("ok", "lost")
+        """Write a call into the books. Only the last `BOOKS_KEEP` calls are kept; the totals count all.
+
+        ``outcome`` is ok, blocked (content policy), lost (the answer, after the work), reset (before it) or an
+        error's code; ``billed``: a model did its work, whether or not its answer arrived.
+        """
+        told = ("operation", "model", "region", "task", "image", "outcome")
+        entry: dict[str, Any] = {name: getattr(call, name) for name in told}
+        entry["billed"] = call.operation in PAID_OPERATIONS and call.outcome in ("ok", "lost")
+        self._totals[tuple(entry[name] for name in TOTALLED)] += 1
         self._number += 1
-        names = (call.operation, call.model, call.region)
-        self._totals[*names, call.outcome, billed] += 1
-        self._entries.append(
-            Entry(
-                self._number,
-                time.time(),
-                seconds,
-                *names,
-                call.task,
-                call.image,
-                call.prompt[:200],
-                call.outcome,
-                billed,
-            )
-        )
+        entry |= {"number": self._number, "at": time.time(), "seconds": seconds, "prompt": call.prompt[:200]}
+        self._entries.append(entry)
 
     def model_state(self, model: str, region: str) -> ModelState:
         """What a model is in a Region: what was said for the Region, else for all, else alive and granted."""
@@ -165,15 +139,14 @@ class Control:
         if name == "health":
             return _json({"ready": True})
         if name == "totals":
-            names = ("operation", "model", "region", "outcome", "billed")
+            counted = self._totals.items()
             return _json(
-                [{**dict(zip(names, key, strict=True)), "count": n} for key, n in self._totals.items()]
+                [{**dict(zip(TOTALLED, key, strict=True)), "count": number} for key, number in counted]
             )
         if name == "calls":
             since = int(request.query_params.get("since", 0))
-            return _json(
-                {"last": self._number, "calls": [asdict(e) for e in self._entries if e.number > since]}
-            )
+            calls = [entry for entry in self._entries if entry["number"] > since]
+            return _json({"last": self._number, "calls": calls})
         return _json({"error": f"there is nothing called '{name}' to see"}, 404)
 
     async def _change(self, request: Request) -> Response:

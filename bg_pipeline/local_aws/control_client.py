@@ -45,7 +45,7 @@ class ControlClient:
         self._mark = self._read("calls")["last"]
 
     def calls(self, **wanted: Any) -> list[dict[str, Any]]:
-        """The calls since the last `mark`, oldest first, whose fields are as wanted: see `control.Entry`."""
+        """The calls since the last `mark`, oldest first, whose fields are as wanted: see `Control.record`."""
         found = self._read(f"calls?since={self._mark}")["calls"]
         return [call for call in found if all(call[name] == value for name, value in wanted.items())]
 

@@ -6,15 +6,13 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from bg_pipeline.local_aws.control import Control
-from bg_pipeline.local_aws.rekognition import Body, Picture, box, check, looked_at, parsed, received
+from bg_pipeline.local_aws.rekognition import Body, Percent, Picture, box, check, looked_at, parsed, received
 from bg_pipeline.local_aws.rules import Window
 from bg_pipeline.local_aws.studio import Studio
 from bg_pipeline.local_aws.wire import AwsError, Call
 
 MOST_BYTES = 4 * 1024 * 1024
 MOST_RUNNING = 2
-
-_Percent = Annotated[float, Field(ge=0, le=100)]
 
 
 class _Version(Body):
@@ -36,7 +34,7 @@ class _Describe(Body):
 class _Detect(_Version):
     image: Picture
     max_results: Annotated[int, Field(ge=0)] | None = None
-    min_confidence: _Percent = 50.0
+    min_confidence: Percent = 50.0
 
 
 async def start_project_version(call: Call, control: Control, studio: Studio) -> dict[str, Any]:

@@ -85,23 +85,17 @@ def local_aws(state_dir: Path | str, *, region: str = REGION, workers: int = 0) 
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     with _locked(folder) as lock, contextlib.ExitStack() as servers:
         before = _read(folder)
-        alone = LocalAws("", "", region)
-        storage = servers.enter_context(
-            _server(
-                "storage", "/_ministack/health", folder, lock, alone.environment(), before.get("storage", "")
+
+        def start(name: str, health: str, environment: dict[str, str], *arguments: str) -> str:
+            last_port = int(before.get(name, "").rpartition(":")[2] or 0)
+            return servers.enter_context(
+                _server(name, health, folder, lock, last_port, environment, *arguments)
             )
-        )
-        with_storage = LocalAws(storage, "", region)
-        models = servers.enter_context(
-            _server(
-                "models",
-                "/_control/health",
-                folder,
-                lock,
-                with_storage.environment(),
-                before.get("models", ""),
-                workers,
-            )
+
+        storage = start("storage", "/_ministack/health", LocalAws("", "", region).environment())
+        # The models' server reads pictures that lie in S3.
+        models = start(
+            "models", "/_control/health", LocalAws(storage, "", region).environment(), str(workers)
         )
         stand_in = LocalAws(storage, models, region)
         _write(folder, {**asdict(stand_in), "pid": os.getpid()})
@@ -114,7 +108,7 @@ def local_aws(state_dir: Path | str, *, region: str = REGION, workers: int = 0) 
 def running(state_dir: Path | str) -> LocalAws | None:
     """The stand-in that another process keeps running on this folder, if there is one."""
     found = _read(Path(state_dir))
-    if not _alive(found.get("pid", 0)):
+    if "pid" not in found or not _alive(found["pid"]):
         return None
     return LocalAws(found["storage"], found["models"], found["region"])
 
@@ -173,34 +167,23 @@ def _server(
     health: str,
     folder: Path,
     lock: int,
+    last_port: int,
     environment: dict[str, str],
-    before: str,
-    *arguments: object,
+    *arguments: str,
 ) -> Iterator[str]:
-    """One server process, healthy, at the address it had before if that is free; its URL."""
+    """The address of a server process that answers, on the port it had before if that is free."""
     log = folder / "logs" / f"{name}.log"
-    remembered = int(before.rpartition(":")[2] or 0)
-    with contextlib.ExitStack() as stack:
-        for wanted in (remembered, 0, 0):
-            port = _free_port(wanted)
-            command = [
-                sys.executable,
-                "-m",
-                "bg_pipeline.local_aws",
-                name,
-                str(port),
-                str(folder),
-                *map(str, arguments),
-            ]
-            process = stack.enter_context(_process(command, environment, lock, log))
+    program = [sys.executable, "-m", "bg_pipeline.local_aws", name]
+    # Between finding a free port and listening on it somebody else may take it.
+    for wanted in (last_port, 0, 0):
+        port = _free_port(wanted)
+        with _process([*program, str(port), str(folder), *arguments], environment, lock, log) as process:
             if _comes_up(process, port, health):
-                break
-        else:
-            words = log.read_text(errors="replace").strip().splitlines()
-            raise LocalAwsError(
-                f"The stand-in's {name} server did not start ({words[-1] if words else log}); see {log}."
-            )
-        yield f"http://127.0.0.1:{port}"
+                yield f"http://127.0.0.1:{port}"
+                return
+    words = log.read_text(errors="replace").split("\n")
+    last = next((line for line in reversed(words) if line.strip()), "it said nothing")
+    raise LocalAwsError(f"The stand-in's {name} server did not start ({last.strip()}); see {log}.")
 
 
 @contextlib.contextmanager

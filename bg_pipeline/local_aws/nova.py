@@ -1,7 +1,6 @@
 """Amazon Nova's captions: InvokeModel's messages form and Converse."""
 
 import time
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -109,7 +108,7 @@ async def _described(
     sizes = [_size(named, data) for named, data in images]
     if len(images) > MOST_IMAGES:
         raise invalid(f"At most {MOST_IMAGES} images may be sent.")
-    asked = sum(map(_image_tokens(call.model), sizes)) + sum(len(text) // 4 + 1 for text in texts)
+    asked = sum(_image_tokens(call.model, size) for size in sizes) + sum(len(text) // 4 + 1 for text in texts)
     if call.block:
         call.outcome = "blocked"
         return _answer("", "content_filtered", asked)
@@ -150,8 +149,8 @@ def _size(kind: str, data: bytes) -> tuple[int, int]:
     return found.width, found.height
 
 
-def _image_tokens(model: str) -> Callable[[tuple[int, int]], int]:
+def _image_tokens(model: str, size: tuple[int, int]) -> int:
     """What a picture costs: Nova 2 counts a flat 230 tokens, Nova 1 about one for 650 pixels of its resized copy."""
     if "nova-2" in model:
-        return lambda size: 230
-    return lambda size: round(min(max(size[0] * size[1], 520_000), 1300 * 1300) / 650)
+        return 230
+    return round(min(max(size[0] * size[1], 520_000), 1300 * 1300) / 650)

@@ -4,7 +4,6 @@ import io
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from bg_pipeline.local_aws.scene import painted
@@ -31,8 +30,8 @@ def outpaint(
     if not precise:
         kept = np.asarray(cv2.GaussianBlur(kept, (0, 0), max(2.0, min(kept.shape) / 160)), np.float32)
         light = backdrop.mean(axis=(0, 1)) - 128
-        front = np.clip(front + 0.08 * light, 0, 255)
-    return _finished(front, ground, kept, note)
+        front = np.asarray(np.clip(front + 0.08 * light, 0, 255), np.float32)
+    return _finished(picture, front, ground, kept, note)
 
 
 def inpaint(data: bytes, *, prompt: str, seed: int, strength_png: bytes, note: bool) -> bytes:
@@ -43,7 +42,8 @@ def inpaint(data: bytes, *, prompt: str, seed: int, strength_png: bytes, note: b
     picture, _ = opened(data)
     kept = 1 - _plane(strength_png, picture)
     backdrop = background(prompt, "", seed, (picture.shape[1], picture.shape[0]))[..., ::-1]
-    return _finished(picture.astype(np.float32), backdrop.astype(np.float32), kept, note)
+    front, back = picture.astype(np.float32), backdrop.astype(np.float32)
+    return _finished(picture, front, back, kept, note)
 
 
 def cut_out(data: bytes, mask_png: bytes) -> bytes:
@@ -60,7 +60,7 @@ def background(prompt: str, negative: str, seed: int, size: tuple[int, int]) -> 
 
 def _plane(mask_png: bytes, picture: Pixels) -> Plane:
     with Image.open(io.BytesIO(mask_png)) as file:
-        mask = np.asarray(file.convert("L"), np.float32) / 255
+        mask: Plane = np.asarray(file.convert("L"), np.float32) / np.float32(255)
     height, width = picture.shape[:2]
     if mask.shape != (height, width):
         raise ValueError(f"the mask is {mask.shape[1]}×{mask.shape[0]} pixels, the picture {width}×{height}")
@@ -89,32 +89,56 @@ def _without_old_edge(picture: Pixels, kept: Plane) -> Plane:
     return np.asarray(np.where(edge[..., None], colours, picture), np.float32)
 
 
-def _finished(front: Plane, back: NDArray[np.floating], kept: Plane, note: bool) -> bytes:
+def _finished(picture: Pixels, front: Plane, back: Plane, kept: Plane, note: bool) -> bytes:
     weight = kept[..., None]
     result = np.rint(front * weight + back * (1 - weight)).astype(np.uint8)
     if note:
-        _write_note(result, kept)
+        _write_note(result, kept, _frame(picture))
     return png(result)
 
 
-def _write_note(result: Pixels, kept: Plane) -> None:
-    """Writes where least of the subject is, corners first, and never on the subject itself."""
-    height, width = result.shape[:2]
+def _frame(picture: Pixels) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of the part without repeated edge lines: padding, which the caller will cut off."""
+    columns = picture.swapaxes(0, 1)
+    height, width = picture.shape[:2]
+    return (
+        _repeats(columns),
+        _repeats(picture),
+        width - _repeats(columns[::-1]),
+        height - _repeats(picture[::-1]),
+    )
+
+
+def _repeats(lines: Pixels) -> int:
+    """How many lines, at most a third of them, are like the first."""
+    some = lines[: len(lines) // 3, ::4].astype(np.int16)
+    alike = np.abs(some - some[:1]).mean(axis=(1, 2)) < 2
+    count = int(np.argmin(alike)) if not alike.all() else len(some)
+    return count if count > 2 else 0
+
+
+def _write_note(result: Pixels, kept: Plane, frame: tuple[int, int, int, int]) -> None:
+    """Writes where least of the subject is, the frame's corners first, and never on the subject itself."""
+    height, width = kept.shape
     font = ImageFont.load_default(max(10, min(height, width) / 32))
     left, top, right, bottom = (round(edge) for edge in font.getbbox(NOTE))
     gap = max(4, min(height, width) // 60)
     wide, high = right - left + 2 * gap, bottom - top + 2 * gap
     if wide > width or high > height:
         return
-    columns = (width - wide, 0, (width - wide) // 2)
-    places = [(x, y) for x in columns for y in (height - high, 0)]
+    places = [
+        (int(np.clip(x, 0, width - wide)), int(np.clip(y, 0, height - high)))
+        for start, upper, end, lower in (frame, (0, 0, width, height))
+        for x in (end - wide, start, (start + end - wide) // 2)
+        for y in (lower - high, upper)
+    ]
     x, y = min(places, key=lambda place: kept[place[1] : place[1] + high, place[0] : place[0] + wide].sum())
     layer = Image.new("L", (wide, high))
     ImageDraw.Draw(layer).text((gap - left, gap - top), NOTE, fill=255, font=font)
-    ink = np.asarray(layer, np.float32)[..., None] / 255
-    halo = np.clip(cv2.GaussianBlur(ink, (0, 0), gap / 2.5) * 1.4, 0, 0.6)[..., None]
+    ink = np.asarray(layer, np.float32) / 255
+    halo = np.clip(cv2.GaussianBlur(ink, (0, 0), gap / 2.5) * 1.4, 0, 0.6)
+    free = 1 - kept[y : y + high, x : x + wide]
     patch = result[y : y + high, x : x + wide]
-    free = 1 - kept[y : y + high, x : x + wide, None]
     letters, around = (30, 255) if patch.mean() > 150 else (255, 0)
-    under = patch + halo * free * (around - patch.astype(np.float32))
-    patch[:] = np.rint(under + 0.9 * ink * free * (letters - under)).astype(np.uint8)
+    under = patch + (halo * free)[..., None] * (around - patch.astype(np.float32))
+    patch[:] = np.rint(under + (0.9 * ink * free)[..., None] * (letters - under)).astype(np.uint8)

@@ -19,20 +19,17 @@ from bg_pipeline.local_aws.wire import AwsError, Call
 MOST_BYTES = 5_242_880
 MOST_S3_BYTES = 15_728_640
 
+_MIDDLE = {"left": 0.25, "top": 0.25, "width": 0.5, "height": 0.5}
 _CANNED = {
     "faces": [],
-    "colours": [{"name": "grey", "hex": "#808080", "share": 1.0}],
-    "labels": [
-        {"name": "Object", "confidence": 98.0, "parents": [],
-         "boxes": [{"left": 0.25, "top": 0.25, "width": 0.5, "height": 0.5}]},
-    ],
-}  # fmt: skip
+    "labels": [{"name": "Object", "confidence": 98.0, "parents": [], "boxes": [_MIDDLE]}],
+}
 
 _ATTRIBUTES = Literal[
     "DEFAULT", "ALL", "AGE_RANGE", "BEARD", "EMOTIONS", "EYE_DIRECTION", "EYEGLASSES", "EYES_OPEN", "GENDER",
     "MOUTH_OPEN", "MUSTACHE", "FACE_OCCLUDED", "SMILE", "SUNGLASSES",
 ]  # fmt: skip
-_Percent = Annotated[float, Field(ge=0, le=100)]
+Percent = Annotated[float, Field(ge=0, le=100)]
 
 
 class Body(BaseModel):
@@ -57,29 +54,22 @@ class Picture(Body):
     s3_object: _S3Object | None = None
 
 
-class _GeneralLabels(Body):
+class _Filters(Body):
     label_inclusion_filters: list[str] = []
     label_exclusion_filters: list[str] = []
-    label_category_inclusion_filters: list[str] = []
-    label_category_exclusion_filters: list[str] = []
-
-
-class _ImageProperties(Body):
-    max_dominant_colors: Annotated[int, Field(ge=0, le=20)] = 10
 
 
 class _LabelSettings(Body):
-    general_labels: _GeneralLabels = _GeneralLabels()
-    image_properties: _ImageProperties = _ImageProperties()
+    general_labels: _Filters = _Filters()
 
 
 class LabelsRequest(Body):
-    """DetectLabels."""
+    """DetectLabels; image properties and categories of labels are not offered."""
 
     image: Picture
     max_labels: Annotated[int, Field(ge=0)] = 1000
-    min_confidence: _Percent = 55.0
-    features: list[Literal["GENERAL_LABELS", "IMAGE_PROPERTIES"]] = ["GENERAL_LABELS"]
+    min_confidence: Percent = 55.0
+    features: list[Literal["GENERAL_LABELS"]] = []
     settings: _LabelSettings = _LabelSettings()
 
 
@@ -91,18 +81,29 @@ class FacesRequest(Body):
 
 
 async def detect_labels(call: Call, control: Control, studio: Studio) -> dict[str, Any]:
-    """Labels with boxes where something was found, and the dominant colours where asked for."""
+    """Labels, surest first, with boxes where something was found."""
     request = parsed(LabelsRequest, call)
     image = await received(request.image, call, control)
     check(image, shortest=80, longest=10_000)
     seen = await looked_at(image, control, studio)
-    found: dict[str, Any] = {"LabelModelVersion": "3.0"}
-    if "GENERAL_LABELS" in request.features:
-        found["Labels"] = _labels(request, seen)
-    if "IMAGE_PROPERTIES" in request.features:
-        most = request.settings.image_properties.max_dominant_colors
-        found["ImageProperties"] = {"DominantColors": [_colour(colour) for colour in seen["colours"][:most]]}
-    return found
+    filters = request.settings.general_labels
+    found = [
+        {
+            "Name": label["name"],
+            "Confidence": label["confidence"],
+            "Instances": [
+                {"BoundingBox": box(place), "Confidence": label["confidence"]} for place in label["boxes"]
+            ],
+            "Parents": [{"Name": parent} for parent in label["parents"]],
+            "Aliases": [],
+            "Categories": [],
+        }
+        for label in seen["labels"]
+        if label["confidence"] >= request.min_confidence
+        and label["name"] not in filters.label_exclusion_filters
+        and label["name"] in (filters.label_inclusion_filters or [label["name"]])
+    ]
+    return {"Labels": found[: request.max_labels], "LabelModelVersion": "3.0"}
 
 
 async def detect_faces(call: Call, control: Control, studio: Studio) -> dict[str, Any]:
@@ -133,30 +134,26 @@ def parsed(kind: type[Request], call: Call) -> Request:
         return kind.model_validate(call.json())
     except ValidationError as error:
         found = error.errors()[0]
-        where = ".".join(map(str, found["loc"]))
-        raise AwsError(
-            "InvalidParameterException", f"Request has invalid parameters: {where}: {found['msg']}"
-        ) from error
+        raise _bad(f"{'.'.join(map(str, found['loc']))}: {found['msg']}") from error
+
+
+def _bad(problem: str) -> AwsError:
+    return AwsError("InvalidParameterException", f"Request has invalid parameters: {problem}")
 
 
 async def received(picture: Picture, call: Call, control: Control, most_bytes: int = MOST_BYTES) -> bytes:
     """The bytes of the picture that a call is about, once the call is admitted."""
     if (picture.bytes is None) == (picture.s3_object is None):
-        raise AwsError(
-            "InvalidParameterException", "Request has invalid parameters: Image takes Bytes or S3Object."
-        )
-    if picture.s3_object is None:
-        try:
-            data = pybase64.b64decode(picture.bytes or "", validate=True)
-        except ValueError as error:
-            raise AwsError("SerializationException", "Image.Bytes is not base64.") from error
-    else:
+        raise _bad("Image takes Bytes or S3Object.")
+    if picture.s3_object:
         data, most_bytes = await asyncio.to_thread(_stored, picture.s3_object, call.region), MOST_S3_BYTES
+    else:
+        data = pybase64.b64decode(picture.bytes or "")
     call.image = sha256(data)
     control.admit(call)
     if len(data) > most_bytes:
         raise AwsError(
-            "ImageTooLargeException", f"Image size {len(data)} exceeds the maximum of {most_bytes} bytes."
+            "ImageTooLargeException", f"The image has {len(data)} bytes; {most_bytes} are allowed."
         )
     return data
 
@@ -169,13 +166,10 @@ def _s3(region: str) -> Any:
 def _stored(place: _S3Object, region: str) -> bytes:
     version = {"VersionId": place.version} if place.version else {}
     try:
-        answer = _s3(region).get_object(Bucket=place.bucket, Key=place.name, **version)
+        return bytes(_s3(region).get_object(Bucket=place.bucket, Key=place.name, **version)["Body"].read())
     except ClientError as error:
-        raise AwsError(
-            "InvalidS3ObjectException",
-            "Unable to get object metadata from S3. Check object key, region and/or access permissions.",
-        ) from error
-    return bytes(answer["Body"].read())
+        message = "Unable to get object metadata from S3. Check object key, region and/or access permissions."
+        raise AwsError("InvalidS3ObjectException", message) from error
 
 
 def check(image: bytes, *, shortest: int, longest: int, aspect: float = float("inf")) -> None:
@@ -183,12 +177,12 @@ def check(image: bytes, *, shortest: int, longest: int, aspect: float = float("i
     found = header(image)
     if found is None or found.format not in ("png", "jpeg"):
         raise AwsError("InvalidImageFormatException", "Request has invalid image format")
+    sides = f"Input image dimensions {found.width} x {found.height}"
     if max(found.width, found.height) > longest:
-        sides = f"{found.width} x {found.height}"
-        message = f"Input image dimensions {sides} exceed maximum dimension size of {longest} pixels"
+        message = f"{sides} exceed maximum dimension size of {longest} pixels"
         raise AwsError("ImageTooLargeException", message)
     if min(found.width, found.height) < shortest or found.aspect > aspect:
-        raise AwsError("InvalidParameterException", "Request has invalid parameters")
+        raise _bad(f"{sides} are below {shortest} pixels or too far from square")
 
 
 async def looked_at(image: bytes, control: Control, studio: Studio) -> dict[str, Any]:
@@ -204,38 +198,3 @@ async def looked_at(image: bytes, control: Control, studio: Studio) -> dict[str,
 def box(found: dict[str, float]) -> dict[str, float]:
     """A BoundingBox."""
     return {"Left": found["left"], "Top": found["top"], "Width": found["width"], "Height": found["height"]}
-
-
-def _labels(request: LabelsRequest, seen: dict[str, Any]) -> list[dict[str, Any]]:
-    filters = request.settings.general_labels
-    included, excluded = set(filters.label_inclusion_filters), set(filters.label_exclusion_filters)
-    if filters.label_category_inclusion_filters or filters.label_category_exclusion_filters:
-        raise AwsError("InvalidParameterException", "The stand-in knows no categories of labels.")
-    return [
-        {
-            "Name": label["name"],
-            "Confidence": label["confidence"],
-            "Instances": [
-                {"BoundingBox": box(found), "Confidence": label["confidence"]} for found in label["boxes"]
-            ],
-            "Parents": [{"Name": parent} for parent in label["parents"]],
-            "Aliases": [],
-            "Categories": [],
-        }
-        for label in seen["labels"]
-        if label["confidence"] >= request.min_confidence
-        and label["name"] not in excluded
-        and (not included or label["name"] in included)
-    ][: request.max_labels]
-
-
-def _colour(colour: dict[str, Any]) -> dict[str, Any]:
-    red, green, blue = bytes.fromhex(colour["hex"][1:])
-    return {
-        "Red": red,
-        "Green": green,
-        "Blue": blue,
-        "HexCode": colour["hex"],
-        "SimplifiedColor": colour["name"],
-        "PixelPercent": 100 * colour["share"],
-    }

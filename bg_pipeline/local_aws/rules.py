@@ -1,6 +1,5 @@
 """The rules a test may lay down: faults, quotas, latencies, what a model is, how it answers."""
 
-import time
 from collections import deque
 from datetime import date
 from typing import Annotated, Any, Literal
@@ -85,10 +84,10 @@ class Quota(_Rule):
 class Meter:
     """One quota's count in one Region. Times are seconds of a monotonic clock."""
 
-    def __init__(self, quota: Quota, now: float | None = None) -> None:
+    def __init__(self, quota: Quota, now: float) -> None:
         self._quota = quota
         self._rate = quota.per_minute / 60
-        self._opened = self._seen = time.monotonic() if now is None else now
+        self._opened = self._seen = now
         self._tokens = quota.depth
         self._taken: deque[float] = deque()
         self._today = 0

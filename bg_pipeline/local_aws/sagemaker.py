@@ -6,14 +6,16 @@ box it is what stands out. The answer is ``{"mask": base64 of a PNG of the image
 PNG itself where ``Accept`` is image/png. An image alone may be sent as ``image/*``.
 """
 
-from typing import Any
+import io
 
 import orjson
+import pybase64
+from PIL import Image
 from starlette.responses import Response
 
 from bg_pipeline.local_aws import work
 from bg_pipeline.local_aws.control import Control
-from bg_pipeline.local_aws.pictures import canned, from_base64, header, sha256, to_base64
+from bg_pipeline.local_aws.pictures import canned, from_base64, sha256, to_base64
 from bg_pipeline.local_aws.studio import Studio
 from bg_pipeline.local_aws.wire import AwsError, Call, answer
 
@@ -23,50 +25,35 @@ MOST_BODY = 6_291_456
 async def invoke_endpoint(call: Call, control: Control, studio: Studio) -> Response:
     """The mask, as JSON or PNG."""
     if len(call.body) > MOST_BODY:
-        raise _refused(f"The body is larger than {MOST_BODY} bytes.")
-    image, boxes = _image_and_boxes(call)
-    call.image = sha256(image)
-    control.admit(call)
-    found = header(image)
-    if found is None:
-        raise _failed("The image could not be decoded.")
-    if control.switches.canned:
-        mask = from_base64(canned("mask", found.width, found.height), "mask")
-    else:
-        sides = (1, 1, 1, 1)
-        if any(edge > 1 for place in boxes for edge in place):
-            sides = (found.width, found.height, found.width, found.height)
-        shares = [tuple(edge / side for edge, side in zip(place, sides, strict=True)) for place in boxes]
-        try:
-            mask = await studio.do(work.segmented, image, tuple(shares))
-        except ValueError as error:
-            raise _failed(str(error)) from error
+        raise AwsError("ValidationError", f"The body is larger than {MOST_BODY} bytes.")
+    try:
+        image, boxes = _image_and_boxes(call)
+        call.image = sha256(image)
+        control.admit(call)
+        width, height = Image.open(io.BytesIO(image)).size
+        if control.switches.canned:
+            mask = from_base64(canned("mask", width, height), "mask")
+        else:
+            pixels = any(edge > 1 for box in boxes for edge in box)
+            sides = (width, height, width, height) if pixels else (1, 1, 1, 1)
+            shares = tuple(tuple(edge / side for edge, side in zip(box, sides, strict=True)) for box in boxes)
+            mask = await studio.do(work.segmented, image, shares)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        # What a container fails with, whatever it is, arrives as this.
+        message = f"Received error from the container: {error}"
+        raise AwsError("ModelError", message, OriginalStatusCode=400, OriginalMessage=str(error)) from error
     if call.headers.get("accept", "").startswith("image/"):
         return answer(mask, "image/png")
-    return answer({"mask": to_base64(mask)}, "application/json")
+    return answer({"mask": to_base64(mask)})
 
 
 def _image_and_boxes(call: Call) -> tuple[bytes, list[list[float]]]:
     if call.headers.get("content-type", "").startswith(("image/", "application/x-image")):
         return call.body, []
-    try:
-        body = orjson.loads(call.body)
-        boxes: Any = body.get("boxes", body.get("bbox", []))
-        if isinstance(boxes, str):
-            boxes = orjson.loads(boxes)
-        if boxes and not isinstance(boxes[0], list):
-            boxes = [boxes]
-        boxes = [[float(edge) for edge in place] for place in boxes]
-        if any(len(place) != 4 for place in boxes):
-            raise ValueError("a box has four edges")
-        return from_base64(body["image"], "image"), boxes
-    except (ValueError, KeyError, TypeError, AttributeError, AwsError) as error:
-        raise _failed(f"The container does not understand the request: {error}") from error
-
-
-def _refused(message: str) -> AwsError:
-    return AwsError("ValidationError", message)
-
-
-def _failed(message: str) -> AwsError:
-    return AwsError("ModelError", message, OriginalStatusCode=400, OriginalMessage=message, LogStreamArn="")
+    body = orjson.loads(call.body)
+    boxes = body.get("boxes", body.get("bbox", []))
+    if isinstance(boxes, str):
+        boxes = orjson.loads(boxes)
+    if boxes and not isinstance(boxes[0], list):
+        boxes = [boxes]
+    return pybase64.b64decode(body["image"], validate=True), boxes

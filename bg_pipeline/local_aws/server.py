@@ -28,7 +28,7 @@ from bg_pipeline.local_aws import (
 from bg_pipeline.local_aws.child import end_with_parent
 from bg_pipeline.local_aws.control import Control
 from bg_pipeline.local_aws.studio import Studio
-from bg_pipeline.local_aws.wire import AwsError, Call, answer, refusal, signed_for
+from bg_pipeline.local_aws.wire import JSON, AwsError, Call, answer, refusal, signed_for
 
 Handler = Callable[[Call, Control, Studio], Awaitable[Mapping[str, Any] | Response]]
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -45,25 +45,23 @@ _REST: tuple[tuple[str, str, str, str, Handler], ...] = (
     ("POST", "/endpoints/{model}/invocations", "sagemaker", "InvokeEndpoint", sagemaker.invoke_endpoint),
 )  # fmt: skip
 
-# X-Amz-Target → the name the service signs with, operation, handler.
-_JSON: dict[str, tuple[str, str, Handler]] = {
-    f"{prefix}.{operation}": (service, operation, handler)
-    for prefix, service, operations in (
-        ("RekognitionService", "rekognition", {
-            "DetectLabels": rekognition.detect_labels,
-            "DetectFaces": rekognition.detect_faces,
-            "DetectCustomLabels": custom_labels.detect_custom_labels,
-            "StartProjectVersion": custom_labels.start_project_version,
-            "StopProjectVersion": custom_labels.stop_project_version,
-            "DescribeProjectVersions": custom_labels.describe_project_versions,
-        }),
-        ("ServiceQuotasV20190624", "servicequotas", {
-            "GetServiceQuota": service_quotas.get_service_quota,
-            "ListServiceQuotas": service_quotas.list_service_quotas,
-        }),
-    )
-    for operation, handler in operations.items()
-}  # fmt: skip
+_REKOGNITION: dict[str, Handler] = {
+    "DetectLabels": rekognition.detect_labels,
+    "DetectFaces": rekognition.detect_faces,
+    "DetectCustomLabels": custom_labels.detect_custom_labels,
+    "StartProjectVersion": custom_labels.start_project_version,
+    "StopProjectVersion": custom_labels.stop_project_version,
+    "DescribeProjectVersions": custom_labels.describe_project_versions,
+}
+_QUOTAS: dict[str, Handler] = {
+    "GetServiceQuota": service_quotas.get_service_quota,
+    "ListServiceQuotas": service_quotas.list_service_quotas,
+}
+# X-Amz-Target's prefix, the name the service signs with, its operations.
+_JSON = {
+    "RekognitionService": ("rekognition", _REKOGNITION),
+    "ServiceQuotasV20190624": ("servicequotas", _QUOTAS),
+}
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
@@ -95,7 +93,10 @@ class Server:
         return Starlette(
             routes=[
                 *self.control.routes(),
-                *(Route(path, self._rest(*rest), methods=[method]) for method, path, *rest in _REST),
+                *(
+                    Route(path, self._rest(service, operation, handler), methods=[method])
+                    for method, path, service, operation, handler in _REST
+                ),
                 Route("/", self._json, methods=["POST"]),
                 Route("/{path:path}", self._unknown, methods=_METHODS),
             ],
@@ -114,10 +115,11 @@ class Server:
         return endpoint
 
     async def _json(self, request: Request) -> Response:
-        target = request.headers.get("x-amz-target", "")
-        if target not in _JSON:
+        prefix, _, operation = request.headers.get("x-amz-target", "").partition(".")
+        service, operations = _JSON.get(prefix, ("", {}))
+        if operation not in operations:
             return await self._unknown(request)
-        return await self._serve(request, "json", *_JSON[target])
+        return await self._serve(request, "json", service, operation, operations[operation])
 
     async def _serve(
         self, request: Request, protocol: str, service: str, operation: str, handler: Handler
@@ -127,24 +129,16 @@ class Server:
             body = await request.body()
         except ClientDisconnect:
             return Response()
-        call = Call(
-            service,
-            operation,
-            "",
-            body,
-            request.path_params.get("model", ""),
-            request.query_params,
-            request.headers,
-        )
+        model = request.path_params.get("model", "")
+        call = Call(service, operation, "", body, model, request.query_params, request.headers)
         try:
             call.region, signed_service = signed_for(request)
             if signed_service != service:
                 message = f"Credential should be scoped to correct service: '{service}'."
                 raise AwsError("InvalidSignatureException", message)
             made = await handler(call, self.control, self.studio)
-            media_type = "application/json" if protocol == "rest-json" else "application/x-amz-json-1.1"
-            response = made if isinstance(made, Response) else answer(made, media_type)
-            await asyncio.sleep(arrived + self.control.seconds(call) - time.monotonic())
+            response = made if isinstance(made, Response) else answer(made, JSON[protocol])
+            await asyncio.sleep(arrived + self.control.answer_after(call) - time.monotonic())
         except AwsError as error:
             if call.outcome == "ok":
                 call.outcome = error.code
@@ -161,20 +155,15 @@ class Server:
 
     async def _unknown(self, request: Request) -> Response:
         """Whatever reaches the stand-in by the catch-all endpoint variable and is not one of its services."""
-        media_type = request.headers.get("content-type", "")
-        service = ""
+        media_type, service = request.headers.get("content-type", ""), "this service"
         with contextlib.suppress(AwsError):
             _, service = signed_for(request)
-        if "x-amz-json" in media_type:
-            protocol = "json"
-        elif "x-www-form-urlencoded" in media_type:
-            protocol = "query"
-        else:
-            protocol = "rest-xml" if service in ("s3", "route53", "cloudfront") else "rest-json"
-        asked = f"{service or 'this service'} ({request.method} {request.url.path})"
-        return refusal(
-            AwsError("UnknownOperationException", f"The stand-in for AWS does not offer {asked}."), protocol
-        )
+        protocol = "json" if "x-amz-json" in media_type else "rest-json"
+        if "x-www-form-urlencoded" in media_type or service in ("s3", "route53", "cloudfront"):
+            protocol = "xml"
+        asked = f"{service} ({request.method} {request.url.path})"
+        error = AwsError("UnknownOperationException", f"The stand-in for AWS does not offer {asked}.")
+        return refusal(error, protocol)
 
 
 def serve(port: int, workers: int) -> None:

@@ -249,7 +249,7 @@ def _lab(pixels: Pixels) -> Plane:
 @cache
 def _named_lab() -> Plane:
     codes = [bytes.fromhex(code[1:])[::-1] for code in _NAMED_COLOURS.values()]
-    return _lab(np.frombuffer(b"".join(codes), np.uint8).reshape(1, -1, 3))[0]
+    return _lab(np.frombuffer(b"".join(codes), np.uint8).reshape(1, -1, 3)).reshape(-1, 3)
 
 
 def _seen_through(picture: Pixels, cut: Cut) -> Pixels:
@@ -263,7 +263,9 @@ def _colours(pixels: Pixels) -> tuple[Colour, ...]:
     """Up to six groups of like colours, largest first; `pixels` is BGR, one a row."""
     subject.repeatable()
     lab = _lab(pixels[None])[0]
-    count = min(6, len(lab))
+    count = 6
+    if len(lab) < count:  # fewer points than groups are refused
+        lab = np.tile(lab, (count, 1))
     stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 12, 0.5)
     _, members, centres = cv2.kmeans(lab, count, np.empty(0, np.int32), stop, 2, cv2.KMEANS_PP_CENTERS)
     shares = np.bincount(np.ravel(members).astype(np.int64), minlength=count) / len(lab)
@@ -282,17 +284,19 @@ def _colours(pixels: Pixels) -> tuple[Colour, ...]:
 
 # --- words ---
 
-PEOPLE = frozenset(
-    "person people human man men woman women child children boy girl baby kid adult lady gentleman guy face head "
-    "portrait astronaut officer player worker model bride groom girlfriend boyfriend family crowd".split()  # noqa: SIM905
-)
+_PEOPLE = """
+person people human child children boy girl baby kid adult man men woman women lady gentleman guy face head portrait
+bride groom family crowd friend player worker officer model astronaut
+"""
+_NOTHING = """
+nothing none unicorn dragon ghost mermaid fairy sky cloud sun sunset sunrise moon star night day weather rain fog
+background backdrop foreground scenery scene landscape horizon outdoor indoor nature air light shadow
+a an the of on in at by to with without and or not no my your its it
+"""
+PEOPLE = frozenset(_PEOPLE.split())
 """Words, without a plural's s, that mean the people whose faces are seen."""
 
-NOTHING = frozenset(
-    "nothing none unicorn dragon ghost mermaid fairy sky cloud sun sunset sunrise moon star night day weather rain "
-    "fog background backdrop foreground scenery scene landscape horizon outdoor outdoors indoor indoors nature air "
-    "light shadow a an the of on in at by to with without and or not no my your its it i".split()  # noqa: SIM905
-)
+NOTHING = frozenset(_NOTHING.split())
 """Words, without a plural's s, that match nothing seen."""
 
 
@@ -309,7 +313,7 @@ def caption(sight: Sight) -> str:
     if sight.subject:
         sentences.append(_place_in_words(sight.subject))
     if sight.faces and sight.subject_colour:
-        sentences.append(f"Most of what is kept of the subject is {sight.subject_colour}.")
+        sentences.append(f"Its main colour is {sight.subject_colour}.")
     shape = (
         "square"
         if 0.95 < sight.width / sight.height < 1.05
@@ -343,17 +347,12 @@ def _subject_in_words(sight: Sight) -> str:
 def _place_in_words(box: Box) -> str:
     x, y = box.left + box.width / 2, box.top + box.height / 2
     across = "on the left" if x < 0.4 else "on the right" if x > 0.6 else "in the middle"
-    along = "upper " if y < 0.36 else "lower " if y > 0.64 else ""
-    half = f" of the {along}half" if along else ""
+    half = "upper half" if y < 0.36 else "lower half" if y > 0.64 else "frame"
     size = box.width * box.height
-    extent = (
-        "fills most of the frame"
-        if size > 0.6
-        else "takes up much of it"
-        if size > 0.25
-        else "is small in it"
+    extent = "fills most of it" if size > 0.6 else "takes up much of it" if size > 0.25 else "is small"
+    return (
+        f"The subject stands {across} of the {half} and {extent}: its box covers {size:.0%} of the picture."
     )
-    return f"The subject is {across}{half} and {extent}, with a frame of {size:.0%} of the picture."
 
 
 def _tone(lightness: float) -> str:

@@ -60,25 +60,18 @@ async def invoke(call: Call, control: Control, studio: Studio) -> dict[str, Any]
     call.prompt = request.prompt if isinstance(request, InpaintRequest) else ""
     control.admit(call)
     size = _size(image)
-    seed = secrets.randbelow(4_294_967_294) + 1
-    if isinstance(request, InpaintRequest):
-        if request.seed:
-            seed = request.seed
-        if not request.prompt:
-            raise invalid("prompt must not be empty.")
+    inpaint = request if isinstance(request, InpaintRequest) else None
+    seed = (inpaint.seed if inpaint else 0) or 1 + secrets.randbelow(4_294_967_294)
+    switches = control.switches
     if call.block:
         call.outcome = "blocked"
         return {"seeds": [seed], "finish_reasons": [_REASONS[call.block]], "images": []}
-    switches = control.switches
     if switches.canned:
-        kind_of_picture: Literal["picture", "cut-out"] = (
-            "picture" if isinstance(request, InpaintRequest) else "cut-out"
-        )
-        made = canned(kind_of_picture, *size, switches.canned_bytes)
+        made = canned("picture" if inpaint else "cut-out", *size, switches.canned_bytes)
     else:
         picture = (
-            await _inpainted(request, image, seed, size, switches.note, studio)
-            if isinstance(request, InpaintRequest)
+            await _inpainted(inpaint, image, seed, size, switches.note, studio)
+            if inpaint
             else await _removed(image, studio)
         )
         made = to_base64(await studio.do(work.encoded, picture, request.output_format))

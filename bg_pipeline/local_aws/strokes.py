@@ -1,4 +1,6 @@
-"""What a painted background is made of: noise, ridges, glows, textures. Planes and colours run from 0 to 1, RGB."""
+"""What painted backgrounds are made of: noise, ridges, glows, textures. Planes and colours run from 0 to 1, RGB."""
+
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -7,6 +9,7 @@ from numpy.typing import NDArray
 
 Plane = NDArray[np.float32]
 Colour = tuple[float, float, float]
+Shape = tuple[int, int]  # rows, columns
 
 
 def mixed(one: Colour, other: Colour, share: float) -> Colour:
@@ -20,21 +23,35 @@ def scaled(colour: Colour, share: float) -> Colour:
     return colour[0] * share, colour[1] * share, colour[2] * share
 
 
-def noise(random: Generator, shape: tuple[int, int], cells: tuple[float, float], octaves: int = 4) -> Plane:
-    """Soft noise of about 0–1, (rows, columns), `cells` (down, across) coarse patches, halved at each octave."""
-    height, width = shape
+def ink(colour: Colour) -> Plane:
+    """The colour as an array to calculate with."""
+    return np.asarray(colour, np.float32)
+
+
+def down(shape: Shape) -> Plane:
+    """A column of 0–1 from the top to the bottom, to be broadcast over a canvas."""
+    return np.linspace(0, 1, shape[0], dtype=np.float32)[:, None]
+
+
+def across(shape: Shape) -> Plane:
+    """A row of 0–1 from the left to the right."""
+    return np.linspace(0, 1, shape[1], dtype=np.float32)[None, :]
+
+
+def noise(random: Generator, shape: Shape, cells: tuple[float, float], octaves: int = 4) -> Plane:
+    """Soft noise of about 0–1 from `cells` (down, across) coarse patches, halved at each octave."""
     total, weight, strength = np.zeros(shape, np.float32), 0.0, 1.0
     for octave in range(octaves):
         rows, columns = (max(2, min(round(count * 2**octave), 512)) for count in cells)
         grid = random.random((rows, columns), np.float32)
-        total += strength * np.asarray(cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC))
+        total += strength * np.asarray(cv2.resize(grid, shape[::-1], interpolation=cv2.INTER_CUBIC))
         weight += strength
         strength /= 2
     return np.asarray(np.clip((total / weight - 0.5) * 1.7 + 0.5, 0, 1), np.float32)
 
 
 def ridge(
-    random: Generator, width: int, bumps: int, octaves: int = 6, roughness: float = 0.5, rounded: int = 2
+    random: Generator, width: int, bumps: int, octaves: int, *, roughness: float = 0.5, rounded: int = 2
 ) -> Plane:
     """A skyline of `width` heights, about -1 to 1; its coarsest `rounded` octaves are curves, the others edges."""
     total, strength = np.zeros(width, np.float32), 1.0
@@ -46,37 +63,43 @@ def ridge(
     return np.asarray(total * (1 - roughness), np.float32)
 
 
-def below(heights: Plane, height: int) -> Plane:
-    """A mask that is 1 under the line `heights` (one y a column, pixels) with a smooth edge."""
+def below(line: Plane, height: int) -> Plane:
+    """A mask that is 1 under the line (pixels from the top, one a column) with a smooth edge."""
     rows = np.arange(height, dtype=np.float32)[:, None]
-    return np.asarray(np.clip(rows - heights[None, :] + 0.5, 0, 1), np.float32)
+    return np.asarray(np.clip(rows - line[None, :] + 0.5, 0, 1), np.float32)
 
 
-def lay(canvas: Plane, mask: Plane, paint: Plane | Colour) -> None:
+def lay(canvas: Plane, mask: NDArray[np.floating], paint: NDArray[np.floating] | Colour) -> None:
     """Covers the canvas with a colour, or another canvas, where the mask says so (0–1)."""
-    canvas += mask[..., None] * (np.asarray(paint, np.float32) - canvas)
+    canvas += np.asarray(mask, np.float32)[..., None] * (np.asarray(paint, np.float32) - canvas)
 
 
-def ramp(height: int, stops: list[tuple[float, Colour]]) -> Plane:
-    """A column (height, 1, 3) of colours running through the stops (position 0–1 from the top, colour)."""
-    rows = np.linspace(0, 1, height)
+def ramp(shape: Shape, stops: list[tuple[float, Colour]]) -> Plane:
+    """A canvas of colours running down through the stops (place 0–1 from the top, colour)."""
     places = [place for place, _ in stops]
-    channels = [np.interp(rows, places, [colour[channel] for _, colour in stops]) for channel in range(3)]
-    return np.asarray(np.stack(channels, axis=-1)[:, None, :], np.float32)
+    channels = [
+        np.interp(down(shape)[:, 0], places, [colour[each] for _, colour in stops]) for each in range(3)
+    ]
+    return np.repeat(np.stack(channels, axis=-1).astype(np.float32)[:, None, :], shape[1], axis=1)
 
 
-def glow(shape: tuple[int, int], x: float, y: float, radius: float) -> Plane:
+def glow(shape: Shape, x: float, y: float, radius: float) -> Plane:
     """A light that fades with the distance from (x, y), 1 at its centre; all in pixels."""
     rows = np.arange(shape[0], dtype=np.float32)[:, None] - y
     columns = np.arange(shape[1], dtype=np.float32)[None, :] - x
     return np.asarray(np.exp(-np.sqrt(rows * rows + columns * columns) / radius), np.float32)
 
 
-def disc(shape: tuple[int, int], x: float, y: float, radius: float) -> Plane:
-    """A filled circle with a smooth edge."""
+def disc(shape: Shape, x: float, y: float, radius: float) -> Plane:
+    """A filled circle with a smooth edge, in pixels."""
     mask = np.zeros(shape, np.uint8)
-    cv2.circle(mask, (round(x * 16), round(y * 16)), round(radius * 16), 255, -1, cv2.LINE_AA, 4)
-    return mask.astype(np.float32) / 255
+    cv2.circle(mask, (round(x * 16), round(y * 16)), round(radius * 16), (255,), -1, cv2.LINE_AA, 4)
+    return np.asarray(mask / 255, np.float32)
+
+
+def polygon(mask: NDArray[np.uint8], points: list[tuple[float, float]]) -> None:
+    """Fills the outline (x, y in pixels) with 255, its edge smooth."""
+    cv2.fillPoly(mask, [np.round(np.array(points) * 16).astype(np.int32)], (255,), cv2.LINE_AA, 4)
 
 
 def blurred(plane: Plane, sigma: float) -> Plane:
@@ -91,42 +114,34 @@ def bokeh(
 ) -> None:
     """Adds lights out of focus between two heights (0–1 from the top)."""
     height, width = canvas.shape[:2]
-    unit = min(height, width)
     for _ in range(count):
         x, y = random.uniform(0, width), random.uniform(*rows) * height
-        radius = unit * random.uniform(0.008, 0.04)
-        colour = np.asarray(colours[random.integers(len(colours))], np.float32)
+        radius = min(height, width) * random.uniform(0.008, 0.04)
         reach = int(radius * 1.3) + 2
-        top, left = max(int(y) - reach, 0), max(int(x) - reach, 0)
+        left, top = max(int(x) - reach, 0), max(int(y) - reach, 0)
         patch = canvas[top : int(y) + reach, left : int(x) + reach]
-        if patch.size:
-            spot = blurred(disc(patch.shape[:2], x - left, y - top, radius), radius * 0.12)
-            patch += spot[..., None] * colour * random.uniform(0.08, 0.3)
+        spot = blurred(disc((patch.shape[0], patch.shape[1]), x - left, y - top, radius), radius * 0.12)
+        patch += spot[..., None] * ink(colours[random.integers(len(colours))]) * random.uniform(0.08, 0.3)
 
 
-def wood(random: Generator, shape: tuple[int, int], colour: Colour, planks: int) -> Plane:
+def wood(random: Generator, shape: Shape, colour: Colour, planks: int) -> Plane:
     """Planks lying across."""
     height, width = shape
-    grain = noise(random, shape, (height / 14, 2.5), 3)
     canvas = np.empty((height, width, 3), np.float32)
-    edges = np.linspace(0, height, planks + 1).astype(int)
-    for top, bottom in zip(edges, edges[1:], strict=False):
-        tone = random.uniform(0.85, 1.12)
-        canvas[top:bottom] = np.asarray(colour, np.float32) * tone
+    for top, bottom in pairwise(np.linspace(0, height, planks + 1).astype(int)):
+        canvas[top:bottom] = ink(colour) * random.uniform(0.85, 1.12)
         canvas[top : top + max(1, height // 250)] *= 0.6
-    canvas *= (0.78 + 0.44 * grain)[..., None]
+    canvas *= (0.78 + 0.44 * noise(random, shape, (height / 14, 2.5), 3))[..., None]
     return canvas
 
 
-def marble(random: Generator, shape: tuple[int, int], colour: Colour) -> Plane:
-    """Polished stone with a few veins."""
+def marble(random: Generator, shape: Shape, colour: Colour) -> Plane:
+    """Polished stone with a few veins, dark ones in a light stone and light ones in a dark."""
     warp = noise(random, shape, (2, 2.5), 3) + 0.12 * noise(random, shape, (14, 18), 3)
-    rows = np.linspace(0, 1, shape[0], dtype=np.float32)[:, None]
-    columns = np.linspace(0, 1, shape[1], dtype=np.float32)[None, :]
     slant = random.uniform(-1, 1)
-    lines = np.abs(np.sin((columns * 1.2 + rows * slant + warp * 1.6) * np.pi * 2.2))
+    lines = np.abs(np.sin((across(shape) * 1.2 + down(shape) * slant + warp * 1.6) * np.pi * 2.2))
     veins = np.clip(1 - lines / 0.14, 0, 1) ** 2 * noise(random, shape, (3, 3), 3) ** 1.5
-    canvas = np.ones((*shape, 3), np.float32) * np.asarray(colour, np.float32)
+    canvas = np.ones((*shape, 3), np.float32) * ink(colour)
     canvas *= (0.93 + 0.1 * noise(random, shape, (3, 3), 5))[..., None]
     lay(canvas, 0.5 * veins, (0.45, 0.44, 0.43) if sum(colour) > 1.5 else (0.85, 0.84, 0.82))
     return canvas

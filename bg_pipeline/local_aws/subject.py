@@ -1,7 +1,7 @@
 """Where the subject of a picture is, found without a model file.
 
-Two rough guesses are made on a copy of at most 224 px, one from contrast to the picture's border and one from faces
-or the centre. Where they agree they are joined, the edge is found again at 400 px, and a guided filter brings it to
+Two rough guesses are made on a copy of at most 224 px, one from contrast to its border and one from faces or
+the centre. The edge of the clearer one, or of both joined, is found again at 400 px, and a guided filter brings it to
 the picture's own size.
 """
 
@@ -94,10 +94,10 @@ def find(picture: Pixels, faces: Sequence[Box] = (), box: Box | None = None) -> 
     overlap = _overlap(standing_out, guess)
     if near:
         chosen = guess
-    elif overlap > 0.6:
-        chosen = standing_out | guess
     else:
-        chosen = max(standing_out, guess, key=lambda mask: _score(sketch, mask))
+        other = standing_out | guess if overlap > 0.6 else guess
+        # Of two equally clear guesses the larger one is rarely wrong.
+        chosen = max(standing_out, other, key=lambda mask: _score(sketch, mask) + 0.3 * np.mean(mask > 0))
     score = _score(sketch, chosen)
     if score < 0.25:
         return None
@@ -252,7 +252,7 @@ def _score(sketch: Pixels, mask: Pixels) -> float:
         histograms.append(counts / counts.sum())
     step = float(np.clip(np.linalg.norm(means[0] - means[1], axis=2)[edge] / 40, 0, 1).mean())
     apart = 1 - float(np.minimum(*histograms).sum())
-    return step * apart**0.5 * min(1.0, (share / 0.04) ** 0.5)
+    return float(step * np.sqrt(apart) * min(1.0, np.sqrt(share / 0.04)))
 
 
 def _overlap(one: Pixels, other: Pixels) -> float:

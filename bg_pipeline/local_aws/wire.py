@@ -1,8 +1,7 @@
 """AWS's wire protocols as seen from the service's side: who calls from which Region, and how a refusal is told."""
 
-import itertools
 import re
-import secrets
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 ACCOUNT = "000000000000"
+JSON = {"rest-json": "application/json", "json": "application/x-amz-json-1.1"}
 
 # Error code → HTTP status where it is not 400 (botocore's service models).
 _STATUS = {
@@ -93,17 +93,12 @@ class Call:
 
     def json(self) -> dict[str, Any]:
         """The body as a JSON object."""
-        code = (
-            "SerializationException"
-            if self.service in ("rekognition", "servicequotas")
-            else "ValidationException"
-        )
         try:
             body = orjson.loads(self.body or b"{}")
         except orjson.JSONDecodeError as error:
-            raise AwsError(code, "The body is not valid JSON.") from error
+            raise unfit("not valid JSON") from error
         if not isinstance(body, dict):
-            raise AwsError(code, "The body is not a JSON object.")
+            raise unfit("not a JSON object")
         return body
 
 
@@ -112,45 +107,36 @@ _SCOPE = re.compile(r"Credential=[^/,\s]+/\d{8}/([a-z0-9-]+)/([a-z0-9-]+)/aws4_r
 
 def signed_for(request: Request) -> tuple[str, str]:
     """The Region and the service a request is signed for (SigV4 credential scope); refuses unsigned ones."""
-    credential = request.query_params.get("X-Amz-Credential")
-    scope = _SCOPE.search(
-        f"Credential={credential}" if credential else request.headers.get("authorization", "")
-    )
+    scope = _SCOPE.search(request.headers.get("authorization", ""))
     if not scope:
         raise AwsError("MissingAuthenticationTokenException", "Missing Authentication Token")
     return scope[1], scope[2]
 
 
-_request_ids = itertools.count(1)
-_RUN = secrets.token_hex(4)
-
-
 def answer(
-    body: Any, media_type: str, *, status: int = 200, headers: dict[str, str] | None = None
+    body: Any,
+    media_type: str = "application/json",
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
 ) -> Response:
     """A response with a request id; ``body`` is bytes as they are, or anything that JSON can say."""
     data = body if isinstance(body, bytes) else orjson.dumps(body)
-    number = f"{_RUN}-0000-4000-8000-{next(_request_ids):012d}"
-    return Response(data, status, {"x-amzn-RequestId": number, **(headers or {})}, media_type)
+    return Response(data, status, {"x-amzn-RequestId": str(uuid.uuid4()), **(headers or {})}, media_type)
 
 
 def refusal(error: AwsError, protocol: str) -> Response:
-    """An error in the form of its protocol: ``rest-json``, ``json`` (1.1), ``query`` or ``rest-xml``."""
+    """An error in the form of its protocol: ``rest-json``, ``json`` (1.1) or ``xml`` (rest-xml and query)."""
     status = error.status or _STATUS.get(error.code, 400)
+    if protocol == "xml":
+        text = f"<Error><Code>{error.code}</Code><Message>{error.message}</Message></Error>"
+        return answer(f"<ErrorResponse>{text}</ErrorResponse>".encode(), "text/xml", status, error.headers)
     if protocol == "rest-json":
         headers = {"x-amzn-ErrorType": error.code, **error.headers}
-        return answer(
-            {"message": error.message, **error.members}, "application/json", status=status, headers=headers
-        )
-    if protocol == "json":
-        # JSON 1.1 services answer 400 to whatever is not their own fault.
-        status = error.status or (status if status >= 500 else 400)
-        body = {"__type": error.code, "Message": error.message, **error.members}
-        return answer(body, "application/x-amz-json-1.1", status=status, headers=error.headers)
-    text = f"<Error><Code>{error.code}</Code><Message>{error.message}</Message></Error>"
-    if protocol == "query":
-        text = f"<ErrorResponse>{text}</ErrorResponse>"
-    return answer(text.encode(), "text/xml", status=status, headers=error.headers)
+        return answer({"message": error.message, **error.members}, JSON[protocol], status, headers)
+    # JSON 1.1 services answer 400 to whatever is not their own fault.
+    status = error.status or (status if status >= 500 else 400)
+    body = {"__type": error.code, "Message": error.message, **error.members}
+    return answer(body, JSON[protocol], status, error.headers)
 
 
 def malformed(error: ValidationError) -> AwsError:

@@ -89,7 +89,11 @@ def understood(prompt: str, negative: str = "") -> Wish:
     if colours:
         sky = colours[0]
         light = Light(
-            mixed(light.zenith, sky, 0.2), mixed(light.middle, sky, 0.25), light.horizon, light.sun, light.ground
+            mixed(light.zenith, sky, 0.15),
+            mixed(light.middle, sky, 0.2),
+            light.horizon,
+            light.sun,
+            light.ground,
         )
     return Wish(frozenset(things), colours, light)
 

@@ -102,7 +102,7 @@ def _near(kept: NDArray[np.bool_], dropped: NDArray[np.bool_], size: tuple[int, 
     # Without neighbours nothing needs separating, and hair far from its head stays.
     if not dropped.any():
         return Image.new("L", size, 255)
-    nearer = 128 + 4 * (spread(kept) - spread(dropped))
+    nearer = 128 + 64 * (spread(kept) - spread(dropped))
     nearer[(spread(kept) == 0) & (spread(dropped) == 0)] = 0
     gate = Image.fromarray(np.clip(nearer, 0, 255).astype(np.uint8))
     return gate.resize(size, Image.Resampling.BILINEAR)

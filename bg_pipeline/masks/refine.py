@@ -37,11 +37,14 @@ def enlarge(mask: Image.Image, photo: Image.Image) -> Image.Image:
     edge it is plain interpolation too. A mask larger than the photo is reduced. Memory: one byte for
     each pixel of the photo, and seven for each pixel of a copy at most 1/1.3 of its sides.
     """
-    scale = max(photo.width / mask.width, photo.height / mask.height)
-    steps = math.ceil(math.log(scale, LARGEST_STEP)) if scale > 1 else 1
+    if mask.width > photo.width or mask.height > photo.height:
+        smaller = min(mask.width, photo.width), min(mask.height, photo.height)
+        mask = mask.resize(smaller, Image.Resampling.BOX)
+    across, down = photo.width / mask.width, photo.height / mask.height
+    width, height = mask.size
+    steps = math.ceil(math.log(max(across, down), LARGEST_STEP))
     for step in range(1, steps):
-        share = scale ** (step / steps)
-        size = (round(mask.width * share), round(mask.height * share))
+        size = (round(width * across ** (step / steps)), round(height * down ** (step / steps)))
         mask = _one_step(mask, photo.resize(size, Image.Resampling.BOX, reducing_gap=2.0))
     return _one_step(mask, photo)
 
@@ -49,8 +52,6 @@ def enlarge(mask: Image.Image, photo: Image.Image) -> Image.Image:
 def _one_step(mask: Image.Image, photo: Image.Image) -> Image.Image:
     if mask.size == photo.size:
         return mask
-    if max(photo.width / mask.width, photo.height / mask.height) < 1:
-        return mask.resize(photo.size, Image.Resampling.BOX)
     result = mask.resize(photo.size, Image.Resampling.BICUBIC)
     if max(photo.width / mask.width, photo.height / mask.height) < SMALLEST_STEP:
         return result
@@ -108,7 +109,13 @@ def _refine(
     left, top = round(tile[0] * x), round(tile[1] * y)
     right, bottom = round(tile[2] * x), round(tile[3] * y)
     # The planes begin one pixel left of and above the tile.
-    part = (left / x - tile[0] + 1, top / y - tile[1] + 1, right / x - tile[0] + 1, bottom / y - tile[1] + 1)
+    height, width = planes[0].shape
+    part = (
+        max(0, left / x - tile[0] + 1),
+        max(0, top / y - tile[1] + 1),
+        min(width, right / x - tile[0] + 1),
+        min(height, bottom / y - tile[1] + 1),
+    )
 
     def full(plane: Plane) -> Plane:
         enlarged = Image.fromarray(plane).resize(

@@ -18,6 +18,8 @@ CALM, SOFT = 3.0, 12.0
 SAME, VERY_SAME = 10.0, 6.0
 # Backdrop seen through a handle, or a white label? Above this share of the picture it matters.
 SMALLEST_HOLE = 0.0006
+# A bust fills up to a fifth of the frame where it is cut off; a wall or a table more.
+MOST_OF_CUT_OFF = 0.2
 # At this confidence none of the rendered trials was wrong; what is below goes to the next kind of cut-out.
 SURE = 0.8
 
@@ -40,7 +42,7 @@ class Studio:
         calm_frame = float((self.steepness[self.frame] < CALM).mean())
         if calm_frame < 0.75:
             return None
-        calm = self._reached(self.steepness < CALM)
+        calm = self._backdrop()
         if calm.mean() < 0.05:
             return None
         backdrop = self.cv2.GaussianBlur(self._spread(calm, (4, 8, 16, 32, 64, 128))[0], (0, 0), 4)
@@ -60,6 +62,21 @@ class Studio:
             * float((holes & ~self._grown(certain)).mean() < SMALLEST_HOLE)
         )
         return (self._matte(subject), confidence) if confidence >= SURE else None
+
+    def _backdrop(self) -> Area:
+        """The calm areas at the frame, without those of a smooth subject that the frame cuts off."""
+        count, number = self.cv2.connectedComponents((self.steepness < CALM).astype(np.uint8), connectivity=4)
+        on_frame = np.bincount(number[self.frame], minlength=count) / self.frame.sum()
+        on_frame[0] = 0
+        large = on_frame >= MOST_OF_CUT_OFF
+        if not large.any():
+            return np.zeros_like(self.frame)
+        usual = np.median(self.colours[large[number]], axis=0)
+        backdrop = large.copy()
+        for piece in np.flatnonzero((on_frame > 0) & ~large):
+            colour = np.median(self.colours[number == piece], axis=0)
+            backdrop[piece] = float(np.linalg.norm(colour - usual)) < 3 * SAME
+        return np.asarray(backdrop[number])
 
     def _reached(self, free: Area) -> Area:
         """The free pixels connected with the picture's frame."""

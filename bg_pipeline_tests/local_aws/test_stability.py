@@ -106,7 +106,6 @@ def test_content_policy_speaks_in_the_finish_reasons_of_a_success(
     ("body", "words"),
     [
         (inpainting(prompt=None), "#: required key [prompt] not found"),
-        (inpainting(prompt=""), "prompt must not be empty"),
         (inpainting(prompt="x" * 10_001), "expected maxLength: 10000, actual: 10001"),
         (inpainting(width=384), "#: extraneous key [width] is not permitted"),
         (inpainting(seed=4_294_967_295), "#/seed"),

@@ -1,0 +1,223 @@
+"""An S3 in memory that answers in a tenth of a millisecond, so that benchmarks measure the pipeline and not a disk.
+
+It speaks what the pipeline uses: GET, HEAD, PUT and DELETE of objects with ``If-Match`` and ``If-None-Match``,
+ListObjectsV2 with every parameter, and CopyObject. Nothing is authenticated. Buckets exist as soon as they are
+named. ``POST /_seed`` puts a million empty objects into a bucket in seconds.
+"""
+
+import asyncio
+import sys
+import zlib
+from bisect import bisect_left, insort
+from collections import defaultdict
+from dataclasses import dataclass
+from email.utils import formatdate
+from time import time
+from typing import Any
+from urllib.parse import parse_qs, quote, unquote
+from xml.sax.saxutils import escape
+
+import httptools
+import uvloop
+
+from bg_pipeline.local_aws.child import end_with_parent
+
+_REASONS = {100: "Continue", 200: "OK", 204: "No Content", 404: "Not Found", 412: "Precondition Failed"}
+
+
+@dataclass(slots=True)
+class Stored:
+    """An object: its bytes, tag, headers as they were sent, and when it came."""
+
+    data: bytes
+    etag: str
+    headers: list[tuple[str, str]]
+    modified: float
+
+
+class Bucket:
+    """Objects by key, and their keys in order."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, Stored] = {}
+        self.keys: list[str] = []
+
+    def put(self, key: str, stored: Stored) -> None:
+        if key not in self.objects:
+            insort(self.keys, key)
+        self.objects[key] = stored
+
+    def delete(self, key: str) -> None:
+        if self.objects.pop(key, None) is not None:
+            del self.keys[bisect_left(self.keys, key)]
+
+    def seed(self, prefix: str, objects: int, folder: int) -> None:
+        """Puts empty objects under numbered folders of ``folder`` objects each."""
+        now = time()
+        for number in range(objects):
+            key = f"{prefix}/{number // folder:06}/{number % folder:06}.jpg"
+            self.objects[key] = Stored(b"", f"{number:032x}", [], now)
+        self.keys = sorted(self.objects)
+
+
+BUCKETS: defaultdict[str, Bucket] = defaultdict(Bucket)
+
+
+def _listing(bucket: Bucket, query: dict[str, list[str]]) -> str:
+    """One page of ListObjectsV2."""
+    prefix, delimiter = query.get("prefix", [""])[0], query.get("delimiter", [""])[0]
+    after = query.get("continuation-token", query.get("start-after", [""]))[0]
+    most = int(query.get("max-keys", ["1000"])[0])
+    encoded = quote if query.get("encoding-type") == ["url"] else str
+    place = max(bisect_left(bucket.keys, prefix), bisect_left(bucket.keys, after + "\0") if after else 0)
+    lines: list[str] = []
+    last, more = "", False
+    while place < len(bucket.keys):
+        key = bucket.keys[place]
+        if not key.startswith(prefix):
+            break
+        if len(lines) == most:
+            more = True
+            break
+        end = key.find(delimiter, len(prefix)) if delimiter else -1
+        if end >= 0:
+            last = key[: end + len(delimiter)]
+            place = bisect_left(bucket.keys, last + "\U0010ffff", place)
+            if last != after:
+                name = escape(encoded(last))
+                lines.append(f"<CommonPrefixes><Prefix>{name}</Prefix></CommonPrefixes>")
+            last += "\U0010ffff"
+            continue
+        found = bucket.objects[key]
+        moment = formatdate_iso(found.modified)
+        lines.append(
+            f"<Contents><Key>{escape(encoded(key))}</Key><LastModified>{moment}</LastModified>"
+            f"<ETag>&quot;{found.etag}&quot;</ETag><Size>{len(found.data)}</Size>"
+            "<StorageClass>STANDARD</StorageClass></Contents>"
+        )
+        last = key
+        place += 1
+    token = f"<NextContinuationToken>{escape(last)}</NextContinuationToken>" if more else ""
+    return (
+        f"<ListBucketResult><IsTruncated>{str(more).lower()}</IsTruncated>{token}"
+        f"<KeyCount>{len(lines)}</KeyCount>{''.join(lines)}</ListBucketResult>"
+    )
+
+
+def formatdate_iso(moment: float) -> str:
+    """A time as S3 lists it."""
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+
+
+class Connection(asyncio.Protocol):
+    """One HTTP/1.1 connection."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport: Any = transport
+        self._parser = httptools.HttpRequestParser(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed_data(data)
+
+    def on_message_begin(self) -> None:
+        self._url, self._body = b"", bytearray()
+        self._headers: dict[str, str] = {}
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.decode().lower()] = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        if self._headers.get("expect") == "100-continue":
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, body: bytes) -> None:
+        self._body += body
+
+    def on_message_complete(self) -> None:
+        path, _, words = self._url.decode().partition("?")
+        query = parse_qs(words, keep_blank_values=True)
+        name, _, key = unquote(path).lstrip("/").partition("/")
+        method = self._parser.get_method().decode()
+        if name == "_seed":
+            BUCKETS[query["bucket"][0]].seed(
+                query["prefix"][0], int(query["objects"][0]), int(query["folder"][0])
+            )
+            self._answer(200)
+        elif not key:
+            self._bucket(method, BUCKETS[name], query)
+        else:
+            self._object(method, BUCKETS[name], key)
+
+    def _bucket(self, method: str, bucket: Bucket, query: dict[str, list[str]]) -> None:
+        if method == "GET":
+            self._answer(200, _listing(bucket, query).encode(), [("Content-Type", "application/xml")])
+        else:
+            self._answer(200)
+
+    def _object(self, method: str, bucket: Bucket, key: str) -> None:
+        there = bucket.objects.get(key)
+        match, none_match = self._headers.get("if-match"), self._headers.get("if-none-match")
+        if match and there is None:
+            self._error(404, "NoSuchKey")
+        elif (match and there and match.strip('"') != there.etag) or (none_match == "*" and there):
+            self._error(412, "PreconditionFailed")
+        elif method == "DELETE":
+            bucket.delete(key)
+            self._answer(204)
+        elif method == "PUT":
+            self._put(bucket, key)
+        elif there is None:
+            self._error(404, "NoSuchKey", head=method == "HEAD")
+        else:
+            headers = [
+                *there.headers,
+                ("ETag", f'"{there.etag}"'),
+                ("Last-Modified", formatdate(there.modified, usegmt=True)),
+            ]
+            self._answer(200, there.data, headers, head=method == "HEAD")
+
+    def _put(self, bucket: Bucket, key: str) -> None:
+        source = self._headers.get("x-amz-copy-source")
+        if source:
+            name, _, from_key = unquote(source).lstrip("/").partition("/")
+            data = BUCKETS[name].objects[from_key].data
+        else:
+            data = bytes(self._body)
+        kept = [
+            (name, value)
+            for name, value in self._headers.items()
+            if name == "content-type" or name.startswith("x-amz-meta-")
+        ]
+        etag = f"{zlib.crc32(data):08x}{len(data):024x}"
+        bucket.put(key, Stored(data, etag, kept, time()))
+        body = f"<CopyObjectResult><ETag>&quot;{etag}&quot;</ETag></CopyObjectResult>" if source else ""
+        self._answer(200, body.encode(), [("ETag", f'"{etag}"')])
+
+    def _error(self, status: int, code: str, *, head: bool = False) -> None:
+        self._answer(status, b"" if head else f"<Error><Code>{code}</Code></Error>".encode())
+
+    def _answer(
+        self, status: int, body: bytes = b"", headers: list[tuple[str, str]] | None = None, *, head: bool = False
+    ) -> None:
+        lines = [f"HTTP/1.1 {status} {_REASONS[status]}", f"Content-Length: {len(body)}"]
+        lines += [f"{name}: {value}" for name, value in headers or ()]
+        self._transport.write("\r\n".join([*lines, "", ""]).encode("latin-1") + (b"" if head else body))
+
+
+async def serve() -> None:
+    """Serves on a free loopback port, which is printed, until the process that started this one is gone."""
+    server = await asyncio.get_running_loop().create_server(Connection, "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve())
+    sys.exit(0)

@@ -1,0 +1,182 @@
+"""What every benchmark stands on: services on this machine, photos that differ in their bytes, runs in processes.
+
+The models are the stand-in's, with canned pictures and the quotas and latencies a benchmark lays down; S3 is
+`memory_s3`. The pipeline, boto3 and Dagster are the real ones.
+"""
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from pathlib import Path
+from typing import IO, Any, Self
+from urllib.request import Request, urlopen
+
+import boto3
+import numpy as np
+from PIL import Image
+
+from bg_pipeline.layout import Batch
+from bg_pipeline.local_aws.control_client import ControlClient
+from bg_pipeline.local_aws.launcher import local_aws
+from bg_pipeline.store import Store
+
+FIRST_DATE = date(2026, 11, 1)
+HERE = Path(__file__).parent
+MODEL_OPERATIONS = ("DetectLabels", "Converse", "InvokeModel")
+"""One of each for an image, in this order."""
+
+
+@dataclass
+class Rig:
+    """The running services; `bucket` gives a new one."""
+
+    control: ControlClient
+    storage: str
+    _buckets: int = field(default=0)
+
+    def bucket(self) -> Store:
+        """A new, empty bucket."""
+        self._buckets += 1
+        return Store(boto3.client("s3"), f"bench-{self._buckets}")
+
+    def seed(self, store: Store, prefix: str, objects: int, folder: int = 1000) -> None:
+        """Puts empty objects into a bucket, in numbered folders under a prefix."""
+        words = f"bucket={store.bucket}&prefix={prefix}&objects={objects}&folder={folder}"
+        with urlopen(Request(f"{self.storage}/_seed?{words}", method="POST"), timeout=60):  # noqa: S310
+            pass
+
+
+@contextlib.contextmanager
+def rig() -> Iterator[Rig]:
+    """The services for as long as the block lasts; boto3 in this process and its children is led to them."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        local_aws(folder, workers=1) as stand_in,
+        subprocess.Popen(
+            [sys.executable, HERE / "memory_s3.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as storage,
+    ):
+        assert storage.stdin and storage.stdout
+        address = f"http://127.0.0.1:{int(storage.stdout.readline())}"
+        before = dict(os.environ)
+        clean = {name: value for name, value in stand_in.environment().items() if not name.startswith("BG_")}
+        os.environ.clear()
+        os.environ.update({**clean, "AWS_ENDPOINT_URL_S3": address})
+        control = ControlClient(stand_in.models)
+        control.switch(canned=True)
+        try:
+            yield Rig(control, address)
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+            storage.stdin.close()
+            storage.wait()
+
+
+# Photos
+
+
+def jpeg(size: tuple[int, int], *, quality: int = 90, seed: int = 0) -> bytes:
+    """A photo-like JPEG: a dark figure before soft shapes, with grain, so that it is as heavy as a photo."""
+    random = np.random.default_rng(seed)
+    coarse = Image.fromarray(random.integers(60, 230, (9, 12, 3), np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    figure = Image.radial_gradient("L").resize(size).point(lambda value: 255 * (value < 100))
+    dark = Image.fromarray(random.integers(10, 70, (24, 32, 3), np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    coarse.paste(dark, mask=figure)
+    pixels = np.asarray(coarse).astype(np.int16)
+    for row in range(0, size[1], 256):
+        part = pixels[row : row + 256]
+        part += random.normal(0, 4, (*part.shape[:2], 1)).astype(np.int16)
+    file = io.BytesIO()
+    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(file, "JPEG", quality=quality)
+    return file.getvalue()
+
+
+def numbered(photo: bytes, number: int) -> bytes:
+    """The same JPEG with a comment that makes its bytes its own."""
+    words = f"photo {number}".encode()
+    return photo[:2] + b"\xff\xfe" + (len(words) + 2).to_bytes(2) + words + photo[2:]
+
+
+def submit(
+    store: Store, photo: bytes, images: int, *, day: date = FIRST_DATE, first: int = 0, **request: Any
+) -> Batch:
+    """A batch of so many photos with bytes of their own, and its request."""
+    batch = Batch(day, "101530")
+    for number in range(first, first + images):
+        store.write(batch.upload_key(f"{number:06}.jpg"), numbered(photo, number), media_type="image/jpeg")
+    document = {"Id": f"bench-{day}", "Prompt": "a sunny beach", **request}
+    store.write(batch.request_key, json.dumps(document).encode(), media_type="application/json")
+    return batch
+
+
+def days(count: int) -> list[date]:
+    """So many upload dates."""
+    return [FIRST_DATE + timedelta(days=number) for number in range(count)]
+
+
+def words(**settings: Any) -> dict[str, str]:
+    """Settings as environment variables."""
+    return {f"BG_{name.upper()}": str(value) for name, value in settings.items()}
+
+
+# Runs in processes of their own
+
+
+class Run:
+    """A run of the pipeline in a process of its own, which waits for `go`; see `one_run`."""
+
+    def __init__(self, store: Store, dates: Sequence[date], **settings: Any) -> None:
+        environment = os.environ | words(bucket=store.bucket, max_cost_usd=0, settle_seconds=0, **settings)
+        self.process: subprocess.Popen[str] = subprocess.Popen(
+            [sys.executable, HERE / "one_run.py", *map(str, dates)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        assert self.process.stdin and self.process.stdout
+        self._in: IO[str] = self.process.stdin
+        self._out: IO[str] = self.process.stdout
+
+    def ready(self) -> Self:
+        """Waits until everything is imported."""
+        assert self._out.readline() == "ready\n"
+        return self
+
+    def go(self) -> Self:
+        """Lets the run begin."""
+        self._in.write("go\n")
+        self._in.flush()
+        return self
+
+    def result(self) -> dict[str, Any]:
+        """What the run says of itself, when it has ended."""
+        said: dict[str, Any] = json.loads(self._out.readline())
+        self.process.wait()
+        return said
+
+    def kill(self) -> None:
+        """Ends it at once, as a crash does."""
+        self.process.kill()
+        self.process.wait()
+
+
+def run(store: Store, dates: Sequence[date], **settings: Any) -> dict[str, Any]:
+    """A run from start to end in a process of its own."""
+    return Run(store, dates, **settings).ready().go().result()
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Prints a Markdown table."""
+    print("|", " | ".join(head), "|")
+    print("|", " | ".join("---" for _ in head), "|")
+    for row in rows:
+        print("|", " | ".join(map(str, row)), "|", flush=True)

@@ -1,0 +1,25 @@
+"""The command line, ``bg-pipeline``."""
+
+import importlib.metadata
+
+import click
+
+from bg_pipeline.commands.follow_up import approve, retry
+from bg_pipeline.commands.plan import plan
+from bg_pipeline.commands.run import run
+from bg_pipeline.commands.status import report, status
+from bg_pipeline.commands.submit import submit
+from bg_pipeline.commands.terminal import Commands
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(importlib.metadata.version("bg-pipeline"))
+def main() -> None:
+    """New backgrounds for thousands of photos, each paid for once.
+
+    Commands end with 0 if all succeeded, 1 if something did not, 2 for wrong usage.
+    """
+
+
+for command in (submit, plan, run, status, report, retry, approve):
+    main.add_command(command)

@@ -1,0 +1,125 @@
+"""``bg-pipeline status`` and ``report``: how batches stand, and what became of each image of one."""
+
+import datetime
+from collections import Counter
+from collections.abc import Iterable
+
+import click
+
+from bg_pipeline.commands.arguments import BATCH, DATE, local, today
+from bg_pipeline.commands.terminal import console, dollars, say, table
+from bg_pipeline.errors import UsageError
+from bg_pipeline.layout import Batch, UploadDate
+from bg_pipeline.leases import holder_of
+from bg_pipeline.overview import look_up
+from bg_pipeline.pipeline import make_aws, open_bucket
+from bg_pipeline.planning import find_work
+from bg_pipeline.processes import is_dead
+from bg_pipeline.report import TABLE_HEAD, Report, Status
+from bg_pipeline.reporting import rows
+from bg_pipeline.settings import Settings, settings
+from bg_pipeline.store import Store
+from bg_pipeline.uploads import batches
+from bg_pipeline.work import Work
+
+
+@click.command()
+@click.argument("batch", type=BATCH, required=False)
+@click.option("--date", "date", type=DATE, help="All batches of an upload date.")
+@local
+def status(batch: Batch | None, date: UploadDate | None) -> None:
+    """Show how a batch, or the batches of a date, stand; without either, those of the open dates.
+
+    Ends with 0 if all of them are finished and every image succeeded, else with 1.
+    """
+    if batch and date:
+        raise UsageError("say either a batch or --date")
+    configured = settings()
+    store = open_bucket(configured, make_aws(configured))
+    if batch:
+        look_up(store, configured, batch)
+    dates = [batch.date] if batch else [date] if date else _open_dates(configured)
+    head = ("Batch", "State", "Images", *(status.value for status in Status), "To do", "USD")
+    lines, finished = [], True
+    works = {work.place.batch: work for work in find_work(store, configured, dates, [batch] if batch else ())}
+    for found in _batches(store, dates, batch):
+        if found in works:
+            line, good = _line(store, works[found])
+        else:
+            line, good = [found.path, "being uploaded", *[""] * (len(head) - 2)], False
+        lines.append(line)
+        finished = finished and good
+    if lines:
+        console().print(table(head, lines, right=head[2:]))
+    else:
+        say(f"There are no batches on {', '.join(map(str, dates))}.")
+    click.get_current_context().exit(0 if finished else 1)
+
+
+def _open_dates(configured: Settings) -> list[UploadDate]:
+    newest = today()
+    return [newest - datetime.timedelta(days) for days in reversed(range(configured.open_dates))]
+
+
+def _batches(store: Store, dates: Iterable[UploadDate], only: Batch | None) -> list[Batch]:
+    if only:
+        return [only]
+    return [uploaded.batch for date in dates for uploaded in batches(store, date)]
+
+
+def _line(store: Store, work: Work) -> tuple[list[object], bool]:
+    """A batch as a line of the table, and whether all of it succeeded."""
+    found = list(rows(work))
+    counts = Counter(row.Status for row in found)
+    reported = bool(work.ledger.header.get("Reported"))
+    holder = holder_of(store, work.place.batch.lease_key)
+    if holder and not is_dead(holder.process):
+        state = f"at work on {holder.host}"
+    elif work.problem:
+        state = "request refused"
+    elif work.due:
+        state = "something to do" if reported else "waiting for a run"
+    else:
+        state = "reported" if reported else "waiting for a run"
+    costs = [row.CostUSD for row in found]
+    cost = None if None in costs else sum(cost or 0.0 for cost in costs)
+    line: list[object] = [work.place.batch.path, state, len(work.images)]
+    line += [*(counts[status] for status in Status), len(work.due), dollars(cost)]
+    return line, state == "reported" and counts[Status.SUCCEEDED] == len(found)
+
+
+@click.command()
+@click.argument("batch", type=BATCH)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json", "csv"]),
+    default="table",
+    show_default=True,
+    help="How.",
+)
+@local
+def report(batch: Batch, form: str) -> None:
+    """Print a batch's report: every image asked for and what became of it.
+
+    Ends with 0 if every image succeeded, else with 1.
+    """
+    configured = settings()
+    standing = look_up(open_bucket(configured, make_aws(configured)), configured, batch)
+    found = standing.report()
+    if found is None:
+        raise UsageError(
+            f"batch {batch.path} has no report yet; `bg-pipeline run --batch {batch.path}` makes it"
+        )
+    if form == "table":
+        console().print(table(TABLE_HEAD, found.table(), right=TABLE_HEAD[2:4]))
+        click.echo(_summary(found))
+    else:
+        click.echo(found.json() if form == "json" else found.csv(), nl=False)
+    good = found.counts[Status.SUCCEEDED] == len(found.rows)
+    click.get_current_context().exit(0 if good else 1)
+
+
+def _summary(found: Report) -> str:
+    counts = ", ".join(f"{number} {status.value}" for status, number in found.counts.items() if number)
+    return f"{counts}; {dollars(found.cost_usd)} USD"

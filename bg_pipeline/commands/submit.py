@@ -1,0 +1,112 @@
+"""``bg-pipeline submit``: photos and a sentence become a batch."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from bg_pipeline import batch as requests
+from bg_pipeline.commands.arguments import DATE, local
+from bg_pipeline.commands.terminal import ask, console, counted, ended_in_order, say
+from bg_pipeline.errors import UsageError
+from bg_pipeline.layout import Batch, UploadDate
+from bg_pipeline.pipeline import make_aws, open_bucket
+from bg_pipeline.settings import settings
+from bg_pipeline.submitting import LocalFile, compose_request, find_photos, new_batch, paid_pictures
+from bg_pipeline.submitting import submit as upload
+
+ASK_BEYOND = 50
+"""More pictures than these are paid for only after a question."""
+
+
+@click.command()
+@click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PHOTO|FOLDER...")
+@click.option(
+    "--prompt", "prompts", multiple=True, help="The new background; repeat it for several of each photo."
+)
+@click.option("--negative-prompt", help="What the background must not show.")
+@click.option(
+    "--mode", type=click.Choice(get_args(requests.ModeName)), help="The subject's edge; PRECISE if unsaid."
+)
+@click.option("--keep", multiple=True, metavar="LABEL", help="What is kept, such as Dog; repeat it for more.")
+@click.option(
+    "--task", type=click.Choice(get_args(requests.TaskName)), help="REMOVE leaves the background empty."
+)
+@click.option(
+    "--subject", type=click.Choice(get_args(requests.SubjectName)), help="How the subject is found."
+)
+@click.option(
+    "--backdrop", metavar="#RRGGBB|KEY|FILE", help="A colour or a picture in the place of a painted one."
+)
+@click.option("--preset", multiple=True, help="Files to be made of each picture, by the name of a preset.")
+@click.option("--variants", type=int, help="Pictures of each photo and prompt, 1 to 5.")
+@click.option("--sample", type=int, metavar="N", help="Make N images, then wait for `bg-pipeline approve`.")
+@click.option("--max-cost-usd", type=float, metavar="USD", help="Hard cap of this batch over all its runs.")
+@click.option("--ref", help="Your own id, carried through to every report.")
+@click.option("--date", "date", type=DATE, help="The upload date it is filed under; today in UTC if unsaid.")
+@click.option("--manifest", type=click.Path(path_type=Path), metavar="FILE.csv", help="Not built yet.")
+@click.option("--yes", is_flag=True, help=f"Do not ask before more than {ASK_BEYOND} paid pictures.")
+@local
+def submit(
+    photos: tuple[Path, ...], date: UploadDate | None, manifest: Path | None, yes: bool, **wishes: Any
+) -> None:
+    """Upload photos as a batch with its request, and print the batch's prefix.
+
+    A photo is named after its file; a FOLDER's photos keep their sub-folders, and with several folders each one's
+    own name in front. Files that are no pictures are uploaded as well and told as failed in the report.
+    """
+    if manifest:
+        raise UsageError(
+            "--manifest is not built yet; submit photos that share a prompt, one batch for each prompt"
+        )
+    configured = settings()
+    found = find_photos(photos)
+    batch = new_batch(date)
+    if configured.first_date > batch.date:
+        raise UsageError(
+            f"--date {batch.date} lies before BG_FIRST_DATE, {configured.first_date}; nothing would run it"
+        )
+    fields, others = _fields(wishes, batch)
+    names = [photo.name for photo in found]
+    data, request = compose_request(configured, batch, names, fields)
+    if odd := [photo.name for photo in found if not photo.looks_like_a_picture]:
+        shown = ", ".join(odd[:3]) + (", …" if len(odd) > 3 else "")
+        say(f"{counted(len(odd), 'file')} may be no picture and, if so, will be told as failed: {shown}")
+    pictures = paid_pictures(request, names)
+    if pictures > ASK_BEYOND:
+        ask(f"{counted(len(found), 'photo')} ask for {pictures:,} paid pictures. Go on?", yes=yes)
+    store = open_bucket(configured, make_aws(configured))
+    columns = (TextColumn("uploading"), BarColumn(), MofNCompleteColumn())
+    with ended_in_order(), Progress(*columns, console=console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("", total=len(found) + len(others))
+        upload(store, batch, found, data, others=others, done=lambda name: progress.advance(bar))
+    say(f"{counted(len(found), 'photo')} submitted to bucket {store.bucket} as {request.Id}.")
+    click.echo(batch.input_prefix)
+
+
+def _fields(wishes: dict[str, Any], batch: Batch) -> tuple[dict[str, Any], dict[str, LocalFile]]:
+    """The options as fields of a request, and a backdrop of this machine by the key it gets."""
+    prompts = wishes["prompts"]
+    backdrop, others = wishes["backdrop"], {}
+    if backdrop and not backdrop.startswith("#") and Path(backdrop).is_file():
+        # A dot-file is never taken for one of the photos.
+        file = LocalFile(Path(backdrop), f".backdrop{Path(backdrop).suffix.lower()}")
+        backdrop = batch.upload_key(file.name)
+        others[backdrop] = file
+    fields = {
+        "Prompt": prompts[0] if len(prompts) == 1 else None,
+        "Prompts": list(prompts) if len(prompts) > 1 else None,
+        "NegativePrompt": wishes["negative_prompt"],
+        "Mode": wishes["mode"],
+        "Task": wishes["task"],
+        "Subject": wishes["subject"],
+        "Backdrop": backdrop,
+        "Variants": wishes["variants"],
+        "Sample": wishes["sample"],
+        "MaxCostUSD": wishes["max_cost_usd"],
+        "Ref": wishes["ref"],
+        "Renditions": [{"Preset": name} for name in wishes["preset"]] or None,
+        "Labels": ", ".join(wishes["keep"]),
+    }
+    return {name: value for name, value in fields.items() if value not in (None, "")}, others

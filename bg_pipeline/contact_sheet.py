@@ -1,0 +1,98 @@
+"""Before and after on this machine: each picture as a file, and all of them small on one sheet."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from bg_pipeline.errors import ImageError
+from bg_pipeline.imaging import small_jpeg
+from bg_pipeline.layout import Batch, local_path
+from bg_pipeline.report import Row, printable
+from bg_pipeline.store import Store
+
+CELL = 320
+"""The box, in pixels, that each picture is fitted into."""
+PAIRS_PER_LINE = 2
+GAP = 12
+LINE = 22
+LONGEST = 300
+"""Pairs on a sheet, which is then 40,000 pixels high at most; JPEG ends at 65,535."""
+
+_PAPER, _INK, _FAINT = (250, 250, 248), (35, 35, 35), (120, 120, 120)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One image before and after, as files; ``after`` is None where there is no result, ``words`` what is told."""
+
+    name: str
+    before: bytes
+    after: bytes | None
+    words: str = ""
+
+
+def pairs(store: Store, input_prefix: str, rows: Iterable[Row]) -> Iterator[Pair]:
+    """The images of a report with their first results; those whose source is gone are left out."""
+    for row in rows:
+        before = store.read(f"{input_prefix}/{row.ImageName}")
+        after = store.read(row.Results[0]) if row.Results else None
+        if before is not None:
+            words = row.Status.value + (f": {row.Cause}" if row.Cause else "")
+            yield Pair(row.ImageName, before.data, after.data if after else None, words)
+
+
+def keep_files(folder: Path, batch: Batch, found: Iterable[Pair]) -> None:
+    """Writes each picture into ``before`` or ``after`` in a folder of the batch's own, whatever its name holds."""
+    own = local_path(folder, f"{batch.date} {batch.name}")
+    for pair in found:
+        for kind, data in (("before", pair.before), ("after", pair.after)):
+            if data is not None:
+                (own / kind).mkdir(parents=True, exist_ok=True)
+                local_path(own / kind, pair.name).write_bytes(data)
+
+
+def contact_sheet(found: Sequence[Pair], title: str) -> bytes:
+    """A JPEG with each image before and after, side by side, under ``title``; at most `LONGEST` of them."""
+    shown = found[:LONGEST]
+    lines = max(1, -(-len(shown) // PAIRS_PER_LINE))
+    pair_width, pair_height = 2 * CELL + GAP, CELL + LINE + GAP
+    width = PAIRS_PER_LINE * (pair_width + 2 * GAP)
+    sheet = Image.new("RGB", (width, LINE + 2 * GAP + lines * pair_height), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(14)
+    draw.text((GAP, GAP), title, _INK, font)
+    for number, pair in enumerate(shown):
+        row, column = divmod(number, PAIRS_PER_LINE)
+        x, y = GAP + column * (pair_width + 2 * GAP), LINE + 2 * GAP + row * pair_height
+        _paste(sheet, pair.before, x, y)
+        _paste(sheet, pair.after, x + CELL + GAP, y)
+        draw.text((x, y + CELL + 3), _fitted(pair, font, pair_width), _FAINT, font)
+    out = BytesIO()
+    sheet.save(out, "JPEG", quality=88)
+    return out.getvalue()
+
+
+def _paste(sheet: Image.Image, data: bytes | None, x: int, y: int) -> None:
+    """The picture in the middle of its cell; an empty cell where there is none, or none that opens."""
+    if data is None:
+        return
+    try:
+        small = small_jpeg(data, within=(CELL, CELL))
+    except ImageError:
+        return
+    with Image.open(BytesIO(small)) as picture:
+        picture.thumbnail((CELL, CELL))
+        sheet.paste(picture, (x + (CELL - picture.width) // 2, y + (CELL - picture.height) // 2))
+
+
+def _fitted(pair: Pair, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> str:
+    """Name and words on one line, cut where they are too long for it."""
+    text = printable(f"{pair.name}  {pair.words}")
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text}…") > width:
+        text = text[:-1]
+    return f"{text}…"

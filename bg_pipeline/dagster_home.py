@@ -1,0 +1,114 @@
+"""Dagster's home in the state folder, and one tick of the sensor for a program that brings no daemon.
+
+The one module outside the lineage's own that imports Dagster, and only when it is asked to look for uploads.
+"""
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bg_pipeline.errors import BgPipelineError
+from bg_pipeline.layout import UploadDate
+from bg_pipeline.settings import settings
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+SENSOR = "new_uploads"
+LOCATION = "bg_pipeline"
+_CURSOR = "sensor_cursor.json"
+_READY = "ready"
+
+
+def prepare(home: Path) -> None:
+    """Makes ``home`` a Dagster home: its settings, unless there are some, and its database, once for each release.
+
+    Several processes must not meet an empty home at once, so this goes before any of them starts.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    yaml = home / "dagster.yaml"
+    if not yaml.exists():
+        yaml.write_text(resources.files("bg_pipeline").joinpath("dagster.yaml").read_text("utf-8"))
+    (home / "workspace.yaml").write_text(
+        f"load_from:\n  - python_module: {{module_name: bg_pipeline.definitions, location_name: {LOCATION}}}\n"
+    )
+    release = importlib.metadata.version("dagster")
+    ready = home / _READY
+    if ready.exists() and ready.read_text() == release:
+        return
+    command = [sys.executable, "-m", "dagster", "instance", "migrate"]
+    made = subprocess.run(
+        command, env=os.environ | {"DAGSTER_HOME": str(home)}, capture_output=True, text=True, check=False
+    )
+    if made.returncode:
+        words = (made.stderr or made.stdout).strip().splitlines()
+        raise BgPipelineError(f"Dagster's database in {home} cannot be made: {words[-1] if words else 'no reason'}")
+    ready.write_text(release)
+
+
+class Dagster:
+    """A Dagster instance and the pipeline's definitions, for one process; made with `opened`."""
+
+    def __init__(self, home: Path, instance: "dg.DagsterInstance") -> None:
+        from bg_pipeline.definitions import defs
+
+        self._home = home
+        self._instance = instance
+        self._repository = defs.get_repository_def()
+
+    def tick(self) -> "list[dg.RunRequest]":
+        """What the sensor asks for now; what it was asked before is remembered in the home."""
+        import dagster as dg
+
+        from bg_pipeline.resources import resources as all_resources
+
+        configured = settings()
+        cursor = self._home / _CURSOR
+        with dg.build_sensor_context(
+            instance=self._instance,
+            repository_def=self._repository,
+            resources=all_resources(configured.bucket, configured.regions, configured.max_concurrency),
+            cursor=cursor.read_text() if cursor.exists() else None,
+        ) as context:
+            found = self._repository.get_sensor_def(SENSOR).evaluate_tick(context)
+        if found.cursor:
+            cursor.write_text(found.cursor)
+        return list(found.run_requests or ())
+
+    def run(self, date: UploadDate, request: "dg.RunRequest | None" = None) -> bool:
+        """Runs the whole date in this process, as the daemon would for the sensor's request; True on success."""
+        tags = {**request.tags, "dagster/run_key": request.run_key or ""} if request else {}
+        job = self._repository.get_job(_whole_date())
+        done = job.execute_in_process(
+            instance=self._instance,
+            partition_key=date.isoformat(),
+            tags=tags,
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            raise_on_error=False,
+        )
+        return done.success
+
+
+def _whole_date() -> str:
+    prefix = settings().key_prefix
+    return f"{prefix}_whole_date" if prefix else "whole_date"
+
+
+@contextmanager
+def opened(home: Path) -> Iterator[Dagster]:
+    """The Dagster of a prepared home."""
+    os.environ["DAGSTER_HOME"] = str(home.absolute())
+    with warnings.catch_warnings():
+        # Dagster warns of its own beta features; nobody at the terminal can do anything about that.
+        warnings.filterwarnings("ignore", module=r"dagster|bg_pipeline")
+        import dagster as dg
+
+        with dg.DagsterInstance.get() as instance:
+            yield Dagster(home, instance)

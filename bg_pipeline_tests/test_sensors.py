@@ -1,0 +1,261 @@
+"""The sensor as Dagster evaluates it, on the stand-in's S3."""
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import dagster as dg
+import pytest
+from botocore.config import Config
+
+from bg_pipeline.partitions import upload_dates
+from bg_pipeline.resources import resources
+from bg_pipeline.sensors import new_uploads
+from bg_pipeline.settings import settings
+from bg_pipeline.store import Store
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+DATES = upload_dates(settings())
+
+
+@dg.asset(partitions_def=DATES)
+def raw_images(context: dg.AssetExecutionContext) -> None:
+    """Fails where the run is tagged so."""
+    if "crash" in context.run.tags:
+        raise dg.Failure("crashed", allow_retries=False)
+
+
+@dg.asset(partitions_def=DATES, deps=[raw_images])
+def status_report() -> None:
+    pass
+
+
+WHOLE_DATE = dg.define_asset_job("whole_date", selection=[raw_images, status_report])
+
+
+class Sensor:
+    """The sensor on a bucket, with a cursor, an instance, and a clock that runs ahead by ``late`` seconds."""
+
+    def __init__(self, photos: Any, instance: dg.DagsterInstance, **overrides: Any) -> None:
+        self.late = 0.0
+        self.cursor: str | None = None
+        self.instance = instance
+        self.photos = photos
+        self.definition = new_uploads(
+            settings(**overrides), DATES, WHOLE_DATE, clock=lambda: time.time() + self.late
+        )
+        self.definitions = dg.Definitions(
+            assets=[raw_images, status_report],
+            jobs=[WHOLE_DATE],
+            sensors=[self.definition],
+            resources={"bucket": photos},
+        )
+
+    def tick(self) -> Any:
+        with dg.build_sensor_context(
+            instance=self.instance,
+            cursor=self.cursor,
+            repository_def=self.definitions.get_repository_def(),
+            resources=dict.fromkeys(self.definition.required_resource_keys, self.photos),
+        ) as context:
+            data = self.definition.evaluate_tick(context)
+        self.cursor = data.cursor
+        return data
+
+    def asked(self) -> list[str]:
+        return [str(request.partition_key) for request in self.tick().run_requests or []]
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+@pytest.fixture
+def sensor(s3: "S3Client", bucket: str, instance: dg.DagsterInstance) -> Sensor:
+    return Sensor(Store(s3, bucket), instance, bucket=bucket)
+
+
+def today() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%d}"
+
+
+def upload(s3: "S3Client", bucket: str, *names: str, folder: str = "101530", day: str = "") -> None:
+    for name in names:
+        key = f"image-files/{(day or today()).replace('-', '/')}/{folder}/{name}"
+        s3.put_object(Bucket=bucket, Key=key, Body=b"this is neither JSON nor a picture")
+
+
+def run(sensor: Sensor, request: dg.RunRequest, **tags: str) -> None:
+    """What the daemon makes of a request."""
+    dg.materialize(
+        [raw_images, status_report],
+        partition_key=request.partition_key,
+        tags={**request.tags, "dagster/run_key": str(request.run_key), **tags},
+        instance=sensor.instance,
+        raise_on_error=False,
+    )
+
+
+def test_it_is_stopped_until_somebody_turns_it_on(sensor: Sensor) -> None:
+    assert sensor.definition.name == "new_uploads"
+    assert sensor.definition.default_status == dg.DefaultSensorStatus.STOPPED
+    assert sensor.definition.minimum_interval_seconds == 30
+    dg.Definitions.validate_loadable(sensor.definitions)
+
+
+def test_it_asks_for_one_run_of_a_date_with_uploads(sensor: Sensor, s3: "S3Client", bucket: str) -> None:
+    assert sensor.tick().skip_message == "no upload date changed"
+    for folder in ("1", "2"):
+        upload(s3, bucket, "a bus+1.png", "request.json", folder=folder)
+    (request,) = sensor.tick().run_requests or []
+    assert request.partition_key == today()
+    assert str(request.run_key).startswith(f"{today()}:{request.tags['bg_pipeline/uploads']}")
+    assert request.tags["bg_pipeline/attempt"] == "1"
+    assert sensor.asked() == []
+
+
+def test_what_it_cannot_use_stops_nothing(sensor: Sensor, s3: "S3Client", bucket: str) -> None:
+    for key in (
+        "image-files/foo/bus.png",
+        "image-files/2026/13/45/1/request.json",
+        f"image-files/{today().replace('-', '/')}/bus.png",
+        f"image-files/{today().replace('-', '/')}/empty/",
+    ):
+        s3.put_object(Bucket=bucket, Key=key, Body=b"")
+    day_after_tomorrow = f"{datetime.now(UTC) + timedelta(days=2):%Y-%m-%d}"
+    for day in ("2019-01-01", day_after_tomorrow):
+        upload(s3, bucket, "bus.png", "request.json", day=day)
+    upload(s3, bucket, "bus.png", "draft.json", folder="draft")
+    upload(s3, bucket, "bus.png", folder="settling")
+    assert sensor.asked() == []
+    upload(s3, bucket, "request.json")
+    assert sensor.asked() == [today()]
+
+
+def test_a_folder_without_a_request_is_asked_for_when_it_is_quiet(
+    sensor: Sensor, s3: "S3Client", bucket: str
+) -> None:
+    upload(s3, bucket, "bus.png")
+    sensor.late = 290
+    assert sensor.asked() == []
+    sensor.late = 310
+    assert sensor.asked() == [today()]
+
+
+def test_a_deletion_triggers_nothing(sensor: Sensor, s3: "S3Client", bucket: str) -> None:
+    upload(s3, bucket, "bus.png", "dog.png", "request.json")
+    (request,) = sensor.tick().run_requests or []
+    run(sensor, request)
+    s3.delete_object(Bucket=bucket, Key=f"image-files/{today().replace('-', '/')}/101530/dog.png")
+    assert [sensor.asked(), sensor.asked()] == [[], []]
+
+
+def test_a_tick_that_dagster_lost_is_made_again_with_the_same_keys(
+    sensor: Sensor, s3: "S3Client", bucket: str
+) -> None:
+    upload(s3, bucket, "bus.png", "request.json")
+    first = [request.run_key for request in sensor.tick().run_requests or []]
+    sensor.cursor = None
+    assert [request.run_key for request in sensor.tick().run_requests or []] == first
+
+
+def test_a_run_that_crashed_is_asked_for_twice_more(sensor: Sensor, s3: "S3Client", bucket: str) -> None:
+    upload(s3, bucket, "bus.png", "request.json")
+    keys = set()
+    for late in (301, 2_102, 4_000):
+        (request,) = sensor.tick().run_requests or []
+        keys.add(request.run_key)
+        run(sensor, request, crash="yes")
+        assert sensor.asked() == []
+        sensor.late = late
+    assert [sensor.asked(), sensor.asked()] == [[], []]
+    assert len(keys) == 3
+
+
+def test_a_run_that_failed_with_a_report_is_not_asked_for_again(
+    sensor: Sensor, s3: "S3Client", bucket: str
+) -> None:
+    upload(s3, bucket, "bus.png", "request.json")
+    (request,) = sensor.tick().run_requests or []
+    run(sensor, request, crash="yes")
+    report = f"status-report-files/{today().replace('-', '/')}/101530/status_report_1.json"
+    s3.put_object(Bucket=bucket, Key=report, Body=b"[]")
+    for late in (301, 2_000, 4_000):
+        sensor.late = late
+        assert sensor.asked() == []
+    upload(s3, bucket, "dog.png")
+    assert sensor.asked() == [today()]
+
+
+def test_a_run_under_way_is_waited_for(sensor: Sensor, s3: "S3Client", bucket: str) -> None:
+    upload(s3, bucket, "bus.png", "request.json")
+    (request,) = sensor.tick().run_requests or []
+    job = sensor.definitions.resolve_implicit_global_asset_job_def()
+    sensor.instance.create_run_for_job(
+        job, status=dg.DagsterRunStatus.STARTED, tags={"dagster/run_key": str(request.run_key)}
+    )
+    for late in (301, 4_000):
+        sensor.late = late
+        assert sensor.asked() == []
+
+
+def test_an_idle_tick_is_one_call_for_each_open_date(sensor: Sensor, bucket: str, s3: "S3Client") -> None:
+    for number in range(20):
+        upload(s3, bucket, "bus.png", day=f"{datetime.now(UTC) - timedelta(days=number + 5):%Y-%m-%d}")
+    upload(s3, bucket, "bus.png", "request.json")
+    (request,) = sensor.tick().run_requests or []
+    run(sensor, request)
+    sensor.tick()
+    calls: list[str] = []
+    client = boto3.client("s3")
+    client.meta.events.register("before-call.s3", lambda model, **_: calls.append(model.name))
+    counted = Sensor(Store(client, bucket), sensor.instance, bucket=bucket)
+    counted.cursor = sensor.cursor
+    assert counted.asked() == []
+    assert calls == ["ListObjectsV2"] * 3
+
+
+def test_a_bucket_that_is_not_there_is_a_reason_to_skip(s3: "S3Client", instance: dg.DagsterInstance) -> None:
+    sensor = Sensor(Store(s3, "no-such-bucket-anywhere"), instance, bucket="no-such-bucket-anywhere")
+    data = sensor.tick()
+    assert data.run_requests == []
+    assert data.skip_message is not None
+    assert data.skip_message.startswith("bucket 'no-such-bucket-anywhere' (BG_BUCKET) could not be listed")
+    assert "NoSuchBucket" in data.skip_message
+
+
+def test_an_s3_that_cannot_be_reached_is_a_reason_to_skip(bucket: str, instance: dg.DagsterInstance) -> None:
+    config = Config(retries={"total_max_attempts": 1}, connect_timeout=1)
+    client = boto3.client("s3", endpoint_url="http://127.0.0.1:9", config=config)
+    message = Sensor(Store(client, bucket), instance, bucket=bucket).tick().skip_message
+    assert message is not None
+    assert "could not be listed" in message
+
+
+def test_missing_credentials_are_a_reason_to_skip(
+    bucket: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    client = boto3.session.Session().client("s3")
+    message = Sensor(Store(client, bucket), instance, bucket=bucket).tick().skip_message
+    assert message is not None
+    assert "Unable to locate credentials" in message
+
+
+def test_a_bucket_that_is_not_named_is_a_reason_to_skip(instance: dg.DagsterInstance) -> None:
+    data = Sensor(resources("", (), 10)["bucket"], instance).tick()
+    assert data.skip_message == "BG_BUCKET is not set: name the S3 bucket that holds the photos"
+
+
+def test_a_first_date_to_come_is_a_reason_to_skip(s3: "S3Client", bucket: str) -> None:
+    later = settings(bucket=bucket, first_date=datetime.now(UTC).date() + timedelta(days=9))
+    definition = new_uploads(later, upload_dates(later), [raw_images])
+    with dg.build_sensor_context(resources={"bucket": Store(s3, bucket)}) as context:
+        assert "is still to come" in str(definition.evaluate_tick(context).skip_message)

@@ -4,12 +4,14 @@ import importlib.metadata
 
 import click
 
+from bg_pipeline.commands.demo import demo
 from bg_pipeline.commands.follow_up import approve, retry
 from bg_pipeline.commands.plan import plan
 from bg_pipeline.commands.run import run
 from bg_pipeline.commands.status import report, status
 from bg_pipeline.commands.submit import submit
 from bg_pipeline.commands.terminal import Commands
+from bg_pipeline.commands.up import up
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -21,5 +23,5 @@ def main() -> None:
     """
 
 
-for command in (submit, plan, run, status, report, retry, approve):
+for command in (demo, up, submit, plan, run, status, report, retry, approve):
     main.add_command(command)

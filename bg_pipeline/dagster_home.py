@@ -49,7 +49,9 @@ def prepare(home: Path) -> None:
     )
     if made.returncode:
         words = (made.stderr or made.stdout).strip().splitlines()
-        raise BgPipelineError(f"Dagster's database in {home} cannot be made: {words[-1] if words else 'no reason'}")
+        raise BgPipelineError(
+            f"Dagster's database in {home} cannot be made: {words[-1] if words else 'no reason'}"
+        )
     ready.write_text(release)
 
 

@@ -16,12 +16,10 @@ from bg_pipeline.imaging import (
     Photo,
     composite,
     cut_out,
-    encode,
     look,
     measure,
     open_photo,
     put_back,
-    writable_format,
 )
 from bg_pipeline.masks import Mask
 from bg_pipeline.masks.given import read_given
@@ -30,6 +28,7 @@ from bg_pipeline.masks.refine import enlarge
 from bg_pipeline.painting import Painted
 from bg_pipeline.photographs import Photograph
 from bg_pipeline.places import Place
+from bg_pipeline.renditions import render
 from bg_pipeline.tools import Tools
 
 VERSION = 1
@@ -162,11 +161,15 @@ class Finisher:
         reasons: tuple[str, ...],
         note: str,
     ) -> list[File]:
+        feather = self._tools.settings.feather
         renditions: Sequence[Rendition | None] = self._asked.renditions or (None,)
         files = []
         for index, rendition in enumerate(renditions):
             number = (position - 1) * len(renditions) + index + 1
-            data, format, complaints = self._rendered(image, photo, mask, rendition, note)
+            # Without a mask nothing can be framed around the subject: the whole picture counts as it.
+            subject = mask or Image.new("L", photo.size, 255)
+            made = render(image, photo, subject, rendition, feather=feather, ai_note=note or None)
+            data, format, complaints = made.data, made.format, made.complaints
             name = self._name(number, rendition, format, photo.format)
             key = layout.result_key(self._place.output_prefix, name)
             etag = self._write(key, data, format)
@@ -200,18 +203,6 @@ class Finisher:
                 )
             )
         return files
-
-    def _rendered(
-        self,
-        image: Image.Image,
-        photo: Photo,
-        mask: Image.Image | None,
-        rendition: Rendition | None,
-        note: str,
-    ) -> tuple[bytes, str, tuple[str, ...]]:
-        """A file's bytes, its format, and what its preset's test has against it."""
-        format = writable_format(photo.format, image.mode == "RGBA")
-        return encode(image, format, ai_note=note or None, dpi=photo.dpi), format, ()
 
     def _name(self, number: int, rendition: Rendition | None, format: str, source_format: str) -> str:
         asked = self._asked

@@ -1,16 +1,18 @@
 """Jobs by the names a person looks for."""
 
+from typing import Any
+
 import dagster as dg
 
 from bg_pipeline.settings import Settings
 from bg_pipeline.stages import CAPTIONS, LABELS, REPORT, STAGES
 
 
-def jobs(settings: Settings) -> list[dg.UnresolvedAssetJobDefinition]:
+def jobs(settings: Settings) -> list[Any]:
     """A whole date, and its parts that are wanted alone."""
     prefix = [settings.key_prefix] if settings.key_prefix else []
 
-    def job(name: str, assets: list[str], description: str) -> dg.UnresolvedAssetJobDefinition:
+    def job(name: str, assets: list[str], description: str) -> Any:
         keys = [dg.AssetKey([*prefix, asset]) for asset in assets]
         name = f"{settings.key_prefix}_{name}" if settings.key_prefix else name
         return dg.define_asset_job(name, selection=keys, description=description)

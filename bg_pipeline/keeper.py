@@ -29,7 +29,7 @@ def keep(command: list[str]) -> int:
         stdin=subprocess.DEVNULL,
         start_new_session=True,
         # What is ignored here would be ignored there, and Dagster would not hear that it should end.
-        preexec_fn=_hear_signals,  # noqa: PLW1509
+        preexec_fn=_hear_signals,
     )
     while child.poll() is None and os.getppid() == parent:
         if select.select([sys.stdin], [], [], 0.5)[0] and not os.read(sys.stdin.fileno(), 4096):

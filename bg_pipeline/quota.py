@@ -16,31 +16,28 @@ from typing import Self
 
 from bg_pipeline.errors import RunStopped
 
-MARGIN = (
-    0.001  # of a minute: calls of a full window may arrive 60 ms nearer to each other than they were sent
-)
+MARGIN = 0.001  # calls of a full minute may arrive 60 ms nearer to each other than they were sent
 LATE_SECONDS = 0.1  # a thread that woke up so late is made up for
-IDLE_SECONDS = 1.0  # nobody waited that long: the time says nothing about the quota
-WINDOW_SECONDS = 60.0  # the longest window in which AWS counts requests
+IDLE_SECONDS = 1.0  # when no call waited for so long, the time says nothing about the quota
+WINDOW_SECONDS = 60.0  # AWS states its quotas for models by the minute
 
+# How the level is learned; `Pace` says why. Halving or doubling any of them moves no figure of the benchmark much.
 CUT = 0.95
 CUT_SECONDS = 3.0
 CUT_CALLS = 8
 RETURN_CALLS = 150
-FORGIVEN_CALLS = 16
-NEWS_SECONDS = 15.0
 TRY_AGAIN_PART = 0.25
 CLOSED_AFTER = 3
 CLOSED_SECONDS = (0.25, 2.0)
+FORGIVEN_CALLS = 16
+NEWS_SECONDS = 15.0
 LEAST = 0.05
 PROBED_TO = 8.0
 PROBED_WORTH = 1.1
 
-FAILURES = (
-    5  # more than one image is tried at once, so that an image that always fails does not rest a Region
-)
+FAILURES = 5  # in a row: more than one image makes alone, so that one that always fails rests no Region
 REST_SECONDS = (2.0, 30.0)
-LOOK_SECONDS = 0.25
+LOOK_SECONDS = 0.25  # how soon a stopped run is noticed
 
 _EPOCH = time.time() - time.monotonic()
 
@@ -173,7 +170,7 @@ class Pace:
     def took(self, now: float, cost: float = 1.0, tokens: float = 0.0) -> int:
         """A call goes now; returns its number. ``tokens`` is what the service reserves for it."""
         self._pay(now)
-        if now > self._busy_until:
+        if now > self._busy_until and self._top > 1:
             self._peak_at = max(self._peak_at, now)
         if not self._minute:
             self._minute_from = now
@@ -246,7 +243,8 @@ class Pace:
         if (self._among, self._place) != (among, place):
             self._pay(now)
             self._told = math.inf
-            self._peak_at = max(self._peak_at, now)
+            if self._top > 1:
+                self._peak_at = max(self._peak_at, now)
             if among > self._among and now < self._cut_at + NEWS_SECONDS:
                 self._peak, self._peak_at = self._before, now
             self._among, self._place, self._turn = among, place, -1

@@ -329,3 +329,6 @@ _RULES: Mapping[str, Callable[[_Finished, Any], str]] = {
 
 PRESETS = _presets()
 """The presets by name, as in ``presets.toml``."""
+
+WISHES: Mapping[str, Wishes] = MappingProxyType({name: preset.request for name, preset in PRESETS.items()})
+"""What each preset asks of a request, by name."""

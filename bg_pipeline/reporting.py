@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from bg_pipeline import layout
 from bg_pipeline.batch import retry_request, write
 from bg_pipeline.ledger import Entry
-from bg_pipeline.presets import PRESETS
+from bg_pipeline.renditions import WISHES
 from bg_pipeline.report import Output, Report, Row, Status, compose, unreadable
 from bg_pipeline.stages import CAPTIONS, LABELS, PICTURES
 from bg_pipeline.work import Work
@@ -70,7 +70,7 @@ def report_batch(work: Work) -> str:
     key = layout.report_key(place.status_prefix, place.request_id)
     csv_key = layout.report_key(place.status_prefix, place.request_id, "csv")
     retry_key = layout.retry_key(place.status_prefix, place.request_id)
-    retry = retry_request(work.request, report.to_do_again, PRESETS) if work.request else None
+    retry = retry_request(work.request, report.to_do_again, WISHES) if work.request else None
     if retry is not None:
         place.data.write(retry_key, write(retry), media_type="application/json")
     else:

@@ -24,7 +24,7 @@ from bg_pipeline import batch as requests
 from bg_pipeline.batch import BatchRequest, image_settings
 from bg_pipeline.errors import UsageError
 from bg_pipeline.layout import EXTENSIONS, Batch, Kind, UploadDate, kind_of
-from bg_pipeline.presets import PRESETS
+from bg_pipeline.renditions import WISHES
 from bg_pipeline.settings import Settings
 from bg_pipeline.store import Store
 
@@ -151,17 +151,17 @@ def check_request(settings: Settings, batch: Batch, data: bytes) -> BatchRequest
         bucket=settings.bucket,
         batch=batch,
         allowed_buckets=settings.allowed_buckets,
-        presets=PRESETS,
+        presets=WISHES,
     )
 
 
 def paid_pictures(request: BatchRequest, names: Sequence[str]) -> int:
     """How many pictures models will paint for ``names``, if each succeeds at once."""
     if request.Images is None:
-        asked = image_settings(request, "", PRESETS)
+        asked = image_settings(request, "", WISHES)
         each = len(asked.outputs) if asked.needs_prompt else 0
         return each * min(len(names), request.Sample or len(names))
-    settings = [image_settings(request, name, PRESETS) for name in names]
+    settings = [image_settings(request, name, WISHES) for name in names]
     counts = Counter({asked.image: len(asked.outputs) for asked in settings if asked.needs_prompt})
     return sum(count for _, count in counts.most_common(request.Sample))
 

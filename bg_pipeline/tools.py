@@ -1,4 +1,4 @@
-"""What one run works with: the store, the models in use, the gates, the purse; made once and shared by all threads."""
+"""What one run works with, shared by its threads: the store, the models in use, the gates, the purse."""
 
 import hashlib
 import threading

@@ -11,7 +11,7 @@ from bg_pipeline.layout import Kind, ResultNames
 from bg_pipeline.leases import Lease
 from bg_pipeline.ledger import Ledger
 from bg_pipeline.places import Place
-from bg_pipeline.presets import PRESETS
+from bg_pipeline.renditions import WISHES
 from bg_pipeline.settings import Settings
 from bg_pipeline.stages import due, fingerprints
 from bg_pipeline.store import Store, Stored
@@ -42,7 +42,7 @@ class Work:
         """What the request asks for an image; only for images, which a batch without a request has none of."""
         if self.request is None:
             raise ValueError(f"{image} is not asked for: the request cannot be read")
-        return requests.image_settings(self.request, image, PRESETS)
+        return requests.image_settings(self.request, image, WISHES)
 
     def find_due(
         self,
@@ -106,7 +106,7 @@ def _request(store: Store, settings: Settings, uploaded: Uploaded, ledger: Ledge
         bucket=store.bucket,
         batch=batch,
         allowed_buckets=settings.allowed_buckets,
-        presets=PRESETS,
+        presets=WISHES,
     )
 
 

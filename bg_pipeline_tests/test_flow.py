@@ -440,3 +440,25 @@ def test_a_range_of_dates_is_one_run(bench: Bench) -> None:
     days = [bench.run(other, DATE)]
     assert days[0].counts == {Status.SUCCEEDED: 2}
     assert bench.run(other).counts == {Status.SUCCEEDED: 1}
+
+
+def test_renditions_are_many_files_from_one_paid_answer(bench: Bench, control: ControlClient) -> None:
+    renditions = [
+        {"Preset": "marketplace-white", "FileName": "shop/{ref}"},
+        {"Preset": "square-social"},
+        {"Format": "webp", "Width": 50},
+    ]
+    batch = bench.submit(
+        {"cat.jpg": photo(1, size=(1200, 900))}, Renditions=renditions, Task="REPLACE", Ref="SKU-1"
+    )
+    bench.run()
+    row = bench.rows(batch)["cat.jpg"]
+    assert row.Results[0] == f"{batch.output_prefix}/shop/SKU-1.jpg"
+    assert len(row.Results) == 3
+    assert paid(control) == 1
+    sizes = [Image.open(io.BytesIO(bench.store.read(key).data)).size for key in row.Results]
+    assert sizes == [(1600, 1600), (1080, 1080), (50, 38)]
+    control.mark()
+    bench.submit({}, Renditions=renditions[:1], Task="REPLACE", Ref="SKU-1")
+    bench.run()
+    assert control.paid() == []

@@ -97,6 +97,15 @@ def test_an_idle_hour_gives_no_burst() -> None:
     assert pace.next_at(3600.0) >= 3601.0
 
 
+def test_what_refusals_taught_is_old_after_an_hour() -> None:
+    pace = Pace(Rate(2.0))
+    for second in range(10):
+        pace.refused(pace.took(float(second)), second + 0.1)
+    assert pace.rate(10.0) < 1.9
+    pace.took(3600.0)
+    assert pace.rate(3600.1) == pytest.approx(2.0, rel=0.01)
+
+
 def test_a_late_thread_is_made_up_for_so_that_the_rate_is_kept() -> None:
     lane = Lane("a", Rate(10.0))
     now = 0.0

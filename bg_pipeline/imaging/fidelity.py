@@ -21,6 +21,9 @@ UNIFORM = 6
 _SIDE = 1024
 _COARSER = 4
 
+# A halo is looked for this many pixels of the copy around the subject.
+_RIM = 4
+
 # Pixels this near the edge of the subject may be soft and do not count as its interior.
 _MARGIN = 6
 
@@ -47,8 +50,8 @@ def measure(photo: Photo, result: Image.Image, subject: Image.Image) -> Fidelity
 
     The interior is all that lies more than 6 pixels inside the subject's edge; of it one pixel in about
     (longer side / 1024)² is compared. Halo and background are measured on copies of about 1,024 and 256 pixels.
-    The halo compares a band along the edge with a clean composite of what lies further inside and further
-    outside: it is the share of the old background, as it was further outside, in what the two differ by.
+    The halo compares three rings along the edge (just inside, just outside, a little further) with a clean composite
+    of what lies deeper inside and further outside: how far on the way to the old background they are. The worst counts.
     """
     step = max(1, round(max(photo.size) / _SIDE))
     before, after = on_white(photo.image), on_white(result)
@@ -79,25 +82,37 @@ def _halo(
     coarse_after: Image.Image,
     coarse_mask: Image.Image,
 ) -> float:
-    around = np.asarray(mask.filter(ImageFilter.BoxBlur(1)))
-    band = (around > 0) & (around < 255)
-    weights = np.asarray(coarse_mask, np.float32)[..., None] / np.float32(255)
-    subject = _at(band, coarse_before, weights**8)
-    old, new = (_at(band, image, (1 - weights) ** 8) for image in (coarse_before, coarse_after))
+    near, nearer = (np.asarray(mask.filter(ImageFilter.BoxBlur(reach))) for reach in (_RIM, 1))
+    band = (near > 0) & (nearer < 255)
+    inside = _weights(coarse_mask)
+    outside = 1 - _weights(coarse_mask.filter(ImageFilter.MaxFilter(3)))
+    subject = _at(band, coarse_before, inside)
+    old, new = (_at(band, image, outside) for image in (coarse_before, coarse_after))
     share = np.asarray(mask)[band, None].astype(np.float32) / 255
     clean = share * subject + (1 - share) * new
+    difference = np.asarray(after)[band] - clean
     towards_old = old - clean
+    within, touching = share[:, 0] > 0.5, nearer[band] > 0
+    rings = (within, ~within & touching, ~touching)
+    return round(max(_slope(difference[ring], towards_old[ring]) for ring in rings), 4)
+
+
+def _slope(difference: Floats, towards_old: Floats) -> float:
+    """How far along the way to the old background the difference goes, from 0 to 1."""
     power = float((towards_old**2).sum())
     # An old background that looks like the new one, or like the subject, cannot show.
-    if power < 10.0**2 * max(1, len(share)):
+    if power < 10.0**2 * max(1, len(towards_old)):
         return 0.0
-    halo = float(((np.asarray(after)[band] - clean) * towards_old).sum()) / power
-    return round(min(1.0, max(0.0, halo)), 4)
+    return min(1.0, max(0.0, float((difference * towards_old).sum()) / power))
+
+
+def _weights(coarse_mask: Image.Image) -> Floats:
+    return np.asarray(coarse_mask, np.float32)[..., None] / np.float32(255)
 
 
 def _at(band: Flags, coarse: Image.Image, weights: Floats) -> Floats:
     """The weighted local mean of a coarse picture, at the pixels of the band."""
-    means = Image.fromarray(levels(average(np.asarray(coarse, np.float32), weights, 2)))
+    means = Image.fromarray(levels(average(np.asarray(coarse, np.float32), weights**8, 3)))
     fine = means.resize((band.shape[1], band.shape[0]), Image.Resampling.BILINEAR)
     return np.asarray(fine)[band].astype(np.float32)
 

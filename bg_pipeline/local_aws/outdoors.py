@@ -30,6 +30,7 @@ from bg_pipeline.local_aws.wish import Light, Wish
 
 _PETALS: tuple[Colour, ...] = ((0.85, 0.25, 0.35), (0.95, 0.80, 0.35), (0.70, 0.50, 0.85), (0.98, 0.95, 0.95))
 _LEAVES: tuple[Colour, ...] = ((0.20, 0.36, 0.16), (0.26, 0.42, 0.18), (0.18, 0.32, 0.22), (0.34, 0.44, 0.18))
+_AUTUMN_LEAVES: tuple[Colour, ...] = ((0.62, 0.34, 0.12), (0.70, 0.46, 0.14), (0.52, 0.22, 0.12))
 _LAMPS: list[Colour] = [(1.0, 0.80, 0.45), (1.0, 0.62, 0.30), (0.75, 0.85, 1.0)]
 
 
@@ -56,7 +57,10 @@ def landscape(wish: Wish, random: Generator, shape: Shape) -> Plane:
     elif wish.has("sea"):
         pass
     elif wish.has("snow"):
-        view.ground(ink((0.93, 0.95, 1.0)) * (0.86 + 0.16 * view.noise((9, 4)))[..., None])
+        view.ground(
+            ink(mixed((0.96, 0.97, 1.0), wish.light.middle, 0.25))
+            * (0.86 + 0.16 * view.noise((9, 4)))[..., None]
+        )
     elif wish.has("desert"):
         view.dunes()
     elif wish.has("city"):
@@ -103,7 +107,8 @@ class _View:
         return noise(self.random, self.shape, cells, octaves)
 
     def green(self) -> Colour:
-        return _LEAVES[self.random.integers(len(_LEAVES))]
+        leaves = _AUTUMN_LEAVES if self.wish.has("autumn") else _LEAVES
+        return leaves[self.random.integers(len(leaves))]
 
     def haze(self, start: float, strength: float) -> None:
         """Veils what was painted, from a height (a share of the sky's) down to the horizon, where it is strongest."""
@@ -151,7 +156,7 @@ class _View:
         height, width = self.shape
         rock, white = (
             self.light.on((0.33, 0.37, 0.45)),
-            ink(mixed(self.light.on((0.97, 0.98, 1.0)), self.light.sun, 0.5 * self.light.ground)),
+            ink(mixed(self.light.on((1.0, 1.0, 1.0)), self.light.middle, 0.2)),
         )
         columns = np.arange(width, dtype=np.float32)[None, :]
         for step in range(3):

@@ -13,7 +13,8 @@ _MEANINGS = {
     "beach": "beach beaches shore coast seaside sand tropical island caribbean palm maldives hawaii",
     "sea": "sea ocean water lake river wave harbour harbor bay thames pier",
     "mountain": "mountain alp alps peak hill highland himalaya valley canyon cliff volcano",
-    "forest": "forest woods tree jungle rainforest pine autumn woodland",
+    "forest": "forest woods tree jungle rainforest pine woodland autumn",
+    "autumn": "autumn october",
     "desert": "desert dune sahara arid",
     "field": "field meadow grass garden park lawn countryside farm savanna pasture spring racetrack nature outdoors",
     "flower": "flower blossom lavender tulip poppy poppies",
@@ -60,7 +61,7 @@ class Light:
 
 _LIGHTS = {
     "night": Light((0.02, 0.03, 0.09), (0.05, 0.08, 0.19), (0.15, 0.18, 0.32), (0.92, 0.94, 1.0), 0.22),
-    "sunset": Light((0.20, 0.22, 0.42), (0.72, 0.38, 0.42), (1.0, 0.68, 0.36), (1.0, 0.80, 0.48), 0.62),
+    "sunset": Light((0.20, 0.22, 0.42), (0.72, 0.38, 0.42), (1.0, 0.68, 0.36), (1.0, 0.80, 0.48), 0.7),
     "dawn": Light((0.52, 0.62, 0.84), (0.90, 0.77, 0.82), (1.0, 0.90, 0.76), (1.0, 0.88, 0.70), 0.88),
     "grey": Light((0.50, 0.55, 0.60), (0.66, 0.70, 0.73), (0.82, 0.84, 0.85), (0.92, 0.93, 0.94), 0.72),
     "day": Light((0.24, 0.48, 0.80), (0.52, 0.72, 0.92), (0.86, 0.92, 0.96), (1.0, 0.97, 0.88), 1.0),

@@ -12,7 +12,7 @@ LONG_SIDE = 512
 # Rekognition's box ends at brows and chin; a head with hair is this much larger to each side and upwards.
 HAIR_SIDE, HAIR_TOP, CHIN = 0.30, 0.45, 0.12
 # In face heights below the chin, and in face widths to each side of the middle.
-SHOULDERS_DOWN, SHOULDERS_OUT, NECK_OUT = 0.75, 1.45, 0.42
+SHOULDERS_DOWN, SHOULDERS_OUT, NECK_OUT = 0.75, 1.55, 0.45
 # The soft border, as a share of the largest face.
 SOFT = 0.06
 

@@ -152,7 +152,7 @@ class Calls:
                     # One quota for each model: two caption models do not share one.
                     lane = f"{operation.name}-{operation.model_id}".strip("-").replace(":", "-")
                     self._working.enter_context(
-                        self._heartbeats.working(lane, regions, lambda region, n: gate.share(n, lane=region))
+                        self._heartbeats.working(lane, regions, lambda region, n, place: gate.share(n, place, region))
                     )
                 self._gates[key] = gate
             return self._gates[key]

@@ -5,6 +5,7 @@ import importlib.metadata
 import click
 
 from bg_pipeline.commands.demo import demo
+from bg_pipeline.commands.doctor import doctor
 from bg_pipeline.commands.follow_up import approve, retry
 from bg_pipeline.commands.plan import plan
 from bg_pipeline.commands.run import run
@@ -23,5 +24,5 @@ def main() -> None:
     """
 
 
-for command in (demo, up, submit, plan, run, status, report, retry, approve):
+for command in (demo, up, submit, plan, run, status, report, retry, approve, doctor):
     main.add_command(command)

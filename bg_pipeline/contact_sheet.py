@@ -19,7 +19,7 @@ PAIRS_PER_LINE = 2
 GAP = 12
 LINE = 22
 LONGEST = 300
-"""Pairs on a sheet, which is then 40,000 pixels high at most; JPEG ends at 65,535."""
+"""Pairs on a sheet, which is then 53,000 pixels high at most; JPEG ends at 65,535."""
 
 _PAPER, _INK, _FAINT = (250, 250, 248), (35, 35, 35), (120, 120, 120)
 
@@ -56,36 +56,40 @@ def keep_files(folder: Path, batch: Batch, found: Iterable[Pair]) -> None:
 
 def contact_sheet(found: Sequence[Pair], title: str) -> bytes:
     """A JPEG with each image before and after, side by side, under ``title``; at most `LONGEST` of them."""
-    shown = found[:LONGEST]
-    lines = max(1, -(-len(shown) // PAIRS_PER_LINE))
-    pair_width, pair_height = 2 * CELL + GAP, CELL + LINE + GAP
-    width = PAIRS_PER_LINE * (pair_width + 2 * GAP)
-    sheet = Image.new("RGB", (width, LINE + 2 * GAP + lines * pair_height), _PAPER)
+    small = [(pair, _small(pair.before), _small(pair.after)) for pair in found[:LONGEST]]
+    lines = [small[first : first + PAIRS_PER_LINE] for first in range(0, len(small), PAIRS_PER_LINE)]
+    heights = [max(picture.height for _, *both in line for picture in both) for line in lines]
+    column = 2 * CELL + 3 * GAP
+    height = LINE + 2 * GAP + sum(heights) + len(lines) * (LINE + GAP)
+    sheet = Image.new("RGB", (PAIRS_PER_LINE * column, height), _PAPER)
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(14)
     draw.text((GAP, GAP), title, _INK, font)
-    for number, pair in enumerate(shown):
-        row, column = divmod(number, PAIRS_PER_LINE)
-        x, y = GAP + column * (pair_width + 2 * GAP), LINE + 2 * GAP + row * pair_height
-        _paste(sheet, pair.before, x, y)
-        _paste(sheet, pair.after, x + CELL + GAP, y)
-        draw.text((x, y + CELL + 3), _fitted(pair, font, pair_width), _FAINT, font)
+    y = LINE + 2 * GAP
+    for line, tall in zip(lines, heights, strict=True):
+        for number, (pair, *both) in enumerate(line):
+            x = GAP + number * column
+            for place, picture in zip((x, x + CELL + GAP), both, strict=True):
+                sheet.paste(picture, (place + (CELL - picture.width) // 2, y + (tall - picture.height) // 2))
+            draw.text((x, y + tall + 3), _fitted(pair, font, column - 2 * GAP), _FAINT, font)
+        y += tall + LINE + GAP
     out = BytesIO()
     sheet.save(out, "JPEG", quality=88)
     return out.getvalue()
 
 
-def _paste(sheet: Image.Image, data: bytes | None, x: int, y: int) -> None:
-    """The picture in the middle of its cell; an empty cell where there is none, or none that opens."""
+def _small(data: bytes | None) -> Image.Image:
+    """The picture within a cell; plain paper where there is none, or none that opens."""
+    nothing = Image.new("RGB", (CELL, 1), _PAPER)
     if data is None:
-        return
+        return nothing
     try:
         small = small_jpeg(data, within=(CELL, CELL))
     except ImageError:
-        return
+        return nothing
     with Image.open(BytesIO(small)) as picture:
         picture.thumbnail((CELL, CELL))
-        sheet.paste(picture, (x + (CELL - picture.width) // 2, y + (CELL - picture.height) // 2))
+        return picture.convert("RGB")
 
 
 def _fitted(pair: Pair, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> str:

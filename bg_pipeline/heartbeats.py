@@ -6,7 +6,6 @@ written, stands for now. A machine whose clock is wrong is counted like any othe
 
 import logging
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from bg_pipeline.processes import is_dead, process_name
 from bg_pipeline.store import Store
 
-PERIOD_SECONDS = 10.0
+PERIOD_SECONDS = 3.0
 """Within this time the others notice that a process has started or ended its work."""
 WRITES_PER_MINUTE = 60 / PERIOD_SECONDS
 """S3 PUTs of one process for each (operation, Region) it has work for; none without work."""
@@ -31,14 +30,17 @@ SWEPT_AFTER = timedelta(hours=1)
 Lane = tuple[str, str]
 """An operation and a Region: what has a quota of its own."""
 
+OnChange = Callable[[str, int, int], None]
+"""Told a Region, how many processes are at work there, and this one's place among them, from 0."""
+
 _log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
 class _Work:
     lanes: frozenset[Lane]
-    on_change: Callable[[str, int], None]
-    told: dict[Lane, int] = field(default_factory=dict)
+    on_change: OnChange
+    told: dict[Lane, tuple[int, int]] = field(default_factory=dict)
 
 
 class Heartbeats:
@@ -56,21 +58,21 @@ class Heartbeats:
         self._process = process or process_name()
         self._period = period
         self._works: list[_Work] = []
-        self._live: Counter[Lane] = Counter()
+        self._live: dict[Lane, list[str]] = {}
         self._idle = threading.Event()
         self._beating = threading.Lock()
 
     def live(self, operation: str, region: str) -> int:
         """How many processes had work for this when last looked, this one included: at least 1. Costs nothing."""
-        return max(self._live[operation, region], 1)
+        return max(len(self._live.get((operation, region), ())), 1)
 
     @contextmanager
     def working(
-        self, operation: str, regions: Sequence[str], on_change: Callable[[str, int], None]
+        self, operation: str, regions: Sequence[str], on_change: OnChange
     ) -> Iterator[None]:
         """Inside the block this process counts as one with work for ``operation`` in each of ``regions``.
 
-        ``on_change(region, n)`` is called for each Region before the block begins, and by the background
+        ``on_change`` is called for each Region before the block begins, and by the background
         thread whenever the number of processes at work there has changed. Blocks may nest and overlap in
         several threads; the process counts once.
         """
@@ -105,9 +107,11 @@ class Heartbeats:
             for work in self._works:
                 for lane in work.lanes:
                     number = self.live(*lane)
-                    if work.told.get(lane) != number:
-                        work.told[lane] = number
-                        work.on_change(lane[1], number)
+                    there = self._live.get(lane, [])
+                    place = there.index(self._process) if self._process in there else 0
+                    if work.told.get(lane) != (number, place):
+                        work.told[lane] = number, place
+                        work.on_change(lane[1], number, place)
 
     def _keep_beating(self, idle: threading.Event) -> None:
         while not idle.wait(self._period):
@@ -118,7 +122,7 @@ class Heartbeats:
         if not found:
             return
         now = max(heartbeat.modified for heartbeat in found)
-        live: Counter[Lane] = Counter()
+        live: dict[Lane, list[str]] = {}
         for heartbeat in found:
             match heartbeat.key.removeprefix(f"{self._prefix}/").removesuffix(".json").split("/"):
                 case operation, region, process:
@@ -127,7 +131,7 @@ class Heartbeats:
                     if dead or age > SWEPT_AFTER:
                         self._remove(heartbeat.key)
                     elif age.total_seconds() <= STALE_PERIODS * self._period:
-                        live[operation, region] += 1
+                        live.setdefault((operation, region), []).append(process)
         self._live = live
 
     def _lanes(self) -> set[Lane]:

@@ -21,7 +21,7 @@ LATE_SECONDS = 0.1  # a thread that woke up so late is made up for
 IDLE_SECONDS = 1.0  # when no call waited for so long, the time says nothing about the quota
 WINDOW_SECONDS = 60.0  # AWS states its quotas for models by the minute
 
-# How the level is learned; `Pace` says why. Halving or doubling any of them moves no figure of the benchmark much.
+# How the level is learned: `Pace` says why, and benchmarks/gate.py shows what a change does.
 CUT = 0.95
 CUT_SECONDS = 3.0
 CUT_CALLS = 8

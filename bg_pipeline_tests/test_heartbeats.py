@@ -42,7 +42,7 @@ class Told(dict[str, int]):
 
     times = 0
 
-    def __call__(self, region: str, number: int) -> None:
+    def __call__(self, region: str, number: int, place: int) -> None:
         self[region] = number
         self.times += 1
 
@@ -222,7 +222,7 @@ def test_the_background_thread_beats_only_while_there_is_work(
     ours = Heartbeats(new_store(), PREFIX, process="ours", period=0.5)
     before = set(threading.enumerate())
 
-    def told(region: str, number: int) -> None:
+    def told(region: str, number: int, place: int) -> None:
         if number == 2:
             two.set()
 

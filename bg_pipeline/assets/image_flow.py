@@ -91,7 +91,7 @@ def image_flow(settings: Settings, dates: dg.DailyPartitionsDefinition) -> dg.As
                 store=Store(aws.s3(bucket.bucket), bucket.bucket),
                 stages=selected,
                 again=config.refresh,
-                run_id=context.run_id,
+                run_id=context.run.run_id,
                 progress=lambda progress: _log_progress(context, progress),
                 note=context.log.info,
             )

@@ -25,7 +25,7 @@ def failures(day: Day) -> list[dg.TableRecord]:
     """The date's images that did not succeed, at most `FAILURES` of them."""
     return [
         dg.TableRecord(
-            {"image": row.ImageName, "status": row.Status, "error": row.Error, "cause": row.Cause[:500]}
+            {"image": row.ImageName, "status": row.Status.value, "error": row.Error, "cause": row.Cause[:500]}
         )
         for row in day.troubled[:FAILURES]
     ]

@@ -97,7 +97,7 @@ def demo(photos: tuple[Path, ...], prompt: str | None, state_dir: Path) -> None:
         wanted = [_own(own, prompt or "")] if own else list(stack.enter_context(_packaged()))
         batches = [_submitted(store, configured, each) for each in wanted]
         _run(state_dir, store, batches, sum(len(each.photos) for each in wanted))
-        succeeded = _show(store, configured, batches, state_dir / "demo")
+        succeeded = _show(store, configured, batches, state_dir / "pictures")
         paid = len(books.paid())
     if paid:
         say(
@@ -221,4 +221,4 @@ def _show(store: Store, configured: Settings, batches: Sequence[Batch], folder: 
 
 def _line(row: Row) -> tuple[str, str, str, str, str]:
     result = "\n".join(row.Results) or row.Cause
-    return row.ImageName, row.Status.value, f"{row.Seconds:.1f}", dollars(row.CostUSD), result
+    return row.ImageName, row.Status.value, f"{row.Seconds:.1f}", dollars(row.CostUSD, 3), result

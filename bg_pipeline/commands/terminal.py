@@ -105,9 +105,9 @@ def _cell(value: object) -> Text:
     return Text(lines, style=_COLOURS.get(lines, ""))
 
 
-def dollars(amount: float | None) -> str:
+def dollars(amount: float | None, places: int = 2) -> str:
     """An amount for a person; None is not known."""
-    return "unknown" if amount is None else f"{amount:.2f}"
+    return "unknown" if amount is None else f"{amount:.{places}f}"
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:

@@ -69,7 +69,7 @@ def up(aws: bool, port: int | None, state_dir: Path) -> None:
                 if cap
                 else "no cap is set (BG_MAX_COST_USD)"
             )
-            click.echo(f"New uploads are worked on, and paid for, by themselves; {limit}.")
+            click.echo(f"New uploads are worked on, and paid for, by themselves; {limit} (BG_MAX_COST_USD).")
             click.echo('Submit photos with: bg-pipeline submit PHOTO… --prompt "…"')
         else:
             click.echo('Submit photos with: bg-pipeline submit --local PHOTO… --prompt "…"')
@@ -122,7 +122,7 @@ def _turned_on(address: str, process: subprocess.Popen[bytes], log: Path) -> lis
     while True:
         if process.poll() is not None:
             raise BgPipelineError(f"Dagster did not start; {_last_words(log)}")
-        answer = _ask(address, _LOCATION)
+        answer = _ask(address, _LOCATION, name=dagster_home.LOCATION)
         entry = (answer or {}).get("workspaceLocationEntryOrError") or {}
         loaded = entry.get("locationOrLoadError") or {}
         if "message" in loaded:
@@ -149,14 +149,12 @@ def _turned_on(address: str, process: subprocess.Popen[bytes], log: Path) -> lis
     return started
 
 
-_LOCATION = (
-    """
-query { workspaceLocationEntryOrError(name: "%s") { ... on WorkspaceLocationEntry { locationOrLoadError {
-  ... on RepositoryLocation { repositories { name sensors { name } } }
-  ... on PythonError { message } } } } }
+_LOCATION = """
+query ($name: String!) { workspaceLocationEntryOrError(name: $name) { ... on WorkspaceLocationEntry {
+  locationOrLoadError {
+    ... on RepositoryLocation { repositories { name sensors { name } } }
+    ... on PythonError { message } } } } }
 """
-    % dagster_home.LOCATION
-)  # noqa: UP031
 _START = """
 mutation ($selector: SensorSelector!) { startSensor(sensorSelector: $selector) {
   __typename ... on PythonError { message } ... on UnauthorizedError { message } } }

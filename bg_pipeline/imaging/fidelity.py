@@ -33,10 +33,10 @@ class Fidelity:
     """What was measured on a result.
 
     ``subject_changed``: share of the subject's interior pixels that differ from the photo's by more than `TOLERANCE`.
-    ``edge_halo``: how much of the old background shows in a band on both sides of the subject's edge, 0 none,
-    1 as much as in the photo. ``background_changed``: share of the background that differs from the photo's.
-    ``uniform``: the background is of one colour, as asked for or not. Shares are of 0-1 and 0 where there is
-    nothing to measure.
+    ``edge_halo``: how much of the old background shows along the subject's edge, 0 none, 1 as much as in the photo;
+    a fringe that is seen at a glance is above 0.25. ``background_changed``: share of the background that differs
+    from the photo's. ``uniform``: the background is of one colour, as asked for or not. Shares are of 0-1, and 0
+    where there is nothing to measure.
     """
 
     subject_changed: float
@@ -50,8 +50,8 @@ def measure(photo: Photo, result: Image.Image, subject: Image.Image) -> Fidelity
 
     The interior is all that lies more than 6 pixels inside the subject's edge; of it one pixel in about
     (longer side / 1024)² is compared. Halo and background are measured on copies of about 1,024 and 256 pixels.
-    The halo compares three rings along the edge (just inside, just outside, a little further) with a clean composite
-    of what lies deeper inside and further outside: how far on the way to the old background they are. The worst counts.
+    The halo compares three rings along the edge (just inside, just outside, a little further) with a clean
+    composite of what lies deeper inside and further outside: how far on the way to the old background is the worst.
     """
     step = max(1, round(max(photo.size) / _SIDE))
     before, after = on_white(photo.image), on_white(result)
@@ -88,7 +88,7 @@ def _halo(
     outside = 1 - _weights(coarse_mask.filter(ImageFilter.MaxFilter(3)))
     subject = _at(band, coarse_before, inside)
     old, new = (_at(band, image, outside) for image in (coarse_before, coarse_after))
-    share = np.asarray(mask)[band, None].astype(np.float32) / 255
+    share = np.asarray(mask)[band, None].astype(np.float32) / np.float32(255)
     clean = share * subject + (1 - share) * new
     difference = np.asarray(after)[band] - clean
     towards_old = old - clean

@@ -317,7 +317,8 @@ class _View:
     def grass(self) -> None:
         near = self.nearness
         blades = self.noise((60, 220), 2) * (1 - near) + self.noise((24, 110), 3) * near
-        self.ground(ink(self.green()) * (0.55 + 0.7 * blades + 0.4 * self.noise((9, 4)))[..., None])
+        colour = mixed(self.green(), (0.34, 0.38, 0.16), 0.7 if self.wish.has("autumn") else 0.0)
+        self.ground(ink(colour) * (0.55 + 0.7 * blades + 0.4 * self.noise((9, 4)))[..., None])
 
     def flowers(self) -> None:
         height, width = self.shape

@@ -2,8 +2,8 @@
 
 There is no standard form for it; this one is the plainest that public samples use. JSON: ``image`` (base64) and
 ``bbox`` or ``boxes``, [left, top, right, bottom] in pixels, or in shares of the sides when none exceeds 1; without a
-box it is what stands out. The answer is ``{"mask": base64 of a PNG of the image's size}``, white the subject, or that
-PNG itself where ``Accept`` is image/png. An image alone may be sent as ``image/*``.
+box it is what stands out. The answer is ``{"masks": [base64 of a PNG of the image's size]}``, white all subjects, the
+same as ``mask``, or that PNG itself where ``Accept`` is image/png. An image alone may be sent as ``image/*``.
 """
 
 import io
@@ -44,7 +44,8 @@ async def invoke_endpoint(call: Call, control: Control, studio: Studio) -> Respo
         raise AwsError("ModelError", message, OriginalStatusCode=400, OriginalMessage=str(error)) from error
     if call.headers.get("accept", "").startswith("image/"):
         return answer(mask, "image/png")
-    return answer({"mask": to_base64(mask)})
+    text = to_base64(mask)
+    return answer({"masks": [text], "mask": text})
 
 
 def _image_and_boxes(call: Call) -> tuple[bytes, list[list[float]]]:

@@ -119,8 +119,9 @@ async def invoke(call: Call, control: Control, studio: Studio) -> dict[str, Any]
     if isinstance(request, RemoveRequest):
         control.admit(call)
         size = _size(image, family, "input image")
-        _refuse_blocked(call)
-        return {"images": [await _removed(image, size, control.switches, studio)], "error": None}
+        count, error = _passed(call, 1)
+        images = [await _removed(image, size, control.switches, studio)] if count else []
+        return {"images": images, "error": error}
     call.prompt = request.params.text
     control.admit(call)
     return await _edited(call, request, image, family, control.switches, studio)
@@ -192,10 +193,16 @@ def _given_mask(text: str, size: tuple[int, int], family: Family) -> bytes:
     return mask
 
 
-def _refuse_blocked(call: Call) -> None:
+def _passed(call: Call, asked: int) -> tuple[int, str | None]:
+    """How many of the pictures asked for content policy lets pass, and its words for the others."""
+    if not call.block:
+        return asked, None
+    passed = asked - 1 if call.block == "some" else 0
+    call.outcome = "ok" if passed else "blocked"
     if call.block in ("prompt", "image"):
-        call.outcome = "blocked"
         raise invalid(_BLOCKED.format("text prompt" if call.block == "prompt" else "input image"))
+    part = "Some" if passed else "All"
+    return passed, f"{part} of the generated images have been blocked by our content filters."
 
 
 async def _removed(image: bytes, size: tuple[int, int], switches: Switches, studio: Studio) -> str:
@@ -220,15 +227,7 @@ async def _edited(
     size = _size(image, family, "input image")
     asked = _asked_size(config, size, family)
     given = _given_mask(params.mask_image, size, family) if params.mask_image else None
-    _refuse_blocked(call)
-    count, error = config.number_of_images, None
-    if call.block:
-        # Of several pictures "some" are blocked: the last one.
-        count = count - 1 if call.block == "some" else 0
-        call.outcome = "ok" if count else "blocked"
-        error = (
-            f"{'Some' if count else 'All'} of the generated images have been blocked by our content filters."
-        )
+    count, error = _passed(call, config.number_of_images)
     if switches.canned:
         images = [canned("picture", *asked, switches.canned_bytes)] * count
         mask = canned("mask", *size)
@@ -244,7 +243,7 @@ async def _edited(
         painted = [
             studio.do(work.outpaint, image, kept, *words, seed, exact, switches.note, asked) for seed in seeds
         ]
-        images = [to_base64(picture) for picture in await asyncio.gather(*painted)]
+        images = [to_base64(picture) for picture in await decoded(asyncio.gather(*painted))]
         mask = to_base64(await studio.do(work.wire_mask, black)) if params.return_mask else ""
     return {"images": images, "error": error, **({"maskImage": mask} if params.return_mask else {})}
 

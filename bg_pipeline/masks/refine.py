@@ -96,8 +96,9 @@ def _coefficients(guide: Plane, shape: Plane) -> list[Plane]:
     # How much of the mask's variation the colours explain; half is enough to believe them.
     variation = _mean(shape * shape) - share * share
     explained = _dot(slopes, with_shape) / (variation + SMOOTHNESS)
-    near_edge = 16 * share * (1 - share)
-    trust = np.clip(2 * explained, 0, 1) * np.minimum(near_edge, 1)
+    # A wide ramp varies little within the window: it was meant soft and the photo has no say in it.
+    edge = np.clip(30 * variation - 0.2, 0, 1)
+    trust = np.clip(2 * explained, 0, 1) * edge
     return [_mean(plane) for plane in (*slopes, offset, trust)]
 
 

@@ -49,9 +49,10 @@ class Studio:
         distance = _length(self.smooth - backdrop)
         alike = self._alike(backdrop, distance) & (self.steepness < SOFT)
         reached = self._reached(alike)
-        if (~reached).mean() < 0.003:
-            return None
         holes = self._pieces_above(alike & ~reached, SMALLEST_HOLE * reached.size)
+        # GrabCut wants to see something of both.
+        if reached.mean() < 0.05 or (~reached & ~holes).mean() < 0.003:
+            return None
         certain = self._certain(holes, distance, backdrop)
         subject = self._grab(reached | certain, holes, distance < SAME)
         if not subject.any() or subject.all():

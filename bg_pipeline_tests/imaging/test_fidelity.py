@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 from bg_pipeline.imaging import Photo, composite, encode, measure, open_photo, put_back
-from bg_pipeline_tests.imaging.test_compose import NEW, OLD, SIZE, SUBJECT, shape, shot
+from bg_pipeline_tests.imaging.scenes import NEW, OLD, SIZE, SUBJECT, shape, shot
 
 
 @pytest.fixture(params=[1, 4], ids=["small", "large"])
@@ -70,8 +70,7 @@ def test_a_rim_of_the_old_background_is_a_halo_and_grows_with_it(scale: int) -> 
         wide = matte.filter(ImageFilter.MaxFilter(2 * width + 1))
         halos.append(measure(photo, Image.composite(photo.image, new, wide), matte).edge_halo)
     assert halos[0] < 0.2
-    assert halos[0] + 0.1 < halos[1]
-    assert halos[1] <= halos[2] + 0.02
+    assert halos[0] + 0.05 < halos[1] < halos[2] - 0.05
 
 
 def test_a_mask_too_wide_by_itself_shows_as_a_halo() -> None:

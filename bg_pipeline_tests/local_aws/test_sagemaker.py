@@ -40,7 +40,9 @@ def test_what_lies_in_the_box_is_white_in_the_mask(sagemaker: "SageMakerRuntimeC
     }
     body = json.dumps({"image": b64(ball()), **forms[form]})
     answer = sagemaker.invoke_endpoint(EndpointName="sam", Body=body, ContentType="application/json")
-    mask = opened(json.loads(answer["Body"].read())["mask"])
+    found = json.loads(answer["Body"].read())
+    assert found["masks"] == [found["mask"]]
+    mask = opened(found["mask"])
     assert (mask.size, mask.mode) == (SIZE, "L")
     assert (mask.getpixel((195, 210)), mask.getpixel((5, 5))) == (255, 0)
 

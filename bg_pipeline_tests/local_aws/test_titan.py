@@ -138,6 +138,7 @@ def test_canvas_answers_in_the_size_of_its_input(invoke: Invoke) -> None:
         (outpainting({"quality": "best"}), "#/imageGenerationConfig/quality"),
         (outpainting(image="data:image/png;base64," + b64(ball())), "#/image: not a base64 string"),
         (outpainting(image=b64(b"no picture")), "must be a PNG or JPEG file"),
+        (outpainting(image=b64(ball(media="JPEG")[:2000])), "not a readable image"),
         (outpainting(image=b64(ball(media="WEBP"))), "must be a PNG or JPEG file"),
         (outpainting(image=b64(ball((1409, 640)))), "its longer side must be at most 1408"),
         (outpainting(image=b64(ball(media="JPEG", mode="CMYK"))), "8 bits per channel in RGB"),
@@ -197,6 +198,14 @@ def test_blocked_output_is_an_answer_without_pictures(invoke: Invoke) -> None:
         "images": [],
         "error": "All of the generated images have been blocked by our content filters.",
     }
+
+
+def test_a_removal_may_be_blocked_as_well(invoke: Invoke, control: ControlClient) -> None:
+    body = {"taskType": "BACKGROUND_REMOVAL", "backgroundRemovalParams": {"image": b64(ball())}}
+    control.fault(action="block", where="output")
+    assert invoke(V2, body)["images"] == []
+    control.fault(action="block", where="image")
+    assert "input image" in refusal(lambda: invoke(V2, body))[1]
 
 
 def test_some_blocked_outputs_are_an_answer_with_fewer_pictures(invoke: Invoke) -> None:

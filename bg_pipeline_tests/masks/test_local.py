@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from PIL import Image, ImageDraw
 
@@ -77,6 +79,28 @@ def test_an_empty_studio_has_no_subject(colour: str) -> None:
 
 def test_a_thumbnail_is_too_small_to_be_sure() -> None:
     assert studio_cut(scene("shoe", "white").photo.resize((60, 45))) is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.tuples(st.integers(48, 200), st.integers(48, 200)),
+    backdrop=st.integers(0, 255),
+    patches=st.lists(
+        st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.integers(0, 255)), max_size=5
+    ),
+    noise=st.sampled_from([0, 2, 40]),
+)
+def test_any_picture_is_cut_or_left(
+    size: tuple[int, int], backdrop: int, patches: list[tuple[float, float, float, int]], noise: int
+) -> None:
+    photo = Image.new("RGB", size, (backdrop, backdrop, backdrop))
+    for x, y, reach, grey in patches:
+        corner = int(x * size[0]), int(y * size[1])
+        end = corner[0] + int(reach * size[0]), corner[1] + int(reach * size[1])
+        ImageDraw.Draw(photo).ellipse((*corner, *end), fill=(grey, backdrop, 255 - grey))
+    grain = np.random.default_rng(0).normal(0, noise, (size[1], size[0], 1))
+    cut = studio_cut(Image.fromarray(np.clip(np.asarray(photo) + grain, 0, 255).astype(np.uint8)))
+    assert cut is None or cut.picture.size == size
 
 
 def test_the_same_photo_gives_the_same_mask() -> None:

@@ -120,3 +120,9 @@ def test_a_cut_out_without_alpha_is_refused(shoe: Scene) -> None:
 def test_a_cut_out_of_another_shape_is_refused(shoe: Scene) -> None:
     with pytest.raises(ImageError, match="shapes differ"):
         read_cutout(Image.new("RGBA", (500, 500)), shoe.photo)
+
+
+def test_a_shape_that_was_meant_soft_stays_soft(shoe: Scene) -> None:
+    soft = shoe.mask.resize((400, 300), Image.Resampling.BOX).filter(ImageFilter.GaussianBlur(15))
+    plain = soft.resize(SIZE, Image.Resampling.BICUBIC)
+    assert np.abs(np.asarray(enlarge(soft, shoe.photo), np.int16) - np.asarray(plain, np.int16)).max() <= 2

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
@@ -28,7 +28,7 @@ from bg_pipeline.local_aws.launcher import local_aws
 from bg_pipeline.store import Store
 
 FIRST_DATE = date(2026, 11, 1)
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parent.parent
 MODEL_OPERATIONS = ("DetectLabels", "Converse", "InvokeModel")
 """One of each for an image, in this order."""
 
@@ -60,7 +60,7 @@ def rig() -> Iterator[Rig]:
         tempfile.TemporaryDirectory() as folder,
         local_aws(folder, workers=1) as stand_in,
         subprocess.Popen(
-            [sys.executable, HERE / "memory_s3.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "benchmarks.memory_s3"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
         ) as storage,
     ):
         assert storage.stdin and storage.stdout
@@ -84,10 +84,10 @@ def rig() -> Iterator[Rig]:
 
 
 def jpeg(size: tuple[int, int], *, quality: int = 90, seed: int = 0) -> bytes:
-    """A photo-like JPEG: a dark figure before soft shapes, with grain, so that it is as heavy as a photo."""
+    """A photo-like JPEG: soft shapes with grain, and before them a dark figure where canned masks have theirs."""
     random = np.random.default_rng(seed)
     coarse = Image.fromarray(random.integers(60, 230, (9, 12, 3), np.uint8)).resize(size, Image.Resampling.BICUBIC)
-    figure = Image.radial_gradient("L").resize(size).point(lambda value: 255 * (value < 100))
+    figure = Image.radial_gradient("L").resize(size).point(lambda value: 255 * (value < 110))
     dark = Image.fromarray(random.integers(10, 70, (24, 32, 3), np.uint8)).resize(size, Image.Resampling.BICUBIC)
     coarse.paste(dark, mask=figure)
     pixels = np.asarray(coarse).astype(np.int16)
@@ -136,11 +136,12 @@ class Run:
     def __init__(self, store: Store, dates: Sequence[date], **settings: Any) -> None:
         environment = os.environ | words(bucket=store.bucket, max_cost_usd=0, settle_seconds=0, **settings)
         self.process: subprocess.Popen[str] = subprocess.Popen(
-            [sys.executable, HERE / "one_run.py", *map(str, dates)],
+            [sys.executable, "-m", "benchmarks.one_run", *map(str, dates)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env=environment,
+            cwd=ROOT,
         )
         assert self.process.stdin and self.process.stdout
         self._in: IO[str] = self.process.stdin
@@ -174,9 +175,9 @@ def run(store: Store, dates: Sequence[date], **settings: Any) -> dict[str, Any]:
     return Run(store, dates, **settings).ready().go().result()
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Prints a Markdown table."""
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Prints a Markdown table, each row as soon as it is there."""
     print("|", " | ".join(head), "|")
-    print("|", " | ".join("---" for _ in head), "|")
+    print("|", " | ".join("---" for _ in head), "|", flush=True)
     for row in rows:
         print("|", " | ".join(map(str, row)), "|", flush=True)

@@ -22,6 +22,12 @@ _CONFIG: dict[str, dict[str, Any]] = {
     # A retry of the SDK's own would run, and bill, the same picture again; AWS asks for at least 300 s.
     "bedrock-runtime": {**_ONCE, "read_timeout": 330},
     "rekognition": {**_ONCE, "read_timeout": 60},
+    # Looked at on the way to the first call; the published figure does as well.
+    "service-quotas": {
+        "retries": {"mode": "standard", "total_max_attempts": 2},
+        "read_timeout": 5,
+        "connect_timeout": 3,
+    },
     # A SageMaker container has 60 s to answer.
     "sagemaker-runtime": {**_ONCE, "read_timeout": 70},
 }

@@ -27,6 +27,7 @@ from botocore.exceptions import (
     ConnectionError as NotConnected,
 )
 
+from bg_pipeline.account_quotas import AccountQuotas
 from bg_pipeline.aws import Aws
 from bg_pipeline.errors import (
     CallError,
@@ -40,7 +41,7 @@ from bg_pipeline.generators import Operation
 from bg_pipeline.generators.refusals import refusal
 from bg_pipeline.heartbeats import Heartbeats
 from bg_pipeline.model_facts import facts_of
-from bg_pipeline.quota import Gate, LaneState, Rate
+from bg_pipeline.quota import Gate, LaneState, Rate, Slot
 from bg_pipeline.settings import Settings
 
 T = TypeVar("T")
@@ -140,6 +141,8 @@ class Calls:
         self._settings = settings
         self._stop = stop
         self._gates: dict[tuple[str, str], Gate] = {}
+        self._died: dict[Gate, ModelUnavailable] = {}
+        self._quotas = AccountQuotas(aws)
         self._lock = threading.Lock()
 
     def gate(self, operation: Operation, regions: Sequence[str]) -> Gate:
@@ -152,7 +155,9 @@ class Calls:
                     # One quota for each model: two caption models do not share one.
                     lane = f"{operation.name}-{operation.model_id}".strip("-").replace(":", "-")
                     self._working.enter_context(
-                        self._heartbeats.working(lane, regions, lambda region, n, place: gate.share(n, place, region))
+                        self._heartbeats.working(
+                            lane, regions, lambda region, n, place: gate.share(n, place, region)
+                        )
                     )
                 self._gates[key] = gate
             return self._gates[key]
@@ -166,7 +171,22 @@ class Calls:
         own = self._settings.quota(operation.name)
         if own is not None:
             return Rate.per_minute(own, facts.tokens_in(region))
+        applied = self._quotas.requests_per_minute(facts, region)
+        if applied is not None:
+            return Rate.per_minute(applied, facts.tokens_in(region))
         return Rate.per_minute(facts.requests_in(region), facts.tokens_in(region), may_probe=True)
+
+    def _admit(self, gate: Gate, tokens: float, again: Slot | None = None) -> Slot:
+        """A slot; `ModelUnavailable` where the gate was closed because the model died."""
+        try:
+            return gate.admit(tokens=tokens, stop=self._stop, again=again)
+        except RunStopped:
+            died = self._died.get(gate)
+            if died is None or self._stop.is_set():
+                raise
+            error = ModelUnavailable(died.code, str(died), retired=died.retired)
+            error.region = died.region
+            raise error from None
 
     def make(
         self,
@@ -186,7 +206,7 @@ class Calls:
         """
         gate = self.gate(operation, regions)
         attempts = unknowns = 0
-        slot = gate.admit(tokens=tokens, stop=self._stop)
+        slot = self._admit(gate, tokens)
         while True:
             client = self._aws.client(operation.service, slot.lane)
             try:
@@ -195,7 +215,7 @@ class Calls:
                 meaning = classify(error, operation.name)
                 if isinstance(meaning, Throttled):
                     slot.refused(_retry_after(error))
-                    slot = gate.admit(tokens=tokens, stop=self._stop, again=slot)
+                    slot = self._admit(gate, tokens, slot)
                     continue
                 if isinstance(meaning, Transient):
                     slot.failed()
@@ -204,7 +224,7 @@ class Calls:
                     if attempts < self._settings.attempts and unknowns <= unknown_repeats:
                         shortest, longest = BACK_OFF_SECONDS
                         self._stop.wait(min(shortest * 2**attempts, longest) * random.uniform(0.5, 1.0))  # noqa: S311
-                        slot = gate.admit(tokens=tokens, stop=self._stop)
+                        slot = self._admit(gate, tokens)
                         continue
                     raise meaning from error
                 slot.served()
@@ -212,6 +232,7 @@ class Calls:
                     gate.close(str(meaning))
                 if isinstance(meaning, ModelUnavailable):
                     meaning.region = slot.lane
+                    self._died[gate] = meaning
                     gate.close(str(meaning), slot.lane)
                 raise meaning from error
             slot.served(used_tokens(answer) if used_tokens else None)

@@ -3,6 +3,7 @@
 The one module outside the lineage's own that imports Dagster, and only when it is asked to look for uploads.
 """
 
+import fcntl
 import importlib.metadata
 import os
 import subprocess
@@ -14,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bg_pipeline.errors import BgPipelineError
+from bg_pipeline.errors import BgPipelineError, UsageError
 from bg_pipeline.layout import UploadDate
 from bg_pipeline.settings import settings
 
@@ -25,6 +26,20 @@ SENSOR = "new_uploads"
 LOCATION = "bg_pipeline"
 _CURSOR = "sensor_cursor.json"
 _READY = "ready"
+
+
+@contextmanager
+def alone(home: Path) -> Iterator[None]:
+    """Keeps a second daemon off ``home``, where it would start everything twice; raises `UsageError` for it."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"Dagster is up already on {home}; end that one or name another --state-dir"
+            ) from None
+        yield
 
 
 def prepare(home: Path) -> None:
@@ -85,17 +100,25 @@ class Dagster:
         return list(found.run_requests or ())
 
     def run(self, date: UploadDate, request: "dg.RunRequest | None" = None) -> bool:
-        """Runs the whole date in this process, as the daemon would for the sensor's request; True on success."""
+        """Runs the whole date in this process, as the daemon would for the sensor's request.
+
+        False where nothing worked on that date. Ctrl-C is a `KeyboardInterrupt`, once calls under way have ended.
+        """
+        import dagster as dg
+
         tags = {**request.tags, "dagster/run_key": request.run_key or ""} if request else {}
-        job = self._repository.get_job(_whole_date())
-        done = job.execute_in_process(
-            instance=self._instance,
-            partition_key=date.isoformat(),
-            tags=tags,
-            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-            raise_on_error=False,
-        )
-        return done.success
+        try:
+            self._repository.get_job(_whole_date()).execute_in_process(
+                instance=self._instance,
+                partition_key=date.isoformat(),
+                tags=tags,
+                run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            )
+        except dg.Failure:
+            return False
+        except dg.DagsterExecutionInterruptedError:
+            raise KeyboardInterrupt from None
+        return True
 
 
 def _whole_date() -> str:

@@ -1,6 +1,7 @@
 """From a model's picture to stored results: original pixels put back, measured, written, and read back once."""
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -43,6 +44,10 @@ CUT_NOTE = "Background removed; the subject is a photograph."
 NOT_PUT_BACK = (
     "the model found the subject from words and nothing tells where it is, so the photo's own pixels "
     "were not put back: compare the subject with the source"
+)
+
+_PLAIN = re.compile(
+    r"\b(plain|solid|blank|uniform|seamless|studio|white|black|gr[ae]y|monochrome|single.colou?r)\b", re.IGNORECASE
 )
 
 MOST_SUBJECT_CHANGED = 0.01
@@ -95,7 +100,7 @@ class Finisher:
                 feather = self._tools.settings.feather * (BLEND if self._asked.mode == "DEFAULT" else 1.0)
                 image = put_back(photo, image, mask, feather=feather)
                 fidelity = measure(photo, image, mask)
-                reasons = faults(fidelity)
+                reasons = faults(fidelity, prompt)
                 self._keep_mask(mask)
             facts = {
                 "Model": painted.answer.model,
@@ -244,10 +249,10 @@ def _opens(data: bytes) -> None:
             raise ImageError("BadResult", f"the result does not open ({error})") from error
 
 
-def faults(fidelity: Fidelity) -> tuple[str, ...]:
-    """What a result did not pass, in sentences."""
+def faults(fidelity: Fidelity, prompt: str = "") -> tuple[str, ...]:
+    """What a result did not pass, in sentences; a plain background is no fault where the prompt asks for one."""
     found = []
-    if fidelity.uniform:
+    if fidelity.uniform and not _PLAIN.search(prompt):
         found.append("the background is blank or of one colour")
     if fidelity.background_changed < LEAST_BACKGROUND_CHANGED:
         found.append("the background did not change")

@@ -25,6 +25,10 @@ from bg_pipeline.photographs import Photograph
 from bg_pipeline.tools import Tools, Wallet
 
 
+MASK_SIDE = 2048
+"""A cut-out's mask is kept at most so large while its picture is waited for."""
+
+
 @dataclass(frozen=True)
 class Seen:
     """A document about one photo and the model that made it."""
@@ -91,7 +95,7 @@ class Looks:
                 )
                 tools.answers.keep("sam", name, answer, media_type="image/png")
         self._wallet.charge(name, answer)
-        return Mask(STORED.read_png(answer.data).resize(photo.small.size), "faces")
+        return Mask(STORED.read_png(answer.data), "faces")
 
     def _ask_sam(self, form: SamForm) -> Callable[[bytes], tuple[bytes, str]]:
         tools = self._tools
@@ -126,8 +130,12 @@ class Looks:
         self._wallet.charge(name, answer)
         fitted = tools.generator(answer.model).sizes.canvas(photo.size)
         with Image.open(BytesIO(answer.data)) as picture:
+            if not picture.has_transparency_data:
+                raise CallError("BadAnswer", f"the cut-out by {answer.model} has no transparency")
             alpha = from_alpha(picture)
-        return Mask(unfit(alpha, fitted, photo.small.size), "cut-out")
+        scale = min(1.0, MASK_SIDE / max(fitted.inner))
+        width, height = (max(1, round(side * scale)) for side in fitted.inner)
+        return Mask(unfit(alpha, fitted, (width, height)), "cut-out")
 
     def _cut(self, name: str, choice: Choice[Generator], again: bool) -> Answer | None:
         tools, photo, wallet = self._tools, self._photo, self._wallet

@@ -11,13 +11,14 @@ from typing import Any
 from bg_pipeline.batch import ImageSettings
 from bg_pipeline.errors import CallError, ImageError, ModelUnavailable, NeedsReview
 from bg_pipeline.imaging import Photo
+from bg_pipeline.labelers.faces import glasses
 from bg_pipeline.masks import Mask
 from bg_pipeline.masks.boxes import Box
 from bg_pipeline.masks.faces import portrait
 from bg_pipeline.masks.given import read_given
 from bg_pipeline.masks.judge import judge
 from bg_pipeline.masks.labels import chosen_boxes, parts, usable_labels
-from bg_pipeline.masks.local import onnx_cut, studio_cut
+from bg_pipeline.masks.local import has_opencv, onnx_cut, studio_cut
 from bg_pipeline.masks.nouns import noun
 from bg_pipeline.settings import Settings
 
@@ -59,7 +60,8 @@ def find_subject(
     for subject, boxes in _steps(asked, eyes, settings, takes_words, not_words, reasons):
         if subject.mask is None:
             return subject
-        verdict = judge(subject.mask, boxes=boxes)
+        # Faces mean the people they belong to, whose mask lies mostly outside of them.
+        verdict = judge(subject.mask, boxes=boxes, beyond=asked.subject == "FACES")
         if verdict.ok:
             return subject
         reasons.append(f"{subject.mask.source}: {', '.join(verdict.reasons)}")
@@ -114,7 +116,7 @@ def _free(eyes: Eyes, settings: Settings, reasons: list[str]) -> Iterator[Mask]:
     alpha = eyes.photo().alpha
     if "alpha" in sources and alpha is not None:
         yield Mask(alpha, "alpha")
-    if "studio" in sources:
+    if "studio" in sources and has_opencv():
         cut = studio_cut(eyes.photo().image)
         if cut is not None:
             yield cut
@@ -156,4 +158,5 @@ def _faces(eyes: Eyes, settings: Settings, reasons: list[str]) -> Iterator[tuple
         chosen = parts(mask, faces, source="faces", whole=True)
         if chosen is not None:
             yield Subject(chosen), ()
-    yield Subject(portrait(faces, eyes.photo().size)), ()
+    worn = [Box.read(box, "glasses") for box in glasses(eyes.labels()["Labels"])]
+    yield Subject(portrait(faces, eyes.photo().size, glasses=worn)), ()

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from typing import Any
 
-from bg_pipeline import batch
+from bg_pipeline import batch, layout
 from bg_pipeline.batch import ImageSettings
 from bg_pipeline.errors import BgPipelineError, CallError, NotTried, RunStopped
 from bg_pipeline.finishing import File, Finisher
@@ -76,6 +76,7 @@ class Walk:
         )
         looks = Looks(self._tools, self._photo, wallet, self._again)
         record = StageRecord(made_for, Status.SUCCEEDED)
+        before = self._entry.files
         if stage == PICTURES:
             self._entry.outputs, self._entry.files = [], {}
         try:
@@ -90,11 +91,23 @@ class Walk:
                 first = next(output for output in bad if output["Status"] == record.status)
                 record.error, record.cause = first["Error"], first["Cause"]
                 record.final = all(output["Final"] for output in bad)
+        if stage == PICTURES and record.status in (Status.SUCCEEDED, Status.NEEDS_REVIEW):
+            self._remove_outdated(before)
         record.seconds = round(time.monotonic() - started, 3)
         record.cost_usd = round(sum(cost or 0.0 for cost in wallet.bill.values()), 6)
         record.unpriced = any(cost is None for cost in wallet.bill.values())
         record.reused = wallet.reused
         return record
+
+    def _remove_outdated(self, before: Mapping[str, str]) -> None:
+        """Takes away results that the settings no longer ask for; what is not ours any more stays."""
+        data = self._place.data
+        for key, etag in before.items():
+            if key not in self._entry.files:
+                found = data.head(key)
+                if found is not None and found.etag == etag:
+                    data.delete(key)
+                    data.delete(layout.provenance_key(key))
 
     # Labels and captions
 

@@ -312,7 +312,10 @@ def test_a_dead_model_is_replaced_by_the_next_and_nothing_is_paid_again(
     assert any("titan-v2" in note and "2026-06-30" in note for note in bench.notes)
 
 
-def test_a_model_that_dies_in_the_middle_of_a_run_is_replaced(bench: Bench, control: ControlClient) -> None:
+@pytest.mark.parametrize("workers", [1, 8])
+def test_a_model_that_dies_in_the_middle_of_a_run_is_replaced(
+    bench: Bench, control: ControlClient, workers: int
+) -> None:
     control.fault(
         operation="InvokeModel",
         model="amazon.titan-image-generator-v2:0",
@@ -322,9 +325,9 @@ def test_a_model_that_dies_in_the_middle_of_a_run_is_replaced(bench: Bench, cont
         times=0,
         skip=2,
     )
-    bench.submit(6)
-    day = bench.run(max_concurrency=1)
-    assert day.counts == {Status.SUCCEEDED: 6}, day.troubled
+    bench.submit(12)
+    day = bench.run(max_concurrency=workers)
+    assert day.counts == {Status.SUCCEEDED: 12}, day.troubled
     assert any("end of its life" in note for note in bench.notes)
 
 
@@ -383,6 +386,16 @@ def test_several_prompts_and_variants_are_numbered_prompt_major(bench: Bench, co
     prompts = [bench.store.read_json(f"{key}.json")["Prompt"] for key in row.Results]
     assert prompts == ["a beach", "a beach", "a forest", "a forest"]
     assert len({output.Seed for output in row.Outputs} | {None}) > 1
+
+
+def test_results_that_are_no_longer_asked_for_are_taken_away(bench: Bench, control: ControlClient) -> None:
+    batch = bench.submit({"cat.jpg": photo(1)}, Prompts=["a beach", "a forest"])
+    bench.run()
+    control.mark()
+    bench.submit({}, Prompts=["a beach"], Seed=None)
+    bench.run()
+    assert bench.keys(batch.output_prefix) == [f"{batch.output_prefix}/cat.jpg", f"{batch.output_prefix}/cat.jpg.json"]
+    assert control.paid() == []
 
 
 def test_a_cut_out_is_a_transparent_png_beside_its_name(bench: Bench, control: ControlClient) -> None:

@@ -144,13 +144,13 @@ def _enter(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 
 
 @contextmanager
-def stand_in(folder: Path, **settings: str) -> Iterator[LocalAws]:
+def stand_in(folder: Path, *, shared: bool = True, **settings: str) -> Iterator[LocalAws]:
     """This process led to the stand-in of a state folder, with its bucket and these settings (``BUCKET="x"``).
 
-    One that another command keeps running on the folder is shared. Until the context ends, nothing that this
-    process or its children do with boto3's own chain can reach an account.
+    One that another command keeps running on the folder is used, if ``shared``, for as long as it runs. Until
+    the context ends, nothing that this process or its children do with boto3's own chain can reach an account.
     """
-    found = running(folder / LOCAL_AWS)
+    found = running(folder / LOCAL_AWS) if shared else None
     with nullcontext(found) if found else local_aws(folder / LOCAL_AWS) as started:
         kept = {name: value for name, value in os.environ.items() if name not in _OF_AN_ACCOUNT}
         settings = {"BUCKET": BUCKET, "STATE_DIR": str(folder.absolute()), **settings}

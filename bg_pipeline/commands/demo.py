@@ -178,7 +178,7 @@ def _progress(store: Store, prefixes: Sequence[str], photos: int) -> Iterator[No
     with os.fdopen(os.dup(2), "w") as screen:
         shown = console(stderr=True)
         shown.file = screen
-        with Progress(*columns, console=shown, transient=not shown.is_terminal) as bar:
+        with Progress(*columns, console=shown, disable=not shown.is_terminal) as bar:
             task = bar.add_task("", total=photos)
 
             def look() -> None:

@@ -55,7 +55,7 @@ def run_dates(dates: Sequence[UploadDate], *, only: Iterable[Batch] = (), again:
         TextColumn("{task.description}"),
     )
     screen = console(stderr=True)
-    with ended_in_order(), Progress(*columns, console=screen, transient=True) as bar:
+    with ended_in_order(), Progress(*columns, console=screen, disable=not screen.is_terminal) as bar:
         task = bar.add_task("looking what is to be done", total=None)
 
         def tell(progress: FlowProgress) -> None:

@@ -1,5 +1,6 @@
 """``bg-pipeline submit``: photos and a sentence become a batch."""
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, get_args
 
@@ -7,7 +8,7 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from bg_pipeline import batch as requests
-from bg_pipeline.commands.arguments import DATE, local
+from bg_pipeline.commands.arguments import DATE, local, today
 from bg_pipeline.commands.terminal import ask, console, counted, ended_in_order, say
 from bg_pipeline.errors import UsageError
 from bg_pipeline.layout import Batch, UploadDate
@@ -64,9 +65,9 @@ def submit(
     found = find_photos(photos)
     batch = new_batch(date)
     if configured.first_date > batch.date:
-        raise UsageError(
-            f"--date {batch.date} lies before BG_FIRST_DATE, {configured.first_date}; nothing would run it"
-        )
+        raise UsageError(f"--date {batch.date} lies before BG_FIRST_DATE, {configured.first_date}")
+    if batch.date > today() + timedelta(1):
+        raise UsageError(f"--date {batch.date} lies in the future")
     fields, others = _fields(wishes, batch)
     names = [photo.name for photo in found]
     data, request = compose_request(configured, batch, names, fields)
@@ -78,10 +79,12 @@ def submit(
         ask(f"{counted(len(found), 'photo')} ask for {pictures:,} paid pictures. Go on?", yes=yes)
     store = open_bucket(configured, make_aws(configured))
     columns = (TextColumn("uploading"), BarColumn(), MofNCompleteColumn())
-    with ended_in_order(), Progress(*columns, console=console(stderr=True), transient=True) as progress:
+    screen = console(stderr=True)
+    with ended_in_order(), Progress(*columns, console=screen, disable=not screen.is_terminal) as progress:
         bar = progress.add_task("", total=len(found) + len(others))
         upload(store, batch, found, data, others=others, done=lambda name: progress.advance(bar))
     say(f"{counted(len(found), 'photo')} submitted to bucket {store.bucket} as {request.Id}.")
+    say(f"Where no sensor is on, run it with: bg-pipeline run --batch {batch.path}")
     click.echo(batch.input_prefix)
 
 

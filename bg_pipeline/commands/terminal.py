@@ -49,12 +49,14 @@ class Commands(click.Group):
             kind = _Misuse if isinstance(error, _MISUSE) else click.ClickException
             raise kind(printable(_sentence(error))) from error
         except KeyboardInterrupt:
-            click.echo("\nInterrupted.", err=True)
+            click.echo("\nInterrupted. What was done is kept.", err=True)
             ctx.exit(INTERRUPTED)
 
 
 def _sentence(error: Exception) -> str:
-    if isinstance(error, NoCredentialsError):
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, NoCredentialsError) or isinstance(error.__cause__, NoCredentialsError):
         return (
             "there are no AWS credentials: set them up as for the AWS CLI (`aws configure`, AWS_PROFILE), "
             "or try everything without an account: bg-pipeline demo"

@@ -45,11 +45,12 @@ def up(aws: bool, port: int | None, state_dir: Path) -> None:
         stack.enter_context(ended_in_order())
         if not aws:
             say("Starting the stand-in for AWS on this machine …")
-            stack.enter_context(stand_in(state_dir))
+            stack.enter_context(stand_in(state_dir, shared=False))
         configured = settings()
         store = open_bucket(configured, make_aws(configured))
         home = state_dir.absolute() / ("dagster-aws" if aws else "dagster") / store.bucket
         say("Starting Dagster …")
+        stack.enter_context(dagster_home.alone(home))
         dagster_home.prepare(home)
         log = home / "dagster.log"
         address = f"http://127.0.0.1:{port or _free_port(PORT)}"

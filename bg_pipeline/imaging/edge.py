@@ -19,7 +19,7 @@ Places = npt.NDArray[np.intp]
 _TILE = 64
 
 # The colours on both sides of the edge are estimated on a copy whose longer side is about this.
-_COARSE = 512
+_COARSE = 448
 
 
 def softened(matte: Image.Image, feather: float) -> Image.Image:

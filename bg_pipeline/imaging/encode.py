@@ -20,6 +20,9 @@ LOWEST_QUALITY = 30
 
 SOFTWARE = "bg-pipeline"
 
+# The longest side a format can hold.
+_LONGEST = {"jpeg": 65_500, "webp": 16_383, "avif": 65_535}
+
 # IPTC's term for a photo of which a model painted a part: cv.iptc.org/newscodes/digitalsourcetype
 _SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 
@@ -77,10 +80,16 @@ def encode(
     flattened on white. ``quality`` 1-100 is for JPEG, WebP and AVIF; at 100 WebP is lossless. With
     ``max_bytes`` their quality is lowered as far as needed, not below 30.
 
-    Raises `ImageError` (``TooManyBytes``) if ``max_bytes`` cannot be kept, ValueError for an unknown format.
+    Raises `ImageError` if ``max_bytes`` cannot be kept (``TooManyBytes``) or the picture is too long for the format
+    (``TooLarge``), ValueError for an unknown format.
     """
     if format not in WRITABLE:
         raise ValueError(f"{format!r} cannot be written; {', '.join(sorted(WRITABLE))} can be")
+    longest = _LONGEST.get(format)
+    if longest and max(image.size) > longest:
+        raise ImageError(
+            "TooLarge", f"{format} holds {longest:,} pixels a side and the picture has {max(image.size):,}"
+        )
     if image.info:
         # Pillow writes some of it (comments, transparency) without being asked.
         image = image.copy()

@@ -1,7 +1,7 @@
 """Photos in the sizes a service takes, and results back in the photo's own size: padded, never stretched."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -25,6 +25,8 @@ from bg_pipeline.imaging.photo import (
 Size = tuple[int, int]
 
 _JPEG_SIDE = 65_500
+
+_HARD = [0] * 128 + [255] * 128
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,7 @@ class AllowedSizes:
     smallest that need not shrink the photo, or else the one that shrinks it least.
     """
 
-    pairs: tuple[Size, ...]
-
-    def __init__(self, pairs: Iterable[Size]) -> None:
-        object.__setattr__(self, "pairs", tuple(pairs))
+    pairs: Sequence[Size]
 
     def canvas(self, size: Size) -> Fitted:
         """How a photo of this size is scaled and padded."""
@@ -202,9 +201,6 @@ def _as_it_is(data: bytes, facts: Facts) -> bool:
     if facts.format != "jpeg" or facts.orientation != 1 or facts.mode not in ("RGB", "L"):
         return False
     return is_srgb(open_header(data))
-
-
-_HARD = [0] * 128 + [255] * 128
 
 
 def _inside(size: Size, box: Size) -> Size:

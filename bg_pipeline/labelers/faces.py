@@ -1,10 +1,10 @@
 """Faces from Amazon Rekognition's ``DetectFaces``, and glasses from the labels of the same photo."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bg_pipeline.generators import Operation
-from bg_pipeline.labelers import BoundingBox, Instance, Labels, Limits, instance
+from bg_pipeline.labelers import BoundingBox, Instance, Label, Limits, instance
 
 OPERATION = Operation("DETECT_FACES", "", service="rekognition")
 LIMITS = Limits(max_bytes=5_242_880, min_side=80, max_side=10_000)
@@ -26,11 +26,11 @@ def places(response: Mapping[str, Any]) -> list[Instance]:
     return [place for place in found if place]
 
 
-def glasses(labels: Labels) -> list[BoundingBox]:
-    """Boxes of glasses and sunglasses in a labels document, seen with at least 70 percent confidence."""
+def glasses(labels: Sequence[Label]) -> list[BoundingBox]:
+    """Boxes of glasses and sunglasses among labels, seen with at least 70 percent confidence."""
     return [
         place["BoundingBox"]
-        for label in labels["Labels"]
+        for label in labels
         if label["Name"] in GLASSES
         for place in label["Instances"]
         if place["Confidence"] >= GLASSES_CONFIDENCE

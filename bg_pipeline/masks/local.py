@@ -5,6 +5,7 @@ OpenCV and onnxruntime come with the extra ``masks`` and are imported on first u
 
 import importlib
 import importlib.util
+import sys
 import threading
 from pathlib import Path
 from types import ModuleType
@@ -25,7 +26,7 @@ _loading = threading.Lock()
 
 def has_opencv() -> bool:
     """Whether `studio_cut` can work here: OpenCV is installed."""
-    return importlib.util.find_spec("cv2") is not None
+    return "cv2" in sys.modules or importlib.util.find_spec("cv2") is not None
 
 
 def studio_cut(image: Image.Image) -> Mask | None:

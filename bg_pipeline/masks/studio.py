@@ -60,6 +60,7 @@ class Studio:
         confidence = (
             _ramp(calm_frame, 0.70, 0.85)
             * self._agreement(subject, reached | holes)
+            * _ramp(self._roughness_around(subject), 0.02, 0.006)
             * float((holes & ~self._grown(certain)).mean() < SMALLEST_HOLE)
         )
         return (self._matte(subject), confidence) if confidence >= SURE else None
@@ -147,6 +148,13 @@ class Studio:
             * _ramp(hairy, 0.12, 0.04)
             * _ramp(on_frame, 0.30, 0.20)
         )
+
+    def _roughness_around(self, subject: Area) -> float:
+        """The share of pixels around the subject rougher than the backdrop's grain: hair too fine to be seen here."""
+        roughness = _length(self.colours - self.cv2.GaussianBlur(self.colours, (0, 0), 2))
+        grain = float(np.percentile(roughness[self.frame], 95))
+        around = self._grown(subject, 20) & ~self._grown(subject, 5)
+        return float((roughness[around] > max(4, 2 * grain)).mean()) if around.any() else 0.0
 
     def _certain(self, holes: Area, distance: Plane, backdrop: Plane) -> Area:
         """Where a hole shows the backdrop for certain.

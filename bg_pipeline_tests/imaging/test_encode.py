@@ -142,6 +142,17 @@ def test_dots_per_inch_are_written() -> None:
         assert round(dpi[0]) == 300
 
 
+@pytest.mark.parametrize(("format", "side"), [("jpeg", 65_501), ("webp", 16_384), ("avif", 65_536)])
+def test_a_picture_too_long_for_a_format_is_refused_in_words(format: str, side: int) -> None:
+    with pytest.raises(ImageError, match="pixels a side"):
+        encode(Image.new("L", (side, 1)), format)
+
+
+def test_a_grey_picture_with_alpha_lies_on_white_too() -> None:
+    image = Image.new("LA", (9, 9), (0, 0))
+    assert open_photo(encode(image, "jpeg")).image.getpixel((4, 4)) == (255, 255, 255)
+
+
 def test_an_unknown_format_is_a_mistake_of_the_caller() -> None:
     with pytest.raises(ValueError, match="cannot be written"):
         encode(picture(), "gif")

@@ -66,7 +66,7 @@ def test_all_faces_are_read_and_cut_to_the_photo():
 
 def test_glasses_seen_surely_enough_are_found_among_the_labels():
     document = rekognition.document(golden("labels/detect_labels.answer"))
-    assert faces.glasses(document) == [{"Left": 0.03, "Top": 0.42, "Width": 0.05, "Height": 0.03}]
+    assert faces.glasses(document["Labels"]) == [{"Left": 0.03, "Top": 0.42, "Width": 0.05, "Height": 0.03}]
 
 
 def test_custom_labels_are_asked_of_a_model_at_seventy_percent():

@@ -1,0 +1,245 @@
+"""How long a run takes, over the least it can take at the quota, beside the usual ways to write such a run.
+
+    python -m benchmarks.makespan [--rows NAME …] [--scale 10] [--images 1000]
+
+The services are `SERVICES` with quotas and latencies divided by ``scale``: at 10, 1,000 images take 50 s instead
+of 500. What does not scale (imports, leases, the report, S3) so weighs ten times as much as in a real run.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import boto3
+import orjson
+import pybase64
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from bg_pipeline.generators import Ask
+from bg_pipeline.generators.titan import request
+from bg_pipeline.layout import Batch
+from bg_pipeline.store import Store
+from benchmarks.rig import MODEL_OPERATIONS, Rig, Run, days, jpeg, rig, submit, table
+
+SERVICES = {"DetectLabels": (3000, 0.3), "Converse": (200, 2.0), "InvokeModel": (120, 7.0)}
+"""Calls a minute and median seconds of an answer, for labels, captions and pictures; spread lognormally, 0.25."""
+PHOTO = (192, 128)
+TAKEN = (576, 384)
+"""Size of the photos, small because pictures are not what is measured here, and a size that the model takes."""
+HEAD = ("run", "images", "floor s", "wall s", "x floor", "calls refused", "images lost", "CPU ms an image")
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """The services of one row: what they allow and what the run believes they allow (``configured`` times that)."""
+
+    scale: float
+    regions: int = 1
+    configured: float = 1.0
+
+    @property
+    def per_second(self) -> float:
+        return SERVICES["InvokeModel"][0] * self.scale / 60
+
+    def lay_down(self, rig: Rig) -> None:
+        """Tells the stand-in its quotas (buckets one second deep, divided over the Regions) and latencies."""
+        each = self.scale / self.regions
+        rig.control.quota(
+            *(
+                {"operation": name, "per_minute": rpm * each, "depth": max(1.0, rpm * each / 60)}
+                for name, (rpm, _) in SERVICES.items()
+            )
+        )
+        rig.control.latency(
+            *(
+                {"operation": name, "seconds": seconds / self.scale, "sigma": 0.25}
+                for name, (_, seconds) in SERVICES.items()
+            )
+        )
+
+    def settings(self) -> dict[str, object]:
+        each = self.scale * self.configured / self.regions
+        return {
+            "quota_titan_v2_rpm": SERVICES["InvokeModel"][0] * each,
+            "quota_caption_rpm": SERVICES["Converse"][0] * each,
+            "quota_detect_labels_tps": SERVICES["DetectLabels"][0] * each / 60,
+            "regions": ",".join(("us-east-1", "us-west-2", "eu-west-1")[: self.regions]),
+            "mask_sources": "alpha",
+        }
+
+
+def measured(
+    rig: Rig, name: str, images: int, services: Scaled, work: Callable[[Store], tuple[float, float, int]]
+) -> list[object]:
+    """One row; ``work`` returns seconds, CPU seconds and images with a result."""
+    services.lay_down(rig)
+    store = rig.bucket()
+    rig.control.mark()
+    wall, cpu, done = work(store)
+    calls = rig.control.calls(operation="InvokeModel")
+    refused = sum(call["outcome"] == "ThrottlingException" for call in calls)
+    floor = images / services.per_second
+    return [
+        name,
+        images,
+        f"{floor:.1f}",
+        f"{wall:.1f}",
+        f"{wall / floor:.3f}",
+        f"{refused / len(calls):.1%}",
+        images - done,
+        f"{cpu / images * 1000:.0f}",
+    ]
+
+
+def pipeline(images: int, services: Scaled, processes: int = 1) -> Callable[[Store], tuple[float, float, int]]:
+    """The pipeline; several processes have a date each and start at once."""
+
+    def work(store: Store) -> tuple[float, float, int]:
+        dates, each = days(processes), images // processes
+        for number, day in enumerate(dates):
+            submit(store, jpeg(PHOTO), each, day=day, first=number * each)
+        runs = [Run(store, [day], **services.settings()).ready() for day in dates]
+        results = [run.result() for run in [run.go() for run in runs]]
+        wall = max(result["ended"] for result in results) - min(result["began"] for result in results)
+        done = sum(result["counts"].get("Succeeded", 0) for result in results)
+        return wall, sum(result["cpu"] for result in results), done
+
+    return work
+
+
+# The usual ways
+
+
+class Plain:
+    """The three calls for an image, one after the other, with nothing around them."""
+
+    def __init__(self, store: Store, threads: int, **retries: object) -> None:
+        config = Config(max_pool_connections=threads, retries=retries)
+        self._rekognition = boto3.client("rekognition", config=config)
+        self._bedrock = boto3.client("bedrock-runtime", config=config)
+        self._store = store
+
+    def labels(self, key: str) -> None:
+        photo = self._store.client.get_object(Bucket=self._store.bucket, Key=key)["Body"].read()
+        self._rekognition.detect_labels(Image={"Bytes": photo})
+
+    def caption(self, key: str) -> None:
+        photo = self._store.client.get_object(Bucket=self._store.bucket, Key=key)["Body"].read()
+        image = {"image": {"format": "jpeg", "source": {"bytes": photo}}}
+        message = {"role": "user", "content": [image, {"text": "Describe the image."}]}
+        self._bedrock.converse(modelId="us.amazon.nova-pro-v1:0", messages=[message])
+
+    def picture(self, key: str) -> None:
+        photo = self._store.client.get_object(Bucket=self._store.bucket, Key=key)["Body"].read()
+        body = request(Ask(photo, TAKEN, "a sunny beach", 1, mask_prompt="Object"))
+        answer = self._bedrock.invoke_model(
+            modelId="amazon.titan-image-generator-v2:0", body=orjson.dumps(body)
+        )
+        made = pybase64.b64decode(orjson.loads(answer["body"].read())["images"][0], validate=True)
+        self._store.client.put_object(Bucket=self._store.bucket, Key=f"made/{key}", Body=made)
+
+    @property
+    def stages(self) -> tuple[Callable[[str], None], ...]:
+        return self.labels, self.caption, self.picture
+
+
+def plain(
+    images: int, how: Callable[[Plain, list[str]], int], threads: int, **retries: object
+) -> Callable[[Store], tuple[float, float, int]]:
+    """One of the usual ways."""
+
+    def work(store: Store) -> tuple[float, float, int]:
+        batch: Batch = submit(store, jpeg(TAKEN), images)
+        keys = [batch.upload_key(f"{number:06}.jpg") for number in range(images)]
+        calls = Plain(store, threads, **retries)
+        began, cpu = time.monotonic(), time.process_time()
+        done = how(calls, keys)
+        return time.monotonic() - began, time.process_time() - cpu, done
+
+    return work
+
+
+def sequential(calls: Plain, keys: list[str]) -> int:
+    for key in keys:
+        for stage in calls.stages:
+            stage(key)
+    return len(keys)
+
+
+def stage_by_stage(scale: float) -> Callable[[Plain, list[str]], int]:
+    """All labels, then all captions, then all pictures, each evenly paced at its quota."""
+
+    def how(calls: Plain, keys: list[str]) -> int:
+        for name, stage in zip(MODEL_OPERATIONS, calls.stages, strict=True):
+            seconds = 60 / (SERVICES[name][0] * scale)
+            with ThreadPoolExecutor(64) as pool:
+                list(pool.map(stage, _paced(keys, seconds)))
+        return len(keys)
+
+    return how
+
+
+def _paced(keys: list[str], seconds: float) -> Iterator[str]:
+    at = time.monotonic()
+    for key in keys:
+        at = max(at + seconds * 1.002, time.monotonic())
+        time.sleep(max(0.0, at - time.monotonic()))
+        yield key
+
+
+def threads(calls: Plain, keys: list[str]) -> int:
+    """Every image on its own in a pool of 64 threads; throttling is left to the SDK."""
+
+    def walk(key: str) -> bool:
+        try:
+            for stage in calls.stages:
+                stage(key)
+        except (ClientError, BotoCoreError):
+            return False
+        return True
+
+    with ThreadPoolExecutor(64) as pool:
+        return sum(pool.map(walk, keys))
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--scale", type=float, default=10.0)
+    parser.add_argument("--images", type=int, default=1000)
+    names = ("short", "long", "regions", "too-high", "processes", "sequential", "stages", "standard", "adaptive")
+    parser.add_argument("--rows", nargs="+", choices=names, default=names, metavar="NAME", help=" ".join(names))
+    asked = parser.parse_args()
+    right, many = Scaled(asked.scale), asked.images
+    three, high = Scaled(asked.scale, regions=3), Scaled(asked.scale, configured=4.0)
+    few, some = min(100, many), min(300, many)
+    rows: dict[str, tuple[str, int, Scaled, Callable[[Store], tuple[float, float, int]]]] = {
+        "short": ("pipeline", few, right, pipeline(few, right)),
+        "long": ("pipeline", many, right, pipeline(many, right)),
+        "regions": ("pipeline, 3 Regions", many, three, pipeline(many, three)),
+        "too-high": ("pipeline, quota configured 4 times too high", many, high, pipeline(many, high)),
+        "processes": ("pipeline, 4 processes at once", many, right, pipeline(many, right, 4)),
+        "sequential": ("sequential loop", 20, right, plain(20, sequential, 1)),
+        "stages": ("stage by stage, paced", some, right, plain(some, stage_by_stage(asked.scale), 64)),
+        "standard": (
+            "64 threads, SDK retries (standard, 10)",
+            some,
+            right,
+            plain(some, threads, 64, mode="standard", total_max_attempts=10),
+        ),
+        "adaptive": (
+            "64 threads, SDK retries (adaptive, 10)",
+            some,
+            right,
+            plain(some, threads, 64, mode="adaptive", total_max_attempts=10),
+        ),
+    }
+    with rig() as services:
+        table(HEAD, (measured(services, *rows[name]) for name in asked.rows))
+
+
+if __name__ == "__main__":
+    main()

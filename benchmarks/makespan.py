@@ -18,11 +18,11 @@ import pybase64
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from benchmarks.rig import MODEL_OPERATIONS, Rig, Run, days, jpeg, rig, submit, table
 from bg_pipeline.generators import Ask
 from bg_pipeline.generators.titan import request
 from bg_pipeline.layout import Batch
 from bg_pipeline.store import Store
-from benchmarks.rig import MODEL_OPERATIONS, Rig, Run, days, jpeg, rig, submit, table
 
 SERVICES = {"DetectLabels": (3000, 0.3), "Converse": (200, 2.0), "InvokeModel": (120, 7.0)}
 """Calls a minute and median seconds of an answer, for labels, captions and pictures; spread lognormally, 0.25."""
@@ -94,7 +94,9 @@ def measured(
     ]
 
 
-def pipeline(images: int, services: Scaled, processes: int = 1) -> Callable[[Store], tuple[float, float, int]]:
+def pipeline(
+    images: int, services: Scaled, processes: int = 1
+) -> Callable[[Store], tuple[float, float, int]]:
     """The pipeline; several processes have a date each and start at once."""
 
     def work(store: Store) -> tuple[float, float, int]:
@@ -210,8 +212,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--scale", type=float, default=10.0)
     parser.add_argument("--images", type=int, default=1000)
-    names = ("short", "long", "regions", "too-high", "processes", "sequential", "stages", "standard", "adaptive")
-    parser.add_argument("--rows", nargs="+", choices=names, default=names, metavar="NAME", help=" ".join(names))
+    names = (
+        "short",
+        "long",
+        "regions",
+        "too-high",
+        "processes",
+        "sequential",
+        "stages",
+        "standard",
+        "adaptive",
+    )
+    parser.add_argument(
+        "--rows", nargs="+", choices=names, default=names, metavar="NAME", help=" ".join(names)
+    )
     asked = parser.parse_args()
     right, many = Scaled(asked.scale), asked.images
     three, high = Scaled(asked.scale, regions=3), Scaled(asked.scale, configured=4.0)

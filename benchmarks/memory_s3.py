@@ -99,7 +99,8 @@ def _listing(bucket: Bucket, query: dict[str, list[str]]) -> str:
         place += 1
     token = f"<NextContinuationToken>{escape(last)}</NextContinuationToken>" if more else ""
     return (
-        f"<ListBucketResult><IsTruncated>{str(more).lower()}</IsTruncated>{token}"
+        '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+        f"<IsTruncated>{str(more).lower()}</IsTruncated>{token}"
         f"<KeyCount>{len(lines)}</KeyCount>{''.join(lines)}</ListBucketResult>"
     )
 
@@ -202,7 +203,12 @@ class Connection(asyncio.Protocol):
         self._answer(status, b"" if head else f"<Error><Code>{code}</Code></Error>".encode())
 
     def _answer(
-        self, status: int, body: bytes = b"", headers: list[tuple[str, str]] | None = None, *, head: bool = False
+        self,
+        status: int,
+        body: bytes = b"",
+        headers: list[tuple[str, str]] | None = None,
+        *,
+        head: bool = False,
     ) -> None:
         lines = [f"HTTP/1.1 {status} {_REASONS[status]}", f"Content-Length: {len(body)}"]
         lines += [f"{name}: {value}" for name, value in headers or ()]

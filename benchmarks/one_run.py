@@ -1,4 +1,4 @@
-"""One run of the pipeline over some dates, for a benchmark: says "ready", waits for a line, runs, says how it went."""
+"""One run of the pipeline over some dates, for a benchmark: says "ready", waits for a line, runs, tells how it went."""
 
 import json
 import resource

@@ -60,7 +60,11 @@ def rig() -> Iterator[Rig]:
         tempfile.TemporaryDirectory() as folder,
         local_aws(folder, workers=1) as stand_in,
         subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.memory_s3"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+            [sys.executable, "-m", "benchmarks.memory_s3"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
         ) as storage,
     ):
         assert storage.stdin and storage.stdout
@@ -86,9 +90,13 @@ def rig() -> Iterator[Rig]:
 def jpeg(size: tuple[int, int], *, quality: int = 90, seed: int = 0) -> bytes:
     """A photo-like JPEG: soft shapes with grain, and before them a dark figure where canned masks have theirs."""
     random = np.random.default_rng(seed)
-    coarse = Image.fromarray(random.integers(60, 230, (9, 12, 3), np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    coarse = Image.fromarray(random.integers(60, 230, (9, 12, 3), np.uint8)).resize(
+        size, Image.Resampling.BICUBIC
+    )
     figure = Image.radial_gradient("L").resize(size).point(lambda value: 255 * (value < 110))
-    dark = Image.fromarray(random.integers(10, 70, (24, 32, 3), np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    dark = Image.fromarray(random.integers(10, 70, (24, 32, 3), np.uint8)).resize(
+        size, Image.Resampling.BICUBIC
+    )
     coarse.paste(dark, mask=figure)
     pixels = np.asarray(coarse).astype(np.int16)
     for row in range(0, size[1], 256):

@@ -30,6 +30,12 @@ _CONFIG: dict[str, dict[str, Any]] = {
     },
     # A SageMaker container has 60 s to answer.
     "sagemaker-runtime": {**_ONCE, "read_timeout": 70},
+    # A sensor's tick, which reads the queue, has 60 s for everything.
+    "sqs": {
+        "connect_timeout": 3,
+        "read_timeout": 8,
+        "retries": {"mode": "standard", "total_max_attempts": 2},
+    },
 }
 
 

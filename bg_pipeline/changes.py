@@ -1,4 +1,8 @@
-"""Which upload dates changed since a run was asked for: what the sensor remembers and how it decides.
+"""Which upload dates changed since a run was asked for: what a sensor remembers and how it decides.
+
+Two sensors do so: one that looks for itself, one that is told by S3's events. Neither asks for what the other
+asked for: before it asks, each takes over the date's newest request from Dagster's runs. Dagster itself compares
+run keys only within one sensor.
 
 Costs: one listing for each open date in every tick; every hour one for each year and month with uploads in
 the look-back, and one for each older date found there; one of a date's reports when its run ended badly. A
@@ -6,11 +10,11 @@ listing is one request per 1,000 objects. Requests are never read: their tags ar
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from itertools import islice, takewhile
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -39,6 +43,7 @@ _WITHOUT_EFFECT: Final = frozenset(
         *(name for name in Settings.model_fields if name.startswith("quota_")),
         *("first_date", "open_dates", "lookback_days", "settle_seconds"),
         *("keep_payloads", "state_dir", "report_link_seconds", "sns_topic_arn", "webhook_url", "log_level"),
+        "queue_url",
     }
 )
 
@@ -75,7 +80,7 @@ class Asked(BaseModel):
 
 
 class Memory(BaseModel):
-    """The sensor's cursor: bounded by the dates of the look-back and `MAX_TOLD`.
+    """A sensor's cursor: bounded by the dates of the look-back and `MAX_TOLD`.
 
     ``again`` says when a date is to be looked at although it is not open, ``told`` the folders that were told to
     hold no upload date, ``looked`` when the older dates were last looked for.
@@ -90,7 +95,7 @@ class Memory(BaseModel):
     told: list[str] = []
 
     @classmethod
-    def read(cls, cursor: str | None) -> "Memory":
+    def read(cls, cursor: str | None) -> Self:
         """What the cursor says; an empty memory where it says nothing that can be read."""
         try:
             return cls.model_validate_json(cursor or "{}")
@@ -129,8 +134,9 @@ class Uploads:
 class Tick:
     """One look at the bucket, at ``now`` (seconds since 1970), over the partitions from ``first`` to ``last``.
 
-    ``find_run`` tells of a run by its key, None where there is no such run; ``time_is_up`` ends the tick, and
-    ``warn`` takes a sentence for the log.
+    ``find_run`` tells of a run by its key and ``find_asked`` of the newest request for a date that became a run,
+    whichever sensor made it; None where there is no such run. ``time_is_up`` ends the tick, and ``warn`` takes a
+    sentence for the log.
     """
 
     settings: Settings
@@ -142,6 +148,7 @@ class Tick:
     find_run: Callable[[str], Run | None]
     time_is_up: Callable[[], bool]
     warn: Callable[[str], None]
+    find_asked: Callable[[UploadDate], Asked | None] = lambda _: None
 
     def requests(self) -> Iterator[tuple[UploadDate, Asked]]:
         """The dates that need a run now, each remembered when it is given.
@@ -150,15 +157,32 @@ class Tick:
         first in the next.
         """
         memory, newest_first = self.memory, self.open_dates
-        oldest = min(self.oldest, newest_first[-1])
-        memory.dates = {day: asked for day, asked in memory.dates.items() if oldest <= day <= self.last}
-        memory.again = {day: when for day, when in memory.again.items() if oldest <= day <= self.last}
+        self._forget_before(min(self.oldest, newest_first[-1]))
         if not 0 <= self.now - memory.looked < OLDER_SECONDS:
             for day in self._find_dates():
                 memory.again[day] = min(memory.again.get(day, self.now), self.now)
             memory.looked = self.now
+        yield from self._requests(newest_first)
+
+    def requests_due(self) -> Iterator[tuple[UploadDate, Asked]]:
+        """Of the dates that the memory says to look at, however old, those that need a run now; as `requests`.
+
+        What is done is forgotten, so that the memory does not grow with the dates; Dagster's runs know it.
+        """
+        self._forget_before(self.first)
+        again, dates = self.memory.again, self.memory.dates
+        self.memory.dates = {day: asked for day, asked in dates.items() if day in again or not asked.done}
+        yield from self._requests(())
+
+    def _forget_before(self, oldest: UploadDate) -> None:
+        memory = self.memory
+        memory.dates = {day: asked for day, asked in memory.dates.items() if oldest <= day <= self.last}
+        memory.again = {day: when for day, when in memory.again.items() if oldest <= day <= self.last}
+
+    def _requests(self, always: Iterable[UploadDate]) -> Iterator[tuple[UploadDate, Asked]]:
+        memory = self.memory
         due = {day: when for day, when in memory.again.items() if when <= self.now}
-        due |= {day: due.get(day, self.now) for day in newest_first}
+        due |= {day: due.get(day, self.now) for day in always}
         given = 0
         for day in sorted(due, key=lambda day: (due[day], -day.toordinal())):
             if given == MAX_RUNS or self.time_is_up():
@@ -258,6 +282,13 @@ class Tick:
             when = None if before.done else self._follow(day, before, uploads)
         asked = None
         if when is not None and when <= self.now:
+            other = self.find_asked(day)
+            if other is not None and (
+                before is None or (other.run_key != before.run_key and other.at >= before.at)
+            ):
+                other.number = max(other.number, number - 1)
+                self.memory.dates[day] = other
+                return self._decide(day, uploads)
             asked = Asked(
                 # The number tells a state from the same state before, whose key Dagster would refuse.
                 run_key=f"{day}:{uploads.digest}-{settings}:{number}",

@@ -26,3 +26,7 @@ def main() -> None:
 
 for command in (demo, up, submit, plan, run, status, report, retry, approve, doctor):
     main.add_command(command)
+
+
+if __name__ == "__main__":
+    main()

@@ -7,7 +7,7 @@ from bg_pipeline.assets.raw_images import raw_images
 from bg_pipeline.jobs import jobs
 from bg_pipeline.partitions import upload_dates
 from bg_pipeline.resources import resources
-from bg_pipeline.sensors import new_uploads
+from bg_pipeline.sensors import new_uploads, upload_events
 from bg_pipeline.settings import Settings, settings
 
 
@@ -15,11 +15,14 @@ def definitions(settings: Settings) -> dg.Definitions:
     """The pipeline with these settings; with ``key_prefix`` it lives beside other code."""
     dates = upload_dates(settings)
     all_jobs = jobs(settings)
+    sensors = [new_uploads, upload_events] if settings.queue_url else [new_uploads]
     return dg.Definitions(
         assets=[raw_images(settings, dates), image_flow(settings, dates)],
         jobs=all_jobs,
-        sensors=[new_uploads(settings, dates, all_jobs[0])],
-        resources=resources(settings.bucket, settings.regions, max(10, settings.max_concurrency)),
+        sensors=[sensor(settings, dates, all_jobs[0]) for sensor in sensors],
+        resources=resources(
+            settings.bucket, settings.regions, max(10, settings.max_concurrency), settings.queue_url
+        ),
         executor=dg.in_process_executor,
     )
 

@@ -50,12 +50,14 @@ class Finding:
 
 def examine(settings: Settings, aws: Aws) -> Iterator[Finding]:
     """Everything that can be known without spending anything."""
-    yield credentials(aws)
-    yield from bucket(settings, aws)
-    yield from image_models(settings, aws)
-    yield from caption_models(settings, aws)
-    yield rekognition_regions(aws)
-    yield from quotas(settings, aws)
+    who = credentials(aws)
+    yield who
+    if who.level is not Level.FAILED:
+        yield from bucket(settings, aws)
+        yield from image_models(settings, aws)
+        yield from caption_models(settings, aws)
+        yield rekognition_regions(aws)
+        yield from quotas(settings, aws)
     yield from extras()
     yield from dagster_home(os.environ.get("DAGSTER_HOME", ""))
 
@@ -180,6 +182,8 @@ def _first_usable(
         notes = ["in use" if name == in_use else "in reserve"]
         if not verdict.asked:
             notes.append(f"{verdict.reason}, so whether it is alive is not known")
+            if facts.retired(datetime.now(UTC).date()):
+                notes.append(f"by the table of {as_of()} it was retired on {facts.end_of_life}")
         end = verdict.end_of_life
         if end:
             notes.append(f"ends on {end}")

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from bg_pipeline import layout
-from bg_pipeline.errors import RunStopped
+from bg_pipeline.errors import NothingUsable, RunStopped
 from bg_pipeline.layout import Batch, UploadDate
 from bg_pipeline.leases import POLL_SECONDS, Leases
 from bg_pipeline.ledger import Entry, StageRecord
 from bg_pipeline.report import Row, Status
 from bg_pipeline.reporting import report_batch, rows
-from bg_pipeline.stages import PICTURES, REPORT, STAGES
+from bg_pipeline.stages import CAPTIONS, PICTURES, REPORT, STAGES
 from bg_pipeline.store import Stored
 from bg_pipeline.tools import Tools
 from bg_pipeline.uploads import Uploaded, batches
@@ -145,8 +145,8 @@ class Flow:
                 raise
             finally:
                 for work in self._works:
-                    work.ledger.checkpoint()
-                    if work.lease is not None:
+                    if work.lease is not None and work.lease.held():
+                        work.ledger.checkpoint()
                         work.lease.release()
         for day in self._days.values():
             day.stopped = day.stopped or self._stopped
@@ -247,6 +247,7 @@ class Flow:
         self._found += len(work.due)
         images = list(work.due)
         work.pending = len(images)
+        self._look_at_models(work)
         limit = self._sample(work)
         for number, image in enumerate(images):
             if work.stopped or self._stopped:
@@ -257,6 +258,17 @@ class Flow:
                 yield work, image
         if not images:
             self._finish(work)
+
+    def _look_at_models(self, work: Work) -> None:
+        """Before the first paid call: is there a model for all that is due? Asked once, then remembered."""
+        wanted = {stage for stages in work.due.values() for stage in stages}
+        try:
+            if CAPTIONS in wanted:
+                self._tools.captioners.current()
+            if PICTURES in wanted and any(work.asked(image).needs_prompt for image in work.due):
+                self._tools.replacers.current()
+        except NothingUsable as error:
+            self._stopped = self._stopped or str(error)
 
     def _sample(self, work: Work) -> int:
         """How many of the due images may run: all, unless a sample was asked for and is not approved."""
@@ -326,7 +338,9 @@ class Flow:
                 day.made[stage] += 1
             else:
                 day.failed[stage] += 1
-            bad = bad or record.status == Status.FAILED
+            # What was not needed for the picture is told in the row and is no failure of the image.
+            counts = stage == PICTURES or PICTURES not in work.due[entry.image]
+            bad = bad or (counts and record.status == Status.FAILED)
         self._failed += bad
         share = self._failed / self._done
         if self._done >= FIRST_IMAGES and share > self._tools.settings.max_failed_share and not self._stopped:

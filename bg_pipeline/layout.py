@@ -299,6 +299,11 @@ def spend_key(day: datetime.date) -> str:
     return within(f"{STATE}/spend/days", f"{date_path(day)}.json")
 
 
+def poison_key(message_id: str) -> str:
+    """Where a queue's message is kept that was no event and had no dead-letter queue to go to."""
+    return within(f"{STATE}/poison", f"{message_id}.txt")
+
+
 def output_key(name: str) -> str:
     """A result of the one-image API."""
     return within(OUTPUTS, name)

@@ -1,30 +1,41 @@
 """One uploaded photo while it is worked on: fetched once, hashed once, decoded only when somebody looks.
 
-At most `Darkroom.places` photos are held decoded at full size at a time, whatever the number of images in
-work; the small picture that labels, captions and masks are made from is at most `SMALL_SIDE` pixels long.
+At most `Darkroom.places` photos are held decoded at full size at a time, and at most `SMALL_PLACES` of the small
+pictures that labels, captions and masks are made from, whatever the number of images in work.
 """
 
 import hashlib
 import threading
+import weakref
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from tempfile import TemporaryFile
+from typing import IO
 
 from bg_pipeline.errors import ImageError
-from bg_pipeline.imaging import Photo, look, open_photo, small_jpeg
+from bg_pipeline.imaging import Facts, Photo, look, open_photo, small_jpeg
+from bg_pipeline.imaging.photo import scaled_down
 from bg_pipeline.store import Store
 
 SMALL_SIDE = 1408
 """The longest side any Titan size has; enough to find a subject in."""
 
-VIEW_SIDE = 1280
+SMALL_PLACES = 8
+"""Photos on their way from the first look to the waiting for a model; each takes up to 6 MB."""
+
+ASIDE_BYTES = 256_000
+"""Larger sources wait on disk: with 64 images in work they would take a quarter of a gigabyte."""
 
 
 class Darkroom:
-    """Lets only so many threads hold a photo decoded at full size."""
+    """Lets only so many threads hold a photo decoded at full size, and only so many photos a small picture."""
 
     def __init__(self, places: int) -> None:
         self.places = places
         self._free = threading.BoundedSemaphore(places)
+        self._lock = threading.Lock()
+        self._with_small: deque[weakref.ref[Photograph]] = deque()
 
     @contextmanager
     def open(self, data: bytes) -> Iterator[Photo]:
@@ -32,15 +43,21 @@ class Darkroom:
         with self._free:
             yield open_photo(data)
 
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """A place without a photo in it, for other work on large pictures."""
+    def open_small(self, photograph: "Photograph") -> Photo:
+        """The small picture of a photo; the photo that has had its own for longest lets go of it."""
+        data = photograph.data
         with self._free:
-            yield
+            small = open_photo(data, within=(SMALL_SIDE, SMALL_SIDE))
+        with self._lock:
+            self._with_small.append(weakref.ref(photograph))
+            oldest = self._with_small.popleft()() if len(self._with_small) > SMALL_PLACES else None
+        if oldest is not None:
+            oldest.forget_pictures()
+        return small
 
 
 class Photograph:
-    """An uploaded image; for one thread, but for `view`, which may be asked from several."""
+    """An uploaded image. Safe for threads."""
 
     def __init__(self, store: Store, key: str, darkroom: Darkroom) -> None:
         self.key = key
@@ -48,69 +65,89 @@ class Photograph:
         self._darkroom = darkroom
         self._lock = threading.RLock()
         self._data: bytes | None = None
+        self._aside: IO[bytes] | None = None
         self._etag = ""
         self._sha256 = ""
+        self._facts: Facts | None = None
         self._view: bytes | None = None
         self._small: Photo | None = None
-        self._size: tuple[int, int] | None = None
 
     @property
     def data(self) -> bytes:
         """The source's bytes. Raises `ImageError` if the object is gone."""
         with self._lock:
             if self._data is None:
-                content = self._store.read(self.key)
-                if content is None:
-                    raise ImageError(
-                        "NotFound", "there is no such object; upload it or take it off the request"
-                    )
-                self._data, self._etag = content.data, content.etag
-                self._sha256 = hashlib.sha256(content.data).hexdigest()
+                self._data = self._fetched() if self._aside is None else self._taken_back(self._aside)
             return self._data
+
+    def _fetched(self) -> bytes:
+        content = self._store.read(self.key)
+        if content is None:
+            raise ImageError("NotFound", "there is no such object; upload it or take it off the request")
+        self._etag, self._sha256 = content.etag, hashlib.sha256(content.data).hexdigest()
+        return content.data
+
+    def _taken_back(self, aside: IO[bytes]) -> bytes:
+        with aside:
+            aside.seek(0)
+            self._aside = None
+            return aside.read()
 
     @property
     def fetched(self) -> bool:
         """Whether the bytes were read, so that `etag` and `sha256` cost nothing."""
-        return self._data is not None
+        return bool(self._sha256)
 
     @property
     def etag(self) -> str:
         """The tag of the bytes in `data`."""
-        _ = self.data
-        return self._etag
+        return self._etag if self.fetched else (self.data and self._etag)
 
     @property
     def sha256(self) -> str:
-        _ = self.data
-        return self._sha256
+        return self._sha256 if self.fetched else (self.data and self._sha256)
+
+    @property
+    def facts(self) -> Facts:
+        """What the source's header says."""
+        if self._facts is None:
+            self._facts = look(self.data)
+        return self._facts
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height in pixels, upright, from the header."""
-        if self._size is None:
-            self._size = look(self.data).size
-        return self._size
+        """Width and height in pixels, upright."""
+        return self.facts.size
+
+    @property
+    def small_size(self) -> tuple[int, int]:
+        """The size of `small`, known without decoding it."""
+        return scaled_down(self.size, (SMALL_SIDE, SMALL_SIDE))
 
     @property
     def view(self) -> bytes:
-        """An upright sRGB JPEG within `VIEW_SIDE`, for services that only look at the photo."""
+        """An upright sRGB JPEG within `SMALL_SIDE`, for services that only look at the photo."""
         with self._lock:
             if self._view is None:
-                _ = self.size  # an unreadable header is told before a place is waited for
-                with self._darkroom.place():
-                    self._view = small_jpeg(
-                        self.data, within=(VIEW_SIDE, VIEW_SIDE), min_side=80, max_bytes=3_700_000
-                    )
+                self._view = self.jpeg((SMALL_SIDE, SMALL_SIDE), min_side=80, max_bytes=3_700_000)
             return self._view
+
+    def jpeg(
+        self, within: tuple[int, int], *, min_side: int | None = None, max_bytes: int | None = None
+    ) -> bytes:
+        """What `small_jpeg` makes of the photo, which is not decoded if its own bytes will do."""
+        will_do = self.facts.format == "jpeg" and scaled_down(self.size, within) == self.size
+        source = self.data if will_do else self.small
+        return small_jpeg(source, within=within, min_side=min_side, max_bytes=max_bytes)
 
     @property
     def small(self) -> Photo:
         """The photo decoded at no more than about `SMALL_SIDE`, with its own transparency."""
         with self._lock:
-            if self._small is None:
-                with self._darkroom.place():
-                    self._small = open_photo(self.data, within=(SMALL_SIDE, SMALL_SIDE))
-            return self._small
+            small = self._small
+            if small is None:
+                self._small = small = self._darkroom.open_small(self)
+            return small
 
     @contextmanager
     def full(self) -> Iterator[Photo]:
@@ -119,6 +156,15 @@ class Photograph:
             yield photo
 
     def forget_pictures(self) -> None:
-        """Lets go of what is decoded, before a long wait."""
+        """Lets go of what is decoded; it is decoded again when somebody looks."""
+        self._small = None
+
+    def set_aside(self) -> None:
+        """Takes a photo that waits for a service out of memory: what is large of its source waits on disk."""
         with self._lock:
-            self._small = None
+            self._view = None
+            if self._data is not None and len(self._data) > ASIDE_BYTES:
+                self._aside = TemporaryFile()  # noqa: SIM115 (open until its bytes are wanted)
+                weakref.finalize(self, self._aside.close)
+                self._aside.write(self._data)
+                self._data = None

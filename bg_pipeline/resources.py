@@ -8,6 +8,7 @@ from pydantic import Field
 
 from bg_pipeline.aws import Aws
 from bg_pipeline.errors import SettingsError
+from bg_pipeline.messages import Queue, region_of
 from bg_pipeline.store import Store
 
 
@@ -33,9 +34,19 @@ class ModelClients(dg.ConfigurableResource[Aws]):
         return Aws(self.regions, connections=self.connections)
 
 
-def resources(bucket: str, regions: tuple[str, ...], connections: int) -> dict[str, Any]:
-    """The resources by the names under which assets and sensors ask for them."""
+class EventQueue(dg.ConfigurableResource[Queue]):
+    """The queue with the bucket's event notifications, as a `Queue`, in the Region that its address names."""
+
+    url: str = Field(description="Address of the SQS queue (BG_QUEUE_URL).")
+
+    def create_resource(self, context: dg.InitResourceContext) -> Queue:
+        return Queue(Aws(connections=1).client("sqs", region_of(self.url)), self.url)
+
+
+def resources(bucket: str, regions: tuple[str, ...], connections: int, queue_url: str = "") -> dict[str, Any]:
+    """The resources by the names under which assets and sensors ask for them; ``queue`` only where there is one."""
     return {
         "bucket": PhotoBucket(s3=S3Resource(), name=bucket),
         "aws": ModelClients(regions=list(regions), connections=connections),
+        **({"queue": EventQueue(url=queue_url)} if queue_url else {}),
     }

@@ -105,6 +105,11 @@ class Settings(BaseSettings):
     settle_seconds: int = Field(
         300, ge=0, le=86_400, description="Quiet time after which a folder without a request is a batch."
     )
+    queue_url: str = Field(
+        "",
+        pattern=r"^(https?://\S+)?$",
+        description="SQS queue with the bucket's event notifications; with it there is the sensor `upload_events`.",
+    )
     key_prefix: str = Field(
         "", pattern=r"^[A-Za-z0-9_]*$", description="Prefix of asset keys and group names, beside other code."
     )

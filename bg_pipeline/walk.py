@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from typing import Any
 
+from botocore.exceptions import BotoCoreError, ClientError
+
 from bg_pipeline import batch, layout
 from bg_pipeline.batch import ImageSettings
 from bg_pipeline.errors import BgPipelineError, CallError, NotTried, RunStopped
@@ -84,6 +86,11 @@ class Walk:
         except EXPECTED as error:
             outcome = self._meaning(error)
             record = StageRecord(made_for, outcome.status, outcome.final, outcome.error, outcome.cause)
+        except (ClientError, BotoCoreError) as error:
+            # Every other service's errors have a meaning of their own by now: this is S3, and what
+            # cannot be stored must not be paid for.
+            outcome = self._meaning(RunStopped(f"S3 does not do what it is asked: {error}"))
+            record = StageRecord(made_for, outcome.status, outcome.final, "S3", outcome.cause)
         if stage == PICTURES and self._entry.outputs and record.status == Status.SUCCEEDED:
             bad = [output for output in self._entry.outputs if output["Status"] != Status.SUCCEEDED]
             if bad:

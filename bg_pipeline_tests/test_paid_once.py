@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 
 import pytest
+from botocore.exceptions import ClientError
 
 from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.report import Status
@@ -118,3 +119,25 @@ def test_four_runs_in_separate_processes_share_one_date_and_pay_once(
     assert [process.wait(timeout=240) for process in processes] == [0] * 4
     assert len(images_paid(control)) == 20
     assert bench.run().counts == {Status.SUCCEEDED: 20}
+
+
+def test_a_bucket_that_stops_taking_answers_stops_the_run_and_not_the_report_of_it(
+    bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.submit(12)
+    put = bench.store.client.put_object
+    stored = []
+
+    def refuse(**request: object) -> object:
+        if "answers/picture" in str(request["Key"]):
+            stored.append(request["Key"])
+            if len(stored) > 3:
+                raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "PutObject")
+        return put(**request)
+
+    monkeypatch.setattr(bench.store.client, "put_object", refuse)
+    day = bench.run(max_concurrency=2)
+    assert "S3" in day.stopped
+    assert len(images_paid(control)) <= 3 + 2
+    assert day.counts[Status.SUCCEEDED] == 3
+    assert day.counts[Status.SKIPPED] == 9

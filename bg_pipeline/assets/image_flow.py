@@ -10,6 +10,7 @@ from datetime import date
 from typing import Any
 
 import dagster as dg
+from botocore.exceptions import BotoCoreError, ClientError
 
 from bg_pipeline import pipeline
 from bg_pipeline.assets.metadata import day_metadata, failures
@@ -95,7 +96,7 @@ def image_flow(settings: Settings, dates: dg.DailyPartitionsDefinition) -> dg.As
                 progress=lambda progress: _log_progress(context, progress),
                 note=context.log.info,
             )
-        except (SettingsError, RunStopped) as error:
+        except (SettingsError, RunStopped, ClientError, BotoCoreError) as error:
             raise dg.Failure(str(error), allow_retries=False) from error
         yield from _events(context, bucket, selected, days)
 

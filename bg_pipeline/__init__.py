@@ -1,0 +1,28 @@
+"""Changes the background of thousands of photos in S3 with Amazon Rekognition and Amazon Bedrock.
+
+From Python, without Dagster::
+
+    import bg_pipeline
+
+    shop = bg_pipeline.Pipeline(bucket="my-photos")  # other settings: BG_* variables, or keywords
+    batch = shop.submit(["shoes/", "hat.jpg"], Prompt="a sunny beach", Ref="spring")
+    days = shop.run([batch.date])
+    for row in shop.report(batch):
+        print(row.ImageName, row.Status, row.Results, row.CostUSD)
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bg_pipeline.pipeline import Pipeline
+
+__all__ = ["Pipeline"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when it is asked for: boto3 takes half a second, and the stand-in's processes do not need it.
+    if name == "Pipeline":
+        from bg_pipeline.pipeline import Pipeline
+
+        return Pipeline
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

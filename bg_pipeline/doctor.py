@@ -6,17 +6,17 @@ Nothing here is billed but `live`, and that only after it was agreed to.
 import importlib.util
 import os
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import cache
 from pathlib import Path
 
 import yaml  # type: ignore[import-untyped]
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from bg_pipeline import layout, models
+from bg_pipeline.account_quotas import AccountQuotas
 from bg_pipeline.aws import Aws
 from bg_pipeline.captioners import nova
 from bg_pipeline.errors import PreconditionFailed, SettingsError
@@ -223,48 +223,34 @@ def quotas(settings: Settings, aws: Aws) -> Iterator[Finding]:
         if operation
     )
     operations |= dict.fromkeys(nova.operation(name) for name in settings.caption_models)
-    table = _quota_table(aws)
+    account = AccountQuotas(aws)
     for operation in operations:
         facts = facts_of(operation.name, operation.invoke_id)
+        name, setting = f"quota {operation.name}", f"BG_QUOTA_{operation.name}_RPM"
         for region in aws.regions:
             if facts.regions and region not in facts.regions:
                 continue
+            words = f"{operation.invoke_id} in {region}"
             own = settings.quota(operation.name)
-            rate = own or facts.requests_in(region)
-            source = f"BG_QUOTA_{operation.name}_RPM" if own else f"the table of {as_of()}"
-            name = f"quota {operation.name}"
-            words = f"{operation.invoke_id} in {region}: {rate:,.0f} a minute by {source}"
-            applied = table(region).get(facts.quota_name) if facts.quota_name else None
-            if applied is None:
-                yield Finding(Level.OK, name, f"{words}; Service Quotas does not say")
-            elif applied == rate:
-                yield Finding(Level.OK, name, f"{words}, and by Service Quotas")
-            else:
+            applied = account.requests_per_minute(facts, region)
+            if own and applied and own != applied:
                 yield Finding(
                     Level.ATTENTION,
                     name,
-                    f"{words}, but {applied:,.0f} by Service Quotas",
-                    f"set BG_QUOTA_{operation.name}_RPM={applied:g}"
-                    if applied
-                    else "ask for the quota in the Service Quotas console",
+                    f"{words}: {own:,.0f} a minute by {setting}, but {applied:,.0f} by Service Quotas",
+                    f"take {setting} away, unless you know better",
                 )
-
-
-def _quota_table(aws: Aws) -> Callable[[str], Mapping[str, float]]:
-    """Bedrock's quotas of this account by their names, asked for once for each Region."""
-
-    @cache
-    def table(region: str) -> Mapping[str, float]:
-        found: dict[str, float] = {}
-        try:
-            pages = aws.client("service-quotas", region).get_paginator("list_service_quotas")
-            for page in pages.paginate(ServiceCode="bedrock"):
-                found |= {quota["QuotaName"]: quota["Value"] for quota in page["Quotas"]}
-        except _UNREACHED:
-            return {}
-        return found
-
-    return table
+            elif own:
+                yield Finding(Level.OK, name, f"{words}: {own:,.0f} a minute by {setting}")
+            elif applied:
+                yield Finding(Level.OK, name, f"{words}: {applied:,.0f} a minute by Service Quotas")
+            else:
+                rate = facts.requests_in(region)
+                yield Finding(
+                    Level.OK,
+                    name,
+                    f"{words}: {rate:,.0f} a minute by the table of {as_of()}; Service Quotas does not tell",
+                )
 
 
 def extras() -> Iterator[Finding]:

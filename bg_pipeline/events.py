@@ -200,9 +200,9 @@ class Delivery:
 
     def _note(self, day: UploadDate) -> None:
         """The date is looked at now, or when a run that was just asked for is no longer new."""
-        now, asked = self.tick.now, self.inbox.dates.get(day)
-        calm = asked is not None and 0 <= now - asked.at < CALM_SECONDS
-        when = asked.at + CALM_SECONDS if asked is not None and calm else now
+        when, asked = self.tick.now, self.inbox.dates.get(day)
+        if asked is not None and 0 <= when - asked.at < CALM_SECONDS:
+            when = asked.at + CALM_SECONDS
         self.inbox.again[day] = min(self.inbox.again.get(day, when), when)
 
     def _may_go(self, message: Message, days: set[UploadDate]) -> bool:

@@ -13,7 +13,7 @@ from bg_pipeline.answers import Answer, identity
 from bg_pipeline.captioners import nova
 from bg_pipeline.errors import CallError, ModelUnavailable, RunStopped
 from bg_pipeline.generators import Generator, Operation
-from bg_pipeline.imaging import fit, look, small_jpeg, unfit
+from bg_pipeline.imaging import fit, look, unfit
 from bg_pipeline.labelers import faces, rekognition
 from bg_pipeline.masks import Mask
 from bg_pipeline.masks.boxes import Box
@@ -173,7 +173,8 @@ class Looks:
         return claim.make(call)
 
     def _describe(self) -> Answer:
-        jpeg = small_jpeg(self._photo.view, within=nova.WITHIN, max_bytes=nova.MAX_BYTES)
+        jpeg = self._photo.jpeg(nova.WITHIN, max_bytes=nova.MAX_BYTES)
+        self._photo.set_aside()
         while True:
             choice = self._tools.captioners.current()
             try:

@@ -84,6 +84,7 @@ class Painter:
         self._again = again
         self._not_words: list[str] = []
         self._prepared: dict[tuple[str, int], _Prepared] = {}
+        self._masks: dict[str, bytes] = {}
 
     @property
     def settings(self) -> Settings:
@@ -154,16 +155,18 @@ class Painter:
 
     def _mask_of(self, name: str, answer: Answer, fitted: Fitted) -> Mask | None:
         """The mask a model made from words: the one it returned, or what it left as it was."""
-        stored = self._tools.answers.find("mask", name)
-        if stored is not None:
-            made = STORED.read_png(stored.data)
-            return Mask(unfit(made, fitted, self._photo.small.size), "words")
+        made = self._masks.pop(name, None)
+        if made is None:
+            stored = self._tools.answers.find("mask", name)
+            made = stored.data if stored else None
+        if made is not None:
+            return Mask(unfit(STORED.read_png(made), fitted, self._photo.small_size), "words")
         sent = fit(self._photo.small, fitted, media="png")
         with Image.open(BytesIO(sent)) as before, Image.open(BytesIO(answer.data)) as after:
             found = difference(before.convert("RGB"), after.convert("RGB"))
         if found is None:
             return None
-        return Mask(unfit(found.picture, fitted, self._photo.small.size), "difference")
+        return Mask(unfit(found.picture, fitted, self._photo.small_size), "difference")
 
     def subject(self) -> Mask:
         """The mask for a picture that no model paints: from what is free, else a paid cut-out."""
@@ -195,6 +198,10 @@ class Painter:
         def picture(photo: Photo) -> bytes:
             return fit(photo, fitted, media="jpeg", max_bytes=generator.max_picture_bytes)
 
+        facts = self._photo.facts
+        plain = (facts.format, facts.mode, facts.has_exif) == ("jpeg", "RGB", False)
+        if plain and facts.size == fitted.inner == fitted.canvas:
+            return self._photo.jpeg(fitted.canvas, max_bytes=generator.max_picture_bytes)
         if max(fitted.inner) <= SMALL_SIDE:
             return picture(self._photo.small)
         with self._photo.full() as full:
@@ -219,6 +226,8 @@ class Painter:
             cfg_scale=self._asked.cfg_scale,
             images=len(part),
         )
+        self._photo.forget_pictures()
+        self._photo.set_aside()
         answers, models = self._tools.answers, self._tools.replacers.names
         claim = answers.claim(
             "picture",
@@ -274,6 +283,7 @@ class Painter:
             if ask.mask is None and made.mask is not None:
                 mask = Answer(made.mask, generator.name, answer.region, made_for=wallet.made_for)
                 tools.answers.keep("mask", name, mask, media_type="image/png")
+                self._masks[name] = made.mask
             tools.answers.keep("picture", name, answer, media_type="image/png")
             answers.append(answer)
         return made, answers

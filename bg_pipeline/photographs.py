@@ -9,7 +9,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from tempfile import TemporaryFile
 from typing import IO
 
@@ -101,11 +101,15 @@ class Photograph:
     @property
     def etag(self) -> str:
         """The tag of the bytes in `data`."""
-        return self._etag if self.fetched else (self.data and self._etag)
+        if not self.fetched:
+            _ = self.data
+        return self._etag
 
     @property
     def sha256(self) -> str:
-        return self._sha256 if self.fetched else (self.data and self._sha256)
+        if not self.fetched:
+            _ = self.data
+        return self._sha256
 
     @property
     def facts(self) -> Facts:
@@ -164,7 +168,8 @@ class Photograph:
         with self._lock:
             self._view = None
             if self._data is not None and len(self._data) > ASIDE_BYTES:
-                self._aside = TemporaryFile()  # noqa: SIM115 (open until its bytes are wanted)
-                weakref.finalize(self, self._aside.close)
-                self._aside.write(self._data)
-                self._data = None
+                with suppress(OSError):  # a disk without room is no reason to stop
+                    aside = TemporaryFile()  # noqa: SIM115 (open until its bytes are wanted)
+                    weakref.finalize(self, aside.close)
+                    aside.write(self._data)
+                    self._aside, self._data = aside, None

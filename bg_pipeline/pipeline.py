@@ -2,14 +2,19 @@
 
 import threading
 import uuid
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import date
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
+from bg_pipeline import submitting
 from bg_pipeline.aws import Aws
-from bg_pipeline.errors import SettingsError
+from bg_pipeline.errors import SettingsError, UsageError
 from bg_pipeline.flow import Day, Flow, Progress
 from bg_pipeline.layout import Batch
-from bg_pipeline.settings import Settings
+from bg_pipeline.report import Report, Row
+from bg_pipeline.settings import Settings, settings
 from bg_pipeline.stages import STAGES
 from bg_pipeline.store import Store
 from bg_pipeline.tools import Tools
@@ -62,3 +67,62 @@ def run(
         return flow.run(dates)
     finally:
         tools.close()
+
+
+class Pipeline:
+    """One bucket with its settings: submit photos, bring dates up to date, read reports.
+
+    Keywords are settings by their names in lower case without ``BG_`` (``bucket``, ``regions`` …) and win over
+    the environment. Nothing is called before the first method is.
+    """
+
+    def __init__(self, **overrides: Any) -> None:
+        self.settings = settings(**overrides)
+        self._aws = make_aws(self.settings)
+
+    @cached_property
+    def store(self) -> Store:
+        """The bucket."""
+        return open_bucket(self.settings, self._aws)
+
+    def submit(self, photos: Sequence[str | Path], *, batch: Batch | None = None, **wishes: Any) -> Batch:
+        """Uploads photos, or folders of them, as a batch of today (UTC) and returns it; nothing is run.
+
+        ``wishes`` are the request's fields by their own names (``Prompt``, ``Mode``, ``Renditions`` …). Raises
+        `UsageError` for files that are not there and `RequestError` by field, before anything is uploaded.
+        """
+        found = submitting.find_photos([Path(photo) for photo in photos])
+        made = batch or submitting.new_batch()
+        request, _ = submitting.compose_request(self.settings, made, [photo.name for photo in found], wishes)
+        submitting.submit(self.store, made, found, request)
+        return made
+
+    def run(
+        self,
+        dates: Iterable[date],
+        *,
+        stages: Collection[str] = STAGES,
+        again: Collection[str] = (),
+        only: Collection[Batch] = (),
+        progress: Callable[[Progress], None] = lambda progress: None,
+    ) -> dict[date, Day]:
+        """Brings dates up to date, as `bg_pipeline.pipeline.run`."""
+        return run(
+            self.settings,
+            dates,
+            aws=self._aws,
+            store=self.store,
+            stages=stages,
+            again=again,
+            only=only,
+            progress=progress,
+        )
+
+    def report(self, batch: Batch) -> tuple[Row, ...]:
+        """The rows of a batch's report; raises `UsageError` if it has none yet."""
+        for found in self.store.list(f"{batch.status_prefix}/status_report_"):
+            if found.key.endswith(".json"):
+                content = self.store.read(found.key)
+                if content is not None:
+                    return Report.read(content.data).rows
+        raise UsageError(f"batch {batch.path} has no report yet: run {batch.date} first")

@@ -6,13 +6,14 @@ never more.
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
 
 from bg_pipeline import layout
+from bg_pipeline.account_quotas import AccountQuotas
 from bg_pipeline.batch import ImageSettings
 from bg_pipeline.captioners import nova
 from bg_pipeline.errors import NothingUsable
@@ -40,6 +41,8 @@ class Models:
     captioner: Choice[str] | None
     regions: Sequence[str]
     """Where everything but models is called."""
+    per_minute: Callable[[Operation, str], float]
+    """The quota of an operation in a Region."""
 
 
 @dataclass
@@ -145,9 +148,10 @@ def plan(works: Iterable[Work], settings: Settings, models: Models) -> Plan:
             asked = work.asked(image)
             found.without_prompt += PICTURES in work.due[image] and asked.needs_prompt and not asked.prompts
             for operation, regions, calls, at_worst, usd in _calls(asked, work.due[image], settings, models):
-                line = lines.setdefault(
-                    operation, Line(operation, regions, _per_minute(operation, regions, settings))
-                )
+                if operation not in lines:
+                    quota = sum(models.per_minute(operation, region) for region in regions)
+                    lines[operation] = Line(operation, regions, quota)
+                line = lines[operation]
                 line.calls += calls
                 line.at_worst += at_worst
                 line.worst_usd = None if usd is None or line.worst_usd is None else line.worst_usd + usd
@@ -200,11 +204,6 @@ def _look(operation: Operation, models: Models) -> _Calls:
     return operation, models.regions, 1, 1, facts_of(operation.name).cost(images=1)
 
 
-def _per_minute(operation: Operation, regions: Sequence[str], settings: Settings) -> float:
-    facts = facts_of(operation.name, operation.invoke_id)
-    return sum(settings.quota(operation.name) or facts.requests_in(region) for region in regions)
-
-
 def models_in_use(tools: Tools) -> tuple[Models, list[str]]:
     """The models that a run would use now, and why there is none of a kind; only control planes are asked."""
     reasons: list[str] = []
@@ -216,7 +215,16 @@ def models_in_use(tools: Tools) -> tuple[Models, list[str]]:
             reasons.append(str(error))
             return None
 
-    models = Models(
-        current(tools.replacers), current(tools.removers), current(tools.captioners), tools.aws.regions
+    account = AccountQuotas(tools.aws)
+
+    def per_minute(operation: Operation, region: str) -> float:
+        facts = facts_of(operation.name, operation.invoke_id)
+        own = tools.settings.quota(operation.name) or account.requests_per_minute(facts, region)
+        return own or facts.requests_in(region)
+
+    replacer, remover, captioner = (
+        current(tools.replacers),
+        current(tools.removers),
+        current(tools.captioners),
     )
-    return models, reasons
+    return Models(replacer, remover, captioner, tools.aws.regions, per_minute), reasons

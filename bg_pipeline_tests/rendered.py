@@ -52,7 +52,7 @@ def _matte(subject: Subject, size: tuple[int, int], random: np.random.Generator)
             outline = [*zip(widths, heights, strict=True), *zip(-widths[::-1], heights[::-1], strict=True)]
             draw.polygon(at(*np.ravel(outline)), fill=255)
         case "fur":
-            draw.ellipse(at(-0.24, -0.22, 0.24, 0.26), fill=255)
+            draw.ellipse(at(-0.24, -0.24, 0.24, 0.24), fill=255)
             for angle in random.uniform(0, 2 * np.pi, 900):
                 root = 0.235 * np.array((np.cos(angle), np.sin(angle)))
                 tip = root * random.uniform(1.1, 1.5) + random.normal(0, 0.02, 2)

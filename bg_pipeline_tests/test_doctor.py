@@ -53,7 +53,8 @@ def test_a_quota_of_ones_own_that_aws_does_not_confirm_needs_attention(
 ) -> None:
     (found,) = findings("quota TITAN_V2", bucket=bucket, image_models=("titan-v2",), quota_titan_v2_rpm=240)
     assert found.level is Level.ATTENTION
-    assert "BG_QUOTA_TITAN_V2_RPM=60" in found.advice
+    assert "60 by Service Quotas" in found.words
+    assert "BG_QUOTA_TITAN_V2_RPM" in found.advice
 
 
 def test_without_credentials_only_this_machine_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

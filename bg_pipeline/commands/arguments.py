@@ -23,7 +23,14 @@ BUCKET = "bg-pipeline-demo"
 
 LOCAL_AWS = "local_aws"
 
-_OF_AN_ACCOUNT = ("BG_ALLOWED_BUCKETS", "BG_QUEUE_URL", "BG_REGIONS", "BG_SAM_ENDPOINT", "BG_SNS_TOPIC_ARN", "BG_WEBHOOK_URL")
+_OF_AN_ACCOUNT = (
+    "BG_ALLOWED_BUCKETS",
+    "BG_QUEUE_URL",
+    "BG_REGIONS",
+    "BG_SAM_ENDPOINT",
+    "BG_SNS_TOPIC_ARN",
+    "BG_WEBHOOK_URL",
+)
 """Settings that name places outside the stand-in, where a demo has no business."""
 
 

@@ -1,0 +1,36 @@
+"""The pipeline from Python, without Dagster."""
+
+from pathlib import Path
+
+import pytest
+
+import bg_pipeline
+from bg_pipeline.errors import RequestError, SettingsError, UsageError
+from bg_pipeline.local_aws.control_client import ControlClient
+from bg_pipeline_tests.pictures import photo
+
+
+def test_photos_are_submitted_run_and_reported(bucket: str, control: ControlClient, tmp_path: Path) -> None:
+    control.switch(canned=True)
+    (tmp_path / "shoe.jpg").write_bytes(photo(1))
+    shop = bg_pipeline.Pipeline(bucket=bucket, quota_titan_v2_rpm=6000)
+    batch = shop.submit([tmp_path], Prompt="a beach", Ref="SKU 7")
+    days = shop.run([batch.date])
+    assert days[batch.date].counts == {"Succeeded": 1}
+    (row,) = shop.report(batch)
+    assert (row.ImageName, row.Status, row.Ref) == ("shoe.jpg", "Succeeded", "SKU 7")
+
+
+def test_a_wrong_wish_is_refused_before_anything_is_uploaded(bucket: str, tmp_path: Path) -> None:
+    (tmp_path / "shoe.jpg").write_bytes(photo(1))
+    shop = bg_pipeline.Pipeline(bucket=bucket)
+    with pytest.raises(RequestError, match="Mode"):
+        shop.submit([tmp_path], Prompt="a beach", Mode="EXACT")
+    assert list(shop.store.list("")) == []
+
+
+def test_what_is_missing_is_named(bucket: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="BG_BUCKET"):
+        _ = bg_pipeline.Pipeline(bucket="").store
+    with pytest.raises(UsageError, match=r"nothing\.jpg"):
+        bg_pipeline.Pipeline(bucket=bucket).submit([tmp_path / "nothing.jpg"], Prompt="x")

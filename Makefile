@@ -29,6 +29,7 @@ clean:
 
 # uv is used when it is there, because it takes seconds where pip takes a minute.
 define install
+	@echo "Installing $(1) into $(VENV) ..."
 	@if command -v uv >/dev/null 2>&1; then \
 		test -x $(BIN)/python || uv venv --quiet --python $(PYTHON) $(VENV); \
 		uv pip install --quiet --python $(BIN)/python -c constraints.txt -e "$(1)"; \
@@ -43,5 +44,5 @@ $(RUN_INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 $(DEV_INSTALLED): pyproject.toml constraints.txt
-	$(call install,.[local,masks,dev])
+	$(call install,.[local,masks,dev,api])
 	@touch $@ $(RUN_INSTALLED)

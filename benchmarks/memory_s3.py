@@ -51,11 +51,11 @@ class Bucket:
         if self.objects.pop(key, None) is not None:
             del self.keys[bisect_left(self.keys, key)]
 
-    def seed(self, prefix: str, objects: int, folder: int) -> None:
-        """Puts empty objects under numbered folders of ``folder`` objects each."""
+    def seed(self, prefix: str, objects: int, ending: str) -> None:
+        """Puts empty objects under numbered folders of 1,000 each."""
         now = time()
         for number in range(objects):
-            key = f"{prefix}/{number // folder:06}/{number % folder:06}.jpg"
+            key = f"{prefix}/{number // 1000:06}/{number % 1000:06}{ending}"
             self.objects[key] = Stored(b"", f"{number:032x}", [], now)
         self.keys = sorted(self.objects)
 
@@ -145,9 +145,7 @@ class Connection(asyncio.Protocol):
         name, _, key = unquote(path).lstrip("/").partition("/")
         method = self._parser.get_method().decode()
         if name == "_seed":
-            BUCKETS[query["bucket"][0]].seed(
-                query["prefix"][0], int(query["objects"][0]), int(query["folder"][0])
-            )
+            BUCKETS[query["bucket"][0]].seed(query["prefix"][0], int(query["objects"][0]), query["ending"][0])
             self._answer(200)
         elif not key:
             self._bucket(method, BUCKETS[name], query)

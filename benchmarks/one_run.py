@@ -1,5 +1,6 @@
-"""One run of the pipeline over some dates, for a benchmark: says "ready", waits for a line, runs, tells how it went."""
+"""One run over some dates, in a process of its own: says "ready", waits for a line, runs, tells how it went."""
 
+import argparse
 import json
 import resource
 import sys
@@ -8,13 +9,17 @@ from datetime import date
 
 from bg_pipeline import pipeline
 from bg_pipeline.settings import settings
+from bg_pipeline.stages import STAGES
 
+parser = argparse.ArgumentParser()
+parser.add_argument("dates", nargs="+", type=date.fromisoformat)
+parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+asked = parser.parse_args()
 chosen = settings()
-dates = [date.fromisoformat(day) for day in sys.argv[1:]]
 print("ready", flush=True)
 sys.stdin.readline()
 began, cpu = time.monotonic(), time.process_time()
-ended = pipeline.run(chosen, dates)
+ended = pipeline.run(chosen, asked.dates, stages=asked.stages)
 print(
     json.dumps(
         {

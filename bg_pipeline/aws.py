@@ -5,6 +5,7 @@ Credentials and endpoints come from boto3's own chain and from nowhere else.
 
 import threading
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import boto3
@@ -19,6 +20,8 @@ _ONCE = {"retries": {"mode": "standard", "total_max_attempts": 1}}
 _PATIENT = {"retries": {"mode": "standard", "total_max_attempts": 5}}
 
 _CONFIG: dict[str, dict[str, Any]] = {
+    # Presigned links would be signed the old way in us-east-1, which many buckets refuse.
+    "s3": {"signature_version": "s3v4"},
     # A retry of the SDK's own would run, and bill, the same picture again; AWS asks for at least 300 s.
     "bedrock-runtime": {**_ONCE, "read_timeout": 330},
     "rekognition": {**_ONCE, "read_timeout": 60},
@@ -72,6 +75,14 @@ class Aws:
                     ),
                 )
             return self._clients[key]
+
+    def session_end(self) -> tuple[bool, datetime | None]:
+        """Whether the credentials in use are those of a session, and when it ends, where boto3 knows that."""
+        credentials = self._session.get_credentials()
+        if credentials is None or not credentials.get_frozen_credentials().token:
+            return False, None
+        # botocore, which renews them in time, tells nobody when.
+        return True, getattr(credentials, "_expiry_time", None)
 
     def s3(self, bucket: str) -> Any:
         """A client for S3 in the bucket's own Region.

@@ -4,10 +4,14 @@ import importlib.metadata
 
 import click
 
+from bg_pipeline.commands.api import api
+from bg_pipeline.commands.captions import captions
 from bg_pipeline.commands.demo import demo
 from bg_pipeline.commands.doctor import doctor
 from bg_pipeline.commands.follow_up import approve, retry
 from bg_pipeline.commands.plan import plan
+from bg_pipeline.commands.publish import publish
+from bg_pipeline.commands.review import review
 from bg_pipeline.commands.run import run
 from bg_pipeline.commands.status import report, status
 from bg_pipeline.commands.submit import submit
@@ -24,7 +28,22 @@ def main() -> None:
     """
 
 
-for command in (demo, up, submit, plan, run, status, report, retry, approve, doctor):
+for command in (
+    demo,
+    up,
+    submit,
+    plan,
+    run,
+    status,
+    report,
+    retry,
+    approve,
+    review,
+    publish,
+    captions,
+    api,
+    doctor,
+):
     main.add_command(command)
 
 

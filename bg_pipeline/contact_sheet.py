@@ -1,6 +1,6 @@
 """Before and after on this machine: each picture as a file, and all of them small on one sheet."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -44,19 +44,30 @@ def pairs(store: Store, input_prefix: str, rows: Iterable[Row]) -> Iterator[Pair
             yield Pair(row.ImageName, before.data, after.data if after else None, words)
 
 
-def keep_files(folder: Path, batch: Batch, found: Iterable[Pair]) -> None:
-    """Writes each picture into ``before`` or ``after`` in a folder of the batch's own, whatever its name holds."""
+def kept(folder: Path, batch: Batch, found: Iterable[Pair]) -> Iterator[Pair]:
+    """The pairs, each once it is written into ``before`` and ``after`` in a folder of the batch's own.
+
+    Nothing is written outside ``folder``, whatever a name holds.
+    """
     own = local_path(folder, f"{batch.date} {batch.name}")
     for pair in found:
         for kind, data in (("before", pair.before), ("after", pair.after)):
             if data is not None:
                 (own / kind).mkdir(parents=True, exist_ok=True)
                 local_path(own / kind, pair.name).write_bytes(data)
+        yield pair
 
 
-def contact_sheet(found: Sequence[Pair], title: str) -> bytes:
-    """A JPEG with each image before and after, side by side, under ``title``; at most `LONGEST` of them."""
-    small = [(pair, _small(pair.before), _small(pair.after)) for pair in found[:LONGEST]]
+def contact_sheet(found: Iterable[Pair], title: str) -> bytes:
+    """A JPEG with the first `LONGEST` images before and after, side by side, under ``title``.
+
+    All of ``found`` is gone through; one pair at a time is in memory at full size.
+    """
+    small: list[tuple[str, Image.Image, Image.Image]] = []
+    for pair in found:
+        if len(small) < LONGEST:
+            words = f"{pair.name}  {pair.words}"
+            small.append((words, _small(pair.before), _small(pair.after)))
     lines = [small[first : first + PAIRS_PER_LINE] for first in range(0, len(small), PAIRS_PER_LINE)]
     heights = [max(picture.height for _, *both in line for picture in both) for line in lines]
     column = 2 * CELL + 3 * GAP
@@ -67,11 +78,11 @@ def contact_sheet(found: Sequence[Pair], title: str) -> bytes:
     draw.text((GAP, GAP), title, _INK, font)
     y = LINE + 2 * GAP
     for line, tall in zip(lines, heights, strict=True):
-        for number, (pair, *both) in enumerate(line):
+        for number, (words, *both) in enumerate(line):
             x = GAP + number * column
             for place, picture in zip((x, x + CELL + GAP), both, strict=True):
                 sheet.paste(picture, (place + (CELL - picture.width) // 2, y + (tall - picture.height) // 2))
-            draw.text((x, y + tall + 3), _fitted(pair, font, column - 2 * GAP), _FAINT, font)
+            draw.text((x, y + tall + 3), _fitted(printable(words), font, column - 2 * GAP), _FAINT, font)
         y += tall + LINE + GAP
     out = BytesIO()
     sheet.save(out, "JPEG", quality=88)
@@ -92,9 +103,8 @@ def _small(data: bytes | None) -> Image.Image:
         return picture.convert("RGB")
 
 
-def _fitted(pair: Pair, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> str:
-    """Name and words on one line, cut where they are too long for it."""
-    text = printable(f"{pair.name}  {pair.words}")
+def _fitted(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> str:
+    """The text, cut where it is too long for the line."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(f"{text}…") > width:

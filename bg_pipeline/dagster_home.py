@@ -78,20 +78,18 @@ class Dagster:
 
         self._home = home
         self._instance = instance
+        self._resources = defs.resources
         self._repository = defs.get_repository_def()
 
     def tick(self) -> "list[dg.RunRequest]":
         """What the sensor asks for now; what it was asked before is remembered in the home."""
         import dagster as dg
 
-        from bg_pipeline.resources import resources as all_resources
-
-        configured = settings()
         cursor = self._home / _CURSOR
         with dg.build_sensor_context(
             instance=self._instance,
             repository_def=self._repository,
-            resources=all_resources(configured.bucket, configured.regions, configured.max_concurrency),
+            resources=self._resources,
             cursor=cursor.read_text() if cursor.exists() else None,
         ) as context:
             found = self._repository.get_sensor_def(SENSOR).evaluate_tick(context)

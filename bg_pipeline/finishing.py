@@ -1,6 +1,7 @@
 """From a model's picture to stored results: original pixels put back, measured, written, and read back once."""
 
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -9,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from bg_pipeline import layout
+from bg_pipeline import layout, thumbnails
 from bg_pipeline.batch import ImageSettings, Rendition
 from bg_pipeline.errors import ImageError, Transient
 from bg_pipeline.imaging import (
@@ -24,6 +25,7 @@ from bg_pipeline.imaging import (
 )
 from bg_pipeline.masks import Mask
 from bg_pipeline.masks.given import read_given
+from bg_pipeline.masks.judge import judge
 from bg_pipeline.masks.polarity import STORED
 from bg_pipeline.masks.refine import enlarge
 from bg_pipeline.painting import Painted
@@ -50,6 +52,9 @@ _PLAIN = re.compile(
     r"\b(plain|solid|blank|uniform|seamless|studio|white|black|gr[ae]y|monochrome|single.colou?r)\b", re.IGNORECASE
 )
 
+MASK_SIDE = 2048
+"""A stored mask is at most so large: as a PNG of 12 megapixels it would take as long as the result itself."""
+
 MOST_SUBJECT_CHANGED = 0.01
 LEAST_BACKGROUND_CHANGED = 0.02
 MOST_HALO = 0.5
@@ -59,7 +64,7 @@ MOST_HALO = 0.5
 class File:
     """A stored result; ``reasons`` says what in it did not pass, and is empty where all did.
 
-    ``repaint`` is set where another seed may do better.
+    ``repaint`` is set where another seed may do better; ``subject_changed`` is None where it was not measured.
     """
 
     name: str
@@ -71,6 +76,7 @@ class File:
     region: str = ""
     seed: int | None = None
     cost_usd: float | None = 0.0
+    subject_changed: float | None = None
 
 
 class Finisher:
@@ -95,12 +101,17 @@ class Finisher:
             image = painted.at(photo.size)
             mask, fidelity = None, None
             reasons: tuple[str, ...] = (NOT_PUT_BACK,)
+            repaint = False
             if painted.mask is not None:
                 mask = self._full_mask(painted.mask, photo)
                 feather = self._tools.settings.feather * (BLEND if self._asked.mode == "DEFAULT" else 1.0)
                 image = put_back(photo, image, mask, feather=feather)
                 fidelity = measure(photo, image, mask)
                 reasons = faults(fidelity, prompt)
+                # What the model itself took for the subject could not be judged before, and stays with another seed.
+                wrong = judge(painted.mask).reasons if painted.mask.source in ("words", "difference") else ()
+                repaint = bool(reasons) and not wrong
+                reasons = (*wrong, *reasons)
                 self._keep_mask(mask)
             facts = {
                 "Model": painted.answer.model,
@@ -113,7 +124,7 @@ class Finisher:
                 "Mask": painted.mask.source if painted.mask else None,
                 "Fidelity": asdict(fidelity) if fidelity else None,
             }
-            return self._store(image, photo, mask, position, facts, reasons, AI_NOTE)
+            return self._store(image, photo, mask, position, facts, reasons, AI_NOTE, repaint=repaint)
 
     def without_model(self, mask: Mask) -> list[File]:
         """The stored files of a cut-out, or of the subject on a given backdrop."""
@@ -154,7 +165,9 @@ class Finisher:
     def _keep_mask(self, mask: Image.Image) -> None:
         """Stores the mask in use for inspection: black is the subject, white what was replaced."""
         key = self._place.batch.mask_key(self._asked.image)
-        self._tools.store.write(key, STORED.write_png(mask), media_type="image/png")
+        step = math.ceil(max(mask.size) / MASK_SIDE)
+        kept = mask.reduce(step) if step > 1 else mask
+        self._tools.store.write(key, STORED.write_png(kept), media_type="image/png")
 
     def _store(
         self,
@@ -165,6 +178,8 @@ class Finisher:
         facts: Mapping[str, Any],
         reasons: tuple[str, ...],
         note: str,
+        *,
+        repaint: bool = False,
     ) -> list[File]:
         feather = self._tools.settings.feather
         renditions: Sequence[Rendition | None] = self._asked.renditions or (None,)
@@ -177,7 +192,7 @@ class Finisher:
             data, format, complaints = made.data, made.format, made.complaints
             name = self._name(number, rendition, format, photo.format)
             key = layout.result_key(self._place.output_prefix, name)
-            etag = self._write(key, data, format)
+            etag = self._write(key, data, format, number)
             document = {
                 "Id": self._place.request_id,
                 "ImageName": self._asked.image,
@@ -200,11 +215,12 @@ class Finisher:
                     key,
                     etag,
                     (*reasons, *complaints),
-                    bool(reasons) and reasons != (NOT_PUT_BACK,) and bool(facts["Model"]),
+                    repaint,
                     facts["Model"],
                     facts["Region"],
                     facts["Seed"],
                     facts["CostUSD"],
+                    (facts.get("Fidelity") or {}).get("subject_changed"),
                 )
             )
         return files
@@ -227,26 +243,29 @@ class Finisher:
             )
         return self._place.names.assign(asked.image, number, candidate, format)
 
-    def _write(self, key: str, data: bytes, format: str) -> str:
+    def _write(self, key: str, data: bytes, format: str, number: int) -> str:
         """Stores a result, reads it back and opens it: only then does it count."""
         etag = self._place.data.write(key, data, media_type=f"image/{format}")
         stored = self._place.data.read(key)
         if stored is None or stored.data != data:
             raise Transient("NotStored", f"{key} was stored and did not come back as it was")
-        _opens(stored.data)
+        picture = _opened(stored.data)
+        if number <= thumbnails.RESULTS:
+            self._place.thumbnails.keep(key, etag, lambda: picture)
         return etag
 
 
-def _opens(data: bytes) -> None:
-    """Raises `ImageError` for a file that is no whole picture."""
+def _opened(data: bytes) -> Image.Image:
+    """The picture, a JPEG at a fraction of its size. Raises `ImageError` for a file that is no whole picture."""
     look(data)
-    with Image.open(io.BytesIO(data)) as picture:
-        # Decoding a JPEG at an eighth of its size still walks through all of its data.
-        picture.draft(None, (max(1, picture.width // 8), max(1, picture.height // 8)))
-        try:
-            picture.load()
-        except (OSError, SyntaxError) as error:
-            raise ImageError("BadResult", f"the result does not open ({error})") from error
+    picture = Image.open(io.BytesIO(data))
+    # Decoding a JPEG at an eighth of its size still walks through all of its data.
+    picture.draft(None, (thumbnails.SIDE, thumbnails.SIDE))
+    try:
+        picture.load()
+    except (OSError, SyntaxError) as error:
+        raise ImageError("BadResult", f"the result does not open ({error})") from error
+    return picture
 
 
 def faults(fidelity: Fidelity, prompt: str = "") -> tuple[str, ...]:

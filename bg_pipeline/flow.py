@@ -11,13 +11,15 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from bg_pipeline import layout
+from bg_pipeline import heaps, layout
 from bg_pipeline.errors import NothingUsable, RunStopped
+from bg_pipeline.inspection import Inspection
 from bg_pipeline.layout import Batch, UploadDate
 from bg_pipeline.leases import POLL_SECONDS, Leases
 from bg_pipeline.ledger import Entry, StageRecord
+from bg_pipeline.outcomes import Meaning, meaning
 from bg_pipeline.report import Row, Status
-from bg_pipeline.reporting import report_batch, rows
+from bg_pipeline.reporting import report_batch, rows_and_entries
 from bg_pipeline.stages import CAPTIONS, PICTURES, REPORT, STAGES
 from bg_pipeline.store import Stored
 from bg_pipeline.tools import Tools
@@ -34,6 +36,10 @@ TROUBLED_ROWS = 200
 """Rows of failed images that a `Day` holds; the report has all."""
 PREVIEWS = 8
 
+SAMPLE_WAITS = Meaning(
+    Status.SKIPPED, False, "SampleWaits", "the sample waits for approval: `bg-pipeline approve` runs the rest"
+)
+
 
 @dataclass
 class Day:
@@ -41,6 +47,8 @@ class Day:
 
     ``troubled`` are the first rows that are not ``Succeeded``; ``previews`` pairs of (source key, result key);
     ``unfinished`` the folders that are not yet complete; ``stopped`` why the run ended early, if it did.
+    ``seconds`` went by from the first image handed out to the last batch finished, and so long ``refused`` calls
+    were refused for their rate, those for other dates included.
     """
 
     date: UploadDate
@@ -49,6 +57,7 @@ class Day:
     walked: int = 0
     cost_usd: float = 0.0
     seconds: float = 0.0
+    refused: int = 0
     seconds_by_stage: dict[str, float] = field(default_factory=dict)
     made: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
@@ -58,6 +67,7 @@ class Day:
     previews: list[tuple[str, str]] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
     stopped: str = ""
+    inspection: Inspection = field(default_factory=Inspection)
 
     @property
     def nothing_worked(self) -> bool:
@@ -91,7 +101,8 @@ class Flow:
     """One run over upload dates. Use it once.
 
     ``stages`` are what is brought up to date, ``again`` what is done, and paid for, anew. ``progress`` is
-    called by the thread that calls `run`, about every `PROGRESS_SECONDS`, and once at the end.
+    called by the thread that calls `run`, about every `PROGRESS_SECONDS`, and once at the end. A batch that
+    another run is at work on is waited for if ``patient``, else it counts as unfinished.
     """
 
     def __init__(
@@ -102,24 +113,28 @@ class Flow:
         stages: Collection[str] = STAGES,
         again: Collection[str] = (),
         only: Collection[Batch] = (),
+        patient: bool = True,
         progress: Callable[[Progress], None] = lambda progress: None,
     ) -> None:
         self._tools = tools
         self._stages = frozenset(stages)
         self._again = frozenset(again)
         self._only = frozenset(only)
+        self._patient = patient
         self._progress = progress
         self._leases = Leases(tools.store, run_id)
         self._days: dict[UploadDate, Day] = {}
+        self._begun: dict[UploadDate, tuple[float, int]] = {}
         self._works: list[Work] = []
         self._running: dict[Future[tuple[Entry, RunStopped | None]], tuple[Work, str]] = {}
         self._etags: dict[str, str] = {}
-        self._stopped = ""
+        self._stopped: Meaning | None = None
         self._found = self._done = self._failed = 0
         self._started = self._saved = self._told = time.monotonic()
 
     def run(self, dates: Iterable[UploadDate]) -> dict[UploadDate, Day]:
         """Brings the dates up to date and says what is true of each; errors of images are rows, not raised."""
+        heaps.keep_two()
         workers = self._tools.settings.max_concurrency
         with (
             self._leases,
@@ -149,7 +164,7 @@ class Flow:
                         work.ledger.checkpoint()
                         work.lease.release()
         for day in self._days.values():
-            day.stopped = day.stopped or self._stopped
+            day.stopped = day.stopped or (self._stopped.cause if self._stopped else "")
         self._tell(at_once=True)
         return self._days
 
@@ -178,8 +193,10 @@ class Flow:
                     self._count(work, day)
                 elif self._take(work):
                     yield from self._hand_out(work, day)
-                else:
+                elif self._patient:
                     busy.append((uploaded, day))
+                else:
+                    day.unfinished.append(f"{uploaded.batch.path} (another run is at work on it)")
         while busy:
             # Somebody else is at work on these: their outcome is waited for, then checked.
             uploaded, day = busy.popleft()
@@ -243,6 +260,7 @@ class Flow:
 
     def _hand_out(self, work: Work, day: Day) -> Iterator[tuple[Work, str]]:
         self._works.append(work)
+        self._begun.setdefault(day.date, (time.monotonic(), self._tools.calls.refused()))
         day.walked += len(work.due)
         self._found += len(work.due)
         images = list(work.due)
@@ -250,10 +268,10 @@ class Flow:
         self._look_at_models(work)
         limit = self._sample(work)
         for number, image in enumerate(images):
-            if work.stopped or self._stopped:
-                self._skip(work, image, work.stopped or self._stopped)
+            if stopped := work.stopped or self._stopped:
+                self._skip(work, image, stopped)
             elif number >= limit:
-                self._skip(work, image, "the sample waits for approval: `bg-pipeline approve` runs the rest")
+                self._skip(work, image, SAMPLE_WAITS)
             else:
                 yield work, image
         if not images:
@@ -268,7 +286,7 @@ class Flow:
             if PICTURES in wanted and any(work.asked(image).needs_prompt for image in work.due):
                 self._tools.replacers.current()
         except NothingUsable as error:
-            self._stopped = self._stopped or str(error)
+            self._stopped = self._stopped or meaning(error)
 
     def _sample(self, work: Work) -> int:
         """How many of the due images may run: all, unless a sample was asked for and is not approved."""
@@ -296,10 +314,10 @@ class Flow:
         )
         return walk.run(work.due[image]), walk.stopped
 
-    def _skip(self, work: Work, image: str, reason: str) -> None:
+    def _skip(self, work: Work, image: str, why: Meaning) -> None:
         entry = work.ledger.get(image) or Entry(image)
         for stage, made_for in work.due[image].items():
-            entry.stages[stage] = StageRecord(made_for, Status.SKIPPED, False, "Skipped", reason)
+            entry.stages[stage] = StageRecord(made_for, why.status, why.final, why.error, why.cause)
             if stage == PICTURES:
                 entry.outputs = []
         self._take_in(work, entry)
@@ -312,9 +330,9 @@ class Flow:
             entry, stopped = future.result()
             if stopped is not None:
                 if getattr(stopped, "scope", "") == "batch":
-                    work.stopped = str(stopped)
+                    work.stopped = meaning(stopped)
                 else:
-                    self._stopped = self._stopped or str(stopped)
+                    self._stopped = self._stopped or meaning(stopped)
             self._take_in(work, entry)
         self._tell()
         if time.monotonic() - self._saved > CHECKPOINT_SECONDS:
@@ -344,9 +362,12 @@ class Flow:
         self._failed += bad
         share = self._failed / self._done
         if self._done >= FIRST_IMAGES and share > self._tools.settings.max_failed_share and not self._stopped:
-            self._stopped = (
+            self._stopped = Meaning(
+                Status.SKIPPED,
+                False,
+                "TooManyFailures",
                 f"{self._failed} of {self._done} images failed, more than BG_MAX_FAILED_SHARE allows; "
-                "see the causes in the report, mend them and run again"
+                "see the causes in the report, mend them and run again",
             )
         if work.pending == 0:
             self._finish(work)
@@ -363,19 +384,28 @@ class Flow:
                 work.ledger.describe(Reported=datetime.now(UTC).isoformat(timespec="seconds"))
             work.ledger.finish()
             self._count(work, day)
+            now_stored = self._results(f"{work.place.output_prefix}/", work)
+            day.inspection.look_again(work, now_stored, reported=REPORT in self._stages)
+        self._time(day)
         self._works.remove(work)
         if work.lease is not None:
             work.lease.release()
 
     def _count(self, work: Work, day: Day) -> None:
         day.batches.append(work.place.batch.path)
-        for row in rows(work):
+        for row, entry in rows_and_entries(work):
+            day.inspection.take(row, entry)
             day.images += 1
             day.counts[row.Status] += 1
             if row.Status != Status.SUCCEEDED and len(day.troubled) < TROUBLED_ROWS:
                 day.troubled.append(row)
             if row.Results and len(day.previews) < PREVIEWS:
                 day.previews.append((f"{work.place.input_prefix}/{row.ImageName}", row.Results[0]))
+
+    def _time(self, day: Day) -> None:
+        begun, refused = self._begun[day.date]
+        day.seconds = time.monotonic() - begun
+        day.refused = self._tools.calls.refused() - refused
 
     def _tell(self, *, at_once: bool = False) -> None:
         now = time.monotonic()

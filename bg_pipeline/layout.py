@@ -193,6 +193,16 @@ class Batch:
         return within(self.ledger_prefix, name)
 
     @property
+    def thumbnails_key(self) -> str:
+        """The small pictures of all its photos and results together."""
+        return within(f"{STATE}/thumbnails", f"{self.path}.jsonl")
+
+    @property
+    def published_list_key(self) -> str:
+        """What was published of it."""
+        return within(f"{STATE}/published", f"{self.path}.json")
+
+    @property
     def lease_key(self) -> str:
         return within(f"{STATE}/leases", f"{self.path}.json")
 
@@ -259,6 +269,11 @@ def review_key(result: str) -> str:
     return within(REVIEWS, f"{result.removeprefix(RESULTS + '/')}.json")
 
 
+def reviews_of(output_prefix: str) -> str:
+    """The prefix of all reviews of the results under ``output_prefix``."""
+    return within(REVIEWS, f"{output_prefix.removeprefix(RESULTS + '/')}/")
+
+
 def published_key(result: str) -> str:
     """Where the result whose key is ``result`` is delivered once it is approved."""
     return within(PUBLISHED, result.removeprefix(f"{RESULTS}/"))
@@ -267,6 +282,12 @@ def published_key(result: str) -> str:
 def report_key(status_prefix: str, batch_id: str, extension: str = "json") -> str:
     """``extension`` is ``json``, ``csv`` or ``html``."""
     return within(status_prefix, f"status_report_{batch_id}.{extension}")
+
+
+def is_report(key: str) -> bool:
+    """Whether the object is a report as JSON, which is written last of all its forms."""
+    name = key.rpartition("/")[2]
+    return name.startswith("status_report_") and name.endswith(".json")
 
 
 def retry_key(status_prefix: str, batch_id: str) -> str:
@@ -299,9 +320,56 @@ def spend_key(day: datetime.date) -> str:
     return within(f"{STATE}/spend/days", f"{date_path(day)}.json")
 
 
+WINDOWS: Final = f"{STATE}/window"
+"""What is known of the windows in which a Custom Labels model runs."""
+
+WAITING: Final = f"{WINDOWS}/waiting"
+
+
+def window_key(model: str, name: str) -> str:
+    """A document about the Custom Labels model whose ARN is ``model``: its lease, its start, what was tried."""
+    return within(f"{WINDOWS}/models/{model}", f"{name}.json")
+
+
+def window_run_key(run: str) -> str:
+    """The lease that says that a window run is at work."""
+    return within(f"{WINDOWS}/runs", f"{run}.json")
+
+
+def window_report_key(opened: datetime.datetime, run: str) -> str:
+    """The report of one window, by when it was opened (UTC) and by whom."""
+    return within(f"{WINDOWS}/reports/{date_path(opened.date())}", f"{opened:%H%M%S}-{run}.json")
+
+
+def waiting_key(date: UploadDate) -> str:
+    """The mark that photos of a date wait for a window."""
+    return within(WAITING, f"{date_path(date)}.json")
+
+
+def parse_waiting(key: str) -> UploadDate | None:
+    """The date of such a mark."""
+    batch = find_batch(f"{key.removeprefix(WAITING + '/').removesuffix('.json')}/any")
+    return batch.date if batch else None
+
+
+def notice_key(report: str, sender: str) -> str:
+    """The mark that the report whose key is ``report`` was told of, and in which state, through a sender."""
+    return within(f"{STATE}/notices", f"{report.removeprefix(f'{REPORTS}/')}.{sender}.json")
+
+
+def run_notice_key(run_id: str, date: UploadDate, sender: str) -> str:
+    """The mark that people were told of a run that left batches of a date without a report."""
+    return within(f"{STATE}/notices/runs", f"{run_id}.{date}.{sender}.json")
+
+
 def poison_key(message_id: str) -> str:
     """Where a queue's message is kept that was no event and had no dead-letter queue to go to."""
     return within(f"{STATE}/poison", f"{message_id}.txt")
+
+
+def idempotency_key(digest: str) -> str:
+    """What a call of the HTTP API with an idempotency key came to; ``digest`` stands for the caller and the key."""
+    return within(f"{STATE}/idempotency/{digest[:2]}", f"{digest}.json")
 
 
 def output_key(name: str) -> str:

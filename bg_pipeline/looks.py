@@ -11,10 +11,10 @@ from PIL import Image
 
 from bg_pipeline.answers import Answer, identity
 from bg_pipeline.captioners import nova
-from bg_pipeline.errors import CallError, ModelUnavailable, RunStopped
+from bg_pipeline.errors import CallError, ModelUnavailable, NotTried, RunStopped
 from bg_pipeline.generators import Generator, Operation
 from bg_pipeline.imaging import fit, look, unfit
-from bg_pipeline.labelers import faces, rekognition
+from bg_pipeline.labelers import custom_labels, faces, rekognition
 from bg_pipeline.masks import Mask
 from bg_pipeline.masks.boxes import Box
 from bg_pipeline.masks.polarity import STORED, from_alpha
@@ -23,7 +23,6 @@ from bg_pipeline.model_facts import facts_of
 from bg_pipeline.models import Choice
 from bg_pipeline.photographs import Photograph
 from bg_pipeline.tools import Tools, Wallet
-
 
 MASK_SIDE = 2048
 """A cut-out's mask is kept at most so large while its picture is waited for."""
@@ -50,7 +49,13 @@ class Looks:
         self._again = again
 
     def labels(self) -> Seen:
-        """Rekognition's labels of the photo, as the part of a labels document that comes from them."""
+        """Labels of the photo, as the part of a labels document that comes from the model.
+
+        They are Rekognition's own, or with ``BG_CUSTOM_LABELS_ARN`` that model's; then raises `NotTried` while it
+        is not running.
+        """
+        if self._tools.settings.custom_labels_arn:
+            return self._custom_labels(self._tools.settings.custom_labels_arn)
         confidence = self._tools.settings.label_confidence
 
         def ask() -> Answer:
@@ -60,6 +65,28 @@ class Looks:
             )
 
         return self._once("labels", {"min_confidence": confidence}, ask, "labels")
+
+    def _custom_labels(self, arn: str) -> Seen:
+        tools, confidence = self._tools, self._tools.settings.custom_labels_confidence
+
+        def ask() -> Answer:
+            # Before the model is waited for: what is no picture need not wait.
+            body = custom_labels.request(arn, self._photo.view, confidence)
+            try:
+                if not tools.standstill.now:
+                    return self._rekognition(
+                        custom_labels.OPERATION,
+                        lambda client: client.detect_custom_labels(**body),
+                        lambda response: custom_labels.document(response, arn),
+                        regions=(custom_labels.region(arn),),
+                    )
+            except CallError as error:
+                if error.code != custom_labels.NOT_RUNNING:
+                    raise
+                tools.standstill.seen()
+            raise tools.standstill.wait(self._wallet.batch.date)
+
+        return self._once("labels", {"model": arn, "min_confidence": confidence}, ask, "labels")
 
     def faces(self) -> list[Box]:
         """Boxes of all faces in the photo."""
@@ -110,8 +137,11 @@ class Looks:
         return ask
 
     def caption(self) -> Seen:
-        """A caption by the first caption model that can be used: ``{"Caption": …}``."""
-        asked = {"prompt": self._tools.settings.caption_prompt}
+        """A caption by the first caption model that can be used: ``{"Caption": …, "AltText": …}``."""
+        asked: dict[str, Any] = {"prompt": self._tools.settings.caption_prompt}
+        if self._tools.settings.alt_text_length:
+            # Not its length: a text that is there already can be shortened without paying again.
+            asked["alt_text"] = True
         return self._once("captions", asked, self._describe, "captions")
 
     def cut_out(self) -> Mask:
@@ -122,6 +152,12 @@ class Looks:
             again = "generated_images" in self._again
             answer = tools.answers.find("cut-out", name, models=tools.removers.names, again=again)
             while answer is None:
+                if not tools.removers.candidates:
+                    raise NotTried(
+                        "NoCutOut",
+                        "its mask has to be cut out, and no model in BG_IMAGE_MODELS does that: add titan-v2, "
+                        "nova-canvas or stability, or give a mask",
+                    )
                 choice = tools.removers.current()
                 try:
                     answer = self._cut(name, choice, again)
@@ -187,8 +223,9 @@ class Looks:
         (operation,) = choice.candidate.operations
         facts = facts_of(operation.name, operation.invoke_id)
         prompt = tools.settings.caption_prompt
-        body = nova.request(operation.invoke_id, jpeg, prompt)
-        tokens_in, tokens_out = nova.tokens_at_most(operation.invoke_id, prompt)
+        alt_text = tools.settings.alt_text_length
+        body = nova.request(operation.invoke_id, jpeg, prompt, alt_text)
+        tokens_in, tokens_out = nova.tokens_at_most(operation.invoke_id, prompt, alt_text)
         worst = facts.cost(input_tokens=tokens_in, output_tokens=tokens_out)
         with wallet.pay(operation.name, worst) as payment:
             done = tools.calls.make(
@@ -199,15 +236,21 @@ class Looks:
                 used_tokens=lambda answer: float(answer.get("usage", {}).get("totalTokens", 0)),
                 unknown_repeats=1,
             )
-            caption = nova.read(done.answer)
+            caption = nova.read(done.answer, alt_text)
             cost = facts.cost(input_tokens=caption.input_tokens, output_tokens=caption.output_tokens)
             payment.settle(cost)
         answer = {key: value for key, value in done.answer.items() if key != "ResponseMetadata"}
         tools.keep_payload(wallet, operation, _printable(body), _printable(answer))
-        return self._answer({"Caption": caption.text}, choice.candidate.name, done.region, cost)
+        document = {"Caption": caption.text, "AltText": caption.alt_text}
+        return self._answer(document, choice.candidate.name, done.region, cost)
 
     def _rekognition(
-        self, operation: Operation, send: Callable[[Any], Any], read: Callable[[Any], Mapping[str, Any]]
+        self,
+        operation: Operation,
+        send: Callable[[Any], Any],
+        read: Callable[[Any], Mapping[str, Any]],
+        *,
+        regions: Sequence[str] = (),
     ) -> Answer:
         price = facts_of(operation.name).cost(images=1)
         with self._wallet.pay(operation.name, price) as payment:
@@ -215,14 +258,20 @@ class Looks:
                 done = self._tools.calls.make(
                     operation,
                     lambda client, _: send(client),
-                    regions=self._tools.aws.regions,
+                    regions=regions or self._tools.aws.regions,
                     unknown_repeats=1,
                 )
             except ModelUnavailable as error:
                 raise RunStopped(
                     f"Rekognition refuses {operation.name} ({error}); grant the credentials "
-                    "rekognition:DetectLabels and rekognition:DetectFaces, in Regions that have Rekognition"
+                    "rekognition:DetectLabels, rekognition:DetectFaces and, for a model of your own, "
+                    "rekognition:DetectCustomLabels, in Regions that have them"
                 ) from error
+            except CallError as error:
+                if error.code == "InvalidImageFormatException":
+                    # What was sent undecoded is decoded now, to say what is wrong with it.
+                    _ = self._photo.small
+                raise
             payment.settle(price)
         return self._answer(read(done.answer), "rekognition", done.region, price)
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 HIDDEN_SECONDS: Final = 180
 """How long a message that was received is not given again: longer than a tick, its runs' start and the next tick."""
+WAIT_SECONDS: Final = 1
+"""How long to wait for a first message; without a wait SQS asks only some of its servers, and may miss some."""
 BATCH: Final = 10
 """Messages in one call, the most that SQS takes."""
 
@@ -34,12 +36,11 @@ class Queue:
         self.url = url
 
     def receive(self) -> list[Message]:
-        """Up to `BATCH` messages, in no order, which nobody else is given for `HIDDEN_SECONDS`; waits a second."""
+        """Up to `BATCH` messages, in no order, which nobody else is given for `HIDDEN_SECONDS`."""
         answer = self.client.receive_message(
             QueueUrl=self.url,
             MaxNumberOfMessages=BATCH,
-            # Without a wait SQS asks only some of its servers, and an empty answer says nothing.
-            WaitTimeSeconds=1,
+            WaitTimeSeconds=WAIT_SECONDS,
             VisibilityTimeout=HIDDEN_SECONDS,
             MessageSystemAttributeNames=["ApproximateReceiveCount"],
         )

@@ -14,7 +14,7 @@ from PIL import Image
 from bg_pipeline.answers import Answer, identity
 from bg_pipeline.batch import MAX_SEED, ImageSettings, Wanted
 from bg_pipeline.errors import Blocked, CallError, ModelUnavailable, NeedsReview, SubjectNotFound
-from bg_pipeline.generators import Ask, Generator, Made, seed_within
+from bg_pipeline.generators import Ask, Generator, Made, by_words, seed_within
 from bg_pipeline.imaging import Fitted, Photo, fit, fit_mask, unfit
 from bg_pipeline.masks import Mask
 from bg_pipeline.masks.difference import difference
@@ -183,7 +183,7 @@ class Painter:
                 self._asked,
                 self._eyes,
                 self.settings,
-                takes_words=generator.takes_words,
+                takes_words=by_words(generator, self._asked.mode),
                 not_words=self._not_words,
             )
             fitted = generator.sizes.canvas(self._photo.size)
@@ -246,7 +246,9 @@ class Painter:
         except ModelUnavailable as error:
             self._tools.replacers.lost(choice, error.region, error)
             return {}
-        except SubjectNotFound:
+        except SubjectNotFound as error:
+            if not prepared.subject.words:
+                return dict.fromkeys(names, error)
             self._not_words.append(prepared.subject.words)
             return {}
         except CallError as error:
@@ -280,10 +282,12 @@ class Painter:
                 maybe_billed,
                 by_words=ask.mask is None,
             )
-            if ask.mask is None and made.mask is not None:
-                mask = Answer(made.mask, generator.name, answer.region, made_for=wallet.made_for)
-                tools.answers.keep("mask", name, mask, media_type="image/png")
-                self._masks[name] = made.mask
+            # A mask that words came before would not be found again from the same question.
+            sent = ask.mask if self._not_words else None
+            if mask := made.mask if ask.mask is None else sent:
+                kept = Answer(mask, generator.name, answer.region, made_for=wallet.made_for)
+                tools.answers.keep("mask", name, kept, media_type="image/png")
+                self._masks[name] = mask
             tools.answers.keep("picture", name, answer, media_type="image/png")
             answers.append(answer)
         return made, answers

@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from tempfile import TemporaryFile
 from typing import IO
 
+from PIL import Image
+
 from bg_pipeline.errors import ImageError
 from bg_pipeline.imaging import Facts, Photo, look, open_photo, small_jpeg
 from bg_pipeline.imaging.photo import scaled_down
@@ -152,6 +154,11 @@ class Photograph:
             if small is None:
                 self._small = small = self._darkroom.open_small(self)
             return small
+
+    @property
+    def at_hand(self) -> Image.Image | bytes:
+        """What of `small` and `view` is in memory now, for a look that is worth no decoding of its own."""
+        return self._view if self._view and not self._small else self.small.image
 
     @contextmanager
     def full(self) -> Iterator[Photo]:

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 from bg_pipeline.layout import Batch, ResultNames
 from bg_pipeline.store import Store
+from bg_pipeline.thumbnails import Thumbnails
 
 
 @dataclass(frozen=True)
 class Place:
-    """A batch's bucket, its prefixes, the names bound to its results, and its own cap."""
+    """A batch's bucket, its prefixes, the names bound to its results, its own cap, and its small pictures."""
 
     batch: Batch
     data: Store
@@ -18,3 +19,4 @@ class Place:
     names: ResultNames
     request_id: str
     cap_usd: float | None
+    thumbnails: Thumbnails

@@ -5,7 +5,6 @@ never more.
 """
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,7 +16,7 @@ from bg_pipeline.account_quotas import AccountQuotas
 from bg_pipeline.batch import ImageSettings
 from bg_pipeline.captioners import nova
 from bg_pipeline.errors import NothingUsable
-from bg_pipeline.generators import Generator, Operation
+from bg_pipeline.generators import Generator, Operation, by_words
 from bg_pipeline.labelers import faces, rekognition
 from bg_pipeline.layout import Batch, UploadDate
 from bg_pipeline.model_facts import facts_of
@@ -26,8 +25,7 @@ from bg_pipeline.settings import Settings
 from bg_pipeline.stages import CAPTIONS, LABELS, PICTURES, STAGES
 from bg_pipeline.store import Store
 from bg_pipeline.tools import Tools
-from bg_pipeline.uploads import batches
-from bg_pipeline.work import Work, open_work
+from bg_pipeline.work import Work, open_work, stored_batches
 
 T = TypeVar("T")
 
@@ -102,14 +100,11 @@ def find_work(
     for date in dates:
         path = layout.date_path(date)
         results = {found.key: found.etag for found in store.list(f"{layout.RESULTS}/{path}/")}
-        ledgers = defaultdict(list)
-        for found in store.list(f"{layout.STATE}/ledger/{path}/"):
-            ledgers[found.key.rpartition("/")[0]].append(found)
         now = datetime.now(UTC)
-        for uploaded in batches(store, date):
-            if (only and uploaded.batch not in only) or not uploaded.complete(settings.settle_seconds, now):
+        for uploaded, ledger in stored_batches(store, [date], only):
+            if not uploaded.complete(settings.settle_seconds, now):
                 continue
-            work = open_work(store, settings, uploaded, ledgers[uploaded.batch.ledger_prefix])
+            work = open_work(store, settings, uploaded, ledger)
             here = results
             if work.place.output_prefix != uploaded.batch.output_prefix or work.place.data is not store:
                 elsewhere = work.place.data.list(f"{work.place.output_prefix}/")
@@ -172,7 +167,9 @@ def _calls(
     if CAPTIONS in due and models.captioner is not None:
         (operation,) = models.captioner.candidate.operations
         facts = facts_of(operation.name, operation.invoke_id)
-        tokens_in, tokens_out = nova.tokens_at_most(operation.invoke_id, settings.caption_prompt)
+        tokens_in, tokens_out = nova.tokens_at_most(
+            operation.invoke_id, settings.caption_prompt, settings.alt_text_length
+        )
         cost = facts.cost(input_tokens=tokens_in, output_tokens=tokens_out)
         yield operation, models.captioner.regions, 1, 1, cost
     if PICTURES in due:
@@ -188,9 +185,9 @@ def _picture_calls(asked: ImageSettings, settings: Settings, models: Models) -> 
     generator = models.replacer.candidate.speaker if models.replacer else None
     if asked.subject in ("LABELS", "SALIENT") and "cut-out" in settings.mask_sources and models.remover:
         (operation,) = models.remover.candidate.operations
-        by_words = paints and asked.subject == "LABELS" and generator is not None and generator.takes_words
+        in_words = paints and asked.subject == "LABELS" and generator and by_words(generator, asked.mode)
         price = facts_of(operation.name, operation.model_id).cost(images=1)
-        yield operation, models.remover.regions, 0 if by_words else 1, 1, price
+        yield operation, models.remover.regions, 0 if in_words else 1, 1, price
     if paints and models.replacer and generator:
         (operation,) = models.replacer.candidate.operations
         calls = len(asked.prompts) * math.ceil(asked.variants / generator.images_per_call)
@@ -222,9 +219,13 @@ def models_in_use(tools: Tools) -> tuple[Models, list[str]]:
         own = tools.settings.quota(operation.name) or account.requests_per_minute(facts, region)
         return own or facts.requests_in(region)
 
-    replacer, remover, captioner = (
-        current(tools.replacers),
-        current(tools.removers),
-        current(tools.captioners),
+    return (
+        Models(
+            replacer=current(tools.replacers),
+            remover=current(tools.removers),
+            captioner=current(tools.captioners),
+            regions=tools.aws.regions,
+            per_minute=per_minute,
+        ),
+        reasons,
     )
-    return Models(replacer, remover, captioner, tools.aws.regions, per_minute), reasons

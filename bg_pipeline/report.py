@@ -212,9 +212,17 @@ def _cell(name: str, value: object) -> object:
         return "unknown"
     if isinstance(value, tuple):
         value = "\n".join(value)
-    if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
-        return f"'{value}"
-    return value
+    return spreadsheet_text(value) if isinstance(value, str) else value
+
+
+def spreadsheet_text(text: str) -> str:
+    """``text`` as a cell that no spreadsheet takes for a formula: with an apostrophe before it if need be."""
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+
+
+def text_of_cell(cell: str) -> str:
+    """What `spreadsheet_text` made a cell of."""
+    return cell[1:] if cell[:1] == "'" and cell[1:].startswith(_FORMULA_STARTS) else cell
 
 
 # A formula's first character, its full-width forms, and what some spreadsheets pass over in front of it.

@@ -72,8 +72,8 @@ def upload_events(
     """The sensor that asks for one run of ``target`` for each date, however old, that events name uploads of.
 
     The events are those of S3 in the queue ``BG_QUEUE_URL``, which it reads through the resource ``queue``, a
-    `Queue`; a message is deleted when the request that it led to is stored by Dagster. What one event tells of
-    and `new_uploads` sees as well is asked for once. Otherwise it is as `new_uploads`.
+    `Queue`; a message is deleted when the request that it led to is stored by Dagster. What
+    `new_uploads` sees as well is asked for once by the two of them. Otherwise it is as `new_uploads`.
     """
 
     @dg.sensor(

@@ -10,7 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from bg_pipeline.errors import SettingsError
@@ -46,6 +46,13 @@ class Settings(BaseSettings):
     )
     caption_prompt: str = Field(
         "Generate a detailed description of the image.", description="What the caption model is asked."
+    )
+    alt_text_length: int = Field(
+        125,
+        ge=0,
+        le=1000,
+        description="Characters of the alternative text that the same call makes for those who cannot see the "
+        "picture; 0: none.",
     )
     default_prompt: str = Field(
         "", description="Background for folders without a request; empty: their images are skipped."
@@ -86,6 +93,30 @@ class Settings(BaseSettings):
     label_confidence: Annotated[float, Field(ge=0, le=100)] = Field(
         55.0, description="Labels below this confidence are not kept."
     )
+    custom_labels_arn: str = Field(
+        "",
+        pattern=r"^(arn:[a-z0-9-]+:rekognition:[a-z0-9-]+:[0-9]+:project/[A-Za-z0-9_.-]+/version/[A-Za-z0-9_.-]+/[0-9]+)?$",
+        description="Version of a Rekognition Custom Labels model that makes the labels; the job "
+        "`custom_labels_window` starts it, and stops it, when photos wait for it.",
+    )
+    custom_labels_units: int = Field(
+        1,
+        ge=1,
+        le=100,
+        description="Inference units of that model; each is billed by the hour while it runs.",
+    )
+    custom_labels_confidence: Annotated[float, Field(ge=0, le=100)] = Field(
+        70.0, description="That model's labels below this confidence are not kept."
+    )
+    custom_labels_start_minutes: Annotated[float, Field(gt=0, le=720)] = Field(
+        30.0, description="A start of that model that takes longer is given up."
+    )
+    archive_to: str = Field(
+        "",
+        pattern=r"^([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])?$",
+        description="Where photos go once all their results succeeded: `archive` is that prefix of the bucket, "
+        "anything else another bucket; empty: they stay.",
+    )
     mask_sources: Words = Field(
         ("alpha", "studio", "onnx", "cut-out"),
         description="Where a subject's mask may come from, the free ones first; leave one out to switch it off.",
@@ -123,8 +154,59 @@ class Settings(BaseSettings):
         le=604_800,
         description="Life of a presigned report link, if the credentials live as long.",
     )
-    sns_topic_arn: str = Field("", description="SNS topic for notices.")
-    webhook_url: str = Field("", description="Web hook for notices.")
+    html_report_images: int = Field(
+        500,
+        ge=0,
+        le=10_000,
+        description="Batches of up to so many images get a report as HTML with each run; that of a larger one is "
+        "made by `bg-pipeline report --format html`.",
+    )
+    auto_approve: bool = Field(
+        True, description="Results that passed every check are approved by themselves, without a person."
+    )
+    review_share: Share = Field(
+        0.05, description="Share of those, chosen by their keys, that wait for a person all the same."
+    )
+    oidc_issuer: str = Field(
+        "",
+        pattern=r"^(https?://\S+)?$",
+        description="Who signs people in to the HTTP API (OpenID Connect), such as a Cognito user pool's address.",
+    )
+    oidc_audience: str = Field(
+        "", description="The audience that its tokens must name: the client id of this API."
+    )
+    api_requests_per_minute: int = Field(
+        120, ge=1, le=100_000, description="Requests that each caller of the HTTP API may make a minute."
+    )
+    api_max_upload_mb: int = Field(
+        30, ge=1, le=1000, description="Size of a photo, in MB, up to which the HTTP API takes it."
+    )
+    api_wait_seconds: Annotated[float, Field(ge=0, le=900)] = Field(
+        280, description="How long a call of the HTTP API waits for its picture."
+    )
+    stale_hours: Annotated[float, Field(gt=0, le=8760)] = Field(
+        24.0, description="Age of an upload from which a check warns where no report tells of it."
+    )
+    sns_topic_arn: str = Field(
+        "",
+        pattern=r"^(arn:[a-z0-9-]+:sns:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]+(\.fifo)?)?$",
+        description="SNS topic that is told of every finished batch, and of runs that left one unfinished.",
+    )
+    webhook_url: str = Field(
+        "",
+        pattern=r"^(https?://\S+)?$",
+        description="Web hook that is told the same by a signed POST of JSON.",
+    )
+    webhook_secret: SecretStr = Field(
+        SecretStr(""),
+        validate_default=True,
+        description="What those are signed with (HMAC-SHA256); needed with a web hook.",
+    )
+    postgres_url: SecretStr = Field(
+        SecretStr(""),
+        description="PostgreSQL database where `up` keeps Dagster's history (`postgresql://user:password@host/name`, "
+        "extra `postgres`); empty: SQLite in the state folder.",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Level of the log.")
 
     @field_validator(
@@ -152,6 +234,13 @@ class Settings(BaseSettings):
                 raise ValueError(f"'{word}' is not one of {', '.join(known)}")
         return value
 
+    @field_validator("webhook_secret")
+    @classmethod
+    def _signed(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        if info.data.get("webhook_url") and not value.get_secret_value():
+            raise ValueError("set it as well: what goes to BG_WEBHOOK_URL is signed with it")
+        return value
+
     def quota(self, operation: str) -> float | None:
         """The account's own requests a minute for an operation such as ``TITAN_V2``, if it was set."""
         if operation.startswith("DETECT_"):
@@ -160,18 +249,11 @@ class Settings(BaseSettings):
         return getattr(self, f"quota_{operation.lower()}_rpm", None)
 
 
-NOT_BUILT_YET = {
-    "sns_topic_arn": "notices are not built yet; leave it unset",
-    "webhook_url": "notices are not built yet; leave it unset",
-}
-"""Settings that are read and checked but that nothing honours yet: using one is refused, never ignored."""
-
-
 def settings(**overrides: Any) -> Settings:
     """The settings of this process: the environment's ``BG_*`` variables, then ``overrides``.
 
-    Raises `SettingsError`, naming each variable, for a value that does not fit, for a name that is no
-    setting and for one that is not built yet.
+    Raises `SettingsError`, naming each variable, for a value that does not fit and for a name that is no
+    setting.
     """
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     for name in sorted(os.environ):
@@ -180,7 +262,7 @@ def settings(**overrides: Any) -> Settings:
             hint = f"; did you mean {close[0]}?" if close else ""
             raise SettingsError(f"{name} is not a setting{hint}")
     try:
-        read = Settings(**overrides)
+        return Settings(**overrides)
     except ValidationError as error:
         problems = (
             f"{PREFIX}{'_'.join(str(part) for part in problem['loc']).upper()}: "
@@ -188,10 +270,6 @@ def settings(**overrides: Any) -> Settings:
             for problem in error.errors(include_url=False)
         )
         raise SettingsError("; ".join(problems)) from None
-    for name, reason in NOT_BUILT_YET.items():
-        if getattr(read, name):
-            raise SettingsError(f"{PREFIX}{name.upper()}: {reason}")
-    return read
 
 
 def table() -> str:
@@ -201,7 +279,7 @@ def table() -> str:
         default = field.default
         if isinstance(default, tuple):
             default = ",".join(default)
-        shown = "" if default in ("", None) else f"`{default}`"
+        shown = "" if default is None or str(default) == "" else f"`{default}`"
         lines.append(f"| `{PREFIX}{name.upper()}` | {field.description} | {shown} |")
     return "\n".join(lines) + "\n"
 

@@ -36,12 +36,15 @@ def fingerprints(
     Neither the model nor the quotas are part of it: that a model died is no reason to pay again.
     """
     labels = fingerprint(LABELS, etag, settings.label_confidence)
-    captions = fingerprint(CAPTIONS, etag, settings.caption_prompt)
+    if settings.custom_labels_arn:
+        # Which version of a model of one's own sees what is chosen by its owner; nothing takes its place.
+        labels = fingerprint(LABELS, etag, settings.custom_labels_arn, settings.custom_labels_confidence)
+    captions = fingerprint(CAPTIONS, etag, settings.caption_prompt, settings.alt_text_length > 0)
     wanted = {name for prompt in asked.prompts for name in placeholders(prompt)}
     named_labels = asked.subject == "LABELS" and not asked.labels
     return {
         LABELS: labels,
-        CAPTIONS: captions,
+        CAPTIONS: fingerprint(captions, settings.alt_text_length),
         PICTURES: fingerprint(
             PICTURES,
             VERSION,

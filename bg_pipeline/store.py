@@ -202,8 +202,13 @@ class Store:
         data = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
         return self.write(key, data, media_type="application/json", if_absent=if_absent, if_etag=if_etag)
 
-    def copy(self, source: str, target: str, *, media_type: str | None = None) -> str:
-        """Copies an object inside the bucket without its bytes passing through here; returns the new tag."""
+    def copy(
+        self, source: str, target: str, *, media_type: str | None = None, if_etag: str | None = None
+    ) -> str:
+        """Copies an object inside the bucket without its bytes passing through here; returns the new tag.
+
+        With ``if_etag`` raises `PreconditionFailed` if the source is gone or has another tag by now.
+        """
         request: dict[str, Any] = {
             "Bucket": self.bucket,
             "Key": target,
@@ -211,7 +216,14 @@ class Store:
         }
         if media_type:
             request |= {"MetadataDirective": "REPLACE", "ContentType": media_type}
-        answer = self.client.copy_object(**request)
+        if if_etag is not None:
+            request["CopySourceIfMatch"] = f'"{if_etag}"'
+        try:
+            answer = self.client.copy_object(**request)
+        except ClientError as error:
+            if if_etag is not None and _code(error) in _LOST | _GONE:
+                raise PreconditionFailed(f"{source} was written by somebody else or is gone") from error
+            raise
         return answer["CopyObjectResult"]["ETag"].strip('"')
 
     def delete(self, key: str, *, if_etag: str | None = None) -> None:

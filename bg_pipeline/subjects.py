@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bg_pipeline.batch import ImageSettings
-from bg_pipeline.errors import CallError, ImageError, ModelUnavailable, NeedsReview
+from bg_pipeline.errors import CallError, ImageError, ModelUnavailable, NeedsReview, Transient
 from bg_pipeline.imaging import Photo
 from bg_pipeline.labelers.faces import glasses
 from bg_pipeline.masks import Mask
@@ -129,7 +129,7 @@ def _cut_out(
 ) -> Iterator[tuple[Subject, Sequence[Box]]]:
     try:
         cut = eyes.cut_out()
-    except ModelUnavailable:
+    except (ModelUnavailable, Transient):
         raise
     except CallError as error:
         reasons.append(f"cut-out: {error}")

@@ -23,6 +23,7 @@ from bg_pipeline.photographs import Darkroom
 from bg_pipeline.processes import process_name
 from bg_pipeline.settings import Settings
 from bg_pipeline.spend import Purse, Reservation
+from bg_pipeline.standstill import Standstill
 from bg_pipeline.store import Store
 
 
@@ -101,6 +102,7 @@ class Tools:
         self.purse = Purse(
             store, run_cap_usd=settings.max_cost_usd, day_cap_usd=settings.max_cost_usd_per_day
         )
+        self.standstill = Standstill(store)
         self.darkroom = Darkroom(settings.max_decoded_images)
         generators = [generator(name) for name in settings.image_models]
         self._generators = {each.name: each for each in generators}

@@ -112,12 +112,12 @@ def _looking(tools: Tools, operation: Operation, send: Callable[[Any], Any]) -> 
 
 def _captioning(tools: Tools, operation: Operation, regions: Sequence[str]) -> Trial:
     facts = facts_of(operation.name, operation.invoke_id)
-    prompt = tools.settings.caption_prompt
-    tokens_in, tokens_out = nova.tokens_at_most(operation.invoke_id, prompt)
+    prompt, alt_text = tools.settings.caption_prompt, tools.settings.alt_text_length
+    tokens_in, tokens_out = nova.tokens_at_most(operation.invoke_id, prompt, alt_text)
     worst = facts.cost(input_tokens=tokens_in, output_tokens=tokens_out)
 
     def call() -> str:
-        body = nova.request(operation.invoke_id, _picture(), prompt)
+        body = nova.request(operation.invoke_id, _picture(), prompt, alt_text)
         with _wallet(tools).pay(operation.name, worst) as payment:
             done = tools.calls.make(
                 operation,
@@ -125,7 +125,7 @@ def _captioning(tools: Tools, operation: Operation, regions: Sequence[str]) -> T
                 regions=regions,
                 tokens=tokens_in + tokens_out,
             )
-            caption = nova.read(done.answer)
+            caption = nova.read(done.answer, alt_text)
             payment.settle(facts.cost(input_tokens=caption.input_tokens, output_tokens=caption.output_tokens))
         return f"answered from {done.region}: {caption.text[:60]}"
 

@@ -1,6 +1,6 @@
 """What people uploaded: the batches of a date, as one listing of its prefix shows them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
@@ -42,11 +42,19 @@ class Uploaded:
 
 def batches(store: Store, date: UploadDate) -> Iterator[Uploaded]:
     """The batches of a date in key order; one request per 1,000 objects, one batch in memory at a time."""
+    return _folders(store.list(f"{layout.uploads_of(date)}/"))
 
+
+def find(store: Store, batch: Batch) -> Uploaded | None:
+    """One batch, or None if there is nothing in its folder."""
+    return next(_folders(store.list(f"{batch.input_prefix}/")), None)
+
+
+def _folders(objects: Iterable[Stored]) -> Iterator[Uploaded]:
     def batch_of(pair: tuple[layout.Upload, Stored]) -> Batch:
         return pair[0].batch
 
-    found = ((layout.parse_upload(each.key), each) for each in store.list(f"{layout.uploads_of(date)}/"))
+    found = ((layout.parse_upload(each.key), each) for each in objects)
     inside = ((upload, each) for upload, each in found if upload is not None)
     # All keys of one folder share its prefix, so a sorted listing holds them together.
     for batch, pairs in groupby(inside, key=batch_of):

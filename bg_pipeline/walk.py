@@ -11,6 +11,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from bg_pipeline import batch, layout
 from bg_pipeline.batch import ImageSettings
+from bg_pipeline.captioners.nova import shortened
 from bg_pipeline.errors import BgPipelineError, CallError, NotTried, RunStopped
 from bg_pipeline.finishing import File, Finisher
 from bg_pipeline.leases import Lease
@@ -66,10 +67,16 @@ class Walk:
         }
         for stage, made_for in due.items():
             self._entry.stages[stage] = self._record(stage, made_for, steps[stage])
+            self._keep_thumbnail()
         if self._photo.fetched:
             self._entry.sha256 = self._photo.sha256
             self._entry.etag = self._photo.etag
         return self._entry
+
+    def _keep_thumbnail(self) -> None:
+        """Keeps the small picture of the source as early as its pixels are at hand."""
+        if self._photo.fetched:
+            self._place.thumbnails.keep(self._photo.key, self._photo.etag, lambda: self._photo.at_hand)
 
     def _record(self, stage: str, made_for: str, step: Callable[[Looks, Wallet], None]) -> StageRecord:
         started = time.monotonic()
@@ -128,15 +135,17 @@ class Walk:
     def _make_caption(self, looks: Looks) -> None:
         seen = looks.caption()
         self._caption = seen.document["Caption"]
+        alt_text = shortened(seen.document.get("AltText", ""), self._tools.settings.alt_text_length)
         document = {
             "Source": self._photo.key,
             "SourceETag": self._photo.etag,
             "Model": seen.model,
             "Prompt": self._tools.settings.caption_prompt,
             "Caption": self._caption,
+            **({"AltText": alt_text} if alt_text else {}),
         }
         self._tools.store.write_json(self._place.batch.caption_key(self._asked.image), document)
-        self._entry.caption = self._caption
+        self._entry.caption, self._entry.alt_text = self._caption, alt_text
 
     def _labels_document(self, looks: Looks) -> Mapping[str, Any]:
         if self._labels is None:
@@ -261,6 +270,7 @@ class Walk:
                     region=file.region,
                     seed=file.seed,
                     cost=file.cost_usd if number == first else 0.0,
+                    subject_changed=file.subject_changed,
                 )
             )
 
@@ -277,6 +287,7 @@ def _output(
     region: str = "",
     seed: int | None = None,
     cost: float | None = 0.0,
+    subject_changed: float | None = None,
 ) -> dict[str, Any]:
     return {
         "Number": number,
@@ -289,4 +300,5 @@ def _output(
         "Region": region,
         "Seed": seed,
         "CostUSD": cost,
+        "SubjectChanged": subject_changed,
     }

@@ -1,21 +1,24 @@
 """A batch in the hands of a run: its request, its images, and for each image the stages that are due."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from bg_pipeline import batch as requests
 from bg_pipeline import layout
 from bg_pipeline.batch import BatchRequest, ImageSettings
-from bg_pipeline.errors import PreconditionFailed, RequestError
-from bg_pipeline.layout import Kind, ResultNames
+from bg_pipeline.errors import PreconditionFailed, RequestError, UsageError
+from bg_pipeline.layout import Batch, Kind, ResultNames, UploadDate
 from bg_pipeline.leases import Lease
 from bg_pipeline.ledger import Ledger
+from bg_pipeline.outcomes import Meaning
 from bg_pipeline.places import Place
 from bg_pipeline.renditions import WISHES
 from bg_pipeline.settings import Settings
 from bg_pipeline.stages import due, fingerprints
 from bg_pipeline.store import Store, Stored
-from bg_pipeline.uploads import Uploaded
+from bg_pipeline.thumbnails import Thumbnails
+from bg_pipeline.uploads import Uploaded, batches, find
 
 
 @dataclass(slots=True)
@@ -36,13 +39,19 @@ class Work:
     lease: Lease | None = None
     submitted: int = 0
     pending: int = 0
-    stopped: str = ""
+    stopped: Meaning | None = None
+    _alike: tuple[BatchRequest, ImageSettings] | None = None
 
     def asked(self, image: str) -> ImageSettings:
         """What the request asks for an image; only for images, which a batch without a request has none of."""
         if self.request is None:
             raise ValueError(f"{image} is not asked for: the request cannot be read")
-        return requests.image_settings(self.request, image, WISHES)
+        if image in self.request.entries:
+            return requests.image_settings(self.request, image, WISHES)
+        # All images without an entry are asked for alike, and this is asked several times for each of 10,000.
+        if self._alike is None or self._alike[0] is not self.request:
+            self._alike = self.request, requests.image_settings(self.request, "", WISHES)
+        return replace(self._alike[1], image=image)
 
     def find_due(
         self,
@@ -61,6 +70,27 @@ class Work:
             stages_due = due(self.ledger.get(image), prints, stages=stages, again=again, results=results)
             if stages_due:
                 self.due[image] = stages_due
+
+
+def stored_batches(
+    store: Store, dates: Iterable[UploadDate], only: Collection[Batch] = ()
+) -> Iterator[tuple[Uploaded, list[Stored]]]:
+    """Every batch of the dates, or those of ``only``, with the listing of its ledger: what `open_work` takes."""
+    for date in dates:
+        ledgers = defaultdict(list)
+        for found in store.list(f"{layout.STATE}/ledger/{layout.date_path(date)}/"):
+            ledgers[found.key.rpartition("/")[0]].append(found)
+        for uploaded in batches(store, date):
+            if not only or uploaded.batch in only:
+                yield uploaded, ledgers[uploaded.batch.ledger_prefix]
+
+
+def open_batch(store: Store, settings: Settings, batch: Batch) -> Work:
+    """One batch by its name, as it is stored. Raises `UsageError` if there is none."""
+    uploaded = find(store, batch)
+    if uploaded is None:
+        raise UsageError(f"there is no batch {batch.path} in bucket {store.bucket}")
+    return open_work(store, settings, uploaded, list(store.list(f"{batch.ledger_prefix}/")))
 
 
 def open_work(store: Store, settings: Settings, uploaded: Uploaded, ledger_objects: Sequence[Stored]) -> Work:
@@ -88,6 +118,7 @@ def open_work(store: Store, settings: Settings, uploaded: Uploaded, ledger_objec
         names=ResultNames(images, kept),
         request_id=request.Id if request else batch.derived_id(store.bucket),
         cap_usd=request.MaxCostUSD if request else None,
+        thumbnails=Thumbnails(store, batch, wanted=len(images) <= settings.html_report_images),
     )
     return Work(uploaded, ledger, place, request, problem, images)
 

@@ -1,4 +1,4 @@
-"""Photos of rendered subjects whose mattes are known exactly: soft edges, hair, glass, holes, before any background."""
+"""Photos of rendered subjects whose mattes are known exactly: soft edges, hair, glass, holes, before any ground."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -43,7 +43,9 @@ def _matte(subject: Subject, size: tuple[int, int], random: np.random.Generator)
 
     def at(*numbers: float) -> list[tuple[float, float]]:
         """Points as shares of the shorter side, from the middle."""
-        return [tuple(middle + unit * np.array(pair)) for pair in zip(numbers[::2], numbers[1::2], strict=True)]
+        return [
+            tuple(middle + unit * np.array(pair)) for pair in zip(numbers[::2], numbers[1::2], strict=True)
+        ]
 
     match subject:
         case "vase":
@@ -60,7 +62,7 @@ def _matte(subject: Subject, size: tuple[int, int], random: np.random.Generator)
         case "glass":
             draw.ellipse(at(-0.17, -0.38, 0.17, 0.08), fill=95)
             draw.ellipse(at(-0.17, -0.38, 0.17, 0.08), outline=220, width=max(2, unit // 90))
-            draw.chord([*at(-0.16, -0.3, 0.16, 0.07)], 0, 180, fill=250)
+            draw.chord([*at(-0.16, -0.3, 0.16, 0.07)], 0, 180, fill=255)
             draw.rectangle(at(-0.012, 0.06, 0.012, 0.36), fill=200)
             draw.ellipse(at(-0.13, 0.33, 0.13, 0.39), fill=190)
         case "chair":
@@ -106,7 +108,10 @@ def _ground(kind: Ground, size: tuple[int, int], random: np.random.Generator) ->
             room = flat * np.array((205, 196, 178), np.float32)
             for _ in range(9):
                 left, top = random.integers(0, width), random.integers(0, height)
-                wide, tall = random.integers(width // 12, width // 4), random.integers(height // 12, height // 3)
+                wide, tall = (
+                    random.integers(width // 12, width // 4),
+                    random.integers(height // 12, height // 3),
+                )
                 room[top : top + tall, left : left + wide] = random.integers(60, 235, 3)
             return room
         case "leaves":

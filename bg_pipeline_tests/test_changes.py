@@ -5,10 +5,12 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from botocore.exceptions import ClientError
+from botocore.hooks import HierarchicalEmitter
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +25,8 @@ FOLDER = "image-files/2026/11/21/101530"
 
 class Listings:
     """The one call of S3 that is made, over objects in memory; pages of 1,000 like the real one's."""
+
+    meta = SimpleNamespace(events=HierarchicalEmitter())
 
     def __init__(self) -> None:
         self.objects: dict[str, tuple[str, datetime]] = {}

@@ -292,4 +292,4 @@ def test_the_readmes_table_of_settings_is_the_settings_own() -> None:
     from bg_pipeline.settings import table
 
     readme = Path(__file__).parents[1].joinpath("README.md").read_text()
-    assert table() in readme
+    assert table() in readme, "put the output of `python -m bg_pipeline.settings` into README.md"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bg_pipeline.contact_sheet import CELL, GAP, PAIRS_PER_LINE, Pair, contact_sheet, keep_files
+from bg_pipeline.contact_sheet import CELL, GAP, PAIRS_PER_LINE, Pair, contact_sheet, kept
 from bg_pipeline.layout import Batch
 from bg_pipeline_tests.pictures import photo
 
@@ -45,7 +45,7 @@ def test_what_is_no_picture_leaves_its_place_empty() -> None:
 )
 def test_nothing_is_written_outside_its_folder(tmp_path: Path, name: str) -> None:
     inside = tmp_path / "pictures"
-    keep_files(inside, BATCH, [Pair(name, b"before", b"after")])
+    assert [pair.name for pair in kept(inside, BATCH, [Pair(name, b"before", b"after")])] == [name]
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert sorted(path.read_bytes() for path in written) == [b"after", b"before"]
     assert all(path.parents[1].parent == inside for path in written)

@@ -1,14 +1,17 @@
 """What S3's event notifications say, and that no upload is lost whatever becomes of messages and ticks."""
 
+import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 from typing import Any, cast
 from urllib.parse import quote_plus
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from bg_pipeline.changes import Asked, Memory, Run, Tick
@@ -23,7 +26,7 @@ from bg_pipeline.events import (
     Inbox,
     created,
 )
-from bg_pipeline.layout import Batch
+from bg_pipeline.layout import parse_upload
 from bg_pipeline.messages import HIDDEN_SECONDS, Message, Queue, region_of
 from bg_pipeline.settings import settings
 from bg_pipeline.store import Store, Stored
@@ -149,10 +152,8 @@ JSON = st.recursive(
 
 @given(st.text() | JSON.map(json.dumps))
 def test_no_message_does_more_than_be_refused(body: str) -> None:
-    try:
+    with contextlib.suppress(ValueError):
         assert isinstance(created(body), list)
-    except ValueError as reason:
-        assert str(reason).startswith("it ")
 
 
 def test_the_region_of_a_queue_is_read_from_its_address() -> None:
@@ -205,7 +206,7 @@ class Line(Queue):
             if name in self.held and self.held[name].receives == int(receives):
                 del self.held[name]
 
-    has_dead_letters = False  # type: ignore[assignment]
+    has_dead_letters = False
 
 
 class Photos:
@@ -274,7 +275,7 @@ class World:
             time_is_up=lambda: False,
             warn=self.told.append,
         )
-        asked = []
+        asked: list[tuple[date, Asked]] = []
         try:
             if isinstance(memory, Inbox):
                 self.take(memory, tick)
@@ -506,6 +507,19 @@ def test_both_sensors_together_ask_for_each_state_once(world: World) -> None:
     assert [asked.number for _, asked in world.runs] == [1, 2, 3, 4]
 
 
+def test_a_request_that_dagster_dropped_is_made_twice_more_whatever_the_other_sensor_asked_before(
+    world: World,
+) -> None:
+    world.put("bus.png", "request.json", text="1")
+    assert world.tick(sensor="poll") == ["2026-11-21"]
+    world.put("request.json", text="2")
+    asked = []
+    for _ in range(30):
+        asked += world.later(300).tick()
+        del world.runs[1:]
+    assert asked == ["2026-11-21"] * 3
+
+
 DAYS = st.sampled_from(["2026/11/22", "2026/11/21", "2026/11/20", "2024/02/29"])
 STEPS = st.lists(
     st.tuples(st.just("put"), DAYS, st.sampled_from(["a.png", "request.json", "draft.json"]))
@@ -517,6 +531,7 @@ STEPS = st.lists(
 )
 
 
+@examples(deadline=None)
 @given(STEPS, st.booleans())
 def test_whatever_is_lost_every_upload_is_asked_for_in_the_end_and_no_state_twice(
     steps: list[tuple[str, str, str]], polling: bool
@@ -542,15 +557,15 @@ def test_whatever_is_lost_every_upload_is_asked_for_in_the_end_and_no_state_twic
     assert world.queue.held == {}
     assert Inbox.read(world.cursors["events"]).receipts == []
     runs: dict[date, list[Asked]] = {}
-    for day, asked in world.runs:
-        runs.setdefault(day, []).append(asked)
+    for when, asked in world.runs:
+        runs.setdefault(when, []).append(asked)
     for states in runs.values():
-        assert all(one.uploads != next.uploads for one, next in zip(states, states[1:], strict=False))
-    newest: dict[date, float] = {}
-    for key, each in world.photos.objects.items():
-        batch = Batch(date.fromisoformat(key[12:22].replace("/", "-")), "101530")
-        newest[batch.date] = max(newest.get(batch.date, 0.0), each.modified.timestamp())
-    for day, when in newest.items():
-        inside = {key.rpartition("/")[2] for key in world.photos.objects if f"{day:%Y/%m/%d}" in key}
-        if "request.json" in inside or inside == {"a.png"}:
-            assert max(asked.at for asked in runs[day]) >= when
+        assert all(one.uploads != next.uploads for one, next in pairwise(states))
+    for when in {upload.batch.date for upload in map(parse_upload, world.photos.objects) if upload}:
+        prefix = f"image-files/{when:%Y/%m/%d}/101530/"
+        inside = {
+            each.key.removeprefix(prefix): each.modified.timestamp() for each in world.photos.list(prefix)
+        }
+        if "request.json" in inside or "draft.json" not in inside:
+            inside.pop("draft.json", None)
+            assert max(asked.at for asked in runs[when]) >= max(inside.values())

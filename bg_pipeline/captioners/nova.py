@@ -17,13 +17,11 @@ WITHIN = (1280, 720)
 """The box a photo is fitted into, keeping its aspect ratio."""
 MAX_BYTES = 3_750_000
 """The stricter of the two documented limits of a picture (Converse: 3.75 MB; Nova: 25 MB in all)."""
-ALT_TEXT_LENGTH = 125
 
 _MAX_TOKENS = 300
-_ALT_TEXT_TOKENS = 60
 _ALT_TEXT_ORDER = (
     "Answer in two parts. First a line that begins with 'Alt text:' and goes on with one plain sentence of at "
-    f"most {ALT_TEXT_LENGTH} characters for people who cannot see the image. Then a line that begins with "
+    "most {length} characters for people who cannot see the image. Then a line that begins with "
     "'Description:' and goes on with the answer to this: "
 )
 _ALT_TEXT = re.compile(r"^[\W_]*alt(?:ernative)?[ _-]?text[\W_]*?:[\W_]*(.*)$", re.IGNORECASE | re.MULTILINE)
@@ -46,8 +44,11 @@ def operation(model_id: str) -> Operation:
     return Operation("CAPTION", bare, profile)
 
 
-def request(model_id: str, jpeg: bytes, prompt: str = PROMPT, alt_text: bool = False) -> dict[str, Any]:
-    """The arguments of ``converse`` for one photo, a JPEG within `WITHIN` and `MAX_BYTES`."""
+def request(model_id: str, jpeg: bytes, prompt: str = PROMPT, alt_text: int = 0) -> dict[str, Any]:
+    """The arguments of ``converse`` for one photo, a JPEG within `WITHIN` and `MAX_BYTES`.
+
+    ``alt_text`` is the most characters that an alternative text may have; with 0 none is asked for.
+    """
     body: dict[str, Any] = {
         "modelId": model_id,
         "messages": [
@@ -55,7 +56,7 @@ def request(model_id: str, jpeg: bytes, prompt: str = PROMPT, alt_text: bool = F
                 "role": "user",
                 "content": [
                     {"image": {"format": "jpeg", "source": {"bytes": jpeg}}},
-                    {"text": _ALT_TEXT_ORDER + prompt if alt_text else prompt},
+                    {"text": _order(alt_text) + prompt},
                 ],
             }
         ],
@@ -67,18 +68,18 @@ def request(model_id: str, jpeg: bytes, prompt: str = PROMPT, alt_text: bool = F
     return body
 
 
-def tokens_at_most(model_id: str, prompt: str = PROMPT, alt_text: bool = False) -> tuple[int, int]:
+def tokens_at_most(model_id: str, prompt: str = PROMPT, alt_text: int = 0) -> tuple[int, int]:
     """Input and output tokens of one call at worst, for its place in the quota and the plan of its cost."""
-    words = len(prompt) + (len(_ALT_TEXT_ORDER) if alt_text else 0)
+    words = len(_order(alt_text) + prompt)
     return facts_of("CAPTION", model_id).picture_tokens + words // 3 + 20, _max_tokens(alt_text)
 
 
-def read(response: Mapping[str, Any], alt_text: bool = False) -> Caption:
+def read(response: Mapping[str, Any], alt_text: int = 0) -> Caption:
     """The caption in an answer of ``converse`` to `request` with the same ``alt_text``.
 
     Raises `errors.Blocked` for a filtered answer, which arrives as a success, and `errors.Transient` for an
-    empty one. An alternative text is never longer than `ALT_TEXT_LENGTH`, and never missing: where the model
-    gave none, it is the caption's beginning.
+    empty one. An alternative text is never longer than asked for, and never missing: where the model gave
+    none, it is the caption's beginning.
     """
     message = (response.get("output") or {}).get("message") or {}
     said = "".join(block.get("text", "") for block in message.get("content") or ()).strip()
@@ -95,14 +96,19 @@ def read(response: Mapping[str, Any], alt_text: bool = False) -> Caption:
     usage = response.get("usage") or {}
     return Caption(
         text=text,
-        alt_text=_cut(alternative or _first_sentence(text), ALT_TEXT_LENGTH) if alt_text else "",
+        alt_text=shortened(alternative or _first_sentence(text), alt_text),
         input_tokens=int(usage.get("inputTokens", 0)),
         output_tokens=int(usage.get("outputTokens", 0)),
     )
 
 
-def _max_tokens(alt_text: bool) -> int:
-    return _MAX_TOKENS + (_ALT_TEXT_TOKENS if alt_text else 0)
+def _order(alt_text: int) -> str:
+    return _ALT_TEXT_ORDER.format(length=alt_text) if alt_text else ""
+
+
+def _max_tokens(alt_text: int) -> int:
+    """A token is four letters, and a sentence may be one and a half times as long as it was asked to be."""
+    return _MAX_TOKENS + (10 + alt_text * 2 // 5 if alt_text else 0)
 
 
 def _parts(said: str) -> tuple[str, str]:
@@ -122,9 +128,9 @@ def _first_sentence(text: str) -> str:
     return re.split(r"(?<=[.!?])\s", text, maxsplit=1)[0]
 
 
-def _cut(text: str, length: int) -> str:
-    """The text on one line, ended at a word with an ellipsis where it is too long."""
+def shortened(text: str, length: int) -> str:
+    """The text on one line, ended at a word with an ellipsis where it has more than ``length`` characters."""
     text = " ".join(text.split())
     if len(text) <= length:
         return text
-    return text[:length].rsplit(" ", 1)[0].rstrip(" ,;:.-")[: length - 1] + "…"
+    return text[:length].rsplit(" ", 1)[0].rstrip(" ,;:.-")[: length - 1] + "…" if length else ""

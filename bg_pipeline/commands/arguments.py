@@ -23,13 +23,9 @@ BUCKET = "bg-pipeline-demo"
 
 LOCAL_AWS = "local_aws"
 
-_OF_AN_ACCOUNT = (
-    "BG_ALLOWED_BUCKETS",
-    "BG_QUEUE_URL",
-    "BG_REGIONS",
-    "BG_SAM_ENDPOINT",
-    "BG_SNS_TOPIC_ARN",
-    "BG_WEBHOOK_URL",
+_ELSEWHERE = (
+    *("ALLOWED_BUCKETS", "ARCHIVE_TO", "CUSTOM_LABELS_ARN", "QUEUE_URL", "REGIONS"),
+    *("SAM_ENDPOINT", "SNS_TOPIC_ARN", "WEBHOOK_URL"),
 )
 """Settings that name places outside the stand-in, where a demo has no business."""
 
@@ -159,7 +155,8 @@ def stand_in(folder: Path, *, shared: bool = True, **settings: str) -> Iterator[
     """
     found = running(folder / LOCAL_AWS) if shared else None
     with nullcontext(found) if found else local_aws(folder / LOCAL_AWS) as started:
-        kept = {name: value for name, value in os.environ.items() if name not in _OF_AN_ACCOUNT}
+        dropped = {f"BG_{name}" for name in _ELSEWHERE}
+        kept = {name: value for name, value in os.environ.items() if name not in dropped}
         settings = {"BUCKET": BUCKET, "STATE_DIR": str(folder.absolute()), **settings}
         before = dict(os.environ)
         _become(started.environment(kept) | {f"BG_{name}": value for name, value in settings.items()})

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from bg_pipeline import dagster_home
 from bg_pipeline.commands.arguments import BUCKET, stand_in, state_dir, today
 from bg_pipeline.commands.terminal import console, counted, dollars, ended_in_order, say, table
-from bg_pipeline.contact_sheet import Pair, contact_sheet, keep_files, pairs
+from bg_pipeline.contact_sheet import contact_sheet, kept, pairs
 from bg_pipeline.errors import UsageError
 from bg_pipeline.layout import Batch, UploadDate
 from bg_pipeline.local_aws.control_client import ControlClient
@@ -97,7 +98,7 @@ def demo(photos: tuple[Path, ...], prompt: str | None, state_dir: Path) -> None:
         wanted = [_own(own, prompt or "")] if own else list(stack.enter_context(_packaged()))
         batches = [_submitted(store, configured, each) for each in wanted]
         _run(state_dir, store, batches, sum(len(each.photos) for each in wanted))
-        succeeded = _show(store, configured, batches, state_dir / "pictures")
+        succeeded = _show(store, configured, batches, state_dir.absolute() / "pictures")
         paid = len(books.paid())
     if paid:
         say(
@@ -202,18 +203,17 @@ def _pictures(store: Store, prefixes: Sequence[str]) -> int:
 
 def _show(store: Store, configured: Settings, batches: Sequence[Batch], folder: Path) -> bool:
     """Prints the table, keeps the pictures on this machine; True if every image succeeded."""
-    rows: list[Row] = []
-    sheet: list[Pair] = []
-    for batch in batches:
-        report = look_up(store, configured, batch).report()
-        found = report.rows if report else ()
-        kept = list(pairs(store, batch.input_prefix, found))
-        keep_files(folder, batch, kept)
-        rows += found
-        sheet += kept
-    console().print(table(HEAD, [_line(row) for row in rows], right=HEAD[2:4]))
+    reports = [(batch, look_up(store, configured, batch).report()) for batch in batches]
+    rows = [row for _, report in reports if report for row in report.rows]
+    found = (
+        kept(folder, batch, pairs(store, batch.input_prefix, report.rows))
+        for batch, report in reports
+        if report
+    )
+    sheet = contact_sheet(chain.from_iterable(found), f"Before and after; {PAINTED}")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "contact_sheet.jpg").write_bytes(contact_sheet(sheet, f"Before and after; {PAINTED}"))
+    (folder / "contact_sheet.jpg").write_bytes(sheet)
+    console().print(table(HEAD, [_line(row) for row in rows], right=HEAD[2:4]))
     click.echo(f"Pictures before and after: {folder}")
     click.echo(f"Contact sheet: {folder / 'contact_sheet.jpg'}")
     return bool(rows) and all(row.Status == Status.SUCCEEDED for row in rows)

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from functools import cache
 
 import click
 
@@ -25,7 +26,7 @@ def plan(dates: Sequence[UploadDate], batches: tuple[Batch, ...]) -> None:
     configured = settings()
     aws = make_aws(configured)
     store = open_bucket(configured, aws)
-    tools = Tools(configured, aws, store, stop=threading.Event(), note=say)
+    tools = Tools(configured, aws, store, stop=threading.Event(), note=cache(say))
     try:
         models, missing = planning.models_in_use(tools)
     finally:

@@ -1,6 +1,7 @@
 """``bg-pipeline run``: upload dates brought up to date without Dagster."""
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 
 import click
 from rich.progress import (
@@ -64,7 +65,7 @@ def run_dates(dates: Sequence[UploadDate], *, only: Iterable[Batch] = (), again:
             else:
                 say(progress.line())
 
-        days = pipeline.run(configured, dates, only=tuple(only), again=again, progress=tell, note=say)
+        days = pipeline.run(configured, dates, only=tuple(only), again=again, progress=tell, note=cache(say))
     show(days.values())
     return all(_succeeded(day) for day in days.values())
 

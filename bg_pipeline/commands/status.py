@@ -16,11 +16,11 @@ from bg_pipeline.pipeline import make_aws, open_bucket
 from bg_pipeline.planning import find_work
 from bg_pipeline.processes import is_dead
 from bg_pipeline.report import TABLE_HEAD, Report, Status
-from bg_pipeline.reporting import rows
+from bg_pipeline.reporting import page, rows
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.store import Store
 from bg_pipeline.uploads import batches
-from bg_pipeline.work import Work
+from bg_pipeline.work import Work, open_batch
 
 
 @click.command()
@@ -93,19 +93,27 @@ def _line(store: Store, work: Work) -> tuple[list[object], bool]:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["table", "json", "csv"]),
+    type=click.Choice(["table", "json", "csv", "html"]),
     default="table",
     show_default=True,
-    help="How.",
+    help="How; html is one page with all images before and after.",
+)
+@click.option(
+    "--links",
+    is_flag=True,
+    help="With html: links to the pictures, which anyone may follow for BG_REPORT_LINK_SECONDS.",
 )
 @local
-def report(batch: Batch, form: str) -> None:
+def report(batch: Batch, form: str, links: bool) -> None:
     """Print a batch's report: every image asked for and what became of it.
 
     Ends with 0 if every image succeeded, else with 1.
     """
+    if links and form != "html":
+        raise UsageError("--links goes with --format html")
     configured = settings()
-    standing = look_up(open_bucket(configured, make_aws(configured)), configured, batch)
+    store = open_bucket(configured, make_aws(configured))
+    standing = look_up(store, configured, batch)
     found = standing.report()
     if found is None:
         raise UsageError(
@@ -114,6 +122,9 @@ def report(batch: Batch, form: str) -> None:
     if form == "table":
         console().print(table(TABLE_HEAD, found.table(), right=TABLE_HEAD[2:4]))
         click.echo(_summary(found))
+    elif form == "html":
+        link_seconds = configured.report_link_seconds if links else 0
+        click.echo(page(open_batch(store, configured, batch), link_seconds=link_seconds), nl=False)
     else:
         click.echo(found.json() if form == "json" else found.csv(), nl=False)
     good = found.counts[Status.SUCCEEDED] == len(found.rows)

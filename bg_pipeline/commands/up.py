@@ -66,11 +66,9 @@ def up(aws: bool, port: int | None, state_dir: Path) -> None:
         if aws:
             cap = configured.max_cost_usd
             limit = (
-                f"a run stops at {dollars(cap)} USD (BG_MAX_COST_USD)"
-                if cap
-                else "no cap is set (BG_MAX_COST_USD)"
+                f"stops at {dollars(cap)} USD (BG_MAX_COST_USD)" if cap else "has no cap (BG_MAX_COST_USD)"
             )
-            click.echo(f"New uploads are worked on, and paid for, by themselves; {limit} (BG_MAX_COST_USD).")
+            click.echo(f"New uploads are worked on, and paid for, by themselves; a run {limit}.")
             click.echo('Submit photos with: bg-pipeline submit PHOTO… --prompt "…"')
         else:
             click.echo('Submit photos with: bg-pipeline submit --local PHOTO… --prompt "…"')

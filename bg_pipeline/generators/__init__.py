@@ -165,6 +165,14 @@ def generator(name: str) -> Generator:
     return made
 
 
+def by_words(generator: Generator, mode: Mode) -> bool:
+    """Whether the subject may be named in words: the model takes them, and tells afterwards what it kept.
+
+    It returns its mask, or it leaves the subject's pixels as they were, which only ``PRECISE`` does.
+    """
+    return generator.takes_words and (generator.returns_mask or mode == "PRECISE")
+
+
 def seed_within(seed: int, seeds: range) -> int:
     """A seed the model takes: ``seed`` itself where it does, and otherwise always the same other one."""
     return seeds[(seed - seeds.start) % len(seeds)]

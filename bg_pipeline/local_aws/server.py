@@ -51,6 +51,7 @@ _REKOGNITION: dict[str, Handler] = {
     "DetectCustomLabels": custom_labels.detect_custom_labels,
     "StartProjectVersion": custom_labels.start_project_version,
     "StopProjectVersion": custom_labels.stop_project_version,
+    "DescribeProjects": custom_labels.describe_projects,
     "DescribeProjectVersions": custom_labels.describe_project_versions,
 }
 _QUOTAS: dict[str, Handler] = {

@@ -24,6 +24,8 @@ MANY_PIECES = 8
 BULK = 0.9
 # A matte that is half-transparent on this much of its own area has not decided what the subject is.
 MOST_UNDECIDED = 0.4
+# Half-transparency that a person drew, or that the photo itself has, is glass, not doubt.
+MEANT = ("given", "alpha")
 # Rekognition's boxes are loose by some percent: nearly all of a right mask lies in the boxes grown by SLACK.
 SLACK = 0.1
 LEAST_IN_BOXES = 0.6
@@ -72,7 +74,8 @@ def judge(
                 "not the subject"
             )
     soft = float(((small > 0.2) & (small < 0.8)).sum() / (small > 0.2).sum())
-    if soft > MOST_UNDECIDED:
+    meant = isinstance(mask, Mask) and mask.source in MEANT
+    if soft > MOST_UNDECIDED and not meant:
         reasons.append(f"the mask is half-transparent on {soft:.0%} of its area: it did not decide")
     reasons += _in_pieces(inside, max(expected or 0, len(boxes)))
     if boxes:

@@ -39,12 +39,12 @@ def test_an_answer_is_its_caption_and_its_tokens():
 
 @pytest.mark.parametrize("answer", ["captions/alt_text.answer", "captions/alt_text_in_markdown.answer"])
 def test_description_and_alternative_text_come_from_one_call(answer):
-    body = nova.request(NOVA_PRO, b"", alt_text=True)
+    body = nova.request(NOVA_PRO, b"", alt_text=125)
     text = body["messages"][0]["content"][1]["text"]
     assert "125 characters" in text
     assert text.endswith(nova.PROMPT)
     assert body["inferenceConfig"]["maxTokens"] == 360
-    caption = nova.read(golden(answer), alt_text=True)
+    caption = nova.read(golden(answer), alt_text=125)
     assert (caption.text, caption.alt_text) == (SEEN, ALT_TEXT)
 
 
@@ -61,12 +61,12 @@ def test_description_and_alternative_text_come_from_one_call(answer):
     ],
 )
 def test_an_alternative_text_is_found_however_the_model_marked_it_and_never_missing(said, text, alt_text):
-    caption = nova.read(_said(said), alt_text=True)
+    caption = nova.read(_said(said), alt_text=125)
     assert (caption.text, caption.alt_text) == (text, alt_text)
 
 
 def test_a_long_alternative_text_ends_at_a_word():
-    caption = nova.read(_said("Alt text: " + "a long word " * 20 + "\nDescription: A bus."), alt_text=True)
+    caption = nova.read(_said("Alt text: " + "a long word " * 20 + "\nDescription: A bus."), alt_text=125)
     assert 115 < len(caption.alt_text) <= 125
     assert set(caption.alt_text.removesuffix("…").split()) == {"a", "long", "word"}
 
@@ -74,10 +74,10 @@ def test_a_long_alternative_text_ends_at_a_word():
 @given(st.text(min_size=1))
 def test_whatever_the_model_says_the_alternative_text_is_one_short_line(said):
     try:
-        caption = nova.read(_said(said), alt_text=True)
+        caption = nova.read(_said(said), alt_text=125)
     except errors.Transient:
         return
-    assert 0 < len(caption.alt_text) <= nova.ALT_TEXT_LENGTH
+    assert 0 < len(caption.alt_text) <= 125
     assert caption.alt_text.splitlines() == [caption.alt_text]
     assert caption.text.strip()
 
@@ -108,7 +108,7 @@ def test_an_empty_answer_can_be_asked_for_again(answer):
 
 def test_a_call_takes_its_picture_its_words_and_its_longest_answer_from_the_quota():
     assert nova.tokens_at_most(NOVA_PRO) == (1835, 300)
-    assert nova.tokens_at_most("us.amazon.nova-2-lite-v1:0", alt_text=True)[0] < 400
+    assert nova.tokens_at_most("us.amazon.nova-2-lite-v1:0", alt_text=125)[0] < 400
 
 
 def test_a_model_is_called_by_its_profile_and_looked_up_without():

@@ -1,0 +1,176 @@
+"""CPU of an image, step by step and in a whole run, and the memory of a run whatever the number of its images.
+
+    python -m benchmarks.cpu_and_memory [--parts steps runs memory]
+
+The CPU of a run's image is the difference between a long and a short run, each in a process of its own, divided
+by the images between them: imports, clients and reports are left out.
+"""
+
+import argparse
+import io
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from PIL import Image
+
+from benchmarks.makespan import Scaled
+from benchmarks.rig import FIRST_DATE, Rig, Run, days, finished, jpeg, rig, run, submit, table
+from bg_pipeline.captioners import nova
+from bg_pipeline.generators.titan import TitanV2
+from bg_pipeline.imaging import encode, fit, look, measure, open_photo, put_back, small_jpeg, unfit
+from bg_pipeline.masks.refine import enlarge
+from bg_pipeline.photographs import SMALL_SIDE
+from bg_pipeline.settings import settings
+from bg_pipeline.stages import CAPTIONS, LABELS, STAGES
+
+LARGE = (4000, 3000)
+FITTING = (576, 384)
+"""A size that Titan takes, so that nothing has to be resized."""
+REPEATS = 5
+SMALL = (SMALL_SIDE, SMALL_SIDE)
+
+
+def cpu_ms(work: Callable[[], Any]) -> float:
+    """CPU milliseconds, the median of `REPEATS`."""
+
+    def once() -> float:
+        began = time.process_time()
+        work()
+        return (time.process_time() - began) * 1000
+
+    return statistics.median(once() for _ in range(REPEATS))
+
+
+def steps() -> None:
+    """Prints what the steps of a 12-megapixel photo take, and their sums that the targets are about."""
+    data = jpeg(LARGE)
+    photo = open_photo(data)
+    small = open_photo(data, within=SMALL)
+    fitted = TitanV2.sizes.canvas(photo.size)
+    answer = Image.radial_gradient("L").resize(fitted.canvas).convert("RGB")
+    mask = Image.radial_gradient("L").resize(small.size).point(lambda value: 255 * (value < 110))
+    large_mask = enlarge(mask, photo.image)
+    generated = unfit(answer, fitted, photo.size)
+    result = put_back(photo, generated, large_mask, feather=1.5)
+    made = encode(result, "jpeg", ai_note="note")
+    rows: list[tuple[str, Sequence[tuple[str, Callable[[], Any]]]]] = [
+        (
+            "prepare",
+            (
+                ("decode, at most 1,408 pixels", lambda: open_photo(data, within=SMALL)),
+                ("fit into the model's size, JPEG", lambda: fit(small, fitted, media="jpeg")),
+            ),
+        ),
+        (
+            "look",
+            (
+                ("JPEG for the labels", lambda: small_jpeg(small, within=SMALL)),
+                ("JPEG for the caption", lambda: small_jpeg(small, within=nova.WITHIN)),
+            ),
+        ),
+        (
+            "put back, JPEG",
+            (
+                ("decode", lambda: open_photo(data)),
+                ("scale the model's picture up", lambda: unfit(answer, fitted, photo.size)),
+                ("put the subject back", lambda: put_back(photo, generated, large_mask, feather=1.5)),
+                ("JPEG", lambda: encode(result, "jpeg", ai_note="note")),
+            ),
+        ),
+        (
+            "check",
+            (
+                ("refine the mask's edge", lambda: enlarge(mask, photo.image)),
+                ("measure the fidelity", lambda: measure(photo, result, large_mask)),
+                ("open what was stored", lambda: opened(made)),
+            ),
+        ),
+    ]
+    shown: list[Sequence[object]] = []
+    for name, parts in rows:
+        costs = [(part, cpu_ms(work)) for part, work in parts]
+        shown += [(name, part, f"{cost:.0f}") for part, cost in costs]
+        shown.append((f"**{name}**", "**together**", f"**{sum(cost for _, cost in costs):.0f}**"))
+    table(("12 megapixels", "step", "CPU ms"), shown)
+
+
+def opened(data: bytes) -> None:
+    """A JPEG read through at an eighth of its size, as results are."""
+    look(data)
+    with Image.open(io.BytesIO(data)) as picture:
+        picture.draft(None, (picture.width // 8, picture.height // 8))
+        picture.load()
+
+
+def each(
+    rig: Rig, size: tuple[int, int], few: int, many: int, stages: Sequence[str], **settings: Any
+) -> float:
+    """CPU milliseconds that an image costs a run."""
+    photo = jpeg(size)
+    fast = {"quota_titan_v2_rpm": 900_000, "quota_caption_rpm": 900_000, "quota_detect_labels_tps": 9_000}
+    cpu = []
+    for images in (few, many):
+        store = rig.bucket()
+        submit(store, photo, images)
+        said = run(store, days(1), stages=stages, regions="us-east-1", **fast, **settings)
+        assert said["walked"] == images
+        cpu.append(said["cpu"])
+    return (cpu[1] - cpu[0]) / (many - few) * 1000
+
+
+def runs(rig: Rig) -> None:
+    """Prints what an image costs in a whole run."""
+    quiet = {"mask_sources": "alpha", "max_regenerations": 0}
+    table(
+        ("an image in a run", "CPU ms"),
+        (
+            (name, f"{each(rig, size, few, many, stages, **quiet):.1f}")
+            for name, size, few, many, stages in (
+                ("576 × 384, labels and caption", FITTING, 20, 220, (LABELS, CAPTIONS)),
+                ("576 × 384, whole way", FITTING, 20, 120, STAGES),
+                ("12 megapixels, whole way", LARGE, 4, 12, STAGES),
+            )
+        ),
+    )
+
+
+def memory(rig: Rig, done: int) -> None:
+    """Prints the peak memory of 100 images alone, and as the last of many that were finished before."""
+    services = Scaled(10)
+    services.lay_down(rig)
+    rows = []
+    for before in (0, done):
+        store = rig.bucket()
+        chosen = {**services.settings(), "regions": "us-east-1"}
+        if before:
+            finished(rig, store, settings(bucket=store.bucket, **chosen), before)
+        submit(store, jpeg(FITTING), 100)
+        said = Run(store, [FIRST_DATE], **chosen).ready().go().result()
+        assert said["walked"] == 100, said
+        rows.append((f"{before + 100:,}", f"{said['peak_mb']:.0f}"))
+    table(("images of the date, 100 of them new", "peak MB"), rows)
+
+
+def main() -> None:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parts = ("steps", "runs", "memory")
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
+    parser.add_argument("--finished", type=int, default=9_900)
+    asked = parser.parse_args()
+    if "steps" in asked.parts:
+        steps()
+    if {"runs", "memory"} & {*asked.parts}:
+        with rig() as services:
+            if "runs" in asked.parts:
+                print()
+                runs(services)
+            if "memory" in asked.parts:
+                print()
+                memory(services, asked.finished)
+
+
+if __name__ == "__main__":
+    main()

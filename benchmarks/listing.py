@@ -1,0 +1,105 @@
+"""What it costs to find out that there is nothing to do: a sensor's tick, and a run over a finished date.
+
+python -m benchmarks.listing [--elsewhere 10000 100000 1000000] [--finished 1000 10000 100000]
+"""
+
+import argparse
+import time
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from benchmarks.rig import FIRST_DATE, Rig, finished, jpeg, rig, submit, table
+from bg_pipeline import pipeline
+from bg_pipeline.aws import Aws
+from bg_pipeline.changes import Memory, Tick
+from bg_pipeline.settings import Settings, settings
+from bg_pipeline.store import Store
+
+TICKS = 20
+
+
+def count_calls(store: Store) -> Counter[str]:
+    """Counts every request of a store's client from now on."""
+    calls: Counter[str] = Counter()
+    store.client.meta.events.register(
+        "before-call.s3", lambda model, **_: calls.update([model.name]), unique_id="count"
+    )
+    return calls
+
+
+def tick(chosen: Settings, store: Store, memory: Memory) -> int:
+    """One tick of the sensor, on the evening of the first date; the number of runs it asks for."""
+    look = Tick(
+        settings=chosen,
+        store=store,
+        memory=memory,
+        now=datetime(2026, 11, 1, 20, tzinfo=UTC).timestamp(),
+        first=chosen.first_date,
+        last=FIRST_DATE + timedelta(days=1),
+        find_run=lambda key: None,
+        time_is_up=lambda: False,
+        warn=print,
+    )
+    return len(list(look.requests()))
+
+
+def ticks(rig: Rig, elsewhere: int) -> list[object]:
+    """Idle ticks over one date of 100 images, in a bucket with so many other objects."""
+    store = rig.bucket()
+    chosen = settings(bucket=store.bucket)
+    submit(store, jpeg((64, 64)), 100)
+    rig.seed(store, "image-files/2025/06/01", elsewhere // 2)
+    rig.seed(store, "generated-image-files/2025/06/01", elsewhere // 2)
+    memory = Memory()
+    tick(chosen, store, memory)
+    calls = count_calls(store)
+    began, cpu = time.monotonic(), time.process_time()
+    asked = sum(tick(chosen, store, memory) for _ in range(TICKS))
+    assert asked == 0
+    wall, cpu = time.monotonic() - began, time.process_time() - cpu
+    return [
+        f"{elsewhere:,}",
+        f"{calls.total() / TICKS:g}",
+        f"{cpu / TICKS * 1000:.1f}",
+        f"{wall / TICKS * 1000:.1f}",
+    ]
+
+
+def recheck(rig: Rig, images: int) -> list[object]:
+    """A run over a date whose images are all finished."""
+    store = rig.bucket()
+    chosen = settings(bucket=store.bucket, regions="us-east-1")
+    finished(rig, store, chosen, images)
+    rig.control.mark()
+    aws = Aws(chosen.regions)
+    calls = count_calls(store)
+    began, cpu = time.monotonic(), time.process_time()
+    day = pipeline.run(chosen, [FIRST_DATE], aws=aws, store=store)[FIRST_DATE]
+    wall, cpu = time.monotonic() - began, time.process_time() - cpu
+    assert (day.walked, day.counts["Succeeded"]) == (0, images)
+    bound = 4 + 3 * images / 1000 + 1
+    models: list[Any] = rig.control.calls()
+    return [f"{images:,}", calls.total(), f"{bound:g}", len(models), f"{cpu:.2f}", f"{wall:.2f}"]
+
+
+def main() -> None:
+    """Prints both tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--elsewhere", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--finished", type=int, nargs="*", default=[1_000, 10_000, 100_000])
+    asked = parser.parse_args()
+    with rig() as services:
+        table(
+            ("objects elsewhere", "S3 calls a tick", "CPU ms", "wall ms"),
+            (ticks(services, number) for number in asked.elsewhere),
+        )
+        print()
+        table(
+            ("finished images", "S3 calls", "4 + 3 per 1,000 + 1", "model calls", "CPU s", "wall s"),
+            (recheck(services, number) for number in asked.finished),
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""What Dagster and the pipeline add to a bare loop, and how soon a started asset makes its first call.
+
+    python -m benchmarks.orchestration [--images 1000 5000]
+
+The first table takes the work on an image out of all variants, so that listing, ledger, threads, report and
+events are left; the second is a real run of three images, from Dagster's STEP_START to the first model call.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from pathlib import Path
+
+import dagster as dg
+
+from benchmarks.rig import FIRST_DATE, MODEL_OPERATIONS, ROOT, Rig, days, jpeg, rig, submit, table, words
+from bg_pipeline import pipeline
+from bg_pipeline.aws import Aws
+from bg_pipeline.definitions import definitions
+from bg_pipeline.ledger import Entry, StageRecord
+from bg_pipeline.report import Status
+from bg_pipeline.settings import Settings, settings
+from bg_pipeline.stages import PICTURES
+from bg_pipeline.store import Store
+from bg_pipeline.walk import Walk
+
+COLD_STARTS = 3
+
+
+def no_work(self: Walk, due: Mapping[str, str]) -> Entry:
+    """`Walk.run` without its work: every stage has succeeded."""
+    entry, image = self._entry, self._asked.image
+    for stage, made_for in due.items():
+        entry.stages[stage] = StageRecord(made_for, Status.SUCCEEDED, cost_usd=0.01)
+    entry.labels, entry.caption, entry.sha256 = "Object", "An object before a plain wall.", "0" * 64
+    if PICTURES in due:
+        key = f"{self._place.output_prefix}/{image}"
+        entry.outputs = [
+            {
+                "Number": 1,
+                "Key": key,
+                "Status": Status.SUCCEEDED,
+                "Error": "",
+                "Cause": "",
+                "Final": True,
+                "Model": "titan-v2",
+                "Region": "us-east-1",
+                "Seed": 123_456_789,
+                "CostUSD": 0.012,
+            }
+        ]
+        entry.files, entry.names = {key: "0" * 32}, {"1": image}
+    return entry
+
+
+def cost(rig: Rig, images: int, work: Callable[[Settings, Store, date], object]) -> tuple[float, float]:
+    """CPU and wall seconds of ``work`` over a date of so many images."""
+    store = rig.bucket()
+    chosen = settings(bucket=store.bucket, regions="us-east-1", settle_seconds=0)
+    (day,) = days(1)
+    submit(store, b"", 0)
+    rig.seed(store, "image-files/2026/11/01/101530", images)
+    cpu, wall = time.process_time(), time.monotonic()
+    work(chosen, store, day)
+    return time.process_time() - cpu, time.monotonic() - wall
+
+
+def bare(chosen: Settings, store: Store, day: date) -> None:
+    """A thread pool over the keys of the date, whose work is nothing."""
+    keys = [found.key for found in store.list(f"image-files/{day:%Y/%m/%d}/")]
+    with ThreadPoolExecutor(chosen.max_concurrency) as pool:
+        for _ in pool.map(len, keys):
+            pass
+
+
+def ours(chosen: Settings, store: Store, day: date) -> None:
+    """The pipeline without Dagster."""
+    pipeline.run(chosen, [day], aws=Aws(chosen.regions), store=store)
+
+
+def in_dagster(instance: dg.DagsterInstance) -> Callable[[Settings, Store, date], None]:
+    """The assets of the date, materialized in this process."""
+
+    def work(chosen: Settings, store: Store, day: date) -> None:
+        defs = definitions(chosen)
+        result = dg.materialize(
+            [*(defs.assets or [])],
+            instance=instance,
+            partition_key=day.isoformat(),
+            resources={"bucket": store, "aws": Aws(chosen.regions)},
+        )
+        assert result.success
+
+    return work
+
+
+def added(rig: Rig, sizes: Sequence[int]) -> None:
+    """Prints what each variant costs for an image (the slope over ``sizes``) and for a run (the rest)."""
+    real = Walk.run
+    Walk.run = no_work  # type: ignore[method-assign]
+    rows = []
+    with tempfile.TemporaryDirectory() as home, dg.DagsterInstance.local_temp(home) as instance:
+        variants = (("bare loop", bare), ("pipeline", ours), ("pipeline in Dagster", in_dagster(instance)))
+        for name, work in variants:
+            cost(rig, 10, work)
+            before = folder_size(Path(home))
+            measured = [cost(rig, size, work) for size in sizes]
+            grown = (folder_size(Path(home)) - before) / len(sizes)
+            (few, few_wall), (many, many_wall) = measured[0], measured[-1]
+            images = sizes[-1] - sizes[0]
+            each, each_wall = (many - few) / images, (many_wall - few_wall) / images
+            rows.append(
+                [
+                    name,
+                    f"{each * 1000:.3f}",
+                    f"{each_wall * 1000:.3f}",
+                    f"{few - each * sizes[0]:.2f}",
+                    f"{few_wall - each_wall * sizes[0]:.2f}",
+                    f"{grown / 1e6:.2f}",
+                ]
+            )
+    Walk.run = real  # type: ignore[method-assign]
+    head = (
+        "variant",
+        "CPU ms an image",
+        "wall ms an image",
+        "CPU s a run",
+        "wall s a run",
+        "database MB a date",
+    )
+    table(head, rows)
+
+
+def folder_size(folder: Path) -> int:
+    """Bytes of all files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+COLD = """
+import os, sys
+from datetime import date
+import dagster as dg
+from bg_pipeline.definitions import defs
+
+with dg.DagsterInstance.local_temp() as instance:
+    job = defs.resolve_job_def("whole_date")
+    result = job.execute_in_process(partition_key=sys.argv[1], instance=instance)
+    starts = [event for event in result.all_events if event.event_type_value == "STEP_START"]
+    (step,) = [event.step_key for event in starts if event.step_key == "image_flow"]
+    records = instance.all_logs(result.run_id)
+    print(next(
+        record.timestamp for record in records
+        if record.is_dagster_event and record.dagster_event.event_type_value == "STEP_START"
+        and record.dagster_event.step_key == step
+    ))
+"""
+
+
+def cold_start(rig: Rig) -> None:
+    """Prints how long an asset that has started takes until its first model call leaves."""
+    seconds = []
+    for _ in range(COLD_STARTS):
+        store = rig.bucket()
+        submit(store, jpeg((192, 128)), 3)
+        rig.control.mark()
+        chosen = words(bucket=store.bucket, regions="us-east-1", settle_seconds=0, mask_sources="alpha")
+        said = subprocess.run(
+            [sys.executable, "-c", COLD, f"{FIRST_DATE}"],
+            env=os.environ | chosen,
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        calls = [call for call in rig.control.calls() if call["operation"] in MODEL_OPERATIONS]
+        seconds.append(min(call["at"] - call["seconds"] for call in calls) - float(said.stdout))
+    print(
+        f"\nasset start to first model call: median {statistics.median(seconds):.2f} s, "
+        f"least {min(seconds):.2f} s of {COLD_STARTS}"
+    )
+
+
+def main() -> None:
+    """Prints the table and the cold start."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--images", type=int, nargs=2, default=[1000, 5000])
+    asked = parser.parse_args()
+    with rig() as services:
+        added(services, asked.images)
+        cold_start(services)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""For those who do not open Dagster: the HTTP API and the page."""

@@ -1,0 +1,456 @@
+"""The batch calls: prepare a batch, upload its photos to storage, hand it to the pipeline, ask how it stands.
+
+A batch in preparation is a folder with a draft, which costs nothing and which nothing works on.
+"""
+
+import mimetypes
+import threading
+from collections import Counter
+from datetime import UTC, date, datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from starlette.concurrency import run_in_threadpool
+
+from bg_pipeline import planning, uploads
+from bg_pipeline.batch import BatchRequest
+from bg_pipeline.errors import PreconditionFailed, RequestError, UsageError
+from bg_pipeline.layout import EXTENSIONS, Batch, ResultNames
+from bg_pipeline.leases import holder_of
+from bg_pipeline.ledger import Ledger
+from bg_pipeline.overview import Standing, look_up
+from bg_pipeline.places import Place
+from bg_pipeline.processes import is_dead
+from bg_pipeline.report import Status
+from bg_pipeline.reporting import rows
+from bg_pipeline.stages import STAGES
+from bg_pipeline.submitting import check_request, new_batch, paid_pictures
+from bg_pipeline.thumbnails import Thumbnails
+from bg_pipeline.tools import Tools
+from bg_pipeline.uploads import Uploaded
+from bg_pipeline.web.orders import once
+from bg_pipeline.web.problems import Problem
+from bg_pipeline.web.service import (
+    IdempotencyKey,
+    Link,
+    ObjectKey,
+    Service,
+    TheCaller,
+    TheService,
+    check_name,
+)
+from bg_pipeline.work import Work, open_work
+
+UPLOAD_SECONDS = 3600
+MAX_FILES = 1000
+
+router = APIRouter(prefix="/batches", tags=["batches"])
+
+
+def _batch(date: date, name: str) -> Batch:
+    try:
+        return Batch(date, name)
+    except ValueError as error:
+        raise Problem(404, "NoSuchBatch", str(error)) from None
+
+
+TheBatch = Annotated[Batch, Depends(_batch)]
+
+
+class File(BaseModel):
+    """A photo that will be uploaded, under a name that may hold folders."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    Name: ObjectKey = Field(examples=["shoes/red.jpg"])
+    ContentType: Annotated[str | None, Field(pattern=r"^image/[a-z0-9.+-]{1,50}$")] = Field(
+        None, description="By default what the name's extension says."
+    )
+
+
+class Files(BaseModel):
+    """Up to 1,000 photos; more are asked for by another call."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    Files: Annotated[list[File], Field(max_length=MAX_FILES)] = []
+
+
+class Upload(BaseModel):
+    """Where to POST one photo: a form (multipart/form-data) of ``Fields`` and, last, ``file`` with its bytes.
+
+    Storage refuses what is larger than ``MaxBytes``, empty, or later than ``Expires``.
+    """
+
+    Name: str
+    Key: str
+    Url: str
+    Fields: dict[str, str]
+    MaxBytes: int
+    Expires: datetime
+
+
+class Prepared(BaseModel):
+    """A batch in preparation; ``Id`` is a good one for its request."""
+
+    Id: str
+    Batch: str
+    Prefix: str
+    Uploads: list[Upload]
+
+
+class Submitted(BaseModel):
+    """A batch that is in the pipeline's hands; ``PaidPictures`` is what models paint if each succeeds at once."""
+
+    Id: str
+    Batch: str
+    Images: int
+    PaidPictures: int
+
+
+class State(StrEnum):
+    """How far a batch is."""
+
+    DRAFT = "Draft"
+    WAITING = "Waiting"
+    WORKING = "Working"
+    REPORTED = "Reported"
+    REFUSED = "Refused"
+
+
+class BatchStatus(BaseModel):
+    """How a batch stands; ``Counts`` are its images by status, ``ToDo`` those that no run has come to.
+
+    While a run works on it, the figures are some 20 seconds old. ``Cause`` is why a request was refused.
+    """
+
+    Id: str
+    Batch: str
+    State: State
+    Images: int
+    Counts: dict[Status, int] = {}
+    ToDo: int = 0
+    CostUSD: float | None = None
+    Cause: str = ""
+
+
+class PlannedCalls(BaseModel):
+    """The calls of one operation; ``WorstUSD`` is null where a price is not known."""
+
+    Operation: str
+    Model: str
+    Regions: list[str]
+    Calls: int
+    CallsAtWorst: int
+    WorstUSD: float | None
+
+
+class Plan(BaseModel):
+    """What a run would do and cost at worst; nothing was spent. ``Notes`` say which models cannot be used."""
+
+    Images: int
+    Due: int
+    WithoutPrompt: int
+    Minutes: float
+    MinutesAtWorst: float
+    WorstUSD: float | None
+    Calls: list[PlannedCalls]
+    Notes: list[str]
+
+
+class ImageResults(BaseModel):
+    """One image and links to its results."""
+
+    ImageName: str
+    Status: Status
+    Cause: str
+    Results: list[Link]
+
+
+@router.post("", status_code=201)
+def prepare(
+    asked: Files,
+    service: TheService,
+    caller: TheCaller,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> Prepared:
+    """A new batch, with an upload for each of its files."""
+    names = [file.Name for file in asked.Files]
+    batch = once(service.store, caller, idempotency_key, ["batches", names], new_batch())
+    made = _uploads(service, batch, asked)
+    if service.store.head(batch.request_key) is None:
+        service.store.write_json(batch.draft_key, {"Id": batch.derived_id(service.store.bucket)})
+    response.headers["Location"] = f"/batches/{batch.date}/{batch.name}"
+    return made
+
+
+@router.post("/{date}/{name}/uploads")
+def prepare_more(batch: TheBatch, asked: Files, service: TheService) -> Prepared:
+    """Uploads for more files of a batch that is still in preparation."""
+    _in_preparation(service, batch)
+    return _uploads(service, batch, asked)
+
+
+@router.put(
+    "/{date}/{name}/request",
+    status_code=202,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/BatchRequest"}}},
+        }
+    },
+)
+async def submit(batch: TheBatch, service: TheService, request: Request, response: Response) -> Submitted:
+    """Checks the batch's request against what was uploaded and hands the batch to the pipeline."""
+    data = await request.body()
+    response.headers["Location"] = f"/batches/{batch.date}/{batch.name}"
+    return await run_in_threadpool(_submit, service, batch, data)
+
+
+@router.post(
+    "/{date}/{name}/plan",
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/BatchRequest"}}},
+        }
+    },
+)
+async def plan(batch: TheBatch, service: TheService, request: Request) -> Plan:
+    """What this request would do and cost with what was uploaded so far; nothing is spent or stored."""
+    data = await request.body()
+    return await run_in_threadpool(_plan, service, batch, data)
+
+
+@router.get("/{date}/{name}")
+def status(batch: TheBatch, service: TheService) -> BatchStatus:
+    """How the batch stands."""
+    found = _found(service, batch)
+    bucket = service.store.bucket
+    if found.request is None and found.draft:
+        return BatchStatus(
+            Id=batch.derived_id(bucket), Batch=batch.path, State=State.DRAFT, Images=len(found.images)
+        )
+    ledger_objects = list(service.store.list(f"{batch.ledger_prefix}/"))
+    work = open_work(service.store, service.settings, found, ledger_objects)
+    lines = list(rows(work))
+    costs = [row.CostUSD for row in lines]
+    holder = holder_of(service.store, batch.lease_key)
+    reported = bool(work.ledger.header.get("Reported"))
+    if holder is not None and not is_dead(holder.process):
+        state = State.WORKING
+    elif work.problem is not None:
+        state = State.REFUSED
+    else:
+        state = State.REPORTED if reported else State.WAITING
+    return BatchStatus(
+        Id=work.place.request_id,
+        Batch=batch.path,
+        State=state,
+        Images=len(work.images),
+        Counts=Counter(row.Status for row in lines),
+        ToDo=sum(work.ledger.get(image) is None for image in work.images),
+        CostUSD=None if None in costs else round(sum(cost or 0.0 for cost in costs), 6),
+        Cause=str(work.problem or ""),
+    )
+
+
+_REPORT: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The report",
+        "content": {
+            "application/json": {"schema": {"type": "array", "items": {"type": "object"}}},
+            "text/csv": {"schema": {"type": "string"}},
+            "text/html": {"schema": {"type": "string"}},
+        },
+    }
+}
+
+
+@router.get("/{date}/{name}/report", response_class=Response, responses=_REPORT)
+def report(batch: TheBatch, service: TheService, format: Literal["json", "csv", "html"] = "json") -> Response:
+    """The batch's report as it was last written."""
+    standing = _standing(service, batch)
+    content = standing.data.read(standing.report_key(format))
+    if content is None:
+        raise Problem(404, "NoReport", f"batch {batch.path} has no report as {format}; a run writes it")
+    media_type = {"json": "application/json", "csv": "text/csv", "html": "text/html"}[format]
+    # The page of a report may run its own filter and nothing else, and is no part of this site.
+    headers = {"Content-Security-Policy": "sandbox allow-scripts", "X-Content-Type-Options": "nosniff"}
+    return Response(content.data, media_type=media_type, headers=headers)
+
+
+@router.get("/{date}/{name}/results")
+def results(batch: TheBatch, service: TheService) -> list[ImageResults]:
+    """Links, good for an hour, to the results of each image."""
+    standing = _standing(service, batch)
+    found = standing.report()
+    if found is None:
+        raise Problem(404, "NoReport", f"batch {batch.path} has no report yet; a run writes it")
+    return [
+        ImageResults(
+            ImageName=row.ImageName,
+            Status=row.Status,
+            Cause=row.Cause,
+            Results=[service.link(key) for key in row.Results],
+        )
+        for row in found.rows
+    ]
+
+
+def _found(service: Service, batch: Batch) -> Uploaded:
+    found = uploads.find(service.store, batch)
+    if found is None:
+        raise Problem(404, "NoSuchBatch", f"there is no batch {batch.path}")
+    return found
+
+
+def _standing(service: Service, batch: Batch) -> Standing:
+    try:
+        return look_up(service.store, service.settings, batch)
+    except UsageError as error:
+        raise Problem(404, "NoSuchBatch", str(error)) from None
+
+
+def _in_preparation(service: Service, batch: Batch) -> None:
+    if service.store.head(batch.request_key) is not None:
+        raise Problem(409, "AlreadySubmitted", f"batch {batch.path} was submitted; prepare another one")
+    if service.store.head(batch.draft_key) is None:
+        raise Problem(404, "NoSuchBatch", f"no batch {batch.path} is in preparation")
+
+
+def _uploads(service: Service, batch: Batch, asked: Files) -> Prepared:
+    names = [file.Name for file in asked.Files]
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
+        raise Problem(422, "BadName", f"'{twice[0]}' is named twice")
+    return Prepared(
+        Id=batch.derived_id(service.store.bucket),
+        Batch=batch.path,
+        Prefix=batch.input_prefix,
+        Uploads=[_upload(service, batch, file) for file in asked.Files],
+    )
+
+
+def _upload(service: Service, batch: Batch, file: File) -> Upload:
+    check_name(file.Name)
+    if "${filename}" in file.Name:
+        raise Problem(422, "BadName", "'${filename}' in a name would be replaced by storage")
+    media_type = file.ContentType or _media_type(file.Name)
+    form = service.store.client.generate_presigned_post(
+        service.store.bucket,
+        batch.upload_key(file.Name),
+        Fields={"Content-Type": media_type},
+        Conditions=[["content-length-range", 1, service.max_bytes], {"Content-Type": media_type}],
+        ExpiresIn=UPLOAD_SECONDS,
+    )
+    return Upload(
+        Name=file.Name,
+        Key=form["fields"]["key"],
+        Url=form["url"],
+        Fields=form["fields"],
+        MaxBytes=service.max_bytes,
+        Expires=datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=UPLOAD_SECONDS),
+    )
+
+
+def _media_type(name: str) -> str:
+    """The type that the name's extension says; raises `Problem` 422 where that is no picture's."""
+    ending = name.rpartition(".")[2].lower()
+    for format, endings in EXTENSIONS.items():
+        if ending in endings:
+            return f"image/{format}"
+    guessed = mimetypes.guess_type(name)[0] or "nothing"
+    text = f"'{name}' has not the extension of a picture (it says {guessed}); say its ContentType"
+    raise Problem(422, "NotAnImage", text)
+
+
+def _checked(service: Service, batch: Batch, data: bytes) -> tuple[BatchRequest, Uploaded]:
+    """The request, complete and within its rights, and what was uploaded for it."""
+    found = _found(service, batch)
+    request = check_request(service.settings, batch, data)
+    problems = []
+    if request.InputS3Prefix == batch.input_prefix and request.S3Bucket == service.store.bucket:
+        for number, entry in enumerate(request.Images or ()):
+            if entry.ImageName not in found.objects:
+                problems.append((f"Images[{number}].ImageName", f"'{entry.ImageName}' was not uploaded"))
+        if not found.images:
+            problems.append(("Images", "no photo was uploaded"))
+        for name, each in found.objects.items():
+            if each.size > service.max_bytes:
+                problems.append(("", f"'{name}' has {each.size:,} bytes and may have {service.max_bytes:,}"))
+    if problems:
+        raise RequestError(problems[:100])
+    return request, found
+
+
+def _submit(service: Service, batch: Batch, data: bytes) -> Submitted:
+    request, found = _checked(service, batch, data)
+    names = list(request.entries) or list(found.images)
+    try:
+        service.store.write(batch.request_key, data, media_type="application/json", if_absent=True)
+    except PreconditionFailed:
+        earlier = service.store.read(batch.request_key)
+        if earlier is None or earlier.data != data:
+            text = f"batch {batch.path} was submitted with another request; prepare another one"
+            raise Problem(409, "AlreadySubmitted", text) from None
+    service.store.delete(batch.draft_key)
+    return Submitted(
+        Id=request.Id, Batch=batch.path, Images=len(names), PaidPictures=paid_pictures(request, names)
+    )
+
+
+def _plan(service: Service, batch: Batch, data: bytes) -> Plan:
+    request, found = _checked(service, batch, data)
+    names = list(request.entries) or [
+        name for name in found.images if batch.upload_key(name) not in request.named_keys
+    ]
+    images = {name: found.objects.get(name) for name in names}
+    place = Place(
+        batch=batch,
+        data=service.store.in_bucket(request.S3Bucket),
+        input_prefix=request.InputS3Prefix,
+        output_prefix=request.OutputS3Prefix,
+        status_prefix=request.StatusS3Prefix,
+        names=ResultNames(images, {}),
+        request_id=request.Id,
+        cap_usd=request.MaxCostUSD,
+        thumbnails=Thumbnails(service.store, batch, wanted=False),
+    )
+    work = Work(found, Ledger(service.store, batch), place, request, None, images)
+    work.find_due(service.settings, {}, stages=STAGES, again=(), etag_of=lambda key: "")
+    tools = Tools(service.settings, service.aws, service.store, stop=threading.Event())
+    try:
+        models, notes = planning.models_in_use(tools)
+    finally:
+        tools.close()
+    planned = planning.plan([work], service.settings, models)
+    return Plan(
+        Images=planned.images,
+        Due=planned.due,
+        WithoutPrompt=planned.without_prompt,
+        Minutes=planned.minutes,
+        MinutesAtWorst=planned.minutes_at_worst,
+        WorstUSD=planned.worst_usd,
+        Calls=[
+            PlannedCalls(
+                Operation=line.operation.name,
+                Model=line.operation.invoke_id,
+                Regions=list(line.regions),
+                Calls=line.calls,
+                CallsAtWorst=line.at_worst,
+                WorstUSD=line.worst_usd,
+            )
+            for line in planned.lines
+        ],
+        Notes=notes,
+    )
+
+
+REQUEST_SCHEMA: dict[str, Any] = TypeAdapter(BatchRequest).json_schema(
+    ref_template="#/components/schemas/{model}"
+)
+"""The body of a request, with its parts under ``$defs``, for the OpenAPI document."""

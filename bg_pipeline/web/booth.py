@@ -1,0 +1,246 @@
+"""The photo-booth calls: a photo uploaded, and people on several backgrounds, at once or to be asked for.
+
+The names of the system that these calls stand for are understood in requests, and stand beside ours in answers.
+"""
+
+import posixpath
+import uuid
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import orjson
+from fastapi import APIRouter, Response
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+
+from bg_pipeline import layout
+from bg_pipeline.batch import image_settings
+from bg_pipeline.layout import Batch
+from bg_pipeline.leases import holder_of
+from bg_pipeline.overview import Standing
+from bg_pipeline.processes import is_dead
+from bg_pipeline.renditions import WISHES
+from bg_pipeline.report import Row
+from bg_pipeline.web.orders import new_batch, once, order_id, order_of
+from bg_pipeline.web.service import (
+    IdempotencyKey,
+    Link,
+    ObjectKey,
+    Service,
+    TheCaller,
+    TheService,
+    check_name,
+)
+
+PRESET = "portrait-booth"
+UPLOAD_SECONDS = 300
+
+router = APIRouter(tags=["photo booth"])
+
+
+class UploadRequest(BaseModel):
+    """A photo that is to be uploaded."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    Filename: ObjectKey = Field(validation_alias=AliasChoices("Filename", "filename"), examples=["me.jpg"])
+    ContentType: Annotated[str, Field(pattern=r"^image/[a-z0-9.+-]{1,50}$")] = Field(
+        validation_alias=AliasChoices("ContentType", "contentType"), examples=["image/jpeg"]
+    )
+    Type: Literal["photo"] = Field("photo", validation_alias=AliasChoices("Type", "type"))
+
+
+class Upload(BaseModel):
+    """Where to PUT the photo, with this ``ContentType``, within ``Expires`` seconds; then name its ``Key``."""
+
+    Bucket: str
+    Key: str
+    Expires: int
+    ContentType: str
+    UploadURL: str
+
+
+class PhotoRequest(BaseModel):
+    """A photo in the bucket, and the backgrounds wanted: those of the preset where none are named.
+
+    ``Id`` is part of the results' names, by default the photo's own name. ``RequestId`` serves as an
+    idempotency key.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    Key: ObjectKey = Field(validation_alias=AliasChoices("Key", "key"), examples=["photo/0f…/me.jpg"])
+    Bucket: Annotated[str, Field(max_length=255)] = Field(
+        "", validation_alias=AliasChoices("Bucket", "bucket")
+    )
+    Id: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = Field(
+        None, validation_alias=AliasChoices("Id", "id")
+    )
+    RequestId: Annotated[str | None, Field(pattern=r"^[!-~]{1,255}$")] = Field(
+        None, validation_alias=AliasChoices("RequestId", "requestId")
+    )
+    Prompts: Annotated[list[Annotated[str, Field(min_length=1, max_length=512)]], Field(max_length=5)] = []
+
+
+class Picture(BaseModel):
+    """One background: a link to the picture, or why there is none."""
+
+    Status: str
+    Cause: str = ""
+    Key: str | None = None
+    Url: str | None = None
+    Expires: datetime | None = None
+
+
+class Photo(BaseModel):
+    """How the photo stands. While ``Status`` is Waiting or Working, ``Generated`` says where pictures will be."""
+
+    Id: str
+    Status: str
+    Cause: str = ""
+    Original: Link
+    Generated: list[Picture]
+    Seconds: float | None = None
+    CostUSD: float | None = None
+    url_original: str
+    url_generated: str = Field(description="A JSON list of links, as a string.")
+    time_taken: str = ""
+
+
+@router.post("/upload")
+def upload(asked: UploadRequest, service: TheService) -> Upload:
+    """A place for one photo, under a key of its own, so that no other is overwritten."""
+    name = posixpath.basename(asked.Filename)
+    check_name(name)
+    key = layout.photo_key(f"{uuid.uuid4().hex}/{name}")
+    address = service.store.client.generate_presigned_url(
+        "put_object",
+        Params={"Bucket": service.store.bucket, "Key": key, "ContentType": asked.ContentType},
+        ExpiresIn=UPLOAD_SECONDS,
+    )
+    return Upload(
+        Bucket=service.store.bucket,
+        Key=key,
+        Expires=UPLOAD_SECONDS,
+        ContentType=asked.ContentType,
+        UploadURL=address,
+    )
+
+
+@router.post("/photo")
+async def photo(
+    asked: PhotoRequest, service: TheService, caller: TheCaller, idempotency_key: IdempotencyKey = None
+) -> Photo:
+    """Waits for the pictures and answers with links to them, good for an hour.
+
+    A photo of which no picture could be made is answered with the problem; where only some could, each of the
+    others says why.
+    """
+    batch = await run_in_threadpool(_place, service, caller, idempotency_key, asked)
+    await service.carry_out(batch, f"ask for it with GET /photo-api/{order_id(batch)}")
+    return await run_in_threadpool(_finished, service, batch)
+
+
+@router.post("/photo-api", status_code=202)
+async def photo_later(
+    asked: PhotoRequest,
+    service: TheService,
+    caller: TheCaller,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> Photo:
+    """Answers at once, when the order is stored; how it stands is told by GET at ``Location``."""
+    batch = await run_in_threadpool(_place, service, caller, idempotency_key, asked)
+    await run_in_threadpool(service.orders.start, batch)
+    response.headers["Location"] = f"/photo-api/{order_id(batch)}"
+    return await run_in_threadpool(_photo, service, batch)
+
+
+@router.get("/photo-api/{order}")
+def photo_order(order: str, service: TheService) -> Photo:
+    """How an order stands, and its pictures once they are made."""
+    return _photo(service, order_of(order))
+
+
+def _place(service: Service, caller: str, idempotency_key: str | None, asked: PhotoRequest) -> Batch:
+    said = asked.model_dump(exclude={"RequestId"})
+    batch = once(service.store, caller, idempotency_key or asked.RequestId, ["photo", said], new_batch())
+    if not service.orders.is_placed(batch):
+        found = service.photo(asked.Key, asked.Bucket)
+        stem = posixpath.splitext(posixpath.basename(asked.Key))[0]
+        wishes = {
+            "Renditions": [{"Preset": PRESET}],
+            "Ref": asked.Id or stem[:64],
+            "Prompts": asked.Prompts or None,
+        }
+        service.orders.place(batch, [found], wishes)
+    return batch
+
+
+def _finished(service: Service, batch: Batch) -> Photo:
+    standing = service.orders.standing(batch)
+    report = standing.report()
+    if report is not None and not report.rows[0].Results:
+        raise service.problem(batch, report.rows[0])
+    return _photo(service, batch)
+
+
+def _photo(service: Service, batch: Batch) -> Photo:
+    standing = service.orders.standing(batch)
+    report = standing.report()
+    if report is None:
+        return _unfinished(service, batch, standing)
+    (row,) = report.rows
+    pictures = [
+        Picture(Status=output.Status, Cause=output.Cause, **_delivered(service, batch, row, number))
+        for number, output in enumerate(row.Outputs, 1)
+    ]
+    return _answer(service, batch, row.ImageName, row.Status, pictures, row)
+
+
+def _unfinished(service: Service, batch: Batch, standing: Standing) -> Photo:
+    if standing.request is None or not standing.request.Images:
+        raise ValueError(f"{batch.path} is no order: its request names no photo")
+    (entry,) = standing.request.Images
+    holder = holder_of(service.store, batch.lease_key)
+    at_work = holder is not None and not is_dead(holder.process)
+    status = "Working" if at_work else "Waiting"
+    outputs = image_settings(standing.request, entry.ImageName, WISHES).outputs
+    ref = standing.request.Ref or ""
+    links = (service.link(_key(batch, ref, wanted.position)) for wanted in outputs)
+    pictures = [Picture(Status=status, **link.model_dump()) for link in links]
+    return _answer(service, batch, entry.ImageName, status, pictures)
+
+
+def _key(batch: Batch, ref: str, number: int) -> str:
+    return layout.photo_key(f"{order_id(batch)}/photo_{ref}_{number}.jpeg")
+
+
+def _delivered(service: Service, batch: Batch, row: Row, number: int) -> dict[str, Any]:
+    """The fields of a link to one picture; none where there is no picture."""
+    result = row.Outputs[number - 1].Key
+    if not result:
+        return {}
+    key = _key(batch, row.Ref, number)
+    if service.store.head(key) is None:
+        service.deliver(result, [key])
+    return service.link(key).model_dump()
+
+
+def _answer(
+    service: Service, batch: Batch, image: str, status: str, pictures: list[Picture], row: Row | None = None
+) -> Photo:
+    original = service.link(batch.upload_key(image))
+    links = [picture.Url for picture in pictures if picture.Url]
+    return Photo(
+        Id=order_id(batch),
+        Status=status,
+        Cause=row.Cause if row else "",
+        Original=original,
+        Generated=pictures,
+        Seconds=row.Seconds if row else None,
+        CostUSD=row.CostUSD if row else None,
+        url_original=original.Url,
+        url_generated=orjson.dumps(links).decode(),
+        time_taken=f"{row.Seconds}" if row else "",
+    )

@@ -1,0 +1,122 @@
+"""Refusals of the HTTP API: one problem document for every error (RFC 9457), with the sentence that helps.
+
+The last part of a problem's ``type`` is its code, the same as a report's row has in ``Error`` where there is one.
+"""
+
+from http import HTTPStatus
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from bg_pipeline.errors import BgPipelineError, ImageError, RequestError
+from bg_pipeline.report import printable
+
+MEDIA_TYPE = "application/problem+json"
+
+TOO_LARGE = frozenset({"TooLarge", "TooManyBytes", "TooManyPixels"})
+"""Codes of images that are refused for their size."""
+
+
+class ProblemDocument(BaseModel):
+    """A refusal; ``Errors`` says what is wrong with each field where fields are to blame."""
+
+    type: str = Field(examples=["urn:bg-pipeline:NotFound"])
+    title: str
+    status: int
+    detail: str
+    Errors: list[dict[str, str]] | None = None
+
+
+class Problem(HTTPException):
+    """A refusal in words for the caller. ``more`` are further members of the document."""
+
+    def __init__(
+        self, status: int, code: str, detail: str, *, retry_after: float | None = None, **more: Any
+    ) -> None:
+        headers = {} if retry_after is None else {"Retry-After": f"{max(1, round(retry_after))}"}
+        if status == HTTPStatus.UNAUTHORIZED:
+            headers["WWW-Authenticate"] = "Bearer"
+        super().__init__(status, detail, headers)
+        self.code = code
+        self.more = more
+
+    def document(self) -> dict[str, Any]:
+        """As it is sent."""
+        title = HTTPStatus(self.status_code).phrase
+        return {
+            "type": f"urn:bg-pipeline:{self.code}",
+            "title": title,
+            "status": self.status_code,
+            "detail": printable(self.detail),
+            **self.more,
+        }
+
+    def response(self) -> Response:
+        return JSONResponse(self.document(), self.status_code, self.headers, MEDIA_TYPE)
+
+
+def of_error(error: Exception) -> Problem:
+    """What an error of the pipeline or of storage is to a caller; the words of a bug are not told."""
+    match error:
+        case Problem():
+            return error
+        case StarletteHTTPException():
+            found = Problem(error.status_code, HTTPStatus(error.status_code).name, error.detail)
+            found.headers = error.headers
+            return found
+        case RequestValidationError():
+            errors = [
+                {"Field": ".".join(map(str, each["loc"])), "Cause": str(each["msg"])}
+                for each in error.errors()
+            ]
+            return Problem(422, "InvalidRequest", _listed(errors), Errors=errors)
+        case RequestError():
+            errors = [{"Field": field, "Cause": text} for field, text in error.problems]
+            return Problem(422, "RequestError", str(error), Errors=errors)
+        case ImageError():
+            return Problem(413 if error.code in TOO_LARGE else 422, error.code, str(error))
+        case BgPipelineError():
+            return Problem(503, type(error).__name__, str(error))
+        case ClientError():
+            told = error.response.get("Error", {}).get("Code", "an error")
+            return Problem(502, "StorageError", f"AWS answered {error.operation_name} with {told}")
+        case BotoCoreError():
+            return Problem(503, "Unreachable", f"AWS cannot be reached ({type(error).__name__})")
+    return Problem(500, "InternalError", "this is a fault of the service; its log has the details")
+
+
+def _listed(errors: list[dict[str, str]]) -> str:
+    return "; ".join(f"{each['Field']}: {each['Cause']}" for each in errors)
+
+
+def install(app: FastAPI) -> None:
+    """Has every error of the application answered with a problem document."""
+
+    def answer(request: Request, error: Exception) -> Response:
+        return of_error(error).response()
+
+    kinds: tuple[type[Exception], ...] = (
+        StarletteHTTPException,
+        RequestValidationError,
+        BgPipelineError,
+        ClientError,
+        BotoCoreError,
+        Exception,
+    )
+    for kind in kinds:
+        app.add_exception_handler(kind, answer)
+
+
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    statuses: {
+        "description": description,
+        "content": {MEDIA_TYPE: {"schema": ProblemDocument.model_json_schema()}},
+    }
+    for statuses, description in (("4XX", "What was wrong with the call"), ("5XX", "What failed behind it"))
+}
+"""For the OpenAPI document: every route may answer with a problem."""

@@ -1,0 +1,182 @@
+"""The background-removal call: keys in, transparent PNGs under ``outputs/`` out.
+
+Its paths, its ``input_key`` and the names in its answer are those of the system it stands for, a spelling mistake
+in one path included; what is new beside them is written like everything else here.
+"""
+
+import itertools
+import posixpath
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Response
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+
+from bg_pipeline import layout
+from bg_pipeline.layout import Batch
+from bg_pipeline.report import Row
+from bg_pipeline.submitting import Upload
+from bg_pipeline.web.orders import new_batch, once, ordered_at
+from bg_pipeline.web.problems import Problem
+from bg_pipeline.web.service import IdempotencyKey, Link, ObjectKey, Service, TheCaller, TheService
+
+WISHES = {"Task": "REMOVE", "Subject": "SALIENT", "Renditions": [{"Preset": "transparent", "Format": "png"}]}
+ADVICE = "repeat the call with the same Idempotency-Key in a while; nothing is paid for twice"
+
+router = APIRouter(tags=["background removal"])
+
+SomeKeys = Annotated[list[ObjectKey], Field(min_length=1, max_length=20)]
+
+
+def _list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+class RemovalRequest(BaseModel):
+    """Up to 20 keys; ``input_key`` is understood for ``Keys`` and may be a single one."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    Keys: Annotated[SomeKeys, BeforeValidator(_list)] = Field(
+        validation_alias=AliasChoices("Keys", "input_key"), examples=[["inputs/cat.png"]]
+    )
+
+
+class Removal(BaseModel):
+    """One photo: its ``Result``, or the ``Problem`` why there is none."""
+
+    Key: str
+    Status: str
+    Cause: str = ""
+    CostUSD: float | None = None
+    Result: Link | None = None
+    Problem: dict[str, Any] | None = None
+
+
+class Removals(BaseModel):
+    """What became of each key, in the order asked."""
+
+    Results: list[Removal]
+
+
+class OneRemoval(Removals):
+    """Likewise; ``body`` is the link to the first key's result, if it has one."""
+
+    statusCode: int  # noqa: N815 (the original's name)
+    body: str
+
+
+_SEVERAL: dict[int | str, dict[str, Any]] = {
+    207: {"model": Removals, "description": "Some keys have no result"}
+}
+
+
+@router.post("/image-bg-removal", responses=_SEVERAL)
+async def remove_backgrounds(
+    asked: RemovalRequest,
+    service: TheService,
+    caller: TheCaller,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> Removals:
+    """Cuts out the subjects of photos in the bucket and answers with links to the results, good for an hour.
+
+    One key that has no result is answered with its problem; several, where some have none, with 207.
+    """
+    results = await _remove(service, caller, idempotency_key, asked.Keys)
+    response.status_code = _status(results)
+    return Removals(Results=results)
+
+
+@router.get("/image-bg-removeal", include_in_schema=False)
+@router.get("/image-bg-removal", responses={207: {**_SEVERAL[207], "model": OneRemoval}})
+async def remove_background(
+    service: TheService,
+    caller: TheCaller,
+    response: Response,
+    input_key: Annotated[SomeKeys, Query(examples=[["inputs/cat.png"]])],
+    x_bg_client: Annotated[
+        str,
+        Header(min_length=1, max_length=100, description="Any value: no page of another site can send it."),
+    ],
+    idempotency_key: IdempotencyKey = None,
+) -> OneRemoval:
+    """The same as a GET, for one or several ``input_key``; it costs money, hence the header."""
+    results = await _remove(service, caller, idempotency_key, input_key)
+    status = response.status_code = _status(results)
+    first = results[0].Result
+    return OneRemoval(statusCode=status, body=first.Url if first else "", Results=results)
+
+
+def _status(results: list[Removal]) -> int:
+    return 200 if all(result.Result for result in results) else 207
+
+
+async def _remove(
+    service: Service, caller: str, idempotency_key: str | None, keys: list[str]
+) -> list[Removal]:
+    keys = list(dict.fromkeys(keys))
+    batch = await run_in_threadpool(_batch, service, caller, idempotency_key, keys)
+    refused = await run_in_threadpool(_place, service, batch, keys)
+    if len(refused) < len(keys):
+        await service.carry_out(batch, ADVICE)
+    return await run_in_threadpool(_results, service, batch, keys, refused)
+
+
+def _batch(service: Service, caller: str, idempotency_key: str | None, keys: list[str]) -> Batch:
+    return once(service.store, caller, idempotency_key, ["image-bg-removal", keys], new_batch())
+
+
+def _place(service: Service, batch: Batch, keys: list[str]) -> dict[str, Problem]:
+    """Stores the order; the keys that it leaves out, with the reasons. Raises that of a single key."""
+    if service.orders.is_placed(batch):
+        return {}
+    photos: list[Upload] = []
+    refused: dict[str, Problem] = {}
+    for key in keys:
+        try:
+            photos.append(service.photo(key))
+        except Problem as problem:
+            if len(keys) == 1:
+                raise
+            refused[key] = problem
+    if photos:
+        service.orders.place(batch, photos, WISHES)
+    return refused
+
+
+def _results(service: Service, batch: Batch, keys: list[str], refused: dict[str, Problem]) -> list[Removal]:
+    report = service.orders.standing(batch).report() if len(refused) < len(keys) else None
+    rows = {row.ImageName: row for row in report.rows} if report else {}
+    results = []
+    for key in keys:
+        if key in rows and rows[key].Results:
+            results.append(_result(service, batch, rows[key]))
+            continue
+        if key in rows:
+            problem = service.problem(batch, rows[key])
+        else:
+            text = f"'{key}' could not be used when this call was first made; make it anew"
+            problem = refused.get(key) or Problem(404, "NotFound", text)
+        if len(keys) == 1:
+            raise problem
+        status = rows[key].Status if key in rows else "Refused"
+        results.append(Removal(Key=key, Status=status, Cause=problem.detail, Problem=problem.document()))
+    return results
+
+
+def _result(service: Service, batch: Batch, row: Row) -> Removal:
+    found = service.deliver(row.Results[0], _targets(batch, row.ImageName))
+    return Removal(
+        Key=row.ImageName, Status=row.Status, Cause=row.Cause, CostUSD=row.CostUSD, Result=service.link(found)
+    )
+
+
+def _targets(batch: Batch, key: str) -> Iterator[str]:
+    """``outputs/<stem>_bg_removed_<YYYYmmdd_HHMMSS>.png`` from the second of the order on: another's stays."""
+    stem = posixpath.splitext(posixpath.basename(key))[0]
+    for seconds in itertools.count():
+        moment = ordered_at(batch) + timedelta(seconds=seconds)
+        yield layout.output_key(f"{stem}_bg_removed_{moment:%Y%m%d_%H%M%S}.png")

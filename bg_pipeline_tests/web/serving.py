@@ -1,0 +1,72 @@
+"""The API served on loopback by a real server, and a caller of it."""
+
+import contextlib
+import functools
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import requests
+import uvicorn
+
+from bg_pipeline.aws import Aws
+from bg_pipeline.settings import Settings
+from bg_pipeline.store import Store
+from bg_pipeline.web.api import make_app
+
+
+@functools.cache
+def aws() -> Aws:
+    """The clients that all tests share: making them takes longer than most calls."""
+    return Aws()
+
+
+@dataclass
+class Caller:
+    """Calls an API at an address; no proxy of the environment is asked."""
+
+    address: str
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self, method: str, path: str, *, headers: dict[str, str] | None = None, **more: Any) -> requests.Response:
+        with requests.Session() as session:
+            session.trust_env = False
+            return session.request(
+                method, f"{self.address}{path}", headers={**self.headers, **(headers or {})}, timeout=60, **more
+            )
+
+    def get(self, path: str, **more: Any) -> requests.Response:
+        return self("GET", path, **more)
+
+    def post(self, path: str, json: Any, **more: Any) -> requests.Response:
+        return self("POST", path, json=json, **more)
+
+
+@contextlib.contextmanager
+def served(settings: Settings, store: Store) -> Iterator[Caller]:
+    """The API on a free port of this machine until the block ends."""
+    app = make_app(settings, aws(), store)
+    config = uvicorn.Config(app, port=0, log_config=None, ws="none", proxy_headers=False)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, name="api")
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive(), "the server did not start"
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield Caller(f"http://127.0.0.1:{port}")
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def problem(answer: requests.Response) -> tuple[int, str]:
+    """The status and the code of a problem document, which the answer must be."""
+    assert answer.headers["content-type"] == "application/problem+json", answer.text
+    document = answer.json()
+    assert document["status"] == answer.status_code
+    assert document["detail"]
+    return answer.status_code, document["type"].removeprefix("urn:bg-pipeline:")

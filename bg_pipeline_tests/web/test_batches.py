@@ -1,0 +1,215 @@
+"""The batch calls: prepare, upload straight to storage, plan, submit, run, ask how it stands, read the report."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import requests
+
+from bg_pipeline.layout import Batch
+from bg_pipeline.local_aws.control_client import ControlClient
+from bg_pipeline.store import Store
+from bg_pipeline_tests.batches import Bench
+from bg_pipeline_tests.pictures import photo
+from bg_pipeline_tests.web.serving import Caller, aws, problem, served
+
+
+@pytest.fixture
+def bench(bucket: str, control: ControlClient) -> Bench:
+    control.switch(canned=True)
+    return Bench(Store(aws().s3(bucket), bucket))
+
+
+@pytest.fixture
+def api(bench: Bench) -> Iterator[Caller]:
+    with served(bench.settings(), bench.store) as caller:
+        yield caller
+
+
+def prepared(api: Caller, *names: str) -> dict[str, Any]:
+    answer = api.post("/batches", {"Files": [{"Name": name} for name in names]})
+    assert answer.status_code == 201, answer.text
+    return {**answer.json(), "path": answer.headers["location"]}
+
+
+def send(upload: dict[str, Any], data: bytes) -> requests.Response:
+    return requests.post(upload["Url"], data=upload["Fields"], files={"file": ("any", data)}, timeout=30)
+
+
+def uploaded(api: Caller, *names: str) -> dict[str, Any]:
+    made = prepared(api, *names)
+    for number, upload in enumerate(made["Uploads"]):
+        assert send(upload, photo(number)).ok
+    return made
+
+
+def submit(api: Caller, made: dict[str, Any], **fields: Any) -> requests.Response:
+    request = {"Id": made["Id"], "Prompt": "a sunny beach", **fields}
+    return api("PUT", f"{made['path']}/request", json=request)
+
+
+def test_a_batch_goes_from_upload_to_report(api: Caller, bench: Bench, control: ControlClient) -> None:
+    made = uploaded(api, "red.jpg", "boots/blue shoe+.jpg")
+    assert api.get(made["path"]).json()["State"] == "Draft"
+    planned = api.post(f"{made['path']}/plan", {"Id": made["Id"], "Prompt": "a sunny beach"}).json()
+    assert (planned["Images"], planned["Due"]) == (2, 2)
+    assert planned["WorstUSD"] > 0
+    assert control.paid() == []
+    answer = submit(api, made)
+    assert answer.status_code == 202, answer.text
+    assert answer.json() == {"Id": made["Id"], "Batch": made["Batch"], "Images": 2, "PaidPictures": 2}
+    assert api.get(answer.headers["location"]).json()["State"] == "Waiting"
+    bench.run(datetime.now(UTC).date())
+    found = api.get(made["path"]).json()
+    assert (found["State"], found["Images"], found["ToDo"]) == ("Reported", 2, 0)
+    assert found["Counts"] == {"Succeeded": 2}
+    rows = api.get(f"{made['path']}/report").json()
+    assert sorted(row["ImageName"] for row in rows) == ["boots/blue shoe+.jpg", "red.jpg"]
+    table = api.get(f"{made['path']}/report?format=csv")
+    assert table.headers["content-type"].startswith("text/csv")
+    assert table.text.startswith('"Id","ImageName"')
+    for row in api.get(f"{made['path']}/results").json():
+        assert requests.get(row["Results"][0]["Url"], timeout=10).ok
+
+
+def test_a_batch_in_preparation_is_left_alone_and_costs_nothing(
+    api: Caller, bench: Bench, control: ControlClient
+) -> None:
+    made = uploaded(api, "red.jpg")
+    day = bench.run(datetime.now(UTC).date(), default_prompt="a beach")
+    assert day.unfinished == [made["Batch"]]
+    assert control.paid() == []
+    assert bench.store.read_json(f"{made['Prefix']}/draft.json") is not None
+
+
+def test_storage_refuses_what_is_too_large_or_empty(bench: Bench) -> None:
+    with served(bench.settings(api_max_upload_mb=1), bench.store) as api:
+        (upload,) = prepared(api, "red.jpg")["Uploads"]
+        assert upload["MaxBytes"] == 1_000_000
+        assert send(upload, b"x" * 1_000_001).status_code == 400
+        assert send(upload, b"").status_code == 400
+        assert send(upload, b"x").ok
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ([{"Name": "notes.txt"}], (422, "NotAnImage")),
+        ([{"Name": "request.json"}], (422, "NotAnImage")),
+        ([{"Name": "a/../b.jpg"}], (422, "BadName")),
+        ([{"Name": "${filename}.jpg"}], (422, "BadName")),
+        ([{"Name": "a.jpg"}, {"Name": "a.jpg"}], (422, "BadName")),
+        ([{"Name": "x" * 1000 + ".jpg"}], (422, "KeyTooLong")),
+        ([{"Name": "page.jpg", "ContentType": "text/html"}], (422, "InvalidRequest")),
+        ([{"Name": f"{number}.jpg"} for number in range(1001)], (422, "InvalidRequest")),
+    ],
+)
+def test_a_file_that_cannot_be_a_photo_of_a_batch_is_refused(
+    api: Caller, bench: Bench, files: list[dict[str, str]], expected: tuple[int, str]
+) -> None:
+    assert problem(api.post("/batches", {"Files": files})) == expected
+    assert bench.keys("image-files/") == []
+
+
+def test_more_uploads_can_be_had_until_it_is_submitted(api: Caller) -> None:
+    made = uploaded(api, "red.jpg")
+    more = api.post(f"{made['path']}/uploads", {"Files": [{"Name": "scan", "ContentType": "image/png"}]}).json()
+    assert send(more["Uploads"][0], photo(2)).ok
+    assert submit(api, made).json()["Images"] == 2
+    late = api.post(f"{made['path']}/uploads", {"Files": [{"Name": "late.jpg"}]})
+    assert problem(late) == (409, "AlreadySubmitted")
+
+
+def test_a_request_is_checked_by_field_before_it_is_stored(api: Caller, bench: Bench) -> None:
+    made = uploaded(api, "red.jpg")
+    answer = submit(api, made, Mode="SOFT", Colour="red", S3Bucket="somebody-elses")
+    assert problem(answer) == (422, "RequestError")
+    assert {error["Field"] for error in answer.json()["Errors"]} == {"Mode", "Colour", "S3Bucket"}
+    missing = submit(api, made, Images=[{"ImageName": "red.jpg"}, {"ImageName": "green.jpg"}])
+    assert missing.json()["Errors"] == [
+        {"Field": "Images[1].ImageName", "Cause": "'green.jpg' was not uploaded"}
+    ]
+    assert bench.store.read(f"{made['Prefix']}/request.json") is None
+
+
+def test_a_batch_without_photos_is_not_submitted(api: Caller) -> None:
+    answer = submit(api, prepared(api, "red.jpg"))
+    assert problem(answer) == (422, "RequestError")
+
+
+def test_the_same_request_may_be_sent_again_but_no_other(api: Caller) -> None:
+    made = uploaded(api, "red.jpg")
+    assert submit(api, made).status_code == 202
+    assert submit(api, made).status_code == 202
+    assert problem(submit(api, made, Prompt="another")) == (409, "AlreadySubmitted")
+
+
+def test_a_batch_is_prepared_once_for_an_idempotency_key(api: Caller, bench: Bench) -> None:
+    named = {"Idempotency-Key": "spring"}
+    first = api.post("/batches", {"Files": [{"Name": "a.jpg"}]}, headers=named).json()
+    again = api.post("/batches", {"Files": [{"Name": "a.jpg"}]}, headers=named).json()
+    assert first["Batch"] == again["Batch"]
+    other = api.post("/batches", {"Files": [{"Name": "b.jpg"}]}, headers=named)
+    assert problem(other) == (422, "IdempotencyKeyReused")
+
+
+def test_a_batch_that_somebody_else_uploaded_can_be_asked_for(api: Caller, bench: Bench) -> None:
+    batch = Batch(datetime(2026, 11, 20, tzinfo=UTC).date(), "10:15:30 & more")
+    bench.submit(1, batch=batch.name, day=batch.date)
+    path = f"/batches/{batch.date}/{requests.utils.quote(batch.name, safe='')}"
+    assert api.get(path).json()["State"] == "Waiting"
+    assert problem(api.get(f"{path}/report")) == (404, "NoReport")
+
+
+def test_a_request_that_cannot_be_read_is_told(api: Caller, bench: Bench) -> None:
+    batch = bench.submit(1, Mode="SOFT")
+    found = api.get(f"/batches/{batch.date}/{batch.name}").json()
+    assert found["State"] == "Refused"
+    assert "Mode" in found["Cause"]
+
+
+def test_a_batch_that_does_not_exist_is_not_found(api: Caller) -> None:
+    for path in ("", "/report", "/results"):
+        assert problem(api.get(f"/batches/2026-11-20/none{path}")) == (404, "NoSuchBatch")
+    answer = api("PUT", "/batches/2026-11-20/none/request", json={"Id": "x", "Prompt": "x"})
+    assert problem(answer) == (404, "NoSuchBatch")
+
+
+def test_errors_of_the_framework_are_problems_too(api: Caller) -> None:
+    assert problem(api.get("/nowhere")) == (404, "NOT_FOUND")
+    assert problem(api("DELETE", "/batches")) == (405, "METHOD_NOT_ALLOWED")
+    answer = api("POST", "/batches", data="{", headers={"Content-Type": "application/json"})
+    assert problem(answer) == (422, "InvalidRequest")
+    assert problem(api.get("/batches/2026-13-40/x")) == (422, "InvalidRequest")
+
+
+def test_a_request_that_is_too_large_is_refused_before_it_is_read(api: Caller) -> None:
+    made = prepared(api)
+    answer = api("PUT", f"{made['path']}/request", data=b" " * 20_000_001)
+    assert problem(answer) == (413, "TooLarge")
+
+
+def test_who_asks_too_often_is_told_when_to_come_again(bench: Bench) -> None:
+    with served(bench.settings(api_requests_per_minute=3), bench.store) as api:
+        answers = [api.get("/batches/2026-11-20/none") for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [404, 404, 404, 429]
+    assert problem(answers[-1]) == (429, "TooManyRequests")
+    assert 1 <= int(answers[-1].headers["retry-after"]) <= 60
+
+
+def test_a_fault_of_storage_is_no_fault_of_the_callers(bench: Bench) -> None:
+    with served(bench.settings(), Store(bench.store.client, "no-such-bucket-anywhere")) as api:
+        answer = api.get("/batches/2026-11-20/x")
+    assert problem(answer) == (502, "StorageError")
+    assert "Traceback" not in answer.text
+
+
+def test_a_report_as_a_page_is_no_part_of_this_site(api: Caller, bench: Bench) -> None:
+    batch = bench.submit(1)
+    bench.run()
+    key = f"{batch.status_prefix}/status_report_id-{batch.name}.html"
+    bench.store.write(key, b"<!doctype html>", media_type="text/html")
+    answer = api.get(f"/batches/{batch.date}/{batch.name}/report?format=html")
+    assert answer.headers["content-security-policy"] == "sandbox allow-scripts"
+    assert answer.text == "<!doctype html>"

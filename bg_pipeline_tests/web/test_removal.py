@@ -1,0 +1,199 @@
+"""The background-removal call: keys in, links to transparent PNGs out, and every refusal with its own status."""
+
+import io
+import re
+from collections.abc import Iterator
+
+import pytest
+import requests
+from PIL import Image
+
+from bg_pipeline.local_aws.control_client import ControlClient
+from bg_pipeline.store import Store
+from bg_pipeline_tests.batches import Bench
+from bg_pipeline_tests.pictures import photo
+from bg_pipeline_tests.web.serving import Caller, aws, problem, served
+
+FROM_HERE = {"X-BG-Client": "test"}
+NO_FREE_MASK = {"mask_sources": ("cut-out",)}
+
+
+@pytest.fixture
+def bench(s3, bucket: str, control: ControlClient) -> Bench:
+    control.switch(canned=True)
+    return Bench(Store(aws().s3(bucket), bucket))
+
+
+@pytest.fixture
+def api(bench: Bench) -> Iterator[Caller]:
+    with served(bench.settings(**NO_FREE_MASK), bench.store) as caller:
+        yield caller
+
+
+def test_a_key_gives_a_transparent_png_with_a_link_of_an_hour(api: Caller, bench: Bench) -> None:
+    bench.put("inputs/cat.jpg", photo(1))
+    answer = api.get("/image-bg-removal?input_key=inputs/cat.jpg", headers=FROM_HERE)
+    assert answer.status_code == 200, answer.text
+    document = answer.json()
+    (result,) = document["Results"]
+    assert re.fullmatch(r"outputs/cat_bg_removed_\d{8}_\d{6}\.png", result["Result"]["Key"])
+    assert result["Status"] in ("Succeeded", "NeedsReview")
+    assert document["statusCode"] == 200
+    assert document["body"] == result["Result"]["Url"]
+    assert "X-Amz-Expires=3600" in document["body"]
+    stored = requests.get(document["body"], timeout=10)
+    assert stored.headers["content-type"] == "image/png"
+    with Image.open(io.BytesIO(stored.content)) as picture:
+        assert (picture.format, picture.mode) == ("PNG", "RGBA")
+        assert picture.getchannel("A").getextrema()[0] == 0
+
+
+def test_the_misspelt_path_of_the_original_works_too(api: Caller, bench: Bench) -> None:
+    bench.put("inputs/cat.jpg", photo(1))
+    assert api.get("/image-bg-removeal?input_key=inputs/cat.jpg", headers=FROM_HERE).status_code == 200
+
+
+def test_a_get_without_the_header_that_no_foreign_page_can_send_is_refused(
+    api: Caller, bench: Bench, control: ControlClient
+) -> None:
+    bench.put("inputs/cat.jpg", photo(1))
+    answer = api.get("/image-bg-removal?input_key=inputs/cat.jpg")
+    assert problem(answer) == (422, "InvalidRequest")
+    assert "x-bg-client" in answer.json()["detail"].lower()
+    assert control.paid() == []
+
+
+def test_several_keys_are_one_call_and_each_tells_its_own_end(api: Caller, bench: Bench) -> None:
+    bench.put("inputs/cat.jpg", photo(1))
+    bench.put("other/cat.png", photo(2, format="PNG"))
+    bench.put("inputs/notes.txt", b"not a picture")
+    keys = ["inputs/cat.jpg", "inputs/missing.jpg", "other/cat.png", "inputs/notes.txt"]
+    answer = api.post("/image-bg-removal", {"Keys": keys})
+    assert answer.status_code == 207
+    results = answer.json()["Results"]
+    assert [result["Key"] for result in results] == keys
+    cat, missing, other, notes = results
+    assert cat["Result"]["Key"] != other["Result"]["Key"], "two photos of one name do not overwrite each other"
+    assert (missing["Problem"]["status"], missing["Result"]) == (404, None)
+    assert (notes["Problem"]["status"], notes["Problem"]["type"]) == (422, "urn:bg-pipeline:NotAnImage")
+
+
+def test_the_old_name_of_the_field_is_understood(api: Caller, bench: Bench) -> None:
+    bench.put("inputs/cat.jpg", photo(1))
+    assert api.post("/image-bg-removal", {"input_key": "inputs/cat.jpg"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("key", "expected", "sentence"),
+    [
+        ("inputs/missing.jpg", (404, "NotFound"), "S3 object 'inputs/missing.jpg' does not exist in bucket"),
+        ("inputs/notes.txt", (422, "NotAnImage"), "'inputs/notes.txt' in bucket"),
+        ("inputs/empty.jpg", (422, "EmptyFile"), "empty"),
+        ("inputs/large.jpg", (413, "TooLarge"), "BG_API_MAX_UPLOAD_MB"),
+        ("inputs/", (422, "NotAnImage"), "folder"),
+        ("inputs/../secret.jpg", (422, "BadName"), "'..'"),
+        ("pipeline-state/answers/cut-out/ab/abc", (403, "KeyNotAllowed"), "the pipeline itself"),
+    ],
+)
+def test_a_key_that_cannot_be_used_is_refused_with_its_own_status(
+    api: Caller, bench: Bench, control: ControlClient, key: str, expected: tuple[int, str], sentence: str
+) -> None:
+    bench.put("inputs/notes.txt", b"not a picture")
+    bench.put("inputs/empty.jpg", b"")
+    bench.put("inputs/large.jpg", b"x" * 31_000_000 if "large" in key else b"x")
+    answer = api.post("/image-bg-removal", {"Keys": [key]})
+    assert problem(answer) == expected
+    assert sentence in answer.json()["detail"]
+    assert control.calls() == []
+    assert bench.keys("image-files/") == []
+
+
+def test_a_bucket_that_is_gone_is_told_as_such(bench: Bench) -> None:
+    with served(bench.settings(), bench.store.in_bucket("no-such-bucket-anywhere")) as api:
+        assert problem(api.post("/image-bg-removal", {"Keys": ["cat.jpg"]})) == (404, "NoSuchBucket")
+
+
+def test_the_models_refusal_is_told_in_its_own_words(api: Caller, bench: Bench, control: ControlClient) -> None:
+    bench.put("inputs/cat.jpg", photo(1))
+    control.fault(operation="InvokeModel", action="block", where="image", times=0)
+    answer = api.post("/image-bg-removal", {"Keys": ["inputs/cat.jpg"]})
+    status, _ = problem(answer)
+    assert status == 422
+    assert "inputs/cat.jpg" in answer.json()["detail"]
+
+
+def test_a_service_that_is_down_is_a_503_that_may_be_tried_again(
+    api: Caller, bench: Bench, control: ControlClient
+) -> None:
+    bench.put("inputs/cat.jpg", photo(1))
+    control.fault(operation="InvokeModel", code="ServiceUnavailableException", times=0)
+    answer = api.post("/image-bg-removal", {"Keys": ["inputs/cat.jpg"]})
+    assert problem(answer) == (503, "ServiceUnavailableException")
+    assert answer.headers["retry-after"]
+    control.reset()
+    control.switch(canned=True)
+    assert api.post("/image-bg-removal", {"Keys": ["inputs/cat.jpg"]}).status_code == 200
+
+
+def test_a_cap_that_is_reached_is_told_with_its_name(bench: Bench) -> None:
+    bench.put("inputs/cat.jpg", photo(1))
+    with served(bench.settings(**NO_FREE_MASK, max_cost_usd=0.001), bench.store) as api:
+        answer = api.post("/image-bg-removal", {"Keys": ["inputs/cat.jpg"]})
+    assert answer.status_code == 503
+    assert "BG_MAX_COST_USD" in answer.json()["detail"]
+
+
+def test_what_the_process_spent_on_earlier_calls_counts_under_the_cap(bench: Bench, control: ControlClient) -> None:
+    for number in range(3):
+        bench.put(f"inputs/{number}.jpg", photo(number))
+    with served(bench.settings(**NO_FREE_MASK, max_cost_usd=0.025), bench.store) as api:
+        ends = [
+            api.post("/image-bg-removal", {"Keys": [f"inputs/{number}.jpg"]}).status_code for number in range(3)
+        ]
+    assert ends == [200, 200, 503]
+    assert len(control.paid(operation="InvokeModel")) == 2
+
+
+def test_the_same_photo_is_paid_for_once_under_whatever_key(
+    api: Caller, bench: Bench, control: ControlClient
+) -> None:
+    bench.put("inputs/cat.jpg", photo(1))
+    bench.put("inputs/again.jpg", photo(1))
+    for key in ("inputs/cat.jpg", "inputs/cat.jpg", "inputs/again.jpg"):
+        assert api.post("/image-bg-removal", {"Keys": [key]}).status_code == 200
+    assert len(control.paid(operation="InvokeModel")) == 1
+
+
+def test_a_call_repeated_with_its_idempotency_key_has_the_same_result(api: Caller, bench: Bench) -> None:
+    bench.put("inputs/cat.jpg", photo(1))
+    bench.put("inputs/dog.jpg", photo(2))
+    asked, named = {"Keys": ["inputs/cat.jpg"]}, {"Idempotency-Key": "order-17"}
+    first = api.post("/image-bg-removal", asked, headers=named).json()
+    bench.store.delete("inputs/cat.jpg")
+    second = api.post("/image-bg-removal", asked, headers=named).json()
+    assert first["Results"][0]["Result"]["Key"] == second["Results"][0]["Result"]["Key"]
+    assert len(bench.keys("outputs/")) == 1
+    other = api.post("/image-bg-removal", {"Keys": ["inputs/dog.jpg"]}, headers=named)
+    assert problem(other) == (422, "IdempotencyKeyReused")
+
+
+def test_a_call_that_takes_too_long_says_so_and_the_work_goes_on(bench: Bench, control: ControlClient) -> None:
+    bench.put("inputs/cat.jpg", photo(1))
+    control.fault(operation="InvokeModel", action="delay", seconds=2)
+    asked, named = {"Keys": ["inputs/cat.jpg"]}, {"Idempotency-Key": "slow"}
+    with served(bench.settings(**NO_FREE_MASK, api_wait_seconds=0.2), bench.store) as api:
+        answer = api.post("/image-bg-removal", asked, headers=named)
+        assert problem(answer) == (504, "StillWorking")
+    with served(bench.settings(**NO_FREE_MASK), bench.store) as api:
+        assert api.post("/image-bg-removal", asked, headers=named).status_code == 200
+    assert len(control.paid(operation="InvokeModel")) == 1
+
+
+def test_an_order_is_a_batch_with_a_report_like_any_other(api: Caller, bench: Bench) -> None:
+    bench.put("inputs/cat.jpg", photo(1))
+    api.post("/image-bg-removal", {"Keys": ["inputs/cat.jpg"]})
+    (request,) = [key for key in bench.keys("image-files/") if key.endswith("request.json")]
+    _, year, month, day, name, _ = request.split("/")
+    assert name.startswith("api-")
+    reports = bench.keys(f"status-report-files/{year}/{month}/{day}/{name}/")
+    assert any(key.endswith(".csv") for key in reports)

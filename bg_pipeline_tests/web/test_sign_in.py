@@ -1,0 +1,207 @@
+"""Who may call: this machine without sign-in, whoever brings a good token with it, and nobody else."""
+
+import http.server
+import json
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from bg_pipeline.errors import SettingsError
+from bg_pipeline.settings import settings
+from bg_pipeline.store import Store
+from bg_pipeline.web.sign_in import check_address
+from bg_pipeline_tests.batches import Bench
+from bg_pipeline_tests.web.serving import Caller, aws, problem, served
+
+AUDIENCE = "bg-api"
+SOMETHING = "/batches/2026-11-20/none"
+
+
+@pytest.fixture
+def bench(bucket: str) -> Bench:
+    return Bench(Store(aws().s3(bucket), bucket))
+
+
+@pytest.fixture
+def api(bench: Bench) -> Iterator[Caller]:
+    with served(bench.settings(), bench.store) as caller:
+        yield caller
+
+
+@dataclass
+class Provider:
+    """An OpenID provider on loopback."""
+
+    issuer: str
+    key: rsa.RSAPrivateKey
+
+    def token(self, *, key: rsa.RSAPrivateKey | None = None, algorithm: str = "RS256", **claims: Any) -> str:
+        now = int(time.time())
+        said = {"iss": self.issuer, "aud": AUDIENCE, "sub": "ada", "iat": now, "exp": now + 300, **claims}
+        said = {name: value for name, value in said.items() if value is not None}
+        return jwt.encode(said, key or self.key, algorithm=algorithm, headers={"kid": "k1"})
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[Provider]:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    public = {**jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key(), as_dict=True), "kid": "k1", "use": "sig"}
+
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            issuer = f"http://127.0.0.1:{self.server.server_address[1]}"
+            body = {"issuer": issuer, "jwks_uri": f"{issuer}/keys"} if "well-known" in self.path else {"keys": [public]}
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(body).encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield Provider(f"http://127.0.0.1:{server.server_address[1]}", key)
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def guarded(bench: Bench, provider: Provider) -> Iterator[Caller]:
+    chosen = bench.settings(oidc_issuer=provider.issuer, oidc_audience=AUDIENCE)
+    with served(chosen, bench.store) as caller:
+        yield caller
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def test_a_program_on_this_machine_needs_no_sign_in(api: Caller) -> None:
+    assert problem(api.get(SOMETHING)) == (404, "NoSuchBatch")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Host": "evil.example:8000"},
+        {"Host": "127.0.0.1.evil.example"},
+        {"Host": "[::1"},
+        {"Host": "10.0.0.1"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:1"},
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"},
+        {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "cors"},
+        {"X-Forwarded-For": "10.0.0.1"},
+        {"Forwarded": "for=10.0.0.1"},
+    ],
+)
+def test_without_sign_in_a_foreign_page_or_host_is_refused(api: Caller, headers: dict[str, str]) -> None:
+    assert problem(api.get(SOMETHING, headers=headers)) == (403, "Foreign")
+    assert problem(api.get("/openapi.json", headers=headers)) == (403, "Foreign")
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:8000", "127.0.0.1:8000", "[::1]:8000"])
+def test_every_name_of_this_machine_is_answered(api: Caller, host: str) -> None:
+    own_page = {"Host": host, "Origin": f"http://{host}", "Sec-Fetch-Site": "same-origin"}
+    assert problem(api.get(SOMETHING, headers=own_page)) == (404, "NoSuchBatch")
+
+
+def test_a_link_to_the_description_may_be_followed_from_another_page(api: Caller) -> None:
+    followed = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    assert api.get("/docs", headers=followed).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "photos.example"])
+def test_serving_others_without_sign_in_is_refused_with_the_reason(host: str) -> None:
+    with pytest.raises(SettingsError, match="BG_OIDC_ISSUER"):
+        check_address(settings(), host)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_serving_this_machine_needs_no_sign_in(host: str) -> None:
+    check_address(settings(), host)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "named"),
+    [
+        ({"oidc_issuer": "https://login.example"}, "BG_OIDC_AUDIENCE"),
+        ({"oidc_audience": AUDIENCE}, "BG_OIDC_ISSUER"),
+        ({"oidc_issuer": "http://login.example", "oidc_audience": AUDIENCE}, "https"),
+    ],
+)
+def test_sign_in_that_is_half_set_is_refused(chosen: dict[str, str], named: str) -> None:
+    with pytest.raises(SettingsError, match=named):
+        check_address(settings(**chosen), "0.0.0.0")  # noqa: S104
+
+
+def test_with_sign_in_others_may_be_served() -> None:
+    check_address(settings(oidc_issuer="https://login.example", oidc_audience=AUDIENCE), "0.0.0.0")  # noqa: S104
+
+
+def test_a_good_token_lets_in_from_anywhere(guarded: Caller, provider: Provider) -> None:
+    headers = {**bearer(provider.token()), "Host": "photos.example"}
+    assert problem(guarded.get(SOMETHING, headers=headers)) == (404, "NoSuchBatch")
+    several = bearer(provider.token(aud=["other", AUDIENCE]))
+    assert problem(guarded.get(SOMETHING, headers=several)) == (404, "NoSuchBatch")
+
+
+def test_an_access_token_of_cognitos_names_its_audience_as_client_id(guarded: Caller, provider: Provider) -> None:
+    good = provider.token(aud=None, client_id=AUDIENCE, token_use="access")
+    assert problem(guarded.get(SOMETHING, headers=bearer(good))) == (404, "NoSuchBatch")
+    other = provider.token(aud=None, client_id="another", token_use="access")
+    assert problem(guarded.get(SOMETHING, headers=bearer(other))) == (401, "BadToken")
+
+
+def test_without_a_token_nothing_is_told(guarded: Caller) -> None:
+    answer = guarded.get(SOMETHING)
+    assert problem(answer) == (401, "SignInNeeded")
+    assert answer.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"exp": 1},
+        {"exp": None},
+        {"sub": None},
+        {"iss": "https://evil.example"},
+        {"aud": "another"},
+        {"aud": None},
+        {"nbf": int(time.time()) + 3600},
+    ],
+)
+def test_a_token_that_is_not_for_here_and_now_is_refused(
+    guarded: Caller, provider: Provider, claims: dict[str, Any]
+) -> None:
+    answer = guarded.get(SOMETHING, headers=bearer(provider.token(**claims)))
+    assert problem(answer) == (401, "BadToken")
+
+
+def test_a_token_that_somebody_else_signed_is_refused(guarded: Caller, provider: Provider) -> None:
+    foreign = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    tokens = [provider.token(key=foreign), jwt.encode({"sub": "ada"}, None, algorithm="none"), "x.y.z", "x"]
+    tokens.append(jwt.encode({"sub": "ada"}, "k" * 40, algorithm="HS256", headers={"kid": "k1"}))
+    for token in tokens:
+        assert problem(guarded.get(SOMETHING, headers=bearer(token))) == (401, "BadToken")
+
+
+def test_a_sign_in_service_that_is_down_lets_nobody_in(bench: Bench, provider: Provider) -> None:
+    chosen = bench.settings(oidc_issuer="http://127.0.0.1:9", oidc_audience=AUDIENCE)
+    with served(chosen, bench.store) as api:
+        assert problem(api.get(SOMETHING, headers=bearer(provider.token()))) == (503, "SignInUnreachable")
+
+
+def test_the_description_names_the_sign_in_that_is_on(api: Caller, guarded: Caller) -> None:
+    assert "securitySchemes" not in api.get("/openapi.json").json()["components"]
+    assert "HTTPBearer" in guarded.get("/openapi.json").json()["components"]["securitySchemes"]

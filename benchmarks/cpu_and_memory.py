@@ -15,8 +15,8 @@ from typing import Any
 
 from PIL import Image
 
-from benchmarks.makespan import Scaled
-from benchmarks.rig import FIRST_DATE, Rig, Run, days, finished, jpeg, rig, run, submit, table
+from benchmarks.makespan import PHOTO, Scaled
+from benchmarks.rig import FIRST_DATE, Rig, days, finished, jpeg, rig, run, submit, table
 from bg_pipeline.captioners import nova
 from bg_pipeline.generators.titan import TitanV2
 from bg_pipeline.imaging import encode, fit, look, measure, open_photo, put_back, small_jpeg, unfit
@@ -137,20 +137,27 @@ def runs(rig: Rig) -> None:
 
 
 def memory(rig: Rig, done: int) -> None:
-    """Prints the peak memory of 100 images alone, and as the last of many that were finished before."""
+    """Prints the peak memory of a run: 100 images alone, and as the last of many that were finished before."""
     services = Scaled(10)
     services.lay_down(rig)
-    rows = []
-    for before in (0, done):
+
+    def peak(size: tuple[int, int], new: int, before: int) -> str:
         store = rig.bucket()
-        chosen = {**services.settings(), "regions": "us-east-1"}
+        chosen = {**services.settings(), "regions": "us-east-1", "max_regenerations": 0}
         if before:
             finished(rig, store, settings(bucket=store.bucket, **chosen), before)
-        submit(store, jpeg(FITTING), 100)
-        said = Run(store, [FIRST_DATE], **chosen).ready().go().result()
-        assert said["walked"] == 100, said
-        rows.append((f"{before + 100:,}", f"{said['peak_mb']:.0f}"))
-    table(("images of the date, 100 of them new", "peak MB"), rows)
+        submit(store, jpeg(size), new)
+        said = run(store, [FIRST_DATE], **chosen)
+        assert said["walked"] == new, said
+        return f"{said['peak_mb']:.0f}"
+
+    table(
+        ("photos", "images of the date", "of them new", "peak MB"),
+        (
+            (f"{size[0]} × {size[1]}", f"{before + new:,}", new, peak(size, new, before))
+            for size, new, before in ((PHOTO, 100, 0), (PHOTO, 100, done), (LARGE, 20, 0))
+        ),
+    )
 
 
 def main() -> None:

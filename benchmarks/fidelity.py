@@ -11,7 +11,7 @@ import argparse
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,18 @@ from bg_pipeline.layout import Batch
 from bg_pipeline.masks.polarity import STORED
 from bg_pipeline.report import Row, Status
 from bg_pipeline_tests.batches import Bench
-from bg_pipeline_tests.rendered import Ground, Rendered, Subject, rendered
-
-Floats = NDArray[np.float32]
-Flags = NDArray[np.bool_]
+from bg_pipeline_tests.rendered import (
+    Flags,
+    Ground,
+    Rendered,
+    Subject,
+    as_mask,
+    as_png,
+    inner,
+    old_ground,
+    psnr,
+    rendered,
+)
 
 SHOTS: tuple[tuple[Subject, Ground, tuple[int, int]], ...] = (
     ("vase", "studio", (3200, 2400)),
@@ -52,9 +60,6 @@ COLOUR = "#2f7fbf"
 """Behind the subject where no model paints: the backdrop's, and behind a cut-out."""
 
 PROMPT = "london city background"
-MARGIN = 8
-"""Pixels this near the subject's edge may be soft and are not its interior; the widest feather reaches 7."""
-RIM = 4
 CELL = 300
 
 
@@ -139,7 +144,7 @@ def _lines(
     each: bool,
     sheet: dict[Kind, dict[str, Image.Image]],
 ) -> Iterator[Sequence[object]]:
-    files = {name: _png(shot.photo) for name, shot in shots.items()}
+    files = {name: as_png(shot.photo) for name, shot in shots.items()}
     for kind in kinds:
         bench = Bench(
             services.bucket(), {"image_models": kind.models, "max_cost_usd": 0, "keep_payloads": True}
@@ -177,9 +182,7 @@ def _submit(
     bench: Bench, kind: Kind, shots: dict[str, Rendered], files: dict[str, bytes]
 ) -> tuple[Batch, Batch]:
     for name, shot in shots.items():
-        opaque = shot.photo.copy()
-        opaque.putalpha(shot.matte)
-        bench.put(f"assets/masks/{name}", _png(opaque))
+        bench.put(f"assets/masks/{name}", as_mask(shot))
     entries = [{"ImageName": name, "MaskKey": f"assets/masks/{name}"} for name in shots]
     formats = [{"Format": "png"}, {"Format": "jpeg"}]
     given = bench.submit(
@@ -202,52 +205,20 @@ def _measured(bench: Bench, batch: Batch, kind: Kind, row: Row, file: bytes, sho
     source = open_photo(file).flattened()
     # A large mask is stored smaller than its photo.
     mask = STORED.read_png(stored.data).resize(source.size, Image.Resampling.BILINEAR)
-    interior = _interior(ImageChops.darker(mask, shot.matte) if shot else mask)
+    interior = inner(ImageChops.darker(mask, shot.matte) if shot else mask)
     results = {key: _opened(bench, key) for key in row.Results}
-    decibels = {
-        "jpeg" if key.endswith(".jpg") else "lossless": _psnr(source, result, interior)
-        for key, result in results.items()
-    }
+    told = (bench.store.read_json(f"{row.Results[0]}.json") or {}).get("Fidelity") or {}
     painted = _painted(bench, batch, row, kind, source.size)
-    fidelity = (bench.store.read_json(f"{row.Results[0]}.json") or {}).get("Fidelity") or {}
-    overlap = halo = None
-    if shot:
-        scene = painted or Image.new("RGB", source.size, COLOUR)
-        overlap = _overlap(mask, shot.matte)
-        halo = _halo(shot, results[row.Results[0]], _filled(scene, shot.matte))
-    return Found(
-        decibels.get("lossless"),
-        decibels.get("jpeg"),
-        halo,
-        fidelity.get("edge_halo"),
-        _shift(source, painted, interior) if painted else None,
-        overlap,
-    )
-
-
-def _interior(mask: Image.Image) -> Flags:
-    full = np.uint8(np.asarray(mask) == 255)
-    return cv2.erode(full, np.ones((2 * MARGIN + 1, 2 * MARGIN + 1), np.uint8)) > 0
-
-
-def _psnr(source: Image.Image, result: Image.Image, where: Flags) -> float:
-    difference = np.asarray(source, np.float32)[where] - np.asarray(result.convert("RGB"), np.float32)[where]
-    error = float((difference**2).mean())
-    return 10 * math.log10(255**2 / error) if error else math.inf
-
-
-def _halo(shot: Rendered, result: Image.Image, scene: Image.Image) -> float:
-    """How far along the way from the new to the old background the result lies where the matte is not full."""
-    around = np.asarray(shot.matte.filter(ImageFilter.MaxFilter(2 * RIM + 1))) > 0
-    share = np.asarray(shot.matte, np.float32)[..., None] / 255
-    edge = around & (share[..., 0] < 1)
-    photo, old, new, made = (
-        np.asarray(image, np.float32)[edge]
-        for image in (shot.photo, shot.ground, scene, result.convert("RGB"))
-    )
-    towards_old = (1 - share[edge]) * (old - new)
-    left = made - (photo - towards_old)
-    return max(0.0, float((left * towards_old).sum() / max(1.0, (towards_old**2).sum())))
+    found = Found(told=told.get("edge_halo"), shift=_shift(source, painted, interior) if painted else None)
+    for key, result in results.items():
+        found = replace(
+            found, **{"jpeg" if key.endswith(".jpg") else "lossless": psnr(source, result, interior)}
+        )
+    if shot is None:
+        return found
+    scene = _filled(painted or Image.new("RGB", source.size, COLOUR), shot.matte)
+    halo = old_ground(shot, results[row.Results[0]], scene)
+    return replace(found, halo=halo, overlap=_overlap(mask, shot.matte))
 
 
 def _filled(scene: Image.Image, matte: Image.Image) -> Image.Image:
@@ -335,12 +306,6 @@ def _opened(bench: Bench, key: str) -> Image.Image:
     page = Image.new("RGB", image.size, COLOUR)
     page.paste(image, mask=image.getchannel("A"))
     return page
-
-
-def _png(image: Image.Image) -> bytes:
-    file = BytesIO()
-    image.save(file, "PNG", compress_level=1)
-    return file.getvalue()
 
 
 def _contact_sheet(pictures: dict[Kind, dict[str, Image.Image]]) -> Image.Image:

@@ -2,7 +2,8 @@
 
 It speaks what the pipeline uses: GET, HEAD, PUT and DELETE of objects with ``If-Match`` and ``If-None-Match``,
 ListObjectsV2 with every parameter, and CopyObject. Nothing is authenticated. Buckets exist as soon as they are
-named. ``POST /_seed`` puts a million empty objects into a bucket in seconds.
+named. ``POST /_seed`` puts a million empty objects into a bucket in seconds, ``GET /_overwritten`` counts the
+objects under a prefix that were written more than once.
 """
 
 import asyncio
@@ -41,9 +42,12 @@ class Bucket:
     def __init__(self) -> None:
         self.objects: dict[str, Stored] = {}
         self.keys: list[str] = []
+        self.overwritten: set[str] = set()
 
     def put(self, key: str, stored: Stored) -> None:
-        if key not in self.objects:
+        if key in self.objects:
+            self.overwritten.add(key)
+        else:
             insort(self.keys, key)
         self.objects[key] = stored
 
@@ -147,6 +151,10 @@ class Connection(asyncio.Protocol):
         if name == "_seed":
             BUCKETS[query["bucket"][0]].seed(query["prefix"][0], int(query["objects"][0]), query["ending"][0])
             self._answer(200)
+        elif name == "_overwritten":
+            found = BUCKETS[query["bucket"][0]].overwritten
+            number = sum(each.startswith(query["prefix"][0]) for each in found)
+            self._answer(200, str(number).encode())
         elif not key:
             self._bucket(method, BUCKETS[name], query)
         else:

@@ -60,6 +60,12 @@ class Rig:
         with urlopen(Request(f"{self.storage}/_seed?{words}", method="POST"), timeout=60):  # noqa: S310
             pass
 
+    def overwritten(self, store: Store, prefix: str) -> int:
+        """How many objects under a prefix were written more than once."""
+        words = f"bucket={store.bucket}&prefix={prefix}"
+        with urlopen(f"{self.storage}/_overwritten?{words}", timeout=60) as answer:  # noqa: S310
+            return int(answer.read())
+
 
 @contextlib.contextmanager
 def rig() -> Iterator[Rig]:

@@ -5,12 +5,16 @@ import dagster as dg
 from bg_pipeline.assets.custom_labels_window import custom_labels_window
 from bg_pipeline.assets.image_flow import image_flow
 from bg_pipeline.assets.raw_images import raw_images
+from bg_pipeline.checks import every_upload_has_a_report
 from bg_pipeline.jobs import jobs
 from bg_pipeline.partitions import upload_dates
 from bg_pipeline.resources import resources
 from bg_pipeline.schedules import custom_labels_guard, custom_labels_hourly
-from bg_pipeline.sensors import new_uploads, upload_events
+from bg_pipeline.sensors.forgotten import forgotten_uploads
+from bg_pipeline.sensors.notices import notices
+from bg_pipeline.sensors.uploads import new_uploads, upload_events
 from bg_pipeline.settings import Settings, settings
+from bg_pipeline.stages import REPORT
 
 
 def definitions(settings: Settings) -> dg.Definitions:
@@ -19,13 +23,19 @@ def definitions(settings: Settings) -> dg.Definitions:
     all_jobs = jobs(settings)
     sensors = [new_uploads, upload_events] if settings.queue_url else [new_uploads]
     windows = [custom_labels_window(settings)] if settings.custom_labels_arn else []
+    report = dg.AssetKey([*([settings.key_prefix] if settings.key_prefix else []), REPORT])
+    told = settings.sns_topic_arn or settings.webhook_url
+    reporting = [job.name for job in [*all_jobs, *windows]]
     return dg.Definitions(
         assets=[raw_images(settings, dates), image_flow(settings, dates)],
+        asset_checks=[every_upload_has_a_report(settings, report)],
         jobs=[*all_jobs, *windows],
         schedules=[custom_labels_hourly(settings, window) for window in windows],
         sensors=[
             *(sensor(settings, dates, all_jobs[0]) for sensor in sensors),
             custom_labels_guard(settings),
+            forgotten_uploads(settings, report),
+            *([notices(settings, dates, reporting, report)] if told else []),
         ],
         resources=resources(
             settings.bucket, settings.regions, max(10, settings.max_concurrency), settings.queue_url

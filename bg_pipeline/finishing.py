@@ -48,8 +48,11 @@ NOT_PUT_BACK = (
     "were not put back: compare the subject with the source"
 )
 
+MAYBE_BILLED = "MaybeBilled: an earlier call for it did not answer and may have been billed as well"
+
 _PLAIN = re.compile(
-    r"\b(plain|solid|blank|uniform|seamless|studio|white|black|gr[ae]y|monochrome|single.colou?r)\b", re.IGNORECASE
+    r"\b(plain|solid|blank|uniform|seamless|studio|white|black|gr[ae]y|monochrome|single.colou?r)\b",
+    re.IGNORECASE,
 )
 
 MASK_SIDE = 2048
@@ -64,7 +67,8 @@ MOST_HALO = 0.5
 class File:
     """A stored result; ``reasons`` says what in it did not pass, and is empty where all did.
 
-    ``repaint`` is set where another seed may do better; ``subject_changed`` is None where it was not measured.
+    ``repaint`` is set where another seed may do better; ``subject_changed`` is None where it was not measured;
+    ``notes`` tell what is no fault of the result.
     """
 
     name: str
@@ -77,6 +81,7 @@ class File:
     seed: int | None = None
     cost_usd: float | None = 0.0
     subject_changed: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Finisher:
@@ -221,6 +226,7 @@ class Finisher:
                     facts["Seed"],
                     facts["CostUSD"],
                     (facts.get("Fidelity") or {}).get("subject_changed"),
+                    (MAYBE_BILLED,) if facts.get("MaybeBilled") else (),
                 )
             )
         return files

@@ -12,20 +12,21 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from bg_pipeline import heaps, layout
+from bg_pipeline.archive import Archive
 from bg_pipeline.errors import NothingUsable, RunStopped
 from bg_pipeline.inspection import Inspection
 from bg_pipeline.layout import Batch, UploadDate
 from bg_pipeline.leases import POLL_SECONDS, Leases
 from bg_pipeline.ledger import Entry, StageRecord
-from bg_pipeline.outcomes import Meaning, meaning
+from bg_pipeline.outcomes import SAMPLE_WAITS, Meaning, meaning
 from bg_pipeline.report import Row, Status
 from bg_pipeline.reporting import report_batch, rows_and_entries
 from bg_pipeline.stages import CAPTIONS, PICTURES, REPORT, STAGES
 from bg_pipeline.store import Stored
 from bg_pipeline.tools import Tools
-from bg_pipeline.uploads import Uploaded, batches
+from bg_pipeline.uploads import Uploaded
 from bg_pipeline.walk import Walk
-from bg_pipeline.work import Work, open_work
+from bg_pipeline.work import Work, open_work, stored_batches
 
 CHECKPOINT_SECONDS = 20.0
 PROGRESS_SECONDS = 10.0
@@ -35,10 +36,6 @@ FIRST_IMAGES = 20
 TROUBLED_ROWS = 200
 """Rows of failed images that a `Day` holds; the report has all."""
 PREVIEWS = 8
-
-SAMPLE_WAITS = Meaning(
-    Status.SKIPPED, False, "SampleWaits", "the sample waits for approval: `bg-pipeline approve` runs the rest"
-)
 
 
 @dataclass
@@ -122,6 +119,7 @@ class Flow:
         self._only = frozenset(only)
         self._patient = patient
         self._progress = progress
+        self._archive = Archive(tools.store, tools.settings.archive_to, tools.note)
         self._leases = Leases(tools.store, run_id)
         self._days: dict[UploadDate, Day] = {}
         self._begun: dict[UploadDate, tuple[float, int]] = {}
@@ -175,21 +173,18 @@ class Flow:
         busy: deque[tuple[Uploaded, Day]] = deque()
         for date in dates:
             day = self._days[date] = Day(date)
-            ledgers = _by_batch(self._tools.store.list(f"{layout.STATE}/ledger/{layout.date_path(date)}/"))
             results = self._results(f"{layout.RESULTS}/{layout.date_path(date)}/")
             reports = {
                 found.key for found in self._tools.store.list(f"{layout.REPORTS}/{layout.date_path(date)}/")
             }
             now = datetime.now(UTC)
-            for uploaded in batches(self._tools.store, date):
-                if self._only and uploaded.batch not in self._only:
-                    continue
+            for uploaded, ledger in stored_batches(self._tools.store, [date], self._only):
                 if not uploaded.complete(self._tools.settings.settle_seconds, now):
                     if uploaded.images or uploaded.draft:
                         day.unfinished.append(uploaded.batch.path)
                     continue
-                work = self._open(uploaded, ledgers.get(uploaded.batch.ledger_prefix, []), results)
-                if not work.due and self._reported(work, reports):
+                work = self._open(uploaded, ledger, results)
+                if not work.due and self._reported(work, reports) and not self._to_archive(work):
                     self._count(work, day)
                 elif self._take(work):
                     yield from self._hand_out(work, day)
@@ -216,6 +211,7 @@ class Flow:
         if ledger_objects is None:
             ledger_objects = list(tools.store.list(f"{uploaded.batch.ledger_prefix}/"))
         work = open_work(tools.store, tools.settings, uploaded, ledger_objects)
+        work.ledger_objects = ledger_objects
         own = work.place.output_prefix == uploaded.batch.output_prefix and work.place.data is tools.store
         if results is None or not own:
             results = self._results(f"{work.place.output_prefix}/", work)
@@ -247,15 +243,21 @@ class Flow:
             return bool(work.ledger.header.get("Reported")) and place.data.head(key) is not None
         return bool(work.ledger.header.get("Reported")) and key in reports
 
+    def _to_archive(self, work: Work) -> bool:
+        """Whether photos of the batch can be moved to the archive, which only a run of all stages does."""
+        return self._stages.issuperset(STAGES) and bool(self._archive.due(work))
+
     def _take(self, work: Work) -> bool:
         """Takes the batch's lease, if nobody else has it, and looks again at what is due."""
         lease = self._leases.acquire(work.place.batch.lease_key)
         if lease is None:
             return False
-        fresh = self._open(work.uploaded, None, None)
-        work.ledger, work.place, work.due = fresh.ledger, fresh.place, fresh.due
-        work.request, work.problem, work.images = fresh.request, fresh.problem, fresh.images
         work.lease = lease
+        objects = list(self._tools.store.list(f"{work.place.batch.ledger_prefix}/"))
+        if objects != list(work.ledger_objects):  # somebody was at work on it in the meantime
+            fresh = self._open(work.uploaded, objects, None)
+            work.ledger, work.place, work.due = fresh.ledger, fresh.place, fresh.due
+            work.request, work.problem, work.images = fresh.request, fresh.problem, fresh.images
         return True
 
     def _hand_out(self, work: Work, day: Day) -> Iterator[tuple[Work, str]]:
@@ -383,6 +385,8 @@ class Flow:
                 day.reports.append(report_batch(work))
                 work.ledger.describe(Reported=datetime.now(UTC).isoformat(timespec="seconds"))
             work.ledger.finish()
+            if self._to_archive(work):
+                self._archive.move(work)
             self._count(work, day)
             now_stored = self._results(f"{work.place.output_prefix}/", work)
             day.inspection.look_again(work, now_stored, reported=REPORT in self._stages)
@@ -399,8 +403,9 @@ class Flow:
             day.counts[row.Status] += 1
             if row.Status != Status.SUCCEEDED and len(day.troubled) < TROUBLED_ROWS:
                 day.troubled.append(row)
-            if row.Results and len(day.previews) < PREVIEWS:
-                day.previews.append((f"{work.place.input_prefix}/{row.ImageName}", row.Results[0]))
+            data, source = work.place.lies_at(f"{work.place.input_prefix}/{row.ImageName}")
+            if row.Results and len(day.previews) < PREVIEWS and data is work.place.data:
+                day.previews.append((source, row.Results[0]))
 
     def _time(self, day: Day) -> None:
         begun, refused = self._begun[day.date]
@@ -418,11 +423,3 @@ class Flow:
                 self._done, self._found, self._failed, now - self._started, spent, self._tools.calls.refused()
             )
         )
-
-
-def _by_batch(objects: Iterable[Stored]) -> dict[str, list[Stored]]:
-    """Ledger objects by the prefix of their batch."""
-    found: dict[str, list[Stored]] = {}
-    for each in objects:
-        found.setdefault(each.key.rpartition("/")[0], []).append(each)
-    return found

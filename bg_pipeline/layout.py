@@ -352,14 +352,18 @@ def parse_waiting(key: str) -> UploadDate | None:
     return batch.date if batch else None
 
 
+NOTICES: Final = f"{STATE}/notices"
+"""Marks of what people were told; those of a date's reports lie under its ``YYYY/MM/DD``."""
+
+
 def notice_key(report: str, sender: str) -> str:
     """The mark that the report whose key is ``report`` was told of, and in which state, through a sender."""
-    return within(f"{STATE}/notices", f"{report.removeprefix(f'{REPORTS}/')}.{sender}.json")
+    return within(NOTICES, f"{report.removeprefix(f'{REPORTS}/')}.{sender}.json")
 
 
 def run_notice_key(run_id: str, date: UploadDate, sender: str) -> str:
     """The mark that people were told of a run that left batches of a date without a report."""
-    return within(f"{STATE}/notices/runs", f"{run_id}.{date}.{sender}.json")
+    return within(f"{NOTICES}/runs", f"{run_id}.{date}.{sender}.json")
 
 
 def poison_key(message_id: str) -> str:

@@ -69,7 +69,10 @@ def holder_of(store: Store, key: str) -> Holder | None:
 
 
 def at_work(store: Store, key: str) -> bool:
-    """Whether somebody may be at work under the lease at ``key``, by one look; wrong for minutes after a remote crash."""
+    """Whether somebody may be at work under the lease at ``key``, by one look.
+
+    For up to `CLOCK_SKEW` and the lease's ``ttl`` after a crash on another machine it says so wrongly.
+    """
     content = store.read(key)
     if content is None:
         return False

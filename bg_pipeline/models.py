@@ -53,6 +53,9 @@ def look(aws: Aws, operation: Operation, region: str) -> Verdict:
     except ClientError as error:
         code = error.response.get("Error", {}).get("Code", "")
         if code in ("ResourceNotFoundException", "ValidationException"):
+            if not facts.provider:
+                # A model of one's own, imported or served elsewhere, is in no catalogue.
+                return Verdict(model_id, region, True, "no catalogue knows it", asked=False)
             day = facts.end_of_life
             why = f"retired on {day}" if day else f"not offered in {region}"
             return Verdict(model_id, region, False, why, end_of_life=day)

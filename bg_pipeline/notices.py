@@ -13,7 +13,10 @@ from typing import Any, Final
 
 from bg_pipeline.caps import CapReached
 from bg_pipeline.layout import UploadDate
+from bg_pipeline.outcomes import SAMPLE_WAITS
 from bg_pipeline.report import Report, Row, Status, printable
+from bg_pipeline.standstill import WAITS
+from bg_pipeline.wording import counted, listed
 
 NAMED: Final = 10
 """Images that a notice names; the report has all."""
@@ -22,6 +25,8 @@ CAUSE: Final = 300
 
 CAP_REACHED: Final = CapReached.__name__
 """The ``Error`` of an image that was not tried because a cap on spending was reached."""
+_WAITS: Final = frozenset({SAMPLE_WAITS.error, WAITS})
+"""Those of images that wait for something that is expected to come."""
 
 
 class Outcome(StrEnum):
@@ -31,6 +36,7 @@ class Outcome(StrEnum):
     SOME_FAILED = "some_failed"
     NOTHING_WORKED = "nothing_worked"
     STOPPED_AT_CAP = "stopped_at_cap"
+    WAITING = "waiting"
     NO_REPORT = "no_report"
 
 
@@ -98,6 +104,8 @@ def outcome_of(report: Report) -> Outcome:
     counts = report.counts
     if counts[Status.SUCCEEDED] == len(report.rows):
         return Outcome.ALL_GOOD
+    if all(row.Status == Status.SUCCEEDED or row.Error in _WAITS for row in report.rows):
+        return Outcome.WAITING
     if counts[Status.SUCCEEDED] + counts[Status.NEEDS_REVIEW] == 0:
         return Outcome.NOTHING_WORKED
     return Outcome.SOME_FAILED
@@ -115,9 +123,9 @@ def finished(filed: Filed, now: datetime) -> Notice:
     headline, advice = _HEADLINES[outcome], _ADVICE[outcome]
     if images == 0:
         headline = "no image was asked for"
-    told = headline.format(images=_images(images), done=done, rest=images - done)
+    told = headline.format(images=counted(images, "image"), done=done, rest=images - done)
     paragraphs = [
-        [f"Batch {filed.batch} of bucket {filed.bucket} is finished: {told}."],
+        [f"Batch {filed.batch} of bucket {filed.bucket} was worked on: {told}."],
         [advice] if advice else [],
         [
             *(f"{status}: {count}" for status, count in counts.items()),
@@ -167,7 +175,8 @@ def without_report(crash: Crash, bucket: str, now: datetime) -> Notice:
     if batches is None:
         left = "Whether its batches have a report could not be looked up."
     else:
-        left = f"Without a report {'is' if len(batches) == 1 else 'are'}: {_listed(batches)}."
+        paths = listed([printable(path) for path in batches], NAMED)
+        left = f"Without a report {'is' if len(batches) == 1 else 'are'}: {paths}."
     go_on = (
         "Dagster starts the run again by itself."
         if crash.retried
@@ -203,6 +212,7 @@ _HEADLINES: Final = {
     Outcome.SOME_FAILED: "{done} of {images} done, {rest} not",
     Outcome.NOTHING_WORKED: "nothing worked, none of {images} done",
     Outcome.STOPPED_AT_CAP: "stopped at the cost cap, {done} of {images} done",
+    Outcome.WAITING: "{done} of {images} done, {rest} waiting",
 }
 
 _ADVICE: Final = {
@@ -211,6 +221,7 @@ _ADVICE: Final = {
     Outcome.NOTHING_WORKED: "No image has a result. The causes:",
     Outcome.STOPPED_AT_CAP: "The cap on spending left no room for the rest. Raise it or wait for the next day, "
     "then run the date again: what is done is not paid for again.",
+    Outcome.WAITING: "The others wait for something that is still to come:",
 }
 
 
@@ -219,18 +230,9 @@ def _line(row: Row) -> str:
     return f"{printable(row.ImageName)} ({row.Status.value}){cause}"
 
 
-def _images(count: int) -> str:
-    return f"{count} image{'' if count == 1 else 's'}"
-
-
 def _cut(words: str) -> str:
     words = printable(" ".join(words.split()))
     return words if len(words) <= CAUSE else f"{words[: CAUSE - 2]} …"
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(map(printable, names[:NAMED])) + more
 
 
 def _folder(bucket: str, rows: Iterable[Row]) -> str:

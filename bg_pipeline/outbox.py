@@ -56,8 +56,8 @@ class Ended:
 class Outbox:
     """Tells what came of runs through all ``senders``; one that fails is not tried again by this object.
 
-    ``link`` makes a link to an object of a bucket; ``say`` takes a line for the log. ``sent`` counts the notices
-    that went out.
+    ``link`` makes a link to an object of a bucket; ``say`` takes a line for the log; once ``is_late`` nothing more
+    is begun. ``sent`` counts the notices that went out.
     """
 
     settings: Settings
@@ -65,16 +65,26 @@ class Outbox:
     senders: Sequence[Sender]
     link: Callable[[Store, str], Link]
     say: Callable[[str], None]
+    is_late: Callable[[], bool] = lambda: False
     sent: int = 0
     _failed: dict[str, str] = field(default_factory=dict)
 
-    def tell(self, run: Ended, day: UploadDate) -> None:
-        """Tells what a run did for one of its dates; raises `NotSent` where not all of it could be told.
+    def tell(self, run: Ended, day: UploadDate) -> bool:
+        """Tells what a run did for one of its dates; False where it got too late for all of it.
 
-        What was told stays told: call it again for the rest.
+        Raises `NotSent` where somebody could not be told. What was told stays told: call it again for the rest.
         """
+        marks = {
+            mark.key: mark.modified for mark in self.store.list(f"{layout.NOTICES}/{layout.date_path(day)}/")
+        }
         failed: set[str] = set()
         for batch, store, found in self._reports(run, day):
+            keys = [layout.notice_key(found.key, sender.name) for sender in self.senders]
+            # Times have whole seconds: at the same one, only the mark itself can tell.
+            if all(key in marks and marks[key] > found.modified for key in keys):
+                continue
+            if self.is_late():
+                return False
             failed |= self._tell_report(batch, store, found)
         if not run.succeeded:
             now = datetime.now(UTC)
@@ -86,6 +96,7 @@ class Outbox:
                     lambda: without_report(run.crash(day, left), self.store.bucket, now),
                 )
         self._complain(failed)
+        return True
 
     def tell_blindly(self, run: Ended, day: UploadDate) -> None:
         """Tells that a run ended badly where the bucket cannot be looked at, and keeps no mark of it."""

@@ -30,6 +30,12 @@ class Meaning:
     cause: str
 
 
+SAMPLE_WAITS = Meaning(
+    Status.SKIPPED, False, "SampleWaits", "the sample waits for approval: `bg-pipeline approve` runs the rest"
+)
+"""What becomes of the images that are not in a sample, until a person approves it."""
+
+
 def meaning(error: BgPipelineError) -> Meaning:
     """The status, error and cause that a row has for an expected error."""
     code = getattr(error, "code", type(error).__name__)

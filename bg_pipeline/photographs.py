@@ -59,11 +59,24 @@ class Darkroom:
 
 
 class Photograph:
-    """An uploaded image. Safe for threads."""
+    """An uploaded image. Safe for threads.
 
-    def __init__(self, store: Store, key: str, darkroom: Darkroom) -> None:
+    ``key`` is its name. If it was moved since, it lies at ``lies_at``, and ``etag`` is what it was uploaded under.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        key: str,
+        darkroom: Darkroom,
+        *,
+        lies_at: str = "",
+        etag: str = "",
+    ) -> None:
         self.key = key
         self._store = store
+        self._lies_at = lies_at or key
+        self._uploaded_as = etag
         self._darkroom = darkroom
         self._lock = threading.RLock()
         self._data: bytes | None = None
@@ -83,10 +96,10 @@ class Photograph:
             return self._data
 
     def _fetched(self) -> bytes:
-        content = self._store.read(self.key)
+        content = self._store.read(self._lies_at)
         if content is None:
             raise ImageError("NotFound", "there is no such object; upload it or take it off the request")
-        self._etag, self._sha256 = content.etag, hashlib.sha256(content.data).hexdigest()
+        self._etag, self._sha256 = self._uploaded_as or content.etag, hashlib.sha256(content.data).hexdigest()
         return content.data
 
     def _taken_back(self, aside: IO[bytes]) -> bytes:

@@ -17,7 +17,7 @@ from bg_pipeline.batch import ImageSettings
 from bg_pipeline.captioners import nova
 from bg_pipeline.errors import NothingUsable
 from bg_pipeline.generators import Generator, Operation, by_words
-from bg_pipeline.labelers import faces, rekognition
+from bg_pipeline.labelers import custom_labels, faces, rekognition
 from bg_pipeline.layout import Batch, UploadDate
 from bg_pipeline.model_facts import facts_of
 from bg_pipeline.models import Choice, Roster
@@ -162,7 +162,10 @@ def _calls(
     asked: ImageSettings, due: Collection[str], settings: Settings, models: Models
 ) -> Iterator[_Calls]:
     """The calls for one image."""
-    if LABELS in due:
+    if LABELS in due and settings.custom_labels_arn:
+        # The calls are free: what costs is the model, by the hour.
+        yield custom_labels.OPERATION, (custom_labels.region(settings.custom_labels_arn),), 1, 1, 0.0
+    elif LABELS in due:
         yield _look(rekognition.OPERATION, models)
     if CAPTIONS in due and models.captioner is not None:
         (operation,) = models.captioner.candidate.operations

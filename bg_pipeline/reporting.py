@@ -121,12 +121,24 @@ def page(work: Work, *, link_seconds: int = 0) -> bytes:
     place.thumbnails.load()
     troubled_first = sorted(report.rows, key=lambda row: row.Status == Status.SUCCEEDED)
     wanted = _pictures(work, troubled_first)
-    place.thumbnails.complete(place.data, wanted.items())
+
+    def read(key: str, etag: str) -> bytes | None:
+        data, lies_at = place.lies_at(key)
+        content = data.read(lies_at)
+        # A photo that was moved is known by the tag of its upload.
+        return content.data if content and (content.etag == etag or key in place.moved) else None
+
+    place.thumbnails.complete(read, wanted.items())
     place.thumbnails.save(wanted)
     if not link_seconds:
         return _html(work, report)
     end = datetime.now(UTC) + timedelta(seconds=link_seconds)
-    return _html(work, report, lambda key: place.data.presign(key, link_seconds), end)
+
+    def link(key: str) -> str:
+        data, lies_at = place.lies_at(key)
+        return data.presign(lies_at, link_seconds)
+
+    return _html(work, report, link, end)
 
 
 def _pictures(work: Work, rows: Sequence[Row]) -> dict[str, str]:
@@ -134,8 +146,8 @@ def _pictures(work: Work, rows: Sequence[Row]) -> dict[str, str]:
     found = {}
     for row in rows:
         entry = work.ledger.get(row.ImageName) or Entry(row.ImageName)
-        if entry.etag:
-            found[_source(work, row.ImageName)] = entry.etag
+        if source := _source(work, row.ImageName):
+            found[source] = entry.etag
         found |= {key: entry.files[key] for key in row.Results[: thumbnails.RESULTS] if key in entry.files}
     return found
 

@@ -20,10 +20,11 @@ from enum import StrEnum
 from typing import Any, Final
 
 import orjson
+from pydantic import ValidationError
 
 from bg_pipeline import layout
 from bg_pipeline.batch import MAX_SEED, BatchRequest, ImageEntry, write
-from bg_pipeline.errors import PreconditionFailed, UsageError
+from bg_pipeline.errors import PreconditionFailed, RequestError, UsageError
 from bg_pipeline.layout import Batch
 from bg_pipeline.report import Report, Row, Status, spreadsheet_text, text_of_cell
 from bg_pipeline.reporting import rows
@@ -336,7 +337,16 @@ def as_csv(found: Iterable[Item]) -> bytes:
     writer.writerow(COLUMNS)
     for item in found:
         cost = "unknown" if item.cost_usd is None else item.cost_usd
-        texts = [item.key, item.etag, item.image, item.ref, item.status.value, item.state.value, item.why]
+        # In quotation marks, without which a spreadsheet may take a tag such as 12e34 for a number.
+        texts = [
+            item.key,
+            f'"{item.etag}"',
+            item.image,
+            item.ref,
+            item.status.value,
+            item.state.value,
+            item.why,
+        ]
         more = [item.labels, item.alt_text, item.caption]
         decided = [item.decision.state.value, item.decision.reason] if item.decision else ["", ""]
         safe = [spreadsheet_text(text) for text in (*texts, *more, *decided)]
@@ -358,16 +368,16 @@ def read_csv(data: bytes, found: Iterable[Item]) -> dict[tuple[State, str], list
     head = text.partition("\n")[0]
     separator = max(",;\t", key=head.count)
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, restval="")
-    if missing := {"Result", "Decision"} - set(reader.fieldnames or ()):
-        raise UsageError(f"the file has no column {' and no column '.join(sorted(missing))}")
     by_key = {item.key: item for item in found if item.key}
     wanted: dict[tuple[State, str], list[Item]] = {}
     problems = []
     lines: dict[str, int] = {}
     try:
+        if missing := {"Result", "Decision"} - set(reader.fieldnames or ()):
+            raise UsageError(f"the file has no column {' and no column '.join(sorted(missing))}")
         for line in reader:
-            cells = {name: text_of_cell(cell.strip()) for name, cell in line.items() if isinstance(cell, str)}
-            verb, key, reason = cells["Decision"].lower(), cells["Result"], cells.get("Reason", "")
+            cells = {name: text_of_cell(cell) for name, cell in line.items() if isinstance(cell, str)}
+            verb, key, reason = cells["Decision"].strip().lower(), cells["Result"], cells.get("Reason", "")
             if not verb:
                 continue
             place = f"line {reader.line_num}"
@@ -376,17 +386,17 @@ def read_csv(data: bytes, found: Iterable[Item]) -> dict[tuple[State, str], list
                 problems.append(f"{place}: Decision '{verb[:40]}' is neither approve nor reject")
             elif item is None:
                 problems.append(f"{place}: '{key[:200]}' is no result of the batch")
-            elif cells.get("ResultETag") not in (None, "", item.etag):
+            elif cells.get("ResultETag", "").strip('"') not in ("", item.etag):
                 problems.append(f"{place}: {key} was made anew since; look at it again")
-            elif key in lines:
-                problems.append(f"{place}: {key} is decided in line {lines[key]} already")
             elif len(reason) > LONGEST_REASON:
                 problems.append(f"{place}: the reason has more than {LONGEST_REASON:,} characters")
-            elif not (
-                item.decision and (item.decision.state, item.decision.reason) == (_VERBS[verb], reason)
-            ):
-                wanted.setdefault((_VERBS[verb], reason), []).append(item)
-            lines.setdefault(key, reader.line_num)
+            elif key in lines:
+                problems.append(f"{place}: {key} is decided in line {lines[key]} already")
+            else:
+                lines[key] = reader.line_num
+                decided = item.decision and (item.decision.state, item.decision.reason)
+                if decided != (_VERBS[verb], reason):
+                    wanted.setdefault((_VERBS[verb], reason), []).append(item)
     except csv.Error as error:
         problems.append(f"line {reader.line_num}: {error}")
     if problems:
@@ -488,7 +498,8 @@ def redo_request(
 
     It reads the same uploads and writes to the folders of the batch it becomes, with ``RetryOf``; labels, captions
     and masks are there already and cost nothing. Without ``seed`` one is chosen at random. Raises `UsageError`
-    for a picture that no model paints: it would become the same.
+    for a picture that no model paints, which would become the same, and `RequestError` for a prompt or a seed that
+    no request may hold.
     """
     if work.request is None:
         raise UsageError(f"the request of batch {work.place.batch.path} cannot be read: {work.problem}")
@@ -510,15 +521,15 @@ def redo_request(
         if not templates:
             raise UsageError(f"the request asks for no such picture of {image} any more; run the batch first")
         entry = work.request.entries.get(image) or ImageEntry(ImageName=image)
-        entries.append(
-            replace(
-                entry,
-                Prompt=None,
-                Prompts=(prompt,) if prompt else tuple(templates),
-                Variants=max(templates.values()),
-                Seed=seed,
+        prompts = (prompt,) if prompt else tuple(templates)
+        try:
+            entries.append(
+                replace(entry, Prompt=None, Prompts=prompts, Variants=max(templates.values()), Seed=seed)
             )
-        )
+        except ValidationError as error:
+            raise RequestError(
+                [(str(each["loc"][0]), each["msg"].removeprefix("Value error, ")) for each in error.errors()]
+            ) from None
     return replace(
         work.request,
         Id=str(uuid.uuid4()),

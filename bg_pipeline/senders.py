@@ -22,6 +22,8 @@ SUBJECT: Final = 100
 SIGNATURE: Final = "X-Bg-Pipeline-Signature"
 """``sha256=`` and, in hex, the HMAC-SHA256 of the body's bytes under ``BG_WEBHOOK_SECRET``."""
 ATTEMPTS: Final = 3
+PAUSE: Final = 0.5
+"""Seconds before the second attempt; the pauses double."""
 SECONDS: Final = (3.0, 6.0)
 """What a web hook may take to connect and to answer, in each attempt: a sensor's tick has 60 s for everything."""
 
@@ -90,7 +92,7 @@ class WebHook:
         self._secret = secret.encode()
         retry = Retry(
             ATTEMPTS - 1,
-            backoff_factor=0.5,
+            backoff_factor=PAUSE,
             status_forcelist=(408, 429, 500, 502, 503, 504),
             allowed_methods=None,
             # A long wait is for the sensor's next tick, not for this one.

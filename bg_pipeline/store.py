@@ -203,14 +203,21 @@ class Store:
         return self.write(key, data, media_type="application/json", if_absent=if_absent, if_etag=if_etag)
 
     def copy(
-        self, source: str, target: str, *, media_type: str | None = None, if_etag: str | None = None
+        self,
+        source: str,
+        target: str,
+        *,
+        to: "Store | None" = None,
+        media_type: str | None = None,
+        if_etag: str | None = None,
     ) -> str:
-        """Copies an object inside the bucket without its bytes passing through here; returns the new tag.
+        """Copies an object without its bytes passing through here; returns the new tag.
 
-        With ``if_etag`` raises `PreconditionFailed` if the source is gone or has another tag by now.
+        It is copied inside the bucket, or into that of ``to``. With ``if_etag`` raises `PreconditionFailed` if the
+        source is gone or has another tag by now.
         """
         request: dict[str, Any] = {
-            "Bucket": self.bucket,
+            "Bucket": (to or self).bucket,
             "Key": target,
             "CopySource": {"Bucket": self.bucket, "Key": source},
         }
@@ -219,7 +226,7 @@ class Store:
         if if_etag is not None:
             request["CopySourceIfMatch"] = f'"{if_etag}"'
         try:
-            answer = self.client.copy_object(**request)
+            answer = (to or self).client.copy_object(**request)
         except ClientError as error:
             if if_etag is not None and _code(error) in _LOST | _GONE:
                 raise PreconditionFailed(f"{source} was written by somebody else or is gone") from error

@@ -111,21 +111,21 @@ class Thumbnails:
             self._store.write(self._key, b"\n".join(lines), media_type="application/jsonl")
             self._stored = etags
 
-    def complete(self, data: Store, wanted: Iterable[tuple[str, str]]) -> None:
-        """Makes what is missing of ``wanted`` (keys and tags) from the stored pictures in ``data``.
+    def complete(self, read: Callable[[str, str], bytes | None], wanted: Iterable[tuple[str, str]]) -> None:
+        """Makes what is missing of ``wanted`` (keys and tags) from the stored pictures.
 
-        Each is read whole, `READERS` at a time, until the budget is used up; what is gone, has changed or is no
-        picture is left out.
+        ``read`` gives the bytes of that version of an object, None where it is gone or has changed. Each is read
+        whole, `READERS` at a time, until the budget is used up; what is no picture is left out.
         """
 
-        def fetch(key: str, etag: str) -> None:
-            content = None if self.full else data.read(key)
-            if content and content.etag == etag:
-                self._make(key, etag, lambda: content.data)
+        def make(key: str, etag: str) -> None:
+            data = None if self.full else read(key, etag)
+            if data is not None:
+                self._make(key, etag, lambda: data)
 
         missing = [(key, etag) for key, etag in wanted if self.get(key, etag) is None]
         with ThreadPoolExecutor(READERS, "thumbnail") as pool:
-            list(pool.map(lambda each: fetch(*each), missing))
+            list(pool.map(lambda each: make(*each), missing))
 
 
 def _read(data: bytes) -> Iterator[tuple[str, str, bytes]]:

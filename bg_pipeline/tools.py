@@ -96,7 +96,7 @@ class Tools:
         self.aws = aws
         self.store = store
         self.stop = stop
-        self.note = note
+        self.note = note = _once(note)
         self.answers = Answers(store, process_name())
         self.calls = Calls(aws, settings, stop, Heartbeats(store, f"{STATE}/heartbeats"))
         self.purse = Purse(
@@ -154,6 +154,18 @@ class Tools:
         """Ends heartbeats and gives back what was reserved and not spent."""
         self.calls.close()
         self.purse.close()
+
+
+def _once(note: Callable[[str], None]) -> Callable[[str], None]:
+    """``note``, but for lines that were told before."""
+    told: set[str] = set()
+
+    def note_once(line: str) -> None:
+        if line not in told:
+            told.add(line)
+            note(line)
+
+    return note_once
 
 
 def _json_object(data: bytes) -> Mapping[str, Any]:

@@ -4,8 +4,8 @@ Costs for each date: one request per 1,000 uploads, and one per 1,000 documents 
 report is missing, older than its uploads or elsewhere, the reading of its ledger.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 
 from bg_pipeline import layout
@@ -48,8 +48,10 @@ def unreported(store: Store, settings: Settings, day: date, *, before: datetime)
             reports[batch] = max(found.modified, reports.get(batch, found.modified))
     now = datetime.now(UTC)
     for uploaded in batches(store, day):
+        if not uploaded.complete(settings.settle_seconds, now):
+            continue
         batch, newest = uploaded.batch, _newest(uploaded)
-        if newest >= before or not uploaded.complete(settings.settle_seconds, now):
+        if newest >= before:
             continue
         reported = reports.get(batch)
         if (reported is None or reported < newest) and not _covered(store, settings, uploaded):
@@ -80,3 +82,34 @@ def _covered(store: Store, settings: Settings, uploaded: Uploaded) -> bool:
 def _at_work(store: Store, batch: Batch) -> str:
     holder = holder_of(store, batch.lease_key)
     return holder.run if holder and at_work(store, batch.lease_key) else ""
+
+
+@dataclass
+class LookBack:
+    """What was found from the newest date back to ``first``; only back to ``reached`` where the time was up."""
+
+    first: UploadDate
+    reached: UploadDate
+    found: list[Unreported] = field(default_factory=list)
+
+    @property
+    def lost(self) -> list[Unreported]:
+        """What no run is at work on."""
+        return [each for each in self.found if not each.run]
+
+
+def look_back(
+    store: Store, settings: Settings, now: datetime, *, time_is_up: Callable[[], bool] = lambda: False
+) -> LookBack:
+    """The uploads of the last ``BG_LOOKBACK_DAYS`` that are older than ``BG_STALE_HOURS`` and in no report."""
+    today = now.astimezone(UTC).date()
+    first = max(settings.first_date, today - timedelta(days=settings.lookback_days))
+    before = now - timedelta(hours=settings.stale_hours)
+    looked = LookBack(first, today + timedelta(days=2))
+    for day in dates_with_uploads(store, first, today + timedelta(days=1)):
+        if time_is_up():
+            return looked
+        looked.found += unreported(store, settings, day, before=before)
+        looked.reached = day
+    looked.reached = first
+    return looked

@@ -12,13 +12,17 @@ from bg_pipeline.store import Store, Stored
 
 @dataclass(slots=True)
 class Uploaded:
-    """One folder of uploads: its objects by name, and its request if that has come."""
+    """One folder of uploads: its objects by name, and its request if that has come.
+
+    ``emptied`` says that nothing is left of it because all of it was moved to the archive.
+    """
 
     batch: Batch
     images: dict[str, Stored] = field(default_factory=dict)
     others: dict[str, Stored] = field(default_factory=dict)
     request: Stored | None = None
     draft: bool = False
+    emptied: bool = False
 
     @property
     def newest(self) -> datetime:
@@ -28,7 +32,7 @@ class Uploaded:
 
     def complete(self, settle_seconds: int, now: datetime) -> bool:
         """Whether it may be worked on: its request has come, or it has neither request nor draft and is quiet."""
-        if self.request is not None:
+        if self.request is not None or self.emptied:
             return True
         if self.draft or not self.images:
             return False

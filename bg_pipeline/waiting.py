@@ -6,7 +6,6 @@ still has no labels opens none any more, so that a bad file never keeps a model 
 """
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,9 +19,8 @@ from bg_pipeline.planning import sample_left
 from bg_pipeline.settings import Settings
 from bg_pipeline.stages import LABELS
 from bg_pipeline.standstill import WAITS
-from bg_pipeline.store import Store, Stored
-from bg_pipeline.uploads import batches
-from bg_pipeline.work import Work, open_work
+from bg_pipeline.store import Store
+from bg_pipeline.work import Work, open_work, stored_batches
 
 CHANCES = 3
 
@@ -75,18 +73,14 @@ def recent_dates(settings: Settings, now: datetime) -> list[UploadDate]:
 
 def waiters(store: Store, settings: Settings, dates: Iterable[UploadDate]) -> Iterator[Waiter]:
     """The photos of the dates that wait for labels, but for those in batches that another run is at work on."""
-    for date in dates:
-        ledgers: defaultdict[str, list[Stored]] = defaultdict(list)
-        for found in store.list(f"{layout.STATE}/ledger/{layout.date_path(date)}/"):
-            ledgers[found.key.rpartition("/")[0]].append(found)
-        now = datetime.now(UTC)
-        for uploaded in batches(store, date):
-            if not uploaded.complete(settings.settle_seconds, now):
-                continue
-            work = open_work(store, settings, uploaded, ledgers[uploaded.batch.ledger_prefix])
-            work.find_due(settings, {}, stages=(LABELS,), again=(), etag_of=lambda key: "")
-            if work.due and not at_work(store, uploaded.batch.lease_key):
-                yield from _of(store, work)
+    now = datetime.now(UTC)
+    for uploaded, ledger in stored_batches(store, dates):
+        if not uploaded.complete(settings.settle_seconds, now):
+            continue
+        work = open_work(store, settings, uploaded, ledger)
+        work.find_due(settings, {}, stages=(LABELS,), again=(), etag_of=lambda key: "")
+        if work.due and not at_work(store, uploaded.batch.lease_key):
+            yield from _of(store, work)
 
 
 def _of(store: Store, work: Work) -> Iterator[Waiter]:

@@ -54,7 +54,13 @@ class Walk:
         self._helpers = helpers
         self._lease = lease
         self.stopped: RunStopped | None = None
-        self._photo = Photograph(place.data, f"{place.input_prefix}/{asked.image}", tools.darkroom)
+        key = f"{place.input_prefix}/{asked.image}"
+        store, lies_at = place.lies_at(key)
+        moved = key in place.moved
+        entry.archived = entry.archived if moved else ""
+        self._photo = Photograph(
+            store, key, tools.darkroom, lies_at=lies_at, etag=entry.etag if moved else ""
+        )
         self._labels: Mapping[str, Any] | None = None
         self._caption: str | None = None
 
@@ -223,19 +229,29 @@ class Walk:
         wanted: batch.Wanted,
         picture: Painted | CallError,
     ) -> list[File] | BgPipelineError:
-        """The stored files of one picture; one that does not pass is asked for again with another seed."""
+        """The stored files of one picture; one that does not pass is asked for again with another seed.
+
+        Where there is no other, the one that did not pass is kept for a person.
+        """
+        files: list[File] = []
         attempt = 0
         while True:
-            if isinstance(picture, CallError):
-                return picture
             try:
+                if isinstance(picture, CallError):
+                    raise picture
                 files = finisher.finish(picture, prompt, wanted.position)
-                if not any(file.repaint for file in files) or attempt >= self._tools.settings.max_regenerations:
+                if (
+                    not any(file.repaint for file in files)
+                    or attempt >= self._tools.settings.max_regenerations
+                ):
                     return files
                 attempt += 1
                 (picture,) = painter.paint(prompt, [wanted], attempt)
             except EXPECTED as error:
-                return error
+                if not files:
+                    return error
+                self._meaning(error)
+                return files
 
     def _meaning(self, error: BgPipelineError) -> Meaning:
         if isinstance(error, RunStopped):
@@ -264,7 +280,7 @@ class Walk:
                     key=file.key,
                     status=Status.NEEDS_REVIEW if file.reasons else Status.SUCCEEDED,
                     error="Fidelity" if file.reasons else "",
-                    cause="; ".join(file.reasons),
+                    cause="; ".join([*file.reasons, *file.notes]),
                     final=True,
                     model=file.model,
                     region=file.region,

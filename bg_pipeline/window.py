@@ -69,7 +69,7 @@ class Report(_Document):
     stopped: datetime
     ended_by: str
     hours: float
-    cost_usd: float | None = Field(alias="CostUSD")
+    cost_usd: float | None = Field(serialization_alias="CostUSD")
     dates: tuple[date, ...] = ()
     labelled: int = 0
     failed: int = 0
@@ -159,8 +159,10 @@ class Window:
             price = self._price(SLICE_HOURS)
             self._reserved.append(self._purse.reserve(price, custom_labels.OPERATION.name))
 
-    def close(self, by: str = "run", *, patience: float = CLOSE_SECONDS) -> None:
-        """Stops the model if its start is recorded; what cannot be stopped within ``patience`` is left to the guard.
+    def close(self, by: str = "run", *, patience: float | None = None) -> None:
+        """Stops the model if its start is recorded; what cannot be stopped is left to the guard.
+
+        Tries for ``patience`` seconds (default: `CLOSE_SECONDS`).
 
         Raises nothing that is expected: what went wrong is noted.
         """
@@ -169,7 +171,7 @@ class Window:
                 if self._runs:
                     self._tell(by, datetime.now(UTC))
             elif self._lease.held():
-                self._stop(by, patience)
+                self._stop(by, CLOSE_SECONDS if patience is None else patience)
             else:
                 self._note(
                     f"{self._model.arn}: another process has taken the window over and stops the model"
@@ -238,7 +240,7 @@ class Window:
             words = "it is still starting, or stopping"
             try:
                 state = self._model.state()
-                if not state.on and self._certain():
+                if not state.on and (stopped or self._certain()):
                     self._finish(by, stopped or datetime.now(UTC))
                     return
                 if state.on and stopped is None:

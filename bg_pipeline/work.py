@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 
 from bg_pipeline import batch as requests
 from bg_pipeline import layout
@@ -10,7 +11,7 @@ from bg_pipeline.batch import BatchRequest, ImageSettings
 from bg_pipeline.errors import PreconditionFailed, RequestError, UsageError
 from bg_pipeline.layout import Batch, Kind, ResultNames, UploadDate
 from bg_pipeline.leases import Lease
-from bg_pipeline.ledger import Ledger
+from bg_pipeline.ledger import Entry, Ledger
 from bg_pipeline.outcomes import Meaning
 from bg_pipeline.places import Place
 from bg_pipeline.renditions import WISHES
@@ -19,6 +20,8 @@ from bg_pipeline.stages import due, fingerprints
 from bg_pipeline.store import Store, Stored
 from bg_pipeline.thumbnails import Thumbnails
 from bg_pipeline.uploads import Uploaded, batches, find
+
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(slots=True)
@@ -40,6 +43,7 @@ class Work:
     submitted: int = 0
     pending: int = 0
     stopped: Meaning | None = None
+    ledger_objects: Sequence[Stored] = ()
     _alike: tuple[BatchRequest, ImageSettings] | None = None
 
     def asked(self, image: str) -> ImageSettings:
@@ -81,16 +85,23 @@ def stored_batches(
         for found in store.list(f"{layout.STATE}/ledger/{layout.date_path(date)}/"):
             ledgers[found.key.rpartition("/")[0]].append(found)
         for uploaded in batches(store, date):
+            found_objects = ledgers.pop(uploaded.batch.ledger_prefix, [])
             if not only or uploaded.batch in only:
-                yield uploaded, ledgers[uploaded.batch.ledger_prefix]
+                yield uploaded, found_objects
+        for prefix, objects in ledgers.items():
+            emptied = layout.find_batch(prefix.removeprefix(f"{layout.STATE}/ledger/"))
+            if emptied and (not only or emptied in only) and _moved(Ledger.read(store, emptied, objects)):
+                yield Uploaded(emptied, emptied=True), objects
 
 
 def open_batch(store: Store, settings: Settings, batch: Batch) -> Work:
     """One batch by its name, as it is stored. Raises `UsageError` if there is none."""
-    uploaded = find(store, batch)
+    uploaded, objects = find(store, batch), list(store.list(f"{batch.ledger_prefix}/"))
+    if uploaded is None and _moved(Ledger.read(store, batch, objects)):
+        uploaded = Uploaded(batch, emptied=True)
     if uploaded is None:
         raise UsageError(f"there is no batch {batch.path} in bucket {store.bucket}")
-    return open_work(store, settings, uploaded, list(store.list(f"{batch.ledger_prefix}/")))
+    return open_work(store, settings, uploaded, objects)
 
 
 def open_work(store: Store, settings: Settings, uploaded: Uploaded, ledger_objects: Sequence[Stored]) -> Work:
@@ -105,7 +116,7 @@ def open_work(store: Store, settings: Settings, uploaded: Uploaded, ledger_objec
     except RequestError as error:
         request, problem = None, error
     data = store.in_bucket(request.S3Bucket) if request else store
-    images = _images(data, uploaded, request) if request else {}
+    images, moved = _images(store, data, uploaded, request, ledger) if request else ({}, {})
     kept = {
         (entry.image, int(number)): name for entry in ledger.entries() for number, name in entry.names.items()
     }
@@ -119,6 +130,7 @@ def open_work(store: Store, settings: Settings, uploaded: Uploaded, ledger_objec
         request_id=request.Id if request else batch.derived_id(store.bucket),
         cap_usd=request.MaxCostUSD if request else None,
         thumbnails=Thumbnails(store, batch, wanted=len(images) <= settings.html_report_images),
+        moved=moved,
     )
     return Work(uploaded, ledger, place, request, problem, images)
 
@@ -159,9 +171,16 @@ def _claim(store: Store, batch: layout.Batch, output_prefix: str) -> None:
             ) from None
 
 
-def _images(data: Store, uploaded: Uploaded, request: BatchRequest) -> dict[str, Stored | None]:
-    """The images asked for: those that the request lists, or all in its folder."""
-    objects, images = uploaded.objects, uploaded.images
+def _moved(ledger: Ledger) -> dict[str, Entry]:
+    """The entries of photos that were moved to the archive, by image."""
+    return {entry.image: entry for entry in ledger.entries() if entry.archived}
+
+
+def _images(
+    store: Store, data: Store, uploaded: Uploaded, request: BatchRequest, ledger: Ledger
+) -> tuple[dict[str, Stored | None], dict[str, str]]:
+    """The images asked for, those that the request lists or all in its folder, and where moved ones are by key."""
+    objects, images, moved = uploaded.objects, uploaded.images, _moved(ledger)
     foreign = request.InputS3Prefix != uploaded.batch.input_prefix or request.S3Bucket not in (
         "",
         data.bucket,
@@ -170,7 +189,17 @@ def _images(data: Store, uploaded: Uploaded, request: BatchRequest) -> dict[str,
         prefix = f"{request.InputS3Prefix}/"
         objects = {found.key.removeprefix(prefix): found for found in data.list(prefix)}
         images = {name: found for name, found in objects.items() if layout.kind_of(name) is Kind.IMAGE}
+        owner = layout.find_batch(f"{request.InputS3Prefix}/any")
+        moved = {}
+        if owner is not None and owner.input_prefix == request.InputS3Prefix and data.bucket == store.bucket:
+            moved = _moved(Ledger.read(store, owner, list(store.list(f"{owner.ledger_prefix}/"))))
+    moved = {name: entry for name, entry in moved.items() if name not in objects}
+    # Known under the tag of the upload: that a photo was moved is no reason to do anything again.
+    prefix = f"{request.InputS3Prefix}/"
+    gone = {name: Stored(prefix + name, 0, entry.etag, _LONG_AGO) for name, entry in moved.items()}
+    objects, images = {**objects, **gone}, {**images, **gone}
+    places = {gone[name].key: entry.archived for name, entry in moved.items()}
     if request.Images is not None:
-        return {name: objects.get(name) for name in request.entries}
+        return {name: objects.get(name) for name in request.entries}, places
     taken = request.named_keys
-    return {name: found for name, found in images.items() if found.key not in taken}
+    return {name: found for name, found in images.items() if found.key not in taken}, places

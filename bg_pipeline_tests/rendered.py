@@ -1,5 +1,7 @@
 """Photos of rendered subjects whose mattes are known exactly: soft edges, hair, glass, holes, before any ground."""
 
+import io
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,9 +11,16 @@ from PIL import Image, ImageDraw, ImageFilter
 
 Subject = Literal["vase", "fur", "glass", "chair", "shoes", "bust"]
 Ground = Literal["studio", "dark", "cloudy", "room", "leaves"]
+Flags = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 
 _OVERSAMPLED = 2
+
+MARGIN = 8
+"""Pixels this near the subject's edge may be soft and are not its interior; the widest feather reaches 7."""
+
+RIM = 4
+"""How far around the subject a halo is looked for."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,47 @@ def rendered(subject: Subject, ground: Ground, size: tuple[int, int] = (400, 300
     grain = random.normal(0, 1.5, (size[1], size[0], 1)).astype(np.float32)
     share = _unit(matte)
     return Rendered(_picture(front * share + behind * (1 - share) + grain), matte, _picture(behind + grain))
+
+
+def inner(mask: Image.Image) -> Flags:
+    """Where a mask is full, `MARGIN` pixels and more around."""
+    full = Image.fromarray(np.uint8(255) * (np.asarray(mask) == 255))
+    for _ in range(MARGIN):
+        full = full.filter(ImageFilter.MinFilter(3))
+    return np.asarray(full) == 255
+
+
+def psnr(source: Image.Image, result: Image.Image, where: Flags) -> float:
+    """The PSNR of ``where``; infinite if every bit is the same, not a number if there is no such place."""
+    before, after = (np.asarray(image.convert("RGB"), np.float32)[where] for image in (source, result))
+    error = float(((before - after) ** 2).mean()) if before.size else math.nan
+    return 10 * math.log10(255**2 / error) if error else math.inf
+
+
+def old_ground(shot: Rendered, result: Image.Image, scene: Image.Image) -> float:
+    """How much of the old background shows where the matte is not full: 0 is none, 1 all of it."""
+    around = np.asarray(shot.matte.filter(ImageFilter.MaxFilter(2 * RIM + 1))) > 0
+    edge = around & (np.asarray(shot.matte) < 255)
+    share = _unit(shot.matte)[edge]
+    pictures = (shot.photo, shot.ground, scene, result.convert("RGB"))
+    photo, old, new, made = (np.asarray(picture, np.float32)[edge] for picture in pictures)
+    towards_old = (1 - share) * (old - new)
+    left = made - (photo - towards_old)
+    return max(0.0, float((left * towards_old).sum() / max(1.0, (towards_old**2).sum())))
+
+
+def as_mask(shot: Rendered) -> bytes:
+    """The matte as a mask that a request may name: a PNG whose opaque pixels are the subject."""
+    opaque = shot.photo.copy()
+    opaque.putalpha(shot.matte)
+    return as_png(opaque)
+
+
+def as_png(image: Image.Image) -> bytes:
+    """The picture as a PNG file."""
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=1)
+    return file.getvalue()
 
 
 def _matte(subject: Subject, size: tuple[int, int], random: np.random.Generator) -> Image.Image:

@@ -284,6 +284,7 @@ def test_a_call_whose_end_is_unknown_is_repeated_once_and_told(bench: Bench, con
     row = bench.rows(batch)["photo-0.jpg"]
     assert row.Status == Status.SUCCEEDED
     assert paid(control) == 2
+    assert "MaybeBilled" in row.Cause
     assert bench.store.read_json(f"{row.Results[0]}.json")["MaybeBilled"] == 1
 
 

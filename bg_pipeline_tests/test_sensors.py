@@ -12,7 +12,7 @@ from botocore.config import Config
 
 from bg_pipeline.partitions import upload_dates
 from bg_pipeline.resources import resources
-from bg_pipeline.sensors import new_uploads
+from bg_pipeline.sensors.uploads import new_uploads
 from bg_pipeline.settings import settings
 from bg_pipeline.store import Store
 

@@ -1,5 +1,6 @@
 """The window of a Custom Labels model: who starts it, who waits, and that it is stopped in every case."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -18,11 +20,12 @@ from bg_pipeline.assets.custom_labels_window import custom_labels_window
 from bg_pipeline.aws import Aws
 from bg_pipeline.caps import CapReached
 from bg_pipeline.custom_model import NotStarted
+from bg_pipeline.dagster_home import prepare
 from bg_pipeline.definitions import definitions
 from bg_pipeline.errors import ModelUnavailable
 from bg_pipeline.flow import Progress
 from bg_pipeline.guard import Guard
-from bg_pipeline.leases import Leases
+from bg_pipeline.leases import Leases, holder_of
 from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.report import Status
 from bg_pipeline.schedules import custom_labels_guard
@@ -674,7 +677,7 @@ def test_the_guard_in_dagster_remembers_what_it_saw_and_skips_with_words(
 ) -> None:
     sensor = custom_labels_guard(shop.settings())
 
-    def look(cursor: str | None) -> dg.SensorExecutionData:
+    def look(cursor: str | None) -> Any:
         with dg.build_sensor_context(
             instance=instance, cursor=cursor, resources={"bucket": shop.store, "aws": Aws(("us-east-1",))}
         ) as context:
@@ -695,3 +698,76 @@ def test_the_guard_in_dagster_remembers_what_it_saw_and_skips_with_words(
     stopped = look("no cursor of ours")
     assert "run dead had left" in stopped.skip_message
     assert state() in ("STOPPING", "STOPPED")
+
+
+@contextlib.contextmanager
+def daemon(shop: Shop, home: Path) -> Iterator[dg.DagsterInstance]:
+    """Dagster's real daemon over the shop, with its guard on as it is by default."""
+    prepare(home)
+    environment = os.environ | {
+        "BG_BUCKET": shop.store.bucket,
+        "BG_CUSTOM_LABELS_ARN": MODEL,
+        "BG_SETTLE_SECONDS": "0",
+        "BG_LOOKBACK_DAYS": "2",
+        "DAGSTER_HOME": str(home),
+    }
+    workspace = str(home / "workspace.yaml")
+    command = [sys.executable, "-m", "bg_pipeline.keeper", sys.executable, "-m", "dagster._daemon", "run"]
+    with (home / "daemon.log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, "-w", workspace],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    launch = [sys.executable, "-m", "dagster", "job", "launch", "-w", workspace, "-j", "custom_labels_window"]
+    # Dagster's retry of a crashed run would take the model over and stop it as well.
+    launch += ["--tags", '{"dagster/max_retries": "0"}']
+    try:
+        subprocess.run(launch, env=environment, stdout=subprocess.DEVNULL, check=True)
+        with dg.DagsterInstance.from_config(str(home)) as instance:
+            yield instance
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait()
+
+
+def worker(shop: Shop) -> int:
+    """The process of the run that owns the window, once it has had the model started."""
+    until(lambda: len(shop.starts()) == 1, 90)
+    holder = holder_of(shop.store, layout.window_key(MODEL, "lease"))
+    assert holder is not None
+    return holder.pid
+
+
+@pytest.mark.slow
+def test_a_run_that_a_person_terminates_in_dagster_stops_the_model(
+    shop: Shop, control: ControlClient, state, tmp_path: Path
+) -> None:
+    control.custom_model(MODEL, start_seconds=5)
+    shop.submit(1, day=TODAY)
+    with daemon(shop, tmp_path) as instance:
+        worker(shop)
+        (run,) = instance.get_runs()
+        instance.run_launcher.terminate(run.run_id)
+        until(lambda: instance.get_run_by_id(run.run_id).is_finished, 60)
+        assert state() in ("STOPPING", "STOPPED")
+        assert shop.starts() == []
+        assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.CANCELED
+
+
+@pytest.mark.slow
+def test_a_model_left_on_by_a_killed_worker_is_stopped_by_the_guard_in_the_daemon(
+    shop: Shop, control: ControlClient, state, tmp_path: Path
+) -> None:
+    control.custom_model(MODEL, start_seconds=5)
+    shop.submit(1, day=TODAY)
+    with daemon(shop, tmp_path):
+        os.kill(worker(shop), signal.SIGKILL)
+        until(lambda: state() == "RUNNING")
+        until(lambda: shop.starts() == [], 120)
+    assert state() in ("STOPPING", "STOPPED")
+    assert [report["EndedBy"] for report in shop.reports()] == ["guard"]

@@ -11,25 +11,27 @@ from typing import Any
 
 import dagster as dg
 from botocore.exceptions import BotoCoreError, ClientError
+from pydantic import Field
 
 from bg_pipeline import pipeline
-from bg_pipeline.assets.metadata import day_metadata, failures
+from bg_pipeline.assets.metadata import day_metadata
 from bg_pipeline.aws import Aws
+from bg_pipeline.checks import check_results, check_specs
 from bg_pipeline.errors import RunStopped, SettingsError
 from bg_pipeline.flow import Day, Progress
+from bg_pipeline.judgments import Ran
 from bg_pipeline.partitions import BACKFILL
 from bg_pipeline.settings import Settings
 from bg_pipeline.stages import CAPTIONS, LABELS, PICTURES, REPORT, STAGES
 from bg_pipeline.store import Store
 
-EVERY_IMAGE = "every_image_succeeded"
-
 
 class FlowConfig(dg.Config):
     """What a run may be told beside its dates."""
 
-    refresh: list[str] = []
-    """Assets whose stored answers do not count: they are made, and paid for, again."""
+    refresh: list[str] = Field(
+        [], description="Assets whose stored answers do not count: they are made, and paid for, again."
+    )
 
 
 def image_flow(settings: Settings, dates: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
@@ -61,13 +63,7 @@ def image_flow(settings: Settings, dates: dg.DailyPartitionsDefinition) -> dg.As
     @dg.multi_asset(
         name=f"{settings.key_prefix}_image_flow" if settings.key_prefix else "image_flow",
         specs=specs,
-        check_specs=[
-            dg.AssetCheckSpec(
-                EVERY_IMAGE,
-                asset=dg.AssetKey([*prefix, PICTURES]),
-                description="Every image asked for has its pictures.",
-            )
-        ],
+        check_specs=check_specs(lambda name: dg.AssetKey([*prefix, name])),
         can_subset=True,
         partitions_def=dates,
         backfill_policy=BACKFILL,
@@ -84,6 +80,12 @@ def image_flow(settings: Settings, dates: dg.DailyPartitionsDefinition) -> dg.As
                 f"refresh: {', '.join(sorted(unknown))} is none of {', '.join(STAGES)}", allow_retries=False
             )
         selected = {key.path[-1]: key for key in context.selected_asset_keys}
+        latest: list[Progress] = []
+
+        def tell(progress: Progress) -> None:
+            context.log.info(progress.line())
+            latest[:] = [progress]
+
         try:
             days = pipeline.run(
                 settings,
@@ -93,58 +95,41 @@ def image_flow(settings: Settings, dates: dg.DailyPartitionsDefinition) -> dg.As
                 stages=selected,
                 again=config.refresh,
                 run_id=context.run.run_id,
-                progress=lambda progress: _log_progress(context, progress),
+                progress=tell,
                 note=context.log.info,
             )
         except (SettingsError, RunStopped, ClientError, BotoCoreError) as error:
             raise dg.Failure(str(error), allow_retries=False) from error
-        yield from _events(context, bucket, selected, days)
+        ran = Ran(settings, aws, bucket, list(days.values()), latest[-1] if latest else None)
+        yield from _events(context, ran, selected)
 
     return image_flow
 
 
-def _log_progress(context: dg.AssetExecutionContext, progress: Progress) -> None:
-    context.log.info(progress.line())
-
-
-def _events(
-    context: dg.AssetExecutionContext, store: Store, selected: dict[str, dg.AssetKey], days: dict[date, Day]
-) -> Iterator[Any]:
-    """What happened, in Dagster's words: materializations in lineage order, the check, a failure if one is due."""
+def _events(context: dg.AssetExecutionContext, ran: Ran, selected: dict[str, dg.AssetKey]) -> Iterator[Any]:
+    """What happened, in Dagster's words: materializations in lineage order, checks, a failure if one is due."""
     order = [name for name in STAGES if name in selected]
-    troubled = sum(day.images - day.counts["Succeeded"] for day in days.values())
-    check = None
-    if any(key.name == EVERY_IMAGE for key in context.selected_asset_check_keys):
-        check = dg.AssetCheckResult(
-            check_name=EVERY_IMAGE,
-            asset_key=selected[PICTURES],
-            passed=troubled == 0,
-            severity=dg.AssetCheckSeverity.WARN,
-            description=_advice(days, troubled),
-            metadata={"images": sum(day.images for day in days.values()), "without_success": troubled},
-        )
-    bad = {day.date: reason for day in days.values() if (reason := _failure(day, selected))}
+    store, days = ran.store, ran.days
+    bad = {day.date: reason for day in days if (reason := _failure(day, selected))}
     if bad:
         # One result for each asset would mark every date of the range as materialized.
         for name in order:
-            for day in days.values():
+            for day in days:
                 if day.date not in bad or name == REPORT:
                     yield dg.AssetMaterialization(
                         selected[name],
                         partition=day.date.isoformat(),
                         metadata=day_metadata(store, name, day),
                     )
-        if check is not None:
-            yield check
+            yield from check_results(ran, selected[name], context.selected_asset_check_keys)
         raise dg.Failure("; ".join(f"{day}: {reason}" for day, reason in bad.items()), allow_retries=False)
     for name in order:
-        for day in days.values():
+        for day in days:
             context.add_asset_metadata(
                 day_metadata(store, name, day), asset_key=selected[name], partition_key=day.date.isoformat()
             )
         yield dg.MaterializeResult(asset_key=selected[name])
-        if name == PICTURES and check is not None:
-            yield check
+        yield from check_results(ran, selected[name], context.selected_asset_check_keys)
 
 
 def _failure(day: Day, selected: dict[str, dg.AssetKey]) -> str:
@@ -159,14 +144,4 @@ def _failure(day: Day, selected: dict[str, dg.AssetKey]) -> str:
     return (
         f"none of {day.images} images has a picture ({'; '.join(sorted(causes)[:3])}); "
         "the report tells each one's cause"
-    )
-
-
-def _advice(days: dict[date, Day], troubled: int) -> str:
-    if not troubled:
-        return "Every image asked for has its pictures."
-    dates = ", ".join(day.date.isoformat() for day in days.values() if failures(day))
-    return (
-        f"{troubled} images on {dates} have no passed picture. See the table of failures and the report; run the "
-        "date again for those that failed for a passing reason, mend or retry the others."
     )

@@ -10,7 +10,7 @@ from PIL import Image
 from bg_pipeline.errors import ImageError
 from bg_pipeline.flow import Day
 from bg_pipeline.imaging import small_jpeg
-from bg_pipeline.layout import RESULTS, date_path
+from bg_pipeline.layout import REPORTS, RESULTS, date_path
 from bg_pipeline.report import Status
 from bg_pipeline.stages import PICTURES, REPORT
 from bg_pipeline.store import Store
@@ -19,6 +19,7 @@ PREVIEW_SIDE = 120
 """Previews are stored in Dagster's database for ever: eight pairs of this size take about 50 KB."""
 
 FAILURES = 100
+LINKS = 20
 
 
 def failures(day: Day) -> list[dg.TableRecord]:
@@ -41,7 +42,11 @@ def day_metadata(store: Store, asset: str, day: Day) -> dict[str, Any]:
     if asset not in (PICTURES, REPORT):
         return {**metadata, "made": day.made[asset], "failed": day.failed[asset]}
     metadata |= {f"status_{status.value}": day.counts[status] for status in Status}
+    metadata |= {f"seconds_{stage}": round(spent, 2) for stage, spent in day.seconds_by_stage.items()}
     metadata["cost_usd"] = round(day.cost_usd, 4)
+    metadata["refused_calls"] = day.refused
+    if day.walked and day.seconds:
+        metadata["images_per_minute"] = round(day.walked / day.seconds * 60, 1)
     if day.unfinished:
         metadata["not_complete_yet"] = ", ".join(day.unfinished)
     if day.stopped:
@@ -50,13 +55,22 @@ def day_metadata(store: Store, asset: str, day: Day) -> dict[str, Any]:
     if rows:
         metadata["failures"] = dg.MetadataValue.table(rows, schema=_SCHEMA)
     if asset == REPORT:
-        metadata["reports"] = dg.MetadataValue.json(day.reports)
+        metadata["reports"] = dg.MetadataValue.path(f"s3://{store.bucket}/{REPORTS}/{date_path(day.date)}/")
+        if day.reports:
+            metadata["written"] = dg.MetadataValue.md(_written(store, day))
         return metadata
     metadata["results"] = dg.MetadataValue.path(f"s3://{store.bucket}/{RESULTS}/{date_path(day.date)}/")
     previews = [f"| {_picture(store, before)} | {_picture(store, after)} |" for before, after in day.previews]
     if previews:
         metadata["preview"] = dg.MetadataValue.md("\n".join(["| before | after |", "|---|---|", *previews]))
     return metadata
+
+
+def _written(store: Store, day: Day) -> str:
+    """The reports that this run wrote, at most `LINKS` of them; what shows them is a command, since links expire."""
+    lines = [f"- `s3://{store.bucket}/{key}`" for key in day.reports[:LINKS]]
+    more = [f"- and {len(day.reports) - LINKS} more"] if len(day.reports) > LINKS else []
+    return "\n".join([*lines, *more, "", f"`bg-pipeline report {day.batches[0]}` shows one of them."])
 
 
 def _picture(store: Store, key: str) -> str:

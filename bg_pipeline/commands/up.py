@@ -61,8 +61,8 @@ def up(aws: bool, port: int | None, state_dir: Path) -> None:
         click.echo(
             f"Bucket:        {store.bucket} ({'your account' if aws else 'in the stand-in, on this machine'})"
         )
-        for name in started:
-            click.echo(f"Sensor is on:  {name}")
+        for kind, name in started:
+            click.echo(f"{f'{kind} is on:':<14} {name}")
         if aws:
             cap = configured.max_cost_usd
             limit = (
@@ -115,8 +115,8 @@ def _dagster(home: Path, port: str, log: Path) -> Iterator[subprocess.Popen[byte
         process.wait()
 
 
-def _turned_on(address: str, process: subprocess.Popen[bytes], log: Path) -> list[str]:
-    """Waits until Dagster has the pipeline, and turns its sensors on; their names."""
+def _turned_on(address: str, process: subprocess.Popen[bytes], log: Path) -> list[tuple[str, str]]:
+    """Waits until Dagster has the pipeline, and turns its sensors and schedules on; what each is, and its name."""
     patience = time.monotonic() + START_SECONDS
     while True:
         if process.poll() is not None:
@@ -133,31 +133,38 @@ def _turned_on(address: str, process: subprocess.Popen[bytes], log: Path) -> lis
         time.sleep(LOOK_SECONDS)
     started = []
     for repository in loaded["repositories"]:
-        for sensor in repository["sensors"]:
-            selector = {
-                "repositoryLocationName": dagster_home.LOCATION,
-                "repositoryName": repository["name"],
-                "sensorName": sensor["name"],
-            }
-            done = (_ask(address, _START, selector=selector) or {}).get("startSensor") or {}
-            if done.get("__typename") != "Sensor":
-                raise BgPipelineError(
-                    f"sensor {sensor['name']} cannot be turned on: {done.get('message', done)}"
-                )
-            started.append(sensor["name"])
+        for kind, started_type in (("Sensor", "Sensor"), ("Schedule", "ScheduleStateResult")):
+            for found in repository[f"{kind.lower()}s"]:
+                selector = {
+                    "repositoryLocationName": dagster_home.LOCATION,
+                    "repositoryName": repository["name"],
+                    f"{kind.lower()}Name": found["name"],
+                }
+                done = (_ask(address, _START[kind], selector=selector) or {}).get(f"start{kind}") or {}
+                if done.get("__typename") != started_type:
+                    raise BgPipelineError(
+                        f"{kind.lower()} {found['name']} cannot be turned on: {done.get('message', done)}"
+                    )
+                started.append((kind, found["name"]))
     return started
 
 
 _LOCATION = """
 query ($name: String!) { workspaceLocationEntryOrError(name: $name) { ... on WorkspaceLocationEntry {
   locationOrLoadError {
-    ... on RepositoryLocation { repositories { name sensors { name } } }
+    ... on RepositoryLocation { repositories { name sensors { name } schedules { name } } }
     ... on PythonError { message } } } } }
 """
-_START = """
+_START = {
+    "Sensor": """
 mutation ($selector: SensorSelector!) { startSensor(sensorSelector: $selector) {
   __typename ... on PythonError { message } ... on UnauthorizedError { message } } }
-"""
+""",
+    "Schedule": """
+mutation ($selector: ScheduleSelector!) { startSchedule(scheduleSelector: $selector) {
+  __typename ... on PythonError { message } ... on UnauthorizedError { message } } }
+""",
+}
 
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 

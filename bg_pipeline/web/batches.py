@@ -9,6 +9,7 @@ from collections import Counter
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -183,7 +184,7 @@ def prepare(
     made = _uploads(service, batch, asked)
     if service.store.head(batch.request_key) is None:
         service.store.write_json(batch.draft_key, {"Id": batch.derived_id(service.store.bucket)})
-    response.headers["Location"] = f"/batches/{batch.date}/{batch.name}"
+    response.headers["Location"] = _path(batch)
     return made
 
 
@@ -207,7 +208,7 @@ def prepare_more(batch: TheBatch, asked: Files, service: TheService) -> Prepared
 async def submit(batch: TheBatch, service: TheService, request: Request, response: Response) -> Submitted:
     """Checks the batch's request against what was uploaded and hands the batch to the pipeline."""
     data = await request.body()
-    response.headers["Location"] = f"/batches/{batch.date}/{batch.name}"
+    response.headers["Location"] = _path(batch)
     return await run_in_threadpool(_submit, service, batch, data)
 
 
@@ -277,7 +278,7 @@ def report(batch: TheBatch, service: TheService, format: Literal["json", "csv", 
     standing = _standing(service, batch)
     content = standing.data.read(standing.report_key(format))
     if content is None:
-        raise Problem(404, "NoReport", f"batch {batch.path} has no report as {format}; a run writes it")
+        raise Problem(409, "NoReport", f"batch {batch.path} has no report as {format}; a run writes it")
     media_type = {"json": "application/json", "csv": "text/csv", "html": "text/html"}[format]
     # The page of a report may run its own filter and nothing else, and is no part of this site.
     headers = {"Content-Security-Policy": "sandbox allow-scripts", "X-Content-Type-Options": "nosniff"}
@@ -290,7 +291,7 @@ def results(batch: TheBatch, service: TheService) -> list[ImageResults]:
     standing = _standing(service, batch)
     found = standing.report()
     if found is None:
-        raise Problem(404, "NoReport", f"batch {batch.path} has no report yet; a run writes it")
+        raise Problem(409, "NoReport", f"batch {batch.path} has no report yet; a run writes it")
     return [
         ImageResults(
             ImageName=row.ImageName,
@@ -300,6 +301,10 @@ def results(batch: TheBatch, service: TheService) -> list[ImageResults]:
         )
         for row in found.rows
     ]
+
+
+def _path(batch: Batch) -> str:
+    return f"/batches/{batch.date}/{quote(batch.name, safe='')}"
 
 
 def _found(service: Service, batch: Batch) -> Uploaded:

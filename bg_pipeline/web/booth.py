@@ -50,7 +50,7 @@ class UploadRequest(BaseModel):
     Type: Literal["photo"] = Field("photo", validation_alias=AliasChoices("Type", "type"))
 
 
-class Upload(BaseModel):
+class PhotoUpload(BaseModel):
     """Where to PUT the photo, with this ``ContentType``, within ``Expires`` seconds; then name its ``Key``."""
 
     Bucket: str
@@ -108,7 +108,7 @@ class Photo(BaseModel):
 
 
 @router.post("/upload")
-def upload(asked: UploadRequest, service: TheService) -> Upload:
+def upload(asked: UploadRequest, service: TheService) -> PhotoUpload:
     """A place for one photo, under a key of its own, so that no other is overwritten."""
     name = posixpath.basename(asked.Filename)
     check_name(name)
@@ -118,7 +118,7 @@ def upload(asked: UploadRequest, service: TheService) -> Upload:
         Params={"Bucket": service.store.bucket, "Key": key, "ContentType": asked.ContentType},
         ExpiresIn=UPLOAD_SECONDS,
     )
-    return Upload(
+    return PhotoUpload(
         Bucket=service.store.bucket,
         Key=key,
         Expires=UPLOAD_SECONDS,

@@ -34,7 +34,10 @@ class Rate:
 
 
 class BodyLimit:
-    """Refuses a request's body beyond the size of the largest batch request, before it is read whole."""
+    """Refuses a request's body beyond the size of the largest batch request, before it is read whole.
+
+    FastAPI's own limit does the same and answers in plain text.
+    """
 
     def __init__(self, app: ASGIApp, most: int = MAX_BYTES) -> None:
         self._app = app

@@ -13,14 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
+from functools import partial
 from typing import Any
 
 import orjson
-from botocore.exceptions import BotoCoreError, ClientError
 
 from bg_pipeline import submitting
 from bg_pipeline.aws import Aws
-from bg_pipeline.errors import BgPipelineError, PreconditionFailed, UsageError
+from bg_pipeline.errors import PreconditionFailed, UsageError
 from bg_pipeline.flow import Flow
 from bg_pipeline.layout import Batch, idempotency_key
 from bg_pipeline.ledger import Ledger
@@ -120,8 +120,13 @@ class Orders:
 
     def place(self, batch: Batch, photos: Sequence[Upload], wishes: Mapping[str, Any]) -> None:
         """Stores an order as a batch. Raises `RequestError` by field."""
-        named = {"Images": [{"ImageName": photo.name} for photo in photos]}
-        request, _ = submitting.compose_request(self._settings, batch, [], {**wishes, **named})
+        document = {
+            # The same for the same order: two calls with one idempotency key may both get here.
+            "Id": batch.derived_id(self._store.bucket),
+            **wishes,
+            "Images": [{"ImageName": photo.name} for photo in photos],
+        }
+        request, _ = submitting.compose_request(self._settings, batch, [], document)
         submitting.submit(self._store, batch, photos, request)
 
     def start(self, batch: Batch) -> Future[None]:
@@ -138,13 +143,9 @@ class Orders:
                         f"{WAITING} photos are being worked on; ask again in a while",
                         retry_after=10,
                     )
-                self._under_way[batch] = self._pool.submit(self._work, batch)
+                begun = self._under_way[batch] = self._pool.submit(self._work, batch)
+                begun.add_done_callback(partial(_note, batch))
             return self._under_way[batch]
-
-    def is_under_way(self, batch: Batch) -> bool:
-        """Whether this process works on it, or soon will."""
-        with self._lock:
-            return batch in self._under_way
 
     def standing(self, batch: Batch) -> Standing:
         """What was ordered, and its report once there is one; raises `Problem` 404 if there is no such order."""
@@ -169,9 +170,6 @@ class Orders:
             with self._shared_tools() as tools:
                 flow = Flow(tools, run_id=f"api-{uuid.uuid4()}", stages=(PICTURES, REPORT), only=[batch])
                 flow.run([batch.date])
-        except (BgPipelineError, BotoCoreError, ClientError) as error:
-            _log.warning("order %s was not finished: %s", order_id(batch), error)
-            raise
         finally:
             with self._lock:
                 del self._under_way[batch]
@@ -206,6 +204,12 @@ class Orders:
             spent_usd=self._spent[1],
         )
         return tools
+
+
+def _note(batch: Batch, work: Future[None]) -> None:
+    """Logs why an order came to no end, since nobody may be waiting for it."""
+    if not work.cancelled() and (error := work.exception()):
+        _log.warning("order %s was not finished: %s: %s", order_id(batch), type(error).__name__, error)
 
 
 def _cost(purse: Purse) -> float:

@@ -98,7 +98,13 @@ def install(app: FastAPI) -> None:
     """Has every error of the application answered with a problem document."""
 
     def answer(request: Request, error: Exception) -> Response:
-        return of_error(error).response()
+        problem = of_error(error)
+        if problem.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            # Where two routes share a path, the framework names the methods of one of them.
+            methods = app.openapi()["paths"].get(request.url.path)
+            if methods:
+                problem.headers = {"Allow": ", ".join(sorted(name.upper() for name in methods))}
+        return problem.response()
 
     kinds: tuple[type[Exception], ...] = (
         StarletteHTTPException,

@@ -88,7 +88,9 @@ class Service:
             if found is not None and found.size > self.max_bytes:
                 most = f"{self.max_bytes:,} (BG_API_MAX_UPLOAD_MB)"
                 raise Problem(413, "TooLarge", f"{shown} has {found.size:,} bytes and may have {most}")
-            content = store.read(key)  # where there is nothing, this tells a missing bucket from a missing key
+            content = store.read(
+                key
+            )  # where there is nothing, this tells a missing bucket from a missing key
         except ClientError as error:
             raise _refused_by_s3(error, key, bucket) from error
         if content is None:

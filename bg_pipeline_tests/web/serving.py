@@ -30,11 +30,17 @@ class Caller:
     address: str
     headers: dict[str, str] = field(default_factory=dict)
 
-    def __call__(self, method: str, path: str, *, headers: dict[str, str] | None = None, **more: Any) -> requests.Response:
+    def __call__(
+        self, method: str, path: str, *, headers: dict[str, str] | None = None, **more: Any
+    ) -> requests.Response:
         with requests.Session() as session:
             session.trust_env = False
             return session.request(
-                method, f"{self.address}{path}", headers={**self.headers, **(headers or {})}, timeout=60, **more
+                method,
+                f"{self.address}{path}",
+                headers={**self.headers, **(headers or {})},
+                timeout=60,
+                **more,
             )
 
     def get(self, path: str, **more: Any) -> requests.Response:

@@ -114,7 +114,9 @@ def test_a_file_that_cannot_be_a_photo_of_a_batch_is_refused(
 
 def test_more_uploads_can_be_had_until_it_is_submitted(api: Caller) -> None:
     made = uploaded(api, "red.jpg")
-    more = api.post(f"{made['path']}/uploads", {"Files": [{"Name": "scan", "ContentType": "image/png"}]}).json()
+    more = api.post(
+        f"{made['path']}/uploads", {"Files": [{"Name": "scan", "ContentType": "image/png"}]}
+    ).json()
     assert send(more["Uploads"][0], photo(2)).ok
     assert submit(api, made).json()["Images"] == 2
     late = api.post(f"{made['path']}/uploads", {"Files": [{"Name": "late.jpg"}]})
@@ -156,10 +158,10 @@ def test_a_batch_is_prepared_once_for_an_idempotency_key(api: Caller, bench: Ben
 
 def test_a_batch_that_somebody_else_uploaded_can_be_asked_for(api: Caller, bench: Bench) -> None:
     batch = Batch(datetime(2026, 11, 20, tzinfo=UTC).date(), "10:15:30 & more")
-    bench.submit(1, batch=batch.name, day=batch.date)
+    bench.submit(1, batch=batch.name, day=batch.date, Id="spring")
     path = f"/batches/{batch.date}/{requests.utils.quote(batch.name, safe='')}"
     assert api.get(path).json()["State"] == "Waiting"
-    assert problem(api.get(f"{path}/report")) == (404, "NoReport")
+    assert problem(api.get(f"{path}/report")) == (409, "NoReport")
 
 
 def test_a_request_that_cannot_be_read_is_told(api: Caller, bench: Bench) -> None:

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -41,7 +41,11 @@ def test_an_upload_has_a_key_of_its_own_and_five_minutes(api: Caller, bench: Ben
     assert first["Key"] != second["Key"]
     assert first["Key"].startswith("photo/")
     assert first["Key"].endswith("/me.jpg")
-    assert (first["Expires"], first["ContentType"], first["Bucket"]) == (300, "image/jpeg", bench.store.bucket)
+    assert (first["Expires"], first["ContentType"], first["Bucket"]) == (
+        300,
+        "image/jpeg",
+        bench.store.bucket,
+    )
     assert "X-Amz-Expires=300" in first["UploadURL"]
     assert put(first, b"one").ok
     assert put(second, b"two").ok
@@ -89,7 +93,9 @@ def test_a_photo_without_a_face_is_answered_with_the_reason(api: Caller, bench: 
     assert "no face was found" in answer.json()["detail"]
 
 
-def test_an_order_answers_at_once_and_can_be_asked_for(api: Caller, bench: Bench, control: ControlClient) -> None:
+def test_an_order_answers_at_once_and_can_be_asked_for(
+    api: Caller, bench: Bench, control: ControlClient
+) -> None:
     bench.put("photo/x/me.jpg", PORTRAIT)
     control.fault(operation="InvokeModel", action="delay", seconds=1, times=3)
     answer = api.post("/photo-api", {"Key": "photo/x/me.jpg", "Prompts": ["a beach", "a forest"]})
@@ -112,7 +118,7 @@ def test_an_order_that_its_process_did_not_finish_is_finished_by_any_run(bench: 
     bench.put("photo/x/me.jpg", PORTRAIT)
     with served(bench.settings(max_cost_usd=0.0001), bench.store) as api:
         order = api.post("/photo-api", {"Key": "photo/x/me.jpg", "Prompts": ["a beach"]}).json()
-    bench.run(datetime.strptime(order["Id"][:8], "%Y%m%d").date())
+    bench.run(date.fromisoformat(order["Id"][:8]))
     with served(bench.settings(), bench.store) as api:
         found = api.get(f"/photo-api/{order['Id']}").json()
     assert found["Generated"][0]["Url"], found
@@ -137,7 +143,9 @@ def test_a_picture_that_could_not_be_made_says_why_beside_those_that_could(
     assert place["Cause"]
 
 
-@pytest.mark.parametrize("order", ["x", "20261121-101530-0123456789abcdef", "20261399-101530-0123456789abcdef"])
+@pytest.mark.parametrize(
+    "order", ["x", "20261121-101530-0123456789abcdef", "20261399-101530-0123456789abcdef"]
+)
 def test_an_order_that_nobody_made_is_not_found(api: Caller, order: str) -> None:
     assert problem(api.get(f"/photo-api/{order}")) == (404, "NoSuchOrder")
 

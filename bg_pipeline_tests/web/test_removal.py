@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
@@ -73,7 +74,9 @@ def test_several_keys_are_one_call_and_each_tells_its_own_end(api: Caller, bench
     results = answer.json()["Results"]
     assert [result["Key"] for result in results] == keys
     cat, missing, other, notes = results
-    assert cat["Result"]["Key"] != other["Result"]["Key"], "two photos of one name do not overwrite each other"
+    assert cat["Result"]["Key"] != other["Result"]["Key"], (
+        "two photos of one name do not overwrite each other"
+    )
     assert (missing["Problem"]["status"], missing["Result"]) == (404, None)
     assert (notes["Problem"]["status"], notes["Problem"]["type"]) == (422, "urn:bg-pipeline:NotAnImage")
 
@@ -113,7 +116,9 @@ def test_a_bucket_that_is_gone_is_told_as_such(bench: Bench) -> None:
         assert problem(api.post("/image-bg-removal", {"Keys": ["cat.jpg"]})) == (404, "NoSuchBucket")
 
 
-def test_the_models_refusal_is_told_in_its_own_words(api: Caller, bench: Bench, control: ControlClient) -> None:
+def test_the_models_refusal_is_told_in_its_own_words(
+    api: Caller, bench: Bench, control: ControlClient
+) -> None:
     bench.put("inputs/cat.jpg", photo(1))
     control.fault(operation="InvokeModel", action="block", where="image", times=0)
     answer = api.post("/image-bg-removal", {"Keys": ["inputs/cat.jpg"]})
@@ -143,12 +148,15 @@ def test_a_cap_that_is_reached_is_told_with_its_name(bench: Bench) -> None:
     assert "BG_MAX_COST_USD" in answer.json()["detail"]
 
 
-def test_what_the_process_spent_on_earlier_calls_counts_under_the_cap(bench: Bench, control: ControlClient) -> None:
+def test_what_the_process_spent_on_earlier_calls_counts_under_the_cap(
+    bench: Bench, control: ControlClient
+) -> None:
     for number in range(3):
         bench.put(f"inputs/{number}.jpg", photo(number))
     with served(bench.settings(**NO_FREE_MASK, max_cost_usd=0.025), bench.store) as api:
         ends = [
-            api.post("/image-bg-removal", {"Keys": [f"inputs/{number}.jpg"]}).status_code for number in range(3)
+            api.post("/image-bg-removal", {"Keys": [f"inputs/{number}.jpg"]}).status_code
+            for number in range(3)
         ]
     assert ends == [200, 200, 503]
     assert len(control.paid(operation="InvokeModel")) == 2
@@ -177,7 +185,26 @@ def test_a_call_repeated_with_its_idempotency_key_has_the_same_result(api: Calle
     assert problem(other) == (422, "IdempotencyKeyReused")
 
 
-def test_a_call_that_takes_too_long_says_so_and_the_work_goes_on(bench: Bench, control: ControlClient) -> None:
+def test_calls_at_once_with_one_idempotency_key_are_one_order(
+    api: Caller, bench: Bench, control: ControlClient
+) -> None:
+    bench.put("inputs/cat.jpg", photo(1))
+
+    def call(_: int) -> str:
+        headers = {"Idempotency-Key": "twice"}
+        answer = api.post("/image-bg-removal", {"Keys": ["inputs/cat.jpg"]}, headers=headers)
+        return answer.json()["Results"][0]["Result"]["Key"]
+
+    with ThreadPoolExecutor(4) as callers:
+        results = set(callers.map(call, range(4)))
+    assert len(results) == 1
+    assert bench.keys("outputs/") == list(results)
+    assert len(control.paid(operation="InvokeModel")) == 1
+
+
+def test_a_call_that_takes_too_long_says_so_and_the_work_goes_on(
+    bench: Bench, control: ControlClient
+) -> None:
     bench.put("inputs/cat.jpg", photo(1))
     control.fault(operation="InvokeModel", action="delay", seconds=2)
     asked, named = {"Keys": ["inputs/cat.jpg"]}, {"Idempotency-Key": "slow"}
@@ -187,6 +214,19 @@ def test_a_call_that_takes_too_long_says_so_and_the_work_goes_on(bench: Bench, c
     with served(bench.settings(**NO_FREE_MASK), bench.store) as api:
         assert api.post("/image-bg-removal", asked, headers=named).status_code == 200
     assert len(control.paid(operation="InvokeModel")) == 1
+
+
+def test_no_link_and_no_token_gets_into_a_log(
+    api: Caller, bench: Bench, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level("INFO")
+    bench.put("inputs/cat.jpg", photo(1))
+    for path in ("/image-bg-removal?input_key=inputs/cat.jpg", "/image-bg-removal?input_key=none.jpg"):
+        api.get(path, headers={**FROM_HERE, "Authorization": "Bearer secret-token"})
+    told = caplog.text + "".join(capfd.readouterr())
+    assert "/image-bg-removal" in told
+    assert "X-Amz" not in told
+    assert "secret-token" not in told
 
 
 def test_an_order_is_a_batch_with_a_report_like_any_other(api: Caller, bench: Bench) -> None:

@@ -56,7 +56,11 @@ def provider() -> Iterator[Provider]:
     class Answer(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             issuer = f"http://127.0.0.1:{self.server.server_address[1]}"
-            body = {"issuer": issuer, "jwks_uri": f"{issuer}/keys"} if "well-known" in self.path else {"keys": [public]}
+            body = (
+                {"issuer": issuer, "jwks_uri": f"{issuer}/keys"}
+                if "well-known" in self.path
+                else {"keys": [public]}
+            )
             self.send_response(200)
             self.end_headers()
             self.wfile.write(json.dumps(body).encode())
@@ -121,7 +125,7 @@ def test_a_link_to_the_description_may_be_followed_from_another_page(api: Caller
     assert api.get("/docs", headers=followed).status_code == 200
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "photos.example"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "photos.example"])  # noqa: S104
 def test_serving_others_without_sign_in_is_refused_with_the_reason(host: str) -> None:
     with pytest.raises(SettingsError, match="BG_OIDC_ISSUER"):
         check_address(settings(), host)
@@ -156,7 +160,9 @@ def test_a_good_token_lets_in_from_anywhere(guarded: Caller, provider: Provider)
     assert problem(guarded.get(SOMETHING, headers=several)) == (404, "NoSuchBatch")
 
 
-def test_an_access_token_of_cognitos_names_its_audience_as_client_id(guarded: Caller, provider: Provider) -> None:
+def test_an_access_token_of_cognitos_names_its_audience_as_client_id(
+    guarded: Caller, provider: Provider
+) -> None:
     good = provider.token(aud=None, client_id=AUDIENCE, token_use="access")
     assert problem(guarded.get(SOMETHING, headers=bearer(good))) == (404, "NoSuchBatch")
     other = provider.token(aud=None, client_id="another", token_use="access")

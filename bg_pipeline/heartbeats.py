@@ -67,9 +67,7 @@ class Heartbeats:
         return max(len(self._live.get((operation, region), ())), 1)
 
     @contextmanager
-    def working(
-        self, operation: str, regions: Sequence[str], on_change: OnChange
-    ) -> Iterator[None]:
+    def working(self, operation: str, regions: Sequence[str], on_change: OnChange) -> Iterator[None]:
         """Inside the block this process counts as one with work for ``operation`` in each of ``regions``.
 
         ``on_change`` is called for each Region before the block begins, and by the background

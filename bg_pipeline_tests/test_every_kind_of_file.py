@@ -5,7 +5,7 @@ import posixpath
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from bg_pipeline.imaging import open_photo
 from bg_pipeline.local_aws.control_client import ControlClient
@@ -48,13 +48,18 @@ def test_each_is_a_correct_result_or_the_right_row(s3, bucket, control: ControlC
 
 def assert_subject_kept(source: Image.Image, made: Image.Image, mask: Image.Image, name: str) -> None:
     """The subject's interior is the source's, but for what the format's coding does to it."""
+    if mask.size != made.size:
+        # A large photo's mask is stored smaller; well inside of it there is no doubt.
+        mask = mask.resize(made.size, Image.Resampling.NEAREST).filter(ImageFilter.MinFilter(9))
     inside = np.asarray(mask) == 255
     if source.mode == "RGB" and inside.any():
         before, after = np.asarray(source, np.int16), np.asarray(made, np.int16)
         assert np.abs(before - after)[inside].mean() < 4, name
 
 
-def test_a_result_holds_nothing_private_and_says_that_ai_edited_it(s3, bucket, control: ControlClient) -> None:
+def test_a_result_holds_nothing_private_and_says_that_ai_edited_it(
+    s3, bucket, control: ControlClient
+) -> None:
     control.switch(canned=True)
     bench = Bench(Store(s3, bucket))
     from bg_pipeline_tests.corpus import exif, saved

@@ -395,7 +395,8 @@ def test_results_that_are_no_longer_asked_for_are_taken_away(bench: Bench, contr
     control.mark()
     bench.submit({}, Prompts=["a beach"], Seed=None)
     bench.run()
-    assert bench.keys(batch.output_prefix) == [f"{batch.output_prefix}/cat.jpg", f"{batch.output_prefix}/cat.jpg.json"]
+    left = f"{batch.output_prefix}/cat.jpg"
+    assert bench.keys(batch.output_prefix) == [left, f"{left}.json"]
     assert control.paid() == []
 
 

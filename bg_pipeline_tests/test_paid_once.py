@@ -111,7 +111,9 @@ def test_four_runs_in_separate_processes_share_one_date_and_pay_once(
 ) -> None:
     control.latency({"operation": "InvokeModel", "seconds": 0.1})
     for number in range(4):
-        bench.submit({f"{number}-{each}.jpg": photo(10 * number + each) for each in range(5)}, batch=f"b{number}")
+        bench.submit(
+            {f"{number}-{each}.jpg": photo(10 * number + each) for each in range(5)}, batch=f"b{number}"
+        )
     processes = [
         subprocess.Popen([sys.executable, "-c", textwrap.dedent(RUN), bench.store.bucket], env=os.environ)
         for _ in range(4)

@@ -202,11 +202,6 @@ class Settings(BaseSettings):
         validate_default=True,
         description="What those are signed with (HMAC-SHA256); needed with a web hook.",
     )
-    postgres_url: SecretStr = Field(
-        SecretStr(""),
-        description="PostgreSQL database where `up` keeps Dagster's history (`postgresql://user:password@host/name`, "
-        "extra `postgres`); empty: SQLite in the state folder.",
-    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Level of the log.")
 
     @field_validator(

@@ -44,5 +44,5 @@ $(RUN_INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 $(DEV_INSTALLED): pyproject.toml constraints.txt
-	$(call install,.[local,masks,postgres,dev,api])
+	$(call install,.[local,masks,dev,api])
 	@touch $@ $(RUN_INSTALLED)

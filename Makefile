@@ -27,22 +27,26 @@ lint: $(DEV_INSTALLED)
 clean:
 	rm -rf $(VENV) .bg_pipeline build *.egg-info
 
+# A comma inside $(call …) would end its argument.
+RUN_EXTRAS := local,masks
+DEV_EXTRAS := local,masks,dev,api
+
 # uv is used when it is there, because it takes seconds where pip takes a minute.
 define install
-	@echo "Installing $(1) into $(VENV) ..."
+	@echo "Installing .[$($(1))] into $(VENV) ..."
 	@if command -v uv >/dev/null 2>&1; then \
 		test -x $(BIN)/python || uv venv --quiet --python $(PYTHON) $(VENV); \
-		uv pip install --quiet --python $(BIN)/python -c constraints.txt -e "$(1)"; \
+		uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[$($(1))]"; \
 	else \
 		test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV); \
-		$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e "$(1)"; \
+		$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$($(1))]"; \
 	fi
 endef
 
 $(RUN_INSTALLED): pyproject.toml constraints.txt
-	$(call install,.[local,masks])
+	$(call install,RUN_EXTRAS)
 	@touch $@
 
 $(DEV_INSTALLED): pyproject.toml constraints.txt
-	$(call install,.[local,masks,dev,api])
+	$(call install,DEV_EXTRAS)
 	@touch $@ $(RUN_INSTALLED)

@@ -118,7 +118,7 @@ def open_work(store: Store, settings: Settings, uploaded: Uploaded, ledger_objec
     data = store.in_bucket(request.S3Bucket) if request else store
     images, moved = _images(store, data, uploaded, request, ledger) if request else ({}, {})
     kept = {
-        (entry.image, int(number)): name for entry in ledger.entries() for number, name in entry.names.items()
+        (image, int(number)): name for image, names in ledger.each("names") for number, name in names.items()
     }
     place = Place(
         batch=batch,
@@ -173,7 +173,8 @@ def _claim(store: Store, batch: layout.Batch, output_prefix: str) -> None:
 
 def _moved(ledger: Ledger) -> dict[str, Entry]:
     """The entries of photos that were moved to the archive, by image."""
-    return {entry.image: entry for entry in ledger.entries() if entry.archived}
+    moved = (ledger.get(image) for image, archived in ledger.each("archived") if archived)
+    return {entry.image: entry for entry in moved if entry is not None}
 
 
 def _images(

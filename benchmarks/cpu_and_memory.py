@@ -18,12 +18,12 @@ from PIL import Image
 from benchmarks.makespan import PHOTO, Scaled
 from benchmarks.rig import FIRST_DATE, Rig, days, finished, jpeg, rig, run, submit, table
 from bg_pipeline.captioners import nova
+from bg_pipeline.flow.photographs import SMALL_SIDE
+from bg_pipeline.flow.stages import CAPTIONS, LABELS, STAGES
 from bg_pipeline.generators.titan import TitanV2
 from bg_pipeline.imaging import encode, fit, look, measure, open_photo, put_back, small_jpeg, unfit
 from bg_pipeline.masks.refine import enlarge
-from bg_pipeline.photographs import SMALL_SIDE
 from bg_pipeline.settings import settings
-from bg_pipeline.stages import CAPTIONS, LABELS, STAGES
 
 LARGE = (4000, 3000)
 FITTING = (576, 384)

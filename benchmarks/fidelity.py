@@ -29,7 +29,7 @@ from bg_pipeline.generators import generator
 from bg_pipeline.imaging import open_photo, unfit
 from bg_pipeline.layout import Batch
 from bg_pipeline.masks.polarity import STORED
-from bg_pipeline.report import Row, Status
+from bg_pipeline.reports.report import Row, Status
 from bg_pipeline_tests.batches import Bench
 from bg_pipeline_tests.rendered import (
     Flags,

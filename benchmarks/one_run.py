@@ -8,8 +8,8 @@ import time
 from datetime import date
 
 from bg_pipeline import pipeline
+from bg_pipeline.flow.stages import STAGES
 from bg_pipeline.settings import settings
-from bg_pipeline.stages import STAGES
 
 parser = argparse.ArgumentParser()
 parser.add_argument("dates", nargs="+", type=date.fromisoformat)

@@ -24,12 +24,12 @@ from benchmarks.rig import FIRST_DATE, MODEL_OPERATIONS, ROOT, Rig, days, jpeg, 
 from bg_pipeline import pipeline
 from bg_pipeline.aws import Aws
 from bg_pipeline.definitions import definitions
-from bg_pipeline.ledger import Entry, StageRecord
-from bg_pipeline.report import Status
+from bg_pipeline.flow.stages import PICTURES
+from bg_pipeline.flow.walk import Walk
+from bg_pipeline.reports.report import Status
 from bg_pipeline.settings import Settings, settings
-from bg_pipeline.stages import PICTURES
+from bg_pipeline.state.ledger import Entry, StageRecord
 from bg_pipeline.store import Store
-from bg_pipeline.walk import Walk
 
 COLD_STARTS = 3
 

@@ -23,17 +23,17 @@ import numpy as np
 from PIL import Image
 
 from bg_pipeline import layout
+from bg_pipeline.flow.stages import STAGES, fingerprints
+from bg_pipeline.flow.work import open_work
 from bg_pipeline.layout import Batch
-from bg_pipeline.ledger import Entry, StageRecord
 from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.local_aws.launcher import local_aws
-from bg_pipeline.report import Status
-from bg_pipeline.reporting import report_batch
+from bg_pipeline.reports.building import report_batch
+from bg_pipeline.reports.report import Status
 from bg_pipeline.settings import Settings
-from bg_pipeline.stages import STAGES, fingerprints
+from bg_pipeline.state.ledger import Entry, StageRecord
 from bg_pipeline.store import Store
-from bg_pipeline.uploads import batches
-from bg_pipeline.work import open_work
+from bg_pipeline.uploads.listing import batches
 
 FIRST_DATE = date(2026, 11, 1)
 ROOT = Path(__file__).parent.parent

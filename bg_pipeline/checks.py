@@ -13,13 +13,13 @@ from typing import Final
 import dagster as dg
 from botocore.exceptions import BotoCoreError, ClientError
 
-from bg_pipeline import judgments
 from bg_pipeline.errors import RunStopped
-from bg_pipeline.judgments import NEAR_END, Judgment, Ran, forgotten
+from bg_pipeline.flow.stages import PICTURES, REPORT
+from bg_pipeline.inspection import judgments
+from bg_pipeline.inspection.judgments import NEAR_END, Judgment, Ran, forgotten
+from bg_pipeline.inspection.unreported import look_back
 from bg_pipeline.settings import Settings
-from bg_pipeline.stages import PICTURES, REPORT
 from bg_pipeline.store import Store
-from bg_pipeline.unreported import look_back
 
 EVERY_UPLOAD: Final = "every_upload_has_a_report"
 LOOK_SECONDS: Final = 10.0

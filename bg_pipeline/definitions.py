@@ -6,6 +6,7 @@ from bg_pipeline.assets.custom_labels_window import custom_labels_window
 from bg_pipeline.assets.image_flow import image_flow
 from bg_pipeline.assets.raw_images import raw_images
 from bg_pipeline.checks import every_upload_has_a_report
+from bg_pipeline.flow.stages import REPORT
 from bg_pipeline.jobs import jobs
 from bg_pipeline.partitions import upload_dates
 from bg_pipeline.resources import resources
@@ -14,7 +15,6 @@ from bg_pipeline.sensors.forgotten import forgotten_uploads
 from bg_pipeline.sensors.notices import notices
 from bg_pipeline.sensors.uploads import new_uploads, upload_events
 from bg_pipeline.settings import Settings, settings
-from bg_pipeline.stages import REPORT
 
 
 def definitions(settings: Settings) -> dg.Definitions:

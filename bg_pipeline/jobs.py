@@ -4,8 +4,8 @@ from typing import Any
 
 import dagster as dg
 
+from bg_pipeline.flow.stages import CAPTIONS, LABELS, REPORT, STAGES
 from bg_pipeline.settings import Settings
-from bg_pipeline.stages import CAPTIONS, LABELS, REPORT, STAGES
 
 
 def jobs(settings: Settings) -> list[Any]:

@@ -8,16 +8,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bg_pipeline import submitting
 from bg_pipeline.aws import Aws
 from bg_pipeline.errors import SettingsError, UsageError
-from bg_pipeline.flow import Day, Flow, Progress
+from bg_pipeline.flow.engine import Day, Flow, Progress
+from bg_pipeline.flow.stages import STAGES
+from bg_pipeline.flow.tools import Tools
 from bg_pipeline.layout import Batch
-from bg_pipeline.report import Report, Row
+from bg_pipeline.reports.report import Report, Row
 from bg_pipeline.settings import Settings, settings
-from bg_pipeline.stages import STAGES
 from bg_pipeline.store import Store
-from bg_pipeline.tools import Tools
+from bg_pipeline.uploads import submitting
 
 
 def make_aws(settings: Settings) -> Aws:

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from bg_pipeline.aws import Aws
 from bg_pipeline.errors import SettingsError
-from bg_pipeline.messages import Queue, region_of
 from bg_pipeline.store import Store
+from bg_pipeline.uploads.queue import Queue, region_of
 
 
 class PhotoBucket(dg.ConfigurableResource[Store]):

@@ -25,13 +25,13 @@ from pydantic import ValidationError
 from bg_pipeline import layout
 from bg_pipeline.batch import MAX_SEED, BatchRequest, ImageEntry, write
 from bg_pipeline.errors import PreconditionFailed, RequestError, UsageError
+from bg_pipeline.flow.work import Work
 from bg_pipeline.layout import Batch
-from bg_pipeline.report import Report, Row, Status, spreadsheet_text, text_of_cell
-from bg_pipeline.reporting import rows
+from bg_pipeline.reports.building import rows
+from bg_pipeline.reports.report import Report, Row, Status, spreadsheet_text, text_of_cell
 from bg_pipeline.settings import Settings
 from bg_pipeline.store import Content, Store
-from bg_pipeline.submitting import check_request, new_batch, submit
-from bg_pipeline.work import Work
+from bg_pipeline.uploads.submitting import check_request, new_batch, submit
 
 THREADS: Final = 16
 """Decisions read or written, or results copied, at a time."""

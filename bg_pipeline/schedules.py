@@ -6,14 +6,15 @@ import dagster as dg
 from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import RootModel, ValidationError
 
-from bg_pipeline import layout, window_run
+from bg_pipeline import layout
 from bg_pipeline.aws import Aws
+from bg_pipeline.custom_labels import run as window_run
+from bg_pipeline.custom_labels.guard import Guard, Sight
+from bg_pipeline.custom_labels.window import owner
 from bg_pipeline.errors import BgPipelineError
-from bg_pipeline.guard import Guard, Sight
-from bg_pipeline.leases import at_work
 from bg_pipeline.settings import Settings
+from bg_pipeline.state.leases import at_work
 from bg_pipeline.store import Store
-from bg_pipeline.window import owner
 
 TICK_SECONDS = 40.0
 """What a tick takes for itself; the daemon kills it at 60 s."""

@@ -7,9 +7,9 @@ from typing import Any
 
 from bg_pipeline import pipeline
 from bg_pipeline.aws import Aws
-from bg_pipeline.flow import Day
+from bg_pipeline.flow.engine import Day
 from bg_pipeline.layout import Batch
-from bg_pipeline.report import Report, Row
+from bg_pipeline.reports.report import Report, Row
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.store import Store
 from bg_pipeline_tests.pictures import photo

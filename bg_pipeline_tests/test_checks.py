@@ -8,24 +8,24 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from bg_pipeline import judgments
 from bg_pipeline.aws import Aws
 from bg_pipeline.definitions import definitions
-from bg_pipeline.finishing import MOST_SUBJECT_CHANGED
-from bg_pipeline.flow import Day, Progress
-from bg_pipeline.inspection import Inspection
-from bg_pipeline.judgments import Ran
+from bg_pipeline.flow.engine import Day, Progress
+from bg_pipeline.flow.finishing import MOST_SUBJECT_CHANGED
+from bg_pipeline.inspection import judgments
+from bg_pipeline.inspection.grounds import Inspection
+from bg_pipeline.inspection.judgments import Ran
+from bg_pipeline.inspection.unreported import LookBack, look_back, unreported
 from bg_pipeline.layout import Batch, spend_key
-from bg_pipeline.leases import Leases
-from bg_pipeline.ledger import Entry
 from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.partitions import upload_dates
-from bg_pipeline.report import Report, Status, compose
+from bg_pipeline.reports.report import Report, Status, compose
+from bg_pipeline.reports.wording import listed
 from bg_pipeline.sensors.forgotten import forgotten_uploads
 from bg_pipeline.settings import settings
+from bg_pipeline.state.leases import Leases
+from bg_pipeline.state.ledger import Entry
 from bg_pipeline.store import Store
-from bg_pipeline.unreported import LookBack, look_back, unreported
-from bg_pipeline.wording import listed
 from bg_pipeline_tests.batches import DATE, Bench
 from bg_pipeline_tests.pictures import photo
 

@@ -4,7 +4,7 @@ import boto3
 import pytest
 
 from bg_pipeline.local_aws.control_client import ControlClient
-from bg_pipeline.report import Status
+from bg_pipeline.reports.report import Status
 from bg_pipeline.store import Store
 from bg_pipeline_tests.batches import Bench
 

@@ -10,16 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bg_pipeline import finishing, layout, review
+from bg_pipeline import layout, review
 from bg_pipeline.errors import PreconditionFailed, RequestError, UsageError
+from bg_pipeline.flow import finishing
+from bg_pipeline.flow.stages import PICTURES
+from bg_pipeline.flow.work import Work, open_batch
 from bg_pipeline.layout import Batch
-from bg_pipeline.ledger import Entry, Ledger, StageRecord
 from bg_pipeline.local_aws.control_client import ControlClient
-from bg_pipeline.report import Status
+from bg_pipeline.reports.report import Status
 from bg_pipeline.review import Item, Reviews, State, chosen, decide, items, named, publish, queue, redo
-from bg_pipeline.stages import PICTURES
+from bg_pipeline.state.ledger import Entry, Ledger, StageRecord
 from bg_pipeline.store import Store
-from bg_pipeline.work import Work, open_batch
 from bg_pipeline_tests.batches import Bench
 from bg_pipeline_tests.pictures import photo
 

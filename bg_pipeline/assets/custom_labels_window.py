@@ -8,13 +8,13 @@ from typing import Any
 
 import dagster as dg
 
-from bg_pipeline import window_run
 from bg_pipeline.assets.metadata import day_metadata
 from bg_pipeline.aws import Aws
-from bg_pipeline.custom_model import NotStarted
+from bg_pipeline.custom_labels import run as window_run
+from bg_pipeline.custom_labels.model import NotStarted
 from bg_pipeline.errors import CallError, RunStopped, SettingsError
+from bg_pipeline.flow.stages import LABELS, PICTURES, STAGES
 from bg_pipeline.settings import Settings
-from bg_pipeline.stages import LABELS, PICTURES, STAGES
 from bg_pipeline.store import Store
 
 NAME = "custom_labels_window"

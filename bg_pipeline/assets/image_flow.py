@@ -18,11 +18,11 @@ from bg_pipeline.assets.metadata import day_metadata
 from bg_pipeline.aws import Aws
 from bg_pipeline.checks import check_results, check_specs
 from bg_pipeline.errors import RunStopped, SettingsError
-from bg_pipeline.flow import Day, Progress
-from bg_pipeline.judgments import Ran
+from bg_pipeline.flow.engine import Day, Progress
+from bg_pipeline.flow.stages import CAPTIONS, LABELS, PICTURES, REPORT, STAGES
+from bg_pipeline.inspection.judgments import Ran
 from bg_pipeline.partitions import BACKFILL
 from bg_pipeline.settings import Settings
-from bg_pipeline.stages import CAPTIONS, LABELS, PICTURES, REPORT, STAGES
 from bg_pipeline.store import Store
 
 

@@ -8,11 +8,11 @@ import pybase64
 from PIL import Image
 
 from bg_pipeline.errors import ImageError
-from bg_pipeline.flow import Day
+from bg_pipeline.flow.engine import Day
+from bg_pipeline.flow.stages import PICTURES, REPORT
 from bg_pipeline.imaging import small_jpeg
 from bg_pipeline.layout import REPORTS, RESULTS, date_path
-from bg_pipeline.report import Status
-from bg_pipeline.stages import PICTURES, REPORT
+from bg_pipeline.reports.report import Status
 from bg_pipeline.store import Store
 
 PREVIEW_SIDE = 120

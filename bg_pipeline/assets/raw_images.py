@@ -8,7 +8,7 @@ import dagster as dg
 from bg_pipeline.partitions import BACKFILL
 from bg_pipeline.settings import Settings
 from bg_pipeline.store import Store
-from bg_pipeline.uploads import batches
+from bg_pipeline.uploads.listing import batches
 
 
 def raw_images(settings: Settings, dates: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:

@@ -10,7 +10,7 @@ from typing import Any
 
 from bg_pipeline import errors
 from bg_pipeline.generators import Operation
-from bg_pipeline.model_facts import facts_of, split_profile
+from bg_pipeline.models.facts import facts_of, split_profile
 
 PROMPT = "Generate a detailed description of the image."
 WITHIN = (1280, 720)

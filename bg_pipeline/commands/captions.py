@@ -4,12 +4,12 @@ from collections.abc import Iterable, Sequence
 
 import click
 
-from bg_pipeline.captions import Captioned, Index, as_csv, as_json, index_file
-from bg_pipeline.captions import captions as stored_captions
 from bg_pipeline.commands.arguments import dates_and_batches, local
 from bg_pipeline.commands.terminal import console, say, table
 from bg_pipeline.layout import Batch, UploadDate
 from bg_pipeline.pipeline import make_aws, open_bucket
+from bg_pipeline.reports.captions import Captioned, Index, as_csv, as_json, index_file
+from bg_pipeline.reports.captions import captions as stored_captions
 from bg_pipeline.settings import settings
 
 

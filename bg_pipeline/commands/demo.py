@@ -19,16 +19,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from bg_pipeline import dagster_home
 from bg_pipeline.commands.arguments import BUCKET, stand_in, state_dir, today
 from bg_pipeline.commands.terminal import console, counted, dollars, ended_in_order, say, table
-from bg_pipeline.contact_sheet import contact_sheet, kept, pairs
 from bg_pipeline.errors import UsageError
 from bg_pipeline.layout import Batch, UploadDate
 from bg_pipeline.local_aws.control_client import ControlClient
-from bg_pipeline.overview import look_up
 from bg_pipeline.pipeline import make_aws, open_bucket
-from bg_pipeline.report import Row, Status
+from bg_pipeline.reports.contact_sheet import contact_sheet, kept, pairs
+from bg_pipeline.reports.overview import look_up
+from bg_pipeline.reports.report import Row, Status
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.store import Store
-from bg_pipeline.submitting import LocalFile, check_request, find_photos, submit
+from bg_pipeline.uploads.submitting import LocalFile, check_request, find_photos, submit
 
 HEAD = ("Image", "Status", "Seconds", "USD", "Result")
 PAINTED = "painted by the stand-in on this machine, not by a model of AWS"

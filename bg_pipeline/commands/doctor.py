@@ -2,12 +2,12 @@
 
 import click
 
-from bg_pipeline import trials
 from bg_pipeline.commands.arguments import local
 from bg_pipeline.commands.terminal import ask, ended_in_order, say
-from bg_pipeline.doctor import Finding, Level, examine
+from bg_pipeline.doctor import trials
+from bg_pipeline.doctor.account import Finding, Level, examine
 from bg_pipeline.pipeline import make_aws
-from bg_pipeline.report import printable
+from bg_pipeline.reports.report import printable
 from bg_pipeline.settings import settings
 
 _STYLE = {Level.OK: "green", Level.ATTENTION: "yellow", Level.FAILED: "red"}

@@ -9,10 +9,10 @@ from bg_pipeline.commands.submit import ASK_BEYOND
 from bg_pipeline.commands.terminal import ask, counted, say
 from bg_pipeline.errors import PreconditionFailed, UsageError
 from bg_pipeline.layout import Batch
-from bg_pipeline.overview import look_up
 from bg_pipeline.pipeline import make_aws, open_bucket
+from bg_pipeline.reports.overview import look_up
 from bg_pipeline.settings import settings
-from bg_pipeline.submitting import check_request, new_batch, paid_pictures, submit
+from bg_pipeline.uploads.submitting import check_request, new_batch, paid_pictures, submit
 
 
 @click.command()

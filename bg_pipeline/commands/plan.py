@@ -6,16 +6,16 @@ from functools import cache
 
 import click
 
-from bg_pipeline import planning
 from bg_pipeline.commands.arguments import dates_and_batches, local
 from bg_pipeline.commands.terminal import console, counted, dollars, say, table
 from bg_pipeline.errors import NothingUsable
+from bg_pipeline.flow.tools import Tools
 from bg_pipeline.layout import Batch, UploadDate
-from bg_pipeline.model_facts import as_of, facts_of
+from bg_pipeline.models.facts import as_of, facts_of
 from bg_pipeline.pipeline import make_aws, open_bucket
-from bg_pipeline.planning import Plan, find_work
 from bg_pipeline.settings import Settings, settings
-from bg_pipeline.tools import Tools
+from bg_pipeline.spending import planning
+from bg_pipeline.spending.planning import Plan, find_work
 
 
 @click.command()

@@ -7,11 +7,11 @@ import click
 from bg_pipeline import review
 from bg_pipeline.commands.arguments import dates_and_batches, local
 from bg_pipeline.commands.terminal import console, say, table
+from bg_pipeline.flow.work import open_work, stored_batches
 from bg_pipeline.layout import PUBLISHED, Batch, UploadDate
 from bg_pipeline.pipeline import make_aws, open_bucket
 from bg_pipeline.review import State
 from bg_pipeline.settings import settings
-from bg_pipeline.work import open_work, stored_batches
 
 
 @click.command()

@@ -13,12 +13,12 @@ from bg_pipeline.commands.run import run_dates
 from bg_pipeline.commands.submit import ASK_BEYOND
 from bg_pipeline.commands.terminal import ask, console, counted, dollars, say, table
 from bg_pipeline.errors import UsageError
+from bg_pipeline.flow.work import Work, open_batch
 from bg_pipeline.layout import Batch
 from bg_pipeline.pipeline import make_aws, open_bucket
 from bg_pipeline.review import Item, State
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.store import Store
-from bg_pipeline.work import Work, open_batch
 
 F = TypeVar("F", bound=Callable[..., Any])
 

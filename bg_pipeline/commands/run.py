@@ -16,12 +16,12 @@ from rich.progress import (
 from bg_pipeline import pipeline
 from bg_pipeline.commands.arguments import dates_and_batches, local
 from bg_pipeline.commands.terminal import console, counted, dollars, ended_in_order, say, table
-from bg_pipeline.flow import Day
-from bg_pipeline.flow import Progress as FlowProgress
+from bg_pipeline.flow.engine import Day
+from bg_pipeline.flow.engine import Progress as FlowProgress
+from bg_pipeline.flow.stages import STAGES
 from bg_pipeline.layout import Batch, UploadDate
-from bg_pipeline.report import Status
+from bg_pipeline.reports.report import Status
 from bg_pipeline.settings import settings
-from bg_pipeline.stages import STAGES
 
 SHOWN = 20
 """Images without success that are listed; the report has all."""

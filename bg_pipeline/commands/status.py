@@ -9,18 +9,18 @@ import click
 from bg_pipeline.commands.arguments import BATCH, DATE, local, today
 from bg_pipeline.commands.terminal import console, dollars, say, table
 from bg_pipeline.errors import UsageError
+from bg_pipeline.flow.work import Work, open_batch
 from bg_pipeline.layout import Batch, UploadDate
-from bg_pipeline.leases import holder_of
-from bg_pipeline.overview import look_up
 from bg_pipeline.pipeline import make_aws, open_bucket
-from bg_pipeline.planning import find_work
-from bg_pipeline.processes import is_dead
-from bg_pipeline.report import TABLE_HEAD, Report, Status
-from bg_pipeline.reporting import page, rows
+from bg_pipeline.reports.building import page, rows
+from bg_pipeline.reports.overview import look_up
+from bg_pipeline.reports.report import TABLE_HEAD, Report, Status
 from bg_pipeline.settings import Settings, settings
+from bg_pipeline.spending.planning import find_work
+from bg_pipeline.state.leases import holder_of
+from bg_pipeline.state.processes import is_dead
 from bg_pipeline.store import Store
-from bg_pipeline.uploads import batches
-from bg_pipeline.work import Work, open_batch
+from bg_pipeline.uploads.listing import batches
 
 
 @click.command()

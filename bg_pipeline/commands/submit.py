@@ -14,8 +14,8 @@ from bg_pipeline.errors import UsageError
 from bg_pipeline.layout import Batch, UploadDate
 from bg_pipeline.pipeline import make_aws, open_bucket
 from bg_pipeline.settings import settings
-from bg_pipeline.submitting import LocalFile, compose_request, find_photos, new_batch, paid_pictures
-from bg_pipeline.submitting import submit as upload
+from bg_pipeline.uploads.submitting import LocalFile, compose_request, find_photos, new_batch, paid_pictures
+from bg_pipeline.uploads.submitting import submit as upload
 
 ASK_BEYOND = 50
 """More pictures than these are paid for only after a question."""

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from bg_pipeline.errors import BgPipelineError, RequestError, SettingsError, UsageError
 from bg_pipeline.local_aws.launcher import LocalAwsError
-from bg_pipeline.report import printable
+from bg_pipeline.reports.report import printable
 
 WIDTH = 200
 """Columns where nobody looks: a pipe's reader wants whole keys."""

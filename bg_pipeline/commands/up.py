@@ -92,7 +92,7 @@ def _free_port(wanted: int) -> int:
 @contextmanager
 def _dagster(home: Path, port: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Dagster's webserver and daemon; all their processes end with this one, however it ends."""
-    command = [sys.executable, "-m", "bg_pipeline.keeper", sys.executable, "-m", "dagster", "dev"]
+    command = [sys.executable, "-m", "bg_pipeline.commands.keeper", sys.executable, "-m", "dagster", "dev"]
     command += ["--workspace", str(home / "workspace.yaml"), "--host", "127.0.0.1", "--port", port]
     if log.exists():
         shutil.copyfile(log, log.with_suffix(".old.log"))

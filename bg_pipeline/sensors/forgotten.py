@@ -9,10 +9,10 @@ import dagster as dg
 from botocore.exceptions import BotoCoreError, ClientError
 
 from bg_pipeline.checks import EVERY_UPLOAD
-from bg_pipeline.judgments import forgotten
+from bg_pipeline.inspection.judgments import forgotten
+from bg_pipeline.inspection.unreported import look_back
 from bg_pipeline.settings import Settings
 from bg_pipeline.store import Store
-from bg_pipeline.unreported import look_back
 
 EVERY_SECONDS: Final = 3600
 TICK_SECONDS: Final = 40.0

@@ -9,14 +9,14 @@ import dagster as dg
 from botocore.exceptions import BotoCoreError, ClientError
 
 from bg_pipeline.aws import Aws
-from bg_pipeline.errands import Agenda, Errand
 from bg_pipeline.errors import SettingsError
-from bg_pipeline.links import link
-from bg_pipeline.outbox import Ended, Outbox
-from bg_pipeline.senders import NotSent, Sender, Topic, WebHook
+from bg_pipeline.notices.errands import Agenda, Errand
+from bg_pipeline.notices.outbox import Ended, Outbox
+from bg_pipeline.notices.senders import NotSent, Sender, Topic, WebHook
+from bg_pipeline.reports.links import link
+from bg_pipeline.reports.wording import counted
 from bg_pipeline.settings import Settings
 from bg_pipeline.store import Store
-from bg_pipeline.wording import counted
 
 EVERY_SECONDS: Final = 30
 MAX_RUNS: Final = 20

@@ -10,11 +10,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import ValidationError
 
 from bg_pipeline import layout
-from bg_pipeline.changes import Asked, Memory, Run, Tick
-from bg_pipeline.events import Delivery, Inbox
 from bg_pipeline.layout import UploadDate
 from bg_pipeline.settings import Settings
 from bg_pipeline.store import Store
+from bg_pipeline.uploads.changes import Asked, Memory, Run, Tick
+from bg_pipeline.uploads.events import Delivery, Inbox
 
 EVERY_SECONDS = 30
 EVENTS_EVERY_SECONDS = 10

@@ -15,22 +15,24 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from starlette.concurrency import run_in_threadpool
 
-from bg_pipeline import planning, uploads
 from bg_pipeline.batch import BatchRequest
 from bg_pipeline.errors import PreconditionFailed, RequestError, UsageError
+from bg_pipeline.flow.places import Place
+from bg_pipeline.flow.stages import STAGES
+from bg_pipeline.flow.tools import Tools
+from bg_pipeline.flow.work import Work, open_work
 from bg_pipeline.layout import EXTENSIONS, Batch, ResultNames
-from bg_pipeline.leases import holder_of
-from bg_pipeline.ledger import Ledger
-from bg_pipeline.overview import Standing, look_up
-from bg_pipeline.places import Place
-from bg_pipeline.processes import is_dead
-from bg_pipeline.report import Status
-from bg_pipeline.reporting import rows
-from bg_pipeline.stages import STAGES
-from bg_pipeline.submitting import check_request, new_batch, paid_pictures
-from bg_pipeline.thumbnails import Thumbnails
-from bg_pipeline.tools import Tools
-from bg_pipeline.uploads import Uploaded
+from bg_pipeline.reports.building import rows
+from bg_pipeline.reports.overview import Standing, look_up
+from bg_pipeline.reports.report import Status
+from bg_pipeline.reports.thumbnails import Thumbnails
+from bg_pipeline.spending import planning
+from bg_pipeline.state.leases import holder_of
+from bg_pipeline.state.ledger import Ledger
+from bg_pipeline.state.processes import is_dead
+from bg_pipeline.uploads import listing as uploads
+from bg_pipeline.uploads.listing import Uploaded
+from bg_pipeline.uploads.submitting import check_request, new_batch, paid_pictures
 from bg_pipeline.web.orders import once
 from bg_pipeline.web.problems import Problem
 from bg_pipeline.web.service import (
@@ -42,7 +44,6 @@ from bg_pipeline.web.service import (
     TheService,
     check_name,
 )
-from bg_pipeline.work import Work, open_work
 
 UPLOAD_SECONDS = 3600
 MAX_FILES = 1000

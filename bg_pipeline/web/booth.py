@@ -15,12 +15,12 @@ from starlette.concurrency import run_in_threadpool
 
 from bg_pipeline import layout
 from bg_pipeline.batch import image_settings
+from bg_pipeline.flow.renditions import WISHES
 from bg_pipeline.layout import Batch
-from bg_pipeline.leases import holder_of
-from bg_pipeline.overview import Standing
-from bg_pipeline.processes import is_dead
-from bg_pipeline.renditions import WISHES
-from bg_pipeline.report import Row
+from bg_pipeline.reports.overview import Standing
+from bg_pipeline.reports.report import Row
+from bg_pipeline.state.leases import holder_of
+from bg_pipeline.state.processes import is_dead
 from bg_pipeline.web.orders import new_batch, once, order_id, order_of
 from bg_pipeline.web.service import (
     IdempotencyKey,

@@ -18,19 +18,19 @@ from typing import Any
 
 import orjson
 
-from bg_pipeline import submitting
 from bg_pipeline.aws import Aws
 from bg_pipeline.errors import PreconditionFailed, UsageError
-from bg_pipeline.flow import Flow
+from bg_pipeline.flow.engine import Flow
+from bg_pipeline.flow.stages import PICTURES, REPORT
+from bg_pipeline.flow.tools import Tools
 from bg_pipeline.layout import Batch, idempotency_key
-from bg_pipeline.ledger import Ledger
-from bg_pipeline.overview import Standing, look_up
+from bg_pipeline.reports.overview import Standing, look_up
 from bg_pipeline.settings import Settings
-from bg_pipeline.spend import Purse
-from bg_pipeline.stages import PICTURES, REPORT
+from bg_pipeline.spending.purse import Purse
+from bg_pipeline.state.ledger import Ledger
 from bg_pipeline.store import Store
-from bg_pipeline.submitting import Upload
-from bg_pipeline.tools import Tools
+from bg_pipeline.uploads import submitting
+from bg_pipeline.uploads.submitting import Upload
 from bg_pipeline.web.problems import Problem
 
 AT_ONCE = 8

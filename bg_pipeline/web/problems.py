@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from bg_pipeline.errors import BgPipelineError, ImageError, RequestError
-from bg_pipeline.report import printable
+from bg_pipeline.reports.report import printable
 
 MEDIA_TYPE = "application/problem+json"
 

@@ -16,8 +16,8 @@ from starlette.concurrency import run_in_threadpool
 
 from bg_pipeline import layout
 from bg_pipeline.layout import Batch
-from bg_pipeline.report import Row
-from bg_pipeline.submitting import Upload
+from bg_pipeline.reports.report import Row
+from bg_pipeline.uploads.submitting import Upload
 from bg_pipeline.web.orders import new_batch, once, ordered_at
 from bg_pipeline.web.problems import Problem
 from bg_pipeline.web.service import IdempotencyKey, Link, ObjectKey, Service, TheCaller, TheService

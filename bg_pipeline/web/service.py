@@ -19,7 +19,7 @@ from bg_pipeline.aws import Aws
 from bg_pipeline.errors import ImageError, PreconditionFailed
 from bg_pipeline.imaging import look
 from bg_pipeline.layout import Batch, Kind, kind_of
-from bg_pipeline.report import Row, Status
+from bg_pipeline.reports.report import Row, Status
 from bg_pipeline.settings import Settings
 from bg_pipeline.store import Store
 from bg_pipeline.web.orders import Orders, order_id

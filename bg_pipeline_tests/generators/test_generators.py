@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from bg_pipeline.errors import SettingsError
 from bg_pipeline.generators import BUILT_IN, generator, seed_within
-from bg_pipeline.model_facts import facts_of
+from bg_pipeline.models.facts import facts_of
 
 
 @pytest.mark.parametrize("name", BUILT_IN)

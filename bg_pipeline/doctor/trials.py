@@ -1,0 +1,175 @@
+"""Every model of the settings called once with a small picture: what only a billed call can tell."""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from io import BytesIO
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+from PIL import Image, ImageDraw
+
+from bg_pipeline.aws import Aws
+from bg_pipeline.captioners import nova
+from bg_pipeline.doctor.account import Finding, Level
+from bg_pipeline.errors import BgPipelineError
+from bg_pipeline.flow.tools import Tools, Wallet
+from bg_pipeline.generators import Ask, Generator, Operation, generator
+from bg_pipeline.imaging import fit, fit_mask, open_photo
+from bg_pipeline.labelers import faces, rekognition
+from bg_pipeline.layout import Batch
+from bg_pipeline.masks.polarity import TITAN_OUTPAINTING
+from bg_pipeline.models import choice as models
+from bg_pipeline.models.facts import facts_of
+from bg_pipeline.pipeline import open_bucket
+from bg_pipeline.settings import Settings
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One adapter called once with a small picture; ``worst_usd`` is None where the price is not known."""
+
+    subject: str
+    worst_usd: float | None
+    call: Callable[[], str]
+
+
+def trials(tools: Tools) -> list[Trial]:
+    """One call of every adapter whose model is alive, each through the gate and under the caps."""
+    aws, settings = tools.aws, tools.settings
+    found = [
+        _looking(
+            tools,
+            rekognition.OPERATION,
+            lambda client: client.detect_labels(**rekognition.request(_picture())),
+        ),
+        _looking(tools, faces.OPERATION, lambda client: client.detect_faces(**faces.request(_picture()))),
+    ]
+
+    def alive(operation: Operation) -> list[str]:
+        return [region for region in aws.regions if models.look(aws, operation, region).usable]
+
+    for name in settings.caption_models:
+        if regions := alive(nova.operation(name)):
+            found.append(_captioning(tools, nova.operation(name), regions))
+    for each in map(generator, settings.image_models):
+        if each.replaces and (regions := alive(each.replaces)):
+            found.append(_painting(tools, each, each.replaces, regions))
+        if each.removes and (regions := alive(each.removes)):
+            found.append(_cutting(tools, each, each.removes, regions))
+    return found
+
+
+def live(trial: Trial) -> Finding:
+    """Makes the call."""
+    try:
+        return Finding(Level.OK, f"live {trial.subject}", trial.call())
+    except (BgPipelineError, ClientError, BotoCoreError) as error:
+        advice = "see what is said of it above; a model that is not in use may be left out of the settings"
+        return Finding(Level.FAILED, f"live {trial.subject}", str(error), advice)
+
+
+SIDE = 512
+_PROMPT = "a sandy beach"
+
+
+@cache
+def _picture() -> bytes:
+    """A red ball on grey: small, and nobody's photo."""
+    image = Image.new("RGB", (SIDE, SIDE), (205, 205, 205))
+    ImageDraw.Draw(image).ellipse(_BALL, fill=(190, 30, 30))
+    out = BytesIO()
+    image.save(out, "JPEG", quality=90)
+    return out.getvalue()
+
+
+_BALL = (SIDE // 4, SIDE // 4, 3 * SIDE // 4, 3 * SIDE // 4)
+
+
+def _mask() -> Image.Image:
+    mask = Image.new("L", (SIDE, SIDE), 0)
+    ImageDraw.Draw(mask).ellipse(_BALL, fill=255)
+    return mask
+
+
+def _wallet(tools: Tools) -> Wallet:
+    return Wallet(tools.purse, Batch(datetime.now(UTC).date(), "doctor"), "doctor.jpg")
+
+
+def _looking(tools: Tools, operation: Operation, send: Callable[[Any], Any]) -> Trial:
+    price = facts_of(operation.name).cost(images=1)
+
+    def call() -> str:
+        with _wallet(tools).pay(operation.name, price) as payment:
+            done = tools.calls.make(operation, lambda client, _: send(client), regions=tools.aws.regions)
+            payment.settle(price)
+        return f"answered from {done.region}"
+
+    return Trial(operation.name, price, call)
+
+
+def _captioning(tools: Tools, operation: Operation, regions: Sequence[str]) -> Trial:
+    facts = facts_of(operation.name, operation.invoke_id)
+    prompt, alt_text = tools.settings.caption_prompt, tools.settings.alt_text_length
+    tokens_in, tokens_out = nova.tokens_at_most(operation.invoke_id, prompt, alt_text)
+    worst = facts.cost(input_tokens=tokens_in, output_tokens=tokens_out)
+
+    def call() -> str:
+        body = nova.request(operation.invoke_id, _picture(), prompt, alt_text)
+        with _wallet(tools).pay(operation.name, worst) as payment:
+            done = tools.calls.make(
+                operation,
+                lambda client, _: client.converse(**body),
+                regions=regions,
+                tokens=tokens_in + tokens_out,
+            )
+            caption = nova.read(done.answer, alt_text)
+            payment.settle(facts.cost(input_tokens=caption.input_tokens, output_tokens=caption.output_tokens))
+        return f"answered from {done.region}: {caption.text[:60]}"
+
+    return Trial(f"{operation.name} {operation.invoke_id}", worst, call)
+
+
+def _painting(tools: Tools, model: Generator, operation: Operation, regions: Sequence[str]) -> Trial:
+    price = facts_of(operation.name, operation.model_id).cost(images=1)
+
+    def call() -> str:
+        fitted = model.sizes.canvas((SIDE, SIDE))
+        ask = Ask(
+            picture=fit(open_photo(_picture()), fitted, media="jpeg", max_bytes=model.max_picture_bytes),
+            size=fitted.canvas,
+            prompt=_PROMPT,
+            seed=model.seeds[1],
+            mask=TITAN_OUTPAINTING.write_png(fit_mask(_mask(), fitted)),
+        )
+        served_by: list[str] = []
+        wallet = _wallet(tools)
+        with wallet.pay(operation.name, price) as payment:
+            made = model.replace(ask, tools.invoke(regions, wallet, served_by))
+            payment.settle(price)
+        return f"painted {len(made.images)} picture in {served_by[-1]}"
+
+    return Trial(f"{model.name} new background", price, call)
+
+
+def _cutting(tools: Tools, model: Generator, operation: Operation, regions: Sequence[str]) -> Trial:
+    price = facts_of(operation.name, operation.model_id).cost(images=1)
+
+    def call() -> str:
+        fitted = model.sizes.canvas((SIDE, SIDE))
+        picture = fit(open_photo(_picture()), fitted, media="jpeg", max_bytes=model.max_picture_bytes)
+        served_by: list[str] = []
+        wallet = _wallet(tools)
+        with wallet.pay(operation.name, price) as payment:
+            model.remove(picture, fitted.canvas, tools.invoke(regions, wallet, served_by))
+            payment.settle(price)
+        return f"cut a subject out in {served_by[-1]}"
+
+    return Trial(f"{model.name} cut-out", price, call)
+
+
+def open_tools(settings: Settings, aws: Aws) -> Tools:
+    """What `trials` are made with; close them afterwards."""
+    return Tools(settings, aws, open_bucket(settings, aws), stop=threading.Event())

@@ -1,0 +1,289 @@
+"""From a model's picture to stored results: original pixels put back, measured, written, and read back once."""
+
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from PIL import Image
+
+from bg_pipeline import layout
+from bg_pipeline.batch import ImageSettings, Rendition
+from bg_pipeline.errors import ImageError, Transient
+from bg_pipeline.flow.painting import Painted
+from bg_pipeline.flow.photographs import Photograph
+from bg_pipeline.flow.places import Place
+from bg_pipeline.flow.renditions import render
+from bg_pipeline.flow.tools import Tools
+from bg_pipeline.imaging import (
+    Fidelity,
+    Photo,
+    composite,
+    cut_out,
+    look,
+    measure,
+    open_photo,
+    put_back,
+)
+from bg_pipeline.masks import Mask
+from bg_pipeline.masks.given import read_given
+from bg_pipeline.masks.judge import judge
+from bg_pipeline.masks.polarity import STORED
+from bg_pipeline.masks.refine import enlarge
+from bg_pipeline.reports import thumbnails
+
+VERSION = 1
+"""Raised when the same answer would be finished into other bytes, so that results are made anew, without a call."""
+
+BLEND = 4.0
+"""How much wider the edge is in Mode DEFAULT, which may blend, than in PRECISE."""
+
+AI_NOTE = "Background replaced with generative AI; the subject is a photograph."
+CUT_NOTE = "Background removed; the subject is a photograph."
+
+NOT_PUT_BACK = (
+    "the model found the subject from words and nothing tells where it is, so the photo's own pixels "
+    "were not put back: compare the subject with the source"
+)
+
+MAYBE_BILLED = "MaybeBilled: an earlier call for it did not answer and may have been billed as well"
+
+_PLAIN = re.compile(
+    r"\b(plain|solid|blank|uniform|seamless|studio|white|black|gr[ae]y|monochrome|single.colou?r)\b",
+    re.IGNORECASE,
+)
+
+MASK_SIDE = 2048
+"""A stored mask is at most so large: as a PNG of 12 megapixels it would take as long as the result itself."""
+
+MOST_SUBJECT_CHANGED = 0.01
+LEAST_BACKGROUND_CHANGED = 0.02
+MOST_HALO = 0.5
+
+
+@dataclass(frozen=True)
+class File:
+    """A stored result; ``reasons`` says what in it did not pass, and is empty where all did.
+
+    ``repaint`` is set where another seed may do better; ``subject_changed`` is None where it was not measured;
+    ``notes`` tell what is no fault of the result.
+    """
+
+    name: str
+    key: str
+    etag: str
+    reasons: tuple[str, ...] = ()
+    repaint: bool = False
+    model: str = ""
+    region: str = ""
+    seed: int | None = None
+    cost_usd: float | None = 0.0
+    subject_changed: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Finisher:
+    """Makes the files of one photo."""
+
+    def __init__(self, tools: Tools, place: Place, asked: ImageSettings, photo: Photograph) -> None:
+        self._tools = tools
+        self._place = place
+        self._asked = asked
+        self._photo = photo
+
+    def given(self, key: str) -> bytes:
+        """The mask or backdrop that the request names. Raises `ImageError` if there is no such object."""
+        content = self._place.data.read(key)
+        if content is None:
+            raise ImageError("NotFound", f"the request names {key}, and there is no such object")
+        return content.data
+
+    def finish(self, painted: Painted, prompt: str, position: int) -> list[File]:
+        """The stored files of a model's picture."""
+        with self._photo.full() as photo:
+            image = painted.at(photo.size)
+            mask, fidelity = None, None
+            reasons: tuple[str, ...] = (NOT_PUT_BACK,)
+            repaint = False
+            if painted.mask is not None:
+                mask = self._full_mask(painted.mask, photo)
+                feather = self._tools.settings.feather * (BLEND if self._asked.mode == "DEFAULT" else 1.0)
+                image = put_back(photo, image, mask, feather=feather)
+                fidelity = measure(photo, image, mask)
+                reasons = faults(fidelity, prompt)
+                # What the model itself took for the subject could not be judged before, and stays with another seed.
+                wrong = judge(painted.mask).reasons if painted.mask.source in ("words", "difference") else ()
+                repaint = bool(reasons) and not wrong
+                reasons = (*wrong, *reasons)
+                self._keep_mask(mask)
+            facts = {
+                "Model": painted.answer.model,
+                "Region": painted.answer.region,
+                "Seed": painted.answer.seed,
+                "CostUSD": painted.answer.cost_usd,
+                "MaybeBilled": painted.answer.maybe_billed,
+                "Prompt": prompt,
+                "NegativePrompt": self._asked.negative_prompt,
+                "Mask": painted.mask.source if painted.mask else None,
+                "Fidelity": asdict(fidelity) if fidelity else None,
+            }
+            return self._store(image, photo, mask, position, facts, reasons, AI_NOTE, repaint=repaint)
+
+    def without_model(self, mask: Mask) -> list[File]:
+        """The stored files of a cut-out, or of the subject on a given backdrop."""
+        asked = self._asked
+        with self._photo.full() as photo:
+            full = self._full_mask(mask, photo)
+            self._keep_mask(full)
+            facts: dict[str, Any] = {
+                "Model": "",
+                "Region": "",
+                "Seed": None,
+                "CostUSD": 0.0,
+                "Mask": mask.source,
+            }
+            feather = self._tools.settings.feather
+            if asked.backdrop is None:
+                return self._store(cut_out(photo, full, feather=feather), photo, full, 1, facts, (), CUT_NOTE)
+            backdrop: Image.Image | str = asked.backdrop
+            if not asked.backdrop.startswith("#"):
+                backdrop = open_photo(self.given(asked.backdrop)).flattened()
+            facts["Backdrop"] = asked.backdrop
+            image = composite(photo, full, backdrop, shadow=asked.shadow == "soft", feather=feather)
+            fidelity = measure(photo, image, full)
+            facts["Fidelity"] = asdict(fidelity)
+            # A plain colour that was asked for is no fault.
+            plain = isinstance(backdrop, str)
+            reasons = faults(replace(fidelity, uniform=False, background_changed=1.0) if plain else fidelity)
+            return self._store(image, photo, full, 1, facts, reasons, "")
+
+    def _full_mask(self, mask: Mask, photo: Photo) -> Image.Image:
+        """The mask at the photo's size, its edge following the photo's own."""
+        if mask.source == "alpha" and photo.alpha is not None:
+            return photo.alpha
+        if mask.source == "given" and self._asked.mask_key:
+            return read_given(self.given(self._asked.mask_key), photo.size, name=self._asked.mask_key).picture
+        return enlarge(mask.picture, photo.image)
+
+    def _keep_mask(self, mask: Image.Image) -> None:
+        """Stores the mask in use for inspection: black is the subject, white what was replaced."""
+        key = self._place.batch.mask_key(self._asked.image)
+        step = math.ceil(max(mask.size) / MASK_SIDE)
+        kept = mask.reduce(step) if step > 1 else mask
+        self._tools.store.write(key, STORED.write_png(kept), media_type="image/png")
+
+    def _store(
+        self,
+        image: Image.Image,
+        photo: Photo,
+        mask: Image.Image | None,
+        position: int,
+        facts: Mapping[str, Any],
+        reasons: tuple[str, ...],
+        note: str,
+        *,
+        repaint: bool = False,
+    ) -> list[File]:
+        feather = self._tools.settings.feather
+        renditions: Sequence[Rendition | None] = self._asked.renditions or (None,)
+        files = []
+        for index, rendition in enumerate(renditions):
+            number = (position - 1) * len(renditions) + index + 1
+            # Without a mask nothing can be framed around the subject: the whole picture counts as it.
+            subject = mask or Image.new("L", photo.size, 255)
+            made = render(image, photo, subject, rendition, feather=feather, ai_note=note or None)
+            data, format, complaints = made.data, made.format, made.complaints
+            name = self._name(number, rendition, format, photo.format)
+            key = layout.result_key(self._place.output_prefix, name)
+            etag = self._write(key, data, format, number)
+            document = {
+                "Id": self._place.request_id,
+                "ImageName": self._asked.image,
+                "Ref": self._asked.ref,
+                "Source": self._photo.key,
+                "SourceETag": self._photo.etag,
+                "SourceSHA256": self._photo.sha256,
+                **facts,
+                "Task": self._asked.task,
+                "Mode": self._asked.mode,
+                "Rendition": rendition.Preset if rendition else None,
+                "Notes": list(photo.notes),
+                "Faults": [*reasons, *complaints],
+                "CreatedAt": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+            self._place.data.write_json(layout.provenance_key(key), document)
+            files.append(
+                File(
+                    name,
+                    key,
+                    etag,
+                    (*reasons, *complaints),
+                    repaint,
+                    facts["Model"],
+                    facts["Region"],
+                    facts["Seed"],
+                    facts["CostUSD"],
+                    (facts.get("Fidelity") or {}).get("subject_changed"),
+                    (MAYBE_BILLED,) if facts.get("MaybeBilled") else (),
+                )
+            )
+        return files
+
+    def _name(self, number: int, rendition: Rendition | None, format: str, source_format: str) -> str:
+        asked = self._asked
+        of = len(asked.outputs) * (len(asked.renditions) or 1)
+        if rendition is not None and rendition.FileName:
+            candidate = layout.file_name(
+                rendition.FileName,
+                image=asked.image,
+                number=number,
+                ref=asked.ref,
+                preset=rendition.Preset or "",
+                format=format,
+            )
+        else:
+            candidate = layout.result_name(
+                asked.image, number=number, of=of, format=format, source_format=source_format
+            )
+        return self._place.names.assign(asked.image, number, candidate, format)
+
+    def _write(self, key: str, data: bytes, format: str, number: int) -> str:
+        """Stores a result, reads it back and opens it: only then does it count."""
+        etag = self._place.data.write(key, data, media_type=f"image/{format}")
+        stored = self._place.data.read(key)
+        if stored is None or stored.data != data:
+            raise Transient("NotStored", f"{key} was stored and did not come back as it was")
+        picture = _opened(stored.data)
+        if number <= thumbnails.RESULTS:
+            self._place.thumbnails.keep(key, etag, lambda: picture)
+        return etag
+
+
+def _opened(data: bytes) -> Image.Image:
+    """The picture, a JPEG at a fraction of its size. Raises `ImageError` for a file that is no whole picture."""
+    look(data)
+    picture = Image.open(io.BytesIO(data))
+    # Decoding a JPEG at an eighth of its size still walks through all of its data.
+    picture.draft(None, (thumbnails.SIDE, thumbnails.SIDE))
+    try:
+        picture.load()
+    except (OSError, SyntaxError) as error:
+        raise ImageError("BadResult", f"the result does not open ({error})") from error
+    return picture
+
+
+def faults(fidelity: Fidelity, prompt: str = "") -> tuple[str, ...]:
+    """What a result did not pass, in sentences; a plain background is no fault where the prompt asks for one."""
+    found = []
+    if fidelity.uniform and not _PLAIN.search(prompt):
+        found.append("the background is blank or of one colour")
+    if fidelity.background_changed < LEAST_BACKGROUND_CHANGED:
+        found.append("the background did not change")
+    if fidelity.subject_changed > MOST_SUBJECT_CHANGED:
+        found.append(f"{fidelity.subject_changed:.1%} of the subject's pixels changed")
+    if fidelity.edge_halo > MOST_HALO:
+        found.append(f"the old background shows as a halo around the subject ({fidelity.edge_halo:.2f})")
+    return tuple(found)

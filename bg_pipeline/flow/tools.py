@@ -1,0 +1,178 @@
+"""What one run works with, shared by its threads: the store, the models in use, the gates, the purse."""
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from bg_pipeline.aws import Aws
+from bg_pipeline.captioners import nova
+from bg_pipeline.custom_labels.standstill import Standstill
+from bg_pipeline.errors import CallError, LeaseLost, OutcomeUnknown
+from bg_pipeline.flow.photographs import Darkroom
+from bg_pipeline.generators import Generator, Invoke, Operation, generator
+from bg_pipeline.layout import STATE, Batch
+from bg_pipeline.models.choice import Candidate, Roster
+from bg_pipeline.quotas.calls import Calls
+from bg_pipeline.quotas.heartbeats import Heartbeats
+from bg_pipeline.settings import Settings
+from bg_pipeline.spending.purse import Purse, Reservation
+from bg_pipeline.state.answers import Answer, Answers
+from bg_pipeline.state.leases import Lease
+from bg_pipeline.state.processes import process_name
+from bg_pipeline.store import Store
+
+
+@dataclass
+class Wallet:
+    """What is paid for one image, under the caps of the run, the day and the image's batch.
+
+    ``bill`` has the cost of every answer that was paid for this image, now or earlier, by the answer's
+    identity; None where the price is unknown. ``reused`` is set once an answer served that another image paid.
+    """
+
+    purse: Purse
+    batch: Batch
+    image: str
+    batch_cap_usd: float | None = None
+    lease: Lease | None = None
+    bill: dict[str, float | None] = field(default_factory=dict)
+    reused: bool = False
+
+    @property
+    def made_for(self) -> str:
+        """A short digest of the image's key, which fits the metadata of an object."""
+        return hashlib.sha256(self.batch.upload_key(self.image).encode()).hexdigest()[:16]
+
+    @contextmanager
+    def pay(self, operation: str, worst_usd: float | None) -> Iterator[Reservation]:
+        """Sets ``worst_usd`` aside for a call; the block settles it with what the call cost.
+
+        A call that failed costs nothing; one whose end is unknown stays counted as billed.
+        """
+        if self.lease is not None and not self.lease.held():
+            raise LeaseLost(f"batch {self.batch.path} was taken over by another run, which goes on with it")
+        reservation = self.purse.reserve(
+            worst_usd, operation, batch_key=self.batch.spend_key, batch_cap_usd=self.batch_cap_usd
+        )
+        try:
+            yield reservation
+        except OutcomeUnknown:
+            reservation.keep()
+            raise
+        except BaseException:
+            reservation.release()
+            raise
+
+    def charge(self, name: str, answer: Answer) -> None:
+        """Takes an answer that is used into the bill."""
+        if answer.made_for == self.made_for:
+            self.bill[name] = answer.cost_usd
+        else:
+            self.reused = True
+
+
+class Tools:
+    """The tools of one run; end them with `close`.
+
+    ``stop`` ends all waiting. ``note`` is called with one line whenever a person would want to know of a
+    choice that was made.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        aws: Aws,
+        store: Store,
+        *,
+        stop: threading.Event,
+        note: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.settings = settings
+        self.aws = aws
+        self.store = store
+        self.stop = stop
+        self.note = note = _once(note)
+        self.answers = Answers(store, process_name())
+        self.calls = Calls(aws, settings, stop, Heartbeats(store, f"{STATE}/heartbeats"))
+        self.purse = Purse(
+            store, run_cap_usd=settings.max_cost_usd, day_cap_usd=settings.max_cost_usd_per_day
+        )
+        self.standstill = Standstill(store)
+        self.darkroom = Darkroom(settings.max_decoded_images)
+        generators = [generator(name) for name in settings.image_models]
+        self._generators = {each.name: each for each in generators}
+        self.replacers = Roster(
+            aws, [Candidate(each.name, (each.replaces,), each) for each in generators if each.replaces], note
+        )
+        self.removers = Roster(
+            aws, [Candidate(each.name, (each.removes,), each) for each in generators if each.removes], note
+        )
+        self.captioners = Roster(
+            aws, [Candidate(name, (nova.operation(name),), name) for name in settings.caption_models], note
+        )
+        self.prompt_limit = min((each.prompt_limit for each in generators), default=512)
+
+    def generator(self, name: str) -> Generator:
+        """The configured generator that made a stored answer."""
+        return self._generators[name]
+
+    def invoke(self, regions: Sequence[str], wallet: Wallet, served_by: list[str]) -> Invoke:
+        """An `Invoke` through the gate; appends the Region that answered to ``served_by``."""
+
+        def invoke(operation: Operation, body: Mapping[str, Any]) -> Mapping[str, Any]:
+            data = orjson.dumps(body)
+
+            def send(client: Any, model_id: str) -> bytes:
+                response = client.invoke_model(
+                    modelId=model_id, body=data, contentType="application/json", accept="application/json"
+                )
+                with response["body"] as stream:
+                    return bytes(stream.read())
+
+            done = self.calls.make(operation, send, regions=regions)
+            served_by.append(done.region)
+            self.keep_payload(wallet, operation, data, done.answer)
+            return _json_object(done.answer)
+
+        return invoke
+
+    def keep_payload(self, wallet: Wallet, operation: Operation, request: bytes, answer: bytes) -> None:
+        """With ``BG_KEEP_PAYLOADS``, stores the exact JSON of a model call beside the image's other documents."""
+        if not self.settings.keep_payloads:
+            return
+        name = f"{operation.name.lower()}-{hashlib.sha256(request).hexdigest()[:16]}"
+        for kind, data in (("request", request), ("answer", answer)):
+            key = wallet.batch.payload_key(wallet.image, f"{name}-{kind}")
+            self.store.write(key, data, media_type="application/json")
+
+    def close(self) -> None:
+        """Ends heartbeats and gives back what was reserved and not spent."""
+        self.calls.close()
+        self.purse.close()
+
+
+def _once(note: Callable[[str], None]) -> Callable[[str], None]:
+    """``note``, but for lines that were told before."""
+    told: set[str] = set()
+
+    def note_once(line: str) -> None:
+        if line not in told:
+            told.add(line)
+            note(line)
+
+    return note_once
+
+
+def _json_object(data: bytes) -> Mapping[str, Any]:
+    try:
+        document = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise CallError("BadAnswer", f"the model's answer is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise CallError("BadAnswer", "the model's answer is not a JSON object")
+    return document

@@ -1,0 +1,206 @@
+"""A batch in the hands of a run: its request, its images, and for each image the stages that are due."""
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from bg_pipeline import batch as requests
+from bg_pipeline import layout
+from bg_pipeline.batch import BatchRequest, ImageSettings
+from bg_pipeline.errors import PreconditionFailed, RequestError, UsageError
+from bg_pipeline.flow.outcomes import Meaning
+from bg_pipeline.flow.places import Place
+from bg_pipeline.flow.renditions import WISHES
+from bg_pipeline.flow.stages import due, fingerprints
+from bg_pipeline.layout import Batch, Kind, ResultNames, UploadDate
+from bg_pipeline.reports.thumbnails import Thumbnails
+from bg_pipeline.settings import Settings
+from bg_pipeline.state.leases import Lease
+from bg_pipeline.state.ledger import Entry, Ledger
+from bg_pipeline.store import Store, Stored
+from bg_pipeline.uploads.listing import Uploaded, batches, find
+
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(slots=True)
+class Work:
+    """One batch; ``request`` is None, and ``problem`` says why, where the request cannot be read.
+
+    ``images`` maps each image asked for to its object, None where there is none. ``due`` has, for each image
+    with something to do, its stages with the fingerprints they will have been done for.
+    """
+
+    uploaded: Uploaded
+    ledger: Ledger
+    place: Place
+    request: BatchRequest | None
+    problem: RequestError | None
+    images: Mapping[str, Stored | None]
+    due: dict[str, dict[str, str]] = field(default_factory=dict)
+    lease: Lease | None = None
+    submitted: int = 0
+    pending: int = 0
+    stopped: Meaning | None = None
+    ledger_objects: Sequence[Stored] = ()
+    _alike: tuple[BatchRequest, ImageSettings] | None = None
+
+    def asked(self, image: str) -> ImageSettings:
+        """What the request asks for an image; only for images, which a batch without a request has none of."""
+        if self.request is None:
+            raise ValueError(f"{image} is not asked for: the request cannot be read")
+        if image in self.request.entries:
+            return requests.image_settings(self.request, image, WISHES)
+        # All images without an entry are asked for alike, and this is asked several times for each of 10,000.
+        if self._alike is None or self._alike[0] is not self.request:
+            self._alike = self.request, requests.image_settings(self.request, "", WISHES)
+        return replace(self._alike[1], image=image)
+
+    def find_due(
+        self,
+        settings: Settings,
+        results: Mapping[str, str],
+        *,
+        stages: Collection[str],
+        again: Collection[str],
+        etag_of: Callable[[str], str],
+    ) -> None:
+        """Fills ``due``. ``etag_of`` tells the tag of a mask or backdrop by its key."""
+        self.due = {}
+        named = {} if self.request is None else {key: etag_of(key) for key in self.request.named_keys}
+        for image, found in self.images.items():
+            prints = fingerprints(settings, self.asked(image), found.etag if found else "", named)
+            stages_due = due(self.ledger.get(image), prints, stages=stages, again=again, results=results)
+            if stages_due:
+                self.due[image] = stages_due
+
+
+def stored_batches(
+    store: Store, dates: Iterable[UploadDate], only: Collection[Batch] = ()
+) -> Iterator[tuple[Uploaded, list[Stored]]]:
+    """Every batch of the dates, or those of ``only``, with the listing of its ledger: what `open_work` takes."""
+    for date in dates:
+        ledgers = defaultdict(list)
+        for found in store.list(f"{layout.STATE}/ledger/{layout.date_path(date)}/"):
+            ledgers[found.key.rpartition("/")[0]].append(found)
+        for uploaded in batches(store, date):
+            found_objects = ledgers.pop(uploaded.batch.ledger_prefix, [])
+            if not only or uploaded.batch in only:
+                yield uploaded, found_objects
+        for prefix, objects in ledgers.items():
+            emptied = layout.find_batch(prefix.removeprefix(f"{layout.STATE}/ledger/"))
+            if emptied and (not only or emptied in only) and _moved(Ledger.read(store, emptied, objects)):
+                yield Uploaded(emptied, emptied=True), objects
+
+
+def open_batch(store: Store, settings: Settings, batch: Batch) -> Work:
+    """One batch by its name, as it is stored. Raises `UsageError` if there is none."""
+    uploaded, objects = find(store, batch), list(store.list(f"{batch.ledger_prefix}/"))
+    if uploaded is None and _moved(Ledger.read(store, batch, objects)):
+        uploaded = Uploaded(batch, emptied=True)
+    if uploaded is None:
+        raise UsageError(f"there is no batch {batch.path} in bucket {store.bucket}")
+    return open_work(store, settings, uploaded, objects)
+
+
+def open_work(store: Store, settings: Settings, uploaded: Uploaded, ledger_objects: Sequence[Stored]) -> Work:
+    """A batch as it is stored; a request that has not changed since the ledger was written is not read again."""
+    batch = uploaded.batch
+    ledger = Ledger.read(store, batch, ledger_objects)
+    request, problem = None, None
+    try:
+        request = _request(store, settings, uploaded, ledger)
+        if request.OutputS3Prefix != batch.output_prefix:
+            _claim(store, batch, request.OutputS3Prefix)
+    except RequestError as error:
+        request, problem = None, error
+    data = store.in_bucket(request.S3Bucket) if request else store
+    images, moved = _images(store, data, uploaded, request, ledger) if request else ({}, {})
+    kept = {
+        (image, int(number)): name for image, names in ledger.each("names") for number, name in names.items()
+    }
+    place = Place(
+        batch=batch,
+        data=data,
+        input_prefix=request.InputS3Prefix if request else batch.input_prefix,
+        output_prefix=request.OutputS3Prefix if request else batch.output_prefix,
+        status_prefix=request.StatusS3Prefix if request else batch.status_prefix,
+        names=ResultNames(images, kept),
+        request_id=request.Id if request else batch.derived_id(store.bucket),
+        cap_usd=request.MaxCostUSD if request else None,
+        thumbnails=Thumbnails(store, batch, wanted=len(images) <= settings.html_report_images),
+        moved=moved,
+    )
+    return Work(uploaded, ledger, place, request, problem, images)
+
+
+def _request(store: Store, settings: Settings, uploaded: Uploaded, ledger: Ledger) -> BatchRequest:
+    batch = uploaded.batch
+    if uploaded.request is None:
+        return requests.default_request(batch, store.bucket, settings.default_prompt)
+    text = ledger.header.get("Request", "")
+    if ledger.header.get("RequestETag") != uploaded.request.etag:
+        content = store.read(uploaded.request.key)
+        text = content.data.decode("utf-8", "replace") if content else ""
+        ledger.describe(RequestETag=content.etag if content else "", Request=text)
+    return requests.read(
+        text.encode(),
+        bucket=store.bucket,
+        batch=batch,
+        allowed_buckets=settings.allowed_buckets,
+        presets=WISHES,
+    )
+
+
+def _claim(store: Store, batch: layout.Batch, output_prefix: str) -> None:
+    """Takes an output prefix of the request's own choice for this batch: two batches never share one."""
+    key = layout.claim_key(output_prefix)
+    try:
+        store.write_json(key, {"Batch": batch.path}, if_absent=True)
+    except PreconditionFailed:
+        owner = store.read_json(key) or {}
+        if owner.get("Batch") != batch.path:
+            raise RequestError(
+                [
+                    (
+                        "OutputS3Prefix",
+                        f"'{output_prefix}' is in use by batch {owner.get('Batch')}; name another",
+                    )
+                ]
+            ) from None
+
+
+def _moved(ledger: Ledger) -> dict[str, Entry]:
+    """The entries of photos that were moved to the archive, by image."""
+    moved = (ledger.get(image) for image, archived in ledger.each("archived") if archived)
+    return {entry.image: entry for entry in moved if entry is not None}
+
+
+def _images(
+    store: Store, data: Store, uploaded: Uploaded, request: BatchRequest, ledger: Ledger
+) -> tuple[dict[str, Stored | None], dict[str, str]]:
+    """The images asked for, those that the request lists or all in its folder, and where moved ones are by key."""
+    objects, images, moved = uploaded.objects, uploaded.images, _moved(ledger)
+    foreign = request.InputS3Prefix != uploaded.batch.input_prefix or request.S3Bucket not in (
+        "",
+        data.bucket,
+    )
+    if foreign or data.bucket != request.S3Bucket:
+        prefix = f"{request.InputS3Prefix}/"
+        objects = {found.key.removeprefix(prefix): found for found in data.list(prefix)}
+        images = {name: found for name, found in objects.items() if layout.kind_of(name) is Kind.IMAGE}
+        owner = layout.find_batch(f"{request.InputS3Prefix}/any")
+        moved = {}
+        if owner is not None and owner.input_prefix == request.InputS3Prefix and data.bucket == store.bucket:
+            moved = _moved(Ledger.read(store, owner, list(store.list(f"{owner.ledger_prefix}/"))))
+    moved = {name: entry for name, entry in moved.items() if name not in objects}
+    # Known under the tag of the upload: that a photo was moved is no reason to do anything again.
+    prefix = f"{request.InputS3Prefix}/"
+    gone = {name: Stored(prefix + name, 0, entry.etag, _LONG_AGO) for name, entry in moved.items()}
+    objects, images = {**objects, **gone}, {**images, **gone}
+    places = {gone[name].key: entry.archived for name, entry in moved.items()}
+    if request.Images is not None:
+        return {name: objects.get(name) for name in request.entries}, places
+    taken = request.named_keys
+    return {name: found for name, found in images.items() if found.key not in taken}, places

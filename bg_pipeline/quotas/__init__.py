@@ -1,0 +1,1 @@
+"""Calls of services as fast as the account's quotas allow, shared by all processes."""

@@ -1,0 +1,258 @@
+"""Calls of services that cost money: paced by a gate, made once by the SDK, and their errors told apart.
+
+Every call of Bedrock, Rekognition and SageMaker goes through `Calls.make`. A refusal for the rate goes back
+to the gate and counts for nothing; a passing fault is tried again a few times; a call whose end is unknown is
+reported as such, because it may have been billed.
+"""
+
+import random
+import re
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ProxyConnectionError,
+    SSLError,
+)
+from botocore.exceptions import (
+    ConnectionError as NotConnected,
+)
+
+from bg_pipeline.aws import Aws
+from bg_pipeline.errors import (
+    CallError,
+    ModelUnavailable,
+    OutcomeUnknown,
+    RunStopped,
+    Throttled,
+    Transient,
+)
+from bg_pipeline.generators import Operation
+from bg_pipeline.generators.refusals import refusal
+from bg_pipeline.models.facts import facts_of
+from bg_pipeline.quotas.account import AccountQuotas
+from bg_pipeline.quotas.gate import Gate, LaneState, Rate, Slot
+from bg_pipeline.quotas.heartbeats import Heartbeats
+from bg_pipeline.settings import Settings
+
+T = TypeVar("T")
+
+_RATE = {
+    "ThrottlingException",
+    "Throttling",
+    "TooManyRequestsException",
+    "ProvisionedThroughputExceededException",
+    "RequestLimitExceeded",
+    "LimitExceededException",
+    "ModelNotReadyException",
+    "SlowDown",
+}
+_PASSING = {
+    "InternalServerException",
+    "InternalServerError",
+    "InternalFailure",
+    "ServiceUnavailableException",
+    "ServiceUnavailable",
+    "ModelTimeoutException",
+    "ModelErrorException",
+    "ModelError",
+    "InternalDependencyException",
+}
+_CREDENTIALS = {
+    "UnrecognizedClientException",
+    "InvalidSignatureException",
+    "ExpiredTokenException",
+    "ExpiredToken",
+    "IncompleteSignature",
+    "InvalidClientTokenId",
+    "MissingAuthenticationTokenException",
+    "SignatureDoesNotMatch",
+}
+_OF_THE_DAY = re.compile(r"per day|daily|tokens/day|24 hours", re.IGNORECASE)
+_NEVER_SENT = (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError, SSLError)
+
+BACK_OFF_SECONDS = (0.5, 20.0)
+
+
+class DayQuotaExhausted(RunStopped):
+    """The service refuses every call until its quota of the day begins anew."""
+
+
+def classify(error: ClientError | BotoCoreError, operation: str) -> CallError | RunStopped:
+    """What an SDK error means for the image it met, or for the run."""
+    if isinstance(error, ClientError):
+        return _classify_answer(error, operation)
+    if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
+        return RunStopped(f"there are no AWS credentials: {error}; `bg-pipeline doctor` says what is found")
+    name = type(error).__name__
+    if isinstance(error, _NEVER_SENT) or type(error) is NotConnected:
+        return Transient(name, f"{operation} could not be reached: {error}")
+    # A read timeout, a connection closed or an answer torn after the request had left.
+    return OutcomeUnknown("MaybeBilled", f"{operation} was called and its answer did not arrive ({name})")
+
+
+def _classify_answer(error: ClientError, operation: str) -> CallError | RunStopped:
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    message = str(error.response.get("Error", {}).get("Message", "")) or code
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    if code in _CREDENTIALS:
+        return RunStopped(f"AWS does not accept the credentials ({code}: {message})")
+    if (code in _RATE or code == "ServiceQuotaExceededException") and _OF_THE_DAY.search(message):
+        return DayQuotaExhausted(f"the day's quota of {operation} is used up ({message})")
+    refused = refusal(code, message)
+    if refused is not None:
+        return refused
+    if code in _RATE or status == 429:
+        return Throttled(code, message)
+    if code in _PASSING or status in (408, 424) or status >= 500:
+        return Transient(code, message)
+    return CallError(code or "Unknown", message)
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Generic[T]):
+    """A call's answer and the Region that gave it."""
+
+    answer: T
+    region: str
+
+
+class Calls:
+    """The gates and clients of one process. Safe for threads; end it with `close`.
+
+    ``stop`` ends all waiting: whoever waits for a gate gets `RunStopped`.
+    """
+
+    def __init__(
+        self, aws: Aws, settings: Settings, stop: threading.Event, heartbeats: Heartbeats | None = None
+    ) -> None:
+        self._aws = aws
+        self._heartbeats = heartbeats
+        self._working = ExitStack()
+        self._settings = settings
+        self._stop = stop
+        self._gates: dict[tuple[str, str], Gate] = {}
+        self._died: dict[Gate, ModelUnavailable] = {}
+        self._quotas = AccountQuotas(aws)
+        self._lock = threading.Lock()
+
+    def gate(self, operation: Operation, regions: Sequence[str]) -> Gate:
+        """The gate of an operation, made at its first use with one lane for each Region."""
+        key = (operation.name, operation.model_id)
+        with self._lock:
+            if key not in self._gates:
+                gate = Gate(operation.name, {region: self._rate(operation, region) for region in regions})
+                if self._heartbeats is not None:
+                    # One quota for each model: two caption models do not share one.
+                    lane = f"{operation.name}-{operation.model_id}".strip("-").replace(":", "-")
+                    self._working.enter_context(
+                        self._heartbeats.working(
+                            lane, regions, lambda region, n, place: gate.share(n, place, region)
+                        )
+                    )
+                self._gates[key] = gate
+            return self._gates[key]
+
+    def close(self) -> None:
+        """Tells the other processes that this one makes no more calls."""
+        self._working.close()
+
+    def _rate(self, operation: Operation, region: str) -> Rate:
+        facts = facts_of(operation.name, operation.invoke_id)
+        own = self._settings.quota(operation.name)
+        if own is not None:
+            return Rate.per_minute(own, facts.tokens_in(region))
+        applied = self._quotas.requests_per_minute(facts, region)
+        if applied is not None:
+            return Rate.per_minute(applied, facts.tokens_in(region))
+        return Rate.per_minute(facts.requests_in(region), facts.tokens_in(region), may_probe=True)
+
+    def _admit(self, gate: Gate, tokens: float, again: Slot | None = None) -> Slot:
+        """A slot; `ModelUnavailable` where the gate was closed because the model died."""
+        try:
+            return gate.admit(tokens=tokens, stop=self._stop, again=again)
+        except RunStopped:
+            died = self._died.get(gate)
+            if died is None or self._stop.is_set():
+                raise
+            error = ModelUnavailable(died.code, str(died), retired=died.retired)
+            error.region = died.region
+            raise error from None
+
+    def make(
+        self,
+        operation: Operation,
+        send: Callable[[Any, str], T],
+        *,
+        regions: Sequence[str],
+        tokens: float = 0.0,
+        used_tokens: Callable[[T], float] | None = None,
+        unknown_repeats: int = 0,
+    ) -> Done[T]:
+        """Calls ``send(client, id to call)`` when the gate lets it through, and returns its answer.
+
+        ``tokens`` is what the service reserves for the call; ``used_tokens`` reads from the answer what it
+        used. Raises a `CallError` for this image, `ModelUnavailable` if the model cannot be used in a Region
+        (``region`` is set on it), or `RunStopped`.
+        """
+        gate = self.gate(operation, regions)
+        attempts = unknowns = 0
+        slot = self._admit(gate, tokens)
+        while True:
+            client = self._aws.client(operation.service, slot.lane)
+            try:
+                answer = send(client, operation.invoke_id)
+            except (ClientError, BotoCoreError) as error:
+                meaning = classify(error, operation.name)
+                if isinstance(meaning, Throttled):
+                    slot.refused(_retry_after(error))
+                    slot = self._admit(gate, tokens, slot)
+                    continue
+                if isinstance(meaning, Transient):
+                    slot.failed()
+                    attempts += 1
+                    unknowns += isinstance(meaning, OutcomeUnknown)
+                    if attempts < self._settings.attempts and unknowns <= unknown_repeats:
+                        shortest, longest = BACK_OFF_SECONDS
+                        self._stop.wait(min(shortest * 2**attempts, longest) * random.uniform(0.5, 1.0))  # noqa: S311
+                        slot = self._admit(gate, tokens)
+                        continue
+                    raise meaning from error
+                slot.served()
+                if isinstance(meaning, DayQuotaExhausted):
+                    gate.close(str(meaning))
+                if isinstance(meaning, ModelUnavailable):
+                    meaning.region = slot.lane
+                    self._died[gate] = meaning
+                    gate.close(str(meaning), slot.lane)
+                raise meaning from error
+            slot.served(used_tokens(answer) if used_tokens else None)
+            return Done(answer, slot.lane)
+
+    def states(self) -> dict[str, dict[str, LaneState]]:
+        """What each gate's lanes did so far, by operation and Region."""
+        with self._lock:
+            return {f"{name} {model}".strip(): gate.state() for (name, model), gate in self._gates.items()}
+
+    def refused(self) -> int:
+        """Calls that services refused for the rate so far."""
+        return sum(lane.refused for lanes in self.states().values() for lane in lanes.values())
+
+
+def _retry_after(error: ClientError | BotoCoreError) -> float | None:
+    if not isinstance(error, ClientError):
+        return None
+    headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    try:
+        return float(headers["retry-after"])
+    except (KeyError, ValueError):
+        return None

@@ -1,0 +1,178 @@
+"""From a batch's ledger to its report: built from what is stored, never from one run's memory."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+
+from bg_pipeline import layout
+from bg_pipeline.batch import retry_request, write
+from bg_pipeline.flow.renditions import WISHES
+from bg_pipeline.flow.stages import CAPTIONS, LABELS, PICTURES
+from bg_pipeline.flow.work import Work
+from bg_pipeline.reports import html as report_html
+from bg_pipeline.reports import thumbnails
+from bg_pipeline.reports.report import Output, Report, Row, Status, compose, unreadable
+from bg_pipeline.state.ledger import Entry
+
+
+def rows(work: Work) -> Iterator[Row]:
+    """A row for each image asked for, in the order asked."""
+    return (row for row, _ in rows_and_entries(work))
+
+
+def rows_and_entries(work: Work) -> Iterator[tuple[Row, Entry]]:
+    """The same, each with the ledger's entry that it was made from."""
+    if work.problem is not None:
+        yield unreadable(work.place.request_id, work.problem), Entry(layout.REQUEST)
+        return
+    for image in work.images:
+        entry = work.ledger.get(image) or Entry(image)
+        yield row(work, image, entry), entry
+
+
+def not_reported(work: Work) -> list[str]:
+    """The images asked for that have not exactly one row in the report as it is stored."""
+    place = work.place
+    found = place.data.read_json(layout.report_key(place.status_prefix, place.request_id))
+    names = Counter(row.get("ImageName") for row in found or ())
+    return [
+        image for image in (work.images if work.problem is None else [layout.REQUEST]) if names[image] != 1
+    ]
+
+
+def row(work: Work, image: str, entry: Entry) -> Row:
+    """What became of one image, as its ledger entry has it."""
+    pictures = entry.stages.get(PICTURES)
+    status = Status(pictures.status) if pictures else Status.SKIPPED
+    error = pictures.error if pictures else "NotTried"
+    cause = pictures.cause if pictures else "no picture was asked of any run yet"
+    if status == Status.SUCCEEDED:
+        cause = "; ".join(
+            f"{name} failed and was not needed: {record.cause}"
+            for name, stage in (("labels", LABELS), ("the caption", CAPTIONS))
+            if (record := entry.stages.get(stage)) and record.status in (Status.FAILED, Status.BLOCKED)
+        )
+    records = entry.stages.values()
+    outputs = [
+        Output(
+            output["Key"],
+            Status(output["Status"]),
+            output["Cause"],
+            output["Model"],
+            output["Region"],
+            output["Seed"],
+            output["CostUSD"],
+        )
+        for output in entry.outputs
+    ]
+    return compose(
+        work.place.request_id,
+        image,
+        status=status,
+        error=error,
+        cause=cause,
+        ref=work.asked(image).ref,
+        outputs=outputs,
+        labels=entry.labels,
+        caption=entry.caption,
+        cost_usd=None
+        if any(record.unpriced for record in records)
+        else sum(record.cost_usd for record in records),
+        seconds=sum(record.seconds for record in records),
+        reused=bool(pictures and pictures.reused),
+    )
+
+
+def report_batch(work: Work) -> str:
+    """Stores the report as JSON, CSV and HTML, with the request that asks again for what failed; returns its key.
+
+    The HTML, which has what small pictures the run and earlier ones made, is left to `page` for a batch of more
+    than ``BG_HTML_REPORT_IMAGES``.
+    """
+    place = work.place
+    report = Report(tuple(rows(work)))
+    key = layout.report_key(place.status_prefix, place.request_id)
+    csv_key = layout.report_key(place.status_prefix, place.request_id, "csv")
+    retry_key = layout.retry_key(place.status_prefix, place.request_id)
+    retry = retry_request(work.request, report.to_do_again, WISHES) if work.request else None
+    if retry is not None:
+        place.data.write(retry_key, write(retry), media_type="application/json")
+    else:
+        place.data.delete(retry_key)
+    place.data.write(csv_key, report.csv(), media_type="text/csv; charset=utf-8")
+    html_key = layout.report_key(place.status_prefix, place.request_id, "html")
+    if place.thumbnails.wanted:
+        place.thumbnails.load()
+        place.data.write(html_key, _html(work, report), media_type="text/html; charset=utf-8")
+        place.thumbnails.save(_pictures(work, report.rows))
+    else:
+        place.data.delete(html_key)
+    place.data.write(key, report.json(), media_type="application/json")
+    return key
+
+
+def page(work: Work, *, link_seconds: int = 0) -> bytes:
+    """The report of any batch as HTML, as of now, with small pictures as far as there is room.
+
+    Those that no run made are made from the stored pictures, first those of images that did not succeed, and
+    stored for the next time. With ``link_seconds`` there are links to all pictures that anyone may follow for so
+    long.
+    """
+    place = work.place
+    report = Report(tuple(rows(work)))
+    place.thumbnails.load()
+    troubled_first = sorted(report.rows, key=lambda row: row.Status == Status.SUCCEEDED)
+    wanted = _pictures(work, troubled_first)
+
+    def read(key: str, etag: str) -> bytes | None:
+        data, lies_at = place.lies_at(key)
+        content = data.read(lies_at)
+        # A photo that was moved is known by the tag of its upload.
+        return content.data if content and (content.etag == etag or key in place.moved) else None
+
+    place.thumbnails.complete(read, wanted.items())
+    place.thumbnails.save(wanted)
+    if not link_seconds:
+        return _html(work, report)
+    end = datetime.now(UTC) + timedelta(seconds=link_seconds)
+
+    def link(key: str) -> str:
+        data, lies_at = place.lies_at(key)
+        return data.presign(lies_at, link_seconds)
+
+    return _html(work, report, link, end)
+
+
+def _pictures(work: Work, rows: Sequence[Row]) -> dict[str, str]:
+    """The keys that the page shows, of photos and of results, with the tags that the ledger knows."""
+    found = {}
+    for row in rows:
+        entry = work.ledger.get(row.ImageName) or Entry(row.ImageName)
+        if source := _source(work, row.ImageName):
+            found[source] = entry.etag
+        found |= {key: entry.files[key] for key in row.Results[: thumbnails.RESULTS] if key in entry.files}
+    return found
+
+
+def _source(work: Work, image: str) -> str:
+    return f"{work.place.input_prefix}/{image}" if work.images.get(image) else ""
+
+
+def _html(
+    work: Work,
+    report: Report,
+    link: Callable[[str], str] = lambda key: "",
+    links_end: datetime | None = None,
+) -> bytes:
+    place = work.place
+    etags = _pictures(work, report.rows)
+    return report_html.render(
+        report,
+        title=place.batch.path,
+        made_at=datetime.now(UTC),
+        source=lambda image: _source(work, image),
+        thumbnail=lambda key: place.thumbnails.get(key, etags.get(key, "")),
+        alt_texts={entry.image: entry.alt_text for entry in work.ledger.entries()},
+        link=link,
+        links_end=links_end,
+    )

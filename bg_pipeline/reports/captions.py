@@ -1,0 +1,240 @@
+"""Captions and alternative texts in use: exported for those who need them, and searched.
+
+Everything comes from the batches' ledgers, one object each. The search index is a file beside the other local
+state (SQLite's FTS5, no server), or in memory; it holds nothing that is not stored in the bucket, and what
+changed there since is read again when it is brought up to date.
+"""
+
+import csv
+import hashlib
+import io
+import re
+import sqlite3
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import closing
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Final, TypeVar
+
+import orjson
+
+from bg_pipeline.errors import BgPipelineError
+from bg_pipeline.flow.work import Work, open_work, stored_batches
+from bg_pipeline.layout import Batch, UploadDate, date_path
+from bg_pipeline.reports.report import spreadsheet_text
+from bg_pipeline.settings import Settings
+from bg_pipeline.store import Store, Stored
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Captioned:
+    """What is said of one image, by the names of the export; ``Results`` and ``Source`` are keys.
+
+    ``Labels`` are those in use, separated by commas; ``AltText`` is empty where none was asked for.
+    """
+
+    ImageName: str
+    Ref: str
+    AltText: str
+    Caption: str
+    Labels: str
+    Batch: str
+    Source: str
+    Results: tuple[str, ...]
+
+
+_NAMES = tuple(field.name for field in fields(Captioned))
+
+
+def captions(
+    store: Store, settings: Settings, dates: Iterable[UploadDate], only: Collection[Batch] = ()
+) -> Iterator[Captioned]:
+    """Every image of the dates that has a caption or labels, one batch in memory at a time."""
+    for uploaded, ledger in stored_batches(store, dates, only):
+        if ledger:
+            yield from _of(open_work(store, settings, uploaded, ledger))
+
+
+def _of(work: Work) -> Iterator[Captioned]:
+    for image in work.images:
+        entry = work.ledger.get(image)
+        if entry is not None and (entry.caption or entry.labels):
+            yield Captioned(
+                image,
+                work.asked(image).ref,
+                entry.alt_text,
+                entry.caption,
+                entry.labels,
+                work.place.batch.path,
+                f"{work.place.input_prefix}/{image}",
+                tuple(output["Key"] for output in entry.outputs if output["Key"]),
+            )
+
+
+def as_csv(found: Iterable[Captioned]) -> Iterator[bytes]:
+    """A table in UTF-8, line by line, which a spreadsheet may open; several results stand in one cell's lines."""
+    yield _line(_NAMES)
+    for each in found:
+        *texts, results = astuple(each)
+        yield _line(spreadsheet_text(text) for text in (*texts, "\n".join(results)))
+
+
+def as_json(found: Iterable[Captioned]) -> Iterator[bytes]:
+    """A JSON list, an image a line."""
+    start = b"[\n"
+    for each in found:
+        yield start + orjson.dumps(each)
+        start = b",\n"
+    yield b"\n]\n" if start == b",\n" else b"[]\n"
+
+
+def _line(cells: Iterable[str]) -> bytes:
+    out = io.StringIO()
+    csv.writer(out, quoting=csv.QUOTE_ALL, lineterminator="\n").writerow(cells)
+    return out.getvalue().encode()
+
+
+# Search
+
+WAIT_SECONDS: Final = 30.0
+"""How long another process may be writing to the index."""
+
+_VERSION = 1
+_TABLES = f"""
+BEGIN EXCLUSIVE;
+CREATE TABLE IF NOT EXISTS batches (path TEXT PRIMARY KEY, version TEXT, first INTEGER, last INTEGER);
+CREATE VIRTUAL TABLE IF NOT EXISTS images USING fts5(
+  ImageName, Ref, AltText, Caption, Labels, Batch UNINDEXED, Source UNINDEXED, Results UNINDEXED,
+  tokenize = 'porter unicode61 remove_diacritics 2'
+);
+PRAGMA user_version = {_VERSION};
+COMMIT;
+"""
+
+
+def index_file(settings: Settings) -> Path:
+    """Where the index of the settings' bucket is kept on this machine."""
+    return settings.state_dir / "search" / f"{settings.bucket}.sqlite"
+
+
+class Index:
+    """What is said of a bucket's images, to be searched. Safe for threads and for several processes.
+
+    A file that is damaged, none of ours or of another version is made anew; it holds nothing that is not stored.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def update(
+        self, store: Store, settings: Settings, dates: Collection[UploadDate], only: Collection[Batch] = ()
+    ) -> None:
+        """Brings the dates up to date: two listings each, and the ledgers that changed."""
+
+        def bring(connection: sqlite3.Connection) -> None:
+            known = dict(connection.execute("SELECT path, version FROM batches").fetchall())
+            days = {date_path(date) for date in dates}
+            gone = {path for path in known if path[:10] in days and not only}
+            for uploaded, ledger in stored_batches(store, dates, only):
+                path, version = uploaded.batch.path, _version(ledger)
+                gone.discard(path)
+                if known.get(path, _version([])) != version:
+                    _replace(connection, path, version, _of(open_work(store, settings, uploaded, ledger)))
+            for path in gone:
+                _replace(connection, path, _version([]), [])
+
+        self._with(bring)
+
+    def search(
+        self,
+        words: str,
+        *,
+        first: UploadDate | None = None,
+        last: UploadDate | None = None,
+        only: Collection[Batch] = (),
+        limit: int = 100,
+    ) -> list[Captioned]:
+        """The images about which all ``words`` are said, the best first, as of the last `update`.
+
+        A word stands for all that begin with it and for its other forms ("dogs" finds "dog"), whatever case and
+        accents. Nothing in it is special. Without a single letter or digit nothing is found.
+        """
+        query = " ".join(f'"{word}"*' for word in re.findall(r"\w+", words))
+        if not query:
+            return []
+        where, values = ["images MATCH ?"], [query]
+        if first:
+            where.append("Batch >= ?")
+            values.append(date_path(first))
+        if last:
+            where.append("Batch < ?")
+            values.append(f"{date_path(last)}0")  # "0" is the character after "/"
+        if only:
+            where.append(f"Batch IN ({', '.join('?' * len(only))})")
+            values += [batch.path for batch in only]
+        statement = (
+            f"SELECT {', '.join(_NAMES)} FROM images WHERE {' AND '.join(where)} ORDER BY rank LIMIT ?"  # noqa: S608
+        )
+        found = self._with(lambda connection: connection.execute(statement, [*values, limit]).fetchall())
+        return [Captioned(*[*row[:-1], tuple(orjson.loads(row[-1]))]) for row in found]
+
+    def _with(self, use: Callable[[sqlite3.Connection], T]) -> T:
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            try:
+                with closing(_opened(self._file)) as connection:
+                    return use(connection)
+            except sqlite3.OperationalError:
+                raise
+            except sqlite3.DatabaseError:
+                self._file.unlink(missing_ok=True)
+                with closing(_opened(self._file)) as connection:
+                    return use(connection)
+        except sqlite3.Error as error:
+            raise BgPipelineError(
+                f"the search index {self._file} cannot be used ({error}); see that BG_STATE_DIR can be written to"
+            ) from error
+
+
+def _opened(file: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(file, timeout=WAIT_SECONDS, isolation_level=None)
+    try:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version not in (0, _VERSION):
+            raise sqlite3.DatabaseError(f"it is of version {version}")
+        if version == 0:
+            connection.executescript(_TABLES)
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _version(ledger: Iterable[Stored]) -> str:
+    """A digest of a batch's ledger as it is listed."""
+    return hashlib.sha256(orjson.dumps([(found.key, found.etag) for found in ledger])).hexdigest()
+
+
+def _replace(connection: sqlite3.Connection, path: str, version: str, found: Iterable[Captioned]) -> None:
+    """Puts a batch's images in the place of those that it had; all of them or, if it fails, none."""
+    rows = [(*texts, orjson.dumps(results).decode()) for *texts, results in map(astuple, found)]
+    marks = ", ".join("?" * len(_NAMES))
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        # The images of a batch are written together, so that their numbers follow each other.
+        before = connection.execute("SELECT first, last FROM batches WHERE path = ?", (path,)).fetchone()
+        connection.execute("DELETE FROM images WHERE rowid BETWEEN ? AND ?", before or (1, 0))
+        (last,) = connection.execute("SELECT coalesce(max(last), 0) FROM batches").fetchone()
+        connection.executemany(
+            f"INSERT INTO images (rowid, {', '.join(_NAMES)}) VALUES (?, {marks})",  # noqa: S608
+            ((number, *row) for number, row in enumerate(rows, last + 1)),
+        )
+        connection.execute(
+            "INSERT OR REPLACE INTO batches VALUES (?, ?, ?, ?)", (path, version, last + 1, last + len(rows))
+        )
+        connection.execute("COMMIT")
+    except sqlite3.Error:
+        connection.execute("ROLLBACK")
+        raise

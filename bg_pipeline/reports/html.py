@@ -1,0 +1,195 @@
+"""A batch's report as one HTML page: counts and costs, and each image before and after with what became of it.
+
+The page needs nothing beside itself: pictures are small and inside it, there is no script, and whatever names,
+captions and causes hold is text. It may be filtered by status, printed, and read on a phone.
+"""
+
+import hashlib
+from base64 import b64encode
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from importlib import resources
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final
+
+import pybase64
+
+from bg_pipeline.reports import thumbnails
+from bg_pipeline.reports.report import Report, Row, printable
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+OTHER_CALLS: Final = "other calls"
+"""What was billed and is no picture that was kept: labels, captions, cut-outs, repetitions."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of the page; ``data`` is empty where it is not shown, ``link`` leads to it at full size if at all."""
+
+    name: str
+    key: str
+    alt: str
+    data: str
+    link: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """One image: its row, the photo (None where the row is about none) and its results."""
+
+    row: Row
+    alt_text: str
+    before: Picture | None
+    after: Sequence[Picture]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One line of a chart; ``share`` is of the longest line, from 0 to 1."""
+
+    name: str
+    value: str
+    share: float
+    kind: str = ""
+
+
+def render(
+    report: Report,
+    *,
+    title: str,
+    made_at: datetime,
+    source: Callable[[str], str],
+    thumbnail: Callable[[str], bytes | None],
+    alt_texts: Mapping[str, str],
+    link: Callable[[str], str] = lambda key: "",
+    links_end: datetime | None = None,
+) -> bytes:
+    """The page, in UTF-8.
+
+    ``source`` tells an image's key, ``thumbnail`` the small JPEG of a key, ``link`` the address of a key (empty:
+    none); ``links_end`` is when links stop working. ``alt_texts`` are by image.
+    """
+    cards = [_card(row, source, thumbnail, alt_texts.get(row.ImageName, ""), link) for row in report.rows]
+    pictures = [each for card in cards for each in (card.before, *card.after) if each]
+    style = _style()
+    page = _template().render(
+        title=printable(title),
+        made_at=made_at,
+        style=style,
+        style_hash=b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+        cards=cards,
+        statuses=[(status, number) for status, number in report.counts.items()],
+        cost_usd=report.cost_usd,
+        charts=charts(report),
+        not_shown=sum(not picture.data for picture in pictures),
+        linked=any(picture.link for picture in pictures),
+        links_end=links_end,
+        room=thumbnails.BUDGET,
+        link=link,
+        usd=usd,
+        printable=printable,
+    )
+    return page.encode()
+
+
+def usd(amount: float | None) -> str:
+    """An amount for a person; None is not known."""
+    return "unknown" if amount is None else f"{amount:,.4f}" if amount else "0"
+
+
+def charts(report: Report) -> dict[str, list[Bar]]:
+    """The lines of each chart by its title; a chart without lines is left out."""
+    statuses: dict[str, float] = {status: number for status, number in report.counts.items() if number}
+    costs = _cost_by_model(report)
+    seconds = _seconds(report)
+    found = {
+        "Images by status": _bars(statuses, lambda number: f"{number:,.0f}", kind=str),
+        "Cost by model, USD": _bars(costs, usd),
+        "Images by seconds of work": _bars(seconds, lambda number: f"{number:,.0f}"),
+    }
+    return {title: bars for title, bars in found.items() if bars}
+
+
+def _bars(
+    values: Mapping[str, float], told: Callable[[float], str], kind: Callable[[str], str] = lambda name: ""
+) -> list[Bar]:
+    longest = max(values.values(), default=0) or 1
+    return [Bar(name, told(value), value / longest, kind(name)) for name, value in values.items()]
+
+
+def _cost_by_model(report: Report) -> dict[str, float]:
+    """What was billed, as far as it is known, by the model that painted; the rest is `OTHER_CALLS`."""
+    costs: dict[str, float] = defaultdict(float)
+    for row in report.rows:
+        rest = row.CostUSD or 0.0
+        # Outputs that another image paid for cost this one nothing.
+        if sum(output.CostUSD or 0.0 for output in row.Outputs) <= rest + 1e-9:
+            for output in row.Outputs:
+                costs[output.Model or OTHER_CALLS] += output.CostUSD or 0.0
+                rest -= output.CostUSD or 0.0
+        costs[OTHER_CALLS] += max(0.0, rest)
+    ordered = sorted(costs.items(), key=lambda pair: -pair[1])
+    return {name: cost for name, cost in ordered if cost > 0}
+
+
+_SECONDS = (1, 2, 5, 10, 30, 60, 300, 1800)
+_SPANS = (
+    f"under {_SECONDS[0]}",
+    *(f"{low} to {high}" for low, high in pairwise(_SECONDS)),
+    f"{_SECONDS[-1]} and more",
+)
+
+
+def _seconds(report: Report) -> dict[str, float]:
+    """How many images were worked on for how long; images that nothing was done for are left out."""
+    spans = Counter(bisect_right(_SECONDS, row.Seconds) for row in report.rows if row.Seconds > 0)
+    return {_SPANS[span]: spans[span] for span in range(min(spans), max(spans) + 1)} if spans else {}
+
+
+def _card(
+    row: Row,
+    source: Callable[[str], str],
+    thumbnail: Callable[[str], bytes | None],
+    alt_text: str,
+    link: Callable[[str], str],
+) -> Card:
+    seen = printable(alt_text or row.Caption or row.ImageName)
+
+    def picture(name: str, key: str, alt: str) -> Picture:
+        small = thumbnail(key)
+        data = f"data:image/jpeg;base64,{pybase64.b64encode_as_string(small)}" if small else ""
+        return Picture(name, printable(key), alt, data, link(key))
+
+    key = source(row.ImageName)
+    before = picture("Before", key, f"Before: {seen}") if key else None
+    several = len(row.Results) > 1
+    after = [
+        picture(f"After {number}" if several else "After", result, f"After: {seen}")
+        for number, result in enumerate(row.Results[: thumbnails.RESULTS], 1)
+    ]
+    return Card(row, printable(alt_text), before, after)
+
+
+@cache
+def _template() -> "Template":
+    import jinja2  # a run that writes no such report need not wait for it
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(__package__),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html")
+
+
+@cache
+def _style() -> str:
+    return (resources.files(__package__) / "templates" / "report.css").read_text("utf-8")

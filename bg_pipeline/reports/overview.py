@@ -1,0 +1,64 @@
+"""One batch as it stands: what was asked, under which name it is reported, and the report. No model is called."""
+
+from dataclasses import dataclass
+
+from bg_pipeline import layout
+from bg_pipeline.batch import BatchRequest, default_request
+from bg_pipeline.errors import RequestError, UsageError
+from bg_pipeline.layout import Batch
+from bg_pipeline.reports.report import Report
+from bg_pipeline.settings import Settings
+from bg_pipeline.store import Store
+from bg_pipeline.uploads.submitting import check_request
+
+
+@dataclass(frozen=True)
+class Standing:
+    """``request`` is None, and ``problem`` says why, where it cannot be read; ``data`` is where results lie."""
+
+    batch: Batch
+    data: Store
+    request: BatchRequest | None
+    problem: RequestError | None
+    request_id: str
+    status_prefix: str
+
+    def report_key(self, extension: str = "json") -> str:
+        return layout.report_key(self.status_prefix, self.request_id, extension)
+
+    def report(self) -> Report | None:
+        """The report as it was last written, None if there is none yet."""
+        content = self.data.read(self.report_key())
+        return None if content is None else Report.read(content.data)
+
+    def report_csv(self) -> bytes | None:
+        content = self.data.read(self.report_key("csv"))
+        return None if content is None else content.data
+
+    def retry(self) -> bytes | None:
+        """The ready-made request that asks again for what failed, None if nothing did."""
+        content = self.data.read(layout.retry_key(self.status_prefix, self.request_id))
+        return None if content is None else content.data
+
+
+def look_up(store: Store, settings: Settings, batch: Batch) -> Standing:
+    """The batch; raises `UsageError` if there is none of this name."""
+    content = store.read(batch.request_key)
+    problem, request = None, None
+    if content is None:
+        if next(store.list(f"{batch.input_prefix}/"), None) is None:
+            raise UsageError(f"there is no batch {batch.path} in bucket {store.bucket}")
+        request = default_request(batch, store.bucket, settings.default_prompt)
+    else:
+        try:
+            request = check_request(settings, batch, content.data)
+        except RequestError as error:
+            problem = error
+    return Standing(
+        batch=batch,
+        data=store.in_bucket(request.S3Bucket) if request else store,
+        request=request,
+        problem=problem,
+        request_id=request.Id if request else batch.derived_id(store.bucket),
+        status_prefix=request.StatusS3Prefix if request else batch.status_prefix,
+    )

@@ -1,0 +1,1 @@
+"""Money: what a run would cost, and the caps it cannot pass."""

@@ -1,0 +1,234 @@
+"""What a run would do: calls for each operation, time at the quota and dollars at worst. Nothing is spent.
+
+Counted is what is due by the ledger. What is stored already under another image's name costs less than planned,
+never more.
+"""
+
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import TypeVar
+
+from bg_pipeline import layout
+from bg_pipeline.batch import ImageSettings
+from bg_pipeline.captioners import nova
+from bg_pipeline.errors import NothingUsable
+from bg_pipeline.flow.stages import CAPTIONS, LABELS, PICTURES, STAGES
+from bg_pipeline.flow.tools import Tools
+from bg_pipeline.flow.work import Work, open_work, stored_batches
+from bg_pipeline.generators import Generator, Operation, by_words
+from bg_pipeline.labelers import custom_labels, faces, rekognition
+from bg_pipeline.layout import Batch, UploadDate
+from bg_pipeline.models.choice import Choice, Roster
+from bg_pipeline.models.facts import facts_of
+from bg_pipeline.quotas.account import AccountQuotas
+from bg_pipeline.settings import Settings
+from bg_pipeline.store import Store
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models in use; None where none was needed or none can be used."""
+
+    replacer: Choice[Generator] | None
+    remover: Choice[Generator] | None
+    captioner: Choice[str] | None
+    regions: Sequence[str]
+    """Where everything but models is called."""
+    per_minute: Callable[[Operation, str], float]
+    """The quota of an operation in a Region."""
+
+
+@dataclass
+class Line:
+    """One operation: ``calls`` if every picture passes at once, ``at_worst`` with every repetition.
+
+    ``per_minute`` is the quota of all its Regions together; ``worst_usd`` None where a price is unknown.
+    """
+
+    operation: Operation
+    regions: Sequence[str]
+    per_minute: float
+    calls: int = 0
+    at_worst: int = 0
+    worst_usd: float | None = 0.0
+
+    @property
+    def minutes(self) -> float:
+        return self.calls / self.per_minute
+
+    @property
+    def minutes_at_worst(self) -> float:
+        return self.at_worst / self.per_minute
+
+
+@dataclass
+class Plan:
+    """What a run would do; ``waiting`` images wait for the approval of their batch's sample."""
+
+    images: int = 0
+    due: int = 0
+    waiting: int = 0
+    without_prompt: int = 0
+    unreadable: list[str] = field(default_factory=list)
+    lines: list[Line] = field(default_factory=list)
+
+    @property
+    def minutes(self) -> float:
+        """The slowest operation sets the pace; all others hide behind it."""
+        return max((line.minutes for line in self.lines), default=0.0)
+
+    @property
+    def minutes_at_worst(self) -> float:
+        return max((line.minutes_at_worst for line in self.lines), default=0.0)
+
+    @property
+    def worst_usd(self) -> float | None:
+        """None where the price of any planned call is unknown."""
+        costs = [line.worst_usd for line in self.lines]
+        return None if None in costs else sum(cost or 0.0 for cost in costs)
+
+
+def find_work(
+    store: Store, settings: Settings, dates: Iterable[UploadDate], only: Collection[Batch] = ()
+) -> Iterator[Work]:
+    """Every complete batch of the dates with what is due in it, as a run would find it now."""
+    for date in dates:
+        path = layout.date_path(date)
+        results = {found.key: found.etag for found in store.list(f"{layout.RESULTS}/{path}/")}
+        now = datetime.now(UTC)
+        for uploaded, ledger in stored_batches(store, [date], only):
+            if not uploaded.complete(settings.settle_seconds, now):
+                continue
+            work = open_work(store, settings, uploaded, ledger)
+            here = results
+            if work.place.output_prefix != uploaded.batch.output_prefix or work.place.data is not store:
+                elsewhere = work.place.data.list(f"{work.place.output_prefix}/")
+                here = {found.key: found.etag for found in elsewhere}
+            work.find_due(settings, here, stages=STAGES, again=(), etag_of=partial(_etag, work))
+            yield work
+
+
+def _etag(work: Work, key: str) -> str:
+    found = work.place.data.head(key)
+    return found.etag if found else ""
+
+
+def sample_left(work: Work, approved: bool) -> int:
+    """How many of the due images a run may take: all, unless a sample was asked for and is not approved."""
+    if work.request is None or work.request.Sample is None or approved:
+        return len(work.due)
+    done = sum(1 for entry in work.ledger.entries() if entry.image not in work.due)
+    return max(0, work.request.Sample - done)
+
+
+def plan(works: Iterable[Work], settings: Settings, models: Models) -> Plan:
+    """What bringing ``works`` up to date would take."""
+    found = Plan()
+    lines: dict[Operation, Line] = {}
+    for work in works:
+        found.images += len(work.images)
+        found.due += len(work.due)
+        if work.problem is not None:
+            found.unreadable.append(f"{work.place.batch.path}: {work.problem}")
+            continue
+        approved = work.place.data.head(layout.approval_key(work.place.batch)) is not None
+        allowed = sample_left(work, approved)
+        found.waiting += len(work.due) - allowed
+        for image in list(work.due)[:allowed]:
+            asked = work.asked(image)
+            found.without_prompt += PICTURES in work.due[image] and asked.needs_prompt and not asked.prompts
+            for operation, regions, calls, at_worst, usd in _calls(asked, work.due[image], settings, models):
+                if operation not in lines:
+                    quota = sum(models.per_minute(operation, region) for region in regions)
+                    lines[operation] = Line(operation, regions, quota)
+                line = lines[operation]
+                line.calls += calls
+                line.at_worst += at_worst
+                line.worst_usd = None if usd is None or line.worst_usd is None else line.worst_usd + usd
+    found.lines = list(lines.values())
+    return found
+
+
+_Calls = tuple[Operation, Sequence[str], int, int, float | None]
+"""An operation, its Regions, its calls, its calls at worst and what these cost."""
+
+
+def _calls(
+    asked: ImageSettings, due: Collection[str], settings: Settings, models: Models
+) -> Iterator[_Calls]:
+    """The calls for one image."""
+    if LABELS in due and settings.custom_labels_arn:
+        # The calls are free: what costs is the model, by the hour.
+        yield custom_labels.OPERATION, (custom_labels.region(settings.custom_labels_arn),), 1, 1, 0.0
+    elif LABELS in due:
+        yield _look(rekognition.OPERATION, models)
+    if CAPTIONS in due and models.captioner is not None:
+        (operation,) = models.captioner.candidate.operations
+        facts = facts_of(operation.name, operation.invoke_id)
+        tokens_in, tokens_out = nova.tokens_at_most(
+            operation.invoke_id, settings.caption_prompt, settings.alt_text_length
+        )
+        cost = facts.cost(input_tokens=tokens_in, output_tokens=tokens_out)
+        yield operation, models.captioner.regions, 1, 1, cost
+    if PICTURES in due:
+        yield from _picture_calls(asked, settings, models)
+
+
+def _picture_calls(asked: ImageSettings, settings: Settings, models: Models) -> Iterator[_Calls]:
+    paints = asked.needs_prompt
+    if paints and not asked.prompts:
+        return
+    if asked.subject == "FACES":
+        yield _look(faces.OPERATION, models)
+    generator = models.replacer.candidate.speaker if models.replacer else None
+    if asked.subject in ("LABELS", "SALIENT") and "cut-out" in settings.mask_sources and models.remover:
+        (operation,) = models.remover.candidate.operations
+        in_words = paints and asked.subject == "LABELS" and generator and by_words(generator, asked.mode)
+        price = facts_of(operation.name, operation.model_id).cost(images=1)
+        yield operation, models.remover.regions, 0 if in_words else 1, 1, price
+    if paints and models.replacer and generator:
+        (operation,) = models.replacer.candidate.operations
+        calls = len(asked.prompts) * math.ceil(asked.variants / generator.images_per_call)
+        pictures = len(asked.outputs)
+        repeated = pictures * settings.max_regenerations
+        price = facts_of(operation.name, operation.model_id).cost(images=pictures + repeated)
+        yield operation, models.replacer.regions, calls, calls + repeated, price
+
+
+def _look(operation: Operation, models: Models) -> _Calls:
+    return operation, models.regions, 1, 1, facts_of(operation.name).cost(images=1)
+
+
+def models_in_use(tools: Tools) -> tuple[Models, list[str]]:
+    """The models that a run would use now, and why there is none of a kind; only control planes are asked."""
+    reasons: list[str] = []
+
+    def current(roster: Roster[T]) -> Choice[T] | None:
+        try:
+            return roster.current()
+        except NothingUsable as error:
+            reasons.append(str(error))
+            return None
+
+    account = AccountQuotas(tools.aws)
+
+    def per_minute(operation: Operation, region: str) -> float:
+        facts = facts_of(operation.name, operation.invoke_id)
+        own = tools.settings.quota(operation.name) or account.requests_per_minute(facts, region)
+        return own or facts.requests_in(region)
+
+    return (
+        Models(
+            replacer=current(tools.replacers),
+            remover=current(tools.removers),
+            captioner=current(tools.captioners),
+            regions=tools.aws.regions,
+            per_minute=per_minute,
+        ),
+        reasons,
+    )

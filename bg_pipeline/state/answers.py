@@ -1,0 +1,241 @@
+"""Paid answers, kept by what was asked, so that nothing is paid for twice.
+
+The identity of an answer is the SHA-256 of the source's bytes and of everything asked about them, but not of
+the model that happened to answer. An answer is stored before anything else is done with it. A picture's call
+is claimed first, with a conditional write, so that two processes do not pay for one picture and so that a
+call that was under way when a process died is known to have been.
+"""
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+import orjson
+
+from bg_pipeline import layout
+from bg_pipeline.errors import CallError, OutcomeUnknown, PreconditionFailed, RunStopped
+from bg_pipeline.state.processes import is_dead
+from bg_pipeline.store import Store
+
+T = TypeVar("T")
+
+CALL_SECONDS = 360
+"""After so long a claimed call is over, however it ended: the longest read timeout and some."""
+
+POLL_SECONDS = 2.0
+
+TRIES = 2
+"""A call whose end is unknown may have been billed; it is repeated once and not again.
+
+One that a process died over is made again whenever that happens: it is a process that has to be mended then.
+"""
+
+
+def identity(kind: str, source_sha256: str, asked: Mapping[str, Any]) -> str:
+    """The SHA-256, in hex, under which the answer to this question about these bytes is kept."""
+    document = {"kind": kind, "source": source_sha256, "asked": asked}
+    return hashlib.sha256(orjson.dumps(document, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a service answered, and what that cost; ``cost_usd`` is None where the price is not known.
+
+    ``made_for`` is a short digest of the image's key for which it was paid; any other image gets it free.
+    ``maybe_billed`` counts calls before it whose end is unknown. ``by_words`` says that the model found the
+    subject from words.
+    """
+
+    data: bytes
+    model: str
+    region: str = ""
+    seed: int | None = None
+    cost_usd: float | None = None
+    made_for: str = ""
+    maybe_billed: int = 0
+    by_words: bool = False
+
+    def metadata(self) -> dict[str, str]:
+        document = {
+            "model": self.model,
+            "region": self.region,
+            "seed": self.seed,
+            "cost": self.cost_usd,
+            "for": self.made_for,
+            "maybe": self.maybe_billed,
+            "words": self.by_words,
+        }
+        return {"answer": json.dumps(document)}  # object metadata is ASCII, 2 KB in all
+
+
+def _read(data: bytes, metadata: Mapping[str, str]) -> Answer | None:
+    try:
+        document = orjson.loads(metadata["answer"])
+        return Answer(
+            data,
+            document["model"],
+            document["region"],
+            document["seed"],
+            document["cost"],
+            document["for"],
+            document["maybe"],
+            document["words"],
+        )
+    except (KeyError, orjson.JSONDecodeError):
+        return None  # a foreign object under an answer's key is not an answer
+
+
+class Answers:
+    """The stored answers of a bucket, as one process sees them. Safe for threads."""
+
+    def __init__(self, store: Store, holder: str) -> None:
+        self._store = store
+        self._holder = holder
+        self._lock = threading.Lock()
+        self._busy: dict[str, tuple[threading.Lock, int]] = {}
+        self._fresh: set[str] = set()
+
+    @contextmanager
+    def one_at_a_time(self, name: str) -> Iterator[None]:
+        """Holds back this process's other threads that want the same answer."""
+        with self._lock:
+            lock, waiting = self._busy.get(name, (threading.Lock(), 0))
+            self._busy[name] = (lock, waiting + 1)
+        try:
+            with lock:
+                yield
+        finally:
+            with self._lock:
+                lock, waiting = self._busy.pop(name)
+                if waiting > 1:
+                    self._busy[name] = (lock, waiting - 1)
+
+    def find(
+        self, kind: str, name: str, *, models: Collection[str] = (), again: bool = False
+    ) -> Answer | None:
+        """The stored answer, if one of ``models`` made it (any, if none is named).
+
+        With ``again`` only an answer that this process made itself counts.
+        """
+        if again and name not in self._fresh:
+            return None
+        content = self._store.read(layout.answer_key(kind, name))
+        if content is None:
+            return None
+        answer = _read(content.data, content.metadata)
+        return answer if answer and (not models or answer.model in models) else None
+
+    def keep(self, kind: str, name: str, answer: Answer, *, media_type: str) -> None:
+        """Stores the answer; when this returns it will not be paid for again."""
+        self._store.write(
+            layout.answer_key(kind, name), answer.data, media_type=media_type, metadata=answer.metadata()
+        )
+        self._fresh.add(name)
+
+    def claim(
+        self,
+        kind: str,
+        name: str,
+        *,
+        batch: str,
+        stop: threading.Event,
+        models: Collection[str] = (),
+        again: bool = False,
+    ) -> "Claim | None":
+        """Takes the right to make this call; None if by now there is an answer that `find` gives.
+
+        Waits while another process is making it. Raises `CallError` if it was tried twice without its end
+        being known, and `RunStopped` when ``stop`` is set.
+        """
+        key = layout.call_key(name)
+        mine = {"Holder": self._holder, "Batch": batch, "Unknown": 0, "Abandoned": 0}
+        try:
+            etag = self._store.write_json(key, mine, if_absent=not again)
+            return Claim(self._store, key, etag, mine)
+        except PreconditionFailed:
+            pass
+        while True:
+            content = self._store.read(key)
+            if content is None:
+                return self.claim(kind, name, batch=batch, stop=stop, models=models)
+            if self.find(kind, name, models=models) is not None:
+                return None
+            held = _claim(content.data)
+            gone = is_dead(held["Holder"])
+            old = datetime.now(UTC) - content.modified > timedelta(seconds=CALL_SECONDS)
+            # Whoever holds the lease of a batch knows that its earlier holder is gone.
+            abandoned = held["Batch"] == batch and held["Holder"] != self._holder
+            answered = self.find(kind, name) is not None  # by a model that is not configured any more
+            if held["Holder"] == "" or gone or old or abandoned or answered:
+                if held["Unknown"] >= TRIES and not answered:
+                    raise CallError(
+                        "MaybeBilled",
+                        "the call was made twice without its end being known and may have been billed twice; "
+                        "it is made again only with `run --again generated_images`",
+                    )
+                lost = bool(held["Holder"]) and not answered
+                mine |= {"Unknown": held["Unknown"], "Abandoned": held["Abandoned"] + lost}
+                try:
+                    etag = self._store.write_json(key, mine, if_etag=content.etag)
+                    return Claim(self._store, key, etag, mine)
+                except PreconditionFailed:
+                    continue
+            if stop.wait(POLL_SECONDS):
+                raise RunStopped("the run was stopped")
+
+
+def _claim(data: bytes) -> dict[str, Any]:
+    try:
+        held = orjson.loads(data)
+        counts = {name: int(held.get(name, 0)) for name in ("Unknown", "Abandoned")}
+        return {"Holder": str(held["Holder"]), "Batch": str(held["Batch"]), **counts}
+    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError):
+        return {"Holder": "", "Batch": "", "Unknown": 0, "Abandoned": 0}
+
+
+class Claim:
+    """The right to make one paid call; left as it is once the answer is stored, as the mark that it was made."""
+
+    def __init__(self, store: Store, key: str, etag: str, document: dict[str, Any]) -> None:
+        self._store = store
+        self._key = key
+        self._etag = etag
+        self._document = document
+
+    @property
+    def maybe_billed(self) -> int:
+        """Earlier calls of this kind whose end is unknown, or that a process died over."""
+        return int(self._document["Unknown"] + self._document["Abandoned"])
+
+    def make(self, call: Callable[[], T]) -> T:
+        """Makes the call; repeats it once if its end stays unknown.
+
+        A call that failed for a known reason gives the claim back, so that it may be made again.
+        """
+        while True:
+            try:
+                return call()
+            except OutcomeUnknown:
+                self._document["Unknown"] += 1
+                self._etag = self._store.write_json(self._key, self._document, if_etag=self._etag)
+                if self._document["Unknown"] >= TRIES:
+                    self._write_free()
+                    raise
+            except (CallError, RunStopped):
+                self._give_back()
+                raise
+
+    def _write_free(self) -> None:
+        self._document["Holder"] = ""
+        self._etag = self._store.write_json(self._key, self._document, if_etag=self._etag)
+
+    def _give_back(self) -> None:
+        if self.maybe_billed:
+            self._write_free()
+        else:
+            self._store.delete(self._key)

@@ -1,0 +1,1 @@
+"""Uploads: found by listing or by events, and made by those who submit."""

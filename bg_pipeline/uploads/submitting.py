@@ -1,0 +1,206 @@
+"""Uploading a batch: photos first, the request last, so that a batch is complete or not there.
+
+Used by the command line, the page and the API. Nothing is uploaded before everything that can be checked here
+has been: files, names, the request and its rights.
+"""
+
+import mimetypes
+import os
+import posixpath
+import uuid
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import orjson
+from boto3.s3.transfer import TransferConfig
+
+from bg_pipeline import batch as requests
+from bg_pipeline.batch import BatchRequest, image_settings
+from bg_pipeline.errors import UsageError
+from bg_pipeline.flow.renditions import WISHES
+from bg_pipeline.layout import EXTENSIONS, Batch, Kind, UploadDate, kind_of
+from bg_pipeline.settings import Settings
+from bg_pipeline.store import Store
+
+THREADS = 8
+"""Files uploaded at a time; each holds at most one part of 8 MB in memory."""
+
+_PICTURE_ENDINGS = frozenset(f".{ending}" for endings in EXTENSIONS.values() for ending in endings)
+
+
+class Upload(Protocol):
+    """Something to be uploaded under a name, which may hold folders."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the batch."""
+
+    def open(self) -> AbstractContextManager[BinaryIO]:
+        """Its bytes, read as they are sent."""
+
+
+@dataclass(frozen=True)
+class LocalFile:
+    """A file on this machine and the name it gets in its batch."""
+
+    path: Path
+    name: str
+
+    def open(self) -> AbstractContextManager[BinaryIO]:
+        return self.path.open("rb")
+
+    @property
+    def looks_like_a_picture(self) -> bool:
+        """By its name and size only."""
+        return posixpath.splitext(self.name)[1].lower() in _PICTURE_ENDINGS and self.path.stat().st_size > 0
+
+
+def find_photos(paths: Sequence[Path]) -> list[LocalFile]:
+    """The files that ``paths`` mean, sorted by the names they get; a folder means every file in and below it.
+
+    A file is named after itself, a file of a folder by its path inside the folder. Where several folders are given
+    each one's name is kept in front, so that their equal names do not collide. Dot-files and JSON in folders
+    are left out. Raises `UsageError`, naming the file, for one that is missing, unreadable, cannot be an image
+    of a batch, or would share another one's name.
+    """
+    folders = [path for path in paths if path.is_dir()]
+    found: dict[Path, LocalFile] = {}
+    for path in paths:
+        if path.is_dir():
+            top = path.resolve()
+            start = top.parent if len(folders) > 1 else top
+            for file in _files_below(top):
+                found.setdefault(file.resolve(), LocalFile(file, _name(file.relative_to(start).as_posix())))
+        elif path.is_file():
+            found.setdefault(path.resolve(), LocalFile(path, _name(path.name)))
+        else:
+            raise UsageError(f"'{path}' is neither a file nor a folder; nothing was uploaded")
+    photos = sorted(found.values(), key=lambda photo: photo.name)
+    _check(photos, paths)
+    return photos
+
+
+def _files_below(folder: Path) -> list[Path]:
+    found = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent, name) for name in files if kind_of(name) is Kind.IMAGE]
+    return [file for file in found if file.is_file()]
+
+
+def _name(name: str) -> str:
+    """The name as S3 takes it: UTF-8, whatever bytes the file system had."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
+def _check(photos: Sequence[LocalFile], paths: Sequence[Path]) -> None:
+    if not photos:
+        raise UsageError(f"there are no photos in {', '.join(map(str, paths)) or 'what was named'}")
+    by_name: dict[str, LocalFile] = {}
+    for photo in photos:
+        if kind_of(photo.name) is not Kind.IMAGE:
+            raise UsageError(
+                f"'{photo.path}' cannot be an image of a batch: names that begin with a dot or end in .json mean "
+                "something else there; rename it"
+            )
+        other = by_name.setdefault(photo.name, photo)
+        if other is not photo:
+            raise UsageError(
+                f"'{other.path}' and '{photo.path}' would both be named '{photo.name}'; "
+                "submit them apart, or submit their folders"
+            )
+        if not os.access(photo.path, os.R_OK):
+            raise UsageError(f"'{photo.path}' cannot be read: permission denied")
+
+
+def new_batch(date: UploadDate | None = None) -> Batch:
+    """A batch that nobody has yet, on a date (default: today in UTC)."""
+    now = datetime.now(UTC)
+    return Batch(date or now.date(), f"{now:%H%M%S}-{uuid.uuid4().hex[:8]}")
+
+
+def compose_request(
+    settings: Settings, batch: Batch, names: Sequence[str], wishes: Mapping[str, Any]
+) -> tuple[bytes, BatchRequest]:
+    """The request JSON of a new batch, and what it comes to.
+
+    ``wishes`` are fields of a request; ``Labels`` among them is what is kept in every image. Raises
+    `RequestError` by field.
+    """
+    document = {
+        "Id": str(uuid.uuid4()),
+        **{name: value for name, value in wishes.items() if value not in (None, ())},
+    }
+    labels = document.pop("Labels", None)
+    if labels:
+        document["Images"] = [{"ImageName": name, "Labels": labels} for name in names]
+    data = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    return data, check_request(settings, batch, data)
+
+
+def check_request(settings: Settings, batch: Batch, data: bytes) -> BatchRequest:
+    """What a request comes to in this place. Raises `RequestError` by field."""
+    return requests.read(
+        data,
+        bucket=settings.bucket,
+        batch=batch,
+        allowed_buckets=settings.allowed_buckets,
+        presets=WISHES,
+    )
+
+
+def paid_pictures(request: BatchRequest, names: Sequence[str]) -> int:
+    """How many pictures models will paint for ``names``, if each succeeds at once."""
+    if request.Images is None:
+        asked = image_settings(request, "", WISHES)
+        each = len(asked.outputs) if asked.needs_prompt else 0
+        return each * min(len(names), request.Sample or len(names))
+    settings = [image_settings(request, name, WISHES) for name in names]
+    counts = Counter({asked.image: len(asked.outputs) for asked in settings if asked.needs_prompt})
+    return sum(count for _, count in counts.most_common(request.Sample))
+
+
+def submit(
+    store: Store,
+    batch: Batch,
+    photos: Sequence[Upload],
+    request: bytes,
+    *,
+    others: Mapping[str, Upload] | None = None,
+    done: Callable[[str], None] = lambda name: None,
+) -> None:
+    """Uploads ``photos`` and ``others`` (by key), and then the request, which makes the batch complete.
+
+    ``done`` is called with each uploaded name. While photos are on their way a draft keeps the batch from being
+    worked on; if this raises, or is interrupted, the draft stays and nothing is ever run.
+    """
+    keys = {batch.upload_key(photo.name): photo for photo in photos} | dict(others or {})
+    store.write(batch.draft_key, request, media_type="application/json")
+    with ThreadPoolExecutor(THREADS, "upload") as pool:
+        try:
+            futures = [pool.submit(_upload, store, key, photo, done) for key, photo in keys.items()]
+            ended, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            for future in ended:
+                future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    store.write(batch.request_key, request, media_type="application/json")
+    store.delete(batch.draft_key)
+
+
+_IN_THIS_THREAD = TransferConfig(use_threads=False)
+
+
+def _upload(store: Store, key: str, photo: Upload, done: Callable[[str], None]) -> None:
+    media_type = mimetypes.guess_type(photo.name)[0] or "application/octet-stream"
+    with photo.open() as data:
+        store.client.upload_fileobj(
+            data, store.bucket, key, ExtraArgs={"ContentType": media_type}, Config=_IN_THIS_THREAD
+        )
+    done(photo.name)

@@ -1,0 +1,295 @@
+"""The command line: what each command prints, how it ends, and that no user's mistake shows a traceback."""
+
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from bg_pipeline.cli import main
+from bg_pipeline.commands import submit as submitting
+from bg_pipeline.commands.arguments import today
+from bg_pipeline.layout import Batch, find_batch
+from bg_pipeline.local_aws.control_client import ControlClient
+from bg_pipeline.store import Store
+from bg_pipeline_tests.batches import Bench
+from bg_pipeline_tests.pictures import photo
+
+
+def bg(*words: object, input: str | None = None) -> Result:
+    """A command as a person gives it; an exception that would have been a traceback fails the test."""
+    result = CliRunner().invoke(main, [str(word) for word in words], input=input)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert "Traceback" not in result.output
+    return result
+
+
+def refused(*words: object) -> str:
+    """The one line that a wrong usage gets."""
+    result = bg(*words)
+    assert result.exit_code == 2, result.output
+    return result.stderr
+
+
+@pytest.fixture
+def bench(s3, bucket: str, control: ControlClient, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """A bucket that the commands find in their environment."""
+    control.switch(canned=True)
+    monkeypatch.setenv("BG_BUCKET", bucket)
+    monkeypatch.setenv("BG_QUOTA_TITAN_V2_RPM", "60000")
+    return Bench(Store(s3, bucket))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(2):
+        (folder / f"photo {number}.jpg").write_bytes(photo(number))
+    return folder
+
+
+def submitted(*words: object) -> Batch:
+    result = bg("submit", *words)
+    assert result.exit_code == 0, result.output
+    batch = find_batch(result.stdout.strip())
+    assert batch is not None
+    return batch
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["", "demo", "up", "submit", "plan", "run", "status", "report", "retry", "approve", "doctor"],
+)
+def test_every_command_explains_itself(command: str) -> None:
+    result = bg(*filter(None, [command, "--help"]))
+    assert result.exit_code == 0
+    assert "Usage:" in result.stdout
+
+
+def test_photos_become_a_batch_that_runs_and_is_reported(bench: Bench, photos: Path) -> None:
+    batch = submitted(photos, "--prompt", "a sunny beach", "--ref", "SKU-7")
+    assert batch.date == today()
+    done = bg("run", "--batch", batch.path)
+    assert done.exit_code == 0, done.output
+    rows = json.loads(bg("report", batch.path, "--format", "json").stdout)
+    assert [(row["ImageName"], row["Status"], row["Ref"]) for row in rows] == [
+        ("photo 0.jpg", "Succeeded", "SKU-7"),
+        ("photo 1.jpg", "Succeeded", "SKU-7"),
+    ]
+    table = bg("report", batch.input_prefix)
+    assert f"{batch.output_prefix}/photo 0.jpg" in table.stdout
+    assert (
+        bg("report", f"s3://{bench.store.bucket}/{batch.input_prefix}/", "--format", "csv").stdout.count("\n")
+        == 3
+    )
+    assert "reported" in bg("status", batch.path).stdout
+
+
+def test_a_second_run_does_nothing_and_succeeds(bench: Bench, photos: Path, control: ControlClient) -> None:
+    batch = submitted(photos, "--prompt", "a sunny beach")
+    bg("run", "--batch", batch.path)
+    control.mark()
+    assert bg("run", "--date", "today").exit_code == 0
+    assert control.paid() == []
+    assert bg("run", "--date", "today", "--again", "generated_images").exit_code == 0
+    assert len(control.paid(operation="InvokeModel")) == 2
+
+
+def test_an_image_that_failed_is_told_with_its_cause_and_exit_code_1(bench: Bench, photos: Path) -> None:
+    (photos / "page.jpg").write_text("<html>404</html>")
+    batch = submitted(photos, "--prompt", "a sunny beach")
+    result = bg("run", "--batch", batch.path)
+    assert result.exit_code == 1
+    assert "page.jpg" in result.stdout
+    assert "not a photo" in result.stdout
+    for command in ("report", "status"):
+        assert bg(command, batch.path).exit_code == 1
+
+
+def test_what_failed_is_asked_for_again_as_a_new_batch(bench: Bench, photos: Path) -> None:
+    (photos / "empty.png").touch()
+    batch = submitted(photos, "--prompt", "a sunny beach")
+    assert bg("retry", batch.path).exit_code == 2, "there is no report yet"
+    bg("run", "--batch", batch.path)
+    again = find_batch(bg("retry", batch.path).stdout.strip())
+    assert again is not None
+    assert again != batch
+    request = bench.store.read_json(again.request_key)
+    assert [image["ImageName"] for image in request["Images"]] == ["empty.png"]
+    bench.put(batch.upload_key("empty.png"), photo(5))
+    assert bg("run", "--batch", again.path).exit_code == 0
+    assert "Nothing of batch" in bg("retry", again.path).stderr
+
+
+def test_a_sample_runs_and_the_rest_follows_its_approval(
+    bench: Bench, photos: Path, control: ControlClient
+) -> None:
+    batch = submitted(photos, "--prompt", "a sunny beach", "--sample", 1)
+    planned = bg("plan", "--batch", batch.path).stdout
+    assert "1 of them wait for the approval" in planned
+    assert bg("run", "--batch", batch.path).exit_code == 1
+    assert len(control.paid(operation="InvokeModel")) == 1
+    assert bg("approve", batch.path, "--run").exit_code == 0
+    assert len(control.paid(operation="InvokeModel")) == 2
+    assert "was approved before" in bg("approve", batch.path).stderr
+
+
+def test_approving_what_asked_for_no_sample_is_refused(bench: Bench, photos: Path) -> None:
+    batch = submitted(photos, "--prompt", "a sunny beach")
+    assert "asked for no sample" in refused("approve", batch.path)
+
+
+def test_a_plan_names_calls_time_and_dollars_and_spends_nothing(
+    bench: Bench, photos: Path, control: ControlClient
+) -> None:
+    batch = submitted(photos, "--prompt", "x", "--prompt", "y", "--variants", 3)
+    before = bench.keys("")
+    control.mark()
+    result = bg("plan", "--batch", batch.path)
+    assert result.exit_code == 0
+    assert "2 images asked for, 2 with something to do" in result.stdout
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("TITAN_V2")]
+    # 2 photos of 2 prompts in one call of 3 variants each; at worst a new attempt of each picture and a cut-out.
+    assert line.split()[4:6] == ["4", "18"]
+    assert line.split()[-1] == "0.31"
+    assert control.paid() == []
+    assert bench.keys("") == before
+
+
+def test_a_plan_says_that_pictures_leave_the_region(bench: Bench, photos: Path, monkeypatch) -> None:
+    monkeypatch.setenv("BG_IMAGE_MODELS", "stability")
+    submitted(photos, "--prompt", "x")
+    assert "processed in the US" in bg("plan", "--date", "today").stdout
+
+
+def test_a_plan_without_a_model_says_why_and_fails(
+    bench: Bench, photos: Path, control: ControlClient
+) -> None:
+    submitted(photos, "--prompt", "x")
+    for model in ("amazon.titan-image-generator-v2:0", "amazon.nova-canvas-v1:0"):
+        control.model(model, lifecycle="RETIRED")
+    control.model("stability.stable-image-inpaint-v1:0", access="denied")
+    result = bg("plan", "--date", "today")
+    assert result.exit_code == 1
+    assert "titan-v2: " in result.stderr
+
+
+def test_more_than_fifty_paid_pictures_are_asked_about(
+    bench: Bench, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submitting, "ASK_BEYOND", 1)
+    for answer, code in (("n\n", 2), ("", 2), ("y\n", 0)):
+        result = bg("submit", photos, "--prompt", "x", input=answer)
+        assert result.exit_code == code
+        assert "2 photos ask for 2 paid pictures" in result.stderr
+    assert bg("submit", photos, "--prompt", "x", "--yes").exit_code == 0
+    assert len([key for key in bench.keys("image-files/") if key.endswith("request.json")]) == 2
+
+
+def test_a_backdrop_of_this_machine_goes_with_the_batch(bench: Bench, photos: Path, tmp_path: Path) -> None:
+    Image.radial_gradient("L").convert("RGB").save(tmp_path / "wall.png")
+    batch = submitted(photos, "--backdrop", tmp_path / "wall.png")
+    request = bench.store.read_json(batch.request_key)
+    assert request["Backdrop"] == f"{batch.input_prefix}/.backdrop.png"
+    done = bg("run", "--batch", batch.path)
+    assert done.exit_code == 0, done.output
+    assert len(bench.keys(f"{batch.output_prefix}/")) == 4, "two pictures and their provenance"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["missing.jpg", "--prompt", "x"], "missing.jpg"),
+        (["PHOTOS"], "Prompt: is required"),
+        (["PHOTOS", "--prompt", "x", "--variants", "9"], "Variants: must be at most 5"),
+        (["PHOTOS", "--prompt", "x", "--manifest", "a.csv"], "not built yet"),
+        (["PHOTOS", "--prompt", "x", "--preset", "nope"], '"nope" is not a preset'),
+        (["PHOTOS", "--prompt", "x", "--date", "2020-01-01"], "before BG_FIRST_DATE"),
+        (["PHOTOS", "--prompt", "x", "--date", f"{today() + timedelta(2)}"], "in the future"),
+        (["PHOTOS", "--prompt", "x", "--date", "21.11.2026"], "not a date"),
+        (["PHOTOS", "--prompt", "x", "--backdrop", "reports/x.png"], "Backdrop"),
+        ([], "Missing argument"),
+    ],
+)
+def test_a_submission_that_cannot_be_is_refused_before_anything_is_uploaded(
+    bench: Bench, photos: Path, words: list[str], said: str
+) -> None:
+    assert said in refused("submit", *[str(photos) if word == "PHOTOS" else word for word in words])
+    assert bench.keys("") == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run"], "say which date"),
+        (["run", "--date", "today", "--from", "2026-11-01"], "either --date or --from"),
+        (["run", "--to", "2026-11-01"], "--to needs --from"),
+        (["run", "--from", "2026-11-02", "--to", "2026-11-01"], "lies after"),
+        (["run", "--date", "2026-11-02", "--batch", "2026/11/01/a"], "not of the dates"),
+        (["run", "--date", "today", "--again", "nope"], "nope"),
+        (["status", "2026/11/01/a", "--date", "today"], "either a batch or --date"),
+        (["report", "nonsense"], "no batch"),
+        (["report", "2026/02/31/a"], "no batch"),
+        (["report", "2026/11/01/a"], "there is no batch 2026/11/01/a"),
+        (["nonsense"], "No such command"),
+        (["demo", "--prompt", "x"], "--prompt goes with photos"),
+        (["demo", "missing.jpg", "--prompt", "x"], "missing.jpg"),
+    ],
+)
+def test_wrong_usage_is_told_in_words(bench: Bench, words: list[str], said: str) -> None:
+    assert said in refused(*words)
+
+
+def test_settings_that_cannot_be_are_named(monkeypatch: pytest.MonkeyPatch, stand_in: object) -> None:
+    assert "BG_BUCKET is not set" in refused("status")
+    monkeypatch.setenv("BG_BUCKET", "no-such-bucket")
+    assert "there is no bucket 'no-such-bucket'" in refused("run", "--date", "today")
+    monkeypatch.setenv("BG_BUKET", "x")
+    assert "did you mean BG_BUCKET" in refused("status")
+
+
+def test_without_credentials_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("BG_BUCKET", "any")
+    assert "bg-pipeline demo" in refused("status")
+
+
+def test_a_request_that_cannot_be_read_is_a_state_and_a_row(bench: Bench) -> None:
+    batch = bench.submit({"a.jpg": photo()}, day=today(), Promt="typo")
+    status = bg("status", "--date", "today")
+    assert "request refused" in status.stdout
+    assert bg("run", "--batch", batch.path).exit_code == 1
+    result = bg("report", batch.path)
+    assert result.exit_code == 1
+    assert "did you mean 'Prompt'" in result.stdout
+
+
+def test_a_folder_that_is_still_uploaded_is_told_and_left_alone(bench: Bench) -> None:
+    batch = Batch(today(), "drafted")
+    bench.put(batch.upload_key("a.jpg"), photo())
+    bench.put(batch.draft_key, b"{}")
+    status = bg("status")
+    assert status.exit_code == 1
+    assert "being uploaded" in status.stdout
+    result = bg("run", "--date", "today")
+    assert result.exit_code == 0
+    assert "still being uploaded" in result.stderr
+
+
+def test_names_that_could_steer_the_terminal_are_shown_as_what_they_are(bench: Bench) -> None:
+    batch = bench.submit({"\x1b[31mred[bold].jpg": b"no picture"}, day=today())
+    result = bg("run", "--batch", batch.path)
+    assert "\x1b[31m" not in result.stdout
+    assert "\\x1b[31mred[bold].jpg" in result.stdout
+
+
+def test_the_readmes_table_of_settings_is_the_settings_own() -> None:
+    from bg_pipeline.settings import table
+
+    readme = Path(__file__).parents[2].joinpath("README.md").read_text()
+    assert table() in readme, "put the output of `python -m bg_pipeline.settings` into README.md"

@@ -1,0 +1,132 @@
+"""What the doctor finds, and what it advises."""
+
+from pathlib import Path
+
+import pytest
+from botocore.exceptions import ClientError
+from click.testing import CliRunner
+
+from bg_pipeline.aws import Aws
+from bg_pipeline.cli import main
+from bg_pipeline.doctor.account import Finding, Level, conditional_writes, dagster_home, examine
+from bg_pipeline.local_aws.control_client import ControlClient
+from bg_pipeline.settings import settings
+from bg_pipeline.store import Store
+
+
+def findings(subject: str = "", **overrides: object) -> list[Finding]:
+    chosen = settings(**overrides)
+    return [found for found in examine(chosen, Aws(chosen.regions)) if found.subject.startswith(subject)]
+
+
+def test_in_an_account_where_all_is_well_nothing_needs_attention(bucket: str, control: ControlClient) -> None:
+    assert {found.level for found in findings(bucket=bucket)} == {Level.OK}
+
+
+def test_nothing_is_billed_unless_asked_for(bucket: str, control: ControlClient) -> None:
+    findings(bucket=bucket)
+    assert control.paid() == []
+
+
+def test_a_retired_model_is_told_and_the_next_one_is_in_use(bucket: str, control: ControlClient) -> None:
+    control.model("amazon.titan-image-generator-v2:0", lifecycle="RETIRED")
+    titan, nova, *_ = findings("image model", bucket=bucket)
+    assert titan.level is Level.ATTENTION
+    assert "in use" in nova.words
+
+
+def test_without_any_model_that_can_be_used_the_doctor_fails(bucket: str, control: ControlClient) -> None:
+    control.model("amazon.titan-image-generator-v2:0", access="denied")
+    (found,) = findings("image model", bucket=bucket, image_models=("titan-v2",))
+    assert found.level is Level.FAILED
+    assert "BG_IMAGE_MODELS" in found.advice
+
+
+def test_a_region_without_the_model_or_rekognition_is_told(bucket: str, control: ControlClient) -> None:
+    found = findings(bucket=bucket, regions=("us-west-1",), image_models=("titan-v2",))
+    bad = [each.subject for each in found if each.level is Level.FAILED]
+    assert "image model titan-v2" in bad
+
+
+def test_a_quota_of_ones_own_that_aws_does_not_confirm_needs_attention(
+    bucket: str, control: ControlClient
+) -> None:
+    (found,) = findings("quota TITAN_V2", bucket=bucket, image_models=("titan-v2",), quota_titan_v2_rpm=240)
+    assert found.level is Level.ATTENTION
+    assert "60 by Service Quotas" in found.words
+    assert "BG_QUOTA_TITAN_V2_RPM" in found.advice
+
+
+def test_without_credentials_only_this_machine_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    first, *others = findings(bucket="any")
+    assert (first.subject, first.level) == ("credentials", Level.FAILED)
+    assert {found.subject.split()[0] for found in others} == {"extra", "dagster"}
+
+
+def test_a_bucket_that_is_not_there_fails(stand_in: object) -> None:
+    (found,) = findings("bucket", bucket="no-such-bucket")
+    assert found.level is Level.FAILED
+
+
+class ReadOnly(Store):
+    def write(self, *_: object, **__: object) -> str:
+        raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "PutObject")
+
+
+class Unconditional(Store):
+    def write(self, key: str, data: bytes, *, media_type: str, **_: object) -> str:
+        return super().write(key, data, media_type=media_type)
+
+
+@pytest.mark.parametrize(("kind", "said"), [(ReadOnly, "cannot be written"), (Unconditional, "no notice")])
+def test_a_bucket_without_the_right_or_without_conditions_fails(s3, bucket: str, kind, said: str) -> None:
+    found = conditional_writes(kind(s3, bucket))
+    assert found.level is Level.FAILED
+    assert said in found.words
+
+
+@pytest.mark.parametrize(
+    ("yaml", "advised"),
+    [
+        ("", ["run_monitoring", "run_retries", "PostgreSQL"]),
+        (
+            "run_monitoring: {enabled: true}\nrun_retries: {enabled: true}\nstorage: {postgres: {}}",
+            ["retry_on_asset_or_op_failure: false"],
+        ),
+        ("{", ["mend it"]),
+    ],
+)
+def test_settings_of_dagster_that_would_help_are_named(tmp_path: Path, yaml: str, advised: list[str]) -> None:
+    (tmp_path / "dagster.yaml").write_text(yaml)
+    found = list(dagster_home(str(tmp_path)))
+    assert {each.level for each in found} == {Level.ATTENTION}
+    for word, each in zip(advised, found, strict=True):
+        assert word in each.advice
+
+
+def test_live_tries_every_model_once_and_only_after_a_yes(
+    bucket: str, control: ControlClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    control.switch(canned=True)
+    monkeypatch.setenv("BG_BUCKET", bucket)
+    refused = CliRunner().invoke(main, ["doctor", "--live"], input="n\n")
+    assert refused.exit_code == 2
+    assert "at most 0.330 USD" in refused.stderr
+    assert control.paid() == []
+    agreed = CliRunner().invoke(main, ["doctor", "--live", "--yes"])
+    assert agreed.exit_code == 0, agreed.output
+    assert len(control.paid()) == 11
+
+
+def test_live_tells_which_model_failed(
+    bucket: str, control: ControlClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    control.switch(canned=True)
+    control.model("amazon.nova-canvas-v1:0", access="denied")
+    monkeypatch.setenv("BG_BUCKET", bucket)
+    monkeypatch.setenv("BG_IMAGE_MODELS", "titan-v2")
+    control.fault(operation="Converse", code="ValidationException")
+    result = CliRunner().invoke(main, ["doctor", "--live", "--yes"])
+    assert result.exit_code == 1, result.output

@@ -1,0 +1,223 @@
+import csv
+import io
+import itertools
+import json
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bg_pipeline.errors import BgPipelineError, RequestError
+from bg_pipeline.reports import report
+from bg_pipeline.reports.report import Output, Report, Status, compose, worst
+
+CAT = compose(
+    "621f",
+    "cat.jpg",
+    status=Status.SUCCEEDED,
+    ref="SKU 7",
+    outputs=[
+        Output("out/cat_1.jpg", Status.SUCCEEDED, "", "titan", "us-east-1", 42, 0.01),
+        Output("out/cat_2.jpg", Status.SUCCEEDED, "", "stability", "us-west-2", 43, 0.07),
+    ],
+    labels="Cat, Sofa",
+    caption="A cat on a sofa.",
+    cost_usd=0.0812345678,
+    seconds=12.34567,
+)
+DOG = compose(
+    "621f", "dog.jpg", status=Status.SKIPPED, error="CostCap", cause="the cap was reached", cost_usd=None
+)
+
+
+def table(rows: Report) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(rows.csv().decode(), newline="")))
+
+
+# Rows
+
+
+def test_a_row_has_the_names_of_the_contract_in_their_order() -> None:
+    (row,) = json.loads(Report((CAT,)).json())
+    names = (
+        "Id, ImageName, Ref, Status, Error, Cause, Results, Outputs, Model, Region, Seed, Labels, Caption, "
+        "CostUSD, Seconds, Reused"
+    )
+    assert ", ".join(row) == names
+    assert ", ".join(row["Outputs"][0]) == "Key, Status, Cause, Model, Region, Seed, CostUSD"
+
+
+def test_a_row_speaks_of_its_first_output_and_lists_the_results_that_exist() -> None:
+    row = compose(
+        "621f",
+        "cat.jpg",
+        status=Status.SUCCEEDED,
+        outputs=[Output("", Status.FAILED, "timed out", "titan", "eu-west-1", 7), *CAT.Outputs],
+    )
+    assert (row.Model, row.Region, row.Seed) == ("titan", "eu-west-1", 7)
+    assert row.Results == ("out/cat_1.jpg", "out/cat_2.jpg")
+    assert (row.Status, row.Cause) == (Status.FAILED, "timed out")
+
+
+def test_a_row_is_succeeded_only_if_all_its_outputs_are() -> None:
+    for other in Status:
+        outputs = [CAT.Outputs[0], Output("", other)]
+        assert compose("a", "b", status=Status.SUCCEEDED, outputs=outputs).Status == other
+
+
+def test_what_is_to_be_done_again_is_worse_than_what_is_left_alone() -> None:
+    again = {status: status in report.TO_DO_AGAIN for status in Status}
+    for first, second in itertools.permutations(Status, 2):
+        assert again[worst([first, second])] == (again[first] or again[second])
+
+
+def test_a_succeeded_row_may_say_what_was_missing() -> None:
+    row = compose(
+        "a", "b", status=Status.SUCCEEDED, outputs=CAT.Outputs, cause="no caption: the model timed out"
+    )
+    assert (row.Status, row.Cause) == (Status.SUCCEEDED, "no caption: the model timed out")
+
+
+def test_a_request_that_cannot_be_read_is_one_failed_row() -> None:
+    row = report.unreadable("derived", RequestError([("Mode", "must be 'PRECISE'")]))
+    assert (row.Id, row.ImageName, row.Status) == ("derived", "request.json", Status.FAILED)
+    assert row.Cause == "Mode: must be 'PRECISE'"
+    assert Report((row,)).to_do_again == ()
+
+
+# The report
+
+
+def test_a_report_is_read_back_as_it_was_written() -> None:
+    written = Report((CAT, DOG))
+    assert Report.read(written.json()) == written
+    assert Report.read(Report(()).json()) == Report(())
+    assert written.json() == Report.read(written.json()).json()
+
+
+@pytest.mark.parametrize("data", [b"", b"[{", b"{}", b"[1]", b'[{"Id": "a"}]', b"\xff"])
+def test_what_is_no_report_is_refused_in_a_sentence(data: bytes) -> None:
+    with pytest.raises(BgPipelineError, match="this is not a status report"):
+        Report.read(data)
+
+
+def test_all_statuses_are_counted_and_the_cost_is_summed() -> None:
+    done = Report((CAT, CAT))
+    assert done.counts == {
+        Status.SUCCEEDED: 2,
+        Status.NEEDS_REVIEW: 0,
+        Status.BLOCKED: 0,
+        Status.SKIPPED: 0,
+        Status.FAILED: 0,
+    }
+    assert done.cost_usd == pytest.approx(0.16247)
+    assert Report((CAT, DOG)).cost_usd is None
+
+
+def test_a_retry_asks_for_the_failed_and_the_skipped() -> None:
+    rows = tuple(compose("a", f"{status}.jpg", status=status) for status in Status)
+    assert Report(rows).to_do_again == ("Skipped.jpg", "Failed.jpg")
+
+
+# The CSV
+
+
+def test_the_csv_has_a_line_for_each_image_and_numbers_are_numbers() -> None:
+    frame = pd.read_csv(io.BytesIO(Report((CAT, compose("a", "b", status=Status.FAILED))).csv()))
+    assert list(frame["ImageName"]) == ["cat.jpg", "b"]
+    assert list(frame["CostUSD"]) == [0.081235, 0.0]
+    assert list(frame["Seconds"]) == [12.346, 0.0]
+    assert frame["Seed"][0] == 42
+    assert frame["Results"][0] == "out/cat_1.jpg\nout/cat_2.jpg"
+    assert "Outputs" not in frame.columns
+
+
+def test_an_unknown_cost_is_called_unknown() -> None:
+    cat, dog = table(Report((CAT, DOG)))
+    assert (cat["CostUSD"], dog["CostUSD"]) == ("0.081235", "unknown")
+    assert (cat["Seed"], dog["Seed"]) == ("42", "")
+
+
+def test_an_empty_report_has_a_head_alone() -> None:
+    assert Report(()).csv().count(b"\n") == 1
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", "＝"])
+def test_no_cell_is_taken_for_a_formula(start: str) -> None:
+    evil = f'{start}HYPERLINK("http://x","y")'
+    row = compose(
+        evil,
+        evil,
+        status=Status.FAILED,
+        error=evil,
+        cause=evil,
+        ref=evil,
+        labels=evil,
+        caption=evil,
+        outputs=[Output(evil, Status.FAILED, evil, evil, evil)],
+    )
+    (cells,) = table(Report((row,)))
+    texts = [
+        value
+        for name, value in cells.items()
+        if name not in {"Status", "Seed", "CostUSD", "Seconds", "Reused"}
+    ]
+    assert texts == [f"'{evil}"] * 10
+
+
+def test_a_negative_number_stays_a_number() -> None:
+    (cells,) = table(Report((compose("a", "b", status=Status.FAILED, cost_usd=-0.5),)))
+    assert cells["CostUSD"] == "-0.5"
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+outputs = st.builds(
+    Output,
+    texts,
+    st.sampled_from(Status),
+    texts,
+    texts,
+    texts,
+    st.none() | st.integers(0, 2**31),
+    st.none() | st.floats(0, 100),
+)
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> Any:
+    return compose(
+        draw(texts),
+        draw(texts),
+        status=draw(st.sampled_from(Status)),
+        cause=draw(texts),
+        ref=draw(texts),
+        outputs=draw(st.lists(outputs, max_size=3)),
+        caption=draw(texts),
+        cost_usd=draw(st.none() | st.floats(0, 100)),
+    )
+
+
+@given(st.lists(rows(), max_size=4))
+def test_whatever_the_texts_hold_every_form_keeps_one_row_for_each_image(some: list[Any]) -> None:
+    written = Report(tuple(some))
+    assert Report.read(written.json()) == written
+    assert [cells["ImageName"].removeprefix("'") for cells in table(written)] == [
+        row.ImageName.removeprefix("'") for row in some
+    ]
+    assert len(written.table()) == len(some)
+
+
+def test_a_name_cannot_steer_the_terminal() -> None:
+    row = compose("a", "\x1b[2Jcat\n.jpg", status=Status.FAILED, cause="\x1b]0;x\x07")
+    ((name, *_, what),) = Report((row,)).table()
+    assert name == "\\x1b[2Jcat\\x0a.jpg"
+    assert what == "\\x1b]0;x\\x07"
+
+
+def test_the_table_shows_results_and_cause() -> None:
+    cat, dog = Report((CAT, DOG)).table()
+    assert cat == ("cat.jpg", "Succeeded", "12.3", "0.08", "out/cat_1.jpg\nout/cat_2.jpg")
+    assert dog == ("dog.jpg", "Skipped", "0.0", "unknown", "the cap was reached")
+    assert len(report.TABLE_HEAD) == len(cat)

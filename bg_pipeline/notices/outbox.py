@@ -18,7 +18,8 @@ from bg_pipeline.flow.renditions import WISHES
 from bg_pipeline.inspection.unreported import unreported
 from bg_pipeline.layout import Batch, UploadDate
 from bg_pipeline.notices.senders import NotSent, Sender
-from bg_pipeline.notices.texts import Crash, Filed, Link, Notice, finished, without_report
+from bg_pipeline.notices.texts import Crash, Filed, Notice, finished, without_report
+from bg_pipeline.reports.links import Link
 from bg_pipeline.reports.report import Report
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.ledger import Ledger

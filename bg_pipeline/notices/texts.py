@@ -14,6 +14,7 @@ from typing import Any, Final
 from bg_pipeline.custom_labels.standstill import WAITS
 from bg_pipeline.flow.outcomes import SAMPLE_WAITS
 from bg_pipeline.layout import UploadDate
+from bg_pipeline.reports.links import Link
 from bg_pipeline.reports.report import Report, Row, Status, printable
 from bg_pipeline.reports.wording import counted, listed
 from bg_pipeline.spending.caps import CapReached
@@ -38,22 +39,6 @@ class Outcome(StrEnum):
     STOPPED_AT_CAP = "stopped_at_cap"
     WAITING = "waiting"
     NO_REPORT = "no_report"
-
-
-@dataclass(frozen=True)
-class Link:
-    """A link that anyone may open until ``until``; not ``sure``: or until the session that signed it ends."""
-
-    url: str
-    until: datetime
-    sure: bool
-
-    @property
-    def life(self) -> str:
-        """How long it works, in words."""
-        if self.sure:
-            return f"works until {_time(self.until)}"
-        return f"works until the AWS session that signed it ends, {_time(self.until)} at the latest"
 
 
 @dataclass(frozen=True)
@@ -251,7 +236,3 @@ def _id(*parts: str) -> str:
 
 def _iso(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="seconds")
-
-
-def _time(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"

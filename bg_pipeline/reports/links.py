@@ -1,10 +1,26 @@
 """Links to stored documents that anyone may open, with how long they truly work."""
 
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from bg_pipeline.aws import Aws
-from bg_pipeline.notices.texts import Link
 from bg_pipeline.store import Store
+
+
+@dataclass(frozen=True)
+class Link:
+    """A link that anyone may open until ``until``; not ``sure``: or until the session that signed it ends."""
+
+    url: str
+    until: datetime
+    sure: bool
+
+    @property
+    def life(self) -> str:
+        """How long it works, in words."""
+        if self.sure:
+            return f"works until {_time(self.until)}"
+        return f"works until the AWS session that signed it ends, {_time(self.until)} at the latest"
 
 
 def link(aws: Aws, store: Store, key: str, seconds: int, now: datetime) -> Link:
@@ -17,3 +33,7 @@ def link(aws: Aws, store: Store, key: str, seconds: int, now: datetime) -> Link:
     until = now + timedelta(seconds=seconds)
     temporary, ends = aws.session_end()
     return Link(url, min(until, ends or until), sure=ends is not None or not temporary)
+
+
+def _time(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"

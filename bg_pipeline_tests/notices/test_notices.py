@@ -29,7 +29,6 @@ from bg_pipeline.notices.senders import SIGNATURE, NotSent, Topic, WebHook, subj
 from bg_pipeline.notices.texts import (
     Crash,
     Filed,
-    Link,
     Notice,
     Outcome,
     finished,
@@ -37,7 +36,7 @@ from bg_pipeline.notices.texts import (
     without_report,
 )
 from bg_pipeline.partitions import upload_dates
-from bg_pipeline.reports.links import link
+from bg_pipeline.reports.links import Link, link
 from bg_pipeline.reports.report import Output, Report, Row, Status, compose
 from bg_pipeline.sensors.notices import notices
 from bg_pipeline.settings import settings

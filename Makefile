@@ -29,7 +29,7 @@ clean:
 
 # A comma inside $(call …) would end its argument.
 RUN_EXTRAS := local,masks
-DEV_EXTRAS := local,masks,dev,api
+DEV_EXTRAS := local,masks,dev,api,postgres
 
 # uv is used when it is there, because it takes seconds where pip takes a minute.
 define install

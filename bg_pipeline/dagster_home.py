@@ -1,9 +1,12 @@
 """Dagster's home in the state folder, and one tick of the sensor for a program that brings no daemon.
 
+Its database is SQLite in that folder, or the PostgreSQL of ``BG_POSTGRES_URL``.
+
 The one module outside the lineage's own that imports Dagster, and only when it is asked to look for uploads.
 """
 
 import fcntl
+import hashlib
 import importlib.metadata
 import os
 import subprocess
@@ -26,6 +29,12 @@ SENSOR = "new_uploads"
 LOCATION = "bg_pipeline"
 _CURSOR = "sensor_cursor.json"
 _READY = "ready"
+_STORAGE = """\
+# Because BG_POSTGRES_URL is set; `up` takes this away when it is not.
+storage:
+  postgres:
+    postgres_url: {env: BG_POSTGRES_URL}
+"""
 
 
 @contextmanager
@@ -45,16 +54,24 @@ def alone(home: Path) -> Iterator[None]:
 def prepare(home: Path) -> None:
     """Makes ``home`` a Dagster home: its settings, unless there are some, and its database, once for each release.
 
-    Several processes must not meet an empty home at once, so this goes before any of them starts.
+    Several processes must not meet an empty home at once, so this goes before any of them starts. Raises
+    `UsageError` for a ``BG_POSTGRES_URL`` that cannot be used, `BgPipelineError` where no database can be made.
     """
+    postgres = settings().postgres_url.get_secret_value()
+    if postgres:
+        _reach(postgres)
     home.mkdir(parents=True, exist_ok=True)
     yaml = home / "dagster.yaml"
     if not yaml.exists():
         yaml.write_text(resources.files("bg_pipeline").joinpath("dagster.yaml").read_text("utf-8"))
+    _choose_storage(yaml, postgres=bool(postgres))
     (home / "workspace.yaml").write_text(
         f"load_from:\n  - python_module: {{module_name: bg_pipeline.definitions, location_name: {LOCATION}}}\n"
     )
     release = importlib.metadata.version("dagster")
+    if postgres:
+        # Another database is made ready anew; which one it was is not kept in the open.
+        release += f" {hashlib.sha256(postgres.encode()).hexdigest()[:16]}"
     ready = home / _READY
     if ready.exists() and ready.read_text() == release:
         return
@@ -68,6 +85,41 @@ def prepare(home: Path) -> None:
             f"Dagster's database in {home} cannot be made: {words[-1] if words else 'no reason'}"
         )
     ready.write_text(release)
+
+
+def _choose_storage(yaml: Path, *, postgres: bool) -> None:
+    """Adds the PostgreSQL storage to a home's settings or takes it away; a ``storage`` of the user's own stays."""
+    before = yaml.read_text("utf-8")
+    own = before.replace(_STORAGE, "")
+    if any(line.startswith("storage:") for line in own.splitlines()):
+        if postgres:
+            raise UsageError(f"{yaml} has a `storage` of its own; take that away, or BG_POSTGRES_URL")
+        return
+    after = f"{own.rstrip()}\n\n{_STORAGE}" if postgres else f"{own.rstrip()}\n"
+    if after != before:
+        yaml.write_text(after, "utf-8")
+
+
+def _reach(address: str) -> None:
+    """Opens and closes one connection, so that what is wrong is told in words and without the password."""
+    try:
+        import psycopg2
+    except ImportError:
+        raise UsageError(
+            "BG_POSTGRES_URL is set and dagster-postgres is not installed: "
+            'pip install "bg-pipeline[postgres]", or take the setting away for SQLite'
+        ) from None
+    try:
+        psycopg2.connect(address, connect_timeout=10).close()
+    except psycopg2.OperationalError as error:
+        words = str(error).strip().splitlines()
+        raise BgPipelineError(
+            f"the PostgreSQL server of BG_POSTGRES_URL cannot be used: {words[0] if words else 'no reason'}"
+        ) from None
+    except (psycopg2.Error, UnicodeError):
+        raise UsageError(
+            "BG_POSTGRES_URL is not an address of a PostgreSQL database: postgresql://user:password@host:port/name"
+        ) from None
 
 
 class Dagster:

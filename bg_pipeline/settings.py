@@ -202,6 +202,11 @@ class Settings(BaseSettings):
         validate_default=True,
         description="What those are signed with (HMAC-SHA256); needed with a web hook.",
     )
+    postgres_url: SecretStr = Field(
+        SecretStr(""),
+        description="PostgreSQL database (`postgresql://user:password@host/name`) in which `up` and `demo` keep "
+        "Dagster's history (extra `postgres`); empty: SQLite.",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Level of the log.")
 
     @field_validator(

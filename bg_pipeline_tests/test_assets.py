@@ -16,12 +16,20 @@ from bg_pipeline_tests.batches import DATE, Bench
 from bg_pipeline_tests.pictures import photo
 
 LINEAGE = ["raw_images", "labels", "captions", "generated_images", "status_report"]
+MODEL = "arn:aws:rekognition:us-east-1:000000000000:project/shop/version/mugs.1/1700000000001"
 
 
 @pytest.fixture
 def bench(s3, bucket, control: ControlClient) -> Bench:
     control.switch(canned=True)
     return Bench(Store(s3, bucket))
+
+
+class Waiting(Bench):
+    """A bench whose labels come from a Custom Labels model."""
+
+    def settings(self, **overrides: Any) -> Any:
+        return super().settings(**{"custom_labels_arn": MODEL, **overrides})
 
 
 @pytest.fixture
@@ -143,6 +151,20 @@ def test_one_bad_date_of_a_range_is_red_and_the_others_are_green(
         "MATERIALIZED",  # a date without uploads is green
     ]
     assert set(status(bench, instance, "status_report", days).values()) == {"MATERIALIZED"}
+
+
+def test_a_date_that_waits_for_the_custom_labels_window_is_neither_red_nor_green(
+    bench: Bench, instance: dg.DagsterInstance, control: ControlClient
+) -> None:
+    control.custom_model(MODEL, start_seconds=60, stop_seconds=0.1, labels=["Mug"])
+    days = [date(2026, 11, day) for day in (17, 18)]
+    bench.submit(2, day=days[0])
+    bench.submit(1, day=days[1], Subject="SALIENT")
+    waits = Waiting(bench.store)
+    result = materialize(waits, instance, days)
+    assert result.success
+    assert list(status(waits, instance, "generated_images", days).values()) == ["", "MATERIALIZED"]
+    assert set(status(waits, instance, "status_report", days).values()) == {"MATERIALIZED"}
 
 
 def test_captions_alone_make_nothing_else(

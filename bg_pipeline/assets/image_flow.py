@@ -110,19 +110,25 @@ def _events(context: dg.AssetExecutionContext, ran: Ran, selected: dict[str, dg.
     """What happened, in Dagster's words: materializations in lineage order, checks, a failure if one is due."""
     order = [name for name in STAGES if name in selected]
     store, days = ran.store, ran.days
-    bad = {day.date: reason for day in days if (reason := _failure(day, selected))}
-    if bad:
-        # One result for each asset would mark every date of the range as materialized.
+    bad = {day.date: reason for day in days if not day.waits and (reason := _failure(day, selected))}
+    waiting = {day.date for day in days if day.waits}
+    if bad or waiting:
+        # One result for each asset would mark every date of the range as materialized. A date that waits for the
+        # Custom Labels window is neither made nor failed: only its report is there.
         for name in order:
             for day in days:
-                if day.date not in bad or name == REPORT:
+                if day.date not in bad.keys() | waiting or name == REPORT:
                     yield dg.AssetMaterialization(
                         selected[name],
                         partition=day.date.isoformat(),
                         metadata=day_metadata(store, name, day),
                     )
             yield from check_results(ran, selected[name], context.selected_asset_check_keys)
-        raise dg.Failure("; ".join(f"{day}: {reason}" for day, reason in bad.items()), allow_retries=False)
+        if bad:
+            raise dg.Failure(
+                "; ".join(f"{day}: {reason}" for day, reason in bad.items()), allow_retries=False
+            )
+        return
     for name in order:
         for day in days:
             context.add_asset_metadata(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from bg_pipeline import layout
+from bg_pipeline.custom_labels.standstill import WAITS
 from bg_pipeline.errors import NothingUsable, RunStopped
 from bg_pipeline.flow import heaps
 from bg_pipeline.flow.archive import Archive
@@ -72,6 +73,11 @@ class Day:
         """Images were asked for and none has a usable result."""
         usable = self.counts[Status.SUCCEEDED] + self.counts[Status.NEEDS_REVIEW]
         return self.images > 0 and usable == 0
+
+    @property
+    def waits(self) -> bool:
+        """Nothing worked, because every image waits for a Custom Labels window that will do it."""
+        return self.nothing_worked and self.inspection.errors[WAITS] == self.images
 
 
 @dataclass(frozen=True)

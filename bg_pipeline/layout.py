@@ -45,6 +45,8 @@ PHOTOS: Final = "photo"
 
 REQUEST: Final = "request.json"
 DRAFT: Final = "draft.json"
+MANIFEST: Final = ".manifest.csv"
+"""The table that a batch was asked for with, if it was; a dot-file, so that it is no image."""
 
 MAX_KEY_BYTES: Final = 1024
 """What S3 takes, in bytes of UTF-8 (Amazon S3 user guide, "Naming Amazon S3 objects")."""
@@ -161,6 +163,10 @@ class Batch:
     @property
     def draft_key(self) -> str:
         return within(self.input_prefix, DRAFT)
+
+    @property
+    def manifest_key(self) -> str:
+        return within(self.input_prefix, MANIFEST)
 
     def derived_id(self, bucket: str) -> str:
         """The ``Id`` of a batch whose request is absent or cannot be read: the same one every time."""
@@ -293,6 +299,11 @@ def is_report(key: str) -> bool:
 def retry_key(status_prefix: str, batch_id: str) -> str:
     """The ready-made request that asks again for what failed."""
     return within(status_prefix, f"retry_{batch_id}.json")
+
+
+def manifest_report_key(status_prefix: str, batch_id: str) -> str:
+    """The batch's manifest with what became of each of its rows."""
+    return within(status_prefix, f"manifest_{batch_id}.csv")
 
 
 def claim_key(output_prefix: str) -> str:

@@ -17,7 +17,8 @@ from bg_pipeline.layout import Batch
 from bg_pipeline.reports.report import Report, Row
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.store import Store
-from bg_pipeline.uploads import submitting
+from bg_pipeline.uploads import manifest as manifests
+from bg_pipeline.uploads import sources, submitting
 
 
 def make_aws(settings: Settings) -> Aws:
@@ -85,14 +86,32 @@ class Pipeline:
         """The bucket."""
         return open_bucket(self.settings, self._aws)
 
-    def submit(self, photos: Sequence[str | Path], *, batch: Batch | None = None, **wishes: Any) -> Batch:
+    def submit(
+        self,
+        photos: Sequence[str | Path] = (),
+        *,
+        manifest: str | Path | None = None,
+        batch: Batch | None = None,
+        **wishes: Any,
+    ) -> Batch:
         """Uploads photos, or folders of them, as a batch of today (UTC) and returns it; nothing is run.
 
-        ``wishes`` are the request's fields by their own names (``Prompt``, ``Mode``, ``Renditions`` …). Raises
-        `UsageError` for files that are not there and `RequestError` by field, before anything is uploaded.
+        ``wishes`` are the request's fields by their own names (``Prompt``, ``Mode``, ``Renditions`` …). In the place
+        of photos, ``manifest`` names a CSV file with one a row, as `bg-pipeline submit --manifest` takes it. Raises
+        `UsageError` for files that are not there and `RequestError` by field, or by line and column of the
+        manifest, before anything is uploaded.
         """
-        found = submitting.find_photos([Path(photo) for photo in photos])
+        if bool(photos) == bool(manifest):
+            raise UsageError("name photos or a manifest, and not both")
         made = batch or submitting.new_batch()
+        if manifest:
+            file = Path(manifest)
+            text = file.read_bytes()
+            lies = sources.OnThisMachine(file.parent, sources.InBuckets(self.settings, self.store))
+            asked = sources.order(self.settings, made, manifests.read(text), text, lies, wishes)
+            submitting.submit(self.store, made, asked.photos, asked.data, others=asked.others)
+            return made
+        found = submitting.find_photos([Path(photo) for photo in photos])
         request, _ = submitting.compose_request(self.settings, made, [photo.name for photo in found], wishes)
         submitting.submit(self.store, made, found, request)
         return made

@@ -34,3 +34,17 @@ def test_what_is_missing_is_named(bucket: str, tmp_path: Path) -> None:
         _ = bg_pipeline.Pipeline(bucket="").store
     with pytest.raises(UsageError, match=r"nothing\.jpg"):
         bg_pipeline.Pipeline(bucket=bucket).submit([tmp_path / "nothing.jpg"], Prompt="x")
+
+
+def test_a_manifest_is_submitted_as_photos_are(bucket: str, control: ControlClient, tmp_path: Path) -> None:
+    control.switch(canned=True)
+    (tmp_path / "a.jpg").write_bytes(photo())
+    (tmp_path / "catalogue.csv").write_text("source,ref\na.jpg,SKU 7\n")
+    shop = bg_pipeline.Pipeline(bucket=bucket, quota_titan_v2_rpm=6000)
+    batch = shop.submit(manifest=tmp_path / "catalogue.csv", Prompt="a beach")
+    shop.run([batch.date])
+    assert [(row.ImageName, row.Ref, row.Status) for row in shop.report(batch)] == [
+        ("a.jpg", "SKU 7", "Succeeded")
+    ]
+    with pytest.raises(RequestError, match="line 2, column prompt"):
+        shop.submit(manifest=tmp_path / "catalogue.csv")

@@ -13,6 +13,7 @@ from bg_pipeline.flow.work import Work, open_batch
 from bg_pipeline.layout import Batch, UploadDate
 from bg_pipeline.pipeline import make_aws, open_bucket
 from bg_pipeline.reports.building import page, rows
+from bg_pipeline.reports.manifest import mirror_stored
 from bg_pipeline.reports.overview import look_up
 from bg_pipeline.reports.report import TABLE_HEAD, Report, Status
 from bg_pipeline.settings import Settings, settings
@@ -93,10 +94,10 @@ def _line(store: Store, work: Work) -> tuple[list[object], bool]:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["table", "json", "csv", "html"]),
+    type=click.Choice(["table", "json", "csv", "html", "manifest"]),
     default="table",
     show_default=True,
-    help="How; html is one page with all images before and after.",
+    help="How; html is one page with all images before and after, manifest the rows of `submit --manifest`.",
 )
 @click.option(
     "--links",
@@ -125,6 +126,13 @@ def report(batch: Batch, form: str, links: bool) -> None:
     elif form == "html":
         link_seconds = configured.report_link_seconds if links else 0
         click.echo(page(open_batch(store, configured, batch), link_seconds=link_seconds), nl=False)
+    elif form == "manifest":
+        mirrored = mirror_stored(store, batch, standing.request, found)
+        if mirrored is None:
+            raise UsageError(
+                f"batch {batch.path} was not submitted with a manifest; --format csv has its rows"
+            )
+        click.echo(mirrored, nl=False)
     else:
         click.echo(found.json() if form == "json" else found.csv(), nl=False)
     good = found.counts[Status.SUCCEEDED] == len(found.rows)

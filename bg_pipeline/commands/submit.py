@@ -1,5 +1,6 @@
 """``bg-pipeline submit``: photos and a sentence become a batch."""
 
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, get_args
@@ -10,11 +11,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from bg_pipeline import batch as requests
 from bg_pipeline.commands.arguments import DATE, local, today
 from bg_pipeline.commands.terminal import ask, console, counted, ended_in_order, say
-from bg_pipeline.errors import UsageError
+from bg_pipeline.errors import RequestError, UsageError
 from bg_pipeline.layout import Batch, UploadDate
 from bg_pipeline.pipeline import make_aws, open_bucket
-from bg_pipeline.settings import settings
-from bg_pipeline.uploads.submitting import LocalFile, compose_request, find_photos, new_batch, paid_pictures
+from bg_pipeline.settings import Settings, settings
+from bg_pipeline.uploads.manifest import read
+from bg_pipeline.uploads.sources import InBuckets, OnThisMachine, Order, order
+from bg_pipeline.uploads.submitting import (
+    LocalFile,
+    StoredFile,
+    Upload,
+    compose_request,
+    find_photos,
+    new_batch,
+    paid_pictures,
+)
 from bg_pipeline.uploads.submitting import submit as upload
 
 ASK_BEYOND = 50
@@ -22,7 +33,7 @@ ASK_BEYOND = 50
 
 
 @click.command()
-@click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PHOTO|FOLDER...")
+@click.argument("photos", nargs=-1, type=click.Path(path_type=Path), metavar="[PHOTO|FOLDER...]")
 @click.option(
     "--prompt", "prompts", multiple=True, help="The new background; repeat it for several of each photo."
 )
@@ -46,7 +57,12 @@ ASK_BEYOND = 50
 @click.option("--max-cost-usd", type=float, metavar="USD", help="Hard cap of this batch over all its runs.")
 @click.option("--ref", help="Your own id, carried through to every report.")
 @click.option("--date", "date", type=DATE, help="The upload date it is filed under; today in UTC if unsaid.")
-@click.option("--manifest", type=click.Path(path_type=Path), metavar="FILE.csv", help="Not built yet.")
+@click.option(
+    "--manifest",
+    type=click.Path(path_type=Path),
+    metavar="FILE.csv",
+    help="A table with one photo a row and what is wanted of it, in the place of PHOTO.",
+)
 @click.option("--yes", is_flag=True, help=f"Do not ask before more than {ASK_BEYOND} paid pictures.")
 @local
 def submit(
@@ -56,22 +72,34 @@ def submit(
 
     A photo is named after its file; a FOLDER's photos keep their sub-folders, and with several folders each one's
     own name in front. Files that are no pictures are uploaded as well and told as failed in the report.
+
+    A manifest's columns are source (a file, from the manifest's folder on, or s3://bucket/key), name, ref, prompt,
+    prompts (one a line), negative_prompt, labels, preset, variants, seed, mask, backdrop, task, subject, mode,
+    shadow, quality and cfg_scale; all but source may be left out, and where a cell is empty the options count.
+    `bg-pipeline report BATCH --format manifest` prints its rows with what became of each.
     """
-    if manifest:
-        raise UsageError(
-            "--manifest is not built yet; submit photos that share a prompt, one batch for each prompt"
-        )
+    if bool(photos) == bool(manifest):
+        raise UsageError("name photos or folders, or a --manifest, and not both")
     configured = settings()
-    found = find_photos(photos)
     batch = new_batch(date)
     if configured.first_date > batch.date:
         raise UsageError(f"--date {batch.date} lies before BG_FIRST_DATE, {configured.first_date}")
     if batch.date > today() + timedelta(1):
         raise UsageError(f"--date {batch.date} lies in the future")
-    fields, others = _fields(wishes, batch)
+    found: Sequence[Upload]
+    others: dict[str, Upload] = {}
+    if manifest:
+        fields = _fields(wishes, batch, others)
+        ordered = _order(configured, batch, manifest, fields)
+        found, data, request = ordered.photos, ordered.data, ordered.request
+        others |= ordered.others
+    else:
+        found = find_photos(photos)
+        fields = _fields(wishes, batch, others)
+        data, request = compose_request(configured, batch, [photo.name for photo in found], fields)
     names = [photo.name for photo in found]
-    data, request = compose_request(configured, batch, names, fields)
-    if odd := [photo.name for photo in found if not photo.looks_like_a_picture]:
+    files = [each for each in found if isinstance(each, (LocalFile, StoredFile))]
+    if odd := [each.name for each in files if not each.looks_like_a_picture]:
         shown = ", ".join(odd[:3]) + (", …" if len(odd) > 3 else "")
         say(f"{counted(len(odd), 'file')} may be no picture and, if so, will be told as failed: {shown}")
     pictures = paid_pictures(request, names)
@@ -88,10 +116,28 @@ def submit(
     click.echo(batch.input_prefix)
 
 
-def _fields(wishes: dict[str, Any], batch: Batch) -> tuple[dict[str, Any], dict[str, LocalFile]]:
-    """The options as fields of a request, and a backdrop of this machine by the key it gets."""
-    prompts = wishes["prompts"]
-    backdrop, others = wishes["backdrop"], {}
+def _order(configured: Settings, batch: Batch, file: Path, fields: Mapping[str, Any]) -> Order:
+    """What the manifest asks for; its problems are told one by one, and end the command."""
+    data = file.read_bytes()
+    try:
+        manifest = read(data)
+        if manifest.unused:
+            say(
+                f"Columns that mean nothing here, and only come back in the report: {', '.join(manifest.unused)}"
+            )
+        store = open_bucket(configured, make_aws(configured))
+        sources = OnThisMachine(file.parent, InBuckets(configured, store))
+        return order(configured, batch, manifest, data, sources, fields)
+    except RequestError as error:
+        for place, words in error.problems:
+            say(f"{place}: {words}" if place else words)
+        count = counted(len(error.problems), "problem")
+        raise UsageError(f"'{file}' is not submitted: {count}, told above; nothing was uploaded") from None
+
+
+def _fields(wishes: Mapping[str, Any], batch: Batch, others: dict[str, Upload]) -> dict[str, Any]:
+    """The options as fields of a request; a backdrop of this machine is put into ``others`` by the key it gets."""
+    prompts, backdrop = wishes["prompts"], wishes["backdrop"]
     if backdrop and not backdrop.startswith("#") and Path(backdrop).is_file():
         # A dot-file is never taken for one of the photos.
         file = LocalFile(Path(backdrop), f".backdrop{Path(backdrop).suffix.lower()}")
@@ -112,4 +158,4 @@ def _fields(wishes: dict[str, Any], batch: Batch) -> tuple[dict[str, Any], dict[
         "Renditions": [{"Preset": name} for name in wishes["preset"]] or None,
         "Labels": ", ".join(wishes["keep"]),
     }
-    return {name: value for name, value in fields.items() if value not in (None, "")}, others
+    return {name: value for name, value in fields.items() if value not in (None, "")}

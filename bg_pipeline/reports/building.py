@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from bg_pipeline import layout
 from bg_pipeline.batch import retry_request, write
@@ -11,8 +12,11 @@ from bg_pipeline.flow.stages import CAPTIONS, LABELS, PICTURES
 from bg_pipeline.flow.work import Work
 from bg_pipeline.reports import html as report_html
 from bg_pipeline.reports import thumbnails
+from bg_pipeline.reports.manifest import mirror_stored
 from bg_pipeline.reports.report import Output, Report, Row, Status, compose, unreadable
 from bg_pipeline.state.ledger import Entry
+
+_CSV: Final = "text/csv; charset=utf-8"
 
 
 def rows(work: Work) -> Iterator[Row]:
@@ -99,7 +103,12 @@ def report_batch(work: Work) -> str:
         place.data.write(retry_key, write(retry), media_type="application/json")
     else:
         place.data.delete(retry_key)
-    place.data.write(csv_key, report.csv(), media_type="text/csv; charset=utf-8")
+    place.data.write(csv_key, report.csv(), media_type=_CSV)
+    if layout.MANIFEST in work.uploaded.others:
+        mirrored = mirror_stored(place.data, place.batch, work.request, report)
+        if mirrored is not None:
+            manifest_key = layout.manifest_report_key(place.status_prefix, place.request_id)
+            place.data.write(manifest_key, mirrored, media_type=_CSV)
     html_key = layout.report_key(place.status_prefix, place.request_id, "html")
     if place.thumbnails.wanted:
         place.thumbnails.load()

@@ -4,6 +4,7 @@ Used by the command line, the page and the API. Nothing is uploaded before every
 has been: files, names, the request and its rights.
 """
 
+import io
 import mimetypes
 import os
 import posixpath
@@ -22,11 +23,11 @@ from boto3.s3.transfer import TransferConfig
 
 from bg_pipeline import batch as requests
 from bg_pipeline.batch import BatchRequest, image_settings
-from bg_pipeline.errors import UsageError
+from bg_pipeline.errors import PreconditionFailed, UsageError
 from bg_pipeline.flow.renditions import WISHES
 from bg_pipeline.layout import EXTENSIONS, Batch, Kind, UploadDate, kind_of
 from bg_pipeline.settings import Settings
-from bg_pipeline.store import Store
+from bg_pipeline.store import Store, Stored
 
 THREADS = 8
 """Files uploaded at a time; each holds at most one part of 8 MB in memory."""
@@ -61,6 +62,39 @@ class LocalFile:
         return posixpath.splitext(self.name)[1].lower() in _PICTURE_ENDINGS and self.path.stat().st_size > 0
 
 
+@dataclass(frozen=True)
+class StoredFile:
+    """An object of a bucket and the name it gets in its batch, copied there without passing through here."""
+
+    store: Store
+    stored: Stored
+    name: str
+
+    def open(self) -> AbstractContextManager[BinaryIO]:
+        content = self.store.read(self.stored.key)
+        if content is None or content.etag != self.stored.etag:
+            raise self._changed()
+        return io.BytesIO(content.data)
+
+    def copy(self, store: Store, key: str) -> None:
+        """Puts it there; raises `UsageError` if it is not any more what was found."""
+        try:
+            self.store.copy(self.stored.key, key, to=store, if_etag=self.stored.etag)
+        except PreconditionFailed:
+            raise self._changed() from None
+
+    @property
+    def looks_like_a_picture(self) -> bool:
+        """By its name and size only."""
+        return posixpath.splitext(self.name)[1].lower() in _PICTURE_ENDINGS and self.stored.size > 0
+
+    def _changed(self) -> UsageError:
+        return UsageError(
+            f"s3://{self.store.bucket}/{self.stored.key} was changed or removed while it was being submitted; "
+            "the batch is not complete and is not run: submit it again"
+        )
+
+
 def find_photos(paths: Sequence[Path]) -> list[LocalFile]:
     """The files that ``paths`` mean, sorted by the names they get; a folder means every file in and below it.
 
@@ -76,9 +110,11 @@ def find_photos(paths: Sequence[Path]) -> list[LocalFile]:
             top = path.resolve()
             start = top.parent if len(folders) > 1 else top
             for file in _files_below(top):
-                found.setdefault(file.resolve(), LocalFile(file, _name(file.relative_to(start).as_posix())))
+                found.setdefault(
+                    file.resolve(), LocalFile(file, as_s3_name(file.relative_to(start).as_posix()))
+                )
         elif path.is_file():
-            found.setdefault(path.resolve(), LocalFile(path, _name(path.name)))
+            found.setdefault(path.resolve(), LocalFile(path, as_s3_name(path.name)))
         else:
             raise UsageError(f"'{path}' is neither a file nor a folder; nothing was uploaded")
     photos = sorted(found.values(), key=lambda photo: photo.name)
@@ -94,7 +130,7 @@ def _files_below(folder: Path) -> list[Path]:
     return [file for file in found if file.is_file()]
 
 
-def _name(name: str) -> str:
+def as_s3_name(name: str) -> str:
     """The name as S3 takes it: UTF-8, whatever bytes the file system had."""
     return os.fsencode(name).decode("utf-8", "replace")
 
@@ -198,6 +234,10 @@ _IN_THIS_THREAD = TransferConfig(use_threads=False)
 
 
 def _upload(store: Store, key: str, photo: Upload, done: Callable[[str], None]) -> None:
+    if isinstance(photo, StoredFile):
+        photo.copy(store, key)
+        done(photo.name)
+        return
     media_type = mimetypes.guess_type(photo.name)[0] or "application/octet-stream"
     with photo.open() as data:
         store.client.upload_fileobj(

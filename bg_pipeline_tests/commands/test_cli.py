@@ -206,13 +206,13 @@ def test_a_backdrop_of_this_machine_goes_with_the_batch(bench: Bench, photos: Pa
         (["missing.jpg", "--prompt", "x"], "missing.jpg"),
         (["PHOTOS"], "Prompt: is required"),
         (["PHOTOS", "--prompt", "x", "--variants", "9"], "Variants: must be at most 5"),
-        (["PHOTOS", "--prompt", "x", "--manifest", "a.csv"], "not built yet"),
+        (["PHOTOS", "--prompt", "x", "--manifest", "a.csv"], "not both"),
         (["PHOTOS", "--prompt", "x", "--preset", "nope"], '"nope" is not a preset'),
         (["PHOTOS", "--prompt", "x", "--date", "2020-01-01"], "before BG_FIRST_DATE"),
         (["PHOTOS", "--prompt", "x", "--date", f"{today() + timedelta(2)}"], "in the future"),
         (["PHOTOS", "--prompt", "x", "--date", "21.11.2026"], "not a date"),
         (["PHOTOS", "--prompt", "x", "--backdrop", "reports/x.png"], "Backdrop"),
-        ([], "Missing argument"),
+        ([], "not both"),
     ],
 )
 def test_a_submission_that_cannot_be_is_refused_before_anything_is_uploaded(
@@ -293,3 +293,57 @@ def test_the_readmes_table_of_settings_is_the_settings_own() -> None:
 
     readme = Path(__file__).parents[2].joinpath("README.md").read_text()
     assert table() in readme, "put the output of `python -m bg_pipeline.settings` into README.md"
+
+
+def test_a_manifest_becomes_a_batch_and_comes_back_with_what_became_of_each_row(
+    bench: Bench, photos: Path
+) -> None:
+    (photos / "page.jpg").write_text("<html>404</html>")
+    bench.put("assets/shoe.jpg", photo(7))
+    manifest = photos / "catalogue.csv"
+    manifest.write_text(
+        "source;ref;prompt;price\n"
+        "photo 1.jpg;SKU-1;a sunny beach;9,90\n"
+        f"s3://{bench.store.bucket}/assets/shoe.jpg;SKU-2;;19,90\n"
+        "page.jpg;SKU-3;;5\n"
+    )
+    result = bg("submit", "--manifest", manifest, "--prompt", "a street")
+    assert result.exit_code == 0, result.output
+    assert "only come back in the report: price" in result.stderr
+    batch = find_batch(result.stdout.strip())
+    assert batch is not None
+    assert "has no report yet" in refused("report", batch.path, "--format", "manifest")
+    assert bg("run", "--batch", batch.path).exit_code == 1
+    told = bg("report", batch.path, "--format", "manifest").stdout
+    lines = [line.split(";") for line in told.splitlines()]
+    assert lines[0] == [
+        *("source", "ref", "prompt", "price"),
+        *("status", "files", "cost_usd", "cause", "image"),
+    ]
+    assert [line[1] for line in lines[1:]] == ["SKU-1", "SKU-2", "SKU-3"]
+    assert lines[1][4:6] == ["Succeeded", f"{batch.output_prefix}/photo 1.jpg"]
+    assert float(lines[1][6]) > 0
+    assert lines[2][3:6] == ["19,90", "Succeeded", f"{batch.output_prefix}/shoe.jpg"]
+    assert lines[3][4:6] == ["Failed", ""]
+    (stored,) = [key for key in bench.keys(batch.status_prefix) if "/manifest_" in key]
+    content = bench.store.read(stored)
+    assert content is not None
+    assert content.data.decode() == told
+
+
+def test_the_problems_of_a_manifest_are_told_one_a_line_and_nothing_is_uploaded(
+    bench: Bench, tmp_path: Path
+) -> None:
+    manifest = tmp_path / "catalogue.csv"
+    manifest.write_text("source,seed,prompt\nmissing.jpg,x,beach\n")
+    told = refused("submit", "--manifest", manifest).splitlines()
+    assert told[0].startswith("line 2, column source: there is no file")
+    assert told[1] == "line 2, column seed: must be a whole number, not 'x'"
+    assert "2 problems" in told[-1]
+    assert bench.keys("") == []
+
+
+def test_a_batch_without_a_manifest_says_so(bench: Bench, photos: Path) -> None:
+    batch = submitted(photos, "--prompt", "x")
+    bg("run", "--batch", batch.path)
+    assert "was not submitted with a manifest" in refused("report", batch.path, "--format", "manifest")

@@ -1,0 +1,339 @@
+"""A manifest: a CSV table that asks for a batch, one row an image, read and checked whole before anything is done.
+
+Its columns bear the names of the request's fields, spelt as one likes (``negative_prompt``, ``Negative prompt``,
+``NegativePrompt``), and an empty cell says nothing, so that what is said for the whole batch counts. Nothing here
+touches a file or a bucket: what the cells of ``source``, ``mask`` and ``backdrop`` name is for `sources` to find.
+"""
+
+import csv
+import difflib
+import io
+import re
+import uuid
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import orjson
+
+from bg_pipeline import layout
+from bg_pipeline.batch import MAX_BYTES, MAX_IMAGES, BatchRequest, image_settings
+from bg_pipeline.errors import ImageError, RequestError
+from bg_pipeline.flow.renditions import WISHES
+from bg_pipeline.layout import Batch
+from bg_pipeline.reports.report import text_of_cell
+from bg_pipeline.settings import Settings
+from bg_pipeline.uploads.submitting import check_request
+
+FIELDS: Final[Mapping[str, str]] = {
+    "source": "",
+    "name": "ImageName",
+    "ref": "Ref",
+    "prompt": "Prompt",
+    "prompts": "Prompts",
+    "negative_prompt": "NegativePrompt",
+    "labels": "Labels",
+    "preset": "Renditions",
+    "variants": "Variants",
+    "seed": "Seed",
+    "mask": "MaskKey",
+    "backdrop": "Backdrop",
+    "task": "Task",
+    "subject": "Subject",
+    "mode": "Mode",
+    "shadow": "Shadow",
+    "quality": "Quality",
+    "cfg_scale": "CfgScale",
+}
+"""The columns there are, and the field of an image's entry that each fills; ``source`` is the photo itself."""
+
+_WHOLE: Final = frozenset({"variants", "seed"})
+_UPPER: Final = frozenset({"task", "subject", "mode"})
+_LOWER: Final = frozenset({"shadow", "quality"})
+
+MAX_PROBLEMS: Final = 100
+"""Problems that are told in words; of more only the number is."""
+
+Problem = tuple[int, str, str]
+"""The line that something is wrong in, the place as its writer looks for it, and what is wrong, in words."""
+
+_DELIMITERS: Final = ",;\t"
+_ONE_NAME: Final = {
+    re.sub(r"[^a-z]", "", name.lower()): column
+    for column, field in FIELDS.items()
+    for name in (column, *([field] if field and field != "Renditions" else []))
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One image: the line of the file on which its row begins (from 1), its cells, and what they say by column.
+
+    ``cells`` are as many as the head has; in ``said`` are the columns of `FIELDS` that are not empty.
+    """
+
+    number: int
+    cells: tuple[str, ...]
+    said: Mapping[str, str]
+
+    def problem(self, column: str, words: str) -> Problem:
+        """What is wrong in one of its cells."""
+        return self.number, f"line {self.number}, column {column}", words
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A manifest as it was written; ``unused`` are the columns that mean nothing here and are only kept.
+
+    ``delimiter`` and ``marked`` (a byte order mark, which spreadsheets want) are for writing its like.
+    """
+
+    head: tuple[str, ...]
+    lines: tuple[Line, ...]
+    unused: tuple[str, ...]
+    delimiter: str
+    marked: bool
+
+
+def read(data: bytes) -> Manifest:
+    """The manifest in ``data``: CSV in UTF-8 or UTF-16, with commas, semicolons or tabs, as spreadsheets write it.
+
+    Rows without any text are passed over. A `RequestError` names what is wrong by line and column: all of it,
+    up to `MAX_PROBLEMS`. What only a whole request can tell is found by `compose`.
+    """
+    text, marked = _text(data)
+    delimiter, text, skipped = _delimiter(text)
+    records = _records(text, delimiter, skipped)
+    number, head = next(records, (1, []))
+    columns = _columns(number, head)
+    lines: list[Line] = []
+    problems: list[Problem] = []
+    for number, cells in records:
+        if len(cells) > len(head) and any(cells[len(head) :]):
+            words = (
+                f"has {len(cells)} cells and the head has {len(head)}: "
+                f"a text that holds {_NAMES[delimiter]} stands in double quotes"
+            )
+            problems.append((number, f"line {number}", words))
+            continue
+        cells = [text_of_cell(cell) for cell in [*cells, *[""] * len(head)][: len(head)]]
+        if not any(cell.strip() for cell in cells):
+            continue
+        said = {
+            column: cell.strip()
+            for column, cell in zip(columns, cells, strict=True)
+            if column and cell.strip()
+        }
+        line = Line(number, tuple(cells), said)
+        if "source" not in said:
+            problems.append(line.problem("source", "is empty: name the photo, as a file or an s3:// address"))
+        if len(lines) >= MAX_IMAGES:
+            words = f"a batch has at most {MAX_IMAGES:,} images; split the manifest"
+            problems.append((number, f"line {number}", words))
+            break
+        lines.append(line)
+    if not lines and not problems:
+        problems.append((0, "", "the manifest has a head and no row: there is no image in it"))
+    _refuse(problems)
+    unused = tuple(name for name, column in zip(head, columns, strict=True) if not column and name.strip())
+    return Manifest(tuple(head), tuple(lines), unused, delimiter, marked)
+
+
+def compose(
+    settings: Settings,
+    batch: Batch,
+    manifest: Manifest,
+    names: Sequence[str],
+    keys: Mapping[tuple[str, str], str],
+    wishes: Mapping[str, Any],
+    problems: Sequence[Problem] = (),
+) -> tuple[bytes, BatchRequest]:
+    """The request JSON of ``batch`` that a manifest asks for, and what it comes to.
+
+    ``names`` are those of the images in the batch, one for each line; ``keys`` what cells of ``mask`` and
+    ``backdrop`` lie under, by column and cell. ``wishes`` are the request's fields for all images; ``Labels``
+    among them counts where a line has none. A `RequestError` names what is wrong by line and column, with the
+    ``problems`` that are known already.
+    """
+    found = list(problems)
+    top = {name: value for name, value in wishes.items() if value not in (None, (), "")}
+    labels = top.pop("Labels", "")
+    entries = []
+    for line, name in zip(manifest.lines, names, strict=True):
+        entry: dict[str, Any] = {"ImageName": name}
+        if labels:
+            entry["Labels"] = labels
+        for column, text in line.said.items():
+            if column not in ("source", "name"):
+                try:
+                    entry[FIELDS[column]] = _value(column, keys.get((column, text), text), manifest.delimiter)
+                except ValueError as error:
+                    found.append(line.problem(column, str(error)))
+        entries.append(entry)
+    # With a prompt for all, so that those who lack one are found all at once, by their lines.
+    prompted = "Prompt" in top or "Prompts" in top
+    document = {"Id": str(uuid.uuid4()), **({} if prompted else {"Prompt": "-"}), **top, "Images": entries}
+    try:
+        request = check_request(settings, batch, orjson.dumps(document))
+    except RequestError as error:
+        found += [_problem(manifest, field, text) for field, text in error.problems]
+        raise _error(found) from None
+    if not prompted:
+        del document["Prompt"]
+        request = replace(request, Prompt=None)
+        for line, name in zip(manifest.lines, names, strict=True):
+            asked = image_settings(request, name, WISHES)
+            if asked.needs_prompt and not asked.prompts:
+                found.append(line.problem("prompt", "is empty, and no prompt is said for the whole batch"))
+    _refuse(found)
+    data = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    return data, request
+
+
+def _refuse(problems: Sequence[Problem]) -> None:
+    if problems:
+        raise _error(problems)
+
+
+def _error(problems: Sequence[Problem]) -> RequestError:
+    """What is wrong, in the order of the lines; of several things in one place the first."""
+    first: dict[str, str] = {}
+    for _, place, words in sorted(problems, key=lambda problem: problem[0]):
+        first.setdefault(place, words)
+    told = list(first.items())
+    more = len(told) - MAX_PROBLEMS
+    return RequestError([*told[:MAX_PROBLEMS], *([("", f"and {more} more problems")] if more > 0 else [])])
+
+
+# Text and table
+
+
+def _text(data: bytes) -> tuple[str, bool]:
+    """The text, without its byte order mark, and whether it had one."""
+    if len(data) > MAX_BYTES:
+        _refuse([(0, "", f"the manifest has {len(data):,} bytes, and {MAX_BYTES:,} are taken; split it")])
+    coding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        return data.decode(coding), data[:3] == b"\xef\xbb\xbf" or coding == "utf-16"
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        words = "is no text in UTF-8; in a spreadsheet, save it as 'CSV UTF-8'"
+        raise RequestError([(f"line {line}", words)]) from None
+
+
+def _delimiter(text: str) -> tuple[str, str, int]:
+    """What parts the cells: what ``sep=`` in the first line says, else what makes the most known columns.
+
+    With it the text without such a line, and how many lines that takes away.
+    """
+    said = re.match(r"sep=(.)\r?\n", text)
+    if said and said[1] in _DELIMITERS:
+        return said[1], text[said.end() :], 1
+    first = text.lstrip("\r\n").partition("\n")[0]
+
+    def known(delimiter: str) -> int:
+        return sum(_one_name(cell) in _ONE_NAME for cell in first.split(delimiter))
+
+    return max(_DELIMITERS, key=known), text, 0
+
+
+_NAMES: Final = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
+
+
+def _records(text: str, delimiter: str, skipped: int) -> Iterator[tuple[int, list[str]]]:
+    """The records that hold anything, each with the line on which it begins."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    begins = 1 + skipped
+    while True:
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise RequestError([(f"line {begins}", f"cannot be read as CSV from here on: {error}")]) from None
+        if cells is None:
+            return
+        if cells:
+            yield begins, cells
+        begins = reader.line_num + 1 + skipped
+
+
+def _one_name(name: str) -> str:
+    return re.sub(r"[^a-z]", "", name.lower())
+
+
+def _columns(number: int, head: Sequence[str]) -> list[str]:
+    """The column of `FIELDS` that each name in the head means, empty for one that means nothing here."""
+    columns = [_ONE_NAME.get(_one_name(name), "") for name in head]
+    problems: list[Problem] = []
+    for place, (name, column) in enumerate(zip(head, columns, strict=True)):
+        if column and column in columns[:place]:
+            problems.append((number, f"line {number}, column {name}", "is there twice"))
+        close = difflib.get_close_matches(_one_name(name), _ONE_NAME, 1, 0.8) if not column else []
+        if close and _ONE_NAME[close[0]] not in columns:
+            words = f"is not a column; is '{_ONE_NAME[close[0]]}' meant? Otherwise rename it"
+            problems.append((number, f"line {number}, column {name}", words))
+    if "source" not in columns:
+        words = (
+            "the head, which is the first line, has no column 'source', which names each row's photo; "
+            f"columns are {', '.join(FIELDS)}"
+        )
+        problems.append((number, f"line {number}", words))
+    _refuse(problems)
+    return columns
+
+
+# Cells
+
+
+def _value(column: str, text: str, delimiter: str) -> Any:
+    """A cell as its field has it; a ``ValueError`` says in a sentence what it should be."""
+    if column in _WHOLE:
+        if not re.fullmatch(r"[+-]?[0-9]{1,15}", text):
+            raise ValueError(f"must be a whole number, not '{text}'")
+        return int(text)
+    if column == "cfg_scale":
+        # Where semicolons part the cells, spreadsheets write a comma into numbers.
+        number = text.replace(",", ".") if delimiter != "," else text
+        if not re.fullmatch(r"[+-]?[0-9]{1,9}(\.[0-9]{1,9})?", number):
+            raise ValueError(f"must be a number, not '{text}'")
+        return float(number)
+    if column == "prompts":
+        return [line.strip() for line in text.splitlines() if line.strip()]
+    if column == "preset":
+        return [{"Preset": name.strip()} for name in text.split(",") if name.strip()]
+    if column in _UPPER:
+        return text.upper()
+    return text.lower() if column in _LOWER else text
+
+
+_ENTRY = re.compile(r"Images\[(\d+)\]\.?(\w*)")
+
+
+def _problem(manifest: Manifest, field: str, text: str) -> Problem:
+    """What is wrong with a field of the request, at the place in the manifest that it came from."""
+    words = _ENTRY.sub(lambda entry: f"line {manifest.lines[int(entry[1])].number}", text)
+    entry = _ENTRY.match(field)
+    if entry is None:
+        return 0, field, words
+    line = manifest.lines[int(entry[1])]
+    column = next((column for column, name in FIELDS.items() if name and name == entry[2]), "source")
+    return line.problem("source" if column == "name" and column not in line.said else column, words)
+
+
+def find_name_problems(
+    manifest: Manifest, batch: Batch, names: Iterable[str], taken: Collection[str]
+) -> Iterator[Problem]:
+    """The names that are not to be had in ``batch``, where ``taken`` are the keys of others."""
+    first: dict[str, Line] = {}
+    for line, name in zip(manifest.lines, names, strict=True):
+        column = "name" if "name" in line.said else "source"
+        other = first.setdefault(name, line)
+        try:
+            known = layout.kind_of(name) in (layout.Kind.IMAGE, layout.Kind.DOT_FILE)
+            if not known or batch.upload_key(name) in taken:
+                words = f"'{name}' means something else in a batch; say another in column name"
+                yield line.problem(column, words)
+        except ImageError as error:
+            yield line.problem(column, str(error))
+        if other is not line:
+            words = f"'{name}' is the image of line {other.number} already; say another in column name"
+            yield line.problem(column, words)

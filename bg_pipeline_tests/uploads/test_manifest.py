@@ -1,0 +1,364 @@
+"""Manifests: the tables that spreadsheets write are read, and what is wrong is named by line and column."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bg_pipeline.batch import BatchRequest
+from bg_pipeline.errors import RequestError
+from bg_pipeline.reports.manifest import mirror, mirror_stored
+from bg_pipeline.reports.report import Output, Report, Status, compose
+from bg_pipeline.settings import Settings
+from bg_pipeline.store import Store
+from bg_pipeline.uploads.manifest import Manifest, read
+from bg_pipeline.uploads.sources import AmongUploads, InBuckets, OnThisMachine, Order, Sources, Text, order
+from bg_pipeline.uploads.submitting import new_batch, submit
+from bg_pipeline_tests.pictures import photo
+
+
+def problems(text: str | bytes) -> list[tuple[str, str]]:
+    with pytest.raises(RequestError) as caught:
+        read(text.encode() if isinstance(text, str) else text)
+    return list(caught.value.problems)
+
+
+def said(manifest: Manifest) -> list[dict[str, str]]:
+    return [dict(line.said) for line in manifest.lines]
+
+
+ROWS = [{"source": "bus.png", "prompt": "a city, at night", "labels": "Bus, Person"}]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'source,prompt,labels\nbus.png,"a city, at night","Bus, Person"\n',
+        b'\xef\xbb\xbfsource,prompt,labels\r\nbus.png,"a city, at night","Bus, Person"\r\n',
+        b'source;prompt;labels\nbus.png;a city, at night;"Bus, Person"\n',
+        b"sep=;\r\nsource;prompt;labels\r\nbus.png;a city, at night;Bus, Person\r\n",
+        "source\tprompt\tlabels\nbus.png\ta city, at night\tBus, Person\n".encode("utf-16"),
+        b'\nSource, Prompt ,LABELS\nbus.png,"a city, at night","Bus, Person"\n,,\n\n',
+    ],
+    ids=["plain", "BOM and CRLF", "semicolons", "sep=", "UTF-16 with tabs", "capitals and empty rows"],
+)
+def test_a_table_is_read_however_a_spreadsheet_wrote_it(data: bytes) -> None:
+    assert said(read(data)) == ROWS
+
+
+def test_columns_may_be_spelt_as_in_the_request() -> None:
+    manifest = read(b"source,NegativePrompt,Cfg Scale,ImageName,MaskKey\na.jpg,blur,7.5,b.jpg,m.png\n")
+    assert said(manifest) == [
+        {"source": "a.jpg", "negative_prompt": "blur", "cfg_scale": "7.5", "name": "b.jpg", "mask": "m.png"}
+    ]
+
+
+def test_a_column_that_means_nothing_is_kept_and_told() -> None:
+    manifest = read(b"source,price,colour\na.jpg,9.90,red\n")
+    assert manifest.unused == ("price", "colour")
+    assert manifest.lines[0].cells == ("a.jpg", "9.90", "red")
+
+
+def test_a_misspelt_column_is_no_column_that_means_nothing() -> None:
+    assert problems("source,promt\na.jpg,beach\n") == [
+        ("line 1, column promt", "is not a column; is 'prompt' meant? Otherwise rename it")
+    ]
+
+
+def test_lines_are_those_of_the_file_although_cells_hold_line_breaks() -> None:
+    text = 'source,prompts\na.jpg,"a beach\na street"\n\n,\n"",x\nb.jpg,y,z\n'
+    assert problems(text) == [
+        ("line 6, column source", "is empty: name the photo, as a file or an s3:// address"),
+        ("line 7", "has 3 cells and the head has 2: a text that holds a comma stands in double quotes"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "place", "words"),
+    [
+        (b"", "line 1", "no column 'source'"),
+        (b"source\n", "", "no row"),
+        (b"image,prompt\na.jpg,x\n", "line 1", "no column 'source'"),
+        (b"source,prompt,Prompt\na.jpg,x,y\n", "line 1, column Prompt", "is there twice"),
+        (b"source\ncaf\xe9.jpg\n", "line 2", "CSV UTF-8"),
+        (b'source,prompt\na.jpg,x\nb.jpg,"never closed\n', "line 3", "cannot be read as CSV"),
+    ],
+)
+def test_what_is_no_manifest_is_told_by_line(data: bytes, place: str, words: str) -> None:
+    ((found, sentence),) = problems(data)
+    assert found == place
+    assert words in sentence
+
+
+# What it asks for
+
+
+def put(folder: Path, *names: str) -> Path:
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(photo(number))
+    return folder
+
+
+def asked(text: str, sources: Sources, settings: Settings | None = None, **wishes: Any) -> Order:
+    data = text.encode()
+    return order(settings or Settings(bucket="b"), new_batch(), read(data), data, sources, wishes)
+
+
+def wrong(text: str, sources: Sources, **wishes: Any) -> list[tuple[str, str]]:
+    with pytest.raises(RequestError) as caught:
+        asked(text, sources, **wishes)
+    return list(caught.value.problems)
+
+
+class Nowhere:
+    def find(self, cell: str) -> Any:
+        raise AssertionError(f"{cell} was looked for in a bucket")
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Sources:
+    put(tmp_path, "a.jpg", "b.jpg", "summer/1.jpg", "winter/1.jpg", "m.png", ".hidden.jpg", "x.json")
+    return OnThisMachine(tmp_path, Nowhere())
+
+
+def entries(found: Order) -> list[dict[str, Any]]:
+    document = json.loads(found.data)["Images"]
+    assert isinstance(document, list)
+    return document
+
+
+def test_each_row_becomes_an_entry_and_what_it_leaves_out_is_said_for_all(here: Sources) -> None:
+    found = asked(
+        "source,ref,prompt,negative_prompt,labels,preset,variants,seed,mode,task,subject,shadow,quality,cfg_scale\n"
+        'a.jpg,SKU-1,a beach,blur,"Dog, Cat","transparent, square-social",'
+        "2,7,precise,replace,labels,Soft,standard,7.5\n"
+        "b.jpg,,,,,,,,,,,,,\n",
+        here,
+        Prompt="a street",
+        Labels="Bus",
+    )
+    assert entries(found) == [
+        {
+            "ImageName": "a.jpg",
+            "Labels": "Dog, Cat",
+            "Ref": "SKU-1",
+            "Prompt": "a beach",
+            "NegativePrompt": "blur",
+            "Renditions": [{"Preset": "transparent"}, {"Preset": "square-social"}],
+            "Variants": 2,
+            "Seed": 7,
+            "Mode": "PRECISE",
+            "Task": "REPLACE",
+            "Subject": "LABELS",
+            "Shadow": "soft",
+            "Quality": "standard",
+            "CfgScale": 7.5,
+        },
+        {"ImageName": "b.jpg", "Labels": "Bus"},
+    ]
+    assert json.loads(found.data)["Prompt"] == "a street"
+
+
+def test_several_prompts_stand_on_lines_of_one_cell(here: Sources) -> None:
+    found = asked('source,prompts\na.jpg,"a beach\n\na street"\n', here)
+    assert entries(found)[0]["Prompts"] == ["a beach", "a street"]
+
+
+def test_a_decimal_comma_is_a_point_where_semicolons_part_the_cells(here: Sources) -> None:
+    assert entries(asked("source;prompt;cfg_scale\na.jpg;x;7,5\n", here))[0]["CfgScale"] == 7.5
+
+
+def test_files_of_one_name_keep_as_many_folders_as_tell_them_apart(here: Sources) -> None:
+    found = asked("source,prompt\nsummer/1.jpg,x\nwinter/1.jpg,x\na.jpg,x\n", here)
+    assert [each.name for each in found.photos] == ["summer/1.jpg", "winter/1.jpg", "a.jpg"]
+
+
+def test_a_name_of_ones_own_wins_and_the_others_make_way_for_it(here: Sources) -> None:
+    found = asked("source,name,prompt\nsummer/1.jpg,,x\nwinter/1.jpg,1.jpg,x\n", here)
+    assert [each.name for each in found.photos] == ["summer/1.jpg", "1.jpg"]
+
+
+def test_a_mask_or_backdrop_is_sent_once_however_many_rows_name_it(here: Sources) -> None:
+    found = asked(
+        "source,mask,backdrop\na.jpg,m.png,#FFFFFF\nb.jpg,./m.png,m.png\nsummer/1.jpg,m.png,\n",
+        here,
+        Prompt="m.png",
+    )
+    first, second, third = entries(found)
+    assert first["MaskKey"] == second["MaskKey"] == third["MaskKey"]
+    assert first["Backdrop"] == "#FFFFFF"
+    assert second["Backdrop"] != second["MaskKey"]
+    assert set(found.others) == {
+        first["MaskKey"],
+        second["Backdrop"],
+        first["MaskKey"].rpartition("/")[0] + "/.manifest.csv",
+    }
+    assert {each.name for each in found.photos}.isdisjoint({each.name for each in found.others.values()})
+
+
+def test_everything_that_is_wrong_is_told_at_once_by_line_and_column(here: Sources) -> None:
+    text = (
+        "source,name,prompt,preset,seed,variants,cfg_scale,mode,backdrop\n"
+        "a.jpg,,x,no-such,1.5,9,much,ODD,red\n"
+        "gone.jpg,,,,,,,,\n"
+        "summer/1.jpg,x.json,,,-1,,,,\n"
+    )
+    assert [place for place, _ in wrong(text, here)] == [
+        "line 2, column backdrop",
+        "line 2, column seed",
+        "line 2, column cfg_scale",
+        "line 2, column mode",
+        "line 2, column variants",
+        "line 2, column preset",
+        "line 3, column source",
+        "line 4, column name",
+        "line 4, column seed",
+    ]
+
+
+def test_every_row_without_a_prompt_is_named(here: Sources) -> None:
+    found = wrong(
+        "source,prompt,task,backdrop\na.jpg,,,\nb.jpg,,remove,\nm.png,,,#ffffff\nsummer/1.jpg,,,\n", here
+    )
+    assert [place for place, _ in found] == ["line 2, column prompt", "line 5, column prompt"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        ("missing.jpg", "there is no file"),
+        ("summer", "is a folder"),
+        ("https://example.com/a.jpg", "neither a file nor an s3:// address"),
+        ("a" * 5000, "there is no file"),
+        ("x.json", "means something else in a batch"),
+    ],
+)
+def test_a_source_that_is_none_is_named(here: Sources, cell: str, words: str) -> None:
+    ((place, sentence),) = wrong(f"source\na.jpg\n{cell}\n", here, Prompt="x")
+    assert place == "line 3, column source"
+    assert words in sentence or "cannot be the name of a file" in sentence
+
+
+def test_two_rows_of_one_photo_or_of_one_name_are_refused(here: Sources) -> None:
+    found = wrong(
+        "source,name\na.jpg,\n./a.jpg,\nb.jpg,c.jpg\nm.png,c.jpg\nsummer/1.jpg,.manifest.csv\n",
+        here,
+        Prompt="x",
+    )
+    assert found == [
+        ("line 3, column source", "'a.jpg' is the image of line 2 already; say another in column name"),
+        ("line 5, column name", "'c.jpg' is the image of line 4 already; say another in column name"),
+        (
+            "line 6, column name",
+            "'.manifest.csv' means something else in a batch; say another in column name",
+        ),
+    ]
+
+
+def test_of_thousands_of_problems_the_first_are_told_and_the_rest_counted(here: Sources) -> None:
+    found = wrong("source\n" + "\n".join(f"missing-{number}.jpg" for number in range(3000)), here, Prompt="x")
+    assert len(found) == 101
+    assert found[0][0] == "line 2, column source"
+    assert "2900 more" in found[-1][1]
+
+
+def test_photos_that_were_sent_already_are_found_by_their_names() -> None:
+    sources = AmongUploads(
+        ["summer/1.jpg", "winter/1.jpg", "a.jpg"], lambda name, wanted: Text(wanted, b""), Nowhere()
+    )
+    found = asked("source\nsummer/1.jpg\nC/a.jpg\n", sources, Prompt="x")
+    assert [each.name for each in found.photos] == ["1.jpg", "a.jpg"]
+    ((_, words),) = wrong("source\n1.jpg\n", sources, Prompt="x")
+    assert "say which" in words
+    ((_, words),) = wrong("source\n/etc/passwd\n", sources, Prompt="x")
+    assert "no photo named '/etc/passwd' was added" in words
+
+
+# In a bucket
+
+
+def test_photos_in_buckets_are_copied_into_the_batch(s3, bucket: str, tmp_path: Path) -> None:
+    store, other = Store(s3, bucket), f"{bucket}-other"
+    s3.create_bucket(Bucket=other)
+    s3.put_object(Bucket=other, Key="catalogue/a+b ü.jpg", Body=photo(1))
+    store.write("assets/sky.png", photo(2, format="PNG"), media_type="image/png")
+    put(tmp_path, "here.jpg")
+    settings = Settings(bucket=bucket, allowed_buckets=(other,))
+    text = (
+        f"source,prompt,backdrop\ns3://{other}/catalogue/a+b ü.jpg,x,\nhere.jpg,,assets/sky.png\n"
+        f"s3://{bucket}/assets/sky.png,x,\n"
+    )
+    batch = new_batch()
+    sources = OnThisMachine(tmp_path, InBuckets(settings, store))
+    found = order(settings, batch, read(text.encode()), text.encode(), sources, {})
+    submit(store, batch, found.photos, found.data, others=found.others)
+    content = store.read(batch.upload_key("a+b ü.jpg"))
+    assert content is not None
+    assert content.data == photo(1)
+    assert entries(found)[1]["Backdrop"] == "assets/sky.png"
+    assert set(found.request.entries) == {"a+b ü.jpg", "here.jpg", "sky.png"}
+
+
+def test_what_may_not_be_read_or_is_not_there_is_named_and_nothing_is_uploaded(s3, bucket: str) -> None:
+    store = Store(s3, bucket)
+    store.write("pipeline-state/x.jpg", b"x", media_type="image/jpeg")
+    sources = InBuckets(Settings(bucket=bucket), store)
+    text = (
+        f"source\ns3://elsewhere/a.jpg\ns3://{bucket}/none.jpg\ns3://{bucket}/pipeline-state/x.jpg\n"
+        f"s3://{bucket}/image-files/\n"
+    )
+    found = wrong(text, sources, Prompt="x")
+    assert [(place, words.split(" ")[0:3]) for place, words in found] == [
+        ("line 2, column source", ["bucket", "'elsewhere'", "is"]),
+        ("line 3, column source", ["there", "is", "no"]),
+        ("line 4, column source", [f"'s3://{bucket}/pipeline-state/x.jpg'", "is", "one"]),
+        ("line 5, column source", [f"'s3://{bucket}/image-files/'", "names", "a"]),
+    ]
+    assert [each.key for each in store.list("")] == ["pipeline-state/x.jpg"]
+
+
+# What became of it
+
+
+def row(image: str, **more: Any) -> Any:
+    return compose("id", image, **{"status": Status.SUCCEEDED, **more})
+
+
+def table(data: bytes, delimiter: str = ",") -> list[list[str]]:
+    return list(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), delimiter=delimiter))
+
+
+def test_the_result_has_the_manifests_rows_in_their_order_and_form_with_what_became_of_them() -> None:
+    manifest = read('\ufeffsource;price;Status\nb.jpg;9,90;old\n\na.jpg;"=1+1";\n'.encode())
+    outputs = [Output("out/b_1.jpg", Status.SUCCEEDED), Output("out/b_2.jpg", Status.SUCCEEDED)]
+    report = Report(
+        (
+            row("a.jpg", status=Status.FAILED, cause="@odd cause", cost_usd=None),
+            row("b.jpg", outputs=outputs, cost_usd=0.06),
+        )
+    )
+    data = mirror(manifest, ["b.jpg", "a.jpg"], report)
+    assert data.startswith(b"\xef\xbb\xbf")
+    assert table(data, ";") == [
+        ["source", "price", "Status", "result_status", "files", "cost_usd", "cause", "image"],
+        ["b.jpg", "9,90", "old", "Succeeded", "out/b_1.jpg\nout/b_2.jpg", "0.06", "", "b.jpg"],
+        ["a.jpg", "'=1+1", "", "Failed", "", "unknown", "'@odd cause", "a.jpg"],
+    ]
+
+
+def test_a_result_can_be_submitted_as_a_manifest_again() -> None:
+    manifest = read(b'source,ref\na.jpg,"-7"\n')
+    again = read(mirror(manifest, ["a.jpg"], Report((row("a.jpg"),))))
+    assert said(again) == said(manifest)
+    assert again.unused == ("status", "files", "cost_usd", "cause", "image")
+
+
+def test_a_request_that_was_replaced_since_has_no_manifest_any_more(s3, bucket: str, tmp_path: Path) -> None:
+    store, batch = Store(s3, bucket), new_batch()
+    store.write(batch.manifest_key, b"source\na.jpg\nb.jpg\n", media_type="text/csv")
+    (other,) = (BatchRequest(Id="x", Prompt="x", Images=({"ImageName": "a.jpg"},)),)  # type: ignore[arg-type]
+    assert mirror_stored(store, batch, other, Report(())) is None

@@ -167,6 +167,28 @@ def test_a_date_that_waits_for_the_custom_labels_window_is_neither_red_nor_green
     assert set(status(waits, instance, "status_report", days).values()) == {"MATERIALIZED"}
 
 
+def test_one_bad_file_among_photos_that_wait_makes_no_date_red(
+    bench: Bench, instance: dg.DagsterInstance, control: ControlClient
+) -> None:
+    control.custom_model(MODEL, start_seconds=60, stop_seconds=0.1, labels=["Mug"])
+    batch = bench.submit(2)
+    bench.put(batch.upload_key("page.jpg"), b"<html>404</html>")
+    waits = Waiting(bench.store)
+    assert materialize(waits, instance, [DATE]).success
+    assert status(waits, instance, "generated_images", [DATE]) == {str(DATE): ""}
+    assert status(waits, instance, "captions", [DATE]) == {str(DATE): "MATERIALIZED"}
+
+
+def test_labels_alone_that_wait_for_the_window_are_neither_red_nor_green(
+    bench: Bench, instance: dg.DagsterInstance, control: ControlClient
+) -> None:
+    control.custom_model(MODEL, start_seconds=60, stop_seconds=0.1, labels=["Mug"])
+    bench.submit(2)
+    waits = Waiting(bench.store)
+    assert materialize(waits, instance, [DATE], ["labels"]).success
+    assert status(waits, instance, "labels", [DATE]) == {str(DATE): ""}
+
+
 def test_captions_alone_make_nothing_else(
     bench: Bench, instance: dg.DagsterInstance, control: ControlClient
 ) -> None:

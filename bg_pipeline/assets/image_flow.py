@@ -110,14 +110,12 @@ def _events(context: dg.AssetExecutionContext, ran: Ran, selected: dict[str, dg.
     """What happened, in Dagster's words: materializations in lineage order, checks, a failure if one is due."""
     order = [name for name in STAGES if name in selected]
     store, days = ran.store, ran.days
-    bad = {day.date: reason for day in days if not day.waits and (reason := _failure(day, selected))}
-    waiting = {day.date for day in days if day.waits}
-    if bad or waiting:
-        # One result for each asset would mark every date of the range as materialized. A date that waits for the
-        # Custom Labels window is neither made nor failed: only its report is there.
+    bad = {day.date: reason for day in days if (reason := _failure(day, selected))}
+    if bad or any(_waits(day, name) for day in days for name in order):
+        # One result for each asset would mark every date of the range as materialized.
         for name in order:
             for day in days:
-                if day.date not in bad.keys() | waiting or name == REPORT:
+                if name == REPORT or not (day.date in bad or _waits(day, name)):
                     yield dg.AssetMaterialization(
                         selected[name],
                         partition=day.date.isoformat(),
@@ -138,13 +136,22 @@ def _events(context: dg.AssetExecutionContext, ran: Ran, selected: dict[str, dg.
         yield from check_results(ran, selected[name], context.selected_asset_check_keys)
 
 
+def _waits(day: Day, name: str) -> bool:
+    """Whether there is nothing of an asset yet, because a Custom Labels window makes it: neither made nor failed."""
+    if name == PICTURES:
+        return day.waits
+    return day.waiting[name] > 0 and not day.made[name]
+
+
 def _failure(day: Day, selected: dict[str, dg.AssetKey]) -> str:
     """Why a date's partition is a failed one; empty if it is not."""
     if PICTURES not in selected:
         stages = [stage for stage in (LABELS, CAPTIONS) if stage in selected]
-        empty = [stage for stage in stages if day.failed[stage] and not day.made[stage]]
+        empty = [
+            stage for stage in stages if day.failed[stage] and not (day.made[stage] or _waits(day, stage))
+        ]
         return f"no image got its {' or '.join(empty)}; {day.stopped}".strip("; ") if empty else ""
-    if not day.nothing_worked:
+    if not day.nothing_worked or day.waits:
         return ""
     causes = {row.Cause for row in day.troubled}
     return (

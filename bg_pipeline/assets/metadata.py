@@ -40,7 +40,8 @@ def day_metadata(store: Store, asset: str, day: Day) -> dict[str, Any]:
         "seconds": round(day.seconds_by_stage.get(asset, 0.0), 2),
     }
     if asset not in (PICTURES, REPORT):
-        return {**metadata, "made": day.made[asset], "failed": day.failed[asset]}
+        waiting = {"waiting_for_window": day.waiting[asset]} if day.waiting[asset] else {}
+        return {**metadata, "made": day.made[asset], "failed": day.failed[asset], **waiting}
     metadata |= {f"status_{status.value}": day.counts[status] for status in Status}
     metadata |= {f"seconds_{stage}": round(spent, 2) for stage, spent in day.seconds_by_stage.items()}
     metadata["cost_usd"] = round(day.cost_usd, 4)

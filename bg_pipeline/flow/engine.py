@@ -44,7 +44,8 @@ PREVIEWS = 8
 class Day:
     """What a run did for one date, and what is true of the date after it.
 
-    ``troubled`` are the first rows that are not ``Succeeded``; ``previews`` pairs of (source key, result key);
+    ``made``, ``waiting`` (for a Custom Labels window) and ``failed`` count by stage what this run did; ``troubled``
+    are the first rows that are not ``Succeeded``; ``previews`` pairs of (source key, result key);
     ``unfinished`` the folders that are not yet complete; ``stopped`` why the run ended early, if it did.
     ``seconds`` went by from the first image handed out to the last batch finished, and so long ``refused`` calls
     were refused for their rate, those for other dates included.
@@ -59,6 +60,7 @@ class Day:
     refused: int = 0
     seconds_by_stage: dict[str, float] = field(default_factory=dict)
     made: Counter[str] = field(default_factory=Counter)
+    waiting: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
     batches: list[str] = field(default_factory=list)
     reports: list[str] = field(default_factory=list)
@@ -76,8 +78,8 @@ class Day:
 
     @property
     def waits(self) -> bool:
-        """Nothing worked, because every image waits for a Custom Labels window that will do it."""
-        return self.nothing_worked and self.inspection.errors[WAITS] == self.images
+        """Nothing worked yet, and some of it waits for a Custom Labels window that will do it."""
+        return self.nothing_worked and self.inspection.errors[WAITS] > 0
 
 
 @dataclass(frozen=True)
@@ -363,6 +365,8 @@ class Flow:
             day.cost_usd += record.cost_usd
             if record.status in (Status.SUCCEEDED, Status.NEEDS_REVIEW):
                 day.made[stage] += 1
+            elif record.error == WAITS:
+                day.waiting[stage] += 1
             else:
                 day.failed[stage] += 1
             # What was not needed for the picture is told in the row and is no failure of the image.

@@ -43,6 +43,7 @@ _WITHOUT_EFFECT: Final = frozenset(
         *(name for name in Settings.model_fields if name.startswith("quota_")),
         *("first_date", "open_dates", "lookback_days", "settle_seconds"),
         *("keep_payloads", "state_dir", "report_link_seconds", "sns_topic_arn", "webhook_url", "log_level"),
+        "postgres_url",
         *("webhook_secret", "stale_hours"),
         *("queue_url", "html_report_images", "auto_approve", "review_share", "archive_to"),
         *("custom_labels_units", "custom_labels_start_minutes"),

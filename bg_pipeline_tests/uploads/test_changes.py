@@ -298,6 +298,7 @@ def test_settings_that_change_no_result_ask_for_nothing() -> None:
     assert (
         relevant(settings(bucket="photos", quota_titan_v2_rpm=10, open_dates=5, log_level="DEBUG")) == plain
     )
+    assert relevant(settings(bucket="photos", postgres_url="postgresql://host/name")) == plain
     assert relevant(settings(bucket="others")) != plain
     assert relevant(settings(bucket="photos", image_models=("stability",))) != plain
 

@@ -28,8 +28,8 @@ clean:
 	rm -rf $(VENV) .bg_pipeline build *.egg-info
 
 # A comma inside $(call …) would end its argument.
-RUN_EXTRAS := local,masks
-DEV_EXTRAS := local,masks,dev,api,postgres
+RUN_EXTRAS := local,masks,ui
+DEV_EXTRAS := local,masks,dev,api,ui,postgres
 
 # uv is used when it is there, because it takes seconds where pip takes a minute.
 define install

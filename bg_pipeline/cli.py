@@ -9,6 +9,7 @@ from bg_pipeline.commands.captions import captions
 from bg_pipeline.commands.demo import demo
 from bg_pipeline.commands.doctor import doctor
 from bg_pipeline.commands.follow_up import approve, retry
+from bg_pipeline.commands.page import page
 from bg_pipeline.commands.plan import plan
 from bg_pipeline.commands.publish import publish
 from bg_pipeline.commands.review import review
@@ -41,6 +42,7 @@ for command in (
     review,
     publish,
     captions,
+    page,
     api,
     doctor,
 ):

@@ -14,12 +14,10 @@ from bg_pipeline.layout import Batch, UploadDate
 from bg_pipeline.pipeline import make_aws, open_bucket
 from bg_pipeline.reports.building import page, rows
 from bg_pipeline.reports.manifest import mirror_stored
-from bg_pipeline.reports.overview import look_up
+from bg_pipeline.reports.overview import REPORTED, look_up, state_of
 from bg_pipeline.reports.report import TABLE_HEAD, Report, Status
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.spending.planning import find_work
-from bg_pipeline.state.leases import holder_of
-from bg_pipeline.state.processes import is_dead
 from bg_pipeline.store import Store
 from bg_pipeline.uploads.listing import batches
 
@@ -72,21 +70,12 @@ def _line(store: Store, work: Work) -> tuple[list[object], bool]:
     """A batch as a line of the table, and whether all of it succeeded."""
     found = list(rows(work))
     counts = Counter(row.Status for row in found)
-    reported = bool(work.ledger.header.get("Reported"))
-    holder = holder_of(store, work.place.batch.lease_key)
-    if holder and not is_dead(holder.process):
-        state = f"at work on {holder.host}"
-    elif work.problem:
-        state = "request refused"
-    elif work.due:
-        state = "something to do" if reported else "waiting for a run"
-    else:
-        state = "reported" if reported else "waiting for a run"
+    state = state_of(store, work)
     costs = [row.CostUSD for row in found]
     cost = None if None in costs else sum(cost or 0.0 for cost in costs)
     line: list[object] = [work.place.batch.path, state, len(work.images)]
     line += [*(counts[status] for status in Status), len(work.due), dollars(cost)]
-    return line, state == "reported" and counts[Status.SUCCEEDED] == len(found)
+    return line, state == REPORTED and counts[Status.SUCCEEDED] == len(found)
 
 
 @click.command()

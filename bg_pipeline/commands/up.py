@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from bg_pipeline import dagster_home
+from bg_pipeline.commands import page as web_page
 from bg_pipeline.commands.arguments import stand_in, state_dir
 from bg_pipeline.commands.terminal import dollars, ended_in_order, say
 from bg_pipeline.errors import BgPipelineError
@@ -37,7 +38,7 @@ LOOK_SECONDS = 0.5
 )
 @state_dir
 def up(aws: bool, port: int | None, state_dir: Path) -> None:
-    """Start Dagster's UI and daemon with the sensors turned on, and end everything on Ctrl-C.
+    """Start the web page and Dagster's UI and daemon with the sensors on, and end everything on Ctrl-C.
 
     Without --aws the stand-in for AWS runs as well, on the same state as `demo`.
     """
@@ -57,6 +58,12 @@ def up(aws: bool, port: int | None, state_dir: Path) -> None:
         process = stack.enter_context(_dagster(home, address.rpartition(":")[2], log))
         started = _turned_on(address, process, log)
         click.echo(f"Dagster:       {address}")
+        if web_page.installed():
+            page_port = _free_port(web_page.PORT)
+            stack.enter_context(web_page.served(page_port, home / "page.log", dagster=address))
+            click.echo(f"Web page:      http://{web_page.HOST}:{page_port}")
+        else:
+            say(f"Without the web page: {web_page.MISSING}")
         click.echo(f"Its log:       {log}")
         click.echo(
             f"Bucket:        {store.bucket} ({'your account' if aws else 'in the stand-in, on this machine'})"

@@ -12,7 +12,7 @@ from bg_pipeline.errors import PreconditionFailed, RequestError, UsageError
 from bg_pipeline.flow.outcomes import Meaning
 from bg_pipeline.flow.places import Place
 from bg_pipeline.flow.renditions import WISHES
-from bg_pipeline.flow.stages import due, fingerprints
+from bg_pipeline.flow.stages import STAGES, due, fingerprints
 from bg_pipeline.layout import Batch, Kind, ResultNames, UploadDate
 from bg_pipeline.reports.thumbnails import Thumbnails
 from bg_pipeline.settings import Settings
@@ -102,6 +102,29 @@ def open_batch(store: Store, settings: Settings, batch: Batch) -> Work:
     if uploaded is None:
         raise UsageError(f"there is no batch {batch.path} in bucket {store.bucket}")
     return open_work(store, settings, uploaded, objects)
+
+
+def drafted(store: Store, settings: Settings, uploaded: Uploaded, request: BatchRequest) -> Work:
+    """A request that is not submitted yet over what was uploaded for it, with what a first run would find due."""
+    batch = uploaded.batch
+    names = list(request.entries) or [
+        name for name in uploaded.images if batch.upload_key(name) not in request.named_keys
+    ]
+    images = {name: uploaded.objects.get(name) for name in names}
+    place = Place(
+        batch=batch,
+        data=store.in_bucket(request.S3Bucket),
+        input_prefix=request.InputS3Prefix,
+        output_prefix=request.OutputS3Prefix,
+        status_prefix=request.StatusS3Prefix,
+        names=ResultNames(images, {}),
+        request_id=request.Id,
+        cap_usd=request.MaxCostUSD,
+        thumbnails=Thumbnails(store, batch, wanted=False),
+    )
+    work = Work(uploaded, Ledger(store, batch), place, request, None, images)
+    work.find_due(settings, {}, stages=STAGES, again=(), etag_of=lambda key: "")
+    return work
 
 
 def open_work(store: Store, settings: Settings, uploaded: Uploaded, ledger_objects: Sequence[Stored]) -> Work:

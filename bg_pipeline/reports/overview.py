@@ -5,11 +5,16 @@ from dataclasses import dataclass
 from bg_pipeline import layout
 from bg_pipeline.batch import BatchRequest, default_request
 from bg_pipeline.errors import RequestError, UsageError
+from bg_pipeline.flow.work import Work
 from bg_pipeline.layout import Batch
 from bg_pipeline.reports.report import Report
 from bg_pipeline.settings import Settings
+from bg_pipeline.state.leases import holder_of
+from bg_pipeline.state.processes import is_dead
 from bg_pipeline.store import Store
 from bg_pipeline.uploads.submitting import check_request
+
+REPORTED = "reported"
 
 
 @dataclass(frozen=True)
@@ -62,3 +67,16 @@ def look_up(store: Store, settings: Settings, batch: Batch) -> Standing:
         request_id=request.Id if request else batch.derived_id(store.bucket),
         status_prefix=request.StatusS3Prefix if request else batch.status_prefix,
     )
+
+
+def state_of(store: Store, work: Work) -> str:
+    """Where a complete batch is on its way, in words; ``reported`` once all of it is done and told."""
+    reported = bool(work.ledger.header.get("Reported"))
+    holder = holder_of(store, work.place.batch.lease_key)
+    if holder and not is_dead(holder.process):
+        return f"at work on {holder.host}"
+    if work.problem:
+        return "request refused"
+    if work.due:
+        return "something to do" if reported else "waiting for a run"
+    return REPORTED if reported else "waiting for a run"

@@ -238,9 +238,14 @@ def _upload(store: Store, key: str, photo: Upload, done: Callable[[str], None]) 
         photo.copy(store, key)
         done(photo.name)
         return
-    media_type = mimetypes.guess_type(photo.name)[0] or "application/octet-stream"
     with photo.open() as data:
-        store.client.upload_fileobj(
-            data, store.bucket, key, ExtraArgs={"ContentType": media_type}, Config=_IN_THIS_THREAD
-        )
+        upload(store, key, photo.name, data)
     done(photo.name)
+
+
+def upload(store: Store, key: str, name: str, data: BinaryIO) -> None:
+    """Stores one file, read as it is sent, with the media type that its name tells."""
+    media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    store.client.upload_fileobj(
+        data, store.bucket, key, ExtraArgs={"ContentType": media_type}, Config=_IN_THIS_THREAD
+    )

@@ -17,18 +17,14 @@ from starlette.concurrency import run_in_threadpool
 
 from bg_pipeline.batch import BatchRequest
 from bg_pipeline.errors import PreconditionFailed, RequestError, UsageError
-from bg_pipeline.flow.places import Place
-from bg_pipeline.flow.stages import STAGES
 from bg_pipeline.flow.tools import Tools
-from bg_pipeline.flow.work import Work, open_work
-from bg_pipeline.layout import EXTENSIONS, Batch, ResultNames
+from bg_pipeline.flow.work import drafted, open_work
+from bg_pipeline.layout import EXTENSIONS, Batch
 from bg_pipeline.reports.building import rows
 from bg_pipeline.reports.overview import Standing, look_up
 from bg_pipeline.reports.report import Status
-from bg_pipeline.reports.thumbnails import Thumbnails
 from bg_pipeline.spending import planning
 from bg_pipeline.state.leases import holder_of
-from bg_pipeline.state.ledger import Ledger
 from bg_pipeline.state.processes import is_dead
 from bg_pipeline.uploads import listing as uploads
 from bg_pipeline.uploads.listing import Uploaded
@@ -411,23 +407,7 @@ def _submit(service: Service, batch: Batch, data: bytes) -> Submitted:
 
 def _plan(service: Service, batch: Batch, data: bytes) -> Plan:
     request, found = _checked(service, batch, data)
-    names = list(request.entries) or [
-        name for name in found.images if batch.upload_key(name) not in request.named_keys
-    ]
-    images = {name: found.objects.get(name) for name in names}
-    place = Place(
-        batch=batch,
-        data=service.store.in_bucket(request.S3Bucket),
-        input_prefix=request.InputS3Prefix,
-        output_prefix=request.OutputS3Prefix,
-        status_prefix=request.StatusS3Prefix,
-        names=ResultNames(images, {}),
-        request_id=request.Id,
-        cap_usd=request.MaxCostUSD,
-        thumbnails=Thumbnails(service.store, batch, wanted=False),
-    )
-    work = Work(found, Ledger(service.store, batch), place, request, None, images)
-    work.find_due(service.settings, {}, stages=STAGES, again=(), etag_of=lambda key: "")
+    work = drafted(service.store, service.settings, found, request)
     tools = Tools(service.settings, service.aws, service.store, stop=threading.Event())
     try:
         models, notes = planning.models_in_use(tools)

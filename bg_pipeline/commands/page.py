@@ -1,0 +1,95 @@
+"""``bg-pipeline page``: the web page, until Ctrl-C, and how `up` starts it too."""
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import click
+
+from bg_pipeline.commands.arguments import local
+from bg_pipeline.commands.terminal import ended_in_order, say
+from bg_pipeline.errors import BgPipelineError, UsageError
+from bg_pipeline.pipeline import make_aws, open_bucket
+from bg_pipeline.settings import settings
+
+PORT = 8501
+HOST = "127.0.0.1"
+MISSING = "the web page needs the extra 'ui': pip install 'bg-pipeline[ui]'"
+
+
+def installed() -> bool:
+    """Whether the extra that the page needs is there."""
+    return importlib.util.find_spec("streamlit") is not None
+
+
+def command(port: int, dagster: str) -> list[str]:
+    """What serves the page, on this machine only, until its standard input ends."""
+    flags: Mapping[str, object] = {
+        "server.address": HOST,
+        "server.port": port,
+        "server.headless": "true",
+        "server.fileWatcherType": "none",
+        "server.maxUploadSize": settings().api_max_upload_mb,
+        "server.enableXsrfProtection": "true",
+        "browser.gatherUsageStats": "false",
+        "client.showErrorDetails": "none",
+        "client.toolbarMode": "minimal",
+    }
+    app = Path(__file__).parents[1] / "web" / "page" / "app.py"
+    words = [
+        sys.executable,
+        "-m",
+        "bg_pipeline.commands.keeper",
+        sys.executable,
+        "-m",
+        "streamlit",
+        "run",
+        str(app),
+    ]
+    told = (f"--{name}={value}" for name, value in flags.items())
+    return [*words, *told, *(["--", dagster] if dagster else [])]
+
+
+@contextmanager
+def served(port: int, log: Path | None = None, *, dagster: str = "") -> Iterator[subprocess.Popen[bytes]]:
+    """The page at work in a process of its own, which ends with the block, however it ends.
+
+    ``dagster`` is the address of Dagster's UI. What the process says goes to ``log``, or to this one's output.
+    """
+    with nullcontext() if log is None else log.open("wb") as words:
+        process = subprocess.Popen(
+            command(port, dagster),
+            stdin=subprocess.PIPE,
+            stdout=words,
+            stderr=words and subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        if process.stdin:
+            process.stdin.close()
+        process.wait()
+
+
+@click.command()
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=PORT, show_default=True, help="Port to serve on."
+)
+@click.option("--dagster", default="", help="Address of Dagster's UI, such as http://127.0.0.1:3000.")
+@local
+def page(port: int, dagster: str) -> None:
+    """Serve the web page for this machine until Ctrl-C: submit photos, watch, review, publish.
+
+    It has no sign-in, and so it is served on 127.0.0.1 only; `up` serves it as well.
+    """
+    if not installed():
+        raise UsageError(MISSING)
+    configured = settings()
+    open_bucket(configured, make_aws(configured))
+    with ended_in_order(), served(port, dagster=dagster) as process:
+        say(f"The page is at http://{HOST}:{port}")
+        raise BgPipelineError(f"the page ended by itself (exit code {process.wait()})")

@@ -1,0 +1,1 @@
+"""The web page: photos dropped, a background asked for, results looked through, without opening Dagster."""

@@ -1,0 +1,76 @@
+"""The page as Streamlit runs it: which screens there are, and what a visitor reads when something does not work.
+
+Its one argument, if any, is the address of Dagster's UI.
+"""
+
+import sys
+from collections.abc import Callable
+
+import streamlit as st
+from botocore.exceptions import BotoCoreError, ClientError
+
+from bg_pipeline.errors import BgPipelineError, RequestError
+from bg_pipeline.pipeline import make_aws, open_bucket
+from bg_pipeline.settings import settings
+from bg_pipeline.web.page import progress, results, search, submit
+from bg_pipeline.web.page.desk import Desk, refusal
+
+
+@st.cache_resource(show_spinner=False)
+def _desk() -> Desk:
+    configured = settings()
+    aws = make_aws(configured)
+    return Desk(configured, aws, open_bucket(configured, aws))
+
+
+def _shown(screen: Callable[[Desk], None]) -> Callable[[], None]:
+    """A screen whose expected errors are sentences on it."""
+
+    def show() -> None:
+        try:
+            screen(_desk())
+        except RequestError as error:
+            for sentence in refusal(error):
+                st.error(sentence)
+        except BgPipelineError as error:
+            st.error(str(error))
+        except (ClientError, BotoCoreError) as error:
+            st.error(f"AWS does not do what it is asked: {error}. `bg-pipeline doctor` says what works.")
+
+    show.__name__ = screen.__name__
+    return show
+
+
+def _submit(desk: Desk) -> None:
+    submit.show(desk)
+
+
+def _progress(desk: Desk) -> None:
+    progress.show(desk, sys.argv[1] if len(sys.argv) > 1 else "")
+
+
+def _results(desk: Desk) -> None:
+    results.show(desk)
+
+
+def _search(desk: Desk) -> None:
+    search.show(desk)
+
+
+st.set_page_config(page_title="New backgrounds", page_icon=":material/photo_library:", layout="wide")
+st.html("<style>.stMainBlockContainer { padding-top: 3.5rem; }</style>")
+st.navigation(
+    [
+        st.Page(
+            _shown(_submit),
+            title="New batch",
+            icon=":material/add_photo_alternate:",
+            url_path="new",
+            default=True,
+        ),
+        st.Page(_shown(_progress), title="Batches", icon=":material/list:", url_path="batches"),
+        st.Page(_shown(_results), title="Review", icon=":material/rate_review:", url_path="review"),
+        st.Page(_shown(_search), title="Search", icon=":material/search:", url_path="search"),
+    ],
+    position="top",
+).run()

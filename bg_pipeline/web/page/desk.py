@@ -1,0 +1,299 @@
+"""What the page works with: drafts, plans, batches and results, as plain functions over the bucket.
+
+Nothing here knows Streamlit. Photos lie in storage from the moment they are dropped, in a folder with a draft, which
+costs nothing and which nothing works on; the request, written last, hands the batch to the pipeline.
+"""
+
+import json
+import posixpath
+import threading
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+
+from bg_pipeline import layout, review
+from bg_pipeline.aws import Aws
+from bg_pipeline.batch import BatchRequest
+from bg_pipeline.errors import BgPipelineError, ImageError, RequestError, UsageError
+from bg_pipeline.flow.looks import Looks
+from bg_pipeline.flow.photographs import Photograph
+from bg_pipeline.flow.tools import Tools, Wallet
+from bg_pipeline.flow.work import Work, drafted, open_batch
+from bg_pipeline.imaging import small_jpeg
+from bg_pipeline.labelers.rekognition import OPERATION as DETECT_LABELS
+from bg_pipeline.layout import Batch, UploadDate
+from bg_pipeline.masks.labels import usable_labels
+from bg_pipeline.models.facts import facts_of
+from bg_pipeline.reports.building import rows
+from bg_pipeline.reports.overview import state_of
+from bg_pipeline.reports.report import Report
+from bg_pipeline.reports.thumbnails import thumbnail
+from bg_pipeline.review import Item, State
+from bg_pipeline.settings import Settings
+from bg_pipeline.spending import planning
+from bg_pipeline.spending.planning import Plan
+from bg_pipeline.store import Store
+from bg_pipeline.uploads import listing, manifest
+from bg_pipeline.uploads.submitting import compose_request, new_batch, upload
+
+LABELLERS = 8
+"""Photos whose labels are asked for at a time."""
+LOOK = 1200
+"""Pixels of the longer side of a picture that is looked at."""
+PART = 1 << 20
+
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A photo in storage: the name it has in its batch, and its small picture, empty where it is no picture."""
+
+    name: str
+    small: bytes
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What Rekognition found in a photo: ``usable`` names have a box and can be cut out. Or the ``problem``."""
+
+    usable: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A batch on its way: its ``state`` in words, images by status, what was spent (None: not known)."""
+
+    batch: Batch
+    state: str
+    images: int
+    counts: Mapping[str, int] = field(default_factory=dict)
+    to_do: int = 0
+    cost_usd: float | None = 0.0
+
+    @property
+    def done(self) -> int:
+        return self.images - self.to_do
+
+
+class Desk:
+    """One bucket and its settings, for all visitors of the page. Safe for threads."""
+
+    def __init__(self, settings: Settings, aws: Aws, store: Store) -> None:
+        self.settings = settings
+        self.store = store
+        self._aws = aws
+
+    # Preparing
+
+    def begin(self) -> Batch:
+        """A new batch of today with a draft, so that nothing works on it yet."""
+        batch = new_batch()
+        self.store.write_json(batch.draft_key, {"Id": batch.derived_id(self.store.bucket)})
+        return batch
+
+    def take(self, batch: Batch, name: str, file: BinaryIO, taken: Sequence[str]) -> Dropped:
+        """Stores a dropped file under its name, or under one like it if that is ``taken``.
+
+        Raises `UsageError` for a name that cannot be an image's.
+        """
+        name = free_name(name, taken)
+        try:
+            small = thumbnail(file.read())
+        except ImageError:
+            small = b""  # the run's report says what is wrong with it
+        file.seek(0)
+        upload(self.store, batch.upload_key(name), name, file)
+        return Dropped(name, small)
+
+    def take_away(self, batch: Batch, name: str) -> None:
+        """Deletes a photo of a draft."""
+        self.store.delete(batch.upload_key(name))
+
+    @property
+    def price_of_labels(self) -> float | None:
+        """Dollars for the labels of one photo; a photo whose labels are known costs nothing."""
+        return 0.0 if self.settings.custom_labels_arn else facts_of(DETECT_LABELS.name).cost(images=1)
+
+    def labels(self, batch: Batch, names: Sequence[str], done: Callable[[int], object]) -> dict[str, Seen]:
+        """The labels of photos: asked for once for the same bytes, and used again by the run."""
+        with self._tools() as tools, ThreadPoolExecutor(LABELLERS, "labels") as pool:
+            found = {}
+            for number, (name, seen) in enumerate(
+                zip(names, pool.map(lambda name: self._seen(tools, batch, name), names), strict=True), 1
+            ):
+                found[name] = seen
+                done(number)
+            return found
+
+    def _seen(self, tools: Tools, batch: Batch, name: str) -> Seen:
+        wallet = Wallet(tools.purse, batch, name)
+        try:
+            photo = Photograph(self.store, batch.upload_key(name), tools.darkroom)
+            document = Looks(tools, photo, wallet, frozenset()).labels().document
+        except BgPipelineError as error:
+            return Seen(problem=str(error))
+        usable = dict.fromkeys(usable_labels(document))
+        others = dict.fromkeys(label["Name"] for label in document.get("Labels", ()))
+        return Seen(tuple(usable), tuple(name for name in others if name not in usable))
+
+    def request(
+        self,
+        batch: Batch,
+        names: Sequence[str],
+        wishes: Mapping[str, Any],
+        own: Mapping[str, Mapping[str, Any]],
+    ) -> tuple[bytes, BatchRequest]:
+        """The request for ``names``: ``wishes`` for all, and what is the ``own`` of some. `RequestError` by field."""
+        entries = [{"ImageName": name, **own[name]} for name in names if own.get(name)]
+        images = [{"ImageName": name, **own.get(name, {})} for name in names] if entries else None
+        return compose_request(self.settings, batch, names, {**wishes, "Images": images})
+
+    def from_manifest(
+        self, batch: Batch, data: bytes, names: Sequence[str], wishes: Mapping[str, Any]
+    ) -> tuple[bytes, BatchRequest]:
+        """The request that a manifest asks for; its ``source`` cells name dropped photos. `RequestError` by line."""
+        read = manifest.read(data)
+        found, missing = [], []
+        for line in read.lines:
+            name = posixpath.basename(line.said.get("source", "").replace("\\", "/"))
+            if name in names:
+                found.append(name)
+            else:
+                missing.append(f"line {line.number}: '{name}' was not dropped on the page")
+        if missing:
+            raise UsageError("; ".join(missing[:20]))
+        return manifest.compose(self.settings, batch, read, found, {}, wishes)
+
+    def plan(self, batch: Batch, request: BatchRequest) -> tuple[Plan, list[str]]:
+        """What the request would take, and why a model of some kind cannot be used. Nothing is spent."""
+        found = listing.find(self.store, batch)
+        if found is None:
+            raise UsageError("the photos of this draft are gone; drop them again")
+        with self._tools() as tools:
+            models, reasons = planning.models_in_use(tools)
+        return planning.plan(
+            [drafted(self.store, self.settings, found, request)], self.settings, models
+        ), reasons
+
+    def submit(self, batch: Batch, data: bytes) -> None:
+        """Hands the batch to the pipeline; again with another request it is a `UsageError`."""
+        earlier = self.store.read(batch.request_key)
+        if earlier is not None and earlier.data != data:
+            raise UsageError(f"batch {batch.path} was submitted already")
+        self.store.write(batch.request_key, data, media_type="application/json")
+        self.store.delete(batch.draft_key)
+
+    @contextmanager
+    def _tools(self) -> Iterator[Tools]:
+        tools = Tools(self.settings, self._aws, self.store, stop=threading.Event())
+        try:
+            yield tools
+        finally:
+            tools.close()
+
+    # Batches
+
+    def standings(self, date: UploadDate) -> list[Standing]:
+        """The batches of a date, the newest first."""
+        complete = {work.place.batch: work for work in planning.find_work(self.store, self.settings, [date])}
+        found = []
+        uploads = sorted(listing.batches(self.store, date), key=lambda each: each.newest, reverse=True)
+        for uploaded in uploads:
+            work = complete.get(uploaded.batch)
+            if work is None:
+                found.append(Standing(uploaded.batch, "being prepared", len(uploaded.images)))
+                continue
+            report = Report(tuple(rows(work)))
+            counts = {status.value: number for status, number in report.counts.items() if number}
+            state = state_of(self.store, work)
+            found.append(
+                Standing(uploaded.batch, state, len(work.images), counts, len(work.due), report.cost_usd)
+            )
+        return found
+
+    def open(self, batch: Batch) -> Work:
+        """One batch; raises `UsageError` if there is none of this name."""
+        return open_batch(self.store, self.settings, batch)
+
+    # Results
+
+    def items(self, work: Work) -> list[Item]:
+        return review.items(work, self.settings)
+
+    def redo(self, work: Work, found: Sequence[Item], *, by: str, prompt: str, seed: int | None) -> Batch:
+        return review.redo(self.store, self.settings, work, found, by=by, prompt=prompt, seed=seed)
+
+    def looked_at(self, work: Work, item: Item) -> tuple[bytes, bytes]:
+        """A result's photo and the result, as JPEGs that a screen shows; empty where there is none."""
+        store, lies_at = work.place.lies_at(f"{work.place.input_prefix}/{item.image}")
+        return _shown(store, lies_at), _shown(work.place.data, item.key) if item.key else b""
+
+    def download(self, work: Work, item: Item) -> bytes:
+        content = work.place.data.read(item.key)
+        if content is None:
+            raise UsageError(f"{item.key} is gone; run its date again")
+        return content.data
+
+    def pack(self, work: Work, found: Sequence[Item], file: Path) -> int:
+        """Writes the approved results into a ZIP file, one in memory at a time; says how many."""
+        approved = [item for item in found if item.state is State.APPROVED and item.key]
+        prefix = f"{work.place.output_prefix}/"
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as pack:
+            for item in approved:
+                pack.writestr(item.key.removeprefix(prefix), self.download(work, item))
+        return len(approved)
+
+
+def free_name(name: str, taken: Sequence[str]) -> str:
+    """A name that is not taken and can be an image's: without folders, dots in front and what S3 cannot hold."""
+    name = posixpath.basename(name.replace("\\", "/")).encode("utf-8", "replace").decode().lstrip(".")
+    if layout.kind_of(name) is not layout.Kind.IMAGE:
+        raise UsageError(f"'{name}' cannot be a photo of a batch by its name; rename it")
+    stem, dot, ending = name.rpartition(".")
+    number = 2
+    free = name
+    while free in taken:
+        free = f"{stem} {number}.{ending}" if dot else f"{name} {number}"
+        number += 1
+    return free
+
+
+def _shown(store: Store, key: str) -> bytes:
+    content = store.read(key)
+    if content is None:
+        return b""
+    try:
+        return small_jpeg(content.data, within=(LOOK, LOOK))
+    except ImageError:
+        return b""
+
+
+def dagster_at_work(address: str) -> bool | None:
+    """Whether Dagster's daemon there looks for uploads; None if nobody answers."""
+    query = {"query": "{ instance { daemonHealth { allDaemonStatuses { daemonType healthy } } } }"}
+    asked = urllib.request.Request(  # noqa: S310 (the address is `up`'s own or the setting's)
+        f"{address}/graphql", orjson.dumps(query), {"Content-Type": "application/json"}
+    )
+    try:
+        with _direct.open(asked, timeout=5) as answer:
+            statuses = json.load(answer)["data"]["instance"]["daemonHealth"]["allDaemonStatuses"]
+    except (urllib.error.URLError, ConnectionError, TimeoutError, ValueError, KeyError, TypeError):
+        return None
+    healthy = {status["daemonType"]: status["healthy"] for status in statuses}
+    return bool(healthy.get("SENSOR")) and bool(healthy.get("QUEUED_RUN_COORDINATOR", True))
+
+
+def refusal(error: RequestError) -> list[str]:
+    """What is wrong with a request, a sentence for each field."""
+    return [f"{name}: {text}" if name else text for name, text in error.problems]

@@ -1,0 +1,84 @@
+"""The screen that shows how batches stand while they are worked on."""
+
+from datetime import UTC, date, datetime
+
+import streamlit as st
+
+from bg_pipeline.errors import UsageError
+from bg_pipeline.layout import Batch
+from bg_pipeline.reports.building import page
+from bg_pipeline.reports.html import usd
+from bg_pipeline.reports.overview import look_up
+from bg_pipeline.web.page.desk import Desk, Standing, dagster_at_work
+
+LOOK_SECONDS = 3
+
+
+def show(desk: Desk, dagster: str) -> None:
+    """The screen; ``dagster`` is the address of its UI, empty where it is not known."""
+    st.title("Batches")
+    chosen = st.date_input("Upload date (UTC)", datetime.now(UTC).date())
+    _who_runs(dagster)
+    _standings(desk, chosen if isinstance(chosen, date) else datetime.now(UTC).date())
+
+
+def _who_runs(dagster: str) -> None:
+    if not dagster:
+        st.info(
+            "Batches are worked on by Dagster (`bg-pipeline up`) or by `bg-pipeline run`; this page does not know "
+            "where Dagster is."
+        )
+    elif (healthy := dagster_at_work(dagster)) is None:
+        st.warning(
+            f"Dagster does not answer at {dagster}: nothing is worked on until it runs (`bg-pipeline up`)."
+        )
+    elif not healthy:
+        st.warning(
+            "Dagster's daemon is not at work: new batches wait until it is. `bg-pipeline up` starts both."
+        )
+    else:
+        st.caption(f"Dagster is at work: [its own view]({dagster})")
+
+
+@st.fragment(run_every=LOOK_SECONDS)
+def _standings(desk: Desk, day: date) -> None:
+    found = desk.standings(day)
+    if not found:
+        st.caption(f"Nothing was uploaded on {day}.")
+    for standing in found:
+        with st.container(border=True):
+            _standing(desk, standing)
+
+
+def _standing(desk: Desk, standing: Standing) -> None:
+    batch = standing.batch
+    name, numbers = st.columns([3, 2])
+    name.markdown(f"**{batch.name.replace('*', '')}**")
+    name.caption(f"{standing.state} · {usd(standing.cost_usd)} USD")
+    numbers.text(
+        ", ".join(f"{number:,} {status}" for status, number in standing.counts.items())
+        or f"{standing.images:,} photos"
+    )
+    if standing.images and standing.state != "being prepared":
+        st.progress(standing.done / standing.images, f"{standing.done:,} of {standing.images:,} photos done")
+    with st.popover("Report", icon=":material/description:"):
+        _report(desk, batch)
+
+
+def _report(desk: Desk, batch: Batch) -> None:
+    if not st.toggle("Prepare the files", key=f"report-{batch.path}"):
+        return
+    try:
+        standing = look_up(desk.store, desk.settings, batch)
+        report = standing.report()
+    except UsageError as error:
+        st.text(str(error))
+        return
+    if report is None:
+        st.text("There is no report yet; it is written by the run.")
+        return
+    name = f"report {batch.date} {batch.name}"
+    st.download_button("CSV", report.csv(), f"{name}.csv", "text/csv", key=f"csv-{batch.path}")
+    st.download_button("JSON", report.json(), f"{name}.json", "application/json", key=f"json-{batch.path}")
+    html = page(desk.open(batch))
+    st.download_button("Page with pictures", html, f"{name}.html", "text/html", key=f"html-{batch.path}")

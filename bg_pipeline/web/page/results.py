@@ -1,0 +1,165 @@
+"""The screen where results are looked through: approved, rejected or asked for again, downloaded and published."""
+
+import getpass
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import streamlit as st
+
+from bg_pipeline import review
+from bg_pipeline.errors import UsageError
+from bg_pipeline.flow.work import Work
+from bg_pipeline.layout import Batch
+from bg_pipeline.reports.html import usd
+from bg_pipeline.reports.wording import counted
+from bg_pipeline.review import Item, State
+from bg_pipeline.web.page.desk import Desk
+from bg_pipeline.web.page.slider import before_and_after
+
+_STATES = {State.WAITING: "Waiting", State.APPROVED: "Approved", State.REJECTED: "Rejected"}
+
+
+def show(desk: Desk) -> None:
+    """The screen."""
+    st.title("Review")
+    day = st.date_input("Upload date (UTC)", datetime.now(UTC).date())
+    standings = desk.standings(day if isinstance(day, date) else datetime.now(UTC).date())
+    batches = [each.batch for each in standings if each.state != "being prepared"]
+    if not batches:
+        st.caption(f"No batch of {day} has results.")
+        return
+    batch = st.selectbox("Batch", batches, format_func=lambda batch: batch.name)
+    work = desk.open(batch)
+    found = desk.items(work)
+    _numbers(work, found)
+    _deliver(desk, work, found)
+    shown = st.segmented_control(
+        "Show", list(_STATES), default=State.WAITING, required=True, format_func=_STATES.__getitem__
+    )
+    chosen = [item for item in found if item.state is shown]
+    if not chosen:
+        st.caption("Nothing waits for a person." if shown is State.WAITING else "There is none.")
+        return
+    if shown is State.WAITING:
+        _all_at_once(work, chosen)
+    _one(desk, work, batch, chosen)
+
+
+def _by() -> str:
+    try:
+        return getpass.getuser()
+    except OSError:
+        return "page"
+
+
+def _numbers(work: Work, found: Sequence[Item]) -> None:
+    stands = review.summary(work, found)
+    approved, rejected, waiting, cost = st.columns(4)
+    approved.metric("Approved", f"{stands.approved:,}")
+    rejected.metric("Rejected", f"{stands.rejected:,}")
+    waiting.metric("Waiting", f"{stands.waiting:,}")
+    cost.metric(
+        "USD an approved photo",
+        "–" if stands.cost_per_image is None else f"{stands.cost_per_image:.3f}",
+        help=f"Of {usd(stands.cost_usd)} USD billed for the batch in all.",
+    )
+
+
+def _deliver(desk: Desk, work: Work, found: Sequence[Item]) -> None:
+    publish, pack = st.columns(2)
+    if publish.button(
+        "Publish what is approved",
+        icon=":material/publish:",
+        help="Copies the approved results, and nothing else, to published/ in the bucket.",
+    ):
+        done = review.publish(work, found)
+        st.success(f"{counted(done.copied, 'result')} published, {done.kept:,} were there already.")
+        if done.stale:
+            st.warning(f"Changed meanwhile, and not published: {', '.join(done.stale[:10])}")
+    if pack.button("Pack what is approved", icon=":material/folder_zip:", help="One ZIP file to download."):
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "approved.zip"
+            if desk.pack(work, found, file):
+                with file.open("rb") as data:
+                    pack.download_button(
+                        "Download the ZIP", data, f"{work.place.batch.name} approved.zip", "application/zip"
+                    )
+            else:
+                pack.caption("No result is approved yet.")
+
+
+def _all_at_once(work: Work, chosen: Sequence[Item]) -> None:
+    there = [item for item in chosen if item.key]
+    with st.popover(f"All {len(there):,} that wait", icon=":material/done_all:"):
+        st.caption("Without looking at each.")
+        reason = st.text_input("Reason", key="reason-all")
+        approve, reject = st.columns(2)
+        if approve.button("Approve all", disabled=not there):
+            review.decide(work.place.data, there, State.APPROVED, by=_by(), reason=reason)
+            st.rerun()
+        if reject.button("Reject all", disabled=not there):
+            review.decide(work.place.data, there, State.REJECTED, by=_by(), reason=reason)
+            st.rerun()
+
+
+def _one(desk: Desk, work: Work, batch: Batch, chosen: Sequence[Item]) -> None:
+    """One result with its photo; keys: a approves, r rejects, the arrows go on and back."""
+    state = st.session_state
+    place = f"at-{batch.path}"
+    at = min(state.get(place, 0), len(chosen) - 1)
+    item = chosen[at]
+    back, where, on = st.columns([1, 2, 1], vertical_alignment="center")
+    if back.button("Back", shortcut="Left", disabled=at == 0, icon=":material/arrow_back:"):
+        state[place] = at - 1
+        st.rerun()
+    where.text(f"{at + 1} of {len(chosen):,}: {item.key.rpartition('/')[2] or item.image}")
+    if on.button("Next", shortcut="Right", disabled=at + 1 >= len(chosen), icon=":material/arrow_forward:"):
+        state[place] = at + 1
+        st.rerun()
+    picture, facts = st.columns([3, 2])
+    with picture:
+        before, after = desk.looked_at(work, item)
+        if before and after:
+            before_and_after(before, after, item.alt_text or item.image)
+        elif before:
+            st.image(before, alt=f"The photo {item.image}")
+            st.caption("There is no result to look at.")
+        else:
+            st.caption("The photo is not there any more, or no picture.")
+    with facts:
+        _facts(item)
+        _verdict(desk, work, item)
+
+
+def _facts(item: Item) -> None:
+    st.text(f"{item.status.value}. {item.why}")
+    for name, text in (("Labels", item.labels), ("Caption", item.caption), ("Reference", item.ref)):
+        if text:
+            st.caption(name)
+            st.text(text)
+
+
+def _verdict(desk: Desk, work: Work, item: Item) -> None:
+    reason = st.text_input("Reason", key=f"reason-{item.image}-{item.number}")
+    approve, reject = st.columns(2)
+    if approve.button("Approve", shortcut="a", type="primary", disabled=not item.key):
+        review.decide(work.place.data, [item], State.APPROVED, by=_by(), reason=reason)
+        st.rerun()
+    if reject.button("Reject", shortcut="r", disabled=not item.key):
+        review.decide(work.place.data, [item], State.REJECTED, by=_by(), reason=reason)
+        st.rerun()
+    with st.popover("Ask again", icon=":material/refresh:"):
+        st.caption("A new picture, paid for, as a batch of its own; this one is rejected.")
+        prompt = st.text_input("Another background", key=f"again-{item.image}-{item.number}")
+        seed = st.number_input("Seed", 0, None, None, key=f"seed-{item.image}-{item.number}")
+        if st.button("Ask again", key=f"redo-{item.image}-{item.number}"):
+            new = desk.redo(work, [item], by=_by(), prompt=prompt, seed=seed)
+            st.success(f"Asked for again as batch {new.name}.")
+    if item.key:
+        try:
+            name = item.key.rpartition("/")[2]
+            st.download_button("Download", lambda: desk.download(work, item), name, key=f"load-{item.key}")
+        except UsageError as error:
+            st.text(str(error))

@@ -1,0 +1,45 @@
+"""The screen that finds photos by what their captions and labels say."""
+
+from datetime import UTC, datetime, timedelta
+
+import streamlit as st
+
+from bg_pipeline.layout import UploadDate
+from bg_pipeline.reports.captions import Index, index_file
+from bg_pipeline.web.page.desk import Desk
+
+MOST = 200
+DAYS = 30
+
+
+def show(desk: Desk) -> None:
+    """The screen; no model is called."""
+    st.title("Search")
+    today = datetime.now(UTC).date()
+    words = st.text_input("What captions, alternative texts and labels say", placeholder="red bus")
+    chosen = st.date_input("Uploaded (UTC)", (today - timedelta(DAYS), today))
+    if not isinstance(chosen, tuple) or len(chosen) != 2:
+        st.caption("Choose the first and the last date.")
+        return
+    if not words.strip():
+        return
+    first, last = chosen
+    dates: list[UploadDate] = [first + timedelta(days) for days in range((last - first).days + 1)]
+    index = Index(index_file(desk.settings))
+    index.update(desk.store, desk.settings, dates, ())
+    found = list(index.search(words, first=first, last=last, only=(), limit=MOST))
+    if not found:
+        st.caption("Nothing was found.")
+        return
+    st.dataframe(
+        [
+            {
+                "Image": each.ImageName,
+                "Batch": each.Batch,
+                "Alternative text": each.AltText or each.Caption,
+                "Labels": each.Labels,
+            }
+            for each in found
+        ],
+        hide_index=True,
+    )

@@ -1,0 +1,256 @@
+"""The screen where photos are dropped, a background is asked for, and its cost is seen before it is paid."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import streamlit as st
+
+from bg_pipeline.batch import MAX_SEED
+from bg_pipeline.errors import RequestError, UsageError
+from bg_pipeline.flow.renditions import PRESETS
+from bg_pipeline.layout import EXTENSIONS, Batch
+from bg_pipeline.models.facts import as_of
+from bg_pipeline.spending.planning import Plan
+from bg_pipeline.web.page.desk import Desk, Dropped, Seen, refusal
+
+CARDS = 12
+"""Photos on one page of the list."""
+
+_ENDINGS = sorted({ending for endings in EXTENSIONS.values() for ending in endings})
+_SUBJECTS = {
+    "LABELS": "What the labels name",
+    "SALIENT": "What stands out",
+    "FACES": "People, by their faces",
+}
+
+
+def show(desk: Desk) -> None:
+    """The screen."""
+    st.title("New backgrounds for photos")
+    state = st.session_state
+    if batch := state.pop("submitted", None):
+        st.success(f"Batch {batch} is submitted. Its progress is on the screen *Batches*.")
+    photos: dict[str, Dropped] = state.setdefault("photos", {})
+    _drop(desk, photos)
+    if not photos:
+        st.caption("Nothing is paid before you press *Submit*, and the plan with its cost is shown first.")
+        return
+    _labels(desk, photos)
+    own = _cards(desk, photos)
+    wishes = _wishes(desk)
+    table = st.file_uploader(
+        "A table with one photo a row, in place of the settings of single photos (CSV)",
+        type="csv",
+        help="Columns: source (a dropped photo's name), ref, prompt, labels, preset, variants, seed …",
+    )
+    _decide(desk, photos, wishes, own, table.getvalue() if table else None)
+
+
+def _drop(desk: Desk, photos: dict[str, Dropped]) -> None:
+    state = st.session_state
+    dropped = st.file_uploader(
+        "Photos",
+        type=_ENDINGS,
+        accept_multiple_files=True,
+        key=f"drop-{state.get('drops', 0)}",
+        help="They go to storage at once. A photo that cannot be opened is told in the report.",
+    )
+    if not dropped:
+        return
+    if "batch" not in state:
+        state.batch = desk.begin()
+    bar = st.progress(0.0, "Storing the photos")
+    for number, file in enumerate(dropped, 1):
+        try:
+            taken = desk.take(state.batch, file.name, file, list(photos))
+            photos[taken.name] = taken
+        except UsageError as error:
+            state.setdefault("refused", []).append(str(error))
+        bar.progress(number / len(dropped), f"{number} of {len(dropped)} stored")
+    # A new widget: the old one would keep all files in the server's memory.
+    state.drops = state.get("drops", 0) + 1
+    st.rerun()
+
+
+def _labels(desk: Desk, photos: Mapping[str, Dropped]) -> None:
+    state = st.session_state
+    for sentence in state.pop("refused", []):
+        st.warning(sentence)
+    seen: dict[str, Seen] = state.setdefault("seen", {})
+    missing = [name for name in photos if name not in seen]
+    price = desk.price_of_labels
+    cost = "a price that is not known" if price is None else f"at most {price * len(missing):.3f} USD"
+    if missing and st.button(
+        f"Find what is in {len(missing)} photos",
+        icon=":material/label:",
+        help=f"Asks Rekognition once for each photo, for {cost}. The run uses the same answers.",
+    ):
+        bar = st.progress(0.0, "Looking at the photos")
+        seen |= desk.labels(
+            state.batch,
+            missing,
+            lambda number: bar.progress(number / len(missing), f"{number} of {len(missing)}"),
+        )
+        st.rerun()
+    for name, found in seen.items():
+        if found.problem and name in photos:
+            st.warning(f"{name}: {found.problem}")
+
+
+def _cards(desk: Desk, photos: dict[str, Dropped]) -> dict[str, dict[str, Any]]:
+    """The photos, a page at a time; what is said of each alone."""
+    state = st.session_state
+    said: dict[str, dict[str, Any]] = state.setdefault("own", {})
+    pages = -(-len(photos) // CARDS)
+    page = 1
+    if pages > 1:
+        page = st.pagination(pages)
+    st.subheader(f"{len(photos)} photos")
+    names = list(photos)[(page - 1) * CARDS : page * CARDS]
+    columns = st.columns(3)
+    for number, name in enumerate(names):
+        with columns[number % len(columns)].container(border=True):
+            _card(desk, photos, name, said)
+    return {name: each for name, each in said.items() if name in photos and each}
+
+
+def _card(desk: Desk, photos: dict[str, Dropped], name: str, said: dict[str, dict[str, Any]]) -> None:
+    state = st.session_state
+    key = hashlib.sha256(f"{state.batch.path} {name}".encode()).hexdigest()[:12]
+    seen: Seen = state.seen.get(name, Seen())
+    if photos[name].small:
+        st.image(photos[name].small, alt=f"The photo {name}")
+    st.text(name)
+    own = dict(said.get(name, {}))
+    before = [label.strip() for label in own.get("Labels", "").split(",") if label.strip()]
+    kept = st.multiselect(
+        "What is kept",
+        dict.fromkeys([*seen.usable, *seen.others, *before]),
+        default=before or list(seen.usable),
+        key=f"labels-{key}-{len(seen.usable)}",
+        accept_new_options=True,
+        placeholder="Everything that stands out, or type a word",
+    )
+    with st.expander("Only for this photo"):
+        own["Prompt"] = st.text_input("Background", own.get("Prompt", ""), key=f"prompt-{key}")
+        own["Ref"] = st.text_input("Your reference (SKU)", own.get("Ref", ""), key=f"ref-{key}")
+        if st.button("Remove the photo", key=f"remove-{key}", icon=":material/delete:"):
+            desk.take_away(state.batch, name)
+            del photos[name]
+            st.rerun()
+    own["Labels"] = ", ".join(kept)
+    said[name] = {field: text for field, text in own.items() if text.strip()}
+
+
+def _wishes(desk: Desk) -> dict[str, Any]:
+    """The request's fields for all photos."""
+    st.subheader("The background")
+    task = st.segmented_control(
+        "Task",
+        ("REPLACE", "REMOVE"),
+        default="REPLACE",
+        required=True,
+        format_func={"REPLACE": "A new background", "REMOVE": "No background (transparent)"}.__getitem__,
+    )
+    wishes: dict[str, Any] = {"Task": task}
+    if task == "REPLACE":
+        kind = st.segmented_control(
+            "Background", ("Described", "A colour"), default="Described", required=True
+        )
+        if kind == "A colour":
+            wishes["Backdrop"] = st.color_picker("Colour", "#ffffff")
+            wishes["Shadow"] = "soft" if st.toggle("A soft shadow under the subject") else "none"
+        else:
+            prompts = st.text_area(
+                "Describe the background, one a line",
+                placeholder="london city background",
+                help="Each line makes a picture of every photo. {caption}, {labels}, {name} and {ref} are filled in.",
+            )
+            wishes["Prompts"] = tuple(line.strip() for line in prompts.splitlines() if line.strip())
+            wishes["NegativePrompt"] = st.text_input(
+                "What must not be in it", placeholder="low quality, text"
+            )
+    with st.expander("More settings"):
+        left, right = st.columns(2)
+        with left:
+            wishes["Subject"] = st.selectbox(
+                "What is the subject?", _SUBJECTS, format_func=_SUBJECTS.__getitem__
+            )
+            wishes["Variants"] = st.number_input("Pictures for each background", 1, 5, 1)
+            wishes["Mode"] = st.segmented_control(
+                "Edge",
+                ("PRECISE", "DEFAULT"),
+                default="PRECISE",
+                required=True,
+                format_func={"PRECISE": "Exactly the photo's pixels", "DEFAULT": "May blend in"}.__getitem__,
+            )
+            presets = st.multiselect("Files for", sorted(PRESETS), help="Made from one paid picture.")
+            wishes["Renditions"] = tuple({"Preset": preset} for preset in presets)
+        with right:
+            wishes["Seed"] = st.number_input(
+                "Seed", 0, MAX_SEED, None, help="The same seed, the same picture."
+            )
+            wishes["Sample"] = st.number_input(
+                "Run only so many first", 1, None, None, help="The rest waits for `bg-pipeline approve`."
+            )
+            wishes["MaxCostUSD"] = st.number_input("Spend at most (USD)", 0.01, None, None)
+            wishes["Quality"] = st.selectbox("Quality", ("premium", "standard"))
+    return {name: value for name, value in wishes.items() if value not in (None, "", ())}
+
+
+def _decide(
+    desk: Desk,
+    photos: Mapping[str, Dropped],
+    wishes: Mapping[str, Any],
+    own: Mapping[str, Mapping[str, Any]],
+    table: bytes | None,
+) -> None:
+    """The plan, and the button that submits exactly what was planned."""
+    state = st.session_state
+    batch: Batch = state.batch
+    names = list(photos)
+    try:
+        if table is None:
+            data, request = desk.request(batch, names, wishes, own)
+        else:
+            data, request = desk.from_manifest(batch, table, names, wishes)
+    except RequestError as error:
+        for sentence in refusal(error):
+            st.info(sentence)
+        return
+    plan, reasons = desk.plan(batch, request)
+    st.subheader("What this takes")
+    _plan(plan, desk.settings.max_cost_usd)
+    for reason in reasons:
+        st.warning(reason)
+    if st.button("Submit", type="primary", icon=":material/send:", disabled=plan.due == 0):
+        desk.submit(batch, data)
+        for name in ("batch", "photos", "seen", "own"):
+            state.pop(name, None)
+        state.submitted = batch.path
+        st.rerun()
+
+
+def _plan(plan: Plan, cap: float) -> None:
+    calls, time, cost = st.columns(3)
+    calls.metric("Calls", f"{sum(line.calls for line in plan.lines):,}")
+    time.metric("Minutes at the quota", f"{plan.minutes:,.1f}", help=f"{plan.minutes_at_worst:,.1f} at worst")
+    worst = "unknown" if plan.worst_usd is None else f"{plan.worst_usd:,.2f}"
+    cost.metric("USD at worst", worst, help=f"With every repetition; prices as of {as_of()}.")
+    if plan.without_prompt:
+        st.warning(f"{plan.without_prompt:,} photos have no background described and would be skipped.")
+    if cap and (plan.worst_usd is None or plan.worst_usd > cap):
+        st.warning(f"A run stops at {cap:,.2f} USD (BG_MAX_COST_USD).")
+    with st.expander("Calls one by one"):
+        st.table(
+            {
+                "Operation": [line.operation.name for line in plan.lines],
+                "Model": [line.operation.invoke_id for line in plan.lines],
+                "Calls": [line.calls for line in plan.lines],
+                "At worst": [line.at_worst for line in plan.lines],
+                "USD at worst": [
+                    "unknown" if line.worst_usd is None else f"{line.worst_usd:,.3f}" for line in plan.lines
+                ],
+            }
+        )

@@ -1,0 +1,168 @@
+"""What the page works with: drafts that cost nothing, labels paid for once, plans, results packed."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from bg_pipeline.aws import Aws
+from bg_pipeline.errors import RequestError, UsageError
+from bg_pipeline.layout import Batch
+from bg_pipeline.local_aws.control_client import ControlClient
+from bg_pipeline.reports.report import Status
+from bg_pipeline.review import State, decide
+from bg_pipeline.store import Store
+from bg_pipeline.web.page.desk import Desk, dagster_at_work, free_name
+from bg_pipeline_tests.batches import Bench
+from bg_pipeline_tests.pictures import photo
+
+
+@pytest.fixture
+def bench(s3, bucket, control: ControlClient) -> Bench:
+    control.switch(canned=True)
+    return Bench(Store(s3, bucket))
+
+
+@pytest.fixture
+def desk(bench: Bench) -> Desk:
+    return Desk(bench.settings(), Aws(("us-east-1",)), bench.store)
+
+
+def drafted(desk: Desk, count: int = 2) -> tuple[Batch, list[str]]:
+    batch, names = desk.begin(), []
+    for number in range(count):
+        names.append(desk.take(batch, f"{number}.jpg", io.BytesIO(photo(number)), names).name)
+    return batch, names
+
+
+def test_what_is_dropped_lies_in_storage_as_a_draft_that_nothing_works_on(
+    desk: Desk, bench: Bench, control: ControlClient
+) -> None:
+    batch, names = drafted(desk)
+    assert {found.key for found in desk.store.list(f"{batch.input_prefix}/")} == {
+        batch.draft_key,
+        *map(batch.upload_key, names),
+    }
+    assert bench.run(batch.date).images == 0
+    assert control.paid() == []
+    assert [each.state for each in desk.standings(batch.date)] == ["being prepared"]
+
+
+def test_two_photos_of_one_name_are_both_kept(desk: Desk) -> None:
+    batch = desk.begin()
+    first = desk.take(batch, "a.jpg", io.BytesIO(photo(1)), [])
+    second = desk.take(batch, "a.jpg", io.BytesIO(photo(2)), [first.name])
+    assert (first.name, second.name) == ("a.jpg", "a 2.jpg")
+    assert desk.store.read(batch.upload_key("a 2.jpg")).data == photo(2)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("name", "free"),
+    [("x/y.jpg", "y.jpg"), ("C:\\photos\\y.jpg", "y.jpg"), (".hidden.jpg", "hidden.jpg"), ("y", "y 2")],
+)
+def test_a_name_is_made_one_of_an_image(name: str, free: str) -> None:
+    assert free_name(name, ["y"]) == free
+
+
+@pytest.mark.parametrize("name", ["request.json", "", "..", "a/"])
+def test_a_name_that_cannot_be_an_images_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="rename it"):
+        free_name(name, [])
+
+
+def test_labels_are_asked_for_once_and_the_run_uses_the_same_answer(
+    desk: Desk, bench: Bench, control: ControlClient
+) -> None:
+    batch, names = drafted(desk)
+    seen = desk.labels(batch, names, lambda number: None)
+    assert all(found.usable and not found.problem for found in seen.values())
+    desk.labels(batch, names, lambda number: None)
+    asked = [call for call in control.paid() if call["operation"] == "DetectLabels"]
+    assert len(asked) == len(names)
+    data, _ = desk.request(batch, names, {"Prompt": "a beach"}, {})
+    desk.submit(batch, data)
+    assert bench.run(batch.date).counts == {Status.SUCCEEDED: 2}
+    assert [call for call in control.paid() if call["operation"] == "DetectLabels"] == asked
+
+
+def test_what_is_no_photo_has_its_problem_told_and_keeps_nobody_else_from_labels(desk: Desk) -> None:
+    batch, names = drafted(desk, 1)
+    bad = desk.take(batch, "page.jpg", io.BytesIO(b"<html>404</html>"), names)
+    assert bad.small == b""
+    seen = desk.labels(batch, [*names, bad.name], lambda number: None)
+    assert "not a photo" in seen[bad.name].problem
+    assert seen[names[0]].usable
+
+
+def test_what_is_said_of_one_photo_overrides_what_is_said_of_all(desk: Desk) -> None:
+    batch, names = drafted(desk)
+    own = {names[0]: {"Prompt": "a street", "Labels": "Dog", "Ref": "SKU 1"}}
+    _, request = desk.request(batch, names, {"Prompts": ("a beach",)}, own)
+    assert request.entries[names[0]].Prompt == "a street"
+    assert request.entries[names[0]].Ref == "SKU 1"
+    assert request.entries[names[1]].Prompt is None
+    assert request.Prompts == ("a beach",)
+
+
+def test_a_request_without_a_background_is_refused_by_field(desk: Desk) -> None:
+    batch, names = drafted(desk)
+    with pytest.raises(RequestError, match="Prompt"):
+        desk.request(batch, names, {}, {})
+
+
+def test_a_table_asks_for_each_photo_alone_and_names_what_was_not_dropped(desk: Desk) -> None:
+    batch, names = drafted(desk)
+    table = f"source,ref,prompt\n{names[0]},A1,a beach\nphotos/{names[1]},A2,a street\n"
+    _, request = desk.from_manifest(batch, table.encode(), names, {})
+    assert [(entry.Ref, entry.Prompt) for entry in request.entries.values()] == [
+        ("A1", "a beach"),
+        ("A2", "a street"),
+    ]
+    with pytest.raises(UsageError, match=r"line 2: 'other\.jpg' was not dropped"):
+        desk.from_manifest(batch, b"source,prompt\nother.jpg,a beach\n", names, {})
+
+
+def test_the_plan_counts_calls_and_dollars_and_spends_nothing(desk: Desk, control: ControlClient) -> None:
+    batch, names = drafted(desk)
+    _, request = desk.request(batch, names, {"Prompts": ("a beach", "a street")}, {})
+    plan, reasons = desk.plan(batch, request)
+    assert (plan.images, plan.due, reasons) == (2, 2, [])
+    assert {line.operation.name: line.calls for line in plan.lines}["TITAN_V2"] == 4
+    assert plan.worst_usd
+    assert control.paid() == []
+
+
+def test_a_batch_that_was_submitted_is_not_changed_by_a_second_press(desk: Desk) -> None:
+    batch, names = drafted(desk)
+    data, _ = desk.request(batch, names, {"Prompt": "a beach"}, {})
+    desk.submit(batch, data)
+    desk.submit(batch, data)
+    other, _ = desk.request(batch, names, {"Prompt": "a street"}, {})
+    with pytest.raises(UsageError, match="submitted already"):
+        desk.submit(batch, other)
+    assert desk.store.head(batch.draft_key) is None
+
+
+def test_only_approved_results_are_packed(desk: Desk, bench: Bench, tmp_path: Path) -> None:
+    batch, names = drafted(desk)
+    data, _ = desk.request(batch, names, {"Prompt": "a beach"}, {})
+    desk.submit(batch, data)
+    bench.run(batch.date)
+    (standing,) = desk.standings(batch.date)
+    assert (standing.state, standing.done, standing.counts) == ("reported", 2, {"Succeeded": 2})
+    work = desk.open(batch)
+    found = desk.items(work)
+    decide(work.place.data, found[:1], State.REJECTED, by="me")
+    decide(work.place.data, found[1:], State.APPROVED, by="me")
+    assert desk.pack(work, desk.items(work), tmp_path / "x.zip") == 1
+    with zipfile.ZipFile(tmp_path / "x.zip") as pack:
+        assert pack.namelist() == [names[1]]
+        assert pack.read(names[1]) == desk.download(work, found[1])
+    before, after = desk.looked_at(work, found[1])
+    assert before.startswith(b"\xff\xd8")
+    assert after.startswith(b"\xff\xd8")
+
+
+def test_a_dagster_that_is_not_there_is_not_at_work() -> None:
+    assert dagster_at_work("http://127.0.0.1:9") is None

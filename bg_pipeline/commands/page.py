@@ -37,6 +37,8 @@ def command(port: int, dagster: str) -> list[str]:
         "browser.gatherUsageStats": "false",
         "client.showErrorDetails": "none",
         "client.toolbarMode": "minimal",
+        # Streamlit's red is too pale to be read on its own tint.
+        "theme.light.primaryColor": "#1d4ed8",
     }
     app = Path(__file__).parents[1] / "web" / "page" / "app.py"
     words = [

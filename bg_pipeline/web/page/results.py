@@ -105,7 +105,7 @@ def _all_at_once(work: Work, chosen: Sequence[Item]) -> None:
 
 
 def _one(desk: Desk, work: Work, batch: Batch, chosen: Sequence[Item]) -> None:
-    """One result with its photo; keys: a approves, r rejects, the arrows go on and back."""
+    """One result with its photo; keys: a approves, x rejects (r is Streamlit's own), the arrows go on and back."""
     state = st.session_state
     place = f"at-{batch.path}"
     at = min(state.get(place, 0), len(chosen) - 1)
@@ -147,7 +147,7 @@ def _verdict(desk: Desk, work: Work, item: Item) -> None:
     if approve.button("Approve", shortcut="a", type="primary", disabled=not item.key):
         review.decide(work.place.data, [item], State.APPROVED, by=_by(), reason=reason)
         st.rerun()
-    if reject.button("Reject", shortcut="r", disabled=not item.key):
+    if reject.button("Reject", shortcut="x", disabled=not item.key):
         review.decide(work.place.data, [item], State.REJECTED, by=_by(), reason=reason)
         st.rerun()
     with st.popover("Ask again", icon=":material/refresh:"):

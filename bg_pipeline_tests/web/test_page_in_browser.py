@@ -1,0 +1,175 @@
+"""The web page in a real browser: from dropped photos to published results; on a phone; in the dark."""
+
+import shutil
+import socket
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
+
+from bg_pipeline.commands.page import served
+from bg_pipeline.layout import find_batch
+from bg_pipeline.local_aws.control_client import ControlClient
+from bg_pipeline.store import Store
+from bg_pipeline_tests.batches import Bench
+from bg_pipeline_tests.commands.test_demo import until
+from bg_pipeline_tests.pictures import photo
+
+pytestmark = pytest.mark.slow
+
+SECONDS = 60_000
+NOT_OURS = {
+    # Streamlit's own widgets; nothing of this page's can change them.
+    "aria-allowed-attr",
+    "aria-input-field-name",
+    "nested-interactive",
+}
+
+
+@pytest.fixture
+def bench(s3, bucket, control: ControlClient) -> Bench:
+    control.switch(canned=True)
+    return Bench(Store(s3, bucket))
+
+
+@pytest.fixture
+def address(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    monkeypatch.setenv("BG_BUCKET", bench.store.bucket)
+    monkeypatch.setenv("BG_REVIEW_SHARE", "1")
+    monkeypatch.setenv("BG_STATE_DIR", str(tmp_path))
+    address = f"http://127.0.0.1:{port}"
+
+    def answers() -> bool:
+        try:
+            with urllib.request.urlopen(f"{address}/_stcore/health", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    with served(port, tmp_path / "page.log"):
+        until(answers, 60)
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    executable = shutil.which("chromium")
+    if executable is None:
+        pytest.skip("chromium is not installed; .ci/run installs it")
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+def serious(page: Page) -> list[str]:
+    found = Axe().run(page).response["violations"]
+    return [
+        f"{each['id']}: {each['nodes'][0]['html'][:200]}"
+        for each in found
+        if each["impact"] in ("serious", "critical") and each["id"] not in NOT_OURS
+    ]
+
+
+def drop(page: Page, tmp_path: Path, count: int = 2) -> None:
+    files = []
+    for number in range(count):
+        files.append(tmp_path / f"shoe {number}.jpg")
+        files[-1].write_bytes(photo(number, size=(600, 450)))
+    page.locator("input[type=file]").first.set_input_files(files)
+    page.get_by_role("heading", name=f"{count} photos").wait_for(timeout=SECONDS)
+
+
+def test_from_dropped_photos_to_published_results(
+    bench: Bench, control: ControlClient, address: str, browser: Browser, tmp_path: Path
+) -> None:
+    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    page.set_default_timeout(SECONDS)
+    page.goto(address)
+    drop(page, tmp_path)
+    page.get_by_role("button", name="Find what is in 2 photos").click()
+    expect(page.get_by_role("button", name="Find what is in")).to_have_count(0, timeout=SECONDS)
+    page.get_by_placeholder("london city background").fill("a sandy beach")
+    page.keyboard.press("Control+Enter")
+    expect(page.get_by_text("USD at worst").first).to_be_visible(timeout=SECONDS)
+    labelled = control.paid()
+    assert {call["operation"] for call in labelled} == {"DetectLabels"}
+    page.get_by_role("button", name="Submit").click()
+    page.get_by_text("is submitted").wait_for()
+    (request,) = [
+        found.key for found in bench.store.list("image-files/") if found.key.endswith("request.json")
+    ]
+    batch = find_batch(request.rpartition("/")[0])
+    assert batch is not None
+    page.get_by_role("link", name="Batches").click()
+    page.get_by_text("waiting for a run").wait_for()
+    assert bench.run(batch.date).counts == {"Succeeded": 2}
+    page.get_by_text("2 Succeeded").wait_for()
+    page.get_by_role("link", name="Review").click()
+    page.get_by_text("1 of 2").wait_for()
+    assert page.frame_locator("iframe").get_by_role("slider").count() == 1
+    page.get_by_role("button", name="Approve", exact=False).last.click()
+    page.get_by_text("1 of 1").wait_for()
+    page.get_by_label("Reason").last.fill("blurred")
+    page.get_by_role("button", name="Reject", exact=False).last.click()
+    page.get_by_text("Nothing waits for a person.").wait_for()
+    page.get_by_role("button", name="Publish what is approved").click()
+    page.get_by_text("1 result published").wait_for()
+    assert len([found for found in bench.store.list("published/") if found.key.endswith(".jpg")]) == 1
+    page.get_by_role("button", name="Pack what is approved").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download the ZIP").click()
+    assert download.value.path().stat().st_size > 1000
+    page.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_every_screen_fits_and_is_for_everyone(
+    bench: Bench, address: str, browser: Browser, tmp_path: Path, width: int, scheme: str
+) -> None:
+    bench.run(bench.submit(2).date)
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
+    page.set_default_timeout(SECONDS)
+    for place, heading in (
+        ("", "New backgrounds for photos"),
+        ("batches", "Batches"),
+        ("review", "Review"),
+        ("search", "Search"),
+    ):
+        page.goto(f"{address}/{place}")
+        page.get_by_role("heading", name=heading, exact=True).wait_for()
+        if not place:
+            drop(page, tmp_path)
+        page.wait_for_load_state("networkidle")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert serious(page) == []
+    page.close()
+
+
+def test_a_bucket_that_is_gone_is_a_sentence(
+    address: str, browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BG_BUCKET", "no-such-bucket-anywhere")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with served(port, tmp_path / "other.log"):
+        page = browser.new_page()
+
+        def loads() -> bool:
+            try:
+                page.goto(f"http://127.0.0.1:{port}/batches")
+            except Error:  # nobody listens there yet
+                return False
+            return True
+
+        until(loads, 60)
+        page.get_by_text("there is no bucket").wait_for(timeout=SECONDS)
+        assert page.get_by_text("Traceback").count() == 0
+        page.close()

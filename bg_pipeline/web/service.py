@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, BinaryIO
 
 from botocore.exceptions import ClientError
@@ -19,6 +19,7 @@ from bg_pipeline.aws import Aws
 from bg_pipeline.errors import ImageError, PreconditionFailed
 from bg_pipeline.imaging import look
 from bg_pipeline.layout import Batch, Kind, kind_of
+from bg_pipeline.reports import links
 from bg_pipeline.reports.report import Row, Status
 from bg_pipeline.settings import Settings
 from bg_pipeline.store import Store
@@ -103,8 +104,9 @@ class Service:
         return StoredPhoto(store, key)
 
     def link(self, key: str) -> Link:
-        expires = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=LINK_SECONDS)
-        return Link(Key=key, Url=self.store.presign(key, LINK_SECONDS), Expires=expires)
+        now = datetime.now(UTC).replace(microsecond=0)
+        made = links.link(self.aws, self.store, key, LINK_SECONDS, now)
+        return Link(Key=key, Url=made.url, Expires=made.until)
 
     async def carry_out(self, batch: Batch, advice: str) -> None:
         """Has an order worked on and waits for its end.

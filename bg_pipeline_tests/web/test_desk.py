@@ -1,6 +1,7 @@
 """What the page works with: drafts that cost nothing, labels paid for once, plans, results packed."""
 
 import io
+import re
 import zipfile
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from bg_pipeline.reports.report import Status
 from bg_pipeline.review import State, decide
 from bg_pipeline.store import Store
 from bg_pipeline.web.page.desk import Desk, dagster_at_work, free_name
+from bg_pipeline.web.page.plain import plain
 from bg_pipeline_tests.batches import Bench
 from bg_pipeline_tests.pictures import photo
 
@@ -166,3 +168,13 @@ def test_only_approved_results_are_packed(desk: Desk, bench: Bench, tmp_path: Pa
 
 def test_a_dagster_that_is_not_there_is_not_at_work() -> None:
     assert dagster_at_work("http://127.0.0.1:9") is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["![x](http://elsewhere/x.png)", "<b>*a* _b_ `c`", ":red[x] $y$ :material/delete:", "a & b | c ~d~"],
+)
+def test_a_text_of_other_peoples_is_shown_as_it_is(text: str) -> None:
+    shown = plain(text)
+    assert shown.replace("\\", "") == text
+    assert not re.search(r"(?<!\\)[\[\]()<>*_`$:&|~!]", shown)

@@ -14,6 +14,7 @@ from bg_pipeline.pipeline import make_aws, open_bucket
 from bg_pipeline.settings import settings
 from bg_pipeline.web.page import progress, results, search, submit
 from bg_pipeline.web.page.desk import Desk, refusal
+from bg_pipeline.web.page.plain import plain
 
 
 @st.cache_resource(show_spinner=False)
@@ -31,11 +32,13 @@ def _shown(screen: Callable[[Desk], None]) -> Callable[[], None]:
             screen(_desk())
         except RequestError as error:
             for sentence in refusal(error):
-                st.error(sentence)
+                st.error(plain(sentence))
         except BgPipelineError as error:
-            st.error(str(error))
+            st.error(plain(str(error)))
         except (ClientError, BotoCoreError) as error:
-            st.error(f"AWS does not do what it is asked: {error}. `bg-pipeline doctor` says what works.")
+            st.error(
+                f"AWS does not do what it is asked: {plain(str(error))}. `bg-pipeline doctor` says what works."
+            )
 
     show.__name__ = screen.__name__
     return show

@@ -10,6 +10,7 @@ from bg_pipeline.reports.building import page
 from bg_pipeline.reports.html import usd
 from bg_pipeline.reports.overview import look_up
 from bg_pipeline.web.page.desk import Desk, Standing, dagster_at_work
+from bg_pipeline.web.page.plain import plain
 
 LOOK_SECONDS = 3
 
@@ -53,8 +54,8 @@ def _standings(desk: Desk, day: date) -> None:
 def _standing(desk: Desk, standing: Standing) -> None:
     batch = standing.batch
     name, numbers = st.columns([3, 2])
-    name.markdown(f"**{batch.name.replace('*', '')}**")
-    name.caption(f"{standing.state} · {usd(standing.cost_usd)} USD")
+    name.markdown(f"**{plain(batch.name)}**")
+    name.caption(f"{plain(standing.state)} · {usd(standing.cost_usd)} USD")
     numbers.text(
         ", ".join(f"{number:,} {status}" for status, number in standing.counts.items())
         or f"{standing.images:,} photos"

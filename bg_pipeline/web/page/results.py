@@ -16,6 +16,7 @@ from bg_pipeline.reports.html import usd
 from bg_pipeline.reports.wording import counted
 from bg_pipeline.review import Item, State
 from bg_pipeline.web.page.desk import Desk
+from bg_pipeline.web.page.plain import plain
 from bg_pipeline.web.page.slider import before_and_after
 
 _STATES = {State.WAITING: "Waiting", State.APPROVED: "Approved", State.REJECTED: "Rejected"}
@@ -77,7 +78,7 @@ def _deliver(desk: Desk, work: Work, found: Sequence[Item]) -> None:
         done = review.publish(work, found)
         st.success(f"{counted(done.copied, 'result')} published, {done.kept:,} were there already.")
         if done.stale:
-            st.warning(f"Changed meanwhile, and not published: {', '.join(done.stale[:10])}")
+            st.warning(plain(f"Changed meanwhile, and not published: {', '.join(done.stale[:10])}"))
     if pack.button("Pack what is approved", icon=":material/folder_zip:", help="One ZIP file to download."):
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "approved.zip"

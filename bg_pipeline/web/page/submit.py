@@ -13,6 +13,7 @@ from bg_pipeline.layout import EXTENSIONS, Batch
 from bg_pipeline.models.facts import as_of
 from bg_pipeline.spending.planning import Plan
 from bg_pipeline.web.page.desk import Desk, Dropped, Seen, refusal
+from bg_pipeline.web.page.plain import plain
 
 CARDS = 12
 """Photos on one page of the list."""
@@ -76,7 +77,7 @@ def _drop(desk: Desk, photos: dict[str, Dropped]) -> None:
 def _labels(desk: Desk, photos: Mapping[str, Dropped]) -> None:
     state = st.session_state
     for sentence in state.pop("refused", []):
-        st.warning(sentence)
+        st.warning(plain(sentence))
     seen: dict[str, Seen] = state.setdefault("seen", {})
     missing = [name for name in photos if name not in seen]
     price = desk.price_of_labels
@@ -95,7 +96,7 @@ def _labels(desk: Desk, photos: Mapping[str, Dropped]) -> None:
         st.rerun()
     for name, found in seen.items():
         if found.problem and name in photos:
-            st.warning(f"{name}: {found.problem}")
+            st.warning(plain(f"{name}: {found.problem}"))
 
 
 def _cards(desk: Desk, photos: dict[str, Dropped]) -> dict[str, dict[str, Any]]:
@@ -217,13 +218,13 @@ def _decide(
             data, request = desk.from_manifest(batch, table, names, wishes)
     except RequestError as error:
         for sentence in refusal(error):
-            st.info(sentence)
+            st.info(plain(sentence))
         return
     plan, reasons = desk.plan(batch, request)
     st.subheader("What this takes")
     _plan(plan, desk.settings.max_cost_usd)
     for reason in reasons:
-        st.warning(reason)
+        st.warning(plain(reason))
     if st.button("Submit", type="primary", icon=":material/send:", disabled=plan.due == 0):
         desk.submit(batch, data)
         for name in ("batch", "photos", "seen", "own"):

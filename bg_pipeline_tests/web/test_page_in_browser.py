@@ -113,7 +113,7 @@ def test_from_dropped_photos_to_published_results(
     page.get_by_text("2 Succeeded").wait_for()
     page.get_by_role("link", name="Review").click()
     page.get_by_text("1 of 2").wait_for()
-    assert page.frame_locator("iframe").get_by_role("slider").count() == 1
+    expect(page.frame_locator("iframe").get_by_role("slider")).to_have_count(1, timeout=SECONDS)
     page.get_by_role("button", name="Approve", exact=False).last.click()
     page.get_by_text("1 of 1").wait_for()
     page.get_by_label("Reason").last.fill("blurred")

@@ -522,7 +522,8 @@ def test_the_guard_forgets_a_start_that_never_happened_only_after_a_while(shop: 
 
 _KILLED = """
 import sys
-from bg_pipeline import pipeline, window, window_run
+from bg_pipeline import pipeline
+from bg_pipeline.custom_labels import run as window_run, window
 from bg_pipeline.settings import settings
 window.POLL_SECONDS = 0.05
 configured = settings()

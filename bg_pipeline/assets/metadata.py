@@ -45,6 +45,8 @@ def day_metadata(store: Store, asset: str, day: Day) -> dict[str, Any]:
     metadata |= {f"status_{status.value}": day.counts[status] for status in Status}
     metadata |= {f"seconds_{stage}": round(spent, 2) for stage, spent in day.seconds_by_stage.items()}
     metadata["cost_usd"] = round(day.cost_usd, 4)
+    if day.total_usd is not None:
+        metadata["cost_usd_of_all_runs"] = round(day.total_usd, 4)
     metadata["refused_calls"] = day.refused
     if day.walked and day.seconds:
         metadata["images_per_minute"] = round(day.walked / day.seconds * 60, 1)

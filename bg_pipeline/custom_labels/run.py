@@ -28,8 +28,11 @@ from bg_pipeline.errors import SettingsError
 from bg_pipeline.flow.engine import Day, Flow, Progress
 from bg_pipeline.flow.stages import LABELS
 from bg_pipeline.flow.tools import Tools
+from bg_pipeline.layout import Batch
+from bg_pipeline.reports.report import Status
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.leases import Leases, at_work
+from bg_pipeline.state.ledger import Entry
 from bg_pipeline.store import Store
 
 
@@ -126,6 +129,7 @@ def run(
     tools = Tools(settings, aws, store, stop=threading.Event(), note=note)
     outcome = Outcome()
     claims: dict[date, str] = {}
+    labelled: dict[Batch, set[str]] = {}
     try:
         with Leases(store, run_id) as leases:
             # While it is held, dates that are marked with this run are in good hands.
@@ -140,10 +144,12 @@ def run(
                     purse=tools.purse,
                     note=note,
                 ) as window:
-                    outcome.labels = _label(tools, window, need.to_label, claims, run_id, progress)
+                    outcome.labels = _label(tools, window, need.to_label, claims, labelled, run_id, progress)
                 outcome.report, outcome.report_key = window.report, window.report_key
             claims |= _claim(store, set(need.half_done) - claims.keys(), run_id)
-            outcome.days = Flow(tools, run_id=run_id, progress=progress).run(sorted(claims))
+            costs = _shares(outcome.report, labelled)
+            flow = Flow(tools, run_id=run_id, label_costs=costs, progress=progress)
+            outcome.days = flow.run(sorted(claims))
             _hand_back(store, settings, claims)
     except Busy as error:
         outcome.reason = str(error)
@@ -157,21 +163,30 @@ def _label(
     window: Window,
     dates: Collection[date],
     claims: dict[date, str],
+    labelled: dict[Batch, set[str]],
     run_id: str,
     progress: Callable[[Progress], None],
 ) -> dict[date, Day]:
-    """Labels what waits, and what comes meanwhile, until nothing waits or nothing more can be done."""
+    """Labels what waits, and what comes meanwhile, until nothing waits or nothing more can be done.
+
+    What got labels is put into ``labelled``, even if this ends with an error.
+    """
 
     def tell(now: Progress) -> None:
         window.hold()
         progress(now)
+
+    def take_down(batch: Batch, entry: Entry) -> None:
+        record = entry.stages.get(LABELS)
+        if record is not None and record.status == Status.SUCCEEDED and not record.reused:
+            labelled.setdefault(batch, set()).add(entry.image)
 
     chances = Chances(tools.store, tools.settings.custom_labels_arn)
     waiting: list[Waiter] = []
     done: dict[date, Day] = {}
     while dates:
         claims |= _claim(tools.store, set(dates) - claims.keys(), run_id)
-        flow = Flow(tools, run_id=run_id, stages=(LABELS,), patient=False, progress=tell)
+        flow = Flow(tools, run_id=run_id, stages=(LABELS,), patient=False, made=take_down, progress=tell)
         days = flow.run(sorted(dates))
         made = sum(day.made[LABELS] for day in days.values())
         waiting = list(waiters(tools.store, tools.settings, _dates(tools.settings, marks(tools.store))))
@@ -186,6 +201,17 @@ def _label(
         dates = {waiter.batch.date for waiter in waiting} if made else ()
     chances.take(waiting)
     return done
+
+
+def _shares(
+    report: Report | None, labelled: Mapping[Batch, Collection[str]]
+) -> dict[Batch, dict[str, float]]:
+    """What the window cost for each photo that got its labels in it: all the same."""
+    photos = sum(len(images) for images in labelled.values())
+    if report is None or not report.cost_usd or not photos:
+        return {}
+    share = report.cost_usd / photos
+    return {batch: dict.fromkeys(images, share) for batch, images in labelled.items()}
 
 
 def _dates(settings: Settings, marked: Iterable[Mark]) -> list[date]:

@@ -6,10 +6,11 @@ that two runs never pay for the same image; what is done already costs listings 
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from types import MappingProxyType
 
 from bg_pipeline import layout
 from bg_pipeline.custom_labels.standstill import WAITS
@@ -17,7 +18,7 @@ from bg_pipeline.errors import NothingUsable, RunStopped
 from bg_pipeline.flow import heaps
 from bg_pipeline.flow.archive import Archive
 from bg_pipeline.flow.outcomes import SAMPLE_WAITS, Meaning, meaning
-from bg_pipeline.flow.stages import CAPTIONS, PICTURES, REPORT, STAGES
+from bg_pipeline.flow.stages import CAPTIONS, LABELS, PICTURES, REPORT, STAGES
 from bg_pipeline.flow.tools import Tools
 from bg_pipeline.flow.walk import Walk
 from bg_pipeline.flow.work import Work, open_work, stored_batches
@@ -38,6 +39,7 @@ FIRST_IMAGES = 20
 TROUBLED_ROWS = 200
 """Rows of failed images that a `Day` holds; the report has all."""
 PREVIEWS = 8
+NO_COSTS: Mapping[Batch, Mapping[str, float]] = MappingProxyType({})
 
 
 @dataclass
@@ -47,8 +49,9 @@ class Day:
     ``made``, ``waiting`` (for a Custom Labels window) and ``failed`` count by stage what this run did; ``troubled``
     are the first rows that are not ``Succeeded``; ``previews`` pairs of (source key, result key);
     ``unfinished`` the folders that are not yet complete; ``stopped`` why the run ended early, if it did.
-    ``seconds`` went by from the first image handed out to the last batch finished, and so long ``refused`` calls
-    were refused for their rate, those for other dates included.
+    ``cost_usd`` is what this run spent, ``total_usd`` what all runs did for the images as they are now, None where a
+    price is unknown. ``seconds`` went by from the first image handed out to the last batch finished, and so long
+    ``refused`` calls were refused for their rate, those for other dates included.
     """
 
     date: UploadDate
@@ -56,6 +59,7 @@ class Day:
     counts: Counter[str] = field(default_factory=Counter)
     walked: int = 0
     cost_usd: float = 0.0
+    total_usd: float | None = 0.0
     seconds: float = 0.0
     refused: int = 0
     seconds_by_stage: dict[str, float] = field(default_factory=dict)
@@ -108,7 +112,9 @@ class Flow:
 
     ``stages`` are what is brought up to date, ``again`` what is done, and paid for, anew. ``progress`` is
     called by the thread that calls `run`, about every `PROGRESS_SECONDS`, and once at the end. A batch that
-    another run is at work on is waited for if ``patient``, else it counts as unfinished.
+    another run is at work on is waited for if ``patient``, else it counts as unfinished. ``label_costs`` are dollars
+    that the labels of images have cost beside their calls, by batch and image; their rows tell them. ``made`` is
+    called with each image that was worked on.
     """
 
     def __init__(
@@ -120,6 +126,8 @@ class Flow:
         again: Collection[str] = (),
         only: Collection[Batch] = (),
         patient: bool = True,
+        label_costs: Mapping[Batch, Mapping[str, float]] = NO_COSTS,
+        made: Callable[[Batch, Entry], None] = lambda batch, entry: None,
         progress: Callable[[Progress], None] = lambda progress: None,
     ) -> None:
         self._tools = tools
@@ -127,6 +135,8 @@ class Flow:
         self._again = frozenset(again)
         self._only = frozenset(only)
         self._patient = patient
+        self._label_costs = label_costs
+        self._made = made
         self._progress = progress
         self._archive = Archive(tools.store, tools.settings.archive_to, tools.note)
         self._leases = Leases(tools.store, run_id)
@@ -274,6 +284,7 @@ class Flow:
         self._begun.setdefault(day.date, (time.monotonic(), self._tools.calls.refused()))
         day.walked += len(work.due)
         self._found += len(work.due)
+        self._charge(work, day)
         images = list(work.due)
         work.pending = len(images)
         self._look_at_models(work)
@@ -287,6 +298,15 @@ class Flow:
                 yield work, image
         if not images:
             self._finish(work)
+
+    def _charge(self, work: Work, day: Day) -> None:
+        """Tells what labels have cost beside their calls."""
+        for image, usd in self._label_costs.get(work.place.batch, {}).items():
+            entry = work.ledger.get(image)
+            if entry is not None and LABELS in entry.stages:
+                entry.stages[LABELS].cost_usd += usd
+                work.ledger.put(entry)
+                day.cost_usd += usd
 
     def _look_at_models(self, work: Work) -> None:
         """Before the first paid call: is there a model for all that is due? Asked once, then remembered."""
@@ -356,6 +376,7 @@ class Flow:
         day = self._days[work.uploaded.batch.date]
         work.ledger.describe(Reported="")
         work.ledger.put(entry)
+        self._made(work.place.batch, entry)
         work.pending -= 1
         self._done += 1
         bad = False
@@ -412,6 +433,8 @@ class Flow:
             day.inspection.take(row, entry)
             day.images += 1
             day.counts[row.Status] += 1
+            if day.total_usd is not None:
+                day.total_usd = None if row.CostUSD is None else day.total_usd + row.CostUSD
             if row.Status != Status.SUCCEEDED and len(day.troubled) < TROUBLED_ROWS:
                 day.troubled.append(row)
             data, source = work.place.lies_at(f"{work.place.input_prefix}/{row.ImageName}")

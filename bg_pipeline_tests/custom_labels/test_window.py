@@ -31,6 +31,7 @@ from bg_pipeline.reports.report import Status
 from bg_pipeline.schedules import custom_labels_guard
 from bg_pipeline.spending.caps import CapReached
 from bg_pipeline.state.leases import Leases, holder_of
+from bg_pipeline.state.ledger import Ledger
 from bg_pipeline.store import Store
 from bg_pipeline_tests.batches import Bench
 from bg_pipeline_tests.pictures import photo
@@ -196,6 +197,34 @@ def test_a_window_tells_its_hours_and_their_cost_and_counts_it_under_the_caps_of
     spent = shop.store.read_json(layout.spend_key(datetime.now(UTC).date()))
     assert spent["ClaimedMicroUsd"] == {}
     assert spent["SettledMicroUsd"] >= report["CostUSD"] * 1e6
+
+
+def test_the_reports_rows_tell_each_photos_share_of_the_windows_cost(shop: Shop) -> None:
+    again = {"photo-0.jpg": photo(0), "other.jpg": photo(7)}
+    first, second = shop.submit(2, day=TODAY), shop.submit(again, day=TODAY, batch="second")
+    outcome = shop.window(custom_labels_units=5)
+    (report,) = shop.reports()
+
+    def costs() -> list[float]:
+        return [row.CostUSD or 0.0 for batch in (first, second) for row in shop.rows(batch).values()]
+
+    told = costs()
+    labels = [
+        entry.stages["labels"].cost_usd
+        for batch in (first, second)
+        for entry in Ledger.read(
+            shop.store, batch, list(shop.store.list(f"{batch.ledger_prefix}/"))
+        ).entries()
+    ]
+    share = report["CostUSD"] / 3
+    # The one that costs nothing has the labels of a photo that is the same.
+    assert sorted(labels) == pytest.approx([0, share, share, share])
+    assert all(cost >= part for cost, part in zip(told, labels, strict=True))
+    (day,) = outcome.days.values()
+    assert day.total_usd == pytest.approx(sum(told))
+    assert day.cost_usd == pytest.approx(sum(told), abs=1e-5)
+    shop.run(TODAY)
+    assert costs() == told
 
 
 def test_a_label_below_the_settings_confidence_is_not_asked_for(shop: Shop, control: ControlClient) -> None:

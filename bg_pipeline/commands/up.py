@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from bg_pipeline import dagster_home
 from bg_pipeline.commands import page as web_page
 from bg_pipeline.commands.arguments import stand_in, state_dir
 from bg_pipeline.commands.terminal import dollars, ended_in_order, say
+from bg_pipeline.custom_labels.guard import see_off
 from bg_pipeline.errors import BgPipelineError
 from bg_pipeline.pipeline import make_aws, open_bucket
 from bg_pipeline.settings import settings
@@ -27,6 +29,8 @@ from bg_pipeline.settings import settings
 PORT = 3000
 START_SECONDS = 120
 LOOK_SECONDS = 0.5
+SEE_OFF_SECONDS = 1200.0
+"""How long the end waits for a Custom Labels model that a run was just starting, and that costs by the hour."""
 
 
 @click.command()
@@ -48,13 +52,16 @@ def up(aws: bool, port: int | None, state_dir: Path) -> None:
             say("Starting the stand-in for AWS on this machine …")
             stack.enter_context(stand_in(state_dir, shared=False))
         configured = settings()
-        store = open_bucket(configured, make_aws(configured))
+        clients = make_aws(configured)
+        store = open_bucket(configured, clients)
         home = state_dir.absolute() / ("dagster-aws" if aws else "dagster") / store.bucket
         say("Starting Dagster …")
         stack.enter_context(dagster_home.alone(home))
         dagster_home.prepare(home)
         log = home / "dagster.log"
         address = f"http://127.0.0.1:{port or _free_port(PORT)}"
+        # When Dagster has ended: it takes its guard with it.
+        stack.callback(see_off, store, clients, SEE_OFF_SECONDS, say)
         process = stack.enter_context(_dagster(home, address.rpartition(":")[2], log))
         started = _turned_on(address, process, log)
         click.echo(f"Dagster:       {address}")
@@ -189,5 +196,9 @@ def _ask(address: str, query: str, **variables: Any) -> Mapping[str, Any] | None
 
 
 def _last_words(log: Path) -> str:
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return f"its last words: {lines[-1].strip()} (see {log})" if lines else f"see {log}"
+    """What its log says of an end that nobody asked for: the first error in it, else its last line."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    if not lines:
+        return f"see {log}"
+    error = next((line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)), "")
+    return f"its {'error' if error else 'last words'}: {error or lines[-1]} (see {log})"

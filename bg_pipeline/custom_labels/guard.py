@@ -1,16 +1,21 @@
 """Stops Custom Labels models that runs started and, because they were killed, did not stop."""
 
+import time
 from collections.abc import Callable, Mapping
 
+from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import BaseModel
 
 from bg_pipeline import layout
 from bg_pipeline.aws import Aws
 from bg_pipeline.custom_labels.model import CustomModel
 from bg_pipeline.custom_labels.window import Record, Window, owner, read_record
+from bg_pipeline.errors import BgPipelineError
 from bg_pipeline.state.leases import TTL_SECONDS, Leases, seconds_since_boot
 from bg_pipeline.store import Store
 
+SEE_OFF_SECONDS = 5.0
+"""Between two looks of `see_off`."""
 LOOKS = 3
 """A lease that was seen unchanged so often, and for longer than it is good for, is a dead run's.
 
@@ -29,8 +34,9 @@ class Sight(BaseModel):
 class Guard:
     """Looks at every recorded start; a start whose run lives is left alone, as is a model without a record.
 
-    ``seen`` is what the last look saw of the leases, by key, and after `look` what this one saw. A run of this
-    machine is known to be dead at once, one of another machine after `LOOKS`.
+    ``seen`` is what the last look saw of the leases, by key, and after `look` what this one saw. ``left`` are the
+    models that the last look could not stop yet. A run of this machine is known to be dead at once, one of another
+    machine after `LOOKS`.
     """
 
     def __init__(
@@ -42,6 +48,7 @@ class Guard:
         clock: Callable[[], float] = seconds_since_boot,
     ) -> None:
         self.seen = dict(seen)
+        self.left: list[str] = []
         self._store = store
         self._aws = aws
         self._clock = clock
@@ -52,7 +59,7 @@ class Guard:
         What cannot be stopped yet, because it is starting, is stopped by a later look.
         """
         lines: list[str] = []
-        before, self.seen = self.seen, {}
+        before, self.seen, self.left = self.seen, {}, []
         for found in self._store.list(f"{layout.WINDOWS}/models/"):
             if found.key.endswith("/start.json"):
                 record, _ = read_record(self._store, found.key)
@@ -76,7 +83,9 @@ class Guard:
                 model = CustomModel(self._aws, record.model)
                 window = Window(model, self._store, lease, run=record.run, note=lines.append)
                 window.close("guard", patience=0)
-        if window.report is not None:
+        if window.report is None:
+            self.left.append(record.model)
+        else:
             lines.append(
                 f"run {record.run} had left {record.model} on: it is off now, after {window.report.hours:.2f} hours; "
                 f"see {window.report_key}"
@@ -95,3 +104,32 @@ class Guard:
             sight = Sight(etag=held.etag, looks=1, since=now)
         self.seen[key] = sight
         return held.etag if sight.looks >= LOOKS and now - sight.since > TTL_SECONDS else None
+
+
+def see_off(store: Store, aws: Aws, seconds: float, say: Callable[[str], None]) -> None:
+    """Stops, before the last process ends that could do it, what dead runs of this machine left on.
+
+    A model that is starting cannot be stopped: it is waited for, for ``seconds``. What is still on then, and what
+    was done, ``say`` tells in lines for a person. Models of runs that live elsewhere are left alone.
+    """
+    guard = Guard(store, aws, {})
+    give_up = seconds_since_boot() + seconds
+    told = ""
+    while True:
+        try:
+            lines = guard.look()
+        except (ClientError, BotoCoreError, BgPipelineError) as error:
+            say(f"Whether a Custom Labels model was left on could not be looked up: {error}")
+            return
+        if lines and lines != [told]:
+            say("; ".join(lines))
+            told = "; ".join(lines)
+        if not guard.left:
+            return
+        if seconds_since_boot() >= give_up:
+            say(
+                f"{', '.join(guard.left)} is STILL ON and costs money: stop it in the Rekognition Custom Labels "
+                "console, or start this again, which stops it"
+            )
+            return
+        time.sleep(SEE_OFF_SECONDS)

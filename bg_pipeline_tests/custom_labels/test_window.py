@@ -18,9 +18,10 @@ import pytest
 from bg_pipeline import layout
 from bg_pipeline.assets.custom_labels_window import custom_labels_window
 from bg_pipeline.aws import Aws
+from bg_pipeline.custom_labels import guard as guard_module
 from bg_pipeline.custom_labels import run as window_run
 from bg_pipeline.custom_labels import standstill, waiting, window
-from bg_pipeline.custom_labels.guard import Guard
+from bg_pipeline.custom_labels.guard import Guard, see_off
 from bg_pipeline.custom_labels.model import NotStarted
 from bg_pipeline.dagster_home import prepare
 from bg_pipeline.definitions import definitions
@@ -547,6 +548,34 @@ def test_the_guard_forgets_a_start_that_never_happened_only_after_a_while(shop: 
         )
         shop.guard().look()
         assert len(shop.starts()) == remains
+
+
+def test_what_a_dead_run_left_starting_is_seen_off_before_the_last_process_ends(
+    shop: Shop, control: ControlClient, rekognition, state, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard_module, "SEE_OFF_SECONDS", 0.05)
+    control.custom_model(MODEL, start_seconds=1.0, stop_seconds=0.1)
+    rekognition.start_project_version(ProjectVersionArn=MODEL, MinInferenceUnits=1)
+    record = window.Record(model=MODEL, run="dead", units=1, opened=datetime.now(UTC), accepted=True)
+    shop.store.write_json(layout.window_key(MODEL, "start"), record.model_dump(mode="json", by_alias=True))
+    lines: list[str] = []
+    see_off(shop.store, Aws(("us-east-1",)), 0.1, lines.append)
+    assert "STILL ON" in lines[-1]
+    see_off(shop.store, Aws(("us-east-1",)), 20, lines.append)
+    assert "it is off now" in lines[-1]
+    assert state() in ("STOPPING", "STOPPED")
+    assert len(lines) == 4, "what does not change is told once"
+
+
+def test_a_model_that_lives_elsewhere_is_not_waited_for(shop: Shop) -> None:
+    record = window.Record(model=MODEL, run="other", units=1, opened=datetime.now(UTC), accepted=True)
+    shop.store.write_json(layout.window_key(MODEL, "start"), record.model_dump(mode="json", by_alias=True))
+    lines: list[str] = []
+    with Leases(shop.store, "other") as leases:
+        assert leases.acquire(layout.window_key(MODEL, "lease"))
+        see_off(shop.store, Aws(("us-east-1",)), 20, lines.append)
+    assert len(lines) == 1
+    assert "run other" in lines[0]
 
 
 _KILLED = """

@@ -613,8 +613,14 @@ STEPS = st.lists(
 
 
 @example(
-    [("put", "a.png", "1"), ("put", "c.png", "1"), ("tick", "", ""), ("delete", "a.png", "")]
-    + [("put", "c.png", "2"), ("put", "c.png", "1")]
+    [
+        ("put", "a.png", "1"),
+        ("put", "c.png", "1"),
+        ("tick", "", ""),
+        ("delete", "a.png", ""),
+        ("put", "c.png", "2"),
+        ("put", "c.png", "1"),
+    ]
 )
 @given(STEPS)
 def test_whatever_happens_the_newest_uploads_are_asked_for_and_deletions_are_not(

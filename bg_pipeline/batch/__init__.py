@@ -1,0 +1,53 @@
+"""A batch's request: the JSON that asks for it, read, checked, resolved for each image, and written."""
+
+from bg_pipeline.batch.fields import (
+    MAX_IMAGES,
+    MAX_PROMPT,
+    MAX_SEED,
+    NO_PRESETS,
+    BatchRequest,
+    FormatName,
+    ImageEntry,
+    ModeName,
+    QualityName,
+    Rendition,
+    ShadowName,
+    SubjectName,
+    TaskName,
+    Wishes,
+)
+from bg_pipeline.batch.problems import MAX_PROBLEMS
+from bg_pipeline.batch.prompts import fill, placeholder_values, placeholders
+from bg_pipeline.batch.reading import MAX_BYTES, read, read_wishes
+from bg_pipeline.batch.wanted import ImageSettings, Wanted, image_settings
+from bg_pipeline.batch.writing import default_request, retry_request, write
+
+__all__ = [
+    "MAX_BYTES",
+    "MAX_IMAGES",
+    "MAX_PROBLEMS",
+    "MAX_PROMPT",
+    "MAX_SEED",
+    "NO_PRESETS",
+    "BatchRequest",
+    "FormatName",
+    "ImageEntry",
+    "ImageSettings",
+    "ModeName",
+    "QualityName",
+    "Rendition",
+    "ShadowName",
+    "SubjectName",
+    "TaskName",
+    "Wanted",
+    "Wishes",
+    "default_request",
+    "fill",
+    "image_settings",
+    "placeholder_values",
+    "placeholders",
+    "read",
+    "read_wishes",
+    "retry_request",
+    "write",
+]

@@ -1,0 +1,222 @@
+"""What a batch's request may say: classes that mirror the JSON and bear its names, with None where nothing was said.
+
+A null in the JSON is the same as leaving the field out.
+"""
+
+import json
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import fields
+from functools import cached_property
+from types import MappingProxyType
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict
+from pydantic.dataclasses import dataclass as checked_dataclass
+
+from bg_pipeline import layout
+
+MAX_IMAGES: Final = 200_000
+
+MAX_PROMPT: Final = 10_000
+"""Characters; no model takes more (Stability's limit, the highest). Each model's own limit is checked with `fill`."""
+
+MAX_SEED: Final = 2_147_483_646
+"""Every model takes a seed up to this (Titan's limit, the lowest)."""
+
+TaskName = Literal["REPLACE", "REMOVE"]
+ModeName = Literal["PRECISE", "DEFAULT"]
+SubjectName = Literal["LABELS", "FACES", "SALIENT", "MASK"]
+ShadowName = Literal["none", "soft"]
+QualityName = Literal["premium", "standard"]
+FormatName = Literal["jpeg", "png", "webp", "tiff", "bmp", "avif"]
+
+
+def _prose(text: str) -> str:
+    if any(unicodedata.category(char) == "Cc" and char not in "\n\r\t" for char in text):
+        raise ValueError("holds a control character")
+    return text
+
+
+def _line(text: str) -> str:
+    if any(unicodedata.category(char) == "Cc" for char in text):
+        raise ValueError("holds a control character or a line break")
+    return text
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty")
+    return text
+
+
+def _identifier(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._:-]{1,128}", text):
+        raise ValueError("must be 1 to 128 of the characters A-Z a-z 0-9 . _ : -")
+    return text
+
+
+def _image_name(name: str) -> str:
+    if layout.kind_of(name) not in {layout.Kind.IMAGE, layout.Kind.DOT_FILE}:
+        raise ValueError(
+            f"{shown(name)} cannot be the name of an image: it is empty, a folder or a .json file"
+        )
+    return name
+
+
+def _stored_key(key: str) -> str:
+    top, *rest = key.split("/")
+    if top not in {layout.UPLOADS, layout.ASSETS} or not any(rest) or {".", ".."} & set(rest):
+        raise ValueError(
+            f"must be the key of an object under {layout.UPLOADS}/ or {layout.ASSETS}/, without '.' or '..' segments"
+        )
+    return key
+
+
+def _backdrop(text: str) -> str:
+    if not text.startswith("#"):
+        return _stored_key(text)
+    if not re.fullmatch("#[0-9A-Fa-f]{6}", text):
+        raise ValueError("must be a colour such as #ffffff, or the key of a picture")
+    return text.lower()
+
+
+def _file_name(template: str) -> str:
+    if problem := layout.file_name_problem(template):
+        raise ValueError(problem)
+    return template
+
+
+def _some(members: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not members:
+        raise ValueError("must not be an empty list; leave the field out instead")
+    return members
+
+
+def _not_too_many(images: Any) -> Any:
+    """Looked at first, so that a list without end is not gone through."""
+    if isinstance(images, list) and len(images) > MAX_IMAGES:
+        raise ValueError(f"has {len(images):,} members and may have {MAX_IMAGES:,}; split the batch")
+    return images
+
+
+def _format(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    known = {extension: name for name, extensions in layout.EXTENSIONS.items() for extension in extensions}
+    return known.get(value.lower(), value)
+
+
+def _said(value: Any) -> Any:
+    return "" if value is None else value
+
+
+_Prose = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(_prose)]
+_Prompt = Annotated[_Prose, AfterValidator(_not_blank)]
+_Line = Annotated[str, Field(max_length=256), AfterValidator(_line)]
+_Identifier = Annotated[str, AfterValidator(_identifier)]
+_Int = Annotated[int, Strict()]
+_Float = Annotated[float, Strict()]
+_Pixels = Annotated[_Int, Field(ge=1, le=16_383)]
+_Derived = Annotated[str, BeforeValidator(_said)]
+_CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+@checked_dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
+class Rendition:
+    """One file to be made from a paid answer.
+
+    ``Width`` and ``Height`` are pixels, ``Margin`` is the free share of the frame on each side of the subject,
+    ``FileName`` a template that `layout.file_name` fills. A ``Preset`` gives what is not said here.
+    """
+
+    Preset: _Line | None = None
+    Format: Annotated[FormatName | None, BeforeValidator(_format)] = None
+    Width: _Pixels | None = None
+    Height: _Pixels | None = None
+    Margin: Annotated[_Float, Field(ge=0, lt=0.5)] | None = None
+    MaxBytes: Annotated[_Int, Field(ge=1000)] | None = None
+    FileName: Annotated[_Line, AfterValidator(_file_name)] | None = None
+
+
+@checked_dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
+class Wishes:
+    """What may be said for all images and, in an image's entry, for that one; a preset says it too.
+
+    ``Prompts`` stands in the place of ``Prompt`` where both are said.
+    """
+
+    Prompt: _Prose | None = None
+    Prompts: Annotated[tuple[_Prompt, ...], Field(max_length=100), AfterValidator(_some)] | None = None
+    NegativePrompt: _Prose | None = None
+    Mode: ModeName | None = None
+    Task: TaskName | None = None
+    Variants: Annotated[_Int, Field(ge=1, le=5)] | None = None
+    Subject: SubjectName | None = None
+    MaskKey: Annotated[str, AfterValidator(_stored_key)] | None = None
+    Backdrop: Annotated[str, AfterValidator(_backdrop)] | None = None
+    Shadow: ShadowName | None = None
+    Seed: Annotated[_Int, Field(ge=0, le=MAX_SEED)] | None = None
+    Quality: QualityName | None = None
+    CfgScale: Annotated[_Float, Field(ge=1.1, le=10)] | None = None
+    Ref: _Line | None = None
+    Renditions: Annotated[tuple[Rendition, ...], Field(max_length=20), AfterValidator(_some)] | None = None
+
+
+@checked_dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
+class ImageEntry(Wishes):
+    """One image asked for; ``Labels`` is a comma-separated list of what is kept in it."""
+
+    ImageName: Annotated[str, AfterValidator(_image_name)]
+    Labels: Annotated[str, Field(max_length=2000), AfterValidator(_line)] | None = None
+
+
+@checked_dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class BatchRequest(Wishes):
+    """A request as its writer made it; from `read` it has its bucket and its prefixes, without a final slash.
+
+    ``Images`` is None where every image in the folder is asked for.
+    """
+
+    Id: _Identifier
+    S3Bucket: _Derived = ""
+    InputS3Prefix: _Derived = ""
+    OutputS3Prefix: _Derived = ""
+    StatusS3Prefix: _Derived = ""
+    MaxCostUSD: Annotated[_Float, Field(gt=0)] | None = None
+    Sample: Annotated[_Int, Field(ge=1)] | None = None
+    RetryOf: _Identifier | None = None
+    Images: (
+        Annotated[tuple[ImageEntry, ...], BeforeValidator(_not_too_many), AfterValidator(_some)] | None
+    ) = None
+
+    @cached_property
+    def entries(self) -> Mapping[str, ImageEntry]:
+        """The entry of each image that has one, by name, in the request's order."""
+        return {entry.ImageName: entry for entry in self.Images or ()}
+
+    @cached_property
+    def named_keys(self) -> frozenset[str]:
+        """The keys of the masks and backdrops it names, which are not images."""
+        levels: list[Wishes] = [self, *(self.Images or ())]
+        keys = {key for level in levels for key in (level.MaskKey, level.Backdrop) if key}
+        return frozenset(key for key in keys if not key.startswith("#"))
+
+
+NO_PRESETS: Final[Mapping[str, Wishes]] = MappingProxyType({})
+
+WISHES: Final = tuple(field.name for field in fields(Wishes))
+"""The fields of `Wishes`."""
+
+KNOWN: Final = {
+    kind: tuple(field.name for field in fields(kind))
+    for kind in (Rendition, Wishes, ImageEntry, BatchRequest)
+}
+"""The fields of each class."""
+
+
+def shown(value: Any) -> str:
+    """A value as it is shown in a sentence: its JSON, cut where it is long."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 80 else f"{text[:80]}…"

@@ -1,0 +1,131 @@
+"""Reads a request whose writer is not trusted."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from bg_pipeline.batch.fields import NO_PRESETS, BatchRequest, Wishes
+from bg_pipeline.batch.problems import field_of, first_of, problems_of
+from bg_pipeline.batch.rules import violations
+from bg_pipeline.errors import RequestError
+from bg_pipeline.layout import Batch
+
+MAX_BYTES: Final = 20_000_000
+"""The largest request that is read: about 100,000 images with a prompt of their own."""
+
+
+def read(
+    data: bytes,
+    *,
+    bucket: str,
+    batch: Batch,
+    allowed_buckets: Collection[str] = (),
+    presets: Mapping[str, Wishes] = NO_PRESETS,
+) -> BatchRequest:
+    """The request in ``data``, found as ``batch.request_key`` in ``bucket``, complete and within its rights.
+
+    Its writer is not trusted: it may name only ``bucket`` and ``allowed_buckets``, prefixes under their own top-level
+    ones and never another batch's output or status folder, masks and backdrops only under ``image-files/`` and
+    ``assets/``. A `RequestError` names everything that is wrong by field.
+    """
+    document = _parsed(data)
+    try:
+        request: BatchRequest | None = _REQUEST.validate_python(document)
+        errors: list[ErrorDetails] = []
+    except ValidationError as error:
+        errors = error.errors(include_url=False)
+        request = _without(document, errors)
+    problems = problems_of(errors)
+    if request is not None:
+        reported = {field_of(error["loc"]) for error in errors}
+        if any(_ON_PROMPTS.search(field) for field in reported):
+            reported.add("Prompt")
+        broken = dict.fromkeys(violations(request, bucket, allowed_buckets, batch, presets))
+        problems += [(field, text) for field, text in broken if field not in reported]
+    if problems or request is None:
+        raise RequestError(first_of(problems))
+    return replace(
+        request,
+        S3Bucket=request.S3Bucket or bucket,
+        InputS3Prefix=request.InputS3Prefix.removesuffix("/") or batch.input_prefix,
+        OutputS3Prefix=request.OutputS3Prefix.removesuffix("/") or batch.output_prefix,
+        StatusS3Prefix=request.StatusS3Prefix.removesuffix("/") or batch.status_prefix,
+    )
+
+
+def read_wishes(document: Mapping[str, Any]) -> Wishes:
+    """What a preset says, checked as in a request; a `RequestError` names what is wrong."""
+    try:
+        return TypeAdapter(Wishes).validate_python(document)
+    except ValidationError as error:
+        raise RequestError(first_of(problems_of(error.errors()))) from None
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    if len(data) > MAX_BYTES:
+        raise RequestError(
+            [("", f"the request has {len(data):,} bytes and may have {MAX_BYTES:,}; split it")]
+        )
+    twice: list[str] = []
+
+    def an_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice.extend(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
+        return found
+
+    def no_number(name: str) -> Any:
+        raise ValueError(name)
+
+    try:
+        document = json.loads(data.decode("utf-8-sig"), object_pairs_hook=an_object, parse_constant=no_number)
+    except UnicodeDecodeError as error:
+        raise RequestError([("", f"the request is not UTF-8 text (byte {error.start + 1})")]) from None
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise RequestError([("", f"the request is not JSON: {error.msg} in {place}")]) from None
+    except RecursionError:
+        raise RequestError([("", "the request is nested too deeply")]) from None
+    except ValueError:
+        text = "the request holds what is no JSON number: NaN, Infinity, or thousands of digits"
+        raise RequestError([("", text)]) from None
+    if not isinstance(document, dict):
+        raise RequestError([("", 'the request must be a JSON object, {"Id": …, "Prompt": …}')])
+    if twice:
+        raise RequestError(
+            first_of([(name[:100], "is given twice in one object") for name in dict.fromkeys(twice)])
+        )
+    return document
+
+
+_REQUEST = TypeAdapter(BatchRequest)
+_ON_PROMPTS = re.compile(r"(^|\.)(Prompts?|Task|Backdrop|Preset)(\[\d+\])?$|^Images$|Renditions")
+
+
+def _without(document: dict[str, Any], errors: Iterable[ErrorDetails]) -> BatchRequest | None:
+    """The request without its wrong fields, so that the others are checked together too; None if that is none."""
+    for error in errors:
+        _drop(document, error["loc"])
+    document.setdefault("Id", "absent")
+    try:
+        return _REQUEST.validate_python(document)
+    except ValidationError:
+        return None
+
+
+def _drop(document: Any, place: tuple[int | str, ...]) -> None:
+    """Takes the field out of the document; a list loses no member, so that the others keep their numbers."""
+    *path, name = place
+    try:
+        for step in path:
+            document = document[step]
+    except (KeyError, IndexError):
+        return
+    if isinstance(document, dict):
+        document.pop(name, None)

@@ -1,0 +1,110 @@
+"""What a request must keep to beyond its single fields: its rights to keys, and what goes together."""
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+
+from bg_pipeline import layout
+from bg_pipeline.batch.fields import WISHES, BatchRequest, ImageEntry, Wishes, shown
+from bg_pipeline.batch.wanted import ImageSettings, image_settings, preset_names, subject_of
+from bg_pipeline.layout import Batch
+
+
+def violations(
+    request: BatchRequest,
+    bucket: str,
+    allowed_buckets: Collection[str],
+    batch: Batch,
+    presets: Mapping[str, Wishes],
+) -> Iterator[tuple[str, str]]:
+    """What is wrong with the request beyond its single fields."""
+    if request.S3Bucket not in {"", bucket, *allowed_buckets}:
+        yield "S3Bucket", f"{shown(request.S3Bucket)} is neither BG_BUCKET nor among BG_ALLOWED_BUCKETS"
+    for field, top, own in (
+        ("InputS3Prefix", layout.UPLOADS, batch.input_prefix),
+        ("OutputS3Prefix", layout.RESULTS, batch.output_prefix),
+        ("StatusS3Prefix", layout.REPORTS, batch.status_prefix),
+    ):
+        if problem := _prefix_problem(getattr(request, field), top, own):
+            yield field, problem
+
+    entries = request.Images or ()
+    input_prefix = request.InputS3Prefix.removesuffix("/") or batch.input_prefix
+    places: dict[str, int] = {}
+    for number, entry in enumerate(entries):
+        field, name = f"Images[{number}].ImageName", entry.ImageName
+        if places.setdefault(name, number) != number:
+            yield field, f"{shown(name)} is listed already, as Images[{places[name]}]"
+        if f"{input_prefix}/{name}" in request.named_keys:
+            yield field, f"{shown(name)} is also named as a mask or backdrop"
+
+    special = [
+        (f"Images[{number}].", entry)
+        for number, entry in enumerate(entries)
+        if any(getattr(entry, wish) is not None for wish in WISHES)
+    ]
+    plain: list[tuple[str, ImageEntry | None]] = (
+        [("", None)] if not entries or len(special) < len(entries) else []
+    )
+    promptless = None
+    for where, one in [*plain, *special]:
+        settings = image_settings(request, one.ImageName if one else "", presets)
+        if settings.needs_prompt and not settings.prompts and promptless is None:
+            promptless = where.removesuffix(".") or "the request"
+        yield from _mismatches(where, request, one, settings, presets)
+    if promptless:
+        yield "Prompt", f"is required: {promptless} has none; give one for all images or each image its own"
+
+
+def _prefix_problem(given: str, top: str, own: str) -> str | None:
+    prefix = given.removesuffix("/")
+    if given == "" or prefix == own:
+        return None
+    if not prefix.startswith(f"{top}/"):
+        return f"{shown(given)} must lie under {top}/"
+    if {"", ".", ".."} & set(prefix.split("/")):
+        return f"{shown(given)} holds an empty, '.' or '..' segment"
+    if len(prefix.encode()) > layout.MAX_PREFIX_BYTES:
+        return f"is longer than {layout.MAX_PREFIX_BYTES} bytes"
+    dated = re.match(r"[0-9]{4}(/|$)", prefix.removeprefix(f"{top}/"))
+    if top != layout.UPLOADS and dated and not prefix.startswith(f"{own}/"):
+        return f"{shown(given)} belongs to another batch; leave the field out to have {own}"
+    return None
+
+
+def _mismatches(
+    where: str,
+    request: BatchRequest,
+    entry: ImageEntry | None,
+    settings: ImageSettings,
+    presets: Mapping[str, Wishes],
+) -> Iterator[tuple[str, str]]:
+    """What does not go together in what is said for one image (``where``), or for all without wishes of their own."""
+    said: list[tuple[str, Wishes]] = [("", request)] if entry is None else [(where, entry), ("", request)]
+    for place, level in said:
+        if level.MaskKey and subject_of(level) != "MASK":
+            yield f"{place}MaskKey", f"is used only with Subject MASK, not {level.Subject}"
+        for number, rendition in enumerate(level.Renditions or ()):
+            field = f"{place}Renditions[{number}]"
+            if rendition.Preset is not None and rendition.Preset not in presets:
+                known = ", ".join(presets) or "none"
+                yield f"{field}.Preset", f"{shown(rendition.Preset)} is not a preset (there are: {known})"
+            if "{preset}" in (rendition.FileName or "") and not rendition.Preset:
+                yield f"{field}.FileName", "uses {preset} without a Preset"
+    if settings.subject == "MASK" and settings.mask_key is None:
+        yield f"{where}MaskKey", "is required with Subject MASK"
+    if not settings.ref and any("{ref}" in (rendition.FileName or "") for rendition in settings.renditions):
+        yield f"{where}Ref", "is required, since a FileName uses {ref}"
+    if settings.task == "REMOVE":
+        for place, level in said:
+            if level.Backdrop:
+                yield f"{place}Backdrop", "cannot be used with Task REMOVE, which leaves the background empty"
+            if level.Task:
+                break
+
+    levels = [level for _, level in said]
+    defaults = [presets[name] for name in preset_names(levels) if name in presets]
+    for wish in WISHES if len(defaults) > 1 else ():
+        values = [value for preset in defaults if (value := getattr(preset, wish)) is not None]
+        differ = any(value != values[0] for value in values)
+        if differ and all(getattr(level, wish) is None for level in levels):
+            yield f"{where}Renditions", f"has presets that differ in {wish}; say it in the request"

@@ -1,0 +1,133 @@
+"""What a request comes to for one image: `ImageSettings`, with every default in its place."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bg_pipeline.batch.fields import (
+    NO_PRESETS,
+    BatchRequest,
+    ImageEntry,
+    ModeName,
+    QualityName,
+    Rendition,
+    ShadowName,
+    SubjectName,
+    TaskName,
+    Wishes,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One picture asked for; ``position`` counts from 1 over all of an image's, ``prompt`` and ``variant`` too."""
+
+    position: int
+    prompt: int
+    variant: int
+    template: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSettings:
+    """What is asked for one image, with every default in its place.
+
+    ``labels`` are the request's own, empty where it says none. ``mask_key`` is set exactly if ``subject`` is MASK.
+    ``backdrop`` is a key or ``#rrggbb``. ``seed`` is None where it is to be derived. ``renditions`` is empty
+    where the picture is wanted as it is.
+    """
+
+    image: str
+    labels: tuple[str, ...]
+    task: TaskName
+    prompts: tuple[str, ...]
+    variants: int
+    negative_prompt: str
+    mode: ModeName
+    subject: SubjectName
+    mask_key: str | None
+    backdrop: str | None
+    shadow: ShadowName
+    seed: int | None
+    quality: QualityName
+    cfg_scale: float
+    ref: str
+    renditions: tuple[Rendition, ...]
+
+    @property
+    def needs_prompt(self) -> bool:
+        """Whether a model paints the background; it is left out (REMOVE) or given (a backdrop) otherwise."""
+        return self.task == "REPLACE" and self.backdrop is None
+
+    @property
+    def outputs(self) -> tuple[Wanted, ...]:
+        """The pictures to be made, prompt-major; a single one without a prompt where none is needed or given."""
+        if not self.needs_prompt or not self.prompts:
+            return (Wanted(1, 1, 1, ""),)
+        return tuple(
+            Wanted((prompt - 1) * self.variants + variant, prompt, variant, template)
+            for prompt, template in enumerate(self.prompts, 1)
+            for variant in range(1, self.variants + 1)
+        )
+
+
+def image_settings(
+    request: BatchRequest, image: str, presets: Mapping[str, Wishes] = NO_PRESETS
+) -> ImageSettings:
+    """What ``request`` asks for the image: its entry first, then the top, then its renditions' presets.
+
+    ``presets`` are those that the request was read with. An image without an entry has what the top says.
+    """
+    entry = request.entries.get(image)
+    levels = _levels(request, entry, presets)
+
+    def first(name: str, default: Any = None) -> Any:
+        return next((value for level in levels if (value := getattr(level, name)) is not None), default)
+
+    task = first("Task", "REPLACE")
+    subjects = (subject_of(level) for level in levels)
+    subject: SubjectName = next((found for found in subjects if found), "LABELS")
+    return ImageSettings(
+        image=image,
+        labels=_words(entry.Labels if entry else None),
+        task=task,
+        prompts=next((found for level in levels if (found := _prompts(level))), ()),
+        variants=first("Variants", 1),
+        negative_prompt=first("NegativePrompt", ""),
+        mode=first("Mode", "PRECISE"),
+        subject=subject,
+        mask_key=first("MaskKey") if subject == "MASK" else None,
+        backdrop=first("Backdrop") if task == "REPLACE" else None,
+        shadow=first("Shadow", "none"),
+        seed=first("Seed"),
+        quality=first("Quality", "premium"),
+        cfg_scale=first("CfgScale", 8.0),
+        ref=first("Ref", ""),
+        renditions=first("Renditions", ()),
+    )
+
+
+def _levels(request: BatchRequest, entry: ImageEntry | None, presets: Mapping[str, Wishes]) -> list[Wishes]:
+    said: list[Wishes] = [request] if entry is None else [entry, request]
+    return said + [presets[name] for name in preset_names(said) if name in presets]
+
+
+def preset_names(said: Iterable[Wishes]) -> dict[str, None]:
+    """The presets of the renditions that count, in order."""
+    renditions = next((level.Renditions for level in said if level.Renditions), ())
+    return dict.fromkeys(rendition.Preset for rendition in renditions if rendition.Preset)
+
+
+def _prompts(level: Wishes) -> tuple[str, ...]:
+    if level.Prompts:
+        return level.Prompts
+    return (level.Prompt,) if level.Prompt and level.Prompt.strip() else ()
+
+
+def subject_of(level: Wishes) -> SubjectName | None:
+    """What the level says; a mask that is given is meant to be used."""
+    return level.Subject or ("MASK" if level.MaskKey else None)
+
+
+def _words(labels: str | None) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(word for part in (labels or "").split(",") if (word := part.strip())))

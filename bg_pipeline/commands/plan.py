@@ -9,13 +9,14 @@ import click
 from bg_pipeline.commands.arguments import dates_and_batches, local
 from bg_pipeline.commands.terminal import console, counted, dollars, say, table
 from bg_pipeline.errors import NothingUsable
+from bg_pipeline.flow.finding import find_work
 from bg_pipeline.flow.tools import Tools
 from bg_pipeline.layout import Batch, UploadDate
 from bg_pipeline.models.facts import as_of, facts_of
 from bg_pipeline.pipeline import make_aws, open_bucket
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.spending import planning
-from bg_pipeline.spending.planning import Plan, find_work
+from bg_pipeline.spending.planning import Plan
 
 
 @click.command()
@@ -31,7 +32,7 @@ def plan(dates: Sequence[UploadDate], batches: tuple[Batch, ...]) -> None:
         models, missing = planning.models_in_use(tools)
     finally:
         tools.close()
-    found = planning.plan(find_work(store, configured, dates, batches), configured, models)
+    found = planning.plan(store, find_work(store, configured, dates, batches), configured, models)
     _show(found, configured)
     for reason in missing:
         say(reason)

@@ -9,6 +9,7 @@ import click
 from bg_pipeline.commands.arguments import BATCH, DATE, local, today
 from bg_pipeline.commands.terminal import console, dollars, say, table
 from bg_pipeline.errors import UsageError
+from bg_pipeline.flow.finding import find_work
 from bg_pipeline.flow.work import Work, open_batch
 from bg_pipeline.layout import Batch, UploadDate
 from bg_pipeline.pipeline import make_aws, open_bucket
@@ -17,7 +18,6 @@ from bg_pipeline.reports.manifest import mirror_stored
 from bg_pipeline.reports.overview import REPORTED, look_up, state_of
 from bg_pipeline.reports.report import TABLE_HEAD, Report, Status
 from bg_pipeline.settings import Settings, settings
-from bg_pipeline.spending.planning import find_work
 from bg_pipeline.store import Store
 from bg_pipeline.uploads.listing import batches
 

@@ -14,11 +14,11 @@ from datetime import UTC, datetime, timedelta
 from bg_pipeline import layout
 from bg_pipeline.custom_labels.standstill import WAITS
 from bg_pipeline.errors import PreconditionFailed
+from bg_pipeline.flow.finding import sample_left
 from bg_pipeline.flow.stages import LABELS
 from bg_pipeline.flow.work import Work, open_work, stored_batches
 from bg_pipeline.layout import Batch, UploadDate
 from bg_pipeline.settings import Settings
-from bg_pipeline.spending.planning import sample_left
 from bg_pipeline.state.leases import at_work
 from bg_pipeline.store import Store
 
@@ -85,7 +85,7 @@ def waiters(store: Store, settings: Settings, dates: Iterable[UploadDate]) -> It
 
 def _of(store: Store, work: Work) -> Iterator[Waiter]:
     batch = work.place.batch
-    allowed = sample_left(work, store.head(layout.approval_key(batch)) is not None)
+    allowed = sample_left(store, work)
     for image in list(work.due)[:allowed]:
         entry = work.ledger.get(image)
         record = entry.stages.get(LABELS) if entry else None

@@ -6,7 +6,7 @@ that two runs never pay for the same image; what is done already costs listings 
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,18 +17,18 @@ from bg_pipeline.custom_labels.standstill import WAITS
 from bg_pipeline.errors import NothingUsable, RunStopped
 from bg_pipeline.flow import heaps
 from bg_pipeline.flow.archive import Archive
+from bg_pipeline.flow.finding import Finder, results_in, sample_left
 from bg_pipeline.flow.outcomes import SAMPLE_WAITS, Meaning, meaning
 from bg_pipeline.flow.stages import CAPTIONS, LABELS, PICTURES, REPORT, STAGES
 from bg_pipeline.flow.tools import Tools
 from bg_pipeline.flow.walk import Walk
-from bg_pipeline.flow.work import Work, open_work, stored_batches
+from bg_pipeline.flow.work import Work
 from bg_pipeline.inspection.grounds import Inspection
 from bg_pipeline.layout import Batch, UploadDate
 from bg_pipeline.reports.building import report_batch, rows_and_entries
 from bg_pipeline.reports.report import Row, Status
 from bg_pipeline.state.leases import POLL_SECONDS, Leases
 from bg_pipeline.state.ledger import Entry, StageRecord
-from bg_pipeline.store import Stored
 from bg_pipeline.uploads.listing import Uploaded
 
 CHECKPOINT_SECONDS = 20.0
@@ -133,6 +133,7 @@ class Flow:
         self._tools = tools
         self._stages = frozenset(stages)
         self._again = frozenset(again)
+        self._finder = Finder(tools.store, tools.settings, stages=self._stages, again=self._again)
         self._only = frozenset(only)
         self._patient = patient
         self._label_costs = label_costs
@@ -144,7 +145,6 @@ class Flow:
         self._begun: dict[UploadDate, tuple[float, int]] = {}
         self._works: list[Work] = []
         self._running: dict[Future[tuple[Entry, RunStopped | None]], tuple[Work, str]] = {}
-        self._etags: dict[str, str] = {}
         self._stopped: Meaning | None = None
         self._found = self._done = self._failed = 0
         self._started = self._saved = self._told = time.monotonic()
@@ -192,18 +192,14 @@ class Flow:
         busy: deque[tuple[Uploaded, Day]] = deque()
         for date in dates:
             day = self._days[date] = Day(date)
-            results = self._results(f"{layout.RESULTS}/{layout.date_path(date)}/")
             reports = {
                 found.key for found in self._tools.store.list(f"{layout.REPORTS}/{layout.date_path(date)}/")
             }
-            now = datetime.now(UTC)
-            for uploaded, ledger in stored_batches(self._tools.store, [date], self._only):
-                if not uploaded.complete(self._tools.settings.settle_seconds, now):
+            for uploaded, work in self._finder.of_date(date, self._only):
+                if work is None:
                     if uploaded.images or uploaded.draft:
                         day.unfinished.append(uploaded.batch.path)
-                    continue
-                work = self._open(uploaded, ledger, results)
-                if not work.due and self._reported(work, reports) and not self._to_archive(work):
+                elif not work.due and self._reported(work, reports) and not self._to_archive(work):
                     self._count(work, day)
                 elif self._take(work):
                     yield from self._hand_out(work, day)
@@ -214,7 +210,7 @@ class Flow:
         while busy:
             # Somebody else is at work on these: their outcome is waited for, then checked.
             uploaded, day = busy.popleft()
-            work = self._open(uploaded, None, None)
+            work = self._finder.open(uploaded)
             if self._take(work):
                 yield from self._hand_out(work, day)
             elif self._tools.stop.wait(0 if self._running else POLL_SECONDS):
@@ -222,35 +218,6 @@ class Flow:
             else:
                 busy.append((uploaded, day))
                 yield None
-
-    def _open(
-        self, uploaded: Uploaded, ledger_objects: Sequence[Stored] | None, results: dict[str, str] | None
-    ) -> Work:
-        tools = self._tools
-        if ledger_objects is None:
-            ledger_objects = list(tools.store.list(f"{uploaded.batch.ledger_prefix}/"))
-        work = open_work(tools.store, tools.settings, uploaded, ledger_objects)
-        work.ledger_objects = ledger_objects
-        own = work.place.output_prefix == uploaded.batch.output_prefix and work.place.data is tools.store
-        if results is None or not own:
-            results = self._results(f"{work.place.output_prefix}/", work)
-        work.find_due(
-            tools.settings, results, stages=self._stages, again=self._again, etag_of=self._etag_in(work)
-        )
-        return work
-
-    def _results(self, prefix: str, work: Work | None = None) -> dict[str, str]:
-        store = work.place.data if work else self._tools.store
-        return {found.key: found.etag for found in store.list(prefix) if not found.key.endswith(".json")}
-
-    def _etag_in(self, work: Work) -> Callable[[str], str]:
-        def etag_of(key: str) -> str:
-            if key not in self._etags:
-                found = work.place.data.head(key)
-                self._etags[key] = found.etag if found else ""
-            return self._etags[key]
-
-        return etag_of
 
     def _reported(self, work: Work, reports: Collection[str]) -> bool:
         """Whether the report, if one is wanted, is there and of this state."""
@@ -274,7 +241,7 @@ class Flow:
         work.lease = lease
         objects = list(self._tools.store.list(f"{work.place.batch.ledger_prefix}/"))
         if objects != list(work.ledger_objects):  # somebody was at work on it in the meantime
-            fresh = self._open(work.uploaded, objects, None)
+            fresh = self._finder.open(work.uploaded, objects)
             work.ledger, work.place, work.due = fresh.ledger, fresh.place, fresh.due
             work.request, work.problem, work.images = fresh.request, fresh.problem, fresh.images
         return True
@@ -288,7 +255,7 @@ class Flow:
         images = list(work.due)
         work.pending = len(images)
         self._look_at_models(work)
-        limit = self._sample(work)
+        limit = sample_left(self._tools.store, work)
         for number, image in enumerate(images):
             if stopped := work.stopped or self._stopped:
                 self._skip(work, image, stopped)
@@ -318,15 +285,6 @@ class Flow:
                 self._tools.replacers.current()
         except NothingUsable as error:
             self._stopped = self._stopped or meaning(error)
-
-    def _sample(self, work: Work) -> int:
-        """How many of the due images may run: all, unless a sample was asked for and is not approved."""
-        if work.request is None or work.request.Sample is None:
-            return len(work.due)
-        if self._tools.store.head(layout.approval_key(work.place.batch)) is not None:
-            return len(work.due)
-        done = sum(1 for entry in work.ledger.entries() if entry.image not in work.due)
-        return max(0, work.request.Sample - done)
 
     # Working
 
@@ -420,7 +378,7 @@ class Flow:
             if self._to_archive(work):
                 self._archive.move(work)
             self._count(work, day)
-            now_stored = self._results(f"{work.place.output_prefix}/", work)
+            now_stored = results_in(work.place.data, f"{work.place.output_prefix}/")
             day.inspection.look_again(work, now_stored, reported=REPORT in self._stages)
         self._time(day)
         self._works.remove(work)

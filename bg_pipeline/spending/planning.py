@@ -7,20 +7,17 @@ never more.
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from functools import partial
 from typing import TypeVar
 
-from bg_pipeline import layout
 from bg_pipeline.batch import ImageSettings
 from bg_pipeline.captioners import nova
 from bg_pipeline.errors import NothingUsable
-from bg_pipeline.flow.stages import CAPTIONS, LABELS, PICTURES, STAGES
+from bg_pipeline.flow.finding import sample_left
+from bg_pipeline.flow.stages import CAPTIONS, LABELS, PICTURES
 from bg_pipeline.flow.tools import Tools
-from bg_pipeline.flow.work import Work, open_work, stored_batches
+from bg_pipeline.flow.work import Work
 from bg_pipeline.generators import Generator, Operation, by_words
 from bg_pipeline.labelers import custom_labels, faces, rekognition
-from bg_pipeline.layout import Batch, UploadDate
 from bg_pipeline.models.choice import Choice, Roster
 from bg_pipeline.models.facts import facts_of
 from bg_pipeline.quotas.account import AccountQuotas
@@ -93,40 +90,7 @@ class Plan:
         return None if None in costs else sum(cost or 0.0 for cost in costs)
 
 
-def find_work(
-    store: Store, settings: Settings, dates: Iterable[UploadDate], only: Collection[Batch] = ()
-) -> Iterator[Work]:
-    """Every complete batch of the dates with what is due in it, as a run would find it now."""
-    for date in dates:
-        path = layout.date_path(date)
-        results = {found.key: found.etag for found in store.list(f"{layout.RESULTS}/{path}/")}
-        now = datetime.now(UTC)
-        for uploaded, ledger in stored_batches(store, [date], only):
-            if not uploaded.complete(settings.settle_seconds, now):
-                continue
-            work = open_work(store, settings, uploaded, ledger)
-            here = results
-            if work.place.output_prefix != uploaded.batch.output_prefix or work.place.data is not store:
-                elsewhere = work.place.data.list(f"{work.place.output_prefix}/")
-                here = {found.key: found.etag for found in elsewhere}
-            work.find_due(settings, here, stages=STAGES, again=(), etag_of=partial(_etag, work))
-            yield work
-
-
-def _etag(work: Work, key: str) -> str:
-    found = work.place.data.head(key)
-    return found.etag if found else ""
-
-
-def sample_left(work: Work, approved: bool) -> int:
-    """How many of the due images a run may take: all, unless a sample was asked for and is not approved."""
-    if work.request is None or work.request.Sample is None or approved:
-        return len(work.due)
-    done = sum(1 for entry in work.ledger.entries() if entry.image not in work.due)
-    return max(0, work.request.Sample - done)
-
-
-def plan(works: Iterable[Work], settings: Settings, models: Models) -> Plan:
+def plan(store: Store, works: Iterable[Work], settings: Settings, models: Models) -> Plan:
     """What bringing ``works`` up to date would take."""
     found = Plan()
     lines: dict[Operation, Line] = {}
@@ -136,8 +100,7 @@ def plan(works: Iterable[Work], settings: Settings, models: Models) -> Plan:
         if work.problem is not None:
             found.unreadable.append(f"{work.place.batch.path}: {work.problem}")
             continue
-        approved = work.place.data.head(layout.approval_key(work.place.batch)) is not None
-        allowed = sample_left(work, approved)
+        allowed = sample_left(store, work)
         found.waiting += len(work.due) - allowed
         for image in list(work.due)[:allowed]:
             asked = work.asked(image)

@@ -413,7 +413,7 @@ def _plan(service: Service, batch: Batch, data: bytes) -> Plan:
         models, notes = planning.models_in_use(tools)
     finally:
         tools.close()
-    planned = planning.plan([work], service.settings, models)
+    planned = planning.plan(service.store, [work], service.settings, models)
     return Plan(
         Images=planned.images,
         Due=planned.due,

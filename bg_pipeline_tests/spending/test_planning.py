@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from bg_pipeline.aws import Aws
+from bg_pipeline.flow.finding import find_work
 from bg_pipeline.flow.tools import Tools
 from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.spending import planning
-from bg_pipeline.spending.planning import Plan, find_work, models_in_use
+from bg_pipeline.spending.planning import Plan, models_in_use
 from bg_pipeline.store import Store
 from bg_pipeline_tests.batches import DATE, Bench
 from bg_pipeline_tests.pictures import photo
@@ -29,7 +30,7 @@ def plan(bench: Bench, **overrides: Any) -> Plan:
         models, _ = models_in_use(tools)
     finally:
         tools.close()
-    return planning.plan(find_work(bench.store, chosen, [DATE]), chosen, models)
+    return planning.plan(bench.store, find_work(bench.store, chosen, [DATE]), chosen, models)
 
 
 def calls(found: Plan) -> dict[str, tuple[int, int]]:

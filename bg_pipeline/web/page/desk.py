@@ -23,6 +23,7 @@ from bg_pipeline import layout, review
 from bg_pipeline.aws import Aws
 from bg_pipeline.batch import BatchRequest
 from bg_pipeline.errors import BgPipelineError, ImageError, RequestError, UsageError
+from bg_pipeline.flow.finding import find_work
 from bg_pipeline.flow.looks import Looks
 from bg_pipeline.flow.photographs import Photograph
 from bg_pipeline.flow.tools import Tools, Wallet
@@ -182,9 +183,8 @@ class Desk:
             raise UsageError("the photos of this draft are gone; drop them again")
         with self._tools() as tools:
             models, reasons = planning.models_in_use(tools)
-        return planning.plan(
-            [drafted(self.store, self.settings, found, request)], self.settings, models
-        ), reasons
+        work = drafted(self.store, self.settings, found, request)
+        return planning.plan(self.store, [work], self.settings, models), reasons
 
     def submit(self, batch: Batch, data: bytes) -> None:
         """Hands the batch to the pipeline; again with another request it is a `UsageError`."""
@@ -206,7 +206,7 @@ class Desk:
 
     def standings(self, date: UploadDate) -> list[Standing]:
         """The batches of a date, the newest first."""
-        complete = {work.place.batch: work for work in planning.find_work(self.store, self.settings, [date])}
+        complete = {work.place.batch: work for work in find_work(self.store, self.settings, [date])}
         found = []
         uploads = sorted(listing.batches(self.store, date), key=lambda each: each.newest, reverse=True)
         for uploaded in uploads:

@@ -112,8 +112,18 @@ def submit(
         bar = progress.add_task("", total=len(found) + len(others))
         upload(store, batch, found, data, others=others, done=lambda name: progress.advance(bar))
     say(f"{counted(len(found), 'photo')} submitted to bucket {store.bucket} as {request.Id}.")
-    say(f"Where no sensor is on, run it with: bg-pipeline run --batch {batch.path}")
+    say(f"{_when(configured, batch)}, run it with: bg-pipeline run --batch {batch.path}")
     click.echo(batch.input_prefix)
+
+
+def _when(configured: Settings, batch: Batch) -> str:
+    """In which case a person has to start the batch's run."""
+    age = (today() - batch.date).days
+    if configured.queue_url or age < configured.open_dates:
+        return "Where no sensor is on"
+    if age <= configured.lookback_days:
+        return f"The sensor looks at {batch.date} within the hour; where that is too late or no sensor is on"
+    return f"The sensor does not look at dates as old as {batch.date} (BG_LOOKBACK_DAYS)"
 
 
 def _order(configured: Settings, batch: Batch, file: Path, fields: Mapping[str, Any]) -> Order:

@@ -190,6 +190,24 @@ def test_more_than_fifty_paid_pictures_are_asked_about(
     assert len([key for key in bench.keys("image-files/") if key.endswith("request.json")]) == 2
 
 
+@pytest.mark.parametrize(
+    ("days", "queue", "said"),
+    [
+        (0, "", "Where no sensor is on, run it"),
+        (10, "", "within the hour"),
+        (10, "https://sqs.us-east-1.amazonaws.com/1/uploads", "Where no sensor is on, run it"),
+        (60, "", "does not look at dates as old"),
+    ],
+)
+def test_a_submission_under_an_old_date_says_when_a_sensor_will_see_it(
+    bench: Bench, photos: Path, monkeypatch: pytest.MonkeyPatch, days: int, queue: str, said: str
+) -> None:
+    monkeypatch.setenv("BG_QUEUE_URL", queue)
+    result = bg("submit", photos, "--prompt", "x", "--date", today() - timedelta(days))
+    assert result.exit_code == 0
+    assert said in " ".join(result.stderr.split())
+
+
 def test_a_backdrop_of_this_machine_goes_with_the_batch(bench: Bench, photos: Path, tmp_path: Path) -> None:
     Image.radial_gradient("L").convert("RGB").save(tmp_path / "wall.png")
     batch = submitted(photos, "--backdrop", tmp_path / "wall.png")

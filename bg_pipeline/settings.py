@@ -118,8 +118,9 @@ class Settings(BaseSettings):
         "anything else another bucket; empty: they stay.",
     )
     mask_sources: Words = Field(
-        ("alpha", "studio", "onnx", "cut-out"),
-        description="Where a subject's mask may come from, the free ones first; leave one out to switch it off.",
+        ("alpha", "studio", "onnx", "persons", "cut-out"),
+        description="Where a subject's mask may come from, the free ones first; leave one out to switch it off. "
+        "`persons` are cut out around their faces (`Subject: FACES`).",
     )
     onnx_model: Path | None = Field(None, description="Your own ONNX matting model (extra `masks`).")
     sam_endpoint: str = Field("", description="SageMaker endpoint of a SAM model, for `Subject: FACES`.")
@@ -228,7 +229,7 @@ class Settings(BaseSettings):
     @field_validator("mask_sources")
     @classmethod
     def _known_sources(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        known = ("alpha", "studio", "onnx", "cut-out")
+        known = ("alpha", "studio", "onnx", "persons", "cut-out")
         for word in value:
             if word not in known:
                 raise ValueError(f"'{word}' is not one of {', '.join(known)}")

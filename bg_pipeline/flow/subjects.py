@@ -14,11 +14,11 @@ from bg_pipeline.imaging import Photo
 from bg_pipeline.labelers.faces import glasses
 from bg_pipeline.masks import Mask
 from bg_pipeline.masks.boxes import Box
-from bg_pipeline.masks.faces import portrait
+from bg_pipeline.masks.faces import portrait, with_glasses
 from bg_pipeline.masks.given import read_given
 from bg_pipeline.masks.judge import judge
 from bg_pipeline.masks.labels import chosen_boxes, parts, usable_labels
-from bg_pipeline.masks.local import has_opencv, onnx_cut, studio_cut
+from bg_pipeline.masks.local import has_opencv, onnx_cut, persons_cut, studio_cut
 from bg_pipeline.masks.nouns import noun
 from bg_pipeline.settings import Settings
 
@@ -159,4 +159,8 @@ def _faces(eyes: Eyes, settings: Settings, reasons: list[str]) -> Iterator[tuple
         if chosen is not None:
             yield Subject(chosen), ()
     worn = [Box.read(box, "glasses") for box in glasses(eyes.labels()["Labels"])]
+    if "persons" in settings.mask_sources and has_opencv():
+        cut = persons_cut(eyes.photo().image, faces)
+        if cut is not None:
+            yield Subject(with_glasses(cut, worn)), faces
     yield Subject(portrait(faces, eyes.photo().size, glasses=worn)), ()

@@ -4,9 +4,9 @@ Inside the pipeline a mask is always a Pillow picture of mode "L", 255 where the
 where the background is replaced, greys being a soft edge. `polarity` is the only module that turns
 it into what a file or a model expects; nothing else inverts a mask.
 
-`given` reads a person's mask, `local` cuts out on this machine, `cutout` uses a model's cut-out,
-`labels` and `faces` choose parts of it, `sam` asks an endpoint of one's own, `difference` recovers what a
-model kept, `judge` says before anything is paid whether a mask can be right.
+`given` reads a person's mask, `local` cuts out on this machine (`studio`, `persons`, `matting`), `cutout` uses a
+model's cut-out, `labels` and `faces` choose parts of it, `sam` asks an endpoint of one's own, `difference` recovers
+what a model kept, `judge` says before anything is paid whether a mask can be right.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,9 @@ from typing import Literal
 
 from PIL import Image
 
-Source = Literal["alpha", "studio", "onnx", "cut-out", "labels", "faces", "given", "words", "difference"]
+Source = Literal[
+    "alpha", "studio", "onnx", "cut-out", "labels", "faces", "persons", "given", "words", "difference"
+]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,7 @@
 """Head-and-shoulders shapes around faces, for where nothing better than a face's box is known."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
@@ -32,12 +33,23 @@ def portrait(faces: Sequence[Box], size: tuple[int, int], *, glasses: Sequence[B
         _draw_person(draw, face, width, height)
     softness = SOFT * max((face.width * width for face in faces), default=0.0)
     shape = shape.filter(ImageFilter.GaussianBlur(softness))
-    # Glasses are drawn after softening: they lie in a head, or stick out of it and are to be kept wholly.
-    worn = Image.new("L", shape.size, 0)
+    return with_glasses(
+        Mask(shape.resize(size, Image.Resampling.BICUBIC), "faces"), glasses, softness / scale
+    )
+
+
+def with_glasses(mask: Mask, glasses: Sequence[Box], softness: float = 0.0) -> Mask:
+    """The mask joined with the boxes of ``glasses``, which lie in a head or stick out of it and are kept wholly.
+
+    ``softness`` is the width of their border in pixels.
+    """
+    if not glasses:
+        return mask
+    worn = Image.new("L", mask.picture.size, 0)
     for box in glasses:
-        ImageDraw.Draw(worn).rectangle(_pixels(box.grown(0.1), shape.size), fill=255)
-    shape = ImageChops.lighter(shape, worn.filter(ImageFilter.GaussianBlur(softness / 2)))
-    return Mask(shape.resize(size, Image.Resampling.BICUBIC), "faces")
+        ImageDraw.Draw(worn).rectangle(_pixels(box.grown(0.1), worn.size), fill=255)
+    worn = worn.filter(ImageFilter.GaussianBlur(softness / 2))
+    return replace(mask, picture=ImageChops.lighter(mask.picture, worn))
 
 
 def _draw_person(draw: ImageDraw.ImageDraw, face: Box, width: int, height: int) -> None:

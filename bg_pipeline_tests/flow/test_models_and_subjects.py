@@ -327,10 +327,13 @@ def test_what_is_free_comes_before_what_is_paid_and_each_can_be_switched_off(
 # Faces
 
 
-def test_faces_are_head_and_shoulders_without_an_endpoint(bench: Bench, control: ControlClient) -> None:
+@pytest.mark.parametrize(("sources", "used"), [("persons", "persons"), ("alpha", "faces")])
+def test_faces_are_people_cut_out_here_or_head_and_shoulders_without_an_endpoint(
+    bench: Bench, control: ControlClient, sources: str, used: str
+) -> None:
     control.switch(canned=False, note=False)
     batch = bench.submit({"astronaut.jpg": astronaut()}, Subject="FACES")
-    bench.run(image_models="stability")
+    bench.run(image_models="stability", mask_sources=sources)
     row = only_row(bench, batch)
     assert row.Status == Status.SUCCEEDED, row.Cause
     kept = bench.store.read(batch.mask_key("astronaut.jpg"))
@@ -338,6 +341,7 @@ def test_faces_are_head_and_shoulders_without_an_endpoint(bench: Bench, control:
     mask = STORED.read_png(kept.data)
     face, sky = mask.getpixel((225, 110)), mask.getpixel((30, 60))
     assert (face, sky) == (255, 0)
+    assert (bench.store.read_json(f"{row.Results[0]}.json") or {})["Mask"] == used
     assert [call["model"] for call in control.paid(operation="InvokeModel")] == [INPAINT]
     assert len(control.paid(operation="DetectFaces")) == 1
 

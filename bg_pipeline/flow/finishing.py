@@ -3,8 +3,9 @@
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,7 +15,7 @@ from bg_pipeline import layout
 from bg_pipeline.batch import ImageSettings, Rendition
 from bg_pipeline.errors import ImageError, Transient
 from bg_pipeline.flow.painting import Painted
-from bg_pipeline.flow.photographs import Photograph
+from bg_pipeline.flow.photographs import MOST_TO_STORE, Photograph
 from bg_pipeline.flow.places import Place
 from bg_pipeline.flow.renditions import render
 from bg_pipeline.flow.tools import Tools
@@ -85,6 +86,22 @@ class File:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Draft:
+    """A result that is made and not stored yet, or a mask; ``small`` is a small picture of it."""
+
+    data: bytes
+    format: str = "png"
+    mask: bool = False
+    number: int = 0
+    rendition: Rendition | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    faults: tuple[str, ...] = ()
+    repaint: bool = False
+    source_format: str = ""
+    small: Image.Image | None = None
+
+
 class Finisher:
     """Makes the files of one photo."""
 
@@ -103,62 +120,93 @@ class Finisher:
 
     def finish(self, painted: Painted, prompt: str, position: int) -> list[File]:
         """The stored files of a model's picture."""
-        with self._photo.full() as photo:
-            image = painted.at(photo.size)
-            mask, fidelity = None, None
-            reasons: tuple[str, ...] = (NOT_PUT_BACK,)
-            repaint = False
-            if painted.mask is not None:
-                mask = self._full_mask(painted.mask, photo)
-                feather = self._tools.settings.feather * (BLEND if self._asked.mode == "DEFAULT" else 1.0)
-                image = put_back(photo, image, mask, feather=feather)
-                fidelity = measure(photo, image, mask)
-                reasons = faults(fidelity, prompt)
-                # What the model itself took for the subject could not be judged before, and stays with another seed.
-                wrong = judge(painted.mask).reasons if painted.mask.source in ("words", "difference") else ()
-                repaint = bool(reasons) and not wrong
-                reasons = (*wrong, *reasons)
-                self._keep_mask(mask)
-            facts = {
-                "Model": painted.answer.model,
-                "Region": painted.answer.region,
-                "Seed": painted.answer.seed,
-                "CostUSD": painted.answer.cost_usd,
-                "MaybeBilled": painted.answer.maybe_billed,
-                "Prompt": prompt,
-                "NegativePrompt": self._asked.negative_prompt,
-                "Mask": painted.mask.source if painted.mask else None,
-                "Fidelity": asdict(fidelity) if fidelity else None,
-            }
-            return self._store(image, photo, mask, position, facts, reasons, AI_NOTE, repaint=repaint)
+        return self._stored(lambda photo: self._put_together(photo, painted, prompt, position))
 
     def without_model(self, mask: Mask) -> list[File]:
         """The stored files of a cut-out, or of the subject on a given backdrop."""
-        asked = self._asked
+        return self._stored(lambda photo: self._put_on_backdrop(photo, mask))
+
+    def _stored(self, make: Callable[[Photo], Iterator[Draft]]) -> list[File]:
+        """Stores what ``make`` makes of the decoded photo, whose place is given back before."""
+        files: list[File] = []
+        with ExitStack() as on_the_way:
+            for draft in self._made(make, files, on_the_way):
+                files += self._store(draft)
+        return files
+
+    def _made(
+        self, make: Callable[[Photo], Iterator[Draft]], files: list[File], on_the_way: ExitStack
+    ) -> list[Draft]:
+        """What is left to be stored once nothing of the photo is decoded any more."""
+        drafts: list[Draft] = []
         with self._photo.full() as photo:
-            full = self._full_mask(mask, photo)
-            self._keep_mask(full)
-            facts: dict[str, Any] = {
-                "Model": "",
-                "Region": "",
-                "Seed": None,
-                "CostUSD": 0.0,
-                "Mask": mask.source,
-            }
-            feather = self._tools.settings.feather
-            if asked.backdrop is None:
-                return self._store(cut_out(photo, full, feather=feather), photo, full, 1, facts, (), CUT_NOTE)
-            backdrop: Image.Image | str = asked.backdrop
-            if not asked.backdrop.startswith("#"):
-                backdrop = open_photo(self.given(asked.backdrop)).flattened()
-            facts["Backdrop"] = asked.backdrop
-            image = composite(photo, full, backdrop, shadow=asked.shadow == "soft", feather=feather)
-            fidelity = measure(photo, image, full)
-            facts["Fidelity"] = asdict(fidelity)
-            # A plain colour that was asked for is no fault.
-            plain = isinstance(backdrop, str)
-            reasons = faults(replace(fidelity, uniform=False, background_changed=1.0) if plain else fidelity)
-            return self._store(image, photo, full, 1, facts, reasons, "")
+            for draft in make(photo):
+                drafts.append(draft)
+                if sum(len(each.data) for each in drafts) > MOST_TO_STORE:
+                    for each in drafts:
+                        files += self._store(each)
+                    drafts.clear()
+            on_the_way.enter_context(
+                self._tools.darkroom.to_be_stored(sum(len(draft.data) for draft in drafts))
+            )
+        return drafts
+
+    def _put_together(self, photo: Photo, painted: Painted, prompt: str, position: int) -> Iterator[Draft]:
+        image = painted.at(photo.size)
+        mask, fidelity = None, None
+        reasons: tuple[str, ...] = (NOT_PUT_BACK,)
+        repaint = False
+        if painted.mask is not None:
+            mask = self._full_mask(painted.mask, photo)
+            feather = self._tools.settings.feather * (BLEND if self._asked.mode == "DEFAULT" else 1.0)
+            image = put_back(photo, image, mask, feather=feather)
+            fidelity = measure(photo, image, mask)
+            reasons = faults(fidelity, prompt)
+            # What the model itself took for the subject could not be judged before, and stays with another seed.
+            wrong = judge(painted.mask).reasons if painted.mask.source in ("words", "difference") else ()
+            repaint = bool(reasons) and not wrong
+            reasons = (*wrong, *reasons)
+            yield _mask_draft(mask)
+        facts = {
+            "Model": painted.answer.model,
+            "Region": painted.answer.region,
+            "Seed": painted.answer.seed,
+            "CostUSD": painted.answer.cost_usd,
+            "MaybeBilled": painted.answer.maybe_billed,
+            "Prompt": prompt,
+            "NegativePrompt": self._asked.negative_prompt,
+            "Mask": painted.mask.source if painted.mask else None,
+            "Fidelity": asdict(fidelity) if fidelity else None,
+        }
+        yield from self._rendered(image, photo, mask, position, facts, reasons, AI_NOTE, repaint=repaint)
+
+    def _put_on_backdrop(self, photo: Photo, mask: Mask) -> Iterator[Draft]:
+        asked = self._asked
+        full = self._full_mask(mask, photo)
+        yield _mask_draft(full)
+        facts: dict[str, Any] = {
+            "Model": "",
+            "Region": "",
+            "Seed": None,
+            "CostUSD": 0.0,
+            "Mask": mask.source,
+        }
+        feather = self._tools.settings.feather
+        if asked.backdrop is None:
+            cut = cut_out(photo, full, feather=feather)
+            yield from self._rendered(cut, photo, full, 1, facts, (), CUT_NOTE)
+            return
+        backdrop: Image.Image | str = asked.backdrop
+        if not asked.backdrop.startswith("#"):
+            backdrop = open_photo(self.given(asked.backdrop)).flattened()
+        facts["Backdrop"] = asked.backdrop
+        image = composite(photo, full, backdrop, shadow=asked.shadow == "soft", feather=feather)
+        fidelity = measure(photo, image, full)
+        facts["Fidelity"] = asdict(fidelity)
+        # A plain colour that was asked for is no fault.
+        plain = isinstance(backdrop, str)
+        reasons = faults(replace(fidelity, uniform=False, background_changed=1.0) if plain else fidelity)
+        yield from self._rendered(image, photo, full, 1, facts, reasons, "")
 
     def _full_mask(self, mask: Mask, photo: Photo) -> Image.Image:
         """The mask at the photo's size, its edge following the photo's own."""
@@ -168,14 +216,7 @@ class Finisher:
             return read_given(self.given(self._asked.mask_key), photo.size, name=self._asked.mask_key).picture
         return enlarge(mask.picture, photo.image)
 
-    def _keep_mask(self, mask: Image.Image) -> None:
-        """Stores the mask in use for inspection: black is the subject, white what was replaced."""
-        key = self._place.batch.mask_key(self._asked.image)
-        step = math.ceil(max(mask.size) / MASK_SIDE)
-        kept = mask.reduce(step) if step > 1 else mask
-        self._tools.store.write(key, STORED.write_png(kept), media_type="image/png")
-
-    def _store(
+    def _rendered(
         self,
         image: Image.Image,
         photo: Photo,
@@ -186,84 +227,109 @@ class Finisher:
         note: str,
         *,
         repaint: bool = False,
-    ) -> list[File]:
+    ) -> Iterator[Draft]:
         feather = self._tools.settings.feather
         renditions: Sequence[Rendition | None] = self._asked.renditions or (None,)
-        files = []
+        facts = {**facts, "Notes": list(photo.notes)}
         for index, rendition in enumerate(renditions):
             number = (position - 1) * len(renditions) + index + 1
             # Without a mask nothing can be framed around the subject: the whole picture counts as it.
             subject = mask or Image.new("L", photo.size, 255)
             made = render(image, photo, subject, rendition, feather=feather, ai_note=note or None)
-            data, format, complaints = made.data, made.format, made.complaints
-            name = self._name(number, rendition, format, photo.format)
-            key = layout.result_key(self._place.output_prefix, name)
-            etag = self._write(key, data, format, number)
-            document = {
-                "Id": self._place.request_id,
-                "ImageName": self._asked.image,
-                "Ref": self._asked.ref,
-                "Source": self._photo.key,
-                "SourceETag": self._photo.etag,
-                "SourceSHA256": self._photo.sha256,
-                **facts,
-                "Task": self._asked.task,
-                "Mode": self._asked.mode,
-                "Rendition": rendition.Preset if rendition else None,
-                "Notes": list(photo.notes),
-                "Faults": [*reasons, *complaints],
-                "CreatedAt": datetime.now(UTC).isoformat(timespec="seconds"),
-            }
-            self._place.data.write_json(layout.provenance_key(key), document)
-            files.append(
-                File(
-                    name,
-                    key,
-                    etag,
-                    (*reasons, *complaints),
-                    repaint,
-                    facts["Model"],
-                    facts["Region"],
-                    facts["Seed"],
-                    facts["CostUSD"],
-                    (facts.get("Fidelity") or {}).get("subject_changed"),
-                    (MAYBE_BILLED,) if facts.get("MaybeBilled") else (),
-                )
+            yield Draft(
+                made.data,
+                made.format,
+                number=number,
+                rendition=rendition,
+                facts=facts,
+                faults=(*reasons, *made.complaints),
+                repaint=repaint,
+                source_format=photo.format,
+                small=_opened(made.data),
             )
-        return files
 
-    def _name(self, number: int, rendition: Rendition | None, format: str, source_format: str) -> str:
-        asked = self._asked
+    def _store(self, draft: Draft) -> list[File]:
+        if draft.mask:
+            key = self._place.batch.mask_key(self._asked.image)
+            self._tools.store.write(key, draft.data, media_type="image/png")
+            return []
+        name = self._name(draft)
+        key = layout.result_key(self._place.output_prefix, name)
+        etag = self._write(key, draft)
+        facts = draft.facts
+        document = {
+            "Id": self._place.request_id,
+            "ImageName": self._asked.image,
+            "Ref": self._asked.ref,
+            "Source": self._photo.key,
+            "SourceETag": self._photo.etag,
+            "SourceSHA256": self._photo.sha256,
+            **facts,
+            "Task": self._asked.task,
+            "Mode": self._asked.mode,
+            "Rendition": draft.rendition.Preset if draft.rendition else None,
+            "Faults": list(draft.faults),
+            "CreatedAt": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        self._place.data.write_json(layout.provenance_key(key), document)
+        return [
+            File(
+                name,
+                key,
+                etag,
+                draft.faults,
+                draft.repaint,
+                facts["Model"],
+                facts["Region"],
+                facts["Seed"],
+                facts["CostUSD"],
+                (facts.get("Fidelity") or {}).get("subject_changed"),
+                (MAYBE_BILLED,) if facts.get("MaybeBilled") else (),
+            )
+        ]
+
+    def _name(self, draft: Draft) -> str:
+        asked, rendition = self._asked, draft.rendition
         of = len(asked.outputs) * (len(asked.renditions) or 1)
         if rendition is not None and rendition.FileName:
             candidate = layout.file_name(
                 rendition.FileName,
                 image=asked.image,
-                number=number,
+                number=draft.number,
                 ref=asked.ref,
                 preset=rendition.Preset or "",
-                format=format,
+                format=draft.format,
             )
         else:
             candidate = layout.result_name(
-                asked.image, number=number, of=of, format=format, source_format=source_format
+                asked.image,
+                number=draft.number,
+                of=of,
+                format=draft.format,
+                source_format=draft.source_format,
             )
-        return self._place.names.assign(asked.image, number, candidate, format)
+        return self._place.names.assign(asked.image, draft.number, candidate, draft.format)
 
-    def _write(self, key: str, data: bytes, format: str, number: int) -> str:
-        """Stores a result, reads it back and opens it: only then does it count."""
-        etag = self._place.data.write(key, data, media_type=f"image/{format}")
+    def _write(self, key: str, draft: Draft) -> str:
+        """Stores a result and reads it back: only then does it count. That it opens was seen before."""
+        etag = self._place.data.write(key, draft.data, media_type=f"image/{draft.format}")
         stored = self._place.data.read(key)
-        if stored is None or stored.data != data:
+        if stored is None or stored.data != draft.data:
             raise Transient("NotStored", f"{key} was stored and did not come back as it was")
-        picture = _opened(stored.data)
-        if number <= thumbnails.RESULTS:
-            self._place.thumbnails.keep(key, etag, lambda: picture)
+        small = draft.small
+        if small is not None and draft.number <= thumbnails.RESULTS:
+            self._place.thumbnails.keep(key, etag, lambda: small)
         return etag
 
 
+def _mask_draft(mask: Image.Image) -> Draft:
+    """The mask in use for inspection: black is the subject, white what was replaced."""
+    step = math.ceil(max(mask.size) / MASK_SIDE)
+    return Draft(STORED.write_png(mask.reduce(step) if step > 1 else mask), mask=True)
+
+
 def _opened(data: bytes) -> Image.Image:
-    """The picture, a JPEG at a fraction of its size. Raises `ImageError` for a file that is no whole picture."""
+    """The picture, made small once all of it was decoded. Raises `ImageError` for a file that is no whole picture."""
     look(data)
     picture = Image.open(io.BytesIO(data))
     # Decoding a JPEG at an eighth of its size still walks through all of its data.
@@ -272,7 +338,10 @@ def _opened(data: bytes) -> Image.Image:
         picture.load()
     except (OSError, SyntaxError) as error:
         raise ImageError("BadResult", f"the result does not open ({error})") from error
-    return picture
+    step = min(picture.size) // (2 * thumbnails.SIDE)
+    return (
+        picture.reduce(step) if step > 1 and picture.mode in ("L", "LA", "RGB", "RGBA", "CMYK") else picture
+    )
 
 
 def faults(fidelity: Fidelity, prompt: str = "") -> tuple[str, ...]:

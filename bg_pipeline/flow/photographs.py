@@ -30,20 +30,42 @@ ASIDE_BYTES = 256_000
 """Larger sources wait on disk: with 64 images in work they would take a quarter of a gigabyte."""
 
 
+MOST_TO_STORE = 64_000_000
+"""Bytes of finished files on their way to the store; reading them back takes as much again."""
+
+
 class Darkroom:
-    """Lets only so many threads hold a photo decoded at full size, and only so many photos a small picture."""
+    """Bounds what is in memory of pictures: decoded ones at full size, small ones, and files to be stored."""
 
     def __init__(self, places: int) -> None:
         self.places = places
         self._free = threading.BoundedSemaphore(places)
         self._lock = threading.Lock()
         self._with_small: deque[weakref.ref[Photograph]] = deque()
+        self._stored = threading.Condition()
+        self._to_store = 0
 
     @contextmanager
     def open(self, data: bytes) -> Iterator[Photo]:
         """The photo, decoded, for as long as the block lasts; errors as `open_photo`."""
         with self._free:
             yield open_photo(data)
+
+    @contextmanager
+    def to_be_stored(self, size: int) -> Iterator[None]:
+        """Waits while there is no room for ``size`` bytes among `MOST_TO_STORE`, which they take for the block.
+
+        More than that many are let in alone. Whoever is in the block must not wait for a place.
+        """
+        with self._stored:
+            self._stored.wait_for(lambda: not self._to_store or self._to_store + size <= MOST_TO_STORE)
+            self._to_store += size
+        try:
+            yield
+        finally:
+            with self._stored:
+                self._to_store -= size
+                self._stored.notify_all()
 
     def open_small(self, photograph: "Photograph") -> Photo:
         """The small picture of a photo; the photo that has had its own for longest lets go of it."""

@@ -1,6 +1,6 @@
 """CPU of an image, step by step and in a whole run, and the memory of a run whatever the number of its images.
 
-    python -m benchmarks.cpu_and_memory [--parts steps runs memory]
+    python -m benchmarks.cpu_and_memory [--parts steps runs memory largest]
 
 The CPU of a run's image is the difference between a long and a short run, each in a process of its own, divided
 by the images between them: imports, clients and reports are left out.
@@ -8,11 +8,13 @@ by the images between them: imports, clients and reports are left out.
 
 import argparse
 import io
+import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from benchmarks.makespan import PHOTO, Scaled
@@ -22,6 +24,7 @@ from bg_pipeline.flow.photographs import SMALL_SIDE
 from bg_pipeline.flow.stages import CAPTIONS, LABELS, STAGES
 from bg_pipeline.generators.titan import TitanV2
 from bg_pipeline.imaging import encode, fit, look, measure, open_photo, put_back, small_jpeg, unfit
+from bg_pipeline.layout import Batch
 from bg_pipeline.masks.refine import enlarge
 from bg_pipeline.settings import settings
 
@@ -160,16 +163,53 @@ def memory(rig: Rig, done: int) -> None:
     )
 
 
+def largest(rig: Rig) -> None:
+    """Prints the peak memory of a run over one photo of 100 megapixels, by kind of file, and of one over a small."""
+    noise = np.random.default_rng(0).integers(0, 255, (500, 800, 3), np.uint8)
+    photo = Image.fromarray(noise).resize((12_500, 8_000), Image.Resampling.BICUBIC)
+    rows = []
+
+    def row(kind: str, data: bytes, ending: str, size: tuple[int, int]) -> None:
+        store = rig.bucket()
+        batch = Batch(FIRST_DATE, "101530")
+        store.write(batch.upload_key(f"photo.{ending}"), data, media_type="image/x")
+        document = {"Id": "largest", "Prompt": "a sunny beach"}
+        store.write(batch.request_key, json.dumps(document).encode(), media_type="application/json")
+        said = run(store, days(1), regions="us-east-1", max_regenerations=0)
+        assert said["walked"] == 1, said
+        counts = said["counts"]
+        rows.append((kind, f"{size[0]} × {size[1]}", f"{said['peak_mb']:,.0f}", f"{said['cpu']:.1f}", counts))
+
+    def written(picture: Image.Image, format: str, **more: Any) -> bytes:
+        out = io.BytesIO()
+        picture.save(out, format, **more)
+        return out.getvalue()
+
+    row("JPEG", jpeg(FITTING), "jpg", FITTING)
+    row("JPEG", written(photo, "JPEG", quality=90), "jpg", photo.size)
+    row("JPEG, CMYK", written(photo.convert("CMYK"), "JPEG", quality=90), "jpg", photo.size)
+    row("PNG", written(photo, "PNG", compress_level=1), "png", photo.size)
+    see_through = photo.copy()
+    see_through.putalpha(Image.radial_gradient("L").resize(photo.size).point(lambda v: 255 * (v < 110)))
+    row("PNG, alpha", written(see_through, "PNG", compress_level=1), "png", photo.size)
+    del see_through
+    deep = Image.fromarray(np.asarray(photo.convert("L"), np.uint16) * 257)
+    row("PNG, 16-bit grey", written(deep, "PNG", compress_level=1), "png", photo.size)
+    row("TIFF", written(photo, "TIFF"), "tiff", photo.size)
+    row("WebP", written(photo, "WEBP", quality=80, method=0), "webp", photo.size)
+    table(("one photo", "pixels", "peak MB", "CPU s", "counts"), rows)
+
+
 def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parts = ("steps", "runs", "memory")
+    parts = ("steps", "runs", "memory", "largest")
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     parser.add_argument("--finished", type=int, default=9_900)
     asked = parser.parse_args()
     if "steps" in asked.parts:
         steps()
-    if {"runs", "memory"} & {*asked.parts}:
+    if {"runs", "memory", "largest"} & {*asked.parts}:
         with rig() as services:
             if "runs" in asked.parts:
                 print()
@@ -177,6 +217,9 @@ def main() -> None:
             if "memory" in asked.parts:
                 print()
                 memory(services, asked.finished)
+            if "largest" in asked.parts:
+                print()
+                largest(services)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,23 @@
 
 import argparse
 import json
-import resource
+import re
 import sys
 import time
 from datetime import date
+from pathlib import Path
 
 from bg_pipeline import pipeline
 from bg_pipeline.flow.stages import STAGES
 from bg_pipeline.settings import settings
+
+
+def peak_mb() -> float:
+    """The most memory this process has held; ru_maxrss would begin with that of the process it was forked from."""
+    found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return int(found[1]) / 1024
+
 
 parser = argparse.ArgumentParser()
 parser.add_argument("dates", nargs="+", type=date.fromisoformat)
@@ -26,7 +35,7 @@ print(
             "began": began,
             "ended": time.monotonic(),
             "cpu": time.process_time() - cpu,
-            "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "peak_mb": peak_mb(),
             "walked": sum(day.walked for day in ended.values()),
             "counts": {
                 status: sum(day.counts[status] for day in ended.values())

@@ -64,7 +64,10 @@ class Settings(BaseSettings):
     )
     max_concurrency: int = Field(64, ge=1, le=512, description="Images worked on at a time, calls in flight.")
     max_decoded_images: int = Field(
-        2, ge=1, le=64, description="Pictures held decoded at a time; each may need 16 bytes a pixel."
+        2,
+        ge=1,
+        le=64,
+        description="Pictures held decoded at a time; each may need 20 bytes a pixel, a WebP 32.",
     )
     max_failed_share: Share = Field(
         0.5, description="Share of failures, after the first 20 images, that stops a run; 1: never."

@@ -5,18 +5,22 @@
 """
 
 import csv
+import io
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from bg_pipeline.errors import BgPipelineError, RequestError
 from bg_pipeline.layout import REQUEST
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Status(StrEnum):
@@ -77,6 +81,10 @@ class Row:
     CostUSD: float | None
     Seconds: float
     Reused: bool
+
+
+COLUMNS: Final = tuple(name for name in Row.__dataclass_fields__ if name != "Outputs")
+"""What the CSV and the data frame have of a row."""
 
 
 def compose(
@@ -153,16 +161,21 @@ class Report:
         Its columns are those of `Row` but ``Outputs``; several results stand on lines of one cell. Numbers are
         numbers. A text that a spreadsheet would take for a formula has an apostrophe before it.
         """
-        import pandas as pd  # takes half a second, which a run that writes no report need not wait for
+        out = io.StringIO()
+        writer = csv.writer(out, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for row in self.rows:
+            writer.writerow([_cell(name, getattr(row, name)) for name in COLUMNS])
+        return out.getvalue().encode()
 
-        columns = {
-            name: [_cell(name, getattr(row, name)) for row in self.rows]
-            for name in Row.__dataclass_fields__
-            if name != "Outputs"
-        }
-        table = pd.DataFrame(columns).astype({"Seed": "Int64"})
-        text = table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-        return text.encode()
+    def frame(self) -> "pd.DataFrame":
+        """A table to compute with: one row for each image, indexed by its name, unknown prices and seeds missing."""
+        # It takes half a second and 50 MB, which a run need not wait for.
+        import pandas as pd
+
+        columns = {name: [getattr(row, name) for row in self.rows] for name in COLUMNS}
+        kinds = {"Seed": "Int64", "CostUSD": "float64", "Seconds": "float64", "Reused": "bool"}
+        return pd.DataFrame(columns).astype(kinds).set_index("ImageName")
 
     @property
     def counts(self) -> dict[Status, int]:

@@ -14,7 +14,7 @@ from bg_pipeline.flow.engine import Day, Flow, Progress
 from bg_pipeline.flow.stages import STAGES
 from bg_pipeline.flow.tools import Tools
 from bg_pipeline.layout import Batch
-from bg_pipeline.reports.report import Report, Row
+from bg_pipeline.reports.report import Report
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.store import Store
 from bg_pipeline.uploads import manifest as manifests
@@ -137,11 +137,11 @@ class Pipeline:
             progress=progress,
         )
 
-    def report(self, batch: Batch) -> tuple[Row, ...]:
-        """The rows of a batch's report; raises `UsageError` if it has none yet."""
+    def report(self, batch: Batch) -> Report:
+        """A batch's report, row by row or as a `Report.frame`; raises `UsageError` if it has none yet."""
         for found in self.store.list(f"{batch.status_prefix}/status_report_"):
             if found.key.endswith(".json"):
                 content = self.store.read(found.key)
                 if content is not None:
-                    return Report.read(content.data).rows
+                    return Report.read(content.data)
         raise UsageError(f"batch {batch.path} has no report yet: run {batch.date} first")

@@ -13,7 +13,7 @@ from bg_pipeline.flow.work import Work
 from bg_pipeline.reports import html as report_html
 from bg_pipeline.reports import thumbnails
 from bg_pipeline.reports.manifest import mirror_stored
-from bg_pipeline.reports.report import Output, Report, Row, Status, compose, unreadable
+from bg_pipeline.reports.report import Output, Report, Row, Status, compose, names_in, unreadable
 from bg_pipeline.state.ledger import Entry
 
 _CSV: Final = "text/csv; charset=utf-8"
@@ -37,8 +37,8 @@ def rows_and_entries(work: Work) -> Iterator[tuple[Row, Entry]]:
 def not_reported(work: Work) -> list[str]:
     """The images asked for that have not exactly one row in the report as it is stored."""
     place = work.place
-    found = place.data.read_json(layout.report_key(place.status_prefix, place.request_id))
-    names = Counter(row.get("ImageName") for row in found or ())
+    stored = place.data.read(layout.report_key(place.status_prefix, place.request_id))
+    names = Counter(names_in(stored.data) if stored else ())
     return [
         image for image in (work.images if work.problem is None else [layout.REQUEST]) if names[image] != 1
     ]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bg_pipeline.errors import BgPipelineError, RequestError
 from bg_pipeline.reports import report
-from bg_pipeline.reports.report import Output, Report, Status, compose, worst
+from bg_pipeline.reports.report import Output, Report, Status, compose, names_in, worst
 
 CAT = compose(
     "621f",
@@ -119,6 +119,25 @@ def test_all_statuses_are_counted_and_the_cost_is_summed() -> None:
 def test_a_retry_asks_for_the_failed_and_the_skipped() -> None:
     rows = tuple(compose("a", f"{status}.jpg", status=status) for status in Status)
     assert Report(rows).to_do_again == ("Skipped.jpg", "Failed.jpg")
+
+
+def test_the_names_in_a_stored_report_are_read_without_the_rest_of_it() -> None:
+    odd = ('"quoted".jpg', '    "ImageName": x.jpg', "ü\n.jpg")
+    rows = (CAT, *(compose("a", name, status=Status.FAILED, cause=name) for name in odd))
+    assert list(names_in(Report(rows).json())) == ["cat.jpg", *odd]
+    assert list(names_in(b"{}")) == []
+
+
+# The data frame
+
+
+def test_the_data_frame_has_numbers_and_missing_prices_where_none_is_known() -> None:
+    rows = (CAT, compose("a", "dear.jpg", status=Status.FAILED, cost_usd=None))
+    frame = Report(rows).frame()
+    assert frame.loc["cat.jpg", "Seed"] == 42
+    assert frame["CostUSD"].isna().tolist() == [False, True]
+    assert frame.groupby("Status")["Seconds"].sum().to_dict() == {"Failed": 0.0, "Succeeded": 12.346}
+    assert Report(()).frame().empty
 
 
 # The CSV

@@ -174,10 +174,27 @@ class Settings(BaseSettings):
     oidc_issuer: str = Field(
         "",
         pattern=r"^(https?://\S+)?$",
-        description="Who signs people in to the HTTP API (OpenID Connect), such as a Cognito user pool's address.",
+        description="Who signs people in to the HTTP API and the web page (OpenID Connect), such as a Cognito user "
+        "pool's address.",
     )
     oidc_audience: str = Field(
-        "", description="The audience that its tokens must name: the client id of this API."
+        "", description="The audience that tokens for the HTTP API must name: the client id of the API."
+    )
+    oidc_client_id: str = Field(
+        "",
+        description="Client of the issuer with which people sign in to the web page; without it the page serves "
+        "this machine only. Its callback address is `BG_PAGE_ADDRESS`/oauth2callback.",
+    )
+    oidc_client_secret: SecretStr = Field(SecretStr(""), description="The secret of that client.")
+    page_address: str = Field(
+        "",
+        pattern=r"^(https?://[^\s/]+)?$",
+        description="Where browsers find the web page that people sign in to, such as `https://photos.example.com`.",
+    )
+    page_cookie_secret: SecretStr = Field(
+        SecretStr(""),
+        description="Signs the page's cookie of who has signed in, the same in all of its processes; "
+        "empty: a new one with each start, after which everybody signs in again.",
     )
     api_requests_per_minute: int = Field(
         120, ge=1, le=100_000, description="Requests that each caller of the HTTP API may make a minute."

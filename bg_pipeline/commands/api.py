@@ -9,6 +9,7 @@ from bg_pipeline.commands.terminal import say
 from bg_pipeline.errors import UsageError
 from bg_pipeline.pipeline import make_aws, open_bucket
 from bg_pipeline.settings import settings
+from bg_pipeline.web.addresses import check_api
 
 END_SECONDS = 20
 """How long open connections have at the end; pictures that are being paid for are waited for."""
@@ -30,10 +31,9 @@ def api(host: str, port: int) -> None:
     import uvicorn
 
     from bg_pipeline.web.api import make_app
-    from bg_pipeline.web.sign_in import check_address
 
     configured = settings()
-    check_address(configured, host)
+    check_api(configured, host)
     aws = make_aws(configured)
     app = make_app(configured, aws, open_bucket(configured, aws))
     say(f"The API is described at http://{host}:{port}/docs")

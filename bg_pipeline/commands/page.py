@@ -14,6 +14,7 @@ from bg_pipeline.commands.terminal import ended_in_order, say
 from bg_pipeline.errors import BgPipelineError, UsageError
 from bg_pipeline.pipeline import make_aws, open_bucket
 from bg_pipeline.settings import settings
+from bg_pipeline.web.addresses import check_page
 
 PORT = 8501
 HOST = "127.0.0.1"
@@ -25,10 +26,10 @@ def installed() -> bool:
     return importlib.util.find_spec("streamlit") is not None
 
 
-def command(port: int, dagster: str) -> list[str]:
-    """What serves the page, on this machine only, until its standard input ends."""
+def command(port: int, dagster: str, host: str = HOST) -> list[str]:
+    """What serves the page until its standard input ends."""
     flags: Mapping[str, object] = {
-        "server.address": HOST,
+        "server.address": host,
         "server.port": port,
         "server.headless": "true",
         "server.fileWatcherType": "none",
@@ -41,7 +42,7 @@ def command(port: int, dagster: str) -> list[str]:
         "theme.light.primaryColor": "#1d4ed8",
         "theme.light.textColor": "#000000",
     }
-    app = Path(__file__).parents[1] / "web" / "page" / "app.py"
+    app = Path(__file__).parents[1] / "web" / "page" / "server.py"
     words = [
         sys.executable,
         "-m",
@@ -57,14 +58,16 @@ def command(port: int, dagster: str) -> list[str]:
 
 
 @contextmanager
-def served(port: int, log: Path | None = None, *, dagster: str = "") -> Iterator[subprocess.Popen[bytes]]:
+def served(
+    port: int, log: Path | None = None, *, dagster: str = "", host: str = HOST
+) -> Iterator[subprocess.Popen[bytes]]:
     """The page at work in a process of its own, which ends with the block, however it ends.
 
     ``dagster`` is the address of Dagster's UI. What the process says goes to ``log``, or to this one's output.
     """
     with nullcontext() if log is None else log.open("wb") as words:
         process = subprocess.Popen(
-            command(port, dagster),
+            command(port, dagster, host),
             stdin=subprocess.PIPE,
             stdout=words,
             stderr=words and subprocess.STDOUT,
@@ -79,20 +82,25 @@ def served(port: int, log: Path | None = None, *, dagster: str = "") -> Iterator
 
 
 @click.command()
+@click.option("--host", default=HOST, show_default=True, help="Address to serve on.")
 @click.option(
     "--port", type=click.IntRange(1, 65535), default=PORT, show_default=True, help="Port to serve on."
 )
 @click.option("--dagster", default="", help="Address of Dagster's UI, such as http://127.0.0.1:3000.")
 @local
-def page(port: int, dagster: str) -> None:
-    """Serve the web page for this machine until Ctrl-C: submit photos, watch, review, publish.
+def page(host: str, port: int, dagster: str) -> None:
+    """Serve the web page until Ctrl-C: submit photos, watch, review, publish; `up` serves it as well.
 
-    It has no sign-in, and so it is served on 127.0.0.1 only; `up` serves it as well.
+    Without sign-in (BG_OIDC_ISSUER, BG_OIDC_CLIENT_ID, BG_OIDC_CLIENT_SECRET, BG_PAGE_ADDRESS) it serves this
+    machine only.
     """
     if not installed():
         raise UsageError(MISSING)
     configured = settings()
+    check_page(configured, host)
+    if configured.oidc_client_id and importlib.util.find_spec("authlib") is None:
+        raise UsageError(MISSING)
     open_bucket(configured, make_aws(configured))
-    with ended_in_order(), served(port, dagster=dagster) as process:
-        say(f"The page is at http://{HOST}:{port}")
+    with ended_in_order(), served(port, dagster=dagster, host=host) as process:
+        say(f"The page is at {configured.page_address or f'http://{host}:{port}'}")
         raise BgPipelineError(f"the page ended by itself (exit code {process.wait()})")

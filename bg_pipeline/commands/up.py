@@ -25,6 +25,7 @@ from bg_pipeline.custom_labels.guard import see_off
 from bg_pipeline.errors import BgPipelineError
 from bg_pipeline.pipeline import make_aws, open_bucket
 from bg_pipeline.settings import settings
+from bg_pipeline.web.addresses import check_page
 
 PORT = 3000
 START_SECONDS = 120
@@ -66,6 +67,7 @@ def up(aws: bool, port: int | None, state_dir: Path) -> None:
         started = _turned_on(address, process, log)
         click.echo(f"Dagster:       {address}")
         if web_page.installed():
+            check_page(configured, web_page.HOST)
             page_port = _free_port(web_page.PORT)
             stack.enter_context(web_page.served(page_port, home / "page.log", dagster=address))
             click.echo(f"Web page:      http://{web_page.HOST}:{page_port}")

@@ -41,7 +41,7 @@ def make_app(settings: Settings, aws: Aws, store: Store) -> FastAPI:
     app.state.service = Service(settings, aws, store, orders)
     app.add_middleware(BodyLimit)
     sign_in: Any = at_this_machine
-    if settings.oidc_issuer:
+    if settings.oidc_issuer and settings.oidc_audience:
         sign_in = Tokens(settings.oidc_issuer, settings.oidc_audience)
     else:
         app.add_middleware(LoopbackOnly)

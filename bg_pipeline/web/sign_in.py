@@ -4,7 +4,6 @@ Without sign-in the API serves this machine only, and no web page of somebody el
 """
 
 import http.client
-import ipaddress
 import json
 import urllib.request
 from functools import cached_property
@@ -17,8 +16,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bg_pipeline.errors import SettingsError
-from bg_pipeline.settings import Settings
+from bg_pipeline.web.addresses import is_loopback
 from bg_pipeline.web.problems import Problem
 
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA")
@@ -26,29 +24,6 @@ _UNREACHABLE = (OSError, http.client.HTTPException, json.JSONDecodeError, KeyErr
 
 LEEWAY_SECONDS = 30
 TIMEOUT_SECONDS = 10
-
-
-def is_loopback(host: str) -> bool:
-    """Whether ``host`` can mean this machine only."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def check_address(settings: Settings, host: str) -> None:
-    """Raises `SettingsError` where serving on ``host`` would let anybody in who can reach it."""
-    if bool(settings.oidc_issuer) != bool(settings.oidc_audience):
-        missing = "BG_OIDC_AUDIENCE" if settings.oidc_issuer else "BG_OIDC_ISSUER"
-        raise SettingsError(f"{missing} is not set: sign-in needs both the issuer and the audience")
-    issuer = urlsplit(settings.oidc_issuer)
-    if issuer.scheme == "http" and not is_loopback(issuer.hostname or ""):
-        raise SettingsError("BG_OIDC_ISSUER must be an https:// address: its keys decide who may come in")
-    if not settings.oidc_issuer and not is_loopback(host):
-        raise SettingsError(
-            f"there is no sign-in, and everybody who can reach {host} could spend your money: set BG_OIDC_ISSUER "
-            "and BG_OIDC_AUDIENCE, or serve on 127.0.0.1 only"
-        )
 
 
 def at_this_machine(request: Request) -> None:

@@ -1,22 +1,29 @@
 """The web page in a real browser: from dropped photos to published results; on a phone; in the dark."""
 
+import http.client
 import shutil
 import socket
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from bg_pipeline import review
 from bg_pipeline.commands.page import served
+from bg_pipeline.flow.work import open_batch
 from bg_pipeline.layout import find_batch
 from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.store import Store
 from bg_pipeline_tests.batches import Bench
 from bg_pipeline_tests.commands.test_demo import until
 from bg_pipeline_tests.pictures import photo
+from bg_pipeline_tests.web.openid import AUDIENCE, SECRET, openid_provider
 
 pytestmark = pytest.mark.slow
 
@@ -35,14 +42,9 @@ def bench(s3, bucket, control: ControlClient) -> Bench:
     return Bench(Store(s3, bucket))
 
 
-@pytest.fixture
-def address(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    monkeypatch.setenv("BG_BUCKET", bench.store.bucket)
-    monkeypatch.setenv("BG_REVIEW_SHARE", "1")
-    monkeypatch.setenv("BG_STATE_DIR", str(tmp_path))
+@contextmanager
+def running(port: int, log: Path) -> Iterator[str]:
+    """The page, once it answers, and its address."""
     address = f"http://127.0.0.1:{port}"
 
     def answers() -> bool:
@@ -52,9 +54,28 @@ def address(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
         except OSError:
             return False
 
-    with served(port, tmp_path / "page.log"):
+    with served(port, log):
         until(answers, 60)
         yield address
+
+
+@pytest.fixture
+def settings_of_the_page(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BG_BUCKET", bench.store.bucket)
+    monkeypatch.setenv("BG_REVIEW_SHARE", "1")
+    monkeypatch.setenv("BG_STATE_DIR", str(tmp_path))
+
+
+@pytest.fixture
+def address(settings_of_the_page: None, tmp_path: Path) -> Iterator[str]:
+    with running(free_port(), tmp_path / "page.log") as address:
+        yield address
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -156,20 +177,74 @@ def test_a_bucket_that_is_gone_is_a_sentence(
     address: str, browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BG_BUCKET", "no-such-bucket-anywhere")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with served(port, tmp_path / "other.log"):
+    with running(free_port(), tmp_path / "other.log") as other:
         page = browser.new_page()
-
-        def loads() -> bool:
-            try:
-                page.goto(f"http://127.0.0.1:{port}/batches")
-            except Error:  # nobody listens there yet
-                return False
-            return True
-
-        until(loads, 60)
+        page.goto(f"{other}/batches")
         page.get_by_text("there is no bucket").wait_for(timeout=SECONDS)
         assert page.get_by_text("Traceback").count() == 0
         page.close()
+
+
+# Who is let in
+
+
+@pytest.mark.parametrize("upgrade", [{}, {"Connection": "Upgrade", "Upgrade": "websocket"}])
+def test_without_sign_in_a_name_that_only_leads_here_is_not_answered(
+    address: str, upgrade: dict[str, str]
+) -> None:
+    """What a page of evil.example sends when that name resolves to 127.0.0.1."""
+    for host, refused in (("evil.example", True), ("localhost", False)):
+        connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=30)
+        named = f"{host}:{address.rpartition(':')[2]}"
+        key = {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version": "13"}
+        path = "/_stcore/stream" if upgrade else "/"
+        sent = {"Host": named, "Origin": f"http://{named}", **upgrade, **(key if upgrade else {})}
+        connection.request("GET", path, headers=sent)
+        assert (connection.getresponse().status >= 400) is refused
+        connection.close()
+
+
+def test_people_sign_in_and_their_decisions_bear_their_name(
+    bench: Bench,
+    settings_of_the_page: None,
+    browser: Browser,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batch = bench.submit(1, day=datetime.now(UTC).date())
+    bench.run(batch.date)
+    log, port = tmp_path / "page.log", free_port()
+    with openid_provider() as provider:
+        provider.user = {"sub": "4711", "email": "ada@example.com", "email_verified": True}
+        monkeypatch.setenv("BG_OIDC_ISSUER", provider.issuer)
+        monkeypatch.setenv("BG_OIDC_CLIENT_ID", AUDIENCE)
+        monkeypatch.setenv("BG_OIDC_CLIENT_SECRET", SECRET)
+        monkeypatch.setenv("BG_PAGE_ADDRESS", f"http://127.0.0.1:{port}")
+        with running(port, log) as address:
+            visitor = browser.new_context()
+            page = visitor.new_page()
+            page.set_default_timeout(SECONDS)
+            page.goto(f"{address}/review")
+            page.get_by_role("button", name="Sign in").wait_for()
+            assert page.locator("input").count() == 0, "nothing but the way in"
+            assert serious(page) == []
+            page.get_by_role("button", name="Sign in").click()
+            page.get_by_text("Signed in as ada@example.com").wait_for()
+            page.get_by_role("link", name="Review").click()
+            page.get_by_text("1 of 1").wait_for()
+            page.get_by_role("button", name="Approve", exact=False).last.click()
+            page.get_by_text("Nothing waits for a person.").wait_for()
+            (item,) = review.items(open_batch(bench.store, bench.settings(), batch), bench.settings())
+            assert item.decision is not None
+            assert (item.decision.state, item.decision.by) == (review.State.APPROVED, "ada@example.com")
+            page.get_by_role("button", name="Sign out").click()
+            page.get_by_role("button", name="Sign in").wait_for()
+
+            # A token that was made for another client is no sign-in.
+            monkeypatch.setattr(provider, "token", partial(provider.token, aud="another"))
+            page.get_by_role("button", name="Sign in").click()
+            page.get_by_role("button", name="Sign in").wait_for()
+            assert page.get_by_text("Signed in as").count() == 0
+            visitor.close()
+    assert provider.asked[0]["code_challenge_method"] == "S256"
+    assert SECRET not in log.read_text()

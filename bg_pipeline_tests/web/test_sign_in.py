@@ -1,11 +1,7 @@
 """Who may call: this machine without sign-in, whoever brings a good token with it, and nobody else."""
 
-import http.server
-import json
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import jwt
@@ -15,11 +11,11 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from bg_pipeline.errors import SettingsError
 from bg_pipeline.settings import settings
 from bg_pipeline.store import Store
-from bg_pipeline.web.sign_in import check_address
+from bg_pipeline.web.addresses import check_api, check_page
 from bg_pipeline_tests.batches import Bench
+from bg_pipeline_tests.web.openid import AUDIENCE, Provider, openid_provider
 from bg_pipeline_tests.web.serving import Caller, aws, problem, served
 
-AUDIENCE = "bg-api"
 SOMETHING = "/batches/2026-11-20/none"
 
 
@@ -34,47 +30,10 @@ def api(bench: Bench) -> Iterator[Caller]:
         yield caller
 
 
-@dataclass
-class Provider:
-    """An OpenID provider on loopback."""
-
-    issuer: str
-    key: rsa.RSAPrivateKey
-
-    def token(self, *, key: rsa.RSAPrivateKey | None = None, algorithm: str = "RS256", **claims: Any) -> str:
-        now = int(time.time())
-        said = {"iss": self.issuer, "aud": AUDIENCE, "sub": "ada", "iat": now, "exp": now + 300, **claims}
-        said = {name: value for name, value in said.items() if value is not None}
-        return jwt.encode(said, key or self.key, algorithm=algorithm, headers={"kid": "k1"})
-
-
 @pytest.fixture(scope="module")
 def provider() -> Iterator[Provider]:
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    public = {**jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key(), as_dict=True), "kid": "k1", "use": "sig"}
-
-    class Answer(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            issuer = f"http://127.0.0.1:{self.server.server_address[1]}"
-            body = (
-                {"issuer": issuer, "jwks_uri": f"{issuer}/keys"}
-                if "well-known" in self.path
-                else {"keys": [public]}
-            )
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(json.dumps(body).encode())
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield Provider(f"http://127.0.0.1:{server.server_address[1]}", key)
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with openid_provider() as running:
+        yield running
 
 
 @pytest.fixture
@@ -128,12 +87,12 @@ def test_a_link_to_the_description_may_be_followed_from_another_page(api: Caller
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "photos.example"])  # noqa: S104
 def test_serving_others_without_sign_in_is_refused_with_the_reason(host: str) -> None:
     with pytest.raises(SettingsError, match="BG_OIDC_ISSUER"):
-        check_address(settings(), host)
+        check_api(settings(), host)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
 def test_serving_this_machine_needs_no_sign_in(host: str) -> None:
-    check_address(settings(), host)
+    check_api(settings(), host)
 
 
 @pytest.mark.parametrize(
@@ -146,11 +105,51 @@ def test_serving_this_machine_needs_no_sign_in(host: str) -> None:
 )
 def test_sign_in_that_is_half_set_is_refused(chosen: dict[str, str], named: str) -> None:
     with pytest.raises(SettingsError, match=named):
-        check_address(settings(**chosen), "0.0.0.0")  # noqa: S104
+        check_api(settings(**chosen), "0.0.0.0")  # noqa: S104
 
 
 def test_with_sign_in_others_may_be_served() -> None:
-    check_address(settings(oidc_issuer="https://login.example", oidc_audience=AUDIENCE), "0.0.0.0")  # noqa: S104
+    check_api(settings(oidc_issuer="https://login.example", oidc_audience=AUDIENCE), "0.0.0.0")  # noqa: S104
+
+
+PAGE = {
+    "oidc_issuer": "https://login.example",
+    "oidc_client_id": "page",
+    "oidc_client_secret": "secret",
+    "page_address": "https://photos.example",
+}
+
+
+def test_the_page_serves_others_only_with_sign_in() -> None:
+    check_page(settings(), "127.0.0.1")
+    check_page(settings(**PAGE), "0.0.0.0")  # noqa: S104
+    with pytest.raises(SettingsError, match="BG_OIDC_CLIENT_ID"):
+        check_page(settings(), "0.0.0.0")  # noqa: S104
+    with pytest.raises(SettingsError, match="BG_OIDC_CLIENT_ID"):
+        check_page(settings(oidc_issuer="https://login.example", oidc_audience=AUDIENCE), "0.0.0.0")  # noqa: S104
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"oidc_issuer": ""}, "BG_OIDC_ISSUER"),
+        ({"oidc_client_secret": ""}, "BG_OIDC_CLIENT_SECRET"),
+        ({"page_address": ""}, "BG_PAGE_ADDRESS"),
+        ({"page_address": "http://photos.example"}, "https"),
+        ({"oidc_issuer": "http://login.example"}, "https"),
+    ],
+)
+def test_sign_in_to_the_page_that_is_half_set_is_refused_even_on_this_machine(
+    changed: dict[str, str], named: str
+) -> None:
+    with pytest.raises(SettingsError, match=named):
+        check_page(settings(**{**PAGE, **changed}), "127.0.0.1")
+
+
+def test_the_pages_sign_in_alone_does_not_open_the_api() -> None:
+    check_api(settings(**PAGE), "127.0.0.1")
+    with pytest.raises(SettingsError, match="BG_OIDC_AUDIENCE"):
+        check_api(settings(**PAGE), "0.0.0.0")  # noqa: S104
 
 
 def test_a_good_token_lets_in_from_anywhere(guarded: Caller, provider: Provider) -> None:

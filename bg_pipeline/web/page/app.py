@@ -12,7 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from bg_pipeline.errors import BgPipelineError, RequestError
 from bg_pipeline.pipeline import make_aws, open_bucket
 from bg_pipeline.settings import settings
-from bg_pipeline.web.page import progress, results, search, submit
+from bg_pipeline.web.page import progress, results, search, submit, visitor
 from bg_pipeline.web.page.desk import Desk, refusal
 from bg_pipeline.web.page.plain import plain
 
@@ -62,6 +62,7 @@ def _search(desk: Desk) -> None:
 
 st.set_page_config(page_title="New backgrounds", page_icon=":material/photo_library:", layout="wide")
 st.html("<style>.stMainBlockContainer { padding-top: 3.5rem; }</style>")
+visitor.let_in(settings())
 st.navigation(
     [
         st.Page(
@@ -77,3 +78,4 @@ st.navigation(
     ],
     position="top",
 ).run()
+visitor.sign_out(settings())

@@ -1,6 +1,5 @@
 """The screen where results are looked through: approved, rejected or asked for again, downloaded and published."""
 
-import getpass
 import tempfile
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
@@ -15,6 +14,7 @@ from bg_pipeline.layout import Batch
 from bg_pipeline.reports.html import usd
 from bg_pipeline.reports.wording import counted
 from bg_pipeline.review import Item, State
+from bg_pipeline.web.page import visitor
 from bg_pipeline.web.page.desk import Desk
 from bg_pipeline.web.page.plain import plain
 from bg_pipeline.web.page.slider import before_and_after
@@ -46,13 +46,6 @@ def show(desk: Desk) -> None:
     if shown is State.WAITING:
         _all_at_once(work, chosen)
     _one(desk, work, batch, chosen)
-
-
-def _by() -> str:
-    try:
-        return getpass.getuser()
-    except OSError:
-        return "page"
 
 
 def _numbers(work: Work, found: Sequence[Item]) -> None:
@@ -98,10 +91,10 @@ def _all_at_once(work: Work, chosen: Sequence[Item]) -> None:
         reason = st.text_input("Reason", key="reason-all")
         approve, reject = st.columns(2)
         if approve.button("Approve all", disabled=not there):
-            review.decide(work.place.data, there, State.APPROVED, by=_by(), reason=reason)
+            review.decide(work.place.data, there, State.APPROVED, by=visitor.name(), reason=reason)
             st.rerun()
         if reject.button("Reject all", disabled=not there):
-            review.decide(work.place.data, there, State.REJECTED, by=_by(), reason=reason)
+            review.decide(work.place.data, there, State.REJECTED, by=visitor.name(), reason=reason)
             st.rerun()
 
 
@@ -146,17 +139,17 @@ def _verdict(desk: Desk, work: Work, item: Item) -> None:
     reason = st.text_input("Reason", key=f"reason-{item.image}-{item.number}")
     approve, reject = st.columns(2)
     if approve.button("Approve", shortcut="a", type="primary", disabled=not item.key):
-        review.decide(work.place.data, [item], State.APPROVED, by=_by(), reason=reason)
+        review.decide(work.place.data, [item], State.APPROVED, by=visitor.name(), reason=reason)
         st.rerun()
     if reject.button("Reject", shortcut="x", disabled=not item.key):
-        review.decide(work.place.data, [item], State.REJECTED, by=_by(), reason=reason)
+        review.decide(work.place.data, [item], State.REJECTED, by=visitor.name(), reason=reason)
         st.rerun()
     with st.popover("Ask again", icon=":material/refresh:"):
         st.caption("A new picture, paid for, as a batch of its own; this one is rejected.")
         prompt = st.text_input("Another background", key=f"again-{item.image}-{item.number}")
         seed = st.number_input("Seed", 0, None, None, key=f"seed-{item.image}-{item.number}")
         if st.button("Ask again", key=f"redo-{item.image}-{item.number}"):
-            new = desk.redo(work, [item], by=_by(), prompt=prompt, seed=seed)
+            new = desk.redo(work, [item], by=visitor.name(), prompt=prompt, seed=seed)
             st.success(f"Asked for again as batch {new.name}.")
     if item.key:
         try:

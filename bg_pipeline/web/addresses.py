@@ -1,0 +1,61 @@
+"""Where the API and the page may listen: without sign-in on this machine only."""
+
+import ipaddress
+from urllib.parse import urlsplit
+
+from bg_pipeline.errors import SettingsError
+from bg_pipeline.settings import Settings
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` can mean this machine only."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_api(settings: Settings, host: str) -> None:
+    """Raises `SettingsError` where the API, serving on ``host``, would let anybody in who can reach it."""
+    if bool(settings.oidc_issuer) != bool(settings.oidc_audience) and not settings.oidc_client_id:
+        missing = "BG_OIDC_AUDIENCE" if settings.oidc_issuer else "BG_OIDC_ISSUER"
+        raise SettingsError(f"{missing} is not set: sign-in needs both the issuer and the audience")
+    if not (settings.oidc_issuer and settings.oidc_audience) and not is_loopback(host):
+        raise _open_to_all(host, "BG_OIDC_ISSUER and BG_OIDC_AUDIENCE")
+    _check_issuer(settings)
+
+
+def check_page(settings: Settings, host: str) -> None:
+    """The same for the page, whose people sign in if ``BG_OIDC_CLIENT_ID`` is set."""
+    if not settings.oidc_client_id:
+        if not is_loopback(host):
+            raise _open_to_all(
+                host, "BG_OIDC_ISSUER, BG_OIDC_CLIENT_ID, BG_OIDC_CLIENT_SECRET and BG_PAGE_ADDRESS"
+            )
+        return
+    needed = {
+        "BG_OIDC_ISSUER": settings.oidc_issuer,
+        "BG_OIDC_CLIENT_SECRET": settings.oidc_client_secret.get_secret_value(),
+        "BG_PAGE_ADDRESS": settings.page_address,
+    }
+    if missing := [name for name, value in needed.items() if not value]:
+        raise SettingsError(
+            f"BG_OIDC_CLIENT_ID is set: sign-in to the page needs {', '.join(missing)} as well"
+        )
+    _check_issuer(settings)
+    page = urlsplit(settings.page_address)
+    if page.scheme == "http" and not is_loopback(page.hostname or ""):
+        raise SettingsError("BG_PAGE_ADDRESS must be an https:// address: its cookie says who has signed in")
+
+
+def _check_issuer(settings: Settings) -> None:
+    issuer = urlsplit(settings.oidc_issuer)
+    if issuer.scheme == "http" and not is_loopback(issuer.hostname or ""):
+        raise SettingsError("BG_OIDC_ISSUER must be an https:// address: its keys decide who may come in")
+
+
+def _open_to_all(host: str, needed: str) -> SettingsError:
+    return SettingsError(
+        f"there is no sign-in, and everybody who can reach {host} could spend your money: set {needed}, "
+        "or serve on 127.0.0.1 only"
+    )

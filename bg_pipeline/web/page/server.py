@@ -1,0 +1,46 @@
+"""The page's server: Streamlit's own, with what it is to know of sign-in and whom it answers without."""
+
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from bg_pipeline.settings import Settings, settings
+
+LOOPBACK = ("127.0.0.1", "localhost")
+
+
+def _sign_in(configured: Settings) -> Mapping[str, Any]:
+    """What `streamlit.login` wants to know, held in memory only."""
+    if not configured.oidc_client_id:
+        return {}
+    return {
+        "auth": {
+            "redirect_uri": f"{configured.page_address}/oauth2callback",
+            "cookie_secret": configured.page_cookie_secret.get_secret_value() or secrets.token_hex(32),
+            "client_id": configured.oidc_client_id,
+            "client_secret": configured.oidc_client_secret.get_secret_value(),
+            "server_metadata_url": f"{configured.oidc_issuer.rstrip('/')}/.well-known/openid-configuration",
+        }
+    }
+
+
+def _guards(configured: Settings) -> list[Middleware]:
+    """Without sign-in only this machine's names are answered.
+
+    Streamlit lets in whatever names itself as both Host and Origin, which is what a page of somebody else's does
+    whose name resolves to 127.0.0.1.
+    """
+    if configured.oidc_client_id:
+        return []
+    return [Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK), www_redirect=False)]
+
+
+_configured = settings()
+app = st.App(
+    Path(__file__).with_name("app.py"), secrets=_sign_in(_configured), middleware=_guards(_configured)
+)

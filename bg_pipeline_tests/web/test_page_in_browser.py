@@ -1,6 +1,7 @@
 """The web page in a real browser: from dropped photos to published results; on a phone; in the dark."""
 
 import http.client
+import re
 import shutil
 import socket
 import urllib.request
@@ -28,6 +29,8 @@ from bg_pipeline_tests.web.openid import AUDIENCE, SECRET, openid_provider
 pytestmark = pytest.mark.slow
 
 SECONDS = 60_000
+APPROVE = re.compile(r"Approve\b")
+"""The button, and not those about what is approved."""
 NOT_OURS = {
     # Streamlit's own widgets; nothing of this page's can change them.
     "aria-allowed-attr",
@@ -135,7 +138,7 @@ def test_from_dropped_photos_to_published_results(
     page.get_by_role("link", name="Review").click()
     page.get_by_text("1 of 2").wait_for()
     expect(page.frame_locator("iframe").get_by_role("slider")).to_have_count(1, timeout=SECONDS)
-    page.get_by_role("button", name="Approve", exact=False).last.click()
+    page.get_by_role("button", name=APPROVE).last.click()
     page.get_by_text("1 of 1").wait_for()
     page.get_by_label("Reason").last.fill("blurred")
     page.get_by_role("button", name="Reject", exact=False).last.click()
@@ -232,7 +235,7 @@ def test_people_sign_in_and_their_decisions_bear_their_name(
             page.get_by_text("Signed in as ada@example.com").wait_for()
             page.get_by_role("link", name="Review").click()
             page.get_by_text("1 of 1").wait_for()
-            page.get_by_role("button", name="Approve", exact=False).last.click()
+            page.get_by_role("button", name=APPROVE).last.click()
             page.get_by_text("Nothing waits for a person.").wait_for()
             (item,) = review.items(open_batch(bench.store, bench.settings(), batch), bench.settings())
             assert item.decision is not None

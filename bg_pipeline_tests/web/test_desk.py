@@ -6,9 +6,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from bg_pipeline.aws import Aws
+from bg_pipeline.batch import image_settings
 from bg_pipeline.errors import RequestError, UsageError
+from bg_pipeline.flow.renditions import WISHES
+from bg_pipeline.imaging import look
 from bg_pipeline.layout import Batch
 from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.reports.report import Status
@@ -16,8 +20,10 @@ from bg_pipeline.review import State, decide
 from bg_pipeline.store import Store
 from bg_pipeline.web.page.desk import Desk, dagster_at_work, free_name
 from bg_pipeline.web.page.plain import plain
+from bg_pipeline.web.page.single import fields_of
 from bg_pipeline_tests.batches import Bench
 from bg_pipeline_tests.pictures import photo
+from bg_pipeline_tests.rendered import as_png
 
 
 @pytest.fixture
@@ -178,3 +184,100 @@ def test_a_text_of_other_peoples_is_shown_as_it_is(text: str) -> None:
     shown = plain(text)
     assert shown.replace("\\", "") == text
     assert not re.search(r"(?<!\\)[\[\]()<>*_`$:&|~!]", shown)
+
+
+# What single photos have of their own
+
+
+def test_a_row_of_the_table_says_what_a_request_takes(desk: Desk) -> None:
+    batch, names = drafted(desk)
+    row = {
+        "Prompt": "a street",
+        "NegativePrompt": "",
+        "Ref": "SKU 1",
+        "Variants": 2.0,
+        "Seed": 0,
+        "Task": None,
+        "Subject": "SALIENT",
+        "Mode": "DEFAULT",
+        "Preset": "square-social",
+    }
+    _, request = desk.request(batch, names, {"Prompts": ("a beach",)}, {names[0]: fields_of(row)})
+    asked = image_settings(request, names[0], WISHES)
+    assert (asked.prompts, asked.variants, asked.seed, asked.ref) == (("a street",), 2, 0, "SKU 1")
+    assert (asked.subject, asked.mode, asked.task) == ("SALIENT", "DEFAULT", "REPLACE")
+    assert [rendition.Preset for rendition in asked.renditions] == ["square-social"]
+    assert image_settings(request, names[1], WISHES).prompts == ("a beach",)
+
+
+# Pictures beside the photos
+
+
+def test_a_picture_is_put_behind_the_photos_without_a_generative_call(
+    desk: Desk, bench: Bench, control: ControlClient
+) -> None:
+    batch, names = drafted(desk)
+    key = desk.backdrop(batch, as_png(Image.radial_gradient("L").convert("RGB")))
+    data, _ = desk.request(batch, names, {"Backdrop": key}, {})
+    desk.submit(batch, data)
+    assert bench.run(batch.date).counts == {Status.SUCCEEDED: 2}
+    assert {call["task"] for call in control.paid(operation="InvokeModel")} <= {"BACKGROUND_REMOVAL"}
+
+
+def test_a_mask_of_ones_own_is_what_is_kept_of_its_photo(desk: Desk, bench: Bench) -> None:
+    batch, names = drafted(desk, 1)
+    drawn = Image.new("L", look(photo(0)).size, 255)
+    drawn.paste(0, (20, 20, drawn.width // 2, drawn.height // 2))
+    key = desk.mask(batch, names[0], as_png(drawn))
+    own = {names[0]: {"Subject": "MASK", "MaskKey": key}}
+    data, request = desk.request(batch, names, {"Prompt": "a beach"}, own)
+    desk.submit(batch, data)
+    bench.run(batch.date)
+    row = bench.rows(batch, request.Id)[names[0]]
+    assert (desk.store.read_json(f"{row.Results[0]}.json") or {})["Mask"] == "given"
+
+
+def test_what_is_no_picture_or_no_mask_of_the_photo_is_refused_before_it_is_stored(desk: Desk) -> None:
+    batch, names = drafted(desk, 1)
+    before = [found.key for found in desk.store.list(f"{batch.input_prefix}/")]
+    with pytest.raises(UsageError, match="backdrop cannot be used"):
+        desk.backdrop(batch, b"<html>")
+    with pytest.raises(UsageError, match=r"mask of 0\.jpg cannot be used"):
+        desk.mask(batch, names[0], as_png(Image.new("L", (9, 90), 255)))
+    with pytest.raises(UsageError, match="drop it again"):
+        desk.mask(batch, "gone.jpg", as_png(Image.new("L", (9, 9))))
+    assert [found.key for found in desk.store.list(f"{batch.input_prefix}/")] == before
+
+
+# How batches stand
+
+
+def test_looking_again_at_a_date_on_which_nothing_happened_makes_two_listings(
+    desk: Desk, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = bench.submit(3)
+    bench.run()
+    (before,) = desk.standings(batch.date)
+    assert (before.batch, before.images, before.to_do) == (batch, 3, 0)
+    calls: list[str] = []
+    listed = Store.list
+    monkeypatch.setattr(Store, "list", lambda self, prefix: calls.append(prefix) or listed(self, prefix))
+    monkeypatch.setattr(Store, "read", lambda self, key, **_: calls.append(key))
+    assert desk.standings(batch.date) == [before]
+    assert [prefix.split("/")[1] for prefix in calls] == ["ledger", "leases"]
+
+
+def test_what_a_run_did_meanwhile_is_seen_at_once(desk: Desk, bench: Bench) -> None:
+    batch = bench.submit(2)
+    (before,) = desk.standings(batch.date)
+    assert (before.state, before.done) == ("waiting for a run", 0)
+    bench.run()
+    (after,) = desk.standings(batch.date)
+    assert (after.state, after.done) == ("reported", 2)
+
+
+def test_a_batch_that_was_just_submitted_is_seen_at_once(desk: Desk) -> None:
+    batch, names = drafted(desk)
+    assert [each.state for each in desk.standings(batch.date)] == ["being prepared"]
+    desk.submit(batch, desk.request(batch, names, {"Prompt": "a beach"}, {})[0])
+    assert [each.state for each in desk.standings(batch.date)] == ["waiting for a run"]

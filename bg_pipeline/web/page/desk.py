@@ -4,9 +4,11 @@ Nothing here knows Streamlit. Photos lie in storage from the moment they are dro
 costs nothing and which nothing works on; the request, written last, hands the batch to the pipeline.
 """
 
+import hashlib
 import json
 import posixpath
 import threading
+import time
 import urllib.error
 import urllib.request
 import zipfile
@@ -28,9 +30,10 @@ from bg_pipeline.flow.looks import Looks
 from bg_pipeline.flow.photographs import Photograph
 from bg_pipeline.flow.tools import Tools, Wallet
 from bg_pipeline.flow.work import Work, drafted, open_batch
-from bg_pipeline.imaging import small_jpeg
+from bg_pipeline.imaging import look, small_jpeg
 from bg_pipeline.labelers.rekognition import OPERATION as DETECT_LABELS
 from bg_pipeline.layout import Batch, UploadDate
+from bg_pipeline.masks.given import read_given
 from bg_pipeline.masks.labels import usable_labels
 from bg_pipeline.models.facts import facts_of
 from bg_pipeline.reports.building import rows
@@ -45,6 +48,9 @@ from bg_pipeline.store import Store
 from bg_pipeline.uploads import listing, manifest
 from bg_pipeline.uploads.submitting import compose_request, new_batch, upload
 
+LOOK_AGAIN_SECONDS = 30
+"""After so long new uploads are seen, too."""
+DATES_KNOWN = 10
 LABELLERS = 8
 """Photos whose labels are asked for at a time."""
 LOOK = 1200
@@ -94,6 +100,8 @@ class Desk:
         self.settings = settings
         self.store = store
         self._aws = aws
+        self._looking = threading.Lock()
+        self._standings: dict[UploadDate, tuple[float, object, list[Standing]]] = {}
 
     # Preparing
 
@@ -116,6 +124,33 @@ class Desk:
         file.seek(0)
         upload(self.store, batch.upload_key(name), name, file)
         return Dropped(name, small)
+
+    def backdrop(self, batch: Batch, data: bytes) -> str:
+        """Stores a picture to be put behind the subjects, and returns its key; `UsageError` if it is no picture."""
+        try:
+            found = look(data)
+        except ImageError as error:
+            raise UsageError(f"the backdrop cannot be used: {error}") from None
+        return self._beside(batch, "backdrop", found.format, data)
+
+    def mask(self, batch: Batch, photo: str, data: bytes) -> str:
+        """Stores a mask for one photo, and returns its key; `UsageError` if it cannot be that photo's."""
+        source = self.store.read(batch.upload_key(photo))
+        if source is None:
+            raise UsageError(f"{photo} is gone; drop it again")
+        try:
+            read_given(data, look(source.data).size)
+            found = look(data)
+        except ImageError as error:
+            raise UsageError(f"the mask of {photo} cannot be used: {error}") from None
+        return self._beside(batch, "mask", found.format, data)
+
+    def _beside(self, batch: Batch, kind: str, format: str, data: bytes) -> str:
+        """The key of a file of a draft that is no photo: a dot-file is never taken for one."""
+        ending = layout.EXTENSIONS[format][0] if format in layout.EXTENSIONS else "png"
+        key = batch.upload_key(f".{kind}-{hashlib.sha256(data).hexdigest()[:16]}.{ending}")
+        self.store.write(key, data, media_type=f"image/{format}")
+        return key
 
     def take_away(self, batch: Batch, name: str) -> None:
         """Deletes a photo of a draft."""
@@ -193,6 +228,8 @@ class Desk:
             raise UsageError(f"batch {batch.path} was submitted already")
         self.store.write(batch.request_key, data, media_type="application/json")
         self.store.delete(batch.draft_key)
+        with self._looking:
+            self._standings.pop(batch.date, None)
 
     @contextmanager
     def _tools(self) -> Iterator[Tools]:
@@ -205,7 +242,28 @@ class Desk:
     # Batches
 
     def standings(self, date: UploadDate) -> list[Standing]:
-        """The batches of a date, the newest first."""
+        """The batches of a date, the newest first.
+
+        Asked again, it makes two listings of a few objects for all visitors; only where a run has stored something
+        meanwhile, or `LOOK_AGAIN_SECONDS` have passed, are uploads and results looked through again.
+        """
+        marks = tuple(
+            (found.key, found.etag)
+            for kind in ("ledger", "leases")
+            for found in self.store.list(f"{layout.STATE}/{kind}/{layout.date_path(date)}/")
+        )
+        with self._looking:
+            seen = self._standings.get(date)
+            if seen is None or seen[1] != marks or time.monotonic() - seen[0] > LOOK_AGAIN_SECONDS:
+                began = time.monotonic()
+                seen = began, marks, self._look(date)
+                self._standings.pop(date, None)
+                self._standings[date] = seen
+                if len(self._standings) > DATES_KNOWN:
+                    self._standings.pop(next(iter(self._standings)))
+            return list(seen[2])
+
+    def _look(self, date: UploadDate) -> list[Standing]:
         complete = {work.place.batch: work for work in find_work(self.store, self.settings, [date])}
         found = []
         uploads = sorted(listing.batches(self.store, date), key=lambda each: each.newest, reverse=True)

@@ -1,17 +1,20 @@
 """The screen where photos are dropped, a background is asked for, and its cost is seen before it is paid."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import streamlit as st
+from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from bg_pipeline.batch import MAX_SEED
 from bg_pipeline.errors import RequestError, UsageError
 from bg_pipeline.flow.renditions import PRESETS
 from bg_pipeline.layout import EXTENSIONS, Batch
 from bg_pipeline.models.facts import as_of
+from bg_pipeline.reports.thumbnails import thumbnail
 from bg_pipeline.spending.planning import Plan
+from bg_pipeline.web.page import single
 from bg_pipeline.web.page.desk import Desk, Dropped, Seen, refusal
 from bg_pipeline.web.page.plain import plain
 
@@ -40,6 +43,10 @@ def show(desk: Desk) -> None:
     _labels(desk, photos)
     own = _cards(desk, photos)
     wishes = _wishes(desk)
+    with st.expander("Settings of single photos"):
+        for name, fields in single.table(list(photos)).items():
+            # What was said on the photo's card is meant for it most of all.
+            own[name] = {**fields, **own.get(name, {})}
     table = st.file_uploader(
         "A table with one photo a row, in place of the settings of single photos (CSV)",
         type="csv",
@@ -133,15 +140,38 @@ def _card(desk: Desk, photos: dict[str, Dropped], name: str, said: dict[str, dic
         accept_new_options=True,
         placeholder="Everything that stands out, or type a word",
     )
-    with st.expander("Only for this photo"):
-        own["Prompt"] = st.text_input("Background", own.get("Prompt", ""), key=f"prompt-{key}")
-        own["Ref"] = st.text_input("Your reference (SKU)", own.get("Ref", ""), key=f"ref-{key}")
+    with st.expander("A mask, or away with it"):
+        # A key of its own for each mask: an emptied widget is what a card on another page of the list has, too.
+        if "MaskKey" in own:
+            st.caption("A mask says what is kept of it.")
+            if st.button("Without the mask", key=f"unmask-{key}"):
+                said[name] = {field: own[field] for field in own if field not in ("Subject", "MaskKey")}
+                state[f"masks-{key}"] = state.get(f"masks-{key}", 0) + 1
+                st.rerun()
+        elif mask := st.file_uploader(
+            "Mask: what is black is kept", type=_ENDINGS, key=f"mask-{key}-{state.get(f'masks-{key}', 0)}"
+        ):
+            try:
+                own["MaskKey"] = _stored(mask, lambda data: desk.mask(state.batch, name, data))
+                own["Subject"] = "MASK"
+                said[name] = own
+                st.rerun()
+            except UsageError as error:
+                st.error(plain(str(error)))
         if st.button("Remove the photo", key=f"remove-{key}", icon=":material/delete:"):
             desk.take_away(state.batch, name)
             del photos[name]
             st.rerun()
     own["Labels"] = ", ".join(kept)
     said[name] = {field: text for field, text in own.items() if text.strip()}
+
+
+def _stored(file: UploadedFile, store: Callable[[bytes], str]) -> str:
+    """The key of an uploaded file, which is stored once and not with every press of a button."""
+    keys: dict[str, str] = st.session_state.setdefault("keys", {})
+    if file.file_id not in keys:
+        keys[file.file_id] = store(file.getvalue())
+    return keys[file.file_id]
 
 
 def _wishes(desk: Desk) -> dict[str, Any]:
@@ -157,10 +187,13 @@ def _wishes(desk: Desk) -> dict[str, Any]:
     wishes: dict[str, Any] = {"Task": task}
     if task == "REPLACE":
         kind = st.segmented_control(
-            "Background", ("Described", "A colour"), default="Described", required=True
+            "Background", ("Described", "A colour", "A picture"), default="Described", required=True
         )
         if kind == "A colour":
             wishes["Backdrop"] = st.color_picker("Colour", "#ffffff")
+        elif kind == "A picture":
+            wishes["Backdrop"] = _backdrop(desk)
+        if kind != "Described":
             wishes["Shadow"] = "soft" if st.toggle("A soft shadow under the subject") else "none"
         else:
             prompts = st.text_area(
@@ -200,6 +233,20 @@ def _wishes(desk: Desk) -> dict[str, Any]:
     return {name: value for name, value in wishes.items() if value not in (None, "", ())}
 
 
+def _backdrop(desk: Desk) -> str | None:
+    picture = st.file_uploader("The picture behind the subjects", type=_ENDINGS, key="backdrop")
+    if picture is None:
+        st.info("Choose the picture that is put behind every subject; no model is asked for it.")
+        return None
+    try:
+        key = _stored(picture, lambda data: desk.backdrop(st.session_state.batch, data))
+    except UsageError as error:
+        st.error(plain(str(error)))
+        return None
+    st.image(thumbnail(picture.getvalue()), alt="The picture behind the subjects")
+    return key
+
+
 def _decide(
     desk: Desk,
     photos: Mapping[str, Dropped],
@@ -227,7 +274,7 @@ def _decide(
         st.warning(plain(reason))
     if st.button("Submit", type="primary", icon=":material/send:", disabled=plan.due == 0):
         desk.submit(batch, data)
-        for name in ("batch", "photos", "seen", "own"):
+        for name in ("batch", "photos", "seen", "own", "keys", *single.STATE):
             state.pop(name, None)
         state.submitted = batch.path
         st.rerun()

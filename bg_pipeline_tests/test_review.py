@@ -252,17 +252,17 @@ def test_an_image_means_all_its_results(bench: Bench) -> None:
 
 
 def test_an_approved_image_costs_its_share_of_everything_that_was_billed(bench: Bench, batch: Batch) -> None:
-    work = opened(bench, batch)
-    before = review.summary(work, list(looked(bench, batch).values()))
+    results = review.Results(opened(bench, batch), bench.settings())
+    before = results.summary(results.items())
     assert (before.images, before.approved_images, before.waiting) == (3, 1, 1)
     assert before.cost_usd is not None
     assert before.cost_per_image == before.cost_usd == 0.05
     say(bench, batch, "odd.jpg", State.APPROVED)
-    after = review.summary(work, list(looked(bench, batch).values()))
+    after = results.summary(results.items())
     assert after.cost_per_image == before.cost_usd / 2
     say(bench, batch, "odd.jpg", State.REJECTED)
     say(bench, batch, "good.jpg", State.REJECTED)
-    none = review.summary(work, list(looked(bench, batch).values()))
+    none = results.summary(results.items())
     assert (none.rejected, none.cost_per_image) == (2, None)
 
 

@@ -16,7 +16,7 @@ from bg_pipeline.errors import UsageError
 from bg_pipeline.flow.work import Work, open_batch
 from bg_pipeline.layout import Batch
 from bg_pipeline.pipeline import make_aws, open_bucket
-from bg_pipeline.review import Item, State
+from bg_pipeline.review import Item, Results, State
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.store import Store
 
@@ -57,11 +57,11 @@ def _all(command: F) -> F:
     return option(command)
 
 
-def _open(batch: Batch) -> tuple[Settings, Store, Work, list[Item]]:
+def _open(batch: Batch) -> tuple[Settings, Store, Results, list[Item]]:
     configured = settings()
     store = open_bucket(configured, make_aws(configured))
-    work = open_batch(store, configured, batch)
-    return configured, store, work, reviews.items(work, configured)
+    results = Results(open_batch(store, configured, batch), configured)
+    return configured, store, results, results.items()
 
 
 def _meant(work: Work, found: Sequence[Item], names: Sequence[str], everything: bool) -> list[Item]:
@@ -85,7 +85,7 @@ def list_(batch: Batch, everything: bool, form: str) -> None:
     As csv it can be filled in (columns Decision and Reason) and given to `review apply`. Ends with 0 if nothing
     waits, else with 1.
     """
-    _, _, work, found = _open(batch)
+    _, _, results, found = _open(batch)
     shown = found if everything else reviews.queue(found)
     if form == "csv":
         click.echo(reviews.as_csv(shown), nl=False)
@@ -100,13 +100,13 @@ def list_(batch: Batch, everything: bool, form: str) -> None:
                     ],
                 )
             )
-        _tell(work, found)
+        _tell(results, found)
     waiting = any(item.state is State.WAITING for item in found)
     click.get_current_context().exit(1 if waiting else 0)
 
 
-def _tell(work: Work, found: Sequence[Item]) -> None:
-    stands = reviews.summary(work, found)
+def _tell(results: Results, found: Sequence[Item]) -> None:
+    stands = results.summary(found)
     say(
         f"{counted(stands.approved, 'result')} approved, {stands.rejected:,} rejected, {stands.waiting:,} waiting; "
         f"{stands.approved_images:,} of {counted(stands.images, 'image')} with an approved result, at "
@@ -144,11 +144,11 @@ def reject(batch: Batch, names: tuple[str, ...], everything: bool, reason: str, 
 def _decide(
     batch: Batch, names: tuple[str, ...], everything: bool, state: State, reason: str, by: str
 ) -> None:
-    configured, _, work, found = _open(batch)
-    meant = _meant(work, found, names, everything)
-    reviews.decide(work.place.data, meant, state, by=by, reason=reason)
+    _, _, results, found = _open(batch)
+    meant = _meant(results.work, found, names, everything)
+    reviews.decide(results.work.place.data, meant, state, by=by, reason=reason)
     say(f"{counted(len(meant), 'result')} {state.value}.")
-    _tell(work, reviews.items(work, configured))
+    _tell(results, results.items())
 
 
 @review.command()
@@ -158,12 +158,12 @@ def _decide(
 @local
 def apply(batch: Batch, file: Path, by: str) -> None:
     """Take in the decisions of a CSV from `review list --format csv`; if a line is wrong, none counts."""
-    configured, _, work, found = _open(batch)
+    _, _, results, found = _open(batch)
     wanted = reviews.read_csv(file.read_bytes(), found)
     for (state, reason), meant in wanted.items():
-        reviews.decide(work.place.data, meant, state, by=by, reason=reason)
+        reviews.decide(results.work.place.data, meant, state, by=by, reason=reason)
     say(f"{counted(sum(map(len, wanted.values())), 'new decision')}.")
-    _tell(work, reviews.items(work, configured))
+    _tell(results, results.items())
 
 
 @review.command()
@@ -190,7 +190,8 @@ def redo(
 
     Labels, captions and masks are used as they are; only the pictures are paid for. Prints the new batch's prefix.
     """
-    configured, store, work, found = _open(batch)
+    configured, store, results, found = _open(batch)
+    work = results.work
     meant = reviews.queue(found) if everything and not names else _meant(work, found, names, everything)
     if len(meant) > ASK_BEYOND:
         ask(f"{len(meant):,} paid pictures are asked for again. Go on?", yes=yes)

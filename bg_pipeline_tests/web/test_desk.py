@@ -159,11 +159,11 @@ def test_only_approved_results_are_packed(desk: Desk, bench: Bench, tmp_path: Pa
     bench.run(batch.date)
     (standing,) = desk.standings(batch.date)
     assert (standing.state, standing.done, standing.counts) == ("reported", 2, {"Succeeded": 2})
-    work = desk.open(batch)
-    found = desk.items(work)
+    results = desk.results(batch)
+    work, found = results.work, results.items()
     decide(work.place.data, found[:1], State.REJECTED, by="me")
     decide(work.place.data, found[1:], State.APPROVED, by="me")
-    assert desk.pack(work, desk.items(work), tmp_path / "x.zip") == 1
+    assert desk.pack(work, desk.results(batch).items(), tmp_path / "x.zip") == 1
     with zipfile.ZipFile(tmp_path / "x.zip") as pack:
         assert pack.namelist() == [names[1]]
         assert pack.read(names[1]) == desk.download(work, found[1])

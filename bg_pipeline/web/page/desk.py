@@ -40,7 +40,7 @@ from bg_pipeline.reports.building import rows
 from bg_pipeline.reports.overview import state_of
 from bg_pipeline.reports.report import Report
 from bg_pipeline.reports.thumbnails import thumbnail
-from bg_pipeline.review import Item, State
+from bg_pipeline.review import Item, Results, Reviews, State
 from bg_pipeline.settings import Settings
 from bg_pipeline.spending import planning
 from bg_pipeline.spending.planning import Plan
@@ -51,6 +51,7 @@ from bg_pipeline.uploads.submitting import compose_request, new_batch, upload
 LOOK_AGAIN_SECONDS = 30
 """After so long new uploads are seen, too."""
 DATES_KNOWN = 10
+BATCHES_KNOWN = 5
 LABELLERS = 8
 """Photos whose labels are asked for at a time."""
 LOOK = 1200
@@ -102,6 +103,8 @@ class Desk:
         self._aws = aws
         self._looking = threading.Lock()
         self._standings: dict[UploadDate, tuple[float, object, list[Standing]]] = {}
+        self._results: dict[Batch, tuple[object, Results]] = {}
+        self._reviews: dict[str, Reviews] = {}
 
     # Preparing
 
@@ -286,8 +289,19 @@ class Desk:
 
     # Results
 
-    def items(self, work: Work) -> list[Item]:
-        return review.items(work, self.settings)
+    def results(self, batch: Batch) -> Results:
+        """The results of a batch, read again once a run has stored something; `UsageError` if there is none."""
+        marks = tuple((found.key, found.etag) for found in self.store.list(f"{batch.ledger_prefix}/"))
+        with self._looking:
+            known = self._results.pop(batch, None)
+            if known is None or known[0] != marks:
+                work = self.open(batch)
+                reviews = self._reviews.setdefault(work.place.data.bucket, Reviews(work.place.data))
+                known = marks, Results(work, self.settings, reviews)
+            self._results[batch] = known
+            if len(self._results) > BATCHES_KNOWN:
+                self._results.pop(next(iter(self._results)))
+            return known[1]
 
     def redo(self, work: Work, found: Sequence[Item], *, by: str, prompt: str, seed: int | None) -> Batch:
         return review.redo(self.store, self.settings, work, found, by=by, prompt=prompt, seed=seed)

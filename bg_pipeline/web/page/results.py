@@ -13,7 +13,7 @@ from bg_pipeline.flow.work import Work
 from bg_pipeline.layout import Batch
 from bg_pipeline.reports.html import usd
 from bg_pipeline.reports.wording import counted
-from bg_pipeline.review import Item, State
+from bg_pipeline.review import Item, State, Summary
 from bg_pipeline.web.page import visitor
 from bg_pipeline.web.page.desk import Desk
 from bg_pipeline.web.page.plain import plain
@@ -32,9 +32,9 @@ def show(desk: Desk) -> None:
         st.caption(f"No batch of {day} has results.")
         return
     batch = st.selectbox("Batch", batches, format_func=lambda batch: batch.name)
-    work = desk.open(batch)
-    found = desk.items(work)
-    _numbers(work, found)
+    results = desk.results(batch)
+    work, found = results.work, results.items()
+    _numbers(results.summary(found))
     _deliver(desk, work, found)
     shown = st.segmented_control(
         "Show", list(_STATES), default=State.WAITING, required=True, format_func=_STATES.__getitem__
@@ -48,8 +48,7 @@ def show(desk: Desk) -> None:
     _one(desk, work, batch, chosen)
 
 
-def _numbers(work: Work, found: Sequence[Item]) -> None:
-    stands = review.summary(work, found)
+def _numbers(stands: Summary) -> None:
     approved, rejected, waiting, cost = st.columns(4)
     approved.metric("Approved", f"{stands.approved:,}")
     rejected.metric("Rejected", f"{stands.rejected:,}")
@@ -144,16 +143,27 @@ def _verdict(desk: Desk, work: Work, item: Item) -> None:
     if reject.button("Reject", shortcut="x", disabled=not item.key):
         review.decide(work.place.data, [item], State.REJECTED, by=visitor.name(), reason=reason)
         st.rerun()
-    with st.popover("Ask again", icon=":material/refresh:"):
-        st.caption("A new picture, paid for, as a batch of its own; this one is rejected.")
-        prompt = st.text_input("Another background", key=f"again-{item.image}-{item.number}")
-        seed = st.number_input("Seed", 0, None, None, key=f"seed-{item.image}-{item.number}")
-        if st.button("Ask again", key=f"redo-{item.image}-{item.number}"):
-            new = desk.redo(work, [item], by=visitor.name(), prompt=prompt, seed=seed)
-            st.success(f"Asked for again as batch {new.name}.")
     if item.key:
         try:
             name = item.key.rpartition("/")[2]
             st.download_button("Download", lambda: desk.download(work, item), name, key=f"load-{item.key}")
         except UsageError as error:
             st.text(str(error))
+    with st.popover("Ask again", icon=":material/refresh:"):
+        _again(desk, work, item)
+
+
+def _again(desk: Desk, work: Work, item: Item) -> None:
+    # A second press would pay twice. A result bears it in its decision, an image without one is remembered here.
+    redone: dict[tuple[str, str, int], str] = st.session_state.setdefault("redone", {})
+    this = work.place.batch.path, item.image, item.number
+    if again := redone.get(this) or (item.decision.redone_as if item.decision else ""):
+        st.caption(f"Asked for again already, as batch {plain(again)}.")
+        return
+    st.caption("A new picture, paid for, as a batch of its own; this one is rejected.")
+    prompt = st.text_input("Another background", key=f"again-{item.image}-{item.number}")
+    seed = st.number_input("Seed", 0, None, None, key=f"seed-{item.image}-{item.number}")
+    if st.button("Ask again", key=f"redo-{item.image}-{item.number}"):
+        redone[this] = desk.redo(work, [item], by=visitor.name(), prompt=prompt, seed=seed).path
+        st.toast(f"Asked for again as batch {plain(redone[this])}.")
+        st.rerun()

@@ -1,0 +1,36 @@
+"""What people say of results: which wait for a person, who approved or rejected what, and what is delivered.
+
+What passed every check is approved by itself, but for a share chosen by the keys; what was flagged waits for a
+person. A decision lies beside its result and is about exactly the bytes that the person saw: once a result is
+made anew, it is as if nobody had decided. Functions over a store and a batch as `open_work` gives it; who is
+asking, and whether they may, is for the caller to know.
+"""
+
+from bg_pipeline.review.deciding import LONGEST_REASON, decide
+from bg_pipeline.review.decisions import Decision, Reviews, State
+from bg_pipeline.review.items import Item, Results, Summary, chosen, items, named, queue
+from bg_pipeline.review.publishing import Published, publish
+from bg_pipeline.review.redoing import redo, redo_request
+from bg_pipeline.review.tables import COLUMNS, as_csv, read_csv
+
+__all__ = [
+    "COLUMNS",
+    "LONGEST_REASON",
+    "Decision",
+    "Item",
+    "Published",
+    "Results",
+    "Reviews",
+    "State",
+    "Summary",
+    "as_csv",
+    "chosen",
+    "decide",
+    "items",
+    "named",
+    "publish",
+    "queue",
+    "read_csv",
+    "redo",
+    "redo_request",
+]

@@ -1,0 +1,98 @@
+"""Results and decisions as a table that goes out, is filled in, and comes back."""
+
+import csv
+import io
+from collections.abc import Iterable
+from typing import Final
+
+from bg_pipeline.errors import UsageError
+from bg_pipeline.reports.report import spreadsheet_text, text_of_cell
+from bg_pipeline.review.deciding import LONGEST_REASON
+from bg_pipeline.review.decisions import State
+from bg_pipeline.review.items import Item
+
+COLUMNS: Final = (
+    *("Result", "ResultETag", "ImageName", "Ref", "Status", "State", "Why", "CostUSD", "Labels", "AltText"),
+    *("Caption", "Decision", "Reason"),
+)
+_VERBS: Final = {
+    "approve": State.APPROVED,
+    "approved": State.APPROVED,
+    "reject": State.REJECTED,
+    "rejected": State.REJECTED,
+}
+
+
+def as_csv(found: Iterable[Item]) -> bytes:
+    """The items as a table in UTF-8 that `read_csv` takes back once ``Decision`` and ``Reason`` are filled in."""
+    out = io.StringIO()
+    writer = csv.writer(out, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for item in found:
+        cost = "unknown" if item.cost_usd is None else item.cost_usd
+        # In quotation marks, without which a spreadsheet may take a tag such as 12e34 for a number.
+        texts = [
+            item.key,
+            f'"{item.etag}"',
+            item.image,
+            item.ref,
+            item.status.value,
+            item.state.value,
+            item.why,
+        ]
+        more = [item.labels, item.alt_text, item.caption]
+        decided = [item.decision.state.value, item.decision.reason] if item.decision else ["", ""]
+        safe = [spreadsheet_text(text) for text in (*texts, *more, *decided)]
+        writer.writerow([*safe[:7], cost, *safe[7:]])
+    return out.getvalue().encode()
+
+
+def read_csv(data: bytes, found: Iterable[Item]) -> dict[tuple[State, str], list[Item]]:
+    """The new decisions in a table, as items by decision and reason; lines without one, or with the old one, are not.
+
+    Read are the columns Result, ResultETag (which may be left out), Decision (approve, approved, reject, rejected,
+    in any case) and Reason; the separator may be a comma, a semicolon or a tab. Raises `UsageError` with every
+    line that is wrong: then no line counts.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UsageError("the file is not UTF-8; save it as “CSV UTF-8”") from None
+    head = text.partition("\n")[0]
+    separator = max(",;\t", key=head.count)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, restval="")
+    by_key = {item.key: item for item in found if item.key}
+    wanted: dict[tuple[State, str], list[Item]] = {}
+    problems = []
+    lines: dict[str, int] = {}
+    try:
+        if missing := {"Result", "Decision"} - set(reader.fieldnames or ()):
+            raise UsageError(f"the file has no column {' and no column '.join(sorted(missing))}")
+        for line in reader:
+            cells = {name: text_of_cell(cell) for name, cell in line.items() if isinstance(cell, str)}
+            verb, key, reason = cells["Decision"].strip().lower(), cells["Result"], cells.get("Reason", "")
+            if not verb:
+                continue
+            place = f"line {reader.line_num}"
+            item = by_key.get(key)
+            if verb not in _VERBS:
+                problems.append(f"{place}: Decision '{verb[:40]}' is neither approve nor reject")
+            elif item is None:
+                problems.append(f"{place}: '{key[:200]}' is no result of the batch")
+            elif cells.get("ResultETag", "").strip('"') not in ("", item.etag):
+                problems.append(f"{place}: {key} was made anew since; look at it again")
+            elif len(reason) > LONGEST_REASON:
+                problems.append(f"{place}: the reason has more than {LONGEST_REASON:,} characters")
+            elif key in lines:
+                problems.append(f"{place}: {key} is decided in line {lines[key]} already")
+            else:
+                lines[key] = reader.line_num
+                decided = item.decision and (item.decision.state, item.decision.reason)
+                if decided != (_VERBS[verb], reason):
+                    wanted.setdefault((_VERBS[verb], reason), []).append(item)
+    except csv.Error as error:
+        problems.append(f"line {reader.line_num}: {error}")
+    if problems:
+        more = f"; and {len(problems) - 20} more" if len(problems) > 20 else ""
+        raise UsageError(f"{'; '.join(problems[:20])}{more}. Nothing was decided")
+    return wanted

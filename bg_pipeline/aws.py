@@ -6,15 +6,20 @@ Credentials and endpoints come from boto3's own chain and from nowhere else.
 import threading
 from collections.abc import Sequence
 from datetime import datetime
+from importlib.metadata import version
 from typing import Any
 
 import boto3
+import botocore
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from bg_pipeline.errors import SettingsError
 
 FALLBACK_REGION = "us-east-1"
+
+USER_AGENT = f"bg-pipeline/{version('bg-pipeline')} Boto3/{boto3.__version__} Botocore/{botocore.__version__}"
+"""What AWS's logs tell of who called. boto3 would put its own together for each call, a tenth of a call's CPU."""
 
 _ONCE = {"retries": {"mode": "standard", "total_max_attempts": 1}}
 _PATIENT = {"retries": {"mode": "standard", "total_max_attempts": 5}}
@@ -71,6 +76,7 @@ class Aws:
                         max_pool_connections=self._connections,
                         # NAT gateways and endpoints drop a silent connection after 350 s.
                         tcp_keepalive=True,
+                        user_agent=USER_AGENT,
                         **{"connect_timeout": 10, "read_timeout": 60, **_PATIENT, **_CONFIG.get(service, {})},
                     ),
                 )

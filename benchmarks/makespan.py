@@ -63,11 +63,15 @@ class Scaled:
     def settings(self) -> dict[str, object]:
         each = self.scale * self.configured / self.regions
         return {
+            # Titan is offered in two Regions; Stability, in three, has every subject cut out by a call of its own.
+            "image_models": "titan-v2" if self.regions < 3 else "stability",
             "quota_titan_v2_rpm": SERVICES["InvokeModel"][0] * each,
+            "quota_stability_inpaint_rpm": SERVICES["InvokeModel"][0] * each,
+            "quota_stability_remove_background_rpm": SERVICES["InvokeModel"][0] * each,
             "quota_caption_rpm": SERVICES["Converse"][0] * each,
             "quota_detect_labels_tps": SERVICES["DetectLabels"][0] * each / 60,
-            "regions": ",".join(("us-east-1", "us-west-2", "eu-west-1")[: self.regions]),
-            "mask_sources": "alpha",
+            "regions": ",".join(("us-east-1", "us-east-2", "us-west-2")[: self.regions]),
+            "mask_sources": "alpha" if self.regions < 3 else "cut-out",
         }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import requests
 import uvicorn
+from starlette.types import ASGIApp
 
 from bg_pipeline.aws import Aws
 from bg_pipeline.settings import Settings
@@ -50,10 +51,14 @@ class Caller:
         return self("POST", path, json=json, **more)
 
 
-@contextlib.contextmanager
-def served(settings: Settings, store: Store) -> Iterator[Caller]:
+def served(settings: Settings, store: Store) -> contextlib.AbstractContextManager[Caller]:
     """The API on a free port of this machine until the block ends."""
-    app = make_app(settings, aws(), store)
+    return serving(make_app(settings, aws(), store))
+
+
+@contextlib.contextmanager
+def serving(app: ASGIApp) -> Iterator[Caller]:
+    """Any application on a free port of this machine until the block ends."""
     config = uvicorn.Config(app, port=0, log_config=None, ws="none", proxy_headers=False)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, name="api")

@@ -40,7 +40,7 @@ def desk(bench: Bench) -> Desk:
 def drafted(desk: Desk, count: int = 2) -> tuple[Batch, list[str]]:
     batch, names = desk.begin(), []
     for number in range(count):
-        names.append(desk.take(batch, f"{number}.jpg", io.BytesIO(photo(number)), names).name)
+        names.append(desk.take(batch, f"{number}.jpg", io.BytesIO(photo(number))).name)
     return batch, names
 
 
@@ -55,14 +55,6 @@ def test_what_is_dropped_lies_in_storage_as_a_draft_that_nothing_works_on(
     assert bench.run(batch.date).images == 0
     assert control.paid() == []
     assert [each.state for each in desk.standings(batch.date)] == ["being prepared"]
-
-
-def test_two_photos_of_one_name_are_both_kept(desk: Desk) -> None:
-    batch = desk.begin()
-    first = desk.take(batch, "a.jpg", io.BytesIO(photo(1)), [])
-    second = desk.take(batch, "a.jpg", io.BytesIO(photo(2)), [first.name])
-    assert (first.name, second.name) == ("a.jpg", "a 2.jpg")
-    assert desk.store.read(batch.upload_key("a 2.jpg")).data == photo(2)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +88,7 @@ def test_labels_are_asked_for_once_and_the_run_uses_the_same_answer(
 
 def test_what_is_no_photo_has_its_problem_told_and_keeps_nobody_else_from_labels(desk: Desk) -> None:
     batch, names = drafted(desk, 1)
-    bad = desk.take(batch, "page.jpg", io.BytesIO(b"<html>404</html>"), names)
+    bad = desk.take(batch, "page.jpg", io.BytesIO(b"<html>404</html>"))
     assert bad.small == b""
     seen = desk.labels(batch, [*names, bad.name], lambda number: None)
     assert "not a photo" in seen[bad.name].problem

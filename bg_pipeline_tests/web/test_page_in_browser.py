@@ -153,6 +153,62 @@ def test_from_dropped_photos_to_published_results(
     page.close()
 
 
+def test_a_photo_that_is_refused_is_told_and_the_others_are_taken(
+    bench: Bench, address: str, browser: Browser, tmp_path: Path
+) -> None:
+    page = browser.new_page()
+    page.set_default_timeout(SECONDS)
+    page.goto(address)
+    (tmp_path / "data.json").write_bytes(b"{}")
+    files = [tmp_path / "data.json", *(tmp_path / f"{number}.jpg" for number in range(20))]
+    for number, file in enumerate(files[1:]):
+        file.write_bytes(photo(number))
+    page.locator("input[type=file]").first.set_input_files(files)
+    page.get_by_role("heading", name="20 photos").wait_for()
+    page.get_by_text("rename it").wait_for()
+    names = {found.key.rpartition("/")[2] for found in bench.store.list("image-files/")}
+    assert names == {"draft.json", *(file.name for file in files[1:])}
+    page.close()
+
+
+def test_what_was_typed_for_single_photos_stays_when_the_table_is_closed(
+    address: str, browser: Browser, tmp_path: Path
+) -> None:
+    page = browser.new_page(viewport={"width": 1280, "height": 1400})
+    page.set_default_timeout(SECONDS)
+    page.goto(address)
+    drop(page, tmp_path)
+    page.get_by_placeholder("london city background").fill("a beach")
+    page.keyboard.press("Control+Enter")
+    cost = page.get_by_test_id("stMetricValue").last
+    cost.wait_for()
+    before = cost.inner_text()
+    toggle = page.get_by_text("Settings of single photos", exact=True)
+    toggle.click()
+    table = page.locator("[data-testid=stDataFrame] canvas").first
+    table.scroll_into_view_if_needed()
+    box = table.bounding_box()
+    assert box is not None
+    # The cell "Pictures" of the first photo, by keyboard: the grid is drawn on a canvas.
+    page.mouse.click(box["x"] + 150, box["y"] + 50)
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    page.locator("#portal input").fill("3")
+    page.keyboard.press("Enter")
+    expect(cost).not_to_have_text(before, timeout=SECONDS)  # three pictures of one photo, one of the other
+    dearer = cost.inner_text()
+    toggle.click()
+    expect(page.get_by_test_id("stDataFrame")).to_have_count(0, timeout=SECONDS)
+    toggle.click()
+    page.get_by_test_id("stDataFrame").first.wait_for()
+    page.get_by_placeholder("low quality, text").fill("people")
+    page.keyboard.press("Enter")
+    expect(page.get_by_test_id("stStatusWidget")).to_have_count(0, timeout=SECONDS)
+    expect(cost).to_have_text(dearer, timeout=SECONDS)
+    page.close()
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_every_screen_fits_and_is_for_everyone(
     bench: Bench, address: str, browser: Browser, tmp_path: Path, width: int, scheme: str

@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -101,6 +101,7 @@ class Desk:
         self.settings = settings
         self.store = store
         self._aws = aws
+        self._decoding = threading.BoundedSemaphore(self.settings.max_decoded_images)
         self._looking = threading.Lock()
         self._standings: dict[UploadDate, tuple[float, object, list[Standing]]] = {}
         self._results: dict[Batch, tuple[object, Results]] = {}
@@ -114,16 +115,13 @@ class Desk:
         self.store.write_json(batch.draft_key, {"Id": batch.derived_id(self.store.bucket)})
         return batch
 
-    def take(self, batch: Batch, name: str, file: BinaryIO, taken: Sequence[str]) -> Dropped:
-        """Stores a dropped file under its name, or under one like it if that is ``taken``.
-
-        Raises `UsageError` for a name that cannot be an image's.
-        """
-        name = free_name(name, taken)
-        try:
-            small = thumbnail(file.read())
-        except ImageError:
-            small = b""  # the run's report says what is wrong with it
+    def take(self, batch: Batch, name: str, file: BinaryIO) -> Dropped:
+        """Stores a dropped file under a name that `free_name` gave."""
+        with self._decoding:
+            try:
+                small = thumbnail(file.read())
+            except ImageError:
+                small = b""  # the run's report says what is wrong with it
         file.seek(0)
         upload(self.store, batch.upload_key(name), name, file)
         return Dropped(name, small)
@@ -327,7 +325,7 @@ class Desk:
         return len(approved)
 
 
-def free_name(name: str, taken: Sequence[str]) -> str:
+def free_name(name: str, taken: Collection[str]) -> str:
     """A name that is not taken and can be an image's: without folders, dots in front and what S3 cannot hold."""
     name = posixpath.basename(name.replace("\\", "/")).encode("utf-8", "replace").decode().lstrip(".")
     if layout.kind_of(name) is not layout.Kind.IMAGE:

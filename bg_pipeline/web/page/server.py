@@ -8,8 +8,10 @@ from typing import Any
 import streamlit as st
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.routing import Route
 
 from bg_pipeline.settings import Settings, settings
+from bg_pipeline.web.page import intake
 
 LOOPBACK = ("127.0.0.1", "localhost")
 
@@ -42,5 +44,8 @@ def _guards(configured: Settings) -> list[Middleware]:
 
 _configured = settings()
 app = st.App(
-    Path(__file__).with_name("app.py"), secrets=_sign_in(_configured), middleware=_guards(_configured)
+    Path(__file__).with_name("app.py"),
+    secrets=_sign_in(_configured),
+    middleware=_guards(_configured),
+    routes=[Route(intake.ADDRESS, intake.take, methods=["POST"])],
 )

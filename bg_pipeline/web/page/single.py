@@ -14,8 +14,18 @@ STATE = ("single_key", "single_base", "single")
 """What the table keeps in a visitor's session."""
 
 
-def table(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The table, and the request's fields that it says for each photo; an empty cell means what all have."""
+def settings_of(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The request's fields that the table, once it was opened, says for each photo; an empty cell is as for all."""
+    if st.toggle("Settings of single photos"):  # thousands of rows are not sent to who does not look at them
+        _table(names)
+    else:
+        # Streamlit forgets what was typed into a table that is not shown: the next one begins from what was said.
+        st.session_state.pop("single_key", None)
+    said: Mapping[str, Mapping[str, Any]] = st.session_state.get("single", {})
+    return {name: found for name in names if (found := fields_of(said.get(name, {})))}
+
+
+def _table(names: Sequence[str]) -> None:
     state = st.session_state
     # Streamlit keeps what was typed by the row's number: with other photos it begins anew, from what was said.
     key = f"single-{hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]}"
@@ -36,7 +46,6 @@ def table(names: Sequence[str]) -> dict[str, dict[str, Any]]:
         placeholder="as for all",
     )
     state.single = {row["Photo"]: {field: row.get(field) for field in _columns()} for row in rows}
-    return {name: found for name, row in state.single.items() if (found := fields_of(row))}
 
 
 def _columns() -> dict[str, Any]:

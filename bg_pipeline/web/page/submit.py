@@ -16,6 +16,8 @@ from bg_pipeline.reports.thumbnails import thumbnail
 from bg_pipeline.spending.planning import Plan
 from bg_pipeline.web.page import single
 from bg_pipeline.web.page.desk import Desk, Dropped, Seen, refusal
+from bg_pipeline.web.page.drop import drop
+from bg_pipeline.web.page.intake import Lot, lots
 from bg_pipeline.web.page.plain import plain
 
 CARDS = 12
@@ -35,18 +37,24 @@ def show(desk: Desk) -> None:
     state = st.session_state
     if batch := state.pop("submitted", None):
         st.success(f"Batch {batch} is submitted. Its progress is on the screen *Batches*.")
-    photos: dict[str, Dropped] = state.setdefault("photos", {})
-    _drop(desk, photos)
+    lot: Lot = state.lot if "lot" in state else lots.open(desk)
+    state.lot = lot
+    sending, refused = drop(lot, _ENDINGS)
+    for sentence in refused:
+        st.warning(plain(sentence))
+    photos = lot.photos
+    if sending:
+        st.caption("Photos are on their way to storage.")
+        return
     if not photos:
         st.caption("Nothing is paid before you press *Submit*, and the plan with its cost is shown first.")
         return
     _labels(desk, photos)
     own = _cards(desk, photos)
     wishes = _wishes(desk)
-    with st.expander("Settings of single photos"):
-        for name, fields in single.table(list(photos)).items():
-            # What was said on the photo's card is meant for it most of all.
-            own[name] = {**fields, **own.get(name, {})}
+    for name, fields in single.settings_of(list(photos)).items():
+        # What was said on the photo's card is meant for it most of all.
+        own[name] = {**fields, **own.get(name, {})}
     table = st.file_uploader(
         "A table with one photo a row, in place of the settings of single photos (CSV)",
         type="csv",
@@ -55,36 +63,8 @@ def show(desk: Desk) -> None:
     _decide(desk, photos, wishes, own, table.getvalue() if table else None)
 
 
-def _drop(desk: Desk, photos: dict[str, Dropped]) -> None:
-    state = st.session_state
-    dropped = st.file_uploader(
-        "Photos",
-        type=_ENDINGS,
-        accept_multiple_files=True,
-        key=f"drop-{state.get('drops', 0)}",
-        help="They go to storage at once. A photo that cannot be opened is told in the report.",
-    )
-    if not dropped:
-        return
-    if "batch" not in state:
-        state.batch = desk.begin()
-    bar = st.progress(0.0, "Storing the photos")
-    for number, file in enumerate(dropped, 1):
-        try:
-            taken = desk.take(state.batch, file.name, file, list(photos))
-            photos[taken.name] = taken
-        except UsageError as error:
-            state.setdefault("refused", []).append(str(error))
-        bar.progress(number / len(dropped), f"{number} of {len(dropped)} stored")
-    # A new widget: the old one would keep all files in the server's memory.
-    state.drops = state.get("drops", 0) + 1
-    st.rerun()
-
-
 def _labels(desk: Desk, photos: Mapping[str, Dropped]) -> None:
     state = st.session_state
-    for sentence in state.pop("refused", []):
-        st.warning(plain(sentence))
     seen: dict[str, Seen] = state.setdefault("seen", {})
     missing = [name for name in photos if name not in seen]
     price = desk.price_of_labels
@@ -96,7 +76,7 @@ def _labels(desk: Desk, photos: Mapping[str, Dropped]) -> None:
     ):
         bar = st.progress(0.0, "Looking at the photos")
         seen |= desk.labels(
-            state.batch,
+            state.lot.batch,
             missing,
             lambda number: bar.progress(number / len(missing), f"{number} of {len(missing)}"),
         )
@@ -106,7 +86,7 @@ def _labels(desk: Desk, photos: Mapping[str, Dropped]) -> None:
             st.warning(plain(f"{name}: {found.problem}"))
 
 
-def _cards(desk: Desk, photos: dict[str, Dropped]) -> dict[str, dict[str, Any]]:
+def _cards(desk: Desk, photos: Mapping[str, Dropped]) -> dict[str, dict[str, Any]]:
     """The photos, a page at a time; what is said of each alone."""
     state = st.session_state
     said: dict[str, dict[str, Any]] = state.setdefault("own", {})
@@ -123,9 +103,9 @@ def _cards(desk: Desk, photos: dict[str, Dropped]) -> dict[str, dict[str, Any]]:
     return {name: each for name, each in said.items() if name in photos and each}
 
 
-def _card(desk: Desk, photos: dict[str, Dropped], name: str, said: dict[str, dict[str, Any]]) -> None:
+def _card(desk: Desk, photos: Mapping[str, Dropped], name: str, said: dict[str, dict[str, Any]]) -> None:
     state = st.session_state
-    key = hashlib.sha256(f"{state.batch.path} {name}".encode()).hexdigest()[:12]
+    key = hashlib.sha256(f"{state.lot.batch.path} {name}".encode()).hexdigest()[:12]
     seen: Seen = state.seen.get(name, Seen())
     if photos[name].small:
         st.image(photos[name].small, alt=f"The photo {name}")
@@ -152,15 +132,14 @@ def _card(desk: Desk, photos: dict[str, Dropped], name: str, said: dict[str, dic
             "Mask: what is black is kept", type=_ENDINGS, key=f"mask-{key}-{state.get(f'masks-{key}', 0)}"
         ):
             try:
-                own["MaskKey"] = _stored(mask, lambda data: desk.mask(state.batch, name, data))
+                own["MaskKey"] = _stored(mask, lambda data: desk.mask(state.lot.batch, name, data))
                 own["Subject"] = "MASK"
                 said[name] = own
                 st.rerun()
             except UsageError as error:
                 st.error(plain(str(error)))
         if st.button("Remove the photo", key=f"remove-{key}", icon=":material/delete:"):
-            desk.take_away(state.batch, name)
-            del photos[name]
+            state.lot.take_away(name)
             st.rerun()
     own["Labels"] = ", ".join(kept)
     said[name] = {field: text for field, text in own.items() if text.strip()}
@@ -239,7 +218,7 @@ def _backdrop(desk: Desk) -> str | None:
         st.info("Choose the picture that is put behind every subject; no model is asked for it.")
         return None
     try:
-        key = _stored(picture, lambda data: desk.backdrop(st.session_state.batch, data))
+        key = _stored(picture, lambda data: desk.backdrop(st.session_state.lot.batch, data))
     except UsageError as error:
         st.error(plain(str(error)))
         return None
@@ -256,7 +235,7 @@ def _decide(
 ) -> None:
     """The plan, and the button that submits exactly what was planned."""
     state = st.session_state
-    batch: Batch = state.batch
+    batch: Batch = state.lot.batch
     names = list(photos)
     try:
         if table is None:
@@ -274,7 +253,8 @@ def _decide(
         st.warning(plain(reason))
     if st.button("Submit", type="primary", icon=":material/send:", disabled=plan.due == 0):
         desk.submit(batch, data)
-        for name in ("batch", "photos", "seen", "own", "keys", *single.STATE):
+        lots.close(state.lot)
+        for name in ("lot", "seen", "own", "keys", *single.STATE):
             state.pop(name, None)
         state.submitted = batch.path
         st.rerun()

@@ -41,6 +41,7 @@ def run(
     store: Store | None = None,
     stages: Collection[str] = STAGES,
     again: Collection[str] = (),
+    retry: bool = False,
     only: Collection[Batch] = (),
     run_id: str = "",
     progress: Callable[[Progress], None] = lambda progress: None,
@@ -48,9 +49,9 @@ def run(
 ) -> dict[date, Day]:
     """Brings upload dates up to date: what is done stays, what is missing, failed or changed is done.
 
-    ``stages`` are names of assets from `STAGES`; ``again`` those that are paid for anew; ``only`` limits the
-    work to some batches. Errors of images are counted in the `Day`s and told in the reports. Raises
-    `SettingsError` before anything is done.
+    ``stages`` are names of assets from `STAGES`; ``again`` those that are paid for anew; with ``retry`` what failed
+    for a lasting reason is tried again as well; ``only`` limits the work to some batches. Errors of images are
+    counted in the `Day`s and told in the reports. Raises `SettingsError` before anything is done.
     """
     aws = aws or make_aws(settings)
     store = store or open_bucket(settings, aws)
@@ -62,6 +63,7 @@ def run(
             run_id=run_id or str(uuid.uuid4()),
             stages=stages,
             again=again,
+            retry=retry,
             only=only,
             progress=progress,
         )
@@ -122,6 +124,7 @@ class Pipeline:
         *,
         stages: Collection[str] = STAGES,
         again: Collection[str] = (),
+        retry: bool = False,
         only: Collection[Batch] = (),
         progress: Callable[[Progress], None] = lambda progress: None,
     ) -> dict[date, Day]:
@@ -133,6 +136,7 @@ class Pipeline:
             store=self.store,
             stages=stages,
             again=again,
+            retry=retry,
             only=only,
             progress=progress,
         )

@@ -63,7 +63,14 @@ class Bench:
             self.put(made.request_key, json.dumps(document).encode())
         return made
 
-    def run(self, *days: date, again: tuple[str, ...] = (), stages: Any = None, **overrides: Any) -> Day:
+    def run(
+        self,
+        *days: date,
+        again: tuple[str, ...] = (),
+        retry: bool = False,
+        stages: Any = None,
+        **overrides: Any,
+    ) -> Day:
         """Runs the dates (the usual one if none is named) and returns the last one's outcome."""
         chosen = self.settings(**overrides)
         more = {} if stages is None else {"stages": stages}
@@ -73,6 +80,7 @@ class Bench:
             aws=Aws(chosen.regions or ("us-east-1",)),
             store=self.store,
             again=again,
+            retry=retry,
             note=self.notes.append,
             **more,
         )

@@ -32,6 +32,10 @@ class FlowConfig(dg.Config):
     refresh: list[str] = Field(
         [], description="Assets whose stored answers do not count: they are made, and paid for, again."
     )
+    retry: bool = Field(
+        False,
+        description="Also try again what failed for a lasting reason; what is stored is not paid for again.",
+    )
 
 
 def image_flow(settings: Settings, dates: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
@@ -94,6 +98,7 @@ def image_flow(settings: Settings, dates: dg.DailyPartitionsDefinition) -> dg.As
                 store=Store(aws.s3(bucket.bucket), bucket.bucket),
                 stages=selected,
                 again=config.refresh,
+                retry=config.retry,
                 run_id=context.run.run_id,
                 progress=tell,
                 note=context.log.info,

@@ -35,17 +35,20 @@ SHOWN = 20
     multiple=True,
     help="Make this anew, and pay for it again; may be repeated.",
 )
+@click.option("--retry", is_flag=True, help="Also try again what failed for a lasting reason.")
 @local
-def run(dates: Sequence[UploadDate], batches: tuple[Batch, ...], again: tuple[str, ...]) -> None:
+def run(dates: Sequence[UploadDate], batches: tuple[Batch, ...], again: tuple[str, ...], retry: bool) -> None:
     """Bring upload dates up to date: what is done stays, what is missing, failed or changed is done.
 
     Ends with 0 if every image asked for succeeded, else with 1.
     """
-    succeeded = run_dates(dates, only=batches, again=again)
+    succeeded = run_dates(dates, only=batches, again=again, retry=retry)
     click.get_current_context().exit(0 if succeeded else 1)
 
 
-def run_dates(dates: Sequence[UploadDate], *, only: Iterable[Batch] = (), again: Sequence[str] = ()) -> bool:
+def run_dates(
+    dates: Sequence[UploadDate], *, only: Iterable[Batch] = (), again: Sequence[str] = (), retry: bool = False
+) -> bool:
     """Runs the dates, shows how it goes and what came of it; True if every image asked for succeeded."""
     configured = settings()
     columns = (
@@ -65,7 +68,9 @@ def run_dates(dates: Sequence[UploadDate], *, only: Iterable[Batch] = (), again:
             else:
                 say(progress.line())
 
-        days = pipeline.run(configured, dates, only=tuple(only), again=again, progress=tell, note=cache(say))
+        days = pipeline.run(
+            configured, dates, only=tuple(only), again=again, retry=retry, progress=tell, note=cache(say)
+        )
     show(days.values())
     return all(_succeeded(day) for day in days.values())
 

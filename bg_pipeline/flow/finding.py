@@ -15,6 +15,8 @@ from bg_pipeline.uploads.listing import Uploaded
 class Finder:
     """Opens batches with ``Work.due`` filled for ``stages``, of which those in ``again`` are always due.
 
+    With ``retry`` what failed for a lasting reason is due, too.
+
     The tag of a mask or backdrop is asked for once.
     """
 
@@ -25,11 +27,13 @@ class Finder:
         *,
         stages: Collection[str] = STAGES,
         again: Collection[str] = (),
+        retry: bool = False,
     ) -> None:
         self._store = store
         self._settings = settings
         self._stages = stages
         self._again = again
+        self._retry = retry
         self._etags: dict[tuple[str, str], str] = {}
 
     def of_date(
@@ -60,7 +64,12 @@ class Finder:
         if results is None or not own:
             results = results_in(place.data, f"{place.output_prefix}/")
         work.find_due(
-            self._settings, results, stages=self._stages, again=self._again, etag_of=self._etag_in(place.data)
+            self._settings,
+            results,
+            stages=self._stages,
+            again=self._again,
+            etag_of=self._etag_in(place.data),
+            retry=self._retry,
         )
         return work
 

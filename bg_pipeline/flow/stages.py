@@ -68,9 +68,11 @@ def due(
     stages: Collection[str],
     again: Collection[str],
     results: Mapping[str, str],
+    retry: bool = False,
 ) -> dict[str, str]:
     """The stages that have to be done for an image, with the fingerprints they will have been done for.
 
+    With ``retry`` what failed for a lasting reason is tried again too; a refusal by content policy never is.
     ``results`` are the tags of the objects under the output prefix: a result that is gone, torn or foreign
     is made again, from its stored answer.
     """
@@ -84,7 +86,7 @@ def due(
             or entry is None
             or record.made_for != prints[stage]
             or stage in again
-            or (record.status in AGAIN_LATER and not record.final)
+            or (record.status in AGAIN_LATER and (retry or not record.final))
             or (stage == PICTURES and any(results.get(key) != etag for key, etag in entry.files.items()))
         ):
             wanted[stage] = prints[stage]

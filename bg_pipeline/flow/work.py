@@ -65,13 +65,16 @@ class Work:
         stages: Collection[str],
         again: Collection[str],
         etag_of: Callable[[str], str],
+        retry: bool = False,
     ) -> None:
-        """Fills ``due``. ``etag_of`` tells the tag of a mask or backdrop by its key."""
+        """Fills ``due``. ``etag_of`` tells the tag of a mask or backdrop by its key; the rest is as in `due`."""
         self.due = {}
         named = {} if self.request is None else {key: etag_of(key) for key in self.request.named_keys}
         for image, found in self.images.items():
             prints = fingerprints(settings, self.asked(image), found.etag if found else "", named)
-            stages_due = due(self.ledger.get(image), prints, stages=stages, again=again, results=results)
+            stages_due = due(
+                self.ledger.get(image), prints, stages=stages, again=again, results=results, retry=retry
+            )
             if stages_due:
                 self.due[image] = stages_due
 

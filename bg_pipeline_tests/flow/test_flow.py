@@ -170,6 +170,20 @@ def test_a_permanent_failure_is_not_tried_again_before_its_source_changes(
     assert paid(control) == 1
 
 
+def test_a_lasting_failure_is_tried_again_when_a_person_asks_and_nothing_else_is_paid_again(
+    bench: Bench, control: ControlClient
+) -> None:
+    control.fault(operation="InvokeModel", match="an odd place", code="ValidationException", message="no")
+    odd = {"ImageName": "odd.jpg", "Prompt": "an odd place"}
+    batch = bench.submit({"odd.jpg": photo(2), "good.jpg": photo(1)}, Images=[odd, {"ImageName": "good.jpg"}])
+    assert bench.run().counts == {Status.SUCCEEDED: 1, Status.FAILED: 1}
+    assert bench.run().walked == 0
+    control.mark()
+    assert bench.run(retry=True).counts == {Status.SUCCEEDED: 2}
+    assert paid(control) == 1
+    assert bench.rows(batch)["odd.jpg"].Status == Status.SUCCEEDED
+
+
 def test_a_date_where_nothing_worked_says_so_and_has_its_report(bench: Bench) -> None:
     batch = bench.submit({"bad.jpg": b"nothing"})
     day = bench.run()

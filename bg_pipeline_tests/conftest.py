@@ -6,6 +6,7 @@ A test that names ``stand_in``, ``control``, ``bucket`` or a client gets AWS by 
 
 import json
 import os
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,12 @@ def _enter(stand_in: LocalAws) -> None:
     environment = stand_in.environment()
     os.environ.clear()
     os.environ.update(environment)
+
+
+def pytest_configure() -> None:
+    """Ctrl-C works in all processes that tests start: a shell ignores it in what it runs in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -109,6 +109,8 @@ def _card(desk: Desk, photos: Mapping[str, Dropped], name: str, said: dict[str, 
     seen: Seen = state.seen.get(name, Seen())
     if photos[name].small:
         st.image(photos[name].small, alt=f"The photo {name}")
+    else:
+        st.warning("It cannot be opened as a photo. The report will say why, and it costs nothing.")
     st.text(name)
     own = dict(said.get(name, {}))
     before = [label.strip() for label in own.get("Labels", "").split(",") if label.strip()]

@@ -41,6 +41,7 @@ def command(port: int, dagster: str, host: str = HOST) -> list[str]:
         # Streamlit's red is too pale to be read on its own tint, and so are captions, at 60 % of its text's grey.
         "theme.light.primaryColor": "#1d4ed8",
         "theme.light.textColor": "#000000",
+        "theme.dark.primaryColor": "#8ab4f8",
     }
     app = Path(__file__).parents[1] / "web" / "page" / "server.py"
     words = [

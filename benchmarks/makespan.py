@@ -26,6 +26,10 @@ from bg_pipeline.store import Store
 
 SERVICES = {"DetectLabels": (3000, 0.3), "Converse": (200, 2.0), "InvokeModel": (120, 7.0)}
 """Calls a minute and median seconds of an answer, for labels, captions and pictures; spread lognormally, 0.25."""
+STABILITY = (
+    "stability.stable-image-inpaint-v1:0",
+    "stability.stable-image-remove-background-v1:0",
+)
 PHOTO = (192, 128)
 TAKEN = (576, 384)
 """Size of the photos, small because pictures are not what is measured here, and a size that the model takes."""
@@ -49,8 +53,15 @@ class Scaled:
         each = self.scale / self.regions
         rig.control.quota(
             *(
-                {"operation": name, "per_minute": rpm * each, "depth": max(1.0, rpm * each / 60)}
+                {
+                    "operation": name,
+                    "model": model,
+                    "per_minute": rpm * each,
+                    "depth": max(1.0, rpm * each / 60),
+                }
                 for name, (rpm, _) in SERVICES.items()
+                # Each model has a quota of its own, and two of Stability's make a picture.
+                for model in (STABILITY if name == "InvokeModel" and self.regions >= 3 else ("",))
             )
         )
         rig.control.latency(

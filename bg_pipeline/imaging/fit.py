@@ -13,6 +13,7 @@ from bg_pipeline.imaging.colour import is_srgb
 from bg_pipeline.imaging.encode import jpeg, png
 from bg_pipeline.imaging.photo import (
     REDUCING_GAP,
+    SMALLER,
     Facts,
     Photo,
     look,
@@ -125,7 +126,7 @@ def fit(
     ``media`` "jpeg" is quality 95 without chroma subsampling, lower where ``max_bytes`` asks for it; "png" is
     lossless. Raises `ImageError` (``TooManyBytes``) if ``max_bytes`` cannot be kept.
     """
-    inner = photo.image.resize(fitted.inner, Image.Resampling.LANCZOS, reducing_gap=REDUCING_GAP)
+    inner = photo.image.resize(fitted.inner, SMALLER, reducing_gap=REDUCING_GAP)
     padded = _padded(on_white(inner), fitted)
     if media == "jpeg":
         return jpeg(padded, quality=95, sampling=0, max_bytes=max_bytes)
@@ -192,7 +193,7 @@ def small_jpeg(
         photo = open_photo(source, within=(max(within[0], target[0]), max(within[1], target[1])))
     image = photo.image
     if image.size != target:
-        image = image.resize(target, Image.Resampling.LANCZOS, reducing_gap=REDUCING_GAP)
+        image = image.resize(target, SMALLER, reducing_gap=REDUCING_GAP)
     return jpeg(on_white(image), quality=quality, sampling=2, max_bytes=max_bytes)
 
 

@@ -15,7 +15,7 @@ import pybase64
 from PIL import Image
 
 from bg_pipeline.errors import ImageError
-from bg_pipeline.imaging import small_jpeg
+from bg_pipeline.imaging import open_photo
 from bg_pipeline.imaging.photo import on_white, scaled_down
 from bg_pipeline.layout import Batch
 from bg_pipeline.store import Store
@@ -35,9 +35,7 @@ READERS: Final = 4
 def thumbnail(picture: Image.Image | bytes) -> bytes:
     """A JPEG within `SIDE`, flattened on white; from a file's bytes upright. Raises `ImageError` if it is none."""
     if isinstance(picture, bytes):
-        with Image.open(BytesIO(small_jpeg(picture, within=(SIDE, SIDE)))) as opened:
-            opened.load()
-        picture = opened
+        picture = open_photo(picture, within=(SIDE, SIDE)).image
     size = scaled_down(picture.size, (SIDE, SIDE))
     small = on_white(picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=1.0))
     for quality in (60, 40, 20):

@@ -78,6 +78,10 @@ class OutcomeUnknown(Transient):
     """The call was sent and its end is not known: it may have been billed."""
 
 
+class ClaimLost(Transient):
+    """Another process has taken this call over and makes it; nothing was called."""
+
+
 class Throttled(Transient):
     """The service refused the call for its rate; it goes back to the gate and counts for nothing."""
 

@@ -10,7 +10,7 @@ import pybase64
 from PIL import Image
 
 from bg_pipeline.captioners import nova
-from bg_pipeline.errors import CallError, ModelUnavailable, NotTried, RunStopped
+from bg_pipeline.errors import CallError, ClaimLost, ModelUnavailable, NotTried, RunStopped
 from bg_pipeline.flow.photographs import Photograph
 from bg_pipeline.flow.tools import Tools, Wallet
 from bg_pipeline.generators import Generator, Operation
@@ -192,7 +192,7 @@ class Looks:
             price = facts_of(operation.name, operation.model_id).cost(images=1)
             with wallet.pay(operation.name, price) as payment:
                 data = generator.remove(
-                    picture, fitted.canvas, tools.invoke(choice.regions, wallet, served_by)
+                    picture, fitted.canvas, tools.invoke(choice.regions, wallet, served_by, claim)
                 )
                 payment.settle(price)
             answer = Answer(
@@ -206,7 +206,10 @@ class Looks:
             tools.answers.keep("cut-out", name, answer, media_type="image/png")
             return answer
 
-        return claim.make(call)
+        try:
+            return claim.make(call)
+        except ClaimLost:
+            return None
 
     def _describe(self) -> Answer:
         jpeg = self._photo.jpeg(nova.WITHIN, max_bytes=nova.MAX_BYTES)
@@ -235,6 +238,7 @@ class Looks:
                 tokens=tokens_in + tokens_out,
                 used_tokens=lambda answer: float(answer.get("usage", {}).get("totalTokens", 0)),
                 unknown_repeats=1,
+                before=wallet.check,
             )
             caption = nova.read(done.answer, alt_text)
             cost = facts.cost(input_tokens=caption.input_tokens, output_tokens=caption.output_tokens)
@@ -260,6 +264,7 @@ class Looks:
                     lambda client, _: send(client),
                     regions=regions or self._tools.aws.regions,
                     unknown_repeats=1,
+                    before=self._wallet.check,
                 )
             except ModelUnavailable as error:
                 raise RunStopped(

@@ -12,7 +12,7 @@ from io import BytesIO
 from PIL import Image
 
 from bg_pipeline.batch import MAX_SEED, ImageSettings, Wanted
-from bg_pipeline.errors import Blocked, CallError, ModelUnavailable, NeedsReview, SubjectNotFound
+from bg_pipeline.errors import Blocked, CallError, ClaimLost, ModelUnavailable, NeedsReview, SubjectNotFound
 from bg_pipeline.flow.photographs import SMALL_SIDE, Photograph
 from bg_pipeline.flow.subjects import Eyes, Subject, find_subject
 from bg_pipeline.flow.tools import Tools, Wallet
@@ -24,7 +24,7 @@ from bg_pipeline.masks.polarity import STORED, TITAN_OUTPAINTING
 from bg_pipeline.models.choice import Choice
 from bg_pipeline.models.facts import facts_of
 from bg_pipeline.settings import Settings
-from bg_pipeline.state.answers import Answer, identity
+from bg_pipeline.state.answers import Answer, Claim, identity
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,9 @@ class Painter:
             return {part[0][0]: answer} if answer else {}
         names = [name for name, _ in part]
         try:
-            made, paid = claim.make(lambda: self._pay(choice, ask, names, claim.maybe_billed))
+            made, paid = claim.make(lambda: self._pay(choice, ask, names, claim))
+        except ClaimLost:
+            return {}
         except ModelUnavailable as error:
             self._tools.replacers.lost(choice, error.region, error)
             return {}
@@ -259,7 +261,7 @@ class Painter:
         return kept
 
     def _pay(
-        self, choice: Choice[Generator], ask: Ask, names: Sequence[str], maybe_billed: int
+        self, choice: Choice[Generator], ask: Ask, names: Sequence[str], claim: Claim
     ) -> tuple[Made, list[Answer]]:
         """Makes the call and stores what came back."""
         tools, wallet = self._tools, self._wallet
@@ -268,7 +270,7 @@ class Painter:
         facts = facts_of(operation.name, operation.model_id)
         served_by: list[str] = []
         with wallet.pay(operation.name, facts.cost(images=ask.images)) as payment:
-            made = generator.replace(ask, tools.invoke(choice.regions, wallet, served_by))
+            made = generator.replace(ask, tools.invoke(choice.regions, wallet, served_by, claim))
             payment.settle(facts.cost(images=len(made.images)))
         answers = []
         for name, data, seed in zip(names, made.images, made.seeds, strict=False):
@@ -279,7 +281,7 @@ class Painter:
                 seed,
                 facts.cost(images=1),
                 wallet.made_for,
-                maybe_billed,
+                claim.maybe_billed,
                 by_words=ask.mask is None,
             )
             # A mask that words came before would not be found again from the same question.

@@ -21,7 +21,7 @@ from bg_pipeline.quotas.calls import Calls
 from bg_pipeline.quotas.heartbeats import Heartbeats
 from bg_pipeline.settings import Settings
 from bg_pipeline.spending.purse import Purse, Reservation
-from bg_pipeline.state.answers import Answer, Answers
+from bg_pipeline.state.answers import Answer, Answers, Claim
 from bg_pipeline.state.leases import Lease
 from bg_pipeline.state.processes import process_name
 from bg_pipeline.store import Store
@@ -54,8 +54,7 @@ class Wallet:
 
         A call that failed costs nothing; one whose end is unknown stays counted as billed.
         """
-        if self.lease is not None and not self.lease.held():
-            raise LeaseLost(f"batch {self.batch.path} was taken over by another run, which goes on with it")
+        self.check()
         reservation = self.purse.reserve(
             worst_usd, operation, batch_key=self.batch.spend_key, batch_cap_usd=self.batch_cap_usd
         )
@@ -67,6 +66,11 @@ class Wallet:
         except BaseException:
             reservation.release()
             raise
+
+    def check(self) -> None:
+        """Raises `LeaseLost` if another run may be at work on the batch; called right before each paid call."""
+        if self.lease is not None and not self.lease.held():
+            raise LeaseLost(f"batch {self.batch.path} was taken over by another run, which goes on with it")
 
     def charge(self, name: str, answer: Answer) -> None:
         """Takes an answer that is used into the bill."""
@@ -121,8 +125,15 @@ class Tools:
         """The configured generator that made a stored answer."""
         return self._generators[name]
 
-    def invoke(self, regions: Sequence[str], wallet: Wallet, served_by: list[str]) -> Invoke:
-        """An `Invoke` through the gate; appends the Region that answered to ``served_by``."""
+    def invoke(
+        self, regions: Sequence[str], wallet: Wallet, served_by: list[str], claim: Claim | None = None
+    ) -> Invoke:
+        """An `Invoke` through the gate, under a claim; appends the Region that answered to ``served_by``."""
+
+        def check() -> None:
+            wallet.check()
+            if claim is not None:
+                claim.renew()
 
         def invoke(operation: Operation, body: Mapping[str, Any]) -> Mapping[str, Any]:
             data = orjson.dumps(body)
@@ -134,7 +145,7 @@ class Tools:
                 with response["body"] as stream:
                     return bytes(stream.read())
 
-            done = self.calls.make(operation, send, regions=regions)
+            done = self.calls.make(operation, send, regions=regions, before=check)
             served_by.append(done.region)
             self.keep_payload(wallet, operation, data, done.answer)
             return _json_object(done.answer)

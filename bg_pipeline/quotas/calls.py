@@ -197,18 +197,25 @@ class Calls:
         tokens: float = 0.0,
         used_tokens: Callable[[T], float] | None = None,
         unknown_repeats: int = 0,
+        before: Callable[[], None] = lambda: None,
     ) -> Done[T]:
         """Calls ``send(client, id to call)`` when the gate lets it through, and returns its answer.
 
         ``tokens`` is what the service reserves for the call; ``used_tokens`` reads from the answer what it
-        used. Raises a `CallError` for this image, `ModelUnavailable` if the model cannot be used in a Region
-        (``region`` is set on it), or `RunStopped`.
+        used. ``before`` comes right before each sending, which may be long after it was asked for; what it raises
+        is raised, and nothing is sent. Raises a `CallError` for this image, `ModelUnavailable` if the model cannot
+        be used in a Region (``region`` is set on it), or `RunStopped`.
         """
         gate = self.gate(operation, regions)
         attempts = unknowns = 0
         slot = self._admit(gate, tokens)
         while True:
             client = self._aws.client(operation.service, slot.lane)
+            try:
+                before()
+            except BaseException:
+                slot.unused()
+                raise
             try:
                 answer = send(client, operation.invoke_id)
             except (ClientError, BotoCoreError) as error:

@@ -297,6 +297,11 @@ class Lane:
         if since >= self._unwell_since:
             self._failures, self._rest, self._rests_until = 0, 0.0, -math.inf
 
+    def unused(self, tokens: float) -> None:
+        """A call that was admitted was not made."""
+        self._admitted -= 1
+        self.pace.gave_back(tokens)
+
     def refused(self, call: int, now: float, retry_after: float = 0.0) -> None:
         """The service refused a call for its rate."""
         self._refused += 1
@@ -348,6 +353,10 @@ class Slot:
         """The service answered, be it to say what is wrong; ``tokens`` is what it counted, if not all."""
         unused = 0.0 if tokens is None else self._tokens - tokens
         self._gate.change(lambda now: self._lane.served(self._since, unused))
+
+    def unused(self) -> None:
+        """The call was not made after all."""
+        self._gate.change(lambda now: self._lane.unused(self._tokens))
 
     def refused(self, retry_after: float | None = None) -> None:
         """The service refused for the rate; go on with ``gate.admit(again=slot)``."""

@@ -9,6 +9,7 @@ call that was under way when a process died is known to have been.
 import hashlib
 import json
 import threading
+import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,14 +19,20 @@ from typing import Any, TypeVar
 import orjson
 
 from bg_pipeline import layout
-from bg_pipeline.errors import CallError, OutcomeUnknown, PreconditionFailed, RunStopped
+from bg_pipeline.errors import CallError, ClaimLost, OutcomeUnknown, PreconditionFailed, RunStopped
+from bg_pipeline.state.leases import CLOCK_SKEW, seconds_since_boot
+from bg_pipeline.state.own_writes import write_own
 from bg_pipeline.state.processes import is_dead
-from bg_pipeline.store import Store
+from bg_pipeline.store import Content, Store
 
 T = TypeVar("T")
 
-CALL_SECONDS = 360
-"""After so long a claimed call is over, however it ended: the longest read timeout and some."""
+RENEW_SECONDS = 100
+"""A claim that waited so long for its call is renewed right before it."""
+
+CALL_SECONDS = 480
+"""So long after its last renewal a claimed call is over, however it ended: `RENEW_SECONDS`, the longest read timeout
+(330 s) and some."""
 
 POLL_SECONDS = 2.0
 
@@ -93,9 +100,10 @@ def _read(data: bytes, metadata: Mapping[str, str]) -> Answer | None:
 class Answers:
     """The stored answers of a bucket, as one process sees them. Safe for threads."""
 
-    def __init__(self, store: Store, holder: str) -> None:
+    def __init__(self, store: Store, holder: str, *, clock: Callable[[], float] = seconds_since_boot) -> None:
         self._store = store
         self._holder = holder
+        self._clock = clock
         self._lock = threading.Lock()
         self._busy: dict[str, tuple[threading.Lock, int]] = {}
         self._fresh: set[str] = set()
@@ -149,29 +157,38 @@ class Answers:
     ) -> "Claim | None":
         """Takes the right to make this call; None if by now there is an answer that `find` gives.
 
-        Waits while another process is making it. Raises `CallError` if it was tried twice without its end
-        being known, and `RunStopped` when ``stop`` is set.
+        Waits while another process is making it; with ``again`` takes it over. Raises `CallError` if it was tried
+        twice without its end being known, and `RunStopped` when ``stop`` is set.
         """
         key = layout.call_key(name)
-        mine = {"Holder": self._holder, "Batch": batch, "Unknown": 0, "Abandoned": 0}
-        try:
-            etag = self._store.write_json(key, mine, if_absent=not again)
-            return Claim(self._store, key, etag, mine)
-        except PreconditionFailed:
-            pass
+        mine = {
+            "Holder": self._holder,
+            "Batch": batch,
+            "Unknown": 0,
+            "Abandoned": 0,
+            "Renewed": 0,
+            "Token": uuid.uuid4().hex,
+        }
+        claim = Claim(self._store, key, mine, self._clock)
+        if not again and claim.take(over=None):
+            return claim
+        seen, since = "", 0.0
         while True:
             content = self._store.read(key)
-            if content is None:
-                return self.claim(kind, name, batch=batch, stop=stop, models=models)
+            if content is None or again:
+                if claim.take(over=content.etag if content else None):
+                    return claim
+                continue
             if self.find(kind, name, models=models) is not None:
                 return None
+            if content.etag != seen:
+                seen, since = content.etag, self._clock()
             held = _claim(content.data)
-            gone = is_dead(held["Holder"])
-            old = datetime.now(UTC) - content.modified > timedelta(seconds=CALL_SECONDS)
             # Whoever holds the lease of a batch knows that its earlier holder is gone.
             abandoned = held["Batch"] == batch and held["Holder"] != self._holder
             answered = self.find(kind, name) is not None  # by a model that is not configured any more
-            if held["Holder"] == "" or gone or old or abandoned or answered:
+            over = not held["Holder"] or is_dead(held["Holder"]) or self._is_over(content, since)
+            if over or abandoned or answered:
                 if held["Unknown"] >= TRIES and not answered:
                     raise CallError(
                         "MaybeBilled",
@@ -180,13 +197,18 @@ class Answers:
                     )
                 lost = bool(held["Holder"]) and not answered
                 mine |= {"Unknown": held["Unknown"], "Abandoned": held["Abandoned"] + lost}
-                try:
-                    etag = self._store.write_json(key, mine, if_etag=content.etag)
-                    return Claim(self._store, key, etag, mine)
-                except PreconditionFailed:
-                    continue
-            if stop.wait(POLL_SECONDS):
+                if claim.take(over=content.etag):
+                    return claim
+            elif stop.wait(POLL_SECONDS):
                 raise RunStopped("the run was stopped")
+
+    def _is_over(self, content: Content, since: float) -> bool:
+        """Whether a claim that has been seen unchanged ``since`` then is too old for its call.
+
+        No two machines' clocks are compared, unless S3 dates it further back than a clock S3 accepts can explain.
+        """
+        age = datetime.now(UTC) - content.modified
+        return self._clock() - since > CALL_SECONDS or age > timedelta(seconds=CALL_SECONDS) + CLOCK_SKEW
 
 
 def _claim(data: bytes) -> dict[str, Any]:
@@ -201,11 +223,39 @@ def _claim(data: bytes) -> dict[str, Any]:
 class Claim:
     """The right to make one paid call; left as it is once the answer is stored, as the mark that it was made."""
 
-    def __init__(self, store: Store, key: str, etag: str, document: dict[str, Any]) -> None:
+    def __init__(self, store: Store, key: str, document: dict[str, Any], clock: Callable[[], float]) -> None:
         self._store = store
         self._key = key
-        self._etag = etag
         self._document = document
+        self._clock = clock
+        self._etag = ""
+        self._written_at = 0.0
+
+    def take(self, over: str | None) -> bool:
+        """Takes the claim over the version ``over`` (None: where none is), unless somebody else was first."""
+        now = self._clock()
+        etag = write_own(
+            self._store,
+            self._key,
+            orjson.dumps(self._document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE),
+            token=self._document["Token"],
+            over=over,
+        )
+        self._etag, self._written_at = etag or "", now
+        return etag is not None
+
+    def _write(self) -> None:
+        if not self.take(over=self._etag):
+            raise ClaimLost("ClaimLost", "another process has taken the call over")
+
+    def renew(self) -> None:
+        """Says that the call is made now, not when it was claimed, if that was long ago; call it right before.
+
+        Raises `ClaimLost` if another process has given up on it meanwhile.
+        """
+        if self._clock() - self._written_at > RENEW_SECONDS:
+            self._document["Renewed"] += 1
+            self._write()
 
     @property
     def maybe_billed(self) -> int:
@@ -215,27 +265,35 @@ class Claim:
     def make(self, call: Callable[[], T]) -> T:
         """Makes the call; repeats it once if its end stays unknown.
 
-        A call that failed for a known reason gives the claim back, so that it may be made again.
+        A call that failed for a known reason gives the claim back, so that it may be made again. Raises
+        `ClaimLost`, without a call, if another process has it by now.
         """
         while True:
             try:
                 return call()
-            except OutcomeUnknown:
+            except OutcomeUnknown as error:
                 self._document["Unknown"] += 1
-                self._etag = self._store.write_json(self._key, self._document, if_etag=self._etag)
-                if self._document["Unknown"] >= TRIES:
-                    self._write_free()
+                over = self._document["Unknown"] >= TRIES
+                if over:
+                    self._document["Holder"] = ""
+                try:
+                    self._write()
+                except ClaimLost:
+                    raise error from None  # what was called may have been billed, whoever goes on
+                if over:
                     raise
+            except ClaimLost:
+                raise
             except (CallError, RunStopped):
                 self._give_back()
                 raise
 
-    def _write_free(self) -> None:
-        self._document["Holder"] = ""
-        self._etag = self._store.write_json(self._key, self._document, if_etag=self._etag)
-
     def _give_back(self) -> None:
-        if self.maybe_billed:
-            self._write_free()
-        else:
-            self._store.delete(self._key)
+        try:
+            if self.maybe_billed:
+                self._document["Holder"] = ""
+                self._write()
+            else:
+                self._store.delete(self._key, if_etag=self._etag)
+        except (PreconditionFailed, ClaimLost):
+            pass  # another process has it by now

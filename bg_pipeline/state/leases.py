@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_pascal
 
 from bg_pipeline.errors import PreconditionFailed
+from bg_pipeline.state.own_writes import write_own
 from bg_pipeline.state.processes import is_dead, process_name
 from bg_pipeline.store import Content, Store
 
@@ -33,8 +34,6 @@ TRUSTED_SHARE = 0.8
 """The share of ``ttl`` after which a holder that could not renew no longer trusts its lease."""
 POLL_SECONDS = 2.0
 """Mean time between two looks at a lease that somebody else holds."""
-ATTEMPTS = 3
-"""Writes of one renewal, if S3 refuses them although the lease is still ours."""
 CLOCK_SKEW = timedelta(minutes=15)
 """S3 refuses requests of a sender whose clock is further off than this (RequestTimeTooSkewed)."""
 
@@ -246,20 +245,7 @@ class Leases:
     def write(self, key: str, holder: Holder, over: str | None) -> str | None:
         """Writes a lease over the version ``over`` (None: where none is); its tag, or None if another was first."""
         data = holder.model_dump_json(by_alias=True, indent=2).encode()
-        for _ in range(ATTEMPTS):
-            try:
-                return self.store.write(
-                    key, data, media_type="application/json", if_absent=over is None, if_etag=over
-                )
-            except PreconditionFailed:
-                # Not always somebody else: when an answer is lost, boto3 sends the write again, and what
-                # refuses the second is the first.
-                there = self.store.read(key)
-                found = _parsed(there.data) if there else None
-                if there is None or found is None or found.token != holder.token:
-                    return None
-                over = there.etag
-        return None
+        return write_own(self.store, key, data, token=holder.token, over=over)
 
     def forget(self, lease: Lease) -> None:
         """Ends the renewals of a lease."""

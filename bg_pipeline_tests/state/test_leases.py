@@ -8,72 +8,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from botocore.exceptions import EndpointConnectionError
 
-from bg_pipeline.errors import PreconditionFailed
 from bg_pipeline.state import leases
 from bg_pipeline.state.leases import Lease, Leases, holder_of
 from bg_pipeline.state.processes import is_dead, process_name
-from bg_pipeline.store import Content, Store
-from bg_pipeline_tests.buckets import new_bucket
+from bg_pipeline.store import Store
+from bg_pipeline_tests.state.trouble import Clock, Troubled
 
 KEY = "pipeline-state/leases/2026/11/21/101530.json"
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Troubled(Store):
-    """A store whose next writes lose their answer, or never arrive."""
-
-    lost_answers = 0
-    down = False
-    moved_back = timedelta(0)
-
-    def write(self, key: str, data: bytes, **conditions: object) -> str:
-        if self.down:
-            raise EndpointConnectionError(endpoint_url="http://s3")
-        etag = super().write(key, data, **conditions)  # type: ignore[arg-type]
-        if self.lost_answers:
-            self.lost_answers -= 1
-            raise PreconditionFailed("the client sent it twice")
-        return etag
-
-    def read(self, key: str) -> Content | None:
-        content = super().read(key)
-        if content is None:
-            return None
-        return Content(
-            content.data,
-            content.etag,
-            content.media_type,
-            content.metadata,
-            content.modified - self.moved_back,
-        )
-
-
-@pytest.fixture(params=["moto", "ministack"])
-def new_store(request: pytest.FixtureRequest) -> Callable[[], Store]:
-    """Each call is another process's client of one new bucket, on either of two servers by different authors."""
-    if request.param == "moto":
-        return new_bucket(request.getfixturevalue("moto_s3"))
-    return new_bucket(request.getfixturevalue("stand_in").storage)
-
-
-@pytest.fixture
-def store(new_store: Callable[[], Store]) -> Troubled:
-    made = new_store()
-    return Troubled(made.client, made.bucket)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -1,0 +1,193 @@
+"""Claims on paid calls: one process makes a call, whatever becomes of it, of its writes and of its clock."""
+
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+
+import orjson
+import pytest
+
+from bg_pipeline import layout
+from bg_pipeline.errors import CallError, ClaimLost, OutcomeUnknown, RunStopped
+from bg_pipeline.state.answers import CALL_SECONDS, RENEW_SECONDS, Answer, Answers, Claim
+from bg_pipeline.store import Store
+from bg_pipeline_tests.state.trouble import Clock, Troubled
+
+NAME = "a" * 64
+MADE = Answer(b"made", "titan-v2")
+
+
+class Patience(threading.Event):
+    """Waits by moving a clock, and is at an end after so many seconds of it."""
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        super().__init__()
+        self.clock = clock
+        self.ends = clock.now + seconds
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.clock.now += timeout or 0.0
+        return self.clock.now > self.ends
+
+
+@pytest.fixture
+def ours(store: Troubled, clock: Clock) -> Answers:
+    return Answers(store, "our-machine.1.1.1", clock=clock)
+
+
+@pytest.fixture
+def theirs(new_store: Callable[[], Store]) -> Answers:
+    return Answers(new_store(), "their-machine.1.1.1", clock=Clock())
+
+
+def claim(answers: Answers, *, batch: str = "2026/11/20/101530", seconds: float = 0.0) -> Claim | None:
+    """The call, once nobody else makes it; waits for so many seconds of a clock of its own if it is not told."""
+    clock = answers._clock if isinstance(answers._clock, Clock) else Clock()
+    return answers.claim("picture", NAME, batch=batch, stop=Patience(clock, seconds))
+
+
+def taken(answers: Answers, **how: object) -> Claim:
+    made = claim(answers, **how)  # type: ignore[arg-type]
+    assert made is not None
+    return made
+
+
+def stored(store: Store) -> dict[str, object]:
+    content = store.read(layout.call_key(NAME))
+    assert content is not None
+    return dict(orjson.loads(content.data))
+
+
+OTHER = "2026/11/19/101530"
+
+
+def test_a_call_that_another_process_makes_is_waited_for_and_its_answer_used(
+    ours: Answers, theirs: Answers
+) -> None:
+    taken(ours)
+    with pytest.raises(RunStopped):
+        claim(theirs, batch=OTHER, seconds=30)
+    ours.keep("picture", NAME, MADE, media_type="image/png")
+    assert claim(theirs, batch=OTHER) is None
+    assert theirs.find("picture", NAME) == MADE
+
+
+def test_a_claim_whose_answer_was_lost_is_recognised_as_our_own(store: Troubled, ours: Answers) -> None:
+    store.lost_answers = 1
+    made = taken(ours)
+    assert made.maybe_billed == 0
+    assert made.make(lambda: "the answer") == "the answer"
+
+
+def test_a_claim_is_held_by_who_waited_long_for_the_gate_and_then_says_so(
+    store: Troubled, ours: Answers, theirs: Answers, clock: Clock
+) -> None:
+    made = taken(ours)
+    with pytest.raises(RunStopped):
+        claim(theirs, batch=OTHER, seconds=CALL_SECONDS - 20)
+    clock.now += CALL_SECONDS - 20
+    made.renew()
+    assert stored(store)["Renewed"] == 1
+    with pytest.raises(RunStopped):
+        claim(theirs, batch=OTHER, seconds=CALL_SECONDS - 20)
+    made.renew()
+    assert stored(store)["Renewed"] == 1, "what was renewed a moment ago needs no second write"
+
+
+def test_a_claim_that_nobody_renews_is_taken_over_and_counted_as_maybe_billed(
+    ours: Answers, theirs: Answers
+) -> None:
+    taken(ours)
+    assert taken(theirs, batch=OTHER, seconds=CALL_SECONDS + 20).maybe_billed == 1
+
+
+def test_a_clock_that_runs_ahead_takes_no_call_from_who_is_making_it(
+    new_store: Callable[[], Store], ours: Answers
+) -> None:
+    taken(ours)
+    store = new_store()
+    ahead = Troubled(store.client, store.bucket)
+    ahead.moved_back = timedelta(minutes=14)
+    with pytest.raises(RunStopped):
+        claim(Answers(ahead, "their-machine.1.1.1", clock=Clock()), batch=OTHER, seconds=30)
+    ahead.moved_back = timedelta(minutes=40)
+    taken(Answers(ahead, "their-machine.1.1.1", clock=Clock()), batch=OTHER)
+
+
+def test_who_slept_while_another_process_took_the_call_over_does_not_make_it(
+    store: Troubled, ours: Answers, theirs: Answers, clock: Clock
+) -> None:
+    slept = taken(ours)
+    made = taken(theirs)  # in the same batch: its lease was taken over
+    clock.now += RENEW_SECONDS + 1
+    called = []
+
+    def call() -> None:
+        slept.renew()
+        called.append("a paid call")
+
+    with pytest.raises(ClaimLost):
+        slept.make(call)
+    assert called == []
+    assert stored(store)["Holder"] == "their-machine.1.1.1"
+    assert made.make(lambda: "the answer") == "the answer"
+
+
+@pytest.mark.parametrize("error", [CallError("ValidationException", "wrong"), RunStopped("enough")])
+def test_a_call_that_failed_is_free_again_unless_another_process_has_it(
+    store: Troubled, ours: Answers, theirs: Answers, error: Exception
+) -> None:
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        taken(ours).make(fail)
+    assert store.read(layout.call_key(NAME)) is None
+    slept = taken(ours)
+    taken(theirs)
+    with pytest.raises(type(error)):
+        slept.make(fail)
+    assert stored(store)["Holder"] == "their-machine.1.1.1"
+
+
+def test_a_call_whose_end_is_unknown_is_made_twice_and_then_left_to_a_person(
+    store: Troubled, ours: Answers, theirs: Answers
+) -> None:
+    calls = []
+
+    def call() -> None:
+        calls.append("a paid call")
+        raise OutcomeUnknown("MaybeBilled", "no answer")
+
+    store.lost_answers = 1
+    with pytest.raises(OutcomeUnknown):
+        taken(ours).make(call)
+    assert len(calls) == 2
+    with pytest.raises(CallError, match="--again"):
+        claim(theirs)
+
+
+def test_a_call_whose_end_is_unknown_is_not_repeated_once_another_process_has_it(
+    ours: Answers, theirs: Answers
+) -> None:
+    calls = []
+    slept = taken(ours)
+    taken(theirs)
+
+    def call() -> None:
+        calls.append("a paid call")
+        raise OutcomeUnknown("MaybeBilled", "no answer")
+
+    with pytest.raises(OutcomeUnknown):
+        slept.make(call)
+    assert len(calls) == 1
+
+
+def test_what_is_asked_for_again_is_taken_from_whoever_holds_it(
+    store: Troubled, ours: Answers, theirs: Answers
+) -> None:
+    taken(ours)
+    ours.keep("picture", NAME, MADE, media_type="image/png")
+    anew = theirs.claim("picture", NAME, batch=OTHER, stop=threading.Event(), again=True)
+    assert anew is not None
+    assert stored(store)["Holder"] == "their-machine.1.1.1"

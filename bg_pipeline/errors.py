@@ -2,7 +2,7 @@
 
 An `ImageError` or a `CallError` ends one output of one image and becomes a row of the report; a
 `RunStopped` ends the spending of a whole run, with everything so far kept and reported. Anything else
-that escapes is a bug and is left to propagate.
+that escapes is a bug: while an image is worked on it becomes a row, too, and elsewhere it propagates.
 """
 
 from collections.abc import Sequence
@@ -115,6 +115,12 @@ class LeaseLost(RunStopped):
     """Another run has taken this batch over; this one leaves it alone."""
 
     scope = "batch"
+
+
+class StorageFailed(RunStopped):
+    """S3 does not do what it is asked; what cannot be stored must not be paid for."""
+
+    code = "S3"
 
 
 class NothingUsable(RunStopped):

@@ -30,12 +30,10 @@ _DESCRIPTION = re.compile(r"^[\W_]*description[\W_]*?:[*_\s]*", re.IGNORECASE | 
 
 @dataclass(frozen=True)
 class Caption:
-    """What the model said, with what it took; ``alt_text`` is "" unless it was asked for."""
+    """What the model said; ``alt_text`` is "" unless it was asked for."""
 
     text: str
     alt_text: str
-    input_tokens: int
-    output_tokens: int
 
 
 def operation(model_id: str) -> Operation:
@@ -93,13 +91,16 @@ def read(response: Mapping[str, Any], alt_text: int = 0) -> Caption:
         raise errors.Transient(
             "EmptyCaption", f"The model gave no caption (it stopped for: {reason or 'no reason'})."
         )
-    usage = response.get("usage") or {}
     return Caption(
         text=text,
         alt_text=shortened(alternative or _first_sentence(text), alt_text),
-        input_tokens=int(usage.get("inputTokens", 0)),
-        output_tokens=int(usage.get("outputTokens", 0)),
     )
+
+
+def tokens_used(response: Mapping[str, Any]) -> tuple[int, int]:
+    """Input and output tokens that an answer of ``converse`` says are billed."""
+    usage = response.get("usage") or {}
+    return int(usage.get("inputTokens", 0)), int(usage.get("outputTokens", 0))
 
 
 def _order(alt_text: int) -> str:

@@ -125,8 +125,9 @@ def _captioning(tools: Tools, operation: Operation, regions: Sequence[str]) -> T
                 regions=regions,
                 tokens=tokens_in + tokens_out,
             )
+            tokens = nova.tokens_used(done.answer)
+            payment.settle(facts.cost(input_tokens=tokens[0], output_tokens=tokens[1]))
             caption = nova.read(done.answer, alt_text)
-            payment.settle(facts.cost(input_tokens=caption.input_tokens, output_tokens=caption.output_tokens))
         return f"answered from {done.region}: {caption.text[:60]}"
 
     return Trial(f"{operation.name} {operation.invoke_id}", worst, call)

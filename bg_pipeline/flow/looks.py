@@ -240,9 +240,15 @@ class Looks:
                 unknown_repeats=1,
                 before=wallet.check,
             )
-            caption = nova.read(done.answer, alt_text)
-            cost = facts.cost(input_tokens=caption.input_tokens, output_tokens=caption.output_tokens)
+            tokens = nova.tokens_used(done.answer)
+            cost = facts.cost(input_tokens=tokens[0], output_tokens=tokens[1])
             payment.settle(cost)
+            try:
+                caption = nova.read(done.answer, alt_text)
+            except CallError:
+                # A refusal, or nothing, that came as an answer is paid for like one.
+                wallet.bill[operation.name] = cost
+                raise
         answer = {key: value for key, value in done.answer.items() if key != "ResponseMetadata"}
         tools.keep_payload(wallet, operation, _printable(body), _printable(answer))
         document = {"Caption": caption.text, "AltText": caption.alt_text}

@@ -1,6 +1,11 @@
 """What an expected error makes of an image's row."""
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
+
+from botocore.exceptions import BotoCoreError, ClientError
 
 from bg_pipeline.errors import (
     BgPipelineError,
@@ -12,12 +17,17 @@ from bg_pipeline.errors import (
     NotTried,
     OutcomeUnknown,
     RunStopped,
+    StorageFailed,
     Transient,
 )
 from bg_pipeline.reports.report import Status
 
 EXPECTED = (ImageError, CallError, RunStopped)
-"""What may end the work on one image; anything else is a bug and propagates."""
+"""What may end the work on one image; what else does is a fault of this program's own."""
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,30 @@ SAMPLE_WAITS = Meaning(
     Status.SKIPPED, False, "SampleWaits", "the sample waits for approval: `bg-pipeline approve` runs the rest"
 )
 """What becomes of the images that are not in a sample, until a person approves it."""
+
+
+def attempt(work: Callable[[], T], image: str) -> T | BgPipelineError:
+    """What ``work`` returns, or the error that ended it for this image, whatever it was."""
+    try:
+        return work()
+    except EXPECTED as error:
+        return error
+    except (ClientError, BotoCoreError) as error:
+        # Every other service's errors have a meaning of their own by now: this is S3.
+        return StorageFailed(f"S3 does not do what it is asked: {error}")
+    except Exception as error:  # noqa: BLE001 (one odd file must not take ten thousand others with it)
+        return _own_fault(error, image)
+
+
+def _own_fault(error: Exception, image: str) -> CallError:
+    """A fault of this program's own, as a failure of the one image that met it; the log has its traceback."""
+    _log.error("bg_pipeline has a fault, met by %s", image, exc_info=error)
+    words = " ".join(str(error).split())
+    return Transient(
+        "InternalError",
+        f"a fault of bg_pipeline's own ({type(error).__name__}: {words}); please report it with the traceback "
+        "that the log of the run has",
+    )
 
 
 def meaning(error: BgPipelineError) -> Meaning:

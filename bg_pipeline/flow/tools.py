@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+from botocore.exceptions import BotoCoreError, ClientError
 
 from bg_pipeline.aws import Aws
 from bg_pipeline.captioners import nova
 from bg_pipeline.custom_labels.standstill import Standstill
-from bg_pipeline.errors import CallError, LeaseLost, OutcomeUnknown
+from bg_pipeline.errors import BgPipelineError, LeaseLost, OutcomeUnknown
 from bg_pipeline.flow.photographs import Darkroom
 from bg_pipeline.generators import Generator, Invoke, Operation, generator
 from bg_pipeline.layout import STATE, Batch
@@ -52,7 +53,7 @@ class Wallet:
     def pay(self, operation: str, worst_usd: float | None) -> Iterator[Reservation]:
         """Sets ``worst_usd`` aside for a call; the block settles it with what the call cost.
 
-        A call that failed costs nothing; one whose end is unknown stays counted as billed.
+        A call that failed for a reason that is known costs nothing; any other stays counted as billed.
         """
         self.check()
         reservation = self.purse.reserve(
@@ -63,8 +64,11 @@ class Wallet:
         except OutcomeUnknown:
             reservation.keep()
             raise
-        except BaseException:
+        except (BgPipelineError, ClientError, BotoCoreError):
             reservation.release()
+            raise
+        except BaseException:
+            reservation.keep()
             raise
 
     def check(self) -> None:
@@ -183,7 +187,7 @@ def _json_object(data: bytes) -> Mapping[str, Any]:
     try:
         document = orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        raise CallError("BadAnswer", f"the model's answer is not JSON: {error}") from error
+        raise OutcomeUnknown("BadAnswer", f"the model's answer is not JSON: {error}") from error
     if not isinstance(document, dict):
-        raise CallError("BadAnswer", "the model's answer is not a JSON object")
+        raise OutcomeUnknown("BadAnswer", "the model's answer is not a JSON object")
     return document

@@ -4,18 +4,17 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import groupby
 from typing import Any
-
-from botocore.exceptions import BotoCoreError, ClientError
 
 from bg_pipeline import batch, layout
 from bg_pipeline.batch import ImageSettings
 from bg_pipeline.captioners.nova import shortened
-from bg_pipeline.errors import BgPipelineError, CallError, NotTried, RunStopped
+from bg_pipeline.errors import BgPipelineError, NotTried, RunStopped
 from bg_pipeline.flow.finishing import File, Finisher
 from bg_pipeline.flow.looks import Looks
-from bg_pipeline.flow.outcomes import EXPECTED, Meaning, meaning
+from bg_pipeline.flow.outcomes import Meaning, attempt, meaning
 from bg_pipeline.flow.painting import Painted, Painter
 from bg_pipeline.flow.photographs import Photograph
 from bg_pipeline.flow.places import Place
@@ -94,16 +93,10 @@ class Walk:
         before = self._entry.files
         if stage == PICTURES:
             self._entry.outputs, self._entry.files = [], {}
-        try:
-            step(looks, wallet)
-        except EXPECTED as error:
-            outcome = self._meaning(error)
+        failed = attempt(lambda: step(looks, wallet), self._photo.key)
+        if failed is not None:
+            outcome = self._meaning(failed)
             record = StageRecord(made_for, outcome.status, outcome.final, outcome.error, outcome.cause)
-        except (ClientError, BotoCoreError) as error:
-            # Every other service's errors have a meaning of their own by now: this is S3, and what
-            # cannot be stored must not be paid for.
-            outcome = self._meaning(RunStopped(f"S3 does not do what it is asked: {error}"))
-            record = StageRecord(made_for, outcome.status, outcome.final, "S3", outcome.cause)
         if stage == PICTURES and self._entry.outputs and record.status == Status.SUCCEEDED:
             bad = [output for output in self._entry.outputs if output["Status"] != Status.SUCCEEDED]
             if bad:
@@ -205,14 +198,14 @@ class Walk:
         groups = [list(group) for _, group in groupby(asked.outputs, key=lambda wanted: wanted.prompt)]
 
         def make(group: Sequence[batch.Wanted]) -> None:
-            try:
-                prompt = batch.fill(group[0].template, values, limit)
-                painted: Sequence[Painted | CallError] = painter.paint(prompt, group)
-            except EXPECTED as error:
+            prompt = attempt(lambda: batch.fill(group[0].template, values, limit), self._photo.key)
+            if isinstance(prompt, BgPipelineError):
                 for wanted in group:
-                    self._keep(wanted.position, error)
+                    self._keep(wanted.position, prompt)
                 return
-            for wanted, picture in zip(group, painted, strict=True):
+            painted = attempt(partial(painter.paint, prompt, group), self._photo.key)
+            pictures = [painted] * len(group) if isinstance(painted, BgPipelineError) else painted
+            for wanted, picture in zip(group, pictures, strict=True):
                 self._keep(wanted.position, self._finished(finisher, painter, prompt, wanted, picture))
 
         if len(groups) == 1:
@@ -227,31 +220,31 @@ class Walk:
         painter: Painter,
         prompt: str,
         wanted: batch.Wanted,
-        picture: Painted | CallError,
+        picture: Painted | BgPipelineError,
     ) -> list[File] | BgPipelineError:
         """The stored files of one picture; one that does not pass is asked for again with another seed.
 
         Where there is no other, the one that did not pass is kept for a person.
         """
         files: list[File] = []
-        attempt = 0
-        while True:
-            try:
-                if isinstance(picture, CallError):
-                    raise picture
-                files = finisher.finish(picture, prompt, wanted.position)
-                if (
-                    not any(file.repaint for file in files)
-                    or attempt >= self._tools.settings.max_regenerations
-                ):
-                    return files
-                attempt += 1
-                (picture,) = painter.paint(prompt, [wanted], attempt)
-            except EXPECTED as error:
-                if not files:
-                    return error
-                self._meaning(error)
+        regenerated = 0
+        while not isinstance(picture, BgPipelineError):
+            finished = attempt(partial(finisher.finish, picture, prompt, wanted.position), self._photo.key)
+            if isinstance(finished, BgPipelineError):
+                picture = finished
+                break
+            files = finished
+            if (
+                not any(file.repaint for file in files)
+                or regenerated >= self._tools.settings.max_regenerations
+            ):
                 return files
+            regenerated += 1
+            painted = attempt(partial(painter.paint, prompt, [wanted], regenerated), self._photo.key)
+            picture = painted if isinstance(painted, BgPipelineError) else painted[0]
+        if files:
+            self._meaning(picture)
+        return files or picture
 
     def _meaning(self, error: BgPipelineError) -> Meaning:
         if isinstance(error, RunStopped):

@@ -6,7 +6,7 @@ from typing import Any
 import pybase64
 from PIL import Image
 
-from bg_pipeline.errors import Transient
+from bg_pipeline.errors import OutcomeUnknown
 
 _SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")
 _PNG_COLOUR_TYPE = 25
@@ -21,7 +21,7 @@ def encoded(data: bytes) -> str:
 def decoded(text: Any, model: str) -> bytes:
     """The picture file in an answer of ``model``.
 
-    Raises `Transient` when it is none: the picture asked for is not to blame.
+    Raises `OutcomeUnknown` when it is none: the picture asked for is not to blame, and the call may be billed.
     """
     if isinstance(text, str):
         try:
@@ -30,7 +30,7 @@ def decoded(text: Any, model: str) -> bytes:
             data = b""
         if data.startswith(_SIGNATURES):
             return data
-    raise Transient("BadAnswer", f"{model} answered with something that is not a picture; try again later")
+    raise OutcomeUnknown("BadAnswer", f"{model} answered with something that is not a picture")
 
 
 def rgb_mask(mask: bytes) -> bytes:

@@ -111,5 +111,5 @@ def pictures(body: Mapping[str, Any], model: str) -> tuple[bytes, ...]:
         words = body.get("error")
         if words:
             raise refusal("ContentFiltered", str(words)) or errors.Blocked("ContentFiltered", str(words))
-        raise errors.Transient("BadAnswer", f"{model} answered without a picture and without a reason")
+        raise errors.OutcomeUnknown("BadAnswer", f"{model} answered without a picture and without a reason")
     return tuple(decoded(image, model) for image in images)

@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import orjson
+from botocore.exceptions import BotoCoreError, ClientError
 
 from bg_pipeline import layout
 from bg_pipeline.errors import CallError, ClaimLost, OutcomeUnknown, PreconditionFailed, RunStopped
@@ -271,22 +272,33 @@ class Claim:
         while True:
             try:
                 return call()
-            except OutcomeUnknown as error:
-                self._document["Unknown"] += 1
-                over = self._document["Unknown"] >= TRIES
-                if over:
-                    self._document["Holder"] = ""
-                try:
-                    self._write()
-                except ClaimLost:
-                    raise error from None  # what was called may have been billed, whoever goes on
-                if over:
-                    raise
             except ClaimLost:
                 raise
+            except OutcomeUnknown as error:
+                if not self._ended_unknown(error):
+                    raise
             except (CallError, RunStopped):
                 self._give_back()
                 raise
+            except (ClientError, BotoCoreError):
+                raise  # S3 does not take the answer; whoever takes the claim over counts this call
+            except Exception as error:
+                # A fault of ours, maybe after a call that is billed.
+                self._document["Holder"] = ""
+                self._ended_unknown(error)
+                raise
+
+    def _ended_unknown(self, error: Exception) -> bool:
+        """Counts a call that may have been billed; whether it may be made once more."""
+        self._document["Unknown"] += 1
+        more: bool = self._document["Unknown"] < TRIES
+        if not more:
+            self._document["Holder"] = ""
+        try:
+            self._write()
+        except ClaimLost:
+            raise error from None  # what was called may have been billed, whoever goes on
+        return more
 
     def _give_back(self) -> None:
         try:

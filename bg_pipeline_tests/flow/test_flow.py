@@ -3,10 +3,16 @@
 import io
 import json
 from datetime import date
+from typing import Any
 
 import pytest
 from PIL import Image
 
+from bg_pipeline.errors import Blocked
+from bg_pipeline.flow import finishing
+from bg_pipeline.flow.painting import Painter
+from bg_pipeline.generators.pictures import decoded
+from bg_pipeline.imaging import Photo
 from bg_pipeline.layout import Batch
 from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.reports.report import Status
@@ -310,6 +316,80 @@ def test_a_call_that_stays_unknown_is_never_made_a_third_time(bench: Bench, cont
     row = bench.rows(batch)["photo-0.jpg"]
     assert (row.Status, row.Error) == (Status.FAILED, "MaybeBilled")
     assert paid(control) == 2
+
+
+@pytest.mark.parametrize("answer", ["no picture", ""])
+def test_an_answer_that_is_no_picture_counts_as_billed_and_is_asked_for_twice_at_most(
+    bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    monkeypatch.setattr(
+        "bg_pipeline.generators.titan.pictures", lambda body, model: (decoded(answer, model),)
+    )
+    batch = bench.submit(1)
+    for _ in range(3):
+        bench.run()
+    row = bench.rows(batch)["photo-0.jpg"]
+    assert (row.Status, row.Error) == (Status.FAILED, "MaybeBilled")
+    assert "not a picture" in row.Cause or "--again" in row.Cause
+    assert paid(control) == 2
+    spent = bench.store.read_json(batch.spend_key)
+    assert spent["SettledMicroUsd"] > 2 * 8_000
+
+
+def test_a_fault_of_our_own_ends_the_image_that_met_it_and_no_other(
+    bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def put_back(source: Photo, *rest: Any, **more: Any) -> Image.Image:
+        if source.size == (91, 80):
+            raise ZeroDivisionError("a case nobody thought of")
+        return real(source, *rest, **more)
+
+    real = finishing.put_back
+    batch = bench.submit({"a.jpg": photo(1), "odd.jpg": photo(2, size=(91, 80)), "c.jpg": photo(3)})
+    with monkeypatch.context() as patched:
+        patched.setattr(finishing, "put_back", put_back)
+        day = bench.run()
+    assert day.counts == {Status.SUCCEEDED: 2, Status.FAILED: 1}
+    row = bench.rows(batch)["odd.jpg"]
+    assert row.Error == "InternalError"
+    assert "ZeroDivisionError: a case nobody thought of" in row.Cause
+    (record,) = caplog.records
+    assert record.exc_info
+    assert "odd.jpg" in record.getMessage()
+    # Mended, the image is finished from its stored answer.
+    control.mark()
+    assert bench.run().counts == {Status.SUCCEEDED: 3}
+    assert control.paid() == []
+
+
+def test_a_fault_of_our_own_in_one_of_several_prompts_leaves_the_others(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def paint(painter: Painter, prompt: str, *rest: Any) -> Any:
+        if "odd" in prompt:
+            raise ZeroDivisionError("a case nobody thought of")
+        return real(painter, prompt, *rest)
+
+    real = Painter.paint
+    monkeypatch.setattr(Painter, "paint", paint)
+    batch = bench.submit(1, Prompts=["a beach", "an odd place", "a wood"])
+    bench.run()
+    outputs = bench.rows(batch)["photo-0.jpg"].Outputs
+    assert [output.Status for output in outputs] == [Status.SUCCEEDED, Status.FAILED, Status.SUCCEEDED]
+
+
+def test_a_refused_caption_is_paid_for_and_told_as_such(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise Blocked("content_filtered", "no")
+
+    bench.submit(1)
+    fair = bench.run(stages=("captions",)).cost_usd
+    assert fair > 0
+    monkeypatch.setattr("bg_pipeline.captioners.nova.read", refuse)
+    bench.submit({"b.jpg": photo(7)}, batch="second")
+    assert bench.run(stages=("captions",)).cost_usd == pytest.approx(fair, rel=0.2)
 
 
 def test_a_dead_model_is_replaced_by_the_next_and_nothing_is_paid_again(

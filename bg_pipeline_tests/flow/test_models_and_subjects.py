@@ -95,7 +95,7 @@ def astronaut() -> bytes:
 @pytest.fixture
 def a_dog(monkeypatch: pytest.MonkeyPatch) -> None:
     """Captions are about a dog."""
-    caption = Caption("The image shows a brown dog on a sofa.", "", 100, 10)
+    caption = Caption("The image shows a brown dog on a sofa.", "")
     monkeypatch.setattr("bg_pipeline.captioners.nova.read", lambda *_: caption)
 
 

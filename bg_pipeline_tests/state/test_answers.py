@@ -183,6 +183,21 @@ def test_a_call_whose_end_is_unknown_is_not_repeated_once_another_process_has_it
     assert len(calls) == 1
 
 
+def test_a_fault_of_our_own_after_a_call_is_met_by_two_runs_and_by_no_third(
+    ours: Answers, theirs: Answers, store: Troubled
+) -> None:
+    def call() -> None:
+        raise KeyError("a field that was always there")
+
+    with pytest.raises(KeyError):
+        taken(ours).make(call)
+    with pytest.raises(KeyError):
+        taken(theirs).make(call)
+    assert (stored(store)["Unknown"], stored(store)["Abandoned"]) == (2, 0)
+    with pytest.raises(CallError, match="may have been billed twice"):
+        claim(ours)
+
+
 def test_what_is_asked_for_again_is_taken_from_whoever_holds_it(
     store: Troubled, ours: Answers, theirs: Answers
 ) -> None:

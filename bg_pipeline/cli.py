@@ -7,6 +7,7 @@ import click
 from bg_pipeline.commands.api import api
 from bg_pipeline.commands.captions import captions
 from bg_pipeline.commands.demo import demo
+from bg_pipeline.commands.discard import discard
 from bg_pipeline.commands.doctor import doctor
 from bg_pipeline.commands.follow_up import approve, retry
 from bg_pipeline.commands.page import page
@@ -39,6 +40,7 @@ for command in (
     report,
     retry,
     approve,
+    discard,
     review,
     publish,
     captions,

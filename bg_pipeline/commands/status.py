@@ -19,7 +19,7 @@ from bg_pipeline.reports.overview import REPORTED, look_up, state_of
 from bg_pipeline.reports.report import TABLE_HEAD, Report, Status
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.store import Store
-from bg_pipeline.uploads.listing import batches
+from bg_pipeline.uploads.listing import Uploaded, batches, find
 
 
 @click.command()
@@ -41,11 +41,12 @@ def status(batch: Batch | None, date: UploadDate | None) -> None:
     head = ("Batch", "State", "Images", *(status.value for status in Status), "To do", "USD")
     lines, finished = [], True
     works = {work.place.batch: work for work in find_work(store, configured, dates, [batch] if batch else ())}
-    for found in _batches(store, dates, batch):
-        if found in works:
-            line, good = _line(store, works[found])
+    for uploaded in _uploaded(store, dates, batch):
+        if uploaded.batch in works:
+            line, good = _line(store, works[uploaded.batch])
         else:
-            line, good = [found.path, "being uploaded", *[""] * (len(head) - 2)], False
+            state = f"draft of {uploaded.touched:%Y-%m-%d %H:%M} UTC" if uploaded.draft else "being uploaded"
+            line, good = [uploaded.batch.path, state, len(uploaded.images), *[""] * (len(head) - 3)], False
         lines.append(line)
         finished = finished and good
     if lines:
@@ -60,10 +61,10 @@ def _open_dates(configured: Settings) -> list[UploadDate]:
     return [newest - datetime.timedelta(days) for days in reversed(range(configured.open_dates))]
 
 
-def _batches(store: Store, dates: Iterable[UploadDate], only: Batch | None) -> list[Batch]:
+def _uploaded(store: Store, dates: Iterable[UploadDate], only: Batch | None) -> list[Uploaded]:
     if only:
-        return [only]
-    return [uploaded.batch for date in dates for uploaded in batches(store, date)]
+        return [find(store, only) or Uploaded(only, emptied=True)]
+    return [uploaded for date in dates for uploaded in batches(store, date)]
 
 
 def _line(store: Store, work: Work) -> tuple[list[object], bool]:

@@ -12,7 +12,7 @@ from bg_pipeline.store import Store, Stored
 
 @dataclass(slots=True)
 class Uploaded:
-    """One folder of uploads: its objects by name, and its request if that has come.
+    """One folder of uploads: its objects by name, and its request if that has come, or what says that it will.
 
     ``emptied`` says that nothing is left of it because all of it was moved to the archive.
     """
@@ -21,7 +21,7 @@ class Uploaded:
     images: dict[str, Stored] = field(default_factory=dict)
     others: dict[str, Stored] = field(default_factory=dict)
     request: Stored | None = None
-    draft: bool = False
+    draft: Stored | None = None
     emptied: bool = False
 
     @property
@@ -29,6 +29,11 @@ class Uploaded:
         """When its latest object came, by S3's clock."""
         found = [*self.images.values(), *self.others.values(), *([self.request] if self.request else [])]
         return max((each.modified for each in found), default=datetime.min.replace(tzinfo=UTC))
+
+    @property
+    def touched(self) -> datetime:
+        """When somebody was last at work on it, as a draft that may be without photos."""
+        return max(self.newest, self.draft.modified) if self.draft else self.newest
 
     def complete(self, settle_seconds: int, now: datetime) -> bool:
         """Whether it may be worked on: its request has come, or it has neither request nor draft and is quiet."""
@@ -70,7 +75,7 @@ def _folders(objects: Iterable[Stored]) -> Iterator[Uploaded]:
                 case Kind.REQUEST:
                     uploaded.request = each
                 case Kind.DRAFT:
-                    uploaded.draft = True
+                    uploaded.draft = each
                 case Kind.DOT_FILE | Kind.OTHER_JSON:
                     uploaded.others[upload.name] = each
                 case Kind.FOLDER:

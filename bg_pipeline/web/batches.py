@@ -26,6 +26,7 @@ from bg_pipeline.reports.report import Status
 from bg_pipeline.spending import planning
 from bg_pipeline.state.leases import holder_of
 from bg_pipeline.state.processes import is_dead
+from bg_pipeline.uploads import drafts
 from bg_pipeline.uploads import listing as uploads
 from bg_pipeline.uploads.listing import Uploaded
 from bg_pipeline.uploads.submitting import check_request, new_batch, paid_pictures
@@ -190,6 +191,13 @@ def prepare_more(batch: TheBatch, asked: Files, service: TheService) -> Prepared
     """Uploads for more files of a batch that is still in preparation."""
     _in_preparation(service, batch)
     return _uploads(service, batch, asked)
+
+
+@router.delete("/{date}/{name}", status_code=204)
+def discard(batch: TheBatch, service: TheService) -> None:
+    """Deletes a batch that is still in preparation, with everything that was uploaded for it."""
+    _in_preparation(service, batch)
+    drafts.discard(service.store, batch)
 
 
 @router.put(

@@ -62,7 +62,7 @@ def submitted(*words: object) -> Batch:
 
 @pytest.mark.parametrize(
     "command",
-    ["", "demo", "up", "submit", "plan", "run", "status", "report", "retry", "approve", "doctor"],
+    ["", "demo", "up", "submit", "plan", "run", "status", "report", "retry", "approve", "discard", "doctor"],
 )
 def test_every_command_explains_itself(command: str) -> None:
     result = bg(*filter(None, [command, "--help"]))
@@ -287,16 +287,20 @@ def test_a_request_that_cannot_be_read_is_a_state_and_a_row(bench: Bench) -> Non
     assert "did you mean 'Prompt'" in result.stdout
 
 
-def test_a_folder_that_is_still_uploaded_is_told_and_left_alone(bench: Bench) -> None:
+def test_a_draft_is_told_left_alone_and_deleted_only_after_a_question(bench: Bench) -> None:
     batch = Batch(today(), "drafted")
     bench.put(batch.upload_key("a.jpg"), photo())
     bench.put(batch.draft_key, b"{}")
     status = bg("status")
     assert status.exit_code == 1
-    assert "being uploaded" in status.stdout
+    assert f"draft of {today()}" in status.stdout
     result = bg("run", "--date", "today")
     assert result.exit_code == 0
     assert "still being uploaded" in result.stderr
+    assert "say --yes" in refused("discard", batch.path)
+    assert bench.keys("image-files")
+    assert bg("discard", batch.path, "--yes").exit_code == 0
+    assert bench.keys("image-files") == []
 
 
 def test_names_that_could_steer_the_terminal_are_shown_as_what_they_are(bench: Bench) -> None:

@@ -171,6 +171,17 @@ def test_a_request_that_cannot_be_read_is_told(api: Caller, bench: Bench) -> Non
     assert "Mode" in found["Cause"]
 
 
+def test_a_batch_in_preparation_can_be_deleted_and_a_submitted_one_cannot(api: Caller, bench: Bench) -> None:
+    made = uploaded(api, "a.jpg")
+    assert api("DELETE", made["path"]).status_code == 204
+    assert bench.keys("image-files") == []
+    assert api("DELETE", made["path"]).status_code == 404
+    made = uploaded(api, "a.jpg")
+    assert submit(api, made).ok
+    assert api("DELETE", made["path"]).status_code == 409
+    assert bench.keys("image-files")
+
+
 def test_a_batch_that_does_not_exist_is_not_found(api: Caller) -> None:
     for path in ("", "/report", "/results"):
         assert problem(api.get(f"/batches/2026-11-20/none{path}")) == (404, "NoSuchBatch")

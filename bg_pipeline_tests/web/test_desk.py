@@ -19,6 +19,7 @@ from bg_pipeline.reports.report import Status
 from bg_pipeline.review import State, decide
 from bg_pipeline.store import Store
 from bg_pipeline.web.page.desk import Desk, dagster_at_work, free_name
+from bg_pipeline.web.page.intake import Lots
 from bg_pipeline.web.page.plain import plain
 from bg_pipeline.web.page.single import fields_of
 from bg_pipeline_tests.batches import Bench
@@ -54,7 +55,9 @@ def test_what_is_dropped_lies_in_storage_as_a_draft_that_nothing_works_on(
     }
     assert bench.run(batch.date).images == 0
     assert control.paid() == []
-    assert [each.state for each in desk.standings(batch.date)] == ["being prepared"]
+    (standing,) = desk.standings(batch.date)
+    assert standing.draft
+    assert standing.state.startswith("draft, last touched")
 
 
 @pytest.mark.parametrize(
@@ -131,6 +134,19 @@ def test_the_plan_counts_calls_and_dollars_and_spends_nothing(desk: Desk, contro
     assert {line.operation.name: line.calls for line in plan.lines}["TITAN_V2"] == 4
     assert plan.worst_usd
     assert control.paid() == []
+
+
+def test_a_draft_that_was_left_is_gone_on_with_or_discarded(desk: Desk, bench: Bench) -> None:
+    batch, names = drafted(desk)
+    lot = Lots().open(desk, batch)
+    assert list(lot.photos) == names
+    assert all(photo.small for photo in lot.photos.values())
+    assert lot.take("another", names[0], io.BytesIO(photo(9))).name == "0 2.jpg"
+    assert lot.batch == batch
+    assert desk.discard(batch) == 3
+    assert desk.standings(batch.date) == []
+    with pytest.raises(UsageError, match="no draft"):
+        Lots().open(desk, batch)
 
 
 def test_a_batch_that_was_submitted_is_not_changed_by_a_second_press(desk: Desk) -> None:
@@ -270,6 +286,6 @@ def test_what_a_run_did_meanwhile_is_seen_at_once(desk: Desk, bench: Bench) -> N
 
 def test_a_batch_that_was_just_submitted_is_seen_at_once(desk: Desk) -> None:
     batch, names = drafted(desk)
-    assert [each.state for each in desk.standings(batch.date)] == ["being prepared"]
+    assert [each.draft for each in desk.standings(batch.date)] == [True]
     desk.submit(batch, desk.request(batch, names, {"Prompt": "a beach"}, {})[0])
     assert [each.state for each in desk.standings(batch.date)] == ["waiting for a run"]

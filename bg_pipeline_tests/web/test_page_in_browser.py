@@ -165,6 +165,32 @@ def test_a_photo_that_is_refused_is_told_and_the_others_are_taken(
     page.close()
 
 
+def test_photos_of_a_page_that_was_closed_are_gone_on_with_or_deleted(
+    bench: Bench, address: str, browser: Browser, tmp_path: Path
+) -> None:
+    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    page.set_default_timeout(SECONDS)
+    page.goto(address)
+    drop(page, tmp_path)
+    page.close()
+    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    page.set_default_timeout(SECONDS)
+    page.goto(f"{address}/batches")
+    page.get_by_text("draft, last touched").wait_for()
+    assert serious(page) == []
+    page.get_by_role("button", name="Go on with it").click()
+    page.get_by_role("heading", name="2 photos").wait_for()
+    page.get_by_placeholder("london city background").fill("a sandy beach")
+    page.keyboard.press("Control+Enter")
+    expect(page.get_by_role("button", name="Submit")).to_be_enabled(timeout=SECONDS)
+    page.get_by_role("link", name="Batches").click()
+    page.get_by_role("button", name="Discard").click()
+    page.get_by_role("button", name="Delete the draft").click()
+    page.get_by_text("Nothing was uploaded on").wait_for()
+    assert bench.keys("image-files") == []
+    page.close()
+
+
 def test_what_was_typed_for_single_photos_stays_when_the_table_is_closed(
     address: str, browser: Browser, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ import streamlit as st
 from botocore.exceptions import BotoCoreError, ClientError
 
 from bg_pipeline.errors import BgPipelineError, RequestError
+from bg_pipeline.layout import Batch
 from bg_pipeline.pipeline import make_aws, open_bucket
 from bg_pipeline.settings import settings
 from bg_pipeline.web.page import progress, results, search, submit, visitor
@@ -49,7 +50,11 @@ def _submit(desk: Desk) -> None:
 
 
 def _progress(desk: Desk) -> None:
-    progress.show(desk, sys.argv[1] if len(sys.argv) > 1 else "")
+    def go_on(draft: Batch) -> None:
+        submit.go_on(desk, draft)
+        st.switch_page(_new)
+
+    progress.show(desk, sys.argv[1] if len(sys.argv) > 1 else "", go_on)
 
 
 def _results(desk: Desk) -> None:
@@ -63,15 +68,12 @@ def _search(desk: Desk) -> None:
 st.set_page_config(page_title="New backgrounds", page_icon=":material/photo_library:", layout="wide")
 st.html("<style>.stMainBlockContainer { padding-top: 3.5rem; }</style>")
 visitor.let_in(settings())
+_new = st.Page(
+    _shown(_submit), title="New batch", icon=":material/add_photo_alternate:", url_path="new", default=True
+)
 st.navigation(
     [
-        st.Page(
-            _shown(_submit),
-            title="New batch",
-            icon=":material/add_photo_alternate:",
-            url_path="new",
-            default=True,
-        ),
+        _new,
         st.Page(_shown(_progress), title="Batches", icon=":material/list:", url_path="batches"),
         st.Page(_shown(_results), title="Review", icon=":material/rate_review:", url_path="review"),
         st.Page(_shown(_search), title="Search", icon=":material/search:", url_path="search"),

@@ -24,7 +24,7 @@ import orjson
 from bg_pipeline import layout, review
 from bg_pipeline.aws import Aws
 from bg_pipeline.batch import BatchRequest
-from bg_pipeline.errors import BgPipelineError, ImageError, RequestError, UsageError
+from bg_pipeline.errors import BgPipelineError, ImageError, PreconditionFailed, RequestError, UsageError
 from bg_pipeline.flow.finding import find_work
 from bg_pipeline.flow.looks import Looks
 from bg_pipeline.flow.photographs import Photograph
@@ -45,7 +45,7 @@ from bg_pipeline.settings import Settings
 from bg_pipeline.spending import planning
 from bg_pipeline.spending.planning import Plan
 from bg_pipeline.store import Store
-from bg_pipeline.uploads import listing, manifest
+from bg_pipeline.uploads import drafts, listing, manifest
 from bg_pipeline.uploads.submitting import compose_request, new_batch, upload
 
 LOOK_AGAIN_SECONDS = 30
@@ -54,6 +54,8 @@ DATES_KNOWN = 10
 BATCHES_KNOWN = 5
 LABELLERS = 8
 """Photos whose labels are asked for at a time."""
+READERS = 8
+"""Photos of a draft that are read again at a time."""
 LOOK = 1200
 """Pixels of the longer side of a picture that is looked at."""
 PART = 1 << 20
@@ -80,7 +82,10 @@ class Seen:
 
 @dataclass(frozen=True)
 class Standing:
-    """A batch on its way: its ``state`` in words, images by status, what was spent (None: not known)."""
+    """A batch on its way: its ``state`` in words, images by status, what was spent (None: not known).
+
+    Nothing works on one that is not ``complete``, be it a ``draft`` or still being uploaded.
+    """
 
     batch: Batch
     state: str
@@ -88,6 +93,8 @@ class Standing:
     counts: Mapping[str, int] = field(default_factory=dict)
     to_do: int = 0
     cost_usd: float | None = 0.0
+    complete: bool = True
+    draft: bool = False
 
     @property
     def done(self) -> int:
@@ -118,10 +125,7 @@ class Desk:
     def take(self, batch: Batch, name: str, file: BinaryIO) -> Dropped:
         """Stores a dropped file under a name that `free_name` gave."""
         with self._decoding:
-            try:
-                small = thumbnail(file.read())
-            except ImageError:
-                small = b""  # the run's report says what is wrong with it
+            small = _small(file.read())
         file.seek(0)
         upload(self.store, batch.upload_key(name), name, file)
         return Dropped(name, small)
@@ -156,6 +160,24 @@ class Desk:
     def take_away(self, batch: Batch, name: str) -> None:
         """Deletes a photo of a draft."""
         self.store.delete(batch.upload_key(name))
+
+    def go_on(self, batch: Batch) -> list[Dropped]:
+        """The photos of a draft that somebody has left; `UsageError` if it is none."""
+        names = sorted(drafts.find_draft(self.store, batch).images)
+
+        def again(name: str) -> Dropped:
+            with self._decoding:
+                content = self.store.read(batch.upload_key(name))
+                return Dropped(name, _small(content.data if content else b""))
+
+        with ThreadPoolExecutor(READERS, "draft") as pool:
+            return list(pool.map(again, names))
+
+    def discard(self, batch: Batch) -> int:
+        """Deletes a draft and says how many photos it had; `UsageError` if it is none."""
+        photos = drafts.discard(self.store, batch)
+        self._look_anew(batch)
+        return photos
 
     @property
     def price_of_labels(self) -> float | None:
@@ -224,11 +246,16 @@ class Desk:
 
     def submit(self, batch: Batch, data: bytes) -> None:
         """Hands the batch to the pipeline; again with another request it is a `UsageError`."""
-        earlier = self.store.read(batch.request_key)
-        if earlier is not None and earlier.data != data:
-            raise UsageError(f"batch {batch.path} was submitted already")
-        self.store.write(batch.request_key, data, media_type="application/json")
+        try:
+            self.store.write(batch.request_key, data, media_type="application/json", if_absent=True)
+        except PreconditionFailed:
+            earlier = self.store.read(batch.request_key)
+            if earlier is None or earlier.data != data:
+                raise UsageError(f"batch {batch.path} was submitted already") from None
         self.store.delete(batch.draft_key)
+        self._look_anew(batch)
+
+    def _look_anew(self, batch: Batch) -> None:
         with self._looking:
             self._standings.pop(batch.date, None)
 
@@ -271,7 +298,10 @@ class Desk:
         for uploaded in uploads:
             work = complete.get(uploaded.batch)
             if work is None:
-                found.append(Standing(uploaded.batch, "being prepared", len(uploaded.images)))
+                draft = uploaded.draft is not None
+                state = f"draft, last touched {uploaded.touched:%H:%M} UTC" if draft else "being uploaded"
+                images = len(uploaded.images)
+                found.append(Standing(uploaded.batch, state, images, complete=False, draft=draft))
                 continue
             report = Report(tuple(rows(work)))
             counts = {status.value: number for status, number in report.counts.items() if number}
@@ -323,6 +353,14 @@ class Desk:
             for item in approved:
                 pack.writestr(item.key.removeprefix(prefix), self.download(work, item))
         return len(approved)
+
+
+def _small(data: bytes) -> bytes:
+    """A dropped photo's small picture; empty if it is none: the run's report says what is wrong with it."""
+    try:
+        return thumbnail(data)
+    except ImageError:
+        return b""
 
 
 def free_name(name: str, taken: Collection[str]) -> str:

@@ -29,17 +29,18 @@ IN_MEMORY = 1_000_000
 class Lot:
     """The photos that one visitor drops for one batch. Safe for threads.
 
-    ``token`` lets whoever has it add photos, and nothing else. The batch is begun with its first photo.
+    ``token`` lets whoever has it add photos, and nothing else. The batch is begun with its first photo, or goes on
+    with those of a ``draft`` that somebody has left.
     """
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, draft: Batch | None = None) -> None:
         self.token = secrets.token_urlsafe(32)
         self.most = desk.settings.api_max_upload_mb * 1_000_000
         self._desk = desk
         self._lock = threading.Lock()
-        self._batch: Batch | None = None
-        self._names: set[str] = set()
-        self._photos: dict[str, Dropped] = {}
+        self._batch = draft
+        self._photos = {each.name: each for each in desk.go_on(draft)} if draft else {}
+        self._names = set(self._photos)
         self._by_id: dict[str, Future[Dropped]] = {}
         self._closed = False
 
@@ -106,9 +107,9 @@ class Lots:
         self._lock = threading.Lock()
         self._lots: OrderedDict[str, Lot] = OrderedDict()
 
-    def open(self, desk: Desk) -> Lot:
-        """A new lot."""
-        lot = Lot(desk)
+    def open(self, desk: Desk, draft: Batch | None = None) -> Lot:
+        """A new lot, or one that goes on with a draft."""
+        lot = Lot(desk, draft)
         with self._lock:
             self._lots[lot.token] = lot
             if len(self._lots) > VISITORS:

@@ -1,5 +1,6 @@
 """The screen that shows how batches stand while they are worked on."""
 
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 
 import streamlit as st
@@ -15,12 +16,17 @@ from bg_pipeline.web.page.plain import plain
 LOOK_SECONDS = 3
 
 
-def show(desk: Desk, dagster: str) -> None:
-    """The screen; ``dagster`` is the address of its UI, empty where it is not known."""
+def show(desk: Desk, dagster: str, go_on: Callable[[Batch], object]) -> None:
+    """The screen; ``dagster`` is the address of its UI, empty where it is not known. ``go_on`` leads to a draft."""
     st.title("Batches")
     chosen = st.date_input("Upload date (UTC)", datetime.now(UTC).date())
     _who_runs(dagster)
-    _standings(desk, chosen if isinstance(chosen, date) else datetime.now(UTC).date())
+    day = chosen if isinstance(chosen, date) else datetime.now(UTC).date()
+    # Decided outside of the part that looks again by itself, which cannot lead to another screen.
+    if draft := st.session_state.pop("go_on", None):
+        with st.spinner("Looking at the photos"):
+            go_on(draft)
+    _standings(desk, day)
 
 
 def _who_runs(dagster: str) -> None:
@@ -60,10 +66,29 @@ def _standing(desk: Desk, standing: Standing) -> None:
         ", ".join(f"{number:,} {status}" for status, number in standing.counts.items())
         or f"{standing.images:,} photos"
     )
-    if standing.images and standing.state != "being prepared":
+    if standing.draft:
+        _draft(desk, batch)
+        return
+    if standing.images and standing.complete:
         st.progress(standing.done / standing.images, f"{standing.done:,} of {standing.images:,} photos done")
     with st.popover("Report", icon=":material/description:"):
         _report(desk, batch)
+
+
+def _draft(desk: Desk, batch: Batch) -> None:
+    """What may become of photos that were dropped and not submitted."""
+    left, right = st.columns([1, 3])
+    if left.button("Go on with it", key=f"go-on-{batch.path}", icon=":material/edit:"):
+        st.session_state.go_on = batch
+        st.rerun()
+    with right.popover("Discard", icon=":material/delete:"):
+        st.text("Its photos are deleted. Somebody may just be preparing it on another page.")
+        if st.button("Delete the draft", key=f"discard-{batch.path}", type="primary"):
+            try:
+                desk.discard(batch)
+                st.rerun()
+            except UsageError as error:
+                st.error(plain(str(error)))
 
 
 def _report(desk: Desk, batch: Batch) -> None:

@@ -27,7 +27,7 @@ def show(desk: Desk) -> None:
     st.title("Review")
     day = st.date_input("Upload date (UTC)", datetime.now(UTC).date())
     standings = desk.standings(day if isinstance(day, date) else datetime.now(UTC).date())
-    batches = [each.batch for each in standings if each.state != "being prepared"]
+    batches = [each.batch for each in standings if each.complete]
     if not batches:
         st.caption(f"No batch of {day} has results.")
         return

@@ -63,6 +63,18 @@ def show(desk: Desk) -> None:
     _decide(desk, photos, wishes, own, table.getvalue() if table else None)
 
 
+def go_on(desk: Desk, draft: Batch) -> None:
+    """Goes on with a draft; raises `UsageError` if it is none by now. What was prepared before stays, as a draft."""
+    lot = lots.open(desk, draft)
+    _forget()
+    st.session_state.lot = lot
+
+
+def _forget() -> None:
+    for name in ("lot", "seen", "own", "keys", *single.STATE):
+        st.session_state.pop(name, None)
+
+
 def _labels(desk: Desk, photos: Mapping[str, Dropped]) -> None:
     state = st.session_state
     seen: dict[str, Seen] = state.setdefault("seen", {})
@@ -256,8 +268,7 @@ def _decide(
     if st.button("Submit", type="primary", icon=":material/send:", disabled=plan.due == 0):
         desk.submit(batch, data)
         lots.close(state.lot)
-        for name in ("lot", "seen", "own", "keys", *single.STATE):
-            state.pop(name, None)
+        _forget()
         state.submitted = batch.path
         st.rerun()
 

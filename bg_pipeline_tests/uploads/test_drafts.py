@@ -1,0 +1,57 @@
+"""Drafts are looked at and discarded; what was submitted is not."""
+
+import pytest
+
+from bg_pipeline.errors import UsageError
+from bg_pipeline.layout import Batch
+from bg_pipeline.store import Store
+from bg_pipeline.uploads import drafts
+from bg_pipeline_tests.batches import DATE, Bench
+from bg_pipeline_tests.pictures import photo
+
+
+@pytest.fixture
+def bench(s3, bucket) -> Bench:
+    return Bench(Store(s3, bucket))
+
+
+def draft(bench: Bench, name: str = "101530") -> Batch:
+    batch = bench.submit({"a.jpg": photo(1), "b/c.jpg": photo(2)}, batch=name, requested=False)
+    bench.put(batch.upload_key(".mask-1.png"), photo(3))
+    bench.put(batch.draft_key, b"{}")
+    return batch
+
+
+def test_a_draft_is_discarded_with_all_that_was_uploaded_for_it_and_nothing_else(bench: Bench) -> None:
+    batch, other = draft(bench), draft(bench, "101530b")
+    assert drafts.discard(bench.store, batch) == 2
+    left = bench.keys("image-files")
+    assert len(left) == 4
+    assert all(key.startswith(f"{other.input_prefix}/") for key in left)
+
+
+def test_a_draft_without_photos_can_be_discarded(bench: Bench) -> None:
+    batch = Batch(DATE, "101530")
+    bench.put(batch.draft_key, b"{}")
+    assert drafts.find_draft(bench.store, batch).touched.year > 2000
+    assert drafts.discard(bench.store, batch) == 0
+    assert bench.keys("image-files") == []
+
+
+@pytest.mark.parametrize("with_draft", [True, False])
+def test_what_was_submitted_is_never_discarded(bench: Bench, with_draft: bool) -> None:
+    batch = bench.submit(1)
+    if with_draft:  # a submission that was interrupted right after its request
+        bench.put(batch.draft_key, b"{}")
+    before = bench.keys("image-files")
+    with pytest.raises(UsageError, match="was submitted"):
+        drafts.discard(bench.store, batch)
+    assert bench.keys("image-files") == before
+
+
+def test_a_folder_without_a_request_is_no_draft(bench: Bench) -> None:
+    batch = bench.submit(1, requested=False)
+    with pytest.raises(UsageError, match="no draft"):
+        drafts.discard(bench.store, batch)
+    with pytest.raises(UsageError, match="no draft"):
+        drafts.discard(bench.store, Batch(DATE, "never"))

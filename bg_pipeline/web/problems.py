@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.routing import compile_path
 
 from bg_pipeline.errors import BgPipelineError, ImageError, RequestError
 from bg_pipeline.reports.report import printable
@@ -101,9 +102,9 @@ def install(app: FastAPI) -> None:
         problem = of_error(error)
         if problem.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             # Where two routes share a path, the framework names the methods of one of them.
-            methods = app.openapi()["paths"].get(request.url.path)
+            methods = _methods(app, request.url.path.removeprefix(request.scope.get("root_path", "")))
             if methods:
-                problem.headers = {"Allow": ", ".join(sorted(name.upper() for name in methods))}
+                problem.headers = {"Allow": ", ".join(methods)}
         return problem.response()
 
     kinds: tuple[type[Exception], ...] = (
@@ -116,6 +117,13 @@ def install(app: FastAPI) -> None:
     )
     for kind in kinds:
         app.add_exception_handler(kind, answer)
+
+
+def _methods(app: FastAPI, path: str) -> list[str]:
+    """The methods of ``path`` in the OpenAPI document, sorted; empty where it has no such path."""
+    forms = app.openapi()["paths"].items()
+    matching = (methods for form, methods in forms if compile_path(form)[0].match(path))
+    return sorted({name.upper() for methods in matching for name in methods})
 
 
 RESPONSES: dict[int | str, dict[str, Any]] = {

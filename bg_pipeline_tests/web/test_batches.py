@@ -197,6 +197,20 @@ def test_errors_of_the_framework_are_problems_too(api: Caller) -> None:
     assert problem(api.get("/batches/2026-13-40/x")) == (422, "InvalidRequest")
 
 
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/batches", "POST"),
+        ("/batches/2026-11-20/none", "DELETE, GET"),
+        ("/batches/2026-11-20/none/request", "PUT"),
+        ("/image-bg-removal", "GET, POST"),
+    ],
+)
+def test_a_wrong_method_is_told_all_the_right_ones(api: Caller, path: str, allowed: str) -> None:
+    answer = api("PATCH", path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+
+
 def test_a_request_that_is_too_large_is_refused_before_it_is_read(api: Caller) -> None:
     made = prepared(api)
     answer = api("PUT", f"{made['path']}/request", data=b" " * 20_000_001)

@@ -14,6 +14,7 @@ import botocore
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from bg_pipeline.blobs import encode_pictures
 from bg_pipeline.errors import SettingsError
 
 FALLBACK_REGION = "us-east-1"
@@ -46,6 +47,12 @@ _CONFIG: dict[str, dict[str, Any]] = {
     },
 }
 
+_PICTURES_OF = {
+    "rekognition": ("DetectLabels", "DetectFaces", "DetectCustomLabels"),
+    "bedrock-runtime": ("Converse",),
+}
+"""Operations that get a picture as a blob in a JSON body."""
+
 
 class Aws:
     """Clients by service and Region, each made once and shared by all threads.
@@ -69,7 +76,7 @@ class Aws:
         # boto3 makes clients from one session safely only one at a time (boto3 issue 1592).
         with self._making:
             if key not in self._clients:
-                self._clients[key] = self._session.client(
+                self._clients[key] = client = self._session.client(
                     service,  # type: ignore[call-overload]
                     region_name=key[1],
                     config=Config(
@@ -80,6 +87,7 @@ class Aws:
                         **{"connect_timeout": 10, "read_timeout": 60, **_PATIENT, **_CONFIG.get(service, {})},
                     ),
                 )
+                encode_pictures(client, *_PICTURES_OF.get(service, ()))
             return self._clients[key]
 
     def session_end(self) -> tuple[bool, datetime | None]:

@@ -7,9 +7,10 @@ that two runs never pay for the same image; what is done already costs listings 
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from queue import Empty, SimpleQueue
 from types import MappingProxyType
 
 from bg_pipeline import layout
@@ -39,6 +40,8 @@ FIRST_IMAGES = 20
 TROUBLED_ROWS = 200
 """Rows of failed images that a `Day` holds; the report has all."""
 PREVIEWS = 8
+Walking = Future[tuple[Entry, RunStopped | None]]
+"""The walk of one image, under way or ended."""
 NO_COSTS: Mapping[Batch, Mapping[str, float]] = MappingProxyType({})
 
 
@@ -148,7 +151,8 @@ class Flow:
         self._days: dict[UploadDate, Day] = {}
         self._begun: dict[UploadDate, tuple[float, int]] = {}
         self._works: list[Work] = []
-        self._running: dict[Future[tuple[Entry, RunStopped | None]], tuple[Work, str]] = {}
+        self._running: dict[Walking, tuple[Work, str]] = {}
+        self._ended: SimpleQueue[Walking] = SimpleQueue()
         self._stopped: Meaning | None = None
         self._found = self._done = self._failed = 0
         self._started = self._saved = self._told = time.monotonic()
@@ -166,7 +170,9 @@ class Flow:
                 for task in self._tasks(dates):
                     if task is not None:
                         work, image = task
-                        self._running[pool.submit(self._walk, work, image, helpers)] = task
+                        walking = pool.submit(self._walk, work, image, helpers)
+                        self._running[walking] = task
+                        walking.add_done_callback(self._ended.put)
                     while len(self._running) >= workers or (task is None and self._running):
                         self._collect()
                         if task is None:
@@ -304,6 +310,7 @@ class Flow:
             again=self._again,
             helpers=helpers,
             lease=work.lease,
+            shown=REPORT in self._stages,
         )
         return walk.run(work.due[image]), walk.stopped
 
@@ -317,8 +324,8 @@ class Flow:
 
     def _collect(self) -> None:
         """Takes in what is done, waiting a little for the first."""
-        done, _ = wait(self._running, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED)
-        for future in done:
+        future = self._next_ended(LOOK_SECONDS)
+        while future is not None:
             work, _image = self._running.pop(future)
             entry, stopped = future.result()
             if stopped is not None:
@@ -327,12 +334,19 @@ class Flow:
                 else:
                     self._stopped = self._stopped or meaning(stopped)
             self._take_in(work, entry)
+            future = self._next_ended(0)
         self._tell()
         if time.monotonic() - self._saved > CHECKPOINT_SECONDS:
             for work in self._works:
                 if work.lease is not None and work.lease.held():
                     work.ledger.checkpoint()
             self._saved = time.monotonic()
+
+    def _next_ended(self, seconds: float) -> Walking | None:
+        try:
+            return self._ended.get(timeout=seconds)
+        except Empty:
+            return None
 
     def _take_in(self, work: Work, entry: Entry) -> None:
         day = self._days[work.uploaded.batch.date]

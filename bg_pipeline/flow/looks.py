@@ -6,7 +6,6 @@ from io import BytesIO
 from typing import Any
 
 import orjson
-import pybase64
 from PIL import Image
 
 from bg_pipeline.captioners import nova
@@ -250,7 +249,7 @@ class Looks:
                 wallet.bill[operation.name] = cost
                 raise
         answer = {key: value for key, value in done.answer.items() if key != "ResponseMetadata"}
-        tools.keep_payload(wallet, operation, _printable(body), _printable(answer))
+        tools.keep_payload(wallet, operation, body, answer)
         document = {"Caption": caption.text, "AltText": caption.alt_text}
         return self._answer(document, choice.candidate.name, done.region, cost)
 
@@ -303,8 +302,3 @@ class Looks:
             return Seen(orjson.loads(answer.data), answer.model)
         except orjson.JSONDecodeError as error:
             raise CallError("BadAnswer", f"the stored answer {kind}/{name} is damaged: {error}") from error
-
-
-def _printable(document: Any) -> bytes:
-    """The JSON of a call whose picture travels raw: in base64, as it does on the wire."""
-    return orjson.dumps(document, default=lambda data: pybase64.b64encode_as_string(data))

@@ -177,9 +177,9 @@ class Photograph:
         self, within: tuple[int, int], *, min_side: int | None = None, max_bytes: int | None = None
     ) -> bytes:
         """What `small_jpeg` makes of the photo, which is not decoded if its own bytes will do."""
-        will_do = self.facts.format == "jpeg" and scaled_down(self.size, within) == self.size
+        will_do = self.facts.plain and scaled_down(self.size, within) == self.size
         source = self.data if will_do else self.small
-        return small_jpeg(source, within=within, min_side=min_side, max_bytes=max_bytes)
+        return small_jpeg(source, within=within, min_side=min_side, max_bytes=max_bytes, facts=self.facts)
 
     @property
     def small(self) -> Photo:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+import pybase64
 from botocore.exceptions import BotoCoreError, ClientError
 
 from bg_pipeline.aws import Aws
@@ -156,12 +157,19 @@ class Tools:
 
         return invoke
 
-    def keep_payload(self, wallet: Wallet, operation: Operation, request: bytes, answer: bytes) -> None:
+    def keep_payload(
+        self,
+        wallet: Wallet,
+        operation: Operation,
+        request: bytes | Mapping[str, Any],
+        answer: bytes | Mapping[str, Any],
+    ) -> None:
         """With ``BG_KEEP_PAYLOADS``, stores the exact JSON of a model call beside the image's other documents."""
         if not self.settings.keep_payloads:
             return
-        name = f"{operation.name.lower()}-{hashlib.sha256(request).hexdigest()[:16]}"
-        for kind, data in (("request", request), ("answer", answer)):
+        asked, answered = _json(request), _json(answer)
+        name = f"{operation.name.lower()}-{hashlib.sha256(asked).hexdigest()[:16]}"
+        for kind, data in (("request", asked), ("answer", answered)):
             key = wallet.batch.payload_key(wallet.image, f"{name}-{kind}")
             self.store.write(key, data, media_type="application/json")
 
@@ -181,6 +189,13 @@ def _once(note: Callable[[str], None]) -> Callable[[str], None]:
             note(line)
 
     return note_once
+
+
+def _json(document: bytes | Mapping[str, Any]) -> bytes:
+    """The JSON of a payload; a picture that travels raw is in base64, as it is on the wire."""
+    if isinstance(document, bytes):
+        return document
+    return orjson.dumps(document, default=lambda data: pybase64.b64encode_as_string(data))
 
 
 def _json_object(data: bytes) -> Mapping[str, Any]:

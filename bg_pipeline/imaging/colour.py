@@ -1,5 +1,6 @@
 """Colour: whatever a file holds becomes 8-bit sRGB, with its embedded profile honoured."""
 
+import functools
 import itertools
 from io import BytesIO
 
@@ -14,10 +15,13 @@ _CUBE = tuple(itertools.product(range(0, 256, 51), repeat=3))
 def is_srgb(image: Image.Image) -> bool:
     """Whether an RGB or L image of which at least the header was read needs no conversion to be sRGB."""
     icc = image.info.get("icc_profile")
-    if not icc:
-        return True
+    return not icc or _is_srgb(icc, image.mode)
+
+
+@functools.lru_cache(maxsize=16)  # the photos of a camera or a shop have the same profile
+def _is_srgb(icc: bytes, mode: str) -> bool:
     try:
-        return _changes_nothing(_to_srgb(ImageCms.getOpenProfile(BytesIO(icc)), image.mode), image.mode)
+        return _changes_nothing(_to_srgb(ImageCms.getOpenProfile(BytesIO(icc)), mode), mode)
     except _BROKEN_PROFILE:
         return True
 

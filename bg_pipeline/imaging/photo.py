@@ -10,7 +10,7 @@ from io import BytesIO
 from PIL import Image
 
 from bg_pipeline.errors import ImageError
-from bg_pipeline.imaging.colour import in_srgb
+from bg_pipeline.imaging.colour import in_srgb, is_srgb
 
 MAX_PIXELS = 100_000_000
 """Photos up to 100 megapixels are opened; see `open_photo` for what that takes in memory."""
@@ -93,7 +93,8 @@ class Facts:
     """What the header of an image file says, without decoding it.
 
     ``size`` is upright (width, height): EXIF ``orientation`` (1-8) is already applied to it. ``mode`` is
-    Pillow's; ``has_alpha`` says that the file can be transparent, not that it is.
+    Pillow's; ``has_alpha`` says that the file can be transparent, not that it is; ``plain`` that it is an upright
+    sRGB JPEG, which can go as it is wherever a picture is only looked at.
     """
 
     format: str
@@ -103,6 +104,7 @@ class Facts:
     frames: int
     has_alpha: bool
     has_exif: bool
+    plain: bool
     bytes: int
 
 
@@ -166,14 +168,16 @@ def look(data: bytes) -> Facts:
     """The facts in an image's header, in well under a millisecond; raises `ImageError` as `open_photo` does."""
     image = open_header(data)
     turned = orientation(image, data)
+    format = FORMATS[str(image.format)]
     return Facts(
-        format=FORMATS[str(image.format)],
+        format=format,
         size=image.size[::-1] if turned >= 5 else image.size,
         orientation=turned,
         mode=image.mode,
         frames=_frames(image),
         has_alpha=image.has_transparency_data,
         has_exif=bool(image.info.get("exif")),
+        plain=format == "jpeg" and turned == 1 and image.mode in ("RGB", "L") and is_srgb(image),
         bytes=len(data),
     )
 

@@ -231,6 +231,7 @@ def test_services_get_a_small_upright_srgb_jpeg_of_any_photo(case: Case) -> None
 def test_a_jpeg_that_is_small_enough_already_is_sent_as_it_is() -> None:
     for options in ({}, {"icc_profile": SRGB}, {"exif": exif(1)}):
         data = saved(photo_and_mask(1)[0], "JPEG", quality=80, **options)
+        assert look(data).plain
         assert small_jpeg(data, within=(1280, 720), min_side=80, max_bytes=len(data)) is data
 
 
@@ -245,6 +246,7 @@ def test_a_jpeg_that_is_small_enough_already_is_sent_as_it_is() -> None:
     ids=["png", "lying", "p3", "cmyk"],
 )
 def test_anything_else_is_made_anew_in_the_same_size(data: bytes) -> None:
+    assert not look(data).plain
     made = small_jpeg(data, within=(1280, 720))
     assert made != data
     assert look(made).size == (240, 180)

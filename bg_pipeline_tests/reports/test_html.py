@@ -242,6 +242,18 @@ def test_a_run_stores_a_page_with_every_picture_before_and_after(bench: Bench) -
     assert len(stored.data.splitlines()) == 4
 
 
+def test_a_run_without_a_report_makes_no_small_pictures(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[object] = []
+    monkeypatch.setattr(thumbnails, "thumbnail", lambda picture: made.append(picture) or b"")
+    bench.submit({"a.jpg": photo(1)})
+    bench.run(stages=("labels", "captions"))
+    assert not made
+    bench.run()
+    assert made
+
+
 def test_a_later_run_shows_the_pictures_that_an_earlier_one_made(bench: Bench) -> None:
     batch = bench.submit({"a.jpg": photo(1), "b.jpg": photo(2)})
     bench.run()

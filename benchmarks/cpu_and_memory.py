@@ -131,6 +131,8 @@ def runs(rig: Rig) -> None:
         (
             (name, f"{each(rig, size, few, many, stages, **quiet):.1f}")
             for name, size, few, many, stages in (
+                ("576 × 384, labels", FITTING, 20, 220, (LABELS,)),
+                ("576 × 384, caption", FITTING, 20, 220, (CAPTIONS,)),
                 ("576 × 384, labels and caption", FITTING, 20, 220, (LABELS, CAPTIONS)),
                 ("576 × 384, whole way", FITTING, 20, 120, STAGES),
                 ("12 megapixels, whole way", LARGE, 4, 12, STAGES),

@@ -15,7 +15,7 @@ from bg_pipeline.layout import Batch, UploadDate
 from bg_pipeline.pipeline import make_aws, open_bucket
 from bg_pipeline.reports.building import page, rows
 from bg_pipeline.reports.manifest import mirror_stored
-from bg_pipeline.reports.overview import REPORTED, look_up, state_of
+from bg_pipeline.reports.overview import State, look_up, state_of
 from bg_pipeline.reports.report import TABLE_HEAD, Report, Status
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.store import Store
@@ -71,12 +71,13 @@ def _line(store: Store, work: Work) -> tuple[list[object], bool]:
     """A batch as a line of the table, and whether all of it succeeded."""
     found = list(rows(work))
     counts = Counter(row.Status for row in found)
-    state = state_of(store, work)
+    state, words = state_of(store, work)
     costs = [row.CostUSD for row in found]
     cost = None if None in costs else sum(cost or 0.0 for cost in costs)
-    line: list[object] = [work.place.batch.path, state, len(work.images)]
+    line: list[object] = [work.place.batch.path, words, len(work.images)]
     line += [*(counts[status] for status in Status), len(work.due), dollars(cost)]
-    return line, state == REPORTED and counts[Status.SUCCEEDED] == len(found)
+    done = state == State.REPORTED and not work.due
+    return line, done and counts[Status.SUCCEEDED] == len(found)
 
 
 @click.command()

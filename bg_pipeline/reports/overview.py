@@ -1,6 +1,7 @@
 """One batch as it stands: what was asked, under which name it is reported, and the report. No model is called."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from bg_pipeline import layout
 from bg_pipeline.batch import BatchRequest, default_request
@@ -14,7 +15,15 @@ from bg_pipeline.state.processes import is_dead
 from bg_pipeline.store import Store
 from bg_pipeline.uploads.submitting import check_request
 
-REPORTED = "reported"
+
+class State(StrEnum):
+    """How far a batch is."""
+
+    DRAFT = "Draft"
+    WAITING = "Waiting"
+    WORKING = "Working"
+    REPORTED = "Reported"
+    REFUSED = "Refused"
 
 
 @dataclass(frozen=True)
@@ -69,14 +78,13 @@ def look_up(store: Store, settings: Settings, batch: Batch) -> Standing:
     )
 
 
-def state_of(store: Store, work: Work) -> str:
-    """Where a complete batch is on its way, in words; ``reported`` once all of it is done and told."""
-    reported = bool(work.ledger.header.get("Reported"))
+def state_of(store: Store, work: Work) -> tuple[State, str]:
+    """How far a complete batch is, and that in words, which also tell of one that is reported and due again."""
     holder = holder_of(store, work.place.batch.lease_key)
-    if holder and not is_dead(holder.process):
-        return f"at work on {holder.host}"
-    if work.problem:
-        return "request refused"
-    if work.due:
-        return "something to do" if reported else "waiting for a run"
-    return REPORTED if reported else "waiting for a run"
+    if holder is not None and not is_dead(holder.process):
+        return State.WORKING, f"at work on {holder.host}"
+    if work.problem is not None:
+        return State.REFUSED, "request refused"
+    if not work.ledger.header.get("Reported"):
+        return State.WAITING, "waiting for a run"
+    return State.REPORTED, "something to do" if work.due else "reported"

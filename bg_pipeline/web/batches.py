@@ -7,7 +7,6 @@ import mimetypes
 import threading
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta
-from enum import StrEnum
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
@@ -21,11 +20,9 @@ from bg_pipeline.flow.tools import Tools
 from bg_pipeline.flow.work import drafted, open_work
 from bg_pipeline.layout import EXTENSIONS, Batch
 from bg_pipeline.reports.building import rows
-from bg_pipeline.reports.overview import Standing, look_up
+from bg_pipeline.reports.overview import Standing, State, look_up, state_of
 from bg_pipeline.reports.report import Status
 from bg_pipeline.spending import planning
-from bg_pipeline.state.leases import holder_of
-from bg_pipeline.state.processes import is_dead
 from bg_pipeline.uploads import drafts
 from bg_pipeline.uploads import listing as uploads
 from bg_pipeline.uploads.listing import Uploaded
@@ -107,16 +104,6 @@ class Submitted(BaseModel):
     Batch: str
     Images: int
     PaidPictures: int
-
-
-class State(StrEnum):
-    """How far a batch is."""
-
-    DRAFT = "Draft"
-    WAITING = "Waiting"
-    WORKING = "Working"
-    REPORTED = "Reported"
-    REFUSED = "Refused"
 
 
 class BatchStatus(BaseModel):
@@ -245,14 +232,7 @@ def status(batch: TheBatch, service: TheService) -> BatchStatus:
     work = open_work(service.store, service.settings, found, ledger_objects)
     lines = list(rows(work))
     costs = [row.CostUSD for row in lines]
-    holder = holder_of(service.store, batch.lease_key)
-    reported = bool(work.ledger.header.get("Reported"))
-    if holder is not None and not is_dead(holder.process):
-        state = State.WORKING
-    elif work.problem is not None:
-        state = State.REFUSED
-    else:
-        state = State.REPORTED if reported else State.WAITING
+    state, _ = state_of(service.store, work)
     return BatchStatus(
         Id=work.place.request_id,
         Batch=batch.path,

@@ -305,7 +305,7 @@ class Desk:
                 continue
             report = Report(tuple(rows(work)))
             counts = {status.value: number for status, number in report.counts.items() if number}
-            state = state_of(self.store, work)
+            _, state = state_of(self.store, work)
             found.append(
                 Standing(uploaded.batch, state, len(work.images), counts, len(work.due), report.cost_usd)
             )

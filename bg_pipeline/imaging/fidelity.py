@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops, ImageFilter
 
-from bg_pipeline.imaging.edge import Floats, average, levels
+from bg_pipeline.imaging.edge import Floats, average, picture, planes
 from bg_pipeline.imaging.photo import Photo, on_white
 
 Flags = npt.NDArray[np.bool]
@@ -107,12 +107,12 @@ def _slope(difference: Floats, towards_old: Floats) -> float:
 
 
 def _weights(coarse_mask: Image.Image) -> Floats:
-    return np.asarray(coarse_mask, np.float32)[..., None] / np.float32(255)
+    return np.asarray(coarse_mask, np.float32) / np.float32(255)
 
 
 def _at(band: Flags, coarse: Image.Image, weights: Floats) -> Floats:
     """The weighted local mean of a coarse picture, at the pixels of the band."""
-    means = Image.fromarray(levels(average(np.asarray(coarse, np.float32), weights**8, 3)))
+    means = picture(average(planes(coarse), weights**8, 3))
     fine = means.resize((band.shape[1], band.shape[0]), Image.Resampling.BILINEAR)
     return np.asarray(fine)[band].astype(np.float32)
 

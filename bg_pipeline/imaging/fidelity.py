@@ -1,12 +1,13 @@
 """How true a result is to its photo, in figures that need no model."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops, ImageFilter
 
-from bg_pipeline.imaging.edge import Floats, average, picture, planes
+from bg_pipeline.imaging.edge import Box, Floats, Levels, average, edge_boxes, picture, planes
 from bg_pipeline.imaging.photo import Photo, on_white
 
 Flags = npt.NDArray[np.bool]
@@ -82,39 +83,69 @@ def _halo(
     coarse_after: Image.Image,
     coarse_mask: Image.Image,
 ) -> float:
-    near, nearer = (np.asarray(mask.filter(ImageFilter.BoxBlur(reach))) for reach in (_RIM, 1))
-    band = (near > 0) & (nearer < 255)
     inside = _weights(coarse_mask)
     outside = 1 - _weights(coarse_mask.filter(ImageFilter.MaxFilter(3)))
-    subject = _at(band, coarse_before, inside)
-    old, new = (_at(band, image, outside) for image in (coarse_before, coarse_after))
-    share = np.asarray(mask)[band, None].astype(np.float32) / np.float32(255)
+    means = [
+        _mean(coarse_before, inside),
+        _mean(coarse_before, outside),
+        _mean(coarse_after, outside),
+    ]
+    rings: list[list[tuple[Floats, Floats]]] = [[], [], []]
+    for box in edge_boxes(mask, margin=_RIM):
+        for ring, found in zip(rings, _rings(after, mask, means, box), strict=True):
+            ring.append(found)
+    return round(max(_slope(ring) for ring in rings), 4)
+
+
+def _rings(
+    after: Image.Image, mask: Image.Image, means: Sequence[Image.Image], box: Box
+) -> Iterator[tuple[Floats, Floats]]:
+    """For each of the three rings along the edge, in a box: its differences from a clean composite, and the way
+    from there to the old background. ``means`` are the colours of subject, old and new background around it.
+    """
+    around = (
+        max(0, box[0] - _RIM),
+        max(0, box[1] - _RIM),
+        min(mask.width, box[2] + _RIM),
+        min(mask.height, box[3] + _RIM),
+    )
+    here = slice(box[1] - around[1], box[3] - around[1]), slice(box[0] - around[0], box[2] - around[0])
+    edge = mask.crop(around)
+    near, nearer = (np.asarray(edge.filter(ImageFilter.BoxBlur(reach)))[here] for reach in (_RIM, 1))
+    band = (near > 0) & (nearer < 255)
+    subject, old, new = (_enlarged(mean, mask.size, box)[band].astype(np.float32) for mean in means)
+    share = np.asarray(edge)[here][band, None].astype(np.float32) / np.float32(255)
     clean = share * subject + (1 - share) * new
-    difference = np.asarray(after)[band] - clean
+    difference = np.asarray(after.crop(box))[band] - clean
     towards_old = old - clean
     within, touching = share[:, 0] > 0.5, nearer[band] > 0
-    rings = (within, ~within & touching, ~touching)
-    return round(max(_slope(difference[ring], towards_old[ring]) for ring in rings), 4)
+    for ring in (within, ~within & touching, ~touching):
+        yield difference[ring], towards_old[ring]
 
 
-def _slope(difference: Floats, towards_old: Floats) -> float:
-    """How far along the way to the old background the difference goes, from 0 to 1."""
-    power = float((towards_old**2).sum())
+def _slope(ring: Sequence[tuple[Floats, Floats]]) -> float:
+    """How far along the way to the old background the differences go, from 0 to 1."""
+    power = sum(float((way**2).sum()) for _, way in ring)
     # An old background that looks like the new one, or like the subject, cannot show.
-    if power < 10.0**2 * max(1, len(towards_old)):
+    if power < 10.0**2 * max(1, sum(len(way) for _, way in ring)):
         return 0.0
-    return min(1.0, max(0.0, float((difference * towards_old).sum()) / power))
+    return min(1.0, max(0.0, sum(float((difference * way).sum()) for difference, way in ring) / power))
 
 
 def _weights(coarse_mask: Image.Image) -> Floats:
     return np.asarray(coarse_mask, np.float32) / np.float32(255)
 
 
-def _at(band: Flags, coarse: Image.Image, weights: Floats) -> Floats:
-    """The weighted local mean of a coarse picture, at the pixels of the band."""
-    means = picture(average(planes(coarse), weights**8, 3))
-    fine = means.resize((band.shape[1], band.shape[0]), Image.Resampling.BILINEAR)
-    return np.asarray(fine)[band].astype(np.float32)
+def _mean(coarse: Image.Image, weights: Floats) -> Image.Image:
+    """The weighted local mean of a coarse picture."""
+    return picture(average(planes(coarse), weights**8, 3))
+
+
+def _enlarged(coarse: Image.Image, size: tuple[int, int], box: Box) -> Levels:
+    """The pixels in a box of a coarse picture enlarged to ``size``."""
+    across, down = coarse.width / size[0], coarse.height / size[1]
+    part = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
+    return np.asarray(coarse.resize((box[2] - box[0], box[3] - box[1]), Image.Resampling.BILINEAR, part))
 
 
 def _differs(before: Image.Image, after: Image.Image) -> Flags:

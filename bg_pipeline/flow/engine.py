@@ -159,7 +159,7 @@ class Flow:
 
     def run(self, dates: Iterable[UploadDate]) -> dict[UploadDate, Day]:
         """Brings the dates up to date and says what is true of each; errors of images are rows, not raised."""
-        heaps.keep_two()
+        heaps.settle()
         workers = self._tools.settings.max_concurrency
         with (
             self._leases,

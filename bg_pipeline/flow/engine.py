@@ -171,8 +171,8 @@ class Flow:
                     if task is not None:
                         work, image = task
                         walking = pool.submit(self._walk, work, image, helpers)
-                        self._running[walking] = task
                         walking.add_done_callback(self._ended.put)
+                        self._running[walking] = task
                     while len(self._running) >= workers or (task is None and self._running):
                         self._collect()
                         if task is None:
@@ -182,6 +182,9 @@ class Flow:
             except BaseException:
                 # The process is being ended: calls under way are let finish, because they are paid for.
                 self._tools.stop.set()
+                # One that had ended may have been on its way here when the signal came.
+                for walking in [each for each in self._running if each.done()]:
+                    self._ended.put(walking)
                 while self._running:
                     self._collect()
                 raise
@@ -324,23 +327,27 @@ class Flow:
 
     def _collect(self) -> None:
         """Takes in what is done, waiting a little for the first."""
-        future = self._next_ended(LOOK_SECONDS)
-        while future is not None:
-            work, _image = self._running.pop(future)
-            entry, stopped = future.result()
-            if stopped is not None:
-                if getattr(stopped, "scope", "") == "batch":
-                    work.stopped = meaning(stopped)
-                else:
-                    self._stopped = self._stopped or meaning(stopped)
-            self._take_in(work, entry)
-            future = self._next_ended(0)
+        ended = self._next_ended(LOOK_SECONDS)
+        while ended is not None:
+            task = self._running.pop(ended, None)
+            if task is not None:
+                self._take_over(task[0], *ended.result())
+            ended = self._next_ended(0)
         self._tell()
         if time.monotonic() - self._saved > CHECKPOINT_SECONDS:
             for work in self._works:
                 if work.lease is not None and work.lease.held():
                     work.ledger.checkpoint()
             self._saved = time.monotonic()
+
+    def _take_over(self, work: Work, entry: Entry, stopped: RunStopped | None) -> None:
+        """Takes in an image that was walked, and what ended the run if something did."""
+        if stopped is not None:
+            if getattr(stopped, "scope", "") == "batch":
+                work.stopped = meaning(stopped)
+            else:
+                self._stopped = self._stopped or meaning(stopped)
+        self._take_in(work, entry)
 
     def _next_ended(self, seconds: float) -> Walking | None:
         try:

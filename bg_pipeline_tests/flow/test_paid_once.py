@@ -12,6 +12,7 @@ from datetime import date
 import pytest
 from botocore.exceptions import ClientError
 
+from bg_pipeline.flow.engine import Flow
 from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.reports.report import Status
 from bg_pipeline.store import Store
@@ -64,6 +65,29 @@ def test_what_was_paid_before_a_crash_is_not_paid_again(bench: Bench, control: C
     assert bench.run().counts == {Status.SUCCEEDED: 3}
     assert control.paid() == []
     assert {row.CostUSD > 0 for row in bench.rows(batch).values()} == {True}
+
+
+@pytest.mark.parametrize("at", ["_next_ended", "_take_over", "_tell"])
+def test_a_run_interrupted_anywhere_ends_and_loses_nothing_that_was_paid(
+    bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    done, interrupted = getattr(Flow, at), []
+
+    def interrupt(self: Flow, *given: object, **named: object) -> object:
+        outcome = done(self, *given, **named)
+        if (outcome is not None or at != "_next_ended") and not interrupted:
+            interrupted.append(outcome)
+            raise KeyboardInterrupt
+        return outcome
+
+    batch = bench.submit(3)
+    monkeypatch.setattr(Flow, at, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        bench.run()
+    monkeypatch.undo()
+    assert bench.run().counts == {Status.SUCCEEDED: 3}
+    assert len(images_paid(control)) == 3
+    assert {row.Status for row in bench.rows(batch).values()} == {Status.SUCCEEDED}
 
 
 RUN = """

@@ -47,12 +47,6 @@ _CONFIG: dict[str, dict[str, Any]] = {
     },
 }
 
-_PICTURES_OF = {
-    "rekognition": ("DetectLabels", "DetectFaces", "DetectCustomLabels"),
-    "bedrock-runtime": ("Converse",),
-}
-"""Operations that get a picture as a blob in a JSON body."""
-
 
 class Aws:
     """Clients by service and Region, each made once and shared by all threads.
@@ -87,7 +81,7 @@ class Aws:
                         **{"connect_timeout": 10, "read_timeout": 60, **_PATIENT, **_CONFIG.get(service, {})},
                     ),
                 )
-                encode_pictures(client, *_PICTURES_OF.get(service, ()))
+                encode_pictures(client)
             return self._clients[key]
 
     def session_end(self) -> tuple[bool, datetime | None]:

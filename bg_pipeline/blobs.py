@@ -10,6 +10,12 @@ from typing import Any
 
 import pybase64
 
+OPERATIONS = {
+    "rekognition": ("DetectLabels", "DetectFaces", "DetectCustomLabels"),
+    "bedrock-runtime": ("Converse",),
+}
+"""By service, what gets a picture as a blob inside a JSON body."""
+
 LEAST_BYTES = 4_096
 """Smaller ones are left to botocore."""
 
@@ -19,10 +25,10 @@ _MARK_IN_JSON = pybase64.b64encode(_MARK)
 _TAKEN = "bg-pipeline-picture"
 
 
-def encode_pictures(client: Any, *operations: str) -> None:
-    """Has these operations of a client send their picture so; each must have it as a blob inside a JSON body."""
+def encode_pictures(client: Any) -> None:
+    """Has the client send the picture of each of its `OPERATIONS` so; call it once."""
     service = client.meta.service_model.service_id.hyphenize()
-    for operation in operations:
+    for operation in OPERATIONS.get(client.meta.service_model.service_name, ()):
         client.meta.events.register(f"provide-client-params.{service}.{operation}", _take_out)
         client.meta.events.register(f"before-call.{service}.{operation}", _put_in)
 

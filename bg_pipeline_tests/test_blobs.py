@@ -10,14 +10,12 @@ from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bg_pipeline.blobs import LEAST_BYTES, encode_pictures
+from bg_pipeline import blobs
+from bg_pipeline.aws import Aws
+from bg_pipeline.blobs import LEAST_BYTES
 from bg_pipeline.captioners import nova
 from bg_pipeline.labelers import custom_labels, faces, rekognition
 
-OPERATIONS = {
-    "rekognition": ("DetectLabels", "DetectFaces", "DetectCustomLabels"),
-    "bedrock-runtime": ("Converse",),
-}
 ARN = "arn:aws:rekognition:us-east-1:111122223333:project/p/version/v/1"
 
 
@@ -30,10 +28,8 @@ def client(service: str, *, encoded: bool) -> tuple[Any, list[tuple[bytes, str]]
         bodies.append((request.body, request.headers["Content-Type"]))
         return AWSResponse(request.url, 200, {}, Answer())
 
-    made = boto3.client(service, region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
+    made = Aws(["us-east-1"]).client(service) if encoded else boto3.client(service)
     made.meta.events.register("before-send", take)
-    if encoded:
-        encode_pictures(made, *OPERATIONS[service])
     return made, bodies
 
 
@@ -65,10 +61,14 @@ class Answer:
     ],
 )
 def test_every_byte_is_sent_that_botocore_would_send(
-    service: str, method: str, request_for: Any, size: int
+    service: str, method: str, request_for: Any, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    encodings: list[bytes] = []
+    encode = blobs.pybase64.b64encode
+    monkeypatch.setattr(blobs.pybase64, "b64encode", lambda data: encodings.append(data) or encode(data))
     request = request_for(bytes(number * 7 % 256 for number in range(size)))
     assert sent(service, method, request, encoded=True) == sent(service, method, request, encoded=False)
+    assert len(encodings) == (size >= LEAST_BYTES)
 
 
 def test_the_callers_own_request_is_not_changed() -> None:

@@ -1,33 +1,19 @@
-"""What several commands take: upload dates, batches, and the stand-in in the place of an account."""
+"""What several commands take: upload dates, batches, where state is kept, and whether the stand-in is used."""
 
 import datetime
 import functools
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import boto3
 import click
-from botocore.exceptions import ClientError
 
+from bg_pipeline.commands.stand_in import stand_in
 from bg_pipeline.errors import UsageError
 from bg_pipeline.layout import Batch, UploadDate, find_batch
-from bg_pipeline.local_aws.launcher import LocalAws, local_aws, running
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-BUCKET = "bg-pipeline-demo"
-"""The bucket in the stand-in."""
-
-LOCAL_AWS = "local_aws"
-
-_ELSEWHERE = (
-    *("ALLOWED_BUCKETS", "ARCHIVE_TO", "CUSTOM_LABELS_ARN", "QUEUE_URL", "REGIONS"),
-    *("SAM_ENDPOINT", "SNS_TOPIC_ARN", "WEBHOOK_URL"),
-)
-"""Settings that name places outside the stand-in, where a demo has no business."""
 
 
 class _Date(click.ParamType[UploadDate]):
@@ -144,37 +130,3 @@ def local(command: F) -> F:
 def _enter(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
         ctx.with_resource(stand_in(Path(os.environ.get("BG_STATE_DIR") or ".bg_pipeline")))
-
-
-@contextmanager
-def stand_in(folder: Path, *, shared: bool = True, **settings: str) -> Iterator[LocalAws]:
-    """This process led to the stand-in of a state folder, with its bucket and these settings (``BUCKET="x"``).
-
-    One that another command keeps running on the folder is used, if ``shared``, for as long as it runs. Until
-    the context ends, nothing that this process or its children do with boto3's own chain can reach an account.
-    """
-    found = running(folder / LOCAL_AWS) if shared else None
-    with nullcontext(found) if found else local_aws(folder / LOCAL_AWS) as started:
-        dropped = {f"BG_{name}" for name in _ELSEWHERE}
-        kept = {name: value for name, value in os.environ.items() if name not in dropped}
-        settings = {"BUCKET": BUCKET, "STATE_DIR": str(folder.absolute()), **settings}
-        before = dict(os.environ)
-        _become(started.environment(kept) | {f"BG_{name}": value for name, value in settings.items()})
-        try:
-            _make_bucket()
-            yield started
-        finally:
-            _become(before)
-
-
-def _become(environment: dict[str, str]) -> None:
-    os.environ.clear()
-    os.environ.update(environment)
-
-
-def _make_bucket() -> None:
-    client = boto3.session.Session().client("s3")
-    try:
-        client.head_bucket(Bucket=BUCKET)
-    except ClientError:
-        client.create_bucket(Bucket=BUCKET)

@@ -17,11 +17,11 @@ import orjson
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bg_pipeline import dagster_home
-from bg_pipeline.commands.arguments import BUCKET, stand_in, state_dir, today
+from bg_pipeline.commands.arguments import state_dir, today
+from bg_pipeline.commands.stand_in import BUCKET, stand_in
 from bg_pipeline.commands.terminal import console, counted, dollars, ended_in_order, say, table
 from bg_pipeline.errors import UsageError
 from bg_pipeline.layout import Batch, UploadDate
-from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.pipeline import make_aws, open_bucket
 from bg_pipeline.reports.contact_sheet import contact_sheet, kept, pairs
 from bg_pipeline.reports.overview import look_up
@@ -90,8 +90,7 @@ def demo(photos: tuple[Path, ...], prompt: str | None, state_dir: Path) -> None:
     with ExitStack() as stack:
         stack.enter_context(ended_in_order())
         say("Starting the stand-in for AWS on this machine …")
-        running = stack.enter_context(stand_in(state_dir, SETTLE_SECONDS="0"))
-        books = ControlClient(running.models)
+        books = stack.enter_context(stand_in(state_dir, SETTLE_SECONDS="0"))
         books.mark()
         configured = settings()
         store = open_bucket(configured, make_aws(configured))

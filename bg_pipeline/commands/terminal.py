@@ -15,7 +15,6 @@ from rich.table import Table
 from rich.text import Text
 
 from bg_pipeline.errors import BgPipelineError, RequestError, SettingsError, UsageError
-from bg_pipeline.local_aws.launcher import LocalAwsError
 from bg_pipeline.reports.report import printable
 
 WIDTH = 200
@@ -24,7 +23,7 @@ WIDTH = 200
 INTERRUPTED = 130
 
 _MISUSE = (UsageError, SettingsError, RequestError)
-_EXPECTED = (BgPipelineError, BotoCoreError, ClientError, Boto3Error, LocalAwsError, OSError)
+_EXPECTED = (BgPipelineError, BotoCoreError, ClientError, Boto3Error, OSError)
 
 
 class _Misuse(click.ClickException):

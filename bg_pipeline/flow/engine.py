@@ -261,6 +261,8 @@ class Flow:
 
     def _hand_out(self, work: Work, day: Day) -> Iterator[tuple[Work, str]]:
         self._works.append(work)
+        # Without a report nobody would see them.
+        work.place.thumbnails.wanted &= REPORT in self._stages
         self._begun.setdefault(day.date, (time.monotonic(), self._tools.calls.refused()))
         day.walked += len(work.due)
         self._found += len(work.due)
@@ -313,7 +315,6 @@ class Flow:
             again=self._again,
             helpers=helpers,
             lease=work.lease,
-            shown=REPORT in self._stages,
         )
         return walk.run(work.due[image]), walk.stopped
 

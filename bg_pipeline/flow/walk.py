@@ -31,8 +31,7 @@ class Walk:
     """One image's way; used by one thread, which may hand prompts to others.
 
     ``entry`` is what the ledger knows and is brought up to date; ``again`` names stages whose stored answers
-    do not count; nothing is paid once ``lease`` is lost. ``shown`` says that a report will show the photo.
-    ``stopped`` is set when something ended the run.
+    do not count; nothing is paid once ``lease`` is lost. ``stopped`` is set when something ended the run.
     """
 
     def __init__(
@@ -45,7 +44,6 @@ class Walk:
         again: frozenset[str],
         helpers: ThreadPoolExecutor,
         lease: Lease | None = None,
-        shown: bool = True,
     ) -> None:
         self._tools = tools
         self._place = place
@@ -54,7 +52,6 @@ class Walk:
         self._again = again
         self._helpers = helpers
         self._lease = lease
-        self._shown = shown
         self.stopped: RunStopped | None = None
         key = f"{place.input_prefix}/{asked.image}"
         store, lies_at = place.lies_at(key)
@@ -83,7 +80,7 @@ class Walk:
 
     def _keep_thumbnail(self) -> None:
         """Keeps the small picture of the source as early as its pixels are at hand."""
-        if self._shown and self._photo.fetched:
+        if self._photo.fetched:
             self._place.thumbnails.keep(self._photo.key, self._photo.etag, lambda: self._photo.at_hand)
 
     def _record(self, stage: str, made_for: str, step: Callable[[Looks, Wallet], None]) -> StageRecord:

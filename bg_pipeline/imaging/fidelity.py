@@ -7,8 +7,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops, ImageFilter
 
-from bg_pipeline.imaging.edge import Box, Floats, Levels, average, edge_boxes, picture, planes
+from bg_pipeline.imaging.edge import edge_boxes, filtered
 from bg_pipeline.imaging.photo import Photo, on_white
+from bg_pipeline.imaging.planes import Box, Floats, average, enlarged, picture, planes
 
 Flags = npt.NDArray[np.bool]
 
@@ -103,18 +104,10 @@ def _rings(
     """For each of the three rings along the edge, in a box: its differences from a clean composite, and the way
     from there to the old background. ``means`` are the colours of subject, old and new background around it.
     """
-    around = (
-        max(0, box[0] - _RIM),
-        max(0, box[1] - _RIM),
-        min(mask.width, box[2] + _RIM),
-        min(mask.height, box[3] + _RIM),
-    )
-    here = slice(box[1] - around[1], box[3] - around[1]), slice(box[0] - around[0], box[2] - around[0])
-    edge = mask.crop(around)
-    near, nearer = (np.asarray(edge.filter(ImageFilter.BoxBlur(reach)))[here] for reach in (_RIM, 1))
+    near, nearer = (np.asarray(filtered(mask, ImageFilter.BoxBlur(reach), box, reach)) for reach in (_RIM, 1))
     band = (near > 0) & (nearer < 255)
-    subject, old, new = (_enlarged(mean, mask.size, box)[band].astype(np.float32) for mean in means)
-    share = np.asarray(edge)[here][band, None].astype(np.float32) / np.float32(255)
+    subject, old, new = (enlarged(mean, _COARSER, box)[band].astype(np.float32) for mean in means)
+    share = np.asarray(mask.crop(box))[band, None].astype(np.float32) / np.float32(255)
     clean = share * subject + (1 - share) * new
     difference = np.asarray(after.crop(box))[band] - clean
     towards_old = old - clean
@@ -139,13 +132,6 @@ def _weights(coarse_mask: Image.Image) -> Floats:
 def _mean(coarse: Image.Image, weights: Floats) -> Image.Image:
     """The weighted local mean of a coarse picture."""
     return picture(average(planes(coarse), weights**8, 3))
-
-
-def _enlarged(coarse: Image.Image, size: tuple[int, int], box: Box) -> Levels:
-    """The pixels in a box of a coarse picture enlarged to ``size``."""
-    across, down = coarse.width / size[0], coarse.height / size[1]
-    part = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
-    return np.asarray(coarse.resize((box[2] - box[0], box[3] - box[1]), Image.Resampling.BILINEAR, part))
 
 
 def _differs(before: Image.Image, after: Image.Image) -> Flags:

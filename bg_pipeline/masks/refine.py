@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from bg_pipeline.imaging.planes import window_sums
+
 Plane = NDArray[np.float32]
 Area = tuple[int, int, int, int]
 
@@ -136,15 +138,7 @@ def _refine(
 
 def _mean(plane: Plane) -> Plane:
     """The mean over the window around each pixel that has a whole one."""
-    height, width = plane.shape[0] - WINDOW + 1, plane.shape[1] - WINDOW + 1
-    rows = plane[:height].copy()
-    for shift in range(1, WINDOW):
-        rows += plane[shift : shift + height]
-    total: Plane = rows[:, :width].copy()
-    for shift in range(1, WINDOW):
-        total += rows[:, shift : shift + width]
-    total *= np.float32(1 / WINDOW**2)
-    return total
+    return window_sums(window_sums(plane, WINDOW, -2), WINDOW, -1) * np.float32(1 / WINDOW**2)
 
 
 def _dot(ones: list[Plane], others: list[Plane]) -> Plane:

@@ -16,7 +16,7 @@ import re
 import threading
 import unicodedata
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -446,14 +446,15 @@ _FIELD = re.compile("{(" + "|".join(FILE_NAME_FIELDS) + ")}")
 class ResultNames:
     """The names of one batch's results: no two share one, and none is another input's name.
 
-    ``images`` are the names of all inputs of the batch. ``kept`` are the names assigned before, by image and number;
-    they stay bound to both and are never given to another, even where an input of that name has come since.
+    ``images`` are the names of all inputs of the batch, not copied. ``kept`` are the names assigned before, by image
+    and number; they stay bound to both and are never given to another, even where an input of that name has come
+    since.
     With the same ``kept``, the same questions get the same answers in whatever order they are asked,
     unless two images would have the same new name; then the first to ask has it. Threads may share one object.
     """
 
-    def __init__(self, images: Iterable[str], kept: Mapping[tuple[str, int], str]) -> None:
-        self._inputs = frozenset(images)
+    def __init__(self, images: Container[str], kept: Mapping[tuple[str, int], str]) -> None:
+        self._inputs = images
         self._kept = dict(kept)
         self._owner: dict[str, tuple[str, int]] = {}
         for slot, name in kept.items():

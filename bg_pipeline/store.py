@@ -6,9 +6,10 @@ processes agree on who was first: `write(..., if_absent=True)` and `write(..., i
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Final
 from xml.etree import ElementTree
 
 import orjson
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 _GONE = {"NoSuchKey", "404", "NotFound"}
 _LOST = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
+_CHUNK: Final = 1 << 16
+"""Bytes of an object that are held at a time where its lines are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +143,17 @@ class Store:
             answer["LastModified"],
         )
 
+    def lines(self, key: str) -> Iterator[bytes]:
+        """The object's lines without their ends, streamed; none if there is no such object."""
+        try:
+            answer = self.client.get_object(Bucket=self.bucket, Key=key)
+        except ClientError as error:
+            if _code(error) in _GONE:
+                return
+            raise
+        with closing(answer["Body"]) as body:
+            yield from body.iter_lines(_CHUNK)
+
     def head(self, key: str) -> Stored | None:
         """Size and tag of an object, or None if there is no such object."""
         try:
@@ -153,18 +167,20 @@ class Store:
     def write(
         self,
         key: str,
-        data: bytes,
+        data: bytes | IO[bytes],
         *,
         media_type: str,
         metadata: Mapping[str, str] | None = None,
         if_absent: bool = False,
         if_etag: str | None = None,
     ) -> str:
-        """Stores the whole object or nothing, and returns its tag.
+        """Stores the whole object or nothing, and returns its tag; a file is read from its beginning.
 
         Raises `PreconditionFailed` if ``if_absent`` and the key exists, or if the object's tag is no longer
         ``if_etag``. Metadata values must be ASCII, 2 KB in all.
         """
+        if not isinstance(data, bytes):
+            data.seek(0)
         request: dict[str, Any] = {
             "Bucket": self.bucket,
             "Key": key,

@@ -118,7 +118,8 @@ def report(batch: Batch, form: str, links: bool) -> None:
         link_seconds = configured.report_link_seconds if links else 0
         click.echo(page(open_batch(store, configured, batch), link_seconds=link_seconds), nl=False)
     elif form == "manifest":
-        mirrored = mirror_stored(store, batch, standing.request, found)
+        by_image = {row.ImageName: row for row in found.rows}
+        mirrored = mirror_stored(store, batch, standing.request, by_image.get)
         if mirrored is None:
             raise UsageError(
                 f"batch {batch.path} was not submitted with a manifest; --format csv has its rows"

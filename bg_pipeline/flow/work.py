@@ -144,7 +144,10 @@ def open_work(store: Store, settings: Settings, uploaded: Uploaded, ledger_objec
     data = store.in_bucket(request.S3Bucket) if request else store
     images, moved = _images(store, data, uploaded, request, ledger) if request else ({}, {})
     kept = {
-        (image, int(number)): name for image, names in ledger.each("names") for number, name in names.items()
+        # Most results bear the photo's own name, which is here already.
+        (image, int(number)): image if name == image else name
+        for image, names in ledger.each("names")
+        for number, name in names.items()
     }
     place = Place(
         batch=batch,

@@ -218,6 +218,7 @@ class Calls:
                 raise
             try:
                 answer = send(client, operation.invoke_id)
+                used = used_tokens(answer) if used_tokens else None
             except (ClientError, BotoCoreError) as error:
                 meaning = classify(error, operation.name)
                 if isinstance(meaning, Throttled):
@@ -242,7 +243,10 @@ class Calls:
                     self._died[gate] = meaning
                     gate.close(str(meaning), slot.lane)
                 raise meaning from error
-            slot.served(used_tokens(answer) if used_tokens else None)
+            except BaseException:
+                slot.failed()
+                raise
+            slot.served(used)
             return Done(answer, slot.lane)
 
     def states(self) -> dict[str, dict[str, LaneState]]:

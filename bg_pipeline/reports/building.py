@@ -1,9 +1,10 @@
 """From a batch's ledger to its report: built from what is stored, never from one run's memory."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from tempfile import SpooledTemporaryFile
+from typing import IO, Final
 
 from bg_pipeline import layout
 from bg_pipeline.batch import retry_request, write
@@ -13,10 +14,12 @@ from bg_pipeline.flow.work import Work
 from bg_pipeline.reports import html as report_html
 from bg_pipeline.reports import thumbnails
 from bg_pipeline.reports.manifest import mirror_stored
-from bg_pipeline.reports.report import Output, Report, Row, Status, compose, names_in, unreadable
+from bg_pipeline.reports.report import Output, Report, Row, Status, Writer, compose, names_in, unreadable
 from bg_pipeline.state.ledger import Entry
 
 _CSV: Final = "text/csv; charset=utf-8"
+_IN_MEMORY: Final = 2 << 20
+"""Bytes of a report that are held in memory while it is written; from there on it is in a temporary file."""
 
 
 def rows(work: Work) -> Iterator[Row]:
@@ -30,15 +33,18 @@ def rows_and_entries(work: Work) -> Iterator[tuple[Row, Entry]]:
         yield unreadable(work.place.request_id, work.problem), Entry(layout.REQUEST)
         return
     for image in work.images:
-        entry = work.ledger.get(image) or Entry(image)
-        yield row(work, image, entry), entry
+        yield _row_of(work, image)
+
+
+def _row_of(work: Work, image: str) -> tuple[Row, Entry]:
+    entry = work.ledger.get(image) or Entry(image)
+    return row(work, image, entry), entry
 
 
 def not_reported(work: Work) -> list[str]:
     """The images asked for that have not exactly one row in the report as it is stored."""
     place = work.place
-    stored = place.data.read(layout.report_key(place.status_prefix, place.request_id))
-    names = Counter(names_in(stored.data) if stored else ())
+    names = Counter(names_in(place.data.lines(layout.report_key(place.status_prefix, place.request_id))))
     return [
         image for image in (work.images if work.problem is None else [layout.REQUEST]) if names[image] != 1
     ]
@@ -94,30 +100,59 @@ def report_batch(work: Work) -> str:
     than ``BG_HTML_REPORT_IMAGES``.
     """
     place = work.place
-    report = Report(tuple(rows(work)))
     key = layout.report_key(place.status_prefix, place.request_id)
     csv_key = layout.report_key(place.status_prefix, place.request_id, "csv")
-    retry_key = layout.retry_key(place.status_prefix, place.request_id)
-    retry = retry_request(work.request, report.to_do_again, WISHES) if work.request else None
+    with SpooledTemporaryFile(_IN_MEMORY) as as_json, SpooledTemporaryFile(_IN_MEMORY) as as_csv:
+        to_do_again = _write(rows(work), as_json, as_csv)
+        _store_retry(work, to_do_again)
+        place.data.write(csv_key, as_csv, media_type=_CSV)
+        _store_manifest(work)
+        _store_html(work)
+        place.data.write(key, as_json, media_type="application/json")
+    return key
+
+
+def _write(rows: Iterable[Row], as_json: IO[bytes], as_csv: IO[bytes]) -> list[str]:
+    """Writes the rows without holding them; returns the images that a retry asks for."""
+    to_do_again = []
+    writer = Writer(as_json, as_csv)
+    for row in rows:
+        writer.write(row)
+        if row.to_do_again:
+            to_do_again.append(row.ImageName)
+    writer.end()
+    return to_do_again
+
+
+def _store_retry(work: Work, to_do_again: Sequence[str]) -> None:
+    place = work.place
+    key = layout.retry_key(place.status_prefix, place.request_id)
+    retry = retry_request(work.request, to_do_again, WISHES) if work.request else None
     if retry is not None:
-        place.data.write(retry_key, write(retry), media_type="application/json")
+        place.data.write(key, write(retry), media_type="application/json")
     else:
-        place.data.delete(retry_key)
-    place.data.write(csv_key, report.csv(), media_type=_CSV)
+        place.data.delete(key)
+
+
+def _store_manifest(work: Work) -> None:
+    place = work.place
     if layout.MANIFEST in work.uploaded.others:
-        mirrored = mirror_stored(place.data, place.batch, work.request, report)
+        mirrored = mirror_stored(place.data, place.batch, work.request, lambda image: _row_of(work, image)[0])
         if mirrored is not None:
-            manifest_key = layout.manifest_report_key(place.status_prefix, place.request_id)
-            place.data.write(manifest_key, mirrored, media_type=_CSV)
-    html_key = layout.report_key(place.status_prefix, place.request_id, "html")
+            key = layout.manifest_report_key(place.status_prefix, place.request_id)
+            place.data.write(key, mirrored, media_type=_CSV)
+
+
+def _store_html(work: Work) -> None:
+    place = work.place
+    key = layout.report_key(place.status_prefix, place.request_id, "html")
     if place.thumbnails.wanted:
+        report = Report(tuple(rows(work)))
         place.thumbnails.load()
-        place.data.write(html_key, _html(work, report), media_type="text/html; charset=utf-8")
+        place.data.write(key, _html(work, report), media_type="text/html; charset=utf-8")
         place.thumbnails.save(_pictures(work, report.rows))
     else:
-        place.data.delete(html_key)
-    place.data.write(key, report.json(), media_type="application/json")
-    return key
+        place.data.delete(key)
 
 
 def page(work: Work, *, link_seconds: int = 0) -> bytes:

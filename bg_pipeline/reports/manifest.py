@@ -2,13 +2,13 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from bg_pipeline.batch import BatchRequest
 from bg_pipeline.errors import RequestError
 from bg_pipeline.layout import Batch
-from bg_pipeline.reports.report import Report, spreadsheet_text
+from bg_pipeline.reports.report import Row, spreadsheet_text
 from bg_pipeline.store import Store
 from bg_pipeline.uploads.manifest import Manifest, read
 
@@ -16,20 +16,19 @@ ADDED: Final = ("status", "files", "cost_usd", "cause", "image")
 """The columns that are added; one that the manifest has itself is added with ``result_`` before its name."""
 
 
-def mirror(manifest: Manifest, images: Sequence[str], report: Report) -> bytes:
+def mirror(manifest: Manifest, images: Sequence[str], row_of: Callable[[str], Row | None]) -> bytes:
     """The manifest's rows in their order, with status, files, cost and cause, in the form that it was written in.
 
-    ``images`` are the images' names, one for each row. Several files stand on lines of one cell. No spreadsheet
-    takes a cell for a formula. It may be submitted as a manifest again.
+    ``images`` are the images' names, one for each row; ``row_of`` gives the report's row of an image. Several files
+    stand on lines of one cell. No spreadsheet takes a cell for a formula. It may be submitted as a manifest again.
     """
-    rows = {row.ImageName: row for row in report.rows}
     taken = {name.strip().lower() for name in manifest.head}
     added = [f"result_{name}" if name in taken else name for name in ADDED]
     out = io.StringIO(newline="")
     writer = csv.writer(out, delimiter=manifest.delimiter, lineterminator="\n")
     writer.writerow([spreadsheet_text(name) for name in (*manifest.head, *added)])
     for line, image in zip(manifest.lines, images, strict=True):
-        row = rows.get(image)
+        row = row_of(image)
         told: list[object] = ["", "", "", "", image]
         if row is not None:
             cost = "unknown" if row.CostUSD is None else float(row.CostUSD)
@@ -39,7 +38,9 @@ def mirror(manifest: Manifest, images: Sequence[str], report: Report) -> bytes:
     return out.getvalue().encode("utf-8-sig" if manifest.marked else "utf-8")
 
 
-def mirror_stored(store: Store, batch: Batch, request: BatchRequest | None, report: Report) -> bytes | None:
+def mirror_stored(
+    store: Store, batch: Batch, request: BatchRequest | None, row_of: Callable[[str], Row | None]
+) -> bytes | None:
     """The same for a batch as it is stored; None if it was not asked for with a manifest, or is asked for anew."""
     content = store.read(batch.manifest_key) if request is not None and request.Images else None
     if content is None or request is None:
@@ -49,4 +50,4 @@ def mirror_stored(store: Store, batch: Batch, request: BatchRequest | None, repo
     except RequestError:
         return None
     images = list(request.entries)
-    return mirror(manifest, images, report) if len(images) == len(manifest.lines) else None
+    return mirror(manifest, images, row_of) if len(images) == len(manifest.lines) else None

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final
 
 import orjson
 from pydantic import TypeAdapter, ValidationError
@@ -82,6 +82,11 @@ class Row:
     Seconds: float
     Reused: bool
 
+    @property
+    def to_do_again(self) -> bool:
+        """Whether a retry asks for the image."""
+        return self.Status in TO_DO_AGAIN and self.ImageName != REQUEST
+
 
 COLUMNS: Final = tuple(name for name in Row.__dataclass_fields__ if name != "Outputs")
 """What the CSV and the data frame have of a row."""
@@ -135,10 +140,34 @@ def unreadable(batch_id: str, problem: RequestError) -> Row:
     return compose(batch_id, REQUEST, status=Status.FAILED, error="RequestError", cause=str(problem))
 
 
-def names_in(data: bytes) -> Iterator[str]:
-    """The images' names in a report as `Report.json` writes it, without making 10,000 rows of it."""
+class Writer:
+    """Writes rows, one by one as they come, into two files: as `Report.json` and as `Report.csv` gives them."""
+
+    def __init__(self, as_json: IO[bytes], as_csv: IO[bytes]) -> None:
+        self._json = as_json
+        self._text = io.TextIOWrapper(as_csv, "utf-8", newline="")
+        self._csv = csv.writer(self._text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+        self._csv.writerow(COLUMNS)
+        self._before = b"["
+
+    def write(self, row: Row) -> None:
+        """Adds a row."""
+        # A line break in a text is written as an escape: each of these is one of the layout's.
+        lines = orjson.dumps(row, option=orjson.OPT_INDENT_2).replace(b"\n", b"\n  ")
+        self._json.writelines((self._before, b"\n  ", lines))
+        self._before = b","
+        self._csv.writerow([_cell(name, getattr(row, name)) for name in COLUMNS])
+
+    def end(self) -> None:
+        """After the last row: both files are whole, and stay open."""
+        self._json.write(b"[]\n" if self._before == b"[" else b"\n]\n")
+        self._text.detach()
+
+
+def names_in(lines: Iterable[bytes]) -> Iterator[str]:
+    """The images' names in the lines of a report as `Report.json` gives it, of which no more is held at a time."""
     start = b'    "ImageName": '
-    for line in io.BytesIO(data):
+    for line in lines:
         if line.startswith(start):
             yield orjson.loads(line[len(start) :].strip().rstrip(b","))
 
@@ -167,7 +196,7 @@ class Report:
 
     def json(self) -> bytes:
         """A list of rows with the names of `Row`, indented; the same bytes for the same rows."""
-        return orjson.dumps(self.rows, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        return self._written()[0]
 
     def csv(self) -> bytes:
         """A table in UTF-8 with one row for each image, which a spreadsheet may open without running anything.
@@ -175,12 +204,15 @@ class Report:
         Its columns are those of `Row` but ``Outputs``; several results stand on lines of one cell. Numbers are
         numbers. A text that a spreadsheet would take for a formula has an apostrophe before it.
         """
-        out = io.StringIO()
-        writer = csv.writer(out, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        return self._written()[1]
+
+    def _written(self) -> tuple[bytes, bytes]:
+        as_json, as_csv = io.BytesIO(), io.BytesIO()
+        writer = Writer(as_json, as_csv)
         for row in self.rows:
-            writer.writerow([_cell(name, getattr(row, name)) for name in COLUMNS])
-        return out.getvalue().encode()
+            writer.write(row)
+        writer.end()
+        return as_json.getvalue(), as_csv.getvalue()
 
     def frame(self) -> "pd.DataFrame":
         """A table to compute with: one row for each image, indexed by its name, unknown prices and seeds missing."""
@@ -206,9 +238,7 @@ class Report:
     @property
     def to_do_again(self) -> tuple[str, ...]:
         """The names of the images that a retry asks for."""
-        return tuple(
-            row.ImageName for row in self.rows if row.Status in TO_DO_AGAIN and row.ImageName != REQUEST
-        )
+        return tuple(row.ImageName for row in self.rows if row.to_do_again)
 
     def table(self) -> list[tuple[str, str, str, str, str]]:
         """The cells of `TABLE_HEAD` for each row, safe to print on a terminal."""

@@ -9,13 +9,14 @@ anything that was paid for: what a crash keeps out of it is found again in `answ
 import gzip
 import io
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
 from bg_pipeline.layout import Batch
+from bg_pipeline.state.lines import Lines
 from bg_pipeline.store import Store, Stored
 
 WHOLE = "ledger.jsonl.gz"
@@ -86,7 +87,7 @@ class Ledger:
     def __init__(self, store: Store, batch: Batch) -> None:
         self._store = store
         self._batch = batch
-        self._lines: dict[str, bytes] = {}
+        self._lines = Lines()
         self._unsaved: set[str] = set()
         self._segments = 0
         self._changed = False
@@ -116,11 +117,16 @@ class Ledger:
                 document = orjson.loads(text.readline())
                 if not isinstance(document, dict) or document.get("Version") != VERSION:
                     return
-                lines = {orjson.loads(line)["image"]: line.rstrip(b"\n") for line in text}
+                lines = Lines()
+                for line in text:
+                    lines[orjson.loads(line)["image"]] = line.rstrip(b"\n")
         except (OSError, EOFError, zlib.error, ValueError):
             return
         self.header = document
-        self._lines |= lines
+        if self._lines:
+            self._lines.update(lines)
+        else:
+            self._lines = lines
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -165,7 +171,7 @@ class Ledger:
     def checkpoint(self) -> None:
         """Stores what is new since the last time, in a segment of its own."""
         if self._unsaved:
-            lines = [self._lines[image] for image in self._unsaved]
+            lines = map(self._lines.__getitem__, self._unsaved)
             self._write(f"segment-{self._segments:06}.jsonl.gz", lines)
             self._segments += 1
             self._unsaved.clear()
@@ -175,14 +181,14 @@ class Ledger:
         """Stores the whole ledger as one object, if anything changed, and removes the segments."""
         if not self._changed and not self._unsaved:
             return
-        self._write(WHOLE, list(self._lines.values()))
+        self._write(WHOLE, self._lines.values())
         self._unsaved.clear()
         for found in self._store.list(f"{self._batch.ledger_prefix}/segment-"):
             self._store.delete(found.key)
         self._segments = 0
         self._changed = False
 
-    def _write(self, name: str, lines: Sequence[bytes]) -> None:
+    def _write(self, name: str, lines: Iterable[bytes]) -> None:
         header = orjson.dumps({**self.header, "Version": VERSION})
         file = io.BytesIO()
         # Level 1: a tenth of the size for a tenth of the time of the default level.

@@ -55,3 +55,26 @@ def test_a_call_that_waited_at_the_gate_is_not_sent_once_another_run_has_the_bat
     assert purse.totals()["DETECT_LABELS"].calls == 1
     lane = calls.states()["DETECT_LABELS"]["us-east-1"]
     assert (lane.admitted, lane.served) == (1, 1)
+
+
+@pytest.mark.parametrize("where", ["send", "used_tokens"])
+def test_an_answer_that_cannot_be_read_is_told_to_the_gate_as_none(
+    where: str, control: ControlClient
+) -> None:
+    calls = Calls(Aws(("us-east-1",)), settings(quota_detect_labels_tps=50), threading.Event())
+
+    def unreadable(*_: object) -> float:
+        raise ValueError("no answer of the service's")
+
+    def fine(*_: object) -> float:
+        return 1.0
+
+    with pytest.raises(ValueError, match="no answer"):
+        calls.make(
+            rekognition.OPERATION,
+            unreadable if where == "send" else fine,
+            regions=("us-east-1",),
+            used_tokens=unreadable,
+        )
+    lane = calls.states()["DETECT_LABELS"]["us-east-1"]
+    assert (lane.admitted, lane.served, lane.failed) == (1, 0, 1)

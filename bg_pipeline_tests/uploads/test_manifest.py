@@ -11,7 +11,7 @@ import pytest
 from bg_pipeline.batch import BatchRequest
 from bg_pipeline.errors import RequestError
 from bg_pipeline.reports.manifest import mirror, mirror_stored
-from bg_pipeline.reports.report import Output, Report, Status, compose
+from bg_pipeline.reports.report import Output, Status, compose
 from bg_pipeline.settings import Settings
 from bg_pipeline.store import Store
 from bg_pipeline.uploads.manifest import Manifest, read
@@ -335,13 +335,11 @@ def table(data: bytes, delimiter: str = ",") -> list[list[str]]:
 def test_the_result_has_the_manifests_rows_in_their_order_and_form_with_what_became_of_them() -> None:
     manifest = read('\ufeffsource;price;Status\nb.jpg;9,90;old\n\na.jpg;"=1+1";\n'.encode())
     outputs = [Output("out/b_1.jpg", Status.SUCCEEDED), Output("out/b_2.jpg", Status.SUCCEEDED)]
-    report = Report(
-        (
-            row("a.jpg", status=Status.FAILED, cause="@odd cause", cost_usd=None),
-            row("b.jpg", outputs=outputs, cost_usd=0.06),
-        )
-    )
-    data = mirror(manifest, ["b.jpg", "a.jpg"], report)
+    rows = {
+        "a.jpg": row("a.jpg", status=Status.FAILED, cause="@odd cause", cost_usd=None),
+        "b.jpg": row("b.jpg", outputs=outputs, cost_usd=0.06),
+    }
+    data = mirror(manifest, ["b.jpg", "a.jpg"], rows.get)
     assert data.startswith(b"\xef\xbb\xbf")
     assert table(data, ";") == [
         ["source", "price", "Status", "result_status", "files", "cost_usd", "cause", "image"],
@@ -352,7 +350,7 @@ def test_the_result_has_the_manifests_rows_in_their_order_and_form_with_what_bec
 
 def test_a_result_can_be_submitted_as_a_manifest_again() -> None:
     manifest = read(b'source,ref\na.jpg,"-7"\n')
-    again = read(mirror(manifest, ["a.jpg"], Report((row("a.jpg"),))))
+    again = read(mirror(manifest, ["a.jpg"], row))
     assert said(again) == said(manifest)
     assert again.unused == ("status", "files", "cost_usd", "cause", "image")
 
@@ -361,4 +359,4 @@ def test_a_request_that_was_replaced_since_has_no_manifest_any_more(s3, bucket: 
     store, batch = Store(s3, bucket), new_batch()
     store.write(batch.manifest_key, b"source\na.jpg\nb.jpg\n", media_type="text/csv")
     (other,) = (BatchRequest(Id="x", Prompt="x", Images=({"ImageName": "a.jpg"},)),)  # type: ignore[arg-type]
-    assert mirror_stored(store, batch, other, Report(())) is None
+    assert mirror_stored(store, batch, other, row) is None

@@ -1,0 +1,85 @@
+"""A batch's ledger: what was put is there in the next process, after an end as after a crash."""
+
+from datetime import date
+
+import pytest
+
+from bg_pipeline.layout import Batch
+from bg_pipeline.state.ledger import WHOLE, Entry, Ledger, StageRecord
+from bg_pipeline.state.lines import LINES
+from bg_pipeline.store import Store
+
+BATCH = Batch(date(2026, 11, 20), "101530")
+MANY = 3 * LINES + 5
+
+
+def entry(number: int, status: str = "Succeeded") -> Entry:
+    made = Entry(f"photo-{number}.jpg", etag=f"tag-{number}", caption="a cup\n\u2028beside it")
+    made.stages["pictures"] = StageRecord(f"print-{number}", status, cost_usd=0.01)
+    return made
+
+
+def stored(store: Store) -> Ledger:
+    return Ledger.read(store, BATCH, list(store.list(f"{BATCH.ledger_prefix}/")))
+
+
+@pytest.fixture
+def ledger(store: Store) -> Ledger:
+    made = Ledger(store, BATCH)
+    for number in range(MANY):
+        made.put(entry(number))
+    return made
+
+
+def test_what_was_put_is_read_back_in_its_order(ledger: Ledger, store: Store) -> None:
+    ledger.describe(Reported="today")
+    ledger.finish()
+    again = stored(store)
+    assert list(again.entries()) == [entry(number) for number in range(MANY)]
+    assert again.header["Reported"] == "today"
+    assert list(again.each("etag")) == [(f"photo-{n}.jpg", f"tag-{n}") for n in range(MANY)]
+
+
+def test_after_a_crash_all_checkpoints_count_the_later_ones_more(ledger: Ledger, store: Store) -> None:
+    ledger.finish()
+    for number in range(0, MANY, 2):
+        ledger.put(entry(number, "Failed"))
+    ledger.checkpoint()
+    ledger.put(entry(0, "Blocked"))
+    ledger.put(entry(MANY))
+    ledger.checkpoint()
+    assert ledger.unsaved == 0
+    again = stored(store)
+    wanted = ["Blocked", *("Succeeded" if number % 2 else "Failed" for number in range(1, MANY)), "Succeeded"]
+    assert [each.stages["pictures"].status for each in again.entries()] == wanted
+    again.finish()
+    assert [found.key for found in store.list(f"{BATCH.ledger_prefix}/")] == [BATCH.ledger_key(WHOLE)]
+    assert [each.stages["pictures"].status for each in stored(store).entries()] == wanted
+
+
+def test_a_torn_segment_is_passed_over_whole(ledger: Ledger, store: Store) -> None:
+    ledger.finish()
+    for number in range(MANY):
+        ledger.put(entry(number, "Failed"))
+    ledger.checkpoint()
+    key = BATCH.ledger_key("segment-000000.jsonl.gz")
+    content = store.read(key)
+    assert content is not None
+    store.write(key, content.data[: len(content.data) // 2], media_type="application/gzip")
+    assert {each.stages["pictures"].status for each in stored(store).entries()} == {"Succeeded"}
+
+
+def test_images_that_are_no_longer_asked_for_are_forgotten(ledger: Ledger, store: Store) -> None:
+    ledger.finish()
+    again = stored(store)
+    again.keep_only(["photo-1.jpg", "photo-100.jpg"])
+    again.finish()
+    assert [each.image for each in stored(store).entries()] == ["photo-1.jpg", "photo-100.jpg"]
+
+
+def test_what_says_the_same_is_not_stored_again(ledger: Ledger, store: Store) -> None:
+    ledger.finish()
+    again = stored(store)
+    for number in range(MANY):
+        again.put(entry(number))
+    assert again.unsaved == 0

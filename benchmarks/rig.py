@@ -28,7 +28,7 @@ from bg_pipeline.flow.work import open_work
 from bg_pipeline.layout import Batch
 from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.local_aws.launcher import local_aws
-from bg_pipeline.reports.building import report_batch
+from bg_pipeline.reports.building import report_batch, rows
 from bg_pipeline.reports.report import Status
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.ledger import Entry, StageRecord
@@ -175,7 +175,7 @@ def finished(rig: Rig, store: Store, settings: Settings, images: int) -> Batch:
         entry.stages, entry.outputs = stages, [output]
         entry.files, entry.names = {key: tags[key]}, {"1": image}
         work.ledger.put(entry)
-    report_batch(work)
+    report_batch(work, rows(work))
     work.ledger.describe(Reported="2026-11-01T12:00:00+00:00")
     work.ledger.finish()
     return batch

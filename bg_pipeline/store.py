@@ -5,6 +5,7 @@ processes agree on who was first: `write(..., if_absent=True)` and `write(..., i
 `PreconditionFailed` for the one who lost.
 """
 
+import io
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -144,7 +145,7 @@ class Store:
         )
 
     def lines(self, key: str) -> Iterator[bytes]:
-        """The object's lines without their ends, streamed; none if there is no such object."""
+        """The object's lines with their ends, streamed; none if there is no such object."""
         try:
             answer = self.client.get_object(Bucket=self.bucket, Key=key)
         except ClientError as error:
@@ -152,7 +153,8 @@ class Store:
                 return
             raise
         with closing(answer["Body"]) as body:
-            yield from body.iter_lines(_CHUNK)
+            # botocore's own iteration takes several times as long for a line.
+            yield from io.BufferedReader(body, _CHUNK)  # type: ignore[type-var]
 
     def head(self, key: str) -> Stored | None:
         """Size and tag of an object, or None if there is no such object."""

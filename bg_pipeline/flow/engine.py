@@ -214,6 +214,7 @@ class Flow:
                         day.unfinished.append(uploaded.batch.path)
                 elif not work.due and self._reported(work, reports) and not self._to_archive(work):
                     self._count(work, day)
+                    self._preview(work, day)
                 elif self._take(work):
                     yield from self._hand_out(work, day)
                 elif self._patient:
@@ -398,12 +399,14 @@ class Flow:
         else:
             work.ledger.keep_only(list(work.images))
             if REPORT in self._stages:
-                day.reports.append(report_batch(work))
+                day.reports.append(report_batch(work, self._counted(work, day)))
                 work.ledger.describe(Reported=datetime.now(UTC).isoformat(timespec="seconds"))
+            else:
+                self._count(work, day)
             work.ledger.finish()
             if self._to_archive(work):
                 self._archive.move(work)
-            self._count(work, day)
+            self._preview(work, day)
             now_stored = results_in(work.place.data, f"{work.place.output_prefix}/")
             day.inspection.look_again(work, now_stored, reported=REPORT in self._stages)
         self._time(day)
@@ -412,6 +415,11 @@ class Flow:
             work.lease.release()
 
     def _count(self, work: Work, day: Day) -> None:
+        for _ in self._counted(work, day):
+            pass
+
+    def _counted(self, work: Work, day: Day) -> Iterator[Row]:
+        """The rows of a batch, each counted as it goes by; made once, for they take a while."""
         day.batches.append(work.place.batch.path)
         for row, entry in rows_and_entries(work):
             day.inspection.take(row, entry)
@@ -421,9 +429,18 @@ class Flow:
                 day.total_usd = None if row.CostUSD is None else day.total_usd + row.CostUSD
             if row.Status != Status.SUCCEEDED and len(day.troubled) < TROUBLED_ROWS:
                 day.troubled.append(row)
-            data, source = work.place.lies_at(f"{work.place.input_prefix}/{row.ImageName}")
-            if row.Results and len(day.previews) < PREVIEWS and data is work.place.data:
-                day.previews.append((source, row.Results[0]))
+            yield row
+
+    def _preview(self, work: Work, day: Day) -> None:
+        """Pairs photos, where they lie by now, with their first results."""
+        for image in work.images:
+            if len(day.previews) == PREVIEWS:
+                return
+            data, source = work.place.lies_at(f"{work.place.input_prefix}/{image}")
+            entry = work.ledger.get(image)
+            result = next((output["Key"] for output in entry.outputs if output["Key"]), "") if entry else ""
+            if result and data is work.place.data:
+                day.previews.append((source, result))
 
     def _time(self, day: Day) -> None:
         begun, refused = self._begun[day.date]

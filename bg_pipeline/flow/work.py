@@ -48,6 +48,15 @@ class Work:
 
     def asked(self, image: str) -> ImageSettings:
         """What the request asks for an image; only for images, which a batch without a request has none of."""
+        found = self._asked(image)
+        return found if found.image == image else replace(found, image=image)
+
+    def ref(self, image: str) -> str:
+        """The reference that the request gives an image; the same as ``asked`` has, in a fraction of its time."""
+        return self._asked(image).ref
+
+    def _asked(self, image: str) -> ImageSettings:
+        """What is asked for an image, under whatever name."""
         if self.request is None:
             raise ValueError(f"{image} is not asked for: the request cannot be read")
         if image in self.request.entries:
@@ -55,7 +64,7 @@ class Work:
         # All images without an entry are asked for alike, and this is asked several times for each of 10,000.
         if self._alike is None or self._alike[0] is not self.request:
             self._alike = self.request, requests.image_settings(self.request, "", WISHES)
-        return replace(self._alike[1], image=image)
+        return self._alike[1]
 
     def find_due(
         self,

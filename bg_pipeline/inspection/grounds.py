@@ -48,8 +48,8 @@ class Inspection:
 
     def look_again(self, work: Work, results: Mapping[str, str], *, reported: bool) -> None:
         """Compares a batch that was just finished with what is stored: ``results`` are tags by key, as listed now."""
-        for entry in work.ledger.entries():
-            lost = [key for key, etag in entry.files.items() if results.get(key) != etag]
+        for _, files in work.ledger.each("files"):
+            lost = [key for key, etag in files.items() if results.get(key) != etag]
             self.lost += lost[: NAMED - len(self.lost)]
         if reported:
             self.unreported += not_reported(work)[: NAMED - len(self.unreported)]

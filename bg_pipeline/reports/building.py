@@ -81,7 +81,7 @@ def row(work: Work, image: str, entry: Entry) -> Row:
         status=status,
         error=error,
         cause=cause,
-        ref=work.asked(image).ref,
+        ref=work.ref(image),
         outputs=outputs,
         labels=entry.labels,
         caption=entry.caption,
@@ -93,8 +93,10 @@ def row(work: Work, image: str, entry: Entry) -> Row:
     )
 
 
-def report_batch(work: Work) -> str:
+def report_batch(work: Work, told: Iterable[Row]) -> str:
     """Stores the report as JSON, CSV and HTML, with the request that asks again for what failed; returns its key.
+
+    ``told`` are the batch's `rows`, which are gone through once.
 
     The HTML, which has what small pictures the run and earlier ones made, is left to `page` for a batch of more
     than ``BG_HTML_REPORT_IMAGES``.
@@ -103,7 +105,7 @@ def report_batch(work: Work) -> str:
     key = layout.report_key(place.status_prefix, place.request_id)
     csv_key = layout.report_key(place.status_prefix, place.request_id, "csv")
     with SpooledTemporaryFile(_IN_MEMORY) as as_json, SpooledTemporaryFile(_IN_MEMORY) as as_csv:
-        to_do_again = _write(rows(work), as_json, as_csv)
+        to_do_again = _write(told, as_json, as_csv)
         _store_retry(work, to_do_again)
         place.data.write(csv_key, as_csv, media_type=_CSV)
         _store_manifest(work)

@@ -63,7 +63,7 @@ def _of(work: Work) -> Iterator[Captioned]:
         if entry is not None and (entry.caption or entry.labels):
             yield Captioned(
                 image,
-                work.asked(image).ref,
+                work.ref(image),
                 entry.alt_text,
                 entry.caption,
                 entry.labels,

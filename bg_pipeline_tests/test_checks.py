@@ -19,7 +19,7 @@ from bg_pipeline.inspection.unreported import LookBack, look_back, unreported
 from bg_pipeline.layout import Batch, spend_key
 from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.partitions import upload_dates
-from bg_pipeline.reports.report import Row, Status, Writer, compose
+from bg_pipeline.reports.report import JsonWriter, Row, Status, compose
 from bg_pipeline.reports.wording import listed
 from bg_pipeline.sensors.forgotten import forgotten_uploads
 from bg_pipeline.settings import settings
@@ -115,13 +115,13 @@ def test_a_report_that_lacks_an_image_fails_the_run_and_keeps_the_date(
     bench: Bench, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.submit(3)
-    whole = Writer.write
+    whole = JsonWriter.write
 
-    def all_but_the_first(writer: Writer, row: Row) -> None:
+    def all_but_the_first(writer: JsonWriter, row: Row) -> None:
         if row.ImageName != "photo-0.jpg":
             whole(writer, row)
 
-    monkeypatch.setattr(Writer, "write", all_but_the_first)
+    monkeypatch.setattr(JsonWriter, "write", all_but_the_first)
     checked = Checked(bench, instance)
     assert not checked.result.success
     assert failed(checked) == {"report_complete"}

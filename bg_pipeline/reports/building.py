@@ -14,7 +14,17 @@ from bg_pipeline.flow.work import Work
 from bg_pipeline.reports import html as report_html
 from bg_pipeline.reports import thumbnails
 from bg_pipeline.reports.manifest import mirror_stored
-from bg_pipeline.reports.report import Output, Report, Row, Status, Writer, compose, names_in, unreadable
+from bg_pipeline.reports.report import (
+    CsvWriter,
+    JsonWriter,
+    Output,
+    Report,
+    Row,
+    Status,
+    compose,
+    names_in,
+    unreadable,
+)
 from bg_pipeline.state.ledger import Entry
 
 _CSV: Final = "text/csv; charset=utf-8"
@@ -117,12 +127,14 @@ def report_batch(work: Work, told: Iterable[Row]) -> str:
 def _write(rows: Iterable[Row], as_json: IO[bytes], as_csv: IO[bytes]) -> list[str]:
     """Writes the rows without holding them; returns the images that a retry asks for."""
     to_do_again = []
-    writer = Writer(as_json, as_csv)
+    writers = (JsonWriter(as_json), CsvWriter(as_csv))
     for row in rows:
-        writer.write(row)
+        for writer in writers:
+            writer.write(row)
         if row.to_do_again:
             to_do_again.append(row.ImageName)
-    writer.end()
+    for writer in writers:
+        writer.end()
     return to_do_again
 
 

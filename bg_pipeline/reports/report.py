@@ -140,27 +140,39 @@ def unreadable(batch_id: str, problem: RequestError) -> Row:
     return compose(batch_id, REQUEST, status=Status.FAILED, error="RequestError", cause=str(problem))
 
 
-class Writer:
-    """Writes rows, one by one as they come, into two files: as `Report.json` and as `Report.csv` gives them."""
+class JsonWriter:
+    """Writes rows, one by one as they come, into a file: what `Report.json` gives."""
 
-    def __init__(self, as_json: IO[bytes], as_csv: IO[bytes]) -> None:
-        self._json = as_json
-        self._text = io.TextIOWrapper(as_csv, "utf-8", newline="")
-        self._csv = csv.writer(self._text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-        self._csv.writerow(COLUMNS)
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
         self._before = b"["
 
     def write(self, row: Row) -> None:
         """Adds a row."""
         # A line break in a text is written as an escape: each of these is one of the layout's.
         lines = orjson.dumps(row, option=orjson.OPT_INDENT_2).replace(b"\n", b"\n  ")
-        self._json.writelines((self._before, b"\n  ", lines))
+        self._file.writelines((self._before, b"\n  ", lines))
         self._before = b","
+
+    def end(self) -> None:
+        """After the last row: the file is whole, and stays open."""
+        self._file.write(b"[]\n" if self._before == b"[" else b"\n]\n")
+
+
+class CsvWriter:
+    """The same for `Report.csv`."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._text = io.TextIOWrapper(file, "utf-8", newline="")
+        self._csv = csv.writer(self._text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+        self._csv.writerow(COLUMNS)
+
+    def write(self, row: Row) -> None:
+        """Adds a row."""
         self._csv.writerow([_cell(name, getattr(row, name)) for name in COLUMNS])
 
     def end(self) -> None:
-        """After the last row: both files are whole, and stay open."""
-        self._json.write(b"[]\n" if self._before == b"[" else b"\n]\n")
+        """After the last row: the file is whole, and stays open."""
         self._text.detach()
 
 
@@ -196,7 +208,7 @@ class Report:
 
     def json(self) -> bytes:
         """A list of rows with the names of `Row`, indented; the same bytes for the same rows."""
-        return self._written()[0]
+        return self._written(JsonWriter)
 
     def csv(self) -> bytes:
         """A table in UTF-8 with one row for each image, which a spreadsheet may open without running anything.
@@ -204,15 +216,15 @@ class Report:
         Its columns are those of `Row` but ``Outputs``; several results stand on lines of one cell. Numbers are
         numbers. A text that a spreadsheet would take for a formula has an apostrophe before it.
         """
-        return self._written()[1]
+        return self._written(CsvWriter)
 
-    def _written(self) -> tuple[bytes, bytes]:
-        as_json, as_csv = io.BytesIO(), io.BytesIO()
-        writer = Writer(as_json, as_csv)
+    def _written(self, form: type[JsonWriter] | type[CsvWriter]) -> bytes:
+        file = io.BytesIO()
+        writer = form(file)
         for row in self.rows:
             writer.write(row)
         writer.end()
-        return as_json.getvalue(), as_csv.getvalue()
+        return file.getvalue()
 
     def frame(self) -> "pd.DataFrame":
         """A table to compute with: one row for each image, indexed by its name, unknown prices and seeds missing."""

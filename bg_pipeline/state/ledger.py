@@ -82,7 +82,7 @@ def _number(segment_key: str) -> int:
 
 
 class Ledger:
-    """One batch's ledger, in the hands of whoever holds the batch's lease; for one thread."""
+    """One batch's ledger, in the hands of whoever holds the batch's lease; threads may read, and one of them put."""
 
     def __init__(self, store: Store, batch: Batch) -> None:
         self._store = store

@@ -6,14 +6,15 @@ import shutil
 import socket
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import TimeoutError as NotThere
 
 from bg_pipeline import review
 from bg_pipeline.commands.page import served
@@ -29,6 +30,7 @@ from bg_pipeline_tests.web.openid import AUDIENCE, SECRET, openid_provider
 pytestmark = pytest.mark.slow
 
 SECONDS = 60_000
+TRIES = 6
 APPROVE = re.compile(r"Approve\b")
 """The button, and not those about what is approved."""
 
@@ -191,6 +193,30 @@ def test_photos_of_a_page_that_was_closed_are_gone_on_with_or_deleted(
     page.close()
 
 
+def pictures_cell_of_first_photo(page: Page) -> Locator:
+    """The open editor of a cell, reached by keyboard: the grid is drawn on a canvas.
+
+    While the page is still being drawn the grid may move under the mouse, or be drawn anew and forget the click:
+    then once more.
+    """
+    table = page.locator("[data-testid=stDataFrame] canvas").first
+    editor = page.locator("#portal input")
+    for _ in range(TRIES):
+        page.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for()
+        table.scroll_into_view_if_needed()
+        box = table.bounding_box()
+        if box is not None:
+            page.mouse.click(box["x"] + 150, box["y"] + 50)
+            for _ in range(3):
+                page.keyboard.press("ArrowRight")
+            page.keyboard.press("Enter")
+            with suppress(NotThere):
+                editor.wait_for(timeout=SECONDS / TRIES)
+                return editor
+            page.keyboard.press("Escape")
+    raise AssertionError("the table's cell does not open")
+
+
 def test_what_was_typed_for_single_photos_stays_when_the_table_is_closed(
     address: str, browser: Browser, tmp_path: Path
 ) -> None:
@@ -205,16 +231,7 @@ def test_what_was_typed_for_single_photos_stays_when_the_table_is_closed(
     before = cost.inner_text()
     toggle = page.get_by_text("Settings of single photos", exact=True)
     toggle.click()
-    table = page.locator("[data-testid=stDataFrame] canvas").first
-    table.scroll_into_view_if_needed()
-    box = table.bounding_box()
-    assert box is not None
-    # The cell "Pictures" of the first photo, by keyboard: the grid is drawn on a canvas.
-    page.mouse.click(box["x"] + 150, box["y"] + 50)
-    for _ in range(3):
-        page.keyboard.press("ArrowRight")
-    page.keyboard.press("Enter")
-    page.locator("#portal input").fill("3")
+    pictures_cell_of_first_photo(page).fill("3")
     page.keyboard.press("Enter")
     expect(cost).not_to_have_text(before, timeout=SECONDS)  # three pictures of one photo, one of the other
     dearer = cost.inner_text()

@@ -50,20 +50,20 @@ def run(
     """Brings upload dates up to date: what is done stays, what is missing, failed or changed is done.
 
     ``stages`` are names of assets from `STAGES`; ``again`` those that are paid for anew; with ``retry`` what failed
-    for a lasting reason is tried again as well; ``only`` limits the work to some batches. Errors of images are
-    counted in the `Day`s and told in the reports. Raises `SettingsError` before anything is done.
+    for a lasting reason is tried again as well, and once more what may have been billed twice; ``only`` limits the
+    work to some batches. Errors of images are counted in the `Day`s and told in the reports. Raises `SettingsError`
+    before anything is done.
     """
     aws = aws or make_aws(settings)
     store = store or open_bucket(settings, aws)
     stop = threading.Event()
-    tools = Tools(settings, aws, store, stop=stop, note=note)
+    tools = Tools(settings, aws, store, stop=stop, retry=retry, note=note)
     try:
         flow = Flow(
             tools,
             run_id=run_id or str(uuid.uuid4()),
             stages=stages,
             again=again,
-            retry=retry,
             only=only,
             progress=progress,
         )

@@ -34,7 +34,8 @@ class FlowConfig(dg.Config):
     )
     retry: bool = Field(
         False,
-        description="Also try again what failed for a lasting reason; what is stored is not paid for again.",
+        description="Also try again what failed for a lasting reason, and once more what may have been billed twice; "
+        "what is stored is not paid for again.",
     )
 
 

@@ -35,7 +35,11 @@ SHOWN = 20
     multiple=True,
     help="Make this anew, and pay for it again; may be repeated.",
 )
-@click.option("--retry", is_flag=True, help="Also try again what failed for a lasting reason.")
+@click.option(
+    "--retry",
+    is_flag=True,
+    help="Also try again what failed for a lasting reason, and once more what may have been billed twice.",
+)
 @local
 def run(dates: Sequence[UploadDate], batches: tuple[Batch, ...], again: tuple[str, ...], retry: bool) -> None:
     """Bring upload dates up to date: what is done stays, what is missing, failed or changed is done.

@@ -113,8 +113,7 @@ class Progress:
 class Flow:
     """One run over upload dates. Use it once.
 
-    ``stages`` are what is brought up to date, ``again`` what is done, and paid for, anew;
-    with ``retry`` what failed for a lasting reason is tried again. ``progress`` is
+    ``stages`` are what is brought up to date, ``again`` what is done, and paid for, anew. ``progress`` is
     called by the thread that calls `run`, about every `PROGRESS_SECONDS`, and once at the end. A batch that
     another run is at work on is waited for if ``patient``, else it counts as unfinished. ``label_costs`` are dollars
     that the labels of images have cost beside their calls, by batch and image; their rows tell them. ``made`` is
@@ -128,7 +127,6 @@ class Flow:
         run_id: str,
         stages: Collection[str] = STAGES,
         again: Collection[str] = (),
-        retry: bool = False,
         only: Collection[Batch] = (),
         patient: bool = True,
         label_costs: Mapping[Batch, Mapping[str, float]] = NO_COSTS,
@@ -139,7 +137,7 @@ class Flow:
         self._stages = frozenset(stages)
         self._again = frozenset(again)
         self._finder = Finder(
-            tools.store, tools.settings, stages=self._stages, again=self._again, retry=retry
+            tools.store, tools.settings, stages=self._stages, again=self._again, retry=tools.retry
         )
         self._only = frozenset(only)
         self._patient = patient

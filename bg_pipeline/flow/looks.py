@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
+from functools import partial
 from io import BytesIO
 from typing import Any
 
@@ -9,7 +10,7 @@ import orjson
 from PIL import Image
 
 from bg_pipeline.captioners import nova
-from bg_pipeline.errors import CallError, ClaimLost, ModelUnavailable, NotTried, RunStopped
+from bg_pipeline.errors import CallError, ModelUnavailable, NotTried, RunStopped
 from bg_pipeline.flow.photographs import Photograph
 from bg_pipeline.flow.tools import Tools, Wallet
 from bg_pipeline.generators import Generator, Operation
@@ -21,7 +22,7 @@ from bg_pipeline.masks.polarity import STORED, from_alpha
 from bg_pipeline.masks.sam import SamForm, endpoint, sam_mask
 from bg_pipeline.models.choice import Choice
 from bg_pipeline.models.facts import facts_of
-from bg_pipeline.state.answers import Answer, identity
+from bg_pipeline.state.answers import Answer, Claim, identity
 
 MASK_SIDE = 2048
 """A cut-out's mask is kept at most so large while its picture is waited for."""
@@ -38,14 +39,18 @@ class Seen:
 class Looks:
     """Asks services about one photo; every answer is stored before it is used.
 
-    ``again`` names the stages whose stored answers do not count.
+    ``again`` names the stages whose stored answers do not count; of a photo that is ``known``, some are likely to
+    be stored.
     """
 
-    def __init__(self, tools: Tools, photo: Photograph, wallet: Wallet, again: frozenset[str]) -> None:
+    def __init__(
+        self, tools: Tools, photo: Photograph, wallet: Wallet, again: frozenset[str], *, known: bool = True
+    ) -> None:
         self._tools = tools
         self._photo = photo
         self._wallet = wallet
         self._again = again
+        self._known = known
 
     def labels(self) -> Seen:
         """Labels of the photo, as the part of a labels document that comes from the model.
@@ -57,26 +62,34 @@ class Looks:
             return self._custom_labels(self._tools.settings.custom_labels_arn)
         confidence = self._tools.settings.label_confidence
 
-        def ask() -> Answer:
+        def ask(claim: Claim) -> Answer:
             body = rekognition.request(self._photo.view, confidence)
             return self._rekognition(
-                rekognition.OPERATION, lambda client: client.detect_labels(**body), rekognition.document
+                rekognition.OPERATION,
+                lambda client: client.detect_labels(**body),
+                rekognition.document,
+                claim,
             )
 
         return self._once("labels", {"min_confidence": confidence}, ask, "labels")
 
     def _custom_labels(self, arn: str) -> Seen:
         tools, confidence = self._tools, self._tools.settings.custom_labels_confidence
+        asked = {"model": arn, "min_confidence": confidence}
 
-        def ask() -> Answer:
+        def picture() -> dict[str, Any]:
             # Before the model is waited for: what is no picture need not wait.
-            body = custom_labels.request(arn, self._photo.view, confidence)
+            return custom_labels.request(arn, self._photo.view, confidence)
+
+        def ask(claim: Claim) -> Answer:
+            body = picture()
             try:
                 if not tools.standstill.now:
                     return self._rekognition(
                         custom_labels.OPERATION,
                         lambda client: client.detect_custom_labels(**body),
                         lambda response: custom_labels.document(response, arn),
+                        claim,
                         regions=(custom_labels.region(arn),),
                     )
             except CallError as error:
@@ -85,17 +98,22 @@ class Looks:
                 tools.standstill.seen()
             raise tools.standstill.wait(self._wallet.batch.date)
 
-        return self._once("labels", {"model": arn, "min_confidence": confidence}, ask, "labels")
+        if tools.standstill.now and not self._stored("labels", asked, "labels"):
+            # Ten thousand photos that wait need no claims.
+            picture()
+            raise tools.standstill.wait(self._wallet.batch.date)
+        return self._once("labels", asked, ask, "labels")
 
     def faces(self) -> list[Box]:
         """Boxes of all faces in the photo."""
 
-        def ask() -> Answer:
+        def ask(claim: Claim) -> Answer:
             body = faces.request(self._photo.view)
             return self._rekognition(
                 faces.OPERATION,
                 lambda client: client.detect_faces(**body),
                 lambda response: {"Faces": faces.places(response)},
+                claim,
             )
 
         found = self._once("faces", {}, ask, "labels").document["Faces"]
@@ -147,21 +165,16 @@ class Looks:
         """The subject as a model cuts it out, paid for once and used for every prompt."""
         tools, photo = self._tools, self._photo
         name = identity("cut-out", photo.sha256, {})
-        with tools.answers.one_at_a_time(name):
-            again = "generated_images" in self._again
-            answer = tools.answers.find("cut-out", name, models=tools.removers.names, again=again)
-            while answer is None:
-                if not tools.removers.candidates:
-                    raise NotTried(
-                        "NoCutOut",
-                        "its mask has to be cut out, and no model in BG_IMAGE_MODELS does that: add titan-v2, "
-                        "nova-canvas or stability, or give a mask",
-                    )
-                choice = tools.removers.current()
-                try:
-                    answer = self._cut(name, choice, again)
-                except ModelUnavailable as error:
-                    tools.removers.lost(choice, error.region, error)
+        answer = tools.answers.once(
+            "cut-out",
+            name,
+            self._cut,
+            media_type="image/png",
+            batch=self._wallet.leased,
+            stop=tools.stop,
+            models=tools.removers.names,
+            again="generated_images" in self._again,
+        )
         self._wallet.charge(name, answer)
         fitted = tools.generator(answer.model).sizes.canvas(photo.size)
         with Image.open(BytesIO(answer.data)) as picture:
@@ -172,55 +185,48 @@ class Looks:
         width, height = (max(1, round(side * scale)) for side in fitted.inner)
         return Mask(unfit(alpha, fitted, (width, height)), "cut-out")
 
-    def _cut(self, name: str, choice: Choice[Generator], again: bool) -> Answer | None:
+    def _cut(self, claim: Claim) -> Answer:
+        removers = self._tools.removers
+        while removers.candidates:
+            choice = removers.current()
+            try:
+                return self._cut_with(choice, claim)
+            except ModelUnavailable as error:
+                removers.lost(choice, error.region, error)
+        raise NotTried(
+            "NoCutOut",
+            "its mask has to be cut out, and no model in BG_IMAGE_MODELS does that: add titan-v2, "
+            "nova-canvas or stability, or give a mask",
+        )
+
+    def _cut_with(self, choice: Choice[Generator], claim: Claim) -> Answer:
         tools, photo, wallet = self._tools, self._photo, self._wallet
         generator = choice.candidate.speaker
         (operation,) = choice.candidate.operations
         fitted = generator.sizes.canvas(photo.size)
         with photo.full() as full:
             picture = fit(full, fitted, media="jpeg", max_bytes=generator.max_picture_bytes)
-        models = tools.removers.names
-        claim = tools.answers.claim(
-            "cut-out", name, batch=wallet.batch.path, stop=tools.stop, models=models, again=again
-        )
-        if claim is None:
-            return tools.answers.find("cut-out", name, models=models)
-
-        def call() -> Answer:
-            served_by: list[str] = []
-            price = facts_of(operation.name, operation.model_id).cost(images=1)
-            with wallet.pay(operation.name, price) as payment:
-                data = generator.remove(
-                    picture, fitted.canvas, tools.invoke(choice.regions, wallet, served_by, claim)
-                )
-                payment.settle(price)
-            answer = Answer(
-                data,
-                generator.name,
-                served_by[-1] if served_by else "",
-                cost_usd=price,
-                made_for=wallet.made_for,
-                maybe_billed=claim.maybe_billed,
+        served_by: list[str] = []
+        price = facts_of(operation.name, operation.model_id).cost(images=1)
+        with wallet.pay(operation.name, price) as payment:
+            data = generator.remove(
+                picture, fitted.canvas, tools.invoke(choice.regions, wallet, served_by, claim)
             )
-            tools.answers.keep("cut-out", name, answer, media_type="image/png")
-            return answer
+            payment.settle(price)
+        region = served_by[-1] if served_by else ""
+        return self._answer(data, generator.name, region, price, claim)
 
-        try:
-            return claim.make(call)
-        except ClaimLost:
-            return None
-
-    def _describe(self) -> Answer:
+    def _describe(self, claim: Claim) -> Answer:
         jpeg = self._photo.jpeg(nova.WITHIN, max_bytes=nova.MAX_BYTES)
         self._photo.set_aside()
         while True:
             choice = self._tools.captioners.current()
             try:
-                return self._describe_with(choice, jpeg)
+                return self._describe_with(choice, jpeg, claim)
             except ModelUnavailable as error:
                 self._tools.captioners.lost(choice, error.region, error)
 
-    def _describe_with(self, choice: Choice[str], jpeg: bytes) -> Answer:
+    def _describe_with(self, choice: Choice[str], jpeg: bytes, claim: Claim) -> Answer:
         tools, wallet = self._tools, self._wallet
         (operation,) = choice.candidate.operations
         facts = facts_of(operation.name, operation.invoke_id)
@@ -236,8 +242,7 @@ class Looks:
                 regions=choice.regions,
                 tokens=tokens_in + tokens_out,
                 used_tokens=lambda answer: float(answer.get("usage", {}).get("totalTokens", 0)),
-                unknown_repeats=1,
-                before=wallet.check,
+                before=partial(wallet.check, claim),
             )
             tokens = nova.tokens_used(done.answer)
             cost = facts.cost(input_tokens=tokens[0], output_tokens=tokens[1])
@@ -251,13 +256,14 @@ class Looks:
         answer = {key: value for key, value in done.answer.items() if key != "ResponseMetadata"}
         tools.keep_payload(wallet, operation, body, answer)
         document = {"Caption": caption.text, "AltText": caption.alt_text}
-        return self._answer(document, choice.candidate.name, done.region, cost)
+        return self._answer(orjson.dumps(document), choice.candidate.name, done.region, cost, claim)
 
     def _rekognition(
         self,
         operation: Operation,
         send: Callable[[Any], Any],
         read: Callable[[Any], Mapping[str, Any]],
+        claim: Claim,
         *,
         regions: Sequence[str] = (),
     ) -> Answer:
@@ -268,8 +274,7 @@ class Looks:
                     operation,
                     lambda client, _: send(client),
                     regions=regions or self._tools.aws.regions,
-                    unknown_repeats=1,
-                    before=self._wallet.check,
+                    before=partial(self._wallet.check, claim),
                 )
             except ModelUnavailable as error:
                 raise RunStopped(
@@ -283,20 +288,36 @@ class Looks:
                     _ = self._photo.small
                 raise
             payment.settle(price)
-        return self._answer(read(done.answer), "rekognition", done.region, price)
+        return self._answer(orjson.dumps(read(done.answer)), "rekognition", done.region, price, claim)
 
-    def _answer(self, document: Mapping[str, Any], model: str, region: str, cost: float | None) -> Answer:
-        return Answer(orjson.dumps(document), model, region, cost_usd=cost, made_for=self._wallet.made_for)
+    def _answer(self, data: bytes, model: str, region: str, cost: float | None, claim: Claim) -> Answer:
+        return Answer(
+            data,
+            model,
+            region,
+            cost_usd=cost,
+            made_for=self._wallet.made_for,
+            maybe_billed=claim.maybe_billed,
+        )
 
-    def _once(self, kind: str, asked: Mapping[str, Any], ask: Callable[[], Answer], stage: str) -> Seen:
+    def _stored(self, kind: str, asked: Mapping[str, Any], stage: str) -> bool:
+        name = identity(kind, self._photo.sha256, asked)
+        return self._tools.answers.find(kind, name, again=stage in self._again) is not None
+
+    def _once(self, kind: str, asked: Mapping[str, Any], ask: Callable[[Claim], Answer], stage: str) -> Seen:
         """The document for these bytes, asked for only if nobody has."""
         tools = self._tools
         name = identity(kind, self._photo.sha256, asked)
-        with tools.answers.one_at_a_time(name):
-            answer = tools.answers.find(kind, name, again=stage in self._again)
-            if answer is None:
-                answer = ask()
-                tools.answers.keep(kind, name, answer, media_type="application/json")
+        answer = tools.answers.once(
+            kind,
+            name,
+            ask,
+            media_type="application/json",
+            batch=self._wallet.leased,
+            stop=tools.stop,
+            again=stage in self._again,
+            looks=self._known,
+        )
         self._wallet.charge(name, answer)
         try:
             return Seen(orjson.loads(answer.data), answer.model)

@@ -232,14 +232,13 @@ class Painter:
         claim = answers.claim(
             "picture",
             part[0][0],
-            batch=self._wallet.batch.path,
+            batch=self._wallet.leased,
             stop=self._tools.stop,
             models=models,
             again=self._again,
         )
-        if claim is None:
-            answer = answers.find("picture", part[0][0], models=models)
-            return {part[0][0]: answer} if answer else {}
+        if isinstance(claim, Answer):
+            return {part[0][0]: claim}
         names = [name for name, _ in part]
         try:
             made, paid = claim.make(lambda: self._pay(choice, ask, names, claim))

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import orjson
@@ -72,10 +73,20 @@ class Wallet:
             reservation.keep()
             raise
 
-    def check(self) -> None:
-        """Raises `LeaseLost` if another run may be at work on the batch; called right before each paid call."""
+    def check(self, claim: Claim | None = None) -> None:
+        """Raises `LeaseLost` if another run may be at work on the batch; called right before each paid call.
+
+        Raises `ClaimLost` if another process has the call that is made under ``claim`` by now.
+        """
         if self.lease is not None and not self.lease.held():
             raise LeaseLost(f"batch {self.batch.path} was taken over by another run, which goes on with it")
+        if claim is not None:
+            claim.renew()
+
+    @property
+    def leased(self) -> str:
+        """The path of the batch, if no other run can be at work on it; else ""."""
+        return self.batch.path if self.lease is not None else ""
 
     def charge(self, name: str, answer: Answer) -> None:
         """Takes an answer that is used into the bill."""
@@ -89,7 +100,7 @@ class Tools:
     """The tools of one run; end them with `close`.
 
     ``stop`` ends all waiting. ``note`` is called with one line whenever a person would want to know of a
-    choice that was made.
+    choice that was made. With ``retry`` a person asked that what failed for a lasting reason be tried again.
     """
 
     def __init__(
@@ -99,6 +110,7 @@ class Tools:
         store: Store,
         *,
         stop: threading.Event,
+        retry: bool = False,
         note: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.settings = settings
@@ -106,7 +118,8 @@ class Tools:
         self.store = store
         self.stop = stop
         self.note = note = _once(note)
-        self.answers = Answers(store, process_name())
+        self.retry = retry
+        self.answers = Answers(store, process_name(), retry=retry)
         self.calls = Calls(aws, settings, stop, Heartbeats(store, f"{STATE}/heartbeats"))
         self.purse = Purse(
             store, run_cap_usd=settings.max_cost_usd, day_cap_usd=settings.max_cost_usd_per_day
@@ -135,11 +148,6 @@ class Tools:
     ) -> Invoke:
         """An `Invoke` through the gate, under a claim; appends the Region that answered to ``served_by``."""
 
-        def check() -> None:
-            wallet.check()
-            if claim is not None:
-                claim.renew()
-
         def invoke(operation: Operation, body: Mapping[str, Any]) -> Mapping[str, Any]:
             data = orjson.dumps(body)
 
@@ -150,7 +158,7 @@ class Tools:
                 with response["body"] as stream:
                     return bytes(stream.read())
 
-            done = self.calls.make(operation, send, regions=regions, before=check)
+            done = self.calls.make(operation, send, regions=regions, before=partial(wallet.check, claim))
             served_by.append(done.region)
             self.keep_payload(wallet, operation, data, done.answer)
             return _json_object(done.answer)

@@ -53,6 +53,7 @@ class Walk:
         self._helpers = helpers
         self._lease = lease
         self.stopped: RunStopped | None = None
+        self._known = bool(entry.sha256)
         key = f"{place.input_prefix}/{asked.image}"
         store, lies_at = place.lies_at(key)
         moved = key in place.moved
@@ -88,7 +89,7 @@ class Walk:
         wallet = Wallet(
             self._tools.purse, self._place.batch, self._asked.image, self._place.cap_usd, self._lease
         )
-        looks = Looks(self._tools, self._photo, wallet, self._again)
+        looks = Looks(self._tools, self._photo, wallet, self._again, known=self._known)
         record = StageRecord(made_for, Status.SUCCEEDED)
         before = self._entry.files
         if stage == PICTURES:

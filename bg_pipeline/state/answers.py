@@ -1,9 +1,9 @@
 """Paid answers, kept by what was asked, so that nothing is paid for twice.
 
 The identity of an answer is the SHA-256 of the source's bytes and of everything asked about them, but not of
-the model that happened to answer. An answer is stored before anything else is done with it. A picture's call
-is claimed first, with a conditional write, so that two processes do not pay for one picture and so that a
-call that was under way when a process died is known to have been.
+the model that happened to answer. An answer is stored before anything else is done with it. A call is claimed
+first, with a conditional write, so that two processes do not pay for one answer and so that a call that was under
+way when a process died is known to have been.
 """
 
 import hashlib
@@ -14,13 +14,21 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import orjson
 from botocore.exceptions import BotoCoreError, ClientError
 
 from bg_pipeline import layout
-from bg_pipeline.errors import CallError, ClaimLost, OutcomeUnknown, PreconditionFailed, RunStopped
+from bg_pipeline.errors import (
+    BgPipelineError,
+    CallError,
+    ClaimLost,
+    OutcomeUnknown,
+    PreconditionFailed,
+    RunStopped,
+)
 from bg_pipeline.state.leases import CLOCK_SKEW, seconds_since_boot
 from bg_pipeline.state.own_writes import write_own
 from bg_pipeline.state.processes import is_dead
@@ -99,11 +107,23 @@ def _read(data: bytes, metadata: Mapping[str, str]) -> Answer | None:
 
 
 class Answers:
-    """The stored answers of a bucket, as one process sees them. Safe for threads."""
+    """The stored answers of a bucket, as one process sees them. Safe for threads.
 
-    def __init__(self, store: Store, holder: str, *, clock: Callable[[], float] = seconds_since_boot) -> None:
+    With ``retry`` each call is made once more that was made `TRIES` times without its end being known.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        holder: str,
+        *,
+        retry: bool = False,
+        clock: Callable[[], float] = seconds_since_boot,
+    ) -> None:
         self._store = store
         self._holder = holder
+        self._retry = retry
+        self._retried: set[str] = set()
         self._clock = clock
         self._lock = threading.Lock()
         self._busy: dict[str, tuple[threading.Lock, int]] = {}
@@ -146,6 +166,42 @@ class Answers:
         )
         self._fresh.add(name)
 
+    def once(
+        self,
+        kind: str,
+        name: str,
+        ask: Callable[["Claim"], Answer],
+        *,
+        media_type: str,
+        batch: str,
+        stop: threading.Event,
+        models: Collection[str] = (),
+        again: bool = False,
+        looks: bool = True,
+    ) -> Answer:
+        """The answer that `find` gives, or else what ``ask`` returns, which is stored first; errors as `claim`.
+
+        ``looks=False`` claims the call before it looks for an answer: one request less where there is none, two more
+        where there is one.
+        """
+        with self.one_at_a_time(name):
+            while True:
+                answer = self.find(kind, name, models=models, again=again) if looks or again else None
+                claim = answer or self.claim(kind, name, batch=batch, stop=stop, models=models, again=again)
+                if isinstance(claim, Answer):
+                    return claim
+                try:
+                    return claim.make(partial(self._asked, kind, name, ask, claim, media_type))
+                except ClaimLost:
+                    continue
+
+    def _asked(
+        self, kind: str, name: str, ask: Callable[["Claim"], Answer], claim: "Claim", media_type: str
+    ) -> Answer:
+        answer = ask(claim)
+        self.keep(kind, name, answer, media_type=media_type)
+        return answer
+
     def claim(
         self,
         kind: str,
@@ -155,11 +211,12 @@ class Answers:
         stop: threading.Event,
         models: Collection[str] = (),
         again: bool = False,
-    ) -> "Claim | None":
-        """Takes the right to make this call; None if by now there is an answer that `find` gives.
+    ) -> "Claim | Answer":
+        """Takes the right to make this call, or gives the answer that `find` finds by now.
 
-        Waits while another process is making it; with ``again`` takes it over. Raises `CallError` if it was tried
-        twice without its end being known, and `RunStopped` when ``stop`` is set.
+        Waits while another process is making it; with ``again`` takes it over. ``batch`` is one whose lease the
+        caller holds, or "". Raises `CallError` if the call was made `TRIES` times without its end being known, and
+        `RunStopped` when ``stop`` is set.
         """
         key = layout.call_key(name)
         mine = {
@@ -171,8 +228,12 @@ class Answers:
             "Token": uuid.uuid4().hex,
         }
         claim = Claim(self._store, key, mine, self._clock)
-        if not again and claim.take(over=None):
-            return claim
+        if not again:
+            if claim.take(over=None):
+                return claim
+            answer = self.find(kind, name, models=models)
+            if answer is not None:
+                return answer
         seen, since = "", 0.0
         while True:
             content = self._store.read(key)
@@ -180,22 +241,26 @@ class Answers:
                 if claim.take(over=content.etag if content else None):
                     return claim
                 continue
-            if self.find(kind, name, models=models) is not None:
-                return None
+            # After the claim was read: who is gone by now may have stored its answer last.
+            answer = self.find(kind, name, models=models)
+            if answer is not None:
+                return answer
             if content.etag != seen:
                 seen, since = content.etag, self._clock()
             held = _claim(content.data)
             # Whoever holds the lease of a batch knows that its earlier holder is gone.
-            abandoned = held["Batch"] == batch and held["Holder"] != self._holder
+            abandoned = bool(batch) and held["Batch"] == batch and held["Holder"] != self._holder
             answered = self.find(kind, name) is not None  # by a model that is not configured any more
             over = not held["Holder"] or is_dead(held["Holder"]) or self._is_over(content, since)
             if over or abandoned or answered:
                 if held["Unknown"] >= TRIES and not answered:
-                    raise CallError(
-                        "MaybeBilled",
-                        "the call was made twice without its end being known and may have been billed twice; "
-                        "it is made again only with `run --again generated_images`",
-                    )
+                    if not self._retry or name in self._retried:
+                        raise CallError(
+                            "MaybeBilled",
+                            f"the call was made {held['Unknown']} times without its end being known and may have "
+                            "been billed each time; `run --retry` makes it once more",
+                        )
+                    self._retried.add(name)
                 lost = bool(held["Holder"]) and not answered
                 mine |= {"Unknown": held["Unknown"], "Abandoned": held["Abandoned"] + lost}
                 if claim.take(over=content.etag):
@@ -277,7 +342,7 @@ class Claim:
             except OutcomeUnknown as error:
                 if not self._ended_unknown(error):
                     raise
-            except (CallError, RunStopped):
+            except BgPipelineError:
                 self._give_back()
                 raise
             except (ClientError, BotoCoreError):

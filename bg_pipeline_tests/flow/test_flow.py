@@ -318,6 +318,28 @@ def test_a_call_that_stays_unknown_is_never_made_a_third_time(bench: Bench, cont
     assert paid(control) == 2
 
 
+@pytest.mark.parametrize("operation", ["DetectLabels", "Converse", "InvokeModel"])
+def test_what_may_have_been_billed_twice_is_made_once_more_for_who_asks_for_it(
+    bench: Bench, control: ControlClient, operation: str
+) -> None:
+    batch = bench.submit({"met.jpg": photo(1)})
+    control.fault(operation=operation, action="reset", times=0)
+    bench.run()
+    bench.run()
+    assert len(control.paid(operation=operation)) == 2
+    bench.run(retry=True)
+    assert len(control.paid(operation=operation)) == 3
+    bench.run()
+    assert len(control.paid(operation=operation)) == 3
+    assert "run --retry" in bench.rows(batch)["met.jpg"].Cause
+    control.reset()
+    control.switch(canned=True)
+    bench.submit({"other.jpg": photo(2)}, batch="second")
+    control.mark()
+    assert bench.run(retry=True).counts == {Status.SUCCEEDED: 2}
+    assert sorted(call["operation"] for call in control.paid(operation=operation)) == [operation] * 2
+
+
 @pytest.mark.parametrize("answer", ["no picture", ""])
 def test_an_answer_that_is_no_picture_counts_as_billed_and_is_asked_for_twice_at_most(
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch, answer: str
@@ -330,7 +352,7 @@ def test_an_answer_that_is_no_picture_counts_as_billed_and_is_asked_for_twice_at
         bench.run()
     row = bench.rows(batch)["photo-0.jpg"]
     assert (row.Status, row.Error) == (Status.FAILED, "MaybeBilled")
-    assert "not a picture" in row.Cause or "--again" in row.Cause
+    assert "not a picture" in row.Cause or "--retry" in row.Cause
     assert paid(control) == 2
     spent = bench.store.read_json(batch.spend_key)
     assert spent["SettledMicroUsd"] > 2 * 8_000

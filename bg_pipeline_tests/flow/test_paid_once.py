@@ -46,14 +46,32 @@ def test_two_runs_of_one_date_at_once_pay_once_and_both_tell_the_truth(
 def test_the_same_photo_in_two_dates_run_at_once_is_paid_for_once(
     bench: Bench, control: ControlClient
 ) -> None:
-    control.latency({"operation": "InvokeModel", "seconds": 0.5})
+    for operation in ("DetectLabels", "Converse", "InvokeModel"):
+        control.latency({"operation": operation, "seconds": 0.5})
     other = date(2026, 11, 19)
     bench.submit({"a.jpg": photo(1)}, Seed=3)
     bench.submit({"b.jpg": photo(1)}, day=other, Seed=3)
     with ThreadPoolExecutor(2) as pool:
         days = list(pool.map(bench.run, (DATE, other)))
     assert [day.counts for day in days] == [{Status.SUCCEEDED: 1}] * 2
-    assert len(images_paid(control)) == 1
+    assert sorted(call["operation"] for call in control.paid()) == ["Converse", "DetectLabels", "InvokeModel"]
+    assert sorted(day.cost_usd > 0 for day in days) == [False, True]
+
+
+def test_answers_whose_claims_were_deleted_serve_the_images_that_the_ledger_knows(
+    bench: Bench, control: ControlClient
+) -> None:
+    bench.submit(2)
+    bench.run()
+    for key in bench.keys("pipeline-state/calls"):
+        bench.store.delete(key)
+    control.mark()
+    for key in bench.keys("generated-image-files"):
+        bench.store.delete(key)
+    # Documents and results are made anew, each from what is stored.
+    day = bench.run(alt_text_length=80)
+    assert (day.counts, day.made["captions"], day.made["generated_images"]) == ({Status.SUCCEEDED: 2}, 2, 2)
+    assert control.paid() == []
 
 
 def test_what_was_paid_before_a_crash_is_not_paid_again(bench: Bench, control: ControlClient) -> None:

@@ -25,11 +25,15 @@ def killed(rig: Rig, images: int, kills: int, seed: int) -> list[list[object]]:
     store = rig.bucket()
     submit(store, jpeg(PHOTO), images)
     rig.control.mark()
-    # Spread over what a run that is not killed takes, and after its start, so that every kill hits some work.
+    # Spread over what a run that is not killed takes, each after a call of its own: every kill hits some work.
     life = images / services.per_second / kills
     for _ in range(kills):
+        before = len(rig.control.paid())
         run = Run(store, days(1), **services.settings()).ready().go()
-        time.sleep(chance.uniform(0.5, 0.5 + 2 * life))
+        while len(rig.control.paid()) == before:
+            assert run.process.poll() is None, "a run had nothing left to do; take fewer kills or more images"
+            time.sleep(0.05)
+        time.sleep(chance.uniform(0, 2 * life))
         run.kill()
     last = Run(store, days(1), **services.settings()).ready().go().result()
     assert last["counts"] == {"Succeeded": images}, last

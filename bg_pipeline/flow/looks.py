@@ -214,7 +214,7 @@ class Looks:
             )
             payment.settle(price)
         region = served_by[-1] if served_by else ""
-        return self._answer(data, generator.name, region, price, claim)
+        return self._answer(data, generator.name, region, price)
 
     def _describe(self, claim: Claim) -> Answer:
         jpeg = self._photo.jpeg(nova.WITHIN, max_bytes=nova.MAX_BYTES)
@@ -256,7 +256,7 @@ class Looks:
         answer = {key: value for key, value in done.answer.items() if key != "ResponseMetadata"}
         tools.keep_payload(wallet, operation, body, answer)
         document = {"Caption": caption.text, "AltText": caption.alt_text}
-        return self._answer(orjson.dumps(document), choice.candidate.name, done.region, cost, claim)
+        return self._answer(orjson.dumps(document), choice.candidate.name, done.region, cost)
 
     def _rekognition(
         self,
@@ -288,17 +288,10 @@ class Looks:
                     _ = self._photo.small
                 raise
             payment.settle(price)
-        return self._answer(orjson.dumps(read(done.answer)), "rekognition", done.region, price, claim)
+        return self._answer(orjson.dumps(read(done.answer)), "rekognition", done.region, price)
 
-    def _answer(self, data: bytes, model: str, region: str, cost: float | None, claim: Claim) -> Answer:
-        return Answer(
-            data,
-            model,
-            region,
-            cost_usd=cost,
-            made_for=self._wallet.made_for,
-            maybe_billed=claim.maybe_billed,
-        )
+    def _answer(self, data: bytes, model: str, region: str, cost: float | None) -> Answer:
+        return Answer(data, model, region, cost_usd=cost, made_for=self._wallet.made_for)
 
     def _stored(self, kind: str, asked: Mapping[str, Any], stage: str) -> bool:
         name = identity(kind, self._photo.sha256, asked)

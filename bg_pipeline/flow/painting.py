@@ -280,7 +280,6 @@ class Painter:
                 seed,
                 facts.cost(images=1),
                 wallet.made_for,
-                claim.maybe_billed,
                 by_words=ask.mask is None,
             )
             # A mask that words came before would not be found again from the same question.
@@ -289,6 +288,5 @@ class Painter:
                 kept = Answer(mask, generator.name, answer.region, made_for=wallet.made_for)
                 tools.answers.keep("mask", name, kept, media_type="image/png")
                 self._masks[name] = mask
-            tools.answers.keep("picture", name, answer, media_type="image/png")
-            answers.append(answer)
+            answers.append(tools.answers.keep("picture", name, answer, media_type="image/png", claim=claim))
         return made, answers

@@ -53,7 +53,7 @@ class Walk:
         self._helpers = helpers
         self._lease = lease
         self.stopped: RunStopped | None = None
-        self._known = bool(entry.sha256)
+        self._known = bool(entry.sha256) or lease is None or lease.left_behind
         key = f"{place.input_prefix}/{asked.image}"
         store, lies_at = place.lies_at(key)
         moved = key in place.moved

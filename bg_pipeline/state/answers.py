@@ -12,7 +12,7 @@ import threading
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
@@ -64,7 +64,7 @@ class Answer:
 
     ``made_for`` is a short digest of the image's key for which it was paid; any other image gets it free.
     ``maybe_billed`` counts calls before it whose end is unknown. ``by_words`` says that the model found the
-    subject from words.
+    subject from words. ``claim`` is the token of the claim under which the call was made.
     """
 
     data: bytes
@@ -75,6 +75,11 @@ class Answer:
     made_for: str = ""
     maybe_billed: int = 0
     by_words: bool = False
+    claim: str = ""
+
+    def is_by(self, models: Collection[str]) -> bool:
+        """Whether one of ``models`` made it; any will do if none is named."""
+        return not models or self.model in models
 
     def metadata(self) -> dict[str, str]:
         document = {
@@ -85,6 +90,7 @@ class Answer:
             "for": self.made_for,
             "maybe": self.maybe_billed,
             "words": self.by_words,
+            "claim": self.claim,
         }
         return {"answer": json.dumps(document)}  # object metadata is ASCII, 2 KB in all
 
@@ -101,6 +107,7 @@ def _read(data: bytes, metadata: Mapping[str, str]) -> Answer | None:
             document["for"],
             document["maybe"],
             document["words"],
+            document.get("claim", ""),
         )
     except (KeyError, orjson.JSONDecodeError):
         return None  # a foreign object under an answer's key is not an answer
@@ -153,18 +160,24 @@ class Answers:
         """
         if again and name not in self._fresh:
             return None
-        content = self._store.read(layout.answer_key(kind, name))
-        if content is None:
-            return None
-        answer = _read(content.data, content.metadata)
-        return answer if answer and (not models or answer.model in models) else None
+        answer = self._stored(kind, name)
+        return answer if answer and answer.is_by(models) else None
 
-    def keep(self, kind: str, name: str, answer: Answer, *, media_type: str) -> None:
-        """Stores the answer; when this returns it will not be paid for again."""
+    def _stored(self, kind: str, name: str) -> Answer | None:
+        content = self._store.read(layout.answer_key(kind, name))
+        return _read(content.data, content.metadata) if content else None
+
+    def keep(
+        self, kind: str, name: str, answer: Answer, *, media_type: str, claim: "Claim | None" = None
+    ) -> Answer:
+        """Stores the answer with what its ``claim`` tells of it; when this returns it will not be paid for again."""
+        if claim is not None:
+            answer = replace(answer, claim=claim.token, maybe_billed=claim.maybe_billed)
         self._store.write(
             layout.answer_key(kind, name), answer.data, media_type=media_type, metadata=answer.metadata()
         )
         self._fresh.add(name)
+        return answer
 
     def once(
         self,
@@ -198,9 +211,7 @@ class Answers:
     def _asked(
         self, kind: str, name: str, ask: Callable[["Claim"], Answer], claim: "Claim", media_type: str
     ) -> Answer:
-        answer = ask(claim)
-        self.keep(kind, name, answer, media_type=media_type)
-        return answer
+        return self.keep(kind, name, ask(claim), media_type=media_type, claim=claim)
 
     def claim(
         self,
@@ -242,15 +253,16 @@ class Answers:
                     return claim
                 continue
             # After the claim was read: who is gone by now may have stored its answer last.
-            answer = self.find(kind, name, models=models)
-            if answer is not None:
+            answer = self._stored(kind, name)
+            if answer is not None and answer.is_by(models):
                 return answer
             if content.etag != seen:
                 seen, since = content.etag, self._clock()
             held = _claim(content.data)
             # Whoever holds the lease of a batch knows that its earlier holder is gone.
             abandoned = bool(batch) and held["Batch"] == batch and held["Holder"] != self._holder
-            answered = self.find(kind, name) is not None  # by a model that is not configured any more
+            # By a model that is not configured any more; another claim than its own may be that of a call under way.
+            answered = answer is not None and answer.claim in ("", held["Token"])
             over = not held["Holder"] or is_dead(held["Holder"]) or self._is_over(content, since)
             if over or abandoned or answered:
                 if held["Unknown"] >= TRIES and not answered:
@@ -281,9 +293,9 @@ def _claim(data: bytes) -> dict[str, Any]:
     try:
         held = orjson.loads(data)
         counts = {name: int(held.get(name, 0)) for name in ("Unknown", "Abandoned")}
-        return {"Holder": str(held["Holder"]), "Batch": str(held["Batch"]), **counts}
+        return {**{name: str(held[name]) for name in ("Holder", "Batch", "Token")}, **counts}
     except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError):
-        return {"Holder": "", "Batch": "", "Unknown": 0, "Abandoned": 0}
+        return {"Holder": "", "Batch": "", "Token": "", "Unknown": 0, "Abandoned": 0}
 
 
 class Claim:
@@ -322,6 +334,11 @@ class Claim:
         if self._clock() - self._written_at > RENEW_SECONDS:
             self._document["Renewed"] += 1
             self._write()
+
+    @property
+    def token(self) -> str:
+        """What no other claim has; the same for as long as nobody takes it over."""
+        return str(self._document["Token"])
 
     @property
     def maybe_billed(self) -> int:

@@ -86,11 +86,15 @@ class Lease:
     """The right to work on one thing for as long as `held` says so; made by `Leases.acquire`.
 
     ``lost`` is set once it is over: taken over by somebody else, not renewed in time, or released. Leaving
-    the ``with`` block releases it.
+    the ``with`` block releases it. ``left_behind`` says that who had it before did not give it back, and may have
+    stored what it told nobody.
     """
 
-    def __init__(self, leases: "Leases", key: str, holder: Holder, etag: str, since: float) -> None:
+    def __init__(
+        self, leases: "Leases", key: str, holder: Holder, etag: str, since: float, *, left_behind: bool
+    ) -> None:
         self.key = key
+        self.left_behind = left_behind
         self.lost = threading.Event()
         self._leases = leases
         self._holder = holder
@@ -219,7 +223,7 @@ class Leases:
         etag = self.write(key, holder, there.etag if there else None)
         if etag is None:
             return None
-        lease = Lease(self, key, holder, etag, started)
+        lease = Lease(self, key, holder, etag, started, left_behind=there is not None)
         with self._lock:
             self._seen.pop(key, None)
             self._held.add(lease)

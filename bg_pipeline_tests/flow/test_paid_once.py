@@ -165,6 +165,23 @@ def test_four_runs_in_separate_processes_share_one_date_and_pay_once(
     assert bench.run().counts == {Status.SUCCEEDED: 20}
 
 
+@pytest.mark.slow
+def test_the_same_photos_sent_twice_are_paid_for_once_by_two_processes_at_work_on_them(
+    bench: Bench, control: ControlClient
+) -> None:
+    photos = {f"{number}.jpg": photo(number) for number in range(20)}
+    for name in ("sent", "sent-again"):
+        bench.submit(photos, batch=name, Seed=1)
+    processes = [
+        subprocess.Popen([sys.executable, "-c", textwrap.dedent(RUN), bench.store.bucket], env=os.environ)
+        for _ in range(2)
+    ]
+    assert [process.wait(timeout=240) for process in processes] == [0] * 2
+    for operation in ("DetectLabels", "Converse", "InvokeModel"):
+        assert len(images_paid(control, operation)) == 20
+    assert bench.run().counts == {Status.SUCCEEDED: 40}
+
+
 def test_a_bucket_that_stops_taking_answers_stops_the_run_and_not_the_report_of_it(
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

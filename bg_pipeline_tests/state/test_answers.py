@@ -12,7 +12,7 @@ import pytest
 from bg_pipeline import layout
 from bg_pipeline.errors import CallError, ClaimLost, ImageError, OutcomeUnknown, RunStopped
 from bg_pipeline.state.answers import CALL_SECONDS, RENEW_SECONDS, Answer, Answers, Claim
-from bg_pipeline.store import Store
+from bg_pipeline.store import Content, Store
 from bg_pipeline_tests.state.trouble import Clock, Troubled
 
 NAME = "a" * 64
@@ -71,6 +71,46 @@ def test_a_call_that_another_process_makes_is_waited_for_and_its_answer_used(
         claim(theirs, batch=OTHER, seconds=30)
     ours.keep("picture", NAME, MADE, media_type="image/png")
     assert claim(theirs, batch=OTHER) == theirs.find("picture", NAME) == MADE
+
+
+def test_an_answer_that_is_stored_while_another_process_looks_for_it_is_not_paid_for_twice(
+    new_store: Callable[[], Store], ours: Answers
+) -> None:
+    taken(ours)
+    looks = []
+
+    class Watched(Store):
+        def read(self, key: str) -> Content | None:
+            content = super().read(key)
+            if key == layout.answer_key("picture", NAME):
+                looks.append(key)
+                if len(looks) == 2:
+                    ours.keep("picture", NAME, MADE, media_type="image/png")
+            return content
+
+    store = new_store()
+    theirs = Answers(Watched(store.client, store.bucket), "their-machine.1.1.1", clock=Clock())
+    assert claim(theirs, batch=OTHER, seconds=30) == MADE
+    assert len(looks) == 3
+    assert stored(store)["Holder"] == "our-machine.1.1.1"
+
+
+def test_who_wants_another_model_than_answered_makes_the_call_unless_somebody_is_making_it(
+    ours: Answers, theirs: Answers
+) -> None:
+    ours.keep("picture", NAME, MADE, media_type="image/png", claim=taken(ours))
+
+    def other(answers: Answers) -> Claim | Answer:
+        wait = Patience(Clock(), 30)
+        return answers.claim("picture", NAME, batch="", stop=wait, models=["nova-canvas"])
+
+    anew = other(ours)
+    assert isinstance(anew, Claim)
+    assert anew.maybe_billed == 0
+    with pytest.raises(RunStopped):
+        other(theirs)
+    made = ours.keep("picture", NAME, Answer(b"anew", "nova-canvas"), media_type="image/png", claim=anew)
+    assert other(theirs) == made
 
 
 def test_a_claim_whose_answer_was_lost_is_recognised_as_our_own(store: Troubled, ours: Answers) -> None:
@@ -254,7 +294,8 @@ def test_an_answer_is_asked_for_once_by_processes_and_threads_that_want_it_at_on
         return once(answers, ask, looks=looks)
 
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(come, (ours, theirs, ours, theirs))) == [MADE] * 4
+        came = list(pool.map(come, (ours, theirs, ours, theirs)))
+    assert [answer.data for answer in came] == [MADE.data] * 4
     assert len(asked) == 1
 
 
@@ -273,7 +314,7 @@ def test_who_claims_before_looking_makes_one_request_less_where_nothing_is_store
         )
     once(ours, lambda claim: MADE, looks=False)
     assert requests == ["write", "write"]
-    assert once(ours, lambda claim: Answer(b"other", "titan-v2"), looks=False) == MADE
+    assert once(ours, lambda claim: Answer(b"other", "titan-v2"), looks=False).data == MADE.data
 
 
 def test_what_turns_out_to_be_no_picture_leaves_no_claim(store: Troubled, ours: Answers) -> None:
@@ -301,12 +342,12 @@ def test_who_lost_a_call_while_it_waited_for_the_gate_takes_the_answer_of_who_ha
             batch="",
             stop=Patience(theirs._clock, CALL_SECONDS + 20),  # type: ignore[arg-type]
         )
-        assert made == MADE
+        assert (made.data, made.maybe_billed) == (MADE.data, 1)
         claim.renew()
         called.append("a paid call")
         return MADE
 
-    assert once(ours, ask, looks=False) == MADE
+    assert once(ours, ask, looks=False).data == MADE.data
     assert called == []
 
 

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from bg_pipeline.local_aws.rules import (
+    TOO_MANY,
     CustomModel,
     Fault,
     Latency,
@@ -91,7 +92,7 @@ class Control:
     def _strike(self, fault: Fault, call: Call) -> None:
         if fault.action == "error":
             raise AwsError(
-                fault.code, fault.message, status=fault.status, headers=fault.headers, **fault.members
+                fault.code, fault.words, status=fault.status, headers=fault.headers, **fault.members
             )
         if fault.action == "reset":
             call.hang_up = True
@@ -179,7 +180,7 @@ def _throttled(call: Call, exceeded: str) -> AwsError:
         return AwsError("ProvisionedThroughputExceededException", "Provisioned rate exceeded")
     if exceeded == "day":
         return AwsError("ThrottlingException", "Too many tokens per day, please wait before trying again.")
-    return AwsError("ThrottlingException", "Too many requests, please wait before trying again.")
+    return AwsError("ThrottlingException", TOO_MANY)
 
 
 def _many(kind: type[_Model], body: Any) -> list[_Model]:

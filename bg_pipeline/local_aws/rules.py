@@ -27,6 +27,9 @@ class _Rule(_Settings):
         )
 
 
+TOO_MANY = "Too many requests, please wait before trying again."
+
+
 class Fault(_Rule):
     """Something that goes wrong for the next ``times`` calls it matches (0: for ever).
 
@@ -49,13 +52,21 @@ class Fault(_Rule):
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
     action: Literal["error", "delay", "reset", "block"] = "error"
     code: str = "ThrottlingException"
-    message: str = "Too many requests, please wait before trying again."
+    message: str = ""
     status: int | None = None
     headers: dict[str, str] = {}
     members: dict[str, Any] = {}
     seconds: float = 0.0
     after_work: bool = True
     where: Literal["prompt", "image", "output", "some"] = "prompt"
+
+    @property
+    def words(self) -> str:
+        """What the refusal says."""
+        default = (
+            TOO_MANY if self.code == "ThrottlingException" else f"{self.code}: this fault was asked for."
+        )
+        return self.message or default
 
     def meets(self, call: Call) -> bool:
         """True if the call is one the rule speaks of."""

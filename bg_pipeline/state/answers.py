@@ -269,8 +269,8 @@ class Answers:
                     if not self._retry or name in self._retried:
                         raise CallError(
                             "MaybeBilled",
-                            f"the call was made {held['Unknown']} times without its end being known and may have "
-                            "been billed each time; `run --retry` makes it once more",
+                            f"the {kind} call was made {held['Unknown']} times without its end being known and may "
+                            "have been billed each time; `run --retry` makes it once more",
                         )
                     self._retried.add(name)
                 lost = bool(held["Holder"]) and not answered

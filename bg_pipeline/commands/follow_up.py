@@ -23,7 +23,8 @@ from bg_pipeline.uploads.submitting import check_request, new_batch, paid_pictur
 def retry(batch: Batch, at_once: bool, yes: bool) -> None:
     """Ask again for the images of a batch that failed or were skipped, as a new batch of today.
 
-    The photos stay where they are; only a request is written. What is stored is not paid for again.
+    The photos stay where they are; only a request is written. What is stored is not paid for again; a call that was
+    never answered, and may have been billed, is made once more.
     """
     configured = settings()
     store = open_bucket(configured, make_aws(configured))

@@ -137,7 +137,7 @@ class Flow:
         self._stages = frozenset(stages)
         self._again = frozenset(again)
         self._finder = Finder(
-            tools.store, tools.settings, stages=self._stages, again=self._again, retry=tools.retry
+            tools.store, tools.settings, stages=self._stages, again=self._again, retry=bool(tools.retry)
         )
         self._only = frozenset(only)
         self._patient = patient

@@ -174,6 +174,7 @@ class Looks:
             stop=tools.stop,
             models=tools.removers.names,
             again="generated_images" in self._again,
+            retry=self._wallet.retry,
         )
         self._wallet.charge(name, answer)
         fitted = tools.generator(answer.model).sizes.canvas(photo.size)
@@ -309,6 +310,7 @@ class Looks:
             batch=self._wallet.leased,
             stop=tools.stop,
             again=stage in self._again,
+            retry=self._wallet.retry,
             looks=self._known,
         )
         self._wallet.charge(name, answer)

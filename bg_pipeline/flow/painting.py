@@ -236,6 +236,7 @@ class Painter:
             stop=self._tools.stop,
             models=models,
             again=self._again,
+            retry=self._wallet.retry,
         )
         if isinstance(claim, Answer):
             return {part[0][0]: claim}

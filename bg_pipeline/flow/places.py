@@ -11,7 +11,8 @@ from bg_pipeline.store import Store
 class Place:
     """A batch's bucket, its prefixes, the names bound to its results, its own cap, and its small pictures.
 
-    ``moved`` tells of uploads that were moved to the archive, by their keys, where they are (``s3://bucket/key``).
+    It ``retries`` if it asks again for what failed in another batch. ``moved`` tells of uploads that were moved to
+    the archive, by their keys, where they are (``s3://bucket/key``).
     """
 
     batch: Batch
@@ -23,6 +24,7 @@ class Place:
     request_id: str
     cap_usd: float | None
     thumbnails: Thumbnails
+    retries: bool = False
     moved: dict[str, str] = field(default_factory=dict)
 
     def lies_at(self, key: str) -> tuple[Store, str]:

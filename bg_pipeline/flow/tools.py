@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ class Wallet:
 
     ``bill`` has the cost of every answer that was paid for this image, now or earlier, by the answer's
     identity; None where the price is unknown. ``reused`` is set once an answer served that another image paid.
+    ``retry`` names the occasion on which a person asked that what may have been billed twice be called once more.
     """
 
     purse: Purse
@@ -43,6 +45,7 @@ class Wallet:
     image: str
     batch_cap_usd: float | None = None
     lease: Lease | None = None
+    retry: str = ""
     bill: dict[str, float | None] = field(default_factory=dict)
     reused: bool = False
 
@@ -100,7 +103,8 @@ class Tools:
     """The tools of one run; end them with `close`.
 
     ``stop`` ends all waiting. ``note`` is called with one line whenever a person would want to know of a
-    choice that was made. With ``retry`` a person asked that what failed for a lasting reason be tried again.
+    choice that was made. With ``retry`` a person asked that what failed for a lasting reason be tried again;
+    as an attribute it is a name for that, else empty.
     """
 
     def __init__(
@@ -118,8 +122,8 @@ class Tools:
         self.store = store
         self.stop = stop
         self.note = note = _once(note)
-        self.retry = retry
-        self.answers = Answers(store, process_name(), retry=retry)
+        self.retry = uuid.uuid4().hex if retry else ""
+        self.answers = Answers(store, process_name())
         self.calls = Calls(aws, settings, stop, Heartbeats(store, f"{STATE}/heartbeats"))
         self.purse = Purse(
             store, run_cap_usd=settings.max_cost_usd, day_cap_usd=settings.max_cost_usd_per_day

@@ -86,8 +86,14 @@ class Walk:
 
     def _record(self, stage: str, made_for: str, step: Callable[[Looks, Wallet], None]) -> StageRecord:
         started = time.monotonic()
+        place = self._place
         wallet = Wallet(
-            self._tools.purse, self._place.batch, self._asked.image, self._place.cap_usd, self._lease
+            self._tools.purse,
+            place.batch,
+            self._asked.image,
+            place.cap_usd,
+            self._lease,
+            self._tools.retry or (place.batch.path if place.retries else ""),
         )
         looks = Looks(self._tools, self._photo, wallet, self._again, known=self._known)
         record = StageRecord(made_for, Status.SUCCEEDED)

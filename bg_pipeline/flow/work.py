@@ -168,6 +168,7 @@ def open_work(store: Store, settings: Settings, uploaded: Uploaded, ledger_objec
         request_id=request.Id if request else batch.derived_id(store.bucket),
         cap_usd=request.MaxCostUSD if request else None,
         thumbnails=Thumbnails(store, batch, wanted=len(images) <= settings.html_report_images),
+        retries=request is not None and request.RetryOf is not None,
         moved=moved,
     )
     return Work(uploaded, ledger, place, request, problem, images)

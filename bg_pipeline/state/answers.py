@@ -114,23 +114,11 @@ def _read(data: bytes, metadata: Mapping[str, str]) -> Answer | None:
 
 
 class Answers:
-    """The stored answers of a bucket, as one process sees them. Safe for threads.
+    """The stored answers of a bucket, as one process sees them. Safe for threads."""
 
-    With ``retry`` each call is made once more that was made `TRIES` times without its end being known.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        holder: str,
-        *,
-        retry: bool = False,
-        clock: Callable[[], float] = seconds_since_boot,
-    ) -> None:
+    def __init__(self, store: Store, holder: str, *, clock: Callable[[], float] = seconds_since_boot) -> None:
         self._store = store
         self._holder = holder
-        self._retry = retry
-        self._retried: set[str] = set()
         self._clock = clock
         self._lock = threading.Lock()
         self._busy: dict[str, tuple[threading.Lock, int]] = {}
@@ -190,6 +178,7 @@ class Answers:
         stop: threading.Event,
         models: Collection[str] = (),
         again: bool = False,
+        retry: str = "",
         looks: bool = True,
     ) -> Answer:
         """The answer that `find` gives, or else what ``ask`` returns, which is stored first; errors as `claim`.
@@ -200,7 +189,9 @@ class Answers:
         with self.one_at_a_time(name):
             while True:
                 answer = self.find(kind, name, models=models, again=again) if looks or again else None
-                claim = answer or self.claim(kind, name, batch=batch, stop=stop, models=models, again=again)
+                claim = answer or self.claim(
+                    kind, name, batch=batch, stop=stop, models=models, again=again, retry=retry
+                )
                 if isinstance(claim, Answer):
                     return claim
                 try:
@@ -222,17 +213,20 @@ class Answers:
         stop: threading.Event,
         models: Collection[str] = (),
         again: bool = False,
+        retry: str = "",
     ) -> "Claim | Answer":
         """Takes the right to make this call, or gives the answer that `find` finds by now.
 
         Waits while another process is making it; with ``again`` takes it over. ``batch`` is one whose lease the
-        caller holds, or "". Raises `CallError` if the call was made `TRIES` times without its end being known, and
-        `RunStopped` when ``stop`` is set.
+        caller holds, or "". Raises `CallError` if the call was made `TRIES` times without its end being known;
+        then every other ``retry``, which names an occasion on which a person asked again, has it made once more.
+        Raises `RunStopped` when ``stop`` is set.
         """
         key = layout.call_key(name)
         mine = {
             "Holder": self._holder,
             "Batch": batch,
+            "Retry": retry,
             "Unknown": 0,
             "Abandoned": 0,
             "Renewed": 0,
@@ -265,14 +259,12 @@ class Answers:
             answered = answer is not None and answer.claim in ("", held["Token"])
             over = not held["Holder"] or is_dead(held["Holder"]) or self._is_over(content, since)
             if over or abandoned or answered:
-                if held["Unknown"] >= TRIES and not answered:
-                    if not self._retry or name in self._retried:
-                        raise CallError(
-                            "MaybeBilled",
-                            f"the {kind} call was made {held['Unknown']} times without its end being known and may "
-                            "have been billed each time; `run --retry` makes it once more",
-                        )
-                    self._retried.add(name)
+                if held["Unknown"] >= TRIES and not answered and retry in ("", held["Retry"]):
+                    raise CallError(
+                        "MaybeBilled",
+                        f"the {kind} call was made {held['Unknown']} times without its end being known and may "
+                        "have been billed each time; `bg-pipeline retry` or `run --retry` makes it once more",
+                    )
                 lost = bool(held["Holder"]) and not answered
                 mine |= {"Unknown": held["Unknown"], "Abandoned": held["Abandoned"] + lost}
                 if claim.take(over=content.etag):
@@ -293,9 +285,9 @@ def _claim(data: bytes) -> dict[str, Any]:
     try:
         held = orjson.loads(data)
         counts = {name: int(held.get(name, 0)) for name in ("Unknown", "Abandoned")}
-        return {**{name: str(held[name]) for name in ("Holder", "Batch", "Token")}, **counts}
-    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError):
-        return {"Holder": "", "Batch": "", "Token": "", "Unknown": 0, "Abandoned": 0}
+        return {**{name: str(held.get(name, "")) for name in ("Holder", "Batch", "Retry", "Token")}, **counts}
+    except (orjson.JSONDecodeError, AttributeError, TypeError, ValueError):
+        return {"Holder": "", "Batch": "", "Retry": "", "Token": "", "Unknown": 0, "Abandoned": 0}
 
 
 class Claim:

@@ -340,6 +340,30 @@ def test_what_may_have_been_billed_twice_is_made_once_more_for_who_asks_for_it(
     assert sorted(call["operation"] for call in control.paid(operation=operation)) == [operation] * 2
 
 
+def test_a_batch_that_asks_again_has_what_may_have_been_billed_twice_made_once_more(
+    bench: Bench, control: ControlClient
+) -> None:
+    batch = bench.submit({"met.jpg": photo(1), "other.jpg": photo(2)}, Seed=1)
+    control.fault(operation="InvokeModel", action="reset", times=2)
+    bench.run(max_concurrency=1)
+    retry = bench.store.read_json(f"{batch.status_prefix}/retry_id-{batch.name}.json")
+    control.fault(operation="InvokeModel", action="reset", times=1)
+    again = Batch(DATE, "again")
+    bench.store.write_json(again.request_key, retry)
+    for _ in range(2):
+        bench.run()
+        (row,) = bench.rows(again, retry["Id"]).values()
+        assert (row.Status, row.Error) == (Status.FAILED, "MaybeBilled")
+        assert paid(control) == 2 + 1 + 1
+    retry["Id"] = "id-third"
+    third = Batch(DATE, "third")
+    bench.store.write_json(third.request_key, retry)
+    bench.run()
+    (row,) = bench.rows(third).values()
+    assert row.Status == Status.SUCCEEDED
+    assert paid(control) == 2 + 1 + 1 + 1
+
+
 @pytest.mark.parametrize("answer", ["no picture", ""])
 def test_an_answer_that_is_no_picture_counts_as_billed_and_is_asked_for_twice_at_most(
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch, answer: str

@@ -42,10 +42,12 @@ def theirs(new_store: Callable[[], Store]) -> Answers:
     return Answers(new_store(), "their-machine.1.1.1", clock=Clock())
 
 
-def claim(answers: Answers, *, batch: str = "2026/11/20/101530", seconds: float = 0.0) -> Claim | Answer:
+def claim(
+    answers: Answers, *, batch: str = "2026/11/20/101530", retry: str = "", seconds: float = 0.0
+) -> Claim | Answer:
     """The call, once nobody else makes it; waits for so many seconds of a clock of its own if it is not told."""
     clock = answers._clock if isinstance(answers._clock, Clock) else Clock()
-    return answers.claim("picture", NAME, batch=batch, stop=Patience(clock, seconds))
+    return answers.claim("picture", NAME, batch=batch, stop=Patience(clock, seconds), retry=retry)
 
 
 def taken(answers: Answers, **how: object) -> Claim:
@@ -249,8 +251,8 @@ def test_what_is_asked_for_again_is_taken_from_whoever_holds_it(
     assert stored(store)["Holder"] == "their-machine.1.1.1"
 
 
-def test_a_call_that_may_have_been_billed_twice_is_made_once_more_for_who_retries(
-    new_store: Callable[[], Store], ours: Answers
+def test_a_call_that_may_have_been_billed_twice_is_made_once_more_each_time_somebody_asks(
+    ours: Answers, theirs: Answers
 ) -> None:
     calls = []
 
@@ -260,15 +262,15 @@ def test_a_call_that_may_have_been_billed_twice_is_made_once_more_for_who_retrie
 
     with pytest.raises(OutcomeUnknown):
         taken(ours).make(call)
-    retrying = Answers(new_store(), "their-machine.1.1.1", retry=True, clock=Clock())
-    again = taken(retrying)
-    assert again.maybe_billed == 2
-    with pytest.raises(OutcomeUnknown):
-        again.make(call)
-    for answers in (retrying, ours):
-        with pytest.raises(CallError, match="made 3 times"):
-            claim(answers)
-    assert len(calls) == 3
+    for calls_before, retry in ((2, "on Monday"), (3, "on Tuesday")):
+        again = taken(theirs, retry=retry)
+        assert again.maybe_billed == calls_before
+        with pytest.raises(OutcomeUnknown):
+            again.make(call)
+        assert len(calls) == calls_before + 1
+        for answers, occasion in ((theirs, retry), (ours, retry), (ours, "")):
+            with pytest.raises(CallError, match=f"made {len(calls)} times"):
+                claim(answers, retry=occasion)
 
 
 def once(answers: Answers, ask: Callable[[Claim], Answer], **how: bool) -> Answer:

@@ -57,11 +57,12 @@ def run(
     aws = aws or make_aws(settings)
     store = store or open_bucket(settings, aws)
     stop = threading.Event()
-    tools = Tools(settings, aws, store, stop=stop, retry=retry, note=note)
+    run_id = run_id or str(uuid.uuid4())
+    tools = Tools(settings, aws, store, stop=stop, retry=run_id if retry else "", note=note)
     try:
         flow = Flow(
             tools,
-            run_id=run_id or str(uuid.uuid4()),
+            run_id=run_id,
             stages=stages,
             again=again,
             only=only,

@@ -165,27 +165,7 @@ class Flow:
             ThreadPoolExecutor(workers, "prompt") as helpers,
         ):
             try:
-                for task in self._tasks(dates):
-                    if task is not None:
-                        work, image = task
-                        walking = pool.submit(self._walk, work, image, helpers)
-                        walking.add_done_callback(self._ended.put)
-                        self._running[walking] = task
-                    while len(self._running) >= workers or (task is None and self._running):
-                        self._collect()
-                        if task is None:
-                            break
-                while self._running:
-                    self._collect()
-            except BaseException:
-                # The process is being ended: calls under way are let finish, because they are paid for.
-                self._tools.stop.set()
-                # One that had ended may have been on its way here when the signal came.
-                for walking in [each for each in self._running if each.done()]:
-                    self._ended.put(walking)
-                while self._running:
-                    self._collect()
-                raise
+                self._work(dates, pool, helpers)
             finally:
                 for work in self._works:
                     if work.lease is not None and work.lease.held():
@@ -195,6 +175,36 @@ class Flow:
             day.stopped = day.stopped or (self._stopped.cause if self._stopped else "")
         self._tell(at_once=True)
         return self._days
+
+    def _work(
+        self, dates: Iterable[UploadDate], pool: ThreadPoolExecutor, helpers: ThreadPoolExecutor
+    ) -> None:
+        workers = self._tools.settings.max_concurrency
+        try:
+            for task in self._tasks(dates):
+                if task is not None:
+                    work, image = task
+                    walking = pool.submit(self._walk, work, image, helpers)
+                    walking.add_done_callback(self._ended.put)
+                    self._running[walking] = task
+                while len(self._running) >= workers or (task is None and self._running):
+                    self._collect()
+                    if task is None:
+                        break
+            while self._running:
+                self._collect()
+        finally:
+            if self._running:
+                self._let_finish()
+
+    def _let_finish(self) -> None:
+        """Waits for the calls under way, which are paid for, while the process is being ended."""
+        self._tools.stop.set()
+        # One that had ended may have been on its way here when the signal came.
+        for walking in [each for each in self._running if each.done()]:
+            self._ended.put(walking)
+        while self._running:
+            self._collect()
 
     # Finding work
 

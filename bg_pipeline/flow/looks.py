@@ -1,6 +1,6 @@
 """What services see in a photo: labels, faces, a caption, a cut-out, each paid for once for the same bytes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import partial
 from io import BytesIO
@@ -22,7 +22,7 @@ from bg_pipeline.masks.polarity import STORED, from_alpha
 from bg_pipeline.masks.sam import SamForm, endpoint, sam_mask
 from bg_pipeline.models.choice import Choice
 from bg_pipeline.models.facts import facts_of
-from bg_pipeline.state.answers import Answer, Claim, identity
+from bg_pipeline.state.answers import Answer, Claim, Terms, identity
 
 MASK_SIDE = 2048
 """A cut-out's mask is kept at most so large while its picture is waited for."""
@@ -130,7 +130,7 @@ class Looks:
         }
         name = identity("sam", photo.sha256, asked)
         with tools.answers.one_at_a_time(name):
-            answer = tools.answers.find("sam", name, again="generated_images" in self._again)
+            answer = tools.answers.find("sam", name, self._terms("generated_images"))
             if answer is None:
                 size = look(photo.view).size
                 mask = sam_mask(self._ask_sam(form), form, photo.view, size, boxes)
@@ -168,13 +168,9 @@ class Looks:
         answer = tools.answers.once(
             "cut-out",
             name,
+            self._terms("generated_images", tools.removers.names),
             self._cut,
             media_type="image/png",
-            batch=self._wallet.leased,
-            stop=tools.stop,
-            models=tools.removers.names,
-            again="generated_images" in self._again,
-            retry=self._wallet.retry,
         )
         self._wallet.charge(name, answer)
         fitted = tools.generator(answer.model).sizes.canvas(photo.size)
@@ -296,22 +292,17 @@ class Looks:
 
     def _stored(self, kind: str, asked: Mapping[str, Any], stage: str) -> bool:
         name = identity(kind, self._photo.sha256, asked)
-        return self._tools.answers.find(kind, name, again=stage in self._again) is not None
+        return self._tools.answers.find(kind, name, self._terms(stage)) is not None
+
+    def _terms(self, stage: str, models: Collection[str] = ()) -> Terms:
+        return self._tools.terms(self._wallet, models=models, again=stage in self._again)
 
     def _once(self, kind: str, asked: Mapping[str, Any], ask: Callable[[Claim], Answer], stage: str) -> Seen:
         """The document for these bytes, asked for only if nobody has."""
         tools = self._tools
         name = identity(kind, self._photo.sha256, asked)
         answer = tools.answers.once(
-            kind,
-            name,
-            ask,
-            media_type="application/json",
-            batch=self._wallet.leased,
-            stop=tools.stop,
-            again=stage in self._again,
-            retry=self._wallet.retry,
-            looks=self._known,
+            kind, name, self._terms(stage), ask, media_type="application/json", looks=self._known
         )
         self._wallet.charge(name, answer)
         try:

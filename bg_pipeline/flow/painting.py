@@ -24,7 +24,7 @@ from bg_pipeline.masks.polarity import STORED, TITAN_OUTPAINTING
 from bg_pipeline.models.choice import Choice
 from bg_pipeline.models.facts import facts_of
 from bg_pipeline.settings import Settings
-from bg_pipeline.state.answers import Answer, Claim, identity
+from bg_pipeline.state.answers import Answer, Claim, Terms, identity
 
 
 @dataclass(frozen=True)
@@ -127,19 +127,22 @@ class Painter:
         """
         seeds = [self.seed(each, attempt) for each in wanted]
         names = [self.name(prompt, seed) for seed in seeds]
-        found: dict[str, Answer | CallError] = {}
         with self._tools.answers.one_at_a_time(names[0]):
-            for name in names:
-                answer = self._tools.answers.find(
-                    "picture", name, models=self._tools.replacers.names, again=self._again
-                )
-                if answer is not None:
-                    found[name] = answer
+            found: dict[str, Answer | CallError] = {**self._stored(names)}
             while missing := [
                 (name, seed) for name, seed in zip(names, seeds, strict=True) if name not in found
             ]:
                 found |= self._call(prompt, missing)
         return [self._painted(name, found[name]) for name in names]
+
+    def _stored(self, names: Sequence[str]) -> dict[str, Answer]:
+        terms = self._terms
+        looked = ((name, self._tools.answers.find("picture", name, terms)) for name in names)
+        return {name: answer for name, answer in looked if answer is not None}
+
+    @property
+    def _terms(self) -> Terms:
+        return self._tools.terms(self._wallet, models=self._tools.replacers.names, again=self._again)
 
     def _painted(self, name: str, answer: Answer | CallError) -> Painted | CallError:
         if isinstance(answer, CallError):
@@ -228,19 +231,11 @@ class Painter:
         )
         self._photo.forget_pictures()
         self._photo.set_aside()
-        answers, models = self._tools.answers, self._tools.replacers.names
-        claim = answers.claim(
-            "picture",
-            part[0][0],
-            batch=self._wallet.leased,
-            stop=self._tools.stop,
-            models=models,
-            again=self._again,
-            retry=self._wallet.retry,
-        )
-        if isinstance(claim, Answer):
-            return {part[0][0]: claim}
         names = [name for name, _ in part]
+        claim = self._tools.answers.claim("picture", names[0], self._terms)
+        if isinstance(claim, Answer):
+            # Whose call it was stored the others before.
+            return {names[0]: claim, **self._stored([name for name, _ in missing[1:]])}
         try:
             made, paid = claim.make(lambda: self._pay(choice, ask, names, claim))
         except ClaimLost:
@@ -272,8 +267,9 @@ class Painter:
         with wallet.pay(operation.name, facts.cost(images=ask.images)) as payment:
             made = generator.replace(ask, tools.invoke(choice.regions, wallet, served_by, claim))
             payment.settle(facts.cost(images=len(made.images)))
-        answers = []
-        for name, data, seed in zip(names, made.images, made.seeds, strict=False):
+        answers: list[Answer] = []
+        # The one that the claim is for comes last: whoever waits for it finds all of them.
+        for name, data, seed in reversed([*zip(names, made.images, made.seeds, strict=False)]):
             answer = Answer(
                 data,
                 generator.name,
@@ -290,4 +286,4 @@ class Painter:
                 tools.answers.keep("mask", name, kept, media_type="image/png")
                 self._masks[name] = mask
             answers.append(tools.answers.keep("picture", name, answer, media_type="image/png", claim=claim))
-        return made, answers
+        return made, answers[::-1]

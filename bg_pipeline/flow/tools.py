@@ -2,8 +2,7 @@
 
 import hashlib
 import threading
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,7 +24,7 @@ from bg_pipeline.quotas.calls import Calls
 from bg_pipeline.quotas.heartbeats import Heartbeats
 from bg_pipeline.settings import Settings
 from bg_pipeline.spending.purse import Purse, Reservation
-from bg_pipeline.state.answers import Answer, Answers, Claim
+from bg_pipeline.state.answers import Answer, Answers, Claim, Terms
 from bg_pipeline.state.leases import Lease
 from bg_pipeline.state.processes import process_name
 from bg_pipeline.store import Store
@@ -64,17 +63,14 @@ class Wallet:
         reservation = self.purse.reserve(
             worst_usd, operation, batch_key=self.batch.spend_key, batch_cap_usd=self.batch_cap_usd
         )
-        try:
-            yield reservation
-        except OutcomeUnknown:
-            reservation.keep()
-            raise
-        except (BgPipelineError, ClientError, BotoCoreError):
-            reservation.release()
-            raise
-        except BaseException:
-            reservation.keep()
-            raise
+        with reservation:
+            try:
+                yield reservation
+            except OutcomeUnknown:
+                raise
+            except (BgPipelineError, ClientError, BotoCoreError):
+                reservation.release()
+                raise
 
     def check(self, claim: Claim | None = None) -> None:
         """Raises `LeaseLost` if another run may be at work on the batch; called right before each paid call.
@@ -85,11 +81,6 @@ class Wallet:
             raise LeaseLost(f"batch {self.batch.path} was taken over by another run, which goes on with it")
         if claim is not None:
             claim.renew()
-
-    @property
-    def leased(self) -> str:
-        """The path of the batch, if no other run can be at work on it; else ""."""
-        return self.batch.path if self.lease is not None else ""
 
     def charge(self, name: str, answer: Answer) -> None:
         """Takes an answer that is used into the bill."""
@@ -103,8 +94,8 @@ class Tools:
     """The tools of one run; end them with `close`.
 
     ``stop`` ends all waiting. ``note`` is called with one line whenever a person would want to know of a
-    choice that was made. With ``retry`` a person asked that what failed for a lasting reason be tried again;
-    as an attribute it is a name for that, else empty.
+    choice that was made. ``retry`` names the occasion on which a person asked that what failed for a lasting reason
+    be tried again; it is empty where nobody did.
     """
 
     def __init__(
@@ -114,7 +105,7 @@ class Tools:
         store: Store,
         *,
         stop: threading.Event,
-        retry: bool = False,
+        retry: str = "",
         note: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.settings = settings
@@ -122,7 +113,7 @@ class Tools:
         self.store = store
         self.stop = stop
         self.note = note = _once(note)
-        self.retry = uuid.uuid4().hex if retry else ""
+        self.retry = retry
         self.answers = Answers(store, process_name())
         self.calls = Calls(aws, settings, stop, Heartbeats(store, f"{STATE}/heartbeats"))
         self.purse = Purse(
@@ -146,6 +137,12 @@ class Tools:
     def generator(self, name: str) -> Generator:
         """The configured generator that made a stored answer."""
         return self._generators[name]
+
+    def terms(self, wallet: Wallet, *, models: Collection[str] = (), again: bool = False) -> Terms:
+        """Which answers will do for the image that ``wallet`` pays for."""
+        # Without a lease somebody else may be at work on the batch.
+        batch = wallet.batch.path if wallet.lease is not None else ""
+        return Terms(self.stop, batch, wallet.retry, models, again)
 
     def invoke(
         self, regions: Sequence[str], wallet: Wallet, served_by: list[str], claim: Claim | None = None

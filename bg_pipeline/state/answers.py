@@ -95,6 +95,22 @@ class Answer:
         return {"answer": json.dumps(document)}  # object metadata is ASCII, 2 KB in all
 
 
+@dataclass(frozen=True)
+class Terms:
+    """Which answers will do, and on whose behalf a call is made where there is none.
+
+    One of ``models`` has to have made it (any, if none is named); with ``again`` this process itself. ``batch`` is
+    one whose lease the caller holds, or "". ``retry`` names the occasion on which a person asked again for what
+    failed, or is "". ``stop`` ends all waiting.
+    """
+
+    stop: threading.Event
+    batch: str = ""
+    retry: str = ""
+    models: Collection[str] = ()
+    again: bool = False
+
+
 def _read(data: bytes, metadata: Mapping[str, str]) -> Answer | None:
     try:
         document = orjson.loads(metadata["answer"])
@@ -139,17 +155,12 @@ class Answers:
                 if waiting > 1:
                     self._busy[name] = (lock, waiting - 1)
 
-    def find(
-        self, kind: str, name: str, *, models: Collection[str] = (), again: bool = False
-    ) -> Answer | None:
-        """The stored answer, if one of ``models`` made it (any, if none is named).
-
-        With ``again`` only an answer that this process made itself counts.
-        """
-        if again and name not in self._fresh:
+    def find(self, kind: str, name: str, terms: Terms | None = None) -> Answer | None:
+        """The stored answer, if it will do; without ``terms`` any will."""
+        if terms is not None and terms.again and name not in self._fresh:
             return None
         answer = self._stored(kind, name)
-        return answer if answer and answer.is_by(models) else None
+        return answer if answer and (terms is None or answer.is_by(terms.models)) else None
 
     def _stored(self, kind: str, name: str) -> Answer | None:
         content = self._store.read(layout.answer_key(kind, name))
@@ -171,14 +182,10 @@ class Answers:
         self,
         kind: str,
         name: str,
+        terms: Terms,
         ask: Callable[["Claim"], Answer],
         *,
         media_type: str,
-        batch: str,
-        stop: threading.Event,
-        models: Collection[str] = (),
-        again: bool = False,
-        retry: str = "",
         looks: bool = True,
     ) -> Answer:
         """The answer that `find` gives, or else what ``ask`` returns, which is stored first; errors as `claim`.
@@ -186,80 +193,66 @@ class Answers:
         ``looks=False`` claims the call before it looks for an answer: one request less where there is none, two more
         where there is one.
         """
+
+        def asked(claim: Claim) -> Answer:
+            return self.keep(kind, name, ask(claim), media_type=media_type, claim=claim)
+
         with self.one_at_a_time(name):
             while True:
-                answer = self.find(kind, name, models=models, again=again) if looks or again else None
-                claim = answer or self.claim(
-                    kind, name, batch=batch, stop=stop, models=models, again=again, retry=retry
-                )
+                answer = self.find(kind, name, terms) if looks or terms.again else None
+                claim = answer or self.claim(kind, name, terms)
                 if isinstance(claim, Answer):
                     return claim
                 try:
-                    return claim.make(partial(self._asked, kind, name, ask, claim, media_type))
+                    return claim.make(partial(asked, claim))
                 except ClaimLost:
                     continue
 
-    def _asked(
-        self, kind: str, name: str, ask: Callable[["Claim"], Answer], claim: "Claim", media_type: str
-    ) -> Answer:
-        return self.keep(kind, name, ask(claim), media_type=media_type, claim=claim)
-
-    def claim(
-        self,
-        kind: str,
-        name: str,
-        *,
-        batch: str,
-        stop: threading.Event,
-        models: Collection[str] = (),
-        again: bool = False,
-        retry: str = "",
-    ) -> "Claim | Answer":
+    def claim(self, kind: str, name: str, terms: Terms) -> "Claim | Answer":
         """Takes the right to make this call, or gives the answer that `find` finds by now.
 
-        Waits while another process is making it; with ``again`` takes it over. ``batch`` is one whose lease the
-        caller holds, or "". Raises `CallError` if the call was made `TRIES` times without its end being known;
-        then every other ``retry``, which names an occasion on which a person asked again, has it made once more.
-        Raises `RunStopped` when ``stop`` is set.
+        Waits while another process is making it; on terms of ``again`` takes it over. Raises `CallError` if the call
+        was made `TRIES` times without its end being known; then every other ``retry`` has it made once more. Raises
+        `RunStopped` when it is told to stop.
         """
         key = layout.call_key(name)
         mine = {
             "Holder": self._holder,
-            "Batch": batch,
-            "Retry": retry,
+            "Batch": terms.batch,
+            "Retry": terms.retry,
             "Unknown": 0,
             "Abandoned": 0,
             "Renewed": 0,
             "Token": uuid.uuid4().hex,
         }
         claim = Claim(self._store, key, mine, self._clock)
-        if not again:
+        if not terms.again:
             if claim.take(over=None):
                 return claim
-            answer = self.find(kind, name, models=models)
+            answer = self.find(kind, name, terms)
             if answer is not None:
                 return answer
         seen, since = "", 0.0
         while True:
             content = self._store.read(key)
-            if content is None or again:
+            if content is None or terms.again:
                 if claim.take(over=content.etag if content else None):
                     return claim
                 continue
             # After the claim was read: who is gone by now may have stored its answer last.
             answer = self._stored(kind, name)
-            if answer is not None and answer.is_by(models):
+            if answer is not None and answer.is_by(terms.models):
                 return answer
             if content.etag != seen:
                 seen, since = content.etag, self._clock()
             held = _claim(content.data)
             # Whoever holds the lease of a batch knows that its earlier holder is gone.
-            abandoned = bool(batch) and held["Batch"] == batch and held["Holder"] != self._holder
+            abandoned = held["Batch"] == terms.batch != "" and held["Holder"] != self._holder
             # By a model that is not configured any more; another claim than its own may be that of a call under way.
             answered = answer is not None and answer.claim in ("", held["Token"])
             over = not held["Holder"] or is_dead(held["Holder"]) or self._is_over(content, since)
             if over or abandoned or answered:
-                if held["Unknown"] >= TRIES and not answered and retry in ("", held["Retry"]):
+                if held["Unknown"] >= TRIES and not answered and terms.retry in ("", held["Retry"]):
                     raise CallError(
                         "MaybeBilled",
                         f"the {kind} call was made {held['Unknown']} times without its end being known and may "
@@ -269,7 +262,7 @@ class Answers:
                 mine |= {"Unknown": held["Unknown"], "Abandoned": held["Abandoned"] + lost}
                 if claim.take(over=content.etag):
                     return claim
-            elif stop.wait(POLL_SECONDS):
+            elif terms.stop.wait(POLL_SECONDS):
                 raise RunStopped("the run was stopped")
 
     def _is_over(self, content: Content, since: float) -> bool:

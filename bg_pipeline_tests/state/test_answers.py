@@ -11,7 +11,7 @@ import pytest
 
 from bg_pipeline import layout
 from bg_pipeline.errors import CallError, ClaimLost, ImageError, OutcomeUnknown, RunStopped
-from bg_pipeline.state.answers import CALL_SECONDS, RENEW_SECONDS, Answer, Answers, Claim
+from bg_pipeline.state.answers import CALL_SECONDS, RENEW_SECONDS, Answer, Answers, Claim, Terms
 from bg_pipeline.store import Content, Store
 from bg_pipeline_tests.state.trouble import Clock, Troubled
 
@@ -47,7 +47,7 @@ def claim(
 ) -> Claim | Answer:
     """The call, once nobody else makes it; waits for so many seconds of a clock of its own if it is not told."""
     clock = answers._clock if isinstance(answers._clock, Clock) else Clock()
-    return answers.claim("picture", NAME, batch=batch, stop=Patience(clock, seconds), retry=retry)
+    return answers.claim("picture", NAME, Terms(Patience(clock, seconds), batch, retry))
 
 
 def taken(answers: Answers, **how: object) -> Claim:
@@ -103,8 +103,7 @@ def test_who_wants_another_model_than_answered_makes_the_call_unless_somebody_is
     ours.keep("picture", NAME, MADE, media_type="image/png", claim=taken(ours))
 
     def other(answers: Answers) -> Claim | Answer:
-        wait = Patience(Clock(), 30)
-        return answers.claim("picture", NAME, batch="", stop=wait, models=["nova-canvas"])
+        return answers.claim("picture", NAME, Terms(Patience(Clock(), 30), models=["nova-canvas"]))
 
     anew = other(ours)
     assert isinstance(anew, Claim)
@@ -246,7 +245,7 @@ def test_what_is_asked_for_again_is_taken_from_whoever_holds_it(
 ) -> None:
     taken(ours)
     ours.keep("picture", NAME, MADE, media_type="image/png")
-    anew = theirs.claim("picture", NAME, batch=OTHER, stop=threading.Event(), again=True)
+    anew = theirs.claim("picture", NAME, Terms(threading.Event(), OTHER, again=True))
     assert anew is not None
     assert stored(store)["Holder"] == "their-machine.1.1.1"
 
@@ -274,9 +273,7 @@ def test_a_call_that_may_have_been_billed_twice_is_made_once_more_each_time_some
 
 
 def once(answers: Answers, ask: Callable[[Claim], Answer], **how: bool) -> Answer:
-    return answers.once(
-        "labels", NAME, ask, media_type="application/json", batch="", stop=threading.Event(), **how
-    )
+    return answers.once("labels", NAME, Terms(threading.Event()), ask, media_type="application/json", **how)
 
 
 @pytest.mark.parametrize("looks", [True, False])
@@ -339,10 +336,9 @@ def test_who_lost_a_call_while_it_waited_for_the_gate_takes_the_answer_of_who_ha
         made = theirs.once(
             "labels",
             NAME,
+            Terms(Patience(theirs._clock, CALL_SECONDS + 20)),  # type: ignore[arg-type]
             lambda _: MADE,
             media_type="application/json",
-            batch="",
-            stop=Patience(theirs._clock, CALL_SECONDS + 20),  # type: ignore[arg-type]
         )
         assert (made.data, made.maybe_billed) == (MADE.data, 1)
         claim.renew()

@@ -22,7 +22,8 @@ from bg_pipeline.masks.polarity import STORED, from_alpha
 from bg_pipeline.masks.sam import SamForm, endpoint, sam_mask
 from bg_pipeline.models.choice import Choice
 from bg_pipeline.models.facts import facts_of
-from bg_pipeline.state.answers import Answer, Claim, Terms, identity
+from bg_pipeline.state.answers import Answer, Terms, identity
+from bg_pipeline.state.claims import Claim
 
 MASK_SIDE = 2048
 """A cut-out's mask is kept at most so large while its picture is waited for."""

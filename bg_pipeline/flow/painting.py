@@ -24,7 +24,8 @@ from bg_pipeline.masks.polarity import STORED, TITAN_OUTPAINTING
 from bg_pipeline.models.choice import Choice
 from bg_pipeline.models.facts import facts_of
 from bg_pipeline.settings import Settings
-from bg_pipeline.state.answers import Answer, Claim, Terms, identity
+from bg_pipeline.state.answers import Answer, Terms, identity
+from bg_pipeline.state.claims import Claim
 
 
 @dataclass(frozen=True)

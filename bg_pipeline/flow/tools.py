@@ -24,7 +24,8 @@ from bg_pipeline.quotas.calls import Calls
 from bg_pipeline.quotas.heartbeats import Heartbeats
 from bg_pipeline.settings import Settings
 from bg_pipeline.spending.purse import Purse, Reservation
-from bg_pipeline.state.answers import Answer, Answers, Claim, Terms
+from bg_pipeline.state.answers import Answer, Answers, Terms
+from bg_pipeline.state.claims import Claim
 from bg_pipeline.state.leases import Lease
 from bg_pipeline.state.processes import process_name
 from bg_pipeline.store import Store

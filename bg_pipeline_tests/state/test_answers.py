@@ -11,7 +11,8 @@ import pytest
 
 from bg_pipeline import layout
 from bg_pipeline.errors import CallError, ClaimLost, ImageError, OutcomeUnknown, RunStopped
-from bg_pipeline.state.answers import CALL_SECONDS, RENEW_SECONDS, Answer, Answers, Claim, Terms
+from bg_pipeline.state.answers import Answer, Answers, Terms
+from bg_pipeline.state.claims import CALL_SECONDS, RENEW_SECONDS, Claim
 from bg_pipeline.store import Content, Store
 from bg_pipeline_tests.state.trouble import Clock, Troubled
 

@@ -97,7 +97,8 @@ def classify(error: ClientError | BotoCoreError, operation: str) -> CallError | 
     if isinstance(error, _NEVER_SENT) or type(error) is NotConnected:
         return Transient(name, f"{operation} could not be reached: {error}")
     # A read timeout, a connection closed or an answer torn after the request had left.
-    return OutcomeUnknown("MaybeBilled", f"{operation} was called and its answer did not arrive ({name})")
+    cause = f"{operation} was called and its answer did not arrive ({name}); the call may have been billed"
+    return OutcomeUnknown("MaybeBilled", cause)
 
 
 def _classify_answer(error: ClientError, operation: str) -> CallError | RunStopped:

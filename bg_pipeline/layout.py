@@ -45,6 +45,7 @@ PHOTOS: Final = "photo"
 
 REQUEST: Final = "request.json"
 DRAFT: Final = "draft.json"
+APPROVAL: Final = "approved.json"
 MANIFEST: Final = ".manifest.csv"
 """The table that a batch was asked for with, if it was; a dot-file, so that it is no image."""
 
@@ -76,6 +77,7 @@ class Kind(Enum):
     IMAGE = "image"
     REQUEST = "request"
     DRAFT = "draft"
+    APPROVAL = "approval"
     OTHER_JSON = "other JSON"
     DOT_FILE = "dot-file"
     FOLDER = "folder marker"
@@ -93,6 +95,8 @@ def kind_of(name: str) -> Kind:
         return Kind.REQUEST
     if name == DRAFT:
         return Kind.DRAFT
+    if name == APPROVAL:
+        return Kind.APPROVAL
     if name.lower().endswith(".json"):
         return Kind.OTHER_JSON
     if posixpath.basename(name).startswith("."):
@@ -163,6 +167,11 @@ class Batch:
     @property
     def draft_key(self) -> str:
         return within(self.input_prefix, DRAFT)
+
+    @property
+    def approval_key(self) -> str:
+        """What says that a person approved its sample; among the uploads, so that sensors see it come."""
+        return within(self.input_prefix, APPROVAL)
 
     @property
     def manifest_key(self) -> str:
@@ -309,11 +318,6 @@ def manifest_report_key(status_prefix: str, batch_id: str) -> str:
 def claim_key(output_prefix: str) -> str:
     """The object that says which batch owns an output prefix, since no two share one."""
     return within(f"{STATE}/claims", f"{output_prefix}.json")
-
-
-def approval_key(batch: Batch) -> str:
-    """Its presence says that a person approved a batch's sample."""
-    return within(f"{STATE}/approvals", f"{batch.path}.json")
 
 
 def call_key(identity: str) -> str:

@@ -2,6 +2,7 @@
 
 import datetime
 import functools
+import getpass
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +51,21 @@ BATCH = _Batch()
 def today() -> UploadDate:
     """The date under which something uploaded now is filed."""
     return datetime.datetime.now(datetime.UTC).date()
+
+
+def by(command: F) -> F:
+    """The option that says who decides."""
+    option = click.option(
+        "--by", default=_user, show_default="your name on this machine", help="Who decides; kept with it."
+    )
+    return option(command)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except OSError:
+        return ""
 
 
 def dates_and_batches(command: Callable[..., None]) -> Callable[..., None]:

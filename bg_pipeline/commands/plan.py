@@ -32,7 +32,7 @@ def plan(dates: Sequence[UploadDate], batches: tuple[Batch, ...]) -> None:
         models, missing = planning.models_in_use(tools)
     finally:
         tools.close()
-    found = planning.plan(store, find_work(store, configured, dates, batches), configured, models)
+    found = planning.plan(find_work(store, configured, dates, batches), configured, models)
     _show(found, configured)
     for reason in missing:
         say(reason)

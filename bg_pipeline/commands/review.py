@@ -1,6 +1,5 @@
 """``bg-pipeline review``: the queue of results that wait for a person, and what the person decides."""
 
-import getpass
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -8,7 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from bg_pipeline import review as reviews
-from bg_pipeline.commands.arguments import BATCH, local
+from bg_pipeline.commands.arguments import BATCH, by, local
 from bg_pipeline.commands.run import run_dates
 from bg_pipeline.commands.submit import ASK_BEYOND
 from bg_pipeline.commands.terminal import ask, console, counted, dollars, say, table
@@ -30,21 +29,6 @@ def review() -> None:
     What passed every check is approved by itself (BG_AUTO_APPROVE), but for a share (BG_REVIEW_SHARE). The queue
     is that share and what was flagged. `publish` delivers what is approved.
     """
-
-
-def by(command: F) -> F:
-    """The option that says who decides."""
-    option = click.option(
-        "--by", default=_user, show_default="your name on this machine", help="Who decides; kept with it."
-    )
-    return option(command)
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except OSError:
-        return ""
 
 
 def _named(command: F) -> F:

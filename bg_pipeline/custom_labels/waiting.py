@@ -80,12 +80,12 @@ def waiters(store: Store, settings: Settings, dates: Iterable[UploadDate]) -> It
         work = open_work(store, settings, uploaded, ledger)
         work.find_due(settings, {}, stages=(LABELS,), again=(), etag_of=lambda key: "")
         if work.due and not at_work(store, uploaded.batch.lease_key):
-            yield from _of(store, work)
+            yield from _of(work)
 
 
-def _of(store: Store, work: Work) -> Iterator[Waiter]:
+def _of(work: Work) -> Iterator[Waiter]:
     batch = work.place.batch
-    allowed = sample_left(store, work)
+    allowed = sample_left(work)
     for image in list(work.due)[:allowed]:
         entry = work.ledger.get(image)
         record = entry.stages.get(LABELS) if entry else None

@@ -279,7 +279,7 @@ class Flow:
         images = list(work.due)
         work.pending = len(images)
         self._look_at_models(work)
-        limit = sample_left(self._tools.store, work)
+        limit = sample_left(work)
         for number, image in enumerate(images):
             if stopped := work.stopped or self._stopped:
                 self._skip(work, image, stopped)

@@ -93,11 +93,9 @@ def find_work(
         yield from (work for _, work in finder.of_date(date, only) if work is not None)
 
 
-def sample_left(store: Store, work: Work) -> int:
+def sample_left(work: Work) -> int:
     """How many of the due images a run may take: all, unless a sample was asked for and is not approved."""
-    if work.request is None or work.request.Sample is None:
-        return len(work.due)
-    if store.head(layout.approval_key(work.place.batch)) is not None:
+    if work.request is None or work.request.Sample is None or work.uploaded.approved:
         return len(work.due)
     done = sum(1 for entry in work.ledger.entries() if entry.image not in work.due)
     return max(0, work.request.Sample - done)

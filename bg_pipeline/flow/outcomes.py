@@ -20,7 +20,7 @@ from bg_pipeline.errors import (
     StorageFailed,
     Transient,
 )
-from bg_pipeline.reports.report import Status
+from bg_pipeline.reports.report import WAITING_FOR_APPROVAL, Status
 
 EXPECTED = (ImageError, CallError, RunStopped)
 """What may end the work on one image; what else does is a fault of this program's own."""
@@ -41,7 +41,10 @@ class Meaning:
 
 
 SAMPLE_WAITS = Meaning(
-    Status.SKIPPED, False, "SampleWaits", "the sample waits for approval: `bg-pipeline approve` runs the rest"
+    Status.SKIPPED,
+    False,
+    WAITING_FOR_APPROVAL,
+    "not in the sample; it is run once somebody approves that (on the page, or `bg-pipeline approve`)",
 )
 """What becomes of the images that are not in a sample, until a person approves it."""
 

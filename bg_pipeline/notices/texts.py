@@ -12,10 +12,9 @@ from enum import StrEnum
 from typing import Any, Final
 
 from bg_pipeline.custom_labels.standstill import WAITS
-from bg_pipeline.flow.outcomes import SAMPLE_WAITS
 from bg_pipeline.layout import UploadDate
 from bg_pipeline.reports.links import Link
-from bg_pipeline.reports.report import Report, Row, Status, printable
+from bg_pipeline.reports.report import WAITING_FOR_APPROVAL, Report, Row, Status, printable
 from bg_pipeline.reports.wording import counted, listed
 from bg_pipeline.spending.caps import CapReached
 
@@ -26,7 +25,7 @@ CAUSE: Final = 300
 
 CAP_REACHED: Final = CapReached.__name__
 """The ``Error`` of an image that was not tried because a cap on spending was reached."""
-_WAITS: Final = frozenset({SAMPLE_WAITS.error, WAITS})
+_WAITS: Final = frozenset({WAITING_FOR_APPROVAL, WAITS})
 """Those of images that wait for something that is expected to come."""
 
 

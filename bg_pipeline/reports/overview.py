@@ -6,6 +6,7 @@ from enum import StrEnum
 from bg_pipeline import layout
 from bg_pipeline.batch import BatchRequest, default_request
 from bg_pipeline.errors import RequestError, UsageError
+from bg_pipeline.flow.finding import sample_left
 from bg_pipeline.flow.work import Work
 from bg_pipeline.layout import Batch
 from bg_pipeline.reports.report import Report
@@ -87,4 +88,6 @@ def state_of(store: Store, work: Work) -> tuple[State, str]:
         return State.REFUSED, "request refused"
     if not work.ledger.header.get("Reported"):
         return State.WAITING, "waiting for a run"
-    return State.REPORTED, "something to do" if work.due else "reported"
+    if not work.due:
+        return State.REPORTED, "reported"
+    return State.REPORTED, "something to do" if sample_left(work) else "its sample waits for approval"

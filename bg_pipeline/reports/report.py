@@ -40,7 +40,10 @@ class Status(StrEnum):
 _BADNESS: Final = {status: badness for badness, status in enumerate(Status)}
 
 TO_DO_AGAIN: Final = frozenset({Status.FAILED, Status.SKIPPED})
-"""The statuses of the images that a retry asks for again."""
+"""The statuses of the images that a retry asks for again, but for those that are `WAITING_FOR_APPROVAL`."""
+
+WAITING_FOR_APPROVAL: Final = "SampleWaits"
+"""The ``Error`` of an image that waits for a person to approve its batch's sample."""
 
 
 def worst(statuses: Iterable[Status]) -> Status:
@@ -84,8 +87,12 @@ class Row:
 
     @property
     def to_do_again(self) -> bool:
-        """Whether a retry asks for the image."""
-        return self.Status in TO_DO_AGAIN and self.ImageName != REQUEST
+        """Whether a retry asks for the image; it is no way round the approval of a sample."""
+        return self.Status in TO_DO_AGAIN and self.ImageName != REQUEST and not self.waits_for_approval
+
+    @property
+    def waits_for_approval(self) -> bool:
+        return self.Error == WAITING_FOR_APPROVAL
 
 
 COLUMNS: Final = tuple(name for name in Row.__dataclass_fields__ if name != "Outputs")

@@ -2,12 +2,14 @@
 
 What passed every check is approved by itself, but for a share chosen by the keys; what was flagged waits for a
 person. A decision lies beside its result and is about exactly the bytes that the person saw: once a result is
-made anew, it is as if nobody had decided. Functions over a store and a batch as `open_work` gives it; who is
+made anew, it is as if nobody had decided. Of a whole batch they say that its sample is good, or that what failed is
+to be asked for again. Functions over a store and a batch as `open_work` gives it; who is
 asking, and whether they may, is for the caller to know.
 """
 
 from bg_pipeline.review.deciding import LONGEST_REASON, decide
 from bg_pipeline.review.decisions import Decision, Reviews, State
+from bg_pipeline.review.follow_up import Retry, approve_sample, prepare_retry
 from bg_pipeline.review.items import Item, Results, Summary, chosen, items, named, queue
 from bg_pipeline.review.publishing import Published, publish
 from bg_pipeline.review.redoing import redo, redo_request
@@ -20,14 +22,17 @@ __all__ = [
     "Item",
     "Published",
     "Results",
+    "Retry",
     "Reviews",
     "State",
     "Summary",
+    "approve_sample",
     "as_csv",
     "chosen",
     "decide",
     "items",
     "named",
+    "prepare_retry",
     "publish",
     "queue",
     "read_csv",

@@ -22,7 +22,6 @@ from bg_pipeline.models.choice import Choice, Roster
 from bg_pipeline.models.facts import facts_of
 from bg_pipeline.quotas.account import AccountQuotas
 from bg_pipeline.settings import Settings
-from bg_pipeline.store import Store
 
 T = TypeVar("T")
 
@@ -90,7 +89,7 @@ class Plan:
         return None if None in costs else sum(cost or 0.0 for cost in costs)
 
 
-def plan(store: Store, works: Iterable[Work], settings: Settings, models: Models) -> Plan:
+def plan(works: Iterable[Work], settings: Settings, models: Models) -> Plan:
     """What bringing ``works`` up to date would take."""
     found = Plan()
     lines: dict[Operation, Line] = {}
@@ -100,7 +99,7 @@ def plan(store: Store, works: Iterable[Work], settings: Settings, models: Models
         if work.problem is not None:
             found.unreadable.append(f"{work.place.batch.path}: {work.problem}")
             continue
-        allowed = sample_left(store, work)
+        allowed = sample_left(work)
         found.waiting += len(work.due) - allowed
         for image in list(work.due)[:allowed]:
             asked = work.asked(image)

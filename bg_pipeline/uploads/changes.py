@@ -262,7 +262,7 @@ class Tick:
             if self.time_is_up():
                 return None
             if uploaded.complete(wait, datetime.fromtimestamp(self.now, UTC)):
-                for each in filter(None, [uploaded.request, *uploaded.objects.values()]):
+                for each in filter(None, [uploaded.request, uploaded.approval, *uploaded.objects.values()]):
                     digest.update(f"{each.etag} {each.key}\n".encode())
                     count += 1
                 newest[uploaded.batch.name] = uploaded.newest.timestamp()

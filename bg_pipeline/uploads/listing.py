@@ -12,7 +12,7 @@ from bg_pipeline.store import Store, Stored
 
 @dataclass(slots=True)
 class Uploaded:
-    """One folder of uploads: its objects by name, and its request if that has come, or what says that it will.
+    """One folder of uploads: its objects by name, its request if that has come, or what says that it will.
 
     ``emptied`` says that nothing is left of it because all of it was moved to the archive.
     """
@@ -22,13 +22,14 @@ class Uploaded:
     others: dict[str, Stored] = field(default_factory=dict)
     request: Stored | None = None
     draft: Stored | None = None
+    approval: Stored | None = None
     emptied: bool = False
 
     @property
     def newest(self) -> datetime:
         """When its latest object came, by S3's clock."""
-        found = [*self.images.values(), *self.others.values(), *([self.request] if self.request else [])]
-        return max((each.modified for each in found), default=datetime.min.replace(tzinfo=UTC))
+        found = [*self.images.values(), *self.others.values(), self.request, self.approval]
+        return max((each.modified for each in found if each), default=datetime.min.replace(tzinfo=UTC))
 
     @property
     def touched(self) -> datetime:
@@ -42,6 +43,13 @@ class Uploaded:
         if self.draft or not self.images:
             return False
         return now - self.newest >= timedelta(seconds=settle_seconds)
+
+    @property
+    def approved(self) -> bool:
+        """Whether a person approved the sample of this request, and not of one that it has replaced."""
+        if self.approval is None:
+            return False
+        return self.request is None or self.approval.modified >= self.request.modified
 
     @property
     def objects(self) -> Mapping[str, Stored]:
@@ -76,6 +84,8 @@ def _folders(objects: Iterable[Stored]) -> Iterator[Uploaded]:
                     uploaded.request = each
                 case Kind.DRAFT:
                     uploaded.draft = each
+                case Kind.APPROVAL:
+                    uploaded.approval = each
                 case Kind.DOT_FILE | Kind.OTHER_JSON:
                     uploaded.others[upload.name] = each
                 case Kind.FOLDER:

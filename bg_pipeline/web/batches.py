@@ -14,6 +14,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from starlette.concurrency import run_in_threadpool
 
+from bg_pipeline import review
 from bg_pipeline.batch import BatchRequest
 from bg_pipeline.errors import PreconditionFailed, RequestError, UsageError
 from bg_pipeline.flow.tools import Tools
@@ -109,7 +110,8 @@ class Submitted(BaseModel):
 class BatchStatus(BaseModel):
     """How a batch stands; ``Counts`` are its images by status, ``ToDo`` those that no run has come to.
 
-    While a run works on it, the figures are some 20 seconds old. ``Cause`` is why a request was refused.
+    ``WaitForApproval`` are those of the skipped that wait until its sample is approved. While a run works on it,
+    the figures are some 20 seconds old. ``Cause`` is why a request was refused.
     """
 
     Id: str
@@ -118,6 +120,7 @@ class BatchStatus(BaseModel):
     Images: int
     Counts: dict[Status, int] = {}
     ToDo: int = 0
+    WaitForApproval: int = 0
     CostUSD: float | None = None
     Cause: str = ""
 
@@ -240,9 +243,45 @@ def status(batch: TheBatch, service: TheService) -> BatchStatus:
         Images=len(work.images),
         Counts=Counter(row.Status for row in lines),
         ToDo=sum(work.ledger.get(image) is None for image in work.images),
+        WaitForApproval=sum(row.waits_for_approval for row in lines),
         CostUSD=None if None in costs else round(sum(cost or 0.0 for cost in costs), 6),
         Cause=str(work.problem or ""),
     )
+
+
+@router.put("/{date}/{name}/approval", status_code=204)
+def approve(batch: TheBatch, service: TheService, caller: TheCaller) -> None:
+    """Says that the batch's sample is good, so that the rest of it runs; said again it changes nothing."""
+    _standing(service, batch)
+    try:
+        review.approve_sample(service.store, service.settings, batch, by=caller)
+    except UsageError as error:
+        raise Problem(409, "NoSample", str(error)) from None
+
+
+@router.post("/{date}/{name}/retry", status_code=202)
+def retry(
+    batch: TheBatch,
+    service: TheService,
+    caller: TheCaller,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> Submitted:
+    """Asks again for what failed or was skipped of the batch, as a new batch; what is stored is not paid for again.
+
+    A call that was never answered, and may have been billed, is made once more. What waits for the approval of a
+    sample is not asked for.
+    """
+    if _standing(service, batch).report() is None:
+        raise Problem(409, "NoReport", f"batch {batch.path} has no report yet; a run writes it")
+    again = once(service.store, caller, idempotency_key, ["retry", batch.path], new_batch())
+    found = review.prepare_retry(service.store, service.settings, batch, again)
+    if found is None:
+        raise Problem(409, "NothingToRetry", f"nothing of batch {batch.path} failed that a retry could mend")
+    if service.store.head(again.request_key) is None:
+        found.submit(service.store)
+    response.headers["Location"] = _path(again)
+    return Submitted(Id=found.id, Batch=again.path, Images=found.images, PaidPictures=found.pictures)
 
 
 _REPORT: dict[int | str, dict[str, Any]] = {
@@ -401,7 +440,7 @@ def _plan(service: Service, batch: Batch, data: bytes) -> Plan:
         models, notes = planning.models_in_use(tools)
     finally:
         tools.close()
-    planned = planning.plan(service.store, [work], service.settings, models)
+    planned = planning.plan([work], service.settings, models)
     return Plan(
         Images=planned.images,
         Due=planned.due,

@@ -576,18 +576,6 @@ def test_a_retry_request_asks_again_for_what_failed(bench: Bench, control: Contr
     assert rows["bad.jpg"].Status == Status.SUCCEEDED
 
 
-def test_a_sample_runs_first_and_the_rest_waits_for_approval(bench: Bench, control: ControlClient) -> None:
-    from bg_pipeline.layout import approval_key
-
-    batch = bench.submit(5, Sample=2)
-    assert bench.run().counts == {Status.SUCCEEDED: 2, Status.SKIPPED: 3}
-    assert bench.run().counts == {Status.SUCCEEDED: 2, Status.SKIPPED: 3}
-    assert paid(control) == 2
-    bench.store.write_json(approval_key(batch), {"By": "test"})
-    assert bench.run().counts == {Status.SUCCEEDED: 5}
-    assert paid(control) == 5
-
-
 def test_a_range_of_dates_is_one_run(bench: Bench) -> None:
     other = date(2026, 11, 19)
     bench.submit(2)

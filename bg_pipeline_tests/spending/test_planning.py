@@ -30,7 +30,7 @@ def plan(bench: Bench, **overrides: Any) -> Plan:
         models, _ = models_in_use(tools)
     finally:
         tools.close()
-    return planning.plan(bench.store, find_work(bench.store, chosen, [DATE]), chosen, models)
+    return planning.plan(find_work(bench.store, chosen, [DATE]), chosen, models)
 
 
 def calls(found: Plan) -> dict[str, tuple[int, int]]:

@@ -177,8 +177,15 @@ def test_the_same_state_has_the_same_run_key(watch: Watch) -> None:
         lambda watch: watch.put("bus.png", text="2"),
         lambda watch: watch.put("request.json", text="2"),
         lambda watch: watch.put("bus.png", "request.json", folder="image-files/2026/11/21/another"),
+        lambda watch: watch.put("approved.json"),
     ],
-    ids=["an image came", "an image was overwritten", "its request was overwritten", "a batch came"],
+    ids=[
+        "an image came",
+        "an image was overwritten",
+        "its request was overwritten",
+        "a batch came",
+        "its sample was approved",
+    ],
 )
 def test_what_comes_later_is_asked_for_with_another_key(
     watch: Watch, change: Callable[[Watch], None]

@@ -240,3 +240,47 @@ def test_a_report_as_a_page_is_no_part_of_this_site(api: Caller, bench: Bench) -
     answer = api.get(f"/batches/{batch.date}/{batch.name}/report?format=html")
     assert answer.headers["content-security-policy"] == "sandbox allow-scripts"
     assert answer.text == "<!doctype html>"
+
+
+def test_the_rest_of_a_batch_runs_once_its_sample_is_approved(
+    api: Caller, bench: Bench, control: ControlClient
+) -> None:
+    made = uploaded(api, "red.jpg", "blue.jpg")
+    assert submit(api, made, Sample=1).json()["PaidPictures"] == 1
+    bench.run(datetime.now(UTC).date())
+    stands = api.get(made["path"]).json()
+    assert (stands["Counts"], stands["WaitForApproval"]) == ({"Succeeded": 1, "Skipped": 1}, 1)
+    for _ in range(2):
+        assert api("PUT", f"{made['path']}/approval").status_code == 204
+    bench.run(datetime.now(UTC).date())
+    stands = api.get(made["path"]).json()
+    assert (stands["Counts"], stands["WaitForApproval"]) == ({"Succeeded": 2}, 0)
+    assert len(control.paid(operation="InvokeModel")) == 2
+
+
+def test_what_asked_for_no_sample_cannot_be_approved(api: Caller) -> None:
+    made = uploaded(api, "red.jpg")
+    submit(api, made)
+    assert problem(api("PUT", f"{made['path']}/approval")) == (409, "NoSample")
+    assert problem(api("PUT", "/batches/2026-11-21/none/approval")) == (404, "NoSuchBatch")
+
+
+def test_what_failed_is_asked_for_again_once_for_one_idempotency_key(
+    api: Caller, bench: Bench, control: ControlClient
+) -> None:
+    made = uploaded(api, "red.jpg", "blue.jpg")
+    bench.put(f"{made['Prefix']}/red.jpg", b"no photo")
+    submit(api, made)
+    assert problem(api.post(f"{made['path']}/retry", None)) == (409, "NoReport")
+    bench.run(datetime.now(UTC).date())
+    bench.put(f"{made['Prefix']}/red.jpg", photo(7))
+    answers = [api.post(f"{made['path']}/retry", None, headers={"Idempotency-Key": "once"}) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [202, 202]
+    first, second = (answer.json() for answer in answers)
+    assert first == second
+    assert (first["Images"], first["PaidPictures"]) == (1, 1)
+    bench.run(datetime.now(UTC).date())
+    assert api.get(answers[0].headers["location"]).json()["Counts"] == {"Succeeded": 1}
+    assert len(control.paid(operation="InvokeModel")) == 2
+    nothing = api.post(f"{answers[0].headers['location']}/retry", None)
+    assert problem(nothing) == (409, "NothingToRetry")

@@ -18,7 +18,7 @@ from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.reports.report import Status
 from bg_pipeline.review import State, decide
 from bg_pipeline.store import Store
-from bg_pipeline.web.page.desk import Desk, dagster_at_work, free_name
+from bg_pipeline.web.page.desk import Desk, Share, dagster_at_work, free_name
 from bg_pipeline.web.page.intake import Lots
 from bg_pipeline.web.page.plain import plain
 from bg_pipeline.web.page.single import fields_of
@@ -158,6 +158,29 @@ def test_a_batch_that_was_submitted_is_not_changed_by_a_second_press(desk: Desk)
     with pytest.raises(UsageError, match="submitted already"):
         desk.submit(batch, other)
     assert desk.store.head(batch.draft_key) is None
+
+
+def test_a_batch_tells_what_waits_for_approval_and_what_can_be_asked_for_again(
+    desk: Desk, bench: Bench
+) -> None:
+    batch = bench.submit({"a.jpg": b"no photo", "b.jpg": photo(1), "c.jpg": photo(2)}, Sample=2, Variants=2)
+
+    def stands() -> tuple[Share, Share]:
+        (found,) = desk.standings(batch.date)
+        return found.to_approve, found.to_retry
+
+    assert stands() == (Share(), Share())
+    bench.run()
+    assert stands() == (Share(1, 2), Share(1, 2))
+    desk.approve_sample(batch, by="ann")
+    assert stands() == (Share(), Share(1, 2))
+    bench.run()
+    assert stands() == (Share(), Share(1, 2))
+    bench.put(batch.upload_key("a.jpg"), photo(3))
+    again = desk.retry(batch)
+    assert bench.run(again.date).counts == {Status.SUCCEEDED: 1}
+    with pytest.raises(UsageError, match="could mend"):
+        desk.retry(again)
 
 
 def test_only_approved_results_are_packed(desk: Desk, bench: Bench, tmp_path: Path) -> None:

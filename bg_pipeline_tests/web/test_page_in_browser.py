@@ -167,6 +167,32 @@ def test_a_photo_that_is_refused_is_told_and_the_others_are_taken(
     page.close()
 
 
+def test_a_sample_is_approved_and_what_failed_is_asked_for_again_where_batches_are_watched(
+    bench: Bench, address: str, browser: Browser
+) -> None:
+    day = datetime.now(UTC).date()
+    batch = bench.submit({"a.jpg": b"no photo", "b.jpg": photo(1), "c.jpg": photo(2)}, day=day, Sample=2)
+    bench.run(day)
+    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    page.set_default_timeout(SECONDS)
+    page.goto(f"{address}/batches")
+    page.get_by_text("its sample waits for approval").wait_for()
+    page.get_by_role("button", name="Approve the sample").click()
+    page.get_by_text("Waiting: 1 photo. Up to 1 picture will be paid for.").wait_for()
+    assert serious(page) == []
+    page.get_by_role("button", name="Run the rest").click()
+    expect(page.get_by_role("button", name="Approve the sample")).to_have_count(0, timeout=SECONDS)
+    page.get_by_text("something to do").wait_for()
+    assert bench.run(day).counts == {"Failed": 1, "Succeeded": 2}
+    page.get_by_text("2 Succeeded, 1 Failed").wait_for()
+    page.get_by_role("button", name="Ask again for what failed").click()
+    page.get_by_role("button", name="Ask again", exact=True).click()
+    page.get_by_text("Asked for again already, as batch").wait_for()
+    bench.put(batch.upload_key("a.jpg"), photo(3))
+    assert bench.run(day).counts == {"Succeeded": 4}
+    page.close()
+
+
 def test_photos_of_a_page_that_was_closed_are_gone_on_with_or_deleted(
     bench: Bench, address: str, browser: Browser, tmp_path: Path
 ) -> None:

@@ -36,8 +36,8 @@ from bg_pipeline.layout import Batch, UploadDate
 from bg_pipeline.masks.given import read_given
 from bg_pipeline.masks.labels import usable_labels
 from bg_pipeline.models.facts import facts_of
+from bg_pipeline.reports import overview
 from bg_pipeline.reports.building import rows
-from bg_pipeline.reports.overview import state_of
 from bg_pipeline.reports.report import Report
 from bg_pipeline.reports.thumbnails import thumbnail
 from bg_pipeline.review import Item, Results, Reviews, State
@@ -81,10 +81,19 @@ class Seen:
 
 
 @dataclass(frozen=True)
+class Share:
+    """Some photos of a batch, and the pictures that models paint of them if each succeeds at once."""
+
+    photos: int = 0
+    pictures: int = 0
+
+
+@dataclass(frozen=True)
 class Standing:
     """A batch on its way: its ``state`` in words, images by status, what was spent (None: not known).
 
-    Nothing works on one that is not ``complete``, be it a ``draft`` or still being uploaded.
+    Nothing works on one that is not ``complete``, be it a ``draft`` or still being uploaded. ``to_approve`` waits
+    until its sample is approved, and ``to_retry`` failed or was skipped in a run that has reported.
     """
 
     batch: Batch
@@ -93,6 +102,8 @@ class Standing:
     counts: Mapping[str, int] = field(default_factory=dict)
     to_do: int = 0
     cost_usd: float | None = 0.0
+    to_approve: Share = Share()
+    to_retry: Share = Share()
     complete: bool = True
     draft: bool = False
 
@@ -242,7 +253,7 @@ class Desk:
         with self._tools() as tools:
             models, reasons = planning.models_in_use(tools)
         work = drafted(self.store, self.settings, found, request)
-        return planning.plan(self.store, [work], self.settings, models), reasons
+        return planning.plan([work], self.settings, models), reasons
 
     def submit(self, batch: Batch, data: bytes) -> None:
         """Hands the batch to the pipeline; again with another request it is a `UsageError`."""
@@ -304,16 +315,43 @@ class Desk:
                 found.append(Standing(uploaded.batch, state, images, complete=False, draft=draft))
                 continue
             report = Report(tuple(rows(work)))
-            counts = {status.value: number for status, number in report.counts.items() if number}
-            _, state = state_of(self.store, work)
+            state, in_words = overview.state_of(self.store, work)
+            waiting = [row.ImageName for row in report.rows if row.waits_for_approval]
             found.append(
-                Standing(uploaded.batch, state, len(work.images), counts, len(work.due), report.cost_usd)
+                Standing(
+                    uploaded.batch,
+                    in_words,
+                    len(work.images),
+                    {status.value: number for status, number in report.counts.items() if number},
+                    len(work.due),
+                    report.cost_usd,
+                    to_approve=Share() if uploaded.approved else _share(work, waiting),
+                    to_retry=_share(work, report.to_do_again)
+                    if state is overview.State.REPORTED
+                    else Share(),
+                )
             )
         return found
 
     def open(self, batch: Batch) -> Work:
         """One batch; raises `UsageError` if there is none of this name."""
         return open_batch(self.store, self.settings, batch)
+
+    def approve_sample(self, batch: Batch, *, by: str) -> None:
+        """Lets the rest of the batch run; `UsageError` if it asked for no sample."""
+        review.approve_sample(self.store, self.settings, batch, by=by)
+        self._look_anew(batch)
+
+    def retry(self, batch: Batch) -> Batch:
+        """Asks again for what failed or was skipped, as the batch that it returns; `UsageError` if nothing was."""
+        found = review.prepare_retry(self.store, self.settings, batch)
+        if found is None:
+            raise UsageError(
+                "nothing of it failed that a retry could mend: a photo without a background has none"
+            )
+        found.submit(self.store)
+        self._look_anew(found.batch)
+        return found.batch
 
     # Results
 
@@ -353,6 +391,12 @@ class Desk:
             for item in approved:
                 pack.writestr(item.key.removeprefix(prefix), self.download(work, item))
         return len(approved)
+
+
+def _share(work: Work, names: Collection[str]) -> Share:
+    return Share(
+        len(names), sum(len(asked.outputs) for asked in map(work.asked, names) if asked.needs_prompt)
+    )
 
 
 def _small(data: bytes) -> bytes:

@@ -5,12 +5,14 @@ from datetime import UTC, date, datetime
 
 import streamlit as st
 
-from bg_pipeline.errors import UsageError
+from bg_pipeline.errors import BgPipelineError, UsageError
 from bg_pipeline.layout import Batch
 from bg_pipeline.reports.building import page
 from bg_pipeline.reports.html import usd
 from bg_pipeline.reports.overview import look_up
-from bg_pipeline.web.page.desk import Desk, Standing, dagster_at_work
+from bg_pipeline.reports.wording import counted
+from bg_pipeline.web.page import visitor
+from bg_pipeline.web.page.desk import Desk, Share, Standing, dagster_at_work
 from bg_pipeline.web.page.plain import plain
 
 LOOK_SECONDS = 3
@@ -71,8 +73,55 @@ def _standing(desk: Desk, standing: Standing) -> None:
         return
     if standing.images and standing.complete:
         st.progress(standing.done / standing.images, f"{standing.done:,} of {standing.images:,} photos done")
-    with st.popover("Report", icon=":material/description:"):
-        _report(desk, batch)
+    with st.container(horizontal=True):
+        # With a key each stays open where the buttons beside it come or go.
+        with st.popover("Report", icon=":material/description:", key=f"files-{batch.path}"):
+            _report(desk, batch)
+        if standing.to_approve.photos:
+            with st.popover("Approve the sample", icon=":material/done_all:", key=f"sample-{batch.path}"):
+                _approve(desk, standing)
+        if standing.to_retry.photos:
+            with st.popover(
+                "Ask again for what failed", icon=":material/refresh:", key=f"failed-{batch.path}"
+            ):
+                _retry(desk, standing)
+
+
+def _approve(desk: Desk, standing: Standing) -> None:
+    """What lets the rest of a batch run once its sample was looked at, on the screen for reviews."""
+    share = standing.to_approve
+    st.text(f"Waiting: {counted(share.photos, 'photo')}. {_price(share)}")
+    if st.button("Run the rest", key=f"approve-{standing.batch.path}", type="primary"):
+        try:
+            desk.approve_sample(standing.batch, by=visitor.name())
+            st.rerun()
+        except BgPipelineError as error:
+            st.error(plain(str(error)))
+
+
+def _retry(desk: Desk, standing: Standing) -> None:
+    # A second press would be a second batch; whoever presses again means it.
+    asked: dict[Batch, str] = st.session_state.setdefault("asked-again", {})
+    if again := asked.get(standing.batch):
+        st.caption(f"Asked for again already, as batch {plain(again)}.")
+        return
+    share = standing.to_retry
+    st.text(f"Failed or skipped: {counted(share.photos, 'photo')}. {_price(share)}")
+    st.caption("They are asked for as a batch of their own. What is stored is not paid for again.")
+    if st.button("Ask again", key=f"retry-{standing.batch.path}", type="primary"):
+        try:
+            asked[standing.batch] = desk.retry(standing.batch).path
+            st.rerun()
+        except BgPipelineError as error:
+            st.error(plain(str(error)))
+
+
+def _price(share: Share) -> str:
+    return (
+        f"Up to {counted(share.pictures, 'picture')} will be paid for."
+        if share.pictures
+        else "No model paints them."
+    )
 
 
 def _draft(desk: Desk, batch: Batch) -> None:

@@ -219,7 +219,11 @@ def _wishes(desk: Desk) -> dict[str, Any]:
                 "Seed", 0, MAX_SEED, None, help="The same seed, the same picture."
             )
             wishes["Sample"] = st.number_input(
-                "Run only so many first", 1, None, None, help="The rest waits for `bg-pipeline approve`."
+                "Run only so many first",
+                1,
+                None,
+                None,
+                help="The rest waits until somebody approves these, under Batches.",
             )
             wishes["MaxCostUSD"] = st.number_input("Spend at most (USD)", 0.01, None, None)
             wishes["Quality"] = st.selectbox("Quality", ("premium", "standard"))

@@ -1,0 +1,121 @@
+"""What a person decides of a whole batch: its sample is approved, what failed is asked for again."""
+
+import json
+
+import pytest
+
+from bg_pipeline import review
+from bg_pipeline.errors import UsageError
+from bg_pipeline.layout import Batch
+from bg_pipeline.local_aws.control_client import ControlClient
+from bg_pipeline.reports.report import Status
+from bg_pipeline.store import Store
+from bg_pipeline_tests.batches import Bench
+from bg_pipeline_tests.pictures import photo
+
+
+@pytest.fixture
+def bench(s3, bucket, control: ControlClient) -> Bench:
+    control.switch(canned=True)
+    return Bench(Store(s3, bucket))
+
+
+def approve(bench: Bench, batch: Batch, by: str = "ann") -> bool:
+    return review.approve_sample(bench.store, bench.settings(), batch, by=by)
+
+
+def retry(bench: Bench, batch: Batch) -> review.Retry | None:
+    return review.prepare_retry(bench.store, bench.settings(), batch)
+
+
+def pictures(control: ControlClient) -> int:
+    return len(control.paid(operation="InvokeModel"))
+
+
+def test_a_sample_runs_first_and_the_rest_waits_for_approval(bench: Bench, control: ControlClient) -> None:
+    batch = bench.submit(5, Sample=2)
+    assert bench.run().counts == {Status.SUCCEEDED: 2, Status.SKIPPED: 3}
+    assert bench.run().counts == {Status.SUCCEEDED: 2, Status.SKIPPED: 3}
+    assert pictures(control) == 2
+    assert approve(bench, batch)
+    assert bench.run().counts == {Status.SUCCEEDED: 5}
+    assert pictures(control) == 5
+    assert not approve(bench, batch)
+
+
+def test_who_approved_is_kept_and_nobody_is_refused(bench: Bench) -> None:
+    batch = bench.submit(2, Sample=1)
+    with pytest.raises(UsageError, match="who approves"):
+        approve(bench, batch, by=" ")
+    approve(bench, batch, by="ann")
+    kept = bench.store.read_json(batch.approval_key)
+    assert (kept["By"], kept["Batch"]) == ("ann", batch.path)
+
+
+def test_a_request_that_replaces_an_approved_one_has_a_sample_of_its_own(
+    bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = bench.submit(5, Sample=2)
+    bench.run()
+    approve(bench, batch)
+    approved = bench.store.head(batch.approval_key)
+    assert approved is not None
+    while True:  # S3 tells times to the second
+        bench.put(
+            batch.request_key, json.dumps({"Id": "other", "Prompt": "a dark forest", "Sample": 1}).encode()
+        )
+        replaced = bench.store.head(batch.request_key)
+        assert replaced is not None
+        if replaced.modified > approved.modified:
+            break
+    bench.run()
+    rows = bench.rows(batch, "other").values()
+    assert sorted(row.Status for row in rows) == [Status.SKIPPED] * 4 + [Status.SUCCEEDED]
+    assert pictures(control) == 3
+    assert approve(bench, batch)
+    bench.run()
+    assert {row.Status for row in bench.rows(batch, "other").values()} == {Status.SUCCEEDED}
+
+
+def test_an_approval_is_no_photo_of_its_batch(bench: Bench) -> None:
+    batch = bench.submit(1, Sample=1)
+    approve(bench, batch)
+    bench.run()
+    assert list(bench.rows(batch)) == ["photo-0.jpg"]
+
+
+@pytest.mark.parametrize(("fields", "why"), [({}, "no sample"), ({"Mode": "SOFT"}, "cannot be read")])
+def test_what_has_no_sample_cannot_be_approved(bench: Bench, fields: dict[str, str], why: str) -> None:
+    batch = bench.submit(1, **fields)
+    with pytest.raises(UsageError, match=why):
+        approve(bench, batch)
+    assert bench.store.head(batch.approval_key) is None
+
+
+def test_a_retry_is_no_way_round_the_approval_of_a_sample(bench: Bench, control: ControlClient) -> None:
+    batch = bench.submit({"a.jpg": b"no photo", "b.jpg": photo(1), "c.jpg": photo(2)}, Sample=2)
+    bench.run()
+    assert {name: row.Status for name, row in bench.rows(batch).items()} == {
+        "a.jpg": Status.FAILED,
+        "b.jpg": Status.SUCCEEDED,
+        "c.jpg": Status.SKIPPED,
+    }
+    found = retry(bench, batch)
+    assert found is not None
+    assert (found.images, found.pictures) == (1, 1)
+    bench.put(batch.upload_key("a.jpg"), photo(3))
+    found.submit(bench.store)
+    bench.run(found.batch.date)
+    assert list(bench.rows(found.batch, found.id)) == ["a.jpg"]
+    assert pictures(control) == 2
+
+
+def test_what_only_waits_for_approval_is_not_retried(bench: Bench) -> None:
+    batch = bench.submit(3, Sample=1)
+    bench.run()
+    assert retry(bench, batch) is None
+
+
+def test_there_is_no_retry_before_there_is_a_report(bench: Bench) -> None:
+    with pytest.raises(UsageError, match="no report yet"):
+        retry(bench, bench.submit(1))

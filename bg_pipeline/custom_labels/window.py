@@ -18,7 +18,7 @@ from pydantic.alias_generators import to_pascal
 
 from bg_pipeline import layout
 from bg_pipeline.custom_labels.model import CustomModel, InUse, NotStarted, State
-from bg_pipeline.errors import BgPipelineError, Throttled, Transient
+from bg_pipeline.errors import BgPipelineError, PreconditionFailed, Throttled, Transient
 from bg_pipeline.labelers import custom_labels
 from bg_pipeline.models.facts import facts_of
 from bg_pipeline.spending.purse import Purse, Reservation
@@ -266,10 +266,17 @@ class Window:
 
     def _write(self, record: Record) -> None:
         document = record.model_dump(mode="json", by_alias=True)
-        self._etag = self._store.write_json(
-            self._key, document, if_absent=self._etag is None, if_etag=self._etag
-        )
-        self._record = record
+        try:
+            etag = self._store.write_json(
+                self._key, document, if_absent=self._etag is None, if_etag=self._etag
+            )
+        except PreconditionFailed:
+            # Where an answer is lost boto3 sends the write again, and what refuses the second is the first.
+            there, found = read_record(self._store, self._key)
+            if there != record or found is None:
+                raise
+            etag = found
+        self._record, self._etag = record, etag
 
     def _forget(self) -> None:
         """Nothing was started."""

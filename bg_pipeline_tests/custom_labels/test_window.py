@@ -25,7 +25,7 @@ from bg_pipeline.custom_labels.guard import Guard, see_off
 from bg_pipeline.custom_labels.model import NotStarted
 from bg_pipeline.dagster_home import prepare
 from bg_pipeline.definitions import definitions
-from bg_pipeline.errors import ModelUnavailable
+from bg_pipeline.errors import ModelUnavailable, PreconditionFailed
 from bg_pipeline.flow.engine import Progress
 from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.reports.report import Status
@@ -277,6 +277,28 @@ def test_an_older_date_is_labelled_too_once_a_run_met_the_model_off(shop: Shop) 
     assert shop.window().reason
     shop.run(old)
     assert shop.window().days[old].counts == {Status.SUCCEEDED: 1}
+
+
+class Forgetful(Store):
+    """A store that does every write of a window's record and loses its answer, so that boto3 sends it again."""
+
+    def write(self, key: str, data: bytes, **conditions: Any) -> str:
+        etag = super().write(key, data, **conditions)
+        if key.endswith("/start.json"):
+            raise PreconditionFailed("the client sent it twice")
+        return etag
+
+
+def test_a_window_goes_on_when_the_answers_to_the_writes_of_its_record_are_lost(
+    shop: Shop, control: ControlClient, state: Callable[..., str]
+) -> None:
+    shop.store = Forgetful(shop.store.client, shop.store.bucket)
+    shop.submit(2, day=TODAY)
+    assert shop.window().days[TODAY].counts == {Status.SUCCEEDED: 2}
+    assert operations(control).count("StartProjectVersion") == 1
+    assert state() == "STOPPED"
+    assert shop.starts() == []
+    assert [report["EndedBy"] for report in shop.reports()] == ["run"]
 
 
 def test_a_sample_that_waits_for_approval_does_not_keep_the_model_starting(shop: Shop) -> None:

@@ -2,7 +2,6 @@
 
 import datetime
 import functools
-import getpass
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ import click
 from bg_pipeline.commands.stand_in import stand_in
 from bg_pipeline.errors import UsageError
 from bg_pipeline.layout import Batch, UploadDate, find_batch
+from bg_pipeline.review import this_user
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -56,16 +56,9 @@ def today() -> UploadDate:
 def by(command: F) -> F:
     """The option that says who decides."""
     option = click.option(
-        "--by", default=_user, show_default="your name on this machine", help="Who decides; kept with it."
+        "--by", default=this_user, show_default="your name on this machine", help="Who decides; kept with it."
     )
     return option(command)
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except OSError:
-        return ""
 
 
 def dates_and_batches(command: Callable[..., None]) -> Callable[..., None]:

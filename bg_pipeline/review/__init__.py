@@ -8,7 +8,7 @@ asking, and whether they may, is for the caller to know.
 """
 
 from bg_pipeline.review.deciding import LONGEST_REASON, decide
-from bg_pipeline.review.decisions import Decision, Reviews, State
+from bg_pipeline.review.decisions import Decision, Reviews, State, this_user
 from bg_pipeline.review.follow_up import Retry, approve_sample, prepare_retry
 from bg_pipeline.review.items import Item, Results, Summary, chosen, items, named, queue
 from bg_pipeline.review.publishing import Published, publish
@@ -38,4 +38,5 @@ __all__ = [
     "read_csv",
     "redo",
     "redo_request",
+    "this_user",
 ]

@@ -28,7 +28,7 @@ def decide(
     if state is State.WAITING:
         raise UsageError("a decision is to approve or to reject")
     if not by.strip():
-        raise UsageError("say who decides")
+        raise UsageError("say who decides (--by)")
     if len(reason) > LONGEST_REASON:
         raise UsageError(f"the reason has {len(reason):,} characters and may have {LONGEST_REASON:,}")
     for item in found:

@@ -1,5 +1,6 @@
 """What people decided of results: one document beside each."""
 
+import getpass
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +20,14 @@ class State(StrEnum):
     APPROVED = "approved"
     REJECTED = "rejected"
     WAITING = "waiting"
+
+
+def this_user() -> str:
+    """Whose name this machine knows the process by; empty where it knows none, as in many containers."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # which of them depends on Python's version and the system
+        return ""
 
 
 @dataclass(frozen=True, slots=True)

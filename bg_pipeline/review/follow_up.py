@@ -19,7 +19,7 @@ def approve_sample(store: Store, settings: Settings, batch: Batch, *, by: str) -
     `UsageError` if there is no such batch, if it asked for no sample or if ``by`` is empty.
     """
     if not by.strip():
-        raise UsageError("say who approves")
+        raise UsageError("say who approves (--by)")
     standing = look_up(store, settings, batch)
     if standing.problem is not None:
         raise UsageError(f"the request of batch {batch.path} cannot be read: {standing.problem}")

@@ -1,6 +1,7 @@
 """The command line: what each command prints, how it ends, and that no user's mistake shows a traceback."""
 
 import json
+import os
 from datetime import timedelta
 from pathlib import Path
 
@@ -136,6 +137,17 @@ def test_a_sample_runs_and_the_rest_follows_its_approval(
     assert bg("approve", batch.path, "--run").exit_code == 0
     assert len(control.paid(operation="InvokeModel")) == 2
     assert "was approved before" in bg("approve", batch.path).stderr
+
+
+def test_where_the_machine_knows_no_name_whoever_approves_has_to_say_one(
+    bench: Bench, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)  # as in a container that runs as any user
+    batch = submitted(photos, "--prompt", "a sunny beach", "--sample", 1)
+    assert "say who approves (--by)" in refused("approve", batch.path)
+    assert bg("approve", batch.path, "--by", "ann").exit_code == 0
 
 
 def test_approving_what_asked_for_no_sample_is_refused(bench: Bench, photos: Path) -> None:

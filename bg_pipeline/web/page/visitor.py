@@ -1,10 +1,10 @@
 """Who looks at the page: whoever has signed in, or this machine's user where nobody has to."""
 
-import getpass
 import time
 
 import streamlit as st
 
+from bg_pipeline.review import this_user
 from bg_pipeline.settings import Settings
 from bg_pipeline.web.page.plain import plain
 
@@ -36,10 +36,7 @@ def name() -> str:
     if st.user.get("is_logged_in"):
         known = (_claim("email"), _claim("preferred_username"), _claim("cognito:username"), _claim("sub"))
         return next((each for each in known if each), "page")
-    try:
-        return getpass.getuser()
-    except OSError:
-        return "page"
+    return this_user() or "page"
 
 
 def _signed_in() -> bool:

@@ -8,12 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from bg_pipeline import review
 from bg_pipeline.aws import Aws
 from bg_pipeline.errors import SettingsError, UsageError
 from bg_pipeline.flow.engine import Day, Flow, Progress
 from bg_pipeline.flow.stages import STAGES
 from bg_pipeline.flow.tools import Tools
 from bg_pipeline.layout import Batch
+from bg_pipeline.reports.overview import look_up
 from bg_pipeline.reports.report import Report
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.store import Store
@@ -144,9 +146,22 @@ class Pipeline:
 
     def report(self, batch: Batch) -> Report:
         """A batch's report, row by row or as a `Report.frame`; raises `UsageError` if it has none yet."""
-        for found in self.store.list(f"{batch.status_prefix}/status_report_"):
-            if found.key.endswith(".json"):
-                content = self.store.read(found.key)
-                if content is not None:
-                    return Report.read(content.data)
-        raise UsageError(f"batch {batch.path} has no report yet: run {batch.date} first")
+        report = look_up(self.store, self.settings, batch).report()
+        if report is None:
+            raise UsageError(f"batch {batch.path} has no report yet: run {batch.date} first")
+        return report
+
+    def approve_sample(self, batch: Batch, *, by: str) -> None:
+        """Lets the next run take the rest of a batch; raises `UsageError` if it asked for no sample."""
+        review.approve_sample(self.store, self.settings, batch, by=by)
+
+    def retry(self, batch: Batch) -> Batch | None:
+        """Asks again for what failed or was skipped, as the new batch that it returns; None if nothing was.
+
+        What waits for the approval of a sample is not asked for. Raises `UsageError` if there is no report yet.
+        """
+        found = review.prepare_retry(self.store, self.settings, batch)
+        if found is None:
+            return None
+        found.submit(self.store)
+        return found.batch

@@ -48,3 +48,38 @@ def test_a_manifest_is_submitted_as_photos_are(bucket: str, control: ControlClie
     ]
     with pytest.raises(RequestError, match="line 2, column prompt"):
         shop.submit(manifest=tmp_path / "catalogue.csv")
+
+
+def test_a_report_is_found_where_its_request_puts_it_and_is_that_of_the_request_as_it_is(
+    bucket: str, control: ControlClient, tmp_path: Path
+) -> None:
+    control.switch(canned=True)
+    (tmp_path / "shoe.jpg").write_bytes(photo(1))
+    shop = bg_pipeline.Pipeline(bucket=bucket, quota_titan_v2_rpm=6000)
+    batch = shop.submit([tmp_path], Id="a", Prompt="a beach", StatusS3Prefix="status-report-files/spring")
+    shop.run([batch.date])
+    assert [row.Id for row in shop.report(batch)] == ["a"]
+    shop.store.write_json(batch.request_key, {"Id": "b", "Prompt": "a street"})
+    with pytest.raises(UsageError, match="no report yet"):
+        shop.report(batch)
+    shop.run([batch.date])
+    assert [row.Id for row in shop.report(batch)] == ["b"]
+
+
+def test_a_sample_is_approved_and_what_failed_is_asked_for_again(
+    bucket: str, control: ControlClient, tmp_path: Path
+) -> None:
+    control.switch(canned=True)
+    for name, data in {"a.jpg": b"no photo", "b.jpg": photo(1), "c.jpg": photo(2)}.items():
+        (tmp_path / name).write_bytes(data)
+    shop = bg_pipeline.Pipeline(bucket=bucket, quota_titan_v2_rpm=6000)
+    batch = shop.submit([tmp_path], Prompt="a beach", Sample=2)
+    shop.run([batch.date])
+    shop.approve_sample(batch, by="ann")
+    assert shop.run([batch.date])[batch.date].counts == {"Failed": 1, "Succeeded": 2}
+    again = shop.retry(batch)
+    assert again is not None
+    shop.store.write(batch.upload_key("a.jpg"), photo(3), media_type="image/jpeg")
+    shop.run([again.date])
+    assert [(row.ImageName, row.Status) for row in shop.report(again)] == [("a.jpg", "Succeeded")]
+    assert shop.retry(again) is None

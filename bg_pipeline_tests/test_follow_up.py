@@ -6,10 +6,12 @@ import pytest
 
 from bg_pipeline import review
 from bg_pipeline.errors import UsageError
+from bg_pipeline.flow.work import open_work
 from bg_pipeline.layout import Batch
 from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.reports.report import Status
 from bg_pipeline.store import Store
+from bg_pipeline.uploads import listing
 from bg_pipeline_tests.batches import Bench
 from bg_pipeline_tests.pictures import photo
 
@@ -52,22 +54,25 @@ def test_who_approved_is_kept_and_nobody_is_refused(bench: Bench) -> None:
     assert (kept["By"], kept["Batch"]) == ("ann", batch.path)
 
 
+def replace_request(bench: Bench, batch: Batch, **fields: object) -> None:
+    """Writes another request until S3, which tells times to the second, dates it later than the approval."""
+    approved = bench.store.head(batch.approval_key)
+    assert approved is not None
+    while True:
+        bench.put(batch.request_key, json.dumps(fields).encode())
+        replaced = bench.store.head(batch.request_key)
+        assert replaced is not None
+        if replaced.modified > approved.modified:
+            return
+
+
 def test_a_request_that_replaces_an_approved_one_has_a_sample_of_its_own(
-    bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, control: ControlClient
 ) -> None:
     batch = bench.submit(5, Sample=2)
     bench.run()
     approve(bench, batch)
-    approved = bench.store.head(batch.approval_key)
-    assert approved is not None
-    while True:  # S3 tells times to the second
-        bench.put(
-            batch.request_key, json.dumps({"Id": "other", "Prompt": "a dark forest", "Sample": 1}).encode()
-        )
-        replaced = bench.store.head(batch.request_key)
-        assert replaced is not None
-        if replaced.modified > approved.modified:
-            break
+    replace_request(bench, batch, Id="other", Prompt="a dark forest", Sample=1)
     bench.run()
     rows = bench.rows(batch, "other").values()
     assert sorted(row.Status for row in rows) == [Status.SKIPPED] * 4 + [Status.SUCCEEDED]
@@ -75,6 +80,19 @@ def test_a_request_that_replaces_an_approved_one_has_a_sample_of_its_own(
     assert approve(bench, batch)
     bench.run()
     assert {row.Status for row in bench.rows(batch, "other").values()} == {Status.SUCCEEDED}
+
+
+def test_an_approval_is_not_taken_for_one_of_a_request_that_came_after_the_listing(bench: Bench) -> None:
+    batch = bench.submit(3, Sample=1)
+    approve(bench, batch)
+    listed = listing.find(bench.store, batch)
+    assert listed is not None
+    assert listed.approved
+    replace_request(bench, batch, Id="other", Prompt="a dark forest", Sample=1)
+    work = open_work(bench.store, bench.settings(), listed, [])
+    assert work.request is not None
+    assert work.request.Id == "other"
+    assert not work.uploaded.approved
 
 
 def test_an_approval_is_no_photo_of_its_batch(bench: Bench) -> None:

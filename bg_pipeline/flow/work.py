@@ -182,6 +182,9 @@ def _request(store: Store, settings: Settings, uploaded: Uploaded, ledger: Ledge
     if ledger.header.get("RequestETag") != uploaded.request.etag:
         content = store.read(uploaded.request.key)
         text = content.data.decode("utf-8", "replace") if content else ""
+        if content and content.etag != uploaded.request.etag:
+            # Replaced since it was listed: an approval of the earlier one is none of this.
+            uploaded.request = replace(uploaded.request, etag=content.etag, modified=content.modified)
         ledger.describe(RequestETag=content.etag if content else "", Request=text)
     return requests.read(
         text.encode(),

@@ -1,6 +1,8 @@
 """Batches for tests: photos and a request under a date, runs over them, and what was stored."""
 
+import functools
 import json
+import os
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
@@ -15,6 +17,17 @@ from bg_pipeline.store import Store
 from bg_pipeline_tests.pictures import photo
 
 DATE = date(2026, 11, 20)
+
+
+def aws(*regions: str) -> Aws:
+    """Clients for these Regions (default: us-east-1), shared by all tests: to make them takes longer than to run."""
+    leads = sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
+    return _aws(regions or ("us-east-1",), tuple(leads))
+
+
+@functools.cache
+def _aws(regions: tuple[str, ...], environment: tuple[tuple[str, str], ...]) -> Aws:
+    return Aws(regions)
 
 
 @dataclass
@@ -77,7 +90,7 @@ class Bench:
         found = pipeline.run(
             chosen,
             days or (DATE,),
-            aws=Aws(chosen.regions or ("us-east-1",)),
+            aws=aws(*chosen.regions),
             store=self.store,
             again=again,
             retry=retry,

@@ -7,12 +7,11 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from bg_pipeline.aws import Aws
 from bg_pipeline.definitions import definitions
 from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.partitions import upload_dates
 from bg_pipeline.store import Store
-from bg_pipeline_tests.batches import DATE, Bench
+from bg_pipeline_tests.batches import DATE, Bench, aws
 from bg_pipeline_tests.pictures import photo
 
 LINEAGE = ["raw_images", "labels", "captions", "generated_images", "status_report"]
@@ -57,7 +56,7 @@ def materialize(
         instance=instance,
         partition_key=days[0].isoformat() if len(days) == 1 else None,
         tags=tags if len(days) > 1 else None,
-        resources={"bucket": bench.store, "aws": Aws(("us-east-1",))},
+        resources={"bucket": bench.store, "aws": aws()},
         run_config={"ops": {"image_flow": {"config": config}}} if config else None,
         raise_on_error=False,
     )

@@ -8,7 +8,6 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from bg_pipeline.aws import Aws
 from bg_pipeline.definitions import definitions
 from bg_pipeline.flow.engine import Day, Progress
 from bg_pipeline.flow.finishing import MOST_SUBJECT_CHANGED
@@ -26,7 +25,7 @@ from bg_pipeline.settings import settings
 from bg_pipeline.state.leases import Leases
 from bg_pipeline.state.ledger import Entry
 from bg_pipeline.store import Store
-from bg_pipeline_tests.batches import DATE, Bench
+from bg_pipeline_tests.batches import DATE, Bench, aws
 from bg_pipeline_tests.pictures import photo
 
 WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
@@ -191,7 +190,7 @@ def test_a_check_that_cannot_be_made_is_told_and_costs_the_run_nothing(
 
 def ran(bench: Bench, *days: Day, spent: float = 0.0, **overrides: Any) -> Ran:
     progress = Progress(done=1, found=1, failed=0, seconds=1.0, cost_usd=spent, refused=0)
-    return Ran(bench.settings(**overrides), Aws(("us-east-1",)), bench.store, days, progress)
+    return Ran(bench.settings(**overrides), aws(), bench.store, days, progress)
 
 
 def test_a_subject_that_changed_is_named_with_how_much(bench: Bench) -> None:

@@ -17,7 +17,6 @@ import pytest
 
 from bg_pipeline import layout
 from bg_pipeline.assets.custom_labels_window import custom_labels_window
-from bg_pipeline.aws import Aws
 from bg_pipeline.custom_labels import guard as guard_module
 from bg_pipeline.custom_labels import run as window_run
 from bg_pipeline.custom_labels import standstill, waiting, window
@@ -34,7 +33,7 @@ from bg_pipeline.spending.caps import CapReached
 from bg_pipeline.state.leases import Leases, holder_of
 from bg_pipeline.state.ledger import Ledger
 from bg_pipeline.store import Store
-from bg_pipeline_tests.batches import Bench
+from bg_pipeline_tests.batches import Bench, aws
 from bg_pipeline_tests.pictures import photo
 
 MODEL = "arn:aws:rekognition:us-east-1:000000000000:project/shop/version/mugs.1/1700000000001"
@@ -63,7 +62,7 @@ class Shop(Bench):
 
         return window_run.run(
             self.settings(**overrides),
-            Aws(("us-east-1",)),
+            aws(),
             self.store,
             run_id=run_id,
             given_up=given_up,
@@ -72,7 +71,7 @@ class Shop(Bench):
         )
 
     def guard(self, seen: Any = None, **more: Any) -> Guard:
-        return Guard(self.store, Aws(("us-east-1",)), seen or {}, **more)
+        return Guard(self.store, aws(), seen or {}, **more)
 
     def reports(self) -> list[dict[str, Any]]:
         return [self.store.read_json(key) for key in self.keys(f"{layout.WINDOWS}/reports/")]
@@ -585,9 +584,9 @@ def test_what_a_dead_run_left_starting_is_seen_off_before_the_last_process_ends(
     record = window.Record(model=MODEL, run="dead", units=1, opened=datetime.now(UTC), accepted=True)
     shop.store.write_json(layout.window_key(MODEL, "start"), record.model_dump(mode="json", by_alias=True))
     lines: list[str] = []
-    see_off(shop.store, Aws(("us-east-1",)), 0, lines.append)
+    see_off(shop.store, aws(), 0, lines.append)
     assert "STILL ON" in lines[-1]
-    see_off(shop.store, Aws(("us-east-1",)), 60, lines.append)
+    see_off(shop.store, aws(), 60, lines.append)
     assert "it is off now" in lines[-1]
     assert state() in ("STOPPING", "STOPPED")
     assert len(set(lines)) >= len(lines) - 1, "what does not change is told once"
@@ -599,7 +598,7 @@ def test_a_model_that_lives_elsewhere_is_not_waited_for(shop: Shop) -> None:
     lines: list[str] = []
     with Leases(shop.store, "other") as leases:
         assert leases.acquire(layout.window_key(MODEL, "lease"))
-        see_off(shop.store, Aws(("us-east-1",)), 20, lines.append)
+        see_off(shop.store, aws(), 20, lines.append)
     assert len(lines) == 1
     assert "run other" in lines[0]
 
@@ -685,7 +684,7 @@ def run_job(shop: Shop, instance: dg.DagsterInstance, **overrides: Any) -> dg.Ex
     job = custom_labels_window(shop.settings(**overrides))
     return job.execute_in_process(
         instance=instance,
-        resources={"bucket": shop.store, "aws": Aws(("us-east-1",))},
+        resources={"bucket": shop.store, "aws": aws()},
         raise_on_error=False,
     )
 
@@ -766,7 +765,7 @@ def test_the_guard_in_dagster_remembers_what_it_saw_and_skips_with_words(
 
     def look(cursor: str | None) -> Any:
         with dg.build_sensor_context(
-            instance=instance, cursor=cursor, resources={"bucket": shop.store, "aws": Aws(("us-east-1",))}
+            instance=instance, cursor=cursor, resources={"bucket": shop.store, "aws": aws()}
         ) as context:
             return sensor.evaluate_tick(context)
 

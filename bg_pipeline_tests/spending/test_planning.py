@@ -6,14 +6,13 @@ from typing import Any
 
 import pytest
 
-from bg_pipeline.aws import Aws
 from bg_pipeline.flow.finding import find_work
 from bg_pipeline.flow.tools import Tools
 from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.spending import planning
 from bg_pipeline.spending.planning import Plan, models_in_use
 from bg_pipeline.store import Store
-from bg_pipeline_tests.batches import DATE, Bench
+from bg_pipeline_tests.batches import DATE, Bench, aws
 from bg_pipeline_tests.pictures import photo
 
 
@@ -25,7 +24,7 @@ def bench(s3, bucket: str, control: ControlClient) -> Iterator[Bench]:
 
 def plan(bench: Bench, **overrides: Any) -> Plan:
     chosen = bench.settings(**overrides)
-    tools = Tools(chosen, Aws(("us-east-1",)), bench.store, stop=threading.Event())
+    tools = Tools(chosen, aws(), bench.store, stop=threading.Event())
     try:
         models, _ = models_in_use(tools)
     finally:

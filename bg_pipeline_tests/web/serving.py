@@ -1,7 +1,6 @@
 """The API served on loopback by a real server, and a caller of it."""
 
 import contextlib
-import functools
 import threading
 import time
 from collections.abc import Iterator
@@ -12,16 +11,10 @@ import requests
 import uvicorn
 from starlette.types import ASGIApp
 
-from bg_pipeline.aws import Aws
 from bg_pipeline.settings import Settings
 from bg_pipeline.store import Store
 from bg_pipeline.web.api import make_app
-
-
-@functools.cache
-def aws() -> Aws:
-    """The clients that all tests share: making them takes longer than most calls."""
-    return Aws()
+from bg_pipeline_tests.batches import aws
 
 
 @dataclass

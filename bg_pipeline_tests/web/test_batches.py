@@ -10,9 +10,9 @@ import requests
 from bg_pipeline.layout import Batch
 from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.store import Store
-from bg_pipeline_tests.batches import Bench
+from bg_pipeline_tests.batches import Bench, aws
 from bg_pipeline_tests.pictures import photo
-from bg_pipeline_tests.web.serving import Caller, aws, problem, served
+from bg_pipeline_tests.web.serving import Caller, problem, served
 
 
 @pytest.fixture

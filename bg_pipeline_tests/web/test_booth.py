@@ -12,9 +12,9 @@ import requests
 import bg_pipeline
 from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.store import Store
-from bg_pipeline_tests.batches import Bench
+from bg_pipeline_tests.batches import Bench, aws
 from bg_pipeline_tests.pictures import photo
-from bg_pipeline_tests.web.serving import Caller, aws, problem, served
+from bg_pipeline_tests.web.serving import Caller, problem, served
 
 PORTRAIT = (Path(bg_pipeline.__file__).parent / "demo_photos" / "astronaut.jpg").read_bytes()
 """A person whom the stand-in finds; it looks for faces only while its pictures are not canned."""

@@ -8,9 +8,9 @@ import pytest
 
 from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.store import Store
-from bg_pipeline_tests.batches import Bench
+from bg_pipeline_tests.batches import Bench, aws
 from bg_pipeline_tests.pictures import photo
-from bg_pipeline_tests.web.serving import aws, served
+from bg_pipeline_tests.web.serving import served
 
 LEFT_OUT = (
     # A name of the right form may still be no photo's, and what is asked in a request may not go together: which

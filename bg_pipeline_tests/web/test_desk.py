@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bg_pipeline.aws import Aws
 from bg_pipeline.batch import image_settings
 from bg_pipeline.errors import RequestError, UsageError
 from bg_pipeline.flow.renditions import WISHES
@@ -22,7 +21,7 @@ from bg_pipeline.web.page.desk import Desk, Share, dagster_at_work, free_name
 from bg_pipeline.web.page.intake import Lots
 from bg_pipeline.web.page.plain import plain
 from bg_pipeline.web.page.single import fields_of
-from bg_pipeline_tests.batches import Bench
+from bg_pipeline_tests.batches import Bench, aws
 from bg_pipeline_tests.pictures import photo
 from bg_pipeline_tests.rendered import as_png
 
@@ -35,7 +34,7 @@ def bench(s3, bucket, control: ControlClient) -> Bench:
 
 @pytest.fixture
 def desk(bench: Bench) -> Desk:
-    return Desk(bench.settings(), Aws(("us-east-1",)), bench.store)
+    return Desk(bench.settings(), aws(), bench.store)
 
 
 def drafted(desk: Desk, count: int = 2) -> tuple[Batch, list[str]]:

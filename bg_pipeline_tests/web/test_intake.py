@@ -9,14 +9,13 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from bg_pipeline.aws import Aws
 from bg_pipeline.errors import UsageError
 from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.store import Store
 from bg_pipeline.web.page import intake
 from bg_pipeline.web.page.desk import Desk
 from bg_pipeline.web.page.intake import Lot, Lots
-from bg_pipeline_tests.batches import Bench
+from bg_pipeline_tests.batches import Bench, aws
 from bg_pipeline_tests.pictures import photo
 from bg_pipeline_tests.web.serving import Caller, serving
 
@@ -25,7 +24,7 @@ from bg_pipeline_tests.web.serving import Caller, serving
 def desk(s3, bucket, control: ControlClient) -> Desk:
     control.switch(canned=True)
     bench = Bench(Store(s3, bucket))
-    return Desk(bench.settings(api_max_upload_mb=1), Aws(("us-east-1",)), bench.store)
+    return Desk(bench.settings(api_max_upload_mb=1), aws(), bench.store)
 
 
 @pytest.fixture

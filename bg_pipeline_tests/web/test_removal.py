@@ -11,9 +11,9 @@ from PIL import Image
 
 from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.store import Store
-from bg_pipeline_tests.batches import Bench
+from bg_pipeline_tests.batches import Bench, aws
 from bg_pipeline_tests.pictures import photo
-from bg_pipeline_tests.web.serving import Caller, aws, problem, served
+from bg_pipeline_tests.web.serving import Caller, problem, served
 
 FROM_HERE = {"X-BG-Client": "test"}
 NO_FREE_MASK = {"mask_sources": ("cut-out",)}

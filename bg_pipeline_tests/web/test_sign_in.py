@@ -12,9 +12,9 @@ from bg_pipeline.errors import SettingsError
 from bg_pipeline.settings import settings
 from bg_pipeline.store import Store
 from bg_pipeline.web.addresses import check_api, check_page
-from bg_pipeline_tests.batches import Bench
+from bg_pipeline_tests.batches import Bench, aws
 from bg_pipeline_tests.web.openid import AUDIENCE, Provider, openid_provider
-from bg_pipeline_tests.web.serving import Caller, aws, problem, served
+from bg_pipeline_tests.web.serving import Caller, problem, served
 
 SOMETHING = "/batches/2026-11-20/none"
 

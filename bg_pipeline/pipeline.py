@@ -153,14 +153,14 @@ class Pipeline:
 
     def approve_sample(self, batch: Batch, *, by: str) -> None:
         """Lets the next run take the rest of a batch; raises `UsageError` if it asked for no sample."""
-        review.approve_sample(self.store, self.settings, batch, by=by)
+        review.approve_sample(self.store, look_up(self.store, self.settings, batch), by=by)
 
     def retry(self, batch: Batch) -> Batch | None:
         """Asks again for what failed or was skipped, as the new batch that it returns; None if nothing was.
 
         What waits for the approval of a sample is not asked for. Raises `UsageError` if there is no report yet.
         """
-        found = review.prepare_retry(self.store, self.settings, batch)
+        found = review.prepare_retry(self.settings, look_up(self.store, self.settings, batch))
         if found is None:
             return None
         found.submit(self.store)

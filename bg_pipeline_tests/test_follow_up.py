@@ -9,6 +9,7 @@ from bg_pipeline.errors import UsageError
 from bg_pipeline.flow.work import open_work
 from bg_pipeline.layout import Batch
 from bg_pipeline.local_aws.control_client import ControlClient
+from bg_pipeline.reports.overview import look_up
 from bg_pipeline.reports.report import Status
 from bg_pipeline.store import Store
 from bg_pipeline.uploads import listing
@@ -23,11 +24,11 @@ def bench(s3, bucket, control: ControlClient) -> Bench:
 
 
 def approve(bench: Bench, batch: Batch, by: str = "ann") -> bool:
-    return review.approve_sample(bench.store, bench.settings(), batch, by=by)
+    return review.approve_sample(bench.store, look_up(bench.store, bench.settings(), batch), by=by)
 
 
 def retry(bench: Bench, batch: Batch) -> review.Retry | None:
-    return review.prepare_retry(bench.store, bench.settings(), batch)
+    return review.prepare_retry(bench.settings(), look_up(bench.store, bench.settings(), batch))
 
 
 def pictures(control: ControlClient) -> int:

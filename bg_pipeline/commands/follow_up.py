@@ -9,6 +9,7 @@ from bg_pipeline.commands.submit import ASK_BEYOND
 from bg_pipeline.commands.terminal import ask, counted, say
 from bg_pipeline.layout import Batch
 from bg_pipeline.pipeline import make_aws, open_bucket
+from bg_pipeline.reports.overview import look_up
 from bg_pipeline.settings import settings
 
 
@@ -26,7 +27,7 @@ def retry(batch: Batch, at_once: bool, yes: bool) -> None:
     """
     configured = settings()
     store = open_bucket(configured, make_aws(configured))
-    found = review.prepare_retry(store, configured, batch)
+    found = review.prepare_retry(configured, look_up(store, configured, batch))
     if found is None:
         say(f"Nothing of batch {batch.path} failed or was skipped for a reason that a retry could mend.")
         return
@@ -51,7 +52,7 @@ def approve(batch: Batch, at_once: bool, by: str) -> None:
     """
     configured = settings()
     store = open_bucket(configured, make_aws(configured))
-    if review.approve_sample(store, configured, batch, by=by):
+    if review.approve_sample(store, look_up(store, configured, batch), by=by):
         say(f"The sample of batch {batch.path} is approved.")
     else:
         say(f"The sample of batch {batch.path} was approved before.")

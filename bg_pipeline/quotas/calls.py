@@ -211,44 +211,42 @@ class Calls:
         attempts = unknowns = 0
         slot = self._admit(gate, tokens)
         while True:
-            client = self._aws.client(operation.service, slot.lane)
-            try:
+            with slot:
+                client = self._aws.client(operation.service, slot.lane)
                 before()
-            except BaseException:
-                slot.unused()
-                raise
-            try:
-                answer = send(client, operation.invoke_id)
-                used = used_tokens(answer) if used_tokens else None
-            except (ClientError, BotoCoreError) as error:
-                meaning = classify(error, operation.name)
+                slot.sent()
+                try:
+                    answer = send(client, operation.invoke_id)
+                except (ClientError, BotoCoreError) as error:
+                    meaning = classify(error, operation.name)
+                    cause = error
+                else:
+                    slot.served(used_tokens(answer) if used_tokens else None)
+                    return Done(answer, slot.lane)
                 if isinstance(meaning, Throttled):
-                    slot.refused(_retry_after(error))
-                    slot = self._admit(gate, tokens, slot)
-                    continue
-                if isinstance(meaning, Transient):
+                    slot.refused(_retry_after(cause))
+                elif isinstance(meaning, Transient):
                     slot.failed()
-                    attempts += 1
-                    unknowns += isinstance(meaning, OutcomeUnknown)
-                    if attempts < self._settings.attempts and unknowns <= unknown_repeats:
-                        shortest, longest = BACK_OFF_SECONDS
-                        self._stop.wait(min(shortest * 2**attempts, longest) * random.uniform(0.5, 1.0))  # noqa: S311
-                        slot = self._admit(gate, tokens)
-                        continue
-                    raise meaning from error
-                slot.served()
-                if isinstance(meaning, DayQuotaExhausted):
-                    gate.close(str(meaning))
-                if isinstance(meaning, ModelUnavailable):
-                    meaning.region = slot.lane
-                    self._died[gate] = meaning
-                    gate.close(str(meaning), slot.lane)
-                raise meaning from error
-            except BaseException:
-                slot.failed()
-                raise
-            slot.served(used)
-            return Done(answer, slot.lane)
+                else:
+                    slot.served()
+            if isinstance(meaning, Throttled):
+                slot = self._admit(gate, tokens, slot)
+                continue
+            if isinstance(meaning, Transient):
+                attempts += 1
+                unknowns += isinstance(meaning, OutcomeUnknown)
+                if attempts < self._settings.attempts and unknowns <= unknown_repeats:
+                    shortest, longest = BACK_OFF_SECONDS
+                    self._stop.wait(min(shortest * 2**attempts, longest) * random.uniform(0.5, 1.0))  # noqa: S311
+                    slot = self._admit(gate, tokens)
+                    continue
+            if isinstance(meaning, DayQuotaExhausted):
+                gate.close(str(meaning))
+            if isinstance(meaning, ModelUnavailable):
+                meaning.region = slot.lane
+                self._died[gate] = meaning
+                gate.close(str(meaning), slot.lane)
+            raise meaning from cause
 
     def states(self) -> dict[str, dict[str, LaneState]]:
         """What each gate's lanes did so far, by operation and Region."""

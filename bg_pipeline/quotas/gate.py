@@ -341,30 +341,53 @@ def first_free(lanes: Iterable[Lane], now: float) -> tuple[float, Lane]:
 
 
 class Slot:
-    """The right to make one call now, in the Region ``lane``; tell once how it ended."""
+    """The right to make one call now, in the Region ``lane``; tell once how it ended.
+
+    As a context manager it tells of what nobody has told: that the call failed, or that there was none before `sent`.
+    """
 
     def __init__(self, gate: "Gate", lane: Lane, call: int, ticket: int, since: float, tokens: float) -> None:
         self.lane = lane.name
         self.ticket = ticket
         self._gate, self._lane = gate, lane
         self._call, self._since, self._tokens = call, since, tokens
+        self._told = self._sent = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._told:
+            return
+        if self._sent:
+            self.failed()
+        else:
+            self.unused()
+
+    def _tell(self, how: Callable[[float], None]) -> None:
+        self._told = True
+        self._gate.change(how)
+
+    def sent(self) -> None:
+        """The call goes out now."""
+        self._sent = True
 
     def served(self, tokens: float | None = None) -> None:
         """The service answered, be it to say what is wrong; ``tokens`` is what it counted, if not all."""
         unused = 0.0 if tokens is None else self._tokens - tokens
-        self._gate.change(lambda now: self._lane.served(self._since, unused))
+        self._tell(lambda now: self._lane.served(self._since, unused))
 
     def unused(self) -> None:
         """The call was not made after all."""
-        self._gate.change(lambda now: self._lane.unused(self._tokens))
+        self._tell(lambda now: self._lane.unused(self._tokens))
 
     def refused(self, retry_after: float | None = None) -> None:
         """The service refused for the rate; go on with ``gate.admit(again=slot)``."""
-        self._gate.change(lambda now: self._lane.refused(self._call, now, retry_after or 0.0))
+        self._tell(lambda now: self._lane.refused(self._call, now, retry_after or 0.0))
 
     def failed(self) -> None:
         """No answer, or a 5xx: the Region may be unwell."""
-        self._gate.change(lambda now: self._lane.failed(now, self._since))
+        self._tell(lambda now: self._lane.failed(now, self._since))
 
 
 class Gate:

@@ -41,6 +41,11 @@ class Standing:
     def report_key(self, extension: str = "json") -> str:
         return layout.report_key(self.status_prefix, self.request_id, extension)
 
+    @property
+    def reported(self) -> bool:
+        """Whether there is a report, be it an older one."""
+        return self.data.head(self.report_key()) is not None
+
     def report(self) -> Report | None:
         """The report as it was last written, None if there is none yet."""
         content = self.data.read(self.report_key())

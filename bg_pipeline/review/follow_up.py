@@ -2,25 +2,26 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Self
 
 from bg_pipeline.errors import UsageError
 from bg_pipeline.layout import Batch
-from bg_pipeline.reports.overview import look_up
+from bg_pipeline.reports.overview import Standing
 from bg_pipeline.settings import Settings
 from bg_pipeline.store import Store
 from bg_pipeline.uploads import listing
 from bg_pipeline.uploads.submitting import check_request, new_batch, paid_pictures, submit
 
 
-def approve_sample(store: Store, settings: Settings, batch: Batch, *, by: str) -> bool:
+def approve_sample(store: Store, standing: Standing, *, by: str) -> bool:
     """Lets the rest of a batch run, which the sensors see; whether that is news, or it was approved before.
 
     The approval is of the request as it is now: another one in its place has a sample of its own. Raises
-    `UsageError` if there is no such batch, if it asked for no sample or if ``by`` is empty.
+    `UsageError` if it asked for no sample or if ``by`` is empty.
     """
     if not by.strip():
         raise UsageError("say who approves (--by)")
-    standing = look_up(store, settings, batch)
+    batch = standing.batch
     if standing.problem is not None:
         raise UsageError(f"the request of batch {batch.path} cannot be read: {standing.problem}")
     if standing.request is None or standing.request.Sample is None:
@@ -46,26 +47,26 @@ class Retry:
     images: int
     pictures: int
 
+    @classmethod
+    def of(cls, settings: Settings, batch: Batch, data: bytes) -> Self:
+        """What the request ``data`` comes to as this batch; raises `RequestError` by field."""
+        request = check_request(settings, batch, data)
+        names = list(request.entries)
+        return cls(batch, request.Id, data, len(names), paid_pictures(request, names))
+
     def submit(self, store: Store) -> None:
         """Only the request is written: the photos stay where they are."""
         submit(store, self.batch, [], self.data)
 
 
-def prepare_retry(store: Store, settings: Settings, batch: Batch, again: Batch | None = None) -> Retry | None:
+def prepare_retry(settings: Settings, standing: Standing, again: Batch | None = None) -> Retry | None:
     """What `Retry` says, as the batch ``again`` (default: a new one of today); None if a retry could mend nothing.
 
-    Photos that wait for the approval of a sample are not among them. Raises `UsageError` if there is no such batch
-    or no report of it yet.
+    Photos that wait for the approval of a sample are not among them. Raises `UsageError` if there is no
+    report yet.
     """
-    standing = look_up(store, settings, batch)
-    if standing.report() is None:
-        raise UsageError(
-            f"batch {batch.path} has no report yet; `bg-pipeline run --batch {batch.path}` makes it"
-        )
+    if not standing.reported:
+        path = standing.batch.path
+        raise UsageError(f"batch {path} has no report yet; `bg-pipeline run --batch {path}` makes it")
     data = standing.retry()
-    if data is None:
-        return None
-    again = again or new_batch()
-    request = check_request(settings, again, data)
-    names = list(request.entries)
-    return Retry(again, request.Id, data, len(names), paid_pictures(request, names))
+    return Retry.of(settings, again or new_batch(), data) if data is not None else None

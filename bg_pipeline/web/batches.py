@@ -252,9 +252,9 @@ def status(batch: TheBatch, service: TheService) -> BatchStatus:
 @router.put("/{date}/{name}/approval", status_code=204)
 def approve(batch: TheBatch, service: TheService, caller: TheCaller) -> None:
     """Says that the batch's sample is good, so that the rest of it runs; said again it changes nothing."""
-    _standing(service, batch)
+    standing = _standing(service, batch)
     try:
-        review.approve_sample(service.store, service.settings, batch, by=caller)
+        review.approve_sample(service.store, standing, by=caller)
     except UsageError as error:
         raise Problem(409, "NoSample", str(error)) from None
 
@@ -272,16 +272,27 @@ def retry(
     A call that was never answered, and may have been billed, is made once more. What waits for the approval of a
     sample is not asked for.
     """
-    if _standing(service, batch).report() is None:
-        raise Problem(409, "NoReport", f"batch {batch.path} has no report yet; a run writes it")
+    standing = _standing(service, batch)
     again = once(service.store, caller, idempotency_key, ["retry", batch.path], new_batch())
-    found = review.prepare_retry(service.store, service.settings, batch, again)
-    if found is None:
-        raise Problem(409, "NothingToRetry", f"nothing of batch {batch.path} failed that a retry could mend")
-    if service.store.head(again.request_key) is None:
-        found.submit(service.store)
+    found = _retried(service, standing, again)
     response.headers["Location"] = _path(again)
     return Submitted(Id=found.id, Batch=again.path, Images=found.images, PaidPictures=found.pictures)
+
+
+def _retried(service: Service, standing: Standing, again: Batch) -> review.Retry:
+    """What was submitted as ``again`` before, by a call that is repeated, or what is now."""
+    earlier = service.store.read(again.request_key)
+    if earlier is not None:
+        return review.Retry.of(service.settings, again, earlier.data)
+    try:
+        found = review.prepare_retry(service.settings, standing, again)
+    except UsageError as error:
+        raise Problem(409, "NoReport", str(error)) from None
+    if found is None:
+        text = f"nothing of batch {standing.batch.path} failed that a retry could mend"
+        raise Problem(409, "NothingToRetry", text)
+    found.submit(service.store)
+    return found
 
 
 _REPORT: dict[int | str, dict[str, Any]] = {

@@ -282,5 +282,7 @@ def test_what_failed_is_asked_for_again_once_for_one_idempotency_key(
     bench.run(datetime.now(UTC).date())
     assert api.get(answers[0].headers["location"]).json()["Counts"] == {"Succeeded": 1}
     assert len(control.paid(operation="InvokeModel")) == 2
+    late = api.post(f"{made['path']}/retry", None, headers={"Idempotency-Key": "once"})
+    assert late.json() == first, "the answer is that of the first call, although nothing is left to retry"
     nothing = api.post(f"{answers[0].headers['location']}/retry", None)
     assert problem(nothing) == (409, "NothingToRetry")

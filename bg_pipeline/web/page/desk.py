@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -46,7 +46,7 @@ from bg_pipeline.spending import planning
 from bg_pipeline.spending.planning import Plan
 from bg_pipeline.store import Store
 from bg_pipeline.uploads import drafts, listing, manifest
-from bg_pipeline.uploads.submitting import compose_request, new_batch, upload
+from bg_pipeline.uploads.submitting import compose_request, new_batch, paid_pictures, upload
 
 LOOK_AGAIN_SECONDS = 30
 """After so long new uploads are seen, too."""
@@ -339,12 +339,12 @@ class Desk:
 
     def approve_sample(self, batch: Batch, *, by: str) -> None:
         """Lets the rest of the batch run; `UsageError` if it asked for no sample."""
-        review.approve_sample(self.store, self.settings, batch, by=by)
+        review.approve_sample(self.store, overview.look_up(self.store, self.settings, batch), by=by)
         self._look_anew(batch)
 
     def retry(self, batch: Batch) -> Batch:
         """Asks again for what failed or was skipped, as the batch that it returns; `UsageError` if nothing was."""
-        found = review.prepare_retry(self.store, self.settings, batch)
+        found = review.prepare_retry(self.settings, overview.look_up(self.store, self.settings, batch))
         if found is None:
             raise UsageError(
                 "nothing of it failed that a retry could mend: a photo without a background has none"
@@ -393,10 +393,10 @@ class Desk:
         return len(approved)
 
 
-def _share(work: Work, names: Collection[str]) -> Share:
-    return Share(
-        len(names), sum(len(asked.outputs) for asked in map(work.asked, names) if asked.needs_prompt)
-    )
+def _share(work: Work, names: Sequence[str]) -> Share:
+    if work.request is None:
+        return Share()
+    return Share(len(names), paid_pictures(replace(work.request, Sample=None), names))
 
 
 def _small(data: bytes) -> bytes:

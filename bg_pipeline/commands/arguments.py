@@ -1,4 +1,4 @@
-"""What several commands take: upload dates, batches, where state is kept, and whether the stand-in is used."""
+"""What several commands take: dates, batches, who decides, where state is kept, and whether the stand-in is used."""
 
 import datetime
 import functools

@@ -10,6 +10,7 @@ from bg_pipeline.commands.terminal import ask, counted, say
 from bg_pipeline.layout import Batch
 from bg_pipeline.pipeline import make_aws, open_bucket
 from bg_pipeline.reports.overview import look_up
+from bg_pipeline.reports.wording import run_command
 from bg_pipeline.settings import settings
 
 
@@ -58,4 +59,4 @@ def approve(batch: Batch, at_once: bool, by: str) -> None:
         say(f"The sample of batch {batch.path} was approved before.")
     if at_once:
         click.get_current_context().exit(0 if run_dates([batch.date], only=[batch]) else 1)
-    say(f"Dagster's sensor runs the rest, or: bg-pipeline run --batch {batch.path}")
+    say(f"Dagster's sensor runs the rest, or: {run_command(batch)}")

@@ -17,6 +17,7 @@ from bg_pipeline.reports.building import page, rows
 from bg_pipeline.reports.manifest import mirror_stored
 from bg_pipeline.reports.overview import State, look_up, state_of
 from bg_pipeline.reports.report import TABLE_HEAD, Report, Status
+from bg_pipeline.reports.wording import run_command
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.store import Store
 from bg_pipeline.uploads.listing import Uploaded, batches, find
@@ -108,9 +109,7 @@ def report(batch: Batch, form: str, links: bool) -> None:
     standing = look_up(store, configured, batch)
     found = standing.report()
     if found is None:
-        raise UsageError(
-            f"batch {batch.path} has no report yet; `bg-pipeline run --batch {batch.path}` makes it"
-        )
+        raise UsageError(f"batch {batch.path} has no report yet; `{run_command(batch)}` makes it")
     if form == "table":
         console().print(table(TABLE_HEAD, found.table(), right=TABLE_HEAD[2:4]))
         click.echo(_summary(found))

@@ -14,6 +14,7 @@ from bg_pipeline.commands.terminal import ask, console, counted, ended_in_order,
 from bg_pipeline.errors import RequestError, UsageError
 from bg_pipeline.layout import Batch, UploadDate
 from bg_pipeline.pipeline import make_aws, open_bucket
+from bg_pipeline.reports.wording import run_command
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.uploads.manifest import read
 from bg_pipeline.uploads.sources import InBuckets, OnThisMachine, Order, order
@@ -112,7 +113,7 @@ def submit(
         bar = progress.add_task("", total=len(found) + len(others))
         upload(store, batch, found, data, others=others, done=lambda name: progress.advance(bar))
     say(f"{counted(len(found), 'photo')} submitted to bucket {store.bucket} as {request.Id}.")
-    say(f"{_when(configured, batch)}, run it with: bg-pipeline run --batch {batch.path}")
+    say(f"{_when(configured, batch)}, run it with: {run_command(batch)}")
     click.echo(batch.input_prefix)
 
 

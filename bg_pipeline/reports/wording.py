@@ -1,6 +1,9 @@
-"""Numbers and lists as a sentence has them."""
+"""Numbers, lists and commands as a sentence has them."""
 
+import shlex
 from collections.abc import Sequence
+
+from bg_pipeline.layout import Batch
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
@@ -12,3 +15,8 @@ def listed(names: Sequence[str], most: int = 5) -> str:
     """The first of the names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def run_command(batch: Batch) -> str:
+    """The command that runs a batch, as a shell takes it whatever the batch is called."""
+    return f"bg-pipeline run --batch {shlex.quote(batch.path)}"

@@ -7,6 +7,7 @@ from typing import Self
 from bg_pipeline.errors import UsageError
 from bg_pipeline.layout import Batch
 from bg_pipeline.reports.overview import Standing
+from bg_pipeline.reports.wording import run_command
 from bg_pipeline.settings import Settings
 from bg_pipeline.store import Store
 from bg_pipeline.uploads import listing
@@ -66,7 +67,7 @@ def prepare_retry(settings: Settings, standing: Standing, again: Batch | None = 
     report yet.
     """
     if not standing.reported:
-        path = standing.batch.path
-        raise UsageError(f"batch {path} has no report yet; `bg-pipeline run --batch {path}` makes it")
+        batch = standing.batch
+        raise UsageError(f"batch {batch.path} has no report yet; `{run_command(batch)}` makes it")
     data = standing.retry()
     return Retry.of(settings, again or new_batch(), data) if data is not None else None

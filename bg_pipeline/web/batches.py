@@ -1,4 +1,4 @@
-"""The batch calls: prepare a batch, upload its photos to storage, hand it to the pipeline, ask how it stands.
+"""The batch calls: prepare a batch, upload its photos, hand it to the pipeline, see how it stands, approve, retry.
 
 A batch in preparation is a folder with a draft, which costs nothing and which nothing works on.
 """

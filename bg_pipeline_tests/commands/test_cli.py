@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from datetime import timedelta
 from pathlib import Path
 
@@ -381,3 +382,10 @@ def test_a_batch_without_a_manifest_says_so(bench: Bench, photos: Path) -> None:
     batch = submitted(photos, "--prompt", "x")
     bg("run", "--batch", batch.path)
     assert "was not submitted with a manifest" in refused("report", batch.path, "--format", "manifest")
+
+
+def test_a_command_that_is_proposed_can_be_pasted_whatever_the_batch_is_called(bench: Bench) -> None:
+    batch = bench.submit(1, batch="späti & co 'x'", Id="odd")
+    proposed = refused("report", batch.path).split("`")[1]
+    ran = bg(*shlex.split(proposed)[1:])
+    assert ran.exit_code == 0, ran.output

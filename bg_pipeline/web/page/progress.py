@@ -1,4 +1,4 @@
-"""The screen that shows how batches stand while they are worked on."""
+"""The screen that shows how batches stand, where a sample is approved and what failed is asked for again."""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime

@@ -102,7 +102,14 @@ def drop(page: Page, tmp_path: Path, count: int = 2) -> None:
     for number in range(count):
         files.append(tmp_path / f"shoe {number}.jpg")
         files[-1].write_bytes(photo(number, size=(600, 450)))
-    page.locator("input[type=file]").first.set_input_files(files)
+    zone = page.locator("input[type=file]").first
+    try:
+        zone.wait_for(state="attached", timeout=SECONDS)
+    except NotThere:
+        raise AssertionError(
+            f"there is no place to drop photos on: {page.locator('body').inner_text()}"
+        ) from None
+    zone.set_input_files(files)
     page.get_by_role("heading", name=f"{count} photos").wait_for(timeout=SECONDS)
 
 

@@ -52,6 +52,8 @@ def main() -> None:
     row("quota right, N = 1,000")
     row("quota right, N = 10,000", images=(10_000,), seeds=SEEDS[:1])
     row("quota right, 20 a minute, N = 1,000", per_minute=20.0)
+    row("the same, 40 a minute, calls travel up to 5 ms", per_minute=40.0, jitter=0.005)
+    row("the same, calls travel up to 20 ms", per_minute=40.0, jitter=0.02)
     row("configured 1.02 times too high", configured=1.02)
     row("configured 1.5 times too high", configured=1.5)
     row("configured 4 times too high", configured=4.0)

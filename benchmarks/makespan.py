@@ -7,6 +7,7 @@ of 500. What does not scale (imports, leases, the report, S3) so weighs ten time
 """
 
 import argparse
+import io
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ import orjson
 import pybase64
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from PIL import Image
 
 from benchmarks.rig import MODEL_OPERATIONS, Rig, Run, days, jpeg, rig, submit, table
 from bg_pipeline.generators import Ask
@@ -31,18 +33,24 @@ STABILITY = (
     "stability.stable-image-remove-background-v1:0",
 )
 PHOTO = (192, 128)
+MASK = "assets/mask.png"
 TAKEN = (576, 384)
-"""Size of the photos, small because pictures are not what is measured here, and a size that the model takes."""
+"""Sizes of the photos and their mask, small because pictures are not measured here, and one that the model takes."""
 HEAD = ("run", "images", "floor s", "wall s", "x floor", "calls refused", "images lost", "CPU ms an image")
 
 
 @dataclass(frozen=True)
 class Scaled:
-    """The services of one row: what they allow and what the run believes they allow (``configured`` times that)."""
+    """The services of one row: what they allow and what the run believes they allow (``configured`` times that).
+
+    One Region is Titan's. Titan is offered in two, so three are Stability's, which needs a mask: it is given with the
+    photos, or, with ``cut_out``, made by a call of its own before the picture's, with a quota of its own.
+    """
 
     scale: float
     regions: int = 1
     configured: float = 1.0
+    cut_out: bool = False
 
     @property
     def per_second(self) -> float:
@@ -60,7 +68,6 @@ class Scaled:
                     "depth": max(1.0, rpm * each / 60),
                 }
                 for name, (rpm, _) in SERVICES.items()
-                # Each model has a quota of its own, and two of Stability's make a picture.
                 for model in (STABILITY if name == "InvokeModel" and self.regions >= 3 else ("",))
             )
         )
@@ -74,7 +81,6 @@ class Scaled:
     def settings(self) -> dict[str, object]:
         each = self.scale * self.configured / self.regions
         return {
-            # Titan is offered in two Regions; Stability, in three, has every subject cut out by a call of its own.
             "image_models": "titan-v2" if self.regions < 3 else "stability",
             "quota_titan_v2_rpm": SERVICES["InvokeModel"][0] * each,
             "quota_stability_inpaint_rpm": SERVICES["InvokeModel"][0] * each,
@@ -82,8 +88,18 @@ class Scaled:
             "quota_caption_rpm": SERVICES["Converse"][0] * each,
             "quota_detect_labels_tps": SERVICES["DetectLabels"][0] * each / 60,
             "regions": ",".join(("us-east-1", "us-east-2", "us-west-2")[: self.regions]),
-            "mask_sources": "alpha" if self.regions < 3 else "cut-out",
+            "mask_sources": "cut-out" if self.cut_out else "alpha",
         }
+
+    def request(self, store: Store) -> dict[str, str]:
+        """What a batch's request says about its subject; its mask is written where there is one."""
+        if self.regions < 3 or self.cut_out:
+            return {}
+        mask = Image.radial_gradient("L").resize(PHOTO).point(lambda value: 255 * (value >= 110))
+        file = io.BytesIO()
+        mask.save(file, "PNG")
+        store.write(MASK, file.getvalue(), media_type="image/png")
+        return {"Subject": "MASK", "MaskKey": MASK}
 
 
 def measured(
@@ -117,7 +133,7 @@ def pipeline(
     def work(store: Store) -> tuple[float, float, int]:
         dates, each = days(processes), images // processes
         for number, day in enumerate(dates):
-            submit(store, jpeg(PHOTO), each, day=day, first=number * each)
+            submit(store, jpeg(PHOTO), each, day=day, first=number * each, **services.request(store))
         runs = [Run(store, [day], **services.settings()).ready() for day in dates]
         results = [run.result() for run in [run.go() for run in runs]]
         wall = max(result["ended"] for result in results) - min(result["began"] for result in results)
@@ -231,6 +247,7 @@ def main() -> None:
         "short",
         "long",
         "regions",
+        "regions-cut-out",
         "too-high",
         "processes",
         "sequential",
@@ -244,11 +261,18 @@ def main() -> None:
     asked = parser.parse_args()
     right, many = Scaled(asked.scale), asked.images
     three, high = Scaled(asked.scale, regions=3), Scaled(asked.scale, configured=4.0)
+    cut_out = Scaled(asked.scale, regions=3, cut_out=True)
     few, some = min(100, many), min(300, many)
     rows: dict[str, tuple[str, int, Scaled, Callable[[Store], tuple[float, float, int]]]] = {
         "short": ("pipeline", few, right, pipeline(few, right)),
         "long": ("pipeline", many, right, pipeline(many, right)),
         "regions": ("pipeline, 3 Regions", many, three, pipeline(many, three)),
+        "regions-cut-out": (
+            "pipeline, 3 Regions, two calls a picture",
+            many,
+            cut_out,
+            pipeline(many, cut_out),
+        ),
         "too-high": ("pipeline, quota configured 4 times too high", many, high, pipeline(many, high)),
         "processes": ("pipeline, 4 processes at once", many, right, pipeline(many, right, 4)),
         "sequential": ("sequential loop", 20, right, plain(20, sequential, 1)),

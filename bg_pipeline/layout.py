@@ -310,6 +310,11 @@ def retry_key(status_prefix: str, batch_id: str) -> str:
     return within(status_prefix, f"retry_{batch_id}.json")
 
 
+def retried_key(batch: Batch) -> str:
+    """Which batch asks again for what failed of ``batch``."""
+    return within(f"{STATE}/retries/{batch.path}", "batch.json")
+
+
 def manifest_report_key(status_prefix: str, batch_id: str) -> str:
     """The batch's manifest with what became of each of its rows."""
     return within(status_prefix, f"manifest_{batch_id}.csv")

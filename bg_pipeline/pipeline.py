@@ -158,10 +158,8 @@ class Pipeline:
     def retry(self, batch: Batch) -> Batch | None:
         """Asks again for what failed or was skipped, as the new batch that it returns; None if nothing was.
 
-        What waits for the approval of a sample is not asked for. Raises `UsageError` if there is no report yet.
+        It is the batch of an earlier retry while that has no report. What waits for the approval of a sample is not
+        asked for. Raises `UsageError` if there is no report yet.
         """
-        found = review.prepare_retry(self.settings, look_up(self.store, self.settings, batch))
-        if found is None:
-            return None
-        found.submit(self.store)
-        return found.batch
+        found = review.prepare_retry(self.store, self.settings, look_up(self.store, self.settings, batch))
+        return None if found is None else found.submit(self.store)

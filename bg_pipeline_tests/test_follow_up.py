@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bg_pipeline import review
+from bg_pipeline import layout, review
 from bg_pipeline.errors import UsageError
 from bg_pipeline.flow.work import open_work
 from bg_pipeline.layout import Batch
@@ -28,7 +28,7 @@ def approve(bench: Bench, batch: Batch, by: str = "ann") -> bool:
 
 
 def retry(bench: Bench, batch: Batch) -> review.Retry | None:
-    return review.prepare_retry(bench.settings(), look_up(bench.store, bench.settings(), batch))
+    return review.prepare_retry(bench.store, bench.settings(), look_up(bench.store, bench.settings(), batch))
 
 
 def pictures(control: ControlClient) -> int:
@@ -138,3 +138,68 @@ def test_what_only_waits_for_approval_is_not_retried(bench: Bench) -> None:
 def test_there_is_no_retry_before_there_is_a_report(bench: Bench) -> None:
     with pytest.raises(UsageError, match="no report yet"):
         retry(bench, bench.submit(1))
+
+
+def failed(bench: Bench) -> Batch:
+    """A batch with one photo that failed."""
+    batch = bench.submit({"a.jpg": b"no photo", "b.jpg": photo(1)})
+    bench.run()
+    return batch
+
+
+def test_what_is_asked_for_again_twice_is_one_batch(bench: Bench) -> None:
+    batch = failed(bench)
+    first, second = retry(bench, batch), retry(bench, batch)
+    assert first is not None
+    assert second is not None
+    asks = first.submit(bench.store)
+    assert second.submit(bench.store) == asks, "both were prepared before either was submitted"
+    assert bench.store.head(second.batch.request_key) is None
+    third = retry(bench, batch)
+    assert third is not None
+    assert (third.batch, third.images, third.submitted) == (asks, 1, True)
+    assert third.submit(bench.store) == asks
+
+
+def test_what_failed_once_more_may_be_asked_for_once_more(bench: Bench) -> None:
+    batch = failed(bench)
+    first = retry(bench, batch)
+    assert first is not None
+    bench.run(first.submit(bench.store).date)
+    second, third = retry(bench, batch), retry(bench, batch)
+    assert second is not None
+    assert third is not None
+    assert second.batch != first.batch
+    assert second.submit(bench.store) == third.submit(bench.store) == second.batch
+
+
+def test_a_retry_that_ended_before_its_request_was_written_is_written_by_the_next(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = failed(bench)
+    first = retry(bench, batch)
+    assert first is not None
+    with monkeypatch.context() as broken:
+        broken.setattr("bg_pipeline.review.follow_up.submit", _gone)
+        with pytest.raises(OSError, match="gone"):
+            first.submit(bench.store)
+    second = retry(bench, batch)
+    assert second is not None
+    assert second.submit(bench.store) == first.batch
+    assert bench.store.head(first.batch.request_key) is not None
+
+
+def _gone(*_: object) -> None:
+    raise OSError("gone")
+
+
+@pytest.mark.parametrize("torn", [b"", b"{", b"[]", b'{"Batch": "nowhere"}'])
+def test_a_torn_mark_holds_up_no_retry(bench: Bench, torn: bytes) -> None:
+    batch = failed(bench)
+    bench.put(layout.retried_key(batch), torn)
+    found = retry(bench, batch)
+    assert found is not None
+    assert found.submit(bench.store) == found.batch
+    again = retry(bench, batch)
+    assert again is not None
+    assert again.submitted

@@ -24,21 +24,22 @@ def retry(batch: Batch, at_once: bool, yes: bool) -> None:
 
     The photos stay where they are; only a request is written. What is stored is not paid for again; a call that was
     never answered, and may have been billed, is made once more. Images that wait for the approval of a sample are
-    not asked for.
+    not asked for. While an earlier retry of the batch has no report, that one is named and none is added.
     """
     configured = settings()
     store = open_bucket(configured, make_aws(configured))
-    found = review.prepare_retry(configured, look_up(store, configured, batch))
+    found = review.prepare_retry(store, configured, look_up(store, configured, batch))
     if found is None:
         say(f"Nothing of batch {batch.path} failed or was skipped for a reason that a retry could mend.")
         return
-    if found.pictures > ASK_BEYOND:
+    if found.pictures > ASK_BEYOND and not found.submitted:
         ask(f"{counted(found.images, 'image')} ask for {found.pictures:,} paid pictures. Go on?", yes=yes)
-    found.submit(store)
-    say(f"{counted(found.images, 'image')} of batch {batch.path} asked for again.")
-    click.echo(found.batch.input_prefix)
+    asks = found.submit(store)
+    before = " before, by a batch that has no report yet" if found.submitted or asks != found.batch else ""
+    say(f"{counted(found.images, 'image')} of batch {batch.path} asked for again{before}.")
+    click.echo(asks.input_prefix)
     if at_once:
-        click.get_current_context().exit(0 if run_dates([found.batch.date], only=[found.batch]) else 1)
+        click.get_current_context().exit(0 if run_dates([asks.date], only=[asks]) else 1)
 
 
 @click.command()

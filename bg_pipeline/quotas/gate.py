@@ -17,12 +17,16 @@ from typing import Self
 from bg_pipeline.errors import RunStopped
 
 MARGIN = 0.001  # calls of a full minute may arrive 60 ms nearer to each other than they were sent
-LATE_SECONDS = 0.1  # a thread that woke up so late is made up for
+SLOW_CALLS = 1.0  # a bucket one second deep holds a single call of such a quota, and none may come early
+SLOW_MARGIN = 0.006  # measured: a call may take 8 ms longer to its service than the next, beside busy threads
+LATE_SECONDS = 0.1  # a thread that woke up so late is made up for, unless the quota is slow
 IDLE_SECONDS = 1.0  # when no call waited for so long, the time says nothing about the quota
 WINDOW_SECONDS = 60.0  # AWS states its quotas for models by the minute
 
 # How the level is learned: `Pace` says why, and benchmarks/gate.py shows what a change does.
-CUT = 0.95
+CUT = 0.05
+RARE_CUT = 0.01
+RARE_CALLS = 20
 CUT_SECONDS = 3.0
 CUT_CALLS = 8
 RETURN_CALLS = 150
@@ -84,8 +88,9 @@ class Pace:
     - **Refused.** The level (the part of the quota in use) is cut to the calls let through per call refused
       since the last cut, at most to 95 %, once per 3 s and 8 calls. The measure suits a deep bucket, which
       refuses what is too much, and a shallow one, which refuses every second call of a pace 1 % above it.
-      The level returns along a cubic: soon near what was refused, long there, beyond it late, and never
-      above the configured quota. The call itself is tried again after a quarter of the usual wait.
+      Where no more than one in 20 was refused, the pace is nearly right and the cut is 1 %. The level returns
+      along a cubic: soon near what was refused, long there, beyond it late, and never above the configured
+      quota. The call itself is tried again after a quarter of the usual wait.
     - **Closed.** After 3 refusals in a row (a spent window) single calls try it at growing pauses of up to
       2 s, and the level becomes what was let through in the last minute.
     - **Shared.** Processes that know their place take turns: each has every n-th moment of one grid in time,
@@ -101,14 +106,15 @@ class Pace:
 
     def __init__(self, quota: Rate) -> None:
         self._quota = quota
-        self._full_rate = quota.calls * (1 - MARGIN)
+        self._slow = quota.calls <= SLOW_CALLS
+        self._full_rate = quota.calls * (1 - (SLOW_MARGIN if self._slow else MARGIN))
         self._among, self._turn = 1, -1
         self._place: int | None = None
         self._calls, self._tokens = _Debt(), _Debt()
         self._busy_until = self._not_before = -math.inf
         self._told = math.inf
-        # The level: 1.0 until something was refused, then a cubic through ``_peak`` at ``_peak_at``.
-        self._learned = False
+        # The level: 1.0 until something was refused, then a cubic from ``_dip`` below ``_peak`` to ``_peak_at``.
+        self._learned, self._dip = False, CUT
         self._peak, self._peak_at = 1.0, 0.0
         self._top = PROBED_TO if quota.may_probe else 1.0
         # What happened since the last cut, and the calls let through in the last minute.
@@ -126,7 +132,7 @@ class Pace:
     def _level(self, now: float) -> float:
         way = (min(now, self._busy_until) - self._peak_at) / self._return_seconds()
         top = 1.0 if self._among > 1 and self._peak <= 1 else self._top
-        return min(top, self._peak * (1 + (1 - CUT) * max(way, -1.0 if self._learned else 0.0) ** 3))
+        return min(top, self._peak * (1 + self._dip * max(way, -1.0 if self._learned else 0.0) ** 3))
 
     def _return_seconds(self) -> float:
         return max(WINDOW_SECONDS, RETURN_CALLS / self._quota.calls if self._learned else 0.0)
@@ -178,7 +184,7 @@ class Pace:
         self._told = math.inf
         if self._place is not None:
             self._turn = self._turn_after(now - late, self._place)
-        self._calls.owed += cost - late * self.rate(now)
+        self._calls.owed += cost - (0.0 if self._slow else late * self.rate(now))
         self._tokens.owed += tokens
         self._busy_until = now + 1 / self.rate(now) + IDLE_SECONDS
         self._minute.append(now)
@@ -227,7 +233,8 @@ class Pace:
             seconds = min(max(now - self._minute_from, CUT_SECONDS), WINDOW_SECONDS)
             factor = max(len(self._minute) - not_answered, 0) / seconds / self.rate(now) or 1.0
         level = self._level(now)
-        self._peak = max(level * (factor if factor < CUT else 1.0), LEAST)
+        self._dip = RARE_CUT if through + self._refused >= RARE_CALLS * self._refused else CUT
+        self._peak = max(level * (factor if factor < 1 - CUT else 1.0), LEAST)
         if self._peak < PROBED_WORTH:
             self._peak, self._top = min(self._peak, 1.0), 1.0
         if now > self._cut_at + NEWS_SECONDS:

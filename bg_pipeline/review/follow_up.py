@@ -4,12 +4,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Self
 
-from bg_pipeline.errors import UsageError
+import orjson
+
+from bg_pipeline import layout
+from bg_pipeline.errors import PreconditionFailed, UsageError
 from bg_pipeline.layout import Batch
-from bg_pipeline.reports.overview import Standing
+from bg_pipeline.reports.overview import Standing, look_up
 from bg_pipeline.reports.wording import run_command
 from bg_pipeline.settings import Settings
-from bg_pipeline.store import Store
+from bg_pipeline.store import Content, Store
 from bg_pipeline.uploads import listing
 from bg_pipeline.uploads.submitting import check_request, new_batch, paid_pictures, submit
 
@@ -37,9 +40,10 @@ def approve_sample(store: Store, standing: Standing, *, by: str) -> bool:
 
 @dataclass(frozen=True)
 class Retry:
-    """The request that asks again for what failed or was skipped of a batch, ready to be submitted as ``batch``.
+    """The request that asks again for what failed or was skipped of a batch, as ``batch``; `submit` sends it.
 
     It names ``images`` photos; ``pictures`` is what models paint if each succeeds at once and none is stored.
+    ``submitted`` says that somebody sent it before; it has no report yet.
     """
 
     batch: Batch
@@ -47,27 +51,86 @@ class Retry:
     data: bytes
     images: int
     pictures: int
+    submitted: bool
+    _mark: "_Mark | None" = None
 
     @classmethod
-    def of(cls, settings: Settings, batch: Batch, data: bytes) -> Self:
-        """What the request ``data`` comes to as this batch; raises `RequestError` by field."""
+    def of(cls, settings: Settings, batch: Batch, data: bytes, mark: "_Mark | None" = None) -> Self:
+        """What the request ``data`` comes to as this batch, submitted before unless a ``mark`` is to be set.
+
+        Raises `RequestError` by field.
+        """
         request = check_request(settings, batch, data)
         names = list(request.entries)
-        return cls(batch, request.Id, data, len(names), paid_pictures(request, names))
+        return cls(batch, request.Id, data, len(names), paid_pictures(request, names), mark is None, mark)
 
-    def submit(self, store: Store) -> None:
-        """Only the request is written: the photos stay where they are."""
-        submit(store, self.batch, [], self.data)
+    def submit(self, store: Store) -> Batch:
+        """Sends it, unless it was sent before, and returns the batch: another one if somebody was faster.
+
+        Only the request is written: the photos stay where they are.
+        """
+        if self._mark is not None:
+            faster = self._mark.set(store, self.batch)
+            if faster is not None:
+                return faster
+            submit(store, self.batch, [], self.data)
+        return self.batch
 
 
-def prepare_retry(settings: Settings, standing: Standing, again: Batch | None = None) -> Retry | None:
+@dataclass(frozen=True)
+class _Mark:
+    """Says which batch asks again for ``of``, so that two who ask at the same moment make one batch."""
+
+    of: Batch
+    content: Content | None
+
+    @classmethod
+    def read(cls, store: Store, of: Batch) -> Self:
+        return cls(of, store.read(layout.retried_key(of)))
+
+    @property
+    def batch(self) -> Batch | None:
+        if self.content is None:
+            return None
+        try:
+            return layout.find_batch(str(orjson.loads(self.content.data)["Batch"]))
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            return None
+
+    def set(self, store: Store, batch: Batch) -> Batch | None:
+        """Names ``batch``, unless the mark was set since it was read: then returns the batch that it names."""
+        etag = None if self.content is None else self.content.etag
+        key = layout.retried_key(self.of)
+        try:
+            store.write_json(key, {"Batch": batch.path}, if_absent=etag is None, if_etag=etag)
+        except PreconditionFailed:
+            # A write of its own whose answer was lost reads as if somebody else had been faster.
+            now = self.read(store, self.of).batch
+            return None if now == batch else now
+        return None
+
+
+def prepare_retry(
+    store: Store, settings: Settings, standing: Standing, again: Batch | None = None
+) -> Retry | None:
     """What `Retry` says, as the batch ``again`` (default: a new one of today); None if a retry could mend nothing.
 
-    Photos that wait for the approval of a sample are not among them. Raises `UsageError` if there is no
-    report yet.
+    While a retry that was submitted has no report, it is what is returned, so that asking twice pays once for a
+    call that may have been billed. Photos that wait for the approval of a sample are not asked for. Raises
+    `UsageError` if there is no report yet.
     """
     if not standing.reported:
         batch = standing.batch
         raise UsageError(f"batch {batch.path} has no report yet; `{run_command(batch)}` makes it")
+    mark = _Mark.read(store, standing.batch)
+    if mark.batch is not None:
+        earlier = store.read(mark.batch.request_key)
+        if earlier is None:
+            # Whoever set the mark did not come to write the request, or is about to write the same one.
+            again = mark.batch
+        else:
+            stands = look_up(store, settings, mark.batch)
+            if stands.problem is None and not stands.reported:
+                return Retry.of(settings, mark.batch, earlier.data)
     data = standing.retry()
-    return Retry.of(settings, again or new_batch(), data) if data is not None else None
+    return None if data is None else Retry.of(settings, again or new_batch(), data, mark)

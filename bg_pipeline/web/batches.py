@@ -270,28 +270,28 @@ def retry(
     """Asks again for what failed or was skipped of the batch, as a new batch; what is stored is not paid for again.
 
     A call that was never answered, and may have been billed, is made once more. What waits for the approval of a
-    sample is not asked for.
+    sample is not asked for. While an earlier retry of the batch has no report, the answer is that batch.
     """
     standing = _standing(service, batch)
     again = once(service.store, caller, idempotency_key, ["retry", batch.path], new_batch())
     found = _retried(service, standing, again)
-    response.headers["Location"] = _path(again)
-    return Submitted(Id=found.id, Batch=again.path, Images=found.images, PaidPictures=found.pictures)
+    asks = found.submit(service.store)
+    response.headers["Location"] = _path(asks)
+    return Submitted(Id=found.id, Batch=asks.path, Images=found.images, PaidPictures=found.pictures)
 
 
 def _retried(service: Service, standing: Standing, again: Batch) -> review.Retry:
-    """What was submitted as ``again`` before, by a call that is repeated, or what is now."""
+    """What was submitted as ``again`` before, by a call that is repeated, or what is to be now."""
     earlier = service.store.read(again.request_key)
     if earlier is not None:
         return review.Retry.of(service.settings, again, earlier.data)
     try:
-        found = review.prepare_retry(service.settings, standing, again)
+        found = review.prepare_retry(service.store, service.settings, standing, again)
     except UsageError as error:
         raise Problem(409, "NoReport", str(error)) from None
     if found is None:
         text = f"nothing of batch {standing.batch.path} failed that a retry could mend"
         raise Problem(409, "NothingToRetry", text)
-    found.submit(service.store)
     return found
 
 

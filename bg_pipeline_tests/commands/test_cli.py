@@ -122,6 +122,9 @@ def test_what_failed_is_asked_for_again_as_a_new_batch(bench: Bench, photos: Pat
     assert again != batch
     request = bench.store.read_json(again.request_key)
     assert [image["ImageName"] for image in request["Images"]] == ["empty.png"]
+    twice = bg("retry", batch.path)
+    assert find_batch(twice.stdout.strip()) == again
+    assert "asked for again before" in twice.stderr
     bench.put(batch.upload_key("empty.png"), photo(5))
     assert bg("run", "--batch", again.path).exit_code == 0
     assert "Nothing of batch" in bg("retry", again.path).stderr

@@ -278,6 +278,8 @@ def test_what_failed_is_asked_for_again_once_for_one_idempotency_key(
     assert [answer.status_code for answer in answers] == [202, 202]
     first, second = (answer.json() for answer in answers)
     assert first == second
+    other = api.post(f"{made['path']}/retry", None)
+    assert other.json() == first, "whoever asks before that batch has a report gets it"
     assert (first["Images"], first["PaidPictures"]) == (1, 1)
     bench.run(datetime.now(UTC).date())
     assert api.get(answers[0].headers["location"]).json()["Counts"] == {"Succeeded": 1}

@@ -343,15 +343,19 @@ class Desk:
         self._look_anew(batch)
 
     def retry(self, batch: Batch) -> Batch:
-        """Asks again for what failed or was skipped, as the batch that it returns; `UsageError` if nothing was."""
-        found = review.prepare_retry(self.settings, overview.look_up(self.store, self.settings, batch))
+        """Asks again for what failed or was skipped, as the batch that it returns; `UsageError` if nothing was.
+
+        It is an earlier one while that has no report.
+        """
+        standing = overview.look_up(self.store, self.settings, batch)
+        found = review.prepare_retry(self.store, self.settings, standing)
         if found is None:
             raise UsageError(
                 "nothing of it failed that a retry could mend: a photo without a background has none"
             )
-        found.submit(self.store)
-        self._look_anew(found.batch)
-        return found.batch
+        asks = found.submit(self.store)
+        self._look_anew(asks)
+        return asks
 
     # Results
 

@@ -18,9 +18,9 @@ import orjson
 import pybase64
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-from PIL import Image
+from PIL import ImageOps
 
-from benchmarks.rig import MODEL_OPERATIONS, Rig, Run, days, jpeg, rig, submit, table
+from benchmarks.rig import MODEL_OPERATIONS, Rig, Run, days, figure, jpeg, rig, submit, table
 from bg_pipeline.generators import Ask
 from bg_pipeline.generators.titan import request
 from bg_pipeline.layout import Batch
@@ -95,9 +95,8 @@ class Scaled:
         """What a batch's request says about its subject; its mask is written where there is one."""
         if self.regions < 3 or self.cut_out:
             return {}
-        mask = Image.radial_gradient("L").resize(PHOTO).point(lambda value: 255 * (value >= 110))
         file = io.BytesIO()
-        mask.save(file, "PNG")
+        ImageOps.invert(figure(PHOTO)).save(file, "PNG")
         store.write(MASK, file.getvalue(), media_type="image/png")
         return {"Subject": "MASK", "MaskKey": MASK}
 

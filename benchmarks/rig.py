@@ -105,17 +105,21 @@ def rig() -> Iterator[Rig]:
 # Photos
 
 
+def figure(size: tuple[int, int]) -> Image.Image:
+    """Where the figure is that `jpeg` paints: 255, and 0 elsewhere."""
+    return Image.radial_gradient("L").resize(size).point(lambda value: 255 * (value < 110))
+
+
 def jpeg(size: tuple[int, int], *, quality: int = 90, seed: int = 0) -> bytes:
     """A photo-like JPEG: soft shapes with grain, and before them a dark figure where canned masks have theirs."""
     random = np.random.default_rng(seed)
     coarse = Image.fromarray(random.integers(60, 230, (9, 12, 3), np.uint8)).resize(
         size, Image.Resampling.BICUBIC
     )
-    figure = Image.radial_gradient("L").resize(size).point(lambda value: 255 * (value < 110))
     dark = Image.fromarray(random.integers(10, 70, (24, 32, 3), np.uint8)).resize(
         size, Image.Resampling.BICUBIC
     )
-    coarse.paste(dark, mask=figure)
+    coarse.paste(dark, mask=figure(size))
     pixels = np.asarray(coarse).astype(np.int16)
     for row in range(0, size[1], 256):
         part = pixels[row : row + 256]

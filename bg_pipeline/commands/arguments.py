@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from bg_pipeline.commands.stand_in import stand_in
+from bg_pipeline.commands.launcher import stand_in
 from bg_pipeline.errors import UsageError
 from bg_pipeline.layout import Batch, UploadDate, find_batch
 from bg_pipeline.review import this_user

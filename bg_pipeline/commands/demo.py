@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bg_pipeline import dagster_home
 from bg_pipeline.commands.arguments import state_dir, today
-from bg_pipeline.commands.stand_in import BUCKET, stand_in
+from bg_pipeline.commands.launcher import BUCKET, stand_in
 from bg_pipeline.commands.terminal import console, counted, dollars, ended_in_order, say, table
 from bg_pipeline.errors import UsageError
 from bg_pipeline.layout import Batch, UploadDate

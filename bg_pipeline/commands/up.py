@@ -20,7 +20,7 @@ import click
 from bg_pipeline import dagster_home
 from bg_pipeline.commands import page as web_page
 from bg_pipeline.commands.arguments import state_dir
-from bg_pipeline.commands.stand_in import stand_in
+from bg_pipeline.commands.launcher import stand_in
 from bg_pipeline.commands.terminal import dollars, ended_in_order, say
 from bg_pipeline.custom_labels.guard import see_off
 from bg_pipeline.errors import BgPipelineError

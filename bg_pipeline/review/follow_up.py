@@ -7,12 +7,13 @@ from typing import Self
 import orjson
 
 from bg_pipeline import layout
-from bg_pipeline.errors import PreconditionFailed, UsageError
+from bg_pipeline.errors import UsageError
 from bg_pipeline.layout import Batch
 from bg_pipeline.reports.overview import Standing, look_up
 from bg_pipeline.reports.wording import run_command
 from bg_pipeline.settings import Settings
-from bg_pipeline.store import Content, Store
+from bg_pipeline.state.own_writes import write_own
+from bg_pipeline.store import Store
 from bg_pipeline.uploads import listing
 from bg_pipeline.uploads.submitting import check_request, new_batch, paid_pictures, submit
 
@@ -43,7 +44,6 @@ class Retry:
     """The request that asks again for what failed or was skipped of a batch, as ``batch``; `submit` sends it.
 
     It names ``images`` photos; ``pictures`` is what models paint if each succeeds at once and none is stored.
-    ``submitted`` says that somebody sent it before; it has no report yet.
     """
 
     batch: Batch
@@ -51,7 +51,6 @@ class Retry:
     data: bytes
     images: int
     pictures: int
-    submitted: bool
     _mark: "_Mark | None" = None
 
     @classmethod
@@ -62,58 +61,56 @@ class Retry:
         """
         request = check_request(settings, batch, data)
         names = list(request.entries)
-        return cls(batch, request.Id, data, len(names), paid_pictures(request, names), mark is None, mark)
+        return cls(batch, request.Id, data, len(names), paid_pictures(request, names), mark)
+
+    @property
+    def submitted(self) -> bool:
+        """Whether somebody sent it before."""
+        return self._mark is None
 
     def submit(self, store: Store) -> Batch:
         """Sends it, unless it was sent before, and returns the batch: another one if somebody was faster.
 
         Only the request is written: the photos stay where they are.
         """
-        if self._mark is not None:
-            faster = self._mark.set(store, self.batch)
-            if faster is not None:
-                return faster
+        if self._mark is None:
+            return self.batch
+        asks = self._mark.set(store, self.batch)
+        if asks == self.batch:
             submit(store, self.batch, [], self.data)
-        return self.batch
+        return asks
 
 
 @dataclass(frozen=True)
 class _Mark:
-    """Says which batch asks again for ``of``, so that two who ask at the same moment make one batch."""
+    """Which ``batch`` asks again for ``of``, if any, so that two who ask at the same moment make one batch."""
 
     of: Batch
-    content: Content | None
+    batch: Batch | None
+    etag: str | None
 
     @classmethod
     def read(cls, store: Store, of: Batch) -> Self:
-        return cls(of, store.read(layout.retried_key(of)))
-
-    @property
-    def batch(self) -> Batch | None:
-        if self.content is None:
-            return None
+        content = store.read(layout.retried_key(of))
+        if content is None:
+            return cls(of, None, None)
         try:
-            return layout.find_batch(str(orjson.loads(self.content.data)["Batch"]))
+            batch = layout.find_batch(str(orjson.loads(content.data)["Batch"]))
         except (orjson.JSONDecodeError, KeyError, TypeError):
-            return None
+            batch = None
+        return cls(of, batch, content.etag)
 
-    def set(self, store: Store, batch: Batch) -> Batch | None:
-        """Names ``batch``, unless the mark was set since it was read: then returns the batch that it names."""
-        etag = None if self.content is None else self.content.etag
+    def set(self, store: Store, batch: Batch) -> Batch:
+        """Names ``batch``, unless another one was named since the mark was read; returns the one that is named."""
+        document = orjson.dumps({"Batch": batch.path, "Token": batch.path})
         key = layout.retried_key(self.of)
-        try:
-            store.write_json(key, {"Batch": batch.path}, if_absent=etag is None, if_etag=etag)
-        except PreconditionFailed:
-            # A write of its own whose answer was lost reads as if somebody else had been faster.
-            now = self.read(store, self.of).batch
-            return None if now == batch else now
-        return None
+        if write_own(store, key, document, token=batch.path, over=self.etag) is not None:
+            return batch
+        return self.read(store, self.of).batch or batch
 
 
-def prepare_retry(
-    store: Store, settings: Settings, standing: Standing, again: Batch | None = None
-) -> Retry | None:
-    """What `Retry` says, as the batch ``again`` (default: a new one of today); None if a retry could mend nothing.
+def prepare_retry(store: Store, settings: Settings, standing: Standing) -> Retry | None:
+    """What `Retry` says, as a new batch of today; None if a retry could mend nothing.
 
     While a retry that was submitted has no report, it is what is returned, so that asking twice pays once for a
     call that may have been billed. Photos that wait for the approval of a sample are not asked for. Raises
@@ -122,7 +119,7 @@ def prepare_retry(
     if not standing.reported:
         batch = standing.batch
         raise UsageError(f"batch {batch.path} has no report yet; `{run_command(batch)}` makes it")
-    mark = _Mark.read(store, standing.batch)
+    mark, again = _Mark.read(store, standing.batch), new_batch()
     if mark.batch is not None:
         earlier = store.read(mark.batch.request_key)
         if earlier is None:
@@ -133,4 +130,4 @@ def prepare_retry(
             if stands.problem is None and not stands.reported:
                 return Retry.of(settings, mark.batch, earlier.data)
     data = standing.retry()
-    return None if data is None else Retry.of(settings, again or new_batch(), data, mark)
+    return None if data is None else Retry.of(settings, again, data, mark)

@@ -1,4 +1,4 @@
-"""Conditional writes of documents that one process owns until another takes them over: leases and claims."""
+"""Conditional writes of documents with one owner until another takes over: leases, claims, the mark of a retry."""
 
 import orjson
 

@@ -6,6 +6,7 @@ A batch in preparation is a folder with a draft, which costs nothing and which n
 import mimetypes
 import threading
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
@@ -273,26 +274,24 @@ def retry(
     sample is not asked for. While an earlier retry of the batch has no report, the answer is that batch.
     """
     standing = _standing(service, batch)
-    again = once(service.store, caller, idempotency_key, ["retry", batch.path], new_batch())
-    found = _retried(service, standing, again)
+    try:
+        found = review.prepare_retry(service.store, service.settings, standing)
+        code, why = "NothingToRetry", f"nothing of batch {batch.path} failed that a retry could mend"
+    except UsageError as error:
+        found, code, why = None, "NoReport", str(error)
+    again = found.batch if found else new_batch()
+    again = once(service.store, caller, idempotency_key, ["retry", batch.path], again)
+    earlier = service.store.read(again.request_key)
+    if earlier is not None:
+        # Submitted by this call before it was repeated, or by another that has no report yet.
+        found = review.Retry.of(service.settings, again, earlier.data)
+    elif found is None:
+        raise Problem(409, code, why)
+    else:
+        found = replace(found, batch=again)
     asks = found.submit(service.store)
     response.headers["Location"] = _path(asks)
     return Submitted(Id=found.id, Batch=asks.path, Images=found.images, PaidPictures=found.pictures)
-
-
-def _retried(service: Service, standing: Standing, again: Batch) -> review.Retry:
-    """What was submitted as ``again`` before, by a call that is repeated, or what is to be now."""
-    earlier = service.store.read(again.request_key)
-    if earlier is not None:
-        return review.Retry.of(service.settings, again, earlier.data)
-    try:
-        found = review.prepare_retry(service.store, service.settings, standing, again)
-    except UsageError as error:
-        raise Problem(409, "NoReport", str(error)) from None
-    if found is None:
-        text = f"nothing of batch {standing.batch.path} failed that a retry could mend"
-        raise Problem(409, "NothingToRetry", text)
-    return found
 
 
 _REPORT: dict[int | str, dict[str, Any]] = {

@@ -20,7 +20,7 @@ from PIL import Image
 from bg_pipeline.batch import read
 from bg_pipeline.commands import demo
 from bg_pipeline.commands.arguments import today
-from bg_pipeline.commands.stand_in import BUCKET
+from bg_pipeline.commands.launcher import BUCKET
 from bg_pipeline.layout import Batch
 from bg_pipeline.settings import settings
 from bg_pipeline.store import Store

@@ -100,11 +100,10 @@ def _approve(desk: Desk, standing: Standing) -> None:
 
 
 def _retry(desk: Desk, standing: Standing) -> None:
-    # A second press would be a second batch; whoever presses again means it.
     asked: dict[Batch, str] = st.session_state.setdefault("asked-again", {})
     if again := asked.get(standing.batch):
-        st.caption(f"Asked for again already, as batch {plain(again)}.")
-        return
+        said = f"Asked for again, as batch {plain(again)}."
+        st.caption(f"{said} Before that has its report, another press adds nothing.")
     share = standing.to_retry
     st.text(f"Failed or skipped: {counted(share.photos, 'photo')}. {_price(share)}")
     st.caption("They are asked for as a batch of their own. What is stored is not paid for again.")

@@ -1,4 +1,4 @@
-"""The stand-in for AWS in the place of an account: the one module of the pipeline that knows `local_aws`."""
+"""Launches the stand-in for AWS in the place of an account: the one module of the pipeline that knows `local_aws`."""
 
 import os
 from collections.abc import Iterator

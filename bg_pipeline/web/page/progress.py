@@ -101,12 +101,12 @@ def _approve(desk: Desk, standing: Standing) -> None:
 
 def _retry(desk: Desk, standing: Standing) -> None:
     asked: dict[Batch, str] = st.session_state.setdefault("asked-again", {})
+    said = "They are asked for as a batch of their own. What is stored is not paid for again."
     if again := asked.get(standing.batch):
-        said = f"Asked for again, as batch {plain(again)}."
-        st.caption(f"{said} Before that has its report, another press adds nothing.")
+        said = f"Asked for again, as batch {plain(again)}. Before that has its report, another press adds nothing."
     share = standing.to_retry
     st.text(f"Failed or skipped: {counted(share.photos, 'photo')}. {_price(share)}")
-    st.caption("They are asked for as a batch of their own. What is stored is not paid for again.")
+    st.caption(said)  # one place for both: a line that appears would show the button twice for a moment
     if st.button("Ask again", key=f"retry-{standing.batch.path}", type="primary"):
         try:
             asked[standing.batch] = desk.retry(standing.batch).path

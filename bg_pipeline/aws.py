@@ -70,19 +70,34 @@ class Aws:
         # boto3 makes clients from one session safely only one at a time (boto3 issue 1592).
         with self._making:
             if key not in self._clients:
-                self._clients[key] = client = self._session.client(
-                    service,  # type: ignore[call-overload]
-                    region_name=key[1],
-                    config=Config(
-                        max_pool_connections=self._connections,
-                        # NAT gateways and endpoints drop a silent connection after 350 s.
-                        tcp_keepalive=True,
-                        user_agent=USER_AGENT,
-                        **{"connect_timeout": 10, "read_timeout": 60, **_PATIENT, **_CONFIG.get(service, {})},
-                    ),
-                )
+                client = self._make(*key)
+                if service == "s3" and str(client.meta.endpoint_url).endswith(".amazonaws.com"):
+                    # boto3 would lead presigned links and forms of every Region to us-east-1's endpoint, whose
+                    # redirect their signature does not survive (botocore's signers, `_should_use_global_endpoint`).
+                    # Another maker's S3 may know no other than path-style, which boto3 takes there.
+                    client = self._make(*key, s3={"addressing_style": "virtual"})
                 encode_pictures(client)
+                self._clients[key] = client
             return self._clients[key]
+
+    def _make(self, service: str, region: str, **more: Any) -> Any:
+        return self._session.client(
+            service,  # type: ignore[call-overload]
+            region_name=region,
+            config=Config(
+                max_pool_connections=self._connections,
+                # NAT gateways and endpoints drop a silent connection after 350 s.
+                tcp_keepalive=True,
+                user_agent=USER_AGENT,
+                **{
+                    "connect_timeout": 10,
+                    "read_timeout": 60,
+                    **_PATIENT,
+                    **_CONFIG.get(service, {}),
+                    **more,
+                },
+            ),
+        )
 
     def session_end(self) -> tuple[bool, datetime | None]:
         """Whether the credentials in use are those of a session, and when it ends, where boto3 knows that."""

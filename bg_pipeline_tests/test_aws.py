@@ -1,0 +1,41 @@
+"""Where clients lead."""
+
+from urllib.parse import urlsplit
+
+import pytest
+
+from bg_pipeline.aws import Aws
+
+
+@pytest.fixture
+def amazon(monkeypatch: pytest.MonkeyPatch) -> Aws:
+    """Clients of the real service, of which none is called."""
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    return Aws()
+
+
+@pytest.mark.parametrize(
+    ("bucket", "region", "address"),
+    [
+        ("shop", "eu-central-1", "https://shop.s3.eu-central-1.amazonaws.com"),
+        ("shop", "ap-southeast-5", "https://shop.s3.ap-southeast-5.amazonaws.com"),
+        ("shop", "us-east-1", "https://shop.s3.amazonaws.com"),
+        ("shop", "cn-north-1", "https://shop.s3.cn-north-1.amazonaws.com.cn"),
+        # No certificate is for two labels before "s3".
+        ("shop.de", "eu-central-1", "https://s3.eu-central-1.amazonaws.com/shop.de"),
+    ],
+)
+def test_a_link_and_a_form_lead_to_the_buckets_own_region(
+    amazon: Aws, bucket: str, region: str, address: str
+) -> None:
+    client = amazon.client("s3", region)
+    link = urlsplit(client.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "a"}))
+    assert f"{link.scheme}://{link.netloc}{link.path}" == f"{address}/a"
+    assert client.generate_presigned_post(bucket, "a")["url"].rstrip("/") == address
+
+
+def test_a_link_of_another_makers_s3_has_the_bucket_in_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://minio.internal:9000")
+    link = Aws().client("s3").generate_presigned_url("get_object", Params={"Bucket": "shop", "Key": "a"})
+    assert link.startswith("http://minio.internal:9000/shop/a?")

@@ -1,15 +1,15 @@
-"""Objects in one bucket: the only module that speaks S3.
+"""Objects in one bucket: the only module that speaks S3, by boto3 or, where that is the same, by `quick_s3`.
 
 Everything here is one request (or one page of a listing); nothing is cached. Conditional writes are how
 processes agree on who was first: `write(..., if_absent=True)` and `write(..., if_etag=...)` raise
 `PreconditionFailed` for the one who lost.
 """
 
-import io
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import IO, TYPE_CHECKING, Any, Final
 from xml.etree import ElementTree
 
@@ -18,14 +18,15 @@ from botocore.exceptions import ClientError
 from botocore.handlers import convert_body_to_file_like_object
 
 from bg_pipeline.errors import PreconditionFailed
+from bg_pipeline.quick_s3 import Gone, Lost, NotTried, QuickS3, quick_s3
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
 _GONE = {"NoSuchKey", "404", "NotFound"}
 _LOST = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
-_CHUNK: Final = 1 << 16
-"""Bytes of an object that are held at a time where its lines are read."""
+BLOCK: Final = 1 << 16
+"""Bytes of an object that are held at a time where it is not read whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +59,9 @@ def _lighten(client: "S3Client") -> None:
     events = client.meta.events
     # Sent as a file, each body waits for a "100 Continue": one more round trip for every write.
     events.unregister("before-parameter-build.s3.PutObject", convert_body_to_file_like_object)
-    # botocore takes 60 µs of CPU for each listed object, this 10: a date may have 100,000.
-    events.register("before-parse.s3.ListObjectsV2", _take_contents, unique_id="bg-pipeline-listing")
+    # botocore takes 60 µs of CPU for each listed object, this 10: a date may have 100,000. It comes first, because a
+    # handler of botocore's own parses the whole answer too.
+    events.register_first("before-parse.s3.ListObjectsV2", _take_contents, unique_id="bg-pipeline-listing")
 
 
 def _take_contents(
@@ -97,6 +99,11 @@ class Store:
         self.bucket = bucket
         _lighten(client)
 
+    @cached_property
+    def _quick(self) -> QuickS3 | None:
+        # Made when it is first needed: that takes several milliseconds, and many a sensor's tick only lists.
+        return quick_s3(self.client, self.bucket)
+
     def in_bucket(self, bucket: str) -> "Store":
         """The same client on another bucket."""
         return self if bucket == self.bucket else Store(self.client, bucket)
@@ -128,6 +135,13 @@ class Store:
 
     def read(self, key: str) -> Content | None:
         """The object's bytes, or None if there is no such object."""
+        if self._quick is not None:
+            try:
+                return Content(*self._quick.read(key))
+            except Gone:
+                return None
+            except NotTried:
+                pass
         try:
             answer = self.client.get_object(Bucket=self.bucket, Key=key)
         except ClientError as error:
@@ -144,8 +158,8 @@ class Store:
             answer["LastModified"],
         )
 
-    def lines(self, key: str) -> Iterator[bytes]:
-        """The object's lines with their ends, streamed; none if there is no such object."""
+    def blocks(self, key: str) -> Iterator[bytes]:
+        """The object's bytes in blocks, streamed; none if there is no such object."""
         try:
             answer = self.client.get_object(Bucket=self.bucket, Key=key)
         except ClientError as error:
@@ -153,8 +167,7 @@ class Store:
                 return
             raise
         with closing(answer["Body"]) as body:
-            # botocore's own iteration takes several times as long for a line.
-            yield from io.BufferedReader(body, _CHUNK)  # type: ignore[type-var]
+            yield from body.iter_chunks(BLOCK)
 
     def head(self, key: str) -> Stored | None:
         """Size and tag of an object, or None if there is no such object."""
@@ -183,6 +196,20 @@ class Store:
         """
         if not isinstance(data, bytes):
             data.seek(0)
+        elif self._quick is not None:
+            try:
+                return self._quick.write(
+                    key,
+                    data,
+                    media_type=media_type,
+                    metadata=metadata or {},
+                    if_absent=if_absent,
+                    if_etag=if_etag,
+                )
+            except Lost:
+                raise PreconditionFailed(f"{key} was written by somebody else") from None
+            except NotTried:
+                pass
         request: dict[str, Any] = {
             "Bucket": self.bucket,
             "Key": key,

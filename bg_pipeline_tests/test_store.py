@@ -4,7 +4,7 @@ from tempfile import SpooledTemporaryFile
 
 import pytest
 
-from bg_pipeline.store import Store
+from bg_pipeline.store import BLOCK, Store
 
 
 @pytest.fixture
@@ -25,13 +25,16 @@ def test_a_file_is_stored_whole_wherever_it_was_left_and_stays_open(store: Store
         assert (content.data, content.etag, content.media_type) == (text, tag, "text/plain")
 
 
-def test_an_objects_lines_are_its_text_whatever_the_size_of_its_parts(store: Store) -> None:
-    lines = [*(b"x" * (number % 977) + b"\n" for number in range(1_000)), b"the last"]
-    store.write("a.txt", b"".join(lines), media_type="text/plain")
-    assert list(store.lines("a.txt")) == lines
-    store.write("empty.txt", b"", media_type="text/plain")
-    assert list(store.lines("empty.txt")) == []
+def test_an_objects_blocks_are_its_bytes_and_none_is_large(store: Store) -> None:
+    text = bytes(range(256)) * 1_000
+    store.write("a.bin", text, media_type="application/octet-stream")
+    blocks = list(store.blocks("a.bin"))
+    assert b"".join(blocks) == text
+    assert len(blocks) > 1
+    assert max(map(len, blocks)) <= BLOCK
+    store.write("empty.bin", b"", media_type="application/octet-stream")
+    assert b"".join(store.blocks("empty.bin")) == b""
 
 
-def test_what_is_not_there_has_no_lines(store: Store) -> None:
-    assert list(store.lines("missing.txt")) == []
+def test_what_is_not_there_has_no_blocks(store: Store) -> None:
+    assert list(store.blocks("missing.bin")) == []

@@ -54,7 +54,7 @@ def _row_of(work: Work, image: str) -> tuple[Row, Entry]:
 def not_reported(work: Work) -> list[str]:
     """The images asked for that have not exactly one row in the report as it is stored."""
     place = work.place
-    names = Counter(names_in(place.data.lines(layout.report_key(place.status_prefix, place.request_id))))
+    names = Counter(names_in(place.data.blocks(layout.report_key(place.status_prefix, place.request_id))))
     return [
         image for image in (work.images if work.problem is None else [layout.REQUEST]) if names[image] != 1
     ]

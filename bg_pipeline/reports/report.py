@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from operator import attrgetter
 from typing import IO, TYPE_CHECKING, Final
 
 import orjson
@@ -97,6 +98,9 @@ class Row:
 
 COLUMNS: Final = tuple(name for name in Row.__dataclass_fields__ if name != "Outputs")
 """What the CSV and the data frame have of a row."""
+_VALUES: Final = attrgetter(*COLUMNS)
+_COST: Final = COLUMNS.index("CostUSD")
+_BEFORE_NAME: Final = b'\n    "ImageName": '
 
 
 def compose(
@@ -176,19 +180,24 @@ class CsvWriter:
 
     def write(self, row: Row) -> None:
         """Adds a row."""
-        self._csv.writerow([_cell(name, getattr(row, name)) for name in COLUMNS])
+        cells = [_cell(value) for value in _VALUES(row)]
+        if row.CostUSD is None:
+            cells[_COST] = "unknown"
+        self._csv.writerow(cells)
 
     def end(self) -> None:
         """After the last row: the file is whole, and stays open."""
         self._text.detach()
 
 
-def names_in(lines: Iterable[bytes]) -> Iterator[str]:
-    """The images' names in the lines of a report as `Report.json` gives it, of which no more is held at a time."""
-    start = b'    "ImageName": '
-    for line in lines:
-        if line.startswith(start):
-            yield orjson.loads(line[len(start) :].strip().rstrip(b","))
+def names_in(blocks: Iterable[bytes]) -> Iterator[str]:
+    """The images' names in the blocks of a report as `Report.json` gives it, of which few are held at a time."""
+    rest = b"\n"
+    for block in blocks:
+        lines, newline, rest = (rest + block).rpartition(b"\n")
+        rest = newline + rest
+        for found in lines.split(_BEFORE_NAME)[1:]:
+            yield orjson.loads(found.partition(b"\n")[0].rstrip(b","))
 
 
 @dataclass(frozen=True)
@@ -283,23 +292,21 @@ def printable(text: str) -> str:
     return "".join(f"\\x{ord(char):02x}" if unicodedata.category(char) == "Cc" else char for char in text)
 
 
-def _cell(name: str, value: object) -> object:
-    if name == "CostUSD" and value is None:
-        return "unknown"
-    if isinstance(value, tuple):
-        value = "\n".join(value)
-    return spreadsheet_text(value) if isinstance(value, str) else value
+def _cell(value: object) -> object:
+    if isinstance(value, str):
+        return spreadsheet_text(value)
+    return spreadsheet_text("\n".join(value)) if isinstance(value, tuple) else value
 
 
 def spreadsheet_text(text: str) -> str:
     """``text`` as a cell that no spreadsheet takes for a formula: with an apostrophe before it if need be."""
-    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+    return f"'{text}" if text[:1] in _FORMULA_STARTS else text
 
 
 def text_of_cell(cell: str) -> str:
     """What `spreadsheet_text` made a cell of."""
-    return cell[1:] if cell[:1] == "'" and cell[1:].startswith(_FORMULA_STARTS) else cell
+    return cell[1:] if cell[:1] == "'" and cell[1:2] in _FORMULA_STARTS else cell
 
 
 # A formula's first character, its full-width forms, and what some spreadsheets pass over in front of it.
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_FORMULA_STARTS: Final = frozenset("=+-@\t\r\n＝＋－＠")

@@ -8,6 +8,7 @@ import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
+from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
@@ -62,17 +63,17 @@ def test_the_same_photo_in_two_dates_run_at_once_is_paid_for_once(
 def test_of_several_pictures_of_a_call_the_one_that_others_wait_for_is_stored_last(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put, claimed, kept = bench.store.client.put_object, [], []
+    write, claimed, kept = Store.write, [], []
 
-    def watch(**request: object) -> object:
-        kind, _, name = str(request["Key"]).removeprefix("pipeline-state/").partition("/")
+    def watch(store: Store, key: str, *args: Any, **request: Any) -> str:
+        kind, _, name = key.removeprefix("pipeline-state/").partition("/")
         if kind == "calls":
             claimed.append(name.rpartition("/")[2].removesuffix(".json"))
         elif name.startswith("picture/"):
             kept.append(name.rpartition("/")[2])
-        return put(**request)
+        return write(store, key, *args, **request)
 
-    monkeypatch.setattr(bench.store.client, "put_object", watch)
+    monkeypatch.setattr(Store, "write", watch)
     bench.submit(1, Variants=3)
     assert bench.run().counts == {Status.SUCCEEDED: 1}
     assert len(kept) == 3
@@ -207,17 +208,17 @@ def test_a_bucket_that_stops_taking_answers_stops_the_run_and_not_the_report_of_
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.submit(12)
-    put = bench.store.client.put_object
+    write = Store.write
     stored = []
 
-    def refuse(**request: object) -> object:
-        if "answers/picture" in str(request["Key"]):
-            stored.append(request["Key"])
+    def refuse(store: Store, key: str, *args: Any, **request: Any) -> str:
+        if "answers/picture" in key:
+            stored.append(key)
             if len(stored) > 3:
                 raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "PutObject")
-        return put(**request)
+        return write(store, key, *args, **request)
 
-    monkeypatch.setattr(bench.store.client, "put_object", refuse)
+    monkeypatch.setattr(Store, "write", refuse)
     day = bench.run(max_concurrency=2)
     assert "S3" in day.stopped
     assert len(images_paid(control)) <= 3 + 2

@@ -122,10 +122,13 @@ def test_a_retry_asks_for_the_failed_and_the_skipped() -> None:
     assert Report(rows).to_do_again == ("Skipped.jpg", "Failed.jpg")
 
 
-def test_the_names_in_a_stored_report_are_read_without_the_rest_of_it() -> None:
+@pytest.mark.parametrize("size", [1, 7, 100, 100_000])
+def test_the_names_in_a_stored_report_are_read_without_the_rest_of_it(size: int) -> None:
     odd = ('"quoted".jpg', '    "ImageName": x.jpg', "ü\n.jpg")
     rows = (CAT, *(compose("a", name, status=Status.FAILED, cause=name) for name in odd))
-    assert list(names_in(Report(rows).json().split(b"\n"))) == ["cat.jpg", *odd]
+    stored = Report(rows).json()
+    blocks = [stored[start : start + size] for start in range(0, len(stored), size)]
+    assert list(names_in(blocks)) == ["cat.jpg", *odd]
     assert list(names_in([b"{}"])) == []
 
 

@@ -3,7 +3,7 @@
 It speaks what the pipeline uses: GET, HEAD, PUT and DELETE of objects with ``If-Match`` and ``If-None-Match``,
 ListObjectsV2 with every parameter, and CopyObject. Nothing is authenticated. Buckets exist as soon as they are
 named. ``POST /_seed`` puts a million empty objects into a bucket in seconds, ``GET /_overwritten`` counts the
-objects under a prefix that were written more than once.
+objects under a prefix that were written more than once, ``GET /_requests`` all requests that named a bucket.
 """
 
 import asyncio
@@ -43,6 +43,7 @@ class Bucket:
         self.objects: dict[str, Stored] = {}
         self.keys: list[str] = []
         self.overwritten: set[str] = set()
+        self.requests = 0
 
     def put(self, key: str, stored: Stored) -> None:
         if key in self.objects:
@@ -155,10 +156,15 @@ class Connection(asyncio.Protocol):
             found = BUCKETS[query["bucket"][0]].overwritten
             number = sum(each.startswith(query["prefix"][0]) for each in found)
             self._answer(200, str(number).encode())
-        elif not key:
-            self._bucket(method, BUCKETS[name], query)
+        elif name == "_requests":
+            self._answer(200, str(BUCKETS[query["bucket"][0]].requests).encode())
         else:
-            self._object(method, BUCKETS[name], key)
+            bucket = BUCKETS[name]
+            bucket.requests += 1
+            if key:
+                self._object(method, bucket, key)
+            else:
+                self._bucket(method, bucket, query)
 
     def _bucket(self, method: str, bucket: Bucket, query: dict[str, list[str]]) -> None:
         if method == "GET":

@@ -32,6 +32,7 @@ from bg_pipeline.state.ledger import Entry, StageRecord
 from bg_pipeline.store import Store
 
 COLD_STARTS = 3
+REPEATS = 5
 
 
 def no_work(self: Walk, due: Mapping[str, str]) -> Entry:
@@ -102,40 +103,45 @@ def in_dagster(instance: dg.DagsterInstance) -> Callable[[Settings, Store, date]
 
 
 def added(rig: Rig, sizes: Sequence[int]) -> None:
-    """Prints what each variant costs for an image (the slope over ``sizes``) and for a run (the rest)."""
+    """Prints what each variant costs for an image (the slope over ``sizes``) and for a run (the rest), medians."""
     real = Walk.run
     Walk.run = no_work  # type: ignore[method-assign]
     rows = []
     with tempfile.TemporaryDirectory() as home, dg.DagsterInstance.local_temp(home) as instance:
         variants = (("bare loop", bare), ("pipeline", ours), ("pipeline in Dagster", in_dagster(instance)))
-        for name, work in variants:
+        for _, work in variants:
             cost(rig, 10, work)
-            before = folder_size(Path(home))
-            measured = [cost(rig, size, work) for size in sizes]
-            grown = (folder_size(Path(home)) - before) / len(sizes)
-            (few, few_wall), (many, many_wall) = measured[0], measured[-1]
-            images = sizes[-1] - sizes[0]
-            each, each_wall = (many - few) / images, (many_wall - few_wall) / images
-            rows.append(
-                [
-                    name,
-                    f"{each * 1000:.3f}",
-                    f"{each_wall * 1000:.3f}",
-                    f"{few - each * sizes[0]:.2f}",
-                    f"{few_wall - each_wall * sizes[0]:.2f}",
-                    f"{grown / 1e6:.2f}",
-                ]
-            )
+        # In turn, so that what the machine does beside it weighs on all alike.
+        measured: dict[str, list[tuple[float, ...]]] = {name: [] for name, _ in variants}
+        for _ in range(REPEATS):
+            for name, work in variants:
+                before = folder_size(Path(home))
+                costs = slopes(cost(rig, sizes[0], work), cost(rig, sizes[-1], work), sizes)
+                grown = (folder_size(Path(home)) - before) / 2e6
+                measured[name].append((*costs, grown))
+        for name, found in measured.items():
+            cpu, wall, *others = (statistics.median(column) for column in zip(*found, strict=True))
+            least = min(each for each, *_ in found)
+            figures = (f"{each:.3f}" for each in (cpu, least, wall))
+            rows.append((name, *figures, *(f"{other:.2f}" for other in others)))
     Walk.run = real  # type: ignore[method-assign]
     head = (
         "variant",
-        "CPU ms an image",
+        "CPU ms an image, median",
+        "least",
         "wall ms an image",
         "CPU s a run",
         "wall s a run",
         "database MB a date",
     )
     table(head, rows)
+
+
+def slopes(few: Sequence[float], many: Sequence[float], sizes: Sequence[int]) -> list[float]:
+    """Milliseconds an image, then seconds of the rest, for each kind of cost of two runs, in seconds."""
+    each = [(more - less) / (sizes[-1] - sizes[0]) for less, more in zip(few, many, strict=True)]
+    rest = [less - slope * sizes[0] for less, slope in zip(few, each, strict=True)]
+    return [slope * 1000 for slope in each] + rest
 
 
 def folder_size(folder: Path) -> int:

@@ -62,8 +62,14 @@ class Rig:
 
     def overwritten(self, store: Store, prefix: str) -> int:
         """How many objects under a prefix were written more than once."""
-        words = f"bucket={store.bucket}&prefix={prefix}"
-        with urlopen(f"{self.storage}/_overwritten?{words}", timeout=60) as answer:  # noqa: S310
+        return self._number(f"_overwritten?bucket={store.bucket}&prefix={prefix}")
+
+    def requests(self, store: Store) -> int:
+        """How many requests a bucket has had, by whichever client."""
+        return self._number(f"_requests?bucket={store.bucket}")
+
+    def _number(self, question: str) -> int:
+        with urlopen(f"{self.storage}/{question}", timeout=60) as answer:  # noqa: S310
             return int(answer.read())
 
 

@@ -71,11 +71,13 @@ class Aws:
         with self._making:
             if key not in self._clients:
                 client = self._make(*key)
-                if service == "s3" and str(client.meta.endpoint_url).endswith(".amazonaws.com"):
+                own = getattr(client.meta.config, "s3", None) or {}
+                amazon = str(client.meta.endpoint_url).endswith(".amazonaws.com")
+                if service == "s3" and amazon and own.get("addressing_style", "auto") == "auto":
                     # boto3 would lead presigned links and forms of every Region to us-east-1's endpoint, whose
                     # redirect their signature does not survive (botocore's signers, `_should_use_global_endpoint`).
                     # Another maker's S3 may know no other than path-style, which boto3 takes there.
-                    client = self._make(*key, s3={"addressing_style": "virtual"})
+                    client = self._make(*key, s3={**own, "addressing_style": "virtual"})
                 encode_pictures(client)
                 self._clients[key] = client
             return self._clients[key]

@@ -67,12 +67,22 @@ def _lighten(client: "S3Client") -> None:
 def _take_contents(
     response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object
 ) -> None:
-    """Reads the objects out of a listing before botocore would, and leaves it the rest, or all that is odd."""
+    """Reads the objects out of a listing before botocore would, and leaves it the rest, or all that is odd.
+
+    What is no listing (torn, empty, an error or another's page) is asked for again: botocore would take some of it
+    for a prefix under which there is nothing, and what was paid for lies under prefixes.
+    """
     if response_dict["status_code"] != 200:
         return
     try:
         listing = ElementTree.fromstring(response_dict["body"])  # noqa: S314 (an answer of S3's)
-        space = listing.tag.removesuffix("ListBucketResult")
+    except ElementTree.ParseError:
+        listing = ElementTree.Element("torn")
+    if not listing.tag.endswith("ListBucketResult"):
+        response_dict["status_code"] = 500
+        return
+    space = listing.tag.removesuffix("ListBucketResult")
+    try:
         items = listing.findall(f"{space}Contents")
         contents = [
             {
@@ -83,7 +93,7 @@ def _take_contents(
             }
             for item in items
         ]
-    except (ElementTree.ParseError, ValueError):
+    except ValueError:
         return
     for item in items:
         listing.remove(item)

@@ -1,5 +1,6 @@
 """Where clients lead."""
 
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -33,6 +34,25 @@ def test_a_link_and_a_form_lead_to_the_buckets_own_region(
     link = urlsplit(client.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "a"}))
     assert f"{link.scheme}://{link.netloc}{link.path}" == f"{address}/a"
     assert client.generate_presigned_post(bucket, "a")["url"].rstrip("/") == address
+
+
+@pytest.mark.parametrize(
+    ("chosen", "address"),
+    [
+        ("use_dualstack_endpoint = true", "https://shop.s3.dualstack.eu-central-1.amazonaws.com/a"),
+        ("use_accelerate_endpoint = true", "https://shop.s3-accelerate.amazonaws.com/a"),
+        ("addressing_style = path", "https://s3.eu-central-1.amazonaws.com/shop/a"),
+    ],
+)
+def test_what_the_users_configuration_says_of_s3_holds(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, chosen: str, address: str
+) -> None:
+    (tmp_path / "config").write_text(f"[default]\nregion = eu-central-1\ns3 =\n  {chosen}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "AWS_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    link = Aws().client("s3").generate_presigned_url("get_object", Params={"Bucket": "shop", "Key": "a"})
+    assert link.partition("?")[0] == address
 
 
 def test_a_link_of_another_makers_s3_has_the_bucket_in_its_path(monkeypatch: pytest.MonkeyPatch) -> None:

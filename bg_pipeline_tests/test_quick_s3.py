@@ -2,10 +2,8 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import boto3
 import pytest
@@ -20,6 +18,7 @@ import bg_pipeline.quick_s3 as quick_module
 from bg_pipeline.errors import PreconditionFailed
 from bg_pipeline.quick_s3 import MAX_BYTES, REST_SECONDS, NotTried, quick_s3
 from bg_pipeline.store import Store
+from bg_pipeline_tests.scripted_s3 import ABSENT, CUT, DOWN, ScriptedS3, scripted_s3
 
 
 @pytest.fixture
@@ -100,68 +99,14 @@ def test_what_is_large_is_left_to_boto3(quick) -> None:
         quick.write("a", bytes(MAX_BYTES + 1), media_type="text/plain", metadata={})
 
 
-class Bucket(BaseHTTPRequestHandler):
-    """An S3 that gives the answers it was told to, and knows what it was asked."""
-
-    protocol_version = "HTTP/1.1"
-    answers: list[tuple[int, bytes]]
-    asked: list[str]
-    keys: list[str]
-
-    def do_GET(self) -> None:
-        self.asked.append(f"{self.command} {self.path}")
-        self.keys.append(self.headers["Authorization"].partition("Credential=")[2].partition("/")[0])
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        status, body = self.answers.pop(0) if self.answers else (200, b"x")
-        self.send_response(status)
-        self.send_header("ETag", '"1"')
-        self.send_header("Last-Modified", "Sat, 28 Nov 2026 10:00:00 GMT")
-        self.send_header("Content-Length", str(CUT_AT) if body == CUT else str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-        self.close_connection = body == CUT
-
-    do_PUT = do_GET  # noqa: N815 (the name is http.server's)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-CUT = b"the beginning"
-CUT_AT = 1_000
-DOWN = (503, b"<Error><Code>SlowDown</Code></Error>")
-ABSENT = (404, b"<Error><Code>NoSuchKey</Code></Error>")
-
-
 @pytest.fixture
-def scripted() -> type[Bucket]:
-    class Scripted(Bucket):
-        answers: ClassVar[list[tuple[int, bytes]]] = []
-        asked: ClassVar[list[str]] = []
-        keys: ClassVar[list[str]] = []
-
-    return Scripted
+def scripted() -> Iterator[ScriptedS3]:
+    with scripted_s3() as script:
+        yield script
 
 
-@pytest.fixture
-def client(scripted: type[Bucket]) -> Iterator[Any]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), scripted) as server:
-        server.daemon_threads = True
-        thread = Thread(target=server.serve_forever, args=[0.01])
-        thread.start()
-        client = boto3.client(
-            "s3",
-            endpoint_url=f"http://127.0.0.1:{server.server_port}",
-            config=Config(retries={"mode": "standard", "total_max_attempts": 3}),
-        )
-        yield client
-        client.close()
-        server.shutdown()
-        thread.join()
-
-
-def test_what_is_there_and_what_is_absent_costs_one_request(client, scripted: type[Bucket]) -> None:
-    store = Store(client, "shop")
+def test_what_is_there_and_what_is_absent_costs_one_request(scripted: ScriptedS3) -> None:
+    store = Store(scripted.client, "shop")
     scripted.answers[:] = [ABSENT, (200, b"y"), (412, b""), (200, b"")]
     assert store.read("a/nothing") is None
     found = store.read("a/b")
@@ -174,16 +119,16 @@ def test_what_is_there_and_what_is_absent_costs_one_request(client, scripted: ty
 
 
 def test_a_bucket_that_has_an_address_of_its_own_is_asked_there(
-    client, scripted: type[Bucket], monkeypatch: pytest.MonkeyPatch
+    scripted: ScriptedS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Names such as shop.localhost lead nowhere on many machines.
-    own = client.meta.endpoint_url
+    own = scripted.client.meta.endpoint_url
     monkeypatch.setattr(
-        client,
+        scripted.client,
         "generate_presigned_url",
         lambda _, **asked: f"{own}/{asked['Params']['Key']}?X-Amz-Signature=0",
     )
-    quick = quick_s3(client, "shop")
+    quick = quick_s3(scripted.client, "shop")
     assert quick is not None
     quick.read("a/b")
     quick.write("c", b"x", media_type="text/plain", metadata={})
@@ -192,11 +137,11 @@ def test_a_bucket_that_has_an_address_of_its_own_is_asked_there(
 
 @pytest.mark.parametrize("trouble", [DOWN, (500, b""), (200, CUT), (403, b""), (301, b"")])
 def test_after_an_error_all_is_boto3s_for_a_while(
-    client, scripted: type[Bucket], monkeypatch: pytest.MonkeyPatch, trouble: tuple[int, bytes]
+    scripted: ScriptedS3, monkeypatch: pytest.MonkeyPatch, trouble: tuple[int, bytes]
 ) -> None:
     now = 1000.0
     monkeypatch.setattr(quick_module, "time", SimpleNamespace(monotonic=lambda: now))
-    quick = quick_s3(client, "shop")
+    quick = quick_s3(scripted.client, "shop")
     assert quick is not None
     scripted.answers[:] = [trouble]
     with pytest.raises(NotTried):
@@ -209,20 +154,20 @@ def test_after_an_error_all_is_boto3s_for_a_while(
     assert quick.read("a")[0] == b"x"
 
 
-def test_what_is_refused_for_a_moment_is_read_and_written_by_boto3(client, scripted: type[Bucket]) -> None:
-    store = Store(client, "shop")
+def test_what_is_refused_for_a_moment_is_read_and_written_by_boto3(scripted: ScriptedS3) -> None:
+    store = Store(scripted.client, "shop")
     scripted.answers[:] = [DOWN, DOWN, (200, b"y")]
     found = store.read("a")
     assert found is not None
     assert found.data == b"y"
-    store = Store(client, "shop")
+    store = Store(scripted.client, "shop")
     scripted.answers[:] = [DOWN, DOWN, (200, b"")]
     assert store.write("a", b"x", media_type="text/plain", if_absent=True) == "1"
 
 
-def test_an_answer_that_ends_too_early_is_no_answer(client, scripted: type[Bucket]) -> None:
+def test_an_answer_that_ends_too_early_is_no_answer(scripted: ScriptedS3) -> None:
     scripted.answers[:] = [(200, CUT), (200, b"whole")]
-    found = Store(client, "shop").read("a")
+    found = Store(scripted.client, "shop").read("a")
     assert found is not None
     assert found.data == b"whole"
 
@@ -240,7 +185,7 @@ def test_where_nobody_answers_boto3_is_asked(bucket: str) -> None:
 
 
 def test_credentials_that_boto3_renews_are_renewed_here(
-    client, scripted: type[Bucket], monkeypatch: pytest.MonkeyPatch
+    scripted: ScriptedS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quick_module, "CREDENTIAL_SECONDS", 0)
     renewed = iter(("second", "third"))
@@ -250,16 +195,18 @@ def test_credentials_that_boto3_renews_are_renewed_here(
         return {"access_key": next(renewed), "secret_key": "s", "token": "t", "expiry_time": end.isoformat()}
 
     soon = datetime.now(UTC) + timedelta(seconds=5)
-    client._request_signer._credentials = RefreshableCredentials("first", "s", "t", soon, renew, "test")
-    quick = quick_s3(client, "shop")
+    scripted.client._request_signer._credentials = RefreshableCredentials(
+        "first", "s", "t", soon, renew, "test"
+    )
+    quick = quick_s3(scripted.client, "shop")
     assert quick is not None
     quick.read("a")
-    client._request_signer._credentials._expiry_time = soon
+    scripted.client._request_signer._credentials._expiry_time = soon
     quick.read("a")
     assert scripted.keys == ["second", "third"]
 
 
-def test_credentials_that_cannot_be_renewed_are_boto3s_error(client) -> None:
+def test_credentials_that_cannot_be_renewed_are_boto3s_error(scripted: ScriptedS3) -> None:
     class Ending(RefreshableCredentials):
         ended = False
 
@@ -270,16 +217,18 @@ def test_credentials_that_cannot_be_renewed_are_boto3s_error(client) -> None:
 
     later = datetime.now(UTC) + timedelta(hours=1)
     credentials = Ending("a", "s", "t", later, dict, "test")
-    client._request_signer._credentials = credentials
-    quick = quick_s3(client, "shop")
+    scripted.client._request_signer._credentials = credentials
+    quick = quick_s3(scripted.client, "shop")
     assert quick is not None
     credentials.ended = True
     with pytest.raises(NotTried):
         quick.read("a")
 
 
-def test_a_fork_of_the_process_leaves_all_to_boto3(client, monkeypatch: pytest.MonkeyPatch) -> None:
-    quick = quick_s3(client, "shop")
+def test_a_fork_of_the_process_leaves_all_to_boto3(
+    scripted: ScriptedS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = quick_s3(scripted.client, "shop")
     assert quick is not None
     monkeypatch.setattr(quick_module, "os", SimpleNamespace(getpid=lambda: 0))
     with pytest.raises(NotTried):

@@ -1,10 +1,11 @@
-"""Objects that are too large to be held: written from a file, read line by line."""
+"""Objects that are too large to be held, written from a file and read in blocks; listings that went wrong."""
 
 from tempfile import SpooledTemporaryFile
 
 import pytest
 
 from bg_pipeline.store import BLOCK, Store
+from bg_pipeline_tests.scripted_s3 import CUT, scripted_s3
 
 
 @pytest.fixture
@@ -38,3 +39,19 @@ def test_an_objects_blocks_are_its_bytes_and_none_is_large(store: Store) -> None
 
 def test_what_is_not_there_has_no_blocks(store: Store) -> None:
     assert list(store.blocks("missing.bin")) == []
+
+
+_LISTING = b"""<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><IsTruncated>false</IsTruncated>
+<Contents><Key>a&amp;b</Key><ETag>&quot;1&quot;</ETag><Size>3</Size><LastModified>2026-11-28T10:00:00.000Z</LastModified>
+</Contents></ListBucketResult>"""
+
+
+@pytest.mark.parametrize(
+    "trouble", [b"<Error><Code>InternalError</Code></Error>", _LISTING[:200], CUT, b"", b"<html/>"]
+)
+def test_a_listing_that_is_an_error_or_torn_is_asked_for_again(trouble: bytes) -> None:
+    with scripted_s3() as scripted:
+        scripted.answers = [(200, trouble), (200, _LISTING)]
+        (found,) = Store(scripted.client, "shop").list("")
+        assert (found.key, found.etag, found.size) == ("a&b", "1", 3)
+        assert len(scripted.asked) == 2

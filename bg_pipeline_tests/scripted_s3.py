@@ -1,0 +1,70 @@
+"""An S3 whose answers a test writes down, for what no emulator does: errors, torn answers, counted requests."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+import boto3
+from botocore.config import Config
+
+CUT = b"the beginning"
+"""A body that ends before the length that was said."""
+DOWN = (503, b"<Error><Code>SlowDown</Code></Error>")
+ABSENT = (404, b"<Error><Code>NoSuchKey</Code></Error>")
+
+
+@dataclass
+class ScriptedS3:
+    """``answers`` are status and body of the next requests, in turn, and then 200 and "x".
+
+    ``asked`` are the requests that came, ``keys`` the access keys that signed them.
+    """
+
+    client: Any
+    answers: list[tuple[int, bytes]] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def scripted_s3() -> Iterator[ScriptedS3]:
+    """One with a boto3 client of it, which tries three times, for as long as the block lasts."""
+    script = ScriptedS3(None)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            script.asked.append(f"{self.command} {self.path}")
+            script.keys.append(self.headers["Authorization"].partition("Credential=")[2].partition("/")[0])
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            status, body = script.answers.pop(0) if script.answers else (200, b"x")
+            self.send_response(status)
+            self.send_header("ETag", '"1"')
+            self.send_header("Last-Modified", "Sat, 28 Nov 2026 10:00:00 GMT")
+            self.send_header("Content-Length", str(len(body) + (body == CUT)))
+            self.end_headers()
+            self.wfile.write(body)
+            self.close_connection = body == CUT
+
+        do_PUT = do_GET  # noqa: N815 (the name is http.server's)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        thread = Thread(target=server.serve_forever, args=[0.01])
+        thread.start()
+        script.client = boto3.client(
+            "s3",
+            endpoint_url=f"http://127.0.0.1:{server.server_port}",
+            config=Config(retries={"mode": "standard", "total_max_attempts": 3}),
+        )
+        yield script
+        script.client.close()
+        server.shutdown()
+        thread.join()

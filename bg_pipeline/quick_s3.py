@@ -113,7 +113,8 @@ class QuickS3:
         try:
             put = obstore.put(self._store, key, data, attributes=attributes, mode=mode, use_multipart=False)
         except (AlreadyExistsError, PreconditionError):
-            raise Lost(key) from None
+            # A write without a condition is refused like this as well, by a bucket that is just being changed.
+            raise (self._rest(key) if mode == "overwrite" else Lost(key)) from None
         except FileNotFoundError:
             raise NotTried(key) from None
         except (BaseError, OSError):

@@ -14,6 +14,7 @@ CUT = b"the beginning"
 """A body that ends before the length that was said."""
 DOWN = (503, b"<Error><Code>SlowDown</Code></Error>")
 ABSENT = (404, b"<Error><Code>NoSuchKey</Code></Error>")
+CONFLICT = b"<Error><Code>ConditionalRequestConflict</Code></Error>"
 
 
 @dataclass

@@ -18,7 +18,7 @@ import bg_pipeline.quick_s3 as quick_module
 from bg_pipeline.errors import PreconditionFailed
 from bg_pipeline.quick_s3 import MAX_BYTES, REST_SECONDS, NotTried, quick_s3
 from bg_pipeline.store import Store
-from bg_pipeline_tests.scripted_s3 import ABSENT, CUT, DOWN, ScriptedS3, scripted_s3
+from bg_pipeline_tests.scripted_s3 import ABSENT, CONFLICT, CUT, DOWN, ScriptedS3, scripted_s3
 
 
 @pytest.fixture
@@ -163,6 +163,20 @@ def test_what_is_refused_for_a_moment_is_read_and_written_by_boto3(scripted: Scr
     store = Store(scripted.client, "shop")
     scripted.answers[:] = [DOWN, DOWN, (200, b"")]
     assert store.write("a", b"x", media_type="text/plain", if_absent=True) == "1"
+
+
+@pytest.mark.parametrize(
+    "refused", [(409, CONFLICT), (412, b"<Error><Code>PreconditionFailed</Code></Error>")]
+)
+def test_only_a_write_with_a_condition_can_be_lost(scripted: ScriptedS3, refused: tuple[int, bytes]) -> None:
+    for condition in ({"if_absent": True}, {"if_etag": "1"}):
+        scripted.answers[:] = [refused]
+        with pytest.raises(PreconditionFailed):
+            Store(scripted.client, "shop").write("a", b"x", media_type="text/plain", **condition)  # type: ignore[arg-type]
+    assert len(scripted.asked) == 2
+    scripted.answers[:] = [refused, refused]
+    with pytest.raises(ClientError):
+        Store(scripted.client, "shop").write("a", b"x", media_type="text/plain")
 
 
 def test_an_answer_that_ends_too_early_is_no_answer(scripted: ScriptedS3) -> None:

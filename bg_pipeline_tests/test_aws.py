@@ -9,11 +9,10 @@ from bg_pipeline.aws import Aws
 
 
 @pytest.fixture
-def amazon(monkeypatch: pytest.MonkeyPatch) -> Aws:
-    """Clients of the real service, of which none is called."""
-    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+def amazon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients lead to the real service, of which none is called."""
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "AWS_REGION"):
         monkeypatch.delenv(name, raising=False)
-    return Aws()
 
 
 @pytest.mark.parametrize(
@@ -28,9 +27,9 @@ def amazon(monkeypatch: pytest.MonkeyPatch) -> Aws:
     ],
 )
 def test_a_link_and_a_form_lead_to_the_buckets_own_region(
-    amazon: Aws, bucket: str, region: str, address: str
+    amazon: None, bucket: str, region: str, address: str
 ) -> None:
-    client = amazon.client("s3", region)
+    client = Aws().client("s3", region)
     link = urlsplit(client.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "a"}))
     assert f"{link.scheme}://{link.netloc}{link.path}" == f"{address}/a"
     assert client.generate_presigned_post(bucket, "a")["url"].rstrip("/") == address
@@ -45,12 +44,10 @@ def test_a_link_and_a_form_lead_to_the_buckets_own_region(
     ],
 )
 def test_what_the_users_configuration_says_of_s3_holds(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, chosen: str, address: str
+    amazon: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, chosen: str, address: str
 ) -> None:
     (tmp_path / "config").write_text(f"[default]\nregion = eu-central-1\ns3 =\n  {chosen}\n")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "AWS_REGION"):
-        monkeypatch.delenv(name, raising=False)
     link = Aws().client("s3").generate_presigned_url("get_object", Params={"Bucket": "shop", "Key": "a"})
     assert link.partition("?")[0] == address
 

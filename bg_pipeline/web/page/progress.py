@@ -106,7 +106,7 @@ def _retry(desk: Desk, standing: Standing) -> None:
         said = f"Asked for again, as batch {plain(again)}. Before that has its report, another press adds nothing."
     share = standing.to_retry
     st.text(f"Failed or skipped: {counted(share.photos, 'photo')}. {_price(share)}")
-    st.caption(said)  # one place for both: a line that appears would show the button twice for a moment
+    st.caption(said)  # one place for both: a line that appears would move the button
     if st.button("Ask again", key=f"retry-{standing.batch.path}", type="primary"):
         try:
             asked[standing.batch] = desk.retry(standing.batch).path

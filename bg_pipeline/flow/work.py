@@ -265,11 +265,7 @@ def _images(
 ) -> tuple[dict[str, Stored | None], dict[str, str]]:
     """The images asked for, those that the request lists or all in its folder, and where moved ones are by key."""
     objects, images, moved = uploaded.objects, uploaded.images, _moved(ledger)
-    foreign = request.InputS3Prefix != uploaded.batch.input_prefix or request.S3Bucket not in (
-        "",
-        data.bucket,
-    )
-    if foreign or data.bucket != request.S3Bucket:
+    if request.InputS3Prefix != uploaded.batch.input_prefix or data.bucket != store.bucket:
         prefix = f"{request.InputS3Prefix}/"
         objects = {found.key.removeprefix(prefix): found for found in data.list(prefix)}
         images = {name: found for name, found in objects.items() if layout.kind_of(name) is Kind.IMAGE}

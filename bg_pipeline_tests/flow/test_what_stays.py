@@ -298,3 +298,26 @@ def test_only_a_fault_of_the_painted_background_is_paid_for_again(
     (row,) = bench.rows(batch).values()
     assert row.Status == Status.NEEDS_REVIEW
     assert len(control.paid(operation="InvokeModel")) == 1
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_run_that_is_interrupted_again_and_again_waits_for_its_calls_before_it_gives_its_lease_back(
+    bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    control.latency({"operation": "InvokeModel", "seconds": 1.0})
+    collect, left = Flow._collect, [times]
+
+    def interrupt(flow: Flow) -> None:
+        if left[0] and control.calls(operation="Converse"):
+            left[0] -= 1
+            raise KeyboardInterrupt
+        collect(flow)
+
+    batch = bench.submit(4)
+    with monkeypatch.context() as patch:
+        patch.setattr(Flow, "_collect", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            bench.run()
+    assert bench.store.read(batch.lease_key) is None
+    assert bench.run().counts == {Status.SUCCEEDED: 4}
+    assert len(control.paid(operation="InvokeModel")) == 4

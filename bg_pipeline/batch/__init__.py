@@ -19,7 +19,13 @@ from bg_pipeline.batch.fields import (
 from bg_pipeline.batch.problems import MAX_PROBLEMS
 from bg_pipeline.batch.prompts import fill, placeholder_values, placeholders
 from bg_pipeline.batch.reading import MAX_BYTES, read, read_wishes
-from bg_pipeline.batch.wanted import ImageSettings, Wanted, image_settings
+from bg_pipeline.batch.wanted import (
+    ImageSettings,
+    Wanted,
+    image_settings,
+    paid_picture_fields,
+    picture_fields,
+)
 from bg_pipeline.batch.writing import default_request, retry_request, write
 
 __all__ = [
@@ -44,6 +50,8 @@ __all__ = [
     "default_request",
     "fill",
     "image_settings",
+    "paid_picture_fields",
+    "picture_fields",
     "placeholder_values",
     "placeholders",
     "read",

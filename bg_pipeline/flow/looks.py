@@ -10,6 +10,7 @@ import orjson
 from PIL import Image
 
 from bg_pipeline.captioners import nova
+from bg_pipeline.effects import Affects, identity_of_call
 from bg_pipeline.errors import CallError, ModelUnavailable, NotTried, RunStopped
 from bg_pipeline.flow.photographs import Photograph
 from bg_pipeline.flow.tools import Tools, Wallet
@@ -72,11 +73,13 @@ class Looks:
                 claim,
             )
 
-        return self._once("labels", {"min_confidence": confidence}, ask, "labels")
+        return self._once(
+            "labels", identity_of_call(self._tools.settings, Affects.LABELS_CALL), ask, "labels"
+        )
 
     def _custom_labels(self, arn: str) -> Seen:
         tools, confidence = self._tools, self._tools.settings.custom_labels_confidence
-        asked = {"model": arn, "min_confidence": confidence}
+        asked = identity_of_call(tools.settings, Affects.LABELS_CALL)
 
         def picture() -> dict[str, Any]:
             # Before the model is waited for: what is no picture need not wait.
@@ -125,7 +128,7 @@ class Looks:
         tools, photo = self._tools, self._photo
         form = SamForm.read(tools.settings.sam_form)
         asked = {
-            "endpoint": tools.settings.sam_endpoint,
+            **identity_of_call(tools.settings, Affects.SAM_CALL),
             "form": form.model_dump(),
             "boxes": [astuple(box) for box in boxes],
         }
@@ -156,10 +159,7 @@ class Looks:
 
     def caption(self) -> Seen:
         """A caption by the first caption model that can be used: ``{"Caption": …, "AltText": …}``."""
-        asked: dict[str, Any] = {"prompt": self._tools.settings.caption_prompt}
-        if self._tools.settings.alt_text_length:
-            # Not its length: a text that is there already can be shortened without paying again.
-            asked["alt_text"] = True
+        asked = identity_of_call(self._tools.settings, Affects.CAPTION_CALL)
         return self._once("captions", asked, self._describe, "captions")
 
     def cut_out(self) -> Mask:

@@ -5,7 +5,8 @@ from collections.abc import Collection, Mapping
 
 import orjson
 
-from bg_pipeline.batch import ImageSettings, placeholders
+from bg_pipeline.batch import ImageSettings, picture_fields, placeholders
+from bg_pipeline.effects import Affects, values
 from bg_pipeline.flow.finishing import VERSION
 from bg_pipeline.reports.report import Status
 from bg_pipeline.settings import Settings
@@ -24,7 +25,7 @@ AGAIN_LATER = (Status.FAILED, Status.SKIPPED)
 
 def fingerprint(*parts: object) -> str:
     """A short digest of everything an outcome depends on."""
-    data = orjson.dumps(parts, default=repr, option=orjson.OPT_SORT_KEYS)
+    data = orjson.dumps(parts, default=str, option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(data).hexdigest()[:20]
 
 
@@ -33,27 +34,24 @@ def fingerprints(
 ) -> dict[str, str]:
     """Each stage's fingerprint for an image; ``named_etags`` are the tags of masks and backdrops by key.
 
-    Neither the model nor the quotas are part of it: that a model died is no reason to pay again.
+    They are made of what settings and request fields declare that they affect. Neither the model nor the quotas are
+    part of it: that a model died is no reason to pay again.
     """
-    labels = fingerprint(LABELS, etag, settings.label_confidence)
-    if settings.custom_labels_arn:
-        # Which version of a model of one's own sees what is chosen by its owner; nothing takes its place.
-        labels = fingerprint(LABELS, etag, settings.custom_labels_arn, settings.custom_labels_confidence)
-    captions = fingerprint(CAPTIONS, etag, settings.caption_prompt, settings.alt_text_length > 0)
+    # A model of one's own for labels is chosen by its owner: which one is part of the labels' call.
+    labels = fingerprint(LABELS, etag, values(settings, {Affects.LABELS_CALL}))
+    captions = fingerprint(CAPTIONS, etag, values(settings, {Affects.CAPTION_CALL}))
     wanted = {name for prompt in asked.prompts for name in placeholders(prompt)}
     named_labels = asked.subject == "LABELS" and not asked.labels
     return {
         LABELS: labels,
-        CAPTIONS: fingerprint(captions, settings.alt_text_length),
+        CAPTIONS: fingerprint(captions, values(settings, {Affects.CAPTION})),
         PICTURES: fingerprint(
             PICTURES,
             VERSION,
             etag,
-            asked,
-            settings.feather,
-            settings.mask_sources,
-            str(settings.onnx_model or ""),
-            settings.sam_endpoint if asked.subject == "FACES" else "",
+            picture_fields(asked),
+            values(settings, {Affects.MASK, Affects.RESULT}),
+            values(settings, {Affects.SAM_CALL}) if asked.subject == "FACES" else "",
             labels if named_labels or "labels" in wanted else "",
             captions if "caption" in wanted else "",
             [named_etags.get(key, "") for key in (asked.mask_key, asked.backdrop) if key],

@@ -6,15 +6,27 @@ from this module by ``python -m bg_pipeline.settings``.
 
 import difflib
 import os
+import re
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    Field,
+    PrivateAttr,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from bg_pipeline.effects import Affects, Effect
 from bg_pipeline.errors import SettingsError
+from bg_pipeline.models import facts
 
 PREFIX = "BG_"
 
@@ -94,6 +106,12 @@ class Settings(BaseSettings):
     )
     attempts: Annotated[int, Affects.NOTHING] = Field(
         3, ge=1, le=10, description="Attempts of a call that fails with a passing fault."
+    )
+
+    model_facts: Annotated[Path | None, Affects.RUN] = Field(
+        None,
+        description="TOML file with prices and quotas of your own image models, or that win over the built-in ones; "
+        "see the README.",
     )
 
     quota_titan_v1_rpm: Annotated[RequestsPerMinute, Affects.NOTHING] = Field(
@@ -275,6 +293,8 @@ class Settings(BaseSettings):
         "INFO", description="Level of the log."
     )
 
+    _own_quotas: dict[str, float | None] = PrivateAttr(default_factory=dict)
+
     @field_validator(
         "allowed_buckets", "regions", "image_models", "caption_models", "mask_sources", mode="before"
     )
@@ -283,6 +303,11 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("onnx_model", "model_facts", mode="before")
+    @classmethod
+    def _none(cls, value: Any) -> Any:
+        return value if value != "" else None
 
     @field_validator("image_models", "caption_models")
     @classmethod
@@ -312,26 +337,63 @@ class Settings(BaseSettings):
         if operation.startswith("DETECT_"):
             a_second = getattr(self, f"quota_{operation.lower()}_tps", None)
             return None if a_second is None else a_second * 60
-        return getattr(self, f"quota_{operation.lower()}_rpm", None)
+        name = quota_name(operation)
+        return self._own_quotas.get(name, getattr(self, name, None))
+
+
+def quota_name(operation: str) -> str:
+    """The setting of an operation's requests a minute; ``BG_QUOTA_ACME_PAINT_RPM`` is ``quota_acme_paint_rpm``."""
+    return f"quota_{re.sub('[^a-z0-9]+', '_', operation.lower())}_rpm"
 
 
 def settings(**overrides: Any) -> Settings:
     """The settings of this process: the environment's ``BG_*`` variables, then ``overrides``.
 
-    Raises `SettingsError`, naming each variable, for a value that does not fit and for a name that is no
-    setting.
+    Prices and quotas of the file in ``BG_MODEL_FACTS`` count in this process until settings are made again; each
+    operation in it has a setting ``BG_QUOTA_<NAME>_RPM``. Raises `SettingsError`, naming each variable, for a value
+    that does not fit and for a name that is no setting, and naming file, table and key for a fault in that file.
     """
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
-    for name in sorted(os.environ):
-        if name.startswith(PREFIX) and name not in known:
+    fields = {PREFIX + name.upper() for name in Settings.model_fields}
+    said = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
+    said |= {PREFIX + name.upper(): value for name, value in overrides.items()}
+    quotas = {name: said[name] for name in said if _QUOTA.fullmatch(name) and name not in fields}
+    _refuse_unknown(said.keys() - quotas.keys(), fields)
+    with _named():
+        made = Settings(
+            **{name: overrides[name] for name in overrides if PREFIX + name.upper() not in quotas}
+        )
+    facts.use(made.model_facts)
+    # The quotas of Rekognition are said a second.
+    operations = {name for name in facts.operations() if not name.startswith("DETECT_")}
+    _refuse_unknown(quotas, fields | {PREFIX + quota_name(operation).upper() for operation in operations})
+    for name, value in quotas.items():
+        with _named(name):
+            made._own_quotas[name.removeprefix(PREFIX).lower()] = _QUOTA_VALUE.validate_python(value)
+    return made
+
+
+_QUOTA: Final = re.compile(f"{PREFIX}QUOTA_.+_RPM")
+_QUOTA_VALUE: Final = TypeAdapter[float | None](RequestsPerMinute)
+
+
+def _refuse_unknown(names: Iterable[str], known: Collection[str]) -> None:
+    for name in sorted(names):
+        if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
+            if _QUOTA.fullmatch(name):
+                hint += " A model of your own has a quota once the file in BG_MODEL_FACTS names its operation"
             raise SettingsError(f"{name} is not a setting{hint}")
+
+
+@contextmanager
+def _named(variable: str = "") -> Iterator[None]:
+    """Words what does not fit by the variable's name."""
     try:
-        return Settings(**overrides)
+        yield
     except ValidationError as error:
         problems = (
-            f"{PREFIX}{'_'.join(str(part) for part in problem['loc']).upper()}: "
+            f"{variable or PREFIX + '_'.join(str(part) for part in problem['loc']).upper()}: "
             f"{problem['msg'].removeprefix('Value error, ')}"
             for problem in error.errors(include_url=False)
         )

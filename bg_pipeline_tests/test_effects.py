@@ -1,10 +1,8 @@
-"""What settings and request fields affect is declared with them, and everything that depends on it follows from that."""
+"""What settings and request fields affect is declared with them; what depends on it follows from that."""
 
-import hashlib
 from dataclasses import fields, replace
 from typing import Any
 
-import orjson
 import pytest
 
 from bg_pipeline.batch import (
@@ -16,7 +14,7 @@ from bg_pipeline.batch import (
     paid_picture_fields,
 )
 from bg_pipeline.batch.wanted import _affecting
-from bg_pipeline.effects import Affects, declared, identity_of_call, values
+from bg_pipeline.effects import Affects, declared, identity_of_call
 from bg_pipeline.flow.stages import CAPTIONS, LABELS, PICTURES, fingerprints
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.state.answers import identity

@@ -1,6 +1,7 @@
 """A batch's request: the JSON that asks for it, read, checked, resolved for each image, and written."""
 
 from bg_pipeline.batch.fields import (
+    KNOWN,
     MAX_IMAGES,
     MAX_PROMPT,
     MAX_SEED,
@@ -15,6 +16,7 @@ from bg_pipeline.batch.fields import (
     SubjectName,
     TaskName,
     Wishes,
+    type_of,
 )
 from bg_pipeline.batch.problems import MAX_PROBLEMS
 from bg_pipeline.batch.prompts import fill, placeholder_values, placeholders
@@ -29,6 +31,7 @@ from bg_pipeline.batch.wanted import (
 from bg_pipeline.batch.writing import default_request, retry_request, write
 
 __all__ = [
+    "KNOWN",
     "MAX_BYTES",
     "MAX_IMAGES",
     "MAX_PROBLEMS",
@@ -57,5 +60,6 @@ __all__ = [
     "read",
     "read_wishes",
     "retry_request",
+    "type_of",
     "write",
 ]

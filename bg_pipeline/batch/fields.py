@@ -9,9 +9,9 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import fields
-from functools import cached_property
-from types import MappingProxyType
-from typing import Annotated, Any, Final, Literal
+from functools import cache, cached_property
+from types import MappingProxyType, NoneType, UnionType
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict
 from pydantic.dataclasses import dataclass as checked_dataclass
@@ -231,6 +231,15 @@ KNOWN: Final = {
     for kind in (Rendition, Wishes, ImageEntry, BatchRequest)
 }
 """The fields of each class."""
+
+
+@cache
+def type_of(kind: type, field: str) -> Any:
+    """The type of a field's value without its checks, and without the None of one that may be left out."""
+    hint = get_type_hints(kind, include_extras=True)[field]
+    while get_origin(hint) in (Annotated, Union, UnionType):
+        hint = next(each for each in get_args(hint) if each is not NoneType)
+    return hint
 
 
 def shown(value: Any) -> str:

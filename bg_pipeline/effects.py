@@ -62,9 +62,8 @@ class Effect:
         return needed and not (self.unless and getattr(values, self.unless))
 
 
-@cache
-def declared(kind: type) -> Mapping[str, tuple[Effect, ...]]:
-    """The effects that each field of a class declares, in order; an empty tuple where it declares none."""
+def declared(kind: type[Any]) -> Mapping[str, tuple[Effect, ...]]:
+    """The effects that each field of a model or dataclass declares, in order; empty where it declares none."""
     hints = get_type_hints(kind, include_extras=True)
     fields = getattr(kind, "model_fields", None) or kind.__dataclass_fields__
     return MappingProxyType({name: tuple(_effects(hints[name])) for name in fields})
@@ -77,7 +76,7 @@ def _effects(hint: Any) -> list[Effect]:
 
 
 @cache
-def _with_effect(kind: type, affects: frozenset[Affects]) -> tuple[tuple[str, Effect], ...]:
+def _with_effect(kind: type[Any], affects: frozenset[Affects]) -> tuple[tuple[str, Effect], ...]:
     return tuple(
         (name, effect)
         for name, effects in declared(kind).items()
@@ -89,7 +88,7 @@ def _with_effect(kind: type, affects: frozenset[Affects]) -> tuple[tuple[str, Ef
 def values(source: Any, affects: Collection[Affects]) -> dict[str, list[Any]]:
     """What counts of an object's fields for any of ``affects``, by field; without what has no such effect now."""
     found: dict[str, list[Any]] = {}
-    for name, effect in _with_effect(type(source), frozenset(affects)):
+    for name, effect in _with_effect(source.__class__, frozenset(affects)):
         if effect.counts(source):
             found.setdefault(name, []).append(effect.part(getattr(source, name)))
     return found
@@ -99,6 +98,6 @@ def identity_of_call(source: Any, affects: Affects) -> dict[str, Any]:
     """What an object's fields put into the identity of one kind of paid call, under the names it has there."""
     return {
         effect.name or name: effect.part(getattr(source, name))
-        for name, effect in _with_effect(type(source), frozenset({affects}))
+        for name, effect in _with_effect(source.__class__, frozenset({affects}))
         if effect.counts(source)
     }

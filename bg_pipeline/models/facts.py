@@ -244,7 +244,9 @@ def _merged(
         defaults = {"requests_per_minute": cautious, "requests_source": source, "price_source": source}
         return (_checked({**defaults, "model": model, **entry}, operation, place, own=True), *known)
     # A quota that the user says holds in every Region.
-    fresh = {f"{what}_by_region": {} for what in ("requests", "tokens") if f"{what}_per_minute" in entry}
+    fresh: dict[str, Any] = {
+        f"{what}_by_region": {} for what in ("requests", "tokens") if f"{what}_per_minute" in entry
+    }
     price = entry.get("price", {})
     return tuple(
         _checked(

@@ -60,6 +60,7 @@ class Answer:
 
     def metadata(self) -> dict[str, str]:
         document = {
+            "Version": 1,
             "model": self.model,
             "region": self.region,
             "seed": self.seed,
@@ -94,15 +95,15 @@ def _read(data: bytes, metadata: Mapping[str, str]) -> Answer | None:
         return Answer(
             data,
             document["model"],
-            document["region"],
-            document["seed"],
-            document["cost"],
-            document["for"],
-            document["maybe"],
-            document["words"],
-            document.get("claim", ""),
+            region=document.get("region", ""),
+            seed=document.get("seed"),
+            cost_usd=document.get("cost"),
+            made_for=document.get("for", ""),
+            maybe_billed=document.get("maybe", 0),
+            by_words=document.get("words", False),
+            claim=document.get("claim", ""),
         )
-    except (KeyError, orjson.JSONDecodeError):
+    except (AttributeError, KeyError, TypeError, orjson.JSONDecodeError):
         return None  # a foreign object under an answer's key is not an answer
 
 
@@ -194,6 +195,7 @@ class Answers:
         """
         key = layout.call_key(name)
         mine = {
+            "Version": 1,
             "Holder": self._holder,
             "Batch": terms.batch,
             "Retry": terms.retry,

@@ -9,7 +9,7 @@ anything that was paid for: what a crash keeps out of it is found again in `answ
 import gzip
 import io
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,10 +70,38 @@ def _dump(entry: Entry) -> bytes:
     return bytes(memoryview(orjson.dumps(entry)))
 
 
+_FIELDS = frozenset(Entry.__dataclass_fields__)
+_RECORD_FIELDS = frozenset(StageRecord.__dataclass_fields__)
+_OUTPUT: Mapping[str, Any] = {
+    "Key": "",
+    "Error": "",
+    "Cause": "",
+    "Final": True,
+    "Model": "",
+    "Region": "",
+    "Seed": None,
+    "CostUSD": 0.0,
+    "SubjectChanged": None,
+}
+"""What an output has where it says nothing; its ``Number`` is its place in the list, counted from 1."""
+
+
 def _load(line: bytes) -> Entry:
+    """An entry as any version of the program wrote it: unknown fields are left out, missing ones have defaults."""
     document = orjson.loads(line)
-    stages = {name: StageRecord(**record) for name, record in document.pop("stages").items()}
-    return Entry(stages=stages, **document)
+    said = {field: document[field] for field in document if field in _FIELDS}
+    said["stages"] = {
+        name: StageRecord(**{field: record[field] for field in record if field in _RECORD_FIELDS})
+        for name, record in document.get("stages", {}).items()
+        # Without these two nothing can be told of the stage: it counts as not done.
+        if "made_for" in record and "status" in record
+    }
+    said["outputs"] = [
+        {**_OUTPUT, "Number": number, **output}
+        for number, output in enumerate(document.get("outputs", ()), 1)
+        if "Status" in output
+    ]
+    return Entry(**said)
 
 
 def _number(segment_key: str) -> int:
@@ -119,7 +147,9 @@ class Ledger:
                     return
                 lines = Lines()
                 for line in text:
-                    lines[orjson.loads(line)["image"]] = line.rstrip(b"\n")
+                    entry = orjson.loads(line)
+                    if isinstance(entry, dict) and "image" in entry:
+                        lines[entry["image"]] = line.rstrip(b"\n")
         except (OSError, EOFError, zlib.error, ValueError):
             return
         self.header = document

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 from types import MappingProxyType
-from typing import Any, get_type_hints
+from typing import Any, Final, get_type_hints
 
 
 class Affects(Enum):
@@ -75,6 +75,9 @@ def _effects(hint: Any) -> list[Effect]:
     return [each for each in effects if isinstance(each, Effect)]
 
 
+_ALONE: Final = {affects: frozenset({affects}) for affects in Affects}
+
+
 @cache
 def _with_effect(kind: type[Any], affects: frozenset[Affects]) -> tuple[tuple[str, Effect], ...]:
     return tuple(
@@ -98,6 +101,6 @@ def identity_of_call(source: Any, affects: Affects) -> dict[str, Any]:
     """What an object's fields put into the identity of one kind of paid call, under the names it has there."""
     return {
         effect.name or name: effect.part(getattr(source, name))
-        for name, effect in _with_effect(source.__class__, frozenset({affects}))
+        for name, effect in _with_effect(source.__class__, _ALONE[affects])
         if effect.counts(source)
     }

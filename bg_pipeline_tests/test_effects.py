@@ -170,6 +170,26 @@ def test_an_entry_that_says_what_the_whole_batch_says_makes_nothing_due_again() 
     assert prints(entry) == prints(image_settings(BatchRequest(Id="a", Prompt="a beach"), ""))
 
 
+@pytest.mark.parametrize(
+    ("chosen", "labels", "captions"),
+    [
+        ({}, "6cc5093b83c2caa14fd0", "47fd48f4b4a029c20b78"),
+        (
+            {"custom_labels_arn": ARN, "caption_prompt": "What?", "alt_text_length": 80},
+            "fdaf148d501f97b6620e",
+            "558af12edc1e0e3f625d",
+        ),
+    ],
+    ids=["plain", "custom labels"],
+)
+def test_labels_and_captions_that_are_stored_are_not_due_again(
+    chosen: dict[str, Any], labels: str, captions: str
+) -> None:
+    """For labels that are due a Custom Labels model is started, which costs, whatever is stored."""
+    found = prints(**chosen)
+    assert (found[LABELS], found[CAPTIONS]) == (labels, captions)
+
+
 # Identities of paid calls: those of answers that are stored in buckets may never change
 
 

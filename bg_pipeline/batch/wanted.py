@@ -1,6 +1,6 @@
 """What a request comes to for one image: `ImageSettings`, with every default in its place."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from typing import Any, Final
@@ -98,8 +98,12 @@ def _affecting(affects: frozenset[Affects]) -> tuple[tuple[str, Any], ...]:
     )
 
 
-def _values(asked: ImageSettings, affects: Collection[Affects]) -> Iterator[tuple[str, Any]]:
-    for name, default in _affecting(frozenset(affects)):
+_PAID: Final = frozenset({Affects.PICTURE_CALL})
+_PICTURES: Final = frozenset({Affects.PICTURE_CALL, Affects.PICTURE_INPUT, Affects.RESULT})
+
+
+def _values(asked: ImageSettings, affects: frozenset[Affects]) -> Iterator[tuple[str, Any]]:
+    for name, default in _affecting(affects):
         value = getattr(asked, name)
         if default is MISSING or value != default:
             yield name, value
@@ -111,14 +115,14 @@ def paid_picture_fields(asked: ImageSettings) -> dict[str, Any]:
     To the identity of one picture belong besides what differs from picture to picture or has to be looked up:
     ``mask`` (a hash), ``prompt`` (filled) and ``seed``.
     """
-    found = dict(_values(asked, {Affects.PICTURE_CALL}))
+    found = dict(_values(asked, _PAID))
     # Labels say where the subject is only where the subject is found by labels.
     return found | {"labels": list(asked.labels) if asked.subject == "LABELS" else []}
 
 
 def picture_fields(asked: ImageSettings) -> dict[str, Any]:
     """What is asked for an image as far as its pictures and their files depend on it."""
-    found = dict(_values(asked, {Affects.PICTURE_CALL, Affects.PICTURE_INPUT, Affects.RESULT}))
+    found = dict(_values(asked, _PICTURES))
     found["renditions"] = [
         {name: value for name in KNOWN[Rendition] if (value := getattr(rendition, name)) is not None}
         for rendition in asked.renditions

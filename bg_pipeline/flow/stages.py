@@ -2,11 +2,12 @@
 
 import hashlib
 from collections.abc import Collection, Mapping
+from itertools import chain
 
 import orjson
 
 from bg_pipeline.batch import ImageSettings, picture_fields, placeholders
-from bg_pipeline.effects import Affects, values
+from bg_pipeline.effects import Affects, identity_of_call, values
 from bg_pipeline.flow.finishing import VERSION
 from bg_pipeline.reports.report import Status
 from bg_pipeline.settings import Settings
@@ -18,6 +19,10 @@ PICTURES = "generated_images"
 REPORT = "status_report"
 STAGES = (LABELS, CAPTIONS, PICTURES, REPORT)
 """In lineage order, by the names of their assets."""
+
+_CAPTION = frozenset({Affects.CAPTION})
+_SAM_CALL = frozenset({Affects.SAM_CALL})
+_MADE = frozenset({Affects.MASK, Affects.RESULT})
 
 AGAIN_LATER = (Status.FAILED, Status.SKIPPED)
 """Statuses of what the next run does again, unless the failure is final."""
@@ -37,21 +42,21 @@ def fingerprints(
     They are made of what settings and request fields declare that they affect. Neither the model nor the quotas are
     part of it: that a model died is no reason to pay again.
     """
-    # A model of one's own for labels is chosen by its owner: which one is part of the labels' call.
-    labels = fingerprint(LABELS, etag, values(settings, {Affects.LABELS_CALL}))
-    captions = fingerprint(CAPTIONS, etag, values(settings, {Affects.CAPTION_CALL}))
+    # The values alone, as ever: were labels due again, a Custom Labels model would be started for them.
+    labels = fingerprint(LABELS, etag, *identity_of_call(settings, Affects.LABELS_CALL).values())
+    captions = fingerprint(CAPTIONS, etag, *identity_of_call(settings, Affects.CAPTION_CALL).values())
     wanted = {name for prompt in asked.prompts for name in placeholders(prompt)}
     named_labels = asked.subject == "LABELS" and not asked.labels
     return {
         LABELS: labels,
-        CAPTIONS: fingerprint(captions, values(settings, {Affects.CAPTION})),
+        CAPTIONS: fingerprint(captions, *chain(*values(settings, _CAPTION).values())),
         PICTURES: fingerprint(
             PICTURES,
             VERSION,
             etag,
             picture_fields(asked),
-            values(settings, {Affects.MASK, Affects.RESULT}),
-            values(settings, {Affects.SAM_CALL}) if asked.subject == "FACES" else "",
+            values(settings, _MADE),
+            values(settings, _SAM_CALL) if asked.subject == "FACES" else "",
             labels if named_labels or "labels" in wanted else "",
             captions if "caption" in wanted else "",
             [named_etags.get(key, "") for key in (asked.mask_key, asked.backdrop) if key],

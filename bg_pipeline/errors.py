@@ -32,6 +32,10 @@ class RequestError(BgPipelineError):
         super().__init__("; ".join(f"{field}: {text}" if field else text for field, text in self.problems))
 
 
+class NewerDocument(BgPipelineError):
+    """A newer bg_pipeline wrote a document in a form that this one does not know; it is left as it is."""
+
+
 class PreconditionFailed(BgPipelineError):
     """A conditional write found the object changed, present or gone: somebody else was first."""
 

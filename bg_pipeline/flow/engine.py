@@ -17,7 +17,14 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from bg_pipeline import layout
 from bg_pipeline.custom_labels.standstill import WAITS
-from bg_pipeline.errors import BgPipelineError, LeaseLost, NotDelivered, NothingUsable, StorageFailed
+from bg_pipeline.errors import (
+    BgPipelineError,
+    LeaseLost,
+    NewerDocument,
+    NotDelivered,
+    NothingUsable,
+    StorageFailed,
+)
 from bg_pipeline.flow import heaps
 from bg_pipeline.flow.archive import Archive
 from bg_pipeline.flow.finding import NO_WISH, Finder, results_in, sample_left
@@ -277,8 +284,8 @@ class Flow:
         prefix = f"{layout.REPORTS}/{layout.date_path(day.date)}/"
         reports = {found.key for found in self._tools.store.list(prefix)}
 
-        def failed(batch: Batch, error: ClientError | BotoCoreError) -> None:
-            day.problems.append(f"batch {batch.path} could not be read: {error}; the next run tries again")
+        def failed(batch: Batch, error: Exception) -> None:
+            self._problem(day, batch, f"could not be read: {error}")
 
         for uploaded, work in self._finder.of_date(day.date, self._only, failed):
             if work is None:
@@ -298,7 +305,7 @@ class Flow:
         """The batch as it is stored now, None where it cannot be read."""
         try:
             return self._finder.open(uploaded)
-        except (ClientError, BotoCoreError) as error:
+        except (ClientError, BotoCoreError, NewerDocument) as error:
             self._problem(day, uploaded.batch, f"could not be read: {error}")
             return None
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from botocore.exceptions import BotoCoreError, ClientError
 
 from bg_pipeline import layout
+from bg_pipeline.errors import NewerDocument
 from bg_pipeline.flow.occasions import Wish
 from bg_pipeline.flow.stages import STAGES
 from bg_pipeline.flow.work import Work, open_work, stored_batches
@@ -41,7 +42,7 @@ class Finder:
         self,
         date: UploadDate,
         only: Collection[Batch] = (),
-        failed: Callable[[Batch, ClientError | BotoCoreError], None] | None = None,
+        failed: Callable[[Batch, Exception], None] | None = None,
     ) -> Iterator[tuple[Uploaded, Work | None]]:
         """Every batch of the date, or those of ``only``; without its work where it is not complete yet.
 
@@ -55,7 +56,7 @@ class Finder:
                 continue
             try:
                 work = self._open(uploaded, ledger_objects, results)
-            except (ClientError, BotoCoreError) as error:
+            except (ClientError, BotoCoreError, NewerDocument) as error:
                 if failed is None:
                     raise
                 failed(uploaded.batch, error)

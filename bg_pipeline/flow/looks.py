@@ -11,6 +11,7 @@ import orjson
 from PIL import Image
 
 from bg_pipeline.captioners import nova
+from bg_pipeline.effects import Affects, identity_of_call
 from bg_pipeline.errors import CallError, ModelUnavailable, NothingUsable, NotTried, RunStopped
 from bg_pipeline.flow.photographs import Photograph
 from bg_pipeline.flow.tools import Tools
@@ -84,11 +85,12 @@ class Looks:
             )
 
         price = self._price_of(rekognition.OPERATION)
-        return self._once("labels", {"min_confidence": confidence}, ask, "labels", price)
+        asked = identity_of_call(self._tools.settings, Affects.LABELS_CALL)
+        return self._once("labels", asked, ask, "labels", price)
 
     def _custom_labels(self, arn: str) -> Seen:
         tools, confidence = self._tools, self._tools.settings.custom_labels_confidence
-        asked = {"model": arn, "min_confidence": confidence}
+        asked = identity_of_call(tools.settings, Affects.LABELS_CALL)
 
         def picture() -> dict[str, Any]:
             # Before the model is waited for: what is no picture need not wait.
@@ -137,7 +139,7 @@ class Looks:
         tools, photo = self._tools, self._photo
         form = SamForm.read(tools.settings.sam_form)
         asked = {
-            "endpoint": tools.settings.sam_endpoint,
+            **identity_of_call(tools.settings, Affects.SAM_CALL),
             "form": form.model_dump(),
             "boxes": [astuple(box) for box in boxes],
         }
@@ -168,10 +170,7 @@ class Looks:
 
     def caption(self) -> Seen:
         """A caption by the first caption model that can be used: ``{"Caption": …, "AltText": …}``."""
-        asked: dict[str, Any] = {"prompt": self._tools.settings.caption_prompt}
-        if self._tools.settings.alt_text_length:
-            # Not its length: a text that is there already can be shortened without paying again.
-            asked["alt_text"] = True
+        asked = identity_of_call(self._tools.settings, Affects.CAPTION_CALL)
         return self._once("captions", asked, self._describe, "captions", self._price_of_caption())
 
     def cut_out(self) -> Mask:

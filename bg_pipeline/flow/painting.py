@@ -14,7 +14,7 @@ from typing import TypeVar
 from botocore.exceptions import BotoCoreError, ClientError
 from PIL import Image
 
-from bg_pipeline.batch import MAX_SEED, ImageSettings, Wanted
+from bg_pipeline.batch import MAX_SEED, ImageSettings, Wanted, paid_picture_fields
 from bg_pipeline.errors import (
     BgPipelineError,
     Blocked,
@@ -137,21 +137,14 @@ class Painter:
 
         ``mask`` is the digest of the mask that is sent, empty where the model finds the subject from words.
         """
-        asked = self._asked
         sent = {"mask_sent": mask} if mask else {}
         return identity(
             "picture",
             self._photo.sha256,
             {
-                "task": asked.task,
-                "subject": asked.subject,
-                "labels": list(asked.labels) if asked.subject == "LABELS" else [],
+                **paid_picture_fields(self._asked),
                 "mask": self._given,
                 "prompt": prompt,
-                "negative_prompt": asked.negative_prompt,
-                "mode": asked.mode,
-                "quality": asked.quality,
-                "cfg_scale": asked.cfg_scale,
                 "seed": seed,
                 **sent,
             },

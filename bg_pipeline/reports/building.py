@@ -77,18 +77,7 @@ def row(work: Work, image: str, entry: Entry) -> Row:
         cause = "; ".join(filter(None, [cause, pictures.note]))
     records = entry.stages.values()
     paid = bill(entry.payments.values())
-    outputs = [
-        Output(
-            Key=output["Key"],
-            Status=Status(output["Status"]),
-            Cause=output["Cause"],
-            Model=output["Model"],
-            Region=output["Region"],
-            Seed=output["Seed"],
-            CostUSD=output["CostUSD"],
-        )
-        for output in entry.outputs
-    ]
+    outputs = [Output.read(output) for output in entry.outputs]
     return compose(
         work.place.request_id,
         image,

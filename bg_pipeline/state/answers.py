@@ -83,6 +83,7 @@ class Answer:
 
     def metadata(self) -> dict[str, str]:
         document = {
+            "Version": 1,
             "model": self.model,
             "region": self.region,
             "seed": self.seed,
@@ -121,10 +122,10 @@ def _read(data: bytes, metadata: Mapping[str, str]) -> Answer | None:
         return Answer(
             data,
             document["model"],
-            document.get("region", ""),
-            document.get("seed"),
-            document.get("cost"),
-            document.get("for", ""),
+            region=document.get("region", ""),
+            seed=document.get("seed"),
+            cost_usd=document.get("cost"),
+            made_for=document.get("for", ""),
             maybe_billed=document.get("maybe", 0),
             by_words=document.get("words", False),
             claim=document.get("claim", ""),
@@ -134,7 +135,7 @@ def _read(data: bytes, metadata: Mapping[str, str]) -> Answer | None:
             earlier=document.get("earlier", 0),
             occasion=document.get("occasion", ""),
         )
-    except (KeyError, TypeError, AttributeError, orjson.JSONDecodeError):
+    except (AttributeError, KeyError, TypeError, orjson.JSONDecodeError):
         return None  # a foreign object under an answer's key is not an answer
 
 

@@ -63,7 +63,7 @@ def held_by(data: bytes) -> dict[str, Any]:
         counts = {name: int(held.get(name, 0)) for name in ("Unknown", "Abandoned")}
         names = {name: str(held.get(name, "")) for name in ("Holder", "Batch", "Retry", "Token")}
         payments = [payment for each in held.get("Payments", ()) if (payment := Payment.read(each))]
-        if "Version" not in held:
+        if "Payments" not in held:
             # Claims of version 1 counted their calls without a price.
             calls = range(counts["Unknown"] + counts["Abandoned"])
             payments = [Payment(f"{names['Token']}-{call}", "", None, certain=False) for call in calls]

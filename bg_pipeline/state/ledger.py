@@ -13,12 +13,13 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import orjson
 
+from bg_pipeline.errors import NewerDocument
 from bg_pipeline.layout import Batch
 from bg_pipeline.state.leased_writes import LeasedWriter
 from bg_pipeline.state.lines import Lines
@@ -91,17 +92,39 @@ def _dump(entry: Entry) -> bytes:
     return bytes(memoryview(orjson.dumps(document)))
 
 
+_OUTPUT: Mapping[str, Any] = {
+    "Key": "",
+    "Error": "",
+    "Cause": "",
+    "Final": True,
+    "Model": "",
+    "Region": "",
+    "Seed": None,
+    "CostUSD": 0.0,
+    "SubjectChanged": None,
+}
+"""What an output has where it says nothing; its ``Number`` is its place in the list, counted from 1."""
+
+
 def _load(line: bytes) -> Entry:
-    """An entry as any version stored it; what a newer program added is passed over."""
+    """An entry as any version of the program wrote it: unknown fields are left out, missing ones have defaults."""
     document = orjson.loads(line)
     stages = document.get("stages", {})
     known = {name: document[name] for name in _ENTRY if name in document}
     known["stages"] = {
         name: StageRecord(**{key: value for key, value in record.items() if key in _RECORD})
         for name, record in stages.items()
+        # Without these two nothing can be told of the stage: it counts as not done.
+        if "made_for" in record and "status" in record
     }
-    known["payments"] = from_stored(document.get("payments"))
-    if "payments" not in document:
+    known["outputs"] = [
+        {**_OUTPUT, "Number": number, **output}
+        for number, output in enumerate(document.get("outputs", ()), 1)
+        if "Status" in output
+    ]
+    if "payments" in document:
+        known["payments"] = from_stored(document["payments"])
+    else:
         known["payments"] = _sums_of_stages(stages)
     return Entry(**known)
 
@@ -170,12 +193,20 @@ class Ledger:
             # Line by line: the text of 10,000 images takes 10 MB.
             with gzip.GzipFile(fileobj=io.BytesIO(data)) as text:
                 document = orjson.loads(text.readline())
-                if not isinstance(document, dict) or document.get("Version") not in VERSIONS:
+                version = document.get("Version") if isinstance(document, dict) else None
+                if isinstance(version, int) and version > VERSION:
+                    raise NewerDocument(
+                        f"the ledger of batch {self._batch.path} was written by a newer bg_pipeline (its version is "
+                        f"{version}, this one knows {VERSION}); run it with that one, or update this one"
+                    )
+                if version not in VERSIONS:
                     return
                 lines = Lines()
                 for line in text:
-                    lines[orjson.loads(line)["image"]] = line.rstrip(b"\n")
-        except (OSError, EOFError, zlib.error, ValueError, KeyError):
+                    entry = orjson.loads(line)
+                    if isinstance(entry, dict) and "image" in entry:
+                        lines[entry["image"]] = line.rstrip(b"\n")
+        except (OSError, EOFError, zlib.error, ValueError):
             return
         self.header = document
         if self._lines:

@@ -46,6 +46,7 @@ def run(
     retry: bool = False,
     only: Collection[Batch] = (),
     run_id: str = "",
+    occasion: str = "",
     progress: Callable[[Progress], None] = lambda progress: None,
     note: Callable[[str], None] = lambda line: None,
 ) -> dict[date, Day]:
@@ -53,14 +54,15 @@ def run(
 
     ``stages`` are names of assets from `STAGES`; ``again`` those that are paid for anew; with ``retry`` what failed
     for a lasting reason is tried again as well, and once more what may have been billed twice; ``only`` limits the
-    work to some batches. Errors of images are counted in the `Day`s and told in the reports. Raises `SettingsError`
-    before anything is done.
+    work to some batches. ``occasion`` names the wish to refresh or retry: the same occasion pays once; without one
+    each run is an occasion of its own. Errors of images are counted in the `Day`s and told in the reports. Raises
+    `SettingsError` before anything is done.
     """
     aws = aws or make_aws(settings)
     store = store or open_bucket(settings, aws)
     stop = threading.Event()
     run_id = run_id or str(uuid.uuid4())
-    tools = Tools(settings, aws, store, stop=stop, retry=run_id if retry else "", note=note)
+    tools = Tools(settings, aws, store, stop=stop, retry=(occasion or run_id) if retry else "", note=note)
     try:
         flow = Flow(
             tools,

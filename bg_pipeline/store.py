@@ -304,7 +304,8 @@ class Store:
         """Stores the whole object or nothing, and returns its tag; a file is read from its beginning.
 
         Raises `PreconditionFailed` if ``if_absent`` and the key exists, or if the object's tag is no longer
-        ``if_etag``. Metadata values must be ASCII, 2 KB in all.
+        ``if_etag``. A write that S3 refuses only because another one is under way is made again first. Metadata
+        values must be ASCII, 2 KB in all.
         """
         if isinstance(data, bytes) and self._quick is not None:
             try:
@@ -344,7 +345,7 @@ class Store:
             if lost and (if_absent or if_etag is not None):
                 raise PreconditionFailed(f"{key} was written by somebody else") from error
             raise
-        return answer["ETag"].strip('"')
+        return str(answer["ETag"]).strip('"')
 
     def read_json(self, key: str) -> Any | None:
         """The parsed document, or None if it is absent or torn (what is not JSON is not a document)."""

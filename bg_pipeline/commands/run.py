@@ -80,7 +80,12 @@ def run_dates(
 
 
 def _succeeded(day: Day) -> bool:
-    return not day.stopped and day.counts[Status.SUCCEEDED] == day.images
+    return not day.stopped and not problems(day) and day.counts[Status.SUCCEEDED] == day.images
+
+
+def problems(day: Day) -> Sequence[str]:
+    """What kept a batch of the date from being opened or reported."""
+    return getattr(day, "problems", ())
 
 
 def show(days: Iterable[Day]) -> None:
@@ -110,7 +115,9 @@ def show(days: Iterable[Day]) -> None:
     for day in days:
         if day.stopped:
             say(f"{day.date}: stopped early: {day.stopped}")
+        for problem in problems(day):
+            say(f"{day.date}: {problem}")
         for path in day.unfinished:
             say(f"{path} is left alone: it is still being uploaded, or another run is at work on it.")
-        if not day.images and not day.unfinished:
+        if not (day.images or day.unfinished or problems(day)):
             say(f"{day.date}: no complete batch of photos.")

@@ -3,13 +3,15 @@
 import json
 import os
 import shlex
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from bg_pipeline import pipeline
 from bg_pipeline.cli import main
 from bg_pipeline.commands import submit as submitting
 from bg_pipeline.commands.arguments import today
@@ -99,6 +101,24 @@ def test_a_second_run_does_nothing_and_succeeds(bench: Bench, photos: Path, cont
     assert control.paid() == []
     assert bg("run", "--date", "today", "--again", "generated_images").exit_code == 0
     assert len(control.paid(operation="InvokeModel")) == 2
+
+
+def test_a_batch_that_could_not_be_reported_is_told_and_the_exit_code_is_1(
+    bench: Bench, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted(photos, "--prompt", "a sunny beach")
+    run = pipeline.run
+
+    def spoil(*args: Any, **named: Any) -> dict[date, Any]:
+        days: dict[date, Any] = dict(run(*args, **named))
+        for day in days.values():
+            day.problems = ["batch 101530: its report could not be written: AccessDenied"]
+        return days
+
+    monkeypatch.setattr(pipeline, "run", spoil)
+    result = bg("run", "--date", "today")
+    assert result.exit_code == 1
+    assert "batch 101530: its report could not be written: AccessDenied" in result.stderr
 
 
 def test_an_image_that_failed_is_told_with_its_cause_and_exit_code_1(bench: Bench, photos: Path) -> None:

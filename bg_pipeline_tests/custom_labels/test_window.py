@@ -758,6 +758,23 @@ def test_a_date_on_which_nothing_worked_fails_the_run_and_keeps_its_report(
     assert instance.get_materialized_partitions(dg.AssetKey("status_report")) == {TODAY.isoformat()}
 
 
+def test_a_window_that_s3_ends_fails_with_a_sentence(shop: Shop, instance: dg.DagsterInstance) -> None:
+    job = custom_labels_window(shop.settings())
+    gone = Store(shop.store.client, "no-such-bucket-anywhere")
+    result = job.execute_in_process(
+        instance=instance, resources={"bucket": gone, "aws": aws()}, raise_on_error=False
+    )
+    failure = result.failure_data_for_node("label_waiting_photos")
+    assert failure is not None
+    assert failure.user_failure_data is not None
+    assert "there is no bucket 'no-such-bucket-anywhere'" in str(failure.user_failure_data.description)
+
+
+def test_a_schedule_that_s3_does_not_answer_says_so(shop: Shop, instance: dg.DagsterInstance) -> None:
+    shop.store = Store(shop.store.client, "no-such-bucket-anywhere")
+    assert "could not be looked at" in str(tick(shop, instance).skip_message)
+
+
 def test_the_guard_in_dagster_remembers_what_it_saw_and_skips_with_words(
     shop: Shop, instance: dg.DagsterInstance, rekognition, state
 ) -> None:

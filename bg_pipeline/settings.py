@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from bg_pipeline.errors import SettingsError
+from bg_pipeline.batch import read_wishes
+from bg_pipeline.errors import RequestError, SettingsError
 
 PREFIX = "BG_"
 
@@ -42,7 +43,7 @@ class Settings(BaseSettings):
     )
     caption_models: Words = Field(
         ("us.amazon.nova-pro-v1:0", "us.amazon.nova-2-lite-v1:0", "us.amazon.nova-lite-v1:0"),
-        description="Caption models in order of preference.",
+        description="Caption models in order of preference; set and empty: no captions.",
     )
     caption_prompt: str = Field(
         "Generate a detailed description of the image.", description="What the caption model is asked."
@@ -239,11 +240,20 @@ class Settings(BaseSettings):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
-    @field_validator("image_models", "caption_models")
+    @field_validator("image_models")
     @classmethod
     def _some(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value:
             raise ValueError("name at least one model")
+        return value
+
+    @field_validator("default_prompt")
+    @classmethod
+    def _a_prompt(cls, value: str) -> str:
+        try:
+            read_wishes({"Prompt": value})
+        except RequestError as error:
+            raise ValueError("; ".join(text for _, text in error.problems)) from None
         return value
 
     @field_validator("mask_sources")

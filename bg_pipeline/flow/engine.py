@@ -20,7 +20,7 @@ from bg_pipeline.flow import heaps
 from bg_pipeline.flow.archive import Archive
 from bg_pipeline.flow.finding import Finder, results_in, sample_left
 from bg_pipeline.flow.outcomes import SAMPLE_WAITS, Meaning, meaning
-from bg_pipeline.flow.stages import CAPTIONS, LABELS, PICTURES, REPORT, STAGES
+from bg_pipeline.flow.stages import LABELS, PICTURES, REPORT, STAGES
 from bg_pipeline.flow.tools import Tools
 from bg_pipeline.flow.walk import Walk
 from bg_pipeline.flow.work import Work
@@ -30,7 +30,7 @@ from bg_pipeline.reports.building import report_batch, rows_and_entries
 from bg_pipeline.reports.report import Row, Status
 from bg_pipeline.state.leases import POLL_SECONDS, Leases
 from bg_pipeline.state.ledger import Entry, StageRecord
-from bg_pipeline.uploads.listing import Uploaded
+from bg_pipeline.uploads.listing import Uploaded, remarks
 
 CHECKPOINT_SECONDS = 20.0
 PROGRESS_SECONDS = 10.0
@@ -279,6 +279,8 @@ class Flow:
         images = list(work.due)
         work.pending = len(images)
         self._look_at_models(work)
+        for line in remarks(work.uploaded):
+            self._tools.note(line)
         limit = sample_left(work)
         for number, image in enumerate(images):
             if stopped := work.stopped or self._stopped:
@@ -303,8 +305,6 @@ class Flow:
         """Before the first paid call: is there a model for all that is due? Asked once, then remembered."""
         wanted = {stage for stages in work.due.values() for stage in stages}
         try:
-            if CAPTIONS in wanted:
-                self._tools.captioners.current()
             if PICTURES in wanted and any(work.asked(image).needs_prompt for image in work.due):
                 self._tools.replacers.current()
         except NothingUsable as error:

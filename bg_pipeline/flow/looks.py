@@ -10,7 +10,14 @@ import orjson
 from PIL import Image
 
 from bg_pipeline.captioners import nova
-from bg_pipeline.errors import CallError, ModelUnavailable, NotTried, RunStopped
+from bg_pipeline.errors import (
+    CallError,
+    ModelUnavailable,
+    NothingUsable,
+    NotTried,
+    RunStopped,
+    SubjectNotFound,
+)
 from bg_pipeline.flow.photographs import Photograph
 from bg_pipeline.flow.tools import Tools, Wallet
 from bg_pipeline.generators import Generator, Operation
@@ -155,7 +162,17 @@ class Looks:
         return ask
 
     def caption(self) -> Seen:
-        """A caption by the first caption model that can be used: ``{"Caption": …, "AltText": …}``."""
+        """A caption by the first caption model that can be used: ``{"Caption": …, "AltText": …, "Prompt": …}``.
+
+        ``Prompt`` has the words that were sent. Raises `NotTried` where captions are switched off, and where no
+        caption model can be used: only what needs a caption waits for one.
+        """
+        if not self._tools.settings.caption_models:
+            raise NotTried(
+                "CaptionsOff",
+                "captions are switched off (BG_CAPTION_MODELS is empty) and {caption} in its prompt needs one: name "
+                "a caption model, or write the words themselves",
+            )
         asked: dict[str, Any] = {"prompt": self._tools.settings.caption_prompt}
         if self._tools.settings.alt_text_length:
             # Not its length: a text that is there already can be shortened without paying again.
@@ -177,7 +194,7 @@ class Looks:
         fitted = tools.generator(answer.model).sizes.canvas(photo.size)
         with Image.open(BytesIO(answer.data)) as picture:
             if not picture.has_transparency_data:
-                raise CallError("BadAnswer", f"the cut-out by {answer.model} has no transparency")
+                raise SubjectNotFound("NoTransparency", f"{answer.model} cut nothing out of it")
             alpha = from_alpha(picture)
         scale = min(1.0, MASK_SIDE / max(fitted.inner))
         width, height = (max(1, round(side * scale)) for side in fitted.inner)
@@ -218,7 +235,10 @@ class Looks:
         jpeg = self._photo.jpeg(nova.WITHIN, max_bytes=nova.MAX_BYTES)
         self._photo.set_aside()
         while True:
-            choice = self._tools.captioners.current()
+            try:
+                choice = self._tools.captioners.current()
+            except NothingUsable as error:
+                raise NotTried("NoCaptionModel", str(error)) from error
             try:
                 return self._describe_with(choice, jpeg, claim)
             except ModelUnavailable as error:
@@ -253,7 +273,8 @@ class Looks:
                 raise
         answer = {key: value for key, value in done.answer.items() if key != "ResponseMetadata"}
         tools.keep_payload(wallet, operation, body, answer)
-        document = {"Caption": caption.text, "AltText": caption.alt_text}
+        sent = nova.sent_prompt(prompt, alt_text)
+        document = {"Caption": caption.text, "AltText": caption.alt_text, "Prompt": sent}
         return self._answer(orjson.dumps(document), choice.candidate.name, done.region, cost)
 
     def _rekognition(

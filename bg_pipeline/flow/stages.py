@@ -40,11 +40,14 @@ def fingerprints(
         # Which version of a model of one's own sees what is chosen by its owner; nothing takes its place.
         labels = fingerprint(LABELS, etag, settings.custom_labels_arn, settings.custom_labels_confidence)
     captions = fingerprint(CAPTIONS, etag, settings.caption_prompt, settings.alt_text_length > 0)
+    if not settings.caption_models:
+        captions = "off"
     wanted = {name for prompt in asked.prompts for name in placeholders(prompt)}
     named_labels = asked.subject == "LABELS" and not asked.labels
     return {
         LABELS: labels,
-        CAPTIONS: fingerprint(captions, settings.alt_text_length),
+        # Without caption models there is no such stage.
+        **({CAPTIONS: fingerprint(captions, settings.alt_text_length)} if settings.caption_models else {}),
         PICTURES: fingerprint(
             PICTURES,
             VERSION,
@@ -78,7 +81,7 @@ def due(
     """
     wanted = {}
     for stage in (LABELS, CAPTIONS, PICTURES):
-        if stage not in stages:
+        if stage not in stages or stage not in prints:
             continue
         record = entry.stages.get(stage) if entry else None
         if (

@@ -12,7 +12,7 @@ from bg_pipeline.errors import PreconditionFailed, RequestError, UsageError
 from bg_pipeline.flow.outcomes import Meaning
 from bg_pipeline.flow.places import Place
 from bg_pipeline.flow.renditions import WISHES
-from bg_pipeline.flow.stages import STAGES, due, fingerprints
+from bg_pipeline.flow.stages import CAPTIONS, LABELS, STAGES, due, fingerprints
 from bg_pipeline.layout import Batch, Kind, ResultNames, UploadDate
 from bg_pipeline.reports.thumbnails import Thumbnails
 from bg_pipeline.settings import Settings
@@ -78,6 +78,9 @@ class Work:
     ) -> None:
         """Fills ``due``. ``etag_of`` tells the tag of a mask or backdrop by its key; the rest is as in `due`."""
         self.due = {}
+        if self.uploaded.batch.is_order:
+            # Its picture asks for the labels or the caption that it needs; no others are paid for.
+            stages = [stage for stage in stages if stage not in (LABELS, CAPTIONS)]
         named = {} if self.request is None else {key: etag_of(key) for key in self.request.named_keys}
         for image, found in self.images.items():
             prints = fingerprints(settings, self.asked(image), found.etag if found else "", named)

@@ -30,6 +30,9 @@ def unknown_placeholder(text: str, known: Sequence[str] = PLACEHOLDERS) -> str |
         if name in known and found[0] == f"{{{name}}}":
             continue
         close = difflib.get_close_matches(name.lower()[:100], known, 1, 0.5)
+        if not close and found[0] != f"{{{name}}}":
+            # With blanks around it, a word that resembles none is more likely text.
+            continue
         meant = f"; did you mean {{{close[0]}}}?" if close else ""
         return f"unknown placeholder {found[0][:60]}{meant}"
     return None

@@ -1,7 +1,7 @@
 """The screen where photos are dropped, a background is asked for, and its cost is seen before it is paid."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import streamlit as st
@@ -155,10 +155,16 @@ def _card(desk: Desk, photos: Mapping[str, Dropped], name: str, said: dict[str, 
         if st.button("Remove the photo", key=f"remove-{key}", icon=":material/delete:"):
             state.lot.take_away(name)
             st.rerun()
-    # All of them taken away means everything that stands out; where there were none, nothing is said.
-    if kept or seen.usable or "Labels" in own:
-        own["Labels"] = ", ".join(kept)
-    said[name] = {field: text for field, text in own.items() if text.strip() or field == "Labels"}
+    said[name] = with_labels(own, kept, offered=seen.usable)
+
+
+def with_labels(own: Mapping[str, str], kept: Sequence[str], *, offered: Sequence[str]) -> dict[str, str]:
+    """What is said of one photo, with the labels that are ``kept`` in it.
+
+    All of them taken away means everything that stands out. Where there were none, nothing is said of labels.
+    """
+    said = {field: text for field, text in own.items() if text.strip() or field == "Labels"}
+    return {**said, "Labels": ", ".join(kept)} if kept or offered or "Labels" in own else said
 
 
 def _stored(file: UploadedFile, store: Callable[[bytes], str]) -> str:

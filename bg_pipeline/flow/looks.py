@@ -164,8 +164,8 @@ class Looks:
     def caption(self) -> Seen:
         """A caption by the first caption model that can be used: ``{"Caption": …, "AltText": …, "Prompt": …}``.
 
-        ``Prompt`` has the words that were sent. Raises `NotTried` where captions are switched off, and where no
-        caption model can be used: only what needs a caption waits for one.
+        ``Prompt`` has the words that were sent. Raises `NotTried` where captions are switched off, and
+        `ModelUnavailable` where no caption model can be used: only what needs a caption waits for one.
         """
         if not self._tools.settings.caption_models:
             raise NotTried(
@@ -238,7 +238,8 @@ class Looks:
             try:
                 choice = self._tools.captioners.current()
             except NothingUsable as error:
-                raise NotTried("NoCaptionModel", str(error)) from error
+                # It stops what needs a caption, and not the run.
+                raise ModelUnavailable("NothingUsable", str(error)) from error
             try:
                 return self._describe_with(choice, jpeg, claim)
             except ModelUnavailable as error:

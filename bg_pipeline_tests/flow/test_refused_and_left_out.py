@@ -127,16 +127,21 @@ def test_a_caption_that_fails_stops_no_picture_that_does_without(
     assert row.Status == Status.SUCCEEDED, row.Cause
 
 
-def test_a_caption_model_that_is_gone_skips_what_needs_a_caption_and_nothing_else(
+def test_a_caption_model_that_is_gone_fails_what_needs_a_caption_and_nothing_else(
     bench: Bench, control: ControlClient
 ) -> None:
     control.model("amazon.nova-pro-v1:0", lifecycle="RETIRED", end_of_life="2026-06-30")
     plain = bench.submit(1)
     told = bench.submit({"b.jpg": photo(5)}, batch="second", Prompt="{caption} at sea")
     bench.run(caption_models="amazon.nova-pro-v1:0")
-    assert only_row(bench, plain).Status == Status.SUCCEEDED
+    row = only_row(bench, plain)
+    assert row.Status == Status.SUCCEEDED
+    assert "the caption failed and was not needed: none of the configured models can be used" in row.Cause
     row = only_row(bench, told)
-    assert (row.Status, row.Error) == (Status.SKIPPED, "NoCaptionModel")
+    assert (row.Status, row.Error) == (Status.FAILED, "NothingUsable")
+    control.model("amazon.nova-pro-v1:0", lifecycle="ACTIVE")
+    bench.run(caption_models="amazon.nova-pro-v1:0")
+    assert only_row(bench, told).Status == Status.SUCCEEDED
 
 
 def test_a_stored_caption_tells_the_words_that_were_sent(bench: Bench, control: ControlClient) -> None:

@@ -47,6 +47,10 @@ class ImageError(BgPipelineError):
         self.code = code
 
 
+class SourceUnreadable(ImageError):
+    """S3 does not hand out this photo, mask or backdrop now; once that is mended the next run works on it."""
+
+
 class NeedsReview(ImageError):
     """A mask or a result did not pass its checks and is kept for a person to look at."""
 
@@ -80,6 +84,10 @@ class OutcomeUnknown(Transient):
 
 class ClaimLost(Transient):
     """Another process has taken this call over and makes it; nothing was called."""
+
+
+class NotDelivered(Transient):
+    """S3 did not take a result or a document of a batch; what was paid for it is stored and serves the next run."""
 
 
 class Throttled(Transient):
@@ -118,7 +126,7 @@ class LeaseLost(RunStopped):
 
 
 class StorageFailed(RunStopped):
-    """S3 does not do what it is asked; what cannot be stored must not be paid for."""
+    """S3 does not do what it is asked with the pipeline's own state; what cannot be stored must not be paid for."""
 
     code = "S3"
 

@@ -54,7 +54,7 @@ def request(model_id: str, jpeg: bytes, prompt: str = PROMPT, alt_text: int = 0)
                 "role": "user",
                 "content": [
                     {"image": {"format": "jpeg", "source": {"bytes": jpeg}}},
-                    {"text": sent_prompt(prompt, alt_text)},
+                    {"text": _order(alt_text) + prompt},
                 ],
             }
         ],
@@ -66,14 +66,14 @@ def request(model_id: str, jpeg: bytes, prompt: str = PROMPT, alt_text: int = 0)
     return body
 
 
-def sent_prompt(prompt: str = PROMPT, alt_text: int = 0) -> str:
-    """The words that `request` sends beside the picture."""
-    return _order(alt_text) + prompt
+def prompt_of(body: Mapping[str, Any]) -> str:
+    """The words that a `request` sends with its picture."""
+    return str(body["messages"][0]["content"][1]["text"])
 
 
 def tokens_at_most(model_id: str, prompt: str = PROMPT, alt_text: int = 0) -> tuple[int, int]:
     """Input and output tokens of one call at worst, for its place in the quota and the plan of its cost."""
-    words = len(sent_prompt(prompt, alt_text))
+    words = len(_order(alt_text) + prompt)
     return facts_of("CAPTION", model_id).picture_tokens + words // 3 + 20, _max_tokens(alt_text)
 
 

@@ -69,15 +69,15 @@ def due(
     prints: Mapping[str, str],
     *,
     stages: Collection[str],
-    again: Collection[str],
+    occasions: Mapping[str, str],
     results: Mapping[str, str],
     retry: bool = False,
 ) -> dict[str, str]:
     """The stages that have to be done for an image, with the fingerprints they will have been done for.
 
-    With ``retry`` what failed for a lasting reason is tried again too; a refusal by content policy never is.
-    ``results`` are the tags of the objects under the output prefix: a result that is gone, torn or foreign
-    is made again, from its stored answer.
+    ``occasions`` names, by stage, the refresh on which a stage has to have been made. With ``retry`` what failed
+    for a lasting reason is tried again too; a refusal by content policy never is. ``results`` are the tags of the
+    objects under the output prefix: a result that is gone, torn or foreign is made again, from its stored answer.
     """
     wanted = {}
     for stage in (LABELS, CAPTIONS, PICTURES):
@@ -88,7 +88,7 @@ def due(
             record is None
             or entry is None
             or record.made_for != prints[stage]
-            or stage in again
+            or occasions.get(stage, record.occasion) != record.occasion
             or (record.status in AGAIN_LATER and (retry or not record.final))
             or (stage == PICTURES and any(results.get(key) != etag for key, etag in entry.files.items()))
         ):

@@ -83,6 +83,7 @@ class Row:
     Labels: str
     Caption: str
     CostUSD: float | None
+    MaybeBilledUSD: float | None
     Seconds: float
     Reused: bool
 
@@ -99,7 +100,7 @@ class Row:
 COLUMNS: Final = tuple(name for name in Row.__dataclass_fields__ if name != "Outputs")
 """What the CSV and the data frame have of a row."""
 _VALUES: Final = attrgetter(*COLUMNS)
-_COST: Final = COLUMNS.index("CostUSD")
+_COSTS: Final = (COLUMNS.index("CostUSD"), COLUMNS.index("MaybeBilledUSD"))
 _BEFORE_NAME: Final = b'\n    "ImageName": '
 
 
@@ -115,13 +116,14 @@ def compose(
     labels: str = "",
     caption: str = "",
     cost_usd: float | None = 0.0,
+    maybe_usd: float | None = 0.0,
     seconds: float = 0.0,
     reused: bool = False,
 ) -> Row:
     """The row of an image that ended as ``status``, or as the worst of its outputs where that is worse.
 
     Without a ``cause`` it has that of the first output which ended like the row. ``cost_usd`` is all that was
-    billed for the image, its labels and caption included.
+    surely billed for the image, its labels and caption included, ``maybe_usd`` what may have been billed besides.
     """
     status = worst([status, *(output.Status for output in outputs)])
     first = outputs[0] if outputs else Output("", status)
@@ -141,6 +143,7 @@ def compose(
         Labels=labels,
         Caption=caption,
         CostUSD=None if cost_usd is None else round(cost_usd, 6),
+        MaybeBilledUSD=None if maybe_usd is None else round(maybe_usd, 6),
         Seconds=round(seconds, 3),
         Reused=reused,
     )
@@ -181,8 +184,9 @@ class CsvWriter:
     def write(self, row: Row) -> None:
         """Adds a row."""
         cells = [_cell(value) for value in _VALUES(row)]
-        if row.CostUSD is None:
-            cells[_COST] = "unknown"
+        for column in _COSTS:
+            if cells[column] is None:
+                cells[column] = "unknown"
         self._csv.writerow(cells)
 
     def end(self) -> None:
@@ -248,7 +252,13 @@ class Report:
         import pandas as pd
 
         columns = {name: [getattr(row, name) for row in self.rows] for name in COLUMNS}
-        kinds = {"Seed": "Int64", "CostUSD": "float64", "Seconds": "float64", "Reused": "bool"}
+        kinds = {
+            "Seed": "Int64",
+            "CostUSD": "float64",
+            "MaybeBilledUSD": "float64",
+            "Seconds": "float64",
+            "Reused": "bool",
+        }
         return pd.DataFrame(columns).astype(kinds).set_index("ImageName")
 
     @property
@@ -259,9 +269,13 @@ class Report:
 
     @property
     def cost_usd(self) -> float | None:
-        """What was billed for all images; None where a part of it is not known."""
-        costs = [row.CostUSD for row in self.rows]
-        return None if None in costs else round(sum(cost or 0.0 for cost in costs), 6)
+        """What was surely billed for all images; None where a part of it is not known."""
+        return _sum(row.CostUSD for row in self.rows)
+
+    @property
+    def maybe_usd(self) -> float | None:
+        """What may have been billed besides, for calls whose end is not known."""
+        return _sum(row.MaybeBilledUSD for row in self.rows)
 
     @property
     def to_do_again(self) -> tuple[str, ...]:
@@ -275,11 +289,29 @@ class Report:
                 printable(row.ImageName),
                 row.Status.value,
                 f"{row.Seconds:.1f}",
-                "unknown" if row.CostUSD is None else f"{row.CostUSD:.2f}",
+                amount(row.CostUSD, row.MaybeBilledUSD),
                 "\n".join(map(printable, [*row.Results, *([row.Cause] if row.Cause else [])])),
             )
             for row in self.rows
         ]
+
+
+def amount(cost_usd: float | None, maybe_usd: float | None, places: int = 2) -> str:
+    """Dollars for a person, with what may have been billed besides: ``0.12`` or ``0.12 to 0.15``."""
+    if cost_usd is None or maybe_usd is None:
+        return "unknown"
+    told = f"{cost_usd:.{places}f}"
+    most = f"{cost_usd + maybe_usd:.{places}f}"
+    return told if told == most else f"{told} to {most}"
+
+
+def _sum(amounts: Iterable[float | None]) -> float | None:
+    total = 0.0
+    for usd in amounts:
+        if usd is None:
+            return None
+        total += usd
+    return round(total, 6)
 
 
 TABLE_HEAD: Final = ("Image", "Status", "Seconds", "USD", "Results, cause")

@@ -256,6 +256,11 @@ class Leases:
         with self._lock:
             self._held.discard(lease)
 
+    def leave(self, lease: Lease) -> None:
+        """Ends the renewals and the use of a lease without giving it back: calls may still be under way under it."""
+        self.forget(lease)
+        lease.lost.set()
+
     def _renew_all(self) -> None:
         while not self._closed.wait(self.ttl / RENEWALS_PER_TTL):
             with self._lock:

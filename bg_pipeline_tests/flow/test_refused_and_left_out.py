@@ -214,6 +214,7 @@ def eyes(cut_out: Callable[[], Mask], caption: Callable[[], str] = lambda: "a do
         faces=list,
         sam=None,
         cut_out=cut_out,
+        stored_cut_out=cut_out,
         given=lambda key: b"",
     )
 

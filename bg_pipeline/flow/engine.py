@@ -42,7 +42,7 @@ from bg_pipeline.state.leased_writes import LeasedWriter
 from bg_pipeline.state.leases import POLL_SECONDS, Leases
 from bg_pipeline.state.ledger import Entry, StageRecord
 from bg_pipeline.state.payments import Bill, Payment, bill, record
-from bg_pipeline.uploads.listing import Uploaded
+from bg_pipeline.uploads.listing import Uploaded, remarks
 
 CHECKPOINT_SECONDS = 20.0
 PROGRESS_SECONDS = 10.0
@@ -367,6 +367,8 @@ class Flow:
         images = list(work.due)
         work.pending = len(images)
         self._look_at_models(work)
+        for line in remarks(work.uploaded):
+            self._tools.note(line)
         limit = sample_left(work)
         for number, image in enumerate(images):
             if number >= limit:

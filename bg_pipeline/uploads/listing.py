@@ -57,6 +57,19 @@ class Uploaded:
         return {**self.others, **self.images}
 
 
+def remarks(uploaded: Uploaded) -> Iterator[str]:
+    """What a person would want to know of objects in the folder that are neither images nor its request, in lines."""
+    path, others = uploaded.batch.path, uploaded.others
+    misspelt = [name for name in others if layout.is_misspelt_request(name)]
+    if misspelt and uploaded.request is None:
+        yield f"batch {path}: '{misspelt[0]}' is not read; is it meant as {layout.REQUEST}? Then name it so"
+    films = layout.films_of_photos([*uploaded.images, *others])
+    beside = [name for name in others if layout.kind_of(name) is Kind.SIDECAR or name in films]
+    if beside:
+        shown = ", ".join(sorted(beside)[:3]) + (", …" if len(beside) > 3 else "")
+        yield f"batch {path}: files that go with photos and are none are left out ({len(beside)}: {shown})"
+
+
 def batches(store: Store, date: UploadDate) -> Iterator[Uploaded]:
     """The batches of a date in key order; one request per 1,000 objects, one batch in memory at a time."""
     return _folders(store.list(f"{layout.uploads_of(date)}/"))
@@ -86,8 +99,10 @@ def _folders(objects: Iterable[Stored]) -> Iterator[Uploaded]:
                     uploaded.draft = each
                 case Kind.APPROVAL:
                     uploaded.approval = each
-                case Kind.DOT_FILE | Kind.OTHER_JSON:
+                case Kind.DOT_FILE | Kind.OTHER_JSON | Kind.SIDECAR:
                     uploaded.others[upload.name] = each
                 case Kind.FOLDER:
                     pass
+        for film in layout.films_of_photos(uploaded.images):
+            uploaded.others[film] = uploaded.images.pop(film)
         yield uploaded

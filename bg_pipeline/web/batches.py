@@ -28,7 +28,8 @@ from bg_pipeline.spending import planning
 from bg_pipeline.uploads import drafts
 from bg_pipeline.uploads import listing as uploads
 from bg_pipeline.uploads.listing import Uploaded
-from bg_pipeline.uploads.submitting import check_request, new_batch, paid_pictures
+from bg_pipeline.uploads.names import match_names
+from bg_pipeline.uploads.submitting import check_submission, new_batch, paid_pictures
 from bg_pipeline.web.orders import once
 from bg_pipeline.web.problems import Problem
 from bg_pipeline.web.service import (
@@ -410,11 +411,12 @@ def _media_type(name: str) -> str:
 def _checked(service: Service, batch: Batch, data: bytes) -> tuple[BatchRequest, Uploaded]:
     """The request, complete and within its rights, and what was uploaded for it."""
     found = _found(service, batch)
-    request = check_request(service.settings, batch, data)
+    request = check_submission(service.settings, batch, data)
     problems = []
     if request.InputS3Prefix == batch.input_prefix and request.S3Bucket == service.store.bucket:
+        there = match_names(request.entries, found.objects)
         for number, entry in enumerate(request.Images or ()):
-            if entry.ImageName not in found.objects:
+            if entry.ImageName not in there:
                 problems.append((f"Images[{number}].ImageName", f"'{entry.ImageName}' was not uploaded"))
         if not found.images:
             problems.append(("Images", "no photo was uploaded"))

@@ -21,6 +21,7 @@ from bg_pipeline.web.page.desk import Desk, Share, dagster_at_work, free_name
 from bg_pipeline.web.page.intake import Lots
 from bg_pipeline.web.page.plain import plain
 from bg_pipeline.web.page.single import fields_of
+from bg_pipeline.web.page.submit import with_labels
 from bg_pipeline_tests.batches import Bench, aws
 from bg_pipeline_tests.pictures import photo
 from bg_pipeline_tests.rendered import as_png
@@ -42,6 +43,29 @@ def drafted(desk: Desk, count: int = 2) -> tuple[Batch, list[str]]:
     for number in range(count):
         names.append(desk.take(batch, f"{number}.jpg", io.BytesIO(photo(number))).name)
     return batch, names
+
+
+def test_labels_that_are_all_taken_away_are_said_and_labels_that_never_were_are_not() -> None:
+    assert with_labels({"Ref": "1"}, [], offered=[]) == {"Ref": "1"}
+    assert with_labels({"Ref": " "}, ["Dog", "Cat"], offered=["Dog"]) == {"Labels": "Dog, Cat"}
+    assert with_labels({"Labels": "Dog"}, [], offered=["Dog"]) == {"Labels": ""}
+    assert with_labels({"Labels": ""}, [], offered=[]) == {"Labels": ""}
+
+
+def test_a_photo_without_its_labels_is_asked_for_as_what_stands_out(desk: Desk) -> None:
+    batch, names = drafted(desk)
+    _, request = desk.request(batch, names, {"Prompt": "a beach"}, {names[0]: {"Labels": ""}})
+    assert [image_settings(request, name).subject for name in names] == ["SALIENT", "LABELS"]
+
+
+def test_a_table_finds_dropped_photos_by_either_spelling_and_tells_what_a_spreadsheet_did(desk: Desk) -> None:
+    batch = desk.begin()
+    name = desk.take(batch, "caf\u00e9.jpg", io.BytesIO(photo(1))).name
+    table = "source,ref,prompt\ncafe\u0301.jpg,10.12.2026,a beach\n".encode()
+    _, request = desk.from_manifest(batch, table, [name], {})
+    assert list(request.entries) == [name]
+    (doubt,) = desk.doubts(table)
+    assert doubt.startswith("line 2, column ref: '10.12.2026'")
 
 
 def test_what_is_dropped_lies_in_storage_as_a_draft_that_nothing_works_on(

@@ -48,6 +48,7 @@ from bg_pipeline.spending.image_budget import ImageBudget
 from bg_pipeline.spending.planning import Plan
 from bg_pipeline.store import Store
 from bg_pipeline.uploads import drafts, listing, manifest
+from bg_pipeline.uploads.names import match_names
 from bg_pipeline.uploads.submitting import compose_request, new_batch, paid_pictures, upload
 
 LOOK_AGAIN_SECONDS = 30
@@ -237,15 +238,21 @@ class Desk:
         """The request that a manifest asks for; its ``source`` cells name dropped photos. `RequestError` by line."""
         read = manifest.read(data)
         found, missing = [], []
-        for line in read.lines:
-            name = posixpath.basename(line.said.get("source", "").replace("\\", "/"))
-            if name in names:
-                found.append(name)
+        named = [posixpath.basename(line.said.get("source", "").replace("\\", "/")) for line in read.lines]
+        meant = match_names(named, set(names))
+        for line, name in zip(read.lines, named, strict=True):
+            if name in meant:
+                found.append(meant[name])
             else:
                 missing.append(f"line {line.number}: '{name}' was not dropped on the page")
         if missing:
             raise UsageError("; ".join(missing[:20]))
         return manifest.compose(self.settings, batch, read, found, {}, wishes)
+
+    @staticmethod
+    def doubts(data: bytes) -> list[str]:
+        """Cells of a manifest that a spreadsheet may have changed, in lines; a `RequestError` where it is none."""
+        return [f"{place}: {words}" for _, place, words in manifest.read(data).doubts]
 
     def plan(self, batch: Batch, request: BatchRequest) -> tuple[Plan, list[str]]:
         """What the request would take, and why a model of some kind cannot be used. Nothing is spent."""

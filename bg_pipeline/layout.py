@@ -338,6 +338,11 @@ def published_key(result: str) -> str:
     return within(PUBLISHED, result.removeprefix(f"{RESULTS}/"))
 
 
+def result_of_published(key: str) -> str:
+    """The result that was delivered as ``key``: the other way round than `published_key`."""
+    return within(RESULTS, key.removeprefix(f"{PUBLISHED}/"))
+
+
 def report_key(status_prefix: str, batch_id: str, extension: str = "json") -> str:
     """``extension`` is ``json``, ``csv`` or ``html``."""
     return within(status_prefix, f"status_report_{batch_id}.{extension}")
@@ -355,8 +360,18 @@ def retry_key(status_prefix: str, batch_id: str) -> str:
 
 
 def retried_key(batch: Batch) -> str:
-    """Which batch asks again for what failed of ``batch``."""
+    """Which batches ask again for what failed of ``batch``."""
     return within(f"{STATE}/retries/{batch.path}", "batch.json")
+
+
+def redone_key(batch: Batch) -> str:
+    """Which batches ask again for pictures of ``batch`` that a person did not like."""
+    return within(f"{STATE}/redoes/{batch.path}", "batch.json")
+
+
+def origin_key(batch: Batch) -> str:
+    """Of which batch ``batch`` asks again for something."""
+    return within(f"{STATE}/retries/{batch.path}", "origin.json")
 
 
 def manifest_report_key(status_prefix: str, batch_id: str) -> str:

@@ -8,7 +8,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
 from types import MappingProxyType
@@ -23,6 +23,7 @@ from bg_pipeline.errors import (
     NewerDocument,
     NotDelivered,
     NothingUsable,
+    RunStopped,
     StorageFailed,
 )
 from bg_pipeline.flow import heaps
@@ -38,6 +39,7 @@ from bg_pipeline.inspection.grounds import Inspection
 from bg_pipeline.layout import Batch, UploadDate
 from bg_pipeline.reports.building import report_batch, rows, rows_and_entries
 from bg_pipeline.reports.report import Row, Status
+from bg_pipeline.spending.remaining import limit_of
 from bg_pipeline.state.leased_writes import LeasedWriter
 from bg_pipeline.state.leases import POLL_SECONDS, Leases
 from bg_pipeline.state.ledger import Entry, StageRecord
@@ -362,7 +364,7 @@ class Flow:
         self._charge(work, day)
         try:
             self._begin(work)
-        except (LeaseLost, NotDelivered) as error:
+        except (RunStopped, NotDelivered) as error:
             work.stopped = meaning(error)
         images = list(work.due)
         work.pending = len(images)
@@ -384,6 +386,15 @@ class Flow:
 
     def _begin(self, work: Work) -> None:
         """Writes down, before anything is paid for it, that a person's wish is being fulfilled."""
+        request = work.request
+        if (
+            request is not None
+            and work.due
+            and (request.MaxCostUSD is not None or request.RetryOf is not None)
+        ):
+            # One cap over a batch and all that was asked for again of it.
+            cap = limit_of(self._tools.store, work.place.batch, request)
+            work.place = replace(work.place, cap_usd=cap)
         on = {**work.occasions, **({RETRY: work.retry} if work.retry else {})}
         facts = begun(work.ledger.header, self._wish, on) if work.due and work.problem is None else {}
         if facts:

@@ -29,6 +29,7 @@ from bg_pipeline.layout import EXTENSIONS, Batch, Kind, UploadDate, films_of_pho
 from bg_pipeline.settings import Settings
 from bg_pipeline.store import Store, Stored
 
+HAND_OVER_ATTEMPTS = 3
 THREADS = 8
 """Files uploaded at a time; each holds at most one part of 8 MB in memory."""
 
@@ -253,6 +254,28 @@ def submit(
             pool.shutdown(wait=False, cancel_futures=True)
     store.write(batch.request_key, request, media_type="application/json")
     store.delete(batch.draft_key)
+
+
+def hand_over(store: Store, batch: Batch, request: bytes) -> bool:
+    """Writes the request of a batch whose photos are in their place; whether it is this one that is there now.
+
+    A request that is there already is never replaced, so that of two who hand over at once one is told.
+    """
+    for _ in range(HAND_OVER_ATTEMPTS):
+        try:
+            store.write(batch.request_key, request, media_type="application/json", if_absent=True)
+            break
+        except PreconditionFailed:
+            # Somebody else's, or our own whose answer was lost. None at all: S3 was busy with another write (409).
+            earlier = store.read(batch.request_key)
+            if earlier is not None and earlier.data != request:
+                return False
+            if earlier is not None:
+                break
+    else:
+        raise UsageError(f"S3 did not take the request of batch {batch.path}; do it again")
+    store.delete(batch.draft_key)
+    return True
 
 
 _IN_THIS_THREAD = TransferConfig(use_threads=False)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 from datetime import date, timedelta
 from pathlib import Path
@@ -161,6 +162,23 @@ def test_a_sample_runs_and_the_rest_follows_its_approval(
     assert bg("approve", batch.path, "--run").exit_code == 0
     assert len(control.paid(operation="InvokeModel")) == 2
     assert "was approved before" in bg("approve", batch.path).stderr
+
+
+def test_the_report_tells_how_the_sample_that_was_seen_is_approved_and_no_other(
+    bench: Bench, photos: Path, control: ControlClient
+) -> None:
+    batch = submitted(photos, "--prompt", "a sunny beach", "--sample", 1)
+    bg("run", "--batch", batch.path)
+    told = bg("report", batch.path).stderr
+    (command,) = re.findall(r"`bg-pipeline (approve .*?)`", told)
+    other = {"Id": "another", "Prompt": "a dark forest", "Sample": 1}
+    bench.store.write_json(batch.request_key, other)
+    bg("run", "--batch", batch.path)
+    assert "replaced since you looked" in refused(*shlex.split(command))
+    assert len(control.paid(operation="InvokeModel")) == 2
+    (command,) = re.findall(r"`bg-pipeline (approve .*?)`", bg("report", batch.path).stderr)
+    assert bg(*shlex.split(command), "--run").exit_code == 0
+    assert "Its sample waits" not in bg("report", batch.path).stderr
 
 
 def test_where_the_machine_knows_no_name_whoever_approves_has_to_say_one(

@@ -206,6 +206,37 @@ def test_a_batch_tells_what_waits_for_approval_and_what_can_be_asked_for_again(
         desk.retry(again)
 
 
+def test_a_sample_is_approved_for_the_request_that_the_page_showed(desk: Desk, bench: Bench) -> None:
+    batch = bench.submit(3, Sample=1)
+    bench.run()
+    (shown,) = desk.standings(batch.date)
+    other = {"Id": "id-101530", "Prompt": "a dark forest", "Sample": 1}
+    bench.store.write_json(batch.request_key, other)
+    bench.run()
+    with pytest.raises(UsageError, match="replaced since you looked"):
+        desk.approve_sample(batch, by="ann", seen=shown.request_etag)
+    assert bench.run().counts == {Status.SUCCEEDED: 1, Status.SKIPPED: 2}
+    (shown,) = desk.standings(batch.date)
+    desk.approve_sample(batch, by="ann", seen=shown.request_etag)
+    assert bench.run().counts == {Status.SUCCEEDED: 3}
+
+
+def test_what_can_be_asked_for_again_is_no_more_than_the_sample(desk: Desk, bench: Bench) -> None:
+    batch = bench.submit(4, Sample=2)
+    bench.run(max_cost_usd=0.0001)
+    (standing,) = desk.standings(batch.date)
+    assert standing.to_retry == Share(2, 2)
+
+
+def test_a_second_press_for_another_picture_makes_no_second_batch(desk: Desk, bench: Bench) -> None:
+    batch = bench.submit(1)
+    bench.run()
+    results = desk.results(batch)
+    shown = results.items()
+    presses = [desk.redo(results.work, shown, by="ann", prompt="a lake", seed=None) for _ in range(2)]
+    assert presses[0] == presses[1]
+
+
 def test_only_approved_results_are_packed(desk: Desk, bench: Bench, tmp_path: Path) -> None:
     batch, names = drafted(desk)
     data, _ = desk.request(batch, names, {"Prompt": "a beach"}, {})

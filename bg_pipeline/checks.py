@@ -18,9 +18,8 @@ from bg_pipeline.flow.stages import PICTURES, REPORT
 from bg_pipeline.inspection import judgments
 from bg_pipeline.inspection.judgments import NEAR_END, Judgment, Ran, forgotten
 from bg_pipeline.inspection.unreported import look_back
-from bg_pipeline.resources import trouble
 from bg_pipeline.settings import Settings
-from bg_pipeline.store import Store
+from bg_pipeline.store import Store, explained
 
 EVERY_UPLOAD: Final = "every_upload_has_a_report"
 LOOK_SECONDS: Final = 10.0
@@ -104,7 +103,7 @@ def every_upload_has_a_report(settings: Settings, report: dg.AssetKey) -> dg.Ass
             )
             judgment = forgotten(settings, looked)
         except (ClientError, BotoCoreError) as error:
-            judgment = Judgment(False, f"This could not be checked: {trouble(bucket, error)}")
+            judgment = Judgment(False, f"This could not be checked: {explained(bucket, error)}")
         return dg.AssetCheckResult(
             passed=judgment.passed,
             severity=dg.AssetCheckSeverity.WARN,

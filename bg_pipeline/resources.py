@@ -3,7 +3,6 @@
 from typing import Any
 
 import dagster as dg
-from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import Field
 
 from bg_pipeline.aws import Aws
@@ -41,19 +40,6 @@ class PhotoBucket(dg.ConfigurableResource[Store]):
             return Store(client, self.name)
         _regions[place] = client.meta.region_name
         return Store(client, self.name)
-
-
-def trouble(store: Store, error: ClientError | BotoCoreError) -> str:
-    """What an error that S3 ended the work with means, for the log of a run."""
-    code = error.response.get("Error", {}).get("Code", "") if isinstance(error, ClientError) else ""
-    if code == "NoSuchBucket":
-        return f"there is no bucket '{store.bucket}' (BG_BUCKET), S3 says: {error}"
-    if code in ("AccessDenied", "403", "Forbidden"):
-        return f"{error}; check the credentials and their rights with `bg-pipeline doctor`"
-    return (
-        f"S3 (bucket '{store.bucket}', BG_BUCKET) does not do what it is asked: {error}. "
-        "What is done is kept; run it again when that has passed"
-    )
 
 
 class ModelClients(dg.ConfigurableResource[Aws]):

@@ -416,3 +416,16 @@ class Store:
         return self.client.generate_presigned_url(
             "get_object", Params={"Bucket": self.bucket, "Key": key}, ExpiresIn=seconds
         )
+
+
+def explained(store: Store, error: ClientError | BotoCoreError) -> str:
+    """What an error that S3 ended the work with means, for the log of a run."""
+    code = error.response.get("Error", {}).get("Code", "") if isinstance(error, ClientError) else ""
+    if code == "NoSuchBucket":
+        return f"there is no bucket '{store.bucket}' (BG_BUCKET), S3 says: {error}"
+    if code in ("AccessDenied", "403", "Forbidden"):
+        return f"{error}; check the credentials and their rights with `bg-pipeline doctor`"
+    return (
+        f"S3 (bucket '{store.bucket}', BG_BUCKET) does not do what it is asked: {error}. "
+        "What is done is kept; run it again when that has passed"
+    )

@@ -141,10 +141,10 @@ def test_a_result_that_somebody_deletes_during_the_run_is_an_error(bench: Bench)
         def in_bucket(self, bucket: str) -> Store:
             return self
 
-        def write_json(self, key: str, document: Any, **conditions: Any) -> str:
+        def write(self, key: str, data: Any, **conditions: Any) -> str:
             if key == f"{gone}.json":  # provenance: the result was stored and opened before it
                 self.delete(gone)
-            return super().write_json(key, document, **conditions)
+            return super().write(key, data, **conditions)
 
     bench.store = Deleting(bench.store.client, bench.store.bucket)
     judged = judgments.results_open(ran(bench, bench.run()))

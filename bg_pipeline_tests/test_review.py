@@ -33,7 +33,9 @@ from bg_pipeline.review import (
 )
 from bg_pipeline.spending.remaining import CapUsedUp
 from bg_pipeline.state.follow_ups import REDOES, FollowUps
+from bg_pipeline.state.leased_writes import LeasedWriter
 from bg_pipeline.state.ledger import Entry, Ledger, StageRecord
+from bg_pipeline.state.payments import Payment
 from bg_pipeline.store import Store
 from bg_pipeline_tests.batches import Bench
 from bg_pipeline_tests.pictures import photo
@@ -80,10 +82,14 @@ def batch(bench: Bench) -> Batch:
     return made
 
 
+def paid(usd: float) -> dict[str, Payment]:
+    return {"call": Payment("call", "TITAN_V2", usd)}
+
+
 def finished(bench: Bench, batch: Batch, version: str = "first") -> None:
     """Stores results and the ledger that knows them."""
     ledger = Ledger(bench.store, batch)
-    ledger.put(Entry("broken.jpg", stages={PICTURES: StageRecord("", Status.FAILED, cost_usd=0.03)}))
+    ledger.put(Entry("broken.jpg", stages={PICTURES: StageRecord("", Status.FAILED)}, payments=paid(0.03)))
     for name, status in (("good.jpg", Status.SUCCEEDED), ("odd.jpg", Status.NEEDS_REVIEW)):
         key = f"{batch.output_prefix}/{name}"
         etag = bench.store.write(key, f"{version} {name}".encode(), media_type="image/jpeg")
@@ -94,9 +100,11 @@ def finished(bench: Bench, batch: Batch, version: str = "first") -> None:
             "Seed": 7,
             "CostUSD": 0.01,
         }
-        record = StageRecord("", status, cost_usd=0.01)
-        ledger.put(Entry(name, stages={PICTURES: record}, outputs=[output], files={key: etag}))
-    ledger.finish()
+        record = StageRecord("", status)
+        ledger.put(
+            Entry(name, stages={PICTURES: record}, outputs=[output], files={key: etag}, payments=paid(0.01))
+        )
+    ledger.finish(LeasedWriter(None))
 
 
 def opened(bench: Bench, batch: Batch) -> Work:
@@ -411,7 +419,7 @@ def left_by_a_run(bench: Bench, batch: Batch, status: Status | None, *, version:
     for output in entry.outputs:
         output |= {"Status": status, "Cause": FAULT, "Key": output["Key"] if version else ""}
     ledger.put(entry)
-    ledger.finish()
+    ledger.finish(LeasedWriter(None))
 
 
 @pytest.mark.parametrize("status", [None, Status.FAILED, Status.BLOCKED, Status.SKIPPED, Status.NEEDS_REVIEW])

@@ -15,9 +15,8 @@ from bg_pipeline.custom_labels import run as window_run
 from bg_pipeline.custom_labels.model import NotStarted
 from bg_pipeline.errors import CallError, RunStopped, SettingsError
 from bg_pipeline.flow.stages import LABELS, PICTURES, STAGES
-from bg_pipeline.resources import trouble
 from bg_pipeline.settings import Settings
-from bg_pipeline.store import Store
+from bg_pipeline.store import Store, explained
 
 NAME = "custom_labels_window"
 
@@ -57,7 +56,7 @@ def custom_labels_window(settings: Settings) -> dg.JobDefinition:
         except (SettingsError, NotStarted, CallError, RunStopped) as error:
             raise dg.Failure(str(error), allow_retries=False) from error
         except (ClientError, BotoCoreError) as error:
-            raise dg.Failure(trouble(bucket, error), allow_retries=False) from None
+            raise dg.Failure(explained(bucket, error), allow_retries=False) from None
         context.add_output_metadata(_metadata(bucket, outcome))
         if outcome.reason:
             context.log.info(f"Nothing was done: {outcome.reason}")

@@ -23,9 +23,8 @@ from bg_pipeline.flow.stages import CAPTIONS, LABELS, PICTURES, REPORT, STAGES
 from bg_pipeline.inspection.judgments import Ran
 from bg_pipeline.partitions import BACKFILL
 from bg_pipeline.quotas.calls import DayQuotaExhausted
-from bg_pipeline.resources import trouble
 from bg_pipeline.settings import Settings
-from bg_pipeline.store import Store
+from bg_pipeline.store import Store, explained
 
 LEFT: Final = "bg_pipeline/left"
 """The tag of a run that left something undone which may be done soon; its value is the run's own id."""
@@ -125,7 +124,7 @@ def image_flow(settings: Settings, dates: dg.DailyPartitionsDefinition) -> dg.As
             raise dg.Failure(str(error), allow_retries=False) from None
         except (ClientError, BotoCoreError) as error:
             mark_as_left(context)
-            raise dg.Failure(trouble(bucket, error), allow_retries=False) from None
+            raise dg.Failure(explained(bucket, error), allow_retries=False) from None
         except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
             # A process that is ended from outside fails in Dagster, however well it reported on its way out.
             mark_as_left(context)

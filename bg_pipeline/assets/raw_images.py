@@ -8,9 +8,8 @@ import dagster as dg
 from botocore.exceptions import BotoCoreError, ClientError
 
 from bg_pipeline.partitions import BACKFILL
-from bg_pipeline.resources import trouble
 from bg_pipeline.settings import Settings
-from bg_pipeline.store import Store
+from bg_pipeline.store import Store, explained
 from bg_pipeline.uploads.listing import batches
 
 GIVE_UP_AFTER: Final = 3
@@ -37,7 +36,7 @@ def raw_images(settings: Settings, dates: dg.DailyPartitionsDefinition) -> dg.As
             try:
                 found = _inventory(settings, bucket, date.fromisoformat(key))
             except (ClientError, BotoCoreError) as error:
-                failed[key] = trouble(bucket, error)
+                failed[key] = explained(bucket, error)
                 if not listed and len(failed) == GIVE_UP_AFTER:
                     break
                 continue

@@ -44,6 +44,7 @@ from bg_pipeline.state.leased_writes import LeasedWriter
 from bg_pipeline.state.leases import POLL_SECONDS, Leases
 from bg_pipeline.state.ledger import Entry, StageRecord
 from bg_pipeline.state.payments import Bill, Payment, bill, record
+from bg_pipeline.store import explained
 from bg_pipeline.uploads.listing import Uploaded, remarks
 
 CHECKPOINT_SECONDS = 20.0
@@ -265,8 +266,7 @@ class Flow:
             try:
                 yield from self._tasks_of(day, busy)
             except (ClientError, BotoCoreError) as error:
-                bucket = self._tools.store.bucket
-                day.problems.append(f"bucket '{bucket}' could not be read: {error}; the next run tries again")
+                day.problems.append(explained(self._tools.store, error))
         while busy:
             # Somebody else is at work on these: their outcome is waited for, then checked.
             uploaded, day = busy.popleft()
@@ -371,7 +371,7 @@ class Flow:
         self._look_at_models(work)
         for line in remarks(work.uploaded):
             self._tools.note(line)
-        limit = sample_left(work)
+        limit = self._sample_left(work)
         for number, image in enumerate(images):
             if number >= limit:
                 self._skip(work, image, SAMPLE_WAITS)
@@ -383,6 +383,15 @@ class Flow:
                 yield work, image
         if not images:
             self._finish(work)
+
+    def _sample_left(self, work: Work) -> int:
+        """How many of the due images may be worked on; none while it cannot be read whether a sample is approved."""
+        try:
+            return sample_left(work)
+        except (ClientError, BotoCoreError) as error:
+            stopped = StorageFailed(f"the approval of the batch's sample could not be read: {error}")
+            work.stopped = work.stopped or meaning(stopped)
+            return len(work.due)
 
     def _begin(self, work: Work) -> None:
         """Writes down, before anything is paid for it, that a person's wish is being fulfilled."""

@@ -157,6 +157,7 @@ def drafted(store: Store, settings: Settings, uploaded: Uploaded, request: Batch
     images = {name: uploaded.objects.get(name) for name in names}
     place = Place(
         batch=batch,
+        store=store,
         data=store.in_bucket(request.S3Bucket),
         input_prefix=request.InputS3Prefix,
         output_prefix=request.OutputS3Prefix,
@@ -202,6 +203,7 @@ def open_work(store: Store, settings: Settings, uploaded: Uploaded, ledger_objec
     }
     place = Place(
         batch=batch,
+        store=store,
         data=data,
         input_prefix=request.InputS3Prefix if request else batch.input_prefix,
         output_prefix=request.OutputS3Prefix if request else batch.output_prefix,

@@ -214,7 +214,9 @@ def test_the_reports_rows_tell_each_photos_share_of_the_windows_cost(shop: Shop)
 
     told = costs()
     labels = {
-        (batch.name, entry.image): entry.stages["labels"].cost_usd
+        (batch.name, entry.image): sum(
+            paid.usd or 0.0 for paid in entry.payments.values() if paid.operation == "CUSTOM_LABELS_WINDOW"
+        )
         for batch in (first, second)
         for entry in Ledger.read(
             shop.store, batch, list(shop.store.list(f"{batch.ledger_prefix}/"))
@@ -225,8 +227,8 @@ def test_the_reports_rows_tell_each_photos_share_of_the_windows_cost(shop: Shop)
     assert sorted(labels.values()) == pytest.approx([0, share, share, share])
     assert all(told[image] > part - 1e-6 for image, part in labels.items())  # rows are rounded to so much
     (day,) = outcome.days.values()
-    assert day.total_usd == pytest.approx(sum(told.values()), abs=1e-5)
-    assert day.cost_usd == pytest.approx(sum(told.values()), abs=1e-5)
+    assert day.total.cost_usd == pytest.approx(sum(told.values()), abs=1e-5)
+    assert day.spent.cost_usd == pytest.approx(sum(told.values()), abs=1e-5)
     shop.run(TODAY)
     assert costs() == told
 

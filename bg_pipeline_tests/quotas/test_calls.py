@@ -45,7 +45,7 @@ def test_a_call_that_waited_at_the_gate_is_not_sent_once_another_run_has_the_bat
                 regions=("us-east-1",),
                 before=budget.check,
             )
-            payment.settle()
+            payment.settle(0.001)
 
     label(Lease(looks=3))
     assert len(control.paid(operation="DetectLabels")) == 1

@@ -34,7 +34,11 @@ class Settings(BaseSettings):
 
     bucket: str = Field("", description="The S3 bucket that holds photos, results and the pipeline's state.")
     allowed_buckets: Words = Field((), description="Other buckets a request may name.")
-    regions: Words = Field((), description="Regions for the models, comma-separated; empty: boto3's Region.")
+    regions: Words = Field(
+        (),
+        description="Regions for the models, comma-separated; empty: boto3's Region, and for an image model that is "
+        "not there a Region that has it, which is told.",
+    )
     image_models: Words = Field(
         ("titan-v2", "nova-canvas", "stability"),
         description="Image models in order of preference; the first one alive and allowed is used. "
@@ -42,7 +46,13 @@ class Settings(BaseSettings):
     )
     caption_models: Words = Field(
         ("us.amazon.nova-pro-v1:0", "us.amazon.nova-2-lite-v1:0", "us.amazon.nova-lite-v1:0"),
-        description="Caption models in order of preference.",
+        description="Caption models in order of preference. The default ones are called through the inference "
+        "profiles of the Region in use (`us.`, `eu.`, `apac.` …); what you name is taken as it is.",
+    )
+    caption_regions: Words = Field((), description="Regions for captions; empty: those of `BG_REGIONS`.")
+    caption_tier: Literal["default", "flex"] = Field(
+        "default",
+        description="Bedrock's service tier for captions; `flex` costs half where a model has it, and may be slower.",
     )
     caption_prompt: str = Field(
         "Generate a detailed description of the image.", description="What the caption model is asked."
@@ -231,7 +241,13 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Level of the log.")
 
     @field_validator(
-        "allowed_buckets", "regions", "image_models", "caption_models", "mask_sources", mode="before"
+        "allowed_buckets",
+        "regions",
+        "image_models",
+        "caption_models",
+        "caption_regions",
+        "mask_sources",
+        mode="before",
     )
     @classmethod
     def _split(cls, value: Any) -> Any:

@@ -5,9 +5,9 @@ word on a model's life cycle win over them.
 """
 
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import date
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import date, timedelta
 from functools import cache
 from importlib import resources
 from types import MappingProxyType
@@ -17,6 +17,9 @@ from pydantic import ConfigDict, TypeAdapter
 
 GEOGRAPHIES = ("us.", "eu.", "apac.", "jp.", "au.", "ca.", "global.", "us-gov.")
 """Prefixes that turn a Bedrock model's id into the id of a cross-Region inference profile."""
+
+FRESH = timedelta(days=120)
+"""Prices and quotas change: a figure that nobody compared with its source for so long is not to be relied on."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class ModelFacts:
     provider: str = ""
     profiles: tuple[str, ...] = ("",)
     regions: tuple[str, ...] = ()
+    """Where a call may be made from; through a profile the model may run in another Region."""
     processed_in: str = ""
     end_of_life: date | None = None
     end_of_life_note: str = ""
@@ -62,8 +66,14 @@ class ModelFacts:
     quota_service: str = ""
     quota_name: str = ""
     quota_code: str = ""
+    tokens_quota_name: str = ""
+    tokens_quota_code: str = ""
+    requests_as_of: date | None = None
     price: Price = Price()
+    flex_price: Price | None = None
+    """What the service tier ``flex`` costs; None where the model is not offered in it, or its price is not known."""
     price_source: str = ""
+    price_as_of: date | None = None
 
     def requests_in(self, region: str) -> float:
         """Requests a minute that an account may make in ``region`` by default."""
@@ -78,20 +88,46 @@ class ModelFacts:
         return self.end_of_life is not None and self.end_of_life <= on
 
     def cost(
-        self, *, images: int = 0, input_tokens: int = 0, output_tokens: int = 0, unit_hours: float = 0.0
+        self,
+        *,
+        images: int = 0,
+        input_tokens: int = 0,
+        output_tokens: int = 0,
+        unit_hours: float = 0.0,
+        tier: str = "",
     ) -> float | None:
-        """US dollars for what was used; None as soon as one price that counts is unknown."""
+        """US dollars for what was used; None as soon as one price that counts is unknown.
+
+        ``tier`` is Bedrock's service tier; where the price of ``flex`` is not known, the usual one, which is higher.
+        """
+        prices = self.flex_price if tier == "flex" and self.flex_price is not None else self.price
         total = 0.0
         for amount, price in (
-            (images, self.price.image),
-            (input_tokens / 1e6, self.price.million_input_tokens),
-            (output_tokens / 1e6, self.price.million_output_tokens),
-            (unit_hours, self.price.unit_hour),
+            (images, prices.image),
+            (input_tokens / 1e6, prices.million_input_tokens),
+            (output_tokens / 1e6, prices.million_output_tokens),
+            (unit_hours, prices.unit_hour),
         ):
             if amount and price is None:
                 return None
             total += amount * (price or 0.0)
         return total
+
+
+@dataclass(frozen=True)
+class Geography:
+    """The inference profiles of one geography: where they are called from, and where Bedrock may run the call.
+
+    ``destinations`` is empty where that is any commercial Region.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    prefix: str
+    sources: tuple[str, ...]
+    destinations: tuple[str, ...]
+    source: str
+    as_of: date
 
 
 def split_profile(model_id: str) -> tuple[str, str]:
@@ -116,8 +152,19 @@ def facts_of(operation: str, model_id: str = "") -> ModelFacts:
     profile, bare = split_profile(model_id)
     same = [entry for entry in entries if entry.model == bare]
     exact = [entry for entry in same if profile in entry.profiles]
-    if exact or same:
-        return (exact or same)[0]
+    if exact:
+        return exact[0]
+    if same:
+        # Where it may be called from, and which quota it has, is another profile's.
+        return replace(
+            same[0],
+            profiles=(profile,),
+            regions=(),
+            quota_name="",
+            quota_code="",
+            tokens_quota_name="",
+            tokens_quota_code="",
+        )
     unknown = _table()["UNKNOWN"][0]
     return ModelFacts(
         operation=operation,
@@ -134,10 +181,31 @@ def all_facts() -> tuple[ModelFacts, ...]:
     return tuple(entry for name, entries in _table().items() if name != "UNKNOWN" for entry in entries)
 
 
+def geographies() -> Mapping[str, Geography]:
+    """The geographies of inference profiles by their prefix."""
+    read = TypeAdapter(tuple[Geography, ...])
+    return {each.prefix: each for each in read.validate_python(_document()[_GEOGRAPHY])}
+
+
+def outdated(today: date) -> Iterator[str]:
+    """What in the file was last compared with its source too long before ``today``, one line each."""
+    for facts in all_facts():
+        name = f"{facts.operation} {(facts.profiles[0] if facts.profiles else '') + facts.model}".strip()
+        for what, day in (("quota", facts.requests_as_of), ("price", facts.price_as_of)):
+            if day is None or today - day > FRESH:
+                yield f"{what} of {name}: {day or 'no date'}"
+    for geography in geographies().values():
+        if today - geography.as_of > FRESH:
+            yield f"Regions of {geography.prefix} profiles: {geography.as_of}"
+
+
 def as_of() -> date:
     """The day the file's figures were last gone through."""
     day: date = _document()["as_of"]
     return day
+
+
+_GEOGRAPHY = "GEOGRAPHY"
 
 
 @cache
@@ -153,6 +221,6 @@ def _table() -> Mapping[str, tuple[ModelFacts, ...]]:
         {
             operation: read.validate_python([{**entry, "operation": operation} for entry in entries])
             for operation, entries in _document().items()
-            if operation != "as_of"
+            if operation not in ("as_of", _GEOGRAPHY)
         }
     )

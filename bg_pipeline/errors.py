@@ -127,8 +127,8 @@ class StorageFailed(RunStopped):
 class NothingUsable(RunStopped):
     """No configured model can be used; the text lists each with its reason. Nothing was spent.
 
-    With ``passing`` a model only waits for AWS to set up the account's access: a later run finds it usable. Without it,
-    somebody has to do what the text says.
+    With ``passing`` a model only waits for AWS to set up the account's access: a later run finds it usable. Without
+    it, somebody has to do what the text says.
     """
 
     def __init__(self, text: str, *, passing: bool = False) -> None:

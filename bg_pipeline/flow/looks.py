@@ -227,12 +227,11 @@ class Looks:
     def _describe_with(self, choice: Choice[str], jpeg: bytes, claim: Claim) -> Answer:
         tools, wallet = self._tools, self._wallet
         (operation,) = choice.candidate.operations
-        facts = facts_of(operation.name, operation.invoke_id)
-        prompt = tools.settings.caption_prompt
+        prompt, tier = tools.settings.caption_prompt, tools.settings.caption_tier
         alt_text = tools.settings.alt_text_length
-        body = nova.request(operation.invoke_id, jpeg, prompt, alt_text)
+        body = nova.request(operation.invoke_id, jpeg, prompt, alt_text, tier)
         tokens_in, tokens_out = nova.tokens_at_most(operation.invoke_id, prompt, alt_text)
-        worst = facts.cost(input_tokens=tokens_in, output_tokens=tokens_out)
+        worst = nova.cost(operation.invoke_id, (tokens_in, tokens_out), tier)
         with wallet.pay(operation.name, worst) as payment:
             done = tools.calls.make(
                 operation,
@@ -243,7 +242,7 @@ class Looks:
                 before=partial(wallet.check, claim),
             )
             tokens = nova.tokens_used(done.answer)
-            cost = facts.cost(input_tokens=tokens[0], output_tokens=tokens[1])
+            cost = nova.cost(operation.invoke_id, tokens, nova.tier_used(done.answer))
             payment.settle(cost)
             try:
                 caption = nova.read(done.answer, alt_text)

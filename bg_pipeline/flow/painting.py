@@ -16,7 +16,7 @@ from bg_pipeline.errors import Blocked, CallError, ClaimLost, ModelUnavailable, 
 from bg_pipeline.flow.photographs import SMALL_SIDE, Photograph
 from bg_pipeline.flow.subjects import Eyes, Subject, find_subject
 from bg_pipeline.flow.tools import Tools, Wallet
-from bg_pipeline.generators import Ask, Generator, Made, by_words, seed_within
+from bg_pipeline.generators import Ask, Generator, Made, by_words, images_at_once, seed_within
 from bg_pipeline.imaging import Fitted, Photo, fit, fit_mask, unfit
 from bg_pipeline.masks import Mask
 from bg_pipeline.masks.difference import difference
@@ -216,7 +216,7 @@ class Painter:
         choice = self._tools.replacers.current()
         generator = choice.candidate.speaker
         prepared = self.prepare(generator)
-        part = missing[: generator.images_per_call]
+        part = missing[: images_at_once(generator, prepared.fitted.canvas)]
         ask = Ask(
             picture=prepared.picture,
             size=prepared.fitted.canvas,

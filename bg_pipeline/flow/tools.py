@@ -19,7 +19,7 @@ from bg_pipeline.errors import BgPipelineError, LeaseLost, OutcomeUnknown
 from bg_pipeline.flow.photographs import Darkroom
 from bg_pipeline.generators import Generator, Invoke, Operation, generator
 from bg_pipeline.layout import STATE, Batch
-from bg_pipeline.models.choice import Candidate, Roster
+from bg_pipeline.models.choice import Candidate, Roster, prompt_limit
 from bg_pipeline.quotas.calls import Calls
 from bg_pipeline.quotas.heartbeats import Heartbeats
 from bg_pipeline.settings import Settings
@@ -116,7 +116,7 @@ class Tools:
         self.note = note = _once(note)
         self.retry = retry
         self.answers = Answers(store, process_name())
-        self.calls = Calls(aws, settings, stop, Heartbeats(store, f"{STATE}/heartbeats"))
+        self.calls = Calls(aws, settings, stop, Heartbeats(store, f"{STATE}/heartbeats"), note)
         self.purse = Purse(
             store, run_cap_usd=settings.max_cost_usd, day_cap_usd=settings.max_cost_usd_per_day
         )
@@ -131,9 +131,16 @@ class Tools:
             aws, [Candidate(each.name, (each.removes,), each) for each in generators if each.removes], note
         )
         self.captioners = Roster(
-            aws, [Candidate(name, (nova.operation(name),), name) for name in settings.caption_models], note
+            aws,
+            [Candidate(name, (nova.operation(name),), name) for name in nova.models(settings, aws)],
+            note,
+            regions=nova.regions(settings, aws),
         )
-        self.prompt_limit = min((each.prompt_limit for each in generators), default=512)
+
+    @property
+    def prompt_limit(self) -> int:
+        """The longest prompt, in characters, of the image model in use."""
+        return prompt_limit(self.replacers)
 
     def generator(self, name: str) -> Generator:
         """The configured generator that made a stored answer."""

@@ -50,8 +50,8 @@ _LASTING = (
     ),
 )
 SUBSCRIBE = (
-    "grant aws-marketplace:Subscribe and aws-marketplace:ViewSubscriptions, or let somebody who has these rights call "
-    "the model once (console: Amazon Bedrock, Model catalog, the model's page)"
+    "grant aws-marketplace:Subscribe and aws-marketplace:ViewSubscriptions, or let somebody who has these rights "
+    "call the model once (console: Amazon Bedrock, Model catalog, the model's page)"
 )
 """What is to be done where nobody with the right to subscribe has called the model."""
 _PASSING = re.compile(
@@ -66,8 +66,8 @@ def refusal(code: str, message: str) -> errors.CallError | None:
 
     ``code`` and ``message`` are the service's own. Content filters are `Blocked`, a mask that could not be
     made from words is `SubjectNotFound`, and a model that this account cannot use now is `ModelUnavailable`:
-    ``retired`` when it will not come back, ``passing`` when AWS still sets up the account's access, and else with what
-    is to be done. Throttling and faults are not refusals.
+    ``retired`` when it will not come back, ``passing`` when AWS still sets up the account's access, and else with
+    what is to be done. Throttling and faults are not refusals.
     """
     if _CONTENT.search(message):
         return errors.Blocked(code, message)
@@ -98,8 +98,9 @@ def _advice(message: str) -> str:
         action = denied["action"] if denied else "bedrock:InvokeModel"
         where = f" in {resource['region']}" if resource and resource["region"] else ""
         return (
-            f"a policy of the organization or of these credentials denies {action}{where}; a call through an inference "
-            "profile needs it in every Region that the profile may use (`bg-pipeline doctor --policy` lists them)"
+            f"a policy of the organization or of these credentials denies {action}{where}; a call through an "
+            "inference profile needs it in every Region that the profile may use (`bg-pipeline doctor --policy` lists "
+            "them)"
         )
     if denied:
         on = f" on {resource['resource']}" if resource else ""

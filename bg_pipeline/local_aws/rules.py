@@ -157,8 +157,8 @@ class ModelState(_Settings):
     * ``pending``: a Marketplace subscription is being set up and never gets ready.
     * ``unsubscribed``: the first call subscribes, which takes ``seconds``; until then calls are refused, but for that
       first one if ``first_call_passes``.
-    * ``no-marketplace-rights``: nobody with the right to subscribe called yet. ``payment``: the subscription fails for
-      want of a payment instrument. ``scp-denied``: the organization denies it in another Region of the profile.
+    * ``no-marketplace-rights``: nobody with the right to subscribe called yet. ``payment``: the subscription fails
+      for want of a payment instrument. ``scp-denied``: the organization denies it in another Region of the profile.
       ``unverified``: AWS does not let the account call it at all.
 
     ``authorized`` is told as ``authorizationStatus``, whatever the calls find; None is as ``access`` suggests.

@@ -26,8 +26,8 @@ T = TypeVar("T")
 class Verdict:
     """Whether a model can be used in a Region, and why not; ``asked`` is False where nobody could tell.
 
-    ``told`` is what AWS says of the account's access. It refuses nothing: such statuses are often wrong, and the first
-    call of a model is what subscribes to it, so that only a call's own refusal counts.
+    ``told`` is what AWS says of the account's access. It refuses nothing: such statuses are often wrong, and the
+    first call of a model is what subscribes to it, so that only a call's own refusal counts.
     """
 
     model_id: str

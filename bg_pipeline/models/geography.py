@@ -1,7 +1,7 @@
 """Which inference profile a model is called through, and from which Regions.
 
-A profile belongs to a geography: ``us.amazon.nova-pro-v1:0`` is called from Regions of the US and runs in one of them.
-The tables are those of ``facts.toml``; where Bedrock itself can be asked, `bg_pipeline.models.choice` does.
+A profile belongs to a geography: ``us.amazon.nova-pro-v1:0`` is called from Regions of the US and runs in one of
+them. The tables are those of ``facts.toml``; where Bedrock itself can be asked, `bg_pipeline.models.choice` does.
 """
 
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ def caption_models(listed: Sequence[str], regions: Sequence[str]) -> tuple[str, 
 def _called_in(bare: str, regions: Sequence[str]) -> list[str]:
     known = [facts for facts in all_facts() if facts.operation == "CAPTION" and facts.model == bare]
     known.sort(key=lambda facts: _preference(facts.profiles[0]))
-    found = {}
+    found: dict[str, None] = {}
     for region in regions:
         here = (facts.profiles[0] + bare for facts in known if region in facts.regions)
         if first := next(here, ""):
@@ -68,6 +68,8 @@ def elsewhere(aws: Aws, operations: Sequence[Operation]) -> tuple[str, ...]:
     places = [called_from(operation) for operation in operations]
     if aws.regions_named or not places or not all(places):
         return ()
+    if any(all(region in each for each in places) for region in aws.regions):
+        return ()
     own = aws.partition(aws.own_region)
     shared = [region for region in places[0] if all(region in each for each in places)]
-    return tuple(region for region in shared if region not in aws.regions and aws.partition(region) == own)
+    return tuple(region for region in shared if aws.partition(region) == own)

@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 
 
 class AccountQuotas:
-    """The account's own requests and tokens a minute. Safe for threads; a question that is refused is not asked again.
+    """The account's own requests and tokens a minute. Safe for threads; what is refused is not asked again.
 
     Quotas are asked for by their code where that is known: names differ between models and change.
     """

@@ -136,19 +136,22 @@ def _more_a_day(message: str) -> str:
     if not _TOKENS.search(message):
         return ""
     return (
-        "; a new account is often refused from its first call on, and waiting does not help then: ask AWS Support for "
-        "more tokens a day (Service Quotas, Amazon Bedrock: Cross-Model Max Tokens Per Day, which no request there "
+        "; a new account is often refused from its first call on, and waiting does not help then: ask AWS Support "
+        "for more tokens a day (Cross-Model Max Tokens Per Day of Amazon Bedrock, which no request in Service Quotas "
         "raises), or name a model of another provider"
     )
 
 
 @dataclass
 class _Waiting:
-    """Since when a lane waits for access, and when it was last refused; seconds of the monotonic clock."""
+    """Since when a lane waits for access, and when it was last refused; seconds of the monotonic clock.
+
+    Once a call was served it is ``over``; the next refusals soon after still belong to it.
+    """
 
     since: float
     refused_at: float
-    told_over: bool = False
+    over: bool = False
 
 
 class _Withheld(CallError):
@@ -166,8 +169,8 @@ class Done(Generic[T]):
 class Calls:
     """The gates and clients of one process. Safe for threads; end it with `close`.
 
-    ``stop`` ends all waiting: whoever waits for a gate gets `RunStopped`. ``note`` is called with one line when a model
-    is waited for, and when that is over.
+    ``stop`` ends all waiting: whoever waits for a gate gets `RunStopped`. ``note`` is called with one line when a
+    model is waited for, and when that is over.
     """
 
     def __init__(
@@ -304,7 +307,7 @@ class Calls:
         now = time.monotonic()
         with self._lock:
             waiting = self._access.get((gate, region))
-            begun = waiting is None or now - waiting.refused_at > ACCESS_SECONDS
+            begun = waiting is None or (waiting.over and now - waiting.refused_at > ACCESS_SECONDS)
             if waiting is None or begun:
                 waiting = self._access[gate, region] = _Waiting(now, now)
             waiting.refused_at = now
@@ -325,10 +328,9 @@ class Calls:
     def _has_access(self, gate: Gate, operation: Operation, region: str) -> None:
         with self._lock:
             waiting = self._access.get((gate, region))
-            told = waiting is None or waiting.told_over
-            if waiting is None or told:
+            if waiting is None or waiting.over:
                 return
-            waiting.told_over = True
+            waiting.over = True
             waited = time.monotonic() - waiting.since
         self._note(f"{operation.invoke_id} in {region} can be called now, after {waited:.0f} s")
 

@@ -99,8 +99,7 @@ def _advice(message: str) -> str:
         where = f" in {resource['region']}" if resource and resource["region"] else ""
         return (
             f"a policy of the organization or of these credentials denies {action}{where}; a call through an "
-            "inference profile needs it in every Region that the profile may use (`bg-pipeline doctor --policy` lists "
-            "them)"
+            "inference profile needs it in every Region that the profile may use: see `bg-pipeline doctor --policy`"
         )
     if denied:
         on = f" on {resource['resource']}" if resource else ""

@@ -188,7 +188,7 @@ def test_a_plan_without_a_model_says_why_and_fails(
     submitted(photos, "--prompt", "x")
     for model in ("amazon.titan-image-generator-v2:0", "amazon.nova-canvas-v1:0"):
         control.model(model, lifecycle="RETIRED")
-    control.model("stability.stable-image-inpaint-v1:0", access="denied")
+    control.model("stability.stable-image-inpaint-v1:0", lifecycle="RETIRED")
     result = bg("plan", "--date", "today")
     assert result.exit_code == 1
     assert "titan-v2: " in result.stderr

@@ -703,7 +703,11 @@ def test_the_flex_tier_of_captions_is_asked_for_and_costs_less(bench: Bench, con
         batch = bench.submit({"a.jpg": photo(len(tier))}, batch=tier)
         bench.run(image_models="titan-v2", caption_tier=tier)
         costs.append(only_row(bench, batch).CostUSD)
-        (key,) = [key for key in bench.keys("model-payloads/") if f"{tier}/a.jpg/caption" in key and "request" in key]
+        (key,) = [
+            key
+            for key in bench.keys("model-payloads/")
+            if f"{tier}/a.jpg/caption" in key and "request" in key
+        ]
         asked_tier = (bench.store.read_json(key) or {}).get("serviceTier")
         assert asked_tier == (None if tier == "default" else {"type": "flex"})
     assert costs[1] < costs[0]

@@ -128,12 +128,14 @@ def test_the_pipelines_policy_lets_a_whole_run_through_and_every_right_of_it_is_
     document = policy(chosen, aws(), "pipeline", ACCOUNT)
     assert [each for each in sorted(called) if not allows(document, each)] == []
     granted = {action for statement in document["Statement"] for action in statement["Action"]}
-    # Subscriptions are made by Bedrock, uploads in parts by large photos, and faces are looked for on demand.
+    # Subscriptions are made by Bedrock, uploads in parts by large photos, faces are looked for on demand, and quotas
+    # are listed where their code is not known.
     by_others = {
         "aws-marketplace:Subscribe",
         "aws-marketplace:ViewSubscriptions",
         "s3:AbortMultipartUpload",
         "rekognition:DetectFaces",
+        "servicequotas:ListServiceQuotas",
     }
     assert granted - {action for action, _ in called} == by_others
 

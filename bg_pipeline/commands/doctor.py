@@ -57,7 +57,7 @@ def doctor(live: bool, yes: bool, policy: policies.Role | None) -> None:
             _tell(finding)
             failed = failed or finding.level is Level.FAILED
         if live:
-            tools = trials.open_tools(configured, aws)
+            tools = trials.open_tools(configured, aws, say)
             try:
                 calls = trials.trials(tools)
                 prices = [trial.worst_usd for trial in calls]

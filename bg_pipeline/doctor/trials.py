@@ -174,6 +174,6 @@ def _cutting(tools: Tools, model: Generator, operation: Operation, regions: Sequ
     return Trial(f"{model.name} cut-out", price, call)
 
 
-def open_tools(settings: Settings, aws: Aws) -> Tools:
-    """What `trials` are made with; close them afterwards."""
-    return Tools(settings, aws, open_bucket(settings, aws), stop=threading.Event())
+def open_tools(settings: Settings, aws: Aws, note: Callable[[str], None]) -> Tools:
+    """What `trials` are made with; close them afterwards. ``note`` is told of what is waited for."""
+    return Tools(settings, aws, open_bucket(settings, aws), stop=threading.Event(), note=note)

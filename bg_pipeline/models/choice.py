@@ -61,12 +61,27 @@ def look(aws: Aws, operation: Operation, region: str) -> Verdict:
     model_id = operation.model_id
     facts = facts_of(operation.name, operation.invoke_id)
     sources = called_from(operation)
-    if not operation.profile and sources and region not in sources:
+    by_the_table = not sources or region in sources
+    if not operation.profile and not by_the_table:
         return Verdict(model_id, region, False, _not_offered(operation, region))
+
+    def unknown(reason: str) -> Verdict:
+        return Verdict(
+            model_id,
+            region,
+            by_the_table,
+            reason if by_the_table else _not_offered(operation, region),
+            asked=False,
+        )
+
     client = aws.client("bedrock", region)
     try:
-        if operation.profile and not _has_profile(client, operation.invoke_id) and region not in sources:
-            return Verdict(model_id, region, False, _not_offered(operation, region), asked=False)
+        if operation.profile:
+            has_profile = _has_profile(client, operation.invoke_id)
+            if has_profile is None and not by_the_table:
+                return unknown("")
+            if has_profile is False:
+                return _not_there(operation, region)
         details = client.get_foundation_model(modelIdentifier=model_id)["modelDetails"]
         life = details.get("modelLifecycle", {})
         end = _day(life.get("endOfLifeTime"))
@@ -80,12 +95,10 @@ def look(aws: Aws, operation: Operation, region: str) -> Verdict:
             if not facts.provider:
                 # A model of one's own, imported or served elsewhere, is in no catalogue.
                 return Verdict(model_id, region, True, "no catalogue knows it", asked=False)
-            day = facts.end_of_life
-            why = f"retired on {day}" if day else _not_offered(operation, region)
-            return Verdict(model_id, region, False, why, end_of_life=day)
-        return Verdict(model_id, region, True, f"the control plane answered {code}", asked=False)
+            return _not_there(operation, region)
+        return unknown(f"the control plane answered {code}")
     except BotoCoreError as error:
-        return Verdict(model_id, region, True, f"the control plane cannot be reached: {error}", asked=False)
+        return unknown(f"the control plane cannot be reached: {error}")
     offered = availability.get("regionAvailability") != "NOT_AVAILABLE"
     return Verdict(
         model_id,
@@ -102,13 +115,20 @@ def look(aws: Aws, operation: Operation, region: str) -> Verdict:
 _UNKNOWN_MODEL = ("ResourceNotFoundException", "ValidationException")
 
 
-def _has_profile(client: Any, profile_id: str) -> bool:
-    """Whether the Region has an inference profile; False as well where that may not be asked."""
+def _has_profile(client: Any, profile_id: str) -> bool | None:
+    """Whether the Region has an inference profile; None where that may not be asked."""
     try:
         client.get_inference_profile(inferenceProfileIdentifier=profile_id)
-    except ClientError:
-        return False
+    except ClientError as error:
+        return False if error.response.get("Error", {}).get("Code", "") in _UNKNOWN_MODEL else None
     return True
+
+
+def _not_there(operation: Operation, region: str) -> Verdict:
+    """The Region does not know the model, or its profile: it is retired, or was never there."""
+    day = facts_of(operation.name, operation.invoke_id).end_of_life
+    why = f"retired on {day}" if day else _not_offered(operation, region)
+    return Verdict(operation.model_id, region, False, why, end_of_life=day)
 
 
 def _not_offered(operation: Operation, region: str) -> str:

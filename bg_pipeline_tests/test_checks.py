@@ -234,9 +234,24 @@ def test_a_model_that_ends_later_or_is_not_in_use_is_no_warning(bench: Bench, co
     assert judged.figures == {"days_left": 100}
 
 
+def test_a_model_that_gets_dearer_is_a_warning(bench: Bench, control: ControlClient) -> None:
+    end, dearer = TODAY + timedelta(days=200), TODAY + timedelta(days=20)
+    control.model(
+        "amazon.titan-image-generator-v2:0",
+        lifecycle="LEGACY",
+        legacy_since="2026-06-01",
+        extended_access=dearer.isoformat(),
+        end_of_life=end.isoformat(),
+    )
+    judged = judgments.models_live_on(ran(bench, Day(DATE)))
+    assert not judged.passed
+    assert f"at a higher price than the table's, from {dearer}" in judged.words
+    assert "legacy since 2026-06-01" in judged.words
+
+
 def test_no_model_that_can_be_used_is_told(bench: Bench, control: ControlClient) -> None:
-    control.model("amazon.titan-image-generator-v2:0", access="denied")
-    control.model("amazon.nova-pro-v1:0", access="denied")
+    control.model("amazon.titan-image-generator-v2:0", lifecycle="RETIRED")
+    control.model("amazon.nova-pro-v1:0", lifecycle="RETIRED")
     judged = judgments.models_live_on(
         ran(bench, Day(DATE), image_models="titan-v2", caption_models="us.amazon.nova-pro-v1:0")
     )

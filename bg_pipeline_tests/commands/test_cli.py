@@ -220,13 +220,21 @@ def test_a_plan_says_that_pictures_leave_the_region(bench: Bench, photos: Path, 
     assert "processed in the US" in bg("plan", "--date", "today").stdout
 
 
+def test_a_plan_names_the_profile_of_its_region(bench: Bench, photos: Path, monkeypatch) -> None:
+    monkeypatch.setenv("BG_REGIONS", "eu-west-1")
+    submitted(photos, "--prompt", "x")
+    planned = bg("plan", "--date", "today")
+    assert "using eu.amazon.nova-pro-v1:0 in eu-west-1" in planned.output
+    assert "us.amazon" not in planned.output
+
+
 def test_a_plan_without_a_model_says_why_and_fails(
     bench: Bench, photos: Path, control: ControlClient
 ) -> None:
     submitted(photos, "--prompt", "x")
     for model in ("amazon.titan-image-generator-v2:0", "amazon.nova-canvas-v1:0"):
         control.model(model, lifecycle="RETIRED")
-    control.model("stability.stable-image-inpaint-v1:0", access="denied")
+    control.model("stability.stable-image-inpaint-v1:0", lifecycle="RETIRED")
     result = bg("plan", "--date", "today")
     assert result.exit_code == 1
     assert "titan-v2: " in result.stderr

@@ -25,8 +25,11 @@ _STATES = {State.WAITING: "Waiting", State.APPROVED: "Approved", State.REJECTED:
 def show(desk: Desk) -> None:
     """The screen."""
     st.title("Review")
-    day = st.date_input("Upload date (UTC)", datetime.now(UTC).date())
-    standings = desk.standings(day if isinstance(day, date) else datetime.now(UTC).date())
+    today = datetime.now(UTC).date()
+    # With a key the date that a person chose stays when midnight changes the default.
+    chosen = st.date_input("Upload date (UTC)", today, key="review-date")
+    day = chosen if isinstance(chosen, date) else today
+    standings = desk.standings(day)
     batches = [each.batch for each in standings if each.complete]
     if not batches:
         st.caption(f"No batch of {day} has results.")

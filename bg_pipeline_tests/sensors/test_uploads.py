@@ -278,12 +278,6 @@ def test_each_tick_tells_the_log_what_it_asked_for_or_why_nothing(
     ]
 
 
-def test_a_run_under_way_is_waited_for(
-    sensor: Sensor, upload: Upload, today: str, s3: "S3Client", bucket: str
-) -> None:
-    upload("bus.png", "request.json")
-
-
 def test_a_run_under_way_is_waited_for(sensor: Sensor, upload: Upload) -> None:
     upload("bus.png", "request.json")
     (request,) = sensor.tick().run_requests or []

@@ -270,7 +270,7 @@ def test_an_approval_of_a_request_that_was_replaced_since_it_was_seen_is_refused
 ) -> None:
     made = uploaded(api, "red.jpg", "blue.jpg")
     submit(api, made, Sample=1)
-    today = datetime.now(UTC).date()
+    today = date_of(made["Batch"])
     bench.run(today)
     seen = api.get(made["path"]).json()["RequestETag"]
     other = {"Id": made["Id"], "Prompt": "a dark forest", "Sample": 1}
@@ -295,7 +295,7 @@ def test_a_retry_is_refused_while_nothing_is_left_of_the_cap(api: Caller, bench:
     made = uploaded(api, "red.jpg", "blue.jpg")
     bench.put(f"{made['Prefix']}/red.jpg", b"no photo")
     submit(api, made, MaxCostUSD=1.0)
-    batch = Batch(datetime.now(UTC).date(), made["path"].rpartition("/")[2])
+    batch = Batch(date_of(made["Batch"]), made["path"].rpartition("/")[2])
     bench.run(batch.date)
     bench.store.write_json(batch.spend_key, {"SettledMicroUsd": 1_000_000, "ClaimedMicroUsd": {}})
     refused = api.post(f"{made['path']}/retry", None)

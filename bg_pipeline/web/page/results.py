@@ -42,13 +42,13 @@ def show(desk: Desk) -> None:
     shown = st.segmented_control(
         "Show", list(_STATES), default=State.WAITING, required=True, format_func=_STATES.__getitem__
     )
-    chosen = [item for item in found if item.state is shown]
-    if not chosen:
+    items = [item for item in found if item.state is shown]
+    if not items:
         st.caption("Nothing waits for a person." if shown is State.WAITING else "There is none.")
         return
     if shown is State.WAITING:
-        _all_at_once(work, chosen)
-    _one(desk, work, batch, chosen)
+        _all_at_once(work, items)
+    _one(desk, work, batch, items)
 
 
 def _numbers(stands: Summary) -> None:

@@ -1,0 +1,167 @@
+"""TIFF files: the full page of several, decoded by libvips, with the checks that libtiff leaves out."""
+
+import zlib
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from bg_pipeline.errors import ImageError
+from bg_pipeline.imaging import jpeg, vips
+from bg_pipeline.imaging.colour import Colour, Deep
+from bg_pipeline.imaging.source import UNREADABLE, Pixels, Source, damaged, loaded, unsupported
+from bg_pipeline.imaging.tags import ORIENTATION, Directory, directories, resolution
+
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
+_STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES, _TABLES = 273, 279, 324, 325, 347
+_SAMPLES, _EXTRA, _FORMAT, _INKS, _ICC, _EXIF = 277, 338, 339, 332, 34675, 34665
+
+_WHITE_IS_ZERO, _GREY, _RGB, _PALETTE, _INK, _LAB = 0, 1, 2, 3, 5, 8
+_JPEG, _DEFLATES = 7, (8, 32946)
+
+
+@dataclass(frozen=True, eq=False)
+class _Page:
+    """A directory that describes a picture, and its number."""
+
+    number: int
+    tags: Directory
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.tags.number(_WIDTH, 0), self.tags.number(_HEIGHT, 0)
+
+    @property
+    def reduced(self) -> bool:
+        """Whether it is a smaller form of another page, or its mask."""
+        return bool(self.tags.number(254, 0) & 0b101) or self.tags.number(255, 1) == 2
+
+
+def read(data: bytes) -> Source:
+    """The TIFF's header and a way to its pixels; raises `ImageError` for kinds that are not opened."""
+    pages = [_Page(number, tags) for number, tags in enumerate(directories(data)) if _WIDTH in tags.entries]
+    if not pages:
+        raise damaged("it has no page")
+    page = next((page for page in pages if not page.reduced), max(pages, key=lambda page: page.size))
+    tags, full = page.tags, sum(not page.reduced for page in pages)
+    bits = max((int(each) for each in tags.numbers(_BITS)), default=1)
+    samples, photometric = tags.number(_SAMPLES, 1), tags.number(_PHOTOMETRIC, -1)
+    colours = {_RGB: 3, _INK: 4, 6: 3, _LAB: 3}.get(photometric, 1)
+    extra = tags.numbers(_EXTRA)
+    alpha = len(extra) > 0 and extra[0] in (1, 2) and samples > colours
+    return Source(
+        format="tiff",
+        size=page.size,
+        mode=_mode(photometric, bits, int(tags.number(_FORMAT, 1)), alpha=alpha),
+        decode=lambda _: _decoded(data, page, colours, alpha=alpha),
+        orientation=turned if 1 <= (turned := tags.number(ORIENTATION, 1)) <= 8 else 1,
+        frames=max(1, full),
+        has_alpha=alpha,
+        has_exif=_EXIF in tags.entries,
+        colour=Colour(icc=tags.content(_ICC)),
+        dpi=resolution(tags),
+    )
+
+
+def _mode(photometric: int, bits: int, format: int, *, alpha: bool) -> str:
+    if photometric == _INK:
+        return "CMYK"
+    if photometric == _LAB:
+        return "LAB"
+    if photometric == _PALETTE:
+        return "P"
+    if photometric in (_RGB, 6):
+        return "RGBA" if alpha else "RGB"
+    if format == 3:
+        return "F"
+    return "LA" if alpha else {1: "1", 16: "I;16", 32: "I"}.get(bits, "L")
+
+
+def _decoded(data: bytes, page: _Page, colours: int, *, alpha: bool) -> Pixels:
+    if page.tags.number(_PHOTOMETRIC, -1) == _LAB:
+        return _lab(data, page.number)
+    _check_parts(data, page.tags)
+    try:
+        image = vips.opened("tiffload", data, page=page.number)
+    except ImageError as error:
+        # The directory is whole, so what libtiff does not take is the kind.
+        raise unsupported(f"a TIFF ({error_words(error)})") from None
+    values = vips.array(image)
+    ink = image.interpretation == "cmyk"
+    if values.shape[2] < colours:
+        colours = values.shape[2]
+    if page.tags.number(_PHOTOMETRIC, -1) == _PALETTE:
+        colours = 3
+    # Spot colours and masks lie behind the colours; only what is marked as transparency is.
+    values = values[..., : colours + alpha] if alpha and values.shape[2] > colours else values[..., :colours]
+    alpha = values.shape[2] > colours
+    if alpha and page.tags.number(_EXTRA, 2) == 1:
+        values = _straight(values)
+    if values.dtype == np.uint8 and not (ink and alpha):
+        mode = {(1, False): "L", (1, True): "LA", (3, False): "RGB", (3, True): "RGBA", (4, False): "CMYK"}[
+            colours, alpha
+        ]
+        values = np.ascontiguousarray(values)
+        return Image.fromarray(values[..., 0] if mode == "L" else values, mode)
+    if values.dtype not in (np.uint8, np.uint16):
+        values = values.astype(np.float32)
+    return Deep(values, alpha=alpha, ink=ink)
+
+
+def _straight(values: Any) -> Any:
+    """Colours that are stored multiplied by their alpha, as they are."""
+    top = np.iinfo(values.dtype).max if values.dtype.kind == "u" else 1.0
+    share = values[..., -1:].astype(np.float32) / np.float32(top)
+    straight = values[..., :-1] / np.maximum(share, np.float32(1e-6))
+    straight = np.clip(straight, 0, top)
+    straight = np.rint(straight) if values.dtype.kind == "u" else straight
+    return np.concatenate([straight.astype(values.dtype), values[..., -1:]], axis=2)
+
+
+def _lab(data: bytes, number: int) -> Image.Image:
+    try:
+        image = Image.open(BytesIO(data), formats=("TIFF",))
+        image.seek(number)
+    except UNREADABLE as error:
+        raise damaged(error) from None
+    return loaded(image)
+
+
+def _check_parts(data: bytes, tags: Directory) -> None:
+    """Refuses strips and tiles that end behind the file, and damage in them that libtiff passes over."""
+    starts = tags.numbers(_TILES) or tags.numbers(_STRIPS)
+    lengths = tags.numbers(_TILE_BYTES) or tags.numbers(_STRIP_BYTES)
+    if not starts or len(starts) != len(lengths):
+        raise damaged("it does not say where its pixels are")
+    compression = tags.number(_COMPRESSION, 1)
+    parts = [(int(start), int(length)) for start, length in zip(starts, lengths, strict=True) if length]
+    if any(start + length > len(data) for start, length in parts):
+        raise damaged("a part of its pixels is missing")
+    if sum(length for _, length in parts) > 4 * len(data):
+        raise damaged("its parts lie over each other")
+    if compression in _DEFLATES:
+        for start, length in parts:
+            _check_deflated(data[start : start + length])
+    elif compression == _JPEG:
+        tables = tags.content(_TABLES)
+        for start, length in parts:
+            part = data[start : start + length]
+            jpeg.check(tables[:-2] + part[2:] if len(tables) > 4 else part)
+
+
+def _check_deflated(part: bytes) -> None:
+    """libtiff stops at the last pixel and so never comes to the checksum."""
+    reader = zlib.decompressobj()
+    try:
+        reader.decompress(part, 0)
+        while not reader.eof and reader.unconsumed_tail:
+            reader.decompress(reader.unconsumed_tail, 1 << 20)
+    except zlib.error as error:
+        raise damaged(error) from None
+
+
+def error_words(error: ImageError) -> str:
+    """What the library said, out of the sentence made of it."""
+    return str(error).partition("(")[2].rpartition(")")[0]

@@ -1,0 +1,56 @@
+"""libvips, for what Pillow opens wrongly or without seeing damage: TIFF, deep PNG, AVIF.
+
+It reads planar, tiled, floating-point and inverted TIFFs and 16 bits a channel, and fails where libtiff or libaom
+warn; Pillow scrambles or drops these. It takes 1.4 times Pillow's time for a TIFF and its wheel is 18 MB.
+"""
+
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from bg_pipeline.errors import ImageError
+from bg_pipeline.imaging.source import Array, damaged
+
+
+def opened(loader: str, data: bytes, **options: Any) -> Any:
+    """The libvips image of a file, of which the header is read; `ImageError` if that fails.
+
+    ``loader`` is named by the caller, which knows the format: libvips must not guess.
+    """
+    import pyvips
+
+    # Photos are opened once; a cache of operations would hold their bytes.
+    pyvips.cache_set_max(0)
+    try:
+        load = getattr(pyvips.Image, f"{loader}_buffer")
+        return load(data, access="sequential", fail_on="warning", **options)
+    except pyvips.Error as error:
+        raise damaged(reason(error)) from None
+
+
+def array(image: Any) -> Array:
+    """The pixels as (height, width, channels); `ImageError` if they are damaged."""
+    import pyvips
+
+    try:
+        values: Array = np.asarray(image.numpy())
+    except pyvips.Error as error:
+        raise damaged(reason(error)) from None
+    return values.reshape(image.height, image.width, image.bands)
+
+
+def image(picture: Any) -> Image.Image:
+    """An 8-bit libvips image as Pillow's."""
+    values = array(picture)
+    mode = {1: "L", 2: "LA", 3: "RGB", 4: "CMYK" if picture.interpretation == "cmyk" else "RGBA"}[values.shape[2]]
+    return Image.fromarray(values[..., 0] if mode == "L" else values, mode)
+
+
+def reason(error: Exception) -> str:
+    """The library's own words, on one line and without its names of calls."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in reversed(lines) if line and not line.startswith("unable to")), "it cannot be read")
+
+
+__all__ = ["ImageError", "array", "image", "opened", "reason"]

@@ -4,8 +4,10 @@ import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+
 from bg_pipeline.imaging import vips
 from bg_pipeline.imaging.colour import Colour, Deep, transfer_known
 from bg_pipeline.imaging.source import UNREADABLE, Pixels, Source, damaged, loaded, unsupported
@@ -52,7 +54,10 @@ class Boxes:
             if content[:4] == b"nclx" and len(content) >= 10:
                 primaries, transfer = struct.unpack_from(">2H", content, 4)
                 transfer = _VIDEO_AS_SRGB.get(transfer, transfer)
-                primaries, transfer = (1 if primaries == 2 else primaries), (13 if transfer == 2 else transfer)
+                primaries, transfer = (
+                    (1 if primaries == 2 else primaries),
+                    (13 if transfer == 2 else transfer),
+                )
                 return (primaries, transfer) if transfer_known(primaries, transfer) else None
         return None
 
@@ -78,7 +83,7 @@ def _avif(data: bytes, boxes: Boxes) -> Source:
         opened = vips.opened("heifload", data, unlimited=False)
         if not deep:
             return vips.image(opened)
-        return Deep(_all_bits(vips.array(opened), boxes.depth), opened.bands in (2, 4))
+        return Deep(_all_bits(vips.array(opened), boxes.depth), opened.bands in (2, 4), bits=boxes.depth)
 
     frames = _frames_avif(data) if boxes.sequence else 1
     return Source(
@@ -93,7 +98,7 @@ def _avif(data: bytes, boxes: Boxes) -> Source:
     )
 
 
-def _all_bits(values: np.ndarray, depth: int) -> np.ndarray:  # type: ignore[type-arg]
+def _all_bits(values: Any, depth: int) -> Any:
     """Values of 10 or 12 bits spread over 16, if the library has not done so."""
     if values.max(initial=0) < 1 << depth <= 1 << 15:
         return (values.astype(np.uint32) * 65535 // ((1 << depth) - 1)).astype(np.uint16)
@@ -117,7 +122,8 @@ def _heic(data: bytes, boxes: Boxes) -> Source:
         if "nsupported" in str(error):
             raise unsupported("a HEIF picture whose coding is not known") from None
         raise damaged(error) from None
-    info, deep = picture.info, ";16" in picture.mode
+    info: dict[str, Any] = picture.info
+    deep = ";16" in picture.mode
     alpha = picture.mode.startswith(("RGBA", "LA", "RGBa"))
 
     def decode(_: tuple[int, int]) -> Pixels:
@@ -127,7 +133,9 @@ def _heic(data: bytes, boxes: Boxes) -> Source:
             values = np.asarray(picture)
         except UNREADABLE as error:
             raise damaged(error) from None
-        return Deep(values if values.ndim == 3 else values[..., None], alpha)
+        return Deep(
+            values if values.ndim == 3 else values[..., None], alpha, bits=info.get("bit_depth", boxes.depth)
+        )
 
     icc = info.get("icc_profile") or boxes.icc
     return Source(

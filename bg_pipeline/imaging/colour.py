@@ -5,12 +5,14 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops, ImageCms
 
 Floats = npt.NDArray[np.float32]
+Values = npt.NDArray[Any]
 
 DIFFUSE_WHITE = 203.0
 """The nits of a white sheet in an HDR picture (ITU-R BT.2408); here it becomes white."""
@@ -20,6 +22,8 @@ _BROKEN_PROFILE = (ImageCms.PyCMSError, OSError, ValueError, TypeError)
 _CUBE = tuple(itertools.product(range(0, 256, 51), repeat=3))
 
 _BROKEN_NOTE = "the embedded colour profile is damaged or does not fit the picture and was ignored"
+
+_INK_NOTE = "converted from CMYK without a colour profile by the plain formula: colours are a guess"
 
 # White, red, green and blue (x, y) of ITU-T H.273's colour primaries.
 _D65 = (0.3127, 0.3290)
@@ -65,11 +69,13 @@ class Deep:
     """Pixels of more than 8 bits: (height, width, channels), integers that use all their bits, or floats.
 
     Channels are grey or red, green, blue, or with ``ink`` cyan, magenta, yellow, black; then alpha if ``alpha``.
+    ``bits`` is how many the file has of each, 0 if as many as the values.
     """
 
-    values: npt.NDArray[np.generic]
+    values: Values
     alpha: bool = False
     ink: bool = False
+    bits: int = 0
 
     @property
     def size(self) -> tuple[int, int]:
@@ -121,7 +127,7 @@ def _image_in_srgb(image: Image.Image, colour: Colour) -> tuple[Image.Image, lis
     notes: list[str] = []
     icc = colour.icc
     if image.mode == "CMYK" and not icc:
-        notes.append("converted from CMYK without a colour profile by the plain formula: colours are a guess")
+        notes.append(_INK_NOTE)
     elif image.mode in ("CMYK", "LAB", "YCbCr", "HSV"):
         notes.append(f"converted from {image.mode}")
     if image.mode == "LAB":
@@ -222,7 +228,9 @@ class _Spoken:
             kind = {_PQ: " PQ", _HLG: " HLG", 8: ", linear"}.get(transfer, "")
             hdr = transfer in (_PQ, _HLG)
             note = f"colours converted from {name}{kind}"
-            note += f" (HDR): what is brighter than paper white ({DIFFUSE_WHITE:.0f} nit) is white" if hdr else ""
+            note += (
+                f" (HDR): what is brighter than paper white ({DIFFUSE_WHITE:.0f} nit) is white" if hdr else ""
+            )
             linear = _bt709 if transfer in _VIDEO else _TRANSFERS.get(transfer, _srgb_linear)
             return _Spoken(linear, _matrix(chromaticities), note, hlg=transfer == _HLG)
         if colour.adobe_rgb:
@@ -242,15 +250,21 @@ def _power(exponent: float, values: Floats) -> Floats:
 
 
 def _srgb_linear(values: Floats) -> Floats:
-    return np.where(values <= 0.04045, values / 12.92, _power(2.4, (values + 0.055) / 1.055)).astype(np.float32)
+    return np.where(values <= 0.04045, values / 12.92, _power(2.4, (values + 0.055) / 1.055)).astype(
+        np.float32
+    )
 
 
 def _bt709(values: Floats) -> Floats:
-    return np.where(values < 0.081, values / 4.5, _power(1 / 0.45, (values + 0.099) / 1.099)).astype(np.float32)
+    return np.where(values < 0.081, values / 4.5, _power(1 / 0.45, (values + 0.099) / 1.099)).astype(
+        np.float32
+    )
 
 
 def _smpte240(values: Floats) -> Floats:
-    return np.where(values < 0.0913, values / 4, _power(1 / 0.45, (values + 0.1115) / 1.1115)).astype(np.float32)
+    return np.where(values < 0.0913, values / 4, _power(1 / 0.45, (values + 0.1115) / 1.1115)).astype(
+        np.float32
+    )
 
 
 def _pq(values: Floats) -> Floats:
@@ -285,11 +299,13 @@ def _xyz(chromaticities: tuple[float, ...]) -> npt.NDArray[np.float64]:
     white, *colours = ((x, y) for x, y in zip(chromaticities[::2], chromaticities[1::2], strict=True))
     columns = np.array([[x / y, 1.0, (1 - x - y) / y] for x, y in colours]).T
     target = np.array([white[0] / white[1], 1.0, (1 - white[0] - white[1]) / white[1]])
-    return columns * np.linalg.solve(columns, target)
+    made: npt.NDArray[np.float64] = columns * np.linalg.solve(columns, target)
+    return made
 
 
 def _matrix(chromaticities: tuple[float, ...]) -> npt.NDArray[np.float32] | None:
-    """From linear RGB of these primaries to linear sRGB, whites onto each other (Bradford); None if they make no sense."""
+    """From linear RGB of these primaries to linear sRGB, white to white; None if they make no sense."""
+    # Bradford's adaptation, as colour management systems use it.
     bradford = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
     try:
         source, target = _xyz(chromaticities), _xyz(_PRIMARIES[1][1])
@@ -309,7 +325,7 @@ def _encoding() -> npt.NDArray[np.uint8]:
     return np.rint(curve * 255).astype(np.uint8)
 
 
-def _spoken_in_srgb(values: npt.NDArray[np.generic], alpha: bool, spoken: _Spoken) -> Image.Image:
+def _spoken_in_srgb(values: Values, alpha: bool, spoken: _Spoken) -> Image.Image:
     """Grey or RGB values of any depth as an sRGB picture."""
     values = values if values.ndim == 3 else values[..., None]
     height, width, channels = values.shape
@@ -322,12 +338,16 @@ def _spoken_in_srgb(values: npt.NDArray[np.generic], alpha: bool, spoken: _Spoke
     rows = max(1, _STRIPE // max(1, width))
     for start in range(0, height, rows):
         part = values[start : start + rows]
-        light = table[part[..., :colours]] if table is not None else spoken.linear(_clean(part[..., :colours]))
+        light = (
+            table[part[..., :colours]] if table is not None else spoken.linear(_clean(part[..., :colours]))
+        )
         if spoken.hlg:
             light = light * _hlg_gain(light)
         if colours == 3 and spoken.matrix is not None:
             light = light @ spoken.matrix.T
-        made[start : start + rows, :, :3] = _encoding()[np.rint(np.clip(light, 0, 1) * 65535).astype(np.uint16)]
+        made[start : start + rows, :, :3] = _encoding()[
+            np.rint(np.clip(light, 0, 1) * 65535).astype(np.uint16)
+        ]
         if alpha:
             made[start : start + rows, :, 3] = _eight_bits(part[..., -1])
     return Image.fromarray(made)
@@ -335,7 +355,9 @@ def _spoken_in_srgb(values: npt.NDArray[np.generic], alpha: bool, spoken: _Spoke
 
 def _hlg_gain(light: Floats) -> Floats:
     """What a display of 1,000 nit makes of a pixel's luminance, in units of diffuse white."""
-    luminance = light @ np.array([0.2627, 0.6780, 0.0593], np.float32) if light.shape[2] == 3 else light[..., 0]
+    luminance = (
+        light @ np.array([0.2627, 0.6780, 0.0593], np.float32) if light.shape[2] == 3 else light[..., 0]
+    )
     return (_power(0.2, luminance) * np.float32(1000 / DIFFUSE_WHITE))[..., None]
 
 
@@ -346,11 +368,14 @@ def _deep_in_srgb(deep: Deep, colour: Colour) -> tuple[Image.Image, list[str]]:
     floating = deep.values.dtype.kind == "f"
     colours = deep.values.shape[2] - deep.alpha
     kind = "grey" if colours == 1 else "CMYK" if deep.ink else "colour"
-    if floating:
-        note = f"converted from floating point {kind} to 8 bits a channel"
-    else:
-        note = f"converted from {8 * deep.values.dtype.itemsize}-bit {kind} to 8 bits a channel"
-    notes = [note]
+    bits = deep.bits or (0 if floating else 8 * deep.values.dtype.itemsize)
+    notes = (
+        []
+        if bits == 8
+        else [f"converted from {f'{bits}-bit' if bits else 'floating point'} {kind} to 8 bits a channel"]
+    )
+    if deep.ink:
+        notes.append("converted from CMYK" if colour.icc else _INK_NOTE)
     if floating:
         deep, ranged = _ranged(deep)
         notes += ranged
@@ -426,11 +451,11 @@ def _ranged(deep: Deep) -> tuple[Deep, list[str]]:
     return Deep(np.clip(values / np.float32(top), 0, 1), deep.alpha, deep.ink), notes
 
 
-def _clean(values: npt.NDArray[np.generic]) -> Floats:
+def _clean(values: Values) -> Floats:
     return np.nan_to_num(values.astype(np.float32, copy=False), nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def _eight_bits(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
+def _eight_bits(values: Values) -> npt.NDArray[np.uint8]:
     """Integers that use all their bits, or floats from 0 to 1, as levels."""
     if values.dtype == np.uint8:
         return values.astype(np.uint8, copy=False)

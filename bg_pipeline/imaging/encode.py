@@ -81,8 +81,9 @@ def encode(
 
     The same arguments give the same bytes. ``ai_note`` is put, with IPTC's digital source type, into XMP
     (JPEG, PNG, WebP, TIFF, AVIF; BMP has no place for it). Transparency is kept where the format can, and else
-    flattened on white. ``quality`` 1-100 is for JPEG, WebP and AVIF; at 100, or with ``lossless``
-    (from a lossless source), WebP is lossless while that keeps ``max_bytes``. With ``max_bytes`` their quality is lowered as far as needed, not below 30.
+    flattened on white. ``quality`` 1-100 is for JPEG, WebP and AVIF; at 100, or
+    with ``lossless`` (for a lossless source) while that keeps ``max_bytes``, WebP is lossless. With ``max_bytes``
+    their quality is lowered as far as needed, not below 30.
 
     Raises `ImageError` if ``max_bytes`` cannot be kept (``TooManyBytes``) or the picture is too long for the format
     (``TooLarge``), ValueError for an unknown format.

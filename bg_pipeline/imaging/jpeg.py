@@ -51,6 +51,7 @@ class _Header:
     size: Size = (0, 0)
     components: tuple[int, ...] = ()
     first_scan: int = 0
+    segments: list[tuple[int, bytes]] = field(default_factory=list)
     exif: bytes = b""
     icc: dict[int, bytes] = field(default_factory=dict)
     dpi: tuple[float, float] | None = None
@@ -98,7 +99,7 @@ def _header(data: bytes) -> _Header:
         content = data[place + 2 : place + length]
         if length < 2 or place + length > len(data):
             raise damaged("it ends before its pixels")
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) or marker == 0xF7:
+        if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
             _frame(header, marker, content)
         elif marker == 0xDA:
             if not header.kind:
@@ -107,6 +108,7 @@ def _header(data: bytes) -> _Header:
             return header
         else:
             _application(header, marker, content)
+        header.segments.append((marker, content))
         place += length
 
 
@@ -116,7 +118,12 @@ def _frame(header: _Header, marker: int, content: bytes) -> None:
         components = tuple(content[6 + 3 * number] for number in range(channels))
     except (struct.error, IndexError):
         raise damaged("its description is too short") from None
-    header.kind, header.precision, header.size, header.components = marker, precision, (width, height), components
+    header.kind, header.precision, header.size, header.components = (
+        marker,
+        precision,
+        (width, height),
+        components,
+    )
 
 
 def _application(header: _Header, marker: int, content: bytes) -> None:
@@ -134,21 +141,20 @@ def _decoded(data: bytes, header: _Header, mode: str, inner: Size) -> Image.Imag
     _check_scans(data, header)
     width, height = header.size
     # libjpeg decodes at a half, a quarter and an eighth for a part of the time.
-    factor = next(f for f in (8, 4, 2, 1) if -(-width // f) >= inner[0] and -(-height // f) >= inner[1] or f == 1)
+    factor = next(
+        f for f in (8, 4, 2, 1) if (-(-width // f) >= inner[0] and -(-height // f) >= inner[1]) or f == 1
+    )
     smallest = (-(-width // factor), -(-height // factor))
     try:
         return _pixels(data, mode, smallest)
+    except ValueError:
+        mended = _mended(data, header)
+    try:
+        return _pixels(mended, mode, smallest)
     except ValueError as error:
-        reason = str(error)
-    mended = _mended(data, reason)
-    if mended is not None:
-        try:
-            return _pixels(mended, mode, smallest)
-        except ValueError as error:
-            reason = str(error)
-    if "subsampling" in reason:
-        return _odd(mended or data)
-    raise damaged(reason)
+        if "subsampling" in str(error):
+            return _odd(mended)
+        raise damaged(error) from None
 
 
 def check(data: bytes) -> None:
@@ -160,22 +166,42 @@ def check(data: bytes) -> None:
 def _pixels(data: bytes, mode: str, smallest: Size) -> Image.Image:
     import simplejpeg
 
-    values = simplejpeg.decode_jpeg(data, _SPACES[mode], min_width=smallest[0], min_height=smallest[1], strict=True)
+    values = simplejpeg.decode_jpeg(
+        data, _SPACES[mode], min_width=smallest[0], min_height=smallest[1], strict=True
+    )
     if mode == "CMYK":
         # Four channels are stored as Adobe does, 255 = no ink.
         values = np.subtract(255, values, out=values)
     return Image.fromarray(values[..., 0] if mode == "L" else values, mode)
 
 
-def _mended(data: bytes, reason: str) -> bytes | None:
-    """The data with what is missing or too much at its end, if all pixels are there; else None."""
-    if "Premature end of JPEG file" in reason or "end of image" in reason.lower():
-        return data + b"\xff\xd9"
-    if "extraneous bytes before marker 0xd9" in reason:
-        end = data.rfind(b"\xff\xd9")
-        start = len(data[:end].rstrip(b"\0"))
-        return data[:start] + data[end:] if end - start <= _MOST_PADDING else None
-    return None
+def _mended(data: bytes, header: _Header) -> bytes:
+    """The JPEG without what libjpeg warns of although every pixel is there.
+
+    That is a missing end marker, a few zeros in front of it, bytes between segments, and remarks about versions,
+    profiles and spectra that no decoder needs.
+    """
+    parts = [b"\xff\xd8"]
+    for marker, content in header.segments:
+        if marker == 0xE0 and content[:5] == b"JFIF\0":
+            content = content[:5] + b"\1\1" + content[7:]
+        elif (
+            marker == 0xEE and content[:5] == b"Adobe" and content[11:12] <= b"\2"
+        ) or not 0xE0 <= marker <= 0xFE:
+            pass
+        else:
+            continue
+        parts.append(bytes((0xFF, marker)) + (len(content) + 2).to_bytes(2) + content)
+    start = header.first_scan
+    head_end = start + int.from_bytes(data[start : start + 2])
+    scan = data[start:head_end]
+    if header.kind in (0xC0, 0xC1):
+        scan = scan[:-3] + b"\0\x3f\0"
+    end = data.find(b"\xff\xd9", head_end)
+    coded = data[head_end : end if end >= 0 else len(data)]
+    kept = coded.rstrip(b"\0")
+    coded = kept if len(coded) - len(kept) <= _MOST_PADDING else coded
+    return b"".join((*parts, b"\xff\xda", scan, coded, b"\xff\xd9"))
 
 
 def _odd(data: bytes) -> Image.Image:
@@ -195,7 +221,10 @@ def _check_scans(data: bytes, header: _Header) -> None:
     while True:
         length = int.from_bytes(data[place : place + 2])
         count = data[place + 2] if place + 2 < len(data) else 0
-        chosen, tail = data[place + 3 : place + 3 + 2 * count : 2], data[place + 3 + 2 * count : place + length]
+        chosen, tail = (
+            data[place + 3 : place + 3 + 2 * count : 2],
+            data[place + 3 + 2 * count : place + length],
+        )
         if len(tail) == 3:
             for component in chosen:
                 exact[component] = exact.get(component, 0) | _exact(*tail)

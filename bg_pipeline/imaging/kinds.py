@@ -5,15 +5,15 @@ from collections.abc import Callable
 
 from bg_pipeline.errors import ImageError
 from bg_pipeline.imaging import bmff, bmp, gif, jpeg, png, tiff, webp
-from bg_pipeline.imaging.source import Source, unsupported
+from bg_pipeline.imaging.source import Source, unsupported, why
 from bg_pipeline.imaging.tags import Directory, directories
 
-_DECODERS: tuple[tuple[re.Pattern[bytes], Callable[[bytes], Source]], ...] = (
-    (re.compile(rb"\xff\xd8\xff"), jpeg.read),
-    (re.compile(rb"\x89PNG\r\n\x1a\n"), png.read),
-    (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), webp.read),
-    (re.compile(rb"GIF8[79]a"), gif.read),
-    (re.compile(rb"BM.{4}\0\0\0\0|BM.{8}", re.DOTALL), bmp.read),
+_DECODERS: tuple[tuple[str, re.Pattern[bytes], Callable[[bytes], Source]], ...] = (
+    ("a JPEG image", re.compile(rb"\xff\xd8\xff"), jpeg.read),
+    ("a PNG image", re.compile(rb"\x89PNG\r\n\x1a\n"), png.read),
+    ("a WebP image", re.compile(rb"RIFF.{4}WEBP", re.DOTALL), webp.read),
+    ("a GIF image", re.compile(rb"GIF8[79]a"), gif.read),
+    ("a BMP image", re.compile(rb"BM.{8}", re.DOTALL), bmp.read),
 )
 
 _PICTURES = (
@@ -47,7 +47,23 @@ _BRANDS = {
     "avci": "a HEIF picture of AVC",
 }
 _FILMS = re.compile(r"mp4|isom|iso\d|avc1|M4V|3g[p2]|dash|mmp4|f4v|MSNV|XAVC", re.IGNORECASE)
-_HEIF = {"heic", "heix", "heim", "heis", "hevc", "hevx", "hevm", "hevs", "mif1", "mif2", "msf1", "avif", "avis", "miaf", "MiHE"}
+_HEIF = {
+    "heic",
+    "heix",
+    "heim",
+    "heis",
+    "hevc",
+    "hevx",
+    "hevm",
+    "hevs",
+    "mif1",
+    "mif2",
+    "msf1",
+    "avif",
+    "avis",
+    "miaf",
+    "MiHE",
+}
 
 _OTHERS = (
     (b"<svg", "an SVG drawing"),
@@ -84,26 +100,42 @@ _PACKED = (
     (b"\x1a\x45\xdf\xa3", "a film"),
 )
 
+_TIFF = re.compile(rb"II[*+]\0|MM\0[*+]")
+
 _READABLE = "JPEG, PNG, WebP, TIFF, BMP, GIF, HEIC and AVIF can be"
 
 # How pictures begin in base64: JPEG, PNG, WebP and AVI, GIF, TIFF, BMP, and HEIC with AVIF.
-_BASE64 = re.compile(rb"\s*(/9j/|iVBORw0KGgo|UklGR|R0lGOD[dl]|SUkqA|TU0AK|AAAA[A-Za-z0-9+/]{3}mdHlw)[A-Za-z0-9+/=\s]*$")
+_BASE64 = re.compile(
+    rb"\s*(/9j/|iVBORw0KGgo|UklGR|R0lGOD[dl]|SUkqA|TU0AK|AAAA[A-Za-z0-9+/]{3}mdHlw)[A-Za-z0-9+/=\s]*$"
+)
 
 
 def read(data: bytes) -> Source:
     """The header of an image file and a way to its pixels; raises `ImageError` for everything else."""
-    for start, decoder in _DECODERS:
+    for name, start, decoder in _DECODERS:
         if start.match(data):
-            return decoder(data)
+            return _read(name, decoder, data)
     for start, name in _PICTURES:
         if start.match(data):
             raise unsupported(name)
-    if re.match(rb"II[*+]\0|MM\0[*+]", data):
+    if _TIFF.match(data):
         _refuse_raw(data)
-        return tiff.read(data)
+        return _read("a TIFF image", tiff.read, data)
     if data[4:8] == b"ftyp":
         return _media(data)
     raise _no_image(data)
+
+
+def _read(name: str, decoder: Callable[[bytes], Source], data: bytes) -> Source:
+    try:
+        return decoder(data)
+    except ImageError as error:
+        if error.code != "DamagedImage":
+            raise
+        raise ImageError(
+            error.code,
+            f"the file begins as {name} but is damaged or cut short ({why(error)}); upload it again",
+        ) from None
 
 
 def _media(data: bytes) -> Source:
@@ -112,7 +144,7 @@ def _media(data: bytes) -> Source:
     brands = [data[8:12].decode("latin-1")]
     brands += [data[place : place + 4].decode("latin-1") for place in range(16, size, 4)]
     if _HEIF.intersection(brands):
-        return bmff.read(data)
+        return _read("an HEIC or AVIF image", bmff.read, data)
     main = brands[0]
     if main in _BRANDS and "HEIF" in _BRANDS[main]:
         raise unsupported(_BRANDS[main])
@@ -185,13 +217,22 @@ def _no_image(data: bytes) -> ImageError:
     if kind:
         return ImageError("NotAnImage", f"the file is {kind}, not a photo; {_READABLE}")
     if _BASE64.match(data):
-        return ImageError("NotAnImage", "the file is a picture in base64, which is text; decode it and upload the picture")
-    found = "the file is text, not a photo" if _is_text(data[:4096]) else "the file is not an image of a kind that can be read"
+        return ImageError(
+            "NotAnImage", "the file is a picture in base64, which is text; decode it and upload the picture"
+        )
+    found = (
+        "the file is text, not a photo"
+        if _is_text(data[:4096])
+        else "the file is not an image of a kind that can be read"
+    )
     return ImageError("NotAnImage", f"{found}; {_READABLE}")
 
 
 def _is_text(data: bytes) -> bool:
     try:
-        return len(data) > 0 and data.decode("utf-8").replace("\n", "").replace("\r", "").replace("\t", "").isprintable()
+        return (
+            len(data) > 0
+            and data.decode("utf-8").replace("\n", "").replace("\r", "").replace("\t", "").isprintable()
+        )
     except UnicodeDecodeError:
         return False

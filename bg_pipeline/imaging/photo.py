@@ -154,7 +154,8 @@ def open_photo(data: bytes, *, max_pixels: int = MAX_PIXELS, within: Size | None
         lowest, highest = image.getchannel("A").getextrema()
         if highest == 0:
             raise ImageError(
-                "FullyTransparent", "every pixel of the image is fully transparent; save it without its alpha channel"
+                "FullyTransparent",
+                "every pixel of the image is fully transparent; save it without its alpha channel",
             )
         if lowest == 255:
             image = image.convert("RGB")

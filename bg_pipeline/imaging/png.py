@@ -62,7 +62,9 @@ def read(data: bytes) -> Source:
     palette = next((chunk for chunk in chunks if chunk.name == b"PLTE"), None)
     if kind == 3 and palette is None:
         raise damaged("its palette is missing")
-    others = {chunk.name: bytes(chunk.content) for chunk in reversed(chunks) if chunk.name in _READ and chunk.whole}
+    others = {
+        chunk.name: bytes(chunk.content) for chunk in reversed(chunks) if chunk.name in _READ and chunk.whole
+    }
     lost = dict.fromkeys(chunk.name for chunk in chunks if chunk.name in _TOLD and chunk.name not in others)
     exif_block = others.get(b"eXIf") or _raw_exif(chunks)
     exif = read_exif(exif_block) if exif_block else Exif()
@@ -84,7 +86,7 @@ def read(data: bytes) -> Source:
 
 
 def _chunks(data: bytes) -> Iterator[_Chunk]:
-    """The chunks up to the end. Without the end's own mark the picture is whole; without a part of a chunk it is not."""
+    """The chunks up to the end; a file that lacks only the end's own mark is whole."""
     view, place, number, pixels = memoryview(data), len(_SIGNATURE), 0, False
     while place + 8 <= len(data):
         end = place + 12 + int.from_bytes(view[place : place + 4])
@@ -102,7 +104,9 @@ def _chunks(data: bytes) -> Iterator[_Chunk]:
                 raise damaged("a part of its data is missing")
             return  # the pixels are there, and only a remark behind them is cut
         if chunk.critical and name not in (b"IHDR", b"PLTE", b"IDAT"):
-            raise damaged(f"it has a chunk {name.decode('ascii')} that must be understood and is in no standard")
+            raise damaged(
+                f"it has a chunk {name.decode('ascii')} that must be understood and is in no standard"
+            )
         pixels |= name == b"IDAT"
         yield chunk
         place = end
@@ -152,7 +156,12 @@ def _file(header: bytes, palette: _Chunk | None, clear: bytes | None, coded: lis
     chunks += [(b"IDAT", part) for part in coded] + [(b"IEND", b"")]
     parts = [_SIGNATURE]
     for name, content in chunks:
-        parts += [struct.pack(">L", len(content)), name, content, struct.pack(">L", zlib.crc32(name + content))]
+        parts += [
+            struct.pack(">L", len(content)),
+            name,
+            content,
+            struct.pack(">L", zlib.crc32(name + content)),
+        ]
     return b"".join(parts)
 
 
@@ -206,10 +215,12 @@ def _colour(others: dict[bytes, bytes]) -> tuple[Colour, tuple[str, ...]]:
     gamma = int.from_bytes(others.get(b"gAMA", b"")) / 100_000
     if b"sRGB" in others or not 0.01 <= gamma <= 10:
         return Colour(), notes
-    primaries = others.get(b"cHRM", b"")
-    if len(primaries) == 32:
+    corners = others.get(b"cHRM", b"")
+    if len(corners) == 32:
         # Even sRGB's own primaries: with them browsers take the gamma for exact.
-        return Colour(gamma=gamma, primaries=tuple(each / 100_000 for each in struct.unpack(">8L", primaries))), notes
+        return Colour(
+            gamma=gamma, primaries=tuple(each / 100_000 for each in struct.unpack(">8L", corners))
+        ), notes
     # Alone, a gamma near 1/2.2 means the curve of sRGB.
     return (Colour() if abs(gamma * 2.2 - 1) < 0.05 else Colour(gamma=gamma)), notes
 

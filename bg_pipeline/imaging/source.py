@@ -14,7 +14,16 @@ Size = tuple[int, int]
 Pixels = Image.Image | Deep
 
 # What Pillow and the libraries below it raise on bytes that are not what they claim to be.
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, RuntimeError)
+UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    RuntimeError,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +53,11 @@ def damaged(reason: object) -> ImageError:
     """The error for a picture whose decoder failed or warned."""
     words = " ".join(str(reason).split())
     return ImageError("DamagedImage", f"the image is damaged or cut short ({words}); upload it again")
+
+
+def why(error: ImageError) -> str:
+    """The reason that `damaged` was given."""
+    return str(error).partition("(")[2].rpartition(")")[0]
 
 
 def unsupported(what: str) -> ImageError:

@@ -6,8 +6,38 @@ from dataclasses import dataclass, field
 
 ORIENTATION = 0x0112
 
-_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-_CODES = {1: "B", 3: "H", 4: "L", 6: "b", 8: "h", 9: "l", 11: "f", 12: "d", 13: "L", 16: "Q", 17: "q", 18: "Q"}
+_SIZES = {
+    1: 1,
+    2: 1,
+    3: 2,
+    4: 4,
+    5: 8,
+    6: 1,
+    7: 1,
+    8: 2,
+    9: 4,
+    10: 8,
+    11: 4,
+    12: 8,
+    13: 4,
+    16: 8,
+    17: 8,
+    18: 8,
+}
+_CODES = {
+    1: "B",
+    3: "H",
+    4: "L",
+    6: "b",
+    8: "h",
+    9: "l",
+    11: "f",
+    12: "d",
+    13: "L",
+    16: "Q",
+    17: "q",
+    18: "Q",
+}
 
 # More than any camera or scanner writes; a loop of directories ends here.
 _MOST_DIRECTORIES = 1000
@@ -27,8 +57,12 @@ class Directory:
         kind, count, start = self.entries.get(tag, (0, 0, 0))
         try:
             if kind in (5, 10):
-                pairs = struct.unpack_from(f"{self.order}{2 * count}{'L' if kind == 5 else 'l'}", self.data, start)
-                return tuple(top / below if below else 0.0 for top, below in zip(pairs[::2], pairs[1::2], strict=True))
+                pairs = struct.unpack_from(
+                    f"{self.order}{2 * count}{'L' if kind == 5 else 'l'}", self.data, start
+                )
+                return tuple(
+                    top / below if below else 0.0 for top, below in zip(pairs[::2], pairs[1::2], strict=True)
+                )
             return struct.unpack_from(f"{self.order}{count}{_CODES[kind]}", self.data, start)
         except (struct.error, KeyError):
             return ()

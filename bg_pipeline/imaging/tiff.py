@@ -11,23 +11,25 @@ from PIL import Image
 from bg_pipeline.errors import ImageError
 from bg_pipeline.imaging import jpeg, vips
 from bg_pipeline.imaging.colour import Colour, Deep
-from bg_pipeline.imaging.source import UNREADABLE, Pixels, Source, damaged, loaded, unsupported
+from bg_pipeline.imaging.source import UNREADABLE, Pixels, Source, damaged, loaded, unsupported, why
 from bg_pipeline.imaging.tags import ORIENTATION, Directory, directories, resolution
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES, _TABLES = 273, 279, 324, 325, 347
 _SAMPLES, _EXTRA, _FORMAT, _INKS, _ICC, _EXIF = 277, 338, 339, 332, 34675, 34665
 
-_WHITE_IS_ZERO, _GREY, _RGB, _PALETTE, _INK, _LAB = 0, 1, 2, 3, 5, 8
+_WHITE_IS_ZERO, _GREY, _RGB, _PALETTE, _INK, _YCBCR, _LAB = 0, 1, 2, 3, 5, 6, 8
+_MOST_SAMPLES = 32
 _JPEG, _DEFLATES = 7, (8, 32946)
 
 
 @dataclass(frozen=True, eq=False)
 class _Page:
-    """A directory that describes a picture, and its number."""
+    """A directory that describes a picture: its number, and among those below that one, if it is one of them."""
 
     number: int
     tags: Directory
+    below: int = -1
 
     @property
     def size(self) -> tuple[int, int]:
@@ -44,11 +46,16 @@ def read(data: bytes) -> Source:
     pages = [_Page(number, tags) for number, tags in enumerate(directories(data)) if _WIDTH in tags.entries]
     if not pages:
         raise damaged("it has no page")
-    page = next((page for page in pages if not page.reduced), max(pages, key=lambda page: page.size))
+    under = [_Page(page.number, tags, at) for page in pages for at, tags in enumerate(page.tags.below(330))]
+    page = next(
+        (page for page in (*pages, *under) if not page.reduced), max(pages, key=lambda page: page.size)
+    )
     tags, full = page.tags, sum(not page.reduced for page in pages)
     bits = max((int(each) for each in tags.numbers(_BITS)), default=1)
+    if tags.number(_SAMPLES, 1) > _MOST_SAMPLES:
+        raise unsupported(f"a TIFF of {tags.number(_SAMPLES, 1)} channels")
     samples, photometric = tags.number(_SAMPLES, 1), tags.number(_PHOTOMETRIC, -1)
-    colours = {_RGB: 3, _INK: 4, 6: 3, _LAB: 3}.get(photometric, 1)
+    colours = {_RGB: 3, _INK: 4, _YCBCR: 3, _LAB: 3}.get(photometric, 1)
     extra = tags.numbers(_EXTRA)
     alpha = len(extra) > 0 and extra[0] in (1, 2) and samples > colours
     return Source(
@@ -72,7 +79,7 @@ def _mode(photometric: int, bits: int, format: int, *, alpha: bool) -> str:
         return "LAB"
     if photometric == _PALETTE:
         return "P"
-    if photometric in (_RGB, 6):
+    if photometric in (_RGB, _YCBCR):
         return "RGBA" if alpha else "RGB"
     if format == 3:
         return "F"
@@ -81,33 +88,54 @@ def _mode(photometric: int, bits: int, format: int, *, alpha: bool) -> str:
 
 def _decoded(data: bytes, page: _Page, colours: int, *, alpha: bool) -> Pixels:
     if page.tags.number(_PHOTOMETRIC, -1) == _LAB:
+        if page.tags.number(_BITS, 8) != 8 or page.below >= 0:
+            raise unsupported("a TIFF in LAB of more than 8 bits")
         return _lab(data, page.number)
-    _check_parts(data, page.tags)
+    tags = page.tags
+    inverted, sample = tags.number(_PHOTOMETRIC, -1) == _WHITE_IS_ZERO, tags.number(_FORMAT, 1)
+    bits = tags.number(_BITS, 1)
+    if (inverted and (sample != 1 or bits > 16)) or (sample == 2 and bits <= 8):
+        raise unsupported("a TIFF with signed or floating-point levels of a rare kind")
+    _check_parts(data, tags)
+    # libtiff warns, too, of channels that the header does not explain; those are left out below.
+    explained = colours + len(tags.numbers(_EXTRA)) == tags.number(_SAMPLES, 1)
     try:
-        image = vips.opened("tiffload", data, page=page.number)
+        image = vips.opened(
+            "tiffload", data, page=page.number, subifd=page.below, fail_on="warning" if explained else "error"
+        )
     except ImageError as error:
         # The directory is whole, so what libtiff does not take is the kind.
-        raise unsupported(f"a TIFF ({error_words(error)})") from None
-    values = vips.array(image)
+        raise unsupported(f"a TIFF ({why(error)})") from None
+    try:
+        values = vips.array(image)
+    except ImageError as error:
+        if "not supported" in why(error):
+            raise unsupported(f"a TIFF ({why(error)})") from None
+        raise
     ink = image.interpretation == "cmyk"
     if values.shape[2] < colours:
         colours = values.shape[2]
-    if page.tags.number(_PHOTOMETRIC, -1) == _PALETTE:
+    if tags.number(_PHOTOMETRIC, -1) == _PALETTE:
         colours = 3
     # Spot colours and masks lie behind the colours; only what is marked as transparency is.
     values = values[..., : colours + alpha] if alpha and values.shape[2] > colours else values[..., :colours]
     alpha = values.shape[2] > colours
-    if alpha and page.tags.number(_EXTRA, 2) == 1:
+    if alpha and tags.number(_EXTRA, 2) == 1:
         values = _straight(values)
+    if tags.number(_PHOTOMETRIC, -1) == _YCBCR and tags.number(_COMPRESSION, 1) != _JPEG:
+        if tags.numbers(530) != (1, 1) or values.dtype != np.uint8:
+            raise unsupported("a TIFF in YCbCr with fewer colours than pixels")
+        return Image.fromarray(np.ascontiguousarray(values[..., :3]), "YCbCr")
     if values.dtype == np.uint8 and not (ink and alpha):
         mode = {(1, False): "L", (1, True): "LA", (3, False): "RGB", (3, True): "RGBA", (4, False): "CMYK"}[
             colours, alpha
         ]
         values = np.ascontiguousarray(values)
         return Image.fromarray(values[..., 0] if mode == "L" else values, mode)
+    whole = values.dtype.kind in "ui"
     if values.dtype not in (np.uint8, np.uint16):
         values = values.astype(np.float32)
-    return Deep(values, alpha=alpha, ink=ink)
+    return Deep(values, alpha=alpha, ink=ink, bits=bits if whole else 0)
 
 
 def _straight(values: Any) -> Any:
@@ -121,6 +149,7 @@ def _straight(values: Any) -> Any:
 
 
 def _lab(data: bytes, number: int) -> Image.Image:
+    """LAB of 8 bits, which libvips does not take."""
     try:
         image = Image.open(BytesIO(data), formats=("TIFF",))
         image.seek(number)
@@ -160,8 +189,3 @@ def _check_deflated(part: bytes) -> None:
             reader.decompress(reader.unconsumed_tail, 1 << 20)
     except zlib.error as error:
         raise damaged(error) from None
-
-
-def error_words(error: ImageError) -> str:
-    """What the library said, out of the sentence made of it."""
-    return str(error).partition("(")[2].rpartition(")")[0]

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bg_pipeline.errors import ImageError
 from bg_pipeline.imaging.source import Array, damaged
 
 
@@ -24,7 +23,7 @@ def opened(loader: str, data: bytes, **options: Any) -> Any:
     pyvips.cache_set_max(0)
     try:
         load = getattr(pyvips.Image, f"{loader}_buffer")
-        return load(data, access="sequential", fail_on="warning", **options)
+        return load(data, **{"access": "sequential", "fail_on": "warning", **options})
     except pyvips.Error as error:
         raise damaged(reason(error)) from None
 
@@ -43,14 +42,15 @@ def array(image: Any) -> Array:
 def image(picture: Any) -> Image.Image:
     """An 8-bit libvips image as Pillow's."""
     values = array(picture)
-    mode = {1: "L", 2: "LA", 3: "RGB", 4: "CMYK" if picture.interpretation == "cmyk" else "RGBA"}[values.shape[2]]
+    mode = {1: "L", 2: "LA", 3: "RGB", 4: "CMYK" if picture.interpretation == "cmyk" else "RGBA"}[
+        values.shape[2]
+    ]
     return Image.fromarray(values[..., 0] if mode == "L" else values, mode)
 
 
 def reason(error: Exception) -> str:
     """The library's own words, on one line and without its names of calls."""
     lines = [line.strip() for line in str(error).splitlines()]
-    return next((line for line in reversed(lines) if line and not line.startswith("unable to")), "it cannot be read")
-
-
-__all__ = ["ImageError", "array", "image", "opened", "reason"]
+    return next(
+        (line for line in reversed(lines) if line and not line.startswith("unable to")), "it cannot be read"
+    )

@@ -322,7 +322,8 @@ def _encoding() -> npt.NDArray[np.uint8]:
     """sRGB's levels of linear light from 0 to 1 in 65,536 steps."""
     light = np.linspace(0, 1, 65536)
     curve = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
-    return np.rint(curve * 255).astype(np.uint8)
+    levels: npt.NDArray[np.uint8] = np.rint(curve * 255).astype(np.uint8)
+    return levels
 
 
 def _spoken_in_srgb(values: Values, alpha: bool, spoken: _Spoken) -> Image.Image:
@@ -438,21 +439,24 @@ def _deep_managed(deep: Deep, icc: bytes) -> tuple[Image.Image, str] | None:
 
 
 def _ranged(deep: Deep) -> tuple[Deep, list[str]]:
-    """Floats scaled to 0-1: from the first of 0-1, 0-255, 0-65535 and their own range that holds all of them.
+    """Numbers scaled to 0-1: from the first of 0-1 (floats only), 0-255, 0-65535 and their own range that holds all.
 
     Negative and undefined values are black. Values a little above 1 are highlights and become 1.
     """
     values = _clean(deep.values)
     highest = float(values.max())
-    top = next((limit for limit in (1.0, 255.0, 65535.0) if highest <= limit * 1.0001), highest)
-    if 1 < highest < 16 and not np.array_equal(values, np.rint(values)):
+    ranges = (255.0, 65535.0, 2.0**deep.bits - 1) if deep.bits else (1.0, 255.0, 65535.0)
+    top = next((limit for limit in ranges if highest <= limit * 1.0001), highest)
+    if 1 < highest < 16 and not deep.bits:
         top = 1.0
     notes = [] if highest <= top * 1.0001 else ["values above 1 are white"]
-    return Deep(np.clip(values / np.float32(top), 0, 1), deep.alpha, deep.ink), notes
+    values /= np.float32(top)
+    return Deep(np.clip(values, 0, 1, out=values), deep.alpha, deep.ink, deep.bits), notes
 
 
 def _clean(values: Values) -> Floats:
-    return np.nan_to_num(values.astype(np.float32, copy=False), nan=0.0, posinf=0.0, neginf=0.0)
+    """Floats of their own, undefined ones black."""
+    return np.nan_to_num(np.array(values, np.float32), copy=False, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _eight_bits(values: Values) -> npt.NDArray[np.uint8]:

@@ -19,7 +19,7 @@ _DECODERS: tuple[tuple[str, re.Pattern[bytes], Callable[[bytes], Source]], ...] 
 _PICTURES = (
     (re.compile(rb"FUJIFILMCCD-RAW"), "a camera RAW (Fujifilm RAF)"),
     (re.compile(rb"II\x1a\0\0\0HEAPCCDR"), "a camera RAW (Canon CRW)"),
-    (re.compile(rb"(II|MM)..{2}.{4}CR[\x01-\x03]", re.DOTALL), "a camera RAW (Canon CR2)"),
+    (re.compile(rb"(II|MM).{6}CR[\x01-\x03]", re.DOTALL), "a camera RAW (Canon CR2)"),
     (re.compile(rb"II(RO|RS)|MMOR"), "a camera RAW (Olympus ORF)"),
     (re.compile(rb"IIU\0"), "a camera RAW (Panasonic RW2)"),
     (re.compile(rb"\0MRM"), "a camera RAW (Minolta MRW)"),

@@ -5,13 +5,12 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BytesIO
 
 from PIL import Image
 
 from bg_pipeline.imaging import vips
 from bg_pipeline.imaging.colour import Colour, Deep, transfer_known
-from bg_pipeline.imaging.source import UNREADABLE, Pixels, Source, damaged, loaded, unsupported
+from bg_pipeline.imaging.source import Pixels, Source, damaged, unsupported
 from bg_pipeline.imaging.tags import Exif, read_exif
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -74,7 +73,7 @@ def read(data: bytes) -> Source:
         format="png",
         size=(width, height),
         mode="1" if (kind, depth) == (0, 1) else _MODES[kind],
-        decode=lambda _: _decoded(header, palette, others.get(b"tRNS"), pixels, frame),
+        decode=lambda _: _decoded(chunks[0], header, palette, others.get(b"tRNS"), pixels, frame),
         orientation=exif.orientation,
         frames=_frames(others),
         has_alpha=kind in (4, 6) or b"tRNS" in others or frame is not None,
@@ -113,13 +112,14 @@ def _chunks(data: bytes) -> Iterator[_Chunk]:
 
 
 def _decoded(
+    first: _Chunk,
     header: bytes,
     palette: _Chunk | None,
     clear: bytes | None,
     pixels: list[_Chunk],
     frame: tuple[bytes, list[memoryview]] | None,
 ) -> Pixels:
-    for chunk in (palette, *pixels):
+    for chunk in (first, palette, *pixels):
         if chunk is not None and not chunk.whole:
             raise damaged(f"the checksum of its {chunk.name.decode('ascii')} is wrong")
     coded = [bytes(chunk.content) for chunk in pixels]
@@ -135,17 +135,10 @@ def _decoded(
         header = struct.pack(">2L", width, height) + header[8:]
         coded = [bytes(part) for part in parts]
     file = _file(header, palette, clear, coded)
-    if header[8] == 16 or (clear is not None and header[9] == 0):
-        # Pillow drops the lower 8 bits of 16, and compares a clear grey of few bits with the wrong level.
-        image = vips.opened("pngload", file)
-        if header[8] == 16:
-            return _placed_deep(Deep(vips.array(image), image.bands in (2, 4)), size, place)
-        return _placed(vips.image(image), size, place)
-    try:
-        image = Image.open(BytesIO(file), formats=("PNG",))
-    except UNREADABLE as error:
-        raise damaged(error) from None
-    return _placed(loaded(image), size, place)
+    image = vips.opened("pngload", file)
+    if header[8] == 16:
+        return _placed_deep(Deep(vips.array(image), image.bands in (2, 4)), size, place)
+    return _placed(vips.image(image), size, place)
 
 
 def _file(header: bytes, palette: _Chunk | None, clear: bytes | None, coded: list[bytes]) -> bytes:

@@ -3,7 +3,6 @@
 import zlib
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -20,6 +19,7 @@ _SAMPLES, _EXTRA, _FORMAT, _INKS, _ICC, _EXIF = 277, 338, 339, 332, 34675, 34665
 
 _WHITE_IS_ZERO, _GREY, _RGB, _PALETTE, _INK, _YCBCR, _LAB = 0, 1, 2, 3, 5, 6, 8
 _MOST_SAMPLES = 32
+_CODINGS = {1, 2, 3, 4, 5, 7, 8, 32773, 32946}
 _JPEG, _DEFLATES = 7, (8, 32946)
 
 
@@ -99,17 +99,16 @@ def _decoded(data: bytes, page: _Page, colours: int, *, alpha: bool) -> Pixels:
     _check_parts(data, tags)
     # libtiff warns, too, of channels that the header does not explain; those are left out below.
     explained = colours + len(tags.numbers(_EXTRA)) == tags.number(_SAMPLES, 1)
+    coding = tags.number(_COMPRESSION, 1)
     try:
         image = vips.opened(
             "tiffload", data, page=page.number, subifd=page.below, fail_on="warning" if explained else "error"
         )
-    except ImageError as error:
-        # The directory is whole, so what libtiff does not take is the kind.
-        raise unsupported(f"a TIFF ({why(error)})") from None
-    try:
         values = vips.array(image)
     except ImageError as error:
-        if "not supported" in why(error):
+        if coding not in _CODINGS:
+            raise unsupported(f"a TIFF compressed by method {coding}") from None
+        if "not supported" in why(error) or "out of range" in why(error) or "LOGLUV" in why(error):
             raise unsupported(f"a TIFF ({why(error)})") from None
         raise
     ink = image.interpretation == "cmyk"
@@ -120,8 +119,6 @@ def _decoded(data: bytes, page: _Page, colours: int, *, alpha: bool) -> Pixels:
     # Spot colours and masks lie behind the colours; only what is marked as transparency is.
     values = values[..., : colours + alpha] if alpha and values.shape[2] > colours else values[..., :colours]
     alpha = values.shape[2] > colours
-    if alpha and tags.number(_EXTRA, 2) == 1:
-        values = _straight(values)
     if tags.number(_PHOTOMETRIC, -1) == _YCBCR and tags.number(_COMPRESSION, 1) != _JPEG:
         if tags.numbers(530) != (1, 1) or values.dtype != np.uint8:
             raise unsupported("a TIFF in YCbCr with fewer colours than pixels")
@@ -136,16 +133,6 @@ def _decoded(data: bytes, page: _Page, colours: int, *, alpha: bool) -> Pixels:
     if values.dtype not in (np.uint8, np.uint16):
         values = values.astype(np.float32)
     return Deep(values, alpha=alpha, ink=ink, bits=bits if whole else 0)
-
-
-def _straight(values: Any) -> Any:
-    """Colours that are stored multiplied by their alpha, as they are."""
-    top = np.iinfo(values.dtype).max if values.dtype.kind == "u" else 1.0
-    share = values[..., -1:].astype(np.float32) / np.float32(top)
-    straight = values[..., :-1] / np.maximum(share, np.float32(1e-6))
-    straight = np.clip(straight, 0, top)
-    straight = np.rint(straight) if values.dtype.kind == "u" else straight
-    return np.concatenate([straight.astype(values.dtype), values[..., -1:]], axis=2)
 
 
 def _lab(data: bytes, number: int) -> Image.Image:

@@ -1,4 +1,4 @@
-"""TIFF files of kinds that Pillow does not write: planes, tiles, floats, several and nested pages, either byte order."""
+"""TIFF files of kinds that Pillow does not write: planes, tiles, floats, nested pages, either byte order."""
 
 import struct
 import zlib

@@ -32,7 +32,13 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 TO_P3 = np.array(
     [[0.82246197, 0.17753803, 0], [0.03319420, 0.96680580, 0], [0.01708263, 0.07239744, 0.91051993]]
 )
-TO_2020 = np.array([[0.62740390, 0.32928304, 0.04331307], [0.06909729, 0.91954040, 0.01136232], [0.01639144, 0.08801331, 0.89559525]])  # fmt: skip
+TO_2020 = np.array(
+    [
+        [0.62740390, 0.32928304, 0.04331307],
+        [0.06909729, 0.91954040, 0.01136232],
+        [0.01639144, 0.08801331, 0.89559525],
+    ]
+)
 TO_ADOBE = np.array([[0.71512560, 0.28487440, 0], [0, 1, 0], [0, 0.04116194, 0.95883806]])
 
 
@@ -40,9 +46,20 @@ TO_ADOBE = np.array([[0.71512560, 0.28487440, 0], [0, 1, 0], [0, 0.04116194, 0.9
 def unusual() -> tuple[Case, ...]:
     """Every case; the first call takes about two seconds."""
     return (
-        *_jpegs(), *_damaged_jpegs(), *_pngs(), *_damaged_pngs(), *_colours(), *_tiffs(), *_damaged_tiffs(),
-        *_raws(), *_webps(), *_gifs(), *_media(), *_bmps(), *_named(),
-    )  # fmt: skip
+        *_jpegs(),
+        *_damaged_jpegs(),
+        *_pngs(),
+        *_damaged_pngs(),
+        *_colours(),
+        *_tiffs(),
+        *_damaged_tiffs(),
+        *_raws(),
+        *_webps(),
+        *_gifs(),
+        *_media(),
+        *_bmps(),
+        *_named(),
+    )
 
 
 # Colours, computed before anything is encoded
@@ -145,8 +162,15 @@ def _colours() -> Iterator[Case]:
     )
     yield png("gamma 1.8.png", deep_png(deep(light ** (1 / 1.8)), gamma_chunk(1 / 1.8)), "gamma 1.8")
     grey = linear(picture.convert("L"))[..., None]
-    yield Case("grey of gamma 1.png", deep_png(deep(grey), gamma_chunk(1.0)), "opens", "png",
-               picture.convert("L").convert("RGB"), 1.0, "gamma 1")  # fmt: skip
+    yield Case(
+        "grey of gamma 1.png",
+        deep_png(deep(grey), gamma_chunk(1.0)),
+        "opens",
+        "png",
+        picture.convert("L").convert("RGB"),
+        1.0,
+        "gamma 1",
+    )
     # Which of several claims counts is as in browsers: cICP, profile, sRGB, gamma.
     yield png("cicp of srgb before a profile.png", flat_png(picture, (b"cICP", b"\1\x0d\0\1"), ICC_P3), "", 0)
     yield png("profile before gamma.png", flat_png(_in_p3(), ICC_P3, gamma_chunk(1.0)), "Display P3", 2.0)
@@ -156,8 +180,11 @@ def _colours() -> Iterator[Case]:
     yield png("gamma of srgb.png", flat_png(picture, gamma_chunk(1 / 2.2)), "", 0)
     yield png("primaries without gamma.png", flat_png(picture, P3_CORNERS), "", 0)
     yield png("gamma of zero.png", flat_png(picture, (b"gAMA", bytes(4))), "", 0)
-    yield png("broken profile and gamma.png",
-              deep_png(deep(light), (b"iCCP", b"p\0\0nonsense"), gamma_chunk(1.0)), "profile is damaged")  # fmt: skip
+    yield png(
+        "broken profile and gamma.png",
+        deep_png(deep(light), (b"iCCP", b"p\0\0nonsense"), gamma_chunk(1.0)),
+        "profile is damaged",
+    )
     yield png("cicp of video matrix.png", flat_png(picture, (b"cICP", b"\x0c\x0d\1\1")), "", 0)
     yield png("profile of 16 bits.png", deep_png(deep(wide ** (1 / 2.2)), ICC_P3), "Display P3", 1.5)
 
@@ -180,8 +207,15 @@ def _colours() -> Iterator[Case]:
 
     adobe = Image.fromarray(np.rint((light @ TO_ADOBE.T) ** (256 / 563) * 255).astype(np.uint8))
     for name, block in (("R03", _dcf(0xFFFF, "R03")), ("ColorSpace 2", _dcf(2, ""))):
-        yield Case(f"adobe rgb by {name}.jpg", saved(adobe, "JPEG", quality=97, subsampling=0, exif=block), "opens",
-                   "jpeg", picture, 3.0, "Adobe RGB")  # fmt: skip
+        yield Case(
+            f"adobe rgb by {name}.jpg",
+            saved(adobe, "JPEG", quality=97, subsampling=0, exif=block),
+            "opens",
+            "jpeg",
+            picture,
+            3.0,
+            "Adobe RGB",
+        )
     for name, block in (("R98", _dcf(1, "R98")), ("uncalibrated alone", _dcf(0xFFFF, ""))):
         yield Case(
             f"srgb by {name}.jpg", saved(picture, "JPEG", quality=95, exif=block), "opens", "jpeg", picture
@@ -262,10 +296,26 @@ def _jpegs() -> Iterator[Case]:
     )
     inks = np.ascontiguousarray(255 - np.asarray(picture.convert("CMYK")))
     yield case("ycck.jpg", simplejpeg.encode_jpeg(inks, 97, "CMYK", "444"), note="converted from CMYK")
+    surface = Image.new("RGB", (240, 176), (128, 128, 128))
+    yield case("three to one.jpg", _three_to_one(), picture=surface, tolerance=1)
+    yield case("three to one, cut.jpg", _three_to_one()[:-200], outcome="DamagedImage")
     grey = picture.convert("L")
     data = bytearray(saved(grey, "JPEG", quality=95))
     data[_frame(bytes(data)) + 11] = 0x22
     yield case("grey with a sampling of two.jpg", bytes(data), picture=grey.convert("RGB"))
+
+
+def _three_to_one() -> bytes:
+    """A grey surface with three pixels of brightness, across, for one of colour: TurboJPEG does not know that."""
+    plain = saved(Image.new("RGB", (240, 176)), "JPEG", quality=95, subsampling=0)
+    frame, scan = _frame(plain), _scans(plain)[0]
+    # Every block is a mean of 0 and nothing else, in the standard's own codes.
+    bits = ("001010" * 3 + "0000" * 2) * (10 * 22)
+    bits += "1" * (-len(bits) % 8)
+    coded = int(bits, 2).to_bytes(len(bits) // 8)
+    head = bytearray(plain[: scan + 14])
+    head[frame + 11] = 0x31
+    return bytes(head) + coded.replace(b"\xff", b"\xff\0") + b"\xff\xd9"
 
 
 def _sof(data: bytes, marker: int) -> bytes:
@@ -332,8 +382,11 @@ def _damaged_jpegs() -> Iterator[Case]:
         progressive[: scans[0]] + progressive[scans[-1] :],
         "DamagedImage",
     )
-    yield Case("progressive, a thousand scans.jpg",
-               progressive[: scans[1]] + progressive[scans[1] : scans[1] + 10] * 1000 + b"\xff\xd9", "DamagedImage")  # fmt: skip
+    yield Case(
+        "progressive, a thousand scans.jpg",
+        progressive[: scans[1]] + progressive[scans[1] : scans[1] + 10] * 1000 + b"\xff\xd9",
+        "DamagedImage",
+    )
     yield Case("no pixels.jpg", baseline[: _scans(baseline)[0]] + b"\xff\xd9", "DamagedImage")
     yield Case(
         "a segment longer than the file.jpg", baseline[:4] + b"\xff\xff" + baseline[6:400], "DamagedImage"
@@ -402,8 +455,13 @@ def _pngs() -> Iterator[Case]:
         note="16-bit",
     )
     greyed = Image.fromarray((keyed_grey[..., 0] // 257).astype(np.uint8)).convert("RGB")
-    yield case("16 bit grey with a clear level.png", deep_png(keyed_grey, (b"tRNS", struct.pack(">H", 4660))),
-               picture=_holed(greyed, hole), note="16-bit", tolerance=0.5)  # fmt: skip
+    yield case(
+        "16 bit grey with a clear level.png",
+        deep_png(keyed_grey, (b"tRNS", struct.pack(">H", 4660))),
+        picture=_holed(greyed, hole),
+        note="16-bit",
+        tolerance=0.5,
+    )
     alpha = np.where(hole, 0, 65535).astype(np.uint16)[..., None]
     yield case(
         "16 bit rgba.png",
@@ -425,8 +483,11 @@ def _pngs() -> Iterator[Case]:
     four = png_file(
         struct.pack(">2L5B", *SIZE, 4, 0, 0, 0, 0), (b"tRNS", b"\0\5"), (b"IDAT", zlib.compress(rows))
     )
-    yield case("4 bit grey with a clear level.png", four,
-               picture=_holed(Image.fromarray(levels * 17).convert("RGB"), hole))  # fmt: skip
+    yield case(
+        "4 bit grey with a clear level.png",
+        four,
+        picture=_holed(Image.fromarray(levels * 17).convert("RGB"), hole),
+    )
     indexed = picture.quantize(16)
     table = bytes(range(0, 256, 16))
     partly = saved(indexed, "PNG", transparency=table)
@@ -455,9 +516,13 @@ def _animated(frame: Image.Image, place: tuple[int, int]) -> bytes:
     coded = zlib.compress(_rows(frame))
     half = len(coded) // 2
     return png_file(
-        header, (b"acTL", struct.pack(">2L", 1, 0)), (b"IDAT", red), (b"fcTL", control),
-        (b"fdAT", struct.pack(">L", 1) + coded[:half]), (b"fdAT", struct.pack(">L", 2) + coded[half:]),
-    )  # fmt: skip
+        header,
+        (b"acTL", struct.pack(">2L", 1, 0)),
+        (b"IDAT", red),
+        (b"fcTL", control),
+        (b"fdAT", struct.pack(">L", 1) + coded[:half]),
+        (b"fdAT", struct.pack(">L", 2) + coded[half:]),
+    )
 
 
 def _in_pieces(image: Image.Image, size: int) -> bytes:
@@ -492,8 +557,17 @@ def _damaged_pngs() -> Iterator[Case]:
         yield Case(f"{name}.png", data, "DamagedImage")
     first = zlib.compress(bytes(721 * 180), 9)
     far = struct.pack(">5L2H2B", 0, *SIZE, 5, 5, 1, 10, 0, 0)
-    yield Case("frame outside.png", png_file(header, (b"acTL", struct.pack(">2L", 1, 0)), (b"IDAT", rows), (b"fcTL", far),
-               (b"fdAT", bytes(4) + first)), "DamagedImage")  # fmt: skip
+    yield Case(
+        "frame outside.png",
+        png_file(
+            header,
+            (b"acTL", struct.pack(">2L", 1, 0)),
+            (b"IDAT", rows),
+            (b"fcTL", far),
+            (b"fdAT", bytes(4) + first),
+        ),
+        "DamagedImage",
+    )
     apple = plain[:8] + struct.pack(">L", 4) + b"CgBI" + bytes(8) + plain[8:]
     yield Case("apple.png", apple, "UnsupportedImage", note="CgBI")
     clear = picture.convert("RGBA")
@@ -565,14 +639,21 @@ def _tiffs() -> Iterator[Case]:
         "inks with alpha.tif", tiff_file(Page(np.concatenate([inks, alpha], 2), 5, extra=[2])), picture=faint
     )
     yield case("inks with a spot colour.tif", tiff_file(Page(np.concatenate([inks, alpha], 2), 5, extra=[0])))
-    yield case("alpha of 16 bits.tif", tiff_file(Page(np.concatenate([rgb16, alpha.astype(np.uint16) * 257], 2), 2, extra=[2])),
-               picture=faint)  # fmt: skip
+    yield case(
+        "alpha of 16 bits.tif",
+        tiff_file(Page(np.concatenate([rgb16, alpha.astype(np.uint16) * 257], 2), 2, extra=[2])),
+        picture=faint,
+    )
     half = np.full((*SIZE[::-1], 1), 128, np.uint8)
     multiplied = np.rint(rgb * (128 / 255)).astype(np.uint8)
     thin = picture.convert("RGBA")
     thin.putalpha(128)
-    yield case("multiplied by its alpha.tif", tiff_file(Page(np.concatenate([multiplied, half], 2), 2, extra=[1])),
-               picture=thin, tolerance=1.0)  # fmt: skip
+    yield case(
+        "multiplied by its alpha.tif",
+        tiff_file(Page(np.concatenate([multiplied, half], 2), 2, extra=[1])),
+        picture=thin,
+        tolerance=1.0,
+    )
     yield case("a channel nobody explains.tif", tiff_file(Page(np.concatenate([rgb, alpha], 2), 2)))
     chroma = np.asarray(picture.convert("YCbCr"))
     yield case("ycbcr.tif", tiff_file(Page(chroma, 6, tags=[(530, SHORT, [1, 1])])), tolerance=1.5)
@@ -635,15 +716,53 @@ def _raws() -> Iterator[Case]:
 
     for name, note, data in (
         ("dng", "DNG", tiff_file(Page(small, 2, tags=[*preview, (50706, BYTE, [1, 4, 0, 0])], below=[cfa]))),
-        ("linear dng", "DNG", tiff_file(Page(small, 2, tags=[*preview, (50706, BYTE, [1, 4, 0, 0])],
-                                        below=[Page(small.astype(np.uint16), 34892)]))),
+        (
+            "linear dng",
+            "DNG",
+            tiff_file(
+                Page(
+                    small,
+                    2,
+                    tags=[*preview, (50706, BYTE, [1, 4, 0, 0])],
+                    below=[Page(small.astype(np.uint16), 34892)],
+                )
+            ),
+        ),
         ("dng without version", "RAW", tiff_file(Page(small, 2, tags=preview, below=[cfa]))),
-        ("nef", "Nikon", tiff_file(Page(small, 2, tags=[*preview, *made(b"NIKON CORPORATION")], below=[cfa]), order=">")),
-        ("small nef", "Nikon", tiff_file(Page(small, 2, tags=[*preview, *made(b"NIKON")],
-                                         below=[Page(small, 2, tags=[(259, SHORT, [34713])])]))),
-        ("arw", "Sony", tiff_file(Page(small, 2, tags=[*preview, *made(b"SONY")],
-                                  below=[Page(sensor, 32803, tags=[(259, SHORT, [32767])])]))),
-        ("pef", "Pentax", tiff_file(Page(sensor, 32803, tags=[*made(b"PENTAX"), (259, SHORT, [65535])]), Page(small, 2))),
+        (
+            "nef",
+            "Nikon",
+            tiff_file(Page(small, 2, tags=[*preview, *made(b"NIKON CORPORATION")], below=[cfa]), order=">"),
+        ),
+        (
+            "small nef",
+            "Nikon",
+            tiff_file(
+                Page(
+                    small,
+                    2,
+                    tags=[*preview, *made(b"NIKON")],
+                    below=[Page(small, 2, tags=[(259, SHORT, [34713])])],
+                )
+            ),
+        ),
+        (
+            "arw",
+            "Sony",
+            tiff_file(
+                Page(
+                    small,
+                    2,
+                    tags=[*preview, *made(b"SONY")],
+                    below=[Page(sensor, 32803, tags=[(259, SHORT, [32767])])],
+                )
+            ),
+        ),
+        (
+            "pef",
+            "Pentax",
+            tiff_file(Page(sensor, 32803, tags=[*made(b"PENTAX"), (259, SHORT, [65535])]), Page(small, 2)),
+        ),
         ("second page of a sensor", "RAW", tiff_file(Page(small, 2), cfa)),
         ("cr2", "CR2", b"II*\0\x10\0\0\0CR\2\0" + tiff_file(Page(small, 2))[12:]),
         ("orf", "Olympus", b"IIRO" + tiff_file(Page(small, 2))[4:]),
@@ -653,7 +772,7 @@ def _raws() -> Iterator[Case]:
         ("crw", "Canon", b"II\x1a\0\0\0HEAPCCDR" + bytes(100)),
         ("x3f", "Sigma", b"FOVb" + bytes(100)),
         ("mrw", "Minolta", b"\0MRM" + bytes(100)),
-    ):  # fmt: skip
+    ):
         yield Case(f"{name} of a camera.tif", data, "UnsupportedImage", note=note)
 
 
@@ -718,8 +837,13 @@ def _media() -> Iterator[Case]:
     yield Case("second half zero.avif", small[:half] + bytes(len(small) - half), "DamagedImage")
     yield Case("one byte short.avif", small[:-1], "DamagedImage")
     for turned in (3, 6, 8):
-        yield Case(f"held {turned} by its box.avif", saved(lying(picture, turned), "AVIF", quality=95, speed=10, exif=exif(turned)),
-                   "opens", "avif", picture)  # fmt: skip
+        yield Case(
+            f"held {turned} by its box.avif",
+            saved(lying(picture, turned), "AVIF", quality=95, speed=10, exif=exif(turned)),
+            "opens",
+            "avif",
+            picture,
+        )
     for brand, outcome, note in (
         (b"isom", "NotAnImage", "film"),
         (b"qt  ", "NotAnImage", "QuickTime"),

@@ -114,7 +114,6 @@ def _frames_avif(data: bytes) -> int:
 def _heic(data: bytes, boxes: Boxes) -> Source:
     import pillow_heif
 
-    _check_hevc(data, boxes)
     try:
         file = pillow_heif.open_heif(data, convert_hdr_to_8bit=False)
         picture = file[file.primary_index]
@@ -127,6 +126,7 @@ def _heic(data: bytes, boxes: Boxes) -> Source:
     alpha = picture.mode.startswith(("RGBA", "LA", "RGBa"))
 
     def decode(_: tuple[int, int]) -> Pixels:
+        _check_hevc(data, boxes)
         try:
             if not deep:
                 return loaded(picture.to_pillow())

@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from bg_pipeline.errors import ImageError
@@ -75,6 +73,3 @@ def loaded(image: Image.Image) -> Image.Image:
     except UNREADABLE as error:
         raise damaged(error) from None
     return image
-
-
-Array = npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | npt.NDArray[np.float32]

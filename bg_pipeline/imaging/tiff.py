@@ -15,10 +15,12 @@ from bg_pipeline.imaging.tags import ORIENTATION, Directory, directories, resolu
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES, _TABLES = 273, 279, 324, 325, 347
-_SAMPLES, _EXTRA, _FORMAT, _INKS, _ICC, _EXIF = 277, 338, 339, 332, 34675, 34665
+_SAMPLES, _EXTRA, _FORMAT, _CHROMA, _ICC, _EXIF = 277, 338, 339, 530, 34675, 34665
 
 _WHITE_IS_ZERO, _GREY, _RGB, _PALETTE, _INK, _YCBCR, _LAB = 0, 1, 2, 3, 5, 6, 8
 _MOST_SAMPLES = 32
+# What libvips says of kinds that it does not read.
+_UNSUPPORTED = ("not supported", "out of range", "LOGLUV")
 _CODINGS = {1, 2, 3, 4, 5, 7, 8, 32773, 32946}
 _JPEG, _DEFLATES = 7, (8, 32946)
 
@@ -87,52 +89,49 @@ def _mode(photometric: int, bits: int, format: int, *, alpha: bool) -> str:
 
 
 def _decoded(data: bytes, page: _Page, colours: int, *, alpha: bool) -> Pixels:
-    if page.tags.number(_PHOTOMETRIC, -1) == _LAB:
-        if page.tags.number(_BITS, 8) != 8 or page.below >= 0:
+    tags = page.tags
+    photometric, bits, sample = tags.number(_PHOTOMETRIC, -1), tags.number(_BITS, 1), tags.number(_FORMAT, 1)
+    if photometric == _LAB:
+        if bits != 8 or page.below >= 0:
             raise unsupported("a TIFF in LAB of more than 8 bits")
         return _lab(data, page.number)
-    tags = page.tags
-    inverted, sample = tags.number(_PHOTOMETRIC, -1) == _WHITE_IS_ZERO, tags.number(_FORMAT, 1)
-    bits = tags.number(_BITS, 1)
-    if (inverted and (sample != 1 or bits > 16)) or (sample == 2 and bits <= 8):
+    if (photometric == _WHITE_IS_ZERO and (sample != 1 or bits > 16)) or (sample == 2 and bits <= 8):
         raise unsupported("a TIFF with signed or floating-point levels of a rare kind")
+    chroma = photometric == _YCBCR and tags.number(_COMPRESSION, 1) != _JPEG
+    if chroma and (tags.numbers(_CHROMA) != (1, 1) or bits != 8):
+        raise unsupported("a TIFF in YCbCr with fewer colours than pixels")
     _check_parts(data, tags)
-    # libtiff warns, too, of channels that the header does not explain; those are left out below.
-    explained = colours + len(tags.numbers(_EXTRA)) == tags.number(_SAMPLES, 1)
-    coding = tags.number(_COMPRESSION, 1)
-    try:
-        image = vips.opened(
-            "tiffload", data, page=page.number, subifd=page.below, fail_on="warning" if explained else "error"
-        )
-        values = vips.array(image)
-    except ImageError as error:
-        if coding not in _CODINGS:
-            raise unsupported(f"a TIFF compressed by method {coding}") from None
-        if "not supported" in why(error) or "out of range" in why(error) or "LOGLUV" in why(error):
-            raise unsupported(f"a TIFF ({why(error)})") from None
-        raise
-    ink = image.interpretation == "cmyk"
-    if values.shape[2] < colours:
-        colours = values.shape[2]
-    if tags.number(_PHOTOMETRIC, -1) == _PALETTE:
+    values, ink = _values(data, page, colours)
+    if photometric == _PALETTE:
         colours = 3
     # Spot colours and masks lie behind the colours; only what is marked as transparency is.
-    values = values[..., : colours + alpha] if alpha and values.shape[2] > colours else values[..., :colours]
+    values = values[..., : colours + alpha]
     alpha = values.shape[2] > colours
-    if tags.number(_PHOTOMETRIC, -1) == _YCBCR and tags.number(_COMPRESSION, 1) != _JPEG:
-        if tags.numbers(530) != (1, 1) or values.dtype != np.uint8:
-            raise unsupported("a TIFF in YCbCr with fewer colours than pixels")
+    if chroma:
         return Image.fromarray(np.ascontiguousarray(values[..., :3]), "YCbCr")
     if values.dtype == np.uint8 and not (ink and alpha):
-        mode = {(1, False): "L", (1, True): "LA", (3, False): "RGB", (3, True): "RGBA", (4, False): "CMYK"}[
-            colours, alpha
-        ]
-        values = np.ascontiguousarray(values)
-        return Image.fromarray(values[..., 0] if mode == "L" else values, mode)
+        return vips.picture(values, ink=ink)
     whole = values.dtype.kind in "ui"
     if values.dtype not in (np.uint8, np.uint16):
         values = values.astype(np.float32)
     return Deep(values, alpha=alpha, ink=ink, bits=bits if whole else 0)
+
+
+def _values(data: bytes, page: _Page, colours: int) -> tuple[vips.Array, bool]:
+    """The page's pixels with all their channels, and whether those are inks."""
+    # libtiff warns, too, of channels that the header does not explain; those are left out.
+    explained = colours + len(page.tags.numbers(_EXTRA)) == page.tags.number(_SAMPLES, 1)
+    limit = "warning" if explained else "error"
+    try:
+        image = vips.opened("tiffload", data, page=page.number, subifd=page.below, fail_on=limit)
+        return vips.array(image), image.interpretation == "cmyk"
+    except ImageError as error:
+        coding = page.tags.number(_COMPRESSION, 1)
+        if coding not in _CODINGS:
+            raise unsupported(f"a TIFF compressed by method {coding}") from None
+        if any(words in why(error) for words in _UNSUPPORTED):
+            raise unsupported(f"a TIFF ({why(error)})") from None
+        raise
 
 
 def _lab(data: bytes, number: int) -> Image.Image:

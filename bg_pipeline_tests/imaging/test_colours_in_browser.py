@@ -19,16 +19,26 @@ Pixels = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 LEVELS = 6
 
 # What is shown otherwise here on purpose, and why.
+_NUMBER = "Chromium takes an EXIF orientation of this type of number for none"
+_PAPER = "Chromium darkens paper to half its light, to make room for highlights; here it stays white"
 OTHERWISE = {
-    "hlg by cicp.png": "Chromium shows a sheet of paper at half its light",
-    "adobe rgb by R03.jpg": "Chromium does not read EXIF's colour space",
-    "adobe rgb by ColorSpace 2.jpg": "Chromium does not read EXIF's colour space",
+    "pq by cicp.png": _PAPER,
+    "hlg by cicp.png": _PAPER,
+    "pq.avif": _PAPER,
+    "held 6 as a byte.jpg": _NUMBER,
+    "held 6 as a long.jpg": _NUMBER,
+    "held 6 as a signed short.jpg": _NUMBER,
+    "held 6 as a signed long.jpg": _NUMBER,
+    "held 6 as a long.png": _NUMBER,
+    "held 6 as a long.webp": _NUMBER,
+    "held 6.webp": "Chromium reads no EXIF in WebP",
+    "held 6 as text.png": "Chromium reads no EXIF in the texts of a PNG",
+    "held 8, said at the end.png": "Chromium has drawn the pixels by then",
+    "no end marker.jpg": "Chromium leaves the last rows of an unfinished file clear",
+    "half an end marker.jpg": "Chromium leaves the last rows of an unfinished file clear",
     "alpha of zero.bmp": "Chromium shows nothing",
-    "alpha.bmp": "Pillow wrote an alpha that the header does not tell of",
-    "held 6 as text.png": "Chromium reads no EXIF in texts",
-    "held 6.png": "Chromium reads EXIF in front of the pixels only of some writers",
-    "exif behind another application.jpg": "",
 }
+
 _SHOW = """async (text) => {
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   const image = new Image();
@@ -82,7 +92,7 @@ def test_what_chromium_shows_is_shown_alike(show: Callable[[bytes], Pixels | Non
         if difference > LEVELS:
             wrong.append(f"{case.name}: {difference:.1f}")
     assert not wrong
-    assert compared >= 150
+    assert compared >= 125
 
 
 def test_every_exception_is_one(show: Callable[[bytes], Pixels | None]) -> None:
@@ -97,10 +107,7 @@ def _difference(ours: Pixels, theirs: Pixels) -> float:
     """The levels that 99 % of the pixels are within; colours of clear pixels mean nothing."""
     if ours.shape != theirs.shape:
         return 255.0
-    seen = (ours[..., 3:] / 255, theirs[..., 3:] / 255)
-    pixels = (
-        np.concatenate([each[..., :3] * share, each[..., 3:]], 2)
-        for each, share in zip((ours, theirs), seen, strict=True)
+    first, second = (
+        np.dstack([each[..., :3] * each[..., 3:] / 255, each[..., 3:]]) for each in (ours, theirs)
     )
-    first, second = pixels
     return float(np.quantile(np.abs(first - second).max(axis=2), 0.99))

@@ -1,7 +1,8 @@
-"""libvips, for what Pillow opens wrongly or without seeing damage: TIFF, deep PNG, AVIF.
+"""libvips, for what Pillow opens wrongly or without seeing damage: TIFF, PNG, AVIF.
 
 It reads planar, tiled, floating-point and inverted TIFFs and 16 bits a channel, and fails where libtiff or libaom
-warn; Pillow scrambles or drops these. It takes 1.4 times Pillow's time for a TIFF and its wheel is 18 MB.
+warn; Pillow scrambles or drops these. It takes 0.7 times Pillow's time for a PNG, 1.4 times for a
+TIFF and 3 times for an AVIF, and its wheel is 18 MB.
 """
 
 from typing import Any

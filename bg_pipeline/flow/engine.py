@@ -503,6 +503,8 @@ class Flow:
             pictures = walk.entry.stages.get(PICTURES)
             if pictures is not None and pictures.error == NothingUsable.__name__:
                 self._no_model = meaning(stopped)
+                day = self._days[work.uploaded.batch.date]
+                day.stopped = day.stopped or str(stopped)
         elif stopped is not None:
             if getattr(stopped, "scope", "") == "batch":
                 work.stopped = meaning(stopped)

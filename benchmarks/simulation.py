@@ -44,7 +44,7 @@ def _try(plans: list[Plan], asked: argparse.Namespace) -> int:
     tried = 0
     for plan in plans:
         if asked.trace:
-            print(plan)
+            print(plan, flush=True)
         tried += 1
         broken = try_plan(plan, say=print if asked.trace else None, without=asked.without)
         if broken:

@@ -69,7 +69,7 @@ class Semaphore:
         until = _until(timeout)
         try:
             while self._value == 0:
-                if not blocking or (not self._waiting.wait(until) and until is not None):
+                if not blocking or timeout == 0 or (not self._waiting.wait(until) and until is not None):
                     return False
         except BaseException:
             if self._value:
@@ -341,6 +341,8 @@ def installed(drawn: Random) -> Iterator[None]:
         (queue, Facade(queue, SimpleQueue=SimpleQueue)),
         (queue.SimpleQueue, SimpleQueue),
         (datetime.datetime, Moment),
+        # Whoever holds it might be killed, and the interpreter's own would be held for ever.
+        (concurrent.futures.thread._global_shutdown_lock, Lock()),
         (processes.process_name, process_name),
         (processes.is_dead, is_dead),
     ]

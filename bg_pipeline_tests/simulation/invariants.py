@@ -30,6 +30,11 @@ STAGE: Final = {
     "cut-out": "generated_images",
     "picture": "generated_images",
 }
+WRITTEN_UNDER_A_LEASE: Final = (
+    f"{layout.RESULTS}/",
+    f"{layout.REPORTS}/",
+    f"{layout.STATE}/ledger/",
+)
 UNKNOWN: Final = ("lost", "timeout", "cut")
 """Faults after which nobody knows whether a call was billed."""
 
@@ -50,12 +55,41 @@ class Watch:
     delivered: dict[str, Delivery] = field(default_factory=dict)
     images: dict[str, str] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
+    untrue: list[str] = field(default_factory=list)
+    late: list[str] = field(default_factory=list)
+    _holders: dict[str, str] = field(default_factory=dict)
+    _had: dict[str, set[str]] = field(default_factory=dict)
+
+    def at_rest(self) -> None:
+        """Called when all that ran has ended: what reports say of what nobody changed since has to be true then."""
+        for told in reports(self.world):
+            written = self.world.bucket.objects[layout.report_key(told.batch.status_prefix, told.request["Id"])]
+            image = told.batch.upload_key(told.image)
+            if told.row["Status"] == "Succeeded" and not changed_since(self.world, image, written.modified, 60.0):
+                self.untrue += [f"{told}: {wrong} (before the quiet run)" for wrong in _untrue(self.world, told)]
 
     def see(self, change: Change) -> None:
+        self._written(change)
         if change.now is not None and layout.is_report(change.key):
             self._reported(change.key, orjson.loads(change.now.data))
         elif change.now is None and change.key in self.images and not change.key.endswith(".json"):
             self._deleted(change.key)
+
+    def _written(self, change: Change) -> None:
+        """Notes what a process writes for a batch although another has taken its lease over."""
+        path = change.key.removeprefix(f"{layout.STATE}/leases/")
+        if path != change.key:
+            holder = orjson.loads(change.now.data)["Process"] if change.now else ""
+            self._holders[path.removesuffix(".json")] = holder
+            self._had.setdefault(path.removesuffix(".json"), set()).add(holder)
+            return
+        current = self.world.clock.current
+        batch = layout.find_batch(change.key.removeprefix(f"{layout.STATE}/ledger/"))
+        if current is None or batch is None or not change.key.startswith(WRITTEN_UNDER_A_LEASE):
+            return
+        writer, holder = current.process.name, self._holders.get(batch.path, "")
+        if holder not in ("", writer) and writer in self._had[batch.path]:
+            self.late.append(f"{writer} writes {change.key}, whose batch {holder} has taken over")
 
     def _reported(self, key: str, rows: list[dict[str, Any]]) -> None:
         batch = layout.find_batch(key)
@@ -79,13 +113,13 @@ class Watch:
             self.lost.append(f"{key} was deleted at {now - self.world.clock_start:.2f}, and nothing is in its place")
 
 
-def changed_since(world: World, image: str, since: float) -> bool:
-    """Whether the photo at this key or the request of its batch was changed since (a minute before) then."""
+def changed_since(world: World, image: str, since: float, before: float = 3000.0) -> bool:
+    """Whether the photo at this key or the request of its batch was changed since then, or ``before`` seconds earlier."""
     upload = layout.parse_upload(image)
     request = "" if upload is None else upload.batch.request_key
     times = [*world.history.sources.get(image, ()), *world.history.requests.get(request, ())]
     # A run works with what it has read some time before.
-    return any(time > since - 3000 for time in times if time > world.clock_start)
+    return any(time > since - before for time in times if time > world.clock_start)
 
 
 @dataclass(frozen=True)
@@ -143,6 +177,7 @@ def kept_beside(world: World) -> tuple[float, float]:
 
 def statuses_are_true(world: World, watch: Watch) -> Iterator[str]:
     """A Succeeded image has its results, made of the photo that is there for what is asked now."""
+    yield from watch.untrue
     for told in reports(world):
         if told.row["Status"] == "Succeeded":
             for wrong in _untrue(world, told):
@@ -334,6 +369,11 @@ def nothing_delivered_is_lost(world: World, watch: Watch) -> Iterator[str]:
             yield f"{image}: {', '.join(missing)} were delivered and are gone"
 
 
+def who_lost_a_lease_writes_nothing(world: World, watch: Watch) -> Iterator[str]:
+    """A process whose lease was taken over changes neither results nor ledger nor report of the batch any more."""
+    yield from watch.late
+
+
 def caps_hold(world: World, watch: Watch) -> Iterator[str]:
     """No run, day or batch with its retries was billed more than its cap."""
     by_run: defaultdict[str, float] = defaultdict(float)
@@ -446,6 +486,7 @@ INVARIANTS: Final[tuple[Callable[[World, Watch], Iterator[str]], ...]] = (
     nothing_is_asked_twice_at_once,
     what_arrived_is_stored,
     nothing_delivered_is_lost,
+    who_lost_a_lease_writes_nothing,
     caps_hold,
     samples_wait,
     what_is_published_is_approved,

@@ -156,7 +156,15 @@ def draw(seed: int) -> Plan:
         steps.append(Step("sensor", at=0.0))
     for _ in range(random.choice((1, 2, 2, 3, 3, 4, 5, 6, 8, 10))):
         steps += _steps(random, batches)
-    return Plan(seed, batches, _settings(random), tuple(steps))
+    settings = _settings(random)
+    sampled = [path for path, spec in batches.items() if "Sample" in spec["request"]]
+    if sampled and random.random() < 0.5:
+        # A stop on the way, and somebody who asks again for what was left.
+        settings |= random.choice(({"max_cost_usd": 0.1}, {"max_cost_usd_per_day": 0.1}, {}, {}))
+        at = random.uniform(60, 600)
+        steps.append(Step("retry", {"batch": random.choice(sampled)}, at=round(at, 1)))
+        steps.append(Step("run", _run(random), at=round(at + 9, 1)))
+    return Plan(seed, batches, settings, tuple(steps))
 
 
 def _pick(random: Random, weights: dict[str, int]) -> str:
@@ -255,9 +263,11 @@ def _steps(random: Random, batches: dict[str, dict[str, Any]]) -> list[Step]:
         case "suspend":
             seconds = random.choice((20, 70, 100, 300, 600, 1500))
             step = Step("suspend", {"seconds": seconds}, **_somewhere(random))
+            replaced = {"batch": batch, "request": _replaced(random, batches[batch])}
+            first = random.uniform(5, 80)
             others = [
-                Step("run", _run(random), at=round(random.uniform(5, 120), 1)),
-                Step("replace request", {"batch": batch, "request": _replaced(random, batches[batch])}, at=round(random.uniform(5, 80), 1)),
+                Step("run", _run(random), at=round(first + random.choice((5.0, 60.0)), 1)),
+                Step("replace request", replaced, at=round(first, 1)),
             ]
             return [step, *others[: random.choice((0, 1, 1, 2, 2))]]
         case "interrupt":

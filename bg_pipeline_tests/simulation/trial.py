@@ -37,6 +37,7 @@ def try_plan(
 def _watch(world: object) -> Watch:
     watch = Watch(world)  # type: ignore[arg-type]
     watch.world.bucket.watchers.append(watch.see)
+    watch.world.at_rest = watch.at_rest
     return watch
 
 

@@ -36,7 +36,8 @@ START: Final = 1_795_168_800.0
 REGIONS: Final = ("us-east-1", "us-west-2")
 EXPECTED: Final = (BgPipelineError, ClientError, BotoCoreError, KeyboardInterrupt)
 """What may end a process: the command line and Dagster tell these in a sentence."""
-QUIET_RUNS: Final = 6
+QUIET_RUNS: Final = 60
+"""Runs with a cap of their own may have to be as many."""
 TICK_SECONDS: Final = 30.0
 
 _AREAS: Final = (
@@ -122,6 +123,7 @@ class World:
         self.sensor_rests = True
         self.quiet_runs_pay = False
         self.clock_start = START
+        self.at_rest: Callable[[], None] = lambda: None
         self.quiet_from = 0.0
         self.violations: list[tuple[str, str]] = []
         self._say = say
@@ -418,6 +420,7 @@ class World:
         for process in self.clock.processes.values():
             process.suspended = False
         self._settle()
+        self.at_rest()
         if any(step.do == "sensor" for step in self.plan.steps):
             self._rest_of_the_sensor()
         for _ in range(QUIET_RUNS):

@@ -32,6 +32,10 @@ class RequestError(BgPipelineError):
         super().__init__("; ".join(f"{field}: {text}" if field else text for field, text in self.problems))
 
 
+class NewerDocument(BgPipelineError):
+    """A newer bg_pipeline wrote a document in a form that this one does not know; it is left as it is."""
+
+
 class PreconditionFailed(BgPipelineError):
     """A conditional write found the object changed, present or gone: somebody else was first."""
 
@@ -45,6 +49,10 @@ class ImageError(BgPipelineError):
     def __init__(self, code: str, cause: str) -> None:
         super().__init__(cause)
         self.code = code
+
+
+class SourceUnreadable(ImageError):
+    """S3 does not hand out this photo, mask or backdrop now; once that is mended the next run works on it."""
 
 
 class NeedsReview(ImageError):
@@ -80,6 +88,10 @@ class OutcomeUnknown(Transient):
 
 class ClaimLost(Transient):
     """Another process has taken this call over and makes it; nothing was called."""
+
+
+class NotDelivered(Transient):
+    """S3 did not take a result or a document of a batch; what was paid for it is stored and serves the next run."""
 
 
 class Throttled(Transient):
@@ -118,7 +130,7 @@ class LeaseLost(RunStopped):
 
 
 class StorageFailed(RunStopped):
-    """S3 does not do what it is asked; what cannot be stored must not be paid for."""
+    """S3 does not do what it is asked with the pipeline's own state; what cannot be stored must not be paid for."""
 
     code = "S3"
 

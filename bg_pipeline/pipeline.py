@@ -3,7 +3,7 @@
 import threading
 import uuid
 from collections.abc import Callable, Collection, Iterable, Sequence
-from datetime import date
+from datetime import UTC, date, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from bg_pipeline import review
 from bg_pipeline.aws import Aws
 from bg_pipeline.errors import SettingsError, UsageError
 from bg_pipeline.flow.engine import Day, Flow, Progress
+from bg_pipeline.flow.occasions import Wish
 from bg_pipeline.flow.stages import STAGES
 from bg_pipeline.flow.tools import Tools
 from bg_pipeline.layout import Batch
@@ -46,27 +47,32 @@ def run(
     retry: bool = False,
     only: Collection[Batch] = (),
     run_id: str = "",
+    occasion: str = "",
+    asked_at: datetime | None = None,
     progress: Callable[[Progress], None] = lambda progress: None,
     note: Callable[[str], None] = lambda line: None,
 ) -> dict[date, Day]:
     """Brings upload dates up to date: what is done stays, what is missing, failed or changed is done.
 
     ``stages`` are names of assets from `STAGES`; ``again`` those that are paid for anew; with ``retry`` what failed
-    for a lasting reason is tried again as well, and once more what may have been billed twice; ``only`` limits the
-    work to some batches. Errors of images are counted in the `Day`s and told in the reports. Raises `SettingsError`
-    before anything is done.
+    for a lasting reason is tried again as well, and once more what may have been billed twice. Either is paid for
+    once an ``occasion``, which names the wish (default: this call), however often it is repeated; ``asked_at`` is
+    when it was made (default: now), so that what others made anew since then is not paid for again. ``only`` limits
+    the work to some batches. Errors of images are counted in the `Day`s and told in the reports. Raises
+    `SettingsError` before anything is done.
     """
     aws = aws or make_aws(settings)
     store = store or open_bucket(settings, aws)
     stop = threading.Event()
     run_id = run_id or str(uuid.uuid4())
-    tools = Tools(settings, aws, store, stop=stop, retry=run_id if retry else "", note=note)
+    wish = Wish(frozenset(again), retry, occasion or run_id, asked_at or datetime.now(UTC))
+    tools = Tools(settings, aws, store, stop=stop, note=note)
     try:
         flow = Flow(
             tools,
             run_id=run_id,
             stages=stages,
-            again=again,
+            wish=wish,
             only=only,
             progress=progress,
         )

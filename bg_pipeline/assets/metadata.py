@@ -44,14 +44,18 @@ def day_metadata(store: Store, asset: str, day: Day) -> dict[str, Any]:
         return {**metadata, "made": day.made[asset], "failed": day.failed[asset], **waiting}
     metadata |= {f"status_{status.value}": day.counts[status] for status in Status}
     metadata |= {f"seconds_{stage}": round(spent, 2) for stage, spent in day.seconds_by_stage.items()}
-    metadata["cost_usd"] = round(day.cost_usd, 4)
-    if day.total_usd is not None:
-        metadata["cost_usd_of_all_runs"] = round(day.total_usd, 4)
+    for name, bill in (("", day.spent), ("_of_all_runs", day.total)):
+        if bill.cost_usd is not None:
+            metadata[f"cost_usd{name}"] = round(bill.cost_usd, 4)
+        if bill.maybe_usd is not None and (bill.maybe_usd or name):
+            metadata[f"maybe_billed_usd{name}"] = round(bill.maybe_usd, 4)
     metadata["refused_calls"] = day.refused
     if day.walked and day.seconds:
         metadata["images_per_minute"] = round(day.walked / day.seconds * 60, 1)
     if day.unfinished:
         metadata["not_complete_yet"] = ", ".join(day.unfinished)
+    if day.problems:
+        metadata["problems"] = "; ".join(day.problems)
     if day.stopped:
         metadata["stopped"] = day.stopped
     rows = failures(day)

@@ -1,6 +1,7 @@
 """A batch's request: the JSON that asks for it, read, checked, resolved for each image, and written."""
 
 from bg_pipeline.batch.fields import (
+    KNOWN,
     MAX_IMAGES,
     MAX_PROMPT,
     MAX_SEED,
@@ -15,14 +16,22 @@ from bg_pipeline.batch.fields import (
     SubjectName,
     TaskName,
     Wishes,
+    type_of,
 )
 from bg_pipeline.batch.problems import MAX_PROBLEMS
 from bg_pipeline.batch.prompts import fill, placeholder_values, placeholders
 from bg_pipeline.batch.reading import MAX_BYTES, read, read_wishes
-from bg_pipeline.batch.wanted import ImageSettings, Wanted, image_settings
+from bg_pipeline.batch.wanted import (
+    ImageSettings,
+    Wanted,
+    image_settings,
+    paid_picture_fields,
+    picture_fields,
+)
 from bg_pipeline.batch.writing import default_request, retry_request, write
 
 __all__ = [
+    "KNOWN",
     "MAX_BYTES",
     "MAX_IMAGES",
     "MAX_PROBLEMS",
@@ -44,10 +53,13 @@ __all__ = [
     "default_request",
     "fill",
     "image_settings",
+    "paid_picture_fields",
+    "picture_fields",
     "placeholder_values",
     "placeholders",
     "read",
     "read_wishes",
     "retry_request",
+    "type_of",
     "write",
 ]

@@ -1,6 +1,7 @@
 """What a batch's request may say: classes that mirror the JSON and bear its names, with None where nothing was said.
 
-A null in the JSON is the same as leaving the field out.
+A null in the JSON is the same as leaving the field out. The annotation of each field declares what it affects
+(`bg_pipeline.effects`).
 """
 
 import json
@@ -8,14 +9,15 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import fields
-from functools import cached_property
-from types import MappingProxyType
-from typing import Annotated, Any, Final, Literal
+from functools import cache, cached_property
+from types import MappingProxyType, NoneType, UnionType
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from bg_pipeline import layout
+from bg_pipeline.effects import Affects
 
 MAX_IMAGES: Final = 200_000
 
@@ -119,6 +121,18 @@ _Identifier = Annotated[str, AfterValidator(_identifier)]
 _Int = Annotated[int, Strict()]
 _Float = Annotated[float, Strict()]
 _Pixels = Annotated[_Int, Field(ge=1, le=16_383)]
+_Margin = Annotated[_Float, Field(ge=0, lt=0.5)]
+_Bytes = Annotated[_Int, Field(ge=1000)]
+_FileName = Annotated[_Line, AfterValidator(_file_name)]
+_Prompts = Annotated[tuple[_Prompt, ...], Field(max_length=100), AfterValidator(_some)]
+_Variants = Annotated[_Int, Field(ge=1, le=5)]
+_StoredKey = Annotated[str, AfterValidator(_stored_key)]
+_Backdrop = Annotated[str, AfterValidator(_backdrop)]
+_Seed = Annotated[_Int, Field(ge=0, le=MAX_SEED)]
+_CfgScale = Annotated[_Float, Field(ge=1.1, le=10)]
+_Labels = Annotated[str, Field(max_length=2000), AfterValidator(_line)]
+_Dollars = Annotated[_Float, Field(gt=0)]
+_Sample = Annotated[_Int, Field(ge=1)]
 _Derived = Annotated[str, BeforeValidator(_said)]
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -131,13 +145,13 @@ class Rendition:
     ``FileName`` a template that `layout.file_name` fills. A ``Preset`` gives what is not said here.
     """
 
-    Preset: _Line | None = None
-    Format: Annotated[FormatName | None, BeforeValidator(_format)] = None
-    Width: _Pixels | None = None
-    Height: _Pixels | None = None
-    Margin: Annotated[_Float, Field(ge=0, lt=0.5)] | None = None
-    MaxBytes: Annotated[_Int, Field(ge=1000)] | None = None
-    FileName: Annotated[_Line, AfterValidator(_file_name)] | None = None
+    Preset: Annotated[_Line | None, Affects.RESULT] = None
+    Format: Annotated[FormatName | None, BeforeValidator(_format), Affects.RESULT] = None
+    Width: Annotated[_Pixels | None, Affects.RESULT] = None
+    Height: Annotated[_Pixels | None, Affects.RESULT] = None
+    Margin: Annotated[_Margin | None, Affects.RESULT] = None
+    MaxBytes: Annotated[_Bytes | None, Affects.RESULT] = None
+    FileName: Annotated[_FileName | None, Affects.RESULT] = None
 
 
 @checked_dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
@@ -147,29 +161,31 @@ class Wishes:
     ``Prompts`` stands in the place of ``Prompt`` where both are said.
     """
 
-    Prompt: _Prose | None = None
-    Prompts: Annotated[tuple[_Prompt, ...], Field(max_length=100), AfterValidator(_some)] | None = None
-    NegativePrompt: _Prose | None = None
-    Mode: ModeName | None = None
-    Task: TaskName | None = None
-    Variants: Annotated[_Int, Field(ge=1, le=5)] | None = None
-    Subject: SubjectName | None = None
-    MaskKey: Annotated[str, AfterValidator(_stored_key)] | None = None
-    Backdrop: Annotated[str, AfterValidator(_backdrop)] | None = None
-    Shadow: ShadowName | None = None
-    Seed: Annotated[_Int, Field(ge=0, le=MAX_SEED)] | None = None
-    Quality: QualityName | None = None
-    CfgScale: Annotated[_Float, Field(ge=1.1, le=10)] | None = None
-    Ref: _Line | None = None
-    Renditions: Annotated[tuple[Rendition, ...], Field(max_length=20), AfterValidator(_some)] | None = None
+    Prompt: Annotated[_Prose | None, Affects.PICTURE_INPUT] = None
+    Prompts: Annotated[_Prompts | None, Affects.PICTURE_INPUT] = None
+    NegativePrompt: Annotated[_Prose | None, Affects.PICTURE_CALL] = None
+    Mode: Annotated[ModeName | None, Affects.PICTURE_CALL] = None
+    Task: Annotated[TaskName | None, Affects.PICTURE_CALL] = None
+    Variants: Annotated[_Variants | None, Affects.RESULT] = None
+    Subject: Annotated[SubjectName | None, Affects.PICTURE_CALL] = None
+    MaskKey: Annotated[_StoredKey | None, Affects.PICTURE_INPUT] = None
+    Backdrop: Annotated[_Backdrop | None, Affects.RESULT] = None
+    Shadow: Annotated[ShadowName | None, Affects.RESULT] = None
+    Seed: Annotated[_Seed | None, Affects.PICTURE_INPUT] = None
+    Quality: Annotated[QualityName | None, Affects.PICTURE_CALL] = None
+    CfgScale: Annotated[_CfgScale | None, Affects.PICTURE_CALL] = None
+    Ref: Annotated[_Line | None, Affects.RESULT, Affects.REPORT] = None
+    Renditions: Annotated[
+        Annotated[tuple[Rendition, ...], Field(max_length=20), AfterValidator(_some)] | None, Affects.RESULT
+    ] = None
 
 
 @checked_dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
 class ImageEntry(Wishes):
     """One image asked for; ``Labels`` is a comma-separated list of what is kept in it."""
 
-    ImageName: Annotated[str, AfterValidator(_image_name)]
-    Labels: Annotated[str, Field(max_length=2000), AfterValidator(_line)] | None = None
+    ImageName: Annotated[str, AfterValidator(_image_name), Affects.NOTHING]
+    Labels: Annotated[_Labels | None, Affects.PICTURE_CALL] = None
 
 
 @checked_dataclass(frozen=True, kw_only=True, config=_CONFIG)
@@ -179,17 +195,18 @@ class BatchRequest(Wishes):
     ``Images`` is None where every image in the folder is asked for.
     """
 
-    Id: _Identifier
-    S3Bucket: _Derived = ""
-    InputS3Prefix: _Derived = ""
-    OutputS3Prefix: _Derived = ""
-    StatusS3Prefix: _Derived = ""
-    MaxCostUSD: Annotated[_Float, Field(gt=0)] | None = None
-    Sample: Annotated[_Int, Field(ge=1)] | None = None
-    RetryOf: _Identifier | None = None
-    Images: (
-        Annotated[tuple[ImageEntry, ...], BeforeValidator(_not_too_many), AfterValidator(_some)] | None
-    ) = None
+    Id: Annotated[_Identifier, Affects.REPORT]
+    S3Bucket: Annotated[_Derived, Affects.RUN] = ""
+    InputS3Prefix: Annotated[_Derived, Affects.RUN] = ""
+    OutputS3Prefix: Annotated[_Derived, Affects.RUN] = ""
+    StatusS3Prefix: Annotated[_Derived, Affects.RUN] = ""
+    MaxCostUSD: Annotated[_Dollars | None, Affects.RUN] = None
+    Sample: Annotated[_Sample | None, Affects.RUN] = None
+    RetryOf: Annotated[_Identifier | None, Affects.NOTHING] = None
+    Images: Annotated[
+        Annotated[tuple[ImageEntry, ...], BeforeValidator(_not_too_many), AfterValidator(_some)] | None,
+        Affects.NOTHING,
+    ] = None
 
     @cached_property
     def entries(self) -> Mapping[str, ImageEntry]:
@@ -214,6 +231,15 @@ KNOWN: Final = {
     for kind in (Rendition, Wishes, ImageEntry, BatchRequest)
 }
 """The fields of each class."""
+
+
+@cache
+def type_of(kind: type, field: str) -> Any:
+    """The type of a field's value without its checks, and without the None of one that may be left out."""
+    hint = get_type_hints(kind, include_extras=True)[field]
+    while get_origin(hint) in (Annotated, Union, UnionType):
+        hint = next(each for each in get_args(hint) if each is not NoneType)
+    return hint
 
 
 def shown(value: Any) -> str:

@@ -1,10 +1,14 @@
 """What a request comes to for one image: `ImageSettings`, with every default in its place."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields
+from functools import cache
+from typing import Any, Final
+
+from pydantic.alias_generators import to_pascal
 
 from bg_pipeline.batch.fields import (
+    KNOWN,
     NO_PRESETS,
     BatchRequest,
     ImageEntry,
@@ -16,6 +20,7 @@ from bg_pipeline.batch.fields import (
     TaskName,
     Wishes,
 )
+from bg_pipeline.effects import Affects, declared
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,9 @@ class ImageSettings:
     ``labels`` are the request's own, empty where it says none. ``mask_key`` is set exactly if ``subject`` is MASK.
     ``backdrop`` is a key or ``#rrggbb``. ``seed`` is None where it is to be derived. ``renditions`` is empty
     where the picture is wanted as it is.
+
+    What a field affects is what its request field declares. A field that is added has a default here: while it has
+    that value it is left out of identities and fingerprints, so that what is stored stays valid.
     """
 
     image: str
@@ -69,6 +77,57 @@ class ImageSettings:
             for prompt, template in enumerate(self.prompts, 1)
             for variant in range(1, self.variants + 1)
         )
+
+
+_REQUEST_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "image": ("ImageName",),
+    "prompts": ("Prompt", "Prompts"),
+}
+"""The request's fields behind a field of `ImageSettings` whose name does not say it."""
+
+
+@cache
+def _affecting(affects: frozenset[Affects]) -> tuple[tuple[str, Any], ...]:
+    """The fields of `ImageSettings` with one of these effects, each with its default (`MISSING` if it has none)."""
+    effects = {**declared(BatchRequest), **declared(ImageEntry)}
+    return tuple(
+        (field.name, field.default)
+        for field in fields(ImageSettings)
+        for names in [_REQUEST_FIELDS.get(field.name, (to_pascal(field.name),))]
+        if any(effect.affects in affects for name in names for effect in effects[name])
+    )
+
+
+_PAID: Final = frozenset({Affects.PICTURE_CALL})
+_PICTURES: Final = frozenset({Affects.PICTURE_CALL, Affects.PICTURE_INPUT, Affects.RESULT})
+
+
+def _values(asked: ImageSettings, affects: frozenset[Affects]) -> Iterator[tuple[str, Any]]:
+    for name, default in _affecting(affects):
+        value = getattr(asked, name)
+        if default is MISSING or value != default:
+            yield name, value
+
+
+def paid_picture_fields(asked: ImageSettings) -> dict[str, Any]:
+    """What is asked for an image as it stands in the identity of its paid pictures.
+
+    To the identity of one picture belong besides what differs from picture to picture or has to be looked up:
+    ``mask`` (a hash), ``prompt`` (filled) and ``seed``.
+    """
+    found = dict(_values(asked, _PAID))
+    # Labels say where the subject is only where the subject is found by labels.
+    return found | {"labels": list(asked.labels) if asked.subject == "LABELS" else []}
+
+
+def picture_fields(asked: ImageSettings) -> dict[str, Any]:
+    """What is asked for an image as far as its pictures and their files depend on it."""
+    found = dict(_values(asked, _PICTURES))
+    found["renditions"] = [
+        {name: value for name in KNOWN[Rendition] if (value := getattr(rendition, name)) is not None}
+        for rendition in asked.renditions
+    ]
+    return found
 
 
 def image_settings(

@@ -66,6 +66,11 @@ def request(model_id: str, jpeg: bytes, prompt: str = PROMPT, alt_text: int = 0)
     return body
 
 
+def prompt_of(body: Mapping[str, Any]) -> str:
+    """The words that a `request` sends with its picture."""
+    return str(body["messages"][0]["content"][1]["text"])
+
+
 def tokens_at_most(model_id: str, prompt: str = PROMPT, alt_text: int = 0) -> tuple[int, int]:
     """Input and output tokens of one call at worst, for its place in the quota and the plan of its cost."""
     words = len(_order(alt_text) + prompt)

@@ -19,13 +19,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from bg_pipeline import dagster_home
 from bg_pipeline.commands.arguments import state_dir, today
 from bg_pipeline.commands.launcher import BUCKET, stand_in
-from bg_pipeline.commands.terminal import console, counted, dollars, ended_in_order, say, table
+from bg_pipeline.commands.terminal import console, counted, ended_in_order, say, table
 from bg_pipeline.errors import UsageError
 from bg_pipeline.layout import Batch, UploadDate
 from bg_pipeline.pipeline import make_aws, open_bucket
 from bg_pipeline.reports.contact_sheet import contact_sheet, kept, pairs
 from bg_pipeline.reports.overview import look_up
-from bg_pipeline.reports.report import Row, Status
+from bg_pipeline.reports.report import Row, Status, amount
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.store import Store
 from bg_pipeline.uploads.submitting import LocalFile, check_request, find_photos, submit
@@ -220,4 +220,10 @@ def _show(store: Store, configured: Settings, batches: Sequence[Batch], folder: 
 
 def _line(row: Row) -> tuple[str, str, str, str, str]:
     result = "\n".join(row.Results) or row.Cause
-    return row.ImageName, row.Status.value, f"{row.Seconds:.1f}", dollars(row.CostUSD, 3), result
+    return (
+        row.ImageName,
+        row.Status.value,
+        f"{row.Seconds:.1f}",
+        amount(row.CostUSD, row.MaybeBilledUSD, 3),
+        result,
+    )

@@ -15,12 +15,12 @@ from rich.progress import (
 
 from bg_pipeline import pipeline
 from bg_pipeline.commands.arguments import dates_and_batches, local
-from bg_pipeline.commands.terminal import console, counted, dollars, ended_in_order, say, table
+from bg_pipeline.commands.terminal import console, counted, ended_in_order, say, table
 from bg_pipeline.flow.engine import Day
 from bg_pipeline.flow.engine import Progress as FlowProgress
 from bg_pipeline.flow.stages import STAGES
 from bg_pipeline.layout import Batch, UploadDate
-from bg_pipeline.reports.report import Status
+from bg_pipeline.reports.report import Status, amount
 from bg_pipeline.settings import settings
 
 SHOWN = 20
@@ -80,7 +80,7 @@ def run_dates(
 
 
 def _succeeded(day: Day) -> bool:
-    return not day.stopped and day.counts[Status.SUCCEEDED] == day.images
+    return not day.stopped and not day.problems and day.counts[Status.SUCCEEDED] == day.images
 
 
 def show(days: Iterable[Day]) -> None:
@@ -94,7 +94,7 @@ def show(days: Iterable[Day]) -> None:
             day.images,
             *(day.counts[status] for status in Status),
             day.walked,
-            dollars(day.cost_usd),
+            amount(day.spent.cost_usd, day.spent.maybe_usd),
         ]
         for day in days
     ]
@@ -108,6 +108,8 @@ def show(days: Iterable[Day]) -> None:
         if len(troubled) > SHOWN:
             say(f"… and more; `bg-pipeline report BATCH` lists every image of {counted(len(days), 'date')}.")
     for day in days:
+        for problem in day.problems:
+            say(f"{day.date}: {problem}.")
         if day.stopped:
             say(f"{day.date}: stopped early: {day.stopped}")
         for path in day.unfinished:

@@ -53,4 +53,4 @@ def mark(store: Store, date: UploadDate, run: str = "") -> str:
 
     Always a new object, so that whoever removes a mark by its tag removes no later one.
     """
-    return store.write_json(layout.waiting_key(date), {"Run": run, "At": time.time()})
+    return store.write_json(layout.waiting_key(date), {"Version": 1, "Run": run, "At": time.time()})

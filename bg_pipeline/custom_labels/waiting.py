@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from bg_pipeline import layout
 from bg_pipeline.custom_labels.standstill import WAITS
 from bg_pipeline.errors import PreconditionFailed
-from bg_pipeline.flow.finding import sample_left
+from bg_pipeline.flow.finding import NO_WISH, sample_left
 from bg_pipeline.flow.stages import LABELS
 from bg_pipeline.flow.work import Work, open_work, stored_batches
 from bg_pipeline.layout import Batch, UploadDate
@@ -78,7 +78,7 @@ def waiters(store: Store, settings: Settings, dates: Iterable[UploadDate]) -> It
         if not uploaded.complete(settings.settle_seconds, now):
             continue
         work = open_work(store, settings, uploaded, ledger)
-        work.find_due(settings, {}, stages=(LABELS,), again=(), etag_of=lambda key: "")
+        work.find_due(settings, {}, stages=(LABELS,), wish=NO_WISH, etag_of=lambda key: "")
         if work.due and not at_work(store, uploaded.batch.lease_key):
             yield from _of(work)
 

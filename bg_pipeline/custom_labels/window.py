@@ -40,6 +40,8 @@ SLICE_HOURS = 0.05
 class _Document(BaseModel):
     model_config = ConfigDict(frozen=True, alias_generator=to_pascal, populate_by_name=True)
 
+    version: int = 1
+
 
 class Record(_Document):
     """A start of the model that its run, or whoever follows it, has to end; ``opened`` lies before the start.

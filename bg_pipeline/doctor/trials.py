@@ -15,7 +15,7 @@ from bg_pipeline.aws import Aws
 from bg_pipeline.captioners import nova
 from bg_pipeline.doctor.account import Finding, Level
 from bg_pipeline.errors import BgPipelineError
-from bg_pipeline.flow.tools import Tools, Wallet
+from bg_pipeline.flow.tools import Tools
 from bg_pipeline.generators import Ask, Generator, Operation, generator
 from bg_pipeline.imaging import fit, fit_mask, open_photo
 from bg_pipeline.labelers import faces, rekognition
@@ -25,6 +25,7 @@ from bg_pipeline.models import choice as models
 from bg_pipeline.models.facts import facts_of
 from bg_pipeline.pipeline import open_bucket
 from bg_pipeline.settings import Settings
+from bg_pipeline.spending.image_budget import ImageBudget
 
 
 @dataclass(frozen=True)
@@ -94,17 +95,17 @@ def _mask() -> Image.Image:
     return mask
 
 
-def _wallet(tools: Tools) -> Wallet:
-    return Wallet(tools.purse, Batch(datetime.now(UTC).date(), "doctor"), "doctor.jpg")
+def _budget(tools: Tools) -> ImageBudget:
+    return ImageBudget(tools.purse, Batch(datetime.now(UTC).date(), "doctor"), "doctor.jpg")
 
 
 def _looking(tools: Tools, operation: Operation, send: Callable[[Any], Any]) -> Trial:
     price = facts_of(operation.name).cost(images=1)
 
     def call() -> str:
-        with _wallet(tools).pay(operation.name, price) as payment:
+        with _budget(tools).pay(operation.name, price) as paid:
             done = tools.calls.make(operation, lambda client, _: send(client), regions=tools.aws.regions)
-            payment.settle(price)
+            paid.settle(price)
         return f"answered from {done.region}"
 
     return Trial(operation.name, price, call)
@@ -118,7 +119,7 @@ def _captioning(tools: Tools, operation: Operation, regions: Sequence[str]) -> T
 
     def call() -> str:
         body = nova.request(operation.invoke_id, _picture(), prompt, alt_text)
-        with _wallet(tools).pay(operation.name, worst) as payment:
+        with _budget(tools).pay(operation.name, worst) as paid:
             done = tools.calls.make(
                 operation,
                 lambda client, _: client.converse(**body),
@@ -126,7 +127,7 @@ def _captioning(tools: Tools, operation: Operation, regions: Sequence[str]) -> T
                 tokens=tokens_in + tokens_out,
             )
             tokens = nova.tokens_used(done.answer)
-            payment.settle(facts.cost(input_tokens=tokens[0], output_tokens=tokens[1]))
+            paid.settle(facts.cost(input_tokens=tokens[0], output_tokens=tokens[1]))
             caption = nova.read(done.answer, alt_text)
         return f"answered from {done.region}: {caption.text[:60]}"
 
@@ -145,12 +146,11 @@ def _painting(tools: Tools, model: Generator, operation: Operation, regions: Seq
             seed=model.seeds[1],
             mask=TITAN_OUTPAINTING.write_png(fit_mask(_mask(), fitted)),
         )
-        served_by: list[str] = []
-        wallet = _wallet(tools)
-        with wallet.pay(operation.name, price) as payment:
-            made = model.replace(ask, tools.invoke(regions, wallet, served_by))
-            payment.settle(price)
-        return f"painted {len(made.images)} picture in {served_by[-1]}"
+        budget = _budget(tools)
+        with budget.pay(operation.name, price) as paid:
+            made = model.replace(ask, tools.invoke(regions, budget, paid))
+            paid.settle(price)
+        return f"painted {len(made.images)} picture in {paid.region}"
 
     return Trial(f"{model.name} new background", price, call)
 
@@ -161,12 +161,11 @@ def _cutting(tools: Tools, model: Generator, operation: Operation, regions: Sequ
     def call() -> str:
         fitted = model.sizes.canvas((SIDE, SIDE))
         picture = fit(open_photo(_picture()), fitted, media="jpeg", max_bytes=model.max_picture_bytes)
-        served_by: list[str] = []
-        wallet = _wallet(tools)
-        with wallet.pay(operation.name, price) as payment:
-            model.remove(picture, fitted.canvas, tools.invoke(regions, wallet, served_by))
-            payment.settle(price)
-        return f"cut a subject out in {served_by[-1]}"
+        budget = _budget(tools)
+        with budget.pay(operation.name, price) as paid:
+            model.remove(picture, fitted.canvas, tools.invoke(regions, budget, paid))
+            paid.settle(price)
+        return f"cut a subject out in {paid.region}"
 
     return Trial(f"{model.name} cut-out", price, call)
 

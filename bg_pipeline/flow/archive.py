@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from botocore.exceptions import BotoCoreError, ClientError
 
 from bg_pipeline import layout
-from bg_pipeline.errors import ImageError, PreconditionFailed
+from bg_pipeline.errors import ImageError, NotDelivered, PreconditionFailed
 from bg_pipeline.flow.stages import AGAIN_LATER, PICTURES
 from bg_pipeline.flow.work import Work
 from bg_pipeline.layout import Batch
@@ -71,10 +71,10 @@ class Archive:
                 copied += filter(None, pool.map(lambda image: self._copy(work, image), images))
                 for each in copied:
                     work.ledger.put(each.entry)
-                work.ledger.finish()
+                work.ledger.finish(work.writer)
                 if work.lease is None or work.lease.held():
                     list(pool.map(self._remove, copied))
-        except (ClientError, BotoCoreError) as error:
+        except (ClientError, BotoCoreError, NotDelivered) as error:
             self._note(
                 f"{work.place.batch.path}: photos could not be moved to BG_ARCHIVE_TO ({error}); "
                 "those that were not are where they were uploaded, and the next run goes on"

@@ -3,7 +3,11 @@
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
+from botocore.exceptions import BotoCoreError, ClientError
+
 from bg_pipeline import layout
+from bg_pipeline.errors import NewerDocument
+from bg_pipeline.flow.occasions import Wish
 from bg_pipeline.flow.stages import STAGES
 from bg_pipeline.flow.work import Work, open_work, stored_batches
 from bg_pipeline.layout import Batch, UploadDate
@@ -11,11 +15,11 @@ from bg_pipeline.settings import Settings
 from bg_pipeline.store import Store, Stored
 from bg_pipeline.uploads.listing import Uploaded
 
+NO_WISH = Wish()
+
 
 class Finder:
-    """Opens batches with ``Work.due`` filled for ``stages``, of which those in ``again`` are always due.
-
-    With ``retry`` what failed for a lasting reason is due, too.
+    """Opens batches with ``Work.due`` filled for ``stages`` and what ``wish`` wants anew.
 
     The tag of a mask or backdrop is asked for once.
     """
@@ -26,27 +30,38 @@ class Finder:
         settings: Settings,
         *,
         stages: Collection[str] = STAGES,
-        again: Collection[str] = (),
-        retry: bool = False,
+        wish: Wish = NO_WISH,
     ) -> None:
         self._store = store
         self._settings = settings
         self._stages = stages
-        self._again = again
-        self._retry = retry
+        self._wish = wish
         self._etags: dict[tuple[str, str], str] = {}
 
     def of_date(
-        self, date: UploadDate, only: Collection[Batch] = ()
+        self,
+        date: UploadDate,
+        only: Collection[Batch] = (),
+        failed: Callable[[Batch, Exception], None] | None = None,
     ) -> Iterator[tuple[Uploaded, Work | None]]:
-        """Every batch of the date, or those of ``only``; without its work where it is not complete yet."""
+        """Every batch of the date, or those of ``only``; without its work where it is not complete yet.
+
+        ``failed`` is called with a batch that cannot be opened now, and why: the others are not its trouble.
+        """
         results = results_in(self._store, f"{layout.RESULTS}/{layout.date_path(date)}/")
         now = datetime.now(UTC)
         for uploaded, ledger_objects in stored_batches(self._store, [date], only):
-            if uploaded.complete(self._settings.settle_seconds, now):
-                yield uploaded, self._open(uploaded, ledger_objects, results)
-            else:
+            if not uploaded.complete(self._settings.settle_seconds, now):
                 yield uploaded, None
+                continue
+            try:
+                work = self._open(uploaded, ledger_objects, results)
+            except (ClientError, BotoCoreError, NewerDocument) as error:
+                if failed is None:
+                    raise
+                failed(uploaded.batch, error)
+            else:
+                yield uploaded, work
 
     def open(self, uploaded: Uploaded, ledger_objects: Sequence[Stored] | None = None) -> Work:
         """A batch as it is stored now; ``ledger_objects`` is the listing of its ledger, if that is known."""
@@ -67,9 +82,8 @@ class Finder:
             self._settings,
             results,
             stages=self._stages,
-            again=self._again,
+            wish=self._wish,
             etag_of=self._etag_in(place.data),
-            retry=self._retry,
         )
         return work
 

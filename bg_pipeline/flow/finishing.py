@@ -3,19 +3,20 @@
 import io
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from PIL import Image
+from botocore.exceptions import BotoCoreError, ClientError
+from PIL import Image, ImageFilter
 
 from bg_pipeline import layout
 from bg_pipeline.batch import ImageSettings, Rendition
-from bg_pipeline.errors import ImageError, Transient
+from bg_pipeline.errors import ImageError, NotDelivered
 from bg_pipeline.flow.painting import Painted
-from bg_pipeline.flow.photographs import MOST_TO_STORE, Photograph
+from bg_pipeline.flow.photographs import MOST_TO_STORE, Photograph, read_source
 from bg_pipeline.flow.places import Place
 from bg_pipeline.flow.renditions import render
 from bg_pipeline.flow.tools import Tools
@@ -35,6 +36,8 @@ from bg_pipeline.masks.judge import judge
 from bg_pipeline.masks.polarity import STORED
 from bg_pipeline.masks.refine import enlarge
 from bg_pipeline.reports import thumbnails
+from bg_pipeline.state.answers import Answer
+from bg_pipeline.state.leased_writes import LeasedWriter
 
 VERSION = 1
 """Raised when the same answer would be finished into other bytes, so that results are made anew, without a call."""
@@ -64,13 +67,20 @@ MOST_SUBJECT_CHANGED = 0.01
 LEAST_BACKGROUND_CHANGED = 0.02
 MOST_HALO = 0.5
 
+OWN_MASKS = ("given", "alpha")
+"""Sources of masks that a person drew."""
+
+TIGHTER = (1, 2, 3)
+"""Pixels, of a copy with a longer side of 1,024, by which a mask is drawn tighter to be rid of a halo."""
+
 
 @dataclass(frozen=True)
 class File:
     """A stored result; ``reasons`` says what in it did not pass, and is empty where all did.
 
     ``repaint`` is set where another seed may do better; ``subject_changed`` is None where it was not measured;
-    ``notes`` tell what is no fault of the result.
+    ``notes`` tell what is no fault of the result. ``key`` is empty where it was not stored, because an earlier result
+    of the same wish passed.
     """
 
     name: str
@@ -102,18 +112,51 @@ class Draft:
     small: Image.Image | None = None
 
 
-class Finisher:
-    """Makes the files of one photo."""
+@dataclass(frozen=True)
+class MadeBy:
+    """Who made what a result is made of, and what of it was paid for this image."""
 
-    def __init__(self, tools: Tools, place: Place, asked: ImageSettings, photo: Photograph) -> None:
+    model: str = ""
+    region: str = ""
+    cost_usd: float | None = 0.0
+    maybe_billed: int = 0
+
+    @classmethod
+    def of(cls, answer: Answer, made_for: str) -> "MadeBy":
+        """The model of an answer that is used for the image with the digest ``made_for``."""
+        paid = answer.cost_usd if answer.made_for == made_for else 0.0
+        return cls(answer.model, answer.region, paid, answer.maybe_billed)
+
+
+class Finisher:
+    """Makes the files of one photo, and stores them while the batch's lease is held.
+
+    ``passed`` are the numbers of results that passed their checks for the same wish: one that does not pass is not
+    stored in their place.
+    """
+
+    def __init__(
+        self,
+        tools: Tools,
+        place: Place,
+        asked: ImageSettings,
+        photo: Photograph,
+        writer: LeasedWriter,
+        *,
+        made_for: str,
+        passed: Collection[int] = (),
+    ) -> None:
         self._tools = tools
         self._place = place
         self._asked = asked
         self._photo = photo
+        self._writer = writer
+        self._made_for = made_for
+        self._passed = passed
 
     def given(self, key: str) -> bytes:
-        """The mask or backdrop that the request names. Raises `ImageError` if there is no such object."""
-        content = self._place.data.read(key)
+        """The mask or backdrop that the request names. Raises `ImageError` if it cannot be read."""
+        content = read_source(self._place.data, key)
         if content is None:
             raise ImageError("NotFound", f"the request names {key}, and there is no such object")
         return content.data
@@ -122,9 +165,9 @@ class Finisher:
         """The stored files of a model's picture."""
         return self._stored(lambda photo: self._put_together(photo, painted, prompt, position))
 
-    def without_model(self, mask: Mask) -> list[File]:
-        """The stored files of a cut-out, or of the subject on a given backdrop."""
-        return self._stored(lambda photo: self._put_on_backdrop(photo, mask))
+    def without_model(self, mask: Mask, made_by: MadeBy) -> list[File]:
+        """The stored files of a cut-out, or of the subject on a given backdrop; ``made_by`` made the mask."""
+        return self._stored(lambda photo: self._put_on_backdrop(photo, mask, made_by))
 
     def _stored(self, make: Callable[[Photo], Iterator[Draft]]) -> list[File]:
         """Stores what ``make`` makes of the decoded photo, whose place is given back before."""
@@ -158,21 +201,23 @@ class Finisher:
         repaint = False
         if painted.mask is not None:
             mask = self._full_mask(painted.mask, photo)
-            feather = self._tools.settings.feather * (BLEND if self._asked.mode == "DEFAULT" else 1.0)
-            image = put_back(photo, image, mask, feather=feather)
-            fidelity = measure(photo, image, mask)
+            image, mask, fidelity = self._put_back(
+                photo, image, mask, found=painted.mask.source not in OWN_MASKS
+            )
             reasons = faults(fidelity, prompt)
             # What the model itself took for the subject could not be judged before, and stays with another seed.
             wrong = judge(painted.mask).reasons if painted.mask.source in ("words", "difference") else ()
-            repaint = bool(reasons) and not wrong
+            # Another picture has the same mask: only a fault of the painted background is mended by one.
+            repaint = bool(background_faults(fidelity, prompt)) and not wrong
             reasons = (*wrong, *reasons)
             yield _mask_draft(mask)
+        made_by = MadeBy.of(painted.answer, self._made_for)
         facts = {
-            "Model": painted.answer.model,
-            "Region": painted.answer.region,
+            "Model": made_by.model,
+            "Region": made_by.region,
             "Seed": painted.answer.seed,
-            "CostUSD": painted.answer.cost_usd,
-            "MaybeBilled": painted.answer.maybe_billed,
+            "CostUSD": made_by.cost_usd,
+            "MaybeBilled": made_by.maybe_billed,
             "Prompt": prompt,
             "NegativePrompt": self._asked.negative_prompt,
             "Mask": painted.mask.source if painted.mask else None,
@@ -180,15 +225,40 @@ class Finisher:
         }
         yield from self._rendered(image, photo, mask, position, facts, reasons, AI_NOTE, repaint=repaint)
 
-    def _put_on_backdrop(self, photo: Photo, mask: Mask) -> Iterator[Draft]:
+    def _put_back(
+        self, photo: Photo, painted: Image.Image, mask: Image.Image, *, found: bool
+    ) -> tuple[Image.Image, Image.Image, Fidelity]:
+        """The photo's subject on what was painted, with the mask and what was measured.
+
+        Where the old background shows along the edge of a mask that was ``found``, the mask is drawn tighter until it
+        does not, which costs nothing; a person's own mask is used as it is.
+        """
+        feather = self._tools.settings.feather * (BLEND if self._asked.mode == "DEFAULT" else 1.0)
+        image = put_back(photo, painted, mask, feather=feather)
+        fidelity = measure(photo, image, mask)
+        step = max(1, round(max(photo.size) / 1024))
+        for pixels in TIGHTER if found and fidelity.edge_halo > MOST_HALO else ():
+            tight = mask.filter(ImageFilter.MinFilter(2 * pixels * step + 1))
+            if tight.getbbox() is None:
+                break
+            again = put_back(photo, painted, tight, feather=feather)
+            measured = measure(photo, again, tight)
+            if measured.edge_halo < fidelity.edge_halo:
+                image, mask, fidelity = again, tight, measured
+            if fidelity.edge_halo <= MOST_HALO:
+                break
+        return image, mask, fidelity
+
+    def _put_on_backdrop(self, photo: Photo, mask: Mask, made_by: MadeBy) -> Iterator[Draft]:
         asked = self._asked
         full = self._full_mask(mask, photo)
         yield _mask_draft(full)
         facts: dict[str, Any] = {
-            "Model": "",
-            "Region": "",
+            "Model": made_by.model,
+            "Region": made_by.region,
             "Seed": None,
-            "CostUSD": 0.0,
+            "CostUSD": made_by.cost_usd,
+            "MaybeBilled": made_by.maybe_billed,
             "Mask": mask.source,
         }
         feather = self._tools.settings.feather
@@ -251,8 +321,10 @@ class Finisher:
     def _store(self, draft: Draft) -> list[File]:
         if draft.mask:
             key = self._place.batch.mask_key(self._asked.image)
-            self._tools.store.write(key, draft.data, media_type="image/png")
+            self._writer.write(self._tools.store, key, draft.data, media_type="image/png")
             return []
+        if draft.faults and draft.number in self._passed:
+            return [self._file(draft, "", "", "")]
         name = self._name(draft)
         key = layout.result_key(self._place.output_prefix, name)
         etag = self._write(key, draft)
@@ -271,22 +343,24 @@ class Finisher:
             "Faults": list(draft.faults),
             "CreatedAt": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        self._place.data.write_json(layout.provenance_key(key), document)
-        return [
-            File(
-                name,
-                key,
-                etag,
-                draft.faults,
-                draft.repaint,
-                facts["Model"],
-                facts["Region"],
-                facts["Seed"],
-                facts["CostUSD"],
-                (facts.get("Fidelity") or {}).get("subject_changed"),
-                (MAYBE_BILLED,) if facts.get("MaybeBilled") else (),
-            )
-        ]
+        self._writer.write_json(self._place.data, layout.provenance_key(key), document)
+        return [self._file(draft, name, key, etag)]
+
+    def _file(self, draft: Draft, name: str, key: str, etag: str) -> File:
+        facts = draft.facts
+        return File(
+            name=name,
+            key=key,
+            etag=etag,
+            reasons=draft.faults,
+            repaint=draft.repaint,
+            model=facts["Model"],
+            region=facts["Region"],
+            seed=facts["Seed"],
+            cost_usd=facts["CostUSD"],
+            subject_changed=(facts.get("Fidelity") or {}).get("subject_changed"),
+            notes=(MAYBE_BILLED,) if facts.get("MaybeBilled") else (),
+        )
 
     def _name(self, draft: Draft) -> str:
         asked, rendition = self._asked, draft.rendition
@@ -312,10 +386,16 @@ class Finisher:
 
     def _write(self, key: str, draft: Draft) -> str:
         """Stores a result and reads it back: only then does it count. That it opens was seen before."""
-        etag = self._place.data.write(key, draft.data, media_type=f"image/{draft.format}")
-        stored = self._place.data.read(key)
+        data = self._place.data
+        etag = self._writer.write(data, key, draft.data, media_type=f"image/{draft.format}")
+        try:
+            stored = data.read(key)
+        except (ClientError, BotoCoreError) as error:
+            raise NotDelivered(
+                "NotStored", f"{key} was stored and could not be read back: {error}"
+            ) from error
         if stored is None or stored.data != draft.data:
-            raise Transient("NotStored", f"{key} was stored and did not come back as it was")
+            raise NotDelivered("NotStored", f"{key} was stored and did not come back as it was")
         small = draft.small
         if small is not None and draft.number <= thumbnails.RESULTS:
             self._place.thumbnails.keep(key, etag, lambda: small)
@@ -344,13 +424,19 @@ def _opened(data: bytes) -> Image.Image:
     )
 
 
-def faults(fidelity: Fidelity, prompt: str = "") -> tuple[str, ...]:
-    """What a result did not pass, in sentences; a plain background is no fault where the prompt asks for one."""
+def background_faults(fidelity: Fidelity, prompt: str = "") -> list[str]:
+    """What of a painted background did not pass; a plain one is no fault where the prompt asks for one."""
     found = []
     if fidelity.uniform and not _PLAIN.search(prompt):
         found.append("the background is blank or of one colour")
     if fidelity.background_changed < LEAST_BACKGROUND_CHANGED:
         found.append("the background did not change")
+    return found
+
+
+def faults(fidelity: Fidelity, prompt: str = "") -> tuple[str, ...]:
+    """What a result did not pass, in sentences."""
+    found = background_faults(fidelity, prompt)
     if fidelity.subject_changed > MOST_SUBJECT_CHANGED:
         found.append(f"{fidelity.subject_changed:.1%} of the subject's pixels changed")
     if fidelity.edge_halo > MOST_HALO:

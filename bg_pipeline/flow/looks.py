@@ -1,18 +1,20 @@
 """What services see in a photo: labels, faces, a caption, a cut-out, each paid for once for the same bytes."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import partial
 from io import BytesIO
+from types import MappingProxyType
 from typing import Any
 
 import orjson
 from PIL import Image
 
 from bg_pipeline.captioners import nova
-from bg_pipeline.errors import CallError, ModelUnavailable, NotTried, RunStopped
+from bg_pipeline.effects import Affects, identity_of_call
+from bg_pipeline.errors import CallError, ModelUnavailable, NothingUsable, NotTried, RunStopped
 from bg_pipeline.flow.photographs import Photograph
-from bg_pipeline.flow.tools import Tools, Wallet
+from bg_pipeline.flow.tools import Tools
 from bg_pipeline.generators import Generator, Operation
 from bg_pipeline.imaging import fit, look, unfit
 from bg_pipeline.labelers import custom_labels, faces, rekognition
@@ -22,8 +24,11 @@ from bg_pipeline.masks.polarity import STORED, from_alpha
 from bg_pipeline.masks.sam import SamForm, endpoint, sam_mask
 from bg_pipeline.models.choice import Choice
 from bg_pipeline.models.facts import facts_of
+from bg_pipeline.spending.image_budget import ImageBudget, PaidCall
 from bg_pipeline.state.answers import Answer, Terms, identity
-from bg_pipeline.state.claims import Claim
+from bg_pipeline.state.claims import Claim, Price
+
+NO_OCCASIONS: Mapping[str, str] = MappingProxyType({})
 
 MASK_SIDE = 2048
 """A cut-out's mask is kept at most so large while its picture is waited for."""
@@ -40,18 +45,25 @@ class Seen:
 class Looks:
     """Asks services about one photo; every answer is stored before it is used.
 
-    ``again`` names the stages whose stored answers do not count; of a photo that is ``known``, some are likely to
-    be stored.
+    ``occasions`` names, by stage, the refresh on which answers have to have been made; of a photo that is ``known``,
+    some are likely to be stored. ``cut_out_in_use`` is the answer that the last cut-out came from.
     """
 
     def __init__(
-        self, tools: Tools, photo: Photograph, wallet: Wallet, again: frozenset[str], *, known: bool = True
+        self,
+        tools: Tools,
+        photo: Photograph,
+        budget: ImageBudget,
+        occasions: Mapping[str, str] = NO_OCCASIONS,
+        *,
+        known: bool = True,
     ) -> None:
         self._tools = tools
         self._photo = photo
-        self._wallet = wallet
-        self._again = again
+        self._budget = budget
+        self._occasions = occasions
         self._known = known
+        self.cut_out_in_use: Answer | None = None
 
     def labels(self) -> Seen:
         """Labels of the photo, as the part of a labels document that comes from the model.
@@ -72,11 +84,13 @@ class Looks:
                 claim,
             )
 
-        return self._once("labels", {"min_confidence": confidence}, ask, "labels")
+        price = self._price_of(rekognition.OPERATION)
+        asked = identity_of_call(self._tools.settings, Affects.LABELS_CALL)
+        return self._once("labels", asked, ask, "labels", price)
 
     def _custom_labels(self, arn: str) -> Seen:
         tools, confidence = self._tools, self._tools.settings.custom_labels_confidence
-        asked = {"model": arn, "min_confidence": confidence}
+        asked = identity_of_call(tools.settings, Affects.LABELS_CALL)
 
         def picture() -> dict[str, Any]:
             # Before the model is waited for: what is no picture need not wait.
@@ -97,13 +111,13 @@ class Looks:
                 if error.code != custom_labels.NOT_RUNNING:
                     raise
                 tools.standstill.seen()
-            raise tools.standstill.wait(self._wallet.batch.date)
+            raise tools.standstill.wait(self._budget.batch.date)
 
         if tools.standstill.now and not self._stored("labels", asked, "labels"):
             # Ten thousand photos that wait need no claims.
             picture()
-            raise tools.standstill.wait(self._wallet.batch.date)
-        return self._once("labels", asked, ask, "labels")
+            raise tools.standstill.wait(self._budget.batch.date)
+        return self._once("labels", asked, ask, "labels", self._price_of(custom_labels.OPERATION))
 
     def faces(self) -> list[Box]:
         """Boxes of all faces in the photo."""
@@ -117,7 +131,7 @@ class Looks:
                 claim,
             )
 
-        found = self._once("faces", {}, ask, "labels").document["Faces"]
+        found = self._once("faces", {}, ask, "labels", self._price_of(faces.OPERATION)).document["Faces"]
         return [Box.read(place["BoundingBox"], "face") for place in found]
 
     def sam(self, boxes: Sequence[Box]) -> Mask:
@@ -125,7 +139,7 @@ class Looks:
         tools, photo = self._tools, self._photo
         form = SamForm.read(tools.settings.sam_form)
         asked = {
-            "endpoint": tools.settings.sam_endpoint,
+            **identity_of_call(tools.settings, Affects.SAM_CALL),
             "form": form.model_dump(),
             "boxes": [astuple(box) for box in boxes],
         }
@@ -136,10 +150,10 @@ class Looks:
                 size = look(photo.view).size
                 mask = sam_mask(self._ask_sam(form), form, photo.view, size, boxes)
                 answer = Answer(
-                    STORED.write_png(mask.picture), "sam", cost_usd=0.0, made_for=self._wallet.made_for
+                    STORED.write_png(mask.picture), "sam", cost_usd=0.0, made_for=self._budget.made_for
                 )
                 tools.answers.keep("sam", name, answer, media_type="image/png")
-        self._wallet.charge(name, answer)
+        self._budget.charge(name, answer, tools.answers)
         return Mask(STORED.read_png(answer.data), "faces")
 
     def _ask_sam(self, form: SamForm) -> Callable[[bytes], tuple[bytes, str]]:
@@ -156,25 +170,44 @@ class Looks:
 
     def caption(self) -> Seen:
         """A caption by the first caption model that can be used: ``{"Caption": …, "AltText": …}``."""
-        asked: dict[str, Any] = {"prompt": self._tools.settings.caption_prompt}
-        if self._tools.settings.alt_text_length:
-            # Not its length: a text that is there already can be shortened without paying again.
-            asked["alt_text"] = True
-        return self._once("captions", asked, self._describe, "captions")
+        asked = identity_of_call(self._tools.settings, Affects.CAPTION_CALL)
+        return self._once("captions", asked, self._describe, "captions", self._price_of_caption())
 
     def cut_out(self) -> Mask:
         """The subject as a model cuts it out, paid for once and used for every prompt."""
-        tools, photo = self._tools, self._photo
-        name = identity("cut-out", photo.sha256, {})
+        tools, name = self._tools, self._cut_out_name
         answer = tools.answers.once(
             "cut-out",
             name,
-            self._terms("generated_images", tools.removers.names),
+            self._terms("generated_images"),
             self._cut,
             media_type="image/png",
+            price=self._price_of_cut_out(),
         )
-        self._wallet.charge(name, answer)
-        fitted = tools.generator(answer.model).sizes.canvas(photo.size)
+        return self._mask_of_cut_out(name, answer)
+
+    def stored_cut_out(self) -> Mask:
+        """The same from a stored answer only; raises `CallError` where there is none."""
+        name = self._cut_out_name
+        answer = self._tools.answers.find("cut-out", name, self._terms("generated_images"))
+        if answer is None:
+            raise CallError("NotStored", "no cut-out was paid for yet")
+        return self._mask_of_cut_out(name, answer)
+
+    @property
+    def _cut_out_name(self) -> str:
+        return identity("cut-out", self._photo.sha256, {})
+
+    def _mask_of_cut_out(self, name: str, answer: Answer) -> Mask:
+        tools, photo = self._tools, self._photo
+        self._budget.charge(name, answer, tools.answers)
+        self.cut_out_in_use = answer
+        generator = tools.generator(answer.model)
+        if generator is None:
+            raise CallError(
+                "BadAnswer", f"the cut-out was made by {answer.model}, which cannot be loaded any more"
+            )
+        fitted = generator.sizes.canvas(photo.size)
         with Image.open(BytesIO(answer.data)) as picture:
             if not picture.has_transparency_data:
                 raise CallError("BadAnswer", f"the cut-out by {answer.model} has no transparency")
@@ -198,21 +231,17 @@ class Looks:
         )
 
     def _cut_with(self, choice: Choice[Generator], claim: Claim) -> Answer:
-        tools, photo, wallet = self._tools, self._photo, self._wallet
+        tools, photo, budget = self._tools, self._photo, self._budget
         generator = choice.candidate.speaker
         (operation,) = choice.candidate.operations
         fitted = generator.sizes.canvas(photo.size)
         with photo.full() as full:
             picture = fit(full, fitted, media="jpeg", max_bytes=generator.max_picture_bytes)
-        served_by: list[str] = []
         price = facts_of(operation.name, operation.model_id).cost(images=1)
-        with wallet.pay(operation.name, price) as payment:
-            data = generator.remove(
-                picture, fitted.canvas, tools.invoke(choice.regions, wallet, served_by, claim)
-            )
-            payment.settle(price)
-        region = served_by[-1] if served_by else ""
-        return self._answer(data, generator.name, region, price)
+        with budget.pay(operation.name, price, claim) as call:
+            data = generator.remove(picture, fitted.canvas, tools.invoke(choice.regions, budget, call, claim))
+            call.settle(price)
+        return self._answer(data, generator.name, call, price)
 
     def _describe(self, claim: Claim) -> Answer:
         jpeg = self._photo.jpeg(nova.WITHIN, max_bytes=nova.MAX_BYTES)
@@ -225,7 +254,7 @@ class Looks:
                 self._tools.captioners.lost(choice, error.region, error)
 
     def _describe_with(self, choice: Choice[str], jpeg: bytes, claim: Claim) -> Answer:
-        tools, wallet = self._tools, self._wallet
+        tools, budget = self._tools, self._budget
         (operation,) = choice.candidate.operations
         facts = facts_of(operation.name, operation.invoke_id)
         prompt = tools.settings.caption_prompt
@@ -233,28 +262,25 @@ class Looks:
         body = nova.request(operation.invoke_id, jpeg, prompt, alt_text)
         tokens_in, tokens_out = nova.tokens_at_most(operation.invoke_id, prompt, alt_text)
         worst = facts.cost(input_tokens=tokens_in, output_tokens=tokens_out)
-        with wallet.pay(operation.name, worst) as payment:
+        with budget.pay(operation.name, worst, claim) as call:
             done = tools.calls.make(
                 operation,
                 lambda client, _: client.converse(**body),
                 regions=choice.regions,
                 tokens=tokens_in + tokens_out,
                 used_tokens=lambda answer: float(answer.get("usage", {}).get("totalTokens", 0)),
-                before=partial(wallet.check, claim),
+                before=partial(budget.check, claim),
             )
+            call.regions.append(done.region)
             tokens = nova.tokens_used(done.answer)
             cost = facts.cost(input_tokens=tokens[0], output_tokens=tokens[1])
-            payment.settle(cost)
-            try:
-                caption = nova.read(done.answer, alt_text)
-            except CallError:
-                # A refusal, or nothing, that came as an answer is paid for like one.
-                wallet.bill[operation.name] = cost
-                raise
-        answer = {key: value for key, value in done.answer.items() if key != "ResponseMetadata"}
-        tools.keep_payload(wallet, operation, body, answer)
-        document = {"Caption": caption.text, "AltText": caption.alt_text}
-        return self._answer(orjson.dumps(document), choice.candidate.name, done.region, cost)
+            # A refusal, or nothing, that comes as an answer is paid for like one.
+            call.settle(cost)
+            answer = {key: value for key, value in done.answer.items() if key != "ResponseMetadata"}
+            tools.keep_payload(budget, operation, body, answer)
+            caption = nova.read(done.answer, alt_text)
+        document = {"Caption": caption.text, "AltText": caption.alt_text, "Prompt": nova.prompt_of(body)}
+        return self._answer(orjson.dumps(document), choice.candidate.name, call, cost)
 
     def _rekognition(
         self,
@@ -266,13 +292,13 @@ class Looks:
         regions: Sequence[str] = (),
     ) -> Answer:
         price = facts_of(operation.name).cost(images=1)
-        with self._wallet.pay(operation.name, price) as payment:
+        with self._budget.pay(operation.name, price, claim) as call:
             try:
                 done = self._tools.calls.make(
                     operation,
                     lambda client, _: send(client),
                     regions=regions or self._tools.aws.regions,
-                    before=partial(self._wallet.check, claim),
+                    before=partial(self._budget.check, claim),
                 )
             except ModelUnavailable as error:
                 raise RunStopped(
@@ -285,27 +311,58 @@ class Looks:
                     # What was sent undecoded is decoded now, to say what is wrong with it.
                     _ = self._photo.small
                 raise
-            payment.settle(price)
-        return self._answer(orjson.dumps(read(done.answer)), "rekognition", done.region, price)
+            call.regions.append(done.region)
+            call.settle(price)
+        return self._answer(orjson.dumps(read(done.answer)), "rekognition", call, price)
 
-    def _answer(self, data: bytes, model: str, region: str, cost: float | None) -> Answer:
-        return Answer(data, model, region, cost_usd=cost, made_for=self._wallet.made_for)
+    def _answer(self, data: bytes, model: str, call: PaidCall, cost: float | None) -> Answer:
+        made_for = self._budget.made_for
+        return Answer(data, model, call.region, cost_usd=cost, made_for=made_for, call=call.id, paid_usd=cost)
+
+    def _price_of(self, operation: Operation) -> Price:
+        return self._budget.price(operation.name, facts_of(operation.name).cost(images=1))
+
+    def _price_of_caption(self) -> Price:
+        """What the caption model in use costs at most; another one's price is written before it is called."""
+        settings, captioners = self._tools.settings, self._tools.captioners
+        try:
+            (operation,) = captioners.current().candidate.operations
+        except NothingUsable:
+            return self._budget.price("", 0.0)  # only a stored answer will do
+        facts = facts_of(operation.name, operation.invoke_id)
+        tokens = nova.tokens_at_most(operation.invoke_id, settings.caption_prompt, settings.alt_text_length)
+        return self._budget.price(operation.name, facts.cost(input_tokens=tokens[0], output_tokens=tokens[1]))
+
+    def _price_of_cut_out(self) -> Price:
+        try:
+            (operation,) = self._tools.removers.current().candidate.operations
+        except NothingUsable:
+            return self._budget.price("", 0.0)
+        return self._budget.price(operation.name, facts_of(operation.name, operation.model_id).cost(images=1))
 
     def _stored(self, kind: str, asked: Mapping[str, Any], stage: str) -> bool:
         name = identity(kind, self._photo.sha256, asked)
         return self._tools.answers.find(kind, name, self._terms(stage)) is not None
 
-    def _terms(self, stage: str, models: Collection[str] = ()) -> Terms:
-        return self._tools.terms(self._wallet, models=models, again=stage in self._again)
+    def _terms(self, stage: str) -> Terms:
+        return self._tools.terms(self._budget, occasion=self._occasions.get(stage, ""))
 
-    def _once(self, kind: str, asked: Mapping[str, Any], ask: Callable[[Claim], Answer], stage: str) -> Seen:
+    def _once(
+        self, kind: str, asked: Mapping[str, Any], ask: Callable[[Claim], Answer], stage: str, price: Price
+    ) -> Seen:
         """The document for these bytes, asked for only if nobody has."""
         tools = self._tools
         name = identity(kind, self._photo.sha256, asked)
         answer = tools.answers.once(
-            kind, name, self._terms(stage), ask, media_type="application/json", looks=self._known
+            kind,
+            name,
+            self._terms(stage),
+            ask,
+            media_type="application/json",
+            price=price,
+            looks=self._known,
         )
-        self._wallet.charge(name, answer)
+        self._budget.charge(name, answer, tools.answers)
         try:
             return Seen(orjson.loads(answer.data), answer.model)
         except orjson.JSONDecodeError as error:

@@ -1,9 +1,9 @@
 """What an expected error makes of an image's row."""
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -17,10 +17,12 @@ from bg_pipeline.errors import (
     NotTried,
     OutcomeUnknown,
     RunStopped,
+    SourceUnreadable,
     StorageFailed,
     Transient,
 )
 from bg_pipeline.reports.report import WAITING_FOR_APPROVAL, Status
+from bg_pipeline.state.ledger import StageRecord
 
 EXPECTED = (ImageError, CallError, RunStopped)
 """What may end the work on one image; what else does is a fault of this program's own."""
@@ -56,8 +58,9 @@ def attempt(work: Callable[[], T], image: str) -> T | BgPipelineError:
     except EXPECTED as error:
         return error
     except (ClientError, BotoCoreError) as error:
-        # Every other service's errors have a meaning of their own by now: this is S3.
-        return StorageFailed(f"S3 does not do what it is asked: {error}")
+        # Every other service's errors have a meaning of their own by now, and so have photos that S3 does not hand
+        # out and results that it does not take: this is S3 with the pipeline's own state.
+        return StorageFailed(f"S3 does not do what it is asked with the pipeline's state: {error}")
     except Exception as error:  # noqa: BLE001 (one odd file must not take ten thousand others with it)
         return _own_fault(error, image)
 
@@ -82,6 +85,8 @@ def meaning(error: BgPipelineError) -> Meaning:
         return Meaning(Status.BLOCKED, True, code, str(error))
     if isinstance(error, NeedsReview):
         return Meaning(Status.NEEDS_REVIEW, True, code, str(error))
+    if isinstance(error, SourceUnreadable):
+        return Meaning(Status.FAILED, False, code, str(error))
     if isinstance(error, OutcomeUnknown):
         return Meaning(Status.FAILED, False, "MaybeBilled", str(error))
     if isinstance(error, Transient):
@@ -89,3 +94,37 @@ def meaning(error: BgPipelineError) -> Meaning:
     if isinstance(error, ModelUnavailable):
         return Meaning(Status.FAILED, False, code, str(error))
     return Meaning(Status.FAILED, True, code, str(error))
+
+
+GOOD = (Status.SUCCEEDED, Status.NEEDS_REVIEW)
+"""Statuses of what exists and is delivered, or kept for a person."""
+
+
+def settled(before: StageRecord | None, now: StageRecord, *, intact: bool = True) -> StageRecord:
+    """The record of a stage after an attempt: a good outcome for the same wish stays until there is a better one.
+
+    ``intact`` says that what ``before`` tells of is still stored.
+    """
+    if before is None or before.made_for != now.made_for or before.status not in GOOD or not intact:
+        return now
+    if now.status == Status.SUCCEEDED or now.status == before.status:
+        return now
+    # A refusal of a refresh is an answer to it; what did not come to an end is asked for again on the same occasion.
+    occasion = now.occasion if now.final else before.occasion
+    note = f"it was to be made anew, which did not succeed ({now.cause}); the earlier result stays"
+    return replace(before, occasion=occasion, note=note)
+
+
+def merged(
+    before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]], files: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """The outputs after an attempt, by number: where it made none, what was delivered before stays.
+
+    ``files`` are the results that are stored. ``now`` is empty where the attempt ended before any output.
+    """
+    made = {output["Number"]: dict(output) for output in now}
+    for output in before:
+        number = output["Number"]
+        if output["Key"] in files and not made.get(number, {}).get("Key"):
+            made[number] = dict(output)
+    return [made[number] for number in sorted(made)]

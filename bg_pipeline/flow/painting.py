@@ -5,17 +5,29 @@ what was asked before anything is done with it.
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from io import BytesIO
+from typing import TypeVar
 
+from botocore.exceptions import BotoCoreError, ClientError
 from PIL import Image
 
-from bg_pipeline.batch import MAX_SEED, ImageSettings, Wanted
-from bg_pipeline.errors import Blocked, CallError, ClaimLost, ModelUnavailable, NeedsReview, SubjectNotFound
+from bg_pipeline.batch import MAX_SEED, ImageSettings, Wanted, paid_picture_fields
+from bg_pipeline.errors import (
+    BgPipelineError,
+    Blocked,
+    CallError,
+    ClaimLost,
+    ImageError,
+    ModelUnavailable,
+    NeedsReview,
+    SubjectNotFound,
+)
 from bg_pipeline.flow.photographs import SMALL_SIDE, Photograph
 from bg_pipeline.flow.subjects import Eyes, Subject, find_subject
-from bg_pipeline.flow.tools import Tools, Wallet
+from bg_pipeline.flow.tools import Tools
 from bg_pipeline.generators import Ask, Generator, Made, by_words, seed_within
 from bg_pipeline.imaging import Fitted, Photo, fit, fit_mask, unfit
 from bg_pipeline.masks import Mask
@@ -24,8 +36,11 @@ from bg_pipeline.masks.polarity import STORED, TITAN_OUTPAINTING
 from bg_pipeline.models.choice import Choice
 from bg_pipeline.models.facts import facts_of
 from bg_pipeline.settings import Settings
-from bg_pipeline.state.answers import Answer, Terms, identity
-from bg_pipeline.state.claims import Claim
+from bg_pipeline.spending.image_budget import ImageBudget
+from bg_pipeline.state.answers import Answer, Answers, Terms, identity
+from bg_pipeline.state.claims import Claim, Price
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -56,6 +71,16 @@ class _Prepared:
     mask: bytes | None
 
 
+_Found = tuple[str, Answer] | CallError
+"""A stored answer with its name, or why there is no picture."""
+
+
+def _digest(mask: Mask) -> str:
+    """A digest of a mask as it was found, whatever size a model takes it in."""
+    picture = mask.picture
+    return hashlib.sha256(f"{picture.size} {picture.mode} ".encode() + picture.tobytes()).hexdigest()[:32]
+
+
 def derived_seed(source_sha256: str, position: int) -> int:
     """The seed of a result for which none was asked: always the same for the same bytes and position."""
     digest = hashlib.sha256(f"{source_sha256} {position}".encode()).digest()
@@ -63,7 +88,11 @@ def derived_seed(source_sha256: str, position: int) -> int:
 
 
 class Painter:
-    """Has the backgrounds of one photo painted. Several threads may paint different prompts at once."""
+    """Has the backgrounds of one photo painted. Several threads may paint different prompts at once.
+
+    ``occasion`` names the refresh on which pictures have to have been made, or is empty; of a photo that is
+    ``known``, some are likely to be stored.
+    """
 
     def __init__(
         self,
@@ -71,21 +100,24 @@ class Painter:
         photo: Photograph,
         asked: ImageSettings,
         eyes: Eyes,
-        wallet: Wallet,
+        budget: ImageBudget,
         *,
         given_mask_sha256: str = "",
-        again: bool = False,
+        occasion: str = "",
+        known: bool = True,
     ) -> None:
         self._tools = tools
         self._photo = photo
         self._asked = asked
         self._eyes = eyes
-        self._wallet = wallet
+        self._budget = budget
         self._given = given_mask_sha256
-        self._again = again
+        self._occasion = occasion
+        self._known = known
         self._not_words: list[str] = []
         self._prepared: dict[tuple[str, int], _Prepared] = {}
         self._masks: dict[str, bytes] = {}
+        self._sent: dict[str, Mask] = {}
 
     @property
     def settings(self) -> Settings:
@@ -100,62 +132,104 @@ class Painter:
             first = asked + wanted.variant - 1
         return (first + attempt * 1_000_003) % (MAX_SEED + 1)
 
-    def name(self, prompt: str, seed: int) -> str:
-        """The identity of the picture that is asked for with this prompt and seed."""
-        asked = self._asked
+    def name(self, prompt: str, seed: int, mask: str = "") -> str:
+        """The identity of the picture that is asked for with this prompt and seed.
+
+        ``mask`` is the digest of the mask that is sent, empty where the model finds the subject from words.
+        """
+        sent = {"mask_sent": mask} if mask else {}
         return identity(
             "picture",
             self._photo.sha256,
             {
-                "task": asked.task,
-                "subject": asked.subject,
-                "labels": list(asked.labels) if asked.subject == "LABELS" else [],
+                **paid_picture_fields(self._asked),
                 "mask": self._given,
                 "prompt": prompt,
-                "negative_prompt": asked.negative_prompt,
-                "mode": asked.mode,
-                "quality": asked.quality,
-                "cfg_scale": asked.cfg_scale,
                 "seed": seed,
+                **sent,
             },
         )
 
     def paint(self, prompt: str, wanted: Sequence[Wanted], attempt: int = 0) -> list[Painted | CallError]:
         """A picture, or why there is none, for each of ``wanted``, which share the prompt.
 
-        Stored answers serve; what is missing is asked for in as few calls as the model allows. Raises what
-        stops more than these pictures: `ImageError`, `RunStopped`.
+        Stored answers serve, whichever model made them; what is missing is asked for in as few calls as the model
+        allows. Raises what stops more than these pictures: `ImageError`, `RunStopped`.
         """
         seeds = [self.seed(each, attempt) for each in wanted]
-        names = [self.name(prompt, seed) for seed in seeds]
-        with self._tools.answers.one_at_a_time(names[0]):
-            found: dict[str, Answer | CallError] = {**self._stored(names)}
-            while missing := [
-                (name, seed) for name, seed in zip(names, seeds, strict=True) if name not in found
-            ]:
+        with self._tools.answers.one_at_a_time(self.name(prompt, seeds[0])):
+            found = self._stored(prompt, seeds)
+            while missing := [seed for seed in dict.fromkeys(seeds) if seed not in found]:
                 found |= self._call(prompt, missing)
-        return [self._painted(name, found[name]) for name in names]
+        outcomes = [found[seed] for seed in seeds]
+        return [each if isinstance(each, CallError) else self._painted(*each) for each in outcomes]
 
-    def _stored(self, names: Sequence[str]) -> dict[str, Answer]:
-        terms = self._terms
-        looked = ((name, self._tools.answers.find("picture", name, terms)) for name in names)
-        return {name: answer for name, answer in looked if answer is not None}
+    def _stored(self, prompt: str, seeds: Sequence[int]) -> dict[int, _Found]:
+        """The stored answers by seed: those that words were the mask of, and those around the mask of today.
+
+        What is stored under the name for words and was made around a mask is older than the mask's digest in the
+        name; it serves where nothing about masks was set otherwise than by default.
+        """
+        found: dict[int, _Found] = {}
+        for seed in seeds:
+            name = self.name(prompt, seed)
+            answer = self._find(name)
+            if answer is not None and (answer.by_words or self._default_masks):
+                found[seed] = name, answer
+        missing = [seed for seed in seeds if seed not in found]
+        mask = self._mask_today() if missing and self._known else None
+        for seed in missing if mask is not None else ():
+            name = self._name_with(mask, prompt, seed)
+            answer = self._find(name)
+            if answer is not None:
+                found[seed] = name, answer
+        return found
+
+    def _find(self, name: str) -> Answer | None:
+        """The stored answer, if it will do and its model tells where the photo lies on its picture."""
+        answer = self._tools.answers.find("picture", name, self._terms)
+        return answer if answer is not None and self._tools.generator(answer.model) is not None else None
+
+    def _name_with(self, mask: Mask | None, prompt: str, seed: int) -> str:
+        """The identity of a picture for which this mask is sent, which is remembered for it."""
+        if mask is None:
+            return self.name(prompt, seed)
+        name = self.name(prompt, seed, _digest(mask))
+        self._sent[name] = mask
+        return name
+
+    @property
+    def _default_masks(self) -> bool:
+        fields, settings = Settings.model_fields, self.settings
+        return all(
+            getattr(settings, name) == fields[name].default
+            for name in ("mask_sources", "onnx_model", "sam_endpoint", "sam_form")
+        )
+
+    def _mask_today(self) -> Mask | None:
+        """The mask that a model which is given one would be sent now, as far as it is found without paying."""
+        eyes = replace(self._eyes, cut_out=self._eyes.stored_cut_out)
+        try:
+            return find_subject(self._asked, eyes, self.settings, takes_words=False).mask
+        except (ImageError, CallError):
+            return None
 
     @property
     def _terms(self) -> Terms:
-        return self._tools.terms(self._wallet, models=self._tools.replacers.names, again=self._again)
+        return self._tools.terms(self._budget, occasion=self._occasion)
 
-    def _painted(self, name: str, answer: Answer | CallError) -> Painted | CallError:
-        if isinstance(answer, CallError):
-            return answer
-        self._wallet.charge(name, answer)
+    def _painted(self, name: str, answer: Answer) -> Painted | CallError:
+        self._budget.charge(name, answer, self._tools.answers)
         generator = self._tools.generator(answer.model)
+        if generator is None:
+            return CallError(
+                "BadAnswer", f"the picture was made by {answer.model}, which cannot be loaded any more"
+            )
         fitted = generator.sizes.canvas(self._photo.size)
-        if not answer.by_words:
+        mask = self._sent.get(name)
+        if mask is None and not answer.by_words:
             mask = self.prepare(generator).subject.mask
-            if mask is not None:
-                return Painted(answer, fitted, mask)
-        return Painted(answer, fitted, self._mask_of(name, answer, fitted))
+        return Painted(answer, fitted, mask or self._mask_of(name, answer, fitted))
 
     def _mask_of(self, name: str, answer: Answer, fitted: Fitted) -> Mask | None:
         """The mask a model made from words: the one it returned, or what it left as it was."""
@@ -211,34 +285,42 @@ class Painter:
         with self._photo.full() as full:
             return picture(full)
 
-    def _call(self, prompt: str, missing: Sequence[tuple[str, int]]) -> dict[str, Answer | CallError]:
-        """One call for as many of ``missing`` as the model makes at once."""
+    def _call(self, prompt: str, missing: Sequence[int]) -> dict[int, _Found]:
+        """One call for as many seeds of ``missing`` as the model makes pictures at once."""
         choice = self._tools.replacers.current()
         generator = choice.candidate.speaker
         prepared = self.prepare(generator)
+        names = {seed: self._name_with(prepared.subject.mask, prompt, seed) for seed in missing}
         part = missing[: generator.images_per_call]
-        ask = Ask(
-            picture=prepared.picture,
-            size=prepared.fitted.canvas,
-            prompt=prompt,
-            seed=seed_within(part[0][1], generator.seeds),
-            negative_prompt=self._asked.negative_prompt,
-            mask_prompt=prepared.subject.words or None,
-            mask=prepared.mask,
-            mode=self._asked.mode,
-            quality=self._asked.quality,
-            cfg_scale=self._asked.cfg_scale,
-            images=len(part),
-        )
+        (operation,) = choice.candidate.operations
+        facts = facts_of(operation.name, operation.model_id)
         self._photo.forget_pictures()
         self._photo.set_aside()
-        names = [name for name, _ in part]
-        claim = self._tools.answers.claim("picture", names[0], self._terms)
-        if isinstance(claim, Answer):
-            # Whose call it was stored the others before.
-            return {names[0]: claim, **self._stored([name for name, _ in missing[1:]])}
+        claims = _Claims(self._tools.answers, self._terms)
+        price = self._budget.price(operation.name, facts.cost(images=len(part)))
         try:
-            made, paid = claim.make(lambda: self._pay(choice, ask, names, claim))
+            found = claims.take([names[seed] for seed in part], price)
+            if found:
+                # Whose call it was stored them all, and maybe others that are wanted.
+                claims.give_back()
+                by_name = {name: seed for seed, name in names.items()}
+                stored: dict[int, _Found] = {by_name[name]: (name, answer) for name, answer in found.items()}
+                return self._stored(prompt, missing) | stored
+            ask = Ask(
+                picture=prepared.picture,
+                size=prepared.fitted.canvas,
+                prompt=prompt,
+                seed=seed_within(part[0], generator.seeds),
+                negative_prompt=self._asked.negative_prompt,
+                mask_prompt=prepared.subject.words or None,
+                mask=prepared.mask,
+                mode=self._asked.mode,
+                quality=self._asked.quality,
+                cfg_scale=self._asked.cfg_scale,
+                images=len(part),
+            )
+            part_names = [names[seed] for seed in part]
+            made, paid = claims.make(lambda: self._pay(choice, ask, part_names, claims))
         except ClaimLost:
             return {}
         except ModelUnavailable as error:
@@ -246,45 +328,124 @@ class Painter:
             return {}
         except SubjectNotFound as error:
             if not prepared.subject.words:
-                return dict.fromkeys(names, error)
+                return dict.fromkeys(part, error)
             self._not_words.append(prepared.subject.words)
             return {}
         except CallError as error:
-            return dict.fromkeys(names, error)
-        kept: dict[str, Answer | CallError] = dict(zip(names, paid, strict=False))
-        for name in names[len(paid) :]:
-            kept[name] = Blocked("ContentFiltered", made.note or f"{generator.name} returned fewer pictures")
+            return dict.fromkeys(part, error)
+        kept: dict[int, _Found] = {
+            seed: (name, answer) for seed, name, answer in zip(part, part_names, paid, strict=False)
+        }
+        for seed in part[len(paid) :]:
+            kept[seed] = Blocked("ContentFiltered", made.note or f"{generator.name} returned fewer pictures")
         return kept
 
     def _pay(
-        self, choice: Choice[Generator], ask: Ask, names: Sequence[str], claim: Claim
+        self, choice: Choice[Generator], ask: Ask, names: Sequence[str], claims: "_Claims"
     ) -> tuple[Made, list[Answer]]:
-        """Makes the call and stores what came back."""
-        tools, wallet = self._tools, self._wallet
+        """Makes the call and stores what came back, before anything else is done."""
+        tools, budget = self._tools, self._budget
         generator = choice.candidate.speaker
         (operation,) = choice.candidate.operations
         facts = facts_of(operation.name, operation.model_id)
-        served_by: list[str] = []
-        with wallet.pay(operation.name, facts.cost(images=ask.images)) as payment:
-            made = generator.replace(ask, tools.invoke(choice.regions, wallet, served_by, claim))
-            payment.settle(facts.cost(images=len(made.images)))
+        with budget.pay(operation.name, facts.cost(images=ask.images), claims.first) as call:
+            made = generator.replace(ask, tools.invoke(choice.regions, budget, call, *claims.all))
+            cost = facts.cost(images=len(made.images))
+            call.settle(cost)
         answers: list[Answer] = []
-        # The one that the claim is for comes last: whoever waits for it finds all of them.
-        for name, data, seed in reversed([*zip(names, made.images, made.seeds, strict=False)]):
+        for name, data, seed in zip(names, made.images, made.seeds, strict=False):
             answer = Answer(
                 data,
                 generator.name,
-                served_by[-1] if served_by else "",
+                call.region,
                 seed,
                 facts.cost(images=1),
-                wallet.made_for,
+                budget.made_for,
                 by_words=ask.mask is None,
+                call=call.id,
+                paid_usd=cost,
+                occasion=self._occasion,
             )
-            # A mask that words came before would not be found again from the same question.
-            sent = ask.mask if self._not_words else None
-            if mask := made.mask if ask.mask is None else sent:
-                kept = Answer(mask, generator.name, answer.region, made_for=wallet.made_for)
-                tools.answers.keep("mask", name, kept, media_type="image/png")
-                self._masks[name] = mask
-            answers.append(tools.answers.keep("picture", name, answer, media_type="image/png", claim=claim))
-        return made, answers[::-1]
+            kept = tools.answers.keep("picture", name, answer, media_type="image/png", claim=claims.of(name))
+            answers.append(kept)
+        self._keep_masks(ask, made, names, generator.name, call.region)
+        return made, answers
+
+    def _keep_masks(self, ask: Ask, made: Made, names: Sequence[str], model: str, region: str) -> None:
+        """Keeps the mask that a model made from words, or that was sent after words found nothing.
+
+        Without it the same question would not find it again; it is then measured from the picture.
+        """
+        mask = made.mask if ask.mask is None else ask.mask if self._not_words else None
+        if mask is None:
+            return
+        kept = Answer(mask, model, region, made_for=self._budget.made_for)
+        for name in names[: len(made.images)]:
+            self._masks[name] = mask
+            try:
+                self._tools.answers.keep("mask", name, kept, media_type="image/png")
+            except (ClientError, BotoCoreError) as error:
+                self._tools.note(f"the mask that {model} made is not kept, it is measured instead: {error}")
+
+
+class _Claims:
+    """The claims of all pictures of one call, taken in one order by every process so that none waits for another."""
+
+    def __init__(self, answers: Answers, terms: Terms) -> None:
+        self._answers = answers
+        self._terms = terms
+        self._claims: dict[str, Claim] = {}
+        self._first = ""
+
+    def take(self, names: Sequence[str], price: Price) -> dict[str, Answer]:
+        """Claims the names, or gives the answers that are there by now: then no call is to be made."""
+        self._first = names[0]
+        found: dict[str, Answer] = {}
+        try:
+            for name in sorted(names):
+                # The payment stands in one of the claims.
+                claim = self._answers.claim(
+                    "picture", name, self._terms, price if name == self._first else None
+                )
+                if isinstance(claim, Answer):
+                    found[name] = claim
+                else:
+                    self._claims[name] = claim
+        except (BgPipelineError, ClientError, BotoCoreError):
+            self.give_back()
+            raise
+        return found
+
+    @property
+    def first(self) -> Claim:
+        """The claim that the payment stands in."""
+        return self._claims[self._first]
+
+    @property
+    def all(self) -> list[Claim]:
+        return list(self._claims.values())
+
+    def of(self, name: str) -> Claim:
+        return self._claims[name]
+
+    def make(self, call: Callable[[], T]) -> T:
+        """Makes the call as `Claim.make` does; one that fails gives all claims back."""
+        try:
+            return self.first.make(call)
+        except (BgPipelineError, ClientError, BotoCoreError):
+            self._give_back_others()
+            raise
+        finally:
+            for claim in self.all:
+                claim.leave()
+
+    def give_back(self) -> None:
+        """Lets anybody make the call."""
+        for claim in self.all:
+            claim.give_back()
+
+    def _give_back_others(self) -> None:
+        for name, claim in self._claims.items():
+            if name != self._first:
+                with suppress(ClientError, BotoCoreError):
+                    claim.give_back()

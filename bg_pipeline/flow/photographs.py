@@ -13,12 +13,13 @@ from contextlib import contextmanager, suppress
 from tempfile import TemporaryFile
 from typing import IO
 
+from botocore.exceptions import BotoCoreError, ClientError
 from PIL import Image
 
-from bg_pipeline.errors import ImageError
+from bg_pipeline.errors import ImageError, SourceUnreadable
 from bg_pipeline.imaging import Facts, Photo, look, open_photo, small_jpeg
 from bg_pipeline.imaging.photo import scaled_down
-from bg_pipeline.store import Store
+from bg_pipeline.store import Content, Store
 
 SMALL_SIDE = 1408
 """The longest side any Titan size has; enough to find a subject in."""
@@ -32,6 +33,41 @@ ASIDE_BYTES = 256_000
 
 MOST_TO_STORE = 64_000_000
 """Bytes of finished files on their way to the store; reading them back takes as much again."""
+
+
+def read_source(store: Store, key: str) -> Content | None:
+    """An object that people uploaded, None if there is none.
+
+    Raises `SourceUnreadable`, which names the object and says what to do, where S3 does not hand it out: that is the
+    trouble of this one image.
+    """
+    try:
+        return store.read(key)
+    except ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        name = f"s3://{store.bucket}/{key}"
+        words = str(error.response.get("Error", {}).get("Message", "")) or code
+        raise SourceUnreadable(
+            code or "S3", f"{name} cannot be read ({code}: {words}): {_advice(code)}"
+        ) from error
+    except BotoCoreError as error:
+        name = f"s3://{store.bucket}/{key}"
+        raise SourceUnreadable(
+            "S3", f"{name} could not be read ({error}); the next run tries again"
+        ) from error
+
+
+def _advice(code: str) -> str:
+    if code == "InvalidObjectState":
+        return "it is in an archive class such as Glacier; restore it, then run the date again"
+    if code.startswith("KMS"):
+        return "grant the pipeline kms:Decrypt on its key, or enable the key, then run the date again"
+    if code in ("AccessDenied", "403", "AllAccessDisabled"):
+        return (
+            "grant the pipeline s3:GetObject on it (and kms:Decrypt on its key, if it has one of its own), "
+            "then run the date again"
+        )
+    return "run the date again; upload it anew if that does not help"
 
 
 class Darkroom:
@@ -118,7 +154,7 @@ class Photograph:
             return self._data
 
     def _fetched(self) -> bytes:
-        content = self._store.read(self._lies_at)
+        content = read_source(self._store, self._lies_at)
         if content is None:
             raise ImageError("NotFound", "there is no such object; upload it or take it off the request")
         self._etag, self._sha256 = self._uploaded_as or content.etag, hashlib.sha256(content.data).hexdigest()

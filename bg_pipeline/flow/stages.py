@@ -2,10 +2,12 @@
 
 import hashlib
 from collections.abc import Collection, Mapping
+from itertools import chain
 
 import orjson
 
-from bg_pipeline.batch import ImageSettings, placeholders
+from bg_pipeline.batch import ImageSettings, picture_fields, placeholders
+from bg_pipeline.effects import Affects, identity_of_call, values
 from bg_pipeline.flow.finishing import VERSION
 from bg_pipeline.reports.report import Status
 from bg_pipeline.settings import Settings
@@ -18,13 +20,17 @@ REPORT = "status_report"
 STAGES = (LABELS, CAPTIONS, PICTURES, REPORT)
 """In lineage order, by the names of their assets."""
 
+_CAPTION = frozenset({Affects.CAPTION})
+_SAM_CALL = frozenset({Affects.SAM_CALL})
+_MADE = frozenset({Affects.MASK, Affects.RESULT})
+
 AGAIN_LATER = (Status.FAILED, Status.SKIPPED)
 """Statuses of what the next run does again, unless the failure is final."""
 
 
 def fingerprint(*parts: object) -> str:
     """A short digest of everything an outcome depends on."""
-    data = orjson.dumps(parts, default=repr, option=orjson.OPT_SORT_KEYS)
+    data = orjson.dumps(parts, default=str, option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(data).hexdigest()[:20]
 
 
@@ -33,27 +39,24 @@ def fingerprints(
 ) -> dict[str, str]:
     """Each stage's fingerprint for an image; ``named_etags`` are the tags of masks and backdrops by key.
 
-    Neither the model nor the quotas are part of it: that a model died is no reason to pay again.
+    They are made of what settings and request fields declare that they affect. Neither the model nor the quotas are
+    part of it: that a model died is no reason to pay again.
     """
-    labels = fingerprint(LABELS, etag, settings.label_confidence)
-    if settings.custom_labels_arn:
-        # Which version of a model of one's own sees what is chosen by its owner; nothing takes its place.
-        labels = fingerprint(LABELS, etag, settings.custom_labels_arn, settings.custom_labels_confidence)
-    captions = fingerprint(CAPTIONS, etag, settings.caption_prompt, settings.alt_text_length > 0)
+    # The values alone, as ever: were labels due again, a Custom Labels model would be started for them.
+    labels = fingerprint(LABELS, etag, *identity_of_call(settings, Affects.LABELS_CALL).values())
+    captions = fingerprint(CAPTIONS, etag, *identity_of_call(settings, Affects.CAPTION_CALL).values())
     wanted = {name for prompt in asked.prompts for name in placeholders(prompt)}
     named_labels = asked.subject == "LABELS" and not asked.labels
     return {
         LABELS: labels,
-        CAPTIONS: fingerprint(captions, settings.alt_text_length),
+        CAPTIONS: fingerprint(captions, *chain(*values(settings, _CAPTION).values())),
         PICTURES: fingerprint(
             PICTURES,
             VERSION,
             etag,
-            asked,
-            settings.feather,
-            settings.mask_sources,
-            str(settings.onnx_model or ""),
-            settings.sam_endpoint if asked.subject == "FACES" else "",
+            picture_fields(asked),
+            values(settings, _MADE),
+            values(settings, _SAM_CALL) if asked.subject == "FACES" else "",
             labels if named_labels or "labels" in wanted else "",
             captions if "caption" in wanted else "",
             [named_etags.get(key, "") for key in (asked.mask_key, asked.backdrop) if key],
@@ -66,15 +69,15 @@ def due(
     prints: Mapping[str, str],
     *,
     stages: Collection[str],
-    again: Collection[str],
+    occasions: Mapping[str, str],
     results: Mapping[str, str],
     retry: bool = False,
 ) -> dict[str, str]:
     """The stages that have to be done for an image, with the fingerprints they will have been done for.
 
-    With ``retry`` what failed for a lasting reason is tried again too; a refusal by content policy never is.
-    ``results`` are the tags of the objects under the output prefix: a result that is gone, torn or foreign
-    is made again, from its stored answer.
+    ``occasions`` names, by stage, the refresh on which a stage has to have been made. With ``retry`` what failed
+    for a lasting reason is tried again too; a refusal by content policy never is. ``results`` are the tags of the
+    objects under the output prefix: a result that is gone, torn or foreign is made again, from its stored answer.
     """
     wanted = {}
     for stage in (LABELS, CAPTIONS, PICTURES):
@@ -85,7 +88,7 @@ def due(
             record is None
             or entry is None
             or record.made_for != prints[stage]
-            or stage in again
+            or occasions.get(stage, record.occasion) != record.occasion
             or (record.status in AGAIN_LATER and (retry or not record.final))
             or (stage == PICTURES and any(results.get(key) != etag for key, etag in entry.files.items()))
         ):

@@ -36,7 +36,8 @@ class Subject:
 class Eyes:
     """What a ladder may ask about one photo; each answer is found or paid for when it is first wanted.
 
-    ``cut_out`` is the subject as a model cuts it out, at the photo's own size.
+    ``cut_out`` is the subject as a model cuts it out, at the photo's own size; ``stored_cut_out`` the same where that
+    was paid for before, else it raises `CallError`.
     """
 
     photo: Callable[[], Photo]
@@ -45,6 +46,7 @@ class Eyes:
     faces: Callable[[], Sequence[Box]]
     sam: Callable[[Sequence[Box]], Mask] | None
     cut_out: Callable[[], Mask]
+    stored_cut_out: Callable[[], Mask]
     given: Callable[[str], bytes]
 
 

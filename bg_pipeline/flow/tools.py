@@ -2,9 +2,8 @@
 
 import hashlib
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -15,88 +14,27 @@ from botocore.exceptions import BotoCoreError, ClientError
 from bg_pipeline.aws import Aws
 from bg_pipeline.captioners import nova
 from bg_pipeline.custom_labels.standstill import Standstill
-from bg_pipeline.errors import BgPipelineError, LeaseLost, OutcomeUnknown
+from bg_pipeline.errors import OutcomeUnknown, SettingsError
 from bg_pipeline.flow.photographs import Darkroom
 from bg_pipeline.generators import Generator, Invoke, Operation, generator
-from bg_pipeline.layout import STATE, Batch
+from bg_pipeline.layout import STATE
 from bg_pipeline.models.choice import Candidate, Roster
 from bg_pipeline.quotas.calls import Calls
 from bg_pipeline.quotas.heartbeats import Heartbeats
 from bg_pipeline.settings import Settings
-from bg_pipeline.spending.purse import Purse, Reservation
-from bg_pipeline.state.answers import Answer, Answers, Terms
+from bg_pipeline.spending.image_budget import ImageBudget, PaidCall
+from bg_pipeline.spending.purse import Purse
+from bg_pipeline.state.answers import Answers, Terms
 from bg_pipeline.state.claims import Claim
-from bg_pipeline.state.leases import Lease
 from bg_pipeline.state.processes import process_name
 from bg_pipeline.store import Store
-
-
-@dataclass
-class Wallet:
-    """What is paid for one image, under the caps of the run, the day and the image's batch.
-
-    ``bill`` has the cost of every answer that was paid for this image, now or earlier, by the answer's
-    identity; None where the price is unknown. ``reused`` is set once an answer served that another image paid.
-    ``retry`` names the occasion on which a person asked that what may have been billed twice be called once more.
-    """
-
-    purse: Purse
-    batch: Batch
-    image: str
-    batch_cap_usd: float | None = None
-    lease: Lease | None = None
-    retry: str = ""
-    bill: dict[str, float | None] = field(default_factory=dict)
-    reused: bool = False
-
-    @property
-    def made_for(self) -> str:
-        """A short digest of the image's key, which fits the metadata of an object."""
-        return hashlib.sha256(self.batch.upload_key(self.image).encode()).hexdigest()[:16]
-
-    @contextmanager
-    def pay(self, operation: str, worst_usd: float | None) -> Iterator[Reservation]:
-        """Sets ``worst_usd`` aside for a call; the block settles it with what the call cost.
-
-        A call that failed for a reason that is known costs nothing; any other stays counted as billed.
-        """
-        self.check()
-        reservation = self.purse.reserve(
-            worst_usd, operation, batch_key=self.batch.spend_key, batch_cap_usd=self.batch_cap_usd
-        )
-        with reservation:
-            try:
-                yield reservation
-            except OutcomeUnknown:
-                raise
-            except (BgPipelineError, ClientError, BotoCoreError):
-                reservation.release()
-                raise
-
-    def check(self, claim: Claim | None = None) -> None:
-        """Raises `LeaseLost` if another run may be at work on the batch; called right before each paid call.
-
-        Raises `ClaimLost` if another process has the call that is made under ``claim`` by now.
-        """
-        if self.lease is not None and not self.lease.held():
-            raise LeaseLost(f"batch {self.batch.path} was taken over by another run, which goes on with it")
-        if claim is not None:
-            claim.renew()
-
-    def charge(self, name: str, answer: Answer) -> None:
-        """Takes an answer that is used into the bill."""
-        if answer.made_for == self.made_for:
-            self.bill[name] = answer.cost_usd
-        else:
-            self.reused = True
 
 
 class Tools:
     """The tools of one run; end them with `close`.
 
     ``stop`` ends all waiting. ``note`` is called with one line whenever a person would want to know of a
-    choice that was made. ``retry`` names the occasion on which a person asked that what failed for a lasting reason
-    be tried again; it is empty where nobody did.
+    choice that was made.
     """
 
     def __init__(
@@ -106,7 +44,6 @@ class Tools:
         store: Store,
         *,
         stop: threading.Event,
-        retry: str = "",
         note: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.settings = settings
@@ -114,7 +51,6 @@ class Tools:
         self.store = store
         self.stop = stop
         self.note = note = _once(note)
-        self.retry = retry
         self.answers = Answers(store, process_name())
         self.calls = Calls(aws, settings, stop, Heartbeats(store, f"{STATE}/heartbeats"))
         self.purse = Purse(
@@ -135,20 +71,21 @@ class Tools:
         )
         self.prompt_limit = min((each.prompt_limit for each in generators), default=512)
 
-    def generator(self, name: str) -> Generator:
-        """The configured generator that made a stored answer."""
+    def generator(self, name: str) -> Generator | None:
+        """The generator that made a stored answer, whether it is configured or not; None where nobody knows it."""
+        if name not in self._generators:
+            try:
+                self._generators[name] = generator(name)
+            except SettingsError:
+                return None
         return self._generators[name]
 
-    def terms(self, wallet: Wallet, *, models: Collection[str] = (), again: bool = False) -> Terms:
-        """Which answers will do for the image that ``wallet`` pays for."""
-        # Without a lease somebody else may be at work on the batch.
-        batch = wallet.batch.path if wallet.lease is not None else ""
-        return Terms(self.stop, batch, wallet.retry, models, again)
+    def terms(self, budget: ImageBudget, *, models: Collection[str] = (), occasion: str = "") -> Terms:
+        """Which answers will do for the image that ``budget`` pays for."""
+        return Terms(self.stop, budget.batch.path, budget.retry, models, occasion)
 
-    def invoke(
-        self, regions: Sequence[str], wallet: Wallet, served_by: list[str], claim: Claim | None = None
-    ) -> Invoke:
-        """An `Invoke` through the gate, under a claim; appends the Region that answered to ``served_by``."""
+    def invoke(self, regions: Sequence[str], budget: ImageBudget, call: PaidCall, *claims: Claim) -> Invoke:
+        """An `Invoke` through the gate, under claims; ``call`` learns which Region answered."""
 
         def invoke(operation: Operation, body: Mapping[str, Any]) -> Mapping[str, Any]:
             data = orjson.dumps(body)
@@ -157,31 +94,42 @@ class Tools:
                 response = client.invoke_model(
                     modelId=model_id, body=data, contentType="application/json", accept="application/json"
                 )
-                with response["body"] as stream:
+                with closing(response["body"]) as stream:
                     return bytes(stream.read())
 
-            done = self.calls.make(operation, send, regions=regions, before=partial(wallet.check, claim))
-            served_by.append(done.region)
-            self.keep_payload(wallet, operation, data, done.answer)
+            done = self.calls.make(operation, send, regions=regions, before=partial(budget.check, *claims))
+            call.regions.append(done.region)
+            self.keep_payload(budget, operation, data, done.answer)
             return _json_object(done.answer)
 
         return invoke
 
     def keep_payload(
         self,
-        wallet: Wallet,
+        budget: ImageBudget,
         operation: Operation,
         request: bytes | Mapping[str, Any],
         answer: bytes | Mapping[str, Any],
     ) -> None:
-        """With ``BG_KEEP_PAYLOADS``, stores the exact JSON of a model call beside the image's other documents."""
-        if not self.settings.keep_payloads:
-            return
-        asked, answered = _json(request), _json(answer)
-        name = f"{operation.name.lower()}-{hashlib.sha256(asked).hexdigest()[:16]}"
-        for kind, data in (("request", asked), ("answer", answered)):
-            key = wallet.batch.payload_key(wallet.image, f"{name}-{kind}")
-            self.store.write(key, data, media_type="application/json")
+        """With ``BG_KEEP_PAYLOADS``, keeps the exact JSON of a model call for `store_payloads`."""
+        if self.settings.keep_payloads:
+            asked, answered = _json(request), _json(answer)
+            name = f"{operation.name.lower()}-{hashlib.sha256(asked).hexdigest()[:16]}"
+            for kind, data in (("request", asked), ("answer", answered)):
+                budget.payloads.append((budget.batch.payload_key(budget.image, f"{name}-{kind}"), data))
+
+    def store_payloads(self, budget: ImageBudget) -> None:
+        """Stores what `keep_payload` kept; call it once what was paid for is stored. Can only warn."""
+        while budget.payloads:
+            key, data = budget.payloads.pop(0)
+            try:
+                self.store.write(key, data, media_type="application/json")
+            except (ClientError, BotoCoreError) as error:
+                code = getattr(error, "response", {}).get("Error", {}).get("Code") or type(error).__name__
+                self.note(
+                    f"BG_KEEP_PAYLOADS: what was sent and answered is not kept ({code}); the results are"
+                )
+                budget.payloads.clear()
 
     def close(self) -> None:
         """Ends heartbeats and gives back what was reserved and not spent."""

@@ -2,36 +2,44 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import groupby
 from typing import Any
 
+from botocore.exceptions import BotoCoreError, ClientError
+
 from bg_pipeline import batch, layout
 from bg_pipeline.batch import ImageSettings
 from bg_pipeline.captioners.nova import shortened
-from bg_pipeline.errors import BgPipelineError, NotTried, RunStopped
-from bg_pipeline.flow.finishing import File, Finisher
-from bg_pipeline.flow.looks import Looks
-from bg_pipeline.flow.outcomes import Meaning, attempt, meaning
+from bg_pipeline.errors import BgPipelineError, CallError, LeaseLost, NotDelivered, NotTried, RunStopped
+from bg_pipeline.flow.finishing import File, Finisher, MadeBy
+from bg_pipeline.flow.looks import NO_OCCASIONS, Looks
+from bg_pipeline.flow.outcomes import GOOD, Meaning, attempt, meaning, merged, settled
 from bg_pipeline.flow.painting import Painted, Painter
 from bg_pipeline.flow.photographs import Photograph
 from bg_pipeline.flow.places import Place
 from bg_pipeline.flow.stages import CAPTIONS, LABELS, PICTURES
 from bg_pipeline.flow.subjects import Eyes
-from bg_pipeline.flow.tools import Tools, Wallet
+from bg_pipeline.flow.tools import Tools
 from bg_pipeline.masks.labels import usable_labels
 from bg_pipeline.reports.report import Status, worst
+from bg_pipeline.spending.image_budget import ImageBudget
+from bg_pipeline.state.leased_writes import LeasedWriter
 from bg_pipeline.state.leases import Lease
 from bg_pipeline.state.ledger import Entry, StageRecord
+from bg_pipeline.state.payments import Bill
 
 
 class Walk:
     """One image's way; used by one thread, which may hand prompts to others.
 
-    ``entry`` is what the ledger knows and is brought up to date; ``again`` names stages whose stored answers
-    do not count; nothing is paid once ``lease`` is lost. ``stopped`` is set when something ended the run.
+    ``entry`` is what the ledger knows and is brought up to date; ``occasions`` names, by stage, the refresh on
+    which it is made anew. ``lost`` are results that the entry knows and that are not stored any more as they were.
+    ``retry`` names the occasion on which a person asked again for what failed. Nothing is paid and nothing is
+    written once the ``lease`` is lost. ``stopped`` is set when something ended the run, ``call_failed`` when a call
+    that may cost money failed; ``spent`` is what was paid.
     """
 
     def __init__(
@@ -41,18 +49,27 @@ class Walk:
         asked: ImageSettings,
         entry: Entry,
         *,
-        again: frozenset[str],
         helpers: ThreadPoolExecutor,
+        writer: LeasedWriter,
+        occasions: Mapping[str, str] = NO_OCCASIONS,
+        lost: Collection[str] = (),
+        retry: str = "",
         lease: Lease | None = None,
     ) -> None:
         self._tools = tools
         self._place = place
         self._asked = asked
-        self._entry = entry
-        self._again = again
+        self.entry = entry
+        self._occasions = occasions
         self._helpers = helpers
+        self._writer = writer
+        self._lost = lost
+        self._retry = retry
         self._lease = lease
         self.stopped: RunStopped | None = None
+        self.call_failed = False
+        self.undelivered = False
+        self.spent = Bill()
         self._known = bool(entry.sha256) or lease is None or lease.left_behind
         key = f"{place.input_prefix}/{asked.image}"
         store, lies_at = place.lies_at(key)
@@ -66,68 +83,115 @@ class Walk:
 
     def run(self, due: Mapping[str, str]) -> Entry:
         """Does the stages in ``due`` (name to fingerprint) in order and returns the entry with their records."""
-        steps: dict[str, Callable[[Looks, Wallet], None]] = {
-            LABELS: lambda looks, wallet: self._make_labels(looks),
-            CAPTIONS: lambda looks, wallet: self._make_caption(looks),
-            PICTURES: self._make_pictures,
+        steps: dict[str, Callable[[Looks, ImageBudget], None]] = {
+            LABELS: lambda looks, budget: self._make_labels(looks),
+            CAPTIONS: lambda looks, budget: self._make_caption(looks),
         }
         for stage, made_for in due.items():
-            self._entry.stages[stage] = self._record(stage, made_for, steps[stage])
+            if stage == PICTURES:
+                self._record_pictures(made_for)
+            else:
+                before = self.entry.stages.get(stage)
+                self.entry.stages[stage] = settled(before, self._record(stage, made_for, steps[stage]))
             self._keep_thumbnail()
         if self._photo.fetched:
-            self._entry.sha256 = self._photo.sha256
-            self._entry.etag = self._photo.etag
-        return self._entry
+            self.entry.sha256 = self._photo.sha256
+            self.entry.etag = self._photo.etag
+        return self.entry
 
     def _keep_thumbnail(self) -> None:
         """Keeps the small picture of the source as early as its pixels are at hand."""
         if self._photo.fetched:
             self._place.thumbnails.keep(self._photo.key, self._photo.etag, lambda: self._photo.at_hand)
 
-    def _record(self, stage: str, made_for: str, step: Callable[[Looks, Wallet], None]) -> StageRecord:
+    def _record(self, stage: str, made_for: str, step: Callable[[Looks, ImageBudget], None]) -> StageRecord:
+        """Makes a stage; its record, whatever happens."""
         started = time.monotonic()
         place = self._place
-        wallet = Wallet(
+        budget = ImageBudget(
             self._tools.purse,
             place.batch,
             self._asked.image,
             place.cap_usd,
-            self._lease,
-            self._tools.retry or (place.batch.path if place.retries else ""),
+            lease=self._lease,
+            retry=self._retry,
+            stage=stage,
+            payments=self.entry.payments,
         )
-        looks = Looks(self._tools, self._photo, wallet, self._again, known=self._known)
-        record = StageRecord(made_for, Status.SUCCEEDED)
-        before = self._entry.files
-        if stage == PICTURES:
-            self._entry.outputs, self._entry.files = [], {}
-        failed = attempt(lambda: step(looks, wallet), self._photo.key)
+        looks = Looks(self._tools, self._photo, budget, self._occasions, known=self._known)
+        occasion = self._occasions.get(stage, "")
+        record = StageRecord(made_for, Status.SUCCEEDED, occasion=occasion)
+        failed = attempt(lambda: step(looks, budget), self._photo.key)
+        self._tools.store_payloads(budget)
         if failed is not None:
             outcome = self._meaning(failed)
-            record = StageRecord(made_for, outcome.status, outcome.final, outcome.error, outcome.cause)
-        if stage == PICTURES and self._entry.outputs and record.status == Status.SUCCEEDED:
-            bad = [output for output in self._entry.outputs if output["Status"] != Status.SUCCEEDED]
-            if bad:
-                record.status = worst(Status(output["Status"]) for output in bad)
-                first = next(output for output in bad if output["Status"] == record.status)
-                record.error, record.cause = first["Error"], first["Cause"]
-                record.final = all(output["Final"] for output in bad)
-        if stage == PICTURES and record.status in (Status.SUCCEEDED, Status.NEEDS_REVIEW):
-            self._remove_outdated(before)
+            record = StageRecord(
+                made_for, outcome.status, outcome.final, outcome.error, outcome.cause, occasion=occasion
+            )
         record.seconds = round(time.monotonic() - started, 3)
-        record.cost_usd = round(sum(cost or 0.0 for cost in wallet.bill.values()), 6)
-        record.unpriced = any(cost is None for cost in wallet.bill.values())
-        record.reused = wallet.reused
+        record.reused = budget.reused
+        self.spent += budget.spent
         return record
 
-    def _remove_outdated(self, before: Mapping[str, str]) -> None:
-        """Takes away results that the settings no longer ask for; what is not ours any more stays."""
+    def _record_pictures(self, made_for: str) -> None:
+        """Makes the pictures; what was delivered before stays where none is made in its place."""
+        entry = self.entry
+        before = entry.stages.get(PICTURES)
+        outputs, files = (
+            entry.outputs,
+            {key: etag for key, etag in entry.files.items() if key not in self._lost},
+        )
+        same = before is not None and before.made_for == made_for
+        passed = {
+            output["Number"]
+            for output in outputs
+            if same and output["Status"] == Status.SUCCEEDED and output["Key"] in files
+        }
+        entry.outputs, entry.files = [], {}
+        record = self._record(
+            PICTURES, made_for, lambda looks, budget: self._make_pictures(looks, budget, passed)
+        )
+        made = entry.outputs
+        if record.status == Status.SUCCEEDED and made:
+            self._judge(record, made)
+        complete = record.status in GOOD and all(output["Key"] for output in made)
+        entry.outputs = made if complete else merged(outputs, made, files)
+        still_there = {output["Key"] for output in entry.outputs}
+        kept = {key: etag for key, etag in files.items() if key in still_there and key not in entry.files}
+        outdated = {**entry.outdated, **files} if complete else dict(entry.outdated)
+        entry.files |= kept
+        intact = bool(outputs) and all(output["Key"] in files for output in outputs if output["Key"])
+        entry.stages[PICTURES] = settled(before, record, intact=intact)
+        self._remove({key: etag for key, etag in outdated.items() if key not in entry.files})
+
+    def _judge(self, record: StageRecord, outputs: Sequence[Mapping[str, Any]]) -> None:
+        """A stage ended as the worst of its outputs."""
+        bad = [output for output in outputs if output["Status"] != Status.SUCCEEDED]
+        if bad:
+            record.status = worst(Status(output["Status"]) for output in bad)
+            first = next(output for output in bad if output["Status"] == record.status)
+            record.error, record.cause = first["Error"], first["Cause"]
+            record.final = all(output["Final"] for output in bad)
+
+    def _remove(self, outdated: Mapping[str, str]) -> None:
+        """Takes away results that the settings no longer ask for; what is not ours any more stays.
+
+        What S3 does not delete now is tried again with the next change of the image.
+        """
         data = self._place.data
-        for key, etag in before.items():
-            if key not in self._entry.files:
+        self.entry.outdated = {}
+        for key, etag in outdated.items():
+            try:
                 found = data.head(key)
                 if found is not None and found.etag == etag:
-                    data.delete(key)
-                    data.delete(layout.provenance_key(key))
+                    self._writer.delete(data, key, etag)
+                    self._writer.delete(data, layout.provenance_key(key))
+            except LeaseLost as error:
+                self.stopped = self.stopped or error
+                self.entry.outdated[key] = etag
+            except (ClientError, BotoCoreError) as error:
+                self.entry.outdated[key] = etag
+                self._tools.note(f"s3://{data.bucket}/{key} is outdated and could not be deleted: {error}")
 
     # Labels and captions
 
@@ -135,8 +199,8 @@ class Walk:
         seen = looks.labels()
         self._labels = seen.document
         document = {"Source": self._photo.key, "SourceETag": self._photo.etag, **seen.document}
-        self._tools.store.write_json(self._place.batch.labels_key(self._asked.image), document)
-        self._entry.labels = ", ".join(self._asked.labels) or ", ".join(usable_labels(document))
+        self._writer.write_json(self._tools.store, self._place.batch.labels_key(self._asked.image), document)
+        self.entry.labels = ", ".join(self._asked.labels) or ", ".join(usable_labels(document))
 
     def _make_caption(self, looks: Looks) -> None:
         seen = looks.caption()
@@ -146,12 +210,12 @@ class Walk:
             "Source": self._photo.key,
             "SourceETag": self._photo.etag,
             "Model": seen.model,
-            "Prompt": self._tools.settings.caption_prompt,
+            "Prompt": seen.document.get("Prompt", self._tools.settings.caption_prompt),
             "Caption": self._caption,
             **({"AltText": alt_text} if alt_text else {}),
         }
-        self._tools.store.write_json(self._place.batch.caption_key(self._asked.image), document)
-        self._entry.caption, self._entry.alt_text = self._caption, alt_text
+        self._writer.write_json(self._tools.store, self._place.batch.caption_key(self._asked.image), document)
+        self.entry.caption, self.entry.alt_text = self._caption, alt_text
 
     def _labels_document(self, looks: Looks) -> Mapping[str, Any]:
         if self._labels is None:
@@ -165,11 +229,19 @@ class Walk:
 
     # Pictures
 
-    def _make_pictures(self, looks: Looks, wallet: Wallet) -> None:
+    def _make_pictures(self, looks: Looks, budget: ImageBudget, passed: Collection[int]) -> None:
         asked = self._asked
         if asked.needs_prompt and not asked.prompts:
             raise NotTried("NoPrompt", "no prompt: name one in the request or in BG_DEFAULT_PROMPT")
-        finisher = Finisher(self._tools, self._place, asked, self._photo)
+        finisher = Finisher(
+            self._tools,
+            self._place,
+            asked,
+            self._photo,
+            self._writer,
+            made_for=budget.made_for,
+            passed=passed,
+        )
         eyes = Eyes(
             photo=lambda: self._photo.small,
             labels=lambda: self._labels_document(looks),
@@ -177,6 +249,7 @@ class Walk:
             faces=looks.faces,
             sam=looks.sam if self._tools.settings.sam_endpoint else None,
             cut_out=looks.cut_out,
+            stored_cut_out=looks.stored_cut_out,
             given=finisher.given,
         )
         mask_sha256 = hashlib.sha256(finisher.given(asked.mask_key)).hexdigest() if asked.mask_key else ""
@@ -185,12 +258,16 @@ class Walk:
             self._photo,
             asked,
             eyes,
-            wallet,
+            budget,
             given_mask_sha256=mask_sha256,
-            again=PICTURES in self._again,
+            occasion=self._occasions.get(PICTURES, ""),
+            known=self._known,
         )
         if not asked.needs_prompt:
-            self._keep(1, finisher.without_model(painter.subject()))
+            mask = painter.subject()
+            cut = looks.cut_out_in_use if mask.source == "cut-out" else None
+            made_by = MadeBy.of(cut, budget.made_for) if cut else MadeBy()
+            self._keep(1, finisher.without_model(mask, made_by))
             return
         values = batch.placeholder_values(asked, caption="", labels="")
         wants = {name for prompt in asked.prompts for name in batch.placeholders(prompt)}
@@ -219,7 +296,7 @@ class Walk:
             make(groups[0])
         else:
             list(self._helpers.map(make, groups))
-        self._entry.outputs.sort(key=lambda output: output["Number"])
+        self.entry.outputs.sort(key=lambda output: output["Number"])
 
     def _finished(
         self,
@@ -256,6 +333,9 @@ class Walk:
     def _meaning(self, error: BgPipelineError) -> Meaning:
         if isinstance(error, RunStopped):
             self.stopped = error
+        # A file that is no picture costs nothing, however many there are of them.
+        self.call_failed = self.call_failed or isinstance(error, CallError)
+        self.undelivered = self.undelivered or isinstance(error, NotDelivered)
         return meaning(error)
 
     def _keep(self, position: int, outcome: list[File] | BgPipelineError) -> None:
@@ -265,16 +345,17 @@ class Walk:
         if isinstance(outcome, BgPipelineError):
             means = self._meaning(outcome)
             for number in range(first, first + each):
-                self._entry.outputs.append(
+                self.entry.outputs.append(
                     _output(
                         number, status=means.status, error=means.error, cause=means.cause, final=means.final
                     )
                 )
             return
         for number, file in enumerate(outcome, first):
-            self._entry.files[file.key] = file.etag
-            self._entry.names[str(number)] = file.name
-            self._entry.outputs.append(
+            if file.key:
+                self.entry.files[file.key] = file.etag
+                self.entry.names[str(number)] = file.name
+            self.entry.outputs.append(
                 _output(
                     number,
                     key=file.key,

@@ -5,10 +5,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
+from botocore.exceptions import ClientError
+
 from bg_pipeline import batch as requests
 from bg_pipeline import layout
 from bg_pipeline.batch import BatchRequest, ImageSettings
 from bg_pipeline.errors import PreconditionFailed, RequestError, UsageError
+from bg_pipeline.flow.occasions import RETRY, Wish, occasions
 from bg_pipeline.flow.outcomes import Meaning
 from bg_pipeline.flow.places import Place
 from bg_pipeline.flow.renditions import WISHES
@@ -16,6 +19,7 @@ from bg_pipeline.flow.stages import STAGES, due, fingerprints
 from bg_pipeline.layout import Batch, Kind, ResultNames, UploadDate
 from bg_pipeline.reports.thumbnails import Thumbnails
 from bg_pipeline.settings import Settings
+from bg_pipeline.state.leased_writes import LeasedWriter
 from bg_pipeline.state.leases import Lease
 from bg_pipeline.state.ledger import Entry, Ledger
 from bg_pipeline.store import Store, Stored
@@ -29,7 +33,11 @@ class Work:
     """One batch; ``request`` is None, and ``problem`` says why, where the request cannot be read.
 
     ``images`` maps each image asked for to its object, None where there is none. ``due`` has, for each image
-    with something to do, its stages with the fingerprints they will have been done for.
+    with something to do, its stages with the fingerprints they will have been done for; ``lost``, by image, results
+    that the ledger knows and that are not stored any more as they were. ``occasions`` names, by stage, the refresh on
+    which it is made anew, ``retry`` the occasion on which what failed is tried again. ``writer`` writes under the
+    ``lease``. ``done``, ``failed`` and ``undelivered`` count this run's images: all, those whose calls failed, and
+    those in a row whose results S3 did not take.
     """
 
     uploaded: Uploaded
@@ -40,8 +48,14 @@ class Work:
     images: Mapping[str, Stored | None]
     due: dict[str, dict[str, str]] = field(default_factory=dict)
     lease: Lease | None = None
-    submitted: int = 0
+    writer: LeasedWriter = field(default_factory=lambda: LeasedWriter(None))
     pending: int = 0
+    done: int = 0
+    failed: int = 0
+    undelivered: int = 0
+    lost: dict[str, list[str]] = field(default_factory=dict)
+    occasions: dict[str, str] = field(default_factory=dict)
+    retry: str = ""
     stopped: Meaning | None = None
     ledger_objects: Sequence[Stored] = ()
     _alike: tuple[BatchRequest, ImageSettings] | None = None
@@ -72,20 +86,32 @@ class Work:
         results: Mapping[str, str],
         *,
         stages: Collection[str],
-        again: Collection[str],
+        wish: Wish,
         etag_of: Callable[[str], str],
-        retry: bool = False,
     ) -> None:
-        """Fills ``due``. ``etag_of`` tells the tag of a mask or backdrop by its key; the rest is as in `due`."""
-        self.due = {}
+        """Fills ``due`` and ``lost``. ``etag_of`` tells the tag of a mask or backdrop by its key; the rest is as in
+        `due`."""
+        self.due, self.lost = {}, {}
+        on = occasions(self.ledger.header, wish)
+        self.retry = on.pop(RETRY, "")
+        self.occasions = on
         named = {} if self.request is None else {key: etag_of(key) for key in self.request.named_keys}
         for image, found in self.images.items():
             prints = fingerprints(settings, self.asked(image), found.etag if found else "", named)
+            entry = self.ledger.get(image)
             stages_due = due(
-                self.ledger.get(image), prints, stages=stages, again=again, results=results, retry=retry
+                entry, prints, stages=stages, occasions=on, results=results, retry=bool(self.retry)
             )
             if stages_due:
                 self.due[image] = stages_due
+                lost = [key for key, etag in entry.files.items() if results.get(key) != etag] if entry else []
+                if lost:
+                    self.lost[image] = lost
+
+    @property
+    def has_forgotten(self) -> bool:
+        """Whether the ledger, and so the report, has images that are not asked for any more."""
+        return self.problem is None and not self.ledger.images() <= self.images.keys()
 
 
 def stored_batches(
@@ -135,7 +161,7 @@ def drafted(store: Store, settings: Settings, uploaded: Uploaded, request: Batch
         thumbnails=Thumbnails(store, batch, wanted=False),
     )
     work = Work(uploaded, Ledger(store, batch), place, request, None, images)
-    work.find_due(settings, {}, stages=STAGES, again=(), etag_of=lambda key: "")
+    work.find_due(settings, {}, stages=STAGES, wish=Wish(), etag_of=lambda key: "")
     return work
 
 
@@ -150,8 +176,18 @@ def open_work(store: Store, settings: Settings, uploaded: Uploaded, ledger_objec
             _claim(store, batch, request.OutputS3Prefix)
     except RequestError as error:
         request, problem = None, error
-    data = store.in_bucket(request.S3Bucket) if request else store
-    images, moved = _images(store, data, uploaded, request, ledger) if request else ({}, {})
+    data = store
+    images: Mapping[str, Stored | None] = {}
+    moved: dict[str, str] = {}
+    if request is not None:
+        data = store.in_bucket(request.S3Bucket)
+        try:
+            images, moved = _images(store, data, uploaded, request, ledger)
+        except ClientError as error:
+            if data.bucket == store.bucket or not _lasts(error):
+                raise
+            words = f"bucket '{request.S3Bucket}' cannot be used: {error}"
+            data, request, problem = store, None, RequestError([("S3Bucket", words)])
     kept = {
         # Most results bear the photo's own name, which is here already.
         (image, int(number)): image if name == image else name
@@ -172,6 +208,11 @@ def open_work(store: Store, settings: Settings, uploaded: Uploaded, ledger_objec
         moved=moved,
     )
     return Work(uploaded, ledger, place, request, problem, images)
+
+
+def _lasts(error: ClientError) -> bool:
+    """Whether an error of S3 is one of rights or names, which no repetition mends."""
+    return 400 <= int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) < 500
 
 
 def _request(store: Store, settings: Settings, uploaded: Uploaded, ledger: Ledger) -> BatchRequest:
@@ -224,11 +265,7 @@ def _images(
 ) -> tuple[dict[str, Stored | None], dict[str, str]]:
     """The images asked for, those that the request lists or all in its folder, and where moved ones are by key."""
     objects, images, moved = uploaded.objects, uploaded.images, _moved(ledger)
-    foreign = request.InputS3Prefix != uploaded.batch.input_prefix or request.S3Bucket not in (
-        "",
-        data.bucket,
-    )
-    if foreign or data.bucket != request.S3Bucket:
+    if request.InputS3Prefix != uploaded.batch.input_prefix or data.bucket != store.bucket:
         prefix = f"{request.InputS3Prefix}/"
         objects = {found.key.removeprefix(prefix): found for found in data.list(prefix)}
         images = {name: found for name, found in objects.items() if layout.kind_of(name) is Kind.IMAGE}

@@ -53,7 +53,7 @@ def look(aws: Aws, operation: Operation, region: str) -> Verdict:
     except ClientError as error:
         code = error.response.get("Error", {}).get("Code", "")
         if code in ("ResourceNotFoundException", "ValidationException"):
-            if not facts.provider:
+            if not facts.provider or facts.own:
                 # A model of one's own, imported or served elsewhere, is in no catalogue.
                 return Verdict(model_id, region, True, "no catalogue knows it", asked=False)
             day = facts.end_of_life

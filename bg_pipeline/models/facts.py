@@ -1,22 +1,30 @@
 """What each operation is allowed, costs and whether its model still lives, from the dated ``facts.toml``.
 
 Figures are planning figures: the account's own quota (Service Quotas, ``BG_QUOTA_…``) and the service's own
-word on a model's life cycle win over them.
+word on a model's life cycle win over them. A file of the same form, named by ``BG_MODEL_FACTS``, adds to them and
+wins over them.
 """
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from bg_pipeline.errors import SettingsError
 
 GEOGRAPHIES = ("us.", "eu.", "apac.", "jp.", "au.", "ca.", "global.", "us-gov.")
 """Prefixes that turn a Bedrock model's id into the id of a cross-Region inference profile."""
+
+
+_Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -25,11 +33,11 @@ class Price:
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    image: float | None = None
+    image: _Amount | None = None
     """One picture looked at or made."""
-    million_input_tokens: float | None = None
-    million_output_tokens: float | None = None
-    unit_hour: float | None = None
+    million_input_tokens: _Amount | None = None
+    million_output_tokens: _Amount | None = None
+    unit_hour: _Amount | None = None
     """An inference unit of Custom Labels, an hour, while the model runs."""
 
 
@@ -37,14 +45,15 @@ class Price:
 class ModelFacts:
     """The figures of one operation with one model.
 
-    ``regions`` is empty where it is not known. ``end_of_life`` is None for a model that lives, or whose date
-    is not known (``end_of_life_note`` says which). ``profiles`` are the geography prefixes the entry holds
-    for, "" being the bare model id.
+    ``model`` is empty where the figures hold for every model of the operation, and ``regions`` where it is not
+    known. ``end_of_life`` is None for a model that lives, or whose date is not known (``end_of_life_note`` says
+    which). ``profiles`` are the geography prefixes the entry holds for, "" being the bare model id. ``own`` says
+    that only the user's file knows the model.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    requests_per_minute: float
+    requests_per_minute: _Rate
     requests_source: str
     operation: str = ""
     model: str = ""
@@ -54,9 +63,9 @@ class ModelFacts:
     processed_in: str = ""
     end_of_life: date | None = None
     end_of_life_note: str = ""
-    requests_by_region: Mapping[str, float] = field(default_factory=dict)
-    tokens_per_minute: float | None = None
-    tokens_by_region: Mapping[str, float] = field(default_factory=dict)
+    requests_by_region: Mapping[str, _Rate] = field(default_factory=dict)
+    tokens_per_minute: _Rate | None = None
+    tokens_by_region: Mapping[str, _Rate] = field(default_factory=dict)
     picture_tokens: int = 0
     """Input tokens of one picture as the pipeline sends it, at most."""
     quota_service: str = ""
@@ -64,6 +73,7 @@ class ModelFacts:
     quota_code: str = ""
     price: Price = Price()
     price_source: str = ""
+    own: bool = False
 
     def requests_in(self, region: str) -> float:
         """Requests a minute that an account may make in ``region`` by default."""
@@ -110,15 +120,16 @@ def facts_of(operation: str, model_id: str = "") -> ModelFacts:
     ``model_id`` (bare or of a profile) separates the models of one operation, such as ``CAPTION``; an
     operation with a single entry needs none. A model known under another profile lends its figures.
     """
-    entries = _table().get(operation, ())
+    table = _table()
+    entries = table.get(operation, ())
     if not model_id and len(entries) == 1:
         return entries[0]
     profile, bare = split_profile(model_id)
-    same = [entry for entry in entries if entry.model == bare]
-    exact = [entry for entry in same if profile in entry.profiles]
-    if exact or same:
-        return (exact or same)[0]
-    unknown = _table()["UNKNOWN"][0]
+    for same in ([entry for entry in entries if entry.model == model] for model in (bare, "")):
+        exact = [entry for entry in same if profile in entry.profiles]
+        if exact or same:
+            return (exact or same)[0]
+    unknown = table["UNKNOWN"][0]
     return ModelFacts(
         operation=operation,
         model=bare,
@@ -130,14 +141,43 @@ def facts_of(operation: str, model_id: str = "") -> ModelFacts:
 
 
 def all_facts() -> tuple[ModelFacts, ...]:
-    """Every entry of the file, in its order, without the one for what is unknown."""
+    """Every entry, in the order of the file, without the one for what is unknown."""
     return tuple(entry for name, entries in _table().items() if name != "UNKNOWN" for entry in entries)
 
 
+def operations() -> frozenset[str]:
+    """The operations that have an entry."""
+    return frozenset(_table()) - {"UNKNOWN"}
+
+
 def as_of() -> date:
-    """The day the file's figures were last gone through."""
+    """The day the package's figures were last gone through."""
     day: date = _document()["as_of"]
     return day
+
+
+_with_own: Mapping[str, tuple[ModelFacts, ...]] | None = None
+
+
+def use(own_file: Path | None) -> None:
+    """From now on this process knows the figures in ``own_file`` as well (None: only the package's).
+
+    An entry there wins over the package's for the same operation and model in what it says, and adds what the
+    package does not know. Raises `SettingsError`, which names file, table and key; then nothing has changed.
+    """
+    global _with_own
+    if own_file is None:
+        _with_own = None
+        return
+    table = dict(_packaged())
+    cautious = table["UNKNOWN"][0].requests_per_minute
+    for operation, place, entry in _own_entries(own_file):
+        table[operation] = _merged(table.get(operation, ()), operation, entry, place, cautious)
+    _with_own = MappingProxyType(table)
+
+
+def _table() -> Mapping[str, tuple[ModelFacts, ...]]:
+    return _packaged() if _with_own is None else _with_own
 
 
 @cache
@@ -147,7 +187,7 @@ def _document() -> dict[str, Any]:
 
 
 @cache
-def _table() -> Mapping[str, tuple[ModelFacts, ...]]:
+def _packaged() -> Mapping[str, tuple[ModelFacts, ...]]:
     read = TypeAdapter(tuple[ModelFacts, ...])
     return MappingProxyType(
         {
@@ -156,3 +196,80 @@ def _table() -> Mapping[str, tuple[ModelFacts, ...]]:
             if operation != "as_of"
         }
     )
+
+
+def _own_entries(file: Path) -> list[tuple[str, str, dict[str, Any]]]:
+    """The entries of a user's file, each with its operation and, in words, its place."""
+    try:
+        document = tomllib.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise SettingsError(f"BG_MODEL_FACTS: {file} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"BG_MODEL_FACTS: {file} is not UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"BG_MODEL_FACTS: {file} is not TOML: {error}") from None
+    document.pop("as_of", None)
+    found = []
+    for operation, entries in document.items():
+        # A single entry may stand in a plain table.
+        entries = [entries] if isinstance(entries, dict) else entries
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise SettingsError(
+                f"BG_MODEL_FACTS: {file}: {operation} must be a table of figures, [[{operation}]]"
+            )
+        for number, entry in enumerate(entries, 1):
+            which = f", entry {number}" if len(entries) > 1 else ""
+            found.append((operation, f"BG_MODEL_FACTS: {file}: table {operation}{which}", entry))
+    return found
+
+
+def _merged(
+    known: tuple[ModelFacts, ...], operation: str, entry: dict[str, Any], place: str, cautious: float
+) -> tuple[ModelFacts, ...]:
+    """The entries of an operation with a user's entry: merged into those it is about, or added before the others."""
+    reserved = {"operation", "own"} & entry.keys()
+    if reserved:
+        raise SettingsError(f"{place}: {min(reserved)} is not a key of an entry")
+    models = {each.model for each in known}
+    model = entry.get("model", min(models) if len(models) == 1 else "")
+    said = entry.get("profiles")
+
+    def meant(each: ModelFacts) -> bool:
+        return each.model == model and (
+            not isinstance(said, list) or any(one in each.profiles for one in said)
+        )
+
+    if not any(map(meant, known)):
+        source = "the file in BG_MODEL_FACTS"
+        defaults = {"requests_per_minute": cautious, "requests_source": source, "price_source": source}
+        return (_checked({**defaults, "model": model, **entry}, operation, place, own=True), *known)
+    # A quota that the user says holds in every Region.
+    fresh: dict[str, Any] = {
+        f"{what}_by_region": {} for what in ("requests", "tokens") if f"{what}_per_minute" in entry
+    }
+    price = entry.get("price", {})
+    return tuple(
+        _checked(
+            {
+                **asdict(each),
+                **fresh,
+                **entry,
+                "price": {**asdict(each.price), **price} if isinstance(price, dict) else price,
+            },
+            operation,
+            place,
+            own=each.own,
+        )
+        if meant(each)
+        else each
+        for each in known
+    )
+
+
+def _checked(entry: dict[str, Any], operation: str, place: str, *, own: bool) -> ModelFacts:
+    try:
+        return TypeAdapter(ModelFacts).validate_python({**entry, "operation": operation, "own": own})
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = ".".join(str(step) for step in problem["loc"])
+        raise SettingsError(f"{place}, key {key}: {problem['msg']}") from None

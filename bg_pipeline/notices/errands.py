@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import date
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 from pydantic import BaseModel, ValidationError
 
@@ -31,6 +31,7 @@ class Errand(BaseModel):
 class Agenda(BaseModel):
     """A sensor's cursor: which runs it has seen, by when they were last changed, and what is still to be told."""
 
+    version: Literal[1] = 1
     since: float
     seen: dict[str, float] = {}
     errands: list[Errand] = []

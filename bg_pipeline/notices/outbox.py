@@ -113,12 +113,15 @@ class Outbox:
         failed, notice = set(), None
         for sender in self.senders:
             key = mark(sender.name)
-            if (self.store.read_json(key) or {}).get("State") == state:
+            told = self.store.read_json(key)
+            if isinstance(told, dict) and told.get("State") == state:
                 continue
             notice = notice or make()
             if self._sent(sender, notice):
                 sent_at = datetime.now(UTC).isoformat(timespec="seconds")
-                self.store.write_json(key, {"State": state, "SentAt": sent_at, "Subject": notice.subject})
+                self.store.write_json(
+                    key, {"Version": 1, "State": state, "SentAt": sent_at, "Subject": notice.subject}
+                )
             else:
                 failed.add(sender.name)
         return failed

@@ -14,7 +14,7 @@ from typing import Any, Final
 from bg_pipeline.custom_labels.standstill import WAITS
 from bg_pipeline.layout import UploadDate
 from bg_pipeline.reports.links import Link
-from bg_pipeline.reports.report import WAITING_FOR_APPROVAL, Report, Row, Status, printable
+from bg_pipeline.reports.report import WAITING_FOR_APPROVAL, Report, Row, Status, amount, printable
 from bg_pipeline.reports.wording import counted, listed
 from bg_pipeline.spending.caps import CapReached
 
@@ -101,7 +101,7 @@ def finished(filed: Filed, now: datetime) -> Notice:
     images, done = len(report.rows), report.counts[Status.SUCCEEDED]
     troubled = [row for row in report.rows if row.Status != Status.SUCCEEDED]
     counts = {status.value: count for status, count in report.counts.items() if count}
-    cost = report.cost_usd
+    cost, maybe = report.cost_usd, report.maybe_usd
     results = _folder(filed.bucket, report.rows)
     stored = f"s3://{filed.bucket}/{filed.key}"
     headline, advice = _HEADLINES[outcome], _ADVICE[outcome]
@@ -113,7 +113,7 @@ def finished(filed: Filed, now: datetime) -> Notice:
         [advice] if advice else [],
         [
             *(f"{status}: {count}" for status, count in counts.items()),
-            f"Cost: {'not known in full' if cost is None else f'{cost:.2f} USD'}",
+            f"Cost: {'not known in full' if cost is None or maybe is None else f'{amount(cost, maybe)} USD'}",
         ],
         [f"- {_line(row)}" for row in troubled[:NAMED]]
         + ([f"- and {len(troubled) - NAMED} more; the report has all"] if len(troubled) > NAMED else []),
@@ -136,6 +136,7 @@ def finished(filed: Filed, now: datetime) -> Notice:
         "Images": images,
         "Counts": counts,
         "CostUSD": cost,
+        "MaybeBilledUSD": maybe,
         "Results": results,
         "Report": stored,
         "ReportLink": {

@@ -26,6 +26,7 @@ from bg_pipeline.reports.report import (
     unreadable,
 )
 from bg_pipeline.state.ledger import Entry
+from bg_pipeline.state.payments import bill
 
 _CSV: Final = "text/csv; charset=utf-8"
 _IN_MEMORY: Final = 2 << 20
@@ -72,19 +73,11 @@ def row(work: Work, image: str, entry: Entry) -> Row:
             for name, stage in (("labels", LABELS), ("the caption", CAPTIONS))
             if (record := entry.stages.get(stage)) and record.status in (Status.FAILED, Status.BLOCKED)
         )
+    if pictures and pictures.note:
+        cause = "; ".join(filter(None, [cause, pictures.note]))
     records = entry.stages.values()
-    outputs = [
-        Output(
-            output["Key"],
-            Status(output["Status"]),
-            output["Cause"],
-            output["Model"],
-            output["Region"],
-            output["Seed"],
-            output["CostUSD"],
-        )
-        for output in entry.outputs
-    ]
+    paid = bill(entry.payments.values())
+    outputs = [Output.read(output) for output in entry.outputs]
     return compose(
         work.place.request_id,
         image,
@@ -95,9 +88,8 @@ def row(work: Work, image: str, entry: Entry) -> Row:
         outputs=outputs,
         labels=entry.labels,
         caption=entry.caption,
-        cost_usd=None
-        if any(record.unpriced for record in records)
-        else sum(record.cost_usd for record in records),
+        cost_usd=paid.cost_usd,
+        maybe_usd=paid.maybe_usd,
         seconds=sum(record.seconds for record in records),
         reused=bool(pictures and pictures.reused),
     )
@@ -117,10 +109,10 @@ def report_batch(work: Work, told: Iterable[Row]) -> str:
     with SpooledTemporaryFile(_IN_MEMORY) as as_json, SpooledTemporaryFile(_IN_MEMORY) as as_csv:
         to_do_again = _write(told, as_json, as_csv)
         _store_retry(work, to_do_again)
-        place.data.write(csv_key, as_csv, media_type=_CSV)
+        work.writer.write(place.data, csv_key, as_csv, media_type=_CSV)
         _store_manifest(work)
         _store_html(work)
-        place.data.write(key, as_json, media_type="application/json")
+        work.writer.write(place.data, key, as_json, media_type="application/json")
     return key
 
 
@@ -143,9 +135,9 @@ def _store_retry(work: Work, to_do_again: Sequence[str]) -> None:
     key = layout.retry_key(place.status_prefix, place.request_id)
     retry = retry_request(work.request, to_do_again, WISHES) if work.request else None
     if retry is not None:
-        place.data.write(key, write(retry), media_type="application/json")
+        work.writer.write(place.data, key, write(retry), media_type="application/json")
     else:
-        place.data.delete(key)
+        work.writer.delete(place.data, key)
 
 
 def _store_manifest(work: Work) -> None:
@@ -154,7 +146,7 @@ def _store_manifest(work: Work) -> None:
         mirrored = mirror_stored(place.data, place.batch, work.request, lambda image: _row_of(work, image)[0])
         if mirrored is not None:
             key = layout.manifest_report_key(place.status_prefix, place.request_id)
-            place.data.write(key, mirrored, media_type=_CSV)
+            work.writer.write(place.data, key, mirrored, media_type=_CSV)
 
 
 def _store_html(work: Work) -> None:
@@ -163,10 +155,10 @@ def _store_html(work: Work) -> None:
     if place.thumbnails.wanted:
         report = Report(tuple(rows(work)))
         place.thumbnails.load()
-        place.data.write(key, _html(work, report), media_type="text/html; charset=utf-8")
+        work.writer.write(place.data, key, _html(work, report), media_type="text/html; charset=utf-8")
         place.thumbnails.save(_pictures(work, report.rows))
     else:
-        place.data.delete(key)
+        work.writer.delete(place.data, key)
 
 
 def page(work: Work, *, link_seconds: int = 0) -> bytes:

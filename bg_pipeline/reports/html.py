@@ -86,6 +86,7 @@ def render(
         cards=cards,
         statuses=[(status, number) for status, number in report.counts.items()],
         cost_usd=report.cost_usd,
+        maybe_usd=report.maybe_usd,
         charts=charts(report),
         not_shown=sum(not picture.data for picture in pictures),
         linked=any(picture.link for picture in pictures),

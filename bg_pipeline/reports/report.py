@@ -8,11 +8,11 @@ import csv
 import io
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from operator import attrgetter
-from typing import IO, TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Any, Final, Self, get_type_hints
 
 import orjson
 from pydantic import TypeAdapter, ValidationError
@@ -64,27 +64,40 @@ class Output:
     Seed: int | None = None
     CostUSD: float | None = 0.0
 
+    @classmethod
+    def read(cls, record: Mapping[str, Any]) -> Self:
+        """The output in a record that bears the same names; other names in it mean nothing here.
 
-@dataclass(frozen=True, slots=True)
+        Raises `KeyError` if the record has no ``Status``.
+        """
+        said = {name: record[name] for name in cls.__dataclass_fields__ if name in record}
+        return cls(**{"Key": "", **said, "Status": Status(record["Status"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What became of one image; made with `compose`, which keeps its fields true to each other."""
+    """What became of one image; made with `compose`, which keeps its fields true to each other.
+
+    Stored reports are read as rows too: a field that is added needs a default, which older reports then have.
+    """
 
     Id: str
     ImageName: str
-    Ref: str
+    Ref: str = ""
     Status: Status
-    Error: str
-    Cause: str
-    Results: tuple[str, ...]
-    Outputs: tuple[Output, ...]
-    Model: str
-    Region: str
-    Seed: int | None
-    Labels: str
-    Caption: str
-    CostUSD: float | None
-    Seconds: float
-    Reused: bool
+    Error: str = ""
+    Cause: str = ""
+    Results: tuple[str, ...] = ()
+    Outputs: tuple[Output, ...] = ()
+    Model: str = ""
+    Region: str = ""
+    Seed: int | None = None
+    Labels: str = ""
+    Caption: str = ""
+    CostUSD: float | None = 0.0
+    MaybeBilledUSD: float | None = 0.0
+    Seconds: float = 0.0
+    Reused: bool = False
 
     @property
     def to_do_again(self) -> bool:
@@ -99,7 +112,7 @@ class Row:
 COLUMNS: Final = tuple(name for name in Row.__dataclass_fields__ if name != "Outputs")
 """What the CSV and the data frame have of a row."""
 _VALUES: Final = attrgetter(*COLUMNS)
-_COST: Final = COLUMNS.index("CostUSD")
+_DOLLARS: Final = tuple(index for index, name in enumerate(COLUMNS) if name.endswith("USD"))
 _BEFORE_NAME: Final = b'\n    "ImageName": '
 
 
@@ -115,16 +128,17 @@ def compose(
     labels: str = "",
     caption: str = "",
     cost_usd: float | None = 0.0,
+    maybe_usd: float | None = 0.0,
     seconds: float = 0.0,
     reused: bool = False,
 ) -> Row:
     """The row of an image that ended as ``status``, or as the worst of its outputs where that is worse.
 
     Without a ``cause`` it has that of the first output which ended like the row. ``cost_usd`` is all that was
-    billed for the image, its labels and caption included.
+    surely billed for the image, its labels and caption included, ``maybe_usd`` what may have been billed besides.
     """
     status = worst([status, *(output.Status for output in outputs)])
-    first = outputs[0] if outputs else Output("", status)
+    first = outputs[0] if outputs else Output(Key="", Status=status)
     causes = (output.Cause for output in outputs if output.Status == status and output.Cause)
     return Row(
         Id=batch_id,
@@ -141,6 +155,7 @@ def compose(
         Labels=labels,
         Caption=caption,
         CostUSD=None if cost_usd is None else round(cost_usd, 6),
+        MaybeBilledUSD=None if maybe_usd is None else round(maybe_usd, 6),
         Seconds=round(seconds, 3),
         Reused=reused,
     )
@@ -181,8 +196,9 @@ class CsvWriter:
     def write(self, row: Row) -> None:
         """Adds a row."""
         cells = [_cell(value) for value in _VALUES(row)]
-        if row.CostUSD is None:
-            cells[_COST] = "unknown"
+        for index in _DOLLARS:
+            if cells[index] is None:
+                cells[index] = "unknown"
         self._csv.writerow(cells)
 
     def end(self) -> None:
@@ -214,7 +230,10 @@ class Report:
 
     @classmethod
     def read(cls, data: bytes) -> "Report":
-        """The report that was written as JSON; a `BgPipelineError` where ``data`` is none."""
+        """The report that was written as JSON; a `BgPipelineError` where ``data`` is none.
+
+        Columns that are not known here are left out, those that are missing have their defaults.
+        """
         try:
             return cls(_ROWS.validate_json(data))
         except ValidationError as error:
@@ -248,7 +267,8 @@ class Report:
         import pandas as pd
 
         columns = {name: [getattr(row, name) for row in self.rows] for name in COLUMNS}
-        kinds = {"Seed": "Int64", "CostUSD": "float64", "Seconds": "float64", "Reused": "bool"}
+        types = get_type_hints(Row)
+        kinds = {name: kind for name in COLUMNS if (kind := _KINDS.get(types[name]))}
         return pd.DataFrame(columns).astype(kinds).set_index("ImageName")
 
     @property
@@ -259,9 +279,13 @@ class Report:
 
     @property
     def cost_usd(self) -> float | None:
-        """What was billed for all images; None where a part of it is not known."""
-        costs = [row.CostUSD for row in self.rows]
-        return None if None in costs else round(sum(cost or 0.0 for cost in costs), 6)
+        """What was surely billed for all images; None where a part of it is not known."""
+        return _sum(row.CostUSD for row in self.rows)
+
+    @property
+    def maybe_usd(self) -> float | None:
+        """What may have been billed besides, for calls whose end is not known."""
+        return _sum(row.MaybeBilledUSD for row in self.rows)
 
     @property
     def to_do_again(self) -> tuple[str, ...]:
@@ -275,12 +299,38 @@ class Report:
                 printable(row.ImageName),
                 row.Status.value,
                 f"{row.Seconds:.1f}",
-                "unknown" if row.CostUSD is None else f"{row.CostUSD:.2f}",
+                amount(row.CostUSD, row.MaybeBilledUSD),
                 "\n".join(map(printable, [*row.Results, *([row.Cause] if row.Cause else [])])),
             )
             for row in self.rows
         ]
 
+
+def amount(cost_usd: float | None, maybe_usd: float | None, places: int = 2) -> str:
+    """Dollars for a person, with what may have been billed besides: ``0.12`` or ``0.12 to 0.15``."""
+    if cost_usd is None or maybe_usd is None:
+        return "unknown"
+    told = f"{cost_usd:.{places}f}"
+    most = f"{cost_usd + maybe_usd:.{places}f}"
+    return told if told == most else f"{told} to {most}"
+
+
+def _sum(amounts: Iterable[float | None]) -> float | None:
+    total = 0.0
+    for usd in amounts:
+        if usd is None:
+            return None
+        total += usd
+    return round(total, 6)
+
+
+_KINDS: Final[Mapping[Any, str]] = {
+    int | None: "Int64",
+    float | None: "float64",
+    float: "float64",
+    bool: "bool",
+}
+"""Types of columns in a data frame."""
 
 TABLE_HEAD: Final = ("Image", "Status", "Seconds", "USD", "Results, cause")
 

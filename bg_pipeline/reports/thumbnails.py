@@ -129,7 +129,7 @@ class Thumbnails:
 def _read(data: bytes) -> Iterator[tuple[str, str, bytes]]:
     for line in data.splitlines():
         try:
-            key, etag, text = orjson.loads(line)
+            key, etag, text, *_ = orjson.loads(line)
             yield str(key), str(etag), pybase64.b64decode(text, validate=True)
         except (ValueError, TypeError):
             continue

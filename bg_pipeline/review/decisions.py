@@ -45,9 +45,10 @@ class Decision:
     reason: str = ""
     redone_as: str = ""
 
-    def document(self) -> dict[str, str]:
+    def document(self) -> dict[str, Any]:
         """As it is stored."""
         said = {
+            "Version": 1,
             "Result": self.result,
             "ResultETag": self.etag,
             "Decision": self.state.value,
@@ -66,8 +67,8 @@ def _decision(document: Any) -> Decision | None:
             str(document["Result"]),
             str(document["ResultETag"]),
             State(document["Decision"]),
-            str(document["By"]),
-            str(document["At"]),
+            str(document.get("By", "")),
+            str(document.get("At", "")),
             str(document.get("Reason", "")),
             str(document.get("RedoneAs", "")),
         )

@@ -35,7 +35,7 @@ def approve_sample(store: Store, standing: Standing, *, by: str) -> bool:
     if found is not None and found.approved:
         return False
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    store.write_json(batch.approval_key, {"Batch": batch.path, "By": by, "At": at})
+    store.write_json(batch.approval_key, {"Version": 1, "Batch": batch.path, "By": by, "At": at})
     return True
 
 
@@ -102,7 +102,7 @@ class _Mark:
 
     def set(self, store: Store, batch: Batch) -> Batch:
         """Names ``batch``, unless another one was named since the mark was read; returns the one that is named."""
-        document = orjson.dumps({"Batch": batch.path, "Token": batch.path})
+        document = orjson.dumps({"Version": 1, "Batch": batch.path, "Token": batch.path})
         key = layout.retried_key(self.of)
         if write_own(store, key, document, token=batch.path, over=self.etag) is not None:
             return batch

@@ -80,11 +80,13 @@ def _published(data: bytes) -> dict[str, tuple[str, str]]:
     """What was published by key: the tags of the result and of its copy, empty while it is being copied."""
     try:
         document = orjson.loads(data)
-        return {
-            str(target): (str(each["ResultETag"]), str(each["ETag"])) for target, each in document.items()
-        }
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except orjson.JSONDecodeError:
         return {}
+    return {
+        target: (str(each.get("ResultETag", "")), str(each["ETag"]))
+        for target, each in (document.items() if isinstance(document, dict) else ())
+        if isinstance(each, dict) and "ETag" in each
+    }
 
 
 def _list_published(

@@ -48,8 +48,10 @@ class CapReached(RunStopped):
 class Spending(BaseModel):
     """The shared document: what ended processes spent, and what each of the others has claimed, living or killed."""
 
-    model_config = ConfigDict(frozen=True, alias_generator=to_pascal, populate_by_name=True)
+    # What a newer program has written besides stays when this one writes.
+    model_config = ConfigDict(frozen=True, alias_generator=to_pascal, populate_by_name=True, extra="allow")
 
+    version: int = 1
     settled_micro_usd: NonNegativeInt
     claimed_micro_usd: dict[str, NonNegativeInt]
 
@@ -146,7 +148,7 @@ class SharedCap(Cap):
         if claims.pop(self._name, None) is None:
             return spending
         settled = max(spending.settled_micro_usd + self.committed, 0)
-        return Spending(settled_micro_usd=settled, claimed_micro_usd=claims)
+        return spending.model_copy(update={"settled_micro_usd": settled, "claimed_micro_usd": claims})
 
     def _change(self, change: Callable[[Spending], Spending]) -> None:
         for _ in range(ATTEMPTS):

@@ -131,8 +131,9 @@ class Purse:
             if cost is None and limits:
                 raise PriceUnknown(
                     f"no price is known for {operation}, and {' and '.join(limits)} is set, so it is not called; "
-                    "take the cap away (0 in a setting, no MaxCostUSD in a request), or choose models with a "
-                    "known price (BG_IMAGE_MODELS, BG_CAPTION_MODELS)"
+                    "give its price in the file that BG_MODEL_FACTS names, take the cap away (0 in a setting, no "
+                    "MaxCostUSD in a request), or choose models with a known price (BG_IMAGE_MODELS, "
+                    "BG_CAPTION_MODELS)"
                 )
             for cap in caps:
                 cap.take(cost or 0, operation)

@@ -9,6 +9,7 @@ way when a process died is known to have been.
 import hashlib
 import json
 import threading
+import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,15 +19,20 @@ from functools import partial
 from typing import Any
 
 import orjson
+from botocore.exceptions import BotoCoreError, ClientError
 
 from bg_pipeline import layout
 from bg_pipeline.errors import CallError, ClaimLost, RunStopped
-from bg_pipeline.state.claims import CALL_SECONDS, TRIES, Claim, held_by
+from bg_pipeline.state.claims import CALL_SECONDS, TRIES, Claim, Price, held_by, is_active, made_certain
 from bg_pipeline.state.leases import CLOCK_SKEW, seconds_since_boot
+from bg_pipeline.state.payments import Payment
 from bg_pipeline.state.processes import is_dead
 from bg_pipeline.store import Content, Store
 
 POLL_SECONDS = 2.0
+
+KEEP_PAUSES = (1.0, 4.0)
+"""Seconds between attempts to store an answer that S3 does not take, after boto3's own attempts."""
 
 
 def identity(kind: str, source_sha256: str, asked: Mapping[str, Any]) -> str:
@@ -40,8 +46,10 @@ class Answer:
     """What a service answered, and what that cost; ``cost_usd`` is None where the price is not known.
 
     ``made_for`` is a short digest of the image's key for which it was paid; any other image gets it free.
-    ``maybe_billed`` counts calls before it whose end is unknown. ``by_words`` says that the model found the
-    subject from words. ``claim`` is the token of the claim under which the call was made.
+    ``by_words`` says that the model found the subject from words. ``claim`` is the token of the claim under which
+    the call was made, ``call`` the id of the call and ``paid_usd`` what the whole call cost, its other pictures
+    included. ``earlier`` counts payments of earlier calls that the claim tells of, ``maybe_billed`` those of them
+    whose end is unknown. ``occasion`` names the refresh on which it was made, or is empty.
     """
 
     data: bytes
@@ -53,6 +61,21 @@ class Answer:
     maybe_billed: int = 0
     by_words: bool = False
     claim: str = ""
+    call: str = ""
+    paid_usd: float | None = None
+    earlier: int = 0
+    occasion: str = ""
+
+    @property
+    def payment(self) -> Payment:
+        """What the call that gave it cost."""
+        return Payment(self.call, "", self.paid_usd, certain=True, made_for=self.made_for)
+
+    def will_do(self, terms: "Terms | None") -> bool:
+        """Whether it may be used on these terms; without terms any may."""
+        if terms is None:
+            return True
+        return self.is_by(terms.models) and (not terms.occasion or self.occasion == terms.occasion)
 
     def is_by(self, models: Collection[str]) -> bool:
         """Whether one of ``models`` made it; any will do if none is named."""
@@ -60,6 +83,7 @@ class Answer:
 
     def metadata(self) -> dict[str, str]:
         document = {
+            "Version": 1,
             "model": self.model,
             "region": self.region,
             "seed": self.seed,
@@ -68,6 +92,10 @@ class Answer:
             "maybe": self.maybe_billed,
             "words": self.by_words,
             "claim": self.claim,
+            "call": self.call,
+            "paid": self.paid_usd,
+            "earlier": self.earlier,
+            "occasion": self.occasion,
         }
         return {"answer": json.dumps(document)}  # object metadata is ASCII, 2 KB in all
 
@@ -76,16 +104,16 @@ class Answer:
 class Terms:
     """Which answers will do, and on whose behalf a call is made where there is none.
 
-    One of ``models`` has to have made it (any, if none is named); with ``again`` this process itself. ``batch`` is
-    one whose lease the caller holds, or "". ``retry`` names the occasion on which a person asked again for what
-    failed, or is "". ``stop`` ends all waiting.
+    One of ``models`` has to have made it (any, if none is named). ``occasion`` names the refresh on which it has to
+    have been made, or is empty. ``batch`` is the one that is worked on, for people who read the claim. ``retry``
+    names the occasion on which a person asked again for what failed, or is empty. ``stop`` ends all waiting.
     """
 
     stop: threading.Event
     batch: str = ""
     retry: str = ""
     models: Collection[str] = ()
-    again: bool = False
+    occasion: str = ""
 
 
 def _read(data: bytes, metadata: Mapping[str, str]) -> Answer | None:
@@ -94,15 +122,20 @@ def _read(data: bytes, metadata: Mapping[str, str]) -> Answer | None:
         return Answer(
             data,
             document["model"],
-            document["region"],
-            document["seed"],
-            document["cost"],
-            document["for"],
-            document["maybe"],
-            document["words"],
-            document.get("claim", ""),
+            region=document.get("region", ""),
+            seed=document.get("seed"),
+            cost_usd=document.get("cost"),
+            made_for=document.get("for", ""),
+            maybe_billed=document.get("maybe", 0),
+            by_words=document.get("words", False),
+            claim=document.get("claim", ""),
+            call=document.get("call", ""),
+            # Before payments were kept each answer told its own price only.
+            paid_usd=document.get("paid", document.get("cost")),
+            earlier=document.get("earlier", 0),
+            occasion=document.get("occasion", ""),
         )
-    except (KeyError, orjson.JSONDecodeError):
+    except (AttributeError, KeyError, TypeError, orjson.JSONDecodeError):
         return None  # a foreign object under an answer's key is not an answer
 
 
@@ -115,7 +148,6 @@ class Answers:
         self._clock = clock
         self._lock = threading.Lock()
         self._busy: dict[str, tuple[threading.Lock, int]] = {}
-        self._fresh: set[str] = set()
 
     @contextmanager
     def one_at_a_time(self, name: str) -> Iterator[None]:
@@ -134,25 +166,39 @@ class Answers:
 
     def find(self, kind: str, name: str, terms: Terms | None = None) -> Answer | None:
         """The stored answer, if it will do; without ``terms`` any will."""
-        if terms is not None and terms.again and name not in self._fresh:
-            return None
         answer = self._stored(kind, name)
-        return answer if answer and (terms is None or answer.is_by(terms.models)) else None
+        return answer if answer and answer.will_do(terms) else None
 
     def _stored(self, kind: str, name: str) -> Answer | None:
         content = self._store.read(layout.answer_key(kind, name))
         return _read(content.data, content.metadata) if content else None
 
+    def payments(self, name: str) -> list[Payment]:
+        """The payments that the claim of a call tells of, for whatever image they were made."""
+        content = self._store.read(layout.call_key(name))
+        return held_by(content.data)["Payments"] if content else []
+
     def keep(
         self, kind: str, name: str, answer: Answer, *, media_type: str, claim: Claim | None = None
     ) -> Answer:
-        """Stores the answer with what its ``claim`` tells of it; when this returns it will not be paid for again."""
+        """Stores the answer with what its ``claim`` tells of it; when this returns it will not be paid for again.
+
+        A passing fault of S3 is waited out for a while: what it would lose is paid for.
+        """
         if claim is not None:
-            answer = replace(answer, claim=claim.token, maybe_billed=claim.maybe_billed)
-        self._store.write(
-            layout.answer_key(kind, name), answer.data, media_type=media_type, metadata=answer.metadata()
-        )
-        self._fresh.add(name)
+            answer = replace(
+                answer, claim=claim.token, maybe_billed=claim.maybe_billed, earlier=len(claim.earlier)
+            )
+        key = layout.answer_key(kind, name)
+        for pause in (*KEEP_PAUSES, None):
+            try:
+                self._store.write(key, answer.data, media_type=media_type, metadata=answer.metadata())
+            except (ClientError, BotoCoreError) as error:
+                if pause is None or not _passes(error):
+                    raise
+                time.sleep(pause)
+            else:
+                break
         return answer
 
     def once(
@@ -163,6 +209,7 @@ class Answers:
         ask: Callable[[Claim], Answer],
         *,
         media_type: str,
+        price: Price,
         looks: bool = True,
     ) -> Answer:
         """The answer that `find` gives, or else what ``ask`` returns, which is stored first; errors as `claim`.
@@ -172,12 +219,13 @@ class Answers:
         """
 
         def asked(claim: Claim) -> Answer:
-            return self.keep(kind, name, ask(claim), media_type=media_type, claim=claim)
+            answer = replace(ask(claim), occasion=terms.occasion)
+            return self.keep(kind, name, answer, media_type=media_type, claim=claim)
 
         with self.one_at_a_time(name):
             while True:
-                answer = self.find(kind, name, terms) if looks or terms.again else None
-                claim = answer or self.claim(kind, name, terms)
+                answer = self.find(kind, name, terms) if looks or terms.occasion else None
+                claim = answer or self.claim(kind, name, terms, price)
                 if isinstance(claim, Answer):
                     return claim
                 try:
@@ -185,12 +233,14 @@ class Answers:
                 except ClaimLost:
                     continue
 
-    def claim(self, kind: str, name: str, terms: Terms) -> Claim | Answer:
+    def claim(self, kind: str, name: str, terms: Terms, price: Price | None) -> Claim | Answer:
         """Takes the right to make this call, or gives the answer that `find` finds by now.
 
-        Waits while another process is making it; on terms of ``again`` takes it over. Raises `CallError` if the call
-        was made `TRIES` times without its end being known; then every other ``retry`` has it made once more. Raises
-        `RunStopped` when it is told to stop.
+        ``price`` is what the call is expected to cost, None where it is paid under another claim. Waits while
+        another process is making the call: a claim is taken over only from a process that is known to be dead, or
+        once the longest answer must have come. Raises `CallError` if the call was made `TRIES` times without its
+        end being known; then every other ``retry`` has it made once more. Raises `RunStopped` when it is told to
+        stop.
         """
         key = layout.call_key(name)
         mine = {
@@ -198,12 +248,11 @@ class Answers:
             "Batch": terms.batch,
             "Retry": terms.retry,
             "Unknown": 0,
-            "Abandoned": 0,
             "Renewed": 0,
             "Token": uuid.uuid4().hex,
         }
-        claim = Claim(self._store, key, mine, self._clock)
-        if not terms.again:
+        claim = Claim(self._store, key, mine, self._clock, price)
+        if not terms.occasion:
             if claim.take(over=None):
                 return claim
             answer = self.find(kind, name, terms)
@@ -212,32 +261,34 @@ class Answers:
         seen, since = "", 0.0
         while True:
             content = self._store.read(key)
-            if content is None or terms.again:
-                if claim.take(over=content.etag if content else None):
-                    return claim
-                continue
             # After the claim was read: who is gone by now may have stored its answer last.
             answer = self._stored(kind, name)
-            if answer is not None and answer.is_by(terms.models):
+            if answer is not None and answer.will_do(terms):
                 return answer
+            if content is None:
+                if claim.take(over=None, earlier=[answer.payment] if answer and answer.call else []):
+                    return claim
+                continue
             if content.etag != seen:
                 seen, since = content.etag, self._clock()
             held = held_by(content.data)
-            # Whoever holds the lease of a batch knows that its earlier holder is gone.
-            abandoned = held["Batch"] == terms.batch != "" and held["Holder"] != self._holder
-            # By a model that is not configured any more; another claim than its own may be that of a call under way.
+            # Another claim than the answer's own may be that of a call under way.
             answered = answer is not None and answer.claim in ("", held["Token"])
-            over = not held["Holder"] or is_dead(held["Holder"]) or self._is_over(content, since)
-            if over or abandoned or answered:
+            # A thread of this very process that does not work under it any more has left it.
+            left = held["Holder"] == self._holder and not is_active(held["Token"])
+            gone = not held["Holder"] or left or is_dead(held["Holder"])
+            if gone or answered or self._is_over(content, since):
                 if held["Unknown"] >= TRIES and not answered and terms.retry in ("", held["Retry"]):
                     raise CallError(
                         "MaybeBilled",
                         f"the {kind} call was made {held['Unknown']} times without its end being known and may "
                         "have been billed each time; `bg-pipeline retry` or `run --retry` makes it once more",
                     )
-                lost = bool(held["Holder"]) and not answered
-                mine |= {"Unknown": held["Unknown"], "Abandoned": held["Abandoned"] + lost}
-                if claim.take(over=content.etag):
+                mine["Unknown"] = 0 if answered else held["Unknown"]
+                earlier = held["Payments"]
+                if answer is not None and answer.call:
+                    earlier = made_certain(earlier, answer.call, answer.paid_usd)
+                if claim.take(over=content.etag, earlier=earlier):
                     return claim
             elif terms.stop.wait(POLL_SECONDS):
                 raise RunStopped("the run was stopped")
@@ -249,3 +300,10 @@ class Answers:
         """
         age = datetime.now(UTC) - content.modified
         return self._clock() - since > CALL_SECONDS or age > timedelta(seconds=CALL_SECONDS) + CLOCK_SKEW
+
+
+def _passes(error: ClientError | BotoCoreError) -> bool:
+    """Whether S3 may take later what it does not take now."""
+    if isinstance(error, ClientError):
+        return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) >= 500
+    return True

@@ -50,13 +50,14 @@ class Holder(BaseModel):
 
     model_config = ConfigDict(frozen=True, alias_generator=to_pascal, populate_by_name=True)
 
-    run: str
-    host: str
-    pid: int
+    version: int = 1
+    run: str = ""
+    host: str = ""
+    pid: int = 0
     since: datetime
     renewed: datetime
-    renewals: int
-    ttl_seconds: float = Field(gt=0, le=3600)
+    renewals: int = 0
+    ttl_seconds: float = Field(TTL_SECONDS, gt=0, le=3600)
     process: str
     token: str
 
@@ -255,6 +256,11 @@ class Leases:
         """Ends the renewals of a lease."""
         with self._lock:
             self._held.discard(lease)
+
+    def leave(self, lease: Lease) -> None:
+        """Ends the renewals and the use of a lease without giving it back: calls may still be under way under it."""
+        self.forget(lease)
+        lease.lost.set()
 
     def _renew_all(self) -> None:
         while not self._closed.wait(self.ttl / RENEWALS_PER_TTL):

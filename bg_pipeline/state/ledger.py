@@ -4,23 +4,32 @@ A batch's ledger is one object of gzipped JSON lines: a header, then an entry fo
 works, what it finished is appended in segments beside it, which the end of the run folds into the one object;
 after a crash the segments are read as well. The ledger is a record of what is stored, never the only copy of
 anything that was paid for: what a crash keeps out of it is found again in `answers`.
+
+Each holder of the batch's lease writes under a generation of its own, one higher than any it found. A segment of a
+lower generation than the whole ledger's came from a holder that had lost the lease, and is passed over.
 """
 
 import gzip
 import io
+import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import orjson
 
+from bg_pipeline.errors import NewerDocument
 from bg_pipeline.layout import Batch
+from bg_pipeline.state.leased_writes import LeasedWriter
 from bg_pipeline.state.lines import Lines
+from bg_pipeline.state.payments import BEFORE_PAYMENTS, Payment, as_stored, from_stored
 from bg_pipeline.store import Store, Stored
 
 WHOLE = "ledger.jsonl.gz"
-VERSION = 1
+VERSION = 2
+VERSIONS = frozenset({1, 2})
+"""Version 1 kept sums of stages in the place of payments."""
 
 
 @dataclass(slots=True)
@@ -28,7 +37,8 @@ class StageRecord:
     """How one stage of one image ended.
 
     ``made_for`` is the fingerprint of everything its outcome depends on. ``final`` says that doing it again
-    with the same fingerprint would end the same way.
+    with the same fingerprint would end the same way. ``occasion`` names the refresh on which it was last made anew.
+    ``note`` tells of a later attempt that left this outcome as it is.
     """
 
     made_for: str
@@ -36,19 +46,21 @@ class StageRecord:
     final: bool = True
     error: str = ""
     cause: str = ""
-    cost_usd: float = 0.0
-    unpriced: bool = False
     seconds: float = 0.0
     reused: bool = False
+    occasion: str = ""
+    note: str = ""
 
 
 @dataclass(slots=True)
 class Entry:
-    """What is known of one image: its source, each stage's record, and what came of it.
+    """What is known of one image: its source, each stage's record, what came of it and what was paid for it.
 
     ``outputs`` are the outputs of the report's row with their number, ``files`` maps a result's key to the tag
-    it was stored under, ``names`` a result's number to the name bound to it. ``archived`` is where the source was
-    moved to (``s3://bucket/key``); it counts while nothing lies where it was uploaded.
+    it was stored under, ``names`` a result's number to the name bound to it. ``outdated`` are results, with their
+    tags, that were replaced and could not be deleted yet. ``archived`` is where the source was moved to
+    (``s3://bucket/key``); it counts while nothing lies where it was uploaded. ``payments`` has every call that was
+    ever paid for the image, whatever became of its answer.
     """
 
     image: str
@@ -63,22 +75,78 @@ class Entry:
     outputs: list[dict[str, Any]] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
+    outdated: dict[str, str] = field(default_factory=dict)
+    payments: dict[str, Payment] = field(default_factory=dict)
+
+
+_ENTRY = [each.name for each in fields(Entry)]
+_DEFAULTS = asdict(Entry(""))
+_RECORD = frozenset(each.name for each in fields(StageRecord))
 
 
 def _dump(entry: Entry) -> bytes:
+    document = {name: value for name in _ENTRY if (value := getattr(entry, name))}
+    if entry.payments:
+        document["payments"] = as_stored(entry.payments)
     # A copy: orjson's own bytes keep the buffer they were written into, 4 KB and more for a line of 1 KB.
-    return bytes(memoryview(orjson.dumps(entry)))
+    return bytes(memoryview(orjson.dumps(document)))
+
+
+_OUTPUT: Mapping[str, Any] = {
+    "Key": "",
+    "Error": "",
+    "Cause": "",
+    "Final": True,
+    "Model": "",
+    "Region": "",
+    "Seed": None,
+    "CostUSD": 0.0,
+    "SubjectChanged": None,
+}
+"""What an output has where it says nothing; its ``Number`` is its place in the list, counted from 1."""
 
 
 def _load(line: bytes) -> Entry:
+    """An entry as any version of the program wrote it: unknown fields are left out, missing ones have defaults."""
     document = orjson.loads(line)
-    stages = {name: StageRecord(**record) for name, record in document.pop("stages").items()}
-    return Entry(stages=stages, **document)
+    stages = document.get("stages", {})
+    known = {name: document[name] for name in _ENTRY if name in document}
+    known["stages"] = {
+        name: StageRecord(**{key: value for key, value in record.items() if key in _RECORD})
+        for name, record in stages.items()
+        # Without these two nothing can be told of the stage: it counts as not done.
+        if "made_for" in record and "status" in record
+    }
+    known["outputs"] = [
+        {**_OUTPUT, "Number": number, **output}
+        for number, output in enumerate(document.get("outputs", ()), 1)
+        if "Status" in output
+    ]
+    if "payments" in document:
+        known["payments"] = from_stored(document["payments"])
+    else:
+        known["payments"] = _sums_of_stages(stages)
+    return Entry(**known)
 
 
-def _number(segment_key: str) -> int:
-    number = segment_key.rpartition("segment-")[2].partition(".")[0]
-    return int(number) if number.isdecimal() else 0
+def _sums_of_stages(stages: dict[str, dict[str, Any]]) -> dict[str, Payment]:
+    """What was paid as ledgers told it before they kept payments: a sum for each stage."""
+    found = {}
+    for name, record in stages.items():
+        if record.get("cost_usd") or record.get("unpriced"):
+            call = f"{BEFORE_PAYMENTS}{name}"
+            usd = None if record.get("unpriced") else float(record["cost_usd"])
+            found[call] = Payment(call, name, usd)
+    return found
+
+
+_SEGMENT = re.compile(r"segment-(?:([0-9]+)-)?([0-9]+)\.")
+
+
+def _segment(key: str) -> tuple[int, int]:
+    """Generation and number of a segment; those of version 1 had no generation."""
+    found = _SEGMENT.search(key.rpartition("/")[2])
+    return (int(found[1] or 0), int(found[2])) if found else (0, 0)
 
 
 class Ledger:
@@ -89,8 +157,10 @@ class Ledger:
         self._batch = batch
         self._lines = Lines()
         self._unsaved: set[str] = set()
+        self._generation = 1
         self._segments = 0
         self._changed = False
+        self._etag: str | None = None
         self.header: dict[str, Any] = {}
 
     @classmethod
@@ -101,12 +171,20 @@ class Ledger:
         """
         ledger = cls(store, batch)
         whole = batch.ledger_key(WHOLE)
-        segments = sorted(found.key for found in objects if found.key != whole)
-        for key in [whole, *segments] if len(segments) < len(objects) else segments:
-            content = store.read(key)
+        segments = sorted((found.key for found in objects if found.key != whole), key=_segment)
+        newest = 0
+        if len(segments) < len(objects):
+            content = store.read(whole)
             if content is not None:
+                ledger._etag = content.etag
                 ledger._take(content.data)
-        ledger._segments = max((_number(key) for key in segments), default=-1) + 1
+                newest = _generation(ledger.header)
+        for key in segments:
+            if _segment(key)[0] >= newest:
+                content = store.read(key)
+                if content is not None:
+                    ledger._take(content.data)
+        ledger._generation = 1 + max([newest, *(_segment(key)[0] for key in segments)])
         ledger._changed = bool(segments)
         return ledger
 
@@ -115,11 +193,19 @@ class Ledger:
             # Line by line: the text of 10,000 images takes 10 MB.
             with gzip.GzipFile(fileobj=io.BytesIO(data)) as text:
                 document = orjson.loads(text.readline())
-                if not isinstance(document, dict) or document.get("Version") != VERSION:
+                version = document.get("Version") if isinstance(document, dict) else None
+                if isinstance(version, int) and version > VERSION:
+                    raise NewerDocument(
+                        f"the ledger of batch {self._batch.path} was written by a newer bg_pipeline (its version is "
+                        f"{version}, this one knows {VERSION}); run it with that one, or update this one"
+                    )
+                if version not in VERSIONS:
                     return
                 lines = Lines()
                 for line in text:
-                    lines[orjson.loads(line)["image"]] = line.rstrip(b"\n")
+                    entry = orjson.loads(line)
+                    if isinstance(entry, dict) and "image" in entry:
+                        lines[entry["image"]] = line.rstrip(b"\n")
         except (OSError, EOFError, zlib.error, ValueError):
             return
         self.header = document
@@ -136,6 +222,10 @@ class Ledger:
         line = self._lines.get(image)
         return None if line is None else _load(line)
 
+    def images(self) -> Set[str]:
+        """The names of the images that it has an entry of."""
+        return self._lines.keys()
+
     def put(self, entry: Entry) -> None:
         """Takes an image's new entry; it is stored by the next `checkpoint` or `finish`."""
         line = _dump(entry)
@@ -144,11 +234,19 @@ class Ledger:
             self._unsaved.add(entry.image)
 
     def keep_only(self, images: Sequence[str]) -> None:
-        """Forgets images that are no longer asked for."""
+        """Forgets images that are no longer asked for; what was paid for them stays in the header."""
         for image in self._lines.keys() - set(images):
+            dropped = _load(self._lines[image]).payments
+            if dropped:
+                self.header["Dropped"] = {**self.header.get("Dropped", {}), image: as_stored(dropped)}
             del self._lines[image]
             self._unsaved.discard(image)
             self._changed = True
+
+    @property
+    def dropped(self) -> dict[str, dict[str, Payment]]:
+        """What was paid for images that are no longer asked for, by image."""
+        return {image: from_stored(paid) for image, paid in self.header.get("Dropped", {}).items()}
 
     def describe(self, **facts: Any) -> None:
         """Sets facts of the batch as a whole."""
@@ -162,37 +260,48 @@ class Ledger:
 
     def each(self, field: str) -> Iterator[tuple[str, Any]]:
         """Every image with one field of its entry, in a quarter of the time that `entries` takes."""
-        return ((image, orjson.loads(line).get(field)) for image, line in self._lines.items())
+        default = _DEFAULTS[field]
+        return ((image, orjson.loads(line).get(field, default)) for image, line in self._lines.items())
 
     @property
     def unsaved(self) -> int:
         return len(self._unsaved)
 
-    def checkpoint(self) -> None:
-        """Stores what is new since the last time, in a segment of its own."""
-        if self._unsaved:
-            lines = map(self._lines.__getitem__, self._unsaved)
-            self._write(f"segment-{self._segments:06}.jsonl.gz", lines)
+    def checkpoint(self, writer: LeasedWriter, *, header: bool = False) -> None:
+        """Stores what is new since the last time, in a segment of its own; with ``header`` also if only that is."""
+        if self._unsaved or header:
+            lines = [self._lines[image] for image in self._unsaved]
+            self._write(writer, f"segment-{self._generation:06}-{self._segments:06}.jsonl.gz", lines)
             self._segments += 1
             self._unsaved.clear()
             self._changed = True
 
-    def finish(self) -> None:
+    def finish(self, writer: LeasedWriter) -> None:
         """Stores the whole ledger as one object, if anything changed, and removes the segments."""
         if not self._changed and not self._unsaved:
             return
-        self._write(WHOLE, self._lines.values())
+        self.header["Generation"] = self._generation
+        self._etag = self._write(writer, WHOLE, self._lines.values(), over=self._etag)
         self._unsaved.clear()
         for found in self._store.list(f"{self._batch.ledger_prefix}/segment-"):
-            self._store.delete(found.key)
+            if _segment(found.key)[0] <= self._generation:
+                self._store.delete(found.key)
         self._segments = 0
         self._changed = False
 
-    def _write(self, name: str, lines: Iterable[bytes]) -> None:
+    def _write(
+        self, writer: LeasedWriter, name: str, lines: Iterable[bytes], *, over: str | None = None
+    ) -> str:
         header = orjson.dumps({**self.header, "Version": VERSION})
         file = io.BytesIO()
         # Level 1: a tenth of the size for a tenth of the time of the default level.
         with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=1, mtime=0) as text:
             text.write(header)
             text.writelines(b"\n" + line for line in lines)
-        self._store.write(self._batch.ledger_key(name), file.getvalue(), media_type="application/gzip")
+        key = self._batch.ledger_key(name)
+        return writer.write(self._store, key, file.getvalue(), media_type="application/gzip", known=over)
+
+
+def _generation(header: dict[str, Any]) -> int:
+    found = header.get("Generation", 0)
+    return found if isinstance(found, int) else 0

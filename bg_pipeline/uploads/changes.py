@@ -20,6 +20,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bg_pipeline import layout
+from bg_pipeline.effects import Affects, values
 from bg_pipeline.layout import UploadDate
 from bg_pipeline.settings import Settings
 from bg_pipeline.store import Store
@@ -37,29 +38,17 @@ CLOCK_SECONDS: Final = 60
 """How far the clocks of S3 and of the machine that runs may be apart."""
 MAX_TOLD: Final = 50
 
-_WITHOUT_EFFECT: Final = frozenset(
-    {
-        *("max_concurrency", "max_decoded_images", "attempts"),
-        *(name for name in Settings.model_fields if name.startswith("quota_")),
-        *("first_date", "open_dates", "lookback_days", "settle_seconds"),
-        *("keep_payloads", "state_dir", "report_link_seconds", "sns_topic_arn", "webhook_url", "log_level"),
-        "postgres_url",
-        *("webhook_secret", "stale_hours"),
-        *("queue_url", "html_report_images", "auto_approve", "review_share", "archive_to"),
-        *("custom_labels_units", "custom_labels_start_minutes"),
-        *(name for name in Settings.model_fields if name.startswith(("api_", "oidc_"))),
-    }
-)
+_RELEVANT: Final = frozenset(Affects) - {Affects.NOTHING, Affects.REPORT}
 
 
 def relevant(settings: Settings) -> str:
-    """A digest of the settings that change what a run makes of the same uploads.
+    """A digest of the settings that change what a run makes of the same uploads, as they declare it.
 
-    Out of it are those of speed, of the sensor itself, and of where people are told; in it is the bucket, so that
-    two buckets with the same uploads never share a run key.
+    Out of it are those of speed, of the sensor itself, of the page, and of where people are told; in it is the
+    bucket, so that two buckets with the same uploads never share a run key.
     """
-    values = settings.model_dump(mode="json", exclude=set(_WITHOUT_EFFECT))
-    return hashlib.sha256(orjson.dumps(values, option=orjson.OPT_SORT_KEYS)).hexdigest()[:8]
+    counting = values(settings, _RELEVANT)
+    return hashlib.sha256(orjson.dumps(counting, option=orjson.OPT_SORT_KEYS, default=str)).hexdigest()[:8]
 
 
 class Asked(BaseModel):

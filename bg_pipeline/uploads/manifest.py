@@ -12,12 +12,13 @@ import re
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args, get_origin
 
 import orjson
+from pydantic.alias_generators import to_snake
 
 from bg_pipeline import layout
-from bg_pipeline.batch import MAX_BYTES, MAX_IMAGES, BatchRequest, image_settings
+from bg_pipeline.batch import KNOWN, MAX_BYTES, MAX_IMAGES, BatchRequest, ImageEntry, image_settings, type_of
 from bg_pipeline.errors import ImageError, RequestError
 from bg_pipeline.flow.renditions import WISHES
 from bg_pipeline.layout import Batch
@@ -25,31 +26,13 @@ from bg_pipeline.reports.report import text_of_cell
 from bg_pipeline.settings import Settings
 from bg_pipeline.uploads.submitting import check_request
 
+_SHORT: Final = {"ImageName": "name", "Renditions": "preset", "MaskKey": "mask"}
+"""The columns that are not named like their field."""
 FIELDS: Final[Mapping[str, str]] = {
     "source": "",
-    "name": "ImageName",
-    "ref": "Ref",
-    "prompt": "Prompt",
-    "prompts": "Prompts",
-    "negative_prompt": "NegativePrompt",
-    "labels": "Labels",
-    "preset": "Renditions",
-    "variants": "Variants",
-    "seed": "Seed",
-    "mask": "MaskKey",
-    "backdrop": "Backdrop",
-    "task": "Task",
-    "subject": "Subject",
-    "mode": "Mode",
-    "shadow": "Shadow",
-    "quality": "Quality",
-    "cfg_scale": "CfgScale",
+    **{_SHORT.get(field, to_snake(field)): field for field in ("ImageName", *KNOWN[ImageEntry])},
 }
 """The columns there are, and the field of an image's entry that each fills; ``source`` is the photo itself."""
-
-_WHOLE: Final = frozenset({"variants", "seed"})
-_UPPER: Final = frozenset({"task", "subject", "mode"})
-_LOWER: Final = frozenset({"shadow", "quality"})
 
 MAX_PROBLEMS: Final = 100
 """Problems that are told in words; of more only the number is."""
@@ -286,11 +269,12 @@ def _columns(number: int, head: Sequence[str]) -> list[str]:
 
 def _value(column: str, text: str, delimiter: str) -> Any:
     """A cell as its field has it; a ``ValueError`` says in a sentence what it should be."""
-    if column in _WHOLE:
+    kind = type_of(ImageEntry, FIELDS[column])
+    if kind is int:
         if not re.fullmatch(r"[+-]?[0-9]{1,15}", text):
             raise ValueError(f"must be a whole number, not '{text}'")
         return int(text)
-    if column == "cfg_scale":
+    if kind is float:
         # Where semicolons part the cells, spreadsheets write a comma into numbers.
         number = text.replace(",", ".") if delimiter != "," else text
         if not re.fullmatch(r"[+-]?[0-9]{1,9}(\.[0-9]{1,9})?", number):
@@ -300,9 +284,9 @@ def _value(column: str, text: str, delimiter: str) -> Any:
         return [line.strip() for line in text.splitlines() if line.strip()]
     if column == "preset":
         return [{"Preset": name.strip()} for name in text.split(",") if name.strip()]
-    if column in _UPPER:
-        return text.upper()
-    return text.lower() if column in _LOWER else text
+    if get_origin(kind) is Literal:
+        return next((word for word in get_args(kind) if word.lower() == text.lower()), text)
+    return text
 
 
 _ENTRY = re.compile(r"Images\[(\d+)\]\.?(\w*)")

@@ -80,13 +80,15 @@ def once(store: Store, caller: str, key: str | None, asked: Any, batch: Batch) -
         return batch
     digest = hashlib.sha256(orjson.dumps([caller, key])).hexdigest()
     document = {
+        "Version": 1,
         "Batch": [f"{batch.date}", batch.name],
         "Asked": hashlib.sha256(orjson.dumps(asked)).hexdigest(),
     }
     try:
         store.write_json(idempotency_key(digest), document, if_absent=True)
     except PreconditionFailed:
-        earlier = store.read_json(idempotency_key(digest)) or document
+        stored = store.read_json(idempotency_key(digest))
+        earlier: dict[str, Any] = {**document, **stored} if isinstance(stored, dict) else document
         if earlier["Asked"] != document["Asked"]:
             text = "this idempotency key was used for another call; take a new one"
             raise Problem(422, "IdempotencyKeyReused", text) from None

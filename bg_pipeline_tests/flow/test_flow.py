@@ -431,11 +431,11 @@ def test_a_refused_caption_is_paid_for_and_told_as_such(
         raise Blocked("content_filtered", "no")
 
     bench.submit(1)
-    fair = bench.run(stages=("captions",)).cost_usd
+    fair = bench.run(stages=("captions",)).spent.cost_usd
     assert fair > 0
     monkeypatch.setattr("bg_pipeline.captioners.nova.read", refuse)
     bench.submit({"b.jpg": photo(7)}, batch="second")
-    assert bench.run(stages=("captions",)).cost_usd == pytest.approx(fair, rel=0.2)
+    assert bench.run(stages=("captions",)).spent.cost_usd == pytest.approx(fair, rel=0.2)
 
 
 def test_a_dead_model_is_replaced_by_the_next_and_nothing_is_paid_again(
@@ -494,7 +494,7 @@ def test_a_cap_stops_the_run_cleanly_and_a_later_run_goes_on(bench: Bench, contr
     assert counts[Status.SUCCEEDED] >= 1
     assert counts[Status.SKIPPED] >= 1
     assert counts[Status.FAILED] == 0
-    assert day.cost_usd <= 0.04
+    assert day.spent.cost_usd <= 0.04
     assert "BG_MAX_COST_USD" in day.stopped
     assert len(bench.rows(batch)) == 6
     assert bench.run().counts == {Status.SUCCEEDED: 6}

@@ -664,6 +664,18 @@ def test_a_generator_of_ones_own_works_through_the_whole_flow(own: Bench) -> Non
     assert result(own, row.Results[0]).size == (240, 180)
 
 
+def test_a_generator_of_ones_own_with_a_price_runs_under_a_cap_and_at_its_quota(
+    own: Bench, tmp_path: Path
+) -> None:
+    file = tmp_path / "models.toml"
+    file.write_text("[SEPIA.price]\nimage = 0.05\n")
+    batch = own.submit(2)
+    own.run(stages=OWN_STAGES, max_cost_usd=0.055, model_facts=file, quota_sepia_rpm=6000)
+    rows = own.rows(batch).values()
+    assert sorted(row.Status for row in rows) == [Status.SKIPPED, Status.SUCCEEDED]
+    assert sum(row.CostUSD or 0 for row in rows) == pytest.approx(0.05 + 2 * 0.001)
+
+
 # Results that do not pass
 
 

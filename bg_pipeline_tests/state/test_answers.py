@@ -4,20 +4,23 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 
 import orjson
 import pytest
+from botocore.exceptions import ClientError
 
 from bg_pipeline import layout
 from bg_pipeline.errors import CallError, ClaimLost, ImageError, OutcomeUnknown, RunStopped
 from bg_pipeline.state.answers import Answer, Answers, Terms
-from bg_pipeline.state.claims import CALL_SECONDS, RENEW_SECONDS, Claim
+from bg_pipeline.state.claims import CALL_SECONDS, RENEW_SECONDS, Claim, Price
 from bg_pipeline.store import Content, Store
 from bg_pipeline_tests.state.trouble import Clock, Troubled
 
 NAME = "a" * 64
 MADE = Answer(b"made", "titan-v2")
+PRICE = Price("TITAN_V2", 0.012, "digest")
 
 
 class Patience(threading.Event):
@@ -48,7 +51,7 @@ def claim(
 ) -> Claim | Answer:
     """The call, once nobody else makes it; waits for so many seconds of a clock of its own if it is not told."""
     clock = answers._clock if isinstance(answers._clock, Clock) else Clock()
-    return answers.claim("picture", NAME, Terms(Patience(clock, seconds), batch, retry))
+    return answers.claim("picture", NAME, Terms(Patience(clock, seconds), batch, retry), PRICE)
 
 
 def taken(answers: Answers, **how: object) -> Claim:
@@ -101,18 +104,20 @@ def test_an_answer_that_is_stored_while_another_process_looks_for_it_is_not_paid
 def test_who_wants_another_model_than_answered_makes_the_call_unless_somebody_is_making_it(
     ours: Answers, theirs: Answers
 ) -> None:
-    ours.keep("picture", NAME, MADE, media_type="image/png", claim=taken(ours))
+    first = taken(ours)
+    made = replace(MADE, call=first.payments[0].call, paid_usd=0.012)
+    ours.keep("picture", NAME, made, media_type="image/png", claim=first)
 
     def other(answers: Answers) -> Claim | Answer:
-        return answers.claim("picture", NAME, Terms(Patience(Clock(), 30), models=["nova-canvas"]))
+        return answers.claim("picture", NAME, Terms(Patience(Clock(), 30), models=["nova-canvas"]), PRICE)
 
     anew = other(ours)
     assert isinstance(anew, Claim)
     assert anew.maybe_billed == 0
     with pytest.raises(RunStopped):
         other(theirs)
-    made = ours.keep("picture", NAME, Answer(b"anew", "nova-canvas"), media_type="image/png", claim=anew)
-    assert other(theirs) == made
+    kept = ours.keep("picture", NAME, Answer(b"anew", "nova-canvas"), media_type="image/png", claim=anew)
+    assert other(theirs) == kept
 
 
 def test_a_claim_whose_answer_was_lost_is_recognised_as_our_own(store: Troubled, ours: Answers) -> None:
@@ -161,7 +166,7 @@ def test_who_slept_while_another_process_took_the_call_over_does_not_make_it(
     store: Troubled, ours: Answers, theirs: Answers, clock: Clock
 ) -> None:
     slept = taken(ours)
-    made = taken(theirs)  # in the same batch: its lease was taken over
+    made = taken(theirs, seconds=CALL_SECONDS + 20)
     clock.now += RENEW_SECONDS + 1
     called = []
 
@@ -187,7 +192,7 @@ def test_a_call_that_failed_is_free_again_unless_another_process_has_it(
         taken(ours).make(fail)
     assert store.read(layout.call_key(NAME)) is None
     slept = taken(ours)
-    taken(theirs)
+    taken(theirs, seconds=CALL_SECONDS + 20)
     with pytest.raises(type(error)):
         slept.make(fail)
     assert stored(store)["Holder"] == "their-machine.1.1.1"
@@ -215,7 +220,7 @@ def test_a_call_whose_end_is_unknown_is_not_repeated_once_another_process_has_it
 ) -> None:
     calls = []
     slept = taken(ours)
-    taken(theirs)
+    taken(theirs, seconds=CALL_SECONDS + 20)
 
     def call() -> None:
         calls.append("a paid call")
@@ -236,19 +241,65 @@ def test_a_fault_of_our_own_after_a_call_is_met_by_two_runs_and_by_no_third(
         taken(ours).make(call)
     with pytest.raises(KeyError):
         taken(theirs).make(call)
-    assert (stored(store)["Unknown"], stored(store)["Abandoned"]) == (2, 0)
+    assert stored(store)["Unknown"] == 2
     with pytest.raises(CallError, match="made 2 times"):
         claim(ours)
 
 
-def test_what_is_asked_for_again_is_taken_from_whoever_holds_it(
+def test_what_is_asked_for_again_waits_for_a_call_under_way_and_is_made_once_an_occasion(
     store: Troubled, ours: Answers, theirs: Answers
 ) -> None:
-    taken(ours)
-    ours.keep("picture", NAME, MADE, media_type="image/png")
-    anew = theirs.claim("picture", NAME, Terms(threading.Event(), OTHER, again=True))
-    assert anew is not None
+    def again(answers: Answers, occasion: str, seconds: float = 0.0) -> Claim | Answer:
+        terms = Terms(Patience(Clock(), seconds), OTHER, occasion=occasion)
+        return answers.claim("picture", NAME, terms, PRICE)
+
+    first = taken(ours)
+    with pytest.raises(RunStopped):
+        again(theirs, "Monday", seconds=30)
+    ours.keep(
+        "picture", NAME, replace(MADE, call="first", paid_usd=0.012), media_type="image/png", claim=first
+    )
+    anew = again(theirs, "Monday")
+    assert isinstance(anew, Claim)
     assert stored(store)["Holder"] == "their-machine.1.1.1"
+    theirs.keep("picture", NAME, replace(MADE, occasion="Monday"), media_type="image/png", claim=anew)
+    assert isinstance(again(ours, "Monday"), Answer)
+    assert isinstance(again(ours, "Tuesday"), Claim)
+
+
+def test_a_claim_keeps_what_was_paid_before_it_and_what_its_call_may_cost(
+    store: Troubled, ours: Answers, theirs: Answers
+) -> None:
+    first = taken(ours)
+    (written,) = ours.payments(NAME)
+    assert (written.operation, written.usd, written.certain, written.made_for) == (
+        *("TITAN_V2", 0.012),
+        False,
+        "digest",
+    )
+    made = replace(MADE, call=written.call, paid_usd=0.01)
+    ours.keep("picture", NAME, made, media_type="image/png", claim=first)
+    terms = Terms(threading.Event(), OTHER, occasion="Monday")
+    anew = theirs.claim("picture", NAME, terms, PRICE)
+    assert isinstance(anew, Claim)
+    assert [(each.usd, each.certain) for each in theirs.payments(NAME)] == [(0.01, True), (0.012, False)]
+
+
+def test_a_living_holder_of_a_call_is_waited_for_whoever_holds_the_lease_of_its_batch(
+    ours: Answers, theirs: Answers
+) -> None:
+    taken(ours)
+    with pytest.raises(RunStopped):
+        claim(theirs, seconds=CALL_SECONDS - 20)
+
+
+def test_a_process_takes_a_call_at_once_that_its_own_thread_has_left(ours: Answers) -> None:
+    def fail() -> None:
+        raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "PutObject")
+
+    with pytest.raises(ClientError):
+        taken(ours).make(fail)
+    assert taken(ours).maybe_billed == 1
 
 
 def test_a_call_that_may_have_been_billed_twice_is_made_once_more_each_time_somebody_asks(
@@ -274,7 +325,9 @@ def test_a_call_that_may_have_been_billed_twice_is_made_once_more_each_time_some
 
 
 def once(answers: Answers, ask: Callable[[Claim], Answer], **how: bool) -> Answer:
-    return answers.once("labels", NAME, Terms(threading.Event()), ask, media_type="application/json", **how)
+    return answers.once(
+        "labels", NAME, Terms(threading.Event()), ask, media_type="application/json", price=PRICE, **how
+    )
 
 
 @pytest.mark.parametrize("looks", [True, False])
@@ -340,6 +393,7 @@ def test_who_lost_a_call_while_it_waited_for_the_gate_takes_the_answer_of_who_ha
             Terms(Patience(theirs._clock, CALL_SECONDS + 20)),  # type: ignore[arg-type]
             lambda _: MADE,
             media_type="application/json",
+            price=PRICE,
         )
         assert (made.data, made.maybe_billed) == (MADE.data, 1)
         claim.renew()

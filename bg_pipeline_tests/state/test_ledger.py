@@ -5,17 +5,21 @@ from datetime import date
 import pytest
 
 from bg_pipeline.layout import Batch
+from bg_pipeline.state.leased_writes import LeasedWriter
 from bg_pipeline.state.ledger import WHOLE, Entry, Ledger, StageRecord
 from bg_pipeline.state.lines import LINES
+from bg_pipeline.state.payments import Payment
 from bg_pipeline.store import Store
 
 BATCH = Batch(date(2026, 11, 20), "101530")
+WRITER = LeasedWriter(None)
 MANY = 3 * LINES + 5
 
 
 def entry(number: int, status: str = "Succeeded") -> Entry:
     made = Entry(f"photo-{number}.jpg", etag=f"tag-{number}", caption="a cup\n\u2028beside it")
-    made.stages["pictures"] = StageRecord(f"print-{number}", status, cost_usd=0.01)
+    made.stages["pictures"] = StageRecord(f"print-{number}", status)
+    made.payments[f"call-{number}"] = Payment(f"call-{number}", "TITAN_V2", 0.01)
     return made
 
 
@@ -33,7 +37,7 @@ def ledger(store: Store) -> Ledger:
 
 def test_what_was_put_is_read_back_in_its_order(ledger: Ledger, store: Store) -> None:
     ledger.describe(Reported="today")
-    ledger.finish()
+    ledger.finish(WRITER)
     again = stored(store)
     assert list(again.entries()) == [entry(number) for number in range(MANY)]
     assert again.header["Reported"] == "today"
@@ -41,28 +45,28 @@ def test_what_was_put_is_read_back_in_its_order(ledger: Ledger, store: Store) ->
 
 
 def test_after_a_crash_all_checkpoints_count_the_later_ones_more(ledger: Ledger, store: Store) -> None:
-    ledger.finish()
+    ledger.finish(WRITER)
     for number in range(0, MANY, 2):
         ledger.put(entry(number, "Failed"))
-    ledger.checkpoint()
+    ledger.checkpoint(WRITER)
     ledger.put(entry(0, "Blocked"))
     ledger.put(entry(MANY))
-    ledger.checkpoint()
+    ledger.checkpoint(WRITER)
     assert ledger.unsaved == 0
     again = stored(store)
     wanted = ["Blocked", *("Succeeded" if number % 2 else "Failed" for number in range(1, MANY)), "Succeeded"]
     assert [each.stages["pictures"].status for each in again.entries()] == wanted
-    again.finish()
+    again.finish(WRITER)
     assert [found.key for found in store.list(f"{BATCH.ledger_prefix}/")] == [BATCH.ledger_key(WHOLE)]
     assert [each.stages["pictures"].status for each in stored(store).entries()] == wanted
 
 
 def test_a_torn_segment_is_passed_over_whole(ledger: Ledger, store: Store) -> None:
-    ledger.finish()
+    ledger.finish(WRITER)
     for number in range(MANY):
         ledger.put(entry(number, "Failed"))
-    ledger.checkpoint()
-    key = BATCH.ledger_key("segment-000000.jsonl.gz")
+    ledger.checkpoint(WRITER)
+    key = BATCH.ledger_key("segment-000001-000000.jsonl.gz")
     content = store.read(key)
     assert content is not None
     store.write(key, content.data[: len(content.data) // 2], media_type="application/gzip")
@@ -70,15 +74,15 @@ def test_a_torn_segment_is_passed_over_whole(ledger: Ledger, store: Store) -> No
 
 
 def test_images_that_are_no_longer_asked_for_are_forgotten(ledger: Ledger, store: Store) -> None:
-    ledger.finish()
+    ledger.finish(WRITER)
     again = stored(store)
     again.keep_only(["photo-1.jpg", "photo-100.jpg"])
-    again.finish()
+    again.finish(WRITER)
     assert [each.image for each in stored(store).entries()] == ["photo-1.jpg", "photo-100.jpg"]
 
 
 def test_what_says_the_same_is_not_stored_again(ledger: Ledger, store: Store) -> None:
-    ledger.finish()
+    ledger.finish(WRITER)
     again = stored(store)
     for number in range(MANY):
         again.put(entry(number))

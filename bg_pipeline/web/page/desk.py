@@ -28,7 +28,8 @@ from bg_pipeline.errors import BgPipelineError, ImageError, PreconditionFailed, 
 from bg_pipeline.flow.finding import find_work
 from bg_pipeline.flow.looks import Looks
 from bg_pipeline.flow.photographs import Photograph
-from bg_pipeline.flow.tools import Tools, Wallet
+from bg_pipeline.flow.stages import LABELS
+from bg_pipeline.flow.tools import Tools
 from bg_pipeline.flow.work import Work, drafted, open_batch
 from bg_pipeline.imaging import look, small_jpeg
 from bg_pipeline.labelers.rekognition import OPERATION as DETECT_LABELS
@@ -43,6 +44,7 @@ from bg_pipeline.reports.thumbnails import thumbnail
 from bg_pipeline.review import Item, Results, Reviews, State
 from bg_pipeline.settings import Settings
 from bg_pipeline.spending import planning
+from bg_pipeline.spending.image_budget import ImageBudget
 from bg_pipeline.spending.planning import Plan
 from bg_pipeline.store import Store
 from bg_pipeline.uploads import drafts, listing, manifest
@@ -207,10 +209,10 @@ class Desk:
             return found
 
     def _seen(self, tools: Tools, batch: Batch, name: str) -> Seen:
-        wallet = Wallet(tools.purse, batch, name)
+        budget = ImageBudget(tools.purse, batch, name, stage=LABELS)
         try:
             photo = Photograph(self.store, batch.upload_key(name), tools.darkroom)
-            document = Looks(tools, photo, wallet, frozenset()).labels().document
+            document = Looks(tools, photo, budget).labels().document
         except BgPipelineError as error:
             return Seen(problem=str(error))
         usable = dict.fromkeys(usable_labels(document))

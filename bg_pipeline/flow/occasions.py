@@ -1,0 +1,90 @@
+"""A person's wish to make something anew is paid for once, whoever repeats it.
+
+A wish has an occasion: Dagster's root run, which re-executions share, or the moment a command was given. The ledger
+of a batch remembers the occasion of each wish until it is fulfilled. Whoever asks again meanwhile (after a crash,
+by a second command, from another machine) goes on with it; whoever asked before it was fulfilled has nothing left
+to do.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+RETRY: Final = "retry"
+"""The name, beside those of stages, of the wish that what failed for a lasting reason be tried again."""
+
+ABANDONED: Final = timedelta(days=7)
+"""A wish that was not fulfilled in this time is not gone on with: who asks then means a new one."""
+
+_HEADER: Final = "Wishes"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is wanted anew: ``stages``, and with ``retry`` what failed; ``occasion`` and ``asked_at`` say when."""
+
+    stages: Collection[str] = ()
+    retry: bool = False
+    occasion: str = ""
+    asked_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def names(self) -> list[str]:
+        return [*sorted(self.stages), *([RETRY] if self.retry else [])]
+
+
+def occasions(header: Mapping[str, Any], wish: Wish) -> dict[str, str]:
+    """By name, the occasion on which each part of the wish is to be fulfilled for a batch with this ledger header.
+
+    A part that was fulfilled since it was asked for is left out.
+    """
+    found = {}
+    for name in wish.names:
+        stored = _stored(header, name)
+        if stored is None or stored.asked_at + ABANDONED < wish.asked_at:
+            found[name] = wish.occasion
+        elif stored.done_at is None or stored.occasion == wish.occasion:
+            found[name] = stored.occasion
+        elif stored.done_at < wish.asked_at:
+            found[name] = wish.occasion
+    return found
+
+
+def begun(header: Mapping[str, Any], wish: Wish, on: Mapping[str, str]) -> dict[str, Any]:
+    """The header's facts that say that parts of a wish are being fulfilled; empty where they said so before."""
+    wishes = dict(header.get(_HEADER, {}))
+    for name, occasion in on.items():
+        stored = _stored(header, name)
+        if stored is None or stored.occasion != occasion:
+            wishes[name] = {"Occasion": occasion, "AskedAt": wish.asked_at.isoformat(), "DoneAt": ""}
+    return {_HEADER: wishes} if wishes != header.get(_HEADER, {}) else {}
+
+
+def fulfilled(header: Mapping[str, Any], names: Collection[str], at: datetime) -> dict[str, Any]:
+    """The header's facts that say that these parts of a wish are fulfilled."""
+    wishes = dict(header.get(_HEADER, {}))
+    for name in names:
+        if name in wishes and not wishes[name].get("DoneAt"):
+            wishes[name] = {**wishes[name], "DoneAt": at.isoformat()}
+    return {_HEADER: wishes} if wishes else {}
+
+
+@dataclass(frozen=True)
+class _Stored:
+    occasion: str
+    asked_at: datetime
+    done_at: datetime | None
+
+
+def _stored(header: Mapping[str, Any], name: str) -> _Stored | None:
+    try:
+        document = header[_HEADER][name]
+        done = document.get("DoneAt", "")
+        return _Stored(
+            str(document["Occasion"]),
+            datetime.fromisoformat(document["AskedAt"]),
+            datetime.fromisoformat(done) if done else None,
+        )
+    except (KeyError, TypeError, AttributeError, ValueError):
+        return None

@@ -17,6 +17,8 @@ from bg_pipeline.layout import Batch
 from bg_pipeline.review.decisions import State
 from bg_pipeline.review.items import Item, items
 from bg_pipeline.state.leases import at_work
+from bg_pipeline.state.ledger import Ledger
+from bg_pipeline.state.payments import Bill, bill
 from bg_pipeline_tests.simulation import photos
 from bg_pipeline_tests.simulation.models import FAMILIES, FORBIDDEN, READ_TIMEOUT, Call
 from bg_pipeline_tests.simulation.s3 import Change
@@ -57,15 +59,16 @@ class Watch:
     lost: list[str] = field(default_factory=list)
     untrue: list[str] = field(default_factory=list)
     late: list[str] = field(default_factory=list)
+    _began: dict[str, float] = field(default_factory=dict)
     _holders: dict[str, str] = field(default_factory=dict)
     _had: dict[str, set[str]] = field(default_factory=dict)
 
     def at_rest(self) -> None:
         """Called when all that ran has ended: what reports say of what nobody changed since has to be true then."""
         for told in reports(self.world):
-            written = self.world.bucket.objects[layout.report_key(told.batch.status_prefix, told.request["Id"])]
             image = told.batch.upload_key(told.image)
-            if told.row["Status"] == "Succeeded" and not changed_since(self.world, image, written.modified, 60.0):
+            began = self._began.get(told.batch.path, 0.0)
+            if told.row["Status"] == "Succeeded" and not changed_since(self.world, image, began, 0.0):
                 self.untrue += [f"{told}: {wrong} (before the quiet run)" for wrong in _untrue(self.world, told)]
 
     def see(self, change: Change) -> None:
@@ -92,7 +95,10 @@ class Watch:
             self.late.append(f"{writer} writes {change.key}, whose batch {holder} has taken over")
 
     def _reported(self, key: str, rows: list[dict[str, Any]]) -> None:
-        batch = layout.find_batch(key)
+        batch, current = layout.find_batch(key), self.world.clock.current
+        if batch is not None and current is not None:
+            # A run reports on what it found when it began.
+            self._began[batch.path] = current.process.started
         for row in rows:
             if batch is not None and row["Status"] == "Succeeded":
                 image = batch.upload_key(row["ImageName"])
@@ -163,8 +169,9 @@ def reports(world: World) -> list[Told]:
 def the_bill_is_told(world: World, watch: Watch) -> Iterator[str]:
     """What was billed lies between the sum of CostUSD and the sum of CostUSD and MaybeBilledUSD."""
     rows = [told.row for told in reports(world)]
-    surely = sum(row["CostUSD"] or 0.0 for row in rows) + kept_beside(world)[0]
-    maybe = sum(row.get("MaybeBilledUSD") or 0.0 for row in rows) + kept_beside(world)[1]
+    beside, beside_maybe = kept_beside(world)
+    surely = sum(row["CostUSD"] or 0.0 for row in rows) + beside
+    maybe = sum(row.get("MaybeBilledUSD") or 0.0 for row in rows) + beside_maybe
     billed = world.models.billed_usd
     if not surely - CENT * 50 <= billed <= surely + maybe + CENT * 50:
         yield f"{billed:.4f} USD were billed; told are {surely:.4f} and {maybe:.4f} that may have been"
@@ -172,7 +179,12 @@ def the_bill_is_told(world: World, watch: Watch) -> Iterator[str]:
 
 def kept_beside(world: World) -> tuple[float, float]:
     """What ledgers keep of money that was paid for images no longer asked for: surely, and maybe."""
-    return 0.0, 0.0
+    total = Bill()
+    for batch in world.batches():
+        ledger = Ledger.read(world.store, batch, list(world.store.list(f"{batch.ledger_prefix}/")))
+        for payments in ledger.dropped.values():
+            total += bill(payments.values())
+    return total.cost_usd or 0.0, total.maybe_usd or 0.0
 
 
 def statuses_are_true(world: World, watch: Watch) -> Iterator[str]:
@@ -471,11 +483,12 @@ def all_ends(world: World, watch: Watch) -> Iterator[str]:
     for key in world.bucket.under(f"{layout.STATE}/leases/"):
         if at_work(world.store, key):
             yield f"the lease {key} is held by nobody"
-    rows = {(told.batch.path, told.image) for told in reports(world)}
     for batch in world.batches():
         request = world.bucket.objects.get(batch.request_key)
-        if request is not None and not any(path == batch.path for path, _ in rows):
-            yield f"batch {batch.path} has no report"
+        if request is not None:
+            key = layout.report_key(batch.status_prefix, orjson.loads(request.data)["Id"])
+            if key not in world.bucket.objects:
+                yield f"batch {batch.path} has no report"
 
 
 INVARIANTS: Final[tuple[Callable[[World, Watch], Iterator[str]], ...]] = (

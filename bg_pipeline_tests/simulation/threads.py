@@ -24,7 +24,7 @@ from random import Random
 from typing import Any
 
 from bg_pipeline.quotas import gate
-from bg_pipeline.state import processes
+from bg_pipeline.state import claims, processes
 from bg_pipeline_tests.simulation.scheduler import Task, active
 
 
@@ -362,6 +362,7 @@ def installed(drawn: Random) -> Iterator[None]:
     epoch, gate._EPOCH = gate._EPOCH, 0.0
     leases = vars(sys.modules["bg_pipeline.state.leases"])
     leases["set"] = OrderedSet
+    claims._active.clear()  # of the simulation before, whose names come again
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import json
 import logging
 import re
 from collections import Counter
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
+from functools import cache
 from random import Random
 from typing import Any, Final
 
@@ -68,6 +70,13 @@ def area(operation: str, key: str) -> str:
     if key.startswith(f"{layout.RESULTS}/"):
         return "provenance" if key.endswith(".json") else "results"
     return next((name for prefix, name in _AREAS if key.startswith(prefix)), "other")
+
+
+@cache
+def _made_settings(chosen: str) -> Settings:
+    # Made once: to read them takes longer than many a run.
+    quick = {"bucket": BUCKET, "settle_seconds": 0, "html_report_images": 0, "mask_sources": ["alpha", "cut-out"]}
+    return settings(**{**quick, "caption_models": ["us.amazon.nova-pro-v1:0"], **json.loads(chosen)})
 
 
 @dataclass
@@ -292,8 +301,8 @@ class World:
         return Store(self.client, BUCKET)  # type: ignore[arg-type]
 
     def made_settings(self) -> Settings:
-        quick = {"bucket": BUCKET, "settle_seconds": 0, "html_report_images": 0, "mask_sources": ["alpha", "cut-out"]}
-        return settings(**{**quick, "caption_models": ["us.amazon.nova-pro-v1:0"], **self.settings})
+        """The settings as they are now."""
+        return _made_settings(json.dumps(self.settings))
 
     # Runs
 

@@ -48,19 +48,31 @@ _CONFIG: dict[str, dict[str, Any]] = {
 }
 
 
+_IN_A_TICK: dict[str, Any] = {
+    "connect_timeout": 3,
+    "read_timeout": 6,
+    "retries": {"mode": "standard", "total_max_attempts": 2},
+}
+"""For S3 in a sensor's tick, which Dagster kills at 60 s: a call that stalls is told before that."""
+
+
 class Aws:
     """Clients by service and Region, each made once and shared by all threads.
 
     ``regions`` are those of the models, the first being the one where nothing else is said; ``connections``
-    is the number of HTTP connections a client keeps, at least the number of threads that use it.
+    is the number of HTTP connections a client keeps, at least the number of threads that use it. With ``in_a_tick``
+    clients of S3 give up after 20 s at most.
     """
 
-    def __init__(self, regions: Sequence[str] = (), *, connections: int = 64) -> None:
+    def __init__(
+        self, regions: Sequence[str] = (), *, connections: int = 64, in_a_tick: bool = False
+    ) -> None:
         self._session = boto3.session.Session()
         own = self._session.region_name or FALLBACK_REGION
         self.regions = tuple(dict.fromkeys(regions)) or (own,)
         self.own_region = own
         self._connections = connections
+        self._in_a_tick = in_a_tick
         self._clients: dict[tuple[str, str], Any] = {}
         self._making = threading.Lock()
 
@@ -96,6 +108,7 @@ class Aws:
                     "read_timeout": 60,
                     **_PATIENT,
                     **_CONFIG.get(service, {}),
+                    **(_IN_A_TICK if self._in_a_tick and service == "s3" else {}),
                     **more,
                 },
             ),

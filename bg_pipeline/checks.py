@@ -19,7 +19,7 @@ from bg_pipeline.inspection import judgments
 from bg_pipeline.inspection.judgments import NEAR_END, Judgment, Ran, forgotten
 from bg_pipeline.inspection.unreported import look_back
 from bg_pipeline.settings import Settings
-from bg_pipeline.store import Store
+from bg_pipeline.store import Store, explained
 
 EVERY_UPLOAD: Final = "every_upload_has_a_report"
 LOOK_SECONDS: Final = 10.0
@@ -97,8 +97,13 @@ def every_upload_has_a_report(settings: Settings, report: dg.AssetKey) -> dg.Ass
     )
     def check(bucket: dg.ResourceParam[Store]) -> dg.AssetCheckResult:
         late = time.monotonic() + LOOK_SECONDS
-        looked = look_back(bucket, settings, datetime.now(UTC), time_is_up=lambda: time.monotonic() > late)
-        judgment = forgotten(settings, looked)
+        try:
+            looked = look_back(
+                bucket, settings, datetime.now(UTC), time_is_up=lambda: time.monotonic() > late
+            )
+            judgment = forgotten(settings, looked)
+        except (ClientError, BotoCoreError) as error:
+            judgment = Judgment(False, f"This could not be checked: {explained(bucket, error)}")
         return dg.AssetCheckResult(
             passed=judgment.passed,
             severity=dg.AssetCheckSeverity.WARN,

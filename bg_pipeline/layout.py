@@ -16,7 +16,7 @@ import re
 import threading
 import unicodedata
 import uuid
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -67,7 +67,10 @@ EXTENSIONS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """File name extensions by picture format, the one that is written first."""
 
+_PICTURE_ENDINGS: Final = frozenset(ending for endings in EXTENSIONS.values() for ending in endings)
+
 _DATED = re.compile(r"([0-9]{4})/([0-9]{2})/([0-9]{2})/([^/]+)(?:/(.*))?", re.DOTALL)
+_ORDER = re.compile(r"api-[0-9]{6}-[0-9a-f]{16}")
 _DATED_PREFIXES = (UPLOADS, LABELS, CAPTIONS, MASKS, RESULTS, REPORTS, PAYLOADS, REVIEWS, PUBLISHED, ARCHIVE)
 
 
@@ -80,14 +83,27 @@ class Kind(Enum):
     APPROVAL = "approval"
     OTHER_JSON = "other JSON"
     DOT_FILE = "dot-file"
+    SIDECAR = "sidecar"
     FOLDER = "folder marker"
+
+
+NAMEABLE: Final = frozenset({Kind.IMAGE, Kind.DOT_FILE, Kind.SIDECAR})
+"""What a request may list under ``Images``: only the first is an image without that."""
+
+_SIDECAR_ENDINGS: Final = (".aae", ".xmp", ".thm", ".lrv", ".pp3", ".dop", ".on1")
+_SIDECAR_NAMES: Final = frozenset(
+    {"thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "picasa.ini", "icon\r"}
+)
+_SIDECAR_FOLDERS: Final = frozenset({"__macosx", "@eadir", "#recycle", "$recycle.bin"})
+_FILM_ENDINGS: Final = (".mov", ".mp4")
 
 
 def kind_of(name: str) -> Kind:
     """What the object called ``name`` inside a batch's folder is, by its name alone.
 
-    A request that lists a dot-file under ``Images`` makes an image of it, and one that names an object as a
-    mask or a backdrop takes it out of the images; nothing makes an image of the other kinds.
+    A request that lists a dot-file or a sidecar (what cameras, programs and systems put beside photos) under
+    ``Images`` makes an image of it, and one that names an object as a mask or a backdrop takes it out of the
+    images; nothing makes an image of the other kinds. Of a film only `films_of_photos` tells whether it is one.
     """
     if name == "" or name.endswith("/"):
         return Kind.FOLDER
@@ -97,11 +113,34 @@ def kind_of(name: str) -> Kind:
         return Kind.DRAFT
     if name == APPROVAL:
         return Kind.APPROVAL
-    if name.lower().endswith(".json"):
+    lower = name.lower()
+    if lower.endswith(".json"):
         return Kind.OTHER_JSON
-    if posixpath.basename(name).startswith("."):
+    folder, _, last = lower.rpartition("/")
+    if last.startswith("."):
         return Kind.DOT_FILE
-    return Kind.IMAGE
+    if last in _SIDECAR_NAMES or last.endswith(_SIDECAR_ENDINGS):
+        return Kind.SIDECAR
+    return Kind.SIDECAR if folder and _SIDECAR_FOLDERS.intersection(folder.split("/")) else Kind.IMAGE
+
+
+def films_of_photos(names: Iterable[str]) -> frozenset[str]:
+    """Those of a batch's names that are the film of a photo beside them (``IMG_1.MOV`` with ``IMG_1.HEIC``).
+
+    They are sidecars; a film without its photo is not, and is told as a file that is no picture.
+    """
+    names = list(names)
+    films = [name for name in names if name.lower().endswith(_FILM_ENDINGS)]
+    if not films:
+        return frozenset()
+    parts = (posixpath.splitext(name.lower()) for name in names)
+    photos = {stem for stem, ending in parts if ending[1:] in _PICTURE_ENDINGS}
+    return frozenset(name for name in films if posixpath.splitext(name.lower())[0] in photos)
+
+
+def is_misspelt_request(name: str) -> bool:
+    """Whether an object is meant as the request and is none, as its name has capitals or a second ending."""
+    return name != REQUEST and name.strip().lower() in (REQUEST, f"{REQUEST}.json", f"{REQUEST}.txt")
 
 
 def within(prefix: str, name: str) -> str:
@@ -145,6 +184,11 @@ class Batch:
     def path(self) -> str:
         """``YYYY/MM/DD/<batch>``, the part that all its keys have in common."""
         return f"{date_path(self.date)}/{self.name}"
+
+    @property
+    def is_order(self) -> bool:
+        """Whether it is a call of the one-image API: nobody asked for more than its picture."""
+        return _ORDER.fullmatch(self.name) is not None
 
     @property
     def input_prefix(self) -> str:
@@ -294,6 +338,11 @@ def published_key(result: str) -> str:
     return within(PUBLISHED, result.removeprefix(f"{RESULTS}/"))
 
 
+def result_of_published(key: str) -> str:
+    """The result that was delivered as ``key``: the other way round than `published_key`."""
+    return within(RESULTS, key.removeprefix(f"{PUBLISHED}/"))
+
+
 def report_key(status_prefix: str, batch_id: str, extension: str = "json") -> str:
     """``extension`` is ``json``, ``csv`` or ``html``."""
     return within(status_prefix, f"status_report_{batch_id}.{extension}")
@@ -311,8 +360,18 @@ def retry_key(status_prefix: str, batch_id: str) -> str:
 
 
 def retried_key(batch: Batch) -> str:
-    """Which batch asks again for what failed of ``batch``."""
+    """Which batches ask again for what failed of ``batch``."""
     return within(f"{STATE}/retries/{batch.path}", "batch.json")
+
+
+def redone_key(batch: Batch) -> str:
+    """Which batches ask again for pictures of ``batch`` that a person did not like."""
+    return within(f"{STATE}/redoes/{batch.path}", "batch.json")
+
+
+def origin_key(batch: Batch) -> str:
+    """Of which batch ``batch`` asks again for something."""
+    return within(f"{STATE}/retries/{batch.path}", "origin.json")
 
 
 def manifest_report_key(status_prefix: str, batch_id: str) -> str:

@@ -157,15 +157,19 @@ class Pipeline:
             raise UsageError(f"batch {batch.path} has no report yet: run {batch.date} first")
         return report
 
-    def approve_sample(self, batch: Batch, *, by: str) -> None:
-        """Lets the next run take the rest of a batch; raises `UsageError` if it asked for no sample."""
-        review.approve_sample(self.store, look_up(self.store, self.settings, batch), by=by)
+    def approve_sample(self, batch: Batch, *, by: str, seen: str = "") -> None:
+        """Lets the next run take the rest of a batch; raises `UsageError` if it asked for no sample.
+
+        ``seen`` is the tag of the request whose sample was looked at (``store.head(batch.request_key).etag``), by
+        default of the present one. Where that was replaced since, a `UsageError` says so, and nothing is approved.
+        """
+        review.approve_sample(self.store, look_up(self.store, self.settings, batch), by=by, seen=seen)
 
     def retry(self, batch: Batch) -> Batch | None:
         """Asks again for what failed or was skipped, as the new batch that it returns; None if nothing was.
 
         It is the batch of an earlier retry while that has no report. What waits for the approval of a sample is not
-        asked for. Raises `UsageError` if there is no report yet.
+        asked for. Raises `UsageError` if there is no report yet, or if nothing is left of the batch's ``MaxCostUSD``.
         """
         found = review.prepare_retry(self.store, self.settings, look_up(self.store, self.settings, batch))
         return None if found is None else found.submit(self.store)

@@ -33,6 +33,7 @@ CREDENTIAL_SECONDS: Final = 60
 
 # obstore would write other characters as %XX in the key itself, and drop empty segments.
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_=+,-][A-Za-z0-9_.=+,-]*(?:/[A-Za-z0-9_=+,-][A-Za-z0-9_.=+,-]*)*")
+_CONFLICT: Final = "status code: 409"
 _SOME_KEY: Final = "where-keys-are"
 _NO_METADATA: Final = {
     "Content-Disposition",
@@ -112,9 +113,12 @@ class QuickS3:
         attributes = {**metadata, "Content-Type": media_type}
         try:
             put = obstore.put(self._store, key, data, attributes=attributes, mode=mode, use_multipart=False)
-        except (AlreadyExistsError, PreconditionError):
+        except (AlreadyExistsError, PreconditionError) as error:
             # A write without a condition is refused like this as well, by a bucket that is just being changed.
-            raise (self._rest(key) if mode == "overwrite" else Lost(key)) from None
+            if mode == "overwrite":
+                raise self._rest(key) from None
+            # 409 is no loss yet: another write is under way, and this one is to be tried again.
+            raise (NotTried if _CONFLICT in str(error) else Lost)(key) from None
         except FileNotFoundError:
             raise NotTried(key) from None
         except (BaseError, OSError):
@@ -184,7 +188,7 @@ def quick_s3(client: "S3Client", bucket: str) -> QuickS3 | None:
                 "allow_http": not secure,
                 "user_agent": config.user_agent,
                 "connect_timeout": "10s",
-                "timeout": f"{SECONDS}s",
+                "timeout": f"{int(1000 * min(SECONDS, config.read_timeout or SECONDS))}ms",
             },
             retry_config={"max_retries": 0},
         )

@@ -3,7 +3,6 @@
 from typing import Any
 
 import dagster as dg
-from dagster_aws.s3 import S3Resource
 from pydantic import Field
 
 from bg_pipeline.aws import Aws
@@ -11,17 +10,36 @@ from bg_pipeline.errors import SettingsError
 from bg_pipeline.store import Store
 from bg_pipeline.uploads.queue import Queue, region_of
 
+_regions: dict[tuple[str, str], str] = {}
+"""The Regions of buckets by endpoint and name, which never change: not every tick has to ask for them."""
+
 
 class PhotoBucket(dg.ConfigurableResource[Store]):
-    """The bucket with the photos, as a `Store`."""
+    """The bucket with the photos, as the one `Store` that assets, checks, sensors and schedules use.
 
-    s3: dg.ResourceDependency[S3Resource]
+    Its client is for the bucket's own Region. A bucket that cannot be reached is an error of the first call, so that
+    who makes it can say so.
+    """
+
     name: str = Field(description="Name of the bucket (BG_BUCKET).")
+    connections: int = Field(
+        10, description="HTTP connections that the client keeps, at least the number of threads."
+    )
 
     def create_resource(self, context: dg.InitResourceContext) -> Store:
         if not self.name:
             raise SettingsError("BG_BUCKET is not set: name the S3 bucket that holds the photos")
-        return Store(self.s3.get_client(), self.name)
+        aws = Aws(connections=self.connections, in_a_tick=context.run is None)
+        client = aws.client("s3")
+        place = (client.meta.endpoint_url, self.name)
+        if place in _regions:
+            return Store(aws.client("s3", _regions[place]), self.name)
+        try:
+            client = aws.s3(self.name)
+        except SettingsError:
+            return Store(client, self.name)
+        _regions[place] = client.meta.region_name
+        return Store(client, self.name)
 
 
 class ModelClients(dg.ConfigurableResource[Aws]):
@@ -46,7 +64,7 @@ class EventQueue(dg.ConfigurableResource[Queue]):
 def resources(bucket: str, regions: tuple[str, ...], connections: int, queue_url: str = "") -> dict[str, Any]:
     """The resources by the names under which assets and sensors ask for them; ``queue`` only where there is one."""
     return {
-        "bucket": PhotoBucket(s3=S3Resource(), name=bucket),
+        "bucket": PhotoBucket(name=bucket, connections=connections),
         "aws": ModelClients(regions=list(regions), connections=connections),
         **({"queue": EventQueue(url=queue_url)} if queue_url else {}),
     }

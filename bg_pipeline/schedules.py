@@ -12,15 +12,14 @@ from bg_pipeline.custom_labels import run as window_run
 from bg_pipeline.custom_labels.guard import Guard, Sight
 from bg_pipeline.custom_labels.window import owner
 from bg_pipeline.errors import BgPipelineError
+from bg_pipeline.sensors import NO_BUCKET, skip
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.leases import at_work
 from bg_pipeline.store import Store
 
-TICK_SECONDS = 40.0
+TICK_SECONDS = 35.0
 """What a tick takes for itself; the daemon kills it at 60 s."""
 GUARD_SECONDS = 30
-
-NO_BUCKET = "BG_BUCKET is not set: name the S3 bucket that holds the photos"
 
 
 class Sights(RootModel[dict[str, Sight]]):
@@ -43,20 +42,23 @@ def custom_labels_hourly(settings: Settings, job: dg.JobDefinition) -> dg.Schedu
     )
     def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         if not settings.bucket:
-            return dg.SkipReason(NO_BUCKET)
+            return skip(context, NO_BUCKET)
         store: Store = context.resources.bucket
         model = settings.custom_labels_arn
         deadline = time.monotonic() + TICK_SECONDS
         try:
             if at_work(store, layout.window_key(model, "lease")):
-                return dg.SkipReason(f"{owner(store, model)} owns the window")
+                return skip(context, f"{owner(store, model)} owns the window")
             need = window_run.look(
                 store, settings, first=True, time_is_up=lambda: time.monotonic() > deadline
             )
         except (ClientError, BotoCoreError) as error:
-            return dg.SkipReason(f"bucket '{store.bucket}' (BG_BUCKET) could not be looked at: {error}")
+            return skip(context, f"bucket '{store.bucket}' (BG_BUCKET) could not be looked at: {error}")
         # More than a tick has time to look at: the run looks at all of it before it starts the model.
-        return dg.SkipReason(need.nothing) if need is not None and need.nothing else dg.RunRequest()
+        if need is not None and need.nothing:
+            return skip(context, need.nothing)
+        context.log.info("photos wait for the Custom Labels model; asked for a run")
+        return dg.RunRequest()
 
     return schedule
 
@@ -77,7 +79,7 @@ def custom_labels_guard(settings: Settings) -> dg.SensorDefinition:
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         if not settings.bucket:
-            return dg.SkipReason(NO_BUCKET)
+            return skip(context, NO_BUCKET)
         store: Store = context.resources.bucket
         aws: Aws = context.resources.aws
         guard = Guard(store, aws, _read(context.cursor))
@@ -88,6 +90,8 @@ def custom_labels_guard(settings: Settings) -> dg.SensorDefinition:
         for line in lines:
             context.log.warning(line)
         reason = "; ".join(lines) or "no Custom Labels model that this pipeline started is on"
+        if not lines:
+            context.log.info(reason)
         return dg.SensorResult(skip_reason=reason, cursor=Sights(guard.seen).model_dump_json())
 
     return sensor

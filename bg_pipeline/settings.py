@@ -24,8 +24,9 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from bg_pipeline.batch import read_wishes
 from bg_pipeline.effects import Affects, Effect
-from bg_pipeline.errors import SettingsError
+from bg_pipeline.errors import RequestError, SettingsError
 from bg_pipeline.models import facts
 
 PREFIX = "BG_"
@@ -64,7 +65,7 @@ class Settings(BaseSettings):
     )
     caption_models: Annotated[Words, Affects.RUN] = Field(
         ("us.amazon.nova-pro-v1:0", "us.amazon.nova-2-lite-v1:0", "us.amazon.nova-lite-v1:0"),
-        description="Caption models in order of preference.",
+        description="Caption models in order of preference; set and empty: no captions.",
     )
     caption_prompt: Annotated[str, Effect(Affects.CAPTION_CALL, "prompt")] = Field(
         "Generate a detailed description of the image.", description="What the caption model is asked."
@@ -309,11 +310,20 @@ class Settings(BaseSettings):
     def _none(cls, value: Any) -> Any:
         return value if value != "" else None
 
-    @field_validator("image_models", "caption_models")
+    @field_validator("image_models")
     @classmethod
     def _some(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value:
             raise ValueError("name at least one model")
+        return value
+
+    @field_validator("default_prompt")
+    @classmethod
+    def _a_prompt(cls, value: str) -> str:
+        try:
+            read_wishes({"Prompt": value})
+        except RequestError as error:
+            raise ValueError("; ".join(text for _, text in error.problems)) from None
         return value
 
     @field_validator("mask_sources")

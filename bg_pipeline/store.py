@@ -5,17 +5,26 @@ processes agree on who was first: `write(..., if_absent=True)` and `write(..., i
 `PreconditionFailed` for the one who lost.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import closing
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 from xml.etree import ElementTree
 
 import orjson
-from botocore.exceptions import ClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    FlexibleChecksumError,
+    IncompleteReadError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
 from botocore.handlers import convert_body_to_file_like_object
+from urllib3.exceptions import HTTPError
 
 from bg_pipeline.errors import PreconditionFailed
 from bg_pipeline.quick_s3 import Gone, Lost, NotTried, QuickS3, quick_s3
@@ -24,9 +33,17 @@ if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
 _GONE = {"NoSuchKey", "404", "NotFound"}
-_LOST = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
+_CONFLICT = {"ConditionalRequestConflict", "OperationAborted", "409"}
+_LOST = {"PreconditionFailed", "412"} | _CONFLICT
 BLOCK: Final = 1 << 16
 """Bytes of an object that are held at a time where it is not read whole."""
+READ_PAUSES: Final = (0.1, 0.5)
+"""Seconds before an object is read again whose body was cut, stalled or damaged: it is read three times at most."""
+CONFLICT_PAUSES: Final = (0.1, 0.2, 0.4, 0.8)
+"""Seconds before a request is made again that S3 answered with 409: another write was under way, and AWS asks for
+a retry. What is still refused after the last one is lost."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +69,38 @@ class Content:
 
 def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _in_conflict(error: Exception) -> bool:
+    return isinstance(error, ClientError) and _code(error) in _CONFLICT
+
+
+def _broke_off(error: Exception) -> bool:
+    return isinstance(error, (ResponseStreamingError, FlexibleChecksumError))
+
+
+def _again(attempt: Callable[[], T], pauses: Sequence[float], passes: Callable[[Exception], bool]) -> T:
+    """What ``attempt`` returns; after an error that ``passes`` it is made again, after each of the ``pauses``."""
+    for pause in pauses:
+        try:
+            return attempt()
+        except (ClientError, BotoCoreError) as error:
+            if not passes(error):
+                raise
+        time.sleep(pause)
+    return attempt()
+
+
+@contextmanager
+def _stream_errors() -> Iterator[None]:
+    """Whatever ends the reading of an answer too early, as `ResponseStreamingError`.
+
+    botocore passes some of urllib3's errors on: those of TLS, and those in the body of an error.
+    """
+    try:
+        yield
+    except (HTTPError, ReadTimeoutError, IncompleteReadError) as error:
+        raise ResponseStreamingError(error=error) from error
 
 
 def _lighten(client: "S3Client") -> None:
@@ -99,6 +148,23 @@ def _take_contents(
         listing.remove(item)
     response_dict["body"] = ElementTree.tostring(listing)
     customized_response_dict["Contents"] = contents
+
+
+def _body_blocks(body: Any) -> Iterator[bytes]:
+    """The blocks of an answer's body, which is closed in the end."""
+    try:
+        while True:
+            with _stream_errors():
+                block = body.read(BLOCK)
+            if not block:
+                return
+            yield block
+    finally:
+        body.close()
+
+
+def _replaced(key: str) -> ResponseStreamingError:
+    return ResponseStreamingError(error=f"{key} was replaced or deleted while it was read")
 
 
 class Store:
@@ -152,14 +218,19 @@ class Store:
                 return None
             except NotTried:
                 pass
+        return _again(lambda: self._read(key), READ_PAUSES, _broke_off)
+
+    def _read(self, key: str) -> Content | None:
+        answer = self._get(key)
+        if answer is None:
+            return None
+        body = answer["Body"]
         try:
-            answer = self.client.get_object(Bucket=self.bucket, Key=key)
-        except ClientError as error:
-            if _code(error) in _GONE:
-                return None
-            raise
-        with answer["Body"] as body:
-            data = body.read()
+            # `with body` would give the stream inside, whose errors and checksum nobody looks at.
+            with _stream_errors():
+                data = body.read()
+        finally:
+            body.close()
         return Content(
             data,
             answer["ETag"].strip('"'),
@@ -168,16 +239,47 @@ class Store:
             answer["LastModified"],
         )
 
-    def blocks(self, key: str) -> Iterator[bytes]:
-        """The object's bytes in blocks, streamed; none if there is no such object."""
+    def _get(self, key: str, **request: Any) -> Any | None:
+        """S3's answer, whose body is still to be read and closed; None if there is no such object."""
         try:
-            answer = self.client.get_object(Bucket=self.bucket, Key=key)
+            return self.client.get_object(Bucket=self.bucket, Key=key, **request)
         except ClientError as error:
             if _code(error) in _GONE:
-                return
+                return None
             raise
-        with closing(answer["Body"]) as body:
-            yield from body.iter_chunks(BLOCK)
+        except HTTPError as error:
+            # An error whose text was cut, which botocore does not look at.
+            raise ResponseStreamingError(error=error) from error
+
+    def blocks(self, key: str) -> Iterator[bytes]:
+        """The object's bytes in blocks, streamed; none if there is no such object.
+
+        All are of one version: where the body breaks off, the rest of the same version is read, or an error raised.
+        """
+        pauses = iter(READ_PAUSES)
+        given, rest = 0, dict[str, str]()
+        while True:
+            try:
+                answer = self._get(key, **rest)
+            except ClientError as error:
+                if given and _code(error) in _LOST:
+                    raise _replaced(key) from error
+                raise
+            if answer is None and given:
+                raise _replaced(key)
+            if answer is None:
+                return
+            try:
+                for block in _body_blocks(answer["Body"]):
+                    given += len(block)
+                    rest = {"IfMatch": answer["ETag"], "Range": f"bytes={given}-"}
+                    yield block
+                return
+            except ResponseStreamingError:
+                pause = next(pauses, None)
+                if pause is None:
+                    raise
+            time.sleep(pause)
 
     def head(self, key: str) -> Stored | None:
         """Size and tag of an object, or None if there is no such object."""
@@ -202,11 +304,10 @@ class Store:
         """Stores the whole object or nothing, and returns its tag; a file is read from its beginning.
 
         Raises `PreconditionFailed` if ``if_absent`` and the key exists, or if the object's tag is no longer
-        ``if_etag``. Metadata values must be ASCII, 2 KB in all.
+        ``if_etag``. A write that S3 refuses only because another one is under way is made again first. Metadata
+        values must be ASCII, 2 KB in all.
         """
-        if not isinstance(data, bytes):
-            data.seek(0)
-        elif self._quick is not None:
+        if isinstance(data, bytes) and self._quick is not None:
             try:
                 return self._quick.write(
                     key,
@@ -231,14 +332,20 @@ class Store:
             request["IfNoneMatch"] = "*"
         if if_etag is not None:
             request["IfMatch"] = f'"{if_etag}"'
+
+        def put() -> Any:
+            if not isinstance(data, bytes):
+                data.seek(0)
+            return self.client.put_object(**request)
+
         try:
-            answer = self.client.put_object(**request)
+            answer = _again(put, CONFLICT_PAUSES, _in_conflict)
         except ClientError as error:
             lost = _code(error) in _LOST or (if_etag is not None and _code(error) in _GONE)
             if lost and (if_absent or if_etag is not None):
                 raise PreconditionFailed(f"{key} was written by somebody else") from error
             raise
-        return answer["ETag"].strip('"')
+        return str(answer["ETag"]).strip('"')
 
     def read_json(self, key: str) -> Any | None:
         """The parsed document, or None if it is absent or torn (what is not JSON is not a document)."""
@@ -281,12 +388,15 @@ class Store:
         if if_etag is not None:
             request["CopySourceIfMatch"] = f'"{if_etag}"'
         try:
-            answer = (to or self).client.copy_object(**request)
+            answer = _again(lambda: (to or self).client.copy_object(**request), CONFLICT_PAUSES, _in_conflict)
         except ClientError as error:
             if if_etag is not None and _code(error) in _LOST | _GONE:
                 raise PreconditionFailed(f"{source} was written by somebody else or is gone") from error
             raise
-        return answer["CopyObjectResult"]["ETag"].strip('"')
+        etag = answer.get("CopyObjectResult", {}).get("ETag")
+        if not etag:
+            raise ResponseStreamingError(error=f"S3's answer to the copying of {source} holds no tag")
+        return str(etag).strip('"')
 
     def delete(self, key: str, *, if_etag: str | None = None) -> None:
         """Removes the object; absent is fine. With ``if_etag`` raises `PreconditionFailed` on another version."""
@@ -294,7 +404,7 @@ class Store:
         if if_etag is not None:
             request["IfMatch"] = f'"{if_etag}"'
         try:
-            self.client.delete_object(**request)
+            _again(lambda: self.client.delete_object(**request), CONFLICT_PAUSES, _in_conflict)
         except ClientError as error:
             if if_etag is not None and _code(error) in _LOST:
                 raise PreconditionFailed(f"{key} was written by somebody else") from error
@@ -306,3 +416,16 @@ class Store:
         return self.client.generate_presigned_url(
             "get_object", Params={"Bucket": self.bucket, "Key": key}, ExpiresIn=seconds
         )
+
+
+def explained(store: Store, error: ClientError | BotoCoreError) -> str:
+    """What an error that S3 ended the work with means, for the log of a run."""
+    code = error.response.get("Error", {}).get("Code", "") if isinstance(error, ClientError) else ""
+    if code == "NoSuchBucket":
+        return f"there is no bucket '{store.bucket}' (BG_BUCKET), S3 says: {error}"
+    if code in ("AccessDenied", "403", "Forbidden"):
+        return f"{error}; check the credentials and their rights with `bg-pipeline doctor`"
+    return (
+        f"S3 (bucket '{store.bucket}', BG_BUCKET) does not do what it is asked: {error}. "
+        "What is done is kept; run it again when that has passed"
+    )

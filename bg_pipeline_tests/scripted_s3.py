@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import boto3
@@ -12,6 +12,8 @@ from botocore.config import Config
 
 CUT = b"the beginning"
 """A body that ends before the length that was said."""
+STALL = b"and then silence"
+"""A body after which the rest of the length that was said is never sent."""
 DOWN = (503, b"<Error><Code>SlowDown</Code></Error>")
 ABSENT = (404, b"<Error><Code>NoSuchKey</Code></Error>")
 CONFLICT = b"<Error><Code>ConditionalRequestConflict</Code></Error>"
@@ -21,19 +23,22 @@ CONFLICT = b"<Error><Code>ConditionalRequestConflict</Code></Error>"
 class ScriptedS3:
     """``answers`` are status and body of the next requests, in turn, and then 200 and "x".
 
-    ``asked`` are the requests that came, ``keys`` the access keys that signed them.
+    ``asked`` are the requests that came, ``keys`` the access keys that signed them, ``parts`` the tag and the range
+    that they asked for, where they did.
     """
 
     client: Any
     answers: list[tuple[int, bytes]] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
+    parts: list[tuple[str, str]] = field(default_factory=list)
 
 
 @contextmanager
-def scripted_s3() -> Iterator[ScriptedS3]:
+def scripted_s3(read_timeout: float = 60) -> Iterator[ScriptedS3]:
     """One with a boto3 client of it, which tries three times, for as long as the block lasts."""
     script = ScriptedS3(None)
+    over = Event()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -43,13 +48,17 @@ def scripted_s3() -> Iterator[ScriptedS3]:
             script.keys.append(self.headers["Authorization"].partition("Credential=")[2].partition("/")[0])
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
             status, body = script.answers.pop(0) if script.answers else (200, b"x")
+            if "Range" in self.headers:
+                script.parts.append((self.headers["If-Match"], self.headers["Range"]))
             self.send_response(status)
             self.send_header("ETag", '"1"')
             self.send_header("Last-Modified", "Sat, 28 Nov 2026 10:00:00 GMT")
-            self.send_header("Content-Length", str(len(body) + (body == CUT)))
+            self.send_header("Content-Length", str(len(body) + (body in (CUT, STALL))))
             self.end_headers()
             self.wfile.write(body)
-            self.close_connection = body == CUT
+            if body == STALL:
+                over.wait()
+            self.close_connection = body in (CUT, STALL)
 
         do_PUT = do_GET  # noqa: N815 (the name is http.server's)
 
@@ -63,9 +72,12 @@ def scripted_s3() -> Iterator[ScriptedS3]:
         script.client = boto3.client(
             "s3",
             endpoint_url=f"http://127.0.0.1:{server.server_port}",
-            config=Config(retries={"mode": "standard", "total_max_attempts": 3}),
+            config=Config(retries={"mode": "standard", "total_max_attempts": 3}, read_timeout=read_timeout),
         )
-        yield script
+        try:
+            yield script
+        finally:
+            over.set()
         script.client.close()
         server.shutdown()
         thread.join()

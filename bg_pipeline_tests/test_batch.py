@@ -600,10 +600,25 @@ def test_a_retry_is_a_valid_request_for_the_same_uploads_wherever_it_is_put() ->
     assert again.RetryOf == request.Id != again.Id
     assert again.InputS3Prefix == request.InputS3Prefix
     assert again.OutputS3Prefix == elsewhere.output_prefix
-    assert again.Sample is None
     assert [(entry.ImageName, entry.Labels) for entry in again.Images or ()] == [("dog.png", "Dog")]
     assert batch.retry_request(request, ["dog.png"]) == retry
     assert batch.retry_request(request, ["bus.png"]) != retry
+
+
+def test_a_retry_inherits_the_sample_until_it_was_approved() -> None:
+    request = read({**EXAMPLE, "Sample": 1})
+    retry, approved = (batch.retry_request(request, ["dog.png"], approved=way) for way in (False, True))
+    assert retry is not None
+    assert approved is not None
+    assert (retry.Sample, approved.Sample) == (1, None)
+
+
+def test_a_retry_has_what_is_left_of_the_cap_and_there_is_none_with_nothing_left() -> None:
+    request = read({**EXAMPLE, "MaxCostUSD": 2.0})
+    retry = batch.retry_request(request, ["dog.png"], cap_usd=0.25)
+    assert retry is not None
+    assert retry.MaxCostUSD == 0.25
+    assert batch.retry_request(request, ["dog.png"], cap_usd=0.0) is None
 
 
 def test_a_retry_of_a_whole_folder_names_its_images() -> None:

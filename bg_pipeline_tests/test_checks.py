@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from bg_pipeline.checks import every_upload_has_a_report
 from bg_pipeline.definitions import definitions
 from bg_pipeline.flow.engine import Day, Progress
 from bg_pipeline.flow.finishing import MOST_SUBJECT_CHANGED
@@ -140,10 +141,10 @@ def test_a_result_that_somebody_deletes_during_the_run_is_an_error(bench: Bench)
         def in_bucket(self, bucket: str) -> Store:
             return self
 
-        def write_json(self, key: str, document: Any, **conditions: Any) -> str:
+        def write(self, key: str, data: Any, **conditions: Any) -> str:
             if key == f"{gone}.json":  # provenance: the result was stored and opened before it
                 self.delete(gone)
-            return super().write_json(key, document, **conditions)
+            return super().write(key, data, **conditions)
 
     bench.store = Deleting(bench.store.client, bench.store.bucket)
     judged = judgments.results_open(ran(bench, bench.run()))
@@ -373,6 +374,18 @@ def test_an_idle_look_back_is_few_calls(bench: Bench, monkeypatch: pytest.Monkey
         bench.store.client.meta.events.unregister("before-call.s3", unique_id="counted")
     months = 1 if TODAY.day > 20 else 2
     assert calls == ["ListObjectsV2"] * (months + 2 * 2)
+
+
+def test_an_error_of_s3_fails_the_check_with_a_sentence(bench: Bench, instance: dg.DagsterInstance) -> None:
+    gone = Store(bench.store.client, "no-such-bucket-anywhere")
+    check = every_upload_has_a_report(bench.settings(), dg.AssetKey("status_report"))
+    job = dg.define_asset_job("checks", dg.AssetSelection.checks(check))
+    made = dg.Definitions(asset_checks=[check], jobs=[job], resources={"bucket": gone})
+    result = made.resolve_job_def("checks").execute_in_process(instance=instance)
+    assert result.success
+    (evaluation,) = result.get_asset_check_evaluations()
+    assert not evaluation.passed
+    assert "could not be checked: there is no bucket 'no-such-bucket-anywhere'" in str(evaluation.description)
 
 
 def test_the_sensor_makes_the_check_without_a_run(bench: Bench, instance: dg.DagsterInstance) -> None:

@@ -119,7 +119,7 @@ def test_the_sensor_runs_the_dates_again_for_what_changes_results(chosen: dict[s
         ({"alt_text_length": 80}, {CAPTIONS}),
         ({"image_models": "stability", "max_cost_usd": 1, "attempts": 5, "html_report_images": 1}, set()),
     ],
-    ids=str,
+    ids=lambda value: str(sorted(value)) if isinstance(value, set) else str(value),
 )
 def test_a_setting_makes_due_again_what_it_affects(chosen: dict[str, Any], stages: set[str]) -> None:
     assert due_again(**chosen) == stages

@@ -68,6 +68,17 @@ def test_any_upload_comes_back_from_its_key(date: datetime.date, segment: str, n
         (".DS_Store", Kind.DOT_FILE),
         ("sub/._bus.png", Kind.DOT_FILE),
         (".sub/bus.png", Kind.IMAGE),
+        ("IMG_1.AAE", Kind.SIDECAR),
+        ("sub/IMG_1.jpg.xmp", Kind.SIDECAR),
+        ("sub/Thumbs.db", Kind.SIDECAR),
+        ("Desktop.ini", Kind.SIDECAR),
+        ("__MACOSX/bus.png", Kind.SIDECAR),
+        ("shoot/@eaDir/bus.png/SYNOPHOTO_THUMB_XL.jpg", Kind.SIDECAR),
+        ("__MACOSX/._bus.png", Kind.DOT_FILE),
+        ("IMG_1.MOV", Kind.IMAGE),
+        ("xmp", Kind.IMAGE),
+        ("Thumbs.db.jpg", Kind.IMAGE),
+        ("Request.json", Kind.OTHER_JSON),
         ("sub/", Kind.FOLDER),
         ("", Kind.FOLDER),
     ],
@@ -357,3 +368,29 @@ def test_escapes_in_a_name_are_not_taken_for_escapes() -> None:
     names = ["a/b", "a%2Fb", "a%252Fb", "%2E%2E", "..", ".%2E", "CON", "%43ON"]
     paths = {layout.local_path(Path("out"), name) for name in names}
     assert len(paths) == len(names)
+
+
+def test_a_film_goes_with_the_photo_of_its_name_and_folder() -> None:
+    names = [
+        "IMG_1.HEIC",
+        "IMG_1.MOV",
+        "img_2.jpg",
+        "IMG_2.mov",
+        "a/IMG_3.MOV",
+        "IMG_3.JPG",
+        "clip.mp4",
+        "x.txt",
+    ]
+    assert layout.films_of_photos(names) == {"IMG_1.MOV", "IMG_2.mov"}
+
+
+@pytest.mark.parametrize(
+    "name", ["Request.json", "REQUEST.JSON", "request.json.json", "request.json.txt", " request.json"]
+)
+def test_a_request_that_is_misspelt_is_known_as_such(name: str) -> None:
+    assert layout.is_misspelt_request(name)
+
+
+@pytest.mark.parametrize("name", ["request.json", "sub/Request.json", "my-request.json", "draft.json"])
+def test_other_names_are_no_misspelt_request(name: str) -> None:
+    assert not layout.is_misspelt_request(name)

@@ -18,8 +18,24 @@ from bg_pipeline.flow.work import Work, open_batch
 from bg_pipeline.layout import Batch
 from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.reports.report import Status
-from bg_pipeline.review import Item, Reviews, State, chosen, decide, items, named, publish, queue, redo
+from bg_pipeline.review import (
+    Item,
+    Reviews,
+    State,
+    chosen,
+    decide,
+    items,
+    named,
+    publish,
+    queue,
+    redo,
+    redoing,
+)
+from bg_pipeline.spending.remaining import CapUsedUp
+from bg_pipeline.state.follow_ups import REDOES, FollowUps
+from bg_pipeline.state.leased_writes import LeasedWriter
 from bg_pipeline.state.ledger import Entry, Ledger, StageRecord
+from bg_pipeline.state.payments import Payment
 from bg_pipeline.store import Store
 from bg_pipeline_tests.batches import Bench
 from bg_pipeline_tests.pictures import photo
@@ -66,10 +82,14 @@ def batch(bench: Bench) -> Batch:
     return made
 
 
+def paid(usd: float) -> dict[str, Payment]:
+    return {"call": Payment("call", "TITAN_V2", usd)}
+
+
 def finished(bench: Bench, batch: Batch, version: str = "first") -> None:
     """Stores results and the ledger that knows them."""
     ledger = Ledger(bench.store, batch)
-    ledger.put(Entry("broken.jpg", stages={PICTURES: StageRecord("", Status.FAILED, cost_usd=0.03)}))
+    ledger.put(Entry("broken.jpg", stages={PICTURES: StageRecord("", Status.FAILED)}, payments=paid(0.03)))
     for name, status in (("good.jpg", Status.SUCCEEDED), ("odd.jpg", Status.NEEDS_REVIEW)):
         key = f"{batch.output_prefix}/{name}"
         etag = bench.store.write(key, f"{version} {name}".encode(), media_type="image/jpeg")
@@ -80,9 +100,11 @@ def finished(bench: Bench, batch: Batch, version: str = "first") -> None:
             "Seed": 7,
             "CostUSD": 0.01,
         }
-        record = StageRecord("", status, cost_usd=0.01)
-        ledger.put(Entry(name, stages={PICTURES: record}, outputs=[output], files={key: etag}))
-    ledger.finish()
+        record = StageRecord("", status)
+        ledger.put(
+            Entry(name, stages={PICTURES: record}, outputs=[output], files={key: etag}, payments=paid(0.01))
+        )
+    ledger.finish(LeasedWriter(None))
 
 
 def opened(bench: Bench, batch: Batch) -> Work:
@@ -382,6 +404,132 @@ def test_what_is_approved_no_more_is_taken_away_and_what_came_from_others_stays(
     assert delivered(bench) == [f"published/{batch.path}/not-ours.jpg", f"published/{batch.path}/odd.jpg"]
 
 
+def left_by_a_run(bench: Bench, batch: Batch, status: Status | None, *, version: str = "") -> None:
+    """Stores what a later attempt at good.jpg left: no output, one without a file, or another version."""
+    objects = list(bench.store.list(f"{batch.ledger_prefix}/"))
+    ledger = Ledger.read(bench.store, batch, objects)
+    entry = ledger.get("good.jpg")
+    assert entry is not None
+    entry.stages[PICTURES].status = status or Status.SKIPPED
+    if version:
+        key = entry.outputs[0]["Key"]
+        entry.files = {key: bench.store.write(key, version.encode(), media_type="image/jpeg")}
+    else:
+        entry.outputs, entry.files = (entry.outputs if status else []), {}
+    for output in entry.outputs:
+        output |= {"Status": status, "Cause": FAULT, "Key": output["Key"] if version else ""}
+    ledger.put(entry)
+    ledger.finish(LeasedWriter(None))
+
+
+@pytest.mark.parametrize("status", [None, Status.FAILED, Status.BLOCKED, Status.SKIPPED, Status.NEEDS_REVIEW])
+@pytest.mark.parametrize("decided", [False, True])
+def test_what_is_delivered_stays_when_a_later_attempt_failed(
+    bench: Bench, batch: Batch, status: Status | None, decided: bool
+) -> None:
+    if decided:
+        say(bench, batch, "good.jpg", State.APPROVED)
+    deliver(bench, batch)
+    left_by_a_run(bench, batch, status)
+    assert deliver(bench, batch) == review.Published()
+    assert delivered(bench) == [f"published/{batch.path}/good.jpg"]
+    finished(bench, batch)
+    assert deliver(bench, batch).removed == 0
+
+
+def test_what_is_delivered_stays_while_its_newer_version_waits_or_was_rejected(
+    bench: Bench, batch: Batch
+) -> None:
+    deliver(bench, batch)
+    left_by_a_run(bench, batch, Status.NEEDS_REVIEW, version="second")
+    assert deliver(bench, batch).removed == 0
+    say(bench, batch, "good.jpg", State.REJECTED)
+    assert deliver(bench, batch).removed == 0
+    say(bench, batch, "good.jpg", State.APPROVED)
+    assert deliver(bench, batch).copied == 1
+    copy = bench.store.read(f"published/{batch.path}/good.jpg")
+    assert copy is not None
+    assert copy.data == b"second"
+
+
+def test_a_delivered_version_that_was_rejected_goes_whatever_came_of_the_photo_since(
+    bench: Bench, batch: Batch
+) -> None:
+    deliver(bench, batch)
+    say(bench, batch, "good.jpg", State.REJECTED)
+    left_by_a_run(bench, batch, Status.NEEDS_REVIEW, version="second")
+    say(bench, batch, "good.jpg", State.REJECTED, by="bob")
+    left_by_a_run(bench, batch, Status.FAILED)
+    assert deliver(bench, batch).removed == 1
+    assert not delivered(bench)
+
+
+def test_a_rejection_that_was_taken_back_takes_nothing_away(bench: Bench, batch: Batch) -> None:
+    deliver(bench, batch)
+    say(bench, batch, "good.jpg", State.REJECTED)
+    say(bench, batch, "good.jpg", State.APPROVED)
+    left_by_a_run(bench, batch, Status.FAILED)
+    assert deliver(bench, batch).removed == 0
+    assert delivered(bench)
+
+
+def test_a_delivered_picture_goes_once_its_successor_under_another_name_is_delivered(bench: Bench) -> None:
+    made = bench.submit(1, Variants=2)
+    bench.run()
+    assert deliver(bench, made).copied == 2
+    replaced = {"Id": f"id-{made.name}", "Prompt": "an odd place"}
+    bench.put(made.request_key, json.dumps(replaced).encode())
+    bench.run()
+    assert deliver(bench, made).removed == 0, "the new picture waits for a person"
+    say(bench, made, "photo-0.jpg", State.APPROVED)
+    done = deliver(bench, made)
+    assert (done.copied, done.removed) == (1, 2)
+    assert delivered(bench) == [f"published/{made.path}/photo-0.jpg"]
+
+
+def test_of_several_pictures_only_those_with_a_successor_go(bench: Bench) -> None:
+    made = bench.submit(1, Prompts=["a beach", "a lake"])
+    bench.run()
+    deliver(bench, made)
+    entry = {"ImageName": "photo-0.jpg", "Prompts": ["a street", "an odd place"]}
+    fields = {"Id": f"id-{made.name}", "Images": [entry], "Renditions": [{"Format": "png"}]}
+    bench.put(made.request_key, json.dumps(fields).encode())
+    bench.run()
+    assert deliver(bench, made).removed == 1
+    names = [key.rpartition("/")[2] for key in delivered(bench)]
+    assert names == ["photo-0_1.jpg.png", "photo-0_2.jpg"]
+
+
+def test_a_list_from_before_images_stood_in_it_is_read_and_completed(bench: Bench, batch: Batch) -> None:
+    deliver(bench, batch)
+    key = batch.published_list_key
+    old = {
+        target: {name: each[name] for name in ("ResultETag", "ETag")}
+        for target, each in (bench.store.read_json(key) or {}).items()
+    }
+    bench.store.write_json(key, old)
+    assert deliver(bench, batch) == review.Published(kept=1)
+    say(bench, batch, "odd.jpg", State.APPROVED)
+    deliver(bench, batch)
+    assert [each["Image"] for each in bench.store.read_json(key).values()] == ["good.jpg", "odd.jpg"]
+
+
+def test_what_is_put_over_a_delivered_picture_while_it_is_taken_away_stays(
+    bench: Bench, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliver(bench, batch)
+    say(bench, batch, "good.jpg", State.REJECTED)
+    delete = Store.delete
+
+    def overtaken(self: Store, key: str, **how: Any) -> None:
+        bench.put(key, b"theirs")
+        delete(self, key, **how)
+
+    monkeypatch.setattr(Store, "delete", overtaken)
+    deliver(bench, batch)
+    assert delivered(bench) == [f"published/{batch.path}/good.jpg"]
+
+
 def test_what_somebody_put_over_a_delivered_picture_is_not_taken_away(bench: Bench, batch: Batch) -> None:
     deliver(bench, batch)
     bench.put(f"published/{batch.path}/good.jpg", b"theirs")
@@ -468,6 +616,175 @@ def test_redo_asks_for_another_picture_of_the_same_photo_and_pays_for_nothing_el
     assert item.state is State.REJECTED
     assert item.decision is not None
     assert item.decision.redone_as == again.path
+
+
+def ask_again(
+    bench: Bench, batch: Batch, *names: str, prompt: str = "", seed: int | None = None, by: str = "ann"
+) -> Batch:
+    found = looked(bench, batch)
+    chosen_items = [found[name] for name in names]
+    work = opened(bench, batch)
+    return redo(bench.store, bench.settings(), work, chosen_items, by=by, prompt=prompt, seed=seed)
+
+
+def sent(bench: Bench) -> list[str]:
+    return [key for key in bench.keys("image-files/") if key.endswith("/request.json")]
+
+
+def test_a_picture_asked_for_again_three_times_is_paid_for_once(
+    bench: Bench, ran: Batch, control: ControlClient
+) -> None:
+    control.mark()
+    found = [looked(bench, ran)["odd.jpg"]]
+    made = {
+        redo(bench.store, bench.settings(), opened(bench, ran), found, by=by, prompt="a quiet lake")
+        for by in ("ann", "bob", "ann")
+    }
+    assert len(made) == 1
+    bench.run(made.pop().date)
+    assert len(control.paid(operation="InvokeModel")) == 1
+
+
+def test_two_who_ask_for_a_picture_again_at_once_make_one_batch(
+    bench: Bench, ran: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, write = [looked(bench, ran)["odd.jpg"]], FollowUps.write
+    made: list[Batch] = []
+
+    def overtaken(self: FollowUps, store: Store, batches: Any) -> bool:
+        if not made:
+            monkeypatch.setattr(FollowUps, "write", write)
+            made.append(redo(bench.store, bench.settings(), opened(bench, ran), found, by="bob"))
+        return write(self, store, batches)
+
+    monkeypatch.setattr(FollowUps, "write", overtaken)
+    made.append(redo(bench.store, bench.settings(), opened(bench, ran), found, by="ann"))
+    assert made[0] == made[1]
+    assert len(sent(bench)) == 2
+
+
+def test_a_picture_that_is_being_asked_for_again_is_not_asked_for_in_other_words(
+    bench: Bench, ran: Batch
+) -> None:
+    first = ask_again(bench, ran, "odd.jpg", prompt="a quiet lake")
+    for asked in ({"prompt": "a street"}, {"prompt": "a quiet lake", "seed": 5}):
+        with pytest.raises(
+            UsageError, match=rf"odd\.jpg is being asked for again already, as batch {first.path}"
+        ):
+            ask_again(bench, ran, "odd.jpg", **asked)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="with other pictures"):
+        ask_again(bench, ran, "odd.jpg", "good.jpg", prompt="a quiet lake")
+    assert looked(bench, ran)["good.jpg"].state is State.APPROVED
+    assert len(sent(bench)) == 2
+
+
+def test_another_picture_can_be_asked_for_again_meanwhile(bench: Bench) -> None:
+    made = bench.submit(1, Prompt="an odd place", Variants=2)
+    bench.run()
+    first, second = (ask_again(bench, made, f"photo-0_{number}.jpg") for number in (1, 2))
+    assert first != second
+    assert ask_again(bench, made, "photo-0_1.jpg") == first
+    assert list(FollowUps.read(bench.store, REDOES(made)).batches) == [first, second]
+
+
+def test_once_its_outcome_is_there_a_picture_may_be_asked_for_once_more(
+    bench: Bench, ran: Batch, control: ControlClient
+) -> None:
+    first = ask_again(bench, ran, "odd.jpg", prompt="a quiet lake")
+    bench.run(first.date)
+    control.mark()
+    second, again = (ask_again(bench, ran, "odd.jpg", prompt="a quiet lake") for _ in range(2))
+    assert first != second == again
+    bench.run(second.date)
+    assert len(control.paid(operation="InvokeModel")) == 1
+    item = looked(bench, ran)["odd.jpg"]
+    assert item.decision is not None
+    assert item.decision.redone_as == second.path
+
+
+def test_who_ended_before_the_request_was_written_leaves_a_batch_that_the_next_writes(
+    bench: Bench, ran: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> bool:
+        raise OSError("gone")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("bg_pipeline.review.redoing.hand_over", gone)
+        with pytest.raises(OSError, match="gone"):
+            ask_again(bench, ran, "odd.jpg", prompt="a street")
+    (named_batch,) = FollowUps.read(bench.store, REDOES(ran)).batches
+    assert looked(bench, ran)["odd.jpg"].state is State.WAITING
+    assert ask_again(bench, ran, "odd.jpg", prompt="a quiet lake") == named_batch
+    assert (bench.store.read_json(named_batch.request_key) or {})["Images"][0]["Prompts"] == ["a quiet lake"]
+
+
+@pytest.mark.parametrize("prompt", ["a quiet lake", "a street"])
+def test_who_was_suspended_before_the_request_was_written_does_not_replace_what_others_wrote(
+    bench: Bench, ran: Batch, monkeypatch: pytest.MonkeyPatch, prompt: str
+) -> None:
+    found, hand_over = [looked(bench, ran)["odd.jpg"]], redoing.hand_over
+    others: list[Batch] = []
+
+    def suspended(store: Store, batch: Batch, data: bytes) -> bool:
+        monkeypatch.setattr(redoing, "hand_over", hand_over)
+        work = opened(bench, ran)
+        others.append(redo(store, bench.settings(), work, found, by="bob", prompt="a quiet lake"))
+        if prompt == "a quiet lake":
+            bench.run(batch.date)
+        return hand_over(store, batch, data)
+
+    monkeypatch.setattr(redoing, "hand_over", suspended)
+    if prompt == "a quiet lake":
+        assert ask_again(bench, ran, "odd.jpg", prompt=prompt) == others[0], "be it over by now"
+    else:
+        with pytest.raises(UsageError, match="is being asked for again already"):
+            ask_again(bench, ran, "odd.jpg", prompt=prompt)
+    assert len(sent(bench)) == 2
+
+
+def test_a_redo_that_ended_before_it_rejected_rejects_when_it_is_asked_for_again(
+    bench: Bench, ran: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object, **__: object) -> None:
+        raise OSError("gone")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("bg_pipeline.review.redoing.decide", gone)
+        with pytest.raises(OSError, match="gone"):
+            ask_again(bench, ran, "odd.jpg")
+    again = ask_again(bench, ran, "odd.jpg")
+    item = looked(bench, ran)["odd.jpg"]
+    assert item.decision is not None
+    assert (item.state, item.decision.redone_as) == (State.REJECTED, again.path)
+    assert len(sent(bench)) == 2
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"Batches": {"nowhere": []}, "Batch": "x"}'])
+def test_a_mark_that_cannot_be_read_holds_up_no_redo(bench: Bench, ran: Batch, text: bytes) -> None:
+    bench.put(layout.redone_key(ran), text)
+    first = ask_again(bench, ran, "odd.jpg")
+    assert ask_again(bench, ran, "odd.jpg") == first
+
+
+def test_a_redo_in_nobodys_name_is_refused_before_anything_is_sent(bench: Bench, ran: Batch) -> None:
+    with pytest.raises(UsageError, match="who decides"):
+        ask_again(bench, ran, "odd.jpg", by=" ")
+    assert len(sent(bench)) == 1
+    assert bench.store.head(layout.redone_key(ran)) is None
+
+
+def test_a_redo_has_what_is_left_of_the_cap_of_its_batch(bench: Bench, control: ControlClient) -> None:
+    made = bench.submit({"odd.jpg": photo(2)}, Prompt="an odd place", MaxCostUSD=1.0)
+    bench.run()
+    document = {"SettledMicroUsd": 950_000, "ClaimedMicroUsd": {}}
+    bench.store.write_json(made.spend_key, document)
+    again = ask_again(bench, made, "odd.jpg", prompt="a lake")
+    assert (bench.store.read_json(again.request_key) or {})["MaxCostUSD"] == 0.05
+    bench.run(again.date)
+    bench.store.write_json(again.spend_key, document)
+    with pytest.raises(CapUsedUp, match="used up"):
+        ask_again(bench, made, "odd.jpg", prompt="a street")
+    assert len(sent(bench)) == 2
 
 
 def test_another_seed_is_another_picture_of_the_same_prompt(bench: Bench, ran: Batch) -> None:

@@ -25,13 +25,13 @@ from bg_pipeline.notices.texts import Notice
 from bg_pipeline.reports.report import Report
 from bg_pipeline.reports.thumbnails import Thumbnails
 from bg_pipeline.review import Reviews
-from bg_pipeline.review.follow_up import _Mark
 from bg_pipeline.review.publishing import _published
 from bg_pipeline.schedules import Sights
 from bg_pipeline.settings import settings
 from bg_pipeline.spending.caps import SharedCap, read_spending
 from bg_pipeline.state.answers import Answers
 from bg_pipeline.state.claims import held_by
+from bg_pipeline.state.follow_ups import FollowUps
 from bg_pipeline.state.leases import holder_of
 from bg_pipeline.state.ledger import Entry, Ledger
 from bg_pipeline.store import Content, Store, Stored
@@ -157,7 +157,7 @@ KINDS = {
         frozenset({"Result", "ResultETag", "Decision"}),
     ),
     "published.json": Kind(_published, frozenset({"ETag"}), frozenset({""})),
-    "retry_mark.json": Kind(lambda data: _Mark.read(store_of(data), BATCH).batch, frozenset({"Batch"})),
+    "retry_mark.json": Kind(lambda data: FollowUps.read(store_of(data), "key").newest, frozenset({"Batch"})),
     "output_prefix_owner.json": Kind(claimed_by_its_own_batch, frozenset({"Batch"})),
     "spending_of_a_batch.json": Kind(
         lambda data: read_spending(store_of(data), "key")[0].total,

@@ -7,6 +7,7 @@ is told to Dagster for each date, as the runs of a date do.
 from typing import Any
 
 import dagster as dg
+from botocore.exceptions import BotoCoreError, ClientError
 
 from bg_pipeline.assets.metadata import day_metadata
 from bg_pipeline.aws import Aws
@@ -15,7 +16,7 @@ from bg_pipeline.custom_labels.model import NotStarted
 from bg_pipeline.errors import CallError, RunStopped, SettingsError
 from bg_pipeline.flow.stages import LABELS, PICTURES, STAGES
 from bg_pipeline.settings import Settings
-from bg_pipeline.store import Store
+from bg_pipeline.store import Store, explained
 
 NAME = "custom_labels_window"
 
@@ -42,12 +43,11 @@ def custom_labels_window(settings: Settings) -> dg.JobDefinition:
         aws: dg.ResourceParam[Aws],
         bucket: dg.ResourceParam[Store],
     ) -> None:
-        store = Store(aws.s3(bucket.bucket), bucket.bucket)
         try:
             outcome = window_run.run(
                 settings,
                 aws,
-                store,
+                bucket,
                 run_id=context.run_id,
                 given_up=config.given_up,
                 progress=lambda progress: context.log.info(progress.line()),
@@ -55,7 +55,9 @@ def custom_labels_window(settings: Settings) -> dg.JobDefinition:
             )
         except (SettingsError, NotStarted, CallError, RunStopped) as error:
             raise dg.Failure(str(error), allow_retries=False) from error
-        context.add_output_metadata(_metadata(store, outcome))
+        except (ClientError, BotoCoreError) as error:
+            raise dg.Failure(explained(bucket, error), allow_retries=False) from None
+        context.add_output_metadata(_metadata(bucket, outcome))
         if outcome.reason:
             context.log.info(f"Nothing was done: {outcome.reason}")
         bad = [f"{day.date}" for day in outcome.days.values() if day.nothing_worked and not day.waits]
@@ -67,7 +69,7 @@ def custom_labels_window(settings: Settings) -> dg.JobDefinition:
                         dg.AssetMaterialization(
                             dg.AssetKey([*prefix, name]),
                             partition=day.date.isoformat(),
-                            metadata=day_metadata(store, name, told),
+                            metadata=day_metadata(bucket, name, told),
                         )
                     )
         if bad:

@@ -5,9 +5,9 @@ still be made alone. A failed image is a row of the report and a warning; a date
 failed partition, with its report written.
 """
 
-from collections.abc import Iterator
-from datetime import date
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, date, datetime
+from typing import Any, Final
 
 import dagster as dg
 from botocore.exceptions import BotoCoreError, ClientError
@@ -17,13 +17,20 @@ from bg_pipeline import pipeline
 from bg_pipeline.assets.metadata import day_metadata
 from bg_pipeline.aws import Aws
 from bg_pipeline.checks import check_results, check_specs
-from bg_pipeline.errors import RunStopped, SettingsError
+from bg_pipeline.errors import RunStopped, SettingsError, StorageFailed
 from bg_pipeline.flow.engine import Day, Progress
 from bg_pipeline.flow.stages import CAPTIONS, LABELS, PICTURES, REPORT, STAGES
 from bg_pipeline.inspection.judgments import Ran
 from bg_pipeline.partitions import BACKFILL
+from bg_pipeline.quotas.calls import DayQuotaExhausted
 from bg_pipeline.settings import Settings
-from bg_pipeline.store import Store
+from bg_pipeline.store import Store, explained
+
+LEFT: Final = "bg_pipeline/left"
+"""The tag of a run that left something undone which may be done soon; its value is the run's own id."""
+_PASSING: Final = {StorageFailed.code, RunStopped.__name__, DayQuotaExhausted.__name__}
+"""Errors of rows that were not tried because of something that passes by itself: S3, credentials, a day's quota."""
+_FROM_FAILURE: Final = ("dagster/is_resume_retry", "dagster/is_asset_resume_retry")
 
 
 class FlowConfig(dg.Config):
@@ -85,6 +92,11 @@ def image_flow(settings: Settings, dates: dg.DailyPartitionsDefinition) -> dg.As
                 f"refresh: {', '.join(sorted(unknown))} is none of {', '.join(STAGES)}", allow_retries=False
             )
         selected = {key.path[-1]: key for key in context.selected_asset_keys}
+        keys = dates_left(context.instance, context.run, context.partition_keys, selected.values())
+        if len(keys) < len(context.partition_keys):
+            context.log.info(
+                f"Only {', '.join(keys)}: the run that this one repeats brought the other dates up to date"
+            )
         latest: list[Progress] = []
 
         def tell(progress: Progress) -> None:
@@ -94,22 +106,77 @@ def image_flow(settings: Settings, dates: dg.DailyPartitionsDefinition) -> dg.As
         try:
             days = pipeline.run(
                 settings,
-                [date.fromisoformat(key) for key in context.partition_keys],
+                [date.fromisoformat(key) for key in keys],
                 aws=aws,
-                store=Store(aws.s3(bucket.bucket), bucket.bucket),
+                store=bucket,
                 stages=selected,
                 again=config.refresh,
                 retry=config.retry,
                 run_id=context.run.run_id,
+                occasion=occasion(context.run),
+                asked_at=asked_at(context.instance, context.run),
                 progress=tell,
                 note=context.log.info,
             )
-        except (SettingsError, RunStopped, ClientError, BotoCoreError) as error:
-            raise dg.Failure(str(error), allow_retries=False) from error
+        except (SettingsError, RunStopped) as error:
+            if isinstance(error, StorageFailed):
+                mark_as_left(context)
+            raise dg.Failure(str(error), allow_retries=False) from None
+        except (ClientError, BotoCoreError) as error:
+            mark_as_left(context)
+            raise dg.Failure(explained(bucket, error), allow_retries=False) from None
+        except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
+            # A process that is ended from outside fails in Dagster, however well it reported on its way out.
+            mark_as_left(context)
+            raise
+        if any(day.problems or day.inspection.errors.keys() & _PASSING for day in days.values()):
+            mark_as_left(context)
         ran = Ran(settings, aws, bucket, list(days.values()), latest[-1] if latest else None)
         yield from _events(context, ran, selected)
 
     return image_flow
+
+
+def occasion(run: dg.DagsterRun) -> str:
+    """What a refresh or a retry is one occasion of: the first run, whatever is re-executed of it and how often."""
+    return run.root_run_id or run.run_id
+
+
+def asked_at(instance: dg.DagsterInstance, run: dg.DagsterRun) -> datetime | None:
+    """When a run was asked for, which may be long before it starts; None where Dagster does not know."""
+    record = instance.get_run_record_by_id(run.run_id)
+    return None if record is None else record.create_timestamp.astimezone(UTC)
+
+
+def dates_left(
+    instance: dg.DagsterInstance, run: dg.DagsterRun, keys: Sequence[str], assets: Iterable[dg.AssetKey]
+) -> list[str]:
+    """The partitions that a run has to work on: all, or of a re-execution "from failure" those that failed.
+
+    Those are the ones that are not materialized for each of the ``assets`` by the run that is repeated, or by those
+    that this one repeated in the same way. Where all are, something else failed, and all are worked on.
+    """
+    missing = {(asset, key) for asset in assets for key in keys}
+    seen: dg.DagsterRun | None = run
+    while seen is not None and _is_from_failure(seen) and seen.parent_run_id:
+        events = instance.get_records_for_run(
+            seen.parent_run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION
+        ).records
+        missing -= {(event.asset_key, event.partition_key) for event in events}
+        seen = instance.get_run_by_id(seen.parent_run_id)
+    left = {key for _, key in missing}
+    return [key for key in keys if key in left] or list(keys)
+
+
+def _is_from_failure(run: dg.DagsterRun) -> bool:
+    return any(run.tags.get(tag) == "true" for tag in _FROM_FAILURE)
+
+
+def mark_as_left(context: dg.AssetExecutionContext) -> None:
+    """Has the sensor that asked for the run ask again for what it left, since what stopped it passes."""
+    run_id = context.run.run_id
+    # A re-execution takes over the tags of its run, but not what they say of that one.
+    context.instance.add_run_tags(run_id, {LEFT: run_id})
 
 
 def _events(context: dg.AssetExecutionContext, ran: Ran, selected: dict[str, dg.AssetKey]) -> Iterator[Any]:
@@ -117,11 +184,12 @@ def _events(context: dg.AssetExecutionContext, ran: Ran, selected: dict[str, dg.
     order = [name for name in STAGES if name in selected]
     store, days = ran.store, ran.days
     bad = {day.date: reason for day in days if (reason := _failure(day, selected))}
-    if bad or any(_waits(day, name) for day in days for name in order):
+    some = len(days) < len(context.partition_keys)
+    if some or bad or any(_waits(day, name) for day in days for name in order):
         # One result for each asset would mark every date of the range as materialized.
         for name in order:
             for day in days:
-                if name == REPORT or not (day.date in bad or _waits(day, name)):
+                if _is_made(day, name, failed=day.date in bad):
                     yield dg.AssetMaterialization(
                         selected[name],
                         partition=day.date.isoformat(),
@@ -142,6 +210,13 @@ def _events(context: dg.AssetExecutionContext, ran: Ran, selected: dict[str, dg.
         yield from check_results(ran, selected[name], context.selected_asset_check_keys)
 
 
+def _is_made(day: Day, name: str, *, failed: bool) -> bool:
+    if name == REPORT:
+        # Of a date on which nothing worked there is a report, which says so.
+        return not day.problems
+    return not (failed or _waits(day, name))
+
+
 def _waits(day: Day, name: str) -> bool:
     """Whether there is nothing of an asset yet, because a Custom Labels window makes it: neither made nor failed."""
     if name == PICTURES:
@@ -151,6 +226,8 @@ def _waits(day: Day, name: str) -> bool:
 
 def _failure(day: Day, selected: dict[str, dg.AssetKey]) -> str:
     """Why a date's partition is a failed one; empty if it is not."""
+    if problems := day.problems:
+        return "; ".join(problems)
     if PICTURES not in selected:
         stages = [stage for stage in (LABELS, CAPTIONS) if stage in selected]
         empty = [

@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 import pybase64
+from botocore.exceptions import BotoCoreError, ClientError
 from PIL import Image
 
 from bg_pipeline.errors import ImageError
@@ -82,7 +83,11 @@ def _written(store: Store, day: Day) -> str:
 
 def _picture(store: Store, key: str) -> str:
     """A thumbnail as Markdown; words where there is nothing to show."""
-    content = store.read(key)
+    try:
+        content = store.read(key)
+    except (ClientError, BotoCoreError) as error:
+        # What was made is made, whether or not it can be shown.
+        return type(error).__name__
     if content is None:
         return "gone"
     try:

@@ -2,13 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
+from typing import Final
 
 import dagster as dg
+from botocore.exceptions import BotoCoreError, ClientError
 
 from bg_pipeline.partitions import BACKFILL
 from bg_pipeline.settings import Settings
-from bg_pipeline.store import Store
+from bg_pipeline.store import Store, explained
 from bg_pipeline.uploads.listing import batches
+
+GIVE_UP_AFTER: Final = 3
+"""So many dates that cannot be listed, and none that can, mean that S3 is away: the others are not tried."""
 
 
 def raw_images(settings: Settings, dates: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
@@ -25,10 +30,27 @@ def raw_images(settings: Settings, dates: dg.DailyPartitionsDefinition) -> dg.As
     def raw_images(
         context: dg.AssetExecutionContext, bucket: dg.ResourceParam[Store]
     ) -> Iterator[dg.MaterializeResult[None]]:
+        failed: dict[str, str] = {}
+        listed = 0
         for key in context.partition_keys:
-            context.add_asset_metadata(
-                _inventory(settings, bucket, date.fromisoformat(key)), partition_key=key
+            try:
+                found = _inventory(settings, bucket, date.fromisoformat(key))
+            except (ClientError, BotoCoreError) as error:
+                failed[key] = explained(bucket, error)
+                if not listed and len(failed) == GIVE_UP_AFTER:
+                    break
+                continue
+            listed += 1
+            context.add_asset_metadata(found, partition_key=key)
+        for key, words in failed.items():
+            context.log.error(f"{key}: {words}")
+        if failed and (not listed or len(context.job_def.nodes) == 1):
+            raise dg.Failure(
+                "; ".join(f"{key}: {words}" for key, words in failed.items()), allow_retries=False
             )
+        for key, words in failed.items():
+            # To fail here would keep the other dates from being worked on; the assets that follow fail for this one.
+            context.add_asset_metadata({"not_listed": words}, partition_key=key)
         yield dg.MaterializeResult()
 
     return raw_images

@@ -21,6 +21,8 @@ from bg_pipeline.batch.fields import (
 from bg_pipeline.batch.problems import MAX_PROBLEMS
 from bg_pipeline.batch.prompts import fill, placeholder_values, placeholders
 from bg_pipeline.batch.reading import MAX_BYTES, read, read_wishes
+from bg_pipeline.batch.renditions import filled
+from bg_pipeline.batch.text import decode
 from bg_pipeline.batch.wanted import (
     ImageSettings,
     Wanted,
@@ -50,8 +52,10 @@ __all__ = [
     "TaskName",
     "Wanted",
     "Wishes",
+    "decode",
     "default_request",
     "fill",
+    "filled",
     "image_settings",
     "paid_picture_fields",
     "picture_fields",

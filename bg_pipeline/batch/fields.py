@@ -17,6 +17,8 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from bg_pipeline import layout
+from bg_pipeline.batch.placeholders import plain_problem, prompt_problem, unknown_placeholder
+from bg_pipeline.batch.spreadsheets import is_error_value
 from bg_pipeline.effects import Affects
 
 MAX_IMAGES: Final = 200_000
@@ -38,12 +40,34 @@ FormatName = Literal["jpeg", "png", "webp", "tiff", "bmp", "avif"]
 def _prose(text: str) -> str:
     if any(unicodedata.category(char) == "Cc" and char not in "\n\r\t" for char in text):
         raise ValueError("holds a control character")
-    return text
+    return _undamaged(text)
 
 
 def _line(text: str) -> str:
     if any(unicodedata.category(char) == "Cc" for char in text):
         raise ValueError("holds a control character or a line break")
+    return _undamaged(text)
+
+
+def _undamaged(text: str) -> str:
+    if "\ufffd" in text:
+        raise ValueError(
+            "holds a character (\ufffd) that another program could not read: write it anew, as UTF-8"
+        )
+    if is_error_value(text):
+        raise ValueError(f"is a spreadsheet's error, {text.strip()}, and no text")
+    return text
+
+
+def _filled_in(text: str) -> str:
+    if problem := prompt_problem(text):
+        raise ValueError(problem)
+    return text
+
+
+def _never_filled_in(text: str) -> str:
+    if problem := plain_problem(text):
+        raise ValueError(problem)
     return text
 
 
@@ -60,7 +84,7 @@ def _identifier(text: str) -> str:
 
 
 def _image_name(name: str) -> str:
-    if layout.kind_of(name) not in {layout.Kind.IMAGE, layout.Kind.DOT_FILE}:
+    if layout.kind_of(name) not in layout.NAMEABLE:
         raise ValueError(
             f"{shown(name)} cannot be the name of an image: it is empty, a folder or a .json file"
         )
@@ -86,7 +110,8 @@ def _backdrop(text: str) -> str:
 
 def _file_name(template: str) -> str:
     if problem := layout.file_name_problem(template):
-        raise ValueError(problem)
+        unknown = unknown_placeholder(template, layout.FILE_NAME_FIELDS)
+        raise ValueError(f"{unknown}; it {problem}" if unknown else problem)
     return template
 
 
@@ -115,7 +140,9 @@ def _said(value: Any) -> Any:
 
 
 _Prose = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(_prose)]
-_Prompt = Annotated[_Prose, AfterValidator(_not_blank)]
+_Painted = Annotated[_Prose, AfterValidator(_filled_in)]
+_Unfilled = Annotated[_Prose, AfterValidator(_never_filled_in)]
+_Prompt = Annotated[_Painted, AfterValidator(_not_blank)]
 _Line = Annotated[str, Field(max_length=256), AfterValidator(_line)]
 _Identifier = Annotated[str, AfterValidator(_identifier)]
 _Int = Annotated[int, Strict()]
@@ -161,9 +188,9 @@ class Wishes:
     ``Prompts`` stands in the place of ``Prompt`` where both are said.
     """
 
-    Prompt: Annotated[_Prose | None, Affects.PICTURE_INPUT] = None
+    Prompt: Annotated[_Painted | None, Affects.PICTURE_INPUT] = None
     Prompts: Annotated[_Prompts | None, Affects.PICTURE_INPUT] = None
-    NegativePrompt: Annotated[_Prose | None, Affects.PICTURE_CALL] = None
+    NegativePrompt: Annotated[_Unfilled | None, Affects.PICTURE_CALL] = None
     Mode: Annotated[ModeName | None, Affects.PICTURE_CALL] = None
     Task: Annotated[TaskName | None, Affects.PICTURE_CALL] = None
     Variants: Annotated[_Variants | None, Affects.RESULT] = None

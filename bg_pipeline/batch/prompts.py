@@ -4,10 +4,11 @@ import posixpath
 import re
 from collections.abc import Iterable, Mapping
 
+from bg_pipeline.batch.placeholders import PLACEHOLDERS
 from bg_pipeline.batch.wanted import ImageSettings
 from bg_pipeline.errors import ImageError
 
-_PLACEHOLDER = re.compile(r"\{(caption|labels|name|ref)\}")
+_PLACEHOLDER = re.compile(r"\{(" + "|".join(PLACEHOLDERS) + r")\}")
 
 
 def placeholders(template: str) -> frozenset[str]:

@@ -1,8 +1,6 @@
 """Reads a request whose writer is not trusted."""
 
-import json
 import re
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
@@ -13,6 +11,7 @@ from pydantic_core import ErrorDetails
 from bg_pipeline.batch.fields import NO_PRESETS, BatchRequest, Wishes
 from bg_pipeline.batch.problems import field_of, first_of, problems_of
 from bg_pipeline.batch.rules import violations
+from bg_pipeline.batch.text import parse_object
 from bg_pipeline.errors import RequestError
 from bg_pipeline.layout import Batch
 
@@ -72,36 +71,7 @@ def _parsed(data: bytes) -> dict[str, Any]:
         raise RequestError(
             [("", f"the request has {len(data):,} bytes and may have {MAX_BYTES:,}; split it")]
         )
-    twice: list[str] = []
-
-    def an_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            twice.extend(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
-        return found
-
-    def no_number(name: str) -> Any:
-        raise ValueError(name)
-
-    try:
-        document = json.loads(data.decode("utf-8-sig"), object_pairs_hook=an_object, parse_constant=no_number)
-    except UnicodeDecodeError as error:
-        raise RequestError([("", f"the request is not UTF-8 text (byte {error.start + 1})")]) from None
-    except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}"
-        raise RequestError([("", f"the request is not JSON: {error.msg} in {place}")]) from None
-    except RecursionError:
-        raise RequestError([("", "the request is nested too deeply")]) from None
-    except ValueError:
-        text = "the request holds what is no JSON number: NaN, Infinity, or thousands of digits"
-        raise RequestError([("", text)]) from None
-    if not isinstance(document, dict):
-        raise RequestError([("", 'the request must be a JSON object, {"Id": …, "Prompt": …}')])
-    if twice:
-        raise RequestError(
-            first_of([(name[:100], "is given twice in one object") for name in dict.fromkeys(twice)])
-        )
-    return document
+    return parse_object(data)
 
 
 _REQUEST = TypeAdapter(BatchRequest)

@@ -5,6 +5,8 @@ from collections.abc import Collection, Iterator, Mapping
 
 from bg_pipeline import layout
 from bg_pipeline.batch.fields import WISHES, BatchRequest, ImageEntry, Wishes, shown
+from bg_pipeline.batch.placeholders import left_in
+from bg_pipeline.batch.renditions import filled, impossible, preset_file
 from bg_pipeline.batch.wanted import ImageSettings, image_settings, preset_names, subject_of
 from bg_pipeline.layout import Batch
 
@@ -17,7 +19,9 @@ def violations(
     presets: Mapping[str, Wishes],
 ) -> Iterator[tuple[str, str]]:
     """What is wrong with the request beyond its single fields."""
-    if request.S3Bucket not in {"", bucket, *allowed_buckets}:
+    if left := left_in(request.S3Bucket):
+        yield "S3Bucket", f"a placeholder was left in: {left[:60]}"
+    elif request.S3Bucket not in {"", bucket, *allowed_buckets}:
         yield "S3Bucket", f"{shown(request.S3Bucket)} is neither BG_BUCKET nor among BG_ALLOWED_BUCKETS"
     for field, top, own in (
         ("InputS3Prefix", layout.UPLOADS, batch.input_prefix),
@@ -28,6 +32,11 @@ def violations(
             yield field, problem
 
     entries = request.Images or ()
+    for place, level in [("", request), *((f"Images[{n}].", entry) for n, entry in enumerate(entries))]:
+        for key_field in ("MaskKey", "Backdrop"):
+            key = (getattr(level, key_field) or "").removeprefix(f"{batch.input_prefix}/")
+            if left := left_in(key):
+                yield f"{place}{key_field}", f"a placeholder was left in: {left[:60]}"
     input_prefix = request.InputS3Prefix.removesuffix("/") or batch.input_prefix
     places: dict[str, int] = {}
     for number, entry in enumerate(entries):
@@ -46,11 +55,19 @@ def violations(
         [("", None)] if not entries or len(special) < len(entries) else []
     )
     promptless = None
+    looked_at: set[tuple[str, int]] = set()
     for where, one in [*plain, *special]:
         settings = image_settings(request, one.ImageName if one else "", presets)
         if settings.needs_prompt and not settings.prompts and promptless is None:
             promptless = where.removesuffix(".") or "the request"
         yield from _mismatches(where, request, one, settings, presets)
+        place, asked = (where, one) if one and one.Renditions else ("", request)
+        pictures = len(settings.prompts or "-") * settings.variants if settings.needs_prompt else 1
+        if (place, pictures) not in looked_at:
+            # Once for all images that share them.
+            looked_at.add((place, pictures))
+            for rest, problem in impossible(asked.Renditions or (), presets, pictures):
+                yield f"{place}Renditions{rest}", problem
     if promptless:
         yield "Prompt", f"is required: {promptless} has none; give one for all images or each image its own"
 
@@ -59,6 +76,8 @@ def _prefix_problem(given: str, top: str, own: str) -> str | None:
     prefix = given.removesuffix("/")
     if given == "" or prefix == own:
         return None
+    if left := left_in(prefix):
+        return f"a placeholder was left in: {left[:60]}; leave the field out to have {own}"
     if not prefix.startswith(f"{top}/"):
         return f"{shown(given)} must lie under {top}/"
     if {"", ".", ".."} & set(prefix.split("/")):
@@ -94,6 +113,8 @@ def _mismatches(
         yield f"{where}MaskKey", "is required with Subject MASK"
     if not settings.ref and any("{ref}" in (rendition.FileName or "") for rendition in settings.renditions):
         yield f"{where}Ref", "is required, since a FileName uses {ref}"
+    if settings.task == "REPLACE" and (unseen := _unseen(settings, presets)):
+        yield f"{where}{unseen[0]}", unseen[1]
     if settings.task == "REMOVE":
         for place, level in said:
             if level.Backdrop:
@@ -108,3 +129,22 @@ def _mismatches(
         differ = any(value != values[0] for value in values)
         if differ and all(getattr(level, wish) is None for level in levels):
             yield f"{where}Renditions", f"has presets that differ in {wish}; say it in the request"
+
+
+def _unseen(settings: ImageSettings, presets: Mapping[str, Wishes]) -> tuple[str, str] | None:
+    """The field that asks for a background which no rendition shows: it would be made, and paid, for nothing."""
+    names = [rendition.Preset or "" for rendition in settings.renditions]
+    if not names or not all(name in presets and presets[name].Task == "REMOVE" for name in names):
+        return None
+    shown = " and ".join(dict.fromkeys(names))
+    if settings.backdrop == "#ffffff" and all(
+        filled(rendition, preset_file(rendition, presets)).Format == "jpeg"
+        for rendition in settings.renditions
+    ):
+        return None
+    if settings.backdrop is not None:
+        return "Backdrop", f"would not be seen: {shown} has a ground of its own; leave it out, or the preset"
+    return (
+        "Task",
+        f"REPLACE paints a background that would not be seen: {shown} has a ground of its own; use REMOVE",
+    )

@@ -37,7 +37,8 @@ class Wanted:
 class ImageSettings:
     """What is asked for one image, with every default in its place.
 
-    ``labels`` are the request's own, empty where it says none. ``mask_key`` is set exactly if ``subject`` is MASK.
+    ``labels`` are the request's own, empty where it says none; where it says that there are none (an empty
+    ``Labels``), everything that stands out is the subject. ``mask_key`` is set exactly if ``subject`` is MASK.
     ``backdrop`` is a key or ``#rrggbb``. ``seed`` is None where it is to be derived. ``renditions`` is empty
     where the picture is wanted as it is.
 
@@ -146,9 +147,12 @@ def image_settings(
     task = first("Task", "REPLACE")
     subjects = (subject_of(level) for level in levels)
     subject: SubjectName = next((found for found in subjects if found), "LABELS")
+    labels = _words(entry.Labels if entry else None)
+    if subject == "LABELS" and entry is not None and entry.Labels is not None and not labels:
+        subject = "SALIENT"
     return ImageSettings(
         image=image,
-        labels=_words(entry.Labels if entry else None),
+        labels=labels,
         task=task,
         prompts=next((found for level in levels if (found := _prompts(level))), ()),
         variants=first("Variants", 1),

@@ -45,23 +45,31 @@ def default_request(batch: Batch, bucket: str, prompt: str = "") -> BatchRequest
 
 
 def retry_request(
-    request: BatchRequest, images: Iterable[str], presets: Mapping[str, Wishes] = NO_PRESETS
+    request: BatchRequest,
+    images: Iterable[str],
+    presets: Mapping[str, Wishes] = NO_PRESETS,
+    *,
+    approved: bool = False,
+    cap_usd: float | None = None,
 ) -> BatchRequest | None:
     """The request that asks again for ``images`` of a request, wherever it is put; None if it would ask for nothing.
 
     It reads the same uploads and writes to the folders of the batch it becomes. Its ``Id`` is new, and the same
     for the same images. Images that have no prompt and need one are left out, as a request without it is not valid.
+    ``Sample`` stays until it was ``approved``. ``cap_usd`` is what is left of the request's cap, None where it has
+    none; with nothing left nothing is asked for.
     """
     settings = (image_settings(request, image, presets) for image in images)
     asked = [one.image for one in settings if one.prompts or not one.needs_prompt]
-    if not asked:
+    if not asked or (cap_usd is not None and cap_usd <= 0):
         return None
     return replace(
         request,
         Id=str(uuid.uuid5(uuid.NAMESPACE_URL, json.dumps([request.Id, *asked]))),
         OutputS3Prefix="",
         StatusS3Prefix="",
-        Sample=None,
+        MaxCostUSD=request.MaxCostUSD if cap_usd is None else cap_usd,
+        Sample=None if approved else request.Sample,
         RetryOf=request.Id,
         Images=tuple(request.entries.get(image) or ImageEntry(ImageName=image) for image in asked),
     )

@@ -24,7 +24,8 @@ def retry(batch: Batch, at_once: bool, yes: bool) -> None:
 
     The photos stay where they are; only a request is written. What is stored is not paid for again; a call that was
     never answered, and may have been billed, is made once more. Images that wait for the approval of a sample are
-    not asked for. While an earlier retry of the batch has no report, that one is named and none is added.
+    not asked for. While an earlier retry of the batch has no report, that one is named and none is added. Batch and
+    retries share one cap: MaxCostUSD is what is left of it.
     """
     configured = settings()
     store = open_bucket(configured, make_aws(configured))
@@ -45,16 +46,23 @@ def retry(batch: Batch, at_once: bool, yes: bool) -> None:
 @click.command()
 @click.argument("batch", type=BATCH)
 @click.option("--run", "at_once", is_flag=True, help="Also run the rest of the batch now.")
+@click.option(
+    "--seen",
+    default="",
+    metavar="TAG",
+    help="The tag of the request whose sample you looked at, as `report` tells it; else the present one's.",
+)
 @by
 @local
-def approve(batch: Batch, at_once: bool, by: str) -> None:
+def approve(batch: Batch, at_once: bool, seen: str, by: str) -> None:
     """Say that a batch's sample is good, so that the rest of the batch may run.
 
-    Dagster's sensors see it and ask for a run. A request that replaces the batch's later has a sample of its own.
+    Dagster's sensors see it and ask for a run. The approval is of the request that made the sample: one that replaced
+    it is not approved, and has a sample of its own.
     """
     configured = settings()
     store = open_bucket(configured, make_aws(configured))
-    if review.approve_sample(store, look_up(store, configured, batch), by=by):
+    if review.approve_sample(store, look_up(store, configured, batch), by=by, seen=seen.strip('"')):
         say(f"The sample of batch {batch.path} is approved.")
     else:
         say(f"The sample of batch {batch.path} was approved before.")

@@ -18,7 +18,7 @@ from bg_pipeline.settings import settings
 @dates_and_batches
 @local
 def publish(dates: Sequence[UploadDate], batches: tuple[Batch, ...]) -> None:
-    """Copy approved results under published/, and take away what is approved no more.
+    """Copy approved results under published/, and take away what was rejected or replaced there.
 
     Ends with 0 if no result waits for a person and all that is approved is delivered, else with 1.
     """

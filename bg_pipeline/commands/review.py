@@ -94,10 +94,10 @@ def _tell(results: Results, found: Sequence[Item]) -> None:
     say(
         f"{counted(stands.approved, 'result')} approved, {stands.rejected:,} rejected, {stands.waiting:,} waiting; "
         f"{stands.approved_images:,} of {counted(stands.images, 'image')} with an approved result, at "
-        f"{dollars(stands.cost_per_image, 4)} USD each of {dollars(stands.cost_usd)} USD in all."
+        f"{dollars(stands.cost_per_image, 4)} USD each of {stands.costs.in_words()} in all."
         if stands.approved_images
         else f"No result is approved, {stands.rejected:,} rejected, {stands.waiting:,} waiting; "
-        f"{dollars(stands.cost_usd)} USD in all."
+        f"{stands.costs.in_words()} in all."
     )
 
 
@@ -173,14 +173,17 @@ def redo(
     """Ask for pictures again, as a new batch of today, and reject what there is of them.
 
     Labels, captions and masks are used as they are; only the pictures are paid for. Prints the new batch's prefix.
+    Until that batch has its report, asking for the same again leads to it and adds nothing.
     """
     configured, store, results, found = _open(batch)
     work = results.work
     meant = reviews.queue(found) if everything and not names else _meant(work, found, names, everything)
+    if not meant:
+        raise UsageError(f"nothing of batch {batch.path} waits for a person")
     if len(meant) > ASK_BEYOND:
         ask(f"{len(meant):,} paid pictures are asked for again. Go on?", yes=yes)
     again = reviews.redo(store, configured, work, meant, by=by, prompt=prompt, seed=seed)
-    say(f"{counted(len(meant), 'picture')} of batch {batch.path} asked for again.")
+    say(f"{counted(len(meant), 'picture')} of batch {batch.path} asked for again, as batch {again.path}.")
     click.echo(again.input_prefix)
     if at_once:
         click.get_current_context().exit(0 if run_dates([again.date], only=[again]) else 1)

@@ -114,5 +114,5 @@ def show(days: Iterable[Day]) -> None:
             say(f"{day.date}: stopped early: {day.stopped}")
         for path in day.unfinished:
             say(f"{path} is left alone: it is still being uploaded, or another run is at work on it.")
-        if not day.images and not day.unfinished:
+        if not (day.images or day.unfinished or day.problems):
             say(f"{day.date}: no complete batch of photos.")

@@ -1,6 +1,7 @@
 """``bg-pipeline status`` and ``report``: how batches stand, and what became of each image of one."""
 
 import datetime
+import shlex
 from collections import Counter
 from collections.abc import Iterable
 
@@ -15,7 +16,7 @@ from bg_pipeline.layout import Batch, UploadDate
 from bg_pipeline.pipeline import make_aws, open_bucket
 from bg_pipeline.reports.building import page, rows
 from bg_pipeline.reports.manifest import mirror_stored
-from bg_pipeline.reports.overview import State, look_up, state_of
+from bg_pipeline.reports.overview import Costs, State, look_up, state_of
 from bg_pipeline.reports.report import TABLE_HEAD, Report, Status
 from bg_pipeline.reports.wording import run_command
 from bg_pipeline.settings import Settings, settings
@@ -39,7 +40,7 @@ def status(batch: Batch | None, date: UploadDate | None) -> None:
     if batch:
         look_up(store, configured, batch)
     dates = [batch.date] if batch else [date] if date else _open_dates(configured)
-    head = ("Batch", "State", "Images", *(status.value for status in Status), "To do", "USD")
+    head = ("Batch", "State", "Images", *(status.value for status in Status), "To do", "USD", "Maybe more")
     lines, finished = [], True
     works = {work.place.batch: work for work in find_work(store, configured, dates, [batch] if batch else ())}
     for uploaded in _uploaded(store, dates, batch):
@@ -73,10 +74,10 @@ def _line(store: Store, work: Work) -> tuple[list[object], bool]:
     found = list(rows(work))
     counts = Counter(row.Status for row in found)
     state, words = state_of(store, work)
-    costs = [row.CostUSD for row in found]
-    cost = None if None in costs else sum(cost or 0.0 for cost in costs)
+    costs = Costs.of(found)
     line: list[object] = [work.place.batch.path, words, len(work.images)]
-    line += [*(counts[status] for status in Status), len(work.due), dollars(cost)]
+    line += [*(counts[status] for status in Status), len(work.due)]
+    line += [dollars(costs.usd), dollars(costs.maybe_usd)]
     done = state == State.REPORTED and not work.due
     return line, done and counts[Status.SUCCEEDED] == len(found)
 
@@ -113,6 +114,11 @@ def report(batch: Batch, form: str, links: bool) -> None:
     if form == "table":
         console().print(table(TABLE_HEAD, found.table(), right=TABLE_HEAD[2:4]))
         click.echo(_summary(found))
+        if any(row.waits_for_approval for row in found):
+            say(
+                f"Its sample waits: look at it, then `bg-pipeline approve {shlex.quote(batch.path)} "
+                f"--seen {standing.request_etag}` lets the rest run."
+            )
     elif form == "html":
         link_seconds = configured.report_link_seconds if links else 0
         click.echo(page(open_batch(store, configured, batch), link_seconds=link_seconds), nl=False)
@@ -132,4 +138,4 @@ def report(batch: Batch, form: str, links: bool) -> None:
 
 def _summary(found: Report) -> str:
     counts = ", ".join(f"{number} {status.value}" for status, number in found.counts.items() if number)
-    return f"{counts}; {dollars(found.cost_usd)} USD"
+    return f"{counts}; {Costs.of(found).in_words()}"

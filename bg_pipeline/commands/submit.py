@@ -42,7 +42,12 @@ ASK_BEYOND = 50
 @click.option(
     "--mode", type=click.Choice(get_args(requests.ModeName)), help="The subject's edge; PRECISE if unsaid."
 )
-@click.option("--keep", multiple=True, metavar="LABEL", help="What is kept, such as Dog; repeat it for more.")
+@click.option(
+    "--keep",
+    multiple=True,
+    metavar="LABEL",
+    help="What is kept, such as Dog; repeat it for more. '' means everything that stands out.",
+)
 @click.option(
     "--task", type=click.Choice(get_args(requests.TaskName)), help="REMOVE leaves the background empty."
 )
@@ -51,6 +56,9 @@ ASK_BEYOND = 50
 )
 @click.option(
     "--backdrop", metavar="#RRGGBB|KEY|FILE", help="A colour or a picture in the place of a painted one."
+)
+@click.option(
+    "--shadow", type=click.Choice(get_args(requests.ShadowName)), help="Under the subject, on a backdrop."
 )
 @click.option("--preset", multiple=True, help="Files to be made of each picture, by the name of a preset.")
 @click.option("--variants", type=int, help="Pictures of each photo and prompt, 1 to 5.")
@@ -95,7 +103,11 @@ def submit(
         found, data, request = ordered.photos, ordered.data, ordered.request
         others |= ordered.others
     else:
-        found = find_photos(photos)
+        beside: list[str] = []
+        found = find_photos(photos, beside)
+        if beside:
+            shown = ", ".join(beside[:3]) + (", …" if len(beside) > 3 else "")
+            say(f"{counted(len(beside), 'file')} that go with photos and are none are left out: {shown}")
         fields = _fields(wishes, batch, others)
         data, request = compose_request(configured, batch, [photo.name for photo in found], fields)
     names = [photo.name for photo in found]
@@ -136,6 +148,10 @@ def _order(configured: Settings, batch: Batch, file: Path, fields: Mapping[str, 
             say(
                 f"Columns that mean nothing here, and only come back in the report: {', '.join(manifest.unused)}"
             )
+        for _, place, words in manifest.doubts[:10]:
+            say(f"Please look at {place}: {words}")
+        if len(manifest.doubts) > 10:
+            say(f"and at {len(manifest.doubts) - 10} more such cells")
         store = open_bucket(configured, make_aws(configured))
         sources = OnThisMachine(file.parent, InBuckets(configured, store))
         return order(configured, batch, manifest, data, sources, fields)
@@ -162,11 +178,17 @@ def _fields(wishes: Mapping[str, Any], batch: Batch, others: dict[str, Upload]) 
         "Task": wishes["task"],
         "Subject": wishes["subject"],
         "Backdrop": backdrop,
+        "Shadow": wishes["shadow"],
         "Variants": wishes["variants"],
         "Sample": wishes["sample"],
         "MaxCostUSD": wishes["max_cost_usd"],
         "Ref": wishes["ref"],
         "Renditions": [{"Preset": name} for name in wishes["preset"]] or None,
-        "Labels": ", ".join(wishes["keep"]),
+        # An empty one means everything that stands out, and is not the same as none.
+        "Labels": ", ".join(wishes["keep"]) if wishes["keep"] else None,
     }
-    return {name: value for name, value in fields.items() if value not in (None, "")}
+    return {
+        name: value
+        for name, value in fields.items()
+        if value is not None and (value != "" or name == "Labels")
+    }

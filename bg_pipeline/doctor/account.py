@@ -151,6 +151,9 @@ def image_models(settings: Settings, aws: Aws) -> Iterator[Finding]:
 
 def caption_models(settings: Settings, aws: Aws) -> Iterator[Finding]:
     """The same of each caption model."""
+    if not settings.caption_models:
+        yield Finding(Level.OK, "captions", "switched off, as BG_CAPTION_MODELS is empty")
+        return
     wanted = [(f"caption model {name}", (nova.operation(name),)) for name in settings.caption_models]
     yield from _first_usable(aws, wanted, "BG_CAPTION_MODELS")
 

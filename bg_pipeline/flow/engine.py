@@ -8,7 +8,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
 from types import MappingProxyType
@@ -23,6 +23,7 @@ from bg_pipeline.errors import (
     NewerDocument,
     NotDelivered,
     NothingUsable,
+    RunStopped,
     StorageFailed,
 )
 from bg_pipeline.flow import heaps
@@ -38,11 +39,13 @@ from bg_pipeline.inspection.grounds import Inspection
 from bg_pipeline.layout import Batch, UploadDate
 from bg_pipeline.reports.building import report_batch, rows, rows_and_entries
 from bg_pipeline.reports.report import Row, Status
+from bg_pipeline.spending.remaining import limit_of
 from bg_pipeline.state.leased_writes import LeasedWriter
 from bg_pipeline.state.leases import POLL_SECONDS, Leases
 from bg_pipeline.state.ledger import Entry, StageRecord
 from bg_pipeline.state.payments import Bill, Payment, bill, record
-from bg_pipeline.uploads.listing import Uploaded
+from bg_pipeline.store import explained
+from bg_pipeline.uploads.listing import Uploaded, remarks
 
 CHECKPOINT_SECONDS = 20.0
 PROGRESS_SECONDS = 10.0
@@ -263,8 +266,7 @@ class Flow:
             try:
                 yield from self._tasks_of(day, busy)
             except (ClientError, BotoCoreError) as error:
-                bucket = self._tools.store.bucket
-                day.problems.append(f"bucket '{bucket}' could not be read: {error}; the next run tries again")
+                day.problems.append(explained(self._tools.store, error))
         while busy:
             # Somebody else is at work on these: their outcome is waited for, then checked.
             uploaded, day = busy.popleft()
@@ -362,12 +364,14 @@ class Flow:
         self._charge(work, day)
         try:
             self._begin(work)
-        except (LeaseLost, NotDelivered) as error:
+        except (RunStopped, NotDelivered) as error:
             work.stopped = meaning(error)
         images = list(work.due)
         work.pending = len(images)
         self._look_at_models(work)
-        limit = sample_left(work)
+        for line in remarks(work.uploaded):
+            self._tools.note(line)
+        limit = self._sample_left(work)
         for number, image in enumerate(images):
             if number >= limit:
                 self._skip(work, image, SAMPLE_WAITS)
@@ -380,8 +384,26 @@ class Flow:
         if not images:
             self._finish(work)
 
+    def _sample_left(self, work: Work) -> int:
+        """How many of the due images may be worked on; none while it cannot be read whether a sample is approved."""
+        try:
+            return sample_left(work)
+        except (ClientError, BotoCoreError) as error:
+            stopped = StorageFailed(f"the approval of the batch's sample could not be read: {error}")
+            work.stopped = work.stopped or meaning(stopped)
+            return len(work.due)
+
     def _begin(self, work: Work) -> None:
         """Writes down, before anything is paid for it, that a person's wish is being fulfilled."""
+        request = work.request
+        if (
+            request is not None
+            and work.due
+            and (request.MaxCostUSD is not None or request.RetryOf is not None)
+        ):
+            # One cap over a batch and all that was asked for again of it.
+            cap = limit_of(self._tools.store, work.place.batch, request)
+            work.place = replace(work.place, cap_usd=cap)
         on = {**work.occasions, **({RETRY: work.retry} if work.retry else {})}
         facts = begun(work.ledger.header, self._wish, on) if work.due and work.problem is None else {}
         if facts:

@@ -12,7 +12,14 @@ from PIL import Image
 
 from bg_pipeline.captioners import nova
 from bg_pipeline.effects import Affects, identity_of_call
-from bg_pipeline.errors import CallError, ModelUnavailable, NothingUsable, NotTried, RunStopped
+from bg_pipeline.errors import (
+    CallError,
+    ModelUnavailable,
+    NothingUsable,
+    NotTried,
+    RunStopped,
+    SubjectNotFound,
+)
 from bg_pipeline.flow.photographs import Photograph
 from bg_pipeline.flow.tools import Tools
 from bg_pipeline.generators import Generator, Operation
@@ -169,7 +176,17 @@ class Looks:
         return ask
 
     def caption(self) -> Seen:
-        """A caption by the first caption model that can be used: ``{"Caption": …, "AltText": …}``."""
+        """A caption by the first caption model that can be used: ``{"Caption": …, "AltText": …, "Prompt": …}``.
+
+        ``Prompt`` has the words that were sent. Raises `NotTried` where captions are switched off, and
+        `ModelUnavailable` where no caption model can be used: only what needs a caption waits for one.
+        """
+        if not self._tools.settings.caption_models:
+            raise NotTried(
+                "CaptionsOff",
+                "captions are switched off (BG_CAPTION_MODELS is empty) and {caption} in its prompt needs one: name "
+                "a caption model, or write the words themselves",
+            )
         asked = identity_of_call(self._tools.settings, Affects.CAPTION_CALL)
         return self._once("captions", asked, self._describe, "captions", self._price_of_caption())
 
@@ -210,7 +227,7 @@ class Looks:
         fitted = generator.sizes.canvas(photo.size)
         with Image.open(BytesIO(answer.data)) as picture:
             if not picture.has_transparency_data:
-                raise CallError("BadAnswer", f"the cut-out by {answer.model} has no transparency")
+                raise SubjectNotFound("NoTransparency", f"{answer.model} cut nothing out of it")
             alpha = from_alpha(picture)
         scale = min(1.0, MASK_SIDE / max(fitted.inner))
         width, height = (max(1, round(side * scale)) for side in fitted.inner)
@@ -247,7 +264,11 @@ class Looks:
         jpeg = self._photo.jpeg(nova.WITHIN, max_bytes=nova.MAX_BYTES)
         self._photo.set_aside()
         while True:
-            choice = self._tools.captioners.current()
+            try:
+                choice = self._tools.captioners.current()
+            except NothingUsable as error:
+                # It stops what needs a caption, and not the run.
+                raise ModelUnavailable("NothingUsable", str(error)) from error
             try:
                 return self._describe_with(choice, jpeg, claim)
             except ModelUnavailable as error:

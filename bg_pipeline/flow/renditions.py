@@ -5,7 +5,7 @@ A preset is data (``presets.toml``): what it asks of the request and of the file
 
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.resources import files
 from types import MappingProxyType
@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from bg_pipeline.batch import Rendition, Wishes, read_wishes
+from bg_pipeline import formats
+from bg_pipeline.batch import ImageSettings, Rendition, Wishes, filled, read_wishes
 from bg_pipeline.errors import ImageError
 from bg_pipeline.imaging import Facts, Photo, cut_out, encode, look, open_photo, writable_format
 
@@ -92,7 +93,7 @@ def render(
     Raises `ImageError` (``TooManyBytes``) if ``MaxBytes`` cannot be kept.
     """
     preset = PRESETS[rendition.Preset] if rendition and rendition.Preset else None
-    file = _filled(rendition or Rendition(), preset)
+    file = filled(rendition or Rendition(), preset.file if preset else None)
     background = preset.background if preset else "scene"
     if background != "scene" and image.mode != "RGBA":
         image = cut_out(photo, subject, feather=feather)
@@ -122,6 +123,20 @@ def render(
     return Rendered(data, format, size, tuple(check(preset, data, seen, shown=shown, enlarged=enlarged)))
 
 
+def refuse_impossible(asked: ImageSettings, size: Size) -> None:
+    """Raises `ImageError` (``TooLarge``) where a rendition of a photo of this size is larger than its format can be.
+
+    To be asked before anything is paid; what depends on where the subject is found is not known yet, and passes.
+    """
+    for rendition in asked.renditions:
+        preset = PRESETS[rendition.Preset] if rendition.Preset else None
+        file = filled(rendition, preset.file if preset else None)
+        if file.Margin is not None and not (file.Width and file.Height):
+            continue
+        if problem := formats.size_problem(*_size((0, 0, *size), file), file.Format):
+            raise ImageError("TooLarge", problem)
+
+
 def check(
     preset: Preset, data: bytes, subject: Image.Image, *, shown: float = 1.0, enlarged: float = 1.0
 ) -> list[str]:
@@ -136,23 +151,6 @@ def check(
 
 
 # Frames
-
-
-def _filled(rendition: Rendition, preset: Preset | None) -> Rendition:
-    """The rendition with what it does not say taken from the preset."""
-    if preset is None:
-        return rendition
-    said = {
-        each.name: value for each in fields(Rendition) if (value := getattr(rendition, each.name)) is not None
-    }
-    filled = replace(preset.file, **said)
-    width, height = preset.file.Width, preset.file.Height
-    if width and height and ("Width" in said) != ("Height" in said):
-        # One side alone scales the preset's frame.
-        if "Width" in said:
-            return replace(filled, Height=max(1, round(said["Width"] * height / width)))
-        return replace(filled, Width=max(1, round(said["Height"] * width / height)))
-    return filled
 
 
 def _frame(mask: Image.Image, file: Rendition, *, extendable: bool) -> Box:
@@ -330,5 +328,7 @@ _RULES: Mapping[str, Callable[[_Finished, Any], str]] = {
 PRESETS = _presets()
 """The presets by name, as in ``presets.toml``."""
 
-WISHES: Mapping[str, Wishes] = MappingProxyType({name: preset.request for name, preset in PRESETS.items()})
-"""What each preset asks of a request, by name."""
+WISHES: Mapping[str, Wishes] = MappingProxyType(
+    {name: replace(preset.request, Renditions=(preset.file,)) for name, preset in PRESETS.items()}
+)
+"""What each preset asks of a request, by name; its one rendition is the file that it stands for."""

@@ -45,11 +45,18 @@ def fingerprints(
     # The values alone, as ever: were labels due again, a Custom Labels model would be started for them.
     labels = fingerprint(LABELS, etag, *identity_of_call(settings, Affects.LABELS_CALL).values())
     captions = fingerprint(CAPTIONS, etag, *identity_of_call(settings, Affects.CAPTION_CALL).values())
+    if not settings.caption_models:
+        captions = "off"
     wanted = {name for prompt in asked.prompts for name in placeholders(prompt)}
     named_labels = asked.subject == "LABELS" and not asked.labels
     return {
         LABELS: labels,
-        CAPTIONS: fingerprint(captions, *chain(*values(settings, _CAPTION).values())),
+        # Without caption models there is no such stage.
+        **(
+            {CAPTIONS: fingerprint(captions, *chain(*values(settings, _CAPTION).values()))}
+            if settings.caption_models
+            else {}
+        ),
         PICTURES: fingerprint(
             PICTURES,
             VERSION,
@@ -81,7 +88,7 @@ def due(
     """
     wanted = {}
     for stage in (LABELS, CAPTIONS, PICTURES):
-        if stage not in stages:
+        if stage not in stages or stage not in prints:
             continue
         record = entry.stages.get(stage) if entry else None
         if (

@@ -1,7 +1,7 @@
 """Which part of a photo is the subject: the ladder from what is free to what is paid, and when to give up.
 
 A step that yields no usable mask leads to the next; when none is left the image is kept for a person, with
-every step's reason.
+every step's reason. A cut-out that was refused, or failed, is no such step: the image is Blocked, or Failed.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bg_pipeline.batch import ImageSettings
-from bg_pipeline.errors import CallError, ImageError, ModelUnavailable, NeedsReview, Transient
+from bg_pipeline.errors import CallError, ImageError, NeedsReview, NotTried, SubjectNotFound
 from bg_pipeline.imaging import Photo
 from bg_pipeline.labelers.faces import glasses
 from bg_pipeline.masks import Mask
@@ -21,6 +21,8 @@ from bg_pipeline.masks.labels import chosen_boxes, parts, usable_labels
 from bg_pipeline.masks.local import has_opencv, onnx_cut, persons_cut, studio_cut
 from bg_pipeline.masks.nouns import noun
 from bg_pipeline.settings import Settings
+
+_NO_BOXES: Sequence[Box] = ()
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,9 @@ def _steps(
     if asked.subject == "FACES":
         yield from _faces(eyes, settings, reasons)
         return
-    words, boxes = _words(asked, eyes, not_words) if asked.subject == "LABELS" else ("", ())
+    words, boxes = "", _NO_BOXES
+    if asked.subject == "LABELS":
+        words, boxes = _words(asked, eyes, not_words, captions=bool(settings.caption_models))
     for mask in _free(eyes, settings, reasons):
         chosen = parts(mask, boxes) if boxes else mask
         if chosen is not None:
@@ -102,15 +106,25 @@ def _steps(
         yield from _cut_out(eyes, boxes, words, reasons)
 
 
-def _words(asked: ImageSettings, eyes: Eyes, not_words: Sequence[str]) -> tuple[str, Sequence[Box]]:
+def _words(
+    asked: ImageSettings, eyes: Eyes, not_words: Sequence[str], *, captions: bool
+) -> tuple[str, Sequence[Box]]:
     """The subject's names and where they were seen: the person's own, else labels with boxes, else a noun."""
     document = eyes.labels()
     names = list(asked.labels) or usable_labels(document)
     words = ", ".join(names)
     if words and words not in not_words:
         return words, chosen_boxes(document, names)
-    word = noun(eyes.caption())
+    word = noun(_caption(eyes)) if captions else ""
     return (word, ()) if word and word not in not_words else ("", ())
+
+
+def _caption(eyes: Eyes) -> str:
+    """The caption; empty where there is none: its noun is only one of the ways to a subject."""
+    try:
+        return eyes.caption()
+    except (CallError, NotTried):
+        return ""
 
 
 def _free(eyes: Eyes, settings: Settings, reasons: list[str]) -> Iterator[Mask]:
@@ -131,9 +145,7 @@ def _cut_out(
 ) -> Iterator[tuple[Subject, Sequence[Box]]]:
     try:
         cut = eyes.cut_out()
-    except (ModelUnavailable, Transient):
-        raise
-    except CallError as error:
+    except SubjectNotFound as error:
         reasons.append(f"cut-out: {error}")
         return
     if boxes:

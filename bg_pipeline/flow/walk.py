@@ -20,6 +20,7 @@ from bg_pipeline.flow.outcomes import GOOD, Meaning, attempt, meaning, merged, s
 from bg_pipeline.flow.painting import Painted, Painter
 from bg_pipeline.flow.photographs import Photograph
 from bg_pipeline.flow.places import Place
+from bg_pipeline.flow.renditions import refuse_impossible
 from bg_pipeline.flow.stages import CAPTIONS, LABELS, PICTURES
 from bg_pipeline.flow.subjects import Eyes
 from bg_pipeline.flow.tools import Tools
@@ -80,6 +81,7 @@ class Walk:
         )
         self._labels: Mapping[str, Any] | None = None
         self._caption: str | None = None
+        self._no_caption: CallError | None = None
 
     def run(self, due: Mapping[str, str]) -> Entry:
         """Does the stages in ``due`` (name to fingerprint) in order and returns the entry with their records."""
@@ -203,7 +205,13 @@ class Walk:
         self.entry.labels = ", ".join(self._asked.labels) or ", ".join(usable_labels(document))
 
     def _make_caption(self, looks: Looks) -> None:
-        seen = looks.caption()
+        if self._no_caption is not None:
+            raise self._no_caption  # asked for once: a refusal is billed like an answer
+        try:
+            seen = looks.caption()
+        except CallError as error:
+            self._no_caption = error
+            raise
         self._caption = seen.document["Caption"]
         alt_text = shortened(seen.document.get("AltText", ""), self._tools.settings.alt_text_length)
         document = {
@@ -269,20 +277,19 @@ class Walk:
             made_by = MadeBy.of(cut, budget.made_for) if cut else MadeBy()
             self._keep(1, finisher.without_model(mask, made_by))
             return
-        values = batch.placeholder_values(asked, caption="", labels="")
-        wants = {name for prompt in asked.prompts for name in batch.placeholders(prompt)}
-        if "caption" in wants:
-            values["caption"] = self._caption_text(looks)
-        if "labels" in wants:
-            values["labels"] = ", ".join(asked.labels) or ", ".join(
-                usable_labels(self._labels_document(looks))
-            )
+        refuse_impossible(asked, self._photo.size)
+        values, missing = self._prompt_values(looks)
         limit = self._tools.prompt_limit
         batch.fill(asked.negative_prompt, {}, limit, "NegativePrompt")
         groups = [list(group) for _, group in groupby(asked.outputs, key=lambda wanted: wanted.prompt)]
 
         def make(group: Sequence[batch.Wanted]) -> None:
-            prompt = attempt(lambda: batch.fill(group[0].template, values, limit), self._photo.key)
+            lacking = [missing[name] for name in batch.placeholders(group[0].template) if name in missing]
+            prompt: str | BgPipelineError = (
+                lacking[0]
+                if lacking
+                else attempt(lambda: batch.fill(group[0].template, values, limit), self._photo.key)
+            )
             if isinstance(prompt, BgPipelineError):
                 for wanted in group:
                     self._keep(wanted.position, prompt)
@@ -297,6 +304,29 @@ class Walk:
         else:
             list(self._helpers.map(make, groups))
         self.entry.outputs.sort(key=lambda output: output["Number"])
+
+    def _prompt_values(self, looks: Looks) -> tuple[dict[str, str], dict[str, BgPipelineError]]:
+        """What the placeholders of the prompts stand for; those that cannot be had, with the reason.
+
+        Prompts that do not use what is missing are painted all the same.
+        """
+        asked = self._asked
+        values = dict(batch.placeholder_values(asked, caption="", labels=""))
+        missing: dict[str, BgPipelineError] = {}
+        makers: dict[str, Callable[[], str]] = {
+            "caption": lambda: self._caption_text(looks),
+            "labels": lambda: (
+                ", ".join(asked.labels) or ", ".join(usable_labels(self._labels_document(looks)))
+            ),
+        }
+        wanted = {name for prompt in asked.prompts for name in batch.placeholders(prompt)}
+        for name in wanted & makers.keys():
+            made = attempt(makers[name], self._photo.key)
+            if isinstance(made, BgPipelineError):
+                missing[name] = made
+            else:
+                values[name] = made
+        return values, missing
 
     def _finished(
         self,

@@ -4,7 +4,9 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Any
 
+import pybase64
 from botocore.exceptions import ClientError
 
 from bg_pipeline import batch as requests
@@ -15,7 +17,7 @@ from bg_pipeline.flow.occasions import RETRY, Wish, occasions
 from bg_pipeline.flow.outcomes import Meaning
 from bg_pipeline.flow.places import Place
 from bg_pipeline.flow.renditions import WISHES
-from bg_pipeline.flow.stages import STAGES, due, fingerprints
+from bg_pipeline.flow.stages import CAPTIONS, LABELS, STAGES, due, fingerprints
 from bg_pipeline.layout import Batch, Kind, ResultNames, UploadDate
 from bg_pipeline.reports.thumbnails import Thumbnails
 from bg_pipeline.settings import Settings
@@ -24,6 +26,7 @@ from bg_pipeline.state.leases import Lease
 from bg_pipeline.state.ledger import Entry, Ledger
 from bg_pipeline.store import Store, Stored
 from bg_pipeline.uploads.listing import Uploaded, batches, find
+from bg_pipeline.uploads.names import match_names
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
@@ -95,6 +98,9 @@ class Work:
         on = occasions(self.ledger.header, wish)
         self.retry = on.pop(RETRY, "")
         self.occasions = on
+        if self.uploaded.batch.is_order:
+            # Its picture asks for the labels or the caption that it needs; no others are paid for.
+            stages = [stage for stage in stages if stage not in (LABELS, CAPTIONS)]
         named = {} if self.request is None else {key: etag_of(key) for key in self.request.named_keys}
         for image, found in self.images.items():
             prints = fingerprints(settings, self.asked(image), found.etag if found else "", named)
@@ -151,6 +157,7 @@ def drafted(store: Store, settings: Settings, uploaded: Uploaded, request: Batch
     images = {name: uploaded.objects.get(name) for name in names}
     place = Place(
         batch=batch,
+        store=store,
         data=store.in_bucket(request.S3Bucket),
         input_prefix=request.InputS3Prefix,
         output_prefix=request.OutputS3Prefix,
@@ -196,6 +203,7 @@ def open_work(store: Store, settings: Settings, uploaded: Uploaded, ledger_objec
     }
     place = Place(
         batch=batch,
+        store=store,
         data=data,
         input_prefix=request.InputS3Prefix if request else batch.input_prefix,
         output_prefix=request.OutputS3Prefix if request else batch.output_prefix,
@@ -219,16 +227,20 @@ def _request(store: Store, settings: Settings, uploaded: Uploaded, ledger: Ledge
     batch = uploaded.batch
     if uploaded.request is None:
         return requests.default_request(batch, store.bucket, settings.default_prompt)
-    text = ledger.header.get("Request", "")
-    if ledger.header.get("RequestETag") != uploaded.request.etag:
+    if ledger.header.get("RequestETag") == uploaded.request.etag:
+        data = _kept_request(ledger.header)
+    else:
         content = store.read(uploaded.request.key)
-        text = content.data.decode("utf-8", "replace") if content else ""
+        data = content.data if content else b""
         if content and content.etag != uploaded.request.etag:
             # Replaced since it was listed: an approval of the earlier one is none of this.
             uploaded.request = replace(uploaded.request, etag=content.etag, modified=content.modified)
-        ledger.describe(RequestETag=content.etag if content else "", Request=text)
+        text = data.decode("utf-8", "replace")
+        # As it came, where it is not UTF-8: what is read from the ledger has to be what was sent.
+        odd = pybase64.b64encode_as_string(data) if text.encode() != data else ""
+        ledger.describe(RequestETag=content.etag if content else "", Request=text, RequestBytes=odd)
     return requests.read(
-        text.encode(),
+        data,
         bucket=store.bucket,
         batch=batch,
         allowed_buckets=settings.allowed_buckets,
@@ -236,13 +248,21 @@ def _request(store: Store, settings: Settings, uploaded: Uploaded, ledger: Ledge
     )
 
 
+def _kept_request(header: Mapping[str, Any]) -> bytes:
+    """The request as the ledger keeps it."""
+    if odd := header.get("RequestBytes"):
+        return pybase64.b64decode(odd)
+    return str(header.get("Request", "")).encode()
+
+
 def _claim(store: Store, batch: layout.Batch, output_prefix: str) -> None:
     """Takes an output prefix of the request's own choice for this batch: two batches never share one."""
     key = layout.claim_key(output_prefix)
     try:
-        store.write_json(key, {"Batch": batch.path}, if_absent=True)
+        store.write_json(key, {"Version": 1, "Batch": batch.path}, if_absent=True)
     except PreconditionFailed:
-        owner = store.read_json(key) or {}
+        owner = store.read_json(key)
+        owner = owner if isinstance(owner, dict) else {}
         if owner.get("Batch") != batch.path:
             raise RequestError(
                 [
@@ -268,7 +288,12 @@ def _images(
     if request.InputS3Prefix != uploaded.batch.input_prefix or data.bucket != store.bucket:
         prefix = f"{request.InputS3Prefix}/"
         objects = {found.key.removeprefix(prefix): found for found in data.list(prefix)}
-        images = {name: found for name, found in objects.items() if layout.kind_of(name) is Kind.IMAGE}
+        films = layout.films_of_photos(objects)
+        images = {
+            name: found
+            for name, found in objects.items()
+            if layout.kind_of(name) is Kind.IMAGE and name not in films
+        }
         owner = layout.find_batch(f"{request.InputS3Prefix}/any")
         moved = {}
         if owner is not None and owner.input_prefix == request.InputS3Prefix and data.bucket == store.bucket:
@@ -280,6 +305,12 @@ def _images(
     objects, images = {**objects, **gone}, {**images, **gone}
     places = {gone[name].key: entry.archived for name, entry in moved.items()}
     if request.Images is not None:
-        return {name: objects.get(name) for name in request.entries}, places
+        # A name that differs from the object's only in how an accent is written means it.
+        names = match_names(request.entries, objects)
+        found_as = {name: objects.get(names.get(name, name)) for name in request.entries}
+        for name, found in found_as.items():
+            if found is not None and found.key != prefix + name:
+                places[prefix + name] = places.get(found.key, f"s3://{data.bucket}/{found.key}")
+        return found_as, places
     taken = request.named_keys
     return {name: found for name, found in images.items() if found.key not in taken}, places

@@ -8,6 +8,7 @@ from xml.sax.saxutils import escape
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 from bg_pipeline.errors import ImageError
+from bg_pipeline.formats import size_problem
 from bg_pipeline.imaging.photo import on_white
 
 WITH_ALPHA = frozenset({"png", "webp", "tiff", "avif"})
@@ -22,9 +23,6 @@ LOWEST_QUALITY = 30
 """Below this JPEG, WebP and AVIF are not pressed to meet a number of bytes."""
 
 SOFTWARE = "bg-pipeline"
-
-# The longest side a format can hold.
-_LONGEST = {"jpeg": 65_500, "webp": 16_383, "avif": 65_535}
 
 # IPTC's term for a photo of which a model painted a part: cv.iptc.org/newscodes/digitalsourcetype
 _SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
@@ -88,11 +86,8 @@ def encode(
     """
     if format not in WRITABLE:
         raise ValueError(f"{format!r} cannot be written; {', '.join(sorted(WRITABLE))} can be")
-    longest = _LONGEST.get(format)
-    if longest and max(image.size) > longest:
-        raise ImageError(
-            "TooLarge", f"{format} holds {longest:,} pixels a side and the picture has {max(image.size):,}"
-        )
+    if problem := size_problem(*image.size, format):
+        raise ImageError("TooLarge", problem)
     if image.info:
         # Pillow writes some of it (comments, transparency) without being asked.
         image = image.copy()

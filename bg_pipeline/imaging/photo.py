@@ -9,10 +9,11 @@ from io import BytesIO
 
 from PIL import Image
 
+from bg_pipeline import formats
 from bg_pipeline.errors import ImageError
 from bg_pipeline.imaging.colour import in_srgb, is_srgb
 
-MAX_PIXELS = 100_000_000
+MAX_PIXELS = formats.MAX_PIXELS
 """Photos up to 100 megapixels are opened; see `open_photo` for what that takes in memory."""
 
 # Pillow warns from 89 megapixels on; here the limit is ours and checked on every file's header.

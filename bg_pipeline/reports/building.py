@@ -8,6 +8,7 @@ from typing import IO, Final
 
 from bg_pipeline import layout
 from bg_pipeline.batch import retry_request, write
+from bg_pipeline.errors import RunStopped
 from bg_pipeline.flow.renditions import WISHES
 from bg_pipeline.flow.stages import CAPTIONS, LABELS, PICTURES
 from bg_pipeline.flow.work import Work
@@ -25,6 +26,7 @@ from bg_pipeline.reports.report import (
     names_in,
     unreadable,
 )
+from bg_pipeline.spending.remaining import cap_left
 from bg_pipeline.state.ledger import Entry
 from bg_pipeline.state.payments import bill
 
@@ -133,7 +135,16 @@ def _write(rows: Iterable[Row], as_json: IO[bytes], as_csv: IO[bytes]) -> list[s
 def _store_retry(work: Work, to_do_again: Sequence[str]) -> None:
     place = work.place
     key = layout.retry_key(place.status_prefix, place.request_id)
-    retry = retry_request(work.request, to_do_again, WISHES) if work.request else None
+    retry = None
+    if work.request is not None:
+        try:
+            left = cap_left(work.place.store, place.batch, work.request)
+        except RunStopped:
+            left = None  # what was spent cannot be known: who asks again is told so
+        else:
+            retry = retry_request(
+                work.request, to_do_again, WISHES, approved=work.uploaded.approved, cap_usd=left
+            )
     if retry is not None:
         work.writer.write(place.data, key, write(retry), media_type="application/json")
     else:

@@ -1,5 +1,6 @@
 """One batch as it stands: what was asked, under which name it is reported, and the report. No model is called."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -9,7 +10,7 @@ from bg_pipeline.errors import RequestError, UsageError
 from bg_pipeline.flow.finding import sample_left
 from bg_pipeline.flow.work import Work
 from bg_pipeline.layout import Batch
-from bg_pipeline.reports.report import Report
+from bg_pipeline.reports.report import Report, Row
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.leases import holder_of
 from bg_pipeline.state.processes import is_dead
@@ -29,7 +30,10 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Standing:
-    """``request`` is None, and ``problem`` says why, where it cannot be read; ``data`` is where results lie."""
+    """``request`` is None, and ``problem`` says why, where it cannot be read; ``data`` is where results lie.
+
+    ``request_etag`` is the tag of the request's object, empty where there is none.
+    """
 
     batch: Batch
     data: Store
@@ -37,6 +41,7 @@ class Standing:
     problem: RequestError | None
     request_id: str
     status_prefix: str
+    request_etag: str = ""
 
     def report_key(self, extension: str = "json") -> str:
         return layout.report_key(self.status_prefix, self.request_id, extension)
@@ -81,7 +86,49 @@ def look_up(store: Store, settings: Settings, batch: Batch) -> Standing:
         problem=problem,
         request_id=request.Id if request else batch.derived_id(store.bucket),
         status_prefix=request.StatusS3Prefix if request else batch.status_prefix,
+        request_etag=content.etag if content else "",
     )
+
+
+def images_to_retry(rows: Iterable[Row], sample: int | None) -> list[str]:
+    """The images of a report that a retry asks for; ``sample`` is the size of one that is not approved, if any.
+
+    With it no more are asked for than the sample still lacks, whatever the rows say of the others.
+    """
+    left, found = sample, []
+    for row in rows:
+        if row.to_do_again:
+            found.append(row.ImageName)
+        elif left is not None and not row.waits_for_approval:
+            left -= 1
+    return found if left is None else found[: max(left, 0)]
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What was surely paid, and what may have been billed besides: calls whose end is not known. None: not known."""
+
+    usd: float | None = 0.0
+    maybe_usd: float | None = 0.0
+
+    @classmethod
+    def of(cls, rows: Iterable[Row]) -> "Costs":
+        """The sums over a report's rows."""
+        usd: float | None = 0.0
+        maybe: float | None = 0.0
+        for row in rows:
+            more = row.MaybeBilledUSD
+            usd = None if usd is None or row.CostUSD is None else usd + row.CostUSD
+            maybe = None if maybe is None or more is None else maybe + more
+        return cls(None if usd is None else round(usd, 6), None if maybe is None else round(maybe, 6))
+
+    def in_words(self, places: int = 2) -> str:
+        """``0.12 USD, and up to 0.03 more that may have been billed``; the latter only where there is such."""
+        paid = "unknown" if self.usd is None else f"{self.usd:,.{places}f} USD"
+        if self.maybe_usd is None:
+            return f"{paid}, and an unknown amount more that may have been billed"
+        more = f", and up to {self.maybe_usd:,.{places}f} more that may have been billed"
+        return paid + (more if self.maybe_usd else "")
 
 
 def state_of(store: Store, work: Work) -> tuple[State, str]:

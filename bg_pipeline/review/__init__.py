@@ -9,7 +9,7 @@ asking, and whether they may, is for the caller to know.
 
 from bg_pipeline.review.deciding import LONGEST_REASON, decide
 from bg_pipeline.review.decisions import Decision, Reviews, State, this_user
-from bg_pipeline.review.follow_up import Retry, approve_sample, prepare_retry
+from bg_pipeline.review.follow_up import RequestReplaced, Retry, approve_sample, prepare_retry
 from bg_pipeline.review.items import Item, Results, Summary, chosen, items, named, queue
 from bg_pipeline.review.publishing import Published, publish
 from bg_pipeline.review.redoing import redo, redo_request
@@ -21,6 +21,7 @@ __all__ = [
     "Decision",
     "Item",
     "Published",
+    "RequestReplaced",
     "Results",
     "Retry",
     "Reviews",

@@ -27,8 +27,7 @@ def decide(
     found = list(found)
     if state is State.WAITING:
         raise UsageError("a decision is to approve or to reject")
-    if not by.strip():
-        raise UsageError("say who decides (--by)")
+    check_who(by)
     if len(reason) > LONGEST_REASON:
         raise UsageError(f"the reason has {len(reason):,} characters and may have {LONGEST_REASON:,}")
     for item in found:
@@ -39,6 +38,12 @@ def decide(
     with ThreadPoolExecutor(THREADS, "review") as pool:
         list(pool.map(lambda decision: _keep(data, decision), decisions))
     return decisions
+
+
+def check_who(by: str) -> None:
+    """Raises `UsageError` where nobody is named as who decides."""
+    if not by.strip():
+        raise UsageError("say who decides (--by)")
 
 
 def _keep(data: Store, decision: Decision) -> None:

@@ -77,6 +77,17 @@ def _decision(document: Any) -> Decision | None:
     return None if decision.state is State.WAITING else decision
 
 
+def decision_about(data: Store, result: str, etag: str) -> Decision | None:
+    """The latest decision about one version of a result, be it followed by decisions about other versions."""
+    document = data.read_json(layout.review_key(result))
+    earlier = document.get("Earlier", []) if isinstance(document, dict) else []
+    for each in [document, *(earlier if isinstance(earlier, list) else [])]:
+        decision = _decision(each)
+        if decision is not None and decision.etag == etag:
+            return decision
+    return None
+
+
 class Reviews:
     """The decisions stored in a bucket. Safe for threads; what was read is not read again before it changes."""
 

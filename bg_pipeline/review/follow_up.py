@@ -1,28 +1,35 @@
 """What a person decides of a batch once it was run: that its sample is good, that what failed is asked for again."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Self
 
-import orjson
-
-from bg_pipeline import layout
+from bg_pipeline.batch import BatchRequest, retry_request, write
 from bg_pipeline.errors import UsageError
+from bg_pipeline.flow.renditions import WISHES
 from bg_pipeline.layout import Batch
-from bg_pipeline.reports.overview import Standing, look_up
+from bg_pipeline.reports.overview import Standing, images_to_retry, look_up
 from bg_pipeline.reports.wording import run_command
 from bg_pipeline.settings import Settings
-from bg_pipeline.state.own_writes import write_own
+from bg_pipeline.spending.remaining import check_cap
+from bg_pipeline.state.follow_ups import RETRIES, FollowUps, remember_origin
+from bg_pipeline.state.ledger import Ledger
 from bg_pipeline.store import Store
 from bg_pipeline.uploads import listing
-from bg_pipeline.uploads.submitting import check_request, new_batch, paid_pictures, submit
+from bg_pipeline.uploads.submitting import check_request, hand_over, new_batch, paid_pictures
 
 
-def approve_sample(store: Store, standing: Standing, *, by: str) -> bool:
+class RequestReplaced(UsageError):
+    """The batch's request is not the one that the person saw; nothing was approved."""
+
+
+def approve_sample(store: Store, standing: Standing, *, by: str, seen: str = "") -> bool:
     """Lets the rest of a batch run, which the sensors see; whether that is news, or it was approved before.
 
-    The approval is of the request as it is now: another one in its place has a sample of its own. Raises
-    `UsageError` if it asked for no sample or if ``by`` is empty.
+    The approval is of the request whose tag ``seen`` is, by default of the one in ``standing``, and of no other: it
+    names the tag, so that a request that replaces this one has a sample of its own. Raises `RequestReplaced` if the
+    request is another one by now, or if the sample was made for another one; `UsageError` if it asked for no
+    sample or if ``by`` is empty.
     """
     if not by.strip():
         raise UsageError("say who approves (--by)")
@@ -32,11 +39,29 @@ def approve_sample(store: Store, standing: Standing, *, by: str) -> bool:
     if standing.request is None or standing.request.Sample is None:
         raise UsageError(f"batch {batch.path} asked for no sample, so there is nothing to approve")
     found = listing.find(store, batch)
+    now = found.request.etag if found is not None and found.request is not None else ""
+    if {now} != {standing.request_etag, seen or now}:
+        raise RequestReplaced(
+            f"the request of batch {batch.path} was replaced since you looked at it, so nothing is approved; look "
+            "again at what it asks for and at its sample"
+        )
+    if _ran_for(store, batch) not in ("", now):
+        raise RequestReplaced(
+            f"the request of batch {batch.path} was replaced since its sample was made, so nothing is approved; "
+            f"`{run_command(batch)}` makes a sample of what it asks for now"
+        )
     if found is not None and found.approved:
         return False
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    store.write_json(batch.approval_key, {"Version": 1, "Batch": batch.path, "By": by, "At": at})
+    approval = {"Version": 1, "Batch": batch.path, "By": by, "At": at, "RequestETag": now}
+    store.write_json(batch.approval_key, approval)
     return True
+
+
+def _ran_for(store: Store, batch: Batch) -> str:
+    """The tag of the request that was last worked on; empty where none was."""
+    ledger = Ledger.read(store, batch, list(store.list(f"{batch.ledger_prefix}/")))
+    return str(ledger.header.get("RequestETag", ""))
 
 
 @dataclass(frozen=True)
@@ -51,83 +76,106 @@ class Retry:
     data: bytes
     images: int
     pictures: int
-    _mark: "_Mark | None" = None
+    _of: Batch | None = None
+    _earlier: FollowUps | None = None
 
     @classmethod
-    def of(cls, settings: Settings, batch: Batch, data: bytes, mark: "_Mark | None" = None) -> Self:
-        """What the request ``data`` comes to as this batch, submitted before unless a ``mark`` is to be set.
+    def of(
+        cls,
+        settings: Settings,
+        batch: Batch,
+        data: bytes,
+        of: Batch | None = None,
+        earlier: FollowUps | None = None,
+    ) -> Self:
+        """What the request ``data`` comes to as this batch; submitted before unless it is said whose retry it is.
 
-        Raises `RequestError` by field.
+        ``earlier`` are the retries that were asked ``of`` that batch before. Raises `RequestError` by field.
         """
         request = check_request(settings, batch, data)
         names = list(request.entries)
-        return cls(batch, request.Id, data, len(names), paid_pictures(request, names), mark)
+        return cls(batch, request.Id, data, len(names), paid_pictures(request, names), of, earlier)
 
     @property
     def submitted(self) -> bool:
         """Whether somebody sent it before."""
-        return self._mark is None
+        return self._of is None
 
     def submit(self, store: Store) -> Batch:
         """Sends it, unless it was sent before, and returns the batch: another one if somebody was faster.
 
         Only the request is written: the photos stay where they are.
         """
-        if self._mark is None:
+        if self._of is None or self._earlier is None:
             return self.batch
-        asks = self._mark.set(store, self.batch)
-        if asks == self.batch:
-            submit(store, self.batch, [], self.data)
+        # The batch is remembered first: if this process ends here, the next who asks writes its request.
+        if self._earlier.write(store, {**self._earlier.batches, self.batch: ()}):
+            asks = self.batch
+        else:
+            asks = FollowUps.read(store, self._earlier.key).newest or self.batch
+        remember_origin(store, asks, self._of)
+        # Whoever is faster may have ended before writing it, or is about to: the first request stays.
+        hand_over(store, asks, self.data)
         return asks
-
-
-@dataclass(frozen=True)
-class _Mark:
-    """Which ``batch`` asks again for ``of``, if any, so that two who ask at the same moment make one batch."""
-
-    of: Batch
-    batch: Batch | None
-    etag: str | None
-
-    @classmethod
-    def read(cls, store: Store, of: Batch) -> Self:
-        content = store.read(layout.retried_key(of))
-        if content is None:
-            return cls(of, None, None)
-        try:
-            batch = layout.find_batch(str(orjson.loads(content.data)["Batch"]))
-        except (orjson.JSONDecodeError, KeyError, TypeError):
-            batch = None
-        return cls(of, batch, content.etag)
-
-    def set(self, store: Store, batch: Batch) -> Batch:
-        """Names ``batch``, unless another one was named since the mark was read; returns the one that is named."""
-        document = orjson.dumps({"Version": 1, "Batch": batch.path, "Token": batch.path})
-        key = layout.retried_key(self.of)
-        if write_own(store, key, document, token=batch.path, over=self.etag) is not None:
-            return batch
-        return self.read(store, self.of).batch or batch
 
 
 def prepare_retry(store: Store, settings: Settings, standing: Standing) -> Retry | None:
     """What `Retry` says, as a new batch of today; None if a retry could mend nothing.
 
     While a retry that was submitted has no report, it is what is returned, so that asking twice pays once for a
-    call that may have been billed. Photos that wait for the approval of a sample are not asked for. Raises
-    `UsageError` if there is no report yet.
+    call that may have been billed.
+
+    Photos that wait for the approval of a sample are not asked for, whatever stopped the run; before the approval
+    the retry has the batch's ``Sample`` and asks for no more photos than the sample still lacks. After it, the
+    photos were approved with their batch and need no approval of their own. ``MaxCostUSD`` is what is left of the
+    batch's (`bg_pipeline.spending.remaining`).
+
+    Raises `UsageError` if there is no report yet, `CapUsedUp` if nothing is left of the cap.
     """
+    batch = standing.batch
     if not standing.reported:
-        batch = standing.batch
         raise UsageError(f"batch {batch.path} has no report yet; `{run_command(batch)}` makes it")
-    mark, again = _Mark.read(store, standing.batch), new_batch()
-    if mark.batch is not None:
-        earlier = store.read(mark.batch.request_key)
-        if earlier is None:
-            # Whoever set the mark did not come to write the request, or is about to write the same one.
-            again = mark.batch
-        else:
-            stands = look_up(store, settings, mark.batch)
-            if stands.problem is None and not stands.reported:
-                return Retry.of(settings, mark.batch, earlier.data)
-    data = standing.retry()
-    return None if data is None else Retry.of(settings, again, data, mark)
+    earlier, again = FollowUps.read(store, RETRIES(batch)), new_batch()
+    if earlier.newest is not None:
+        sent = store.read(earlier.newest.request_key)
+        if sent is None:
+            # Whoever named it did not come to write the request, or is about to write the same one.
+            again = earlier.newest
+        elif not is_over(store, settings, earlier.newest):
+            return Retry.of(settings, earlier.newest, sent.data)
+    request = _request(store, settings, standing, again)
+    return None if request is None else Retry.of(settings, again, write(request), batch, earlier)
+
+
+def is_over(store: Store, settings: Settings, batch: Batch) -> bool:
+    """Whether the outcome of a batch is there: it is reported, or its request cannot be read."""
+    stands = look_up(store, settings, batch)
+    return stands.problem is not None or stands.reported
+
+
+def _request(store: Store, settings: Settings, standing: Standing, again: Batch) -> BatchRequest | None:
+    """What a retry asks for now: what was made ready with the report, less what may not be asked for any more."""
+    asked = standing.request
+    report = standing.report()
+    if asked is None or report is None:
+        return None
+    sample = asked.Sample
+    if sample is not None:
+        found = listing.find(store, standing.batch)
+        sample = None if found is not None and found.approved else sample
+    images = images_to_retry(report, sample)
+    if not images:
+        return None
+    left = check_cap(store, standing.batch, asked)
+    ready = standing.retry()
+    if ready is None:
+        # None was made ready while nothing was left of the cap, which was raised since.
+        still = [image for image in images if asked.Images is None or image in asked.entries]
+        return retry_request(asked, still, WISHES, approved=sample is None, cap_usd=left)
+    request = check_request(settings, again, ready)
+    entries = tuple(entry for entry in request.Images or () if entry.ImageName in set(images))
+    if not entries:
+        return None
+    return replace(
+        request, OutputS3Prefix="", StatusS3Prefix="", MaxCostUSD=left, Sample=sample, Images=entries
+    )

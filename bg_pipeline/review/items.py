@@ -2,12 +2,13 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from bg_pipeline.errors import UsageError
 from bg_pipeline.flow.work import Work
 from bg_pipeline.reports.building import rows_and_entries
+from bg_pipeline.reports.overview import Costs
 from bg_pipeline.reports.report import Row, Status
 from bg_pipeline.review.decisions import Decision, Reviews, State
 from bg_pipeline.settings import Settings
@@ -47,8 +48,8 @@ def chosen(key: str, share: float) -> bool:
 class Summary:
     """Where a batch's review stands: results by state, and what an image with an approved result cost.
 
-    ``cost_usd`` is all that was billed for the batch, failures and rejected results included; None where a part
-    of it is not known. ``cost_per_image`` is None as well while nothing is approved.
+    ``costs`` are of the whole batch, failures and rejected results included. ``cost_per_image`` is None where a part
+    of what was billed is not known, and while nothing is approved.
     """
 
     images: int
@@ -56,7 +57,12 @@ class Summary:
     approved: int
     rejected: int
     waiting: int
-    cost_usd: float | None
+    costs: Costs
+
+    @property
+    def cost_usd(self) -> float | None:
+        """What was surely billed; None where a part of it is not known."""
+        return self.costs.usd
 
     @property
     def cost_per_image(self) -> float | None:
@@ -76,12 +82,15 @@ class Results:
         self._settings = settings
         self._reviews = reviews or Reviews(work.place.data)
         self._unjudged: list[Item] = []
-        costs: list[float | None] = []
-        for row, entry in rows_and_entries(work):
+        self._images = 0
+        self._costs = Costs.of(self._rows())
+
+    def _rows(self) -> Iterator[Row]:
+        """The report's rows, whose results are taken in as they go by."""
+        for row, entry in rows_and_entries(self.work):
             self._unjudged += _unjudged(row, entry)
-            costs.append(row.CostUSD)
-        self._images = len(costs)
-        self._cost_usd = None if None in costs else round(sum(cost or 0.0 for cost in costs), 6)
+            self._images += 1
+            yield row
 
     def items(self) -> list[Item]:
         """Every result with where it stands, in the order of the report.
@@ -101,7 +110,7 @@ class Results:
             approved=states[State.APPROVED],
             rejected=states[State.REJECTED],
             waiting=states[State.WAITING],
-            cost_usd=self._cost_usd,
+            costs=self._costs,
         )
 
 

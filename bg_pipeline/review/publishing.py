@@ -1,15 +1,18 @@
 """Approved results delivered under a prefix of their own."""
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import compress
 
 import orjson
 
 from bg_pipeline import layout
 from bg_pipeline.errors import PreconditionFailed, UsageError
 from bg_pipeline.flow.work import Work
-from bg_pipeline.review.decisions import THREADS, State
+from bg_pipeline.review.decisions import THREADS, State, decision_about
 from bg_pipeline.review.items import Item
 from bg_pipeline.store import Store
 
@@ -24,35 +27,64 @@ class Published:
     stale: tuple[str, ...] = ()
 
 
-def publish(work: Work, found: Iterable[Item]) -> Published:
-    """Copies the approved results of a batch under ``published/``, and takes away what is approved no more.
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """A delivered result: the tags of the result and of its copy (empty while it is copied), and which it is.
 
-    What is there already is left alone, so that doing it again costs a read and a listing. Only what this function
-    put there is ever taken away. Raises `UsageError` if somebody else is publishing the same batch right now.
+    ``image`` is empty where the list was written before images stood in it.
     """
+
+    result_etag: str
+    etag: str
+    image: str = ""
+    number: int = 0
+
+
+def publish(work: Work, found: Iterable[Item]) -> Published:
+    """Copies the approved results of a batch under ``published/``, and takes away what was rejected or replaced.
+
+    Rejected is what a person rejected in the version that was delivered. Replaced is a result whose successor is
+    delivered, or all results that its image has by now. Everything else stays, also where a later attempt failed,
+    was blocked or waits for a person. What is there already is left alone, so that doing it again costs a read and a
+    listing. Only what this function put there is ever taken away. Raises `UsageError` if somebody else is
+    publishing the same batch right now.
+    """
+    found = list(found)
     data, key = work.place.data, work.place.batch.published_list_key
     content = data.read(key)
-    before = _published(content.data) if content else {}
     approved = {layout.published_key(item.key): item for item in found if item.state is State.APPROVED}
+    before = _published(content.data) if content else {}
+    before |= {
+        target: replace(before[target], image=item.image, number=item.number)
+        for target, item in approved.items()
+        if target in before
+    }
     prefix = layout.published_key(f"{work.place.output_prefix}/")
     there = {each.key: each.etag for each in data.list(prefix)}
     fresh = {
         target: item
         for target, item in approved.items()
-        if target not in there or before.get(target) != (item.etag, there[target])
+        if target not in there or _tags(before.get(target)) != (item.etag, there[target])
     }
-    gone = [target for target in before if target not in approved]
-    if not fresh and not gone:
-        return Published(kept=len(approved))
+    others = {target: copy for target, copy in before.items() if target not in approved}
+    gone = _rejected(data, others)
+    if not fresh:
+        gone |= _replaced(work, found, others, approved.keys())
+        if not gone:
+            return Published(kept=len(approved))
     try:
         # First what will be ours, so that nothing is left behind that nobody knows if this process dies.
-        planned = before | {target: (item.etag, "") for target, item in fresh.items()}
+        planned = before | {
+            target: _Copy(item.etag, "", item.image, item.number) for target, item in fresh.items()
+        }
         etag = _list_published(data, key, planned, content.etag if content else None)
         copied = _copy(data, fresh)
-        for target in gone:
-            if target in there and before[target][1] in ("", there[target]):
-                data.delete(target)
-        after = {target: etags for target, etags in before.items() if target in approved} | copied
+        # A result that changed meanwhile is not delivered, and replaces nothing.
+        gone |= _replaced(work, found, others, (approved.keys() - fresh.keys()) | copied.keys())
+        for target in gone & there.keys():
+            if before[target].etag in ("", there[target]):
+                _delete(data, target, there[target])
+        after = {target: copy for target, copy in before.items() if target not in gone} | copied
         _list_published(data, key, after, etag)
     except PreconditionFailed:
         raise UsageError(
@@ -62,35 +94,89 @@ def publish(work: Work, found: Iterable[Item]) -> Published:
     return Published(len(copied), len(approved) - len(fresh), len(gone), stale)
 
 
-def _copy(data: Store, wanted: Mapping[str, Item]) -> dict[str, tuple[str, str]]:
-    """Copies results that are still what was approved; the tags of each result and of its copy, by the copy's key."""
+def _tags(copy: _Copy | None) -> tuple[str, str] | None:
+    return (copy.result_etag, copy.etag) if copy else None
 
-    def copy(pair: tuple[str, Item]) -> tuple[str, tuple[str, str]] | None:
+
+def _rejected(data: Store, delivered: Mapping[str, _Copy]) -> set[str]:
+    """Those that a person rejected in the version that was delivered."""
+
+    def is_rejected(pair: tuple[str, _Copy]) -> bool:
+        target, copy = pair
+        decision = decision_about(data, layout.result_of_published(target), copy.result_etag)
+        return decision is not None and decision.state is State.REJECTED
+
+    with ThreadPoolExecutor(THREADS, "publish") as pool:
+        return set(compress(delivered, pool.map(is_rejected, delivered.items())))
+
+
+def _replaced(
+    work: Work, found: Iterable[Item], delivered: Mapping[str, _Copy], now: Collection[str]
+) -> set[str]:
+    """Those whose successor is delivered ``now``, or all that is asked of their image."""
+    there = {
+        (item.image, item.number) for item in found if item.key and layout.published_key(item.key) in now
+    }
+    counts = Counter(image for image, _ in there)
+
+    def is_replaced(copy: _Copy) -> bool:
+        if (copy.image, copy.number) in there:
+            return True
+        if not counts[copy.image] or work.request is None or copy.image not in work.images:
+            return False
+        asked = work.asked(copy.image)
+        return counts[copy.image] >= len(asked.outputs) * (len(asked.renditions) or 1)
+
+    return {target for target, copy in delivered.items() if is_replaced(copy)}
+
+
+def _delete(data: Store, target: str, etag: str) -> None:
+    """Takes a copy away, unless somebody has just put another file in its place."""
+    with suppress(PreconditionFailed):
+        data.delete(target, if_etag=etag)
+
+
+def _copy(data: Store, wanted: Mapping[str, Item]) -> dict[str, _Copy]:
+    """Copies results that are still what was approved; what was delivered, by the copy's key."""
+
+    def copy(pair: tuple[str, Item]) -> tuple[str, _Copy] | None:
         target, item = pair
         try:
-            return target, (item.etag, data.copy(item.key, target, if_etag=item.etag))
+            etag = data.copy(item.key, target, if_etag=item.etag)
         except PreconditionFailed:
             return None
+        return target, _Copy(item.etag, etag, item.image, item.number)
 
     with ThreadPoolExecutor(THREADS, "publish") as pool:
         return dict(done for done in pool.map(copy, wanted.items()) if done)
 
 
-def _published(data: bytes) -> dict[str, tuple[str, str]]:
-    """What was published by key: the tags of the result and of its copy, empty while it is being copied."""
+def _published(data: bytes) -> dict[str, _Copy]:
+    """What was published, by key; nothing where the list cannot be read."""
     try:
         document = orjson.loads(data)
     except orjson.JSONDecodeError:
         return {}
     return {
-        target: (str(each.get("ResultETag", "")), str(each["ETag"]))
+        target: _Copy(
+            str(each.get("ResultETag", "")),
+            str(each["ETag"]),
+            str(each.get("Image", "")),
+            int(each.get("Number", 0)),
+        )
         for target, each in (document.items() if isinstance(document, dict) else ())
         if isinstance(each, dict) and "ETag" in each
     }
 
 
-def _list_published(
-    data: Store, key: str, published: Mapping[str, tuple[str, str]], if_etag: str | None
-) -> str:
-    document = {target: {"ResultETag": etag, "ETag": copied} for target, (etag, copied) in published.items()}
+def _list_published(data: Store, key: str, published: Mapping[str, _Copy], if_etag: str | None) -> str:
+    document = {
+        target: {
+            "ResultETag": copy.result_etag,
+            "ETag": copy.etag,
+            "Image": copy.image,
+            "Number": copy.number,
+        }
+        for target, copy in published.items()
+    }
     return data.write_json(key, document, if_absent=if_etag is None, if_etag=if_etag)

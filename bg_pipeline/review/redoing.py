@@ -3,7 +3,7 @@
 import secrets
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -13,13 +13,20 @@ from bg_pipeline.batch import MAX_SEED, BatchRequest, ImageEntry, write
 from bg_pipeline.errors import RequestError, UsageError
 from bg_pipeline.flow.work import Work
 from bg_pipeline.layout import Batch
-from bg_pipeline.review.deciding import decide
+from bg_pipeline.reports.overview import look_up
+from bg_pipeline.reports.wording import run_command
+from bg_pipeline.review.deciding import check_who, decide
 from bg_pipeline.review.decisions import State
+from bg_pipeline.review.follow_up import is_over
 from bg_pipeline.review.items import Item
 from bg_pipeline.settings import Settings
+from bg_pipeline.spending.remaining import check_cap
+from bg_pipeline.state.follow_ups import REDOES, FollowUps, remember_origin
 from bg_pipeline.store import Store
-from bg_pipeline.uploads.submitting import check_request, new_batch, submit
+from bg_pipeline.uploads.submitting import check_request, hand_over, new_batch
 
+ATTEMPTS: Final = 20
+"""Times that others may ask for something of the same batch in between."""
 MOST_VARIANTS: Final = 5
 
 
@@ -85,13 +92,18 @@ def redo(
 ) -> Batch:
     """Asks for pictures again as a new batch of today, which the next run makes, and rejects what there is of them.
 
-    Arguments and errors are those of `redo_request`; a `RequestError` by field if the prompt or seed does not do.
+    Whoever asks for the same again before that batch has its report is led to it, so that asking twice pays once;
+    once it is reported, asking is a new occasion. It may spend what is left of the cap of the batch
+    (`bg_pipeline.spending.remaining`).
+
+    Arguments and errors are those of `redo_request`; a `RequestError` by field if the prompt or seed does not do,
+    `CapUsedUp` if nothing is left of the cap. Raises `UsageError` if ``by`` is empty, or if one of the pictures is
+    being asked for again with another prompt or seed, or together with others; nothing is done then.
     """
-    data = write(redo_request(work, found, prompt=prompt, seed=seed))
-    batch = new_batch()
-    check_request(settings, batch, data)
-    submit(store, batch, [], data)
-    made = [item for item in found if item.key]
+    check_who(by)
+    wanted = redo_request(work, found, prompt=prompt, seed=seed)
+    batch = _ask(store, settings, work, found, wanted, seed)
+    made = [item for item in found if item.key and not _is_redone_as(item, batch)]
     decide(
         work.place.data,
         made,
@@ -101,3 +113,73 @@ def redo(
         redone_as=batch.path,
     )
     return batch
+
+
+def _is_redone_as(item: Item, batch: Batch) -> bool:
+    return item.decision is not None and item.decision.redone_as == batch.path
+
+
+def _ask(
+    store: Store,
+    settings: Settings,
+    work: Work,
+    found: Sequence[Item],
+    wanted: BatchRequest,
+    seed: int | None,
+) -> Batch:
+    """The batch that asks for what is ``wanted``: a new one, or one that does so already and is not over."""
+    of = work.place.batch
+    pictures = tuple(f"{item.number} {item.image}" for item in found)
+    for _ in range(ATTEMPTS):
+        earlier = FollowUps.read(store, REDOES(of))
+        batches, batch = dict(earlier.batches), new_batch()
+        for other in [other for other, some in batches.items() if set(some) & set(pictures)]:
+            sent = store.read(other.request_key)
+            if sent is None:
+                # Whoever named it did not come to write its request; if they still do, the first request stays.
+                batch = other
+            elif is_over(store, settings, other):
+                batches[other] = ()
+            elif _asks_for(check_request(settings, other, sent.data), wanted, seed) and (
+                set(pictures) <= set(batches[other])
+            ):
+                return other
+            else:
+                raise UsageError(
+                    f"{_first_of(found, batches[other])} is being asked for again already, as batch {other.path}, "
+                    f"with other pictures or in other words; wait for its report (`{run_command(other)}` makes it), "
+                    "then ask again"
+                )
+        data = write(replace(wanted, MaxCostUSD=_cap(store, settings, work)))
+        check_request(settings, batch, data)
+        batches.pop(batch, None)
+        if not earlier.write(store, {**batches, batch: pictures}):
+            continue
+        remember_origin(store, batch, of)
+        if hand_over(store, batch, data):
+            return batch
+        # Somebody took the batch over in between. What asks for the same is of this occasion, be it over by now.
+        sent = store.read(batch.request_key)
+        if sent is not None and _asks_for(check_request(settings, batch, sent.data), wanted, seed):
+            return batch
+    raise UsageError(f"others are asking for pictures of batch {of.path} again right now; do it again")
+
+
+def _asks_for(request: BatchRequest, wanted: BatchRequest, seed: int | None) -> bool:
+    """Whether a request has all that is wanted; without a ``seed`` of one's own any will do."""
+    for image, entry in wanted.entries.items():
+        other = request.entries.get(image)
+        if other is None or entry != (other if seed is not None else replace(other, Seed=entry.Seed)):
+            return False
+    return True
+
+
+def _first_of(found: Sequence[Item], pictures: Collection[str]) -> str:
+    """The first image that is among the pictures."""
+    return next(item.image for item in found if f"{item.number} {item.image}" in pictures)
+
+
+def _cap(store: Store, settings: Settings, work: Work) -> float | None:
+    """What is left of the batch's cap, as its request has it now: it may have been raised since ``work`` was read."""
+    asked = look_up(store, settings, work.place.batch).request or work.request
+    return check_cap(store, work.place.batch, asked) if asked else None

@@ -11,11 +11,12 @@ from botocore.exceptions import BotoCoreError, ClientError
 from bg_pipeline.checks import EVERY_UPLOAD
 from bg_pipeline.inspection.judgments import forgotten
 from bg_pipeline.inspection.unreported import look_back
+from bg_pipeline.sensors import NO_BUCKET, skip
 from bg_pipeline.settings import Settings
 from bg_pipeline.store import Store
 
 EVERY_SECONDS: Final = 3600
-TICK_SECONDS: Final = 40.0
+TICK_SECONDS: Final = 35.0
 
 
 def forgotten_uploads(
@@ -36,15 +37,16 @@ def forgotten_uploads(
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         if not settings.bucket:
-            return dg.SkipReason("BG_BUCKET is not set: name the S3 bucket that holds the photos")
+            return skip(context, NO_BUCKET)
         store: Store = context.resources.bucket
         late = time.monotonic() + TICK_SECONDS
         now = datetime.fromtimestamp(clock(), UTC)
         try:
             looked = look_back(store, settings, now, time_is_up=lambda: time.monotonic() > late)
         except (ClientError, BotoCoreError) as error:
-            return dg.SkipReason(f"bucket '{store.bucket}' (BG_BUCKET) could not be looked through: {error}")
+            return skip(context, f"bucket '{store.bucket}' (BG_BUCKET) could not be looked through: {error}")
         judgment = forgotten(settings, looked)
+        context.log.info(judgment.words)
         evaluation = dg.AssetCheckEvaluation(
             asset_key=report,
             check_name=EVERY_UPLOAD,

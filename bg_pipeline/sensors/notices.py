@@ -9,14 +9,13 @@ import dagster as dg
 from botocore.exceptions import BotoCoreError, ClientError
 
 from bg_pipeline.aws import Aws
-from bg_pipeline.errors import SettingsError
 from bg_pipeline.notices.errands import Agenda, Errand
 from bg_pipeline.notices.outbox import Ended, Outbox
 from bg_pipeline.notices.senders import NotSent, Sender, Topic, WebHook
 from bg_pipeline.reports.links import link
 from bg_pipeline.reports.wording import counted
+from bg_pipeline.sensors import NO_BUCKET, skip
 from bg_pipeline.settings import Settings
-from bg_pipeline.store import Store
 
 EVERY_SECONDS: Final = 30
 MAX_RUNS: Final = 20
@@ -45,14 +44,14 @@ def notices(
 
     @dg.sensor(
         name="notices",
-        required_resource_keys={"aws"} if settings.bucket else set(),
+        required_resource_keys={"aws", "bucket"} if settings.bucket else set(),
         minimum_interval_seconds=EVERY_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Tells what came of runs, by SNS (BG_SNS_TOPIC_ARN) and web hook (BG_WEBHOOK_URL).",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         if not settings.bucket:
-            return dg.SkipReason("BG_BUCKET is not set: name the S3 bucket that holds the photos")
+            return skip(context, NO_BUCKET)
         now, started = clock(), time.monotonic()
         agenda = Agenda.read(context.cursor, now)
         for record in _ended_runs(context.instance, agenda):
@@ -64,6 +63,7 @@ def notices(
             told = _work_off(
                 context, settings, agenda, due, now, lambda: time.monotonic() - started > TICK_SECONDS
             )
+        context.log.info(told)
         return dg.SensorResult(skip_reason=told, cursor=agenda.model_dump_json())
 
     return sensor
@@ -92,7 +92,7 @@ def _work_off(
     aws: Aws = context.resources.aws
     outbox = Outbox(
         settings,
-        _store(aws, settings.bucket),
+        context.resources.bucket,
         senders(settings, aws),
         lambda store, key: link(aws, store, key, settings.report_link_seconds, datetime.now(UTC)),
         context.log.info,
@@ -116,14 +116,6 @@ def _work_off(
     return f"{sent} sent" + (
         f"; {counted(left, 'date')} {'is' if left == 1 else 'are'} still to be told of" if left else ""
     )
-
-
-def _store(aws: Aws, bucket: str) -> Store:
-    try:
-        return Store(aws.s3(bucket), bucket)
-    except SettingsError:
-        # Each of its calls will fail with the reason, which is what people are to be told.
-        return Store(aws.client("s3"), bucket)
 
 
 def _tell(outbox: Outbox, run: Ended, errand: Errand) -> str | None:

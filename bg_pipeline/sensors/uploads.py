@@ -10,16 +10,18 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import ValidationError
 
 from bg_pipeline import layout
+from bg_pipeline.assets.image_flow import LEFT
 from bg_pipeline.layout import UploadDate
+from bg_pipeline.sensors import NO_BUCKET, skip
 from bg_pipeline.settings import Settings
 from bg_pipeline.store import Store
-from bg_pipeline.uploads.changes import Asked, Memory, Run, Tick
+from bg_pipeline.uploads.changes import MAX_TOLD, Asked, Memory, Run, Tick
 from bg_pipeline.uploads.events import Delivery, Inbox
 
 EVERY_SECONDS = 30
 EVENTS_EVERY_SECONDS = 10
-TICK_SECONDS = 40.0
-"""What a tick takes for itself; the daemon kills it, and its cursor, at 60 s."""
+TICK_SECONDS = 35.0
+"""What a tick takes for itself; the daemon kills it, and its cursor, at 60 s. One call of S3 may take 20 s more."""
 TAKE_SECONDS = 15.0
 """What of it may go by with receiving messages."""
 
@@ -40,8 +42,9 @@ def new_uploads(
 
     It is stopped until a person turns it on, since runs cost money. It looks through the resource ``bucket``, a
     `Store`; where no bucket is set or S3 does not answer, the tick is skipped with the reason and nothing is
-    forgotten. A run that ended without a report is asked for twice more. ``target`` is a job, assets or a selection
-    of them, as `dg.sensor` takes it; ``clock`` tells the seconds since 1970.
+    forgotten. A run that was cancelled, left something undone or failed without a report is asked for twice more.
+    ``target`` is a job, assets or a selection of them, as `dg.sensor` takes it; ``clock`` tells the seconds since
+    1970.
     """
 
     # A resource as a parameter would be made, and fail, before the sensor could say that there is no bucket.
@@ -115,11 +118,11 @@ def _tick(
     """A look at the bucket, or why there can be none."""
     first, last = partitions.get_first_partition_key(), partitions.get_last_partition_key()
     if first is None or last is None:
-        return dg.SkipReason(
-            f"BG_FIRST_DATE {settings.first_date} is still to come: there are no upload dates yet"
+        return skip(
+            context, f"BG_FIRST_DATE {settings.first_date} is still to come: there are no upload dates yet"
         )
     if not settings.bucket:
-        return dg.SkipReason("BG_BUCKET is not set: name the S3 bucket that holds the photos")
+        return skip(context, NO_BUCKET)
     store: Store = context.resources.bucket
     deadline = time.monotonic() + TICK_SECONDS
     return Tick(
@@ -142,7 +145,7 @@ def _result(
     asked: Iterator[tuple[UploadDate, Asked]],
     reason: str,
 ) -> dg.SensorResult:
-    """The runs that a tick asks for, with its memory; ``reason`` is why there may be none."""
+    """The runs that a tick asks for, with its memory; ``reason`` is why there may be none. The log tells either."""
     requests: list[dg.RunRequest] = []
     try:
         for day, each in asked:
@@ -152,10 +155,14 @@ def _result(
                 _OF: _of(tick.settings, day),
                 _ASKED: each.model_dump_json(),
             }
+            context.log.info(f"asked for a run of {day}, attempt {each.attempt}")
             requests.append(dg.RunRequest(each.run_key, partition_key=f"{day}", tags=tags))
     except (ClientError, BotoCoreError) as error:
         reason = f"bucket '{tick.store.bucket}' (BG_BUCKET) could not be listed; the next tick tries again: {error}"
         context.log.warning(reason)
+    reason = "; ".join([reason, *tick.waits[:MAX_TOLD]])
+    if not requests:
+        context.log.info(reason)
     return dg.SensorResult(
         run_requests=requests,
         skip_reason=None if requests else reason,
@@ -186,6 +193,8 @@ def _find_run(instance: dg.DagsterInstance, run_key: str) -> Run | None:
         return Run(
             finished=run.is_finished,
             failed=run.status == dg.DagsterRunStatus.FAILURE,
+            cancelled=run.status == dg.DagsterRunStatus.CANCELED,
+            left=run.tags.get(LEFT) == run.run_id,
             started=record.start_time or record.create_timestamp.timestamp(),
             ended=record.end_time or record.update_timestamp.timestamp(),
         )

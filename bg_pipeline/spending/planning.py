@@ -188,7 +188,7 @@ def models_in_use(tools: Tools) -> tuple[Models, list[str]]:
         Models(
             replacer=current(tools.replacers),
             remover=current(tools.removers),
-            captioner=current(tools.captioners),
+            captioner=current(tools.captioners) if tools.settings.caption_models else None,
             regions=tools.aws.regions,
             per_minute=per_minute,
         ),

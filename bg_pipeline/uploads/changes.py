@@ -11,7 +11,7 @@ listing is one request per 1,000 objects. Requests are never read: their tags ar
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from itertools import islice, takewhile
 from typing import Final, Literal, Self
@@ -33,7 +33,8 @@ OLDER_SECONDS: Final = 3600
 RUNNING_SECONDS: Final = 300
 """How often an older date is looked at while its run is queued or under way."""
 BACK_OFF: Final = (300, 1800)
-"""Seconds after a run that ended without a report until it is asked for again, the first and the second time."""
+"""Seconds after a run that ended too early until it is asked for again, the first and the second time: it was
+cancelled, left something undone, or failed without a report."""
 CLOCK_SECONDS: Final = 60
 """How far the clocks of S3 and of the machine that runs may be apart."""
 MAX_TOLD: Final = 50
@@ -98,12 +99,22 @@ class Memory(BaseModel):
 
 @dataclass(frozen=True)
 class Run:
-    """What became of a run; times in seconds since 1970."""
+    """What became of a run; times in seconds since 1970.
+
+    ``cancelled``, or ``left`` where it says itself that it left something undone which may be done soon.
+    """
 
     finished: bool
     failed: bool
     started: float
     ended: float
+    cancelled: bool = False
+    left: bool = False
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether something is left for another run, whatever reports there are: they tell what is true so far."""
+        return self.cancelled or self.left
 
 
 @dataclass(frozen=True)
@@ -129,7 +140,7 @@ class Tick:
 
     ``find_run`` tells of a run by its key and ``find_asked`` of the newest request for a date that became a run,
     whichever sensor made it; None where there is no such run. ``time_is_up`` ends the tick, and ``warn`` takes a
-    sentence for the log.
+    sentence for the log. ``waits`` says of each date that is not asked for yet what it waits for.
     """
 
     settings: Settings
@@ -142,6 +153,7 @@ class Tick:
     time_is_up: Callable[[], bool]
     warn: Callable[[str], None]
     find_asked: Callable[[UploadDate], Asked | None] = lambda _: None
+    waits: list[str] = field(default_factory=list)
 
     def requests(self) -> Iterator[tuple[UploadDate, Asked]]:
         """The dates that need a run now, each remembered when it is given.
@@ -193,6 +205,8 @@ class Tick:
             memory.again.pop(day, None)
             if again is not None:
                 memory.again[day] = again
+            if asked is None and uploads.settled is not None:
+                self.waits.append(f"{day}: a folder without a request waits until it has been quiet")
             if asked is not None:
                 memory.dates[day] = asked
                 given += 1
@@ -297,28 +311,28 @@ class Tick:
         return asked, min(filter(None, [when, uploads.settled]), default=None)
 
     def _follow(self, day: UploadDate, asked: Asked, uploads: Uploads) -> float | None:
-        """When to come back to a run that was asked for: at once means to ask again, None that it is done.
-
-        A run that a person cancelled is done.
-        """
+        """When to come back to a run that was asked for: at once means to ask again, None that it is done."""
         run = self.find_run(asked.run_key)
         if run is not None and not run.finished:
+            self.waits.append(f"{day}: its run is queued or under way")
             return self.now + RUNNING_SECONDS
-        if (run is not None and not run.failed) or not uploads.count:
+        if (run is not None and not run.failed and not run.incomplete) or not uploads.count:
             asked.done = True
             return None
         # A run that Dagster does not know was dropped before it was made, or deleted since.
         started, ended = (run.started, run.ended) if run is not None else (asked.at, asked.at)
         due = ended + BACK_OFF[min(asked.attempt, len(BACK_OFF)) - 1]
         if due > self.now:
+            why = "Dagster knows no run of it" if run is None else "its run ended too early"
+            self.waits.append(f"{day}: {why}; it may be asked for again in {due - self.now:.0f} s")
             return due
-        if self._reported(day, uploads, started):
+        if not (run is not None and run.incomplete) and self._reported(day, uploads, started):
             asked.done = True
             return None
         if asked.attempt > len(BACK_OFF):
             asked.done = True
             self.warn(
-                f"{day}: {asked.attempt} runs ended without a report; see their logs. "
+                f"{day}: {asked.attempt} runs ended too early; see their logs. "
                 "The date is asked for again when its uploads or settings change"
             )
             return None

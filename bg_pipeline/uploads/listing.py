@@ -3,11 +3,46 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from itertools import groupby
+
+import orjson
 
 from bg_pipeline import layout
 from bg_pipeline.layout import Batch, Kind, UploadDate
-from bg_pipeline.store import Store, Stored
+from bg_pipeline.store import Content, Store, Stored
+
+
+class Approval:
+    """A person's approval of a batch's sample; the document is read when it is first needed."""
+
+    def __init__(self, store: Store, listed: Stored) -> None:
+        self._store = store
+        self._listed = listed
+
+    def is_of(self, request: Stored) -> bool:
+        """Whether it is about this request, and not about one that this request has replaced.
+
+        The document names the tag of its request. One without a tag, from before there was one in it, counts if it
+        came later than the request. What is no JSON object approves nothing.
+        """
+        content = self._content
+        if content is None:
+            return False
+        try:
+            document = orjson.loads(content.data)
+        except orjson.JSONDecodeError:
+            return False
+        if not isinstance(document, dict):
+            return False
+        if "RequestETag" in document:
+            return bool(document["RequestETag"] == request.etag)
+        # Both by the listing, which tells times more exactly than the reading of an object.
+        return self._listed.modified >= request.modified
+
+    @cached_property
+    def _content(self) -> Content | None:
+        return self._store.read(self._listed.key)
 
 
 @dataclass(slots=True)
@@ -24,6 +59,7 @@ class Uploaded:
     draft: Stored | None = None
     approval: Stored | None = None
     emptied: bool = False
+    approval_text: Approval | None = field(default=None, repr=False, compare=False)
 
     @property
     def newest(self) -> datetime:
@@ -46,10 +82,13 @@ class Uploaded:
 
     @property
     def approved(self) -> bool:
-        """Whether a person approved the sample of this request, and not of one that it has replaced."""
-        if self.approval is None:
+        """Whether a person approved the sample of this request, and not of one that it has replaced.
+
+        Where there is an approval it is read from S3, once.
+        """
+        if self.approval is None or self.approval_text is None:
             return False
-        return self.request is None or self.approval.modified >= self.request.modified
+        return self.request is None or self.approval_text.is_of(self.request)
 
     @property
     def objects(self) -> Mapping[str, Stored]:
@@ -57,17 +96,30 @@ class Uploaded:
         return {**self.others, **self.images}
 
 
+def remarks(uploaded: Uploaded) -> Iterator[str]:
+    """What a person would want to know of objects in the folder that are neither images nor its request, in lines."""
+    path, others = uploaded.batch.path, uploaded.others
+    misspelt = [name for name in others if layout.is_misspelt_request(name)]
+    if misspelt and uploaded.request is None:
+        yield f"batch {path}: '{misspelt[0]}' is not read; is it meant as {layout.REQUEST}? Then name it so"
+    films = layout.films_of_photos([*uploaded.images, *others])
+    beside = [name for name in others if layout.kind_of(name) is Kind.SIDECAR or name in films]
+    if beside:
+        shown = ", ".join(sorted(beside)[:3]) + (", …" if len(beside) > 3 else "")
+        yield f"batch {path}: files that go with photos and are none are left out ({len(beside)}: {shown})"
+
+
 def batches(store: Store, date: UploadDate) -> Iterator[Uploaded]:
     """The batches of a date in key order; one request per 1,000 objects, one batch in memory at a time."""
-    return _folders(store.list(f"{layout.uploads_of(date)}/"))
+    return _folders(store, store.list(f"{layout.uploads_of(date)}/"))
 
 
 def find(store: Store, batch: Batch) -> Uploaded | None:
     """One batch, or None if there is nothing in its folder."""
-    return next(_folders(store.list(f"{batch.input_prefix}/")), None)
+    return next(_folders(store, store.list(f"{batch.input_prefix}/")), None)
 
 
-def _folders(objects: Iterable[Stored]) -> Iterator[Uploaded]:
+def _folders(store: Store, objects: Iterable[Stored]) -> Iterator[Uploaded]:
     def batch_of(pair: tuple[layout.Upload, Stored]) -> Batch:
         return pair[0].batch
 
@@ -85,9 +137,11 @@ def _folders(objects: Iterable[Stored]) -> Iterator[Uploaded]:
                 case Kind.DRAFT:
                     uploaded.draft = each
                 case Kind.APPROVAL:
-                    uploaded.approval = each
-                case Kind.DOT_FILE | Kind.OTHER_JSON:
+                    uploaded.approval, uploaded.approval_text = each, Approval(store, each)
+                case Kind.DOT_FILE | Kind.OTHER_JSON | Kind.SIDECAR:
                     uploaded.others[upload.name] = each
                 case Kind.FOLDER:
                     pass
+        for film in layout.films_of_photos(uploaded.images):
+            uploaded.others[film] = uploaded.images.pop(film)
         yield uploaded

@@ -19,12 +19,20 @@ from pydantic.alias_generators import to_snake
 
 from bg_pipeline import layout
 from bg_pipeline.batch import KNOWN, MAX_BYTES, MAX_IMAGES, BatchRequest, ImageEntry, image_settings, type_of
+from bg_pipeline.batch.spreadsheets import (
+    is_error_value,
+    is_formula,
+    reference_damage,
+    reference_doubt,
+    text_of_formula,
+)
+from bg_pipeline.batch.text import decode, wide_coding
 from bg_pipeline.errors import ImageError, RequestError
 from bg_pipeline.flow.renditions import WISHES
 from bg_pipeline.layout import Batch
 from bg_pipeline.reports.report import text_of_cell
 from bg_pipeline.settings import Settings
-from bg_pipeline.uploads.submitting import check_request
+from bg_pipeline.uploads.submitting import check_submission
 
 _SHORT: Final = {"ImageName": "name", "Renditions": "preset", "MaskKey": "mask"}
 """The columns that are not named like their field."""
@@ -68,6 +76,7 @@ class Line:
 class Manifest:
     """A manifest as it was written; ``unused`` are the columns that mean nothing here and are only kept.
 
+    ``doubts`` are cells that a spreadsheet may have changed, for a person to look at; they stop nothing.
     ``delimiter`` and ``marked`` (a byte order mark, which spreadsheets want) are for writing its like.
     """
 
@@ -76,12 +85,15 @@ class Manifest:
     unused: tuple[str, ...]
     delimiter: str
     marked: bool
+    doubts: tuple[Problem, ...] = ()
 
 
 def read(data: bytes) -> Manifest:
     """The manifest in ``data``: CSV in UTF-8 or UTF-16, with commas, semicolons or tabs, as spreadsheets write it.
 
-    Rows without any text are passed over. A `RequestError` names what is wrong by line and column: all of it,
+    Rows without any text are passed over; of ``="00123"``, which spreadsheets write to keep a number's zeros, the
+    text is ``00123``. What a spreadsheet put in the place of a text (``#NAME?``, ``4.00639E+12``) is refused.
+    A `RequestError` names what is wrong by line and column: all of it,
     up to `MAX_PROBLEMS`. What only a whole request can tell is found by `compose`.
     """
     text, marked = _text(data)
@@ -91,6 +103,7 @@ def read(data: bytes) -> Manifest:
     columns = _columns(number, head)
     lines: list[Line] = []
     problems: list[Problem] = []
+    doubts: list[Problem] = []
     for number, cells in records:
         if len(cells) > len(head) and any(cells[len(head) :]):
             words = (
@@ -99,7 +112,11 @@ def read(data: bytes) -> Manifest:
             )
             problems.append((number, f"line {number}", words))
             continue
-        cells = [text_of_cell(cell) for cell in [*cells, *[""] * len(head)][: len(head)]]
+        raw = [text_of_formula(cell) for cell in [*cells, *[""] * len(head)][: len(head)]]
+        formulas = {
+            column: cell for column, cell in zip(columns, raw, strict=True) if column and is_formula(cell)
+        }
+        cells = [text_of_cell(cell) for cell in raw]
         if not any(cell.strip() for cell in cells):
             continue
         said = {
@@ -108,6 +125,14 @@ def read(data: bytes) -> Manifest:
             if column and cell.strip()
         }
         line = Line(number, tuple(cells), said)
+        problems += [
+            line.problem(column, _NOT_ITS_VALUE.format(cell[:60])) for column, cell in formulas.items()
+        ]
+        for column, text in said.items():
+            if words := _damage(column, text):
+                problems.append(line.problem(column, words))
+            elif column in _NAMES_THINGS and (words := reference_doubt(text)):
+                doubts.append(line.problem(column, words))
         if "source" not in said:
             problems.append(line.problem("source", "is empty: name the photo, as a file or an s3:// address"))
         if len(lines) >= MAX_IMAGES:
@@ -119,7 +144,7 @@ def read(data: bytes) -> Manifest:
         problems.append((0, "", "the manifest has a head and no row: there is no image in it"))
     _refuse(problems)
     unused = tuple(name for name, column in zip(head, columns, strict=True) if not column and name.strip())
-    return Manifest(tuple(head), tuple(lines), unused, delimiter, marked)
+    return Manifest(tuple(head), tuple(lines), unused, delimiter, marked, tuple(doubts))
 
 
 def compose(
@@ -139,12 +164,12 @@ def compose(
     ``problems`` that are known already.
     """
     found = list(problems)
-    top = {name: value for name, value in wishes.items() if value not in (None, (), "")}
-    labels = top.pop("Labels", "")
+    labels = wishes.get("Labels")
+    top = {name: value for name, value in wishes.items() if name != "Labels" and value not in (None, (), "")}
     entries = []
     for line, name in zip(manifest.lines, names, strict=True):
         entry: dict[str, Any] = {"ImageName": name}
-        if labels:
+        if labels is not None:
             entry["Labels"] = labels
         for column, text in line.said.items():
             if column not in ("source", "name"):
@@ -157,7 +182,7 @@ def compose(
     prompted = "Prompt" in top or "Prompts" in top
     document = {"Id": str(uuid.uuid4()), **({} if prompted else {"Prompt": "-"}), **top, "Images": entries}
     try:
-        request = check_request(settings, batch, orjson.dumps(document))
+        request = check_submission(settings, batch, orjson.dumps(document))
     except RequestError as error:
         found += [_problem(manifest, field, text) for field, text in error.problems]
         raise _error(found) from None
@@ -195,13 +220,27 @@ def _text(data: bytes) -> tuple[str, bool]:
     """The text, without its byte order mark, and whether it had one."""
     if len(data) > MAX_BYTES:
         _refuse([(0, "", f"the manifest has {len(data):,} bytes, and {MAX_BYTES:,} are taken; split it")])
-    coding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    if wide_coding(data) == "UTF-16":
+        # With its mark it is what spreadsheets call Unicode text.
+        try:
+            return data.decode("utf-16"), True
+        except UnicodeDecodeError as error:
+            _refuse(
+                [
+                    (
+                        0,
+                        "",
+                        f"the manifest is UTF-16 text that is cut short or damaged (byte {error.start + 1})",
+                    )
+                ]
+            )
     try:
-        return data.decode(coding), data[:3] == b"\xef\xbb\xbf" or coding == "utf-16"
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        words = "is no text in UTF-8; in a spreadsheet, save it as 'CSV UTF-8'"
-        raise RequestError([(f"line {line}", words)]) from None
+        return decode(data, "the manifest"), data[:3] == b"\xef\xbb\xbf"
+    except RequestError as error:
+        ((_, words),) = error.problems
+        line = re.search(r"in line (\d+)", words)
+        place = f"line {line[1]}" if line else ""
+        raise RequestError([(place, f"{words}; in a spreadsheet, save it as 'CSV UTF-8'")]) from None
 
 
 def _delimiter(text: str) -> tuple[str, str, int]:
@@ -266,6 +305,18 @@ def _columns(number: int, head: Sequence[str]) -> list[str]:
 
 # Cells
 
+_NAMES_THINGS: Final = ("ref", "name")
+_NOT_ITS_VALUE: Final = "is the formula {} and not what it comes to: save the table with its values"
+
+
+def _damage(column: str, text: str) -> str:
+    """What a spreadsheet has made of a cell, in words, where it is no text of anybody's."""
+    parts = text.split(",") if column in ("labels", "preset") else text.splitlines()
+    wrong = next((part.strip() for part in [text, *parts] if is_error_value(part)), None)
+    if wrong is not None:
+        return f"is {wrong}, which a spreadsheet writes in the place of a value that it cannot work out"
+    return reference_damage(text) if column in (*_NAMES_THINGS, "source") else ""
+
 
 def _value(column: str, text: str, delimiter: str) -> Any:
     """A cell as its field has it; a ``ValueError`` says in a sentence what it should be."""
@@ -312,7 +363,7 @@ def find_name_problems(
         column = "name" if "name" in line.said else "source"
         other = first.setdefault(name, line)
         try:
-            known = layout.kind_of(name) in (layout.Kind.IMAGE, layout.Kind.DOT_FILE)
+            known = layout.kind_of(name) in layout.NAMEABLE
             if not known or batch.upload_key(name) in taken:
                 words = f"'{name}' means something else in a batch; say another in column name"
                 yield line.problem(column, words)

@@ -7,6 +7,7 @@ what was dropped on it, both to the buckets of ``BG_BUCKET`` and ``BG_ALLOWED_BU
 import io
 import os
 import posixpath
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from bg_pipeline.layout import Batch
 from bg_pipeline.settings import Settings
 from bg_pipeline.store import Store
 from bg_pipeline.uploads.manifest import Manifest, Problem, compose, find_name_problems
+from bg_pipeline.uploads.names import same, spellings
 from bg_pipeline.uploads.submitting import LocalFile, StoredFile, Upload, as_s3_name
 
 THREADS: Final = 16
@@ -32,6 +34,7 @@ THREADS: Final = 16
 
 _OWN: Final = (layout.STATE, layout.PAYLOADS)
 """Prefixes of BG_BUCKET that hold no photo of anybody's."""
+AMBIGUOUS: Final = "there is no '{}', and several that look the same but for how their accents are spelt"
 _NAMEABLE: Final = (f"{layout.UPLOADS}/", f"{layout.ASSETS}/")
 """Where a mask or a backdrop may stay, as a request may name it there."""
 
@@ -84,11 +87,19 @@ class InBuckets:
         store = self.store.in_bucket(bucket)
         try:
             found = store.head(key)
+            if found is None and not key.isascii():
+                # It may be there in the other spelling of its accents.
+                forms = dict.fromkeys(unicodedata.normalize(form, key) for form in ("NFC", "NFD"))
+                there = [each for form in forms if form != key and (each := store.head(form))]
+                if len(there) > 1:
+                    raise UsageError(f"{AMBIGUOUS.format(f's3://{bucket}/{key}')}; rename one of them")
+                found = there[0] if there else None
         except ClientError as error:
             code = error.response.get("Error", {}).get("Code", "")
             raise UsageError(f"s3://{bucket}/{key} cannot be read: S3 says {code}") from None
         if found is None:
             raise UsageError(f"there is no s3://{bucket}/{key}")
+        key = found.key
         stays = key if bucket == self.settings.bucket and key.startswith(_NAMEABLE) else ""
         return Source(f"{bucket}/{key}", lambda name: StoredFile(store, found, name), stays)
 
@@ -111,8 +122,13 @@ class OnThisMachine:
                 return Source(as_s3_name(os.path.abspath(path)), lambda name: LocalFile(path, name))
             if path.is_dir():
                 raise UsageError(f"'{path}' is a folder; each row names one file")
+            alike = _spelt_alike(path)
         except (OSError, ValueError) as error:  # a name that is too long, or has a NUL in it
             raise UsageError(f"'{cell}' cannot be the name of a file: {error}") from None
+        if len(alike) > 1:
+            raise UsageError(f"{AMBIGUOUS.format(path)}; rename one of them")
+        if alike:
+            return self.find(os.path.relpath(alike[0], self.folder) if self.folder.parts else str(alike[0]))
         if cell.startswith(_NAMEABLE):
             return self.elsewhere.find(cell)
         raise UsageError(f"there is no file '{path}'")
@@ -121,6 +137,22 @@ class OnThisMachine:
         if not cell.startswith("s3://"):
             raise UsageError(f"'{cell}' is neither a file nor an s3:// address")
         return self.elsewhere.find(cell)
+
+
+def _spelt_alike(path: Path) -> list[Path]:
+    """The files whose paths look the same and spell their accents otherwise."""
+    if str(path).isascii():
+        return []
+    found = [Path(path.anchor)]
+    for part in path.parts[1:] if path.anchor else path.parts:
+        following: list[Path] = []
+        for folder in found:
+            if part.isascii() or (folder / part).exists():
+                following.append(folder / part)
+            elif folder.is_dir():
+                following += [folder / name for name in spellings(part, os.listdir(folder))]
+        found = following[:10]
+    return [each for each in found if each.is_file()]
 
 
 @dataclass(frozen=True)
@@ -142,11 +174,19 @@ class AmongUploads:
             found.setdefault(posixpath.basename(name), []).append(name)
         return found
 
+    @cached_property
+    def _alike(self) -> Mapping[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for last, names in self._by_last.items():
+            found.setdefault(same(last), []).extend(names)
+        return found
+
     def find(self, cell: str) -> Source:
         if "://" in cell:
             return self.elsewhere.find(cell)
         cell = cell.removeprefix("./")
         found = [cell] if cell in self.names else self._by_last.get(posixpath.basename(cell), [])
+        found = found or spellings(cell, self.names) or self._alike.get(same(posixpath.basename(cell)), [])
         if len(found) == 1:
             name = found[0]
             return Source(name, lambda wanted: self.renamed(name, wanted))

@@ -23,12 +23,13 @@ from boto3.s3.transfer import TransferConfig
 
 from bg_pipeline import batch as requests
 from bg_pipeline.batch import BatchRequest, image_settings
-from bg_pipeline.errors import PreconditionFailed, UsageError
+from bg_pipeline.errors import PreconditionFailed, RequestError, UsageError
 from bg_pipeline.flow.renditions import WISHES
-from bg_pipeline.layout import EXTENSIONS, Batch, Kind, UploadDate, kind_of
+from bg_pipeline.layout import EXTENSIONS, Batch, Kind, UploadDate, films_of_photos, kind_of
 from bg_pipeline.settings import Settings
 from bg_pipeline.store import Store, Stored
 
+HAND_OVER_ATTEMPTS = 3
 THREADS = 8
 """Files uploaded at a time; each holds at most one part of 8 MB in memory."""
 
@@ -95,8 +96,10 @@ class StoredFile:
         )
 
 
-def find_photos(paths: Sequence[Path]) -> list[LocalFile]:
+def find_photos(paths: Sequence[Path], left_out: list[str] | None = None) -> list[LocalFile]:
     """The files that ``paths`` mean, sorted by the names they get; a folder means every file in and below it.
+
+    What cameras, programs and systems put beside photos is left out; ``left_out`` gets its names.
 
     A file is named after itself, a file of a folder by its path inside the folder. Where several folders are given
     each one's name is kept in front, so that their equal names do not collide. Dot-files and JSON in folders
@@ -118,6 +121,11 @@ def find_photos(paths: Sequence[Path]) -> list[LocalFile]:
         else:
             raise UsageError(f"'{path}' is neither a file nor a folder; nothing was uploaded")
     photos = sorted(found.values(), key=lambda photo: photo.name)
+    films = films_of_photos(photo.name for photo in photos)
+    beside = [photo for photo in photos if kind_of(photo.name) is Kind.SIDECAR or photo.name in films]
+    if left_out is not None:
+        left_out += [photo.name for photo in beside]
+    photos = [photo for photo in photos if photo not in beside] if beside else photos
     _check(photos, paths)
     return photos
 
@@ -126,7 +134,7 @@ def _files_below(folder: Path) -> list[Path]:
     found = []
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(parent, name) for name in files if kind_of(name) is Kind.IMAGE]
+        found += [Path(parent, name) for name in files if kind_of(name) in (Kind.IMAGE, Kind.SIDECAR)]
     return [file for file in found if file.is_file()]
 
 
@@ -166,18 +174,36 @@ def compose_request(
 ) -> tuple[bytes, BatchRequest]:
     """The request JSON of a new batch, and what it comes to.
 
-    ``wishes`` are fields of a request; ``Labels`` among them is what is kept in every image. Raises
-    `RequestError` by field.
+    ``wishes`` are fields of a request; ``Labels`` among them is what is kept in every image, an empty one
+    everything that stands out. Raises `RequestError` by field.
     """
     document = {
         "Id": str(uuid.uuid4()),
         **{name: value for name, value in wishes.items() if value not in (None, ())},
     }
     labels = document.pop("Labels", None)
-    if labels:
+    if labels is not None:
         document["Images"] = [{"ImageName": name, "Labels": labels} for name in names]
     data = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-    return data, check_request(settings, batch, data)
+    return data, check_submission(settings, batch, data)
+
+
+def check_submission(settings: Settings, batch: Batch, data: bytes) -> BatchRequest:
+    """What a new request comes to in this place. Raises `RequestError` by field, also for what nobody can do here."""
+    request = check_request(settings, batch, data)
+    if not settings.caption_models:
+        wanting = [
+            (f"{place}{field}", "uses {caption}, and captions are switched off (BG_CAPTION_MODELS is empty)")
+            for place, level in [
+                ("", request),
+                *((f"Images[{number}].", entry) for number, entry in enumerate(request.Images or ())),
+            ]
+            for field, texts in (("Prompt", (level.Prompt or "",)), ("Prompts", level.Prompts or ()))
+            if any("caption" in requests.placeholders(text) for text in texts)
+        ]
+        if wanting:
+            raise RequestError(wanting[: requests.MAX_PROBLEMS])
+    return request
 
 
 def check_request(settings: Settings, batch: Batch, data: bytes) -> BatchRequest:
@@ -228,6 +254,28 @@ def submit(
             pool.shutdown(wait=False, cancel_futures=True)
     store.write(batch.request_key, request, media_type="application/json")
     store.delete(batch.draft_key)
+
+
+def hand_over(store: Store, batch: Batch, request: bytes) -> bool:
+    """Writes the request of a batch whose photos are in their place; whether it is this one that is there now.
+
+    A request that is there already is never replaced, so that of two who hand over at once one is told.
+    """
+    for _ in range(HAND_OVER_ATTEMPTS):
+        try:
+            store.write(batch.request_key, request, media_type="application/json", if_absent=True)
+            break
+        except PreconditionFailed:
+            # Somebody else's, or our own whose answer was lost. None at all: S3 was busy with another write (409).
+            earlier = store.read(batch.request_key)
+            if earlier is not None and earlier.data != request:
+                return False
+            if earlier is not None:
+                break
+    else:
+        raise UsageError(f"S3 did not take the request of batch {batch.path}; do it again")
+    store.delete(batch.draft_key)
+    return True
 
 
 _IN_THIS_THREAD = TransferConfig(use_threads=False)

@@ -11,24 +11,26 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Header, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from starlette.concurrency import run_in_threadpool
 
 from bg_pipeline import review
 from bg_pipeline.batch import BatchRequest
-from bg_pipeline.errors import PreconditionFailed, RequestError, UsageError
+from bg_pipeline.errors import RequestError, UsageError
 from bg_pipeline.flow.tools import Tools
 from bg_pipeline.flow.work import drafted, open_work
 from bg_pipeline.layout import EXTENSIONS, Batch
 from bg_pipeline.reports.building import rows
-from bg_pipeline.reports.overview import Standing, State, look_up, state_of
+from bg_pipeline.reports.overview import Costs, Standing, State, look_up, state_of
 from bg_pipeline.reports.report import Status
 from bg_pipeline.spending import planning
+from bg_pipeline.spending.remaining import CapUsedUp
 from bg_pipeline.uploads import drafts
 from bg_pipeline.uploads import listing as uploads
 from bg_pipeline.uploads.listing import Uploaded
-from bg_pipeline.uploads.submitting import check_request, new_batch, paid_pictures
+from bg_pipeline.uploads.names import match_names
+from bg_pipeline.uploads.submitting import check_submission, hand_over, new_batch, paid_pictures
 from bg_pipeline.web.orders import once
 from bg_pipeline.web.problems import Problem
 from bg_pipeline.web.service import (
@@ -55,6 +57,14 @@ def _batch(date: date, name: str) -> Batch:
 
 
 TheBatch = Annotated[Batch, Depends(_batch)]
+IfMatch = Annotated[
+    str | None,
+    Header(
+        alias="If-Match",
+        max_length=255,
+        description="The RequestETag of the batch's status, in quotation marks or not; any request with `*`.",
+    ),
+]
 
 
 class File(BaseModel):
@@ -111,8 +121,9 @@ class Submitted(BaseModel):
 class BatchStatus(BaseModel):
     """How a batch stands; ``Counts`` are its images by status, ``ToDo`` those that no run has come to.
 
-    ``WaitForApproval`` are those of the skipped that wait until its sample is approved. While a run works on it,
-    the figures are some 20 seconds old. ``Cause`` is why a request was refused.
+    ``WaitForApproval`` are those of the skipped that wait until its sample is approved. ``CostUSD`` was surely
+    billed, up to ``MaybeBilledUSD`` may have been billed besides; null is not known. While a run works on it, the
+    figures are some 20 seconds old. ``Cause`` is why a request was refused, ``RequestETag`` the request's tag.
     """
 
     Id: str
@@ -123,7 +134,9 @@ class BatchStatus(BaseModel):
     ToDo: int = 0
     WaitForApproval: int = 0
     CostUSD: float | None = None
+    MaybeBilledUSD: float | None = None
     Cause: str = ""
+    RequestETag: str = ""
 
 
 class PlannedCalls(BaseModel):
@@ -235,7 +248,7 @@ def status(batch: TheBatch, service: TheService) -> BatchStatus:
     ledger_objects = list(service.store.list(f"{batch.ledger_prefix}/"))
     work = open_work(service.store, service.settings, found, ledger_objects)
     lines = list(rows(work))
-    costs = [row.CostUSD for row in lines]
+    costs = Costs.of(lines)
     state, _ = state_of(service.store, work)
     return BatchStatus(
         Id=work.place.request_id,
@@ -245,17 +258,26 @@ def status(batch: TheBatch, service: TheService) -> BatchStatus:
         Counts=Counter(row.Status for row in lines),
         ToDo=sum(work.ledger.get(image) is None for image in work.images),
         WaitForApproval=sum(row.waits_for_approval for row in lines),
-        CostUSD=None if None in costs else round(sum(cost or 0.0 for cost in costs), 6),
+        CostUSD=costs.usd,
+        MaybeBilledUSD=costs.maybe_usd,
         Cause=str(work.problem or ""),
+        RequestETag=found.request.etag if found.request else "",
     )
 
 
 @router.put("/{date}/{name}/approval", status_code=204)
-def approve(batch: TheBatch, service: TheService, caller: TheCaller) -> None:
-    """Says that the batch's sample is good, so that the rest of it runs; said again it changes nothing."""
+def approve(batch: TheBatch, service: TheService, caller: TheCaller, if_match: IfMatch = None) -> None:
+    """Says that the batch's sample is good, so that the rest of it runs; said again it changes nothing.
+
+    With ``If-Match``, the ``RequestETag`` of the status that was looked at, nothing is approved (412) if the request
+    was replaced since. Where it was replaced since its sample was made nothing is approved either (409).
+    """
     standing = _standing(service, batch)
+    seen = (if_match or "").strip().removeprefix("W/").strip('"').removeprefix("*")
     try:
-        review.approve_sample(service.store, standing, by=caller)
+        review.approve_sample(service.store, standing, by=caller, seen=seen)
+    except review.RequestReplaced as error:
+        raise Problem(412 if seen else 409, "RequestReplaced", str(error)) from None
     except UsageError as error:
         raise Problem(409, "NoSample", str(error)) from None
 
@@ -271,12 +293,15 @@ def retry(
     """Asks again for what failed or was skipped of the batch, as a new batch; what is stored is not paid for again.
 
     A call that was never answered, and may have been billed, is made once more. What waits for the approval of a
-    sample is not asked for. While an earlier retry of the batch has no report, the answer is that batch.
+    sample is not asked for. While an earlier retry of the batch has no report, the answer is that batch. Batch and
+    retries share one cap, ``MaxCostUSD``.
     """
     standing = _standing(service, batch)
     try:
         found = review.prepare_retry(service.store, service.settings, standing)
         code, why = "NothingToRetry", f"nothing of batch {batch.path} failed that a retry could mend"
+    except CapUsedUp as error:
+        found, code, why = None, "CapReached", str(error)
     except UsageError as error:
         found, code, why = None, "NoReport", str(error)
     again = found.batch if found else new_batch()
@@ -410,11 +435,12 @@ def _media_type(name: str) -> str:
 def _checked(service: Service, batch: Batch, data: bytes) -> tuple[BatchRequest, Uploaded]:
     """The request, complete and within its rights, and what was uploaded for it."""
     found = _found(service, batch)
-    request = check_request(service.settings, batch, data)
+    request = check_submission(service.settings, batch, data)
     problems = []
     if request.InputS3Prefix == batch.input_prefix and request.S3Bucket == service.store.bucket:
+        there = match_names(request.entries, found.objects)
         for number, entry in enumerate(request.Images or ()):
-            if entry.ImageName not in found.objects:
+            if entry.ImageName not in there:
                 problems.append((f"Images[{number}].ImageName", f"'{entry.ImageName}' was not uploaded"))
         if not found.images:
             problems.append(("Images", "no photo was uploaded"))
@@ -429,14 +455,9 @@ def _checked(service: Service, batch: Batch, data: bytes) -> tuple[BatchRequest,
 def _submit(service: Service, batch: Batch, data: bytes) -> Submitted:
     request, found = _checked(service, batch, data)
     names = list(request.entries) or list(found.images)
-    try:
-        service.store.write(batch.request_key, data, media_type="application/json", if_absent=True)
-    except PreconditionFailed:
-        earlier = service.store.read(batch.request_key)
-        if earlier is None or earlier.data != data:
-            text = f"batch {batch.path} was submitted with another request; prepare another one"
-            raise Problem(409, "AlreadySubmitted", text) from None
-    service.store.delete(batch.draft_key)
+    if not hand_over(service.store, batch, data):
+        text = f"batch {batch.path} was submitted with another request; prepare another one"
+        raise Problem(409, "AlreadySubmitted", text)
     return Submitted(
         Id=request.Id, Batch=batch.path, Images=len(names), PaidPictures=paid_pictures(request, names)
     )

@@ -2,14 +2,17 @@
 
 import json
 import os
+import re
 import shlex
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from bg_pipeline import pipeline
 from bg_pipeline.cli import main
 from bg_pipeline.commands import submit as submitting
 from bg_pipeline.commands.arguments import today
@@ -101,6 +104,24 @@ def test_a_second_run_does_nothing_and_succeeds(bench: Bench, photos: Path, cont
     assert len(control.paid(operation="InvokeModel")) == 2
 
 
+def test_a_batch_that_could_not_be_reported_is_told_and_the_exit_code_is_1(
+    bench: Bench, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted(photos, "--prompt", "a sunny beach")
+    run = pipeline.run
+
+    def spoil(*args: Any, **named: Any) -> dict[date, Any]:
+        days: dict[date, Any] = dict(run(*args, **named))
+        for day in days.values():
+            day.problems = ["batch 101530: its report could not be written: AccessDenied"]
+        return days
+
+    monkeypatch.setattr(pipeline, "run", spoil)
+    result = bg("run", "--date", "today")
+    assert result.exit_code == 1
+    assert "batch 101530: its report could not be written: AccessDenied" in result.stderr
+
+
 def test_an_image_that_failed_is_told_with_its_cause_and_exit_code_1(bench: Bench, photos: Path) -> None:
     (photos / "page.jpg").write_text("<html>404</html>")
     batch = submitted(photos, "--prompt", "a sunny beach")
@@ -141,6 +162,23 @@ def test_a_sample_runs_and_the_rest_follows_its_approval(
     assert bg("approve", batch.path, "--run").exit_code == 0
     assert len(control.paid(operation="InvokeModel")) == 2
     assert "was approved before" in bg("approve", batch.path).stderr
+
+
+def test_the_report_tells_how_the_sample_that_was_seen_is_approved_and_no_other(
+    bench: Bench, photos: Path, control: ControlClient
+) -> None:
+    batch = submitted(photos, "--prompt", "a sunny beach", "--sample", 1)
+    bg("run", "--batch", batch.path)
+    told = bg("report", batch.path).stderr
+    (command,) = re.findall(r"`bg-pipeline (approve .*?)`", told)
+    other = {"Id": "another", "Prompt": "a dark forest", "Sample": 1}
+    bench.store.write_json(batch.request_key, other)
+    bg("run", "--batch", batch.path)
+    assert "replaced since you looked" in refused(*shlex.split(command))
+    assert len(control.paid(operation="InvokeModel")) == 2
+    (command,) = re.findall(r"`bg-pipeline (approve .*?)`", bg("report", batch.path).stderr)
+    assert bg(*shlex.split(command), "--run").exit_code == 0
+    assert "Its sample waits" not in bg("report", batch.path).stderr
 
 
 def test_where_the_machine_knows_no_name_whoever_approves_has_to_say_one(
@@ -246,6 +284,13 @@ def test_a_backdrop_of_this_machine_goes_with_the_batch(bench: Bench, photos: Pa
         (["PHOTOS", "--prompt", "x", "--date", f"{today() + timedelta(2)}"], "in the future"),
         (["PHOTOS", "--prompt", "x", "--date", "21.11.2026"], "not a date"),
         (["PHOTOS", "--prompt", "x", "--backdrop", "reports/x.png"], "Backdrop"),
+        (["PHOTOS", "--preset", "marketplace-white", "--backdrop", "#f0f0f0"], "Backdrop"),
+        (
+            ["PHOTOS", "--preset", "marketplace-white", "--backdrop", "#f0f0f0", "--task", "REPLACE"],
+            "Backdrop",
+        ),
+        (["PHOTOS", "--prompt", "{nme} on a beach"], "unknown placeholder {nme}; did you mean {name}?"),
+        (["PHOTOS", "--prompt", "x", "--shadow", "hard"], "--shadow"),
         ([], "not both"),
     ],
 )
@@ -379,6 +424,69 @@ def test_the_problems_of_a_manifest_are_told_one_a_line_and_nothing_is_uploaded(
     assert told[1] == "line 2, column seed: must be a whole number, not 'x'"
     assert "2 problems" in told[-1]
     assert bench.keys("") == []
+
+
+def test_a_spreadsheets_damage_is_told_before_anything_is_uploaded(bench: Bench, photos: Path) -> None:
+    manifest = photos / "catalogue.csv"
+    manifest.write_text("source;ref;prompt\nphoto 0.jpg;4,00639E+12;x\nphoto 1.jpg;2;#NAME?\n")
+    told = refused("submit", "--manifest", manifest).splitlines()
+    assert told[0].startswith("line 2, column ref: '4,00639E+12' is a long number")
+    assert told[1].startswith("line 3, column prompt: is #NAME?")
+    assert bench.keys("") == []
+    manifest.write_text("source;ref;prompt\nphoto 0.jpg;10.12.2026;x\n")
+    result = bg("submit", "--manifest", manifest)
+    assert result.exit_code == 0, result.output
+    assert "Please look at line 2, column ref: '10.12.2026' is a date" in result.stderr
+
+
+def test_a_manifest_in_another_coding_is_refused_before_anything_is_uploaded(
+    bench: Bench, photos: Path
+) -> None:
+    manifest = photos / "catalogue.csv"
+    manifest.write_bytes("source,prompt\nphoto 0.jpg,ein Café\n".encode("cp1252"))
+    assert "Windows-1252" in refused("submit", "--manifest", manifest)
+    manifest.write_bytes("source,prompt\nphoto 0.jpg,ein Café\n".encode("utf-16-le"))
+    assert "UTF-16" in refused("submit", "--manifest", manifest)
+    assert bench.keys("") == []
+
+
+def test_a_shadow_and_everything_that_stands_out_can_be_asked_for(bench: Bench, photos: Path) -> None:
+    batch = submitted(photos, "--backdrop", "#f0f0f0", "--shadow", "soft", "--keep", "")
+    request = bench.store.read_json(batch.request_key) or {}
+    assert request["Shadow"] == "soft"
+    assert [entry["Labels"] for entry in request["Images"]] == ["", ""]
+
+
+def test_files_that_go_with_photos_are_told_once_and_not_submitted(bench: Bench, photos: Path) -> None:
+    for name in ("photo 0.AAE", "photo 0.MOV", "Thumbs.db"):
+        (photos / name).write_bytes(b"x")
+    result = bg("submit", photos, "--prompt", "a beach")
+    assert "3 files that go with photos and are none are left out" in result.stderr
+    batch = find_batch(result.stdout.strip())
+    assert batch is not None
+    assert bg("run", "--batch", batch.path).exit_code == 0
+    assert len(bench.keys(f"{batch.input_prefix}/")) == 3
+
+
+def test_a_request_in_another_coding_is_reported_by_every_command(bench: Bench) -> None:
+    batch = bench.submit({"a.jpg": photo()}, day=today(), requested=False)
+    bench.put(batch.request_key, '{"Id": "a", "Prompt": "ein Café"}'.encode("cp1252"))
+    assert bg("run", "--batch", batch.path).exit_code == 1
+    assert "request.json" in bg("report", batch.path).stdout
+    assert "request refused" in bg("status", "--date", "today").stdout
+    assert bg("retry", batch.path).exit_code == 0
+
+
+def test_without_caption_models_a_prompt_cannot_hold_a_caption(
+    bench: Bench, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BG_CAPTION_MODELS", "")
+    assert "captions are switched off" in refused("submit", photos, "--prompt", "{caption} at sea")
+    batch = submitted(photos, "--prompt", "a beach")
+    planned = bg("plan", "--date", "today")
+    assert planned.exit_code == 0, planned.output
+    assert "CAPTION" not in planned.output
+    assert bg("run", "--batch", batch.path).exit_code == 0
 
 
 def test_a_batch_without_a_manifest_says_so(bench: Bench, photos: Path) -> None:

@@ -109,6 +109,16 @@ def test_redo_prints_the_new_batch_and_runs_it(bench: Bench, batch: Batch) -> No
     assert "rejected by ann: asked for again as" in bg("review", "list", batch.path, "--all").stdout
 
 
+def test_redo_given_twice_leads_to_the_same_batch_and_in_other_words_it_is_refused(
+    bench: Bench, batch: Batch
+) -> None:
+    first, second = (bg("review", "redo", batch.path, "odd.jpg", "--by", by).stdout for by in ("ann", "bob"))
+    assert first == second
+    told = refused("review", "redo", batch.path, "odd.jpg", "--prompt", "a lake", "--by", "bob")
+    assert f"as batch {first.strip().partition('/')[2]}" in told
+    assert "nothing of batch" in refused("review", "redo", batch.path, "--all")
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -214,7 +214,9 @@ def test_the_reports_rows_tell_each_photos_share_of_the_windows_cost(shop: Shop)
 
     told = costs()
     labels = {
-        (batch.name, entry.image): entry.stages["labels"].cost_usd
+        (batch.name, entry.image): sum(
+            paid.usd or 0.0 for paid in entry.payments.values() if paid.operation == "CUSTOM_LABELS_WINDOW"
+        )
         for batch in (first, second)
         for entry in Ledger.read(
             shop.store, batch, list(shop.store.list(f"{batch.ledger_prefix}/"))
@@ -225,8 +227,8 @@ def test_the_reports_rows_tell_each_photos_share_of_the_windows_cost(shop: Shop)
     assert sorted(labels.values()) == pytest.approx([0, share, share, share])
     assert all(told[image] > part - 1e-6 for image, part in labels.items())  # rows are rounded to so much
     (day,) = outcome.days.values()
-    assert day.total_usd == pytest.approx(sum(told.values()), abs=1e-5)
-    assert day.cost_usd == pytest.approx(sum(told.values()), abs=1e-5)
+    assert day.total.cost_usd == pytest.approx(sum(told.values()), abs=1e-5)
+    assert day.spent.cost_usd == pytest.approx(sum(told.values()), abs=1e-5)
     shop.run(TODAY)
     assert costs() == told
 
@@ -756,6 +758,23 @@ def test_a_date_on_which_nothing_worked_fails_the_run_and_keeps_its_report(
     assert not result.success
     assert instance.get_materialized_partitions(dg.AssetKey("generated_images")) == set()
     assert instance.get_materialized_partitions(dg.AssetKey("status_report")) == {TODAY.isoformat()}
+
+
+def test_a_window_that_s3_ends_fails_with_a_sentence(shop: Shop, instance: dg.DagsterInstance) -> None:
+    job = custom_labels_window(shop.settings())
+    gone = Store(shop.store.client, "no-such-bucket-anywhere")
+    result = job.execute_in_process(
+        instance=instance, resources={"bucket": gone, "aws": aws()}, raise_on_error=False
+    )
+    failure = result.failure_data_for_node("label_waiting_photos")
+    assert failure is not None
+    assert failure.user_failure_data is not None
+    assert "there is no bucket 'no-such-bucket-anywhere'" in str(failure.user_failure_data.description)
+
+
+def test_a_schedule_that_s3_does_not_answer_says_so(shop: Shop, instance: dg.DagsterInstance) -> None:
+    shop.store = Store(shop.store.client, "no-such-bucket-anywhere")
+    assert "could not be looked at" in str(tick(shop, instance).skip_message)
 
 
 def test_the_guard_in_dagster_remembers_what_it_saw_and_skips_with_words(

@@ -402,7 +402,9 @@ class Desk:
             clock=lambda: time.time() + self.late,
         )
         with dg.build_sensor_context(
-            instance=self.instance, cursor=self.cursor, resources={"aws": Aws(("us-east-1",))}
+            instance=self.instance,
+            cursor=self.cursor,
+            resources={"aws": Aws(("us-east-1",)), "bucket": self.bench.store},
         ) as context:
             data = sensor.evaluate_tick(context)
         self.cursor = data.cursor

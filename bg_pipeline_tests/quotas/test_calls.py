@@ -6,12 +6,12 @@ import pytest
 
 from bg_pipeline.aws import Aws
 from bg_pipeline.errors import LeaseLost
-from bg_pipeline.flow.tools import Wallet
 from bg_pipeline.labelers import rekognition
 from bg_pipeline.layout import Batch
 from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.quotas.calls import Calls
 from bg_pipeline.settings import settings
+from bg_pipeline.spending.image_budget import ImageBudget
 from bg_pipeline.spending.purse import Purse
 from bg_pipeline.store import Store
 from bg_pipeline_tests.batches import DATE
@@ -37,15 +37,15 @@ def test_a_call_that_waited_at_the_gate_is_not_sent_once_another_run_has_the_bat
     body = rekognition.request(photo(1), 50)
 
     def label(lease: Lease) -> None:
-        wallet = Wallet(purse, Batch(DATE, "101530"), "a.jpg", lease=lease)  # type: ignore[arg-type]
-        with wallet.pay("DETECT_LABELS", 0.001) as payment:
+        budget = ImageBudget(purse, Batch(DATE, "101530"), "a.jpg", lease=lease)  # type: ignore[arg-type]
+        with budget.pay("DETECT_LABELS", 0.001) as payment:
             calls.make(
                 rekognition.OPERATION,
                 lambda client, _: client.detect_labels(**body),
                 regions=("us-east-1",),
-                before=wallet.check,
+                before=budget.check,
             )
-            payment.settle()
+            payment.settle(0.001)
 
     label(Lease(looks=3))
     assert len(control.paid(operation="DetectLabels")) == 1

@@ -15,6 +15,7 @@ from bg_pipeline.errors import BgPipelineError
 from bg_pipeline.layout import Batch
 from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.reports.captions import Captioned, Index, as_csv, as_json, captions
+from bg_pipeline.state.leased_writes import LeasedWriter
 from bg_pipeline.state.ledger import Entry, Ledger
 from bg_pipeline.store import Store
 from bg_pipeline_tests.batches import DATE, Bench
@@ -132,7 +133,7 @@ def write_ledger(bench: Bench, batch: Batch, *entries: Entry) -> None:
     ledger = Ledger(bench.store, batch)
     for entry in entries:
         ledger.put(entry)
-    ledger.finish()
+    ledger.finish(LeasedWriter(None))
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The sensor as Dagster evaluates it, on the stand-in's S3."""
 
+import logging
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -10,11 +11,13 @@ import dagster as dg
 import pytest
 from botocore.config import Config
 
+from bg_pipeline.assets.image_flow import LEFT
 from bg_pipeline.partitions import upload_dates
 from bg_pipeline.resources import resources
 from bg_pipeline.sensors.uploads import new_uploads
 from bg_pipeline.settings import settings
 from bg_pipeline.store import Store
+from bg_pipeline_tests.scripted_s3 import CUT, STALL, scripted_s3
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -37,11 +40,23 @@ def status_report() -> None:
 WHOLE_DATE = dg.define_asset_job("whole_date", selection=[raw_images, status_report])
 
 
+class Told(logging.Handler):
+    """What a log was told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
 class Sensor:
     """The sensor on a bucket, with a cursor, an instance, and a clock that runs ahead by ``late`` seconds."""
 
     def __init__(self, photos: Any, instance: dg.DagsterInstance, **overrides: Any) -> None:
         self.late = 0.0
+        self.log = Told()
         self.cursor: str | None = None
         self.instance = instance
         self.photos = photos
@@ -62,6 +77,7 @@ class Sensor:
             repository_def=self.definitions.get_repository_def(),
             resources=dict.fromkeys(self.definition.required_resource_keys, self.photos),
         ) as context:
+            context.log.addHandler(self.log)
             data = self.definition.evaluate_tick(context)
         self.cursor = data.cursor
         return data
@@ -193,6 +209,60 @@ def test_a_run_that_failed_with_a_report_is_not_asked_for_again(
     assert sensor.asked() == [today()]
 
 
+def test_what_a_cancelled_run_left_is_asked_for_again_although_it_reported(
+    sensor: Sensor, s3: "S3Client", bucket: str
+) -> None:
+    upload(s3, bucket, "bus.png", "request.json")
+    (request,) = sensor.tick().run_requests or []
+    job = sensor.definitions.resolve_implicit_global_asset_job_def()
+    cancelled = sensor.instance.create_run_for_job(
+        job, tags={**request.tags, "dagster/run_key": str(request.run_key)}
+    )
+    report = f"status-report-files/{today().replace('-', '/')}/101530/status_report_1.json"
+    s3.put_object(Bucket=bucket, Key=report, Body=b"[]")
+    sensor.instance.report_run_canceled(cancelled)
+    waits = sensor.tick()
+    assert not waits.run_requests
+    assert f"{today()}: its run ended too early; it may be asked for again in" in waits.skip_message
+    sensor.late = 301
+    (again,) = sensor.tick().run_requests or []
+    assert again.tags["bg_pipeline/attempt"] == "2"
+    run(sensor, again)
+    sensor.late = 4_000
+    assert sensor.asked() == []
+
+
+@pytest.mark.parametrize("of", ["itself", "the run that it repeats"])
+def test_a_run_that_says_it_left_something_is_asked_for_again(
+    sensor: Sensor, s3: "S3Client", bucket: str, of: str
+) -> None:
+    upload(s3, bucket, "bus.png", "request.json")
+    (request,) = sensor.tick().run_requests or []
+    run(sensor, request)
+    (ended,) = sensor.instance.get_runs()
+    sensor.instance.add_run_tags(ended.run_id, {LEFT: ended.run_id if of == "itself" else "another"})
+    sensor.late = 301
+    assert sensor.asked() == ([today()] if of == "itself" else [])
+
+
+def test_each_tick_tells_the_log_what_it_asked_for_or_why_nothing(
+    sensor: Sensor, s3: "S3Client", bucket: str
+) -> None:
+    sensor.tick()
+    upload(s3, bucket, "bus.png", "request.json")
+    (request,) = sensor.tick().run_requests or []
+    sensor.tick()
+    run(sensor, request)
+    upload(s3, bucket, "dog.png", folder="settling")
+    sensor.tick()
+    assert sensor.log.messages == [
+        "no upload date changed",
+        f"asked for a run of {today()}, attempt 1",
+        f"no upload date changed; {today()}: Dagster knows no run of it; it may be asked for again in 300 s",
+        f"no upload date changed; {today()}: a folder without a request waits until it has been quiet",
+    ]
+
+
 def test_a_run_under_way_is_waited_for(sensor: Sensor, s3: "S3Client", bucket: str) -> None:
     upload(s3, bucket, "bus.png", "request.json")
     (request,) = sensor.tick().run_requests or []
@@ -242,6 +312,14 @@ def test_an_s3_that_cannot_be_reached_is_a_reason_to_skip(bucket: str, instance:
     assert "could not be listed" in message
 
 
+def test_an_s3_whose_answers_stall_or_are_cut_is_a_reason_to_skip(instance: dg.DagsterInstance) -> None:
+    with scripted_s3(read_timeout=0.2) as scripted:
+        scripted.answers = [(200, STALL), (200, CUT), (200, STALL)]
+        message = Sensor(Store(scripted.client, "shop"), instance, bucket="shop").tick().skip_message
+    assert message is not None
+    assert message.startswith("bucket 'shop' (BG_BUCKET) could not be listed; the next tick tries again: ")
+
+
 def test_missing_credentials_are_a_reason_to_skip(
     bucket: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,8 +332,10 @@ def test_missing_credentials_are_a_reason_to_skip(
 
 
 def test_a_bucket_that_is_not_named_is_a_reason_to_skip(instance: dg.DagsterInstance) -> None:
-    data = Sensor(resources("", (), 10)["bucket"], instance).tick()
+    sensor = Sensor(resources("", (), 10)["bucket"], instance)
+    data = sensor.tick()
     assert data.skip_message == "BG_BUCKET is not set: name the S3 bucket that holds the photos"
+    assert sensor.log.messages == [data.skip_message]
 
 
 def test_a_first_date_to_come_is_a_reason_to_skip(s3: "S3Client", bucket: str) -> None:

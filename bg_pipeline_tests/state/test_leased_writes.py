@@ -1,6 +1,6 @@
 """What belongs to a batch is written under its lease: a holder that lost it changes nothing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from botocore.exceptions import ClientError
@@ -19,19 +19,25 @@ KEY = f"{BATCH.output_prefix}/cat.jpg"
 
 
 @pytest.fixture
+def leases(store: Troubled, clock: Clock) -> Iterator[Leases]:
+    with Leases(store, "ours", ttl=60, clock=clock) as made:
+        yield made
+
+
+@pytest.fixture
 def writers(
-    store: Troubled, new_store: Callable[[], Store], clock: Clock
-) -> tuple[LeasedWriter, LeasedWriter]:
+    leases: Leases, store: Troubled, new_store: Callable[[], Store], clock: Clock
+) -> Iterator[tuple[LeasedWriter, LeasedWriter]]:
     """A holder that was suspended until its lease was taken over, and who has it now."""
-    ours = Leases(store, "ours", ttl=60, clock=clock).acquire(BATCH.lease_key)
+    ours = leases.acquire(BATCH.lease_key)
     assert ours is not None
     clock.now += 600
-    theirs = Leases(new_store(), "theirs", ttl=60, clock=Clock())
     seen = store.read(BATCH.lease_key)
     assert seen is not None
-    taken = theirs.acquire(BATCH.lease_key, outworn=seen.etag)
-    assert taken is not None
-    return LeasedWriter(ours, BATCH.path), LeasedWriter(taken, BATCH.path)
+    with Leases(new_store(), "theirs", ttl=60, clock=Clock()) as theirs:
+        taken = theirs.acquire(BATCH.lease_key, outworn=seen.etag)
+        assert taken is not None
+        yield LeasedWriter(ours, BATCH.path), LeasedWriter(taken, BATCH.path)
 
 
 def put(writer: LeasedWriter, store: Store, data: bytes) -> str:
@@ -53,9 +59,9 @@ def test_who_lost_the_lease_neither_writes_nor_deletes(
 
 
 def test_a_write_that_was_on_its_way_when_the_lease_was_lost_does_not_land(
-    store: Troubled, clock: Clock
+    leases: Leases, store: Troubled, clock: Clock
 ) -> None:
-    lease = Leases(store, "ours", ttl=60, clock=clock).acquire(BATCH.lease_key)
+    lease = leases.acquire(BATCH.lease_key)
     writer = LeasedWriter(lease, BATCH.path)
     put(writer, store, b"before")
     write, suspended = store.write, []
@@ -77,9 +83,9 @@ def test_a_write_that_was_on_its_way_when_the_lease_was_lost_does_not_land(
 
 
 def test_an_object_that_somebody_without_a_lease_changed_is_written_over(
-    store: Troubled, clock: Clock
+    leases: Leases, store: Troubled
 ) -> None:
-    writer = LeasedWriter(Leases(store, "ours", ttl=60, clock=clock).acquire(BATCH.lease_key), BATCH.path)
+    writer = LeasedWriter(leases.acquire(BATCH.lease_key), BATCH.path)
     put(writer, store, b"first")
     store.write(KEY, b"foreign", media_type="image/jpeg")
     put(writer, store, b"second")

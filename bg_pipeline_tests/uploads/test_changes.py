@@ -106,10 +106,10 @@ class Watch:
         self.now += timedelta(seconds=seconds)
         return self
 
-    def ended(self, *, failed: bool, cancelled: bool = False) -> None:
+    def ended(self, *, failed: bool, cancelled: bool = False, left: bool = False) -> None:
         """The newest run that was asked for started a minute ago and ends now; without this it succeeds."""
         now = self.now.timestamp()
-        self.runs[self.keys[-1]] = Run(True, failed and not cancelled, now - 60, now)
+        self.runs[self.keys[-1]] = Run(True, failed, now - 60, now, cancelled, left)
 
     def tick(self) -> list[str]:
         """The dates that are asked for, as Dagster's daemon would take them up."""
@@ -451,13 +451,54 @@ def test_a_run_under_way_is_waited_for(watch: Watch) -> None:
     assert watch.later(86_000).tick() == []
 
 
-@pytest.mark.parametrize("cancelled", [False, True])
-def test_a_run_that_succeeded_or_was_cancelled_is_not_asked_for_again(watch: Watch, cancelled: bool) -> None:
+def test_a_run_that_succeeded_is_not_asked_for_again(watch: Watch) -> None:
     watch.put("bus.png", "request.json")
     watch.tick()
-    watch.ended(failed=cancelled, cancelled=cancelled)
+    watch.ended(failed=False)
     assert [watch.tick(), watch.later(3000).tick()] == [[], []]
     assert not any(prefix.startswith("status-report-files") for prefix in watch.bucket.prefixes)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        {"failed": False, "cancelled": True},
+        {"failed": True, "left": True},
+        {"failed": False, "left": True},
+    ],
+    ids=["cancelled", "failed and says that it left something", "succeeded and says so"],
+)
+def test_a_run_that_left_something_is_asked_for_twice_more_whatever_it_reported(
+    watch: Watch, end: dict[str, bool]
+) -> None:
+    watch.put("bus.png", "request.json")
+    watch.tick()
+    for wait in BACK_OFF:
+        watch.report()
+        watch.ended(**end)
+        assert watch.later(wait - 1).tick() == []
+        assert watch.later(1).tick() == ["2026-11-21"]
+    watch.ended(**end)
+    assert [watch.later(3_600).tick() for _ in range(5)] == [[]] * 5
+    assert len(set(watch.keys)) == 3
+
+
+def test_what_a_cancelled_run_left_is_done_when_the_next_run_succeeds(watch: Watch) -> None:
+    watch.put("bus.png", "request.json")
+    watch.tick()
+    watch.ended(failed=False, cancelled=True)
+    assert watch.later(BACK_OFF[0]).tick() == ["2026-11-21"]
+    watch.ended(failed=False)
+    assert [watch.later(3_600).tick() for _ in range(5)] == [[]] * 5
+
+
+def test_a_cancelled_run_whose_uploads_are_gone_leaves_nothing(watch: Watch) -> None:
+    watch.put("bus.png", "request.json")
+    watch.tick()
+    watch.ended(failed=False, cancelled=True)
+    for key in list(watch.bucket.objects):
+        watch.bucket.delete(key)
+    assert [watch.later(1800).tick() for _ in range(3)] == [[]] * 3
 
 
 def test_a_run_that_ended_without_a_report_is_asked_for_twice_more(watch: Watch) -> None:
@@ -471,7 +512,7 @@ def test_a_run_that_ended_without_a_report_is_asked_for_twice_more(watch: Watch)
     assert [watch.later(3_600).tick() for _ in range(10)] == [[]] * 10
     assert len(set(watch.keys)) == 3
     assert watch.told == [
-        "2026-11-21: 3 runs ended without a report; see their logs. "
+        "2026-11-21: 3 runs ended too early; see their logs. "
         "The date is asked for again when its uploads or settings change"
     ]
 

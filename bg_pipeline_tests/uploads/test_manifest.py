@@ -3,13 +3,14 @@
 import csv
 import io
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bg_pipeline.batch import BatchRequest
-from bg_pipeline.errors import RequestError
+from bg_pipeline.batch import BatchRequest, image_settings
+from bg_pipeline.errors import RequestError, UsageError
 from bg_pipeline.reports.manifest import mirror, mirror_stored
 from bg_pipeline.reports.report import Output, Status, compose
 from bg_pipeline.settings import Settings
@@ -360,3 +361,209 @@ def test_a_request_that_was_replaced_since_has_no_manifest_any_more(s3, bucket: 
     store.write(batch.manifest_key, b"source\na.jpg\nb.jpg\n", media_type="text/csv")
     (other,) = (BatchRequest(Id="x", Prompt="x", Images=({"ImageName": "a.jpg"},)),)  # type: ignore[arg-type]
     assert mirror_stored(store, batch, other, row) is None
+
+
+# What spreadsheets do
+
+CORPUS = Path(__file__).parent.parent / "corpus_files"
+ERRORS = [
+    "#NAME?",
+    "#N/A",
+    "#REF!",
+    "#VALUE!",
+    "#DIV/0!",
+    "#NUM!",
+    "#NULL!",
+    "#SPILL!",
+    "#ERROR!",
+    "Err:502",
+    "########",
+]
+GERMAN = ["#BEZUG!", "#WERT!", "#NV", "#ZAHL!", "#ÜBERLAUF!"]
+OTHERS = [
+    "#NOM?",
+    "#VALEUR!",
+    "#NOMBRE!",
+    "#¿NOMBRE?",
+    "#¡VALOR!",
+    "#N/D",
+    "#RIF!",
+    "#NAAM?",
+    "#DZIEL/0!",
+    "#SKÄRNING!",
+]
+
+
+@pytest.mark.parametrize("error", [*ERRORS, *GERMAN, *OTHERS])
+def test_a_spreadsheets_error_is_told_by_line_and_column(error: str) -> None:
+    text = (
+        f'source,ref,prompt,prompts,labels\na.jpg,{error},x,,\nb.jpg,1,{error},"a\n{error}","Dog, {error}"\n'
+    )
+    told = problems(text)
+    assert [place for place, _ in told] == [
+        "line 2, column ref",
+        "line 3, column prompt",
+        "line 3, column prompts",
+        "line 3, column labels",
+    ]
+    assert all(error in words for _, words in told)
+
+
+@pytest.mark.parametrize(
+    "text", ["#1 in sales", "#ffffff", "is it #NAME?", "# a title", "#summer!", "Wow!", "#A1"]
+)
+def test_a_text_with_such_marks_is_text(text: str) -> None:
+    assert read(f'source,prompt,ref\na.jpg,"{text}","{text}"\n'.encode()).lines[0].said["prompt"] == text
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "number"),
+    [(",", "4.00639E+12"), (";", "4,00639E+12"), (";", "4.00639e+12"), ("\t", "1E+05")],
+)
+@pytest.mark.parametrize("column", ["ref", "name"])
+def test_a_number_cut_short_is_no_reference(delimiter: str, number: str, column: str) -> None:
+    text = "\n".join(
+        delimiter.join(cells) for cells in (("source", column), ("a.jpg", "17"), ("b.jpg", number))
+    )
+    ((place, words),) = problems(text)
+    assert place == f"line 3, column {column}"
+    assert f"'{number}' is a long number that the spreadsheet has cut short" in words
+
+
+@pytest.mark.parametrize("date", ["10-Dec", "Oct-12", "10. Dez", "12-Okt", "1-mars"])
+def test_a_date_made_of_a_size_is_no_reference(date: str) -> None:
+    ((place, words),) = problems(f"source,ref\na.jpg,{date}\n")
+    assert place == "line 2, column ref"
+    assert "is a date that the spreadsheet has made" in words
+
+
+@pytest.mark.parametrize(
+    "ref", ["1E5", "SKU-4E12", "10-12", "E+12", "12-XL", "5E-3", "00123", "4006390000000"]
+)
+def test_ordinary_references_are_left_alone(ref: str) -> None:
+    manifest = read(f"source,ref\na.jpg,{ref}\n".encode())
+    assert (manifest.lines[0].said["ref"], manifest.doubts) == (ref, ())
+
+
+@pytest.mark.parametrize("ref", ["10.12.2026", "10/12/2026", "2026-12-10 00:00:00", "4006381333931000"])
+def test_what_may_have_been_changed_is_told_and_stops_nothing(ref: str) -> None:
+    manifest = read(f"source,ref\na.jpg,1\nb.jpg,{ref}\n".encode())
+    ((number, place, words),) = manifest.doubts
+    assert (number, place) == (3, "line 3, column ref")
+    assert ref in words
+
+
+def test_a_text_that_is_written_as_a_formula_is_that_text() -> None:
+    manifest = read(b'source,ref,prompt,name\na.jpg,"=""00123""","=""a """"big"""" hall""","=""1.jpg"""\n')
+    assert said(manifest) == [{"source": "a.jpg", "ref": "00123", "prompt": 'a "big" hall', "name": "1.jpg"}]
+
+
+def test_any_other_formula_is_not_what_it_comes_to() -> None:
+    text = 'source,ref,prompt\na.jpg,=A1&"x","=CONCAT(A1, B1)"\n'
+    assert [place for place, _ in problems(text)] == ["line 2, column ref", "line 2, column prompt"]
+
+
+def test_a_formula_that_a_report_made_harmless_comes_back_as_its_text() -> None:
+    assert read(b"source,ref\na.jpg,'=A1\n").lines[0].said["ref"] == "=A1"
+
+
+@pytest.mark.parametrize("coding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_without_its_mark_is_named_in_one_sentence(coding: str) -> None:
+    ((_, words),) = problems("source;prompt\na.jpg;beach\nb.jpg;street\n".encode(coding))
+    assert "UTF-16" in words
+    assert "CSV UTF-8" in words
+
+
+def test_utf_16_that_is_cut_short_is_told() -> None:
+    ((_, words),) = problems("source\ta\nx.jpg\tb\n".encode("utf-16")[:-1])
+    assert "cut short" in words
+
+
+def test_a_table_in_windows_1252_is_told_by_line() -> None:
+    assert problems("source\na.jpg\ncafé.jpg\n".encode("cp1252"))[0][0] == "line 3"
+
+
+@pytest.mark.parametrize(
+    ("name", "places"),
+    [
+        ("excel_error.csv", ["line 2, column ref", "line 3, column ref", "line 3, column prompt"]),
+        ("sci_sku.csv", ["line 2, column ref", "line 3, column ref"]),
+    ],
+)
+def test_the_damaged_tables_of_the_corpus_are_refused(name: str, places: list[str]) -> None:
+    assert [place for place, _ in problems((CORPUS / name).read_bytes())] == places
+
+
+def test_the_quoted_number_of_the_corpus_keeps_its_zeros() -> None:
+    assert read((CORPUS / "formula_sku.csv").read_bytes()).lines[0].said["ref"] == "00123"
+
+
+# One name, two spellings
+
+
+NFC, NFD = (unicodedata.normalize(form, "chaussure été.jpg") for form in ("NFC", "NFD"))
+
+
+def test_the_table_of_the_corpus_finds_the_file_of_a_mac(tmp_path: Path) -> None:
+    put(tmp_path, NFD)
+    found = asked((CORPUS / "nfc_name.csv").read_text("utf-8"), OnThisMachine(tmp_path, Nowhere()))
+    assert [each.name for each in found.photos] == [NFD]
+
+
+@pytest.mark.parametrize(("written", "there"), [(NFC, NFD), (NFD, NFC)])
+def test_a_file_is_found_by_the_other_spelling_of_its_folders_too(
+    tmp_path: Path, written: str, there: str
+) -> None:
+    put(tmp_path, f"{there} photos/{there}")
+    here = OnThisMachine(tmp_path, Nowhere())
+    assert len(asked(f"source,prompt\n{written} photos/{written},x\n", here).photos) == 1
+
+
+def test_two_files_that_look_the_same_are_told_and_none_is_chosen(tmp_path: Path) -> None:
+    put(tmp_path, NFC, NFD)
+    mixed = "chaussure e\u0301té.jpg"
+    ((place, words),) = wrong(f"source,prompt\n{mixed},x\n", OnThisMachine(tmp_path, Nowhere()))
+    assert place == "line 2, column source"
+    assert "several that look the same" in words
+
+
+def test_photos_that_were_sent_are_found_by_either_spelling() -> None:
+    sent = AmongUploads([f"shoot/{NFD}"], lambda name, wanted: Text(wanted, b""), Nowhere())
+    assert sent.find(NFC).path == f"shoot/{NFD}"
+    assert sent.find(f"shoot/{NFC}").path == f"shoot/{NFD}"
+
+
+def test_objects_are_found_by_either_spelling(s3, bucket: str) -> None:
+    store = Store(s3, bucket)
+    store.write(f"assets/{NFD}", photo(), media_type="image/jpeg")
+    buckets = InBuckets(Settings(bucket=bucket), store)
+    assert buckets.find(f"s3://{bucket}/assets/{NFC}").key == f"assets/{NFD}"
+    store.write("assets/é/é.jpg", photo(), media_type="image/jpeg")
+    store.write("assets/e\u0301/e\u0301.jpg", photo(), media_type="image/jpeg")
+    with pytest.raises(UsageError, match="several that look the same"):
+        buckets.find(f"s3://{bucket}/assets/e\u0301/é.jpg")
+
+
+# Labels
+
+
+@pytest.mark.parametrize("cell", [",", '" , "'])
+def test_a_cell_of_labels_without_any_means_everything_that_stands_out(here: Sources, cell: str) -> None:
+    found = asked(f"source;labels\na.jpg;{cell}\nb.jpg;\n", here, Prompt="x", Labels="Dog")
+    subjects = [image_settings(found.request, name).subject for name in ("a.jpg", "b.jpg")]
+    assert subjects == ["SALIENT", "LABELS"]
+
+
+def test_empty_labels_for_all_rows_mean_the_same(here: Sources) -> None:
+    found = asked("source,labels\na.jpg,\nb.jpg,Dog\n", here, Prompt="x", Labels="")
+    subjects = [image_settings(found.request, name).subject for name in ("a.jpg", "b.jpg")]
+    assert subjects == ["SALIENT", "LABELS"]
+
+
+def test_a_caption_that_will_not_be_there_is_told_by_line(here: Sources) -> None:
+    off = Settings(bucket="b", caption_models=())
+    with pytest.raises(RequestError) as caught:
+        asked("source,prompt\na.jpg,a beach\nb.jpg,{caption} at sea\n", here, off)
+    ((place, words),) = caught.value.problems
+    assert place == "line 3, column prompt"
+    assert "captions are switched off" in words

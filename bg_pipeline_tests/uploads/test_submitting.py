@@ -10,11 +10,12 @@ from typing import BinaryIO
 
 import pytest
 
+from bg_pipeline.batch import image_settings
 from bg_pipeline.errors import RequestError, UsageError
 from bg_pipeline.layout import Batch
 from bg_pipeline.settings import Settings
 from bg_pipeline.store import Store
-from bg_pipeline.uploads.listing import batches
+from bg_pipeline.uploads.listing import batches, remarks
 from bg_pipeline.uploads.submitting import (
     LocalFile,
     compose_request,
@@ -182,3 +183,49 @@ def test_two_new_batches_are_never_the_same() -> None:
     made = {new_batch() for _ in range(100)}
     assert len(made) == 100
     assert all(isinstance(each, Batch) for each in made)
+
+
+SIDECARS = ("IMG_1.AAE", "IMG_1.MOV", "sub/IMG_2.jpg.xmp", "Thumbs.db", "sub/desktop.ini", "__MACOSX/x.jpg")
+
+
+def test_what_lies_beside_photos_is_left_out_and_told(tmp_path: Path) -> None:
+    files(tmp_path, "IMG_1.HEIC", "sub/IMG_2.jpg", ".DS_Store", "lonely.MOV", *SIDECARS)
+    left_out: list[str] = []
+    assert names(find_photos([tmp_path], left_out)) == ["IMG_1.HEIC", "lonely.MOV", "sub/IMG_2.jpg"]
+    assert sorted(left_out) == sorted(SIDECARS)
+
+
+def test_so_is_one_that_is_named_itself_as_by_a_star_of_the_shell(tmp_path: Path) -> None:
+    files(tmp_path, "IMG_1.jpg", "IMG_1.AAE", "Thumbs.db")
+    assert names(find_photos(sorted(tmp_path.iterdir()))) == ["IMG_1.jpg"]
+    with pytest.raises(UsageError, match="there are no photos"):
+        find_photos([tmp_path / "Thumbs.db"])
+
+
+def test_a_listing_tells_of_what_it_leaves_out(s3, bucket: str) -> None:
+    store, batch = Store(s3, bucket), Batch(datetime(2026, 11, 20, tzinfo=UTC).date(), "101530")
+    for name in ("IMG_1.HEIC", "IMG_1.MOV", "IMG_1.AAE", "Request.json"):
+        store.write(batch.upload_key(name), b"x", media_type="")
+    (uploaded,) = batches(store, batch.date)
+    assert list(uploaded.images) == ["IMG_1.HEIC"]
+    misspelt, beside = remarks(uploaded)
+    assert "'Request.json' is not read; is it meant as request.json?" in misspelt
+    assert "(2: IMG_1.AAE, IMG_1.MOV)" in beside
+    store.write(batch.request_key, b"{}", media_type="")
+    (uploaded,) = batches(store, batch.date)
+    assert len(list(remarks(uploaded))) == 1
+
+
+def test_a_caption_that_will_not_be_there_is_refused_by_field() -> None:
+    off = Settings(bucket="b", caption_models=())
+    with pytest.raises(RequestError) as caught:
+        compose_request(off, new_batch(), ["a.jpg"], {"Prompts": ["a beach", "{caption} at sea"]})
+    ((field, words),) = caught.value.problems
+    assert field == "Prompts"
+    assert "captions are switched off" in words
+    compose_request(off, new_batch(), ["a.jpg"], {"Prompts": ["a beach", "{labels} at sea"]})
+
+
+def test_empty_labels_for_all_are_said_of_each() -> None:
+    _, request = compose_request(Settings(bucket="b"), new_batch(), ["a.jpg"], {"Prompt": "x", "Labels": ""})
+    assert image_settings(request, "a.jpg").subject == "SALIENT"

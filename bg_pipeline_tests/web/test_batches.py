@@ -258,6 +258,52 @@ def test_the_rest_of_a_batch_runs_once_its_sample_is_approved(
     assert len(control.paid(operation="InvokeModel")) == 2
 
 
+def test_an_approval_of_a_request_that_was_replaced_since_it_was_seen_is_refused(
+    api: Caller, bench: Bench, control: ControlClient
+) -> None:
+    made = uploaded(api, "red.jpg", "blue.jpg")
+    submit(api, made, Sample=1)
+    today = datetime.now(UTC).date()
+    bench.run(today)
+    seen = api.get(made["path"]).json()["RequestETag"]
+    other = {"Id": made["Id"], "Prompt": "a dark forest", "Sample": 1}
+    bench.store.write_json(f"{made['Prefix']}/request.json", other)
+
+    def approve(**headers: str) -> requests.Response:
+        return api("PUT", f"{made['path']}/approval", headers=headers)
+
+    assert problem(approve(**{"If-Match": f'"{seen}"'})) == (412, "RequestReplaced")
+    assert problem(approve()) == (409, "RequestReplaced"), "its own sample was not made yet"
+    bench.run(today)
+    assert problem(approve(**{"If-Match": seen})) == (412, "RequestReplaced")
+    assert len(control.paid(operation="InvokeModel")) == 2, "one of each sample"
+    now = api.get(made["path"]).json()["RequestETag"]
+    assert approve(**{"If-Match": f'"{now}"'}).status_code == 204
+    assert approve(**{"If-Match": "*"}).status_code == 204
+    bench.run(today)
+    assert api.get(made["path"]).json()["Counts"] == {"Succeeded": 2}
+
+
+def test_a_retry_is_refused_while_nothing_is_left_of_the_cap(api: Caller, bench: Bench) -> None:
+    made = uploaded(api, "red.jpg", "blue.jpg")
+    bench.put(f"{made['Prefix']}/red.jpg", b"no photo")
+    submit(api, made, MaxCostUSD=1.0)
+    batch = Batch(datetime.now(UTC).date(), made["path"].rpartition("/")[2])
+    bench.run(batch.date)
+    bench.store.write_json(batch.spend_key, {"SettledMicroUsd": 1_000_000, "ClaimedMicroUsd": {}})
+    refused = api.post(f"{made['path']}/retry", None)
+    assert problem(refused) == (409, "CapReached")
+    assert "higher MaxCostUSD" in refused.json()["detail"]
+
+
+def test_what_may_have_been_billed_is_told_beside_what_was_billed(api: Caller, bench: Bench) -> None:
+    batch = bench.submit(1)
+    bench.run()
+    found = api.get(f"/batches/{batch.date}/{batch.name}").json()
+    assert found["CostUSD"] > 0
+    assert found["MaybeBilledUSD"] == 0
+
+
 def test_what_asked_for_no_sample_cannot_be_approved(api: Caller) -> None:
     made = uploaded(api, "red.jpg")
     submit(api, made)

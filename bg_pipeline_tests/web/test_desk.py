@@ -21,6 +21,7 @@ from bg_pipeline.web.page.desk import Desk, Share, dagster_at_work, free_name
 from bg_pipeline.web.page.intake import Lots
 from bg_pipeline.web.page.plain import plain
 from bg_pipeline.web.page.single import fields_of
+from bg_pipeline.web.page.submit import with_labels
 from bg_pipeline_tests.batches import Bench, aws
 from bg_pipeline_tests.pictures import photo
 from bg_pipeline_tests.rendered import as_png
@@ -42,6 +43,29 @@ def drafted(desk: Desk, count: int = 2) -> tuple[Batch, list[str]]:
     for number in range(count):
         names.append(desk.take(batch, f"{number}.jpg", io.BytesIO(photo(number))).name)
     return batch, names
+
+
+def test_labels_that_are_all_taken_away_are_said_and_labels_that_never_were_are_not() -> None:
+    assert with_labels({"Ref": "1"}, [], offered=[]) == {"Ref": "1"}
+    assert with_labels({"Ref": " "}, ["Dog", "Cat"], offered=["Dog"]) == {"Labels": "Dog, Cat"}
+    assert with_labels({"Labels": "Dog"}, [], offered=["Dog"]) == {"Labels": ""}
+    assert with_labels({"Labels": ""}, [], offered=[]) == {"Labels": ""}
+
+
+def test_a_photo_without_its_labels_is_asked_for_as_what_stands_out(desk: Desk) -> None:
+    batch, names = drafted(desk)
+    _, request = desk.request(batch, names, {"Prompt": "a beach"}, {names[0]: {"Labels": ""}})
+    assert [image_settings(request, name).subject for name in names] == ["SALIENT", "LABELS"]
+
+
+def test_a_table_finds_dropped_photos_by_either_spelling_and_tells_what_a_spreadsheet_did(desk: Desk) -> None:
+    batch = desk.begin()
+    name = desk.take(batch, "caf\u00e9.jpg", io.BytesIO(photo(1))).name
+    table = "source,ref,prompt\ncafe\u0301.jpg,10.12.2026,a beach\n".encode()
+    _, request = desk.from_manifest(batch, table, [name], {})
+    assert list(request.entries) == [name]
+    (doubt,) = desk.doubts(table)
+    assert doubt.startswith("line 2, column ref: '10.12.2026'")
 
 
 def test_what_is_dropped_lies_in_storage_as_a_draft_that_nothing_works_on(
@@ -180,6 +204,37 @@ def test_a_batch_tells_what_waits_for_approval_and_what_can_be_asked_for_again(
     assert bench.run(again.date).counts == {Status.SUCCEEDED: 1}
     with pytest.raises(UsageError, match="could mend"):
         desk.retry(again)
+
+
+def test_a_sample_is_approved_for_the_request_that_the_page_showed(desk: Desk, bench: Bench) -> None:
+    batch = bench.submit(3, Sample=1)
+    bench.run()
+    (shown,) = desk.standings(batch.date)
+    other = {"Id": "id-101530", "Prompt": "a dark forest", "Sample": 1}
+    bench.store.write_json(batch.request_key, other)
+    bench.run()
+    with pytest.raises(UsageError, match="replaced since you looked"):
+        desk.approve_sample(batch, by="ann", seen=shown.request_etag)
+    assert bench.run().counts == {Status.SUCCEEDED: 1, Status.SKIPPED: 2}
+    (shown,) = desk.standings(batch.date)
+    desk.approve_sample(batch, by="ann", seen=shown.request_etag)
+    assert bench.run().counts == {Status.SUCCEEDED: 3}
+
+
+def test_what_can_be_asked_for_again_is_no_more_than_the_sample(desk: Desk, bench: Bench) -> None:
+    batch = bench.submit(4, Sample=2)
+    bench.run(max_cost_usd=0.0001)
+    (standing,) = desk.standings(batch.date)
+    assert standing.to_retry == Share(2, 2)
+
+
+def test_a_second_press_for_another_picture_makes_no_second_batch(desk: Desk, bench: Bench) -> None:
+    batch = bench.submit(1)
+    bench.run()
+    results = desk.results(batch)
+    shown = results.items()
+    presses = [desk.redo(results.work, shown, by="ann", prompt="a lake", seed=None) for _ in range(2)]
+    assert presses[0] == presses[1]
 
 
 def test_only_approved_results_are_packed(desk: Desk, bench: Bench, tmp_path: Path) -> None:

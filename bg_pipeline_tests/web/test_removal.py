@@ -9,7 +9,9 @@ import pytest
 import requests
 from PIL import Image
 
+from bg_pipeline import layout
 from bg_pipeline.local_aws.control_client import ControlClient
+from bg_pipeline.reports.report import Report, Status
 from bg_pipeline.store import Store
 from bg_pipeline_tests.batches import Bench, aws
 from bg_pipeline_tests.pictures import photo
@@ -237,3 +239,47 @@ def test_an_order_is_a_batch_with_a_report_like_any_other(api: Caller, bench: Be
     assert name.startswith("api-")
     reports = bench.keys(f"status-report-files/{year}/{month}/{day}/{name}/")
     assert any(key.endswith(".csv") for key in reports)
+
+
+def _data(bench: Bench, key: str) -> bytes:
+    content = bench.store.read(key)
+    assert content is not None
+    return content.data
+
+
+def test_what_the_content_policy_refuses_is_told_apart_from_what_fails(
+    api: Caller, bench: Bench, control: ControlClient
+) -> None:
+    bench.put("inputs/cat.jpg", photo(1))
+    bench.put("inputs/dog.jpg", photo(2))
+    control.fault(operation="InvokeModel", action="block", where="image", times=1)
+    blocked = api.post("/image-bg-removal", {"Keys": ["inputs/cat.jpg"]})
+    words = "Malformed input request, please reformat your input and try again."
+    control.fault(operation="InvokeModel", code="ValidationException", message=words, times=1)
+    failed = api.post("/image-bg-removal", {"Keys": ["inputs/dog.jpg"]})
+    assert problem(failed) == (422, "ValidationException")
+    assert words in failed.json()["detail"]
+    status, code = problem(blocked)
+    assert status == 422
+    assert code != "NoSubject"
+    reports = [
+        key for key in bench.keys("status-report-files/") if key.endswith(".json") and "/status_" in key
+    ]
+    rows = [row for key in reports for row in Report.read(_data(bench, key)).rows]
+    assert {row.ImageName: row.Status for row in rows} == {
+        "inputs/cat.jpg": Status.BLOCKED,
+        "inputs/dog.jpg": Status.FAILED,
+    }
+
+
+def test_an_answer_tells_all_that_was_billed_for_it_whatever_runs_later(
+    api: Caller, bench: Bench, control: ControlClient
+) -> None:
+    bench.put("inputs/cat.jpg", photo(1))
+    (told,) = api.post("/image-bg-removal", {"Keys": ["inputs/cat.jpg"]}).json()["Results"]
+    (request,) = [key for key in bench.keys("image-files/") if key.endswith("request.json")]
+    day = layout.parse_upload(request)
+    assert day is not None
+    bench.run(day.batch.date)
+    assert [call["operation"] for call in control.paid()] == ["InvokeModel"]
+    assert told["CostUSD"] == pytest.approx(0.012)

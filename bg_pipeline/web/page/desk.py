@@ -24,7 +24,7 @@ import orjson
 from bg_pipeline import layout, review
 from bg_pipeline.aws import Aws
 from bg_pipeline.batch import BatchRequest
-from bg_pipeline.errors import BgPipelineError, ImageError, PreconditionFailed, RequestError, UsageError
+from bg_pipeline.errors import BgPipelineError, ImageError, RequestError, UsageError
 from bg_pipeline.flow.finding import find_work
 from bg_pipeline.flow.looks import Looks
 from bg_pipeline.flow.photographs import Photograph
@@ -39,6 +39,7 @@ from bg_pipeline.masks.labels import usable_labels
 from bg_pipeline.models.facts import facts_of
 from bg_pipeline.reports import overview
 from bg_pipeline.reports.building import rows
+from bg_pipeline.reports.overview import Costs
 from bg_pipeline.reports.report import Report
 from bg_pipeline.reports.thumbnails import thumbnail
 from bg_pipeline.review import Item, Results, Reviews, State
@@ -48,7 +49,8 @@ from bg_pipeline.spending.image_budget import ImageBudget
 from bg_pipeline.spending.planning import Plan
 from bg_pipeline.store import Store
 from bg_pipeline.uploads import drafts, listing, manifest
-from bg_pipeline.uploads.submitting import compose_request, new_batch, paid_pictures, upload
+from bg_pipeline.uploads.names import match_names
+from bg_pipeline.uploads.submitting import compose_request, hand_over, new_batch, paid_pictures, upload
 
 LOOK_AGAIN_SECONDS = 30
 """After so long new uploads are seen, too."""
@@ -92,10 +94,11 @@ class Share:
 
 @dataclass(frozen=True)
 class Standing:
-    """A batch on its way: its ``state`` in words, images by status, what was spent (None: not known).
+    """A batch on its way: its ``state`` in words, images by status, what was spent.
 
     Nothing works on one that is not ``complete``, be it a ``draft`` or still being uploaded. ``to_approve`` waits
-    until its sample is approved, and ``to_retry`` failed or was skipped in a run that has reported.
+    until its sample is approved, and ``to_retry`` failed or was skipped in a run that has reported. ``request_etag``
+    is the tag of the request that it was looked up with.
     """
 
     batch: Batch
@@ -103,11 +106,12 @@ class Standing:
     images: int
     counts: Mapping[str, int] = field(default_factory=dict)
     to_do: int = 0
-    cost_usd: float | None = 0.0
+    costs: Costs = field(default_factory=Costs)
     to_approve: Share = Share()
     to_retry: Share = Share()
     complete: bool = True
     draft: bool = False
+    request_etag: str = ""
 
     @property
     def done(self) -> int:
@@ -237,15 +241,21 @@ class Desk:
         """The request that a manifest asks for; its ``source`` cells name dropped photos. `RequestError` by line."""
         read = manifest.read(data)
         found, missing = [], []
-        for line in read.lines:
-            name = posixpath.basename(line.said.get("source", "").replace("\\", "/"))
-            if name in names:
-                found.append(name)
+        named = [posixpath.basename(line.said.get("source", "").replace("\\", "/")) for line in read.lines]
+        meant = match_names(named, set(names))
+        for line, name in zip(read.lines, named, strict=True):
+            if name in meant:
+                found.append(meant[name])
             else:
                 missing.append(f"line {line.number}: '{name}' was not dropped on the page")
         if missing:
             raise UsageError("; ".join(missing[:20]))
         return manifest.compose(self.settings, batch, read, found, {}, wishes)
+
+    @staticmethod
+    def doubts(data: bytes) -> list[str]:
+        """Cells of a manifest that a spreadsheet may have changed, in lines; a `RequestError` where it is none."""
+        return [f"{place}: {words}" for _, place, words in manifest.read(data).doubts]
 
     def plan(self, batch: Batch, request: BatchRequest) -> tuple[Plan, list[str]]:
         """What the request would take, and why a model of some kind cannot be used. Nothing is spent."""
@@ -259,13 +269,8 @@ class Desk:
 
     def submit(self, batch: Batch, data: bytes) -> None:
         """Hands the batch to the pipeline; again with another request it is a `UsageError`."""
-        try:
-            self.store.write(batch.request_key, data, media_type="application/json", if_absent=True)
-        except PreconditionFailed:
-            earlier = self.store.read(batch.request_key)
-            if earlier is None or earlier.data != data:
-                raise UsageError(f"batch {batch.path} was submitted already") from None
-        self.store.delete(batch.draft_key)
+        if not hand_over(self.store, batch, data):
+            raise UsageError(f"batch {batch.path} was submitted already")
         self._look_anew(batch)
 
     def _look_anew(self, batch: Batch) -> None:
@@ -318,7 +323,10 @@ class Desk:
                 continue
             report = Report(tuple(rows(work)))
             state, in_words = overview.state_of(self.store, work)
-            waiting = [row.ImageName for row in report.rows if row.waits_for_approval]
+            waiting = [row.ImageName for row in report if row.waits_for_approval]
+            sample = work.request.Sample if work.request else None
+            if sample is not None and work.uploaded.approved:
+                sample, waiting = None, []
             found.append(
                 Standing(
                     uploaded.batch,
@@ -326,11 +334,12 @@ class Desk:
                     len(work.images),
                     {status.value: number for status, number in report.counts.items() if number},
                     len(work.due),
-                    report.cost_usd,
-                    to_approve=Share() if uploaded.approved else _share(work, waiting),
-                    to_retry=_share(work, report.to_do_again)
+                    Costs.of(report),
+                    to_approve=_share(work, waiting),
+                    to_retry=_share(work, overview.images_to_retry(report, sample))
                     if state is overview.State.REPORTED
                     else Share(),
+                    request_etag=work.uploaded.request.etag if work.uploaded.request else "",
                 )
             )
         return found
@@ -339,15 +348,22 @@ class Desk:
         """One batch; raises `UsageError` if there is none of this name."""
         return open_batch(self.store, self.settings, batch)
 
-    def approve_sample(self, batch: Batch, *, by: str) -> None:
-        """Lets the rest of the batch run; `UsageError` if it asked for no sample."""
-        review.approve_sample(self.store, overview.look_up(self.store, self.settings, batch), by=by)
-        self._look_anew(batch)
+    def approve_sample(self, batch: Batch, *, by: str, seen: str = "") -> None:
+        """Lets the rest of the batch run; `UsageError` if it asked for no sample.
+
+        ``seen`` is the ``request_etag`` of the standing that was shown: of another request nothing is approved, and a
+        `UsageError` says so.
+        """
+        stands = overview.look_up(self.store, self.settings, batch)
+        try:
+            review.approve_sample(self.store, stands, by=by, seen=seen)
+        finally:
+            self._look_anew(batch)
 
     def retry(self, batch: Batch) -> Batch:
         """Asks again for what failed or was skipped, as the batch that it returns; `UsageError` if nothing was.
 
-        It is an earlier one while that has no report.
+        It is an earlier one while that has no report; `UsageError`, too, if nothing is left of the batch's cap.
         """
         standing = overview.look_up(self.store, self.settings, batch)
         found = review.prepare_retry(self.store, self.settings, standing)
@@ -376,7 +392,10 @@ class Desk:
             return known[1]
 
     def redo(self, work: Work, found: Sequence[Item], *, by: str, prompt: str, seed: int | None) -> Batch:
-        return review.redo(self.store, self.settings, work, found, by=by, prompt=prompt, seed=seed)
+        """Asks for pictures again, as the batch that it returns: an earlier one while that has no report."""
+        asks = review.redo(self.store, self.settings, work, found, by=by, prompt=prompt, seed=seed)
+        self._look_anew(asks)
+        return asks
 
     def looked_at(self, work: Work, item: Item) -> tuple[bytes, bytes]:
         """A result's photo and the result, as JPEGs that a screen shows; empty where there is none."""

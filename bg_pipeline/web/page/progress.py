@@ -8,7 +8,6 @@ import streamlit as st
 from bg_pipeline.errors import BgPipelineError, UsageError
 from bg_pipeline.layout import Batch
 from bg_pipeline.reports.building import page
-from bg_pipeline.reports.html import usd
 from bg_pipeline.reports.overview import look_up
 from bg_pipeline.reports.wording import counted
 from bg_pipeline.web.page import visitor
@@ -63,7 +62,7 @@ def _standing(desk: Desk, standing: Standing) -> None:
     batch = standing.batch
     name, numbers = st.columns([3, 2])
     name.markdown(f"**{plain(batch.name)}**")
-    name.caption(f"{plain(standing.state)} · {usd(standing.cost_usd)} USD")
+    name.caption(f"{plain(standing.state)} · {standing.costs.in_words(4)}")
     numbers.text(
         ", ".join(f"{number:,} {status}" for status, number in standing.counts.items())
         or f"{standing.images:,} photos"
@@ -89,14 +88,26 @@ def _standing(desk: Desk, standing: Standing) -> None:
 
 def _approve(desk: Desk, standing: Standing) -> None:
     """What lets the rest of a batch run once its sample was looked at, on the screen for reviews."""
-    share = standing.to_approve
+    share, batch = standing.to_approve, standing.batch
+    problem = f"not-approved-{batch.path}"
     st.text(f"Waiting: {counted(share.photos, 'photo')}. {_price(share)}")
-    if st.button("Run the rest", key=f"approve-{standing.batch.path}", type="primary"):
-        try:
-            desk.approve_sample(standing.batch, by=visitor.name())
-            st.rerun()
-        except BgPipelineError as error:
-            st.error(plain(str(error)))
+    # Called with what was on the screen when the button was pressed, not with what has come since.
+    st.button(
+        "Run the rest",
+        key=f"approve-{batch.path}",
+        type="primary",
+        on_click=_approve_seen,
+        args=(desk, batch, standing.request_etag, problem),
+    )
+    if problem in st.session_state:
+        st.error(plain(st.session_state.pop(problem)))
+
+
+def _approve_seen(desk: Desk, batch: Batch, seen: str, problem: str) -> None:
+    try:
+        desk.approve_sample(batch, by=visitor.name(), seen=seen)
+    except BgPipelineError as error:
+        st.session_state[problem] = str(error)
 
 
 def _retry(desk: Desk, standing: Standing) -> None:

@@ -1,5 +1,6 @@
 """The screen where results are looked through: approved, rejected or asked for again, downloaded and published."""
 
+import hashlib
 import tempfile
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
@@ -11,7 +12,6 @@ from bg_pipeline import review
 from bg_pipeline.errors import UsageError
 from bg_pipeline.flow.work import Work
 from bg_pipeline.layout import Batch
-from bg_pipeline.reports.html import usd
 from bg_pipeline.reports.wording import counted
 from bg_pipeline.review import Item, State, Summary
 from bg_pipeline.web.page import visitor
@@ -56,7 +56,7 @@ def _numbers(stands: Summary) -> None:
     cost.metric(
         "USD an approved photo",
         "–" if stands.cost_per_image is None else f"{stands.cost_per_image:.3f}",
-        help=f"Of {usd(stands.cost_usd)} USD billed for the batch in all.",
+        help=f"Billed for the batch in all: {stands.costs.in_words(4)}.",
     )
 
 
@@ -83,16 +83,26 @@ def _deliver(desk: Desk, work: Work, found: Sequence[Item]) -> None:
                 pack.caption("No result is approved yet.")
 
 
+def _version(found: Sequence[Item]) -> str:
+    """Part of the key of a button about these results: a press counts for what it was made for, and nothing else.
+
+    Without it the second press of a double click, or one that met a new version, would decide about what came next.
+    """
+    seen = [(item.image, item.number, item.key, item.etag) for item in found]
+    return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
+
+
 def _all_at_once(work: Work, chosen: Sequence[Item]) -> None:
     there = [item for item in chosen if item.key]
+    shown = _version(there)
     with st.popover(f"All {len(there):,} that wait", icon=":material/done_all:"):
         st.caption("Without looking at each.")
         reason = st.text_input("Reason", key="reason-all")
         approve, reject = st.columns(2)
-        if approve.button("Approve all", disabled=not there):
+        if approve.button("Approve all", key=f"approve-all-{shown}", disabled=not there):
             review.decide(work.place.data, there, State.APPROVED, by=visitor.name(), reason=reason)
             st.rerun()
-        if reject.button("Reject all", disabled=not there):
+        if reject.button("Reject all", key=f"reject-all-{shown}", disabled=not there):
             review.decide(work.place.data, there, State.REJECTED, by=visitor.name(), reason=reason)
             st.rerun()
 
@@ -137,10 +147,11 @@ def _facts(item: Item) -> None:
 def _verdict(desk: Desk, work: Work, item: Item) -> None:
     reason = st.text_input("Reason", key=f"reason-{item.image}-{item.number}")
     approve, reject = st.columns(2)
-    if approve.button("Approve", shortcut="a", type="primary", disabled=not item.key):
+    shown = _version([item])
+    if approve.button("Approve", key=f"approve-{shown}", shortcut="a", type="primary", disabled=not item.key):
         review.decide(work.place.data, [item], State.APPROVED, by=visitor.name(), reason=reason)
         st.rerun()
-    if reject.button("Reject", shortcut="x", disabled=not item.key):
+    if reject.button("Reject", key=f"reject-{shown}", shortcut="x", disabled=not item.key):
         review.decide(work.place.data, [item], State.REJECTED, by=visitor.name(), reason=reason)
         st.rerun()
     if item.key:
@@ -154,16 +165,16 @@ def _verdict(desk: Desk, work: Work, item: Item) -> None:
 
 
 def _again(desk: Desk, work: Work, item: Item) -> None:
-    # A second press would pay twice. A result bears it in its decision, an image without one is remembered here.
+    # A result bears it in its decision, an image without one is remembered here.
     redone: dict[tuple[str, str, int], str] = st.session_state.setdefault("redone", {})
     this = work.place.batch.path, item.image, item.number
+    said = "A new picture, paid for, as a batch of its own; this one is rejected."
     if again := redone.get(this) or (item.decision.redone_as if item.decision else ""):
-        st.caption(f"Asked for again already, as batch {plain(again)}.")
-        return
-    st.caption("A new picture, paid for, as a batch of its own; this one is rejected.")
+        said = f"Asked for again, as batch {plain(again)}. Before that has its report, another press adds nothing."
+    st.caption(said)  # one place for both: a line that appears would move the button
     prompt = st.text_input("Another background", key=f"again-{item.image}-{item.number}")
     seed = st.number_input("Seed", 0, None, None, key=f"seed-{item.image}-{item.number}")
-    if st.button("Ask again", key=f"redo-{item.image}-{item.number}"):
+    if st.button("Ask again", key=f"redo-{_version([item])}"):
         redone[this] = desk.redo(work, [item], by=visitor.name(), prompt=prompt, seed=seed).path
         st.toast(f"Asked for again as batch {plain(redone[this])}.")
         st.rerun()

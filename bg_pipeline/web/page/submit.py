@@ -1,7 +1,7 @@
 """The screen where photos are dropped, a background is asked for, and its cost is seen before it is paid."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import streamlit as st
@@ -129,7 +129,7 @@ def _card(desk: Desk, photos: Mapping[str, Dropped], name: str, said: dict[str, 
     kept = st.multiselect(
         "What is kept",
         dict.fromkeys([*seen.usable, *seen.others, *before]),
-        default=before or list(seen.usable),
+        default=before if "Labels" in own else list(seen.usable),
         key=f"labels-{key}-{len(seen.usable)}",
         accept_new_options=True,
         placeholder="Everything that stands out, or type a word",
@@ -155,8 +155,16 @@ def _card(desk: Desk, photos: Mapping[str, Dropped], name: str, said: dict[str, 
         if st.button("Remove the photo", key=f"remove-{key}", icon=":material/delete:"):
             state.lot.take_away(name)
             st.rerun()
-    own["Labels"] = ", ".join(kept)
-    said[name] = {field: text for field, text in own.items() if text.strip()}
+    said[name] = with_labels(own, kept, offered=seen.usable)
+
+
+def with_labels(own: Mapping[str, str], kept: Sequence[str], *, offered: Sequence[str]) -> dict[str, str]:
+    """What is said of one photo, with the labels that are ``kept`` in it.
+
+    All of them taken away means everything that stands out. Where there were none, nothing is said of labels.
+    """
+    said = {field: text for field, text in own.items() if text.strip() or field == "Labels"}
+    return {**said, "Labels": ", ".join(kept)} if kept or offered or "Labels" in own else said
 
 
 def _stored(file: UploadedFile, store: Callable[[bytes], str]) -> str:
@@ -260,6 +268,8 @@ def _decide(
             data, request = desk.request(batch, names, wishes, own)
         else:
             data, request = desk.from_manifest(batch, table, names, wishes)
+            for doubt in desk.doubts(table)[:10]:
+                st.caption(plain(doubt))
     except RequestError as error:
         for sentence in refusal(error):
             st.info(plain(sentence))

@@ -12,7 +12,7 @@ from typing import Any
 import boto3
 import botocore
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, UnknownRegionError
 
 from bg_pipeline.blobs import encode_pictures
 from bg_pipeline.errors import SettingsError
@@ -59,9 +59,10 @@ _IN_A_TICK: dict[str, Any] = {
 class Aws:
     """Clients by service and Region, each made once and shared by all threads.
 
-    ``regions`` are those of the models, the first being the one where nothing else is said; ``connections``
-    is the number of HTTP connections a client keeps, at least the number of threads that use it. With ``in_a_tick``
-    clients of S3 give up after 20 s at most.
+    ``regions`` are those of the models, the first being the one where nothing else is said; ``regions_named`` says
+    whether a person named them, or they are boto3's own Region. ``connections`` is the number of HTTP connections a
+    client keeps, at least the number of threads that use it. With ``in_a_tick`` clients of S3 give up after 20 s at
+    most.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Aws:
         self._session = boto3.session.Session()
         own = self._session.region_name or FALLBACK_REGION
         self.regions = tuple(dict.fromkeys(regions)) or (own,)
+        self.regions_named = bool(regions)
         self.own_region = own
         self._connections = connections
         self._in_a_tick = in_a_tick
@@ -113,6 +115,17 @@ class Aws:
                 },
             ),
         )
+
+    def partition(self, region: str) -> str:
+        """The part of AWS, with accounts of its own, that a Region belongs to: ``aws``, ``aws-us-gov`` …"""
+        try:
+            return self._session.get_partition_for_region(region)
+        except UnknownRegionError:
+            return "aws"
+
+    def offered(self, service: str, region: str) -> bool:
+        """Whether boto3 knows of the service in the Region."""
+        return region in self._session.get_available_regions(service, partition_name=self.partition(region))
 
     def session_end(self) -> tuple[bool, datetime | None]:
         """Whether the credentials in use are those of a session, and when it ends, where boto3 knows that."""

@@ -109,13 +109,14 @@ class SubjectNotFound(CallError):
 class ModelUnavailable(CallError):
     """This account cannot use this model now: retired, not granted, or its subscription is pending.
 
-    ``retired`` separates what will not come back from what the account's owner can mend; ``region`` is where
-    it was refused, once that is known.
+    ``retired`` is what will not come back, ``passing`` what passes without anybody doing anything; the rest the
+    account's owner can mend, and the text says how. ``region`` is where it was refused, once that is known.
     """
 
-    def __init__(self, code: str, cause: str, *, retired: bool = False) -> None:
+    def __init__(self, code: str, cause: str, *, retired: bool = False, passing: bool = False) -> None:
         super().__init__(code, cause)
         self.retired = retired
+        self.passing = passing
         self.region = ""
 
 
@@ -136,4 +137,12 @@ class StorageFailed(RunStopped):
 
 
 class NothingUsable(RunStopped):
-    """No configured model can be used; the text lists each with its reason. Nothing was spent."""
+    """No configured model can be used; the text lists each with its reason. Nothing was spent.
+
+    With ``passing`` a model only waits for AWS to set up the account's access: a later run finds it usable. Without
+    it, somebody has to do what the text says.
+    """
+
+    def __init__(self, text: str, *, passing: bool = False) -> None:
+        super().__init__(text)
+        self.passing = passing

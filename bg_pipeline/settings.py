@@ -56,7 +56,9 @@ class Settings(BaseSettings):
         (), description="Other buckets a request may name."
     )
     regions: Annotated[Words, Affects.RUN] = Field(
-        (), description="Regions for the models, comma-separated; empty: boto3's Region."
+        (),
+        description="Regions for the models, comma-separated; empty: boto3's Region, and for an image model that is "
+        "not there a Region that has it, which is told.",
     )
     image_models: Annotated[Words, Affects.RUN] = Field(
         ("titan-v2", "nova-canvas", "stability"),
@@ -65,7 +67,16 @@ class Settings(BaseSettings):
     )
     caption_models: Annotated[Words, Affects.RUN] = Field(
         ("us.amazon.nova-pro-v1:0", "us.amazon.nova-2-lite-v1:0", "us.amazon.nova-lite-v1:0"),
-        description="Caption models in order of preference; set and empty: no captions.",
+        description="Caption models in order of preference; set and empty: no captions. The default ones are called "
+        "through the inference profiles of the Region in use (`us.`, `eu.`, `apac.` …); what you name is taken as "
+        "it is.",
+    )
+    caption_regions: Annotated[Words, Affects.RUN] = Field(
+        (), description="Regions for captions; empty: those of `BG_REGIONS`."
+    )
+    caption_tier: Annotated[Literal["default", "flex"], Affects.NOTHING] = Field(
+        "default",
+        description="Bedrock's service tier for captions; `flex` costs half where a model has it, and may be slower.",
     )
     caption_prompt: Annotated[str, Effect(Affects.CAPTION_CALL, "prompt")] = Field(
         "Generate a detailed description of the image.", description="What the caption model is asked."
@@ -297,7 +308,13 @@ class Settings(BaseSettings):
     _own_quotas: dict[str, float | None] = PrivateAttr(default_factory=dict)
 
     @field_validator(
-        "allowed_buckets", "regions", "image_models", "caption_models", "mask_sources", mode="before"
+        "allowed_buckets",
+        "regions",
+        "image_models",
+        "caption_models",
+        "caption_regions",
+        "mask_sources",
+        mode="before",
     )
     @classmethod
     def _split(cls, value: Any) -> Any:

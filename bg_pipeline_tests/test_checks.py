@@ -1,6 +1,5 @@
 """The asset checks: what passes, what does not, and what a person is told to do about it."""
 
-import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -27,10 +26,15 @@ from bg_pipeline.state.leases import Leases
 from bg_pipeline.state.ledger import Entry
 from bg_pipeline.store import Store
 from bg_pipeline_tests.batches import DATE, Bench, aws
+from bg_pipeline_tests.clocks import stop_clock
 from bg_pipeline_tests.pictures import photo
 
+pytestmark = pytest.mark.dates
+
 WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
-TODAY = datetime.now(UTC).date()
+NOON = datetime(2130, 11, 25, 12, tzinfo=UTC)
+"""A time later than any at which these tests run: what they upload is long settled, and older than any limit."""
+TODAY = NOON.date()
 
 
 @pytest.fixture
@@ -175,10 +179,11 @@ def test_a_cap_that_stopped_the_run_is_a_warning_with_the_cap(
 
 
 def test_a_check_that_cannot_be_made_is_told_and_costs_the_run_nothing(
-    bench: Bench, instance: dg.DagsterInstance
+    bench: Bench, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.submit(1)
     Checked(bench, instance)
+    stop_clock(monkeypatch, NOON, judgments)
     bench.put(spend_key(TODAY), b"this is no record of spending")
     checked = Checked(bench, instance)
     assert checked.result.success
@@ -213,7 +218,10 @@ def test_spending_near_a_cap_is_told_before_the_cap_is_reached(bench: Bench) -> 
     assert "Raise BG_MAX_COST_USD before" in judged.words
 
 
-def test_a_model_near_its_end_is_a_warning_with_its_successors(bench: Bench, control: ControlClient) -> None:
+def test_a_model_near_its_end_is_a_warning_with_its_successors(
+    bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_clock(monkeypatch, NOON, judgments)
     end = TODAY + timedelta(days=45)
     control.model("amazon.titan-image-generator-v2:0", lifecycle="LEGACY", end_of_life=end.isoformat())
     judged = judgments.models_live_on(ran(bench, Day(DATE)))
@@ -225,7 +233,10 @@ def test_a_model_near_its_end_is_a_warning_with_its_successors(bench: Bench, con
     assert "name its successor in BG_IMAGE_MODELS" in alone.words
 
 
-def test_a_model_that_ends_later_or_is_not_in_use_is_no_warning(bench: Bench, control: ControlClient) -> None:
+def test_a_model_that_ends_later_or_is_not_in_use_is_no_warning(
+    bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_clock(monkeypatch, NOON, judgments)
     end = TODAY + timedelta(days=100)
     control.model("amazon.titan-image-generator-v2:0", lifecycle="LEGACY", end_of_life=end.isoformat())
     control.model("amazon.nova-canvas-v1:0", lifecycle="RETIRED", end_of_life="2026-09-30")
@@ -234,9 +245,24 @@ def test_a_model_that_ends_later_or_is_not_in_use_is_no_warning(bench: Bench, co
     assert judged.figures == {"days_left": 100}
 
 
+def test_a_model_that_gets_dearer_is_a_warning(bench: Bench, control: ControlClient) -> None:
+    end, dearer = TODAY + timedelta(days=200), TODAY + timedelta(days=20)
+    control.model(
+        "amazon.titan-image-generator-v2:0",
+        lifecycle="LEGACY",
+        legacy_since="2026-06-01",
+        extended_access=dearer.isoformat(),
+        end_of_life=end.isoformat(),
+    )
+    judged = judgments.models_live_on(ran(bench, Day(DATE)))
+    assert not judged.passed
+    assert f"at a higher price than the table's, from {dearer}" in judged.words
+    assert "legacy since 2026-06-01" in judged.words
+
+
 def test_no_model_that_can_be_used_is_told(bench: Bench, control: ControlClient) -> None:
-    control.model("amazon.titan-image-generator-v2:0", access="denied")
-    control.model("amazon.nova-pro-v1:0", access="denied")
+    control.model("amazon.titan-image-generator-v2:0", lifecycle="RETIRED")
+    control.model("amazon.nova-pro-v1:0", lifecycle="RETIRED")
     judged = judgments.models_live_on(
         ran(bench, Day(DATE), image_models="titan-v2", caption_models="us.amazon.nova-pro-v1:0")
     )
@@ -252,12 +278,8 @@ def test_many_names_are_counted() -> None:
 # Uploads without a report
 
 
-def later(hours: float) -> datetime:
-    return datetime.now(UTC) + timedelta(hours=hours)
-
-
 def waiting(bench: Bench, *, day: date = DATE) -> list[str]:
-    found = unreported(bench.store, bench.settings(), day, before=later(1))
+    found = unreported(bench.store, bench.settings(), day, before=NOON)
     return [each.batch.name for each in found]
 
 
@@ -310,17 +332,19 @@ def test_images_that_failed_or_were_skipped_are_in_the_report(bench: Bench) -> N
 
 
 def test_uploads_younger_than_the_limit_and_days_without_uploads_are_green(bench: Bench) -> None:
-    bench.submit(1, day=TODAY)
     settings = bench.settings()
-    assert look_back(bench.store, settings, later(0)).found == []
-    judged = judgments.forgotten(settings, look_back(bench.store, settings, later(20)))
+    batch = bench.submit(1, day=datetime.now(UTC).date())
+    (request,) = bench.store.list(batch.request_key)
+    limit = timedelta(hours=settings.stale_hours)
+    assert look_back(bench.store, settings, request.modified + limit + timedelta(minutes=1)).found
+    judged = judgments.forgotten(settings, look_back(bench.store, settings, request.modified + limit))
     assert judged.passed
     assert "older than 24 hours has its report" in judged.words
 
 
 def test_a_forgotten_upload_is_named_with_its_date_and_what_makes_up_for_it(bench: Bench) -> None:
     batch = bench.submit(1, day=TODAY)
-    judged = judgments.forgotten(bench.settings(), look_back(bench.store, bench.settings(), later(25)))
+    judged = judgments.forgotten(bench.settings(), look_back(bench.store, bench.settings(), NOON))
     assert not judged.passed
     assert batch.path in judged.words
     assert f"`bg-pipeline run --date {TODAY}`" in judged.words
@@ -329,15 +353,15 @@ def test_a_forgotten_upload_is_named_with_its_date_and_what_makes_up_for_it(benc
 
 def test_uploads_before_the_look_back_are_left_alone(bench: Bench) -> None:
     bench.submit(1, day=TODAY - timedelta(days=40))
-    assert look_back(bench.store, bench.settings(), later(25)).found == []
-    assert len(look_back(bench.store, bench.settings(lookback_days=60), later(25)).found) == 1
+    assert look_back(bench.store, bench.settings(), NOON).found == []
+    assert len(look_back(bench.store, bench.settings(lookback_days=60), NOON).found) == 1
 
 
 def test_a_batch_in_a_runs_hands_is_not_forgotten(bench: Bench) -> None:
     batch = bench.submit(1, day=TODAY)
     with Leases(bench.store, "run-1") as leases:
         assert leases.acquire(batch.lease_key) is not None
-        looked = look_back(bench.store, bench.settings(), later(25))
+        looked = look_back(bench.store, bench.settings(), NOON)
     assert [each.run for each in looked.found] == ["run-1"]
     judged = judgments.forgotten(bench.settings(), looked)
     assert judged.passed
@@ -348,7 +372,7 @@ def test_a_look_back_without_time_says_how_far_it_came(bench: Bench) -> None:
     for back in (0, 1, 2):
         bench.submit(1, day=TODAY - timedelta(days=back))
     answers = iter([False, True])
-    looked = look_back(bench.store, bench.settings(), later(25), time_is_up=lambda: next(answers))
+    looked = look_back(bench.store, bench.settings(), NOON, time_is_up=lambda: next(answers))
     assert [each.batch.date for each in looked.found] == [TODAY]
     words = judgments.forgotten(bench.settings(), looked).words
     assert words.startswith("1 batch, complete")
@@ -357,22 +381,36 @@ def test_a_look_back_without_time_says_how_far_it_came(bench: Bench) -> None:
     assert f"since {TODAY} (there was no time to look back to {looked.first})" in passed.words
 
 
-def test_an_idle_look_back_is_few_calls(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("today", "months"),
+    [
+        (date(2130, 11, 25), 1),
+        (date(2130, 11, 30), 2),  # tomorrow is looked at as well
+        (date(2130, 12, 31), 2),
+        (date(2131, 1, 1), 2),
+        (date(2131, 2, 28), 2),
+        (date(2132, 2, 28), 1),
+        (date(2132, 2, 29), 2),
+    ],
+)
+def test_an_idle_look_back_is_one_call_for_each_month_and_two_for_each_date_with_uploads(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, today: date, months: int
+) -> None:
     # Without the first try by obstore boto3 sees all requests.
     monkeypatch.setattr("bg_pipeline.store.quick_s3", lambda client, bucket: None)
     for back in (0, 1):
-        bench.submit(1, day=TODAY - timedelta(days=back))
-    bench.run(TODAY - timedelta(days=1), TODAY)
+        bench.submit(1, day=today - timedelta(days=back))
+    bench.run(today - timedelta(days=1), today)
     calls: list[str] = []
     bench.store.client.meta.events.register(
         "before-call.s3", lambda model, **_: calls.append(model.name), unique_id="counted"
     )
     try:
         store = Store(bench.store.client, bench.store.bucket)
-        look_back(store, bench.settings(lookback_days=20), later(25))
+        now = datetime(today.year, today.month, today.day, 23, 59, tzinfo=UTC)
+        look_back(store, bench.settings(lookback_days=20), now)
     finally:
         bench.store.client.meta.events.unregister("before-call.s3", unique_id="counted")
-    months = 1 if TODAY.day > 20 else 2
     assert calls == ["ListObjectsV2"] * (months + 2 * 2)
 
 
@@ -391,7 +429,7 @@ def test_an_error_of_s3_fails_the_check_with_a_sentence(bench: Bench, instance: 
 def test_the_sensor_makes_the_check_without_a_run(bench: Bench, instance: dg.DagsterInstance) -> None:
     bench.submit(1, day=TODAY)
     report = dg.AssetKey("status_report")
-    sensor = forgotten_uploads(bench.settings(), report, clock=lambda: time.time() + 25 * 3600)
+    sensor = forgotten_uploads(bench.settings(), report, clock=NOON.timestamp)
     assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
 
     def tick() -> Any:

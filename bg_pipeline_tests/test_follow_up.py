@@ -21,6 +21,8 @@ from bg_pipeline.uploads import listing
 from bg_pipeline_tests.batches import Bench
 from bg_pipeline_tests.pictures import photo
 
+pytestmark = pytest.mark.dates
+
 
 @pytest.fixture
 def bench(s3, bucket, control: ControlClient) -> Bench:

@@ -40,6 +40,8 @@ from bg_pipeline.store import Store
 from bg_pipeline_tests.batches import Bench
 from bg_pipeline_tests.pictures import photo
 
+pytestmark = pytest.mark.dates
+
 FAULT = "the background did not change"
 
 

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from bg_pipeline import errors
+from bg_pipeline.aws import Aws
 from bg_pipeline.generators import Operation
 from bg_pipeline.models.facts import facts_of, split_profile
+from bg_pipeline.models.geography import caption_models
+from bg_pipeline.settings import Settings
 
 PROMPT = "Generate a detailed description of the image."
 WITHIN = (1280, 720)
@@ -42,10 +45,28 @@ def operation(model_id: str) -> Operation:
     return Operation("CAPTION", bare, profile)
 
 
-def request(model_id: str, jpeg: bytes, prompt: str = PROMPT, alt_text: int = 0) -> dict[str, Any]:
+def regions(settings: Settings, aws: Aws) -> tuple[str, ...]:
+    """The Regions in which captions are asked for: those of ``BG_CAPTION_REGIONS``, else those of the pictures."""
+    return settings.caption_regions or aws.regions
+
+
+def models(settings: Settings, aws: Aws) -> tuple[str, ...]:
+    """The caption models in order of preference.
+
+    Those that a person named are taken as they are; the default ones through the profiles of the Regions in use.
+    """
+    if "caption_models" in settings.model_fields_set:
+        return settings.caption_models
+    return caption_models(settings.caption_models, regions(settings, aws))
+
+
+def request(
+    model_id: str, jpeg: bytes, prompt: str = PROMPT, alt_text: int = 0, tier: str = ""
+) -> dict[str, Any]:
     """The arguments of ``converse`` for one photo, a JPEG within `WITHIN` and `MAX_BYTES`.
 
-    ``alt_text`` is the most characters that an alternative text may have; with 0 none is asked for.
+    ``alt_text`` is the most characters that an alternative text may have; with 0 none is asked for. ``tier`` is
+    Bedrock's service tier; empty or ``default`` is the usual one.
     """
     body: dict[str, Any] = {
         "modelId": model_id,
@@ -58,11 +79,15 @@ def request(model_id: str, jpeg: bytes, prompt: str = PROMPT, alt_text: int = 0)
                 ],
             }
         ],
-        "inferenceConfig": {"maxTokens": _max_tokens(alt_text), "temperature": 0.3, "topP": 0.1},
+        "inferenceConfig": {"maxTokens": _max_tokens(alt_text)},
     }
-    if split_profile(model_id)[1].startswith("amazon.nova"):
-        # Converse has no topK of its own; this is where Nova takes it, and other models would refuse it.
+    if is_nova(model_id):
+        # Others take at most one of temperature and topP, and the newest none of them. Converse has no topK of its
+        # own: this is where Nova takes it.
+        body["inferenceConfig"] |= {"temperature": 0.3, "topP": 0.1}
         body["additionalModelRequestFields"] = {"inferenceConfig": {"topK": 20}}
+    if tier not in ("", "default"):
+        body["serviceTier"] = {"type": tier}
     return body
 
 
@@ -71,10 +96,21 @@ def prompt_of(body: Mapping[str, Any]) -> str:
     return str(body["messages"][0]["content"][1]["text"])
 
 
+def is_nova(model_id: str) -> bool:
+    """Whether an id, a profile's id or the ARN of either is that of one of Amazon's Nova models."""
+    return split_profile(model_id.rpartition("/")[2])[1].startswith("amazon.nova")
+
+
 def tokens_at_most(model_id: str, prompt: str = PROMPT, alt_text: int = 0) -> tuple[int, int]:
     """Input and output tokens of one call at worst, for its place in the quota and the plan of its cost."""
     words = len(_order(alt_text) + prompt)
     return facts_of("CAPTION", model_id).picture_tokens + words // 3 + 20, _max_tokens(alt_text)
+
+
+def cost(model_id: str, tokens: tuple[int, int], tier: str = "") -> float | None:
+    """US dollars for input and output tokens in a service tier; None where the model's price is not known."""
+    facts = facts_of("CAPTION", model_id)
+    return facts.cost(input_tokens=tokens[0], output_tokens=tokens[1], tier=tier)
 
 
 def read(response: Mapping[str, Any], alt_text: int = 0) -> Caption:
@@ -106,6 +142,11 @@ def tokens_used(response: Mapping[str, Any]) -> tuple[int, int]:
     """Input and output tokens that an answer of ``converse`` says are billed."""
     usage = response.get("usage") or {}
     return int(usage.get("inputTokens", 0)), int(usage.get("outputTokens", 0))
+
+
+def tier_used(response: Mapping[str, Any]) -> str:
+    """The service tier that an answer of ``converse`` says it was given in."""
+    return str((response.get("serviceTier") or {}).get("type", ""))
 
 
 def _order(alt_text: int) -> str:

@@ -117,10 +117,11 @@ def _packaged() -> Iterator[list[Wanted]]:
         def files(names: Iterable[str]) -> list[LocalFile]:
             return [LocalFile(folder / name, name) for name in names]
 
+        day = today()
         second = {"Images": [{"ImageName": name, "Prompt": words} for name, words in SECOND_PROMPTS.items()]}
         yield [
-            Wanted(today(), FIRST, files(FIRST_PHOTOS), FIRST_WISHES),
-            Wanted(today() - timedelta(1), SECOND, files(SECOND_PROMPTS), second),
+            Wanted(day, FIRST, files(FIRST_PHOTOS), FIRST_WISHES),
+            Wanted(day - timedelta(1), SECOND, files(SECOND_PROMPTS), second),
         ]
 
 

@@ -8,7 +8,7 @@ import os
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from enum import StrEnum
 from pathlib import Path
 
@@ -22,7 +22,8 @@ from bg_pipeline.errors import PreconditionFailed, SettingsError
 from bg_pipeline.generators import Operation, generator
 from bg_pipeline.labelers import rekognition
 from bg_pipeline.models import choice as models
-from bg_pipeline.models.facts import as_of, facts_of
+from bg_pipeline.models.facts import FRESH, as_of, facts_of, outdated
+from bg_pipeline.models.geography import called_from, elsewhere
 from bg_pipeline.pipeline import open_bucket
 from bg_pipeline.quotas.account import AccountQuotas
 from bg_pipeline.settings import Settings
@@ -59,6 +60,7 @@ def examine(settings: Settings, aws: Aws) -> Iterator[Finding]:
         yield from caption_models(settings, aws)
         yield rekognition_regions(aws)
         yield from quotas(settings, aws)
+    yield from figures(datetime.now(UTC).date())
     yield from extras()
     yield from dagster_home(os.environ.get("DAGSTER_HOME", ""))
 
@@ -146,63 +148,82 @@ def image_models(settings: Settings, aws: Aws) -> Iterator[Finding]:
         (f"image model {each.name}", tuple(dict.fromkeys(op for op in (each.replaces, each.removes) if op)))
         for each in generators
     ]
-    yield from _first_usable(aws, wanted, "BG_IMAGE_MODELS")
+    yield from _first_usable(aws, wanted, "BG_IMAGE_MODELS", "BG_REGIONS")
 
 
 def caption_models(settings: Settings, aws: Aws) -> Iterator[Finding]:
-    """The same of each caption model."""
+    """The same of each caption model, as it is called from the Regions of captions."""
     if not settings.caption_models:
         yield Finding(Level.OK, "captions", "switched off, as BG_CAPTION_MODELS is empty")
         return
-    wanted = [(f"caption model {name}", (nova.operation(name),)) for name in settings.caption_models]
-    yield from _first_usable(aws, wanted, "BG_CAPTION_MODELS")
+    wanted = [(f"caption model {name}", (nova.operation(name),)) for name in nova.models(settings, aws)]
+    regions = nova.regions(settings, aws)
+    yield from _first_usable(aws, wanted, "BG_CAPTION_MODELS", "BG_CAPTION_REGIONS", regions)
 
 
 def _first_usable(
-    aws: Aws, wanted: Sequence[tuple[str, Sequence[Operation]]], setting: str
+    aws: Aws,
+    wanted: Sequence[tuple[str, Sequence[Operation]]],
+    setting: str,
+    region_setting: str,
+    named: Sequence[str] = (),
 ) -> Iterator[Finding]:
     """A finding for each model and Region; what cannot be used fails only if nothing can."""
-    verdicts = [
-        (name, operation, models.look(aws, operation, region))
-        for name, operations in wanted
-        for region in aws.regions
-        for operation in operations
-    ]
-    bad = {(name, verdict.region) for name, _, verdict in verdicts if not verdict.usable}
-    usable = [(name, verdict.region) for name, _, verdict in verdicts if (name, verdict.region) not in bad]
+
+    def asked(regions: dict[str, Sequence[str]]) -> list[tuple[str, Operation, models.Verdict]]:
+        return [
+            (name, operation, models.look(aws, operation, region))
+            for name, operations in wanted
+            for region in regions[name]
+            for operation in operations
+        ]
+
+    def working(found: list[tuple[str, Operation, models.Verdict]]) -> list[tuple[str, str]]:
+        bad = {(name, verdict.region) for name, _, verdict in found if not verdict.usable}
+        return [(name, verdict.region) for name, _, verdict in found if (name, verdict.region) not in bad]
+
+    verdicts = asked({name: named or aws.regions for name, _ in wanted})
+    usable = working(verdicts)
+    if not usable and not named:
+        away = asked({name: elsewhere(aws, operations) for name, operations in wanted})
+        usable = working(away)
+        verdicts += away
     in_use = usable[0][0] if usable else ""
     for name, operation, verdict in verdicts:
-        words = f"{operation.invoke_id} in {verdict.region}"
-        if not verdict.usable:
-            level = Level.ATTENTION if usable else Level.FAILED
-            advice = (
-                ""
-                if usable
-                else f"ask for access, or name another model in {setting} or Region in BG_REGIONS"
-            )
-            yield Finding(level, name, f"{words}: {verdict.reason}", advice)
-            continue
-        facts = facts_of(operation.name, operation.invoke_id)
-        notes = ["in use" if name == in_use else "in reserve"]
-        if not verdict.asked:
-            notes.append(f"{verdict.reason}, so whether it is alive is not known")
-            if facts.retired(datetime.now(UTC).date()):
-                notes.append(f"by the table of {as_of()} it was retired on {facts.end_of_life}")
-        end = verdict.end_of_life
-        if end:
-            notes.append(f"ends on {end}")
-        if facts.processed_in:
-            notes.append(facts.processed_in)
-        level = Level.ATTENTION if end or not verdict.asked else Level.OK
-        yield Finding(level, name, f"{words}: {'; '.join(notes)}", "plan its successor" if end else "")
+        yield _finding(name, operation, verdict, in_use, f"{setting} or Region in {region_setting}")
+
+
+def _finding(name: str, operation: Operation, verdict: models.Verdict, in_use: str, settings: str) -> Finding:
+    words = f"{operation.invoke_id} in {verdict.region}"
+    if not verdict.usable:
+        level = Level.ATTENTION if in_use else Level.FAILED
+        what_to_do = "" if in_use else f"ask for access, or name another model in {settings}"
+        return Finding(level, name, f"{words}: {verdict.reason}", what_to_do)
+    facts = facts_of(operation.name, operation.invoke_id)
+    notes = ["in use" if name == in_use else "in reserve"]
+    advice = []
+    if not verdict.asked:
+        notes.append(f"{verdict.reason}, so whether it is alive is not known")
+        if facts.retired(datetime.now(UTC).date()):
+            notes.append(f"by the table of {as_of()} it was retired on {facts.end_of_life}")
+    if verdict.told:
+        notes.append(verdict.told)
+        advice.append(
+            "only a call tells: `bg-pipeline doctor --live` makes one; the first one subscribes, for which the "
+            "credentials need aws-marketplace:Subscribe and aws-marketplace:ViewSubscriptions"
+        )
+    if verdict.life():
+        notes.append(verdict.life())
+        advice.append("plan its successor")
+    if facts.processed_in:
+        notes.append(facts.processed_in)
+    level = Level.OK if verdict.asked and not advice else Level.ATTENTION
+    return Finding(level, name, f"{words}: {'; '.join(notes)}", "; ".join(advice))
 
 
 def rekognition_regions(aws: Aws) -> Finding:
     """Whether Rekognition is offered where it will be called; calling it costs, so only `live` does."""
-    import boto3
-
-    offered = boto3.session.Session().get_available_regions("rekognition")
-    missing = [region for region in aws.regions if region not in offered]
+    missing = [region for region in aws.regions if not aws.offered("rekognition", region)]
     if missing:
         return Finding(
             Level.FAILED,
@@ -218,22 +239,40 @@ def rekognition_regions(aws: Aws) -> Finding:
     )
 
 
+def figures(today: date) -> Iterator[Finding]:
+    """Whether the prices and quotas that come with this version were looked at lately."""
+    old = list(outdated(today))
+    if old:
+        more = f" and {len(old) - 1} more" if len(old) > 1 else ""
+        yield Finding(
+            Level.ATTENTION,
+            "prices and quotas",
+            f"were last compared with their sources more than {FRESH.days} days ago: {old[0]}{more}",
+            "use a newer version of bg-pipeline; caps count with these prices, so compare them with AWS's pages",
+        )
+
+
 def quotas(settings: Settings, aws: Aws) -> Iterator[Finding]:
     """The rates in use, and what Service Quotas says of this account where it can be asked."""
-    operations = dict.fromkeys(
-        operation
+    operations: dict[Operation, Sequence[str]] = {
+        operation: [*aws.regions, *elsewhere(aws, (operation,))]
         for each in map(generator, settings.image_models)
         for operation in (each.replaces, each.removes)
         if operation
-    )
-    operations |= dict.fromkeys(nova.operation(name) for name in settings.caption_models)
+    }
+    captions = nova.regions(settings, aws)
+    operations |= {nova.operation(name): captions for name in nova.models(settings, aws)}
     account = AccountQuotas(aws)
-    for operation in operations:
+    asked: dict[str, None] = {}
+    for operation, regions in operations.items():
         facts = facts_of(operation.name, operation.invoke_id)
         name, setting = f"quota {operation.name}", f"BG_QUOTA_{operation.name}_RPM"
-        for region in aws.regions:
-            if facts.regions and region not in facts.regions:
+        for region in regions:
+            sources = called_from(operation)
+            if sources and region not in sources:
                 continue
+            asked[region] = None
+            yield from _tokens(account, operation, region, name)
             words = f"{operation.invoke_id} in {region}"
             own = settings.quota(operation.name)
             applied = account.requests_per_minute(facts, region)
@@ -255,6 +294,31 @@ def quotas(settings: Settings, aws: Aws) -> Iterator[Finding]:
                     name,
                     f"{words}: {rate:,.0f} a minute by the table of {as_of()}; Service Quotas does not tell",
                 )
+    for region in asked:
+        a_day = account.tokens_per_day(region)
+        if a_day is not None:
+            yield Finding(
+                Level.OK if a_day else Level.ATTENTION,
+                "quota tokens a day",
+                f"{region}: {a_day:,.0f} for all models together by Service Quotas; a new account may get fewer",
+                "ask AWS Support for more: no request in Service Quotas raises it",
+            )
+
+
+def _tokens(account: AccountQuotas, operation: Operation, region: str, name: str) -> Iterator[Finding]:
+    """What limits a model besides its requests a minute."""
+    facts = facts_of(operation.name, operation.invoke_id)
+    words = f"{operation.invoke_id} in {region}"
+    requests, tokens = account.told_requests(facts, region), account.told_tokens(facts, region)
+    if 0.0 in (requests, tokens):
+        yield Finding(
+            Level.ATTENTION,
+            name,
+            f"{words}: Service Quotas says 0 a minute, as of new accounts: calls are likely to be refused",
+            "open a case with AWS Support (Account and billing) to have the model enabled for the account",
+        )
+    elif tokens:
+        yield Finding(Level.OK, name, f"{words}: {tokens:,.0f} tokens a minute by Service Quotas")
 
 
 def extras() -> Iterator[Finding]:

@@ -23,6 +23,7 @@ from bg_pipeline.layout import Batch
 from bg_pipeline.masks.polarity import TITAN_OUTPAINTING
 from bg_pipeline.models import choice as models
 from bg_pipeline.models.facts import facts_of
+from bg_pipeline.models.geography import elsewhere
 from bg_pipeline.pipeline import open_bucket
 from bg_pipeline.settings import Settings
 from bg_pipeline.spending.image_budget import ImageBudget
@@ -49,11 +50,13 @@ def trials(tools: Tools) -> list[Trial]:
         _looking(tools, faces.OPERATION, lambda client: client.detect_faces(**faces.request(_picture()))),
     ]
 
-    def alive(operation: Operation) -> list[str]:
-        return [region for region in aws.regions if models.look(aws, operation, region).usable]
+    def alive(operation: Operation, named: Sequence[str] = ()) -> list[str]:
+        home = [region for region in named or aws.regions if models.look(aws, operation, region).usable]
+        away = () if home or named else elsewhere(aws, (operation,))
+        return home or [region for region in away if models.look(aws, operation, region).usable][:1]
 
-    for name in settings.caption_models:
-        if regions := alive(nova.operation(name)):
+    for name in nova.models(settings, aws):
+        if regions := alive(nova.operation(name), nova.regions(settings, aws)):
             found.append(_captioning(tools, nova.operation(name), regions))
     for each in map(generator, settings.image_models):
         if each.replaces and (regions := alive(each.replaces)):
@@ -112,13 +115,13 @@ def _looking(tools: Tools, operation: Operation, send: Callable[[Any], Any]) -> 
 
 
 def _captioning(tools: Tools, operation: Operation, regions: Sequence[str]) -> Trial:
-    facts = facts_of(operation.name, operation.invoke_id)
     prompt, alt_text = tools.settings.caption_prompt, tools.settings.alt_text_length
+    tier = tools.settings.caption_tier
     tokens_in, tokens_out = nova.tokens_at_most(operation.invoke_id, prompt, alt_text)
-    worst = facts.cost(input_tokens=tokens_in, output_tokens=tokens_out)
+    worst = nova.cost(operation.invoke_id, (tokens_in, tokens_out), tier)
 
     def call() -> str:
-        body = nova.request(operation.invoke_id, _picture(), prompt, alt_text)
+        body = nova.request(operation.invoke_id, _picture(), prompt, alt_text, tier)
         with _budget(tools).pay(operation.name, worst) as paid:
             done = tools.calls.make(
                 operation,
@@ -127,7 +130,7 @@ def _captioning(tools: Tools, operation: Operation, regions: Sequence[str]) -> T
                 tokens=tokens_in + tokens_out,
             )
             tokens = nova.tokens_used(done.answer)
-            paid.settle(facts.cost(input_tokens=tokens[0], output_tokens=tokens[1]))
+            paid.settle(nova.cost(operation.invoke_id, tokens, nova.tier_used(done.answer)))
             caption = nova.read(done.answer, alt_text)
         return f"answered from {done.region}: {caption.text[:60]}"
 
@@ -170,6 +173,6 @@ def _cutting(tools: Tools, model: Generator, operation: Operation, regions: Sequ
     return Trial(f"{model.name} cut-out", price, call)
 
 
-def open_tools(settings: Settings, aws: Aws) -> Tools:
-    """What `trials` are made with; close them afterwards."""
-    return Tools(settings, aws, open_bucket(settings, aws), stop=threading.Event())
+def open_tools(settings: Settings, aws: Aws, note: Callable[[str], None]) -> Tools:
+    """What `trials` are made with; close them afterwards. ``note`` is told of what is waited for."""
+    return Tools(settings, aws, open_bucket(settings, aws), stop=threading.Event(), note=note)

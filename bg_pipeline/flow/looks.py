@@ -277,12 +277,11 @@ class Looks:
     def _describe_with(self, choice: Choice[str], jpeg: bytes, claim: Claim) -> Answer:
         tools, budget = self._tools, self._budget
         (operation,) = choice.candidate.operations
-        facts = facts_of(operation.name, operation.invoke_id)
-        prompt = tools.settings.caption_prompt
+        prompt, tier = tools.settings.caption_prompt, tools.settings.caption_tier
         alt_text = tools.settings.alt_text_length
-        body = nova.request(operation.invoke_id, jpeg, prompt, alt_text)
+        body = nova.request(operation.invoke_id, jpeg, prompt, alt_text, tier)
         tokens_in, tokens_out = nova.tokens_at_most(operation.invoke_id, prompt, alt_text)
-        worst = facts.cost(input_tokens=tokens_in, output_tokens=tokens_out)
+        worst = nova.cost(operation.invoke_id, (tokens_in, tokens_out), tier)
         with budget.pay(operation.name, worst, claim) as call:
             done = tools.calls.make(
                 operation,
@@ -294,7 +293,7 @@ class Looks:
             )
             call.regions.append(done.region)
             tokens = nova.tokens_used(done.answer)
-            cost = facts.cost(input_tokens=tokens[0], output_tokens=tokens[1])
+            cost = nova.cost(operation.invoke_id, tokens, nova.tier_used(done.answer))
             # A refusal, or nothing, that comes as an answer is paid for like one.
             call.settle(cost)
             answer = {key: value for key, value in done.answer.items() if key != "ResponseMetadata"}
@@ -350,9 +349,9 @@ class Looks:
             (operation,) = captioners.current().candidate.operations
         except NothingUsable:
             return self._budget.price("", 0.0)  # only a stored answer will do
-        facts = facts_of(operation.name, operation.invoke_id)
         tokens = nova.tokens_at_most(operation.invoke_id, settings.caption_prompt, settings.alt_text_length)
-        return self._budget.price(operation.name, facts.cost(input_tokens=tokens[0], output_tokens=tokens[1]))
+        usd = nova.cost(operation.invoke_id, tokens, settings.caption_tier)
+        return self._budget.price(operation.name, usd)
 
     def _price_of_cut_out(self) -> Price:
         try:

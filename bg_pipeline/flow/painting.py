@@ -28,7 +28,7 @@ from bg_pipeline.errors import (
 from bg_pipeline.flow.photographs import SMALL_SIDE, Photograph
 from bg_pipeline.flow.subjects import Eyes, Subject, find_subject
 from bg_pipeline.flow.tools import Tools
-from bg_pipeline.generators import Ask, Generator, Made, by_words, seed_within
+from bg_pipeline.generators import Ask, Generator, Made, by_words, images_at_once, seed_within
 from bg_pipeline.imaging import Fitted, Photo, fit, fit_mask, unfit
 from bg_pipeline.masks import Mask
 from bg_pipeline.masks.difference import difference
@@ -164,6 +164,11 @@ class Painter:
         outcomes = [found[seed] for seed in seeds]
         return [each if isinstance(each, CallError) else self._painted(*each) for each in outcomes]
 
+    def has(self, prompt: str, wanted: Sequence[Wanted]) -> bool:
+        """Whether the first pictures asked for with this prompt are all stored; nothing is paid."""
+        seeds = [self.seed(each, 0) for each in wanted]
+        return self._known and self._stored(prompt, seeds).keys() == set(seeds)
+
     def _stored(self, prompt: str, seeds: Sequence[int]) -> dict[int, _Found]:
         """The stored answers by seed: those that words were the mask of, and those around the mask of today.
 
@@ -291,7 +296,7 @@ class Painter:
         generator = choice.candidate.speaker
         prepared = self.prepare(generator)
         names = {seed: self._name_with(prepared.subject.mask, prompt, seed) for seed in missing}
-        part = missing[: generator.images_per_call]
+        part = missing[: images_at_once(generator, prepared.fitted.canvas)]
         (operation,) = choice.candidate.operations
         facts = facts_of(operation.name, operation.model_id)
         self._photo.forget_pictures()

@@ -7,8 +7,11 @@ from bg_pipeline.reports.thumbnails import Thumbnails
 from bg_pipeline.store import Store
 
 
-    @dataclass(frozen=True) class Place: """Where the pipeline's state lies (``store``), a batch's bucket
-    (``data``), its prefixes, the names bound to its results, its own cap, and its small pictures.
+@dataclass(frozen=True)
+class Place:
+    """A batch's buckets and prefixes, the names bound to its results, its own cap, and its small pictures.
+
+    ``store`` is the bucket with the pipeline's state, ``data`` the one with the batch's photos and results.
 
     It ``retries`` if it asks again for what failed in another batch. ``moved`` tells of uploads that were moved to
     the archive, by their keys, where they are (``s3://bucket/key``).

@@ -16,9 +16,9 @@ from bg_pipeline.captioners import nova
 from bg_pipeline.custom_labels.standstill import Standstill
 from bg_pipeline.errors import OutcomeUnknown, SettingsError
 from bg_pipeline.flow.photographs import Darkroom
-from bg_pipeline.generators import Generator, Invoke, Operation, generator
+from bg_pipeline.generators import BUILT_IN, Generator, Invoke, Operation, generator
 from bg_pipeline.layout import STATE
-from bg_pipeline.models.choice import Candidate, Roster
+from bg_pipeline.models.choice import Candidate, Roster, prompt_limit
 from bg_pipeline.quotas.calls import Calls
 from bg_pipeline.quotas.heartbeats import Heartbeats
 from bg_pipeline.settings import Settings
@@ -52,7 +52,7 @@ class Tools:
         self.stop = stop
         self.note = note = _once(note)
         self.answers = Answers(store, process_name())
-        self.calls = Calls(aws, settings, stop, Heartbeats(store, f"{STATE}/heartbeats"))
+        self.calls = Calls(aws, settings, stop, Heartbeats(store, f"{STATE}/heartbeats"), note)
         self.purse = Purse(
             store, run_cap_usd=settings.max_cost_usd, day_cap_usd=settings.max_cost_usd_per_day
         )
@@ -67,9 +67,22 @@ class Tools:
             aws, [Candidate(each.name, (each.removes,), each) for each in generators if each.removes], note
         )
         self.captioners = Roster(
-            aws, [Candidate(name, (nova.operation(name),), name) for name in settings.caption_models], note
+            aws,
+            [Candidate(name, (nova.operation(name),), name) for name in nova.models(settings, aws)],
+            note,
+            regions=nova.regions(settings, aws),
         )
-        self.prompt_limit = min((each.prompt_limit for each in generators), default=512)
+
+    @property
+    def prompt_limit(self) -> int:
+        """The longest prompt, in characters, of the image model in use."""
+        return prompt_limit(self.replacers)
+
+    @property
+    def prompt_limits(self) -> frozenset[int]:
+        """The longest prompts of all known image models, any of which may have made a stored picture."""
+        names = {*BUILT_IN, *self._generators}
+        return frozenset(found.prompt_limit for name in names if (found := self.generator(name)))
 
     def generator(self, name: str) -> Generator | None:
         """The generator that made a stored answer, whether it is configured or not; None where nobody knows it."""

@@ -288,7 +288,7 @@ class Walk:
             prompt: str | BgPipelineError = (
                 lacking[0]
                 if lacking
-                else attempt(lambda: batch.fill(group[0].template, values, limit), self._photo.key)
+                else attempt(lambda: self._prompt(painter, group, values, limit), self._photo.key)
             )
             if isinstance(prompt, BgPipelineError):
                 for wanted in group:
@@ -304,6 +304,23 @@ class Walk:
         else:
             list(self._helpers.map(make, groups))
         self.entry.outputs.sort(key=lambda output: output["Number"])
+
+    def _prompt(
+        self, painter: Painter, group: Sequence[batch.Wanted], values: Mapping[str, str], limit: int
+    ) -> str:
+        """The prompt of a group, filled for the model in use.
+
+        Models take prompts of different lengths. Where the pictures are stored that another one made of the prompt
+        as it was filled for that one, it is that prompt.
+        """
+        template = group[0].template
+        prompt = batch.fill(template, values, limit)
+        if batch.placeholders(template):
+            for other in self._tools.prompt_limits - {limit}:
+                filled = attempt(partial(batch.fill, template, values, other), self._photo.key)
+                if isinstance(filled, str) and filled != prompt and painter.has(filled, group):
+                    return filled
+        return prompt
 
     def _prompt_values(self, looks: Looks) -> tuple[dict[str, str], dict[str, BgPipelineError]]:
         """What the placeholders of the prompts stand for; those that cannot be had, with the reason.

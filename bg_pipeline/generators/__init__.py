@@ -133,7 +133,7 @@ class Generator(Protocol):
         """
 
     def remove(self, picture: bytes, size: Size, invoke: Invoke) -> bytes:
-        """The picture's subject on a transparent background, as a PNG of ``size``; errors as `replace`."""
+        """The picture's subject on a transparent background, as a PNG or WebP of ``size``; errors as `replace`."""
 
 
 BUILT_IN = {
@@ -163,6 +163,22 @@ def generator(name: str) -> Generator:
     if missing:
         raise SettingsError(f"BG_IMAGE_MODELS: {name!r} is no generator: it lacks {', '.join(missing)}")
     return made
+
+
+MAX_BODY = 25_000_000
+"""Bytes of the longest request, and of the longest answer, that InvokeModel carries; pictures in it are in base64."""
+
+
+def fits_as_png(size: Size, pictures: int = 1, channels: int = 3) -> bool:
+    """Whether an answer can carry so many pictures as PNG, however badly they can be compressed."""
+    width, height = size
+    return pictures * channels * width * height * 4 / 3 < 0.98 * MAX_BODY
+
+
+def images_at_once(generator: Generator, size: Size) -> int:
+    """How many pictures of ``size`` one call may ask for, so that its answer can carry them."""
+    most = range(generator.images_per_call, 1, -1)
+    return next((number for number in most if fits_as_png(size, number)), 1)
 
 
 def by_words(generator: Generator, mode: Mode) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bg_pipeline import errors
-from bg_pipeline.generators import Ask, Invoke, Made, Operation, Size
+from bg_pipeline.generators import Ask, Invoke, Made, Operation, Size, fits_as_png
 from bg_pipeline.generators.pictures import decoded, encoded
 from bg_pipeline.imaging import Bounds
 
@@ -41,7 +41,7 @@ class Stability:
 
     def remove(self, picture: bytes, size: Size, invoke: Invoke) -> bytes:
         """One Remove Background call."""
-        return picture_of(invoke(self.removes, removal(picture)), self.name)
+        return picture_of(invoke(self.removes, removal(picture, size)), self.name)
 
 
 def request(ask: Ask) -> dict[str, Any]:
@@ -54,16 +54,18 @@ def request(ask: Ask) -> dict[str, Any]:
         "prompt": ask.prompt,
         "seed": ask.seed,
         "grow_mask": GROW_MASK[ask.mode],
-        "output_format": "png",
+        # A PNG of more than 6 megapixels may be longer than an answer can be, and would be billed all the same.
+        "output_format": "png" if fits_as_png(ask.size) else "jpeg",
     }
     if ask.negative_prompt:
         body["negative_prompt"] = ask.negative_prompt
     return body
 
 
-def removal(picture: bytes) -> dict[str, Any]:
-    """The body of a Remove Background call; PNG, because JPEG has no alpha."""
-    return {"image": encoded(picture), "output_format": "png"}
+def removal(picture: bytes, size: Size) -> dict[str, Any]:
+    """The body of a Remove Background call: a PNG, or WebP where that may be too long; JPEG has no alpha."""
+    form = "png" if fits_as_png(size, channels=4) else "webp"
+    return {"image": encoded(picture), "output_format": form}
 
 
 def answer(body: Mapping[str, Any], ask: Ask, model: str) -> Made:

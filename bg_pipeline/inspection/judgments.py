@@ -135,10 +135,13 @@ def models_live_on(ran: Ran) -> Judgment:
     if not used:
         words = f"No configured model can be used on {today}; `bg-pipeline doctor` says why."
         return Judgment(False, words, figures)
-    if not ends:
+    dearer = [model for model in used if model.dearer_from and model.dearer_from - today <= NEAR_END]
+    if not ends and not dearer:
         words = f"The models in use for {ran.dates} live on for more than {NEAR_END.days} days: {names}."
+        words += "".join(f" {model.name}: {model.life}." for model in used if model.life)
         return Judgment(True, words, figures)
-    told = [
+    told = [f"{model.name} ({model.model_id}) in {model.region}: {model.life}" for model in dearer]
+    told += [
         f"{model.name} ({model.model_id}) in {model.region} ends on {end}, in {(end - today).days} days; "
         + (
             f"{listed(model.after)} of {model.setting} follow: see with `bg-pipeline doctor` whether they can be used"

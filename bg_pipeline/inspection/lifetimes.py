@@ -3,11 +3,13 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
 from bg_pipeline.aws import Aws
 from bg_pipeline.captioners import nova
-from bg_pipeline.generators import Operation, generator
-from bg_pipeline.models import choice as models
+from bg_pipeline.errors import NothingUsable
+from bg_pipeline.generators import generator
+from bg_pipeline.models.choice import Candidate, Roster, look
 from bg_pipeline.models.facts import facts_of
 from bg_pipeline.settings import Settings
 
@@ -16,7 +18,8 @@ from bg_pipeline.settings import Settings
 class InUse:
     """A configured model that is called now: the first of ``setting`` that can be used, in the first such Region.
 
-    ``ends`` is the end of its life, None where none is known; ``after`` are the names that follow it.
+    ``ends`` is the end of its life and ``dearer_from`` the day from which it costs more than the table says, None
+    where none is known; ``life`` says in words what is known of both; ``after`` are the names that follow it.
     """
 
     name: str
@@ -25,32 +28,60 @@ class InUse:
     ends: date | None
     setting: str
     after: tuple[str, ...]
+    dearer_from: date | None = None
+    life: str = ""
 
 
 def models_in_use(settings: Settings, aws: Aws) -> Iterator[InUse]:
     """The models in use for backgrounds, cut-outs and captions, each once; nothing is billed."""
     generators = [generator(name) for name in settings.image_models]
-    kinds: Sequence[tuple[str, list[tuple[str, Operation]]]] = (
-        ("BG_IMAGE_MODELS", [(each.name, each.replaces) for each in generators if each.replaces]),
-        ("BG_IMAGE_MODELS", [(each.name, each.removes) for each in generators if each.removes]),
-        ("BG_CAPTION_MODELS", [(name, nova.operation(name)) for name in settings.caption_models]),
+    kinds: Sequence[tuple[str, list[Candidate[Any]], Sequence[str]]] = (
+        (
+            "BG_IMAGE_MODELS",
+            [Candidate(each.name, (each.replaces,), each) for each in generators if each.replaces],
+            (),
+        ),
+        (
+            "BG_IMAGE_MODELS",
+            [Candidate(each.name, (each.removes,), each) for each in generators if each.removes],
+            (),
+        ),
+        (
+            "BG_CAPTION_MODELS",
+            [Candidate(name, (nova.operation(name),), name) for name in nova.models(settings, aws)],
+            nova.regions(settings, aws),
+        ),
     )
     seen = set()
-    for setting, candidates in kinds:
-        found = _first_usable(aws, setting, candidates)
+    for setting, candidates, regions in kinds:
+        found = _in_use(aws, setting, candidates, regions)
         if found is not None and found.model_id not in seen:
             seen.add(found.model_id)
             yield found
 
 
-def _first_usable(aws: Aws, setting: str, candidates: Sequence[tuple[str, Operation]]) -> InUse | None:
-    for index, (name, operation) in enumerate(candidates):
-        for region in aws.regions:
-            verdict = models.look(aws, operation, region)
-            if verdict.usable:
-                facts = facts_of(operation.name, operation.invoke_id)
-                # The table counts only where the service does not say: its word is newer.
-                ends = verdict.end_of_life if verdict.asked else facts.end_of_life
-                after = tuple(other for other, _ in candidates[index + 1 :])
-                return InUse(name, operation.model_id, region, ends, setting, after)
-    return None
+def _in_use(
+    aws: Aws, setting: str, candidates: Sequence[Candidate[Any]], regions: Sequence[str]
+) -> InUse | None:
+    try:
+        choice = Roster(aws, candidates, regions=regions).current()
+    except NothingUsable:
+        return None
+    (operation,) = choice.candidate.operations
+    region = choice.regions[0]
+    verdict = look(aws, operation, region)
+    facts = facts_of(operation.name, operation.invoke_id)
+    # The table counts only where the service does not say: its word is newer.
+    ends = verdict.end_of_life if verdict.asked else facts.end_of_life
+    names = [candidate.name for candidate in candidates]
+    after = tuple(names[names.index(choice.candidate.name) + 1 :])
+    return InUse(
+        choice.candidate.name,
+        operation.model_id,
+        region,
+        ends,
+        setting,
+        after,
+        verdict.dearer_from,
+        verdict.life(),
+    )

@@ -1,5 +1,7 @@
 """Bedrock's control plane: what models there are, whether they live, and whether this account may use them."""
 
+from collections.abc import Iterator
+from datetime import date
 from typing import Any
 
 from bg_pipeline.local_aws.catalogue import MODELS, Model, bare_id
@@ -24,12 +26,19 @@ async def get_foundation_model(call: Call, control: Control, studio: Studio) -> 
 async def get_foundation_model_availability(call: Call, control: Control, studio: Studio) -> dict[str, Any]:
     """Agreement, authorization, entitlement and Region of a model for this account."""
     model, state = _known(call, control)
-    agreement = {"pending": "PENDING", "denied": "NOT_AVAILABLE"}.get(state.access, "AVAILABLE")
-    usable = "AVAILABLE" if state.access == "granted" else "NOT_AVAILABLE"
+    without = ("denied", "no-marketplace-rights", "payment")
+    agreement = "NOT_AVAILABLE" if state.access in without else "AVAILABLE"
+    if state.access == "pending":
+        agreement = "PENDING"
+    elif state.access == "unsubscribed":
+        agreement = control.subscription(state)
+    granted = state.access == "granted" or (state.access == "unsubscribed" and agreement == "AVAILABLE")
+    usable = "AVAILABLE" if granted else "NOT_AVAILABLE"
+    authorized = state.access != "denied" if state.authorized is None else state.authorized
     return {
         "modelId": model.id,
         "agreementAvailability": {"status": agreement},
-        "authorizationStatus": "NOT_AUTHORIZED" if state.access == "denied" else "AUTHORIZED",
+        "authorizationStatus": "AUTHORIZED" if authorized else "NOT_AUTHORIZED",
         "entitlementAvailability": usable,
         "regionAvailability": "AVAILABLE" if model.offered_in(call.region) else "NOT_AVAILABLE",
     }
@@ -61,23 +70,34 @@ async def list_inference_profiles(call: Call, control: Control, studio: Studio) 
     control.admit(call)
     if call.query.get("type") == "APPLICATION":
         return {"inferenceProfileSummaries": []}
-    return {
-        "inferenceProfileSummaries": [
-            {
+    return {"inferenceProfileSummaries": list(_profiles(call, control))}
+
+
+async def get_inference_profile(call: Call, control: Control, studio: Studio) -> dict[str, Any]:
+    """One of them, by its id or ARN."""
+    wanted = call.model.rpartition("/")[2]
+    call.model = bare_id(call.model)
+    control.admit(call)
+    for profile in _profiles(call, control):
+        if profile["inferenceProfileId"] == wanted:
+            return profile
+    raise AwsError("ResourceNotFoundException", f"Inference profile {wanted} was not found.")
+
+
+def _profiles(call: Call, control: Control) -> Iterator[dict[str, Any]]:
+    for model in MODELS.values():
+        if control.model_state(model.id, call.region).lifecycle == "RETIRED":
+            continue
+        for profile in model.profiles_in(call.region):
+            geography = profile.partition(".")[0]
+            yield {
                 "inferenceProfileId": profile,
-                "inferenceProfileName": f"{profile.partition('.')[0].upper()} {model.name}",
+                "inferenceProfileName": f"{geography.upper()} {model.name}",
                 "inferenceProfileArn": f"arn:aws:bedrock:{call.region}:{ACCOUNT}:inference-profile/{profile}",
-                "models": [
-                    {"modelArn": _arn(model, region)} for region in model.profiles[profile.partition(".")[0]]
-                ],
+                "models": [{"modelArn": _arn(model, region)} for region in model.profiles[geography]],
                 "status": "ACTIVE",
                 "type": "SYSTEM_DEFINED",
             }
-            for model in MODELS.values()
-            if control.model_state(model.id, call.region).lifecycle != "RETIRED"
-            for profile in model.profiles_in(call.region)
-        ]
-    }
 
 
 def _known(call: Call, control: Control) -> tuple[Model, ModelState]:
@@ -99,9 +119,11 @@ def _arn(model: Model, region: str) -> str:
 def _details(model: Model, state: ModelState, region: str) -> dict[str, Any]:
     lifecycle = {"status": state.lifecycle, "startOfLifeTime": _LAUNCHED}
     if state.lifecycle == "LEGACY":
-        lifecycle["legacyTime"] = _LEGACY_SINCE
+        lifecycle["legacyTime"] = _midnight(state.legacy_since) if state.legacy_since else _LEGACY_SINCE
+    if state.extended_access:
+        lifecycle["publicExtendedAccessTime"] = _midnight(state.extended_access)
     if state.end_of_life:
-        lifecycle["endOfLifeTime"] = f"{state.end_of_life.isoformat()}T00:00:00Z"
+        lifecycle["endOfLifeTime"] = _midnight(state.end_of_life)
     kinds = {"ON_DEMAND": region in model.regions, "INFERENCE_PROFILE": bool(model.profiles_in(region))}
     return {
         "modelArn": _arn(model, region),
@@ -113,3 +135,7 @@ def _details(model: Model, state: ModelState, region: str) -> dict[str, Any]:
         "inferenceTypesSupported": [kind for kind, offered in kinds.items() if offered],
         "modelLifecycle": lifecycle,
     }
+
+
+def _midnight(day: date) -> str:
+    return f"{day.isoformat()}T00:00:00Z"

@@ -6,19 +6,26 @@ from bg_pipeline.local_aws import nova, stability, titan
 from bg_pipeline.local_aws.catalogue import Model, bare_id, callable_model
 from bg_pipeline.local_aws.control import Control
 from bg_pipeline.local_aws.studio import Studio
-from bg_pipeline.local_aws.wire import Call, invalid
+from bg_pipeline.local_aws.wire import AwsError, Call, invalid
 
 MOST_BODY = 25_000_000
+"""Bytes of a request and of an answer alike."""
 
 
 async def invoke_model(call: Call, control: Control, studio: Studio) -> dict[str, Any]:
     """InvokeModel's answer in the model's own shape."""
     model = _model(call, control)
     if model.id in titan.FAMILIES:
-        return await titan.invoke(call, control, studio)
-    if model.output == "TEXT":
-        return await nova.invoke(call, control, studio)
-    return await stability.invoke(call, control, studio)
+        made = await titan.invoke(call, control, studio)
+    elif model.output == "TEXT":
+        made = await nova.invoke(call, control, studio)
+    else:
+        made = await stability.invoke(call, control, studio)
+    if sum(len(image) for image in made.get("images") or ()) > MOST_BODY:
+        # The model did its work, which is billed; its answer cannot be carried.
+        call.outcome = "lost"
+        raise AwsError("InternalServerException", f"The response body is larger than {MOST_BODY} bytes.")
+    return made
 
 
 async def converse(call: Call, control: Control, studio: Studio) -> dict[str, Any]:

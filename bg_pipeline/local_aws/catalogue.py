@@ -8,10 +8,13 @@ import re
 from dataclasses import dataclass
 
 from bg_pipeline.local_aws.control import Control
+from bg_pipeline.local_aws.rules import ModelState
 from bg_pipeline.local_aws.wire import AwsError, invalid
 
 _US = ("us-east-1", "us-east-2", "us-west-1", "us-west-2")
 _EU = ("eu-central-1", "eu-north-1", "eu-south-1", "eu-south-2", "eu-west-1", "eu-west-3")
+_GOV = ("us-gov-east-1", "us-gov-west-1")
+_JP = ("ap-northeast-1", "ap-northeast-3")
 _APAC = ("ap-northeast-1", "ap-northeast-2", "ap-south-1", "ap-southeast-1", "ap-southeast-2")
 
 
@@ -40,12 +43,16 @@ class Model:
         return [f"{geography}.{self.id}" for geography, sources in self.profiles.items() if region in sources]
 
 
-def _quotas(product: str, on_demand: int = 0, cross_region: int = 0) -> dict[str, int]:
-    kinds = {"On-demand": on_demand, "Cross-region": cross_region}
+def _quotas(
+    product: str, on_demand: int = 0, cross_region: int = 0, world_wide: int = 0, tokens: int = 0
+) -> dict[str, int]:
+    """Quotas of requests a minute and, with ``tokens`` for each request, of tokens a minute."""
+    kinds = {"On-demand": on_demand, "Cross-region": cross_region, "Global cross-region": world_wide}
     return {
-        f"{kind} model inference requests per minute for {product}": most
+        f"{kind} model inference {what} per minute for {product}": most * each
+        for what, each in (("requests", 1), ("tokens", tokens))
         for kind, most in kinds.items()
-        if most
+        if most and each
     }
 
 
@@ -71,12 +78,16 @@ MODELS = {
                 _quotas("Amazon Nova Canvas", 100), "us-east-1", "eu-west-1", "ap-northeast-1"),
         _stability("Stable Image Remove Background", "stability.stable-image-remove-background-v1:0"),
         _stability("Stable Image Inpaint", "stability.stable-image-inpaint-v1:0"),
-        _amazon("Nova Lite", "amazon.nova-lite-v1:0", "TEXT", _quotas("Amazon Nova Lite", 2000, 4000),
-                "us-east-1", "eu-west-2", us=_US, eu=_EU, apac=_APAC),
-        _amazon("Nova Pro", "amazon.nova-pro-v1:0", "TEXT", _quotas("Amazon Nova Pro", 250, 500),
-                "us-east-1", "eu-west-2", us=_US, eu=_EU, apac=_APAC),
-        _amazon("Nova 2 Lite", "amazon.nova-2-lite-v1:0", "TEXT", _quotas("Amazon Nova 2 Lite", 0, 2000),
-                us=_US, eu=_EU, jp=("ap-northeast-1", "ap-northeast-3"), **{"global": (*_US, *_EU, *_APAC)}),
+        _amazon("Nova Lite", "amazon.nova-lite-v1:0", "TEXT", _quotas("Amazon Nova Lite", 2000, 4000, tokens=2000),
+                "us-east-1", "eu-west-2", "us-gov-west-1", us=_US, eu=_EU, apac=_APAC),
+        _amazon("Nova Pro", "amazon.nova-pro-v1:0", "TEXT", _quotas("Amazon Nova Pro", 250, 500, tokens=4000),
+                "us-east-1", "eu-west-2", *_GOV, us=_US, eu=_EU, apac=_APAC),
+        _amazon("Nova 2 Lite", "amazon.nova-2-lite-v1:0", "TEXT",
+                _quotas("Amazon Nova 2 Lite", 0, 2000, 2000, tokens=4000),
+                us=_US, eu=_EU, jp=_JP, **{"global": (*_US, *_EU, *_APAC)}),
+        Model("anthropic.claude-haiku-4-5-20251001-v1:0", "Claude Haiku 4.5", "Anthropic", "TEXT", (),
+              {"us": _US, "eu": _EU, "jp": _JP, "global": (*_US, *_EU, *_APAC)},
+              _quotas("Anthropic Claude Haiku 4.5", 0, 10_000, 10_000, tokens=500)),
     )
 }  # fmt: skip
 
@@ -93,12 +104,32 @@ _UNUSED_LEGACY = (
     "Access denied. This Model is marked by provider as Legacy and you have not been actively using the model in "
     "the last 30 days."
 )
-_SUBSCRIPTION_PENDING = (
+_CANNOT_COMPLETE = (
+    " Your AWS Marketplace subscription for this model cannot be completed at this time. If you recently fixed this "
+    "issue, try again after {} minutes."
+)
+_NO_SUBSCRIPTION = (
     "Model access is denied due to IAM user or service role is not authorized to perform the required AWS "
     "Marketplace actions (aws-marketplace:ViewSubscriptions, aws-marketplace:Subscribe) to enable access to this "
-    "model. Refer to the Amazon Bedrock documentation for further details. Your AWS Marketplace subscription for "
-    "this model cannot be completed at this time. If you recently fixed this issue, try again after 15 minutes."
+    "model. Refer to the Amazon Bedrock documentation for further details."
 )
+_SUBSCRIPTION_PENDING = _NO_SUBSCRIPTION + _CANNOT_COMPLETE.format(15)
+_NO_PAYMENT = (
+    "Model access is denied due to INVALID_PAYMENT_INSTRUMENT:A valid payment instrument must be provided.."
+    + _CANNOT_COMPLETE.format(2)
+)
+_EXPLICIT_DENY = (
+    "User: arn:aws:sts::000000000000:assumed-role/pipeline/session is not authorized to perform: bedrock:InvokeModel "
+    "on resource: arn:aws:bedrock:{}::foundation-model/{} with an explicit deny in a service control policy"
+)
+_REFUSALS = {
+    "unused-legacy": ("ResourceNotFoundException", _UNUSED_LEGACY),
+    "denied": ("AccessDeniedException", "You don't have access to the model with the specified model ID."),
+    "pending": ("AccessDeniedException", _SUBSCRIPTION_PENDING),
+    "no-marketplace-rights": ("AccessDeniedException", _NO_SUBSCRIPTION + _CANNOT_COMPLETE.format(5)),
+    "payment": ("AccessDeniedException", _NO_PAYMENT),
+    "unverified": ("ValidationException", "Operation not allowed"),
+}
 
 _ARN = re.compile(r"arn:aws:bedrock:[a-z0-9-]*:\d*:(?:foundation-model|inference-profile)/(.+)")
 
@@ -123,12 +154,22 @@ def callable_model(identity: str, region: str, control: Control) -> Model:
     state = control.model_state(model.id, region)
     if state.lifecycle == "RETIRED":
         raise AwsError("ResourceNotFoundException", _RETIRED)
-    if state.access == "unused-legacy":
-        raise AwsError("ResourceNotFoundException", _UNUSED_LEGACY)
-    if state.access == "denied":
-        raise AwsError(
-            "AccessDeniedException", "You don't have access to the model with the specified model ID."
-        )
-    if state.access == "pending":
-        raise AwsError("AccessDeniedException", _SUBSCRIPTION_PENDING)
+    if state.access == "unsubscribed":
+        _subscribe(state, control)
+    elif state.access == "scp-denied":
+        places = [place for each in model.profiles.values() if region in each for place in each]
+        denied = next((place for place in places if place != region), region)
+        raise AwsError("AccessDeniedException", _EXPLICIT_DENY.format(denied, model.id))
+    elif state.access in _REFUSALS:
+        raise AwsError(*_REFUSALS[state.access])
     return model
+
+
+def _subscribe(state: ModelState, control: Control) -> None:
+    """The call of a model without a subscription begins one, and is refused until it is there."""
+    before = control.subscription(state)
+    control.subscribe(state)
+    if before == "NOT_AVAILABLE" and state.first_call_passes:
+        return
+    if control.subscription(state) != "AVAILABLE":
+        raise AwsError("AccessDeniedException", _SUBSCRIPTION_PENDING)

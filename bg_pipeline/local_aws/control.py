@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from bg_pipeline.local_aws.rules import (
     TOO_MANY,
+    AppliedQuota,
     CustomModel,
     Fault,
     Latency,
@@ -59,6 +60,8 @@ class Control:
         self.latencies: list[Latency] = []
         self.switches = Switches()
         self.models: dict[tuple[str, str], ModelState] = {}
+        self.applied: list[AppliedQuota] = []
+        self._subscribed: dict[str, float] = {}
         self.windows = {CUSTOM_MODEL: Window(CustomModel(arn=CUSTOM_MODEL))}
         self._entries: deque[dict[str, Any]] = deque(maxlen=BOOKS_KEEP)
         self._totals: Counter[tuple[Any, ...]] = Counter()
@@ -128,6 +131,17 @@ class Control:
         """What a model is in a Region: what was said for the Region, else for all, else alive and granted."""
         return self.models.get((model, region)) or self.models.get((model, "")) or ModelState(model=model)
 
+    def subscription(self, state: ModelState) -> str:
+        """The account's Marketplace agreement for an ``unsubscribed`` model: an `agreementAvailability` status."""
+        begun = self._subscribed.get(state.model)
+        if begun is None:
+            return "NOT_AVAILABLE"
+        return "AVAILABLE" if time.monotonic() >= begun + state.seconds else "PENDING"
+
+    def subscribe(self, state: ModelState) -> None:
+        """Begin the agreement, once for all Regions."""
+        self._subscribed.setdefault(state.model, time.monotonic())
+
     def routes(self) -> list[Route]:
         """The routes under ``/_control/``."""
         return [
@@ -163,7 +177,12 @@ class Control:
             elif name == "switches":
                 self.switches = Switches.model_validate(body)
             elif name == "models":
-                self.models |= {(state.model, state.region): state for state in _many(ModelState, body)}
+                states = _many(ModelState, body)
+                self.models |= {(state.model, state.region): state for state in states}
+                for state in states:
+                    self._subscribed.pop(state.model, None)
+            elif name == "applied-quotas":
+                self.applied = _many(AppliedQuota, body)
             elif name == "custom-models":
                 self.windows |= {model.arn: Window(model) for model in _many(CustomModel, body)}
             elif name == "reset":

@@ -32,6 +32,10 @@ class ControlClient:
         """Say what a model of the catalogue is: see `rules.ModelState`."""
         self._send("models", [{"model": model, **state}])
 
+    def applied_quota(self, *quotas: dict[str, Any]) -> None:
+        """Say what Service Quotas tells of these quotas: see `rules.AppliedQuota`."""
+        self._send("applied-quotas", quotas)
+
     def custom_model(self, arn: str, **facts: Any) -> None:
         """Make a Custom Labels model version known: see `rules.CustomModel`."""
         self._send("custom-models", [{"arn": arn, **facts}])

@@ -1,4 +1,4 @@
-"""Amazon Nova's captions: InvokeModel's messages form and Converse."""
+"""Captions of the models that see, Amazon Nova and Claude: InvokeModel's messages form and Converse."""
 
 import time
 from typing import Annotated, Any, Literal
@@ -65,6 +65,10 @@ class InvokeRequest(_Body):
     inference_config: _InvokeInference = _InvokeInference()
 
 
+class _Tier(_Body):
+    type: Literal["default", "flex", "priority", "reserved"]
+
+
 class ConverseRequest(_Body):
     """Converse's body; ``topK`` goes into ``additionalModelRequestFields``."""
 
@@ -72,6 +76,7 @@ class ConverseRequest(_Body):
     messages: Annotated[list[_Message], Field(min_length=1)]
     inference_config: _Inference = _Inference()
     additional_model_request_fields: dict[str, Any] = {}
+    service_tier: _Tier = _Tier(type="default")
 
 
 async def invoke(call: Call, control: Control, studio: Studio) -> dict[str, Any]:
@@ -83,7 +88,12 @@ async def converse(call: Call, control: Control, studio: Studio) -> dict[str, An
     """Converse's answer: InvokeModel's and ``metrics``."""
     started = time.monotonic()
     described = await _described(call, ConverseRequest, control, studio)
-    return {**described, "metrics": {"latencyMs": round(1000 * (time.monotonic() - started))}}
+    tier = call.json().get("serviceTier", {"type": "default"})
+    return {
+        **described,
+        "metrics": {"latencyMs": round(1000 * (time.monotonic() - started))},
+        "serviceTier": tier,
+    }
 
 
 async def _described(
@@ -101,9 +111,15 @@ async def _described(
     call.prompt = " ".join(texts)
     call.image = sha256(images[0][1]) if images else ""
     control.admit(call)
+    if "claude" in call.model:
+        _claudes_own(request)
     if request.messages[0].role != "user":
         raise invalid("A conversation must start with a user message.")
-    if request.inference_config.max_tokens > 5000 and "nova-2" not in call.model:
+    if (
+        request.inference_config.max_tokens > 5000
+        and "nova-2" not in call.model
+        and "claude" not in call.model
+    ):
         raise invalid("The maximum tokens you requested exceeds the model limit of 5000.")
     sizes = [_size(named, data) for named, data in images]
     if len(images) > MOST_IMAGES:
@@ -134,6 +150,20 @@ def _answer(text: str, reason: str, asked: int) -> dict[str, Any]:
     }
 
 
+def _claudes_own(request: InvokeRequest | ConverseRequest) -> None:
+    """Claude takes one of temperature and topP, no fields of Nova's, and no tier of its own."""
+    if {"temperature", "top_p"} <= request.inference_config.model_fields_set:
+        raise invalid(
+            "The model returned the following errors: `temperature` and `top_p` cannot both be specified for this "
+            "model. Please use only one."
+        )
+    if isinstance(request, ConverseRequest):
+        for name in request.additional_model_request_fields:
+            raise invalid(f"The model returned the following errors: {name}: Extra inputs are not permitted")
+        if request.service_tier.type != "default":
+            raise invalid("The provided service tier is not supported for the model that you provided.")
+
+
 def _size(kind: str, data: bytes) -> tuple[int, int]:
     found = header(data)
     if found is None:
@@ -153,4 +183,6 @@ def _image_tokens(model: str, size: tuple[int, int]) -> int:
     """What a picture costs: Nova 2 counts a flat 230 tokens, Nova 1 about one for 650 pixels of its resized copy."""
     if "nova-2" in model:
         return 230
+    if "claude" in model:
+        return round(size[0] * size[1] / 750)
     return round(min(max(size[0] * size[1], 520_000), 1300 * 1300) / 650)

@@ -148,13 +148,50 @@ class Switches(_Settings):
 
 
 class ModelState(_Settings):
-    """What a catalogue entry is in one Region, or in all of them (``region`` empty)."""
+    """What a catalogue entry is in one Region, or in all of them (``region`` empty).
+
+    ``access`` is what becomes of a call:
+
+    * ``granted``: it is answered. ``denied``: nobody asked for access. ``unused-legacy``: as AWS takes LEGACY models
+      from accounts that do not use them.
+    * ``pending``: a Marketplace subscription is being set up and never gets ready.
+    * ``unsubscribed``: the first call subscribes, which takes ``seconds``; until then calls are refused, but for that
+      first one if ``first_call_passes``.
+    * ``no-marketplace-rights``: nobody with the right to subscribe called yet. ``payment``: the subscription fails
+      for want of a payment instrument. ``scp-denied``: the organization denies it in another Region of the profile.
+      ``unverified``: AWS does not let the account call it at all.
+
+    ``authorized`` is told as ``authorizationStatus``, whatever the calls find; None is as ``access`` suggests.
+    """
 
     model: str
     region: str = ""
     lifecycle: Literal["ACTIVE", "LEGACY", "RETIRED"] = "ACTIVE"
-    access: Literal["granted", "denied", "pending", "unused-legacy"] = "granted"
+    access: Literal[
+        "granted",
+        "denied",
+        "pending",
+        "unused-legacy",
+        "unsubscribed",
+        "no-marketplace-rights",
+        "payment",
+        "scp-denied",
+        "unverified",
+    ] = "granted"
+    seconds: Annotated[float, Field(ge=0)] = 0.0
+    first_call_passes: bool = False
+    authorized: bool | None = None
+    legacy_since: date | None = None
+    extended_access: date | None = None
     end_of_life: date | None = None
+
+
+class AppliedQuota(_Settings):
+    """What Service Quotas tells of a quota of the account; ``quota`` is its code or its name. It is not enforced."""
+
+    quota: str
+    value: Annotated[float, Field(ge=0)]
+    region: str = ""
 
 
 class CustomModel(_Settings):

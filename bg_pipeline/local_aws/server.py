@@ -42,6 +42,7 @@ _REST: tuple[tuple[str, str, str, str, Handler], ...] = (
     ("GET", "/foundation-model-availability/{model:path}", "bedrock", "GetFoundationModelAvailability",
      bedrock.get_foundation_model_availability),
     ("GET", "/inference-profiles", "bedrock", "ListInferenceProfiles", bedrock.list_inference_profiles),
+    ("GET", "/inference-profiles/{model:path}", "bedrock", "GetInferenceProfile", bedrock.get_inference_profile),
     ("POST", "/endpoints/{model}/invocations", "sagemaker", "InvokeEndpoint", sagemaker.invoke_endpoint),
 )  # fmt: skip
 

@@ -15,7 +15,14 @@ _CODES = {
     "On-demand model inference requests per minute for Amazon Titan Image Generator G1": "L-7DBB06FD",
     "Cross-region model inference requests per minute for Amazon Nova Pro": "L-ED46B8C5",
     "Cross-region model inference requests per minute for Amazon Nova Lite": "L-89F8391A",
+    "Cross-region model inference tokens per minute for Amazon Nova Pro": "L-C0326783",
+    "Cross-region model inference tokens per minute for Amazon Nova Lite": "L-7C42E72A",
+    "On-demand model inference tokens per minute for Amazon Nova Pro": "L-CE33604C",
+    "On-demand model inference tokens per minute for Amazon Nova Lite": "L-70423BF8",
+    "Cross-Model Max Tokens Per Day": "L-E3F10727",
 }
+
+_TOKENS_A_DAY = 700_000_000
 
 # Calls a second in the large Regions and in the others.
 _LARGE = ("us-east-1", "us-west-2", "eu-west-1")
@@ -48,10 +55,11 @@ def _quotas(call: Call, control: Control) -> list[dict[str, Any]]:
     service = call.json().get("ServiceCode", "")
     if service == "bedrock":
         found = {
-            name: in_force(default, "", model.id)
+            name: in_force(default, "", model.id) if "requests per minute" in name else default
             for model in MODELS.values()
             for name, default in model.quotas.items()
         }
+        found["Cross-Model Max Tokens Per Day"] = _TOKENS_A_DAY
     elif service == "rekognition":
         found = {
             _REKOGNITION_NAME.format(name): in_force(60 * rates[call.region not in _LARGE], name, "") / 60
@@ -59,12 +67,14 @@ def _quotas(call: Call, control: Control) -> list[dict[str, Any]]:
         }
     else:
         raise AwsError("NoSuchResourceException", "The specified service does not exist.")
+    codes = {name: _CODES.get(name) or f"L-{zlib.crc32(name.encode()):08X}" for name in found}
+    applied = {rule.quota: rule.value for rule in control.applied if rule.region in ("", call.region)}
     return [
         {
             "ServiceCode": service,
-            "QuotaCode": _CODES.get(name) or f"L-{zlib.crc32(name.encode()):08X}",
+            "QuotaCode": codes[name],
             "QuotaName": name,
-            "Value": value,
+            "Value": applied.get(name, applied.get(codes[name], value)),
             "Unit": "None",
             "Adjustable": False,
         }

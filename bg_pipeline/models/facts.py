@@ -6,9 +6,9 @@ wins over them.
 """
 
 import tomllib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from datetime import date
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import date, timedelta
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -21,6 +21,9 @@ from bg_pipeline.errors import SettingsError
 
 GEOGRAPHIES = ("us.", "eu.", "apac.", "jp.", "au.", "ca.", "global.", "us-gov.")
 """Prefixes that turn a Bedrock model's id into the id of a cross-Region inference profile."""
+
+FRESH = timedelta(days=120)
+"""Prices and quotas change: a figure that nobody compared with its source for so long is not to be relied on."""
 
 
 _Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -60,6 +63,7 @@ class ModelFacts:
     provider: str = ""
     profiles: tuple[str, ...] = ("",)
     regions: tuple[str, ...] = ()
+    """Where a call may be made from; through a profile the model may run in another Region."""
     processed_in: str = ""
     end_of_life: date | None = None
     end_of_life_note: str = ""
@@ -71,9 +75,15 @@ class ModelFacts:
     quota_service: str = ""
     quota_name: str = ""
     quota_code: str = ""
+    tokens_quota_name: str = ""
+    tokens_quota_code: str = ""
+    requests_as_of: date | None = None
     price: Price = Price()
+    flex_price: Price | None = None
+    """What the service tier ``flex`` costs; None where the model is not offered in it, or its price is not known."""
     price_source: str = ""
     own: bool = False
+    price_as_of: date | None = None
 
     def requests_in(self, region: str) -> float:
         """Requests a minute that an account may make in ``region`` by default."""
@@ -88,20 +98,46 @@ class ModelFacts:
         return self.end_of_life is not None and self.end_of_life <= on
 
     def cost(
-        self, *, images: int = 0, input_tokens: int = 0, output_tokens: int = 0, unit_hours: float = 0.0
+        self,
+        *,
+        images: int = 0,
+        input_tokens: int = 0,
+        output_tokens: int = 0,
+        unit_hours: float = 0.0,
+        tier: str = "",
     ) -> float | None:
-        """US dollars for what was used; None as soon as one price that counts is unknown."""
+        """US dollars for what was used; None as soon as one price that counts is unknown.
+
+        ``tier`` is Bedrock's service tier; where the price of ``flex`` is not known, the usual one, which is higher.
+        """
+        prices = self.flex_price if tier == "flex" and self.flex_price is not None else self.price
         total = 0.0
         for amount, price in (
-            (images, self.price.image),
-            (input_tokens / 1e6, self.price.million_input_tokens),
-            (output_tokens / 1e6, self.price.million_output_tokens),
-            (unit_hours, self.price.unit_hour),
+            (images, prices.image),
+            (input_tokens / 1e6, prices.million_input_tokens),
+            (output_tokens / 1e6, prices.million_output_tokens),
+            (unit_hours, prices.unit_hour),
         ):
             if amount and price is None:
                 return None
             total += amount * (price or 0.0)
         return total
+
+
+@dataclass(frozen=True)
+class Geography:
+    """The inference profiles of one geography: where they are called from, and where Bedrock may run the call.
+
+    ``destinations`` is empty where that is any commercial Region.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    prefix: str
+    sources: tuple[str, ...]
+    destinations: tuple[str, ...]
+    source: str
+    as_of: date
 
 
 def split_profile(model_id: str) -> tuple[str, str]:
@@ -127,8 +163,19 @@ def facts_of(operation: str, model_id: str = "") -> ModelFacts:
     profile, bare = split_profile(model_id)
     for same in ([entry for entry in entries if entry.model == model] for model in (bare, "")):
         exact = [entry for entry in same if profile in entry.profiles]
-        if exact or same:
-            return (exact or same)[0]
+        if exact:
+            return exact[0]
+        if same:
+            # Where it may be called from, and which quota it has, is another profile's.
+            return replace(
+                same[0],
+                profiles=(profile,),
+                regions=(),
+                quota_name="",
+                quota_code="",
+                tokens_quota_name="",
+                tokens_quota_code="",
+            )
     unknown = table["UNKNOWN"][0]
     return ModelFacts(
         operation=operation,
@@ -150,12 +197,32 @@ def operations() -> frozenset[str]:
     return frozenset(_table()) - {"UNKNOWN"}
 
 
+def geographies() -> Mapping[str, Geography]:
+    """The geographies of inference profiles by their prefix."""
+    read = TypeAdapter(tuple[Geography, ...])
+    return {each.prefix: each for each in read.validate_python(_document()[_GEOGRAPHY])}
+
+
+def outdated(today: date) -> Iterator[str]:
+    """What in the package's file was last compared with its source too long before ``today``, one line each."""
+    for operation, entries in _packaged().items():
+        for facts in entries if operation != "UNKNOWN" else ():
+            name = f"{facts.operation} {(facts.profiles[0] if facts.profiles else '') + facts.model}".strip()
+            for what, day in (("quota", facts.requests_as_of), ("price", facts.price_as_of)):
+                if day is None or today - day > FRESH:
+                    yield f"{what} of {name}: {day or 'no date'}"
+    for geography in geographies().values():
+        if today - geography.as_of > FRESH:
+            yield f"Regions of {geography.prefix} profiles: {geography.as_of}"
+
+
 def as_of() -> date:
     """The day the package's figures were last gone through."""
     day: date = _document()["as_of"]
     return day
 
 
+_GEOGRAPHY = "GEOGRAPHY"
 _with_own: Mapping[str, tuple[ModelFacts, ...]] | None = None
 
 
@@ -193,7 +260,7 @@ def _packaged() -> Mapping[str, tuple[ModelFacts, ...]]:
         {
             operation: read.validate_python([{**entry, "operation": operation} for entry in entries])
             for operation, entries in _document().items()
-            if operation != "as_of"
+            if operation not in ("as_of", _GEOGRAPHY)
         }
     )
 

@@ -17,8 +17,8 @@ from bg_pipeline.notices.texts import Notice
 if TYPE_CHECKING:
     from types_boto3_sns import SNSClient
 
-SUBJECT: Final = 100
-"""Characters of the longest subject that SNS takes, all of them ASCII."""
+SUBJECT: Final = 99
+"""Characters of the longest subject that SNS takes ("less than 100"), all of them ASCII."""
 SIGNATURE: Final = "X-Bg-Pipeline-Signature"
 """``sha256=`` and, in hex, the HMAC-SHA256 of the body's bytes under ``BG_WEBHOOK_SECRET``."""
 ATTEMPTS: Final = 3

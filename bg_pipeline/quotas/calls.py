@@ -1,13 +1,15 @@
 """Calls of services that cost money: paced by a gate, made once by the SDK, and their errors told apart.
 
 Every call of Bedrock, Rekognition and SageMaker goes through `Calls.make`. A refusal for the rate goes back
-to the gate and counts for nothing; a passing fault is tried again a few times; a call whose end is unknown is
-reported as such, because it may have been billed.
+to the gate and counts for nothing, and so does one that passes once AWS has set up the account's access; a passing
+fault is tried again a few times; a call whose end is unknown is reported as such, because it may have been billed.
 """
 
+import logging
 import random
 import re
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -37,7 +39,7 @@ from bg_pipeline.errors import (
     Transient,
 )
 from bg_pipeline.generators import Operation
-from bg_pipeline.generators.refusals import refusal
+from bg_pipeline.generators.refusals import SUBSCRIBE, refusal
 from bg_pipeline.models.facts import facts_of
 from bg_pipeline.quotas.account import AccountQuotas
 from bg_pipeline.quotas.gate import Gate, LaneState, Rate, Slot
@@ -80,11 +82,19 @@ _CREDENTIALS = {
 _OF_THE_DAY = re.compile(r"per day|daily|tokens/day|24 hours", re.IGNORECASE)
 _NEVER_SENT = (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError, SSLError)
 
+_TOKENS = re.compile(r"tokens", re.IGNORECASE)
+
 BACK_OFF_SECONDS = (0.5, 20.0)
+ACCESS_SECONDS = 15 * 60.0
+"""So long AWS may take to set up an account's access to a model ("Access foundation models": up to 15 minutes)."""
+UNBEGUN_SECONDS = 20.0
+"""So long it may take until the first call's subscription is seen to have begun."""
+
+_log = logging.getLogger(__name__)
 
 
 class DayQuotaExhausted(RunStopped):
-    """The service refuses every call until its quota of the day begins anew."""
+    """The service refuses every call for the rest of the day, or until AWS Support lifts the account's quota."""
 
 
 def classify(error: ClientError | BotoCoreError, operation: str) -> CallError | RunStopped:
@@ -108,7 +118,9 @@ def _classify_answer(error: ClientError, operation: str) -> CallError | RunStopp
     if code in _CREDENTIALS:
         return RunStopped(f"AWS does not accept the credentials ({code}: {message})")
     if (code in _RATE or code == "ServiceQuotaExceededException") and _OF_THE_DAY.search(message):
-        return DayQuotaExhausted(f"the day's quota of {operation} is used up ({message})")
+        return DayQuotaExhausted(
+            f"the day's quota of {operation} is used up ({message}){_more_a_day(message)}"
+        )
     refused = refusal(code, message)
     if refused is not None:
         return refused
@@ -117,6 +129,33 @@ def _classify_answer(error: ClientError, operation: str) -> CallError | RunStopp
     if code in _PASSING or status in (408, 424) or status >= 500:
         return Transient(code, message)
     return CallError(code or "Unknown", message)
+
+
+def _more_a_day(message: str) -> str:
+    """What helps against a quota of tokens a day, which a new account meets with its first call."""
+    if not _TOKENS.search(message):
+        return ""
+    return (
+        "; a new account is often refused from its first call on, and waiting does not help then: ask AWS Support "
+        "for more tokens a day (Cross-Model Max Tokens Per Day of Amazon Bedrock, which no request in Service Quotas "
+        "raises), or name a model of another provider"
+    )
+
+
+@dataclass
+class _Waiting:
+    """Since when a lane waits for access, and when it was last refused; seconds of the monotonic clock.
+
+    Once a call was served it is ``over``; the next refusals soon after still belong to it.
+    """
+
+    since: float
+    refused_at: float
+    over: bool = False
+
+
+class _Withheld(CallError):
+    """The account's access to the model is being set up; the call is made again, and counts for nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +169,17 @@ class Done(Generic[T]):
 class Calls:
     """The gates and clients of one process. Safe for threads; end it with `close`.
 
-    ``stop`` ends all waiting: whoever waits for a gate gets `RunStopped`.
+    ``stop`` ends all waiting: whoever waits for a gate gets `RunStopped`. ``note`` is called with one line when a
+    model is waited for, and when that is over.
     """
 
     def __init__(
-        self, aws: Aws, settings: Settings, stop: threading.Event, heartbeats: Heartbeats | None = None
+        self,
+        aws: Aws,
+        settings: Settings,
+        stop: threading.Event,
+        heartbeats: Heartbeats | None = None,
+        note: Callable[[str], None] = _log.warning,
     ) -> None:
         self._aws = aws
         self._heartbeats = heartbeats
@@ -142,26 +187,27 @@ class Calls:
         self._settings = settings
         self._stop = stop
         self._gates: dict[tuple[str, str], Gate] = {}
+        self._note = note
         self._died: dict[Gate, ModelUnavailable] = {}
+        self._access: dict[tuple[Gate, str], _Waiting] = {}
         self._quotas = AccountQuotas(aws)
         self._lock = threading.Lock()
 
     def gate(self, operation: Operation, regions: Sequence[str]) -> Gate:
-        """The gate of an operation, made at its first use with one lane for each Region."""
-        key = (operation.name, operation.model_id)
+        """The gate of an operation, with one lane for each Region that it was used in so far."""
+        key = (operation.name, operation.invoke_id)
         with self._lock:
-            if key not in self._gates:
-                gate = Gate(operation.name, {region: self._rate(operation, region) for region in regions})
-                if self._heartbeats is not None:
-                    # One quota for each model: two caption models do not share one.
-                    lane = f"{operation.name}-{operation.model_id}".strip("-").replace(":", "-")
-                    self._working.enter_context(
-                        self._heartbeats.working(
-                            lane, regions, lambda region, n, place: gate.share(n, place, region)
-                        )
-                    )
-                self._gates[key] = gate
-            return self._gates[key]
+            gate = self._gates.setdefault(key, Gate(operation.name, {}))
+            new = [region for region in regions if region not in gate.lanes]
+            for region in new:
+                gate.add(region, self._rate(operation, region))
+            if new and self._heartbeats is not None:
+                # One quota for each model and profile: two caption models do not share one.
+                lane = f"{operation.name}-{operation.invoke_id}".strip("-").replace(":", "-")
+                self._working.enter_context(
+                    self._heartbeats.working(lane, new, lambda region, n, place: gate.share(n, place, region))
+                )
+            return gate
 
     def close(self) -> None:
         """Tells the other processes that this one makes no more calls."""
@@ -169,13 +215,11 @@ class Calls:
 
     def _rate(self, operation: Operation, region: str) -> Rate:
         facts = facts_of(operation.name, operation.invoke_id)
-        own = self._settings.quota(operation.name)
+        tokens = self._quotas.tokens_per_minute(facts, region) or facts.tokens_in(region)
+        own = self._settings.quota(operation.name) or self._quotas.requests_per_minute(facts, region)
         if own is not None:
-            return Rate.per_minute(own, facts.tokens_in(region))
-        applied = self._quotas.requests_per_minute(facts, region)
-        if applied is not None:
-            return Rate.per_minute(applied, facts.tokens_in(region))
-        return Rate.per_minute(facts.requests_in(region), facts.tokens_in(region), may_probe=True)
+            return Rate.per_minute(own, tokens)
+        return Rate.per_minute(facts.requests_in(region), tokens, may_probe=True)
 
     def _admit(self, gate: Gate, tokens: float, again: Slot | None = None) -> Slot:
         """A slot; `ModelUnavailable` where the gate was closed because the model died."""
@@ -185,7 +229,7 @@ class Calls:
             died = self._died.get(gate)
             if died is None or self._stop.is_set():
                 raise
-            error = ModelUnavailable(died.code, str(died), retired=died.retired)
+            error = ModelUnavailable(died.code, str(died), retired=died.retired, passing=died.passing)
             error.region = died.region
             raise error from None
 
@@ -222,14 +266,19 @@ class Calls:
                     cause = error
                 else:
                     slot.served(used_tokens(answer) if used_tokens else None)
+                    self._has_access(gate, operation, slot.lane)
                     return Done(answer, slot.lane)
+                if isinstance(meaning, ModelUnavailable):
+                    meaning = self._without_access(gate, operation, slot.lane, meaning)
                 if isinstance(meaning, Throttled):
                     slot.refused(_retry_after(cause))
+                elif isinstance(meaning, _Withheld):
+                    slot.withheld()
                 elif isinstance(meaning, Transient):
                     slot.failed()
                 else:
                     slot.served()
-            if isinstance(meaning, Throttled):
+            if isinstance(meaning, (Throttled, _Withheld)):
                 slot = self._admit(gate, tokens, slot)
                 continue
             if isinstance(meaning, Transient):
@@ -247,6 +296,54 @@ class Calls:
                 self._died[gate] = meaning
                 gate.close(str(meaning), slot.lane)
             raise meaning from cause
+
+    def _without_access(
+        self, gate: Gate, operation: Operation, region: str, error: ModelUnavailable
+    ) -> CallError:
+        """What a refusal of access means: `_Withheld` while it may pass, else `ModelUnavailable` with what to do."""
+        agreement = "" if error.retired else self._agreement(operation, region)
+        if not (error.passing or agreement == "PENDING"):
+            return error
+        now = time.monotonic()
+        with self._lock:
+            waiting = self._access.get((gate, region))
+            begun = waiting is None or (waiting.over and now - waiting.refused_at > ACCESS_SECONDS)
+            if waiting is None or begun:
+                waiting = self._access[gate, region] = _Waiting(now, now)
+            waiting.refused_at = now
+            waited = now - waiting.since
+        unbegun = agreement in ("NOT_AVAILABLE", "ERROR")
+        if waited >= (UNBEGUN_SECONDS if unbegun else ACCESS_SECONDS):
+            if unbegun:
+                return ModelUnavailable(error.code, f"{error} → {SUBSCRIBE}")
+            text = f"{error} (asked again for {ACCESS_SECONDS / 60:.0f} minutes in vain)"
+            return ModelUnavailable(error.code, text, passing=True)
+        if begun:
+            self._note(
+                f"{operation.invoke_id} in {region} cannot be called yet: {error}. It is tried again for up to "
+                f"{ACCESS_SECONDS / 60:.0f} minutes; refused calls are not billed"
+            )
+        return _Withheld(error.code, str(error))
+
+    def _has_access(self, gate: Gate, operation: Operation, region: str) -> None:
+        with self._lock:
+            waiting = self._access.get((gate, region))
+            if waiting is None or waiting.over:
+                return
+            waiting.over = True
+            waited = time.monotonic() - waiting.since
+        self._note(f"{operation.invoke_id} in {region} can be called now, after {waited:.0f} s")
+
+    def _agreement(self, operation: Operation, region: str) -> str:
+        """The state of the account's Marketplace agreement; empty where nobody tells."""
+        if operation.service != "bedrock-runtime":
+            return ""
+        try:
+            client = self._aws.client("bedrock", region)
+            found = client.get_foundation_model_availability(modelId=operation.model_id)
+        except (ClientError, BotoCoreError):
+            return ""
+        return str(found.get("agreementAvailability", {}).get("status", ""))
 
     def states(self) -> dict[str, dict[str, LaneState]]:
         """What each gate's lanes did so far, by operation and Region."""

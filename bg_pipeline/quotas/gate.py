@@ -41,6 +41,7 @@ PROBED_WORTH = 1.1
 
 FAILURES = 5  # in a row: more than one image makes alone, so that one that always fails rests no Region
 REST_SECONDS = (2.0, 30.0)
+ACCESS_SECONDS = (2.0, 60.0)  # between two calls that find out whether AWS has set up the account's access
 LOOK_SECONDS = 0.25  # how soon a stopped run is noticed
 
 _EPOCH = time.time() - time.monotonic()
@@ -326,6 +327,19 @@ class Lane:
             self._rested_at = now
             self._rests_until = now + self._rest
 
+    def withheld(self, now: float, since: float) -> None:
+        """A call that went at ``since`` was refused because the account's access is still being set up.
+
+        Until one is served, single calls try it at growing pauses.
+        """
+        self._failed += 1
+        self._unwell_since = max(self._unwell_since, since)
+        if since >= self._rested_at:
+            shortest, longest = ACCESS_SECONDS
+            self._rest = min(max(2 * self._rest, shortest), longest)
+            self._rested_at = now
+            self._rests_until = now + self._rest
+
     def state(self, now: float) -> LaneState:
         """What the lane did and how fast it is."""
         rate = 0.0 if self.closed or now < self._rests_until else self.pace.rate(now)
@@ -392,6 +406,10 @@ class Slot:
         """The service refused for the rate; go on with ``gate.admit(again=slot)``."""
         self._tell(lambda now: self._lane.refused(self._call, now, retry_after or 0.0))
 
+    def withheld(self) -> None:
+        """AWS still sets up the account's access; go on with ``gate.admit(again=slot)``."""
+        self._tell(lambda now: self._lane.withheld(now, self._since))
+
     def failed(self) -> None:
         """No answer, or a 5xx: the Region may be unwell."""
         self._tell(lambda now: self._lane.failed(now, self._since))
@@ -449,6 +467,19 @@ class Gate:
     def _wake_first(self) -> None:
         if self._waiting:
             self._waiting[0][1].notify()
+
+    def add(self, lane: str, quota: Rate) -> None:
+        """Another lane, if there is none of this name."""
+
+        def open_lane(now: float) -> None:
+            self._lanes.setdefault(lane, Lane(lane, quota))
+
+        self.change(open_lane)
+
+    @property
+    def lanes(self) -> tuple[str, ...]:
+        """The names of the lanes."""
+        return tuple(self._lanes)
 
     def change(self, how: Callable[[float], None]) -> None:
         """Do ``how`` (with the time) to the lanes, so that it acts at once on those who wait."""

@@ -131,11 +131,8 @@ def _calls(
         yield _look(rekognition.OPERATION, models)
     if CAPTIONS in due and models.captioner is not None:
         (operation,) = models.captioner.candidate.operations
-        facts = facts_of(operation.name, operation.invoke_id)
-        tokens_in, tokens_out = nova.tokens_at_most(
-            operation.invoke_id, settings.caption_prompt, settings.alt_text_length
-        )
-        cost = facts.cost(input_tokens=tokens_in, output_tokens=tokens_out)
+        tokens = nova.tokens_at_most(operation.invoke_id, settings.caption_prompt, settings.alt_text_length)
+        cost = nova.cost(operation.invoke_id, tokens, settings.caption_tier)
         yield operation, models.captioner.regions, 1, 1, cost
     if PICTURES in due:
         yield from _picture_calls(asked, settings, models)

@@ -4,7 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bg_pipeline import errors
+from bg_pipeline.aws import Aws
 from bg_pipeline.captioners import nova
+from bg_pipeline.settings import settings
 from bg_pipeline_tests.golden import golden
 
 SEEN = "A red double-decker bus stands at a stop. A woman in a yellow coat waits beside it."
@@ -23,8 +25,25 @@ def test_a_caption_is_asked_for_as_the_source_notebook_did_with_raw_bytes():
     assert nova.request(NOVA_PRO, source["bytes"]) == expected
 
 
-def test_another_model_is_not_sent_novas_own_field():
-    assert "additionalModelRequestFields" not in nova.request("eu.acme.seer-v1:0", b"")
+@pytest.mark.parametrize("model", ["eu.acme.seer-v1:0", "us.anthropic.claude-haiku-4-5-20251001-v1:0"])
+def test_another_model_is_sent_nothing_that_only_nova_takes(model):
+    body = nova.request(model, b"")
+    assert "additionalModelRequestFields" not in body
+    assert set(body["inferenceConfig"]) == {"maxTokens"}
+
+
+def test_the_service_tier_is_named_only_where_it_is_not_the_usual_one():
+    assert nova.request(NOVA_PRO, b"", tier="flex")["serviceTier"] == {"type": "flex"}
+    assert "serviceTier" not in nova.request(NOVA_PRO, b"", tier="default")
+    assert nova.tier_used({"serviceTier": {"type": "flex"}}) == "flex"
+    assert nova.tier_used({}) == ""
+
+
+def test_the_models_that_a_person_named_are_taken_as_they_are():
+    aws = Aws(("eu-west-1",))
+    assert nova.models(settings(), aws)[0] == "eu.amazon.nova-pro-v1:0"
+    assert nova.models(settings(caption_regions="us-west-2"), aws)[0] == NOVA_PRO
+    assert nova.models(settings(caption_models=NOVA_PRO), aws) == (NOVA_PRO,)
 
 
 def test_a_prompt_of_ones_own_is_asked_word_for_word():

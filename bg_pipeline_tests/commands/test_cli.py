@@ -22,6 +22,8 @@ from bg_pipeline.store import Store
 from bg_pipeline_tests.batches import Bench
 from bg_pipeline_tests.pictures import photo
 
+pytestmark = pytest.mark.dates
+
 
 def bg(*words: object, input: str | None = None) -> Result:
     """A command as a person gives it; an exception that would have been a traceback fails the test."""
@@ -76,8 +78,9 @@ def test_every_command_explains_itself(command: str) -> None:
 
 
 def test_photos_become_a_batch_that_runs_and_is_reported(bench: Bench, photos: Path) -> None:
+    before = today()
     batch = submitted(photos, "--prompt", "a sunny beach", "--ref", "SKU-7")
-    assert batch.date == today()
+    assert before <= batch.date <= today()
     done = bg("run", "--batch", batch.path)
     assert done.exit_code == 0, done.output
     rows = json.loads(bg("report", batch.path, "--format", "json").stdout)
@@ -98,9 +101,9 @@ def test_a_second_run_does_nothing_and_succeeds(bench: Bench, photos: Path, cont
     batch = submitted(photos, "--prompt", "a sunny beach")
     bg("run", "--batch", batch.path)
     control.mark()
-    assert bg("run", "--date", "today").exit_code == 0
+    assert bg("run", "--date", batch.date).exit_code == 0
     assert control.paid() == []
-    assert bg("run", "--date", "today", "--again", "generated_images").exit_code == 0
+    assert bg("run", "--date", batch.date, "--again", "generated_images").exit_code == 0
     assert len(control.paid(operation="InvokeModel")) == 2
 
 
@@ -216,18 +219,26 @@ def test_a_plan_names_calls_time_and_dollars_and_spends_nothing(
 
 def test_a_plan_says_that_pictures_leave_the_region(bench: Bench, photos: Path, monkeypatch) -> None:
     monkeypatch.setenv("BG_IMAGE_MODELS", "stability")
-    submitted(photos, "--prompt", "x")
-    assert "processed in the US" in bg("plan", "--date", "today").stdout
+    batch = submitted(photos, "--prompt", "x")
+    assert "processed in the US" in bg("plan", "--date", batch.date).stdout
+
+
+def test_a_plan_names_the_profile_of_its_region(bench: Bench, photos: Path, monkeypatch) -> None:
+    monkeypatch.setenv("BG_REGIONS", "eu-west-1")
+    batch = submitted(photos, "--prompt", "x")
+    planned = bg("plan", "--date", batch.date)
+    assert "using eu.amazon.nova-pro-v1:0 in eu-west-1" in planned.output
+    assert "us.amazon" not in planned.output
 
 
 def test_a_plan_without_a_model_says_why_and_fails(
     bench: Bench, photos: Path, control: ControlClient
 ) -> None:
-    submitted(photos, "--prompt", "x")
+    batch = submitted(photos, "--prompt", "x")
     for model in ("amazon.titan-image-generator-v2:0", "amazon.nova-canvas-v1:0"):
         control.model(model, lifecycle="RETIRED")
-    control.model("stability.stable-image-inpaint-v1:0", access="denied")
-    result = bg("plan", "--date", "today")
+    control.model("stability.stable-image-inpaint-v1:0", lifecycle="RETIRED")
+    result = bg("plan", "--date", batch.date)
     assert result.exit_code == 1
     assert "titan-v2: " in result.stderr
 
@@ -242,6 +253,23 @@ def test_more_than_fifty_paid_pictures_are_asked_about(
         assert "2 photos ask for 2 paid pictures" in result.stderr
     assert bg("submit", photos, "--prompt", "x", "--yes").exit_code == 0
     assert len([key for key in bench.keys("image-files/") if key.endswith("request.json")]) == 2
+
+
+def test_a_date_to_come_is_taken_for_tomorrow_only(
+    bench: Bench, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bg_pipeline.commands.submit.today", lambda: date(2026, 12, 31))
+    assert submitted(photos, "--prompt", "x", "--date", "2027-01-01").date == date(2027, 1, 1)
+    assert "in the future" in refused("submit", str(photos), "--prompt", "x", "--date", "2027-01-02")
+
+
+def test_today_is_a_date_like_any_other(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bg_pipeline.commands.arguments.today", lambda: date(2027, 1, 1))
+    bench.submit(1, day=date(2026, 12, 31), batch="yesterday")
+    bench.submit(1, day=date(2027, 1, 1), batch="new-year")
+    status = bg("status", "--date", "today")
+    assert "new-year" in status.stdout
+    assert "yesterday" not in status.stdout
 
 
 @pytest.mark.parametrize(
@@ -281,7 +309,7 @@ def test_a_backdrop_of_this_machine_goes_with_the_batch(bench: Bench, photos: Pa
         (["PHOTOS", "--prompt", "x", "--manifest", "a.csv"], "not both"),
         (["PHOTOS", "--prompt", "x", "--preset", "nope"], '"nope" is not a preset'),
         (["PHOTOS", "--prompt", "x", "--date", "2020-01-01"], "before BG_FIRST_DATE"),
-        (["PHOTOS", "--prompt", "x", "--date", f"{today() + timedelta(2)}"], "in the future"),
+        (["PHOTOS", "--prompt", "x", "--date", "2999-01-01"], "in the future"),
         (["PHOTOS", "--prompt", "x", "--date", "21.11.2026"], "not a date"),
         (["PHOTOS", "--prompt", "x", "--backdrop", "reports/x.png"], "Backdrop"),
         (["PHOTOS", "--preset", "marketplace-white", "--backdrop", "#f0f0f0"], "Backdrop"),
@@ -340,7 +368,7 @@ def test_without_credentials_the_way_out_is_named(monkeypatch: pytest.MonkeyPatc
 
 def test_a_request_that_cannot_be_read_is_a_state_and_a_row(bench: Bench) -> None:
     batch = bench.submit({"a.jpg": photo()}, day=today(), Promt="typo")
-    status = bg("status", "--date", "today")
+    status = bg("status", "--date", batch.date)
     assert "request refused" in status.stdout
     assert bg("run", "--batch", batch.path).exit_code == 1
     result = bg("report", batch.path)
@@ -354,8 +382,9 @@ def test_a_draft_is_told_left_alone_and_deleted_only_after_a_question(bench: Ben
     bench.put(batch.draft_key, b"{}")
     status = bg("status")
     assert status.exit_code == 1
-    assert f"draft of {today()}" in status.stdout
-    result = bg("run", "--date", "today")
+    (photo_,) = bench.store.list(batch.upload_key("a.jpg"))
+    assert f"draft of {photo_.modified:%Y-%m-%d %H:%M} UTC" in status.stdout
+    result = bg("run", "--date", batch.date)
     assert result.exit_code == 0
     assert "still being uploaded" in result.stderr
     assert "say --yes" in refused("discard", batch.path)

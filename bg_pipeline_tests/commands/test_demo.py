@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -65,12 +65,14 @@ def processes_of(folder: Path) -> list[str]:
 
 
 def test_one_of_the_demos_batches_is_the_request_of_the_contract() -> None:
+    before = today()
     with demo._packaged() as wanted:
         first, second = wanted
         assert all(photo.path.is_file() for each in wanted for photo in each.photos)
         batch = Batch(first.date, first.name)
         request = json.loads(first.request(batch))
-    day = f"{today():%Y/%m/%d}"
+    assert before <= batch.date <= today()
+    day = f"{batch.date:%Y/%m/%d}"
     assert request == {
         "Id": "621fa85a-38bb-4d98-a656-93bbbcf5477f",
         "S3Bucket": BUCKET,
@@ -90,6 +92,13 @@ def test_one_of_the_demos_batches_is_the_request_of_the_contract() -> None:
     assert len(read(second.request(other), bucket=BUCKET, batch=other).entries) == 4
 
 
+def test_the_demos_two_batches_are_of_two_dates_also_at_midnight(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([date(2026, 12, 31), date(2027, 1, 1)])
+    monkeypatch.setattr(demo, "today", lambda: next(clock))
+    with demo._packaged() as wanted:
+        assert [each.date for each in wanted] == [date(2026, 12, 31), date(2026, 12, 30)]
+
+
 def test_on_the_next_day_the_demo_finds_its_batches_again(s3, stand_in: object, tmp_path: Path) -> None:
     with contextlib.suppress(s3.exceptions.BucketAlreadyOwnedByYou):
         s3.create_bucket(Bucket=BUCKET)
@@ -97,7 +106,7 @@ def test_on_the_next_day_the_demo_finds_its_batches_again(s3, stand_in: object, 
     (tmp_path / "a.jpg").write_bytes(photo())
     files = [LocalFile(tmp_path / "a.jpg", "a.jpg")]
     own = demo._own(files, "beach")
-    yesterday = demo.Wanted(today() - timedelta(1), own.name, files, own.wishes)
+    yesterday = demo.Wanted(own.date - timedelta(1), own.name, files, own.wishes)
     assert demo._submitted(store, configured, yesterday) == demo._submitted(store, configured, own)
     assert demo._own(files, "city").name != own.name
 

@@ -36,17 +36,20 @@ from bg_pipeline.store import Store
 from bg_pipeline_tests.batches import Bench, aws
 from bg_pipeline_tests.pictures import photo
 
+pytestmark = pytest.mark.dates
+
 MODEL = "arn:aws:rekognition:us-east-1:000000000000:project/shop/version/mugs.1/1700000000001"
 OTHER = MODEL.replace("mugs.1", "mugs.2")
 PROJECT = "arn:aws:rekognition:us-east-1:000000000000:project/shop/1735689600000"
 TODAY = datetime.now(UTC).date()
+"""What the uploads of these tests are filed under; the look-back has room for a midnight that has passed since."""
 
 
 class Shop(Bench):
     """A bench with a Custom Labels model, and window runs over it."""
 
     def settings(self, **overrides: Any) -> Any:
-        mine = {"custom_labels_arn": MODEL, "custom_labels_start_minutes": 0.2, "lookback_days": 2}
+        mine = {"custom_labels_arn": MODEL, "custom_labels_start_minutes": 0.2, "lookback_days": 3}
         return super().settings(**{**mine, **overrides})
 
     def window(
@@ -75,6 +78,15 @@ class Shop(Bench):
 
     def reports(self) -> list[dict[str, Any]]:
         return [self.store.read_json(key) for key in self.keys(f"{layout.WINDOWS}/reports/")]
+
+    def spent(self) -> dict[str, Any]:
+        """The records of spending under the caps of a day, together: midnight may have passed."""
+        days = [self.store.read_json(key) for key in self.keys(f"{layout.STATE}/spend/days/")]
+        assert days
+        return {
+            "ClaimedMicroUsd": {run: usd for day in days for run, usd in day["ClaimedMicroUsd"].items()},
+            "SettledMicroUsd": sum(day["SettledMicroUsd"] for day in days),
+        }
 
     def starts(self) -> list[str]:
         return [key for key in self.keys(f"{layout.WINDOWS}/models/") if key.endswith("/start.json")]
@@ -194,7 +206,7 @@ def test_a_window_tells_its_hours_and_their_cost_and_counts_it_under_the_caps_of
     assert report["Dates"] == [TODAY.isoformat()]
     assert report["CostUSD"] == pytest.approx(report["Hours"] * 2 * 4.0, abs=0.001)
     assert outcome.report.cost_usd == report["CostUSD"]
-    spent = shop.store.read_json(layout.spend_key(datetime.now(UTC).date()))
+    spent = shop.spent()
     assert spent["ClaimedMicroUsd"] == {}
     assert spent["SettledMicroUsd"] >= report["CostUSD"] * 1e6
 
@@ -420,7 +432,7 @@ def test_a_refused_start_costs_nothing_and_leaves_no_record(shop: Shop, control:
     with pytest.raises(ModelUnavailable):
         shop.window()
     assert shop.starts() == []
-    assert shop.store.read_json(layout.spend_key(datetime.now(UTC).date()))["SettledMicroUsd"] == 0
+    assert shop.spent()["SettledMicroUsd"] == 0
 
 
 def test_a_cap_without_room_for_the_models_time_starts_nothing(shop: Shop, control: ControlClient) -> None:

@@ -1,5 +1,6 @@
 """What the doctor finds, and what it advises."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,16 @@ from click.testing import CliRunner
 
 from bg_pipeline.aws import Aws
 from bg_pipeline.cli import main
-from bg_pipeline.doctor.account import Finding, Level, conditional_writes, dagster_home, examine
+from bg_pipeline.doctor.account import (
+    Finding,
+    Level,
+    conditional_writes,
+    dagster_home,
+    examine,
+    figures,
+)
 from bg_pipeline.local_aws.control_client import ControlClient
+from bg_pipeline.models.facts import as_of
 from bg_pipeline.settings import settings
 from bg_pipeline.store import Store
 
@@ -36,10 +45,98 @@ def test_a_retired_model_is_told_and_the_next_one_is_in_use(bucket: str, control
 
 
 def test_without_any_model_that_can_be_used_the_doctor_fails(bucket: str, control: ControlClient) -> None:
-    control.model("amazon.titan-image-generator-v2:0", access="denied")
+    control.model("amazon.titan-image-generator-v2:0", lifecycle="RETIRED")
     (found,) = findings("image model", bucket=bucket, image_models=("titan-v2",))
     assert found.level is Level.FAILED
     assert "BG_IMAGE_MODELS" in found.advice
+
+
+def test_a_status_that_says_no_is_told_and_fails_nothing(bucket: str, control: ControlClient) -> None:
+    control.model("stability.stable-image-inpaint-v1:0", access="unsubscribed", authorized=False)
+    found = findings("image model", bucket=bucket, image_models=("stability",))
+    assert {each.level for each in found} <= {Level.OK, Level.ATTENTION}
+    told = found[0]
+    assert "the first call makes one" in told.words
+    assert "NOT_AUTHORIZED" in told.words
+    assert "aws-marketplace:Subscribe" in told.advice
+
+
+@pytest.mark.parametrize(
+    ("region", "caption", "image", "failed"),
+    [
+        ("eu-central-1", "eu.amazon.nova-pro-v1:0 in eu-central-1: in use", "in us-east-1: in use", set()),
+        (
+            "ap-southeast-2",
+            "apac.amazon.nova-pro-v1:0 in ap-southeast-2: in use",
+            "in us-east-1: in use",
+            set(),
+        ),
+        (
+            "us-gov-west-1",
+            "amazon.nova-pro-v1:0 in us-gov-west-1: in use",
+            "not offered in us-gov-west-1",
+            {"image model stability"},
+        ),
+    ],
+)
+def test_the_doctor_is_true_in_any_region(
+    bucket: str,
+    control: ControlClient,
+    monkeypatch: pytest.MonkeyPatch,
+    region: str,
+    caption: str,
+    image: str,
+    failed: set[str],
+) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", region)
+    found = findings(bucket=bucket, image_models=("stability",))
+    assert {each.subject for each in found if each.level is Level.FAILED} == failed
+    words = [each.words for each in found if each.subject.startswith("caption model")]
+    assert any(caption in each for each in words)
+    words = [each.words for each in found if each.subject.startswith("image model")]
+    assert any(image in each for each in words)
+
+
+def test_a_caption_model_of_another_geography_fails(bucket: str, control: ControlClient) -> None:
+    found = findings(
+        "caption model", bucket=bucket, regions=("eu-central-1",), caption_models=("us.amazon.nova-pro-v1:0",)
+    )
+    assert [each.level for each in found] == [Level.FAILED]
+    assert "it is in us-east-1" in found[0].words
+
+
+def test_legacy_and_extended_access_are_told(bucket: str, control: ControlClient) -> None:
+    control.model(
+        "amazon.titan-image-generator-v2:0",
+        lifecycle="LEGACY",
+        legacy_since="2026-06-01",
+        extended_access="2026-09-01",
+        end_of_life="2027-06-30",
+    )
+    (found,) = findings("image model", bucket=bucket, image_models=("titan-v2",))
+    assert found.level is Level.ATTENTION
+    for part in ("legacy since 2026-06-01", "higher price than the table's, from 2026-09-01", "2027-06-30"):
+        assert part in found.words
+
+
+def test_what_service_quotas_says_of_tokens_is_told_and_nothing_is_attention(
+    bucket: str, control: ControlClient
+) -> None:
+    found = findings("quota", bucket=bucket, image_models=("titan-v2",))
+    assert any("2,000,000 tokens a minute by Service Quotas" in each.words for each in found)
+    (a_day,) = (each for each in found if each.subject == "quota tokens a day")
+    assert "700,000,000" in a_day.words
+    control.applied_quota({"quota": "L-C0326783", "value": 0})
+    zero = [each for each in findings("quota CAPTION", bucket=bucket) if "says 0 a minute" in each.words]
+    assert [each.level for each in zero] == [Level.ATTENTION]
+    assert "AWS Support" in zero[0].advice
+
+
+def test_figures_that_nobody_compared_lately_are_told() -> None:
+    assert list(figures(as_of())) == []
+    (found,) = figures(as_of() + timedelta(days=365))
+    assert found.level is Level.ATTENTION
+    assert "more than 120 days ago" in found.words
 
 
 def test_a_region_without_the_model_or_rekognition_is_told(bucket: str, control: ControlClient) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bg_pipeline import pipeline
 from bg_pipeline.captioners.nova import Caption
 from bg_pipeline.errors import Blocked
 from bg_pipeline.generators import Ask, Invoke, Made
@@ -24,7 +25,7 @@ from bg_pipeline.masks import Mask
 from bg_pipeline.masks.polarity import STORED
 from bg_pipeline.reports.report import Row, Status
 from bg_pipeline.store import Store
-from bg_pipeline_tests.batches import Bench
+from bg_pipeline_tests.batches import DATE, Bench
 from bg_pipeline_tests.generators.own_generator import Sepia
 from bg_pipeline_tests.pictures import photo, photo_and_mask
 
@@ -537,9 +538,10 @@ def test_a_control_plane_that_denies_is_told_once_and_the_run_goes_on(
     assert len(told) == 2  # the other is the caption model
 
 
-def test_access_refused_in_the_middle_of_a_run_lets_the_rest_wait_with_what_to_do(
-    bench: Bench, control: ControlClient
+def test_access_refused_in_the_middle_of_a_run_for_longer_than_it_may_take_lets_the_rest_wait(
+    bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("bg_pipeline.quotas.calls.ACCESS_SECONDS", 1.0)
     control.fault(
         operation="InvokeModel",
         model=INPAINT,
@@ -554,23 +556,161 @@ def test_access_refused_in_the_middle_of_a_run_lets_the_rest_wait_with_what_to_d
     assert day.counts == {Status.SUCCEEDED: 2, Status.SKIPPED: 6}
     assert "Marketplace" in day.stopped
     waiting = [row for row in bench.rows(batch).values() if row.Status == Status.SKIPPED]
-    assert all("doctor" in row.Cause for row in waiting)
+    assert all("done by a later run" in row.Cause for row in waiting)
     control.reset()
     control.switch(canned=True)
     assert bench.run(image_models="stability").counts == {Status.SUCCEEDED: 8}
 
 
-@pytest.mark.parametrize("access", ["pending", "denied"])
-def test_a_model_that_the_account_may_not_use_yet_is_found_out_before_anything_is_spent(
-    bench: Bench, control: ControlClient, access: str
+def test_a_marketplace_refusal_that_passes_costs_nothing_but_time_also_after_a_first_picture(
+    bench: Bench, control: ControlClient
 ) -> None:
+    control.model(INPAINT, access="unsubscribed", seconds=1.5, first_call_passes=True)
+    batch = bench.submit(3)
+    day = bench.run(image_models="stability")
+    assert day.counts == {Status.SUCCEEDED: 3}
+    assert [row.CostUSD for row in bench.rows(batch).values()].count(0.0) == 0
+    assert len(control.paid(model=INPAINT)) == 3
+    (waited,) = [note for note in bench.notes if "cannot be called yet" in note]
+    assert f"us.{INPAINT} in us-east-1" in waited
+    assert any("can be called now" in note for note in bench.notes)
+
+
+def test_a_subscription_under_way_is_never_told_as_nothing_usable(
+    bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bg_pipeline.quotas.calls.ACCESS_SECONDS", 0.5)
+    control.model(TITAN_V2, lifecycle="RETIRED")
+    control.model(NOVA_CANVAS, lifecycle="RETIRED")
+    control.model(INPAINT, access="pending")
+    bench.submit(2)
+    day = bench.run()
+    assert day.counts == {Status.SKIPPED: 2}
+    assert "can be used yet" in day.stopped
+    assert "done by a later run" in day.stopped
+    assert control.paid(operation="InvokeModel") == []
+
+
+def test_statuses_that_say_no_refuse_nothing(bench: Bench, control: ControlClient) -> None:
+    control.model(INPAINT, authorized=False)
+    control.model("amazon.nova-pro-v1:0", authorized=False)
+    bench.submit(2)
+    assert bench.run(image_models="stability").counts == {Status.SUCCEEDED: 2}
+    assert any("NOT_AUTHORIZED" in note for note in bench.notes)
+
+
+@pytest.mark.parametrize(
+    ("access", "what_to_do"),
+    [
+        ("payment", "add a valid payment method"),
+        ("scp-denied", "denies bedrock:InvokeModel in us-east-2"),
+        ("unverified", "open a case"),
+        ("denied", "have access"),
+        ("no-marketplace-rights", "grant aws-marketplace:Subscribe"),
+    ],
+)
+def test_a_refusal_that_lasts_stops_the_model_with_what_to_do(
+    bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch, access: str, what_to_do: str
+) -> None:
+    monkeypatch.setattr("bg_pipeline.quotas.calls.UNBEGUN_SECONDS", 0.1)
     control.model(INPAINT, access=access)
     batch = bench.submit(2)
     day = bench.run(image_models="stability")
     assert day.counts == {Status.SKIPPED: 2}
-    assert control.paid() == []
+    assert what_to_do in day.stopped
+    assert control.paid(operation="InvokeModel") == []
     assert {row.Status for row in bench.rows(batch).values()} == {Status.SKIPPED}
-    assert ("15 minutes" if access == "pending" else "agreement") in day.stopped
+
+
+def test_a_model_that_is_refused_gives_way_to_the_next_in_one_line(
+    bench: Bench, control: ControlClient
+) -> None:
+    control.model(TITAN_V2, access="denied")
+    bench.submit(2)
+    assert bench.run().counts == {Status.SUCCEEDED: 2}
+    told = [note for note in bench.notes if "You don't have access" in note]
+    assert len(told) == 1
+    assert told[0].startswith("using nova-canvas in us-east-1 (instead of titan-v2: ")
+
+
+def test_a_retired_model_shortens_no_prompt(bench: Bench, control: ControlClient) -> None:
+    control.model(TITAN_V2, lifecycle="RETIRED")
+    control.model(NOVA_CANVAS, lifecycle="RETIRED")
+    prompt = " ".join(["a sunny beach with palm trees"] * 40)
+    batch = bench.submit(1, Prompt=prompt)
+    assert bench.run().counts == {Status.SUCCEEDED: 1}
+    assert painting(bench, batch)["prompt"] == prompt
+
+
+# Where a model is called from
+
+
+def test_captions_go_through_the_profile_of_their_region_and_cost_its_price(
+    bench: Bench, control: ControlClient
+) -> None:
+    batch = bench.submit(1)
+    bench.run(image_models="nova-canvas", regions="eu-west-1")
+    assert only_row(bench, batch).Status == Status.SUCCEEDED
+    assert [call["region"] for call in control.paid(operation="Converse")] == ["eu-west-1"]
+    assert any("using eu.amazon.nova-pro-v1:0 in eu-west-1" in note for note in bench.notes)
+
+
+def test_captions_may_have_regions_of_their_own(bench: Bench, control: ControlClient) -> None:
+    bench.submit(1)
+    bench.run(image_models="stability", regions="us-west-2", caption_regions="ap-southeast-2")
+    assert {call["region"] for call in control.paid(operation="Converse")} == {"ap-southeast-2"}
+    assert {call["region"] for call in control.paid(operation="InvokeModel")} == {"us-west-2"}
+
+
+def test_a_caption_model_that_a_person_named_is_taken_as_it_is_and_refused_where_it_is_not(
+    bench: Bench, control: ControlClient
+) -> None:
+    bench.submit(1)
+    day = bench.run(image_models="nova-canvas", regions="eu-west-1", caption_models="us.amazon.nova-pro-v1:0")
+    assert control.calls(operation="Converse") == []
+    assert "not offered in eu-west-1 through us.amazon.nova-pro-v1:0; it is in us-east-1" in day.stopped
+
+
+def test_a_model_that_is_in_the_us_only_is_used_from_there_and_that_is_told_once(
+    bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    bench.submit(2)
+    chosen = bench.settings(image_models="stability")
+    day = pipeline.run(chosen, [DATE], store=bench.store, note=bench.notes.append)[DATE]
+    assert day.counts == {Status.SUCCEEDED: 2}
+    assert {call["region"] for call in control.paid(operation="InvokeModel")} == {"us-east-1"}
+    assert {call["region"] for call in control.paid(operation="Converse")} == {"eu-central-1"}
+    assert sum("processed in the US" in note for note in bench.notes) == 1
+
+
+def test_where_a_person_named_regions_pictures_go_nowhere_else(bench: Bench, control: ControlClient) -> None:
+    bench.submit(1)
+    day = bench.run(image_models="stability", regions="eu-central-1")
+    assert control.calls(operation="InvokeModel") == []
+    assert "not offered in eu-central-1" in day.stopped
+
+
+def test_claude_makes_captions(bench: Bench, control: ControlClient) -> None:
+    batch = bench.submit(1)
+    bench.run(image_models="titan-v2", caption_models="us.anthropic.claude-haiku-4-5-20251001-v1:0")
+    assert only_row(bench, batch).Caption
+
+
+def test_the_flex_tier_of_captions_is_asked_for_and_costs_less(bench: Bench, control: ControlClient) -> None:
+    costs = []
+    for tier in ("default", "flex"):
+        batch = bench.submit({"a.jpg": photo(len(tier))}, batch=tier)
+        bench.run(image_models="titan-v2", caption_tier=tier)
+        costs.append(only_row(bench, batch).CostUSD)
+        (key,) = [
+            key
+            for key in bench.keys("model-payloads/")
+            if f"{tier}/a.jpg/caption" in key and "request" in key
+        ]
+        asked_tier = (bench.store.read_json(key) or {}).get("serviceTier")
+        assert asked_tier == (None if tier == "default" else {"type": "flex"})
+    assert costs[1] < costs[0]
 
 
 # Refusals

@@ -102,3 +102,73 @@ def test_a_model_that_the_account_may_not_use_yet_is_unavailable_and_not_retired
 )
 def test_faults_and_bad_fields_are_left_to_their_codes(code, message):
     assert refusal(code, message) is None
+
+
+MARKETPLACE = (
+    "Model access is denied due to IAM user or service role is not authorized to perform the required AWS "
+    "Marketplace actions (aws-marketplace:ViewSubscriptions, aws-marketplace:Subscribe) to enable access to this "
+    "model. Refer to the Amazon Bedrock documentation for further details. Your AWS Marketplace subscription for "
+    "this model cannot be completed at this time. If you recently fixed this issue, try again after {} minutes."
+)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        MARKETPLACE.format(2),
+        MARKETPLACE.format(5),
+        MARKETPLACE.format(15),
+        "Your AWS Marketplace subscription is being processed.",
+        "The agreement was just accepted; access is pending. Try again in a few minutes.",
+    ],
+)
+def test_a_subscription_under_way_passes(message):
+    error = refusal("AccessDeniedException", message)
+    assert isinstance(error, errors.ModelUnavailable)
+    assert error.passing
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "what_to_do"),
+    [
+        (
+            "AccessDeniedException",
+            "Model access is denied due to INVALID_PAYMENT_INSTRUMENT:A valid payment instrument must be provided.. "
+            "Your AWS Marketplace subscription for this model cannot be completed at this time. If you recently "
+            "fixed this issue, try again after 2 minutes.",
+            "Billing and Cost Management",
+        ),
+        (
+            "AccessDeniedException",
+            "User: arn:aws:sts::1:assumed-role/x is not authorized to perform: bedrock:InvokeModel on resource: "
+            "arn:aws:bedrock:us-east-2::foundation-model/stability.stable-image-inpaint-v1:0 with an explicit deny "
+            "in a service control policy",
+            "denies bedrock:InvokeModel in us-east-2",
+        ),
+        (
+            "AccessDeniedException",
+            "User: arn:aws:sts::1:assumed-role/x is not authorized to perform: bedrock:InvokeModel on resource: "
+            "arn:aws:bedrock:us-west-2::foundation-model/amazon.nova-pro-v1:0 because no identity-based policy "
+            "allows the bedrock:InvokeModel action",
+            "grant bedrock:InvokeModel on arn:aws:bedrock:us-west-2::foundation-model/amazon.nova-pro-v1:0",
+        ),
+        (
+            "AccessDeniedException",
+            "User: x is not authorized to perform: aws-marketplace:Subscribe on resource: *",
+            "grant aws-marketplace:Subscribe",
+        ),
+        ("ValidationException", "Operation not allowed", "AWS Support"),
+        (
+            "ResourceNotFoundException",
+            "Model use case details have not been submitted for this account. Fill out the use case details form. If "
+            "you have already filled out the form, try again in 15 minutes.",
+            "use case form",
+        ),
+    ],
+)
+def test_what_does_not_pass_by_itself_says_which_right_or_page(code, message, what_to_do):
+    error = refusal(code, message)
+    assert isinstance(error, errors.ModelUnavailable)
+    assert not error.passing
+    assert str(error).startswith(message)
+    assert what_to_do in str(error).removeprefix(message)

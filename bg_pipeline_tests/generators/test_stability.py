@@ -5,8 +5,10 @@ import pytest
 from PIL import Image
 
 from bg_pipeline import errors
-from bg_pipeline.generators import stability
+from bg_pipeline.generators import images_at_once, stability
+from bg_pipeline.generators.nova_canvas import NovaCanvas
 from bg_pipeline.generators.stability import Stability
+from bg_pipeline.generators.titan import TitanV2
 from bg_pipeline_tests.generators.asks import MASK_ASK, PICTURE, SIZE, WORDS_ASK, Recorded
 from bg_pipeline_tests.golden import golden
 
@@ -75,3 +77,25 @@ def test_what_it_is_sent_keeps_within_its_documented_limits(photo):
     assert min(width, height) >= 64
     assert width * height <= 9_437_184
     assert max(width, height) <= 2.5 * min(width, height)
+
+
+@pytest.mark.parametrize(
+    ("size", "form", "cut_out"),
+    [
+        ((1024, 1024), "png", "png"),
+        ((2400, 2000), "png", "webp"),
+        ((3072, 3072), "jpeg", "webp"),
+    ],
+)
+def test_an_answer_that_may_be_longer_than_the_service_carries_is_asked_for_in_a_shorter_format(
+    size, form, cut_out
+):
+    assert stability.request(replace(MASK_ASK, size=size))["output_format"] == form
+    assert stability.removal(PICTURE, size)["output_format"] == cut_out
+
+
+def test_several_pictures_are_asked_for_only_as_far_as_one_answer_carries_them():
+    assert images_at_once(NovaCanvas(), (1024, 1024)) == 5
+    assert images_at_once(NovaCanvas(), (2048, 2032)) == 1
+    assert images_at_once(TitanV2(), (1408, 768)) == 5
+    assert images_at_once(Stability(), (3072, 3072)) == 1

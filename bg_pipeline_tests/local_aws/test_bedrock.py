@@ -98,6 +98,72 @@ def test_access_that_is_not_granted_is_told_by_both_planes(
     assert available["agreementAvailability"]["status"] == agreement
 
 
+def test_the_first_call_subscribes_and_calls_are_refused_until_that_is_done(
+    bedrock: "BedrockClient", control: ControlClient
+) -> None:
+    def agreement() -> str:
+        return bedrock.get_foundation_model_availability(modelId=REMOVE)["agreementAvailability"]["status"]
+
+    control.switch(canned=True)
+    control.model(REMOVE, access="unsubscribed", seconds=600, first_call_passes=True)
+    assert agreement() == "NOT_AVAILABLE"
+    ask(f"us.{REMOVE}")
+    assert agreement() == "PENDING"
+    assert "try again after 15 minutes" in refusal(lambda: ask(f"us.{REMOVE}"))[1]
+    control.model(REMOVE, access="unsubscribed")
+    assert agreement() == "NOT_AVAILABLE"
+    ask(f"us.{REMOVE}")
+    assert agreement() == "AVAILABLE"
+
+
+@pytest.mark.parametrize(
+    ("access", "code", "words"),
+    [
+        ("payment", "AccessDeniedException", "INVALID_PAYMENT_INSTRUMENT"),
+        ("no-marketplace-rights", "AccessDeniedException", "aws-marketplace:Subscribe"),
+        ("scp-denied", "AccessDeniedException", "bedrock:us-east-2::foundation-model"),
+        ("unverified", "ValidationException", "Operation not allowed"),
+    ],
+)
+def test_refusals_are_worded_as_aws_does(control: ControlClient, access: str, code: str, words: str) -> None:
+    control.model(REMOVE, access=access)
+    found, message, _ = refusal(lambda: ask(f"us.{REMOVE}"))
+    assert found == code
+    assert words in message
+
+
+def test_a_profile_is_told_where_it_may_be_called(bedrock: "BedrockClient", control: ControlClient) -> None:
+    found = bedrock.get_inference_profile(inferenceProfileIdentifier=f"us.{REMOVE}")
+    assert found["inferenceProfileId"] == f"us.{REMOVE}"
+    assert [model["modelArn"].split(":")[3] for model in found["models"]] == [
+        "us-east-1",
+        "us-east-2",
+        "us-west-2",
+    ]
+    elsewhere = boto3.client("bedrock", region_name="eu-west-1")
+    code, _, _ = refusal(lambda: elsewhere.get_inference_profile(inferenceProfileIdentifier=f"us.{REMOVE}"))
+    assert code == "ResourceNotFoundException"
+
+
+def test_an_answer_that_is_too_long_is_billed_and_lost(control: ControlClient) -> None:
+    control.switch(canned=True, canned_bytes=19_000_000)
+    assert refusal(lambda: ask(f"us.{REMOVE}"))[0] == "InternalServerException"
+    assert {call["outcome"] for call in control.paid(operation="InvokeModel")} == {"lost"}
+
+
+def test_claude_takes_one_of_temperature_and_top_p(control: ControlClient) -> None:
+    control.switch(canned=True)
+    client = boto3.client("bedrock-runtime")
+    message = {"role": "user", "content": [{"text": "Hello"}]}
+
+    def converse(**config: Any) -> Any:
+        model = "us.anthropic.claude-haiku-4-5-20251001-v1:0"
+        return client.converse(modelId=model, messages=[message], inferenceConfig=config)
+
+    converse(temperature=0.3)
+    assert "cannot both be specified" in refusal(lambda: converse(temperature=0.3, topP=0.1))[1]
+
+
 def test_the_control_plane_may_be_closed_to_an_account(
     bedrock: "BedrockClient", control: ControlClient
 ) -> None:

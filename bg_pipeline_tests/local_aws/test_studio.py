@@ -5,7 +5,6 @@ The work here is Python's own: making a folder cannot be done twice.
 
 import asyncio
 import os
-import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -34,17 +33,27 @@ def test_the_same_work_asked_for_at_once_and_again_is_done_once(tmp_path: Path) 
         place = str(tmp_path / "made")
         await asyncio.gather(*(made.do(os.mkdir, place) for _ in range(4)))
         await made.do(os.mkdir, place)
+        assert os.listdir(tmp_path) == ["made"]
+        with pytest.raises(FileExistsError):
+            await made.do(os.makedirs, place)  # other work that makes the same folder would fail
 
     run(work)
 
 
-def test_a_caller_that_goes_away_does_not_stop_the_work_of_others() -> None:
+def test_a_caller_that_goes_away_does_not_stop_the_work_of_others(tmp_path: Path) -> None:
+    go, done = tmp_path / "go", tmp_path / "done"
+    script = f"until [ -e '{go}' ]; do sleep 0.01; done; echo done >> '{done}'; exit 3"
+
     async def work(made: Studio) -> None:
-        first = asyncio.create_task(made.do(time.sleep, 0.1))
-        second = asyncio.create_task(made.do(time.sleep, 0.1))
+        first = asyncio.create_task(made.do(os.system, script))
+        second = asyncio.create_task(made.do(os.system, script))
         await asyncio.sleep(0)
         first.cancel()
-        await second
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        go.touch()
+        assert os.waitstatus_to_exitcode(await second) == 3
+        assert done.read_text() == "done\n"
 
     run(work)
 

@@ -1,8 +1,18 @@
-from datetime import date
+from datetime import date, timedelta
 
 import pytest
 
-from bg_pipeline.models.facts import ModelFacts, Price, all_facts, as_of, facts_of, split_profile
+from bg_pipeline.models.facts import (
+    FRESH,
+    ModelFacts,
+    Price,
+    all_facts,
+    as_of,
+    facts_of,
+    outdated,
+    split_profile,
+)
+from bg_pipeline.models.geography import caption_models
 
 PAID_IMAGE_OPERATIONS = (
     "TITAN_V1",
@@ -38,8 +48,70 @@ def test_a_caption_model_has_other_quotas_through_a_profile_than_bare():
     assert facts_of("CAPTION", "eu.amazon.nova-lite-v1:0").tokens_in("eu-west-1") == 400_000
 
 
-def test_a_model_under_another_profile_lends_its_figures():
-    assert facts_of("CAPTION", "amazon.nova-2-lite-v1:0").price.million_input_tokens == 0.33
+def test_a_model_under_another_profile_lends_its_figures_but_neither_its_quota_nor_its_regions():
+    lent = facts_of("CAPTION", "amazon.nova-2-lite-v1:0")
+    assert lent.price.million_input_tokens == 0.33
+    assert (lent.profiles, lent.regions, lent.quota_code, lent.quota_name) == (("",), (), "", "")
+
+
+@pytest.mark.parametrize(
+    ("model", "prices"),
+    [
+        ("us.amazon.nova-pro-v1:0", (0.80, 3.20)),
+        ("eu.amazon.nova-pro-v1:0", (1.05, 4.20)),
+        ("apac.amazon.nova-pro-v1:0", (0.84, 3.36)),
+        ("eu.amazon.nova-lite-v1:0", (0.078, 0.312)),
+        ("jp.amazon.nova-2-lite-v1:0", (0.396, 3.311)),
+        ("global.amazon.nova-2-lite-v1:0", (0.30, 2.50)),
+    ],
+)
+def test_each_profile_has_its_own_price(model, prices):
+    price = facts_of("CAPTION", model).price
+    assert (price.million_input_tokens, price.million_output_tokens) == prices
+
+
+def test_the_global_profile_has_a_quota_of_its_own():
+    assert facts_of("CAPTION", "global.amazon.nova-2-lite-v1:0").quota_name.startswith("Global cross-region")
+
+
+def test_the_flex_tier_costs_half_where_it_is_known_and_else_as_much():
+    pro, lite = (facts_of("CAPTION", f"us.amazon.nova-{kind}-v1:0") for kind in ("pro", "lite"))
+    tokens = {"input_tokens": 1000, "output_tokens": 100}
+    assert pro.cost(**tokens, tier="flex") == pytest.approx((pro.cost(**tokens) or 0) / 2)
+    assert lite.cost(**tokens, tier="flex") == lite.cost(**tokens)
+
+
+def test_every_figure_was_compared_with_its_source_shortly_before_the_release():
+    assert list(outdated(as_of())) == []
+
+
+def test_what_is_too_old_is_named():
+    later = list(outdated(as_of() + FRESH + timedelta(days=1)))
+    assert any(line.startswith("price of CAPTION us.amazon.nova-pro-v1:0: ") for line in later)
+    assert any(line.startswith("Regions of us. profiles: ") for line in later)
+
+
+@pytest.mark.parametrize(
+    ("regions", "first"),
+    [
+        (("us-east-1",), "us.amazon.nova-pro-v1:0"),
+        (("eu-central-1",), "eu.amazon.nova-pro-v1:0"),
+        (("eu-west-2",), "amazon.nova-pro-v1:0"),
+        (("ap-southeast-2",), "apac.amazon.nova-pro-v1:0"),
+        (("us-gov-west-1",), "amazon.nova-pro-v1:0"),
+        (("eu-west-1", "us-west-2"), "eu.amazon.nova-pro-v1:0"),
+    ],
+)
+def test_the_default_caption_models_are_called_through_the_regions_geography(regions, first):
+    listed = ("us.amazon.nova-pro-v1:0", "us.amazon.nova-2-lite-v1:0", "us.amazon.nova-lite-v1:0")
+    assert caption_models(listed, regions)[0] == first
+
+
+def test_a_profile_of_the_world_is_the_last_resort():
+    nova_2_lite = ("us.amazon.nova-2-lite-v1:0",)
+    assert caption_models(nova_2_lite, ("ap-northeast-1",)) == ("jp.amazon.nova-2-lite-v1:0",)
+    assert caption_models(nova_2_lite, ("sa-east-1",)) == ("global.amazon.nova-2-lite-v1:0",)
+    assert caption_models(nova_2_lite, ("af-south-1",)) == nova_2_lite
 
 
 @pytest.mark.parametrize(

@@ -30,14 +30,49 @@ def test_each_pair_is_shown_undistorted_before_left_of_after() -> None:
     assert abs(len(tall) - CELL // 2) < 4
 
 
-@pytest.mark.parametrize("number", [0, 1, PAIRS_PER_LINE + 1])
-def test_a_sheet_takes_what_there_is(number: int) -> None:
-    pairs = [Pair(f"{each} 😀 " * 40, photo(each), None, "Failed: no picture") for each in range(number)]
-    Image.open(BytesIO(contact_sheet(pairs, "title"))).load()
+def sheet_of(pairs: list[Pair]) -> Image.Image:
+    return Image.open(BytesIO(contact_sheet(pairs, "title"))).convert("RGB")
 
 
-def test_what_is_no_picture_leaves_its_place_empty() -> None:
-    Image.open(BytesIO(contact_sheet([Pair("a", b"no picture", b"")], "title"))).load()
+def place(sheet: Image.Image, left: bool) -> Image.Image:
+    """Where the first pair's picture before (left) or after is."""
+    x = GAP if left else 2 * GAP + CELL
+    return sheet.crop((x, sheet.height // 2, x + CELL, sheet.height // 2 + 20))
+
+
+def flat(picture: Image.Image) -> bool:
+    return all(high - low < 12 for low, high in picture.getextrema())
+
+
+def test_a_sheet_has_a_line_for_every_two_pairs_and_is_as_wide_with_none() -> None:
+    sheets = {
+        number: sheet_of([Pair("a", photo(each), None) for each in range(number)])
+        for number in (0, 1, PAIRS_PER_LINE, PAIRS_PER_LINE + 1)
+    }
+    heights = {number: sheet.height for number, sheet in sheets.items()}
+    assert heights[0] < heights[1] == heights[PAIRS_PER_LINE]
+    assert heights[PAIRS_PER_LINE + 1] - heights[PAIRS_PER_LINE] == heights[1] - heights[0]
+    assert len({sheet.width for sheet in sheets.values()}) == 1
+
+
+def test_a_long_name_is_cut_off_at_its_own_column() -> None:
+    short, long = (
+        sheet_of([Pair(name, photo(1), None), Pair("b", photo(2), None)]) for name in ("a", "a 😀 " * 200)
+    )
+    assert short.size == long.size
+    right = short.width // 2, 0, short.width, short.height
+    assert short.crop(right).tobytes() == long.crop(right).tobytes()
+
+
+@pytest.mark.parametrize("nothing", [None, b"", b"no picture"])
+def test_what_is_no_picture_leaves_its_place_empty(nothing: bytes | None) -> None:
+    sheet = sheet_of([Pair("a", photo(1), nothing)])
+    assert not flat(place(sheet, left=True))
+    assert flat(place(sheet, left=False))
+    if nothing is not None:
+        sheet = sheet_of([Pair("a", nothing, photo(1))])
+        assert flat(place(sheet, left=True))
+        assert not flat(place(sheet, left=False))
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
     from types_boto3_sqs import SQSClient
 
+pytestmark = pytest.mark.dates
+
 OLD = "2024-02-29"
 
 
@@ -227,7 +229,8 @@ def test_a_tick_that_dagster_lost_is_made_again_with_the_same_keys(
 ) -> None:
     direct(s3, bucket, queue)
     upload(s3, bucket, "bus.png", "request.json")
-    upload(s3, bucket, "bus.png", "request.json", day=today())
+    day = today()
+    upload(s3, bucket, "bus.png", "request.json", day=day)
     until(lambda: queue.holds(5))
     keys = []
     for _ in range(3):
@@ -236,7 +239,7 @@ def test_a_tick_that_dagster_lost_is_made_again_with_the_same_keys(
         assert queue.sizes() == (0, 4)
     assert keys[0] == keys[1] == keys[2]
     queue.come_back()
-    assert sorted(sensors.asked()) == [OLD, today()]
+    assert sorted(sensors.asked()) == [OLD, day]
     assert sensors.asked() == []
     assert queue.sizes() == (0, 0)
 
@@ -262,9 +265,9 @@ def test_a_message_that_comes_twice_asks_once(
 
 def test_both_sensors_ask_for_a_date_once(sensors: Sensors, s3: "S3Client", bucket: str, queue: Held) -> None:
     direct(s3, bucket, queue)
-    numbers = []
+    numbers, day = [], today()
     for first, second in (("new_uploads", "upload_events"), ("upload_events", "new_uploads")) * 2:
-        upload(s3, bucket, "bus.png", "request.json", day=today())
+        upload(s3, bucket, "bus.png", "request.json", day=day)
         until(lambda: queue.sizes()[0] >= 2)
         (request,) = sensors.tick(first).run_requests
         numbers.append(str(request.run_key).rpartition(":")[2])
@@ -278,13 +281,14 @@ def test_both_sensors_ask_for_a_date_once(sensors: Sensors, s3: "S3Client", buck
 def test_two_pipelines_beside_each_other_do_not_take_over_each_others_requests(
     bucket: str, s3: "S3Client", queue: Held, instance: dg.DagsterInstance
 ) -> None:
-    upload(s3, bucket, "bus.png", "request.json", day=today())
+    day = today()
+    upload(s3, bucket, "bus.png", "request.json", day=day)
     one = Sensors(bucket, queue, instance)
-    assert one.asked("new_uploads") == [today()]
+    assert one.asked("new_uploads") == [day]
     other = Sensors(bucket, queue, instance)
     other.repository = definitions(settings(bucket=bucket, key_prefix="other")).get_repository_def()
     (request,) = other.tick("new_uploads", lost=True).run_requests
-    assert request.partition_key == today()
+    assert request.partition_key == day
 
 
 # Poison
@@ -442,7 +446,8 @@ def test_a_daemon_that_is_killed_as_soon_as_it_asked_runs_each_date_once_and_lea
     subprocess.run(
         [sys.executable, "-m", "dagster", *start], env=environment, stdout=subprocess.DEVNULL, check=True
     )
-    for number, day in enumerate((OLD, today())):
+    dates = [OLD, today()]
+    for number, day in enumerate(dates):
         prefix = f"image-files/{day.replace('-', '/')}/{number}"
         request = json.dumps({"Id": f"batch-{number}", "Prompt": "a sunny beach"})
         s3.put_object(Bucket=bucket, Key=f"{prefix}/a bus+1.jpg", Body=photo(number))
@@ -455,4 +460,4 @@ def test_a_daemon_that_is_killed_as_soon_as_it_asked_runs_each_date_once_and_lea
             finished = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
             until(lambda: instance.get_runs_count(dg.RunsFilter(statuses=finished)) >= 2, 90)
         asked = [run for run in instance.get_runs() if run.parent_run_id is None]
-    assert sorted(run.tags["dagster/partition"] for run in asked) == [OLD, today()]
+    assert sorted(run.tags["dagster/partition"] for run in asked) == dates

@@ -2,8 +2,8 @@
 
 import logging
 import time
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -21,6 +21,8 @@ from bg_pipeline_tests.scripted_s3 import CUT, STALL, scripted_s3
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
+
+pytestmark = pytest.mark.dates
 
 DATES = upload_dates(settings())
 
@@ -97,14 +99,25 @@ def sensor(s3: "S3Client", bucket: str, instance: dg.DagsterInstance) -> Sensor:
     return Sensor(Store(s3, bucket), instance, bucket=bucket)
 
 
+@pytest.fixture
 def today() -> str:
+    """The date on which the test began: one that the sensor looks at, also if midnight passes meanwhile."""
     return f"{datetime.now(UTC):%Y-%m-%d}"
 
 
-def upload(s3: "S3Client", bucket: str, *names: str, folder: str = "101530", day: str = "") -> None:
-    for name in names:
-        key = f"image-files/{(day or today()).replace('-', '/')}/{folder}/{name}"
-        s3.put_object(Bucket=bucket, Key=key, Body=b"this is neither JSON nor a picture")
+Upload = Callable[..., None]
+
+
+@pytest.fixture
+def upload(s3: "S3Client", bucket: str, today: str) -> Upload:
+    """Uploads files of these names: ``upload(*names, folder=…, day=…)``, by default under today."""
+
+    def put(*names: str, folder: str = "101530", day: str = today) -> None:
+        for name in names:
+            key = f"image-files/{day.replace('-', '/')}/{folder}/{name}"
+            s3.put_object(Bucket=bucket, Key=key, Body=b"this is neither JSON nor a picture")
+
+    return put
 
 
 def run(sensor: Sensor, request: dg.RunRequest, **tags: str) -> None:
@@ -125,64 +138,66 @@ def test_it_is_stopped_until_somebody_turns_it_on(sensor: Sensor) -> None:
     dg.Definitions.validate_loadable(sensor.definitions)
 
 
-def test_it_asks_for_one_run_of_a_date_with_uploads(sensor: Sensor, s3: "S3Client", bucket: str) -> None:
+def test_it_asks_for_one_run_of_a_date_with_uploads(sensor: Sensor, upload: Upload, today: str) -> None:
     assert sensor.tick().skip_message == "no upload date changed"
     for folder in ("1", "2"):
-        upload(s3, bucket, "a bus+1.png", "request.json", folder=folder)
+        upload("a bus+1.png", "request.json", folder=folder)
     (request,) = sensor.tick().run_requests or []
-    assert request.partition_key == today()
-    assert str(request.run_key).startswith(f"{today()}:{request.tags['bg_pipeline/uploads']}")
+    assert request.partition_key == today
+    assert str(request.run_key).startswith(f"{today}:{request.tags['bg_pipeline/uploads']}")
     assert request.tags["bg_pipeline/attempt"] == "1"
     assert sensor.asked() == []
 
 
-def test_what_it_cannot_use_stops_nothing(sensor: Sensor, s3: "S3Client", bucket: str) -> None:
+def test_what_it_cannot_use_stops_nothing(
+    sensor: Sensor, s3: "S3Client", bucket: str, upload: Upload, today: str
+) -> None:
     for key in (
         "image-files/foo/bus.png",
         "image-files/2026/13/45/1/request.json",
-        f"image-files/{today().replace('-', '/')}/bus.png",
-        f"image-files/{today().replace('-', '/')}/empty/",
+        f"image-files/{today.replace('-', '/')}/bus.png",
+        f"image-files/{today.replace('-', '/')}/empty/",
     ):
         s3.put_object(Bucket=bucket, Key=key, Body=b"")
-    day_after_tomorrow = f"{datetime.now(UTC) + timedelta(days=2):%Y-%m-%d}"
-    for day in ("2019-01-01", day_after_tomorrow):
-        upload(s3, bucket, "bus.png", "request.json", day=day)
-    upload(s3, bucket, "bus.png", "draft.json", folder="draft")
-    upload(s3, bucket, "bus.png", folder="settling")
+    to_come = f"{date.fromisoformat(today) + timedelta(days=9)}"
+    for day in ("2019-01-01", to_come):
+        upload("bus.png", "request.json", day=day)
+    upload("bus.png", "draft.json", folder="draft")
+    upload("bus.png", folder="settling")
     assert sensor.asked() == []
-    upload(s3, bucket, "request.json")
-    assert sensor.asked() == [today()]
+    upload("request.json")
+    assert sensor.asked() == [today]
 
 
 def test_a_folder_without_a_request_is_asked_for_when_it_is_quiet(
-    sensor: Sensor, s3: "S3Client", bucket: str
+    sensor: Sensor, upload: Upload, today: str
 ) -> None:
-    upload(s3, bucket, "bus.png")
+    upload("bus.png")
     sensor.late = 290
     assert sensor.asked() == []
     sensor.late = 310
-    assert sensor.asked() == [today()]
+    assert sensor.asked() == [today]
 
 
-def test_a_deletion_triggers_nothing(sensor: Sensor, s3: "S3Client", bucket: str) -> None:
-    upload(s3, bucket, "bus.png", "dog.png", "request.json")
+def test_a_deletion_triggers_nothing(
+    sensor: Sensor, s3: "S3Client", bucket: str, upload: Upload, today: str
+) -> None:
+    upload("bus.png", "dog.png", "request.json")
     (request,) = sensor.tick().run_requests or []
     run(sensor, request)
-    s3.delete_object(Bucket=bucket, Key=f"image-files/{today().replace('-', '/')}/101530/dog.png")
+    s3.delete_object(Bucket=bucket, Key=f"image-files/{today.replace('-', '/')}/101530/dog.png")
     assert [sensor.asked(), sensor.asked()] == [[], []]
 
 
-def test_a_tick_that_dagster_lost_is_made_again_with_the_same_keys(
-    sensor: Sensor, s3: "S3Client", bucket: str
-) -> None:
-    upload(s3, bucket, "bus.png", "request.json")
+def test_a_tick_that_dagster_lost_is_made_again_with_the_same_keys(sensor: Sensor, upload: Upload) -> None:
+    upload("bus.png", "request.json")
     first = [request.run_key for request in sensor.tick().run_requests or []]
     sensor.cursor = None
     assert [request.run_key for request in sensor.tick().run_requests or []] == first
 
 
-def test_a_run_that_crashed_is_asked_for_twice_more(sensor: Sensor, s3: "S3Client", bucket: str) -> None:
-    upload(s3, bucket, "bus.png", "request.json")
+def test_a_run_that_crashed_is_asked_for_twice_more(sensor: Sensor, upload: Upload) -> None:
+    upload("bus.png", "request.json")
     keys = set()
     for late in (301, 2_102, 4_000):
         (request,) = sensor.tick().run_requests or []
@@ -195,35 +210,35 @@ def test_a_run_that_crashed_is_asked_for_twice_more(sensor: Sensor, s3: "S3Clien
 
 
 def test_a_run_that_failed_with_a_report_is_not_asked_for_again(
-    sensor: Sensor, s3: "S3Client", bucket: str
+    sensor: Sensor, s3: "S3Client", bucket: str, upload: Upload, today: str
 ) -> None:
-    upload(s3, bucket, "bus.png", "request.json")
+    upload("bus.png", "request.json")
     (request,) = sensor.tick().run_requests or []
     run(sensor, request, crash="yes")
-    report = f"status-report-files/{today().replace('-', '/')}/101530/status_report_1.json"
+    report = f"status-report-files/{today.replace('-', '/')}/101530/status_report_1.json"
     s3.put_object(Bucket=bucket, Key=report, Body=b"[]")
     for late in (301, 2_000, 4_000):
         sensor.late = late
         assert sensor.asked() == []
-    upload(s3, bucket, "dog.png")
-    assert sensor.asked() == [today()]
+    upload("dog.png")
+    assert sensor.asked() == [today]
 
 
 def test_what_a_cancelled_run_left_is_asked_for_again_although_it_reported(
-    sensor: Sensor, s3: "S3Client", bucket: str
+    sensor: Sensor, upload: Upload, today: str, s3: "S3Client", bucket: str
 ) -> None:
-    upload(s3, bucket, "bus.png", "request.json")
+    upload("bus.png", "request.json")
     (request,) = sensor.tick().run_requests or []
     job = sensor.definitions.resolve_implicit_global_asset_job_def()
     cancelled = sensor.instance.create_run_for_job(
         job, tags={**request.tags, "dagster/run_key": str(request.run_key)}
     )
-    report = f"status-report-files/{today().replace('-', '/')}/101530/status_report_1.json"
+    report = f"status-report-files/{today.replace('-', '/')}/101530/status_report_1.json"
     s3.put_object(Bucket=bucket, Key=report, Body=b"[]")
     sensor.instance.report_run_canceled(cancelled)
     waits = sensor.tick()
     assert not waits.run_requests
-    assert f"{today()}: its run ended too early; it may be asked for again in" in waits.skip_message
+    assert f"{today}: its run ended too early; it may be asked for again in" in waits.skip_message
     sensor.late = 301
     (again,) = sensor.tick().run_requests or []
     assert again.tags["bg_pipeline/attempt"] == "2"
@@ -234,37 +249,37 @@ def test_what_a_cancelled_run_left_is_asked_for_again_although_it_reported(
 
 @pytest.mark.parametrize("of", ["itself", "the run that it repeats"])
 def test_a_run_that_says_it_left_something_is_asked_for_again(
-    sensor: Sensor, s3: "S3Client", bucket: str, of: str
+    sensor: Sensor, upload: Upload, today: str, s3: "S3Client", bucket: str, of: str
 ) -> None:
-    upload(s3, bucket, "bus.png", "request.json")
+    upload("bus.png", "request.json")
     (request,) = sensor.tick().run_requests or []
     run(sensor, request)
     (ended,) = sensor.instance.get_runs()
     sensor.instance.add_run_tags(ended.run_id, {LEFT: ended.run_id if of == "itself" else "another"})
     sensor.late = 301
-    assert sensor.asked() == ([today()] if of == "itself" else [])
+    assert sensor.asked() == ([today] if of == "itself" else [])
 
 
 def test_each_tick_tells_the_log_what_it_asked_for_or_why_nothing(
-    sensor: Sensor, s3: "S3Client", bucket: str
+    sensor: Sensor, upload: Upload, today: str, s3: "S3Client", bucket: str
 ) -> None:
     sensor.tick()
-    upload(s3, bucket, "bus.png", "request.json")
+    upload("bus.png", "request.json")
     (request,) = sensor.tick().run_requests or []
     sensor.tick()
     run(sensor, request)
-    upload(s3, bucket, "dog.png", folder="settling")
+    upload("dog.png", folder="settling")
     sensor.tick()
     assert sensor.log.messages == [
         "no upload date changed",
-        f"asked for a run of {today()}, attempt 1",
-        f"no upload date changed; {today()}: Dagster knows no run of it; it may be asked for again in 300 s",
-        f"no upload date changed; {today()}: a folder without a request waits until it has been quiet",
+        f"asked for a run of {today}, attempt 1",
+        f"no upload date changed; {today}: Dagster knows no run of it; it may be asked for again in 300 s",
+        f"no upload date changed; {today}: a folder without a request waits until it has been quiet",
     ]
 
 
-def test_a_run_under_way_is_waited_for(sensor: Sensor, s3: "S3Client", bucket: str) -> None:
-    upload(s3, bucket, "bus.png", "request.json")
+def test_a_run_under_way_is_waited_for(sensor: Sensor, upload: Upload) -> None:
+    upload("bus.png", "request.json")
     (request,) = sensor.tick().run_requests or []
     job = sensor.definitions.resolve_implicit_global_asset_job_def()
     sensor.instance.create_run_for_job(
@@ -276,13 +291,13 @@ def test_a_run_under_way_is_waited_for(sensor: Sensor, s3: "S3Client", bucket: s
 
 
 def test_an_idle_tick_is_one_call_for_each_open_date(
-    sensor: Sensor, bucket: str, s3: "S3Client", monkeypatch: pytest.MonkeyPatch
+    sensor: Sensor, bucket: str, s3: "S3Client", monkeypatch: pytest.MonkeyPatch, upload: Upload, today: str
 ) -> None:
     # Without the first try by obstore boto3 sees all requests.
     monkeypatch.setattr("bg_pipeline.store.quick_s3", lambda client, bucket: None)
     for number in range(20):
-        upload(s3, bucket, "bus.png", day=f"{datetime.now(UTC) - timedelta(days=number + 5):%Y-%m-%d}")
-    upload(s3, bucket, "bus.png", "request.json")
+        upload("bus.png", day=f"{date.fromisoformat(today) - timedelta(days=number + 5)}")
+    upload("bus.png", "request.json")
     (request,) = sensor.tick().run_requests or []
     run(sensor, request)
     sensor.tick()

@@ -1,7 +1,6 @@
 """Claims on paid calls: one process makes a call, whatever becomes of it, of its writes and of its clock."""
 
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -335,11 +334,23 @@ def test_an_answer_is_asked_for_once_by_processes_and_threads_that_want_it_at_on
     ours: Answers, theirs: Answers, monkeypatch: pytest.MonkeyPatch, looks: bool
 ) -> None:
     monkeypatch.setattr("bg_pipeline.state.answers.POLL_SECONDS", 0.02)
-    asked, together = [], threading.Barrier(4)
+    asked, together, claims = [], threading.Barrier(4), threading.Semaphore(0)
+    for answers in (ours, theirs):
+        claims_it = answers.claim
+
+        def counted(
+            kind: str, name: str, terms: Terms, claims_it: Callable[..., Claim | Answer] = claims_it
+        ) -> Claim | Answer:
+            claims.release()
+            return claims_it(kind, name, terms)
+
+        monkeypatch.setattr(answers, "claim", counted)
 
     def ask(claim: Claim) -> Answer:
         asked.append(claim)
-        time.sleep(0.1)  # so that the others come meanwhile
+        # Threads of one process wait for each other before they claim.
+        for _ in (ours, theirs):
+            assert claims.acquire(timeout=30), "the other process comes meanwhile"
         return MADE
 
     def come(answers: Answers) -> Answer:

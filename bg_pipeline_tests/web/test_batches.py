@@ -1,7 +1,7 @@
 """The batch calls: prepare, upload straight to storage, plan, submit, run, ask how it stands, read the report."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import date
 from typing import Any
 
 import pytest
@@ -13,6 +13,8 @@ from bg_pipeline.store import Store
 from bg_pipeline_tests.batches import Bench, aws
 from bg_pipeline_tests.pictures import photo
 from bg_pipeline_tests.web.serving import Caller, problem, served
+
+pytestmark = pytest.mark.dates
 
 
 @pytest.fixture
@@ -31,6 +33,11 @@ def prepared(api: Caller, *names: str) -> dict[str, Any]:
     answer = api.post("/batches", {"Files": [{"Name": name} for name in names]})
     assert answer.status_code == 201, answer.text
     return {**answer.json(), "path": answer.headers["location"]}
+
+
+def date_of(path: str) -> date:
+    """The upload date in a batch's path, which the API chose."""
+    return date.fromisoformat(path[:10].replace("/", "-"))
 
 
 def send(upload: dict[str, Any], data: bytes) -> requests.Response:
@@ -60,7 +67,7 @@ def test_a_batch_goes_from_upload_to_report(api: Caller, bench: Bench, control: 
     assert answer.status_code == 202, answer.text
     assert answer.json() == {"Id": made["Id"], "Batch": made["Batch"], "Images": 2, "PaidPictures": 2}
     assert api.get(answer.headers["location"]).json()["State"] == "Waiting"
-    bench.run(datetime.now(UTC).date())
+    bench.run(date_of(made["Batch"]))
     found = api.get(made["path"]).json()
     assert (found["State"], found["Images"], found["ToDo"]) == ("Reported", 2, 0)
     assert found["Counts"] == {"Succeeded": 2}
@@ -77,7 +84,7 @@ def test_a_batch_in_preparation_is_left_alone_and_costs_nothing(
     api: Caller, bench: Bench, control: ControlClient
 ) -> None:
     made = uploaded(api, "red.jpg")
-    day = bench.run(datetime.now(UTC).date(), default_prompt="a beach")
+    day = bench.run(date_of(made["Batch"]), default_prompt="a beach")
     assert day.unfinished == [made["Batch"]]
     assert control.paid() == []
     assert bench.store.read_json(f"{made['Prefix']}/draft.json") is not None
@@ -157,7 +164,7 @@ def test_a_batch_is_prepared_once_for_an_idempotency_key(api: Caller, bench: Ben
 
 
 def test_a_batch_that_somebody_else_uploaded_can_be_asked_for(api: Caller, bench: Bench) -> None:
-    batch = Batch(datetime(2026, 11, 20, tzinfo=UTC).date(), "10:15:30 & more")
+    batch = Batch(date(2026, 11, 20), "10:15:30 & more")
     bench.submit(1, batch=batch.name, day=batch.date, Id="spring")
     path = f"/batches/{batch.date}/{requests.utils.quote(batch.name, safe='')}"
     assert api.get(path).json()["State"] == "Waiting"
@@ -247,12 +254,12 @@ def test_the_rest_of_a_batch_runs_once_its_sample_is_approved(
 ) -> None:
     made = uploaded(api, "red.jpg", "blue.jpg")
     assert submit(api, made, Sample=1).json()["PaidPictures"] == 1
-    bench.run(datetime.now(UTC).date())
+    bench.run(date_of(made["Batch"]))
     stands = api.get(made["path"]).json()
     assert (stands["Counts"], stands["WaitForApproval"]) == ({"Succeeded": 1, "Skipped": 1}, 1)
     for _ in range(2):
         assert api("PUT", f"{made['path']}/approval").status_code == 204
-    bench.run(datetime.now(UTC).date())
+    bench.run(date_of(made["Batch"]))
     stands = api.get(made["path"]).json()
     assert (stands["Counts"], stands["WaitForApproval"]) == ({"Succeeded": 2}, 0)
     assert len(control.paid(operation="InvokeModel")) == 2
@@ -263,7 +270,7 @@ def test_an_approval_of_a_request_that_was_replaced_since_it_was_seen_is_refused
 ) -> None:
     made = uploaded(api, "red.jpg", "blue.jpg")
     submit(api, made, Sample=1)
-    today = datetime.now(UTC).date()
+    today = date_of(made["Batch"])
     bench.run(today)
     seen = api.get(made["path"]).json()["RequestETag"]
     other = {"Id": made["Id"], "Prompt": "a dark forest", "Sample": 1}
@@ -288,7 +295,7 @@ def test_a_retry_is_refused_while_nothing_is_left_of_the_cap(api: Caller, bench:
     made = uploaded(api, "red.jpg", "blue.jpg")
     bench.put(f"{made['Prefix']}/red.jpg", b"no photo")
     submit(api, made, MaxCostUSD=1.0)
-    batch = Batch(datetime.now(UTC).date(), made["path"].rpartition("/")[2])
+    batch = Batch(date_of(made["Batch"]), made["path"].rpartition("/")[2])
     bench.run(batch.date)
     bench.store.write_json(batch.spend_key, {"SettledMicroUsd": 1_000_000, "ClaimedMicroUsd": {}})
     refused = api.post(f"{made['path']}/retry", None)
@@ -318,7 +325,7 @@ def test_what_failed_is_asked_for_again_once_for_one_idempotency_key(
     bench.put(f"{made['Prefix']}/red.jpg", b"no photo")
     submit(api, made)
     assert problem(api.post(f"{made['path']}/retry", None)) == (409, "NoReport")
-    bench.run(datetime.now(UTC).date())
+    bench.run(date_of(made["Batch"]))
     bench.put(f"{made['Prefix']}/red.jpg", photo(7))
     answers = [api.post(f"{made['path']}/retry", None, headers={"Idempotency-Key": "once"}) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [202, 202]
@@ -327,7 +334,7 @@ def test_what_failed_is_asked_for_again_once_for_one_idempotency_key(
     other = api.post(f"{made['path']}/retry", None, headers={"Idempotency-Key": "other"})
     assert other.json() == first, "whoever asks before that batch has a report gets it"
     assert (first["Images"], first["PaidPictures"]) == (1, 1)
-    bench.run(datetime.now(UTC).date())
+    bench.run(date_of(first["Batch"]))
     assert api.get(answers[0].headers["location"]).json()["Counts"] == {"Succeeded": 1}
     assert len(control.paid(operation="InvokeModel")) == 2
     for key in ("once", "other"):

@@ -1,8 +1,9 @@
 """The photo-booth calls: an upload that overwrites nothing, pictures at once, or an order to be asked for."""
 
 import json
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import requests
 
 import bg_pipeline
+from bg_pipeline.flow.engine import Day, Flow
 from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.store import Store
 from bg_pipeline_tests.batches import Bench, aws
@@ -93,15 +95,22 @@ def test_a_photo_without_a_face_is_answered_with_the_reason(api: Caller, bench: 
     assert "no face was found" in answer.json()["detail"]
 
 
-def test_an_order_answers_at_once_and_can_be_asked_for(
-    api: Caller, bench: Bench, control: ControlClient
+def test_an_order_answers_before_it_is_worked_on_and_can_be_asked_for(
+    api: Caller, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.put("photo/x/me.jpg", PORTRAIT)
-    control.fault(operation="InvokeModel", action="delay", seconds=1, times=3)
+    answered, run = threading.Event(), Flow.run
+
+    def run_later(flow: Flow, dates: Sequence[date]) -> dict[date, Day]:
+        assert answered.wait(30)
+        return run(flow, dates)
+
+    monkeypatch.setattr(Flow, "run", run_later)
     answer = api.post("/photo-api", {"Key": "photo/x/me.jpg", "Prompts": ["a beach", "a forest"]})
     assert answer.status_code == 202
     order = answer.json()
     assert order["Status"] in ("Waiting", "Working")
+    answered.set()
     promised = [picture["Key"] for picture in order["Generated"]]
     assert len(promised) == 2
     assert answer.headers["location"] == f"/photo-api/{order['Id']}"

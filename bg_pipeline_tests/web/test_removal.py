@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import requests
@@ -13,9 +14,13 @@ from bg_pipeline import layout
 from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.reports.report import Report, Status
 from bg_pipeline.store import Store
+from bg_pipeline.web import orders
 from bg_pipeline_tests.batches import Bench, aws
+from bg_pipeline_tests.clocks import stop_clock
 from bg_pipeline_tests.pictures import photo
 from bg_pipeline_tests.web.serving import Caller, problem, served
+
+pytestmark = pytest.mark.dates
 
 FROM_HERE = {"X-BG-Client": "test"}
 NO_FREE_MASK = {"mask_sources": ("cut-out",)}
@@ -151,8 +156,10 @@ def test_a_cap_that_is_reached_is_told_with_its_name(bench: Bench) -> None:
 
 
 def test_what_the_process_spent_on_earlier_calls_counts_under_the_cap(
-    bench: Bench, control: ControlClient
+    bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    today = datetime.now(UTC)
+    stop_clock(monkeypatch, today, orders)
     for number in range(3):
         bench.put(f"inputs/{number}.jpg", photo(number))
     with served(bench.settings(**NO_FREE_MASK, max_cost_usd=0.025), bench.store) as api:
@@ -160,8 +167,10 @@ def test_what_the_process_spent_on_earlier_calls_counts_under_the_cap(
             api.post("/image-bg-removal", {"Keys": [f"inputs/{number}.jpg"]}).status_code
             for number in range(3)
         ]
-    assert ends == [200, 200, 503]
-    assert len(control.paid(operation="InvokeModel")) == 2
+        assert ends == [200, 200, 503]
+        assert len(control.paid(operation="InvokeModel")) == 2
+        stop_clock(monkeypatch, today + timedelta(days=1), orders)
+        assert api.post("/image-bg-removal", {"Keys": ["inputs/2.jpg"]}).status_code == 200
 
 
 def test_the_same_photo_is_paid_for_once_under_whatever_key(

@@ -20,9 +20,11 @@ LOOK_SECONDS = 3
 def show(desk: Desk, dagster: str, go_on: Callable[[Batch], object]) -> None:
     """The screen; ``dagster`` is the address of its UI, empty where it is not known. ``go_on`` leads to a draft."""
     st.title("Batches")
-    chosen = st.date_input("Upload date (UTC)", datetime.now(UTC).date())
+    today = datetime.now(UTC).date()
+    # With a key the date that a person chose stays when midnight changes the default.
+    chosen = st.date_input("Upload date (UTC)", today, key="batches-date")
     _who_runs(dagster)
-    day = chosen if isinstance(chosen, date) else datetime.now(UTC).date()
+    day = chosen if isinstance(chosen, date) else today
     # Decided outside of the part that looks again by itself, which cannot lead to another screen.
     if draft := st.session_state.pop("go_on", None):
         with st.spinner("Looking at the photos"):

@@ -25,8 +25,11 @@ _STATES = {State.WAITING: "Waiting", State.APPROVED: "Approved", State.REJECTED:
 def show(desk: Desk) -> None:
     """The screen."""
     st.title("Review")
-    day = st.date_input("Upload date (UTC)", datetime.now(UTC).date())
-    standings = desk.standings(day if isinstance(day, date) else datetime.now(UTC).date())
+    today = datetime.now(UTC).date()
+    # With a key the date that a person chose stays when midnight changes the default.
+    chosen = st.date_input("Upload date (UTC)", today, key="review-date")
+    day = chosen if isinstance(chosen, date) else today
+    standings = desk.standings(day)
     batches = [each.batch for each in standings if each.complete]
     if not batches:
         st.caption(f"No batch of {day} has results.")
@@ -39,13 +42,13 @@ def show(desk: Desk) -> None:
     shown = st.segmented_control(
         "Show", list(_STATES), default=State.WAITING, required=True, format_func=_STATES.__getitem__
     )
-    chosen = [item for item in found if item.state is shown]
-    if not chosen:
+    items = [item for item in found if item.state is shown]
+    if not items:
         st.caption("Nothing waits for a person." if shown is State.WAITING else "There is none.")
         return
     if shown is State.WAITING:
-        _all_at_once(work, chosen)
-    _one(desk, work, batch, chosen)
+        _all_at_once(work, items)
+    _one(desk, work, batch, items)
 
 
 def _numbers(stands: Summary) -> None:

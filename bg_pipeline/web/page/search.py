@@ -17,7 +17,8 @@ def show(desk: Desk) -> None:
     st.title("Search")
     today = datetime.now(UTC).date()
     words = st.text_input("What captions, alternative texts and labels say", placeholder="red bus")
-    chosen = st.date_input("Uploaded (UTC)", (today - timedelta(DAYS), today))
+    # With a key the dates that a person chose stay when midnight changes the default.
+    chosen = st.date_input("Uploaded (UTC)", (today - timedelta(DAYS), today), key="search-dates")
     if not isinstance(chosen, tuple) or len(chosen) != 2:
         st.caption("Choose the first and the last date.")
         return

@@ -1,0 +1,49 @@
+"""The dates that the page's screens are asked for, while midnight passes."""
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from types import ModuleType
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from bg_pipeline.web.page import progress, results, search
+from bg_pipeline_tests.clocks import stop_clock
+
+pytestmark = pytest.mark.dates
+
+LATE = datetime(2026, 12, 31, 23, 59, 59, tzinfo=UTC)
+
+
+class EmptyDesk:
+    """What the screens show where nothing was uploaded."""
+
+    def standings(self, day: date) -> list[Any]:
+        return []
+
+
+def script(show):  # type: ignore[no-untyped-def]  # Streamlit runs its source alone, without imports
+    show()
+
+
+@pytest.mark.parametrize(
+    ("module", "show", "chosen"),
+    [
+        (progress, lambda desk: progress.show(desk, "", lambda draft: None), date(2026, 12, 24)),
+        (results, results.show, date(2026, 12, 24)),
+        (search, search.show, (date(2026, 12, 1), date(2026, 12, 24))),
+    ],
+)
+def test_a_date_that_a_person_chose_stays_past_midnight(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, show: Callable[[Any], None], chosen: Any
+) -> None:
+    stop_clock(monkeypatch, LATE, module)
+    page = AppTest.from_function(script, kwargs={"show": lambda: show(EmptyDesk())}).run()
+    default = page.date_input[0].value
+    assert (default[1] if isinstance(default, tuple) else default) == date(2026, 12, 31)
+    page.date_input[0].set_value(chosen).run()
+    stop_clock(monkeypatch, LATE + timedelta(seconds=2), module)
+    page.run()
+    assert not page.exception
+    assert page.date_input[0].value == chosen

@@ -289,6 +289,9 @@ class _ControlPlane:
             raise ClientError({"Error": told}, "GetFoundationModel")
         return {"modelDetails": {"modelLifecycle": {"status": "ACTIVE"}}}
 
+    def get_inference_profile(self, *, inferenceProfileIdentifier: str) -> dict[str, Any]:  # noqa: N803
+        return self.get_foundation_model(modelIdentifier=inferenceProfileIdentifier.removeprefix("us."))
+
     def get_foundation_model_availability(self, *, modelId: str) -> dict[str, Any]:  # noqa: N803
         return {"regionAvailability": "AVAILABLE", "agreementAvailability": {"status": "AVAILABLE"}}
 
@@ -299,6 +302,7 @@ class Aws:
     def __init__(self, models: Models, s3: Any, regions: Sequence[str]) -> None:
         self.regions = tuple(regions)
         self.own_region = self.regions[0]
+        self.regions_named = True
         self._s3 = s3
         self._clients = {
             "bedrock": _ControlPlane(models),

@@ -6,7 +6,6 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any, Final
 
 from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
@@ -296,6 +295,17 @@ class _ControlPlane:
         return {"regionAvailability": "AVAILABLE", "agreementAvailability": {"status": "AVAILABLE"}}
 
 
+class _Quotas:
+    """``service-quotas``, which knows none: the published ones count."""
+
+    def list_service_quotas(self, **_: object) -> dict[str, Any]:
+        return {"Quotas": []}
+
+    def get_service_quota(self, **_: object) -> dict[str, Any]:
+        told = {"Code": "NoSuchResourceException", "Message": "no such quota"}
+        raise ClientError({"Error": told}, "GetServiceQuota")
+
+
 class Aws:
     """What `bg_pipeline.aws.Aws` is to the pipeline."""
 
@@ -308,7 +318,7 @@ class Aws:
             "bedrock": _ControlPlane(models),
             "bedrock-runtime": _Runtime(models),
             "rekognition": _Rekognition(models),
-            "service-quotas": SimpleNamespace(list_service_quotas=lambda **_: {"Quotas": []}),
+            "service-quotas": _Quotas(),
             "s3": s3,
         }
 

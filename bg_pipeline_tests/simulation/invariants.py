@@ -1,0 +1,507 @@
+"""What has to be true after every simulation: each a function that yields a sentence for each thing that is not."""
+
+import hashlib
+import io
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import orjson
+from PIL import Image
+
+from bg_pipeline import layout
+from bg_pipeline.flow.work import open_batch
+from bg_pipeline.layout import Batch
+from bg_pipeline.review.decisions import State
+from bg_pipeline.review.items import Item, items
+from bg_pipeline.state.leases import at_work
+from bg_pipeline.state.ledger import Ledger
+from bg_pipeline.state.payments import Bill, bill
+from bg_pipeline_tests.simulation import photos
+from bg_pipeline_tests.simulation.models import FAMILIES, FORBIDDEN, READ_TIMEOUT, Call
+from bg_pipeline_tests.simulation.s3 import Change
+from bg_pipeline_tests.simulation.world import EXPECTED, World
+
+CENT: Final = 0.00002
+"""Costs are rounded up to micro-dollars, each."""
+STAGE: Final = {
+    "labels": "labels",
+    "captions": "captions",
+    "cut-out": "generated_images",
+    "picture": "generated_images",
+}
+WRITTEN_UNDER_A_LEASE: Final = (
+    f"{layout.RESULTS}/",
+    f"{layout.REPORTS}/",
+    f"{layout.STATE}/ledger/",
+)
+UNKNOWN: Final = ("lost", "timeout", "cut")
+"""Faults after which nobody knows whether a call was billed."""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A row that a report told as Succeeded, and when."""
+
+    at: float
+    results: tuple[str, ...]
+
+
+@dataclass
+class Watch:
+    """What is noted while a simulation runs, because it cannot be seen at its end."""
+
+    world: World
+    delivered: dict[str, Delivery] = field(default_factory=dict)
+    images: dict[str, str] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)
+    untrue: list[str] = field(default_factory=list)
+    late: list[str] = field(default_factory=list)
+    _began: dict[str, float] = field(default_factory=dict)
+    _holders: dict[str, str] = field(default_factory=dict)
+    _had: dict[str, set[str]] = field(default_factory=dict)
+
+    def at_rest(self) -> None:
+        """Called when all that ran has ended: what reports say of what nobody changed since has to be true then."""
+        for told in reports(self.world):
+            image = told.batch.upload_key(told.image)
+            began = self._began.get(told.batch.path, 0.0)
+            if told.row["Status"] == "Succeeded" and not changed_since(self.world, image, began, 0.0):
+                self.untrue += [f"{told}: {wrong} (before the quiet run)" for wrong in _untrue(self.world, told)]
+
+    def see(self, change: Change) -> None:
+        self._written(change)
+        if change.now is not None and layout.is_report(change.key):
+            self._reported(change.key, orjson.loads(change.now.data))
+        elif change.now is None and change.key in self.images and not change.key.endswith(".json"):
+            self._deleted(change.key)
+
+    def _written(self, change: Change) -> None:
+        """Notes what a process writes for a batch although another has taken its lease over."""
+        path = change.key.removeprefix(f"{layout.STATE}/leases/")
+        if path != change.key:
+            holder = orjson.loads(change.now.data)["Process"] if change.now else ""
+            self._holders[path.removesuffix(".json")] = holder
+            self._had.setdefault(path.removesuffix(".json"), set()).add(holder)
+            return
+        current = self.world.clock.current
+        batch = layout.find_batch(change.key.removeprefix(f"{layout.STATE}/ledger/"))
+        if current is None or batch is None or not change.key.startswith(WRITTEN_UNDER_A_LEASE):
+            return
+        writer, holder = current.process.name, self._holders.get(batch.path, "")
+        if holder not in ("", writer) and writer in self._had[batch.path]:
+            self.late.append(f"{writer} writes {change.key}, whose batch {holder} has taken over")
+
+    def _reported(self, key: str, rows: list[dict[str, Any]]) -> None:
+        batch, current = layout.find_batch(key), self.world.clock.current
+        if batch is not None and current is not None:
+            # A run reports on what it found when it began.
+            self._began[batch.path] = current.process.started
+        for row in rows:
+            if batch is not None and row["Status"] == "Succeeded":
+                image = batch.upload_key(row["ImageName"])
+                self.delivered[image] = Delivery(self.world.clock.now, tuple(row["Results"]))
+                for result in row["Results"]:
+                    self.images[result] = self.images[layout.published_key(result)] = image
+
+    def _deleted(self, key: str) -> None:
+        image, now = self.images[key], self.world.clock.now
+        delivery = self.delivered[image]
+        result = key
+        if key.startswith(f"{layout.PUBLISHED}/"):
+            result = f"{layout.RESULTS}/{key.removeprefix(layout.PUBLISHED + '/')}"
+            said = self.world.history.decided.get(result, ())
+            if any(state == State.REJECTED for _, state in said):
+                return
+        if result in delivery.results and not changed_since(self.world, image, delivery.at):
+            self.lost.append(f"{key} was deleted at {now - self.world.clock_start:.2f}, and nothing is in its place")
+
+
+def changed_since(world: World, image: str, since: float, before: float = 3000.0) -> bool:
+    """Whether the photo at this key or the request of its batch was changed since then, or ``before`` seconds earlier."""
+    upload = layout.parse_upload(image)
+    request = "" if upload is None else upload.batch.request_key
+    times = [*world.history.sources.get(image, ()), *world.history.requests.get(request, ())]
+    # A run works with what it has read some time before.
+    return any(time > since - before for time in times if time > world.clock_start)
+
+
+@dataclass(frozen=True)
+class Told:
+    """A row of a report as it is stored, with what it is about."""
+
+    batch: Batch
+    request: Mapping[str, Any]
+    row: Mapping[str, Any]
+    source: bytes | None
+
+    @property
+    def image(self) -> str:
+        return str(self.row["ImageName"])
+
+    @property
+    def photo(self) -> int:
+        return -1 if self.source is None or not self.source.startswith(b"\x89PNG") else photos.number_in(self.source)
+
+    def __str__(self) -> str:
+        row = self.row
+        return f"{self.batch.path}/{self.image} ({row['Status']}, {row['Error']}: {row['Cause'][:160]})"
+
+
+def reports(world: World) -> list[Told]:
+    """Every row of every batch's report."""
+    told = []
+    for batch in world.batches():
+        request = world.bucket.objects.get(batch.request_key)
+        asked = orjson.loads(request.data) if request else {}
+        if "Id" not in asked:
+            continue
+        stored = world.bucket.objects.get(layout.report_key(batch.status_prefix, asked["Id"]))
+        for row in orjson.loads(stored.data) if stored else ():
+            lies = f"{asked.get('InputS3Prefix') or batch.input_prefix}/{row['ImageName']}"
+            source = world.bucket.objects.get(lies)
+            told.append(Told(batch, asked, row, source.data if source else None))
+    return told
+
+
+def the_bill_is_told(world: World, watch: Watch) -> Iterator[str]:
+    """What was billed lies between the sum of CostUSD and the sum of CostUSD and MaybeBilledUSD."""
+    rows = [told.row for told in reports(world)]
+    beside, beside_maybe = kept_beside(world)
+    surely = sum(row["CostUSD"] or 0.0 for row in rows) + beside
+    maybe = sum(row.get("MaybeBilledUSD") or 0.0 for row in rows) + beside_maybe
+    billed = world.models.billed_usd
+    if not surely - CENT * 50 <= billed <= surely + maybe + CENT * 50:
+        yield f"{billed:.4f} USD were billed; told are {surely:.4f} and {maybe:.4f} that may have been"
+
+
+def kept_beside(world: World) -> tuple[float, float]:
+    """What ledgers keep of money that was paid for images no longer asked for: surely, and maybe."""
+    total = Bill()
+    for batch in world.batches():
+        ledger = Ledger.read(world.store, batch, list(world.store.list(f"{batch.ledger_prefix}/")))
+        for payments in ledger.dropped.values():
+            total += bill(payments.values())
+    return total.cost_usd or 0.0, total.maybe_usd or 0.0
+
+
+def statuses_are_true(world: World, watch: Watch) -> Iterator[str]:
+    """A Succeeded image has its results, made of the photo that is there for what is asked now."""
+    yield from watch.untrue
+    for told in reports(world):
+        if told.row["Status"] == "Succeeded":
+            for wrong in _untrue(world, told):
+                yield f"{told}: {wrong}"
+
+
+def _untrue(world: World, told: Told) -> Iterator[str]:
+    asked, row = _asked(told), told.row
+    if told.source is None:
+        return  # a photo that was deleted is not asked for any more; its row stays until the batch is worked on
+    prompts = asked.get("Prompts") or [asked.get("Prompt")]
+    painted = not (asked.get("Task") == "REMOVE" or asked.get("Backdrop"))
+    number = len(prompts) * asked.get("Variants", 1) if painted else 1
+    if len(row["Results"]) != number:
+        yield f"{number} results were asked for, {len(row['Results'])} are told"
+    for index, key in enumerate(row["Results"]):
+        stored = world.bucket.objects.get(key)
+        beside = world.bucket.objects.get(layout.provenance_key(key))
+        if stored is None or beside is None:
+            yield f"{key} or its provenance is not there"
+            continue
+        provenance = orjson.loads(beside.data)
+        if photos.number_in(stored.data) != told.photo:
+            yield f"{key} does not show the subject of the photo"
+        if provenance["SourceSHA256"] != hashlib.sha256(told.source).hexdigest():
+            yield f"the provenance of {key} is of another photo"
+        if painted:
+            prompt = prompts[index // asked.get("Variants", 1)]
+            yield from _of_another_call(world, told, key, stored.data, provenance, str(prompt))
+        else:
+            yield from _of_another_ground(asked, key, stored.data)
+
+
+def _of_another_call(
+    world: World, told: Told, key: str, data: bytes, provenance: Mapping[str, Any], template: str
+) -> Iterator[str]:
+    number = photos.call_in(data)
+    if not 0 <= number < len(world.models.calls):
+        yield f"{key} has a ground that no model painted"
+        return
+    call = world.models.calls[number]
+    if call.photo != told.photo or call.bad:
+        yield f"{key} has the ground of call {number}, which was made for another photo"
+    fixed = template.partition("{")[0]
+    if not call.prompt.startswith(fixed) or ("{" not in template and call.prompt != template):
+        yield f"{key} was painted for {call.prompt!r}, asked is {template!r}"
+    if provenance["Prompt"] != call.prompt:
+        yield f"{key} was painted for {call.prompt!r}, its provenance says {provenance['Prompt']!r}"
+
+
+def _of_another_ground(asked: Mapping[str, Any], key: str, data: bytes) -> Iterator[str]:
+    with Image.open(io.BytesIO(data)) as picture:
+        corner = picture.convert("RGBA").getpixel((1, 1))
+    if asked.get("Backdrop"):
+        wanted = (*bytes.fromhex(asked["Backdrop"].removeprefix("#")), 255)
+        if corner != wanted:
+            yield f"{key} has another ground than the one asked for"
+    elif corner[3] != 0:  # type: ignore[index]
+        yield f"{key} has a ground, and none was asked for"
+
+
+def _asked(told: Told) -> Mapping[str, Any]:
+    entries = told.request.get("Images") or ()
+    own = next((entry for entry in entries if entry["ImageName"] == told.image), {})
+    asked = {**told.request, **{name: value for name, value in own.items() if value is not None}}
+    if "Prompts" in own and own["Prompts"]:
+        asked.pop("Prompt", None)
+    return asked
+
+
+def troubles_have_a_reason(world: World, watch: Watch) -> Iterator[str]:
+    """An image that is not Succeeded has a reason of its own that still holds: nobody else's trouble stopped it."""
+    for told in reports(world):
+        status = told.row["Status"]
+        if status != "Succeeded" and not _reason(world, told):
+            yield f"{told} has no reason for it"
+
+
+def _reason(world: World, told: Told) -> str:
+    asked, row = _asked(told), told.row
+    key = f"{told.request.get('InputS3Prefix') or told.batch.input_prefix}/{told.image}"
+    faults = {call.fault for call in world.models.calls if call.photo == told.photo}
+    unknown = sum(1 for call in world.models.calls if call.photo == told.photo and call.fault in UNKNOWN)
+    words = " ".join(map(str, (asked.get("Prompt"), asked.get("Prompts"))))
+    settings = world.settings
+    dead = all(set(FAMILIES[name]) <= world.models.dead for name in settings["image_models"])
+    match row["Status"]:
+        case "Failed":
+            if told.source is None:
+                return "there is no photo"
+            if told.photo < 0:
+                return "it is no picture"
+            if key in world.history.unreadable:
+                return "S3 refuses it"
+            if row["Error"] == "MaybeBilled" and unknown >= 2:
+                return "two calls whose end nobody knows"
+            if "malformed" in faults and row["Error"] == "ValidationException":
+                return "a model called it malformed"
+        case "Blocked":
+            if FORBIDDEN in words or "refused" in faults:
+                return "it was refused"
+        case "NeedsReview":
+            if any(call.bad for call in world.models.calls if call.photo == told.photo):
+                return "a model painted badly"
+            if row["Error"] == "NoSubject" and faults & {"refused", "malformed"}:
+                return "no cut-out was made"
+        case "Skipped":
+            if row["Error"] == "SampleWaits" and asked.get("Sample") is not None:
+                return "its sample waits"
+            if row["Error"] == "CapReached" and _a_cap_is_near(world, told):
+                return "a cap"
+            if row["Error"] == "NothingUsable" and dead:
+                return "no model lives"
+    return ""
+
+
+def _a_cap_is_near(world: World, told: Told) -> bool:
+    settings = world.settings
+    return bool(
+        told.request.get("MaxCostUSD") or settings.get("max_cost_usd") or settings.get("max_cost_usd_per_day")
+    )
+
+
+def nothing_stored_is_paid_again(world: World, watch: Watch) -> Iterator[str]:
+    """What was paid for and is stored is paid for again only by a refresh that was asked for, once an occasion."""
+    first: dict[str, Call] = {}
+    by_occasion: dict[tuple[str, str], Call] = {}
+    for call in world.models.calls:
+        if call.billed is None:
+            continue
+        run = world.asked[call.process.name]
+        refresh = STAGE[call.kind] in run.again
+        before = by_occasion.get((call.asked, run.occasion)) if refresh else first.get(call.asked)
+        if before is not None and before.stored is not None and before.stored < call.sent:
+            what = f"for the same refresh ({run.occasion})" if refresh else "without being asked to"
+            yield (
+                f"call {call.number} ({call.kind} of photo {call.photo} by {call.process}) pays {what} for what "
+                f"call {before.number} by {before.process} had answered and is stored"
+            )
+        if call.stored is not None:
+            if refresh:
+                by_occasion.setdefault((call.asked, run.occasion), call)
+            first.setdefault(call.asked, call)
+
+
+def nothing_is_asked_twice_at_once(world: World, watch: Watch) -> Iterator[str]:
+    """No call is made while another living process waits for the answer to the same one."""
+    before: defaultdict[str, list[Call]] = defaultdict(list)
+    for call in world.models.calls:
+        for other in before[call.asked]:
+            gone = other.process.killed and other.process.ended <= call.sent
+            over = (other.ended or other.sent) <= call.sent or call.sent - other.sent > READ_TIMEOUT["bedrock-runtime"]
+            refresh = STAGE[call.kind] in world.asked[call.process.name].again
+            twice = not (gone or over or refresh) and call.billed is not None and other.billed is not None
+            if twice and other.process is not call.process:
+                yield (
+                    f"call {call.number} by {call.process} ({call.kind} of photo {call.photo}) is made while "
+                    f"{other.process} waits for the answer to call {other.number}"
+                )
+        before[call.asked].append(call)
+
+
+def what_arrived_is_stored(world: World, watch: Watch) -> Iterator[str]:
+    """An answer that arrived at a process that lives on is stored, unless S3 refuses just that."""
+    refused = [process for _, _, sort, process in world.history.faults if sort == "put answers"]
+    for call in world.models.calls:
+        if call.arrived is not None and call.stored is None and not call.bad:
+            if call.process.killed or call.process in refused:
+                continue
+            yield f"the answer to call {call.number} ({call.kind} by {call.process}) arrived and was not stored"
+
+
+def nothing_delivered_is_lost(world: World, watch: Watch) -> Iterator[str]:
+    """A delivered result stays readable, and its image Succeeded, until it is replaced or a person rejects it."""
+    yield from watch.lost
+    rows = {told.batch.upload_key(told.image): told for told in reports(world)}
+    for image, delivery in watch.delivered.items():
+        if changed_since(world, image, delivery.at):
+            continue
+        told = rows.get(image)
+        if told is None:
+            yield f"{image} was delivered and is in no report any more"
+        elif told.row["Status"] != "Succeeded":
+            painted_badly = any(call.bad for call in world.models.calls if call.photo == told.photo)
+            if not (told.row["Status"] == "NeedsReview" and painted_badly):
+                yield f"{told} was delivered before"
+        missing = [key for key in delivery.results if key not in world.bucket.objects]
+        if missing:
+            yield f"{image}: {', '.join(missing)} were delivered and are gone"
+
+
+def who_lost_a_lease_writes_nothing(world: World, watch: Watch) -> Iterator[str]:
+    """A process whose lease was taken over changes neither results nor ledger nor report of the batch any more."""
+    yield from watch.late
+
+
+def caps_hold(world: World, watch: Watch) -> Iterator[str]:
+    """No run, day or batch with its retries was billed more than its cap."""
+    by_run: defaultdict[str, float] = defaultdict(float)
+    by_day: defaultdict[str, float] = defaultdict(float)
+    by_photo: defaultdict[int, float] = defaultdict(float)
+    for call in world.models.calls:
+        by_run[call.process.name] += call.usd
+        by_day[f"{datetime.fromtimestamp(call.sent, UTC):%Y-%m-%d}"] += call.usd
+        by_photo[call.photo] += call.usd
+    for name, usd in by_run.items():
+        cap = getattr(world.asked[name].settings, "max_cost_usd", 0.0)
+        if cap and usd > cap + CENT:
+            yield f"{name} was billed {usd:.4f} USD, its cap is {cap}"
+    day_caps = [getattr(asked.settings, "max_cost_usd_per_day", 0.0) for asked in world.asked.values()]
+    if day_caps and all(day_caps):
+        for day, usd in by_day.items():
+            if usd > max(day_caps) + CENT:
+                yield f"{day} was billed {usd:.4f} USD, its cap is {max(day_caps)}"
+    yield from _batch_caps(world, by_photo)
+
+
+def _batch_caps(world: World, by_photo: Mapping[int, float]) -> Iterator[str]:
+    redone = {step.args["batch"] for step in world.plan.steps if step.do == "redo"}
+    for path, spec in world.plan.batches.items():
+        cap = spec["request"].get("MaxCostUSD")
+        if cap is None or path in redone or _touched(world, path) or _shared(world, path):
+            continue
+        usd = sum(by_photo.get(number, 0.0) for number in spec["photos"].values())
+        if usd > cap + CENT:
+            yield f"batch {path} and its retries were billed {usd:.4f} USD, its cap is {cap}"
+
+
+def _touched(world: World, path: str) -> bool:
+    """Whether the batch's request or photos were changed on the way."""
+    prefix = f"{layout.UPLOADS}/{path}/"
+    times = {**world.history.requests, **world.history.sources}
+    return any(key.startswith(prefix) and (len(when) > 1 or when[0] > world.clock_start) for key, when in times.items())
+
+
+def _shared(world: World, path: str) -> bool:
+    """Whether another batch has one of its photos."""
+    own = set(world.plan.batches[path]["photos"].values())
+    others = (spec["photos"].values() for other, spec in world.plan.batches.items() if other != path)
+    return any(own & set(numbers) for numbers in others)
+
+
+def samples_wait(world: World, watch: Watch) -> Iterator[str]:
+    """Beyond its sample nothing of a batch is paid for before a person approves it."""
+    for path, spec in world.plan.batches.items():
+        sample = spec["request"].get("Sample")
+        if sample is None or world.history.approved.get(path) or _touched(world, path) or _shared(world, path):
+            continue
+        own = set(spec["photos"].values())
+        paid = {call.photo for call in world.models.calls if call.billed is not None and call.photo in own}
+        if len(paid) > sample:
+            yield f"batch {path} was paid for {len(paid)} photos; its sample is {sample}, which nobody approved"
+
+
+def what_is_published_is_approved(world: World, watch: Watch) -> Iterator[str]:
+    """Under published/ lies what is approved, as it was approved."""
+    approved = world.in_a_process(lambda: dict(_approved(world)))
+    for key in world.bucket.under(f"{layout.PUBLISHED}/"):
+        item = approved.get(key)
+        if item is None:
+            yield f"{key} is published and nobody approved it"
+        elif world.bucket.objects[key].etag != item.etag:
+            yield f"{key} is published in another version than the one approved"
+    for key in approved.keys() - world.bucket.objects.keys():
+        yield f"{key} is approved and was not published"
+
+
+def _approved(world: World) -> Iterator[tuple[str, Item]]:
+    for batch in world.batches():
+        work = open_batch(world.store, world.made_settings(), batch)
+        for item in items(work, world.made_settings()):
+            if item.state is State.APPROVED:
+                yield layout.published_key(item.key), item
+
+
+def all_ends(world: World, watch: Watch) -> Iterator[str]:
+    """After a quiet run everything has ended: no lease is held, and one more run pays nothing."""
+    for process in world.clock.processes.values():
+        if process.alive:
+            yield f"{process} does not end"
+        if process.error is not None and not isinstance(process.error, EXPECTED):
+            yield f"{process} ended with {process.error!r}"
+        for error in process.thread_errors:
+            yield f"a thread of {process} ended with {error!r}"
+    for text in world.internal:
+        yield f"a fault of bg_pipeline's own: {text.strip().splitlines()[-1]}"
+    if not world.sensor_rests:
+        yield "the sensor asks for runs again and again"
+    if world.quiet_runs_pay:
+        yield "runs go on paying although nothing changes"
+    for key in world.bucket.under(f"{layout.STATE}/leases/"):
+        if at_work(world.store, key):
+            yield f"the lease {key} is held by nobody"
+    for batch in world.batches():
+        request = world.bucket.objects.get(batch.request_key)
+        if request is not None:
+            key = layout.report_key(batch.status_prefix, orjson.loads(request.data)["Id"])
+            if key not in world.bucket.objects:
+                yield f"batch {batch.path} has no report"
+
+
+INVARIANTS: Final[tuple[Callable[[World, Watch], Iterator[str]], ...]] = (
+    the_bill_is_told,
+    statuses_are_true,
+    troubles_have_a_reason,
+    nothing_stored_is_paid_again,
+    nothing_is_asked_twice_at_once,
+    what_arrived_is_stored,
+    nothing_delivered_is_lost,
+    who_lost_a_lease_writes_nothing,
+    caps_hold,
+    samples_wait,
+    what_is_published_is_approved,
+    all_ends,
+)

@@ -1,0 +1,91 @@
+"""What people do while runs are at work: at any time, and as the commands and the page have them do it."""
+
+from typing import TYPE_CHECKING, Any
+
+from bg_pipeline import layout
+from bg_pipeline.errors import UsageError
+from bg_pipeline.flow.work import open_batch
+from bg_pipeline.layout import Batch
+from bg_pipeline.reports.overview import look_up
+from bg_pipeline.review.deciding import decide
+from bg_pipeline.review.decisions import State
+from bg_pipeline.review.follow_up import approve_sample, prepare_retry
+from bg_pipeline.review.items import items
+from bg_pipeline.review.publishing import publish as publish_approved
+from bg_pipeline.review.redoing import redo
+
+if TYPE_CHECKING:
+    from bg_pipeline_tests.simulation.world import World
+
+
+def do(world: "World", what: str, args: dict[str, Any]) -> None:
+    """Does what a step says."""
+    path: str = args["batch"]
+    batch = layout.find_batch(path)
+    if batch is None:
+        raise ValueError(path)
+    told = f"{what} {path} {args.get('photo', '')}".strip()
+    match what:
+        case "replace request":
+            world.say(f"PERSON {told} {args['request']}")
+            world.put_request(path, args["request"])
+        case "overwrite photo":
+            world.say(f"PERSON {told}")
+            world.put_photo(path, args["photo"], args["number"])
+        case "delete photo":
+            world.say(f"PERSON {told}")
+            key = f"{layout.UPLOADS}/{path}/{args['photo']}"
+            world.history.sources.setdefault(key, []).append(world.clock.now)
+            world.bucket.delete(key)
+        case "approve":
+            world.person(told, lambda: _approve(world, batch))
+        case "retry":
+            world.person(told, lambda: _retry(world, batch))
+        case "redo":
+            world.person(told, lambda: _redo(world, batch, args["choice"]))
+        case "publish":
+            world.person(told, lambda: publish(world, batch))
+        case "decide":
+            world.person(told, lambda: _decide(world, batch, args["choice"]))
+        case _:
+            raise ValueError(what)
+
+
+def _approve(world: "World", batch: Batch) -> None:
+    standing = look_up(world.store, world.made_settings(), batch)
+    # Noted before it is written: from here on it may count.
+    world.history.approved.setdefault(batch.path, []).append(world.clock.now)
+    approve_sample(world.store, standing, by="ann")
+
+
+def _retry(world: "World", batch: Batch) -> None:
+    found = prepare_retry(world.store, world.made_settings(), look_up(world.store, world.made_settings(), batch))
+    if found is not None:
+        made = found.submit(world.store)
+        world.history.retried.setdefault(batch.path, []).append(made.path)
+
+
+def _redo(world: "World", batch: Batch, choice: int) -> None:
+    work = open_batch(world.store, world.made_settings(), batch)
+    found = items(work, world.made_settings())
+    if not found:
+        raise UsageError("nothing to be done again")
+    item = found[choice % len(found)]
+    world.history.decided.setdefault(item.key, []).append((world.clock.now, State.REJECTED))
+    redo(world.store, world.made_settings(), work, [item], by="ann")
+
+
+def _decide(world: "World", batch: Batch, choice: int) -> None:
+    work = open_batch(world.store, world.made_settings(), batch)
+    found = [item for item in items(work, world.made_settings()) if item.key]
+    if not found:
+        raise UsageError("nothing to decide about")
+    item, state = found[choice % len(found)], State.REJECTED if choice % 2 else State.APPROVED
+    world.history.decided.setdefault(item.key, []).append((world.clock.now, state))
+    decide(work.place.data, [item], state, by="bob")
+
+
+def publish(world: "World", batch: Batch) -> None:
+    """Delivers what is approved of a batch."""
+    work = open_batch(world.store, world.made_settings(), batch)
+    publish_approved(work, items(work, world.made_settings()))

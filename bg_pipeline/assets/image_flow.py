@@ -34,7 +34,7 @@ _PASSING: Final = {
     DayQuotaExhausted.__name__,
     NothingUsable.__name__,
 }
-"""Errors of rows that were not tried because of something that may pass: S3, credentials, a quota, access to models."""
+"""Errors of rows not tried because of something that may pass: S3, credentials, a quota, access to models."""
 _FROM_FAILURE: Final = ("dagster/is_resume_retry", "dagster/is_asset_resume_retry")
 
 

@@ -17,8 +17,8 @@ RETRY: Final = "retry"
 ABANDONED: Final = timedelta(days=7)
 """A wish that was not fulfilled in this time is not gone on with: who asks then means a new one."""
 
-REMEMBERED: Final = 100 """Fulfilled occasions of a batch that are remembered, so that a run that is executed again
-much later pays nothing."""
+REMEMBERED: Final = 100
+"""Fulfilled occasions of a batch that are remembered: a run that is executed again much later pays nothing."""
 
 _HEADER: Final = "Wishes"
 _FULFILLED: Final = "FulfilledWishes"

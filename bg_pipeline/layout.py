@@ -270,6 +270,11 @@ class Batch:
         """What all runs of this batch spent together."""
         return within(f"{STATE}/spend/batches", f"{self.path}.json")
 
+    @property
+    def family_spend_key(self) -> str:
+        """What this batch and all that is asked for again of it spent together, where it has a cap."""
+        return within(f"{STATE}/spend/families", f"{self.path}.json")
+
 
 @dataclass(frozen=True, slots=True)
 class Upload:

@@ -22,9 +22,9 @@ def show(desk: Desk, dagster: str, go_on: Callable[[Batch], object]) -> None:
     st.title("Batches")
     today = datetime.now(UTC).date()
     # With a key the date that a person chose stays when midnight changes the default.
-    chosen = st.date_input("Upload date (UTC)", today, key="batches-date")
+    picked = st.date_input("Upload date (UTC)", today, key="batches-date")
     _who_runs(dagster)
-    day = chosen if isinstance(chosen, date) else today
+    day = picked if isinstance(picked, date) else today
     # Decided outside of the part that looks again by itself, which cannot lead to another screen.
     if draft := st.session_state.pop("go_on", None):
         with st.spinner("Looking at the photos"):

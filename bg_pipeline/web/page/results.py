@@ -27,8 +27,8 @@ def show(desk: Desk) -> None:
     st.title("Review")
     today = datetime.now(UTC).date()
     # With a key the date that a person chose stays when midnight changes the default.
-    chosen = st.date_input("Upload date (UTC)", today, key="review-date")
-    day = chosen if isinstance(chosen, date) else today
+    picked = st.date_input("Upload date (UTC)", today, key="review-date")
+    day = picked if isinstance(picked, date) else today
     standings = desk.standings(day)
     batches = [each.batch for each in standings if each.complete]
     if not batches:

@@ -6,6 +6,7 @@
 
 import csv
 import io
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -349,14 +350,23 @@ def _cell(value: object) -> object:
 
 
 def spreadsheet_text(text: str) -> str:
-    """``text`` as a cell that no spreadsheet takes for a formula: with an apostrophe before it if need be."""
-    return f"'{text}" if text[:1] in _FORMULA_STARTS else text
+    """``text`` as a cell that no spreadsheet takes for a formula, whatever separator it splits the table at.
+
+    An apostrophe is put before what would be one: at the start, and after a separator or line break inside the
+    cell, since quotation marks do not protect a cell in a table that is split at another separator.
+    """
+    return _FORMULA.sub("'", text)
 
 
 def text_of_cell(cell: str) -> str:
     """What `spreadsheet_text` made a cell of."""
-    return cell[1:] if cell[:1] == "'" and cell[1:2] in _FORMULA_STARTS else cell
+    return _MADE_HARMLESS.sub("", cell)
 
 
-# A formula's first character, its full-width forms, and what some spreadsheets pass over in front of it.
-_FORMULA_STARTS: Final = frozenset("=+-@\t\r\n＝＋－＠")
+# A formula's first character, and its full-width form.
+_STARTS: Final = "=+@＝＋－＠-"
+# Where a formula would begin: at the start of the cell, where some spreadsheets pass over white space in front of
+# it, or after a separator, where doubled quotation marks may stand before it. Apostrophes that are there already
+# count, so that the one which is put before them can be told from them.
+_FORMULA: Final = re.compile(rf"""\A(?='*[\t\r\n{_STARTS}])|(?<=[,;|\t\r\n])(?='*"*[{_STARTS}])""")
+_MADE_HARMLESS: Final = re.compile(rf"""\A'(?='*[\t\r\n{_STARTS}])|(?<=[,;|\t\r\n])'(?='*"*[{_STARTS}])""")

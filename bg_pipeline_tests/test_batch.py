@@ -163,13 +163,20 @@ HARD_NAMES = [
     "a/../b.jpg",
     ".a/..b.jpg",
     "x.jpg/y.jpg",
-    "a\nb",
+    "a\u200db.jpg",
 ]
 
 
 def test_hard_image_names_are_taken_as_they_are() -> None:
     request = read({**SHORT, "Images": [{"ImageName": name} for name in HARD_NAMES]})
     assert list(request.entries) == HARD_NAMES
+
+
+def test_an_upload_that_no_request_may_name_is_left_out_of_the_retry() -> None:
+    request = read(SHORT)
+    again = batch.retry_request(request, ["a\nb.jpg", "c.jpg"])
+    assert list(again.entries) == ["c.jpg"]
+    assert batch.retry_request(request, ["a\nb.jpg"]) is None
 
 
 def test_a_prefix_of_ones_own_choice_may_lie_under_its_top_level_prefix() -> None:
@@ -243,6 +250,15 @@ def test_another_bucket_is_taken_where_it_is_allowed() -> None:
         ({"Backdrop": "s3://photos/x.jpg"}, "Backdrop", "under image-files/ or assets/"),
         ({"Backdrop": "#ffffff", "Task": "REMOVE"}, "Backdrop", "Task REMOVE"),
         ({"Ref": "a\nb"}, "Ref", "control character"),
+        ({"Images": [{"ImageName": "a\nACTION NEEDED.jpg"}]}, "Images[0].ImageName", "control character"),
+        ({"Images": [{"ImageName": "a\0.jpg"}]}, "Images[0].ImageName", "control character"),
+        ({"OutputS3Prefix": "generated-image-files/a\n\nACTION"}, "OutputS3Prefix", "control character"),
+        ({"StatusS3Prefix": "status-report-files/a\x1b[2J"}, "StatusS3Prefix", "control character"),
+        ({"InputS3Prefix": "image-files/a\u2028b"}, "InputS3Prefix", "line break"),
+        ({"Renditions": [{"FileName": "../{name}"}]}, "Renditions[0].FileName", "'..'"),
+        ({"Renditions": [{"FileName": "C:\\{name}"}]}, "Renditions[0].FileName", "backslash"),
+        ({"Ref": "..", "Renditions": [{"FileName": "{ref}/{name}"}]}, "Ref", "'..'"),
+        ({"Ref": "x/../../y", "Renditions": [{"FileName": "{ref}.jpg"}]}, "Ref", "'..'"),
         ({"Renditions": []}, "Renditions", "empty list"),
         ({"Renditions": [{"Format": "PSD"}]}, "Renditions[0].Format", "'avif', not \"PSD\""),
         ({"Renditions": [{"Width": 0}]}, "Renditions[0].Width", "at least 1"),

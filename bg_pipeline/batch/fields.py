@@ -88,7 +88,14 @@ def _image_name(name: str) -> str:
         raise ValueError(
             f"{shown(name)} cannot be the name of an image: it is empty, a folder or a .json file"
         )
+    if holds_control(name):
+        raise ValueError(f"{shown(name)} holds a control character or a line break")
     return name
+
+
+def holds_control(text: str) -> bool:
+    """Whether a name or prefix holds what could end a line or steer a terminal where it is shown."""
+    return any(unicodedata.category(char) in ("Cc", "Zl", "Zp") for char in text)
 
 
 def _stored_key(key: str) -> str:

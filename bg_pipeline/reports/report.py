@@ -339,8 +339,22 @@ _ROWS = TypeAdapter(tuple[Row, ...])
 
 
 def printable(text: str) -> str:
-    """``text`` with what could steer a terminal made visible."""
-    return "".join(f"\\x{ord(char):02x}" if unicodedata.category(char) == "Cc" else char for char in text)
+    """``text`` in one line, with what could steer a terminal or reverse the line's order made visible."""
+    if text.isprintable():
+        return text
+    return "".join(_visible(char) if _steers(char) else char for char in text)
+
+
+def _steers(char: str) -> bool:
+    # Of the format characters those that set the direction of writing; others are parts of letters and emoji.
+    return unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") or char in _DIRECTIONS
+
+
+def _visible(char: str) -> str:
+    return f"\\x{ord(char):02x}" if ord(char) < 0x100 else f"\\u{ord(char):04x}"
+
+
+_DIRECTIONS: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def _cell(value: object) -> object:

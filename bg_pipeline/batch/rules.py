@@ -32,10 +32,11 @@ def violations(
             yield field, problem
 
     entries = request.Images or ()
+    own_prefix = f"{batch.input_prefix}/"
     for place, level in [("", request), *((f"Images[{n}].", entry) for n, entry in enumerate(entries))]:
         for key_field in ("MaskKey", "Backdrop"):
-            key = (getattr(level, key_field) or "").removeprefix(f"{batch.input_prefix}/")
-            if left := left_in(key):
+            key = getattr(level, key_field)
+            if key and (left := left_in(key.removeprefix(own_prefix))):
                 yield f"{place}{key_field}", f"a placeholder was left in: {left[:60]}"
     input_prefix = request.InputS3Prefix.removesuffix("/") or batch.input_prefix
     places: dict[str, int] = {}

@@ -379,9 +379,19 @@ def manifest_report_key(status_prefix: str, batch_id: str) -> str:
     return within(status_prefix, f"manifest_{batch_id}.csv")
 
 
-def claim_key(output_prefix: str) -> str:
-    """The object that says which batch owns an output prefix, since no two share one."""
-    return within(f"{STATE}/claims", f"{output_prefix}.json")
+def claims_of(prefix: str) -> str:
+    """The prefix of the claims on all that lies inside a prefix."""
+    return within(f"{STATE}/claims", prefix)
+
+
+def claim_key(prefix: str) -> str:
+    """The object that says which batch writes under an output or status prefix, since no two share one."""
+    return within(f"{STATE}/claims", f"{prefix}.json")
+
+
+def parse_claim(key: str) -> str:
+    """The prefix on which the object called ``key`` is a claim."""
+    return key.removeprefix(f"{STATE}/claims/").removesuffix(".json")
 
 
 def call_key(identity: str) -> str:

@@ -5,6 +5,7 @@ from datetime import UTC, date, datetime
 
 import streamlit as st
 
+from bg_pipeline import layout
 from bg_pipeline.errors import BgPipelineError, UsageError
 from bg_pipeline.layout import Batch
 from bg_pipeline.reports.building import page
@@ -164,7 +165,7 @@ def _report(desk: Desk, batch: Batch) -> None:
     if report is None:
         st.text("There is no report yet; it is written by the run.")
         return
-    name = f"report {batch.date} {batch.name}"
+    name = layout.archive_path(f"report {batch.date} {batch.name}")
     st.download_button("CSV", report.csv(), f"{name}.csv", "text/csv", key=f"csv-{batch.path}")
     st.download_button("JSON", report.json(), f"{name}.json", "application/json", key=f"json-{batch.path}")
     html = page(desk.open(batch))

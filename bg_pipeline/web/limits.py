@@ -7,7 +7,6 @@ from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 from starlette.datastructures import Headers
-from starlette.routing import get_route_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bg_pipeline.batch import MAX_BYTES
@@ -81,8 +80,14 @@ class BodyLimit:
             self._held -= taken
 
 
+def route_path(scope: Scope) -> str:
+    """The path as the routes know it, without what the application is mounted under."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
 def _takes_batch_requests(scope: Scope) -> bool:
-    path = get_route_path(scope)
+    path = route_path(scope)
     return path.startswith("/batches/") and path.endswith(("/request", "/plan"))
 
 

@@ -15,11 +15,10 @@ from fastapi import Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
-from starlette.routing import get_route_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bg_pipeline.web.addresses import is_loopback
-from bg_pipeline.web.limits import Rate
+from bg_pipeline.web.limits import Rate, route_path
 from bg_pipeline.web.problems import Problem
 
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA")
@@ -131,7 +130,7 @@ class CallersOnly:
 
 
 def _is_public(scope: Scope) -> bool:
-    return scope["method"] in ("GET", "HEAD") and get_route_path(scope) in PUBLIC
+    return scope["method"] in ("GET", "HEAD") and route_path(scope) in PUBLIC
 
 
 class LoopbackOnly:

@@ -60,8 +60,9 @@ class PhotoUpload(BaseModel):
     """Where to upload the photo within ``Expires`` seconds; then name its ``Key``.
 
     Either POST it to ``Url`` as a form (multipart/form-data) of ``Fields`` and, last, ``file`` with its bytes, at
-    most ``MaxBytes``. Or, where its ``Size`` was said, PUT exactly so many bytes to ``UploadURL`` with this
-    ``ContentType``. An address of a PUT that takes any size is not given.
+    most ``MaxBytes``. Or PUT it to ``UploadURL`` with this ``ContentType``: exactly ``Size`` bytes where that was said.
+    Storage bounds no PUT whose size was not said, as the clients of the system that this stands for send it; a photo
+    of more than ``MaxBytes`` is then refused when it is named.
     """
 
     Bucket: str
@@ -71,7 +72,7 @@ class PhotoUpload(BaseModel):
     Url: str
     Fields: dict[str, str]
     MaxBytes: int
-    UploadURL: str | None
+    UploadURL: str
 
 
 class PhotoRequest(BaseModel):
@@ -137,18 +138,15 @@ def upload(asked: UploadRequest, service: TheService) -> PhotoUpload:
         Conditions=[["content-length-range", 1, service.max_bytes], {"Content-Type": kind}],
         ExpiresIn=UPLOAD_SECONDS,
     )
-    address = None
-    if asked.Size is not None:
-        if asked.Size > service.max_bytes:
-            text = (
-                f"a photo of {asked.Size:,} bytes is larger than {service.max_bytes:,} (BG_API_MAX_UPLOAD_MB)"
-            )
-            raise Problem(413, "TooLarge", text)
-        address = client.generate_presigned_url(
-            "put_object",
-            Params={"Bucket": bucket, "Key": key, "ContentType": kind, "ContentLength": asked.Size},
-            ExpiresIn=UPLOAD_SECONDS,
-        )
+    if asked.Size is not None and asked.Size > service.max_bytes:
+        text = f"a photo of {asked.Size:,} bytes is larger than {service.max_bytes:,} (BG_API_MAX_UPLOAD_MB)"
+        raise Problem(413, "TooLarge", text)
+    length = {} if asked.Size is None else {"ContentLength": asked.Size}
+    address = client.generate_presigned_url(
+        "put_object",
+        Params={"Bucket": bucket, "Key": key, "ContentType": kind, **length},
+        ExpiresIn=UPLOAD_SECONDS,
+    )
     return PhotoUpload(
         Bucket=bucket,
         Key=key,

@@ -69,7 +69,9 @@ class Watch:
             image = told.batch.upload_key(told.image)
             began = self._began.get(told.batch.path, 0.0)
             if told.row["Status"] == "Succeeded" and not changed_since(self.world, image, began, 0.0):
-                self.untrue += [f"{told}: {wrong} (before the quiet run)" for wrong in _untrue(self.world, told)]
+                self.untrue += [
+                    f"{told}: {wrong} (before the quiet run)" for wrong in _untrue(self.world, told)
+                ]
 
     def see(self, change: Change) -> None:
         self._written(change)
@@ -116,11 +118,13 @@ class Watch:
             if any(state == State.REJECTED for _, state in said):
                 return
         if result in delivery.results and not changed_since(self.world, image, delivery.at):
-            self.lost.append(f"{key} was deleted at {now - self.world.clock_start:.2f}, and nothing is in its place")
+            self.lost.append(
+                f"{key} was deleted at {now - self.world.clock_start:.2f}, and nothing is in its place"
+            )
 
 
 def changed_since(world: World, image: str, since: float, before: float = 3000.0) -> bool:
-    """Whether the photo at this key or the request of its batch was changed since then, or ``before`` seconds earlier."""
+    """Whether the photo at this key or its batch's request was changed since ``before`` seconds before then."""
     upload = layout.parse_upload(image)
     request = "" if upload is None else upload.batch.request_key
     times = [*world.history.sources.get(image, ()), *world.history.requests.get(request, ())]
@@ -143,7 +147,11 @@ class Told:
 
     @property
     def photo(self) -> int:
-        return -1 if self.source is None or not self.source.startswith(b"\x89PNG") else photos.number_in(self.source)
+        return (
+            -1
+            if self.source is None or not self.source.startswith(b"\x89PNG")
+            else photos.number_in(self.source)
+        )
 
     def __str__(self) -> str:
         row = self.row
@@ -255,7 +263,7 @@ def _asked(told: Told) -> Mapping[str, Any]:
     entries = told.request.get("Images") or ()
     own = next((entry for entry in entries if entry["ImageName"] == told.image), {})
     asked = {**told.request, **{name: value for name, value in own.items() if value is not None}}
-    if "Prompts" in own and own["Prompts"]:
+    if own.get("Prompts"):
         asked.pop("Prompt", None)
     return asked
 
@@ -341,7 +349,9 @@ def nothing_is_asked_twice_at_once(world: World, watch: Watch) -> Iterator[str]:
     for call in world.models.calls:
         for other in before[call.asked]:
             gone = other.process.killed and other.process.ended <= call.sent
-            over = (other.ended or other.sent) <= call.sent or call.sent - other.sent > READ_TIMEOUT["bedrock-runtime"]
+            over = (other.ended or other.sent) <= call.sent or call.sent - other.sent > READ_TIMEOUT[
+                "bedrock-runtime"
+            ]
             refresh = STAGE[call.kind] in world.asked[call.process.name].again
             twice = not (gone or over or refresh) and call.billed is not None and other.billed is not None
             if twice and other.process is not call.process:
@@ -422,7 +432,8 @@ def _touched(world: World, path: str) -> bool:
     """Whether the batch's request or photos were changed on the way."""
     prefix = f"{layout.UPLOADS}/{path}/"
     times = {**world.history.requests, **world.history.sources}
-    return any(key.startswith(prefix) and (len(when) > 1 or when[0] > world.clock_start) for key, when in times.items())
+    own = (when for key, when in times.items() if key.startswith(prefix))
+    return any(len(when) > 1 or when[0] > world.clock_start for when in own)
 
 
 def _shared(world: World, path: str) -> bool:
@@ -436,7 +447,12 @@ def samples_wait(world: World, watch: Watch) -> Iterator[str]:
     """Beyond its sample nothing of a batch is paid for before a person approves it."""
     for path, spec in world.plan.batches.items():
         sample = spec["request"].get("Sample")
-        if sample is None or world.history.approved.get(path) or _touched(world, path) or _shared(world, path):
+        if (
+            sample is None
+            or world.history.approved.get(path)
+            or _touched(world, path)
+            or _shared(world, path)
+        ):
             continue
         own = set(spec["photos"].values())
         paid = {call.photo for call in world.models.calls if call.billed is not None and call.photo in own}

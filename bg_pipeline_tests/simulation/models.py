@@ -43,7 +43,11 @@ _ERRORS: Final = {
     "malformed": (400, "Malformed input request"),
     "dead": (404, "This model version has reached the end of its life."),
 }
-_CODES: Final = {"refused": "ValidationException", "malformed": "ValidationException", "dead": "ResourceNotFoundException"}
+_CODES: Final = {
+    "refused": "ValidationException",
+    "malformed": "ValidationException",
+    "dead": "ResourceNotFoundException",
+}
 
 
 @dataclass
@@ -248,7 +252,9 @@ class _Runtime:
             usage = {"inputTokens": 1000, "outputTokens": 60, "totalTokens": 1060}
             answer = {
                 "output": {
-                    "message": {"content": [{"text": f"Alt text: A thing {call.number}.\nDescription: {text}"}]}
+                    "message": {
+                        "content": [{"text": f"Alt text: A thing {call.number}.\nDescription: {text}"}]
+                    }
                 },
                 "stopReason": "end_turn",
                 "usage": usage,
@@ -272,7 +278,9 @@ class _Rekognition:
             return answer, facts_of("DETECT_LABELS").cost(images=1)
 
         source = photos.number_in(Image["Bytes"])
-        return self._models.make("labels", "DETECT_LABELS", "rekognition", {"least": MinConfidence}, source, work)
+        return self._models.make(
+            "labels", "DETECT_LABELS", "rekognition", {"least": MinConfidence}, source, work
+        )
 
 
 class _ControlPlane:

@@ -59,7 +59,9 @@ def _approve(world: "World", batch: Batch) -> None:
 
 
 def _retry(world: "World", batch: Batch) -> None:
-    found = prepare_retry(world.store, world.made_settings(), look_up(world.store, world.made_settings(), batch))
+    found = prepare_retry(
+        world.store, world.made_settings(), look_up(world.store, world.made_settings(), batch)
+    )
     if found is not None:
         made = found.submit(world.store)
         world.history.retried.setdefault(batch.path, []).append(made.path)

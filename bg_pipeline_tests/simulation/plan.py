@@ -120,7 +120,18 @@ _MODEL_FAULTS: Final = {
     "cut": 1,
     "bad picture": 3,
 }
-_OUTAGES: Final = ("answers", "calls", "leases", "ledger", "spend", "results", "report", "payloads", "source", "")
+_OUTAGES: Final = (
+    "answers",
+    "calls",
+    "leases",
+    "ledger",
+    "spend",
+    "results",
+    "report",
+    "payloads",
+    "source",
+    "",
+)
 _DEEDS: Final = {
     "fault": 20,
     "model fault": 14,
@@ -220,7 +231,9 @@ def _prompt(random: Random) -> str:
 def _settings(random: Random) -> dict[str, Any]:
     chosen: dict[str, Any] = {
         "max_concurrency": random.choice((1, 2, 3, 4)),
-        "image_models": random.choice((["stability"], ["stability"], ["titan-v2", "stability"], ["stability", "titan-v2"])),
+        "image_models": random.choice(
+            (["stability"], ["stability"], ["titan-v2", "stability"], ["stability", "titan-v2"])
+        ),
     }
     if random.random() < 0.2:
         chosen["max_cost_usd"] = random.choice((0.08, 0.15, 0.3, 0.5))
@@ -273,7 +286,9 @@ def _steps(random: Random, batches: dict[str, dict[str, Any]]) -> list[Step]:
         case "interrupt":
             twice = random.choice((None, None, 0.5, 3.0))
             step = Step("interrupt", {"again": twice}, **_somewhere(random))
-            return [step, Step("run", _run(random), at=round(random.uniform(1, 60), 1))][: random.choice((1, 2, 2))]
+            return [step, Step("run", _run(random), at=round(random.uniform(1, 60), 1))][
+                : random.choice((1, 2, 2))
+            ]
         case "outage":
             args = {
                 "area": random.choice(_OUTAGES),
@@ -283,10 +298,18 @@ def _steps(random: Random, batches: dict[str, dict[str, Any]]) -> list[Step]:
             }
             return [Step("outage", args, **_somewhere(random))]
         case "model dies":
-            return [Step("model dies", {"model": random.choice(("titan-v2", "stability"))}, **_somewhere(random))]
+            return [
+                Step("model dies", {"model": random.choice(("titan-v2", "stability"))}, **_somewhere(random))
+            ]
         case "model away":
-            kind = random.choice(("AccessDeniedException", "ServiceUnavailableException", "ThrottlingException"))
-            args = {"kind": kind, "of": random.choice(list(_MODEL_POINTS)), "seconds": random.choice((20, 100, 600))}
+            kind = random.choice(
+                ("AccessDeniedException", "ServiceUnavailableException", "ThrottlingException")
+            )
+            args = {
+                "kind": kind,
+                "of": random.choice(list(_MODEL_POINTS)),
+                "seconds": random.choice((20, 100, 600)),
+            }
             return [Step("model away", args, **_somewhere(random))]
         case "unreadable":
             photo = random.choice(list(batches[batch]["photos"]))
@@ -295,7 +318,9 @@ def _steps(random: Random, batches: dict[str, dict[str, Any]]) -> list[Step]:
         case "run":
             return [Step("run", _run(random), at=at)]
         case "refresh":
-            again = random.choice((["generated_images"], ["generated_images"], ["labels"], ["captions", "generated_images"]))
+            again = random.choice(
+                (["generated_images"], ["generated_images"], ["labels"], ["captions", "generated_images"])
+            )
             args = {**_run(random), "again": again, "occasion": f"refresh{random.randrange(10**6)}"}
             args.pop("stages", None)
             start = max(at, 30.0)
@@ -303,7 +328,9 @@ def _steps(random: Random, batches: dict[str, dict[str, Any]]) -> list[Step]:
             if random.random() < 0.5:
                 steps.append(Step("run", args, at=round(start + random.uniform(30, 300), 1)))
                 if random.random() < 0.7:
-                    steps.append(Step("kill", {"process": "last"}, at=round(start + random.uniform(1, 25), 1)))
+                    steps.append(
+                        Step("kill", {"process": "last"}, at=round(start + random.uniform(1, 25), 1))
+                    )
             return steps
         case "retry run":
             args = {**_run(random), "retry": True, "occasion": f"retry{random.randrange(10**6)}"}
@@ -321,7 +348,10 @@ def _steps(random: Random, batches: dict[str, dict[str, Any]]) -> list[Step]:
             return [Step("retry", {"batch": batch}, at=at), Step("run", _run(random), at=round(at + 9, 1))]
         case _:  # approve, redo, publish, decide
             times = random.choice((1, 1, 2))
-            return [Step(do, {"batch": batch, "choice": random.randrange(100)}, at=at + time) for time in range(times)]
+            return [
+                Step(do, {"batch": batch, "choice": random.randrange(100)}, at=at + time)
+                for time in range(times)
+            ]
 
 
 def _changed(random: Random) -> dict[str, Any]:
@@ -342,7 +372,11 @@ def _replaced(random: Random, batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def _point(random: Random, points: dict[str, int], most: int) -> dict[str, Any]:
-    return {"point": _pick(random, points), "number": 1 + int(random.random() ** 2 * most), "moment": "before"}
+    return {
+        "point": _pick(random, points),
+        "number": 1 + int(random.random() ** 2 * most),
+        "moment": "before",
+    }
 
 
 def _somewhere(random: Random) -> dict[str, Any]:

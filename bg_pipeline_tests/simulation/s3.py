@@ -65,7 +65,9 @@ class Bucket:
     keys: list[str] = field(default_factory=list)
     watchers: list[Callable[[Change], None]] = field(default_factory=list)
 
-    def put(self, key: str, data: bytes, media_type: str = "", metadata: dict[str, str] | None = None) -> Object:
+    def put(
+        self, key: str, data: bytes, media_type: str = "", metadata: dict[str, str] | None = None
+    ) -> Object:
         made = Object(data, hashlib.md5(data).hexdigest(), media_type, metadata or {}, active().now)  # noqa: S324
         before = self.objects.get(key)
         if before is None:
@@ -110,9 +112,7 @@ class Client:
     def __init__(self, bucket: Bucket, meet: Callable[[str, str, str], str]) -> None:
         self._bucket = bucket
         self._meet = meet
-        nothing = SimpleNamespace(
-            unregister=lambda *_, **__: None, register_first=lambda *_, **__: None
-        )
+        nothing = SimpleNamespace(unregister=lambda *_, **__: None, register_first=lambda *_, **__: None)
         self.meta = SimpleNamespace(events=nothing, config=None)
 
     def _request(self, operation: str, key: str, do: Callable[[], T]) -> T:

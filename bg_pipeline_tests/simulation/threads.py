@@ -349,7 +349,8 @@ def installed(drawn: Random) -> Iterator[None]:
     inside = [
         module
         for name, module in sys.modules.items()
-        if name.startswith("bg_pipeline.") or name in ("concurrent.futures._base", "concurrent.futures.thread")
+        if name.startswith("bg_pipeline.")
+        or name in ("concurrent.futures._base", "concurrent.futures.thread")
     ]
     undo: list[tuple[dict[str, Any], str, Any]] = []
     for module in inside:

@@ -75,7 +75,12 @@ def area(operation: str, key: str) -> str:
 @cache
 def _made_settings(chosen: str) -> Settings:
     # Made once: to read them takes longer than many a run.
-    quick = {"bucket": BUCKET, "settle_seconds": 0, "html_report_images": 0, "mask_sources": ["alpha", "cut-out"]}
+    quick = {
+        "bucket": BUCKET,
+        "settle_seconds": 0,
+        "html_report_images": 0,
+        "mask_sources": ["alpha", "cut-out"],
+    }
     return settings(**{**quick, "caption_models": ["us.amazon.nova-pro-v1:0"], **json.loads(chosen)})
 
 
@@ -174,7 +179,8 @@ class World:
         return ""
 
     def _meet_model(self, kind: str, model: str, moment: str) -> str:
-        self.say(f"{moment} call {len(self.models.calls) - 1}: {kind} by {model}" if moment == "before" else f"{kind} billed")
+        number = len(self.models.calls) - 1
+        self.say(f"call {number}: {kind} by {model}" if moment == "before" else f"{kind} billed")
         fault = self._meet(kind, moment)
         if moment == "before" and not fault and not self._quiet:
             for away in self._away:
@@ -416,7 +422,9 @@ class World:
         self.bucket.put(key, orjson.dumps(request))
 
     def _go_through(self) -> None:
-        timed = sorted((step for step in self.plan.steps if step.at is not None), key=lambda step: step.at or 0.0)
+        timed = sorted(
+            (step for step in self.plan.steps if step.at is not None), key=lambda step: step.at or 0.0
+        )
         for step in timed:
             self.clock.sleep(START + (step.at or 0.0) - self.clock.now)
             self._do(step)

@@ -1,6 +1,6 @@
 """CPU of an image, step by step and in a whole run, and the memory of a run whatever the number of its images.
 
-    python -m benchmarks.cpu_and_memory [--parts steps runs memory largest]
+    python -m benchmarks.cpu_and_memory [--parts steps runs memory new largest]
 
 The CPU of a run's image is the difference between a long and a short run, each in a process of its own, divided
 by the images between them: imports, clients and reports are left out.
@@ -187,6 +187,23 @@ def memory(rig: Rig, done: int) -> None:
     )
 
 
+def new(rig: Rig, many: int) -> None:
+    """Prints the peak memory of runs at full speed whose images are all new: what is kept of each adds up here."""
+    fast = {"quota_titan_v2_rpm": 900_000, "quota_caption_rpm": 900_000, "quota_detect_labels_tps": 9_000}
+    rows = []
+    for images in (100, many):
+        store = rig.bucket()
+        submit(store, jpeg(PHOTO), images)
+        said = run(store, days(1), regions="us-east-1", max_regenerations=0, **fast)
+        assert said["walked"] == images, said
+        rows.append((f"{images:,}", float(said["peak_mb"])))
+    first = rows[0][1]
+    table(
+        ("new photos, 64 at a time", "peak MB", "to the first"),
+        ((name, f"{peak:.0f}", f"{peak / first:.2f}") for name, peak in rows),
+    )
+
+
 def largest(rig: Rig) -> None:
     """Prints the peak memory of a run over one photo of 100 megapixels, by kind of file, and of one over a small."""
     noise = np.random.default_rng(0).integers(0, 255, (500, 800, 3), np.uint8)
@@ -227,13 +244,14 @@ def largest(rig: Rig) -> None:
 def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parts = ("steps", "runs", "memory", "largest")
+    parts = ("steps", "runs", "memory", "new", "largest")
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     parser.add_argument("--finished", type=int, default=9_900)
+    parser.add_argument("--new", type=int, default=3_000)
     asked = parser.parse_args()
     if "steps" in asked.parts:
         steps()
-    if {"runs", "memory", "largest"} & {*asked.parts}:
+    if {"runs", "memory", "new", "largest"} & {*asked.parts}:
         with rig() as services:
             if "runs" in asked.parts:
                 print()
@@ -241,6 +259,9 @@ def main() -> None:
             if "memory" in asked.parts:
                 print()
                 memory(services, asked.finished)
+            if "new" in asked.parts:
+                print()
+                new(services, asked.new)
             if "largest" in asked.parts:
                 print()
                 largest(services)

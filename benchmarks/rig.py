@@ -32,6 +32,7 @@ from bg_pipeline.reports.building import report_batch, rows
 from bg_pipeline.reports.report import Status
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.ledger import Entry, StageRecord
+from bg_pipeline.state.payments import Payment
 from bg_pipeline.store import Store
 from bg_pipeline.uploads.listing import batches
 
@@ -184,10 +185,13 @@ def finished(rig: Rig, store: Store, settings: Settings, images: int) -> Batch:
         entry = Entry(image, found.etag, "0" * 64, labels="Object", caption="An object before a plain wall.")
         entry.stages, entry.outputs = stages, [output]
         entry.files, entry.names = {key: tags[key]}, {"1": image}
+        for number, stage in enumerate(prints):
+            call = f"{abs(hash((image, stage))):012x}-{number}"
+            entry.payments[call] = Payment(call, stage.upper(), 0.01)
         work.ledger.put(entry)
     report_batch(work, rows(work))
     work.ledger.describe(Reported="2026-11-01T12:00:00+00:00")
-    work.ledger.finish()
+    work.ledger.finish(work.writer)
     return batch
 
 

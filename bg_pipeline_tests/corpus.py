@@ -48,12 +48,13 @@ def corpus() -> tuple[Case, ...]:
 
 
 @functools.cache
-def _picture() -> Image.Image:
+def scene() -> Image.Image:
+    """The picture that the cases show."""
     return photo_and_mask(2, size=SIZE)[0]
 
 
 @functools.cache
-def _translucent() -> Image.Image:
+def translucent_scene() -> Image.Image:
     picture, mask = photo_and_mask(2, size=SIZE)
     # Clear parts black, so that formats that drop the colour of clear pixels compare equal.
     clear = Image.new("RGB", SIZE)
@@ -219,7 +220,7 @@ def _deep_tiff(image: Image.Image) -> bytes:
 
 
 def _jpegs() -> Iterator[Case]:
-    picture = _picture()
+    picture = scene()
     plain = saved(picture, "JPEG", quality=95)
 
     def case(name: str, data: bytes, **more: Any) -> Case:
@@ -286,7 +287,7 @@ def _jpegs() -> Iterator[Case]:
 
 
 def _pngs() -> Iterator[Case]:
-    picture, translucent = _picture(), _translucent()
+    picture, translucent = scene(), translucent_scene()
 
     def case(name: str, data: bytes, **more: Any) -> Case:
         return Case(name, data, **({"format": "png", "picture": picture, "tolerance": 0.5} | more))
@@ -340,7 +341,7 @@ def _pngs() -> Iterator[Case]:
 
 
 def _tiffs() -> Iterator[Case]:
-    picture, translucent = _picture(), _translucent()
+    picture, translucent = scene(), translucent_scene()
     grey = picture.convert("L")
 
     def case(name: str, data: bytes, **more: Any) -> Case:
@@ -390,7 +391,7 @@ def _tiffs() -> Iterator[Case]:
 
 
 def _others() -> Iterator[Case]:
-    picture, translucent = _picture(), _translucent()
+    picture, translucent = scene(), translucent_scene()
     frames = [picture.rotate(angle) for angle in (0, 15, 30, 45)]
     shades = picture.quantize(128)
     yield Case("plain.webp", saved(picture, "WEBP", quality=95), "opens", "webp", picture)
@@ -440,12 +441,12 @@ def _heic(image: Image.Image, **options: Any) -> bytes:
 
 def _strange_shapes() -> Iterator[Case]:
     for width, height in ((1, 1), (1, 300), (2000, 3), (79, 81), (4001, 40)):
-        picture = _picture().resize((width, height))
+        picture = scene().resize((width, height))
         yield Case(f"{width} by {height}.png", saved(picture, "PNG"), "opens", "png", picture, 0)
 
 
 def _damaged() -> Iterator[Case]:
-    picture = _picture()
+    picture = scene()
     jpeg, png = saved(picture, "JPEG", quality=95), saved(picture, "PNG")
     for name, data in (
         ("only a start.jpg", b"\xff\xd8\xff\xe0"),

@@ -245,7 +245,10 @@ def test_a_model_that_ends_later_or_is_not_in_use_is_no_warning(
     assert judged.figures == {"days_left": 100}
 
 
-def test_a_model_that_gets_dearer_is_a_warning(bench: Bench, control: ControlClient) -> None:
+def test_a_model_that_gets_dearer_is_a_warning(
+    bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_clock(monkeypatch, NOON, judgments)
     end, dearer = TODAY + timedelta(days=200), TODAY + timedelta(days=20)
     control.model(
         "amazon.titan-image-generator-v2:0",

@@ -17,7 +17,7 @@ from bg_pipeline import pipeline
 from bg_pipeline.assets.metadata import day_metadata
 from bg_pipeline.aws import Aws
 from bg_pipeline.checks import check_results, check_specs
-from bg_pipeline.errors import RunStopped, SettingsError, StorageFailed
+from bg_pipeline.errors import NothingUsable, RunStopped, SettingsError, StorageFailed
 from bg_pipeline.flow.engine import Day, Progress
 from bg_pipeline.flow.stages import CAPTIONS, LABELS, PICTURES, REPORT, STAGES
 from bg_pipeline.inspection.judgments import Ran
@@ -28,8 +28,13 @@ from bg_pipeline.store import Store, explained
 
 LEFT: Final = "bg_pipeline/left"
 """The tag of a run that left something undone which may be done soon; its value is the run's own id."""
-_PASSING: Final = {StorageFailed.code, RunStopped.__name__, DayQuotaExhausted.__name__}
-"""Errors of rows that were not tried because of something that passes by itself: S3, credentials, a day's quota."""
+_PASSING: Final = {
+    StorageFailed.code,
+    RunStopped.__name__,
+    DayQuotaExhausted.__name__,
+    NothingUsable.__name__,
+}
+"""Errors of rows not tried because of something that may pass: S3, credentials, a quota, access to models."""
 _FROM_FAILURE: Final = ("dagster/is_resume_retry", "dagster/is_asset_resume_retry")
 
 

@@ -55,6 +55,8 @@ FIRST_IMAGES = 20
 TROUBLED_ROWS = 200
 """Rows of failed images that a `Day` holds; the report has all."""
 PREVIEWS = 8
+WINDOW = "CUSTOM_LABELS_WINDOW"
+"""The operation under which an image's share of a Custom Labels window is told; no cap of a batch counts it."""
 MOST_UNDELIVERED = 3
 """A batch is stopped when S3 took the results of so many images in a row not."""
 Walking = Future[Walk]
@@ -238,6 +240,10 @@ class Flow:
             helpers.shutdown(wait=True, cancel_futures=True)
             ended = True
         finally:
+            for walking, (work, _) in self._running.items():
+                # An interrupt kept these from being taken in; what was paid for them is to be told.
+                if walking.done() and not walking.cancelled() and walking.exception() is None:
+                    work.ledger.put(walking.result().entry)
             for work in list(self._works):
                 self._report_early(work)
                 if not ended and work.lease is not None:
@@ -420,7 +426,7 @@ class Flow:
         for image, usd in self._label_costs.get(work.place.batch, {}).items():
             entry = work.ledger.get(image)
             if entry is not None and LABELS in entry.stages:
-                payment = Payment(f"window-{self._leases.run}", "CUSTOM_LABELS_WINDOW", usd)
+                payment = Payment(f"window-{self._leases.run}", WINDOW, usd)
                 record(entry.payments, payment)
                 work.ledger.put(entry)
                 day.spent += Bill(usd)
@@ -503,6 +509,8 @@ class Flow:
             pictures = walk.entry.stages.get(PICTURES)
             if pictures is not None and pictures.error == NothingUsable.__name__:
                 self._no_model = meaning(stopped)
+                day = self._days[work.uploaded.batch.date]
+                day.stopped = day.stopped or str(stopped)
         elif stopped is not None:
             if getattr(stopped, "scope", "") == "batch":
                 work.stopped = meaning(stopped)
@@ -579,6 +587,7 @@ class Flow:
     def _store(self, work: Work, day: Day) -> None:
         work.writer.check()
         work.ledger.keep_only(list(work.images))
+        self._tell_untold(work)
         left = {stage for image in work.due for stage in self._left(work, image)}
         done = [name for name in (*work.occasions, *([RETRY] if work.retry else [])) if name not in left]
         if facts := fulfilled(work.ledger.header, done, datetime.now(UTC)):
@@ -594,6 +603,26 @@ class Flow:
         self._preview(work, day)
         now_stored = results_in(work.place.data, f"{work.place.output_prefix}/")
         day.inspection.look_again(work, now_stored, reported=REPORT in self._stages)
+
+    def _tell_untold(self, work: Work) -> None:
+        """Keeps what was spent on the batch by calls that no image's record tells of, as what may have been billed.
+
+        A run that was killed pays for calls that it does not come to write down; where their photo or request was
+        changed since, nobody asks for their answers again.
+        """
+        if not work.due or work.problem is not None:
+            return
+        try:
+            spent = self._tools.purse.spent_on(work.place.batch.spend_key)
+        except RunStopped as error:
+            self._tools.note(f"{work.place.batch.path}: what was spent on it cannot be known: {error}")
+            return
+        paid = [payment for entry in work.ledger.entries() for payment in entry.payments.values()]
+        paid += [payment for dropped in work.ledger.dropped.values() for payment in dropped.values()]
+        told = [payment.usd or 0.0 for payment in paid if payment.operation != WINDOW]
+        # Caps count in whole micro-dollars, rounded up for each call.
+        untold = round(spent - sum(told), 6)
+        work.ledger.describe(Untold=untold if untold > 2e-6 * (len(told) + 1) else 0.0)
 
     def _left(self, work: Work, image: str) -> Iterator[str]:
         """The stages of an image that a refresh of theirs has still to make."""

@@ -17,7 +17,11 @@ RETRY: Final = "retry"
 ABANDONED: Final = timedelta(days=7)
 """A wish that was not fulfilled in this time is not gone on with: who asks then means a new one."""
 
+REMEMBERED: Final = 100
+"""Fulfilled occasions of a batch that are remembered: a run that is executed again much later pays nothing."""
+
 _HEADER: Final = "Wishes"
+_FULFILLED: Final = "FulfilledWishes"
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,10 @@ def occasions(header: Mapping[str, Any], wish: Wish) -> dict[str, str]:
     found = {}
     for name in wish.names:
         stored = _stored(header, name)
+        if [name, wish.occasion] in header.get(_FULFILLED, ()) and (
+            stored is None or stored.occasion != wish.occasion
+        ):
+            continue
         if stored is None or stored.asked_at + ABANDONED < wish.asked_at:
             found[name] = wish.occasion
         elif stored.done_at is None or stored.occasion == wish.occasion:
@@ -64,10 +72,12 @@ def begun(header: Mapping[str, Any], wish: Wish, on: Mapping[str, str]) -> dict[
 def fulfilled(header: Mapping[str, Any], names: Collection[str], at: datetime) -> dict[str, Any]:
     """The header's facts that say that these parts of a wish are fulfilled."""
     wishes = dict(header.get(_HEADER, {}))
+    done = list(header.get(_FULFILLED, ()))
     for name in names:
         if name in wishes and not wishes[name].get("DoneAt"):
             wishes[name] = {**wishes[name], "DoneAt": at.isoformat()}
-    return {_HEADER: wishes} if wishes else {}
+            done.append([name, wishes[name].get("Occasion", "")])
+    return {_HEADER: wishes, _FULFILLED: done[-REMEMBERED:]} if wishes else {}
 
 
 @dataclass(frozen=True)

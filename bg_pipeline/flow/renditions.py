@@ -110,13 +110,17 @@ def render(
         page.paste(picture, mask=picture.getchannel("A"))
         picture = page
     try:
-        data = encode(picture, format, max_bytes=file.MaxBytes, ai_note=ai_note, dpi=photo.dpi)
+        data = encode(
+            picture, format, max_bytes=file.MaxBytes, ai_note=ai_note, dpi=photo.dpi, lossless=photo.lossless
+        )
     except ImageError:
         if file.Format:
             raise
         # Only the number of bytes was asked for, and the photo's own lossless format cannot keep it.
         format = "webp" if picture.mode == "RGBA" else "jpeg"
-        data = encode(picture, format, max_bytes=file.MaxBytes, ai_note=ai_note, dpi=photo.dpi)
+        data = encode(
+            picture, format, max_bytes=file.MaxBytes, ai_note=ai_note, dpi=photo.dpi, lossless=photo.lossless
+        )
     if preset is None:
         return Rendered(data, format, size)
     shown, enlarged = _area(mask.crop(frame)) / max(1, _area(mask)), size[0] / (frame[2] - frame[0])

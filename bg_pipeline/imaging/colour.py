@@ -1,21 +1,103 @@
-"""Colour: whatever a file holds becomes 8-bit sRGB, with its embedded profile honoured."""
+"""Colour: whatever a file holds becomes 8-bit sRGB, by its profile or by what it says of its colours."""
 
 import functools
 import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
 from io import BytesIO
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageChops, ImageCms
+
+Floats = npt.NDArray[np.float32]
+Values = npt.NDArray[Any]
+
+DIFFUSE_WHITE = 203.0
+"""The nits of a white sheet in an HDR picture (ITU-R BT.2408); here it becomes white."""
 
 _BROKEN_PROFILE = (ImageCms.PyCMSError, OSError, ValueError, TypeError)
 
 _CUBE = tuple(itertools.product(range(0, 256, 51), repeat=3))
 
+_BROKEN_NOTE = "the embedded colour profile is damaged or does not fit the picture and was ignored"
 
-def is_srgb(image: Image.Image) -> bool:
-    """Whether an RGB or L image of which at least the header was read needs no conversion to be sRGB."""
-    icc = image.info.get("icc_profile")
-    return not icc or _is_srgb(icc, image.mode)
+_INK_NOTE = "converted from CMYK without a colour profile by the plain formula: colours are a guess"
+
+# White, red, green and blue (x, y) of ITU-T H.273's colour primaries.
+_D65 = (0.3127, 0.3290)
+_PRIMARIES: dict[int, tuple[str, tuple[float, ...]]] = {
+    1: ("BT.709", (*_D65, 0.640, 0.330, 0.300, 0.600, 0.150, 0.060)),
+    4: ("BT.470 M", (0.310, 0.316, 0.67, 0.33, 0.21, 0.71, 0.14, 0.08)),
+    5: ("BT.601 (625 lines)", (*_D65, 0.64, 0.33, 0.29, 0.60, 0.15, 0.06)),
+    6: ("BT.601 (525 lines)", (*_D65, 0.630, 0.340, 0.310, 0.595, 0.155, 0.070)),
+    7: ("SMPTE 240M", (*_D65, 0.630, 0.340, 0.310, 0.595, 0.155, 0.070)),
+    8: ("film", (0.310, 0.316, 0.681, 0.319, 0.243, 0.692, 0.145, 0.049)),
+    9: ("BT.2020", (*_D65, 0.708, 0.292, 0.170, 0.797, 0.131, 0.046)),
+    11: ("DCI-P3", (0.314, 0.351, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060)),
+    12: ("Display P3", (*_D65, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060)),
+    22: ("EBU 3213", (*_D65, 0.630, 0.340, 0.295, 0.605, 0.155, 0.077)),
+}
+_ADOBE = (*_D65, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
+_ADOBE_GAMMA = 256 / 563
+
+_SRGB, _PQ, _HLG = 13, 16, 18
+_VIDEO = (1, 6, 11, 12, 14, 15)
+
+# What rows are converted at a time: a few megabytes of floats.
+_STRIPE = 400_000
+
+
+@dataclass(frozen=True)
+class Colour:
+    """What a file says about its colours; nothing means sRGB.
+
+    ``cicp`` are H.273's numbers of primaries and transfer. ``gamma`` is the exponent that was applied to light;
+    ``primaries`` are x and y of white, red, green and blue.
+    """
+
+    icc: bytes = b""
+    cicp: tuple[int, int] | None = None
+    gamma: float | None = None
+    primaries: tuple[float, ...] = ()
+    adobe_rgb: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Deep:
+    """Pixels of more than 8 bits: (height, width, channels), integers that use all their bits, or floats.
+
+    Channels are grey or red, green, blue, or with ``ink`` cyan, magenta, yellow, black; then alpha if ``alpha``.
+    ``bits`` is how many the file has of each, 0 if as many as the values.
+    """
+
+    values: Values
+    alpha: bool = False
+    ink: bool = False
+    bits: int = 0
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return self.values.shape[1], self.values.shape[0]
+
+    def on_canvas(self, size: tuple[int, int], place: tuple[int, int]) -> "Deep":
+        """The pixels as a part of a larger picture that is clear elsewhere."""
+        values = self.values
+        if not self.alpha:
+            opaque = np.full((*values.shape[:2], 1), np.iinfo(values.dtype).max, values.dtype)
+            values = np.concatenate([values, opaque], axis=2)
+        canvas = np.zeros((size[1], size[0], values.shape[2]), values.dtype)
+        canvas[place[1] : place[1] + self.size[1], place[0] : place[0] + self.size[0]] = values
+        return Deep(canvas, alpha=True)
+
+
+def is_srgb(colour: Colour, mode: str) -> bool:
+    """Whether 8-bit pixels of this mode need no conversion to be sRGB."""
+    if colour.icc:
+        return _is_srgb(colour.icc, mode)
+    return _Spoken.of(colour) is None
 
 
 @functools.lru_cache(maxsize=16)  # the photos of a camera or a shop have the same profile
@@ -26,16 +108,26 @@ def _is_srgb(icc: bytes, mode: str) -> bool:
         return True
 
 
-def in_srgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
-    """The loaded image as 8-bit sRGB (RGB or RGBA), and sentences on what had to be converted.
+def transfer_known(primaries: int, transfer: int) -> bool:
+    """Whether colours with these H.273 numbers can be converted."""
+    return primaries in _PRIMARIES and (transfer in _VIDEO or transfer in _TRANSFERS)
 
-    The image itself may be converted in place.
+
+def in_srgb(pixels: Image.Image | Deep, colour: Colour) -> tuple[Image.Image, list[str]]:
+    """The pixels as 8-bit sRGB (RGB or RGBA), and sentences on what had to be converted.
+
+    An image may be converted in place.
     """
+    if isinstance(pixels, Deep):
+        return _deep_in_srgb(pixels, colour)
+    return _image_in_srgb(pixels, colour)
+
+
+def _image_in_srgb(image: Image.Image, colour: Colour) -> tuple[Image.Image, list[str]]:
     notes: list[str] = []
-    icc = image.info.get("icc_profile")
-    if image.mode.startswith("I") or image.mode == "F":
-        notes.append("converted from floating point" if image.mode == "F" else "converted from 16-bit grey")
-        image = _eight_bits(image)
+    icc = colour.icc
+    if image.mode == "CMYK" and not icc:
+        notes.append(_INK_NOTE)
     elif image.mode in ("CMYK", "LAB", "YCbCr", "HSV"):
         notes.append(f"converted from {image.mode}")
     if image.mode == "LAB":
@@ -47,6 +139,9 @@ def in_srgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
     if icc:
         image, note = _managed(image, icc)
         notes += [note] if note else []
+    elif image.mode != "CMYK" and (spoken := _Spoken.of(colour)):
+        image = _spoken_in_srgb(np.asarray(image), image.mode in ("LA", "RGBA"), spoken)
+        notes.append(spoken.note)
     if image.mode not in ("RGB", "RGBA"):
         image = image.convert("RGBA" if image.mode == "LA" else "RGB")
     return image, notes
@@ -62,7 +157,7 @@ def _managed(image: Image.Image, icc: bytes) -> tuple[Image.Image, str]:
         transform = _to_srgb(profile, image.mode)
         if _changes_nothing(transform, image.mode):
             return image, ""
-        note = f"colours converted from {(profile.profile.profile_description or 'the embedded profile').strip()}"
+        note = f"colours converted from {_named(profile)}"
         if image.mode in ("RGB", "RGBA"):
             ImageCms.applyTransform(image, transform, inPlace=True)
             return image, note
@@ -72,7 +167,11 @@ def _managed(image: Image.Image, icc: bytes) -> tuple[Image.Image, str]:
             image.putalpha(alpha)
         return image, note
     except _BROKEN_PROFILE:
-        return image, "the embedded colour profile is damaged or does not fit the picture and was ignored"
+        return image, _BROKEN_NOTE
+
+
+def _named(profile: ImageCms.ImageCmsProfile) -> str:
+    return (profile.profile.profile_description or "the embedded profile").strip()
 
 
 def _to_srgb(profile: ImageCms.ImageCmsProfile, mode: str) -> ImageCms.ImageCmsTransform:
@@ -106,19 +205,271 @@ def _changes_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
     return int(np.asarray(moved).max()) <= 2
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Integer and float greys as L.
+# Colours told by numbers
 
-    16-bit integers are scaled from 0-65535; the others from the first of 0-1 (floats only), 0-255, 0-65535 and
-    their own range that holds all values. Negative and undefined values are black.
+
+@dataclass(frozen=True)
+class _Spoken:
+    """How code values become linear light, and that light sRGB's, with a sentence on it."""
+
+    linear: Callable[[Floats], Floats]
+    matrix: npt.NDArray[np.float32] | None
+    note: str
+    hlg: bool = False
+
+    @staticmethod
+    def of(colour: Colour) -> "_Spoken | None":
+        """For what a file says beside a profile; None if that is sRGB."""
+        if colour.cicp:
+            primaries, transfer = colour.cicp
+            if primaries in (1, 2) and transfer in (2, _SRGB):
+                return None
+            name, chromaticities = _PRIMARIES.get(primaries, _PRIMARIES[1])
+            kind = {_PQ: " PQ", _HLG: " HLG", 8: ", linear"}.get(transfer, "")
+            hdr = transfer in (_PQ, _HLG)
+            note = f"colours converted from {name}{kind}"
+            note += (
+                f" (HDR): what is brighter than paper white ({DIFFUSE_WHITE:.0f} nit) is white" if hdr else ""
+            )
+            linear = _bt709 if transfer in _VIDEO else _TRANSFERS.get(transfer, _srgb_linear)
+            return _Spoken(linear, _matrix(chromaticities), note, hlg=transfer == _HLG)
+        if colour.adobe_rgb:
+            note = "colours converted from Adobe RGB, which the camera's EXIF data name"
+            return _Spoken(functools.partial(_power, 1 / _ADOBE_GAMMA), _matrix(_ADOBE), note)
+        if colour.gamma:
+            matrix = _matrix(colour.primaries) if colour.primaries else None
+            note = f"colours converted from gamma {1 / colour.gamma:.3g}" + (
+                " and the file's own primaries" if colour.primaries else ""
+            )
+            return _Spoken(functools.partial(_power, 1 / colour.gamma), matrix, note)
+        return None
+
+
+def _power(exponent: float, values: Floats) -> Floats:
+    return np.power(np.maximum(values, 0), np.float32(exponent), dtype=np.float32)
+
+
+def _srgb_linear(values: Floats) -> Floats:
+    return np.where(values <= 0.04045, values / 12.92, _power(2.4, (values + 0.055) / 1.055)).astype(
+        np.float32
+    )
+
+
+def _bt709(values: Floats) -> Floats:
+    return np.where(values < 0.081, values / 4.5, _power(1 / 0.45, (values + 0.099) / 1.099)).astype(
+        np.float32
+    )
+
+
+def _smpte240(values: Floats) -> Floats:
+    return np.where(values < 0.0913, values / 4, _power(1 / 0.45, (values + 0.1115) / 1.1115)).astype(
+        np.float32
+    )
+
+
+def _pq(values: Floats) -> Floats:
+    """Light in units of diffuse white (SMPTE ST 2084)."""
+    raised = _power(1 / 78.84375, values)
+    return _power(
+        1 / 0.1593017578125, np.maximum(raised - 0.8359375, 0) / (18.8515625 - 18.6875 * raised)
+    ) * np.float32(10_000 / DIFFUSE_WHITE)
+
+
+def _hlg(values: Floats) -> Floats:
+    """Light of the scene (ITU-R BT.2100); what a display makes of it depends on the pixel's luminance."""
+    a, b, c = 0.17883277, 0.28466892, 0.55991073
+    low, high = values**2 / 3, (np.exp((values - c) / a) + b) / 12
+    return np.where(values <= 0.5, low, high).astype(np.float32)
+
+
+_TRANSFERS: dict[int, Callable[[Floats], Floats]] = {
+    4: functools.partial(_power, 2.2),
+    5: functools.partial(_power, 2.8),
+    7: _smpte240,
+    8: functools.partial(_power, 1.0),
+    _SRGB: _srgb_linear,
+    _PQ: _pq,
+    17: lambda values: _power(2.6, values) * np.float32(52.37 / 48),
+    _HLG: _hlg,
+}
+
+
+def _xyz(chromaticities: tuple[float, ...]) -> npt.NDArray[np.float64]:
+    """The matrix from linear RGB to XYZ, with white as bright as 1."""
+    white, *colours = ((x, y) for x, y in zip(chromaticities[::2], chromaticities[1::2], strict=True))
+    columns = np.array([[x / y, 1.0, (1 - x - y) / y] for x, y in colours]).T
+    target = np.array([white[0] / white[1], 1.0, (1 - white[0] - white[1]) / white[1]])
+    made: npt.NDArray[np.float64] = columns * np.linalg.solve(columns, target)
+    return made
+
+
+def _matrix(chromaticities: tuple[float, ...]) -> npt.NDArray[np.float32] | None:
+    """From linear RGB of these primaries to linear sRGB, white to white; None if they make no sense."""
+    # Bradford's adaptation, as colour management systems use it.
+    bradford = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
+    try:
+        source, target = _xyz(chromaticities), _xyz(_PRIMARIES[1][1])
+        cones, wanted = bradford @ source.sum(axis=1), bradford @ target.sum(axis=1)
+        adapted = np.linalg.inv(bradford) @ np.diag(wanted / cones) @ bradford
+        matrix = np.linalg.inv(target) @ adapted @ source
+    except (ZeroDivisionError, FloatingPointError, np.linalg.LinAlgError):
+        return None
+    return matrix.astype(np.float32) if np.isfinite(matrix).all() else None
+
+
+@functools.cache
+def _encoding() -> npt.NDArray[np.uint8]:
+    """sRGB's levels of linear light from 0 to 1 in 65,536 steps."""
+    light = np.linspace(0, 1, 65536)
+    curve = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
+    levels: npt.NDArray[np.uint8] = np.rint(curve * 255).astype(np.uint8)
+    return levels
+
+
+def _spoken_in_srgb(values: Values, alpha: bool, spoken: _Spoken) -> Image.Image:
+    """Grey or RGB values of any depth as an sRGB picture."""
+    values = values if values.ndim == 3 else values[..., None]
+    height, width, channels = values.shape
+    colours = channels - alpha
+    made = np.empty((height, width, 3 + alpha), np.uint8)
+    table = None
+    if values.dtype.kind == "u":
+        top = np.iinfo(values.dtype).max
+        table = spoken.linear(np.arange(top + 1, dtype=np.float32) / np.float32(top))
+    rows = max(1, _STRIPE // max(1, width))
+    for start in range(0, height, rows):
+        part = values[start : start + rows]
+        light = (
+            table[part[..., :colours]] if table is not None else spoken.linear(_clean(part[..., :colours]))
+        )
+        if spoken.hlg:
+            light = light * _hlg_gain(light)
+        if colours == 3 and spoken.matrix is not None:
+            light = light @ spoken.matrix.T
+        made[start : start + rows, :, :3] = _encoding()[
+            np.rint(np.clip(light, 0, 1) * 65535).astype(np.uint16)
+        ]
+        if alpha:
+            made[start : start + rows, :, 3] = _eight_bits(part[..., -1])
+    return Image.fromarray(made)
+
+
+def _hlg_gain(light: Floats) -> Floats:
+    """What a display of 1,000 nit makes of a pixel's luminance, in units of diffuse white."""
+    luminance = (
+        light @ np.array([0.2627, 0.6780, 0.0593], np.float32) if light.shape[2] == 3 else light[..., 0]
+    )
+    return (_power(0.2, luminance) * np.float32(1000 / DIFFUSE_WHITE))[..., None]
+
+
+# More than 8 bits
+
+
+def _deep_in_srgb(deep: Deep, colour: Colour) -> tuple[Image.Image, list[str]]:
+    floating = deep.values.dtype.kind == "f"
+    colours = deep.values.shape[2] - deep.alpha
+    kind = "grey" if colours == 1 else "CMYK" if deep.ink else "colour"
+    bits = deep.bits or (0 if floating else 8 * deep.values.dtype.itemsize)
+    notes = (
+        []
+        if bits == 8
+        else [f"converted from {f'{bits}-bit' if bits else 'floating point'} {kind} to 8 bits a channel"]
+    )
+    if deep.ink:
+        notes.append("converted from CMYK" if colour.icc else _INK_NOTE)
+    if floating:
+        deep, ranged = _ranged(deep)
+        notes += ranged
+    if colour.icc:
+        made = _deep_managed(deep, colour.icc)
+        if made is not None:
+            image, name = made
+            return image, notes + ([f"colours converted from {name}"] if name else [])
+        notes.append(_BROKEN_NOTE)
+    elif not deep.ink and (spoken := _Spoken.of(colour)):
+        return _spoken_in_srgb(deep.values, deep.alpha, spoken), [*notes, spoken.note]
+    return _plain(deep), notes
+
+
+def _plain(deep: Deep) -> Image.Image:
+    """The pixels with 8 bits, their colours as they are; ink by the plain formula."""
+    values = _eight_bits(deep.values)
+    channels = values.shape[2]
+    if deep.ink:
+        image = Image.fromarray(np.ascontiguousarray(values[..., :4]), "CMYK").convert("RGB")
+        if deep.alpha:
+            image.putalpha(Image.fromarray(np.ascontiguousarray(values[..., 4])))
+        return image
+    mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels]
+    image = Image.fromarray(values[..., 0] if mode == "L" else values, mode)
+    return image.convert("RGBA" if deep.alpha else "RGB")
+
+
+def _deep_managed(deep: Deep, icc: bytes) -> tuple[Image.Image, str] | None:
+    """The pixels by their profile, converted before they lose depth, and its name; None if the profile is no good."""
+    import pyvips
+
+    channels = deep.values.shape[2] - deep.alpha
+    values = deep.values
+    if values.dtype.kind == "f":
+        values = np.rint(np.clip(values, 0, 1) * np.float32(65535)).astype(np.uint16)
+    try:
+        profile = ImageCms.getOpenProfile(BytesIO(icc))
+        space = profile.profile.xcolor_space.strip()
+        if channels == 1 and space == "RGB":
+            values = np.concatenate([values[..., :1]] * 3 + [values[..., 1:]], axis=2)
+            channels = 3
+        if {"GRAY": 1, "RGB": 3, "CMYK": 4}.get(space) != channels:
+            return None
+        mode = {1: "L", 3: "RGB", 4: "CMYK"}[channels]
+        if _is_srgb(icc, mode):
+            return _plain(Deep(values, deep.alpha)), ""
+        meant = {1: "grey16", 3: "rgb16", 4: "cmyk"}[channels]
+        image = pyvips.Image.new_from_array(np.ascontiguousarray(values)).copy(interpretation=meant)
+        image.set_type(pyvips.GValue.blob_type, "icc-profile-data", icc)
+        image = image.icc_transform(
+            "srgb", embedded=True, intent="relative", black_point_compensation=True, depth=8
+        )
+        made = np.asarray(image.numpy())
+    except (*_BROKEN_PROFILE, pyvips.Error):
+        return None
+    if made.dtype != np.uint8:
+        made = _eight_bits(made)
+    return Image.fromarray(np.ascontiguousarray(made), "RGBA" if deep.alpha else "RGB"), _named(profile)
+
+
+def _ranged(deep: Deep) -> tuple[Deep, list[str]]:
+    """Numbers scaled to 0-1: from the first of 0-1 (floats only), 0-255, 0-65535 and their own range that holds all.
+
+    Negative and undefined values are black. Values a little above 1 are highlights and become 1.
     """
-    values = np.asarray(image, np.float32)
-    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-    if image.mode.startswith("I;16"):
-        top = 65535.0
-    else:
-        highest = float(values.max())
-        ranges = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
-        top = next((limit for limit in ranges if highest <= limit), highest)
-    values *= 255.0 / top
-    return Image.fromarray(np.clip(np.rint(values, out=values), 0, 255, out=values).astype(np.uint8))
+    values = _clean(deep.values)
+    highest = float(values.max())
+    ranges = (255.0, 65535.0, 2.0**deep.bits - 1) if deep.bits else (1.0, 255.0, 65535.0)
+    top = next((limit for limit in ranges if highest <= limit * 1.0001), highest)
+    if 1 < highest < 16 and not deep.bits:
+        top = 1.0
+    notes = [] if highest <= top * 1.0001 else ["values above 1 are white"]
+    values /= np.float32(top)
+    return Deep(np.clip(values, 0, 1, out=values), deep.alpha, deep.ink, deep.bits), notes
+
+
+def _clean(values: Values) -> Floats:
+    """Floats of their own, undefined ones black."""
+    return np.nan_to_num(np.array(values, np.float32), copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _eight_bits(values: Values) -> npt.NDArray[np.uint8]:
+    """Integers that use all their bits, or floats from 0 to 1, as levels."""
+    if values.dtype == np.uint8:
+        return values.astype(np.uint8, copy=False)
+    made = np.empty(values.shape, np.uint8)
+    rows = max(1, _STRIPE // max(1, values[0].size))
+    for start in range(0, len(values), rows):
+        part = values[start : start + rows]
+        if part.dtype == np.uint16:
+            # The nearest level: v · 255 / 65535 rounded, in whole numbers.
+            made[start : start + rows] = (part.astype(np.uint32) + 128) // 257
+        else:
+            made[start : start + rows] = np.rint(np.clip(_clean(part), 0, 1) * np.float32(255))
+    return made

@@ -70,6 +70,7 @@ def encode(
     format: str,
     *,
     quality: int = QUALITY,
+    lossless: bool = False,
     max_bytes: int | None = None,
     ai_note: str | None = None,
     dpi: tuple[float, float] | None = None,
@@ -78,8 +79,9 @@ def encode(
 
     The same arguments give the same bytes. ``ai_note`` is put, with IPTC's digital source type, into XMP
     (JPEG, PNG, WebP, TIFF, AVIF; BMP has no place for it). Transparency is kept where the format can, and else
-    flattened on white. ``quality`` 1-100 is for JPEG, WebP and AVIF; at 100 WebP is lossless. With
-    ``max_bytes`` their quality is lowered as far as needed, not below 30.
+    flattened on white. ``quality`` 1-100 is for JPEG, WebP and AVIF; at 100, or
+    with ``lossless`` (for a lossless source) while that keeps ``max_bytes``, WebP is lossless. With ``max_bytes``
+    their quality is lowered as far as needed, not below 30.
 
     Raises `ImageError` if ``max_bytes`` cannot be kept (``TooManyBytes``) or the picture is too long for the format
     (``TooLarge``), ValueError for an unknown format.
@@ -104,10 +106,11 @@ def encode(
             return png(image, max_bytes=max_bytes, **tags)
         case "tiff":
             return _within_bytes(_tiff(image, **tags), "TIFF", max_bytes)
-        case "webp" if quality >= 100:
-            data = _saved(image, "WEBP", lossless=True, exact=True, quality=0, method=1, **tags)
-            return _within_bytes(data, "WebP", max_bytes)
         case "webp":
+            if quality >= 100 or lossless:
+                data = _saved(image, "WEBP", lossless=True, exact=True, quality=0, method=1, **tags)
+                if quality >= 100 or max_bytes is None or len(data) <= max_bytes:
+                    return _within_bytes(data, "WebP", max_bytes)
             return _pressed(
                 lambda q: _saved(image, "WEBP", quality=q, method=2, **tags), "WebP", quality, max_bytes
             )

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from bg_pipeline.errors import ImageError
+from bg_pipeline.imaging import jpeg as jpeg_file
 from bg_pipeline.imaging.encode import jpeg, png
 from bg_pipeline.imaging.photo import (
     REDUCING_GAP,
@@ -189,6 +190,8 @@ def small_jpeg(
         facts = facts or look(source)
         target = _target(facts.size, within, min_side)
         if target == facts.size and facts.plain and len(source) <= (max_bytes or len(source)):
+            # A service is paid for looking at it, so damage must be seen before.
+            jpeg_file.check(source)
             return source
         photo = open_photo(source, within=(max(within[0], target[0]), max(within[1], target[1])))
     image = photo.image

@@ -27,7 +27,12 @@ def read_given(data: bytes, size: tuple[int, int], *, name: str = "the mask") ->
     or colours that could mean anything, and for a mask that keeps all or nothing. ``name`` (its key) is
     used in the sentences. Memory: about five bytes for each pixel of the mask file, one for each of the photo.
     """
-    photo = imaging.open_photo(data)
+    try:
+        photo = imaging.open_photo(data)
+    except ImageError as error:
+        if error.code == "FullyTransparent":
+            raise _keeps_nothing(name) from None
+        raise
     _refuse_other_shape(photo.size, size, name)
     if photo.alpha is not None:
         kept = photo.alpha
@@ -45,12 +50,15 @@ def read_given(data: bytes, size: tuple[int, int], *, name: str = "the mask") ->
             "paint the background white",
         )
     if not any(histogram[polarity.HALF :]):
-        raise ImageError(
-            "MaskKeepsNothing",
-            f"{name} marks no pixel as subject (black or opaque), so nothing would be kept; "
-            "paint the subject black",
-        )
+        raise _keeps_nothing(name)
     return Mask(kept, "given", notes=notes)
+
+
+def _keeps_nothing(name: str) -> ImageError:
+    return ImageError(
+        "MaskKeepsNothing",
+        f"{name} marks no pixel as subject (black or opaque), so nothing would be kept; paint the subject black",
+    )
 
 
 def _refuse_other_shape(given: tuple[int, int], size: tuple[int, int], name: str) -> None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from tempfile import SpooledTemporaryFile
 from typing import IO, Final
@@ -45,8 +46,19 @@ def rows_and_entries(work: Work) -> Iterator[tuple[Row, Entry]]:
     if work.problem is not None:
         yield unreadable(work.place.request_id, work.problem), Entry(layout.REQUEST)
         return
+    untold = work.ledger.header.get("Untold") or 0.0
     for image in work.images:
-        yield _row_of(work, image)
+        row, entry = _row_of(work, image)
+        if untold:
+            row, untold = _with_untold(row, untold), 0.0
+        yield row, entry
+
+
+def _with_untold(row: Row, usd: float) -> Row:
+    """The row with what may have been billed for its batch, nobody knows for which image: it stands in the first."""
+    note = f"{usd:.4f} USD more may have been billed for this batch by a run that ended before it could tell for what"
+    maybe = None if row.MaybeBilledUSD is None else round(row.MaybeBilledUSD + usd, 6)
+    return replace(row, MaybeBilledUSD=maybe, Cause="; ".join(filter(None, [row.Cause, note])))
 
 
 def _row_of(work: Work, image: str) -> tuple[Row, Entry]:

@@ -108,7 +108,7 @@ class SharedCap(Cap):
         super().__init__(scope, setting, limit_usd, advice)
         self._store = store
         self._key = key
-        self._name = f"{process_name()}.{uuid.uuid4().hex[:8]}"
+        self.name = f"{process_name()}.{uuid.uuid4().hex[:8]}"
         self._claimed = 0
 
     def take(self, cost: int, operation: str) -> None:
@@ -119,7 +119,7 @@ class SharedCap(Cap):
     def _claim(self, spending: Spending, cost: int, operation: str) -> Spending:
         claims = spending.claimed_micro_usd
         # The document is right even about this process: the answer to its last claim may have been lost.
-        self._claimed = claims.get(self._name, 0)
+        self._claimed = claims.get(self.name, 0)
         short = self.committed + cost - self._claimed
         if short <= 0:
             return spending
@@ -132,7 +132,7 @@ class SharedCap(Cap):
                 raise self._reached(spent, cost, operation, others)
             ahead = min(ahead, self.limit // CHUNK_SHARE, room)
         claim = self._claimed + max(short, ahead)
-        return spending.model_copy(update={"claimed_micro_usd": claims | {self._name: claim}})
+        return spending.model_copy(update={"claimed_micro_usd": claims | {self.name: claim}})
 
     def close(self) -> None:
         """Gives back what was claimed and not committed; calls still under way stay counted as reserved."""
@@ -145,7 +145,7 @@ class SharedCap(Cap):
 
     def _settle(self, spending: Spending) -> Spending:
         claims = dict(spending.claimed_micro_usd)
-        if claims.pop(self._name, None) is None:
+        if claims.pop(self.name, None) is None:
             return spending
         settled = max(spending.settled_micro_usd + self.committed, 0)
         return spending.model_copy(update={"settled_micro_usd": settled, "claimed_micro_usd": claims})
@@ -164,7 +164,7 @@ class SharedCap(Cap):
             except PreconditionFailed:
                 time.sleep(random.uniform(0, 0.05))  # noqa: S311
             else:
-                self._claimed = changed.claimed_micro_usd.get(self._name, 0)
+                self._claimed = changed.claimed_micro_usd.get(self.name, 0)
                 return
         raise RunStopped(f"{self._key} could not be updated in {ATTEMPTS} attempts; nothing more is spent")
 

@@ -14,7 +14,7 @@ from typing import Self
 
 from bg_pipeline.errors import RunStopped
 from bg_pipeline.layout import spend_key
-from bg_pipeline.spending.caps import MICRO, Cap, SharedCap, micro_usd
+from bg_pipeline.spending.caps import MICRO, Cap, SharedCap, micro_usd, read_spending
 from bg_pipeline.store import Store
 
 
@@ -155,6 +155,20 @@ class Purse:
         if key not in self._shared:
             self._shared[key] = SharedCap(scope, setting, limit_usd, advice, self._store, key)
         return self._shared[key]
+
+    def spent_on(self, batch_key: str) -> float:
+        """The dollars that were ever spent on a batch by all runs, or may have been; costs one request.
+
+        What a run that was killed had claimed counts whole. Raises `RunStopped` if it cannot be known.
+        """
+        spending, _ = read_spending(self._store, batch_key)
+        with self.lock:
+            own = self._shared.get(batch_key)
+            committed = own.committed if own is not None else 0
+            claimed = sum(
+                usd for name, usd in spending.claimed_micro_usd.items() if own is None or name != own.name
+            )
+        return (spending.settled_micro_usd + claimed + committed) / MICRO
 
     def record(self, operation: str, call: Total) -> None:
         """Adds an ended call to the totals; for `Reservation`, under ``lock``."""

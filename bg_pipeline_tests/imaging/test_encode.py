@@ -50,6 +50,18 @@ def test_webp_at_quality_100_keeps_every_pixel_and_clear_ones_too() -> None:
     assert open_photo(encode(cut(), "webp", quality=100)).image.tobytes() == cut().tobytes()
 
 
+def test_a_lossless_webp_stays_lossless_as_long_as_the_bytes_allow() -> None:
+    source = open_photo(encode(picture(), "webp", quality=100))
+    assert source.lossless
+    assert look(encode(picture(), "webp", quality=100)).lossless
+    kept = encode(source.image, "webp", lossless=source.lossless)
+    assert open_photo(kept).image.tobytes() == picture().tobytes()
+    pressed = encode(source.image, "webp", lossless=True, max_bytes=len(kept) // 2)
+    assert len(pressed) <= len(kept) // 2
+    assert not open_photo(pressed).lossless
+    assert not open_photo(encode(picture(), "png")).lossless
+
+
 @pytest.mark.parametrize("format", sorted(WRITABLE))
 def test_the_same_picture_gives_the_same_bytes(format: str) -> None:
     assert encode(picture(), format, ai_note=NOTE) == encode(picture(), format, ai_note=NOTE)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bg_pipeline.errors import ImageError
-from bg_pipeline.imaging import look, open_photo
+from bg_pipeline.imaging import look, open_photo, small_jpeg
 from bg_pipeline_tests.corpus import (
     COMPLAINTS,
     DISPLAY_P3,
@@ -28,11 +28,13 @@ from bg_pipeline_tests.corpus import (
     saved,
 )
 from bg_pipeline_tests.pictures import photo_and_mask
+from bg_pipeline_tests.unusual import unusual
 
 pytestmark = pytest.mark.filterwarnings(COMPLAINTS, "ignore::PIL.Image.DecompressionBombWarning")
 
-OPENING = [case for case in corpus() if case.outcome == "opens"]
-REFUSED = [case for case in corpus() if case.outcome != "opens"]
+CASES = (*corpus(), *unusual())
+OPENING = [case for case in CASES if case.outcome == "opens"]
+REFUSED = [case for case in CASES if case.outcome != "opens"]
 
 
 def by_name(case: Case) -> str:
@@ -50,14 +52,16 @@ def refusal(data: bytes) -> ImageError:
 
 
 def test_the_corpus_is_wide_and_every_name_in_it_is_another() -> None:
-    names = [case.name for case in corpus()]
-    assert len(names) == len(set(names)) >= 120
-    assert {case.outcome for case in corpus()} >= {
+    names = [case.name for case in CASES]
+    assert len(names) == len(set(names)) >= 350
+    assert {case.outcome for case in CASES} == {
         "opens",
         "EmptyFile",
         "NotAnImage",
+        "UnsupportedImage",
         "DamagedImage",
         "TooManyPixels",
+        "FullyTransparent",
     }
 
 
@@ -84,8 +88,15 @@ def test_the_header_tells_the_same_size_and_format_as_the_picture(case: Case) ->
 def test_a_file_that_is_no_good_is_refused_with_its_reason(case: Case) -> None:
     error = refusal(case.data)
     assert error.code == case.outcome
+    assert case.note in str(error)
     assert len(str(error)) > 20
     assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("case", [case for case in REFUSED if case.outcome == "DamagedImage"], ids=by_name)
+def test_a_damaged_file_is_never_sent_to_a_service(case: Case) -> None:
+    with pytest.raises(ImageError):
+        small_jpeg(case.data, within=(1000, 1000))
 
 
 @pytest.mark.parametrize("case", OPENING, ids=by_name)

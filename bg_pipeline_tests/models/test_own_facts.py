@@ -65,7 +65,7 @@ def test_of_a_model_with_several_entries_those_are_meant_whose_model_and_profile
     )
     through_profile = facts_of("CAPTION", "us.amazon.nova-pro-v1:0").price
     assert (through_profile.million_input_tokens, through_profile.million_output_tokens) == (1.0, 3.2)
-    assert facts_of("CAPTION", "amazon.nova-pro-v1:0").price.million_input_tokens == 0.8
+    assert facts_of("CAPTION", "eu.amazon.nova-pro-v1:0").price.million_input_tokens == 1.05
     assert facts_of("CAPTION", "us.acme.seer-v1").price.million_input_tokens == 9.0
     assert facts_of("CAPTION", "us.amazon.nova-lite-v1:0").price.million_input_tokens == 0.06
 

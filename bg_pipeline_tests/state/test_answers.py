@@ -339,10 +339,14 @@ def test_an_answer_is_asked_for_once_by_processes_and_threads_that_want_it_at_on
         claims_it = answers.claim
 
         def counted(
-            kind: str, name: str, terms: Terms, claims_it: Callable[..., Claim | Answer] = claims_it
+            kind: str,
+            name: str,
+            terms: Terms,
+            price: Price,
+            claims_it: Callable[..., Claim | Answer] = claims_it,
         ) -> Claim | Answer:
             claims.release()
-            return claims_it(kind, name, terms)
+            return claims_it(kind, name, terms, price)
 
         monkeypatch.setattr(answers, "claim", counted)
 

@@ -1,0 +1,63 @@
+"""libvips, for what Pillow opens wrongly or without seeing damage: TIFF, PNG, AVIF.
+
+It reads planar, tiled, floating-point and inverted TIFFs and 16 bits a channel, and fails where libtiff or libaom
+warn; Pillow scrambles or drops these. It takes 0.7 times Pillow's time for a PNG, 1.4 times for a
+TIFF and 3 times for an AVIF, and its wheel is 18 MB.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from bg_pipeline.imaging.source import damaged
+
+Array = npt.NDArray[Any]
+
+
+def opened(loader: str, data: bytes, **options: Any) -> Any:
+    """The libvips image of a file, of which the header is read; `ImageError` if that fails.
+
+    ``loader`` is named by the caller, which knows the format: libvips must not guess.
+    """
+    import pyvips
+
+    # Photos are opened once; a cache of operations would hold their bytes.
+    pyvips.cache_set_max(0)
+    try:
+        load = getattr(pyvips.Image, f"{loader}_buffer")
+        return load(data, **{"access": "sequential", "fail_on": "warning", **options})
+    except pyvips.Error as error:
+        raise damaged(reason(error)) from None
+
+
+def array(image: Any) -> Array:
+    """The pixels as (height, width, channels); `ImageError` if they are damaged."""
+    import pyvips
+
+    try:
+        values: Array = np.asarray(image.numpy())
+    except pyvips.Error as error:
+        raise damaged(reason(error)) from None
+    return values.reshape(image.height, image.width, image.bands)
+
+
+def image(opened_image: Any) -> Image.Image:
+    """An 8-bit libvips image as Pillow's; `ImageError` if the pixels are damaged."""
+    return picture(array(opened_image), ink=opened_image.interpretation == "cmyk")
+
+
+def picture(values: Array, *, ink: bool = False) -> Image.Image:
+    """Pixels of 8 bits as Pillow's image."""
+    mode = {1: "L", 2: "LA", 3: "RGB", 4: "CMYK" if ink else "RGBA"}[values.shape[2]]
+    values = np.ascontiguousarray(values)
+    return Image.fromarray(values[..., 0] if mode == "L" else values, mode)
+
+
+def reason(error: Exception) -> str:
+    """The library's own words, on one line and without its names of calls."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next(
+        (line for line in reversed(lines) if line and not line.startswith("unable to")), "it cannot be read"
+    )

@@ -1,0 +1,64 @@
+"""WebP files: what their own blocks say, and their pixels from Pillow."""
+
+from io import BytesIO
+
+from PIL import Image
+
+from bg_pipeline.imaging.colour import Colour
+from bg_pipeline.imaging.source import UNREADABLE, Source, damaged, loaded
+from bg_pipeline.imaging.tags import Exif, read_exif
+
+
+def read(data: bytes) -> Source:
+    """The header of a WebP and a way to its pixels; raises `ImageError` if it is damaged."""
+    try:
+        image = Image.open(BytesIO(data), formats=("WEBP",))
+    except UNREADABLE as error:
+        raise damaged(error) from None
+    blocks = _blocks(data)
+    block = image.info.get("exif", b"")
+    exif = read_exif(block) if block else Exif()
+    frames = getattr(image, "n_frames", 1)
+
+    def decode(_: tuple[int, int]) -> Image.Image:
+        _check_zeros(data, blocks, image.width * image.height)
+        decoded = loaded(image)
+        # A plain picture, without the way to its other frames, which some encoders would take.
+        return decoded.copy() if frames > 1 else decoded
+
+    return Source(
+        format="webp",
+        size=image.size,
+        mode=image.mode,
+        decode=decode,
+        orientation=exif.orientation,
+        frames=frames,
+        has_alpha=image.mode == "RGBA",
+        has_exif=bool(block),
+        colour=Colour(icc=image.info.get("icc_profile", b""), adobe_rgb=exif.adobe_rgb),
+        dpi=exif.dpi,
+        lossless=bool(blocks) and all(kind == b"VP8L" for kind, _, _ in blocks),
+    )
+
+
+def _blocks(data: bytes) -> list[tuple[bytes, int, int]]:
+    """The coded pictures: kind, start and end."""
+    found, place = [], 12
+    while place + 8 <= len(data):
+        kind, size = data[place : place + 4], int.from_bytes(data[place + 4 : place + 8], "little")
+        if kind in (b"VP8 ", b"VP8L"):
+            found.append((kind, place + 8, place + 8 + size))
+        # A frame of an animation holds blocks behind 16 bytes of its own.
+        place += 8 + 16 if kind == b"ANMF" else 8 + size + size % 2
+    return found
+
+
+def _check_zeros(data: bytes, blocks: list[tuple[bytes, int, int]], pixels: int) -> None:
+    """Refuses data with more zeros in a row than even a blank picture has, since libwebp does not tell damage.
+
+    A blank area takes up to 4 bits a pixel where it is lossless, and a small part of a bit where it is not.
+    """
+    for kind, start, end in blocks:
+        most = 256 + (pixels // 2 if kind == b"VP8L" else pixels // 4096)
+        if most < end - start and data.find(bytes(most), start, end) >= 0:
+            raise damaged("a part of its data is empty")

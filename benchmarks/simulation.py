@@ -10,8 +10,11 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 
+from bg_pipeline_tests.simulation.invariants import INVARIANTS
+from bg_pipeline_tests.simulation.old_faults import OLD_FAULTS
 from bg_pipeline_tests.simulation.plan import Plan, draw
 from bg_pipeline_tests.simulation.trial import Broken, shrink, try_plan
 
@@ -25,6 +28,8 @@ def main() -> int:
     parser.add_argument("--trace", action="store_true", help="tell each thing that happens")
     parser.add_argument("--no-shrink", action="store_true", help="print failing plans as they are")
     parser.add_argument("--without", action="append", default=[], help="leave an invariant out")
+    parser.add_argument("--only", help="check this invariant alone")
+    parser.add_argument("--put-back", choices=OLD_FAULTS, help="with a fault that the program once had")
     parser.add_argument("--skip", action="append", type=int, default=[], help="leave a seed out")
     parser.add_argument("--most", type=int, default=10, help="stop after so many failing seeds; 0: never")
     asked = parser.parse_args()
@@ -41,7 +46,10 @@ def main() -> int:
         first, number = (asked.seed, 1) if asked.seed is not None else (asked.first, asked.seeds)
         plans = map(draw, range(first, first + number))
     plans = (plan for plan in plans if plan.seed not in asked.skip)
-    return 1 if _try(plans, asked) else 0
+    if asked.only:
+        asked.without = [check.__name__ for check in INVARIANTS if check.__name__ != asked.only]
+    with OLD_FAULTS[asked.put_back][0]() if asked.put_back else nullcontext():
+        return 1 if _try(plans, asked) else 0
 
 
 def _try(plans: Iterable[Plan], asked: argparse.Namespace) -> int:

@@ -375,8 +375,12 @@ def what_arrived_is_stored(world: World, watch: Watch) -> Iterator[str]:
 def nothing_delivered_is_lost(world: World, watch: Watch) -> Iterator[str]:
     """A delivered result stays readable, and its image Succeeded, until it is replaced or a person rejects it."""
     yield from watch.lost
+    yield from _lost(world, watch.delivered)
+
+
+def _lost(world: World, delivered: Mapping[str, Delivery]) -> Iterator[str]:
     rows = {told.batch.upload_key(told.image): told for told in reports(world)}
-    for image, delivery in watch.delivered.items():
+    for image, delivery in delivered.items():
         if changed_since(world, image, delivery.at):
             continue
         told = rows.get(image)

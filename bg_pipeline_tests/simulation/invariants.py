@@ -124,7 +124,7 @@ class Watch:
 
 
 def changed_since(world: World, image: str, since: float, before: float = 3000.0) -> bool:
-    """Whether the photo at this key or the request of its batch was changed since then, or ``before`` seconds earlier."""
+    """Whether the photo at this key or its batch's request was changed since ``before`` seconds before then."""
     upload = layout.parse_upload(image)
     request = "" if upload is None else upload.batch.request_key
     times = [*world.history.sources.get(image, ()), *world.history.requests.get(request, ())]
@@ -375,8 +375,12 @@ def what_arrived_is_stored(world: World, watch: Watch) -> Iterator[str]:
 def nothing_delivered_is_lost(world: World, watch: Watch) -> Iterator[str]:
     """A delivered result stays readable, and its image Succeeded, until it is replaced or a person rejects it."""
     yield from watch.lost
+    yield from _lost(world, watch.delivered)
+
+
+def _lost(world: World, delivered: Mapping[str, Delivery]) -> Iterator[str]:
     rows = {told.batch.upload_key(told.image): told for told in reports(world)}
-    for image, delivery in watch.delivered.items():
+    for image, delivery in delivered.items():
         if changed_since(world, image, delivery.at):
             continue
         told = rows.get(image)
@@ -432,10 +436,8 @@ def _touched(world: World, path: str) -> bool:
     """Whether the batch's request or photos were changed on the way."""
     prefix = f"{layout.UPLOADS}/{path}/"
     times = {**world.history.requests, **world.history.sources}
-    return any(
-        key.startswith(prefix) and (len(when) > 1 or when[0] > world.clock_start)
-        for key, when in times.items()
-    )
+    own = (when for key, when in times.items() if key.startswith(prefix))
+    return any(len(when) > 1 or when[0] > world.clock_start for when in own)
 
 
 def _shared(world: World, path: str) -> bool:

@@ -210,7 +210,7 @@ class Scheduler:
     # The hub
 
     def run(self, until: float | None = None, *, most_turns: int = 400_000) -> None:
-        """Runs the tasks until all have ended or wait for ever, or until a time; raises `Stuck` after too many turns."""
+        """Runs the tasks until all have ended, or until a time; raises `Stuck` after too many turns."""
         self._hub = getcurrent()
         for _ in range(most_turns):
             task = self._next(until)

@@ -179,11 +179,8 @@ class World:
         return ""
 
     def _meet_model(self, kind: str, model: str, moment: str) -> str:
-        self.say(
-            f"{moment} call {len(self.models.calls) - 1}: {kind} by {model}"
-            if moment == "before"
-            else f"{kind} billed"
-        )
+        number = len(self.models.calls) - 1
+        self.say(f"call {number}: {kind} by {model}" if moment == "before" else f"{kind} billed")
         fault = self._meet(kind, moment)
         if moment == "before" and not fault and not self._quiet:
             for away in self._away:

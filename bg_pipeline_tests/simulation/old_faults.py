@@ -1,0 +1,142 @@
+"""Faults that the program once had, put back, to see that the simulation finds them."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from datetime import UTC, datetime
+from typing import IO, Any, Final
+from unittest.mock import patch
+
+import orjson
+
+from bg_pipeline import pipeline
+from bg_pipeline.batch import BatchRequest, retry_request
+from bg_pipeline.flow import engine, walk, work
+from bg_pipeline.flow.engine import Flow
+from bg_pipeline.flow.occasions import Wish
+from bg_pipeline.flow.outcomes import SAMPLE_WAITS, Meaning
+from bg_pipeline.flow.renditions import WISHES
+from bg_pipeline.flow.stages import PICTURES
+from bg_pipeline.flow.work import Work
+from bg_pipeline.layout import Batch
+from bg_pipeline.reports.overview import Standing
+from bg_pipeline.review import follow_up
+from bg_pipeline.settings import Settings
+from bg_pipeline.state.answers import Answers
+from bg_pipeline.state.claims import held_by
+from bg_pipeline.state.leased_writes import LeasedWriter
+from bg_pipeline.state.ledger import StageRecord
+from bg_pipeline.store import Content, Store
+from bg_pipeline_tests.simulation.scheduler import active
+
+
+@contextmanager
+def retry_gets_round_the_sample() -> Iterator[None]:
+    """Images that wait for a sample's approval are told by what stopped the run, and a retry asks for them all."""
+    skip = Flow._skip
+
+    def skip_as_stopped(flow: Flow, work: Work, image: str, why: Meaning) -> None:
+        stopped = work.stopped or flow._stopped or flow._no_model
+        skip(flow, work, image, stopped if why is SAMPLE_WAITS and stopped else why)
+
+    def request(store: Store, settings: Settings, standing: Standing, again: Batch) -> BatchRequest | None:
+        asked, report = standing.request, standing.report()
+        images = report.to_do_again if report else ()
+        return retry_request(asked, images, WISHES, approved=True) if asked else None
+
+    with patch.object(Flow, "_skip", skip_as_stopped), patch.object(follow_up, "_request", request):
+        yield
+
+
+@contextmanager
+def attempts_clear_what_was_delivered() -> Iterator[None]:
+    """What an attempt came to replaces the outcome before it, however good that was."""
+    skip = Flow._skip
+
+    def latest(before: StageRecord | None, now: StageRecord, *, intact: bool = True) -> StageRecord:
+        return now
+
+    def skip_and_forget(flow: Flow, work: Work, image: str, why: Meaning) -> None:
+        entry = work.ledger.get(image)
+        if entry is not None and PICTURES in work.due[image]:
+            entry.outputs = []
+            work.ledger.put(entry)
+        skip(flow, work, image, why)
+
+    with (
+        patch.object(engine, "settled", latest),
+        patch.object(walk, "settled", latest),
+        patch.object(Flow, "_skip", skip_and_forget),
+    ):
+        yield
+
+
+@contextmanager
+def who_has_the_lease_takes_calls_over() -> Iterator[None]:
+    """A lease is given back while calls are made under it, and whoever has it takes those calls for abandoned."""
+    end, is_over = Flow._end, Answers._is_over
+
+    def end_at_once(flow: Flow, *pools: Any) -> None:
+        for each in list(flow._works):
+            if each.lease is not None:
+                each.lease.release()
+        end(flow, *pools)
+
+    def is_over_or_another_s(answers: Answers, content: Content, since: float) -> bool:
+        held = held_by(content.data)
+        another = bool(held["Batch"]) and held["Holder"] != answers._holder
+        return another or is_over(answers, content, since)
+
+    with (
+        patch.object(Flow, "_end", end_at_once),
+        patch.object(Answers, "_is_over", is_over_or_another_s),
+    ):
+        yield
+
+
+@contextmanager
+def a_refresh_is_bound_to_its_run() -> Iterator[None]:
+    """Each run that is told to refresh pays for all, whatever earlier runs of the same occasion paid for."""
+
+    def wish(stages: frozenset[str], retry: bool, *_: object) -> Wish:
+        current = active().current
+        return Wish(stages, retry, current.process.name if current else "", datetime.now(UTC))
+
+    def occasions(header: Mapping[str, Any], wish: Wish) -> dict[str, str]:
+        return dict.fromkeys(wish.names, wish.occasion)
+
+    with patch.object(pipeline, "Wish", wish), patch.object(work, "occasions", occasions):
+        yield
+
+
+@contextmanager
+def writes_land_without_a_lease() -> Iterator[None]:
+    """Who lost a lease writes on, over what others wrote since."""
+
+    def write(
+        writer: LeasedWriter,
+        store: Store,
+        key: str,
+        data: bytes | IO[bytes],
+        *,
+        media_type: str,
+        known: str | None = None,
+    ) -> str:
+        return store.write(key, data, media_type=media_type)
+
+    def write_json(writer: LeasedWriter, store: Store, key: str, document: Any) -> str:
+        return store.write(key, orjson.dumps(document), media_type="application/json")
+
+    with ExitStack() as patches:
+        for name, put in (("write", write), ("write_json", write_json), ("check", lambda writer: None)):
+            patches.enter_context(patch.object(LeasedWriter, name, put))
+        yield
+
+
+OLD_FAULTS: Final[Mapping[str, tuple[Callable[[], AbstractContextManager[None]], str]]] = {
+    "M1": (retry_gets_round_the_sample, "samples_wait"),
+    "M2": (attempts_clear_what_was_delivered, "nothing_delivered_is_lost"),
+    "M4": (who_has_the_lease_takes_calls_over, "nothing_is_asked_twice_at_once"),
+    "M6": (a_refresh_is_bound_to_its_run, "nothing_stored_is_paid_again"),
+    "M10": (writes_land_without_a_lease, "who_lost_a_lease_writes_nothing"),
+}
+"""Each fault by its number, with the invariant that it breaks."""

@@ -59,10 +59,10 @@ class UploadRequest(BaseModel):
 class PhotoUpload(BaseModel):
     """Where to upload the photo within ``Expires`` seconds; then name its ``Key``.
 
-    Either POST it to ``Url`` as a form (multipart/form-data) of ``Fields`` and, last, ``file`` with its bytes, at most
-    ``MaxBytes``. Or PUT it to ``UploadURL`` with this ``ContentType``: exactly ``Size`` bytes where that was said.
-    Storage bounds no PUT whose size was not said, as clients of the system that this stands for send it; a photo of
-    more than ``MaxBytes`` is then refused when it is named.
+    Either POST it to ``Url`` as a form (multipart/form-data) of ``Fields`` and, last, ``file`` with its bytes,
+    at most ``MaxBytes``. Or PUT it to ``UploadURL`` with this ``ContentType``: exactly ``Size`` bytes where that
+    was said. Storage bounds no PUT whose size was not said, as clients of the system that this stands for send it;
+    a photo of more than ``MaxBytes`` is then refused when it is named.
     """
 
     Bucket: str

@@ -259,7 +259,7 @@ def test_an_error_of_s3_is_a_failure_with_a_sentence(
 ) -> None:
     with unlisted(bench, DATE):
         told = sentence(materialize(bench, instance, [DATE], [asset]), step)
-    assert told.startswith(("2026-11-20: ", f"S3 (bucket '{bench.store.bucket}', BG_BUCKET) does not do"))
+    assert told.startswith((f"{DATE}: ", f"S3 (bucket '{bench.store.bucket}', BG_BUCKET) does not do"))
     assert "SlowDown" in told
 
 

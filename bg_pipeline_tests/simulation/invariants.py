@@ -72,6 +72,7 @@ class Watch:
                 self.untrue += [
                     f"{told}: {wrong} (before the quiet run)" for wrong in _untrue(self.world, told)
                 ]
+        self.lost += [f"{wrong} (before the quiet run)" for wrong in _lost(self.world, self.delivered)]
 
     def see(self, change: Change) -> None:
         self._written(change)
@@ -473,7 +474,10 @@ def what_is_published_is_approved(world: World, watch: Watch) -> Iterator[str]:
         if item is None and key in gone:
             continue  # delivered while its photo was asked for; only a rejection or a successor takes it away
         if item is None:
-            yield f"{key} is published and nobody approved it"
+            image = watch.images.get(key, "")
+            if image in world.bucket.objects and not changed_since(world, image, world.clock_start):
+                yield f"{key} is published and nobody approved it"
+            # What was delivered of a photo or a request that is gone stays where it was delivered.
         elif world.bucket.objects[key].etag != item.etag:
             yield f"{key} is published in another version than the one approved"
     for key in approved.keys() - world.bucket.objects.keys():

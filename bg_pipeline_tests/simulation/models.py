@@ -230,7 +230,7 @@ class _Runtime:
             size = _size(source)
             # One call's pictures differ by their size in bytes only: their colour tells the call.
             made = [
-                source if call.bad else photos.painted(call.number, size) + b"\0" * number
+                source if call.bad else photos.painted_around(call.number, source) + b"\0" * number
                 for number in range(config["numberOfImages"])
             ]
             for data in made:

@@ -61,6 +61,16 @@ def painted(number: int, size: tuple[int, int]) -> bytes:
     return png(Image.new("RGB", size, ground_of_call(number)))
 
 
+def painted_around(number: int, source: bytes) -> bytes:
+    """The same around the subject of ``source``, whose pixels stay."""
+    with Image.open(io.BytesIO(source)) as photo:
+        size = photo.size
+        kept = photo.convert("RGB").crop(_subject_in(size))
+    picture = Image.new("RGB", size, ground_of_call(number))
+    picture.paste(kept, _subject_in(size))
+    return png(picture)
+
+
 @cache
 def cut(number: int, size: tuple[int, int]) -> bytes:
     """The subject alone, by call ``number``, which is told in what nobody sees."""

@@ -31,7 +31,7 @@ from bg_pipeline.flow.archive import Archive
 from bg_pipeline.flow.finding import NO_WISH, Finder, results_in, sample_left
 from bg_pipeline.flow.occasions import RETRY, Wish, begun, fulfilled
 from bg_pipeline.flow.outcomes import GOOD, SAMPLE_WAITS, Meaning, meaning, merged, settled
-from bg_pipeline.flow.stages import LABELS, PICTURES, REPORT, STAGES
+from bg_pipeline.flow.stages import LABELS, PICTURES, REPORT, STAGES, wish_of
 from bg_pipeline.flow.tools import Tools
 from bg_pipeline.flow.walk import Walk
 from bg_pipeline.flow.work import Work
@@ -473,6 +473,9 @@ class Flow:
             day.stopped = day.stopped or why.cause
         for stage, made_for in work.due[image].items():
             skipped = StageRecord(made_for, why.status, why.final, why.error, why.cause)
+            if stage == PICTURES:
+                found = work.images[image]
+                skipped.wish = wish_of(work.asked(image), found.etag if found else "")
             intact = stage != PICTURES or not lost
             entry.stages[stage] = settled(entry.stages.get(stage), skipped, intact=intact)
         if lost and PICTURES in work.due[image]:

@@ -101,18 +101,23 @@ GOOD = (Status.SUCCEEDED, Status.NEEDS_REVIEW)
 
 
 def settled(before: StageRecord | None, now: StageRecord, *, intact: bool = True) -> StageRecord:
-    """The record of a stage after an attempt: a good outcome for the same wish stays until there is a better one.
+    """The record of a stage after an attempt: a good outcome of the same request stays until there is a better one.
 
     ``intact`` says that what ``before`` tells of is still stored.
     """
-    if before is None or before.made_for != now.made_for or before.status not in GOOD or not intact:
+    if before is None or not same_wish(before, now) or before.status not in GOOD or not intact:
         return now
     if now.status == Status.SUCCEEDED or now.status == before.status:
         return now
     # A refusal of a refresh is an answer to it; what did not come to an end is asked for again on the same occasion.
     occasion = now.occasion if now.final else before.occasion
     note = f"it was to be made anew, which did not succeed ({now.cause}); the earlier result stays"
-    return replace(before, occasion=occasion, note=note)
+    return replace(before, occasion=occasion, note=note, tried=now.made_for if now.final else "")
+
+
+def same_wish(before: StageRecord, now: StageRecord) -> bool:
+    """Whether two records are of the same request for the same photo; settings may have changed in between."""
+    return before.made_for == now.made_for or before.wish == now.wish != ""
 
 
 def merged(

@@ -71,6 +71,11 @@ def fingerprints(
     }
 
 
+def wish_of(asked: ImageSettings, etag: str) -> str:
+    """The fingerprint of what a request asks for a photo, whatever the settings."""
+    return fingerprint(etag, picture_fields(asked))
+
+
 def due(
     entry: Entry | None,
     prints: Mapping[str, str],
@@ -94,7 +99,7 @@ def due(
         if (
             record is None
             or entry is None
-            or record.made_for != prints[stage]
+            or prints[stage] not in (record.made_for, record.tried)
             or occasions.get(stage, record.occasion) != record.occasion
             or (record.status in AGAIN_LATER and (retry or not record.final))
             or (stage == PICTURES and any(results.get(key) != etag for key, etag in entry.files.items()))

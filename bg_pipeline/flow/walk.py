@@ -16,12 +16,12 @@ from bg_pipeline.captioners.nova import shortened
 from bg_pipeline.errors import BgPipelineError, CallError, LeaseLost, NotDelivered, NotTried, RunStopped
 from bg_pipeline.flow.finishing import File, Finisher, MadeBy
 from bg_pipeline.flow.looks import NO_OCCASIONS, Looks
-from bg_pipeline.flow.outcomes import GOOD, Meaning, attempt, meaning, merged, settled
+from bg_pipeline.flow.outcomes import GOOD, Meaning, attempt, meaning, merged, same_wish, settled
 from bg_pipeline.flow.painting import Painted, Painter
 from bg_pipeline.flow.photographs import Photograph
 from bg_pipeline.flow.places import Place
 from bg_pipeline.flow.renditions import refuse_impossible
-from bg_pipeline.flow.stages import CAPTIONS, LABELS, PICTURES
+from bg_pipeline.flow.stages import CAPTIONS, LABELS, PICTURES, wish_of
 from bg_pipeline.flow.subjects import Eyes
 from bg_pipeline.flow.tools import Tools
 from bg_pipeline.masks.labels import usable_labels
@@ -144,7 +144,8 @@ class Walk:
             entry.outputs,
             {key: etag for key, etag in entry.files.items() if key not in self._lost},
         )
-        same = before is not None and before.made_for == made_for
+        wish = wish_of(self._asked, entry.etag)
+        same = before is not None and same_wish(before, StageRecord(made_for, "", wish=wish))
         passed = {
             output["Number"]
             for output in outputs
@@ -154,6 +155,7 @@ class Walk:
         record = self._record(
             PICTURES, made_for, lambda looks, budget: self._make_pictures(looks, budget, passed)
         )
+        record.wish = wish
         made = entry.outputs
         if record.status == Status.SUCCEEDED and made:
             self._judge(record, made)

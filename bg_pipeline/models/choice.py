@@ -221,9 +221,15 @@ class Roster(Generic[T]):
 
     def lost(self, choice: Choice[T], region: str, error: ModelUnavailable) -> None:
         """This model cannot be used in this Region any more; `current` then says what is used instead, and why."""
+        name = choice.candidate.name
         with self._lock:
-            if (choice.candidate.name, region) not in self._lost:
-                self._lost[choice.candidate.name, region] = error
+            lost = [region]
+            if region not in choice.regions and choice is self._choice:
+                # Another kind of call found the model gone everywhere: its gate tells of the last Region only.
+                lost = list(choice.regions)
+            new = {(name, each): error for each in lost if (name, each) not in self._lost}
+            if new:
+                self._lost |= new
                 self._choice = self._nothing = None
 
     def _choose(self) -> Choice[T] | None:

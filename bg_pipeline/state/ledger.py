@@ -38,7 +38,8 @@ class StageRecord:
 
     ``made_for`` is the fingerprint of everything its outcome depends on. ``final`` says that doing it again
     with the same fingerprint would end the same way. ``occasion`` names the refresh on which it was last made anew.
-    ``note`` tells of a later attempt that left this outcome as it is.
+    ``wish`` is the fingerprint of what the request asks for, whatever the settings. ``note`` tells of a later attempt
+    that left this outcome as it is, and ``tried`` is the fingerprint of one that would end the same way again.
     """
 
     made_for: str
@@ -49,7 +50,9 @@ class StageRecord:
     seconds: float = 0.0
     reused: bool = False
     occasion: str = ""
+    wish: str = ""
     note: str = ""
+    tried: str = ""
 
 
 @dataclass(slots=True)

@@ -428,7 +428,7 @@ def _batch_caps(world: World, by_photo: Mapping[int, float]) -> Iterator[str]:
         cap = spec["request"].get("MaxCostUSD")
         if cap is None or path in redone or _touched(world, path) or _shared(world, path):
             continue
-        usd = sum(by_photo.get(number, 0.0) for number in spec["photos"].values())
+        usd = sum(by_photo.get(number, 0.0) for number in set(spec["photos"].values()))
         if usd > cap + CENT:
             yield f"batch {path} and its retries were billed {usd:.4f} USD, its cap is {cap}"
 

@@ -66,6 +66,9 @@ def begun(header: Mapping[str, Any], wish: Wish, on: Mapping[str, str]) -> dict[
         stored = _stored(header, name)
         if stored is None or stored.occasion != occasion:
             wishes[name] = {"Occasion": occasion, "AskedAt": wish.asked_at.isoformat(), "DoneAt": ""}
+        elif wish.occasion != occasion and wish.occasion not in wishes[name].get("Joined", ()):
+            # It is gone on with on another occasion, and so fulfilled together with that.
+            wishes[name] = {**wishes[name], "Joined": [*wishes[name].get("Joined", ()), wish.occasion]}
     return {_HEADER: wishes} if wishes != header.get(_HEADER, {}) else {}
 
 
@@ -76,7 +79,8 @@ def fulfilled(header: Mapping[str, Any], names: Collection[str], at: datetime) -
     for name in names:
         if name in wishes and not wishes[name].get("DoneAt"):
             wishes[name] = {**wishes[name], "DoneAt": at.isoformat()}
-            done.append([name, wishes[name].get("Occasion", "")])
+            occasions_done = [wishes[name].get("Occasion", ""), *wishes[name].get("Joined", ())]
+            done += [[name, occasion] for occasion in occasions_done]
     return {_HEADER: wishes, _FULFILLED: done[-REMEMBERED:]} if wishes else {}
 
 

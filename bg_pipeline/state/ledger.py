@@ -23,7 +23,7 @@ from bg_pipeline.errors import NewerDocument
 from bg_pipeline.layout import Batch
 from bg_pipeline.state.leased_writes import LeasedWriter
 from bg_pipeline.state.lines import Lines
-from bg_pipeline.state.payments import BEFORE_PAYMENTS, Payment, as_stored, from_stored
+from bg_pipeline.state.payments import BEFORE_PAYMENTS, Payment, as_stored, from_stored, record
 from bg_pipeline.store import Store, Stored
 
 WHOLE = "ledger.jsonl.gz"
@@ -237,13 +237,30 @@ class Ledger:
             self._unsaved.add(entry.image)
 
     def keep_only(self, images: Sequence[str]) -> None:
-        """Forgets images that are no longer asked for; what was paid for them stays in the header."""
+        """Forgets images that are no longer asked for; what was paid for them stays in the header.
+
+        An image that is asked for again has those payments again.
+        """
+        self._take_back(images)
         for image in self._lines.keys() - set(images):
             dropped = _load(self._lines[image]).payments
             if dropped:
                 self.header["Dropped"] = {**self.header.get("Dropped", {}), image: as_stored(dropped)}
             del self._lines[image]
             self._unsaved.discard(image)
+            self._changed = True
+
+    def _take_back(self, images: Sequence[str]) -> None:
+        again = self.dropped.keys() & set(images)
+        for image in again:
+            entry = self.get(image) or Entry(image)
+            for payment in self.dropped[image].values():
+                record(entry.payments, payment)
+            self.put(entry)
+        if again:
+            self.header["Dropped"] = {
+                image: paid for image, paid in self.header["Dropped"].items() if image not in again
+            }
             self._changed = True
 
     @property

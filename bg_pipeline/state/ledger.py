@@ -135,10 +135,10 @@ def _load(line: bytes) -> Entry:
 def _sums_of_stages(stages: dict[str, dict[str, Any]]) -> dict[str, Payment]:
     """What was paid as ledgers told it before they kept payments: a sum for each stage."""
     found = {}
-    for name, record in stages.items():
-        if record.get("cost_usd") or record.get("unpriced"):
+    for name, told in stages.items():
+        if told.get("cost_usd") or told.get("unpriced"):
             call = f"{BEFORE_PAYMENTS}{name}"
-            usd = None if record.get("unpriced") else float(record["cost_usd"])
+            usd = None if told.get("unpriced") else float(told["cost_usd"])
             found[call] = Payment(call, name, usd)
     return found
 

@@ -270,6 +270,11 @@ class Batch:
         """What all runs of this batch spent together."""
         return within(f"{STATE}/spend/batches", f"{self.path}.json")
 
+    @property
+    def family_spend_key(self) -> str:
+        """What this batch and all that is asked for again of it spent together, where it has a cap."""
+        return within(f"{STATE}/spend/families", f"{self.path}.json")
+
 
 @dataclass(frozen=True, slots=True)
 class Upload:
@@ -379,9 +384,19 @@ def manifest_report_key(status_prefix: str, batch_id: str) -> str:
     return within(status_prefix, f"manifest_{batch_id}.csv")
 
 
-def claim_key(output_prefix: str) -> str:
-    """The object that says which batch owns an output prefix, since no two share one."""
-    return within(f"{STATE}/claims", f"{output_prefix}.json")
+def claims_of(prefix: str) -> str:
+    """The prefix of the claims on all that lies inside a prefix."""
+    return within(f"{STATE}/claims", prefix)
+
+
+def claim_key(prefix: str) -> str:
+    """The object that says which batch writes under an output or status prefix, since no two share one."""
+    return within(f"{STATE}/claims", f"{prefix}.json")
+
+
+def parse_claim(key: str) -> str:
+    """The prefix on which the object called ``key`` is a claim."""
+    return key.removeprefix(f"{STATE}/claims/").removesuffix(".json")
 
 
 def call_key(identity: str) -> str:
@@ -492,6 +507,23 @@ def file_name_problem(template: str) -> str | None:
     rest = _FIELD.sub("", template)
     if "{" in rest or "}" in rest:
         return f"may hold {fields} and no other braces"
+    return path_problem(_FIELD.sub("x", template))
+
+
+def path_problem(name: str) -> str | None:
+    """Why ``name``, folders and all, may not be made the path of a file by somebody else; None where it may.
+
+    A slash at its start is no problem, as it is left out.
+    """
+    if "\\" in name:
+        return "holds a backslash"
+    for segment in name.split("/"):
+        if segment.strip() in {".", ".."}:
+            return "holds a '.' or '..' segment"
+        if re.match("[A-Za-z]:", segment):
+            return f"holds a drive letter, {segment[:2]}"
+        if _RESERVED.match(segment):
+            return f"holds a name that Windows keeps for itself, {segment[:20]}"
     return None
 
 
@@ -570,6 +602,18 @@ def local_path(folder: Path, name: str) -> Path:
     ``%2E%2E``), names that are too long end in their digest. File systems that take two spellings for one
     (capitals, composed accents) do so with these names too.
     """
+    return folder / _local_name(name)
+
+
+def archive_path(name: str) -> str:
+    """The path of ``name`` in an archive that people unpack: its folders stay, and none leads out of where they are.
+
+    Each segment is what `local_path` makes of it, so different names have different paths.
+    """
+    return "/".join(_local_name(segment) for segment in name.split("/"))
+
+
+def _local_name(name: str) -> str:
     safe = "".join(_escaped(char) if _has_meaning(char) else char for char in name)
     if safe[:1] == "." or _RESERVED.match(safe):
         safe = _escaped(safe[0]) + safe[1:]
@@ -580,7 +624,7 @@ def local_path(folder: Path, name: str) -> Path:
         ending = posixpath.splitext(safe)[1]
         ending = f"%~{digest}{ending if len(ending.encode()) <= 12 else ''}"
         safe = safe.encode()[: _MAX_LOCAL_BYTES - len(ending.encode())].decode(errors="ignore") + ending
-    return folder / (safe or "%")
+    return safe or "%"
 
 
 def _has_meaning(char: str) -> bool:

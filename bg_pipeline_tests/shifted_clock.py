@@ -34,7 +34,9 @@ def run(begin: str, arguments: Sequence[str]) -> int:
         subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
         shift.write_bytes(bytes(8))
         shifted = {"LD_PRELOAD": str(library), SHIFT: str(shift), BEGIN: str(moment.timestamp())}
-        command = [sys.executable, "-m", "pytest", "-p", "bg_pipeline_tests.shifted_clock", *arguments]
+        command = [sys.executable, "-m", "pytest", "-p", "bg_pipeline_tests.shifted_clock"]
+        # Where pytest shares a folder, it deletes what is old by this clock: also what other sessions work in.
+        command += [f"--basetemp={Path(folder, 'pytest')}", *arguments]
         return subprocess.run(command, env=os.environ | shifted, check=False).returncode
 
 

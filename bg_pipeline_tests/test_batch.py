@@ -1,6 +1,7 @@
 import copy
 import datetime
 import json
+import time
 from typing import Any
 
 import pytest
@@ -163,13 +164,55 @@ HARD_NAMES = [
     "a/../b.jpg",
     ".a/..b.jpg",
     "x.jpg/y.jpg",
-    "a\nb",
+    "a\u200db.jpg",
 ]
 
 
 def test_hard_image_names_are_taken_as_they_are() -> None:
     request = read({**SHORT, "Images": [{"ImageName": name} for name in HARD_NAMES]})
     assert list(request.entries) == HARD_NAMES
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        [{"ImageName": f"a{number}.jpg", "Promptt": "x" * 30} for number in range(200_000)],
+        [5] * 200_000,
+        [{"ImageName": "a.jpg"}] * 200_000,
+        [{"ImageName": f"a{number}.jpg", "Subject": "MASK"} for number in range(200_000)],
+        [{"ImageName": "a.jpg", "Renditions": [5] * 1_000_000}],
+        [{"ImageName": "a.jpg", "Prompts": [5] * 1_000_000}],
+        [{"ImageName": "a.jpg", **{f"x{number}": 1 for number in range(200_000)}}],
+    ],
+    ids=["fields", "no objects", "doubles", "without masks", "renditions", "prompts", "one object"],
+)
+def test_a_large_request_that_is_all_wrong_is_refused_without_being_gone_through(images: list[Any]) -> None:
+    data = json.dumps({**SHORT, "Images": images}).encode()
+    begun = time.process_time()
+    with pytest.raises(RequestError) as caught:
+        read(data)
+    spent = time.process_time() - begun
+    assert 1 <= len(caught.value.problems) <= 101
+    # A bare look at the JSON is the measure of how fast this machine is at the time.
+    begun = time.process_time()
+    json.loads(data)
+    assert spent < 3 + 5 * (time.process_time() - begun)
+
+
+def test_where_the_count_ends_is_said_with_the_problems() -> None:
+    with pytest.raises(RequestError) as caught:
+        read({**SHORT, "Images": [5] * 20_000})
+    assert caught.value.problems[-1] == ("", "and 9900 more problems in the first 10,000 images")
+    with pytest.raises(RequestError) as caught:
+        read({**SHORT, "Images": [*({"ImageName": f"{number}"} for number in range(19_999)), 5]})
+    assert list(caught.value.problems) == [("Images[19999]", "must be an object")]
+
+
+def test_an_upload_that_no_request_may_name_is_left_out_of_the_retry() -> None:
+    request = read(SHORT)
+    again = batch.retry_request(request, ["a\nb.jpg", "c.jpg"])
+    assert list(again.entries) == ["c.jpg"]
+    assert batch.retry_request(request, ["a\nb.jpg"]) is None
 
 
 def test_a_prefix_of_ones_own_choice_may_lie_under_its_top_level_prefix() -> None:
@@ -243,6 +286,15 @@ def test_another_bucket_is_taken_where_it_is_allowed() -> None:
         ({"Backdrop": "s3://photos/x.jpg"}, "Backdrop", "under image-files/ or assets/"),
         ({"Backdrop": "#ffffff", "Task": "REMOVE"}, "Backdrop", "Task REMOVE"),
         ({"Ref": "a\nb"}, "Ref", "control character"),
+        ({"Images": [{"ImageName": "a\nACTION NEEDED.jpg"}]}, "Images[0].ImageName", "control character"),
+        ({"Images": [{"ImageName": "a\0.jpg"}]}, "Images[0].ImageName", "control character"),
+        ({"OutputS3Prefix": "generated-image-files/a\n\nACTION"}, "OutputS3Prefix", "control character"),
+        ({"StatusS3Prefix": "status-report-files/a\x1b[2J"}, "StatusS3Prefix", "control character"),
+        ({"InputS3Prefix": "image-files/a\u2028b"}, "InputS3Prefix", "line break"),
+        ({"Renditions": [{"FileName": "../{name}"}]}, "Renditions[0].FileName", "'..'"),
+        ({"Renditions": [{"FileName": "C:\\{name}"}]}, "Renditions[0].FileName", "backslash"),
+        ({"Ref": "..", "Renditions": [{"FileName": "{ref}/{name}"}]}, "Ref", "'..'"),
+        ({"Ref": "x/../../y", "Renditions": [{"FileName": "{ref}.jpg"}]}, "Ref", "'..'"),
         ({"Renditions": []}, "Renditions", "empty list"),
         ({"Renditions": [{"Format": "PSD"}]}, "Renditions[0].Format", "'avif', not \"PSD\""),
         ({"Renditions": [{"Width": 0}]}, "Renditions[0].Width", "at least 1"),

@@ -325,7 +325,33 @@ def test_a_file_name_is_filled_and_ends_in_its_format(template: str, format: str
     assert filled == expected
 
 
-@pytest.mark.parametrize("template", ["", " / ", "{size}.jpg", "{name", "a}b", "{{name}}", "a\nb.jpg"])
+@pytest.mark.parametrize(
+    "template",
+    [
+        *("", " / ", "{size}.jpg", "{name", "a}b", "{{name}}", "a\nb.jpg"),
+        *(
+            "../{name}",
+            "a/../../{name}.jpg",
+            "a/./{n}",
+            "/..",
+            "{name}/.. ",
+            "..",
+            "C:/{name}",
+            "c:{name}",
+            "/d:/x",
+        ),
+        *(
+            "a\\{name}",
+            "\\\\host\\share\\{n}",
+            "con",
+            "a/NUL.jpg",
+            "com1.{n}.jpg",
+            "lpt9/{name}",
+            "a\0.jpg",
+            "\x1b[2J",
+        ),
+    ],
+)
 def test_a_file_name_that_cannot_be_filled_is_refused(template: str) -> None:
     assert layout.file_name_problem(template)
 
@@ -341,6 +367,30 @@ def test_a_local_file_lies_directly_in_its_folder_and_can_be_written(name: str, 
     path.write_bytes(b"x")
     assert list(tmp_path.iterdir()) == [path]
     assert path.resolve().parent == tmp_path.resolve()
+
+
+@pytest.mark.parametrize(
+    ("name", "packed"),
+    [
+        ("bus.png", "bus.png"),
+        ("shoes/red one.jpg", "shoes/red one.jpg"),
+        ("../../tmp/slip", "%2E%2E/%2E%2E/tmp/slip"),
+        ("/etc/cron.d/evil.png", "%/etc/cron.d/evil.png"),
+        ("C:\\windows.jpg", "C%3A%5Cwindows.jpg"),
+        ("a\n\x1bb.jpg", "a%0A%1Bb.jpg"),
+        ("nul.jpg", "%6Eul.jpg"),
+    ],
+)
+def test_a_name_in_an_archive_keeps_its_folders_and_leaves_none(name: str, packed: str) -> None:
+    assert layout.archive_path(name) == packed
+
+
+@given(st.text(st.sampled_from(list("./\\:a\n\0%*~ ")), max_size=12))
+def test_no_path_in_an_archive_leads_out_of_its_folder(name: str) -> None:
+    path = layout.archive_path(name)
+    assert not path.startswith("/")
+    assert not {"", ".", ".."} & set(path.split("/"))
+    assert not set(path) & set("\\:\n\0*")
 
 
 def test_plain_names_stay_readable_on_this_machine() -> None:

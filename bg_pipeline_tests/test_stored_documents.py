@@ -17,7 +17,6 @@ from bg_pipeline import layout
 from bg_pipeline.custom_labels.waiting import Chances, Waiter, marks
 from bg_pipeline.custom_labels.window import read_record
 from bg_pipeline.errors import PreconditionFailed, RequestError
-from bg_pipeline.flow.work import _claim
 from bg_pipeline.layout import Batch
 from bg_pipeline.notices.errands import Agenda
 from bg_pipeline.notices.outbox import Outbox
@@ -30,6 +29,7 @@ from bg_pipeline.schedules import Sights
 from bg_pipeline.settings import settings
 from bg_pipeline.spending.caps import SharedCap, read_spending
 from bg_pipeline.state.answers import Answers
+from bg_pipeline.state.claimed_places import claim
 from bg_pipeline.state.claims import held_by
 from bg_pipeline.state.follow_ups import FollowUps
 from bg_pipeline.state.leases import holder_of
@@ -88,7 +88,7 @@ def ledger_entries(data: bytes) -> list[Entry]:
 
 def claimed_by_its_own_batch(data: bytes) -> bool:
     try:
-        _claim(store_of(data), BATCH, "generated-image-files/spring")
+        claim(store_of(data), BATCH, "generated-image-files/spring", "OutputS3Prefix")
     except RequestError:
         return False
     return True

@@ -1,6 +1,8 @@
 """What a materialization of one date shows: numbers that plot, a table of failures, a few pictures."""
 
 import io
+import re
+import shlex
 from typing import Any
 
 import dagster as dg
@@ -13,7 +15,7 @@ from bg_pipeline.flow.engine import Day
 from bg_pipeline.flow.stages import PICTURES, REPORT
 from bg_pipeline.imaging import small_jpeg
 from bg_pipeline.layout import REPORTS, RESULTS, date_path
-from bg_pipeline.reports.report import Status
+from bg_pipeline.reports.report import Status, printable
 from bg_pipeline.store import Store
 
 PREVIEW_SIDE = 120
@@ -27,7 +29,12 @@ def failures(day: Day) -> list[dg.TableRecord]:
     """The date's images that did not succeed, at most `FAILURES` of them."""
     return [
         dg.TableRecord(
-            {"image": row.ImageName, "status": row.Status.value, "error": row.Error, "cause": row.Cause[:500]}
+            {
+                "image": printable(row.ImageName),
+                "status": row.Status.value,
+                "error": row.Error,
+                "cause": printable(row.Cause[:500]),
+            }
         )
         for row in day.troubled[:FAILURES]
     ]
@@ -54,9 +61,9 @@ def day_metadata(store: Store, asset: str, day: Day) -> dict[str, Any]:
     if day.walked and day.seconds:
         metadata["images_per_minute"] = round(day.walked / day.seconds * 60, 1)
     if day.unfinished:
-        metadata["not_complete_yet"] = ", ".join(day.unfinished)
+        metadata["not_complete_yet"] = ", ".join(map(printable, day.unfinished))
     if day.problems:
-        metadata["problems"] = "; ".join(day.problems)
+        metadata["problems"] = "; ".join(map(printable, day.problems))
     if day.stopped:
         metadata["stopped"] = day.stopped
     rows = failures(day)
@@ -76,9 +83,18 @@ def day_metadata(store: Store, asset: str, day: Day) -> dict[str, Any]:
 
 def _written(store: Store, day: Day) -> str:
     """The reports that this run wrote, at most `LINKS` of them; what shows them is a command, since links expire."""
-    lines = [f"- `s3://{store.bucket}/{key}`" for key in day.reports[:LINKS]]
+    lines = [f"- {_code(f's3://{store.bucket}/{key}')}" for key in day.reports[:LINKS]]
     more = [f"- and {len(day.reports) - LINKS} more"] if len(day.reports) > LINKS else []
-    return "\n".join([*lines, *more, "", f"`bg-pipeline report {day.batches[0]}` shows one of them."])
+    command = _code(f"bg-pipeline report {shlex.quote(printable(day.batches[0]))}")
+    return "\n".join([*lines, *more, "", f"{command} shows one of them."])
+
+
+def _code(text: str) -> str:
+    """``text`` as Markdown's code, whatever it holds: one line, in more backticks than stand together in it."""
+    text = printable(text)
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    space = " " if "`" in text else ""
+    return f"{fence}{space}{text}{space}{fence}"
 
 
 def _picture(store: Store, key: str) -> str:

@@ -23,6 +23,9 @@ from bg_pipeline.effects import Affects
 
 MAX_IMAGES: Final = 200_000
 
+MAX_PROMPTS: Final = 100
+MAX_RENDITIONS: Final = 20
+
 MAX_PROMPT: Final = 10_000
 """Characters; no model takes more (Stability's limit, the highest). Each model's own limit is checked with `fill`."""
 
@@ -88,7 +91,16 @@ def _image_name(name: str) -> str:
         raise ValueError(
             f"{shown(name)} cannot be the name of an image: it is empty, a folder or a .json file"
         )
+    if holds_control(name):
+        raise ValueError(f"{shown(name)} holds a control character or a line break")
     return name
+
+
+def holds_control(text: str) -> bool:
+    """Whether a name or prefix holds what could end a line or steer a terminal where it is shown."""
+    if text.isprintable():
+        return False
+    return any(unicodedata.category(char) in ("Cc", "Zl", "Zp") for char in text)
 
 
 def _stored_key(key: str) -> str:
@@ -121,11 +133,15 @@ def _some(members: tuple[Any, ...]) -> tuple[Any, ...]:
     return members
 
 
-def _not_too_many(images: Any) -> Any:
+def _at_most(most: int, advice: str = "") -> BeforeValidator:
     """Looked at first, so that a list without end is not gone through."""
-    if isinstance(images, list) and len(images) > MAX_IMAGES:
-        raise ValueError(f"has {len(images):,} members and may have {MAX_IMAGES:,}; split the batch")
-    return images
+
+    def check(members: Any) -> Any:
+        if isinstance(members, list) and len(members) > most:
+            raise ValueError(f"has {len(members):,} members and may have {most:,}{advice}")
+        return members
+
+    return BeforeValidator(check)
 
 
 def _format(value: Any) -> Any:
@@ -151,7 +167,7 @@ _Pixels = Annotated[_Int, Field(ge=1, le=16_383)]
 _Margin = Annotated[_Float, Field(ge=0, lt=0.5)]
 _Bytes = Annotated[_Int, Field(ge=1000)]
 _FileName = Annotated[_Line, AfterValidator(_file_name)]
-_Prompts = Annotated[tuple[_Prompt, ...], Field(max_length=100), AfterValidator(_some)]
+_Prompts = Annotated[tuple[_Prompt, ...], _at_most(MAX_PROMPTS), AfterValidator(_some)]
 _Variants = Annotated[_Int, Field(ge=1, le=5)]
 _StoredKey = Annotated[str, AfterValidator(_stored_key)]
 _Backdrop = Annotated[str, AfterValidator(_backdrop)]
@@ -203,7 +219,8 @@ class Wishes:
     CfgScale: Annotated[_CfgScale | None, Affects.PICTURE_CALL] = None
     Ref: Annotated[_Line | None, Affects.RESULT, Affects.REPORT] = None
     Renditions: Annotated[
-        Annotated[tuple[Rendition, ...], Field(max_length=20), AfterValidator(_some)] | None, Affects.RESULT
+        Annotated[tuple[Rendition, ...], _at_most(MAX_RENDITIONS), AfterValidator(_some)] | None,
+        Affects.RESULT,
     ] = None
 
 
@@ -231,7 +248,13 @@ class BatchRequest(Wishes):
     Sample: Annotated[_Sample | None, Affects.RUN] = None
     RetryOf: Annotated[_Identifier | None, Affects.NOTHING] = None
     Images: Annotated[
-        Annotated[tuple[ImageEntry, ...], BeforeValidator(_not_too_many), AfterValidator(_some)] | None,
+        Annotated[
+            # With the first entry that is wrong: `reading` looks for as many as are told.
+            Annotated[tuple[ImageEntry, ...], Field(fail_fast=True)],
+            _at_most(MAX_IMAGES, "; split the batch"),
+            AfterValidator(_some),
+        ]
+        | None,
         Affects.NOTHING,
     ] = None
 

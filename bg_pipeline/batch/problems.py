@@ -19,10 +19,10 @@ def problems_of(errors: Sequence[ErrorDetails]) -> list[tuple[str, str]]:
     ]
 
 
-def first_of(problems: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The first `MAX_PROBLEMS`, and how many more there are."""
+def first_of(problems: Sequence[tuple[str, str]], where: str = "") -> list[tuple[str, str]]:
+    """The first `MAX_PROBLEMS`, and how many more there are ``where`` was looked."""
     more = len(problems) - MAX_PROBLEMS
-    return [*problems[:MAX_PROBLEMS], *([("", f"and {more} more problems")] if more > 0 else [])]
+    return [*problems[:MAX_PROBLEMS], *([("", f"and {more} more problems{where}")] if more > 0 else [])]
 
 
 def field_of(place: tuple[int | str, ...]) -> str:

@@ -1,5 +1,6 @@
 """Reads a request whose writer is not trusted."""
 
+import itertools
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
@@ -8,8 +9,8 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from bg_pipeline.batch.fields import NO_PRESETS, BatchRequest, Wishes
-from bg_pipeline.batch.problems import field_of, first_of, problems_of
+from bg_pipeline.batch.fields import MAX_IMAGES, NO_PRESETS, BatchRequest, ImageEntry, Wishes
+from bg_pipeline.batch.problems import MAX_PROBLEMS, field_of, first_of, problems_of
 from bg_pipeline.batch.rules import violations
 from bg_pipeline.batch.text import parse_object
 from bg_pipeline.errors import RequestError
@@ -34,18 +35,23 @@ def read(
     ``assets/``. A `RequestError` names everything that is wrong by field.
     """
     document = _parsed(data)
+    errors: list[ErrorDetails] = []
     try:
         request: BatchRequest | None = _REQUEST.validate_python(document)
-        errors: list[ErrorDetails] = []
-    except ValidationError as error:
-        errors = error.errors(include_url=False)
+    except ValidationError:
+        errors, looked_at = _errors(document)
+        if looked_at:
+            raise RequestError(
+                first_of(problems_of(errors), where=f" in the first {looked_at:,} images")
+            ) from None
         request = _without(document, errors)
     problems = problems_of(errors)
     if request is not None:
         reported = {field_of(error["loc"]) for error in errors}
         if any(_ON_PROMPTS.search(field) for field in reported):
             reported.add("Prompt")
-        broken = dict.fromkeys(violations(request, bucket, allowed_buckets, batch, presets))
+        found = violations(request, bucket, allowed_buckets, batch, presets)
+        broken = dict.fromkeys(itertools.islice(found, _AT_ONCE))
         problems += [(field, text) for field, text in broken if field not in reported]
     if problems or request is None:
         raise RequestError(first_of(problems))
@@ -75,7 +81,36 @@ def _parsed(data: bytes) -> dict[str, Any]:
 
 
 _REQUEST = TypeAdapter(BatchRequest)
+_ENTRIES = TypeAdapter(list[ImageEntry])
+_AT_ONCE: Final = 10_000
+"""Images looked at before what is wrong is told, if that is enough; so much can be said of them in a moment."""
 _ON_PROMPTS = re.compile(r"(^|\.)(Prompts?|Task|Backdrop|Preset)(\[\d+\])?$|^Images$|Renditions")
+
+
+def _errors(document: dict[str, Any]) -> tuple[list[ErrorDetails], int]:
+    """What is wrong with the fields, and how many images were looked at where that is enough: else 0 for all."""
+    images = document.get("Images")
+    if not isinstance(images, list) or not 0 < len(images) <= MAX_IMAGES:
+        return _errors_of(_REQUEST, document), 0
+    errors = _errors_of(_REQUEST, {**document, "Images": None})
+    for start in range(0, len(images), _AT_ONCE):
+        some = _errors_of(_ENTRIES, images[start : start + _AT_ONCE])
+        for error in some:
+            number, *rest = error["loc"]
+            error["loc"] = ("Images", start + int(number), *rest)
+        errors += some
+        looked_at = start + _AT_ONCE
+        if len(errors) >= MAX_PROBLEMS and looked_at < len(images):
+            return errors, looked_at
+    return errors, 0
+
+
+def _errors_of(kind: TypeAdapter[Any], value: Any) -> list[ErrorDetails]:
+    try:
+        kind.validate_python(value)
+    except ValidationError as error:
+        return error.errors(include_url=False)
+    return []
 
 
 def _without(document: dict[str, Any], errors: Iterable[ErrorDetails]) -> BatchRequest | None:

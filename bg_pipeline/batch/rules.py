@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 
 from bg_pipeline import layout
-from bg_pipeline.batch.fields import WISHES, BatchRequest, ImageEntry, Wishes, shown
+from bg_pipeline.batch.fields import WISHES, BatchRequest, ImageEntry, Wishes, holds_control, shown
 from bg_pipeline.batch.placeholders import left_in
 from bg_pipeline.batch.renditions import filled, impossible, preset_file
 from bg_pipeline.batch.wanted import ImageSettings, image_settings, preset_names, subject_of
@@ -32,10 +32,11 @@ def violations(
             yield field, problem
 
     entries = request.Images or ()
+    own_prefix = f"{batch.input_prefix}/"
     for place, level in [("", request), *((f"Images[{n}].", entry) for n, entry in enumerate(entries))]:
         for key_field in ("MaskKey", "Backdrop"):
-            key = (getattr(level, key_field) or "").removeprefix(f"{batch.input_prefix}/")
-            if left := left_in(key):
+            key = getattr(level, key_field)
+            if key and (left := left_in(key.removeprefix(own_prefix))):
                 yield f"{place}{key_field}", f"a placeholder was left in: {left[:60]}"
     input_prefix = request.InputS3Prefix.removesuffix("/") or batch.input_prefix
     places: dict[str, int] = {}
@@ -80,6 +81,8 @@ def _prefix_problem(given: str, top: str, own: str) -> str | None:
         return f"a placeholder was left in: {left[:60]}; leave the field out to have {own}"
     if not prefix.startswith(f"{top}/"):
         return f"{shown(given)} must lie under {top}/"
+    if holds_control(prefix):
+        return f"{shown(given)} holds a control character or a line break"
     if {"", ".", ".."} & set(prefix.split("/")):
         return f"{shown(given)} holds an empty, '.' or '..' segment"
     if len(prefix.encode()) > layout.MAX_PREFIX_BYTES:
@@ -111,6 +114,15 @@ def _mismatches(
                 yield f"{field}.FileName", "uses {preset} without a Preset"
     if settings.subject == "MASK" and settings.mask_key is None:
         yield f"{where}MaskKey", "is required with Subject MASK"
+    for rendition in settings.renditions:
+        # What the template alone may not hold is told at the template.
+        template = rendition.FileName or ""
+        if "{ref}" in template and (problem := layout.path_problem(template.replace("{ref}", settings.ref))):
+            yield (
+                f"{where}Ref",
+                f"{shown(settings.ref)} makes a file name of {shown(template)} that {problem}",
+            )
+            break
     if not settings.ref and any("{ref}" in (rendition.FileName or "") for rendition in settings.renditions):
         yield f"{where}Ref", "is required, since a FileName uses {ref}"
     if settings.task == "REPLACE" and (unseen := _unseen(settings, presets)):

@@ -16,6 +16,9 @@ _MARKS: Final = {
     b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
 }
+MAX_FIELDS: Final = 1000
+"""Fields of one object of the JSON; no object of a request knows so many."""
+
 _LOOKED_AT: Final = 4000
 """Bytes from the beginning that tell UTF-16 without a mark."""
 
@@ -70,6 +73,9 @@ def parse_object(data: bytes) -> dict[str, Any]:
     twice: list[str] = []
 
     def an_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(pairs) > MAX_FIELDS:
+            words = f"the request holds an object of {len(pairs):,} fields; it may have {MAX_FIELDS:,}"
+            raise RequestError([("", words)])
         found = dict(pairs)
         if len(found) < len(pairs):
             twice.extend(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)

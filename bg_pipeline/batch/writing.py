@@ -8,7 +8,16 @@ from typing import Any
 
 import orjson
 
-from bg_pipeline.batch.fields import KNOWN, NO_PRESETS, WISHES, BatchRequest, ImageEntry, Rendition, Wishes
+from bg_pipeline.batch.fields import (
+    KNOWN,
+    NO_PRESETS,
+    WISHES,
+    BatchRequest,
+    ImageEntry,
+    Rendition,
+    Wishes,
+    holds_control,
+)
 from bg_pipeline.batch.wanted import image_settings
 from bg_pipeline.layout import Batch
 
@@ -55,12 +64,17 @@ def retry_request(
     """The request that asks again for ``images`` of a request, wherever it is put; None if it would ask for nothing.
 
     It reads the same uploads and writes to the folders of the batch it becomes. Its ``Id`` is new, and the same
-    for the same images. Images that have no prompt and need one are left out, as a request without it is not valid.
+    for the same images. Images that have no prompt and need one are left out, as a request without it is not valid,
+    and so are uploads with a control character in their names, which no request may name.
     ``Sample`` stays until it was ``approved``. ``cap_usd`` is what is left of the request's cap, None where it has
     none; with nothing left nothing is asked for.
     """
     settings = (image_settings(request, image, presets) for image in images)
-    asked = [one.image for one in settings if one.prompts or not one.needs_prompt]
+    asked = [
+        one.image
+        for one in settings
+        if (one.prompts or not one.needs_prompt) and not holds_control(one.image)
+    ]
     if not asked or (cap_usd is not None and cap_usd <= 0):
         return None
     return replace(

@@ -26,11 +26,15 @@ def api(host: str, port: int) -> None:
 
     Without sign-in (BG_OIDC_ISSUER, BG_OIDC_AUDIENCE) it serves this machine only.
     """
-    if any(importlib.util.find_spec(name) is None for name in ("fastapi", "uvicorn", "limits", "jwt")):
+    if any(
+        importlib.util.find_spec(name) is None
+        for name in ("fastapi", "uvicorn", "httptools", "limits", "jwt")
+    ):
         raise UsageError("the HTTP API needs the extra 'api': pip install 'bg-pipeline[api]'")
     import uvicorn
 
     from bg_pipeline.web.api import make_app
+    from bg_pipeline.web.connections import Connection
 
     configured = settings()
     check_api(configured, host)
@@ -41,6 +45,7 @@ def api(host: str, port: int) -> None:
         app,
         host=host,
         port=port,
+        http=Connection,
         # Who calls is read from the connection and the token, never from what a proxy claims.
         proxy_headers=False,
         server_header=False,

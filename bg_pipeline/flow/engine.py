@@ -39,7 +39,7 @@ from bg_pipeline.inspection.grounds import Inspection
 from bg_pipeline.layout import Batch, UploadDate
 from bg_pipeline.reports.building import report_batch, rows, rows_and_entries
 from bg_pipeline.reports.report import Row, Status
-from bg_pipeline.spending.remaining import limit_of
+from bg_pipeline.spending.remaining import family_of, limit_of
 from bg_pipeline.state.leased_writes import LeasedWriter
 from bg_pipeline.state.leases import POLL_SECONDS, Leases
 from bg_pipeline.state.ledger import Entry, StageRecord
@@ -408,12 +408,14 @@ class Flow:
             and (request.MaxCostUSD is not None or request.RetryOf is not None)
         ):
             # One cap over a batch and all that was asked for again of it.
-            cap = limit_of(self._tools.store, work.place.batch, request)
-            work.place = replace(work.place, cap_usd=cap)
+            store, batch = self._tools.store, work.place.batch
+            cap, family = limit_of(store, batch, request), family_of(store, batch, request)
+            work.place = replace(work.place, cap_usd=cap, family=family)
         on = {**work.occasions, **({RETRY: work.retry} if work.retry else {})}
         facts = begun(work.ledger.header, self._wish, on) if work.due and work.problem is None else {}
         if facts:
-            work.ledger.describe(**facts)
+            # Should the run be killed, the next one reports the batch anew, whether something is left to do or not.
+            work.ledger.describe(**facts, Reported="")
             work.ledger.checkpoint(work.writer, header=True)
 
     def _may_be_stored(self, work: Work, image: str) -> bool:
@@ -610,7 +612,7 @@ class Flow:
         A run that was killed pays for calls that it does not come to write down; where their photo or request was
         changed since, nobody asks for their answers again.
         """
-        if not work.due or work.problem is not None:
+        if work.problem is not None:
             return
         try:
             spent = self._tools.purse.spent_on(work.place.batch.spend_key)

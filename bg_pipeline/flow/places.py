@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from bg_pipeline.layout import Batch, ResultNames
 from bg_pipeline.reports.thumbnails import Thumbnails
+from bg_pipeline.spending.image_budget import Family
 from bg_pipeline.store import Store
 
 
@@ -27,6 +28,7 @@ class Place:
     request_id: str
     cap_usd: float | None
     thumbnails: Thumbnails
+    family: Family | None = None
     retries: bool = False
     moved: dict[str, str] = field(default_factory=dict)
 

@@ -115,6 +115,7 @@ class Walk:
             place.batch,
             self._asked.image,
             place.cap_usd,
+            family=place.family,
             lease=self._lease,
             retry=self._retry,
             stage=stage,

@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError
 from bg_pipeline import batch as requests
 from bg_pipeline import layout
 from bg_pipeline.batch import BatchRequest, ImageSettings
-from bg_pipeline.errors import PreconditionFailed, RequestError, UsageError
+from bg_pipeline.errors import RequestError, UsageError
 from bg_pipeline.flow.occasions import RETRY, Wish, occasions
 from bg_pipeline.flow.outcomes import Meaning
 from bg_pipeline.flow.places import Place
@@ -21,6 +21,7 @@ from bg_pipeline.flow.stages import CAPTIONS, LABELS, STAGES, due, fingerprints
 from bg_pipeline.layout import Batch, Kind, ResultNames, UploadDate
 from bg_pipeline.reports.thumbnails import Thumbnails
 from bg_pipeline.settings import Settings
+from bg_pipeline.state.claimed_places import claim
 from bg_pipeline.state.leased_writes import LeasedWriter
 from bg_pipeline.state.leases import Lease
 from bg_pipeline.state.ledger import Entry, Ledger
@@ -180,7 +181,10 @@ def open_work(store: Store, settings: Settings, uploaded: Uploaded, ledger_objec
     try:
         request = _request(store, settings, uploaded, ledger)
         if request.OutputS3Prefix != batch.output_prefix:
-            _claim(store, batch, request.OutputS3Prefix)
+            claim(store, batch, request.OutputS3Prefix, "OutputS3Prefix")
+        # A report that is there already was written when the places of reports were not claimed yet.
+        if request.StatusS3Prefix != batch.status_prefix and not ledger.header.get("Reported"):
+            claim(store, batch, request.StatusS3Prefix, "StatusS3Prefix")
     except RequestError as error:
         request, problem = None, error
     data = store
@@ -253,25 +257,6 @@ def _kept_request(header: Mapping[str, Any]) -> bytes:
     if odd := header.get("RequestBytes"):
         return pybase64.b64decode(odd)
     return str(header.get("Request", "")).encode()
-
-
-def _claim(store: Store, batch: layout.Batch, output_prefix: str) -> None:
-    """Takes an output prefix of the request's own choice for this batch: two batches never share one."""
-    key = layout.claim_key(output_prefix)
-    try:
-        store.write_json(key, {"Version": 1, "Batch": batch.path}, if_absent=True)
-    except PreconditionFailed:
-        owner = store.read_json(key)
-        owner = owner if isinstance(owner, dict) else {}
-        if owner.get("Batch") != batch.path:
-            raise RequestError(
-                [
-                    (
-                        "OutputS3Prefix",
-                        f"'{output_prefix}' is in use by batch {owner.get('Batch')}; name another",
-                    )
-                ]
-            ) from None
 
 
 def _moved(ledger: Ledger) -> dict[str, Entry]:

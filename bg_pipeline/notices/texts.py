@@ -98,6 +98,7 @@ def outcome_of(report: Report) -> Outcome:
 def finished(filed: Filed, now: datetime) -> Notice:
     """The notice of a batch that has its report."""
     report, outcome = filed.report, outcome_of(filed.report)
+    batch = printable(filed.batch)
     images, done = len(report.rows), report.counts[Status.SUCCEEDED]
     troubled = [row for row in report.rows if row.Status != Status.SUCCEEDED]
     counts = {status.value: count for status, count in report.counts.items() if count}
@@ -109,7 +110,7 @@ def finished(filed: Filed, now: datetime) -> Notice:
         headline = "no image was asked for"
     told = headline.format(images=counted(images, "image"), done=done, rest=images - done)
     paragraphs = [
-        [f"Batch {filed.batch} of bucket {filed.bucket} was worked on: {told}."],
+        [f"Batch {batch} of bucket {filed.bucket} was worked on: {told}."],
         [advice] if advice else [],
         [
             *(f"{status}: {count}" for status, count in counts.items()),
@@ -118,9 +119,9 @@ def finished(filed: Filed, now: datetime) -> Notice:
         [f"- {_line(row)}" for row in troubled[:NAMED]]
         + ([f"- and {len(troubled) - NAMED} more; the report has all"] if len(troubled) > NAMED else []),
         [
-            *([f"Results: {results}"] if results else []),
+            *([f"Results: {printable(results)}"] if results else []),
             f"Report: {filed.link.url}",
-            f"(The link {filed.link.life}. The report stays at {stored}.)",
+            f"(The link {filed.link.life}. The report stays at {printable(stored)}.)",
         ],
     ]
     text = _text(paragraphs)
@@ -150,7 +151,7 @@ def finished(filed: Filed, now: datetime) -> Notice:
         ],
         "Text": text,
     }
-    return Notice(id, outcome, f"bg_pipeline: {filed.batch}: {told}", text, document)
+    return Notice(id, outcome, f"bg_pipeline: {batch}: {told}", text, document)
 
 
 def without_report(crash: Crash, bucket: str, now: datetime) -> Notice:

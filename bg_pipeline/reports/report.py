@@ -6,6 +6,7 @@
 
 import csv
 import io
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -338,8 +339,22 @@ _ROWS = TypeAdapter(tuple[Row, ...])
 
 
 def printable(text: str) -> str:
-    """``text`` with what could steer a terminal made visible."""
-    return "".join(f"\\x{ord(char):02x}" if unicodedata.category(char) == "Cc" else char for char in text)
+    """``text`` in one line, with what could steer a terminal or reverse the line's order made visible."""
+    if text.isprintable():
+        return text
+    return "".join(_visible(char) if _steers(char) else char for char in text)
+
+
+def _steers(char: str) -> bool:
+    # Of the format characters those that set the direction of writing; others are parts of letters and emoji.
+    return unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") or char in _DIRECTIONS
+
+
+def _visible(char: str) -> str:
+    return f"\\x{ord(char):02x}" if ord(char) < 0x100 else f"\\u{ord(char):04x}"
+
+
+_DIRECTIONS: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def _cell(value: object) -> object:
@@ -349,14 +364,23 @@ def _cell(value: object) -> object:
 
 
 def spreadsheet_text(text: str) -> str:
-    """``text`` as a cell that no spreadsheet takes for a formula: with an apostrophe before it if need be."""
-    return f"'{text}" if text[:1] in _FORMULA_STARTS else text
+    """``text`` as a cell that no spreadsheet takes for a formula, whatever separator it splits the table at.
+
+    An apostrophe is put before what would be one: at the start, and after a separator or line break inside the
+    cell, since quotation marks do not protect a cell in a table that is split at another separator.
+    """
+    return _FORMULA.sub("'", text)
 
 
 def text_of_cell(cell: str) -> str:
     """What `spreadsheet_text` made a cell of."""
-    return cell[1:] if cell[:1] == "'" and cell[1:2] in _FORMULA_STARTS else cell
+    return _MADE_HARMLESS.sub("", cell)
 
 
-# A formula's first character, its full-width forms, and what some spreadsheets pass over in front of it.
-_FORMULA_STARTS: Final = frozenset("=+-@\t\r\n＝＋－＠")
+# A formula's first character, and its full-width form.
+_STARTS: Final = "=+@＝＋－＠-"
+# Where a formula would begin: at the start of the cell, where some spreadsheets pass over white space in front of
+# it, or after a separator, where doubled quotation marks may stand before it. Apostrophes that are there already
+# count, so that the one which is put before them can be told from them.
+_FORMULA: Final = re.compile(rf"""\A(?='*[\t\r\n{_STARTS}])|(?<=[,;|\t\r\n])(?='*"*[{_STARTS}])""")
+_MADE_HARMLESS: Final = re.compile(rf"""\A'(?='*[\t\r\n{_STARTS}])|(?<=[,;|\t\r\n])'(?='*"*[{_STARTS}])""")

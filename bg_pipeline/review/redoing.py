@@ -59,9 +59,9 @@ def redo_request(
         templates = Counter(outputs[position] for position in positions & outputs.keys())
         if not templates:
             raise UsageError(f"the request asks for no such picture of {image} any more; run the batch first")
-        entry = work.request.entries.get(image) or ImageEntry(ImageName=image)
         prompts = (prompt,) if prompt else tuple(templates)
         try:
+            entry = work.request.entries.get(image) or ImageEntry(ImageName=image)
             entries.append(
                 replace(entry, Prompt=None, Prompts=prompts, Variants=max(templates.values()), Seed=seed)
             )

@@ -52,9 +52,17 @@ class PaidCall:
             self._claim.settle(payment)
 
 
+@dataclass(frozen=True)
+class Family:
+    """A batch and all that is asked for again of it, which share one cap: their document and the cap in dollars."""
+
+    key: str
+    cap_usd: float | None
+
+
 @dataclass
 class ImageBudget:
-    """Pays for one image, under the caps of the run, the day and the image's batch. Safe for threads.
+    """Pays for one image, under the caps of the run, the day, the image's batch and its family. Safe for threads.
 
     ``payments`` is the ledger entry's record of what was ever paid for the image, by call; ``paid`` is what was paid
     through this object. ``reused`` is set once an answer served that another image paid for. ``retry`` names the
@@ -67,7 +75,7 @@ class ImageBudget:
     batch: Batch
     image: str
     batch_cap_usd: float | None = None
-    spend_key: str = ""
+    family: Family | None = None
     lease: Lease | None = None
     retry: str = ""
     stage: str = ""
@@ -104,8 +112,10 @@ class ImageBudget:
         reservation = self.purse.reserve(
             worst_usd,
             operation,
-            batch_key=self.spend_key or self.batch.spend_key,
+            batch_key=self.batch.spend_key,
             batch_cap_usd=self.batch_cap_usd,
+            family_key=self.family.key if self.family else "",
+            family_cap_usd=self.family.cap_usd if self.family else None,
         )
         with reservation:
             try:

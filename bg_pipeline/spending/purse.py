@@ -115,10 +115,13 @@ class Purse:
         *,
         batch_key: str = "",
         batch_cap_usd: float | None = None,
+        family_key: str = "",
+        family_cap_usd: float | None = None,
     ) -> Reservation:
         """Sets aside what a call costs at most, before it is made.
 
-        ``batch_key`` is the document of the batch's spending; without it the batch has no cap. Raises
+        ``batch_key`` is the document of the batch's spending; without it the batch has no cap. ``family_key`` is that
+        of all batches that share the cap of one, whose runs may be at work at the same time. Raises
         `CapReached` if a cap has no room, `PriceUnknown` if the cost is None while a cap is set; then
         nothing is set aside. As a rule it costs no request; at most one claim in each shared document.
         """
@@ -127,6 +130,8 @@ class Purse:
             caps = [self._run, self._day()]
             if batch_key:
                 caps.append(self._batch(batch_key, batch_cap_usd))
+            if family_key:
+                caps.append(self._batch(family_key, family_cap_usd))
             limits = [cap.setting for cap in caps if cap.limit is not None]
             if cost is None and limits:
                 raise PriceUnknown(

@@ -8,6 +8,7 @@ from bg_pipeline.batch import BatchRequest
 from bg_pipeline.errors import RunStopped, UsageError
 from bg_pipeline.layout import Batch
 from bg_pipeline.spending.caps import MICRO, read_spending
+from bg_pipeline.spending.image_budget import Family
 from bg_pipeline.state.follow_ups import all_from, origin
 from bg_pipeline.store import Store
 
@@ -55,6 +56,15 @@ def limit_of(store: Store, batch: Batch, request: BatchRequest) -> float | None:
     """
     left = cap_left(store, batch, request)
     return None if left is None else left + read_spending(store, batch.spend_key)[0].total / MICRO
+
+
+def family_of(store: Store, batch: Batch, request: BatchRequest) -> Family | None:
+    """The family whose cap counts for ``batch`` while it runs, beside its own; None where none has a cap.
+
+    Runs of a batch and of its retries may be at work at the same time: what they reserve stands in one document.
+    """
+    shares = _shares(store, batch, request)
+    return Family(shares[-1].batch.family_spend_key, shares[-1].cap / MICRO) if shares else None
 
 
 def _left(shares: Sequence[_Share]) -> float | None:

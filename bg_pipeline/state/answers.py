@@ -31,6 +31,9 @@ from bg_pipeline.store import Content, Store
 
 POLL_SECONDS = 2.0
 
+REMEMBERED = 8
+"""Occasions that an answer names; its metadata is 2 KB in all."""
+
 KEEP_PAUSES = (1.0, 4.0)
 """Seconds between attempts to store an answer that S3 does not take, after boto3's own attempts."""
 
@@ -49,7 +52,8 @@ class Answer:
     ``by_words`` says that the model found the subject from words. ``claim`` is the token of the claim under which
     the call was made, ``call`` the id of the call and ``paid_usd`` what the whole call cost, its other pictures
     included. ``earlier`` counts payments of earlier calls that the claim tells of, ``maybe_billed`` those of them
-    whose end is unknown. ``occasion`` names the refresh on which it was made, or is empty.
+    whose end is unknown. ``occasion`` names the refresh on which it was made, or is empty; ``occasions`` names that
+    and those on which answers were made that it has replaced, the latest `REMEMBERED` of them.
     """
 
     data: bytes
@@ -65,6 +69,7 @@ class Answer:
     paid_usd: float | None = None
     earlier: int = 0
     occasion: str = ""
+    occasions: tuple[str, ...] = ()
 
     @property
     def payment(self) -> Payment:
@@ -75,7 +80,9 @@ class Answer:
         """Whether it may be used on these terms; without terms any may."""
         if terms is None:
             return True
-        return self.is_by(terms.models) and (not terms.occasion or self.occasion == terms.occasion)
+        # What was made anew since, on another occasion, is as good: two refreshes at once do not pay in turns.
+        made_on = (self.occasion, *self.occasions)
+        return self.is_by(terms.models) and (not terms.occasion or terms.occasion in made_on)
 
     def is_by(self, models: Collection[str]) -> bool:
         """Whether one of ``models`` made it; any will do if none is named."""
@@ -96,6 +103,7 @@ class Answer:
             "paid": self.paid_usd,
             "earlier": self.earlier,
             "occasion": self.occasion,
+            "occasions": self.occasions,
         }
         return {"answer": json.dumps(document)}  # object metadata is ASCII, 2 KB in all
 
@@ -134,6 +142,7 @@ def _read(data: bytes, metadata: Mapping[str, str]) -> Answer | None:
             paid_usd=document.get("paid", document.get("cost")),
             earlier=document.get("earlier", 0),
             occasion=document.get("occasion", ""),
+            occasions=tuple(document.get("occasions", ())),
         )
     except (AttributeError, KeyError, TypeError, orjson.JSONDecodeError):
         return None  # a foreign object under an answer's key is not an answer
@@ -186,8 +195,13 @@ class Answers:
         A passing fault of S3 is waited out for a while: what it would lose is paid for.
         """
         if claim is not None:
+            made_on = (*claim.occasions, *([answer.occasion] if answer.occasion else []))
             answer = replace(
-                answer, claim=claim.token, maybe_billed=claim.maybe_billed, earlier=len(claim.earlier)
+                answer,
+                claim=claim.token,
+                maybe_billed=claim.maybe_billed,
+                earlier=len(claim.earlier),
+                occasions=tuple(dict.fromkeys(made_on))[-REMEMBERED:],
             )
         key = layout.answer_key(kind, name)
         for pause in (*KEEP_PAUSES, None):
@@ -265,6 +279,7 @@ class Answers:
             answer = self._stored(kind, name)
             if answer is not None and answer.will_do(terms):
                 return answer
+            claim.occasions = answer.occasions if answer is not None else ()
             if content is None:
                 if claim.take(over=None, earlier=[answer.payment] if answer and answer.call else []):
                     return claim

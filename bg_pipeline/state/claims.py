@@ -77,7 +77,8 @@ class Claim:
     """The right to make one paid call; left as it is once the answer is stored, as the mark that it was made.
 
     ``price`` is None where the call is paid under another claim. ``earlier`` are payments of calls under earlier
-    claims. Used by one thread at a time.
+    claims, ``occasions`` the refreshes on which the answer was made that this one replaces. Used by one thread at a
+    time.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Claim:
         self._written_at = 0.0
         self._calls = 1
         self.earlier: list[Payment] = []
+        self.occasions: tuple[str, ...] = ()
         self._current: Payment | None = None
 
     def take(self, over: str | None, earlier: list[Payment] | None = None) -> bool:

@@ -13,7 +13,7 @@ from bg_pipeline.web import batches, booth, problems, removal
 from bg_pipeline.web.limits import BodyLimit, Rate
 from bg_pipeline.web.orders import Orders
 from bg_pipeline.web.service import Service
-from bg_pipeline.web.sign_in import LoopbackOnly, Tokens, at_this_machine
+from bg_pipeline.web.sign_in import CallersOnly, LoopbackOnly, Tokens, bearer
 
 ABOUT = """
 New backgrounds for photos, each picture paid for once. Names are those of the pipeline's own documents; every error
@@ -39,15 +39,17 @@ def make_app(settings: Settings, aws: Aws, store: Store) -> FastAPI:
         responses=problems.RESPONSES,
     )
     app.state.service = Service(settings, aws, store, orders)
-    app.add_middleware(BodyLimit)
-    sign_in: Any = at_this_machine
+    tokens = None
     if settings.oidc_issuer and settings.oidc_audience:
-        sign_in = Tokens(settings.oidc_issuer, settings.oidc_audience)
-    else:
+        tokens = Tokens(settings.oidc_issuer, settings.oidc_audience)
+    # What is added last comes first: nothing of a body is read before its sender is known.
+    app.add_middleware(BodyLimit)
+    app.add_middleware(CallersOnly, tokens=tokens, rate=Rate(settings.api_requests_per_minute))
+    if tokens is None:
         app.add_middleware(LoopbackOnly)
-    guards = [Depends(sign_in), Depends(Rate(settings.api_requests_per_minute))]
+    described_guards = [Depends(bearer)] if tokens else []
     for part in (batches, removal, booth):
-        app.include_router(part.router, dependencies=guards)
+        app.include_router(part.router, dependencies=described_guards)
     problems.install(app)
     described = app.openapi
 

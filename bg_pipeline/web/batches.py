@@ -13,7 +13,6 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Header, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
-from starlette.concurrency import run_in_threadpool
 
 from bg_pipeline import review
 from bg_pipeline.batch import BatchRequest
@@ -218,7 +217,7 @@ async def submit(batch: TheBatch, service: TheService, request: Request, respons
     """Checks the batch's request against what was uploaded and hands the batch to the pipeline."""
     data = await request.body()
     response.headers["Location"] = _path(batch)
-    return await run_in_threadpool(_submit, service, batch, data)
+    return await service.in_turn(_submit, batch, data)
 
 
 @router.post(
@@ -233,7 +232,7 @@ async def submit(batch: TheBatch, service: TheService, request: Request, respons
 async def plan(batch: TheBatch, service: TheService, request: Request) -> Plan:
     """What this request would do and cost with what was uploaded so far; nothing is spent or stored."""
     data = await request.body()
-    return await run_in_threadpool(_plan, service, batch, data)
+    return await service.in_turn(_plan, batch, data)
 
 
 @router.get("/{date}/{name}")

@@ -22,6 +22,7 @@ from bg_pipeline.reports.report import Row
 from bg_pipeline.state.leases import holder_of
 from bg_pipeline.state.processes import is_dead
 from bg_pipeline.web.orders import new_batch, once, order_id, order_of
+from bg_pipeline.web.problems import Problem
 from bg_pipeline.web.service import (
     IdempotencyKey,
     Link,
@@ -47,16 +48,30 @@ class UploadRequest(BaseModel):
     ContentType: Annotated[str, Field(pattern=r"^image/[a-z0-9.+-]{1,50}$")] = Field(
         validation_alias=AliasChoices("ContentType", "contentType"), examples=["image/jpeg"]
     )
+    Size: Annotated[int | None, Field(ge=1)] = Field(
+        None,
+        validation_alias=AliasChoices("Size", "size"),
+        description="The photo's bytes, for who uploads it with PUT.",
+    )
     Type: Literal["photo"] = Field("photo", validation_alias=AliasChoices("Type", "type"))
 
 
 class PhotoUpload(BaseModel):
-    """Where to PUT the photo, with this ``ContentType``, within ``Expires`` seconds; then name its ``Key``."""
+    """Where to upload the photo within ``Expires`` seconds; then name its ``Key``.
+
+    Either POST it to ``Url`` as a form (multipart/form-data) of ``Fields`` and, last, ``file`` with its bytes,
+    at most ``MaxBytes``. Or PUT it to ``UploadURL`` with this ``ContentType``: exactly ``Size`` bytes where that
+    was said. Storage bounds no PUT whose size was not said, as clients of the system that this stands for send it;
+    a photo of more than ``MaxBytes`` is then refused when it is named.
+    """
 
     Bucket: str
     Key: str
     Expires: int
     ContentType: str
+    Url: str
+    Fields: dict[str, str]
+    MaxBytes: int
     UploadURL: str
 
 
@@ -112,17 +127,34 @@ def upload(asked: UploadRequest, service: TheService) -> PhotoUpload:
     """A place for one photo, under a key of its own, so that no other is overwritten."""
     name = posixpath.basename(asked.Filename)
     check_name(name)
+    if "${filename}" in name:
+        raise Problem(422, "BadName", "'${filename}' in a name would be replaced by storage")
     key = layout.photo_key(f"{uuid.uuid4().hex}/{name}")
-    address = service.store.client.generate_presigned_url(
+    client, bucket, kind = service.store.client, service.store.bucket, asked.ContentType
+    form = client.generate_presigned_post(
+        bucket,
+        key,
+        Fields={"Content-Type": kind},
+        Conditions=[["content-length-range", 1, service.max_bytes], {"Content-Type": kind}],
+        ExpiresIn=UPLOAD_SECONDS,
+    )
+    if asked.Size is not None and asked.Size > service.max_bytes:
+        text = f"a photo of {asked.Size:,} bytes is larger than {service.max_bytes:,} (BG_API_MAX_UPLOAD_MB)"
+        raise Problem(413, "TooLarge", text)
+    length = {} if asked.Size is None else {"ContentLength": asked.Size}
+    address = client.generate_presigned_url(
         "put_object",
-        Params={"Bucket": service.store.bucket, "Key": key, "ContentType": asked.ContentType},
+        Params={"Bucket": bucket, "Key": key, "ContentType": kind, **length},
         ExpiresIn=UPLOAD_SECONDS,
     )
     return PhotoUpload(
-        Bucket=service.store.bucket,
+        Bucket=bucket,
         Key=key,
         Expires=UPLOAD_SECONDS,
-        ContentType=asked.ContentType,
+        ContentType=kind,
+        Url=form["url"],
+        Fields=form["fields"],
+        MaxBytes=service.max_bytes,
         UploadURL=address,
     )
 

@@ -3,12 +3,13 @@
 import asyncio
 import hashlib
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Annotated, BinaryIO
+from typing import Annotated, BinaryIO, TypeVar
 
+from anyio import CapacityLimiter, to_thread
 from botocore.exceptions import ClientError
 from fastapi import Depends, Header, Request
 from pydantic import BaseModel, Field
@@ -23,8 +24,11 @@ from bg_pipeline.reports import links
 from bg_pipeline.reports.report import Row, Status
 from bg_pipeline.settings import Settings
 from bg_pipeline.store import Store
+from bg_pipeline.web.limits import SMALL_BYTES
 from bg_pipeline.web.orders import Orders, order_id
 from bg_pipeline.web.problems import TOO_LARGE, Problem
+
+T = TypeVar("T")
 
 LINK_SECONDS = 3600
 """How long a link to a picture is good, if the credentials that signed it live as long."""
@@ -67,6 +71,12 @@ class Service:
     aws: Aws
     store: Store
     orders: Orders
+    large_requests: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(1))
+
+    async def in_turn(self, work: Callable[["Service", Batch, bytes], T], batch: Batch, request: bytes) -> T:
+        """Has a batch request worked on; large ones one after another, as each takes half a gigabyte of memory."""
+        limiter = self.large_requests if len(request) > SMALL_BYTES else None
+        return await to_thread.run_sync(work, self, batch, request, limiter=limiter)
 
     @property
     def max_bytes(self) -> int:

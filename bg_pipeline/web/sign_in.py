@@ -11,12 +11,14 @@ from typing import Annotated
 from urllib.parse import urlsplit
 
 import jwt
-from fastapi import Request, Security
+from fastapi import Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bg_pipeline.web.addresses import is_loopback
+from bg_pipeline.web.limits import Rate, route_path
 from bg_pipeline.web.problems import Problem
 
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA")
@@ -26,12 +28,17 @@ LEEWAY_SECONDS = 30
 TIMEOUT_SECONDS = 10
 
 
-def at_this_machine(request: Request) -> None:
-    """Sign-in that is off: the caller is whoever `LoopbackOnly` lets through."""
-    request.state.caller = "this machine"
+THIS_MACHINE = "this machine"
+"""The caller where sign-in is off: whoever `LoopbackOnly` lets through."""
 
+PUBLIC = frozenset({"/docs", "/docs/oauth2-redirect", "/openapi.json"})
+"""Paths that describe the API and are answered without a token."""
 
 _bearer = HTTPBearer(auto_error=False, bearerFormat="JWT")
+
+
+def bearer(credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]) -> None:
+    """Describes in the OpenAPI document that a token is needed; `CallersOnly` has checked it by then."""
 
 
 class Tokens:
@@ -43,15 +50,6 @@ class Tokens:
     def __init__(self, issuer: str, audience: str) -> None:
         self._issuer = issuer
         self._audience = audience
-
-    def __call__(
-        self, request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
-    ) -> None:
-        if credentials is None:
-            raise Problem(
-                401, "SignInNeeded", "send a token of the sign-in service as 'Authorization: Bearer …'"
-            )
-        request.state.caller = self.subject(credentials.credentials)
 
     def subject(self, token: str) -> str:
         """Whose token it is; raises `Problem` 401 if it is not good, 503 if nobody can tell."""
@@ -74,10 +72,18 @@ class Tokens:
             ) from error
         except jwt.PyJWTError as error:
             raise Problem(401, "BadToken", f"the token is not accepted: {error}") from error
-        named = claims.get("aud", claims.get("client_id", ()))
-        if self._audience not in ([named] if isinstance(named, str) else named):
+        except (ValueError, TypeError, OverflowError) as error:
+            # Claims of a type that the library does not expect, such as a list or a huge number for a time.
+            raise Problem(
+                401, "BadToken", "the token is not accepted: its claims are not as they must be"
+            ) from error
+        named = claims["aud"] if "aud" in claims else claims.get("client_id")
+        if self._audience not in (named if isinstance(named, list) else [named]):
             raise Problem(401, "BadToken", "the token is not accepted: it was made for another audience")
-        return str(claims["sub"])
+        subject = claims["sub"]
+        if not isinstance(subject, str) or not subject.strip():
+            raise Problem(401, "BadToken", "the token is not accepted: it does not say whose it is")
+        return subject
 
     @cached_property
     def _keys(self) -> jwt.PyJWKClient:
@@ -88,6 +94,43 @@ class Tokens:
         if found.get("issuer") != self._issuer:
             raise jwt.PyJWKClientError("the sign-in service names itself otherwise than BG_OIDC_ISSUER does")
         return jwt.PyJWKClient(found["jwks_uri"], timeout=TIMEOUT_SECONDS)
+
+
+class CallersOnly:
+    """Answers those whose token is good, and no more often than `Rate` lets them, before any body is read.
+
+    Without ``tokens`` everybody is the caller `THIS_MACHINE`. The caller is in the request's state.
+    """
+
+    def __init__(self, app: ASGIApp, *, tokens: Tokens | None, rate: Rate) -> None:
+        self._app = app
+        self._tokens = tokens
+        self._rate = rate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not _is_public(scope):
+            try:
+                caller = await self._caller(scope)
+                self._rate.count(caller)
+            except Problem as problem:
+                await problem.response()(scope, receive, send)
+                return
+            scope.setdefault("state", {})["caller"] = caller
+        await self._app(scope, receive, send)
+
+    async def _caller(self, scope: Scope) -> str:
+        if self._tokens is None:
+            return THIS_MACHINE
+        sent = Headers(scope=scope).getlist("authorization")
+        scheme, _, token = (sent[0] if len(sent) == 1 else "").partition(" ")
+        if scheme.lower() != "bearer" or not token.strip():
+            text = "send a token of the sign-in service as 'Authorization: Bearer …'"
+            raise Problem(401, "SignInNeeded", text)
+        return await run_in_threadpool(self._tokens.subject, token.strip())
+
+
+def _is_public(scope: Scope) -> bool:
+    return scope["method"] in ("GET", "HEAD") and route_path(scope) in PUBLIC
 
 
 class LoopbackOnly:

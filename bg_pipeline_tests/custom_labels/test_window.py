@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -285,7 +285,7 @@ def test_photos_that_come_while_the_model_is_on_are_labelled_in_the_same_window(
 
 
 def test_an_older_date_is_labelled_too_once_a_run_met_the_model_off(shop: Shop) -> None:
-    old = date(2026, 3, 1)
+    old = TODAY - timedelta(days=200)
     shop.submit(1, day=old)
     assert shop.window().reason
     shop.run(old)

@@ -130,7 +130,7 @@ def test_a_run_interrupted_anywhere_ends_and_loses_nothing_that_was_paid(
     assert {row.Status for row in bench.rows(batch).values()} == {Status.SUCCEEDED}
 
 
-RUN = """
+RUN = f"""
     import sys
     from datetime import date
     from bg_pipeline import pipeline
@@ -138,7 +138,7 @@ RUN = """
 
     chosen = settings(bucket=sys.argv[1], settle_seconds=0, max_concurrency=4, quota_titan_v2_rpm=600)
     print("started", flush=True)
-    pipeline.run(chosen, [date(2026, 11, 20)])
+    pipeline.run(chosen, [date.fromisoformat("{DATE}")])
 """
 
 

@@ -52,7 +52,7 @@ SECRET = "a secret between two"
 
 
 def row(image: str, status: Status, error: str = "", cause: str = "") -> Row:
-    key = f"generated-image-files/2026/11/20/b/{image}"
+    key = f"generated-image-files/2025/11/20/b/{image}"
     outputs = [Output(key, status)] if status in (Status.SUCCEEDED, Status.NEEDS_REVIEW) else []
     return compose("id-b", image, status=status, error=error, cause=cause, outputs=outputs, cost_usd=0.04)
 
@@ -66,7 +66,7 @@ SAMPLE = row("fox.png", Status.SKIPPED, "SampleWaits", "the sample waits for app
 
 def said(*rows: Row, until: datetime = NOW + timedelta(days=1), sure: bool = True) -> Notice:
     link = Link("https://bucket.s3.amazonaws.com/r.html?X-Amz-Signature=1", until, sure)
-    filed = Filed("2026/11/20/b", "photos", "status-report-files/2026/11/20/b/r.json", Report(rows), link)
+    filed = Filed("2025/11/20/b", "photos", "status-report-files/2025/11/20/b/r.json", Report(rows), link)
     return finished(filed, NOW)
 
 
@@ -86,7 +86,7 @@ def test_each_outcome_has_a_subject_of_its_own(rows: list[Row], outcome: Outcome
     assert outcome_of(Report(tuple(rows))) is outcome
     notice = said(*rows)
     assert notice.outcome is outcome
-    assert notice.subject == f"bg_pipeline: 2026/11/20/b: {words}"
+    assert notice.subject == f"bg_pipeline: 2025/11/20/b: {words}"
     assert words in notice.text
 
 
@@ -100,10 +100,10 @@ def test_the_text_has_counts_cost_causes_and_where_everything_lies() -> None:
     text = said(GOOD, BAD).text
     assert "Succeeded: 1\nFailed: 1\nCost: 0.08 USD" in text
     assert "- dog.png (Failed): this is no picture" in text
-    assert "Results: s3://photos/generated-image-files/2026/11/20/b/" in text
+    assert "Results: s3://photos/generated-image-files/2025/11/20/b/" in text
     assert "Report: https://bucket.s3.amazonaws.com/r.html" in text
     assert "(The link works until 2026-11-22 12:00 UTC." in text
-    assert "stays at s3://photos/status-report-files/2026/11/20/b/r.json.)" in text
+    assert "stays at s3://photos/status-report-files/2025/11/20/b/r.json.)" in text
 
 
 def test_a_link_whose_end_is_not_known_is_not_promised() -> None:
@@ -127,7 +127,7 @@ def test_the_document_says_the_same_to_programs() -> None:
     assert document["Kind"] == "batch_finished"
     assert document["Outcome"] == "some_failed"
     assert document["Counts"] == {"Succeeded": 1, "Failed": 1}
-    assert document["Batch"] == "2026/11/20/b"
+    assert document["Batch"] == "2025/11/20/b"
     assert document["Id"] == "id-b"
     assert document["ReportLink"]["Until"] == "2026-11-22T12:00:00+00:00"
     assert document["Problems"][0]["ImageName"] == "dog.png"
@@ -139,13 +139,13 @@ def test_the_same_news_have_the_same_id_and_other_news_another() -> None:
 
 
 def test_a_run_that_left_no_report_is_told_with_its_reason_and_what_to_do() -> None:
-    crash = Crash("run-1", DATE, False, "exit code -9", False, ["2026/11/20/b"])
+    crash = Crash("run-1", DATE, False, "exit code -9", False, ["2025/11/20/b"])
     notice = without_report(crash, "photos", NOW)
-    assert notice.subject == "bg_pipeline: 2026-11-20: the run failed without a report"
-    assert "Without a report is: 2026/11/20/b." in notice.text
+    assert notice.subject == "bg_pipeline: 2025-11-20: the run failed without a report"
+    assert "Without a report is: 2025/11/20/b." in notice.text
     assert "Reason: exit code -9" in notice.text
-    assert "bg-pipeline run --date 2026-11-20" in notice.text
-    assert notice.document["Batches"] == ["2026/11/20/b"]
+    assert "bg-pipeline run --date 2025-11-20" in notice.text
+    assert notice.document["Batches"] == ["2025/11/20/b"]
     again = without_report(Crash("run-1", DATE, True, "", True, None), "photos", NOW)
     assert "was cancelled" in again.subject
     assert "could not be looked up" in again.text
@@ -446,8 +446,8 @@ def test_each_finished_batch_is_told_once_through_every_way(desk: Desk, mail: Ma
     desk.run()
     assert desk.tick().skip_message == "4 notices sent"
     assert mail.subjects() == [
-        "bg_pipeline: 2026/11/20/1: all done, 2 images",
-        "bg_pipeline: 2026/11/20/2: 1 of 2 images done, 1 not",
+        "bg_pipeline: 2025/11/20/1: all done, 2 images",
+        "bg_pipeline: 2025/11/20/2: 1 of 2 images done, 1 not",
     ]
     assert [document["Outcome"] for document in hook.documents()] == ["all_good", "some_failed"]
     assert desk.tick().skip_message == "no run has ended since the last look"
@@ -470,12 +470,12 @@ def test_a_run_that_is_executed_again_tells_nothing_twice_and_what_is_new(desk: 
     desk.tick()
     desk.work()
     desk.tick()
-    assert mail.subjects() == ["bg_pipeline: 2026/11/20/1: all done, 1 image"]
+    assert mail.subjects() == ["bg_pipeline: 2025/11/20/1: all done, 1 image"]
     desk.bench.submit(1, batch="2")
     desk.work()
     desk.cursor = None  # lost, with all that the sensor remembered
     desk.tick()
-    assert mail.subjects() == ["bg_pipeline: 2026/11/20/2: all done, 1 image"]
+    assert mail.subjects() == ["bg_pipeline: 2025/11/20/2: all done, 1 image"]
 
 
 def test_what_a_crashed_run_had_reported_is_told_by_the_run_that_repeats_it(desk: Desk, mail: Mail) -> None:
@@ -484,7 +484,7 @@ def test_what_a_crashed_run_had_reported_is_told_by_the_run_that_repeats_it(desk
     desk.bench.run()
     desk.crash(dg.DagsterRunStatus.CANCELED, root_run_id=killed.run_id, parent_run_id=killed.run_id)
     desk.tick()
-    assert mail.subjects() == ["bg_pipeline: 2026/11/20/1: all done, 1 image"]
+    assert mail.subjects() == ["bg_pipeline: 2025/11/20/1: all done, 1 image"]
 
 
 def test_a_run_that_crashed_before_the_report_is_told_once_with_its_reason(
@@ -494,8 +494,8 @@ def test_a_run_that_crashed_before_the_report_is_told_once_with_its_reason(
     run_id = desk.crash()
     desk.tick()
     (message,) = mail.messages()
-    assert message["Subject"] == "bg_pipeline: 2026-11-20: the run failed without a report"
-    assert "Without a report is: 2026/11/20/101530." in message["Message"]
+    assert message["Subject"] == "bg_pipeline: 2025-11-20: the run failed without a report"
+    assert "Without a report is: 2025/11/20/101530." in message["Message"]
     assert "exit code -9" in message["Message"]
     assert hook.documents()[0]["RunId"] == run_id
     desk.cursor = None
@@ -503,7 +503,7 @@ def test_a_run_that_crashed_before_the_report_is_told_once_with_its_reason(
     assert mail.subjects() == []
     desk.work()
     desk.tick()
-    assert mail.subjects() == ["bg_pipeline: 2026/11/20/101530: all done, 1 image"]
+    assert mail.subjects() == ["bg_pipeline: 2025/11/20/101530: all done, 1 image"]
 
 
 def test_a_run_that_failed_with_everything_reported_is_told_by_its_batches_alone(
@@ -512,7 +512,7 @@ def test_a_run_that_failed_with_everything_reported_is_told_by_its_batches_alone
     desk.bench.submit({"bad.jpg": b"<html>"})
     desk.work()
     desk.tick()
-    assert mail.subjects() == ["bg_pipeline: 2026/11/20/101530: nothing worked, none of 1 image done"]
+    assert mail.subjects() == ["bg_pipeline: 2025/11/20/101530: nothing worked, none of 1 image done"]
 
 
 def test_a_run_stopped_at_its_cap_says_so(desk: Desk, mail: Mail) -> None:
@@ -552,7 +552,7 @@ def test_a_hook_that_is_away_delays_neither_the_mail_nor_forgets_its_own(
     hook.answers, hook.posts = [200], []
     desk.late = 3600
     assert desk.tick().skip_message == "2 notices sent"
-    assert [document["Batch"] for document in hook.documents()] == ["2026/11/20/1", "2026/11/20/2"]
+    assert [document["Batch"] for document in hook.documents()] == ["2025/11/20/1", "2025/11/20/2"]
     assert mail.subjects() == []
 
 
@@ -606,7 +606,7 @@ def test_a_report_in_a_place_of_the_requests_own_is_told(desk: Desk, mail: Mail)
 
 
 def test_all_dates_of_a_range_are_told(desk: Desk, mail: Mail) -> None:
-    days = [date(2026, 11, day) for day in (16, 17, 18)]
+    days = [date(2025, 11, day) for day in (16, 17, 18)]
     for day in (days[0], days[2]):
         desk.bench.submit(1, day=day)
     desk.run(
@@ -617,8 +617,8 @@ def test_all_dates_of_a_range_are_told(desk: Desk, mail: Mail) -> None:
     )
     desk.tick()
     assert mail.subjects() == [
-        "bg_pipeline: 2026/11/16/101530: all done, 1 image",
-        "bg_pipeline: 2026/11/18/101530: all done, 1 image",
+        "bg_pipeline: 2025/11/16/101530: all done, 1 image",
+        "bg_pipeline: 2025/11/18/101530: all done, 1 image",
     ]
 
 
@@ -635,11 +635,11 @@ def test_a_job_that_finds_its_dates_by_itself_is_told_by_what_it_reported(desk: 
 
     job.execute_in_process(instance=desk.instance)
     desk.tick()
-    assert mail.subjects() == ["bg_pipeline: 2026/11/20/101530: all done, 1 image"]
+    assert mail.subjects() == ["bg_pipeline: 2025/11/20/101530: all done, 1 image"]
 
 
 def test_runs_of_others_are_left_alone(desk: Desk, mail: Mail) -> None:
-    @dg.asset(partitions_def=dg.DailyPartitionsDefinition("2026-11-01", end_offset=2))
+    @dg.asset(partitions_def=dg.DailyPartitionsDefinition("2025-11-01", end_offset=2))
     def of_somebody_else() -> None:
         raise dg.Failure("nothing to do with us")
 

@@ -297,7 +297,7 @@ def test_links_of_a_page_lead_to_the_pictures(bench: Bench) -> None:
     bench.run()
     found = Elements(page(open_batch(bench.store, bench.settings(), batch), link_seconds=600))
     links = [html.unescape(anchor["href"] or "") for anchor in found.of("a")]
-    assert any("/generated-image-files/2026/11/20/101530/a.jpg?" in link for link in links)
+    assert any("/generated-image-files/2025/11/20/101530/a.jpg?" in link for link in links)
     assert "end on" in found.text
 
 

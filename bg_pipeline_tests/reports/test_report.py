@@ -190,6 +190,35 @@ def test_no_cell_is_taken_for_a_formula(start: str) -> None:
     assert texts == [f"'{evil}"] * 10
 
 
+tricky = st.text(st.sampled_from(list("=+-@＝a'\";,|\t\n\r ")), max_size=12)
+
+
+@given(st.lists(tricky, min_size=1, max_size=3), st.sampled_from(",;\t"))
+def test_no_separator_makes_a_formula_of_a_part_of_a_cell(said: list[str], written_with: str) -> None:
+    out = io.StringIO(newline="")
+    csv.writer(out, delimiter=written_with, lineterminator="\n").writerow(
+        report.spreadsheet_text(text) for text in said
+    )
+    for separator in ",;\t|":
+        for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE):
+            lines = csv.reader(io.StringIO(out.getvalue(), newline=""), delimiter=separator, quoting=quoting)
+            for cell in itertools.chain.from_iterable(lines):
+                assert cell.lstrip("\t\r\n")[:1] not in tuple("=+-@＝"), (separator, cell)
+
+
+@given(tricky)
+def test_a_cell_that_was_made_harmless_is_read_back_as_it_was(text: str) -> None:
+    assert report.text_of_cell(report.spreadsheet_text(text)) == text
+
+
+def test_a_formula_after_a_semicolon_is_none_where_the_table_is_split_there() -> None:
+    assert report.spreadsheet_text("a;=cmd|' /C calc'!A0") == "a;'=cmd|' /C calc'!A0"
+    assert (
+        report.spreadsheet_text("a plain text; with - signs, and more")
+        == "a plain text; with - signs, and more"
+    )
+
+
 def test_a_negative_number_stays_a_number() -> None:
     (cells,) = table(Report((compose("a", "b", status=Status.FAILED, cost_usd=-0.5),)))
     assert cells["CostUSD"] == "-0.5"

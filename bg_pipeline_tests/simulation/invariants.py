@@ -468,8 +468,11 @@ def samples_wait(world: World, watch: Watch) -> Iterator[str]:
 def what_is_published_is_approved(world: World, watch: Watch) -> Iterator[str]:
     """Under published/ lies what is approved, as it was approved."""
     approved = world.in_a_process(lambda: dict(_approved(world)))
+    gone = set(world.in_a_process(lambda: list(_delivered_of_gone_photos(world))))
     for key in world.bucket.under(f"{layout.PUBLISHED}/"):
         item = approved.get(key)
+        if item is None and key in gone:
+            continue  # delivered while its photo was asked for; only a rejection or a successor takes it away
         if item is None:
             image = watch.images.get(key, "")
             if image in world.bucket.objects and not changed_since(world, image, world.clock_start):
@@ -479,6 +482,14 @@ def what_is_published_is_approved(world: World, watch: Watch) -> Iterator[str]:
             yield f"{key} is published in another version than the one approved"
     for key in approved.keys() - world.bucket.objects.keys():
         yield f"{key} is approved and was not published"
+
+
+def _delivered_of_gone_photos(world: World) -> Iterator[str]:
+    """What was published of photos that their batch does not ask for any more."""
+    for batch in world.batches():
+        work = open_batch(world.store, world.made_settings(), batch)
+        listed = world.store.read_json(batch.published_list_key) or {}
+        yield from (key for key, copy in listed.items() if copy.get("Image") not in work.images)
 
 
 def _approved(world: World) -> Iterator[tuple[str, Item]]:

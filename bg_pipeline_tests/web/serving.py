@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 from bg_pipeline.settings import Settings
 from bg_pipeline.store import Store
 from bg_pipeline.web.api import make_app
+from bg_pipeline.web.connections import Connection
 from bg_pipeline_tests.batches import aws
 
 
@@ -52,7 +53,7 @@ def served(settings: Settings, store: Store) -> contextlib.AbstractContextManage
 @contextlib.contextmanager
 def serving(app: ASGIApp) -> Iterator[Caller]:
     """Any application on a free port of this machine until the block ends."""
-    config = uvicorn.Config(app, port=0, log_config=None, ws="none", proxy_headers=False)
+    config = uvicorn.Config(app, port=0, log_config=None, ws="none", http=Connection, proxy_headers=False)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, name="api")
     thread.start()

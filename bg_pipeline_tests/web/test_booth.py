@@ -1,11 +1,13 @@
 """The photo-booth calls: an upload that overwrites nothing, pictures at once, or an order to be asked for."""
 
+import base64
 import json
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import requests
@@ -38,7 +40,7 @@ def put(place: dict, data: bytes) -> requests.Response:
 
 
 def test_an_upload_has_a_key_of_its_own_and_five_minutes(api: Caller, bench: Bench) -> None:
-    asked = {"type": "photo", "filename": "me.jpg", "contentType": "image/jpeg"}
+    asked = {"type": "photo", "filename": "me.jpg", "contentType": "image/jpeg", "size": 3}
     first, second = (api.post("/upload", asked).json() for _ in range(2))
     assert first["Key"] != second["Key"]
     assert first["Key"].startswith("photo/")
@@ -54,6 +56,30 @@ def test_an_upload_has_a_key_of_its_own_and_five_minutes(api: Caller, bench: Ben
     assert bench.store.read(first["Key"]).data == b"one"
 
 
+def test_an_upload_with_put_is_of_the_size_that_was_said(api: Caller) -> None:
+    place = api.post("/upload", {"Filename": "me.jpg", "ContentType": "image/jpeg", "Size": 3}).json()
+    assert "content-length" in parse_qs(urlsplit(place["UploadURL"]).query)["X-Amz-SignedHeaders"][0].split(
+        ";"
+    )
+
+
+def test_an_upload_is_a_form_with_a_limit_or_a_put_as_the_old_clients_send_it(bench: Bench) -> None:
+    with served(bench.settings(api_max_upload_mb=1), bench.store) as api:
+        place = api.post("/upload", {"Filename": "me.jpg", "ContentType": "image/jpeg"}).json()
+        too_large = {"Filename": "me.jpg", "ContentType": "image/jpeg", "Size": 1_000_001}
+        assert problem(api.post("/upload", too_large)) == (413, "TooLarge")
+    assert "content-length" not in parse_qs(urlsplit(place["UploadURL"]).query)["X-Amz-SignedHeaders"][0]
+    assert place["MaxBytes"] == 1_000_000
+    policy = json.loads(base64.b64decode(place["Fields"]["policy"]))
+    assert ["content-length-range", 1, 1_000_000] in policy["conditions"]
+    sent = [
+        requests.post(place["Url"], data=place["Fields"], files={"file": ("any", data)}, timeout=30)
+        for data in (b"x" * 1_000_001, b"photo")
+    ]
+    assert [answer.ok for answer in sent] == [False, True]
+    assert bench.store.read(place["Key"]).data == b"photo"
+
+
 @pytest.mark.parametrize("name", ["..", "../", ".hidden", "folder/", "notes.json"])
 def test_a_file_name_that_is_no_photos_is_refused(api: Caller, name: str) -> None:
     asked = {"Filename": name, "ContentType": "image/jpeg"}
@@ -66,7 +92,8 @@ def test_only_photos_are_taken(api: Caller) -> None:
 
 
 def test_a_photo_gets_three_backgrounds_with_links_and_the_old_names(api: Caller, bench: Bench) -> None:
-    place = api.post("/upload", {"Filename": "me.jpg", "ContentType": "image/jpeg"}).json()
+    asked_upload = {"Filename": "me.jpg", "ContentType": "image/jpeg", "Size": len(PORTRAIT)}
+    place = api.post("/upload", asked_upload).json()
     put(place, PORTRAIT)
     asked = {"requestId": "r-1", "bucket": place["Bucket"], "key": place["Key"], "id": "guest-7"}
     answer = api.post("/photo", asked)

@@ -1,5 +1,6 @@
 """The dates that the page's screens are asked for, while midnight passes."""
 
+import sys
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from types import ModuleType
@@ -38,6 +39,8 @@ def script(show):  # type: ignore[no-untyped-def]  # Streamlit runs its source a
 def test_a_date_that_a_person_chose_stays_past_midnight(
     monkeypatch: pytest.MonkeyPatch, module: ModuleType, show: Callable[[Any], None], chosen: Any
 ) -> None:
+    # AppTest puts its script in the place of the main module, which processes that are spawned later would start.
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
     stop_clock(monkeypatch, LATE, module)
     page = AppTest.from_function(script, kwargs={"show": lambda: show(EmptyDesk())}).run()
     default = page.date_input[0].value

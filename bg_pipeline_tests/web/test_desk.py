@@ -4,6 +4,7 @@ import io
 import re
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -235,6 +236,16 @@ def test_a_second_press_for_another_picture_makes_no_second_batch(desk: Desk, be
     shown = results.items()
     presses = [desk.redo(results.work, shown, by="ann", prompt="a lake", seed=None) for _ in range(2)]
     assert presses[0] == presses[1]
+
+
+def test_a_packed_result_is_unpacked_nowhere_but_in_its_folder(desk: Desk, tmp_path: Path) -> None:
+    prefix = "generated-image-files/2026/11/20/b"
+    desk.store.write(f"{prefix}/../../tmp/slip", b"x", media_type="image/png")
+    place = SimpleNamespace(output_prefix=prefix, data=desk.store)
+    item = SimpleNamespace(state=State.APPROVED, key=f"{prefix}/../../tmp/slip")
+    assert desk.pack(SimpleNamespace(place=place), [item], tmp_path / "x.zip") == 1
+    with zipfile.ZipFile(tmp_path / "x.zip") as pack:
+        assert pack.namelist() == ["%2E%2E/%2E%2E/tmp/slip"]
 
 
 def test_only_approved_results_are_packed(desk: Desk, bench: Bench, tmp_path: Path) -> None:

@@ -193,6 +193,20 @@ def test_without_a_token_nothing_is_told(guarded: Caller) -> None:
         {"iss": "https://evil.example"},
         {"aud": "another"},
         {"aud": None},
+        {"aud": None, "client_id": 5},
+        {"aud": 5},
+        {"aud": True},
+        {"aud": [5, None]},
+        {"aud": {AUDIENCE: 1}},
+        {"aud": ""},
+        {"sub": ""},
+        {"sub": " "},
+        {"sub": ["ada"]},
+        {"sub": 7},
+        {"exp": "soon"},
+        {"exp": [1]},
+        {"exp": 1e400},
+        {"iat": {}},
         {"nbf": int(time.time()) + 3600},
     ],
 )
@@ -201,6 +215,44 @@ def test_a_token_that_is_not_for_here_and_now_is_refused(
 ) -> None:
     answer = guarded.get(SOMETHING, headers=bearer(provider.token(**claims)))
     assert problem(answer) == (401, "BadToken")
+
+
+def test_a_token_whose_audience_is_null_is_refused(guarded: Caller, provider: Provider) -> None:
+    now = int(time.time())
+    claims = {"iss": provider.issuer, "sub": "ada", "aud": None, "client_id": AUDIENCE, "exp": now + 300}
+    token = jwt.encode(claims, provider.key, algorithm="RS256", headers={"kid": "k1"})
+    assert problem(guarded.get(SOMETHING, headers=bearer(token))) == (401, "BadToken")
+
+
+@pytest.mark.parametrize(
+    "claims",
+    ["[]", "5", "null", '"text"', "{", "[" * 100_000, '{"exp":1e999}', '{"iss":["x"],"sub":"a","exp":9e9}'],
+)
+def test_a_signed_text_that_holds_no_claims_is_refused(
+    guarded: Caller, provider: Provider, claims: str
+) -> None:
+    token = jwt.PyJWS().encode(claims.encode(), provider.key, algorithm="RS256", headers={"kid": "k1"})
+    if len(token) > 60_000:
+        token = token[:60_000]
+    assert problem(guarded.get(SOMETHING, headers=bearer(token))) == (401, "BadToken")
+
+
+@pytest.mark.parametrize(
+    "header", ["", "Bearer", "Bearer ", "Basic YTpi", "bearer\tx", "Bearer x y", "Bearer \xff"]
+)
+def test_what_is_no_token_is_refused(guarded: Caller, header: str) -> None:
+    assert guarded.get(SOMETHING, headers={"Authorization": header.encode("latin-1")}).status_code == 401
+
+
+def test_a_token_is_asked_for_before_anything_of_the_request_is_looked_at(guarded: Caller) -> None:
+    for method, path in [
+        ("POST", "/batches"),
+        ("PUT", "/nowhere"),
+        ("POST", "/docs"),
+        ("DELETE", "/openapi.json"),
+    ]:
+        answer = guarded(method, path, data=b"{ no JSON", headers={"Content-Type": "application/json"})
+        assert problem(answer) == (401, "SignInNeeded")
 
 
 def test_a_token_that_somebody_else_signed_is_refused(guarded: Caller, provider: Provider) -> None:

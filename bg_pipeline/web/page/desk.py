@@ -414,7 +414,8 @@ class Desk:
         prefix = f"{work.place.output_prefix}/"
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as pack:
             for item in approved:
-                pack.writestr(item.key.removeprefix(prefix), self.download(work, item))
+                name = layout.archive_path(item.key.removeprefix(prefix))
+                pack.writestr(name, self.download(work, item))
         return len(approved)
 
 

@@ -2,9 +2,11 @@
 
 import re
 
+from bg_pipeline.reports.report import printable
+
 _MEANS_SOMETHING = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:&])")
 
 
 def plain(text: str) -> str:
-    """The text with everything escaped that Markdown, or Streamlit's additions to it, would make something of."""
-    return _MEANS_SOMETHING.sub(r"\\\1", text)
+    """The text as one paragraph, with everything escaped that Markdown, or Streamlit's additions to it, know."""
+    return _MEANS_SOMETHING.sub(r"\\\1", printable(" ".join(text.split())))

@@ -5,6 +5,7 @@ from datetime import UTC, date, datetime
 
 import streamlit as st
 
+from bg_pipeline import layout
 from bg_pipeline.errors import BgPipelineError, UsageError
 from bg_pipeline.layout import Batch
 from bg_pipeline.reports.building import page
@@ -22,9 +23,9 @@ def show(desk: Desk, dagster: str, go_on: Callable[[Batch], object]) -> None:
     st.title("Batches")
     today = datetime.now(UTC).date()
     # With a key the date that a person chose stays when midnight changes the default.
-    chosen = st.date_input("Upload date (UTC)", today, key="batches-date")
+    picked = st.date_input("Upload date (UTC)", today, key="batches-date")
     _who_runs(dagster)
-    day = chosen if isinstance(chosen, date) else today
+    day = picked if isinstance(picked, date) else today
     # Decided outside of the part that looks again by itself, which cannot lead to another screen.
     if draft := st.session_state.pop("go_on", None):
         with st.spinner("Looking at the photos"):
@@ -164,7 +165,7 @@ def _report(desk: Desk, batch: Batch) -> None:
     if report is None:
         st.text("There is no report yet; it is written by the run.")
         return
-    name = f"report {batch.date} {batch.name}"
+    name = layout.archive_path(f"report {batch.date} {batch.name}")
     st.download_button("CSV", report.csv(), f"{name}.csv", "text/csv", key=f"csv-{batch.path}")
     st.download_button("JSON", report.json(), f"{name}.json", "application/json", key=f"json-{batch.path}")
     html = page(desk.open(batch))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from bg_pipeline import review
+from bg_pipeline import layout, review
 from bg_pipeline.errors import UsageError
 from bg_pipeline.flow.work import Work
 from bg_pipeline.layout import Batch
@@ -27,8 +27,8 @@ def show(desk: Desk) -> None:
     st.title("Review")
     today = datetime.now(UTC).date()
     # With a key the date that a person chose stays when midnight changes the default.
-    chosen = st.date_input("Upload date (UTC)", today, key="review-date")
-    day = chosen if isinstance(chosen, date) else today
+    picked = st.date_input("Upload date (UTC)", today, key="review-date")
+    day = picked if isinstance(picked, date) else today
     standings = desk.standings(day)
     batches = [each.batch for each in standings if each.complete]
     if not batches:
@@ -79,9 +79,8 @@ def _deliver(desk: Desk, work: Work, found: Sequence[Item]) -> None:
             file = Path(folder) / "approved.zip"
             if desk.pack(work, found, file):
                 with file.open("rb") as data:
-                    pack.download_button(
-                        "Download the ZIP", data, f"{work.place.batch.name} approved.zip", "application/zip"
-                    )
+                    name = layout.archive_path(f"{work.place.batch.name} approved.zip")
+                    pack.download_button("Download the ZIP", data, name, "application/zip")
             else:
                 pack.caption("No result is approved yet.")
 

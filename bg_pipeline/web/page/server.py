@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.web.page import intake
+from bg_pipeline.web.page.guard import OwnPageOnly
 
 LOOPBACK = ("127.0.0.1", "localhost")
 
@@ -32,14 +33,17 @@ def _sign_in(configured: Settings) -> Mapping[str, Any]:
 
 
 def _guards(configured: Settings) -> list[Middleware]:
-    """Without sign-in only this machine's names are answered.
+    """What answers no page of another site, and without sign-in nobody but this machine, under its own names.
 
     Streamlit lets in whatever names itself as both Host and Origin, which is what a page of somebody else's does
     whose name resolves to 127.0.0.1.
     """
     if configured.oidc_client_id:
-        return []
-    return [Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK), www_redirect=False)]
+        return [Middleware(OwnPageOnly, address=configured.page_address)]
+    return [
+        Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK), www_redirect=False),
+        Middleware(OwnPageOnly),
+    ]
 
 
 _configured = settings()

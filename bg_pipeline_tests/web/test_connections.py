@@ -1,0 +1,154 @@
+"""Connections and bodies of callers that nobody knows cost little, and do not keep those who are known waiting."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from bg_pipeline.local_aws.launcher import LocalAws
+from bg_pipeline.store import Store
+from bg_pipeline.web import connections, limits
+from bg_pipeline_tests.batches import Bench, aws
+from bg_pipeline_tests.web.openid import AUDIENCE, openid_provider
+from bg_pipeline_tests.web.serving import Caller, problem, served
+
+SOMETHING = "/batches/2026-11-20/none"
+
+
+@pytest.fixture
+def api(bucket: str) -> Iterator[Caller]:
+    bench = Bench(Store(aws().s3(bucket), bucket))
+    with served(bench.settings(), bench.store) as caller:
+        yield caller
+
+
+def opened(caller: Caller, sent: bytes = b"") -> socket.socket:
+    port = int(caller.address.rpartition(":")[2])
+    connection = socket.create_connection(("127.0.0.1", port), timeout=20)
+    connection.sendall(sent)
+    return connection
+
+
+def is_cut_off(connection: socket.socket) -> bool:
+    """Waits until the server has ended a connection without an answer."""
+    with contextlib.suppress(ConnectionError):
+        return connection.recv(1000) == b""
+    return True
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: local"])
+def test_headers_that_do_not_come_are_not_waited_for(
+    api: Caller, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 0.2)
+    with opened(api, sent) as connection:
+        assert is_cut_off(connection)
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(api: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "BODY_SECONDS", 0.2)
+    head = b"PUT /batches/2026-11-20/none/request HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"
+    with opened(api, head) as connection:
+        assert is_cut_off(connection)
+
+
+def test_headers_without_end_are_cut_off(api: Caller) -> None:
+    with opened(api, b"GET / HTTP/1.1\r\nHost: localhost\r\n") as connection:
+        with contextlib.suppress(ConnectionError):
+            for number in range(200):
+                connection.sendall(b"X-%d: %s\r\n" % (number, b"x" * 1000))
+        assert is_cut_off(connection)
+
+
+def test_those_who_send_nothing_make_room(api: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 4)
+    with contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(opened(api)) for _ in range(8)]
+        assert problem(api.get(SOMETHING)) == (404, "NoSuchBatch")
+        assert is_cut_off(silent[0])
+
+
+def test_a_body_is_limited_by_its_route(api: Caller) -> None:
+    large = b" " * (limits.SMALL_BYTES + 1)
+    as_json = {"Content-Type": "application/json"}
+    assert problem(api("POST", "/batches", data=large, headers=as_json)) == (413, "TooLarge")
+    assert problem(api("PUT", f"{SOMETHING}/request", data=large)) == (404, "NoSuchBatch")
+    in_pieces = iter([large[: len(large) // 2]] * 3)
+    assert problem(api("POST", "/photo", data=in_pieces, headers=as_json)) == (413, "TooLarge")
+
+
+def test_bodies_have_a_limit_together(api: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "HELD_BYTES", 1000)
+    answer = api("PUT", f"{SOMETHING}/request", data=b" " * 2000)
+    assert problem(answer) == (503, "Busy")
+    assert int(answer.headers["Retry-After"]) > 0
+    assert problem(api("PUT", f"{SOMETHING}/request", data=b" " * 900)) == (404, "NoSuchBatch")
+
+
+@pytest.mark.slow
+def test_a_crowd_of_strangers_costs_little_memory_and_keeps_nobody_waiting(
+    stand_in: LocalAws, bucket: str
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    caller = Caller(f"http://127.0.0.1:{port}")
+    with openid_provider() as provider, contextlib.ExitStack() as stack:
+        api = stack.enter_context(
+            subprocess.Popen(
+                [sys.executable, "-m", "bg_pipeline.cli", "api", "--port", str(port)],
+                env={
+                    **os.environ,
+                    "BG_BUCKET": bucket,
+                    "BG_OIDC_ISSUER": provider.issuer,
+                    "BG_OIDC_AUDIENCE": AUDIENCE,
+                },
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        )
+        stack.callback(api.send_signal, signal.SIGINT)
+        known = {"Authorization": f"Bearer {provider.token()}"}
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                assert caller.get(SOMETHING, headers=known).status_code == 404
+                break
+            except requests.ConnectionError:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        for _ in range(100):
+            stack.enter_context(opened(caller, b"POST /batches HTTP/1.1\r\n"))
+        answers: list[int] = []
+
+        def send() -> None:
+            body = b"[" * 20_000_000
+            try:
+                answers.append(caller("PUT", f"{SOMETHING}/request", data=body).status_code)
+            except requests.ConnectionError:
+                answers.append(401)
+
+        strangers = [threading.Thread(target=send) for _ in range(16)]
+        for stranger in strangers:
+            stranger.start()
+        waited = []
+        for _ in range(5):
+            begun = time.monotonic()
+            assert caller.get(SOMETHING, headers=known).status_code == 404
+            waited.append(time.monotonic() - begun)
+        for stranger in strangers:
+            stranger.join()
+        status = Path(f"/proc/{api.pid}/status").read_text()
+        (peak,) = (int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+        assert answers == [401] * 16
+        assert peak < 250_000, f"{peak:,} kB"
+        assert sorted(waited)[2] < 0.5, waited

@@ -9,9 +9,14 @@ import itertools
 from collections.abc import Callable
 from contextlib import suppress
 from random import Random
-from typing import Any
+from time import process_time
+from typing import Any, Final
 
 from greenlet import getcurrent, greenlet
+
+MOST_TURNS: Final = 400_000
+MOST_CPU_SECONDS: Final = 15.0
+"""Many times what a simulation takes that ends."""
 
 _active: list["Scheduler"] = []
 
@@ -80,6 +85,7 @@ class Scheduler:
         self.current: Task | None = None
         self.processes: dict[str, Process] = {}
         self.closed = False
+        self._began = process_time()
         self._hub: Any = None
         self._ready: list[Task] = []
         self._timers: list[tuple[float, int, Task, int]] = []
@@ -209,13 +215,15 @@ class Scheduler:
 
     # The hub
 
-    def run(self, until: float | None = None, *, most_turns: int = 400_000) -> None:
-        """Runs the tasks until all have ended, or until a time; raises `Stuck` after too many turns."""
+    def run(self, until: float | None = None) -> None:
+        """Runs the tasks until all have ended, or until a time; raises `Stuck` if that takes too long."""
         self._hub = getcurrent()
-        for _ in range(most_turns):
+        for turn in range(MOST_TURNS):
             task = self._next(until)
             if task is None:
                 return
+            if turn % 100 == 0 and process_time() - self._began > MOST_CPU_SECONDS:
+                raise Stuck(f"no end after {turn} turns: something is done again and again")
             self.current = task
             # One that ends goes back to its parent, which would be the one that made it.
             task.greenlet.parent = self._hub
@@ -223,7 +231,7 @@ class Scheduler:
                 task.greenlet.switch(task.woken)
             finally:
                 self.current = None
-        raise Stuck(f"no end after {most_turns} turns")
+        raise Stuck(f"no end after {MOST_TURNS} turns")
 
     def _next(self, until: float | None) -> Task | None:
         while True:

@@ -478,8 +478,9 @@ class Flow:
                 skipped.wish = wish_of(work.asked(image), found.etag if found else "")
             intact = stage != PICTURES or not lost
             entry.stages[stage] = settled(entry.stages.get(stage), skipped, intact=intact)
-        if lost and PICTURES in work.due[image]:
+        if PICTURES in work.due[image]:
             entry.files = {key: etag for key, etag in entry.files.items() if key not in lost}
+            # What an earlier attempt failed to make is not what this one was stopped by.
             entry.outputs = merged(entry.outputs, (), entry.files)
         self._take_in(work, entry)
 
@@ -598,6 +599,8 @@ class Flow:
         if facts := fulfilled(work.ledger.header, done, datetime.now(UTC)):
             work.ledger.describe(**facts)
         if REPORT in self._stages:
+            # What a report tells as done, the next run has to know of.
+            work.ledger.checkpoint(work.writer)
             day.reports.append(report_batch(work, self._counted(work, day)))
             work.ledger.describe(Reported=datetime.now(UTC).isoformat(timespec="seconds"))
         else:

@@ -12,7 +12,7 @@ from bg_pipeline_tests.simulation import plan, trial
 ROOT = Path(__file__).parents[2]
 KEPT = Path(__file__).with_name("kept_plans.jsonl")
 SEEDS, EACH = 200, 20
-SLOW_SEEDS, SLOW_EACH = 3000, 100
+SLOW_SEEDS, SLOW_EACH = 1200, 100
 
 
 def simulate(*arguments: str, timeout: float = 280) -> subprocess.CompletedProcess[str]:

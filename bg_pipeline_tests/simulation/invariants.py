@@ -125,10 +125,17 @@ class Watch:
 
 
 def changed_since(world: World, image: str, since: float, before: float = 3000.0) -> bool:
-    """Whether the photo at this key or its batch's request was changed since ``before`` seconds before then."""
+    """Whether an image's photo or its batch's request was changed since ``before`` seconds before then.
+
+    ``image`` is its key in its batch; the photo of a batch that asks again lies in another one.
+    """
     upload = layout.parse_upload(image)
-    request = "" if upload is None else upload.batch.request_key
-    times = [*world.history.sources.get(image, ()), *world.history.requests.get(request, ())]
+    if upload is None:
+        return False
+    stored = world.bucket.objects.get(upload.batch.request_key)
+    asked = orjson.loads(stored.data) if stored else {}
+    photo = f"{asked.get('InputS3Prefix') or upload.batch.input_prefix}/{upload.name}"
+    times = [*world.history.sources.get(photo, ()), *world.history.requests.get(upload.batch.request_key, ())]
     # A run works with what it has read some time before.
     return any(time > since - before for time in times if time > world.clock_start)
 
@@ -379,6 +386,11 @@ def nothing_delivered_is_lost(world: World, watch: Watch) -> Iterator[str]:
     yield from _lost(world, watch.delivered)
 
 
+def _settings_changed(world: World) -> bool:
+    """Whether something else is asked for since: then a row tells what became of that, beside the earlier results."""
+    return any(not name.startswith("max_cost") for _, changed in world.history.settings for name in changed)
+
+
 def _lost(world: World, delivered: Mapping[str, Delivery]) -> Iterator[str]:
     rows = {told.batch.upload_key(told.image): told for told in reports(world)}
     for image, delivery in delivered.items():
@@ -387,7 +399,9 @@ def _lost(world: World, delivered: Mapping[str, Delivery]) -> Iterator[str]:
         told = rows.get(image)
         if told is None:
             yield f"{image} was delivered and is in no report any more"
-        elif told.row["Status"] != "Succeeded":
+        elif told.row["Status"] != "Succeeded" and not (
+            _settings_changed(world) and set(delivery.results) <= set(told.row["Results"])
+        ):
             painted_badly = any(call.bad for call in world.models.calls if call.photo == told.photo)
             if not (told.row["Status"] == "NeedsReview" and painted_badly):
                 yield f"{told} was delivered before"

@@ -13,6 +13,7 @@ from bg_pipeline.layout import Batch
 from bg_pipeline.reports.report import Report, Row
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.leases import holder_of
+from bg_pipeline.state.payments import total
 from bg_pipeline.state.processes import is_dead
 from bg_pipeline.store import Store
 from bg_pipeline.uploads.submitting import check_request
@@ -114,13 +115,8 @@ class Costs:
     @classmethod
     def of(cls, rows: Iterable[Row]) -> "Costs":
         """The sums over a report's rows."""
-        usd: float | None = 0.0
-        maybe: float | None = 0.0
-        for row in rows:
-            more = row.MaybeBilledUSD
-            usd = None if usd is None or row.CostUSD is None else usd + row.CostUSD
-            maybe = None if maybe is None or more is None else maybe + more
-        return cls(None if usd is None else round(usd, 6), None if maybe is None else round(maybe, 6))
+        paid = [(row.CostUSD, row.MaybeBilledUSD) for row in rows]
+        return cls(total((usd for usd, _ in paid), 6), total((maybe for _, maybe in paid), 6))
 
     def in_words(self, places: int = 2) -> str:
         """``0.12 USD, and up to 0.03 more that may have been billed``; the latter only where there is such."""

@@ -20,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from bg_pipeline.errors import BgPipelineError, RequestError
 from bg_pipeline.layout import REQUEST
+from bg_pipeline.state.payments import total
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -281,12 +282,12 @@ class Report:
     @property
     def cost_usd(self) -> float | None:
         """What was surely billed for all images; None where a part of it is not known."""
-        return _sum(row.CostUSD for row in self.rows)
+        return total((row.CostUSD for row in self.rows), 6)
 
     @property
     def maybe_usd(self) -> float | None:
         """What may have been billed besides, for calls whose end is not known."""
-        return _sum(row.MaybeBilledUSD for row in self.rows)
+        return total((row.MaybeBilledUSD for row in self.rows), 6)
 
     @property
     def to_do_again(self) -> tuple[str, ...]:
@@ -314,15 +315,6 @@ def amount(cost_usd: float | None, maybe_usd: float | None, places: int = 2) -> 
     told = f"{cost_usd:.{places}f}"
     most = f"{cost_usd + maybe_usd:.{places}f}"
     return told if told == most else f"{told} to {most}"
-
-
-def _sum(amounts: Iterable[float | None]) -> float | None:
-    total = 0.0
-    for usd in amounts:
-        if usd is None:
-            return None
-        total += usd
-    return round(total, 6)
 
 
 _KINDS: Final[Mapping[Any, str]] = {

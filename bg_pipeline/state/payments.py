@@ -54,7 +54,7 @@ class Bill:
     maybe_usd: float | None = 0.0
 
     def __add__(self, other: "Bill") -> "Bill":
-        return Bill(_sum([self.cost_usd, other.cost_usd]), _sum([self.maybe_usd, other.maybe_usd]))
+        return Bill(total([self.cost_usd, other.cost_usd]), total([self.maybe_usd, other.maybe_usd]))
 
 
 def bill(payments: Iterable[Payment]) -> Bill:
@@ -63,7 +63,7 @@ def bill(payments: Iterable[Payment]) -> Bill:
     maybe: list[float | None] = []
     for payment in payments:
         (certain if payment.certain else maybe).append(payment.usd)
-    return Bill(_sum(certain), _sum(maybe))
+    return Bill(total(certain), total(maybe))
 
 
 def record(payments: dict[str, Payment], payment: Payment) -> None:
@@ -93,10 +93,11 @@ def from_stored(document: Any) -> dict[str, Payment]:
     return found
 
 
-def _sum(amounts: list[float | None]) -> float | None:
-    total = 0.0
+def total(amounts: Iterable[float | None], places: int = 9) -> float | None:
+    """The sum of amounts in dollars, rounded; None where one of them is not known."""
+    found = 0.0
     for usd in amounts:
         if usd is None:
             return None
-        total += usd
-    return round(total, 9)
+        found += usd
+    return round(found, places)

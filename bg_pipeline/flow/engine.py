@@ -594,8 +594,9 @@ class Flow:
         work.writer.check()
         work.ledger.keep_only(list(work.images))
         self._tell_untold(work)
-        left = {stage for image in work.due for stage in self._left(work, image)}
-        done = [name for name in (*work.occasions, *([RETRY] if work.retry else [])) if name not in left]
+        asked = (*work.occasions, *([RETRY] if work.retry else []))
+        left = {stage for image in work.due for stage in self._left(work, image)} if asked else set()
+        done = [name for name in asked if name not in left]
         if facts := fulfilled(work.ledger.header, done, datetime.now(UTC)):
             work.ledger.describe(**facts)
         if REPORT in self._stages:
@@ -625,9 +626,7 @@ class Flow:
         except RunStopped as error:
             self._tools.note(f"{work.place.batch.path}: what was spent on it cannot be known: {error}")
             return
-        paid = [payment for entry in work.ledger.entries() for payment in entry.payments.values()]
-        paid += [payment for dropped in work.ledger.dropped.values() for payment in dropped.values()]
-        told = [payment.usd or 0.0 for payment in paid if payment.operation != WINDOW]
+        told = [each.usd or 0.0 for each in work.ledger.payments() if each.operation != WINDOW]
         # Caps count in whole micro-dollars, rounded up for each call.
         untold = round(spent - sum(told), 6)
         work.ledger.describe(Untold=untold if untold > 2e-6 * (len(told) + 1) else 0.0)

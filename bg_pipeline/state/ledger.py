@@ -125,11 +125,14 @@ def _load(line: bytes) -> Entry:
         for number, output in enumerate(document.get("outputs", ()), 1)
         if "Status" in output
     ]
-    if "payments" in document:
-        known["payments"] = from_stored(document["payments"])
-    else:
-        known["payments"] = _sums_of_stages(stages)
+    known["payments"] = _payments(document)
     return Entry(**known)
+
+
+def _payments(document: dict[str, Any]) -> dict[str, Payment]:
+    if "payments" in document:
+        return from_stored(document["payments"])
+    return _sums_of_stages(document.get("stages", {}))
 
 
 def _sums_of_stages(stages: dict[str, dict[str, Any]]) -> dict[str, Payment]:
@@ -159,7 +162,8 @@ class Ledger:
         self._store = store
         self._batch = batch
         self._lines = Lines()
-        self._unsaved: set[str] = set()
+        # In the order in which their lines were set, in which reading them back is fast.
+        self._unsaved: dict[str, None] = {}
         self._generation = 1
         self._segments = 0
         self._changed = False
@@ -234,7 +238,8 @@ class Ledger:
         line = _dump(entry)
         if self._lines.get(entry.image) != line:
             self._lines[entry.image] = line
-            self._unsaved.add(entry.image)
+            self._unsaved.pop(entry.image, None)
+            self._unsaved[entry.image] = None
 
     def keep_only(self, images: Sequence[str]) -> None:
         """Forgets images that are no longer asked for; what was paid for them stays in the header.
@@ -247,7 +252,7 @@ class Ledger:
             if dropped:
                 self.header["Dropped"] = {**self.header.get("Dropped", {}), image: as_stored(dropped)}
             del self._lines[image]
-            self._unsaved.discard(image)
+            self._unsaved.pop(image, None)
             self._changed = True
 
     def _take_back(self, images: Sequence[str]) -> None:
@@ -282,6 +287,13 @@ class Ledger:
         """Every image with one field of its entry, in a quarter of the time that `entries` takes."""
         default = _DEFAULTS[field]
         return ((image, orjson.loads(line).get(field, default)) for image, line in self._lines.items())
+
+    def payments(self) -> Iterator[Payment]:
+        """Every payment, of images that are no longer asked for too, in half the time that `entries` takes."""
+        for line in self._lines.values():
+            yield from _payments(orjson.loads(line)).values()
+        for dropped in self.dropped.values():
+            yield from dropped.values()
 
     @property
     def unsaved(self) -> int:

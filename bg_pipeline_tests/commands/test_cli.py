@@ -110,7 +110,7 @@ def test_a_second_run_does_nothing_and_succeeds(bench: Bench, photos: Path, cont
 def test_a_batch_that_could_not_be_reported_is_told_and_the_exit_code_is_1(
     bench: Bench, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    submitted(photos, "--prompt", "a sunny beach")
+    batch = submitted(photos, "--prompt", "a sunny beach")
     run = pipeline.run
 
     def spoil(*args: Any, **named: Any) -> dict[date, Any]:
@@ -120,7 +120,7 @@ def test_a_batch_that_could_not_be_reported_is_told_and_the_exit_code_is_1(
         return days
 
     monkeypatch.setattr(pipeline, "run", spoil)
-    result = bg("run", "--date", "today")
+    result = bg("run", "--date", str(batch.date))
     assert result.exit_code == 1
     assert "batch 101530: its report could not be written: AccessDenied" in result.stderr
 
@@ -502,7 +502,7 @@ def test_a_request_in_another_coding_is_reported_by_every_command(bench: Bench) 
     bench.put(batch.request_key, '{"Id": "a", "Prompt": "ein Café"}'.encode("cp1252"))
     assert bg("run", "--batch", batch.path).exit_code == 1
     assert "request.json" in bg("report", batch.path).stdout
-    assert "request refused" in bg("status", "--date", "today").stdout
+    assert "request refused" in bg("status", "--date", str(batch.date)).stdout
     assert bg("retry", batch.path).exit_code == 0
 
 
@@ -512,7 +512,7 @@ def test_without_caption_models_a_prompt_cannot_hold_a_caption(
     monkeypatch.setenv("BG_CAPTION_MODELS", "")
     assert "captions are switched off" in refused("submit", photos, "--prompt", "{caption} at sea")
     batch = submitted(photos, "--prompt", "a beach")
-    planned = bg("plan", "--date", "today")
+    planned = bg("plan", "--date", str(batch.date))
     assert planned.exit_code == 0, planned.output
     assert "CAPTION" not in planned.output
     assert bg("run", "--batch", batch.path).exit_code == 0

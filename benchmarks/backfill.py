@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.rig import ROOT, jpeg, rig, submit, table, words
-from bg_pipeline.flow.stages import STAGES
+from bg_pipeline.run.fingerprints import STAGES
 
 FIRST = date(2024, 1, 1)
 POLL_SECONDS = 1.0
@@ -73,7 +73,7 @@ def megabytes(folder: Path) -> float:
 @contextlib.contextmanager
 def dagster(state: Path, **settings: Any) -> Iterator[tuple[int, str]]:
     """`bg-pipeline up` as a process, and its address."""
-    command = [sys.executable, "-m", "bg_pipeline.cli", "up", "--aws", "--state-dir", str(state)]
+    command = [sys.executable, "-m", "bg_pipeline.cli.main", "up", "--aws", "--state-dir", str(state)]
     with subprocess.Popen(
         command, env=os.environ | words(**settings), stdout=subprocess.PIPE, text=True, cwd=ROOT
     ) as process:

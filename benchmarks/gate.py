@@ -1,7 +1,7 @@
 """The gate in simulated time: run length over the floor (images / quota), and the share of refused calls.
 
 Run with `python -m benchmarks.gate` from the repository's root; it takes about a minute. Assumptions: 120
-requests a minute in each Region, and what `bg_pipeline_tests/quotas/simulation.py` says.
+requests a minute in each Region, and what `bg_pipeline_tests/rate_limits/simulation.py` says.
 """
 
 import statistics
@@ -9,8 +9,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from bg_pipeline.quotas.gate import Gate, Rate
-from bg_pipeline_tests.quotas.simulation import SHAPES, simulate
+from bg_pipeline.rate_limits.limiter import Gate, Rate
+from bg_pipeline_tests.rate_limits.simulation import SHAPES, simulate
 
 SEEDS = (1, 2, 3)
 CALLS = 20_000

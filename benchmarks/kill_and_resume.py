@@ -12,7 +12,7 @@ import time
 
 from benchmarks.makespan import PHOTO, Scaled
 from benchmarks.rig import MODEL_OPERATIONS, Rig, Run, days, jpeg, rig, submit, table
-from bg_pipeline import layout
+from bg_pipeline.domain import s3_keys
 
 SCALE = 10.0
 
@@ -41,7 +41,7 @@ def killed(rig: Rig, images: int, kills: int, seed: int) -> list[list[object]]:
     for operation, kind in zip(MODEL_OPERATIONS, ("labels", "captions", "picture"), strict=True):
         calls = rig.control.paid(operation=operation)
         # An answer that was stored and is paid for again would be stored again.
-        twice = rig.overwritten(store, f"{layout.STATE}/answers/{kind}/")
+        twice = rig.overwritten(store, f"{s3_keys.STATE}/answers/{kind}/")
         rows.append([operation, images, len(calls), len(calls) - images, twice])
         assert twice == 0, rows
     return rows

@@ -13,9 +13,9 @@ from typing import Any
 
 from benchmarks.rig import FIRST_DATE, Rig, finished, jpeg, rig, submit, table
 from bg_pipeline import pipeline
-from bg_pipeline.aws import Aws
+from bg_pipeline.aws.clients import Aws
 from bg_pipeline.settings import Settings, settings
-from bg_pipeline.store import Store
+from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads.changes import Memory, Tick
 
 TICKS = 100

@@ -21,10 +21,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 from PIL import ImageOps
 
 from benchmarks.rig import MODEL_OPERATIONS, Rig, Run, days, figure, jpeg, rig, submit, table
+from bg_pipeline.domain.s3_keys import Batch
 from bg_pipeline.generators import Ask
 from bg_pipeline.generators.titan import request
-from bg_pipeline.layout import Batch
-from bg_pipeline.store import Store
+from bg_pipeline.storage.object_store import Store
 
 SERVICES = {"DetectLabels": (3000, 0.3), "Converse": (200, 2.0), "InvokeModel": (120, 7.0)}
 """Calls a minute and median seconds of an answer, for labels, captions and pictures; spread lognormally, 0.25."""

@@ -20,17 +20,28 @@ from pathlib import Path
 
 import dagster as dg
 
-from benchmarks.rig import FIRST_DATE, MODEL_OPERATIONS, ROOT, Rig, days, jpeg, rig, submit, table, words
+from benchmarks.rig import (
+    FIRST_DATE,
+    MODEL_OPERATIONS,
+    ROOT,
+    Rig,
+    days,
+    jpeg,
+    rig,
+    submit,
+    table,
+    words,
+)
 from bg_pipeline import pipeline
-from bg_pipeline.aws import Aws
+from bg_pipeline.aws.clients import Aws
 from bg_pipeline.definitions import definitions
-from bg_pipeline.flow.stages import PICTURES
-from bg_pipeline.flow.walk import Walk
+from bg_pipeline.domain.payments import Payment
 from bg_pipeline.reports.report import Status
+from bg_pipeline.run.fingerprints import PICTURES
+from bg_pipeline.run.image_run import Walk
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.state.ledger import Entry, StageRecord
-from bg_pipeline.state.payments import Payment
-from bg_pipeline.store import Store
+from bg_pipeline.storage.object_store import Store
 
 COLD_STARTS = 3
 REPEATS = 5

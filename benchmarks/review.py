@@ -14,7 +14,7 @@ from benchmarks.makespan import Scaled
 from benchmarks.rig import Rig, rig, table
 from benchmarks.rig import finished as finish
 from bg_pipeline import review
-from bg_pipeline.flow.work import open_batch
+from bg_pipeline.run.batch_work import open_batch
 from bg_pipeline.settings import settings
 
 

@@ -22,18 +22,18 @@ import boto3
 import numpy as np
 from PIL import Image
 
-from bg_pipeline import layout
-from bg_pipeline.flow.stages import STAGES, fingerprints
-from bg_pipeline.flow.work import open_work
-from bg_pipeline.layout import Batch
+from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.payments import Payment
+from bg_pipeline.domain.s3_keys import Batch
 from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.local_aws.launcher import local_aws
-from bg_pipeline.reports.building import report_batch, rows
+from bg_pipeline.reports.batch_report import report_batch, rows
 from bg_pipeline.reports.report import Status
+from bg_pipeline.run.batch_work import open_work
+from bg_pipeline.run.fingerprints import STAGES, fingerprints
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.ledger import Entry, StageRecord
-from bg_pipeline.state.payments import Payment
-from bg_pipeline.store import Store
+from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads.listing import batches
 
 FIRST_DATE = date(2026, 11, 1)
@@ -169,7 +169,7 @@ def finished(rig: Rig, store: Store, settings: Settings, images: int) -> Batch:
         assert found is not None
         prints = fingerprints(settings, work.asked(image), found.etag, {})
         stages = {stage: StageRecord(made_for, Status.SUCCEEDED) for stage, made_for in prints.items()}
-        key = layout.result_key(batch.output_prefix, image)
+        key = s3_keys.result_key(batch.output_prefix, image)
         output = {
             "Number": 1,
             "Key": key,

@@ -2,18 +2,18 @@
 
 import dagster as dg
 
-from bg_pipeline.assets.custom_labels_window import custom_labels_window
-from bg_pipeline.assets.image_flow import image_flow
-from bg_pipeline.assets.raw_images import raw_images
-from bg_pipeline.checks import every_upload_has_a_report
-from bg_pipeline.flow.stages import REPORT
-from bg_pipeline.jobs import jobs
-from bg_pipeline.partitions import upload_dates
-from bg_pipeline.resources import resources
-from bg_pipeline.schedules import custom_labels_guard, custom_labels_hourly
-from bg_pipeline.sensors.forgotten import forgotten_uploads
-from bg_pipeline.sensors.notices import notices
-from bg_pipeline.sensors.uploads import new_uploads, upload_events
+from bg_pipeline.defs.assets.custom_labels_window import custom_labels_window
+from bg_pipeline.defs.assets.image_flow import image_flow
+from bg_pipeline.defs.assets.raw_images import raw_images
+from bg_pipeline.defs.checks import every_upload_has_a_report
+from bg_pipeline.defs.jobs import jobs
+from bg_pipeline.defs.partitions import upload_dates
+from bg_pipeline.defs.resources import resources
+from bg_pipeline.defs.schedules import custom_labels_guard, custom_labels_hourly
+from bg_pipeline.defs.sensors.missing_reports import forgotten_uploads
+from bg_pipeline.defs.sensors.notifications import notices
+from bg_pipeline.defs.sensors.uploads import new_uploads, upload_events
+from bg_pipeline.run.fingerprints import REPORT
 from bg_pipeline.settings import Settings, settings
 
 

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from bg_pipeline import review
-from bg_pipeline.aws import Aws
+from bg_pipeline.aws.clients import Aws
+from bg_pipeline.domain.s3_keys import Batch
 from bg_pipeline.errors import SettingsError, UsageError
-from bg_pipeline.flow.engine import Day, Flow, Progress
-from bg_pipeline.flow.occasions import Wish
-from bg_pipeline.flow.stages import STAGES
-from bg_pipeline.flow.tools import Tools
-from bg_pipeline.layout import Batch
 from bg_pipeline.reports.overview import look_up
 from bg_pipeline.reports.report import Report
+from bg_pipeline.run.context import Tools
+from bg_pipeline.run.engine import Day, Flow, Progress
+from bg_pipeline.run.fingerprints import STAGES
+from bg_pipeline.run.occasions import Wish
 from bg_pipeline.settings import Settings, settings
-from bg_pipeline.store import Store
+from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads import manifest as manifests
 from bg_pipeline.uploads import sources, submitting
 

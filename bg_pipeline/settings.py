@@ -24,10 +24,10 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from bg_pipeline.batch import read_wishes
-from bg_pipeline.effects import Affects, Effect
+from bg_pipeline.domain import model_facts
+from bg_pipeline.domain.effects import Affects, Effect
+from bg_pipeline.domain.requests import read_wishes
 from bg_pipeline.errors import RequestError, SettingsError
-from bg_pipeline.models import facts
 
 PREFIX = "BG_"
 
@@ -42,7 +42,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Settings(BaseSettings):
     """The settings in use, read from the environment; made with `settings()`, which words its refusals.
 
-    The annotation of each declares what it affects (`bg_pipeline.effects`).
+    The annotation of each declares what it affects (`bg_pipeline.domain.effects`).
     """
 
     model_config = SettingsConfigDict(
@@ -389,9 +389,9 @@ def settings(**overrides: Any) -> Settings:
         made = Settings(
             **{name: overrides[name] for name in overrides if PREFIX + name.upper() not in quotas}
         )
-    facts.use(made.model_facts)
+    model_facts.use(made.model_facts)
     # The quotas of Rekognition are said a second.
-    operations = {name for name in facts.operations() if not name.startswith("DETECT_")}
+    operations = {name for name in model_facts.operations() if not name.startswith("DETECT_")}
     _refuse_unknown(quotas, fields | {PREFIX + quota_name(operation).upper() for operation in operations})
     for name, value in quotas.items():
         with _named(name):

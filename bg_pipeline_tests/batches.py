@@ -8,12 +8,12 @@ from datetime import date
 from typing import Any
 
 from bg_pipeline import pipeline
-from bg_pipeline.aws import Aws
-from bg_pipeline.flow.engine import Day
-from bg_pipeline.layout import Batch
+from bg_pipeline.aws.clients import Aws
+from bg_pipeline.domain.s3_keys import Batch
 from bg_pipeline.reports.report import Report, Row
+from bg_pipeline.run.engine import Day
 from bg_pipeline.settings import Settings, settings
-from bg_pipeline.store import Store
+from bg_pipeline.storage.object_store import Store
 from bg_pipeline_tests.pictures import photo
 
 DATE = date(2025, 11, 20)

@@ -7,7 +7,7 @@ from functools import cache
 import boto3
 from botocore.config import Config
 
-from bg_pipeline.store import Store
+from bg_pipeline.storage.object_store import Store
 
 
 @cache

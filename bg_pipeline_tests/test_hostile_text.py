@@ -5,11 +5,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from markdown_it import MarkdownIt
 
-from bg_pipeline.assets.metadata import _code
-from bg_pipeline.notices.texts import Filed, finished
+from bg_pipeline.defs.assets.metadata import _code
+from bg_pipeline.notifications.messages import Filed, finished
 from bg_pipeline.reports.links import Link
 from bg_pipeline.reports.report import Output, Report, Status, compose, printable
-from bg_pipeline.web.page.plain import plain
+from bg_pipeline.web.page.markdown import plain
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 HOSTILE = [

@@ -12,31 +12,30 @@ from typing import Any, cast
 
 import pytest
 
-from bg_pipeline import batch as requests
-from bg_pipeline import layout
-from bg_pipeline.custom_labels.waiting import Chances, Waiter, marks
+from bg_pipeline.budget.limits import SharedCap, read_spending
+from bg_pipeline.custom_labels.waiting_dates import Chances, Waiter, marks
 from bg_pipeline.custom_labels.window import read_record
+from bg_pipeline.defs.schedules import Sights
+from bg_pipeline.domain import requests, s3_keys
+from bg_pipeline.domain.s3_keys import Batch
 from bg_pipeline.errors import PreconditionFailed, RequestError
-from bg_pipeline.layout import Batch
-from bg_pipeline.notices.errands import Agenda
-from bg_pipeline.notices.outbox import Outbox
-from bg_pipeline.notices.texts import Notice
+from bg_pipeline.notifications.delivery import Outbox
+from bg_pipeline.notifications.messages import Notice
+from bg_pipeline.notifications.pending_runs import Agenda
 from bg_pipeline.reports.report import Report
-from bg_pipeline.reports.thumbnails import Thumbnails
 from bg_pipeline.review import Reviews
 from bg_pipeline.review.publishing import _published
-from bg_pipeline.schedules import Sights
 from bg_pipeline.settings import settings
-from bg_pipeline.spending.caps import SharedCap, read_spending
 from bg_pipeline.state.answers import Answers
-from bg_pipeline.state.claimed_places import claim
+from bg_pipeline.state.claimed_prefixes import claim
 from bg_pipeline.state.claims import held_by
 from bg_pipeline.state.follow_ups import FollowUps
 from bg_pipeline.state.leases import holder_of
 from bg_pipeline.state.ledger import Entry, Ledger
-from bg_pipeline.store import Content, Store, Stored
+from bg_pipeline.state.thumbnails import Thumbnails
+from bg_pipeline.storage.object_store import Content, Store, Stored
 from bg_pipeline.uploads.changes import Asked, Memory
-from bg_pipeline.web.orders import once
+from bg_pipeline.web.single_photo_jobs import once
 
 FOLDER = Path(__file__).parent / "fixtures" / "stored"
 ARN = "arn:aws:rekognition:us-east-1:123456789012:project/shoes/version/shoes.1/1700000000000"
@@ -62,7 +61,7 @@ class OneObject:
         return json.loads(self.data)
 
     def list(self, prefix: str) -> Iterator[Stored]:
-        key = layout.review_key(RESULT) if prefix.startswith("reviews/") else layout.waiting_key(BATCH.date)
+        key = s3_keys.review_key(RESULT) if prefix.startswith("reviews/") else s3_keys.waiting_key(BATCH.date)
         yield Stored(key, len(self.data), "etag", THEN)
 
     def write(self, key: str, data: bytes, **_: Any) -> str:

@@ -14,16 +14,7 @@ import pillow_heif
 import simplejpeg
 from PIL import Image
 
-from bg_pipeline_tests.corpus import (
-    DISPLAY_P3,
-    SIZE,
-    Case,
-    exif,
-    lying,
-    png_file,
-    saved,
-    scene,
-)
+from bg_pipeline_tests.corpus import DISPLAY_P3, SIZE, Case, exif, lying, png_file, saved, scene
 from bg_pipeline_tests.tiff_files import BYTE, LONG, SHORT, Page, tiff_file
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]

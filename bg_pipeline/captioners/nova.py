@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from bg_pipeline import errors
-from bg_pipeline.aws import Aws
+from bg_pipeline.aws.clients import Aws
+from bg_pipeline.domain.model_facts import facts_of, split_profile
 from bg_pipeline.generators import Operation
-from bg_pipeline.models.facts import facts_of, split_profile
 from bg_pipeline.models.geography import caption_models
 from bg_pipeline.settings import Settings
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from bg_pipeline.aws import Aws
+from bg_pipeline.aws.clients import Aws
 from bg_pipeline.errors import BgPipelineError, ModelUnavailable
 from bg_pipeline.labelers import custom_labels
-from bg_pipeline.quotas.calls import classify
+from bg_pipeline.rate_limits.calls import classify
 
 ON = frozenset({"STARTING", "RUNNING"})
 """The states that cost money."""

@@ -1,9 +1,9 @@
 """The time in which a Custom Labels model runs for the pipeline: started by one run, stopped in every case.
 
 Under a lease that one run holds, a record of the start is stored before the model is started. That run stops
-the model when it is done, however that ends. If it was killed, `bg_pipeline.custom_labels.guard` does so, or the
-next run that gets the lease. A model that runs without such a record was started by somebody else: it is used, and
-left running.
+the model when it is done, however that ends. If it was killed, `bg_pipeline.custom_labels.orphaned_models` does so,
+or the next run that gets the lease. A model that runs without such a record was started by somebody else: it is used,
+and left running.
 """
 
 import time
@@ -16,14 +16,14 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_pascal
 
-from bg_pipeline import layout
+from bg_pipeline.budget.run_budget import Purse, Reservation
 from bg_pipeline.custom_labels.model import CustomModel, InUse, NotStarted, State
+from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.model_facts import facts_of
 from bg_pipeline.errors import BgPipelineError, PreconditionFailed, Throttled, Transient
 from bg_pipeline.labelers import custom_labels
-from bg_pipeline.models.facts import facts_of
-from bg_pipeline.spending.purse import Purse, Reservation
 from bg_pipeline.state.leases import Lease, Leases, holder_of, seconds_since_boot
-from bg_pipeline.store import Store
+from bg_pipeline.storage.object_store import Store
 
 POLL_SECONDS = 10.0
 """Between two looks at a model that starts or stops; AWS takes 5 such calls a second."""
@@ -122,7 +122,7 @@ class Window:
         self._purse = purse
         self._note = note
         self._opened = datetime.now(UTC)
-        self._key = layout.window_key(model.arn, "start")
+        self._key = s3_keys.window_key(model.arn, "start")
         self._record, self._etag = read_record(store, self._key)
         self._runs = False
         self._reserved: list[Reservation] = []
@@ -317,7 +317,7 @@ class Window:
             cost_usd=None if (price := self._price(hours)) is None else round(price, 4),
             **vars(self.tally),
         )
-        self.report_key = layout.window_report_key(self.report.opened.astimezone(UTC), self.report.run)
+        self.report_key = s3_keys.window_report_key(self.report.opened.astimezone(UTC), self.report.run)
         self._store.write_json(self.report_key, self.report.model_dump(mode="json", by_alias=True))
 
     def _hours(self, until: datetime) -> float:
@@ -357,7 +357,7 @@ def opened(
     Raises `NotStarted` and what `CustomModel` raises if it does not run within ``minutes``, and `CapReached`. In
     every case a model that was started for this is stopped before the lease is given back.
     """
-    key = layout.window_key(model.arn, "lease")
+    key = s3_keys.window_key(model.arn, "lease")
     lease = leases.acquire(key)
     if lease is None:
         raise Busy(f"{owner(store, model.arn)} owns the window of {model.arn}; there is one at a time")
@@ -372,5 +372,5 @@ def opened(
 
 def owner(store: Store, arn: str) -> str:
     """Who owns the window of a model, in words."""
-    holder = holder_of(store, layout.window_key(arn, "lease"))
+    holder = holder_of(store, s3_keys.window_key(arn, "lease"))
     return f"run {holder.run} (on {holder.host} since {holder.since:%H:%M} UTC)" if holder else "another run"

@@ -15,19 +15,19 @@ from pathlib import Path
 import yaml  # type: ignore[import-untyped]
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
-from bg_pipeline import layout
-from bg_pipeline.aws import Aws
+from bg_pipeline.aws.clients import Aws
 from bg_pipeline.captioners import nova
+from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.model_facts import FRESH, as_of, facts_of, outdated
 from bg_pipeline.errors import PreconditionFailed, SettingsError
 from bg_pipeline.generators import Operation, generator
 from bg_pipeline.labelers import rekognition
-from bg_pipeline.models import choice as models
-from bg_pipeline.models.facts import FRESH, as_of, facts_of, outdated
+from bg_pipeline.models import selection as models
 from bg_pipeline.models.geography import called_from, elsewhere
 from bg_pipeline.pipeline import open_bucket
-from bg_pipeline.quotas.account import AccountQuotas
+from bg_pipeline.rate_limits.account_quotas import AccountQuotas
 from bg_pipeline.settings import Settings
-from bg_pipeline.store import Store
+from bg_pipeline.storage.object_store import Store
 
 _UNREACHED = (ClientError, BotoCoreError)
 
@@ -97,7 +97,7 @@ def bucket(settings: Settings, aws: Aws) -> Iterator[Finding]:
     """Whether the bucket is there, can be listed, written, and written on conditions."""
     try:
         store = open_bucket(settings, aws)
-        next(store.list(f"{layout.UPLOADS}/"), None)
+        next(store.list(f"{s3_keys.UPLOADS}/"), None)
     except SettingsError as error:
         yield Finding(Level.FAILED, "bucket", str(error), "set BG_BUCKET; check the policy's s3:ListBucket")
         return
@@ -113,7 +113,7 @@ def bucket(settings: Settings, aws: Aws) -> Iterator[Finding]:
 
 def conditional_writes(store: Store) -> Finding:
     """Leases, claims and caps are kept by conditional writes; this tries them on an object of its own."""
-    key = f"{layout.STATE}/doctor/{uuid.uuid4()}.json"
+    key = f"{s3_keys.STATE}/doctor/{uuid.uuid4()}.json"
     try:
         etag = store.write_json(key, {"Made": datetime.now(UTC).isoformat()}, if_absent=True)
         refused = 0

@@ -12,22 +12,22 @@ from urllib.parse import urlsplit
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from bg_pipeline import layout
-from bg_pipeline.aws import Aws
+from bg_pipeline.aws.clients import Aws
 from bg_pipeline.captioners import nova
-from bg_pipeline.flow.archive import PREFIX as ARCHIVE_HERE
+from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.model_facts import facts_of
 from bg_pipeline.generators import Operation, generator
 from bg_pipeline.labelers import custom_labels
-from bg_pipeline.models.facts import facts_of
 from bg_pipeline.models.geography import called_from, elsewhere, runs_in
+from bg_pipeline.run.archive import PREFIX as ARCHIVE_HERE
 from bg_pipeline.settings import Settings
 
 Role = Literal["pipeline", "submitter", "page", "api"]
 ROLES: tuple[Role, ...] = ("pipeline", "submitter", "page", "api")
 
-MADE = (layout.LABELS, layout.CAPTIONS, layout.MASKS, layout.RESULTS, layout.REPORTS)
+MADE = (s3_keys.LABELS, s3_keys.CAPTIONS, s3_keys.MASKS, s3_keys.RESULTS, s3_keys.REPORTS)
 """What the pipeline makes of uploads."""
-DATA = (layout.RESULTS, layout.REPORTS)
+DATA = (s3_keys.RESULTS, s3_keys.REPORTS)
 """The part of it that lies in the bucket that a request names."""
 
 MANAGED_POLICY = 6_144
@@ -125,16 +125,16 @@ def _submitter(settings: Settings, around: Surroundings) -> Iterator[Statement]:
         "Submit",
         # A large photo is uploaded in parts, and what was begun and failed is taken away.
         ("s3:PutObject", "s3:AbortMultipartUpload", "s3:PutObjectTagging"),
-        *_under(around, bucket, layout.UPLOADS),
+        *_under(around, bucket, s3_keys.UPLOADS),
     )
     yield _allow(
-        "EndDrafts", ("s3:DeleteObject",), f"{_bucket(around, bucket)}/{layout.UPLOADS}/*/{layout.DRAFT}"
+        "EndDrafts", ("s3:DeleteObject",), f"{_bucket(around, bucket)}/{s3_keys.UPLOADS}/*/{s3_keys.DRAFT}"
     )
     yield _allow(
         "SeeWhatBecame",
         ("s3:GetObject", "s3:GetObjectTagging"),
-        *_under(around, bucket, layout.UPLOADS, layout.ASSETS, *DATA),
-        *(arn for name in settings.allowed_buckets for arn in _under(around, name, layout.UPLOADS, *DATA)),
+        *_under(around, bucket, s3_keys.UPLOADS, s3_keys.ASSETS, *DATA),
+        *(arn for name in settings.allowed_buckets for arn in _under(around, name, s3_keys.UPLOADS, *DATA)),
     )
 
 
@@ -147,17 +147,17 @@ def _page(settings: Settings, around: Surroundings) -> Iterator[Statement]:
         yield _allow(
             "ListOthers", ("s3:ListBucket",), *(_bucket(around, name) for name in settings.allowed_buckets)
         )
-    yield _allow("EndUploads", ("s3:DeleteObject",), *_under(around, settings.bucket, layout.UPLOADS))
+    yield _allow("EndUploads", ("s3:DeleteObject",), *_under(around, settings.bucket, s3_keys.UPLOADS))
     yield _allow(
         "Review",
         ("s3:PutObject", "s3:DeleteObject", "s3:PutObjectTagging"),
-        *(arn for name in buckets for arn in _under(around, name, layout.REVIEWS, layout.PUBLISHED)),
+        *(arn for name in buckets for arn in _under(around, name, s3_keys.REVIEWS, s3_keys.PUBLISHED)),
     )
     # Of the state, only the lists of what people asked for here: what was published, and which batch is done again.
     yield _allow(
         "Record",
         ("s3:PutObject",),
-        *_under(around, settings.bucket, f"{layout.STATE}/published", f"{layout.STATE}/retries"),
+        *_under(around, settings.bucket, f"{s3_keys.STATE}/published", f"{s3_keys.STATE}/retries"),
     )
 
 
@@ -169,9 +169,9 @@ def _pipeline(settings: Settings, around: Surroundings) -> Iterator[Statement]:
         ("s3:GetObject", "s3:GetObjectTagging"),
         *(f"{_bucket(around, name)}/*" for name in (bucket, *others)),
     )
-    written = [*MADE, layout.STATE]
-    written += [layout.PAYLOADS] if settings.keep_payloads else []
-    written += [layout.ARCHIVE] if settings.archive_to == ARCHIVE_HERE else []
+    written = [*MADE, s3_keys.STATE]
+    written += [s3_keys.PAYLOADS] if settings.keep_payloads else []
+    written += [s3_keys.ARCHIVE] if settings.archive_to == ARCHIVE_HERE else []
     targets = _under(around, bucket, *written)
     for name in others:
         targets += _under(around, name, *DATA)
@@ -181,7 +181,7 @@ def _pipeline(settings: Settings, around: Surroundings) -> Iterator[Statement]:
         *targets,
     )
     if settings.archive_to:
-        yield _allow("TakeOriginals", ("s3:DeleteObject",), *_under(around, bucket, layout.UPLOADS))
+        yield _allow("TakeOriginals", ("s3:DeleteObject",), *_under(around, bucket, s3_keys.UPLOADS))
     if other := _archive(settings):
         yield _allow(
             "Archive",
@@ -197,11 +197,11 @@ def _outputs(settings: Settings, around: Surroundings) -> Iterator[Statement]:
         *_under(
             around,
             settings.bucket,
-            layout.UPLOADS,
-            layout.OUTPUTS,
-            layout.PHOTOS,
-            layout.REVIEWS,
-            layout.PUBLISHED,
+            s3_keys.UPLOADS,
+            s3_keys.OUTPUTS,
+            s3_keys.PHOTOS,
+            s3_keys.REVIEWS,
+            s3_keys.PUBLISHED,
         ),
     )
 

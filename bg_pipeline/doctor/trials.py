@@ -11,22 +11,22 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 from PIL import Image, ImageDraw
 
-from bg_pipeline.aws import Aws
+from bg_pipeline.aws.clients import Aws
+from bg_pipeline.budget.image_budget import ImageBudget
 from bg_pipeline.captioners import nova
 from bg_pipeline.doctor.account import Finding, Level
+from bg_pipeline.domain.model_facts import facts_of
+from bg_pipeline.domain.s3_keys import Batch
 from bg_pipeline.errors import BgPipelineError
-from bg_pipeline.flow.tools import Tools
 from bg_pipeline.generators import Ask, Generator, Operation, generator
 from bg_pipeline.imaging import fit, fit_mask, open_photo
 from bg_pipeline.labelers import faces, rekognition
-from bg_pipeline.layout import Batch
-from bg_pipeline.masks.polarity import TITAN_OUTPAINTING
-from bg_pipeline.models import choice as models
-from bg_pipeline.models.facts import facts_of
+from bg_pipeline.masks.conventions import TITAN_OUTPAINTING
+from bg_pipeline.models import selection as models
 from bg_pipeline.models.geography import elsewhere
 from bg_pipeline.pipeline import open_bucket
+from bg_pipeline.run.context import Tools
 from bg_pipeline.settings import Settings
-from bg_pipeline.spending.image_budget import ImageBudget
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,16 @@ rest. They release the interpreter lock while they work, so threads scale.
 from bg_pipeline.imaging.compose import composite, cut_out, put_back
 from bg_pipeline.imaging.encode import WITH_ALPHA, WRITABLE, encode, writable_format
 from bg_pipeline.imaging.fidelity import Fidelity, measure
-from bg_pipeline.imaging.fit import AllowedSizes, Bounds, Fitted, Sizes, fit, fit_mask, small_jpeg, unfit
+from bg_pipeline.imaging.fit import (
+    AllowedSizes,
+    Bounds,
+    Fitted,
+    Sizes,
+    fit,
+    fit_mask,
+    small_jpeg,
+    unfit,
+)
 from bg_pipeline.imaging.photo import MAX_PIXELS, Facts, Photo, look, open_photo
 
 __all__ = [

@@ -11,7 +11,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from bg_pipeline.imaging.planes import Box, Floats, Levels, average, enlarged, levels, picture, planes
+from bg_pipeline.imaging.arrays import (
+    Box,
+    Floats,
+    Levels,
+    average,
+    enlarged,
+    levels,
+    picture,
+    planes,
+)
 
 Places = npt.NDArray[np.intp]
 

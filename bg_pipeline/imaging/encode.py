@@ -7,8 +7,8 @@ from xml.sax.saxutils import escape
 
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
+from bg_pipeline.domain.formats import size_problem
 from bg_pipeline.errors import ImageError
-from bg_pipeline.formats import size_problem
 from bg_pipeline.imaging.photo import on_white
 
 WITH_ALPHA = frozenset({"png", "webp", "tiff", "avif"})

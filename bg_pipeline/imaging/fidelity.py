@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops, ImageFilter
 
+from bg_pipeline.imaging.arrays import Box, Floats, average, enlarged, picture, planes
 from bg_pipeline.imaging.edge import edge_boxes, filtered
 from bg_pipeline.imaging.photo import Photo, on_white
-from bg_pipeline.imaging.planes import Box, Floats, average, enlarged, picture, planes
 
 Flags = npt.NDArray[np.bool]
 

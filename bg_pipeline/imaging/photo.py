@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from bg_pipeline import formats
+from bg_pipeline.domain import formats
 from bg_pipeline.errors import ImageError
-from bg_pipeline.imaging import kinds
+from bg_pipeline.imaging import file_types
 from bg_pipeline.imaging.colour import in_srgb, is_srgb
 from bg_pipeline.imaging.source import Size, Source
 
@@ -93,7 +93,7 @@ def _header(data: bytes, max_pixels: int) -> Source:
     if not data:
         raise ImageError("EmptyFile", "the file is empty (0 bytes); upload it again")
     try:
-        source = kinds.read(data)
+        source = file_types.read(data)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_many_pixels("the image", max_pixels) from None
     width, height = source.size

@@ -10,7 +10,15 @@ from PIL import Image
 from bg_pipeline.errors import ImageError
 from bg_pipeline.imaging import jpeg, vips
 from bg_pipeline.imaging.colour import Colour, Deep
-from bg_pipeline.imaging.source import UNREADABLE, Pixels, Source, damaged, loaded, unsupported, why
+from bg_pipeline.imaging.source import (
+    UNREADABLE,
+    Pixels,
+    Source,
+    damaged,
+    loaded,
+    unsupported,
+    why,
+)
 from bg_pipeline.imaging.tags import ORIENTATION, Directory, directories, resolution
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262

@@ -6,7 +6,16 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from bg_pipeline.local_aws.control import Control
-from bg_pipeline.local_aws.rekognition import Body, Percent, Picture, box, check, looked_at, parsed, received
+from bg_pipeline.local_aws.rekognition import (
+    Body,
+    Percent,
+    Picture,
+    box,
+    check,
+    looked_at,
+    parsed,
+    received,
+)
 from bg_pipeline.local_aws.rules import Window
 from bg_pipeline.local_aws.studio import Studio
 from bg_pipeline.local_aws.wire import AwsError, Call

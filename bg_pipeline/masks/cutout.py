@@ -4,7 +4,7 @@ from PIL import Image
 
 from bg_pipeline.errors import ImageError
 from bg_pipeline.imaging import Fitted
-from bg_pipeline.masks import Mask, Source, polarity, refine
+from bg_pipeline.masks import Mask, Source, conventions, refine
 
 
 def read_cutout(
@@ -20,7 +20,7 @@ def read_cutout(
         raise ImageError(
             "CutOutWithoutAlpha", f"the cut-out is {cutout.mode} and has no alpha to make a mask of"
         )
-    alpha = polarity.from_alpha(cutout)
+    alpha = conventions.from_alpha(cutout)
     if fitted is None and abs(alpha.width * photo.height - alpha.height * photo.width) > 2 * max(photo.size):
         raise ImageError(
             "CutOutShapeDiffers",

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageFilter
 
 from bg_pipeline.masks import Mask
-from bg_pipeline.masks.pieces import pieces
+from bg_pipeline.masks.connected_components import pieces
 
 # The mean change around a pixel, of 255: encoding an unchanged picture again stays below, painting rarely does.
 UNCHANGED = 8

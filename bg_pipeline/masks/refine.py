@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bg_pipeline.imaging.planes import window_sums
+from bg_pipeline.imaging.arrays import window_sums
 
 Plane = NDArray[np.float32]
 Area = tuple[int, int, int, int]

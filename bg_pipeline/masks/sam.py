@@ -16,7 +16,7 @@ from PIL import Image, ImageChops, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bg_pipeline.errors import CallError, ImageError, SettingsError
-from bg_pipeline.masks import Mask, polarity
+from bg_pipeline.masks import Mask, conventions
 from bg_pipeline.masks.boxes import Box
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ def _picture(form: SamForm, data: bytes) -> Image.Image:
 
 
 def _as_kept(form: SamForm, mask: Image.Image) -> Image.Image:
-    return mask if form.subject == "white" else polarity.STORED.read(mask)
+    return mask if form.subject == "white" else conventions.STORED.read(mask)
 
 
 def _score(value: Any) -> float | None:

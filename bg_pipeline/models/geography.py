@@ -1,14 +1,14 @@
 """Which inference profile a model is called through, and from which Regions.
 
 A profile belongs to a geography: ``us.amazon.nova-pro-v1:0`` is called from Regions of the US and runs in one of
-them. The tables are those of ``facts.toml``; where Bedrock itself can be asked, `bg_pipeline.models.choice` does.
+them. The tables are those of ``facts.toml``; where Bedrock itself can be asked, `bg_pipeline.models.selection` does.
 """
 
 from collections.abc import Sequence
 
-from bg_pipeline.aws import Aws
+from bg_pipeline.aws.clients import Aws
+from bg_pipeline.domain.model_facts import all_facts, facts_of, geographies, split_profile
 from bg_pipeline.generators import Operation
-from bg_pipeline.models.facts import all_facts, facts_of, geographies, split_profile
 
 
 def called_from(operation: Operation) -> tuple[str, ...]:

@@ -18,12 +18,12 @@ from typing import Final, TypeVar
 
 import orjson
 
+from bg_pipeline.domain.s3_keys import Batch, UploadDate, date_path
 from bg_pipeline.errors import BgPipelineError
-from bg_pipeline.flow.work import Work, open_work, stored_batches
-from bg_pipeline.layout import Batch, UploadDate, date_path
 from bg_pipeline.reports.report import spreadsheet_text
+from bg_pipeline.run.batch_work import Work, open_work, stored_batches
 from bg_pipeline.settings import Settings
-from bg_pipeline.store import Store, Stored
+from bg_pipeline.storage.object_store import Store, Stored
 
 T = TypeVar("T")
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from bg_pipeline.domain.s3_keys import Batch, local_path
 from bg_pipeline.errors import ImageError
 from bg_pipeline.imaging import small_jpeg
-from bg_pipeline.layout import Batch, local_path
 from bg_pipeline.reports.report import Row, printable
-from bg_pipeline.store import Store
+from bg_pipeline.storage.object_store import Store
 
 CELL = 320
 """The box, in pixels, that each picture is fitted into."""

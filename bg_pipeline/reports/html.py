@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Final
 
 import pybase64
 
-from bg_pipeline.reports import thumbnails
 from bg_pipeline.reports.report import Report, Row, printable
+from bg_pipeline.state import thumbnails
 
 if TYPE_CHECKING:
     from jinja2 import Template

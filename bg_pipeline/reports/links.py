@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from bg_pipeline.aws import Aws
-from bg_pipeline.store import Store
+from bg_pipeline.aws.clients import Aws
+from bg_pipeline.storage.object_store import Store
 
 
 @dataclass(frozen=True)

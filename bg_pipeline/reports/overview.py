@@ -4,18 +4,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from bg_pipeline import layout
-from bg_pipeline.batch import BatchRequest, default_request
+from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.payments import total
+from bg_pipeline.domain.requests import BatchRequest, default_request
+from bg_pipeline.domain.s3_keys import Batch
 from bg_pipeline.errors import RequestError, UsageError
-from bg_pipeline.flow.finding import sample_left
-from bg_pipeline.flow.work import Work
-from bg_pipeline.layout import Batch
 from bg_pipeline.reports.report import Report, Row
+from bg_pipeline.run.batch_work import Work
+from bg_pipeline.run.discovery import sample_left
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.leases import holder_of
-from bg_pipeline.state.payments import total
-from bg_pipeline.state.processes import is_dead
-from bg_pipeline.store import Store
+from bg_pipeline.state.process_identity import is_dead
+from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads.submitting import check_request
 
 
@@ -45,7 +45,7 @@ class Standing:
     request_etag: str = ""
 
     def report_key(self, extension: str = "json") -> str:
-        return layout.report_key(self.status_prefix, self.request_id, extension)
+        return s3_keys.report_key(self.status_prefix, self.request_id, extension)
 
     @property
     def reported(self) -> bool:
@@ -63,7 +63,7 @@ class Standing:
 
     def retry(self) -> bytes | None:
         """The ready-made request that asks again for what failed, None if nothing did."""
-        content = self.data.read(layout.retry_key(self.status_prefix, self.request_id))
+        content = self.data.read(s3_keys.retry_key(self.status_prefix, self.request_id))
         return None if content is None else content.data
 
 

@@ -18,9 +18,9 @@ from typing import IO, TYPE_CHECKING, Any, Final, Self, get_type_hints
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
+from bg_pipeline.domain.payments import total
+from bg_pipeline.domain.s3_keys import REQUEST
 from bg_pipeline.errors import BgPipelineError, RequestError
-from bg_pipeline.layout import REQUEST
-from bg_pipeline.state.payments import total
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,11 +7,11 @@ from typing import Any, Final
 
 import orjson
 
-from bg_pipeline import layout
+from bg_pipeline.domain import s3_keys
 from bg_pipeline.errors import PreconditionFailed, UsageError
 from bg_pipeline.review.decisions import THREADS, Decision, State
 from bg_pipeline.review.items import Item
-from bg_pipeline.store import Content, Store
+from bg_pipeline.storage.object_store import Content, Store
 
 LONGEST_REASON: Final = 1000
 
@@ -47,7 +47,7 @@ def check_who(by: str) -> None:
 
 
 def _keep(data: Store, decision: Decision) -> None:
-    key = layout.review_key(decision.result)
+    key = s3_keys.review_key(decision.result)
     before: Content | None = None
     while True:
         document: dict[str, Any] = decision.document()

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from bg_pipeline import layout
-from bg_pipeline.store import Store
+from bg_pipeline.domain import s3_keys
+from bg_pipeline.storage.object_store import Store
 
 THREADS: Final = 16
 """Decisions read or written, or results copied, at a time."""
@@ -79,7 +79,7 @@ def _decision(document: Any) -> Decision | None:
 
 def decision_about(data: Store, result: str, etag: str) -> Decision | None:
     """The latest decision about one version of a result, be it followed by decisions about other versions."""
-    document = data.read_json(layout.review_key(result))
+    document = data.read_json(s3_keys.review_key(result))
     earlier = document.get("Earlier", []) if isinstance(document, dict) else []
     for each in [document, *(earlier if isinstance(earlier, list) else [])]:
         decision = _decision(each)
@@ -97,8 +97,8 @@ class Reviews:
 
     def of(self, results: Iterable[str], output_prefix: str) -> dict[str, Decision]:
         """The latest decisions by result, for results under a prefix."""
-        stored = {found.key: found.etag for found in self._data.list(layout.reviews_of(output_prefix))}
-        wanted = {result: key for result in results if (key := layout.review_key(result)) in stored}
+        stored = {found.key: found.etag for found in self._data.list(s3_keys.reviews_of(output_prefix))}
+        wanted = {result: key for result in results if (key := s3_keys.review_key(result)) in stored}
         with ThreadPoolExecutor(THREADS, "review") as pool:
             list(pool.map(lambda key: self._fetch(key, stored[key]), wanted.values()))
         found = {result: self._read[key][1] for result, key in wanted.items()}

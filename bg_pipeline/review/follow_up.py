@@ -4,17 +4,17 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Self
 
-from bg_pipeline.batch import BatchRequest, retry_request, write
+from bg_pipeline.budget.remaining import check_cap
+from bg_pipeline.domain.requests import BatchRequest, retry_request, write
+from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.text import run_command
 from bg_pipeline.errors import UsageError
-from bg_pipeline.flow.renditions import WISHES
-from bg_pipeline.layout import Batch
 from bg_pipeline.reports.overview import Standing, images_to_retry, look_up
-from bg_pipeline.reports.wording import run_command
+from bg_pipeline.run.renditions import WISHES
 from bg_pipeline.settings import Settings
-from bg_pipeline.spending.remaining import check_cap
 from bg_pipeline.state.follow_ups import RETRIES, FollowUps, remember_origin
 from bg_pipeline.state.ledger import Ledger
-from bg_pipeline.store import Store
+from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads import listing
 from bg_pipeline.uploads.submitting import check_request, hand_over, new_batch, paid_pictures
 
@@ -128,7 +128,7 @@ def prepare_retry(store: Store, settings: Settings, standing: Standing) -> Retry
     Photos that wait for the approval of a sample are not asked for, whatever stopped the run; before the approval
     the retry has the batch's ``Sample`` and asks for no more photos than the sample still lacks. After it, the
     photos were approved with their batch and need no approval of their own. ``MaxCostUSD`` is what is left of the
-    batch's (`bg_pipeline.spending.remaining`).
+    batch's (`bg_pipeline.budget.remaining`).
 
     Raises `UsageError` if there is no report yet, `CapUsedUp` if nothing is left of the cap.
     """

@@ -6,11 +6,11 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from bg_pipeline.errors import UsageError
-from bg_pipeline.flow.work import Work
-from bg_pipeline.reports.building import rows_and_entries
+from bg_pipeline.reports.batch_report import rows_and_entries
 from bg_pipeline.reports.overview import Costs
 from bg_pipeline.reports.report import Row, Status
 from bg_pipeline.review.decisions import Decision, Reviews, State
+from bg_pipeline.run.batch_work import Work
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.ledger import Entry
 

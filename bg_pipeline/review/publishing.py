@@ -9,12 +9,12 @@ from itertools import compress
 
 import orjson
 
-from bg_pipeline import layout
+from bg_pipeline.domain import s3_keys
 from bg_pipeline.errors import PreconditionFailed, UsageError
-from bg_pipeline.flow.work import Work
 from bg_pipeline.review.decisions import THREADS, State, decision_about
 from bg_pipeline.review.items import Item
-from bg_pipeline.store import Store
+from bg_pipeline.run.batch_work import Work
+from bg_pipeline.storage.object_store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +52,14 @@ def publish(work: Work, found: Iterable[Item]) -> Published:
     found = list(found)
     data, key = work.place.data, work.place.batch.published_list_key
     content = data.read(key)
-    approved = {layout.published_key(item.key): item for item in found if item.state is State.APPROVED}
+    approved = {s3_keys.published_key(item.key): item for item in found if item.state is State.APPROVED}
     before = _published(content.data) if content else {}
     before |= {
         target: replace(before[target], image=item.image, number=item.number)
         for target, item in approved.items()
         if target in before
     }
-    prefix = layout.published_key(f"{work.place.output_prefix}/")
+    prefix = s3_keys.published_key(f"{work.place.output_prefix}/")
     there = {each.key: each.etag for each in data.list(prefix)}
     fresh = {
         target: item
@@ -103,7 +103,7 @@ def _rejected(data: Store, delivered: Mapping[str, _Copy]) -> set[str]:
 
     def is_rejected(pair: tuple[str, _Copy]) -> bool:
         target, copy = pair
-        decision = decision_about(data, layout.result_of_published(target), copy.result_etag)
+        decision = decision_about(data, s3_keys.result_of_published(target), copy.result_etag)
         return decision is not None and decision.state is State.REJECTED
 
     with ThreadPoolExecutor(THREADS, "publish") as pool:
@@ -115,7 +115,7 @@ def _replaced(
 ) -> set[str]:
     """Those whose successor is delivered ``now``, or all that is asked of their image."""
     there = {
-        (item.image, item.number) for item in found if item.key and layout.published_key(item.key) in now
+        (item.image, item.number) for item in found if item.key and s3_keys.published_key(item.key) in now
     }
     counts = Counter(image for image, _ in there)
 

@@ -9,20 +9,20 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from bg_pipeline.batch import MAX_SEED, BatchRequest, ImageEntry, write
+from bg_pipeline.budget.remaining import check_cap
+from bg_pipeline.domain.requests import MAX_SEED, BatchRequest, ImageEntry, write
+from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.text import run_command
 from bg_pipeline.errors import RequestError, UsageError
-from bg_pipeline.flow.work import Work
-from bg_pipeline.layout import Batch
 from bg_pipeline.reports.overview import look_up
-from bg_pipeline.reports.wording import run_command
 from bg_pipeline.review.deciding import check_who, decide
 from bg_pipeline.review.decisions import State
 from bg_pipeline.review.follow_up import is_over
 from bg_pipeline.review.items import Item
+from bg_pipeline.run.batch_work import Work
 from bg_pipeline.settings import Settings
-from bg_pipeline.spending.remaining import check_cap
 from bg_pipeline.state.follow_ups import REDOES, FollowUps, remember_origin
-from bg_pipeline.store import Store
+from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads.submitting import check_request, hand_over, new_batch
 
 ATTEMPTS: Final = 20
@@ -94,7 +94,7 @@ def redo(
 
     Whoever asks for the same again before that batch has its report is led to it, so that asking twice pays once;
     once it is reported, asking is a new occasion. It may spend what is left of the cap of the batch
-    (`bg_pipeline.spending.remaining`).
+    (`bg_pipeline.budget.remaining`).
 
     Arguments and errors are those of `redo_request`; a `RequestError` by field if the prompt or seed does not do,
     `CapUsedUp` if nothing is left of the cap. Raises `UsageError` if ``by`` is empty, or if one of the pictures is

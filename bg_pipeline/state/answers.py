@@ -21,13 +21,21 @@ from typing import Any
 import orjson
 from botocore.exceptions import BotoCoreError, ClientError
 
-from bg_pipeline import layout
+from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.payments import Payment
 from bg_pipeline.errors import CallError, ClaimLost, RunStopped
-from bg_pipeline.state.claims import CALL_SECONDS, TRIES, Claim, Price, held_by, is_active, made_certain
+from bg_pipeline.state.claims import (
+    CALL_SECONDS,
+    TRIES,
+    Claim,
+    Price,
+    held_by,
+    is_active,
+    made_certain,
+)
 from bg_pipeline.state.leases import CLOCK_SKEW, seconds_since_boot
-from bg_pipeline.state.payments import Payment
-from bg_pipeline.state.processes import is_dead
-from bg_pipeline.store import Content, Store
+from bg_pipeline.state.process_identity import is_dead
+from bg_pipeline.storage.object_store import Content, Store
 
 POLL_SECONDS = 2.0
 
@@ -179,12 +187,12 @@ class Answers:
         return answer if answer and answer.will_do(terms) else None
 
     def _stored(self, kind: str, name: str) -> Answer | None:
-        content = self._store.read(layout.answer_key(kind, name))
+        content = self._store.read(s3_keys.answer_key(kind, name))
         return _read(content.data, content.metadata) if content else None
 
     def payments(self, name: str) -> list[Payment]:
         """The payments that the claim of a call tells of, for whatever image they were made."""
-        content = self._store.read(layout.call_key(name))
+        content = self._store.read(s3_keys.call_key(name))
         return held_by(content.data)["Payments"] if content else []
 
     def keep(
@@ -203,7 +211,7 @@ class Answers:
                 earlier=len(claim.earlier),
                 occasions=tuple(dict.fromkeys(made_on))[-REMEMBERED:],
             )
-        key = layout.answer_key(kind, name)
+        key = s3_keys.answer_key(kind, name)
         for pause in (*KEEP_PAUSES, None):
             try:
                 self._store.write(key, answer.data, media_type=media_type, metadata=answer.metadata())
@@ -256,7 +264,7 @@ class Answers:
         end being known; then every other ``retry`` has it made once more. Raises `RunStopped` when it is told to
         stop.
         """
-        key = layout.call_key(name)
+        key = s3_keys.call_key(name)
         mine = {
             "Holder": self._holder,
             "Batch": terms.batch,

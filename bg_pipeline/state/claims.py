@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 import orjson
 from botocore.exceptions import BotoCoreError, ClientError
 
+from bg_pipeline.domain.payments import Payment
 from bg_pipeline.errors import BgPipelineError, ClaimLost, OutcomeUnknown, PreconditionFailed
-from bg_pipeline.state.own_writes import write_own
-from bg_pipeline.state.payments import Payment
-from bg_pipeline.store import Store
+from bg_pipeline.storage.conditional_writes import write_own
+from bg_pipeline.storage.object_store import Store
 
 T = TypeVar("T")
 

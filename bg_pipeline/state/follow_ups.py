@@ -1,7 +1,7 @@
 """Which batches ask again for something of another one: retries of what failed, redoes of single pictures.
 
 Each kind has one document for each batch, changed only by compare-and-swap, which names every batch that was ever
-made from it: two who ask at once make one batch, and all of them share one cap (`bg_pipeline.spending.remaining`).
+made from it: two who ask at once make one batch, and all of them share one cap (`bg_pipeline.budget.remaining`).
 """
 
 import uuid
@@ -11,13 +11,13 @@ from typing import Any, Final, Self
 
 import orjson
 
-from bg_pipeline import layout
-from bg_pipeline.layout import Batch
-from bg_pipeline.state.own_writes import write_own
-from bg_pipeline.store import Store
+from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.storage.conditional_writes import write_own
+from bg_pipeline.storage.object_store import Store
 
-RETRIES: Final = layout.retried_key
-REDOES: Final = layout.redone_key
+RETRIES: Final = s3_keys.retried_key
+REDOES: Final = s3_keys.redone_key
 """The kinds, as the keys of their documents by batch."""
 
 
@@ -70,7 +70,7 @@ def _batches(document: dict[str, Any]) -> dict[Batch, tuple[str, ...]]:
     named = document.get("Batches", {document["Batch"]: ()})
     found = {}
     for path, pictures in named.items():
-        batch = layout.find_batch(path)
+        batch = s3_keys.find_batch(path)
         if batch is None:
             raise ValueError(path)
         found[batch] = tuple(map(str, pictures))
@@ -79,14 +79,14 @@ def _batches(document: dict[str, Any]) -> dict[Batch, tuple[str, ...]]:
 
 def remember_origin(store: Store, batch: Batch, of: Batch) -> None:
     """Stores of which batch ``batch`` asks again for something."""
-    store.write_json(layout.origin_key(batch), {"Version": 1, "Batch": of.path})
+    store.write_json(s3_keys.origin_key(batch), {"Version": 1, "Batch": of.path})
 
 
 def origin(store: Store, batch: Batch) -> Batch | None:
     """The batch that ``batch`` was made from by a retry or a redo; None if it was not."""
-    document = store.read_json(layout.origin_key(batch))
+    document = store.read_json(s3_keys.origin_key(batch))
     path = document.get("Batch") if isinstance(document, dict) else None
-    return layout.find_batch(path) if isinstance(path, str) else None
+    return s3_keys.find_batch(path) if isinstance(path, str) else None
 
 
 def all_from(store: Store, batch: Batch) -> Iterator[Batch]:

@@ -12,7 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from bg_pipeline.errors import LeaseLost, NotDelivered, PreconditionFailed
 from bg_pipeline.state.leases import Lease
-from bg_pipeline.store import Store
+from bg_pipeline.storage.object_store import Store
 
 ATTEMPTS = 4
 """Writes of one object that somebody without a lease keeps changing, before it is given up."""

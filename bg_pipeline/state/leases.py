@@ -23,9 +23,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_pascal
 
 from bg_pipeline.errors import PreconditionFailed
-from bg_pipeline.state.own_writes import write_own
-from bg_pipeline.state.processes import is_dead, process_name
-from bg_pipeline.store import Content, Store
+from bg_pipeline.state.process_identity import is_dead, process_name
+from bg_pipeline.storage.conditional_writes import write_own
+from bg_pipeline.storage.object_store import Content, Store
 
 TTL_SECONDS = 60.0
 RENEWALS_PER_TTL = 4

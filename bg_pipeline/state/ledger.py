@@ -19,12 +19,12 @@ from typing import Any
 
 import orjson
 
+from bg_pipeline.domain.payments import BEFORE_PAYMENTS, Payment, as_stored, from_stored, record
+from bg_pipeline.domain.s3_keys import Batch
 from bg_pipeline.errors import NewerDocument
-from bg_pipeline.layout import Batch
+from bg_pipeline.state.compressed_rows import Lines
 from bg_pipeline.state.leased_writes import LeasedWriter
-from bg_pipeline.state.lines import Lines
-from bg_pipeline.state.payments import BEFORE_PAYMENTS, Payment, as_stored, from_stored, record
-from bg_pipeline.store import Store, Stored
+from bg_pipeline.storage.object_store import Store, Stored
 
 WHOLE = "ledger.jsonl.gz"
 VERSION = 2

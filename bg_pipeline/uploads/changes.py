@@ -19,11 +19,11 @@ from typing import Final, Literal, Self
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bg_pipeline import layout
-from bg_pipeline.effects import Affects, values
-from bg_pipeline.layout import UploadDate
+from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.effects import Affects, values
+from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.settings import Settings
-from bg_pipeline.store import Store
+from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads.listing import batches
 
 MAX_RUNS: Final = 25
@@ -230,16 +230,16 @@ class Tick:
 
     def _find_dates(self) -> set[UploadDate]:
         """The dates of the look-back with uploads; tells once of folders that are no partition's."""
-        parts = {layout.date_path(day)[:end] for day in _back_from(self.last, self.first) for end in (4, 7)}
+        parts = {s3_keys.date_path(day)[:end] for day in _back_from(self.last, self.first) for end in (4, 7)}
         edges = [self.first, *takewhile(lambda day: day >= self.oldest, _back_from(self.last, self.first))]
-        opened = {layout.date_path(day)[:end] for day in edges for end in (4, 7)}
+        opened = {s3_keys.date_path(day)[:end] for day in edges for end in (4, 7)}
         found: set[UploadDate] = set()
         strays: list[str] = []
 
         def walk(prefix: str) -> None:
             for folder in self.store.folders(prefix):
-                part = folder.removeprefix(f"{layout.UPLOADS}/").removesuffix("/")
-                inside = layout.find_batch(f"{folder}any")
+                part = folder.removeprefix(f"{s3_keys.UPLOADS}/").removesuffix("/")
+                inside = s3_keys.find_batch(f"{folder}any")
                 if part in opened:
                     walk(folder)
                 elif inside is not None and self.first <= inside.date <= self.last:
@@ -247,7 +247,7 @@ class Tick:
                 elif part not in parts and len(strays) < MAX_TOLD:
                     strays.append(folder)
 
-        walk(f"{layout.UPLOADS}/")
+        walk(f"{s3_keys.UPLOADS}/")
         for folder in strays:
             if folder not in self.memory.told:
                 self.warn(
@@ -341,8 +341,8 @@ class Tick:
     def _reported(self, day: UploadDate, uploads: Uploads, started: float) -> bool:
         """Whether every batch has a report of its newest upload, and one was written since the run started."""
         reports: dict[str, float] = {}
-        for found in self.store.list(f"{layout.REPORTS}/{layout.date_path(day)}/"):
-            batch = layout.find_batch(found.key)
+        for found in self.store.list(f"{s3_keys.REPORTS}/{s3_keys.date_path(day)}/"):
+            batch = s3_keys.find_batch(found.key)
             if batch is not None:
                 reports[batch.name] = max(found.modified.timestamp(), reports.get(batch.name, 0.0))
         each = all(reports.get(name, 0.0) >= newest for name, newest in uploads.batches.items())

@@ -2,9 +2,9 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+from bg_pipeline.domain.s3_keys import Batch
 from bg_pipeline.errors import UsageError
-from bg_pipeline.layout import Batch
-from bg_pipeline.store import Store
+from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads.listing import Uploaded, find
 
 THREADS = 16

@@ -17,10 +17,10 @@ from urllib.parse import unquote_plus
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from bg_pipeline import layout
-from bg_pipeline.layout import UploadDate
+from bg_pipeline.aws.sqs import Message, Queue
+from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.uploads.changes import Memory, Tick
-from bg_pipeline.uploads.queue import Message, Queue
 
 MAX_BODY: Final = 262_144
 """Characters of the longest message that is read; an S3 event has about a thousand."""
@@ -176,16 +176,16 @@ class Delivery:
         for each in objects:
             folder = each.key.rpartition("/")[0]
             top = folder.partition("/")[0]
-            upload = layout.parse_upload(each.key)
+            upload = s3_keys.parse_upload(each.key)
             if each.bucket != self.tick.store.bucket:
                 self._tell(
                     each.bucket, f"events of bucket {each.bucket!r} are passed over: it is not BG_BUCKET"
                 )
-            elif top != layout.UPLOADS:
+            elif top != s3_keys.UPLOADS:
                 self._tell(
                     top,
                     f"events such as that of {each.key!r} are passed over: "
-                    f"let the bucket notify of '{layout.UPLOADS}/' only",
+                    f"let the bucket notify of '{s3_keys.UPLOADS}/' only",
                 )
             elif each.key.endswith("/"):
                 pass  # The marker of a folder, which holds nothing yet.
@@ -225,11 +225,11 @@ class Delivery:
         self._tell(
             self.queue.url,
             f"queue {self.queue.url} has no dead-letter queue: what is no event is deleted from it when it was "
-            f"received {POISON_RECEIVES} times, and kept under '{layout.STATE}/poison/'",
+            f"received {POISON_RECEIVES} times, and kept under '{s3_keys.STATE}/poison/'",
         )
         if message.receives >= POISON_RECEIVES:
             data = message.body.encode(errors="replace")
-            self.tick.store.write(layout.poison_key(message.id), data, media_type="text/plain")
+            self.tick.store.write(s3_keys.poison_key(message.id), data, media_type="text/plain")
             self.queue.delete([message.receipt])
 
     def _tell(self, subject: str, sentence: str) -> None:

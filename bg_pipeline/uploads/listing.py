@@ -8,9 +8,9 @@ from itertools import groupby
 
 import orjson
 
-from bg_pipeline import layout
-from bg_pipeline.layout import Batch, Kind, UploadDate
-from bg_pipeline.store import Content, Store, Stored
+from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.s3_keys import Batch, Kind, UploadDate
+from bg_pipeline.storage.object_store import Content, Store, Stored
 
 
 class Approval:
@@ -99,11 +99,11 @@ class Uploaded:
 def remarks(uploaded: Uploaded) -> Iterator[str]:
     """What a person would want to know of objects in the folder that are neither images nor its request, in lines."""
     path, others = uploaded.batch.path, uploaded.others
-    misspelt = [name for name in others if layout.is_misspelt_request(name)]
+    misspelt = [name for name in others if s3_keys.is_misspelt_request(name)]
     if misspelt and uploaded.request is None:
-        yield f"batch {path}: '{misspelt[0]}' is not read; is it meant as {layout.REQUEST}? Then name it so"
-    films = layout.films_of_photos([*uploaded.images, *others])
-    beside = [name for name in others if layout.kind_of(name) is Kind.SIDECAR or name in films]
+        yield f"batch {path}: '{misspelt[0]}' is not read; is it meant as {s3_keys.REQUEST}? Then name it so"
+    films = s3_keys.films_of_photos([*uploaded.images, *others])
+    beside = [name for name in others if s3_keys.kind_of(name) is Kind.SIDECAR or name in films]
     if beside:
         shown = ", ".join(sorted(beside)[:3]) + (", …" if len(beside) > 3 else "")
         yield f"batch {path}: files that go with photos and are none are left out ({len(beside)}: {shown})"
@@ -111,7 +111,7 @@ def remarks(uploaded: Uploaded) -> Iterator[str]:
 
 def batches(store: Store, date: UploadDate) -> Iterator[Uploaded]:
     """The batches of a date in key order; one request per 1,000 objects, one batch in memory at a time."""
-    return _folders(store, store.list(f"{layout.uploads_of(date)}/"))
+    return _folders(store, store.list(f"{s3_keys.uploads_of(date)}/"))
 
 
 def find(store: Store, batch: Batch) -> Uploaded | None:
@@ -120,10 +120,10 @@ def find(store: Store, batch: Batch) -> Uploaded | None:
 
 
 def _folders(store: Store, objects: Iterable[Stored]) -> Iterator[Uploaded]:
-    def batch_of(pair: tuple[layout.Upload, Stored]) -> Batch:
+    def batch_of(pair: tuple[s3_keys.Upload, Stored]) -> Batch:
         return pair[0].batch
 
-    found = ((layout.parse_upload(each.key), each) for each in objects)
+    found = ((s3_keys.parse_upload(each.key), each) for each in objects)
     inside = ((upload, each) for upload, each in found if upload is not None)
     # All keys of one folder share its prefix, so a sorted listing holds them together.
     for batch, pairs in groupby(inside, key=batch_of):
@@ -142,6 +142,6 @@ def _folders(store: Store, objects: Iterable[Stored]) -> Iterator[Uploaded]:
                     uploaded.others[upload.name] = each
                 case Kind.FOLDER:
                     pass
-        for film in layout.films_of_photos(uploaded.images):
+        for film in s3_keys.films_of_photos(uploaded.images):
             uploaded.others[film] = uploaded.images.pop(film)
         yield uploaded

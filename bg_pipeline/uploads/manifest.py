@@ -17,20 +17,28 @@ from typing import Any, Final, Literal, get_args, get_origin
 import orjson
 from pydantic.alias_generators import to_snake
 
-from bg_pipeline import layout
-from bg_pipeline.batch import KNOWN, MAX_BYTES, MAX_IMAGES, BatchRequest, ImageEntry, image_settings, type_of
-from bg_pipeline.batch.spreadsheets import (
+from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.requests import (
+    KNOWN,
+    MAX_BYTES,
+    MAX_IMAGES,
+    BatchRequest,
+    ImageEntry,
+    image_settings,
+    type_of,
+)
+from bg_pipeline.domain.requests.spreadsheets import (
     is_error_value,
     is_formula,
     reference_damage,
     reference_doubt,
     text_of_formula,
 )
-from bg_pipeline.batch.text import decode, wide_coding
+from bg_pipeline.domain.requests.text import decode, wide_coding
+from bg_pipeline.domain.s3_keys import Batch
 from bg_pipeline.errors import ImageError, RequestError
-from bg_pipeline.flow.renditions import WISHES
-from bg_pipeline.layout import Batch
 from bg_pipeline.reports.report import text_of_cell
+from bg_pipeline.run.renditions import WISHES
 from bg_pipeline.settings import Settings
 from bg_pipeline.uploads.submitting import check_submission
 
@@ -363,7 +371,7 @@ def find_name_problems(
         column = "name" if "name" in line.said else "source"
         other = first.setdefault(name, line)
         try:
-            known = layout.kind_of(name) in layout.NAMEABLE
+            known = s3_keys.kind_of(name) in s3_keys.NAMEABLE
             if not known or batch.upload_key(name) in taken:
                 words = f"'{name}' means something else in a batch; say another in column name"
                 yield line.problem(column, words)

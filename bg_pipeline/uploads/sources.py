@@ -19,23 +19,23 @@ from typing import Any, BinaryIO, Final, Protocol
 
 from botocore.exceptions import ClientError
 
-from bg_pipeline import layout
-from bg_pipeline.batch import BatchRequest
+from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.requests import BatchRequest
+from bg_pipeline.domain.s3_keys import Batch
 from bg_pipeline.errors import SettingsError, UsageError
-from bg_pipeline.layout import Batch
 from bg_pipeline.settings import Settings
-from bg_pipeline.store import Store
+from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads.manifest import Manifest, Problem, compose, find_name_problems
-from bg_pipeline.uploads.names import same, spellings
 from bg_pipeline.uploads.submitting import LocalFile, StoredFile, Upload, as_s3_name
+from bg_pipeline.uploads.unicode_names import same, spellings
 
 THREADS: Final = 16
 """Objects that are looked up at a time."""
 
-_OWN: Final = (layout.STATE, layout.PAYLOADS)
+_OWN: Final = (s3_keys.STATE, s3_keys.PAYLOADS)
 """Prefixes of BG_BUCKET that hold no photo of anybody's."""
 AMBIGUOUS: Final = "there is no '{}', and several that look the same but for how their accents are spelt"
-_NAMEABLE: Final = (f"{layout.UPLOADS}/", f"{layout.ASSETS}/")
+_NAMEABLE: Final = (f"{s3_keys.UPLOADS}/", f"{s3_keys.ASSETS}/")
 """Where a mask or a backdrop may stay, as a request may name it there."""
 
 
@@ -228,7 +228,7 @@ def order(
     names = _names([line.said.get("name", "") for line in manifest.lines], paths)
     beside = _Beside(batch)
     keys = {cell: beside.key_of(cell[0], each) for cell, each in found.items() if cell[0] != "source"}
-    others = {**beside.uploads, batch.manifest_key: Text(layout.MANIFEST, text)}
+    others = {**beside.uploads, batch.manifest_key: Text(s3_keys.MANIFEST, text)}
     problems += find_name_problems(manifest, batch, names, others)
     troubled = {number for number, _, _ in problems}
     names = [

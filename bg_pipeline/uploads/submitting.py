@@ -21,13 +21,20 @@ from typing import Any, BinaryIO, Protocol
 import orjson
 from boto3.s3.transfer import TransferConfig
 
-from bg_pipeline import batch as requests
-from bg_pipeline.batch import BatchRequest, image_settings
+from bg_pipeline.domain import requests
+from bg_pipeline.domain.requests import BatchRequest, image_settings
+from bg_pipeline.domain.s3_keys import (
+    EXTENSIONS,
+    Batch,
+    Kind,
+    UploadDate,
+    films_of_photos,
+    kind_of,
+)
 from bg_pipeline.errors import PreconditionFailed, RequestError, UsageError
-from bg_pipeline.flow.renditions import WISHES
-from bg_pipeline.layout import EXTENSIONS, Batch, Kind, UploadDate, films_of_photos, kind_of
+from bg_pipeline.run.renditions import WISHES
 from bg_pipeline.settings import Settings
-from bg_pipeline.store import Store, Stored
+from bg_pipeline.storage.object_store import Store, Stored
 
 HAND_OVER_ATTEMPTS = 3
 THREADS = 8

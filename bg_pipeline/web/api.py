@@ -6,14 +6,14 @@ from typing import Any
 
 from fastapi import Depends, FastAPI
 
-from bg_pipeline.aws import Aws
+from bg_pipeline.aws.clients import Aws
 from bg_pipeline.settings import Settings
-from bg_pipeline.store import Store
+from bg_pipeline.storage.object_store import Store
 from bg_pipeline.web import batches, booth, problems, removal
 from bg_pipeline.web.limits import BodyLimit, Rate
-from bg_pipeline.web.orders import Orders
 from bg_pipeline.web.service import Service
 from bg_pipeline.web.sign_in import CallersOnly, LoopbackOnly, Tokens, bearer
+from bg_pipeline.web.single_photo_jobs import Orders
 
 ABOUT = """
 New backgrounds for photos, each picture paid for once. Names are those of the pipeline's own documents; every error

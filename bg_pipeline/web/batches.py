@@ -14,23 +14,21 @@ from urllib.parse import quote
 from fastapi import APIRouter, Depends, Header, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from bg_pipeline import review
-from bg_pipeline.batch import BatchRequest
+from bg_pipeline import planning, review
+from bg_pipeline.budget.remaining import CapUsedUp
+from bg_pipeline.domain.requests import BatchRequest
+from bg_pipeline.domain.s3_keys import EXTENSIONS, Batch
 from bg_pipeline.errors import RequestError, UsageError
-from bg_pipeline.flow.tools import Tools
-from bg_pipeline.flow.work import drafted, open_work
-from bg_pipeline.layout import EXTENSIONS, Batch
-from bg_pipeline.reports.building import rows
+from bg_pipeline.reports.batch_report import rows
 from bg_pipeline.reports.overview import Costs, Standing, State, look_up, state_of
 from bg_pipeline.reports.report import Status
-from bg_pipeline.spending import planning
-from bg_pipeline.spending.remaining import CapUsedUp
+from bg_pipeline.run.batch_work import drafted, open_work
+from bg_pipeline.run.context import Tools
 from bg_pipeline.uploads import drafts
 from bg_pipeline.uploads import listing as uploads
 from bg_pipeline.uploads.listing import Uploaded
-from bg_pipeline.uploads.names import match_names
 from bg_pipeline.uploads.submitting import check_submission, hand_over, new_batch, paid_pictures
-from bg_pipeline.web.orders import once
+from bg_pipeline.uploads.unicode_names import match_names
 from bg_pipeline.web.problems import Problem
 from bg_pipeline.web.service import (
     IdempotencyKey,
@@ -41,6 +39,7 @@ from bg_pipeline.web.service import (
     TheService,
     check_name,
 )
+from bg_pipeline.web.single_photo_jobs import once
 
 UPLOAD_SECONDS = 3600
 MAX_FILES = 1000

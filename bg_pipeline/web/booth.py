@@ -13,15 +13,14 @@ from fastapi import APIRouter, Response
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
-from bg_pipeline import layout
-from bg_pipeline.batch import image_settings
-from bg_pipeline.flow.renditions import WISHES
-from bg_pipeline.layout import Batch
+from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.requests import image_settings
+from bg_pipeline.domain.s3_keys import Batch
 from bg_pipeline.reports.overview import Standing
 from bg_pipeline.reports.report import Row
+from bg_pipeline.run.renditions import WISHES
 from bg_pipeline.state.leases import holder_of
-from bg_pipeline.state.processes import is_dead
-from bg_pipeline.web.orders import new_batch, once, order_id, order_of
+from bg_pipeline.state.process_identity import is_dead
 from bg_pipeline.web.problems import Problem
 from bg_pipeline.web.service import (
     IdempotencyKey,
@@ -32,6 +31,7 @@ from bg_pipeline.web.service import (
     TheService,
     check_name,
 )
+from bg_pipeline.web.single_photo_jobs import new_batch, once, order_id, order_of
 
 PRESET = "portrait-booth"
 UPLOAD_SECONDS = 300
@@ -129,7 +129,7 @@ def upload(asked: UploadRequest, service: TheService) -> PhotoUpload:
     check_name(name)
     if "${filename}" in name:
         raise Problem(422, "BadName", "'${filename}' in a name would be replaced by storage")
-    key = layout.photo_key(f"{uuid.uuid4().hex}/{name}")
+    key = s3_keys.photo_key(f"{uuid.uuid4().hex}/{name}")
     client, bucket, kind = service.store.client, service.store.bucket, asked.ContentType
     form = client.generate_presigned_post(
         bucket,
@@ -245,7 +245,7 @@ def _unfinished(service: Service, batch: Batch, standing: Standing) -> Photo:
 
 
 def _key(batch: Batch, ref: str, number: int) -> str:
-    return layout.photo_key(f"{order_id(batch)}/photo_{ref}_{number}.jpeg")
+    return s3_keys.photo_key(f"{order_id(batch)}/photo_{ref}_{number}.jpeg")
 
 
 def _delivered(service: Service, batch: Batch, row: Row, number: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from limits.strategies import MovingWindowRateLimiter
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bg_pipeline.batch import MAX_BYTES
+from bg_pipeline.domain.requests import MAX_BYTES
 from bg_pipeline.web.problems import Problem
 
 SMALL_BYTES: Final = 2_000_000

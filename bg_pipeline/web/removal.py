@@ -14,13 +14,13 @@ from fastapi import APIRouter, Header, Query, Response
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
-from bg_pipeline import layout
-from bg_pipeline.layout import Batch
+from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.s3_keys import Batch
 from bg_pipeline.reports.report import Row
 from bg_pipeline.uploads.submitting import Upload
-from bg_pipeline.web.orders import new_batch, once, ordered_at
 from bg_pipeline.web.problems import Problem
 from bg_pipeline.web.service import IdempotencyKey, Link, ObjectKey, Service, TheCaller, TheService
+from bg_pipeline.web.single_photo_jobs import new_batch, once, ordered_at
 
 WISHES = {"Task": "REMOVE", "Subject": "SALIENT", "Renditions": [{"Preset": "transparent", "Format": "png"}]}
 ADVICE = "repeat the call with the same Idempotency-Key in a while; nothing is paid for twice"
@@ -179,4 +179,4 @@ def _targets(batch: Batch, key: str) -> Iterator[str]:
     stem = posixpath.splitext(posixpath.basename(key))[0]
     for seconds in itertools.count():
         moment = ordered_at(batch) + timedelta(seconds=seconds)
-        yield layout.output_key(f"{stem}_bg_removed_{moment:%Y%m%d_%H%M%S}.png")
+        yield s3_keys.output_key(f"{stem}_bg_removed_{moment:%Y%m%d_%H%M%S}.png")

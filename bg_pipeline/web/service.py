@@ -15,29 +15,29 @@ from fastapi import Depends, Header, Request
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
-from bg_pipeline import layout
-from bg_pipeline.aws import Aws
+from bg_pipeline.aws.clients import Aws
+from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.s3_keys import Batch, Kind, kind_of
 from bg_pipeline.errors import ImageError, PreconditionFailed
 from bg_pipeline.imaging import look
-from bg_pipeline.layout import Batch, Kind, kind_of
 from bg_pipeline.reports import links
 from bg_pipeline.reports.report import Row, Status
 from bg_pipeline.settings import Settings
-from bg_pipeline.store import Store
+from bg_pipeline.storage.object_store import Store
 from bg_pipeline.web.limits import SMALL_BYTES
-from bg_pipeline.web.orders import Orders, order_id
 from bg_pipeline.web.problems import TOO_LARGE, Problem
+from bg_pipeline.web.single_photo_jobs import Orders, order_id
 
 T = TypeVar("T")
 
 LINK_SECONDS = 3600
 """How long a link to a picture is good, if the credentials that signed it live as long."""
 
-_OWN = (layout.STATE, layout.PAYLOADS, layout.REVIEWS)
+_OWN = (s3_keys.STATE, s3_keys.PAYLOADS, s3_keys.REVIEWS)
 """Prefixes of which no caller gets to see anything."""
 
 ObjectKey = Annotated[
-    str, Field(min_length=1, max_length=layout.MAX_KEY_BYTES, pattern=r"^[^\x00-\x1f\x7f]+$")
+    str, Field(min_length=1, max_length=s3_keys.MAX_KEY_BYTES, pattern=r"^[^\x00-\x1f\x7f]+$")
 ]
 
 
@@ -173,9 +173,9 @@ def check_name(name: str) -> None:
     # HTTP clients resolve such segments, so that another object would be meant.
     if {".", ".."} & set(name.split("/")):
         raise Problem(422, "BadName", f"'{name}' holds a '.' or '..' segment")
-    if len(name.encode()) > layout.MAX_KEY_BYTES:
+    if len(name.encode()) > s3_keys.MAX_KEY_BYTES:
         raise Problem(
-            422, "KeyTooLong", f"'{name[:40]}…' is longer than the {layout.MAX_KEY_BYTES} bytes S3 takes"
+            422, "KeyTooLong", f"'{name[:40]}…' is longer than the {s3_keys.MAX_KEY_BYTES} bytes S3 takes"
         )
 
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bg_pipeline import errors
-from bg_pipeline.aws import Aws
+from bg_pipeline.aws.clients import Aws
 from bg_pipeline.captioners import nova
 from bg_pipeline.settings import settings
 from bg_pipeline_tests.golden import golden

@@ -15,24 +15,24 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from bg_pipeline import layout
-from bg_pipeline.assets.custom_labels_window import custom_labels_window
-from bg_pipeline.custom_labels import guard as guard_module
-from bg_pipeline.custom_labels import run as window_run
-from bg_pipeline.custom_labels import standstill, waiting, window
-from bg_pipeline.custom_labels.guard import Guard, see_off
+from bg_pipeline.budget.limits import CapReached
+from bg_pipeline.custom_labels import orphaned_models as guard_module
+from bg_pipeline.custom_labels import waiting_dates, window, window_run
 from bg_pipeline.custom_labels.model import NotStarted
-from bg_pipeline.dagster_home import prepare
+from bg_pipeline.custom_labels.orphaned_models import Guard, see_off
 from bg_pipeline.definitions import definitions
+from bg_pipeline.defs.assets.custom_labels_window import custom_labels_window
+from bg_pipeline.defs.dagster_home import prepare
+from bg_pipeline.defs.schedules import custom_labels_guard
+from bg_pipeline.domain import s3_keys
 from bg_pipeline.errors import ModelUnavailable, PreconditionFailed
-from bg_pipeline.flow.engine import Progress
 from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.reports.report import Status
-from bg_pipeline.schedules import custom_labels_guard
-from bg_pipeline.spending.caps import CapReached
+from bg_pipeline.run.engine import Progress
+from bg_pipeline.state import model_stopped
 from bg_pipeline.state.leases import Leases, holder_of
 from bg_pipeline.state.ledger import Ledger
-from bg_pipeline.store import Store
+from bg_pipeline.storage.object_store import Store
 from bg_pipeline_tests.batches import Bench, aws
 from bg_pipeline_tests.pictures import photo
 
@@ -77,11 +77,11 @@ class Shop(Bench):
         return Guard(self.store, aws(), seen or {}, **more)
 
     def reports(self) -> list[dict[str, Any]]:
-        return [self.store.read_json(key) for key in self.keys(f"{layout.WINDOWS}/reports/")]
+        return [self.store.read_json(key) for key in self.keys(f"{s3_keys.WINDOWS}/reports/")]
 
     def spent(self) -> dict[str, Any]:
         """The records of spending under the caps of a day, together: midnight may have passed."""
-        days = [self.store.read_json(key) for key in self.keys(f"{layout.STATE}/spend/days/")]
+        days = [self.store.read_json(key) for key in self.keys(f"{s3_keys.STATE}/spend/days/")]
         assert days
         return {
             "ClaimedMicroUsd": {run: usd for day in days for run, usd in day["ClaimedMicroUsd"].items()},
@@ -89,7 +89,7 @@ class Shop(Bench):
         }
 
     def starts(self) -> list[str]:
-        return [key for key in self.keys(f"{layout.WINDOWS}/models/") if key.endswith("/start.json")]
+        return [key for key in self.keys(f"{s3_keys.WINDOWS}/models/") if key.endswith("/start.json")]
 
 
 @pytest.fixture
@@ -132,11 +132,11 @@ def test_a_photo_that_needs_the_model_waits_while_it_is_off_and_says_for_what(
     day = shop.run(TODAY)
     assert day.counts == {Status.SKIPPED: 2}
     for row in shop.rows(batch).values():
-        assert row.Error == standstill.WAITS
+        assert row.Error == model_stopped.WAITS
         assert "custom_labels_window" in row.Cause
         assert row.Caption
     assert shop.keys("image-labels/") == []
-    assert [mark.date for mark in waiting.marks(shop.store)] == [TODAY]
+    assert [mark.date for mark in waiting_dates.marks(shop.store)] == [TODAY]
     assert "DetectLabels" not in operations(control)
 
 
@@ -194,7 +194,7 @@ def test_a_window_labels_what_waits_stops_the_model_and_then_does_the_rest(
     )
     assert state() in ("STOPPING", "STOPPED")
     assert shop.starts() == []
-    assert list(waiting.marks(shop.store)) == []
+    assert list(waiting_dates.marks(shop.store)) == []
 
 
 def test_a_window_tells_its_hours_and_their_cost_and_counts_it_under_the_caps_of_the_day(shop: Shop) -> None:
@@ -349,11 +349,11 @@ def test_a_photo_that_never_gets_labels_does_not_keep_starting_the_model(
     control.fault(
         operation="DetectCustomLabels", action="error", code="InternalServerError", status=500, times=0
     )
-    for _ in range(waiting.CHANCES):
+    for _ in range(waiting_dates.CHANCES):
         assert not shop.window(attempts=1).reason
     outcome = shop.window(attempts=1)
     assert "1 that got no labels in 3 windows" in outcome.reason
-    assert len(operations(control, "StartProjectVersion")) == waiting.CHANCES
+    assert len(operations(control, "StartProjectVersion")) == waiting_dates.CHANCES
     control.reset()
     control.switch(canned=True)
     control.custom_model(MODEL)
@@ -374,7 +374,7 @@ def test_a_model_that_fails_to_start_is_told_and_no_batch_was_touched(
     assert shop.starts() == []
     assert shop.keys(f"{batch.ledger_prefix}/") == []
     with Leases(shop.store, "next") as leases:
-        assert leases.acquire(layout.window_key(MODEL, "lease")) is not None
+        assert leases.acquire(s3_keys.window_key(MODEL, "lease")) is not None
 
 
 def test_the_quota_of_running_models_is_told_with_what_to_do(
@@ -526,7 +526,7 @@ def test_the_next_window_takes_over_what_a_dead_run_left_on(
     rekognition.start_project_version(ProjectVersionArn=MODEL, MinInferenceUnits=1)
     opened = datetime.now(UTC) - timedelta(hours=1)
     left = window.Record(model=MODEL, run="dead", units=1, opened=opened, accepted=True)
-    shop.store.write_json(layout.window_key(MODEL, "start"), left.model_dump(mode="json", by_alias=True))
+    shop.store.write_json(s3_keys.window_key(MODEL, "start"), left.model_dump(mode="json", by_alias=True))
     shop.submit(1, day=TODAY)
     outcome = shop.window()
     assert state() in ("STOPPING", "STOPPED")
@@ -553,8 +553,8 @@ def test_the_guard_believes_a_run_on_another_machine_dead_only_after_several_loo
     rekognition.start_project_version(ProjectVersionArn=MODEL, MinInferenceUnits=1)
     until(lambda: state() == "RUNNING")
     record = window.Record(model=MODEL, run="far", units=1, opened=datetime.now(UTC), accepted=True)
-    shop.store.write_json(layout.window_key(MODEL, "start"), record.model_dump(mode="json", by_alias=True))
-    key = layout.window_key(MODEL, "lease")
+    shop.store.write_json(s3_keys.window_key(MODEL, "start"), record.model_dump(mode="json", by_alias=True))
+    key = s3_keys.window_key(MODEL, "lease")
     with Leases(shop.store, "far") as leases:
         lease = leases.acquire(key)
         assert lease is not None
@@ -573,7 +573,7 @@ def test_the_guard_believes_a_run_on_another_machine_dead_only_after_several_loo
 
 
 def test_the_guard_tells_of_a_record_that_it_cannot_read(shop: Shop) -> None:
-    shop.put(layout.window_key(MODEL, "start"), b"torn")
+    shop.put(s3_keys.window_key(MODEL, "start"), b"torn")
     (line,) = shop.guard().look()
     assert "no record of a start" in line
 
@@ -583,7 +583,7 @@ def test_the_guard_forgets_a_start_that_never_happened_only_after_a_while(shop: 
         opened = datetime.now(UTC) - timedelta(seconds=ago)
         record = window.Record(model=MODEL, run="dead", units=1, opened=opened)
         shop.store.write_json(
-            layout.window_key(MODEL, "start"), record.model_dump(mode="json", by_alias=True)
+            s3_keys.window_key(MODEL, "start"), record.model_dump(mode="json", by_alias=True)
         )
         shop.guard().look()
         assert len(shop.starts()) == remains
@@ -596,7 +596,7 @@ def test_what_a_dead_run_left_starting_is_seen_off_before_the_last_process_ends(
     control.custom_model(MODEL, start_seconds=5.0, stop_seconds=0.1)
     rekognition.start_project_version(ProjectVersionArn=MODEL, MinInferenceUnits=1)
     record = window.Record(model=MODEL, run="dead", units=1, opened=datetime.now(UTC), accepted=True)
-    shop.store.write_json(layout.window_key(MODEL, "start"), record.model_dump(mode="json", by_alias=True))
+    shop.store.write_json(s3_keys.window_key(MODEL, "start"), record.model_dump(mode="json", by_alias=True))
     lines: list[str] = []
     see_off(shop.store, aws(), 0, lines.append)
     assert "STILL ON" in lines[-1]
@@ -608,10 +608,10 @@ def test_what_a_dead_run_left_starting_is_seen_off_before_the_last_process_ends(
 
 def test_a_model_that_lives_elsewhere_is_not_waited_for(shop: Shop) -> None:
     record = window.Record(model=MODEL, run="other", units=1, opened=datetime.now(UTC), accepted=True)
-    shop.store.write_json(layout.window_key(MODEL, "start"), record.model_dump(mode="json", by_alias=True))
+    shop.store.write_json(s3_keys.window_key(MODEL, "start"), record.model_dump(mode="json", by_alias=True))
     lines: list[str] = []
     with Leases(shop.store, "other") as leases:
-        assert leases.acquire(layout.window_key(MODEL, "lease"))
+        assert leases.acquire(s3_keys.window_key(MODEL, "lease"))
         see_off(shop.store, aws(), 20, lines.append)
     assert len(lines) == 1
     assert "run other" in lines[0]
@@ -724,7 +724,7 @@ def test_the_schedule_skips_with_the_reason_or_asks_for_one_run(
     shop.submit(1, day=TODAY)
     assert len(tick(shop, instance).run_requests) == 1
     with Leases(shop.store, "hourly-9") as leases:
-        leases.acquire(layout.window_key(MODEL, "lease"))
+        leases.acquire(s3_keys.window_key(MODEL, "lease"))
         assert "run hourly-9" in tick(shop, instance).skip_message
     assert "BG_BUCKET" in tick(shop, instance, bucket="").skip_message
     assert operations(control) == []
@@ -811,7 +811,7 @@ def test_the_guard_in_dagster_remembers_what_it_saw_and_skips_with_words(
     rekognition.start_project_version(ProjectVersionArn=MODEL, MinInferenceUnits=1)
     until(lambda: state() == "RUNNING")
     record = window.Record(model=MODEL, run="dead", units=1, opened=datetime.now(UTC), accepted=True)
-    shop.store.write_json(layout.window_key(MODEL, "start"), record.model_dump(mode="json", by_alias=True))
+    shop.store.write_json(s3_keys.window_key(MODEL, "start"), record.model_dump(mode="json", by_alias=True))
     stopped = look("no cursor of ours")
     assert "run dead had left" in stopped.skip_message
     assert state() in ("STOPPING", "STOPPED")
@@ -832,7 +832,7 @@ def daemon(shop: Shop, home: Path) -> Iterator[dg.DagsterInstance]:
     command = [
         sys.executable,
         "-m",
-        "bg_pipeline.commands.keeper",
+        "bg_pipeline.cli.child_process",
         sys.executable,
         "-m",
         "dagster._daemon",
@@ -863,7 +863,7 @@ def daemon(shop: Shop, home: Path) -> Iterator[dg.DagsterInstance]:
 def worker(shop: Shop) -> int:
     """The process of the run that owns the window, once it has had the model started."""
     until(lambda: len(shop.starts()) == 1, 90)
-    holder = holder_of(shop.store, layout.window_key(MODEL, "lease"))
+    holder = holder_of(shop.store, s3_keys.window_key(MODEL, "lease"))
     assert holder is not None
     return holder.pid
 

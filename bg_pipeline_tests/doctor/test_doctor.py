@@ -7,8 +7,8 @@ import pytest
 from botocore.exceptions import ClientError
 from click.testing import CliRunner
 
-from bg_pipeline.aws import Aws
-from bg_pipeline.cli import main
+from bg_pipeline.aws.clients import Aws
+from bg_pipeline.cli.main import main
 from bg_pipeline.doctor.account import (
     Finding,
     Level,
@@ -17,10 +17,10 @@ from bg_pipeline.doctor.account import (
     examine,
     figures,
 )
+from bg_pipeline.domain.model_facts import as_of
 from bg_pipeline.local_aws.control_client import ControlClient
-from bg_pipeline.models.facts import as_of
 from bg_pipeline.settings import settings
-from bg_pipeline.store import Store
+from bg_pipeline.storage.object_store import Store
 
 
 def findings(subject: str = "", **overrides: object) -> list[Finding]:

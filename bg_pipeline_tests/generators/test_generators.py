@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bg_pipeline.domain.model_facts import facts_of
 from bg_pipeline.errors import SettingsError
 from bg_pipeline.generators import BUILT_IN, generator, seed_within
-from bg_pipeline.models.facts import facts_of
 
 
 @pytest.mark.parametrize("name", BUILT_IN)

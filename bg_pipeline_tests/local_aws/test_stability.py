@@ -8,7 +8,15 @@ import pytest
 from PIL import Image, ImageChops
 
 from bg_pipeline.local_aws.control_client import ControlClient
-from bg_pipeline_tests.local_aws.pictures import BALL, b64, ball, ball_mask, opened, packed, refusal
+from bg_pipeline_tests.local_aws.pictures import (
+    BALL,
+    b64,
+    ball,
+    ball_mask,
+    opened,
+    packed,
+    refusal,
+)
 
 Invoke = Callable[[str, dict[str, Any]], dict[str, Any]]
 

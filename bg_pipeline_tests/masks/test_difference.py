@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from bg_pipeline.masks import polarity
+from bg_pipeline.masks import conventions
 from bg_pipeline.masks.difference import difference
 from bg_pipeline_tests.masks.scenes import Scene, overlap, scene
 
@@ -25,7 +25,7 @@ def _painted() -> Image.Image:
 
 
 def answer(shot: Scene, painted: Image.Image) -> Image.Image:
-    return Image.composite(shot.photo, painted, polarity.harden(shot.mask))
+    return Image.composite(shot.photo, painted, conventions.harden(shot.mask))
 
 
 def test_unchanged_pixels_are_the_subject(shot: Scene, painted: Image.Image) -> None:

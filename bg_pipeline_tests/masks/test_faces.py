@@ -7,7 +7,7 @@ from PIL import Image
 
 from bg_pipeline.masks.boxes import Box
 from bg_pipeline.masks.faces import portrait
-from bg_pipeline.masks.judge import judge
+from bg_pipeline.masks.validation import judge
 
 SIZE = (800, 600)
 FACE = Box(0.4, 0.2, 0.55, 0.5)

@@ -11,8 +11,8 @@ from bg_pipeline import demo_photos
 from bg_pipeline.imaging import open_photo
 from bg_pipeline.masks.boxes import Box
 from bg_pipeline.masks.faces import portrait
-from bg_pipeline.masks.judge import judge
-from bg_pipeline.masks.local import persons_cut
+from bg_pipeline.masks.local_cutout import persons_cut
+from bg_pipeline.masks.validation import judge
 from bg_pipeline_tests.rendered import Ground, rendered
 
 SIZE = (400, 500)

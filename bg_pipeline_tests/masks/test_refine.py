@@ -8,7 +8,7 @@ from PIL import Image, ImageFilter
 
 from bg_pipeline.errors import ImageError
 from bg_pipeline.imaging import Fitted
-from bg_pipeline.masks import polarity
+from bg_pipeline.masks import conventions
 from bg_pipeline.masks.cutout import full_size, read_cutout
 from bg_pipeline.masks.refine import enlarge
 from bg_pipeline_tests.masks.scenes import Scene, Shape, overlap, scene
@@ -31,7 +31,7 @@ def _shoe() -> Scene:
 
 @pytest.mark.parametrize("factor", [2, 3, 6])
 def test_an_enlarged_mask_follows_the_photo_better_than_interpolation(shoe: Scene, factor: int) -> None:
-    small = polarity.harden(shoe.mask.resize((SIZE[0] // factor, SIZE[1] // factor), Image.Resampling.BOX))
+    small = conventions.harden(shoe.mask.resize((SIZE[0] // factor, SIZE[1] // factor), Image.Resampling.BOX))
     refined = enlarge(small, shoe.photo)
     plain = small.resize(SIZE, Image.Resampling.BICUBIC)
     assert overlap(refined, shoe.mask) > 0.99
@@ -91,7 +91,7 @@ def test_any_sizes_fit(mask_size: tuple[int, int], photo_size: tuple[int, int], 
 def test_a_smaller_cut_out_becomes_a_precise_mask(shape: Shape) -> None:
     shot = scene(shape, "cloudy", SIZE)
     small = (512, 384)
-    cut = polarity.to_alpha(shot.photo.resize(small), shot.mask.resize(small, Image.Resampling.BOX))
+    cut = conventions.to_alpha(shot.photo.resize(small), shot.mask.resize(small, Image.Resampling.BOX))
     mask = read_cutout(cut, shot.photo)
     assert mask.source == "cut-out"
     assert overlap(mask.picture, shot.mask) > 0.99
@@ -99,7 +99,7 @@ def test_a_smaller_cut_out_becomes_a_precise_mask(shape: Shape) -> None:
 
 
 def test_a_cut_out_of_the_photos_size_is_taken_as_it_is(shoe: Scene) -> None:
-    cut = polarity.to_alpha(shoe.photo, shoe.mask)
+    cut = conventions.to_alpha(shoe.photo, shoe.mask)
     assert read_cutout(cut, shoe.photo).picture.tobytes() == shoe.mask.tobytes()
 
 

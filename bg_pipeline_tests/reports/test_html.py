@@ -11,16 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from bg_pipeline import layout
-from bg_pipeline.flow.work import open_batch
-from bg_pipeline.layout import Batch
+from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.s3_keys import Batch
 from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.reports import html as report_html
-from bg_pipeline.reports import thumbnails
-from bg_pipeline.reports.building import page
+from bg_pipeline.reports.batch_report import page
 from bg_pipeline.reports.report import Output, Report, Row, Status, compose
-from bg_pipeline.reports.thumbnails import Thumbnails, thumbnail
-from bg_pipeline.store import Store
+from bg_pipeline.run.batch_work import open_batch
+from bg_pipeline.state import thumbnails
+from bg_pipeline.state.thumbnails import Thumbnails, thumbnail
+from bg_pipeline.storage.object_store import Store
 from bg_pipeline_tests.batches import Bench
 from bg_pipeline_tests.pictures import photo
 
@@ -223,7 +223,7 @@ def bench(s3, bucket: str, control: ControlClient) -> Bench:
 
 
 def stored_page(bench: Bench, batch: Batch) -> Elements | None:
-    content = bench.store.read(layout.report_key(batch.status_prefix, f"id-{batch.name}", "html"))
+    content = bench.store.read(s3_keys.report_key(batch.status_prefix, f"id-{batch.name}", "html"))
     if content is None:
         return None
     assert content.media_type == "text/html; charset=utf-8"

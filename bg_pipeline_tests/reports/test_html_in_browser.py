@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from bg_pipeline.reports import html as report_html
 from bg_pipeline.reports.report import Output, Report, Status, compose
-from bg_pipeline.reports.thumbnails import thumbnail
+from bg_pipeline.state.thumbnails import thumbnail
 from bg_pipeline_tests.pictures import photo
 
 pytestmark = pytest.mark.slow

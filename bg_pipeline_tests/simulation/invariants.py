@@ -11,14 +11,14 @@ from typing import Any, Final
 import orjson
 from PIL import Image
 
-from bg_pipeline import layout
-from bg_pipeline.flow.work import open_batch
-from bg_pipeline.layout import Batch
+from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.payments import Bill, bill
+from bg_pipeline.domain.s3_keys import Batch
 from bg_pipeline.review.decisions import State
 from bg_pipeline.review.items import Item, items
+from bg_pipeline.run.batch_work import open_batch
 from bg_pipeline.state.leases import at_work
 from bg_pipeline.state.ledger import Ledger
-from bg_pipeline.state.payments import Bill, bill
 from bg_pipeline_tests.simulation import photos
 from bg_pipeline_tests.simulation.models import FAMILIES, FORBIDDEN, READ_TIMEOUT, Call
 from bg_pipeline_tests.simulation.s3 import Change
@@ -33,9 +33,9 @@ STAGE: Final = {
     "picture": "generated_images",
 }
 WRITTEN_UNDER_A_LEASE: Final = (
-    f"{layout.RESULTS}/",
-    f"{layout.REPORTS}/",
-    f"{layout.STATE}/ledger/",
+    f"{s3_keys.RESULTS}/",
+    f"{s3_keys.REPORTS}/",
+    f"{s3_keys.STATE}/ledger/",
 )
 UNKNOWN: Final = ("lost", "timeout", "cut")
 """Faults after which nobody knows whether a call was billed."""
@@ -76,21 +76,21 @@ class Watch:
 
     def see(self, change: Change) -> None:
         self._written(change)
-        if change.now is not None and layout.is_report(change.key):
+        if change.now is not None and s3_keys.is_report(change.key):
             self._reported(change.key, orjson.loads(change.now.data))
         elif change.now is None and change.key in self.images and not change.key.endswith(".json"):
             self._deleted(change.key)
 
     def _written(self, change: Change) -> None:
         """Notes what a process writes for a batch although another has taken its lease over."""
-        path = change.key.removeprefix(f"{layout.STATE}/leases/")
+        path = change.key.removeprefix(f"{s3_keys.STATE}/leases/")
         if path != change.key:
             holder = orjson.loads(change.now.data)["Process"] if change.now else ""
             self._holders[path.removesuffix(".json")] = holder
             self._had.setdefault(path.removesuffix(".json"), set()).add(holder)
             return
         current = self.world.clock.current
-        batch = layout.find_batch(change.key.removeprefix(f"{layout.STATE}/ledger/"))
+        batch = s3_keys.find_batch(change.key.removeprefix(f"{s3_keys.STATE}/ledger/"))
         if current is None or batch is None or not change.key.startswith(WRITTEN_UNDER_A_LEASE):
             return
         writer, holder = current.process.name, self._holders.get(batch.path, "")
@@ -98,7 +98,7 @@ class Watch:
             self.late.append(f"{writer} writes {change.key}, whose batch {holder} has taken over")
 
     def _reported(self, key: str, rows: list[dict[str, Any]]) -> None:
-        batch, current = layout.find_batch(key), self.world.clock.current
+        batch, current = s3_keys.find_batch(key), self.world.clock.current
         if batch is not None and current is not None:
             # A run reports on what it found when it began.
             self._began[batch.path] = current.process.started
@@ -107,14 +107,14 @@ class Watch:
                 image = batch.upload_key(row["ImageName"])
                 self.delivered[image] = Delivery(self.world.clock.now, tuple(row["Results"]))
                 for result in row["Results"]:
-                    self.images[result] = self.images[layout.published_key(result)] = image
+                    self.images[result] = self.images[s3_keys.published_key(result)] = image
 
     def _deleted(self, key: str) -> None:
         image, now = self.images[key], self.world.clock.now
         delivery = self.delivered[image]
         result = key
-        if key.startswith(f"{layout.PUBLISHED}/"):
-            result = f"{layout.RESULTS}/{key.removeprefix(layout.PUBLISHED + '/')}"
+        if key.startswith(f"{s3_keys.PUBLISHED}/"):
+            result = f"{s3_keys.RESULTS}/{key.removeprefix(s3_keys.PUBLISHED + '/')}"
             said = self.world.history.decided.get(result, ())
             if any(state == State.REJECTED for _, state in said):
                 return
@@ -129,7 +129,7 @@ def changed_since(world: World, image: str, since: float, before: float = 3000.0
 
     ``image`` is its key in its batch; the photo of a batch that asks again lies in another one.
     """
-    upload = layout.parse_upload(image)
+    upload = s3_keys.parse_upload(image)
     if upload is None:
         return False
     stored = world.bucket.objects.get(upload.batch.request_key)
@@ -174,7 +174,7 @@ def reports(world: World) -> list[Told]:
         asked = orjson.loads(request.data) if request else {}
         if "Id" not in asked:
             continue
-        stored = world.bucket.objects.get(layout.report_key(batch.status_prefix, asked["Id"]))
+        stored = world.bucket.objects.get(s3_keys.report_key(batch.status_prefix, asked["Id"]))
         for row in orjson.loads(stored.data) if stored else ():
             lies = f"{asked.get('InputS3Prefix') or batch.input_prefix}/{row['ImageName']}"
             source = world.bucket.objects.get(lies)
@@ -223,7 +223,7 @@ def _untrue(world: World, told: Told) -> Iterator[str]:
         yield f"{number} results were asked for, {len(row['Results'])} are told"
     for index, key in enumerate(row["Results"]):
         stored = world.bucket.objects.get(key)
-        beside = world.bucket.objects.get(layout.provenance_key(key))
+        beside = world.bucket.objects.get(s3_keys.provenance_key(key))
         if stored is None or beside is None:
             yield f"{key} or its provenance is not there"
             continue
@@ -449,7 +449,7 @@ def _batch_caps(world: World, by_photo: Mapping[int, float]) -> Iterator[str]:
 
 def _touched(world: World, path: str) -> bool:
     """Whether the batch's request or photos were changed on the way."""
-    prefix = f"{layout.UPLOADS}/{path}/"
+    prefix = f"{s3_keys.UPLOADS}/{path}/"
     times = {**world.history.requests, **world.history.sources}
     own = (when for key, when in times.items() if key.startswith(prefix))
     return any(len(when) > 1 or when[0] > world.clock_start for when in own)
@@ -483,7 +483,7 @@ def what_is_published_is_approved(world: World, watch: Watch) -> Iterator[str]:
     """Under published/ lies what is approved, as it was approved."""
     approved = world.in_a_process(lambda: dict(_approved(world)))
     gone = set(world.in_a_process(lambda: list(_delivered_of_gone_photos(world))))
-    for key in world.bucket.under(f"{layout.PUBLISHED}/"):
+    for key in world.bucket.under(f"{s3_keys.PUBLISHED}/"):
         item = approved.get(key)
         if item is None and key in gone:
             continue  # delivered while its photo was asked for; only a rejection or a successor takes it away
@@ -511,7 +511,7 @@ def _approved(world: World) -> Iterator[tuple[str, Item]]:
         work = open_batch(world.store, world.made_settings(), batch)
         for item in items(work, world.made_settings()):
             if item.state is State.APPROVED:
-                yield layout.published_key(item.key), item
+                yield s3_keys.published_key(item.key), item
 
 
 def all_ends(world: World, watch: Watch) -> Iterator[str]:
@@ -529,13 +529,13 @@ def all_ends(world: World, watch: Watch) -> Iterator[str]:
         yield "the sensor asks for runs again and again"
     if world.quiet_runs_pay:
         yield "runs go on paying although nothing changes"
-    for key in world.bucket.under(f"{layout.STATE}/leases/"):
+    for key in world.bucket.under(f"{s3_keys.STATE}/leases/"):
         if at_work(world.store, key):
             yield f"the lease {key} is held by nobody"
     for batch in world.batches():
         request = world.bucket.objects.get(batch.request_key)
         if request is not None:
-            key = layout.report_key(batch.status_prefix, orjson.loads(request.data)["Id"])
+            key = s3_keys.report_key(batch.status_prefix, orjson.loads(request.data)["Id"])
             if key not in world.bucket.objects:
                 yield f"batch {batch.path} has no report"
 

@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeou
 from botocore.response import StreamingBody
 from PIL import Image
 
-from bg_pipeline.models.facts import facts_of
+from bg_pipeline.domain.model_facts import facts_of
 from bg_pipeline_tests.simulation import photos
 from bg_pipeline_tests.simulation.s3 import _BrokenStream
 from bg_pipeline_tests.simulation.scheduler import Process, active
@@ -315,7 +315,7 @@ class _Quotas:
 
 
 class Aws:
-    """What `bg_pipeline.aws.Aws` is to the pipeline."""
+    """What `bg_pipeline.aws.clients.Aws` is to the pipeline."""
 
     def __init__(self, models: Models, s3: Any, regions: Sequence[str]) -> None:
         self.regions = tuple(regions)

@@ -9,23 +9,23 @@ from unittest.mock import patch
 import orjson
 
 from bg_pipeline import pipeline
-from bg_pipeline.batch import BatchRequest, retry_request
-from bg_pipeline.flow import engine, walk, work
-from bg_pipeline.flow.engine import Flow
-from bg_pipeline.flow.occasions import Wish
-from bg_pipeline.flow.outcomes import SAMPLE_WAITS, Meaning
-from bg_pipeline.flow.renditions import WISHES
-from bg_pipeline.flow.stages import PICTURES
-from bg_pipeline.flow.work import Work
-from bg_pipeline.layout import Batch
+from bg_pipeline.domain.requests import BatchRequest, retry_request
+from bg_pipeline.domain.s3_keys import Batch
 from bg_pipeline.reports.overview import Standing
 from bg_pipeline.review import follow_up
+from bg_pipeline.run import batch_work, engine, image_run
+from bg_pipeline.run.batch_work import Work
+from bg_pipeline.run.engine import Flow
+from bg_pipeline.run.fingerprints import PICTURES
+from bg_pipeline.run.occasions import Wish
+from bg_pipeline.run.outcomes import SAMPLE_WAITS, Meaning
+from bg_pipeline.run.renditions import WISHES
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.answers import Answers
 from bg_pipeline.state.claims import held_by
 from bg_pipeline.state.leased_writes import LeasedWriter
 from bg_pipeline.state.ledger import StageRecord
-from bg_pipeline.store import Content, Store
+from bg_pipeline.storage.object_store import Content, Store
 from bg_pipeline_tests.simulation.scheduler import active
 
 
@@ -64,7 +64,7 @@ def attempts_clear_what_was_delivered() -> Iterator[None]:
 
     with (
         patch.object(engine, "settled", latest),
-        patch.object(walk, "settled", latest),
+        patch.object(image_run, "settled", latest),
         patch.object(Flow, "_skip", skip_and_forget),
     ):
         yield
@@ -104,7 +104,7 @@ def a_refresh_is_bound_to_its_run() -> Iterator[None]:
     def occasions(header: Mapping[str, Any], wish: Wish) -> dict[str, str]:
         return dict.fromkeys(wish.names, wish.occasion)
 
-    with patch.object(pipeline, "Wish", wish), patch.object(work, "occasions", occasions):
+    with patch.object(pipeline, "Wish", wish), patch.object(batch_work, "occasions", occasions):
         yield
 
 

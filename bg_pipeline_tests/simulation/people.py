@@ -2,10 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from bg_pipeline import layout
+from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.s3_keys import Batch
 from bg_pipeline.errors import UsageError
-from bg_pipeline.flow.work import open_batch
-from bg_pipeline.layout import Batch
 from bg_pipeline.reports.overview import look_up
 from bg_pipeline.review.deciding import decide
 from bg_pipeline.review.decisions import State
@@ -13,6 +12,7 @@ from bg_pipeline.review.follow_up import approve_sample, prepare_retry
 from bg_pipeline.review.items import items
 from bg_pipeline.review.publishing import publish as publish_approved
 from bg_pipeline.review.redoing import redo
+from bg_pipeline.run.batch_work import open_batch
 
 if TYPE_CHECKING:
     from bg_pipeline_tests.simulation.world import World
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def do(world: "World", what: str, args: dict[str, Any]) -> None:
     """Does what a step says."""
     path: str = args["batch"]
-    batch = layout.find_batch(path)
+    batch = s3_keys.find_batch(path)
     if batch is None:
         raise ValueError(path)
     told = f"{what} {path} {args.get('photo', '')}".strip()
@@ -34,7 +34,7 @@ def do(world: "World", what: str, args: dict[str, Any]) -> None:
             world.put_photo(path, args["photo"], args["number"])
         case "delete photo":
             world.say(f"PERSON {told}")
-            key = f"{layout.UPLOADS}/{path}/{args['photo']}"
+            key = f"{s3_keys.UPLOADS}/{path}/{args['photo']}"
             world.history.sources.setdefault(key, []).append(world.clock.now)
             world.bucket.delete(key)
         case "approve":

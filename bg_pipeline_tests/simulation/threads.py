@@ -23,8 +23,8 @@ from contextlib import contextmanager
 from random import Random
 from typing import Any
 
-from bg_pipeline.quotas import gate
-from bg_pipeline.state import claims, processes
+from bg_pipeline.rate_limits import limiter
+from bg_pipeline.state import claims, process_identity
 from bg_pipeline_tests.simulation.scheduler import Task, active
 
 
@@ -343,8 +343,8 @@ def installed(drawn: Random) -> Iterator[None]:
         (datetime.datetime, Moment),
         # Whoever holds it might be killed, and the interpreter's own would be held for ever.
         (concurrent.futures.thread._global_shutdown_lock, Lock()),
-        (processes.process_name, process_name),
-        (processes.is_dead, is_dead),
+        (process_identity.process_name, process_name),
+        (process_identity.is_dead, is_dead),
     ]
     inside = [
         module
@@ -360,14 +360,14 @@ def installed(drawn: Random) -> Iterator[None]:
                 if value is real:
                     undo.append((names, name, value))
                     names[name] = ours
-    epoch, gate._EPOCH = gate._EPOCH, 0.0
+    epoch, limiter._EPOCH = limiter._EPOCH, 0.0
     leases = vars(sys.modules["bg_pipeline.state.leases"])
     leases["set"] = OrderedSet
     claims._active.clear()  # of the simulation before, whose names come again
     try:
         yield
     finally:
-        gate._EPOCH = epoch
+        limiter._EPOCH = epoch
         del leases["set"]
         for names, name, value in undo:
             names[name] = value

@@ -17,13 +17,14 @@ from typing import Any, Final
 import orjson
 from botocore.exceptions import BotoCoreError, ClientError
 
-from bg_pipeline import layout, pipeline
+from bg_pipeline import pipeline
+from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.s3_keys import Batch
 from bg_pipeline.errors import BgPipelineError
-from bg_pipeline.flow import heaps
-from bg_pipeline.flow.stages import STAGES
-from bg_pipeline.layout import Batch
+from bg_pipeline.run import malloc
+from bg_pipeline.run.fingerprints import STAGES
 from bg_pipeline.settings import Settings, settings
-from bg_pipeline.store import Store
+from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads.changes import Memory, Run, Tick
 from bg_pipeline_tests.simulation import people, photos
 from bg_pipeline_tests.simulation.models import Aws, Models
@@ -43,31 +44,31 @@ QUIET_RUNS: Final = 60
 TICK_SECONDS: Final = 30.0
 
 _AREAS: Final = (
-    (f"{layout.STATE}/ledger/", "ledger"),
-    (f"{layout.STATE}/answers/", "answers"),
-    (f"{layout.STATE}/calls/", "calls"),
-    (f"{layout.STATE}/leases/", "leases"),
-    (f"{layout.STATE}/spend/", "spend"),
-    (f"{layout.STATE}/heartbeats/", "heartbeats"),
-    (f"{layout.STATE}/retries/", "retries"),
-    (f"{layout.STATE}/", "state"),
-    (f"{layout.LABELS}/", "labels"),
-    (f"{layout.CAPTIONS}/", "captions"),
-    (f"{layout.MASKS}/", "masks"),
-    (f"{layout.REPORTS}/", "report"),
-    (f"{layout.PAYLOADS}/", "payloads"),
-    (f"{layout.REVIEWS}/", "reviews"),
-    (f"{layout.PUBLISHED}/", "published"),
+    (f"{s3_keys.STATE}/ledger/", "ledger"),
+    (f"{s3_keys.STATE}/answers/", "answers"),
+    (f"{s3_keys.STATE}/calls/", "calls"),
+    (f"{s3_keys.STATE}/leases/", "leases"),
+    (f"{s3_keys.STATE}/spend/", "spend"),
+    (f"{s3_keys.STATE}/heartbeats/", "heartbeats"),
+    (f"{s3_keys.STATE}/retries/", "retries"),
+    (f"{s3_keys.STATE}/", "state"),
+    (f"{s3_keys.LABELS}/", "labels"),
+    (f"{s3_keys.CAPTIONS}/", "captions"),
+    (f"{s3_keys.MASKS}/", "masks"),
+    (f"{s3_keys.REPORTS}/", "report"),
+    (f"{s3_keys.PAYLOADS}/", "payloads"),
+    (f"{s3_keys.REVIEWS}/", "reviews"),
+    (f"{s3_keys.PUBLISHED}/", "published"),
 )
 
 
 def area(operation: str, key: str) -> str:
     """What sort of object a key names."""
-    if key.startswith(f"{layout.UPLOADS}/"):
+    if key.startswith(f"{s3_keys.UPLOADS}/"):
         if operation == "list":
             return "uploads"
         return "request" if key.endswith(".json") else "source"
-    if key.startswith(f"{layout.RESULTS}/"):
+    if key.startswith(f"{s3_keys.RESULTS}/"):
         return "provenance" if key.endswith(".json") else "results"
     return next((name for prefix, name in _AREAS if key.startswith(prefix)), "other")
 
@@ -209,7 +210,7 @@ class World:
         return fault
 
     def _note_answer(self, change: Change) -> None:
-        if change.now is not None and change.key.startswith(f"{layout.STATE}/answers/"):
+        if change.now is not None and change.key.startswith(f"{s3_keys.STATE}/answers/"):
             data = change.now.data
             found = re.search(rb"DetectLabels 3\.0\.(\d+)|seen in call (\d+)", data[:400])
             if found:
@@ -267,7 +268,7 @@ class World:
                 self.settings |= args
                 self.history.settings.append((self.clock.now, args))
             case "unreadable":
-                key = f"{layout.UPLOADS}/{args['batch']}/{args['photo']}"
+                key = f"{s3_keys.UPLOADS}/{args['batch']}/{args['photo']}"
                 self.history.unreadable[key] = args["kind"]
             case _:
                 people.do(self, step.do, args)
@@ -354,7 +355,7 @@ class World:
 
     def batches(self) -> list[Batch]:
         """Every batch with anything in its folder."""
-        found = (layout.parse_upload(key) for key in self.bucket.under(f"{layout.UPLOADS}/"))
+        found = (s3_keys.parse_upload(key) for key in self.bucket.under(f"{s3_keys.UPLOADS}/"))
         return list(dict.fromkeys(upload.batch for upload in found if upload is not None))
 
     # The sensor
@@ -412,12 +413,12 @@ class World:
             self.put_request(path, spec["request"])
 
     def put_photo(self, path: str, name: str, number: int) -> None:
-        key = f"{layout.UPLOADS}/{path}/{name}"
+        key = f"{s3_keys.UPLOADS}/{path}/{name}"
         self.history.sources.setdefault(key, []).append(self.clock.now)
         self.bucket.put(key, photos.photo(number) if number >= 0 else b"not a picture")
 
     def put_request(self, path: str, request: dict[str, Any]) -> None:
-        key = f"{layout.UPLOADS}/{path}/{layout.REQUEST}"
+        key = f"{s3_keys.UPLOADS}/{path}/{s3_keys.REQUEST}"
         self.history.requests.setdefault(key, []).append(self.clock.now)
         self.bucket.put(key, orjson.dumps(request))
 
@@ -502,7 +503,7 @@ def simulated(
     world = World(plan, say)
     watch(world)
     handler, log = _Faults(world), logging.getLogger("bg_pipeline")
-    settle, heaps.settle = heaps.settle, lambda: None
+    settle, malloc.settle = malloc.settle, lambda: None
     propagates, log.propagate = log.propagate, False
     log.addHandler(handler)
     quiet = logging.getLogger("concurrent.futures")
@@ -513,4 +514,4 @@ def simulated(
             yield world
     finally:
         log.removeHandler(handler)
-        log.propagate, quiet.disabled, heaps.settle = propagates, disabled, settle
+        log.propagate, quiet.disabled, malloc.settle = propagates, disabled, settle

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from bg_pipeline.store import Store
+from bg_pipeline.storage.object_store import Store
 from bg_pipeline_tests.buckets import new_bucket
 from bg_pipeline_tests.state.trouble import Clock, Troubled
 

@@ -10,11 +10,11 @@ import orjson
 import pytest
 from botocore.exceptions import ClientError
 
-from bg_pipeline import layout
+from bg_pipeline.domain import s3_keys
 from bg_pipeline.errors import CallError, ClaimLost, ImageError, OutcomeUnknown, RunStopped
 from bg_pipeline.state.answers import Answer, Answers, Terms
 from bg_pipeline.state.claims import CALL_SECONDS, RENEW_SECONDS, Claim, Price
-from bg_pipeline.store import Content, Store
+from bg_pipeline.storage.object_store import Content, Store
 from bg_pipeline_tests.state.trouble import Clock, Troubled
 
 NAME = "a" * 64
@@ -60,7 +60,7 @@ def taken(answers: Answers, **how: object) -> Claim:
 
 
 def stored(store: Store) -> dict[str, object]:
-    content = store.read(layout.call_key(NAME))
+    content = store.read(s3_keys.call_key(NAME))
     assert content is not None
     return dict(orjson.loads(content.data))
 
@@ -87,7 +87,7 @@ def test_an_answer_that_is_stored_while_another_process_looks_for_it_is_not_paid
     class Watched(Store):
         def read(self, key: str) -> Content | None:
             content = super().read(key)
-            if key == layout.answer_key("picture", NAME):
+            if key == s3_keys.answer_key("picture", NAME):
                 looks.append(key)
                 if len(looks) == 2:
                     ours.keep("picture", NAME, MADE, media_type="image/png")
@@ -189,7 +189,7 @@ def test_a_call_that_failed_is_free_again_unless_another_process_has_it(
 
     with pytest.raises(type(error)):
         taken(ours).make(fail)
-    assert store.read(layout.call_key(NAME)) is None
+    assert store.read(s3_keys.call_key(NAME)) is None
     slept = taken(ours)
     taken(theirs, seconds=CALL_SECONDS + 20)
     with pytest.raises(type(error)):
@@ -391,7 +391,7 @@ def test_what_turns_out_to_be_no_picture_leaves_no_claim(store: Troubled, ours: 
 
     with pytest.raises(ImageError):
         once(ours, ask)
-    assert store.read(layout.call_key(NAME)) is None
+    assert store.read(s3_keys.call_key(NAME)) is None
 
 
 def test_who_lost_a_call_while_it_waited_for_the_gate_takes_the_answer_of_who_has_it(

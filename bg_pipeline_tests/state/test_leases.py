@@ -11,8 +11,8 @@ import pytest
 
 from bg_pipeline.state import leases
 from bg_pipeline.state.leases import Lease, Leases, holder_of
-from bg_pipeline.state.processes import is_dead, process_name
-from bg_pipeline.store import Store
+from bg_pipeline.state.process_identity import is_dead, process_name
+from bg_pipeline.storage.object_store import Store
 from bg_pipeline_tests.state.trouble import Clock, Troubled
 
 KEY = "pipeline-state/leases/2026/11/21/101530.json"
@@ -124,7 +124,7 @@ def test_the_lease_of_a_killed_process_of_this_machine_is_taken_over_without_wat
     script = (
         "import sys, boto3, time\n"
         "from bg_pipeline.state.leases import Leases\n"
-        "from bg_pipeline.store import Store\n"
+        "from bg_pipeline.storage.object_store import Store\n"
         "client = boto3.client('s3', endpoint_url=sys.argv[1], aws_access_key_id='x',\n"
         "    aws_secret_access_key='x', region_name='us-east-1')\n"
         "Leases(Store(client, sys.argv[2]), 'killed').acquire(sys.argv[3])\n"

@@ -5,7 +5,7 @@ from datetime import timedelta
 from botocore.exceptions import EndpointConnectionError
 
 from bg_pipeline.errors import PreconditionFailed
-from bg_pipeline.store import Content, Store
+from bg_pipeline.storage.object_store import Content, Store
 
 
 class Clock:

@@ -2,9 +2,9 @@
 
 import pytest
 
+from bg_pipeline.domain.s3_keys import Batch
 from bg_pipeline.errors import UsageError
-from bg_pipeline.layout import Batch
-from bg_pipeline.store import Store
+from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads import drafts
 from bg_pipeline_tests.batches import DATE, Bench
 from bg_pipeline_tests.pictures import photo

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from bg_pipeline.layout import parse_upload
+from bg_pipeline.aws.sqs import HIDDEN_SECONDS, Message, Queue, region_of
+from bg_pipeline.domain.s3_keys import parse_upload
 from bg_pipeline.settings import settings
-from bg_pipeline.store import Store, Stored
+from bg_pipeline.storage.object_store import Store, Stored
 from bg_pipeline.uploads.changes import Asked, Memory, Run, Tick
 from bg_pipeline.uploads.events import (
     CALM_SECONDS,
@@ -29,7 +30,6 @@ from bg_pipeline.uploads.events import (
     Inbox,
     created,
 )
-from bg_pipeline.uploads.queue import HIDDEN_SECONDS, Message, Queue, region_of
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 KEY = "image-files/2026/11/21/101530/a bus+1%20é.png"

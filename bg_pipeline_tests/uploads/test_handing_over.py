@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from bg_pipeline.errors import PreconditionFailed, UsageError
-from bg_pipeline.store import Store
+from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads.submitting import hand_over, new_batch
 
 

@@ -9,14 +9,22 @@ from typing import Any
 
 import pytest
 
-from bg_pipeline.batch import BatchRequest, image_settings
+from bg_pipeline.domain.requests import BatchRequest, image_settings
 from bg_pipeline.errors import RequestError, UsageError
 from bg_pipeline.reports.manifest import mirror, mirror_stored
 from bg_pipeline.reports.report import Output, Status, compose
 from bg_pipeline.settings import Settings
-from bg_pipeline.store import Store
+from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads.manifest import Manifest, read
-from bg_pipeline.uploads.sources import AmongUploads, InBuckets, OnThisMachine, Order, Sources, Text, order
+from bg_pipeline.uploads.sources import (
+    AmongUploads,
+    InBuckets,
+    OnThisMachine,
+    Order,
+    Sources,
+    Text,
+    order,
+)
 from bg_pipeline.uploads.submitting import new_batch, submit
 from bg_pipeline_tests.pictures import photo
 

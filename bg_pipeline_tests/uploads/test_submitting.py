@@ -10,11 +10,11 @@ from typing import BinaryIO
 
 import pytest
 
-from bg_pipeline.batch import image_settings
+from bg_pipeline.domain.requests import image_settings
+from bg_pipeline.domain.s3_keys import Batch
 from bg_pipeline.errors import RequestError, UsageError
-from bg_pipeline.layout import Batch
 from bg_pipeline.settings import Settings
-from bg_pipeline.store import Store
+from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads.listing import batches, remarks
 from bg_pipeline.uploads.submitting import (
     LocalFile,

@@ -12,7 +12,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from bg_pipeline.settings import Settings
-from bg_pipeline.store import Store
+from bg_pipeline.storage.object_store import Store
 from bg_pipeline.web.api import make_app
 from bg_pipeline.web.connections import Connection
 from bg_pipeline_tests.batches import aws

@@ -11,7 +11,7 @@ import pytest
 import requests
 from click.testing import CliRunner
 
-from bg_pipeline.cli import main
+from bg_pipeline.cli.main import main
 from bg_pipeline.local_aws.launcher import LocalAws
 from bg_pipeline_tests.web.serving import Caller
 
@@ -33,7 +33,7 @@ def test_it_serves_until_it_is_interrupted(stand_in: LocalAws, bucket: str) -> N
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "bg_pipeline.cli", "api", "--port", str(port)]
+    command = [sys.executable, "-m", "bg_pipeline.cli.main", "api", "--port", str(port)]
     environment = {**os.environ, "BG_BUCKET": bucket}
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

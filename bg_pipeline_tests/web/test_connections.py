@@ -15,7 +15,7 @@ import pytest
 import requests
 
 from bg_pipeline.local_aws.launcher import LocalAws
-from bg_pipeline.store import Store
+from bg_pipeline.storage.object_store import Store
 from bg_pipeline.web import connections, limits
 from bg_pipeline_tests.batches import Bench, aws
 from bg_pipeline_tests.web.openid import AUDIENCE, openid_provider
@@ -105,7 +105,7 @@ def test_a_crowd_of_strangers_costs_little_memory_and_keeps_nobody_waiting(
     with openid_provider() as provider, contextlib.ExitStack() as stack:
         api = stack.enter_context(
             subprocess.Popen(
-                [sys.executable, "-m", "bg_pipeline.cli", "api", "--port", str(port)],
+                [sys.executable, "-m", "bg_pipeline.cli.main", "api", "--port", str(port)],
                 env={
                     **os.environ,
                     "BG_BUCKET": bucket,

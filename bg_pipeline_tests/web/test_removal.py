@@ -10,11 +10,11 @@ import pytest
 import requests
 from PIL import Image
 
-from bg_pipeline import layout
+from bg_pipeline.domain import s3_keys
 from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.reports.report import Report, Status
-from bg_pipeline.store import Store
-from bg_pipeline.web import orders
+from bg_pipeline.storage.object_store import Store
+from bg_pipeline.web import single_photo_jobs
 from bg_pipeline_tests.batches import Bench, aws
 from bg_pipeline_tests.clocks import stop_clock
 from bg_pipeline_tests.pictures import photo
@@ -159,7 +159,7 @@ def test_what_the_process_spent_on_earlier_calls_counts_under_the_cap(
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     today = datetime.now(UTC)
-    stop_clock(monkeypatch, today, orders)
+    stop_clock(monkeypatch, today, single_photo_jobs)
     for number in range(3):
         bench.put(f"inputs/{number}.jpg", photo(number))
     with served(bench.settings(**NO_FREE_MASK, max_cost_usd=0.025), bench.store) as api:
@@ -169,7 +169,7 @@ def test_what_the_process_spent_on_earlier_calls_counts_under_the_cap(
         ]
         assert ends == [200, 200, 503]
         assert len(control.paid(operation="InvokeModel")) == 2
-        stop_clock(monkeypatch, today + timedelta(days=1), orders)
+        stop_clock(monkeypatch, today + timedelta(days=1), single_photo_jobs)
         assert api.post("/image-bg-removal", {"Keys": ["inputs/2.jpg"]}).status_code == 200
 
 
@@ -287,7 +287,7 @@ def test_an_answer_tells_all_that_was_billed_for_it_whatever_runs_later(
     bench.put("inputs/cat.jpg", photo(1))
     (told,) = api.post("/image-bg-removal", {"Keys": ["inputs/cat.jpg"]}).json()["Results"]
     (request,) = [key for key in bench.keys("image-files/") if key.endswith("request.json")]
-    day = layout.parse_upload(request)
+    day = s3_keys.parse_upload(request)
     assert day is not None
     bench.run(day.batch.date)
     assert [call["operation"] for call in control.paid()] == ["InvokeModel"]

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from bg_pipeline.errors import SettingsError
 from bg_pipeline.settings import Settings, settings
-from bg_pipeline.store import Store
+from bg_pipeline.storage.object_store import Store
 from bg_pipeline.web.addresses import check_api, check_page
 from bg_pipeline_tests.batches import Bench, aws
 from bg_pipeline_tests.web.openid import AUDIENCE, Provider, openid_provider

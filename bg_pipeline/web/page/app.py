@@ -9,13 +9,13 @@ from collections.abc import Callable
 import streamlit as st
 from botocore.exceptions import BotoCoreError, ClientError
 
+from bg_pipeline.domain.s3_keys import Batch
 from bg_pipeline.errors import BgPipelineError, RequestError
-from bg_pipeline.layout import Batch
 from bg_pipeline.pipeline import make_aws, open_bucket
 from bg_pipeline.settings import settings
-from bg_pipeline.web.page import progress, results, search, submit, visitor
-from bg_pipeline.web.page.desk import Desk, refusal
-from bg_pipeline.web.page.plain import plain
+from bg_pipeline.web.page import progress, results, search, submit, user
+from bg_pipeline.web.page.markdown import plain
+from bg_pipeline.web.page.service import Desk, refusal
 
 
 @st.cache_resource(show_spinner=False)
@@ -67,7 +67,7 @@ def _search(desk: Desk) -> None:
 
 st.set_page_config(page_title="New backgrounds", page_icon=":material/photo_library:", layout="wide")
 st.html("<style>.stMainBlockContainer { padding-top: 3.5rem; }</style>")
-visitor.let_in(settings())
+user.let_in(settings())
 _new = st.Page(
     _shown(_submit), title="New batch", icon=":material/add_photo_alternate:", url_path="new", default=True
 )
@@ -80,4 +80,4 @@ st.navigation(
     ],
     position="top",
 ).run()
-visitor.sign_out(settings())
+user.sign_out(settings())

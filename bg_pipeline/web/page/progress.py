@@ -5,15 +5,15 @@ from datetime import UTC, date, datetime
 
 import streamlit as st
 
-from bg_pipeline import layout
+from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.text import counted
 from bg_pipeline.errors import BgPipelineError, UsageError
-from bg_pipeline.layout import Batch
-from bg_pipeline.reports.building import page
+from bg_pipeline.reports.batch_report import page
 from bg_pipeline.reports.overview import look_up
-from bg_pipeline.reports.wording import counted
-from bg_pipeline.web.page import visitor
-from bg_pipeline.web.page.desk import Desk, Share, Standing, dagster_at_work
-from bg_pipeline.web.page.plain import plain
+from bg_pipeline.web.page import user
+from bg_pipeline.web.page.markdown import plain
+from bg_pipeline.web.page.service import Desk, Share, Standing, dagster_at_work
 
 LOOK_SECONDS = 3
 
@@ -108,7 +108,7 @@ def _approve(desk: Desk, standing: Standing) -> None:
 
 def _approve_seen(desk: Desk, batch: Batch, seen: str, problem: str) -> None:
     try:
-        desk.approve_sample(batch, by=visitor.name(), seen=seen)
+        desk.approve_sample(batch, by=user.name(), seen=seen)
     except BgPipelineError as error:
         st.session_state[problem] = str(error)
 
@@ -165,7 +165,7 @@ def _report(desk: Desk, batch: Batch) -> None:
     if report is None:
         st.text("There is no report yet; it is written by the run.")
         return
-    name = layout.archive_path(f"report {batch.date} {batch.name}")
+    name = s3_keys.archive_path(f"report {batch.date} {batch.name}")
     st.download_button("CSV", report.csv(), f"{name}.csv", "text/csv", key=f"csv-{batch.path}")
     st.download_button("JSON", report.json(), f"{name}.json", "application/json", key=f"json-{batch.path}")
     html = page(desk.open(batch))

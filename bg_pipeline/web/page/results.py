@@ -8,15 +8,16 @@ from pathlib import Path
 
 import streamlit as st
 
-from bg_pipeline import layout, review
+from bg_pipeline import review
+from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.text import counted
 from bg_pipeline.errors import UsageError
-from bg_pipeline.flow.work import Work
-from bg_pipeline.layout import Batch
-from bg_pipeline.reports.wording import counted
 from bg_pipeline.review import Item, State, Summary
-from bg_pipeline.web.page import visitor
-from bg_pipeline.web.page.desk import Desk
-from bg_pipeline.web.page.plain import plain
+from bg_pipeline.run.batch_work import Work
+from bg_pipeline.web.page import user
+from bg_pipeline.web.page.markdown import plain
+from bg_pipeline.web.page.service import Desk
 from bg_pipeline.web.page.slider import before_and_after
 
 _STATES = {State.WAITING: "Waiting", State.APPROVED: "Approved", State.REJECTED: "Rejected"}
@@ -79,7 +80,7 @@ def _deliver(desk: Desk, work: Work, found: Sequence[Item]) -> None:
             file = Path(folder) / "approved.zip"
             if desk.pack(work, found, file):
                 with file.open("rb") as data:
-                    name = layout.archive_path(f"{work.place.batch.name} approved.zip")
+                    name = s3_keys.archive_path(f"{work.place.batch.name} approved.zip")
                     pack.download_button("Download the ZIP", data, name, "application/zip")
             else:
                 pack.caption("No result is approved yet.")
@@ -102,10 +103,10 @@ def _all_at_once(work: Work, chosen: Sequence[Item]) -> None:
         reason = st.text_input("Reason", key="reason-all")
         approve, reject = st.columns(2)
         if approve.button("Approve all", key=f"approve-all-{shown}", disabled=not there):
-            review.decide(work.place.data, there, State.APPROVED, by=visitor.name(), reason=reason)
+            review.decide(work.place.data, there, State.APPROVED, by=user.name(), reason=reason)
             st.rerun()
         if reject.button("Reject all", key=f"reject-all-{shown}", disabled=not there):
-            review.decide(work.place.data, there, State.REJECTED, by=visitor.name(), reason=reason)
+            review.decide(work.place.data, there, State.REJECTED, by=user.name(), reason=reason)
             st.rerun()
 
 
@@ -151,10 +152,10 @@ def _verdict(desk: Desk, work: Work, item: Item) -> None:
     approve, reject = st.columns(2)
     shown = _version([item])
     if approve.button("Approve", key=f"approve-{shown}", shortcut="a", type="primary", disabled=not item.key):
-        review.decide(work.place.data, [item], State.APPROVED, by=visitor.name(), reason=reason)
+        review.decide(work.place.data, [item], State.APPROVED, by=user.name(), reason=reason)
         st.rerun()
     if reject.button("Reject", key=f"reject-{shown}", shortcut="x", disabled=not item.key):
-        review.decide(work.place.data, [item], State.REJECTED, by=visitor.name(), reason=reason)
+        review.decide(work.place.data, [item], State.REJECTED, by=user.name(), reason=reason)
         st.rerun()
     if item.key:
         try:
@@ -177,6 +178,6 @@ def _again(desk: Desk, work: Work, item: Item) -> None:
     prompt = st.text_input("Another background", key=f"again-{item.image}-{item.number}")
     seed = st.number_input("Seed", 0, None, None, key=f"seed-{item.image}-{item.number}")
     if st.button("Ask again", key=f"redo-{_version([item])}"):
-        redone[this] = desk.redo(work, [item], by=visitor.name(), prompt=prompt, seed=seed).path
+        redone[this] = desk.redo(work, [item], by=user.name(), prompt=prompt, seed=seed).path
         st.toast(f"Asked for again as batch {plain(redone[this])}.")
         st.rerun()

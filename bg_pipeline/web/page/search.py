@@ -4,9 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 import streamlit as st
 
-from bg_pipeline.layout import UploadDate
+from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.reports.captions import Index, index_file
-from bg_pipeline.web.page.desk import Desk
+from bg_pipeline.web.page.service import Desk
 
 MOST = 200
 DAYS = 30

@@ -11,8 +11,8 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.routing import Route
 
 from bg_pipeline.settings import Settings, settings
-from bg_pipeline.web.page import intake
-from bg_pipeline.web.page.guard import OwnPageOnly
+from bg_pipeline.web.page import upload_server
+from bg_pipeline.web.page.same_origin import OwnPageOnly
 
 LOOPBACK = ("127.0.0.1", "localhost")
 
@@ -51,5 +51,5 @@ app = st.App(
     Path(__file__).with_name("app.py"),
     secrets=_sign_in(_configured),
     middleware=_guards(_configured),
-    routes=[Route(intake.ADDRESS, intake.take, methods=["POST"])],
+    routes=[Route(upload_server.ADDRESS, upload_server.take, methods=["POST"])],
 )

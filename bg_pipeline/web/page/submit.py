@@ -7,18 +7,18 @@ from typing import Any
 import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from bg_pipeline.batch import MAX_SEED
+from bg_pipeline.domain.model_facts import as_of
+from bg_pipeline.domain.requests import MAX_SEED
+from bg_pipeline.domain.s3_keys import EXTENSIONS, Batch
 from bg_pipeline.errors import RequestError, UsageError
-from bg_pipeline.flow.renditions import PRESETS
-from bg_pipeline.layout import EXTENSIONS, Batch
-from bg_pipeline.models.facts import as_of
-from bg_pipeline.reports.thumbnails import thumbnail
-from bg_pipeline.spending.planning import Plan
-from bg_pipeline.web.page import single
-from bg_pipeline.web.page.desk import Desk, Dropped, Seen, refusal
-from bg_pipeline.web.page.drop import drop
-from bg_pipeline.web.page.intake import Lot, lots
-from bg_pipeline.web.page.plain import plain
+from bg_pipeline.planning import Plan
+from bg_pipeline.run.renditions import PRESETS
+from bg_pipeline.state.thumbnails import thumbnail
+from bg_pipeline.web.page import photo_settings
+from bg_pipeline.web.page.markdown import plain
+from bg_pipeline.web.page.service import Desk, Dropped, Seen, refusal
+from bg_pipeline.web.page.upload_server import Lot, lots
+from bg_pipeline.web.page.upload_widget import drop
 
 CARDS = 12
 """Photos on one page of the list."""
@@ -52,7 +52,7 @@ def show(desk: Desk) -> None:
     _labels(desk, photos)
     own = _cards(desk, photos)
     wishes = _wishes(desk)
-    for name, fields in single.settings_of(list(photos)).items():
+    for name, fields in photo_settings.settings_of(list(photos)).items():
         # What was said on the photo's card is meant for it most of all.
         own[name] = {**fields, **own.get(name, {})}
     table = st.file_uploader(
@@ -71,7 +71,7 @@ def go_on(desk: Desk, draft: Batch) -> None:
 
 
 def _forget() -> None:
-    for name in ("lot", "seen", "own", "keys", *single.STATE):
+    for name in ("lot", "seen", "own", "keys", *photo_settings.STATE):
         st.session_state.pop(name, None)
 
 

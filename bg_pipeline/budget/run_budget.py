@@ -1,0 +1,201 @@
+"""What a run may spend: every paid call is preceded by a reservation under the caps of its run, batch and day.
+
+A cap without room refuses the call (`caps.CapReached`), so that no number of threads, runs and machines together
+overruns it; what is reserved is the most that the call can cost.
+"""
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Self
+
+from bg_pipeline.budget.limits import MICRO, Cap, SharedCap, micro_usd, read_spending
+from bg_pipeline.domain.s3_keys import spend_key
+from bg_pipeline.errors import RunStopped
+from bg_pipeline.storage.object_store import Store
+
+
+class PriceUnknown(RunStopped):
+    """A cap is set and nobody knows what the next call would cost; nothing was spent on it."""
+
+
+@dataclass(slots=True)
+class Total:
+    """What this process called of one operation; ``unsure`` of the ``calls`` may have been billed or not.
+
+    ``cost_usd`` counts them as billed, and leaves out the ``unpriced`` calls, whose price nobody knows.
+    """
+
+    calls: int = 0
+    unsure: int = 0
+    unpriced: int = 0
+    micro_usd: int = 0
+
+    @property
+    def cost_usd(self) -> float:
+        return self.micro_usd / MICRO
+
+
+class Reservation:
+    """Money set aside for one call. The first of `settle`, `release` and `keep` counts, later ones do nothing.
+
+    Leaving the ``with`` block without any of them keeps it: the call may have been billed.
+    """
+
+    def __init__(self, purse: "Purse", operation: str, cost: int | None, caps: Sequence[Cap]) -> None:
+        self._purse = purse
+        self._operation = operation
+        self._cost = cost
+        self._caps = caps
+        self._ended = False
+
+    def settle(self, actual_usd: float | None = None) -> None:
+        """The call was billed, at ``actual_usd`` (default: as reserved)."""
+        self._end(None if actual_usd is None else micro_usd(actual_usd), Total(calls=1))
+
+    def release(self) -> None:
+        """The call was not made, or is not billed."""
+        self._end(0, Total())
+
+    def keep(self) -> None:
+        """Nobody knows whether the call was billed: it counts as if it was."""
+        self._end(None, Total(calls=1, unsure=1))
+
+    def _end(self, actual: int | None, total: Total) -> None:
+        with self._purse.lock:
+            if self._ended:
+                return
+            self._ended = True
+            reserved = self._cost or 0
+            total.micro_usd = reserved if actual is None else actual
+            total.unpriced = total.calls if self._cost is None and actual is None else 0
+            for cap in self._caps:
+                cap.give_back(reserved - total.micro_usd)
+            self._purse.record(self._operation, total)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.keep()
+
+
+class Purse:
+    """What one run may still spend; safe to use from many threads. Close it at the end of the run.
+
+    Caps are in US dollars; a run's or a day's of None or 0 is none, as in the settings. ``spent_usd`` is
+    what this run spent before this process. The day (UTC) counts every run, also those without a cap.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        run_cap_usd: float | None = None,
+        day_cap_usd: float | None = None,
+        spent_usd: float = 0.0,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.lock = threading.Lock()
+        self._store = store
+        self._now = now
+        self._run = Cap("run", "BG_MAX_COST_USD", run_cap_usd or None, "raise it or run again to go on")
+        self._run.committed = micro_usd(spent_usd)
+        self._day_cap_usd = day_cap_usd or None
+        self._shared: dict[str, SharedCap] = {}
+        self._totals: defaultdict[str, Total] = defaultdict(Total)
+
+    def reserve(
+        self,
+        cost_usd: float | None,
+        operation: str,
+        *,
+        batch_key: str = "",
+        batch_cap_usd: float | None = None,
+        family_key: str = "",
+        family_cap_usd: float | None = None,
+    ) -> Reservation:
+        """Sets aside what a call costs at most, before it is made.
+
+        ``batch_key`` is the document of the batch's spending; without it the batch has no cap. ``family_key`` is that
+        of all batches that share the cap of one, whose runs may be at work at the same time. Raises
+        `CapReached` if a cap has no room, `PriceUnknown` if the cost is None while a cap is set; then
+        nothing is set aside. As a rule it costs no request; at most one claim in each shared document.
+        """
+        cost = None if cost_usd is None else micro_usd(cost_usd)
+        with self.lock, ExitStack() as undo:
+            caps = [self._run, self._day()]
+            if batch_key:
+                caps.append(self._batch(batch_key, batch_cap_usd))
+            if family_key:
+                caps.append(self._batch(family_key, family_cap_usd))
+            limits = [cap.setting for cap in caps if cap.limit is not None]
+            if cost is None and limits:
+                raise PriceUnknown(
+                    f"no price is known for {operation}, and {' and '.join(limits)} is set, so it is not called; "
+                    "give its price in the file that BG_MODEL_FACTS names, take the cap away (0 in a setting, no "
+                    "MaxCostUSD in a request), or choose models with a known price (BG_IMAGE_MODELS, "
+                    "BG_CAPTION_MODELS)"
+                )
+            for cap in caps:
+                cap.take(cost or 0, operation)
+                undo.callback(cap.give_back, cost or 0)
+            undo.pop_all()
+        return Reservation(self, operation, cost, caps)
+
+    def _day(self) -> SharedCap:
+        key = spend_key(self._now().astimezone(UTC).date())
+        advice = "raise it, or run again after midnight UTC"
+        return self._shared_cap("day", "BG_MAX_COST_USD_PER_DAY", self._day_cap_usd, advice, key)
+
+    def _batch(self, key: str, cap_usd: float | None) -> SharedCap:
+        return self._shared_cap("batch", "MaxCostUSD", cap_usd, "raise it in the batch's request", key)
+
+    def _shared_cap(
+        self, scope: str, setting: str, limit_usd: float | None, advice: str, key: str
+    ) -> SharedCap:
+        if key not in self._shared:
+            self._shared[key] = SharedCap(scope, setting, limit_usd, advice, self._store, key)
+        return self._shared[key]
+
+    def spent_on(self, batch_key: str) -> float:
+        """The dollars that were ever spent on a batch by all runs, or may have been; costs one request.
+
+        What a run that was killed had claimed counts whole. Raises `RunStopped` if it cannot be known.
+        """
+        spending, _ = read_spending(self._store, batch_key)
+        with self.lock:
+            own = self._shared.get(batch_key)
+            committed = own.committed if own is not None else 0
+            claimed = sum(
+                usd for name, usd in spending.claimed_micro_usd.items() if own is None or name != own.name
+            )
+        return (spending.settled_micro_usd + claimed + committed) / MICRO
+
+    def record(self, operation: str, call: Total) -> None:
+        """Adds an ended call to the totals; for `Reservation`, under ``lock``."""
+        total = self._totals[operation]
+        total.calls += call.calls
+        total.unsure += call.unsure
+        total.unpriced += call.unpriced
+        total.micro_usd += call.micro_usd
+
+    def totals(self) -> dict[str, Total]:
+        """What was called in this process so far, by operation, calls under way not included."""
+        with self.lock:
+            return {operation: replace(total) for operation, total in self._totals.items()}
+
+    def close(self) -> None:
+        """Gives back what was claimed in the shared documents and not spent. May be called again."""
+        with self.lock:
+            for cap in self._shared.values():
+                cap.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,141 @@
+"""What several commands take: dates, batches, who decides, where state is kept, and whether the stand-in is used."""
+
+import datetime
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from bg_pipeline.cli.local_aws import stand_in
+from bg_pipeline.domain.s3_keys import Batch, UploadDate, find_batch
+from bg_pipeline.errors import UsageError
+from bg_pipeline.review import this_user
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Date(click.ParamType[UploadDate]):
+    name = "YYYY-MM-DD"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> UploadDate:
+        if isinstance(value, datetime.date):
+            return value
+        if value == "today":
+            return today()
+        try:
+            return datetime.datetime.strptime(value, "%Y-%m-%d").replace(tzinfo=datetime.UTC).date()
+        except ValueError:
+            self.fail(f"'{value}' is not a date such as 2026-11-21", param, ctx)
+
+
+class _Batch(click.ParamType[Batch]):
+    name = "BATCH"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Batch:
+        if isinstance(value, Batch):
+            return value
+        key = value.partition("://")[2].partition("/")[2] if value.startswith("s3://") else value
+        batch = find_batch(key.rstrip("/"))
+        if batch is None:
+            self.fail(f"'{value}' is no batch; name it as YYYY/MM/DD/<batch>, or by its prefix", param, ctx)
+        return batch
+
+
+DATE = _Date()
+BATCH = _Batch()
+
+
+def today() -> UploadDate:
+    """The date under which something uploaded now is filed."""
+    return datetime.datetime.now(datetime.UTC).date()
+
+
+def by(command: F) -> F:
+    """The option that says who decides."""
+    option = click.option(
+        "--by", default=this_user, show_default="your name on this machine", help="Who decides; kept with it."
+    )
+    return option(command)
+
+
+def dates_and_batches(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say which dates, or which batches, a command is about, as ``dates`` and ``batches``."""
+
+    @functools.wraps(command)
+    def with_dates(
+        date: UploadDate | None,
+        first: UploadDate | None,
+        last: UploadDate | None,
+        batches: tuple[Batch, ...],
+        **others: Any,
+    ) -> None:
+        command(dates=_chosen(date, first, last, batches), batches=batches, **others)
+
+    for option in (
+        click.option(
+            "--batch", "batches", type=BATCH, multiple=True, help="Only this batch; may be repeated."
+        ),
+        click.option("--to", "last", type=DATE, help="With --from: the last date of a range."),
+        click.option("--from", "first", type=DATE, help="The first date of a range; alone: until today."),
+        click.option("--date", "date", type=DATE, help="One upload date (UTC), or 'today'."),
+    ):
+        with_dates = option(with_dates)
+    return with_dates
+
+
+def _chosen(
+    date: UploadDate | None, first: UploadDate | None, last: UploadDate | None, batches: tuple[Batch, ...]
+) -> list[UploadDate]:
+    """The dates that the options name; raises `UsageError` where they name none or contradict each other."""
+    if date and (first or last):
+        raise UsageError("say either --date or --from and --to")
+    if last and not first:
+        raise UsageError("--to needs --from")
+    if first:
+        last = last or today()
+        if last < first:
+            raise UsageError(f"--from {first} lies after --to {last}")
+        dates = [first + datetime.timedelta(days) for days in range((last - first).days + 1)]
+    elif date:
+        dates = [date]
+    else:
+        dates = sorted({batch.date for batch in batches})
+    if not dates:
+        raise UsageError("say which date: --date YYYY-MM-DD or 'today', --from and --to, or --batch")
+    if missed := [batch.path for batch in batches if batch.date not in dates]:
+        raise UsageError(f"batch {missed[0]} is not of the dates that were named")
+    return dates
+
+
+def state_dir(command: F) -> F:
+    """The option that says where local state is kept."""
+    return click.option(
+        "--state-dir",
+        type=click.Path(file_okay=False, path_type=Path),
+        envvar="BG_STATE_DIR",
+        default=Path(".bg_pipeline"),
+        show_default=True,
+        help="Where the stand-in and Dagster keep their state (BG_STATE_DIR).",
+        is_eager=True,
+        expose_value=True,
+    )(command)
+
+
+def local(command: F) -> F:
+    """The option that leads a command to the stand-in instead of an account."""
+    option = click.option(
+        "--local",
+        is_flag=True,
+        expose_value=False,
+        callback=_enter,
+        help="Use the stand-in for AWS in BG_STATE_DIR (.bg_pipeline) instead of an account.",
+    )
+    return option(command)
+
+
+def _enter(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        ctx.with_resource(stand_in(Path(os.environ.get("BG_STATE_DIR") or ".bg_pipeline")))

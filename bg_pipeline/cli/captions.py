@@ -1,0 +1,59 @@
+"""``bg-pipeline captions``: captions and alternative texts, exported or searched."""
+
+from collections.abc import Iterable, Sequence
+
+import click
+
+from bg_pipeline.cli.arguments import dates_and_batches, local
+from bg_pipeline.cli.terminal import console, say, table
+from bg_pipeline.domain.s3_keys import Batch, UploadDate
+from bg_pipeline.pipeline import make_aws, open_bucket
+from bg_pipeline.reports.captions import Captioned, Index, as_csv, as_json, index_file
+from bg_pipeline.reports.captions import captions as stored_captions
+from bg_pipeline.settings import settings
+
+
+@click.command()
+@dates_and_batches
+@click.option("--search", "words", help="Only images about which all these words are said, the best first.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="With --search: at most so many.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "csv", "json"]),
+    default="table",
+    show_default=True,
+    help="How; csv and json have all that is known.",
+)
+@local
+def captions(
+    dates: Sequence[UploadDate], batches: tuple[Batch, ...], words: str | None, limit: int, form: str
+) -> None:
+    """Print the captions, alternative texts and labels of dates or batches, or search them.
+
+    The alternative text (BG_ALT_TEXT_LENGTH) is for those who cannot see the picture: put it where the picture
+    is shown. The index for the search is kept in BG_STATE_DIR; no model is called.
+    """
+    configured = settings()
+    store = open_bucket(configured, make_aws(configured))
+    found: Iterable[Captioned]
+    if words is None:
+        found = stored_captions(store, configured, dates, batches)
+    else:
+        index = Index(index_file(configured))
+        index.update(store, configured, dates, batches)
+        found = index.search(words, first=min(dates), last=max(dates), only=batches, limit=limit)
+    if form == "table":
+        rows = [(each.ImageName, each.AltText or each.Caption, each.Labels, each.Batch) for each in found]
+        console().print(table(("Image", "Alternative text", "Labels", "Batch"), rows))
+        if not rows:
+            say("Nothing is said of any image." if words is None else f"Nothing was found for: {words}")
+        return
+    for part in as_csv(found) if form == "csv" else as_json(found):
+        click.echo(part, nl=False)

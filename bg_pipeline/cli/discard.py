@@ -1,0 +1,30 @@
+"""``bg-pipeline discard``: away with what was uploaded and never submitted."""
+
+import click
+
+from bg_pipeline.cli.arguments import BATCH, local
+from bg_pipeline.cli.terminal import ask, counted, say
+from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.pipeline import make_aws, open_bucket
+from bg_pipeline.settings import settings
+from bg_pipeline.uploads import drafts
+
+
+@click.command()
+@click.argument("batch", type=BATCH)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@local
+def discard(batch: Batch, yes: bool) -> None:
+    """Delete a draft: photos that were uploaded, on the page, by the API or by a `submit` that was interrupted, and
+    never submitted. What was submitted is left alone.
+    """
+    configured = settings()
+    store = open_bucket(configured, make_aws(configured))
+    found = drafts.find_draft(store, batch)
+    photos = counted(len(found.images), "photo")
+    ask(
+        f"Delete the draft {batch.path} with {photos}, last touched {found.touched:%Y-%m-%d %H:%M} UTC?",
+        yes=yes,
+    )
+    drafts.discard(store, batch)
+    say(f"The draft {batch.path} with {photos} is deleted.")

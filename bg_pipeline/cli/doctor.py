@@ -1,0 +1,82 @@
+"""``bg-pipeline doctor``: what works, and what to do about what does not."""
+
+import json
+
+import click
+
+from bg_pipeline.cli.arguments import local
+from bg_pipeline.cli.terminal import ask, ended_in_order, say
+from bg_pipeline.doctor import policy as policies
+from bg_pipeline.doctor import trials
+from bg_pipeline.doctor.account import Finding, Level, examine
+from bg_pipeline.errors import SettingsError
+from bg_pipeline.pipeline import make_aws
+from bg_pipeline.reports.report import printable
+from bg_pipeline.settings import settings
+
+_STYLE = {Level.OK: "green", Level.ATTENTION: "yellow", Level.FAILED: "red"}
+
+
+@click.command()
+@click.option(
+    "--live", is_flag=True, help="Also call each model once with a small picture; asks first: it costs."
+)
+@click.option("--yes", is_flag=True, help="With --live: do not ask.")
+@click.option(
+    "--policy",
+    type=click.Choice(policies.ROLES),
+    is_flag=False,
+    flag_value="pipeline",
+    help="Print, instead, the IAM policy that this kind of process needs with the settings in use.",
+)
+@local
+def doctor(live: bool, yes: bool, policy: policies.Role | None) -> None:
+    """Say what works in the account and settings in use, and what to do about what does not.
+
+    Nothing is billed without --live. Ends with 0 unless something failed.
+    """
+    configured = settings()
+    aws = make_aws(configured)
+    if policy:
+        if not configured.bucket:
+            raise SettingsError("BG_BUCKET is not set: the policy names the bucket")
+        around, untold = policies.surroundings(configured, aws)
+        for line in untold:
+            say(line)
+        document = policies.policy(configured, aws, policy, around)
+        length = len("".join(json.dumps(document).split()))
+        if length > policies.MANAGED_POLICY:
+            say(
+                f"{length:,} characters: too long for a managed policy, so attach it as an inline policy of the role"
+            )
+        click.echo(json.dumps(document, indent=2))
+        return
+    failed = False
+    with ended_in_order():
+        for finding in examine(configured, aws):
+            _tell(finding)
+            failed = failed or finding.level is Level.FAILED
+        if live:
+            tools = trials.open_tools(configured, aws, say)
+            try:
+                calls = trials.trials(tools)
+                prices = [trial.worst_usd for trial in calls]
+                cost = f"at most {sum(price or 0.0 for price in prices):.3f} USD"
+                if None in prices:
+                    cost += f" and {prices.count(None)} calls of unknown price"
+                say(f"{len(calls)} calls, {cost}: {', '.join(trial.subject for trial in calls)}.")
+                ask("Make them?", yes=yes)
+                for trial in calls:
+                    finding = trials.live(trial)
+                    _tell(finding)
+                    failed = failed or finding.level is Level.FAILED
+            finally:
+                tools.close()
+    click.get_current_context().exit(1 if failed else 0)
+
+
+def _tell(finding: Finding) -> None:
+    level = click.style(f"{finding.level.value:9}", fg=_STYLE[finding.level])
+    click.echo(f"{level} {finding.subject}: {printable(finding.words)}")
+    if finding.advice and finding.level is not Level.OK:
+        click.echo(f"{'':9} → {printable(finding.advice)}")

@@ -1,0 +1,107 @@
+"""``bg-pipeline page``: the web page, until Ctrl-C, and how `up` starts it too."""
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import click
+
+from bg_pipeline.cli.arguments import local
+from bg_pipeline.cli.terminal import ended_in_order, say
+from bg_pipeline.errors import BgPipelineError, UsageError
+from bg_pipeline.pipeline import make_aws, open_bucket
+from bg_pipeline.settings import settings
+from bg_pipeline.web.addresses import check_page
+
+PORT = 8501
+HOST = "127.0.0.1"
+MISSING = "the web page needs the extra 'ui': pip install 'bg-pipeline[ui]'"
+
+
+def installed() -> bool:
+    """Whether the extra that the page needs is there."""
+    return importlib.util.find_spec("streamlit") is not None
+
+
+def command(port: int, dagster: str, host: str = HOST) -> list[str]:
+    """What serves the page until its standard input ends."""
+    flags: Mapping[str, object] = {
+        "server.address": host,
+        "server.port": port,
+        "server.headless": "true",
+        "server.fileWatcherType": "none",
+        "server.maxUploadSize": settings().api_max_upload_mb,
+        "server.enableXsrfProtection": "true",
+        "browser.gatherUsageStats": "false",
+        "client.showErrorDetails": "none",
+        "client.toolbarMode": "minimal",
+        # Streamlit's red is too pale to be read on its own tint, and so are captions, at 60 % of its text's grey.
+        "theme.light.primaryColor": "#1d4ed8",
+        "theme.light.textColor": "#000000",
+        "theme.dark.primaryColor": "#8ab4f8",
+    }
+    app = Path(__file__).parents[1] / "web" / "page" / "server.py"
+    words = [
+        sys.executable,
+        "-m",
+        "bg_pipeline.cli.child_process",
+        sys.executable,
+        "-m",
+        "streamlit",
+        "run",
+        str(app),
+    ]
+    told = (f"--{name}={value}" for name, value in flags.items())
+    return [*words, *told, *(["--", dagster] if dagster else [])]
+
+
+@contextmanager
+def served(
+    port: int, log: Path | None = None, *, dagster: str = "", host: str = HOST
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The page at work in a process of its own, which ends with the block, however it ends.
+
+    ``dagster`` is the address of Dagster's UI. What the process says goes to ``log``, or to this one's output.
+    """
+    with nullcontext() if log is None else log.open("wb") as words:
+        process = subprocess.Popen(
+            command(port, dagster, host),
+            stdin=subprocess.PIPE,
+            stdout=words,
+            stderr=words and subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        if process.stdin:
+            process.stdin.close()
+        process.wait()
+
+
+@click.command()
+@click.option("--host", default=HOST, show_default=True, help="Address to serve on.")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=PORT, show_default=True, help="Port to serve on."
+)
+@click.option("--dagster", default="", help="Address of Dagster's UI, such as http://127.0.0.1:3000.")
+@local
+def page(host: str, port: int, dagster: str) -> None:
+    """Serve the web page until Ctrl-C: submit photos, watch, review, publish; `up` serves it as well.
+
+    Without sign-in (BG_OIDC_ISSUER, BG_OIDC_CLIENT_ID, BG_OIDC_CLIENT_SECRET, BG_PAGE_ADDRESS) it serves this
+    machine only.
+    """
+    if not installed():
+        raise UsageError(MISSING)
+    configured = settings()
+    check_page(configured, host)
+    if configured.oidc_client_id and importlib.util.find_spec("authlib") is None:
+        raise UsageError(MISSING)
+    open_bucket(configured, make_aws(configured))
+    with ended_in_order(), served(port, dagster=dagster, host=host) as process:
+        say(f"The page is at {configured.page_address or f'http://{host}:{port}'}")
+        raise BgPipelineError(f"the page ended by itself (exit code {process.wait()})")

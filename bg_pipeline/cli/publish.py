@@ -1,0 +1,47 @@
+"""``bg-pipeline publish``: approved results are delivered, and nothing else."""
+
+from collections.abc import Sequence
+
+import click
+
+from bg_pipeline import review
+from bg_pipeline.cli.arguments import dates_and_batches, local
+from bg_pipeline.cli.terminal import console, say, table
+from bg_pipeline.domain.s3_keys import PUBLISHED, Batch, UploadDate
+from bg_pipeline.pipeline import make_aws, open_bucket
+from bg_pipeline.review import State
+from bg_pipeline.run.batch_work import open_work, stored_batches
+from bg_pipeline.settings import settings
+
+
+@click.command()
+@dates_and_batches
+@local
+def publish(dates: Sequence[UploadDate], batches: tuple[Batch, ...]) -> None:
+    """Copy approved results under published/, and take away what was rejected or replaced there.
+
+    Ends with 0 if no result waits for a person and all that is approved is delivered, else with 1.
+    """
+    configured = settings()
+    store = open_bucket(configured, make_aws(configured))
+    lines, complete = [], True
+    for uploaded, ledger in stored_batches(store, dates, batches):
+        if not ledger:
+            continue
+        work = open_work(store, configured, uploaded, ledger)
+        found = review.items(work, configured)
+        done = review.publish(work, found)
+        waiting = sum(item.state is State.WAITING for item in found)
+        lines.append((work.place.batch.path, done.copied, done.kept, done.removed, len(done.stale), waiting))
+        complete = complete and not waiting and not done.stale
+        for key in done.stale:
+            say(
+                f"{key} changed meanwhile and is not delivered; see `bg-pipeline review list`, then publish again."
+            )
+    head = ("Batch", "Delivered now", "There before", "Taken away", "Changed", "Waiting")
+    if lines:
+        console().print(table(head, lines, right=head[1:]))
+        say(f"What is delivered lies under {PUBLISHED}/ in the bucket of its results.")
+    else:
+        say("No batch of these was run yet.")
+    click.get_current_context().exit(0 if complete else 1)

@@ -1,0 +1,207 @@
+"""``bg-pipeline up``: the stand-in, or the account, with Dagster's UI and daemon, until Ctrl-C."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bg_pipeline.cli import page as web_page
+from bg_pipeline.cli.arguments import state_dir
+from bg_pipeline.cli.local_aws import stand_in
+from bg_pipeline.cli.terminal import dollars, ended_in_order, say
+from bg_pipeline.custom_labels.orphaned_models import see_off
+from bg_pipeline.defs import dagster_home
+from bg_pipeline.errors import BgPipelineError
+from bg_pipeline.pipeline import make_aws, open_bucket
+from bg_pipeline.settings import settings
+from bg_pipeline.web.addresses import check_page
+
+PORT = 3000
+START_SECONDS = 120
+LOOK_SECONDS = 0.5
+SEE_OFF_SECONDS = 1200.0
+"""How long the end waits for a Custom Labels model that a run was just starting, and that costs by the hour."""
+
+
+@click.command()
+@click.option(
+    "--aws", is_flag=True, help="Use the account of boto3's own chain and BG_BUCKET: runs cost money."
+)
+@click.option(
+    "--port", type=click.IntRange(1, 65535), help=f"Port of Dagster's UI; {PORT} or a free one if unsaid."
+)
+@state_dir
+def up(aws: bool, port: int | None, state_dir: Path) -> None:
+    """Start the web page and Dagster's UI and daemon with the sensors on, and end everything on Ctrl-C.
+
+    Without --aws the stand-in for AWS runs as well, on the same state as `demo`.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(ended_in_order())
+        if not aws:
+            say("Starting the stand-in for AWS on this machine …")
+            stack.enter_context(stand_in(state_dir, shared=False))
+        configured = settings()
+        clients = make_aws(configured)
+        store = open_bucket(configured, clients)
+        home = state_dir.absolute() / ("dagster-aws" if aws else "dagster") / store.bucket
+        say("Starting Dagster …")
+        stack.enter_context(dagster_home.alone(home))
+        dagster_home.prepare(home)
+        log = home / "dagster.log"
+        address = f"http://127.0.0.1:{port or _free_port(PORT)}"
+        # When Dagster has ended: it takes its guard with it.
+        stack.callback(see_off, store, clients, SEE_OFF_SECONDS, say)
+        process = stack.enter_context(_dagster(home, address.rpartition(":")[2], log))
+        started = _turned_on(address, process, log)
+        click.echo(f"Dagster:       {address}")
+        if web_page.installed():
+            check_page(configured, web_page.HOST)
+            page_port = _free_port(web_page.PORT)
+            stack.enter_context(web_page.served(page_port, home / "page.log", dagster=address))
+            click.echo(f"Web page:      http://{web_page.HOST}:{page_port}")
+        else:
+            say(f"Without the web page: {web_page.MISSING}")
+        click.echo(f"Its log:       {log}")
+        click.echo(
+            f"Bucket:        {store.bucket} ({'your account' if aws else 'in the stand-in, on this machine'})"
+        )
+        for kind, name in started:
+            click.echo(f"{f'{kind} is on:':<14} {name}")
+        if aws:
+            cap = configured.max_cost_usd
+            limit = (
+                f"stops at {dollars(cap)} USD (BG_MAX_COST_USD)" if cap else "has no cap (BG_MAX_COST_USD)"
+            )
+            click.echo(f"New uploads are worked on, and paid for, by themselves; a run {limit}.")
+            click.echo('Submit photos with: bg-pipeline submit PHOTO… --prompt "…"')
+        else:
+            click.echo('Submit photos with: bg-pipeline submit --local PHOTO… --prompt "…"')
+        click.echo("Ctrl-C ends everything.")
+        code = process.wait()
+        raise BgPipelineError(f"Dagster ended by itself (exit code {code}); {_last_words(log)}")
+
+
+def _free_port(wanted: int) -> int:
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise BgPipelineError("no port is free on 127.0.0.1")
+
+
+@contextmanager
+def _dagster(home: Path, port: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Dagster's webserver and daemon; all their processes end with this one, however it ends."""
+    command = [sys.executable, "-m", "bg_pipeline.cli.child_process", sys.executable, "-m", "dagster", "dev"]
+    command += ["--workspace", str(home / "workspace.yaml"), "--host", "127.0.0.1", "--port", port]
+    if log.exists():
+        shutil.copyfile(log, log.with_suffix(".old.log"))
+    with log.open("wb") as words:
+        process = subprocess.Popen(
+            command,
+            env=os.environ | {"DAGSTER_HOME": str(home), "PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.PIPE,
+            stdout=words,
+            stderr=subprocess.STDOUT,
+            # Ctrl-C is heard here, and the keeper's standard input then tells it to end.
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        if process.stdin:
+            process.stdin.close()
+        say("Ending Dagster …")
+        process.wait()
+
+
+def _turned_on(address: str, process: subprocess.Popen[bytes], log: Path) -> list[tuple[str, str]]:
+    """Waits until Dagster has the pipeline, and turns its sensors and schedules on; what each is, and its name."""
+    patience = time.monotonic() + START_SECONDS
+    while True:
+        if process.poll() is not None:
+            raise BgPipelineError(f"Dagster did not start; {_last_words(log)}")
+        answer = _ask(address, _LOCATION, name=dagster_home.LOCATION)
+        entry = (answer or {}).get("workspaceLocationEntryOrError") or {}
+        loaded = entry.get("locationOrLoadError") or {}
+        if "message" in loaded:
+            raise BgPipelineError(f"Dagster cannot load the pipeline: {loaded['message'].strip()}; see {log}")
+        if loaded:
+            break
+        if time.monotonic() > patience:
+            raise BgPipelineError(f"Dagster was not ready within {START_SECONDS} s; {_last_words(log)}")
+        time.sleep(LOOK_SECONDS)
+    started = []
+    for repository in loaded["repositories"]:
+        for kind, started_type in (("Sensor", "Sensor"), ("Schedule", "ScheduleStateResult")):
+            for found in repository[f"{kind.lower()}s"]:
+                selector = {
+                    "repositoryLocationName": dagster_home.LOCATION,
+                    "repositoryName": repository["name"],
+                    f"{kind.lower()}Name": found["name"],
+                }
+                done = (_ask(address, _START[kind], selector=selector) or {}).get(f"start{kind}") or {}
+                if done.get("__typename") != started_type:
+                    raise BgPipelineError(
+                        f"{kind.lower()} {found['name']} cannot be turned on: {done.get('message', done)}"
+                    )
+                started.append((kind, found["name"]))
+    return started
+
+
+_LOCATION = """
+query ($name: String!) { workspaceLocationEntryOrError(name: $name) { ... on WorkspaceLocationEntry {
+  locationOrLoadError {
+    ... on RepositoryLocation { repositories { name sensors { name } schedules { name } } }
+    ... on PythonError { message } } } } }
+"""
+_START = {
+    "Sensor": """
+mutation ($selector: SensorSelector!) { startSensor(sensorSelector: $selector) {
+  __typename ... on PythonError { message } ... on UnauthorizedError { message } } }
+""",
+    "Schedule": """
+mutation ($selector: ScheduleSelector!) { startSchedule(scheduleSelector: $selector) {
+  __typename ... on PythonError { message } ... on UnauthorizedError { message } } }
+""",
+}
+
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def _ask(address: str, query: str, **variables: Any) -> Mapping[str, Any] | None:
+    """The data of a GraphQL answer, None while nobody answers."""
+    body = json.dumps({"query": query, "variables": variables}).encode()
+    request = urllib.request.Request(f"{address}/graphql", body, {"Content-Type": "application/json"})  # noqa: S310
+    try:
+        with _direct.open(request, timeout=30) as answer:
+            found: Mapping[str, Any] | None = json.load(answer).get("data")
+            return found
+    except (urllib.error.URLError, ConnectionError, TimeoutError, ValueError):
+        return None
+
+
+def _last_words(log: Path) -> str:
+    """What its log says of an end that nobody asked for: the first error in it, else its last line."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    if not lines:
+        return f"see {log}"
+    error = next((line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)), "")
+    return f"its {'error' if error else 'last words'}: {error or lines[-1]} (see {log})"

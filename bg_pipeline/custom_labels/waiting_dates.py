@@ -1,0 +1,117 @@
+"""Which photos wait for a Custom Labels model, and whether they are reason enough to start it.
+
+Looked at are the dates of the sensor's look-back and those that are marked: by a run that met the model off, or
+by a window run that has not brought them up to date yet. A photo that had its chances in `CHANCES` windows and
+still has no labels opens none any more, so that a bad file never keeps a model running.
+"""
+
+import hashlib
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.s3_keys import Batch, UploadDate
+from bg_pipeline.errors import PreconditionFailed
+from bg_pipeline.run.batch_work import Work, open_work, stored_batches
+from bg_pipeline.run.discovery import NO_WISH, sample_left
+from bg_pipeline.run.fingerprints import LABELS
+from bg_pipeline.settings import Settings
+from bg_pipeline.state.leases import at_work
+from bg_pipeline.state.model_stopped import WAITS
+from bg_pipeline.storage.object_store import Store
+
+CHANCES = 3
+
+
+@dataclass(frozen=True)
+class Waiter:
+    """A photo whose labels are due; ``tried`` says that a run came to it and it has none all the same."""
+
+    batch: Batch
+    image: str
+    made_for: str
+    tried: bool
+
+    @property
+    def name(self) -> str:
+        """The photo as it is now: another upload or another model makes another name."""
+        return hashlib.sha256(f"{self.batch.path}/{self.image} {self.made_for}".encode()).hexdigest()[:20]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A mark on a date; ``run`` is the window run that brings it up to date, empty if a run met the model off."""
+
+    date: UploadDate
+    run: str
+    etag: str
+
+
+def marks(store: Store) -> Iterator[Mark]:
+    """Every mark there is."""
+    for found in store.list(f"{s3_keys.WAITING}/"):
+        date = s3_keys.parse_waiting(found.key)
+        document = store.read_json(found.key)
+        if date is not None and isinstance(document, dict):
+            yield Mark(date, str(document.get("Run", "")), found.etag)
+
+
+def unmark(store: Store, date: UploadDate, etag: str) -> None:
+    """Removes a mark, unless the date was marked again since."""
+    with suppress(PreconditionFailed):
+        store.delete(s3_keys.waiting_key(date), if_etag=etag)
+
+
+def recent_dates(settings: Settings, now: datetime) -> list[UploadDate]:
+    """The dates of the look-back up to tomorrow's, newest first."""
+    newest = now.astimezone(UTC).date() + timedelta(days=1)
+    days = (newest - timedelta(days=days) for days in range(settings.lookback_days + 2))
+    return [day for day in days if day >= settings.first_date]
+
+
+def waiters(store: Store, settings: Settings, dates: Iterable[UploadDate]) -> Iterator[Waiter]:
+    """The photos of the dates that wait for labels, but for those in batches that another run is at work on."""
+    now = datetime.now(UTC)
+    for uploaded, ledger in stored_batches(store, dates):
+        if not uploaded.complete(settings.settle_seconds, now):
+            continue
+        work = open_work(store, settings, uploaded, ledger)
+        work.find_due(settings, {}, stages=(LABELS,), wish=NO_WISH, etag_of=lambda key: "")
+        if work.due and not at_work(store, uploaded.batch.lease_key):
+            yield from _of(work)
+
+
+def _of(work: Work) -> Iterator[Waiter]:
+    batch = work.place.batch
+    allowed = sample_left(work)
+    for image in list(work.due)[:allowed]:
+        entry = work.ledger.get(image)
+        record = entry.stages.get(LABELS) if entry else None
+        made_for = work.due[image][LABELS]
+        tried = record is not None and record.made_for == made_for and record.error != WAITS
+        yield Waiter(batch, image, made_for, tried)
+
+
+class Chances:
+    """How often the photos that still wait had their chance, for one model."""
+
+    def __init__(self, store: Store, model: str) -> None:
+        self._store = store
+        self._key = s3_keys.window_key(model, "tried")
+        document = store.read_json(self._key)
+        counts = document if isinstance(document, dict) else {}
+        self._counts = {name: count for name, count in counts.items() if isinstance(count, int)}
+
+    def left(self, waiter: Waiter) -> bool:
+        """Whether the photo is still reason enough to start the model."""
+        return self._counts.get(waiter.name, 0) < CHANCES
+
+    def take(self, waiting: Collection[Waiter]) -> None:
+        """A window has closed and these are the photos that wait; forgets all others."""
+        counts = {each.name: self._counts.get(each.name, 0) + each.tried for each in waiting}
+        counts = {name: count for name, count in counts.items() if count}
+        if counts != self._counts:
+            self._counts = counts
+            self._store.write_json(self._key, counts)

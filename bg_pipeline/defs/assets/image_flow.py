@@ -1,0 +1,248 @@
+"""Labels, captions, pictures and reports of an upload date: four assets, made by one flow.
+
+They are one step, so that an image need not wait for the labels of all others before it is painted; each can
+still be made alone. A failed image is a row of the report and a warning; a date on which nothing worked is a
+failed partition, with its report written.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, date, datetime
+from typing import Any, Final
+
+import dagster as dg
+from botocore.exceptions import BotoCoreError, ClientError
+from pydantic import Field
+
+from bg_pipeline import pipeline
+from bg_pipeline.aws.clients import Aws
+from bg_pipeline.defs.assets.metadata import day_metadata
+from bg_pipeline.defs.checks import check_results, check_specs
+from bg_pipeline.defs.partitions import BACKFILL
+from bg_pipeline.errors import NothingUsable, RunStopped, SettingsError, StorageFailed
+from bg_pipeline.quality.checks import Ran
+from bg_pipeline.rate_limits.calls import DayQuotaExhausted
+from bg_pipeline.run.engine import Day, Progress
+from bg_pipeline.run.fingerprints import CAPTIONS, LABELS, PICTURES, REPORT, STAGES
+from bg_pipeline.settings import Settings
+from bg_pipeline.storage.object_store import Store, explained
+
+LEFT: Final = "bg_pipeline/left"
+"""The tag of a run that left something undone which may be done soon; its value is the run's own id."""
+_PASSING: Final = {
+    StorageFailed.code,
+    RunStopped.__name__,
+    DayQuotaExhausted.__name__,
+    NothingUsable.__name__,
+}
+"""Errors of rows not tried because of something that may pass: S3, credentials, a quota, access to models."""
+_FROM_FAILURE: Final = ("dagster/is_resume_retry", "dagster/is_asset_resume_retry")
+
+
+class FlowConfig(dg.Config):
+    """What a run may be told beside its dates."""
+
+    refresh: list[str] = Field(
+        [], description="Assets whose stored answers do not count: they are made, and paid for, again."
+    )
+    retry: bool = Field(
+        False,
+        description="Also try again what failed for a lasting reason, and once more what may have been billed twice; "
+        "what is stored is not paid for again.",
+    )
+
+
+def image_flow(settings: Settings, dates: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
+    """The four assets that follow the raw images."""
+    prefix = [settings.key_prefix] if settings.key_prefix else []
+    group = f"{settings.key_prefix}_images" if settings.key_prefix else "images"
+
+    def spec(name: str, kinds: set[str], deps: list[str], description: str) -> dg.AssetSpec:
+        return dg.AssetSpec(
+            dg.AssetKey([*prefix, name]),
+            deps=[dg.AssetKey([*prefix, dep]) for dep in deps],
+            group_name=group,
+            kinds=kinds,
+            description=description,
+            skippable=True,
+        )
+
+    specs = [
+        spec(LABELS, {"aws", "json"}, ["raw_images"], "What Rekognition sees in each photo, and where."),
+        spec(
+            CAPTIONS, {"aws", "json"}, ["raw_images", LABELS], "A description of each photo by Amazon Nova."
+        ),
+        spec(PICTURES, {"aws", "image"}, [LABELS, CAPTIONS], "Each photo's subject on its new background."),
+        spec(
+            REPORT, {"json", "csv"}, [PICTURES], "What became of each image asked for, with cause and cost."
+        ),
+    ]
+
+    @dg.multi_asset(
+        name=f"{settings.key_prefix}_image_flow" if settings.key_prefix else "image_flow",
+        specs=specs,
+        check_specs=check_specs(lambda name: dg.AssetKey([*prefix, name])),
+        can_subset=True,
+        partitions_def=dates,
+        backfill_policy=BACKFILL,
+    )
+    def image_flow(
+        context: dg.AssetExecutionContext,
+        config: FlowConfig,
+        aws: dg.ResourceParam[Aws],
+        bucket: dg.ResourceParam[Store],
+    ) -> Iterator[Any]:
+        unknown = set(config.refresh) - set(STAGES)
+        if unknown:
+            raise dg.Failure(
+                f"refresh: {', '.join(sorted(unknown))} is none of {', '.join(STAGES)}", allow_retries=False
+            )
+        selected = {key.path[-1]: key for key in context.selected_asset_keys}
+        keys = dates_left(context.instance, context.run, context.partition_keys, selected.values())
+        if len(keys) < len(context.partition_keys):
+            context.log.info(
+                f"Only {', '.join(keys)}: the run that this one repeats brought the other dates up to date"
+            )
+        latest: list[Progress] = []
+
+        def tell(progress: Progress) -> None:
+            context.log.info(progress.line())
+            latest[:] = [progress]
+
+        try:
+            days = pipeline.run(
+                settings,
+                [date.fromisoformat(key) for key in keys],
+                aws=aws,
+                store=bucket,
+                stages=selected,
+                again=config.refresh,
+                retry=config.retry,
+                run_id=context.run.run_id,
+                occasion=occasion(context.run),
+                asked_at=asked_at(context.instance, context.run),
+                progress=tell,
+                note=context.log.info,
+            )
+        except (SettingsError, RunStopped) as error:
+            if isinstance(error, StorageFailed):
+                mark_as_left(context)
+            raise dg.Failure(str(error), allow_retries=False) from None
+        except (ClientError, BotoCoreError) as error:
+            mark_as_left(context)
+            raise dg.Failure(explained(bucket, error), allow_retries=False) from None
+        except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
+            # A process that is ended from outside fails in Dagster, however well it reported on its way out.
+            mark_as_left(context)
+            raise
+        if any(day.problems or day.inspection.errors.keys() & _PASSING for day in days.values()):
+            mark_as_left(context)
+        ran = Ran(settings, aws, bucket, list(days.values()), latest[-1] if latest else None)
+        yield from _events(context, ran, selected)
+
+    return image_flow
+
+
+def occasion(run: dg.DagsterRun) -> str:
+    """What a refresh or a retry is one occasion of: the first run, whatever is re-executed of it and how often."""
+    return run.root_run_id or run.run_id
+
+
+def asked_at(instance: dg.DagsterInstance, run: dg.DagsterRun) -> datetime | None:
+    """When a run was asked for, which may be long before it starts; None where Dagster does not know."""
+    record = instance.get_run_record_by_id(run.run_id)
+    return None if record is None else record.create_timestamp.astimezone(UTC)
+
+
+def dates_left(
+    instance: dg.DagsterInstance, run: dg.DagsterRun, keys: Sequence[str], assets: Iterable[dg.AssetKey]
+) -> list[str]:
+    """The partitions that a run has to work on: all, or of a re-execution "from failure" those that failed.
+
+    Those are the ones that are not materialized for each of the ``assets`` by the run that is repeated, or by those
+    that this one repeated in the same way. Where all are, something else failed, and all are worked on.
+    """
+    missing = {(asset, key) for asset in assets for key in keys}
+    seen: dg.DagsterRun | None = run
+    while seen is not None and _is_from_failure(seen) and seen.parent_run_id:
+        events = instance.get_records_for_run(
+            seen.parent_run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION
+        ).records
+        missing -= {(event.asset_key, event.partition_key) for event in events}
+        seen = instance.get_run_by_id(seen.parent_run_id)
+    left = {key for _, key in missing}
+    return [key for key in keys if key in left] or list(keys)
+
+
+def _is_from_failure(run: dg.DagsterRun) -> bool:
+    return any(run.tags.get(tag) == "true" for tag in _FROM_FAILURE)
+
+
+def mark_as_left(context: dg.AssetExecutionContext) -> None:
+    """Has the sensor that asked for the run ask again for what it left, since what stopped it passes."""
+    run_id = context.run.run_id
+    # A re-execution takes over the tags of its run, but not what they say of that one.
+    context.instance.add_run_tags(run_id, {LEFT: run_id})
+
+
+def _events(context: dg.AssetExecutionContext, ran: Ran, selected: dict[str, dg.AssetKey]) -> Iterator[Any]:
+    """What happened, in Dagster's words: materializations in lineage order, checks, a failure if one is due."""
+    order = [name for name in STAGES if name in selected]
+    store, days = ran.store, ran.days
+    bad = {day.date: reason for day in days if (reason := _failure(day, selected))}
+    some = len(days) < len(context.partition_keys)
+    if some or bad or any(_waits(day, name) for day in days for name in order):
+        # One result for each asset would mark every date of the range as materialized.
+        for name in order:
+            for day in days:
+                if _is_made(day, name, failed=day.date in bad):
+                    yield dg.AssetMaterialization(
+                        selected[name],
+                        partition=day.date.isoformat(),
+                        metadata=day_metadata(store, name, day),
+                    )
+            yield from check_results(ran, selected[name], context.selected_asset_check_keys)
+        if bad:
+            raise dg.Failure(
+                "; ".join(f"{day}: {reason}" for day, reason in bad.items()), allow_retries=False
+            )
+        return
+    for name in order:
+        for day in days:
+            context.add_asset_metadata(
+                day_metadata(store, name, day), asset_key=selected[name], partition_key=day.date.isoformat()
+            )
+        yield dg.MaterializeResult(asset_key=selected[name])
+        yield from check_results(ran, selected[name], context.selected_asset_check_keys)
+
+
+def _is_made(day: Day, name: str, *, failed: bool) -> bool:
+    if name == REPORT:
+        # Of a date on which nothing worked there is a report, which says so.
+        return not day.problems
+    return not (failed or _waits(day, name))
+
+
+def _waits(day: Day, name: str) -> bool:
+    """Whether there is nothing of an asset yet, because a Custom Labels window makes it: neither made nor failed."""
+    if name == PICTURES:
+        return day.waits
+    return day.waiting[name] > 0 and not day.made[name]
+
+
+def _failure(day: Day, selected: dict[str, dg.AssetKey]) -> str:
+    """Why a date's partition is a failed one; empty if it is not."""
+    if problems := day.problems:
+        return "; ".join(problems)
+    if PICTURES not in selected:
+        stages = [stage for stage in (LABELS, CAPTIONS) if stage in selected]
+        empty = [
+            stage for stage in stages if day.failed[stage] and not (day.made[stage] or _waits(day, stage))
+        ]
+        return f"no image got its {' or '.join(empty)}; {day.stopped}".strip("; ") if empty else ""
+    if not day.nothing_worked or day.waits:
+        return ""
+    causes = {row.Cause for row in day.troubled}
+    return (
+        f"none of {day.images} images has a picture ({'; '.join(sorted(causes)[:3])}); "
+        "the report tells each one's cause"
+    )

@@ -1,0 +1,120 @@
+"""What a materialization of one date shows: numbers that plot, a table of failures, a few pictures."""
+
+import io
+import re
+import shlex
+from typing import Any
+
+import dagster as dg
+import pybase64
+from botocore.exceptions import BotoCoreError, ClientError
+from PIL import Image
+
+from bg_pipeline.domain.s3_keys import REPORTS, RESULTS, date_path
+from bg_pipeline.errors import ImageError
+from bg_pipeline.imaging import small_jpeg
+from bg_pipeline.reports.report import Status, printable
+from bg_pipeline.run.engine import Day
+from bg_pipeline.run.fingerprints import PICTURES, REPORT
+from bg_pipeline.storage.object_store import Store
+
+PREVIEW_SIDE = 120
+"""Previews are stored in Dagster's database for ever: eight pairs of this size take about 50 KB."""
+
+FAILURES = 100
+LINKS = 20
+
+
+def failures(day: Day) -> list[dg.TableRecord]:
+    """The date's images that did not succeed, at most `FAILURES` of them."""
+    return [
+        dg.TableRecord(
+            {
+                "image": printable(row.ImageName),
+                "status": row.Status.value,
+                "error": row.Error,
+                "cause": printable(row.Cause[:500]),
+            }
+        )
+        for row in day.troubled[:FAILURES]
+    ]
+
+
+def day_metadata(store: Store, asset: str, day: Day) -> dict[str, Any]:
+    """The metadata of one asset for one date."""
+    metadata: dict[str, Any] = {
+        "images": day.images,
+        "worked_on": day.walked,
+        "seconds": round(day.seconds_by_stage.get(asset, 0.0), 2),
+    }
+    if asset not in (PICTURES, REPORT):
+        waiting = {"waiting_for_window": day.waiting[asset]} if day.waiting[asset] else {}
+        return {**metadata, "made": day.made[asset], "failed": day.failed[asset], **waiting}
+    metadata |= {f"status_{status.value}": day.counts[status] for status in Status}
+    metadata |= {f"seconds_{stage}": round(spent, 2) for stage, spent in day.seconds_by_stage.items()}
+    for name, bill in (("", day.spent), ("_of_all_runs", day.total)):
+        if bill.cost_usd is not None:
+            metadata[f"cost_usd{name}"] = round(bill.cost_usd, 4)
+        if bill.maybe_usd is not None and (bill.maybe_usd or name):
+            metadata[f"maybe_billed_usd{name}"] = round(bill.maybe_usd, 4)
+    metadata["refused_calls"] = day.refused
+    if day.walked and day.seconds:
+        metadata["images_per_minute"] = round(day.walked / day.seconds * 60, 1)
+    if day.unfinished:
+        metadata["not_complete_yet"] = ", ".join(map(printable, day.unfinished))
+    if day.problems:
+        metadata["problems"] = "; ".join(map(printable, day.problems))
+    if day.stopped:
+        metadata["stopped"] = day.stopped
+    rows = failures(day)
+    if rows:
+        metadata["failures"] = dg.MetadataValue.table(rows, schema=_SCHEMA)
+    if asset == REPORT:
+        metadata["reports"] = dg.MetadataValue.path(f"s3://{store.bucket}/{REPORTS}/{date_path(day.date)}/")
+        if day.reports:
+            metadata["written"] = dg.MetadataValue.md(_written(store, day))
+        return metadata
+    metadata["results"] = dg.MetadataValue.path(f"s3://{store.bucket}/{RESULTS}/{date_path(day.date)}/")
+    previews = [f"| {_picture(store, before)} | {_picture(store, after)} |" for before, after in day.previews]
+    if previews:
+        metadata["preview"] = dg.MetadataValue.md("\n".join(["| before | after |", "|---|---|", *previews]))
+    return metadata
+
+
+def _written(store: Store, day: Day) -> str:
+    """The reports that this run wrote, at most `LINKS` of them; what shows them is a command, since links expire."""
+    lines = [f"- {_code(f's3://{store.bucket}/{key}')}" for key in day.reports[:LINKS]]
+    more = [f"- and {len(day.reports) - LINKS} more"] if len(day.reports) > LINKS else []
+    command = _code(f"bg-pipeline report {shlex.quote(printable(day.batches[0]))}")
+    return "\n".join([*lines, *more, "", f"{command} shows one of them."])
+
+
+def _code(text: str) -> str:
+    """``text`` as Markdown's code, whatever it holds: one line, in more backticks than stand together in it."""
+    text = printable(text)
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    space = " " if "`" in text else ""
+    return f"{fence}{space}{text}{space}{fence}"
+
+
+def _picture(store: Store, key: str) -> str:
+    """A thumbnail as Markdown; words where there is nothing to show."""
+    try:
+        content = store.read(key)
+    except (ClientError, BotoCoreError) as error:
+        # What was made is made, whether or not it can be shown.
+        return type(error).__name__
+    if content is None:
+        return "gone"
+    try:
+        small = small_jpeg(content.data, within=(PREVIEW_SIDE, PREVIEW_SIDE), quality=60)
+    except ImageError as error:
+        return error.code
+    with Image.open(io.BytesIO(small)) as picture:
+        picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+        out = io.BytesIO()
+        picture.convert("RGB").save(out, "JPEG", quality=60)
+    return f"![](data:image/jpeg;base64,{pybase64.b64encode_as_string(out.getvalue())})"
+
+
+_SCHEMA = dg.TableSchema([dg.TableColumn(name, "string") for name in ("image", "status", "error", "cause")])

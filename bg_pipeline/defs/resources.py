@@ -1,0 +1,70 @@
+"""The only place where Dagster meets boto3: configuration in, plain objects out."""
+
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from bg_pipeline.aws.clients import Aws
+from bg_pipeline.aws.sqs import Queue, region_of
+from bg_pipeline.errors import SettingsError
+from bg_pipeline.storage.object_store import Store
+
+_regions: dict[tuple[str, str], str] = {}
+"""The Regions of buckets by endpoint and name, which never change: not every tick has to ask for them."""
+
+
+class PhotoBucket(dg.ConfigurableResource[Store]):
+    """The bucket with the photos, as the one `Store` that assets, checks, sensors and schedules use.
+
+    Its client is for the bucket's own Region. A bucket that cannot be reached is an error of the first call, so that
+    who makes it can say so.
+    """
+
+    name: str = Field(description="Name of the bucket (BG_BUCKET).")
+    connections: int = Field(
+        10, description="HTTP connections that the client keeps, at least the number of threads."
+    )
+
+    def create_resource(self, context: dg.InitResourceContext) -> Store:
+        if not self.name:
+            raise SettingsError("BG_BUCKET is not set: name the S3 bucket that holds the photos")
+        aws = Aws(connections=self.connections, in_a_tick=context.run is None)
+        client = aws.client("s3")
+        place = (client.meta.endpoint_url, self.name)
+        if place in _regions:
+            return Store(aws.client("s3", _regions[place]), self.name)
+        try:
+            client = aws.s3(self.name)
+        except SettingsError:
+            return Store(client, self.name)
+        _regions[place] = client.meta.region_name
+        return Store(client, self.name)
+
+
+class ModelClients(dg.ConfigurableResource[Aws]):
+    """boto3 clients for Bedrock, Rekognition and S3, as an `Aws` that all threads of a run share."""
+
+    regions: list[str] = Field(description="Regions of the models (BG_REGIONS); empty: boto3's own.")
+    connections: int = Field(description="HTTP connections a client keeps, at least the number of threads.")
+
+    def create_resource(self, context: dg.InitResourceContext) -> Aws:
+        return Aws(self.regions, connections=self.connections)
+
+
+class EventQueue(dg.ConfigurableResource[Queue]):
+    """The queue with the bucket's event notifications, as a `Queue`, in the Region that its address names."""
+
+    url: str = Field(description="Address of the SQS queue (BG_QUEUE_URL).")
+
+    def create_resource(self, context: dg.InitResourceContext) -> Queue:
+        return Queue(Aws(connections=1).client("sqs", region_of(self.url)), self.url)
+
+
+def resources(bucket: str, regions: tuple[str, ...], connections: int, queue_url: str = "") -> dict[str, Any]:
+    """The resources by the names under which assets and sensors ask for them; ``queue`` only where there is one."""
+    return {
+        "bucket": PhotoBucket(name=bucket, connections=connections),
+        "aws": ModelClients(regions=list(regions), connections=connections),
+        **({"queue": EventQueue(url=queue_url)} if queue_url else {}),
+    }

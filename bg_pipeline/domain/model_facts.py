@@ -1,0 +1,342 @@
+"""What each operation is allowed, costs and whether its model still lives, from the dated ``facts.toml``.
+
+Figures are planning figures: the account's own quota (Service Quotas, ``BG_QUOTA_…``) and the service's own
+word on a model's life cycle win over them. A file of the same form, named by ``BG_MODEL_FACTS``, adds to them and
+wins over them.
+"""
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import date, timedelta
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from bg_pipeline.errors import SettingsError
+
+GEOGRAPHIES = ("us.", "eu.", "apac.", "jp.", "au.", "ca.", "global.", "us-gov.")
+"""Prefixes that turn a Bedrock model's id into the id of a cross-Region inference profile."""
+
+FRESH = timedelta(days=120)
+"""Prices and quotas change: a figure that nobody compared with its source for so long is not to be relied on."""
+
+
+_Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True)
+class Price:
+    """What is billed, in US dollars; None is unknown, which is not free."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    image: _Amount | None = None
+    """One picture looked at or made."""
+    million_input_tokens: _Amount | None = None
+    million_output_tokens: _Amount | None = None
+    unit_hour: _Amount | None = None
+    """An inference unit of Custom Labels, an hour, while the model runs."""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """The figures of one operation with one model.
+
+    ``model`` is empty where the figures hold for every model of the operation, and ``regions`` where it is not
+    known. ``end_of_life`` is None for a model that lives, or whose date is not known (``end_of_life_note`` says
+    which). ``profiles`` are the geography prefixes the entry holds for, "" being the bare model id. ``own`` says
+    that only the user's file knows the model.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    requests_per_minute: _Rate
+    requests_source: str
+    operation: str = ""
+    model: str = ""
+    provider: str = ""
+    profiles: tuple[str, ...] = ("",)
+    regions: tuple[str, ...] = ()
+    """Where a call may be made from; through a profile the model may run in another Region."""
+    processed_in: str = ""
+    end_of_life: date | None = None
+    end_of_life_note: str = ""
+    requests_by_region: Mapping[str, _Rate] = field(default_factory=dict)
+    tokens_per_minute: _Rate | None = None
+    tokens_by_region: Mapping[str, _Rate] = field(default_factory=dict)
+    picture_tokens: int = 0
+    """Input tokens of one picture as the pipeline sends it, at most."""
+    quota_service: str = ""
+    quota_name: str = ""
+    quota_code: str = ""
+    tokens_quota_name: str = ""
+    tokens_quota_code: str = ""
+    requests_as_of: date | None = None
+    price: Price = Price()
+    flex_price: Price | None = None
+    """What the service tier ``flex`` costs; None where the model is not offered in it, or its price is not known."""
+    price_source: str = ""
+    own: bool = False
+    price_as_of: date | None = None
+
+    def requests_in(self, region: str) -> float:
+        """Requests a minute that an account may make in ``region`` by default."""
+        return self.requests_by_region.get(region, self.requests_per_minute)
+
+    def tokens_in(self, region: str) -> float | None:
+        """Tokens a minute in ``region`` by default; None where tokens are not counted or not known."""
+        return self.tokens_by_region.get(region, self.tokens_per_minute)
+
+    def retired(self, on: date) -> bool:
+        """Whether the model's published end of life lies before ``on`` or on it."""
+        return self.end_of_life is not None and self.end_of_life <= on
+
+    def cost(
+        self,
+        *,
+        images: int = 0,
+        input_tokens: int = 0,
+        output_tokens: int = 0,
+        unit_hours: float = 0.0,
+        tier: str = "",
+    ) -> float | None:
+        """US dollars for what was used; None as soon as one price that counts is unknown.
+
+        ``tier`` is Bedrock's service tier; where the price of ``flex`` is not known, the usual one, which is higher.
+        """
+        prices = self.flex_price if tier == "flex" and self.flex_price is not None else self.price
+        total = 0.0
+        for amount, price in (
+            (images, prices.image),
+            (input_tokens / 1e6, prices.million_input_tokens),
+            (output_tokens / 1e6, prices.million_output_tokens),
+            (unit_hours, prices.unit_hour),
+        ):
+            if amount and price is None:
+                return None
+            total += amount * (price or 0.0)
+        return total
+
+
+@dataclass(frozen=True)
+class Geography:
+    """The inference profiles of one geography: where they are called from, and where Bedrock may run the call.
+
+    ``destinations`` is empty where that is any commercial Region.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    prefix: str
+    sources: tuple[str, ...]
+    destinations: tuple[str, ...]
+    source: str
+    as_of: date
+
+
+def split_profile(model_id: str) -> tuple[str, str]:
+    """The geography prefix of an inference profile ("" for a bare model) and the catalogue's model id.
+
+    >>> split_profile("us.amazon.nova-pro-v1:0")
+    ('us.', 'amazon.nova-pro-v1:0')
+    """
+    prefix = next((p for p in GEOGRAPHIES if model_id.startswith(p)), "")
+    return prefix, model_id.removeprefix(prefix)
+
+
+def facts_of(operation: str, model_id: str = "") -> ModelFacts:
+    """The figures of an operation, never None: what the file does not know gets a cautious rate and no price.
+
+    ``model_id`` (bare or of a profile) separates the models of one operation, such as ``CAPTION``; an
+    operation with a single entry needs none. A model known under another profile lends its figures.
+    """
+    table = _table()
+    entries = table.get(operation, ())
+    if not model_id and len(entries) == 1:
+        return entries[0]
+    profile, bare = split_profile(model_id)
+    for same in ([entry for entry in entries if entry.model == model] for model in (bare, "")):
+        exact = [entry for entry in same if profile in entry.profiles]
+        if exact:
+            return exact[0]
+        if same:
+            # Where it may be called from, and which quota it has, is another profile's.
+            return replace(
+                same[0],
+                profiles=(profile,),
+                regions=(),
+                quota_name="",
+                quota_code="",
+                tokens_quota_name="",
+                tokens_quota_code="",
+            )
+    unknown = table["UNKNOWN"][0]
+    return ModelFacts(
+        operation=operation,
+        model=bare,
+        profiles=(profile,),
+        requests_per_minute=unknown.requests_per_minute,
+        requests_source=unknown.requests_source,
+        picture_tokens=unknown.picture_tokens,
+    )
+
+
+def all_facts() -> tuple[ModelFacts, ...]:
+    """Every entry, in the order of the file, without the one for what is unknown."""
+    return tuple(entry for name, entries in _table().items() if name != "UNKNOWN" for entry in entries)
+
+
+def operations() -> frozenset[str]:
+    """The operations that have an entry."""
+    return frozenset(_table()) - {"UNKNOWN"}
+
+
+def geographies() -> Mapping[str, Geography]:
+    """The geographies of inference profiles by their prefix."""
+    read = TypeAdapter(tuple[Geography, ...])
+    return {each.prefix: each for each in read.validate_python(_document()[_GEOGRAPHY])}
+
+
+def outdated(today: date) -> Iterator[str]:
+    """What in the package's file was last compared with its source too long before ``today``, one line each."""
+    for operation, entries in _packaged().items():
+        for facts in entries if operation != "UNKNOWN" else ():
+            name = f"{facts.operation} {(facts.profiles[0] if facts.profiles else '') + facts.model}".strip()
+            for what, day in (("quota", facts.requests_as_of), ("price", facts.price_as_of)):
+                if day is None or today - day > FRESH:
+                    yield f"{what} of {name}: {day or 'no date'}"
+    for geography in geographies().values():
+        if today - geography.as_of > FRESH:
+            yield f"Regions of {geography.prefix} profiles: {geography.as_of}"
+
+
+def as_of() -> date:
+    """The day the package's figures were last gone through."""
+    day: date = _document()["as_of"]
+    return day
+
+
+_GEOGRAPHY = "GEOGRAPHY"
+_with_own: Mapping[str, tuple[ModelFacts, ...]] | None = None
+
+
+def use(own_file: Path | None) -> None:
+    """From now on this process knows the figures in ``own_file`` as well (None: only the package's).
+
+    An entry there wins over the package's for the same operation and model in what it says, and adds what the
+    package does not know. Raises `SettingsError`, which names file, table and key; then nothing has changed.
+    """
+    global _with_own
+    if own_file is None:
+        _with_own = None
+        return
+    table = dict(_packaged())
+    cautious = table["UNKNOWN"][0].requests_per_minute
+    for operation, place, entry in _own_entries(own_file):
+        table[operation] = _merged(table.get(operation, ()), operation, entry, place, cautious)
+    _with_own = MappingProxyType(table)
+
+
+def _table() -> Mapping[str, tuple[ModelFacts, ...]]:
+    return _packaged() if _with_own is None else _with_own
+
+
+@cache
+def _document() -> dict[str, Any]:
+    text = resources.files(__package__).joinpath("model_facts.toml").read_text("utf-8")
+    return tomllib.loads(text)
+
+
+@cache
+def _packaged() -> Mapping[str, tuple[ModelFacts, ...]]:
+    read = TypeAdapter(tuple[ModelFacts, ...])
+    return MappingProxyType(
+        {
+            operation: read.validate_python([{**entry, "operation": operation} for entry in entries])
+            for operation, entries in _document().items()
+            if operation not in ("as_of", _GEOGRAPHY)
+        }
+    )
+
+
+def _own_entries(file: Path) -> list[tuple[str, str, dict[str, Any]]]:
+    """The entries of a user's file, each with its operation and, in words, its place."""
+    try:
+        document = tomllib.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise SettingsError(f"BG_MODEL_FACTS: {file} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"BG_MODEL_FACTS: {file} is not UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"BG_MODEL_FACTS: {file} is not TOML: {error}") from None
+    document.pop("as_of", None)
+    found = []
+    for operation, entries in document.items():
+        # A single entry may stand in a plain table.
+        entries = [entries] if isinstance(entries, dict) else entries
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise SettingsError(
+                f"BG_MODEL_FACTS: {file}: {operation} must be a table of figures, [[{operation}]]"
+            )
+        for number, entry in enumerate(entries, 1):
+            which = f", entry {number}" if len(entries) > 1 else ""
+            found.append((operation, f"BG_MODEL_FACTS: {file}: table {operation}{which}", entry))
+    return found
+
+
+def _merged(
+    known: tuple[ModelFacts, ...], operation: str, entry: dict[str, Any], place: str, cautious: float
+) -> tuple[ModelFacts, ...]:
+    """The entries of an operation with a user's entry: merged into those it is about, or added before the others."""
+    reserved = {"operation", "own"} & entry.keys()
+    if reserved:
+        raise SettingsError(f"{place}: {min(reserved)} is not a key of an entry")
+    models = {each.model for each in known}
+    model = entry.get("model", min(models) if len(models) == 1 else "")
+    said = entry.get("profiles")
+
+    def meant(each: ModelFacts) -> bool:
+        return each.model == model and (
+            not isinstance(said, list) or any(one in each.profiles for one in said)
+        )
+
+    if not any(map(meant, known)):
+        source = "the file in BG_MODEL_FACTS"
+        defaults = {"requests_per_minute": cautious, "requests_source": source, "price_source": source}
+        return (_checked({**defaults, "model": model, **entry}, operation, place, own=True), *known)
+    # A quota that the user says holds in every Region.
+    fresh: dict[str, Any] = {
+        f"{what}_by_region": {} for what in ("requests", "tokens") if f"{what}_per_minute" in entry
+    }
+    price = entry.get("price", {})
+    return tuple(
+        _checked(
+            {
+                **asdict(each),
+                **fresh,
+                **entry,
+                "price": {**asdict(each.price), **price} if isinstance(price, dict) else price,
+            },
+            operation,
+            place,
+            own=each.own,
+        )
+        if meant(each)
+        else each
+        for each in known
+    )
+
+
+def _checked(entry: dict[str, Any], operation: str, place: str, *, own: bool) -> ModelFacts:
+    try:
+        return TypeAdapter(ModelFacts).validate_python({**entry, "operation": operation, "own": own})
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = ".".join(str(step) for step in problem["loc"])
+        raise SettingsError(f"{place}, key {key}: {problem['msg']}") from None

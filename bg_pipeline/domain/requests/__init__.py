@@ -1,0 +1,69 @@
+"""A batch's request: the JSON that asks for it, read, checked, resolved for each image, and written."""
+
+from bg_pipeline.domain.requests.fields import (
+    KNOWN,
+    MAX_IMAGES,
+    MAX_PROMPT,
+    MAX_SEED,
+    NO_PRESETS,
+    BatchRequest,
+    FormatName,
+    ImageEntry,
+    ModeName,
+    QualityName,
+    Rendition,
+    ShadowName,
+    SubjectName,
+    TaskName,
+    Wishes,
+    type_of,
+)
+from bg_pipeline.domain.requests.problems import MAX_PROBLEMS
+from bg_pipeline.domain.requests.prompts import fill, placeholder_values, placeholders
+from bg_pipeline.domain.requests.reading import MAX_BYTES, read, read_wishes
+from bg_pipeline.domain.requests.renditions import filled
+from bg_pipeline.domain.requests.resolved import (
+    ImageSettings,
+    Wanted,
+    image_settings,
+    paid_picture_fields,
+    picture_fields,
+)
+from bg_pipeline.domain.requests.text import decode
+from bg_pipeline.domain.requests.writing import default_request, retry_request, write
+
+__all__ = [
+    "KNOWN",
+    "MAX_BYTES",
+    "MAX_IMAGES",
+    "MAX_PROBLEMS",
+    "MAX_PROMPT",
+    "MAX_SEED",
+    "NO_PRESETS",
+    "BatchRequest",
+    "FormatName",
+    "ImageEntry",
+    "ImageSettings",
+    "ModeName",
+    "QualityName",
+    "Rendition",
+    "ShadowName",
+    "SubjectName",
+    "TaskName",
+    "Wanted",
+    "Wishes",
+    "decode",
+    "default_request",
+    "fill",
+    "filled",
+    "image_settings",
+    "paid_picture_fields",
+    "picture_fields",
+    "placeholder_values",
+    "placeholders",
+    "read",
+    "read_wishes",
+    "retry_request",
+    "type_of",
+    "write",
+]

@@ -1,0 +1,174 @@
+"""What a request must keep to beyond its single fields: its rights to keys, and what goes together."""
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+
+from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.requests.fields import (
+    WISHES,
+    BatchRequest,
+    ImageEntry,
+    Wishes,
+    holds_control,
+    shown,
+)
+from bg_pipeline.domain.requests.placeholders import left_in
+from bg_pipeline.domain.requests.renditions import filled, impossible, preset_file
+from bg_pipeline.domain.requests.resolved import (
+    ImageSettings,
+    image_settings,
+    preset_names,
+    subject_of,
+)
+from bg_pipeline.domain.s3_keys import Batch
+
+
+def violations(
+    request: BatchRequest,
+    bucket: str,
+    allowed_buckets: Collection[str],
+    batch: Batch,
+    presets: Mapping[str, Wishes],
+) -> Iterator[tuple[str, str]]:
+    """What is wrong with the request beyond its single fields."""
+    if left := left_in(request.S3Bucket):
+        yield "S3Bucket", f"a placeholder was left in: {left[:60]}"
+    elif request.S3Bucket not in {"", bucket, *allowed_buckets}:
+        yield "S3Bucket", f"{shown(request.S3Bucket)} is neither BG_BUCKET nor among BG_ALLOWED_BUCKETS"
+    for field, top, own in (
+        ("InputS3Prefix", s3_keys.UPLOADS, batch.input_prefix),
+        ("OutputS3Prefix", s3_keys.RESULTS, batch.output_prefix),
+        ("StatusS3Prefix", s3_keys.REPORTS, batch.status_prefix),
+    ):
+        if problem := _prefix_problem(getattr(request, field), top, own):
+            yield field, problem
+
+    entries = request.Images or ()
+    own_prefix = f"{batch.input_prefix}/"
+    for place, level in [("", request), *((f"Images[{n}].", entry) for n, entry in enumerate(entries))]:
+        for key_field in ("MaskKey", "Backdrop"):
+            key = getattr(level, key_field)
+            if key and (left := left_in(key.removeprefix(own_prefix))):
+                yield f"{place}{key_field}", f"a placeholder was left in: {left[:60]}"
+    input_prefix = request.InputS3Prefix.removesuffix("/") or batch.input_prefix
+    places: dict[str, int] = {}
+    for number, entry in enumerate(entries):
+        field, name = f"Images[{number}].ImageName", entry.ImageName
+        if places.setdefault(name, number) != number:
+            yield field, f"{shown(name)} is listed already, as Images[{places[name]}]"
+        if f"{input_prefix}/{name}" in request.named_keys:
+            yield field, f"{shown(name)} is also named as a mask or backdrop"
+
+    special = [
+        (f"Images[{number}].", entry)
+        for number, entry in enumerate(entries)
+        if any(getattr(entry, wish) is not None for wish in WISHES)
+    ]
+    plain: list[tuple[str, ImageEntry | None]] = (
+        [("", None)] if not entries or len(special) < len(entries) else []
+    )
+    promptless = None
+    looked_at: set[tuple[str, int]] = set()
+    for where, one in [*plain, *special]:
+        settings = image_settings(request, one.ImageName if one else "", presets)
+        if settings.needs_prompt and not settings.prompts and promptless is None:
+            promptless = where.removesuffix(".") or "the request"
+        yield from _mismatches(where, request, one, settings, presets)
+        place, asked = (where, one) if one and one.Renditions else ("", request)
+        pictures = len(settings.prompts or "-") * settings.variants if settings.needs_prompt else 1
+        if (place, pictures) not in looked_at:
+            # Once for all images that share them.
+            looked_at.add((place, pictures))
+            for rest, problem in impossible(asked.Renditions or (), presets, pictures):
+                yield f"{place}Renditions{rest}", problem
+    if promptless:
+        yield "Prompt", f"is required: {promptless} has none; give one for all images or each image its own"
+
+
+def _prefix_problem(given: str, top: str, own: str) -> str | None:
+    prefix = given.removesuffix("/")
+    if given == "" or prefix == own:
+        return None
+    if left := left_in(prefix):
+        return f"a placeholder was left in: {left[:60]}; leave the field out to have {own}"
+    if not prefix.startswith(f"{top}/"):
+        return f"{shown(given)} must lie under {top}/"
+    if holds_control(prefix):
+        return f"{shown(given)} holds a control character or a line break"
+    if {"", ".", ".."} & set(prefix.split("/")):
+        return f"{shown(given)} holds an empty, '.' or '..' segment"
+    if len(prefix.encode()) > s3_keys.MAX_PREFIX_BYTES:
+        return f"is longer than {s3_keys.MAX_PREFIX_BYTES} bytes"
+    dated = re.match(r"[0-9]{4}(/|$)", prefix.removeprefix(f"{top}/"))
+    if top != s3_keys.UPLOADS and dated and not prefix.startswith(f"{own}/"):
+        return f"{shown(given)} belongs to another batch; leave the field out to have {own}"
+    return None
+
+
+def _mismatches(
+    where: str,
+    request: BatchRequest,
+    entry: ImageEntry | None,
+    settings: ImageSettings,
+    presets: Mapping[str, Wishes],
+) -> Iterator[tuple[str, str]]:
+    """What does not go together in what is said for one image (``where``), or for all without wishes of their own."""
+    said: list[tuple[str, Wishes]] = [("", request)] if entry is None else [(where, entry), ("", request)]
+    for place, level in said:
+        if level.MaskKey and subject_of(level) != "MASK":
+            yield f"{place}MaskKey", f"is used only with Subject MASK, not {level.Subject}"
+        for number, rendition in enumerate(level.Renditions or ()):
+            field = f"{place}Renditions[{number}]"
+            if rendition.Preset is not None and rendition.Preset not in presets:
+                known = ", ".join(presets) or "none"
+                yield f"{field}.Preset", f"{shown(rendition.Preset)} is not a preset (there are: {known})"
+            if "{preset}" in (rendition.FileName or "") and not rendition.Preset:
+                yield f"{field}.FileName", "uses {preset} without a Preset"
+    if settings.subject == "MASK" and settings.mask_key is None:
+        yield f"{where}MaskKey", "is required with Subject MASK"
+    for rendition in settings.renditions:
+        # What the template alone may not hold is told at the template.
+        template = rendition.FileName or ""
+        if "{ref}" in template and (problem := s3_keys.path_problem(template.replace("{ref}", settings.ref))):
+            yield (
+                f"{where}Ref",
+                f"{shown(settings.ref)} makes a file name of {shown(template)} that {problem}",
+            )
+            break
+    if not settings.ref and any("{ref}" in (rendition.FileName or "") for rendition in settings.renditions):
+        yield f"{where}Ref", "is required, since a FileName uses {ref}"
+    if settings.task == "REPLACE" and (unseen := _unseen(settings, presets)):
+        yield f"{where}{unseen[0]}", unseen[1]
+    if settings.task == "REMOVE":
+        for place, level in said:
+            if level.Backdrop:
+                yield f"{place}Backdrop", "cannot be used with Task REMOVE, which leaves the background empty"
+            if level.Task:
+                break
+
+    levels = [level for _, level in said]
+    defaults = [presets[name] for name in preset_names(levels) if name in presets]
+    for wish in WISHES if len(defaults) > 1 else ():
+        values = [value for preset in defaults if (value := getattr(preset, wish)) is not None]
+        differ = any(value != values[0] for value in values)
+        if differ and all(getattr(level, wish) is None for level in levels):
+            yield f"{where}Renditions", f"has presets that differ in {wish}; say it in the request"
+
+
+def _unseen(settings: ImageSettings, presets: Mapping[str, Wishes]) -> tuple[str, str] | None:
+    """The field that asks for a background which no rendition shows: it would be made, and paid, for nothing."""
+    names = [rendition.Preset or "" for rendition in settings.renditions]
+    if not names or not all(name in presets and presets[name].Task == "REMOVE" for name in names):
+        return None
+    shown = " and ".join(dict.fromkeys(names))
+    if settings.backdrop == "#ffffff" and all(
+        filled(rendition, preset_file(rendition, presets)).Format == "jpeg"
+        for rendition in settings.renditions
+    ):
+        return None
+    if settings.backdrop is not None:
+        return "Backdrop", f"would not be seen: {shown} has a ground of its own; leave it out, or the preset"
+    return (
+        "Task",
+        f"REPLACE paints a background that would not be seen: {shown} has a ground of its own; use REMOVE",
+    )

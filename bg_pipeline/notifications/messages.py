@@ -1,0 +1,239 @@
+"""What people are told when a batch is finished, or when a run ended without finishing it, and in which words.
+
+Nothing is sent here: `senders` does that, and `outbox` knows what was told already.
+"""
+
+import hashlib
+import posixpath
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from bg_pipeline.budget.limits import CapReached
+from bg_pipeline.domain.s3_keys import UploadDate
+from bg_pipeline.domain.text import counted, listed
+from bg_pipeline.reports.links import Link
+from bg_pipeline.reports.report import WAITING_FOR_APPROVAL, Report, Row, Status, amount, printable
+from bg_pipeline.state.model_stopped import WAITS
+
+NAMED: Final = 10
+"""Images that a notice names; the report has all."""
+CAUSE: Final = 300
+"""Characters of a cause or reason in a notice."""
+
+CAP_REACHED: Final = CapReached.__name__
+"""The ``Error`` of an image that was not tried because a cap on spending was reached."""
+_WAITS: Final = frozenset({WAITING_FOR_APPROVAL, WAITS})
+"""Those of images that wait for something that is expected to come."""
+
+
+class Outcome(StrEnum):
+    """How a batch ended, each with a subject and words of its own."""
+
+    ALL_GOOD = "all_good"
+    SOME_FAILED = "some_failed"
+    NOTHING_WORKED = "nothing_worked"
+    STOPPED_AT_CAP = "stopped_at_cap"
+    WAITING = "waiting"
+    NO_REPORT = "no_report"
+
+
+@dataclass(frozen=True)
+class Filed:
+    """A batch's report and where it lies; ``batch`` is the ``YYYY/MM/DD/<batch>`` it is known by."""
+
+    batch: str
+    bucket: str
+    key: str
+    report: Report
+    link: Link
+
+
+@dataclass(frozen=True)
+class Crash:
+    """A run that ended while batches of ``date`` (by their paths) were without a report.
+
+    ``reason`` is Dagster's; ``batches`` is None where nobody could look; ``retried`` says that Dagster starts it
+    again by itself.
+    """
+
+    run_id: str
+    date: UploadDate
+    cancelled: bool
+    reason: str
+    retried: bool
+    batches: Sequence[str] | None
+
+
+@dataclass(frozen=True)
+class Notice:
+    """One message: ``subject`` and ``text`` for people, ``document`` for programs.
+
+    ``id`` is the same for the same news, however often it is sent.
+    """
+
+    id: str
+    outcome: Outcome
+    subject: str
+    text: str
+    document: dict[str, Any]
+
+
+def outcome_of(report: Report) -> Outcome:
+    """How the batch of a report ended; one without images is all good."""
+    if any(row.Error == CAP_REACHED for row in report.rows):
+        return Outcome.STOPPED_AT_CAP
+    counts = report.counts
+    if counts[Status.SUCCEEDED] == len(report.rows):
+        return Outcome.ALL_GOOD
+    if all(row.Status == Status.SUCCEEDED or row.Error in _WAITS for row in report.rows):
+        return Outcome.WAITING
+    if counts[Status.SUCCEEDED] + counts[Status.NEEDS_REVIEW] == 0:
+        return Outcome.NOTHING_WORKED
+    return Outcome.SOME_FAILED
+
+
+def finished(filed: Filed, now: datetime) -> Notice:
+    """The notice of a batch that has its report."""
+    report, outcome = filed.report, outcome_of(filed.report)
+    batch = printable(filed.batch)
+    images, done = len(report.rows), report.counts[Status.SUCCEEDED]
+    troubled = [row for row in report.rows if row.Status != Status.SUCCEEDED]
+    counts = {status.value: count for status, count in report.counts.items() if count}
+    cost, maybe = report.cost_usd, report.maybe_usd
+    results = _folder(filed.bucket, report.rows)
+    stored = f"s3://{filed.bucket}/{filed.key}"
+    headline, advice = _HEADLINES[outcome], _ADVICE[outcome]
+    if images == 0:
+        headline = "no image was asked for"
+    told = headline.format(images=counted(images, "image"), done=done, rest=images - done)
+    paragraphs = [
+        [f"Batch {batch} of bucket {filed.bucket} was worked on: {told}."],
+        [advice] if advice else [],
+        [
+            *(f"{status}: {count}" for status, count in counts.items()),
+            f"Cost: {'not known in full' if cost is None or maybe is None else f'{amount(cost, maybe)} USD'}",
+        ],
+        [f"- {_line(row)}" for row in troubled[:NAMED]]
+        + ([f"- and {len(troubled) - NAMED} more; the report has all"] if len(troubled) > NAMED else []),
+        [
+            *([f"Results: {printable(results)}"] if results else []),
+            f"Report: {filed.link.url}",
+            f"(The link {filed.link.life}. The report stays at {printable(stored)}.)",
+        ],
+    ]
+    text = _text(paragraphs)
+    id = _id(stored, hashlib.sha256(report.json()).hexdigest())
+    document = {
+        "NoticeId": id,
+        "Kind": "batch_finished",
+        "Outcome": outcome.value,
+        "SentAt": _iso(now),
+        "Bucket": filed.bucket,
+        "Batch": filed.batch,
+        "Id": report.rows[0].Id if report.rows else "",
+        "Images": images,
+        "Counts": counts,
+        "CostUSD": cost,
+        "MaybeBilledUSD": maybe,
+        "Results": results,
+        "Report": stored,
+        "ReportLink": {
+            "URL": filed.link.url,
+            "Until": _iso(filed.link.until),
+            "AtTheLatest": not filed.link.sure,
+        },
+        "Problems": [
+            {"ImageName": row.ImageName, "Status": row.Status.value, "Error": row.Error, "Cause": row.Cause}
+            for row in troubled[:NAMED]
+        ],
+        "Text": text,
+    }
+    return Notice(id, outcome, f"bg_pipeline: {batch}: {told}", text, document)
+
+
+def without_report(crash: Crash, bucket: str, now: datetime) -> Notice:
+    """The notice of a run that left batches of a date without a report."""
+    day, batches = crash.date.isoformat(), crash.batches
+    ended = "was cancelled" if crash.cancelled else "failed"
+    if batches is None:
+        left = "Whether its batches have a report could not be looked up."
+    else:
+        paths = listed([printable(path) for path in batches], NAMED)
+        left = f"Without a report {'is' if len(batches) == 1 else 'are'}: {paths}."
+    go_on = (
+        "Dagster starts the run again by itself."
+        if crash.retried
+        else f"Mend the cause, then materialize {day} again in Dagster, or: bg-pipeline run --date {day}"
+    )
+    paragraphs = [
+        [f"Run {crash.run_id} over {day} (bucket {bucket}) {ended} before everything was reported.", left],
+        [f"Reason: {_cut(crash.reason)}"] if crash.reason else [],
+        [f"{go_on}", "What was paid for is stored and is not paid for again."],
+    ]
+    text = _text(paragraphs)
+    id = _id(crash.run_id, day)
+    document = {
+        "NoticeId": id,
+        "Kind": "run_without_report",
+        "Outcome": Outcome.NO_REPORT.value,
+        "SentAt": _iso(now),
+        "Bucket": bucket,
+        "RunId": crash.run_id,
+        "Date": day,
+        "Cancelled": crash.cancelled,
+        "Reason": _cut(crash.reason),
+        "Retried": crash.retried,
+        "Batches": None if batches is None else list(batches),
+        "Text": text,
+    }
+    subject = f"bg_pipeline: {day}: the run {ended} without a report"
+    return Notice(id, Outcome.NO_REPORT, subject, text, document)
+
+
+_HEADLINES: Final = {
+    Outcome.ALL_GOOD: "all done, {images}",
+    Outcome.SOME_FAILED: "{done} of {images} done, {rest} not",
+    Outcome.NOTHING_WORKED: "nothing worked, none of {images} done",
+    Outcome.STOPPED_AT_CAP: "stopped at the cost cap, {done} of {images} done",
+    Outcome.WAITING: "{done} of {images} done, {rest} waiting",
+}
+
+_ADVICE: Final = {
+    Outcome.ALL_GOOD: "",
+    Outcome.SOME_FAILED: "What failed for a passing reason is done by the next run; the others need a look:",
+    Outcome.NOTHING_WORKED: "No image has a result. The causes:",
+    Outcome.STOPPED_AT_CAP: "The cap on spending left no room for the rest. Raise it or wait for the next day, "
+    "then run the date again: what is done is not paid for again.",
+    Outcome.WAITING: "The others wait for something that is still to come:",
+}
+
+
+def _line(row: Row) -> str:
+    cause = f": {_cut(row.Cause)}" if row.Cause else ""
+    return f"{printable(row.ImageName)} ({row.Status.value}){cause}"
+
+
+def _cut(words: str) -> str:
+    words = printable(" ".join(words.split()))
+    return words if len(words) <= CAUSE else f"{words[: CAUSE - 2]} …"
+
+
+def _folder(bucket: str, rows: Iterable[Row]) -> str:
+    """The folder that all results have in common; empty if there are none."""
+    keys = [key for row in rows for key in row.Results]
+    return f"s3://{bucket}/{posixpath.commonprefix(keys).rpartition('/')[0]}/" if keys else ""
+
+
+def _text(paragraphs: Iterable[Sequence[str]]) -> str:
+    return "\n\n".join("\n".join(lines) for lines in paragraphs if lines) + "\n"
+
+
+def _id(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def _iso(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,131 @@
+"""How a notice leaves: as a message of an SNS topic, or as a signed POST to a web hook."""
+
+import hashlib
+import hmac
+from typing import TYPE_CHECKING, Final, Protocol
+from urllib.parse import urlsplit
+
+import orjson
+import requests
+from botocore.exceptions import BotoCoreError, ClientError
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
+
+from bg_pipeline.errors import BgPipelineError
+from bg_pipeline.notifications.messages import Notice
+
+if TYPE_CHECKING:
+    from types_boto3_sns import SNSClient
+
+SUBJECT: Final = 99
+"""Characters of the longest subject that SNS takes ("less than 100"), all of them ASCII."""
+SIGNATURE: Final = "X-Bg-Pipeline-Signature"
+"""``sha256=`` and, in hex, the HMAC-SHA256 of the body's bytes under ``BG_WEBHOOK_SECRET``."""
+ATTEMPTS: Final = 3
+PAUSE: Final = 0.5
+"""Seconds before the second attempt; the pauses double."""
+SECONDS: Final = (3.0, 6.0)
+"""What a web hook may take to connect and to answer, in each attempt: a sensor's tick has 60 s for everything."""
+
+
+class NotSent(BgPipelineError):
+    """A notice could not be sent; the text names the way and never a secret."""
+
+
+class Sender(Protocol):
+    """One way for notices to leave; ``name`` is that of the marks of what was sent."""
+
+    name: str
+
+    def send(self, notice: Notice) -> None:
+        """Sends the notice; raises `NotSent` unless it was taken."""
+
+
+class Topic:
+    """Publishes to an SNS topic, whose subscribers may filter by the attribute ``outcome``."""
+
+    name = "sns"
+
+    def __init__(self, client: "SNSClient", arn: str) -> None:
+        self._client = client
+        self._arn = arn
+
+    def send(self, notice: Notice) -> None:
+        first_in_first_out = (
+            {"MessageGroupId": "bg-pipeline", "MessageDeduplicationId": notice.id}
+            if self._arn.endswith(".fifo")
+            else {}
+        )
+        try:
+            self._client.publish(
+                TopicArn=self._arn,
+                Subject=subject(notice.subject),
+                Message=notice.text,
+                MessageAttributes={
+                    "outcome": {"DataType": "String", "StringValue": notice.outcome.value},
+                },
+                **first_in_first_out,
+            )
+        except ClientError as error:
+            told = error.response.get("Error", {})
+            raise NotSent(
+                f"SNS topic {self._arn} (BG_SNS_TOPIC_ARN): {told.get('Code', '')} {told.get('Message', '')}"
+            ) from error
+        except BotoCoreError as error:
+            raise NotSent(f"SNS topic {self._arn} (BG_SNS_TOPIC_ARN): {error}") from error
+
+
+def subject(words: str) -> str:
+    """``words`` as SNS takes them for a subject."""
+    plain = words.encode("ascii", "replace").decode()
+    plain = "".join(char if char.isprintable() else "?" for char in plain)
+    return plain if len(plain) <= SUBJECT else f"{plain[: SUBJECT - 3]}..."
+
+
+class WebHook:
+    """Posts a notice's document as JSON with its signature; what is not taken is tried a few times more."""
+
+    name = "webhook"
+
+    def __init__(self, url: str, secret: str) -> None:
+        self._url = url
+        self._secret = secret.encode()
+        retry = Retry(
+            ATTEMPTS - 1,
+            backoff_factor=PAUSE,
+            status_forcelist=(408, 429, 500, 502, 503, 504),
+            allowed_methods=None,
+            # A long wait is for the sensor's next tick, not for this one.
+            respect_retry_after_header=False,
+            raise_on_status=False,
+        )
+        self._session = requests.Session()
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, HTTPAdapter(max_retries=retry))
+
+    def send(self, notice: Notice) -> None:
+        body = orjson.dumps(notice.document)
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": "bg-pipeline",
+            "Idempotency-Key": notice.id,
+            SIGNATURE: signature(self._secret, body),
+        }
+        # The address may hold a token, and so may the words of an error: neither is told.
+        host = urlsplit(self._url).hostname
+        try:
+            with self._session.post(
+                self._url, data=body, headers=headers, timeout=SECONDS, allow_redirects=False
+            ) as answer:
+                status = answer.status_code
+        except requests.RequestException as error:
+            raise NotSent(
+                f"the web hook at {host} (BG_WEBHOOK_URL) did not answer: {type(error).__name__}"
+            ) from None
+        if not 200 <= status < 300:
+            raise NotSent(f"the web hook at {host} (BG_WEBHOOK_URL) answered {status}")
+
+
+def signature(secret: bytes, body: bytes) -> str:
+    """The value of the header `SIGNATURE`."""
+    return f"sha256={hmac.new(secret, body, hashlib.sha256).hexdigest()}"

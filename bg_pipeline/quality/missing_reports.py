@@ -1,0 +1,116 @@
+"""Uploads that are complete and in no report: what a trigger, a queue or a run has lost, or not come to yet.
+
+Costs for each date: one request per 1,000 uploads, and one per 1,000 documents of its reports; for a batch whose
+report is missing, older than its uploads or elsewhere, the reading of its ledger.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+
+from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.s3_keys import Batch, UploadDate
+from bg_pipeline.run.batch_work import open_work
+from bg_pipeline.settings import Settings
+from bg_pipeline.state.leases import at_work, holder_of
+from bg_pipeline.state.ledger import Ledger
+from bg_pipeline.storage.object_store import Store
+from bg_pipeline.uploads.listing import Uploaded, batches
+
+
+@dataclass(frozen=True)
+class Unreported:
+    """A batch with uploads in no report, the newest of them from ``since``; ``run`` is the run at work on it."""
+
+    batch: Batch
+    since: datetime
+    run: str = ""
+
+
+def dates_with_uploads(store: Store, first: UploadDate, last: UploadDate) -> Iterator[UploadDate]:
+    """The dates from ``last`` back to ``first`` that hold anything; one request for each month."""
+    month = last.replace(day=1)
+    while month >= first.replace(day=1):
+        found = (
+            s3_keys.find_batch(f"{folder}any")
+            for folder in store.folders(f"{s3_keys.UPLOADS}/{month:%Y/%m}/")
+        )
+        days = {batch.date for batch in found if batch is not None}
+        yield from sorted((day for day in days if first <= day <= last), reverse=True)
+        month = (month - timedelta(days=1)).replace(day=1)
+
+
+def unreported(store: Store, settings: Settings, day: date, *, before: datetime) -> Iterator[Unreported]:
+    """The complete batches of a date whose newest upload came before ``before`` and is in no report."""
+    reports: dict[Batch, datetime] = {}
+    for found in store.list(f"{s3_keys.REPORTS}/{s3_keys.date_path(day)}/"):
+        batch = s3_keys.find_batch(found.key)
+        if batch is not None and s3_keys.is_report(found.key):
+            reports[batch] = max(found.modified, reports.get(batch, found.modified))
+    now = datetime.now(UTC)
+    for uploaded in batches(store, day):
+        if not uploaded.complete(settings.settle_seconds, now):
+            continue
+        batch, newest = uploaded.batch, _newest(uploaded)
+        if newest >= before:
+            continue
+        reported = reports.get(batch)
+        if (reported is None or reported < newest) and not _covered(store, settings, uploaded):
+            yield Unreported(batch, newest, _at_work(store, batch))
+
+
+def _newest(uploaded: Uploaded) -> datetime:
+    """When the newest of what a report tells of came."""
+    found = [*uploaded.images.values(), *([uploaded.request] if uploaded.request else [])]
+    return max(each.modified for each in found)
+
+
+def _covered(store: Store, settings: Settings, uploaded: Uploaded) -> bool:
+    """Whether there is a report of this request and these images, by the batch's ledger."""
+    objects = list(store.list(f"{uploaded.batch.ledger_prefix}/"))
+    header = Ledger.read(store, uploaded.batch, objects).header
+    etag = uploaded.request.etag if uploaded.request else ""
+    if not header.get("Reported") or header.get("RequestETag", "") != etag:
+        return False
+    work = open_work(store, settings, uploaded, objects)
+    for image, found in work.images.items():
+        entry = work.ledger.get(image)
+        if entry is None or (found is not None and entry.etag not in ("", found.etag)):
+            return False
+    return True
+
+
+def _at_work(store: Store, batch: Batch) -> str:
+    holder = holder_of(store, batch.lease_key)
+    return holder.run if holder and at_work(store, batch.lease_key) else ""
+
+
+@dataclass
+class LookBack:
+    """What was found from the newest date back to ``first``; only back to ``reached`` where the time was up."""
+
+    first: UploadDate
+    reached: UploadDate
+    found: list[Unreported] = field(default_factory=list)
+
+    @property
+    def lost(self) -> list[Unreported]:
+        """What no run is at work on."""
+        return [each for each in self.found if not each.run]
+
+
+def look_back(
+    store: Store, settings: Settings, now: datetime, *, time_is_up: Callable[[], bool] = lambda: False
+) -> LookBack:
+    """The uploads of the last ``BG_LOOKBACK_DAYS`` that are older than ``BG_STALE_HOURS`` and in no report."""
+    today = now.astimezone(UTC).date()
+    first = max(settings.first_date, today - timedelta(days=settings.lookback_days))
+    before = now - timedelta(hours=settings.stale_hours)
+    looked = LookBack(first, today + timedelta(days=2))
+    for day in dates_with_uploads(store, first, today + timedelta(days=1)):
+        if time_is_up():
+            return looked
+        looked.found += unreported(store, settings, day, before=before)
+        looked.reached = day
+    looked.reached = first
+    return looked

@@ -1,0 +1,251 @@
+"""From a batch's ledger to its report: built from what is stored, never from one run's memory."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from tempfile import SpooledTemporaryFile
+from typing import IO, Final
+
+from bg_pipeline.budget.remaining import cap_left
+from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.payments import bill
+from bg_pipeline.domain.requests import retry_request, write
+from bg_pipeline.errors import RunStopped
+from bg_pipeline.reports import html as report_html
+from bg_pipeline.reports.manifest import mirror_stored
+from bg_pipeline.reports.report import (
+    CsvWriter,
+    JsonWriter,
+    Output,
+    Report,
+    Row,
+    Status,
+    compose,
+    names_in,
+    unreadable,
+)
+from bg_pipeline.run.batch_work import Work
+from bg_pipeline.run.fingerprints import CAPTIONS, LABELS, PICTURES
+from bg_pipeline.run.renditions import WISHES
+from bg_pipeline.state import thumbnails
+from bg_pipeline.state.ledger import Entry
+
+_CSV: Final = "text/csv; charset=utf-8"
+_IN_MEMORY: Final = 2 << 20
+"""Bytes of a report that are held in memory while it is written; from there on it is in a temporary file."""
+
+
+def rows(work: Work) -> Iterator[Row]:
+    """A row for each image asked for, in the order asked."""
+    return (row for row, _ in rows_and_entries(work))
+
+
+def rows_and_entries(work: Work) -> Iterator[tuple[Row, Entry]]:
+    """The same, each with the ledger's entry that it was made from."""
+    if work.problem is not None:
+        yield unreadable(work.place.request_id, work.problem), Entry(s3_keys.REQUEST)
+        return
+    untold = work.ledger.header.get("Untold") or 0.0
+    for image in work.images:
+        row, entry = _row_of(work, image)
+        if untold:
+            row, untold = _with_untold(row, untold), 0.0
+        yield row, entry
+
+
+def _with_untold(row: Row, usd: float) -> Row:
+    """The row with what may have been billed for its batch, nobody knows for which image: it stands in the first."""
+    note = f"{usd:.4f} USD more may have been billed for this batch by a run that ended before it could tell for what"
+    maybe = None if row.MaybeBilledUSD is None else round(row.MaybeBilledUSD + usd, 6)
+    return replace(row, MaybeBilledUSD=maybe, Cause="; ".join(filter(None, [row.Cause, note])))
+
+
+def _row_of(work: Work, image: str) -> tuple[Row, Entry]:
+    entry = work.ledger.get(image) or Entry(image)
+    return row(work, image, entry), entry
+
+
+def not_reported(work: Work) -> list[str]:
+    """The images asked for that have not exactly one row in the report as it is stored."""
+    place = work.place
+    names = Counter(names_in(place.data.blocks(s3_keys.report_key(place.status_prefix, place.request_id))))
+    return [
+        image for image in (work.images if work.problem is None else [s3_keys.REQUEST]) if names[image] != 1
+    ]
+
+
+def row(work: Work, image: str, entry: Entry) -> Row:
+    """What became of one image, as its ledger entry has it."""
+    pictures = entry.stages.get(PICTURES)
+    status = Status(pictures.status) if pictures else Status.SKIPPED
+    error = pictures.error if pictures else "NotTried"
+    cause = pictures.cause if pictures else "no picture was asked of any run yet"
+    if status == Status.SUCCEEDED:
+        cause = "; ".join(
+            f"{name} failed and was not needed: {record.cause}"
+            for name, stage in (("labels", LABELS), ("the caption", CAPTIONS))
+            if (record := entry.stages.get(stage)) and record.status in (Status.FAILED, Status.BLOCKED)
+        )
+    if pictures and pictures.note:
+        cause = "; ".join(filter(None, [cause, pictures.note]))
+    records = entry.stages.values()
+    paid = bill(entry.payments.values())
+    outputs = [Output.read(output) for output in entry.outputs]
+    return compose(
+        work.place.request_id,
+        image,
+        status=status,
+        error=error,
+        cause=cause,
+        ref=work.ref(image),
+        outputs=outputs,
+        labels=entry.labels,
+        caption=entry.caption,
+        cost_usd=paid.cost_usd,
+        maybe_usd=paid.maybe_usd,
+        seconds=sum(record.seconds for record in records),
+        reused=bool(pictures and pictures.reused),
+    )
+
+
+def report_batch(work: Work, told: Iterable[Row]) -> str:
+    """Stores the report as JSON, CSV and HTML, with the request that asks again for what failed; returns its key.
+
+    ``told`` are the batch's `rows`, which are gone through once.
+
+    The HTML, which has what small pictures the run and earlier ones made, is left to `page` for a batch of more
+    than ``BG_HTML_REPORT_IMAGES``.
+    """
+    place = work.place
+    key = s3_keys.report_key(place.status_prefix, place.request_id)
+    csv_key = s3_keys.report_key(place.status_prefix, place.request_id, "csv")
+    with SpooledTemporaryFile(_IN_MEMORY) as as_json, SpooledTemporaryFile(_IN_MEMORY) as as_csv:
+        to_do_again = _write(told, as_json, as_csv)
+        _store_retry(work, to_do_again)
+        work.writer.write(place.data, csv_key, as_csv, media_type=_CSV)
+        _store_manifest(work)
+        _store_html(work)
+        work.writer.write(place.data, key, as_json, media_type="application/json")
+    return key
+
+
+def _write(rows: Iterable[Row], as_json: IO[bytes], as_csv: IO[bytes]) -> list[str]:
+    """Writes the rows without holding them; returns the images that a retry asks for."""
+    to_do_again = []
+    writers = (JsonWriter(as_json), CsvWriter(as_csv))
+    for row in rows:
+        for writer in writers:
+            writer.write(row)
+        if row.to_do_again:
+            to_do_again.append(row.ImageName)
+    for writer in writers:
+        writer.end()
+    return to_do_again
+
+
+def _store_retry(work: Work, to_do_again: Sequence[str]) -> None:
+    place = work.place
+    key = s3_keys.retry_key(place.status_prefix, place.request_id)
+    retry = None
+    if work.request is not None:
+        try:
+            left = cap_left(work.place.store, place.batch, work.request)
+        except RunStopped:
+            left = None  # what was spent cannot be known: who asks again is told so
+        else:
+            retry = retry_request(
+                work.request, to_do_again, WISHES, approved=work.uploaded.approved, cap_usd=left
+            )
+    if retry is not None:
+        work.writer.write(place.data, key, write(retry), media_type="application/json")
+    else:
+        work.writer.delete(place.data, key)
+
+
+def _store_manifest(work: Work) -> None:
+    place = work.place
+    if s3_keys.MANIFEST in work.uploaded.others:
+        mirrored = mirror_stored(place.data, place.batch, work.request, lambda image: _row_of(work, image)[0])
+        if mirrored is not None:
+            key = s3_keys.manifest_report_key(place.status_prefix, place.request_id)
+            work.writer.write(place.data, key, mirrored, media_type=_CSV)
+
+
+def _store_html(work: Work) -> None:
+    place = work.place
+    key = s3_keys.report_key(place.status_prefix, place.request_id, "html")
+    if place.thumbnails.wanted:
+        report = Report(tuple(rows(work)))
+        place.thumbnails.load()
+        work.writer.write(place.data, key, _html(work, report), media_type="text/html; charset=utf-8")
+        place.thumbnails.save(_pictures(work, report.rows))
+    else:
+        work.writer.delete(place.data, key)
+
+
+def page(work: Work, *, link_seconds: int = 0) -> bytes:
+    """The report of any batch as HTML, as of now, with small pictures as far as there is room.
+
+    Those that no run made are made from the stored pictures, first those of images that did not succeed, and
+    stored for the next time. With ``link_seconds`` there are links to all pictures that anyone may follow for so
+    long.
+    """
+    place = work.place
+    report = Report(tuple(rows(work)))
+    place.thumbnails.load()
+    troubled_first = sorted(report.rows, key=lambda row: row.Status == Status.SUCCEEDED)
+    wanted = _pictures(work, troubled_first)
+
+    def read(key: str, etag: str) -> bytes | None:
+        data, lies_at = place.lies_at(key)
+        content = data.read(lies_at)
+        # A photo that was moved is known by the tag of its upload.
+        return content.data if content and (content.etag == etag or key in place.moved) else None
+
+    place.thumbnails.complete(read, wanted.items())
+    place.thumbnails.save(wanted)
+    if not link_seconds:
+        return _html(work, report)
+    end = datetime.now(UTC) + timedelta(seconds=link_seconds)
+
+    def link(key: str) -> str:
+        data, lies_at = place.lies_at(key)
+        return data.presign(lies_at, link_seconds)
+
+    return _html(work, report, link, end)
+
+
+def _pictures(work: Work, rows: Sequence[Row]) -> dict[str, str]:
+    """The keys that the page shows, of photos and of results, with the tags that the ledger knows."""
+    found = {}
+    for row in rows:
+        entry = work.ledger.get(row.ImageName) or Entry(row.ImageName)
+        if source := _source(work, row.ImageName):
+            found[source] = entry.etag
+        found |= {key: entry.files[key] for key in row.Results[: thumbnails.RESULTS] if key in entry.files}
+    return found
+
+
+def _source(work: Work, image: str) -> str:
+    return f"{work.place.input_prefix}/{image}" if work.images.get(image) else ""
+
+
+def _html(
+    work: Work,
+    report: Report,
+    link: Callable[[str], str] = lambda key: "",
+    links_end: datetime | None = None,
+) -> bytes:
+    place = work.place
+    etags = _pictures(work, report.rows)
+    return report_html.render(
+        report,
+        title=place.batch.path,
+        made_at=datetime.now(UTC),
+        source=lambda image: _source(work, image),
+        thumbnail=lambda key: place.thumbnails.get(key, etags.get(key, "")),
+        alt_texts={entry.image: entry.alt_text for entry in work.ledger.entries()},
+        link=link,
+        links_end=links_end,
+    )

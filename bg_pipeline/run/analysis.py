@@ -1,0 +1,389 @@
+"""What services see in a photo: labels, faces, a caption, a cut-out, each paid for once for the same bytes."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from functools import partial
+from io import BytesIO
+from types import MappingProxyType
+from typing import Any
+
+import orjson
+from PIL import Image
+
+from bg_pipeline.budget.image_budget import ImageBudget, PaidCall
+from bg_pipeline.captioners import nova
+from bg_pipeline.domain.effects import Affects, identity_of_call
+from bg_pipeline.domain.model_facts import facts_of
+from bg_pipeline.errors import (
+    CallError,
+    ModelUnavailable,
+    NothingUsable,
+    NotTried,
+    RunStopped,
+    SubjectNotFound,
+)
+from bg_pipeline.generators import Generator, Operation
+from bg_pipeline.imaging import fit, look, unfit
+from bg_pipeline.labelers import custom_labels, faces, rekognition
+from bg_pipeline.masks import Mask
+from bg_pipeline.masks.boxes import Box
+from bg_pipeline.masks.conventions import STORED, from_alpha
+from bg_pipeline.masks.sam import SamForm, endpoint, sam_mask
+from bg_pipeline.models.selection import Choice
+from bg_pipeline.run.context import Tools
+from bg_pipeline.run.source_image import Photograph
+from bg_pipeline.state.answers import Answer, Terms, identity
+from bg_pipeline.state.claims import Claim, Price
+
+NO_OCCASIONS: Mapping[str, str] = MappingProxyType({})
+
+MASK_SIDE = 2048
+"""A cut-out's mask is kept at most so large while its picture is waited for."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A document about one photo and the model that made it."""
+
+    document: Mapping[str, Any]
+    model: str
+
+
+class Looks:
+    """Asks services about one photo; every answer is stored before it is used.
+
+    ``occasions`` names, by stage, the refresh on which answers have to have been made; of a photo that is ``known``,
+    some are likely to be stored. ``cut_out_in_use`` is the answer that the last cut-out came from.
+    """
+
+    def __init__(
+        self,
+        tools: Tools,
+        photo: Photograph,
+        budget: ImageBudget,
+        occasions: Mapping[str, str] = NO_OCCASIONS,
+        *,
+        known: bool = True,
+    ) -> None:
+        self._tools = tools
+        self._photo = photo
+        self._budget = budget
+        self._occasions = occasions
+        self._known = known
+        self.cut_out_in_use: Answer | None = None
+
+    def labels(self) -> Seen:
+        """Labels of the photo, as the part of a labels document that comes from the model.
+
+        They are Rekognition's own, or with ``BG_CUSTOM_LABELS_ARN`` that model's; then raises `NotTried` while it
+        is not running.
+        """
+        if self._tools.settings.custom_labels_arn:
+            return self._custom_labels(self._tools.settings.custom_labels_arn)
+        confidence = self._tools.settings.label_confidence
+
+        def ask(claim: Claim) -> Answer:
+            body = rekognition.request(self._photo.view, confidence)
+            return self._rekognition(
+                rekognition.OPERATION,
+                lambda client: client.detect_labels(**body),
+                rekognition.document,
+                claim,
+            )
+
+        price = self._price_of(rekognition.OPERATION)
+        asked = identity_of_call(self._tools.settings, Affects.LABELS_CALL)
+        return self._once("labels", asked, ask, "labels", price)
+
+    def _custom_labels(self, arn: str) -> Seen:
+        tools, confidence = self._tools, self._tools.settings.custom_labels_confidence
+        asked = identity_of_call(tools.settings, Affects.LABELS_CALL)
+
+        def picture() -> dict[str, Any]:
+            # Before the model is waited for: what is no picture need not wait.
+            return custom_labels.request(arn, self._photo.view, confidence)
+
+        def ask(claim: Claim) -> Answer:
+            body = picture()
+            try:
+                if not tools.standstill.now:
+                    return self._rekognition(
+                        custom_labels.OPERATION,
+                        lambda client: client.detect_custom_labels(**body),
+                        lambda response: custom_labels.document(response, arn),
+                        claim,
+                        regions=(custom_labels.region(arn),),
+                    )
+            except CallError as error:
+                if error.code != custom_labels.NOT_RUNNING:
+                    raise
+                tools.standstill.seen()
+            raise tools.standstill.wait(self._budget.batch.date)
+
+        if tools.standstill.now and not self._stored("labels", asked, "labels"):
+            # Ten thousand photos that wait need no claims.
+            picture()
+            raise tools.standstill.wait(self._budget.batch.date)
+        return self._once("labels", asked, ask, "labels", self._price_of(custom_labels.OPERATION))
+
+    def faces(self) -> list[Box]:
+        """Boxes of all faces in the photo."""
+
+        def ask(claim: Claim) -> Answer:
+            body = faces.request(self._photo.view)
+            return self._rekognition(
+                faces.OPERATION,
+                lambda client: client.detect_faces(**body),
+                lambda response: {"Faces": faces.places(response)},
+                claim,
+            )
+
+        found = self._once("faces", {}, ask, "labels", self._price_of(faces.OPERATION)).document["Faces"]
+        return [Box.read(place["BoundingBox"], "face") for place in found]
+
+    def sam(self, boxes: Sequence[Box]) -> Mask:
+        """What the user's SAM endpoint sees in ``boxes``; only with ``BG_SAM_ENDPOINT``."""
+        tools, photo = self._tools, self._photo
+        form = SamForm.read(tools.settings.sam_form)
+        asked = {
+            **identity_of_call(tools.settings, Affects.SAM_CALL),
+            "form": form.model_dump(),
+            "boxes": [astuple(box) for box in boxes],
+        }
+        name = identity("sam", photo.sha256, asked)
+        with tools.answers.one_at_a_time(name):
+            answer = tools.answers.find("sam", name, self._terms("generated_images"))
+            if answer is None:
+                size = look(photo.view).size
+                mask = sam_mask(self._ask_sam(form), form, photo.view, size, boxes)
+                answer = Answer(
+                    STORED.write_png(mask.picture), "sam", cost_usd=0.0, made_for=self._budget.made_for
+                )
+                tools.answers.keep("sam", name, answer, media_type="image/png")
+        self._budget.charge(name, answer, tools.answers)
+        return Mask(STORED.read_png(answer.data), "faces")
+
+    def _ask_sam(self, form: SamForm) -> Callable[[bytes], tuple[bytes, str]]:
+        tools = self._tools
+        operation = Operation("SAM", tools.settings.sam_endpoint, service="sagemaker-runtime")
+
+        def ask(body: bytes) -> tuple[bytes, str]:
+            def send(client: Any, endpoint_name: str) -> tuple[bytes, str]:
+                return endpoint(client, endpoint_name, form)(body)
+
+            return tools.calls.make(operation, send, regions=tools.aws.regions[:1], unknown_repeats=1).answer
+
+        return ask
+
+    def caption(self) -> Seen:
+        """A caption by the first caption model that can be used: ``{"Caption": …, "AltText": …, "Prompt": …}``.
+
+        ``Prompt`` has the words that were sent. Raises `NotTried` where captions are switched off, and
+        `ModelUnavailable` where no caption model can be used: only what needs a caption waits for one.
+        """
+        if not self._tools.settings.caption_models:
+            raise NotTried(
+                "CaptionsOff",
+                "captions are switched off (BG_CAPTION_MODELS is empty) and {caption} in its prompt needs one: name "
+                "a caption model, or write the words themselves",
+            )
+        asked = identity_of_call(self._tools.settings, Affects.CAPTION_CALL)
+        return self._once("captions", asked, self._describe, "captions", self._price_of_caption())
+
+    def cut_out(self) -> Mask:
+        """The subject as a model cuts it out, paid for once and used for every prompt."""
+        tools, name = self._tools, self._cut_out_name
+        answer = tools.answers.once(
+            "cut-out",
+            name,
+            self._terms("generated_images"),
+            self._cut,
+            media_type="image/png",
+            price=self._price_of_cut_out(),
+        )
+        return self._mask_of_cut_out(name, answer)
+
+    def stored_cut_out(self) -> Mask:
+        """The same from a stored answer only; raises `CallError` where there is none."""
+        name = self._cut_out_name
+        answer = self._tools.answers.find("cut-out", name, self._terms("generated_images"))
+        if answer is None:
+            raise CallError("NotStored", "no cut-out was paid for yet")
+        return self._mask_of_cut_out(name, answer)
+
+    @property
+    def _cut_out_name(self) -> str:
+        return identity("cut-out", self._photo.sha256, {})
+
+    def _mask_of_cut_out(self, name: str, answer: Answer) -> Mask:
+        tools, photo = self._tools, self._photo
+        self._budget.charge(name, answer, tools.answers)
+        self.cut_out_in_use = answer
+        generator = tools.generator(answer.model)
+        if generator is None:
+            raise CallError(
+                "BadAnswer", f"the cut-out was made by {answer.model}, which cannot be loaded any more"
+            )
+        fitted = generator.sizes.canvas(photo.size)
+        with Image.open(BytesIO(answer.data)) as picture:
+            if not picture.has_transparency_data:
+                raise SubjectNotFound("NoTransparency", f"{answer.model} cut nothing out of it")
+            alpha = from_alpha(picture)
+        scale = min(1.0, MASK_SIDE / max(fitted.inner))
+        width, height = (max(1, round(side * scale)) for side in fitted.inner)
+        return Mask(unfit(alpha, fitted, (width, height)), "cut-out")
+
+    def _cut(self, claim: Claim) -> Answer:
+        removers = self._tools.removers
+        while removers.candidates:
+            choice = removers.current()
+            try:
+                return self._cut_with(choice, claim)
+            except ModelUnavailable as error:
+                removers.lost(choice, error.region, error)
+        raise NotTried(
+            "NoCutOut",
+            "its mask has to be cut out, and no model in BG_IMAGE_MODELS does that: add titan-v2, "
+            "nova-canvas or stability, or give a mask",
+        )
+
+    def _cut_with(self, choice: Choice[Generator], claim: Claim) -> Answer:
+        tools, photo, budget = self._tools, self._photo, self._budget
+        generator = choice.candidate.speaker
+        (operation,) = choice.candidate.operations
+        fitted = generator.sizes.canvas(photo.size)
+        with photo.full() as full:
+            picture = fit(full, fitted, media="jpeg", max_bytes=generator.max_picture_bytes)
+        price = facts_of(operation.name, operation.model_id).cost(images=1)
+        with budget.pay(operation.name, price, claim) as call:
+            data = generator.remove(picture, fitted.canvas, tools.invoke(choice.regions, budget, call, claim))
+            call.settle(price)
+        return self._answer(data, generator.name, call, price)
+
+    def _describe(self, claim: Claim) -> Answer:
+        jpeg = self._photo.jpeg(nova.WITHIN, max_bytes=nova.MAX_BYTES)
+        self._photo.set_aside()
+        while True:
+            try:
+                choice = self._tools.captioners.current()
+            except NothingUsable as error:
+                # It stops what needs a caption, and not the run.
+                raise ModelUnavailable("NothingUsable", str(error)) from error
+            try:
+                return self._describe_with(choice, jpeg, claim)
+            except ModelUnavailable as error:
+                self._tools.captioners.lost(choice, error.region, error)
+
+    def _describe_with(self, choice: Choice[str], jpeg: bytes, claim: Claim) -> Answer:
+        tools, budget = self._tools, self._budget
+        (operation,) = choice.candidate.operations
+        prompt, tier = tools.settings.caption_prompt, tools.settings.caption_tier
+        alt_text = tools.settings.alt_text_length
+        body = nova.request(operation.invoke_id, jpeg, prompt, alt_text, tier)
+        tokens_in, tokens_out = nova.tokens_at_most(operation.invoke_id, prompt, alt_text)
+        worst = nova.cost(operation.invoke_id, (tokens_in, tokens_out), tier)
+        with budget.pay(operation.name, worst, claim) as call:
+            done = tools.calls.make(
+                operation,
+                lambda client, _: client.converse(**body),
+                regions=choice.regions,
+                tokens=tokens_in + tokens_out,
+                used_tokens=lambda answer: float(answer.get("usage", {}).get("totalTokens", 0)),
+                before=partial(budget.check, claim),
+            )
+            call.regions.append(done.region)
+            tokens = nova.tokens_used(done.answer)
+            cost = nova.cost(operation.invoke_id, tokens, nova.tier_used(done.answer))
+            # A refusal, or nothing, that comes as an answer is paid for like one.
+            call.settle(cost)
+            answer = {key: value for key, value in done.answer.items() if key != "ResponseMetadata"}
+            tools.keep_payload(budget, operation, body, answer)
+            caption = nova.read(done.answer, alt_text)
+        document = {"Caption": caption.text, "AltText": caption.alt_text, "Prompt": nova.prompt_of(body)}
+        return self._answer(orjson.dumps(document), choice.candidate.name, call, cost)
+
+    def _rekognition(
+        self,
+        operation: Operation,
+        send: Callable[[Any], Any],
+        read: Callable[[Any], Mapping[str, Any]],
+        claim: Claim,
+        *,
+        regions: Sequence[str] = (),
+    ) -> Answer:
+        price = facts_of(operation.name).cost(images=1)
+        with self._budget.pay(operation.name, price, claim) as call:
+            try:
+                done = self._tools.calls.make(
+                    operation,
+                    lambda client, _: send(client),
+                    regions=regions or self._tools.aws.regions,
+                    before=partial(self._budget.check, claim),
+                )
+            except ModelUnavailable as error:
+                raise RunStopped(
+                    f"Rekognition refuses {operation.name} ({error}); grant the credentials "
+                    "rekognition:DetectLabels, rekognition:DetectFaces and, for a model of your own, "
+                    "rekognition:DetectCustomLabels, in Regions that have them"
+                ) from error
+            except CallError as error:
+                if error.code == "InvalidImageFormatException":
+                    # What was sent undecoded is decoded now, to say what is wrong with it.
+                    _ = self._photo.small
+                raise
+            call.regions.append(done.region)
+            call.settle(price)
+        return self._answer(orjson.dumps(read(done.answer)), "rekognition", call, price)
+
+    def _answer(self, data: bytes, model: str, call: PaidCall, cost: float | None) -> Answer:
+        made_for = self._budget.made_for
+        return Answer(data, model, call.region, cost_usd=cost, made_for=made_for, call=call.id, paid_usd=cost)
+
+    def _price_of(self, operation: Operation) -> Price:
+        return self._budget.price(operation.name, facts_of(operation.name).cost(images=1))
+
+    def _price_of_caption(self) -> Price:
+        """What the caption model in use costs at most; another one's price is written before it is called."""
+        settings, captioners = self._tools.settings, self._tools.captioners
+        try:
+            (operation,) = captioners.current().candidate.operations
+        except NothingUsable:
+            return self._budget.price("", 0.0)  # only a stored answer will do
+        tokens = nova.tokens_at_most(operation.invoke_id, settings.caption_prompt, settings.alt_text_length)
+        usd = nova.cost(operation.invoke_id, tokens, settings.caption_tier)
+        return self._budget.price(operation.name, usd)
+
+    def _price_of_cut_out(self) -> Price:
+        try:
+            (operation,) = self._tools.removers.current().candidate.operations
+        except NothingUsable:
+            return self._budget.price("", 0.0)
+        return self._budget.price(operation.name, facts_of(operation.name, operation.model_id).cost(images=1))
+
+    def _stored(self, kind: str, asked: Mapping[str, Any], stage: str) -> bool:
+        name = identity(kind, self._photo.sha256, asked)
+        return self._tools.answers.find(kind, name, self._terms(stage)) is not None
+
+    def _terms(self, stage: str) -> Terms:
+        return self._tools.terms(self._budget, occasion=self._occasions.get(stage, ""))
+
+    def _once(
+        self, kind: str, asked: Mapping[str, Any], ask: Callable[[Claim], Answer], stage: str, price: Price
+    ) -> Seen:
+        """The document for these bytes, asked for only if nobody has."""
+        tools = self._tools
+        name = identity(kind, self._photo.sha256, asked)
+        answer = tools.answers.once(
+            kind,
+            name,
+            self._terms(stage),
+            ask,
+            media_type="application/json",
+            price=price,
+            looks=self._known,
+        )
+        self._budget.charge(name, answer, tools.answers)
+        try:
+            return Seen(orjson.loads(answer.data), answer.model)
+        except orjson.JSONDecodeError as error:
+            raise CallError("BadAnswer", f"the stored answer {kind}/{name} is damaged: {error}") from error

@@ -1,0 +1,179 @@
+"""What one run works with, shared by its threads: the store, the models in use, the gates, the purse."""
+
+import hashlib
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing
+from functools import partial
+from typing import Any
+
+import orjson
+import pybase64
+from botocore.exceptions import BotoCoreError, ClientError
+
+from bg_pipeline.aws.clients import Aws
+from bg_pipeline.budget.image_budget import ImageBudget, PaidCall
+from bg_pipeline.budget.run_budget import Purse
+from bg_pipeline.captioners import nova
+from bg_pipeline.domain.s3_keys import STATE
+from bg_pipeline.errors import OutcomeUnknown, SettingsError
+from bg_pipeline.generators import BUILT_IN, Generator, Invoke, Operation, generator
+from bg_pipeline.models.selection import Candidate, Roster, prompt_limit
+from bg_pipeline.rate_limits.calls import Calls
+from bg_pipeline.rate_limits.heartbeats import Heartbeats
+from bg_pipeline.run.source_image import Darkroom
+from bg_pipeline.settings import Settings
+from bg_pipeline.state.answers import Answers, Terms
+from bg_pipeline.state.claims import Claim
+from bg_pipeline.state.model_stopped import Standstill
+from bg_pipeline.state.process_identity import process_name
+from bg_pipeline.storage.object_store import Store
+
+
+class Tools:
+    """The tools of one run; end them with `close`.
+
+    ``stop`` ends all waiting. ``note`` is called with one line whenever a person would want to know of a
+    choice that was made.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        aws: Aws,
+        store: Store,
+        *,
+        stop: threading.Event,
+        note: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.settings = settings
+        self.aws = aws
+        self.store = store
+        self.stop = stop
+        self.note = note = _once(note)
+        self.answers = Answers(store, process_name())
+        self.calls = Calls(aws, settings, stop, Heartbeats(store, f"{STATE}/heartbeats"), note)
+        self.purse = Purse(
+            store, run_cap_usd=settings.max_cost_usd, day_cap_usd=settings.max_cost_usd_per_day
+        )
+        self.standstill = Standstill(store)
+        self.darkroom = Darkroom(settings.max_decoded_images)
+        generators = [generator(name) for name in settings.image_models]
+        self._generators = {each.name: each for each in generators}
+        self.replacers = Roster(
+            aws, [Candidate(each.name, (each.replaces,), each) for each in generators if each.replaces], note
+        )
+        self.removers = Roster(
+            aws, [Candidate(each.name, (each.removes,), each) for each in generators if each.removes], note
+        )
+        self.captioners = Roster(
+            aws,
+            [Candidate(name, (nova.operation(name),), name) for name in nova.models(settings, aws)],
+            note,
+            regions=nova.regions(settings, aws),
+        )
+
+    @property
+    def prompt_limit(self) -> int:
+        """The longest prompt, in characters, of the image model in use."""
+        return prompt_limit(self.replacers)
+
+    @property
+    def prompt_limits(self) -> frozenset[int]:
+        """The longest prompts of all known image models, any of which may have made a stored picture."""
+        names = {*BUILT_IN, *self._generators}
+        return frozenset(found.prompt_limit for name in names if (found := self.generator(name)))
+
+    def generator(self, name: str) -> Generator | None:
+        """The generator that made a stored answer, whether it is configured or not; None where nobody knows it."""
+        if name not in self._generators:
+            try:
+                self._generators[name] = generator(name)
+            except SettingsError:
+                return None
+        return self._generators[name]
+
+    def terms(self, budget: ImageBudget, *, models: Collection[str] = (), occasion: str = "") -> Terms:
+        """Which answers will do for the image that ``budget`` pays for."""
+        return Terms(self.stop, budget.batch.path, budget.retry, models, occasion)
+
+    def invoke(self, regions: Sequence[str], budget: ImageBudget, call: PaidCall, *claims: Claim) -> Invoke:
+        """An `Invoke` through the gate, under claims; ``call`` learns which Region answered."""
+
+        def invoke(operation: Operation, body: Mapping[str, Any]) -> Mapping[str, Any]:
+            data = orjson.dumps(body)
+
+            def send(client: Any, model_id: str) -> bytes:
+                response = client.invoke_model(
+                    modelId=model_id, body=data, contentType="application/json", accept="application/json"
+                )
+                with closing(response["body"]) as stream:
+                    return bytes(stream.read())
+
+            done = self.calls.make(operation, send, regions=regions, before=partial(budget.check, *claims))
+            call.regions.append(done.region)
+            self.keep_payload(budget, operation, data, done.answer)
+            return _json_object(done.answer)
+
+        return invoke
+
+    def keep_payload(
+        self,
+        budget: ImageBudget,
+        operation: Operation,
+        request: bytes | Mapping[str, Any],
+        answer: bytes | Mapping[str, Any],
+    ) -> None:
+        """With ``BG_KEEP_PAYLOADS``, keeps the exact JSON of a model call for `store_payloads`."""
+        if self.settings.keep_payloads:
+            asked, answered = _json(request), _json(answer)
+            name = f"{operation.name.lower()}-{hashlib.sha256(asked).hexdigest()[:16]}"
+            for kind, data in (("request", asked), ("answer", answered)):
+                budget.payloads.append((budget.batch.payload_key(budget.image, f"{name}-{kind}"), data))
+
+    def store_payloads(self, budget: ImageBudget) -> None:
+        """Stores what `keep_payload` kept; call it once what was paid for is stored. Can only warn."""
+        while budget.payloads:
+            key, data = budget.payloads.pop(0)
+            try:
+                self.store.write(key, data, media_type="application/json")
+            except (ClientError, BotoCoreError) as error:
+                code = getattr(error, "response", {}).get("Error", {}).get("Code") or type(error).__name__
+                self.note(
+                    f"BG_KEEP_PAYLOADS: what was sent and answered is not kept ({code}); the results are"
+                )
+                budget.payloads.clear()
+
+    def close(self) -> None:
+        """Ends heartbeats and gives back what was reserved and not spent."""
+        self.calls.close()
+        self.purse.close()
+
+
+def _once(note: Callable[[str], None]) -> Callable[[str], None]:
+    """``note``, but for lines that were told before."""
+    told: set[str] = set()
+
+    def note_once(line: str) -> None:
+        if line not in told:
+            told.add(line)
+            note(line)
+
+    return note_once
+
+
+def _json(document: bytes | Mapping[str, Any]) -> bytes:
+    """The JSON of a payload; a picture that travels raw is in base64, as it is on the wire."""
+    if isinstance(document, bytes):
+        return document
+    return orjson.dumps(document, default=lambda data: pybase64.b64encode_as_string(data))
+
+
+def _json_object(data: bytes) -> Mapping[str, Any]:
+    try:
+        document = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise OutcomeUnknown("BadAnswer", f"the model's answer is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise OutcomeUnknown("BadAnswer", "the model's answer is not a JSON object")
+    return document

@@ -1,0 +1,458 @@
+"""One image's way through the stages: labels, caption, pictures; each ends in a record, whatever happens."""
+
+import hashlib
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import groupby
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from bg_pipeline.budget.image_budget import ImageBudget
+from bg_pipeline.captioners.nova import shortened
+from bg_pipeline.domain import requests, s3_keys
+from bg_pipeline.domain.payments import Bill
+from bg_pipeline.domain.requests import ImageSettings
+from bg_pipeline.errors import (
+    BgPipelineError,
+    CallError,
+    LeaseLost,
+    NotDelivered,
+    NotTried,
+    RunStopped,
+)
+from bg_pipeline.masks.label_boxes import usable_labels
+from bg_pipeline.reports.report import Status, worst
+from bg_pipeline.run.analysis import NO_OCCASIONS, Looks
+from bg_pipeline.run.batch_locations import Place
+from bg_pipeline.run.context import Tools
+from bg_pipeline.run.fingerprints import CAPTIONS, LABELS, PICTURES, wish_of
+from bg_pipeline.run.generation import Painted, Painter
+from bg_pipeline.run.outcomes import GOOD, Meaning, attempt, meaning, merged, same_wish, settled
+from bg_pipeline.run.renditions import refuse_impossible
+from bg_pipeline.run.results import File, Finisher, MadeBy
+from bg_pipeline.run.source_image import Photograph
+from bg_pipeline.run.subject_mask import Eyes
+from bg_pipeline.state.leased_writes import LeasedWriter
+from bg_pipeline.state.leases import Lease
+from bg_pipeline.state.ledger import Entry, StageRecord
+
+
+class Walk:
+    """One image's way; used by one thread, which may hand prompts to others.
+
+    ``entry`` is what the ledger knows and is brought up to date; ``occasions`` names, by stage, the refresh on
+    which it is made anew. ``lost`` are results that the entry knows and that are not stored any more as they were.
+    ``retry`` names the occasion on which a person asked again for what failed. Nothing is paid and nothing is
+    written once the ``lease`` is lost. ``stopped`` is set when something ended the run, ``call_failed`` when a call
+    that may cost money failed; ``spent`` is what was paid.
+    """
+
+    def __init__(
+        self,
+        tools: Tools,
+        place: Place,
+        asked: ImageSettings,
+        entry: Entry,
+        *,
+        helpers: ThreadPoolExecutor,
+        writer: LeasedWriter,
+        occasions: Mapping[str, str] = NO_OCCASIONS,
+        lost: Collection[str] = (),
+        retry: str = "",
+        lease: Lease | None = None,
+    ) -> None:
+        self._tools = tools
+        self._place = place
+        self._asked = asked
+        self.entry = entry
+        self._occasions = occasions
+        self._helpers = helpers
+        self._writer = writer
+        self._lost = lost
+        self._retry = retry
+        self._lease = lease
+        self.stopped: RunStopped | None = None
+        self.call_failed = False
+        self.undelivered = False
+        self.spent = Bill()
+        self._known = bool(entry.sha256) or lease is None or lease.left_behind
+        key = f"{place.input_prefix}/{asked.image}"
+        store, lies_at = place.lies_at(key)
+        moved = key in place.moved
+        entry.archived = entry.archived if moved else ""
+        self._photo = Photograph(
+            store, key, tools.darkroom, lies_at=lies_at, etag=entry.etag if moved else ""
+        )
+        self._labels: Mapping[str, Any] | None = None
+        self._caption: str | None = None
+        self._no_caption: CallError | None = None
+
+    def run(self, due: Mapping[str, str]) -> Entry:
+        """Does the stages in ``due`` (name to fingerprint) in order and returns the entry with their records."""
+        steps: dict[str, Callable[[Looks, ImageBudget], None]] = {
+            LABELS: lambda looks, budget: self._make_labels(looks),
+            CAPTIONS: lambda looks, budget: self._make_caption(looks),
+        }
+        for stage, made_for in due.items():
+            if stage == PICTURES:
+                self._record_pictures(made_for)
+            else:
+                before = self.entry.stages.get(stage)
+                self.entry.stages[stage] = settled(before, self._record(stage, made_for, steps[stage]))
+            self._keep_thumbnail()
+        if self._photo.fetched:
+            self.entry.sha256 = self._photo.sha256
+            self.entry.etag = self._photo.etag
+        return self.entry
+
+    def _keep_thumbnail(self) -> None:
+        """Keeps the small picture of the source as early as its pixels are at hand."""
+        if self._photo.fetched:
+            self._place.thumbnails.keep(self._photo.key, self._photo.etag, lambda: self._photo.at_hand)
+
+    def _record(self, stage: str, made_for: str, step: Callable[[Looks, ImageBudget], None]) -> StageRecord:
+        """Makes a stage; its record, whatever happens."""
+        started = time.monotonic()
+        place = self._place
+        budget = ImageBudget(
+            self._tools.purse,
+            place.batch,
+            self._asked.image,
+            place.cap_usd,
+            family=place.family,
+            lease=self._lease,
+            retry=self._retry,
+            stage=stage,
+            payments=self.entry.payments,
+        )
+        looks = Looks(self._tools, self._photo, budget, self._occasions, known=self._known)
+        occasion = self._occasions.get(stage, "")
+        record = StageRecord(made_for, Status.SUCCEEDED, occasion=occasion)
+        failed = attempt(lambda: step(looks, budget), self._photo.key)
+        self._tools.store_payloads(budget)
+        if failed is not None:
+            outcome = self._meaning(failed)
+            record = StageRecord(
+                made_for, outcome.status, outcome.final, outcome.error, outcome.cause, occasion=occasion
+            )
+        record.seconds = round(time.monotonic() - started, 3)
+        record.reused = budget.reused
+        self.spent += budget.spent
+        return record
+
+    def _record_pictures(self, made_for: str) -> None:
+        """Makes the pictures; what was delivered before stays where none is made in its place."""
+        entry = self.entry
+        before = entry.stages.get(PICTURES)
+        outputs, files = (
+            entry.outputs,
+            {key: etag for key, etag in entry.files.items() if key not in self._lost},
+        )
+        wish = wish_of(self._asked, entry.etag)
+        same = before is not None and same_wish(before, StageRecord(made_for, "", wish=wish))
+        passed = {
+            output["Number"]
+            for output in outputs
+            if same and output["Status"] == Status.SUCCEEDED and output["Key"] in files
+        }
+        entry.outputs, entry.files = [], {}
+        record = self._record(
+            PICTURES, made_for, lambda looks, budget: self._make_pictures(looks, budget, passed)
+        )
+        record.wish = wish
+        made = entry.outputs
+        if record.status == Status.SUCCEEDED and made:
+            self._judge(record, made)
+        complete = record.status in GOOD and all(output["Key"] for output in made)
+        entry.outputs = made if complete else merged(outputs, made, files)
+        still_there = {output["Key"] for output in entry.outputs}
+        kept = {key: etag for key, etag in files.items() if key in still_there and key not in entry.files}
+        outdated = {**entry.outdated, **files} if complete else dict(entry.outdated)
+        entry.files |= kept
+        intact = bool(outputs) and all(output["Key"] in files for output in outputs if output["Key"])
+        entry.stages[PICTURES] = settled(before, record, intact=intact)
+        self._remove({key: etag for key, etag in outdated.items() if key not in entry.files})
+
+    def _judge(self, record: StageRecord, outputs: Sequence[Mapping[str, Any]]) -> None:
+        """A stage ended as the worst of its outputs."""
+        bad = [output for output in outputs if output["Status"] != Status.SUCCEEDED]
+        if bad:
+            record.status = worst(Status(output["Status"]) for output in bad)
+            first = next(output for output in bad if output["Status"] == record.status)
+            record.error, record.cause = first["Error"], first["Cause"]
+            record.final = all(output["Final"] for output in bad)
+
+    def _remove(self, outdated: Mapping[str, str]) -> None:
+        """Takes away results that the settings no longer ask for; what is not ours any more stays.
+
+        What S3 does not delete now is tried again with the next change of the image.
+        """
+        data = self._place.data
+        self.entry.outdated = {}
+        for key, etag in outdated.items():
+            try:
+                found = data.head(key)
+                if found is not None and found.etag == etag:
+                    self._writer.delete(data, key, etag)
+                    self._writer.delete(data, s3_keys.provenance_key(key))
+            except LeaseLost as error:
+                self.stopped = self.stopped or error
+                self.entry.outdated[key] = etag
+            except (ClientError, BotoCoreError) as error:
+                self.entry.outdated[key] = etag
+                self._tools.note(f"s3://{data.bucket}/{key} is outdated and could not be deleted: {error}")
+
+    # Labels and captions
+
+    def _make_labels(self, looks: Looks) -> None:
+        seen = looks.labels()
+        self._labels = seen.document
+        document = {"Source": self._photo.key, "SourceETag": self._photo.etag, **seen.document}
+        self._writer.write_json(self._tools.store, self._place.batch.labels_key(self._asked.image), document)
+        self.entry.labels = ", ".join(self._asked.labels) or ", ".join(usable_labels(document))
+
+    def _make_caption(self, looks: Looks) -> None:
+        if self._no_caption is not None:
+            raise self._no_caption  # asked for once: a refusal is billed like an answer
+        try:
+            seen = looks.caption()
+        except CallError as error:
+            self._no_caption = error
+            raise
+        self._caption = seen.document["Caption"]
+        alt_text = shortened(seen.document.get("AltText", ""), self._tools.settings.alt_text_length)
+        document = {
+            "Source": self._photo.key,
+            "SourceETag": self._photo.etag,
+            "Model": seen.model,
+            "Prompt": seen.document.get("Prompt", self._tools.settings.caption_prompt),
+            "Caption": self._caption,
+            **({"AltText": alt_text} if alt_text else {}),
+        }
+        self._writer.write_json(self._tools.store, self._place.batch.caption_key(self._asked.image), document)
+        self.entry.caption, self.entry.alt_text = self._caption, alt_text
+
+    def _labels_document(self, looks: Looks) -> Mapping[str, Any]:
+        if self._labels is None:
+            self._make_labels(looks)
+        return self._labels or {}
+
+    def _caption_text(self, looks: Looks) -> str:
+        if self._caption is None:
+            self._make_caption(looks)
+        return self._caption or ""
+
+    # Pictures
+
+    def _make_pictures(self, looks: Looks, budget: ImageBudget, passed: Collection[int]) -> None:
+        asked = self._asked
+        if asked.needs_prompt and not asked.prompts:
+            raise NotTried("NoPrompt", "no prompt: name one in the request or in BG_DEFAULT_PROMPT")
+        finisher = Finisher(
+            self._tools,
+            self._place,
+            asked,
+            self._photo,
+            self._writer,
+            made_for=budget.made_for,
+            passed=passed,
+        )
+        eyes = Eyes(
+            photo=lambda: self._photo.small,
+            labels=lambda: self._labels_document(looks),
+            caption=lambda: self._caption_text(looks),
+            faces=looks.faces,
+            sam=looks.sam if self._tools.settings.sam_endpoint else None,
+            cut_out=looks.cut_out,
+            stored_cut_out=looks.stored_cut_out,
+            given=finisher.given,
+        )
+        mask_sha256 = hashlib.sha256(finisher.given(asked.mask_key)).hexdigest() if asked.mask_key else ""
+        painter = Painter(
+            self._tools,
+            self._photo,
+            asked,
+            eyes,
+            budget,
+            given_mask_sha256=mask_sha256,
+            occasion=self._occasions.get(PICTURES, ""),
+            known=self._known,
+        )
+        if not asked.needs_prompt:
+            mask = painter.subject()
+            cut = looks.cut_out_in_use if mask.source == "cut-out" else None
+            made_by = MadeBy.of(cut, budget.made_for) if cut else MadeBy()
+            self._keep(1, finisher.without_model(mask, made_by))
+            return
+        refuse_impossible(asked, self._photo.size)
+        values, missing = self._prompt_values(looks)
+        limit = self._tools.prompt_limit
+        requests.fill(asked.negative_prompt, {}, limit, "NegativePrompt")
+        groups = [list(group) for _, group in groupby(asked.outputs, key=lambda wanted: wanted.prompt)]
+
+        def make(group: Sequence[requests.Wanted]) -> None:
+            lacking = [missing[name] for name in requests.placeholders(group[0].template) if name in missing]
+            prompt: str | BgPipelineError = (
+                lacking[0]
+                if lacking
+                else attempt(lambda: self._prompt(painter, group, values, limit), self._photo.key)
+            )
+            if isinstance(prompt, BgPipelineError):
+                for wanted in group:
+                    self._keep(wanted.position, prompt)
+                return
+            painted = attempt(partial(painter.paint, prompt, group), self._photo.key)
+            pictures = [painted] * len(group) if isinstance(painted, BgPipelineError) else painted
+            for wanted, picture in zip(group, pictures, strict=True):
+                self._keep(wanted.position, self._finished(finisher, painter, prompt, wanted, picture))
+
+        if len(groups) == 1:
+            make(groups[0])
+        else:
+            list(self._helpers.map(make, groups))
+        self.entry.outputs.sort(key=lambda output: output["Number"])
+
+    def _prompt(
+        self, painter: Painter, group: Sequence[requests.Wanted], values: Mapping[str, str], limit: int
+    ) -> str:
+        """The prompt of a group, filled for the model in use.
+
+        Models take prompts of different lengths. Where the pictures are stored that another one made of the prompt
+        as it was filled for that one, it is that prompt.
+        """
+        template = group[0].template
+        prompt = requests.fill(template, values, limit)
+        if requests.placeholders(template):
+            for other in self._tools.prompt_limits - {limit}:
+                filled = attempt(partial(requests.fill, template, values, other), self._photo.key)
+                if isinstance(filled, str) and filled != prompt and painter.has(filled, group):
+                    return filled
+        return prompt
+
+    def _prompt_values(self, looks: Looks) -> tuple[dict[str, str], dict[str, BgPipelineError]]:
+        """What the placeholders of the prompts stand for; those that cannot be had, with the reason.
+
+        Prompts that do not use what is missing are painted all the same.
+        """
+        asked = self._asked
+        values = dict(requests.placeholder_values(asked, caption="", labels=""))
+        missing: dict[str, BgPipelineError] = {}
+        makers: dict[str, Callable[[], str]] = {
+            "caption": lambda: self._caption_text(looks),
+            "labels": lambda: (
+                ", ".join(asked.labels) or ", ".join(usable_labels(self._labels_document(looks)))
+            ),
+        }
+        wanted = {name for prompt in asked.prompts for name in requests.placeholders(prompt)}
+        for name in wanted & makers.keys():
+            made = attempt(makers[name], self._photo.key)
+            if isinstance(made, BgPipelineError):
+                missing[name] = made
+            else:
+                values[name] = made
+        return values, missing
+
+    def _finished(
+        self,
+        finisher: Finisher,
+        painter: Painter,
+        prompt: str,
+        wanted: requests.Wanted,
+        picture: Painted | BgPipelineError,
+    ) -> list[File] | BgPipelineError:
+        """The stored files of one picture; one that does not pass is asked for again with another seed.
+
+        Where there is no other, the one that did not pass is kept for a person.
+        """
+        files: list[File] = []
+        regenerated = 0
+        while not isinstance(picture, BgPipelineError):
+            finished = attempt(partial(finisher.finish, picture, prompt, wanted.position), self._photo.key)
+            if isinstance(finished, BgPipelineError):
+                picture = finished
+                break
+            files = finished
+            if (
+                not any(file.repaint for file in files)
+                or regenerated >= self._tools.settings.max_regenerations
+            ):
+                return files
+            regenerated += 1
+            painted = attempt(partial(painter.paint, prompt, [wanted], regenerated), self._photo.key)
+            picture = painted if isinstance(painted, BgPipelineError) else painted[0]
+        if files:
+            self._meaning(picture)
+        return files or picture
+
+    def _meaning(self, error: BgPipelineError) -> Meaning:
+        if isinstance(error, RunStopped):
+            self.stopped = error
+        # A file that is no picture costs nothing, however many there are of them.
+        self.call_failed = self.call_failed or isinstance(error, CallError)
+        self.undelivered = self.undelivered or isinstance(error, NotDelivered)
+        return meaning(error)
+
+    def _keep(self, position: int, outcome: list[File] | BgPipelineError) -> None:
+        """Takes the outputs of one picture into the entry."""
+        each = len(self._asked.renditions) or 1
+        first = (position - 1) * each + 1
+        if isinstance(outcome, BgPipelineError):
+            means = self._meaning(outcome)
+            for number in range(first, first + each):
+                self.entry.outputs.append(
+                    _output(
+                        number, status=means.status, error=means.error, cause=means.cause, final=means.final
+                    )
+                )
+            return
+        for number, file in enumerate(outcome, first):
+            if file.key:
+                self.entry.files[file.key] = file.etag
+                self.entry.names[str(number)] = file.name
+            self.entry.outputs.append(
+                _output(
+                    number,
+                    key=file.key,
+                    status=Status.NEEDS_REVIEW if file.reasons else Status.SUCCEEDED,
+                    error="Fidelity" if file.reasons else "",
+                    cause="; ".join([*file.reasons, *file.notes]),
+                    final=True,
+                    model=file.model,
+                    region=file.region,
+                    seed=file.seed,
+                    cost=file.cost_usd if number == first else 0.0,
+                    subject_changed=file.subject_changed,
+                )
+            )
+
+
+def _output(
+    number: int,
+    *,
+    status: str,
+    error: str = "",
+    cause: str = "",
+    final: bool,
+    key: str = "",
+    model: str = "",
+    region: str = "",
+    seed: int | None = None,
+    cost: float | None = 0.0,
+    subject_changed: float | None = None,
+) -> dict[str, Any]:
+    return {
+        "Number": number,
+        "Key": key,
+        "Status": status,
+        "Error": error,
+        "Cause": cause,
+        "Final": final,
+        "Model": model,
+        "Region": region,
+        "Seed": seed,
+        "CostUSD": cost,
+        "SubjectChanged": subject_changed,
+    }

@@ -1,0 +1,338 @@
+"""Many files from one result: each rendition's frame, size and format, and whether it keeps its preset's rules.
+
+A preset is data (``presets.toml``): what it asks of the request and of the file, and what the finished file must be.
+"""
+
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.resources import files
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFilter
+
+from bg_pipeline.domain import formats
+from bg_pipeline.domain.requests import ImageSettings, Rendition, Wishes, filled, read_wishes
+from bg_pipeline.errors import ImageError
+from bg_pipeline.imaging import Facts, Photo, cut_out, encode, look, open_photo, writable_format
+
+Background = Literal["scene", "white", "transparent"]
+Box = tuple[int, int, int, int]
+Size = tuple[int, int]
+
+# JPEG's blocks of 16 pixels smear the subject's edge this far into a plain background.
+_SMEAR = 16
+
+_SOLID = [0] * 128 + [255] * 128
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a name in ``Preset`` stands for; `presets.toml` explains the fields."""
+
+    name: str
+    about: str
+    background: Background
+    request: Wishes
+    file: Rendition
+    rules: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A finished file; ``complaints`` are sentences on the rules of its preset that it breaks."""
+
+    data: bytes
+    format: str
+    size: Size
+    complaints: tuple[str, ...] = ()
+
+
+def _presets() -> Mapping[str, Preset]:
+    documents = tomllib.loads((files("bg_pipeline.domain") / "presets.toml").read_text(encoding="utf-8"))
+    presets = {}
+    for name, document in documents.items():
+        if unknown := set(document["rules"]) - set(_RULES):
+            raise ValueError(f"presets.toml: {name} has the unknown rules {', '.join(sorted(unknown))}")
+        presets[name] = Preset(
+            name,
+            document["about"],
+            document["background"],
+            read_wishes(document["request"]),
+            Rendition(**document["file"]),
+            document["rules"],
+        )
+    return MappingProxyType(presets)
+
+
+def render(
+    image: Image.Image,
+    photo: Photo,
+    subject: Image.Image,
+    rendition: Rendition | None,
+    *,
+    feather: float = 2.0,
+    ai_note: str | None = None,
+) -> Rendered:
+    """The file that ``rendition`` asks for, made from a finished result.
+
+    ``image`` is the result at the photo's size, RGB, or RGBA if it is a cut-out; ``subject`` the mask it was made
+    with (L, 255 = subject). Without a rendition it is the whole picture in the photo's format.
+
+    ``Width`` and ``Height`` are the file's exact size; one alone keeps the aspect. Where they have another aspect
+    than the picture it is cropped around the subject, never stretched. ``Margin`` crops to the subject, leaving that
+    share of the frame free on each side; a scene ends where the photo ended, so its margins may be smaller, while
+    white and transparent grounds are extended. A subject that the photo itself cuts off stays at that edge.
+
+    Without a ``Format``, a lossless one that cannot keep ``MaxBytes`` gives way to JPEG, or WebP for a cut-out.
+
+    Raises `ImageError` (``TooManyBytes``) if ``MaxBytes`` cannot be kept.
+    """
+    preset = PRESETS[rendition.Preset] if rendition and rendition.Preset else None
+    file = filled(rendition or Rendition(), preset.file if preset else None)
+    background = preset.background if preset else "scene"
+    if background != "scene" and image.mode != "RGBA":
+        image = cut_out(photo, subject, feather=feather)
+    mask = image.getchannel("A") if image.mode == "RGBA" else subject
+    format = file.Format or writable_format(
+        photo.format, needs_alpha=image.mode == "RGBA" and background != "white"
+    )
+    frame = _frame(mask, file, extendable=image.mode == "RGBA")
+    size = _size(frame, file)
+    seen = _framed(mask, frame, size)
+    picture = _framed(image, frame, size)
+    if background == "white":
+        page = Image.new("RGB", size, "white")
+        page.paste(picture, mask=picture.getchannel("A"))
+        picture = page
+    try:
+        data = encode(
+            picture, format, max_bytes=file.MaxBytes, ai_note=ai_note, dpi=photo.dpi, lossless=photo.lossless
+        )
+    except ImageError:
+        if file.Format:
+            raise
+        # Only the number of bytes was asked for, and the photo's own lossless format cannot keep it.
+        format = "webp" if picture.mode == "RGBA" else "jpeg"
+        data = encode(
+            picture, format, max_bytes=file.MaxBytes, ai_note=ai_note, dpi=photo.dpi, lossless=photo.lossless
+        )
+    if preset is None:
+        return Rendered(data, format, size)
+    shown, enlarged = _area(mask.crop(frame)) / max(1, _area(mask)), size[0] / (frame[2] - frame[0])
+    return Rendered(data, format, size, tuple(check(preset, data, seen, shown=shown, enlarged=enlarged)))
+
+
+def refuse_impossible(asked: ImageSettings, size: Size) -> None:
+    """Raises `ImageError` (``TooLarge``) where a rendition of a photo of this size is larger than its format can be.
+
+    To be asked before anything is paid; what depends on where the subject is found is not known yet, and passes.
+    """
+    for rendition in asked.renditions:
+        preset = PRESETS[rendition.Preset] if rendition.Preset else None
+        file = filled(rendition, preset.file if preset else None)
+        if file.Margin is not None and not (file.Width and file.Height):
+            continue
+        if problem := formats.size_problem(*_size((0, 0, *size), file), file.Format):
+            raise ImageError("TooLarge", problem)
+
+
+def check(
+    preset: Preset, data: bytes, subject: Image.Image, *, shown: float = 1.0, enlarged: float = 1.0
+) -> list[str]:
+    """A sentence for each rule of the preset that a finished file breaks.
+
+    All is read from the file's own bytes but what they cannot tell: where the ``subject`` lies in it (L, of
+    the file's size), the share of the subject's area that the frame shows, and how far the photo was enlarged.
+    """
+    finished = _Finished(data, subject, shown, enlarged)
+    found = (_RULES[name](finished, wanted) for name, wanted in preset.rules.items())
+    return [sentence for sentence in (*found, _not_srgb(finished), _private(finished)) if sentence]
+
+
+# Frames
+
+
+def _frame(mask: Image.Image, file: Rendition, *, extendable: bool) -> Box:
+    """The part of the picture that the file shows; it may reach beyond an extendable one."""
+    whole = (0, 0, *mask.size)
+    box = mask.point(_SOLID).getbbox() or whole
+    subject = box[2] - box[0], box[3] - box[1]
+    aspect = file.Width / file.Height if file.Width and file.Height else None
+    width, height = float(mask.width), float(mask.height)
+    if file.Margin is not None:
+        width, height = (side / (1 - 2 * file.Margin) for side in subject)
+        if aspect:
+            width, height = max(width, height * aspect), max(height, width / aspect)
+    elif aspect:
+        width, height = min(width, height * aspect), min(height, width / aspect)
+    else:
+        return whole
+    if extendable:
+        scale = max(1.0, subject[0] / width, subject[1] / height)
+    else:
+        scale = min(1.0, mask.width / width, mask.height / height)
+    left, right = _span(width * scale, box[0], box[2], mask.width, extendable)
+    # Of a subject too tall for the frame the upper part is kept: people have their faces there.
+    lowest = min(box[3], box[1] + round(height * scale))
+    top, bottom = _span(height * scale, box[1], lowest, mask.height, extendable)
+    return left, top, right, bottom
+
+
+def _span(length: float, start: int, end: int, limit: int, extendable: bool) -> tuple[int, int]:
+    """Where a frame of this length lies around a subject from ``start`` to ``end``, in one direction."""
+    frame = max(1, round(length))
+    first = round((start + end - frame) / 2)
+    if not extendable:
+        first = min(max(first, 0), limit - frame)
+    elif (start == 0) != (end == limit):
+        # The photo cuts the subject off on this side: with free ground there it would hang in the air.
+        first = 0 if start == 0 else limit - frame
+    return first, first + frame
+
+
+def _size(frame: Box, file: Rendition) -> Size:
+    width, height = frame[2] - frame[0], frame[3] - frame[1]
+    if file.Width and file.Height:
+        return file.Width, file.Height
+    if file.Width:
+        return file.Width, max(1, round(file.Width * height / width))
+    if file.Height:
+        return max(1, round(file.Height * width / height)), file.Height
+    return width, height
+
+
+def _framed(image: Image.Image, frame: Box, size: Size) -> Image.Image:
+    part = image if frame == (0, 0, *image.size) else image.crop(frame)
+    return part if part.size == size else part.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
+
+
+def _area(mask: Image.Image) -> float:
+    return float(np.asarray(mask).sum(dtype=np.int64)) / 255
+
+
+# Rules
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """A finished file; its pixels are decoded when a rule looks at them."""
+
+    data: bytes
+    subject: Image.Image
+    shown: float
+    enlarged: float
+
+    @cached_property
+    def facts(self) -> Facts:
+        return look(self.data)
+
+    @cached_property
+    def photo(self) -> Photo:
+        return open_photo(self.data)
+
+    @cached_property
+    def box(self) -> Box:
+        return self.subject.point(_SOLID).getbbox() or (0, 0, 0, 0)
+
+    @cached_property
+    def ground(self) -> npt.NDArray[np.bool]:
+        """Where there is surely no subject."""
+        ground: npt.NDArray[np.bool] = np.asarray(self.subject.filter(ImageFilter.BoxBlur(_SMEAR))) == 0
+        return ground
+
+
+def _formats(file: _Finished, wanted: list[str]) -> str:
+    return (
+        "" if file.facts.format in wanted else f"the format is {file.facts.format}, not {' or '.join(wanted)}"
+    )
+
+
+def _min_side(file: _Finished, wanted: int) -> str:
+    longest = max(file.facts.size)
+    return "" if longest >= wanted else f"the longer side has {longest} pixels, fewer than {wanted}"
+
+
+def _aspect(file: _Finished, wanted: list[int]) -> str:
+    width, height = file.facts.size
+    # As near as whole pixels allow.
+    if abs(width * wanted[1] - height * wanted[0]) <= max(wanted):
+        return ""
+    return f"the frame is {width} × {height}, not {wanted[0]}:{wanted[1]}"
+
+
+def _max_bytes(file: _Finished, wanted: int) -> str:
+    return "" if len(file.data) <= wanted else f"the file has {len(file.data):,} bytes, more than {wanted:,}"
+
+
+def _subject(file: _Finished, wanted: float) -> str:
+    left, top, right, bottom = file.box
+    filled = max((right - left) / file.subject.width, (bottom - top) / file.subject.height)
+    # Whole pixels: a frame of odd size can miss the share by one.
+    if filled * max(file.subject.size) >= wanted * max(file.subject.size) - 1:
+        return ""
+    return f"the subject fills {filled:.0%} of the frame, less than {wanted:.0%}"
+
+
+def _shown(file: _Finished, wanted: float) -> str:
+    return "" if file.shown >= wanted else f"{1 - file.shown:.0%} of the subject lies outside the frame"
+
+
+def _head_room(file: _Finished, wanted: float) -> str:
+    free = file.box[1] / file.subject.height
+    return "" if free >= wanted else "the head touches the upper edge of the frame"
+
+
+def _enlarged(file: _Finished, wanted: float) -> str:
+    if file.enlarged <= wanted:
+        return ""
+    return f"the photo had to be enlarged {file.enlarged:.1f} times; a larger one would be sharper"
+
+
+def _background(file: _Finished, wanted: Background) -> str:
+    alpha = file.photo.alpha
+    if wanted == "transparent":
+        if alpha is None:
+            return "nothing in the picture is transparent"
+        clear = float((np.asarray(alpha)[file.ground] == 0).mean()) if file.ground.any() else 1.0
+        return "" if clear >= 0.999 else f"{1 - clear:.1%} of the background is not fully transparent"
+    if alpha is not None:
+        return "parts of the picture are transparent"
+    if wanted == "white" and file.ground.any():
+        white = float((np.asarray(file.photo.image)[file.ground] == 255).all(axis=1).mean())
+        return "" if white >= 0.999 else f"{1 - white:.1%} of the background is not pure white (255)"
+    return ""
+
+
+def _not_srgb(file: _Finished) -> str:
+    converted = [note for note in file.photo.notes if "converted" in note or "profile" in note]
+    return f"the picture is not plain sRGB: {converted[0]}" if converted else ""
+
+
+def _private(file: _Finished) -> str:
+    return "the file holds EXIF data" if file.facts.has_exif else ""
+
+
+_RULES: Mapping[str, Callable[[_Finished, Any], str]] = {
+    "formats": _formats,
+    "min_side": _min_side,
+    "aspect": _aspect,
+    "max_bytes": _max_bytes,
+    "subject": _subject,
+    "shown": _shown,
+    "head_room": _head_room,
+    "background": _background,
+    "enlarged": _enlarged,
+}
+
+PRESETS = _presets()
+"""The presets by name, as in ``presets.toml``."""
+
+WISHES: Mapping[str, Wishes] = MappingProxyType(
+    {name: replace(preset.request, Renditions=(preset.file,)) for name, preset in PRESETS.items()}
+)
+"""What each preset asks of a request, by name; its one rendition is the file that it stands for."""

@@ -1,0 +1,1 @@
+"""Objects in S3: read, listed and written conditionally."""

@@ -1,0 +1,119 @@
+"""Which models can be used in which Regions, as far as free questions tell."""
+
+import pytest
+
+from bg_pipeline.aws.clients import Aws
+from bg_pipeline.captioners import nova
+from bg_pipeline.errors import ModelUnavailable, NothingUsable
+from bg_pipeline.generators import Generator, Operation, generator
+from bg_pipeline.local_aws.control_client import ControlClient
+from bg_pipeline.models.selection import Candidate, Roster, look, prompt_limit
+
+US_NOVA = nova.operation("us.amazon.nova-pro-v1:0")
+TITAN, CANVAS = "amazon.titan-image-generator-v2:0", "amazon.nova-canvas-v1:0"
+
+
+def roster(notes: list[str], *names: str, aws: Aws | None = None) -> Roster[Generator]:
+    made = [generator(name) for name in names]
+    candidates = [Candidate(each.name, (each.replaces,), each) for each in made if each.replaces]
+    return Roster(aws or Aws(("us-east-1",)), candidates, notes.append)
+
+
+def test_a_profile_of_another_geography_is_refused_with_the_regions_it_is_called_from(
+    control: ControlClient,
+) -> None:
+    verdict = look(Aws(), US_NOVA, "eu-central-1")
+    assert not verdict.usable
+    assert "not offered in eu-central-1 through us.amazon.nova-pro-v1:0; it is in us-east-1" in verdict.reason
+
+
+@pytest.mark.parametrize("region", ["us-west-2", "eu-central-1"])
+def test_where_profiles_may_not_be_asked_for_the_table_tells(control: ControlClient, region: str) -> None:
+    control.fault(operation="GetInferenceProfile", code="AccessDeniedException", message="no", times=0)
+    assert look(Aws(), US_NOVA, region).usable is (region == "us-west-2")
+
+
+def test_where_the_control_plane_is_nowhere_the_table_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_BEDROCK", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    aws = Aws()
+    assert look(aws, US_NOVA, "us-west-2").usable
+    assert not look(aws, US_NOVA, "eu-central-1").usable
+
+
+def test_the_services_word_on_a_profile_is_newer_than_the_table(control: ControlClient) -> None:
+    control.fault(
+        operation="GetInferenceProfile", code="ResourceNotFoundException", message="not found", times=0
+    )
+    assert not look(Aws(), US_NOVA, "us-east-1").usable
+
+
+def test_what_the_table_has_as_retired_comes_last_where_nobody_can_be_asked(control: ControlClient) -> None:
+    control.fault(operation="GetFoundationModel", code="AccessDeniedException", message="no", times=0)
+    notes: list[str] = []
+    assert roster(notes, "titan-v2", "nova-canvas", "stability").current().candidate.name == "stability"
+    assert roster(notes, "titan-v2").current().candidate.name == "titan-v2"
+
+
+def test_a_prompt_has_to_fit_the_model_in_use_only(control: ControlClient) -> None:
+    assert prompt_limit(roster([], "titan-v2", "stability")) == 512
+    control.model(TITAN, lifecycle="RETIRED")
+    assert prompt_limit(roster([], "titan-v2", "stability")) == 10_000
+    assert prompt_limit(roster([], "titan-v2")) == 512
+
+
+def test_each_dead_model_is_told_once(control: ControlClient) -> None:
+    for model in (TITAN, CANVAS):
+        control.model(model, lifecycle="RETIRED")
+    notes: list[str] = []
+    found = roster(notes, "titan-v2", "nova-canvas", "stability", aws=Aws(("us-east-1", "us-west-2")))
+    choice = found.current()
+    found.lost(choice, "us-east-1", ModelUnavailable("AccessDeniedException", "no more of it"))
+    assert found.current().regions == ("us-west-2",)
+    assert sum("titan-v2" in line for line in notes) == 1
+    assert "no longer in us-east-1: no more of it" in notes[-1]
+
+
+def test_what_only_waits_for_access_is_told_as_such_and_asked_once(control: ControlClient) -> None:
+    found = roster([], "stability")
+    found.lost(found.current(), "us-east-1", ModelUnavailable("AccessDeniedException", "soon", passing=True))
+    control.mark()
+    for _ in range(3):
+        with pytest.raises(NothingUsable, match="can be used yet") as raised:
+            found.current()
+        assert raised.value.passing
+    assert control.calls() == []
+
+
+@pytest.mark.parametrize(
+    ("own", "region"),
+    [("eu-central-1", "us-east-1"), ("ap-southeast-2", "us-east-1"), ("us-west-2", "us-west-2")],
+)
+def test_a_model_that_is_not_at_home_is_used_from_where_it_is(
+    control: ControlClient, monkeypatch: pytest.MonkeyPatch, own: str, region: str
+) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", own)
+    notes: list[str] = []
+    assert roster(notes, "stability", aws=Aws()).current().regions == (region,)
+    assert ("processed in the US" in notes[0]) is (own != region)
+
+
+@pytest.mark.parametrize("own", ["us-gov-west-1", "cn-north-1"])
+def test_another_part_of_aws_is_not_elsewhere(
+    control: ControlClient, monkeypatch: pytest.MonkeyPatch, own: str
+) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", own)
+    with pytest.raises(NothingUsable, match=f"not offered in {own}"):
+        roster([], "stability", aws=Aws()).current()
+
+
+def test_a_model_at_home_comes_before_one_elsewhere(
+    control: ControlClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    choice = roster([], "titan-v2", "nova-canvas", "stability", aws=Aws()).current()
+    assert (choice.candidate.name, choice.regions) == ("nova-canvas", ("eu-west-1",))
+
+
+def test_a_model_of_ones_own_is_tried(control: ControlClient) -> None:
+    assert look(Aws(), Operation("MINE", "acme.paint-v1"), "us-east-1").usable

@@ -1,0 +1,42 @@
+"""What the account itself is allowed, as Service Quotas tells it."""
+
+import pytest
+
+from bg_pipeline.aws.clients import Aws
+from bg_pipeline.domain.model_facts import facts_of
+from bg_pipeline.local_aws.control_client import ControlClient
+from bg_pipeline.rate_limits.account_quotas import AccountQuotas
+
+NOVA_PRO = facts_of("CAPTION", "us.amazon.nova-pro-v1:0")
+
+
+@pytest.fixture
+def account(control: ControlClient) -> AccountQuotas:
+    return AccountQuotas(Aws(("us-east-1",)))
+
+
+def test_a_quota_is_asked_for_by_its_code(account: AccountQuotas, control: ControlClient) -> None:
+    control.applied_quota({"quota": "L-ED46B8C5", "value": 30}, {"quota": "L-C0326783", "value": 60_000})
+    assert account.requests_per_minute(NOVA_PRO, "us-east-1") == 30
+    assert account.tokens_per_minute(NOVA_PRO, "us-east-1") == 60_000
+    assert {call["operation"] for call in control.calls()} == {"GetServiceQuota"}
+
+
+def test_a_quota_without_a_known_code_is_looked_for_by_name(account: AccountQuotas) -> None:
+    assert account.requests_per_minute(facts_of("STABILITY_INPAINT"), "us-west-2") == 20
+
+
+def test_nothing_is_told_as_unknown_to_the_gate_and_as_nothing_to_people(
+    account: AccountQuotas, control: ControlClient
+) -> None:
+    control.applied_quota({"quota": "L-C0326783", "value": 0})
+    assert account.tokens_per_minute(NOVA_PRO, "us-east-1") is None
+    assert account.told_tokens(NOVA_PRO, "us-east-1") == 0
+
+
+def test_a_refused_question_is_asked_once(account: AccountQuotas, control: ControlClient) -> None:
+    control.fault(operation="GetServiceQuota", code="AccessDeniedException", message="no", times=0)
+    for _ in range(3):
+        assert account.requests_per_minute(NOVA_PRO, "us-east-1") is None
+        assert account.tokens_per_day("us-east-1") is None
+    assert len(control.calls()) == 1

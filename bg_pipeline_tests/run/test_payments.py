@@ -1,0 +1,225 @@
+"""The bill is a sum of payments: what was billed lies between the rows' CostUSD and CostUSD + MaybeBilledUSD."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from bg_pipeline import pipeline
+from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.local_aws.control_client import ControlClient
+from bg_pipeline.reports.report import Row, Status
+from bg_pipeline.run.engine import Flow
+from bg_pipeline.storage.object_store import Store
+from bg_pipeline_tests.batches import DATE, Bench, aws
+from bg_pipeline_tests.pictures import photo
+
+PRICES = {"InvokeModel": 0.012, "DetectLabels": 0.001, "DetectFaces": 0.001}
+NO_CAPTIONS = ("labels", "generated_images", "status_report")
+"""A caption's price depends on its tokens; without captions the books' sum is known exactly."""
+
+
+@pytest.fixture
+def bench(s3, bucket, control: ControlClient) -> Bench:
+    control.switch(canned=True)
+    return Bench(Store(s3, bucket))
+
+
+def billed(control: ControlClient) -> float:
+    """The dollars in the stand-in's books."""
+    return sum(PRICES[call["operation"]] for call in control.paid())
+
+
+def assert_told(bench: Bench, control: ControlClient, *batches: Batch) -> list[Row]:
+    rows = [row for batch in batches for row in bench.rows(batch).values()]
+    sure = sum(row.CostUSD for row in rows)
+    most = sure + sum(row.MaybeBilledUSD for row in rows)
+    assert sure - 1e-9 <= billed(control) <= most + 1e-9
+    return rows
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, method: str, refused: Callable[[str], bool], code: str) -> None:
+    """From now on S3 refuses a request of the store for some keys."""
+    done = getattr(Store, method)
+
+    def asked(store: Store, key: str, *args: Any, **how: Any) -> Any:
+        if refused(key):
+            answer = {"Error": {"Code": code, "Message": "no"}, "ResponseMetadata": {"HTTPStatusCode": 403}}
+            raise ClientError(answer, method)
+        return done(store, key, *args, **how)
+
+    monkeypatch.setattr(Store, method, asked)
+
+
+def test_pictures_made_for_an_earlier_prompt_and_refreshes_stay_in_the_bill(
+    bench: Bench, control: ControlClient
+) -> None:
+    batch = bench.submit(2)
+    bench.run(stages=NO_CAPTIONS)
+    bench.submit(2, Prompt="snow")
+    bench.run(stages=NO_CAPTIONS)
+    day = bench.run(stages=NO_CAPTIONS, again=("generated_images",))
+    rows = assert_told(bench, control, batch)
+    assert sum(row.CostUSD for row in rows) == pytest.approx(billed(control)) == pytest.approx(0.074)
+    assert day.spent.cost_usd == pytest.approx(0.024), "what this run paid, and no other"
+    assert day.total.cost_usd == pytest.approx(0.074)
+
+
+def test_a_run_that_pays_nothing_says_so(bench: Bench, control: ControlClient) -> None:
+    bench.submit(2)
+    bench.run()
+    day = bench.run(feather=3.0)
+    assert day.made["generated_images"] == 2
+    assert (day.spent.cost_usd, day.spent.maybe_usd) == (0.0, 0.0)
+
+
+def test_calls_whose_answers_are_lost_are_told_as_maybe_billed(bench: Bench, control: ControlClient) -> None:
+    control.fault(operation="InvokeModel", action="reset", after_work=True, times=3)
+    batch = bench.submit(4)
+    bench.run(stages=NO_CAPTIONS, max_concurrency=1)
+    rows = assert_told(bench, control, batch)
+    assert sum(row.MaybeBilledUSD for row in rows) == pytest.approx(0.036)
+    assert sum(row.CostUSD for row in rows) + 0.036 == pytest.approx(billed(control))
+
+
+def test_a_cut_out_that_was_lost_and_repeated_is_told_with_its_model(
+    bench: Bench, control: ControlClient
+) -> None:
+    control.fault(operation="InvokeModel", action="reset", after_work=True)
+    batch = bench.submit({"cat.jpg": photo(1)}, Task="REMOVE", Prompt=None, Subject="SALIENT")
+    bench.run(stages=NO_CAPTIONS, mask_sources="cut-out")
+    (row,) = assert_told(bench, control, batch)
+    assert (row.CostUSD, row.MaybeBilledUSD) == (0.013, 0.012)
+    assert (row.Model, row.Region, row.Outputs[0].CostUSD) == ("titan-v2", "us-east-1", 0.012)
+    provenance = bench.store.read_json(f"{row.Results[0]}.json")
+    assert (provenance["Model"], provenance["Region"], provenance["CostUSD"]) == (
+        "titan-v2",
+        "us-east-1",
+        0.012,
+    )
+
+
+def test_what_a_run_paid_before_it_was_killed_is_in_the_bill_of_the_next(
+    bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = bench.submit(3)
+
+    def die(flow: Flow, *_: object, **__: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Flow, "_take_in", die)
+        patch.setattr(Flow, "_report_early", lambda *_: None)
+        with pytest.raises(SystemExit):
+            bench.run(stages=NO_CAPTIONS)
+    assert control.paid()
+    bench.run(stages=NO_CAPTIONS)
+    assert_told(bench, control, batch)
+
+
+def test_refreshes_of_a_run_that_was_killed_are_in_the_bill_too(
+    bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = bench.submit(2)
+    bench.run(stages=NO_CAPTIONS)
+
+    def die(flow: Flow, *_: object, **__: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Flow, "_take_in", die)
+        patch.setattr(Flow, "_report_early", lambda *_: None)
+        with pytest.raises(SystemExit):
+            bench.run(stages=NO_CAPTIONS, again=("generated_images",))
+    bench.store.delete(batch.ledger_key("ledger.jsonl.gz"))
+    bench.run(stages=NO_CAPTIONS, again=("generated_images",))
+    rows = assert_told(bench, control, batch)
+    assert sum(row.CostUSD for row in rows) == pytest.approx(0.002 + 4 * 0.012)
+
+
+def test_what_was_paid_for_a_photo_that_is_not_asked_for_any_more_is_in_the_total_of_its_date(
+    bench: Bench, control: ControlClient
+) -> None:
+    batch = bench.submit({"a.jpg": photo(1), "b.jpg": photo(2)}, requested=False)
+    bench.run(stages=NO_CAPTIONS, default_prompt="a beach")
+    bench.store.delete(batch.upload_key("b.jpg"))
+    day = bench.run(stages=NO_CAPTIONS, default_prompt="a beach")
+    assert list(bench.rows(batch, batch.derived_id(bench.store.bucket))) == ["a.jpg"]
+    assert day.total.cost_usd == pytest.approx(billed(control))
+
+
+def test_payloads_that_cannot_be_kept_lose_nothing_that_was_paid(
+    bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse(monkeypatch, "write", lambda key: key.startswith("model-payloads/"), "AccessDenied")
+    batch = bench.submit(5)
+    day = bench.run(keep_payloads=True)
+    assert day.counts == {Status.SUCCEEDED: 5}
+    assert len(control.paid(operation="InvokeModel")) == 5
+    assert any("BG_KEEP_PAYLOADS" in note for note in bench.notes)
+    assert len(bench.rows(batch)) == 5
+
+
+def test_an_answer_that_s3_did_not_take_counts_as_billed_and_is_not_waited_for_by_the_same_process(
+    bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = bench.submit(1)
+    with monkeypatch.context() as patch:
+        refuse(patch, "write", lambda key: "/answers/picture/" in key, "AccessDenied")
+        day = bench.run(stages=NO_CAPTIONS)
+    assert "S3" in day.stopped
+    assert_told(bench, control, batch)
+    assert bench.run(stages=NO_CAPTIONS).counts == {Status.SUCCEEDED: 1}
+    (row,) = assert_told(bench, control, batch)
+    assert row.CostUSD + row.MaybeBilledUSD == pytest.approx(0.001 + 2 * 0.012)
+
+
+def test_overlapping_variants_of_two_batches_at_once_are_paid_for_once(
+    bench: Bench, control: ControlClient
+) -> None:
+    control.latency({"operation": "InvokeModel", "seconds": 1.0})
+    other = date(2026, 11, 19)
+    bench.submit({"a.jpg": photo(1)}, Seed=5, Variants=2)
+    bench.submit({"b.jpg": photo(1)}, day=other, Seed=6)
+    with ThreadPoolExecutor(2) as pool:
+        days = list(pool.map(bench.run, (DATE, other)))
+    assert [day.counts for day in days] == [{Status.SUCCEEDED: 1}] * 2
+    # Titan's two pictures are one call: whoever came first made one, and the other only what was missing.
+    rows = [*bench.rows(Batch(DATE, "101530")).values(), *bench.rows(Batch(other, "101530")).values()]
+    pictures = sum(output.CostUSD for row in rows for output in row.Outputs)
+    assert pictures == pytest.approx(2 * 0.012)
+
+
+@pytest.mark.parametrize(("occasions", "pictures"), [(("one", "one"), 6), (("one", "two"), 6), (("", ""), 6)])
+def test_a_refresh_that_was_stopped_goes_on_whoever_asks_again(
+    bench: Bench, control: ControlClient, occasions: tuple[str, str], pictures: int
+) -> None:
+    bench.submit(6)
+    bench.run()
+    control.mark()
+
+    def refresh(occasion: str, **overrides: Any) -> None:
+        settings = bench.settings(max_concurrency=1, **overrides)
+        pipeline.run(
+            settings, [DATE], aws=aws(), store=bench.store, again=("generated_images",), occasion=occasion
+        )
+
+    refresh(occasions[0], max_cost_usd=0.05)
+    refresh(occasions[1])
+    assert len(control.paid(operation="InvokeModel")) == pictures
+
+
+def test_a_refresh_is_paid_for_once_an_occasion_and_again_on_the_next(
+    bench: Bench, control: ControlClient
+) -> None:
+    bench.submit(2)
+    bench.run()
+    control.mark()
+    for occasion in ("monday", "monday", "tuesday"):
+        pipeline.run(
+            bench.settings(), [DATE], aws=aws(), store=bench.store, again=("labels",), occasion=occasion
+        )
+    assert len(control.paid(operation="DetectLabels")) == 4

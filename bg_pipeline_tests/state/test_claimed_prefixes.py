@@ -1,0 +1,106 @@
+"""Prefixes of requests' own choice: two batches never write under the same one, or one inside the other."""
+
+import json
+from datetime import date
+
+import pytest
+
+from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.errors import RequestError
+from bg_pipeline.state.claimed_prefixes import claim
+from bg_pipeline.storage.object_store import Store
+from bg_pipeline_tests.batches import Bench, aws
+
+OURS, THEIRS = Batch(date(2026, 11, 20), "ours"), Batch(date(2026, 11, 20), "theirs")
+TOP = "generated-image-files"
+
+
+@pytest.fixture
+def store(bucket: str) -> Store:
+    return Store(aws().s3(bucket), bucket)
+
+
+def refusal(store: Store, batch: Batch, prefix: str) -> str:
+    with pytest.raises(RequestError) as caught:
+        claim(store, batch, prefix, "OutputS3Prefix")
+    ((field, words),) = caught.value.problems
+    assert field == "OutputS3Prefix"
+    return words
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("shop", "shop"),
+        ("shop", "shop/sub"),
+        ("shop/sub/deep", "shop"),
+        ("shop", "Shop"),
+        ("Shop", "shop/sub"),
+        ("Shop/Sub", "SHOP"),
+        ("stra\u00dfe", "STRASSE/x"),
+    ],
+)
+def test_a_prefix_that_touches_another_batchs_is_refused(store: Store, first: str, second: str) -> None:
+    claim(store, THEIRS, f"{TOP}/{first}", "OutputS3Prefix")
+    for _ in range(2):
+        assert THEIRS.path in refusal(store, OURS, f"{TOP}/{second}")
+    claim(store, THEIRS, f"{TOP}/{first}", "OutputS3Prefix")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("shop", "shop2"), ("shop/a", "shop/b"), ("a.json", "a"), ("x/y", "y")]
+)
+def test_prefixes_beside_one_another_are_free(store: Store, first: str, second: str) -> None:
+    claim(store, THEIRS, f"{TOP}/{first}", "OutputS3Prefix")
+    claim(store, OURS, f"{TOP}/{second}", "OutputS3Prefix")
+    claim(store, OURS, f"{TOP}/{second}/inside", "OutputS3Prefix")
+
+
+def test_a_refused_batch_keeps_nothing_from_anybody(store: Store) -> None:
+    claim(store, THEIRS, f"{TOP}/shop/sub", "OutputS3Prefix")
+    refusal(store, OURS, f"{TOP}/shop")
+    claim(store, THEIRS, f"{TOP}/shop", "OutputS3Prefix")
+
+
+def test_a_claim_that_was_not_ended_is_looked_at_again(store: Store) -> None:
+    pending = {"Version": 1, "Batch": OURS.path, "Pending": True}
+    store.write_json(s3_keys.claim_key(f"{TOP}/shop"), pending)
+    store.write_json(s3_keys.claim_key(f"{TOP}/shop/sub"), {"Version": 1, "Batch": THEIRS.path})
+    assert "shop/sub" in refusal(store, OURS, f"{TOP}/shop")
+
+
+def test_a_claim_with_capitals_of_an_earlier_version_still_counts(store: Store) -> None:
+    store.write_json(s3_keys.claim_key(f"{TOP}/Shop"), {"Version": 1, "Batch": THEIRS.path})
+    refusal(store, OURS, f"{TOP}/Shop")
+    refusal(store, OURS, f"{TOP}/Shop/sub")
+    claim(store, THEIRS, f"{TOP}/Shop", "OutputS3Prefix")
+
+
+@pytest.mark.parametrize(
+    ("field", "top"), [("OutputS3Prefix", TOP), ("StatusS3Prefix", "status-report-files")]
+)
+def test_of_two_batches_with_nested_places_the_second_is_refused_before_anything_is_paid(
+    bucket: str, field: str, top: str
+) -> None:
+    bench = Bench(Store(aws().s3(bucket), bucket))
+    first = bench.submit(1, **{field: f"{top}/shop"})
+    bench.run()
+    second = bench.submit(1, batch="another", **{field: f"{top}/shop/sub"})
+    before = bench.keys("pipeline-state/answers/")
+    bench.run()
+    assert bench.keys("pipeline-state/answers/") == before
+    (report,) = (
+        key for key in bench.keys(f"{second.status_prefix}/") if key.endswith(".json") and "status_" in key
+    )
+    text = json.dumps(json.loads(bench.store.read(report).data))
+    assert field in text
+    assert first.path in text
+
+
+def test_two_batches_with_one_id_have_each_their_report(bucket: str) -> None:
+    bench = Bench(Store(aws().s3(bucket), bucket))
+    batches = [bench.submit(1, batch=name, Id="same") for name in ("one", "two")]
+    bench.run()
+    for batch in batches:
+        assert f"{batch.status_prefix}/status_report_same.json" in bench.keys(f"{batch.status_prefix}/")

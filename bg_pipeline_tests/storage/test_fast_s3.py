@@ -1,0 +1,282 @@
+"""The first try of a read or write: what it does is what boto3 does, and what it cannot do is boto3's."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import boto3
+import pytest
+from botocore import UNSIGNED
+from botocore.config import Config
+from botocore.credentials import RefreshableCredentials
+from botocore.exceptions import ClientError, CredentialRetrievalError
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import bg_pipeline.storage.fast_s3 as quick_module
+from bg_pipeline.errors import PreconditionFailed
+from bg_pipeline.storage.fast_s3 import MAX_BYTES, REST_SECONDS, NotTried, quick_s3
+from bg_pipeline.storage.object_store import Store
+from bg_pipeline_tests.scripted_s3 import ABSENT, CONFLICT, CUT, DOWN, ScriptedS3, scripted_s3
+
+
+@pytest.fixture
+def quick(s3, bucket):
+    found = quick_s3(s3, bucket)
+    assert found is not None
+    return found
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=40))
+def test_a_key_is_read_and_written_under_the_name_that_boto3_gives_it_or_left_to_boto3(
+    quick, s3, bucket: str, key: str
+) -> None:
+    try:
+        quick.write(key, b"x", media_type="text/plain", metadata={})
+    except NotTried:
+        return
+    assert s3.get_object(Bucket=bucket, Key=key)["Body"].read() == b"x"
+    assert quick.read(key)[0] == b"x"
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["a//b", "/a", "a/", "a/../b", "./a", ".a", "a/.b", "ü.jpg", "a b", "a%2Fb", "a~b", "a?b", "a\nb", ""],
+)
+def test_a_key_that_obstore_would_change_is_left_to_boto3(quick, key: str) -> None:
+    with pytest.raises(NotTried):
+        quick.write(key, b"x", media_type="text/plain", metadata={})
+    with pytest.raises(NotTried):
+        quick.read(key)
+
+
+def test_an_object_is_read_with_what_boto3_reads_of_it(quick, s3, bucket: str) -> None:
+    metadata = {"answer": "0123", "made-for": "a b"}
+    etag = quick.write("a/b.json", b"{}", media_type="application/json", metadata=metadata)
+    theirs = s3.get_object(Bucket=bucket, Key="a/b.json")
+    assert (theirs["ETag"], theirs["ContentType"], theirs["Metadata"]) == (
+        f'"{etag}"',
+        "application/json",
+        metadata,
+    )
+    expected = (b"{}", etag, "application/json", metadata, theirs["LastModified"])
+    assert quick.read("a/b.json") == expected
+
+
+def test_bytes_that_say_they_are_compressed_are_read_as_they_are(quick, s3, bucket: str) -> None:
+    s3.put_object(
+        Bucket=bucket, Key="a.gz", Body=b"not gzip", ContentEncoding="gzip", CacheControl="no-store"
+    )
+    data, _, _, metadata, _ = quick.read("a.gz")
+    assert (data, metadata) == (b"not gzip", {})
+
+
+def test_only_the_first_of_two_conditional_writes_counts(s3, bucket: str) -> None:
+    store = Store(s3, bucket)
+    etag = store.write("a", b"1", media_type="text/plain", if_absent=True)
+    with pytest.raises(PreconditionFailed):
+        store.write("a", b"2", media_type="text/plain", if_absent=True)
+    store.write("a", b"3", media_type="text/plain", if_etag=etag)
+    with pytest.raises(PreconditionFailed):
+        store.write("a", b"4", media_type="text/plain", if_etag=etag)
+    with pytest.raises(PreconditionFailed):
+        store.write("nothing", b"4", media_type="text/plain", if_etag=etag)
+    content = store.read("a")
+    assert content is not None
+    assert content.data == b"3"
+
+
+def test_an_absent_object_is_none_and_an_absent_bucket_is_boto3s_error(s3, bucket: str) -> None:
+    assert Store(s3, bucket).read("nothing") is None
+    with pytest.raises(ClientError, match="NoSuchBucket"):
+        Store(s3, f"{bucket}-none").read("nothing")
+
+
+def test_what_is_large_is_left_to_boto3(quick) -> None:
+    with pytest.raises(NotTried):
+        quick.write("a", bytes(MAX_BYTES + 1), media_type="text/plain", metadata={})
+
+
+@pytest.fixture
+def scripted() -> Iterator[ScriptedS3]:
+    with scripted_s3() as script:
+        yield script
+
+
+def test_what_is_there_and_what_is_absent_costs_one_request(scripted: ScriptedS3) -> None:
+    store = Store(scripted.client, "shop")
+    scripted.answers[:] = [ABSENT, (200, b"y"), (412, b""), (200, b"")]
+    assert store.read("a/nothing") is None
+    found = store.read("a/b")
+    assert found is not None
+    assert found.data == b"y"
+    with pytest.raises(PreconditionFailed):
+        store.write("a/b", b"x", media_type="text/plain", if_absent=True)
+    assert store.write("a/b", b"x", media_type="text/plain", if_etag="1") == "1"
+    assert scripted.asked == ["GET /shop/a/nothing", "GET /shop/a/b", "PUT /shop/a/b", "PUT /shop/a/b"]
+
+
+def test_a_bucket_that_has_an_address_of_its_own_is_asked_there(
+    scripted: ScriptedS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Names such as shop.localhost lead nowhere on many machines.
+    own = scripted.client.meta.endpoint_url
+    monkeypatch.setattr(
+        scripted.client,
+        "generate_presigned_url",
+        lambda _, **asked: f"{own}/{asked['Params']['Key']}?X-Amz-Signature=0",
+    )
+    quick = quick_s3(scripted.client, "shop")
+    assert quick is not None
+    quick.read("a/b")
+    quick.write("c", b"x", media_type="text/plain", metadata={})
+    assert scripted.asked == ["GET /a/b", "PUT /c"]
+
+
+@pytest.mark.parametrize("trouble", [DOWN, (500, b""), (200, CUT), (403, b""), (301, b"")])
+def test_after_an_error_all_is_boto3s_for_a_while(
+    scripted: ScriptedS3, monkeypatch: pytest.MonkeyPatch, trouble: tuple[int, bytes]
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(quick_module, "time", SimpleNamespace(monotonic=lambda: now))
+    quick = quick_s3(scripted.client, "shop")
+    assert quick is not None
+    scripted.answers[:] = [trouble]
+    with pytest.raises(NotTried):
+        quick.read("a")
+    now += REST_SECONDS - 1
+    with pytest.raises(NotTried):
+        quick.read("a")
+    assert len(scripted.asked) == 1
+    now += 2
+    assert quick.read("a")[0] == b"x"
+
+
+def test_what_is_refused_for_a_moment_is_read_and_written_by_boto3(scripted: ScriptedS3) -> None:
+    store = Store(scripted.client, "shop")
+    scripted.answers[:] = [DOWN, DOWN, (200, b"y")]
+    found = store.read("a")
+    assert found is not None
+    assert found.data == b"y"
+    store = Store(scripted.client, "shop")
+    scripted.answers[:] = [DOWN, DOWN, (200, b"")]
+    assert store.write("a", b"x", media_type="text/plain", if_absent=True) == "1"
+
+
+def test_only_a_write_with_a_condition_can_be_lost(scripted: ScriptedS3) -> None:
+    refused = (412, b"<Error><Code>PreconditionFailed</Code></Error>")
+    for condition in ({"if_absent": True}, {"if_etag": "1"}):
+        scripted.answers[:] = [refused]
+        with pytest.raises(PreconditionFailed):
+            Store(scripted.client, "shop").write("a", b"x", media_type="text/plain", **condition)  # type: ignore[arg-type]
+    assert len(scripted.asked) == 2
+    scripted.answers[:] = [refused, refused]
+    with pytest.raises(ClientError):
+        Store(scripted.client, "shop").write("a", b"x", media_type="text/plain")
+
+
+@pytest.mark.parametrize("condition", [{"if_absent": True}, {"if_etag": "1"}])
+def test_a_write_that_meets_another_one_under_way_is_boto3s_and_not_lost(
+    scripted: ScriptedS3, condition: dict[str, Any]
+) -> None:
+    quick = quick_s3(scripted.client, "shop")
+    assert quick is not None
+    scripted.answers[:] = [(409, CONFLICT)]
+    with pytest.raises(NotTried):
+        quick.write("a", b"x", media_type="text/plain", metadata={}, **condition)
+
+
+def test_an_answer_that_ends_too_early_is_no_answer(scripted: ScriptedS3) -> None:
+    scripted.answers[:] = [(200, CUT), (200, b"whole")]
+    found = Store(scripted.client, "shop").read("a")
+    assert found is not None
+    assert found.data == b"whole"
+
+
+def test_where_nobody_answers_boto3_is_asked(bucket: str) -> None:
+    away = boto3.client("s3", endpoint_url="http://127.0.0.1:9")
+    for ask in (
+        lambda quick: quick.read("a"),
+        lambda quick: quick.write("a", b"", media_type="text/plain", metadata={}),
+    ):
+        quick = quick_s3(away, bucket)
+        assert quick is not None
+        with pytest.raises(NotTried):
+            ask(quick)
+
+
+def test_credentials_that_boto3_renews_are_renewed_here(
+    scripted: ScriptedS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quick_module, "CREDENTIAL_SECONDS", 0)
+    renewed = iter(("second", "third"))
+
+    def renew() -> dict[str, str]:
+        end = datetime.now(UTC) + timedelta(hours=1)
+        return {"access_key": next(renewed), "secret_key": "s", "token": "t", "expiry_time": end.isoformat()}
+
+    soon = datetime.now(UTC) + timedelta(seconds=5)
+    scripted.client._request_signer._credentials = RefreshableCredentials(
+        "first", "s", "t", soon, renew, "test"
+    )
+    quick = quick_s3(scripted.client, "shop")
+    assert quick is not None
+    quick.read("a")
+    scripted.client._request_signer._credentials._expiry_time = soon
+    quick.read("a")
+    assert scripted.keys == ["second", "third"]
+
+
+def test_credentials_that_cannot_be_renewed_are_boto3s_error(scripted: ScriptedS3) -> None:
+    class Ending(RefreshableCredentials):
+        ended = False
+
+        def get_frozen_credentials(self) -> Any:
+            if self.ended:
+                raise CredentialRetrievalError(provider="test", error_msg="the session has ended")
+            return super().get_frozen_credentials()
+
+    later = datetime.now(UTC) + timedelta(hours=1)
+    credentials = Ending("a", "s", "t", later, dict, "test")
+    scripted.client._request_signer._credentials = credentials
+    quick = quick_s3(scripted.client, "shop")
+    assert quick is not None
+    credentials.ended = True
+    with pytest.raises(NotTried):
+        quick.read("a")
+
+
+def test_a_fork_of_the_process_leaves_all_to_boto3(
+    scripted: ScriptedS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = quick_s3(scripted.client, "shop")
+    assert quick is not None
+    monkeypatch.setattr(quick_module, "os", SimpleNamespace(getpid=lambda: 0))
+    with pytest.raises(NotTried):
+        quick.read("a")
+
+
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "http_proxy", "ALL_PROXY"])
+def test_where_the_environment_names_a_proxy_all_is_boto3s(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert quick_s3(boto3.client("s3"), "shop") is None
+
+
+@pytest.mark.parametrize(
+    ("given", "bucket"),
+    [
+        ({"verify": False, "endpoint_url": "https://127.0.0.1:9"}, "shop"),
+        ({"verify": "/etc/hosts", "endpoint_url": "https://127.0.0.1:9"}, "shop"),
+        ({"config": Config(signature_version=UNSIGNED)}, "shop"),
+        ({"config": Config(signature_version="s3")}, "shop"),
+        ({"config": Config(proxies={"http": "http://127.0.0.1:9"})}, "shop"),
+        ({}, "arn:aws:s3:us-east-1:123456789012:accesspoint/shop"),
+        ({}, "shop--use1-az4--x-s3"),
+    ],
+)
+def test_a_client_that_obstore_cannot_imitate_is_left_alone(given: dict[str, object], bucket: str) -> None:
+    assert quick_s3(boto3.client("s3", **given), bucket) is None  # type: ignore[call-overload]

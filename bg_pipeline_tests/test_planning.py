@@ -1,0 +1,106 @@
+"""What a plan counts for each kind of request, and that it knows what is done already."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from bg_pipeline import planning
+from bg_pipeline.local_aws.control_client import ControlClient
+from bg_pipeline.planning import Plan, models_in_use
+from bg_pipeline.run.context import Tools
+from bg_pipeline.run.discovery import find_work
+from bg_pipeline.storage.object_store import Store
+from bg_pipeline_tests.batches import DATE, Bench, aws
+from bg_pipeline_tests.pictures import photo
+
+
+@pytest.fixture
+def bench(s3, bucket: str, control: ControlClient) -> Iterator[Bench]:
+    control.switch(canned=True)
+    return Bench(Store(s3, bucket))
+
+
+def plan(bench: Bench, **overrides: Any) -> Plan:
+    chosen = bench.settings(**overrides)
+    tools = Tools(chosen, aws(), bench.store, stop=threading.Event())
+    try:
+        models, _ = models_in_use(tools)
+    finally:
+        tools.close()
+    return planning.plan(find_work(bench.store, chosen, [DATE]), chosen, models)
+
+
+def calls(found: Plan) -> dict[str, tuple[int, int]]:
+    return {line.operation.name: (line.calls, line.at_worst) for line in found.lines}
+
+
+LOOKS = {"DETECT_LABELS": (1, 1), "CAPTION": (1, 1)}
+
+
+@pytest.mark.parametrize(
+    ("models", "request_", "expected"),
+    [
+        # A model that takes words needs no cut-out, unless it finds nothing; then a picture may be made again.
+        ("titan-v2", {}, {"TITAN_V2": (1, 3)}),
+        ("titan-v2", {"Variants": 5, "Prompts": ["a", "b"]}, {"TITAN_V2": (2, 13)}),
+        ("titan-v2", {"Subject": "SALIENT"}, {"TITAN_V2": (2, 3)}),
+        ("titan-v2", {"MaskKey": "assets/m.png"}, {"TITAN_V2": (1, 2)}),
+        ("titan-v2", {"Subject": "FACES"}, {"DETECT_FACES": (1, 1), "TITAN_V2": (1, 2)}),
+        ("titan-v2", {"Task": "REMOVE"}, {"TITAN_V2": (1, 1)}),
+        ("titan-v2", {"Backdrop": "#ffffff"}, {"TITAN_V2": (1, 1)}),
+        # Two calls a picture, and one cut-out for all prompts of a photo.
+        ("stability", {}, {"STABILITY_REMOVE_BACKGROUND": (1, 1), "STABILITY_INPAINT": (1, 2)}),
+        (
+            "stability",
+            {"Prompts": ["a", "b", "c"]},
+            {"STABILITY_REMOVE_BACKGROUND": (1, 1), "STABILITY_INPAINT": (3, 6)},
+        ),
+    ],
+)
+def test_calls_are_counted_once_and_at_worst(
+    bench: Bench, models: str, request_: dict[str, Any], expected: dict[str, tuple[int, int]]
+) -> None:
+    bench.submit(1, **request_)
+    assert calls(plan(bench, image_models=(models,))) == LOOKS | expected
+
+
+def test_without_paid_cut_outs_none_is_planned(bench: Bench) -> None:
+    bench.submit(1, Subject="SALIENT")
+    assert calls(plan(bench, image_models=("titan-v2",), mask_sources=("alpha",))) == LOOKS | {
+        "TITAN_V2": (1, 2)
+    }
+
+
+def test_the_slowest_quota_makes_the_time_and_every_call_the_cost(bench: Bench) -> None:
+    bench.submit(3)
+    found = plan(bench, quota_titan_v2_rpm=6, max_regenerations=0, mask_sources=())
+    assert found.minutes == found.minutes_at_worst == pytest.approx(0.5)
+    assert found.worst_usd == pytest.approx(3 * (0.001 + 0.012) + 3 * 0.0025, abs=0.003)
+
+
+def test_what_is_done_is_not_planned(bench: Bench) -> None:
+    bench.submit({"a.jpg": photo(1), "b.jpg": photo(2)})
+    bench.run()
+    bench.submit({"c.jpg": photo(3)}, batch="later")
+    found = plan(bench)
+    assert (found.images, found.due) == (3, 1)
+    assert calls(found)["DETECT_LABELS"] == (1, 1)
+
+
+def test_what_cannot_run_is_told_and_costs_nothing(bench: Bench) -> None:
+    bench.submit(2, requested=False)
+    bench.submit(1, batch="broken", Promt="typo")
+    found = plan(bench)
+    assert found.without_prompt == 2
+    assert "broken" in found.unreadable[0]
+    assert "TITAN_V2" not in calls(found)
+
+
+def test_an_unknown_price_makes_the_whole_unknown(bench: Bench) -> None:
+    bench.submit(1)
+    found = plan(bench, caption_models=("us.amazon.nova-pro-v1:0",))
+    assert found.worst_usd is not None
+    found.lines[0].worst_usd = None
+    assert found.worst_usd is None

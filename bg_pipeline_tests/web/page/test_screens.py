@@ -1,0 +1,112 @@
+"""The page's screens without a browser: a press of a button counts for what was shown, and nothing else."""
+
+from datetime import UTC, datetime
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.local_aws.control_client import ControlClient
+from bg_pipeline.review import Item, State, decide
+from bg_pipeline.storage.object_store import Store
+from bg_pipeline.web.page.service import Desk
+from bg_pipeline_tests.batches import Bench, aws
+
+SECONDS = 60
+
+
+@pytest.fixture
+def bench(s3, bucket: str, control: ControlClient) -> Bench:
+    control.switch(canned=True)
+    return Bench(Store(s3, bucket), {"review_share": 1.0})
+
+
+@pytest.fixture
+def desk(bench: Bench) -> Desk:
+    return Desk(bench.settings(), aws(), bench.store)
+
+
+@pytest.fixture
+def batch(bench: Bench) -> Batch:
+    """Three results of today, which all wait for a person."""
+    made = bench.submit(3, day=datetime.now(UTC).date())
+    bench.run(made.date)
+    return made
+
+
+def _review(desk: "Desk") -> None:  # its text is run elsewhere, where the name means nothing
+    from bg_pipeline.web.page import results
+
+    results.show(desk)
+
+
+@pytest.fixture
+def screen(desk: Desk, batch: Batch) -> AppTest:
+    shown = AppTest.from_function(_review, kwargs={"desk": desk}, default_timeout=SECONDS).run()
+    assert not shown.exception
+    return shown
+
+
+def press(screen: AppTest, label: str) -> None:
+    (button,) = [button for button in screen.button if button.label == label]
+    button.click().run()
+    assert not screen.exception
+
+
+def found(desk: Desk, batch: Batch) -> list[Item]:
+    return desk.results(batch).items()
+
+
+def states(desk: Desk, batch: Batch) -> list[State]:
+    return [item.state for item in found(desk, batch)]
+
+
+def test_what_is_shown_is_decided_about(desk: Desk, batch: Batch, screen: AppTest) -> None:
+    press(screen, "Approve")
+    press(screen, "Reject")
+    assert states(desk, batch) == [State.APPROVED, State.REJECTED, State.WAITING]
+
+
+@pytest.mark.parametrize("label", ["Approve", "Reject", "Ask again"])
+def test_a_press_for_what_somebody_else_has_decided_meanwhile_is_not_one_for_the_next(
+    bench: Bench, desk: Desk, batch: Batch, screen: AppTest, label: str
+) -> None:
+    decide(bench.store, found(desk, batch)[:1], State.REJECTED, by="bob")
+    press(screen, label)
+    assert states(desk, batch) == [State.REJECTED, State.WAITING, State.WAITING]
+    assert len([key for key in bench.keys("image-files/") if key.endswith("/request.json")]) == 1
+
+
+@pytest.mark.parametrize("label", ["Approve all", "Reject all"])
+def test_a_press_for_all_that_was_shown_is_not_one_for_what_came_since(
+    bench: Bench, desk: Desk, batch: Batch, screen: AppTest, label: str
+) -> None:
+    decide(bench.store, found(desk, batch)[:1], State.REJECTED, by="bob")
+    press(screen, label)
+    assert states(desk, batch) == [State.REJECTED, State.WAITING, State.WAITING]
+
+
+def _batches(desk: "Desk") -> None:
+    from bg_pipeline.web.page import progress
+
+    progress.show(desk, "", lambda draft: None)
+
+
+def test_a_press_for_a_sample_of_a_request_that_was_replaced_approves_nothing_and_says_so(
+    bench: Bench, desk: Desk, control: ControlClient
+) -> None:
+    batch = bench.submit(3, day=datetime.now(UTC).date(), Sample=1)
+    bench.run(batch.date)
+    screen = AppTest.from_function(_batches, kwargs={"desk": desk}, default_timeout=SECONDS).run()
+    other = {"Id": "other", "Prompt": "a dark forest", "Sample": 1}
+    bench.store.write_json(batch.request_key, other)
+    bench.run(batch.date)
+    press(screen, "Run the rest")
+    (told,) = [error.value for error in screen.error]
+    assert "was replaced since you looked at it" in told
+    bench.run(batch.date)
+    assert len(control.paid(operation="InvokeModel")) == 2, "one of each sample"
+    press(screen, "Run the rest")
+    assert not screen.error
+    bench.run(batch.date)
+    assert len(control.paid(operation="InvokeModel")) == 4

@@ -1,0 +1,379 @@
+"""What the page works with: drafts that cost nothing, labels paid for once, plans, results packed."""
+
+import io
+import re
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from bg_pipeline.domain.requests import image_settings
+from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.errors import RequestError, UsageError
+from bg_pipeline.imaging import look
+from bg_pipeline.local_aws.control_client import ControlClient
+from bg_pipeline.reports.report import Status
+from bg_pipeline.review import State, decide
+from bg_pipeline.run.renditions import WISHES
+from bg_pipeline.storage.object_store import Store
+from bg_pipeline.web.page.markdown import plain
+from bg_pipeline.web.page.photo_settings import fields_of
+from bg_pipeline.web.page.service import Desk, Share, dagster_at_work, free_name
+from bg_pipeline.web.page.submit import with_labels
+from bg_pipeline.web.page.upload_server import Lots
+from bg_pipeline_tests.batches import Bench, aws
+from bg_pipeline_tests.pictures import photo
+from bg_pipeline_tests.rendered import as_png
+
+
+@pytest.fixture
+def bench(s3, bucket, control: ControlClient) -> Bench:
+    control.switch(canned=True)
+    return Bench(Store(s3, bucket))
+
+
+@pytest.fixture
+def desk(bench: Bench) -> Desk:
+    return Desk(bench.settings(), aws(), bench.store)
+
+
+def drafted(desk: Desk, count: int = 2) -> tuple[Batch, list[str]]:
+    batch, names = desk.begin(), []
+    for number in range(count):
+        names.append(desk.take(batch, f"{number}.jpg", io.BytesIO(photo(number))).name)
+    return batch, names
+
+
+def test_labels_that_are_all_taken_away_are_said_and_labels_that_never_were_are_not() -> None:
+    assert with_labels({"Ref": "1"}, [], offered=[]) == {"Ref": "1"}
+    assert with_labels({"Ref": " "}, ["Dog", "Cat"], offered=["Dog"]) == {"Labels": "Dog, Cat"}
+    assert with_labels({"Labels": "Dog"}, [], offered=["Dog"]) == {"Labels": ""}
+    assert with_labels({"Labels": ""}, [], offered=[]) == {"Labels": ""}
+
+
+def test_a_photo_without_its_labels_is_asked_for_as_what_stands_out(desk: Desk) -> None:
+    batch, names = drafted(desk)
+    _, request = desk.request(batch, names, {"Prompt": "a beach"}, {names[0]: {"Labels": ""}})
+    assert [image_settings(request, name).subject for name in names] == ["SALIENT", "LABELS"]
+
+
+def test_a_table_finds_dropped_photos_by_either_spelling_and_tells_what_a_spreadsheet_did(desk: Desk) -> None:
+    batch = desk.begin()
+    name = desk.take(batch, "caf\u00e9.jpg", io.BytesIO(photo(1))).name
+    table = "source,ref,prompt\ncafe\u0301.jpg,10.12.2026,a beach\n".encode()
+    _, request = desk.from_manifest(batch, table, [name], {})
+    assert list(request.entries) == [name]
+    (doubt,) = desk.doubts(table)
+    assert doubt.startswith("line 2, column ref: '10.12.2026'")
+
+
+def test_what_is_dropped_lies_in_storage_as_a_draft_that_nothing_works_on(
+    desk: Desk, bench: Bench, control: ControlClient
+) -> None:
+    batch, names = drafted(desk)
+    assert {found.key for found in desk.store.list(f"{batch.input_prefix}/")} == {
+        batch.draft_key,
+        *map(batch.upload_key, names),
+    }
+    assert bench.run(batch.date).images == 0
+    assert control.paid() == []
+    (standing,) = desk.standings(batch.date)
+    assert standing.draft
+    assert standing.state.startswith("draft, last touched")
+
+
+@pytest.mark.parametrize(
+    ("name", "free"),
+    [("x/y.jpg", "y.jpg"), ("C:\\photos\\y.jpg", "y.jpg"), (".hidden.jpg", "hidden.jpg"), ("y", "y 2")],
+)
+def test_a_name_is_made_one_of_an_image(name: str, free: str) -> None:
+    assert free_name(name, ["y"]) == free
+
+
+@pytest.mark.parametrize("name", ["request.json", "", "..", "a/"])
+def test_a_name_that_cannot_be_an_images_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="rename it"):
+        free_name(name, [])
+
+
+def test_labels_are_asked_for_once_and_the_run_uses_the_same_answer(
+    desk: Desk, bench: Bench, control: ControlClient
+) -> None:
+    batch, names = drafted(desk)
+    seen = desk.labels(batch, names, lambda number: None)
+    assert all(found.usable and not found.problem for found in seen.values())
+    desk.labels(batch, names, lambda number: None)
+    asked = [call for call in control.paid() if call["operation"] == "DetectLabels"]
+    assert len(asked) == len(names)
+    data, _ = desk.request(batch, names, {"Prompt": "a beach"}, {})
+    desk.submit(batch, data)
+    assert bench.run(batch.date).counts == {Status.SUCCEEDED: 2}
+    assert [call for call in control.paid() if call["operation"] == "DetectLabels"] == asked
+
+
+def test_what_is_no_photo_has_its_problem_told_and_keeps_nobody_else_from_labels(desk: Desk) -> None:
+    batch, names = drafted(desk, 1)
+    bad = desk.take(batch, "page.jpg", io.BytesIO(b"<html>404</html>"))
+    assert bad.small == b""
+    seen = desk.labels(batch, [*names, bad.name], lambda number: None)
+    assert "not a photo" in seen[bad.name].problem
+    assert seen[names[0]].usable
+
+
+def test_what_is_said_of_one_photo_overrides_what_is_said_of_all(desk: Desk) -> None:
+    batch, names = drafted(desk)
+    own = {names[0]: {"Prompt": "a street", "Labels": "Dog", "Ref": "SKU 1"}}
+    _, request = desk.request(batch, names, {"Prompts": ("a beach",)}, own)
+    assert request.entries[names[0]].Prompt == "a street"
+    assert request.entries[names[0]].Ref == "SKU 1"
+    assert request.entries[names[1]].Prompt is None
+    assert request.Prompts == ("a beach",)
+
+
+def test_a_request_without_a_background_is_refused_by_field(desk: Desk) -> None:
+    batch, names = drafted(desk)
+    with pytest.raises(RequestError, match="Prompt"):
+        desk.request(batch, names, {}, {})
+
+
+def test_a_table_asks_for_each_photo_alone_and_names_what_was_not_dropped(desk: Desk) -> None:
+    batch, names = drafted(desk)
+    table = f"source,ref,prompt\n{names[0]},A1,a beach\nphotos/{names[1]},A2,a street\n"
+    _, request = desk.from_manifest(batch, table.encode(), names, {})
+    assert [(entry.Ref, entry.Prompt) for entry in request.entries.values()] == [
+        ("A1", "a beach"),
+        ("A2", "a street"),
+    ]
+    with pytest.raises(UsageError, match=r"line 2: 'other\.jpg' was not dropped"):
+        desk.from_manifest(batch, b"source,prompt\nother.jpg,a beach\n", names, {})
+
+
+def test_the_plan_counts_calls_and_dollars_and_spends_nothing(desk: Desk, control: ControlClient) -> None:
+    batch, names = drafted(desk)
+    _, request = desk.request(batch, names, {"Prompts": ("a beach", "a street")}, {})
+    plan, reasons = desk.plan(batch, request)
+    assert (plan.images, plan.due, reasons) == (2, 2, [])
+    assert {line.operation.name: line.calls for line in plan.lines}["TITAN_V2"] == 4
+    assert plan.worst_usd
+    assert control.paid() == []
+
+
+def test_a_draft_that_was_left_is_gone_on_with_or_discarded(desk: Desk, bench: Bench) -> None:
+    batch, names = drafted(desk)
+    lot = Lots().open(desk, batch)
+    assert list(lot.photos) == names
+    assert all(photo.small for photo in lot.photos.values())
+    assert lot.take("another", names[0], io.BytesIO(photo(9))).name == "0 2.jpg"
+    assert lot.batch == batch
+    assert desk.discard(batch) == 3
+    assert desk.standings(batch.date) == []
+    with pytest.raises(UsageError, match="no draft"):
+        Lots().open(desk, batch)
+
+
+def test_a_batch_that_was_submitted_is_not_changed_by_a_second_press(desk: Desk) -> None:
+    batch, names = drafted(desk)
+    data, _ = desk.request(batch, names, {"Prompt": "a beach"}, {})
+    desk.submit(batch, data)
+    desk.submit(batch, data)
+    other, _ = desk.request(batch, names, {"Prompt": "a street"}, {})
+    with pytest.raises(UsageError, match="submitted already"):
+        desk.submit(batch, other)
+    assert desk.store.head(batch.draft_key) is None
+
+
+def test_a_batch_tells_what_waits_for_approval_and_what_can_be_asked_for_again(
+    desk: Desk, bench: Bench
+) -> None:
+    batch = bench.submit({"a.jpg": b"no photo", "b.jpg": photo(1), "c.jpg": photo(2)}, Sample=2, Variants=2)
+
+    def stands() -> tuple[Share, Share]:
+        (found,) = desk.standings(batch.date)
+        return found.to_approve, found.to_retry
+
+    assert stands() == (Share(), Share())
+    bench.run()
+    assert stands() == (Share(1, 2), Share(1, 2))
+    desk.approve_sample(batch, by="ann")
+    assert stands() == (Share(), Share(1, 2))
+    bench.run()
+    assert stands() == (Share(), Share(1, 2))
+    bench.put(batch.upload_key("a.jpg"), photo(3))
+    again = desk.retry(batch)
+    assert bench.run(again.date).counts == {Status.SUCCEEDED: 1}
+    with pytest.raises(UsageError, match="could mend"):
+        desk.retry(again)
+
+
+def test_a_sample_is_approved_for_the_request_that_the_page_showed(desk: Desk, bench: Bench) -> None:
+    batch = bench.submit(3, Sample=1)
+    bench.run()
+    (shown,) = desk.standings(batch.date)
+    other = {"Id": "id-101530", "Prompt": "a dark forest", "Sample": 1}
+    bench.store.write_json(batch.request_key, other)
+    bench.run()
+    with pytest.raises(UsageError, match="replaced since you looked"):
+        desk.approve_sample(batch, by="ann", seen=shown.request_etag)
+    assert bench.run().counts == {Status.SUCCEEDED: 1, Status.SKIPPED: 2}
+    (shown,) = desk.standings(batch.date)
+    desk.approve_sample(batch, by="ann", seen=shown.request_etag)
+    assert bench.run().counts == {Status.SUCCEEDED: 3}
+
+
+def test_what_can_be_asked_for_again_is_no_more_than_the_sample(desk: Desk, bench: Bench) -> None:
+    batch = bench.submit(4, Sample=2)
+    bench.run(max_cost_usd=0.0001)
+    (standing,) = desk.standings(batch.date)
+    assert standing.to_retry == Share(2, 2)
+
+
+def test_a_second_press_for_another_picture_makes_no_second_batch(desk: Desk, bench: Bench) -> None:
+    batch = bench.submit(1)
+    bench.run()
+    results = desk.results(batch)
+    shown = results.items()
+    presses = [desk.redo(results.work, shown, by="ann", prompt="a lake", seed=None) for _ in range(2)]
+    assert presses[0] == presses[1]
+
+
+def test_a_packed_result_is_unpacked_nowhere_but_in_its_folder(desk: Desk, tmp_path: Path) -> None:
+    prefix = "generated-image-files/2026/11/20/b"
+    desk.store.write(f"{prefix}/../../tmp/slip", b"x", media_type="image/png")
+    place = SimpleNamespace(output_prefix=prefix, data=desk.store)
+    item = SimpleNamespace(state=State.APPROVED, key=f"{prefix}/../../tmp/slip")
+    assert desk.pack(SimpleNamespace(place=place), [item], tmp_path / "x.zip") == 1
+    with zipfile.ZipFile(tmp_path / "x.zip") as pack:
+        assert pack.namelist() == ["%2E%2E/%2E%2E/tmp/slip"]
+
+
+def test_only_approved_results_are_packed(desk: Desk, bench: Bench, tmp_path: Path) -> None:
+    batch, names = drafted(desk)
+    data, _ = desk.request(batch, names, {"Prompt": "a beach"}, {})
+    desk.submit(batch, data)
+    bench.run(batch.date)
+    (standing,) = desk.standings(batch.date)
+    assert (standing.state, standing.done, standing.counts) == ("reported", 2, {"Succeeded": 2})
+    results = desk.results(batch)
+    work, found = results.work, results.items()
+    decide(work.place.data, found[:1], State.REJECTED, by="me")
+    decide(work.place.data, found[1:], State.APPROVED, by="me")
+    assert desk.pack(work, desk.results(batch).items(), tmp_path / "x.zip") == 1
+    with zipfile.ZipFile(tmp_path / "x.zip") as pack:
+        assert pack.namelist() == [names[1]]
+        assert pack.read(names[1]) == desk.download(work, found[1])
+    before, after = desk.looked_at(work, found[1])
+    assert before.startswith(b"\xff\xd8")
+    assert after.startswith(b"\xff\xd8")
+
+
+def test_a_dagster_that_is_not_there_is_not_at_work() -> None:
+    assert dagster_at_work("http://127.0.0.1:9") is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["![x](http://elsewhere/x.png)", "<b>*a* _b_ `c`", ":red[x] $y$ :material/delete:", "a & b | c ~d~"],
+)
+def test_a_text_of_other_peoples_is_shown_as_it_is(text: str) -> None:
+    shown = plain(text)
+    assert shown.replace("\\", "") == text
+    assert not re.search(r"(?<!\\)[\[\]()<>*_`$:&|~!]", shown)
+
+
+# What single photos have of their own
+
+
+def test_a_row_of_the_table_says_what_a_request_takes(desk: Desk) -> None:
+    batch, names = drafted(desk)
+    row = {
+        "Prompt": "a street",
+        "NegativePrompt": "",
+        "Ref": "SKU 1",
+        "Variants": 2.0,
+        "Seed": 0,
+        "Task": None,
+        "Subject": "SALIENT",
+        "Mode": "DEFAULT",
+        "Preset": "square-social",
+    }
+    _, request = desk.request(batch, names, {"Prompts": ("a beach",)}, {names[0]: fields_of(row)})
+    asked = image_settings(request, names[0], WISHES)
+    assert (asked.prompts, asked.variants, asked.seed, asked.ref) == (("a street",), 2, 0, "SKU 1")
+    assert (asked.subject, asked.mode, asked.task) == ("SALIENT", "DEFAULT", "REPLACE")
+    assert [rendition.Preset for rendition in asked.renditions] == ["square-social"]
+    assert image_settings(request, names[1], WISHES).prompts == ("a beach",)
+
+
+# Pictures beside the photos
+
+
+def test_a_picture_is_put_behind_the_photos_without_a_generative_call(
+    desk: Desk, bench: Bench, control: ControlClient
+) -> None:
+    batch, names = drafted(desk)
+    key = desk.backdrop(batch, as_png(Image.radial_gradient("L").convert("RGB")))
+    data, _ = desk.request(batch, names, {"Backdrop": key}, {})
+    desk.submit(batch, data)
+    assert bench.run(batch.date).counts == {Status.SUCCEEDED: 2}
+    assert {call["task"] for call in control.paid(operation="InvokeModel")} <= {"BACKGROUND_REMOVAL"}
+
+
+def test_a_mask_of_ones_own_is_what_is_kept_of_its_photo(desk: Desk, bench: Bench) -> None:
+    batch, names = drafted(desk, 1)
+    drawn = Image.new("L", look(photo(0)).size, 255)
+    drawn.paste(0, (20, 20, drawn.width // 2, drawn.height // 2))
+    key = desk.mask(batch, names[0], as_png(drawn))
+    own = {names[0]: {"Subject": "MASK", "MaskKey": key}}
+    data, request = desk.request(batch, names, {"Prompt": "a beach"}, own)
+    desk.submit(batch, data)
+    bench.run(batch.date)
+    row = bench.rows(batch, request.Id)[names[0]]
+    assert (desk.store.read_json(f"{row.Results[0]}.json") or {})["Mask"] == "given"
+
+
+def test_what_is_no_picture_or_no_mask_of_the_photo_is_refused_before_it_is_stored(desk: Desk) -> None:
+    batch, names = drafted(desk, 1)
+    before = [found.key for found in desk.store.list(f"{batch.input_prefix}/")]
+    with pytest.raises(UsageError, match="backdrop cannot be used"):
+        desk.backdrop(batch, b"<html>")
+    with pytest.raises(UsageError, match=r"mask of 0\.jpg cannot be used"):
+        desk.mask(batch, names[0], as_png(Image.new("L", (9, 90), 255)))
+    with pytest.raises(UsageError, match="drop it again"):
+        desk.mask(batch, "gone.jpg", as_png(Image.new("L", (9, 9))))
+    assert [found.key for found in desk.store.list(f"{batch.input_prefix}/")] == before
+
+
+# How batches stand
+
+
+def test_looking_again_at_a_date_on_which_nothing_happened_makes_two_listings(
+    desk: Desk, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = bench.submit(3)
+    bench.run()
+    (before,) = desk.standings(batch.date)
+    assert (before.batch, before.images, before.to_do) == (batch, 3, 0)
+    calls: list[str] = []
+    listed = Store.list
+    monkeypatch.setattr(Store, "list", lambda self, prefix: calls.append(prefix) or listed(self, prefix))
+    monkeypatch.setattr(Store, "read", lambda self, key, **_: calls.append(key))
+    assert desk.standings(batch.date) == [before]
+    assert [prefix.split("/")[1] for prefix in calls] == ["ledger", "leases"]
+
+
+def test_what_a_run_did_meanwhile_is_seen_at_once(desk: Desk, bench: Bench) -> None:
+    batch = bench.submit(2)
+    (before,) = desk.standings(batch.date)
+    assert (before.state, before.done) == ("waiting for a run", 0)
+    bench.run()
+    (after,) = desk.standings(batch.date)
+    assert (after.state, after.done) == ("reported", 2)
+
+
+def test_a_batch_that_was_just_submitted_is_seen_at_once(desk: Desk) -> None:
+    batch, names = drafted(desk)
+    assert [each.draft for each in desk.standings(batch.date)] == [True]
+    desk.submit(batch, desk.request(batch, names, {"Prompt": "a beach"}, {})[0])
+    assert [each.state for each in desk.standings(batch.date)] == ["waiting for a run"]

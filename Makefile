@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN_INSTALLED := $(VENV)/.run
 DEV_INSTALLED := $(VENV)/.dev
+DECLARED := pyproject.toml packages/bg_pipeline_local_aws/pyproject.toml constraints.txt
 
 .PHONY: demo up test test-slow lint clean
 
@@ -36,17 +37,17 @@ define install
 	@echo "Installing .[$($(1))] into $(VENV) ..."
 	@if command -v uv >/dev/null 2>&1; then \
 		test -x $(BIN)/python || uv venv --quiet --python $(PYTHON) $(VENV); \
-		uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[$($(1))]"; \
+		uv pip install --quiet --python $(BIN)/python -c constraints.txt -e packages/bg_pipeline_local_aws -e ".[$($(1))]"; \
 	else \
 		test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV); \
-		$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$($(1))]"; \
+		$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e packages/bg_pipeline_local_aws -e ".[$($(1))]"; \
 	fi
 endef
 
-$(RUN_INSTALLED): pyproject.toml constraints.txt
+$(RUN_INSTALLED): $(DECLARED)
 	$(call install,RUN_EXTRAS)
 	@touch $@
 
-$(DEV_INSTALLED): pyproject.toml constraints.txt
+$(DEV_INSTALLED): $(DECLARED)
 	$(call install,DEV_EXTRAS)
 	@touch $@ $(RUN_INSTALLED)

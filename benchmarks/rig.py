@@ -25,8 +25,6 @@ from PIL import Image
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.payments import Payment
 from bg_pipeline.domain.s3_keys import Batch
-from bg_pipeline.local_aws.control_client import ControlClient
-from bg_pipeline.local_aws.launcher import local_aws
 from bg_pipeline.reports.batch_report import report_batch, rows
 from bg_pipeline.reports.report import Status
 from bg_pipeline.run.batch_work import open_work
@@ -35,6 +33,8 @@ from bg_pipeline.settings import Settings
 from bg_pipeline.state.ledger import Entry, StageRecord
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads.listing import batches
+from bg_pipeline_local_aws.control_client import ControlClient
+from bg_pipeline_local_aws.launcher import local_aws
 
 FIRST_DATE = date(2026, 11, 1)
 ROOT = Path(__file__).parent.parent

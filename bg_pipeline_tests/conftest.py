@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import pytest
 
-from bg_pipeline.local_aws.control_client import ControlClient
-from bg_pipeline.local_aws.launcher import LocalAws, local_aws
+from bg_pipeline_local_aws.control_client import ControlClient
+from bg_pipeline_local_aws.launcher import LocalAws, local_aws
 
 if TYPE_CHECKING:
     from types_boto3_bedrock_runtime import BedrockRuntimeClient

@@ -6,7 +6,7 @@ import pytest
 
 import bg_pipeline
 from bg_pipeline.errors import RequestError, SettingsError, UsageError
-from bg_pipeline.local_aws.control_client import ControlClient
+from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.pictures import photo
 
 

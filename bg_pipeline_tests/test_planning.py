@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from bg_pipeline import planning
-from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.planning import Plan, models_in_use
 from bg_pipeline.run.context import Tools
 from bg_pipeline.run.discovery import find_work
 from bg_pipeline.storage.object_store import Store
+from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import DATE, Bench, aws
 from bg_pipeline_tests.pictures import photo
 

@@ -1,16 +1,18 @@
-"""Launches the stand-in for AWS in the place of an account: the one module of the pipeline that knows `local_aws`."""
+"""Runs this process against the stand-in for AWS; the only module that imports `bg_pipeline_local_aws`."""
 
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import boto3
 from botocore.exceptions import ClientError
 
 from bg_pipeline.errors import BgPipelineError
-from bg_pipeline.local_aws.control_client import ControlClient
-from bg_pipeline.local_aws.launcher import LocalAwsError, local_aws, running
+
+if TYPE_CHECKING:
+    from bg_pipeline_local_aws.control_client import ControlClient
 
 BUCKET = "bg-pipeline-demo"
 """The bucket in the stand-in."""
@@ -29,13 +31,19 @@ class NoStandIn(BgPipelineError):
 
 
 @contextmanager
-def stand_in(folder: Path, *, shared: bool = True, **settings: str) -> Iterator[ControlClient]:
+def stand_in(folder: Path, *, shared: bool = True, **settings: str) -> Iterator["ControlClient"]:
     """This process led to the stand-in of a state folder, with its bucket and these settings (``BUCKET="x"``).
 
     One that another command keeps running on the folder is used, if ``shared``, for as long as it runs. Until
     the context ends, nothing that this process or its children do with boto3's own chain can reach an account.
     What is given tells which models were called. Raises `NoStandIn` if it cannot be started.
     """
+    try:
+        # Installed with the extra `local` only.
+        from bg_pipeline_local_aws.control_client import ControlClient
+        from bg_pipeline_local_aws.launcher import LocalAwsError, local_aws, running
+    except ImportError as error:
+        raise NoStandIn("The stand-in for AWS is not installed: pip install 'bg-pipeline[local]'") from error
     with ExitStack() as stack:
         try:
             found = running(folder / LOCAL_AWS) if shared else None

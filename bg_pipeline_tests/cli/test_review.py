@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from bg_pipeline.domain.s3_keys import Batch, find_batch
-from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.run import results
 from bg_pipeline.storage.object_store import Store
+from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import DATE, Bench
 from bg_pipeline_tests.cli.test_cli import bg, refused
 from bg_pipeline_tests.pictures import photo

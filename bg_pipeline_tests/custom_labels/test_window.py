@@ -26,13 +26,13 @@ from bg_pipeline.defs.dagster_home import prepare
 from bg_pipeline.defs.schedules import custom_labels_guard
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.errors import ModelUnavailable, PreconditionFailed
-from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.reports.report import Status
 from bg_pipeline.run.engine import Progress
 from bg_pipeline.state import model_stopped
 from bg_pipeline.state.leases import Leases, holder_of
 from bg_pipeline.state.ledger import Ledger
 from bg_pipeline.storage.object_store import Store
+from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench, aws
 from bg_pipeline_tests.pictures import photo
 

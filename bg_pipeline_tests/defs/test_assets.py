@@ -17,11 +17,11 @@ from bg_pipeline.defs.assets.image_flow import LEFT
 from bg_pipeline.defs.partitions import upload_dates
 from bg_pipeline.defs.resources import resources
 from bg_pipeline.errors import StorageFailed
-from bg_pipeline.local_aws.control_client import ControlClient
-from bg_pipeline.local_aws.launcher import LocalAws
 from bg_pipeline.reports.report import Status
 from bg_pipeline.run.engine import Day
 from bg_pipeline.storage.object_store import Store
+from bg_pipeline_local_aws.control_client import ControlClient
+from bg_pipeline_local_aws.launcher import LocalAws
 from bg_pipeline_tests.batches import DATE, Bench, aws
 from bg_pipeline_tests.pictures import photo
 

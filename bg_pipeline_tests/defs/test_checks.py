@@ -13,7 +13,6 @@ from bg_pipeline.defs.partitions import upload_dates
 from bg_pipeline.defs.sensors.missing_reports import forgotten_uploads
 from bg_pipeline.domain.s3_keys import Batch, spend_key
 from bg_pipeline.domain.text import listed
-from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.quality import checks
 from bg_pipeline.quality.checks import Ran
 from bg_pipeline.quality.facts import Inspection
@@ -25,6 +24,7 @@ from bg_pipeline.settings import settings
 from bg_pipeline.state.leases import Leases
 from bg_pipeline.state.ledger import Entry
 from bg_pipeline.storage.object_store import Store
+from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import DATE, Bench, aws
 from bg_pipeline_tests.clocks import stop_clock
 from bg_pipeline_tests.pictures import photo

@@ -11,9 +11,9 @@ import pytest
 from bg_pipeline.definitions import definitions
 from bg_pipeline.defs.assets.image_flow import dates_left, occasion
 from bg_pipeline.defs.partitions import upload_dates
-from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.settings import settings
 from bg_pipeline.storage.object_store import Store
+from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench, aws
 from bg_pipeline_tests.pictures import photo
 

@@ -18,9 +18,9 @@ from bg_pipeline.doctor.account import (
     figures,
 )
 from bg_pipeline.domain.model_facts import as_of
-from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.settings import settings
 from bg_pipeline.storage.object_store import Store
+from bg_pipeline_local_aws.control_client import ControlClient
 
 
 def findings(subject: str = "", **overrides: object) -> list[Finding]:

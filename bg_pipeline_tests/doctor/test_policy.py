@@ -12,12 +12,12 @@ from bg_pipeline import pipeline
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.cli.main import main
 from bg_pipeline.doctor.policy import ROLES, Role, Surroundings, policy, surroundings
-from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.reports.report import Status
 from bg_pipeline.run.archive import PREFIX
 from bg_pipeline.settings import settings
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads import submitting
+from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import DATE, Bench, aws
 from bg_pipeline_tests.pictures import photo
 

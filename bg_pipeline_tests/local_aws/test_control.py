@@ -11,9 +11,9 @@ import urllib3
 from botocore.config import Config
 from botocore.exceptions import ConnectionClosedError
 
-from bg_pipeline.local_aws.control_client import ControlClient
-from bg_pipeline.local_aws.launcher import LocalAws
-from bg_pipeline.local_aws.rules import Meter, Quota
+from bg_pipeline_local_aws.control_client import ControlClient
+from bg_pipeline_local_aws.launcher import LocalAws
+from bg_pipeline_local_aws.rules import Meter, Quota
 from bg_pipeline_tests.local_aws.pictures import b64, ball, opened, refusal
 
 V2 = "amazon.titan-image-generator-v2:0"

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bg_pipeline.local_aws.control_client import ControlClient
-from bg_pipeline.local_aws.rules import CustomModel, Window
+from bg_pipeline_local_aws.control_client import ControlClient
+from bg_pipeline_local_aws.rules import CustomModel, Window
 from bg_pipeline_tests.local_aws.pictures import ball, refusal
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bg_pipeline.local_aws.launcher import LocalAws
+from bg_pipeline_local_aws.launcher import LocalAws
 
 PROGRAM = """
 import json, boto3

@@ -15,14 +15,14 @@ from pathlib import Path
 import boto3
 import pytest
 
-from bg_pipeline.local_aws.launcher import LocalAws, LocalAwsError, local_aws, running
+from bg_pipeline_local_aws.launcher import LocalAws, LocalAwsError, local_aws, running
 from bg_pipeline_tests.local_aws.pictures import ball
 
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 HOLDER = """
 import sys, time
-from bg_pipeline.local_aws.launcher import local_aws
+from bg_pipeline_local_aws.launcher import local_aws
 with local_aws(sys.argv[1], workers=1) as stand_in:
     print("up", flush=True)
     time.sleep(600)
@@ -179,7 +179,7 @@ def test_a_new_stand_in_waits_for_a_killed_ones_servers(tmp_path: Path) -> None:
 @pytest.mark.slow
 @ON_LINUX
 def test_in_the_foreground_it_prints_its_variables_and_ends_with_ctrl_c(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "bg_pipeline.local_aws", str(tmp_path), "--region", "eu-west-1"]
+    command = [sys.executable, "-m", "bg_pipeline_local_aws", str(tmp_path), "--region", "eu-west-1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stdout
         lines: list[str] = []

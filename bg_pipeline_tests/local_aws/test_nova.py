@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from botocore.exceptions import ClientError
 
-from bg_pipeline.local_aws.control_client import ControlClient
+from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.local_aws.pictures import b64, ball, refusal
 
 if TYPE_CHECKING:

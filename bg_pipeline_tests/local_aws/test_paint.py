@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 import bg_pipeline
-from bg_pipeline.local_aws.paint import background, cut_out, inpaint, outpaint
-from bg_pipeline.local_aws.sight import subject_mask
+from bg_pipeline_local_aws.paint import background, cut_out, inpaint, outpaint
+from bg_pipeline_local_aws.sight import subject_mask
 
 PHOTOS = Path(bg_pipeline.__file__).parent / "demo_photos"
 SIZE = (360, 240)

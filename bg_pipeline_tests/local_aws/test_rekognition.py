@@ -6,7 +6,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from bg_pipeline.local_aws.control_client import ControlClient
+from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.local_aws.pictures import ball, refusal
 
 if TYPE_CHECKING:

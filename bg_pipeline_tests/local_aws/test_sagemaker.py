@@ -8,7 +8,7 @@ import boto3
 import pytest
 from PIL import Image
 
-from bg_pipeline.local_aws.control_client import ControlClient
+from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.local_aws.pictures import BALL, b64, ball, opened, refusal
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 import bg_pipeline
-from bg_pipeline.local_aws.sight import Box, Sight, caption, see, subject_mask
+from bg_pipeline_local_aws.sight import Box, Sight, caption, see, subject_mask
 
 PHOTOS = Path(bg_pipeline.__file__).parent / "demo_photos"
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import pytest
 
-from bg_pipeline.local_aws.launcher import LocalAws
+from bg_pipeline_local_aws.launcher import LocalAws
 from bg_pipeline_tests.local_aws.pictures import refusal
 
 if TYPE_CHECKING:

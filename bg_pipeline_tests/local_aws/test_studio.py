@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bg_pipeline.local_aws import studio
-from bg_pipeline.local_aws.studio import Studio
+from bg_pipeline_local_aws import studio
+from bg_pipeline_local_aws.studio import Studio
 
 
 def run(work: Callable[[Studio], Awaitable[None]]) -> None:

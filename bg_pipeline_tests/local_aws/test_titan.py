@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageChops, ImageStat
 
-from bg_pipeline.local_aws.control_client import ControlClient
+from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.local_aws.pictures import (
     BALL,
     b64,

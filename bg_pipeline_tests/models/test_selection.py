@@ -6,8 +6,8 @@ from bg_pipeline.aws.clients import Aws
 from bg_pipeline.captioners import nova
 from bg_pipeline.errors import ModelUnavailable, NothingUsable
 from bg_pipeline.generators import Generator, Operation, generator
-from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.models.selection import Candidate, Roster, look, prompt_limit
+from bg_pipeline_local_aws.control_client import ControlClient
 
 US_NOVA = nova.operation("us.amazon.nova-pro-v1:0")
 TITAN, CANVAS = "amazon.titan-image-generator-v2:0", "amazon.nova-canvas-v1:0"

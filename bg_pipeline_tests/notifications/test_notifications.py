@@ -23,7 +23,6 @@ from bg_pipeline.definitions import definitions
 from bg_pipeline.defs.partitions import upload_dates
 from bg_pipeline.defs.sensors.notifications import notices
 from bg_pipeline.errors import SettingsError
-from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.notifications.delivery import Ended, Outbox
 from bg_pipeline.notifications.messages import (
     Crash,
@@ -41,6 +40,7 @@ from bg_pipeline.reports.links import Link, link
 from bg_pipeline.reports.report import Output, Report, Row, Status, compose
 from bg_pipeline.settings import settings
 from bg_pipeline.storage.object_store import Store
+from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import DATE, Bench
 from bg_pipeline_tests.pictures import photo
 

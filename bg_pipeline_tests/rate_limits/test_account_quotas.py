@@ -4,8 +4,8 @@ import pytest
 
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.domain.model_facts import facts_of
-from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.rate_limits.account_quotas import AccountQuotas
+from bg_pipeline_local_aws.control_client import ControlClient
 
 NOVA_PRO = facts_of("CAPTION", "us.amazon.nova-pro-v1:0")
 

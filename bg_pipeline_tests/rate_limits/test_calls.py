@@ -17,10 +17,10 @@ from bg_pipeline.errors import LeaseLost, ModelUnavailable, RunStopped
 from bg_pipeline.generators import stability
 from bg_pipeline.generators.stability import Stability
 from bg_pipeline.labelers import rekognition
-from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.rate_limits.calls import Calls, DayQuotaExhausted, classify
 from bg_pipeline.settings import settings
 from bg_pipeline.storage.object_store import Store
+from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import DATE
 from bg_pipeline_tests.pictures import photo
 

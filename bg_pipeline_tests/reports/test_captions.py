@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from bg_pipeline.domain.s3_keys import Batch
 from bg_pipeline.errors import BgPipelineError
-from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.reports.captions import Captioned, Index, as_csv, as_json, captions
 from bg_pipeline.state.leased_writes import LeasedWriter
 from bg_pipeline.state.ledger import Entry, Ledger
 from bg_pipeline.storage.object_store import Store
+from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import DATE, Bench
 from bg_pipeline_tests.pictures import photo
 

@@ -13,7 +13,6 @@ from PIL import Image
 
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.s3_keys import Batch
-from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.reports import html as report_html
 from bg_pipeline.reports.batch_report import page
 from bg_pipeline.reports.report import Output, Report, Row, Status, compose
@@ -21,6 +20,7 @@ from bg_pipeline.run.batch_work import open_batch
 from bg_pipeline.state import thumbnails
 from bg_pipeline.state.thumbnails import Thumbnails, thumbnail
 from bg_pipeline.storage.object_store import Store
+from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench
 from bg_pipeline_tests.pictures import photo
 

@@ -12,13 +12,13 @@ from bg_pipeline.budget.remaining import CapUsedUp
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.s3_keys import Batch
 from bg_pipeline.errors import UsageError
-from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.reports.overview import images_to_retry, look_up
 from bg_pipeline.reports.report import Row, Status, compose
 from bg_pipeline.run.batch_work import open_work
 from bg_pipeline.state.follow_ups import RETRIES, FollowUps, all_from, origin
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads import listing
+from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench
 from bg_pipeline_tests.pictures import photo
 

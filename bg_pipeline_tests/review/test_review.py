@@ -16,7 +16,6 @@ from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.payments import Payment
 from bg_pipeline.domain.s3_keys import Batch
 from bg_pipeline.errors import PreconditionFailed, RequestError, UsageError
-from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.reports.report import Status
 from bg_pipeline.review import (
     Item,
@@ -38,6 +37,7 @@ from bg_pipeline.state.follow_ups import REDOES, FollowUps
 from bg_pipeline.state.leased_writes import LeasedWriter
 from bg_pipeline.state.ledger import Entry, Ledger, StageRecord
 from bg_pipeline.storage.object_store import Store
+from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench
 from bg_pipeline_tests.pictures import photo
 

@@ -10,12 +10,12 @@ from botocore.exceptions import ClientError
 
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.s3_keys import Batch
-from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.reports.report import Status
 from bg_pipeline.run.archive import Archive
 from bg_pipeline.run.batch_work import open_batch
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads.listing import batches
+from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import DATE, Bench
 from bg_pipeline_tests.pictures import photo
 

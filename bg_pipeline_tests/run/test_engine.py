@@ -12,11 +12,11 @@ from bg_pipeline.domain.s3_keys import Batch
 from bg_pipeline.errors import Blocked
 from bg_pipeline.generators.pictures import decoded
 from bg_pipeline.imaging import Photo
-from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.reports.report import Status
 from bg_pipeline.run import results
 from bg_pipeline.run.generation import Painter
 from bg_pipeline.storage.object_store import Store
+from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import DATE, Bench
 from bg_pipeline_tests.pictures import photo
 

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image, ImageFilter
 
 from bg_pipeline.imaging import open_photo
-from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.masks.conventions import STORED
 from bg_pipeline.reports.report import Status
 from bg_pipeline.storage.object_store import Store
+from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench
 from bg_pipeline_tests.corpus import COMPLAINTS, corpus
 

@@ -10,10 +10,10 @@ from PIL import Image
 
 from bg_pipeline.generators import generator
 from bg_pipeline.imaging import encode, open_photo, unfit
-from bg_pipeline.local_aws.control_client import ControlClient
-from bg_pipeline.local_aws.pictures import canned
 from bg_pipeline.reports.report import Status
 from bg_pipeline.storage.object_store import Store
+from bg_pipeline_local_aws.control_client import ControlClient
+from bg_pipeline_local_aws.pictures import canned
 from bg_pipeline_tests.batches import Bench
 from bg_pipeline_tests.rendered import Rendered, as_mask, as_png, inner, old_ground, psnr, rendered
 

@@ -20,11 +20,11 @@ from bg_pipeline.captioners.nova import Caption
 from bg_pipeline.domain.s3_keys import Batch
 from bg_pipeline.errors import Blocked
 from bg_pipeline.generators import Ask, Invoke, Made
-from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.masks import Mask
 from bg_pipeline.masks.conventions import STORED
 from bg_pipeline.reports.report import Row, Status
 from bg_pipeline.storage.object_store import Store
+from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import DATE, Bench
 from bg_pipeline_tests.generators.own_generator import Sepia
 from bg_pipeline_tests.pictures import photo, photo_and_mask

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.reports.report import Status
 from bg_pipeline.run.engine import Flow
 from bg_pipeline.storage.object_store import Store
+from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import DATE, Bench
 from bg_pipeline_tests.pictures import photo
 

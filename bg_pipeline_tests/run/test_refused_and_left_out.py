@@ -21,7 +21,6 @@ from bg_pipeline.errors import (
     Throttled,
 )
 from bg_pipeline.imaging import open_photo
-from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.masks import Mask
 from bg_pipeline.planning import models_in_use
 from bg_pipeline.reports.overview import look_up
@@ -30,6 +29,7 @@ from bg_pipeline.run.context import Tools
 from bg_pipeline.run.subject_mask import Eyes, find_subject
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store
+from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import DATE, Bench, aws
 from bg_pipeline_tests.pictures import photo
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.reports.report import Status
 from bg_pipeline.run.source_image import MOST_TO_STORE, Darkroom
 from bg_pipeline.storage.object_store import Store
+from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench
 
 WAIT = 20.0

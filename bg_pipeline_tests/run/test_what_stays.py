@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw
 
-from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.reports.report import WAITING_FOR_APPROVAL, Status
 from bg_pipeline.run import results
 from bg_pipeline.run.engine import Flow
 from bg_pipeline.state import leases
 from bg_pipeline.storage.object_store import Store
+from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import DATE, Bench
 from bg_pipeline_tests.pictures import photo
 from bg_pipeline_tests.run.test_payments import refuse

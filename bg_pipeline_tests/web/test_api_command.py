@@ -12,7 +12,7 @@ import requests
 from click.testing import CliRunner
 
 from bg_pipeline.cli.main import main
-from bg_pipeline.local_aws.launcher import LocalAws
+from bg_pipeline_local_aws.launcher import LocalAws
 from bg_pipeline_tests.web.serving import Caller
 
 

@@ -13,9 +13,9 @@ import pytest
 import requests
 
 import bg_pipeline
-from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.run.engine import Day, Flow
 from bg_pipeline.storage.object_store import Store
+from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench, aws
 from bg_pipeline_tests.pictures import photo
 from bg_pipeline_tests.web.serving import Caller, problem, served

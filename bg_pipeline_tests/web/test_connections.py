@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from bg_pipeline.local_aws.launcher import LocalAws
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.web import connections, limits
+from bg_pipeline_local_aws.launcher import LocalAws
 from bg_pipeline_tests.batches import Bench, aws
 from bg_pipeline_tests.web.openid import AUDIENCE, openid_provider
 from bg_pipeline_tests.web.serving import Caller, problem, served

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.storage.object_store import Store
+from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench, aws
 from bg_pipeline_tests.pictures import photo
 from bg_pipeline_tests.web.serving import served

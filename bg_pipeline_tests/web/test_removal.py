@@ -11,10 +11,10 @@ import requests
 from PIL import Image
 
 from bg_pipeline.domain import s3_keys
-from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.reports.report import Report, Status
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.web import single_photo_jobs
+from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench, aws
 from bg_pipeline_tests.clocks import stop_clock
 from bg_pipeline_tests.pictures import photo

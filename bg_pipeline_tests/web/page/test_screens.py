@@ -6,10 +6,10 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from bg_pipeline.domain.s3_keys import Batch
-from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.review import Item, State, decide
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.web.page.service import Desk
+from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench, aws
 
 SECONDS = 60

@@ -13,7 +13,6 @@ from bg_pipeline.domain.requests import image_settings
 from bg_pipeline.domain.s3_keys import Batch
 from bg_pipeline.errors import RequestError, UsageError
 from bg_pipeline.imaging import look
-from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.reports.report import Status
 from bg_pipeline.review import State, decide
 from bg_pipeline.run.renditions import WISHES
@@ -23,6 +22,7 @@ from bg_pipeline.web.page.photo_settings import fields_of
 from bg_pipeline.web.page.service import Desk, Share, dagster_at_work, free_name
 from bg_pipeline.web.page.submit import with_labels
 from bg_pipeline.web.page.upload_server import Lots
+from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench, aws
 from bg_pipeline_tests.pictures import photo
 from bg_pipeline_tests.rendered import as_png

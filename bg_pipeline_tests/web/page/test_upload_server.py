@@ -10,11 +10,11 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from bg_pipeline.errors import UsageError
-from bg_pipeline.local_aws.control_client import ControlClient
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.web.page import upload_server
 from bg_pipeline.web.page.service import Desk
 from bg_pipeline.web.page.upload_server import Lot, Lots
+from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench, aws
 from bg_pipeline_tests.pictures import photo
 from bg_pipeline_tests.web.serving import Caller, serving

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from bg_pipeline.local_aws.scene import painted
-from bg_pipeline.local_aws.sight import opened, png
-from bg_pipeline.local_aws.subject import Pixels, Plane
+from bg_pipeline_local_aws.scene import painted
+from bg_pipeline_local_aws.sight import opened, png
+from bg_pipeline_local_aws.subject import Pixels, Plane
 
 NOTE = "painted by the stand-in"
 

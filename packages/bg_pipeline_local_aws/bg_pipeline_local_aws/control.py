@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from bg_pipeline.local_aws.rules import (
+from bg_pipeline_local_aws.rules import (
     TOO_MANY,
     AppliedQuota,
     CustomModel,
@@ -27,7 +27,7 @@ from bg_pipeline.local_aws.rules import (
     Switches,
     Window,
 )
-from bg_pipeline.local_aws.wire import ACCOUNT, AwsError, Call
+from bg_pipeline_local_aws.wire import ACCOUNT, AwsError, Call
 
 BOOKS_KEEP = 100_000
 

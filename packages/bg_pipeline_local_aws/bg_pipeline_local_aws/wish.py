@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from bg_pipeline.local_aws.strokes import Colour, mixed, scaled
+from bg_pipeline_local_aws.strokes import Colour, mixed, scaled
 
 _MEANINGS = {
     "city": "city cities skyline urban downtown skyscraper street building town metropolis manhattan york tokyo "

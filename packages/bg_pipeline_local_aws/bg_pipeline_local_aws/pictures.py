@@ -10,7 +10,7 @@ from typing import Literal
 import pybase64
 from PIL import Image, UnidentifiedImageError
 
-from bg_pipeline.local_aws.wire import unfit
+from bg_pipeline_local_aws.wire import unfit
 
 # Sizes are checked from the header, by each service's own limits, before anything is decoded.
 Image.MAX_IMAGE_PIXELS = None

@@ -9,12 +9,12 @@ from typing import Any
 import orjson
 from PIL import Image, ImageChops, ImageFilter
 
-from bg_pipeline.local_aws.pictures import with_chunk
+from bg_pipeline_local_aws.pictures import with_chunk
 
 
 def look(data: bytes) -> dict[str, Any]:
     """What is seen in a picture, as plain data, with a caption; ValueError when it cannot be decoded."""
-    from bg_pipeline.local_aws import sight
+    from bg_pipeline_local_aws import sight
 
     seen = sight.see(data)
     plain = orjson.loads(orjson.dumps(seen, option=orjson.OPT_SERIALIZE_NUMPY))
@@ -25,7 +25,7 @@ def subject(
     data: bytes, words: str | None = None, box: tuple[float, float, float, float] | None = None
 ) -> bytes | None:
     """A mask PNG (L, 255 = subject) of what the words or the box (ratios) name, or None if that is nowhere."""
-    from bg_pipeline.local_aws import sight
+    from bg_pipeline_local_aws import sight
 
     return sight.subject_mask(data, words, sight.Box(*box) if box else None)
 
@@ -74,7 +74,7 @@ def outpaint(
     size: tuple[int, int],
 ) -> bytes:
     """A PNG of the given size: the subject (mask 255) before a new background."""
-    from bg_pipeline.local_aws import paint
+    from bg_pipeline_local_aws import paint
 
     made = paint.outpaint(
         data, prompt=prompt, negative=negative, seed=seed, mask_png=mask, precise=precise, note=note
@@ -84,14 +84,14 @@ def outpaint(
 
 def inpaint(data: bytes, mask: bytes, prompt: str, seed: int, note: bool, size: tuple[int, int]) -> bytes:
     """A PNG of the given size, repainted where the mask is 255."""
-    from bg_pipeline.local_aws import paint
+    from bg_pipeline_local_aws import paint
 
     return _named(_sized(paint.inpaint(data, prompt=prompt, seed=seed, strength_png=mask, note=note), size))
 
 
 def cut_out(data: bytes, mask: bytes) -> bytes:
     """A PNG (RGBA) of the subject (mask 255) alone."""
-    from bg_pipeline.local_aws import paint
+    from bg_pipeline_local_aws import paint
 
     return _named(paint.cut_out(data, mask))
 

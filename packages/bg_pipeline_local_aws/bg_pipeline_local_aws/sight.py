@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from bg_pipeline.local_aws import subject
-from bg_pipeline.local_aws.subject import Box, Cut, Pixels, Plane
+from bg_pipeline_local_aws import subject
+from bg_pipeline_local_aws.subject import Box, Cut, Pixels, Plane
 
 __all__ = ["Box", "Colour", "Face", "Landmark", "SeenLabel", "Sight", "caption", "see", "subject_mask"]
 

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from bg_pipeline.local_aws import (
+from bg_pipeline_local_aws import (
     bedrock,
     bedrock_runtime,
     custom_labels,
@@ -25,10 +25,10 @@ from bg_pipeline.local_aws import (
     sagemaker,
     service_quotas,
 )
-from bg_pipeline.local_aws.child import end_with_parent
-from bg_pipeline.local_aws.control import Control
-from bg_pipeline.local_aws.studio import Studio
-from bg_pipeline.local_aws.wire import JSON, AwsError, Call, answer, refusal, signed_for
+from bg_pipeline_local_aws.child import end_with_parent
+from bg_pipeline_local_aws.control import Control
+from bg_pipeline_local_aws.studio import Studio
+from bg_pipeline_local_aws.wire import JSON, AwsError, Call, answer, refusal, signed_for
 
 Handler = Callable[[Call, Control, Studio], Awaitable[Mapping[str, Any] | Response]]
 Endpoint = Callable[[Request], Awaitable[Response]]

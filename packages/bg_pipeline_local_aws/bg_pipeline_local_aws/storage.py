@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from bg_pipeline.local_aws.child import end_with_parent
+from bg_pipeline_local_aws.child import end_with_parent
 
 SERVICES = "s3,sqs,sns,sts,ssm,dynamodb,events"
 

@@ -1,4 +1,4 @@
-"""``python -m bg_pipeline.local_aws [FOLDER]``: the stand-in in the foreground, until Ctrl-C."""
+"""``python -m bg_pipeline_local_aws [FOLDER]``: the stand-in in the foreground, until Ctrl-C."""
 
 import argparse
 import shlex
@@ -7,8 +7,8 @@ import sys
 import threading
 from pathlib import Path
 
-from bg_pipeline.local_aws import storage
-from bg_pipeline.local_aws.launcher import LocalAwsError, local_aws
+from bg_pipeline_local_aws import storage
+from bg_pipeline_local_aws.launcher import LocalAwsError, local_aws
 
 
 def main() -> int:
@@ -17,7 +17,7 @@ def main() -> int:
         storage.serve(int(sys.argv[2]), Path(sys.argv[3]))
     elif sys.argv[1:2] == ["models"]:
         # Only this process needs the web framework.
-        from bg_pipeline.local_aws import server
+        from bg_pipeline_local_aws import server
 
         server.serve(int(sys.argv[2]), int(sys.argv[4]))
     else:
@@ -28,7 +28,7 @@ def main() -> int:
 def foreground() -> int:
     """Start both servers, print the variables that lead boto3 to them, and wait for Ctrl-C."""
     parser = argparse.ArgumentParser(
-        prog="python -m bg_pipeline.local_aws", description="An embedded stand-in for AWS."
+        prog="python -m bg_pipeline_local_aws", description="An embedded stand-in for AWS."
     )
     parser.add_argument(
         "folder", nargs="?", type=Path, default=Path(".bg_pipeline/local_aws"), help="where its state is kept"

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bg_pipeline.local_aws.wire import Call
+from bg_pipeline_local_aws.wire import Call
 
 
 class _Settings(BaseModel):

@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from typing import Any, TypeVar
 
-from bg_pipeline.local_aws.wire import invalid
+from bg_pipeline_local_aws.wire import invalid
 
 CACHE_BYTES = 256_000_000
 

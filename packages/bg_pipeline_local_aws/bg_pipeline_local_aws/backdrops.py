@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from bg_pipeline.local_aws.strokes import (
+from bg_pipeline_local_aws.strokes import (
     Colour,
     Plane,
     Shape,
@@ -24,7 +24,7 @@ from bg_pipeline.local_aws.strokes import (
     scaled,
     wood,
 )
-from bg_pipeline.local_aws.wish import Wish
+from bg_pipeline_local_aws.wish import Wish
 
 _WALLS: tuple[Colour, ...] = ((0.86, 0.83, 0.78), (0.78, 0.82, 0.84), (0.84, 0.80, 0.74), (0.72, 0.76, 0.72))
 _BOOKS: tuple[Colour, ...] = ((0.60, 0.25, 0.20), (0.25, 0.40, 0.50), (0.80, 0.70, 0.50), (0.35, 0.45, 0.32))

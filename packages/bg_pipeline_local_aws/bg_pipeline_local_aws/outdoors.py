@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from bg_pipeline.local_aws.strokes import (
+from bg_pipeline_local_aws.strokes import (
     Colour,
     Plane,
     Shape,
@@ -26,7 +26,7 @@ from bg_pipeline.local_aws.strokes import (
     ridge,
     scaled,
 )
-from bg_pipeline.local_aws.wish import Light, Wish
+from bg_pipeline_local_aws.wish import Light, Wish
 
 _PETALS: tuple[Colour, ...] = ((0.85, 0.25, 0.35), (0.95, 0.80, 0.35), (0.70, 0.50, 0.85), (0.98, 0.95, 0.95))
 _LEAVES: tuple[Colour, ...] = ((0.20, 0.36, 0.16), (0.26, 0.42, 0.18), (0.18, 0.32, 0.22), (0.34, 0.44, 0.18))

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from datetime import date
 from typing import Any
 
-from bg_pipeline.local_aws.catalogue import MODELS, Model, bare_id
-from bg_pipeline.local_aws.control import Control
-from bg_pipeline.local_aws.rules import ModelState
-from bg_pipeline.local_aws.studio import Studio
-from bg_pipeline.local_aws.wire import ACCOUNT, AwsError, Call, invalid
+from bg_pipeline_local_aws.catalogue import MODELS, Model, bare_id
+from bg_pipeline_local_aws.control import Control
+from bg_pipeline_local_aws.rules import ModelState
+from bg_pipeline_local_aws.studio import Studio
+from bg_pipeline_local_aws.wire import ACCOUNT, AwsError, Call, invalid
 
 _LAUNCHED = "2024-11-07T00:00:00Z"
 _LEGACY_SINCE = "2025-12-30T00:00:00Z"

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bg_pipeline.local_aws.child import GRACE_SECONDS
+from bg_pipeline_local_aws.child import GRACE_SECONDS
 
 REGION = "us-east-1"
 # MiniStack reads what it stored before it listens: 10 s for 100,000 objects.
@@ -173,7 +173,7 @@ def _server(
 ) -> Iterator[str]:
     """The address of a server process that answers, on the port it had before if that is free."""
     log = folder / "logs" / f"{name}.log"
-    program = [sys.executable, "-m", "bg_pipeline.local_aws", name]
+    program = [sys.executable, "-m", "bg_pipeline_local_aws", name]
     # Between finding a free port and listening on it somebody else may take it.
     for wanted in (last_port, 0, 0):
         port = _free_port(wanted)

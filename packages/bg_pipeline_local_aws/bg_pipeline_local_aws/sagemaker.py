@@ -13,11 +13,11 @@ import pybase64
 from PIL import Image
 from starlette.responses import Response
 
-from bg_pipeline.local_aws import work
-from bg_pipeline.local_aws.control import Control
-from bg_pipeline.local_aws.pictures import canned, from_base64, sha256, to_base64
-from bg_pipeline.local_aws.studio import Studio
-from bg_pipeline.local_aws.wire import AwsError, Call, answer
+from bg_pipeline_local_aws import work
+from bg_pipeline_local_aws.control import Control
+from bg_pipeline_local_aws.pictures import canned, from_base64, sha256, to_base64
+from bg_pipeline_local_aws.studio import Studio
+from bg_pipeline_local_aws.wire import AwsError, Call, answer
 
 MOST_BODY = 6_291_456
 

@@ -7,9 +7,9 @@ private arrangement with its provider, would still be able to do.
 import re
 from dataclasses import dataclass
 
-from bg_pipeline.local_aws.control import Control
-from bg_pipeline.local_aws.rules import ModelState
-from bg_pipeline.local_aws.wire import AwsError, invalid
+from bg_pipeline_local_aws.control import Control
+from bg_pipeline_local_aws.rules import ModelState
+from bg_pipeline_local_aws.wire import AwsError, invalid
 
 _US = ("us-east-1", "us-east-2", "us-west-1", "us-west-2")
 _EU = ("eu-central-1", "eu-north-1", "eu-south-1", "eu-south-2", "eu-west-1", "eu-west-3")

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from bg_pipeline.local_aws import nova, stability, titan
-from bg_pipeline.local_aws.catalogue import Model, bare_id, callable_model
-from bg_pipeline.local_aws.control import Control
-from bg_pipeline.local_aws.studio import Studio
-from bg_pipeline.local_aws.wire import AwsError, Call, invalid
+from bg_pipeline_local_aws import nova, stability, titan
+from bg_pipeline_local_aws.catalogue import Model, bare_id, callable_model
+from bg_pipeline_local_aws.control import Control
+from bg_pipeline_local_aws.studio import Studio
+from bg_pipeline_local_aws.wire import AwsError, Call, invalid
 
 MOST_BODY = 25_000_000
 """Bytes of a request and of an answer alike."""

@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from bg_pipeline.local_aws.backdrops import abstract, room, space, studio, underwater
-from bg_pipeline.local_aws.outdoors import landscape
-from bg_pipeline.local_aws.strokes import Plane
-from bg_pipeline.local_aws.wish import understood
+from bg_pipeline_local_aws.backdrops import abstract, room, space, studio, underwater
+from bg_pipeline_local_aws.outdoors import landscape
+from bg_pipeline_local_aws.strokes import Plane
+from bg_pipeline_local_aws.wish import understood
 
 LEAST_SIDE, MOST_SIDE = 480, 960
 """The longer side that is painted at, in pixels; the result is then brought to the size asked for."""

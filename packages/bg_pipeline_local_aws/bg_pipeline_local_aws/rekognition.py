@@ -10,11 +10,11 @@ from botocore.exceptions import ClientError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_pascal
 
-from bg_pipeline.local_aws import work
-from bg_pipeline.local_aws.control import Control
-from bg_pipeline.local_aws.pictures import header, sha256
-from bg_pipeline.local_aws.studio import Studio
-from bg_pipeline.local_aws.wire import AwsError, Call
+from bg_pipeline_local_aws import work
+from bg_pipeline_local_aws.control import Control
+from bg_pipeline_local_aws.pictures import header, sha256
+from bg_pipeline_local_aws.studio import Studio
+from bg_pipeline_local_aws.wire import AwsError, Call
 
 MOST_BYTES = 5_242_880
 MOST_S3_BYTES = 15_728_640

@@ -5,11 +5,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bg_pipeline.local_aws import work
-from bg_pipeline.local_aws.control import Control
-from bg_pipeline.local_aws.pictures import canned, from_base64, header, sha256, to_base64
-from bg_pipeline.local_aws.studio import Studio, decoded
-from bg_pipeline.local_aws.wire import Call, invalid, malformed
+from bg_pipeline_local_aws import work
+from bg_pipeline_local_aws.control import Control
+from bg_pipeline_local_aws.pictures import canned, from_base64, header, sha256, to_base64
+from bg_pipeline_local_aws.studio import Studio, decoded
+from bg_pipeline_local_aws.wire import Call, invalid, malformed
 
 REMOVE = "stability.stable-image-remove-background-v1:0"
 INPAINT = "stability.stable-image-inpaint-v1:0"

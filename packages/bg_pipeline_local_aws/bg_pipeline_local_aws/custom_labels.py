@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from bg_pipeline.local_aws.control import Control
-from bg_pipeline.local_aws.rekognition import (
+from bg_pipeline_local_aws.control import Control
+from bg_pipeline_local_aws.rekognition import (
     Body,
     Percent,
     Picture,
@@ -16,9 +16,9 @@ from bg_pipeline.local_aws.rekognition import (
     parsed,
     received,
 )
-from bg_pipeline.local_aws.rules import Window
-from bg_pipeline.local_aws.studio import Studio
-from bg_pipeline.local_aws.wire import AwsError, Call
+from bg_pipeline_local_aws.rules import Window
+from bg_pipeline_local_aws.studio import Studio
+from bg_pipeline_local_aws.wire import AwsError, Call
 
 MOST_BYTES = 4 * 1024 * 1024
 MOST_RUNNING = 2

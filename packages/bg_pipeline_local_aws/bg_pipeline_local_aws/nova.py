@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
-from bg_pipeline.local_aws import work
-from bg_pipeline.local_aws.control import Control
-from bg_pipeline.local_aws.pictures import from_base64, header, sha256
-from bg_pipeline.local_aws.studio import Studio, decoded
-from bg_pipeline.local_aws.wire import Call, invalid, malformed
+from bg_pipeline_local_aws import work
+from bg_pipeline_local_aws.control import Control
+from bg_pipeline_local_aws.pictures import from_base64, header, sha256
+from bg_pipeline_local_aws.studio import Studio, decoded
+from bg_pipeline_local_aws.wire import Call, invalid, malformed
 
 MOST_IMAGE_BYTES = 3_750_000
 MOST_IMAGES = 20

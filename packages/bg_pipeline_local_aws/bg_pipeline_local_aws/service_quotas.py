@@ -6,10 +6,10 @@ The codes are AWS's where they were found in public lists; the others are made u
 import zlib
 from typing import Any
 
-from bg_pipeline.local_aws.catalogue import MODELS
-from bg_pipeline.local_aws.control import Control
-from bg_pipeline.local_aws.studio import Studio
-from bg_pipeline.local_aws.wire import AwsError, Call
+from bg_pipeline_local_aws.catalogue import MODELS
+from bg_pipeline_local_aws.control import Control
+from bg_pipeline_local_aws.studio import Studio
+from bg_pipeline_local_aws.wire import AwsError, Call
 
 _CODES = {
     "On-demand model inference requests per minute for Amazon Titan Image Generator G1": "L-7DBB06FD",

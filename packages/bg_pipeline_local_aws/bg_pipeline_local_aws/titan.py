@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
-from bg_pipeline.local_aws import work
-from bg_pipeline.local_aws.control import Control
-from bg_pipeline.local_aws.pictures import canned, from_base64, header, sha256, to_base64
-from bg_pipeline.local_aws.rules import Switches
-from bg_pipeline.local_aws.studio import Studio, decoded
-from bg_pipeline.local_aws.wire import Call, invalid, malformed, unfit
+from bg_pipeline_local_aws import work
+from bg_pipeline_local_aws.control import Control
+from bg_pipeline_local_aws.pictures import canned, from_base64, header, sha256, to_base64
+from bg_pipeline_local_aws.rules import Switches
+from bg_pipeline_local_aws.studio import Studio, decoded
+from bg_pipeline_local_aws.wire import Call, invalid, malformed, unfit
 
 TITAN_PAIRS = frozenset({
     (1024, 1024), (768, 1152), (1152, 768), (768, 1280), (1280, 768), (896, 1152), (1152, 896), (768, 1408),

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.rig import ROOT, jpeg, rig, submit, table, words
-from bg_pipeline.run.fingerprints import STAGES
+from bg_pipeline.domain.stages import STAGES
 
 FIRST = date(2024, 1, 1)
 POLL_SECONDS = 1.0

@@ -20,11 +20,11 @@ from PIL import Image
 from benchmarks.makespan import PHOTO, Scaled
 from benchmarks.rig import FIRST_DATE, Rig, days, finished, jpeg, rig, run, submit, table
 from bg_pipeline.captioners import nova
-from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.stages import CAPTIONS, LABELS, STAGES
 from bg_pipeline.generators.titan import TitanV2
 from bg_pipeline.imaging import encode, fit, look, measure, open_photo, put_back, small_jpeg, unfit
 from bg_pipeline.masks.refine import enlarge
-from bg_pipeline.run.fingerprints import CAPTIONS, LABELS, STAGES
 from bg_pipeline.run.source_image import SMALL_SIDE
 from bg_pipeline.settings import settings
 

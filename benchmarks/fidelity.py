@@ -25,11 +25,11 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from benchmarks.rig import Rig, rig, table
 from bg_pipeline import demo_photos
-from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.rows import Row, Status
 from bg_pipeline.generators import generator
 from bg_pipeline.imaging import open_photo, unfit
 from bg_pipeline.masks.conventions import STORED
-from bg_pipeline.reports.report import Row, Status
 from bg_pipeline_tests.batches import Bench
 from bg_pipeline_tests.rendered import (
     Flags,

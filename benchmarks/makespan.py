@@ -21,7 +21,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from PIL import ImageOps
 
 from benchmarks.rig import MODEL_OPERATIONS, Rig, Run, days, figure, jpeg, rig, submit, table
-from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.batches import Batch
 from bg_pipeline.generators import Ask
 from bg_pipeline.generators.titan import request
 from bg_pipeline.storage.object_store import Store

@@ -9,7 +9,7 @@ from datetime import date
 from pathlib import Path
 
 from bg_pipeline import pipeline
-from bg_pipeline.run.fingerprints import STAGES
+from bg_pipeline.domain.stages import STAGES
 from bg_pipeline.settings import settings
 
 

@@ -35,12 +35,12 @@ from benchmarks.rig import (
 from bg_pipeline import pipeline
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.definitions import definitions
+from bg_pipeline.domain.ledger_entries import Entry, StageRecord
 from bg_pipeline.domain.payments import Payment
-from bg_pipeline.reports.report import Status
-from bg_pipeline.run.fingerprints import PICTURES
+from bg_pipeline.domain.rows import Status
+from bg_pipeline.domain.stages import PICTURES
 from bg_pipeline.run.image_run import Walk
 from bg_pipeline.settings import Settings, settings
-from bg_pipeline.state.ledger import Entry, StageRecord
 from bg_pipeline.storage.object_store import Store
 
 COLD_STARTS = 3

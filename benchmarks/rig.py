@@ -23,14 +23,16 @@ import numpy as np
 from PIL import Image
 
 from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.ledger_entries import Entry, StageRecord
 from bg_pipeline.domain.payments import Payment
-from bg_pipeline.domain.s3_keys import Batch
-from bg_pipeline.reports.batch_report import report_batch, rows
-from bg_pipeline.reports.report import Status
+from bg_pipeline.domain.rows import Status
+from bg_pipeline.domain.stages import STAGES
+from bg_pipeline.reports.batch_report import report_batch
 from bg_pipeline.run.batch_work import open_work
-from bg_pipeline.run.fingerprints import STAGES, fingerprints
+from bg_pipeline.run.fingerprints import fingerprints
+from bg_pipeline.run.rows import rows
 from bg_pipeline.settings import Settings
-from bg_pipeline.state.ledger import Entry, StageRecord
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads.listing import batches
 from bg_pipeline_local_aws.control_client import ControlClient

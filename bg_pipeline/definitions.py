@@ -13,7 +13,7 @@ from bg_pipeline.defs.schedules import custom_labels_guard, custom_labels_hourly
 from bg_pipeline.defs.sensors.missing_reports import forgotten_uploads
 from bg_pipeline.defs.sensors.notifications import notices
 from bg_pipeline.defs.sensors.uploads import new_uploads, upload_events
-from bg_pipeline.run.fingerprints import REPORT
+from bg_pipeline.domain.stages import REPORT
 from bg_pipeline.settings import Settings, settings
 
 

@@ -9,31 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from bg_pipeline import review
-from bg_pipeline.aws.clients import Aws
-from bg_pipeline.domain.s3_keys import Batch
-from bg_pipeline.errors import SettingsError, UsageError
+from bg_pipeline.aws.clients import Aws, make_aws
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.stages import STAGES
+from bg_pipeline.errors import UsageError
+from bg_pipeline.reports.batch_report import REPORTER
 from bg_pipeline.reports.overview import look_up
 from bg_pipeline.reports.report import Report
 from bg_pipeline.run.context import Tools
-from bg_pipeline.run.engine import Day, Flow, Progress
-from bg_pipeline.run.fingerprints import STAGES
+from bg_pipeline.run.date_result import Day, Progress
+from bg_pipeline.run.engine import Flow
 from bg_pipeline.run.occasions import Wish
 from bg_pipeline.settings import Settings, settings
-from bg_pipeline.storage.object_store import Store
+from bg_pipeline.storage.object_store import Store, open_bucket
 from bg_pipeline.uploads import manifest as manifests
 from bg_pipeline.uploads import sources, submitting
-
-
-def make_aws(settings: Settings) -> Aws:
-    """The clients for these settings; nothing is called yet."""
-    return Aws(settings.regions, connections=max(10, settings.max_concurrency))
-
-
-def open_bucket(settings: Settings, aws: Aws) -> Store:
-    """The bucket of the settings; raises `SettingsError` if it is not named or cannot be reached."""
-    if not settings.bucket:
-        raise SettingsError("BG_BUCKET is not set: name the S3 bucket that holds the photos")
-    return Store(aws.s3(settings.bucket), settings.bucket)
 
 
 def run(
@@ -71,6 +61,7 @@ def run(
         flow = Flow(
             tools,
             run_id=run_id,
+            reporter=REPORTER,
             stages=stages,
             wish=wish,
             only=only,

@@ -12,6 +12,7 @@ from typing import TypeVar
 from bg_pipeline.captioners import nova
 from bg_pipeline.domain.model_facts import facts_of
 from bg_pipeline.domain.requests import ImageSettings
+from bg_pipeline.domain.stages import CAPTIONS, LABELS, PICTURES
 from bg_pipeline.errors import NothingUsable
 from bg_pipeline.generators import Generator, Operation, by_words
 from bg_pipeline.labelers import custom_labels, faces, rekognition
@@ -20,7 +21,6 @@ from bg_pipeline.rate_limits.account_quotas import AccountQuotas
 from bg_pipeline.run.batch_work import Work
 from bg_pipeline.run.context import Tools
 from bg_pipeline.run.discovery import sample_left
-from bg_pipeline.run.fingerprints import CAPTIONS, LABELS, PICTURES
 from bg_pipeline.settings import Settings
 
 T = TypeVar("T")

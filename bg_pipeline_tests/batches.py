@@ -9,9 +9,10 @@ from typing import Any
 
 from bg_pipeline import pipeline
 from bg_pipeline.aws.clients import Aws
-from bg_pipeline.domain.s3_keys import Batch
-from bg_pipeline.reports.report import Report, Row
-from bg_pipeline.run.engine import Day
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.rows import Row
+from bg_pipeline.reports.report import Report
+from bg_pipeline.run.date_result import Day
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_tests.pictures import photo

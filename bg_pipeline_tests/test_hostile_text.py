@@ -6,9 +6,11 @@ import pytest
 from markdown_it import MarkdownIt
 
 from bg_pipeline.defs.assets.metadata import _code
+from bg_pipeline.domain.rows import Output, Status, compose
+from bg_pipeline.domain.text import printable
 from bg_pipeline.notifications.messages import Filed, finished
 from bg_pipeline.reports.links import Link
-from bg_pipeline.reports.report import Output, Report, Status, compose, printable
+from bg_pipeline.reports.report import Report
 from bg_pipeline.web.page.markdown import plain
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)

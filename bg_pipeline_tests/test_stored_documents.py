@@ -17,7 +17,8 @@ from bg_pipeline.custom_labels.waiting_dates import Chances, Waiter, marks
 from bg_pipeline.custom_labels.window import read_record
 from bg_pipeline.defs.schedules import Sights
 from bg_pipeline.domain import requests, s3_keys
-from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.ledger_entries import Entry
 from bg_pipeline.errors import PreconditionFailed, RequestError
 from bg_pipeline.notifications.delivery import Outbox
 from bg_pipeline.notifications.messages import Notice
@@ -31,7 +32,7 @@ from bg_pipeline.state.claimed_prefixes import claim
 from bg_pipeline.state.claims import held_by
 from bg_pipeline.state.follow_ups import FollowUps
 from bg_pipeline.state.leases import holder_of
-from bg_pipeline.state.ledger import Entry, Ledger
+from bg_pipeline.state.ledger import Ledger
 from bg_pipeline.state.thumbnails import Thumbnails
 from bg_pipeline.storage.object_store import Content, Store, Stored
 from bg_pipeline.uploads.changes import Asked, Memory

@@ -16,6 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError, UnknownRegionError
 
 from bg_pipeline.aws.base64_bodies import encode_pictures
 from bg_pipeline.errors import SettingsError
+from bg_pipeline.settings import Settings
 
 FALLBACK_REGION = "us-east-1"
 
@@ -157,3 +158,8 @@ class Aws:
         except BotoCoreError as error:
             raise SettingsError(f"BG_BUCKET: bucket '{bucket}' cannot be reached: {error}") from error
         return self.client("s3", answer.get("BucketRegion") or self.own_region)
+
+
+def make_aws(settings: Settings) -> Aws:
+    """The clients for these settings; nothing is called yet."""
+    return Aws(settings.regions, connections=max(10, settings.max_concurrency))

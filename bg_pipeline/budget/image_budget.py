@@ -11,8 +11,8 @@ from functools import cached_property
 from botocore.exceptions import BotoCoreError, ClientError
 
 from bg_pipeline.budget.run_budget import Purse, Reservation
+from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.payments import BEFORE_PAYMENTS, Bill, Payment, bill, record
-from bg_pipeline.domain.s3_keys import Batch
 from bg_pipeline.errors import BgPipelineError, Blocked, LeaseLost, OutcomeUnknown, SubjectNotFound
 from bg_pipeline.state.answers import Answer, Answers
 from bg_pipeline.state.claims import Claim, Price

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from bg_pipeline.budget.image_budget import Family
 from bg_pipeline.budget.limits import MICRO, read_spending
+from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.requests import BatchRequest
-from bg_pipeline.domain.s3_keys import Batch
 from bg_pipeline.errors import RunStopped, UsageError
 from bg_pipeline.state.follow_ups import all_from, origin
 from bg_pipeline.storage.object_store import Store

@@ -4,11 +4,12 @@ import importlib.util
 
 import click
 
+from bg_pipeline.aws.clients import make_aws
 from bg_pipeline.cli.arguments import local
 from bg_pipeline.cli.terminal import say
 from bg_pipeline.errors import UsageError
-from bg_pipeline.pipeline import make_aws, open_bucket
 from bg_pipeline.settings import settings
+from bg_pipeline.storage.object_store import open_bucket
 from bg_pipeline.web.addresses import check_api
 
 END_SECONDS = 20

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import click
 
 from bg_pipeline.cli.local_aws import stand_in
-from bg_pipeline.domain.s3_keys import Batch, UploadDate, find_batch
+from bg_pipeline.domain.batches import Batch, find_batch
+from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.errors import UsageError
 from bg_pipeline.review import this_user
 

@@ -4,13 +4,15 @@ from collections.abc import Iterable, Sequence
 
 import click
 
+from bg_pipeline.aws.clients import make_aws
 from bg_pipeline.cli.arguments import dates_and_batches, local
 from bg_pipeline.cli.terminal import console, say, table
-from bg_pipeline.domain.s3_keys import Batch, UploadDate
-from bg_pipeline.pipeline import make_aws, open_bucket
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.reports.captions import Captioned, Index, as_csv, as_json, index_file
 from bg_pipeline.reports.captions import captions as stored_captions
 from bg_pipeline.settings import settings
+from bg_pipeline.storage.object_store import open_bucket
 
 
 @click.command()

@@ -10,25 +10,30 @@ from datetime import timedelta
 from importlib import resources
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import orjson
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from bg_pipeline.aws.clients import make_aws
 from bg_pipeline.cli.arguments import state_dir, today
 from bg_pipeline.cli.local_aws import BUCKET, stand_in
 from bg_pipeline.cli.terminal import console, counted, ended_in_order, say, table
 from bg_pipeline.defs import dagster_home
-from bg_pipeline.domain.s3_keys import Batch, UploadDate
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.rows import Row, Status
+from bg_pipeline.domain.s3_keys import UploadDate
+from bg_pipeline.domain.text import amount
 from bg_pipeline.errors import UsageError
-from bg_pipeline.pipeline import make_aws, open_bucket
 from bg_pipeline.reports.contact_sheet import contact_sheet, kept, pairs
 from bg_pipeline.reports.overview import look_up
-from bg_pipeline.reports.report import Row, Status, amount
 from bg_pipeline.settings import Settings, settings
-from bg_pipeline.storage.object_store import Store
+from bg_pipeline.storage.object_store import Store, open_bucket
 from bg_pipeline.uploads.submitting import LocalFile, check_request, find_photos, submit
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 HEAD = ("Image", "Status", "Seconds", "USD", "Result")
 PAINTED = "painted by the stand-in on this machine, not by a model of AWS"
@@ -154,7 +159,7 @@ def _run(state: Path, store: Store, batches: Sequence[Batch], photos: int) -> No
     home = state.absolute() / "dagster" / BUCKET
     say("Preparing Dagster …")
     dagster_home.prepare(home)
-    with dagster_home.opened(home) as dagster:
+    with dagster_home.opened(home, _definitions) as dagster:
         requests = {request.partition_key: request for request in dagster.tick()}
         dates = sorted({batch.date for batch in batches})
         found = [str(date) for date in dates if str(date) in requests]
@@ -168,6 +173,12 @@ def _run(state: Path, store: Store, batches: Sequence[Batch], photos: int) -> No
         with _progress(store, prefixes, photos):
             for date in dates:
                 dagster.run(date, requests.get(str(date)))
+
+
+def _definitions() -> "dg.Definitions":
+    from bg_pipeline.definitions import defs
+
+    return defs
 
 
 @contextmanager

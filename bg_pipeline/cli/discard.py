@@ -2,11 +2,12 @@
 
 import click
 
+from bg_pipeline.aws.clients import make_aws
 from bg_pipeline.cli.arguments import BATCH, local
 from bg_pipeline.cli.terminal import ask, counted, say
-from bg_pipeline.domain.s3_keys import Batch
-from bg_pipeline.pipeline import make_aws, open_bucket
+from bg_pipeline.domain.batches import Batch
 from bg_pipeline.settings import settings
+from bg_pipeline.storage.object_store import open_bucket
 from bg_pipeline.uploads import drafts
 
 

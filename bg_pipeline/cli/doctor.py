@@ -4,14 +4,14 @@ import json
 
 import click
 
+from bg_pipeline.aws.clients import make_aws
 from bg_pipeline.cli.arguments import local
 from bg_pipeline.cli.terminal import ask, ended_in_order, say
 from bg_pipeline.doctor import policy as policies
 from bg_pipeline.doctor import trials
 from bg_pipeline.doctor.account import Finding, Level, examine
+from bg_pipeline.domain.text import printable
 from bg_pipeline.errors import SettingsError
-from bg_pipeline.pipeline import make_aws
-from bg_pipeline.reports.report import printable
 from bg_pipeline.settings import settings
 
 _STYLE = {Level.OK: "green", Level.ATTENTION: "yellow", Level.FAILED: "red"}

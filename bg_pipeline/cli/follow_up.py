@@ -3,15 +3,16 @@
 import click
 
 from bg_pipeline import review
+from bg_pipeline.aws.clients import make_aws
 from bg_pipeline.cli.arguments import BATCH, by, local
 from bg_pipeline.cli.run import run_dates
 from bg_pipeline.cli.submit import ASK_BEYOND
 from bg_pipeline.cli.terminal import ask, counted, say
-from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.text import run_command
-from bg_pipeline.pipeline import make_aws, open_bucket
 from bg_pipeline.reports.overview import look_up
 from bg_pipeline.settings import settings
+from bg_pipeline.storage.object_store import open_bucket
 
 
 @click.command()

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import click
 
+from bg_pipeline.aws.clients import make_aws
 from bg_pipeline.cli.arguments import local
 from bg_pipeline.cli.terminal import ended_in_order, say
 from bg_pipeline.errors import BgPipelineError, UsageError
-from bg_pipeline.pipeline import make_aws, open_bucket
 from bg_pipeline.settings import settings
+from bg_pipeline.storage.object_store import open_bucket
 from bg_pipeline.web.addresses import check_page
 
 PORT = 8501

@@ -7,16 +7,18 @@ from functools import cache
 import click
 
 from bg_pipeline import planning
+from bg_pipeline.aws.clients import make_aws
 from bg_pipeline.cli.arguments import dates_and_batches, local
 from bg_pipeline.cli.terminal import console, counted, dollars, say, table
+from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.model_facts import as_of, facts_of
-from bg_pipeline.domain.s3_keys import Batch, UploadDate
+from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.errors import NothingUsable
-from bg_pipeline.pipeline import make_aws, open_bucket
 from bg_pipeline.planning import Plan
 from bg_pipeline.run.context import Tools
 from bg_pipeline.run.discovery import find_work
 from bg_pipeline.settings import Settings, settings
+from bg_pipeline.storage.object_store import open_bucket
 
 
 @click.command()

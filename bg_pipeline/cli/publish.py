@@ -5,13 +5,15 @@ from collections.abc import Sequence
 import click
 
 from bg_pipeline import review
+from bg_pipeline.aws.clients import make_aws
 from bg_pipeline.cli.arguments import dates_and_batches, local
 from bg_pipeline.cli.terminal import console, say, table
-from bg_pipeline.domain.s3_keys import PUBLISHED, Batch, UploadDate
-from bg_pipeline.pipeline import make_aws, open_bucket
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.s3_keys import PUBLISHED, UploadDate
 from bg_pipeline.review import State
 from bg_pipeline.run.batch_work import open_work, stored_batches
 from bg_pipeline.settings import settings
+from bg_pipeline.storage.object_store import open_bucket
 
 
 @click.command()

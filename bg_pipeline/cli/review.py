@@ -7,17 +7,17 @@ from typing import Any, TypeVar
 import click
 
 from bg_pipeline import review as reviews
+from bg_pipeline.aws.clients import make_aws
 from bg_pipeline.cli.arguments import BATCH, by, local
 from bg_pipeline.cli.run import run_dates
 from bg_pipeline.cli.submit import ASK_BEYOND
 from bg_pipeline.cli.terminal import ask, console, counted, dollars, say, table
-from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.batches import Batch
 from bg_pipeline.errors import UsageError
-from bg_pipeline.pipeline import make_aws, open_bucket
 from bg_pipeline.review import Item, Results, State
 from bg_pipeline.run.batch_work import Work, open_batch
 from bg_pipeline.settings import Settings, settings
-from bg_pipeline.storage.object_store import Store
+from bg_pipeline.storage.object_store import Store, open_bucket
 
 F = TypeVar("F", bound=Callable[..., Any])
 

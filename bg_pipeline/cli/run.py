@@ -16,11 +16,13 @@ from rich.progress import (
 from bg_pipeline import pipeline
 from bg_pipeline.cli.arguments import dates_and_batches, local
 from bg_pipeline.cli.terminal import console, counted, ended_in_order, say, table
-from bg_pipeline.domain.s3_keys import Batch, UploadDate
-from bg_pipeline.reports.report import Status, amount
-from bg_pipeline.run.engine import Day
-from bg_pipeline.run.engine import Progress as FlowProgress
-from bg_pipeline.run.fingerprints import STAGES
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.rows import Status
+from bg_pipeline.domain.s3_keys import UploadDate
+from bg_pipeline.domain.stages import STAGES
+from bg_pipeline.domain.text import amount
+from bg_pipeline.run.date_result import Day
+from bg_pipeline.run.date_result import Progress as FlowProgress
 from bg_pipeline.settings import settings
 
 SHOWN = 20

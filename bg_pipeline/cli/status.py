@@ -7,20 +7,23 @@ from collections.abc import Iterable
 
 import click
 
+from bg_pipeline.aws.clients import make_aws
 from bg_pipeline.cli.arguments import BATCH, DATE, local, today
 from bg_pipeline.cli.terminal import console, dollars, say, table
-from bg_pipeline.domain.s3_keys import Batch, UploadDate
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.rows import Status
+from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.domain.text import run_command
 from bg_pipeline.errors import UsageError
-from bg_pipeline.pipeline import make_aws, open_bucket
-from bg_pipeline.reports.batch_report import page, rows
+from bg_pipeline.reports.batch_report import page
 from bg_pipeline.reports.manifest import mirror_stored
 from bg_pipeline.reports.overview import Costs, State, look_up, state_of
-from bg_pipeline.reports.report import TABLE_HEAD, Report, Status
+from bg_pipeline.reports.report import TABLE_HEAD, Report
 from bg_pipeline.run.batch_work import Work, open_batch
 from bg_pipeline.run.discovery import find_work
+from bg_pipeline.run.rows import rows
 from bg_pipeline.settings import Settings, settings
-from bg_pipeline.storage.object_store import Store
+from bg_pipeline.storage.object_store import Store, open_bucket
 from bg_pipeline.uploads.listing import Uploaded, batches, find
 
 

@@ -8,14 +8,16 @@ from typing import Any, get_args
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from bg_pipeline.aws.clients import make_aws
 from bg_pipeline.cli.arguments import DATE, local, today
 from bg_pipeline.cli.terminal import ask, console, counted, ended_in_order, say
 from bg_pipeline.domain import requests
-from bg_pipeline.domain.s3_keys import Batch, UploadDate
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.domain.text import run_command
 from bg_pipeline.errors import RequestError, UsageError
-from bg_pipeline.pipeline import make_aws, open_bucket
 from bg_pipeline.settings import Settings, settings
+from bg_pipeline.storage.object_store import open_bucket
 from bg_pipeline.uploads.manifest import read
 from bg_pipeline.uploads.sources import InBuckets, OnThisMachine, Order, order
 from bg_pipeline.uploads.submitting import (

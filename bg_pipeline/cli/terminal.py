@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bg_pipeline.domain.text import printable
 from bg_pipeline.errors import BgPipelineError, RequestError, SettingsError, UsageError
-from bg_pipeline.reports.report import printable
 
 WIDTH = 200
 """Columns where nobody looks: a pipe's reader wants whole keys."""

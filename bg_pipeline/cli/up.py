@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 
+from bg_pipeline.aws.clients import make_aws
 from bg_pipeline.cli import page as web_page
 from bg_pipeline.cli.arguments import state_dir
 from bg_pipeline.cli.local_aws import stand_in
@@ -24,8 +25,8 @@ from bg_pipeline.cli.terminal import dollars, ended_in_order, say
 from bg_pipeline.custom_labels.orphaned_models import see_off
 from bg_pipeline.defs import dagster_home
 from bg_pipeline.errors import BgPipelineError
-from bg_pipeline.pipeline import make_aws, open_bucket
 from bg_pipeline.settings import settings
+from bg_pipeline.storage.object_store import open_bucket
 from bg_pipeline.web.addresses import check_page
 
 PORT = 3000

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from bg_pipeline.domain import s3_keys
-from bg_pipeline.domain.s3_keys import Batch, UploadDate
+from bg_pipeline.domain.batches import Batch, parse_waiting
+from bg_pipeline.domain.s3_keys import UploadDate
+from bg_pipeline.domain.stages import LABELS
 from bg_pipeline.errors import PreconditionFailed
 from bg_pipeline.run.batch_work import Work, open_work, stored_batches
 from bg_pipeline.run.discovery import NO_WISH, sample_left
-from bg_pipeline.run.fingerprints import LABELS
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.leases import at_work
 from bg_pipeline.state.model_stopped import WAITS
@@ -52,7 +53,7 @@ class Mark:
 def marks(store: Store) -> Iterator[Mark]:
     """Every mark there is."""
     for found in store.list(f"{s3_keys.WAITING}/"):
-        date = s3_keys.parse_waiting(found.key)
+        date = parse_waiting(found.key)
         document = store.read_json(found.key)
         if date is not None and isinstance(document, dict):
             yield Mark(date, str(document.get("Run", "")), found.etag)

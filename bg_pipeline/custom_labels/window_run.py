@@ -23,15 +23,17 @@ from bg_pipeline.custom_labels.waiting_dates import (
 )
 from bg_pipeline.custom_labels.window import Busy, Report, Window, opened
 from bg_pipeline.domain import s3_keys
-from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.ledger_entries import Entry
+from bg_pipeline.domain.rows import Status
+from bg_pipeline.domain.stages import LABELS
 from bg_pipeline.errors import SettingsError
-from bg_pipeline.reports.report import Status
+from bg_pipeline.reports.batch_report import REPORTER
 from bg_pipeline.run.context import Tools
-from bg_pipeline.run.engine import Day, Flow, Progress
-from bg_pipeline.run.fingerprints import LABELS
+from bg_pipeline.run.date_result import Day, Progress
+from bg_pipeline.run.engine import Flow
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.leases import Leases, at_work
-from bg_pipeline.state.ledger import Entry
 from bg_pipeline.state.model_stopped import mark
 from bg_pipeline.storage.object_store import Store
 
@@ -148,7 +150,7 @@ def run(
                 outcome.report, outcome.report_key = window.report, window.report_key
             claims |= _claim(store, set(need.half_done) - claims.keys(), run_id)
             costs = _shares(outcome.report, labelled)
-            flow = Flow(tools, run_id=run_id, label_costs=costs, progress=progress)
+            flow = Flow(tools, run_id=run_id, reporter=REPORTER, label_costs=costs, progress=progress)
             outcome.days = flow.run(sorted(claims))
             _hand_back(store, settings, claims)
     except Busy as error:
@@ -186,7 +188,15 @@ def _label(
     done: dict[date, Day] = {}
     while dates:
         claims |= _claim(tools.store, set(dates) - claims.keys(), run_id)
-        flow = Flow(tools, run_id=run_id, stages=(LABELS,), patient=False, made=take_down, progress=tell)
+        flow = Flow(
+            tools,
+            run_id=run_id,
+            reporter=REPORTER,
+            stages=(LABELS,),
+            patient=False,
+            made=take_down,
+            progress=tell,
+        )
         days = flow.run(sorted(dates))
         made = sum(day.made[LABELS] for day in days.values())
         waiting = list(waiters(tools.store, tools.settings, _dates(tools.settings, marks(tools.store))))

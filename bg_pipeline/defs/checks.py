@@ -13,11 +13,11 @@ from typing import Final
 import dagster as dg
 from botocore.exceptions import BotoCoreError, ClientError
 
+from bg_pipeline.domain.stages import PICTURES, REPORT
 from bg_pipeline.errors import RunStopped
 from bg_pipeline.quality import checks
 from bg_pipeline.quality.checks import NEAR_END, Judgment, Ran, forgotten
 from bg_pipeline.quality.missing_reports import look_back
-from bg_pipeline.run.fingerprints import PICTURES, REPORT
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store, explained
 

@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -125,13 +125,11 @@ def _reach(address: str) -> None:
 class Dagster:
     """A Dagster instance and the pipeline's definitions, for one process; made with `opened`."""
 
-    def __init__(self, home: Path, instance: "dg.DagsterInstance") -> None:
-        from bg_pipeline.definitions import defs
-
+    def __init__(self, home: Path, instance: "dg.DagsterInstance", definitions: "dg.Definitions") -> None:
         self._home = home
         self._instance = instance
-        self._resources = defs.resources
-        self._repository = defs.get_repository_def()
+        self._resources = definitions.resources
+        self._repository = definitions.get_repository_def()
 
     def tick(self) -> "list[dg.RunRequest]":
         """What the sensor asks for now; what it was asked before is remembered in the home."""
@@ -177,8 +175,8 @@ def _whole_date() -> str:
 
 
 @contextmanager
-def opened(home: Path) -> Iterator[Dagster]:
-    """The Dagster of a prepared home."""
+def opened(home: Path, definitions: "Callable[[], dg.Definitions]") -> Iterator[Dagster]:
+    """The Dagster of a prepared home, with what ``definitions`` loads once the home is set."""
     os.environ["DAGSTER_HOME"] = str(home.absolute())
     with warnings.catch_warnings():
         # Dagster warns of its own beta features; nobody at the terminal can do anything about that.
@@ -186,4 +184,4 @@ def opened(home: Path) -> Iterator[Dagster]:
         import dagster as dg
 
         with dg.DagsterInstance.get() as instance:
-            yield Dagster(home, instance)
+            yield Dagster(home, instance, definitions())

@@ -4,7 +4,7 @@ from typing import Any
 
 import dagster as dg
 
-from bg_pipeline.run.fingerprints import CAPTIONS, LABELS, REPORT, STAGES
+from bg_pipeline.domain.stages import CAPTIONS, LABELS, REPORT, STAGES
 from bg_pipeline.settings import Settings
 
 

@@ -24,10 +24,9 @@ from bg_pipeline.generators import Operation, generator
 from bg_pipeline.labelers import rekognition
 from bg_pipeline.models import selection as models
 from bg_pipeline.models.geography import called_from, elsewhere
-from bg_pipeline.pipeline import open_bucket
 from bg_pipeline.rate_limits.account_quotas import AccountQuotas
 from bg_pipeline.settings import Settings
-from bg_pipeline.storage.object_store import Store
+from bg_pipeline.storage.object_store import Store, open_bucket
 
 _UNREACHED = (ClientError, BotoCoreError)
 

@@ -15,8 +15,8 @@ from bg_pipeline.aws.clients import Aws
 from bg_pipeline.budget.image_budget import ImageBudget
 from bg_pipeline.captioners import nova
 from bg_pipeline.doctor.account import Finding, Level
+from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.model_facts import facts_of
-from bg_pipeline.domain.s3_keys import Batch
 from bg_pipeline.errors import BgPipelineError
 from bg_pipeline.generators import Ask, Generator, Operation, generator
 from bg_pipeline.imaging import fit, fit_mask, open_photo
@@ -24,9 +24,9 @@ from bg_pipeline.labelers import faces, rekognition
 from bg_pipeline.masks.conventions import TITAN_OUTPAINTING
 from bg_pipeline.models import selection as models
 from bg_pipeline.models.geography import elsewhere
-from bg_pipeline.pipeline import open_bucket
 from bg_pipeline.run.context import Tools
 from bg_pipeline.settings import Settings
+from bg_pipeline.storage.object_store import open_bucket
 
 
 @dataclass(frozen=True)

@@ -49,3 +49,16 @@ _LEAST: Final[Mapping[str, tuple[int, float]]] = {
     "tiff": (600, 200),
     "bmp": (54, 0),
 }
+
+
+EXTENSIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    "jpeg": ("jpg", "jpeg", "jpe", "jfif"),
+    "png": ("png",),
+    "webp": ("webp",),
+    "tiff": ("tif", "tiff"),
+    "bmp": ("bmp",),
+    "gif": ("gif",),
+    "heif": ("heic", "heif"),
+    "avif": ("avif",),
+}
+"""File name extensions by picture format, the one that is written first."""

@@ -1,5 +1,6 @@
 """How true a result is to its photo, in figures that need no model."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -141,3 +142,35 @@ def _differs(before: Image.Image, after: Image.Image) -> Flags:
 
 def _share(flags: Flags) -> float:
     return round(float(flags.mean()), 4) if flags.size else 0.0
+
+
+_PLAIN = re.compile(
+    r"\b(plain|solid|blank|uniform|seamless|studio|white|black|gr[ae]y|monochrome|single.colou?r)\b",
+    re.IGNORECASE,
+)
+
+MOST_SUBJECT_CHANGED = 0.01
+
+LEAST_BACKGROUND_CHANGED = 0.02
+
+MOST_HALO = 0.5
+
+
+def background_faults(fidelity: Fidelity, prompt: str = "") -> list[str]:
+    """What of a painted background did not pass; a plain one is no fault where the prompt asks for one."""
+    found = []
+    if fidelity.uniform and not _PLAIN.search(prompt):
+        found.append("the background is blank or of one colour")
+    if fidelity.background_changed < LEAST_BACKGROUND_CHANGED:
+        found.append("the background did not change")
+    return found
+
+
+def faults(fidelity: Fidelity, prompt: str = "") -> tuple[str, ...]:
+    """What a result did not pass, in sentences."""
+    found = background_faults(fidelity, prompt)
+    if fidelity.subject_changed > MOST_SUBJECT_CHANGED:
+        found.append(f"{fidelity.subject_changed:.1%} of the subject's pixels changed")
+    if fidelity.edge_halo > MOST_HALO:
+        found.append(f"the old background shows as a halo around the subject ({fidelity.edge_halo:.2f})")
+    return tuple(found)

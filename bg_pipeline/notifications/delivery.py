@@ -12,14 +12,15 @@ from functools import partial
 from typing import Final
 
 from bg_pipeline.domain import requests, s3_keys
-from bg_pipeline.domain.s3_keys import Batch, UploadDate
+from bg_pipeline.domain.batches import Batch, find_batch
+from bg_pipeline.domain.presets import WISHES
+from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.errors import BgPipelineError, RequestError
 from bg_pipeline.notifications.messages import Crash, Filed, Notice, finished, without_report
 from bg_pipeline.notifications.senders import NotSent, Sender
 from bg_pipeline.quality.missing_reports import unreported
 from bg_pipeline.reports.links import Link
 from bg_pipeline.reports.report import Report
-from bg_pipeline.run.renditions import WISHES
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.ledger import Ledger
 from bg_pipeline.storage.object_store import Store, Stored
@@ -145,7 +146,7 @@ class Outbox:
         begun = run.since - CLOCKS
         filed: set[Batch] = set()
         for found in self.store.list(f"{s3_keys.REPORTS}/{s3_keys.date_path(day)}/"):
-            batch = s3_keys.find_batch(found.key)
+            batch = find_batch(found.key)
             if batch is not None and s3_keys.is_report(found.key):
                 filed.add(batch)
                 if found.modified >= begun:
@@ -159,7 +160,7 @@ class Outbox:
         """The ledgers of a date that were written to since the run began."""
         ledgers: dict[Batch, list[Stored]] = {}
         for found in self.store.list(f"{s3_keys.STATE}/ledger/{s3_keys.date_path(day)}/"):
-            batch = s3_keys.find_batch(found.key.removeprefix(f"{s3_keys.STATE}/ledger/"))
+            batch = find_batch(found.key.removeprefix(f"{s3_keys.STATE}/ledger/"))
             if batch is not None and found.modified >= begun:
                 ledgers.setdefault(batch, []).append(found)
         return ledgers

@@ -12,10 +12,11 @@ from enum import StrEnum
 from typing import Any, Final
 
 from bg_pipeline.budget.limits import CapReached
+from bg_pipeline.domain.rows import WAITING_FOR_APPROVAL, Row, Status
 from bg_pipeline.domain.s3_keys import UploadDate
-from bg_pipeline.domain.text import counted, listed
+from bg_pipeline.domain.text import amount, counted, listed, printable
 from bg_pipeline.reports.links import Link
-from bg_pipeline.reports.report import WAITING_FOR_APPROVAL, Report, Row, Status, amount, printable
+from bg_pipeline.reports.report import Report
 from bg_pipeline.state.model_stopped import WAITS
 
 NAMED: Final = 10

@@ -8,12 +8,12 @@ from typing import Any, Final
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.budget.limits import MICRO, CapReached, read_spending
 from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.rows import Status
 from bg_pipeline.domain.text import counted, listed
+from bg_pipeline.imaging.fidelity import MOST_SUBJECT_CHANGED
 from bg_pipeline.quality.missing_reports import LookBack
 from bg_pipeline.quality.model_lifecycle import models_in_use
-from bg_pipeline.reports.report import Status
-from bg_pipeline.run.engine import Day, Progress
-from bg_pipeline.run.results import MOST_SUBJECT_CHANGED
+from bg_pipeline.run.date_result import Day, Progress
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 
 from bg_pipeline.domain import s3_keys
-from bg_pipeline.domain.s3_keys import Batch, UploadDate
+from bg_pipeline.domain.batches import Batch, find_batch
+from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.run.batch_work import open_work
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.leases import at_work, holder_of
@@ -31,10 +32,7 @@ def dates_with_uploads(store: Store, first: UploadDate, last: UploadDate) -> Ite
     """The dates from ``last`` back to ``first`` that hold anything; one request for each month."""
     month = last.replace(day=1)
     while month >= first.replace(day=1):
-        found = (
-            s3_keys.find_batch(f"{folder}any")
-            for folder in store.folders(f"{s3_keys.UPLOADS}/{month:%Y/%m}/")
-        )
+        found = (find_batch(f"{folder}any") for folder in store.folders(f"{s3_keys.UPLOADS}/{month:%Y/%m}/"))
         days = {batch.date for batch in found if batch is not None}
         yield from sorted((day for day in days if first <= day <= last), reverse=True)
         month = (month - timedelta(days=1)).replace(day=1)
@@ -44,7 +42,7 @@ def unreported(store: Store, settings: Settings, day: date, *, before: datetime)
     """The complete batches of a date whose newest upload came before ``before`` and is in no report."""
     reports: dict[Batch, datetime] = {}
     for found in store.list(f"{s3_keys.REPORTS}/{s3_keys.date_path(day)}/"):
-        batch = s3_keys.find_batch(found.key)
+        batch = find_batch(found.key)
         if batch is not None and s3_keys.is_report(found.key):
             reports[batch] = max(found.modified, reports.get(batch, found.modified))
     now = datetime.now(UTC)

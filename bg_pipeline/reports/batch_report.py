@@ -1,69 +1,29 @@
 """From a batch's ledger to its report: built from what is stored, never from one run's memory."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from tempfile import SpooledTemporaryFile
 from typing import IO, Final
 
 from bg_pipeline.budget.remaining import cap_left
 from bg_pipeline.domain import s3_keys
-from bg_pipeline.domain.payments import bill
+from bg_pipeline.domain.ledger_entries import Entry
+from bg_pipeline.domain.presets import WISHES
 from bg_pipeline.domain.requests import retry_request, write
+from bg_pipeline.domain.rows import Row, Status
 from bg_pipeline.errors import RunStopped
 from bg_pipeline.reports import html as report_html
 from bg_pipeline.reports.manifest import mirror_stored
-from bg_pipeline.reports.report import (
-    CsvWriter,
-    JsonWriter,
-    Output,
-    Report,
-    Row,
-    Status,
-    compose,
-    names_in,
-    unreadable,
-)
+from bg_pipeline.reports.report import CsvWriter, JsonWriter, Report, names_in
 from bg_pipeline.run.batch_work import Work
-from bg_pipeline.run.fingerprints import CAPTIONS, LABELS, PICTURES
-from bg_pipeline.run.renditions import WISHES
+from bg_pipeline.run.engine import Reporter
+from bg_pipeline.run.rows import row_of, rows
 from bg_pipeline.state import thumbnails
-from bg_pipeline.state.ledger import Entry
 
 _CSV: Final = "text/csv; charset=utf-8"
 _IN_MEMORY: Final = 2 << 20
 """Bytes of a report that are held in memory while it is written; from there on it is in a temporary file."""
-
-
-def rows(work: Work) -> Iterator[Row]:
-    """A row for each image asked for, in the order asked."""
-    return (row for row, _ in rows_and_entries(work))
-
-
-def rows_and_entries(work: Work) -> Iterator[tuple[Row, Entry]]:
-    """The same, each with the ledger's entry that it was made from."""
-    if work.problem is not None:
-        yield unreadable(work.place.request_id, work.problem), Entry(s3_keys.REQUEST)
-        return
-    untold = work.ledger.header.get("Untold") or 0.0
-    for image in work.images:
-        row, entry = _row_of(work, image)
-        if untold:
-            row, untold = _with_untold(row, untold), 0.0
-        yield row, entry
-
-
-def _with_untold(row: Row, usd: float) -> Row:
-    """The row with what may have been billed for its batch, nobody knows for which image: it stands in the first."""
-    note = f"{usd:.4f} USD more may have been billed for this batch by a run that ended before it could tell for what"
-    maybe = None if row.MaybeBilledUSD is None else round(row.MaybeBilledUSD + usd, 6)
-    return replace(row, MaybeBilledUSD=maybe, Cause="; ".join(filter(None, [row.Cause, note])))
-
-
-def _row_of(work: Work, image: str) -> tuple[Row, Entry]:
-    entry = work.ledger.get(image) or Entry(image)
-    return row(work, image, entry), entry
 
 
 def not_reported(work: Work) -> list[str]:
@@ -73,40 +33,6 @@ def not_reported(work: Work) -> list[str]:
     return [
         image for image in (work.images if work.problem is None else [s3_keys.REQUEST]) if names[image] != 1
     ]
-
-
-def row(work: Work, image: str, entry: Entry) -> Row:
-    """What became of one image, as its ledger entry has it."""
-    pictures = entry.stages.get(PICTURES)
-    status = Status(pictures.status) if pictures else Status.SKIPPED
-    error = pictures.error if pictures else "NotTried"
-    cause = pictures.cause if pictures else "no picture was asked of any run yet"
-    if status == Status.SUCCEEDED:
-        cause = "; ".join(
-            f"{name} failed and was not needed: {record.cause}"
-            for name, stage in (("labels", LABELS), ("the caption", CAPTIONS))
-            if (record := entry.stages.get(stage)) and record.status in (Status.FAILED, Status.BLOCKED)
-        )
-    if pictures and pictures.note:
-        cause = "; ".join(filter(None, [cause, pictures.note]))
-    records = entry.stages.values()
-    paid = bill(entry.payments.values())
-    outputs = [Output.read(output) for output in entry.outputs]
-    return compose(
-        work.place.request_id,
-        image,
-        status=status,
-        error=error,
-        cause=cause,
-        ref=work.ref(image),
-        outputs=outputs,
-        labels=entry.labels,
-        caption=entry.caption,
-        cost_usd=paid.cost_usd,
-        maybe_usd=paid.maybe_usd,
-        seconds=sum(record.seconds for record in records),
-        reused=bool(pictures and pictures.reused),
-    )
 
 
 def report_batch(work: Work, told: Iterable[Row]) -> str:
@@ -128,6 +54,10 @@ def report_batch(work: Work, told: Iterable[Row]) -> str:
         _store_html(work)
         work.writer.write(place.data, key, as_json, media_type="application/json")
     return key
+
+
+REPORTER: Final = Reporter(report_batch, not_reported)
+"""What a run reports its batches with."""
 
 
 def _write(rows: Iterable[Row], as_json: IO[bytes], as_csv: IO[bytes]) -> list[str]:
@@ -166,7 +96,7 @@ def _store_retry(work: Work, to_do_again: Sequence[str]) -> None:
 def _store_manifest(work: Work) -> None:
     place = work.place
     if s3_keys.MANIFEST in work.uploaded.others:
-        mirrored = mirror_stored(place.data, place.batch, work.request, lambda image: _row_of(work, image)[0])
+        mirrored = mirror_stored(place.data, place.batch, work.request, lambda image: row_of(work, image)[0])
         if mirrored is not None:
             key = s3_keys.manifest_report_key(place.status_prefix, place.request_id)
             work.writer.write(place.data, key, mirrored, media_type=_CSV)

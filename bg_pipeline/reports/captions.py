@@ -18,9 +18,10 @@ from typing import Final, TypeVar
 
 import orjson
 
-from bg_pipeline.domain.s3_keys import Batch, UploadDate, date_path
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.s3_keys import UploadDate, date_path
+from bg_pipeline.domain.text import spreadsheet_text
 from bg_pipeline.errors import BgPipelineError
-from bg_pipeline.reports.report import spreadsheet_text
 from bg_pipeline.run.batch_work import Work, open_work, stored_batches
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store, Stored

@@ -7,10 +7,12 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from bg_pipeline.domain.s3_keys import Batch, local_path
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.file_names import local_path
+from bg_pipeline.domain.rows import Row
+from bg_pipeline.domain.text import printable
 from bg_pipeline.errors import ImageError
 from bg_pipeline.imaging import small_jpeg
-from bg_pipeline.reports.report import Row, printable
 from bg_pipeline.storage.object_store import Store
 
 CELL = 320

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Final
 
 import pybase64
 
-from bg_pipeline.reports.report import Report, Row, printable
+from bg_pipeline.domain.rows import Row
+from bg_pipeline.domain.text import printable
+from bg_pipeline.reports.report import Report
 from bg_pipeline.state import thumbnails
 
 if TYPE_CHECKING:

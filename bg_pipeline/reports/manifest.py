@@ -5,10 +5,11 @@ import io
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.requests import BatchRequest
-from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.rows import Row
+from bg_pipeline.domain.text import spreadsheet_text
 from bg_pipeline.errors import RequestError
-from bg_pipeline.reports.report import Row, spreadsheet_text
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads.manifest import Manifest, read
 

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.payments import total
 from bg_pipeline.domain.requests import BatchRequest, default_request
-from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.rows import Row
 from bg_pipeline.errors import RequestError, UsageError
-from bg_pipeline.reports.report import Report, Row
+from bg_pipeline.reports.report import Report
 from bg_pipeline.run.batch_work import Work
 from bg_pipeline.run.discovery import sample_left
 from bg_pipeline.settings import Settings

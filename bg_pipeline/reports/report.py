@@ -6,109 +6,22 @@
 
 import csv
 import io
-import re
-import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from operator import attrgetter
-from typing import IO, TYPE_CHECKING, Any, Final, Self, get_type_hints
+from typing import IO, TYPE_CHECKING, Any, Final, get_type_hints
 
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from bg_pipeline.domain.payments import total
-from bg_pipeline.domain.s3_keys import REQUEST
-from bg_pipeline.errors import BgPipelineError, RequestError
+from bg_pipeline.domain.rows import Row, Status
+from bg_pipeline.domain.text import amount, printable, spreadsheet_text
+from bg_pipeline.errors import BgPipelineError
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-class Status(StrEnum):
-    """How an image or one of its outputs ended, from the best to the worst.
-
-    What the next run does again is worse than what it leaves alone, so that a row whose outputs ended
-    differently says that there is something left to do.
-    """
-
-    SUCCEEDED = "Succeeded"
-    NEEDS_REVIEW = "NeedsReview"
-    BLOCKED = "Blocked"
-    SKIPPED = "Skipped"
-    FAILED = "Failed"
-
-
-_BADNESS: Final = {status: badness for badness, status in enumerate(Status)}
-
-TO_DO_AGAIN: Final = frozenset({Status.FAILED, Status.SKIPPED})
-"""The statuses of the images that a retry asks for again, but for those that are `WAITING_FOR_APPROVAL`."""
-
-WAITING_FOR_APPROVAL: Final = "SampleWaits"
-"""The ``Error`` of an image that waits for a person to approve its batch's sample."""
-
-
-def worst(statuses: Iterable[Status]) -> Status:
-    """The worst of the statuses, of which there is at least one."""
-    return max(statuses, key=_BADNESS.__getitem__)
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """One picture or file of an image; ``Key`` is empty where there is none, ``Seed`` None where it is unknown."""
-
-    Key: str
-    Status: Status
-    Cause: str = ""
-    Model: str = ""
-    Region: str = ""
-    Seed: int | None = None
-    CostUSD: float | None = 0.0
-
-    @classmethod
-    def read(cls, record: Mapping[str, Any]) -> Self:
-        """The output in a record that bears the same names; other names in it mean nothing here.
-
-        Raises `KeyError` if the record has no ``Status``.
-        """
-        said = {name: record[name] for name in cls.__dataclass_fields__ if name in record}
-        return cls(**{"Key": "", **said, "Status": Status(record["Status"])})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """What became of one image; made with `compose`, which keeps its fields true to each other.
-
-    Stored reports are read as rows too: a field that is added needs a default, which older reports then have.
-    """
-
-    Id: str
-    ImageName: str
-    Ref: str = ""
-    Status: Status
-    Error: str = ""
-    Cause: str = ""
-    Results: tuple[str, ...] = ()
-    Outputs: tuple[Output, ...] = ()
-    Model: str = ""
-    Region: str = ""
-    Seed: int | None = None
-    Labels: str = ""
-    Caption: str = ""
-    CostUSD: float | None = 0.0
-    MaybeBilledUSD: float | None = 0.0
-    Seconds: float = 0.0
-    Reused: bool = False
-
-    @property
-    def to_do_again(self) -> bool:
-        """Whether a retry asks for the image; it is no way round the approval of a sample."""
-        return self.Status in TO_DO_AGAIN and self.ImageName != REQUEST and not self.waits_for_approval
-
-    @property
-    def waits_for_approval(self) -> bool:
-        return self.Error == WAITING_FOR_APPROVAL
 
 
 COLUMNS: Final = tuple(name for name in Row.__dataclass_fields__ if name != "Outputs")
@@ -116,56 +29,6 @@ COLUMNS: Final = tuple(name for name in Row.__dataclass_fields__ if name != "Out
 _VALUES: Final = attrgetter(*COLUMNS)
 _DOLLARS: Final = tuple(index for index, name in enumerate(COLUMNS) if name.endswith("USD"))
 _BEFORE_NAME: Final = b'\n    "ImageName": '
-
-
-def compose(
-    batch_id: str,
-    image: str,
-    *,
-    status: Status,
-    error: str = "",
-    cause: str = "",
-    ref: str = "",
-    outputs: Sequence[Output] = (),
-    labels: str = "",
-    caption: str = "",
-    cost_usd: float | None = 0.0,
-    maybe_usd: float | None = 0.0,
-    seconds: float = 0.0,
-    reused: bool = False,
-) -> Row:
-    """The row of an image that ended as ``status``, or as the worst of its outputs where that is worse.
-
-    Without a ``cause`` it has that of the first output which ended like the row. ``cost_usd`` is all that was
-    surely billed for the image, its labels and caption included, ``maybe_usd`` what may have been billed besides.
-    """
-    status = worst([status, *(output.Status for output in outputs)])
-    first = outputs[0] if outputs else Output(Key="", Status=status)
-    causes = (output.Cause for output in outputs if output.Status == status and output.Cause)
-    return Row(
-        Id=batch_id,
-        ImageName=image,
-        Ref=ref,
-        Status=status,
-        Error=error,
-        Cause=cause or next(causes, ""),
-        Results=tuple(output.Key for output in outputs if output.Key),
-        Outputs=tuple(outputs),
-        Model=first.Model,
-        Region=first.Region,
-        Seed=first.Seed,
-        Labels=labels,
-        Caption=caption,
-        CostUSD=None if cost_usd is None else round(cost_usd, 6),
-        MaybeBilledUSD=None if maybe_usd is None else round(maybe_usd, 6),
-        Seconds=round(seconds, 3),
-        Reused=reused,
-    )
-
-
-def unreadable(batch_id: str, problem: RequestError) -> Row:
-    """The one row of a batch whose request cannot be read; ``batch_id`` is the derived one."""
-    return compose(batch_id, REQUEST, status=Status.FAILED, error="RequestError", cause=str(problem))
 
 
 class JsonWriter:
@@ -308,15 +171,6 @@ class Report:
         ]
 
 
-def amount(cost_usd: float | None, maybe_usd: float | None, places: int = 2) -> str:
-    """Dollars for a person, with what may have been billed besides: ``0.12`` or ``0.12 to 0.15``."""
-    if cost_usd is None or maybe_usd is None:
-        return "unknown"
-    told = f"{cost_usd:.{places}f}"
-    most = f"{cost_usd + maybe_usd:.{places}f}"
-    return told if told == most else f"{told} to {most}"
-
-
 _KINDS: Final[Mapping[Any, str]] = {
     int | None: "Int64",
     float | None: "float64",
@@ -330,49 +184,7 @@ TABLE_HEAD: Final = ("Image", "Status", "Seconds", "USD", "Results, cause")
 _ROWS = TypeAdapter(tuple[Row, ...])
 
 
-def printable(text: str) -> str:
-    """``text`` in one line, with what could steer a terminal or reverse the line's order made visible."""
-    if text.isprintable():
-        return text
-    return "".join(_visible(char) if _steers(char) else char for char in text)
-
-
-def _steers(char: str) -> bool:
-    # Of the format characters those that set the direction of writing; others are parts of letters and emoji.
-    return unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") or char in _DIRECTIONS
-
-
-def _visible(char: str) -> str:
-    return f"\\x{ord(char):02x}" if ord(char) < 0x100 else f"\\u{ord(char):04x}"
-
-
-_DIRECTIONS: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-
-
 def _cell(value: object) -> object:
     if isinstance(value, str):
         return spreadsheet_text(value)
     return spreadsheet_text("\n".join(value)) if isinstance(value, tuple) else value
-
-
-def spreadsheet_text(text: str) -> str:
-    """``text`` as a cell that no spreadsheet takes for a formula, whatever separator it splits the table at.
-
-    An apostrophe is put before what would be one: at the start, and after a separator or line break inside the
-    cell, since quotation marks do not protect a cell in a table that is split at another separator.
-    """
-    return _FORMULA.sub("'", text)
-
-
-def text_of_cell(cell: str) -> str:
-    """What `spreadsheet_text` made a cell of."""
-    return _MADE_HARMLESS.sub("", cell)
-
-
-# A formula's first character, and its full-width form.
-_STARTS: Final = "=+@＝＋－＠-"
-# Where a formula would begin: at the start of the cell, where some spreadsheets pass over white space in front of
-# it, or after a separator, where doubled quotation marks may stand before it. Apostrophes that are there already
-# count, so that the one which is put before them can be told from them.
-_FORMULA: Final = re.compile(rf"""\A(?='*[\t\r\n{_STARTS}])|(?<=[,;|\t\r\n])(?='*"*[{_STARTS}])""")
-_MADE_HARMLESS: Final = re.compile(rf"""\A'(?='*[\t\r\n{_STARTS}])|(?<=[,;|\t\r\n])'(?='*"*[{_STARTS}])""")

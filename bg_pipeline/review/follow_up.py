@@ -5,12 +5,12 @@ from datetime import UTC, datetime
 from typing import Self
 
 from bg_pipeline.budget.remaining import check_cap
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.presets import WISHES
 from bg_pipeline.domain.requests import BatchRequest, retry_request, write
-from bg_pipeline.domain.s3_keys import Batch
 from bg_pipeline.domain.text import run_command
 from bg_pipeline.errors import UsageError
 from bg_pipeline.reports.overview import Standing, images_to_retry, look_up
-from bg_pipeline.run.renditions import WISHES
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.follow_ups import RETRIES, FollowUps, remember_origin
 from bg_pipeline.state.ledger import Ledger

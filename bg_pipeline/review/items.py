@@ -5,14 +5,14 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from bg_pipeline.domain.ledger_entries import Entry
+from bg_pipeline.domain.rows import Row, Status
 from bg_pipeline.errors import UsageError
-from bg_pipeline.reports.batch_report import rows_and_entries
 from bg_pipeline.reports.overview import Costs
-from bg_pipeline.reports.report import Row, Status
 from bg_pipeline.review.decisions import Decision, Reviews, State
 from bg_pipeline.run.batch_work import Work
+from bg_pipeline.run.rows import rows_and_entries
 from bg_pipeline.settings import Settings
-from bg_pipeline.state.ledger import Entry
 
 
 @dataclass(frozen=True, slots=True)

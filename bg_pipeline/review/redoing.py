@@ -10,8 +10,8 @@ from typing import Final
 from pydantic import ValidationError
 
 from bg_pipeline.budget.remaining import check_cap
+from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.requests import MAX_SEED, BatchRequest, ImageEntry, write
-from bg_pipeline.domain.s3_keys import Batch
 from bg_pipeline.domain.text import run_command
 from bg_pipeline.errors import RequestError, UsageError
 from bg_pipeline.reports.overview import look_up

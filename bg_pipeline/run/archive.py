@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from botocore.exceptions import BotoCoreError, ClientError
 
 from bg_pipeline.domain import s3_keys
-from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.ledger_entries import Entry
+from bg_pipeline.domain.rows import AGAIN_LATER, Status
+from bg_pipeline.domain.stages import PICTURES
 from bg_pipeline.errors import ImageError, NotDelivered, PreconditionFailed
-from bg_pipeline.reports.report import Status
 from bg_pipeline.run.batch_work import Work
-from bg_pipeline.run.fingerprints import AGAIN_LATER, PICTURES
-from bg_pipeline.state.ledger import Entry
 from bg_pipeline.storage.object_store import Store, Stored
 
 PREFIX = s3_keys.ARCHIVE

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 
 from bg_pipeline.budget.image_budget import Family
-from bg_pipeline.domain.s3_keys import Batch, ResultNames
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.file_names import ResultNames
 from bg_pipeline.state.thumbnails import Thumbnails
 from bg_pipeline.storage.object_store import Store
 

@@ -10,19 +10,24 @@ import pybase64
 from botocore.exceptions import ClientError
 
 from bg_pipeline.domain import requests, s3_keys
+from bg_pipeline.domain.batches import Batch, find_batch
+from bg_pipeline.domain.file_names import ResultNames
+from bg_pipeline.domain.ledger_entries import Entry
+from bg_pipeline.domain.presets import WISHES
 from bg_pipeline.domain.requests import BatchRequest, ImageSettings
-from bg_pipeline.domain.s3_keys import Batch, Kind, ResultNames, UploadDate
+from bg_pipeline.domain.s3_keys import UploadDate
+from bg_pipeline.domain.stages import CAPTIONS, LABELS, STAGES
+from bg_pipeline.domain.upload_kinds import Kind, films_of_photos, kind_of
 from bg_pipeline.errors import RequestError, UsageError
 from bg_pipeline.run.batch_locations import Place
-from bg_pipeline.run.fingerprints import CAPTIONS, LABELS, STAGES, due, fingerprints
+from bg_pipeline.run.fingerprints import due, fingerprints
 from bg_pipeline.run.occasions import RETRY, Wish, occasions
 from bg_pipeline.run.outcomes import Meaning
-from bg_pipeline.run.renditions import WISHES
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.claimed_prefixes import claim
 from bg_pipeline.state.leased_writes import LeasedWriter
 from bg_pipeline.state.leases import Lease
-from bg_pipeline.state.ledger import Entry, Ledger
+from bg_pipeline.state.ledger import Ledger
 from bg_pipeline.state.thumbnails import Thumbnails
 from bg_pipeline.storage.object_store import Store, Stored
 from bg_pipeline.uploads.listing import Uploaded, batches, find
@@ -133,7 +138,7 @@ def stored_batches(
             if not only or uploaded.batch in only:
                 yield uploaded, found_objects
         for prefix, objects in ledgers.items():
-            emptied = s3_keys.find_batch(prefix.removeprefix(f"{s3_keys.STATE}/ledger/"))
+            emptied = find_batch(prefix.removeprefix(f"{s3_keys.STATE}/ledger/"))
             if emptied and (not only or emptied in only) and _moved(Ledger.read(store, emptied, objects)):
                 yield Uploaded(emptied, emptied=True), objects
 
@@ -272,13 +277,13 @@ def _images(
     if request.InputS3Prefix != uploaded.batch.input_prefix or data.bucket != store.bucket:
         prefix = f"{request.InputS3Prefix}/"
         objects = {found.key.removeprefix(prefix): found for found in data.list(prefix)}
-        films = s3_keys.films_of_photos(objects)
+        films = films_of_photos(objects)
         images = {
             name: found
             for name, found in objects.items()
-            if s3_keys.kind_of(name) is Kind.IMAGE and name not in films
+            if kind_of(name) is Kind.IMAGE and name not in films
         }
-        owner = s3_keys.find_batch(f"{request.InputS3Prefix}/any")
+        owner = find_batch(f"{request.InputS3Prefix}/any")
         moved = {}
         if owner is not None and owner.input_prefix == request.InputS3Prefix and data.bucket == store.bucket:
             moved = _moved(Ledger.read(store, owner, list(store.list(f"{owner.ledger_prefix}/"))))

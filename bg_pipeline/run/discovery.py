@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 from botocore.exceptions import BotoCoreError, ClientError
 
 from bg_pipeline.domain import s3_keys
-from bg_pipeline.domain.s3_keys import Batch, UploadDate
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.s3_keys import UploadDate
+from bg_pipeline.domain.stages import STAGES
 from bg_pipeline.errors import NewerDocument
 from bg_pipeline.run.batch_work import Work, open_work, stored_batches
-from bg_pipeline.run.fingerprints import STAGES
 from bg_pipeline.run.occasions import Wish
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store, Stored

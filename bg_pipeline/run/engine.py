@@ -5,10 +5,10 @@ that two runs never pay for the same image; what is done already costs listings 
 """
 
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
 from types import MappingProxyType
@@ -17,8 +17,12 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from bg_pipeline.budget.remaining import family_of, limit_of
 from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.ledger_entries import Entry, StageRecord
 from bg_pipeline.domain.payments import Bill, Payment, bill, record
-from bg_pipeline.domain.s3_keys import Batch, UploadDate
+from bg_pipeline.domain.rows import GOOD, Row, Status
+from bg_pipeline.domain.s3_keys import UploadDate
+from bg_pipeline.domain.stages import LABELS, PICTURES, REPORT, STAGES
 from bg_pipeline.errors import (
     BgPipelineError,
     LeaseLost,
@@ -28,21 +32,19 @@ from bg_pipeline.errors import (
     RunStopped,
     StorageFailed,
 )
-from bg_pipeline.quality.facts import Inspection
-from bg_pipeline.reports.batch_report import report_batch, rows, rows_and_entries
-from bg_pipeline.reports.report import Row, Status
 from bg_pipeline.run import malloc
 from bg_pipeline.run.archive import Archive
 from bg_pipeline.run.batch_work import Work
 from bg_pipeline.run.context import Tools
+from bg_pipeline.run.date_result import PREVIEWS, TROUBLED_ROWS, Day, Progress
 from bg_pipeline.run.discovery import NO_WISH, Finder, results_in, sample_left
-from bg_pipeline.run.fingerprints import LABELS, PICTURES, REPORT, STAGES, wish_of
+from bg_pipeline.run.fingerprints import wish_of
 from bg_pipeline.run.image_run import Walk
 from bg_pipeline.run.occasions import RETRY, Wish, begun, fulfilled
-from bg_pipeline.run.outcomes import GOOD, SAMPLE_WAITS, Meaning, meaning, merged, settled
+from bg_pipeline.run.outcomes import SAMPLE_WAITS, Meaning, meaning, merged, settled
+from bg_pipeline.run.rows import rows, rows_and_entries
 from bg_pipeline.state.leased_writes import LeasedWriter
 from bg_pipeline.state.leases import POLL_SECONDS, Leases
-from bg_pipeline.state.ledger import Entry, StageRecord
 from bg_pipeline.state.model_stopped import WAITS
 from bg_pipeline.storage.object_store import explained
 from bg_pipeline.uploads.listing import Uploaded, remarks
@@ -52,9 +54,6 @@ PROGRESS_SECONDS = 10.0
 LOOK_SECONDS = 1.0
 FIRST_IMAGES = 20
 """The share of failures counts from so many images on."""
-TROUBLED_ROWS = 200
-"""Rows of failed images that a `Day` holds; the report has all."""
-PREVIEWS = 8
 WINDOW = "CUSTOM_LABELS_WINDOW"
 """The operation under which an image's share of a Custom Labels window is told; no cap of a batch counts it."""
 MOST_UNDELIVERED = 3
@@ -64,70 +63,16 @@ Walking = Future[Walk]
 NO_COSTS: Mapping[Batch, Mapping[str, float]] = MappingProxyType({})
 
 
-@dataclass
-class Day:
-    """What a run did for one date, and what is true of the date after it.
+@dataclass(frozen=True)
+class Reporter:
+    """How a run reports a batch; the run itself knows no form of a report.
 
-    ``made``, ``waiting`` (for a Custom Labels window) and ``failed`` count by stage what this run did; ``troubled``
-    are the first rows that are not ``Succeeded``; ``previews`` pairs of (source key, result key); ``unfinished``
-    the folders that are not yet complete; ``stopped`` why the run ended early, if it did; ``problems`` what went
-    wrong with whole batches, which were left as they are. ``spent`` is what this run paid, ``total`` what was ever
-    paid for the date's batches. ``seconds`` went by from the first image handed out to the last batch finished, and
-    so long ``refused`` calls were refused for their rate, those for other dates included.
+    ``write`` stores the report of a batch with these rows, which it goes through once, and returns its key.
+    ``missing`` returns the images that have not exactly one row in the stored report.
     """
 
-    date: UploadDate
-    images: int = 0
-    counts: Counter[str] = field(default_factory=Counter)
-    walked: int = 0
-    spent: Bill = field(default_factory=Bill)
-    total: Bill = field(default_factory=Bill)
-    seconds: float = 0.0
-    refused: int = 0
-    seconds_by_stage: dict[str, float] = field(default_factory=dict)
-    made: Counter[str] = field(default_factory=Counter)
-    waiting: Counter[str] = field(default_factory=Counter)
-    failed: Counter[str] = field(default_factory=Counter)
-    batches: list[str] = field(default_factory=list)
-    reports: list[str] = field(default_factory=list)
-    troubled: list[Row] = field(default_factory=list)
-    previews: list[tuple[str, str]] = field(default_factory=list)
-    unfinished: list[str] = field(default_factory=list)
-    stopped: str = ""
-    problems: list[str] = field(default_factory=list)
-    inspection: Inspection = field(default_factory=Inspection)
-
-    @property
-    def nothing_worked(self) -> bool:
-        """Images were asked for and none has a usable result."""
-        usable = self.counts[Status.SUCCEEDED] + self.counts[Status.NEEDS_REVIEW]
-        return self.images > 0 and usable == 0
-
-    @property
-    def waits(self) -> bool:
-        """Nothing worked yet, and some of it waits for a Custom Labels window that will do it."""
-        return self.nothing_worked and self.inspection.errors[WAITS] > 0
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run is: images done of those found so far, their rate, what was spent."""
-
-    done: int
-    found: int
-    failed: int
-    seconds: float
-    cost_usd: float
-    refused: int
-
-    def line(self) -> str:
-        """One line for a log."""
-        a_minute = self.done / self.seconds * 60 if self.seconds else 0.0
-        left = f", about {(self.found - self.done) / a_minute:.0f} min left" if a_minute else ""
-        return (
-            f"{self.done} of {self.found} images done, {a_minute:.1f} a minute{left}; {self.failed} failed, "
-            f"{self.cost_usd:.2f} USD so far, {self.refused} calls refused for their rate"
-        )
+    write: Callable[[Work, Iterable[Row]], str]
+    missing: Callable[[Work], list[str]]
 
 
 class Flow:
@@ -145,6 +90,7 @@ class Flow:
         tools: Tools,
         *,
         run_id: str,
+        reporter: Reporter,
         stages: Collection[str] = STAGES,
         wish: Wish = NO_WISH,
         only: Collection[Batch] = (),
@@ -154,6 +100,7 @@ class Flow:
         progress: Callable[[Progress], None] = lambda progress: None,
     ) -> None:
         self._tools = tools
+        self._reporter = reporter
         self._stages = frozenset(stages)
         self._wish = wish
         self._finder = Finder(tools.store, tools.settings, stages=self._stages, wish=wish)
@@ -258,7 +205,7 @@ class Flow:
         try:
             work.ledger.checkpoint(work.writer)
             if REPORT in self._stages:
-                report_batch(work, rows(work))
+                self._reporter.write(work, rows(work))
         except (BgPipelineError, ClientError, BotoCoreError) as error:
             self._tools.note(f"{work.place.batch.path}: what was done so far could not be reported: {error}")
 
@@ -602,7 +549,7 @@ class Flow:
         if REPORT in self._stages:
             # What a report tells as done, the next run has to know of.
             work.ledger.checkpoint(work.writer)
-            day.reports.append(report_batch(work, self._counted(work, day)))
+            day.reports.append(self._reporter.write(work, self._counted(work, day)))
             work.ledger.describe(Reported=datetime.now(UTC).isoformat(timespec="seconds"))
         else:
             self._count(work, day)
@@ -611,7 +558,8 @@ class Flow:
             self._archive.move(work)
         self._preview(work, day)
         now_stored = results_in(work.place.data, f"{work.place.output_prefix}/")
-        day.inspection.look_again(work, now_stored, reported=REPORT in self._stages)
+        unreported = self._reporter.missing(work) if REPORT in self._stages else []
+        day.inspection.look_again(work, now_stored, unreported)
 
     def _tell_untold(self, work: Work) -> None:
         """Keeps what was spent on the batch by calls that no image's record tells of, as what may have been billed.

@@ -7,25 +7,16 @@ from itertools import chain
 import orjson
 
 from bg_pipeline.domain.effects import Affects, identity_of_call, values
+from bg_pipeline.domain.ledger_entries import Entry
 from bg_pipeline.domain.requests import ImageSettings, picture_fields, placeholders
-from bg_pipeline.reports.report import Status
+from bg_pipeline.domain.rows import AGAIN_LATER
+from bg_pipeline.domain.stages import CAPTIONS, LABELS, PICTURES
 from bg_pipeline.run.results import VERSION
 from bg_pipeline.settings import Settings
-from bg_pipeline.state.ledger import Entry
-
-LABELS = "labels"
-CAPTIONS = "captions"
-PICTURES = "generated_images"
-REPORT = "status_report"
-STAGES = (LABELS, CAPTIONS, PICTURES, REPORT)
-"""In lineage order, by the names of their assets."""
 
 _CAPTION = frozenset({Affects.CAPTION})
 _SAM_CALL = frozenset({Affects.SAM_CALL})
 _MADE = frozenset({Affects.MASK, Affects.RESULT})
-
-AGAIN_LATER = (Status.FAILED, Status.SKIPPED)
-"""Statuses of what the next run does again, unless the failure is final."""
 
 
 def fingerprint(*parts: object) -> str:

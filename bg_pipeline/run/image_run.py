@@ -13,8 +13,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 from bg_pipeline.budget.image_budget import ImageBudget
 from bg_pipeline.captioners.nova import shortened
 from bg_pipeline.domain import requests, s3_keys
+from bg_pipeline.domain.ledger_entries import Entry, StageRecord
 from bg_pipeline.domain.payments import Bill
 from bg_pipeline.domain.requests import ImageSettings
+from bg_pipeline.domain.rows import GOOD, Status, worst
+from bg_pipeline.domain.stages import CAPTIONS, LABELS, PICTURES
 from bg_pipeline.errors import (
     BgPipelineError,
     CallError,
@@ -24,20 +27,18 @@ from bg_pipeline.errors import (
     RunStopped,
 )
 from bg_pipeline.masks.label_boxes import usable_labels
-from bg_pipeline.reports.report import Status, worst
 from bg_pipeline.run.analysis import NO_OCCASIONS, Looks
 from bg_pipeline.run.batch_locations import Place
 from bg_pipeline.run.context import Tools
-from bg_pipeline.run.fingerprints import CAPTIONS, LABELS, PICTURES, wish_of
+from bg_pipeline.run.fingerprints import wish_of
 from bg_pipeline.run.generation import Painted, Painter
-from bg_pipeline.run.outcomes import GOOD, Meaning, attempt, meaning, merged, same_wish, settled
+from bg_pipeline.run.outcomes import Meaning, attempt, meaning, merged, same_wish, settled
 from bg_pipeline.run.renditions import refuse_impossible
 from bg_pipeline.run.results import File, Finisher, MadeBy
 from bg_pipeline.run.source_image import Photograph
 from bg_pipeline.run.subject_mask import Eyes
 from bg_pipeline.state.leased_writes import LeasedWriter
 from bg_pipeline.state.leases import Lease
-from bg_pipeline.state.ledger import Entry, StageRecord
 
 
 class Walk:

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from bg_pipeline.domain.ledger_entries import StageRecord
+from bg_pipeline.domain.rows import GOOD, WAITING_FOR_APPROVAL, Status
 from bg_pipeline.errors import (
     BgPipelineError,
     Blocked,
@@ -21,8 +23,6 @@ from bg_pipeline.errors import (
     StorageFailed,
     Transient,
 )
-from bg_pipeline.reports.report import WAITING_FOR_APPROVAL, Status
-from bg_pipeline.state.ledger import StageRecord
 
 EXPECTED = (ImageError, CallError, RunStopped)
 """What may end the work on one image; what else does is a fault of this program's own."""
@@ -94,10 +94,6 @@ def meaning(error: BgPipelineError) -> Meaning:
     if isinstance(error, ModelUnavailable):
         return Meaning(Status.FAILED, False, code, str(error))
     return Meaning(Status.FAILED, True, code, str(error))
-
-
-GOOD = (Status.SUCCEEDED, Status.NEEDS_REVIEW)
-"""Statuses of what exists and is delivered, or kept for a person."""
 
 
 def settled(before: StageRecord | None, now: StageRecord, *, intact: bool = True) -> StageRecord:

@@ -3,24 +3,21 @@
 A preset is data (``presets.toml``): what it asks of the request and of the file, and what the finished file must be.
 """
 
-import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from importlib.resources import files
-from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
 from bg_pipeline.domain import formats
-from bg_pipeline.domain.requests import ImageSettings, Rendition, Wishes, filled, read_wishes
+from bg_pipeline.domain.presets import PRESETS, Background, Preset
+from bg_pipeline.domain.requests import ImageSettings, Rendition, filled
 from bg_pipeline.errors import ImageError
 from bg_pipeline.imaging import Facts, Photo, cut_out, encode, look, open_photo, writable_format
 
-Background = Literal["scene", "white", "transparent"]
 Box = tuple[int, int, int, int]
 Size = tuple[int, int]
 
@@ -31,18 +28,6 @@ _SOLID = [0] * 128 + [255] * 128
 
 
 @dataclass(frozen=True)
-class Preset:
-    """What a name in ``Preset`` stands for; `presets.toml` explains the fields."""
-
-    name: str
-    about: str
-    background: Background
-    request: Wishes
-    file: Rendition
-    rules: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
 class Rendered:
     """A finished file; ``complaints`` are sentences on the rules of its preset that it breaks."""
 
@@ -50,23 +35,6 @@ class Rendered:
     format: str
     size: Size
     complaints: tuple[str, ...] = ()
-
-
-def _presets() -> Mapping[str, Preset]:
-    documents = tomllib.loads((files("bg_pipeline.domain") / "presets.toml").read_text(encoding="utf-8"))
-    presets = {}
-    for name, document in documents.items():
-        if unknown := set(document["rules"]) - set(_RULES):
-            raise ValueError(f"presets.toml: {name} has the unknown rules {', '.join(sorted(unknown))}")
-        presets[name] = Preset(
-            name,
-            document["about"],
-            document["background"],
-            read_wishes(document["request"]),
-            Rendition(**document["file"]),
-            document["rules"],
-        )
-    return MappingProxyType(presets)
 
 
 def render(
@@ -328,11 +296,3 @@ _RULES: Mapping[str, Callable[[_Finished, Any], str]] = {
     "background": _background,
     "enlarged": _enlarged,
 }
-
-PRESETS = _presets()
-"""The presets by name, as in ``presets.toml``."""
-
-WISHES: Mapping[str, Wishes] = MappingProxyType(
-    {name: replace(preset.request, Renditions=(preset.file,)) for name, preset in PRESETS.items()}
-)
-"""What each preset asks of a request, by name; its one rendition is the file that it stands for."""

@@ -2,7 +2,6 @@
 
 import io
 import math
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
@@ -13,6 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from PIL import Image, ImageFilter
 
 from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.file_names import file_name, result_name
 from bg_pipeline.domain.requests import ImageSettings, Rendition
 from bg_pipeline.errors import ImageError, NotDelivered
 from bg_pipeline.imaging import (
@@ -25,6 +25,7 @@ from bg_pipeline.imaging import (
     open_photo,
     put_back,
 )
+from bg_pipeline.imaging.fidelity import MOST_HALO, background_faults, faults
 from bg_pipeline.masks import Mask
 from bg_pipeline.masks.conventions import STORED
 from bg_pipeline.masks.refine import enlarge
@@ -55,17 +56,10 @@ NOT_PUT_BACK = (
 
 MAYBE_BILLED = "MaybeBilled: an earlier call for it did not answer and may have been billed as well"
 
-_PLAIN = re.compile(
-    r"\b(plain|solid|blank|uniform|seamless|studio|white|black|gr[ae]y|monochrome|single.colou?r)\b",
-    re.IGNORECASE,
-)
 
 MASK_SIDE = 2048
 """A stored mask is at most so large: as a PNG of 12 megapixels it would take as long as the result itself."""
 
-MOST_SUBJECT_CHANGED = 0.01
-LEAST_BACKGROUND_CHANGED = 0.02
-MOST_HALO = 0.5
 
 OWN_MASKS = ("given", "alpha")
 """Sources of masks that a person drew."""
@@ -366,7 +360,7 @@ class Finisher:
         asked, rendition = self._asked, draft.rendition
         of = len(asked.outputs) * (len(asked.renditions) or 1)
         if rendition is not None and rendition.FileName:
-            candidate = s3_keys.file_name(
+            candidate = file_name(
                 rendition.FileName,
                 image=asked.image,
                 number=draft.number,
@@ -375,7 +369,7 @@ class Finisher:
                 format=draft.format,
             )
         else:
-            candidate = s3_keys.result_name(
+            candidate = result_name(
                 asked.image,
                 number=draft.number,
                 of=of,
@@ -422,23 +416,3 @@ def _opened(data: bytes) -> Image.Image:
     return (
         picture.reduce(step) if step > 1 and picture.mode in ("L", "LA", "RGB", "RGBA", "CMYK") else picture
     )
-
-
-def background_faults(fidelity: Fidelity, prompt: str = "") -> list[str]:
-    """What of a painted background did not pass; a plain one is no fault where the prompt asks for one."""
-    found = []
-    if fidelity.uniform and not _PLAIN.search(prompt):
-        found.append("the background is blank or of one colour")
-    if fidelity.background_changed < LEAST_BACKGROUND_CHANGED:
-        found.append("the background did not change")
-    return found
-
-
-def faults(fidelity: Fidelity, prompt: str = "") -> tuple[str, ...]:
-    """What a result did not pass, in sentences."""
-    found = background_faults(fidelity, prompt)
-    if fidelity.subject_changed > MOST_SUBJECT_CHANGED:
-        found.append(f"{fidelity.subject_changed:.1%} of the subject's pixels changed")
-    if fidelity.edge_halo > MOST_HALO:
-        found.append(f"the old background shows as a halo around the subject ({fidelity.edge_halo:.2f})")
-    return tuple(found)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bg_pipeline.domain import s3_keys
-from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.batches import Batch
 from bg_pipeline.errors import PreconditionFailed, RequestError
 from bg_pipeline.storage.object_store import Store
 

@@ -11,13 +11,12 @@ from typing import Any, Final, Self
 
 import orjson
 
-from bg_pipeline.domain import s3_keys
-from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.batches import Batch, find_batch, origin_key, redone_key, retried_key
 from bg_pipeline.storage.conditional_writes import write_own
 from bg_pipeline.storage.object_store import Store
 
-RETRIES: Final = s3_keys.retried_key
-REDOES: Final = s3_keys.redone_key
+RETRIES: Final = retried_key
+REDOES: Final = redone_key
 """The kinds, as the keys of their documents by batch."""
 
 
@@ -70,7 +69,7 @@ def _batches(document: dict[str, Any]) -> dict[Batch, tuple[str, ...]]:
     named = document.get("Batches", {document["Batch"]: ()})
     found = {}
     for path, pictures in named.items():
-        batch = s3_keys.find_batch(path)
+        batch = find_batch(path)
         if batch is None:
             raise ValueError(path)
         found[batch] = tuple(map(str, pictures))
@@ -79,14 +78,14 @@ def _batches(document: dict[str, Any]) -> dict[Batch, tuple[str, ...]]:
 
 def remember_origin(store: Store, batch: Batch, of: Batch) -> None:
     """Stores of which batch ``batch`` asks again for something."""
-    store.write_json(s3_keys.origin_key(batch), {"Version": 1, "Batch": of.path})
+    store.write_json(origin_key(batch), {"Version": 1, "Batch": of.path})
 
 
 def origin(store: Store, batch: Batch) -> Batch | None:
     """The batch that ``batch`` was made from by a retry or a redo; None if it was not."""
-    document = store.read_json(s3_keys.origin_key(batch))
+    document = store.read_json(origin_key(batch))
     path = document.get("Batch") if isinstance(document, dict) else None
-    return s3_keys.find_batch(path) if isinstance(path, str) else None
+    return find_batch(path) if isinstance(path, str) else None
 
 
 def all_from(store: Store, batch: Batch) -> Iterator[Batch]:

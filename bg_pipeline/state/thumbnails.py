@@ -14,7 +14,7 @@ import orjson
 import pybase64
 from PIL import Image
 
-from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.batches import Batch
 from bg_pipeline.errors import ImageError
 from bg_pipeline.imaging import open_photo
 from bg_pipeline.imaging.photo import on_white, scaled_down

@@ -26,7 +26,9 @@ from botocore.exceptions import (
 from botocore.handlers import convert_body_to_file_like_object
 from urllib3.exceptions import HTTPError
 
-from bg_pipeline.errors import PreconditionFailed
+from bg_pipeline.aws.clients import Aws
+from bg_pipeline.errors import PreconditionFailed, SettingsError
+from bg_pipeline.settings import Settings
 from bg_pipeline.storage.fast_s3 import Gone, Lost, NotTried, QuickS3, quick_s3
 
 if TYPE_CHECKING:
@@ -429,3 +431,10 @@ def explained(store: Store, error: ClientError | BotoCoreError) -> str:
         f"S3 (bucket '{store.bucket}', BG_BUCKET) does not do what it is asked: {error}. "
         "What is done is kept; run it again when that has passed"
     )
+
+
+def open_bucket(settings: Settings, aws: Aws) -> Store:
+    """The bucket of the settings; raises `SettingsError` if it is not named or cannot be reached."""
+    if not settings.bucket:
+        raise SettingsError("BG_BUCKET is not set: name the S3 bucket that holds the photos")
+    return Store(aws.s3(settings.bucket), settings.bucket)

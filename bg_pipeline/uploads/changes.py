@@ -20,6 +20,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.batches import find_batch
 from bg_pipeline.domain.effects import Affects, values
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.settings import Settings
@@ -239,7 +240,7 @@ class Tick:
         def walk(prefix: str) -> None:
             for folder in self.store.folders(prefix):
                 part = folder.removeprefix(f"{s3_keys.UPLOADS}/").removesuffix("/")
-                inside = s3_keys.find_batch(f"{folder}any")
+                inside = find_batch(f"{folder}any")
                 if part in opened:
                     walk(folder)
                 elif inside is not None and self.first <= inside.date <= self.last:
@@ -342,7 +343,7 @@ class Tick:
         """Whether every batch has a report of its newest upload, and one was written since the run started."""
         reports: dict[str, float] = {}
         for found in self.store.list(f"{s3_keys.REPORTS}/{s3_keys.date_path(day)}/"):
-            batch = s3_keys.find_batch(found.key)
+            batch = find_batch(found.key)
             if batch is not None:
                 reports[batch.name] = max(found.modified.timestamp(), reports.get(batch.name, 0.0))
         each = all(reports.get(name, 0.0) >= newest for name, newest in uploads.batches.items())

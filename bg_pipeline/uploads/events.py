@@ -19,6 +19,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from bg_pipeline.aws.sqs import Message, Queue
 from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.batches import parse_upload
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.uploads.changes import Memory, Tick
 
@@ -176,7 +177,7 @@ class Delivery:
         for each in objects:
             folder = each.key.rpartition("/")[0]
             top = folder.partition("/")[0]
-            upload = s3_keys.parse_upload(each.key)
+            upload = parse_upload(each.key)
             if each.bucket != self.tick.store.bucket:
                 self._tell(
                     each.bucket, f"events of bucket {each.bucket!r} are passed over: it is not BG_BUCKET"

@@ -9,7 +9,9 @@ from itertools import groupby
 import orjson
 
 from bg_pipeline.domain import s3_keys
-from bg_pipeline.domain.s3_keys import Batch, Kind, UploadDate
+from bg_pipeline.domain.batches import Batch, Upload, parse_upload
+from bg_pipeline.domain.s3_keys import UploadDate
+from bg_pipeline.domain.upload_kinds import Kind, films_of_photos, is_misspelt_request, kind_of
 from bg_pipeline.storage.object_store import Content, Store, Stored
 
 
@@ -99,11 +101,11 @@ class Uploaded:
 def remarks(uploaded: Uploaded) -> Iterator[str]:
     """What a person would want to know of objects in the folder that are neither images nor its request, in lines."""
     path, others = uploaded.batch.path, uploaded.others
-    misspelt = [name for name in others if s3_keys.is_misspelt_request(name)]
+    misspelt = [name for name in others if is_misspelt_request(name)]
     if misspelt and uploaded.request is None:
         yield f"batch {path}: '{misspelt[0]}' is not read; is it meant as {s3_keys.REQUEST}? Then name it so"
-    films = s3_keys.films_of_photos([*uploaded.images, *others])
-    beside = [name for name in others if s3_keys.kind_of(name) is Kind.SIDECAR or name in films]
+    films = films_of_photos([*uploaded.images, *others])
+    beside = [name for name in others if kind_of(name) is Kind.SIDECAR or name in films]
     if beside:
         shown = ", ".join(sorted(beside)[:3]) + (", …" if len(beside) > 3 else "")
         yield f"batch {path}: files that go with photos and are none are left out ({len(beside)}: {shown})"
@@ -120,10 +122,10 @@ def find(store: Store, batch: Batch) -> Uploaded | None:
 
 
 def _folders(store: Store, objects: Iterable[Stored]) -> Iterator[Uploaded]:
-    def batch_of(pair: tuple[s3_keys.Upload, Stored]) -> Batch:
+    def batch_of(pair: tuple[Upload, Stored]) -> Batch:
         return pair[0].batch
 
-    found = ((s3_keys.parse_upload(each.key), each) for each in objects)
+    found = ((parse_upload(each.key), each) for each in objects)
     inside = ((upload, each) for upload, each in found if upload is not None)
     # All keys of one folder share its prefix, so a sorted listing holds them together.
     for batch, pairs in groupby(inside, key=batch_of):
@@ -142,6 +144,6 @@ def _folders(store: Store, objects: Iterable[Stored]) -> Iterator[Uploaded]:
                     uploaded.others[upload.name] = each
                 case Kind.FOLDER:
                     pass
-        for film in s3_keys.films_of_photos(uploaded.images):
+        for film in films_of_photos(uploaded.images):
             uploaded.others[film] = uploaded.images.pop(film)
         yield uploaded

@@ -17,7 +17,8 @@ from typing import Any, Final, Literal, get_args, get_origin
 import orjson
 from pydantic.alias_generators import to_snake
 
-from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.presets import WISHES
 from bg_pipeline.domain.requests import (
     KNOWN,
     MAX_BYTES,
@@ -35,10 +36,9 @@ from bg_pipeline.domain.requests.spreadsheets import (
     text_of_formula,
 )
 from bg_pipeline.domain.requests.text import decode, wide_coding
-from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.text import text_of_cell
+from bg_pipeline.domain.upload_kinds import NAMEABLE, kind_of
 from bg_pipeline.errors import ImageError, RequestError
-from bg_pipeline.reports.report import text_of_cell
-from bg_pipeline.run.renditions import WISHES
 from bg_pipeline.settings import Settings
 from bg_pipeline.uploads.submitting import check_submission
 
@@ -371,7 +371,7 @@ def find_name_problems(
         column = "name" if "name" in line.said else "source"
         other = first.setdefault(name, line)
         try:
-            known = s3_keys.kind_of(name) in s3_keys.NAMEABLE
+            known = kind_of(name) in NAMEABLE
             if not known or batch.upload_key(name) in taken:
                 words = f"'{name}' means something else in a batch; say another in column name"
                 yield line.problem(column, words)

@@ -20,8 +20,8 @@ from typing import Any, BinaryIO, Final, Protocol
 from botocore.exceptions import ClientError
 
 from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.requests import BatchRequest
-from bg_pipeline.domain.s3_keys import Batch
 from bg_pipeline.errors import SettingsError, UsageError
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store

@@ -22,17 +22,13 @@ import orjson
 from boto3.s3.transfer import TransferConfig
 
 from bg_pipeline.domain import requests
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.formats import EXTENSIONS
+from bg_pipeline.domain.presets import WISHES
 from bg_pipeline.domain.requests import BatchRequest, image_settings
-from bg_pipeline.domain.s3_keys import (
-    EXTENSIONS,
-    Batch,
-    Kind,
-    UploadDate,
-    films_of_photos,
-    kind_of,
-)
+from bg_pipeline.domain.s3_keys import UploadDate
+from bg_pipeline.domain.upload_kinds import Kind, films_of_photos, kind_of
 from bg_pipeline.errors import PreconditionFailed, RequestError, UsageError
-from bg_pipeline.run.renditions import WISHES
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store, Stored
 

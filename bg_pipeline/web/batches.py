@@ -16,14 +16,15 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from bg_pipeline import planning, review
 from bg_pipeline.budget.remaining import CapUsedUp
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.formats import EXTENSIONS
 from bg_pipeline.domain.requests import BatchRequest
-from bg_pipeline.domain.s3_keys import EXTENSIONS, Batch
+from bg_pipeline.domain.rows import Status
 from bg_pipeline.errors import RequestError, UsageError
-from bg_pipeline.reports.batch_report import rows
 from bg_pipeline.reports.overview import Costs, Standing, State, look_up, state_of
-from bg_pipeline.reports.report import Status
 from bg_pipeline.run.batch_work import drafted, open_work
 from bg_pipeline.run.context import Tools
+from bg_pipeline.run.rows import rows
 from bg_pipeline.uploads import drafts
 from bg_pipeline.uploads import listing as uploads
 from bg_pipeline.uploads.listing import Uploaded

@@ -14,11 +14,11 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.presets import WISHES
 from bg_pipeline.domain.requests import image_settings
-from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.rows import Row
 from bg_pipeline.reports.overview import Standing
-from bg_pipeline.reports.report import Row
-from bg_pipeline.run.renditions import WISHES
 from bg_pipeline.state.leases import holder_of
 from bg_pipeline.state.process_identity import is_dead
 from bg_pipeline.web.problems import Problem

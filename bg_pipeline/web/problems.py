@@ -14,8 +14,8 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.routing import compile_path
 
+from bg_pipeline.domain.text import printable
 from bg_pipeline.errors import BgPipelineError, ImageError, RequestError
-from bg_pipeline.reports.report import printable
 
 MEDIA_TYPE = "application/problem+json"
 

@@ -15,8 +15,8 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from bg_pipeline.domain import s3_keys
-from bg_pipeline.domain.s3_keys import Batch
-from bg_pipeline.reports.report import Row
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.rows import Row
 from bg_pipeline.uploads.submitting import Upload
 from bg_pipeline.web.problems import Problem
 from bg_pipeline.web.service import IdempotencyKey, Link, ObjectKey, Service, TheCaller, TheService

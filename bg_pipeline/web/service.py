@@ -17,11 +17,12 @@ from starlette.concurrency import run_in_threadpool
 
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.domain import s3_keys
-from bg_pipeline.domain.s3_keys import Batch, Kind, kind_of
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.rows import Row, Status
+from bg_pipeline.domain.upload_kinds import Kind, kind_of
 from bg_pipeline.errors import ImageError, PreconditionFailed
 from bg_pipeline.imaging import look
 from bg_pipeline.reports import links
-from bg_pipeline.reports.report import Row, Status
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.web.limits import SMALL_BYTES

@@ -20,12 +20,14 @@ import orjson
 
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.budget.run_budget import Purse
-from bg_pipeline.domain.s3_keys import Batch, idempotency_key
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.s3_keys import idempotency_key
+from bg_pipeline.domain.stages import PICTURES, REPORT
 from bg_pipeline.errors import PreconditionFailed, UsageError
+from bg_pipeline.reports.batch_report import REPORTER
 from bg_pipeline.reports.overview import Standing, look_up
 from bg_pipeline.run.context import Tools
 from bg_pipeline.run.engine import Flow
-from bg_pipeline.run.fingerprints import PICTURES, REPORT
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.ledger import Ledger
 from bg_pipeline.storage.object_store import Store
@@ -170,7 +172,13 @@ class Orders:
     def _work(self, batch: Batch) -> None:
         try:
             with self._shared_tools() as tools:
-                flow = Flow(tools, run_id=f"api-{uuid.uuid4()}", stages=(PICTURES, REPORT), only=[batch])
+                flow = Flow(
+                    tools,
+                    run_id=f"api-{uuid.uuid4()}",
+                    reporter=REPORTER,
+                    stages=(PICTURES, REPORT),
+                    only=[batch],
+                )
                 flow.run([batch.date])
         finally:
             with self._lock:

@@ -5,9 +5,8 @@ from datetime import date
 import pytest
 
 from bg_pipeline.budget.remaining import CapUsedUp, cap_left, check_cap, limit_of
-from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.batches import Batch, origin_key
 from bg_pipeline.domain.requests import BatchRequest
-from bg_pipeline.domain.s3_keys import Batch
 from bg_pipeline.errors import RunStopped
 from bg_pipeline.state.follow_ups import REDOES, RETRIES, FollowUps, remember_origin
 from bg_pipeline.storage.object_store import Store
@@ -110,7 +109,7 @@ def test_batches_that_name_each_other_are_each_counted_once(family: Store) -> No
 
 @pytest.mark.parametrize("text", [b"{", b"[]", b'{"Batch": 7}', b'{"Batch": "nowhere"}'])
 def test_a_batch_of_which_nobody_knows_where_it_came_from_has_its_own_cap(family: Store, text: bytes) -> None:
-    family.write(s3_keys.origin_key(SECOND), text, media_type="application/json")
+    family.write(origin_key(SECOND), text, media_type="application/json")
     assert cap_left(family, SECOND, asks(SECOND, 0.5)) == pytest.approx(0.2)
 
 

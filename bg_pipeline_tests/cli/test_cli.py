@@ -16,7 +16,7 @@ from bg_pipeline import pipeline
 from bg_pipeline.cli import submit as submitting
 from bg_pipeline.cli.arguments import today
 from bg_pipeline.cli.main import main
-from bg_pipeline.domain.s3_keys import Batch, find_batch
+from bg_pipeline.domain.batches import Batch, find_batch
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench

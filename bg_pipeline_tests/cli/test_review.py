@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bg_pipeline.domain.s3_keys import Batch, find_batch
+from bg_pipeline.domain.batches import Batch, find_batch
 from bg_pipeline.run import results
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient

@@ -25,9 +25,9 @@ from bg_pipeline.defs.assets.custom_labels_window import custom_labels_window
 from bg_pipeline.defs.dagster_home import prepare
 from bg_pipeline.defs.schedules import custom_labels_guard
 from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.rows import Status
 from bg_pipeline.errors import ModelUnavailable, PreconditionFailed
-from bg_pipeline.reports.report import Status
-from bg_pipeline.run.engine import Progress
+from bg_pipeline.run.date_result import Progress
 from bg_pipeline.state import model_stopped
 from bg_pipeline.state.leases import Leases, holder_of
 from bg_pipeline.state.ledger import Ledger

@@ -16,9 +16,9 @@ from bg_pipeline.definitions import definitions
 from bg_pipeline.defs.assets.image_flow import LEFT
 from bg_pipeline.defs.partitions import upload_dates
 from bg_pipeline.defs.resources import resources
+from bg_pipeline.domain.rows import Status
 from bg_pipeline.errors import StorageFailed
-from bg_pipeline.reports.report import Status
-from bg_pipeline.run.engine import Day
+from bg_pipeline.run.date_result import Day
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_local_aws.launcher import LocalAws

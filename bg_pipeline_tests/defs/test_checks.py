@@ -11,18 +11,19 @@ from bg_pipeline.definitions import definitions
 from bg_pipeline.defs.checks import every_upload_has_a_report
 from bg_pipeline.defs.partitions import upload_dates
 from bg_pipeline.defs.sensors.missing_reports import forgotten_uploads
-from bg_pipeline.domain.s3_keys import Batch, spend_key
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.ledger_entries import Entry
+from bg_pipeline.domain.rows import Row, Status, compose
+from bg_pipeline.domain.s3_keys import spend_key
 from bg_pipeline.domain.text import listed
+from bg_pipeline.imaging.fidelity import MOST_SUBJECT_CHANGED
 from bg_pipeline.quality import checks
 from bg_pipeline.quality.checks import Ran
-from bg_pipeline.quality.facts import Inspection
 from bg_pipeline.quality.missing_reports import LookBack, look_back, unreported
-from bg_pipeline.reports.report import JsonWriter, Row, Status, compose
-from bg_pipeline.run.engine import Day, Progress
-from bg_pipeline.run.results import MOST_SUBJECT_CHANGED
+from bg_pipeline.reports.report import JsonWriter
+from bg_pipeline.run.date_result import Day, Inspection, Progress
 from bg_pipeline.settings import settings
 from bg_pipeline.state.leases import Leases
-from bg_pipeline.state.ledger import Entry
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import DATE, Bench, aws

@@ -12,7 +12,7 @@ from bg_pipeline import pipeline
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.cli.main import main
 from bg_pipeline.doctor.policy import ROLES, Role, Surroundings, policy, surroundings
-from bg_pipeline.reports.report import Status
+from bg_pipeline.domain.rows import Status
 from bg_pipeline.run.archive import PREFIX
 from bg_pipeline.settings import settings
 from bg_pipeline.storage.object_store import Store

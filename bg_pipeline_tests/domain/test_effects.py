@@ -15,7 +15,8 @@ from bg_pipeline.domain.requests import (
     paid_picture_fields,
 )
 from bg_pipeline.domain.requests.resolved import _affecting
-from bg_pipeline.run.fingerprints import CAPTIONS, LABELS, PICTURES, fingerprints
+from bg_pipeline.domain.stages import CAPTIONS, LABELS, PICTURES
+from bg_pipeline.run.fingerprints import fingerprints
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.state.answers import identity
 from bg_pipeline.uploads.changes import relevant

@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bg_pipeline.domain import s3_keys
-from bg_pipeline.domain.s3_keys import Batch, Kind, ResultNames
+from bg_pipeline.domain.batches import Batch, Upload, find_batch, parse_upload
+from bg_pipeline.domain.file_names import (
+    ResultNames,
+    archive_path,
+    file_name,
+    file_name_problem,
+    local_path,
+    result_name,
+)
+from bg_pipeline.domain.upload_kinds import Kind, films_of_photos, is_misspelt_request
 from bg_pipeline.errors import ImageError
 
 DAY = datetime.date(2026, 11, 21)
@@ -44,17 +53,17 @@ segments = text.filter(lambda name: "/" not in name)
 
 @pytest.mark.parametrize("name", HARD_NAMES)
 def test_a_hard_image_name_comes_back_from_its_key(name: str) -> None:
-    upload = s3_keys.parse_upload(BATCH.upload_key(name))
-    assert upload == s3_keys.Upload(BATCH, name, Kind.IMAGE)
+    upload = parse_upload(BATCH.upload_key(name))
+    assert upload == Upload(BATCH, name, Kind.IMAGE)
 
 
 @given(dates, segments, text)
 def test_any_upload_comes_back_from_its_key(date: datetime.date, segment: str, name: str) -> None:
     batch = Batch(date, segment)
-    upload = s3_keys.parse_upload(batch.upload_key(name))
+    upload = parse_upload(batch.upload_key(name))
     assert upload is not None
     assert (upload.batch, upload.name) == (batch, name)
-    assert s3_keys.find_batch(batch.labels_key(name)) == batch
+    assert find_batch(batch.labels_key(name)) == batch
 
 
 @pytest.mark.parametrize(
@@ -84,8 +93,8 @@ def test_any_upload_comes_back_from_its_key(date: datetime.date, segment: str, n
     ],
 )
 def test_what_is_not_an_image_is_told_apart(name: str, kind: Kind) -> None:
-    upload = s3_keys.parse_upload(f"image-files/2026/11/21/101530/{name}")
-    assert upload == s3_keys.Upload(BATCH, name, kind)
+    upload = parse_upload(f"image-files/2026/11/21/101530/{name}")
+    assert upload == Upload(BATCH, name, kind)
 
 
 @pytest.mark.parametrize(
@@ -106,15 +115,15 @@ def test_what_is_not_an_image_is_told_apart(name: str, kind: Kind) -> None:
     ],
 )
 def test_a_stray_object_belongs_to_no_batch(key: str) -> None:
-    assert s3_keys.parse_upload(key) is None
+    assert parse_upload(key) is None
 
 
 @pytest.mark.parametrize("name", ["10:15:30", "101530-ab12", "summer sale 😀", "..", "%2e%2e", "a=b"])
 def test_any_path_segment_is_a_batch(name: str) -> None:
     batch = Batch(DAY, name)
-    assert s3_keys.find_batch(f"{batch.input_prefix}/") == batch
-    assert s3_keys.find_batch(batch.path) == batch
-    assert s3_keys.find_batch(s3_keys.report_key(batch.status_prefix, "x")) == batch
+    assert find_batch(f"{batch.input_prefix}/") == batch
+    assert find_batch(batch.path) == batch
+    assert find_batch(s3_keys.report_key(batch.status_prefix, "x")) == batch
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "é" * 401])
@@ -200,16 +209,16 @@ def test_a_key_longer_than_s3_takes_is_refused_with_its_excess() -> None:
 def test_a_result_is_named_after_its_image(
     image: str, number: int, of: int, format: str, expected: str
 ) -> None:
-    assert s3_keys.result_name(image, number=number, of=of, format=format, source_format="jpeg") == expected
+    assert result_name(image, number=number, of=of, format=format, source_format="jpeg") == expected
 
 
 def test_a_heic_photo_becomes_a_jpeg_with_both_extensions() -> None:
-    name = s3_keys.result_name("a.heic", number=1, of=1, format="jpeg", source_format="heif")
+    name = result_name("a.heic", number=1, of=1, format="jpeg", source_format="heif")
     assert name == "a.heic.jpg"
 
 
 def assigned(names: ResultNames, image: str, number: int, of: int, format: str = "jpeg") -> str:
-    candidate = s3_keys.result_name(image, number=number, of=of, format=format, source_format="jpeg")
+    candidate = result_name(image, number=number, of=of, format=format, source_format="jpeg")
     return names.assign(image, number, candidate, format)
 
 
@@ -281,7 +290,7 @@ def run(names: ResultNames, asked: list[tuple[str, int, int, str, str]]) -> dict
         (image, number): names.assign(
             image,
             number,
-            s3_keys.result_name(image, number=number, of=of, format=format, source_format=source_format),
+            result_name(image, number=number, of=of, format=format, source_format=source_format),
             format,
         )
         for image, number, of, format, source_format in asked
@@ -318,8 +327,8 @@ def test_names_are_unique_no_other_inputs_and_stable_in_any_order(
     ],
 )
 def test_a_file_name_is_filled_and_ends_in_its_format(template: str, format: str, expected: str) -> None:
-    assert s3_keys.file_name_problem(template) is None
-    filled = s3_keys.file_name(
+    assert file_name_problem(template) is None
+    filled = file_name(
         template, image="in/cat.jpg", number=2, ref="SKU 7", preset="transparent", format=format
     )
     assert filled == expected
@@ -353,7 +362,7 @@ def test_a_file_name_is_filled_and_ends_in_its_format(template: str, format: str
     ],
 )
 def test_a_file_name_that_cannot_be_filled_is_refused(template: str) -> None:
-    assert s3_keys.file_name_problem(template)
+    assert file_name_problem(template)
 
 
 # Names on this machine
@@ -363,7 +372,7 @@ def test_a_file_name_that_cannot_be_filled_is_refused(template: str) -> None:
     "name", [*HARD_NAMES, "..", ".", "/", ".hidden", "CON", "nul.jpg", "end.", "end ", "x" * 999]
 )
 def test_a_local_file_lies_directly_in_its_folder_and_can_be_written(name: str, tmp_path: Path) -> None:
-    path = s3_keys.local_path(tmp_path, name)
+    path = local_path(tmp_path, name)
     path.write_bytes(b"x")
     assert list(tmp_path.iterdir()) == [path]
     assert path.resolve().parent == tmp_path.resolve()
@@ -382,12 +391,12 @@ def test_a_local_file_lies_directly_in_its_folder_and_can_be_written(name: str, 
     ],
 )
 def test_a_name_in_an_archive_keeps_its_folders_and_leaves_none(name: str, packed: str) -> None:
-    assert s3_keys.archive_path(name) == packed
+    assert archive_path(name) == packed
 
 
 @given(st.text(st.sampled_from(list("./\\:a\n\0%*~ ")), max_size=12))
 def test_no_path_in_an_archive_leads_out_of_its_folder(name: str) -> None:
-    path = s3_keys.archive_path(name)
+    path = archive_path(name)
     assert not path.startswith("/")
     assert not {"", ".", ".."} & set(path.split("/"))
     assert not set(path) & set("\\:\n\0*")
@@ -395,9 +404,9 @@ def test_no_path_in_an_archive_leads_out_of_its_folder(name: str) -> None:
 
 def test_plain_names_stay_readable_on_this_machine() -> None:
     folder = Path("out")
-    assert s3_keys.local_path(folder, "my cat's photo 😀.jpg") == folder / "my cat's photo 😀.jpg"
-    assert s3_keys.local_path(folder, "a/b.jpg") == folder / "a%2Fb.jpg"
-    long = s3_keys.local_path(folder, "é" * 500 + ".jpg").name
+    assert local_path(folder, "my cat's photo 😀.jpg") == folder / "my cat's photo 😀.jpg"
+    assert local_path(folder, "a/b.jpg") == folder / "a%2Fb.jpg"
+    long = local_path(folder, "é" * 500 + ".jpg").name
     assert len(long.encode()) <= 200
     assert long.endswith(".jpg")
 
@@ -407,7 +416,7 @@ wild = st.text(st.one_of(st.sampled_from("./\\%~:aA2Fé 😀\x00"), st.character
 
 @given(wild, wild)
 def test_two_names_never_share_a_local_file(first: str, second: str) -> None:
-    one, other = (s3_keys.local_path(Path("out"), name) for name in (first, second))
+    one, other = (local_path(Path("out"), name) for name in (first, second))
     assert (one == other) == (first == second)
     assert one.parent == Path("out")
     assert one.name not in {"", ".", ".."}
@@ -416,7 +425,7 @@ def test_two_names_never_share_a_local_file(first: str, second: str) -> None:
 
 def test_escapes_in_a_name_are_not_taken_for_escapes() -> None:
     names = ["a/b", "a%2Fb", "a%252Fb", "%2E%2E", "..", ".%2E", "CON", "%43ON"]
-    paths = {s3_keys.local_path(Path("out"), name) for name in names}
+    paths = {local_path(Path("out"), name) for name in names}
     assert len(paths) == len(names)
 
 
@@ -431,16 +440,16 @@ def test_a_film_goes_with_the_photo_of_its_name_and_folder() -> None:
         "clip.mp4",
         "x.txt",
     ]
-    assert s3_keys.films_of_photos(names) == {"IMG_1.MOV", "IMG_2.mov"}
+    assert films_of_photos(names) == {"IMG_1.MOV", "IMG_2.mov"}
 
 
 @pytest.mark.parametrize(
     "name", ["Request.json", "REQUEST.JSON", "request.json.json", "request.json.txt", " request.json"]
 )
 def test_a_request_that_is_misspelt_is_known_as_such(name: str) -> None:
-    assert s3_keys.is_misspelt_request(name)
+    assert is_misspelt_request(name)
 
 
 @pytest.mark.parametrize("name", ["request.json", "sub/Request.json", "my-request.json", "draft.json"])
 def test_other_names_are_no_misspelt_request(name: str) -> None:
-    assert not s3_keys.is_misspelt_request(name)
+    assert not is_misspelt_request(name)

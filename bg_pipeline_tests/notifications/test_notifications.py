@@ -22,6 +22,7 @@ from bg_pipeline.aws.clients import Aws
 from bg_pipeline.definitions import definitions
 from bg_pipeline.defs.partitions import upload_dates
 from bg_pipeline.defs.sensors.notifications import notices
+from bg_pipeline.domain.rows import Output, Row, Status, compose
 from bg_pipeline.errors import SettingsError
 from bg_pipeline.notifications.delivery import Ended, Outbox
 from bg_pipeline.notifications.messages import (
@@ -37,7 +38,7 @@ from bg_pipeline.notifications.pending_runs import ATTEMPTS, FIRST_LOOK_SECONDS,
 from bg_pipeline.notifications.senders import ATTEMPTS as POSTS
 from bg_pipeline.notifications.senders import SIGNATURE, NotSent, Topic, WebHook, subject
 from bg_pipeline.reports.links import Link, link
-from bg_pipeline.reports.report import Output, Report, Row, Status, compose
+from bg_pipeline.reports.report import Report
 from bg_pipeline.settings import settings
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient

@@ -12,7 +12,7 @@ from bg_pipeline.aws.clients import Aws
 from bg_pipeline.budget.image_budget import ImageBudget
 from bg_pipeline.budget.run_budget import Purse
 from bg_pipeline.captioners import nova
-from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.batches import Batch
 from bg_pipeline.errors import LeaseLost, ModelUnavailable, RunStopped
 from bg_pipeline.generators import stability
 from bg_pipeline.generators.stability import Stability

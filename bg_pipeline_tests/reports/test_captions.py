@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.ledger_entries import Entry
 from bg_pipeline.errors import BgPipelineError
 from bg_pipeline.reports.captions import Captioned, Index, as_csv, as_json, captions
 from bg_pipeline.state.leased_writes import LeasedWriter
-from bg_pipeline.state.ledger import Entry, Ledger
+from bg_pipeline.state.ledger import Ledger
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import DATE, Bench

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.batches import Batch
 from bg_pipeline.reports.contact_sheet import CELL, GAP, PAIRS_PER_LINE, Pair, contact_sheet, kept
 from bg_pipeline_tests.pictures import photo
 

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bg_pipeline.domain import s3_keys
-from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.rows import Output, Row, Status, compose
 from bg_pipeline.reports import html as report_html
 from bg_pipeline.reports.batch_report import page
-from bg_pipeline.reports.report import Output, Report, Row, Status, compose
+from bg_pipeline.reports.report import Report
 from bg_pipeline.run.batch_work import open_batch
 from bg_pipeline.state import thumbnails
 from bg_pipeline.state.thumbnails import Thumbnails, thumbnail

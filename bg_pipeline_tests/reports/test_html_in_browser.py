@@ -9,8 +9,9 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from bg_pipeline.domain.rows import Output, Status, compose
 from bg_pipeline.reports import html as report_html
-from bg_pipeline.reports.report import Output, Report, Status, compose
+from bg_pipeline.reports.report import Report
 from bg_pipeline.state.thumbnails import thumbnail
 from bg_pipeline_tests.pictures import photo
 

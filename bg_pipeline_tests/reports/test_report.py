@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bg_pipeline.domain.rows import TO_DO_AGAIN, Output, Status, compose, unreadable, worst
+from bg_pipeline.domain.text import spreadsheet_text, text_of_cell
 from bg_pipeline.errors import BgPipelineError, RequestError
 from bg_pipeline.reports import report
-from bg_pipeline.reports.report import Output, Report, Status, compose, names_in, worst
+from bg_pipeline.reports.report import Report, names_in
 
 CAT = compose(
     "621f",
@@ -69,7 +71,7 @@ def test_a_row_is_succeeded_only_if_all_its_outputs_are() -> None:
 
 
 def test_what_is_to_be_done_again_is_worse_than_what_is_left_alone() -> None:
-    again = {status: status in report.TO_DO_AGAIN for status in Status}
+    again = {status: status in TO_DO_AGAIN for status in Status}
     for first, second in itertools.permutations(Status, 2):
         assert again[worst([first, second])] == (again[first] or again[second])
 
@@ -82,7 +84,7 @@ def test_a_succeeded_row_may_say_what_was_missing() -> None:
 
 
 def test_a_request_that_cannot_be_read_is_one_failed_row() -> None:
-    row = report.unreadable("derived", RequestError([("Mode", "must be 'PRECISE'")]))
+    row = unreadable("derived", RequestError([("Mode", "must be 'PRECISE'")]))
     assert (row.Id, row.ImageName, row.Status) == ("derived", "request.json", Status.FAILED)
     assert row.Cause == "Mode: must be 'PRECISE'"
     assert Report((row,)).to_do_again == ()
@@ -197,7 +199,7 @@ tricky = st.text(st.sampled_from(list("=+-@＝a'\";,|\t\n\r ")), max_size=12)
 def test_no_separator_makes_a_formula_of_a_part_of_a_cell(said: list[str], written_with: str) -> None:
     out = io.StringIO(newline="")
     csv.writer(out, delimiter=written_with, lineterminator="\n").writerow(
-        report.spreadsheet_text(text) for text in said
+        spreadsheet_text(text) for text in said
     )
     for separator in ",;\t|":
         for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE):
@@ -208,15 +210,12 @@ def test_no_separator_makes_a_formula_of_a_part_of_a_cell(said: list[str], writt
 
 @given(tricky)
 def test_a_cell_that_was_made_harmless_is_read_back_as_it_was(text: str) -> None:
-    assert report.text_of_cell(report.spreadsheet_text(text)) == text
+    assert text_of_cell(spreadsheet_text(text)) == text
 
 
 def test_a_formula_after_a_semicolon_is_none_where_the_table_is_split_there() -> None:
-    assert report.spreadsheet_text("a;=cmd|' /C calc'!A0") == "a;'=cmd|' /C calc'!A0"
-    assert (
-        report.spreadsheet_text("a plain text; with - signs, and more")
-        == "a plain text; with - signs, and more"
-    )
+    assert spreadsheet_text("a;=cmd|' /C calc'!A0") == "a;'=cmd|' /C calc'!A0"
+    assert spreadsheet_text("a plain text; with - signs, and more") == "a plain text; with - signs, and more"
 
 
 def test_a_negative_number_stays_a_number() -> None:

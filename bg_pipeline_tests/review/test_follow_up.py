@@ -10,10 +10,10 @@ from bg_pipeline import review
 from bg_pipeline.budget.limits import read_spending
 from bg_pipeline.budget.remaining import CapUsedUp
 from bg_pipeline.domain import s3_keys
-from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.batches import Batch, retried_key
+from bg_pipeline.domain.rows import Row, Status, compose
 from bg_pipeline.errors import UsageError
 from bg_pipeline.reports.overview import images_to_retry, look_up
-from bg_pipeline.reports.report import Row, Status, compose
 from bg_pipeline.run.batch_work import open_work
 from bg_pipeline.state.follow_ups import RETRIES, FollowUps, all_from, origin
 from bg_pipeline.storage.object_store import Store
@@ -307,7 +307,7 @@ def test_with_nothing_left_of_the_cap_a_retry_is_refused_until_the_cap_is_raised
     spent(bench, batch, 400_000, claimed=600_000)
     with pytest.raises(CapUsedUp, match=r"MaxCostUSD = 1\.00 USD, is used up.*higher MaxCostUSD"):
         retry(bench, batch)
-    assert bench.store.head(s3_keys.retried_key(batch)) is None
+    assert bench.store.head(retried_key(batch)) is None
     replace_request(bench, batch, Id="id-101530", Prompt="a sunny beach", MaxCostUSD=1.5)
     found = retry(bench, batch)
     assert found is not None
@@ -404,7 +404,7 @@ def test_the_mark_of_an_earlier_version_names_one_retry(bench: Bench) -> None:
     batch = failed(bench)
     earlier = Batch(batch.date, "earlier")
     document = {"Batch": earlier.path, "Token": earlier.path}
-    bench.store.write_json(s3_keys.retried_key(batch), document)
+    bench.store.write_json(retried_key(batch), document)
     found = retry(bench, batch)
     assert found is not None
     assert found.batch == earlier, "its request was never written"
@@ -417,7 +417,7 @@ def _gone(*_: object) -> None:
 @pytest.mark.parametrize("torn", [b"", b"{", b"[]", b'{"Batch": "nowhere"}'])
 def test_a_torn_mark_holds_up_no_retry(bench: Bench, torn: bytes) -> None:
     batch = failed(bench)
-    bench.put(s3_keys.retried_key(batch), torn)
+    bench.put(retried_key(batch), torn)
     found = retry(bench, batch)
     assert found is not None
     assert found.submit(bench.store) == found.batch

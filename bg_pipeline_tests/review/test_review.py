@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from bg_pipeline import review
 from bg_pipeline.budget.remaining import CapUsedUp
 from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.batches import Batch, redone_key
+from bg_pipeline.domain.ledger_entries import Entry, StageRecord
 from bg_pipeline.domain.payments import Payment
-from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.rows import Status
+from bg_pipeline.domain.stages import PICTURES
 from bg_pipeline.errors import PreconditionFailed, RequestError, UsageError
-from bg_pipeline.reports.report import Status
 from bg_pipeline.review import (
     Item,
     Reviews,
@@ -32,10 +34,9 @@ from bg_pipeline.review import (
 )
 from bg_pipeline.run import results
 from bg_pipeline.run.batch_work import Work, open_batch
-from bg_pipeline.run.fingerprints import PICTURES
 from bg_pipeline.state.follow_ups import REDOES, FollowUps
 from bg_pipeline.state.leased_writes import LeasedWriter
-from bg_pipeline.state.ledger import Entry, Ledger, StageRecord
+from bg_pipeline.state.ledger import Ledger
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench
@@ -764,7 +765,7 @@ def test_a_redo_that_ended_before_it_rejected_rejects_when_it_is_asked_for_again
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"Batches": {"nowhere": []}, "Batch": "x"}'])
 def test_a_mark_that_cannot_be_read_holds_up_no_redo(bench: Bench, ran: Batch, text: bytes) -> None:
-    bench.put(s3_keys.redone_key(ran), text)
+    bench.put(redone_key(ran), text)
     first = ask_again(bench, ran, "odd.jpg")
     assert ask_again(bench, ran, "odd.jpg") == first
 
@@ -773,7 +774,7 @@ def test_a_redo_in_nobodys_name_is_refused_before_anything_is_sent(bench: Bench,
     with pytest.raises(UsageError, match="who decides"):
         ask_again(bench, ran, "odd.jpg", by=" ")
     assert len(sent(bench)) == 1
-    assert bench.store.head(s3_keys.redone_key(ran)) is None
+    assert bench.store.head(redone_key(ran)) is None
 
 
 def test_a_redo_has_what_is_left_of_the_cap_of_its_batch(bench: Bench, control: ControlClient) -> None:

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from bg_pipeline.domain import s3_keys
-from bg_pipeline.domain.s3_keys import Batch
-from bg_pipeline.reports.report import Status
+from bg_pipeline.domain.batches import Batch, find_batch
+from bg_pipeline.domain.rows import Status
 from bg_pipeline.run.archive import Archive
 from bg_pipeline.run.batch_work import open_batch
 from bg_pipeline.storage.object_store import Store
@@ -313,4 +312,4 @@ def test_the_links_of_a_report_lead_to_the_archived_photo(bench: Bench) -> None:
     work = open_batch(bench.store, bench.settings(), batch)
     data, key = work.place.lies_at(batch.upload_key("photo-0.jpg"))
     assert (data.bucket, key) == (bench.store.bucket, batch.archive_key("photo-0.jpg"))
-    assert s3_keys.find_batch(key) == batch
+    assert find_batch(key) == batch

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.rows import Status
 from bg_pipeline.errors import Blocked
 from bg_pipeline.generators.pictures import decoded
 from bg_pipeline.imaging import Photo
-from bg_pipeline.reports.report import Status
 from bg_pipeline.run import results
 from bg_pipeline.run.generation import Painter
 from bg_pipeline.storage.object_store import Store

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from bg_pipeline.domain.rows import Status
 from bg_pipeline.imaging import open_photo
 from bg_pipeline.masks.conventions import STORED
-from bg_pipeline.reports.report import Status
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bg_pipeline.domain.rows import Status
 from bg_pipeline.generators import generator
 from bg_pipeline.imaging import encode, open_photo, unfit
-from bg_pipeline.reports.report import Status
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_local_aws.pictures import canned

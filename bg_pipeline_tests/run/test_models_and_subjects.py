@@ -17,12 +17,12 @@ from PIL import Image
 
 from bg_pipeline import pipeline
 from bg_pipeline.captioners.nova import Caption
-from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.rows import Row, Status
 from bg_pipeline.errors import Blocked
 from bg_pipeline.generators import Ask, Invoke, Made
 from bg_pipeline.masks import Mask
 from bg_pipeline.masks.conventions import STORED
-from bg_pipeline.reports.report import Row, Status
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import DATE, Bench

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from bg_pipeline.reports.report import Status
+from bg_pipeline.domain.rows import Status
 from bg_pipeline.run.engine import Flow
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient

@@ -9,8 +9,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from bg_pipeline import pipeline
-from bg_pipeline.domain.s3_keys import Batch
-from bg_pipeline.reports.report import Row, Status
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.rows import Row, Status
 from bg_pipeline.run.engine import Flow
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient

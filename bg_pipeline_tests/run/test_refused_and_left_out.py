@@ -10,8 +10,9 @@ from typing import Any, Literal
 import pytest
 from PIL import Image, ImageDraw
 
+from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.requests import ImageSettings
-from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.rows import Status
 from bg_pipeline.errors import (
     Blocked,
     CallError,
@@ -24,7 +25,6 @@ from bg_pipeline.imaging import open_photo
 from bg_pipeline.masks import Mask
 from bg_pipeline.planning import models_in_use
 from bg_pipeline.reports.overview import look_up
-from bg_pipeline.reports.report import Status
 from bg_pipeline.run.context import Tools
 from bg_pipeline.run.subject_mask import Eyes, find_subject
 from bg_pipeline.settings import Settings

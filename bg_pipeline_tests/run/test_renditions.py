@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
+from bg_pipeline.domain.presets import PRESETS
 from bg_pipeline.domain.requests import Rendition
 from bg_pipeline.errors import ImageError
 from bg_pipeline.imaging import Photo, composite, cut_out, encode, look, open_photo
-from bg_pipeline.run.renditions import PRESETS, Rendered, check, render
+from bg_pipeline.run.renditions import Rendered, check, render
 from bg_pipeline_tests.corpus import DISPLAY_P3, exif
 from bg_pipeline_tests.pictures import photo_and_mask
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from bg_pipeline.domain.s3_keys import Batch
-from bg_pipeline.reports.report import Status
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.rows import Status
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench

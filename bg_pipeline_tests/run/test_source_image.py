@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bg_pipeline.reports.report import Status
+from bg_pipeline.domain.rows import Status
 from bg_pipeline.run.source_image import MOST_TO_STORE, Darkroom
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw
 
-from bg_pipeline.reports.report import WAITING_FOR_APPROVAL, Status
+from bg_pipeline.domain.rows import WAITING_FOR_APPROVAL, Status
 from bg_pipeline.run import results
 from bg_pipeline.run.engine import Flow
 from bg_pipeline.state import leases

@@ -12,8 +12,8 @@ import orjson
 from PIL import Image
 
 from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.batches import Batch, find_batch, parse_upload
 from bg_pipeline.domain.payments import Bill, bill
-from bg_pipeline.domain.s3_keys import Batch
 from bg_pipeline.review.decisions import State
 from bg_pipeline.review.items import Item, items
 from bg_pipeline.run.batch_work import open_batch
@@ -90,7 +90,7 @@ class Watch:
             self._had.setdefault(path.removesuffix(".json"), set()).add(holder)
             return
         current = self.world.clock.current
-        batch = s3_keys.find_batch(change.key.removeprefix(f"{s3_keys.STATE}/ledger/"))
+        batch = find_batch(change.key.removeprefix(f"{s3_keys.STATE}/ledger/"))
         if current is None or batch is None or not change.key.startswith(WRITTEN_UNDER_A_LEASE):
             return
         writer, holder = current.process.name, self._holders.get(batch.path, "")
@@ -98,7 +98,7 @@ class Watch:
             self.late.append(f"{writer} writes {change.key}, whose batch {holder} has taken over")
 
     def _reported(self, key: str, rows: list[dict[str, Any]]) -> None:
-        batch, current = s3_keys.find_batch(key), self.world.clock.current
+        batch, current = find_batch(key), self.world.clock.current
         if batch is not None and current is not None:
             # A run reports on what it found when it began.
             self._began[batch.path] = current.process.started
@@ -129,7 +129,7 @@ def changed_since(world: World, image: str, since: float, before: float = 3000.0
 
     ``image`` is its key in its batch; the photo of a batch that asks again lies in another one.
     """
-    upload = s3_keys.parse_upload(image)
+    upload = parse_upload(image)
     if upload is None:
         return False
     stored = world.bucket.objects.get(upload.batch.request_key)

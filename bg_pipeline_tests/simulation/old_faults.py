@@ -9,22 +9,22 @@ from unittest.mock import patch
 import orjson
 
 from bg_pipeline import pipeline
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.ledger_entries import StageRecord
+from bg_pipeline.domain.presets import WISHES
 from bg_pipeline.domain.requests import BatchRequest, retry_request
-from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.stages import PICTURES
 from bg_pipeline.reports.overview import Standing
 from bg_pipeline.review import follow_up
 from bg_pipeline.run import batch_work, engine, image_run
 from bg_pipeline.run.batch_work import Work
 from bg_pipeline.run.engine import Flow
-from bg_pipeline.run.fingerprints import PICTURES
 from bg_pipeline.run.occasions import Wish
 from bg_pipeline.run.outcomes import SAMPLE_WAITS, Meaning
-from bg_pipeline.run.renditions import WISHES
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.answers import Answers
 from bg_pipeline.state.claims import held_by
 from bg_pipeline.state.leased_writes import LeasedWriter
-from bg_pipeline.state.ledger import StageRecord
 from bg_pipeline.storage.object_store import Content, Store
 from bg_pipeline_tests.simulation.scheduler import active
 

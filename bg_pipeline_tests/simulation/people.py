@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from bg_pipeline.domain import s3_keys
-from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.batches import Batch, find_batch
 from bg_pipeline.errors import UsageError
 from bg_pipeline.reports.overview import look_up
 from bg_pipeline.review.deciding import decide
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def do(world: "World", what: str, args: dict[str, Any]) -> None:
     """Does what a step says."""
     path: str = args["batch"]
-    batch = s3_keys.find_batch(path)
+    batch = find_batch(path)
     if batch is None:
         raise ValueError(path)
     told = f"{what} {path} {args.get('photo', '')}".strip()

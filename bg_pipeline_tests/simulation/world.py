@@ -19,10 +19,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from bg_pipeline import pipeline
 from bg_pipeline.domain import s3_keys
-from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.batches import Batch, parse_upload
+from bg_pipeline.domain.stages import STAGES
 from bg_pipeline.errors import BgPipelineError
 from bg_pipeline.run import malloc
-from bg_pipeline.run.fingerprints import STAGES
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads.changes import Memory, Run, Tick
@@ -355,7 +355,7 @@ class World:
 
     def batches(self) -> list[Batch]:
         """Every batch with anything in its folder."""
-        found = (s3_keys.parse_upload(key) for key in self.bucket.under(f"{s3_keys.UPLOADS}/"))
+        found = (parse_upload(key) for key in self.bucket.under(f"{s3_keys.UPLOADS}/"))
         return list(dict.fromkeys(upload.batch for upload in found if upload is not None))
 
     # The sensor

@@ -6,7 +6,7 @@ from datetime import date
 import pytest
 
 from bg_pipeline.domain import s3_keys
-from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.batches import Batch
 from bg_pipeline.errors import RequestError
 from bg_pipeline.state.claimed_prefixes import claim
 from bg_pipeline.storage.object_store import Store

@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator
 import pytest
 from botocore.exceptions import ClientError
 
-from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.ledger_entries import Entry
 from bg_pipeline.errors import LeaseLost, NotDelivered
 from bg_pipeline.state.leased_writes import LeasedWriter
 from bg_pipeline.state.leases import Leases
-from bg_pipeline.state.ledger import WHOLE, Entry, Ledger
+from bg_pipeline.state.ledger import WHOLE, Ledger
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_tests.batches import DATE
 from bg_pipeline_tests.state.trouble import Clock, Troubled

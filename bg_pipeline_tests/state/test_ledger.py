@@ -4,11 +4,12 @@ from datetime import date
 
 import pytest
 
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.ledger_entries import Entry, StageRecord
 from bg_pipeline.domain.payments import Payment
-from bg_pipeline.domain.s3_keys import Batch
 from bg_pipeline.state.compressed_rows import LINES
 from bg_pipeline.state.leased_writes import LeasedWriter
-from bg_pipeline.state.ledger import WHOLE, Entry, Ledger, StageRecord
+from bg_pipeline.state.ledger import WHOLE, Ledger
 from bg_pipeline.storage.object_store import Store
 
 BATCH = Batch(date(2026, 11, 20), "101530")

@@ -3,7 +3,7 @@
 import boto3
 import pytest
 
-from bg_pipeline.reports.report import Status
+from bg_pipeline.domain.rows import Status
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.batches import Batch
 from bg_pipeline.errors import UsageError
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads import drafts

@@ -15,7 +15,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from bg_pipeline.aws.sqs import HIDDEN_SECONDS, Message, Queue, region_of
-from bg_pipeline.domain.s3_keys import parse_upload
+from bg_pipeline.domain.batches import parse_upload
 from bg_pipeline.settings import settings
 from bg_pipeline.storage.object_store import Store, Stored
 from bg_pipeline.uploads.changes import Asked, Memory, Run, Tick

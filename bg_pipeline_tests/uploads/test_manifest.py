@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from bg_pipeline.domain.requests import BatchRequest, image_settings
+from bg_pipeline.domain.rows import Output, Status, compose
 from bg_pipeline.errors import RequestError, UsageError
 from bg_pipeline.reports.manifest import mirror, mirror_stored
-from bg_pipeline.reports.report import Output, Status, compose
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads.manifest import Manifest, read

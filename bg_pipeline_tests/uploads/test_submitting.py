@@ -10,8 +10,8 @@ from typing import BinaryIO
 
 import pytest
 
+from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.requests import image_settings
-from bg_pipeline.domain.s3_keys import Batch
 from bg_pipeline.errors import RequestError, UsageError
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store

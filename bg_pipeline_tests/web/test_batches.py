@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import requests
 
-from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.batches import Batch
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench, aws

@@ -13,7 +13,8 @@ import pytest
 import requests
 
 import bg_pipeline
-from bg_pipeline.run.engine import Day, Flow
+from bg_pipeline.run.date_result import Day
+from bg_pipeline.run.engine import Flow
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench, aws

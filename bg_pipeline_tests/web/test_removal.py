@@ -10,8 +10,9 @@ import pytest
 import requests
 from PIL import Image
 
-from bg_pipeline.domain import s3_keys
-from bg_pipeline.reports.report import Report, Status
+from bg_pipeline.domain.batches import parse_upload
+from bg_pipeline.domain.rows import Status
+from bg_pipeline.reports.report import Report
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.web import single_photo_jobs
 from bg_pipeline_local_aws.control_client import ControlClient
@@ -287,7 +288,7 @@ def test_an_answer_tells_all_that_was_billed_for_it_whatever_runs_later(
     bench.put("inputs/cat.jpg", photo(1))
     (told,) = api.post("/image-bg-removal", {"Keys": ["inputs/cat.jpg"]}).json()["Results"]
     (request,) = [key for key in bench.keys("image-files/") if key.endswith("request.json")]
-    day = s3_keys.parse_upload(request)
+    day = parse_upload(request)
     assert day is not None
     bench.run(day.batch.date)
     assert [call["operation"] for call in control.paid()] == ["InvokeModel"]

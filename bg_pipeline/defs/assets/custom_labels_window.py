@@ -13,8 +13,8 @@ from bg_pipeline.aws.clients import Aws
 from bg_pipeline.custom_labels import window_run
 from bg_pipeline.custom_labels.model import NotStarted
 from bg_pipeline.defs.assets.metadata import day_metadata
+from bg_pipeline.domain.stages import LABELS, PICTURES, STAGES
 from bg_pipeline.errors import CallError, RunStopped, SettingsError
-from bg_pipeline.run.fingerprints import LABELS, PICTURES, STAGES
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store, explained
 

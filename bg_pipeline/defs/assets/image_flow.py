@@ -18,11 +18,11 @@ from bg_pipeline.aws.clients import Aws
 from bg_pipeline.defs.assets.metadata import day_metadata
 from bg_pipeline.defs.checks import check_results, check_specs
 from bg_pipeline.defs.partitions import BACKFILL
+from bg_pipeline.domain.stages import CAPTIONS, LABELS, PICTURES, REPORT, STAGES
 from bg_pipeline.errors import NothingUsable, RunStopped, SettingsError, StorageFailed
 from bg_pipeline.quality.checks import Ran
 from bg_pipeline.rate_limits.calls import DayQuotaExhausted
-from bg_pipeline.run.engine import Day, Progress
-from bg_pipeline.run.fingerprints import CAPTIONS, LABELS, PICTURES, REPORT, STAGES
+from bg_pipeline.run.date_result import Day, Progress
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store, explained
 

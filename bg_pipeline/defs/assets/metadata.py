@@ -10,12 +10,13 @@ import pybase64
 from botocore.exceptions import BotoCoreError, ClientError
 from PIL import Image
 
+from bg_pipeline.domain.rows import Status
 from bg_pipeline.domain.s3_keys import REPORTS, RESULTS, date_path
+from bg_pipeline.domain.stages import PICTURES, REPORT
+from bg_pipeline.domain.text import printable
 from bg_pipeline.errors import ImageError
 from bg_pipeline.imaging import small_jpeg
-from bg_pipeline.reports.report import Status, printable
-from bg_pipeline.run.engine import Day
-from bg_pipeline.run.fingerprints import PICTURES, REPORT
+from bg_pipeline.run.date_result import Day
 from bg_pipeline.storage.object_store import Store
 
 PREVIEW_SIDE = 120

@@ -18,12 +18,15 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.effects import Affects
+from bg_pipeline.domain.file_names import FILE_NAME_FIELDS, file_name_problem
+from bg_pipeline.domain.formats import EXTENSIONS
 from bg_pipeline.domain.requests.placeholders import (
     plain_problem,
     prompt_problem,
     unknown_placeholder,
 )
 from bg_pipeline.domain.requests.spreadsheets import is_error_value
+from bg_pipeline.domain.upload_kinds import NAMEABLE, kind_of
 
 MAX_IMAGES: Final = 200_000
 
@@ -91,7 +94,7 @@ def _identifier(text: str) -> str:
 
 
 def _image_name(name: str) -> str:
-    if s3_keys.kind_of(name) not in s3_keys.NAMEABLE:
+    if kind_of(name) not in NAMEABLE:
         raise ValueError(
             f"{shown(name)} cannot be the name of an image: it is empty, a folder or a .json file"
         )
@@ -126,8 +129,8 @@ def _backdrop(text: str) -> str:
 
 
 def _file_name(template: str) -> str:
-    if problem := s3_keys.file_name_problem(template):
-        unknown = unknown_placeholder(template, s3_keys.FILE_NAME_FIELDS)
+    if problem := file_name_problem(template):
+        unknown = unknown_placeholder(template, FILE_NAME_FIELDS)
         raise ValueError(f"{unknown}; it {problem}" if unknown else problem)
     return template
 
@@ -152,7 +155,7 @@ def _at_most(most: int, advice: str = "") -> BeforeValidator:
 def _format(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    known = {extension: name for name, extensions in s3_keys.EXTENSIONS.items() for extension in extensions}
+    known = {extension: name for name, extensions in EXTENSIONS.items() for extension in extensions}
     return known.get(value.lower(), value)
 
 

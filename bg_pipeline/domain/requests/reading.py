@@ -9,6 +9,7 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.requests.fields import (
     MAX_IMAGES,
     NO_PRESETS,
@@ -19,7 +20,6 @@ from bg_pipeline.domain.requests.fields import (
 from bg_pipeline.domain.requests.problems import MAX_PROBLEMS, field_of, first_of, problems_of
 from bg_pipeline.domain.requests.rules import violations
 from bg_pipeline.domain.requests.text import parse_object
-from bg_pipeline.domain.s3_keys import Batch
 from bg_pipeline.errors import RequestError
 
 MAX_BYTES: Final = 20_000_000

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 
-from bg_pipeline.domain import formats, s3_keys
+from bg_pipeline.domain import formats
+from bg_pipeline.domain.file_names import file_name
 from bg_pipeline.domain.requests.fields import Rendition, Wishes
 
 
@@ -53,7 +54,7 @@ def impossible(
             field = f"[{number}].FileName"
             if pictures > 1:
                 yield field, f"gives each of an image's {pictures} pictures the same name; put {{n}} into it"
-            name = s3_keys.file_name(
+            name = file_name(
                 rendition.FileName,
                 image="\0image",
                 number=0,

@@ -4,6 +4,8 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 
 from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.file_names import path_problem
 from bg_pipeline.domain.requests.fields import (
     WISHES,
     BatchRequest,
@@ -20,7 +22,6 @@ from bg_pipeline.domain.requests.resolved import (
     preset_names,
     subject_of,
 )
-from bg_pipeline.domain.s3_keys import Batch
 
 
 def violations(
@@ -129,7 +130,7 @@ def _mismatches(
     for rendition in settings.renditions:
         # What the template alone may not hold is told at the template.
         template = rendition.FileName or ""
-        if "{ref}" in template and (problem := s3_keys.path_problem(template.replace("{ref}", settings.ref))):
+        if "{ref}" in template and (problem := path_problem(template.replace("{ref}", settings.ref))):
             yield (
                 f"{where}Ref",
                 f"{shown(settings.ref)} makes a file name of {shown(template)} that {problem}",

@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.requests.fields import (
     KNOWN,
     NO_PRESETS,
@@ -19,7 +20,6 @@ from bg_pipeline.domain.requests.fields import (
     holds_control,
 )
 from bg_pipeline.domain.requests.resolved import image_settings
-from bg_pipeline.domain.s3_keys import Batch
 
 
 def write(request: BatchRequest) -> bytes:

@@ -9,10 +9,11 @@ from collections.abc import Callable
 import streamlit as st
 from botocore.exceptions import BotoCoreError, ClientError
 
-from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.aws.clients import make_aws
+from bg_pipeline.domain.batches import Batch
 from bg_pipeline.errors import BgPipelineError, RequestError
-from bg_pipeline.pipeline import make_aws, open_bucket
 from bg_pipeline.settings import settings
+from bg_pipeline.storage.object_store import open_bucket
 from bg_pipeline.web.page import progress, results, search, submit, user
 from bg_pipeline.web.page.markdown import plain
 from bg_pipeline.web.page.service import Desk, refusal

@@ -2,7 +2,7 @@
 
 import re
 
-from bg_pipeline.reports.report import printable
+from bg_pipeline.domain.text import printable
 
 _MEANS_SOMETHING = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:&])")
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import streamlit as st
 
+from bg_pipeline.domain.presets import PRESETS
 from bg_pipeline.domain.requests import MAX_SEED
-from bg_pipeline.run.renditions import PRESETS
 
 STATE = ("single_key", "single_base", "single")
 """What the table keeps in a visitor's session."""

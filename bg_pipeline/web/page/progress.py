@@ -5,8 +5,8 @@ from datetime import UTC, date, datetime
 
 import streamlit as st
 
-from bg_pipeline.domain import s3_keys
-from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.file_names import archive_path
 from bg_pipeline.domain.text import counted
 from bg_pipeline.errors import BgPipelineError, UsageError
 from bg_pipeline.reports.batch_report import page
@@ -165,7 +165,7 @@ def _report(desk: Desk, batch: Batch) -> None:
     if report is None:
         st.text("There is no report yet; it is written by the run.")
         return
-    name = s3_keys.archive_path(f"report {batch.date} {batch.name}")
+    name = archive_path(f"report {batch.date} {batch.name}")
     st.download_button("CSV", report.csv(), f"{name}.csv", "text/csv", key=f"csv-{batch.path}")
     st.download_button("JSON", report.json(), f"{name}.json", "application/json", key=f"json-{batch.path}")
     html = page(desk.open(batch))

@@ -9,8 +9,8 @@ from pathlib import Path
 import streamlit as st
 
 from bg_pipeline import review
-from bg_pipeline.domain import s3_keys
-from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.file_names import archive_path
 from bg_pipeline.domain.text import counted
 from bg_pipeline.errors import UsageError
 from bg_pipeline.review import Item, State, Summary
@@ -80,7 +80,7 @@ def _deliver(desk: Desk, work: Work, found: Sequence[Item]) -> None:
             file = Path(folder) / "approved.zip"
             if desk.pack(work, found, file):
                 with file.open("rb") as data:
-                    name = s3_keys.archive_path(f"{work.place.batch.name} approved.zip")
+                    name = archive_path(f"{work.place.batch.name} approved.zip")
                     pack.download_button("Download the ZIP", data, name, "application/zip")
             else:
                 pack.caption("No result is approved yet.")

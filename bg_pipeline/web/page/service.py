@@ -25,9 +25,14 @@ from bg_pipeline import planning, review
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.budget.image_budget import ImageBudget
 from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.file_names import archive_path
+from bg_pipeline.domain.formats import EXTENSIONS
 from bg_pipeline.domain.model_facts import facts_of
 from bg_pipeline.domain.requests import BatchRequest
-from bg_pipeline.domain.s3_keys import Batch, UploadDate
+from bg_pipeline.domain.s3_keys import UploadDate
+from bg_pipeline.domain.stages import LABELS
+from bg_pipeline.domain.upload_kinds import Kind, kind_of
 from bg_pipeline.errors import BgPipelineError, ImageError, RequestError, UsageError
 from bg_pipeline.imaging import look, small_jpeg
 from bg_pipeline.labelers.rekognition import OPERATION as DETECT_LABELS
@@ -35,7 +40,6 @@ from bg_pipeline.masks.label_boxes import usable_labels
 from bg_pipeline.masks.user_mask import read_given
 from bg_pipeline.planning import Plan
 from bg_pipeline.reports import overview
-from bg_pipeline.reports.batch_report import rows
 from bg_pipeline.reports.overview import Costs
 from bg_pipeline.reports.report import Report
 from bg_pipeline.review import Item, Results, Reviews, State
@@ -43,7 +47,7 @@ from bg_pipeline.run.analysis import Looks
 from bg_pipeline.run.batch_work import Work, drafted, open_batch
 from bg_pipeline.run.context import Tools
 from bg_pipeline.run.discovery import find_work
-from bg_pipeline.run.fingerprints import LABELS
+from bg_pipeline.run.rows import rows
 from bg_pipeline.run.source_image import Photograph
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.thumbnails import thumbnail
@@ -175,7 +179,7 @@ class Desk:
 
     def _beside(self, batch: Batch, kind: str, format: str, data: bytes) -> str:
         """The key of a file of a draft that is no photo: a dot-file is never taken for one."""
-        ending = s3_keys.EXTENSIONS[format][0] if format in s3_keys.EXTENSIONS else "png"
+        ending = EXTENSIONS[format][0] if format in EXTENSIONS else "png"
         key = batch.upload_key(f".{kind}-{hashlib.sha256(data).hexdigest()[:16]}.{ending}")
         self.store.write(key, data, media_type=f"image/{format}")
         return key
@@ -420,7 +424,7 @@ class Desk:
         prefix = f"{work.place.output_prefix}/"
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as pack:
             for item in approved:
-                name = s3_keys.archive_path(item.key.removeprefix(prefix))
+                name = archive_path(item.key.removeprefix(prefix))
                 pack.writestr(name, self.download(work, item))
         return len(approved)
 
@@ -442,7 +446,7 @@ def _small(data: bytes) -> bytes:
 def free_name(name: str, taken: Collection[str]) -> str:
     """A name that is not taken and can be an image's: without folders, dots in front and what S3 cannot hold."""
     name = posixpath.basename(name.replace("\\", "/")).encode("utf-8", "replace").decode().lstrip(".")
-    if s3_keys.kind_of(name) is not s3_keys.Kind.IMAGE:
+    if kind_of(name) is not Kind.IMAGE:
         raise UsageError(f"'{name}' cannot be a photo of a batch by its name; rename it")
     stem, dot, ending = name.rpartition(".")
     number = 2

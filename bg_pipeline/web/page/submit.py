@@ -7,12 +7,13 @@ from typing import Any
 import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.formats import EXTENSIONS
 from bg_pipeline.domain.model_facts import as_of
+from bg_pipeline.domain.presets import PRESETS
 from bg_pipeline.domain.requests import MAX_SEED
-from bg_pipeline.domain.s3_keys import EXTENSIONS, Batch
 from bg_pipeline.errors import RequestError, UsageError
 from bg_pipeline.planning import Plan
-from bg_pipeline.run.renditions import PRESETS
 from bg_pipeline.state.thumbnails import thumbnail
 from bg_pipeline.web.page import photo_settings
 from bg_pipeline.web.page.markdown import plain

@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.batches import Batch
 from bg_pipeline.errors import BgPipelineError, UsageError
 from bg_pipeline.web.page.service import Desk, Dropped, free_name
 

@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from bg_pipeline.domain import formats, requests
-from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.presets import WISHES
 from bg_pipeline.errors import ImageError, RequestError, SettingsError
 from bg_pipeline.imaging import encode
-from bg_pipeline.run.renditions import WISHES, refuse_impossible
+from bg_pipeline.run.renditions import refuse_impossible
 from bg_pipeline.settings import settings
 
 BATCH = Batch(datetime.date(2026, 11, 21), "101530")

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bg_pipeline.domain import requests
+from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.requests import ImageEntry, Wanted, Wishes, image_settings
-from bg_pipeline.domain.s3_keys import Batch
 from bg_pipeline.errors import ImageError, RequestError
 
 BATCH = Batch(datetime.date(2026, 11, 21), "101530")

@@ -18,7 +18,7 @@ from playwright.sync_api import TimeoutError as NotThere
 
 from bg_pipeline import review
 from bg_pipeline.cli.page import served
-from bg_pipeline.domain.s3_keys import find_batch
+from bg_pipeline.domain.batches import find_batch
 from bg_pipeline.run.batch_work import open_batch
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.batches import Batch
 from bg_pipeline.review import Item, State, decide
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.web.page.service import Desk

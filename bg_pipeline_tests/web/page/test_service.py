@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.presets import WISHES
 from bg_pipeline.domain.requests import image_settings
-from bg_pipeline.domain.s3_keys import Batch
+from bg_pipeline.domain.rows import Status
 from bg_pipeline.errors import RequestError, UsageError
 from bg_pipeline.imaging import look
-from bg_pipeline.reports.report import Status
 from bg_pipeline.review import State, decide
-from bg_pipeline.run.renditions import WISHES
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.web.page.markdown import plain
 from bg_pipeline.web.page.photo_settings import fields_of

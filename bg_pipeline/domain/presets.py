@@ -1,0 +1,65 @@
+"""Presets: named sets of request fields and of rules for the finished file, read from presets.toml."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from types import MappingProxyType
+from typing import Any, Literal
+
+from bg_pipeline.domain.requests import Rendition, Wishes, read_wishes
+
+RULES = frozenset(
+    {
+        "formats",
+        "min_side",
+        "aspect",
+        "max_bytes",
+        "subject",
+        "shown",
+        "head_room",
+        "background",
+        "enlarged",
+    }
+)
+"""The rules that a preset may have; `bg_pipeline.run.renditions` checks them."""
+
+Background = Literal["scene", "white", "transparent"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a name in ``Preset`` stands for; `presets.toml` explains the fields."""
+
+    name: str
+    about: str
+    background: Background
+    request: Wishes
+    file: Rendition
+    rules: Mapping[str, Any]
+
+
+def _presets() -> Mapping[str, Preset]:
+    documents = tomllib.loads((files(__package__) / "presets.toml").read_text(encoding="utf-8"))
+    presets = {}
+    for name, document in documents.items():
+        if unknown := set(document["rules"]) - RULES:
+            raise ValueError(f"presets.toml: {name} has the unknown rules {', '.join(sorted(unknown))}")
+        presets[name] = Preset(
+            name,
+            document["about"],
+            document["background"],
+            read_wishes(document["request"]),
+            Rendition(**document["file"]),
+            document["rules"],
+        )
+    return MappingProxyType(presets)
+
+
+PRESETS = _presets()
+"""The presets by name, as in ``presets.toml``."""
+
+WISHES: Mapping[str, Wishes] = MappingProxyType(
+    {name: replace(preset.request, Renditions=(preset.file,)) for name, preset in PRESETS.items()}
+)
+"""What each preset asks of a request, by name; its one rendition is the file that it stands for."""

@@ -1,0 +1,75 @@
+"""A batch's report rows, derived from its ledger."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain.ledger_entries import Entry
+from bg_pipeline.domain.payments import bill
+from bg_pipeline.domain.rows import Output, Row, Status, compose, unreadable
+from bg_pipeline.domain.stages import CAPTIONS, LABELS, PICTURES
+from bg_pipeline.run.batch_work import Work
+
+
+def rows(work: Work) -> Iterator[Row]:
+    """A row for each image asked for, in the order asked."""
+    return (row for row, _ in rows_and_entries(work))
+
+
+def rows_and_entries(work: Work) -> Iterator[tuple[Row, Entry]]:
+    """The same, each with the ledger's entry that it was made from."""
+    if work.problem is not None:
+        yield unreadable(work.place.request_id, work.problem), Entry(s3_keys.REQUEST)
+        return
+    untold = work.ledger.header.get("Untold") or 0.0
+    for image in work.images:
+        row, entry = row_of(work, image)
+        if untold:
+            row, untold = _with_untold(row, untold), 0.0
+        yield row, entry
+
+
+def _with_untold(row: Row, usd: float) -> Row:
+    """The row with what may have been billed for its batch, nobody knows for which image: it stands in the first."""
+    note = f"{usd:.4f} USD more may have been billed for this batch by a run that ended before it could tell for what"
+    maybe = None if row.MaybeBilledUSD is None else round(row.MaybeBilledUSD + usd, 6)
+    return replace(row, MaybeBilledUSD=maybe, Cause="; ".join(filter(None, [row.Cause, note])))
+
+
+def row_of(work: Work, image: str) -> tuple[Row, Entry]:
+    entry = work.ledger.get(image) or Entry(image)
+    return row(work, image, entry), entry
+
+
+def row(work: Work, image: str, entry: Entry) -> Row:
+    """What became of one image, as its ledger entry has it."""
+    pictures = entry.stages.get(PICTURES)
+    status = Status(pictures.status) if pictures else Status.SKIPPED
+    error = pictures.error if pictures else "NotTried"
+    cause = pictures.cause if pictures else "no picture was asked of any run yet"
+    if status == Status.SUCCEEDED:
+        cause = "; ".join(
+            f"{name} failed and was not needed: {record.cause}"
+            for name, stage in (("labels", LABELS), ("the caption", CAPTIONS))
+            if (record := entry.stages.get(stage)) and record.status in (Status.FAILED, Status.BLOCKED)
+        )
+    if pictures and pictures.note:
+        cause = "; ".join(filter(None, [cause, pictures.note]))
+    records = entry.stages.values()
+    paid = bill(entry.payments.values())
+    outputs = [Output.read(output) for output in entry.outputs]
+    return compose(
+        work.place.request_id,
+        image,
+        status=status,
+        error=error,
+        cause=cause,
+        ref=work.ref(image),
+        outputs=outputs,
+        labels=entry.labels,
+        caption=entry.caption,
+        cost_usd=paid.cost_usd,
+        maybe_usd=paid.maybe_usd,
+        seconds=sum(record.seconds for record in records),
+        reused=bool(pictures and pictures.reused),
+    )

@@ -23,7 +23,16 @@ from bg_pipeline.captioners import nova
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.stages import CAPTIONS, LABELS, STAGES
 from bg_pipeline.generators.titan import TitanV2
-from bg_pipeline.imaging import encode, fit, look, measure, open_photo, put_back, small_jpeg, unfit
+from bg_pipeline.imaging import (
+    encode,
+    fit,
+    measure,
+    open_photo,
+    read_header,
+    restore_subject,
+    small_jpeg,
+    unfit,
+)
 from bg_pipeline.masks.refine import enlarge
 from bg_pipeline.run.source_image import SMALL_SIDE
 from bg_pipeline.settings import settings
@@ -56,7 +65,7 @@ def steps() -> None:
     mask = Image.radial_gradient("L").resize(small.size).point(lambda value: 255 * (value < 110))
     large_mask = enlarge(mask, photo.image)
     generated = unfit(answer, fitted, photo.size)
-    result = put_back(photo, generated, large_mask, feather=1.5)
+    result = restore_subject(photo, generated, large_mask, feather=1.5)
     made = encode(result, "jpeg", ai_note="note")
     rows: list[tuple[str, Sequence[tuple[str, Callable[[], Any]]]]] = [
         (
@@ -78,7 +87,7 @@ def steps() -> None:
             (
                 ("decode", lambda: open_photo(data)),
                 ("scale the model's picture up", lambda: unfit(answer, fitted, photo.size)),
-                ("put the subject back", lambda: put_back(photo, generated, large_mask, feather=1.5)),
+                ("put the subject back", lambda: restore_subject(photo, generated, large_mask, feather=1.5)),
                 ("JPEG", lambda: encode(result, "jpeg", ai_note="note")),
             ),
         ),
@@ -101,7 +110,7 @@ def steps() -> None:
 
 def opened(data: bytes) -> None:
     """A JPEG read through at an eighth of its size, as results are."""
-    look(data)
+    read_header(data)
     with Image.open(io.BytesIO(data)) as picture:
         picture.draft(None, (picture.width // 8, picture.height // 8))
         picture.load()

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from bg_pipeline.rate_limits.limiter import Gate, Rate
+from bg_pipeline.rate_limits.limiter import Rate, RateLimiter
 from bg_pipeline_tests.rate_limits.simulation import SHAPES, simulate
 
 SEEDS = (1, 2, 3)
@@ -34,7 +34,7 @@ def microseconds_for_a_call() -> float:
     """CPU of one call that need not wait, median of 5."""
 
     def once() -> float:
-        gate = Gate("benchmark", {"a": Rate(1e9)})
+        gate = RateLimiter("benchmark", {"a": Rate(1e9)})
         begun = time.process_time()
         for _ in range(CALLS):
             gate.admit().served()

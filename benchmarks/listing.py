@@ -16,14 +16,14 @@ from bg_pipeline import pipeline
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.storage.object_store import Store
-from bg_pipeline.uploads.changes import Memory, Tick
+from bg_pipeline.uploads.changes import SensorCursor, SensorTick
 
 TICKS = 100
 
 
-def tick(chosen: Settings, store: Store, memory: Memory) -> int:
+def tick(chosen: Settings, store: Store, memory: SensorCursor) -> int:
     """One tick of the sensor, on the evening of the first date; the number of runs it asks for."""
-    look = Tick(
+    look = SensorTick(
         settings=chosen,
         store=store,
         memory=memory,
@@ -44,7 +44,7 @@ class Watched:
     elsewhere: int
     store: Store
     chosen: Settings
-    memory: Memory = field(default_factory=Memory)
+    memory: SensorCursor = field(default_factory=SensorCursor)
     cpu_ms: list[float] = field(default_factory=list)
     wall_ms: list[float] = field(default_factory=list)
 

@@ -39,7 +39,7 @@ from bg_pipeline.domain.ledger_entries import Entry, StageRecord
 from bg_pipeline.domain.payments import Payment
 from bg_pipeline.domain.rows import Status
 from bg_pipeline.domain.stages import PICTURES
-from bg_pipeline.run.image_run import Walk
+from bg_pipeline.run.image_run import ImageRun
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.storage.object_store import Store
 
@@ -47,8 +47,8 @@ COLD_STARTS = 3
 REPEATS = 5
 
 
-def no_work(self: Walk, due: Mapping[str, str]) -> Entry:
-    """`Walk.run` without its work: every stage has succeeded."""
+def no_work(self: ImageRun, due: Mapping[str, str]) -> Entry:
+    """`ImageRun.run` without its work: every stage has succeeded."""
     entry, image = self.entry, self._asked.image
     for stage, made_for in due.items():
         entry.stages[stage] = StageRecord(made_for, Status.SUCCEEDED)
@@ -118,8 +118,8 @@ def in_dagster(instance: dg.DagsterInstance) -> Callable[[Settings, Store, date]
 
 def added(rig: Rig, sizes: Sequence[int]) -> None:
     """Prints what each variant costs for an image (the slope over ``sizes``) and for a run (the rest), medians."""
-    real = Walk.run
-    Walk.run = no_work  # type: ignore[method-assign]
+    real = ImageRun.run
+    ImageRun.run = no_work  # type: ignore[method-assign]
     rows = []
     with tempfile.TemporaryDirectory() as home, dg.DagsterInstance.local_temp(home) as instance:
         variants = (("bare loop", bare), ("pipeline", ours), ("pipeline in Dagster", in_dagster(instance)))
@@ -138,7 +138,7 @@ def added(rig: Rig, sizes: Sequence[int]) -> None:
             least = min(each for each, *_ in found)
             figures = (f"{each:.3f}" for each in (cpu, least, wall))
             rows.append((name, *figures, *(f"{other:.2f}" for other in others)))
-    Walk.run = real  # type: ignore[method-assign]
+    ImageRun.run = real  # type: ignore[method-assign]
     head = (
         "variant",
         "CPU ms an image, median",

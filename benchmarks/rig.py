@@ -28,7 +28,7 @@ from bg_pipeline.domain.ledger_entries import Entry, StageRecord
 from bg_pipeline.domain.payments import Payment
 from bg_pipeline.domain.rows import Status
 from bg_pipeline.domain.stages import STAGES
-from bg_pipeline.reports.batch_report import report_batch
+from bg_pipeline.reports.batch_report import write_report
 from bg_pipeline.run.batch_work import open_work
 from bg_pipeline.run.fingerprints import fingerprints
 from bg_pipeline.run.rows import rows
@@ -191,7 +191,7 @@ def finished(rig: Rig, store: Store, settings: Settings, images: int) -> Batch:
             call = f"{abs(hash((image, stage))):012x}-{number}"
             entry.payments[call] = Payment(call, stage.upper(), 0.01)
         work.ledger.put(entry)
-    report_batch(work, rows(work))
+    write_report(work, rows(work))
     work.ledger.describe(Reported="2026-11-01T12:00:00+00:00")
     work.ledger.finish(work.writer)
     return batch

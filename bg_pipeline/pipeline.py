@@ -14,12 +14,12 @@ from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.stages import STAGES
 from bg_pipeline.errors import UsageError
 from bg_pipeline.reports.batch_report import REPORTER
-from bg_pipeline.reports.overview import look_up
+from bg_pipeline.reports.overview import load_status
 from bg_pipeline.reports.report import Report
-from bg_pipeline.run.context import Tools
-from bg_pipeline.run.date_result import Day, Progress
-from bg_pipeline.run.engine import Flow
-from bg_pipeline.run.occasions import Wish
+from bg_pipeline.run.context import RunContext
+from bg_pipeline.run.date_result import DateResult, Progress
+from bg_pipeline.run.engine import Engine
+from bg_pipeline.run.occasions import RefreshRequest
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.storage.object_store import Store, open_bucket
 from bg_pipeline.uploads import manifest as manifests
@@ -41,24 +41,24 @@ def run(
     asked_at: datetime | None = None,
     progress: Callable[[Progress], None] = lambda progress: None,
     note: Callable[[str], None] = lambda line: None,
-) -> dict[date, Day]:
+) -> dict[date, DateResult]:
     """Brings upload dates up to date: what is done stays, what is missing, failed or changed is done.
 
     ``stages`` are names of assets from `STAGES`; ``again`` those that are paid for anew; with ``retry`` what failed
     for a lasting reason is tried again as well, and once more what may have been billed twice. Either is paid for
     once an ``occasion``, which names the wish (default: this call), however often it is repeated; ``asked_at`` is
     when it was made (default: now), so that what others made anew since then is not paid for again. ``only`` limits
-    the work to some batches. Errors of images are counted in the `Day`s and told in the reports. Raises
+    the work to some batches. Errors of images are counted in the `DateResult`s and told in the reports. Raises
     `SettingsError` before anything is done.
     """
     aws = aws or make_aws(settings)
     store = store or open_bucket(settings, aws)
     stop = threading.Event()
     run_id = run_id or str(uuid.uuid4())
-    wish = Wish(frozenset(again), retry, occasion or run_id, asked_at or datetime.now(UTC))
-    tools = Tools(settings, aws, store, stop=stop, note=note)
+    wish = RefreshRequest(frozenset(again), retry, occasion or run_id, asked_at or datetime.now(UTC))
+    tools = RunContext(settings, aws, store, stop=stop, note=note)
     try:
-        flow = Flow(
+        flow = Engine(
             tools,
             run_id=run_id,
             reporter=REPORTER,
@@ -109,8 +109,8 @@ class Pipeline:
         if manifest:
             file = Path(manifest)
             text = file.read_bytes()
-            lies = sources.OnThisMachine(file.parent, sources.InBuckets(self.settings, self.store))
-            asked = sources.order(self.settings, made, manifests.read(text), text, lies, wishes)
+            lies = sources.LocalSources(file.parent, sources.S3Sources(self.settings, self.store))
+            asked = sources.resolve_manifest(self.settings, made, manifests.read(text), text, lies, wishes)
             submitting.submit(self.store, made, asked.photos, asked.data, others=asked.others)
             return made
         found = submitting.find_photos([Path(photo) for photo in photos])
@@ -127,7 +127,7 @@ class Pipeline:
         retry: bool = False,
         only: Collection[Batch] = (),
         progress: Callable[[Progress], None] = lambda progress: None,
-    ) -> dict[date, Day]:
+    ) -> dict[date, DateResult]:
         """Brings dates up to date, as `bg_pipeline.pipeline.run`."""
         return run(
             self.settings,
@@ -143,7 +143,7 @@ class Pipeline:
 
     def report(self, batch: Batch) -> Report:
         """A batch's report, row by row or as a `Report.frame`; raises `UsageError` if it has none yet."""
-        report = look_up(self.store, self.settings, batch).report()
+        report = load_status(self.store, self.settings, batch).report()
         if report is None:
             raise UsageError(f"batch {batch.path} has no report yet: run {batch.date} first")
         return report
@@ -154,7 +154,7 @@ class Pipeline:
         ``seen`` is the tag of the request whose sample was looked at (``store.head(batch.request_key).etag``), by
         default of the present one. Where that was replaced since, a `UsageError` says so, and nothing is approved.
         """
-        review.approve_sample(self.store, look_up(self.store, self.settings, batch), by=by, seen=seen)
+        review.approve_sample(self.store, load_status(self.store, self.settings, batch), by=by, seen=seen)
 
     def retry(self, batch: Batch) -> Batch | None:
         """Asks again for what failed or was skipped, as the new batch that it returns; None if nothing was.
@@ -162,5 +162,5 @@ class Pipeline:
         It is the batch of an earlier retry while that has no report. What waits for the approval of a sample is not
         asked for. Raises `UsageError` if there is no report yet, or if nothing is left of the batch's ``MaxCostUSD``.
         """
-        found = review.prepare_retry(self.store, self.settings, look_up(self.store, self.settings, batch))
+        found = review.prepare_retry(self.store, self.settings, load_status(self.store, self.settings, batch))
         return None if found is None else found.submit(self.store)

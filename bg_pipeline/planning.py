@@ -16,10 +16,10 @@ from bg_pipeline.domain.stages import CAPTIONS, LABELS, PICTURES
 from bg_pipeline.errors import NothingUsable
 from bg_pipeline.generators import Generator, Operation, by_words
 from bg_pipeline.labelers import custom_labels, faces, rekognition
-from bg_pipeline.models.selection import Choice, Roster
+from bg_pipeline.models.selection import ModelSelector, SelectedModel
 from bg_pipeline.rate_limits.account_quotas import AccountQuotas
-from bg_pipeline.run.batch_work import Work
-from bg_pipeline.run.context import Tools
+from bg_pipeline.run.batch_work import BatchWork
+from bg_pipeline.run.context import RunContext
 from bg_pipeline.run.discovery import sample_left
 from bg_pipeline.settings import Settings
 
@@ -27,12 +27,12 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Models:
+class ModelChoices:
     """The models in use; None where none was needed or none can be used."""
 
-    replacer: Choice[Generator] | None
-    remover: Choice[Generator] | None
-    captioner: Choice[str] | None
+    replacer: SelectedModel[Generator] | None
+    remover: SelectedModel[Generator] | None
+    captioner: SelectedModel[str] | None
     regions: Sequence[str]
     """Where everything but models is called."""
     per_minute: Callable[[Operation, str], float]
@@ -40,7 +40,7 @@ class Models:
 
 
 @dataclass
-class Line:
+class PlannedCalls:
     """One operation: ``calls`` if every picture passes at once, ``at_worst`` with every repetition.
 
     ``per_minute`` is the quota of all its Regions together; ``worst_usd`` None where a price is unknown.
@@ -71,7 +71,7 @@ class Plan:
     waiting: int = 0
     without_prompt: int = 0
     unreadable: list[str] = field(default_factory=list)
-    lines: list[Line] = field(default_factory=list)
+    lines: list[PlannedCalls] = field(default_factory=list)
 
     @property
     def minutes(self) -> float:
@@ -89,10 +89,10 @@ class Plan:
         return None if None in costs else sum(cost or 0.0 for cost in costs)
 
 
-def plan(works: Iterable[Work], settings: Settings, models: Models) -> Plan:
+def plan(works: Iterable[BatchWork], settings: Settings, models: ModelChoices) -> Plan:
     """What bringing ``works`` up to date would take."""
     found = Plan()
-    lines: dict[Operation, Line] = {}
+    lines: dict[Operation, PlannedCalls] = {}
     for work in works:
         found.images += len(work.images)
         found.due += len(work.due)
@@ -107,7 +107,7 @@ def plan(works: Iterable[Work], settings: Settings, models: Models) -> Plan:
             for operation, regions, calls, at_worst, usd in _calls(asked, work.due[image], settings, models):
                 if operation not in lines:
                     quota = sum(models.per_minute(operation, region) for region in regions)
-                    lines[operation] = Line(operation, regions, quota)
+                    lines[operation] = PlannedCalls(operation, regions, quota)
                 line = lines[operation]
                 line.calls += calls
                 line.at_worst += at_worst
@@ -121,7 +121,7 @@ _Calls = tuple[Operation, Sequence[str], int, int, float | None]
 
 
 def _calls(
-    asked: ImageSettings, due: Collection[str], settings: Settings, models: Models
+    asked: ImageSettings, due: Collection[str], settings: Settings, models: ModelChoices
 ) -> Iterator[_Calls]:
     """The calls for one image."""
     if LABELS in due and settings.custom_labels_arn:
@@ -138,7 +138,7 @@ def _calls(
         yield from _picture_calls(asked, settings, models)
 
 
-def _picture_calls(asked: ImageSettings, settings: Settings, models: Models) -> Iterator[_Calls]:
+def _picture_calls(asked: ImageSettings, settings: Settings, models: ModelChoices) -> Iterator[_Calls]:
     paints = asked.needs_prompt
     if paints and not asked.prompts:
         return
@@ -159,15 +159,15 @@ def _picture_calls(asked: ImageSettings, settings: Settings, models: Models) -> 
         yield operation, models.replacer.regions, calls, calls + repeated, price
 
 
-def _look(operation: Operation, models: Models) -> _Calls:
+def _look(operation: Operation, models: ModelChoices) -> _Calls:
     return operation, models.regions, 1, 1, facts_of(operation.name).cost(images=1)
 
 
-def models_in_use(tools: Tools) -> tuple[Models, list[str]]:
+def models_in_use(tools: RunContext) -> tuple[ModelChoices, list[str]]:
     """The models that a run would use now, and why there is none of a kind; only control planes are asked."""
     reasons: list[str] = []
 
-    def current(roster: Roster[T]) -> Choice[T] | None:
+    def current(roster: ModelSelector[T]) -> SelectedModel[T] | None:
         try:
             return roster.current()
         except NothingUsable as error:
@@ -182,7 +182,7 @@ def models_in_use(tools: Tools) -> tuple[Models, list[str]]:
         return own or facts.requests_in(region)
 
     return (
-        Models(
+        ModelChoices(
             replacer=current(tools.replacers),
             remover=current(tools.removers),
             captioner=current(tools.captioners) if tools.settings.caption_models else None,

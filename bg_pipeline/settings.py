@@ -26,7 +26,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from bg_pipeline.domain import model_facts
 from bg_pipeline.domain.effects import Affects, Effect
-from bg_pipeline.domain.requests import read_wishes
+from bg_pipeline.domain.requests import read_image_fields
 from bg_pipeline.errors import RequestError, SettingsError
 
 PREFIX = "BG_"
@@ -338,7 +338,7 @@ class Settings(BaseSettings):
     @classmethod
     def _a_prompt(cls, value: str) -> str:
         try:
-            read_wishes({"Prompt": value})
+            read_image_fields({"Prompt": value})
         except RequestError as error:
             raise ValueError("; ".join(text for _, text in error.problems)) from None
         return value

@@ -12,7 +12,7 @@ from bg_pipeline.aws.clients import Aws
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.rows import Row
 from bg_pipeline.reports.report import Report
-from bg_pipeline.run.date_result import Day
+from bg_pipeline.run.date_result import DateResult
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_tests.pictures import photo
@@ -85,7 +85,7 @@ class Bench:
         retry: bool = False,
         stages: Any = None,
         **overrides: Any,
-    ) -> Day:
+    ) -> DateResult:
         """Runs the dates (the usual one if none is named) and returns the last one's outcome."""
         chosen = self.settings(**overrides)
         more = {} if stages is None else {"stages": stages}

@@ -8,10 +8,10 @@ from markdown_it import MarkdownIt
 from bg_pipeline.defs.assets.metadata import _code
 from bg_pipeline.domain.rows import Output, Status, compose
 from bg_pipeline.domain.text import printable
-from bg_pipeline.notifications.messages import Filed, finished
-from bg_pipeline.reports.links import Link
+from bg_pipeline.notifications.messages import StoredReport, batch_finished
+from bg_pipeline.reports.links import ShareLink
 from bg_pipeline.reports.report import Report
-from bg_pipeline.web.page.markdown import plain
+from bg_pipeline.web.page.markdown import escape_markdown
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 HOSTILE = [
@@ -33,12 +33,12 @@ def test_a_notice_has_no_line_of_the_writers_own(text: str) -> None:
         compose("id", text, status=Status.FAILED, error="E", cause=text),
         compose("id", text, status=Status.SUCCEEDED, outputs=[Output(f"{prefix}/a.jpg", Status.SUCCEEDED)]),
     ]
-    link = Link("https://bucket.example/r.html", NOW + timedelta(days=1), True)
-    plainly = Filed("2026/11/20/b", "photos", "status-report-files/r.json", Report(tuple(rows)), link)
-    hostile = Filed(
+    link = ShareLink("https://bucket.example/r.html", NOW + timedelta(days=1), True)
+    plainly = StoredReport("2026/11/20/b", "photos", "status-report-files/r.json", Report(tuple(rows)), link)
+    hostile = StoredReport(
         f"2026/11/20/{text}", "photos", f"status-report-files/{text}/r.json", plainly.report, link
     )
-    notice, other = finished(hostile, NOW), finished(plainly, NOW)
+    notice, other = batch_finished(hostile, NOW), batch_finished(plainly, NOW)
     assert len(notice.text.splitlines()) == len(other.text.splitlines())
     assert notice.subject.isprintable()
     assert all(line.isprintable() for line in notice.text.splitlines())
@@ -54,7 +54,7 @@ def test_a_key_in_dagsters_markdown_is_code_and_nothing_else(text: str) -> None:
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_text_on_the_page_is_one_paragraph_of_text(text: str) -> None:
-    tokens = MarkdownIt().parse(plain(text))
+    tokens = MarkdownIt().parse(escape_markdown(text))
     assert [token.type for token in tokens] == ["paragraph_open", "inline", "paragraph_close"]
     assert {child.type for child in tokens[1].children or ()} <= {"text", "text_special"}
 

@@ -8,7 +8,7 @@ import pytest
 
 from bg_pipeline import planning
 from bg_pipeline.planning import Plan, models_in_use
-from bg_pipeline.run.context import Tools
+from bg_pipeline.run.context import RunContext
 from bg_pipeline.run.discovery import find_work
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
@@ -24,7 +24,7 @@ def bench(s3, bucket: str, control: ControlClient) -> Iterator[Bench]:
 
 def plan(bench: Bench, **overrides: Any) -> Plan:
     chosen = bench.settings(**overrides)
-    tools = Tools(chosen, aws(), bench.store, stop=threading.Event())
+    tools = RunContext(chosen, aws(), bench.store, stop=threading.Event())
     try:
         models, _ = models_in_use(tools)
     finally:

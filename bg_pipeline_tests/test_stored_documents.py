@@ -13,30 +13,30 @@ from typing import Any, cast
 import pytest
 
 from bg_pipeline.budget.limits import SharedCap, read_spending
-from bg_pipeline.custom_labels.waiting_dates import Chances, Waiter, marks
+from bg_pipeline.custom_labels.waiting_dates import RetryBudget, WaitingBatch, date_markers
 from bg_pipeline.custom_labels.window import read_record
 from bg_pipeline.defs.schedules import Sights
 from bg_pipeline.domain import requests, s3_keys
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.ledger_entries import Entry
 from bg_pipeline.errors import PreconditionFailed, RequestError
-from bg_pipeline.notifications.delivery import Outbox
-from bg_pipeline.notifications.messages import Notice
-from bg_pipeline.notifications.pending_runs import Agenda
+from bg_pipeline.notifications.delivery import Notifier
+from bg_pipeline.notifications.messages import Notification
+from bg_pipeline.notifications.pending_runs import NotificationCursor
 from bg_pipeline.reports.report import Report
 from bg_pipeline.review import Reviews
 from bg_pipeline.review.publishing import _published
 from bg_pipeline.settings import settings
-from bg_pipeline.state.answers import Answers
+from bg_pipeline.state.answers import AnswerStore
 from bg_pipeline.state.claimed_prefixes import claim
 from bg_pipeline.state.claims import held_by
 from bg_pipeline.state.follow_ups import FollowUps
 from bg_pipeline.state.leases import holder_of
 from bg_pipeline.state.ledger import Ledger
 from bg_pipeline.state.thumbnails import Thumbnails
-from bg_pipeline.storage.object_store import Content, Store, Stored
-from bg_pipeline.uploads.changes import Asked, Memory
-from bg_pipeline.web.single_photo_jobs import once
+from bg_pipeline.storage.object_store import ObjectContent, ObjectInfo, Store
+from bg_pipeline.uploads.changes import RequestedRun, SensorCursor
+from bg_pipeline.web.single_photo_jobs import idempotent_batch
 
 FOLDER = Path(__file__).parent / "fixtures" / "stored"
 ARN = "arn:aws:rekognition:us-east-1:123456789012:project/shoes/version/shoes.1/1700000000000"
@@ -55,15 +55,15 @@ class OneObject:
         self.data = data
         self.metadata = metadata or {}
 
-    def read(self, key: str) -> Content:
-        return Content(self.data, "etag", "", self.metadata, THEN)
+    def read(self, key: str) -> ObjectContent:
+        return ObjectContent(self.data, "etag", "", self.metadata, THEN)
 
     def read_json(self, key: str) -> Any:
         return json.loads(self.data)
 
-    def list(self, prefix: str) -> Iterator[Stored]:
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
         key = s3_keys.review_key(RESULT) if prefix.startswith("reviews/") else s3_keys.waiting_key(BATCH.date)
-        yield Stored(key, len(self.data), "etag", THEN)
+        yield ObjectInfo(key, len(self.data), "etag", THEN)
 
     def write(self, key: str, data: bytes, **_: Any) -> str:
         self.data = data
@@ -78,7 +78,7 @@ def store_of(data: bytes, metadata: Mapping[str, str] | None = None) -> Store:
 
 
 def ledger_entries(data: bytes) -> list[Entry]:
-    whole = Stored(BATCH.ledger_key("ledger.jsonl.gz"), len(data), "etag", THEN)
+    whole = ObjectInfo(BATCH.ledger_key("ledger.jsonl.gz"), len(data), "etag", THEN)
     entries = list(Ledger.read(store_of(data), BATCH, [whole]).entries())
     for entry in entries:
         # What a newer program says of an output is left in it and looked at by nobody.
@@ -97,30 +97,30 @@ def claimed_by_its_own_batch(data: bytes) -> bool:
 class NothingSent:
     name = "webhook"
 
-    def send(self, notice: Notice) -> None:
+    def send(self, notice: Notification) -> None:
         raise AssertionError("it was told before")
 
 
 def told_before(data: bytes) -> bool:
     state = json.loads((FOLDER / "v1" / "notice.json").read_bytes())["State"]
-    outbox = Outbox(
+    outbox = Notifier(
         settings(),
         store_of(data),
         [NothingSent()],
         lambda store, key: pytest.fail("no link is needed"),
         print,
     )
-    return outbox._tell(lambda sender: "key", state, lambda: cast("Notice", object())) == set()
+    return outbox._tell(lambda sender: "key", state, lambda: cast("Notification", object())) == set()
 
 
 def answer_of(data: bytes) -> Any:
     metadata = {"answer": json.dumps(json.loads(data))}
-    return Answers(store_of(b"picture", metadata), "me").find("picture", "0" * 64)
+    return AnswerStore(store_of(b"picture", metadata), "me").find("picture", "0" * 64)
 
 
 def chances(data: bytes) -> list[bool]:
-    chances = Chances(store_of(data), ARN)
-    return [chances.left(Waiter(BATCH, image, "print", tried=True)) for image in ("bus.jpg", "dog.jpg")]
+    chances = RetryBudget(store_of(data), ARN)
+    return [chances.left(WaitingBatch(BATCH, image, "print", tried=True)) for image in ("bus.jpg", "dog.jpg")]
 
 
 @dataclass(frozen=True)
@@ -170,20 +170,24 @@ KINDS = {
         frozenset({"ClaimedMicroUsd"}),
     ),
     "notice.json": Kind(told_before, frozenset({"State"})),
-    "waiting.json": Kind(lambda data: list(marks(store_of(data)))),
+    "waiting.json": Kind(lambda data: list(date_markers(store_of(data)))),
     "chances.json": Kind(chances, maps=frozenset({""})),
     "window.json": Kind(
         lambda data: read_record(store_of(data), "key")[0], frozenset({"Model", "Run", "Units", "Opened"})
     ),
-    "idempotency.json": Kind(lambda data: once(store_of(data), "ann", "key-1", {"Prompt": "a beach"}, BATCH)),
+    "idempotency.json": Kind(
+        lambda data: idempotent_batch(store_of(data), "ann", "key-1", {"Prompt": "a beach"}, BATCH)
+    ),
     "sensor_cursor.json": Kind(
-        lambda data: Memory.read(data.decode()),
-        frozenset(Asked.model_fields) - {"done"},
+        lambda data: SensorCursor.read(data.decode()),
+        frozenset(RequestedRun.model_fields) - {"done"},
         frozenset({"dates", "again"}),
     ),
-    "sensor_asked.json": Kind(Asked.model_validate_json, frozenset(Asked.model_fields) - {"done"}),
+    "sensor_asked.json": Kind(
+        RequestedRun.model_validate_json, frozenset(RequestedRun.model_fields) - {"done"}
+    ),
     "notices_cursor.json": Kind(
-        lambda data: Agenda.read(data.decode(), 0.0),
+        lambda data: NotificationCursor.read(data.decode(), 0.0),
         frozenset({"since", "run_id", "day"}),
         frozenset({"seen"}),
     ),
@@ -341,7 +345,7 @@ def test_a_stage_of_which_nothing_is_told_counts_as_not_done() -> None:
 
 def test_a_foreign_object_is_no_answer() -> None:
     for metadata in ({}, {"answer": "[]"}, {"answer": "7"}, {"answer": "{"}, {"answer": "{}"}):
-        assert Answers(store_of(b"", metadata), "me").find("picture", "0" * 64) is None
+        assert AnswerStore(store_of(b"", metadata), "me").find("picture", "0" * 64) is None
 
 
 def test_a_decision_without_its_writer_still_rejects() -> None:

@@ -25,7 +25,7 @@ _MARK_IN_JSON = pybase64.b64encode(_MARK)
 _TAKEN = "bg-pipeline-picture"
 
 
-def encode_pictures(client: Any) -> None:
+def use_fast_base64(client: Any) -> None:
     """Has the client send the picture of each of its `OPERATIONS` so; call it once."""
     service = client.meta.service_model.service_id.hyphenize()
     for operation in OPERATIONS.get(client.meta.service_model.service_name, ()):

@@ -14,7 +14,7 @@ import botocore
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, UnknownRegionError
 
-from bg_pipeline.aws.base64_bodies import encode_pictures
+from bg_pipeline.aws.base64_bodies import use_fast_base64
 from bg_pipeline.errors import SettingsError
 from bg_pipeline.settings import Settings
 
@@ -93,7 +93,7 @@ class Aws:
                     # redirect their signature does not survive (botocore's signers, `_should_use_global_endpoint`).
                     # Another maker's S3 may know no other than path-style, which boto3 takes there.
                     client = self._make(*key, s3={**own, "addressing_style": "virtual"})
-                encode_pictures(client)
+                use_fast_base64(client)
                 self._clients[key] = client
             return self._clients[key]
 

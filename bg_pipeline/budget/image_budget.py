@@ -10,11 +10,11 @@ from functools import cached_property
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from bg_pipeline.budget.run_budget import Purse, Reservation
+from bg_pipeline.budget.run_budget import Reservation, RunBudget
 from bg_pipeline.domain.batches import Batch
-from bg_pipeline.domain.payments import BEFORE_PAYMENTS, Bill, Payment, bill, record
+from bg_pipeline.domain.payments import BEFORE_PAYMENTS, Bill, Payment, record, sum_payments
 from bg_pipeline.errors import BgPipelineError, Blocked, LeaseLost, OutcomeUnknown, SubjectNotFound
-from bg_pipeline.state.answers import Answer, Answers
+from bg_pipeline.state.answers import Answer, AnswerStore
 from bg_pipeline.state.claims import Claim, Price
 from bg_pipeline.state.leases import Lease
 
@@ -53,7 +53,7 @@ class PaidCall:
 
 
 @dataclass(frozen=True)
-class Family:
+class RetryFamily:
     """A batch and all that is asked for again of it, which share one cap: their document and the cap in dollars."""
 
     key: str
@@ -71,11 +71,11 @@ class ImageBudget:
     after what was paid for.
     """
 
-    purse: Purse
+    purse: RunBudget
     batch: Batch
     image: str
     batch_cap_usd: float | None = None
-    family: Family | None = None
+    family: RetryFamily | None = None
     lease: Lease | None = None
     retry: str = ""
     stage: str = ""
@@ -93,7 +93,7 @@ class ImageBudget:
     @property
     def spent(self) -> Bill:
         """What was paid through this object."""
-        return bill(self.paid.values())
+        return sum_payments(self.paid.values())
 
     def price(self, operation: str, usd: float | None) -> Price:
         """What a call for this image is expected to cost at most."""
@@ -160,7 +160,7 @@ class ImageBudget:
             if claim is not None:
                 claim.renew()
 
-    def charge(self, name: str, answer: Answer, answers: Answers) -> None:
+    def charge(self, name: str, answer: Answer, answers: AnswerStore) -> None:
         """Takes the payments of an answer that is used into the image's record, as far as they were made for it."""
         if answer.made_for != self.made_for:
             self.reused = True

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bg_pipeline.budget.image_budget import Family
+from bg_pipeline.budget.image_budget import RetryFamily
 from bg_pipeline.budget.limits import MICRO, read_spending
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.requests import BatchRequest
@@ -58,13 +58,13 @@ def limit_of(store: Store, batch: Batch, request: BatchRequest) -> float | None:
     return None if left is None else left + read_spending(store, batch.spend_key)[0].total / MICRO
 
 
-def family_of(store: Store, batch: Batch, request: BatchRequest) -> Family | None:
+def family_of(store: Store, batch: Batch, request: BatchRequest) -> RetryFamily | None:
     """The family whose cap counts for ``batch`` while it runs, beside its own; None where none has a cap.
 
     Runs of a batch and of its retries may be at work at the same time: what they reserve stands in one document.
     """
     shares = _shares(store, batch, request)
-    return Family(shares[-1].batch.family_spend_key, shares[-1].cap / MICRO) if shares else None
+    return RetryFamily(shares[-1].batch.family_spend_key, shares[-1].cap / MICRO) if shares else None
 
 
 def _left(shares: Sequence[_Share]) -> float | None:

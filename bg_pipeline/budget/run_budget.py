@@ -23,7 +23,7 @@ class PriceUnknown(RunStopped):
 
 
 @dataclass(slots=True)
-class Total:
+class OperationTotal:
     """What this process called of one operation; ``unsure`` of the ``calls`` may have been billed or not.
 
     ``cost_usd`` counts them as billed, and leaves out the ``unpriced`` calls, whose price nobody knows.
@@ -45,7 +45,7 @@ class Reservation:
     Leaving the ``with`` block without any of them keeps it: the call may have been billed.
     """
 
-    def __init__(self, purse: "Purse", operation: str, cost: int | None, caps: Sequence[Cap]) -> None:
+    def __init__(self, purse: "RunBudget", operation: str, cost: int | None, caps: Sequence[Cap]) -> None:
         self._purse = purse
         self._operation = operation
         self._cost = cost
@@ -54,17 +54,17 @@ class Reservation:
 
     def settle(self, actual_usd: float | None = None) -> None:
         """The call was billed, at ``actual_usd`` (default: as reserved)."""
-        self._end(None if actual_usd is None else micro_usd(actual_usd), Total(calls=1))
+        self._end(None if actual_usd is None else micro_usd(actual_usd), OperationTotal(calls=1))
 
     def release(self) -> None:
         """The call was not made, or is not billed."""
-        self._end(0, Total())
+        self._end(0, OperationTotal())
 
     def keep(self) -> None:
         """Nobody knows whether the call was billed: it counts as if it was."""
-        self._end(None, Total(calls=1, unsure=1))
+        self._end(None, OperationTotal(calls=1, unsure=1))
 
-    def _end(self, actual: int | None, total: Total) -> None:
+    def _end(self, actual: int | None, total: OperationTotal) -> None:
         with self._purse.lock:
             if self._ended:
                 return
@@ -83,7 +83,7 @@ class Reservation:
         self.keep()
 
 
-class Purse:
+class RunBudget:
     """What one run may still spend; safe to use from many threads. Close it at the end of the run.
 
     Caps are in US dollars; a run's or a day's of None or 0 is none, as in the settings. ``spent_usd`` is
@@ -106,7 +106,7 @@ class Purse:
         self._run.committed = micro_usd(spent_usd)
         self._day_cap_usd = day_cap_usd or None
         self._shared: dict[str, SharedCap] = {}
-        self._totals: defaultdict[str, Total] = defaultdict(Total)
+        self._totals: defaultdict[str, OperationTotal] = defaultdict(OperationTotal)
 
     def reserve(
         self,
@@ -175,7 +175,7 @@ class Purse:
             )
         return (spending.settled_micro_usd + claimed + committed) / MICRO
 
-    def record(self, operation: str, call: Total) -> None:
+    def record(self, operation: str, call: OperationTotal) -> None:
         """Adds an ended call to the totals; for `Reservation`, under ``lock``."""
         total = self._totals[operation]
         total.calls += call.calls
@@ -183,7 +183,7 @@ class Purse:
         total.unpriced += call.unpriced
         total.micro_usd += call.micro_usd
 
-    def totals(self) -> dict[str, Total]:
+    def totals(self) -> dict[str, OperationTotal]:
         """What was called in this process so far, by operation, calls under way not included."""
         with self.lock:
             return {operation: replace(total) for operation, total in self._totals.items()}

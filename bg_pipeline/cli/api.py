@@ -6,7 +6,7 @@ import click
 
 from bg_pipeline.aws.clients import make_aws
 from bg_pipeline.cli.arguments import local
-from bg_pipeline.cli.terminal import say
+from bg_pipeline.cli.terminal import print_message
 from bg_pipeline.errors import UsageError
 from bg_pipeline.settings import settings
 from bg_pipeline.storage.object_store import open_bucket
@@ -41,7 +41,7 @@ def api(host: str, port: int) -> None:
     check_api(configured, host)
     aws = make_aws(configured)
     app = make_app(configured, aws, open_bucket(configured, aws))
-    say(f"The API is described at http://{host}:{port}/docs")
+    print_message(f"The API is described at http://{host}:{port}/docs")
     uvicorn.run(
         app,
         host=host,

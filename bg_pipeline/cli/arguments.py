@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from bg_pipeline.cli.local_aws import stand_in
+from bg_pipeline.cli.local_aws import use_local_aws
 from bg_pipeline.domain.batches import Batch, find_batch
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.errors import UsageError
@@ -139,4 +139,4 @@ def local(command: F) -> F:
 
 def _enter(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
-        ctx.with_resource(stand_in(Path(os.environ.get("BG_STATE_DIR") or ".bg_pipeline")))
+        ctx.with_resource(use_local_aws(Path(os.environ.get("BG_STATE_DIR") or ".bg_pipeline")))

@@ -6,10 +6,10 @@ import click
 
 from bg_pipeline.aws.clients import make_aws
 from bg_pipeline.cli.arguments import dates_and_batches, local
-from bg_pipeline.cli.terminal import console, say, table
+from bg_pipeline.cli.terminal import console, print_message, table
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.s3_keys import UploadDate
-from bg_pipeline.reports.captions import Captioned, Index, as_csv, as_json, index_file
+from bg_pipeline.reports.captions import CaptionedImage, CaptionIndex, as_csv, as_json, index_file
 from bg_pipeline.reports.captions import captions as stored_captions
 from bg_pipeline.settings import settings
 from bg_pipeline.storage.object_store import open_bucket
@@ -44,18 +44,20 @@ def captions(
     """
     configured = settings()
     store = open_bucket(configured, make_aws(configured))
-    found: Iterable[Captioned]
+    found: Iterable[CaptionedImage]
     if words is None:
         found = stored_captions(store, configured, dates, batches)
     else:
-        index = Index(index_file(configured))
+        index = CaptionIndex(index_file(configured))
         index.update(store, configured, dates, batches)
         found = index.search(words, first=min(dates), last=max(dates), only=batches, limit=limit)
     if form == "table":
         rows = [(each.ImageName, each.AltText or each.Caption, each.Labels, each.Batch) for each in found]
         console().print(table(("Image", "Alternative text", "Labels", "Batch"), rows))
         if not rows:
-            say("Nothing is said of any image." if words is None else f"Nothing was found for: {words}")
+            print_message(
+                "Nothing is said of any image." if words is None else f"Nothing was found for: {words}"
+            )
         return
     for part in as_csv(found) if form == "csv" else as_json(found):
         click.echo(part, nl=False)

@@ -21,7 +21,7 @@ TERMINATED_SECONDS = 10.0
 """What the rest of the session gets then, such as runs that wait for calls under way, because these are paid for."""
 
 
-def keep(command: list[str]) -> int:
+def run_with_parent(command: list[str]) -> int:
     """Runs the command until it ends or the parent does; returns its exit code."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -57,4 +57,4 @@ def _hear_signals() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(keep(sys.argv[1:]))
+    sys.exit(run_with_parent(sys.argv[1:]))

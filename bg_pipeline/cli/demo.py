@@ -18,8 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bg_pipeline.aws.clients import make_aws
 from bg_pipeline.cli.arguments import state_dir, today
-from bg_pipeline.cli.local_aws import BUCKET, stand_in
-from bg_pipeline.cli.terminal import console, counted, ended_in_order, say, table
+from bg_pipeline.cli.local_aws import BUCKET, use_local_aws
+from bg_pipeline.cli.terminal import console, counted, print_message, stopped_by_user, table
 from bg_pipeline.defs import dagster_home
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.rows import Row, Status
@@ -27,7 +27,7 @@ from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.domain.text import amount
 from bg_pipeline.errors import UsageError
 from bg_pipeline.reports.contact_sheet import contact_sheet, kept, pairs
-from bg_pipeline.reports.overview import look_up
+from bg_pipeline.reports.overview import load_status
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.storage.object_store import Store, open_bucket
 from bg_pipeline.uploads.submitting import LocalFile, check_request, find_photos, submit
@@ -93,9 +93,9 @@ def demo(photos: tuple[Path, ...], prompt: str | None, state_dir: Path) -> None:
         raise UsageError('say which background: bg-pipeline demo PHOTO… --prompt "london city background"')
     own = find_photos(photos) if photos else []
     with ExitStack() as stack:
-        stack.enter_context(ended_in_order())
-        say("Starting the stand-in for AWS on this machine …")
-        books = stack.enter_context(stand_in(state_dir, SETTLE_SECONDS="0"))
+        stack.enter_context(stopped_by_user())
+        print_message("Starting the stand-in for AWS on this machine …")
+        books = stack.enter_context(use_local_aws(state_dir, SETTLE_SECONDS="0"))
         books.mark()
         configured = settings()
         store = open_bucket(configured, make_aws(configured))
@@ -105,12 +105,14 @@ def demo(photos: tuple[Path, ...], prompt: str | None, state_dir: Path) -> None:
         succeeded = _show(store, configured, batches, state_dir.absolute() / "pictures")
         paid = len(books.paid())
     if paid:
-        say(
+        print_message(
             f"Models of the stand-in were called {paid:,} times; on AWS that would have cost what the table says."
         )
     else:
-        say("No model was called: everything was there already, and nothing is ever paid for twice.")
-    say(f"All pictures are {PAINTED}. No account was touched.")
+        print_message(
+            "No model was called: everything was there already, and nothing is ever paid for twice."
+        )
+    print_message(f"All pictures are {PAINTED}. No account was touched.")
     click.get_current_context().exit(0 if succeeded else 1)
 
 
@@ -144,29 +146,31 @@ def _submitted(store: Store, configured: Settings, wanted: Wanted) -> Batch:
     for days in range(configured.lookback_days + 1):
         batch = Batch(wanted.date - timedelta(days), wanted.name)
         if store.head(batch.request_key) is not None:
-            say(f"Batch {batch.path} with {counted(len(wanted.photos), 'photo')} is there already.")
+            print_message(f"Batch {batch.path} with {counted(len(wanted.photos), 'photo')} is there already.")
             return batch
     batch = Batch(wanted.date, wanted.name)
     request = wanted.request(batch)
     check_request(configured, batch, request)
     submit(store, batch, wanted.photos, request)
-    say(f"Submitted {counted(len(wanted.photos), 'photo')} as {batch.input_prefix}")
+    print_message(f"Submitted {counted(len(wanted.photos), 'photo')} as {batch.input_prefix}")
     return batch
 
 
 def _run(state: Path, store: Store, batches: Sequence[Batch], photos: int) -> None:
     """Lets the sensor find the dates and runs them, with a progress bar."""
     home = state.absolute() / "dagster" / BUCKET
-    say("Preparing Dagster …")
+    print_message("Preparing Dagster …")
     dagster_home.prepare(home)
     with dagster_home.opened(home, _definitions) as dagster:
         requests = {request.partition_key: request for request in dagster.tick()}
         dates = sorted({batch.date for batch in batches})
         found = [str(date) for date in dates if str(date) in requests]
         if found:
-            say(f"The sensor {dagster_home.SENSOR} found changed uploads and asks for {' and '.join(found)}.")
+            print_message(
+                f"The sensor {dagster_home.SENSOR} found changed uploads and asks for {' and '.join(found)}."
+            )
         else:
-            say(
+            print_message(
                 f"The sensor {dagster_home.SENSOR} found nothing new. The dates are run once more all the same."
             )
         prefixes = [f"{batch.output_prefix}/" for batch in batches]
@@ -214,7 +218,7 @@ def _pictures(store: Store, prefixes: Sequence[str]) -> int:
 
 def _show(store: Store, configured: Settings, batches: Sequence[Batch], folder: Path) -> bool:
     """Prints the table, keeps the pictures on this machine; True if every image succeeded."""
-    reports = [(batch, look_up(store, configured, batch).report()) for batch in batches]
+    reports = [(batch, load_status(store, configured, batch).report()) for batch in batches]
     rows = [row for _, report in reports if report for row in report.rows]
     found = (
         kept(folder, batch, pairs(store, batch.input_prefix, report.rows))

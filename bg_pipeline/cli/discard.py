@@ -4,7 +4,7 @@ import click
 
 from bg_pipeline.aws.clients import make_aws
 from bg_pipeline.cli.arguments import BATCH, local
-from bg_pipeline.cli.terminal import ask, counted, say
+from bg_pipeline.cli.terminal import confirm, counted, print_message
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.settings import settings
 from bg_pipeline.storage.object_store import open_bucket
@@ -23,9 +23,9 @@ def discard(batch: Batch, yes: bool) -> None:
     store = open_bucket(configured, make_aws(configured))
     found = drafts.find_draft(store, batch)
     photos = counted(len(found.images), "photo")
-    ask(
+    confirm(
         f"Delete the draft {batch.path} with {photos}, last touched {found.touched:%Y-%m-%d %H:%M} UTC?",
         yes=yes,
     )
     drafts.discard(store, batch)
-    say(f"The draft {batch.path} with {photos} is deleted.")
+    print_message(f"The draft {batch.path} with {photos} is deleted.")

@@ -6,7 +6,7 @@ import click
 
 from bg_pipeline.aws.clients import make_aws
 from bg_pipeline.cli.arguments import local
-from bg_pipeline.cli.terminal import ask, ended_in_order, say
+from bg_pipeline.cli.terminal import confirm, print_message, stopped_by_user
 from bg_pipeline.doctor import policy as policies
 from bg_pipeline.doctor import trials
 from bg_pipeline.doctor.account import Finding, Level, examine
@@ -40,32 +40,32 @@ def doctor(live: bool, yes: bool, policy: policies.Role | None) -> None:
     if policy:
         if not configured.bucket:
             raise SettingsError("BG_BUCKET is not set: the policy names the bucket")
-        around, untold = policies.surroundings(configured, aws)
+        around, untold = policies.policy_inputs(configured, aws)
         for line in untold:
-            say(line)
+            print_message(line)
         document = policies.policy(configured, aws, policy, around)
         length = len("".join(json.dumps(document).split()))
         if length > policies.MANAGED_POLICY:
-            say(
+            print_message(
                 f"{length:,} characters: too long for a managed policy, so attach it as an inline policy of the role"
             )
         click.echo(json.dumps(document, indent=2))
         return
     failed = False
-    with ended_in_order():
+    with stopped_by_user():
         for finding in examine(configured, aws):
             _tell(finding)
             failed = failed or finding.level is Level.FAILED
         if live:
-            tools = trials.open_tools(configured, aws, say)
+            tools = trials.open_context(configured, aws, print_message)
             try:
                 calls = trials.trials(tools)
                 prices = [trial.worst_usd for trial in calls]
                 cost = f"at most {sum(price or 0.0 for price in prices):.3f} USD"
                 if None in prices:
                     cost += f" and {prices.count(None)} calls of unknown price"
-                say(f"{len(calls)} calls, {cost}: {', '.join(trial.subject for trial in calls)}.")
-                ask("Make them?", yes=yes)
+                print_message(f"{len(calls)} calls, {cost}: {', '.join(trial.subject for trial in calls)}.")
+                confirm("Make them?", yes=yes)
                 for trial in calls:
                     finding = trials.live(trial)
                     _tell(finding)

@@ -7,10 +7,10 @@ from bg_pipeline.aws.clients import make_aws
 from bg_pipeline.cli.arguments import BATCH, by, local
 from bg_pipeline.cli.run import run_dates
 from bg_pipeline.cli.submit import ASK_BEYOND
-from bg_pipeline.cli.terminal import ask, counted, say
+from bg_pipeline.cli.terminal import confirm, counted, print_message
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.text import run_command
-from bg_pipeline.reports.overview import look_up
+from bg_pipeline.reports.overview import load_status
 from bg_pipeline.settings import settings
 from bg_pipeline.storage.object_store import open_bucket
 
@@ -30,15 +30,17 @@ def retry(batch: Batch, at_once: bool, yes: bool) -> None:
     """
     configured = settings()
     store = open_bucket(configured, make_aws(configured))
-    found = review.prepare_retry(store, configured, look_up(store, configured, batch))
+    found = review.prepare_retry(store, configured, load_status(store, configured, batch))
     if found is None:
-        say(f"Nothing of batch {batch.path} failed or was skipped for a reason that a retry could mend.")
+        print_message(
+            f"Nothing of batch {batch.path} failed or was skipped for a reason that a retry could mend."
+        )
         return
     if found.pictures > ASK_BEYOND and not found.submitted:
-        ask(f"{counted(found.images, 'image')} ask for {found.pictures:,} paid pictures. Go on?", yes=yes)
+        confirm(f"{counted(found.images, 'image')} ask for {found.pictures:,} paid pictures. Go on?", yes=yes)
     asks = found.submit(store)
     before = " before, by a batch that has no report yet" if found.submitted or asks != found.batch else ""
-    say(f"{counted(found.images, 'image')} of batch {batch.path} asked for again{before}.")
+    print_message(f"{counted(found.images, 'image')} of batch {batch.path} asked for again{before}.")
     click.echo(asks.input_prefix)
     if at_once:
         click.get_current_context().exit(0 if run_dates([asks.date], only=[asks]) else 1)
@@ -63,10 +65,10 @@ def approve(batch: Batch, at_once: bool, seen: str, by: str) -> None:
     """
     configured = settings()
     store = open_bucket(configured, make_aws(configured))
-    if review.approve_sample(store, look_up(store, configured, batch), by=by, seen=seen.strip('"')):
-        say(f"The sample of batch {batch.path} is approved.")
+    if review.approve_sample(store, load_status(store, configured, batch), by=by, seen=seen.strip('"')):
+        print_message(f"The sample of batch {batch.path} is approved.")
     else:
-        say(f"The sample of batch {batch.path} was approved before.")
+        print_message(f"The sample of batch {batch.path} was approved before.")
     if at_once:
         click.get_current_context().exit(0 if run_dates([batch.date], only=[batch]) else 1)
-    say(f"Dagster's sensor runs the rest, or: {run_command(batch)}")
+    print_message(f"Dagster's sensor runs the rest, or: {run_command(batch)}")

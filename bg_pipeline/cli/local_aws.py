@@ -26,30 +26,32 @@ _ELSEWHERE = (
 """Settings that name places outside the stand-in, where a demo has no business."""
 
 
-class NoStandIn(BgPipelineError):
+class LocalAwsNotStarted(BgPipelineError):
     """The stand-in cannot be started; the text says why and what to do."""
 
 
 @contextmanager
-def stand_in(folder: Path, *, shared: bool = True, **settings: str) -> Iterator["ControlClient"]:
+def use_local_aws(folder: Path, *, shared: bool = True, **settings: str) -> Iterator["ControlClient"]:
     """This process led to the stand-in of a state folder, with its bucket and these settings (``BUCKET="x"``).
 
     One that another command keeps running on the folder is used, if ``shared``, for as long as it runs. Until
     the context ends, nothing that this process or its children do with boto3's own chain can reach an account.
-    What is given tells which models were called. Raises `NoStandIn` if it cannot be started.
+    What is given tells which models were called. Raises `LocalAwsNotStarted` if it cannot be started.
     """
     try:
         # Installed with the extra `local` only.
         from bg_pipeline_local_aws.control_client import ControlClient
         from bg_pipeline_local_aws.launcher import LocalAwsError, local_aws, running
     except ImportError as error:
-        raise NoStandIn("The stand-in for AWS is not installed: pip install 'bg-pipeline[local]'") from error
+        raise LocalAwsNotStarted(
+            "The stand-in for AWS is not installed: pip install 'bg-pipeline[local]'"
+        ) from error
     with ExitStack() as stack:
         try:
             found = running(folder / LOCAL_AWS) if shared else None
             started = found or stack.enter_context(local_aws(folder / LOCAL_AWS))
         except LocalAwsError as error:
-            raise NoStandIn(str(error)) from error
+            raise LocalAwsNotStarted(str(error)) from error
         dropped = {f"BG_{name}" for name in _ELSEWHERE}
         kept = {name: value for name, value in os.environ.items() if name not in dropped}
         settings = {"BUCKET": BUCKET, "STATE_DIR": str(folder.absolute()), **settings}

@@ -11,7 +11,7 @@ import click
 
 from bg_pipeline.aws.clients import make_aws
 from bg_pipeline.cli.arguments import local
-from bg_pipeline.cli.terminal import ended_in_order, say
+from bg_pipeline.cli.terminal import print_message, stopped_by_user
 from bg_pipeline.errors import BgPipelineError, UsageError
 from bg_pipeline.settings import settings
 from bg_pipeline.storage.object_store import open_bucket
@@ -103,6 +103,6 @@ def page(host: str, port: int, dagster: str) -> None:
     if configured.oidc_client_id and importlib.util.find_spec("authlib") is None:
         raise UsageError(MISSING)
     open_bucket(configured, make_aws(configured))
-    with ended_in_order(), served(port, dagster=dagster, host=host) as process:
-        say(f"The page is at {configured.page_address or f'http://{host}:{port}'}")
+    with stopped_by_user(), served(port, dagster=dagster, host=host) as process:
+        print_message(f"The page is at {configured.page_address or f'http://{host}:{port}'}")
         raise BgPipelineError(f"the page ended by itself (exit code {process.wait()})")

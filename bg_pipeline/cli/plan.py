@@ -9,13 +9,13 @@ import click
 from bg_pipeline import planning
 from bg_pipeline.aws.clients import make_aws
 from bg_pipeline.cli.arguments import dates_and_batches, local
-from bg_pipeline.cli.terminal import console, counted, dollars, say, table
+from bg_pipeline.cli.terminal import console, counted, dollars, print_message, table
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.model_facts import as_of, facts_of
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.errors import NothingUsable
 from bg_pipeline.planning import Plan
-from bg_pipeline.run.context import Tools
+from bg_pipeline.run.context import RunContext
 from bg_pipeline.run.discovery import find_work
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.storage.object_store import open_bucket
@@ -29,7 +29,7 @@ def plan(dates: Sequence[UploadDate], batches: tuple[Batch, ...]) -> None:
     configured = settings()
     aws = make_aws(configured)
     store = open_bucket(configured, aws)
-    tools = Tools(configured, aws, store, stop=threading.Event(), note=cache(say))
+    tools = RunContext(configured, aws, store, stop=threading.Event(), note=cache(print_message))
     try:
         models, missing = planning.models_in_use(tools)
     finally:
@@ -37,7 +37,7 @@ def plan(dates: Sequence[UploadDate], batches: tuple[Batch, ...]) -> None:
     found = planning.plan(find_work(store, configured, dates, batches), configured, models)
     _show(found, configured)
     for reason in missing:
-        say(reason)
+        print_message(reason)
     if found.due and models.replacer is None:
         raise NothingUsable(
             "no image model can be used, so no picture would be made; `bg-pipeline doctor` says more"

@@ -7,7 +7,7 @@ import click
 from bg_pipeline import review
 from bg_pipeline.aws.clients import make_aws
 from bg_pipeline.cli.arguments import dates_and_batches, local
-from bg_pipeline.cli.terminal import console, say, table
+from bg_pipeline.cli.terminal import console, print_message, table
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.s3_keys import PUBLISHED, UploadDate
 from bg_pipeline.review import State
@@ -37,13 +37,13 @@ def publish(dates: Sequence[UploadDate], batches: tuple[Batch, ...]) -> None:
         lines.append((work.place.batch.path, done.copied, done.kept, done.removed, len(done.stale), waiting))
         complete = complete and not waiting and not done.stale
         for key in done.stale:
-            say(
+            print_message(
                 f"{key} changed meanwhile and is not delivered; see `bg-pipeline review list`, then publish again."
             )
     head = ("Batch", "Delivered now", "There before", "Taken away", "Changed", "Waiting")
     if lines:
         console().print(table(head, lines, right=head[1:]))
-        say(f"What is delivered lies under {PUBLISHED}/ in the bucket of its results.")
+        print_message(f"What is delivered lies under {PUBLISHED}/ in the bucket of its results.")
     else:
-        say("No batch of these was run yet.")
+        print_message("No batch of these was run yet.")
     click.get_current_context().exit(0 if complete else 1)

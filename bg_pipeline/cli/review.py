@@ -11,11 +11,11 @@ from bg_pipeline.aws.clients import make_aws
 from bg_pipeline.cli.arguments import BATCH, by, local
 from bg_pipeline.cli.run import run_dates
 from bg_pipeline.cli.submit import ASK_BEYOND
-from bg_pipeline.cli.terminal import ask, console, counted, dollars, say, table
+from bg_pipeline.cli.terminal import confirm, console, counted, dollars, print_message, table
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.errors import UsageError
 from bg_pipeline.review import Item, Results, State
-from bg_pipeline.run.batch_work import Work, open_batch
+from bg_pipeline.run.batch_work import BatchWork, open_batch
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.storage.object_store import Store, open_bucket
 
@@ -48,7 +48,7 @@ def _open(batch: Batch) -> tuple[Settings, Store, Results, list[Item]]:
     return configured, store, results, results.items()
 
 
-def _meant(work: Work, found: Sequence[Item], names: Sequence[str], everything: bool) -> list[Item]:
+def _meant(work: BatchWork, found: Sequence[Item], names: Sequence[str], everything: bool) -> list[Item]:
     if bool(names) == everything:
         raise UsageError("name results or images, or say --all for all that waits")
     if everything:
@@ -91,7 +91,7 @@ def list_(batch: Batch, everything: bool, form: str) -> None:
 
 def _tell(results: Results, found: Sequence[Item]) -> None:
     stands = results.summary(found)
-    say(
+    print_message(
         f"{counted(stands.approved, 'result')} approved, {stands.rejected:,} rejected, {stands.waiting:,} waiting; "
         f"{stands.approved_images:,} of {counted(stands.images, 'image')} with an approved result, at "
         f"{dollars(stands.cost_per_image, 4)} USD each of {stands.costs.in_words()} in all."
@@ -131,7 +131,7 @@ def _decide(
     _, _, results, found = _open(batch)
     meant = _meant(results.work, found, names, everything)
     reviews.decide(results.work.place.data, meant, state, by=by, reason=reason)
-    say(f"{counted(len(meant), 'result')} {state.value}.")
+    print_message(f"{counted(len(meant), 'result')} {state.value}.")
     _tell(results, results.items())
 
 
@@ -146,7 +146,7 @@ def apply(batch: Batch, file: Path, by: str) -> None:
     wanted = reviews.read_csv(file.read_bytes(), found)
     for (state, reason), meant in wanted.items():
         reviews.decide(results.work.place.data, meant, state, by=by, reason=reason)
-    say(f"{counted(sum(map(len, wanted.values())), 'new decision')}.")
+    print_message(f"{counted(sum(map(len, wanted.values())), 'new decision')}.")
     _tell(results, results.items())
 
 
@@ -181,9 +181,11 @@ def redo(
     if not meant:
         raise UsageError(f"nothing of batch {batch.path} waits for a person")
     if len(meant) > ASK_BEYOND:
-        ask(f"{len(meant):,} paid pictures are asked for again. Go on?", yes=yes)
+        confirm(f"{len(meant):,} paid pictures are asked for again. Go on?", yes=yes)
     again = reviews.redo(store, configured, work, meant, by=by, prompt=prompt, seed=seed)
-    say(f"{counted(len(meant), 'picture')} of batch {batch.path} asked for again, as batch {again.path}.")
+    print_message(
+        f"{counted(len(meant), 'picture')} of batch {batch.path} asked for again, as batch {again.path}."
+    )
     click.echo(again.input_prefix)
     if at_once:
         click.get_current_context().exit(0 if run_dates([again.date], only=[again]) else 1)

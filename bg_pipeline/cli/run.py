@@ -15,13 +15,13 @@ from rich.progress import (
 
 from bg_pipeline import pipeline
 from bg_pipeline.cli.arguments import dates_and_batches, local
-from bg_pipeline.cli.terminal import console, counted, ended_in_order, say, table
+from bg_pipeline.cli.terminal import console, counted, print_message, stopped_by_user, table
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.rows import Status
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.domain.stages import STAGES
 from bg_pipeline.domain.text import amount
-from bg_pipeline.run.date_result import Day
+from bg_pipeline.run.date_result import DateResult
 from bg_pipeline.run.date_result import Progress as FlowProgress
 from bg_pipeline.settings import settings
 
@@ -65,27 +65,33 @@ def run_dates(
         TextColumn("{task.description}"),
     )
     screen = console(stderr=True)
-    with ended_in_order(), Progress(*columns, console=screen, disable=not screen.is_terminal) as bar:
+    with stopped_by_user(), Progress(*columns, console=screen, disable=not screen.is_terminal) as bar:
         task = bar.add_task("looking what is to be done", total=None)
 
         def tell(progress: FlowProgress) -> None:
             if screen.is_terminal:
                 bar.update(task, completed=progress.done, total=progress.found, description=progress.line())
             else:
-                say(progress.line())
+                print_message(progress.line())
 
         days = pipeline.run(
-            configured, dates, only=tuple(only), again=again, retry=retry, progress=tell, note=cache(say)
+            configured,
+            dates,
+            only=tuple(only),
+            again=again,
+            retry=retry,
+            progress=tell,
+            note=cache(print_message),
         )
     show(days.values())
     return all(_succeeded(day) for day in days.values())
 
 
-def _succeeded(day: Day) -> bool:
+def _succeeded(day: DateResult) -> bool:
     return not day.stopped and not day.problems and day.counts[Status.SUCCEEDED] == day.images
 
 
-def show(days: Iterable[Day]) -> None:
+def show(days: Iterable[DateResult]) -> None:
     """What is true of each date after a run."""
     days = list(days)
     head = ["Date", "Batches", "Images", *(status.value for status in Status), "Worked on", "USD"]
@@ -108,13 +114,17 @@ def show(days: Iterable[Day]) -> None:
         shown = [(row.ImageName, row.Status.value, row.Cause) for row in troubled[:SHOWN]]
         screen.print(table(("Image", "Status", "Cause"), shown))
         if len(troubled) > SHOWN:
-            say(f"… and more; `bg-pipeline report BATCH` lists every image of {counted(len(days), 'date')}.")
+            print_message(
+                f"… and more; `bg-pipeline report BATCH` lists every image of {counted(len(days), 'date')}."
+            )
     for day in days:
         for problem in day.problems:
-            say(f"{day.date}: {problem}.")
+            print_message(f"{day.date}: {problem}.")
         if day.stopped:
-            say(f"{day.date}: stopped early: {day.stopped}")
+            print_message(f"{day.date}: stopped early: {day.stopped}")
         for path in day.unfinished:
-            say(f"{path} is left alone: it is still being uploaded, or another run is at work on it.")
+            print_message(
+                f"{path} is left alone: it is still being uploaded, or another run is at work on it."
+            )
         if not (day.images or day.unfinished or day.problems):
-            say(f"{day.date}: no complete batch of photos.")
+            print_message(f"{day.date}: no complete batch of photos.")

@@ -9,17 +9,17 @@ import click
 
 from bg_pipeline.aws.clients import make_aws
 from bg_pipeline.cli.arguments import BATCH, DATE, local, today
-from bg_pipeline.cli.terminal import console, dollars, say, table
+from bg_pipeline.cli.terminal import console, dollars, print_message, table
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.rows import Status
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.domain.text import run_command
 from bg_pipeline.errors import UsageError
-from bg_pipeline.reports.batch_report import page
+from bg_pipeline.reports.batch_report import html_report
 from bg_pipeline.reports.manifest import mirror_stored
-from bg_pipeline.reports.overview import Costs, State, look_up, state_of
+from bg_pipeline.reports.overview import BatchCosts, BatchState, batch_state, load_status
 from bg_pipeline.reports.report import TABLE_HEAD, Report
-from bg_pipeline.run.batch_work import Work, open_batch
+from bg_pipeline.run.batch_work import BatchWork, open_batch
 from bg_pipeline.run.discovery import find_work
 from bg_pipeline.run.rows import rows
 from bg_pipeline.settings import Settings, settings
@@ -41,9 +41,17 @@ def status(batch: Batch | None, date: UploadDate | None) -> None:
     configured = settings()
     store = open_bucket(configured, make_aws(configured))
     if batch:
-        look_up(store, configured, batch)
+        load_status(store, configured, batch)
     dates = [batch.date] if batch else [date] if date else _open_dates(configured)
-    head = ("Batch", "State", "Images", *(status.value for status in Status), "To do", "USD", "Maybe more")
+    head = (
+        "Batch",
+        "BatchState",
+        "Images",
+        *(status.value for status in Status),
+        "To do",
+        "USD",
+        "Maybe more",
+    )
     lines, finished = [], True
     works = {work.place.batch: work for work in find_work(store, configured, dates, [batch] if batch else ())}
     for uploaded in _uploaded(store, dates, batch):
@@ -57,7 +65,7 @@ def status(batch: Batch | None, date: UploadDate | None) -> None:
     if lines:
         console().print(table(head, lines, right=head[2:]))
     else:
-        say(f"There are no batches on {', '.join(map(str, dates))}.")
+        print_message(f"There are no batches on {', '.join(map(str, dates))}.")
     click.get_current_context().exit(0 if finished else 1)
 
 
@@ -72,16 +80,16 @@ def _uploaded(store: Store, dates: Iterable[UploadDate], only: Batch | None) -> 
     return [uploaded for date in dates for uploaded in batches(store, date)]
 
 
-def _line(store: Store, work: Work) -> tuple[list[object], bool]:
+def _line(store: Store, work: BatchWork) -> tuple[list[object], bool]:
     """A batch as a line of the table, and whether all of it succeeded."""
     found = list(rows(work))
     counts = Counter(row.Status for row in found)
-    state, words = state_of(store, work)
-    costs = Costs.of(found)
+    state, words = batch_state(store, work)
+    costs = BatchCosts.of(found)
     line: list[object] = [work.place.batch.path, words, len(work.images)]
     line += [*(counts[status] for status in Status), len(work.due)]
     line += [dollars(costs.usd), dollars(costs.maybe_usd)]
-    done = state == State.REPORTED and not work.due
+    done = state == BatchState.REPORTED and not work.due
     return line, done and counts[Status.SUCCEEDED] == len(found)
 
 
@@ -110,7 +118,7 @@ def report(batch: Batch, form: str, links: bool) -> None:
         raise UsageError("--links goes with --format html")
     configured = settings()
     store = open_bucket(configured, make_aws(configured))
-    standing = look_up(store, configured, batch)
+    standing = load_status(store, configured, batch)
     found = standing.report()
     if found is None:
         raise UsageError(f"batch {batch.path} has no report yet; `{run_command(batch)}` makes it")
@@ -118,13 +126,13 @@ def report(batch: Batch, form: str, links: bool) -> None:
         console().print(table(TABLE_HEAD, found.table(), right=TABLE_HEAD[2:4]))
         click.echo(_summary(found))
         if any(row.waits_for_approval for row in found):
-            say(
+            print_message(
                 f"Its sample waits: look at it, then `bg-pipeline approve {shlex.quote(batch.path)} "
                 f"--seen {standing.request_etag}` lets the rest run."
             )
     elif form == "html":
         link_seconds = configured.report_link_seconds if links else 0
-        click.echo(page(open_batch(store, configured, batch), link_seconds=link_seconds), nl=False)
+        click.echo(html_report(open_batch(store, configured, batch), link_seconds=link_seconds), nl=False)
     elif form == "manifest":
         by_image = {row.ImageName: row for row in found.rows}
         mirrored = mirror_stored(store, batch, standing.request, by_image.get)
@@ -141,4 +149,4 @@ def report(batch: Batch, form: str, links: bool) -> None:
 
 def _summary(found: Report) -> str:
     counts = ", ".join(f"{number} {status.value}" for status, number in found.counts.items() if number)
-    return f"{counts}; {Costs.of(found).in_words()}"
+    return f"{counts}; {BatchCosts.of(found).in_words()}"

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from bg_pipeline.aws.clients import make_aws
 from bg_pipeline.cli.arguments import DATE, local, today
-from bg_pipeline.cli.terminal import ask, console, counted, ended_in_order, say
+from bg_pipeline.cli.terminal import confirm, console, counted, print_message, stopped_by_user
 from bg_pipeline.domain import requests
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.s3_keys import UploadDate
@@ -19,7 +19,7 @@ from bg_pipeline.errors import RequestError, UsageError
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.storage.object_store import open_bucket
 from bg_pipeline.uploads.manifest import read
-from bg_pipeline.uploads.sources import InBuckets, OnThisMachine, Order, order
+from bg_pipeline.uploads.sources import LocalSources, ResolvedManifest, S3Sources, resolve_manifest
 from bg_pipeline.uploads.submitting import (
     LocalFile,
     StoredFile,
@@ -109,25 +109,29 @@ def submit(
         found = find_photos(photos, beside)
         if beside:
             shown = ", ".join(beside[:3]) + (", …" if len(beside) > 3 else "")
-            say(f"{counted(len(beside), 'file')} that go with photos and are none are left out: {shown}")
+            print_message(
+                f"{counted(len(beside), 'file')} that go with photos and are none are left out: {shown}"
+            )
         fields = _fields(wishes, batch, others)
         data, request = compose_request(configured, batch, [photo.name for photo in found], fields)
     names = [photo.name for photo in found]
     files = [each for each in found if isinstance(each, (LocalFile, StoredFile))]
     if odd := [each.name for each in files if not each.looks_like_a_picture]:
         shown = ", ".join(odd[:3]) + (", …" if len(odd) > 3 else "")
-        say(f"{counted(len(odd), 'file')} may be no picture and, if so, will be told as failed: {shown}")
+        print_message(
+            f"{counted(len(odd), 'file')} may be no picture and, if so, will be told as failed: {shown}"
+        )
     pictures = paid_pictures(request, names)
     if pictures > ASK_BEYOND:
-        ask(f"{counted(len(found), 'photo')} ask for {pictures:,} paid pictures. Go on?", yes=yes)
+        confirm(f"{counted(len(found), 'photo')} ask for {pictures:,} paid pictures. Go on?", yes=yes)
     store = open_bucket(configured, make_aws(configured))
     columns = (TextColumn("uploading"), BarColumn(), MofNCompleteColumn())
     screen = console(stderr=True)
-    with ended_in_order(), Progress(*columns, console=screen, disable=not screen.is_terminal) as progress:
+    with stopped_by_user(), Progress(*columns, console=screen, disable=not screen.is_terminal) as progress:
         bar = progress.add_task("", total=len(found) + len(others))
         upload(store, batch, found, data, others=others, done=lambda name: progress.advance(bar))
-    say(f"{counted(len(found), 'photo')} submitted to bucket {store.bucket} as {request.Id}.")
-    say(f"{_when(configured, batch)}, run it with: {run_command(batch)}")
+    print_message(f"{counted(len(found), 'photo')} submitted to bucket {store.bucket} as {request.Id}.")
+    print_message(f"{_when(configured, batch)}, run it with: {run_command(batch)}")
     click.echo(batch.input_prefix)
 
 
@@ -141,25 +145,25 @@ def _when(configured: Settings, batch: Batch) -> str:
     return f"The sensor does not look at dates as old as {batch.date} (BG_LOOKBACK_DAYS)"
 
 
-def _order(configured: Settings, batch: Batch, file: Path, fields: Mapping[str, Any]) -> Order:
+def _order(configured: Settings, batch: Batch, file: Path, fields: Mapping[str, Any]) -> ResolvedManifest:
     """What the manifest asks for; its problems are told one by one, and end the command."""
     data = file.read_bytes()
     try:
         manifest = read(data)
         if manifest.unused:
-            say(
+            print_message(
                 f"Columns that mean nothing here, and only come back in the report: {', '.join(manifest.unused)}"
             )
         for _, place, words in manifest.doubts[:10]:
-            say(f"Please look at {place}: {words}")
+            print_message(f"Please look at {place}: {words}")
         if len(manifest.doubts) > 10:
-            say(f"and at {len(manifest.doubts) - 10} more such cells")
+            print_message(f"and at {len(manifest.doubts) - 10} more such cells")
         store = open_bucket(configured, make_aws(configured))
-        sources = OnThisMachine(file.parent, InBuckets(configured, store))
-        return order(configured, batch, manifest, data, sources, fields)
+        sources = LocalSources(file.parent, S3Sources(configured, store))
+        return resolve_manifest(configured, batch, manifest, data, sources, fields)
     except RequestError as error:
         for place, words in error.problems:
-            say(f"{place}: {words}" if place else words)
+            print_message(f"{place}: {words}" if place else words)
         count = counted(len(error.problems), "problem")
         raise UsageError(f"'{file}' is not submitted: {count}, told above; nothing was uploaded") from None
 

@@ -74,7 +74,7 @@ def console(*, stderr: bool = False) -> Console:
     return made
 
 
-def say(sentence: str) -> None:
+def print_message(sentence: str) -> None:
     """One line for the person, beside the results."""
     click.echo(printable(sentence), err=True)
 
@@ -116,7 +116,7 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
-def ask(question: str, *, yes: bool) -> None:
+def confirm(question: str, *, yes: bool) -> None:
     """Goes on if the answer is yes; raises `UsageError` if it is no, or if nobody is there to answer."""
     if yes:
         return
@@ -131,7 +131,7 @@ def ask(question: str, *, yes: bool) -> None:
 
 
 @contextlib.contextmanager
-def ended_in_order() -> Iterator[None]:
+def stopped_by_user() -> Iterator[None]:
     """While open, SIGTERM ends the block as Ctrl-C does, also where a shell started it in the background."""
 
     def end(number: int, frame: object) -> NoReturn:

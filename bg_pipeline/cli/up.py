@@ -20,9 +20,9 @@ import click
 from bg_pipeline.aws.clients import make_aws
 from bg_pipeline.cli import page as web_page
 from bg_pipeline.cli.arguments import state_dir
-from bg_pipeline.cli.local_aws import stand_in
-from bg_pipeline.cli.terminal import dollars, ended_in_order, say
-from bg_pipeline.custom_labels.orphaned_models import see_off
+from bg_pipeline.cli.local_aws import use_local_aws
+from bg_pipeline.cli.terminal import dollars, print_message, stopped_by_user
+from bg_pipeline.custom_labels.orphaned_models import stop_orphaned_models
 from bg_pipeline.defs import dagster_home
 from bg_pipeline.errors import BgPipelineError
 from bg_pipeline.settings import settings
@@ -50,21 +50,21 @@ def up(aws: bool, port: int | None, state_dir: Path) -> None:
     Without --aws the stand-in for AWS runs as well, on the same state as `demo`.
     """
     with ExitStack() as stack:
-        stack.enter_context(ended_in_order())
+        stack.enter_context(stopped_by_user())
         if not aws:
-            say("Starting the stand-in for AWS on this machine …")
-            stack.enter_context(stand_in(state_dir, shared=False))
+            print_message("Starting the stand-in for AWS on this machine …")
+            stack.enter_context(use_local_aws(state_dir, shared=False))
         configured = settings()
         clients = make_aws(configured)
         store = open_bucket(configured, clients)
         home = state_dir.absolute() / ("dagster-aws" if aws else "dagster") / store.bucket
-        say("Starting Dagster …")
+        print_message("Starting Dagster …")
         stack.enter_context(dagster_home.alone(home))
         dagster_home.prepare(home)
         log = home / "dagster.log"
         address = f"http://127.0.0.1:{port or _free_port(PORT)}"
         # When Dagster has ended: it takes its guard with it.
-        stack.callback(see_off, store, clients, SEE_OFF_SECONDS, say)
+        stack.callback(stop_orphaned_models, store, clients, SEE_OFF_SECONDS, print_message)
         process = stack.enter_context(_dagster(home, address.rpartition(":")[2], log))
         started = _turned_on(address, process, log)
         click.echo(f"Dagster:       {address}")
@@ -74,7 +74,7 @@ def up(aws: bool, port: int | None, state_dir: Path) -> None:
             stack.enter_context(web_page.served(page_port, home / "page.log", dagster=address))
             click.echo(f"Web page:      http://{web_page.HOST}:{page_port}")
         else:
-            say(f"Without the web page: {web_page.MISSING}")
+            print_message(f"Without the web page: {web_page.MISSING}")
         click.echo(f"Its log:       {log}")
         click.echo(
             f"Bucket:        {store.bucket} ({'your account' if aws else 'in the stand-in, on this machine'})"
@@ -129,7 +129,7 @@ def _dagster(home: Path, port: str, log: Path) -> Iterator[subprocess.Popen[byte
     finally:
         if process.stdin:
             process.stdin.close()
-        say("Ending Dagster …")
+        print_message("Ending Dagster …")
         process.wait()
 
 

@@ -69,14 +69,14 @@ class CustomModel:
         raise self._unknown("version")
 
     def start(self, units: int) -> None:
-        """Has it started; raises `InUse` if somebody else did, and `NotStarted` at the account's limit."""
+        """Has it started; raises `ModelInUse` if somebody else did, and `NotStarted` at the account's limit."""
         self._ask(
             "StartProjectVersion",
             lambda: self._client.start_project_version(ProjectVersionArn=self.arn, MinInferenceUnits=units),
         )
 
     def stop(self) -> None:
-        """Has it stopped; raises `InUse` while it is starting, and when it does not run."""
+        """Has it stopped; raises `ModelInUse` while it is starting, and when it does not run."""
         self._ask("StopProjectVersion", lambda: self._client.stop_project_version(ProjectVersionArn=self.arn))
 
     def _find_project(self) -> str:

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.custom_labels.model import CustomModel
-from bg_pipeline.custom_labels.window import Record, Window, owner, read_record
+from bg_pipeline.custom_labels.window import Window, WindowRecord, owner, read_record
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.errors import BgPipelineError
 from bg_pipeline.state.leases import TTL_SECONDS, Leases, seconds_since_boot
@@ -23,7 +23,7 @@ By time alone, a laptop that slept between two looks would count its own run as 
 """
 
 
-class Sight(BaseModel):
+class ModelSighting(BaseModel):
     """A lease as it was seen: its tag, how often, and since when (seconds since this machine's boot)."""
 
     etag: str
@@ -31,7 +31,7 @@ class Sight(BaseModel):
     since: float
 
 
-class Guard:
+class OrphanedModelCheck:
     """Looks at every recorded start; a start whose run lives is left alone, as is a model without a record.
 
     ``seen`` is what the last look saw of the leases, by key, and after `look` what this one saw. ``left`` are the
@@ -43,7 +43,7 @@ class Guard:
         self,
         store: Store,
         aws: Aws,
-        seen: Mapping[str, Sight],
+        seen: Mapping[str, ModelSighting],
         *,
         clock: Callable[[], float] = seconds_since_boot,
     ) -> None:
@@ -71,7 +71,7 @@ class Guard:
                     lines += self._look_at(record, before)
         return lines
 
-    def _look_at(self, record: Record, before: Mapping[str, Sight]) -> list[str]:
+    def _look_at(self, record: WindowRecord, before: Mapping[str, ModelSighting]) -> list[str]:
         key = s3_keys.window_key(record.model, "lease")
         outworn = self._see(key, before.get(key))
         lines: list[str] = []
@@ -92,7 +92,7 @@ class Guard:
             )
         return lines
 
-    def _see(self, key: str, before: Sight | None) -> str | None:
+    def _see(self, key: str, before: ModelSighting | None) -> str | None:
         """Looks at a lease; its tag if it is outworn."""
         held = self._store.head(key)
         if held is None:
@@ -101,18 +101,18 @@ class Guard:
         if before is not None and before.etag == held.etag and before.since <= now:
             sight = before.model_copy(update={"looks": before.looks + 1})
         else:
-            sight = Sight(etag=held.etag, looks=1, since=now)
+            sight = ModelSighting(etag=held.etag, looks=1, since=now)
         self.seen[key] = sight
         return held.etag if sight.looks >= LOOKS and now - sight.since > TTL_SECONDS else None
 
 
-def see_off(store: Store, aws: Aws, seconds: float, say: Callable[[str], None]) -> None:
+def stop_orphaned_models(store: Store, aws: Aws, seconds: float, say: Callable[[str], None]) -> None:
     """Stops, before the last process ends that could do it, what dead runs of this machine left on.
 
     A model that is starting cannot be stopped: it is waited for, for ``seconds``. What is still on then, and what
     was done, ``say`` tells in lines for a person. Models of runs that live elsewhere are left alone.
     """
-    guard = Guard(store, aws, {})
+    guard = OrphanedModelCheck(store, aws, {})
     give_up = seconds_since_boot() + seconds
     told = ""
     while True:

@@ -16,18 +16,18 @@ from bg_pipeline.domain.batches import Batch, parse_waiting
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.domain.stages import LABELS
 from bg_pipeline.errors import PreconditionFailed
-from bg_pipeline.run.batch_work import Work, open_work, stored_batches
-from bg_pipeline.run.discovery import NO_WISH, sample_left
+from bg_pipeline.run.batch_work import BatchWork, open_work, stored_batches
+from bg_pipeline.run.discovery import NO_REFRESH, sample_left
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.leases import at_work
-from bg_pipeline.state.model_stopped import WAITS
+from bg_pipeline.state.model_stopped import WAITS_FOR_WINDOW
 from bg_pipeline.storage.object_store import Store
 
-CHANCES = 3
+RETRIES_PER_DATE = 3
 
 
 @dataclass(frozen=True)
-class Waiter:
+class WaitingBatch:
     """A photo whose labels are due; ``tried`` says that a run came to it and it has none all the same."""
 
     batch: Batch
@@ -42,7 +42,7 @@ class Waiter:
 
 
 @dataclass(frozen=True)
-class Mark:
+class DateMarker:
     """A mark on a date; ``run`` is the window run that brings it up to date, empty if a run met the model off."""
 
     date: UploadDate
@@ -50,16 +50,16 @@ class Mark:
     etag: str
 
 
-def marks(store: Store) -> Iterator[Mark]:
+def date_markers(store: Store) -> Iterator[DateMarker]:
     """Every mark there is."""
     for found in store.list(f"{s3_keys.WAITING}/"):
         date = parse_waiting(found.key)
         document = store.read_json(found.key)
         if date is not None and isinstance(document, dict):
-            yield Mark(date, str(document.get("Run", "")), found.etag)
+            yield DateMarker(date, str(document.get("Run", "")), found.etag)
 
 
-def unmark(store: Store, date: UploadDate, etag: str) -> None:
+def remove_marker(store: Store, date: UploadDate, etag: str) -> None:
     """Removes a mark, unless the date was marked again since."""
     with suppress(PreconditionFailed):
         store.delete(s3_keys.waiting_key(date), if_etag=etag)
@@ -72,30 +72,30 @@ def recent_dates(settings: Settings, now: datetime) -> list[UploadDate]:
     return [day for day in days if day >= settings.first_date]
 
 
-def waiters(store: Store, settings: Settings, dates: Iterable[UploadDate]) -> Iterator[Waiter]:
+def waiting_batches(store: Store, settings: Settings, dates: Iterable[UploadDate]) -> Iterator[WaitingBatch]:
     """The photos of the dates that wait for labels, but for those in batches that another run is at work on."""
     now = datetime.now(UTC)
     for uploaded, ledger in stored_batches(store, dates):
         if not uploaded.complete(settings.settle_seconds, now):
             continue
         work = open_work(store, settings, uploaded, ledger)
-        work.find_due(settings, {}, stages=(LABELS,), wish=NO_WISH, etag_of=lambda key: "")
+        work.find_due(settings, {}, stages=(LABELS,), wish=NO_REFRESH, etag_of=lambda key: "")
         if work.due and not at_work(store, uploaded.batch.lease_key):
             yield from _of(work)
 
 
-def _of(work: Work) -> Iterator[Waiter]:
+def _of(work: BatchWork) -> Iterator[WaitingBatch]:
     batch = work.place.batch
     allowed = sample_left(work)
     for image in list(work.due)[:allowed]:
         entry = work.ledger.get(image)
         record = entry.stages.get(LABELS) if entry else None
         made_for = work.due[image][LABELS]
-        tried = record is not None and record.made_for == made_for and record.error != WAITS
-        yield Waiter(batch, image, made_for, tried)
+        tried = record is not None and record.made_for == made_for and record.error != WAITS_FOR_WINDOW
+        yield WaitingBatch(batch, image, made_for, tried)
 
 
-class Chances:
+class RetryBudget:
     """How often the photos that still wait had their chance, for one model."""
 
     def __init__(self, store: Store, model: str) -> None:
@@ -105,11 +105,11 @@ class Chances:
         counts = document if isinstance(document, dict) else {}
         self._counts = {name: count for name, count in counts.items() if isinstance(count, int)}
 
-    def left(self, waiter: Waiter) -> bool:
+    def left(self, waiter: WaitingBatch) -> bool:
         """Whether the photo is still reason enough to start the model."""
-        return self._counts.get(waiter.name, 0) < CHANCES
+        return self._counts.get(waiter.name, 0) < RETRIES_PER_DATE
 
-    def take(self, waiting: Collection[Waiter]) -> None:
+    def take(self, waiting: Collection[WaitingBatch]) -> None:
         """A window has closed and these are the photos that wait; forgets all others."""
         counts = {each.name: self._counts.get(each.name, 0) + each.tried for each in waiting}
         counts = {name: count for name, count in counts.items() if count}

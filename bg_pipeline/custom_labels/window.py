@@ -16,7 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_pascal
 
-from bg_pipeline.budget.run_budget import Purse, Reservation
+from bg_pipeline.budget.run_budget import Reservation, RunBudget
 from bg_pipeline.custom_labels.model import CustomModel, InUse, NotStarted, State
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.model_facts import facts_of
@@ -43,7 +43,7 @@ class _Document(BaseModel):
     version: int = 1
 
 
-class Record(_Document):
+class WindowRecord(_Document):
     """A start of the model that its run, or whoever follows it, has to end; ``opened`` lies before the start.
 
     ``accepted`` says that Rekognition has said yes; until then the start may or may not have happened.
@@ -56,7 +56,7 @@ class Record(_Document):
     accepted: bool = False
 
 
-class Report(_Document):
+class WindowReport(_Document):
     """What became of one window, as it is stored.
 
     ``hours`` last from the order to start to the order to stop; ``cost_usd`` is None where the price of an hour is
@@ -79,7 +79,7 @@ class Report(_Document):
     still_waiting: int = 0
 
 
-class Busy(BgPipelineError):
+class WindowTaken(BgPipelineError):
     """Another run owns the window."""
 
 
@@ -108,11 +108,11 @@ class Window:
         *,
         run: str,
         units: int = 1,
-        purse: Purse | None = None,
+        purse: RunBudget | None = None,
         note: Callable[[str], None],
     ) -> None:
         self.tally = Tally()
-        self.report: Report | None = None
+        self.report: WindowReport | None = None
         self.report_key = ""
         self._model = model
         self._store = store
@@ -191,7 +191,9 @@ class Window:
     def _start(self) -> None:
         if self._record is not None:
             self._finish("run", datetime.now(UTC))  # stopped by somebody else after its run had died
-        record = Record(model=self._model.arn, run=self._run, units=self._units, opened=datetime.now(UTC))
+        record = WindowRecord(
+            model=self._model.arn, run=self._run, units=self._units, opened=datetime.now(UTC)
+        )
         self._record = record
         try:
             self.hold()
@@ -266,7 +268,7 @@ class Window:
 
     # What is stored
 
-    def _write(self, record: Record) -> None:
+    def _write(self, record: WindowRecord) -> None:
         document = record.model_dump(mode="json", by_alias=True)
         try:
             etag = self._store.write_json(
@@ -305,7 +307,7 @@ class Window:
     def _tell(self, by: str, stopped: datetime) -> None:
         record = self._record
         hours = self._hours(stopped)
-        self.report = Report(
+        self.report = WindowReport(
             model=self._model.arn,
             run=record.run if record else self._run,
             own=record is not None,
@@ -330,13 +332,13 @@ class Window:
         return facts_of(custom_labels.OPERATION.name).cost(unit_hours=units * hours)
 
 
-def read_record(store: Store, key: str) -> tuple[Record | None, str | None]:
+def read_record(store: Store, key: str) -> tuple[WindowRecord | None, str | None]:
     """The record at ``key`` and its tag; None for what is none."""
     content = store.read(key)
     if content is None:
         return None, None
     try:
-        return Record.model_validate_json(content.data), content.etag
+        return WindowRecord.model_validate_json(content.data), content.etag
     except ValidationError:
         return None, content.etag
 
@@ -349,10 +351,10 @@ def opened(
     *,
     units: int,
     minutes: float,
-    purse: Purse,
+    purse: RunBudget,
     note: Callable[[str], None],
 ) -> Iterator[Window]:
-    """The model, running, for as long as the block lasts; one owner at a time, else raises `Busy`.
+    """The model, running, for as long as the block lasts; one owner at a time, else raises `WindowTaken`.
 
     Raises `NotStarted` and what `CustomModel` raises if it does not run within ``minutes``, and `CapReached`. In
     every case a model that was started for this is stopped before the lease is given back.
@@ -360,7 +362,7 @@ def opened(
     key = s3_keys.window_key(model.arn, "lease")
     lease = leases.acquire(key)
     if lease is None:
-        raise Busy(f"{owner(store, model.arn)} owns the window of {model.arn}; there is one at a time")
+        raise WindowTaken(f"{owner(store, model.arn)} owns the window of {model.arn}; there is one at a time")
     with lease:
         window = Window(model, store, lease, run=leases.run, units=units, purse=purse, note=note)
         try:

@@ -12,16 +12,16 @@ from datetime import UTC, date, datetime
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.custom_labels.model import CustomModel
 from bg_pipeline.custom_labels.waiting_dates import (
-    CHANCES,
-    Chances,
-    Mark,
-    Waiter,
-    marks,
+    RETRIES_PER_DATE,
+    DateMarker,
+    RetryBudget,
+    WaitingBatch,
+    date_markers,
     recent_dates,
-    unmark,
-    waiters,
+    remove_marker,
+    waiting_batches,
 )
-from bg_pipeline.custom_labels.window import Busy, Report, Window, opened
+from bg_pipeline.custom_labels.window import Window, WindowReport, WindowTaken, opened
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.ledger_entries import Entry
@@ -29,17 +29,17 @@ from bg_pipeline.domain.rows import Status
 from bg_pipeline.domain.stages import LABELS
 from bg_pipeline.errors import SettingsError
 from bg_pipeline.reports.batch_report import REPORTER
-from bg_pipeline.run.context import Tools
-from bg_pipeline.run.date_result import Day, Progress
-from bg_pipeline.run.engine import Flow
+from bg_pipeline.run.context import RunContext
+from bg_pipeline.run.date_result import DateResult, Progress
+from bg_pipeline.run.engine import Engine
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.leases import Leases, at_work
-from bg_pipeline.state.model_stopped import mark
+from bg_pipeline.state.model_stopped import mark_date_waiting
 from bg_pipeline.storage.object_store import Store
 
 
 @dataclass(frozen=True)
-class Need:
+class LabelsDue:
     """What there is to do: dates with photos to label, and dates that an earlier window run left half done.
 
     ``given_up`` photos still wait and are no reason to start the model any more.
@@ -57,55 +57,55 @@ class Need:
         if not self.given_up:
             return "no photo waits for the Custom Labels model"
         return (
-            f"no photo waits for the Custom Labels model, but for {self.given_up} that got no labels in {CHANCES} "
-            "windows; they are tried again when others wait as well, or by a run of this job with given_up: true"
+            f"no photo waits for the Custom Labels model, but for {self.given_up} that got no labels in "
+            f"{RETRIES_PER_DATE} windows; they are tried again when others wait as well, or by a run of this job with given_up: true"
         )
 
 
 @dataclass
-class Outcome:
+class WindowOutcome:
     """What a window run did; ``reason`` says why it did nothing, ``report`` is None where no model was needed.
 
     ``labels`` are the dates as the labels left them, ``days`` as they are at the end.
     """
 
     reason: str = ""
-    report: Report | None = None
+    report: WindowReport | None = None
     report_key: str = ""
-    labels: Mapping[date, Day] = field(default_factory=dict)
-    days: Mapping[date, Day] = field(default_factory=dict)
+    labels: Mapping[date, DateResult] = field(default_factory=dict)
+    days: Mapping[date, DateResult] = field(default_factory=dict)
 
 
-def look(
+def find_labels_due(
     store: Store,
     settings: Settings,
     *,
     given_up: bool = False,
     first: bool = False,
     time_is_up: Callable[[], bool] = lambda: False,
-) -> Need | None:
+) -> LabelsDue | None:
     """What there is to do; with ``first`` the first find ends the search. None if the time is up before its end.
 
     With ``given_up`` photos count that had their chances in vain.
     """
-    marked = list(marks(store))
+    marked = list(date_markers(store))
     half_done = tuple(sorted({each.date for each in marked if each.run and not _alive(store, each.run)}))
     if first and half_done:
-        return Need((), half_done)
-    chances = Chances(store, settings.custom_labels_arn)
+        return LabelsDue((), half_done)
+    chances = RetryBudget(store, settings.custom_labels_arn)
     to_label: list[date] = []
     hopeless = 0
     for day in _dates(settings, marked):
         if time_is_up():
             return None
-        waiting = list(waiters(store, settings, [day]))
+        waiting = list(waiting_batches(store, settings, [day]))
         reasons = [each for each in waiting if given_up or chances.left(each)]
         hopeless += len(waiting) - len(reasons)
         if reasons:
             to_label.append(day)
             if first:
                 break
-    return Need(tuple(sorted(to_label)), half_done, hopeless)
+    return LabelsDue(tuple(sorted(to_label)), half_done, hopeless)
 
 
 def run(
@@ -117,19 +117,20 @@ def run(
     given_up: bool = False,
     progress: Callable[[Progress], None] = lambda progress: None,
     note: Callable[[str], None] = lambda line: None,
-) -> Outcome:
+) -> WindowOutcome:
     """Brings all waiting dates up to date; does nothing while another run owns the window.
 
     The model is stopped before this returns or raises: `NotStarted` and others as `window.opened`, and `CapReached`
-    where a cap has no room for the model's time. Errors of images are counted in the `Day`s and told in the reports.
+    where a cap has no room for the model's time. Errors of images are counted in the `DateResult`s and told in the
+    reports.
     """
     if not settings.custom_labels_arn:
         raise SettingsError("BG_CUSTOM_LABELS_ARN is not set: there is no model to start")
-    need = look(store, settings, given_up=given_up)
+    need = find_labels_due(store, settings, given_up=given_up)
     if need is None or need.nothing:
-        return Outcome(reason=need.nothing if need else "")
-    tools = Tools(settings, aws, store, stop=threading.Event(), note=note)
-    outcome = Outcome()
+        return WindowOutcome(reason=need.nothing if need else "")
+    tools = RunContext(settings, aws, store, stop=threading.Event(), note=note)
+    outcome = WindowOutcome()
     claims: dict[date, str] = {}
     labelled: dict[Batch, set[str]] = {}
     try:
@@ -150,10 +151,10 @@ def run(
                 outcome.report, outcome.report_key = window.report, window.report_key
             claims |= _claim(store, set(need.half_done) - claims.keys(), run_id)
             costs = _shares(outcome.report, labelled)
-            flow = Flow(tools, run_id=run_id, reporter=REPORTER, label_costs=costs, progress=progress)
+            flow = Engine(tools, run_id=run_id, reporter=REPORTER, label_costs=costs, progress=progress)
             outcome.days = flow.run(sorted(claims))
             _hand_back(store, settings, claims)
-    except Busy as error:
+    except WindowTaken as error:
         outcome.reason = str(error)
     finally:
         tools.close()
@@ -161,14 +162,14 @@ def run(
 
 
 def _label(
-    tools: Tools,
+    tools: RunContext,
     window: Window,
     dates: Collection[date],
     claims: dict[date, str],
     labelled: dict[Batch, set[str]],
     run_id: str,
     progress: Callable[[Progress], None],
-) -> dict[date, Day]:
+) -> dict[date, DateResult]:
     """Labels what waits, and what comes meanwhile, until nothing waits or nothing more can be done.
 
     What got labels is put into ``labelled``, even if this ends with an error.
@@ -183,12 +184,12 @@ def _label(
         if record is not None and record.status == Status.SUCCEEDED and not record.reused:
             labelled.setdefault(batch, set()).add(entry.image)
 
-    chances = Chances(tools.store, tools.settings.custom_labels_arn)
-    waiting: list[Waiter] = []
-    done: dict[date, Day] = {}
+    chances = RetryBudget(tools.store, tools.settings.custom_labels_arn)
+    waiting: list[WaitingBatch] = []
+    done: dict[date, DateResult] = {}
     while dates:
         claims |= _claim(tools.store, set(dates) - claims.keys(), run_id)
-        flow = Flow(
+        flow = Engine(
             tools,
             run_id=run_id,
             reporter=REPORTER,
@@ -199,7 +200,9 @@ def _label(
         )
         days = flow.run(sorted(dates))
         made = sum(day.made[LABELS] for day in days.values())
-        waiting = list(waiters(tools.store, tools.settings, _dates(tools.settings, marks(tools.store))))
+        waiting = list(
+            waiting_batches(tools.store, tools.settings, _dates(tools.settings, date_markers(tools.store)))
+        )
         window.tally.dates = tuple(sorted(claims))
         window.tally.labelled += made
         window.tally.failed += sum(day.failed[LABELS] for day in days.values())
@@ -214,7 +217,7 @@ def _label(
 
 
 def _shares(
-    report: Report | None, labelled: Mapping[Batch, Collection[str]]
+    report: WindowReport | None, labelled: Mapping[Batch, Collection[str]]
 ) -> dict[Batch, dict[str, float]]:
     """What the window cost for each photo that got its labels in it: all the same."""
     photos = sum(len(images) for images in labelled.values())
@@ -224,7 +227,7 @@ def _shares(
     return {batch: dict.fromkeys(images, share) for batch, images in labelled.items()}
 
 
-def _dates(settings: Settings, marked: Iterable[Mark]) -> list[date]:
+def _dates(settings: Settings, marked: Iterable[DateMarker]) -> list[date]:
     """The dates to look at, newest first."""
     recent = recent_dates(settings, datetime.now(UTC))
     return sorted({*recent, *(each.date for each in marked)}, reverse=True)
@@ -235,14 +238,16 @@ def _alive(store: Store, run: str) -> bool:
 
 
 def _claim(store: Store, dates: Iterable[date], run_id: str) -> dict[date, str]:
-    return {day: mark(store, day, run_id) for day in dates}
+    return {day: mark_date_waiting(store, day, run_id) for day in dates}
 
 
 def _hand_back(store: Store, settings: Settings, claims: Mapping[date, str]) -> None:
     """Removes the marks of dates that are up to date; those that still wait stay marked for the next window."""
-    chances = Chances(store, settings.custom_labels_arn)
-    waiting = {each.batch.date for each in waiters(store, settings, sorted(claims)) if chances.left(each)}
+    chances = RetryBudget(store, settings.custom_labels_arn)
+    waiting = {
+        each.batch.date for each in waiting_batches(store, settings, sorted(claims)) if chances.left(each)
+    }
     for day, etag in claims.items():
-        unmark(store, day, etag)
+        remove_marker(store, day, etag)
         if day in waiting:
-            mark(store, day)
+            mark_date_waiting(store, day)

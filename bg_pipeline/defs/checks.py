@@ -16,10 +16,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 from bg_pipeline.domain.stages import PICTURES, REPORT
 from bg_pipeline.errors import RunStopped
 from bg_pipeline.quality import checks
-from bg_pipeline.quality.checks import NEAR_END, Judgment, Ran, forgotten
-from bg_pipeline.quality.missing_reports import look_back
+from bg_pipeline.quality.checks import NEAR_END, CheckResult, RunOutcome, uploads_without_report
+from bg_pipeline.quality.missing_reports import find_unreported_uploads
 from bg_pipeline.settings import Settings
-from bg_pipeline.storage.object_store import Store, explained
+from bg_pipeline.storage.object_store import Store, explain_s3_error
 
 EVERY_UPLOAD: Final = "every_upload_has_a_report"
 LOOK_SECONDS: Final = 10.0
@@ -31,7 +31,7 @@ class Check:
     """A check that the flow makes: an ``error`` or else a warning; a ``blocking`` one fails the run."""
 
     asset: str
-    judge: Callable[[Ran], Judgment]
+    judge: Callable[[RunOutcome], CheckResult]
     description: str
     error: bool = False
     blocking: bool = False
@@ -44,9 +44,11 @@ class Check:
 CHECKS: Final = (
     Check(PICTURES, checks.every_image_succeeded, "Every image asked for has its pictures."),
     Check(PICTURES, checks.subject_unchanged, "The pixels of the subjects are those of the photos."),
-    Check(PICTURES, checks.results_open, "Every result is stored as it was when it was opened.", error=True),
+    Check(
+        PICTURES, checks.results_intact, "Every result is stored as it was when it was opened.", error=True
+    ),
     Check(PICTURES, checks.within_cost, "Spending is well below its caps."),
-    Check(PICTURES, checks.models_live_on, f"No model in use ends within {NEAR_END.days} days."),
+    Check(PICTURES, checks.models_supported, f"No model in use ends within {NEAR_END.days} days."),
     Check(REPORT, checks.report_complete, "The report has each image asked for.", error=True, blocking=True),
 )
 """The checks that the flow makes, in the order of its assets."""
@@ -63,7 +65,7 @@ def check_specs(key: Callable[[str], dg.AssetKey]) -> list[dg.AssetCheckSpec]:
 
 
 def check_results(
-    ran: Ran, asset: dg.AssetKey, selected: Collection[dg.AssetCheckKey]
+    ran: RunOutcome, asset: dg.AssetKey, selected: Collection[dg.AssetCheckKey]
 ) -> Iterator[dg.AssetCheckResult]:
     """What the checks of an asset came to, of those that were selected."""
     for check in CHECKS:
@@ -72,7 +74,7 @@ def check_results(
                 judgment = check.judge(ran)
             except (ClientError, BotoCoreError, RunStopped) as error:
                 # What was made stays made, whether or not it can be checked.
-                judgment = Judgment(False, f"This could not be checked for {ran.dates}: {error}")
+                judgment = CheckResult(False, f"This could not be checked for {ran.dates}: {error}")
             yield dg.AssetCheckResult(
                 check_name=check.name,
                 asset_key=asset,
@@ -94,12 +96,12 @@ def every_upload_has_a_report(settings: Settings, report: dg.AssetKey) -> dg.Ass
     def check(bucket: dg.ResourceParam[Store]) -> dg.AssetCheckResult:
         late = time.monotonic() + LOOK_SECONDS
         try:
-            looked = look_back(
+            looked = find_unreported_uploads(
                 bucket, settings, datetime.now(UTC), time_is_up=lambda: time.monotonic() > late
             )
-            judgment = forgotten(settings, looked)
+            judgment = uploads_without_report(settings, looked)
         except (ClientError, BotoCoreError) as error:
-            judgment = Judgment(False, f"This could not be checked: {explained(bucket, error)}")
+            judgment = CheckResult(False, f"This could not be checked: {explain_s3_error(bucket, error)}")
         return dg.AssetCheckResult(
             passed=judgment.passed,
             severity=dg.AssetCheckSeverity.WARN,

@@ -8,7 +8,7 @@ from pydantic import RootModel, ValidationError
 
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.custom_labels import window_run
-from bg_pipeline.custom_labels.orphaned_models import Guard, Sight
+from bg_pipeline.custom_labels.orphaned_models import ModelSighting, OrphanedModelCheck
 from bg_pipeline.custom_labels.window import owner
 from bg_pipeline.defs.sensors import NO_BUCKET, skip
 from bg_pipeline.domain import s3_keys
@@ -22,7 +22,7 @@ TICK_SECONDS = 35.0
 GUARD_SECONDS = 30
 
 
-class Sights(RootModel[dict[str, Sight]]):
+class Sights(RootModel[dict[str, ModelSighting]]):
     """The guard's cursor: the leases it saw."""
 
 
@@ -49,7 +49,7 @@ def custom_labels_hourly(settings: Settings, job: dg.JobDefinition) -> dg.Schedu
         try:
             if at_work(store, s3_keys.window_key(model, "lease")):
                 return skip(context, f"{owner(store, model)} owns the window")
-            need = window_run.look(
+            need = window_run.find_labels_due(
                 store, settings, first=True, time_is_up=lambda: time.monotonic() > deadline
             )
         except (ClientError, BotoCoreError) as error:
@@ -82,7 +82,7 @@ def custom_labels_guard(settings: Settings) -> dg.SensorDefinition:
             return skip(context, NO_BUCKET)
         store: Store = context.resources.bucket
         aws: Aws = context.resources.aws
-        guard = Guard(store, aws, _read(context.cursor))
+        guard = OrphanedModelCheck(store, aws, _read(context.cursor))
         try:
             lines = guard.look()
         except (ClientError, BotoCoreError, BgPipelineError) as error:
@@ -97,7 +97,7 @@ def custom_labels_guard(settings: Settings) -> dg.SensorDefinition:
     return sensor
 
 
-def _read(cursor: str | None) -> dict[str, Sight]:
+def _read(cursor: str | None) -> dict[str, ModelSighting]:
     try:
         return Sights.model_validate_json(cursor or "{}").root
     except ValidationError:

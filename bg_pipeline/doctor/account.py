@@ -23,7 +23,7 @@ from bg_pipeline.errors import PreconditionFailed, SettingsError
 from bg_pipeline.generators import Operation, generator
 from bg_pipeline.labelers import rekognition
 from bg_pipeline.models import selection as models
-from bg_pipeline.models.geography import called_from, elsewhere
+from bg_pipeline.models.geography import callable_regions, runs_outside_region
 from bg_pipeline.rate_limits.account_quotas import AccountQuotas
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store, open_bucket
@@ -169,22 +169,22 @@ def _first_usable(
 ) -> Iterator[Finding]:
     """A finding for each model and Region; what cannot be used fails only if nothing can."""
 
-    def asked(regions: dict[str, Sequence[str]]) -> list[tuple[str, Operation, models.Verdict]]:
+    def asked(regions: dict[str, Sequence[str]]) -> list[tuple[str, Operation, models.Availability]]:
         return [
-            (name, operation, models.look(aws, operation, region))
+            (name, operation, models.check_availability(aws, operation, region))
             for name, operations in wanted
             for region in regions[name]
             for operation in operations
         ]
 
-    def working(found: list[tuple[str, Operation, models.Verdict]]) -> list[tuple[str, str]]:
+    def working(found: list[tuple[str, Operation, models.Availability]]) -> list[tuple[str, str]]:
         bad = {(name, verdict.region) for name, _, verdict in found if not verdict.usable}
         return [(name, verdict.region) for name, _, verdict in found if (name, verdict.region) not in bad]
 
     verdicts = asked({name: named or aws.regions for name, _ in wanted})
     usable = working(verdicts)
     if not usable and not named:
-        away = asked({name: elsewhere(aws, operations) for name, operations in wanted})
+        away = asked({name: runs_outside_region(aws, operations) for name, operations in wanted})
         usable = working(away)
         verdicts += away
     in_use = usable[0][0] if usable else ""
@@ -192,7 +192,9 @@ def _first_usable(
         yield _finding(name, operation, verdict, in_use, f"{setting} or Region in {region_setting}")
 
 
-def _finding(name: str, operation: Operation, verdict: models.Verdict, in_use: str, settings: str) -> Finding:
+def _finding(
+    name: str, operation: Operation, verdict: models.Availability, in_use: str, settings: str
+) -> Finding:
     words = f"{operation.invoke_id} in {verdict.region}"
     if not verdict.usable:
         level = Level.ATTENTION if in_use else Level.FAILED
@@ -254,7 +256,7 @@ def figures(today: date) -> Iterator[Finding]:
 def quotas(settings: Settings, aws: Aws) -> Iterator[Finding]:
     """The rates in use, and what Service Quotas says of this account where it can be asked."""
     operations: dict[Operation, Sequence[str]] = {
-        operation: [*aws.regions, *elsewhere(aws, (operation,))]
+        operation: [*aws.regions, *runs_outside_region(aws, (operation,))]
         for each in map(generator, settings.image_models)
         for operation in (each.replaces, each.removes)
         if operation
@@ -267,7 +269,7 @@ def quotas(settings: Settings, aws: Aws) -> Iterator[Finding]:
         facts = facts_of(operation.name, operation.invoke_id)
         name, setting = f"quota {operation.name}", f"BG_QUOTA_{operation.name}_RPM"
         for region in regions:
-            sources = called_from(operation)
+            sources = callable_regions(operation)
             if sources and region not in sources:
                 continue
             asked[region] = None

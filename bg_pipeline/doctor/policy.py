@@ -18,7 +18,7 @@ from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.model_facts import facts_of
 from bg_pipeline.generators import Operation, generator
 from bg_pipeline.labelers import custom_labels
-from bg_pipeline.models.geography import called_from, elsewhere, runs_in
+from bg_pipeline.models.geography import callable_regions, inference_regions, runs_outside_region
 from bg_pipeline.run.archive import PREFIX as ARCHIVE_HERE
 from bg_pipeline.settings import Settings
 
@@ -37,7 +37,7 @@ Statement = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class PolicyInputs:
     """What the account adds to the settings: its number, its part of AWS, and the KMS keys of its buckets."""
 
     account: str
@@ -45,7 +45,7 @@ class Surroundings:
     keys: tuple[str, ...] = ()
 
 
-def surroundings(settings: Settings, aws: Aws) -> tuple[Surroundings, list[str]]:
+def policy_inputs(settings: Settings, aws: Aws) -> tuple[PolicyInputs, list[str]]:
     """What can be found out about the account, and a line for each thing that could not; nothing is billed."""
     untold = []
     account = "*"
@@ -67,10 +67,10 @@ def surroundings(settings: Settings, aws: Aws) -> tuple[Surroundings, list[str]]
             key = rule.get("ApplyServerSideEncryptionByDefault", {}).get("KMSMasterKeyID")
             if key:
                 keys.append(key)
-    return Surroundings(account, aws.partition(aws.own_region), tuple(dict.fromkeys(keys))), untold
+    return PolicyInputs(account, aws.partition(aws.own_region), tuple(dict.fromkeys(keys))), untold
 
 
-def policy(settings: Settings, aws: Aws, role: Role, around: Surroundings) -> dict[str, Any]:
+def policy(settings: Settings, aws: Aws, role: Role, around: PolicyInputs) -> dict[str, Any]:
     """The IAM policy document of a role; raises `SettingsError` for a generator that cannot be loaded."""
     statements: list[Statement] = []
     if role == "submitter":
@@ -101,15 +101,15 @@ def _allow(sid: str, actions: Sequence[str], *resources: str, **condition: Any) 
     return {**made, "Condition": condition["condition"]} if condition else made
 
 
-def _bucket(around: Surroundings, name: str) -> str:
+def _bucket(around: PolicyInputs, name: str) -> str:
     return f"arn:{around.partition}:s3:::{name}"
 
 
-def _under(around: Surroundings, bucket: str, *prefixes: str) -> list[str]:
+def _under(around: PolicyInputs, bucket: str, *prefixes: str) -> list[str]:
     return [f"{_bucket(around, bucket)}/{prefix}/*" for prefix in prefixes]
 
 
-def _key(key: str, around: Surroundings) -> str:
+def _key(key: str, around: PolicyInputs) -> str:
     return key if key.startswith("arn:") else f"arn:{around.partition}:kms:*:{around.account}:key/{key}"
 
 
@@ -118,7 +118,7 @@ def _archive(settings: Settings) -> str:
     return "" if settings.archive_to in ("", ARCHIVE_HERE) else settings.archive_to
 
 
-def _submitter(settings: Settings, around: Surroundings) -> Iterator[Statement]:
+def _submitter(settings: Settings, around: PolicyInputs) -> Iterator[Statement]:
     bucket = settings.bucket
     yield _allow("FindBatches", ("s3:ListBucket",), _bucket(around, bucket))
     yield _allow(
@@ -138,7 +138,7 @@ def _submitter(settings: Settings, around: Surroundings) -> Iterator[Statement]:
     )
 
 
-def _page(settings: Settings, around: Surroundings) -> Iterator[Statement]:
+def _page(settings: Settings, around: PolicyInputs) -> Iterator[Statement]:
     buckets = (settings.bucket, *settings.allowed_buckets)
     yield _allow(
         "SeeAll", ("s3:GetObject", "s3:GetObjectTagging"), *(f"{_bucket(around, b)}/*" for b in buckets)
@@ -161,7 +161,7 @@ def _page(settings: Settings, around: Surroundings) -> Iterator[Statement]:
     )
 
 
-def _pipeline(settings: Settings, around: Surroundings) -> Iterator[Statement]:
+def _pipeline(settings: Settings, around: PolicyInputs) -> Iterator[Statement]:
     bucket, others = settings.bucket, settings.allowed_buckets
     yield _allow("List", ("s3:ListBucket",), *(_bucket(around, name) for name in (bucket, *others)))
     yield _allow(
@@ -190,7 +190,7 @@ def _pipeline(settings: Settings, around: Surroundings) -> Iterator[Statement]:
         )
 
 
-def _outputs(settings: Settings, around: Surroundings) -> Iterator[Statement]:
+def _outputs(settings: Settings, around: PolicyInputs) -> Iterator[Statement]:
     yield _allow(
         "AnswerCalls",
         ("s3:PutObject", "s3:DeleteObject", "s3:PutObjectTagging"),
@@ -206,10 +206,10 @@ def _outputs(settings: Settings, around: Surroundings) -> Iterator[Statement]:
     )
 
 
-def _models(settings: Settings, aws: Aws, around: Surroundings) -> Iterator[Statement]:
+def _models(settings: Settings, aws: Aws, around: PolicyInputs) -> Iterator[Statement]:
     images = [generator(name) for name in settings.image_models]
     places: dict[Operation, Sequence[str]] = {
-        operation: elsewhere(aws, (operation,)) or aws.regions
+        operation: runs_outside_region(aws, (operation,)) or aws.regions
         for each in images
         for operation in (each.replaces, each.removes)
         if operation and operation.service == "bedrock-runtime"
@@ -219,7 +219,7 @@ def _models(settings: Settings, aws: Aws, around: Surroundings) -> Iterator[Stat
     resources: list[str] = []
     third_party = False
     for operation, regions in places.items():
-        sources = called_from(operation)
+        sources = callable_regions(operation)
         regions = [region for region in regions if not sources or region in sources]
         if regions:
             resources += _invoked(operation, regions, around)
@@ -261,7 +261,7 @@ def _models(settings: Settings, aws: Aws, around: Surroundings) -> Iterator[Stat
     )
 
 
-def _invoked(operation: Operation, regions: Sequence[str], around: Surroundings) -> list[str]:
+def _invoked(operation: Operation, regions: Sequence[str], around: PolicyInputs) -> list[str]:
     """The ARNs that a call of a model is checked against: its profile's, and the model's wherever it may run."""
     arn = f"arn:{around.partition}:bedrock"
     if operation.model_id.startswith("arn:"):
@@ -272,12 +272,12 @@ def _invoked(operation: Operation, regions: Sequence[str], around: Surroundings)
         f"{arn}:{region}:{around.account}:inference-profile/{operation.invoke_id}" for region in regions
     ]
     # A global profile also names the model without a Region.
-    everywhere = runs_in(operation) == ("*",)
-    places = ["", "*"] if everywhere else [*regions, *runs_in(operation)]
+    everywhere = inference_regions(operation) == ("*",)
+    places = ["", "*"] if everywhere else [*regions, *inference_regions(operation)]
     return profiles + [f"{arn}:{place}::foundation-model/{operation.model_id}" for place in places]
 
 
-def _questions(around: Surroundings) -> Iterator[Statement]:
+def _questions(around: PolicyInputs) -> Iterator[Statement]:
     """Free questions; without these rights the pipeline works, and knows less before it spends."""
     yield _allow(
         "AskWhatLives",
@@ -292,7 +292,7 @@ def _questions(around: Surroundings) -> Iterator[Statement]:
     )
 
 
-def _others(settings: Settings, aws: Aws, around: Surroundings) -> Iterator[Statement]:
+def _others(settings: Settings, aws: Aws, around: PolicyInputs) -> Iterator[Statement]:
     if settings.sam_endpoint:
         yield _allow(
             "Segment",
@@ -309,7 +309,7 @@ def _others(settings: Settings, aws: Aws, around: Surroundings) -> Iterator[Stat
         )
 
 
-def _queue(url: str, around: Surroundings) -> str:
+def _queue(url: str, around: PolicyInputs) -> str:
     """The ARN of ``https://sqs.<region>.amazonaws.com/<account>/<name>``."""
     address = urlsplit(url)
     host = (address.hostname or "").split(".")

@@ -23,14 +23,14 @@ from bg_pipeline.imaging import fit, fit_mask, open_photo
 from bg_pipeline.labelers import faces, rekognition
 from bg_pipeline.masks.conventions import TITAN_OUTPAINTING
 from bg_pipeline.models import selection as models
-from bg_pipeline.models.geography import elsewhere
-from bg_pipeline.run.context import Tools
+from bg_pipeline.models.geography import runs_outside_region
+from bg_pipeline.run.context import RunContext
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import open_bucket
 
 
 @dataclass(frozen=True)
-class Trial:
+class ModelTrial:
     """One adapter called once with a small picture; ``worst_usd`` is None where the price is not known."""
 
     subject: str
@@ -38,7 +38,7 @@ class Trial:
     call: Callable[[], str]
 
 
-def trials(tools: Tools) -> list[Trial]:
+def trials(tools: RunContext) -> list[ModelTrial]:
     """One call of every adapter whose model is alive, each through the gate and under the caps."""
     aws, settings = tools.aws, tools.settings
     found = [
@@ -51,9 +51,16 @@ def trials(tools: Tools) -> list[Trial]:
     ]
 
     def alive(operation: Operation, named: Sequence[str] = ()) -> list[str]:
-        home = [region for region in named or aws.regions if models.look(aws, operation, region).usable]
-        away = () if home or named else elsewhere(aws, (operation,))
-        return home or [region for region in away if models.look(aws, operation, region).usable][:1]
+        home = [
+            region
+            for region in named or aws.regions
+            if models.check_availability(aws, operation, region).usable
+        ]
+        away = () if home or named else runs_outside_region(aws, (operation,))
+        return (
+            home
+            or [region for region in away if models.check_availability(aws, operation, region).usable][:1]
+        )
 
     for name in nova.models(settings, aws):
         if regions := alive(nova.operation(name), nova.regions(settings, aws)):
@@ -66,7 +73,7 @@ def trials(tools: Tools) -> list[Trial]:
     return found
 
 
-def live(trial: Trial) -> Finding:
+def live(trial: ModelTrial) -> Finding:
     """Makes the call."""
     try:
         return Finding(Level.OK, f"live {trial.subject}", trial.call())
@@ -98,11 +105,11 @@ def _mask() -> Image.Image:
     return mask
 
 
-def _budget(tools: Tools) -> ImageBudget:
+def _budget(tools: RunContext) -> ImageBudget:
     return ImageBudget(tools.purse, Batch(datetime.now(UTC).date(), "doctor"), "doctor.jpg")
 
 
-def _looking(tools: Tools, operation: Operation, send: Callable[[Any], Any]) -> Trial:
+def _looking(tools: RunContext, operation: Operation, send: Callable[[Any], Any]) -> ModelTrial:
     price = facts_of(operation.name).cost(images=1)
 
     def call() -> str:
@@ -111,10 +118,10 @@ def _looking(tools: Tools, operation: Operation, send: Callable[[Any], Any]) -> 
             paid.settle(price)
         return f"answered from {done.region}"
 
-    return Trial(operation.name, price, call)
+    return ModelTrial(operation.name, price, call)
 
 
-def _captioning(tools: Tools, operation: Operation, regions: Sequence[str]) -> Trial:
+def _captioning(tools: RunContext, operation: Operation, regions: Sequence[str]) -> ModelTrial:
     prompt, alt_text = tools.settings.caption_prompt, tools.settings.alt_text_length
     tier = tools.settings.caption_tier
     tokens_in, tokens_out = nova.tokens_at_most(operation.invoke_id, prompt, alt_text)
@@ -134,10 +141,12 @@ def _captioning(tools: Tools, operation: Operation, regions: Sequence[str]) -> T
             caption = nova.read(done.answer, alt_text)
         return f"answered from {done.region}: {caption.text[:60]}"
 
-    return Trial(f"{operation.name} {operation.invoke_id}", worst, call)
+    return ModelTrial(f"{operation.name} {operation.invoke_id}", worst, call)
 
 
-def _painting(tools: Tools, model: Generator, operation: Operation, regions: Sequence[str]) -> Trial:
+def _painting(
+    tools: RunContext, model: Generator, operation: Operation, regions: Sequence[str]
+) -> ModelTrial:
     price = facts_of(operation.name, operation.model_id).cost(images=1)
 
     def call() -> str:
@@ -155,10 +164,10 @@ def _painting(tools: Tools, model: Generator, operation: Operation, regions: Seq
             paid.settle(price)
         return f"painted {len(made.images)} picture in {paid.region}"
 
-    return Trial(f"{model.name} new background", price, call)
+    return ModelTrial(f"{model.name} new background", price, call)
 
 
-def _cutting(tools: Tools, model: Generator, operation: Operation, regions: Sequence[str]) -> Trial:
+def _cutting(tools: RunContext, model: Generator, operation: Operation, regions: Sequence[str]) -> ModelTrial:
     price = facts_of(operation.name, operation.model_id).cost(images=1)
 
     def call() -> str:
@@ -170,9 +179,9 @@ def _cutting(tools: Tools, model: Generator, operation: Operation, regions: Sequ
             paid.settle(price)
         return f"cut a subject out in {paid.region}"
 
-    return Trial(f"{model.name} cut-out", price, call)
+    return ModelTrial(f"{model.name} cut-out", price, call)
 
 
-def open_tools(settings: Settings, aws: Aws, note: Callable[[str], None]) -> Tools:
+def open_context(settings: Settings, aws: Aws, note: Callable[[str], None]) -> RunContext:
     """What `trials` are made with; close them afterwards. ``note`` is told of what is waited for."""
-    return Tools(settings, aws, open_bucket(settings, aws), stop=threading.Event(), note=note)
+    return RunContext(settings, aws, open_bucket(settings, aws), stop=threading.Event(), note=note)

@@ -62,7 +62,7 @@ class Effect:
         return needed and not (self.unless and getattr(values, self.unless))
 
 
-def declared(kind: type[Any]) -> Mapping[str, tuple[Effect, ...]]:
+def declared_effects(kind: type[Any]) -> Mapping[str, tuple[Effect, ...]]:
     """The effects that each field of a model or dataclass declares, in order; empty where it declares none."""
     hints = get_type_hints(kind, include_extras=True)
     fields = getattr(kind, "model_fields", None) or kind.__dataclass_fields__
@@ -82,7 +82,7 @@ _ALONE: Final = {affects: frozenset({affects}) for affects in Affects}
 def _with_effect(kind: type[Any], affects: frozenset[Affects]) -> tuple[tuple[str, Effect], ...]:
     return tuple(
         (name, effect)
-        for name, effects in declared(kind).items()
+        for name, effects in declared_effects(kind).items()
         for effect in effects
         if effect.affects in affects
     )

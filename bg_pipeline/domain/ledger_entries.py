@@ -61,12 +61,12 @@ class Entry:
 
 _ENTRY = [each.name for each in fields(Entry)]
 
-_DEFAULTS = asdict(Entry(""))
+DEFAULTS = asdict(Entry(""))
 
 _RECORD = frozenset(each.name for each in fields(StageRecord))
 
 
-def _dump(entry: Entry) -> bytes:
+def dump_entry(entry: Entry) -> bytes:
     document = {name: value for name in _ENTRY if (value := getattr(entry, name))}
     if entry.payments:
         document["payments"] = as_stored(entry.payments)
@@ -88,7 +88,7 @@ _OUTPUT: Mapping[str, Any] = {
 """What an output has where it says nothing; its ``Number`` is its place in the list, counted from 1."""
 
 
-def _load(line: bytes) -> Entry:
+def load_entry(line: bytes) -> Entry:
     """An entry as any version of the program wrote it: unknown fields are left out, missing ones have defaults."""
     document = orjson.loads(line)
     stages = document.get("stages", {})
@@ -104,11 +104,11 @@ def _load(line: bytes) -> Entry:
         for number, output in enumerate(document.get("outputs", ()), 1)
         if "Status" in output
     ]
-    known["payments"] = _payments(document)
+    known["payments"] = stored_payments(document)
     return Entry(**known)
 
 
-def _payments(document: dict[str, Any]) -> dict[str, Payment]:
+def stored_payments(document: dict[str, Any]) -> dict[str, Payment]:
     if "payments" in document:
         return from_stored(document["payments"])
     return _sums_of_stages(document.get("stages", {}))

@@ -57,7 +57,7 @@ class Bill:
         return Bill(total([self.cost_usd, other.cost_usd]), total([self.maybe_usd, other.maybe_usd]))
 
 
-def bill(payments: Iterable[Payment]) -> Bill:
+def sum_payments(payments: Iterable[Payment]) -> Bill:
     """The sum of payments, each call once."""
     certain: list[float | None] = []
     maybe: list[float | None] = []

@@ -7,7 +7,7 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import Any, Literal
 
-from bg_pipeline.domain.requests import Rendition, Wishes, read_wishes
+from bg_pipeline.domain.requests import ImageFields, Rendition, read_image_fields
 
 RULES = frozenset(
     {
@@ -34,7 +34,7 @@ class Preset:
     name: str
     about: str
     background: Background
-    request: Wishes
+    request: ImageFields
     file: Rendition
     rules: Mapping[str, Any]
 
@@ -49,7 +49,7 @@ def _presets() -> Mapping[str, Preset]:
             name,
             document["about"],
             document["background"],
-            read_wishes(document["request"]),
+            read_image_fields(document["request"]),
             Rendition(**document["file"]),
             document["rules"],
         )
@@ -59,7 +59,7 @@ def _presets() -> Mapping[str, Preset]:
 PRESETS = _presets()
 """The presets by name, as in ``presets.toml``."""
 
-WISHES: Mapping[str, Wishes] = MappingProxyType(
+PRESET_REQUESTS: Mapping[str, ImageFields] = MappingProxyType(
     {name: replace(preset.request, Renditions=(preset.file,)) for name, preset in PRESETS.items()}
 )
 """What each preset asks of a request, by name; its one rendition is the file that it stands for."""

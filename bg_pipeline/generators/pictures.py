@@ -13,12 +13,12 @@ _PNG_COLOUR_TYPE = 25
 _PNG_RGB = 2
 
 
-def encoded(data: bytes) -> str:
+def to_base64_png(data: bytes) -> str:
     """The file in base64, without a data-URI prefix."""
     return pybase64.b64encode_as_string(data)
 
 
-def decoded(text: Any, model: str) -> bytes:
+def from_base64(text: Any, model: str) -> bytes:
     """The picture file in an answer of ``model``.
 
     Raises `OutcomeUnknown` when it is none: the picture asked for is not to blame, and the call may be billed.

@@ -10,7 +10,7 @@ from typing import Any
 
 from bg_pipeline import errors
 from bg_pipeline.generators import Ask, Invoke, Made, Operation, Size, fits_as_png
-from bg_pipeline.generators.pictures import decoded, encoded
+from bg_pipeline.generators.pictures import from_base64, to_base64_png
 from bg_pipeline.imaging import Bounds
 
 GROW_MASK = {"PRECISE": 0, "DEFAULT": 5}
@@ -49,8 +49,8 @@ def request(ask: Ask) -> dict[str, Any]:
     if not ask.mask:
         raise ValueError("Stability's Inpaint needs a mask: it cannot find the subject from words")
     body = {
-        "image": encoded(ask.picture),
-        "mask": encoded(ask.mask),
+        "image": to_base64_png(ask.picture),
+        "mask": to_base64_png(ask.mask),
         "prompt": ask.prompt,
         "seed": ask.seed,
         "grow_mask": GROW_MASK[ask.mode],
@@ -65,7 +65,7 @@ def request(ask: Ask) -> dict[str, Any]:
 def removal(picture: bytes, size: Size) -> dict[str, Any]:
     """The body of a Remove Background call: a PNG, or WebP where that may be too long; JPEG has no alpha."""
     form = "png" if fits_as_png(size, channels=4) else "webp"
-    return {"image": encoded(picture), "output_format": form}
+    return {"image": to_base64_png(picture), "output_format": form}
 
 
 def answer(body: Mapping[str, Any], ask: Ask, model: str) -> Made:
@@ -85,4 +85,4 @@ def picture_of(body: Mapping[str, Any], model: str) -> bytes:
     if reason:
         raise errors.Transient("InferenceError", f"{model} could not finish the picture: {reason}")
     images = body.get("images") or [None]
-    return decoded(images[0], model)
+    return from_base64(images[0], model)

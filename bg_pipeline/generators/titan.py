@@ -10,7 +10,7 @@ from typing import Any
 
 from bg_pipeline import errors
 from bg_pipeline.generators import Ask, Invoke, Made, Operation, Size
-from bg_pipeline.generators.pictures import decoded, encoded, rgb_mask
+from bg_pipeline.generators.pictures import from_base64, rgb_mask, to_base64_png
 from bg_pipeline.generators.refusals import refusal
 from bg_pipeline.imaging import AllowedSizes
 
@@ -60,11 +60,15 @@ class TitanV1(TitanV2):
 
 def request(ask: Ask) -> dict[str, Any]:
     """The body of an ``OUTPAINTING`` call."""
-    params: dict[str, Any] = {"text": ask.prompt, "image": encoded(ask.picture), "outPaintingMode": ask.mode}
+    params: dict[str, Any] = {
+        "text": ask.prompt,
+        "image": to_base64_png(ask.picture),
+        "outPaintingMode": ask.mode,
+    }
     if ask.negative_prompt:
         params["negativeText"] = ask.negative_prompt
     if ask.mask:
-        params["maskImage"] = encoded(rgb_mask(ask.mask))
+        params["maskImage"] = to_base64_png(rgb_mask(ask.mask))
     else:
         params["maskPrompt"] = ask.mask_prompt
         params["returnMask"] = True
@@ -84,7 +88,7 @@ def request(ask: Ask) -> dict[str, Any]:
 
 def removal(picture: bytes) -> dict[str, Any]:
     """The body of a ``BACKGROUND_REMOVAL`` call, which takes no further settings."""
-    return {"taskType": "BACKGROUND_REMOVAL", "backgroundRemovalParams": {"image": encoded(picture)}}
+    return {"taskType": "BACKGROUND_REMOVAL", "backgroundRemovalParams": {"image": to_base64_png(picture)}}
 
 
 def answer(body: Mapping[str, Any], ask: Ask, model: str) -> Made:
@@ -95,7 +99,7 @@ def answer(body: Mapping[str, Any], ask: Ask, model: str) -> Made:
     return Made(
         images=images,
         seeds=(ask.seed,) * len(images),
-        mask=decoded(mask, model) if mask else None,
+        mask=from_base64(mask, model) if mask else None,
         note=body.get("error") or None,
     )
 
@@ -112,4 +116,4 @@ def pictures(body: Mapping[str, Any], model: str) -> tuple[bytes, ...]:
         if words:
             raise refusal("ContentFiltered", str(words)) or errors.Blocked("ContentFiltered", str(words))
         raise errors.OutcomeUnknown("BadAnswer", f"{model} answered without a picture and without a reason")
-    return tuple(decoded(image, model) for image in images)
+    return tuple(from_base64(image, model) for image in images)

@@ -5,7 +5,7 @@ tells what a file is and which module reads it; libjpeg-turbo, libvips, libheif 
 rest. They release the interpreter lock while they work, so threads scale.
 """
 
-from bg_pipeline.imaging.compose import composite, cut_out, put_back
+from bg_pipeline.imaging.compose import composite, cut_out, restore_subject
 from bg_pipeline.imaging.encode import WITH_ALPHA, WRITABLE, encode, writable_format
 from bg_pipeline.imaging.fidelity import Fidelity, measure
 from bg_pipeline.imaging.fit import (
@@ -18,7 +18,7 @@ from bg_pipeline.imaging.fit import (
     small_jpeg,
     unfit,
 )
-from bg_pipeline.imaging.photo import MAX_PIXELS, Facts, Photo, look, open_photo
+from bg_pipeline.imaging.photo import MAX_PIXELS, ImageHeader, Photo, open_photo, read_header
 
 __all__ = [
     "MAX_PIXELS",
@@ -26,9 +26,9 @@ __all__ = [
     "WRITABLE",
     "AllowedSizes",
     "Bounds",
-    "Facts",
     "Fidelity",
     "Fitted",
+    "ImageHeader",
     "Photo",
     "Sizes",
     "composite",
@@ -36,10 +36,10 @@ __all__ = [
     "encode",
     "fit",
     "fit_mask",
-    "look",
     "measure",
     "open_photo",
-    "put_back",
+    "read_header",
+    "restore_subject",
     "small_jpeg",
     "unfit",
     "writable_format",

@@ -9,12 +9,12 @@ Floats = npt.NDArray[np.float32]
 Levels = npt.NDArray[np.uint8]
 
 
-def planes(image: Image.Image) -> Floats:
+def to_array(image: Image.Image) -> Floats:
     """A colour picture as (channels, height, width): numpy is slow where the shortest axis is the last."""
     return np.moveaxis(np.asarray(image), -1, 0).astype(np.float32, order="C")
 
 
-def picture(values: Floats) -> Image.Image:
+def to_image(values: Floats) -> Image.Image:
     """The picture of `planes`."""
     return Image.fromarray(np.ascontiguousarray(np.moveaxis(levels(values), 0, -1)))
 

@@ -19,7 +19,9 @@ _SHADOWS = ((0.7, 0.35, 0.05, 0.4), (0.35, 0.12, 0.012, 0.5))
 _SOLID = [0] * 128 + [255] * 128
 
 
-def put_back(photo: Photo, generated: Image.Image, subject: Image.Image, *, feather: float) -> Image.Image:
+def restore_subject(
+    photo: Photo, generated: Image.Image, subject: Image.Image, *, feather: float
+) -> Image.Image:
     """The photo's subject, its own pixels, on the generated background: an RGB picture of the photo's size.
 
     ``generated`` and ``subject`` have the photo's size (see `unfit`); ``subject`` is L, 255 = subject, and may be
@@ -64,7 +66,7 @@ def composite(
         scene = ImageOps.fit(on_white(backdrop), photo.size, Image.Resampling.LANCZOS)
     if shadow:
         scene.paste("black", mask=_shadow(subject))
-    return put_back(photo, scene, subject, feather=feather)
+    return restore_subject(photo, scene, subject, feather=feather)
 
 
 def _shadow(subject: Image.Image) -> Image.Image:

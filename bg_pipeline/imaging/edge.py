@@ -18,8 +18,8 @@ from bg_pipeline.imaging.arrays import (
     average,
     enlarged,
     levels,
-    picture,
-    planes,
+    to_array,
+    to_image,
 )
 
 Places = npt.NDArray[np.intp]
@@ -90,13 +90,13 @@ class Edge:
     def __init__(self, photo: Image.Image, matte: Image.Image) -> None:
         self._photo, self._matte = photo, matte
         self._step = max(1, round(max(photo.size) / _COARSE))
-        colours = planes(photo.reduce(self._step))
+        colours = to_array(photo.reduce(self._step))
         share = np.asarray(matte.reduce(self._step), np.float32) / np.float32(255)
         inside = average(colours, np.square(np.square(share)), 8)
         outside = average(colours, np.square(np.square(1 - share)), 8)
         inside, outside = _explained(colours, share, inside, outside)
-        self._inside = picture(average(inside, share, 1))
-        self._outside = picture(average(outside, 1 - share, 1))
+        self._inside = to_image(average(inside, share, 1))
+        self._outside = to_image(average(outside, 1 - share, 1))
 
     def unmixed(self, box: Box) -> tuple[Image.Image, Image.Image]:
         """The photo in a box, its edge pixels in the subject's own colours, and their share of subject."""

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops, ImageFilter
 
-from bg_pipeline.imaging.arrays import Box, Floats, average, enlarged, picture, planes
+from bg_pipeline.imaging.arrays import Box, Floats, average, enlarged, to_array, to_image
 from bg_pipeline.imaging.edge import edge_boxes, filtered
 from bg_pipeline.imaging.photo import Photo, on_white
 
@@ -132,7 +132,7 @@ def _weights(coarse_mask: Image.Image) -> Floats:
 
 def _mean(coarse: Image.Image, weights: Floats) -> Image.Image:
     """The weighted local mean of a coarse picture."""
-    return picture(average(planes(coarse), weights**8, 3))
+    return to_image(average(to_array(coarse), weights**8, 3))
 
 
 def _differs(before: Image.Image, after: Image.Image) -> Flags:

@@ -14,11 +14,11 @@ from bg_pipeline.imaging.encode import jpeg, png
 from bg_pipeline.imaging.photo import (
     REDUCING_GAP,
     SMALLER,
-    Facts,
+    ImageHeader,
     Photo,
-    look,
     on_white,
     open_photo,
+    read_header,
     scaled_down,
 )
 
@@ -173,7 +173,7 @@ def small_jpeg(
     quality: int = 90,
     min_side: int | None = None,
     max_bytes: int | None = None,
-    facts: Facts | None = None,
+    facts: ImageHeader | None = None,
 ) -> bytes:
     """An upright sRGB JPEG of the picture, scaled down to lie within a box, for services that only look at it.
 
@@ -187,7 +187,7 @@ def small_jpeg(
     if isinstance(source, Photo):
         photo, target = source, _target(source.size, within, min_side)
     else:
-        facts = facts or look(source)
+        facts = facts or read_header(source)
         target = _target(facts.size, within, min_side)
         if target == facts.size and facts.plain and len(source) <= (max_bytes or len(source)):
             # A service is paid for looking at it, so damage must be seen before.

@@ -37,7 +37,7 @@ _UPRIGHT = {
 
 
 @dataclass(frozen=True)
-class Facts:
+class ImageHeader:
     """What the header of an image file says, without decoding it.
 
     ``size`` is upright (width, height): EXIF ``orientation`` (1-8) is already applied to it. ``mode`` is
@@ -104,12 +104,12 @@ def _header(data: bytes, max_pixels: int) -> Source:
     return source
 
 
-def look(data: bytes) -> Facts:
+def read_header(data: bytes) -> ImageHeader:
     """The facts in an image's header, without decoding it; raises `ImageError` as `open_photo` does."""
     source = _header(data, MAX_PIXELS)
     turned = source.orientation
     plain = source.format == "jpeg" and turned == 1 and source.mode in ("RGB", "L")
-    return Facts(
+    return ImageHeader(
         format=source.format,
         size=source.size[::-1] if turned >= 5 else source.size,
         orientation=turned,

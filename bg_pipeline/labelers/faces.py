@@ -17,7 +17,7 @@ def request(picture: bytes) -> dict[str, Any]:
     return {"Image": {"Bytes": picture}, "Attributes": ["DEFAULT"]}
 
 
-def places(response: Mapping[str, Any]) -> list[Instance]:
+def face_boxes(response: Mapping[str, Any]) -> list[Instance]:
     """Every face found (the service gives the 100 largest), in its order."""
     found = (
         instance(face["BoundingBox"], face.get("Confidence", 0.0))

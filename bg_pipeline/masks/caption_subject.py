@@ -46,7 +46,7 @@ _VAGUE = _words("""
 _TOKENS = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|[,.;:!?()\n—–]")
 
 
-def noun(caption: str) -> str | None:
+def subject_noun(caption: str) -> str | None:
     """The main noun of a caption, lower case: "The image shows a red bicycle leaning…" gives "bicycle".
 
     A guess from word order, for English captions in the usual manner; None where it finds no noun, never

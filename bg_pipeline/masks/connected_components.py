@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def pieces(inside: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def components(inside: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Each pixel's piece number (0 = outside, 1 .. n) and the pixel count of each number, outside included.
 
     Pixels that touch by a side or a corner are of one piece. ``inside`` is (height, width); a 512-pixel

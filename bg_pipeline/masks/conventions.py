@@ -15,7 +15,7 @@ HALF = 128
 
 
 @dataclass(frozen=True)
-class Form:
+class MaskConvention:
     """How one file or one model's task spells a mask.
 
     ``kept`` is the grey value of pixels that stay as they are. ``hard`` forms take only 0 and 255.
@@ -51,15 +51,15 @@ class Form:
 
 
 # Masks people give, and masks stored for inspection: black = subject, white = replaced.
-STORED = Form(kept=0, hard=False, mode="L")
+STORED = MaskConvention(kept=0, hard=False, mode="L")
 # Outpainting repaints the white and keeps the black; inpainting repaints the black.
-TITAN_OUTPAINTING = Form(kept=0, hard=True, mode="RGB")
-TITAN_INPAINTING = Form(kept=255, hard=True, mode="RGB")
-NOVA_OUTPAINTING = Form(kept=0, hard=True, mode="RGB")
-NOVA_INPAINTING = Form(kept=255, hard=True, mode="RGB")
+TITAN_OUTPAINTING = MaskConvention(kept=0, hard=True, mode="RGB")
+TITAN_INPAINTING = MaskConvention(kept=255, hard=True, mode="RGB")
+NOVA_OUTPAINTING = MaskConvention(kept=0, hard=True, mode="RGB")
+NOVA_INPAINTING = MaskConvention(kept=255, hard=True, mode="RGB")
 # White is fully repainted, black untouched, grey in proportion.
-STABILITY_INPAINT = Form(kept=0, hard=False, mode="L")
-STABILITY_ERASE = Form(kept=0, hard=False, mode="L")
+STABILITY_INPAINT = MaskConvention(kept=0, hard=False, mode="L")
+STABILITY_ERASE = MaskConvention(kept=0, hard=False, mode="L")
 
 
 def harden(mask: Image.Image) -> Image.Image:

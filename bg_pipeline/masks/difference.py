@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageFilter
 
 from bg_pipeline.masks import Mask
-from bg_pipeline.masks.connected_components import pieces
+from bg_pipeline.masks.connected_components import components
 
 # The mean change around a pixel, of 255: encoding an unchanged picture again stays below, painting rarely does.
 UNCHANGED = 8
@@ -18,7 +18,7 @@ LEAST, MOST = 0.005, 0.97
 MANY_PIECES = 12
 
 
-def difference(sent: Image.Image, answered: Image.Image) -> Mask | None:
+def mask_from_difference(sent: Image.Image, answered: Image.Image) -> Mask | None:
     """What is the same in ``answered`` as in ``sent``, as a mask of the size of ``sent``; None if that is no subject.
 
     For answers of modes that keep the subject's pixels. None where nearly nothing or nearly all is the same, where
@@ -40,11 +40,11 @@ def difference(sent: Image.Image, answered: Image.Image) -> Mask | None:
     same = same.filter(ImageFilter.BoxBlur(2)).point([0] * 128 + [255] * 128)
 
     inside = np.asarray(same) > 0
-    numbers, counts = pieces(inside)
+    numbers, counts = components(inside)
     large = counts >= SPECK * pixels
     large[0] = False
     inside = large[numbers]
-    numbers, counts = pieces(~inside)
+    numbers, counts = components(~inside)
     pinholes = counts < PINHOLE * pixels
     pinholes[0] = False
     inside |= pinholes[numbers]

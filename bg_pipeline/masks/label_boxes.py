@@ -10,7 +10,7 @@ from PIL import Image, ImageChops, ImageFilter
 from bg_pipeline.masks import Mask, Source
 from bg_pipeline.masks.boxes import Box
 from bg_pipeline.masks.caption_subject import singular
-from bg_pipeline.masks.connected_components import pieces
+from bg_pipeline.masks.connected_components import components
 
 # Parts are told apart at this longer side; their edges come from the cut-out itself, at full size.
 LONG_SIDE = 512
@@ -64,7 +64,7 @@ def parts(cut: Mask, boxes: Sequence[Box], *, source: Source = "labels", whole: 
     scale = min(1.0, LONG_SIDE / max(picture.size))
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     inside = np.asarray(picture.resize(size, Image.Resampling.BOX, reducing_gap=2.0)) >= 128
-    numbers, counts = pieces(inside)
+    numbers, counts = components(inside)
     count = len(counts)
 
     in_boxes = np.zeros_like(inside)

@@ -18,12 +18,12 @@ from bg_pipeline.errors import SettingsError
 from bg_pipeline.masks import Mask, persons, refine
 from bg_pipeline.masks.boxes import Box
 from bg_pipeline.masks.faces import portrait
-from bg_pipeline.masks.onnx_model import Model
-from bg_pipeline.masks.plain_background import LONG_SIDE, Studio
+from bg_pipeline.masks.onnx_model import OnnxModel
+from bg_pipeline.masks.plain_background import LONG_SIDE, PlainBackground
 
 SMALLEST_SIDE = 48
 
-_models: dict[Path, Model] = {}
+_models: dict[Path, OnnxModel] = {}
 _loading = threading.Lock()
 
 
@@ -32,7 +32,7 @@ def has_opencv() -> bool:
     return "cv2" in sys.modules or importlib.util.find_spec("cv2") is not None
 
 
-def studio_cut(image: Image.Image) -> Mask | None:
+def cut_plain_background(image: Image.Image) -> Mask | None:
     """The subject in front of a plain studio background, at the picture's size; None unless that is near certain.
 
     White, grey, black, coloured, shaded and cloudy backdrops with soft shadows qualify; rooms, landscapes,
@@ -49,14 +49,14 @@ def studio_cut(image: Image.Image) -> Mask | None:
     cv2.setNumThreads(1)
     cv2.setRNGSeed(0)
     small = image.resize(size, Image.Resampling.BOX, reducing_gap=3.0).convert("RGB")
-    found = Studio(cv2, np.asarray(small)).cut()
+    found = PlainBackground(cv2, np.asarray(small)).cut()
     if found is None:
         return None
     matte, confidence = found
     return Mask(refine.enlarge(matte, image), "studio", confidence)
 
 
-def persons_cut(image: Image.Image, faces: Sequence[Box]) -> Mask | None:
+def cut_persons(image: Image.Image, faces: Sequence[Box]) -> Mask | None:
     """The people of ``faces``, at the picture's size; None where their colours do not tell them from what is behind.
 
     They are looked for in and around the head-and-shoulders shapes of `portrait`, and kept down to where they end.
@@ -75,7 +75,7 @@ def persons_cut(image: Image.Image, faces: Sequence[Box]) -> Mask | None:
     return None if matte is None else Mask(refine.enlarge(matte, image), "persons")
 
 
-def onnx_cut(image: Image.Image, path: Path) -> Mask:
+def cut_with_onnx(image: Image.Image, path: Path) -> Mask:
     """The subject as the ONNX matting model at ``path`` sees it, at the picture's size.
 
     The model takes one RGB picture, (1, 3, H, W) or (1, H, W, 3), as floats, of a fixed size or any, and
@@ -86,7 +86,7 @@ def onnx_cut(image: Image.Image, path: Path) -> Mask:
     onnxruntime = _imported("onnxruntime", "a matting model", "leave BG_ONNX_MODEL empty")
     with _loading:
         if path not in _models:
-            _models[path] = Model(onnxruntime, path)
+            _models[path] = OnnxModel(onnxruntime, path)
         model = _models[path]
     matte = model.matte(image)
     alpha = np.asarray(matte, np.float32) / np.float32(255)

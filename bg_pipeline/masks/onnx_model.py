@@ -18,7 +18,7 @@ Channels = tuple[float, float, float]
 Positive = Annotated[float, Field(gt=0)]
 
 
-class Training(BaseModel):
+class Normalisation(BaseModel):
     """How a model wants its pictures; the defaults are what U²-Net, BiRefNet and most others were trained with.
 
     ``mean`` and ``std`` are of colours in 0..1 (ISNet: 0.5 and 1; MODNet: 0.5 and 0.5). ``size`` is
@@ -32,7 +32,7 @@ class Training(BaseModel):
     size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = None
 
 
-class Model:
+class OnnxModel:
     """One loaded model; may be asked from several threads, runs one picture at a time.
 
     Matting at 1024 pixels takes over a gigabyte, and all cores already work on one. Raises `SettingsError`,
@@ -103,10 +103,10 @@ class Model:
             alpha = alpha / 255
         return Image.fromarray((255 * np.clip(alpha, 0, 1) + 0.5).astype(np.uint8))
 
-    def _read_training(self) -> Training:
+    def _read_training(self) -> Normalisation:
         file = self.path.with_name(self.path.name + ".json")
         try:
-            return Training.model_validate_json(file.read_bytes()) if file.exists() else Training()
+            return Normalisation.model_validate_json(file.read_bytes()) if file.exists() else Normalisation()
         except ValidationError as error:
             problem = error.errors()[0]
             field = ".".join(map(str, problem["loc"])) or "the file"

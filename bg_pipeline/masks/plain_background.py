@@ -24,7 +24,7 @@ MOST_OF_CUT_OFF = 0.2
 SURE = 0.8
 
 
-class Studio:
+class PlainBackground:
     """One small picture, (height, width, 3), on its way to a matte."""
 
     def __init__(self, cv2: ModuleType, picture: NDArray[np.uint8]) -> None:

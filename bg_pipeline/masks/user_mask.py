@@ -18,7 +18,7 @@ MOST_OF_ONE_GREY = 0.02
 NOISE = 16
 
 
-def read_given(data: bytes, size: tuple[int, int], *, name: str = "the mask") -> Mask:
+def read_user_mask(data: bytes, size: tuple[int, int], *, name: str = "the mask") -> Mask:
     """The mask in the picture file ``data``, at ``size``, the upright photo's (width, height).
 
     Black = subject, white = replaced; with translucent pixels, opaque = subject and colours mean nothing.

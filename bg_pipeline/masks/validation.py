@@ -9,7 +9,7 @@ from PIL import Image
 
 from bg_pipeline.masks import Mask
 from bg_pipeline.masks.boxes import Box
-from bg_pipeline.masks.connected_components import pieces
+from bg_pipeline.masks.connected_components import components
 
 # Judged at this longer side: what a person sees in a thumbnail, and the same cost for any photo.
 LONG_SIDE = 256
@@ -34,20 +34,20 @@ LEAST_OF_BOX = 0.04
 
 
 @dataclass(frozen=True)
-class Verdict:
+class MaskVerdict:
     """Whether the mask may be paid for; ``reasons`` are sentences for people, empty when ``ok``."""
 
     ok: bool
     reasons: tuple[str, ...]
 
 
-def judge(
+def validate_mask(
     mask: Mask | Image.Image,
     *,
     boxes: Sequence[Box] = (),
     expected: int | None = None,
     beyond: bool = False,
-) -> Verdict:
+) -> MaskVerdict:
     """The verdict on ``mask``: empty, tiny, everything, around the frame, in pieces, undecided, or not in ``boxes``.
 
     ``boxes`` are those of the chosen labels or faces; a mask must reach each of them and lie mostly in
@@ -60,7 +60,7 @@ def judge(
     inside = small >= 0.5
     share = float(inside.mean())
     if not inside.any():
-        return Verdict(False, ("the mask is empty: no subject was found",))
+        return MaskVerdict(False, ("the mask is empty: no subject was found",))
     reasons = []
     if share < TINY:
         reasons.append(f"the subject is tiny: {share:.2%} of the picture")
@@ -80,7 +80,7 @@ def judge(
     reasons += _in_pieces(inside, max(expected or 0, len(boxes)))
     if boxes:
         reasons += _at_odds(inside, boxes, beyond)
-    return Verdict(not reasons, tuple(reasons))
+    return MaskVerdict(not reasons, tuple(reasons))
 
 
 def _small(picture: Image.Image) -> NDArray[np.float32]:
@@ -92,7 +92,7 @@ def _small(picture: Image.Image) -> NDArray[np.float32]:
 
 
 def _in_pieces(inside: NDArray[np.bool_], expected: int) -> list[str]:
-    _, counts = pieces(inside)
+    _, counts = components(inside)
     largest_first = np.sort(counts[1:])[::-1]
     needed = int(np.searchsorted(np.cumsum(largest_first), BULK * largest_first.sum())) + 1
     if needed <= max(MANY_PIECES, 2 * expected):

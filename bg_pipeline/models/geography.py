@@ -11,7 +11,7 @@ from bg_pipeline.domain.model_facts import all_facts, facts_of, geographies, spl
 from bg_pipeline.generators import Operation
 
 
-def called_from(operation: Operation) -> tuple[str, ...]:
+def callable_regions(operation: Operation) -> tuple[str, ...]:
     """The Regions that an operation may be called from by the table; empty where the table does not know."""
     regions = facts_of(operation.name, operation.invoke_id).regions
     if regions or not operation.profile:
@@ -20,7 +20,7 @@ def called_from(operation: Operation) -> tuple[str, ...]:
     return geography.sources if geography else ()
 
 
-def runs_in(operation: Operation) -> tuple[str, ...]:
+def inference_regions(operation: Operation) -> tuple[str, ...]:
     """The Regions that Bedrock may run a call in; empty for a bare model, which runs where it is called.
 
     ``("*",)`` is any commercial Region.
@@ -60,12 +60,12 @@ def _preference(profile: str) -> tuple[bool, bool, int]:
     return profile == "global.", not profile, len(geography.sources) if geography else 0
 
 
-def elsewhere(aws: Aws, operations: Sequence[Operation]) -> tuple[str, ...]:
+def runs_outside_region(aws: Aws, operations: Sequence[Operation]) -> tuple[str, ...]:
     """Where a model is to be had that is in none of the Regions in use, as far as this account has Regions there.
 
     Empty as soon as a person named Regions: what they named is where pictures may go.
     """
-    places = [called_from(operation) for operation in operations]
+    places = [callable_regions(operation) for operation in operations]
     if aws.regions_named or not places or not all(places):
         return ()
     if any(all(region in each for each in places) for region in aws.regions):

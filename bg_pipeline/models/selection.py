@@ -17,13 +17,13 @@ from bg_pipeline.aws.clients import Aws
 from bg_pipeline.domain.model_facts import facts_of
 from bg_pipeline.errors import ModelUnavailable, NothingUsable
 from bg_pipeline.generators import Generator, Operation
-from bg_pipeline.models.geography import called_from, elsewhere
+from bg_pipeline.models.geography import callable_regions, runs_outside_region
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Availability:
     """Whether a model can be used in a Region, and why not; ``asked`` is False where nobody could tell.
 
     ``told`` is what AWS says of the account's access. It refuses nothing: such statuses are often wrong, and the
@@ -52,7 +52,7 @@ class Verdict:
         return "; ".join(parts)
 
 
-def look(aws: Aws, operation: Operation, region: str) -> Verdict:
+def check_availability(aws: Aws, operation: Operation, region: str) -> Availability:
     """Asks the control plane of ``region`` about a model; nothing is billed.
 
     A control plane that denies the question, or cannot be reached, means "unknown": the model is tried, unless the
@@ -60,13 +60,13 @@ def look(aws: Aws, operation: Operation, region: str) -> Verdict:
     """
     model_id = operation.model_id
     facts = facts_of(operation.name, operation.invoke_id)
-    sources = called_from(operation)
+    sources = callable_regions(operation)
     by_the_table = not sources or region in sources
     if not operation.profile and not by_the_table:
-        return Verdict(model_id, region, False, _not_offered(operation, region))
+        return Availability(model_id, region, False, _not_offered(operation, region))
 
-    def unknown(reason: str) -> Verdict:
-        return Verdict(
+    def unknown(reason: str) -> Availability:
+        return Availability(
             model_id,
             region,
             by_the_table,
@@ -86,7 +86,7 @@ def look(aws: Aws, operation: Operation, region: str) -> Verdict:
         life = details.get("modelLifecycle", {})
         end = _day(life.get("endOfLifeTime"))
         if end and end <= datetime.now(UTC).date():
-            return Verdict(model_id, region, False, f"retired on {end}", end_of_life=end)
+            return Availability(model_id, region, False, f"retired on {end}", end_of_life=end)
         legacy = life.get("status") == "LEGACY"
         availability = client.get_foundation_model_availability(modelId=model_id)
     except ClientError as error:
@@ -94,13 +94,13 @@ def look(aws: Aws, operation: Operation, region: str) -> Verdict:
         if code in _UNKNOWN_MODEL:
             if not facts.provider or facts.own:
                 # A model of one's own, imported or served elsewhere, is in no catalogue.
-                return Verdict(model_id, region, True, "no catalogue knows it", asked=False)
+                return Availability(model_id, region, True, "no catalogue knows it", asked=False)
             return _not_there(operation, region)
         return unknown(f"the control plane answered {code}")
     except BotoCoreError as error:
         return unknown(f"the control plane cannot be reached: {error}")
     offered = availability.get("regionAvailability") != "NOT_AVAILABLE"
-    return Verdict(
+    return Availability(
         model_id,
         region,
         offered,
@@ -124,16 +124,16 @@ def _has_profile(client: Any, profile_id: str) -> bool | None:
     return True
 
 
-def _not_there(operation: Operation, region: str) -> Verdict:
+def _not_there(operation: Operation, region: str) -> Availability:
     """The Region does not know the model, or its profile: it is retired, or was never there."""
     day = facts_of(operation.name, operation.invoke_id).end_of_life
     why = f"retired on {day}" if day else _not_offered(operation, region)
-    return Verdict(operation.model_id, region, False, why, end_of_life=day)
+    return Availability(operation.model_id, region, False, why, end_of_life=day)
 
 
 def _not_offered(operation: Operation, region: str) -> str:
     through = f" through {operation.invoke_id}" if operation.profile else ""
-    sources = called_from(operation)
+    sources = callable_regions(operation)
     return f"not offered in {region}{through}" + (f"; it is in {', '.join(sources)}" if sources else "")
 
 
@@ -158,7 +158,7 @@ def _told(availability: dict[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class Candidate(Generic[T]):
+class ModelCandidate(Generic[T]):
     """A configured model: its name in the settings, what it is called through, and who speaks its language."""
 
     name: str
@@ -167,14 +167,14 @@ class Candidate(Generic[T]):
 
 
 @dataclass(frozen=True)
-class Choice(Generic[T]):
+class SelectedModel(Generic[T]):
     """The model in use and the Regions it is used in."""
 
-    candidate: Candidate[T]
+    candidate: ModelCandidate[T]
     regions: tuple[str, ...]
 
 
-class Roster(Generic[T]):
+class ModelSelector(Generic[T]):
     """The configured models of one kind, in order; hands out the first that can be used. Safe for threads.
 
     ``regions`` are those of this kind where they are not ``aws.regions``. ``note`` is called with one line whenever a
@@ -184,7 +184,7 @@ class Roster(Generic[T]):
     def __init__(
         self,
         aws: Aws,
-        candidates: Sequence[Candidate[T]],
+        candidates: Sequence[ModelCandidate[T]],
         note: Callable[[str], None] = lambda line: None,
         *,
         regions: Sequence[str] = (),
@@ -194,14 +194,14 @@ class Roster(Generic[T]):
         self._note = note
         self._regions = tuple(dict.fromkeys(regions))
         self._lock = threading.Lock()
-        self._choice: Choice[T] | None = None
+        self._choice: SelectedModel[T] | None = None
         self._refused: dict[str, str] = {}
         self._lost: dict[tuple[str, str], ModelUnavailable] = {}
         self._nothing: tuple[str, bool] | None = None
         self._told: set[tuple[str, str]] = set()
 
     @property
-    def candidates(self) -> tuple[Candidate[T], ...]:
+    def candidates(self) -> tuple[ModelCandidate[T], ...]:
         return tuple(self._candidates)
 
     @property
@@ -209,7 +209,7 @@ class Roster(Generic[T]):
         """Every configured name: a stored answer of any of them serves."""
         return frozenset(candidate.name for candidate in self._candidates)
 
-    def current(self) -> Choice[T]:
+    def current(self) -> SelectedModel[T]:
         """The first model that can be used; raises `NothingUsable` with every reason if there is none."""
         with self._lock:
             if self._choice is None and self._nothing is None:
@@ -219,7 +219,7 @@ class Roster(Generic[T]):
             text, passing = self._nothing or ("", False)
             raise NothingUsable(text, passing=passing)
 
-    def lost(self, choice: Choice[T], region: str, error: ModelUnavailable) -> None:
+    def lost(self, choice: SelectedModel[T], region: str, error: ModelUnavailable) -> None:
         """This model cannot be used in this Region any more; `current` then says what is used instead, and why."""
         name = choice.candidate.name
         with self._lock:
@@ -232,11 +232,11 @@ class Roster(Generic[T]):
                 self._lost |= new
                 self._choice = self._nothing = None
 
-    def _choose(self) -> Choice[T] | None:
+    def _choose(self) -> SelectedModel[T] | None:
         """The first usable model of the Regions in use, else of others, and last what is probably retired."""
         self._refused = {}
         home = self._regions or self._aws.regions
-        doubtful: list[tuple[Candidate[T], list[Verdict]]] = []
+        doubtful: list[tuple[ModelCandidate[T], list[Availability]]] = []
         for candidate in self._candidates:
             found = self._ask(candidate, home)
             if found and _probably_retired(candidate, found):
@@ -244,7 +244,7 @@ class Roster(Generic[T]):
             elif found:
                 return self._take(candidate, found)
         for candidate in self._candidates if not self._regions else ():
-            for region in elsewhere(self._aws, candidate.operations):
+            for region in runs_outside_region(self._aws, candidate.operations):
                 found = self._ask(candidate, (region,))
                 if found and not _probably_retired(candidate, found):
                     return self._take(candidate, found)
@@ -261,7 +261,7 @@ class Roster(Generic[T]):
             self._nothing = text, False
         return None
 
-    def _take(self, candidate: Candidate[T], found: Sequence[Verdict]) -> Choice[T]:
+    def _take(self, candidate: ModelCandidate[T], found: Sequence[Availability]) -> SelectedModel[T]:
         regions = tuple(dict.fromkeys(verdict.region for verdict in found))
         lines = [f"using {candidate.name} in {', '.join(regions)}"]
         others = {item for item in self._refused.items() if item[0] != candidate.name} - self._told
@@ -279,9 +279,9 @@ class Roster(Generic[T]):
         told = [verdict.told or ("" if verdict.asked else _unknown(verdict)) for verdict in found]
         lines += dict.fromkeys(filter(None, [*gone, *told, self._goes_to(candidate, regions)]))
         self._note("; ".join(lines))
-        return Choice(candidate, regions)
+        return SelectedModel(candidate, regions)
 
-    def _goes_to(self, candidate: Candidate[T], regions: Sequence[str]) -> str:
+    def _goes_to(self, candidate: ModelCandidate[T], regions: Sequence[str]) -> str:
         """Where photos go, if that is not where the account's own Region lets one think."""
         for operation in candidate.operations:
             facts = facts_of(operation.name, operation.invoke_id)
@@ -293,15 +293,17 @@ class Roster(Generic[T]):
             return ""
         return f"photos go there from {self._aws.own_region}, where it is not offered"
 
-    def _ask(self, candidate: Candidate[T], regions: Sequence[str]) -> list[Verdict]:
+    def _ask(self, candidate: ModelCandidate[T], regions: Sequence[str]) -> list[Availability]:
         """The verdicts on the Regions in which all of a model's operations can be used; notes why the others not."""
-        found: list[Verdict] = []
+        found: list[Availability] = []
         reasons: list[str] = []
         for region in regions:
             if error := self._lost.get((candidate.name, region)):
                 reasons.append(str(error))
                 continue
-            verdicts = [look(self._aws, operation, region) for operation in candidate.operations]
+            verdicts = [
+                check_availability(self._aws, operation, region) for operation in candidate.operations
+            ]
             bad = [verdict.reason for verdict in verdicts if not verdict.usable]
             reasons += bad
             found += verdicts if not bad else []
@@ -313,7 +315,7 @@ class Roster(Generic[T]):
         return found
 
 
-def prompt_limit(roster: Roster[Generator], default: int = 512) -> int:
+def prompt_limit(roster: ModelSelector[Generator], default: int = 512) -> int:
     """The longest prompt, in characters, of the model in use, which is all that a prompt has to fit.
 
     Where none can be used nothing is asked for, and the limit is that of the configured model that takes most.
@@ -324,11 +326,11 @@ def prompt_limit(roster: Roster[Generator], default: int = 512) -> int:
         return max((each.speaker.prompt_limit for each in roster.candidates), default=default)
 
 
-def _unknown(verdict: Verdict) -> str:
+def _unknown(verdict: Availability) -> str:
     return f"{verdict.reason}; going on without knowing whether it is alive"
 
 
-def _probably_retired(candidate: Candidate[T], verdicts: Sequence[Verdict]) -> bool:
+def _probably_retired(candidate: ModelCandidate[T], verdicts: Sequence[Availability]) -> bool:
     """Whether the table has the model as retired and nobody who could be asked said otherwise."""
     today = datetime.now(UTC).date()
     return not any(verdict.asked for verdict in verdicts) and any(

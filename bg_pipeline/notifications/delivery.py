@@ -13,17 +13,23 @@ from typing import Final
 
 from bg_pipeline.domain import requests, s3_keys
 from bg_pipeline.domain.batches import Batch, find_batch
-from bg_pipeline.domain.presets import WISHES
+from bg_pipeline.domain.presets import PRESET_REQUESTS
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.errors import BgPipelineError, RequestError
-from bg_pipeline.notifications.messages import Crash, Filed, Notice, finished, without_report
+from bg_pipeline.notifications.messages import (
+    Notification,
+    RunFailure,
+    StoredReport,
+    batch_finished,
+    batch_unreported,
+)
 from bg_pipeline.notifications.senders import NotSent, Sender
 from bg_pipeline.quality.missing_reports import unreported
-from bg_pipeline.reports.links import Link
+from bg_pipeline.reports.links import ShareLink
 from bg_pipeline.reports.report import Report
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.ledger import Ledger
-from bg_pipeline.storage.object_store import Store, Stored
+from bg_pipeline.storage.object_store import ObjectInfo, Store
 
 CLOCKS: Final = timedelta(seconds=60)
 """How far the clocks of S3 and of the machine that runs may be apart."""
@@ -33,7 +39,7 @@ _FOR_PEOPLE: Final = ("html", "csv", "json")
 
 
 @dataclass(frozen=True)
-class Ended:
+class EndedRun:
     """A run that ended at ``until``; ``since`` is when it, or the run that it repeats, began.
 
     Not ``succeeded``: it failed, for Dagster's ``reason``, or was ``cancelled``; ``retried`` says that Dagster
@@ -48,13 +54,13 @@ class Ended:
     reason: str = ""
     retried: bool = False
 
-    def crash(self, day: UploadDate, left: Sequence[str] | None) -> Crash:
+    def crash(self, day: UploadDate, left: Sequence[str] | None) -> RunFailure:
         """That it left batches of a date without a report."""
-        return Crash(self.run_id, day, self.cancelled, self.reason, self.retried, left)
+        return RunFailure(self.run_id, day, self.cancelled, self.reason, self.retried, left)
 
 
 @dataclass
-class Outbox:
+class Notifier:
     """Tells what came of runs through all ``senders``; one that fails is not tried again by this object.
 
     ``link`` makes a link to an object of a bucket; ``say`` takes a line for the log; once ``is_late`` nothing more
@@ -64,13 +70,13 @@ class Outbox:
     settings: Settings
     store: Store
     senders: Sequence[Sender]
-    link: Callable[[Store, str], Link]
+    link: Callable[[Store, str], ShareLink]
     say: Callable[[str], None]
     is_late: Callable[[], bool] = lambda: False
     sent: int = 0
     _failed: dict[str, str] = field(default_factory=dict)
 
-    def tell(self, run: Ended, day: UploadDate) -> bool:
+    def tell(self, run: EndedRun, day: UploadDate) -> bool:
         """Tells what a run did for one of its dates; False where it got too late for all of it.
 
         Raises `NotSent` where somebody could not be told. What was told stays told: call it again for the rest.
@@ -95,21 +101,21 @@ class Outbox:
                 failed |= self._tell(
                     partial(s3_keys.run_notice_key, run.run_id, day),
                     run.run_id,
-                    lambda: without_report(run.crash(day, left), self.store.bucket, now),
+                    lambda: batch_unreported(run.crash(day, left), self.store.bucket, now),
                 )
         self._complain(failed)
         return True
 
-    def tell_blindly(self, run: Ended, day: UploadDate) -> None:
+    def tell_blindly(self, run: EndedRun, day: UploadDate) -> None:
         """Tells that a run ended badly where the bucket cannot be looked at, and keeps no mark of it."""
-        notice = without_report(run.crash(day, None), self.store.bucket, datetime.now(UTC))
+        notice = batch_unreported(run.crash(day, None), self.store.bucket, datetime.now(UTC))
         self._complain({sender.name for sender in self.senders if not self._sent(sender, notice)})
 
     def _complain(self, failed: set[str]) -> None:
         if failed:
             raise NotSent("; ".join(self._failed[name] for name in sorted(failed)))
 
-    def _tell(self, mark: Callable[[str], str], state: str, make: Callable[[], Notice]) -> set[str]:
+    def _tell(self, mark: Callable[[str], str], state: str, make: Callable[[], Notification]) -> set[str]:
         """Sends a notice through whom it was not sent in this state yet; the names of those that failed."""
         failed, notice = set(), None
         for sender in self.senders:
@@ -127,7 +133,7 @@ class Outbox:
                 failed.add(sender.name)
         return failed
 
-    def _sent(self, sender: Sender, notice: Notice) -> bool:
+    def _sent(self, sender: Sender, notice: Notification) -> bool:
         if sender.name in self._failed:
             return False
         try:
@@ -141,7 +147,7 @@ class Outbox:
 
     # Reports
 
-    def _reports(self, run: Ended, day: UploadDate) -> Iterator[tuple[Batch, Store, Stored]]:
+    def _reports(self, run: EndedRun, day: UploadDate) -> Iterator[tuple[Batch, Store, ObjectInfo]]:
         """The reports of a date that were written since the run began, wherever they lie."""
         begun = run.since - CLOCKS
         filed: set[Batch] = set()
@@ -156,16 +162,16 @@ class Outbox:
             if elsewhere is not None and elsewhere[1].modified >= begun:
                 yield batch, *elsewhere
 
-    def _ledgers(self, day: UploadDate, begun: datetime) -> dict[Batch, list[Stored]]:
+    def _ledgers(self, day: UploadDate, begun: datetime) -> dict[Batch, list[ObjectInfo]]:
         """The ledgers of a date that were written to since the run began."""
-        ledgers: dict[Batch, list[Stored]] = {}
+        ledgers: dict[Batch, list[ObjectInfo]] = {}
         for found in self.store.list(f"{s3_keys.STATE}/ledger/{s3_keys.date_path(day)}/"):
             batch = find_batch(found.key.removeprefix(f"{s3_keys.STATE}/ledger/"))
             if batch is not None and found.modified >= begun:
                 ledgers.setdefault(batch, []).append(found)
         return ledgers
 
-    def _elsewhere(self, batch: Batch, ledger: Sequence[Stored]) -> tuple[Store, Stored] | None:
+    def _elsewhere(self, batch: Batch, ledger: Sequence[ObjectInfo]) -> tuple[Store, ObjectInfo] | None:
         """The report of a batch whose request names a place of its own for it."""
         text = Ledger.read(self.store, batch, ledger).header.get("Request", "")
         try:
@@ -174,7 +180,7 @@ class Outbox:
                 bucket=self.store.bucket,
                 batch=batch,
                 allowed_buckets=self.settings.allowed_buckets,
-                presets=WISHES,
+                presets=PRESET_REQUESTS,
             )
         except RequestError:
             return None
@@ -182,7 +188,7 @@ class Outbox:
         found = store.head(s3_keys.report_key(request.StatusS3Prefix, request.Id))
         return None if found is None else (store, found)
 
-    def _tell_report(self, batch: Batch, store: Store, found: Stored) -> set[str]:
+    def _tell_report(self, batch: Batch, store: Store, found: ObjectInfo) -> set[str]:
         content = store.read(found.key)
         if content is None:
             return set()
@@ -192,9 +198,11 @@ class Outbox:
             self.say(f"{found.key} cannot be told of: {error}")
             return set()
 
-        def make() -> Notice:
+        def make() -> Notification:
             link = self.link(store, _for_people(store, found.key))
-            return finished(Filed(batch.path, store.bucket, found.key, report, link), datetime.now(UTC))
+            return batch_finished(
+                StoredReport(batch.path, store.bucket, found.key, report, link), datetime.now(UTC)
+            )
 
         state = hashlib.sha256(content.data).hexdigest()
         return self._tell(partial(s3_keys.notice_key, found.key), state, make)

@@ -15,9 +15,9 @@ from bg_pipeline.budget.limits import CapReached
 from bg_pipeline.domain.rows import WAITING_FOR_APPROVAL, Row, Status
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.domain.text import amount, counted, listed, printable
-from bg_pipeline.reports.links import Link
+from bg_pipeline.reports.links import ShareLink
 from bg_pipeline.reports.report import Report
-from bg_pipeline.state.model_stopped import WAITS
+from bg_pipeline.state.model_stopped import WAITS_FOR_WINDOW
 
 NAMED: Final = 10
 """Images that a notice names; the report has all."""
@@ -26,11 +26,11 @@ CAUSE: Final = 300
 
 CAP_REACHED: Final = CapReached.__name__
 """The ``Error`` of an image that was not tried because a cap on spending was reached."""
-_WAITS: Final = frozenset({WAITING_FOR_APPROVAL, WAITS})
+_WAITS: Final = frozenset({WAITING_FOR_APPROVAL, WAITS_FOR_WINDOW})
 """Those of images that wait for something that is expected to come."""
 
 
-class Outcome(StrEnum):
+class BatchOutcome(StrEnum):
     """How a batch ended, each with a subject and words of its own."""
 
     ALL_GOOD = "all_good"
@@ -42,18 +42,18 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True)
-class Filed:
+class StoredReport:
     """A batch's report and where it lies; ``batch`` is the ``YYYY/MM/DD/<batch>`` it is known by."""
 
     batch: str
     bucket: str
     key: str
     report: Report
-    link: Link
+    link: ShareLink
 
 
 @dataclass(frozen=True)
-class Crash:
+class RunFailure:
     """A run that ended while batches of ``date`` (by their paths) were without a report.
 
     ``reason`` is Dagster's; ``batches`` is None where nobody could look; ``retried`` says that Dagster starts it
@@ -69,34 +69,34 @@ class Crash:
 
 
 @dataclass(frozen=True)
-class Notice:
+class Notification:
     """One message: ``subject`` and ``text`` for people, ``document`` for programs.
 
     ``id`` is the same for the same news, however often it is sent.
     """
 
     id: str
-    outcome: Outcome
+    outcome: BatchOutcome
     subject: str
     text: str
     document: dict[str, Any]
 
 
-def outcome_of(report: Report) -> Outcome:
+def outcome_of(report: Report) -> BatchOutcome:
     """How the batch of a report ended; one without images is all good."""
     if any(row.Error == CAP_REACHED for row in report.rows):
-        return Outcome.STOPPED_AT_CAP
+        return BatchOutcome.STOPPED_AT_CAP
     counts = report.counts
     if counts[Status.SUCCEEDED] == len(report.rows):
-        return Outcome.ALL_GOOD
+        return BatchOutcome.ALL_GOOD
     if all(row.Status == Status.SUCCEEDED or row.Error in _WAITS for row in report.rows):
-        return Outcome.WAITING
+        return BatchOutcome.WAITING
     if counts[Status.SUCCEEDED] + counts[Status.NEEDS_REVIEW] == 0:
-        return Outcome.NOTHING_WORKED
-    return Outcome.SOME_FAILED
+        return BatchOutcome.NOTHING_WORKED
+    return BatchOutcome.SOME_FAILED
 
 
-def finished(filed: Filed, now: datetime) -> Notice:
+def batch_finished(filed: StoredReport, now: datetime) -> Notification:
     """The notice of a batch that has its report."""
     report, outcome = filed.report, outcome_of(filed.report)
     batch = printable(filed.batch)
@@ -130,7 +130,7 @@ def finished(filed: Filed, now: datetime) -> Notice:
     document = {
         "NoticeId": id,
         "Kind": "batch_finished",
-        "Outcome": outcome.value,
+        "BatchOutcome": outcome.value,
         "SentAt": _iso(now),
         "Bucket": filed.bucket,
         "Batch": filed.batch,
@@ -152,10 +152,10 @@ def finished(filed: Filed, now: datetime) -> Notice:
         ],
         "Text": text,
     }
-    return Notice(id, outcome, f"bg_pipeline: {batch}: {told}", text, document)
+    return Notification(id, outcome, f"bg_pipeline: {batch}: {told}", text, document)
 
 
-def without_report(crash: Crash, bucket: str, now: datetime) -> Notice:
+def batch_unreported(crash: RunFailure, bucket: str, now: datetime) -> Notification:
     """The notice of a run that left batches of a date without a report."""
     day, batches = crash.date.isoformat(), crash.batches
     ended = "was cancelled" if crash.cancelled else "failed"
@@ -179,7 +179,7 @@ def without_report(crash: Crash, bucket: str, now: datetime) -> Notice:
     document = {
         "NoticeId": id,
         "Kind": "run_without_report",
-        "Outcome": Outcome.NO_REPORT.value,
+        "BatchOutcome": BatchOutcome.NO_REPORT.value,
         "SentAt": _iso(now),
         "Bucket": bucket,
         "RunId": crash.run_id,
@@ -191,24 +191,24 @@ def without_report(crash: Crash, bucket: str, now: datetime) -> Notice:
         "Text": text,
     }
     subject = f"bg_pipeline: {day}: the run {ended} without a report"
-    return Notice(id, Outcome.NO_REPORT, subject, text, document)
+    return Notification(id, BatchOutcome.NO_REPORT, subject, text, document)
 
 
 _HEADLINES: Final = {
-    Outcome.ALL_GOOD: "all done, {images}",
-    Outcome.SOME_FAILED: "{done} of {images} done, {rest} not",
-    Outcome.NOTHING_WORKED: "nothing worked, none of {images} done",
-    Outcome.STOPPED_AT_CAP: "stopped at the cost cap, {done} of {images} done",
-    Outcome.WAITING: "{done} of {images} done, {rest} waiting",
+    BatchOutcome.ALL_GOOD: "all done, {images}",
+    BatchOutcome.SOME_FAILED: "{done} of {images} done, {rest} not",
+    BatchOutcome.NOTHING_WORKED: "nothing worked, none of {images} done",
+    BatchOutcome.STOPPED_AT_CAP: "stopped at the cost cap, {done} of {images} done",
+    BatchOutcome.WAITING: "{done} of {images} done, {rest} waiting",
 }
 
 _ADVICE: Final = {
-    Outcome.ALL_GOOD: "",
-    Outcome.SOME_FAILED: "What failed for a passing reason is done by the next run; the others need a look:",
-    Outcome.NOTHING_WORKED: "No image has a result. The causes:",
-    Outcome.STOPPED_AT_CAP: "The cap on spending left no room for the rest. Raise it or wait for the next day, "
+    BatchOutcome.ALL_GOOD: "",
+    BatchOutcome.SOME_FAILED: "What failed for a passing reason is done by the next run; the others need a look:",
+    BatchOutcome.NOTHING_WORKED: "No image has a result. The causes:",
+    BatchOutcome.STOPPED_AT_CAP: "The cap on spending left no room for the rest. Raise it or wait for the next day, "
     "then run the date again: what is done is not paid for again.",
-    Outcome.WAITING: "The others wait for something that is still to come:",
+    BatchOutcome.WAITING: "The others wait for something that is still to come:",
 }
 
 

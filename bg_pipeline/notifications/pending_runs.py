@@ -15,7 +15,7 @@ ATTEMPTS: Final = 32
 """A notice that cannot be sent is tried again for about a day."""
 
 
-class Errand(BaseModel):
+class PendingRun(BaseModel):
     """One date of a run that ended; ``due`` (seconds since 1970) is when it is to be told, or tried again.
 
     ``told_blindly``: people know that the run ended badly, and no more, since the bucket could not be looked at.
@@ -28,13 +28,13 @@ class Errand(BaseModel):
     told_blindly: bool = False
 
 
-class Agenda(BaseModel):
+class NotificationCursor(BaseModel):
     """A sensor's cursor: which runs it has seen, by when they were last changed, and what is still to be told."""
 
     version: Literal[1] = 1
     since: float
     seen: dict[str, float] = {}
-    errands: list[Errand] = []
+    errands: list[PendingRun] = []
 
     @classmethod
     def read(cls, cursor: str | None, now: float) -> Self:
@@ -52,11 +52,11 @@ class Agenda(BaseModel):
     def add(self, run_id: str, changed: float, days: Iterable[date]) -> None:
         """Takes up a run that has ended, unless it was taken up before."""
         if run_id not in self.seen:
-            self.errands += [Errand(run_id=run_id, day=day) for day in days]
+            self.errands += [PendingRun(run_id=run_id, day=day) for day in days]
         self.since = max(self.since, changed)
         self.seen = {run: at for run, at in {**self.seen, run_id: changed}.items() if at >= self.from_when}
 
-    def put_off(self, errand: Errand, now: float) -> bool:
+    def put_off(self, errand: PendingRun, now: float) -> bool:
         """Sets when an errand that failed is tried again; False where it is given up instead."""
         errand.attempts += 1
         errand.due = now + min(AGAIN_SECONDS * 2**errand.attempts, LONGEST_SECONDS)

@@ -12,7 +12,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
 from bg_pipeline.errors import BgPipelineError
-from bg_pipeline.notifications.messages import Notice
+from bg_pipeline.notifications.messages import Notification
 
 if TYPE_CHECKING:
     from types_boto3_sns import SNSClient
@@ -37,11 +37,11 @@ class Sender(Protocol):
 
     name: str
 
-    def send(self, notice: Notice) -> None:
+    def send(self, notice: Notification) -> None:
         """Sends the notice; raises `NotSent` unless it was taken."""
 
 
-class Topic:
+class SnsSender:
     """Publishes to an SNS topic, whose subscribers may filter by the attribute ``outcome``."""
 
     name = "sns"
@@ -50,7 +50,7 @@ class Topic:
         self._client = client
         self._arn = arn
 
-    def send(self, notice: Notice) -> None:
+    def send(self, notice: Notification) -> None:
         first_in_first_out = (
             {"MessageGroupId": "bg-pipeline", "MessageDeduplicationId": notice.id}
             if self._arn.endswith(".fifo")
@@ -82,7 +82,7 @@ def subject(words: str) -> str:
     return plain if len(plain) <= SUBJECT else f"{plain[: SUBJECT - 3]}..."
 
 
-class WebHook:
+class WebhookSender:
     """Posts a notice's document as JSON with its signature; what is not taken is tried a few times more."""
 
     name = "webhook"
@@ -103,7 +103,7 @@ class WebHook:
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, HTTPAdapter(max_retries=retry))
 
-    def send(self, notice: Notice) -> None:
+    def send(self, notice: Notification) -> None:
         body = orjson.dumps(notice.document)
         headers = {
             "Content-Type": "application/json",

@@ -11,9 +11,9 @@ from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.rows import Status
 from bg_pipeline.domain.text import counted, listed
 from bg_pipeline.imaging.fidelity import MOST_SUBJECT_CHANGED
-from bg_pipeline.quality.missing_reports import LookBack
+from bg_pipeline.quality.missing_reports import UnreportedUploads
 from bg_pipeline.quality.model_lifecycle import models_in_use
-from bg_pipeline.run.date_result import Day, Progress
+from bg_pipeline.run.date_result import DateResult, Progress
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store
 
@@ -22,13 +22,13 @@ NEAR_END: Final = timedelta(days=60)
 
 
 @dataclass(frozen=True)
-class Ran:
+class RunOutcome:
     """A run of the flow that is checked; ``progress`` is its last word, None where it said none."""
 
     settings: Settings
     aws: Aws
     store: Store
-    days: Sequence[Day]
+    days: Sequence[DateResult]
     progress: Progress | None
 
     @property
@@ -37,7 +37,7 @@ class Ran:
 
 
 @dataclass(frozen=True)
-class Judgment:
+class CheckResult:
     """What a check came to: ``words`` for people, ``figures`` to plot."""
 
     passed: bool
@@ -45,23 +45,23 @@ class Judgment:
     figures: Mapping[str, Any] = field(default_factory=dict)
 
 
-def every_image_succeeded(ran: Ran) -> Judgment:
+def every_image_succeeded(ran: RunOutcome) -> CheckResult:
     images = sum(day.images for day in ran.days)
     bad = {day.date: day.images - day.counts[Status.SUCCEEDED] for day in ran.days}
     troubled = sum(bad.values())
     figures = {"images": images, "without_success": troubled}
     if not troubled:
-        return Judgment(True, f"Every image asked for on {ran.dates} has its pictures.", figures)
+        return CheckResult(True, f"Every image asked for on {ran.dates} has its pictures.", figures)
     dates = listed([f"{day} ({count})" for day, count in bad.items() if count])
     words = (
         f"Without a picture that passed: {troubled} of {counted(images, 'image')}, on {dates}. See the table of "
         "failures and the report; materialize the date again for those that failed for a passing reason, mend or "
         "retry the others."
     )
-    return Judgment(False, words, figures)
+    return CheckResult(False, words, figures)
 
 
-def subject_unchanged(ran: Ran) -> Judgment:
+def subject_unchanged(ran: RunOutcome) -> CheckResult:
     altered = [
         f"{image} of {day.date} ({changed:.1%})"
         for day in ran.days
@@ -75,14 +75,14 @@ def subject_unchanged(ran: Ran) -> Judgment:
             f"More than {MOST_SUBJECT_CHANGED:.0%} of the subject's pixels changed in {listed(altered)}. Compare "
             "these with their photos; another label, a mask of your own (MaskKey) or another seed may help."
         )
-        return Judgment(False, words, figures)
+        return CheckResult(False, words, figures)
     words = (
         f"Subjects compared with their photos, in {counted(measured, 'result')} of {ran.dates}: unchanged."
     )
-    return Judgment(True, words, figures)
+    return CheckResult(True, words, figures)
 
 
-def results_open(ran: Ran) -> Judgment:
+def results_intact(ran: RunOutcome) -> CheckResult:
     lost = [f"{key} ({day.date})" for day in ran.days for key in day.inspection.lost]
     results = sum(day.inspection.results for day in ran.days)
     figures = {"results": results, "lost": len(lost)}
@@ -91,12 +91,12 @@ def results_open(ran: Ran) -> Judgment:
             f"Not stored any more as they were when they were opened: {listed(lost)}. Something else deletes or "
             "overwrites results; materialize the date again: they are made from stored answers, which costs nothing."
         )
-        return Judgment(False, words, figures)
+        return CheckResult(False, words, figures)
     words = f"{counted(results, 'result')} of {ran.dates}: stored as when they were read back and opened."
-    return Judgment(True, words, figures)
+    return CheckResult(True, words, figures)
 
 
-def within_cost(ran: Ran) -> Judgment:
+def within_cost(ran: RunOutcome) -> CheckResult:
     settings, today = ran.settings, datetime.now(UTC).date()
     spending, _ = read_spending(ran.store, s3_keys.spend_key(today))
     spent = [
@@ -122,10 +122,10 @@ def within_cost(ran: Ran) -> Judgment:
         words += f" Images were skipped at a cap on {dates}: raise it or wait for a new day, then materialize again."
     elif near:
         words += f" Raise {' and '.join(near)} before the next images are skipped."
-    return Judgment(not capped and not near, words, figures)
+    return CheckResult(not capped and not near, words, figures)
 
 
-def models_live_on(ran: Ran) -> Judgment:
+def models_supported(ran: RunOutcome) -> CheckResult:
     today = datetime.now(UTC).date()
     used = list(models_in_use(ran.settings, ran.aws))
     names = listed([f"{model.name} ({model.model_id})" for model in used])
@@ -134,12 +134,12 @@ def models_live_on(ran: Ran) -> Judgment:
     figures = {"days_left": min(days_left)} if days_left else {}
     if not used:
         words = f"No configured model can be used on {today}; `bg-pipeline doctor` says why."
-        return Judgment(False, words, figures)
+        return CheckResult(False, words, figures)
     dearer = [model for model in used if model.dearer_from and model.dearer_from - today <= NEAR_END]
     if not ends and not dearer:
         words = f"The models in use for {ran.dates} live on for more than {NEAR_END.days} days: {names}."
         words += "".join(f" {model.name}: {model.life}." for model in used if model.life)
-        return Judgment(True, words, figures)
+        return CheckResult(True, words, figures)
     told = [f"{model.name} ({model.model_id}) in {model.region}: {model.life}" for model in dearer]
     told += [
         f"{model.name} ({model.model_id}) in {model.region} ends on {end}, in {(end - today).days} days; "
@@ -150,10 +150,10 @@ def models_live_on(ran: Ran) -> Judgment:
         )
         for model, end in ends
     ]
-    return Judgment(False, f"{'. '.join(told)}.", figures)
+    return CheckResult(False, f"{'. '.join(told)}.", figures)
 
 
-def report_complete(ran: Ran) -> Judgment:
+def report_complete(ran: RunOutcome) -> CheckResult:
     missing = [f"{image} of {day.date}" for day in ran.days for image in day.inspection.unreported]
     images = sum(day.images for day in ran.days)
     figures = {"images": images, "missing": len(missing)}
@@ -162,13 +162,13 @@ def report_complete(ran: Ran) -> Judgment:
             f"The stored report has not exactly one row for {listed(missing)}. Materialize status_report of the date "
             "again; if that does not help, something else writes under status-report-files/."
         )
-        return Judgment(False, words, figures)
-    return Judgment(
+        return CheckResult(False, words, figures)
+    return CheckResult(
         True, f"The reports of {ran.dates} have a row for each of {counted(images, 'image')}.", figures
     )
 
 
-def forgotten(settings: Settings, looked: LookBack) -> Judgment:
+def uploads_without_report(settings: Settings, looked: UnreportedUploads) -> CheckResult:
     """What a look back for uploads without a report came to."""
     lost = looked.lost
     under_way = len(looked.found) - len(lost)
@@ -179,7 +179,7 @@ def forgotten(settings: Settings, looked: LookBack) -> Judgment:
     age = f"{settings.stale_hours:g} hours"
     if not lost:
         words = f"Every upload {span} that is older than {age} has its report"
-        return Judgment(True, f"{words}, or a run at work on it." if under_way else f"{words}.", figures)
+        return CheckResult(True, f"{words}, or a run at work on it." if under_way else f"{words}.", figures)
     dates = sorted({each.batch.date for each in lost})
     told = listed([f"{each.batch.path} (since {each.since:%Y-%m-%d %H:%M} UTC)" for each in lost])
     words = (
@@ -187,4 +187,4 @@ def forgotten(settings: Settings, looked: LookBack) -> Judgment:
         "See that the sensor new_uploads is on, and what became of the runs of "
         f"{listed([f'{day}' for day in dates])}; `bg-pipeline run --date {dates[0]}` makes up for it."
     )
-    return Judgment(False, words, figures)
+    return CheckResult(False, words, figures)

@@ -20,7 +20,7 @@ from bg_pipeline.uploads.listing import Uploaded, batches
 
 
 @dataclass(frozen=True)
-class Unreported:
+class UnreportedBatch:
     """A batch with uploads in no report, the newest of them from ``since``; ``run`` is the run at work on it."""
 
     batch: Batch
@@ -38,7 +38,7 @@ def dates_with_uploads(store: Store, first: UploadDate, last: UploadDate) -> Ite
         month = (month - timedelta(days=1)).replace(day=1)
 
 
-def unreported(store: Store, settings: Settings, day: date, *, before: datetime) -> Iterator[Unreported]:
+def unreported(store: Store, settings: Settings, day: date, *, before: datetime) -> Iterator[UnreportedBatch]:
     """The complete batches of a date whose newest upload came before ``before`` and is in no report."""
     reports: dict[Batch, datetime] = {}
     for found in store.list(f"{s3_keys.REPORTS}/{s3_keys.date_path(day)}/"):
@@ -54,7 +54,7 @@ def unreported(store: Store, settings: Settings, day: date, *, before: datetime)
             continue
         reported = reports.get(batch)
         if (reported is None or reported < newest) and not _covered(store, settings, uploaded):
-            yield Unreported(batch, newest, _at_work(store, batch))
+            yield UnreportedBatch(batch, newest, _at_work(store, batch))
 
 
 def _newest(uploaded: Uploaded) -> datetime:
@@ -84,27 +84,27 @@ def _at_work(store: Store, batch: Batch) -> str:
 
 
 @dataclass
-class LookBack:
+class UnreportedUploads:
     """What was found from the newest date back to ``first``; only back to ``reached`` where the time was up."""
 
     first: UploadDate
     reached: UploadDate
-    found: list[Unreported] = field(default_factory=list)
+    found: list[UnreportedBatch] = field(default_factory=list)
 
     @property
-    def lost(self) -> list[Unreported]:
+    def lost(self) -> list[UnreportedBatch]:
         """What no run is at work on."""
         return [each for each in self.found if not each.run]
 
 
-def look_back(
+def find_unreported_uploads(
     store: Store, settings: Settings, now: datetime, *, time_is_up: Callable[[], bool] = lambda: False
-) -> LookBack:
+) -> UnreportedUploads:
     """The uploads of the last ``BG_LOOKBACK_DAYS`` that are older than ``BG_STALE_HOURS`` and in no report."""
     today = now.astimezone(UTC).date()
     first = max(settings.first_date, today - timedelta(days=settings.lookback_days))
     before = now - timedelta(hours=settings.stale_hours)
-    looked = LookBack(first, today + timedelta(days=2))
+    looked = UnreportedUploads(first, today + timedelta(days=2))
     for day in dates_with_uploads(store, first, today + timedelta(days=1)):
         if time_is_up():
             return looked

@@ -10,12 +10,12 @@ from bg_pipeline.captioners import nova
 from bg_pipeline.domain.model_facts import facts_of
 from bg_pipeline.errors import NothingUsable
 from bg_pipeline.generators import generator
-from bg_pipeline.models.selection import Candidate, Roster, look
+from bg_pipeline.models.selection import ModelCandidate, ModelSelector, check_availability
 from bg_pipeline.settings import Settings
 
 
 @dataclass(frozen=True)
-class InUse:
+class ModelInUse:
     """A configured model that is called now: the first of ``setting`` that can be used, in the first such Region.
 
     ``ends`` is the end of its life and ``dearer_from`` the day from which it costs more than the table says, None
@@ -32,23 +32,23 @@ class InUse:
     life: str = ""
 
 
-def models_in_use(settings: Settings, aws: Aws) -> Iterator[InUse]:
+def models_in_use(settings: Settings, aws: Aws) -> Iterator[ModelInUse]:
     """The models in use for backgrounds, cut-outs and captions, each once; nothing is billed."""
     generators = [generator(name) for name in settings.image_models]
-    kinds: Sequence[tuple[str, list[Candidate[Any]], Sequence[str]]] = (
+    kinds: Sequence[tuple[str, list[ModelCandidate[Any]], Sequence[str]]] = (
         (
             "BG_IMAGE_MODELS",
-            [Candidate(each.name, (each.replaces,), each) for each in generators if each.replaces],
+            [ModelCandidate(each.name, (each.replaces,), each) for each in generators if each.replaces],
             (),
         ),
         (
             "BG_IMAGE_MODELS",
-            [Candidate(each.name, (each.removes,), each) for each in generators if each.removes],
+            [ModelCandidate(each.name, (each.removes,), each) for each in generators if each.removes],
             (),
         ),
         (
             "BG_CAPTION_MODELS",
-            [Candidate(name, (nova.operation(name),), name) for name in nova.models(settings, aws)],
+            [ModelCandidate(name, (nova.operation(name),), name) for name in nova.models(settings, aws)],
             nova.regions(settings, aws),
         ),
     )
@@ -61,21 +61,21 @@ def models_in_use(settings: Settings, aws: Aws) -> Iterator[InUse]:
 
 
 def _in_use(
-    aws: Aws, setting: str, candidates: Sequence[Candidate[Any]], regions: Sequence[str]
-) -> InUse | None:
+    aws: Aws, setting: str, candidates: Sequence[ModelCandidate[Any]], regions: Sequence[str]
+) -> ModelInUse | None:
     try:
-        choice = Roster(aws, candidates, regions=regions).current()
+        choice = ModelSelector(aws, candidates, regions=regions).current()
     except NothingUsable:
         return None
     (operation,) = choice.candidate.operations
     region = choice.regions[0]
-    verdict = look(aws, operation, region)
+    verdict = check_availability(aws, operation, region)
     facts = facts_of(operation.name, operation.invoke_id)
     # The table counts only where the service does not say: its word is newer.
     ends = verdict.end_of_life if verdict.asked else facts.end_of_life
     names = [candidate.name for candidate in candidates]
     after = tuple(names[names.index(choice.candidate.name) + 1 :])
-    return InUse(
+    return ModelInUse(
         choice.candidate.name,
         operation.model_id,
         region,

@@ -1,6 +1,6 @@
 """Calls of services that cost money: paced by a gate, made once by the SDK, and their errors told apart.
 
-Every call of Bedrock, Rekognition and SageMaker goes through `Calls.make`. A refusal for the rate goes back
+Every call of Bedrock, Rekognition and SageMaker goes through `ModelCalls.make`. A refusal for the rate goes back
 to the gate and counts for nothing, and so does one that passes once AWS has set up the account's access; a passing
 fault is tried again a few times; a call whose end is unknown is reported as such, because it may have been billed.
 """
@@ -43,7 +43,7 @@ from bg_pipeline.generators import Operation
 from bg_pipeline.generators.refusals import SUBSCRIBE, refusal
 from bg_pipeline.rate_limits.account_quotas import AccountQuotas
 from bg_pipeline.rate_limits.heartbeats import Heartbeats
-from bg_pipeline.rate_limits.limiter import Gate, LaneState, Rate, Slot
+from bg_pipeline.rate_limits.limiter import Permit, Rate, RateLimiter, RegionState
 from bg_pipeline.settings import Settings
 
 T = TypeVar("T")
@@ -159,14 +159,14 @@ class _Withheld(CallError):
 
 
 @dataclass(frozen=True, slots=True)
-class Done(Generic[T]):
+class CallResult(Generic[T]):
     """A call's answer and the Region that gave it."""
 
     answer: T
     region: str
 
 
-class Calls:
+class ModelCalls:
     """The gates and clients of one process. Safe for threads; end it with `close`.
 
     ``stop`` ends all waiting: whoever waits for a gate gets `RunStopped`. ``note`` is called with one line when a
@@ -186,18 +186,18 @@ class Calls:
         self._working = ExitStack()
         self._settings = settings
         self._stop = stop
-        self._gates: dict[tuple[str, str], Gate] = {}
+        self._gates: dict[tuple[str, str], RateLimiter] = {}
         self._note = note
-        self._died: dict[Gate, ModelUnavailable] = {}
-        self._access: dict[tuple[Gate, str], _Waiting] = {}
+        self._died: dict[RateLimiter, ModelUnavailable] = {}
+        self._access: dict[tuple[RateLimiter, str], _Waiting] = {}
         self._quotas = AccountQuotas(aws)
         self._lock = threading.Lock()
 
-    def gate(self, operation: Operation, regions: Sequence[str]) -> Gate:
+    def gate(self, operation: Operation, regions: Sequence[str]) -> RateLimiter:
         """The gate of an operation, with one lane for each Region that it was used in so far."""
         key = (operation.name, operation.invoke_id)
         with self._lock:
-            gate = self._gates.setdefault(key, Gate(operation.name, {}))
+            gate = self._gates.setdefault(key, RateLimiter(operation.name, {}))
             new = [region for region in regions if region not in gate.lanes]
             for region in new:
                 gate.add(region, self._rate(operation, region))
@@ -221,7 +221,7 @@ class Calls:
             return Rate.per_minute(own, tokens)
         return Rate.per_minute(facts.requests_in(region), tokens, may_probe=True)
 
-    def _admit(self, gate: Gate, tokens: float, again: Slot | None = None) -> Slot:
+    def _admit(self, gate: RateLimiter, tokens: float, again: Permit | None = None) -> Permit:
         """A slot; `ModelUnavailable` where the gate was closed because the model died."""
         try:
             return gate.admit(tokens=tokens, stop=self._stop, again=again)
@@ -243,7 +243,7 @@ class Calls:
         used_tokens: Callable[[T], float] | None = None,
         unknown_repeats: int = 0,
         before: Callable[[], None] = lambda: None,
-    ) -> Done[T]:
+    ) -> CallResult[T]:
         """Calls ``send(client, id to call)`` when the gate lets it through, and returns its answer.
 
         ``tokens`` is what the service reserves for the call; ``used_tokens`` reads from the answer what it
@@ -267,7 +267,7 @@ class Calls:
                 else:
                     slot.served(used_tokens(answer) if used_tokens else None)
                     self._has_access(gate, operation, slot.lane)
-                    return Done(answer, slot.lane)
+                    return CallResult(answer, slot.lane)
                 if isinstance(meaning, ModelUnavailable):
                     meaning = self._without_access(gate, operation, slot.lane, meaning)
                 if isinstance(meaning, Throttled):
@@ -298,7 +298,7 @@ class Calls:
             raise meaning from cause
 
     def _without_access(
-        self, gate: Gate, operation: Operation, region: str, error: ModelUnavailable
+        self, gate: RateLimiter, operation: Operation, region: str, error: ModelUnavailable
     ) -> CallError:
         """What a refusal of access means: `_Withheld` while it may pass, else `ModelUnavailable` with what to do."""
         agreement = "" if error.retired else self._agreement(operation, region)
@@ -325,7 +325,7 @@ class Calls:
             )
         return _Withheld(error.code, str(error))
 
-    def _has_access(self, gate: Gate, operation: Operation, region: str) -> None:
+    def _has_access(self, gate: RateLimiter, operation: Operation, region: str) -> None:
         with self._lock:
             waiting = self._access.get((gate, region))
             if waiting is None or waiting.over:
@@ -345,7 +345,7 @@ class Calls:
             return ""
         return str(found.get("agreementAvailability", {}).get("status", ""))
 
-    def states(self) -> dict[str, dict[str, LaneState]]:
+    def states(self) -> dict[str, dict[str, RegionState]]:
         """What each gate's lanes did so far, by operation and Region."""
         with self._lock:
             return {f"{name} {model}".strip(): gate.state() for (name, model), gate in self._gates.items()}

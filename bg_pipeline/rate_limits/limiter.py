@@ -1,7 +1,7 @@
 """How fast a service may be called: a gate in front of every call, paced at the quota and corrected by refusals.
 
-`Pace`, `Lane` and `first_free` are plain state in a time that is handed in, so that their behaviour is proved
-in simulated time (`benchmarks/gate.py`); `Gate` adds a clock, a queue and threads.
+`AdaptiveRate`, `RegionLimiter` and `first_free` are plain state in a time that is handed in, so that their
+behaviour is proved in simulated time (`benchmarks/gate.py`); `RateLimiter` adds a clock, a queue and threads.
 """
 
 import heapq
@@ -23,7 +23,7 @@ LATE_SECONDS = 0.1  # a thread that woke up so late is made up for, unless the q
 IDLE_SECONDS = 1.0  # when no call waited for so long, the time says nothing about the quota
 WINDOW_SECONDS = 60.0  # AWS states its quotas for models by the minute
 
-# How the level is learned: `Pace` says why, and benchmarks/gate.py shows what a change does.
+# How the level is learned: `AdaptiveRate` says why, and benchmarks/gate.py shows what a change does.
 CUT = 0.05
 RARE_CUT = 0.01
 RARE_CALLS = 20
@@ -56,7 +56,7 @@ def since_epoch() -> float:
 class Rate:
     """A quota: calls per second and, where the service has it, tokens per second.
 
-    ``may_probe`` is for a published default that may not be this account's own figure: see `Pace`.
+    ``may_probe`` is for a published default that may not be this account's own figure: see `AdaptiveRate`.
     """
 
     calls: float
@@ -69,7 +69,7 @@ class Rate:
         return cls(calls / 60, None if tokens is None else tokens / 60, may_probe)
 
 
-class _Debt:
+class _TokenBucket:
     """What was taken and is not yet paid off by time, at a rate that may change at any moment."""
 
     def __init__(self) -> None:
@@ -81,7 +81,7 @@ class _Debt:
         self._at = max(now, self._at)
 
 
-class Pace:
+class AdaptiveRate:
     """The speed of one lane: even calls at the quota, without an opening burst, slower where calls are refused.
 
     Times are seconds of one clock and are handed in; nothing sleeps. What it does, and why:
@@ -111,7 +111,7 @@ class Pace:
         self._full_rate = quota.calls * (1 - (SLOW_MARGIN if self._slow else MARGIN))
         self._among, self._turn = 1, -1
         self._place: int | None = None
-        self._calls, self._tokens = _Debt(), _Debt()
+        self._calls, self._tokens = _TokenBucket(), _TokenBucket()
         self._busy_until = self._not_before = -math.inf
         self._told = math.inf
         # The level: 1.0 until something was refused, then a cubic from ``_dip`` below ``_peak`` to ``_peak_at``.
@@ -259,7 +259,7 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class LaneState:
+class RegionState:
     """What one lane did so far; ``rate`` is calls per second now, 0.0 while the lane rests or is closed."""
 
     admitted: int
@@ -269,7 +269,7 @@ class LaneState:
     rate: float
 
 
-class Lane:
+class RegionLimiter:
     """One Region behind a gate: its pace, its health and its counts.
 
     A Region that failed `FAILURES` times in a row rests, longer each time, and is tried with one call after
@@ -278,7 +278,7 @@ class Lane:
 
     def __init__(self, name: str, quota: Rate) -> None:
         self.name = name
-        self.pace = Pace(quota)
+        self.pace = AdaptiveRate(quota)
         self.closed = ""
         self.took_at = -math.inf
         self._admitted = self._served = self._refused = self._failed = 0
@@ -291,7 +291,7 @@ class Lane:
         return max(self.pace.next_at(now), self._rests_until)
 
     def took(self, now: float, cost: float = 1.0, tokens: float = 0.0) -> int:
-        """A call goes now and gets a number; see `Pace.took`."""
+        """A call goes now and gets a number; see `AdaptiveRate.took`."""
         self._admitted += 1
         self.took_at = now
         if self._rest:
@@ -340,13 +340,13 @@ class Lane:
             self._rested_at = now
             self._rests_until = now + self._rest
 
-    def state(self, now: float) -> LaneState:
+    def state(self, now: float) -> RegionState:
         """What the lane did and how fast it is."""
         rate = 0.0 if self.closed or now < self._rests_until else self.pace.rate(now)
-        return LaneState(self._admitted, self._served, self._refused, self._failed, rate)
+        return RegionState(self._admitted, self._served, self._refused, self._failed, rate)
 
 
-def first_free(lanes: Iterable[Lane], now: float) -> tuple[float, Lane]:
+def earliest_free(lanes: Iterable[RegionLimiter], now: float) -> tuple[float, RegionLimiter]:
     """When and where the next call may go; taking always the first spreads calls as the quotas are.
 
     Raises `RunStopped` with the reasons when every lane is closed.
@@ -361,13 +361,15 @@ def first_free(lanes: Iterable[Lane], now: float) -> tuple[float, Lane]:
     return at, free[index]
 
 
-class Slot:
+class Permit:
     """The right to make one call now, in the Region ``lane``; tell once how it ended.
 
     As a context manager it tells of what nobody has told: that the call failed, or that there was none before `sent`.
     """
 
-    def __init__(self, gate: "Gate", lane: Lane, call: int, ticket: int, since: float, tokens: float) -> None:
+    def __init__(
+        self, gate: "RateLimiter", lane: RegionLimiter, call: int, ticket: int, since: float, tokens: float
+    ) -> None:
         self.lane = lane.name
         self.ticket = ticket
         self._gate, self._lane = gate, lane
@@ -415,7 +417,7 @@ class Slot:
         self._tell(lambda now: self._lane.failed(now, self._since))
 
 
-class Gate:
+class RateLimiter:
     """At most the quota's rate of calls passes, first come first served; safe to use from many threads.
 
     ``lanes`` are the quotas by Region. Costs about 20 µs for a call that need not wait, 100 µs for one that
@@ -426,7 +428,7 @@ class Gate:
         self, name: str, lanes: Mapping[str, Rate], *, clock: Callable[[], float] = since_epoch
     ) -> None:
         self.name = name
-        self._lanes = {name: Lane(name, quota) for name, quota in lanes.items()}
+        self._lanes = {name: RegionLimiter(name, quota) for name, quota in lanes.items()}
         self._clock = clock
         self._lock = threading.Lock()
         self._waiting: list[tuple[int, threading.Condition]] = []
@@ -437,8 +439,8 @@ class Gate:
         cost: float = 1.0,
         tokens: float = 0.0,
         stop: threading.Event | None = None,
-        again: Slot | None = None,
-    ) -> Slot:
+        again: Permit | None = None,
+    ) -> Permit:
         """Wait until a call may go and return its slot; a refused call that comes ``again`` keeps its place.
 
         Raises `RunStopped` when every lane is closed or ``stop`` is set, also while waiting.
@@ -452,13 +454,13 @@ class Gate:
                     if stop is not None and stop.is_set():
                         raise RunStopped("The run was stopped.")
                     now = self._clock()
-                    at, lane = first_free(self._lanes.values(), now)
+                    at, lane = earliest_free(self._lanes.values(), now)
                     if self._waiting[0][1] is not turn:
                         turn.wait()
                     elif at > now:
                         turn.wait(at - now if stop is None else min(at - now, LOOK_SECONDS))
                     else:
-                        return Slot(self, lane, lane.took(now, cost, tokens), ticket, now, tokens)
+                        return Permit(self, lane, lane.took(now, cost, tokens), ticket, now, tokens)
             finally:
                 self._waiting.remove((ticket, turn))
                 heapq.heapify(self._waiting)
@@ -472,7 +474,7 @@ class Gate:
         """Another lane, if there is none of this name."""
 
         def open_lane(now: float) -> None:
-            self._lanes.setdefault(lane, Lane(lane, quota))
+            self._lanes.setdefault(lane, RegionLimiter(lane, quota))
 
         self.change(open_lane)
 
@@ -487,7 +489,7 @@ class Gate:
             how(self._clock())
             self._wake_first()
 
-    def _some(self, lane: str | None) -> list[Lane]:
+    def _some(self, lane: str | None) -> list[RegionLimiter]:
         return list(self._lanes.values()) if lane is None else [self._lanes[lane]]
 
     def share(self, among: int, place: int | None = None, lane: str | None = None) -> None:
@@ -517,7 +519,7 @@ class Gate:
         """How many callers wait at this moment."""
         return len(self._waiting)
 
-    def state(self) -> dict[str, LaneState]:
+    def state(self) -> dict[str, RegionState]:
         """What each lane did so far, and its present rate."""
         with self._lock:
             now = self._clock()

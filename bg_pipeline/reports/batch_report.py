@@ -9,16 +9,16 @@ from typing import IO, Final
 from bg_pipeline.budget.remaining import cap_left
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.ledger_entries import Entry
-from bg_pipeline.domain.presets import WISHES
+from bg_pipeline.domain.presets import PRESET_REQUESTS
 from bg_pipeline.domain.requests import retry_request, write
 from bg_pipeline.domain.rows import Row, Status
 from bg_pipeline.errors import RunStopped
 from bg_pipeline.reports import html as report_html
 from bg_pipeline.reports.manifest import mirror_stored
 from bg_pipeline.reports.report import CsvWriter, JsonWriter, Report, names_in
-from bg_pipeline.run.batch_work import Work
+from bg_pipeline.run.batch_work import BatchWork
 from bg_pipeline.run.engine import Reporter
-from bg_pipeline.run.rows import row_of, rows
+from bg_pipeline.run.rows import row_and_entry, rows
 from bg_pipeline.state import thumbnails
 
 _CSV: Final = "text/csv; charset=utf-8"
@@ -26,7 +26,7 @@ _IN_MEMORY: Final = 2 << 20
 """Bytes of a report that are held in memory while it is written; from there on it is in a temporary file."""
 
 
-def not_reported(work: Work) -> list[str]:
+def missing_images(work: BatchWork) -> list[str]:
     """The images asked for that have not exactly one row in the report as it is stored."""
     place = work.place
     names = Counter(names_in(place.data.blocks(s3_keys.report_key(place.status_prefix, place.request_id))))
@@ -35,7 +35,7 @@ def not_reported(work: Work) -> list[str]:
     ]
 
 
-def report_batch(work: Work, told: Iterable[Row]) -> str:
+def write_report(work: BatchWork, told: Iterable[Row]) -> str:
     """Stores the report as JSON, CSV and HTML, with the request that asks again for what failed; returns its key.
 
     ``told`` are the batch's `rows`, which are gone through once.
@@ -56,7 +56,7 @@ def report_batch(work: Work, told: Iterable[Row]) -> str:
     return key
 
 
-REPORTER: Final = Reporter(report_batch, not_reported)
+REPORTER: Final = Reporter(write_report, missing_images)
 """What a run reports its batches with."""
 
 
@@ -74,7 +74,7 @@ def _write(rows: Iterable[Row], as_json: IO[bytes], as_csv: IO[bytes]) -> list[s
     return to_do_again
 
 
-def _store_retry(work: Work, to_do_again: Sequence[str]) -> None:
+def _store_retry(work: BatchWork, to_do_again: Sequence[str]) -> None:
     place = work.place
     key = s3_keys.retry_key(place.status_prefix, place.request_id)
     retry = None
@@ -85,7 +85,7 @@ def _store_retry(work: Work, to_do_again: Sequence[str]) -> None:
             left = None  # what was spent cannot be known: who asks again is told so
         else:
             retry = retry_request(
-                work.request, to_do_again, WISHES, approved=work.uploaded.approved, cap_usd=left
+                work.request, to_do_again, PRESET_REQUESTS, approved=work.uploaded.approved, cap_usd=left
             )
     if retry is not None:
         work.writer.write(place.data, key, write(retry), media_type="application/json")
@@ -93,16 +93,18 @@ def _store_retry(work: Work, to_do_again: Sequence[str]) -> None:
         work.writer.delete(place.data, key)
 
 
-def _store_manifest(work: Work) -> None:
+def _store_manifest(work: BatchWork) -> None:
     place = work.place
     if s3_keys.MANIFEST in work.uploaded.others:
-        mirrored = mirror_stored(place.data, place.batch, work.request, lambda image: row_of(work, image)[0])
+        mirrored = mirror_stored(
+            place.data, place.batch, work.request, lambda image: row_and_entry(work, image)[0]
+        )
         if mirrored is not None:
             key = s3_keys.manifest_report_key(place.status_prefix, place.request_id)
             work.writer.write(place.data, key, mirrored, media_type=_CSV)
 
 
-def _store_html(work: Work) -> None:
+def _store_html(work: BatchWork) -> None:
     place = work.place
     key = s3_keys.report_key(place.status_prefix, place.request_id, "html")
     if place.thumbnails.wanted:
@@ -114,7 +116,7 @@ def _store_html(work: Work) -> None:
         work.writer.delete(place.data, key)
 
 
-def page(work: Work, *, link_seconds: int = 0) -> bytes:
+def html_report(work: BatchWork, *, link_seconds: int = 0) -> bytes:
     """The report of any batch as HTML, as of now, with small pictures as far as there is room.
 
     Those that no run made are made from the stored pictures, first those of images that did not succeed, and
@@ -146,7 +148,7 @@ def page(work: Work, *, link_seconds: int = 0) -> bytes:
     return _html(work, report, link, end)
 
 
-def _pictures(work: Work, rows: Sequence[Row]) -> dict[str, str]:
+def _pictures(work: BatchWork, rows: Sequence[Row]) -> dict[str, str]:
     """The keys that the page shows, of photos and of results, with the tags that the ledger knows."""
     found = {}
     for row in rows:
@@ -157,12 +159,12 @@ def _pictures(work: Work, rows: Sequence[Row]) -> dict[str, str]:
     return found
 
 
-def _source(work: Work, image: str) -> str:
+def _source(work: BatchWork, image: str) -> str:
     return f"{work.place.input_prefix}/{image}" if work.images.get(image) else ""
 
 
 def _html(
-    work: Work,
+    work: BatchWork,
     report: Report,
     link: Callable[[str], str] = lambda key: "",
     links_end: datetime | None = None,

@@ -22,15 +22,15 @@ from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.s3_keys import UploadDate, date_path
 from bg_pipeline.domain.text import spreadsheet_text
 from bg_pipeline.errors import BgPipelineError
-from bg_pipeline.run.batch_work import Work, open_work, stored_batches
+from bg_pipeline.run.batch_work import BatchWork, open_work, stored_batches
 from bg_pipeline.settings import Settings
-from bg_pipeline.storage.object_store import Store, Stored
+from bg_pipeline.storage.object_store import ObjectInfo, Store
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Captioned:
+class CaptionedImage:
     """What is said of one image, by the names of the export; ``Results`` and ``Source`` are keys.
 
     ``Labels`` are those in use, separated by commas; ``AltText`` is empty where none was asked for.
@@ -46,23 +46,23 @@ class Captioned:
     Results: tuple[str, ...]
 
 
-_NAMES = tuple(field.name for field in fields(Captioned))
+_NAMES = tuple(field.name for field in fields(CaptionedImage))
 
 
 def captions(
     store: Store, settings: Settings, dates: Iterable[UploadDate], only: Collection[Batch] = ()
-) -> Iterator[Captioned]:
+) -> Iterator[CaptionedImage]:
     """Every image of the dates that has a caption or labels, one batch in memory at a time."""
     for uploaded, ledger in stored_batches(store, dates, only):
         if ledger:
             yield from _of(open_work(store, settings, uploaded, ledger))
 
 
-def _of(work: Work) -> Iterator[Captioned]:
+def _of(work: BatchWork) -> Iterator[CaptionedImage]:
     for image in work.images:
         entry = work.ledger.get(image)
         if entry is not None and (entry.caption or entry.labels):
-            yield Captioned(
+            yield CaptionedImage(
                 image,
                 work.ref(image),
                 entry.alt_text,
@@ -74,7 +74,7 @@ def _of(work: Work) -> Iterator[Captioned]:
             )
 
 
-def as_csv(found: Iterable[Captioned]) -> Iterator[bytes]:
+def as_csv(found: Iterable[CaptionedImage]) -> Iterator[bytes]:
     """A table in UTF-8, line by line, which a spreadsheet may open; several results stand in one cell's lines."""
     yield _line(_NAMES)
     for each in found:
@@ -82,7 +82,7 @@ def as_csv(found: Iterable[Captioned]) -> Iterator[bytes]:
         yield _line(spreadsheet_text(text) for text in (*texts, "\n".join(results)))
 
 
-def as_json(found: Iterable[Captioned]) -> Iterator[bytes]:
+def as_json(found: Iterable[CaptionedImage]) -> Iterator[bytes]:
     """A JSON list, an image a line."""
     start = b"[\n"
     for each in found:
@@ -120,7 +120,7 @@ def index_file(settings: Settings) -> Path:
     return settings.state_dir / "search" / f"{settings.bucket}.sqlite"
 
 
-class Index:
+class CaptionIndex:
     """What is said of a bucket's images, to be searched. Safe for threads and for several processes.
 
     A file that is damaged, none of ours or of another version is made anew; it holds nothing that is not stored.
@@ -156,7 +156,7 @@ class Index:
         last: UploadDate | None = None,
         only: Collection[Batch] = (),
         limit: int = 100,
-    ) -> list[Captioned]:
+    ) -> list[CaptionedImage]:
         """The images about which all ``words`` are said, the best first, as of the last `update`.
 
         A word stands for all that begin with it and for its other forms ("dogs" finds "dog"), whatever case and
@@ -179,7 +179,7 @@ class Index:
             f"SELECT {', '.join(_NAMES)} FROM images WHERE {' AND '.join(where)} ORDER BY rank LIMIT ?"  # noqa: S608
         )
         found = self._with(lambda connection: connection.execute(statement, [*values, limit]).fetchall())
-        return [Captioned(*[*row[:-1], tuple(orjson.loads(row[-1]))]) for row in found]
+        return [CaptionedImage(*[*row[:-1], tuple(orjson.loads(row[-1]))]) for row in found]
 
     def _with(self, use: Callable[[sqlite3.Connection], T]) -> T:
         self._file.parent.mkdir(parents=True, exist_ok=True)
@@ -213,12 +213,14 @@ def _opened(file: Path) -> sqlite3.Connection:
     return connection
 
 
-def _version(ledger: Iterable[Stored]) -> str:
+def _version(ledger: Iterable[ObjectInfo]) -> str:
     """A digest of a batch's ledger as it is listed."""
     return hashlib.sha256(orjson.dumps([(found.key, found.etag) for found in ledger])).hexdigest()
 
 
-def _replace(connection: sqlite3.Connection, path: str, version: str, found: Iterable[Captioned]) -> None:
+def _replace(
+    connection: sqlite3.Connection, path: str, version: str, found: Iterable[CaptionedImage]
+) -> None:
     """Puts a batch's images in the place of those that it had; all of them or, if it fails, none."""
     rows = [(*texts, orjson.dumps(results).decode()) for *texts, results in map(astuple, found)]
     marks = ", ".join("?" * len(_NAMES))

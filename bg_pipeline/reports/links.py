@@ -8,7 +8,7 @@ from bg_pipeline.storage.object_store import Store
 
 
 @dataclass(frozen=True)
-class Link:
+class ShareLink:
     """A link that anyone may open until ``until``; not ``sure``: or until the session that signed it ends."""
 
     url: str
@@ -23,7 +23,7 @@ class Link:
         return f"works until the AWS session that signed it ends, {_time(self.until)} at the latest"
 
 
-def link(aws: Aws, store: Store, key: str, seconds: int, now: datetime) -> Link:
+def share_link(aws: Aws, store: Store, key: str, seconds: int, now: datetime) -> ShareLink:
     """A link to an object for ``seconds``, or until the credentials that sign it end, if sooner.
 
     The end of a role's session is known where boto3 renews it by itself; of a session token that was given to
@@ -32,7 +32,7 @@ def link(aws: Aws, store: Store, key: str, seconds: int, now: datetime) -> Link:
     url = store.presign(key, seconds)
     until = now + timedelta(seconds=seconds)
     temporary, ends = aws.session_end()
-    return Link(url, min(until, ends or until), sure=ends is not None or not temporary)
+    return ShareLink(url, min(until, ends or until), sure=ends is not None or not temporary)
 
 
 def _time(moment: datetime) -> str:

@@ -11,7 +11,7 @@ from bg_pipeline.domain.requests import BatchRequest, default_request
 from bg_pipeline.domain.rows import Row
 from bg_pipeline.errors import RequestError, UsageError
 from bg_pipeline.reports.report import Report
-from bg_pipeline.run.batch_work import Work
+from bg_pipeline.run.batch_work import BatchWork
 from bg_pipeline.run.discovery import sample_left
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.leases import holder_of
@@ -20,7 +20,7 @@ from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads.submitting import check_request
 
 
-class State(StrEnum):
+class BatchState(StrEnum):
     """How far a batch is."""
 
     DRAFT = "Draft"
@@ -31,7 +31,7 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True)
-class Standing:
+class BatchOverview:
     """``request`` is None, and ``problem`` says why, where it cannot be read; ``data`` is where results lie.
 
     ``request_etag`` is the tag of the request's object, empty where there is none.
@@ -68,7 +68,7 @@ class Standing:
         return None if content is None else content.data
 
 
-def look_up(store: Store, settings: Settings, batch: Batch) -> Standing:
+def load_status(store: Store, settings: Settings, batch: Batch) -> BatchOverview:
     """The batch; raises `UsageError` if there is none of this name."""
     content = store.read(batch.request_key)
     problem, request = None, None
@@ -81,7 +81,7 @@ def look_up(store: Store, settings: Settings, batch: Batch) -> Standing:
             request = check_request(settings, batch, content.data)
         except RequestError as error:
             problem = error
-    return Standing(
+    return BatchOverview(
         batch=batch,
         data=store.in_bucket(request.S3Bucket) if request else store,
         request=request,
@@ -107,14 +107,14 @@ def images_to_retry(rows: Iterable[Row], sample: int | None) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Costs:
+class BatchCosts:
     """What was surely paid, and what may have been billed besides: calls whose end is not known. None: not known."""
 
     usd: float | None = 0.0
     maybe_usd: float | None = 0.0
 
     @classmethod
-    def of(cls, rows: Iterable[Row]) -> "Costs":
+    def of(cls, rows: Iterable[Row]) -> "BatchCosts":
         """The sums over a report's rows."""
         paid = [(row.CostUSD, row.MaybeBilledUSD) for row in rows]
         return cls(total((usd for usd, _ in paid), 6), total((maybe for _, maybe in paid), 6))
@@ -128,15 +128,15 @@ class Costs:
         return paid + (more if self.maybe_usd else "")
 
 
-def state_of(store: Store, work: Work) -> tuple[State, str]:
+def batch_state(store: Store, work: BatchWork) -> tuple[BatchState, str]:
     """How far a complete batch is, and that in words, which also tell of one that is reported and due again."""
     holder = holder_of(store, work.place.batch.lease_key)
     if holder is not None and not is_dead(holder.process):
-        return State.WORKING, f"at work on {holder.host}"
+        return BatchState.WORKING, f"at work on {holder.host}"
     if work.problem is not None:
-        return State.REFUSED, "request refused"
+        return BatchState.REFUSED, "request refused"
     if not work.ledger.header.get("Reported"):
-        return State.WAITING, "waiting for a run"
+        return BatchState.WAITING, "waiting for a run"
     if not work.due:
-        return State.REPORTED, "reported"
-    return State.REPORTED, "something to do" if sample_left(work) else "its sample waits for approval"
+        return BatchState.REPORTED, "reported"
+    return BatchState.REPORTED, "something to do" if sample_left(work) else "its sample waits for approval"

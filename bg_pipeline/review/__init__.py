@@ -11,7 +11,7 @@ from bg_pipeline.review.deciding import LONGEST_REASON, decide
 from bg_pipeline.review.decisions import Decision, Reviews, State, this_user
 from bg_pipeline.review.follow_up import RequestReplaced, Retry, approve_sample, prepare_retry
 from bg_pipeline.review.items import Item, Results, Summary, chosen, items, named, queue
-from bg_pipeline.review.publishing import Published, publish
+from bg_pipeline.review.publishing import PublishResult, publish
 from bg_pipeline.review.redoing import redo, redo_request
 from bg_pipeline.review.tables import COLUMNS, as_csv, read_csv
 
@@ -20,7 +20,7 @@ __all__ = [
     "LONGEST_REASON",
     "Decision",
     "Item",
-    "Published",
+    "PublishResult",
     "RequestReplaced",
     "Results",
     "Retry",

@@ -11,7 +11,7 @@ from bg_pipeline.domain import s3_keys
 from bg_pipeline.errors import PreconditionFailed, UsageError
 from bg_pipeline.review.decisions import THREADS, Decision, State
 from bg_pipeline.review.items import Item
-from bg_pipeline.storage.object_store import Content, Store
+from bg_pipeline.storage.object_store import ObjectContent, Store
 
 LONGEST_REASON: Final = 1000
 
@@ -48,7 +48,7 @@ def check_who(by: str) -> None:
 
 def _keep(data: Store, decision: Decision) -> None:
     key = s3_keys.review_key(decision.result)
-    before: Content | None = None
+    before: ObjectContent | None = None
     while True:
         document: dict[str, Any] = decision.document()
         if before is not None:

@@ -6,11 +6,11 @@ from typing import Self
 
 from bg_pipeline.budget.remaining import check_cap
 from bg_pipeline.domain.batches import Batch
-from bg_pipeline.domain.presets import WISHES
+from bg_pipeline.domain.presets import PRESET_REQUESTS
 from bg_pipeline.domain.requests import BatchRequest, retry_request, write
 from bg_pipeline.domain.text import run_command
 from bg_pipeline.errors import UsageError
-from bg_pipeline.reports.overview import Standing, images_to_retry, look_up
+from bg_pipeline.reports.overview import BatchOverview, images_to_retry, load_status
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.follow_ups import RETRIES, FollowUps, remember_origin
 from bg_pipeline.state.ledger import Ledger
@@ -23,7 +23,7 @@ class RequestReplaced(UsageError):
     """The batch's request is not the one that the person saw; nothing was approved."""
 
 
-def approve_sample(store: Store, standing: Standing, *, by: str, seen: str = "") -> bool:
+def approve_sample(store: Store, standing: BatchOverview, *, by: str, seen: str = "") -> bool:
     """Lets the rest of a batch run, which the sensors see; whether that is news, or it was approved before.
 
     The approval is of the request whose tag ``seen`` is, by default of the one in ``standing``, and of no other: it
@@ -119,7 +119,7 @@ class Retry:
         return asks
 
 
-def prepare_retry(store: Store, settings: Settings, standing: Standing) -> Retry | None:
+def prepare_retry(store: Store, settings: Settings, standing: BatchOverview) -> Retry | None:
     """What `Retry` says, as a new batch of today; None if a retry could mend nothing.
 
     While a retry that was submitted has no report, it is what is returned, so that asking twice pays once for a
@@ -149,11 +149,11 @@ def prepare_retry(store: Store, settings: Settings, standing: Standing) -> Retry
 
 def is_over(store: Store, settings: Settings, batch: Batch) -> bool:
     """Whether the outcome of a batch is there: it is reported, or its request cannot be read."""
-    stands = look_up(store, settings, batch)
+    stands = load_status(store, settings, batch)
     return stands.problem is not None or stands.reported
 
 
-def _request(store: Store, settings: Settings, standing: Standing, again: Batch) -> BatchRequest | None:
+def _request(store: Store, settings: Settings, standing: BatchOverview, again: Batch) -> BatchRequest | None:
     """What a retry asks for now: what was made ready with the report, less what may not be asked for any more."""
     asked = standing.request
     report = standing.report()
@@ -171,7 +171,7 @@ def _request(store: Store, settings: Settings, standing: Standing, again: Batch)
     if ready is None:
         # None was made ready while nothing was left of the cap, which was raised since.
         still = [image for image in images if asked.Images is None or image in asked.entries]
-        return retry_request(asked, still, WISHES, approved=sample is None, cap_usd=left)
+        return retry_request(asked, still, PRESET_REQUESTS, approved=sample is None, cap_usd=left)
     request = check_request(settings, again, ready)
     entries = tuple(entry for entry in request.Images or () if entry.ImageName in set(images))
     if not entries:

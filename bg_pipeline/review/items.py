@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from bg_pipeline.domain.ledger_entries import Entry
 from bg_pipeline.domain.rows import Row, Status
 from bg_pipeline.errors import UsageError
-from bg_pipeline.reports.overview import Costs
+from bg_pipeline.reports.overview import BatchCosts
 from bg_pipeline.review.decisions import Decision, Reviews, State
-from bg_pipeline.run.batch_work import Work
+from bg_pipeline.run.batch_work import BatchWork
 from bg_pipeline.run.rows import rows_and_entries
 from bg_pipeline.settings import Settings
 
@@ -57,7 +57,7 @@ class Summary:
     approved: int
     rejected: int
     waiting: int
-    costs: Costs
+    costs: BatchCosts
 
     @property
     def cost_usd(self) -> float | None:
@@ -77,13 +77,13 @@ class Results:
     ``reviews`` may be kept by a page that asks again and again; its bucket is that of the batch's results.
     """
 
-    def __init__(self, work: Work, settings: Settings, reviews: Reviews | None = None) -> None:
+    def __init__(self, work: BatchWork, settings: Settings, reviews: Reviews | None = None) -> None:
         self.work = work
         self._settings = settings
         self._reviews = reviews or Reviews(work.place.data)
         self._unjudged: list[Item] = []
         self._images = 0
-        self._costs = Costs.of(self._rows())
+        self._costs = BatchCosts.of(self._rows())
 
     def _rows(self) -> Iterator[Row]:
         """The report's rows, whose results are taken in as they go by."""
@@ -114,7 +114,7 @@ class Results:
         )
 
 
-def items(work: Work, settings: Settings, reviews: Reviews | None = None) -> list[Item]:
+def items(work: BatchWork, settings: Settings, reviews: Reviews | None = None) -> list[Item]:
     """`Results.items` for who asks once."""
     return Results(work, settings, reviews).items()
 

@@ -13,12 +13,12 @@ from bg_pipeline.domain import s3_keys
 from bg_pipeline.errors import PreconditionFailed, UsageError
 from bg_pipeline.review.decisions import THREADS, State, decision_about
 from bg_pipeline.review.items import Item
-from bg_pipeline.run.batch_work import Work
+from bg_pipeline.run.batch_work import BatchWork
 from bg_pipeline.storage.object_store import Store
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class PublishResult:
     """What `publish` did; ``stale`` are results that changed or went away meanwhile and are not delivered."""
 
     copied: int = 0
@@ -40,7 +40,7 @@ class _Copy:
     number: int = 0
 
 
-def publish(work: Work, found: Iterable[Item]) -> Published:
+def publish(work: BatchWork, found: Iterable[Item]) -> PublishResult:
     """Copies the approved results of a batch under ``published/``, and takes away what was rejected or replaced.
 
     Rejected is what a person rejected in the version that was delivered. Replaced is a result whose successor is
@@ -71,7 +71,7 @@ def publish(work: Work, found: Iterable[Item]) -> Published:
     if not fresh:
         gone |= _replaced(work, found, others, approved.keys())
         if not gone:
-            return Published(kept=len(approved))
+            return PublishResult(kept=len(approved))
     try:
         # First what will be ours, so that nothing is left behind that nobody knows if this process dies.
         planned = before | {
@@ -91,7 +91,7 @@ def publish(work: Work, found: Iterable[Item]) -> Published:
             f"somebody else is publishing batch {work.place.batch.path} right now; do it again"
         ) from None
     stale = tuple(item.key for target, item in fresh.items() if target not in copied)
-    return Published(len(copied), len(approved) - len(fresh), len(gone), stale)
+    return PublishResult(len(copied), len(approved) - len(fresh), len(gone), stale)
 
 
 def _tags(copy: _Copy | None) -> tuple[str, str] | None:
@@ -111,7 +111,7 @@ def _rejected(data: Store, delivered: Mapping[str, _Copy]) -> set[str]:
 
 
 def _replaced(
-    work: Work, found: Iterable[Item], delivered: Mapping[str, _Copy], now: Collection[str]
+    work: BatchWork, found: Iterable[Item], delivered: Mapping[str, _Copy], now: Collection[str]
 ) -> set[str]:
     """Those whose successor is delivered ``now``, or all that is asked of their image."""
     there = {

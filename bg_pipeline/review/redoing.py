@@ -14,12 +14,12 @@ from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.requests import MAX_SEED, BatchRequest, ImageEntry, write
 from bg_pipeline.domain.text import run_command
 from bg_pipeline.errors import RequestError, UsageError
-from bg_pipeline.reports.overview import look_up
+from bg_pipeline.reports.overview import load_status
 from bg_pipeline.review.deciding import check_who, decide
 from bg_pipeline.review.decisions import State
 from bg_pipeline.review.follow_up import is_over
 from bg_pipeline.review.items import Item
-from bg_pipeline.run.batch_work import Work
+from bg_pipeline.run.batch_work import BatchWork
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.follow_ups import REDOES, FollowUps, remember_origin
 from bg_pipeline.storage.object_store import Store
@@ -31,7 +31,7 @@ MOST_VARIANTS: Final = 5
 
 
 def redo_request(
-    work: Work, found: Sequence[Item], *, prompt: str = "", seed: int | None = None
+    work: BatchWork, found: Sequence[Item], *, prompt: str = "", seed: int | None = None
 ) -> BatchRequest:
     """The request that asks for the pictures of ``found`` again, with a new seed, and with ``prompt`` if it is said.
 
@@ -83,7 +83,7 @@ def redo_request(
 def redo(
     store: Store,
     settings: Settings,
-    work: Work,
+    work: BatchWork,
     found: Sequence[Item],
     *,
     by: str,
@@ -122,7 +122,7 @@ def _is_redone_as(item: Item, batch: Batch) -> bool:
 def _ask(
     store: Store,
     settings: Settings,
-    work: Work,
+    work: BatchWork,
     found: Sequence[Item],
     wanted: BatchRequest,
     seed: int | None,
@@ -179,7 +179,7 @@ def _first_of(found: Sequence[Item], pictures: Collection[str]) -> str:
     return next(item.image for item in found if f"{item.number} {item.image}" in pictures)
 
 
-def _cap(store: Store, settings: Settings, work: Work) -> float | None:
+def _cap(store: Store, settings: Settings, work: BatchWork) -> float | None:
     """What is left of the batch's cap, as its request has it now: it may have been raised since ``work`` was read."""
-    asked = look_up(store, settings, work.place.batch).request or work.request
+    asked = load_status(store, settings, work.place.batch).request or work.request
     return check_cap(store, work.place.batch, asked) if asked else None

@@ -23,16 +23,16 @@ from bg_pipeline.errors import (
     SubjectNotFound,
 )
 from bg_pipeline.generators import Generator, Operation
-from bg_pipeline.imaging import fit, look, unfit
+from bg_pipeline.imaging import fit, read_header, unfit
 from bg_pipeline.labelers import custom_labels, faces, rekognition
 from bg_pipeline.masks import Mask
 from bg_pipeline.masks.boxes import Box
 from bg_pipeline.masks.conventions import STORED, from_alpha
 from bg_pipeline.masks.sam import SamForm, endpoint, sam_mask
-from bg_pipeline.models.selection import Choice
-from bg_pipeline.run.context import Tools
-from bg_pipeline.run.source_image import Photograph
-from bg_pipeline.state.answers import Answer, Terms, identity
+from bg_pipeline.models.selection import SelectedModel
+from bg_pipeline.run.context import RunContext
+from bg_pipeline.run.source_image import SourceImage
+from bg_pipeline.state.answers import Answer, AnswerPolicy, identity
 from bg_pipeline.state.claims import Claim, Price
 
 NO_OCCASIONS: Mapping[str, str] = MappingProxyType({})
@@ -42,14 +42,14 @@ MASK_SIDE = 2048
 
 
 @dataclass(frozen=True)
-class Seen:
+class Analysis:
     """A document about one photo and the model that made it."""
 
     document: Mapping[str, Any]
     model: str
 
 
-class Looks:
+class PhotoAnalyzer:
     """Asks services about one photo; every answer is stored before it is used.
 
     ``occasions`` names, by stage, the refresh on which answers have to have been made; of a photo that is ``known``,
@@ -58,8 +58,8 @@ class Looks:
 
     def __init__(
         self,
-        tools: Tools,
-        photo: Photograph,
+        tools: RunContext,
+        photo: SourceImage,
         budget: ImageBudget,
         occasions: Mapping[str, str] = NO_OCCASIONS,
         *,
@@ -72,11 +72,11 @@ class Looks:
         self._known = known
         self.cut_out_in_use: Answer | None = None
 
-    def labels(self) -> Seen:
+    def labels(self) -> Analysis:
         """Labels of the photo, as the part of a labels document that comes from the model.
 
-        They are Rekognition's own, or with ``BG_CUSTOM_LABELS_ARN`` that model's; then raises `NotTried` while it
-        is not running.
+        They are Rekognition's own, or with ``BG_CUSTOM_LABELS_ARN`` that model's; then raises `FallbackNeeded`
+        while it is not running.
         """
         if self._tools.settings.custom_labels_arn:
             return self._custom_labels(self._tools.settings.custom_labels_arn)
@@ -95,7 +95,7 @@ class Looks:
         asked = identity_of_call(self._tools.settings, Affects.LABELS_CALL)
         return self._once("labels", asked, ask, "labels", price)
 
-    def _custom_labels(self, arn: str) -> Seen:
+    def _custom_labels(self, arn: str) -> Analysis:
         tools, confidence = self._tools, self._tools.settings.custom_labels_confidence
         asked = identity_of_call(tools.settings, Affects.LABELS_CALL)
 
@@ -134,7 +134,7 @@ class Looks:
             return self._rekognition(
                 faces.OPERATION,
                 lambda client: client.detect_faces(**body),
-                lambda response: {"Faces": faces.places(response)},
+                lambda response: {"Faces": faces.face_boxes(response)},
                 claim,
             )
 
@@ -154,7 +154,7 @@ class Looks:
         with tools.answers.one_at_a_time(name):
             answer = tools.answers.find("sam", name, self._terms("generated_images"))
             if answer is None:
-                size = look(photo.view).size
+                size = read_header(photo.view).size
                 mask = sam_mask(self._ask_sam(form), form, photo.view, size, boxes)
                 answer = Answer(
                     STORED.write_png(mask.picture), "sam", cost_usd=0.0, made_for=self._budget.made_for
@@ -175,10 +175,10 @@ class Looks:
 
         return ask
 
-    def caption(self) -> Seen:
+    def caption(self) -> Analysis:
         """A caption by the first caption model that can be used: ``{"Caption": …, "AltText": …, "Prompt": …}``.
 
-        ``Prompt`` has the words that were sent. Raises `NotTried` where captions are switched off, and
+        ``Prompt`` has the words that were sent. Raises `FallbackNeeded` where captions are switched off, and
         `ModelUnavailable` where no caption model can be used: only what needs a caption waits for one.
         """
         if not self._tools.settings.caption_models:
@@ -247,7 +247,7 @@ class Looks:
             "nova-canvas or stability, or give a mask",
         )
 
-    def _cut_with(self, choice: Choice[Generator], claim: Claim) -> Answer:
+    def _cut_with(self, choice: SelectedModel[Generator], claim: Claim) -> Answer:
         tools, photo, budget = self._tools, self._photo, self._budget
         generator = choice.candidate.speaker
         (operation,) = choice.candidate.operations
@@ -274,7 +274,7 @@ class Looks:
             except ModelUnavailable as error:
                 self._tools.captioners.lost(choice, error.region, error)
 
-    def _describe_with(self, choice: Choice[str], jpeg: bytes, claim: Claim) -> Answer:
+    def _describe_with(self, choice: SelectedModel[str], jpeg: bytes, claim: Claim) -> Answer:
         tools, budget = self._tools, self._budget
         (operation,) = choice.candidate.operations
         prompt, tier = tools.settings.caption_prompt, tools.settings.caption_tier
@@ -364,12 +364,12 @@ class Looks:
         name = identity(kind, self._photo.sha256, asked)
         return self._tools.answers.find(kind, name, self._terms(stage)) is not None
 
-    def _terms(self, stage: str) -> Terms:
+    def _terms(self, stage: str) -> AnswerPolicy:
         return self._tools.terms(self._budget, occasion=self._occasions.get(stage, ""))
 
     def _once(
         self, kind: str, asked: Mapping[str, Any], ask: Callable[[Claim], Answer], stage: str, price: Price
-    ) -> Seen:
+    ) -> Analysis:
         """The document for these bytes, asked for only if nobody has."""
         tools = self._tools
         name = identity(kind, self._photo.sha256, asked)
@@ -384,6 +384,6 @@ class Looks:
         )
         self._budget.charge(name, answer, tools.answers)
         try:
-            return Seen(orjson.loads(answer.data), answer.model)
+            return Analysis(orjson.loads(answer.data), answer.model)
         except orjson.JSONDecodeError as error:
             raise CallError("BadAnswer", f"the stored answer {kind}/{name} is damaged: {error}") from error

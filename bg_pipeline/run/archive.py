@@ -20,8 +20,8 @@ from bg_pipeline.domain.ledger_entries import Entry
 from bg_pipeline.domain.rows import AGAIN_LATER, Status
 from bg_pipeline.domain.stages import PICTURES
 from bg_pipeline.errors import ImageError, NotDelivered, PreconditionFailed
-from bg_pipeline.run.batch_work import Work
-from bg_pipeline.storage.object_store import Store, Stored
+from bg_pipeline.run.batch_work import BatchWork
+from bg_pipeline.storage.object_store import ObjectInfo, Store
 
 PREFIX = s3_keys.ARCHIVE
 """In BG_ARCHIVE_TO: the prefix of this name in the bucket of the photos."""
@@ -32,7 +32,7 @@ MOVERS = 8
 @dataclass(frozen=True)
 class _Copied:
     entry: Entry
-    upload: Stored
+    upload: ObjectInfo
 
 
 class Archive:
@@ -44,7 +44,7 @@ class Archive:
         self._on = bool(to)
         self._note = note
 
-    def due(self, work: Work) -> list[str]:
+    def due(self, work: BatchWork) -> list[str]:
         """The photos of a batch that can be moved: in its own folder, and every result of theirs succeeded."""
         own = work.place.data is self._uploads and work.place.input_prefix == work.place.batch.input_prefix
         if not self._on or not own or work.request is None:
@@ -60,7 +60,7 @@ class Archive:
             and _finished(entry, found)
         ]
 
-    def move(self, work: Work) -> None:
+    def move(self, work: BatchWork) -> None:
         """Moves what is `due`; the batch's lease has to be held. What cannot be moved stays, and is told."""
         images = self.due(work)
         if not images:
@@ -81,7 +81,7 @@ class Archive:
             )
         work.place.moved.update({each.upload.key: each.entry.archived for each in copied})
 
-    def _copy(self, work: Work, image: str) -> _Copied | None:
+    def _copy(self, work: BatchWork, image: str) -> _Copied | None:
         entry, upload = work.ledger.get(image), work.images[image]
         if entry is None or upload is None:
             return None
@@ -110,7 +110,7 @@ class Archive:
             self._uploads.delete(copied.upload.key, if_etag=copied.upload.etag)
 
 
-def _finished(entry: Entry, found: Stored) -> bool:
+def _finished(entry: Entry, found: ObjectInfo) -> bool:
     pictures = entry.stages.get(PICTURES)
     return (
         pictures is not None

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from bg_pipeline.budget.image_budget import Family
+from bg_pipeline.budget.image_budget import RetryFamily
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.file_names import ResultNames
 from bg_pipeline.state.thumbnails import Thumbnails
@@ -10,7 +10,7 @@ from bg_pipeline.storage.object_store import Store
 
 
 @dataclass(frozen=True)
-class Place:
+class BatchLocations:
     """A batch's buckets and prefixes, the names bound to its results, its own cap, and its small pictures.
 
     ``store`` is the bucket with the pipeline's state, ``data`` the one with the batch's photos and results.
@@ -29,7 +29,7 @@ class Place:
     request_id: str
     cap_usd: float | None
     thumbnails: Thumbnails
-    family: Family | None = None
+    family: RetryFamily | None = None
     retries: bool = False
     moved: dict[str, str] = field(default_factory=dict)
 

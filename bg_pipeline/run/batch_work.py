@@ -13,23 +13,23 @@ from bg_pipeline.domain import requests, s3_keys
 from bg_pipeline.domain.batches import Batch, find_batch
 from bg_pipeline.domain.file_names import ResultNames
 from bg_pipeline.domain.ledger_entries import Entry
-from bg_pipeline.domain.presets import WISHES
+from bg_pipeline.domain.presets import PRESET_REQUESTS
 from bg_pipeline.domain.requests import BatchRequest, ImageSettings
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.domain.stages import CAPTIONS, LABELS, STAGES
 from bg_pipeline.domain.upload_kinds import Kind, films_of_photos, kind_of
 from bg_pipeline.errors import RequestError, UsageError
-from bg_pipeline.run.batch_locations import Place
-from bg_pipeline.run.fingerprints import due, fingerprints
-from bg_pipeline.run.occasions import RETRY, Wish, occasions
-from bg_pipeline.run.outcomes import Meaning
+from bg_pipeline.run.batch_locations import BatchLocations
+from bg_pipeline.run.fingerprints import fingerprints, stages_due
+from bg_pipeline.run.occasions import RETRY, RefreshRequest, occasions
+from bg_pipeline.run.outcomes import RowOutcome
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.claimed_prefixes import claim
 from bg_pipeline.state.leased_writes import LeasedWriter
 from bg_pipeline.state.leases import Lease
 from bg_pipeline.state.ledger import Ledger
 from bg_pipeline.state.thumbnails import Thumbnails
-from bg_pipeline.storage.object_store import Store, Stored
+from bg_pipeline.storage.object_store import ObjectInfo, Store
 from bg_pipeline.uploads.listing import Uploaded, batches, find
 from bg_pipeline.uploads.unicode_names import match_names
 
@@ -37,7 +37,7 @@ _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(slots=True)
-class Work:
+class BatchWork:
     """One batch; ``request`` is None, and ``problem`` says why, where the request cannot be read.
 
     ``images`` maps each image asked for to its object, None where there is none. ``due`` has, for each image
@@ -50,10 +50,10 @@ class Work:
 
     uploaded: Uploaded
     ledger: Ledger
-    place: Place
+    place: BatchLocations
     request: BatchRequest | None
     problem: RequestError | None
-    images: Mapping[str, Stored | None]
+    images: Mapping[str, ObjectInfo | None]
     due: dict[str, dict[str, str]] = field(default_factory=dict)
     lease: Lease | None = None
     writer: LeasedWriter = field(default_factory=lambda: LeasedWriter(None))
@@ -64,8 +64,8 @@ class Work:
     lost: dict[str, list[str]] = field(default_factory=dict)
     occasions: dict[str, str] = field(default_factory=dict)
     retry: str = ""
-    stopped: Meaning | None = None
-    ledger_objects: Sequence[Stored] = ()
+    stopped: RowOutcome | None = None
+    ledger_objects: Sequence[ObjectInfo] = ()
     _alike: tuple[BatchRequest, ImageSettings] | None = None
 
     def asked(self, image: str) -> ImageSettings:
@@ -82,10 +82,10 @@ class Work:
         if self.request is None:
             raise ValueError(f"{image} is not asked for: the request cannot be read")
         if image in self.request.entries:
-            return requests.image_settings(self.request, image, WISHES)
+            return requests.image_settings(self.request, image, PRESET_REQUESTS)
         # All images without an entry are asked for alike, and this is asked several times for each of 10,000.
         if self._alike is None or self._alike[0] is not self.request:
-            self._alike = self.request, requests.image_settings(self.request, "", WISHES)
+            self._alike = self.request, requests.image_settings(self.request, "", PRESET_REQUESTS)
         return self._alike[1]
 
     def find_due(
@@ -94,7 +94,7 @@ class Work:
         results: Mapping[str, str],
         *,
         stages: Collection[str],
-        wish: Wish,
+        wish: RefreshRequest,
         etag_of: Callable[[str], str],
     ) -> None:
         """Fills ``due`` and ``lost``. ``etag_of`` tells the tag of a mask or backdrop by its key; the rest is as in
@@ -110,11 +110,11 @@ class Work:
         for image, found in self.images.items():
             prints = fingerprints(settings, self.asked(image), found.etag if found else "", named)
             entry = self.ledger.get(image)
-            stages_due = due(
+            due_stages = stages_due(
                 entry, prints, stages=stages, occasions=on, results=results, retry=bool(self.retry)
             )
-            if stages_due:
-                self.due[image] = stages_due
+            if due_stages:
+                self.due[image] = due_stages
                 lost = [key for key, etag in entry.files.items() if results.get(key) != etag] if entry else []
                 if lost:
                     self.lost[image] = lost
@@ -127,7 +127,7 @@ class Work:
 
 def stored_batches(
     store: Store, dates: Iterable[UploadDate], only: Collection[Batch] = ()
-) -> Iterator[tuple[Uploaded, list[Stored]]]:
+) -> Iterator[tuple[Uploaded, list[ObjectInfo]]]:
     """Every batch of the dates, or those of ``only``, with the listing of its ledger: what `open_work` takes."""
     for date in dates:
         ledgers = defaultdict(list)
@@ -143,7 +143,7 @@ def stored_batches(
                 yield Uploaded(emptied, emptied=True), objects
 
 
-def open_batch(store: Store, settings: Settings, batch: Batch) -> Work:
+def open_batch(store: Store, settings: Settings, batch: Batch) -> BatchWork:
     """One batch by its name, as it is stored. Raises `UsageError` if there is none."""
     uploaded, objects = find(store, batch), list(store.list(f"{batch.ledger_prefix}/"))
     if uploaded is None and _moved(Ledger.read(store, batch, objects)):
@@ -153,14 +153,14 @@ def open_batch(store: Store, settings: Settings, batch: Batch) -> Work:
     return open_work(store, settings, uploaded, objects)
 
 
-def drafted(store: Store, settings: Settings, uploaded: Uploaded, request: BatchRequest) -> Work:
+def drafted(store: Store, settings: Settings, uploaded: Uploaded, request: BatchRequest) -> BatchWork:
     """A request that is not submitted yet over what was uploaded for it, with what a first run would find due."""
     batch = uploaded.batch
     names = list(request.entries) or [
         name for name in uploaded.images if batch.upload_key(name) not in request.named_keys
     ]
     images = {name: uploaded.objects.get(name) for name in names}
-    place = Place(
+    place = BatchLocations(
         batch=batch,
         store=store,
         data=store.in_bucket(request.S3Bucket),
@@ -172,12 +172,14 @@ def drafted(store: Store, settings: Settings, uploaded: Uploaded, request: Batch
         cap_usd=request.MaxCostUSD,
         thumbnails=Thumbnails(store, batch, wanted=False),
     )
-    work = Work(uploaded, Ledger(store, batch), place, request, None, images)
-    work.find_due(settings, {}, stages=STAGES, wish=Wish(), etag_of=lambda key: "")
+    work = BatchWork(uploaded, Ledger(store, batch), place, request, None, images)
+    work.find_due(settings, {}, stages=STAGES, wish=RefreshRequest(), etag_of=lambda key: "")
     return work
 
 
-def open_work(store: Store, settings: Settings, uploaded: Uploaded, ledger_objects: Sequence[Stored]) -> Work:
+def open_work(
+    store: Store, settings: Settings, uploaded: Uploaded, ledger_objects: Sequence[ObjectInfo]
+) -> BatchWork:
     """A batch as it is stored; a request that has not changed since the ledger was written is not read again."""
     batch = uploaded.batch
     ledger = Ledger.read(store, batch, ledger_objects)
@@ -192,7 +194,7 @@ def open_work(store: Store, settings: Settings, uploaded: Uploaded, ledger_objec
     except RequestError as error:
         request, problem = None, error
     data = store
-    images: Mapping[str, Stored | None] = {}
+    images: Mapping[str, ObjectInfo | None] = {}
     moved: dict[str, str] = {}
     if request is not None:
         data = store.in_bucket(request.S3Bucket)
@@ -209,7 +211,7 @@ def open_work(store: Store, settings: Settings, uploaded: Uploaded, ledger_objec
         for image, names in ledger.each("names")
         for number, name in names.items()
     }
-    place = Place(
+    place = BatchLocations(
         batch=batch,
         store=store,
         data=data,
@@ -223,7 +225,7 @@ def open_work(store: Store, settings: Settings, uploaded: Uploaded, ledger_objec
         retries=request is not None and request.RetryOf is not None,
         moved=moved,
     )
-    return Work(uploaded, ledger, place, request, problem, images)
+    return BatchWork(uploaded, ledger, place, request, problem, images)
 
 
 def _lasts(error: ClientError) -> bool:
@@ -252,7 +254,7 @@ def _request(store: Store, settings: Settings, uploaded: Uploaded, ledger: Ledge
         bucket=store.bucket,
         batch=batch,
         allowed_buckets=settings.allowed_buckets,
-        presets=WISHES,
+        presets=PRESET_REQUESTS,
     )
 
 
@@ -271,7 +273,7 @@ def _moved(ledger: Ledger) -> dict[str, Entry]:
 
 def _images(
     store: Store, data: Store, uploaded: Uploaded, request: BatchRequest, ledger: Ledger
-) -> tuple[dict[str, Stored | None], dict[str, str]]:
+) -> tuple[dict[str, ObjectInfo | None], dict[str, str]]:
     """The images asked for, those that the request lists or all in its folder, and where moved ones are by key."""
     objects, images, moved = uploaded.objects, uploaded.images, _moved(ledger)
     if request.InputS3Prefix != uploaded.batch.input_prefix or data.bucket != store.bucket:
@@ -290,7 +292,7 @@ def _images(
     moved = {name: entry for name, entry in moved.items() if name not in objects}
     # Known under the tag of the upload: that a photo was moved is no reason to do anything again.
     prefix = f"{request.InputS3Prefix}/"
-    gone = {name: Stored(prefix + name, 0, entry.etag, _LONG_AGO) for name, entry in moved.items()}
+    gone = {name: ObjectInfo(prefix + name, 0, entry.etag, _LONG_AGO) for name, entry in moved.items()}
     objects, images = {**objects, **gone}, {**images, **gone}
     places = {gone[name].key: entry.archived for name, entry in moved.items()}
     if request.Images is not None:

@@ -13,24 +13,24 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.budget.image_budget import ImageBudget, PaidCall
-from bg_pipeline.budget.run_budget import Purse
+from bg_pipeline.budget.run_budget import RunBudget
 from bg_pipeline.captioners import nova
 from bg_pipeline.domain.s3_keys import STATE
 from bg_pipeline.errors import OutcomeUnknown, SettingsError
 from bg_pipeline.generators import BUILT_IN, Generator, Invoke, Operation, generator
-from bg_pipeline.models.selection import Candidate, Roster, prompt_limit
-from bg_pipeline.rate_limits.calls import Calls
+from bg_pipeline.models.selection import ModelCandidate, ModelSelector, prompt_limit
+from bg_pipeline.rate_limits.calls import ModelCalls
 from bg_pipeline.rate_limits.heartbeats import Heartbeats
-from bg_pipeline.run.source_image import Darkroom
+from bg_pipeline.run.source_image import DecodeLimiter
 from bg_pipeline.settings import Settings
-from bg_pipeline.state.answers import Answers, Terms
+from bg_pipeline.state.answers import AnswerPolicy, AnswerStore
 from bg_pipeline.state.claims import Claim
-from bg_pipeline.state.model_stopped import Standstill
+from bg_pipeline.state.model_stopped import StoppedModel
 from bg_pipeline.state.process_identity import process_name
 from bg_pipeline.storage.object_store import Store
 
 
-class Tools:
+class RunContext:
     """The tools of one run; end them with `close`.
 
     ``stop`` ends all waiting. ``note`` is called with one line whenever a person would want to know of a
@@ -51,24 +51,28 @@ class Tools:
         self.store = store
         self.stop = stop
         self.note = note = _once(note)
-        self.answers = Answers(store, process_name())
-        self.calls = Calls(aws, settings, stop, Heartbeats(store, f"{STATE}/heartbeats"), note)
-        self.purse = Purse(
+        self.answers = AnswerStore(store, process_name())
+        self.calls = ModelCalls(aws, settings, stop, Heartbeats(store, f"{STATE}/heartbeats"), note)
+        self.purse = RunBudget(
             store, run_cap_usd=settings.max_cost_usd, day_cap_usd=settings.max_cost_usd_per_day
         )
-        self.standstill = Standstill(store)
-        self.darkroom = Darkroom(settings.max_decoded_images)
+        self.standstill = StoppedModel(store)
+        self.darkroom = DecodeLimiter(settings.max_decoded_images)
         generators = [generator(name) for name in settings.image_models]
         self._generators = {each.name: each for each in generators}
-        self.replacers = Roster(
-            aws, [Candidate(each.name, (each.replaces,), each) for each in generators if each.replaces], note
-        )
-        self.removers = Roster(
-            aws, [Candidate(each.name, (each.removes,), each) for each in generators if each.removes], note
-        )
-        self.captioners = Roster(
+        self.replacers = ModelSelector(
             aws,
-            [Candidate(name, (nova.operation(name),), name) for name in nova.models(settings, aws)],
+            [ModelCandidate(each.name, (each.replaces,), each) for each in generators if each.replaces],
+            note,
+        )
+        self.removers = ModelSelector(
+            aws,
+            [ModelCandidate(each.name, (each.removes,), each) for each in generators if each.removes],
+            note,
+        )
+        self.captioners = ModelSelector(
+            aws,
+            [ModelCandidate(name, (nova.operation(name),), name) for name in nova.models(settings, aws)],
             note,
             regions=nova.regions(settings, aws),
         )
@@ -93,9 +97,9 @@ class Tools:
                 return None
         return self._generators[name]
 
-    def terms(self, budget: ImageBudget, *, models: Collection[str] = (), occasion: str = "") -> Terms:
+    def terms(self, budget: ImageBudget, *, models: Collection[str] = (), occasion: str = "") -> AnswerPolicy:
         """Which answers will do for the image that ``budget`` pays for."""
-        return Terms(self.stop, budget.batch.path, budget.retry, models, occasion)
+        return AnswerPolicy(self.stop, budget.batch.path, budget.retry, models, occasion)
 
     def invoke(self, regions: Sequence[str], budget: ImageBudget, call: PaidCall, *claims: Claim) -> Invoke:
         """An `Invoke` through the gate, under claims; ``call`` learns which Region answered."""

@@ -9,15 +9,15 @@ from bg_pipeline.domain.payments import Bill
 from bg_pipeline.domain.rows import Row, Status
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.imaging.fidelity import MOST_SUBJECT_CHANGED
-from bg_pipeline.run.batch_work import Work
-from bg_pipeline.state.model_stopped import WAITS
+from bg_pipeline.run.batch_work import BatchWork
+from bg_pipeline.state.model_stopped import WAITS_FOR_WINDOW
 
-NAMED = 200
+MAX_NAMED = 200
 """Keys or images of each kind that are remembered."""
 
 
 @dataclass
-class Inspection:
+class ResultChecks:
     """What was found in a date's batches.
 
     ``results`` counts the results that the ledgers know, ``measured`` those whose subject was compared with the
@@ -45,28 +45,28 @@ class Inspection:
                 continue
             self.measured += 1
             self.most_changed = max(self.most_changed, changed)
-            if changed > MOST_SUBJECT_CHANGED and len(self.altered) < NAMED:
+            if changed > MOST_SUBJECT_CHANGED and len(self.altered) < MAX_NAMED:
                 self.altered.append((row.ImageName, changed))
 
-    def look_again(self, work: Work, results: Mapping[str, str], unreported: Sequence[str]) -> None:
+    def look_again(self, work: BatchWork, results: Mapping[str, str], unreported: Sequence[str]) -> None:
         """Compares a batch that was just finished with what is stored.
 
         ``results`` are the tags of the stored results by key, ``unreported`` the images that are not in the report.
         """
         for _, files in work.ledger.each("files"):
             lost = [key for key, etag in files.items() if results.get(key) != etag]
-            self.lost += lost[: NAMED - len(self.lost)]
-        self.unreported += unreported[: NAMED - len(self.unreported)]
+            self.lost += lost[: MAX_NAMED - len(self.lost)]
+        self.unreported += unreported[: MAX_NAMED - len(self.unreported)]
 
 
-TROUBLED_ROWS = 200
-"""Rows of failed images that a `Day` holds; the report has all."""
+MAX_FAILED_ROWS = 200
+"""Rows of failed images that a `DateResult` holds; the report has all."""
 
-PREVIEWS = 8
+MAX_PREVIEWS = 8
 
 
 @dataclass
-class Day:
+class DateResult:
     """What a run did for one date, and what is true of the date after it.
 
     ``made``, ``waiting`` (for a Custom Labels window) and ``failed`` count by stage what this run did; ``troubled``
@@ -96,7 +96,7 @@ class Day:
     unfinished: list[str] = field(default_factory=list)
     stopped: str = ""
     problems: list[str] = field(default_factory=list)
-    inspection: Inspection = field(default_factory=Inspection)
+    inspection: ResultChecks = field(default_factory=ResultChecks)
 
     @property
     def nothing_worked(self) -> bool:
@@ -107,7 +107,7 @@ class Day:
     @property
     def waits(self) -> bool:
         """Nothing worked yet, and some of it waits for a Custom Labels window that will do it."""
-        return self.nothing_worked and self.inspection.errors[WAITS] > 0
+        return self.nothing_worked and self.inspection.errors[WAITS_FOR_WINDOW] > 0
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,17 @@ from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.domain.stages import STAGES
 from bg_pipeline.errors import NewerDocument
-from bg_pipeline.run.batch_work import Work, open_work, stored_batches
-from bg_pipeline.run.occasions import Wish
+from bg_pipeline.run.batch_work import BatchWork, open_work, stored_batches
+from bg_pipeline.run.occasions import RefreshRequest
 from bg_pipeline.settings import Settings
-from bg_pipeline.storage.object_store import Store, Stored
+from bg_pipeline.storage.object_store import ObjectInfo, Store
 from bg_pipeline.uploads.listing import Uploaded
 
-NO_WISH = Wish()
+NO_REFRESH = RefreshRequest()
 
 
-class Finder:
-    """Opens batches with ``Work.due`` filled for ``stages`` and what ``wish`` wants anew.
+class WorkFinder:
+    """Opens batches with ``BatchWork.due`` filled for ``stages`` and what ``wish`` wants anew.
 
     The tag of a mask or backdrop is asked for once.
     """
@@ -31,7 +31,7 @@ class Finder:
         settings: Settings,
         *,
         stages: Collection[str] = STAGES,
-        wish: Wish = NO_WISH,
+        wish: RefreshRequest = NO_REFRESH,
     ) -> None:
         self._store = store
         self._settings = settings
@@ -44,7 +44,7 @@ class Finder:
         date: UploadDate,
         only: Collection[Batch] = (),
         failed: Callable[[Batch, Exception], None] | None = None,
-    ) -> Iterator[tuple[Uploaded, Work | None]]:
+    ) -> Iterator[tuple[Uploaded, BatchWork | None]]:
         """Every batch of the date, or those of ``only``; without its work where it is not complete yet.
 
         ``failed`` is called with a batch that cannot be opened now, and why: the others are not its trouble.
@@ -64,15 +64,15 @@ class Finder:
             else:
                 yield uploaded, work
 
-    def open(self, uploaded: Uploaded, ledger_objects: Sequence[Stored] | None = None) -> Work:
+    def open(self, uploaded: Uploaded, ledger_objects: Sequence[ObjectInfo] | None = None) -> BatchWork:
         """A batch as it is stored now; ``ledger_objects`` is the listing of its ledger, if that is known."""
         if ledger_objects is None:
             ledger_objects = list(self._store.list(f"{uploaded.batch.ledger_prefix}/"))
         return self._open(uploaded, ledger_objects, None)
 
     def _open(
-        self, uploaded: Uploaded, ledger_objects: Sequence[Stored], results: Mapping[str, str] | None
-    ) -> Work:
+        self, uploaded: Uploaded, ledger_objects: Sequence[ObjectInfo], results: Mapping[str, str] | None
+    ) -> BatchWork:
         work = open_work(self._store, self._settings, uploaded, ledger_objects)
         work.ledger_objects = ledger_objects
         place = work.place
@@ -101,14 +101,14 @@ class Finder:
 
 def find_work(
     store: Store, settings: Settings, dates: Iterable[UploadDate], only: Collection[Batch] = ()
-) -> Iterator[Work]:
+) -> Iterator[BatchWork]:
     """Every complete batch of the dates, or those of ``only``, as a run of all stages would find it now."""
-    finder = Finder(store, settings)
+    finder = WorkFinder(store, settings)
     for date in dates:
         yield from (work for _, work in finder.of_date(date, only) if work is not None)
 
 
-def sample_left(work: Work) -> int:
+def sample_left(work: BatchWork) -> int:
     """How many of the due images a run may take: all, unless a sample was asked for and is not approved."""
     if work.request is None or work.request.Sample is None or work.uploaded.approved:
         return len(work.due)

@@ -19,7 +19,7 @@ from bg_pipeline.budget.remaining import family_of, limit_of
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.ledger_entries import Entry, StageRecord
-from bg_pipeline.domain.payments import Bill, Payment, bill, record
+from bg_pipeline.domain.payments import Bill, Payment, record, sum_payments
 from bg_pipeline.domain.rows import GOOD, Row, Status
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.domain.stages import LABELS, PICTURES, REPORT, STAGES
@@ -34,31 +34,37 @@ from bg_pipeline.errors import (
 )
 from bg_pipeline.run import malloc
 from bg_pipeline.run.archive import Archive
-from bg_pipeline.run.batch_work import Work
-from bg_pipeline.run.context import Tools
-from bg_pipeline.run.date_result import PREVIEWS, TROUBLED_ROWS, Day, Progress
-from bg_pipeline.run.discovery import NO_WISH, Finder, results_in, sample_left
-from bg_pipeline.run.fingerprints import wish_of
-from bg_pipeline.run.image_run import Walk
-from bg_pipeline.run.occasions import RETRY, Wish, begun, fulfilled
-from bg_pipeline.run.outcomes import SAMPLE_WAITS, Meaning, meaning, merged, settled
+from bg_pipeline.run.batch_work import BatchWork
+from bg_pipeline.run.context import RunContext
+from bg_pipeline.run.date_result import MAX_FAILED_ROWS, MAX_PREVIEWS, DateResult, Progress
+from bg_pipeline.run.discovery import NO_REFRESH, WorkFinder, results_in, sample_left
+from bg_pipeline.run.fingerprints import request_fingerprint
+from bg_pipeline.run.image_run import ImageRun
+from bg_pipeline.run.occasions import RETRY, RefreshRequest, occasions_begun, occasions_fulfilled
+from bg_pipeline.run.outcomes import (
+    SAMPLE_WAITS,
+    RowOutcome,
+    keep_better,
+    merge_outputs,
+    outcome_of_error,
+)
 from bg_pipeline.run.rows import rows, rows_and_entries
 from bg_pipeline.state.leased_writes import LeasedWriter
 from bg_pipeline.state.leases import POLL_SECONDS, Leases
-from bg_pipeline.state.model_stopped import WAITS
-from bg_pipeline.storage.object_store import explained
+from bg_pipeline.state.model_stopped import WAITS_FOR_WINDOW
+from bg_pipeline.storage.object_store import explain_s3_error
 from bg_pipeline.uploads.listing import Uploaded, remarks
 
 CHECKPOINT_SECONDS = 20.0
 PROGRESS_SECONDS = 10.0
-LOOK_SECONDS = 1.0
-FIRST_IMAGES = 20
+POLL_SECONDS_RESULTS = 1.0
+MIN_IMAGES_FOR_FAILED_SHARE = 20
 """The share of failures counts from so many images on."""
-WINDOW = "CUSTOM_LABELS_WINDOW"
+WINDOW_OPERATION = "CUSTOM_LABELS_WINDOW"
 """The operation under which an image's share of a Custom Labels window is told; no cap of a batch counts it."""
-MOST_UNDELIVERED = 3
+MAX_UNDELIVERED = 3
 """A batch is stopped when S3 took the results of so many images in a row not."""
-Walking = Future[Walk]
+Walking = Future[ImageRun]
 """The walk of one image, under way or ended."""
 NO_COSTS: Mapping[Batch, Mapping[str, float]] = MappingProxyType({})
 
@@ -71,11 +77,11 @@ class Reporter:
     ``missing`` returns the images that have not exactly one row in the stored report.
     """
 
-    write: Callable[[Work, Iterable[Row]], str]
-    missing: Callable[[Work], list[str]]
+    write: Callable[[BatchWork, Iterable[Row]], str]
+    missing: Callable[[BatchWork], list[str]]
 
 
-class Flow:
+class Engine:
     """One run over upload dates. Use it once.
 
     ``stages`` are what is brought up to date, ``wish`` what is done, and paid for, anew. ``progress`` is
@@ -87,12 +93,12 @@ class Flow:
 
     def __init__(
         self,
-        tools: Tools,
+        tools: RunContext,
         *,
         run_id: str,
         reporter: Reporter,
         stages: Collection[str] = STAGES,
-        wish: Wish = NO_WISH,
+        wish: RefreshRequest = NO_REFRESH,
         only: Collection[Batch] = (),
         patient: bool = True,
         label_costs: Mapping[Batch, Mapping[str, float]] = NO_COSTS,
@@ -103,7 +109,7 @@ class Flow:
         self._reporter = reporter
         self._stages = frozenset(stages)
         self._wish = wish
-        self._finder = Finder(tools.store, tools.settings, stages=self._stages, wish=wish)
+        self._finder = WorkFinder(tools.store, tools.settings, stages=self._stages, wish=wish)
         self._only = frozenset(only)
         self._patient = patient
         self._label_costs = label_costs
@@ -111,19 +117,19 @@ class Flow:
         self._progress = progress
         self._archive = Archive(tools.store, tools.settings.archive_to, tools.note)
         self._leases = Leases(tools.store, run_id)
-        self._days: dict[UploadDate, Day] = {}
+        self._days: dict[UploadDate, DateResult] = {}
         self._begun: dict[UploadDate, tuple[float, int]] = {}
-        self._works: list[Work] = []
-        self._running: dict[Walking, tuple[Work, str]] = {}
+        self._works: list[BatchWork] = []
+        self._running: dict[Walking, tuple[BatchWork, str]] = {}
         self._ended: SimpleQueue[Walking] = SimpleQueue()
-        self._stopped: Meaning | None = None
-        self._no_model: Meaning | None = None
+        self._stopped: RowOutcome | None = None
+        self._no_model: RowOutcome | None = None
         self._found = self._done = self._failed = 0
         self._started = self._saved = self._told = time.monotonic()
 
-    def run(self, dates: Iterable[UploadDate]) -> dict[UploadDate, Day]:
+    def run(self, dates: Iterable[UploadDate]) -> dict[UploadDate, DateResult]:
         """Brings the dates up to date and says what is true of each; errors of images are rows, not raised."""
-        malloc.settle()
+        malloc.configure_malloc()
         workers = self._tools.settings.max_concurrency
         pool = ThreadPoolExecutor(workers, "image")
         helpers = ThreadPoolExecutor(workers, "prompt")
@@ -198,7 +204,7 @@ class Flow:
                 elif work.lease is not None:
                     work.lease.release()
 
-    def _report_early(self, work: Work) -> None:
+    def _report_early(self, work: BatchWork) -> None:
         """Stores what is known of a batch that is not finished, and reports it."""
         if work.lease is None or not work.lease.held():
             return
@@ -211,15 +217,15 @@ class Flow:
 
     # Finding work
 
-    def _tasks(self, dates: Iterable[UploadDate]) -> Iterator[tuple[Work, str] | None]:
+    def _tasks(self, dates: Iterable[UploadDate]) -> Iterator[tuple[BatchWork, str] | None]:
         """Every image with something to do; None while there is nothing to hand out yet."""
-        busy: deque[tuple[Uploaded, Day]] = deque()
+        busy: deque[tuple[Uploaded, DateResult]] = deque()
         for date in dates:
-            day = self._days[date] = Day(date)
+            day = self._days[date] = DateResult(date)
             try:
                 yield from self._tasks_of(day, busy)
             except (ClientError, BotoCoreError) as error:
-                day.problems.append(explained(self._tools.store, error))
+                day.problems.append(explain_s3_error(self._tools.store, error))
         while busy:
             # Somebody else is at work on these: their outcome is waited for, then checked.
             uploaded, day = busy.popleft()
@@ -234,7 +240,9 @@ class Flow:
                 busy.append((uploaded, day))
                 yield None
 
-    def _tasks_of(self, day: Day, busy: deque[tuple[Uploaded, Day]]) -> Iterator[tuple[Work, str]]:
+    def _tasks_of(
+        self, day: DateResult, busy: deque[tuple[Uploaded, DateResult]]
+    ) -> Iterator[tuple[BatchWork, str]]:
         """The images of a date with something to do; what another run is at work on is put among the ``busy``."""
         prefix = f"{s3_keys.REPORTS}/{s3_keys.date_path(day.date)}/"
         reports = {found.key for found in self._tools.store.list(prefix)}
@@ -256,7 +264,7 @@ class Flow:
             else:
                 day.unfinished.append(f"{uploaded.batch.path} (another run is at work on it)")
 
-    def _opened(self, uploaded: Uploaded, day: Day) -> Work | None:
+    def _opened(self, uploaded: Uploaded, day: DateResult) -> BatchWork | None:
         """The batch as it is stored now, None where it cannot be read."""
         try:
             return self._finder.open(uploaded)
@@ -264,10 +272,10 @@ class Flow:
             self._problem(day, uploaded.batch, f"could not be read: {error}")
             return None
 
-    def _problem(self, day: Day, batch: Batch, what: str) -> None:
+    def _problem(self, day: DateResult, batch: Batch, what: str) -> None:
         day.problems.append(f"batch {batch.path} {what}; the next run tries again")
 
-    def _reported(self, work: Work, reports: Collection[str]) -> bool:
+    def _reported(self, work: BatchWork, reports: Collection[str]) -> bool:
         """Whether the report, if one is wanted, is there and of this state."""
         if REPORT not in self._stages:
             return True
@@ -279,11 +287,11 @@ class Flow:
             return place.data.head(key) is not None
         return key in reports
 
-    def _to_archive(self, work: Work) -> bool:
+    def _to_archive(self, work: BatchWork) -> bool:
         """Whether photos of the batch can be moved to the archive, which only a run of all stages does."""
         return self._stages.issuperset(STAGES) and bool(self._archive.due(work))
 
-    def _take(self, work: Work) -> bool:
+    def _take(self, work: BatchWork) -> bool:
         """Takes the batch's lease, if nobody else has it, and looks again at what is due."""
         lease = self._leases.acquire(work.place.batch.lease_key)
         if lease is None:
@@ -307,7 +315,7 @@ class Flow:
                 setattr(work, each, getattr(fresh, each))
         return True
 
-    def _hand_out(self, work: Work, day: Day) -> Iterator[tuple[Work, str]]:
+    def _hand_out(self, work: BatchWork, day: DateResult) -> Iterator[tuple[BatchWork, str]]:
         self._works.append(work)
         # Without a report nobody would see them.
         work.place.thumbnails.wanted &= REPORT in self._stages
@@ -318,7 +326,7 @@ class Flow:
         try:
             self._begin(work)
         except (RunStopped, NotDelivered) as error:
-            work.stopped = meaning(error)
+            work.stopped = outcome_of_error(error)
         images = list(work.due)
         work.pending = len(images)
         self._look_at_models(work)
@@ -337,16 +345,16 @@ class Flow:
         if not images:
             self._finish(work)
 
-    def _sample_left(self, work: Work) -> int:
+    def _sample_left(self, work: BatchWork) -> int:
         """How many of the due images may be worked on; none while it cannot be read whether a sample is approved."""
         try:
             return sample_left(work)
         except (ClientError, BotoCoreError) as error:
             stopped = StorageFailed(f"the approval of the batch's sample could not be read: {error}")
-            work.stopped = work.stopped or meaning(stopped)
+            work.stopped = work.stopped or outcome_of_error(stopped)
             return len(work.due)
 
-    def _begin(self, work: Work) -> None:
+    def _begin(self, work: BatchWork) -> None:
         """Writes down, before anything is paid for it, that a person's wish is being fulfilled."""
         request = work.request
         if (
@@ -359,44 +367,46 @@ class Flow:
             cap, family = limit_of(store, batch, request), family_of(store, batch, request)
             work.place = replace(work.place, cap_usd=cap, family=family)
         on = {**work.occasions, **({RETRY: work.retry} if work.retry else {})}
-        facts = begun(work.ledger.header, self._wish, on) if work.due and work.problem is None else {}
+        facts = (
+            occasions_begun(work.ledger.header, self._wish, on) if work.due and work.problem is None else {}
+        )
         if facts:
             # Should the run be killed, the next one reports the batch anew, whether something is left to do or not.
             work.ledger.describe(**facts, Reported="")
             work.ledger.checkpoint(work.writer, header=True)
 
-    def _may_be_stored(self, work: Work, image: str) -> bool:
+    def _may_be_stored(self, work: BatchWork, image: str) -> bool:
         """Whether what is due of an image may be made of stored answers, without any model."""
         entry = work.ledger.get(image)
         return entry is not None and PICTURES in entry.stages and not work.occasions and bool(entry.sha256)
 
-    def _charge(self, work: Work, day: Day) -> None:
+    def _charge(self, work: BatchWork, day: DateResult) -> None:
         """Tells what labels have cost beside their calls."""
         for image, usd in self._label_costs.get(work.place.batch, {}).items():
             entry = work.ledger.get(image)
             if entry is not None and LABELS in entry.stages:
-                payment = Payment(f"window-{self._leases.run}", WINDOW, usd)
+                payment = Payment(f"window-{self._leases.run}", WINDOW_OPERATION, usd)
                 record(entry.payments, payment)
                 work.ledger.put(entry)
                 day.spent += Bill(usd)
 
-    def _look_at_models(self, work: Work) -> None:
+    def _look_at_models(self, work: BatchWork) -> None:
         """Before the first paid call: is there a model for what is due? Asked once, then remembered."""
         wanted = {stage for stages in work.due.values() for stage in stages}
         try:
             if PICTURES in wanted and any(work.asked(image).needs_prompt for image in work.due):
                 self._tools.replacers.current()
         except NothingUsable as error:
-            self._no_model = meaning(error)
+            self._no_model = outcome_of_error(error)
 
     # Working
 
-    def _walk(self, work: Work, image: str, helpers: ThreadPoolExecutor) -> Walk:
+    def _walk(self, work: BatchWork, image: str, helpers: ThreadPoolExecutor) -> ImageRun:
         entry = work.ledger.get(image) or Entry(image)
         found = work.images[image]
         entry.etag = found.etag if found else ""
         place = work.place
-        walk = Walk(
+        walk = ImageRun(
             self._tools,
             place,
             work.asked(image),
@@ -411,7 +421,7 @@ class Flow:
         walk.run(work.due[image])
         return walk
 
-    def _skip(self, work: Work, image: str, why: Meaning) -> None:
+    def _skip(self, work: BatchWork, image: str, why: RowOutcome) -> None:
         """Says of an image that was due why it was not worked on; what was delivered of it stays."""
         entry = work.ledger.get(image) or Entry(image)
         lost = work.lost.get(image, ())
@@ -422,18 +432,18 @@ class Flow:
             skipped = StageRecord(made_for, why.status, why.final, why.error, why.cause)
             if stage == PICTURES:
                 found = work.images[image]
-                skipped.wish = wish_of(work.asked(image), found.etag if found else "")
+                skipped.wish = request_fingerprint(work.asked(image), found.etag if found else "")
             intact = stage != PICTURES or not lost
-            entry.stages[stage] = settled(entry.stages.get(stage), skipped, intact=intact)
+            entry.stages[stage] = keep_better(entry.stages.get(stage), skipped, intact=intact)
         if PICTURES in work.due[image]:
             entry.files = {key: etag for key, etag in entry.files.items() if key not in lost}
             # What an earlier attempt failed to make is not what this one was stopped by.
-            entry.outputs = merged(entry.outputs, (), entry.files)
+            entry.outputs = merge_outputs(entry.outputs, (), entry.files)
         self._take_in(work, entry)
 
     def _collect(self) -> None:
         """Takes in what is done, waiting a little for the first."""
-        ended = self._next_ended(LOOK_SECONDS)
+        ended = self._next_ended(POLL_SECONDS_RESULTS)
         while ended is not None:
             task = self._running.pop(ended, None)
             if task is not None:
@@ -445,35 +455,35 @@ class Flow:
                 self._checkpoint(work)
             self._saved = time.monotonic()
 
-    def _checkpoint(self, work: Work) -> None:
+    def _checkpoint(self, work: BatchWork) -> None:
         try:
             work.ledger.checkpoint(work.writer)
         except LeaseLost as error:
-            work.stopped = work.stopped or meaning(error)
+            work.stopped = work.stopped or outcome_of_error(error)
         except NotDelivered as error:
             # What is paid for is stored; without its own state a run stops, it need not fail.
-            self._stopped = self._stopped or meaning(StorageFailed(str(error)))
+            self._stopped = self._stopped or outcome_of_error(StorageFailed(str(error)))
 
-    def _take_over(self, work: Work, walk: Walk) -> None:
+    def _take_over(self, work: BatchWork, walk: ImageRun) -> None:
         """Takes in an image that was walked, and what ended the run if something did."""
         stopped = walk.stopped
         if isinstance(stopped, NothingUsable):
             # Pictures need no captions but by their prompts, and what is stored needs no model.
             pictures = walk.entry.stages.get(PICTURES)
             if pictures is not None and pictures.error == NothingUsable.__name__:
-                self._no_model = meaning(stopped)
+                self._no_model = outcome_of_error(stopped)
                 day = self._days[work.uploaded.batch.date]
                 day.stopped = day.stopped or str(stopped)
         elif stopped is not None:
             if getattr(stopped, "scope", "") == "batch":
-                work.stopped = meaning(stopped)
+                work.stopped = outcome_of_error(stopped)
             else:
-                self._stopped = self._stopped or meaning(stopped)
+                self._stopped = self._stopped or outcome_of_error(stopped)
         day = self._days[work.uploaded.batch.date]
         day.spent += walk.spent
         work.undelivered = work.undelivered + 1 if walk.undelivered else 0
-        if work.undelivered >= MOST_UNDELIVERED:
-            work.stopped = work.stopped or Meaning(
+        if work.undelivered >= MAX_UNDELIVERED:
+            work.stopped = work.stopped or RowOutcome(
                 Status.SKIPPED,
                 False,
                 "NotStored",
@@ -488,7 +498,7 @@ class Flow:
         except Empty:
             return None
 
-    def _take_in(self, work: Work, entry: Entry, *, call_failed: bool = False) -> None:
+    def _take_in(self, work: BatchWork, entry: Entry, *, call_failed: bool = False) -> None:
         day = self._days[work.uploaded.batch.date]
         work.ledger.describe(Reported="")
         work.ledger.put(entry)
@@ -501,7 +511,7 @@ class Flow:
             day.seconds_by_stage[stage] = day.seconds_by_stage.get(stage, 0.0) + stage_record.seconds
             if stage_record.status in GOOD:
                 day.made[stage] += 1
-            elif stage_record.error == WAITS:
+            elif stage_record.error == WAITS_FOR_WINDOW:
                 day.waiting[stage] += 1
             else:
                 day.failed[stage] += 1
@@ -512,8 +522,8 @@ class Flow:
         work.done += 1
         work.failed += bad and call_failed
         most = self._tools.settings.max_failed_share
-        if work.done >= FIRST_IMAGES and work.failed / work.done > most and not work.stopped:
-            work.stopped = Meaning(
+        if work.done >= MIN_IMAGES_FOR_FAILED_SHARE and work.failed / work.done > most and not work.stopped:
+            work.stopped = RowOutcome(
                 Status.SKIPPED,
                 False,
                 "TooManyFailures",
@@ -523,7 +533,7 @@ class Flow:
         if work.pending == 0:
             self._finish(work)
 
-    def _finish(self, work: Work) -> None:
+    def _finish(self, work: BatchWork) -> None:
         """Stores the batch's ledger and report and gives its lease back; a fault of it is the batch's alone."""
         day = self._days[work.uploaded.batch.date]
         try:
@@ -537,14 +547,14 @@ class Flow:
         if work.lease is not None:
             work.lease.release()
 
-    def _store(self, work: Work, day: Day) -> None:
+    def _store(self, work: BatchWork, day: DateResult) -> None:
         work.writer.check()
         work.ledger.keep_only(list(work.images))
         self._tell_untold(work)
         asked = (*work.occasions, *([RETRY] if work.retry else []))
         left = {stage for image in work.due for stage in self._left(work, image)} if asked else set()
         done = [name for name in asked if name not in left]
-        if facts := fulfilled(work.ledger.header, done, datetime.now(UTC)):
+        if facts := occasions_fulfilled(work.ledger.header, done, datetime.now(UTC)):
             work.ledger.describe(**facts)
         if REPORT in self._stages:
             # What a report tells as done, the next run has to know of.
@@ -561,7 +571,7 @@ class Flow:
         unreported = self._reporter.missing(work) if REPORT in self._stages else []
         day.inspection.look_again(work, now_stored, unreported)
 
-    def _tell_untold(self, work: Work) -> None:
+    def _tell_untold(self, work: BatchWork) -> None:
         """Keeps what was spent on the batch by calls that no image's record tells of, as what may have been billed.
 
         A run that was killed pays for calls that it does not come to write down; where their photo or request was
@@ -574,12 +584,12 @@ class Flow:
         except RunStopped as error:
             self._tools.note(f"{work.place.batch.path}: what was spent on it cannot be known: {error}")
             return
-        told = [each.usd or 0.0 for each in work.ledger.payments() if each.operation != WINDOW]
+        told = [each.usd or 0.0 for each in work.ledger.payments() if each.operation != WINDOW_OPERATION]
         # Caps count in whole micro-dollars, rounded up for each call.
         untold = round(spent - sum(told), 6)
         work.ledger.describe(Untold=untold if untold > 2e-6 * (len(told) + 1) else 0.0)
 
-    def _left(self, work: Work, image: str) -> Iterator[str]:
+    def _left(self, work: BatchWork, image: str) -> Iterator[str]:
         """The stages of an image that a refresh of theirs has still to make."""
         entry = work.ledger.get(image)
         for stage in work.due[image]:
@@ -587,28 +597,28 @@ class Flow:
             if found is None or found.occasion != work.occasions.get(stage, found.occasion):
                 yield stage
 
-    def _count(self, work: Work, day: Day) -> None:
+    def _count(self, work: BatchWork, day: DateResult) -> None:
         for _ in self._counted(work, day):
             pass
 
-    def _counted(self, work: Work, day: Day) -> Iterator[Row]:
+    def _counted(self, work: BatchWork, day: DateResult) -> Iterator[Row]:
         """The rows of a batch, each counted as it goes by; made once, for they take a while."""
         day.batches.append(work.place.batch.path)
         for dropped in work.ledger.dropped.values():
-            day.total += bill(dropped.values())
+            day.total += sum_payments(dropped.values())
         for row, entry in rows_and_entries(work):
             day.inspection.take(row, entry)
             day.images += 1
             day.counts[row.Status] += 1
             day.total += Bill(row.CostUSD, row.MaybeBilledUSD)
-            if row.Status != Status.SUCCEEDED and len(day.troubled) < TROUBLED_ROWS:
+            if row.Status != Status.SUCCEEDED and len(day.troubled) < MAX_FAILED_ROWS:
                 day.troubled.append(row)
             yield row
 
-    def _preview(self, work: Work, day: Day) -> None:
+    def _preview(self, work: BatchWork, day: DateResult) -> None:
         """Pairs photos, where they lie by now, with their first results."""
         for image in work.images:
-            if len(day.previews) == PREVIEWS:
+            if len(day.previews) == MAX_PREVIEWS:
                 return
             data, source = work.place.lies_at(f"{work.place.input_prefix}/{image}")
             entry = work.ledger.get(image)
@@ -616,7 +626,7 @@ class Flow:
             if result and data is work.place.data:
                 day.previews.append((source, result))
 
-    def _time(self, day: Day) -> None:
+    def _time(self, day: DateResult) -> None:
         begun, refused = self._begun[day.date]
         day.seconds = time.monotonic() - begun
         day.refused = self._tools.calls.refused() - refused

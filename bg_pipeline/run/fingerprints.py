@@ -62,12 +62,12 @@ def fingerprints(
     }
 
 
-def wish_of(asked: ImageSettings, etag: str) -> str:
+def request_fingerprint(asked: ImageSettings, etag: str) -> str:
     """The fingerprint of what a request asks for a photo, whatever the settings."""
     return fingerprint(etag, picture_fields(asked))
 
 
-def due(
+def stages_due(
     entry: Entry | None,
     prints: Mapping[str, str],
     *,

@@ -16,7 +16,7 @@ from PIL import Image
 
 from bg_pipeline.budget.image_budget import ImageBudget
 from bg_pipeline.domain.model_facts import facts_of
-from bg_pipeline.domain.requests import MAX_SEED, ImageSettings, Wanted, paid_picture_fields
+from bg_pipeline.domain.requests import MAX_SEED, ImageSettings, OutputSpec, paid_picture_fields
 from bg_pipeline.errors import (
     BgPipelineError,
     Blocked,
@@ -31,20 +31,20 @@ from bg_pipeline.generators import Ask, Generator, Made, by_words, images_at_onc
 from bg_pipeline.imaging import Fitted, Photo, fit, fit_mask, unfit
 from bg_pipeline.masks import Mask
 from bg_pipeline.masks.conventions import STORED, TITAN_OUTPAINTING
-from bg_pipeline.masks.difference import difference
-from bg_pipeline.models.selection import Choice
-from bg_pipeline.run.context import Tools
-from bg_pipeline.run.source_image import SMALL_SIDE, Photograph
-from bg_pipeline.run.subject_mask import Eyes, Subject, find_subject
+from bg_pipeline.masks.difference import mask_from_difference
+from bg_pipeline.models.selection import SelectedModel
+from bg_pipeline.run.context import RunContext
+from bg_pipeline.run.source_image import SMALL_SIDE, SourceImage
+from bg_pipeline.run.subject_mask import Subject, SubjectHints, find_subject
 from bg_pipeline.settings import Settings
-from bg_pipeline.state.answers import Answer, Answers, Terms, identity
+from bg_pipeline.state.answers import Answer, AnswerPolicy, AnswerStore, identity
 from bg_pipeline.state.claims import Claim, Price
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Painted:
+class GeneratedPicture:
     """A picture as a model made it, where the photo lies on it, and what is kept of the photo.
 
     ``mask`` is None where the model found the subject from words and nothing tells where: then no pixel of
@@ -87,7 +87,7 @@ def derived_seed(source_sha256: str, position: int) -> int:
     return 1 + int.from_bytes(digest[:8]) % MAX_SEED
 
 
-class Painter:
+class BackgroundGenerator:
     """Has the backgrounds of one photo painted. Several threads may paint different prompts at once.
 
     ``occasion`` names the refresh on which pictures have to have been made, or is empty; of a photo that is
@@ -96,10 +96,10 @@ class Painter:
 
     def __init__(
         self,
-        tools: Tools,
-        photo: Photograph,
+        tools: RunContext,
+        photo: SourceImage,
         asked: ImageSettings,
-        eyes: Eyes,
+        eyes: SubjectHints,
         budget: ImageBudget,
         *,
         given_mask_sha256: str = "",
@@ -123,7 +123,7 @@ class Painter:
     def settings(self) -> Settings:
         return self._tools.settings
 
-    def seed(self, wanted: Wanted, attempt: int) -> int:
+    def seed(self, wanted: OutputSpec, attempt: int) -> int:
         """The seed of a result's ``attempt``-th picture, counted from 0."""
         asked = self._asked.seed
         if asked is None:
@@ -150,7 +150,9 @@ class Painter:
             },
         )
 
-    def paint(self, prompt: str, wanted: Sequence[Wanted], attempt: int = 0) -> list[Painted | CallError]:
+    def paint(
+        self, prompt: str, wanted: Sequence[OutputSpec], attempt: int = 0
+    ) -> list[GeneratedPicture | CallError]:
         """A picture, or why there is none, for each of ``wanted``, which share the prompt.
 
         Stored answers serve, whichever model made them; what is missing is asked for in as few calls as the model
@@ -164,7 +166,7 @@ class Painter:
         outcomes = [found[seed] for seed in seeds]
         return [each if isinstance(each, CallError) else self._painted(*each) for each in outcomes]
 
-    def has(self, prompt: str, wanted: Sequence[Wanted]) -> bool:
+    def has(self, prompt: str, wanted: Sequence[OutputSpec]) -> bool:
         """Whether the first pictures asked for with this prompt are all stored; nothing is paid."""
         seeds = [self.seed(each, 0) for each in wanted]
         return self._known and self._stored(prompt, seeds).keys() == set(seeds)
@@ -220,10 +222,10 @@ class Painter:
             return None
 
     @property
-    def _terms(self) -> Terms:
+    def _terms(self) -> AnswerPolicy:
         return self._tools.terms(self._budget, occasion=self._occasion)
 
-    def _painted(self, name: str, answer: Answer) -> Painted | CallError:
+    def _painted(self, name: str, answer: Answer) -> GeneratedPicture | CallError:
         self._budget.charge(name, answer, self._tools.answers)
         generator = self._tools.generator(answer.model)
         if generator is None:
@@ -234,7 +236,7 @@ class Painter:
         mask = self._sent.get(name)
         if mask is None and not answer.by_words:
             mask = self.prepare(generator).subject.mask
-        return Painted(answer, fitted, mask or self._mask_of(name, answer, fitted))
+        return GeneratedPicture(answer, fitted, mask or self._mask_of(name, answer, fitted))
 
     def _mask_of(self, name: str, answer: Answer, fitted: Fitted) -> Mask | None:
         """The mask a model made from words: the one it returned, or what it left as it was."""
@@ -246,7 +248,7 @@ class Painter:
             return Mask(unfit(STORED.read_png(made), fitted, self._photo.small_size), "words")
         sent = fit(self._photo.small, fitted, media="png")
         with Image.open(BytesIO(sent)) as before, Image.open(BytesIO(answer.data)) as after:
-            found = difference(before.convert("RGB"), after.convert("RGB"))
+            found = mask_from_difference(before.convert("RGB"), after.convert("RGB"))
         if found is None:
             return None
         return Mask(unfit(found.picture, fitted, self._photo.small_size), "difference")
@@ -346,7 +348,7 @@ class Painter:
         return kept
 
     def _pay(
-        self, choice: Choice[Generator], ask: Ask, names: Sequence[str], claims: "_Claims"
+        self, choice: SelectedModel[Generator], ask: Ask, names: Sequence[str], claims: "_Claims"
     ) -> tuple[Made, list[Answer]]:
         """Makes the call and stores what came back, before anything else is done."""
         tools, budget = self._tools, self._budget
@@ -396,7 +398,7 @@ class Painter:
 class _Claims:
     """The claims of all pictures of one call, taken in one order by every process so that none waits for another."""
 
-    def __init__(self, answers: Answers, terms: Terms) -> None:
+    def __init__(self, answers: AnswerStore, terms: AnswerPolicy) -> None:
         self._answers = answers
         self._terms = terms
         self._claims: dict[str, Claim] = {}

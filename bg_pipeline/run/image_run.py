@@ -27,21 +27,28 @@ from bg_pipeline.errors import (
     RunStopped,
 )
 from bg_pipeline.masks.label_boxes import usable_labels
-from bg_pipeline.run.analysis import NO_OCCASIONS, Looks
-from bg_pipeline.run.batch_locations import Place
-from bg_pipeline.run.context import Tools
-from bg_pipeline.run.fingerprints import wish_of
-from bg_pipeline.run.generation import Painted, Painter
-from bg_pipeline.run.outcomes import Meaning, attempt, meaning, merged, same_wish, settled
+from bg_pipeline.run.analysis import NO_OCCASIONS, PhotoAnalyzer
+from bg_pipeline.run.batch_locations import BatchLocations
+from bg_pipeline.run.context import RunContext
+from bg_pipeline.run.fingerprints import request_fingerprint
+from bg_pipeline.run.generation import BackgroundGenerator, GeneratedPicture
+from bg_pipeline.run.outcomes import (
+    RowOutcome,
+    capture_error,
+    keep_better,
+    merge_outputs,
+    outcome_of_error,
+    same_request,
+)
 from bg_pipeline.run.renditions import refuse_impossible
-from bg_pipeline.run.results import File, Finisher, MadeBy
-from bg_pipeline.run.source_image import Photograph
-from bg_pipeline.run.subject_mask import Eyes
+from bg_pipeline.run.results import MadeBy, ResultWriter, StoredResult
+from bg_pipeline.run.source_image import SourceImage
+from bg_pipeline.run.subject_mask import SubjectHints
 from bg_pipeline.state.leased_writes import LeasedWriter
 from bg_pipeline.state.leases import Lease
 
 
-class Walk:
+class ImageRun:
     """One image's way; used by one thread, which may hand prompts to others.
 
     ``entry`` is what the ledger knows and is brought up to date; ``occasions`` names, by stage, the refresh on
@@ -53,8 +60,8 @@ class Walk:
 
     def __init__(
         self,
-        tools: Tools,
-        place: Place,
+        tools: RunContext,
+        place: BatchLocations,
         asked: ImageSettings,
         entry: Entry,
         *,
@@ -84,7 +91,7 @@ class Walk:
         store, lies_at = place.lies_at(key)
         moved = key in place.moved
         entry.archived = entry.archived if moved else ""
-        self._photo = Photograph(
+        self._photo = SourceImage(
             store, key, tools.darkroom, lies_at=lies_at, etag=entry.etag if moved else ""
         )
         self._labels: Mapping[str, Any] | None = None
@@ -93,7 +100,7 @@ class Walk:
 
     def run(self, due: Mapping[str, str]) -> Entry:
         """Does the stages in ``due`` (name to fingerprint) in order and returns the entry with their records."""
-        steps: dict[str, Callable[[Looks, ImageBudget], None]] = {
+        steps: dict[str, Callable[[PhotoAnalyzer, ImageBudget], None]] = {
             LABELS: lambda looks, budget: self._make_labels(looks),
             CAPTIONS: lambda looks, budget: self._make_caption(looks),
         }
@@ -102,7 +109,7 @@ class Walk:
                 self._record_pictures(made_for)
             else:
                 before = self.entry.stages.get(stage)
-                self.entry.stages[stage] = settled(before, self._record(stage, made_for, steps[stage]))
+                self.entry.stages[stage] = keep_better(before, self._record(stage, made_for, steps[stage]))
             self._keep_thumbnail()
         if self._photo.fetched:
             self.entry.sha256 = self._photo.sha256
@@ -114,7 +121,9 @@ class Walk:
         if self._photo.fetched:
             self._place.thumbnails.keep(self._photo.key, self._photo.etag, lambda: self._photo.at_hand)
 
-    def _record(self, stage: str, made_for: str, step: Callable[[Looks, ImageBudget], None]) -> StageRecord:
+    def _record(
+        self, stage: str, made_for: str, step: Callable[[PhotoAnalyzer, ImageBudget], None]
+    ) -> StageRecord:
         """Makes a stage; its record, whatever happens."""
         started = time.monotonic()
         place = self._place
@@ -129,10 +138,10 @@ class Walk:
             stage=stage,
             payments=self.entry.payments,
         )
-        looks = Looks(self._tools, self._photo, budget, self._occasions, known=self._known)
+        looks = PhotoAnalyzer(self._tools, self._photo, budget, self._occasions, known=self._known)
         occasion = self._occasions.get(stage, "")
         record = StageRecord(made_for, Status.SUCCEEDED, occasion=occasion)
-        failed = attempt(lambda: step(looks, budget), self._photo.key)
+        failed = capture_error(lambda: step(looks, budget), self._photo.key)
         self._tools.store_payloads(budget)
         if failed is not None:
             outcome = self._meaning(failed)
@@ -152,8 +161,8 @@ class Walk:
             entry.outputs,
             {key: etag for key, etag in entry.files.items() if key not in self._lost},
         )
-        wish = wish_of(self._asked, entry.etag)
-        same = before is not None and same_wish(before, StageRecord(made_for, "", wish=wish))
+        wish = request_fingerprint(self._asked, entry.etag)
+        same = before is not None and same_request(before, StageRecord(made_for, "", wish=wish))
         passed = {
             output["Number"]
             for output in outputs
@@ -168,13 +177,13 @@ class Walk:
         if record.status == Status.SUCCEEDED and made:
             self._judge(record, made)
         complete = record.status in GOOD and all(output["Key"] for output in made)
-        entry.outputs = made if complete else merged(outputs, made, files)
+        entry.outputs = made if complete else merge_outputs(outputs, made, files)
         still_there = {output["Key"] for output in entry.outputs}
         kept = {key: etag for key, etag in files.items() if key in still_there and key not in entry.files}
         outdated = {**entry.outdated, **files} if complete else dict(entry.outdated)
         entry.files |= kept
         intact = bool(outputs) and all(output["Key"] in files for output in outputs if output["Key"])
-        entry.stages[PICTURES] = settled(before, record, intact=intact)
+        entry.stages[PICTURES] = keep_better(before, record, intact=intact)
         self._remove({key: etag for key, etag in outdated.items() if key not in entry.files})
 
     def _judge(self, record: StageRecord, outputs: Sequence[Mapping[str, Any]]) -> None:
@@ -208,14 +217,14 @@ class Walk:
 
     # Labels and captions
 
-    def _make_labels(self, looks: Looks) -> None:
+    def _make_labels(self, looks: PhotoAnalyzer) -> None:
         seen = looks.labels()
         self._labels = seen.document
         document = {"Source": self._photo.key, "SourceETag": self._photo.etag, **seen.document}
         self._writer.write_json(self._tools.store, self._place.batch.labels_key(self._asked.image), document)
         self.entry.labels = ", ".join(self._asked.labels) or ", ".join(usable_labels(document))
 
-    def _make_caption(self, looks: Looks) -> None:
+    def _make_caption(self, looks: PhotoAnalyzer) -> None:
         if self._no_caption is not None:
             raise self._no_caption  # asked for once: a refusal is billed like an answer
         try:
@@ -236,23 +245,23 @@ class Walk:
         self._writer.write_json(self._tools.store, self._place.batch.caption_key(self._asked.image), document)
         self.entry.caption, self.entry.alt_text = self._caption, alt_text
 
-    def _labels_document(self, looks: Looks) -> Mapping[str, Any]:
+    def _labels_document(self, looks: PhotoAnalyzer) -> Mapping[str, Any]:
         if self._labels is None:
             self._make_labels(looks)
         return self._labels or {}
 
-    def _caption_text(self, looks: Looks) -> str:
+    def _caption_text(self, looks: PhotoAnalyzer) -> str:
         if self._caption is None:
             self._make_caption(looks)
         return self._caption or ""
 
     # Pictures
 
-    def _make_pictures(self, looks: Looks, budget: ImageBudget, passed: Collection[int]) -> None:
+    def _make_pictures(self, looks: PhotoAnalyzer, budget: ImageBudget, passed: Collection[int]) -> None:
         asked = self._asked
         if asked.needs_prompt and not asked.prompts:
             raise NotTried("NoPrompt", "no prompt: name one in the request or in BG_DEFAULT_PROMPT")
-        finisher = Finisher(
+        finisher = ResultWriter(
             self._tools,
             self._place,
             asked,
@@ -261,7 +270,7 @@ class Walk:
             made_for=budget.made_for,
             passed=passed,
         )
-        eyes = Eyes(
+        eyes = SubjectHints(
             photo=lambda: self._photo.small,
             labels=lambda: self._labels_document(looks),
             caption=lambda: self._caption_text(looks),
@@ -272,7 +281,7 @@ class Walk:
             given=finisher.given,
         )
         mask_sha256 = hashlib.sha256(finisher.given(asked.mask_key)).hexdigest() if asked.mask_key else ""
-        painter = Painter(
+        painter = BackgroundGenerator(
             self._tools,
             self._photo,
             asked,
@@ -294,18 +303,18 @@ class Walk:
         requests.fill(asked.negative_prompt, {}, limit, "NegativePrompt")
         groups = [list(group) for _, group in groupby(asked.outputs, key=lambda wanted: wanted.prompt)]
 
-        def make(group: Sequence[requests.Wanted]) -> None:
+        def make(group: Sequence[requests.OutputSpec]) -> None:
             lacking = [missing[name] for name in requests.placeholders(group[0].template) if name in missing]
             prompt: str | BgPipelineError = (
                 lacking[0]
                 if lacking
-                else attempt(lambda: self._prompt(painter, group, values, limit), self._photo.key)
+                else capture_error(lambda: self._prompt(painter, group, values, limit), self._photo.key)
             )
             if isinstance(prompt, BgPipelineError):
                 for wanted in group:
                     self._keep(wanted.position, prompt)
                 return
-            painted = attempt(partial(painter.paint, prompt, group), self._photo.key)
+            painted = capture_error(partial(painter.paint, prompt, group), self._photo.key)
             pictures = [painted] * len(group) if isinstance(painted, BgPipelineError) else painted
             for wanted, picture in zip(group, pictures, strict=True):
                 self._keep(wanted.position, self._finished(finisher, painter, prompt, wanted, picture))
@@ -317,7 +326,11 @@ class Walk:
         self.entry.outputs.sort(key=lambda output: output["Number"])
 
     def _prompt(
-        self, painter: Painter, group: Sequence[requests.Wanted], values: Mapping[str, str], limit: int
+        self,
+        painter: BackgroundGenerator,
+        group: Sequence[requests.OutputSpec],
+        values: Mapping[str, str],
+        limit: int,
     ) -> str:
         """The prompt of a group, filled for the model in use.
 
@@ -328,12 +341,12 @@ class Walk:
         prompt = requests.fill(template, values, limit)
         if requests.placeholders(template):
             for other in self._tools.prompt_limits - {limit}:
-                filled = attempt(partial(requests.fill, template, values, other), self._photo.key)
+                filled = capture_error(partial(requests.fill, template, values, other), self._photo.key)
                 if isinstance(filled, str) and filled != prompt and painter.has(filled, group):
                     return filled
         return prompt
 
-    def _prompt_values(self, looks: Looks) -> tuple[dict[str, str], dict[str, BgPipelineError]]:
+    def _prompt_values(self, looks: PhotoAnalyzer) -> tuple[dict[str, str], dict[str, BgPipelineError]]:
         """What the placeholders of the prompts stand for; those that cannot be had, with the reason.
 
         Prompts that do not use what is missing are painted all the same.
@@ -349,7 +362,7 @@ class Walk:
         }
         wanted = {name for prompt in asked.prompts for name in requests.placeholders(prompt)}
         for name in wanted & makers.keys():
-            made = attempt(makers[name], self._photo.key)
+            made = capture_error(makers[name], self._photo.key)
             if isinstance(made, BgPipelineError):
                 missing[name] = made
             else:
@@ -358,20 +371,22 @@ class Walk:
 
     def _finished(
         self,
-        finisher: Finisher,
-        painter: Painter,
+        finisher: ResultWriter,
+        painter: BackgroundGenerator,
         prompt: str,
-        wanted: requests.Wanted,
-        picture: Painted | BgPipelineError,
-    ) -> list[File] | BgPipelineError:
+        wanted: requests.OutputSpec,
+        picture: GeneratedPicture | BgPipelineError,
+    ) -> list[StoredResult] | BgPipelineError:
         """The stored files of one picture; one that does not pass is asked for again with another seed.
 
         Where there is no other, the one that did not pass is kept for a person.
         """
-        files: list[File] = []
+        files: list[StoredResult] = []
         regenerated = 0
         while not isinstance(picture, BgPipelineError):
-            finished = attempt(partial(finisher.finish, picture, prompt, wanted.position), self._photo.key)
+            finished = capture_error(
+                partial(finisher.finish, picture, prompt, wanted.position), self._photo.key
+            )
             if isinstance(finished, BgPipelineError):
                 picture = finished
                 break
@@ -382,21 +397,21 @@ class Walk:
             ):
                 return files
             regenerated += 1
-            painted = attempt(partial(painter.paint, prompt, [wanted], regenerated), self._photo.key)
+            painted = capture_error(partial(painter.paint, prompt, [wanted], regenerated), self._photo.key)
             picture = painted if isinstance(painted, BgPipelineError) else painted[0]
         if files:
             self._meaning(picture)
         return files or picture
 
-    def _meaning(self, error: BgPipelineError) -> Meaning:
+    def _meaning(self, error: BgPipelineError) -> RowOutcome:
         if isinstance(error, RunStopped):
             self.stopped = error
         # A file that is no picture costs nothing, however many there are of them.
         self.call_failed = self.call_failed or isinstance(error, CallError)
         self.undelivered = self.undelivered or isinstance(error, NotDelivered)
-        return meaning(error)
+        return outcome_of_error(error)
 
-    def _keep(self, position: int, outcome: list[File] | BgPipelineError) -> None:
+    def _keep(self, position: int, outcome: list[StoredResult] | BgPipelineError) -> None:
         """Takes the outputs of one picture into the entry."""
         each = len(self._asked.renditions) or 1
         first = (position - 1) * each + 1

@@ -16,7 +16,7 @@ KEPT_BYTES = 32 << 20
 """What is free at a heap's end and more than that is given back too."""
 
 
-def settle() -> None:
+def configure_malloc() -> None:
     """From now on threads share two heaps that keep some of what is freed, where the C library is glibc.
 
     It would give 64 threads up to eight heaps for each core, none of which shrinks: 180 MB more in a run on two

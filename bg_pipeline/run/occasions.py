@@ -25,7 +25,7 @@ _FULFILLED: Final = "FulfilledWishes"
 
 
 @dataclass(frozen=True)
-class Wish:
+class RefreshRequest:
     """What is wanted anew: ``stages``, and with ``retry`` what failed; ``occasion`` and ``asked_at`` say when."""
 
     stages: Collection[str] = ()
@@ -38,7 +38,7 @@ class Wish:
         return [*sorted(self.stages), *([RETRY] if self.retry else [])]
 
 
-def occasions(header: Mapping[str, Any], wish: Wish) -> dict[str, str]:
+def occasions(header: Mapping[str, Any], wish: RefreshRequest) -> dict[str, str]:
     """By name, the occasion on which each part of the wish is to be fulfilled for a batch with this ledger header.
 
     A part that was fulfilled since it was asked for is left out.
@@ -59,7 +59,7 @@ def occasions(header: Mapping[str, Any], wish: Wish) -> dict[str, str]:
     return found
 
 
-def begun(header: Mapping[str, Any], wish: Wish, on: Mapping[str, str]) -> dict[str, Any]:
+def occasions_begun(header: Mapping[str, Any], wish: RefreshRequest, on: Mapping[str, str]) -> dict[str, Any]:
     """The header's facts that say that parts of a wish are being fulfilled; empty where they said so before."""
     wishes = dict(header.get(_HEADER, {}))
     for name, occasion in on.items():
@@ -72,7 +72,7 @@ def begun(header: Mapping[str, Any], wish: Wish, on: Mapping[str, str]) -> dict[
     return {_HEADER: wishes} if wishes != header.get(_HEADER, {}) else {}
 
 
-def fulfilled(header: Mapping[str, Any], names: Collection[str], at: datetime) -> dict[str, Any]:
+def occasions_fulfilled(header: Mapping[str, Any], names: Collection[str], at: datetime) -> dict[str, Any]:
     """The header's facts that say that these parts of a wish are fulfilled."""
     wishes = dict(header.get(_HEADER, {}))
     done = list(header.get(_FULFILLED, ()))

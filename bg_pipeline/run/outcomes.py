@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Meaning:
+class RowOutcome:
     """What an expected error makes of a row; ``final`` if doing it again would end the same way."""
 
     status: Status
@@ -42,7 +42,7 @@ class Meaning:
     cause: str
 
 
-SAMPLE_WAITS = Meaning(
+SAMPLE_WAITS = RowOutcome(
     Status.SKIPPED,
     False,
     WAITING_FOR_APPROVAL,
@@ -51,7 +51,7 @@ SAMPLE_WAITS = Meaning(
 """What becomes of the images that are not in a sample, until a person approves it."""
 
 
-def attempt(work: Callable[[], T], image: str) -> T | BgPipelineError:
+def capture_error(work: Callable[[], T], image: str) -> T | BgPipelineError:
     """What ``work`` returns, or the error that ended it for this image, whatever it was."""
     try:
         return work()
@@ -76,32 +76,32 @@ def _own_fault(error: Exception, image: str) -> CallError:
     )
 
 
-def meaning(error: BgPipelineError) -> Meaning:
+def outcome_of_error(error: BgPipelineError) -> RowOutcome:
     """The status, error and cause that a row has for an expected error."""
     code = getattr(error, "code", type(error).__name__)
     if isinstance(error, (RunStopped, NotTried)):
-        return Meaning(Status.SKIPPED, False, code, str(error))
+        return RowOutcome(Status.SKIPPED, False, code, str(error))
     if isinstance(error, Blocked):
-        return Meaning(Status.BLOCKED, True, code, str(error))
+        return RowOutcome(Status.BLOCKED, True, code, str(error))
     if isinstance(error, NeedsReview):
-        return Meaning(Status.NEEDS_REVIEW, True, code, str(error))
+        return RowOutcome(Status.NEEDS_REVIEW, True, code, str(error))
     if isinstance(error, SourceUnreadable):
-        return Meaning(Status.FAILED, False, code, str(error))
+        return RowOutcome(Status.FAILED, False, code, str(error))
     if isinstance(error, OutcomeUnknown):
-        return Meaning(Status.FAILED, False, "MaybeBilled", str(error))
+        return RowOutcome(Status.FAILED, False, "MaybeBilled", str(error))
     if isinstance(error, Transient):
-        return Meaning(Status.FAILED, False, code, str(error))
+        return RowOutcome(Status.FAILED, False, code, str(error))
     if isinstance(error, ModelUnavailable):
-        return Meaning(Status.FAILED, False, code, str(error))
-    return Meaning(Status.FAILED, True, code, str(error))
+        return RowOutcome(Status.FAILED, False, code, str(error))
+    return RowOutcome(Status.FAILED, True, code, str(error))
 
 
-def settled(before: StageRecord | None, now: StageRecord, *, intact: bool = True) -> StageRecord:
+def keep_better(before: StageRecord | None, now: StageRecord, *, intact: bool = True) -> StageRecord:
     """The record of a stage after an attempt: a good outcome of the same request stays until there is a better one.
 
     ``intact`` says that what ``before`` tells of is still stored.
     """
-    if before is None or not same_wish(before, now) or before.status not in GOOD or not intact:
+    if before is None or not same_request(before, now) or before.status not in GOOD or not intact:
         return now
     if now.status == Status.SUCCEEDED or now.status == before.status:
         return now
@@ -111,12 +111,12 @@ def settled(before: StageRecord | None, now: StageRecord, *, intact: bool = True
     return replace(before, occasion=occasion, note=note, tried=now.made_for if now.final else "")
 
 
-def same_wish(before: StageRecord, now: StageRecord) -> bool:
+def same_request(before: StageRecord, now: StageRecord) -> bool:
     """Whether two records are of the same request for the same photo; settings may have changed in between."""
     return before.made_for == now.made_for or before.wish == now.wish != ""
 
 
-def merged(
+def merge_outputs(
     before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]], files: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """The outputs after an attempt, by number: where it made none, what was delivered before stays.

@@ -16,7 +16,15 @@ from bg_pipeline.domain import formats
 from bg_pipeline.domain.presets import PRESETS, Background, Preset
 from bg_pipeline.domain.requests import ImageSettings, Rendition, filled
 from bg_pipeline.errors import ImageError
-from bg_pipeline.imaging import Facts, Photo, cut_out, encode, look, open_photo, writable_format
+from bg_pipeline.imaging import (
+    ImageHeader,
+    Photo,
+    cut_out,
+    encode,
+    open_photo,
+    read_header,
+    writable_format,
+)
 
 Box = tuple[int, int, int, int]
 Size = tuple[int, int]
@@ -196,8 +204,8 @@ class _Finished:
     enlarged: float
 
     @cached_property
-    def facts(self) -> Facts:
-        return look(self.data)
+    def facts(self) -> ImageHeader:
+        return read_header(self.data)
 
     @cached_property
     def photo(self) -> Photo:

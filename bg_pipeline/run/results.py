@@ -20,22 +20,22 @@ from bg_pipeline.imaging import (
     Photo,
     composite,
     cut_out,
-    look,
     measure,
     open_photo,
-    put_back,
+    read_header,
+    restore_subject,
 )
 from bg_pipeline.imaging.fidelity import MOST_HALO, background_faults, faults
 from bg_pipeline.masks import Mask
 from bg_pipeline.masks.conventions import STORED
 from bg_pipeline.masks.refine import enlarge
-from bg_pipeline.masks.user_mask import read_given
-from bg_pipeline.masks.validation import judge
-from bg_pipeline.run.batch_locations import Place
-from bg_pipeline.run.context import Tools
-from bg_pipeline.run.generation import Painted
+from bg_pipeline.masks.user_mask import read_user_mask
+from bg_pipeline.masks.validation import validate_mask
+from bg_pipeline.run.batch_locations import BatchLocations
+from bg_pipeline.run.context import RunContext
+from bg_pipeline.run.generation import GeneratedPicture
 from bg_pipeline.run.renditions import render
-from bg_pipeline.run.source_image import MOST_TO_STORE, Photograph, read_source
+from bg_pipeline.run.source_image import MAX_STORED_DECODES, SourceImage, read_source
 from bg_pipeline.state import thumbnails
 from bg_pipeline.state.answers import Answer
 from bg_pipeline.state.leased_writes import LeasedWriter
@@ -49,7 +49,7 @@ BLEND = 4.0
 AI_NOTE = "Background replaced with generative AI; the subject is a photograph."
 CUT_NOTE = "Background removed; the subject is a photograph."
 
-NOT_PUT_BACK = (
+SUBJECT_NOT_RESTORED = (
     "the model found the subject from words and nothing tells where it is, so the photo's own pixels "
     "were not put back: compare the subject with the source"
 )
@@ -64,12 +64,12 @@ MASK_SIDE = 2048
 OWN_MASKS = ("given", "alpha")
 """Sources of masks that a person drew."""
 
-TIGHTER = (1, 2, 3)
+MASK_TIGHTENING = (1, 2, 3)
 """Pixels, of a copy with a longer side of 1,024, by which a mask is drawn tighter to be rid of a halo."""
 
 
 @dataclass(frozen=True)
-class File:
+class StoredResult:
     """A stored result; ``reasons`` says what in it did not pass, and is empty where all did.
 
     ``repaint`` is set where another seed may do better; ``subject_changed`` is None where it was not measured;
@@ -91,7 +91,7 @@ class File:
 
 
 @dataclass(frozen=True)
-class Draft:
+class PendingResult:
     """A result that is made and not stored yet, or a mask; ``small`` is a small picture of it."""
 
     data: bytes
@@ -122,7 +122,7 @@ class MadeBy:
         return cls(answer.model, answer.region, paid, answer.maybe_billed)
 
 
-class Finisher:
+class ResultWriter:
     """Makes the files of one photo, and stores them while the batch's lease is held.
 
     ``passed`` are the numbers of results that passed their checks for the same wish: one that does not pass is not
@@ -131,10 +131,10 @@ class Finisher:
 
     def __init__(
         self,
-        tools: Tools,
-        place: Place,
+        tools: RunContext,
+        place: BatchLocations,
         asked: ImageSettings,
-        photo: Photograph,
+        photo: SourceImage,
         writer: LeasedWriter,
         *,
         made_for: str,
@@ -155,31 +155,34 @@ class Finisher:
             raise ImageError("NotFound", f"the request names {key}, and there is no such object")
         return content.data
 
-    def finish(self, painted: Painted, prompt: str, position: int) -> list[File]:
+    def finish(self, painted: GeneratedPicture, prompt: str, position: int) -> list[StoredResult]:
         """The stored files of a model's picture."""
         return self._stored(lambda photo: self._put_together(photo, painted, prompt, position))
 
-    def without_model(self, mask: Mask, made_by: MadeBy) -> list[File]:
+    def without_model(self, mask: Mask, made_by: MadeBy) -> list[StoredResult]:
         """The stored files of a cut-out, or of the subject on a given backdrop; ``made_by`` made the mask."""
         return self._stored(lambda photo: self._put_on_backdrop(photo, mask, made_by))
 
-    def _stored(self, make: Callable[[Photo], Iterator[Draft]]) -> list[File]:
+    def _stored(self, make: Callable[[Photo], Iterator[PendingResult]]) -> list[StoredResult]:
         """Stores what ``make`` makes of the decoded photo, whose place is given back before."""
-        files: list[File] = []
+        files: list[StoredResult] = []
         with ExitStack() as on_the_way:
             for draft in self._made(make, files, on_the_way):
                 files += self._store(draft)
         return files
 
     def _made(
-        self, make: Callable[[Photo], Iterator[Draft]], files: list[File], on_the_way: ExitStack
-    ) -> list[Draft]:
+        self,
+        make: Callable[[Photo], Iterator[PendingResult]],
+        files: list[StoredResult],
+        on_the_way: ExitStack,
+    ) -> list[PendingResult]:
         """What is left to be stored once nothing of the photo is decoded any more."""
-        drafts: list[Draft] = []
+        drafts: list[PendingResult] = []
         with self._photo.full() as photo:
             for draft in make(photo):
                 drafts.append(draft)
-                if sum(len(each.data) for each in drafts) > MOST_TO_STORE:
+                if sum(len(each.data) for each in drafts) > MAX_STORED_DECODES:
                     for each in drafts:
                         files += self._store(each)
                     drafts.clear()
@@ -188,10 +191,12 @@ class Finisher:
             )
         return drafts
 
-    def _put_together(self, photo: Photo, painted: Painted, prompt: str, position: int) -> Iterator[Draft]:
+    def _put_together(
+        self, photo: Photo, painted: GeneratedPicture, prompt: str, position: int
+    ) -> Iterator[PendingResult]:
         image = painted.at(photo.size)
         mask, fidelity = None, None
-        reasons: tuple[str, ...] = (NOT_PUT_BACK,)
+        reasons: tuple[str, ...] = (SUBJECT_NOT_RESTORED,)
         repaint = False
         if painted.mask is not None:
             mask = self._full_mask(painted.mask, photo)
@@ -200,7 +205,9 @@ class Finisher:
             )
             reasons = faults(fidelity, prompt)
             # What the model itself took for the subject could not be judged before, and stays with another seed.
-            wrong = judge(painted.mask).reasons if painted.mask.source in ("words", "difference") else ()
+            wrong = (
+                validate_mask(painted.mask).reasons if painted.mask.source in ("words", "difference") else ()
+            )
             # Another picture has the same mask: only a fault of the painted background is mended by one.
             repaint = bool(background_faults(fidelity, prompt)) and not wrong
             reasons = (*wrong, *reasons)
@@ -228,14 +235,14 @@ class Finisher:
         does not, which costs nothing; a person's own mask is used as it is.
         """
         feather = self._tools.settings.feather * (BLEND if self._asked.mode == "DEFAULT" else 1.0)
-        image = put_back(photo, painted, mask, feather=feather)
+        image = restore_subject(photo, painted, mask, feather=feather)
         fidelity = measure(photo, image, mask)
         step = max(1, round(max(photo.size) / 1024))
-        for pixels in TIGHTER if found and fidelity.edge_halo > MOST_HALO else ():
+        for pixels in MASK_TIGHTENING if found and fidelity.edge_halo > MOST_HALO else ():
             tight = mask.filter(ImageFilter.MinFilter(2 * pixels * step + 1))
             if tight.getbbox() is None:
                 break
-            again = put_back(photo, painted, tight, feather=feather)
+            again = restore_subject(photo, painted, tight, feather=feather)
             measured = measure(photo, again, tight)
             if measured.edge_halo < fidelity.edge_halo:
                 image, mask, fidelity = again, tight, measured
@@ -243,7 +250,7 @@ class Finisher:
                 break
         return image, mask, fidelity
 
-    def _put_on_backdrop(self, photo: Photo, mask: Mask, made_by: MadeBy) -> Iterator[Draft]:
+    def _put_on_backdrop(self, photo: Photo, mask: Mask, made_by: MadeBy) -> Iterator[PendingResult]:
         asked = self._asked
         full = self._full_mask(mask, photo)
         yield _mask_draft(full)
@@ -277,7 +284,9 @@ class Finisher:
         if mask.source == "alpha" and photo.alpha is not None:
             return photo.alpha
         if mask.source == "given" and self._asked.mask_key:
-            return read_given(self.given(self._asked.mask_key), photo.size, name=self._asked.mask_key).picture
+            return read_user_mask(
+                self.given(self._asked.mask_key), photo.size, name=self._asked.mask_key
+            ).picture
         return enlarge(mask.picture, photo.image)
 
     def _rendered(
@@ -291,7 +300,7 @@ class Finisher:
         note: str,
         *,
         repaint: bool = False,
-    ) -> Iterator[Draft]:
+    ) -> Iterator[PendingResult]:
         feather = self._tools.settings.feather
         renditions: Sequence[Rendition | None] = self._asked.renditions or (None,)
         facts = {**facts, "Notes": list(photo.notes)}
@@ -300,7 +309,7 @@ class Finisher:
             # Without a mask nothing can be framed around the subject: the whole picture counts as it.
             subject = mask or Image.new("L", photo.size, 255)
             made = render(image, photo, subject, rendition, feather=feather, ai_note=note or None)
-            yield Draft(
+            yield PendingResult(
                 made.data,
                 made.format,
                 number=number,
@@ -312,7 +321,7 @@ class Finisher:
                 small=_opened(made.data),
             )
 
-    def _store(self, draft: Draft) -> list[File]:
+    def _store(self, draft: PendingResult) -> list[StoredResult]:
         if draft.mask:
             key = self._place.batch.mask_key(self._asked.image)
             self._writer.write(self._tools.store, key, draft.data, media_type="image/png")
@@ -340,9 +349,9 @@ class Finisher:
         self._writer.write_json(self._place.data, s3_keys.provenance_key(key), document)
         return [self._file(draft, name, key, etag)]
 
-    def _file(self, draft: Draft, name: str, key: str, etag: str) -> File:
+    def _file(self, draft: PendingResult, name: str, key: str, etag: str) -> StoredResult:
         facts = draft.facts
-        return File(
+        return StoredResult(
             name=name,
             key=key,
             etag=etag,
@@ -356,7 +365,7 @@ class Finisher:
             notes=(MAYBE_BILLED,) if facts.get("MaybeBilled") else (),
         )
 
-    def _name(self, draft: Draft) -> str:
+    def _name(self, draft: PendingResult) -> str:
         asked, rendition = self._asked, draft.rendition
         of = len(asked.outputs) * (len(asked.renditions) or 1)
         if rendition is not None and rendition.FileName:
@@ -378,7 +387,7 @@ class Finisher:
             )
         return self._place.names.assign(asked.image, draft.number, candidate, draft.format)
 
-    def _write(self, key: str, draft: Draft) -> str:
+    def _write(self, key: str, draft: PendingResult) -> str:
         """Stores a result and reads it back: only then does it count. That it opens was seen before."""
         data = self._place.data
         etag = self._writer.write(data, key, draft.data, media_type=f"image/{draft.format}")
@@ -396,15 +405,15 @@ class Finisher:
         return etag
 
 
-def _mask_draft(mask: Image.Image) -> Draft:
+def _mask_draft(mask: Image.Image) -> PendingResult:
     """The mask in use for inspection: black is the subject, white what was replaced."""
     step = math.ceil(max(mask.size) / MASK_SIDE)
-    return Draft(STORED.write_png(mask.reduce(step) if step > 1 else mask), mask=True)
+    return PendingResult(STORED.write_png(mask.reduce(step) if step > 1 else mask), mask=True)
 
 
 def _opened(data: bytes) -> Image.Image:
     """The picture, made small once all of it was decoded. Raises `ImageError` for a file that is no whole picture."""
-    look(data)
+    read_header(data)
     picture = Image.open(io.BytesIO(data))
     # Decoding a JPEG at an eighth of its size still walks through all of its data.
     picture.draft(None, (thumbnails.SIDE, thumbnails.SIDE))

@@ -5,25 +5,25 @@ from dataclasses import replace
 
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.ledger_entries import Entry
-from bg_pipeline.domain.payments import bill
+from bg_pipeline.domain.payments import sum_payments
 from bg_pipeline.domain.rows import Output, Row, Status, compose, unreadable
 from bg_pipeline.domain.stages import CAPTIONS, LABELS, PICTURES
-from bg_pipeline.run.batch_work import Work
+from bg_pipeline.run.batch_work import BatchWork
 
 
-def rows(work: Work) -> Iterator[Row]:
+def rows(work: BatchWork) -> Iterator[Row]:
     """A row for each image asked for, in the order asked."""
     return (row for row, _ in rows_and_entries(work))
 
 
-def rows_and_entries(work: Work) -> Iterator[tuple[Row, Entry]]:
+def rows_and_entries(work: BatchWork) -> Iterator[tuple[Row, Entry]]:
     """The same, each with the ledger's entry that it was made from."""
     if work.problem is not None:
         yield unreadable(work.place.request_id, work.problem), Entry(s3_keys.REQUEST)
         return
     untold = work.ledger.header.get("Untold") or 0.0
     for image in work.images:
-        row, entry = row_of(work, image)
+        row, entry = row_and_entry(work, image)
         if untold:
             row, untold = _with_untold(row, untold), 0.0
         yield row, entry
@@ -36,12 +36,12 @@ def _with_untold(row: Row, usd: float) -> Row:
     return replace(row, MaybeBilledUSD=maybe, Cause="; ".join(filter(None, [row.Cause, note])))
 
 
-def row_of(work: Work, image: str) -> tuple[Row, Entry]:
+def row_and_entry(work: BatchWork, image: str) -> tuple[Row, Entry]:
     entry = work.ledger.get(image) or Entry(image)
-    return row(work, image, entry), entry
+    return row_of_entry(work, image, entry), entry
 
 
-def row(work: Work, image: str, entry: Entry) -> Row:
+def row_of_entry(work: BatchWork, image: str, entry: Entry) -> Row:
     """What became of one image, as its ledger entry has it."""
     pictures = entry.stages.get(PICTURES)
     status = Status(pictures.status) if pictures else Status.SKIPPED
@@ -56,7 +56,7 @@ def row(work: Work, image: str, entry: Entry) -> Row:
     if pictures and pictures.note:
         cause = "; ".join(filter(None, [cause, pictures.note]))
     records = entry.stages.values()
-    paid = bill(entry.payments.values())
+    paid = sum_payments(entry.payments.values())
     outputs = [Output.read(output) for output in entry.outputs]
     return compose(
         work.place.request_id,

@@ -1,6 +1,6 @@
 """One uploaded photo while it is worked on: fetched once, hashed once, decoded only when somebody looks.
 
-At most `Darkroom.places` photos are held decoded at full size at a time, and at most `SMALL_PLACES` of the small
+At most `DecodeLimiter.places` photos are held decoded at full size at a time, and at most `SMALL_PLACES` of the small
 pictures that labels, captions and masks are made from, whatever the number of images in work.
 """
 
@@ -17,9 +17,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from PIL import Image
 
 from bg_pipeline.errors import ImageError, SourceUnreadable
-from bg_pipeline.imaging import Facts, Photo, look, open_photo, small_jpeg
+from bg_pipeline.imaging import ImageHeader, Photo, open_photo, read_header, small_jpeg
 from bg_pipeline.imaging.photo import scaled_down
-from bg_pipeline.storage.object_store import Content, Store
+from bg_pipeline.storage.object_store import ObjectContent, Store
 
 SMALL_SIDE = 1408
 """The longest side any Titan size has; enough to find a subject in."""
@@ -31,11 +31,11 @@ ASIDE_BYTES = 256_000
 """Larger sources wait on disk: with 64 images in work they would take a quarter of a gigabyte."""
 
 
-MOST_TO_STORE = 64_000_000
+MAX_STORED_DECODES = 64_000_000
 """Bytes of finished files on their way to the store; reading them back takes as much again."""
 
 
-def read_source(store: Store, key: str) -> Content | None:
+def read_source(store: Store, key: str) -> ObjectContent | None:
     """An object that people uploaded, None if there is none.
 
     Raises `SourceUnreadable`, which names the object and says what to do, where S3 does not hand it out: that is the
@@ -70,14 +70,14 @@ def _advice(code: str) -> str:
     return "run the date again; upload it anew if that does not help"
 
 
-class Darkroom:
+class DecodeLimiter:
     """Bounds what is in memory of pictures: decoded ones at full size, small ones, and files to be stored."""
 
     def __init__(self, places: int) -> None:
         self.places = places
         self._free = threading.BoundedSemaphore(places)
         self._lock = threading.Lock()
-        self._with_small: deque[weakref.ref[Photograph]] = deque()
+        self._with_small: deque[weakref.ref[SourceImage]] = deque()
         self._stored = threading.Condition()
         self._to_store = 0
 
@@ -94,7 +94,7 @@ class Darkroom:
         More than that many are let in alone. Whoever is in the block must not wait for a place.
         """
         with self._stored:
-            self._stored.wait_for(lambda: not self._to_store or self._to_store + size <= MOST_TO_STORE)
+            self._stored.wait_for(lambda: not self._to_store or self._to_store + size <= MAX_STORED_DECODES)
             self._to_store += size
         try:
             yield
@@ -103,7 +103,7 @@ class Darkroom:
                 self._to_store -= size
                 self._stored.notify_all()
 
-    def open_small(self, photograph: "Photograph") -> Photo:
+    def open_small(self, photograph: "SourceImage") -> Photo:
         """The small picture of a photo; the photo that has had its own for longest lets go of it."""
         data = photograph.data
         with self._free:
@@ -116,7 +116,7 @@ class Darkroom:
         return small
 
 
-class Photograph:
+class SourceImage:
     """An uploaded image. Safe for threads.
 
     ``key`` is its name. If it was moved since, it lies at ``lies_at``, and ``etag`` is what it was uploaded under.
@@ -126,7 +126,7 @@ class Photograph:
         self,
         store: Store,
         key: str,
-        darkroom: Darkroom,
+        darkroom: DecodeLimiter,
         *,
         lies_at: str = "",
         etag: str = "",
@@ -141,7 +141,7 @@ class Photograph:
         self._aside: IO[bytes] | None = None
         self._etag = ""
         self._sha256 = ""
-        self._facts: Facts | None = None
+        self._facts: ImageHeader | None = None
         self._view: bytes | None = None
         self._small: Photo | None = None
 
@@ -185,10 +185,10 @@ class Photograph:
         return self._sha256
 
     @property
-    def facts(self) -> Facts:
+    def facts(self) -> ImageHeader:
         """What the source's header says."""
         if self._facts is None:
-            self._facts = look(self.data)
+            self._facts = read_header(self.data)
         return self._facts
 
     @property

@@ -14,12 +14,17 @@ from bg_pipeline.imaging import Photo
 from bg_pipeline.labelers.faces import glasses
 from bg_pipeline.masks import Mask
 from bg_pipeline.masks.boxes import Box
-from bg_pipeline.masks.caption_subject import noun
+from bg_pipeline.masks.caption_subject import subject_noun
 from bg_pipeline.masks.faces import portrait, with_glasses
 from bg_pipeline.masks.label_boxes import chosen_boxes, parts, usable_labels
-from bg_pipeline.masks.local_cutout import has_opencv, onnx_cut, persons_cut, studio_cut
-from bg_pipeline.masks.user_mask import read_given
-from bg_pipeline.masks.validation import judge
+from bg_pipeline.masks.local_cutout import (
+    cut_persons,
+    cut_plain_background,
+    cut_with_onnx,
+    has_opencv,
+)
+from bg_pipeline.masks.user_mask import read_user_mask
+from bg_pipeline.masks.validation import validate_mask
 from bg_pipeline.settings import Settings
 
 _NO_BOXES: Sequence[Box] = ()
@@ -35,7 +40,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Eyes:
+class SubjectHints:
     """What a ladder may ask about one photo; each answer is found or paid for when it is first wanted.
 
     ``cut_out`` is the subject as a model cuts it out, at the photo's own size; ``stored_cut_out`` the same where that
@@ -53,7 +58,12 @@ class Eyes:
 
 
 def find_subject(
-    asked: ImageSettings, eyes: Eyes, settings: Settings, *, takes_words: bool, not_words: Sequence[str] = ()
+    asked: ImageSettings,
+    eyes: SubjectHints,
+    settings: Settings,
+    *,
+    takes_words: bool,
+    not_words: Sequence[str] = (),
 ) -> Subject:
     """The photo's subject as ``asked``, from the first step whose mask stands up to `judge`.
 
@@ -65,7 +75,7 @@ def find_subject(
         if subject.mask is None:
             return subject
         # Faces mean the people they belong to, whose mask lies mostly outside of them.
-        verdict = judge(subject.mask, boxes=boxes, beyond=asked.subject == "FACES")
+        verdict = validate_mask(subject.mask, boxes=boxes, beyond=asked.subject == "FACES")
         if verdict.ok:
             return subject
         reasons.append(f"{subject.mask.source}: {', '.join(verdict.reasons)}")
@@ -76,14 +86,14 @@ def find_subject(
 
 def _steps(
     asked: ImageSettings,
-    eyes: Eyes,
+    eyes: SubjectHints,
     settings: Settings,
     takes_words: bool,
     not_words: Sequence[str],
     reasons: list[str],
 ) -> Iterator[tuple[Subject, Sequence[Box]]]:
     if asked.subject == "MASK":
-        mask = read_given(
+        mask = read_user_mask(
             eyes.given(asked.mask_key or ""), eyes.photo().size, name=asked.mask_key or "the mask"
         )
         yield Subject(mask, notes=mask.notes), ()
@@ -107,7 +117,7 @@ def _steps(
 
 
 def _words(
-    asked: ImageSettings, eyes: Eyes, not_words: Sequence[str], *, captions: bool
+    asked: ImageSettings, eyes: SubjectHints, not_words: Sequence[str], *, captions: bool
 ) -> tuple[str, Sequence[Box]]:
     """The subject's names and where they were seen: the person's own, else labels with boxes, else a noun."""
     document = eyes.labels()
@@ -115,11 +125,11 @@ def _words(
     words = ", ".join(names)
     if words and words not in not_words:
         return words, chosen_boxes(document, names)
-    word = noun(_caption(eyes)) if captions else ""
+    word = subject_noun(_caption(eyes)) if captions else ""
     return (word, ()) if word and word not in not_words else ("", ())
 
 
-def _caption(eyes: Eyes) -> str:
+def _caption(eyes: SubjectHints) -> str:
     """The caption; empty where there is none: its noun is only one of the ways to a subject."""
     try:
         return eyes.caption()
@@ -127,21 +137,21 @@ def _caption(eyes: Eyes) -> str:
         return ""
 
 
-def _free(eyes: Eyes, settings: Settings, reasons: list[str]) -> Iterator[Mask]:
+def _free(eyes: SubjectHints, settings: Settings, reasons: list[str]) -> Iterator[Mask]:
     sources = settings.mask_sources
     alpha = eyes.photo().alpha
     if "alpha" in sources and alpha is not None:
         yield Mask(alpha, "alpha")
     if "studio" in sources and has_opencv():
-        cut = studio_cut(eyes.photo().image)
+        cut = cut_plain_background(eyes.photo().image)
         if cut is not None:
             yield cut
     if "onnx" in sources and settings.onnx_model is not None:
-        yield onnx_cut(eyes.photo().image, settings.onnx_model)
+        yield cut_with_onnx(eyes.photo().image, settings.onnx_model)
 
 
 def _cut_out(
-    eyes: Eyes, boxes: Sequence[Box], words: str, reasons: list[str]
+    eyes: SubjectHints, boxes: Sequence[Box], words: str, reasons: list[str]
 ) -> Iterator[tuple[Subject, Sequence[Box]]]:
     try:
         cut = eyes.cut_out()
@@ -158,7 +168,9 @@ def _cut_out(
     yield Subject(cut), ()
 
 
-def _faces(eyes: Eyes, settings: Settings, reasons: list[str]) -> Iterator[tuple[Subject, Sequence[Box]]]:
+def _faces(
+    eyes: SubjectHints, settings: Settings, reasons: list[str]
+) -> Iterator[tuple[Subject, Sequence[Box]]]:
     faces = eyes.faces()
     if not faces:
         reasons.append("faces: no face was found")
@@ -174,7 +186,7 @@ def _faces(eyes: Eyes, settings: Settings, reasons: list[str]) -> Iterator[tuple
             yield Subject(chosen), ()
     worn = [Box.read(box, "glasses") for box in glasses(eyes.labels()["Labels"])]
     if "persons" in settings.mask_sources and has_opencv():
-        cut = persons_cut(eyes.photo().image, faces)
+        cut = cut_persons(eyes.photo().image, faces)
         if cut is not None:
             yield Subject(with_glasses(cut, worn)), faces
     yield Subject(portrait(faces, eyes.photo().size, glasses=worn)), ()

@@ -35,7 +35,7 @@ from bg_pipeline.state.claims import (
 )
 from bg_pipeline.state.leases import CLOCK_SKEW, seconds_since_boot
 from bg_pipeline.state.process_identity import is_dead
-from bg_pipeline.storage.object_store import Content, Store
+from bg_pipeline.storage.object_store import ObjectContent, Store
 
 POLL_SECONDS = 2.0
 
@@ -84,7 +84,7 @@ class Answer:
         """What the call that gave it cost."""
         return Payment(self.call, "", self.paid_usd, certain=True, made_for=self.made_for)
 
-    def will_do(self, terms: "Terms | None") -> bool:
+    def will_do(self, terms: "AnswerPolicy | None") -> bool:
         """Whether it may be used on these terms; without terms any may."""
         if terms is None:
             return True
@@ -117,7 +117,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Terms:
+class AnswerPolicy:
     """Which answers will do, and on whose behalf a call is made where there is none.
 
     One of ``models`` has to have made it (any, if none is named). ``occasion`` names the refresh on which it has to
@@ -156,7 +156,7 @@ def _read(data: bytes, metadata: Mapping[str, str]) -> Answer | None:
         return None  # a foreign object under an answer's key is not an answer
 
 
-class Answers:
+class AnswerStore:
     """The stored answers of a bucket, as one process sees them. Safe for threads."""
 
     def __init__(self, store: Store, holder: str, *, clock: Callable[[], float] = seconds_since_boot) -> None:
@@ -181,7 +181,7 @@ class Answers:
                 if waiting > 1:
                     self._busy[name] = (lock, waiting - 1)
 
-    def find(self, kind: str, name: str, terms: Terms | None = None) -> Answer | None:
+    def find(self, kind: str, name: str, terms: AnswerPolicy | None = None) -> Answer | None:
         """The stored answer, if it will do; without ``terms`` any will."""
         answer = self._stored(kind, name)
         return answer if answer and answer.will_do(terms) else None
@@ -227,7 +227,7 @@ class Answers:
         self,
         kind: str,
         name: str,
-        terms: Terms,
+        terms: AnswerPolicy,
         ask: Callable[[Claim], Answer],
         *,
         media_type: str,
@@ -255,7 +255,7 @@ class Answers:
                 except ClaimLost:
                     continue
 
-    def claim(self, kind: str, name: str, terms: Terms, price: Price | None) -> Claim | Answer:
+    def claim(self, kind: str, name: str, terms: AnswerPolicy, price: Price | None) -> Claim | Answer:
         """Takes the right to make this call, or gives the answer that `find` finds by now.
 
         ``price`` is what the call is expected to cost, None where it is paid under another claim. Waits while
@@ -316,7 +316,7 @@ class Answers:
             elif terms.stop.wait(POLL_SECONDS):
                 raise RunStopped("the run was stopped")
 
-    def _is_over(self, content: Content, since: float) -> bool:
+    def _is_over(self, content: ObjectContent, since: float) -> bool:
         """Whether a claim that has been seen unchanged ``since`` then is too old for its call.
 
         No two machines' clocks are compared, unless S3 dates it further back than a clock S3 accepts can explain.

@@ -15,7 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from bg_pipeline.domain.payments import Payment
 from bg_pipeline.errors import BgPipelineError, ClaimLost, OutcomeUnknown, PreconditionFailed
-from bg_pipeline.storage.conditional_writes import write_own
+from bg_pipeline.storage.conditional_writes import compare_and_swap
 from bg_pipeline.storage.object_store import Store
 
 T = TypeVar("T")
@@ -121,7 +121,7 @@ class Claim:
         now = self._clock()
         payments = [*self.earlier, *([self._current] if self._current else [])]
         document = {**self._document, "Version": VERSION, "Payments": [asdict(each) for each in payments]}
-        etag = write_own(
+        etag = compare_and_swap(
             self._store,
             self._key,
             orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE),

@@ -11,7 +11,7 @@ UNPACKED: Final = 4
 """Blocks that are held unpacked beside it, those used last."""
 
 
-class Lines(MutableMapping[str, bytes]):
+class CompressedRows(MutableMapping[str, bytes]):
     """Maps names to lines, in the order in which the names came; no line has a newline in it.
 
     Fast where lines are asked for roughly in the order in which they were set. A line that is set anew takes room

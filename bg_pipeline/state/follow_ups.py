@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 import orjson
 
 from bg_pipeline.domain.batches import Batch, find_batch, origin_key, redone_key, retried_key
-from bg_pipeline.storage.conditional_writes import write_own
+from bg_pipeline.storage.conditional_writes import compare_and_swap
 from bg_pipeline.storage.object_store import Store
 
 RETRIES: Final = retried_key
@@ -61,7 +61,7 @@ class FollowUps:
             "Token": token,
         }
         data = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-        return write_own(store, self.key, data, token=token, over=self.etag) is not None
+        return compare_and_swap(store, self.key, data, token=token, over=self.etag) is not None
 
 
 def _batches(document: dict[str, Any]) -> dict[Batch, tuple[str, ...]]:

@@ -24,8 +24,8 @@ from pydantic.alias_generators import to_pascal
 
 from bg_pipeline.errors import PreconditionFailed
 from bg_pipeline.state.process_identity import is_dead, process_name
-from bg_pipeline.storage.conditional_writes import write_own
-from bg_pipeline.storage.object_store import Content, Store
+from bg_pipeline.storage.conditional_writes import compare_and_swap
+from bg_pipeline.storage.object_store import ObjectContent, Store
 
 TTL_SECONDS = 60.0
 RENEWALS_PER_TTL = 4
@@ -233,7 +233,7 @@ class Leases:
                 self._thread.start()
         return lease
 
-    def _abandoned(self, key: str, there: Content) -> bool:
+    def _abandoned(self, key: str, there: ObjectContent) -> bool:
         holder = _parsed(there.data)
         ttl = holder.ttl_seconds if holder else self.ttl
         now = self.clock()
@@ -250,7 +250,7 @@ class Leases:
     def write(self, key: str, holder: Holder, over: str | None) -> str | None:
         """Writes a lease over the version ``over`` (None: where none is); its tag, or None if another was first."""
         data = holder.model_dump_json(by_alias=True, indent=2).encode()
-        return write_own(self.store, key, data, token=holder.token, over=over)
+        return compare_and_swap(self.store, key, data, token=holder.token, over=over)
 
     def forget(self, lease: Lease) -> None:
         """Ends the renewals of a lease."""

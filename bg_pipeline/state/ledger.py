@@ -19,12 +19,18 @@ from typing import Any
 import orjson
 
 from bg_pipeline.domain.batches import Batch
-from bg_pipeline.domain.ledger_entries import _DEFAULTS, Entry, _dump, _load, _payments
+from bg_pipeline.domain.ledger_entries import (
+    DEFAULTS,
+    Entry,
+    dump_entry,
+    load_entry,
+    stored_payments,
+)
 from bg_pipeline.domain.payments import Payment, as_stored, from_stored, record
 from bg_pipeline.errors import NewerDocument
-from bg_pipeline.state.compressed_rows import Lines
+from bg_pipeline.state.compressed_rows import CompressedRows
 from bg_pipeline.state.leased_writes import LeasedWriter
-from bg_pipeline.storage.object_store import Store, Stored
+from bg_pipeline.storage.object_store import ObjectInfo, Store
 
 WHOLE = "ledger.jsonl.gz"
 VERSION = 2
@@ -47,7 +53,7 @@ class Ledger:
     def __init__(self, store: Store, batch: Batch) -> None:
         self._store = store
         self._batch = batch
-        self._lines = Lines()
+        self._lines = CompressedRows()
         # In the order in which their lines were set, in which reading them back is fast.
         self._unsaved: dict[str, None] = {}
         self._generation = 1
@@ -57,7 +63,7 @@ class Ledger:
         self.header: dict[str, Any] = {}
 
     @classmethod
-    def read(cls, store: Store, batch: Batch, objects: Sequence[Stored]) -> "Ledger":
+    def read(cls, store: Store, batch: Batch, objects: Sequence[ObjectInfo]) -> "Ledger":
         """The stored ledger; ``objects`` is the listing of the batch's ledger prefix.
 
         What cannot be read (torn or foreign) is passed over: its images are checked again, nothing is lost.
@@ -94,7 +100,7 @@ class Ledger:
                     )
                 if version not in VERSIONS:
                     return
-                lines = Lines()
+                lines = CompressedRows()
                 for line in text:
                     entry = orjson.loads(line)
                     if isinstance(entry, dict) and "image" in entry:
@@ -113,7 +119,7 @@ class Ledger:
     def get(self, image: str) -> Entry | None:
         """The entry of an image, or None if nothing was done for it."""
         line = self._lines.get(image)
-        return None if line is None else _load(line)
+        return None if line is None else load_entry(line)
 
     def images(self) -> Set[str]:
         """The names of the images that it has an entry of."""
@@ -121,7 +127,7 @@ class Ledger:
 
     def put(self, entry: Entry) -> None:
         """Takes an image's new entry; it is stored by the next `checkpoint` or `finish`."""
-        line = _dump(entry)
+        line = dump_entry(entry)
         if self._lines.get(entry.image) != line:
             self._lines[entry.image] = line
             self._unsaved.pop(entry.image, None)
@@ -134,7 +140,7 @@ class Ledger:
         """
         self._take_back(images)
         for image in self._lines.keys() - set(images):
-            dropped = _load(self._lines[image]).payments
+            dropped = load_entry(self._lines[image]).payments
             if dropped:
                 self.header["Dropped"] = {**self.header.get("Dropped", {}), image: as_stored(dropped)}
             del self._lines[image]
@@ -167,17 +173,17 @@ class Ledger:
 
     def entries(self) -> Iterator[Entry]:
         """Every entry, in the order in which the images were first seen."""
-        return map(_load, self._lines.values())
+        return map(load_entry, self._lines.values())
 
     def each(self, field: str) -> Iterator[tuple[str, Any]]:
         """Every image with one field of its entry, in a quarter of the time that `entries` takes."""
-        default = _DEFAULTS[field]
+        default = DEFAULTS[field]
         return ((image, orjson.loads(line).get(field, default)) for image, line in self._lines.items())
 
     def payments(self) -> Iterator[Payment]:
         """Every payment, of images that are no longer asked for too, in half the time that `entries` takes."""
         for line in self._lines.values():
-            yield from _payments(orjson.loads(line)).values()
+            yield from stored_payments(orjson.loads(line)).values()
         for dropped in self.dropped.values():
             yield from dropped.values()
 

@@ -9,14 +9,14 @@ from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.errors import NotTried
 from bg_pipeline.storage.object_store import Store
 
-WAITS = "WaitsForWindow"
+WAITS_FOR_WINDOW = "WaitsForWindow"
 """The ``Error`` of a photo that waits for the model."""
 
 SECONDS = 60.0
 """For so long a model that was not running is not asked again, so that ten thousand photos do not each ask."""
 
 
-class Standstill:
+class StoppedModel:
     """What one run knows of the model being off. Safe for threads."""
 
     def __init__(self, store: Store, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -39,16 +39,16 @@ class Standstill:
         """What becomes of a photo of ``date`` that needs the model; the date is marked for the next window."""
         with self._lock:
             if date not in self._marked:
-                mark(self._store, date)
+                mark_date_waiting(self._store, date)
                 self._marked.add(date)
         return NotTried(
-            WAITS,
+            WAITS_FOR_WINDOW,
             "waits for the Custom Labels model, which is not running: the job custom_labels_window starts it, "
             "every hour if its schedule is on, and then does what is left of this photo",
         )
 
 
-def mark(store: Store, date: UploadDate, run: str = "") -> str:
+def mark_date_waiting(store: Store, date: UploadDate, run: str = "") -> str:
     """Notes that a date waits for a window, or that the window run ``run`` is bringing it up to date; its tag.
 
     Always a new object, so that whoever removes a mark by its tag removes no later one.

@@ -9,7 +9,7 @@ ATTEMPTS = 3
 """Writes of one version, if S3 refuses them although the document is still ours."""
 
 
-def write_own(store: Store, key: str, data: bytes, *, token: str, over: str | None) -> str | None:
+def compare_and_swap(store: Store, key: str, data: bytes, *, token: str, over: str | None) -> str | None:
     """Writes a JSON document over the version ``over`` (None: where none is); its tag, or None if another was first.
 
     ``token`` is the document's ``Token``, which no other writer uses.

@@ -1,8 +1,8 @@
 """The first try of a small read or write of S3, by obstore: a sixth of the CPU that boto3 takes for it.
 
 Only what went well is an answer here. Everything else (an error, a timeout, a refused connection, a key or a
-configuration that the two might read differently) is `NotTried`, and boto3 does it as if nothing had been tried, with
-its retries and its errors. A write may so be sent twice, as it may by boto3's own retries.
+configuration that the two might read differently) is `FallbackNeeded`, and boto3 does it as if nothing had been
+tried, with its retries and its errors. A write may so be sent twice, as it may by boto3's own retries.
 """
 
 import os
@@ -45,22 +45,22 @@ _NO_METADATA: Final = {
 }
 
 
-class NotTried(Exception):
+class FallbackNeeded(Exception):
     """Nothing is known of the object by this; ask boto3."""
 
 
-class Lost(Exception):
+class PreconditionLost(Exception):
     """The object is there already, or is another version than was asked for."""
 
 
-class Gone(Exception):
+class ObjectMissing(Exception):
     """There is no such object."""
 
 
-class QuickS3:
+class FastS3:
     """Reads and writes whole objects of one bucket as a boto3 client would, with its endpoint and credentials.
 
-    Threads may share one; it works in the process that made it and raises `NotTried` in a fork of that, where
+    Threads may share one; it works in the process that made it and raises `FallbackNeeded` in a fork of that, where
     obstore would wait for threads that are not there.
     """
 
@@ -70,14 +70,14 @@ class QuickS3:
         self._rests_until = 0.0
 
     def read(self, key: str) -> tuple[bytes, str, str, Mapping[str, str], datetime]:
-        """Bytes, tag, media type, metadata and time of an object; raises `Gone` or `NotTried`."""
+        """Bytes, tag, media type, metadata and time of an object; raises `ObjectMissing` or `FallbackNeeded`."""
         self._check(key)
         try:
             found = obstore.get(self._store, key)
             data = bytes(found.bytes())
         except FileNotFoundError as error:
             # A bucket that is not there is told the same way.
-            raise (Gone if "<Code>NoSuchKey</Code>" in str(error) else NotTried)(key) from None
+            raise (ObjectMissing if "<Code>NoSuchKey</Code>" in str(error) else FallbackNeeded)(key) from None
         except (BaseError, OSError):
             raise self._rest(key) from None
         attributes: dict[str, str] = dict(found.attributes)
@@ -101,10 +101,10 @@ class QuickS3:
         if_absent: bool = False,
         if_etag: str | None = None,
     ) -> str:
-        """Stores a whole object and returns its tag; raises `Lost` or `NotTried`."""
+        """Stores a whole object and returns its tag; raises `PreconditionLost` or `FallbackNeeded`."""
         self._check(key)
         if len(data) > MAX_BYTES:
-            raise NotTried(key)
+            raise FallbackNeeded(key)
         mode: Any = "overwrite"
         if if_absent:
             mode = "create"
@@ -118,25 +118,25 @@ class QuickS3:
             if mode == "overwrite":
                 raise self._rest(key) from None
             # 409 is no loss yet: another write is under way, and this one is to be tried again.
-            raise (NotTried if _CONFLICT in str(error) else Lost)(key) from None
+            raise (FallbackNeeded if _CONFLICT in str(error) else PreconditionLost)(key) from None
         except FileNotFoundError:
-            raise NotTried(key) from None
+            raise FallbackNeeded(key) from None
         except (BaseError, OSError):
             raise self._rest(key) from None
         if not put["e_tag"]:
-            raise NotTried(key)
+            raise FallbackNeeded(key)
         return put["e_tag"].strip('"')
 
     def _check(self, key: str) -> None:
         if not _PLAIN.fullmatch(key) or time.monotonic() < self._rests_until or os.getpid() != self._process:
-            raise NotTried(key)
+            raise FallbackNeeded(key)
 
-    def _rest(self, key: str) -> NotTried:
+    def _rest(self, key: str) -> FallbackNeeded:
         self._rests_until = time.monotonic() + REST_SECONDS
-        return NotTried(key)
+        return FallbackNeeded(key)
 
 
-def quick_s3(client: "S3Client", bucket: str) -> QuickS3 | None:
+def fast_s3(client: "S3Client", bucket: str) -> FastS3 | None:
     """One for a bucket, or None where boto3 is configured in a way that obstore cannot be."""
     config: Any = getattr(client.meta, "config", None)
     # boto3 tells neither its credentials nor its CA bundle in public.
@@ -170,7 +170,7 @@ def quick_s3(client: "S3Client", bucket: str) -> QuickS3 | None:
             "expires_at": datetime.now(UTC) + timedelta(seconds=CREDENTIAL_SECONDS),
         }
 
-    return QuickS3(
+    return FastS3(
         S3Store(
             bucket,
             # Said in full: what is not said here obstore takes from the environment, and this before the other.

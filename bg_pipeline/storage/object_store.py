@@ -29,7 +29,13 @@ from urllib3.exceptions import HTTPError
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.errors import PreconditionFailed, SettingsError
 from bg_pipeline.settings import Settings
-from bg_pipeline.storage.fast_s3 import Gone, Lost, NotTried, QuickS3, quick_s3
+from bg_pipeline.storage.fast_s3 import (
+    FallbackNeeded,
+    FastS3,
+    ObjectMissing,
+    PreconditionLost,
+    fast_s3,
+)
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -49,7 +55,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class ObjectInfo:
     """One line of a listing. ``etag`` is an opaque version tag (without quotes), never taken for an MD5."""
 
     key: str
@@ -59,7 +65,7 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
+class ObjectContent:
     """An object read whole, with the tag of exactly these bytes."""
 
     data: bytes
@@ -178,19 +184,19 @@ class Store:
         _lighten(client)
 
     @cached_property
-    def _quick(self) -> QuickS3 | None:
+    def _quick(self) -> FastS3 | None:
         # Made when it is first needed: that takes several milliseconds, and many a sensor's tick only lists.
-        return quick_s3(self.client, self.bucket)
+        return fast_s3(self.client, self.bucket)
 
     def in_bucket(self, bucket: str) -> "Store":
         """The same client on another bucket."""
         return self if bucket == self.bucket else Store(self.client, bucket)
 
-    def list(self, prefix: str, *, start_after: str = "") -> Iterator[Stored]:
+    def list(self, prefix: str, *, start_after: str = "") -> Iterator[ObjectInfo]:
         """Every object under ``prefix`` in UTF-8 key order, one request per 1,000, streamed."""
         for page in self._pages(prefix, start_after=start_after):
             for item in page.get("Contents", ()):
-                yield Stored(item["Key"], item["Size"], item["ETag"].strip('"'), item["LastModified"])
+                yield ObjectInfo(item["Key"], item["Size"], item["ETag"].strip('"'), item["LastModified"])
 
     def folders(self, prefix: str, *, start_after: str = "") -> Iterator[str]:
         """The distinct next path segments under ``prefix`` (each ending in "/"), as whole prefixes."""
@@ -211,18 +217,18 @@ class Store:
                 return
             request["ContinuationToken"] = page["NextContinuationToken"]
 
-    def read(self, key: str) -> Content | None:
+    def read(self, key: str) -> ObjectContent | None:
         """The object's bytes, or None if there is no such object."""
         if self._quick is not None:
             try:
-                return Content(*self._quick.read(key))
-            except Gone:
+                return ObjectContent(*self._quick.read(key))
+            except ObjectMissing:
                 return None
-            except NotTried:
+            except FallbackNeeded:
                 pass
         return _again(lambda: self._read(key), READ_PAUSES, _broke_off)
 
-    def _read(self, key: str) -> Content | None:
+    def _read(self, key: str) -> ObjectContent | None:
         answer = self._get(key)
         if answer is None:
             return None
@@ -233,7 +239,7 @@ class Store:
                 data = body.read()
         finally:
             body.close()
-        return Content(
+        return ObjectContent(
             data,
             answer["ETag"].strip('"'),
             answer.get("ContentType", ""),
@@ -283,7 +289,7 @@ class Store:
                     raise
             time.sleep(pause)
 
-    def head(self, key: str) -> Stored | None:
+    def head(self, key: str) -> ObjectInfo | None:
         """Size and tag of an object, or None if there is no such object."""
         try:
             answer = self.client.head_object(Bucket=self.bucket, Key=key)
@@ -291,7 +297,7 @@ class Store:
             if _code(error) in _GONE:
                 return None
             raise
-        return Stored(key, answer["ContentLength"], answer["ETag"].strip('"'), answer["LastModified"])
+        return ObjectInfo(key, answer["ContentLength"], answer["ETag"].strip('"'), answer["LastModified"])
 
     def write(
         self,
@@ -319,9 +325,9 @@ class Store:
                     if_absent=if_absent,
                     if_etag=if_etag,
                 )
-            except Lost:
+            except PreconditionLost:
                 raise PreconditionFailed(f"{key} was written by somebody else") from None
-            except NotTried:
+            except FallbackNeeded:
                 pass
         request: dict[str, Any] = {
             "Bucket": self.bucket,
@@ -420,7 +426,7 @@ class Store:
         )
 
 
-def explained(store: Store, error: ClientError | BotoCoreError) -> str:
+def explain_s3_error(store: Store, error: ClientError | BotoCoreError) -> str:
     """What an error that S3 ended the work with means, for the log of a run."""
     code = error.response.get("Error", {}).get("Code", "") if isinstance(error, ClientError) else ""
     if code == "NoSuchBucket":

@@ -53,7 +53,7 @@ def relevant(settings: Settings) -> str:
     return hashlib.sha256(orjson.dumps(counting, option=orjson.OPT_SORT_KEYS, default=str)).hexdigest()[:8]
 
 
-class Asked(BaseModel):
+class RequestedRun(BaseModel):
     """The newest run that was asked for, for one upload date.
 
     ``uploads`` (a digest), ``count`` and ``newest`` (seconds since 1970) are of the complete uploads as last seen;
@@ -74,7 +74,7 @@ class Asked(BaseModel):
     done: bool = False
 
 
-class Memory(BaseModel):
+class SensorCursor(BaseModel):
     """A sensor's cursor: bounded by the dates of the look-back and `MAX_TOLD`.
 
     ``again`` says when a date is to be looked at although it is not open, ``told`` the folders that were told to
@@ -85,7 +85,7 @@ class Memory(BaseModel):
 
     version: Literal[1] = 1
     looked: float = 0.0
-    dates: dict[date, Asked] = {}
+    dates: dict[date, RequestedRun] = {}
     again: dict[date, float] = {}
     told: list[str] = []
 
@@ -99,7 +99,7 @@ class Memory(BaseModel):
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRequest:
     """What became of a run; times in seconds since 1970.
 
     ``cancelled``, or ``left`` where it says itself that it left something undone which may be done soon.
@@ -136,7 +136,7 @@ class Uploads:
 
 
 @dataclass(frozen=True)
-class Tick:
+class SensorTick:
     """One look at the bucket, at ``now`` (seconds since 1970), over the partitions from ``first`` to ``last``.
 
     ``find_run`` tells of a run by its key and ``find_asked`` of the newest request for a date that became a run,
@@ -146,17 +146,17 @@ class Tick:
 
     settings: Settings
     store: Store
-    memory: Memory
+    memory: SensorCursor
     now: float
     first: UploadDate
     last: UploadDate
-    find_run: Callable[[str], Run | None]
+    find_run: Callable[[str], RunRequest | None]
     time_is_up: Callable[[], bool]
     warn: Callable[[str], None]
-    find_asked: Callable[[UploadDate], Asked | None] = lambda _: None
+    find_asked: Callable[[UploadDate], RequestedRun | None] = lambda _: None
     waits: list[str] = field(default_factory=list)
 
-    def requests(self) -> Iterator[tuple[UploadDate, Asked]]:
+    def requests(self) -> Iterator[tuple[UploadDate, RequestedRun]]:
         """The dates that need a run now, each remembered when it is given.
 
         Whatever stops the tick in between, an error of S3 included, loses nothing: what was not looked at comes
@@ -170,7 +170,7 @@ class Tick:
             memory.looked = self.now
         yield from self._requests(newest_first)
 
-    def requests_due(self) -> Iterator[tuple[UploadDate, Asked]]:
+    def requests_due(self) -> Iterator[tuple[UploadDate, RequestedRun]]:
         """Of the dates that the memory says to look at, however old, those that need a run now; as `requests`.
 
         What is done is forgotten, so that the memory does not grow with the dates; Dagster's runs know it.
@@ -185,7 +185,7 @@ class Tick:
         memory.dates = {day: asked for day, asked in memory.dates.items() if oldest <= day <= self.last}
         memory.again = {day: when for day, when in memory.again.items() if oldest <= day <= self.last}
 
-    def _requests(self, always: Iterable[UploadDate]) -> Iterator[tuple[UploadDate, Asked]]:
+    def _requests(self, always: Iterable[UploadDate]) -> Iterator[tuple[UploadDate, RequestedRun]]:
         memory = self.memory
         due = {day: when for day, when in memory.again.items() if when <= self.now}
         due |= {day: due.get(day, self.now) for day in always}
@@ -275,7 +275,7 @@ class Tick:
                 settled = quiet if settled is None else min(settled, quiet)
         return Uploads(digest.hexdigest()[:16], count, newest, settled)
 
-    def _decide(self, day: UploadDate, uploads: Uploads) -> tuple[Asked | None, float | None]:
+    def _decide(self, day: UploadDate, uploads: Uploads) -> tuple[RequestedRun | None, float | None]:
         """The run to ask for, if any, and when to look again at a date that is not open, if earlier than usual."""
         before, settings = self.memory.dates.get(day), relevant(self.settings)
         number, attempt = before.number + 1 if before else 1, 1
@@ -297,7 +297,7 @@ class Tick:
                 other.number = max(other.number, number - 1)
                 self.memory.dates[day] = other
                 return self._decide(day, uploads)
-            asked = Asked(
+            asked = RequestedRun(
                 # The number tells a state from the same state before, whose key Dagster would refuse.
                 run_key=f"{day}:{uploads.digest}-{settings}:{number}",
                 uploads=uploads.digest,
@@ -311,7 +311,7 @@ class Tick:
             when = self.now + RUNNING_SECONDS
         return asked, min(filter(None, [when, uploads.settled]), default=None)
 
-    def _follow(self, day: UploadDate, asked: Asked, uploads: Uploads) -> float | None:
+    def _follow(self, day: UploadDate, asked: RequestedRun, uploads: Uploads) -> float | None:
         """When to come back to a run that was asked for: at once means to ask again, None that it is done."""
         run = self.find_run(asked.run_key)
         if run is not None and not run.finished:
@@ -350,7 +350,7 @@ class Tick:
         return each and max(reports.values(), default=0.0) >= started - CLOCK_SECONDS
 
 
-def _came(before: Asked, uploads: Uploads) -> bool:
+def _came(before: RequestedRun, uploads: Uploads) -> bool:
     """Whether something came or was overwritten; fewer objects and none of them newer are a deletion."""
     deleted = uploads.count < before.count and uploads.newest <= before.newest
     return uploads.digest != before.uploads and not deleted

@@ -21,7 +21,7 @@ from bg_pipeline.aws.sqs import Message, Queue
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.batches import parse_upload
 from bg_pipeline.domain.s3_keys import UploadDate
-from bg_pipeline.uploads.changes import Memory, Tick
+from bg_pipeline.uploads.changes import SensorCursor, SensorTick
 
 MAX_BODY: Final = 262_144
 """Characters of the longest message that is read; an S3 event has about a thousand."""
@@ -120,7 +120,7 @@ def created(body: str) -> list[Created]:
     return []
 
 
-class Inbox(Memory):
+class EventQueue(SensorCursor):
     """The cursor of the sensor that is told by events.
 
     ``receipts`` are of messages whose dates are in ``again``, or were asked for, in this same memory; ``told`` is
@@ -131,15 +131,15 @@ class Inbox(Memory):
 
 
 @dataclass
-class Delivery:
+class EventBatch:
     """What a tick takes from the queue into its memory.
 
     ``tick`` is what the dates are then asked of S3 with, over the same memory; ``time_is_up`` ends the taking.
     """
 
     queue: Queue
-    inbox: Inbox
-    tick: Tick
+    inbox: EventQueue
+    tick: SensorTick
     time_is_up: Callable[[], bool]
     _kept: set[UploadDate] = field(default_factory=set)
 

@@ -12,17 +12,17 @@ from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.batches import Batch, Upload, parse_upload
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.domain.upload_kinds import Kind, films_of_photos, is_misspelt_request, kind_of
-from bg_pipeline.storage.object_store import Content, Store, Stored
+from bg_pipeline.storage.object_store import ObjectContent, ObjectInfo, Store
 
 
 class Approval:
     """A person's approval of a batch's sample; the document is read when it is first needed."""
 
-    def __init__(self, store: Store, listed: Stored) -> None:
+    def __init__(self, store: Store, listed: ObjectInfo) -> None:
         self._store = store
         self._listed = listed
 
-    def is_of(self, request: Stored) -> bool:
+    def is_of(self, request: ObjectInfo) -> bool:
         """Whether it is about this request, and not about one that this request has replaced.
 
         The document names the tag of its request. One without a tag, from before there was one in it, counts if it
@@ -43,7 +43,7 @@ class Approval:
         return self._listed.modified >= request.modified
 
     @cached_property
-    def _content(self) -> Content | None:
+    def _content(self) -> ObjectContent | None:
         return self._store.read(self._listed.key)
 
 
@@ -55,11 +55,11 @@ class Uploaded:
     """
 
     batch: Batch
-    images: dict[str, Stored] = field(default_factory=dict)
-    others: dict[str, Stored] = field(default_factory=dict)
-    request: Stored | None = None
-    draft: Stored | None = None
-    approval: Stored | None = None
+    images: dict[str, ObjectInfo] = field(default_factory=dict)
+    others: dict[str, ObjectInfo] = field(default_factory=dict)
+    request: ObjectInfo | None = None
+    draft: ObjectInfo | None = None
+    approval: ObjectInfo | None = None
     emptied: bool = False
     approval_text: Approval | None = field(default=None, repr=False, compare=False)
 
@@ -93,7 +93,7 @@ class Uploaded:
         return self.request is None or self.approval_text.is_of(self.request)
 
     @property
-    def objects(self) -> Mapping[str, Stored]:
+    def objects(self) -> Mapping[str, ObjectInfo]:
         """Everything in the folder that a request may name: images, masks, backdrops."""
         return {**self.others, **self.images}
 
@@ -121,8 +121,8 @@ def find(store: Store, batch: Batch) -> Uploaded | None:
     return next(_folders(store, store.list(f"{batch.input_prefix}/")), None)
 
 
-def _folders(store: Store, objects: Iterable[Stored]) -> Iterator[Uploaded]:
-    def batch_of(pair: tuple[Upload, Stored]) -> Batch:
+def _folders(store: Store, objects: Iterable[ObjectInfo]) -> Iterator[Uploaded]:
+    def batch_of(pair: tuple[Upload, ObjectInfo]) -> Batch:
         return pair[0].batch
 
     found = ((parse_upload(each.key), each) for each in objects)

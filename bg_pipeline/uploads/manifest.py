@@ -18,7 +18,7 @@ import orjson
 from pydantic.alias_generators import to_snake
 
 from bg_pipeline.domain.batches import Batch
-from bg_pipeline.domain.presets import WISHES
+from bg_pipeline.domain.presets import PRESET_REQUESTS
 from bg_pipeline.domain.requests import (
     KNOWN,
     MAX_BYTES,
@@ -198,7 +198,7 @@ def compose(
         del document["Prompt"]
         request = replace(request, Prompt=None)
         for line, name in zip(manifest.lines, names, strict=True):
-            asked = image_settings(request, name, WISHES)
+            asked = image_settings(request, name, PRESET_REQUESTS)
             if asked.needs_prompt and not asked.prompts:
                 found.append(line.problem("prompt", "is empty, and no prompt is said for the whole batch"))
     _refuse(found)

@@ -27,7 +27,7 @@ from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads.manifest import Manifest, Problem, compose, find_name_problems
 from bg_pipeline.uploads.submitting import LocalFile, StoredFile, Upload, as_s3_name
-from bg_pipeline.uploads.unicode_names import same, spellings
+from bg_pipeline.uploads.unicode_names import normal_forms, same_name
 
 THREADS: Final = 16
 """Objects that are looked up at a time."""
@@ -59,7 +59,7 @@ class Sources(Protocol):
 
 
 @dataclass(frozen=True)
-class InBuckets:
+class S3Sources:
     """Objects by their addresses, ``s3://bucket/key``, in BG_BUCKET and BG_ALLOWED_BUCKETS; each must be there.
 
     In BG_BUCKET the pipeline's own documents are out of reach. A key under ``image-files/`` or ``assets/`` may
@@ -105,7 +105,7 @@ class InBuckets:
 
 
 @dataclass(frozen=True)
-class OnThisMachine:
+class LocalSources:
     """Files of this machine, by paths from ``folder``, and what ``elsewhere`` finds."""
 
     folder: Path
@@ -150,7 +150,7 @@ def _spelt_alike(path: Path) -> list[Path]:
             if part.isascii() or (folder / part).exists():
                 following.append(folder / part)
             elif folder.is_dir():
-                following += [folder / name for name in spellings(part, os.listdir(folder))]
+                following += [folder / name for name in normal_forms(part, os.listdir(folder))]
         found = following[:10]
     return [each for each in found if each.is_file()]
 
@@ -178,7 +178,7 @@ class AmongUploads:
     def _alike(self) -> Mapping[str, list[str]]:
         found: dict[str, list[str]] = {}
         for last, names in self._by_last.items():
-            found.setdefault(same(last), []).extend(names)
+            found.setdefault(same_name(last), []).extend(names)
         return found
 
     def find(self, cell: str) -> Source:
@@ -186,7 +186,11 @@ class AmongUploads:
             return self.elsewhere.find(cell)
         cell = cell.removeprefix("./")
         found = [cell] if cell in self.names else self._by_last.get(posixpath.basename(cell), [])
-        found = found or spellings(cell, self.names) or self._alike.get(same(posixpath.basename(cell)), [])
+        found = (
+            found
+            or normal_forms(cell, self.names)
+            or self._alike.get(same_name(posixpath.basename(cell)), [])
+        )
         if len(found) == 1:
             name = found[0]
             return Source(name, lambda wanted: self.renamed(name, wanted))
@@ -198,7 +202,7 @@ class AmongUploads:
 
 
 @dataclass(frozen=True)
-class Order:
+class ResolvedManifest:
     """A batch that a manifest asks for, ready for `submitting.submit`; ``others`` go beside its photos, by key."""
 
     request: BatchRequest
@@ -207,14 +211,14 @@ class Order:
     others: Mapping[str, Upload]
 
 
-def order(
+def resolve_manifest(
     settings: Settings,
     batch: Batch,
     manifest: Manifest,
     text: bytes,
     sources: Sources,
     wishes: Mapping[str, Any],
-) -> Order:
+) -> ResolvedManifest:
     """What ``manifest``, which was read from ``text``, asks for as ``batch``; nothing is uploaded yet.
 
     ``wishes`` are the request's fields for all rows. A photo is named by its column ``name``, else after its file,
@@ -237,7 +241,7 @@ def order(
     ]
     data, request = compose(settings, batch, manifest, names, keys, wishes, problems)
     photos = [found["source", cell].named(name) for cell, name in zip(cells, names, strict=True)]
-    return Order(request, data, photos, others)
+    return ResolvedManifest(request, data, photos, others)
 
 
 @dataclass

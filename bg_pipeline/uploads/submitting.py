@@ -24,13 +24,13 @@ from boto3.s3.transfer import TransferConfig
 from bg_pipeline.domain import requests
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.formats import EXTENSIONS
-from bg_pipeline.domain.presets import WISHES
+from bg_pipeline.domain.presets import PRESET_REQUESTS
 from bg_pipeline.domain.requests import BatchRequest, image_settings
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.domain.upload_kinds import Kind, films_of_photos, kind_of
 from bg_pipeline.errors import PreconditionFailed, RequestError, UsageError
 from bg_pipeline.settings import Settings
-from bg_pipeline.storage.object_store import Store, Stored
+from bg_pipeline.storage.object_store import ObjectInfo, Store
 
 HAND_OVER_ATTEMPTS = 3
 THREADS = 8
@@ -71,7 +71,7 @@ class StoredFile:
     """An object of a bucket and the name it gets in its batch, copied there without passing through here."""
 
     store: Store
-    stored: Stored
+    stored: ObjectInfo
     name: str
 
     def open(self) -> AbstractContextManager[BinaryIO]:
@@ -216,17 +216,17 @@ def check_request(settings: Settings, batch: Batch, data: bytes) -> BatchRequest
         bucket=settings.bucket,
         batch=batch,
         allowed_buckets=settings.allowed_buckets,
-        presets=WISHES,
+        presets=PRESET_REQUESTS,
     )
 
 
 def paid_pictures(request: BatchRequest, names: Sequence[str]) -> int:
     """How many pictures models will paint for ``names``, if each succeeds at once."""
     if request.Images is None:
-        asked = image_settings(request, "", WISHES)
+        asked = image_settings(request, "", PRESET_REQUESTS)
         each = len(asked.outputs) if asked.needs_prompt else 0
         return each * min(len(names), request.Sample or len(names))
-    settings = [image_settings(request, name, WISHES) for name in names]
+    settings = [image_settings(request, name, PRESET_REQUESTS) for name in names]
     counts = Counter({asked.image: len(asked.outputs) for asked in settings if asked.needs_prompt})
     return sum(count for _, count in counts.most_common(request.Sample))
 

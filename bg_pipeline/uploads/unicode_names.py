@@ -8,14 +8,14 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 
 
-def same(name: str) -> str:
+def same_name(name: str) -> str:
     """The form that all spellings of a name have in common."""
     return unicodedata.normalize("NFC", name)
 
 
-def spellings(name: str, existing: Iterable[str]) -> list[str]:
+def normal_forms(name: str, existing: Iterable[str]) -> list[str]:
     """Those of ``existing`` that look as ``name`` does: itself alone where it is there, else all, sorted."""
-    alike = sorted(each for each in existing if same(each) == same(name))
+    alike = sorted(each for each in existing if same_name(each) == same_name(name))
     return [name] if name in alike else alike
 
 
@@ -34,10 +34,10 @@ def match_names(wanted: Iterable[str], existing: Collection[str]) -> Mapping[str
     alike: dict[str, list[str]] = defaultdict(list)
     for name in existing:
         if not name.isascii() and name not in found:
-            alike[same(name)].append(name)
+            alike[same_name(name)].append(name)
     claimed: dict[str, list[str]] = defaultdict(list)
     for name in missing:
-        claimed[same(name)].append(name)
+        claimed[same_name(name)].append(name)
     for form, names in claimed.items():
         if len(names) == 1 and len(alike[form]) == 1:
             found[names[0]] = alike[form][0]

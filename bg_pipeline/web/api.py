@@ -10,10 +10,10 @@ from bg_pipeline.aws.clients import Aws
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.web import batches, booth, problems, removal
-from bg_pipeline.web.limits import BodyLimit, Rate
+from bg_pipeline.web.limits import BodyLimit, RequestRate
 from bg_pipeline.web.service import Service
 from bg_pipeline.web.sign_in import CallersOnly, LoopbackOnly, Tokens, bearer
-from bg_pipeline.web.single_photo_jobs import Orders
+from bg_pipeline.web.single_photo_jobs import SinglePhotoJobs
 
 ABOUT = """
 New backgrounds for photos, each picture paid for once. Names are those of the pipeline's own documents; every error
@@ -23,7 +23,7 @@ is a problem document (RFC 9457). Whoever may call may see every batch: there ar
 
 def make_app(settings: Settings, aws: Aws, store: Store) -> FastAPI:
     """The API on a bucket; with BG_OIDC_ISSUER for who is signed in, else for callers on this machine only."""
-    orders = Orders(settings, aws, store)
+    orders = SinglePhotoJobs(settings, aws, store)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -44,7 +44,7 @@ def make_app(settings: Settings, aws: Aws, store: Store) -> FastAPI:
         tokens = Tokens(settings.oidc_issuer, settings.oidc_audience)
     # What is added last comes first: nothing of a body is read before its sender is known.
     app.add_middleware(BodyLimit)
-    app.add_middleware(CallersOnly, tokens=tokens, rate=Rate(settings.api_requests_per_minute))
+    app.add_middleware(CallersOnly, tokens=tokens, rate=RequestRate(settings.api_requests_per_minute))
     if tokens is None:
         app.add_middleware(LoopbackOnly)
     described_guards = [Depends(bearer)] if tokens else []

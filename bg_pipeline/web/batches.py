@@ -21,9 +21,15 @@ from bg_pipeline.domain.formats import EXTENSIONS
 from bg_pipeline.domain.requests import BatchRequest
 from bg_pipeline.domain.rows import Status
 from bg_pipeline.errors import RequestError, UsageError
-from bg_pipeline.reports.overview import Costs, Standing, State, look_up, state_of
+from bg_pipeline.reports.overview import (
+    BatchCosts,
+    BatchOverview,
+    BatchState,
+    batch_state,
+    load_status,
+)
 from bg_pipeline.run.batch_work import drafted, open_work
-from bg_pipeline.run.context import Tools
+from bg_pipeline.run.context import RunContext
 from bg_pipeline.run.rows import rows
 from bg_pipeline.uploads import drafts
 from bg_pipeline.uploads import listing as uploads
@@ -40,7 +46,7 @@ from bg_pipeline.web.service import (
     TheService,
     check_name,
 )
-from bg_pipeline.web.single_photo_jobs import once
+from bg_pipeline.web.single_photo_jobs import idempotent_batch
 
 UPLOAD_SECONDS = 3600
 MAX_FILES = 1000
@@ -127,7 +133,7 @@ class BatchStatus(BaseModel):
 
     Id: str
     Batch: str
-    State: State
+    State: BatchState
     Images: int
     Counts: dict[Status, int] = {}
     ToDo: int = 0
@@ -181,7 +187,7 @@ def prepare(
 ) -> Prepared:
     """A new batch, with an upload for each of its files."""
     names = [file.Name for file in asked.Files]
-    batch = once(service.store, caller, idempotency_key, ["batches", names], new_batch())
+    batch = idempotent_batch(service.store, caller, idempotency_key, ["batches", names], new_batch())
     made = _uploads(service, batch, asked)
     if service.store.head(batch.request_key) is None:
         service.store.write_json(batch.draft_key, {"Id": batch.derived_id(service.store.bucket)})
@@ -242,13 +248,13 @@ def status(batch: TheBatch, service: TheService) -> BatchStatus:
     bucket = service.store.bucket
     if found.request is None and found.draft:
         return BatchStatus(
-            Id=batch.derived_id(bucket), Batch=batch.path, State=State.DRAFT, Images=len(found.images)
+            Id=batch.derived_id(bucket), Batch=batch.path, State=BatchState.DRAFT, Images=len(found.images)
         )
     ledger_objects = list(service.store.list(f"{batch.ledger_prefix}/"))
     work = open_work(service.store, service.settings, found, ledger_objects)
     lines = list(rows(work))
-    costs = Costs.of(lines)
-    state, _ = state_of(service.store, work)
+    costs = BatchCosts.of(lines)
+    state, _ = batch_state(service.store, work)
     return BatchStatus(
         Id=work.place.request_id,
         Batch=batch.path,
@@ -304,7 +310,7 @@ def retry(
     except UsageError as error:
         found, code, why = None, "NoReport", str(error)
     again = found.batch if found else new_batch()
-    again = once(service.store, caller, idempotency_key, ["retry", batch.path], again)
+    again = idempotent_batch(service.store, caller, idempotency_key, ["retry", batch.path], again)
     earlier = service.store.read(again.request_key)
     if earlier is not None:
         # Submitted by this call before it was repeated, or by another that has no report yet.
@@ -372,9 +378,9 @@ def _found(service: Service, batch: Batch) -> Uploaded:
     return found
 
 
-def _standing(service: Service, batch: Batch) -> Standing:
+def _standing(service: Service, batch: Batch) -> BatchOverview:
     try:
-        return look_up(service.store, service.settings, batch)
+        return load_status(service.store, service.settings, batch)
     except UsageError as error:
         raise Problem(404, "NoSuchBatch", str(error)) from None
 
@@ -465,7 +471,7 @@ def _submit(service: Service, batch: Batch, data: bytes) -> Submitted:
 def _plan(service: Service, batch: Batch, data: bytes) -> Plan:
     request, found = _checked(service, batch, data)
     work = drafted(service.store, service.settings, found, request)
-    tools = Tools(service.settings, service.aws, service.store, stop=threading.Event())
+    tools = RunContext(service.settings, service.aws, service.store, stop=threading.Event())
     try:
         models, notes = planning.models_in_use(tools)
     finally:

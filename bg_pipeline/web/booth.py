@@ -15,10 +15,10 @@ from starlette.concurrency import run_in_threadpool
 
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.batches import Batch
-from bg_pipeline.domain.presets import WISHES
+from bg_pipeline.domain.presets import PRESET_REQUESTS
 from bg_pipeline.domain.requests import image_settings
 from bg_pipeline.domain.rows import Row
-from bg_pipeline.reports.overview import Standing
+from bg_pipeline.reports.overview import BatchOverview
 from bg_pipeline.state.leases import holder_of
 from bg_pipeline.state.process_identity import is_dead
 from bg_pipeline.web.problems import Problem
@@ -31,7 +31,7 @@ from bg_pipeline.web.service import (
     TheService,
     check_name,
 )
-from bg_pipeline.web.single_photo_jobs import new_batch, once, order_id, order_of
+from bg_pipeline.web.single_photo_jobs import batch_of_job, idempotent_batch, job_id, new_batch
 
 PRESET = "portrait-booth"
 UPLOAD_SECONDS = 300
@@ -169,7 +169,7 @@ async def photo(
     others says why.
     """
     batch = await run_in_threadpool(_place, service, caller, idempotency_key, asked)
-    await service.carry_out(batch, f"ask for it with GET /photo-api/{order_id(batch)}")
+    await service.carry_out(batch, f"ask for it with GET /photo-api/{job_id(batch)}")
     return await run_in_threadpool(_finished, service, batch)
 
 
@@ -184,19 +184,21 @@ async def photo_later(
     """Answers at once, when the order is stored; how it stands is told by GET at ``Location``."""
     batch = await run_in_threadpool(_place, service, caller, idempotency_key, asked)
     await run_in_threadpool(service.orders.start, batch)
-    response.headers["Location"] = f"/photo-api/{order_id(batch)}"
+    response.headers["Location"] = f"/photo-api/{job_id(batch)}"
     return await run_in_threadpool(_photo, service, batch)
 
 
 @router.get("/photo-api/{order}")
 def photo_order(order: str, service: TheService) -> Photo:
     """How an order stands, and its pictures once they are made."""
-    return _photo(service, order_of(order))
+    return _photo(service, batch_of_job(order))
 
 
 def _place(service: Service, caller: str, idempotency_key: str | None, asked: PhotoRequest) -> Batch:
     said = asked.model_dump(exclude={"RequestId"})
-    batch = once(service.store, caller, idempotency_key or asked.RequestId, ["photo", said], new_batch())
+    batch = idempotent_batch(
+        service.store, caller, idempotency_key or asked.RequestId, ["photo", said], new_batch()
+    )
     if not service.orders.is_placed(batch):
         found = service.photo(asked.Key, asked.Bucket)
         stem = posixpath.splitext(posixpath.basename(asked.Key))[0]
@@ -230,14 +232,14 @@ def _photo(service: Service, batch: Batch) -> Photo:
     return _answer(service, batch, row.ImageName, row.Status, pictures, row)
 
 
-def _unfinished(service: Service, batch: Batch, standing: Standing) -> Photo:
+def _unfinished(service: Service, batch: Batch, standing: BatchOverview) -> Photo:
     if standing.request is None or not standing.request.Images:
         raise ValueError(f"{batch.path} is no order: its request names no photo")
     (entry,) = standing.request.Images
     holder = holder_of(service.store, batch.lease_key)
     at_work = holder is not None and not is_dead(holder.process)
     status = "Working" if at_work else "Waiting"
-    outputs = image_settings(standing.request, entry.ImageName, WISHES).outputs
+    outputs = image_settings(standing.request, entry.ImageName, PRESET_REQUESTS).outputs
     ref = standing.request.Ref or ""
     links = (service.link(_key(batch, ref, wanted.position)) for wanted in outputs)
     pictures = [Picture(Status=status, **link.model_dump()) for link in links]
@@ -245,7 +247,7 @@ def _unfinished(service: Service, batch: Batch, standing: Standing) -> Photo:
 
 
 def _key(batch: Batch, ref: str, number: int) -> str:
-    return s3_keys.photo_key(f"{order_id(batch)}/photo_{ref}_{number}.jpeg")
+    return s3_keys.photo_key(f"{job_id(batch)}/photo_{ref}_{number}.jpeg")
 
 
 def _delivered(service: Service, batch: Batch, row: Row, number: int) -> dict[str, Any]:
@@ -265,7 +267,7 @@ def _answer(
     original = service.link(batch.upload_key(image))
     links = [picture.Url for picture in pictures if picture.Url]
     return Photo(
-        Id=order_id(batch),
+        Id=job_id(batch),
         Status=status,
         Cause=row.Cause if row else "",
         Original=original,

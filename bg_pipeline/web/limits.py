@@ -19,7 +19,7 @@ HELD_BYTES: Final = 60_000_000
 """What the bodies of all requests under way may have together."""
 
 
-class Rate:
+class RequestRate:
     """Lets each signed-in caller make so many requests a minute; counted in this process."""
 
     def __init__(self, per_minute: int) -> None:

@@ -20,7 +20,7 @@ from bg_pipeline.domain.rows import Row
 from bg_pipeline.uploads.submitting import Upload
 from bg_pipeline.web.problems import Problem
 from bg_pipeline.web.service import IdempotencyKey, Link, ObjectKey, Service, TheCaller, TheService
-from bg_pipeline.web.single_photo_jobs import new_batch, once, ordered_at
+from bg_pipeline.web.single_photo_jobs import idempotent_batch, new_batch, requested_at
 
 WISHES = {"Task": "REMOVE", "Subject": "SALIENT", "Renditions": [{"Preset": "transparent", "Format": "png"}]}
 ADVICE = "repeat the call with the same Idempotency-Key in a while; nothing is paid for twice"
@@ -126,7 +126,7 @@ async def _remove(
 
 
 def _batch(service: Service, caller: str, idempotency_key: str | None, keys: list[str]) -> Batch:
-    return once(service.store, caller, idempotency_key, ["image-bg-removal", keys], new_batch())
+    return idempotent_batch(service.store, caller, idempotency_key, ["image-bg-removal", keys], new_batch())
 
 
 def _place(service: Service, batch: Batch, keys: list[str]) -> dict[str, Problem]:
@@ -178,5 +178,5 @@ def _targets(batch: Batch, key: str) -> Iterator[str]:
     """``outputs/<stem>_bg_removed_<YYYYmmdd_HHMMSS>.png`` from the second of the order on: another's stays."""
     stem = posixpath.splitext(posixpath.basename(key))[0]
     for seconds in itertools.count():
-        moment = ordered_at(batch) + timedelta(seconds=seconds)
+        moment = requested_at(batch) + timedelta(seconds=seconds)
         yield s3_keys.output_key(f"{stem}_bg_removed_{moment:%Y%m%d_%H%M%S}.png")

@@ -21,13 +21,13 @@ from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.rows import Row, Status
 from bg_pipeline.domain.upload_kinds import Kind, kind_of
 from bg_pipeline.errors import ImageError, PreconditionFailed
-from bg_pipeline.imaging import look
+from bg_pipeline.imaging import read_header
 from bg_pipeline.reports import links
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.web.limits import SMALL_BYTES
 from bg_pipeline.web.problems import TOO_LARGE, Problem
-from bg_pipeline.web.single_photo_jobs import Orders, order_id
+from bg_pipeline.web.single_photo_jobs import SinglePhotoJobs, job_id
 
 T = TypeVar("T")
 
@@ -71,7 +71,7 @@ class Service:
     settings: Settings
     aws: Aws
     store: Store
-    orders: Orders
+    orders: SinglePhotoJobs
     large_requests: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(1))
 
     async def in_turn(self, work: Callable[["Service", Batch, bytes], T], batch: Batch, request: bytes) -> T:
@@ -108,7 +108,7 @@ class Service:
         if content is None:
             raise Problem(404, "NotFound", f"S3 object '{key}' does not exist in bucket '{bucket}'")
         try:
-            look(content.data)
+            read_header(content.data)
         except ImageError as error:
             status = 413 if error.code in TOO_LARGE else 422
             raise Problem(status, error.code, f"{shown}: {error}") from None
@@ -116,7 +116,7 @@ class Service:
 
     def link(self, key: str) -> Link:
         now = datetime.now(UTC).replace(microsecond=0)
-        made = links.link(self.aws, self.store, key, LINK_SECONDS, now)
+        made = links.share_link(self.aws, self.store, key, LINK_SECONDS, now)
         return Link(Key=key, Url=made.url, Expires=made.until)
 
     async def carry_out(self, batch: Batch, advice: str) -> None:
@@ -134,7 +134,7 @@ class Service:
                 "StillWorking",
                 f"there is no picture after {self.settings.api_wait_seconds:g} s; the work goes on: {advice}",
                 retry_after=10,
-                Id=order_id(batch),
+                Id=job_id(batch),
             )
         work.result()
 

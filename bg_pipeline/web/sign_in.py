@@ -18,7 +18,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bg_pipeline.web.addresses import is_loopback
-from bg_pipeline.web.limits import Rate, route_path
+from bg_pipeline.web.limits import RequestRate, route_path
 from bg_pipeline.web.problems import Problem
 
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA")
@@ -97,12 +97,12 @@ class Tokens:
 
 
 class CallersOnly:
-    """Answers those whose token is good, and no more often than `Rate` lets them, before any body is read.
+    """Answers those whose token is good, and no more often than `RequestRate` lets them, before any body is read.
 
     Without ``tokens`` everybody is the caller `THIS_MACHINE`. The caller is in the request's state.
     """
 
-    def __init__(self, app: ASGIApp, *, tokens: Tokens | None, rate: Rate) -> None:
+    def __init__(self, app: ASGIApp, *, tokens: Tokens | None, rate: RequestRate) -> None:
         self._app = app
         self._tokens = tokens
         self._rate = rate

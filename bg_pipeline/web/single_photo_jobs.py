@@ -19,15 +19,15 @@ from typing import Any
 import orjson
 
 from bg_pipeline.aws.clients import Aws
-from bg_pipeline.budget.run_budget import Purse
+from bg_pipeline.budget.run_budget import RunBudget
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.s3_keys import idempotency_key
 from bg_pipeline.domain.stages import PICTURES, REPORT
 from bg_pipeline.errors import PreconditionFailed, UsageError
 from bg_pipeline.reports.batch_report import REPORTER
-from bg_pipeline.reports.overview import Standing, look_up
-from bg_pipeline.run.context import Tools
-from bg_pipeline.run.engine import Flow
+from bg_pipeline.reports.overview import BatchOverview, load_status
+from bg_pipeline.run.context import RunContext
+from bg_pipeline.run.engine import Engine
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.ledger import Ledger
 from bg_pipeline.storage.object_store import Store
@@ -51,12 +51,12 @@ def new_batch() -> Batch:
     return Batch(now.date(), f"api-{now:%H%M%S}-{uuid.uuid4().hex[:16]}")
 
 
-def order_id(batch: Batch) -> str:
+def job_id(batch: Batch) -> str:
     """What a caller asks for the order by."""
     return f"{batch.date:%Y%m%d}-{batch.name.removeprefix('api-')}"
 
 
-def order_of(text: str) -> Batch:
+def batch_of_job(text: str) -> Batch:
     """The batch of the order; raises `Problem` 404 if there can be none."""
     match = _ID.fullmatch(text)
     try:
@@ -67,13 +67,13 @@ def order_of(text: str) -> Batch:
     raise Problem(404, "NoSuchOrder", f"there is no order '{text}'")
 
 
-def ordered_at(batch: Batch) -> datetime:
+def requested_at(batch: Batch) -> datetime:
     """When the order came, to the second (UTC)."""
     time = batch.name.removeprefix("api-")[:6]
     return datetime.strptime(f"{batch.date} {time}", "%Y-%m-%d %H%M%S").replace(tzinfo=UTC)
 
 
-def once(store: Store, caller: str, key: str | None, asked: Any, batch: Batch) -> Batch:
+def idempotent_batch(store: Store, caller: str, key: str | None, asked: Any, batch: Batch) -> Batch:
     """``batch``, or that of the caller's earlier call with this idempotency key.
 
     Raises `Problem` 422 if the earlier call asked for something else. Without a key every call is a new one.
@@ -99,7 +99,7 @@ def once(store: Store, caller: str, key: str | None, asked: Any, batch: Batch) -
     return batch
 
 
-class Orders:
+class SinglePhotoJobs:
     """The orders under way in this process. End it with `close`, which lets paid calls come to their end.
 
     All of them share their gates and one purse; what this process spends on them in a day (UTC) is capped by
@@ -114,7 +114,7 @@ class Orders:
         self._lock = threading.Lock()
         self._under_way: dict[Batch, Future[None]] = {}
         self._stop = threading.Event()
-        self._tools: Tools | None = None
+        self._tools: RunContext | None = None
         self._users = 0
         self._spent = (date.min, 0.0)
 
@@ -151,12 +151,12 @@ class Orders:
                 begun.add_done_callback(partial(_note, batch))
             return self._under_way[batch]
 
-    def standing(self, batch: Batch) -> Standing:
+    def standing(self, batch: Batch) -> BatchOverview:
         """What was ordered, and its report once there is one; raises `Problem` 404 if there is no such order."""
         try:
-            return look_up(self._store, self._settings, batch)
+            return load_status(self._store, self._settings, batch)
         except UsageError:
-            raise Problem(404, "NoSuchOrder", f"there is no order '{order_id(batch)}'") from None
+            raise Problem(404, "NoSuchOrder", f"there is no order '{job_id(batch)}'") from None
 
     def is_final(self, batch: Batch, image: str) -> bool:
         """Whether a photo that failed would fail again."""
@@ -172,7 +172,7 @@ class Orders:
     def _work(self, batch: Batch) -> None:
         try:
             with self._shared_tools() as tools:
-                flow = Flow(
+                flow = Engine(
                     tools,
                     run_id=f"api-{uuid.uuid4()}",
                     reporter=REPORTER,
@@ -185,7 +185,7 @@ class Orders:
                 del self._under_way[batch]
 
     @contextmanager
-    def _shared_tools(self) -> Iterator[Tools]:
+    def _shared_tools(self) -> Iterator[RunContext]:
         """The tools that all orders under way share: a process counts once among those that share a quota."""
         with self._lock:
             if self._tools is None:
@@ -202,12 +202,12 @@ class Orders:
                     tools.close()
                     self._spent = (self._spent[0], self._spent[1] + _cost(tools.purse))
 
-    def _new_tools(self) -> Tools:
+    def _new_tools(self) -> RunContext:
         today = datetime.now(UTC).date()
         if self._spent[0] != today:
             self._spent = (today, 0.0)
-        tools = Tools(self._settings, self._aws, self._store, stop=self._stop)
-        tools.purse = Purse(
+        tools = RunContext(self._settings, self._aws, self._store, stop=self._stop)
+        tools.purse = RunBudget(
             self._store,
             run_cap_usd=self._settings.max_cost_usd,
             day_cap_usd=self._settings.max_cost_usd_per_day,
@@ -219,8 +219,8 @@ class Orders:
 def _note(batch: Batch, work: Future[None]) -> None:
     """Logs why an order came to no end, since nobody may be waiting for it."""
     if not work.cancelled() and (error := work.exception()):
-        _log.warning("order %s was not finished: %s: %s", order_id(batch), type(error).__name__, error)
+        _log.warning("order %s was not finished: %s: %s", job_id(batch), type(error).__name__, error)
 
 
-def _cost(purse: Purse) -> float:
+def _cost(purse: RunBudget) -> float:
     return sum(total.cost_usd for total in purse.totals().values())

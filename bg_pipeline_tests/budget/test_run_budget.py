@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
 from bg_pipeline.budget.limits import CapReached, read_spending
-from bg_pipeline.budget.run_budget import PriceUnknown, Purse, Reservation
+from bg_pipeline.budget.run_budget import PriceUnknown, Reservation, RunBudget
 from bg_pipeline.domain.s3_keys import spend_key
 from bg_pipeline.errors import PreconditionFailed, RunStopped
-from bg_pipeline.storage.object_store import Content, Store
+from bg_pipeline.storage.object_store import ObjectContent, Store
 from bg_pipeline_tests.buckets import new_bucket
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -30,7 +30,7 @@ class Watched(Store):
         self.requests = 0
         self.down = False
 
-    def read(self, key: str) -> Content | None:
+    def read(self, key: str) -> ObjectContent | None:
         self.requests += 1
         if self.down:
             raise EndpointConnectionError(endpoint_url="http://s3")
@@ -50,11 +50,11 @@ def store(new_store: Callable[[], Store]) -> Watched:
     return Watched(new_store())
 
 
-def purse(store: Store, **caps: float) -> Purse:
-    return Purse(store, now=lambda: NOON, **caps)
+def purse(store: Store, **caps: float) -> RunBudget:
+    return RunBudget(store, now=lambda: NOON, **caps)
 
 
-def spend_all(purse: Purse, cost: float, **batch: object) -> int:
+def spend_all(purse: RunBudget, cost: float, **batch: object) -> int:
     """Pays for calls until a cap stops it; how many."""
     calls = 0
     try:
@@ -108,7 +108,7 @@ def test_a_days_cap_holds_over_runs_one_after_the_other(store: Watched) -> None:
 def test_a_new_day_in_utc_has_its_cap_to_itself(store: Watched) -> None:
     east = timezone(timedelta(hours=13))
     now = [datetime(2026, 11, 22, 12, 59, tzinfo=east)]
-    with Purse(store, day_cap_usd=0.2, now=lambda: now[0]) as run:
+    with RunBudget(store, day_cap_usd=0.2, now=lambda: now[0]) as run:
         assert spend_all(run, 0.1) == 2
         now[0] += timedelta(minutes=2)
         assert spend_all(run, 0.1) == 2
@@ -308,7 +308,7 @@ def test_many_threads_of_several_processes_cannot_overrun_a_days_cap(
     start = threading.Barrier(9)
     paid: list[int] = []
 
-    def work(purse: Purse) -> None:
+    def work(purse: RunBudget) -> None:
         start.wait()
         paid.append(spend_all(purse, 0.05))
 
@@ -332,11 +332,11 @@ class Remembered(Store):
         self.objects: dict[str, tuple[bytes, int]] = {}
         self.lost_answers = 0
 
-    def read(self, key: str) -> Content | None:
+    def read(self, key: str) -> ObjectContent | None:
         if key not in self.objects:
             return None
         data, version = self.objects[key]
-        return Content(data, str(version), "application/json", {}, NOON)
+        return ObjectContent(data, str(version), "application/json", {}, NOON)
 
     def write(self, key: str, data: bytes, **conditions: object) -> str:
         there, version = self.objects.get(key, (None, 0))
@@ -372,8 +372,8 @@ class Spenders(RuleBasedStateMachine):
         self.processes = [self.new_process() for _ in range(3)]
         self.true_day = self.true_batch = 0
 
-    def new_process(self) -> Purse:
-        return Purse(self.store, day_cap_usd=self.day / 1e6, now=lambda: NOON)
+    def new_process(self) -> RunBudget:
+        return RunBudget(self.store, day_cap_usd=self.day / 1e6, now=lambda: NOON)
 
     @rule(target=reservations, who=st.integers(0, 2), cost=st.integers(1, 600_000), batch=st.booleans())
     def reserve(self, who: int, cost: int, batch: bool) -> tuple[int, int, bool, Reservation]:

@@ -19,7 +19,7 @@ from bg_pipeline.budget.limits import CapReached
 from bg_pipeline.custom_labels import orphaned_models as guard_module
 from bg_pipeline.custom_labels import waiting_dates, window, window_run
 from bg_pipeline.custom_labels.model import NotStarted
-from bg_pipeline.custom_labels.orphaned_models import Guard, see_off
+from bg_pipeline.custom_labels.orphaned_models import OrphanedModelCheck, stop_orphaned_models
 from bg_pipeline.definitions import definitions
 from bg_pipeline.defs.assets.custom_labels_window import custom_labels_window
 from bg_pipeline.defs.dagster_home import prepare
@@ -59,7 +59,7 @@ class Shop(Bench):
         given_up: bool = False,
         tell: Callable[[], None] = lambda: None,
         **overrides: Any,
-    ) -> window_run.Outcome:
+    ) -> window_run.WindowOutcome:
         def progress(_: Progress) -> None:
             tell()
 
@@ -73,8 +73,8 @@ class Shop(Bench):
             note=self.notes.append,
         )
 
-    def guard(self, seen: Any = None, **more: Any) -> Guard:
-        return Guard(self.store, aws(), seen or {}, **more)
+    def guard(self, seen: Any = None, **more: Any) -> OrphanedModelCheck:
+        return OrphanedModelCheck(self.store, aws(), seen or {}, **more)
 
     def reports(self) -> list[dict[str, Any]]:
         return [self.store.read_json(key) for key in self.keys(f"{s3_keys.WINDOWS}/reports/")]
@@ -132,11 +132,11 @@ def test_a_photo_that_needs_the_model_waits_while_it_is_off_and_says_for_what(
     day = shop.run(TODAY)
     assert day.counts == {Status.SKIPPED: 2}
     for row in shop.rows(batch).values():
-        assert row.Error == model_stopped.WAITS
+        assert row.Error == model_stopped.WAITS_FOR_WINDOW
         assert "custom_labels_window" in row.Cause
         assert row.Caption
     assert shop.keys("image-labels/") == []
-    assert [mark.date for mark in waiting_dates.marks(shop.store)] == [TODAY]
+    assert [mark.date for mark in waiting_dates.date_markers(shop.store)] == [TODAY]
     assert "DetectLabels" not in operations(control)
 
 
@@ -155,7 +155,7 @@ def test_what_is_no_picture_does_not_wait_for_the_model(shop: Shop) -> None:
     batch = shop.submit({"bad.jpg": b"<html>"}, day=TODAY)
     shop.run(TODAY)
     assert shop.rows(batch)["bad.jpg"].Status == Status.FAILED
-    assert window_run.look(shop.store, shop.settings()).nothing
+    assert window_run.find_labels_due(shop.store, shop.settings()).nothing
 
 
 def test_a_run_uses_a_model_that_somebody_has_on_and_leaves_it_on(
@@ -194,7 +194,7 @@ def test_a_window_labels_what_waits_stops_the_model_and_then_does_the_rest(
     )
     assert state() in ("STOPPING", "STOPPED")
     assert shop.starts() == []
-    assert list(waiting_dates.marks(shop.store)) == []
+    assert list(waiting_dates.date_markers(shop.store)) == []
 
 
 def test_a_window_tells_its_hours_and_their_cost_and_counts_it_under_the_caps_of_the_day(shop: Shop) -> None:
@@ -349,11 +349,11 @@ def test_a_photo_that_never_gets_labels_does_not_keep_starting_the_model(
     control.fault(
         operation="DetectCustomLabels", action="error", code="InternalServerError", status=500, times=0
     )
-    for _ in range(waiting_dates.CHANCES):
+    for _ in range(waiting_dates.RETRIES_PER_DATE):
         assert not shop.window(attempts=1).reason
     outcome = shop.window(attempts=1)
     assert "1 that got no labels in 3 windows" in outcome.reason
-    assert len(operations(control, "StartProjectVersion")) == waiting_dates.CHANCES
+    assert len(operations(control, "StartProjectVersion")) == waiting_dates.RETRIES_PER_DATE
     control.reset()
     control.switch(canned=True)
     control.custom_model(MODEL)
@@ -525,7 +525,7 @@ def test_the_next_window_takes_over_what_a_dead_run_left_on(
 ) -> None:
     rekognition.start_project_version(ProjectVersionArn=MODEL, MinInferenceUnits=1)
     opened = datetime.now(UTC) - timedelta(hours=1)
-    left = window.Record(model=MODEL, run="dead", units=1, opened=opened, accepted=True)
+    left = window.WindowRecord(model=MODEL, run="dead", units=1, opened=opened, accepted=True)
     shop.store.write_json(s3_keys.window_key(MODEL, "start"), left.model_dump(mode="json", by_alias=True))
     shop.submit(1, day=TODAY)
     outcome = shop.window()
@@ -552,7 +552,7 @@ def test_the_guard_believes_a_run_on_another_machine_dead_only_after_several_loo
 ) -> None:
     rekognition.start_project_version(ProjectVersionArn=MODEL, MinInferenceUnits=1)
     until(lambda: state() == "RUNNING")
-    record = window.Record(model=MODEL, run="far", units=1, opened=datetime.now(UTC), accepted=True)
+    record = window.WindowRecord(model=MODEL, run="far", units=1, opened=datetime.now(UTC), accepted=True)
     shop.store.write_json(s3_keys.window_key(MODEL, "start"), record.model_dump(mode="json", by_alias=True))
     key = s3_keys.window_key(MODEL, "lease")
     with Leases(shop.store, "far") as leases:
@@ -581,7 +581,7 @@ def test_the_guard_tells_of_a_record_that_it_cannot_read(shop: Shop) -> None:
 def test_the_guard_forgets_a_start_that_never_happened_only_after_a_while(shop: Shop, state) -> None:
     for ago, remains in ((0, 1), (window.CERTAIN_SECONDS + 5, 0)):
         opened = datetime.now(UTC) - timedelta(seconds=ago)
-        record = window.Record(model=MODEL, run="dead", units=1, opened=opened)
+        record = window.WindowRecord(model=MODEL, run="dead", units=1, opened=opened)
         shop.store.write_json(
             s3_keys.window_key(MODEL, "start"), record.model_dump(mode="json", by_alias=True)
         )
@@ -595,24 +595,24 @@ def test_what_a_dead_run_left_starting_is_seen_off_before_the_last_process_ends(
     monkeypatch.setattr(guard_module, "SEE_OFF_SECONDS", 0.05)
     control.custom_model(MODEL, start_seconds=5.0, stop_seconds=0.1)
     rekognition.start_project_version(ProjectVersionArn=MODEL, MinInferenceUnits=1)
-    record = window.Record(model=MODEL, run="dead", units=1, opened=datetime.now(UTC), accepted=True)
+    record = window.WindowRecord(model=MODEL, run="dead", units=1, opened=datetime.now(UTC), accepted=True)
     shop.store.write_json(s3_keys.window_key(MODEL, "start"), record.model_dump(mode="json", by_alias=True))
     lines: list[str] = []
-    see_off(shop.store, aws(), 0, lines.append)
+    stop_orphaned_models(shop.store, aws(), 0, lines.append)
     assert "STILL ON" in lines[-1]
-    see_off(shop.store, aws(), 60, lines.append)
+    stop_orphaned_models(shop.store, aws(), 60, lines.append)
     assert "it is off now" in lines[-1]
     assert state() in ("STOPPING", "STOPPED")
     assert len(set(lines)) >= len(lines) - 1, "what does not change is told once"
 
 
 def test_a_model_that_lives_elsewhere_is_not_waited_for(shop: Shop) -> None:
-    record = window.Record(model=MODEL, run="other", units=1, opened=datetime.now(UTC), accepted=True)
+    record = window.WindowRecord(model=MODEL, run="other", units=1, opened=datetime.now(UTC), accepted=True)
     shop.store.write_json(s3_keys.window_key(MODEL, "start"), record.model_dump(mode="json", by_alias=True))
     lines: list[str] = []
     with Leases(shop.store, "other") as leases:
         assert leases.acquire(s3_keys.window_key(MODEL, "lease"))
-        see_off(shop.store, aws(), 20, lines.append)
+        stop_orphaned_models(shop.store, aws(), 20, lines.append)
     assert len(lines) == 1
     assert "run other" in lines[0]
 
@@ -810,7 +810,7 @@ def test_the_guard_in_dagster_remembers_what_it_saw_and_skips_with_words(
     )
     rekognition.start_project_version(ProjectVersionArn=MODEL, MinInferenceUnits=1)
     until(lambda: state() == "RUNNING")
-    record = window.Record(model=MODEL, run="dead", units=1, opened=datetime.now(UTC), accepted=True)
+    record = window.WindowRecord(model=MODEL, run="dead", units=1, opened=datetime.now(UTC), accepted=True)
     shop.store.write_json(s3_keys.window_key(MODEL, "start"), record.model_dump(mode="json", by_alias=True))
     stopped = look("no cursor of ours")
     assert "run dead had left" in stopped.skip_message

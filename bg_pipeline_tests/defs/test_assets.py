@@ -18,7 +18,7 @@ from bg_pipeline.defs.partitions import upload_dates
 from bg_pipeline.defs.resources import resources
 from bg_pipeline.domain.rows import Status
 from bg_pipeline.errors import StorageFailed
-from bg_pipeline.run.date_result import Day
+from bg_pipeline.run.date_result import DateResult
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_local_aws.launcher import LocalAws
@@ -371,8 +371,8 @@ def test_a_run_leaves_what_was_stopped_by_something_that_passes_and_no_more(
     error: str,
     left: bool,
 ) -> None:
-    def stop(*_: Any, **__: Any) -> dict[date, Day]:
-        day = Day(DATE, images=1, counts=Counter({Status.SKIPPED: 1}))
+    def stop(*_: Any, **__: Any) -> dict[date, DateResult]:
+        day = DateResult(DATE, images=1, counts=Counter({Status.SKIPPED: 1}))
         day.inspection.errors[error] += 1
         return {DATE: day}
 

@@ -18,10 +18,14 @@ from bg_pipeline.domain.s3_keys import spend_key
 from bg_pipeline.domain.text import listed
 from bg_pipeline.imaging.fidelity import MOST_SUBJECT_CHANGED
 from bg_pipeline.quality import checks
-from bg_pipeline.quality.checks import Ran
-from bg_pipeline.quality.missing_reports import LookBack, look_back, unreported
+from bg_pipeline.quality.checks import RunOutcome
+from bg_pipeline.quality.missing_reports import (
+    UnreportedUploads,
+    find_unreported_uploads,
+    unreported,
+)
 from bg_pipeline.reports.report import JsonWriter
-from bg_pipeline.run.date_result import Day, Inspection, Progress
+from bg_pipeline.run.date_result import DateResult, Progress, ResultChecks
 from bg_pipeline.settings import settings
 from bg_pipeline.state.leases import Leases
 from bg_pipeline.storage.object_store import Store
@@ -152,7 +156,7 @@ def test_a_result_that_somebody_deletes_during_the_run_is_an_error(bench: Bench)
             return super().write(key, data, **conditions)
 
     bench.store = Deleting(bench.store.client, bench.store.bucket)
-    judged = checks.results_open(ran(bench, bench.run()))
+    judged = checks.results_intact(ran(bench, bench.run()))
     assert not judged.passed
     assert f"{gone} ({DATE})" in judged.words
     assert judged.figures == {"results": 2, "lost": 1}
@@ -195,25 +199,25 @@ def test_a_check_that_cannot_be_made_is_told_and_costs_the_run_nothing(
 # Judgments
 
 
-def ran(bench: Bench, *days: Day, spent: float = 0.0, **overrides: Any) -> Ran:
+def ran(bench: Bench, *days: DateResult, spent: float = 0.0, **overrides: Any) -> RunOutcome:
     progress = Progress(done=1, found=1, failed=0, seconds=1.0, cost_usd=spent, refused=0)
-    return Ran(bench.settings(**overrides), aws(), bench.store, days, progress)
+    return RunOutcome(bench.settings(**overrides), aws(), bench.store, days, progress)
 
 
 def test_a_subject_that_changed_is_named_with_how_much(bench: Bench) -> None:
-    inspection = Inspection()
+    inspection = ResultChecks()
     for image, changed in (("a.jpg", 0.0), ("dog.jpg", 3 * MOST_SUBJECT_CHANGED), ("b.jpg", None)):
         row = compose("1", image, status=Status.SUCCEEDED)
         inspection.take(row, Entry(image, outputs=[{"Number": 1, "SubjectChanged": changed}]))
-    judged = checks.subject_unchanged(ran(bench, Day(DATE, inspection=inspection)))
+    judged = checks.subject_unchanged(ran(bench, DateResult(DATE, inspection=inspection)))
     assert not judged.passed
     assert f"dog.jpg of {DATE} (3.0%)" in judged.words
     assert judged.figures == {"measured": 2, "most_changed": 0.03}
 
 
 def test_spending_near_a_cap_is_told_before_the_cap_is_reached(bench: Bench) -> None:
-    assert checks.within_cost(ran(bench, Day(DATE), spent=7.9, max_cost_usd=10.0)).passed
-    judged = checks.within_cost(ran(bench, Day(DATE), spent=8.1, max_cost_usd=10.0))
+    assert checks.within_cost(ran(bench, DateResult(DATE), spent=7.9, max_cost_usd=10.0)).passed
+    judged = checks.within_cost(ran(bench, DateResult(DATE), spent=8.1, max_cost_usd=10.0))
     assert not judged.passed
     assert "this run: 8.10 USD of 10.00 (BG_MAX_COST_USD), 81%" in judged.words
     assert "Raise BG_MAX_COST_USD before" in judged.words
@@ -225,12 +229,12 @@ def test_a_model_near_its_end_is_a_warning_with_its_successors(
     stop_clock(monkeypatch, NOON, checks)
     end = TODAY + timedelta(days=45)
     control.model("amazon.titan-image-generator-v2:0", lifecycle="LEGACY", end_of_life=end.isoformat())
-    judged = checks.models_live_on(ran(bench, Day(DATE)))
+    judged = checks.models_supported(ran(bench, DateResult(DATE)))
     assert not judged.passed
     assert f"titan-v2 (amazon.titan-image-generator-v2:0) in us-east-1 ends on {end}, in 45" in judged.words
     assert "nova-canvas, stability of BG_IMAGE_MODELS follow" in judged.words
     assert judged.figures == {"days_left": 45}
-    alone = checks.models_live_on(ran(bench, Day(DATE), image_models="titan-v2"))
+    alone = checks.models_supported(ran(bench, DateResult(DATE), image_models="titan-v2"))
     assert "name its successor in BG_IMAGE_MODELS" in alone.words
 
 
@@ -241,7 +245,7 @@ def test_a_model_that_ends_later_or_is_not_in_use_is_no_warning(
     end = TODAY + timedelta(days=100)
     control.model("amazon.titan-image-generator-v2:0", lifecycle="LEGACY", end_of_life=end.isoformat())
     control.model("amazon.nova-canvas-v1:0", lifecycle="RETIRED", end_of_life="2026-09-30")
-    judged = checks.models_live_on(ran(bench, Day(DATE)))
+    judged = checks.models_supported(ran(bench, DateResult(DATE)))
     assert judged.passed
     assert judged.figures == {"days_left": 100}
 
@@ -258,7 +262,7 @@ def test_a_model_that_gets_dearer_is_a_warning(
         extended_access=dearer.isoformat(),
         end_of_life=end.isoformat(),
     )
-    judged = checks.models_live_on(ran(bench, Day(DATE)))
+    judged = checks.models_supported(ran(bench, DateResult(DATE)))
     assert not judged.passed
     assert f"at a higher price than the table's, from {dearer}" in judged.words
     assert "legacy since 2026-06-01" in judged.words
@@ -267,8 +271,8 @@ def test_a_model_that_gets_dearer_is_a_warning(
 def test_no_model_that_can_be_used_is_told(bench: Bench, control: ControlClient) -> None:
     control.model("amazon.titan-image-generator-v2:0", lifecycle="RETIRED")
     control.model("amazon.nova-pro-v1:0", lifecycle="RETIRED")
-    judged = checks.models_live_on(
-        ran(bench, Day(DATE), image_models="titan-v2", caption_models="us.amazon.nova-pro-v1:0")
+    judged = checks.models_supported(
+        ran(bench, DateResult(DATE), image_models="titan-v2", caption_models="us.amazon.nova-pro-v1:0")
     )
     assert not judged.passed
     assert "`bg-pipeline doctor` says why" in judged.words
@@ -340,15 +344,21 @@ def test_uploads_younger_than_the_limit_and_days_without_uploads_are_green(bench
     batch = bench.submit(1, day=datetime.now(UTC).date())
     (request,) = bench.store.list(batch.request_key)
     limit = timedelta(hours=settings.stale_hours)
-    assert look_back(bench.store, settings, request.modified + limit + timedelta(minutes=1)).found
-    judged = checks.forgotten(settings, look_back(bench.store, settings, request.modified + limit))
+    assert find_unreported_uploads(
+        bench.store, settings, request.modified + limit + timedelta(minutes=1)
+    ).found
+    judged = checks.uploads_without_report(
+        settings, find_unreported_uploads(bench.store, settings, request.modified + limit)
+    )
     assert judged.passed
     assert "older than 24 hours has its report" in judged.words
 
 
 def test_a_forgotten_upload_is_named_with_its_date_and_what_makes_up_for_it(bench: Bench) -> None:
     batch = bench.submit(1, day=TODAY)
-    judged = checks.forgotten(bench.settings(), look_back(bench.store, bench.settings(), NOON))
+    judged = checks.uploads_without_report(
+        bench.settings(), find_unreported_uploads(bench.store, bench.settings(), NOON)
+    )
     assert not judged.passed
     assert batch.path in judged.words
     assert f"`bg-pipeline run --date {TODAY}`" in judged.words
@@ -357,17 +367,17 @@ def test_a_forgotten_upload_is_named_with_its_date_and_what_makes_up_for_it(benc
 
 def test_uploads_before_the_look_back_are_left_alone(bench: Bench) -> None:
     bench.submit(1, day=TODAY - timedelta(days=40))
-    assert look_back(bench.store, bench.settings(), NOON).found == []
-    assert len(look_back(bench.store, bench.settings(lookback_days=60), NOON).found) == 1
+    assert find_unreported_uploads(bench.store, bench.settings(), NOON).found == []
+    assert len(find_unreported_uploads(bench.store, bench.settings(lookback_days=60), NOON).found) == 1
 
 
 def test_a_batch_in_a_runs_hands_is_not_forgotten(bench: Bench) -> None:
     batch = bench.submit(1, day=TODAY)
     with Leases(bench.store, "run-1") as leases:
         assert leases.acquire(batch.lease_key) is not None
-        looked = look_back(bench.store, bench.settings(), NOON)
+        looked = find_unreported_uploads(bench.store, bench.settings(), NOON)
     assert [each.run for each in looked.found] == ["run-1"]
-    judged = checks.forgotten(bench.settings(), looked)
+    judged = checks.uploads_without_report(bench.settings(), looked)
     assert judged.passed
     assert judged.figures == {"without_report": 0, "being_worked_on": 1}
 
@@ -376,12 +386,12 @@ def test_a_look_back_without_time_says_how_far_it_came(bench: Bench) -> None:
     for back in (0, 1, 2):
         bench.submit(1, day=TODAY - timedelta(days=back))
     answers = iter([False, True])
-    looked = look_back(bench.store, bench.settings(), NOON, time_is_up=lambda: next(answers))
+    looked = find_unreported_uploads(bench.store, bench.settings(), NOON, time_is_up=lambda: next(answers))
     assert [each.batch.date for each in looked.found] == [TODAY]
-    words = checks.forgotten(bench.settings(), looked).words
+    words = checks.uploads_without_report(bench.settings(), looked).words
     assert words.startswith("1 batch, complete")
     assert looked.reached == TODAY
-    passed = checks.forgotten(bench.settings(), LookBack(looked.first, looked.reached))
+    passed = checks.uploads_without_report(bench.settings(), UnreportedUploads(looked.first, looked.reached))
     assert f"since {TODAY} (there was no time to look back to {looked.first})" in passed.words
 
 
@@ -412,7 +422,7 @@ def test_an_idle_look_back_is_one_call_for_each_month_and_two_for_each_date_with
     try:
         store = Store(bench.store.client, bench.store.bucket)
         now = datetime(today.year, today.month, today.day, 23, 59, tzinfo=UTC)
-        look_back(store, bench.settings(lookback_days=20), now)
+        find_unreported_uploads(store, bench.settings(lookback_days=20), now)
     finally:
         bench.store.client.meta.events.unregister("before-call.s3", unique_id="counted")
     assert calls == ["ListObjectsV2"] * (months + 2 * 2)

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from bg_pipeline import pipeline
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.cli.main import main
-from bg_pipeline.doctor.policy import ROLES, Role, Surroundings, policy, surroundings
+from bg_pipeline.doctor.policy import ROLES, PolicyInputs, Role, policy, policy_inputs
 from bg_pipeline.domain.rows import Status
 from bg_pipeline.run.archive import PREFIX
 from bg_pipeline.settings import settings
@@ -21,7 +21,7 @@ from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import DATE, Bench, aws
 from bg_pipeline_tests.pictures import photo
 
-ACCOUNT = Surroundings("000000000000", "aws")
+ACCOUNT = PolicyInputs("000000000000", "aws")
 Called = tuple[str, str]
 """An action and what it was done to."""
 
@@ -193,7 +193,7 @@ def test_rights_follow_the_settings_in_use() -> None:
         sns_topic_arn="arn:aws:sns:us-east-1:123456789012:told",
         queue_url="https://sqs.eu-west-1.amazonaws.com/123456789012/events",
     )
-    around = Surroundings("123456789012", "aws", ("arn:aws:kms:us-east-1:123456789012:key/k",))
+    around = PolicyInputs("123456789012", "aws", ("arn:aws:kms:us-east-1:123456789012:key/k",))
     document = policy(chosen, aws(), "pipeline", around)
     for called in (
         ("rekognition:StartProjectVersion", project),
@@ -236,7 +236,7 @@ def test_the_key_of_an_encrypted_bucket_is_found_out(bucket: str, s3: Any, contr
         Bucket=bucket,
         ServerSideEncryptionConfiguration={"Rules": [{"ApplyServerSideEncryptionByDefault": rule}]},
     )
-    around, _ = surroundings(settings(bucket=bucket), aws())
+    around, _ = policy_inputs(settings(bucket=bucket), aws())
     assert around.keys == (rule["KMSMasterKeyID"],)
 
 

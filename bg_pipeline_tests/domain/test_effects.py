@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bg_pipeline.domain.effects import Affects, declared, identity_of_call
+from bg_pipeline.domain.effects import Affects, declared_effects, identity_of_call
 from bg_pipeline.domain.requests import (
     BatchRequest,
     ImageEntry,
@@ -41,19 +41,19 @@ def due_again(asked: ImageSettings | None = None, **chosen: Any) -> set[str]:
 
 @pytest.mark.parametrize("kind", [Settings, BatchRequest, ImageEntry, Rendition])
 def test_every_setting_and_every_field_declares_what_it_affects(kind: type) -> None:
-    silent = [name for name, effects in declared(kind).items() if not effects]
+    silent = [name for name, effects in declared_effects(kind).items() if not effects]
     assert silent == [], f"say what they affect, in their annotation: {silent}"
 
 
 def test_what_affects_nothing_affects_nothing_else() -> None:
     for kind in (Settings, BatchRequest, ImageEntry, Rendition):
-        for name, effects in declared(kind).items():
+        for name, effects in declared_effects(kind).items():
             if Affects.NOTHING in {effect.affects for effect in effects}:
                 assert len(effects) == 1, name
 
 
 def test_the_settings_that_an_effect_hangs_on_exist() -> None:
-    for name, effects in declared(Settings).items():
+    for name, effects in declared_effects(Settings).items():
         for effect in effects:
             for other in filter(None, (effect.needs, effect.unless)):
                 assert other in Settings.model_fields, name

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
-from bg_pipeline.imaging import Photo, composite, cut_out, encode, open_photo, put_back
+from bg_pipeline.imaging import Photo, composite, cut_out, encode, open_photo, restore_subject
 from bg_pipeline_tests.imaging.scenes import NEW, SIZE, SUBJECT, shape, shot
 
 
@@ -24,7 +24,7 @@ def test_the_subjects_interior_and_the_background_are_bit_identical(hard: bool, 
     matte = shape()
     photo = shot(matte)
     mask = matte.point(lambda level: 255 * (level > 127)) if hard else matte
-    result = np.asarray(put_back(photo, NEW, mask, feather=feather))
+    result = np.asarray(restore_subject(photo, NEW, mask, feather=feather))
     reach = int(4 + 2 * feather)
     inside = np.asarray(mask.filter(ImageFilter.MinFilter(2 * reach + 1))) == 255
     outside = np.asarray(mask.filter(ImageFilter.MaxFilter(2 * reach + 1))) == 0
@@ -37,7 +37,7 @@ def test_the_subjects_interior_and_the_background_are_bit_identical(hard: bool, 
 def test_a_soft_masks_own_255_is_bit_identical_up_to_its_edge() -> None:
     matte = shape(hair=True)
     photo = shot(matte)
-    result = np.asarray(put_back(photo, NEW, matte, feather=1.0))
+    result = np.asarray(restore_subject(photo, NEW, matte, feather=1.0))
     full = np.asarray(matte) == 255
     assert (result[full] == np.asarray(photo.image)[full]).all()
 
@@ -45,7 +45,7 @@ def test_a_soft_masks_own_255_is_bit_identical_up_to_its_edge() -> None:
 def test_after_a_lossless_format_the_interior_is_still_identical_and_after_jpeg_45_db() -> None:
     matte = shape()
     photo = open_photo(encode(shot(matte).image, "jpeg"))
-    result = put_back(photo, NEW, matte, feather=1.5)
+    result = restore_subject(photo, NEW, matte, feather=1.5)
     inside = np.asarray(matte.filter(ImageFilter.MinFilter(9))) == 255
     kept = np.asarray(open_photo(encode(result, "png")).image)
     assert (kept[inside] == np.asarray(photo.image)[inside]).all()
@@ -59,7 +59,7 @@ def test_the_old_background_does_not_bleed_into_a_soft_edge(hair: bool) -> None:
     edge = (np.asarray(matte) > 0) & (np.asarray(matte) < 255)
     truth = Image.composite(SUBJECT, NEW, matte)
     pasted = error(Image.composite(shot(matte).image, NEW, matte), truth, edge)
-    assert error(put_back(shot(matte), NEW, matte, feather=1.5), truth, edge) < 0.4 * pasted
+    assert error(restore_subject(shot(matte), NEW, matte, feather=1.5), truth, edge) < 0.4 * pasted
 
 
 def test_a_mask_that_is_a_little_too_wide_leaves_less_of_the_old_background() -> None:
@@ -70,7 +70,7 @@ def test_a_mask_that_is_a_little_too_wide_leaves_less_of_the_old_background() ->
     )
     truth = Image.composite(SUBJECT, NEW, matte)
     pasted = error(Image.composite(shot(matte).image, NEW, wide), truth, near)
-    assert error(put_back(shot(matte), NEW, wide, feather=1.5), truth, near) < 0.6 * pasted
+    assert error(restore_subject(shot(matte), NEW, wide, feather=1.5), truth, near) < 0.6 * pasted
 
 
 def test_the_feather_is_as_wide_as_asked() -> None:
@@ -78,7 +78,7 @@ def test_the_feather_is_as_wide_as_asked() -> None:
     hard.paste(255, (0, 0, 200, 300))
     photo, ground = Photo(Image.new("RGB", SIZE, "black"), "png"), Image.new("RGB", SIZE, "white")
     for feather in (2.0, 4.0, 10.0):
-        row = np.asarray(put_back(photo, ground, hard, feather=feather))[150, :, 0].astype(float)
+        row = np.asarray(restore_subject(photo, ground, hard, feather=feather))[150, :, 0].astype(float)
         assert (np.diff(row) >= 0).all()
         between = ((row > 255 * 0.05) & (row < 255 * 0.95)).sum()
         assert between == pytest.approx(feather, abs=1.1)
@@ -89,7 +89,7 @@ def test_the_feather_is_as_wide_as_asked() -> None:
 def test_without_feather_a_hard_edge_stays_hard() -> None:
     hard = Image.new("L", SIZE)
     hard.paste(255, (100, 100, 201, 203))
-    result = put_back(shot(shape()), NEW, hard, feather=0)
+    result = restore_subject(shot(shape()), NEW, hard, feather=0)
     assert result.tobytes() == Image.composite(shot(shape()).image, NEW, hard).tobytes()
 
 
@@ -97,13 +97,13 @@ def test_without_feather_a_hard_edge_stays_hard() -> None:
 def test_an_empty_or_full_mask_is_no_special_case(level: int) -> None:
     mask = Image.new("L", SIZE, level)
     expected = shot(shape()).image if level else NEW
-    assert put_back(shot(shape()), NEW, mask, feather=3).tobytes() == expected.tobytes()
+    assert restore_subject(shot(shape()), NEW, mask, feather=3).tobytes() == expected.tobytes()
 
 
 def test_neither_photo_nor_mask_nor_background_is_changed() -> None:
     photo, matte, ground = shot(shape()), shape(), NEW.copy()
     before = photo.image.tobytes(), matte.tobytes(), ground.tobytes()
-    put_back(photo, ground, matte, feather=4)
+    restore_subject(photo, ground, matte, feather=4)
     cut_out(photo, matte, feather=0)
     composite(photo, matte, ground, shadow=True)
     assert (photo.image.tobytes(), matte.tobytes(), ground.tobytes()) == before
@@ -112,16 +112,16 @@ def test_neither_photo_nor_mask_nor_background_is_changed() -> None:
 def test_pictures_of_different_sizes_are_refused() -> None:
     photo, matte = shot(shape()), shape()
     with pytest.raises(ValueError, match="generated"):
-        put_back(photo, NEW.resize((10, 10)), matte, feather=1)
+        restore_subject(photo, NEW.resize((10, 10)), matte, feather=1)
     with pytest.raises(ValueError, match="subject"):
-        put_back(photo, NEW, matte.resize((10, 10)), feather=1)
+        restore_subject(photo, NEW, matte.resize((10, 10)), feather=1)
 
 
 def test_a_photos_own_transparency_limits_its_subject() -> None:
     image = SUBJECT.copy()
     image.putalpha(shape())
     photo = Photo(image, "png")
-    result = put_back(photo, NEW, Image.new("L", SIZE, 255), feather=1)
+    result = restore_subject(photo, NEW, Image.new("L", SIZE, 255), feather=1)
     assert result.mode == "RGB"
     assert error(result, Image.composite(SUBJECT, NEW, shape()), np.ones(SIZE[::-1], bool)) < 0.6
 
@@ -134,7 +134,7 @@ def test_any_mask_on_any_size_gives_a_picture_between_its_two(
     random = np.random.default_rng(seed)
     mask = Image.fromarray(random.choice(np.array([0, 0, 90, 255, 255], np.uint8), (height, width)))
     photo = Photo(Image.new("RGB", (width, height), (200, 100, 50)), "png")
-    result = put_back(photo, Image.new("RGB", (width, height), (20, 40, 60)), mask, feather=feather)
+    result = restore_subject(photo, Image.new("RGB", (width, height), (20, 40, 60)), mask, feather=feather)
     for channel, (low, high) in zip(result.split(), ((20, 200), (40, 100), (50, 60)), strict=True):
         lowest, highest = channel.getextrema()
         assert low - 1 <= lowest <= highest <= high + 1

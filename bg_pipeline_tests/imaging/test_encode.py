@@ -7,7 +7,14 @@ import pytest
 from PIL import Image
 
 from bg_pipeline.errors import ImageError
-from bg_pipeline.imaging import WITH_ALPHA, WRITABLE, encode, look, open_photo, writable_format
+from bg_pipeline.imaging import (
+    WITH_ALPHA,
+    WRITABLE,
+    encode,
+    open_photo,
+    read_header,
+    writable_format,
+)
 from bg_pipeline_tests.pictures import photo_and_mask
 
 NOTE = 'Background by a model & "the subject" is a <photo>'
@@ -53,7 +60,7 @@ def test_webp_at_quality_100_keeps_every_pixel_and_clear_ones_too() -> None:
 def test_a_lossless_webp_stays_lossless_as_long_as_the_bytes_allow() -> None:
     source = open_photo(encode(picture(), "webp", quality=100))
     assert source.lossless
-    assert look(encode(picture(), "webp", quality=100)).lossless
+    assert read_header(encode(picture(), "webp", quality=100)).lossless
     kept = encode(source.image, "webp", lossless=source.lossless)
     assert open_photo(kept).image.tobytes() == picture().tobytes()
     pressed = encode(source.image, "webp", lossless=True, max_bytes=len(kept) // 2)
@@ -105,7 +112,7 @@ def test_nothing_private_gets_into_a_file(format: str) -> None:
     with Image.open(io.BytesIO(data)) as written:
         assert set(written.getexif()) <= {*range(254, 340), 700, 34675}
         assert not written.getexif().get_ifd(0x8825)
-    assert not look(data).has_exif
+    assert not read_header(data).has_exif
 
 
 @pytest.mark.parametrize("format", sorted(WITH_ALPHA))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-from bg_pipeline.imaging import Photo, composite, encode, measure, open_photo, put_back
+from bg_pipeline.imaging import Photo, composite, encode, measure, open_photo, restore_subject
 from bg_pipeline_tests.imaging.scenes import NEW, OLD, SIZE, SUBJECT, shape, shot
 
 
@@ -26,7 +26,7 @@ def parts(scale: int) -> tuple[Photo, Image.Image, Image.Image]:
 
 def test_a_true_result_measures_clean(scale: int) -> None:
     photo, matte, new = parts(scale)
-    found = measure(photo, put_back(photo, new, matte, feather=1.5), matte)
+    found = measure(photo, restore_subject(photo, new, matte, feather=1.5), matte)
     assert found.subject_changed == 0
     assert found.edge_halo < 0.1
     assert found.background_changed > 0.9
@@ -35,13 +35,13 @@ def test_a_true_result_measures_clean(scale: int) -> None:
 
 def test_jpeg_does_not_count_as_a_change(scale: int) -> None:
     photo, matte, new = parts(scale)
-    result = open_photo(encode(put_back(photo, new, matte, feather=1.5), "jpeg")).image
+    result = open_photo(encode(restore_subject(photo, new, matte, feather=1.5), "jpeg")).image
     assert measure(photo, result, matte).subject_changed < 0.001
 
 
 def test_the_share_of_a_subject_that_changed_is_what_changed(scale: int) -> None:
     photo, matte, new = parts(scale)
-    result = put_back(photo, new, matte, feather=1.5)
+    result = restore_subject(photo, new, matte, feather=1.5)
     ImageDraw.Draw(result).rectangle((0, 0, result.width, result.height * 155 // 300), fill="yellow")
     assert measure(photo, result, matte).subject_changed == pytest.approx(0.5, abs=0.05)
 
@@ -76,20 +76,20 @@ def test_a_rim_of_the_old_background_is_a_halo_and_grows_with_it(scale: int) -> 
 def test_a_mask_too_wide_by_itself_shows_as_a_halo() -> None:
     photo, matte, new = parts(1)
     wide = matte.filter(ImageFilter.MaxFilter(9))
-    assert measure(photo, put_back(photo, new, wide, feather=1), wide).edge_halo > 0.3
+    assert measure(photo, restore_subject(photo, new, wide, feather=1), wide).edge_halo > 0.3
 
 
 def test_the_texture_of_a_new_background_is_no_halo() -> None:
     photo, matte = shot(shape()), shape()
     random = np.random.default_rng(0)
     busy = Image.fromarray(random.integers(0, 256, (SIZE[1], SIZE[0], 3), np.uint8))
-    assert measure(photo, put_back(photo, busy, matte, feather=1.5), matte).edge_halo < 0.1
+    assert measure(photo, restore_subject(photo, busy, matte, feather=1.5), matte).edge_halo < 0.1
 
 
 @pytest.mark.parametrize("level", [0, 255])
 def test_without_subject_or_background_nothing_is_measured_of_it(level: int) -> None:
     photo, mask = shot(shape()), Image.new("L", SIZE, level)
-    found = measure(photo, put_back(photo, NEW, mask, feather=1), mask)
+    found = measure(photo, restore_subject(photo, NEW, mask, feather=1), mask)
     assert found.subject_changed == 0
     assert found.edge_halo == 0
     assert found.background_changed == (0 if level else pytest.approx(1, abs=0.1))

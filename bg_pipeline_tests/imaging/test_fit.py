@@ -18,8 +18,8 @@ from bg_pipeline.imaging import (
     Sizes,
     fit,
     fit_mask,
-    look,
     open_photo,
+    read_header,
     small_jpeg,
     unfit,
 )
@@ -212,17 +212,17 @@ def test_a_mask_comes_back_as_it_was(width: int, height: int) -> None:
     "case", [case for case in corpus() if case.outcome == "opens"], ids=lambda case: case.name
 )
 def test_services_get_a_small_upright_srgb_jpeg_of_any_photo(case: Case) -> None:
-    if max(look(case.data).size) / min(look(case.data).size) > 150:
+    if max(read_header(case.data).size) / min(read_header(case.data).size) > 150:
         pytest.skip("too narrow for any service")
     data = small_jpeg(case.data, within=(120, 120), min_side=80)
-    facts = look(data)
+    facts = read_header(data)
     assert (facts.format, facts.orientation) == ("jpeg", 1)
     assert min(facts.size) >= 80
     assert facts.size[0] / facts.size[1] == pytest.approx(
-        look(case.data).size[0] / look(case.data).size[1], rel=0.02
+        read_header(case.data).size[0] / read_header(case.data).size[1], rel=0.02
     )
     assert open_photo(data).notes == ()
-    if case.picture is not None and min(case.picture.size) > 100 and look(case.data).mode != "1":
+    if case.picture is not None and min(case.picture.size) > 100 and read_header(case.data).mode != "1":
         page = Photo(case.picture, "").flattened().resize(facts.size, Image.Resampling.BOX)
         difference = np.asarray(picture(data).convert("RGB"), np.float32) - np.asarray(page, np.float32)
         assert np.abs(difference).mean() < 12
@@ -231,7 +231,7 @@ def test_services_get_a_small_upright_srgb_jpeg_of_any_photo(case: Case) -> None
 def test_a_jpeg_that_is_small_enough_already_is_sent_as_it_is() -> None:
     for options in ({}, {"icc_profile": SRGB}, {"exif": exif(1)}):
         data = saved(photo_and_mask(1)[0], "JPEG", quality=80, **options)
-        assert look(data).plain
+        assert read_header(data).plain
         assert small_jpeg(data, within=(1280, 720), min_side=80, max_bytes=len(data)) is data
 
 
@@ -246,10 +246,10 @@ def test_a_jpeg_that_is_small_enough_already_is_sent_as_it_is() -> None:
     ids=["png", "lying", "p3", "cmyk"],
 )
 def test_anything_else_is_made_anew_in_the_same_size(data: bytes) -> None:
-    assert not look(data).plain
+    assert not read_header(data).plain
     made = small_jpeg(data, within=(1280, 720))
     assert made != data
-    assert look(made).size == (240, 180)
+    assert read_header(made).size == (240, 180)
 
 
 def test_a_small_jpeg_keeps_its_limit_of_bytes() -> None:

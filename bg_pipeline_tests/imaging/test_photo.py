@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bg_pipeline.errors import ImageError
-from bg_pipeline.imaging import look, open_photo, small_jpeg
+from bg_pipeline.imaging import open_photo, read_header, small_jpeg
 from bg_pipeline_tests.corpus import (
     COMPLAINTS,
     DISPLAY_P3,
@@ -79,7 +79,7 @@ def test_a_photo_opens_upright_in_srgb(case: Case) -> None:
 
 @pytest.mark.parametrize("case", OPENING, ids=by_name)
 def test_the_header_tells_the_same_size_and_format_as_the_picture(case: Case) -> None:
-    facts, photo = look(case.data), open_photo(case.data)
+    facts, photo = read_header(case.data), open_photo(case.data)
     assert (facts.size, facts.format, facts.bytes) == (photo.size, photo.format, len(case.data))
     assert facts.has_alpha or photo.alpha is None
 
@@ -106,7 +106,7 @@ def test_within_a_box_the_same_photo_comes_smaller(case: Case) -> None:
     assert small.size[1] <= 90
     assert small.image.mode == full.image.mode or small.alpha is None
     expected = full.image.resize(small.size, Image.Resampling.BOX).convert("RGB")
-    if min(full.size) > 10 and look(case.data).mode != "1":
+    if min(full.size) > 10 and read_header(case.data).mode != "1":
         difference = np.asarray(small.image.convert("RGB"), np.float32) - np.asarray(expected, np.float32)
         assert np.abs(difference).mean() < 8
 
@@ -114,7 +114,7 @@ def test_within_a_box_the_same_photo_comes_smaller(case: Case) -> None:
 def test_what_a_file_says_beside_its_pixels_stays_behind() -> None:
     photo = open_photo(named("phone with place.JPG"))
     assert photo.image.info == {}
-    assert look(named("phone with place.JPG")).has_exif
+    assert read_header(named("phone with place.JPG")).has_exif
 
 
 def test_a_photo_is_a_plain_picture_even_of_an_animation() -> None:
@@ -151,7 +151,7 @@ def test_the_limit_of_pixels_can_be_lower() -> None:
 def test_a_photo_of_exactly_the_limit_opens() -> None:
     rows = bytes(1251 * 10_000)
     header = struct.pack(">2L5B", 10_000, 10_000, 1, 0, 0, 0, 0)
-    assert look(png_file(header, (b"IDAT", zlib.compress(rows)))).size == (10_000, 10_000)
+    assert read_header(png_file(header, (b"IDAT", zlib.compress(rows)))).size == (10_000, 10_000)
 
 
 def test_colours_of_a_wide_profile_become_the_srgb_they_look_like() -> None:
@@ -205,14 +205,14 @@ def test_every_orientation_is_undone_once(orientation: int, width: int, height: 
 def assert_a_picture_or_a_sentence(data: bytes) -> None:
     """Opens, or is refused with one line; what opens has the size that its header says."""
     with suppress(ImageError):  # a header may be good where the pixels are not
-        assert min(look(data).size) > 0
+        assert min(read_header(data).size) > 0
     refused = None
     try:
         photo = open_photo(data, max_pixels=1_000_000)
     except ImageError as error:
         refused = error
     if refused is None:
-        assert photo.size == photo.image.size == look(data).size
+        assert photo.size == photo.image.size == read_header(data).size
         assert 0 < photo.image.width * photo.image.height <= 1_000_000
     else:
         assert re.fullmatch(r"\w+", refused.code)

@@ -56,12 +56,12 @@ def test_a_box_outside_the_photo_is_none(left):
 
 def test_all_faces_are_read_and_cut_to_the_photo():
     assert faces.request(b"jpeg") == {"Image": {"Bytes": b"jpeg"}, "Attributes": ["DEFAULT"]}
-    places = faces.places(golden("labels/detect_faces.answer"))
+    places = faces.face_boxes(golden("labels/detect_faces.answer"))
     assert [place["BoundingBox"] for place in places] == [
         {"Left": 0.4, "Top": 0.1, "Width": 0.2, "Height": 0.3},
         {"Left": 0.9, "Top": 0.0, "Width": 0.1, "Height": 0.15},
     ]
-    assert faces.places({}) == []
+    assert faces.face_boxes({}) == []
 
 
 def test_glasses_seen_surely_enough_are_found_among_the_labels():

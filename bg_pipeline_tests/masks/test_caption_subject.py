@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bg_pipeline.masks.caption_subject import noun, singular
+from bg_pipeline.masks.caption_subject import singular, subject_noun
 
 CAPTIONS = [
     ("The image shows a red bicycle leaning against a brick wall.", "bicycle"),
@@ -32,17 +32,17 @@ CAPTIONS = [
 
 @pytest.mark.parametrize(("caption", "word"), CAPTIONS)
 def test_the_main_noun_of_usual_captions(caption: str, word: str) -> None:
-    assert noun(caption) == word
+    assert subject_noun(caption) == word
 
 
 @pytest.mark.parametrize("caption", ["", "   ", "The image", "Red", "…", "A photo of 7", "It is"])
 def test_a_caption_without_a_noun_has_none(caption: str) -> None:
-    assert noun(caption) is None
+    assert subject_noun(caption) is None
 
 
 @given(st.text(max_size=80))
 def test_any_text_gives_a_word_or_none(caption: str) -> None:
-    word = noun(caption)
+    word = subject_noun(caption)
     assert word is None or (word and word == word.strip())
 
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bg_pipeline.masks.connected_components import pieces
+from bg_pipeline.masks.connected_components import components
 
 
 def flooded(inside: NDArray[np.bool_]) -> list[int]:
@@ -33,7 +33,7 @@ def flooded(inside: NDArray[np.bool_]) -> list[int]:
 )
 def test_pieces_are_those_of_a_flood_fill(shape: tuple[int, int], seed: int, density: float) -> None:
     inside = np.random.default_rng(seed).random(shape) < density
-    numbers, counts = pieces(inside)
+    numbers, counts = components(inside)
     assert sorted(counts[1:]) == flooded(inside)
     assert counts[0] == (~inside).sum()
     assert ((numbers > 0) == inside).all()
@@ -49,4 +49,4 @@ def test_a_spiral_is_one_piece() -> None:
                 inside[y, x] = True
             y, x = y + step[0], x + step[1]
         step, length = (step[1], -step[0]), length + 1
-    assert len(pieces(inside)[1]) == 2
+    assert len(components(inside)[1]) == 2

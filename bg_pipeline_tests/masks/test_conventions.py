@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bg_pipeline.masks import Mask, conventions
-from bg_pipeline.masks.conventions import Form
+from bg_pipeline.masks.conventions import MaskConvention
 
 BLACK, WHITE = 0, 255
 
@@ -46,7 +46,7 @@ def half_kept() -> Image.Image:
 
 @pytest.mark.parametrize(("form", "kept", "replaced"), MEANINGS)
 def test_kept_and_replaced_pixels_have_the_colour_each_model_documents(
-    form: Form, kept: int, replaced: int
+    form: MaskConvention, kept: int, replaced: int
 ) -> None:
     written = form.write(half_kept()).convert("L")
     assert written.getpixel((0, 0)) == kept
@@ -54,12 +54,12 @@ def test_kept_and_replaced_pixels_have_the_colour_each_model_documents(
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_no_form_has_an_alpha_channel(form: Form) -> None:
+def test_no_form_has_an_alpha_channel(form: MaskConvention) -> None:
     assert form.write(half_kept()).mode in {"L", "RGB"}
 
 
 @pytest.mark.parametrize("form", [form for form in FORMS if form.mode == "RGB"])
-def test_titan_and_nova_get_rgb(form: Form) -> None:
+def test_titan_and_nova_get_rgb(form: MaskConvention) -> None:
     with Image.open(io.BytesIO(form.write_png(half_kept()))) as picture:
         assert picture.mode == "RGB"
         assert picture.format == "PNG"
@@ -67,25 +67,25 @@ def test_titan_and_nova_get_rgb(form: Form) -> None:
 
 @pytest.mark.parametrize("form", HARD)
 @given(mask=masks())
-def test_hard_forms_hold_nothing_but_black_and_white(form: Form, mask: Image.Image) -> None:
+def test_hard_forms_hold_nothing_but_black_and_white(form: MaskConvention, mask: Image.Image) -> None:
     assert set(np.unique(np.asarray(form.write(mask)))) <= {0, 255}
 
 
 @pytest.mark.parametrize("form", SOFT)
 @given(mask=masks())
-def test_soft_forms_come_back_as_they_were(form: Form, mask: Image.Image) -> None:
+def test_soft_forms_come_back_as_they_were(form: MaskConvention, mask: Image.Image) -> None:
     assert form.read_png(form.write_png(mask)).tobytes() == mask.tobytes()
 
 
 @pytest.mark.parametrize("form", HARD)
 @given(mask=masks())
-def test_hard_forms_come_back_split_at_one_half(form: Form, mask: Image.Image) -> None:
+def test_hard_forms_come_back_split_at_one_half(form: MaskConvention, mask: Image.Image) -> None:
     assert form.read_png(form.write_png(mask)).tobytes() == conventions.harden(mask).tobytes()
 
 
 @pytest.mark.parametrize("form", FORMS)
 @given(mask=masks())
-def test_a_mask_keeps_its_size(form: Form, mask: Image.Image) -> None:
+def test_a_mask_keeps_its_size(form: MaskConvention, mask: Image.Image) -> None:
     assert form.write(mask).size == form.read(form.write(mask)).size == mask.size
 
 

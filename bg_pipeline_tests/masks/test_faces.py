@@ -7,7 +7,7 @@ from PIL import Image
 
 from bg_pipeline.masks.boxes import Box
 from bg_pipeline.masks.faces import portrait
-from bg_pipeline.masks.validation import judge
+from bg_pipeline.masks.validation import validate_mask
 
 SIZE = (800, 600)
 FACE = Box(0.4, 0.2, 0.55, 0.5)
@@ -51,7 +51,7 @@ def test_the_border_is_soft() -> None:
 
 
 def test_a_portrait_stands_up_to_the_judge() -> None:
-    assert judge(portrait([FACE], SIZE), boxes=[FACE], beyond=True).ok
+    assert validate_mask(portrait([FACE], SIZE), boxes=[FACE], beyond=True).ok
 
 
 def test_no_faces_are_no_subject() -> None:

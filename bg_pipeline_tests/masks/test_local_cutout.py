@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from bg_pipeline.errors import SettingsError
 from bg_pipeline.masks import plain_background
-from bg_pipeline.masks.local_cutout import has_opencv, onnx_cut, studio_cut
+from bg_pipeline.masks.local_cutout import cut_plain_background, cut_with_onnx, has_opencv
 from bg_pipeline_tests.masks.scenes import Backdrop, Shape, outline, overlap, scene
 
 
@@ -23,7 +23,7 @@ from bg_pipeline_tests.masks.scenes import Backdrop, Shape, outline, overlap, sc
 @pytest.mark.parametrize("shape", ["bottle", "shoe", "two"])
 def test_a_studio_shot_is_cut_out_well(shape: Shape, backdrop: Backdrop) -> None:
     shot = scene(shape, backdrop)
-    cut = studio_cut(shot.photo)
+    cut = cut_plain_background(shot.photo)
     assert cut is not None
     assert cut.source == "studio"
     assert cut.confidence is not None
@@ -33,14 +33,14 @@ def test_a_studio_shot_is_cut_out_well(shape: Shape, backdrop: Backdrop) -> None
 
 def test_a_person_cut_off_by_the_frame_is_cut_out() -> None:
     shot = scene("bust", "grey", shadow=False)
-    cut = studio_cut(shot.photo)
+    cut = cut_plain_background(shot.photo)
     assert cut is not None
     assert overlap(cut.picture, shot.mask) >= 0.97
 
 
 def test_the_backdrop_seen_through_a_handle_is_no_subject() -> None:
     shot = scene("mug", "blue")
-    cut = studio_cut(shot.photo)
+    cut = cut_plain_background(shot.photo)
     assert cut is not None
     assert overlap(cut.picture, shot.mask) >= 0.97
 
@@ -48,12 +48,12 @@ def test_the_backdrop_seen_through_a_handle_is_no_subject() -> None:
 def test_a_white_label_on_a_white_backdrop_is_left_to_others() -> None:
     photo = scene("bottle", "white").photo
     ImageDraw.Draw(photo).rectangle((350, 330, 450, 420), fill=(250, 250, 250))
-    assert studio_cut(photo) is None
+    assert cut_plain_background(photo) is None
 
 
 @pytest.mark.parametrize("shape", ["bottle", "mug", "shoe", "hair"])
 def test_a_busy_background_is_left_to_others(shape: Shape) -> None:
-    assert studio_cut(scene(shape, "busy").photo) is None
+    assert cut_plain_background(scene(shape, "busy").photo) is None
 
 
 @pytest.mark.parametrize(
@@ -63,22 +63,22 @@ def test_a_subject_in_the_backdrops_colour_is_left_to_others_or_right(
     backdrop: Backdrop, colour: tuple[int, int, int]
 ) -> None:
     shot = scene("shoe", backdrop, colour=colour)
-    cut = studio_cut(shot.photo)
+    cut = cut_plain_background(shot.photo)
     assert cut is None or overlap(cut.picture, shot.mask) >= 0.97
 
 
 @pytest.mark.parametrize("backdrop", ["white", "grey", "black"])
 def test_fine_hair_is_left_to_others(backdrop: Backdrop) -> None:
-    assert studio_cut(scene("hair", backdrop).photo) is None
+    assert cut_plain_background(scene("hair", backdrop).photo) is None
 
 
 @pytest.mark.parametrize("colour", ["white", "grey", "black"])
 def test_an_empty_studio_has_no_subject(colour: str) -> None:
-    assert studio_cut(Image.new("RGB", (640, 480), colour)) is None
+    assert cut_plain_background(Image.new("RGB", (640, 480), colour)) is None
 
 
 def test_a_thumbnail_is_too_small_to_be_sure() -> None:
-    assert studio_cut(scene("shoe", "white").photo.resize((60, 45))) is None
+    assert cut_plain_background(scene("shoe", "white").photo.resize((60, 45))) is None
 
 
 @settings(max_examples=60, deadline=None)
@@ -99,13 +99,13 @@ def test_any_picture_is_cut_or_left(
         end = corner[0] + int(reach * size[0]), corner[1] + int(reach * size[1])
         ImageDraw.Draw(photo).ellipse((*corner, *end), fill=(grey, backdrop, 255 - grey))
     grain = np.random.default_rng(0).normal(0, noise, (size[1], size[0], 1))
-    cut = studio_cut(Image.fromarray(np.clip(np.asarray(photo) + grain, 0, 255).astype(np.uint8)))
+    cut = cut_plain_background(Image.fromarray(np.clip(np.asarray(photo) + grain, 0, 255).astype(np.uint8)))
     assert cut is None or cut.picture.size == size
 
 
 def test_the_same_photo_gives_the_same_mask() -> None:
     photo = scene("shoe", "cloudy").photo
-    first, second = studio_cut(photo), studio_cut(photo)
+    first, second = cut_plain_background(photo), cut_plain_background(photo)
     assert first is not None
     assert second is not None
     assert first.picture.tobytes() == second.picture.tobytes()
@@ -116,7 +116,7 @@ def test_without_opencv_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     assert has_opencv()
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(SettingsError, match=r"extra `masks`.*BG_MASK_SOURCES"):
-        studio_cut(scene("shoe", "white").photo)
+        cut_plain_background(scene("shoe", "white").photo)
 
 
 # Models of three operations: the subject is what is redder than one half.
@@ -172,7 +172,7 @@ def test_a_model_of_ones_own_cuts_out(
     tmp_path: Path, shot: Image.Image, output: str, channels_last: bool
 ) -> None:
     path = trained_on_plain_colours(model(tmp_path / "m.onnx", channels_last=channels_last, output=output))
-    cut = onnx_cut(shot, path)
+    cut = cut_with_onnx(shot, path)
     assert cut.source == "onnx"
     assert cut.confidence is not None
     assert cut.confidence > 0.8
@@ -181,7 +181,7 @@ def test_a_model_of_ones_own_cuts_out(
 
 
 def test_imagenet_normalisation_is_the_default(tmp_path: Path) -> None:
-    cut = onnx_cut(Image.new("RGB", (64, 64), (124, 0, 0)), model(tmp_path / "m.onnx"))
+    cut = cut_with_onnx(Image.new("RGB", (64, 64), (124, 0, 0)), model(tmp_path / "m.onnx"))
     # (124/255 - 0.485) / 0.229 is about 0.005
     assert set(cut.picture.tobytes()) == {1}
 
@@ -189,31 +189,31 @@ def test_imagenet_normalisation_is_the_default(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [(200, 100), (37, 411)])
 def test_a_model_of_any_size_gets_sides_it_can_halve(tmp_path: Path, size: tuple[int, int]) -> None:
     path = trained_on_plain_colours(model(tmp_path / "m.onnx", size="side"))
-    assert onnx_cut(Image.new("RGB", size, "red"), path).picture.size == size
+    assert cut_with_onnx(Image.new("RGB", size, "red"), path).picture.size == size
 
 
 def test_a_size_may_be_set_for_a_model_of_any(tmp_path: Path, shot: Image.Image) -> None:
     path = trained_on_plain_colours(model(tmp_path / "m.onnx", size="side"), size=[96, 96])
-    assert overlap(onnx_cut(shot, path).picture, outline("shoe", shot.size)) > 0.97
+    assert overlap(cut_with_onnx(shot, path).picture, outline("shoe", shot.size)) > 0.97
 
 
 def test_threads_share_one_model(tmp_path: Path, shot: Image.Image) -> None:
     path = trained_on_plain_colours(model(tmp_path / "m.onnx"))
     with ThreadPoolExecutor(4) as pool:
-        cuts = {cut.picture.tobytes() for cut in pool.map(lambda _: onnx_cut(shot, path), range(8))}
+        cuts = {cut.picture.tobytes() for cut in pool.map(lambda _: cut_with_onnx(shot, path), range(8))}
     assert len(cuts) == 1
 
 
 def test_what_is_wrong_with_a_model_is_said_with_its_path(tmp_path: Path, shot: Image.Image) -> None:
     missing = tmp_path / "missing.onnx"
     with pytest.raises(SettingsError, match=r"missing\.onnx cannot be loaded"):
-        onnx_cut(shot, missing)
+        cut_with_onnx(shot, missing)
     nonsense = tmp_path / "nonsense.onnx"
     nonsense.write_bytes(b"nonsense")
     with pytest.raises(SettingsError, match=r"nonsense\.onnx cannot be loaded"):
-        onnx_cut(shot, nonsense)
+        cut_with_onnx(shot, nonsense)
     with pytest.raises(SettingsError, match=r"three\.onnx answers with shape \[1, 3, 64, 64\]"):
-        onnx_cut(shot, model(tmp_path / "three.onnx", output="three channels"))
+        cut_with_onnx(shot, model(tmp_path / "three.onnx", output="three channels"))
 
 
 def test_a_model_that_takes_no_picture_is_refused(tmp_path: Path, shot: Image.Image) -> None:
@@ -223,7 +223,7 @@ def test_a_model_that_takes_no_picture_is_refused(tmp_path: Path, shot: Image.Im
     path = tmp_path / "numbers.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
     with pytest.raises(SettingsError, match="not one RGB picture"):
-        onnx_cut(shot, path)
+        cut_with_onnx(shot, path)
 
 
 @pytest.mark.parametrize("text", ['{"mean": [0, 0]}', '{"std": [1, 1, 0]}', '{"meen": 1}', "nonsense"])
@@ -231,13 +231,13 @@ def test_a_wrong_file_beside_the_model_is_named(tmp_path: Path, shot: Image.Imag
     path = model(tmp_path / "m.onnx")
     (tmp_path / "m.onnx.json").write_text(text)
     with pytest.raises(SettingsError, match=r"m\.onnx\.json"):
-        onnx_cut(shot, path)
+        cut_with_onnx(shot, path)
 
 
 def test_numbers_that_are_none_are_refused(tmp_path: Path) -> None:
     path = trained_on_plain_colours(model(tmp_path / "m.onnx"), mean=[float(np.finfo(np.float64).max), 0, 0])
     with np.errstate(over="ignore"), pytest.raises(SettingsError, match="no numbers"):
-        onnx_cut(Image.new("RGB", (64, 64), "red"), path)
+        cut_with_onnx(Image.new("RGB", (64, 64), "red"), path)
 
 
 def test_without_onnxruntime_the_extra_is_named(
@@ -245,4 +245,4 @@ def test_without_onnxruntime_the_extra_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(SettingsError, match=r"extra `masks`.*BG_ONNX_MODEL"):
-        onnx_cut(shot, tmp_path / "m.onnx")
+        cut_with_onnx(shot, tmp_path / "m.onnx")

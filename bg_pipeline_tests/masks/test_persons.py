@@ -11,8 +11,8 @@ from bg_pipeline import demo_photos
 from bg_pipeline.imaging import open_photo
 from bg_pipeline.masks.boxes import Box
 from bg_pipeline.masks.faces import portrait
-from bg_pipeline.masks.local_cutout import persons_cut
-from bg_pipeline.masks.validation import judge
+from bg_pipeline.masks.local_cutout import cut_persons
+from bg_pipeline.masks.validation import validate_mask
 from bg_pipeline_tests.rendered import Ground, rendered
 
 SIZE = (400, 500)
@@ -37,16 +37,16 @@ def overlap(one: Image.Image, other: Image.Image) -> float:
 @pytest.mark.parametrize("ground", GROUNDS)
 def test_a_person_is_found_better_than_by_the_shape_alone(ground: Ground) -> None:
     shot, face = rendered("bust", ground, SIZE), bust_face(SIZE)
-    cut = persons_cut(shot.photo, [face])
+    cut = cut_persons(shot.photo, [face])
     assert cut is not None
     assert overlap(cut.picture, shot.matte) > 0.95
     assert overlap(portrait([face], SIZE).picture, shot.matte) < 0.9
-    assert judge(cut, boxes=[face], beyond=True).ok
+    assert validate_mask(cut, boxes=[face], beyond=True).ok
 
 
 def test_the_same_photo_gives_the_same_mask() -> None:
     shot = rendered("bust", "room", SIZE)
-    first, second = (persons_cut(shot.photo, [bust_face(SIZE)]) for _ in range(2))
+    first, second = (cut_persons(shot.photo, [bust_face(SIZE)]) for _ in range(2))
     assert first is not None
     assert second is not None
     assert first.picture.tobytes() == second.picture.tobytes()
@@ -54,7 +54,7 @@ def test_the_same_photo_gives_the_same_mask() -> None:
 
 def test_hair_and_arms_of_a_real_portrait_are_kept_and_the_wall_is_not() -> None:
     photo = demo_photo("astronaut.jpg")
-    cut = persons_cut(photo, [Box(0.342, 0.127, 0.529, 0.315)])
+    cut = cut_persons(photo, [Box(0.342, 0.127, 0.529, 0.315)])
     assert cut is not None
     kept = np.asarray(cut.picture)
     assert kept[60, 220] > 250, "her hair"
@@ -65,7 +65,7 @@ def test_hair_and_arms_of_a_real_portrait_are_kept_and_the_wall_is_not() -> None
 
 def test_somebody_standing_ends_at_the_shoes() -> None:
     photo = demo_photo("IMG_4312.jpg")
-    cut = persons_cut(photo, [Box(0.282, 0.167, 0.386, 0.235)])
+    cut = cut_persons(photo, [Box(0.282, 0.167, 0.386, 0.235)])
     assert cut is not None
     assert np.asarray(cut.picture)[900:].max() < 5, "grass"
 
@@ -79,7 +79,7 @@ def test_two_people_are_found_together() -> None:
     left, right = (
         Box(face.left / 2 + shift, face.top, face.right / 2 + shift, face.bottom) for shift in (0, 0.5)
     )
-    cut = persons_cut(photo, [left, right])
+    cut = cut_persons(photo, [left, right])
     assert cut is not None
     assert overlap(cut.picture.crop((0, 0, 300, 400)), one.matte) > 0.9
     assert overlap(cut.picture.crop((300, 0, 600, 400)), one.matte) > 0.9
@@ -90,13 +90,13 @@ def test_where_colours_tell_nothing_apart_there_is_no_cut() -> None:
     face = bust_face(SIZE)
     noise = np.random.default_rng(1).integers(0, 255, (SIZE[1], SIZE[0], 3), np.uint8)
     for photo in (Image.fromarray(noise), Image.new("RGB", SIZE, "grey")):
-        cut = persons_cut(photo, [face])
+        cut = cut_persons(photo, [face])
         assert cut is None or overlap(cut.picture, portrait([face], SIZE).picture) > 0.6
 
 
 @pytest.mark.parametrize("faces", [[], [Box(0, 0, 1, 1)], [Box(0.5, 0.5, 0.5, 0.5)], [Box(0.99, 0.99, 1, 1)]])
 def test_odd_faces_give_no_cut_or_one_of_the_right_size(faces: list[Box]) -> None:
     photo = rendered("bust", "room", SIZE).photo
-    cut = persons_cut(photo, faces)
+    cut = cut_persons(photo, faces)
     assert cut is None or cut.picture.size == SIZE
-    assert persons_cut(photo.resize((40, math.ceil(40.5))), faces) is None
+    assert cut_persons(photo.resize((40, math.ceil(40.5))), faces) is None

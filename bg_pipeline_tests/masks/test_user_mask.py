@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from bg_pipeline.errors import ImageError
 from bg_pipeline.masks import conventions
-from bg_pipeline.masks.user_mask import read_given
+from bg_pipeline.masks.user_mask import read_user_mask
 from bg_pipeline_tests.masks.scenes import outline, overlap
 
 SIZE = (400, 300)
@@ -32,7 +32,7 @@ def _kept() -> Image.Image:
 
 
 def test_black_is_the_subject(kept: Image.Image) -> None:
-    mask = read_given(file(stored(kept)), SIZE)
+    mask = read_user_mask(file(stored(kept)), SIZE)
     assert mask.picture.tobytes() == kept.tobytes()
     assert (mask.source, mask.notes) == ("given", ())
 
@@ -44,30 +44,30 @@ def test_every_mode_of_png_means_the_same(kept: Image.Image, mode: str) -> None:
         picture = Image.fromarray(np.asarray(picture).astype(np.uint16) * 257)
     else:
         picture = picture.convert(mode)
-    assert read_given(file(picture), SIZE).picture.tobytes() == kept.tobytes()
+    assert read_user_mask(file(picture), SIZE).picture.tobytes() == kept.tobytes()
 
 
 def test_with_alpha_the_opaque_part_is_the_subject_whatever_its_colour(kept: Image.Image) -> None:
     cut = conventions.to_alpha(Image.new("RGB", SIZE, "white"), kept)
-    assert read_given(file(cut), SIZE).picture.tobytes() == kept.tobytes()
+    assert read_user_mask(file(cut), SIZE).picture.tobytes() == kept.tobytes()
 
 
 def test_translucent_alpha_stays_translucent(kept: Image.Image) -> None:
     glass = kept.point([value // 2 for value in range(256)])
     glass.paste(255, (0, 0, 40, 40))
     cut = conventions.to_alpha(Image.new("RGB", SIZE), glass)
-    assert read_given(file(cut), SIZE).picture.tobytes() == glass.tobytes()
+    assert read_user_mask(file(cut), SIZE).picture.tobytes() == glass.tobytes()
 
 
 def test_a_soft_edge_stays_soft(kept: Image.Image) -> None:
     soft = kept.filter(ImageFilter.GaussianBlur(1.5))
-    mask = read_given(file(stored(soft)), SIZE).picture
+    mask = read_user_mask(file(stored(soft)), SIZE).picture
     assert overlap(mask, soft) > 0.99
     assert len(set(mask.tobytes())) > 20
 
 
 def test_noise_of_a_jpeg_is_cleaned(kept: Image.Image) -> None:
-    mask = read_given(file(stored(kept), "JPEG", quality=70), SIZE).picture
+    mask = read_user_mask(file(stored(kept), "JPEG", quality=70), SIZE).picture
     assert overlap(mask, kept) > 0.99
     inside = np.asarray(kept.filter(ImageFilter.MinFilter(21))) == 255
     outside = np.asarray(kept.filter(ImageFilter.MaxFilter(21))) == 0
@@ -77,7 +77,7 @@ def test_noise_of_a_jpeg_is_cleaned(kept: Image.Image) -> None:
 
 def test_nearly_black_and_nearly_white_are_black_and_white(kept: Image.Image) -> None:
     dull = stored(kept).point([40 + value * 170 // 255 for value in range(256)])
-    assert read_given(file(dull), SIZE).picture.tobytes() == kept.tobytes()
+    assert read_user_mask(file(dull), SIZE).picture.tobytes() == kept.tobytes()
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_nearly_black_and_nearly_white_are_black_and_white(kept: Image.Image) ->
 )
 def test_greys_that_could_mean_anything_are_refused(picture: Image.Image, why: str) -> None:
     with pytest.raises(ImageError, match=why) as refused:
-        read_given(file(picture), SIZE, name="image-files/masks/a.png")
+        read_user_mask(file(picture), SIZE, name="image-files/masks/a.png")
     assert refused.value.code == "MaskIsGrey"
     assert "image-files/masks/a.png" in str(refused.value)
 
@@ -100,33 +100,33 @@ def test_a_third_grey_is_refused_however_small(kept: Image.Image) -> None:
     picture = stored(kept)
     picture.paste(120, (0, 0, 80, 60))
     with pytest.raises(ImageError, match="neither black"):
-        read_given(file(picture), SIZE)
+        read_user_mask(file(picture), SIZE)
 
 
 def test_a_mask_in_colours_is_refused(kept: Image.Image) -> None:
     picture = Image.new("RGB", SIZE, "white")
     picture.paste((230, 60, 60), mask=kept)
     with pytest.raises(ImageError, match="greys or colours"):
-        read_given(file(picture), SIZE)
+        read_user_mask(file(picture), SIZE)
 
 
 @pytest.mark.parametrize(("colour", "code"), [(0, "MaskKeepsEverything"), (255, "MaskKeepsNothing")])
 def test_a_mask_of_one_colour_is_refused(colour: int, code: str) -> None:
     with pytest.raises(ImageError, match=r"marks (every|no) pixel") as refused:
-        read_given(file(Image.new("L", SIZE, colour)), SIZE)
+        read_user_mask(file(Image.new("L", SIZE, colour)), SIZE)
     assert refused.value.code == code
 
 
 def test_a_fully_transparent_mask_keeps_nothing() -> None:
     with pytest.raises(ImageError) as refused:
-        read_given(file(Image.new("RGBA", SIZE, (0, 0, 0, 0))), SIZE)
+        read_user_mask(file(Image.new("RGBA", SIZE, (0, 0, 0, 0))), SIZE)
     assert refused.value.code == "MaskKeepsNothing"
 
 
 @pytest.mark.parametrize("factor", [0.25, 0.5, 3])
 def test_another_size_of_the_same_shape_is_resized_and_said(kept: Image.Image, factor: float) -> None:
     size = (round(SIZE[0] * factor), round(SIZE[1] * factor))
-    mask = read_given(file(stored(conventions.harden(outline("shoe", size)))), SIZE, name="m.png")
+    mask = read_user_mask(file(stored(conventions.harden(outline("shoe", size)))), SIZE, name="m.png")
     assert mask.picture.size == SIZE
     assert overlap(mask.picture, kept) > 0.97
     assert mask.notes == (f"m.png was resized from {size[0]}×{size[1]} to the photo's 400×300",)
@@ -134,25 +134,25 @@ def test_another_size_of_the_same_shape_is_resized_and_said(kept: Image.Image, f
 
 def test_an_enlarged_mask_has_an_edge_of_a_pixel_or_two() -> None:
     small = conventions.harden(outline("shoe", (100, 75)))
-    mask = np.asarray(read_given(file(stored(small)), (1600, 1200)).picture)
+    mask = np.asarray(read_user_mask(file(stored(small)), (1600, 1200)).picture)
     edge_length = np.asarray(outline("shoe", (1600, 1200)).filter(ImageFilter.FIND_EDGES)).astype(bool).sum()
     assert ((mask > 20) & (mask < 235)).sum() < 3 * edge_length
 
 
 def test_another_shape_is_refused(kept: Image.Image) -> None:
     with pytest.raises(ImageError, match="400×300 pixels and the photo 400×400") as refused:
-        read_given(file(stored(kept)), (400, 400))
+        read_user_mask(file(stored(kept)), (400, 400))
     assert refused.value.code == "MaskShapeDiffers"
 
 
 def test_a_mask_painted_on_the_unturned_photo_is_told_so(kept: Image.Image) -> None:
     with pytest.raises(ImageError, match="turned by 90"):
-        read_given(file(stored(kept)), (300, 400))
+        read_user_mask(file(stored(kept)), (300, 400))
 
 
 def test_a_file_that_is_no_picture_is_refused() -> None:
     with pytest.raises(ImageError):
-        read_given(b"not a picture", SIZE)
+        read_user_mask(b"not a picture", SIZE)
 
 
 @settings(max_examples=40, deadline=None)
@@ -160,7 +160,7 @@ def test_a_file_that_is_no_picture_is_refused() -> None:
 def test_every_scaled_copy_fits_its_photo(width: int, height: int, factor: float) -> None:
     picture = Image.new("L", (max(1, round(width * factor)), max(1, round(height * factor))), 255)
     ImageDraw.Draw(picture).rectangle((0, 0, picture.width // 2, picture.height // 2), fill=0)
-    mask = read_given(file(picture), (width, height)).picture
+    mask = read_user_mask(file(picture), (width, height)).picture
     assert mask.size == (width, height)
     assert mask.getpixel((0, 0)) == 255
     assert mask.getpixel((width - 1, height - 1)) == 0

@@ -6,23 +6,28 @@ from bg_pipeline.aws.clients import Aws
 from bg_pipeline.captioners import nova
 from bg_pipeline.errors import ModelUnavailable, NothingUsable
 from bg_pipeline.generators import Generator, Operation, generator
-from bg_pipeline.models.selection import Candidate, Roster, look, prompt_limit
+from bg_pipeline.models.selection import (
+    ModelCandidate,
+    ModelSelector,
+    check_availability,
+    prompt_limit,
+)
 from bg_pipeline_local_aws.control_client import ControlClient
 
 US_NOVA = nova.operation("us.amazon.nova-pro-v1:0")
 TITAN, CANVAS = "amazon.titan-image-generator-v2:0", "amazon.nova-canvas-v1:0"
 
 
-def roster(notes: list[str], *names: str, aws: Aws | None = None) -> Roster[Generator]:
+def roster(notes: list[str], *names: str, aws: Aws | None = None) -> ModelSelector[Generator]:
     made = [generator(name) for name in names]
-    candidates = [Candidate(each.name, (each.replaces,), each) for each in made if each.replaces]
-    return Roster(aws or Aws(("us-east-1",)), candidates, notes.append)
+    candidates = [ModelCandidate(each.name, (each.replaces,), each) for each in made if each.replaces]
+    return ModelSelector(aws or Aws(("us-east-1",)), candidates, notes.append)
 
 
 def test_a_profile_of_another_geography_is_refused_with_the_regions_it_is_called_from(
     control: ControlClient,
 ) -> None:
-    verdict = look(Aws(), US_NOVA, "eu-central-1")
+    verdict = check_availability(Aws(), US_NOVA, "eu-central-1")
     assert not verdict.usable
     assert "not offered in eu-central-1 through us.amazon.nova-pro-v1:0; it is in us-east-1" in verdict.reason
 
@@ -30,22 +35,22 @@ def test_a_profile_of_another_geography_is_refused_with_the_regions_it_is_called
 @pytest.mark.parametrize("region", ["us-west-2", "eu-central-1"])
 def test_where_profiles_may_not_be_asked_for_the_table_tells(control: ControlClient, region: str) -> None:
     control.fault(operation="GetInferenceProfile", code="AccessDeniedException", message="no", times=0)
-    assert look(Aws(), US_NOVA, region).usable is (region == "us-west-2")
+    assert check_availability(Aws(), US_NOVA, region).usable is (region == "us-west-2")
 
 
 def test_where_the_control_plane_is_nowhere_the_table_tells(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_BEDROCK", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     aws = Aws()
-    assert look(aws, US_NOVA, "us-west-2").usable
-    assert not look(aws, US_NOVA, "eu-central-1").usable
+    assert check_availability(aws, US_NOVA, "us-west-2").usable
+    assert not check_availability(aws, US_NOVA, "eu-central-1").usable
 
 
 def test_the_services_word_on_a_profile_is_newer_than_the_table(control: ControlClient) -> None:
     control.fault(
         operation="GetInferenceProfile", code="ResourceNotFoundException", message="not found", times=0
     )
-    assert not look(Aws(), US_NOVA, "us-east-1").usable
+    assert not check_availability(Aws(), US_NOVA, "us-east-1").usable
 
 
 def test_what_the_table_has_as_retired_comes_last_where_nobody_can_be_asked(control: ControlClient) -> None:
@@ -116,4 +121,4 @@ def test_a_model_at_home_comes_before_one_elsewhere(
 
 
 def test_a_model_of_ones_own_is_tried(control: ControlClient) -> None:
-    assert look(Aws(), Operation("MINE", "acme.paint-v1"), "us-east-1").usable
+    assert check_availability(Aws(), Operation("MINE", "acme.paint-v1"), "us-east-1").usable

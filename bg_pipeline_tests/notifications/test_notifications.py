@@ -24,20 +24,20 @@ from bg_pipeline.defs.partitions import upload_dates
 from bg_pipeline.defs.sensors.notifications import notices
 from bg_pipeline.domain.rows import Output, Row, Status, compose
 from bg_pipeline.errors import SettingsError
-from bg_pipeline.notifications.delivery import Ended, Outbox
+from bg_pipeline.notifications.delivery import EndedRun, Notifier
 from bg_pipeline.notifications.messages import (
-    Crash,
-    Filed,
-    Notice,
-    Outcome,
-    finished,
+    BatchOutcome,
+    Notification,
+    RunFailure,
+    StoredReport,
+    batch_finished,
+    batch_unreported,
     outcome_of,
-    without_report,
 )
-from bg_pipeline.notifications.pending_runs import ATTEMPTS, FIRST_LOOK_SECONDS, Agenda
+from bg_pipeline.notifications.pending_runs import ATTEMPTS, FIRST_LOOK_SECONDS, NotificationCursor
 from bg_pipeline.notifications.senders import ATTEMPTS as POSTS
-from bg_pipeline.notifications.senders import SIGNATURE, NotSent, Topic, WebHook, subject
-from bg_pipeline.reports.links import Link, link
+from bg_pipeline.notifications.senders import SIGNATURE, NotSent, SnsSender, WebhookSender, subject
+from bg_pipeline.reports.links import ShareLink, share_link
 from bg_pipeline.reports.report import Report
 from bg_pipeline.settings import settings
 from bg_pipeline.storage.object_store import Store
@@ -65,25 +65,27 @@ CAPPED = row("car.png", Status.SKIPPED, "CapReached", "the cap of this run, BG_M
 SAMPLE = row("fox.png", Status.SKIPPED, "SampleWaits", "the sample waits for approval")
 
 
-def said(*rows: Row, until: datetime = NOW + timedelta(days=1), sure: bool = True) -> Notice:
-    link = Link("https://bucket.s3.amazonaws.com/r.html?X-Amz-Signature=1", until, sure)
-    filed = Filed("2025/11/20/b", "photos", "status-report-files/2025/11/20/b/r.json", Report(rows), link)
-    return finished(filed, NOW)
+def said(*rows: Row, until: datetime = NOW + timedelta(days=1), sure: bool = True) -> Notification:
+    link = ShareLink("https://bucket.s3.amazonaws.com/r.html?X-Amz-Signature=1", until, sure)
+    filed = StoredReport(
+        "2025/11/20/b", "photos", "status-report-files/2025/11/20/b/r.json", Report(rows), link
+    )
+    return batch_finished(filed, NOW)
 
 
 @pytest.mark.parametrize(
     ("rows", "outcome", "words"),
     [
-        ([GOOD, GOOD], Outcome.ALL_GOOD, "all done, 2 images"),
-        ([GOOD, BAD, LOOK], Outcome.SOME_FAILED, "1 of 3 images done, 2 not"),
-        ([LOOK], Outcome.SOME_FAILED, "0 of 1 image done, 1 not"),
-        ([BAD], Outcome.NOTHING_WORKED, "nothing worked, none of 1 image done"),
-        ([GOOD, CAPPED, BAD], Outcome.STOPPED_AT_CAP, "stopped at the cost cap, 1 of 3 images done"),
-        ([GOOD, SAMPLE], Outcome.WAITING, "1 of 2 images done, 1 waiting"),
-        ([], Outcome.ALL_GOOD, "no image was asked for"),
+        ([GOOD, GOOD], BatchOutcome.ALL_GOOD, "all done, 2 images"),
+        ([GOOD, BAD, LOOK], BatchOutcome.SOME_FAILED, "1 of 3 images done, 2 not"),
+        ([LOOK], BatchOutcome.SOME_FAILED, "0 of 1 image done, 1 not"),
+        ([BAD], BatchOutcome.NOTHING_WORKED, "nothing worked, none of 1 image done"),
+        ([GOOD, CAPPED, BAD], BatchOutcome.STOPPED_AT_CAP, "stopped at the cost cap, 1 of 3 images done"),
+        ([GOOD, SAMPLE], BatchOutcome.WAITING, "1 of 2 images done, 1 waiting"),
+        ([], BatchOutcome.ALL_GOOD, "no image was asked for"),
     ],
 )
-def test_each_outcome_has_a_subject_of_its_own(rows: list[Row], outcome: Outcome, words: str) -> None:
+def test_each_outcome_has_a_subject_of_its_own(rows: list[Row], outcome: BatchOutcome, words: str) -> None:
     assert outcome_of(Report(tuple(rows))) is outcome
     notice = said(*rows)
     assert notice.outcome is outcome
@@ -126,7 +128,7 @@ def test_the_document_says_the_same_to_programs() -> None:
     document = said(GOOD, BAD).document
     assert json.loads(json.dumps(document)) == document
     assert document["Kind"] == "batch_finished"
-    assert document["Outcome"] == "some_failed"
+    assert document["BatchOutcome"] == "some_failed"
     assert document["Counts"] == {"Succeeded": 1, "Failed": 1}
     assert document["Batch"] == "2025/11/20/b"
     assert document["Id"] == "id-b"
@@ -140,14 +142,14 @@ def test_the_same_news_have_the_same_id_and_other_news_another() -> None:
 
 
 def test_a_run_that_left_no_report_is_told_with_its_reason_and_what_to_do() -> None:
-    crash = Crash("run-1", DATE, False, "exit code -9", False, ["2025/11/20/b"])
-    notice = without_report(crash, "photos", NOW)
+    crash = RunFailure("run-1", DATE, False, "exit code -9", False, ["2025/11/20/b"])
+    notice = batch_unreported(crash, "photos", NOW)
     assert notice.subject == "bg_pipeline: 2025-11-20: the run failed without a report"
     assert "Without a report is: 2025/11/20/b." in notice.text
     assert "Reason: exit code -9" in notice.text
     assert "bg-pipeline run --date 2025-11-20" in notice.text
     assert notice.document["Batches"] == ["2025/11/20/b"]
-    again = without_report(Crash("run-1", DATE, True, "", True, None), "photos", NOW)
+    again = batch_unreported(RunFailure("run-1", DATE, True, "", True, None), "photos", NOW)
     assert "was cancelled" in again.subject
     assert "could not be looked up" in again.text
     assert "Dagster starts the run again by itself" in again.text
@@ -168,7 +170,7 @@ def test_a_subject_is_what_sns_takes(words: str) -> None:
 def test_a_link_opens_the_report_and_says_how_long_it_works(bucket: str, s3: Any) -> None:
     store = Store(Aws().s3(bucket), bucket)
     store.write("status-report-files/r.csv", b"words", media_type="text/csv")
-    made = link(Aws(), store, "status-report-files/r.csv", 600, NOW)
+    made = share_link(Aws(), store, "status-report-files/r.csv", 600, NOW)
     assert requests.get(made.url, timeout=10).content == b"words"
     assert "X-Amz-Expires=600" in made.url
     assert (made.until, made.sure) == (NOW + timedelta(seconds=600), True)
@@ -183,10 +185,10 @@ def test_a_link_ends_with_the_session_that_signed_it(
     aws = Aws()
     store = Store(aws.client("s3"), bucket)
     now = datetime.now(UTC)
-    made = link(aws, store, "r.csv", 86_400, now)
+    made = share_link(aws, store, "r.csv", 86_400, now)
     assert (made.until, made.sure) == (ends, True)
     monkeypatch.delenv("AWS_CREDENTIAL_EXPIRATION")
-    unknown = link(Aws(), store, "r.csv", 86_400, now)
+    unknown = share_link(Aws(), store, "r.csv", 86_400, now)
     assert (unknown.until, unknown.sure) == (now + timedelta(days=1), False)
 
 
@@ -237,7 +239,7 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_post_is_signed_so_that_its_receiver_can_tell_it_is_ours(hook: Hook) -> None:
     notice = said(GOOD)
-    WebHook(hook.url, SECRET).send(notice)
+    WebhookSender(hook.url, SECRET).send(notice)
     ((headers, body),) = hook.posts
     assert headers[SIGNATURE] == f"sha256={hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()}"
     assert headers["Content-Type"] == "application/json"
@@ -247,7 +249,7 @@ def test_a_post_is_signed_so_that_its_receiver_can_tell_it_is_ours(hook: Hook) -
 
 def test_a_post_that_is_not_taken_is_tried_again(hook: Hook) -> None:
     hook.answers = [503, 429, 200]
-    WebHook(hook.url, SECRET).send(said(GOOD))
+    WebhookSender(hook.url, SECRET).send(said(GOOD))
     assert len(hook.posts) == 3
     assert len({body for _, body in hook.posts}) == 1
 
@@ -255,10 +257,10 @@ def test_a_post_that_is_not_taken_is_tried_again(hook: Hook) -> None:
 def test_a_hook_that_never_takes_it_is_told_without_its_token(hook: Hook) -> None:
     hook.answers = [500]
     with pytest.raises(NotSent, match=r"the web hook at 127.0.0.1 \(BG_WEBHOOK_URL\) answered 500"):
-        WebHook(hook.url, SECRET).send(said(GOOD))
+        WebhookSender(hook.url, SECRET).send(said(GOOD))
     assert len(hook.posts) == POSTS
     with pytest.raises(NotSent) as gone:
-        WebHook("http://127.0.0.1:9/hook?token=very-secret", SECRET).send(said(GOOD))
+        WebhookSender("http://127.0.0.1:9/hook?token=very-secret", SECRET).send(said(GOOD))
     assert "very-secret" not in str(gone.value)
 
 
@@ -266,7 +268,7 @@ def test_a_hook_that_never_takes_it_is_told_without_its_token(hook: Hook) -> Non
 def test_what_a_hook_refuses_is_not_repeated_and_no_redirect_is_followed(hook: Hook, status: int) -> None:
     hook.answers = [status]
     with pytest.raises(NotSent, match=str(status)):
-        WebHook(hook.url, SECRET).send(said(GOOD))
+        WebhookSender(hook.url, SECRET).send(said(GOOD))
     assert len(hook.posts) == 1
 
 
@@ -303,7 +305,7 @@ def mail(stand_in: Any) -> Mail:
 
 def test_a_topics_subscribers_get_subject_text_and_outcome(mail: Mail) -> None:
     notice = said(GOOD, BAD)
-    Topic(boto3.client("sns"), mail.arn).send(notice)
+    SnsSender(boto3.client("sns"), mail.arn).send(notice)
     (message,) = mail.messages()
     assert (message["Subject"], message["Message"]) == (notice.subject, notice.text)
     assert message["MessageAttributes"]["outcome"]["Value"] == "some_failed"
@@ -312,7 +314,7 @@ def test_a_topics_subscribers_get_subject_text_and_outcome(mail: Mail) -> None:
 def test_a_topic_that_is_not_there_is_told(stand_in: Any) -> None:
     arn = "arn:aws:sns:us-east-1:000000000000:gone"
     with pytest.raises(NotSent, match=rf"SNS topic {arn} \(BG_SNS_TOPIC_ARN\): NotFound"):
-        Topic(boto3.client("sns"), arn).send(said(GOOD))
+        SnsSender(boto3.client("sns"), arn).send(said(GOOD))
 
 
 # What the sensor remembers
@@ -320,13 +322,13 @@ def test_a_topic_that_is_not_there_is_told(stand_in: Any) -> None:
 
 def test_a_cursor_that_says_nothing_looks_back_a_day() -> None:
     for cursor in (None, "", "{}", "[nonsense"):
-        assert Agenda.read(cursor, 1e9).since == 1e9 - FIRST_LOOK_SECONDS
+        assert NotificationCursor.read(cursor, 1e9).since == 1e9 - FIRST_LOOK_SECONDS
 
 
 def test_a_run_is_taken_up_once_although_it_is_seen_again() -> None:
-    agenda = Agenda(since=0)
+    agenda = NotificationCursor(since=0)
     agenda.add("a", 100, [DATE])
-    agenda = Agenda.read(agenda.model_dump_json(), 0)
+    agenda = NotificationCursor.read(agenda.model_dump_json(), 0)
     agenda.add("a", 100, [DATE])
     agenda.add("b", 101, [])
     assert [errand.run_id for errand in agenda.errands] == ["a"]
@@ -335,7 +337,7 @@ def test_a_run_is_taken_up_once_although_it_is_seen_again() -> None:
 
 
 def test_what_could_not_be_told_is_tried_for_a_day_and_then_given_up() -> None:
-    agenda = Agenda(since=0)
+    agenda = NotificationCursor(since=0)
     agenda.add("a", 100, [DATE])
     (errand,) = agenda.errands
     now, tries = 0.0, 0
@@ -450,7 +452,7 @@ def test_each_finished_batch_is_told_once_through_every_way(desk: Desk, mail: Ma
         "bg_pipeline: 2025/11/20/1: all done, 2 images",
         "bg_pipeline: 2025/11/20/2: 1 of 2 images done, 1 not",
     ]
-    assert [document["Outcome"] for document in hook.documents()] == ["all_good", "some_failed"]
+    assert [document["BatchOutcome"] for document in hook.documents()] == ["all_good", "some_failed"]
     assert desk.tick().skip_message == "no run has ended since the last look"
     assert mail.subjects() == []
 
@@ -563,11 +565,15 @@ def test_what_a_tick_has_no_time_for_is_told_in_the_next(s3: Any, bucket: str, m
         bench.submit({"bad.jpg": b"<html>"}, batch=batch)
     bench.run()
     now = datetime.now(UTC)
-    run = Ended("run-1", since=now - timedelta(hours=1), until=now)
+    run = EndedRun("run-1", since=now - timedelta(hours=1), until=now)
     told = []
     for _ in range(3):
-        outbox = Outbox(
-            bench.settings(), bench.store, [Topic(boto3.client("sns"), mail.arn)], unopened, lambda line: None
+        outbox = Notifier(
+            bench.settings(),
+            bench.store,
+            [SnsSender(boto3.client("sns"), mail.arn)],
+            unopened,
+            lambda line: None,
         )
         outbox.is_late = lambda outbox=outbox: outbox.sent == 1
         told.append(outbox.tell(run, DATE))
@@ -579,18 +585,18 @@ def test_old_reports_of_a_date_that_is_run_again_are_no_news(s3: Any, bucket: st
     bench = Bench(Store(s3, bucket))
     bench.submit({"bad.jpg": b"<html>"})
     bench.run()
-    outbox = Outbox(
-        bench.settings(), bench.store, [Topic(boto3.client("sns"), mail.arn)], unopened, lambda line: None
+    outbox = Notifier(
+        bench.settings(), bench.store, [SnsSender(boto3.client("sns"), mail.arn)], unopened, lambda line: None
     )
     later = datetime.now(UTC) + timedelta(hours=1)
-    outbox.tell(Ended("run-2", since=later, until=later), DATE)
+    outbox.tell(EndedRun("run-2", since=later, until=later), DATE)
     assert mail.subjects() == []
-    outbox.tell(Ended("run-1", since=later - timedelta(hours=1), until=later), DATE)
+    outbox.tell(EndedRun("run-1", since=later - timedelta(hours=1), until=later), DATE)
     assert len(mail.subjects()) == 1
 
 
-def unopened(store: Store, key: str) -> Link:
-    return Link(f"https://example.org/{key}", NOW, True)
+def unopened(store: Store, key: str) -> ShareLink:
+    return ShareLink(f"https://example.org/{key}", NOW, True)
 
 
 def test_a_report_in_a_place_of_the_requests_own_is_told(desk: Desk, mail: Mail) -> None:

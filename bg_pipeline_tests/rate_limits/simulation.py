@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from bg_pipeline.rate_limits.limiter import Lane, LaneState, Rate, first_free
+from bg_pipeline.rate_limits.limiter import Rate, RegionLimiter, RegionState, earliest_free
 
 CONCURRENCY = 64
 SIGMA = 0.25
@@ -135,11 +135,11 @@ class Service:
 
 
 class Process:
-    """One run with its images and its gate: the queue of `Gate`, without threads, around the real lanes."""
+    """One run with its images and its gate: the queue of `RateLimiter`, without threads, around the real lanes."""
 
     def __init__(self, world: World, services: Mapping[str, Service], quota: Rate, images: int) -> None:
         self.world, self.services = world, services
-        self.lanes = [Lane(name, quota) for name in services]
+        self.lanes = [RegionLimiter(name, quota) for name in services]
         self.done: list[float] = []
         self.nothing_more: Callable[[], None] = lambda: None
         self._images = iter(range(images))
@@ -169,7 +169,7 @@ class Process:
     def _look(self) -> None:
         now = self.world.now
         while self._queue:
-            at, lane = first_free(self.lanes, now)
+            at, lane = earliest_free(self.lanes, now)
             if at > now:
                 if not now < self._look_at <= at:
                     self._look_at = at
@@ -177,7 +177,7 @@ class Process:
                 return
             self._go(heapq.heappop(self._queue), lane)
 
-    def _go(self, image: int, lane: Lane) -> None:
+    def _go(self, image: int, lane: RegionLimiter) -> None:
         since = self.world.now
         call = lane.took(since)
         self._not_admitted.discard(image)
@@ -210,7 +210,7 @@ class Outcome:
     """The share of all calls."""
     failed: int
     done: int
-    lanes: Mapping[str, LaneState]
+    lanes: Mapping[str, RegionState]
     """Of the first process."""
 
 

@@ -10,14 +10,14 @@ from botocore.exceptions import ClientError
 
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.budget.image_budget import ImageBudget
-from bg_pipeline.budget.run_budget import Purse
+from bg_pipeline.budget.run_budget import RunBudget
 from bg_pipeline.captioners import nova
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.errors import LeaseLost, ModelUnavailable, RunStopped
 from bg_pipeline.generators import stability
 from bg_pipeline.generators.stability import Stability
 from bg_pipeline.labelers import rekognition
-from bg_pipeline.rate_limits.calls import Calls, DayQuotaExhausted, classify
+from bg_pipeline.rate_limits.calls import DayQuotaExhausted, ModelCalls, classify
 from bg_pipeline.settings import settings
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
@@ -39,8 +39,8 @@ class Lease:
 def test_a_call_that_waited_at_the_gate_is_not_sent_once_another_run_has_the_batch(
     s3, bucket, control: ControlClient
 ) -> None:
-    purse = Purse(Store(s3, bucket))
-    calls = Calls(Aws(("us-east-1",)), settings(quota_detect_labels_tps=50), threading.Event())
+    purse = RunBudget(Store(s3, bucket))
+    calls = ModelCalls(Aws(("us-east-1",)), settings(quota_detect_labels_tps=50), threading.Event())
     body = rekognition.request(photo(1), 50)
 
     def label(lease: Lease) -> None:
@@ -68,7 +68,7 @@ def test_a_call_that_waited_at_the_gate_is_not_sent_once_another_run_has_the_bat
 def test_an_answer_that_cannot_be_read_is_told_to_the_gate_as_none(
     where: str, control: ControlClient
 ) -> None:
-    calls = Calls(Aws(("us-east-1",)), settings(quota_detect_labels_tps=50), threading.Event())
+    calls = ModelCalls(Aws(("us-east-1",)), settings(quota_detect_labels_tps=50), threading.Event())
 
     def unreadable(*_: object) -> float:
         raise ValueError("no answer of the service's")
@@ -92,7 +92,7 @@ def test_an_answer_that_cannot_be_read_is_told_to_the_gate_as_none(
 CUT_OUT = Stability.removes
 
 
-def cut_out(calls: Calls, regions: tuple[str, ...] = ("us-east-1",)) -> str:
+def cut_out(calls: ModelCalls, regions: tuple[str, ...] = ("us-east-1",)) -> str:
     """Has a subject cut out and returns the Region that did it."""
     body = json.dumps(stability.removal(photo(1), (240, 180)))
 
@@ -103,9 +103,9 @@ def cut_out(calls: Calls, regions: tuple[str, ...] = ("us-east-1",)) -> str:
     return calls.make(CUT_OUT, send, regions=regions).region
 
 
-def calls_of_cut_outs(stop: threading.Event, notes: list[str], *regions: str) -> Calls:
+def calls_of_cut_outs(stop: threading.Event, notes: list[str], *regions: str) -> ModelCalls:
     chosen = settings(quota_stability_remove_background_rpm=6_000, attempts=1)
-    return Calls(Aws(regions or ("us-east-1",)), chosen, stop, note=notes.append)
+    return ModelCalls(Aws(regions or ("us-east-1",)), chosen, stop, note=notes.append)
 
 
 def test_a_refusal_that_passes_is_no_attempt_and_is_told_once_and_when_it_is_over(
@@ -153,7 +153,7 @@ def test_a_region_that_comes_later_has_a_lane_of_its_own(control: ControlClient)
 
 def test_tokens_a_minute_are_the_accounts_own(control: ControlClient) -> None:
     control.applied_quota({"quota": "L-C0326783", "value": 600}, {"quota": "L-ED46B8C5", "value": 60_000})
-    calls = Calls(Aws(("us-east-1",)), settings(), threading.Event())
+    calls = ModelCalls(Aws(("us-east-1",)), settings(), threading.Event())
     caption = nova.operation("us.amazon.nova-pro-v1:0")
 
     def ask(client: object, model: str) -> None:

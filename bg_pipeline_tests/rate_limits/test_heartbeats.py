@@ -7,7 +7,7 @@ from botocore.exceptions import EndpointConnectionError
 
 from bg_pipeline.rate_limits.heartbeats import Heartbeats
 from bg_pipeline.state.process_identity import process_name
-from bg_pipeline.storage.object_store import Store, Stored
+from bg_pipeline.storage.object_store import ObjectInfo, Store
 from bg_pipeline_tests.buckets import new_bucket
 
 PREFIX = "pipeline-state/heartbeats"
@@ -24,11 +24,11 @@ class Aged(Store):
         self.requests: list[str] = []
         self.down = False
 
-    def list(self, prefix: str, *, start_after: str = "") -> Iterator[Stored]:
+    def list(self, prefix: str, *, start_after: str = "") -> Iterator[ObjectInfo]:
         self.requests.append("LIST")
         for found in super().list(prefix, start_after=start_after):
             age = next((age for process, age in self.seconds.items() if f"/{process}." in found.key), 0.0)
-            yield Stored(found.key, found.size, found.etag, found.modified - timedelta(seconds=age))
+            yield ObjectInfo(found.key, found.size, found.etag, found.modified - timedelta(seconds=age))
 
     def write(self, key: str, data: bytes, **conditions: object) -> str:
         if self.down:

@@ -12,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bg_pipeline.errors import RunStopped
-from bg_pipeline.rate_limits.limiter import Gate, Lane, Pace, Rate, Slot, first_free
+from bg_pipeline.rate_limits.limiter import (
+    AdaptiveRate,
+    Permit,
+    Rate,
+    RateLimiter,
+    RegionLimiter,
+    earliest_free,
+)
 from bg_pipeline_tests.rate_limits.simulation import SHAPES, simulate
 
 HOURLY = Rate(1 / 3600)
@@ -73,9 +80,9 @@ def test_a_slow_quota_refuses_no_call_that_travels_six_milliseconds_less_than_th
 
 
 def test_one_refused_call_in_many_costs_a_hundredth_of_the_speed_and_one_in_few_a_twentieth() -> None:
-    full = Pace(Rate(2.0)).rate(0.0)
+    full = AdaptiveRate(Rate(2.0)).rate(0.0)
     for calls, part in ((30, 0.99), (10, 0.95)):
-        pace, now = Pace(Rate(2.0)), 0.0
+        pace, now = AdaptiveRate(Rate(2.0)), 0.0
         for _ in range(calls):
             now = pace.next_at(now)
             number = pace.took(now)
@@ -84,7 +91,7 @@ def test_one_refused_call_in_many_costs_a_hundredth_of_the_speed_and_one_in_few_
 
 
 def test_a_late_thread_is_not_made_up_for_where_the_quota_is_slow() -> None:
-    pace = Pace(Rate.per_minute(40))
+    pace = AdaptiveRate(Rate.per_minute(40))
     pace.took(0.0)
     told = pace.next_at(0.0)
     pace.waited_for(told)
@@ -116,21 +123,21 @@ def test_probing_costs_at_most_ten_refused_calls_in_a_thousand_when_the_default_
 
 
 def test_nothing_is_probed_by_calls_that_did_not_have_to_wait() -> None:
-    pace = Pace(Rate(1.0, may_probe=True))
+    pace = AdaptiveRate(Rate(1.0, may_probe=True))
     for second in range(0, 3600, 4):
         pace.took(float(second))
     assert pace.rate(3600.0) <= 1.0
 
 
 def test_an_idle_hour_gives_no_burst() -> None:
-    pace = Pace(Rate(1.0))
+    pace = AdaptiveRate(Rate(1.0))
     pace.took(0.0)
     pace.took(3600.0)
     assert pace.next_at(3600.0) >= 3601.0
 
 
 def test_what_refusals_taught_is_old_after_an_hour() -> None:
-    pace = Pace(Rate(2.0))
+    pace = AdaptiveRate(Rate(2.0))
     for second in range(10):
         pace.refused(pace.took(float(second)), second + 0.1)
     assert pace.rate(10.0) < 1.9
@@ -139,43 +146,43 @@ def test_what_refusals_taught_is_old_after_an_hour() -> None:
 
 
 def test_a_late_thread_is_made_up_for_so_that_the_rate_is_kept() -> None:
-    lane = Lane("a", Rate(10.0))
+    lane = RegionLimiter("a", Rate(10.0))
     now = 0.0
     for _ in range(1000):
-        at, _ = first_free([lane], now)
+        at, _ = earliest_free([lane], now)
         now = at + 0.004
-        assert first_free([lane], now)[0] == now
+        assert earliest_free([lane], now)[0] == now
         lane.took(now)
     assert now == pytest.approx(100.0, rel=0.005)
 
 
 def test_no_call_goes_before_the_service_said_to_try_again() -> None:
-    pace = Pace(Rate(10.0))
+    pace = AdaptiveRate(Rate(10.0))
     pace.refused(pace.took(0.0), 0.1, retry_after=30.0)
     assert pace.next_at(0.2) >= 30.1
 
 
 def test_tokens_pace_calls_where_they_are_the_tighter_quota() -> None:
-    pace = Pace(Rate(calls=10.0, tokens=100.0))
+    pace = AdaptiveRate(Rate(calls=10.0, tokens=100.0))
     pace.took(0.0, tokens=200.0)
     assert pace.next_at(0.0) == pytest.approx(2.0, rel=0.01)
 
 
 def test_tokens_that_were_reserved_and_not_used_are_given_back() -> None:
-    pace = Pace(Rate(calls=10.0, tokens=100.0))
+    pace = AdaptiveRate(Rate(calls=10.0, tokens=100.0))
     pace.took(0.0, tokens=200.0)
     pace.gave_back(150.0)
     assert pace.next_at(0.0) == pytest.approx(0.5, rel=0.01)
 
 
 def test_a_call_of_double_cost_takes_double_time() -> None:
-    pace = Pace(Rate(10.0))
+    pace = AdaptiveRate(Rate(10.0))
     pace.took(0.0, cost=2.0)
     assert pace.next_at(0.0) == pytest.approx(0.2, rel=0.01)
 
 
 def test_a_smaller_share_acts_on_the_call_that_already_waits() -> None:
-    pace = Pace(Rate(1.0))
+    pace = AdaptiveRate(Rate(1.0))
     pace.took(0.0)
     pace.share(0.5, 5)
     assert pace.next_at(0.5) == pytest.approx(3.0, rel=0.02)
@@ -184,7 +191,7 @@ def test_a_smaller_share_acts_on_the_call_that_already_waits() -> None:
 
 
 def test_processes_with_places_take_turns() -> None:
-    processes = [Pace(Rate(1.0)) for _ in range(3)]
+    processes = [AdaptiveRate(Rate(1.0)) for _ in range(3)]
     taken = []
     for place, pace in enumerate(processes):
         pace.share(100.0, 3, place)
@@ -213,7 +220,7 @@ def test_processes_with_places_take_turns() -> None:
 def test_whatever_happens_the_pace_stays_alive_and_within_its_quota(
     events: list[tuple[str, float, int, float]], calls: float
 ) -> None:
-    pace, now, taken, call = Pace(Rate(calls)), 1000.0, 0, 0
+    pace, now, taken, call = AdaptiveRate(Rate(calls)), 1000.0, 0, 0
     for what, wait, n, retry_after in events:
         now += wait
         if what == "share":
@@ -279,11 +286,11 @@ def test_the_quotas_of_three_regions_add_up(shape: str) -> None:
 
 
 def test_regions_are_used_in_proportion_to_their_quotas() -> None:
-    lanes = [Lane("large", Rate(4.0)), Lane("small", Rate(1.0))]
+    lanes = [RegionLimiter("large", Rate(4.0)), RegionLimiter("small", Rate(1.0))]
     used: Counter[str] = Counter()
     now = 0.0
     for _ in range(1000):
-        now, lane = first_free(lanes, now)
+        now, lane = earliest_free(lanes, now)
         lane.took(now)
         used[lane.name] += 1
     assert used["large"] == pytest.approx(800, abs=2)
@@ -306,7 +313,7 @@ def test_the_only_region_is_tried_again_until_it_is_back() -> None:
 
 
 def test_an_image_that_always_fails_does_not_rest_a_region() -> None:
-    lane = Lane("a", Rate(10.0))
+    lane = RegionLimiter("a", Rate(10.0))
     for attempt in range(4):
         lane.took(float(attempt))
         lane.failed(attempt + 0.5, since=float(attempt))
@@ -314,7 +321,7 @@ def test_an_image_that_always_fails_does_not_rest_a_region() -> None:
 
 
 def test_answers_to_calls_made_before_a_region_broke_do_not_bring_it_back() -> None:
-    lane = Lane("a", Rate(10.0))
+    lane = RegionLimiter("a", Rate(10.0))
     for call in range(5):
         lane.took(10.0 + call)
         lane.failed(10.5 + call, since=10.0 + call)
@@ -358,7 +365,9 @@ def ended(*threads: threading.Thread) -> None:
         assert not thread.is_alive()
 
 
-def queue_up(gate: Gate, names: str, into: list[str], again: Slot | None = None) -> list[threading.Thread]:
+def queue_up(
+    gate: RateLimiter, names: str, into: list[str], again: Permit | None = None
+) -> list[threading.Thread]:
     """Callers who come one after another and write their name down when they are admitted."""
 
     def ask(name: str) -> None:
@@ -372,7 +381,7 @@ def queue_up(gate: Gate, names: str, into: list[str], again: Slot | None = None)
     return threads
 
 
-def let_through(gate: Gate, clock: Clock, calls: int) -> None:
+def let_through(gate: RateLimiter, clock: Clock, calls: int) -> None:
     """Hours go by, one call each."""
     for left in reversed(range(gate.waiting - calls, gate.waiting)):
         clock.now += 4000
@@ -382,7 +391,7 @@ def let_through(gate: Gate, clock: Clock, calls: int) -> None:
 
 def test_callers_go_in_the_order_in_which_they_came() -> None:
     clock, order = Clock(), list[str]()
-    gate = Gate("test", {"a": HOURLY}, clock=clock)
+    gate = RateLimiter("test", {"a": HOURLY}, clock=clock)
     gate.admit()
     threads = queue_up(gate, "12345", order)
     let_through(gate, clock, 5)
@@ -392,7 +401,7 @@ def test_callers_go_in_the_order_in_which_they_came() -> None:
 
 def test_a_refused_call_goes_before_all_who_wait() -> None:
     clock, order = Clock(), list[str]()
-    gate = Gate("test", {"a": HOURLY}, clock=clock)
+    gate = RateLimiter("test", {"a": HOURLY}, clock=clock)
     slot = gate.admit()
     threads = queue_up(gate, "123", order)
     slot.refused()
@@ -404,7 +413,7 @@ def test_a_refused_call_goes_before_all_who_wait() -> None:
 
 
 def test_a_larger_share_lets_those_who_wait_through_at_once() -> None:
-    gate = Gate("test", {"a": Rate(1000.0)})
+    gate = RateLimiter("test", {"a": Rate(1000.0)})
     gate.share(1_000_000)
     gate.admit()
     waiting = queue_up(gate, "12", [])
@@ -413,7 +422,7 @@ def test_a_larger_share_lets_those_who_wait_through_at_once() -> None:
 
 
 def test_a_closed_gate_tells_its_reason_to_those_who_wait_and_those_who_come() -> None:
-    gate = Gate("test", {"a": HOURLY, "b": HOURLY})
+    gate = RateLimiter("test", {"a": HOURLY, "b": HOURLY})
     heard: list[str] = []
 
     def ask() -> None:
@@ -435,14 +444,14 @@ def test_a_closed_gate_tells_its_reason_to_those_who_wait_and_those_who_come() -
 
 
 def test_a_closed_region_gets_no_more_calls() -> None:
-    gate = Gate("test", {"a": Rate(1000.0), "b": Rate(1000.0)})
+    gate = RateLimiter("test", {"a": Rate(1000.0), "b": Rate(1000.0)})
     gate.close("The model is not available in a.", "a")
     assert {gate.admit().lane for _ in range(10)} == {"b"}
     assert gate.state()["a"].rate == 0.0
 
 
 def test_a_stopped_run_leaves_the_queue() -> None:
-    gate = Gate("test", {"a": HOURLY})
+    gate = RateLimiter("test", {"a": HOURLY})
     gate.admit()
     stop = threading.Event()
     outcomes: list[str] = []
@@ -462,7 +471,7 @@ def test_a_stopped_run_leaves_the_queue() -> None:
 
 
 def test_many_threads_keep_the_rate_and_lose_no_call() -> None:
-    gate = Gate("test", {"a": Rate(200.0), "b": Rate(100.0)})
+    gate = RateLimiter("test", {"a": Rate(200.0), "b": Rate(100.0)})
     admitted: list[tuple[str, float]] = []
 
     def work() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.ledger_entries import Entry
 from bg_pipeline.errors import BgPipelineError
-from bg_pipeline.reports.captions import Captioned, Index, as_csv, as_json, captions
+from bg_pipeline.reports.captions import CaptionedImage, CaptionIndex, as_csv, as_json, captions
 from bg_pipeline.state.leased_writes import LeasedWriter
 from bg_pipeline.state.ledger import Ledger
 from bg_pipeline.storage.object_store import Store
@@ -105,8 +105,8 @@ def test_only_the_batches_that_are_named_are_exported(bench: Bench) -> None:
     assert first != second
 
 
-def captioned(name: str = "a.jpg", caption: str = "", labels: str = "", **more: str) -> Captioned:
-    return Captioned(name, more.get("ref", ""), more.get("alt_text", ""), caption, labels, "b", "s", ())
+def captioned(name: str = "a.jpg", caption: str = "", labels: str = "", **more: str) -> CaptionedImage:
+    return CaptionedImage(name, more.get("ref", ""), more.get("alt_text", ""), caption, labels, "b", "s", ())
 
 
 def test_nothing_said_is_an_empty_list_and_a_head() -> None:
@@ -151,13 +151,13 @@ def batch(bench: Bench) -> Batch:
 
 
 @pytest.fixture
-def index(bench: Bench, batch: Batch, tmp_path: Path) -> Index:
-    made = Index(tmp_path / "search" / "index.sqlite")
+def index(bench: Bench, batch: Batch, tmp_path: Path) -> CaptionIndex:
+    made = CaptionIndex(tmp_path / "search" / "index.sqlite")
     made.update(bench.store, bench.settings(), [DATE])
     return made
 
 
-def names(found: list[Captioned]) -> set[str]:
+def names(found: list[CaptionedImage]) -> set[str]:
     return {each.ImageName for each in found}
 
 
@@ -179,17 +179,19 @@ def names(found: list[Captioned]) -> set[str]:
         ("Caption:bus", set()),
     ],
 )
-def test_captions_and_labels_are_found_by_their_words(index: Index, words: str, found: set[str]) -> None:
+def test_captions_and_labels_are_found_by_their_words(
+    index: CaptionIndex, words: str, found: set[str]
+) -> None:
     assert names(index.search(words)) == found
 
 
-def test_what_is_found_is_what_was_said(index: Index, batch: Batch) -> None:
+def test_what_is_found_is_what_was_said(index: CaptionIndex, batch: Batch) -> None:
     (found,) = index.search("chair")
     assert (found.AltText, found.Labels, found.Batch) == ("A dog.", "Dog", batch.path)
     assert found.Source == batch.upload_key("dog.jpg")
 
 
-def test_the_index_follows_what_is_stored(bench: Bench, index: Index, batch: Batch) -> None:
+def test_the_index_follows_what_is_stored(bench: Bench, index: CaptionIndex, batch: Batch) -> None:
     write_ledger(bench, batch, Entry("bus.jpg", caption="A green tram."))
     other = Batch(DATE, "other")
     write_ledger(bench, other, Entry("tram.jpg", caption="A tram."))
@@ -203,7 +205,7 @@ def test_the_index_follows_what_is_stored(bench: Bench, index: Index, batch: Bat
 
 
 def test_an_unchanged_ledger_is_not_read_again(
-    bench: Bench, index: Index, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, index: CaptionIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unread(self: Store, key: str) -> None:
         raise AssertionError(f"{key} was read")
@@ -213,7 +215,9 @@ def test_an_unchanged_ledger_is_not_read_again(
     assert names(index.search("bus")) == {"bus.jpg", "dogs.jpg"}
 
 
-def test_a_search_can_be_narrowed_to_dates_and_batches(bench: Bench, index: Index, batch: Batch) -> None:
+def test_a_search_can_be_narrowed_to_dates_and_batches(
+    bench: Bench, index: CaptionIndex, batch: Batch
+) -> None:
     later = Batch(DATE + timedelta(1), "later")
     write_ledger(bench, later, Entry("new-bus.jpg", caption="A bus."))
     index.update(bench.store, bench.settings(), [later.date])
@@ -231,7 +235,7 @@ def test_an_index_that_is_damaged_is_made_anew(
 ) -> None:
     file = tmp_path / "index.sqlite"
     file.write_bytes(data)
-    index = Index(file)
+    index = CaptionIndex(file)
     index.update(bench.store, bench.settings(), [DATE])
     assert names(index.search("person")) == {"bus.jpg"}
 
@@ -241,11 +245,11 @@ def test_an_index_of_another_version_is_made_anew(bench: Bench, batch: Batch, tm
     connection = sqlite3.connect(file)
     connection.executescript("CREATE TABLE batches (other); PRAGMA user_version = 99;")
     connection.close()
-    index = Index(file)
+    index = CaptionIndex(file)
     index.update(bench.store, bench.settings(), [DATE])
     assert names(index.search("person")) == {"bus.jpg"}
 
 
 def test_an_index_that_cannot_be_written_is_told_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(BgPipelineError, match="BG_STATE_DIR"):
-        Index(tmp_path).search("bus")
+        CaptionIndex(tmp_path).search("bus")

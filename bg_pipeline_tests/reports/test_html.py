@@ -15,7 +15,7 @@ from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.rows import Output, Row, Status, compose
 from bg_pipeline.reports import html as report_html
-from bg_pipeline.reports.batch_report import page
+from bg_pipeline.reports.batch_report import html_report
 from bg_pipeline.reports.report import Report
 from bg_pipeline.run.batch_work import open_batch
 from bg_pipeline.state import thumbnails
@@ -279,7 +279,7 @@ def test_the_page_of_a_large_batch_is_made_when_it_is_asked_for(bench: Bench) ->
     assert stored_page(bench, batch) is None
     assert not bench.keys("pipeline-state/thumbnails/")
     chosen = bench.settings(html_report_images=1)
-    found = Elements(page(open_batch(bench.store, chosen, batch)))
+    found = Elements(html_report(open_batch(bench.store, chosen, batch)))
     assert len(found.of("img")) == 4
     assert bench.keys("pipeline-state/thumbnails/") == [batch.thumbnails_key]
 
@@ -296,7 +296,7 @@ def test_a_batch_that_outgrew_the_limit_has_no_page_of_its_past(bench: Bench) ->
 def test_links_of_a_page_lead_to_the_pictures(bench: Bench) -> None:
     batch = bench.submit({"a.jpg": photo(1)})
     bench.run()
-    found = Elements(page(open_batch(bench.store, bench.settings(), batch), link_seconds=600))
+    found = Elements(html_report(open_batch(bench.store, bench.settings(), batch), link_seconds=600))
     links = [html.unescape(anchor["href"] or "") for anchor in found.of("a")]
     assert any("/generated-image-files/2025/11/20/101530/a.jpg?" in link for link in links)
     assert "end on" in found.text
@@ -307,7 +307,7 @@ def test_photos_that_were_moved_to_the_archive_are_shown_and_linked(bench: Bench
     moves = {"html_report_images": 0, "archive_to": "archive"}
     bench.run(**moves)
     assert bench.store.head(batch.upload_key("a.jpg")) is None
-    found = Elements(page(open_batch(bench.store, bench.settings(**moves), batch), link_seconds=600))
+    found = Elements(html_report(open_batch(bench.store, bench.settings(**moves), batch), link_seconds=600))
     assert len(found.of("img")) == 2
     assert any(f"/{batch.archive_key('a.jpg')}?" in (anchor["href"] or "") for anchor in found.of("a"))
 

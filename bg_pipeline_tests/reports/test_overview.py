@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from bg_pipeline.reports.overview import Costs
+from bg_pipeline.reports.overview import BatchCosts
 
 
 @dataclass
 class _Row:
-    """What `Costs` looks at of a report's row."""
+    """What `BatchCosts` looks at of a report's row."""
 
     CostUSD: float | None
     MaybeBilledUSD: float | None = 0.0
@@ -26,10 +26,10 @@ class _Row:
     ],
 )
 def test_what_was_billed_and_what_may_have_been_are_told_apart(rows: list[_Row], words: str) -> None:
-    assert Costs.of(rows).in_words() == words  # type: ignore[arg-type]
+    assert BatchCosts.of(rows).in_words() == words  # type: ignore[arg-type]
 
 
 def test_small_amounts_are_told_with_more_places() -> None:
-    assert Costs(0.0139, 0.0007).in_words(4) == (
+    assert BatchCosts(0.0139, 0.0007).in_words(4) == (
         "0.0139 USD, and up to 0.0007 more that may have been billed"
     )

@@ -13,7 +13,7 @@ from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.batches import Batch, retried_key
 from bg_pipeline.domain.rows import Row, Status, compose
 from bg_pipeline.errors import UsageError
-from bg_pipeline.reports.overview import images_to_retry, look_up
+from bg_pipeline.reports.overview import images_to_retry, load_status
 from bg_pipeline.run.batch_work import open_work
 from bg_pipeline.state.follow_ups import RETRIES, FollowUps, all_from, origin
 from bg_pipeline.storage.object_store import Store
@@ -32,11 +32,13 @@ def bench(s3, bucket, control: ControlClient) -> Bench:
 
 
 def approve(bench: Bench, batch: Batch, by: str = "ann") -> bool:
-    return review.approve_sample(bench.store, look_up(bench.store, bench.settings(), batch), by=by)
+    return review.approve_sample(bench.store, load_status(bench.store, bench.settings(), batch), by=by)
 
 
 def retry(bench: Bench, batch: Batch) -> review.Retry | None:
-    return review.prepare_retry(bench.store, bench.settings(), look_up(bench.store, bench.settings(), batch))
+    return review.prepare_retry(
+        bench.store, bench.settings(), load_status(bench.store, bench.settings(), batch)
+    )
 
 
 def pictures(control: ControlClient) -> int:
@@ -104,12 +106,12 @@ def test_a_request_replaced_between_the_look_and_the_approval_is_not_approved(
 ) -> None:
     batch = bench.submit(3, Sample=1)
     bench.run()
-    seen = look_up(bench.store, bench.settings(), batch)
+    seen = load_status(bench.store, bench.settings(), batch)
     replace_request(bench, batch, **OTHER)
     with pytest.raises(review.RequestReplaced, match="replaced since you looked"):
         review.approve_sample(bench.store, seen, by="ann")
     bench.run()
-    now = look_up(bench.store, bench.settings(), batch)
+    now = load_status(bench.store, bench.settings(), batch)
     with pytest.raises(review.RequestReplaced, match="replaced since you looked"):
         review.approve_sample(bench.store, now, by="ann", seen=seen.request_etag)
     assert bench.store.head(batch.approval_key) is None

@@ -33,7 +33,7 @@ from bg_pipeline.review import (
     redoing,
 )
 from bg_pipeline.run import results
-from bg_pipeline.run.batch_work import Work, open_batch
+from bg_pipeline.run.batch_work import BatchWork, open_batch
 from bg_pipeline.state.follow_ups import REDOES, FollowUps
 from bg_pipeline.state.leased_writes import LeasedWriter
 from bg_pipeline.state.ledger import Ledger
@@ -111,7 +111,7 @@ def finished(bench: Bench, batch: Batch, version: str = "first") -> None:
     ledger.finish(LeasedWriter(None))
 
 
-def opened(bench: Bench, batch: Batch) -> Work:
+def opened(bench: Bench, batch: Batch) -> BatchWork:
     return open_batch(bench.store, bench.settings(), batch)
 
 

@@ -11,10 +11,10 @@ from PIL import Image
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.rows import Status
 from bg_pipeline.errors import Blocked
-from bg_pipeline.generators.pictures import decoded
+from bg_pipeline.generators.pictures import from_base64
 from bg_pipeline.imaging import Photo
 from bg_pipeline.run import results
-from bg_pipeline.run.generation import Painter
+from bg_pipeline.run.generation import BackgroundGenerator
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import DATE, Bench
@@ -369,7 +369,7 @@ def test_an_answer_that_is_no_picture_counts_as_billed_and_is_asked_for_twice_at
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch, answer: str
 ) -> None:
     monkeypatch.setattr(
-        "bg_pipeline.generators.titan.pictures", lambda body, model: (decoded(answer, model),)
+        "bg_pipeline.generators.titan.pictures", lambda body, model: (from_base64(answer, model),)
     )
     batch = bench.submit(1)
     for _ in range(3):
@@ -411,13 +411,13 @@ def test_a_fault_of_our_own_ends_the_image_that_met_it_and_no_other(
 def test_a_fault_of_our_own_in_one_of_several_prompts_leaves_the_others(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def paint(painter: Painter, prompt: str, *rest: Any) -> Any:
+    def paint(painter: BackgroundGenerator, prompt: str, *rest: Any) -> Any:
         if "odd" in prompt:
             raise ZeroDivisionError("a case nobody thought of")
         return real(painter, prompt, *rest)
 
-    real = Painter.paint
-    monkeypatch.setattr(Painter, "paint", paint)
+    real = BackgroundGenerator.paint
+    monkeypatch.setattr(BackgroundGenerator, "paint", paint)
     batch = bench.submit(1, Prompts=["a beach", "an odd place", "a wood"])
     bench.run()
     outputs = bench.rows(batch)["photo-0.jpg"].Outputs

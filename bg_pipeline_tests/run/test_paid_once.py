@@ -14,7 +14,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from bg_pipeline.domain.rows import Status
-from bg_pipeline.run.engine import Flow
+from bg_pipeline.run.engine import Engine
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import DATE, Bench
@@ -111,9 +111,9 @@ def test_what_was_paid_before_a_crash_is_not_paid_again(bench: Bench, control: C
 def test_a_run_interrupted_anywhere_ends_and_loses_nothing_that_was_paid(
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
-    done, interrupted = getattr(Flow, at), []
+    done, interrupted = getattr(Engine, at), []
 
-    def interrupt(self: Flow, *given: object, **named: object) -> object:
+    def interrupt(self: Engine, *given: object, **named: object) -> object:
         outcome = done(self, *given, **named)
         if (outcome is not None or at != "_next_ended") and not interrupted:
             interrupted.append(outcome)
@@ -121,7 +121,7 @@ def test_a_run_interrupted_anywhere_ends_and_loses_nothing_that_was_paid(
         return outcome
 
     batch = bench.submit(3)
-    monkeypatch.setattr(Flow, at, interrupt)
+    monkeypatch.setattr(Engine, at, interrupt)
     with pytest.raises(KeyboardInterrupt):
         bench.run()
     monkeypatch.undo()

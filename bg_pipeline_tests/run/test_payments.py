@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 from bg_pipeline import pipeline
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.rows import Row, Status
-from bg_pipeline.run.engine import Flow
+from bg_pipeline.run.engine import Engine
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import DATE, Bench, aws
@@ -107,12 +107,12 @@ def test_what_a_run_paid_before_it_was_killed_is_in_the_bill_of_the_next(
 ) -> None:
     batch = bench.submit(3)
 
-    def die(flow: Flow, *_: object, **__: object) -> None:
+    def die(flow: Engine, *_: object, **__: object) -> None:
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr(Flow, "_take_in", die)
-        patch.setattr(Flow, "_report_early", lambda *_: None)
+        patch.setattr(Engine, "_take_in", die)
+        patch.setattr(Engine, "_report_early", lambda *_: None)
         with pytest.raises(SystemExit):
             bench.run(stages=NO_CAPTIONS)
     assert control.paid()
@@ -126,12 +126,12 @@ def test_refreshes_of_a_run_that_was_killed_are_in_the_bill_too(
     batch = bench.submit(2)
     bench.run(stages=NO_CAPTIONS)
 
-    def die(flow: Flow, *_: object, **__: object) -> None:
+    def die(flow: Engine, *_: object, **__: object) -> None:
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr(Flow, "_take_in", die)
-        patch.setattr(Flow, "_report_early", lambda *_: None)
+        patch.setattr(Engine, "_take_in", die)
+        patch.setattr(Engine, "_report_early", lambda *_: None)
         with pytest.raises(SystemExit):
             bench.run(stages=NO_CAPTIONS, again=("generated_images",))
     bench.store.delete(batch.ledger_key("ledger.jsonl.gz"))

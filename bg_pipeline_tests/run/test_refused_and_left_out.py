@@ -24,9 +24,9 @@ from bg_pipeline.errors import (
 from bg_pipeline.imaging import open_photo
 from bg_pipeline.masks import Mask
 from bg_pipeline.planning import models_in_use
-from bg_pipeline.reports.overview import look_up
-from bg_pipeline.run.context import Tools
-from bg_pipeline.run.subject_mask import Eyes, find_subject
+from bg_pipeline.reports.overview import load_status
+from bg_pipeline.run.context import RunContext
+from bg_pipeline.run.subject_mask import SubjectHints, find_subject
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
@@ -107,8 +107,8 @@ def test_a_plan_without_captions_shows_none(bench: Bench) -> None:
     assert reasons == []
 
 
-def _tools(bench: Bench, **overrides: Any) -> Tools:
-    return Tools(bench.settings(**overrides), aws("us-east-1"), bench.store, stop=threading.Event())
+def _tools(bench: Bench, **overrides: Any) -> RunContext:
+    return RunContext(bench.settings(**overrides), aws("us-east-1"), bench.store, stop=threading.Event())
 
 
 @pytest.mark.parametrize(
@@ -212,9 +212,9 @@ def asked(subject: Literal["SALIENT", "LABELS"] = "SALIENT") -> ImageSettings:
     )
 
 
-def eyes(cut_out: Callable[[], Mask], caption: Callable[[], str] = lambda: "a dog") -> Eyes:
+def eyes(cut_out: Callable[[], Mask], caption: Callable[[], str] = lambda: "a dog") -> SubjectHints:
     opened = open_photo(photo(1))
-    return Eyes(
+    return SubjectHints(
         photo=lambda: opened,
         labels=lambda: {"Labels": []},
         caption=caption,
@@ -314,7 +314,7 @@ def test_a_request_in_windows_1252_is_a_row_and_its_report_is_reachable(
     batch = bench.submit(1, requested=False)
     bench.put(batch.request_key, (CORPUS / "request_cp1252.json").read_bytes())
     bench.run()
-    standing = look_up(bench.store, bench.settings(), batch)
+    standing = load_status(bench.store, bench.settings(), batch)
     report = standing.report()
     assert report is not None
     ((row,),) = [report.rows]

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from bg_pipeline.domain.presets import PRESETS
 from bg_pipeline.domain.requests import Rendition
 from bg_pipeline.errors import ImageError
-from bg_pipeline.imaging import Photo, composite, cut_out, encode, look, open_photo
+from bg_pipeline.imaging import Photo, composite, cut_out, encode, open_photo, read_header
 from bg_pipeline.run.renditions import Rendered, check, render
 from bg_pipeline_tests.corpus import DISPLAY_P3, exif
 from bg_pipeline_tests.pictures import photo_and_mask
@@ -69,7 +69,7 @@ def test_without_a_rendition_the_file_is_the_whole_result_in_the_photos_format()
 )
 def test_the_size_asked_for_is_the_size_made(rendition: Rendition, size: tuple[int, int]) -> None:
     rendered = made(rendition)
-    assert rendered.size == look(rendered.data).size == size
+    assert rendered.size == read_header(rendered.data).size == size
 
 
 def test_nothing_is_ever_stretched() -> None:
@@ -146,13 +146,13 @@ def test_any_frame_of_any_subject_has_the_size_asked_for(
     photo = Photo(Image.new("RGB", mask.size, "teal"), "png")
     image = cut_out(photo, mask, feather=0) if cut else photo.image
     rendered = render(image, photo, mask, Rendition(Width=width, Height=height, Margin=margin))
-    assert look(rendered.data).size == rendered.size == (width, height)
+    assert read_header(rendered.data).size == rendered.size == (width, height)
 
 
 @pytest.mark.parametrize("format", ["jpeg", "png", "webp", "tiff", "bmp", "avif"])
 def test_the_format_asked_for_is_the_format_made(format: str) -> None:
     rendered = made(Rendition(Format=format, Width=200))
-    assert look(rendered.data).format == rendered.format == format
+    assert read_header(rendered.data).format == rendered.format == format
 
 
 def test_bytes_are_kept_in_the_format_asked_for_or_refused() -> None:
@@ -174,7 +174,7 @@ def test_a_lossless_source_gives_way_where_only_bytes_were_asked_for(alpha: bool
     if alpha:
         noisy.putalpha(Image.linear_gradient("L").resize(noisy.size))
     rendered = render(noisy, photo, mask, Rendition(MaxBytes=80_000))
-    assert rendered.format == look(rendered.data).format == format
+    assert rendered.format == read_header(rendered.data).format == format
     assert len(rendered.data) <= 80_000
 
 

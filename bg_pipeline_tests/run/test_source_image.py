@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from bg_pipeline.domain.rows import Status
-from bg_pipeline.run.source_image import MOST_TO_STORE, Darkroom
+from bg_pipeline.run.source_image import MAX_STORED_DECODES, DecodeLimiter
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench
@@ -40,18 +40,18 @@ def test_a_result_on_its_way_to_the_store_does_not_keep_the_next_photo_from_bein
 
 
 def test_files_to_be_stored_are_bounded_in_bytes() -> None:
-    darkroom = Darkroom(1)
+    darkroom = DecodeLimiter(1)
     entered = threading.Event()
 
     def second() -> None:
-        with darkroom.to_be_stored(MOST_TO_STORE // 2):
+        with darkroom.to_be_stored(MAX_STORED_DECODES // 2):
             entered.set()
 
     thread = threading.Thread(target=second)
-    with darkroom.to_be_stored(MOST_TO_STORE * 2):  # more than the bound, alone
+    with darkroom.to_be_stored(MAX_STORED_DECODES * 2):  # more than the bound, alone
         thread.start()
         assert not entered.wait(0.2)
     thread.join(WAIT)
     assert entered.is_set()
-    with darkroom.to_be_stored(MOST_TO_STORE // 2), darkroom.to_be_stored(MOST_TO_STORE // 2):
+    with darkroom.to_be_stored(MAX_STORED_DECODES // 2), darkroom.to_be_stored(MAX_STORED_DECODES // 2):
         pass

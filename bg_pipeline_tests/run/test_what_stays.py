@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from bg_pipeline.domain.rows import WAITING_FOR_APPROVAL, Status
 from bg_pipeline.run import results
-from bg_pipeline.run.engine import Flow
+from bg_pipeline.run.engine import Engine
 from bg_pipeline.state import leases
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
@@ -210,16 +210,16 @@ def test_results_that_s3_does_not_take_stop_their_batch_and_are_delivered_later_
 def test_an_interrupted_run_leaves_a_report_of_what_is_true(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take_over, done = Flow._take_over, []
+    take_over, done = Engine._take_over, []
 
-    def interrupt(flow: Flow, *given: Any) -> None:
+    def interrupt(flow: Engine, *given: Any) -> None:
         take_over(flow, *given)
         done.append(given)
         if len(done) == 3:
             raise KeyboardInterrupt
 
     batch = bench.submit(8)
-    monkeypatch.setattr(Flow, "_take_over", interrupt)
+    monkeypatch.setattr(Engine, "_take_over", interrupt)
     with pytest.raises(KeyboardInterrupt):
         bench.run(max_concurrency=1)
     rows = bench.rows(batch)
@@ -305,9 +305,9 @@ def test_a_run_that_is_interrupted_again_and_again_waits_for_its_calls_before_it
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
     control.latency({"operation": "InvokeModel", "seconds": 1.0})
-    collect, left = Flow._collect, [times]
+    collect, left = Engine._collect, [times]
 
-    def interrupt(flow: Flow) -> None:
+    def interrupt(flow: Engine) -> None:
         if left[0] and control.calls(operation="Converse"):
             left[0] -= 1
             raise KeyboardInterrupt
@@ -315,7 +315,7 @@ def test_a_run_that_is_interrupted_again_and_again_waits_for_its_calls_before_it
 
     batch = bench.submit(4)
     with monkeypatch.context() as patch:
-        patch.setattr(Flow, "_collect", interrupt)
+        patch.setattr(Engine, "_collect", interrupt)
         with pytest.raises(KeyboardInterrupt):
             bench.run()
     assert bench.store.read(batch.lease_key) is None

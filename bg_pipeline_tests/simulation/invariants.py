@@ -13,7 +13,7 @@ from PIL import Image
 
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.batches import Batch, find_batch, parse_upload
-from bg_pipeline.domain.payments import Bill, bill
+from bg_pipeline.domain.payments import Bill, sum_payments
 from bg_pipeline.review.decisions import State
 from bg_pipeline.review.items import Item, items
 from bg_pipeline.run.batch_work import open_batch
@@ -199,7 +199,7 @@ def kept_beside(world: World) -> tuple[float, float]:
     for batch in world.batches():
         ledger = Ledger.read(world.store, batch, list(world.store.list(f"{batch.ledger_prefix}/")))
         for payments in ledger.dropped.values():
-            total += bill(payments.values())
+            total += sum_payments(payments.values())
     return total.cost_usd or 0.0, total.maybe_usd or 0.0
 
 

@@ -11,51 +11,53 @@ import orjson
 from bg_pipeline import pipeline
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.ledger_entries import StageRecord
-from bg_pipeline.domain.presets import WISHES
+from bg_pipeline.domain.presets import PRESET_REQUESTS
 from bg_pipeline.domain.requests import BatchRequest, retry_request
 from bg_pipeline.domain.stages import PICTURES
-from bg_pipeline.reports.overview import Standing
+from bg_pipeline.reports.overview import BatchOverview
 from bg_pipeline.review import follow_up
 from bg_pipeline.run import batch_work, engine, image_run
-from bg_pipeline.run.batch_work import Work
-from bg_pipeline.run.engine import Flow
-from bg_pipeline.run.occasions import Wish
-from bg_pipeline.run.outcomes import SAMPLE_WAITS, Meaning
+from bg_pipeline.run.batch_work import BatchWork
+from bg_pipeline.run.engine import Engine
+from bg_pipeline.run.occasions import RefreshRequest
+from bg_pipeline.run.outcomes import SAMPLE_WAITS, RowOutcome
 from bg_pipeline.settings import Settings
-from bg_pipeline.state.answers import Answers
+from bg_pipeline.state.answers import AnswerStore
 from bg_pipeline.state.claims import held_by
 from bg_pipeline.state.leased_writes import LeasedWriter
-from bg_pipeline.storage.object_store import Content, Store
+from bg_pipeline.storage.object_store import ObjectContent, Store
 from bg_pipeline_tests.simulation.scheduler import active
 
 
 @contextmanager
 def retry_gets_round_the_sample() -> Iterator[None]:
     """Images that wait for a sample's approval are told by what stopped the run, and a retry asks for them all."""
-    skip = Flow._skip
+    skip = Engine._skip
 
-    def skip_as_stopped(flow: Flow, work: Work, image: str, why: Meaning) -> None:
+    def skip_as_stopped(flow: Engine, work: BatchWork, image: str, why: RowOutcome) -> None:
         stopped = work.stopped or flow._stopped or flow._no_model
         skip(flow, work, image, stopped if why is SAMPLE_WAITS and stopped else why)
 
-    def request(store: Store, settings: Settings, standing: Standing, again: Batch) -> BatchRequest | None:
+    def request(
+        store: Store, settings: Settings, standing: BatchOverview, again: Batch
+    ) -> BatchRequest | None:
         asked, report = standing.request, standing.report()
         images = report.to_do_again if report else ()
-        return retry_request(asked, images, WISHES, approved=True) if asked else None
+        return retry_request(asked, images, PRESET_REQUESTS, approved=True) if asked else None
 
-    with patch.object(Flow, "_skip", skip_as_stopped), patch.object(follow_up, "_request", request):
+    with patch.object(Engine, "_skip", skip_as_stopped), patch.object(follow_up, "_request", request):
         yield
 
 
 @contextmanager
 def attempts_clear_what_was_delivered() -> Iterator[None]:
     """What an attempt came to replaces the outcome before it, however good that was."""
-    skip = Flow._skip
+    skip = Engine._skip
 
     def latest(before: StageRecord | None, now: StageRecord, *, intact: bool = True) -> StageRecord:
         return now
 
-    def skip_and_forget(flow: Flow, work: Work, image: str, why: Meaning) -> None:
+    def skip_and_forget(flow: Engine, work: BatchWork, image: str, why: RowOutcome) -> None:
         entry = work.ledger.get(image)
         if entry is not None and PICTURES in work.due[image]:
             entry.outputs = []
@@ -65,7 +67,7 @@ def attempts_clear_what_was_delivered() -> Iterator[None]:
     with (
         patch.object(engine, "settled", latest),
         patch.object(image_run, "settled", latest),
-        patch.object(Flow, "_skip", skip_and_forget),
+        patch.object(Engine, "_skip", skip_and_forget),
     ):
         yield
 
@@ -73,22 +75,22 @@ def attempts_clear_what_was_delivered() -> Iterator[None]:
 @contextmanager
 def who_has_the_lease_takes_calls_over() -> Iterator[None]:
     """A lease is given back while calls are made under it, and whoever has it takes those calls for abandoned."""
-    end, is_over = Flow._end, Answers._is_over
+    end, is_over = Engine._end, AnswerStore._is_over
 
-    def end_at_once(flow: Flow, *pools: Any) -> None:
+    def end_at_once(flow: Engine, *pools: Any) -> None:
         for each in list(flow._works):
             if each.lease is not None:
                 each.lease.release()
         end(flow, *pools)
 
-    def is_over_or_another_s(answers: Answers, content: Content, since: float) -> bool:
+    def is_over_or_another_s(answers: AnswerStore, content: ObjectContent, since: float) -> bool:
         held = held_by(content.data)
         another = bool(held["Batch"]) and held["Holder"] != answers._holder
         return another or is_over(answers, content, since)
 
     with (
-        patch.object(Flow, "_end", end_at_once),
-        patch.object(Answers, "_is_over", is_over_or_another_s),
+        patch.object(Engine, "_end", end_at_once),
+        patch.object(AnswerStore, "_is_over", is_over_or_another_s),
     ):
         yield
 
@@ -97,14 +99,14 @@ def who_has_the_lease_takes_calls_over() -> Iterator[None]:
 def a_refresh_is_bound_to_its_run() -> Iterator[None]:
     """Each run that is told to refresh pays for all, whatever earlier runs of the same occasion paid for."""
 
-    def wish(stages: frozenset[str], retry: bool, *_: object) -> Wish:
+    def wish(stages: frozenset[str], retry: bool, *_: object) -> RefreshRequest:
         current = active().current
-        return Wish(stages, retry, current.process.name if current else "", datetime.now(UTC))
+        return RefreshRequest(stages, retry, current.process.name if current else "", datetime.now(UTC))
 
-    def occasions(header: Mapping[str, Any], wish: Wish) -> dict[str, str]:
+    def occasions(header: Mapping[str, Any], wish: RefreshRequest) -> dict[str, str]:
         return dict.fromkeys(wish.names, wish.occasion)
 
-    with patch.object(pipeline, "Wish", wish), patch.object(batch_work, "occasions", occasions):
+    with patch.object(pipeline, "RefreshRequest", wish), patch.object(batch_work, "occasions", occasions):
         yield
 
 

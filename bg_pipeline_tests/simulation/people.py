@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.batches import Batch, find_batch
 from bg_pipeline.errors import UsageError
-from bg_pipeline.reports.overview import look_up
+from bg_pipeline.reports.overview import load_status
 from bg_pipeline.review.deciding import decide
 from bg_pipeline.review.decisions import State
 from bg_pipeline.review.follow_up import approve_sample, prepare_retry
@@ -52,7 +52,7 @@ def do(world: "World", what: str, args: dict[str, Any]) -> None:
 
 
 def _approve(world: "World", batch: Batch) -> None:
-    standing = look_up(world.store, world.made_settings(), batch)
+    standing = load_status(world.store, world.made_settings(), batch)
     # Noted before it is written: from here on it may count.
     world.history.approved.setdefault(batch.path, []).append(world.clock.now)
     approve_sample(world.store, standing, by="ann")
@@ -60,7 +60,7 @@ def _approve(world: "World", batch: Batch) -> None:
 
 def _retry(world: "World", batch: Batch) -> None:
     found = prepare_retry(
-        world.store, world.made_settings(), look_up(world.store, world.made_settings(), batch)
+        world.store, world.made_settings(), load_status(world.store, world.made_settings(), batch)
     )
     if found is not None:
         made = found.submit(world.store)

@@ -25,7 +25,7 @@ from bg_pipeline.errors import BgPipelineError
 from bg_pipeline.run import malloc
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.storage.object_store import Store
-from bg_pipeline.uploads.changes import Memory, Run, Tick
+from bg_pipeline.uploads.changes import RunRequest, SensorCursor, SensorTick
 from bg_pipeline_tests.simulation import people, photos
 from bg_pipeline_tests.simulation.models import Aws, Models
 from bg_pipeline_tests.simulation.plan import HORIZON, Plan, Step
@@ -370,8 +370,8 @@ class World:
 
     def tick(self) -> int:
         """One tick of the sensor, whose runs are started; how many."""
-        memory = Memory.read(self._memory)
-        tick = Tick(
+        memory = SensorCursor.read(self._memory)
+        tick = SensorTick(
             settings=self.made_settings(),
             store=self.store,
             memory=memory,
@@ -389,13 +389,13 @@ class World:
             self._by_key[each.run_key] = process
         return len(asked)
 
-    def _find_run(self, run_key: str) -> Run | None:
+    def _find_run(self, run_key: str) -> RunRequest | None:
         process = self._by_key.get(run_key)
         if process is None:
             return None
         bad = process.killed or process.error is not None
         bad = bad or any(day.nothing_worked for day in (process.result or {}).values())
-        return Run(not process.alive, bad, process.started, process.ended)
+        return RunRequest(not process.alive, bad, process.started, process.ended)
 
     # The whole
 
@@ -503,7 +503,7 @@ def simulated(
     world = World(plan, say)
     watch(world)
     handler, log = _Faults(world), logging.getLogger("bg_pipeline")
-    settle, malloc.settle = malloc.settle, lambda: None
+    settle, malloc.configure_malloc = malloc.configure_malloc, lambda: None
     propagates, log.propagate = log.propagate, False
     log.addHandler(handler)
     quiet = logging.getLogger("concurrent.futures")
@@ -514,4 +514,4 @@ def simulated(
             yield world
     finally:
         log.removeHandler(handler)
-        log.propagate, quiet.disabled, malloc.settle = propagates, disabled, settle
+        log.propagate, quiet.disabled, malloc.configure_malloc = propagates, disabled, settle

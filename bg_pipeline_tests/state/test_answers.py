@@ -12,9 +12,9 @@ from botocore.exceptions import ClientError
 
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.errors import CallError, ClaimLost, ImageError, OutcomeUnknown, RunStopped
-from bg_pipeline.state.answers import Answer, Answers, Terms
+from bg_pipeline.state.answers import Answer, AnswerPolicy, AnswerStore
 from bg_pipeline.state.claims import CALL_SECONDS, RENEW_SECONDS, Claim, Price
-from bg_pipeline.storage.object_store import Content, Store
+from bg_pipeline.storage.object_store import ObjectContent, Store
 from bg_pipeline_tests.state.trouble import Clock, Troubled
 
 NAME = "a" * 64
@@ -36,24 +36,24 @@ class Patience(threading.Event):
 
 
 @pytest.fixture
-def ours(store: Troubled, clock: Clock) -> Answers:
-    return Answers(store, "our-machine.1.1.1", clock=clock)
+def ours(store: Troubled, clock: Clock) -> AnswerStore:
+    return AnswerStore(store, "our-machine.1.1.1", clock=clock)
 
 
 @pytest.fixture
-def theirs(new_store: Callable[[], Store]) -> Answers:
-    return Answers(new_store(), "their-machine.1.1.1", clock=Clock())
+def theirs(new_store: Callable[[], Store]) -> AnswerStore:
+    return AnswerStore(new_store(), "their-machine.1.1.1", clock=Clock())
 
 
 def claim(
-    answers: Answers, *, batch: str = "2026/11/20/101530", retry: str = "", seconds: float = 0.0
+    answers: AnswerStore, *, batch: str = "2026/11/20/101530", retry: str = "", seconds: float = 0.0
 ) -> Claim | Answer:
     """The call, once nobody else makes it; waits for so many seconds of a clock of its own if it is not told."""
     clock = answers._clock if isinstance(answers._clock, Clock) else Clock()
-    return answers.claim("picture", NAME, Terms(Patience(clock, seconds), batch, retry), PRICE)
+    return answers.claim("picture", NAME, AnswerPolicy(Patience(clock, seconds), batch, retry), PRICE)
 
 
-def taken(answers: Answers, **how: object) -> Claim:
+def taken(answers: AnswerStore, **how: object) -> Claim:
     made = claim(answers, **how)  # type: ignore[arg-type]
     assert isinstance(made, Claim)
     return made
@@ -69,7 +69,7 @@ OTHER = "2026/11/19/101530"
 
 
 def test_a_call_that_another_process_makes_is_waited_for_and_its_answer_used(
-    ours: Answers, theirs: Answers
+    ours: AnswerStore, theirs: AnswerStore
 ) -> None:
     taken(ours)
     with pytest.raises(RunStopped):
@@ -79,13 +79,13 @@ def test_a_call_that_another_process_makes_is_waited_for_and_its_answer_used(
 
 
 def test_an_answer_that_is_stored_while_another_process_looks_for_it_is_not_paid_for_twice(
-    new_store: Callable[[], Store], ours: Answers
+    new_store: Callable[[], Store], ours: AnswerStore
 ) -> None:
     taken(ours)
     looks = []
 
     class Watched(Store):
-        def read(self, key: str) -> Content | None:
+        def read(self, key: str) -> ObjectContent | None:
             content = super().read(key)
             if key == s3_keys.answer_key("picture", NAME):
                 looks.append(key)
@@ -94,21 +94,23 @@ def test_an_answer_that_is_stored_while_another_process_looks_for_it_is_not_paid
             return content
 
     store = new_store()
-    theirs = Answers(Watched(store.client, store.bucket), "their-machine.1.1.1", clock=Clock())
+    theirs = AnswerStore(Watched(store.client, store.bucket), "their-machine.1.1.1", clock=Clock())
     assert claim(theirs, batch=OTHER, seconds=30) == MADE
     assert len(looks) == 3
     assert stored(store)["Holder"] == "our-machine.1.1.1"
 
 
 def test_who_wants_another_model_than_answered_makes_the_call_unless_somebody_is_making_it(
-    ours: Answers, theirs: Answers
+    ours: AnswerStore, theirs: AnswerStore
 ) -> None:
     first = taken(ours)
     made = replace(MADE, call=first.payments[0].call, paid_usd=0.012)
     ours.keep("picture", NAME, made, media_type="image/png", claim=first)
 
-    def other(answers: Answers) -> Claim | Answer:
-        return answers.claim("picture", NAME, Terms(Patience(Clock(), 30), models=["nova-canvas"]), PRICE)
+    def other(answers: AnswerStore) -> Claim | Answer:
+        return answers.claim(
+            "picture", NAME, AnswerPolicy(Patience(Clock(), 30), models=["nova-canvas"]), PRICE
+        )
 
     anew = other(ours)
     assert isinstance(anew, Claim)
@@ -119,7 +121,7 @@ def test_who_wants_another_model_than_answered_makes_the_call_unless_somebody_is
     assert other(theirs) == kept
 
 
-def test_a_claim_whose_answer_was_lost_is_recognised_as_our_own(store: Troubled, ours: Answers) -> None:
+def test_a_claim_whose_answer_was_lost_is_recognised_as_our_own(store: Troubled, ours: AnswerStore) -> None:
     store.lost_answers = 1
     made = taken(ours)
     assert made.maybe_billed == 0
@@ -127,7 +129,7 @@ def test_a_claim_whose_answer_was_lost_is_recognised_as_our_own(store: Troubled,
 
 
 def test_a_claim_is_held_by_who_waited_long_for_the_gate_and_then_says_so(
-    store: Troubled, ours: Answers, theirs: Answers, clock: Clock
+    store: Troubled, ours: AnswerStore, theirs: AnswerStore, clock: Clock
 ) -> None:
     made = taken(ours)
     with pytest.raises(RunStopped):
@@ -142,27 +144,27 @@ def test_a_claim_is_held_by_who_waited_long_for_the_gate_and_then_says_so(
 
 
 def test_a_claim_that_nobody_renews_is_taken_over_and_counted_as_maybe_billed(
-    ours: Answers, theirs: Answers
+    ours: AnswerStore, theirs: AnswerStore
 ) -> None:
     taken(ours)
     assert taken(theirs, batch=OTHER, seconds=CALL_SECONDS + 20).maybe_billed == 1
 
 
 def test_a_clock_that_runs_ahead_takes_no_call_from_who_is_making_it(
-    new_store: Callable[[], Store], ours: Answers
+    new_store: Callable[[], Store], ours: AnswerStore
 ) -> None:
     taken(ours)
     store = new_store()
     ahead = Troubled(store.client, store.bucket)
     ahead.moved_back = timedelta(minutes=14)
     with pytest.raises(RunStopped):
-        claim(Answers(ahead, "their-machine.1.1.1", clock=Clock()), batch=OTHER, seconds=30)
+        claim(AnswerStore(ahead, "their-machine.1.1.1", clock=Clock()), batch=OTHER, seconds=30)
     ahead.moved_back = timedelta(minutes=40)
-    taken(Answers(ahead, "their-machine.1.1.1", clock=Clock()), batch=OTHER)
+    taken(AnswerStore(ahead, "their-machine.1.1.1", clock=Clock()), batch=OTHER)
 
 
 def test_who_slept_while_another_process_took_the_call_over_does_not_make_it(
-    store: Troubled, ours: Answers, theirs: Answers, clock: Clock
+    store: Troubled, ours: AnswerStore, theirs: AnswerStore, clock: Clock
 ) -> None:
     slept = taken(ours)
     made = taken(theirs, seconds=CALL_SECONDS + 20)
@@ -182,7 +184,7 @@ def test_who_slept_while_another_process_took_the_call_over_does_not_make_it(
 
 @pytest.mark.parametrize("error", [CallError("ValidationException", "wrong"), RunStopped("enough")])
 def test_a_call_that_failed_is_free_again_unless_another_process_has_it(
-    store: Troubled, ours: Answers, theirs: Answers, error: Exception
+    store: Troubled, ours: AnswerStore, theirs: AnswerStore, error: Exception
 ) -> None:
     def fail() -> None:
         raise error
@@ -198,7 +200,7 @@ def test_a_call_that_failed_is_free_again_unless_another_process_has_it(
 
 
 def test_a_call_whose_end_is_unknown_is_made_twice_and_then_left_to_a_person(
-    store: Troubled, ours: Answers, theirs: Answers
+    store: Troubled, ours: AnswerStore, theirs: AnswerStore
 ) -> None:
     calls = []
 
@@ -215,7 +217,7 @@ def test_a_call_whose_end_is_unknown_is_made_twice_and_then_left_to_a_person(
 
 
 def test_a_call_whose_end_is_unknown_is_not_repeated_once_another_process_has_it(
-    ours: Answers, theirs: Answers
+    ours: AnswerStore, theirs: AnswerStore
 ) -> None:
     calls = []
     slept = taken(ours)
@@ -231,7 +233,7 @@ def test_a_call_whose_end_is_unknown_is_not_repeated_once_another_process_has_it
 
 
 def test_a_fault_of_our_own_after_a_call_is_met_by_two_runs_and_by_no_third(
-    ours: Answers, theirs: Answers, store: Troubled
+    ours: AnswerStore, theirs: AnswerStore, store: Troubled
 ) -> None:
     def call() -> None:
         raise KeyError("a field that was always there")
@@ -246,10 +248,10 @@ def test_a_fault_of_our_own_after_a_call_is_met_by_two_runs_and_by_no_third(
 
 
 def test_what_is_asked_for_again_waits_for_a_call_under_way_and_is_made_once_an_occasion(
-    store: Troubled, ours: Answers, theirs: Answers
+    store: Troubled, ours: AnswerStore, theirs: AnswerStore
 ) -> None:
-    def again(answers: Answers, occasion: str, seconds: float = 0.0) -> Claim | Answer:
-        terms = Terms(Patience(Clock(), seconds), OTHER, occasion=occasion)
+    def again(answers: AnswerStore, occasion: str, seconds: float = 0.0) -> Claim | Answer:
+        terms = AnswerPolicy(Patience(Clock(), seconds), OTHER, occasion=occasion)
         return answers.claim("picture", NAME, terms, PRICE)
 
     first = taken(ours)
@@ -267,7 +269,7 @@ def test_what_is_asked_for_again_waits_for_a_call_under_way_and_is_made_once_an_
 
 
 def test_a_claim_keeps_what_was_paid_before_it_and_what_its_call_may_cost(
-    store: Troubled, ours: Answers, theirs: Answers
+    store: Troubled, ours: AnswerStore, theirs: AnswerStore
 ) -> None:
     first = taken(ours)
     (written,) = ours.payments(NAME)
@@ -278,21 +280,21 @@ def test_a_claim_keeps_what_was_paid_before_it_and_what_its_call_may_cost(
     )
     made = replace(MADE, call=written.call, paid_usd=0.01)
     ours.keep("picture", NAME, made, media_type="image/png", claim=first)
-    terms = Terms(threading.Event(), OTHER, occasion="Monday")
+    terms = AnswerPolicy(threading.Event(), OTHER, occasion="Monday")
     anew = theirs.claim("picture", NAME, terms, PRICE)
     assert isinstance(anew, Claim)
     assert [(each.usd, each.certain) for each in theirs.payments(NAME)] == [(0.01, True), (0.012, False)]
 
 
 def test_a_living_holder_of_a_call_is_waited_for_whoever_holds_the_lease_of_its_batch(
-    ours: Answers, theirs: Answers
+    ours: AnswerStore, theirs: AnswerStore
 ) -> None:
     taken(ours)
     with pytest.raises(RunStopped):
         claim(theirs, seconds=CALL_SECONDS - 20)
 
 
-def test_a_process_takes_a_call_at_once_that_its_own_thread_has_left(ours: Answers) -> None:
+def test_a_process_takes_a_call_at_once_that_its_own_thread_has_left(ours: AnswerStore) -> None:
     def fail() -> None:
         raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "PutObject")
 
@@ -302,7 +304,7 @@ def test_a_process_takes_a_call_at_once_that_its_own_thread_has_left(ours: Answe
 
 
 def test_a_call_that_may_have_been_billed_twice_is_made_once_more_each_time_somebody_asks(
-    ours: Answers, theirs: Answers
+    ours: AnswerStore, theirs: AnswerStore
 ) -> None:
     calls = []
 
@@ -323,15 +325,21 @@ def test_a_call_that_may_have_been_billed_twice_is_made_once_more_each_time_some
                 claim(answers, retry=occasion)
 
 
-def once(answers: Answers, ask: Callable[[Claim], Answer], **how: bool) -> Answer:
+def once(answers: AnswerStore, ask: Callable[[Claim], Answer], **how: bool) -> Answer:
     return answers.once(
-        "labels", NAME, Terms(threading.Event()), ask, media_type="application/json", price=PRICE, **how
+        "labels",
+        NAME,
+        AnswerPolicy(threading.Event()),
+        ask,
+        media_type="application/json",
+        price=PRICE,
+        **how,
     )
 
 
 @pytest.mark.parametrize("looks", [True, False])
 def test_an_answer_is_asked_for_once_by_processes_and_threads_that_want_it_at_once(
-    ours: Answers, theirs: Answers, monkeypatch: pytest.MonkeyPatch, looks: bool
+    ours: AnswerStore, theirs: AnswerStore, monkeypatch: pytest.MonkeyPatch, looks: bool
 ) -> None:
     monkeypatch.setattr("bg_pipeline.state.answers.POLL_SECONDS", 0.02)
     asked, together, claims = [], threading.Barrier(4), threading.Semaphore(0)
@@ -341,7 +349,7 @@ def test_an_answer_is_asked_for_once_by_processes_and_threads_that_want_it_at_on
         def counted(
             kind: str,
             name: str,
-            terms: Terms,
+            terms: AnswerPolicy,
             price: Price,
             claims_it: Callable[..., Claim | Answer] = claims_it,
         ) -> Claim | Answer:
@@ -357,7 +365,7 @@ def test_an_answer_is_asked_for_once_by_processes_and_threads_that_want_it_at_on
             assert claims.acquire(timeout=30), "the other process comes meanwhile"
         return MADE
 
-    def come(answers: Answers) -> Answer:
+    def come(answers: AnswerStore) -> Answer:
         together.wait()
         return once(answers, ask, looks=looks)
 
@@ -368,7 +376,7 @@ def test_an_answer_is_asked_for_once_by_processes_and_threads_that_want_it_at_on
 
 
 def test_who_claims_before_looking_makes_one_request_less_where_nothing_is_stored(
-    store: Troubled, ours: Answers, monkeypatch: pytest.MonkeyPatch
+    store: Troubled, ours: AnswerStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requests = []
     for method in ("read", "write"):
@@ -385,7 +393,7 @@ def test_who_claims_before_looking_makes_one_request_less_where_nothing_is_store
     assert once(ours, lambda claim: Answer(b"other", "titan-v2"), looks=False).data == MADE.data
 
 
-def test_what_turns_out_to_be_no_picture_leaves_no_claim(store: Troubled, ours: Answers) -> None:
+def test_what_turns_out_to_be_no_picture_leaves_no_claim(store: Troubled, ours: AnswerStore) -> None:
     def ask(claim: Claim) -> Answer:
         raise ImageError("NotAnImage", "it is no picture")
 
@@ -395,7 +403,7 @@ def test_what_turns_out_to_be_no_picture_leaves_no_claim(store: Troubled, ours: 
 
 
 def test_who_lost_a_call_while_it_waited_for_the_gate_takes_the_answer_of_who_has_it(
-    ours: Answers, theirs: Answers, clock: Clock
+    ours: AnswerStore, theirs: AnswerStore, clock: Clock
 ) -> None:
     called = []
 
@@ -405,7 +413,7 @@ def test_who_lost_a_call_while_it_waited_for_the_gate_takes_the_answer_of_who_ha
         made = theirs.once(
             "labels",
             NAME,
-            Terms(Patience(theirs._clock, CALL_SECONDS + 20)),  # type: ignore[arg-type]
+            AnswerPolicy(Patience(theirs._clock, CALL_SECONDS + 20)),  # type: ignore[arg-type]
             lambda _: MADE,
             media_type="application/json",
             price=PRICE,
@@ -419,7 +427,9 @@ def test_who_lost_a_call_while_it_waited_for_the_gate_takes_the_answer_of_who_ha
     assert called == []
 
 
-def test_who_holds_no_lease_takes_no_call_from_another_who_holds_none(ours: Answers, theirs: Answers) -> None:
+def test_who_holds_no_lease_takes_no_call_from_another_who_holds_none(
+    ours: AnswerStore, theirs: AnswerStore
+) -> None:
     taken(ours, batch="")
     with pytest.raises(RunStopped):
         claim(theirs, batch="", seconds=30)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bg_pipeline.state.compressed_rows import LINES, UNPACKED, Lines
+from bg_pipeline.state.compressed_rows import LINES, UNPACKED, CompressedRows
 
 Step = tuple[str, int, bytes]
 BLOCKS = UNPACKED + 3
@@ -26,7 +26,7 @@ def filled(count: int = LINES * BLOCKS) -> dict[str, bytes]:
 @given(st.lists(steps, max_size=200))
 def test_lines_are_set_found_and_forgotten_as_in_a_dictionary(some: Sequence[Step]) -> None:
     wanted = filled()
-    lines = Lines()
+    lines = CompressedRows()
     lines.update(wanted)
     for kind, number, line in some:
         name = str(number)
@@ -42,20 +42,20 @@ def test_lines_are_set_found_and_forgotten_as_in_a_dictionary(some: Sequence[Ste
 
 @pytest.mark.parametrize("count", [0, 1, LINES - 1, LINES, LINES + 1])
 def test_blocks_that_are_just_full_lose_nothing(count: int) -> None:
-    lines = Lines()
+    lines = CompressedRows()
     lines.update(filled(count))
     assert dict(lines) == filled(count)
 
 
 def test_empty_lines_are_kept() -> None:
-    lines = Lines()
+    lines = CompressedRows()
     lines.update(dict.fromkeys(filled(), b""))
     assert set(lines.values()) == {b""}
     assert len(lines) == LINES * BLOCKS
 
 
 def test_threads_read_while_one_writes() -> None:
-    lines, wanted = Lines(), filled()
+    lines, wanted = CompressedRows(), filled()
     lines.update(wanted)
     writing = threading.Event()
 
@@ -75,6 +75,6 @@ def test_threads_read_while_one_writes() -> None:
 
 def test_what_is_alike_takes_a_fifth_of_its_room() -> None:
     wanted = {f"{n}.jpg": b'{"image":"%d.jpg","status":"Succeeded","cause":""}' % n * 20 for n in range(640)}
-    lines = Lines()
+    lines = CompressedRows()
     lines.update(wanted)
     assert sum(map(len, lines._packed)) < sum(map(len, wanted.values())) / 5

@@ -5,7 +5,7 @@ from datetime import timedelta
 from botocore.exceptions import EndpointConnectionError
 
 from bg_pipeline.errors import PreconditionFailed
-from bg_pipeline.storage.object_store import Content, Store
+from bg_pipeline.storage.object_store import ObjectContent, Store
 
 
 class Clock:
@@ -32,11 +32,11 @@ class Troubled(Store):
             raise PreconditionFailed("the client sent it twice")
         return etag
 
-    def read(self, key: str) -> Content | None:
+    def read(self, key: str) -> ObjectContent | None:
         content = super().read(key)
         if content is None:
             return None
-        return Content(
+        return ObjectContent(
             content.data,
             content.etag,
             content.media_type,

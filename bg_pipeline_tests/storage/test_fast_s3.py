@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 
 import bg_pipeline.storage.fast_s3 as quick_module
 from bg_pipeline.errors import PreconditionFailed
-from bg_pipeline.storage.fast_s3 import MAX_BYTES, REST_SECONDS, NotTried, quick_s3
+from bg_pipeline.storage.fast_s3 import MAX_BYTES, REST_SECONDS, FallbackNeeded, fast_s3
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_tests.scripted_s3 import ABSENT, CONFLICT, CUT, DOWN, ScriptedS3, scripted_s3
 
 
 @pytest.fixture
 def quick(s3, bucket):
-    found = quick_s3(s3, bucket)
+    found = fast_s3(s3, bucket)
     assert found is not None
     return found
 
@@ -35,7 +35,7 @@ def test_a_key_is_read_and_written_under_the_name_that_boto3_gives_it_or_left_to
 ) -> None:
     try:
         quick.write(key, b"x", media_type="text/plain", metadata={})
-    except NotTried:
+    except FallbackNeeded:
         return
     assert s3.get_object(Bucket=bucket, Key=key)["Body"].read() == b"x"
     assert quick.read(key)[0] == b"x"
@@ -46,9 +46,9 @@ def test_a_key_is_read_and_written_under_the_name_that_boto3_gives_it_or_left_to
     ["a//b", "/a", "a/", "a/../b", "./a", ".a", "a/.b", "ü.jpg", "a b", "a%2Fb", "a~b", "a?b", "a\nb", ""],
 )
 def test_a_key_that_obstore_would_change_is_left_to_boto3(quick, key: str) -> None:
-    with pytest.raises(NotTried):
+    with pytest.raises(FallbackNeeded):
         quick.write(key, b"x", media_type="text/plain", metadata={})
-    with pytest.raises(NotTried):
+    with pytest.raises(FallbackNeeded):
         quick.read(key)
 
 
@@ -95,7 +95,7 @@ def test_an_absent_object_is_none_and_an_absent_bucket_is_boto3s_error(s3, bucke
 
 
 def test_what_is_large_is_left_to_boto3(quick) -> None:
-    with pytest.raises(NotTried):
+    with pytest.raises(FallbackNeeded):
         quick.write("a", bytes(MAX_BYTES + 1), media_type="text/plain", metadata={})
 
 
@@ -128,7 +128,7 @@ def test_a_bucket_that_has_an_address_of_its_own_is_asked_there(
         "generate_presigned_url",
         lambda _, **asked: f"{own}/{asked['Params']['Key']}?X-Amz-Signature=0",
     )
-    quick = quick_s3(scripted.client, "shop")
+    quick = fast_s3(scripted.client, "shop")
     assert quick is not None
     quick.read("a/b")
     quick.write("c", b"x", media_type="text/plain", metadata={})
@@ -141,13 +141,13 @@ def test_after_an_error_all_is_boto3s_for_a_while(
 ) -> None:
     now = 1000.0
     monkeypatch.setattr(quick_module, "time", SimpleNamespace(monotonic=lambda: now))
-    quick = quick_s3(scripted.client, "shop")
+    quick = fast_s3(scripted.client, "shop")
     assert quick is not None
     scripted.answers[:] = [trouble]
-    with pytest.raises(NotTried):
+    with pytest.raises(FallbackNeeded):
         quick.read("a")
     now += REST_SECONDS - 1
-    with pytest.raises(NotTried):
+    with pytest.raises(FallbackNeeded):
         quick.read("a")
     assert len(scripted.asked) == 1
     now += 2
@@ -181,10 +181,10 @@ def test_only_a_write_with_a_condition_can_be_lost(scripted: ScriptedS3) -> None
 def test_a_write_that_meets_another_one_under_way_is_boto3s_and_not_lost(
     scripted: ScriptedS3, condition: dict[str, Any]
 ) -> None:
-    quick = quick_s3(scripted.client, "shop")
+    quick = fast_s3(scripted.client, "shop")
     assert quick is not None
     scripted.answers[:] = [(409, CONFLICT)]
-    with pytest.raises(NotTried):
+    with pytest.raises(FallbackNeeded):
         quick.write("a", b"x", media_type="text/plain", metadata={}, **condition)
 
 
@@ -201,9 +201,9 @@ def test_where_nobody_answers_boto3_is_asked(bucket: str) -> None:
         lambda quick: quick.read("a"),
         lambda quick: quick.write("a", b"", media_type="text/plain", metadata={}),
     ):
-        quick = quick_s3(away, bucket)
+        quick = fast_s3(away, bucket)
         assert quick is not None
-        with pytest.raises(NotTried):
+        with pytest.raises(FallbackNeeded):
             ask(quick)
 
 
@@ -221,7 +221,7 @@ def test_credentials_that_boto3_renews_are_renewed_here(
     scripted.client._request_signer._credentials = RefreshableCredentials(
         "first", "s", "t", soon, renew, "test"
     )
-    quick = quick_s3(scripted.client, "shop")
+    quick = fast_s3(scripted.client, "shop")
     assert quick is not None
     quick.read("a")
     scripted.client._request_signer._credentials._expiry_time = soon
@@ -241,20 +241,20 @@ def test_credentials_that_cannot_be_renewed_are_boto3s_error(scripted: ScriptedS
     later = datetime.now(UTC) + timedelta(hours=1)
     credentials = Ending("a", "s", "t", later, dict, "test")
     scripted.client._request_signer._credentials = credentials
-    quick = quick_s3(scripted.client, "shop")
+    quick = fast_s3(scripted.client, "shop")
     assert quick is not None
     credentials.ended = True
-    with pytest.raises(NotTried):
+    with pytest.raises(FallbackNeeded):
         quick.read("a")
 
 
 def test_a_fork_of_the_process_leaves_all_to_boto3(
     scripted: ScriptedS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quick = quick_s3(scripted.client, "shop")
+    quick = fast_s3(scripted.client, "shop")
     assert quick is not None
     monkeypatch.setattr(quick_module, "os", SimpleNamespace(getpid=lambda: 0))
-    with pytest.raises(NotTried):
+    with pytest.raises(FallbackNeeded):
         quick.read("a")
 
 
@@ -263,7 +263,7 @@ def test_where_the_environment_names_a_proxy_all_is_boto3s(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(name, "http://127.0.0.1:9")
-    assert quick_s3(boto3.client("s3"), "shop") is None
+    assert fast_s3(boto3.client("s3"), "shop") is None
 
 
 @pytest.mark.parametrize(
@@ -279,4 +279,4 @@ def test_where_the_environment_names_a_proxy_all_is_boto3s(
     ],
 )
 def test_a_client_that_obstore_cannot_imitate_is_left_alone(given: dict[str, object], bucket: str) -> None:
-    assert quick_s3(boto3.client("s3", **given), bucket) is None  # type: ignore[call-overload]
+    assert fast_s3(boto3.client("s3", **given), bucket) is None  # type: ignore[call-overload]

@@ -21,9 +21,9 @@ from bg_pipeline.uploads.changes import (
     MAX_RUNS,
     MAX_TOLD,
     OLDER_SECONDS,
-    Memory,
-    Run,
-    Tick,
+    RunRequest,
+    SensorCursor,
+    SensorTick,
     relevant,
 )
 
@@ -90,7 +90,7 @@ class Watch:
     settings: Settings = field(default_factory=lambda: settings(bucket="photos"))
     now: datetime = NOON
     cursor: str = ""
-    runs: dict[str, Run] = field(default_factory=dict)
+    runs: dict[str, RunRequest] = field(default_factory=dict)
     told: list[str] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     looks: int = 1_000_000
@@ -109,14 +109,14 @@ class Watch:
     def ended(self, *, failed: bool, cancelled: bool = False, left: bool = False) -> None:
         """The newest run that was asked for started a minute ago and ends now; without this it succeeds."""
         now = self.now.timestamp()
-        self.runs[self.keys[-1]] = Run(True, failed, now - 60, now, cancelled, left)
+        self.runs[self.keys[-1]] = RunRequest(True, failed, now - 60, now, cancelled, left)
 
     def tick(self) -> list[str]:
         """The dates that are asked for, as Dagster's daemon would take them up."""
         self.bucket.prefixes.clear()
-        memory = Memory.read(self.cursor)
+        memory = SensorCursor.read(self.cursor)
         left = iter(range(self.looks))
-        tick = Tick(
+        tick = SensorTick(
             settings=self.settings,
             store=Store(cast(Any, self.bucket), "photos"),
             memory=memory,
@@ -317,7 +317,7 @@ def test_an_idle_tick_lists_each_open_date_once_whatever_else_there_is(watch: Wa
     for number in range(100_000):
         watch.bucket.put(f"image-files/2026/10/{number % 30 + 1:02}/{number}/bus.png", "1", NOON)
     watch.tick()
-    watch.cursor = Memory(looked=NOON.timestamp()).model_dump_json()
+    watch.cursor = SensorCursor(looked=NOON.timestamp()).model_dump_json()
     assert watch.later(30).tick() == []
     assert watch.bucket.prefixes == [
         f"image-files/{day}/" for day in ("2026/11/22", "2026/11/21", "2026/11/20")
@@ -447,7 +447,7 @@ def test_the_cursor_stays_small(watch: Watch) -> None:
 def test_a_run_under_way_is_waited_for(watch: Watch) -> None:
     watch.put("bus.png", "request.json")
     watch.tick()
-    watch.runs[watch.keys[-1]] = Run(False, False, NOON.timestamp(), NOON.timestamp())
+    watch.runs[watch.keys[-1]] = RunRequest(False, False, NOON.timestamp(), NOON.timestamp())
     assert watch.later(86_000).tick() == []
 
 
@@ -582,7 +582,7 @@ def test_an_older_date_whose_run_crashed_is_asked_for_before_the_hour(watch: Wat
     assert watch.tick() == ["2026-11-01"]
     watch.ended(failed=True)
     assert watch.later(30).tick() == []
-    watch.runs[watch.keys[-1]] = Run(False, False, NOON.timestamp(), NOON.timestamp())
+    watch.runs[watch.keys[-1]] = RunRequest(False, False, NOON.timestamp(), NOON.timestamp())
     later = [watch.later(30).tick() for _ in range(20)]
     assert later == [[]] * 20
     watch.ended(failed=True)

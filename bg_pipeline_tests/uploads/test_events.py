@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from bg_pipeline.aws.sqs import HIDDEN_SECONDS, Message, Queue, region_of
 from bg_pipeline.domain.batches import parse_upload
 from bg_pipeline.settings import settings
-from bg_pipeline.storage.object_store import Store, Stored
-from bg_pipeline.uploads.changes import Asked, Memory, Run, Tick
+from bg_pipeline.storage.object_store import ObjectInfo, Store
+from bg_pipeline.uploads.changes import RequestedRun, RunRequest, SensorCursor, SensorTick
 from bg_pipeline.uploads.events import (
     CALM_SECONDS,
     MAX_BODY,
@@ -26,8 +26,8 @@ from bg_pipeline.uploads.events import (
     MAX_TOLD,
     POISON_RECEIVES,
     Created,
-    Delivery,
-    Inbox,
+    EventBatch,
+    EventQueue,
     created,
 )
 
@@ -215,10 +215,10 @@ class Photos:
     bucket = "photos"
 
     def __init__(self) -> None:
-        self.objects: dict[str, Stored] = {}
+        self.objects: dict[str, ObjectInfo] = {}
         self.failing = False
 
-    def list(self, prefix: str) -> Iterator[Stored]:
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
         if self.failing:
             raise ConnectionError(prefix)
         return (self.objects[key] for key in sorted(self.objects) if key.startswith(prefix))
@@ -229,7 +229,7 @@ class Photos:
         return iter(sorted(found))
 
     def write(self, key: str, data: bytes, *, media_type: str) -> str:
-        self.objects[key] = Stored(key, len(data), data.decode(), NOON)
+        self.objects[key] = ObjectInfo(key, len(data), data.decode(), NOON)
         return ""
 
 
@@ -240,7 +240,7 @@ class World:
     now: datetime = NOON
     photos: Photos = field(default_factory=Photos)
     told: list[str] = field(default_factory=list)
-    runs: list[tuple[date, Asked]] = field(default_factory=list)
+    runs: list[tuple[date, RequestedRun]] = field(default_factory=list)
     cursors: dict[str, str] = field(default_factory=dict)
     settle: int = 300
 
@@ -254,16 +254,16 @@ class World:
     def put(self, *names: str, day: str = "2026/11/21", batch: str = "101530", text: str = "1") -> None:
         for name in names:
             key = f"image-files/{day}/{batch}/{name}"
-            self.photos.objects[key] = Stored(key, 1, text, self.now)
+            self.photos.objects[key] = ObjectInfo(key, 1, text, self.now)
             self.queue.send(plain(key))
 
-    def take(self, inbox: Inbox, tick: Tick) -> None:
-        Delivery(self.queue, inbox, tick, time_is_up=lambda: False).take()
+    def take(self, inbox: EventQueue, tick: SensorTick) -> None:
+        EventBatch(self.queue, inbox, tick, time_is_up=lambda: False).take()
 
     def tick(self, *, sensor: str = "events", lost: bool = False) -> list[str]:
         """The dates a sensor asks for, as Dagster's daemon would take them up, or lose them with the cursor."""
-        memory = (Inbox if sensor == "events" else Memory).read(self.cursors.get(sensor))
-        tick = Tick(
+        memory = (EventQueue if sensor == "events" else SensorCursor).read(self.cursors.get(sensor))
+        tick = SensorTick(
             settings=settings(bucket="photos", settle_seconds=self.settle),
             store=cast(Store, self.photos),
             memory=memory,
@@ -275,9 +275,9 @@ class World:
             time_is_up=lambda: False,
             warn=self.told.append,
         )
-        asked: list[tuple[date, Asked]] = []
+        asked: list[tuple[date, RequestedRun]] = []
         try:
-            if isinstance(memory, Inbox):
+            if isinstance(memory, EventQueue):
                 self.take(memory, tick)
             asked.extend(tick.requests_due() if sensor == "events" else tick.requests())
         finally:
@@ -286,11 +286,11 @@ class World:
                 self.runs.extend(asked)
         return [str(day) for day, _ in asked]
 
-    def _run(self, run_key: str) -> Run | None:
+    def _run(self, run_key: str) -> RunRequest | None:
         found = [each.at for _, each in self.runs if each.run_key == run_key]
-        return Run(finished=True, failed=False, started=found[-1], ended=found[-1]) if found else None
+        return RunRequest(finished=True, failed=False, started=found[-1], ended=found[-1]) if found else None
 
-    def _asked(self, day: date) -> Asked | None:
+    def _asked(self, day: date) -> RequestedRun | None:
         found = [each for that, each in self.runs if that == day]
         return found[-1].model_copy() if found else None
 
@@ -376,7 +376,7 @@ def test_an_upload_to_any_old_date_starts_that_date_every_time(world: World) -> 
         assert world.tick() == ["2024-01-01"]
         for _ in range(100):
             assert world.later(60).tick() == []
-        assert Inbox.read(world.cursors["events"]) == Inbox()
+        assert EventQueue.read(world.cursors["events"]) == EventQueue()
     assert len({asked.run_key for _, asked in world.runs}) == 4
 
 
@@ -419,7 +419,7 @@ def test_a_folder_without_a_request_is_asked_for_when_it_has_been_quiet(world: W
 def test_a_draft_waits_for_its_request_and_nothing_is_remembered_of_it(world: World) -> None:
     world.put("bus.png", "draft.json")
     assert [world.tick(), world.later(10).tick(), world.later(9_000).tick()] == [[], [], []]
-    assert Inbox.read(world.cursors["events"]) == Inbox()
+    assert EventQueue.read(world.cursors["events"]) == EventQueue()
     world.put("request.json")
     assert world.tick() == ["2026-11-21"]
 
@@ -472,7 +472,7 @@ def test_what_was_told_is_bounded(world: World) -> None:
     for number in range(3 * MAX_TOLD):
         world.queue.send(plain(f"image-files/{number}/bus.png"))
     world.tick()
-    assert len(Inbox.read(world.cursors["events"]).told) == MAX_TOLD
+    assert len(EventQueue.read(world.cursors["events"]).told) == MAX_TOLD
 
 
 def test_poison_without_a_dead_letter_queue_is_told_kept_and_in_the_end_deleted(world: World) -> None:
@@ -555,8 +555,8 @@ def test_whatever_is_lost_every_upload_is_asked_for_in_the_end_and_no_state_twic
     for _ in range(6):
         world.later(HIDDEN_SECONDS).tick()
     assert world.queue.held == {}
-    assert Inbox.read(world.cursors["events"]).receipts == []
-    runs: dict[date, list[Asked]] = {}
+    assert EventQueue.read(world.cursors["events"]).receipts == []
+    runs: dict[date, list[RequestedRun]] = {}
     for when, asked in world.runs:
         runs.setdefault(when, []).append(asked)
     for states in runs.values():

@@ -18,12 +18,12 @@ from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads.manifest import Manifest, read
 from bg_pipeline.uploads.sources import (
     AmongUploads,
-    InBuckets,
-    OnThisMachine,
-    Order,
+    LocalSources,
+    ResolvedManifest,
+    S3Sources,
     Sources,
     Text,
-    order,
+    resolve_manifest,
 )
 from bg_pipeline.uploads.submitting import new_batch, submit
 from bg_pipeline_tests.pictures import photo
@@ -112,9 +112,9 @@ def put(folder: Path, *names: str) -> Path:
     return folder
 
 
-def asked(text: str, sources: Sources, settings: Settings | None = None, **wishes: Any) -> Order:
+def asked(text: str, sources: Sources, settings: Settings | None = None, **wishes: Any) -> ResolvedManifest:
     data = text.encode()
-    return order(settings or Settings(bucket="b"), new_batch(), read(data), data, sources, wishes)
+    return resolve_manifest(settings or Settings(bucket="b"), new_batch(), read(data), data, sources, wishes)
 
 
 def wrong(text: str, sources: Sources, **wishes: Any) -> list[tuple[str, str]]:
@@ -131,10 +131,10 @@ class Nowhere:
 @pytest.fixture
 def here(tmp_path: Path) -> Sources:
     put(tmp_path, "a.jpg", "b.jpg", "summer/1.jpg", "winter/1.jpg", "m.png", ".hidden.jpg", "x.json")
-    return OnThisMachine(tmp_path, Nowhere())
+    return LocalSources(tmp_path, Nowhere())
 
 
-def entries(found: Order) -> list[dict[str, Any]]:
+def entries(found: ResolvedManifest) -> list[dict[str, Any]]:
     document = json.loads(found.data)["Images"]
     assert isinstance(document, list)
     return document
@@ -302,8 +302,8 @@ def test_photos_in_buckets_are_copied_into_the_batch(s3, bucket: str, tmp_path: 
         f"s3://{bucket}/assets/sky.png,x,\n"
     )
     batch = new_batch()
-    sources = OnThisMachine(tmp_path, InBuckets(settings, store))
-    found = order(settings, batch, read(text.encode()), text.encode(), sources, {})
+    sources = LocalSources(tmp_path, S3Sources(settings, store))
+    found = resolve_manifest(settings, batch, read(text.encode()), text.encode(), sources, {})
     submit(store, batch, found.photos, found.data, others=found.others)
     content = store.read(batch.upload_key("a+b ü.jpg"))
     assert content is not None
@@ -315,7 +315,7 @@ def test_photos_in_buckets_are_copied_into_the_batch(s3, bucket: str, tmp_path: 
 def test_what_may_not_be_read_or_is_not_there_is_named_and_nothing_is_uploaded(s3, bucket: str) -> None:
     store = Store(s3, bucket)
     store.write("pipeline-state/x.jpg", b"x", media_type="image/jpeg")
-    sources = InBuckets(Settings(bucket=bucket), store)
+    sources = S3Sources(Settings(bucket=bucket), store)
     text = (
         f"source\ns3://elsewhere/a.jpg\ns3://{bucket}/none.jpg\ns3://{bucket}/pipeline-state/x.jpg\n"
         f"s3://{bucket}/image-files/\n"
@@ -514,7 +514,7 @@ NFC, NFD = (unicodedata.normalize(form, "chaussure été.jpg") for form in ("NFC
 
 def test_the_table_of_the_corpus_finds_the_file_of_a_mac(tmp_path: Path) -> None:
     put(tmp_path, NFD)
-    found = asked((CORPUS / "nfc_name.csv").read_text("utf-8"), OnThisMachine(tmp_path, Nowhere()))
+    found = asked((CORPUS / "nfc_name.csv").read_text("utf-8"), LocalSources(tmp_path, Nowhere()))
     assert [each.name for each in found.photos] == [NFD]
 
 
@@ -523,14 +523,14 @@ def test_a_file_is_found_by_the_other_spelling_of_its_folders_too(
     tmp_path: Path, written: str, there: str
 ) -> None:
     put(tmp_path, f"{there} photos/{there}")
-    here = OnThisMachine(tmp_path, Nowhere())
+    here = LocalSources(tmp_path, Nowhere())
     assert len(asked(f"source,prompt\n{written} photos/{written},x\n", here).photos) == 1
 
 
 def test_two_files_that_look_the_same_are_told_and_none_is_chosen(tmp_path: Path) -> None:
     put(tmp_path, NFC, NFD)
     mixed = "chaussure e\u0301té.jpg"
-    ((place, words),) = wrong(f"source,prompt\n{mixed},x\n", OnThisMachine(tmp_path, Nowhere()))
+    ((place, words),) = wrong(f"source,prompt\n{mixed},x\n", LocalSources(tmp_path, Nowhere()))
     assert place == "line 2, column source"
     assert "several that look the same" in words
 
@@ -544,7 +544,7 @@ def test_photos_that_were_sent_are_found_by_either_spelling() -> None:
 def test_objects_are_found_by_either_spelling(s3, bucket: str) -> None:
     store = Store(s3, bucket)
     store.write(f"assets/{NFD}", photo(), media_type="image/jpeg")
-    buckets = InBuckets(Settings(bucket=bucket), store)
+    buckets = S3Sources(Settings(bucket=bucket), store)
     assert buckets.find(f"s3://{bucket}/assets/{NFC}").key == f"assets/{NFD}"
     store.write("assets/é/é.jpg", photo(), media_type="image/jpeg")
     store.write("assets/e\u0301/e\u0301.jpg", photo(), media_type="image/jpeg")

@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from bg_pipeline.uploads.unicode_names import match_names, spellings
+from bg_pipeline.uploads.unicode_names import match_names, normal_forms
 
 NFC, NFD = (unicodedata.normalize(form, "chaussure été.jpg") for form in ("NFC", "NFD"))
 
@@ -27,7 +27,7 @@ def test_what_may_mean_several_files_means_none() -> None:
     mixed = "chaussure e\u0301té.jpg"
     assert match_names([mixed], {NFC, NFD}) == {}
     assert match_names([mixed, NFD], {NFC}) == {}
-    assert spellings(mixed, {NFC, NFD}) == sorted([NFC, NFD])
+    assert normal_forms(mixed, {NFC, NFD}) == sorted([NFC, NFD])
 
 
 def test_other_letters_and_capitals_are_other_names() -> None:

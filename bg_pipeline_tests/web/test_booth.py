@@ -13,8 +13,8 @@ import pytest
 import requests
 
 import bg_pipeline
-from bg_pipeline.run.date_result import Day
-from bg_pipeline.run.engine import Flow
+from bg_pipeline.run.date_result import DateResult
+from bg_pipeline.run.engine import Engine
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench, aws
@@ -127,13 +127,13 @@ def test_an_order_answers_before_it_is_worked_on_and_can_be_asked_for(
     api: Caller, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.put("photo/x/me.jpg", PORTRAIT)
-    answered, run = threading.Event(), Flow.run
+    answered, run = threading.Event(), Engine.run
 
-    def run_later(flow: Flow, dates: Sequence[date]) -> dict[date, Day]:
+    def run_later(flow: Engine, dates: Sequence[date]) -> dict[date, DateResult]:
         assert answered.wait(30)
         return run(flow, dates)
 
-    monkeypatch.setattr(Flow, "run", run_later)
+    monkeypatch.setattr(Engine, "run", run_later)
     answer = api.post("/photo-api", {"Key": "photo/x/me.jpg", "Prompts": ["a beach", "a forest"]})
     assert answer.status_code == 202
     order = answer.json()

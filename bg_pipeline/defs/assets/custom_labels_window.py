@@ -16,7 +16,7 @@ from bg_pipeline.defs.assets.metadata import day_metadata
 from bg_pipeline.domain.stages import LABELS, PICTURES, STAGES
 from bg_pipeline.errors import CallError, RunStopped, SettingsError
 from bg_pipeline.settings import Settings
-from bg_pipeline.storage.object_store import Store, explained
+from bg_pipeline.storage.object_store import Store, explain_s3_error
 
 NAME = "custom_labels_window"
 
@@ -56,7 +56,7 @@ def custom_labels_window(settings: Settings) -> dg.JobDefinition:
         except (SettingsError, NotStarted, CallError, RunStopped) as error:
             raise dg.Failure(str(error), allow_retries=False) from error
         except (ClientError, BotoCoreError) as error:
-            raise dg.Failure(explained(bucket, error), allow_retries=False) from None
+            raise dg.Failure(explain_s3_error(bucket, error), allow_retries=False) from None
         context.add_output_metadata(_metadata(bucket, outcome))
         if outcome.reason:
             context.log.info(f"Nothing was done: {outcome.reason}")
@@ -91,7 +91,7 @@ def custom_labels_window(settings: Settings) -> dg.JobDefinition:
     return job
 
 
-def _metadata(store: Store, outcome: window_run.Outcome) -> dict[str, Any]:
+def _metadata(store: Store, outcome: window_run.WindowOutcome) -> dict[str, Any]:
     if outcome.reason:
         return {"reason": outcome.reason}
     metadata: dict[str, Any] = {"dates": ", ".join(f"{day}" for day in outcome.days)}

@@ -20,11 +20,11 @@ from bg_pipeline.defs.checks import check_results, check_specs
 from bg_pipeline.defs.partitions import BACKFILL
 from bg_pipeline.domain.stages import CAPTIONS, LABELS, PICTURES, REPORT, STAGES
 from bg_pipeline.errors import NothingUsable, RunStopped, SettingsError, StorageFailed
-from bg_pipeline.quality.checks import Ran
+from bg_pipeline.quality.checks import RunOutcome
 from bg_pipeline.rate_limits.calls import DayQuotaExhausted
-from bg_pipeline.run.date_result import Day, Progress
+from bg_pipeline.run.date_result import DateResult, Progress
 from bg_pipeline.settings import Settings
-from bg_pipeline.storage.object_store import Store, explained
+from bg_pipeline.storage.object_store import Store, explain_s3_error
 
 LEFT: Final = "bg_pipeline/left"
 """The tag of a run that left something undone which may be done soon; its value is the run's own id."""
@@ -129,14 +129,14 @@ def image_flow(settings: Settings, dates: dg.DailyPartitionsDefinition) -> dg.As
             raise dg.Failure(str(error), allow_retries=False) from None
         except (ClientError, BotoCoreError) as error:
             mark_as_left(context)
-            raise dg.Failure(explained(bucket, error), allow_retries=False) from None
+            raise dg.Failure(explain_s3_error(bucket, error), allow_retries=False) from None
         except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
             # A process that is ended from outside fails in Dagster, however well it reported on its way out.
             mark_as_left(context)
             raise
         if any(day.problems or day.inspection.errors.keys() & _PASSING for day in days.values()):
             mark_as_left(context)
-        ran = Ran(settings, aws, bucket, list(days.values()), latest[-1] if latest else None)
+        ran = RunOutcome(settings, aws, bucket, list(days.values()), latest[-1] if latest else None)
         yield from _events(context, ran, selected)
 
     return image_flow
@@ -184,7 +184,9 @@ def mark_as_left(context: dg.AssetExecutionContext) -> None:
     context.instance.add_run_tags(run_id, {LEFT: run_id})
 
 
-def _events(context: dg.AssetExecutionContext, ran: Ran, selected: dict[str, dg.AssetKey]) -> Iterator[Any]:
+def _events(
+    context: dg.AssetExecutionContext, ran: RunOutcome, selected: dict[str, dg.AssetKey]
+) -> Iterator[Any]:
     """What happened, in Dagster's words: materializations in lineage order, checks, a failure if one is due."""
     order = [name for name in STAGES if name in selected]
     store, days = ran.store, ran.days
@@ -215,21 +217,21 @@ def _events(context: dg.AssetExecutionContext, ran: Ran, selected: dict[str, dg.
         yield from check_results(ran, selected[name], context.selected_asset_check_keys)
 
 
-def _is_made(day: Day, name: str, *, failed: bool) -> bool:
+def _is_made(day: DateResult, name: str, *, failed: bool) -> bool:
     if name == REPORT:
         # Of a date on which nothing worked there is a report, which says so.
         return not day.problems
     return not (failed or _waits(day, name))
 
 
-def _waits(day: Day, name: str) -> bool:
+def _waits(day: DateResult, name: str) -> bool:
     """Whether there is nothing of an asset yet, because a Custom Labels window makes it: neither made nor failed."""
     if name == PICTURES:
         return day.waits
     return day.waiting[name] > 0 and not day.made[name]
 
 
-def _failure(day: Day, selected: dict[str, dg.AssetKey]) -> str:
+def _failure(day: DateResult, selected: dict[str, dg.AssetKey]) -> str:
     """Why a date's partition is a failed one; empty if it is not."""
     if problems := day.problems:
         return "; ".join(problems)

@@ -16,7 +16,7 @@ from bg_pipeline.domain.stages import PICTURES, REPORT
 from bg_pipeline.domain.text import printable
 from bg_pipeline.errors import ImageError
 from bg_pipeline.imaging import small_jpeg
-from bg_pipeline.run.date_result import Day
+from bg_pipeline.run.date_result import DateResult
 from bg_pipeline.storage.object_store import Store
 
 PREVIEW_SIDE = 120
@@ -26,7 +26,7 @@ FAILURES = 100
 LINKS = 20
 
 
-def failures(day: Day) -> list[dg.TableRecord]:
+def failures(day: DateResult) -> list[dg.TableRecord]:
     """The date's images that did not succeed, at most `FAILURES` of them."""
     return [
         dg.TableRecord(
@@ -41,7 +41,7 @@ def failures(day: Day) -> list[dg.TableRecord]:
     ]
 
 
-def day_metadata(store: Store, asset: str, day: Day) -> dict[str, Any]:
+def day_metadata(store: Store, asset: str, day: DateResult) -> dict[str, Any]:
     """The metadata of one asset for one date."""
     metadata: dict[str, Any] = {
         "images": day.images,
@@ -82,7 +82,7 @@ def day_metadata(store: Store, asset: str, day: Day) -> dict[str, Any]:
     return metadata
 
 
-def _written(store: Store, day: Day) -> str:
+def _written(store: Store, day: DateResult) -> str:
     """The reports that this run wrote, at most `LINKS` of them; what shows them is a command, since links expire."""
     lines = [f"- {_code(f's3://{store.bucket}/{key}')}" for key in day.reports[:LINKS]]
     more = [f"- and {len(day.reports) - LINKS} more"] if len(day.reports) > LINKS else []

@@ -9,7 +9,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from bg_pipeline.defs.partitions import BACKFILL
 from bg_pipeline.settings import Settings
-from bg_pipeline.storage.object_store import Store, explained
+from bg_pipeline.storage.object_store import Store, explain_s3_error
 from bg_pipeline.uploads.listing import batches
 
 GIVE_UP_AFTER: Final = 3
@@ -36,7 +36,7 @@ def raw_images(settings: Settings, dates: dg.DailyPartitionsDefinition) -> dg.As
             try:
                 found = _inventory(settings, bucket, date.fromisoformat(key))
             except (ClientError, BotoCoreError) as error:
-                failed[key] = explained(bucket, error)
+                failed[key] = explain_s3_error(bucket, error)
                 if not listed and len(failed) == GIVE_UP_AFTER:
                     break
                 continue

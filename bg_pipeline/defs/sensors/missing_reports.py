@@ -10,8 +10,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from bg_pipeline.defs.checks import EVERY_UPLOAD
 from bg_pipeline.defs.sensors import NO_BUCKET, skip
-from bg_pipeline.quality.checks import forgotten
-from bg_pipeline.quality.missing_reports import look_back
+from bg_pipeline.quality.checks import uploads_without_report
+from bg_pipeline.quality.missing_reports import find_unreported_uploads
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store
 
@@ -42,10 +42,10 @@ def forgotten_uploads(
         late = time.monotonic() + TICK_SECONDS
         now = datetime.fromtimestamp(clock(), UTC)
         try:
-            looked = look_back(store, settings, now, time_is_up=lambda: time.monotonic() > late)
+            looked = find_unreported_uploads(store, settings, now, time_is_up=lambda: time.monotonic() > late)
         except (ClientError, BotoCoreError) as error:
             return skip(context, f"bucket '{store.bucket}' (BG_BUCKET) could not be looked through: {error}")
-        judgment = forgotten(settings, looked)
+        judgment = uploads_without_report(settings, looked)
         context.log.info(judgment.words)
         evaluation = dg.AssetCheckEvaluation(
             asset_key=report,

@@ -11,10 +11,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.defs.sensors import NO_BUCKET, skip
 from bg_pipeline.domain.text import counted
-from bg_pipeline.notifications.delivery import Ended, Outbox
-from bg_pipeline.notifications.pending_runs import Agenda, Errand
-from bg_pipeline.notifications.senders import NotSent, Sender, Topic, WebHook
-from bg_pipeline.reports.links import link
+from bg_pipeline.notifications.delivery import EndedRun, Notifier
+from bg_pipeline.notifications.pending_runs import NotificationCursor, PendingRun
+from bg_pipeline.notifications.senders import NotSent, Sender, SnsSender, WebhookSender
+from bg_pipeline.reports.links import share_link
 from bg_pipeline.settings import Settings
 
 EVERY_SECONDS: Final = 30
@@ -53,7 +53,7 @@ def notices(
         if not settings.bucket:
             return skip(context, NO_BUCKET)
         now, started = clock(), time.monotonic()
-        agenda = Agenda.read(context.cursor, now)
+        agenda = NotificationCursor.read(context.cursor, now)
         for record in _ended_runs(context.instance, agenda):
             days = _days(context.instance, partitions, record.dagster_run, jobs, report)
             agenda.add(record.dagster_run.run_id, record.update_timestamp.timestamp(), days)
@@ -74,27 +74,27 @@ def senders(settings: Settings, aws: Aws) -> list[Sender]:
     found: list[Sender] = []
     if settings.sns_topic_arn:
         region = settings.sns_topic_arn.split(":")[3]
-        found.append(Topic(aws.client("sns", region), settings.sns_topic_arn))
+        found.append(SnsSender(aws.client("sns", region), settings.sns_topic_arn))
     if settings.webhook_url:
-        found.append(WebHook(settings.webhook_url, settings.webhook_secret.get_secret_value()))
+        found.append(WebhookSender(settings.webhook_url, settings.webhook_secret.get_secret_value()))
     return found
 
 
 def _work_off(
     context: dg.SensorEvaluationContext,
     settings: Settings,
-    agenda: Agenda,
-    due: list[Errand],
+    agenda: NotificationCursor,
+    due: list[PendingRun],
     now: float,
     is_late: Callable[[], bool],
 ) -> str:
     """Tells what is due, as far as the tick's time goes; what that came to, in words."""
     aws: Aws = context.resources.aws
-    outbox = Outbox(
+    outbox = Notifier(
         settings,
         context.resources.bucket,
         senders(settings, aws),
-        lambda store, key: link(aws, store, key, settings.report_link_seconds, datetime.now(UTC)),
+        lambda store, key: share_link(aws, store, key, settings.report_link_seconds, datetime.now(UTC)),
         context.log.info,
         is_late,
     )
@@ -118,7 +118,7 @@ def _work_off(
     )
 
 
-def _tell(outbox: Outbox, run: Ended, errand: Errand) -> str | None:
+def _tell(outbox: Notifier, run: EndedRun, errand: PendingRun) -> str | None:
     """Tells one errand; the problem where that was not possible, None where there was no time for all of it."""
     try:
         return "" if outbox.tell(run, errand.day) else None
@@ -134,7 +134,7 @@ def _tell(outbox: Outbox, run: Ended, errand: Errand) -> str | None:
         return f"bucket '{outbox.store.bucket}' (BG_BUCKET) cannot be looked at: {error}"
 
 
-def _ended_runs(instance: dg.DagsterInstance, agenda: Agenda) -> Sequence[dg.RunRecord]:
+def _ended_runs(instance: dg.DagsterInstance, agenda: NotificationCursor) -> Sequence[dg.RunRecord]:
     """Runs that ended and may be news, the one that ended first in front."""
     return instance.get_run_records(
         dg.RunsFilter(statuses=_ENDED, updated_after=datetime.fromtimestamp(agenda.from_when, UTC)),
@@ -167,7 +167,7 @@ def _days(
     return sorted({date.fromisoformat(key) for key in keys})
 
 
-def _ended(instance: dg.DagsterInstance, run_id: str) -> Ended | None:
+def _ended(instance: dg.DagsterInstance, run_id: str) -> EndedRun | None:
     """What Dagster knows of a run that ended; None if it was deleted."""
     record = _record(instance, run_id)
     if record is None:
@@ -175,7 +175,7 @@ def _ended(instance: dg.DagsterInstance, run_id: str) -> Ended | None:
     run = record.dagster_run
     root = record if run.root_run_id is None else _record(instance, run.root_run_id) or record
     succeeded = run.status == dg.DagsterRunStatus.SUCCESS
-    return Ended(
+    return EndedRun(
         run_id,
         since=root.create_timestamp,
         until=record.update_timestamp,

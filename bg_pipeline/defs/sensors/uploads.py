@@ -15,8 +15,14 @@ from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store
-from bg_pipeline.uploads.changes import MAX_TOLD, Asked, Memory, Run, Tick
-from bg_pipeline.uploads.events import Delivery, Inbox
+from bg_pipeline.uploads.changes import (
+    MAX_TOLD,
+    RequestedRun,
+    RunRequest,
+    SensorCursor,
+    SensorTick,
+)
+from bg_pipeline.uploads.events import EventBatch, EventQueue
 
 EVERY_SECONDS = 30
 EVENTS_EVERY_SECONDS = 10
@@ -57,7 +63,7 @@ def new_uploads(
         description="Asks for one run for each upload date whose uploads changed.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> Result:
-        tick = _tick(context, settings, partitions, Memory.read(context.cursor), clock())
+        tick = _tick(context, settings, partitions, SensorCursor.read(context.cursor), clock())
         if isinstance(tick, dg.SkipReason):
             return tick
         return _result(context, tick, tick.requests(), "no upload date changed")
@@ -88,12 +94,12 @@ def upload_events(
         description="Asks for one run for each upload date that event notifications in BG_QUEUE_URL name.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> Result:
-        inbox = Inbox.read(context.cursor)
+        inbox = EventQueue.read(context.cursor)
         tick = _tick(context, settings, partitions, inbox, clock())
         if isinstance(tick, dg.SkipReason):
             return tick
         taken = time.monotonic() + TAKE_SECONDS
-        delivery = Delivery(context.resources.queue, inbox, tick, lambda: time.monotonic() > taken)
+        delivery = EventBatch(context.resources.queue, inbox, tick, lambda: time.monotonic() > taken)
         reason = "no event named a date with new uploads"
         try:
             delivery.take()
@@ -112,9 +118,9 @@ def _tick(
     context: dg.SensorEvaluationContext,
     settings: Settings,
     partitions: dg.DailyPartitionsDefinition,
-    memory: Memory,
+    memory: SensorCursor,
     now: float,
-) -> Tick | dg.SkipReason:
+) -> SensorTick | dg.SkipReason:
     """A look at the bucket, or why there can be none."""
     first, last = partitions.get_first_partition_key(), partitions.get_last_partition_key()
     if first is None or last is None:
@@ -125,7 +131,7 @@ def _tick(
         return skip(context, NO_BUCKET)
     store: Store = context.resources.bucket
     deadline = time.monotonic() + TICK_SECONDS
-    return Tick(
+    return SensorTick(
         settings=settings,
         store=store,
         memory=memory,
@@ -141,8 +147,8 @@ def _tick(
 
 def _result(
     context: dg.SensorEvaluationContext,
-    tick: Tick,
-    asked: Iterator[tuple[UploadDate, Asked]],
+    tick: SensorTick,
+    asked: Iterator[tuple[UploadDate, RequestedRun]],
     reason: str,
 ) -> dg.SensorResult:
     """The runs that a tick asks for, with its memory; ``reason`` is why there may be none. The log tells either."""
@@ -176,21 +182,21 @@ def _of(settings: Settings, day: UploadDate) -> str:
     return f"{prefix}s3://{settings.bucket}/{s3_keys.uploads_of(day)}"
 
 
-def _find_asked(instance: dg.DagsterInstance, of: str) -> Asked | None:
+def _find_asked(instance: dg.DagsterInstance, of: str) -> RequestedRun | None:
     """The request of the newest run that a sensor asked for."""
     for run in instance.get_runs(dg.RunsFilter(tags={_OF: of}), limit=1):
         try:
-            return Asked.model_validate_json(run.tags.get(_ASKED, ""))
+            return RequestedRun.model_validate_json(run.tags.get(_ASKED, ""))
         except ValidationError:
             return None
     return None
 
 
-def _find_run(instance: dg.DagsterInstance, run_key: str) -> Run | None:
+def _find_run(instance: dg.DagsterInstance, run_key: str) -> RunRequest | None:
     """The newest run with this key, which is a re-execution where there was one."""
     for record in instance.get_run_records(dg.RunsFilter(tags={"dagster/run_key": run_key}), limit=1):
         run = record.dagster_run
-        return Run(
+        return RunRequest(
             finished=run.is_finished,
             failed=run.status == dg.DagsterRunStatus.FAILURE,
             cancelled=run.status == dg.DagsterRunStatus.CANCELED,

@@ -9,22 +9,22 @@ from bg_pipeline.domain.requests.fields import (
     BatchRequest,
     FormatName,
     ImageEntry,
+    ImageFields,
     ModeName,
     QualityName,
     Rendition,
     ShadowName,
     SubjectName,
     TaskName,
-    Wishes,
     type_of,
 )
 from bg_pipeline.domain.requests.problems import MAX_PROBLEMS
 from bg_pipeline.domain.requests.prompts import fill, placeholder_values, placeholders
-from bg_pipeline.domain.requests.reading import MAX_BYTES, read, read_wishes
+from bg_pipeline.domain.requests.reading import MAX_BYTES, read, read_image_fields
 from bg_pipeline.domain.requests.renditions import filled
 from bg_pipeline.domain.requests.resolved import (
     ImageSettings,
-    Wanted,
+    OutputSpec,
     image_settings,
     paid_picture_fields,
     picture_fields,
@@ -43,15 +43,15 @@ __all__ = [
     "BatchRequest",
     "FormatName",
     "ImageEntry",
+    "ImageFields",
     "ImageSettings",
     "ModeName",
+    "OutputSpec",
     "QualityName",
     "Rendition",
     "ShadowName",
     "SubjectName",
     "TaskName",
-    "Wanted",
-    "Wishes",
     "decode",
     "default_request",
     "fill",
@@ -62,7 +62,7 @@ __all__ = [
     "placeholder_values",
     "placeholders",
     "read",
-    "read_wishes",
+    "read_image_fields",
     "retry_request",
     "type_of",
     "write",

@@ -206,7 +206,7 @@ class Rendition:
 
 
 @checked_dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
-class Wishes:
+class ImageFields:
     """What may be said for all images and, in an image's entry, for that one; a preset says it too.
 
     ``Prompts`` stands in the place of ``Prompt`` where both are said.
@@ -233,7 +233,7 @@ class Wishes:
 
 
 @checked_dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
-class ImageEntry(Wishes):
+class ImageEntry(ImageFields):
     """One image asked for; ``Labels`` is a comma-separated list of what is kept in it."""
 
     ImageName: Annotated[str, AfterValidator(_image_name), Affects.NOTHING]
@@ -241,7 +241,7 @@ class ImageEntry(Wishes):
 
 
 @checked_dataclass(frozen=True, kw_only=True, config=_CONFIG)
-class BatchRequest(Wishes):
+class BatchRequest(ImageFields):
     """A request as its writer made it; from `read` it has its bucket and its prefixes, without a final slash.
 
     ``Images`` is None where every image in the folder is asked for.
@@ -274,19 +274,19 @@ class BatchRequest(Wishes):
     @cached_property
     def named_keys(self) -> frozenset[str]:
         """The keys of the masks and backdrops it names, which are not images."""
-        levels: list[Wishes] = [self, *(self.Images or ())]
+        levels: list[ImageFields] = [self, *(self.Images or ())]
         keys = {key for level in levels for key in (level.MaskKey, level.Backdrop) if key}
         return frozenset(key for key in keys if not key.startswith("#"))
 
 
-NO_PRESETS: Final[Mapping[str, Wishes]] = MappingProxyType({})
+NO_PRESETS: Final[Mapping[str, ImageFields]] = MappingProxyType({})
 
-WISHES: Final = tuple(field.name for field in fields(Wishes))
-"""The fields of `Wishes`."""
+IMAGE_FIELDS: Final = tuple(field.name for field in fields(ImageFields))
+"""The fields of `ImageFields`."""
 
 KNOWN: Final = {
     kind: tuple(field.name for field in fields(kind))
-    for kind in (Rendition, Wishes, ImageEntry, BatchRequest)
+    for kind in (Rendition, ImageFields, ImageEntry, BatchRequest)
 }
 """The fields of each class."""
 

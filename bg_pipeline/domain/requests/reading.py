@@ -15,7 +15,7 @@ from bg_pipeline.domain.requests.fields import (
     NO_PRESETS,
     BatchRequest,
     ImageEntry,
-    Wishes,
+    ImageFields,
 )
 from bg_pipeline.domain.requests.problems import MAX_PROBLEMS, field_of, first_of, problems_of
 from bg_pipeline.domain.requests.rules import violations
@@ -32,7 +32,7 @@ def read(
     bucket: str,
     batch: Batch,
     allowed_buckets: Collection[str] = (),
-    presets: Mapping[str, Wishes] = NO_PRESETS,
+    presets: Mapping[str, ImageFields] = NO_PRESETS,
 ) -> BatchRequest:
     """The request in ``data``, found as ``batch.request_key`` in ``bucket``, complete and within its rights.
 
@@ -70,10 +70,10 @@ def read(
     )
 
 
-def read_wishes(document: Mapping[str, Any]) -> Wishes:
+def read_image_fields(document: Mapping[str, Any]) -> ImageFields:
     """What a preset says, checked as in a request; a `RequestError` names what is wrong."""
     try:
-        return TypeAdapter(Wishes).validate_python(document)
+        return TypeAdapter(ImageFields).validate_python(document)
     except ValidationError as error:
         raise RequestError(first_of(problems_of(error.errors()))) from None
 

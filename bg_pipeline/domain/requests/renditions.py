@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 
 from bg_pipeline.domain import formats
 from bg_pipeline.domain.file_names import file_name
-from bg_pipeline.domain.requests.fields import Rendition, Wishes
+from bg_pipeline.domain.requests.fields import ImageFields, Rendition
 
 
 def filled(rendition: Rendition, file: Rendition | None) -> Rendition:
@@ -24,14 +24,14 @@ def filled(rendition: Rendition, file: Rendition | None) -> Rendition:
     return whole
 
 
-def preset_file(rendition: Rendition, presets: Mapping[str, Wishes]) -> Rendition | None:
+def preset_file(rendition: Rendition, presets: Mapping[str, ImageFields]) -> Rendition | None:
     """What the preset of a rendition says of the file."""
     preset = presets.get(rendition.Preset or "")
     return preset.Renditions[0] if preset and preset.Renditions else None
 
 
 def impossible(
-    renditions: Sequence[Rendition], presets: Mapping[str, Wishes], pictures: int
+    renditions: Sequence[Rendition], presets: Mapping[str, ImageFields], pictures: int
 ) -> Iterator[tuple[str, str]]:
     """What no file can be, by field (``[2].Width``): its size, its bytes, a name that another one has.
 

@@ -7,24 +7,24 @@ from typing import Any, Final
 
 from pydantic.alias_generators import to_pascal
 
-from bg_pipeline.domain.effects import Affects, declared
+from bg_pipeline.domain.effects import Affects, declared_effects
 from bg_pipeline.domain.requests.fields import (
     KNOWN,
     NO_PRESETS,
     BatchRequest,
     ImageEntry,
+    ImageFields,
     ModeName,
     QualityName,
     Rendition,
     ShadowName,
     SubjectName,
     TaskName,
-    Wishes,
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class OutputSpec:
     """One picture asked for; ``position`` counts from 1 over all of an image's, ``prompt`` and ``variant`` too."""
 
     position: int
@@ -69,12 +69,12 @@ class ImageSettings:
         return self.task == "REPLACE" and self.backdrop is None
 
     @property
-    def outputs(self) -> tuple[Wanted, ...]:
+    def outputs(self) -> tuple[OutputSpec, ...]:
         """The pictures to be made, prompt-major; a single one without a prompt where none is needed or given."""
         if not self.needs_prompt or not self.prompts:
-            return (Wanted(1, 1, 1, ""),)
+            return (OutputSpec(1, 1, 1, ""),)
         return tuple(
-            Wanted((prompt - 1) * self.variants + variant, prompt, variant, template)
+            OutputSpec((prompt - 1) * self.variants + variant, prompt, variant, template)
             for prompt, template in enumerate(self.prompts, 1)
             for variant in range(1, self.variants + 1)
         )
@@ -90,7 +90,7 @@ _REQUEST_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
 @cache
 def _affecting(affects: frozenset[Affects]) -> tuple[tuple[str, Any], ...]:
     """The fields of `ImageSettings` with one of these effects, each with its default (`MISSING` if it has none)."""
-    effects = {**declared(BatchRequest), **declared(ImageEntry)}
+    effects = {**declared_effects(BatchRequest), **declared_effects(ImageEntry)}
     return tuple(
         (field.name, field.default)
         for field in fields(ImageSettings)
@@ -132,7 +132,7 @@ def picture_fields(asked: ImageSettings) -> dict[str, Any]:
 
 
 def image_settings(
-    request: BatchRequest, image: str, presets: Mapping[str, Wishes] = NO_PRESETS
+    request: BatchRequest, image: str, presets: Mapping[str, ImageFields] = NO_PRESETS
 ) -> ImageSettings:
     """What ``request`` asks for the image: its entry first, then the top, then its renditions' presets.
 
@@ -170,24 +170,26 @@ def image_settings(
     )
 
 
-def _levels(request: BatchRequest, entry: ImageEntry | None, presets: Mapping[str, Wishes]) -> list[Wishes]:
-    said: list[Wishes] = [request] if entry is None else [entry, request]
+def _levels(
+    request: BatchRequest, entry: ImageEntry | None, presets: Mapping[str, ImageFields]
+) -> list[ImageFields]:
+    said: list[ImageFields] = [request] if entry is None else [entry, request]
     return said + [presets[name] for name in preset_names(said) if name in presets]
 
 
-def preset_names(said: Iterable[Wishes]) -> dict[str, None]:
+def preset_names(said: Iterable[ImageFields]) -> dict[str, None]:
     """The presets of the renditions that count, in order."""
     renditions = next((level.Renditions for level in said if level.Renditions), ())
     return dict.fromkeys(rendition.Preset for rendition in renditions if rendition.Preset)
 
 
-def _prompts(level: Wishes) -> tuple[str, ...]:
+def _prompts(level: ImageFields) -> tuple[str, ...]:
     if level.Prompts:
         return level.Prompts
     return (level.Prompt,) if level.Prompt and level.Prompt.strip() else ()
 
 
-def subject_of(level: Wishes) -> SubjectName | None:
+def subject_of(level: ImageFields) -> SubjectName | None:
     """What the level says; a mask that is given is meant to be used."""
     return level.Subject or ("MASK" if level.MaskKey else None)
 

@@ -7,10 +7,10 @@ from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.file_names import path_problem
 from bg_pipeline.domain.requests.fields import (
-    WISHES,
+    IMAGE_FIELDS,
     BatchRequest,
     ImageEntry,
-    Wishes,
+    ImageFields,
     holds_control,
     shown,
 )
@@ -29,7 +29,7 @@ def violations(
     bucket: str,
     allowed_buckets: Collection[str],
     batch: Batch,
-    presets: Mapping[str, Wishes],
+    presets: Mapping[str, ImageFields],
 ) -> Iterator[tuple[str, str]]:
     """What is wrong with the request beyond its single fields."""
     if left := left_in(request.S3Bucket):
@@ -63,7 +63,7 @@ def violations(
     special = [
         (f"Images[{number}].", entry)
         for number, entry in enumerate(entries)
-        if any(getattr(entry, wish) is not None for wish in WISHES)
+        if any(getattr(entry, wish) is not None for wish in IMAGE_FIELDS)
     ]
     plain: list[tuple[str, ImageEntry | None]] = (
         [("", None)] if not entries or len(special) < len(entries) else []
@@ -111,10 +111,12 @@ def _mismatches(
     request: BatchRequest,
     entry: ImageEntry | None,
     settings: ImageSettings,
-    presets: Mapping[str, Wishes],
+    presets: Mapping[str, ImageFields],
 ) -> Iterator[tuple[str, str]]:
     """What does not go together in what is said for one image (``where``), or for all without wishes of their own."""
-    said: list[tuple[str, Wishes]] = [("", request)] if entry is None else [(where, entry), ("", request)]
+    said: list[tuple[str, ImageFields]] = (
+        [("", request)] if entry is None else [(where, entry), ("", request)]
+    )
     for place, level in said:
         if level.MaskKey and subject_of(level) != "MASK":
             yield f"{place}MaskKey", f"is used only with Subject MASK, not {level.Subject}"
@@ -149,14 +151,14 @@ def _mismatches(
 
     levels = [level for _, level in said]
     defaults = [presets[name] for name in preset_names(levels) if name in presets]
-    for wish in WISHES if len(defaults) > 1 else ():
+    for wish in IMAGE_FIELDS if len(defaults) > 1 else ():
         values = [value for preset in defaults if (value := getattr(preset, wish)) is not None]
         differ = any(value != values[0] for value in values)
         if differ and all(getattr(level, wish) is None for level in levels):
             yield f"{where}Renditions", f"has presets that differ in {wish}; say it in the request"
 
 
-def _unseen(settings: ImageSettings, presets: Mapping[str, Wishes]) -> tuple[str, str] | None:
+def _unseen(settings: ImageSettings, presets: Mapping[str, ImageFields]) -> tuple[str, str] | None:
     """The field that asks for a background which no rendition shows: it would be made, and paid, for nothing."""
     names = [rendition.Preset or "" for rendition in settings.renditions]
     if not names or not all(name in presets and presets[name].Task == "REMOVE" for name in names):

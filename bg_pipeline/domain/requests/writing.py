@@ -10,13 +10,13 @@ import orjson
 
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.requests.fields import (
+    IMAGE_FIELDS,
     KNOWN,
     NO_PRESETS,
-    WISHES,
     BatchRequest,
     ImageEntry,
+    ImageFields,
     Rendition,
-    Wishes,
     holds_control,
 )
 from bg_pipeline.domain.requests.resolved import image_settings
@@ -27,9 +27,9 @@ def write(request: BatchRequest) -> bytes:
     return orjson.dumps(_document(request), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
-def _document(said: Wishes | Rendition) -> dict[str, Any]:
+def _document(said: ImageFields | Rendition) -> dict[str, Any]:
     document: dict[str, Any] = {}
-    for name in sorted(KNOWN[type(said)], key=lambda name: (name == "Images", name in WISHES)):
+    for name in sorted(KNOWN[type(said)], key=lambda name: (name == "Images", name in IMAGE_FIELDS)):
         value = getattr(said, name)
         if name in {"Images", "Renditions"} and value is not None:
             value = [_document(member) for member in value]
@@ -56,7 +56,7 @@ def default_request(batch: Batch, bucket: str, prompt: str = "") -> BatchRequest
 def retry_request(
     request: BatchRequest,
     images: Iterable[str],
-    presets: Mapping[str, Wishes] = NO_PRESETS,
+    presets: Mapping[str, ImageFields] = NO_PRESETS,
     *,
     approved: bool = False,
     cap_usd: float | None = None,

@@ -15,42 +15,43 @@ from bg_pipeline.errors import BgPipelineError, RequestError
 from bg_pipeline.settings import settings
 from bg_pipeline.storage.object_store import open_bucket
 from bg_pipeline.web.page import progress, results, search, submit, user
-from bg_pipeline.web.page.markdown import plain
-from bg_pipeline.web.page.service import Desk, refusal
+from bg_pipeline.web.page.markdown import escape_markdown
+from bg_pipeline.web.page.service import PageService, user_error
 
 
 @st.cache_resource(show_spinner=False)
-def _desk() -> Desk:
+def _desk() -> PageService:
     configured = settings()
     aws = make_aws(configured)
-    return Desk(configured, aws, open_bucket(configured, aws))
+    return PageService(configured, aws, open_bucket(configured, aws))
 
 
-def _shown(screen: Callable[[Desk], None]) -> Callable[[], None]:
+def _shown(screen: Callable[[PageService], None]) -> Callable[[], None]:
     """A screen whose expected errors are sentences on it."""
 
     def show() -> None:
         try:
             screen(_desk())
         except RequestError as error:
-            for sentence in refusal(error):
-                st.error(plain(sentence))
+            for sentence in user_error(error):
+                st.error(escape_markdown(sentence))
         except BgPipelineError as error:
-            st.error(plain(str(error)))
+            st.error(escape_markdown(str(error)))
         except (ClientError, BotoCoreError) as error:
             st.error(
-                f"AWS does not do what it is asked: {plain(str(error))}. `bg-pipeline doctor` says what works."
+                f"AWS does not do what it is asked: {escape_markdown(str(error))}. "
+                "`bg-pipeline doctor` says what works."
             )
 
     show.__name__ = screen.__name__
     return show
 
 
-def _submit(desk: Desk) -> None:
+def _submit(desk: PageService) -> None:
     submit.show(desk)
 
 
-def _progress(desk: Desk) -> None:
+def _progress(desk: PageService) -> None:
     def go_on(draft: Batch) -> None:
         submit.go_on(desk, draft)
         st.switch_page(_new)
@@ -58,11 +59,11 @@ def _progress(desk: Desk) -> None:
     progress.show(desk, sys.argv[1] if len(sys.argv) > 1 else "", go_on)
 
 
-def _results(desk: Desk) -> None:
+def _results(desk: PageService) -> None:
     results.show(desk)
 
 
-def _search(desk: Desk) -> None:
+def _search(desk: PageService) -> None:
     search.show(desk)
 
 

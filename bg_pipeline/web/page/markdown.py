@@ -7,6 +7,6 @@ from bg_pipeline.domain.text import printable
 _MEANS_SOMETHING = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:&])")
 
 
-def plain(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """The text as one paragraph, with everything escaped that Markdown, or Streamlit's additions to it, know."""
     return _MEANS_SOMETHING.sub(r"\\\1", printable(" ".join(text.split())))

@@ -9,16 +9,16 @@ from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.file_names import archive_path
 from bg_pipeline.domain.text import counted
 from bg_pipeline.errors import BgPipelineError, UsageError
-from bg_pipeline.reports.batch_report import page
-from bg_pipeline.reports.overview import look_up
+from bg_pipeline.reports.batch_report import html_report
+from bg_pipeline.reports.overview import load_status
 from bg_pipeline.web.page import user
-from bg_pipeline.web.page.markdown import plain
-from bg_pipeline.web.page.service import Desk, Share, Standing, dagster_at_work
+from bg_pipeline.web.page.markdown import escape_markdown
+from bg_pipeline.web.page.service import ApprovedShare, BatchCard, PageService, dagster_at_work
 
 LOOK_SECONDS = 3
 
 
-def show(desk: Desk, dagster: str, go_on: Callable[[Batch], object]) -> None:
+def show(desk: PageService, dagster: str, go_on: Callable[[Batch], object]) -> None:
     """The screen; ``dagster`` is the address of its UI, empty where it is not known. ``go_on`` leads to a draft."""
     st.title("Batches")
     today = datetime.now(UTC).date()
@@ -52,7 +52,7 @@ def _who_runs(dagster: str) -> None:
 
 
 @st.fragment(run_every=LOOK_SECONDS)
-def _standings(desk: Desk, day: date) -> None:
+def _standings(desk: PageService, day: date) -> None:
     found = desk.standings(day)
     if not found:
         st.caption(f"Nothing was uploaded on {day}.")
@@ -61,11 +61,11 @@ def _standings(desk: Desk, day: date) -> None:
             _standing(desk, standing)
 
 
-def _standing(desk: Desk, standing: Standing) -> None:
+def _standing(desk: PageService, standing: BatchCard) -> None:
     batch = standing.batch
     name, numbers = st.columns([3, 2])
-    name.markdown(f"**{plain(batch.name)}**")
-    name.caption(f"{plain(standing.state)} · {standing.costs.in_words(4)}")
+    name.markdown(f"**{escape_markdown(batch.name)}**")
+    name.caption(f"{escape_markdown(standing.state)} · {standing.costs.in_words(4)}")
     numbers.text(
         ", ".join(f"{number:,} {status}" for status, number in standing.counts.items())
         or f"{standing.images:,} photos"
@@ -89,7 +89,7 @@ def _standing(desk: Desk, standing: Standing) -> None:
                 _retry(desk, standing)
 
 
-def _approve(desk: Desk, standing: Standing) -> None:
+def _approve(desk: PageService, standing: BatchCard) -> None:
     """What lets the rest of a batch run once its sample was looked at, on the screen for reviews."""
     share, batch = standing.to_approve, standing.batch
     problem = f"not-approved-{batch.path}"
@@ -103,21 +103,24 @@ def _approve(desk: Desk, standing: Standing) -> None:
         args=(desk, batch, standing.request_etag, problem),
     )
     if problem in st.session_state:
-        st.error(plain(st.session_state.pop(problem)))
+        st.error(escape_markdown(st.session_state.pop(problem)))
 
 
-def _approve_seen(desk: Desk, batch: Batch, seen: str, problem: str) -> None:
+def _approve_seen(desk: PageService, batch: Batch, seen: str, problem: str) -> None:
     try:
         desk.approve_sample(batch, by=user.name(), seen=seen)
     except BgPipelineError as error:
         st.session_state[problem] = str(error)
 
 
-def _retry(desk: Desk, standing: Standing) -> None:
+def _retry(desk: PageService, standing: BatchCard) -> None:
     asked: dict[Batch, str] = st.session_state.setdefault("asked-again", {})
     said = "They are asked for as a batch of their own. What is stored is not paid for again."
     if again := asked.get(standing.batch):
-        said = f"Asked for again, as batch {plain(again)}. Before that has its report, another press adds nothing."
+        said = (
+            f"Asked for again, as batch {escape_markdown(again)}. "
+            "Before that has its report, another press adds nothing."
+        )
     share = standing.to_retry
     st.text(f"Failed or skipped: {counted(share.photos, 'photo')}. {_price(share)}")
     st.caption(said)  # one place for both: a line that appears would move the button
@@ -126,10 +129,10 @@ def _retry(desk: Desk, standing: Standing) -> None:
             asked[standing.batch] = desk.retry(standing.batch).path
             st.rerun()
         except BgPipelineError as error:
-            st.error(plain(str(error)))
+            st.error(escape_markdown(str(error)))
 
 
-def _price(share: Share) -> str:
+def _price(share: ApprovedShare) -> str:
     return (
         f"Up to {counted(share.pictures, 'picture')} will be paid for."
         if share.pictures
@@ -137,7 +140,7 @@ def _price(share: Share) -> str:
     )
 
 
-def _draft(desk: Desk, batch: Batch) -> None:
+def _draft(desk: PageService, batch: Batch) -> None:
     """What may become of photos that were dropped and not submitted."""
     left, right = st.columns([1, 3])
     if left.button("Go on with it", key=f"go-on-{batch.path}", icon=":material/edit:"):
@@ -150,14 +153,14 @@ def _draft(desk: Desk, batch: Batch) -> None:
                 desk.discard(batch)
                 st.rerun()
             except UsageError as error:
-                st.error(plain(str(error)))
+                st.error(escape_markdown(str(error)))
 
 
-def _report(desk: Desk, batch: Batch) -> None:
+def _report(desk: PageService, batch: Batch) -> None:
     if not st.toggle("Prepare the files", key=f"report-{batch.path}"):
         return
     try:
-        standing = look_up(desk.store, desk.settings, batch)
+        standing = load_status(desk.store, desk.settings, batch)
         report = standing.report()
     except UsageError as error:
         st.text(str(error))
@@ -168,5 +171,5 @@ def _report(desk: Desk, batch: Batch) -> None:
     name = archive_path(f"report {batch.date} {batch.name}")
     st.download_button("CSV", report.csv(), f"{name}.csv", "text/csv", key=f"csv-{batch.path}")
     st.download_button("JSON", report.json(), f"{name}.json", "application/json", key=f"json-{batch.path}")
-    html = page(desk.open(batch))
+    html = html_report(desk.open(batch))
     st.download_button("Page with pictures", html, f"{name}.html", "text/html", key=f"html-{batch.path}")

@@ -14,16 +14,16 @@ from bg_pipeline.domain.file_names import archive_path
 from bg_pipeline.domain.text import counted
 from bg_pipeline.errors import UsageError
 from bg_pipeline.review import Item, State, Summary
-from bg_pipeline.run.batch_work import Work
+from bg_pipeline.run.batch_work import BatchWork
 from bg_pipeline.web.page import user
-from bg_pipeline.web.page.markdown import plain
-from bg_pipeline.web.page.service import Desk
+from bg_pipeline.web.page.markdown import escape_markdown
+from bg_pipeline.web.page.service import PageService
 from bg_pipeline.web.page.slider import before_and_after
 
 _STATES = {State.WAITING: "Waiting", State.APPROVED: "Approved", State.REJECTED: "Rejected"}
 
 
-def show(desk: Desk) -> None:
+def show(desk: PageService) -> None:
     """The screen."""
     st.title("Review")
     today = datetime.now(UTC).date()
@@ -64,7 +64,7 @@ def _numbers(stands: Summary) -> None:
     )
 
 
-def _deliver(desk: Desk, work: Work, found: Sequence[Item]) -> None:
+def _deliver(desk: PageService, work: BatchWork, found: Sequence[Item]) -> None:
     publish, pack = st.columns(2)
     if publish.button(
         "Publish what is approved",
@@ -74,7 +74,7 @@ def _deliver(desk: Desk, work: Work, found: Sequence[Item]) -> None:
         done = review.publish(work, found)
         st.success(f"{counted(done.copied, 'result')} published, {done.kept:,} were there already.")
         if done.stale:
-            st.warning(plain(f"Changed meanwhile, and not published: {', '.join(done.stale[:10])}"))
+            st.warning(escape_markdown(f"Changed meanwhile, and not published: {', '.join(done.stale[:10])}"))
     if pack.button("Pack what is approved", icon=":material/folder_zip:", help="One ZIP file to download."):
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "approved.zip"
@@ -95,7 +95,7 @@ def _version(found: Sequence[Item]) -> str:
     return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
 
 
-def _all_at_once(work: Work, chosen: Sequence[Item]) -> None:
+def _all_at_once(work: BatchWork, chosen: Sequence[Item]) -> None:
     there = [item for item in chosen if item.key]
     shown = _version(there)
     with st.popover(f"All {len(there):,} that wait", icon=":material/done_all:"):
@@ -110,7 +110,7 @@ def _all_at_once(work: Work, chosen: Sequence[Item]) -> None:
             st.rerun()
 
 
-def _one(desk: Desk, work: Work, batch: Batch, chosen: Sequence[Item]) -> None:
+def _one(desk: PageService, work: BatchWork, batch: Batch, chosen: Sequence[Item]) -> None:
     """One result with its photo; keys: a approves, x rejects (r is Streamlit's own), the arrows go on and back."""
     state = st.session_state
     place = f"at-{batch.path}"
@@ -147,7 +147,7 @@ def _facts(item: Item) -> None:
             st.text(text)
 
 
-def _verdict(desk: Desk, work: Work, item: Item) -> None:
+def _verdict(desk: PageService, work: BatchWork, item: Item) -> None:
     reason = st.text_input("Reason", key=f"reason-{item.image}-{item.number}")
     approve, reject = st.columns(2)
     shown = _version([item])
@@ -167,17 +167,20 @@ def _verdict(desk: Desk, work: Work, item: Item) -> None:
         _again(desk, work, item)
 
 
-def _again(desk: Desk, work: Work, item: Item) -> None:
+def _again(desk: PageService, work: BatchWork, item: Item) -> None:
     # A result bears it in its decision, an image without one is remembered here.
     redone: dict[tuple[str, str, int], str] = st.session_state.setdefault("redone", {})
     this = work.place.batch.path, item.image, item.number
     said = "A new picture, paid for, as a batch of its own; this one is rejected."
     if again := redone.get(this) or (item.decision.redone_as if item.decision else ""):
-        said = f"Asked for again, as batch {plain(again)}. Before that has its report, another press adds nothing."
+        said = (
+            f"Asked for again, as batch {escape_markdown(again)}. "
+            "Before that has its report, another press adds nothing."
+        )
     st.caption(said)  # one place for both: a line that appears would move the button
     prompt = st.text_input("Another background", key=f"again-{item.image}-{item.number}")
     seed = st.number_input("Seed", 0, None, None, key=f"seed-{item.image}-{item.number}")
     if st.button("Ask again", key=f"redo-{_version([item])}"):
         redone[this] = desk.redo(work, [item], by=user.name(), prompt=prompt, seed=seed).path
-        st.toast(f"Asked for again as batch {plain(redone[this])}.")
+        st.toast(f"Asked for again as batch {escape_markdown(redone[this])}.")
         st.rerun()

@@ -5,14 +5,14 @@ from datetime import UTC, datetime, timedelta
 import streamlit as st
 
 from bg_pipeline.domain.s3_keys import UploadDate
-from bg_pipeline.reports.captions import Index, index_file
-from bg_pipeline.web.page.service import Desk
+from bg_pipeline.reports.captions import CaptionIndex, index_file
+from bg_pipeline.web.page.service import PageService
 
 MOST = 200
 DAYS = 30
 
 
-def show(desk: Desk) -> None:
+def show(desk: PageService) -> None:
     """The screen; no model is called."""
     st.title("Search")
     today = datetime.now(UTC).date()
@@ -26,7 +26,7 @@ def show(desk: Desk) -> None:
         return
     first, last = chosen
     dates: list[UploadDate] = [first + timedelta(days) for days in range((last - first).days + 1)]
-    index = Index(index_file(desk.settings))
+    index = CaptionIndex(index_file(desk.settings))
     index.update(desk.store, desk.settings, dates, ())
     found = list(index.search(words, first=first, last=last, only=(), limit=MOST))
     if not found:

@@ -34,21 +34,21 @@ from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.domain.stages import LABELS
 from bg_pipeline.domain.upload_kinds import Kind, kind_of
 from bg_pipeline.errors import BgPipelineError, ImageError, RequestError, UsageError
-from bg_pipeline.imaging import look, small_jpeg
+from bg_pipeline.imaging import read_header, small_jpeg
 from bg_pipeline.labelers.rekognition import OPERATION as DETECT_LABELS
 from bg_pipeline.masks.label_boxes import usable_labels
-from bg_pipeline.masks.user_mask import read_given
+from bg_pipeline.masks.user_mask import read_user_mask
 from bg_pipeline.planning import Plan
 from bg_pipeline.reports import overview
-from bg_pipeline.reports.overview import Costs
+from bg_pipeline.reports.overview import BatchCosts
 from bg_pipeline.reports.report import Report
 from bg_pipeline.review import Item, Results, Reviews, State
-from bg_pipeline.run.analysis import Looks
-from bg_pipeline.run.batch_work import Work, drafted, open_batch
-from bg_pipeline.run.context import Tools
+from bg_pipeline.run.analysis import PhotoAnalyzer
+from bg_pipeline.run.batch_work import BatchWork, drafted, open_batch
+from bg_pipeline.run.context import RunContext
 from bg_pipeline.run.discovery import find_work
 from bg_pipeline.run.rows import rows
-from bg_pipeline.run.source_image import Photograph
+from bg_pipeline.run.source_image import SourceImage
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.thumbnails import thumbnail
 from bg_pipeline.storage.object_store import Store
@@ -78,7 +78,7 @@ _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True)
-class Dropped:
+class DraftPhoto:
     """A photo in storage: the name it has in its batch, and its small picture, empty where it is no picture."""
 
     name: str
@@ -86,7 +86,7 @@ class Dropped:
 
 
 @dataclass(frozen=True)
-class Seen:
+class LabelsFound:
     """What Rekognition found in a photo: ``usable`` names have a box and can be cut out. Or the ``problem``."""
 
     usable: tuple[str, ...] = ()
@@ -95,7 +95,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Share:
+class ApprovedShare:
     """Some photos of a batch, and the pictures that models paint of them if each succeeds at once."""
 
     photos: int = 0
@@ -103,7 +103,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Standing:
+class BatchCard:
     """A batch on its way: its ``state`` in words, images by status, what was spent.
 
     Nothing works on one that is not ``complete``, be it a ``draft`` or still being uploaded. ``to_approve`` waits
@@ -116,9 +116,9 @@ class Standing:
     images: int
     counts: Mapping[str, int] = field(default_factory=dict)
     to_do: int = 0
-    costs: Costs = field(default_factory=Costs)
-    to_approve: Share = Share()
-    to_retry: Share = Share()
+    costs: BatchCosts = field(default_factory=BatchCosts)
+    to_approve: ApprovedShare = ApprovedShare()
+    to_retry: ApprovedShare = ApprovedShare()
     complete: bool = True
     draft: bool = False
     request_etag: str = ""
@@ -128,7 +128,7 @@ class Standing:
         return self.images - self.to_do
 
 
-class Desk:
+class PageService:
     """One bucket and its settings, for all visitors of the page. Safe for threads."""
 
     def __init__(self, settings: Settings, aws: Aws, store: Store) -> None:
@@ -137,7 +137,7 @@ class Desk:
         self._aws = aws
         self._decoding = threading.BoundedSemaphore(self.settings.max_decoded_images)
         self._looking = threading.Lock()
-        self._standings: dict[UploadDate, tuple[float, object, list[Standing]]] = {}
+        self._standings: dict[UploadDate, tuple[float, object, list[BatchCard]]] = {}
         self._results: dict[Batch, tuple[object, Results]] = {}
         self._reviews: dict[str, Reviews] = {}
 
@@ -149,18 +149,18 @@ class Desk:
         self.store.write_json(batch.draft_key, {"Id": batch.derived_id(self.store.bucket)})
         return batch
 
-    def take(self, batch: Batch, name: str, file: BinaryIO) -> Dropped:
+    def take(self, batch: Batch, name: str, file: BinaryIO) -> DraftPhoto:
         """Stores a dropped file under a name that `free_name` gave."""
         with self._decoding:
             small = _small(file.read())
         file.seek(0)
         upload(self.store, batch.upload_key(name), name, file)
-        return Dropped(name, small)
+        return DraftPhoto(name, small)
 
     def backdrop(self, batch: Batch, data: bytes) -> str:
         """Stores a picture to be put behind the subjects, and returns its key; `UsageError` if it is no picture."""
         try:
-            found = look(data)
+            found = read_header(data)
         except ImageError as error:
             raise UsageError(f"the backdrop cannot be used: {error}") from None
         return self._beside(batch, "backdrop", found.format, data)
@@ -171,8 +171,8 @@ class Desk:
         if source is None:
             raise UsageError(f"{photo} is gone; drop it again")
         try:
-            read_given(data, look(source.data).size)
-            found = look(data)
+            read_user_mask(data, read_header(source.data).size)
+            found = read_header(data)
         except ImageError as error:
             raise UsageError(f"the mask of {photo} cannot be used: {error}") from None
         return self._beside(batch, "mask", found.format, data)
@@ -188,14 +188,14 @@ class Desk:
         """Deletes a photo of a draft."""
         self.store.delete(batch.upload_key(name))
 
-    def go_on(self, batch: Batch) -> list[Dropped]:
+    def go_on(self, batch: Batch) -> list[DraftPhoto]:
         """The photos of a draft that somebody has left; `UsageError` if it is none."""
         names = sorted(drafts.find_draft(self.store, batch).images)
 
-        def again(name: str) -> Dropped:
+        def again(name: str) -> DraftPhoto:
             with self._decoding:
                 content = self.store.read(batch.upload_key(name))
-                return Dropped(name, _small(content.data if content else b""))
+                return DraftPhoto(name, _small(content.data if content else b""))
 
         with ThreadPoolExecutor(READERS, "draft") as pool:
             return list(pool.map(again, names))
@@ -211,7 +211,9 @@ class Desk:
         """Dollars for the labels of one photo; a photo whose labels are known costs nothing."""
         return 0.0 if self.settings.custom_labels_arn else facts_of(DETECT_LABELS.name).cost(images=1)
 
-    def labels(self, batch: Batch, names: Sequence[str], done: Callable[[int], object]) -> dict[str, Seen]:
+    def labels(
+        self, batch: Batch, names: Sequence[str], done: Callable[[int], object]
+    ) -> dict[str, LabelsFound]:
         """The labels of photos: asked for once for the same bytes, and used again by the run."""
         with self._tools() as tools, ThreadPoolExecutor(LABELLERS, "labels") as pool:
             found = {}
@@ -222,16 +224,16 @@ class Desk:
                 done(number)
             return found
 
-    def _seen(self, tools: Tools, batch: Batch, name: str) -> Seen:
+    def _seen(self, tools: RunContext, batch: Batch, name: str) -> LabelsFound:
         budget = ImageBudget(tools.purse, batch, name, stage=LABELS)
         try:
-            photo = Photograph(self.store, batch.upload_key(name), tools.darkroom)
-            document = Looks(tools, photo, budget).labels().document
+            photo = SourceImage(self.store, batch.upload_key(name), tools.darkroom)
+            document = PhotoAnalyzer(tools, photo, budget).labels().document
         except BgPipelineError as error:
-            return Seen(problem=str(error))
+            return LabelsFound(problem=str(error))
         usable = dict.fromkeys(usable_labels(document))
         others = dict.fromkeys(label["Name"] for label in document.get("Labels", ()))
-        return Seen(tuple(usable), tuple(name for name in others if name not in usable))
+        return LabelsFound(tuple(usable), tuple(name for name in others if name not in usable))
 
     def request(
         self,
@@ -288,8 +290,8 @@ class Desk:
             self._standings.pop(batch.date, None)
 
     @contextmanager
-    def _tools(self) -> Iterator[Tools]:
-        tools = Tools(self.settings, self._aws, self.store, stop=threading.Event())
+    def _tools(self) -> Iterator[RunContext]:
+        tools = RunContext(self.settings, self._aws, self.store, stop=threading.Event())
         try:
             yield tools
         finally:
@@ -297,7 +299,7 @@ class Desk:
 
     # Batches
 
-    def standings(self, date: UploadDate) -> list[Standing]:
+    def standings(self, date: UploadDate) -> list[BatchCard]:
         """The batches of a date, the newest first.
 
         Asked again, it makes two listings of a few objects for all visitors; only where a run has stored something
@@ -319,7 +321,7 @@ class Desk:
                     self._standings.pop(next(iter(self._standings)))
             return list(seen[2])
 
-    def _look(self, date: UploadDate) -> list[Standing]:
+    def _look(self, date: UploadDate) -> list[BatchCard]:
         complete = {work.place.batch: work for work in find_work(self.store, self.settings, [date])}
         found = []
         uploads = sorted(listing.batches(self.store, date), key=lambda each: each.newest, reverse=True)
@@ -329,32 +331,32 @@ class Desk:
                 draft = uploaded.draft is not None
                 state = f"draft, last touched {uploaded.touched:%H:%M} UTC" if draft else "being uploaded"
                 images = len(uploaded.images)
-                found.append(Standing(uploaded.batch, state, images, complete=False, draft=draft))
+                found.append(BatchCard(uploaded.batch, state, images, complete=False, draft=draft))
                 continue
             report = Report(tuple(rows(work)))
-            state, in_words = overview.state_of(self.store, work)
+            state, in_words = overview.batch_state(self.store, work)
             waiting = [row.ImageName for row in report if row.waits_for_approval]
             sample = work.request.Sample if work.request else None
             if sample is not None and work.uploaded.approved:
                 sample, waiting = None, []
             found.append(
-                Standing(
+                BatchCard(
                     uploaded.batch,
                     in_words,
                     len(work.images),
                     {status.value: number for status, number in report.counts.items() if number},
                     len(work.due),
-                    Costs.of(report),
+                    BatchCosts.of(report),
                     to_approve=_share(work, waiting),
                     to_retry=_share(work, overview.images_to_retry(report, sample))
-                    if state is overview.State.REPORTED
-                    else Share(),
+                    if state is overview.BatchState.REPORTED
+                    else ApprovedShare(),
                     request_etag=work.uploaded.request.etag if work.uploaded.request else "",
                 )
             )
         return found
 
-    def open(self, batch: Batch) -> Work:
+    def open(self, batch: Batch) -> BatchWork:
         """One batch; raises `UsageError` if there is none of this name."""
         return open_batch(self.store, self.settings, batch)
 
@@ -364,7 +366,7 @@ class Desk:
         ``seen`` is the ``request_etag`` of the standing that was shown: of another request nothing is approved, and a
         `UsageError` says so.
         """
-        stands = overview.look_up(self.store, self.settings, batch)
+        stands = overview.load_status(self.store, self.settings, batch)
         try:
             review.approve_sample(self.store, stands, by=by, seen=seen)
         finally:
@@ -375,7 +377,7 @@ class Desk:
 
         It is an earlier one while that has no report; `UsageError`, too, if nothing is left of the batch's cap.
         """
-        standing = overview.look_up(self.store, self.settings, batch)
+        standing = overview.load_status(self.store, self.settings, batch)
         found = review.prepare_retry(self.store, self.settings, standing)
         if found is None:
             raise UsageError(
@@ -401,24 +403,26 @@ class Desk:
                 self._results.pop(next(iter(self._results)))
             return known[1]
 
-    def redo(self, work: Work, found: Sequence[Item], *, by: str, prompt: str, seed: int | None) -> Batch:
+    def redo(
+        self, work: BatchWork, found: Sequence[Item], *, by: str, prompt: str, seed: int | None
+    ) -> Batch:
         """Asks for pictures again, as the batch that it returns: an earlier one while that has no report."""
         asks = review.redo(self.store, self.settings, work, found, by=by, prompt=prompt, seed=seed)
         self._look_anew(asks)
         return asks
 
-    def looked_at(self, work: Work, item: Item) -> tuple[bytes, bytes]:
+    def looked_at(self, work: BatchWork, item: Item) -> tuple[bytes, bytes]:
         """A result's photo and the result, as JPEGs that a screen shows; empty where there is none."""
         store, lies_at = work.place.lies_at(f"{work.place.input_prefix}/{item.image}")
         return _shown(store, lies_at), _shown(work.place.data, item.key) if item.key else b""
 
-    def download(self, work: Work, item: Item) -> bytes:
+    def download(self, work: BatchWork, item: Item) -> bytes:
         content = work.place.data.read(item.key)
         if content is None:
             raise UsageError(f"{item.key} is gone; run its date again")
         return content.data
 
-    def pack(self, work: Work, found: Sequence[Item], file: Path) -> int:
+    def pack(self, work: BatchWork, found: Sequence[Item], file: Path) -> int:
         """Writes the approved results into a ZIP file, one in memory at a time; says how many."""
         approved = [item for item in found if item.state is State.APPROVED and item.key]
         prefix = f"{work.place.output_prefix}/"
@@ -429,10 +433,10 @@ class Desk:
         return len(approved)
 
 
-def _share(work: Work, names: Sequence[str]) -> Share:
+def _share(work: BatchWork, names: Sequence[str]) -> ApprovedShare:
     if work.request is None:
-        return Share()
-    return Share(len(names), paid_pictures(replace(work.request, Sample=None), names))
+        return ApprovedShare()
+    return ApprovedShare(len(names), paid_pictures(replace(work.request, Sample=None), names))
 
 
 def _small(data: bytes) -> bytes:
@@ -443,7 +447,7 @@ def _small(data: bytes) -> bytes:
         return b""
 
 
-def free_name(name: str, taken: Collection[str]) -> str:
+def unused_name(name: str, taken: Collection[str]) -> str:
     """A name that is not taken and can be an image's: without folders, dots in front and what S3 cannot hold."""
     name = posixpath.basename(name.replace("\\", "/")).encode("utf-8", "replace").decode().lstrip(".")
     if kind_of(name) is not Kind.IMAGE:
@@ -482,6 +486,6 @@ def dagster_at_work(address: str) -> bool | None:
     return bool(healthy.get("SENSOR")) and bool(healthy.get("QUEUED_RUN_COORDINATOR", True))
 
 
-def refusal(error: RequestError) -> list[str]:
+def user_error(error: RequestError) -> list[str]:
     """What is wrong with a request, a sentence for each field."""
     return [f"{name}: {text}" if name else text for name, text in error.problems]

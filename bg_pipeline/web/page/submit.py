@@ -16,10 +16,10 @@ from bg_pipeline.errors import RequestError, UsageError
 from bg_pipeline.planning import Plan
 from bg_pipeline.state.thumbnails import thumbnail
 from bg_pipeline.web.page import photo_settings
-from bg_pipeline.web.page.markdown import plain
-from bg_pipeline.web.page.service import Desk, Dropped, Seen, refusal
-from bg_pipeline.web.page.upload_server import Lot, lots
-from bg_pipeline.web.page.upload_widget import drop
+from bg_pipeline.web.page.markdown import escape_markdown
+from bg_pipeline.web.page.service import DraftPhoto, LabelsFound, PageService, user_error
+from bg_pipeline.web.page.upload_server import UploadSession, lots
+from bg_pipeline.web.page.upload_widget import upload_widget
 
 CARDS = 12
 """Photos on one page of the list."""
@@ -32,17 +32,17 @@ _SUBJECTS = {
 }
 
 
-def show(desk: Desk) -> None:
+def show(desk: PageService) -> None:
     """The screen."""
     st.title("New backgrounds for photos")
     state = st.session_state
     if batch := state.pop("submitted", None):
         st.success(f"Batch {batch} is submitted. Its progress is on the screen *Batches*.")
-    lot: Lot = state.lot if "lot" in state else lots.open(desk)
+    lot: UploadSession = state.lot if "lot" in state else lots.open(desk)
     state.lot = lot
-    sending, refused = drop(lot, _ENDINGS)
+    sending, refused = upload_widget(lot, _ENDINGS)
     for sentence in refused:
-        st.warning(plain(sentence))
+        st.warning(escape_markdown(sentence))
     photos = lot.photos
     if sending:
         st.caption("Photos are on their way to storage.")
@@ -64,7 +64,7 @@ def show(desk: Desk) -> None:
     _decide(desk, photos, wishes, own, table.getvalue() if table else None)
 
 
-def go_on(desk: Desk, draft: Batch) -> None:
+def go_on(desk: PageService, draft: Batch) -> None:
     """Goes on with a draft; raises `UsageError` if it is none by now. What was prepared before stays, as a draft."""
     lot = lots.open(desk, draft)
     _forget()
@@ -76,9 +76,9 @@ def _forget() -> None:
         st.session_state.pop(name, None)
 
 
-def _labels(desk: Desk, photos: Mapping[str, Dropped]) -> None:
+def _labels(desk: PageService, photos: Mapping[str, DraftPhoto]) -> None:
     state = st.session_state
-    seen: dict[str, Seen] = state.setdefault("seen", {})
+    seen: dict[str, LabelsFound] = state.setdefault("seen", {})
     missing = [name for name in photos if name not in seen]
     price = desk.price_of_labels
     cost = "a price that is not known" if price is None else f"at most {price * len(missing):.3f} USD"
@@ -96,10 +96,10 @@ def _labels(desk: Desk, photos: Mapping[str, Dropped]) -> None:
         st.rerun()
     for name, found in seen.items():
         if found.problem and name in photos:
-            st.warning(plain(f"{name}: {found.problem}"))
+            st.warning(escape_markdown(f"{name}: {found.problem}"))
 
 
-def _cards(desk: Desk, photos: Mapping[str, Dropped]) -> dict[str, dict[str, Any]]:
+def _cards(desk: PageService, photos: Mapping[str, DraftPhoto]) -> dict[str, dict[str, Any]]:
     """The photos, a page at a time; what is said of each alone."""
     state = st.session_state
     said: dict[str, dict[str, Any]] = state.setdefault("own", {})
@@ -116,10 +116,12 @@ def _cards(desk: Desk, photos: Mapping[str, Dropped]) -> dict[str, dict[str, Any
     return {name: each for name, each in said.items() if name in photos and each}
 
 
-def _card(desk: Desk, photos: Mapping[str, Dropped], name: str, said: dict[str, dict[str, Any]]) -> None:
+def _card(
+    desk: PageService, photos: Mapping[str, DraftPhoto], name: str, said: dict[str, dict[str, Any]]
+) -> None:
     state = st.session_state
     key = hashlib.sha256(f"{state.lot.batch.path} {name}".encode()).hexdigest()[:12]
-    seen: Seen = state.seen.get(name, Seen())
+    seen: LabelsFound = state.seen.get(name, LabelsFound())
     if photos[name].small:
         st.image(photos[name].small, alt=f"The photo {name}")
     else:
@@ -152,7 +154,7 @@ def _card(desk: Desk, photos: Mapping[str, Dropped], name: str, said: dict[str, 
                 said[name] = own
                 st.rerun()
             except UsageError as error:
-                st.error(plain(str(error)))
+                st.error(escape_markdown(str(error)))
         if st.button("Remove the photo", key=f"remove-{key}", icon=":material/delete:"):
             state.lot.take_away(name)
             st.rerun()
@@ -176,7 +178,7 @@ def _stored(file: UploadedFile, store: Callable[[bytes], str]) -> str:
     return keys[file.file_id]
 
 
-def _wishes(desk: Desk) -> dict[str, Any]:
+def _wishes(desk: PageService) -> dict[str, Any]:
     """The request's fields for all photos."""
     st.subheader("The background")
     task = st.segmented_control(
@@ -239,7 +241,7 @@ def _wishes(desk: Desk) -> dict[str, Any]:
     return {name: value for name, value in wishes.items() if value not in (None, "", ())}
 
 
-def _backdrop(desk: Desk) -> str | None:
+def _backdrop(desk: PageService) -> str | None:
     picture = st.file_uploader("The picture behind the subjects", type=_ENDINGS, key="backdrop")
     if picture is None:
         st.info("Choose the picture that is put behind every subject; no model is asked for it.")
@@ -247,15 +249,15 @@ def _backdrop(desk: Desk) -> str | None:
     try:
         key = _stored(picture, lambda data: desk.backdrop(st.session_state.lot.batch, data))
     except UsageError as error:
-        st.error(plain(str(error)))
+        st.error(escape_markdown(str(error)))
         return None
     st.image(thumbnail(picture.getvalue()), alt="The picture behind the subjects")
     return key
 
 
 def _decide(
-    desk: Desk,
-    photos: Mapping[str, Dropped],
+    desk: PageService,
+    photos: Mapping[str, DraftPhoto],
     wishes: Mapping[str, Any],
     own: Mapping[str, Mapping[str, Any]],
     table: bytes | None,
@@ -270,16 +272,16 @@ def _decide(
         else:
             data, request = desk.from_manifest(batch, table, names, wishes)
             for doubt in desk.doubts(table)[:10]:
-                st.caption(plain(doubt))
+                st.caption(escape_markdown(doubt))
     except RequestError as error:
-        for sentence in refusal(error):
-            st.info(plain(sentence))
+        for sentence in user_error(error):
+            st.info(escape_markdown(sentence))
         return
     plan, reasons = desk.plan(batch, request)
     st.subheader("What this takes")
     _plan(plan, desk.settings.max_cost_usd)
     for reason in reasons:
-        st.warning(plain(reason))
+        st.warning(escape_markdown(reason))
     if st.button("Submit", type="primary", icon=":material/send:", disabled=plan.due == 0):
         desk.submit(batch, data)
         lots.close(state.lot)

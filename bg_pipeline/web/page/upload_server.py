@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.errors import BgPipelineError, UsageError
-from bg_pipeline.web.page.service import Desk, Dropped, free_name
+from bg_pipeline.web.page.service import DraftPhoto, PageService, unused_name
 
 ADDRESS = "/photos"
 VISITORS = 1000
@@ -26,14 +26,14 @@ IN_MEMORY = 1_000_000
 """Bytes of a photo on its way; the rest of it waits on disk."""
 
 
-class Lot:
+class UploadSession:
     """The photos that one visitor drops for one batch. Safe for threads.
 
     ``token`` lets whoever has it add photos, and nothing else. The batch is begun with its first photo, or goes on
     with those of a ``draft`` that somebody has left.
     """
 
-    def __init__(self, desk: Desk, draft: Batch | None = None) -> None:
+    def __init__(self, desk: PageService, draft: Batch | None = None) -> None:
         self.token = secrets.token_urlsafe(32)
         self.most = desk.settings.api_max_upload_mb * 1_000_000
         self._desk = desk
@@ -41,7 +41,7 @@ class Lot:
         self._batch = draft
         self._photos = {each.name: each for each in desk.go_on(draft)} if draft else {}
         self._names = set(self._photos)
-        self._by_id: dict[str, Future[Dropped]] = {}
+        self._by_id: dict[str, Future[DraftPhoto]] = {}
         self._closed = False
 
     @property
@@ -52,12 +52,12 @@ class Lot:
             return self._batch
 
     @property
-    def photos(self) -> dict[str, Dropped]:
+    def photos(self) -> dict[str, DraftPhoto]:
         """What is stored by now, by name and sorted by it."""
         with self._lock:
             return dict(sorted(self._photos.items()))
 
-    def take(self, upload: str, name: str, file: BinaryIO) -> Dropped:
+    def take(self, upload: str, name: str, file: BinaryIO) -> DraftPhoto:
         """Stores a photo; one that is sent again, with the same ``upload``, is not stored twice.
 
         Raises `UsageError` for a name that cannot be an image's, and once the batch is submitted.
@@ -68,9 +68,9 @@ class Lot:
                 raise UsageError("its batch is submitted already")
             earlier = self._by_id.get(upload)
             if earlier is None:
-                name = free_name(name, self._names)
+                name = unused_name(name, self._names)
                 self._names.add(name)
-                mine: Future[Dropped] = Future()
+                mine: Future[DraftPhoto] = Future()
                 self._by_id[upload] = mine
         if earlier is not None:
             return earlier.result()
@@ -100,37 +100,37 @@ class Lot:
             self._names.discard(name)
 
 
-class Lots:
+class UploadSessions:
     """All lots of this process, by token. Safe for threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._lots: OrderedDict[str, Lot] = OrderedDict()
+        self._lots: OrderedDict[str, UploadSession] = OrderedDict()
 
-    def open(self, desk: Desk, draft: Batch | None = None) -> Lot:
+    def open(self, desk: PageService, draft: Batch | None = None) -> UploadSession:
         """A new lot, or one that goes on with a draft."""
-        lot = Lot(desk, draft)
+        lot = UploadSession(desk, draft)
         with self._lock:
             self._lots[lot.token] = lot
             if len(self._lots) > VISITORS:
                 self._lots.popitem(last=False)
         return lot
 
-    def find(self, token: str) -> Lot | None:
+    def find(self, token: str) -> UploadSession | None:
         """The lot of a token, unless it was closed or forgotten."""
         with self._lock:
             if token in self._lots:
                 self._lots.move_to_end(token)
             return self._lots.get(token)
 
-    def close(self, lot: Lot) -> None:
+    def close(self, lot: UploadSession) -> None:
         """Nothing more is taken for it."""
         lot.close()
         with self._lock:
             self._lots.pop(lot.token, None)
 
 
-lots = Lots()
+lots = UploadSessions()
 """Those of this process, which the route fills and the page shows."""
 
 

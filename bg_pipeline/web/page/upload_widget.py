@@ -5,7 +5,7 @@ from importlib.resources import files
 
 import streamlit as st
 
-from bg_pipeline.web.page.upload_server import ADDRESS, Lot
+from bg_pipeline.web.page.upload_server import ADDRESS, UploadSession
 
 _here = files(__package__)
 _zone = st.components.v2.component(
@@ -16,7 +16,7 @@ _zone = st.components.v2.component(
 )
 
 
-def drop(lot: Lot, endings: Sequence[str]) -> tuple[bool, list[str]]:
+def upload_widget(lot: UploadSession, endings: Sequence[str]) -> tuple[bool, list[str]]:
     """The place to drop photos: whether some are on their way, and what was refused of those just sent."""
     found = _zone(
         key=f"drop-{lot.token[:8]}",

@@ -6,7 +6,7 @@ import streamlit as st
 
 from bg_pipeline.review import this_user
 from bg_pipeline.settings import Settings
-from bg_pipeline.web.page.markdown import plain
+from bg_pipeline.web.page.markdown import escape_markdown
 
 SIGNED_IN_SECONDS = 12 * 3600
 """How long a sign-in is good for; Streamlit's cookie itself lasts 30 days."""
@@ -27,7 +27,7 @@ def sign_out(settings: Settings) -> None:
     """Says who has signed in, and offers to leave."""
     if settings.oidc_client_id:
         st.divider()
-        st.caption(f"Signed in as {plain(name())}")
+        st.caption(f"Signed in as {escape_markdown(name())}")
         st.button("Sign out", on_click=st.logout)
 
 

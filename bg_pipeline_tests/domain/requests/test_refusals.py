@@ -10,7 +10,7 @@ from PIL import Image
 
 from bg_pipeline.domain import formats, requests
 from bg_pipeline.domain.batches import Batch
-from bg_pipeline.domain.presets import WISHES
+from bg_pipeline.domain.presets import PRESET_REQUESTS
 from bg_pipeline.errors import ImageError, RequestError, SettingsError
 from bg_pipeline.imaging import encode
 from bg_pipeline.run.renditions import refuse_impossible
@@ -22,7 +22,7 @@ SHORT: dict[str, Any] = {"Id": "a", "Prompt": "london"}
 
 def read(**change: Any) -> requests.BatchRequest:
     data = json.dumps({**SHORT, **change}).encode()
-    return requests.read(data, bucket="photos", batch=BATCH, presets=WISHES)
+    return requests.read(data, bucket="photos", batch=BATCH, presets=PRESET_REQUESTS)
 
 
 def problems(**change: Any) -> dict[str, str]:
@@ -122,7 +122,7 @@ def test_so_is_one_in_a_bucket_or_in_a_key() -> None:
 def test_a_batch_that_is_really_called_so_may_name_its_own_places() -> None:
     odd = Batch(BATCH.date, "<shoot> {2}")
     document = {**SHORT, "InputS3Prefix": odd.input_prefix, "MaskKey": f"{odd.input_prefix}/.mask.png"}
-    request = requests.read(json.dumps(document).encode(), bucket="b", batch=odd, presets=WISHES)
+    request = requests.read(json.dumps(document).encode(), bucket="b", batch=odd, presets=PRESET_REQUESTS)
     assert request.InputS3Prefix == odd.input_prefix
 
 
@@ -210,7 +210,7 @@ def test_the_request_and_the_encoder_have_the_same_limits(format: str) -> None:
 def test_what_only_the_photo_tells_is_known_before_it_is_paid(
     rendition: dict[str, Any], size: tuple[int, int], fails: bool
 ) -> None:
-    asked = requests.image_settings(read(Renditions=[rendition]), "a.jpg", WISHES)
+    asked = requests.image_settings(read(Renditions=[rendition]), "a.jpg", PRESET_REQUESTS)
     if fails:
         with pytest.raises(ImageError) as caught:
             refuse_impossible(asked, size)
@@ -280,7 +280,7 @@ def test_empty_labels_mean_everything_that_stands_out(labels: str) -> None:
     request = read(
         Images=[{"ImageName": "a", "Labels": labels}, {"ImageName": "b"}, {"ImageName": "c", "Labels": "Dog"}]
     )
-    asked = {name: requests.image_settings(request, name, WISHES) for name in "abc"}
+    asked = {name: requests.image_settings(request, name, PRESET_REQUESTS) for name in "abc"}
     assert (asked["a"].subject, asked["a"].labels) == ("SALIENT", ())
     assert (asked["b"].subject, asked["b"].labels) == ("LABELS", ())
     assert (asked["c"].subject, asked["c"].labels) == ("LABELS", ("Dog",))
@@ -289,12 +289,12 @@ def test_empty_labels_mean_everything_that_stands_out(labels: str) -> None:
 @pytest.mark.parametrize("subject", ["FACES", "SALIENT"])
 def test_empty_labels_change_no_subject_that_needs_none(subject: str) -> None:
     request = read(Subject=subject, Images=[{"ImageName": "a", "Labels": ""}])
-    assert requests.image_settings(request, "a", WISHES).subject == subject
+    assert requests.image_settings(request, "a", PRESET_REQUESTS).subject == subject
 
 
 def test_empty_labels_are_still_empty_in_a_request_that_is_written_again() -> None:
     request = read(Images=[{"ImageName": "a", "Labels": ""}])
-    retry = requests.retry_request(request, ["a"], WISHES)
+    retry = requests.retry_request(request, ["a"], PRESET_REQUESTS)
     assert retry is not None
-    again = requests.read(requests.write(retry), bucket="photos", batch=BATCH, presets=WISHES)
-    assert requests.image_settings(again, "a", WISHES).subject == "SALIENT"
+    again = requests.read(requests.write(retry), bucket="photos", batch=BATCH, presets=PRESET_REQUESTS)
+    assert requests.image_settings(again, "a", PRESET_REQUESTS).subject == "SALIENT"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bg_pipeline.domain import requests
 from bg_pipeline.domain.batches import Batch
-from bg_pipeline.domain.requests import ImageEntry, Wanted, Wishes, image_settings
+from bg_pipeline.domain.requests import ImageEntry, ImageFields, OutputSpec, image_settings
 from bg_pipeline.errors import ImageError, RequestError
 
 BATCH = Batch(datetime.date(2026, 11, 21), "101530")
@@ -29,10 +29,10 @@ EXAMPLE: dict[str, Any] = {
 SHORT: dict[str, Any] = {"Id": "a", "Prompt": "london"}
 
 PRESETS = {
-    "white": requests.read_wishes({"Backdrop": "#FFFFFF"}),
-    "transparent": requests.read_wishes({"Task": "REMOVE"}),
-    "booth": requests.read_wishes({"Subject": "FACES", "Prompts": ["sky", "city", "forest"]}),
-    "salient": requests.read_wishes({"Subject": "SALIENT"}),
+    "white": requests.read_image_fields({"Backdrop": "#FFFFFF"}),
+    "transparent": requests.read_image_fields({"Task": "REMOVE"}),
+    "booth": requests.read_image_fields({"Subject": "FACES", "Prompts": ["sky", "city", "forest"]}),
+    "salient": requests.read_image_fields({"Subject": "SALIENT"}),
 }
 
 
@@ -485,17 +485,17 @@ def test_prompts_stand_in_the_place_of_a_prompt_at_their_level() -> None:
 
 def test_outputs_are_prompt_major_and_numbered_from_one() -> None:
     assert settings({"Id": "a", "Prompts": ["x", "y"], "Variants": 2}).outputs == (
-        Wanted(1, 1, 1, "x"),
-        Wanted(2, 1, 2, "x"),
-        Wanted(3, 2, 1, "y"),
-        Wanted(4, 2, 2, "y"),
+        OutputSpec(1, 1, 1, "x"),
+        OutputSpec(2, 1, 2, "x"),
+        OutputSpec(3, 2, 1, "y"),
+        OutputSpec(4, 2, 2, "y"),
     )
 
 
 def test_without_a_painted_background_there_is_one_output_whatever_the_prompts() -> None:
     for change in ({"Task": "REMOVE"}, {"Backdrop": "#000000"}):
         assert settings({**SHORT, "Prompts": ["x", "y"], "Variants": 3, **change}).outputs == (
-            Wanted(1, 1, 1, ""),
+            OutputSpec(1, 1, 1, ""),
         )
 
 
@@ -552,7 +552,7 @@ def test_labels_are_a_list_without_blanks_and_repeats() -> None:
 
 def test_what_a_preset_says_is_checked_too() -> None:
     with pytest.raises(RequestError, match="Subjects: is not a field"):
-        requests.read_wishes({"Subjects": "FACES"})
+        requests.read_image_fields({"Subjects": "FACES"})
 
 
 # Prompts
@@ -689,6 +689,6 @@ def test_there_is_no_retry_of_nothing_and_none_without_a_prompt() -> None:
 
 
 def test_a_request_made_in_python_is_checked_as_well() -> None:
-    assert Wishes(Prompts=("a",)).Prompts == ("a",)
+    assert ImageFields(Prompts=("a",)).Prompts == ("a",)
     with pytest.raises(ValueError, match="Variants"):
-        Wishes(Variants=9)
+        ImageFields(Variants=9)

@@ -8,7 +8,7 @@ from streamlit.testing.v1 import AppTest
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.review import Item, State, decide
 from bg_pipeline.storage.object_store import Store
-from bg_pipeline.web.page.service import Desk
+from bg_pipeline.web.page.service import PageService
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench, aws
 
@@ -22,8 +22,8 @@ def bench(s3, bucket: str, control: ControlClient) -> Bench:
 
 
 @pytest.fixture
-def desk(bench: Bench) -> Desk:
-    return Desk(bench.settings(), aws(), bench.store)
+def desk(bench: Bench) -> PageService:
+    return PageService(bench.settings(), aws(), bench.store)
 
 
 @pytest.fixture
@@ -34,14 +34,14 @@ def batch(bench: Bench) -> Batch:
     return made
 
 
-def _review(desk: "Desk") -> None:  # its text is run elsewhere, where the name means nothing
+def _review(desk: "PageService") -> None:  # its text is run elsewhere, where the name means nothing
     from bg_pipeline.web.page import results
 
     results.show(desk)
 
 
 @pytest.fixture
-def screen(desk: Desk, batch: Batch) -> AppTest:
+def screen(desk: PageService, batch: Batch) -> AppTest:
     shown = AppTest.from_function(_review, kwargs={"desk": desk}, default_timeout=SECONDS).run()
     assert not shown.exception
     return shown
@@ -53,15 +53,15 @@ def press(screen: AppTest, label: str) -> None:
     assert not screen.exception
 
 
-def found(desk: Desk, batch: Batch) -> list[Item]:
+def found(desk: PageService, batch: Batch) -> list[Item]:
     return desk.results(batch).items()
 
 
-def states(desk: Desk, batch: Batch) -> list[State]:
+def states(desk: PageService, batch: Batch) -> list[State]:
     return [item.state for item in found(desk, batch)]
 
 
-def test_what_is_shown_is_decided_about(desk: Desk, batch: Batch, screen: AppTest) -> None:
+def test_what_is_shown_is_decided_about(desk: PageService, batch: Batch, screen: AppTest) -> None:
     press(screen, "Approve")
     press(screen, "Reject")
     assert states(desk, batch) == [State.APPROVED, State.REJECTED, State.WAITING]
@@ -69,7 +69,7 @@ def test_what_is_shown_is_decided_about(desk: Desk, batch: Batch, screen: AppTes
 
 @pytest.mark.parametrize("label", ["Approve", "Reject", "Ask again"])
 def test_a_press_for_what_somebody_else_has_decided_meanwhile_is_not_one_for_the_next(
-    bench: Bench, desk: Desk, batch: Batch, screen: AppTest, label: str
+    bench: Bench, desk: PageService, batch: Batch, screen: AppTest, label: str
 ) -> None:
     decide(bench.store, found(desk, batch)[:1], State.REJECTED, by="bob")
     press(screen, label)
@@ -79,21 +79,21 @@ def test_a_press_for_what_somebody_else_has_decided_meanwhile_is_not_one_for_the
 
 @pytest.mark.parametrize("label", ["Approve all", "Reject all"])
 def test_a_press_for_all_that_was_shown_is_not_one_for_what_came_since(
-    bench: Bench, desk: Desk, batch: Batch, screen: AppTest, label: str
+    bench: Bench, desk: PageService, batch: Batch, screen: AppTest, label: str
 ) -> None:
     decide(bench.store, found(desk, batch)[:1], State.REJECTED, by="bob")
     press(screen, label)
     assert states(desk, batch) == [State.REJECTED, State.WAITING, State.WAITING]
 
 
-def _batches(desk: "Desk") -> None:
+def _batches(desk: "PageService") -> None:
     from bg_pipeline.web.page import progress
 
     progress.show(desk, "", lambda draft: None)
 
 
 def test_a_press_for_a_sample_of_a_request_that_was_replaced_approves_nothing_and_says_so(
-    bench: Bench, desk: Desk, control: ControlClient
+    bench: Bench, desk: PageService, control: ControlClient
 ) -> None:
     batch = bench.submit(3, day=datetime.now(UTC).date(), Sample=1)
     bench.run(batch.date)

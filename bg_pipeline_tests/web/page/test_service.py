@@ -10,18 +10,18 @@ import pytest
 from PIL import Image
 
 from bg_pipeline.domain.batches import Batch
-from bg_pipeline.domain.presets import WISHES
+from bg_pipeline.domain.presets import PRESET_REQUESTS
 from bg_pipeline.domain.requests import image_settings
 from bg_pipeline.domain.rows import Status
 from bg_pipeline.errors import RequestError, UsageError
-from bg_pipeline.imaging import look
+from bg_pipeline.imaging import read_header
 from bg_pipeline.review import State, decide
 from bg_pipeline.storage.object_store import Store
-from bg_pipeline.web.page.markdown import plain
+from bg_pipeline.web.page.markdown import escape_markdown
 from bg_pipeline.web.page.photo_settings import fields_of
-from bg_pipeline.web.page.service import Desk, Share, dagster_at_work, free_name
+from bg_pipeline.web.page.service import ApprovedShare, PageService, dagster_at_work, unused_name
 from bg_pipeline.web.page.submit import with_labels
-from bg_pipeline.web.page.upload_server import Lots
+from bg_pipeline.web.page.upload_server import UploadSessions
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench, aws
 from bg_pipeline_tests.pictures import photo
@@ -35,11 +35,11 @@ def bench(s3, bucket, control: ControlClient) -> Bench:
 
 
 @pytest.fixture
-def desk(bench: Bench) -> Desk:
-    return Desk(bench.settings(), aws(), bench.store)
+def desk(bench: Bench) -> PageService:
+    return PageService(bench.settings(), aws(), bench.store)
 
 
-def drafted(desk: Desk, count: int = 2) -> tuple[Batch, list[str]]:
+def drafted(desk: PageService, count: int = 2) -> tuple[Batch, list[str]]:
     batch, names = desk.begin(), []
     for number in range(count):
         names.append(desk.take(batch, f"{number}.jpg", io.BytesIO(photo(number))).name)
@@ -53,13 +53,15 @@ def test_labels_that_are_all_taken_away_are_said_and_labels_that_never_were_are_
     assert with_labels({"Labels": ""}, [], offered=[]) == {"Labels": ""}
 
 
-def test_a_photo_without_its_labels_is_asked_for_as_what_stands_out(desk: Desk) -> None:
+def test_a_photo_without_its_labels_is_asked_for_as_what_stands_out(desk: PageService) -> None:
     batch, names = drafted(desk)
     _, request = desk.request(batch, names, {"Prompt": "a beach"}, {names[0]: {"Labels": ""}})
     assert [image_settings(request, name).subject for name in names] == ["SALIENT", "LABELS"]
 
 
-def test_a_table_finds_dropped_photos_by_either_spelling_and_tells_what_a_spreadsheet_did(desk: Desk) -> None:
+def test_a_table_finds_dropped_photos_by_either_spelling_and_tells_what_a_spreadsheet_did(
+    desk: PageService,
+) -> None:
     batch = desk.begin()
     name = desk.take(batch, "caf\u00e9.jpg", io.BytesIO(photo(1))).name
     table = "source,ref,prompt\ncafe\u0301.jpg,10.12.2026,a beach\n".encode()
@@ -70,7 +72,7 @@ def test_a_table_finds_dropped_photos_by_either_spelling_and_tells_what_a_spread
 
 
 def test_what_is_dropped_lies_in_storage_as_a_draft_that_nothing_works_on(
-    desk: Desk, bench: Bench, control: ControlClient
+    desk: PageService, bench: Bench, control: ControlClient
 ) -> None:
     batch, names = drafted(desk)
     assert {found.key for found in desk.store.list(f"{batch.input_prefix}/")} == {
@@ -89,17 +91,17 @@ def test_what_is_dropped_lies_in_storage_as_a_draft_that_nothing_works_on(
     [("x/y.jpg", "y.jpg"), ("C:\\photos\\y.jpg", "y.jpg"), (".hidden.jpg", "hidden.jpg"), ("y", "y 2")],
 )
 def test_a_name_is_made_one_of_an_image(name: str, free: str) -> None:
-    assert free_name(name, ["y"]) == free
+    assert unused_name(name, ["y"]) == free
 
 
 @pytest.mark.parametrize("name", ["request.json", "", "..", "a/"])
 def test_a_name_that_cannot_be_an_images_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="rename it"):
-        free_name(name, [])
+        unused_name(name, [])
 
 
 def test_labels_are_asked_for_once_and_the_run_uses_the_same_answer(
-    desk: Desk, bench: Bench, control: ControlClient
+    desk: PageService, bench: Bench, control: ControlClient
 ) -> None:
     batch, names = drafted(desk)
     seen = desk.labels(batch, names, lambda number: None)
@@ -113,7 +115,7 @@ def test_labels_are_asked_for_once_and_the_run_uses_the_same_answer(
     assert [call for call in control.paid() if call["operation"] == "DetectLabels"] == asked
 
 
-def test_what_is_no_photo_has_its_problem_told_and_keeps_nobody_else_from_labels(desk: Desk) -> None:
+def test_what_is_no_photo_has_its_problem_told_and_keeps_nobody_else_from_labels(desk: PageService) -> None:
     batch, names = drafted(desk, 1)
     bad = desk.take(batch, "page.jpg", io.BytesIO(b"<html>404</html>"))
     assert bad.small == b""
@@ -122,7 +124,7 @@ def test_what_is_no_photo_has_its_problem_told_and_keeps_nobody_else_from_labels
     assert seen[names[0]].usable
 
 
-def test_what_is_said_of_one_photo_overrides_what_is_said_of_all(desk: Desk) -> None:
+def test_what_is_said_of_one_photo_overrides_what_is_said_of_all(desk: PageService) -> None:
     batch, names = drafted(desk)
     own = {names[0]: {"Prompt": "a street", "Labels": "Dog", "Ref": "SKU 1"}}
     _, request = desk.request(batch, names, {"Prompts": ("a beach",)}, own)
@@ -132,13 +134,13 @@ def test_what_is_said_of_one_photo_overrides_what_is_said_of_all(desk: Desk) -> 
     assert request.Prompts == ("a beach",)
 
 
-def test_a_request_without_a_background_is_refused_by_field(desk: Desk) -> None:
+def test_a_request_without_a_background_is_refused_by_field(desk: PageService) -> None:
     batch, names = drafted(desk)
     with pytest.raises(RequestError, match="Prompt"):
         desk.request(batch, names, {}, {})
 
 
-def test_a_table_asks_for_each_photo_alone_and_names_what_was_not_dropped(desk: Desk) -> None:
+def test_a_table_asks_for_each_photo_alone_and_names_what_was_not_dropped(desk: PageService) -> None:
     batch, names = drafted(desk)
     table = f"source,ref,prompt\n{names[0]},A1,a beach\nphotos/{names[1]},A2,a street\n"
     _, request = desk.from_manifest(batch, table.encode(), names, {})
@@ -150,7 +152,9 @@ def test_a_table_asks_for_each_photo_alone_and_names_what_was_not_dropped(desk: 
         desk.from_manifest(batch, b"source,prompt\nother.jpg,a beach\n", names, {})
 
 
-def test_the_plan_counts_calls_and_dollars_and_spends_nothing(desk: Desk, control: ControlClient) -> None:
+def test_the_plan_counts_calls_and_dollars_and_spends_nothing(
+    desk: PageService, control: ControlClient
+) -> None:
     batch, names = drafted(desk)
     _, request = desk.request(batch, names, {"Prompts": ("a beach", "a street")}, {})
     plan, reasons = desk.plan(batch, request)
@@ -160,9 +164,9 @@ def test_the_plan_counts_calls_and_dollars_and_spends_nothing(desk: Desk, contro
     assert control.paid() == []
 
 
-def test_a_draft_that_was_left_is_gone_on_with_or_discarded(desk: Desk, bench: Bench) -> None:
+def test_a_draft_that_was_left_is_gone_on_with_or_discarded(desk: PageService, bench: Bench) -> None:
     batch, names = drafted(desk)
-    lot = Lots().open(desk, batch)
+    lot = UploadSessions().open(desk, batch)
     assert list(lot.photos) == names
     assert all(photo.small for photo in lot.photos.values())
     assert lot.take("another", names[0], io.BytesIO(photo(9))).name == "0 2.jpg"
@@ -170,10 +174,10 @@ def test_a_draft_that_was_left_is_gone_on_with_or_discarded(desk: Desk, bench: B
     assert desk.discard(batch) == 3
     assert desk.standings(batch.date) == []
     with pytest.raises(UsageError, match="no draft"):
-        Lots().open(desk, batch)
+        UploadSessions().open(desk, batch)
 
 
-def test_a_batch_that_was_submitted_is_not_changed_by_a_second_press(desk: Desk) -> None:
+def test_a_batch_that_was_submitted_is_not_changed_by_a_second_press(desk: PageService) -> None:
     batch, names = drafted(desk)
     data, _ = desk.request(batch, names, {"Prompt": "a beach"}, {})
     desk.submit(batch, data)
@@ -185,21 +189,21 @@ def test_a_batch_that_was_submitted_is_not_changed_by_a_second_press(desk: Desk)
 
 
 def test_a_batch_tells_what_waits_for_approval_and_what_can_be_asked_for_again(
-    desk: Desk, bench: Bench
+    desk: PageService, bench: Bench
 ) -> None:
     batch = bench.submit({"a.jpg": b"no photo", "b.jpg": photo(1), "c.jpg": photo(2)}, Sample=2, Variants=2)
 
-    def stands() -> tuple[Share, Share]:
+    def stands() -> tuple[ApprovedShare, ApprovedShare]:
         (found,) = desk.standings(batch.date)
         return found.to_approve, found.to_retry
 
-    assert stands() == (Share(), Share())
+    assert stands() == (ApprovedShare(), ApprovedShare())
     bench.run()
-    assert stands() == (Share(1, 2), Share(1, 2))
+    assert stands() == (ApprovedShare(1, 2), ApprovedShare(1, 2))
     desk.approve_sample(batch, by="ann")
-    assert stands() == (Share(), Share(1, 2))
+    assert stands() == (ApprovedShare(), ApprovedShare(1, 2))
     bench.run()
-    assert stands() == (Share(), Share(1, 2))
+    assert stands() == (ApprovedShare(), ApprovedShare(1, 2))
     bench.put(batch.upload_key("a.jpg"), photo(3))
     again = desk.retry(batch)
     assert bench.run(again.date).counts == {Status.SUCCEEDED: 1}
@@ -207,7 +211,7 @@ def test_a_batch_tells_what_waits_for_approval_and_what_can_be_asked_for_again(
         desk.retry(again)
 
 
-def test_a_sample_is_approved_for_the_request_that_the_page_showed(desk: Desk, bench: Bench) -> None:
+def test_a_sample_is_approved_for_the_request_that_the_page_showed(desk: PageService, bench: Bench) -> None:
     batch = bench.submit(3, Sample=1)
     bench.run()
     (shown,) = desk.standings(batch.date)
@@ -222,14 +226,14 @@ def test_a_sample_is_approved_for_the_request_that_the_page_showed(desk: Desk, b
     assert bench.run().counts == {Status.SUCCEEDED: 3}
 
 
-def test_what_can_be_asked_for_again_is_no_more_than_the_sample(desk: Desk, bench: Bench) -> None:
+def test_what_can_be_asked_for_again_is_no_more_than_the_sample(desk: PageService, bench: Bench) -> None:
     batch = bench.submit(4, Sample=2)
     bench.run(max_cost_usd=0.0001)
     (standing,) = desk.standings(batch.date)
-    assert standing.to_retry == Share(2, 2)
+    assert standing.to_retry == ApprovedShare(2, 2)
 
 
-def test_a_second_press_for_another_picture_makes_no_second_batch(desk: Desk, bench: Bench) -> None:
+def test_a_second_press_for_another_picture_makes_no_second_batch(desk: PageService, bench: Bench) -> None:
     batch = bench.submit(1)
     bench.run()
     results = desk.results(batch)
@@ -238,7 +242,7 @@ def test_a_second_press_for_another_picture_makes_no_second_batch(desk: Desk, be
     assert presses[0] == presses[1]
 
 
-def test_a_packed_result_is_unpacked_nowhere_but_in_its_folder(desk: Desk, tmp_path: Path) -> None:
+def test_a_packed_result_is_unpacked_nowhere_but_in_its_folder(desk: PageService, tmp_path: Path) -> None:
     prefix = "generated-image-files/2026/11/20/b"
     desk.store.write(f"{prefix}/../../tmp/slip", b"x", media_type="image/png")
     place = SimpleNamespace(output_prefix=prefix, data=desk.store)
@@ -248,7 +252,7 @@ def test_a_packed_result_is_unpacked_nowhere_but_in_its_folder(desk: Desk, tmp_p
         assert pack.namelist() == ["%2E%2E/%2E%2E/tmp/slip"]
 
 
-def test_only_approved_results_are_packed(desk: Desk, bench: Bench, tmp_path: Path) -> None:
+def test_only_approved_results_are_packed(desk: PageService, bench: Bench, tmp_path: Path) -> None:
     batch, names = drafted(desk)
     data, _ = desk.request(batch, names, {"Prompt": "a beach"}, {})
     desk.submit(batch, data)
@@ -277,7 +281,7 @@ def test_a_dagster_that_is_not_there_is_not_at_work() -> None:
     ["![x](http://elsewhere/x.png)", "<b>*a* _b_ `c`", ":red[x] $y$ :material/delete:", "a & b | c ~d~"],
 )
 def test_a_text_of_other_peoples_is_shown_as_it_is(text: str) -> None:
-    shown = plain(text)
+    shown = escape_markdown(text)
     assert shown.replace("\\", "") == text
     assert not re.search(r"(?<!\\)[\[\]()<>*_`$:&|~!]", shown)
 
@@ -285,7 +289,7 @@ def test_a_text_of_other_peoples_is_shown_as_it_is(text: str) -> None:
 # What single photos have of their own
 
 
-def test_a_row_of_the_table_says_what_a_request_takes(desk: Desk) -> None:
+def test_a_row_of_the_table_says_what_a_request_takes(desk: PageService) -> None:
     batch, names = drafted(desk)
     row = {
         "Prompt": "a street",
@@ -299,18 +303,18 @@ def test_a_row_of_the_table_says_what_a_request_takes(desk: Desk) -> None:
         "Preset": "square-social",
     }
     _, request = desk.request(batch, names, {"Prompts": ("a beach",)}, {names[0]: fields_of(row)})
-    asked = image_settings(request, names[0], WISHES)
+    asked = image_settings(request, names[0], PRESET_REQUESTS)
     assert (asked.prompts, asked.variants, asked.seed, asked.ref) == (("a street",), 2, 0, "SKU 1")
     assert (asked.subject, asked.mode, asked.task) == ("SALIENT", "DEFAULT", "REPLACE")
     assert [rendition.Preset for rendition in asked.renditions] == ["square-social"]
-    assert image_settings(request, names[1], WISHES).prompts == ("a beach",)
+    assert image_settings(request, names[1], PRESET_REQUESTS).prompts == ("a beach",)
 
 
 # Pictures beside the photos
 
 
 def test_a_picture_is_put_behind_the_photos_without_a_generative_call(
-    desk: Desk, bench: Bench, control: ControlClient
+    desk: PageService, bench: Bench, control: ControlClient
 ) -> None:
     batch, names = drafted(desk)
     key = desk.backdrop(batch, as_png(Image.radial_gradient("L").convert("RGB")))
@@ -320,9 +324,9 @@ def test_a_picture_is_put_behind_the_photos_without_a_generative_call(
     assert {call["task"] for call in control.paid(operation="InvokeModel")} <= {"BACKGROUND_REMOVAL"}
 
 
-def test_a_mask_of_ones_own_is_what_is_kept_of_its_photo(desk: Desk, bench: Bench) -> None:
+def test_a_mask_of_ones_own_is_what_is_kept_of_its_photo(desk: PageService, bench: Bench) -> None:
     batch, names = drafted(desk, 1)
-    drawn = Image.new("L", look(photo(0)).size, 255)
+    drawn = Image.new("L", read_header(photo(0)).size, 255)
     drawn.paste(0, (20, 20, drawn.width // 2, drawn.height // 2))
     key = desk.mask(batch, names[0], as_png(drawn))
     own = {names[0]: {"Subject": "MASK", "MaskKey": key}}
@@ -333,7 +337,7 @@ def test_a_mask_of_ones_own_is_what_is_kept_of_its_photo(desk: Desk, bench: Benc
     assert (desk.store.read_json(f"{row.Results[0]}.json") or {})["Mask"] == "given"
 
 
-def test_what_is_no_picture_or_no_mask_of_the_photo_is_refused_before_it_is_stored(desk: Desk) -> None:
+def test_what_is_no_picture_or_no_mask_of_the_photo_is_refused_before_it_is_stored(desk: PageService) -> None:
     batch, names = drafted(desk, 1)
     before = [found.key for found in desk.store.list(f"{batch.input_prefix}/")]
     with pytest.raises(UsageError, match="backdrop cannot be used"):
@@ -349,7 +353,7 @@ def test_what_is_no_picture_or_no_mask_of_the_photo_is_refused_before_it_is_stor
 
 
 def test_looking_again_at_a_date_on_which_nothing_happened_makes_two_listings(
-    desk: Desk, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    desk: PageService, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = bench.submit(3)
     bench.run()
@@ -363,7 +367,7 @@ def test_looking_again_at_a_date_on_which_nothing_happened_makes_two_listings(
     assert [prefix.split("/")[1] for prefix in calls] == ["ledger", "leases"]
 
 
-def test_what_a_run_did_meanwhile_is_seen_at_once(desk: Desk, bench: Bench) -> None:
+def test_what_a_run_did_meanwhile_is_seen_at_once(desk: PageService, bench: Bench) -> None:
     batch = bench.submit(2)
     (before,) = desk.standings(batch.date)
     assert (before.state, before.done) == ("waiting for a run", 0)
@@ -372,7 +376,7 @@ def test_what_a_run_did_meanwhile_is_seen_at_once(desk: Desk, bench: Bench) -> N
     assert (after.state, after.done) == ("reported", 2)
 
 
-def test_a_batch_that_was_just_submitted_is_seen_at_once(desk: Desk) -> None:
+def test_a_batch_that_was_just_submitted_is_seen_at_once(desk: PageService) -> None:
     batch, names = drafted(desk)
     assert [each.draft for each in desk.standings(batch.date)] == [True]
     desk.submit(batch, desk.request(batch, names, {"Prompt": "a beach"}, {})[0])

@@ -12,8 +12,8 @@ from starlette.routing import Route
 from bg_pipeline.errors import UsageError
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.web.page import upload_server
-from bg_pipeline.web.page.service import Desk
-from bg_pipeline.web.page.upload_server import Lot, Lots
+from bg_pipeline.web.page.service import PageService
+from bg_pipeline.web.page.upload_server import UploadSession, UploadSessions
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench, aws
 from bg_pipeline_tests.pictures import photo
@@ -21,15 +21,15 @@ from bg_pipeline_tests.web.serving import Caller, serving
 
 
 @pytest.fixture
-def desk(s3, bucket, control: ControlClient) -> Desk:
+def desk(s3, bucket, control: ControlClient) -> PageService:
     control.switch(canned=True)
     bench = Bench(Store(s3, bucket))
-    return Desk(bench.settings(api_max_upload_mb=1), aws(), bench.store)
+    return PageService(bench.settings(api_max_upload_mb=1), aws(), bench.store)
 
 
 @pytest.fixture
-def lot(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Lot:
-    lots = Lots()
+def lot(desk: PageService, monkeypatch: pytest.MonkeyPatch) -> UploadSession:
+    lots = UploadSessions()
     monkeypatch.setattr(upload_server, "lots", lots)
     return lots.open(desk)
 
@@ -42,12 +42,16 @@ def browser() -> Iterator[Caller]:
         yield caller
 
 
-def send(browser: Caller, lot: Lot, name: str, data: bytes, upload: str = "", **headers: str) -> Any:
+def send(
+    browser: Caller, lot: UploadSession, name: str, data: bytes, upload: str = "", **headers: str
+) -> Any:
     sent = {"X-Upload-Token": lot.token, "X-Upload-Id": upload, **headers}
     return browser("POST", upload_server.ADDRESS, params={"name": name}, data=data, headers=sent)
 
 
-def test_a_photo_is_stored_as_it_was_sent_and_shown_small(desk: Desk, lot: Lot, browser: Caller) -> None:
+def test_a_photo_is_stored_as_it_was_sent_and_shown_small(
+    desk: PageService, lot: UploadSession, browser: Caller
+) -> None:
     answer = send(browser, lot, "Schuhe & Söhne.jpg", photo(1))
     assert (answer.status_code, answer.text) == (200, "Schuhe & Söhne.jpg")
     stored = desk.store.read(lot.batch.upload_key("Schuhe & Söhne.jpg"))
@@ -56,7 +60,7 @@ def test_a_photo_is_stored_as_it_was_sent_and_shown_small(desk: Desk, lot: Lot, 
     assert lot.photos["Schuhe & Söhne.jpg"].small
 
 
-def test_two_photos_of_one_name_are_both_kept(desk: Desk, lot: Lot, browser: Caller) -> None:
+def test_two_photos_of_one_name_are_both_kept(desk: PageService, lot: UploadSession, browser: Caller) -> None:
     assert [send(browser, lot, "a.jpg", photo(number)).text for number in (1, 2)] == ["a.jpg", "a 2.jpg"]
     stored = desk.store.read(lot.batch.upload_key("a 2.jpg"))
     assert stored is not None
@@ -64,7 +68,7 @@ def test_two_photos_of_one_name_are_both_kept(desk: Desk, lot: Lot, browser: Cal
 
 
 def test_a_photo_that_is_sent_again_because_its_answer_was_lost_is_stored_once(
-    desk: Desk, lot: Lot, browser: Caller
+    desk: PageService, lot: UploadSession, browser: Caller
 ) -> None:
     assert [send(browser, lot, "a.jpg", photo(1), "one").text for _ in range(2)] == ["a.jpg", "a.jpg"]
     with ThreadPoolExecutor(4) as pool:
@@ -73,7 +77,7 @@ def test_a_photo_that_is_sent_again_because_its_answer_was_lost_is_stored_once(
     assert list(lot.photos) == ["a.jpg", "b.jpg"]
 
 
-def test_photos_that_arrive_at_once_all_have_names_of_their_own(lot: Lot) -> None:
+def test_photos_that_arrive_at_once_all_have_names_of_their_own(lot: UploadSession) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: lot.take(f"{number}", "a.jpg", io.BytesIO(photo(number))), range(8)))
     assert len(lot.photos) == 8
@@ -84,7 +88,7 @@ def test_photos_that_arrive_at_once_all_have_names_of_their_own(lot: Lot) -> Non
     [("request.json", 10, 422, "rename it"), ("", 10, 422, "rename it"), ("a.jpg", 1_000_001, 413, "1 MB")],
 )
 def test_what_cannot_be_taken_is_refused_in_a_sentence_and_not_stored(
-    desk: Desk, lot: Lot, browser: Caller, name: str, size: int, status: int, said: str
+    desk: PageService, lot: UploadSession, browser: Caller, name: str, size: int, status: int, said: str
 ) -> None:
     answer = send(browser, lot, name, b"x" * size)
     assert answer.status_code == status
@@ -93,7 +97,7 @@ def test_what_cannot_be_taken_is_refused_in_a_sentence_and_not_stored(
     assert [found.key for found in desk.store.list("image-files/") if "draft" not in found.key] == []
 
 
-def test_a_body_that_is_longer_than_it_says_is_cut_off(lot: Lot, browser: Caller) -> None:
+def test_a_body_that_is_longer_than_it_says_is_cut_off(lot: UploadSession, browser: Caller) -> None:
     parts = (b"x" * 100_000 for _ in range(20))
     sent = {"X-Upload-Token": lot.token}
     answer = browser("POST", upload_server.ADDRESS, params={"name": "a.jpg"}, data=parts, headers=sent)
@@ -102,7 +106,7 @@ def test_a_body_that_is_longer_than_it_says_is_cut_off(lot: Lot, browser: Caller
 
 
 def test_nobody_without_a_token_of_an_open_lot_can_store_anything(
-    desk: Desk, lot: Lot, browser: Caller
+    desk: PageService, lot: UploadSession, browser: Caller
 ) -> None:
     assert send(browser, lot, "a.jpg", photo(1), **{"X-Upload-Token": "guessed"}).status_code == 403
     assert list(desk.store.list("")) == []
@@ -112,7 +116,7 @@ def test_nobody_without_a_token_of_an_open_lot_can_store_anything(
         lot.take("late", "a.jpg", io.BytesIO(photo(1)))
 
 
-def test_a_photo_that_is_taken_away_leaves_its_name_to_another(desk: Desk, lot: Lot) -> None:
+def test_a_photo_that_is_taken_away_leaves_its_name_to_another(desk: PageService, lot: UploadSession) -> None:
     lot.take("one", "a.jpg", io.BytesIO(photo(1)))
     lot.take_away("a.jpg")
     assert desk.store.read(lot.batch.upload_key("a.jpg")) is None
@@ -120,10 +124,10 @@ def test_a_photo_that_is_taken_away_leaves_its_name_to_another(desk: Desk, lot: 
 
 
 def test_only_so_many_lots_are_remembered_those_in_use_first(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    desk: PageService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upload_server, "VISITORS", 2)
-    lots = Lots()
+    lots = UploadSessions()
     first, second = lots.open(desk), lots.open(desk)
     assert lots.find(first.token) is first
     lots.open(desk)

@@ -58,7 +58,8 @@ class LabelsDue:
             return "no photo waits for the Custom Labels model"
         return (
             f"no photo waits for the Custom Labels model, but for {self.given_up} that got no labels in "
-            f"{RETRIES_PER_DATE} windows; they are tried again when others wait as well, or by a run of this job with given_up: true"
+            f"{RETRIES_PER_DATE} windows; they are tried again when others wait as well, or by a run of this job "
+            "with given_up: true"
         )
 
 

@@ -34,7 +34,7 @@ def tick(chosen: Settings, store: Store, memory: SensorCursor) -> int:
         time_is_up=lambda: False,
         warn=print,
     )
-    return len(list(look.requests()))
+    return len(list(look.run_requests()))
 
 
 @dataclass
@@ -99,7 +99,7 @@ def recheck(rig: Rig, images: int) -> list[object]:
     day = pipeline.run(chosen, [FIRST_DATE], aws=aws, store=store)[FIRST_DATE]
     wall, cpu = time.monotonic() - began, time.process_time() - cpu
     calls = rig.requests(store) - before
-    assert (day.walked, day.counts["Succeeded"]) == (0, images)
+    assert (day.due, day.counts["Succeeded"]) == (0, images)
     bound = 4 + 3 * images / 1000 + 1
     models: list[Any] = rig.control.calls()
     return [f"{images:,}", calls, f"{bound:g}", len(models), f"{cpu:.2f}", f"{wall:.2f}"]

@@ -36,12 +36,12 @@ print(
             "ended": time.monotonic(),
             "cpu": time.process_time() - cpu,
             "peak_mb": peak_mb(),
-            "walked": sum(day.walked for day in ended.values()),
+            "walked": sum(day.due for day in ended.values()),
             "counts": {
                 status: sum(day.counts[status] for day in ended.values())
                 for status in sorted({status for day in ended.values() for status in day.counts})
             },
-            "causes": sorted({row.Cause for day in ended.values() for row in day.troubled})[:3],
+            "causes": sorted({row.Cause for day in ended.values() for row in day.failed_rows})[:3],
         }
     ),
     flush=True,

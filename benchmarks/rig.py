@@ -169,7 +169,7 @@ def finished(rig: Rig, store: Store, settings: Settings, images: int) -> Batch:
     work = open_work(store, settings, uploaded, [])
     for image, found in work.images.items():
         assert found is not None
-        prints = fingerprints(settings, work.asked(image), found.etag, {})
+        prints = fingerprints(settings, work.settings_of(image), found.etag, {})
         stages = {stage: StageRecord(made_for, Status.SUCCEEDED) for stage, made_for in prints.items()}
         key = s3_keys.result_key(batch.output_prefix, image)
         output = {
@@ -192,7 +192,7 @@ def finished(rig: Rig, store: Store, settings: Settings, images: int) -> Batch:
             entry.payments[call] = Payment(call, stage.upper(), 0.01)
         work.ledger.put(entry)
     write_report(work, rows(work))
-    work.ledger.describe(Reported="2026-11-01T12:00:00+00:00")
+    work.ledger.update_header(Reported="2026-11-01T12:00:00+00:00")
     work.ledger.finish(work.writer)
     return batch
 

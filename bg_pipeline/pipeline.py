@@ -56,20 +56,20 @@ def run(
     stop = threading.Event()
     run_id = run_id or str(uuid.uuid4())
     wish = RefreshRequest(frozenset(again), retry, occasion or run_id, asked_at or datetime.now(UTC))
-    tools = RunContext(settings, aws, store, stop=stop, note=note)
+    context = RunContext(settings, aws, store, stop=stop, note=note)
     try:
-        flow = Engine(
-            tools,
+        engine = Engine(
+            context,
             run_id=run_id,
             reporter=REPORTER,
             stages=stages,
-            wish=wish,
+            refresh=wish,
             only=only,
             progress=progress,
         )
-        return flow.run(dates)
+        return engine.run(dates)
     finally:
-        tools.close()
+        context.close()
 
 
 class Pipeline:

@@ -97,12 +97,12 @@ def plan(works: Iterable[BatchWork], settings: Settings, models: ModelChoices) -
         found.images += len(work.images)
         found.due += len(work.due)
         if work.problem is not None:
-            found.unreadable.append(f"{work.place.batch.path}: {work.problem}")
+            found.unreadable.append(f"{work.locations.batch.path}: {work.problem}")
             continue
         allowed = sample_left(work)
         found.waiting += len(work.due) - allowed
         for image in list(work.due)[:allowed]:
-            asked = work.asked(image)
+            asked = work.settings_of(image)
             found.without_prompt += PICTURES in work.due[image] and asked.needs_prompt and not asked.prompts
             for operation, regions, calls, at_worst, usd in _calls(asked, work.due[image], settings, models):
                 if operation not in lines:
@@ -144,7 +144,7 @@ def _picture_calls(asked: ImageSettings, settings: Settings, models: ModelChoice
         return
     if asked.subject == "FACES":
         yield _look(faces.OPERATION, models)
-    generator = models.replacer.candidate.speaker if models.replacer else None
+    generator = models.replacer.candidate.client if models.replacer else None
     if asked.subject in ("LABELS", "SALIENT") and "cut-out" in settings.mask_sources and models.remover:
         (operation,) = models.remover.candidate.operations
         in_words = paints and asked.subject == "LABELS" and generator and by_words(generator, asked.mode)
@@ -163,7 +163,7 @@ def _look(operation: Operation, models: ModelChoices) -> _Calls:
     return operation, models.regions, 1, 1, facts_of(operation.name).cost(images=1)
 
 
-def models_in_use(tools: RunContext) -> tuple[ModelChoices, list[str]]:
+def models_in_use(context: RunContext) -> tuple[ModelChoices, list[str]]:
     """The models that a run would use now, and why there is none of a kind; only control planes are asked."""
     reasons: list[str] = []
 
@@ -174,19 +174,19 @@ def models_in_use(tools: RunContext) -> tuple[ModelChoices, list[str]]:
             reasons.append(str(error))
             return None
 
-    account = AccountQuotas(tools.aws)
+    account = AccountQuotas(context.aws)
 
     def per_minute(operation: Operation, region: str) -> float:
         facts = facts_of(operation.name, operation.invoke_id)
-        own = tools.settings.quota(operation.name) or account.requests_per_minute(facts, region)
+        own = context.settings.quota(operation.name) or account.requests_per_minute(facts, region)
         return own or facts.requests_in(region)
 
     return (
         ModelChoices(
-            replacer=current(tools.replacers),
-            remover=current(tools.removers),
-            captioner=current(tools.captioners) if tools.settings.caption_models else None,
-            regions=tools.aws.regions,
+            replacer=current(context.background_models),
+            remover=current(context.cut_out_models),
+            captioner=current(context.caption_models) if context.settings.caption_models else None,
+            regions=context.aws.regions,
             per_minute=per_minute,
         ),
         reasons,

@@ -24,11 +24,11 @@ def bench(s3, bucket: str, control: ControlClient) -> Iterator[Bench]:
 
 def plan(bench: Bench, **overrides: Any) -> Plan:
     chosen = bench.settings(**overrides)
-    tools = RunContext(chosen, aws(), bench.store, stop=threading.Event())
+    context = RunContext(chosen, aws(), bench.store, stop=threading.Event())
     try:
-        models, _ = models_in_use(tools)
+        models, _ = models_in_use(context)
     finally:
-        tools.close()
+        context.close()
     return planning.plan(find_work(bench.store, chosen, [DATE]), chosen, models)
 
 

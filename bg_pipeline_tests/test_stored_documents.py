@@ -110,7 +110,7 @@ def told_before(data: bytes) -> bool:
         lambda store, key: pytest.fail("no link is needed"),
         print,
     )
-    return outbox._tell(lambda sender: "key", state, lambda: cast("Notification", object())) == set()
+    return outbox._notify(lambda sender: "key", state, lambda: cast("Notification", object())) == set()
 
 
 def answer_of(data: bytes) -> Any:

@@ -108,7 +108,7 @@ class ImageBudget:
         """
         self.check(claim)
         for earlier in claim.earlier if claim else ():
-            self.recall(earlier)
+            self.forget_maybe_billed(earlier)
         reservation = self.purse.reserve(
             worst_usd,
             operation,
@@ -172,9 +172,9 @@ class ImageBudget:
             self._recall(answer.payment)
         if answer.earlier:
             for payment in answers.payments(name):
-                self.recall(payment, unless=answer.call)
+                self.forget_maybe_billed(payment, unless=answer.call)
 
-    def recall(self, payment: Payment, *, unless: str = "") -> None:
+    def forget_maybe_billed(self, payment: Payment, *, unless: str = "") -> None:
         """Takes a payment of an earlier call into the image's record, if it was made for this image."""
         if payment.call != unless and payment.made_for in ("", self.made_for):
             self._recall(payment)

@@ -24,7 +24,7 @@ def discard(batch: Batch, yes: bool) -> None:
     found = drafts.find_draft(store, batch)
     photos = counted(len(found.images), "photo")
     confirm(
-        f"Delete the draft {batch.path} with {photos}, last touched {found.touched:%Y-%m-%d %H:%M} UTC?",
+        f"Delete the draft {batch.path} with {photos}, last touched {found.last_change:%Y-%m-%d %H:%M} UTC?",
         yes=yes,
     )
     drafts.discard(store, batch)

@@ -29,11 +29,11 @@ def plan(dates: Sequence[UploadDate], batches: tuple[Batch, ...]) -> None:
     configured = settings()
     aws = make_aws(configured)
     store = open_bucket(configured, aws)
-    tools = RunContext(configured, aws, store, stop=threading.Event(), note=cache(print_message))
+    context = RunContext(configured, aws, store, stop=threading.Event(), note=cache(print_message))
     try:
-        models, missing = planning.models_in_use(tools)
+        models, missing = planning.models_in_use(context)
     finally:
-        tools.close()
+        context.close()
     found = planning.plan(find_work(store, configured, dates, batches), configured, models)
     _show(found, configured)
     for reason in missing:

@@ -34,7 +34,9 @@ def publish(dates: Sequence[UploadDate], batches: tuple[Batch, ...]) -> None:
         found = review.items(work, configured)
         done = review.publish(work, found)
         waiting = sum(item.state is State.WAITING for item in found)
-        lines.append((work.place.batch.path, done.copied, done.kept, done.removed, len(done.stale), waiting))
+        lines.append(
+            (work.locations.batch.path, done.copied, done.kept, done.removed, len(done.stale), waiting)
+        )
         complete = complete and not waiting and not done.stale
         for key in done.stale:
             print_message(

@@ -53,7 +53,7 @@ def _meant(work: BatchWork, found: Sequence[Item], names: Sequence[str], everyth
         raise UsageError("name results or images, or say --all for all that waits")
     if everything:
         return [item for item in reviews.queue(found) if item.key]
-    return reviews.named(found, names, work.place.output_prefix)
+    return reviews.named(found, names, work.locations.output_prefix)
 
 
 @review.command("list")
@@ -130,7 +130,7 @@ def _decide(
 ) -> None:
     _, _, results, found = _open(batch)
     meant = _meant(results.work, found, names, everything)
-    reviews.decide(results.work.place.data, meant, state, by=by, reason=reason)
+    reviews.decide(results.work.locations.data, meant, state, by=by, reason=reason)
     print_message(f"{counted(len(meant), 'result')} {state.value}.")
     _tell(results, results.items())
 
@@ -145,7 +145,7 @@ def apply(batch: Batch, file: Path, by: str) -> None:
     _, _, results, found = _open(batch)
     wanted = reviews.read_csv(file.read_bytes(), found)
     for (state, reason), meant in wanted.items():
-        reviews.decide(results.work.place.data, meant, state, by=by, reason=reason)
+        reviews.decide(results.work.locations.data, meant, state, by=by, reason=reason)
     print_message(f"{counted(sum(map(len, wanted.values())), 'new decision')}.")
     _tell(results, results.items())
 

@@ -101,14 +101,14 @@ def show(days: Iterable[DateResult]) -> None:
             len(day.batches),
             day.images,
             *(day.counts[status] for status in Status),
-            day.walked,
+            day.due,
             amount(day.spent.cost_usd, day.spent.maybe_usd),
         ]
         for day in days
     ]
     screen = console()
     screen.print(table(head, rows, right=head[1:]))
-    troubled = [row for day in days for row in day.troubled]
+    troubled = [row for day in days for row in day.failed_rows]
     if troubled:
         screen.print()
         shown = [(row.ImageName, row.Status.value, row.Cause) for row in troubled[:SHOWN]]

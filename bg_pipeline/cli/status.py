@@ -53,12 +53,16 @@ def status(batch: Batch | None, date: UploadDate | None) -> None:
         "Maybe more",
     )
     lines, finished = [], True
-    works = {work.place.batch: work for work in find_work(store, configured, dates, [batch] if batch else ())}
+    works = {
+        work.locations.batch: work for work in find_work(store, configured, dates, [batch] if batch else ())
+    }
     for uploaded in _uploaded(store, dates, batch):
         if uploaded.batch in works:
             line, good = _line(store, works[uploaded.batch])
         else:
-            state = f"draft of {uploaded.touched:%Y-%m-%d %H:%M} UTC" if uploaded.draft else "being uploaded"
+            state = (
+                f"draft of {uploaded.last_change:%Y-%m-%d %H:%M} UTC" if uploaded.draft else "being uploaded"
+            )
             line, good = [uploaded.batch.path, state, len(uploaded.images), *[""] * (len(head) - 3)], False
         lines.append(line)
         finished = finished and good
@@ -86,7 +90,7 @@ def _line(store: Store, work: BatchWork) -> tuple[list[object], bool]:
     counts = Counter(row.Status for row in found)
     state, words = batch_state(store, work)
     costs = BatchCosts.of(found)
-    line: list[object] = [work.place.batch.path, words, len(work.images)]
+    line: list[object] = [work.locations.batch.path, words, len(work.images)]
     line += [*(counts[status] for status in Status), len(work.due)]
     line += [dollars(costs.usd), dollars(costs.maybe_usd)]
     done = state == BatchState.REPORTED and not work.due

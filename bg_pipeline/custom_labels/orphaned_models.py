@@ -53,7 +53,7 @@ class OrphanedModelCheck:
         self._aws = aws
         self._clock = clock
 
-    def look(self) -> list[str]:
+    def check(self) -> list[str]:
         """Stops what is to be stopped; a line for a person about each start, none if no model is on.
 
         What cannot be stopped yet, because it is starting, is stopped by a later look.
@@ -82,7 +82,7 @@ class OrphanedModelCheck:
             with lease:
                 model = CustomModel(self._aws, record.model)
                 window = Window(model, self._store, lease, run=record.run, note=lines.append)
-                window.close("guard", patience=0)
+                window.stop("guard", patience=0)
         if window.report is None:
             self.left.append(record.model)
         else:
@@ -117,7 +117,7 @@ def stop_orphaned_models(store: Store, aws: Aws, seconds: float, say: Callable[[
     told = ""
     while True:
         try:
-            lines = guard.look()
+            lines = guard.check()
         except (ClientError, BotoCoreError, BgPipelineError) as error:
             say(f"Whether a Custom Labels model was left on could not be looked up: {error}")
             return

@@ -85,7 +85,7 @@ def waiting_batches(store: Store, settings: Settings, dates: Iterable[UploadDate
 
 
 def _of(work: BatchWork) -> Iterator[WaitingBatch]:
-    batch = work.place.batch
+    batch = work.locations.batch
     allowed = sample_left(work)
     for image in list(work.due)[:allowed]:
         entry = work.ledger.get(image)
@@ -109,7 +109,7 @@ class RetryBudget:
         """Whether the photo is still reason enough to start the model."""
         return self._counts.get(waiter.name, 0) < RETRIES_PER_DATE
 
-    def take(self, waiting: Collection[WaitingBatch]) -> None:
+    def use(self, waiting: Collection[WaitingBatch]) -> None:
         """A window has closed and these are the photos that wait; forgets all others."""
         counts = {each.name: self._counts.get(each.name, 0) + each.tried for each in waiting}
         counts = {name: count for name, count in counts.items() if count}

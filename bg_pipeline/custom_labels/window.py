@@ -127,7 +127,7 @@ class Window:
         self._runs = False
         self._reserved: list[Reservation] = []
 
-    def open(self, minutes: float) -> None:
+    def start(self, minutes: float) -> None:
         """Returns when the model runs; raises `NotStarted` when it does not within ``minutes``."""
         deadline = seconds_since_boot() + minutes * 60
         state = self._wait(lambda state: state.status != "STOPPING", deadline, minutes)
@@ -136,9 +136,9 @@ class Window:
         elif state.on and self._record is not None:
             self._note(f"{self._model.arn} was left on by run {self._record.run}; this run takes it over")
             self._write(self._record.model_copy(update={"run": self._run}))
-            self.hold()
+            self.keep_alive()
         else:
-            self._start()
+            self._start_model()
         started = seconds_since_boot()
 
         def decided(state: State) -> bool:
@@ -153,7 +153,7 @@ class Window:
             )
         self._runs = True
 
-    def hold(self) -> None:
+    def keep_alive(self) -> None:
         """Sets money aside for the time that the model is on; raises `CapReached` where a cap has no room."""
         if self._record is None or self._purse is None:
             return
@@ -162,7 +162,7 @@ class Window:
             price = self._price(SLICE_HOURS)
             self._reserved.append(self._purse.reserve(price, custom_labels.OPERATION.name))
 
-    def close(self, by: str = "run", *, patience: float | None = None) -> None:
+    def stop(self, by: str = "run", *, patience: float | None = None) -> None:
         """Stops the model if its start is recorded; what cannot be stopped is left to the guard.
 
         Tries for ``patience`` seconds (default: `CLOSE_SECONDS`).
@@ -174,7 +174,7 @@ class Window:
                 if self._runs:
                     self._tell(by, datetime.now(UTC))
             elif self._lease.held():
-                self._stop(by, CLOSE_SECONDS if patience is None else patience)
+                self._stop_model(by, CLOSE_SECONDS if patience is None else patience)
             else:
                 self._note(
                     f"{self._model.arn}: another process has taken the window over and stops the model"
@@ -188,7 +188,7 @@ class Window:
 
     # The model
 
-    def _start(self) -> None:
+    def _start_model(self) -> None:
         if self._record is not None:
             self._finish("run", datetime.now(UTC))  # stopped by somebody else after its run had died
         record = WindowRecord(
@@ -196,7 +196,7 @@ class Window:
         )
         self._record = record
         try:
-            self.hold()
+            self.keep_alive()
         except BgPipelineError:
             self._record = None
             raise
@@ -230,7 +230,7 @@ class Window:
                 words = f"is still {state.status}"
             except Transient as error:
                 words = f"is in an unknown state ({error})"
-            self.hold()
+            self.keep_alive()
             if seconds_since_boot() >= deadline:
                 raise NotStarted(
                     f"{self._model.arn} {words} after {minutes:g} minutes (BG_CUSTOM_LABELS_START_MINUTES). "
@@ -238,7 +238,7 @@ class Window:
                 )
             time.sleep(POLL_SECONDS)
 
-    def _stop(self, by: str, patience: float) -> None:
+    def _stop_model(self, by: str, patience: float) -> None:
         give_up = seconds_since_boot() + patience
         stopped: datetime | None = None
         while True:
@@ -366,10 +366,10 @@ def opened(
     with lease:
         window = Window(model, store, lease, run=leases.run, units=units, purse=purse, note=note)
         try:
-            window.open(minutes)
+            window.start(minutes)
             yield window
         finally:
-            window.close()
+            window.stop()
 
 
 def owner(store: Store, arn: str) -> str:

@@ -50,7 +50,7 @@ class LabelsDue:
     given_up: int = 0
 
     @property
-    def nothing(self) -> str:
+    def is_empty(self) -> str:
         """Why there is nothing to do; empty if there is something."""
         if self.to_label or self.half_done:
             return ""
@@ -128,9 +128,9 @@ def run(
     if not settings.custom_labels_arn:
         raise SettingsError("BG_CUSTOM_LABELS_ARN is not set: there is no model to start")
     need = find_labels_due(store, settings, given_up=given_up)
-    if need is None or need.nothing:
-        return WindowOutcome(reason=need.nothing if need else "")
-    tools = RunContext(settings, aws, store, stop=threading.Event(), note=note)
+    if need is None or need.is_empty:
+        return WindowOutcome(reason=need.is_empty if need else "")
+    context = RunContext(settings, aws, store, stop=threading.Event(), note=note)
     outcome = WindowOutcome()
     claims: dict[date, str] = {}
     labelled: dict[Batch, set[str]] = {}
@@ -145,25 +145,27 @@ def run(
                     leases,
                     units=settings.custom_labels_units,
                     minutes=settings.custom_labels_start_minutes,
-                    purse=tools.purse,
+                    purse=context.run_budget,
                     note=note,
                 ) as window:
-                    outcome.labels = _label(tools, window, need.to_label, claims, labelled, run_id, progress)
+                    outcome.labels = _label(
+                        context, window, need.to_label, claims, labelled, run_id, progress
+                    )
                 outcome.report, outcome.report_key = window.report, window.report_key
             claims |= _claim(store, set(need.half_done) - claims.keys(), run_id)
             costs = _shares(outcome.report, labelled)
-            flow = Engine(tools, run_id=run_id, reporter=REPORTER, label_costs=costs, progress=progress)
-            outcome.days = flow.run(sorted(claims))
+            engine = Engine(context, run_id=run_id, reporter=REPORTER, label_costs=costs, progress=progress)
+            outcome.days = engine.run(sorted(claims))
             _hand_back(store, settings, claims)
     except WindowTaken as error:
         outcome.reason = str(error)
     finally:
-        tools.close()
+        context.close()
     return outcome
 
 
 def _label(
-    tools: RunContext,
+    context: RunContext,
     window: Window,
     dates: Collection[date],
     claims: dict[date, str],
@@ -177,7 +179,7 @@ def _label(
     """
 
     def tell(now: Progress) -> None:
-        window.hold()
+        window.keep_alive()
         progress(now)
 
     def take_down(batch: Batch, entry: Entry) -> None:
@@ -185,24 +187,26 @@ def _label(
         if record is not None and record.status == Status.SUCCEEDED and not record.reused:
             labelled.setdefault(batch, set()).add(entry.image)
 
-    chances = RetryBudget(tools.store, tools.settings.custom_labels_arn)
+    chances = RetryBudget(context.store, context.settings.custom_labels_arn)
     waiting: list[WaitingBatch] = []
     done: dict[date, DateResult] = {}
     while dates:
-        claims |= _claim(tools.store, set(dates) - claims.keys(), run_id)
-        flow = Engine(
-            tools,
+        claims |= _claim(context.store, set(dates) - claims.keys(), run_id)
+        engine = Engine(
+            context,
             run_id=run_id,
             reporter=REPORTER,
             stages=(LABELS,),
-            patient=False,
-            made=take_down,
+            wait_for_others=False,
+            on_image=take_down,
             progress=tell,
         )
-        days = flow.run(sorted(dates))
+        days = engine.run(sorted(dates))
         made = sum(day.made[LABELS] for day in days.values())
         waiting = list(
-            waiting_batches(tools.store, tools.settings, _dates(tools.settings, date_markers(tools.store)))
+            waiting_batches(
+                context.store, context.settings, _dates(context.settings, date_markers(context.store))
+            )
         )
         window.tally.dates = tuple(sorted(claims))
         window.tally.labelled += made
@@ -213,7 +217,7 @@ def _label(
                 day.made += done[each].made
             done[each] = day
         dates = {waiter.batch.date for waiter in waiting} if made else ()
-    chances.take(waiting)
+    chances.use(waiting)
     return done
 
 

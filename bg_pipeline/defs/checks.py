@@ -80,7 +80,7 @@ def check_results(
                 asset_key=asset,
                 passed=judgment.passed,
                 severity=dg.AssetCheckSeverity.ERROR if check.error else dg.AssetCheckSeverity.WARN,
-                description=judgment.words,
+                description=judgment.description,
                 metadata=judgment.figures,
             )
 
@@ -105,7 +105,7 @@ def every_upload_has_a_report(settings: Settings, report: dg.AssetKey) -> dg.Ass
         return dg.AssetCheckResult(
             passed=judgment.passed,
             severity=dg.AssetCheckSeverity.WARN,
-            description=judgment.words,
+            description=judgment.description,
             metadata=judgment.figures,
         )
 

@@ -55,8 +55,8 @@ def custom_labels_hourly(settings: Settings, job: dg.JobDefinition) -> dg.Schedu
         except (ClientError, BotoCoreError) as error:
             return skip(context, f"bucket '{store.bucket}' (BG_BUCKET) could not be looked at: {error}")
         # More than a tick has time to look at: the run looks at all of it before it starts the model.
-        if need is not None and need.nothing:
-            return skip(context, need.nothing)
+        if need is not None and need.is_empty:
+            return skip(context, need.is_empty)
         context.log.info("photos wait for the Custom Labels model; asked for a run")
         return dg.RunRequest()
 
@@ -84,7 +84,7 @@ def custom_labels_guard(settings: Settings) -> dg.SensorDefinition:
         aws: Aws = context.resources.aws
         guard = OrphanedModelCheck(store, aws, _read(context.cursor))
         try:
-            lines = guard.look()
+            lines = guard.check()
         except (ClientError, BotoCoreError, BgPipelineError) as error:
             lines = [f"the next look tries again: {error}"]
         for line in lines:

@@ -213,8 +213,8 @@ def _finding(
             "only a call tells: `bg-pipeline doctor --live` makes one; the first one subscribes, for which the "
             "credentials need aws-marketplace:Subscribe and aws-marketplace:ViewSubscriptions"
         )
-    if verdict.life():
-        notes.append(verdict.life())
+    if verdict.lifecycle():
+        notes.append(verdict.lifecycle())
         advice.append("plan its successor")
     if facts.processed_in:
         notes.append(facts.processed_in)

@@ -38,16 +38,16 @@ class ModelTrial:
     call: Callable[[], str]
 
 
-def trials(tools: RunContext) -> list[ModelTrial]:
+def trials(context: RunContext) -> list[ModelTrial]:
     """One call of every adapter whose model is alive, each through the gate and under the caps."""
-    aws, settings = tools.aws, tools.settings
+    aws, settings = context.aws, context.settings
     found = [
         _looking(
-            tools,
+            context,
             rekognition.OPERATION,
             lambda client: client.detect_labels(**rekognition.request(_picture())),
         ),
-        _looking(tools, faces.OPERATION, lambda client: client.detect_faces(**faces.request(_picture()))),
+        _looking(context, faces.OPERATION, lambda client: client.detect_faces(**faces.request(_picture()))),
     ]
 
     def alive(operation: Operation, named: Sequence[str] = ()) -> list[str]:
@@ -64,12 +64,12 @@ def trials(tools: RunContext) -> list[ModelTrial]:
 
     for name in nova.models(settings, aws):
         if regions := alive(nova.operation(name), nova.regions(settings, aws)):
-            found.append(_captioning(tools, nova.operation(name), regions))
+            found.append(_captioning(context, nova.operation(name), regions))
     for each in map(generator, settings.image_models):
         if each.replaces and (regions := alive(each.replaces)):
-            found.append(_painting(tools, each, each.replaces, regions))
+            found.append(_painting(context, each, each.replaces, regions))
         if each.removes and (regions := alive(each.removes)):
-            found.append(_cutting(tools, each, each.removes, regions))
+            found.append(_cutting(context, each, each.removes, regions))
     return found
 
 
@@ -105,32 +105,32 @@ def _mask() -> Image.Image:
     return mask
 
 
-def _budget(tools: RunContext) -> ImageBudget:
-    return ImageBudget(tools.purse, Batch(datetime.now(UTC).date(), "doctor"), "doctor.jpg")
+def _budget(context: RunContext) -> ImageBudget:
+    return ImageBudget(context.run_budget, Batch(datetime.now(UTC).date(), "doctor"), "doctor.jpg")
 
 
-def _looking(tools: RunContext, operation: Operation, send: Callable[[Any], Any]) -> ModelTrial:
+def _looking(context: RunContext, operation: Operation, send: Callable[[Any], Any]) -> ModelTrial:
     price = facts_of(operation.name).cost(images=1)
 
     def call() -> str:
-        with _budget(tools).pay(operation.name, price) as paid:
-            done = tools.calls.make(operation, lambda client, _: send(client), regions=tools.aws.regions)
+        with _budget(context).pay(operation.name, price) as paid:
+            done = context.calls.make(operation, lambda client, _: send(client), regions=context.aws.regions)
             paid.settle(price)
         return f"answered from {done.region}"
 
     return ModelTrial(operation.name, price, call)
 
 
-def _captioning(tools: RunContext, operation: Operation, regions: Sequence[str]) -> ModelTrial:
-    prompt, alt_text = tools.settings.caption_prompt, tools.settings.alt_text_length
-    tier = tools.settings.caption_tier
+def _captioning(context: RunContext, operation: Operation, regions: Sequence[str]) -> ModelTrial:
+    prompt, alt_text = context.settings.caption_prompt, context.settings.alt_text_length
+    tier = context.settings.caption_tier
     tokens_in, tokens_out = nova.tokens_at_most(operation.invoke_id, prompt, alt_text)
     worst = nova.cost(operation.invoke_id, (tokens_in, tokens_out), tier)
 
     def call() -> str:
         body = nova.request(operation.invoke_id, _picture(), prompt, alt_text, tier)
-        with _budget(tools).pay(operation.name, worst) as paid:
-            done = tools.calls.make(
+        with _budget(context).pay(operation.name, worst) as paid:
+            done = context.calls.make(
                 operation,
                 lambda client, _: client.converse(**body),
                 regions=regions,
@@ -145,7 +145,7 @@ def _captioning(tools: RunContext, operation: Operation, regions: Sequence[str])
 
 
 def _painting(
-    tools: RunContext, model: Generator, operation: Operation, regions: Sequence[str]
+    context: RunContext, model: Generator, operation: Operation, regions: Sequence[str]
 ) -> ModelTrial:
     price = facts_of(operation.name, operation.model_id).cost(images=1)
 
@@ -158,24 +158,26 @@ def _painting(
             seed=model.seeds[1],
             mask=TITAN_OUTPAINTING.write_png(fit_mask(_mask(), fitted)),
         )
-        budget = _budget(tools)
+        budget = _budget(context)
         with budget.pay(operation.name, price) as paid:
-            made = model.replace(ask, tools.invoke(regions, budget, paid))
+            made = model.replace(ask, context.invoke(regions, budget, paid))
             paid.settle(price)
         return f"painted {len(made.images)} picture in {paid.region}"
 
     return ModelTrial(f"{model.name} new background", price, call)
 
 
-def _cutting(tools: RunContext, model: Generator, operation: Operation, regions: Sequence[str]) -> ModelTrial:
+def _cutting(
+    context: RunContext, model: Generator, operation: Operation, regions: Sequence[str]
+) -> ModelTrial:
     price = facts_of(operation.name, operation.model_id).cost(images=1)
 
     def call() -> str:
         fitted = model.sizes.canvas((SIDE, SIDE))
         picture = fit(open_photo(_picture()), fitted, media="jpeg", max_bytes=model.max_picture_bytes)
-        budget = _budget(tools)
+        budget = _budget(context)
         with budget.pay(operation.name, price) as paid:
-            model.remove(picture, fitted.canvas, tools.invoke(regions, budget, paid))
+            model.remove(picture, fitted.canvas, context.invoke(regions, budget, paid))
             paid.settle(price)
         return f"cut a subject out in {paid.region}"
 

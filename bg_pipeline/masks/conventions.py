@@ -33,7 +33,7 @@ class MaskConvention:
             picture = ImageChops.invert(picture)
         return picture.convert(self.mode)
 
-    def read(self, picture: Image.Image) -> Image.Image:
+    def to_mask(self, picture: Image.Image) -> Image.Image:
         """A picture in this form as an inside mask (mode "L", 255 = kept); any alpha in it is ignored."""
         grey = picture.convert("L")
         return ImageChops.invert(grey) if self.kept == 0 else grey
@@ -47,7 +47,7 @@ class MaskConvention:
     def read_png(self, data: bytes) -> Image.Image:
         """`read` from the bytes of a picture file this pipeline or a model wrote."""
         with Image.open(io.BytesIO(data)) as picture:
-            return self.read(picture)
+            return self.to_mask(picture)
 
 
 # Masks people give, and masks stored for inspection: black = subject, white = replaced.

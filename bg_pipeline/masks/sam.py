@@ -245,7 +245,7 @@ def _picture(form: SamForm, data: bytes) -> Image.Image:
 
 
 def _as_kept(form: SamForm, mask: Image.Image) -> Image.Image:
-    return mask if form.subject == "white" else conventions.STORED.read(mask)
+    return mask if form.subject == "white" else conventions.STORED.to_mask(mask)
 
 
 def _score(value: Any) -> float | None:

@@ -39,7 +39,7 @@ def read_user_mask(data: bytes, size: tuple[int, int], *, name: str = "the mask"
         soft = True
     else:
         dark = photo.image.convert("L")
-        kept = conventions.STORED.read(_stretched(dark, name))
+        kept = conventions.STORED.to_mask(_stretched(dark, name))
         soft = False
     kept, notes = _resized(kept, size, name, soft=soft)
     histogram = kept.histogram()

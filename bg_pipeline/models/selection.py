@@ -40,7 +40,7 @@ class Availability:
     dearer_from: date | None = None
     end_of_life: date | None = None
 
-    def life(self) -> str:
+    def lifecycle(self) -> str:
         """What is known of the model's end, in words; empty for one that is not ending."""
         parts = []
         if self.legacy_since:
@@ -163,7 +163,7 @@ class ModelCandidate(Generic[T]):
 
     name: str
     operations: tuple[Operation, ...]
-    speaker: T
+    client: T
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ class ModelSelector(Generic[T]):
             text, passing = self._nothing or ("", False)
             raise NothingUsable(text, passing=passing)
 
-    def lost(self, choice: SelectedModel[T], region: str, error: ModelUnavailable) -> None:
+    def drop(self, choice: SelectedModel[T], region: str, error: ModelUnavailable) -> None:
         """This model cannot be used in this Region any more; `current` then says what is used instead, and why."""
         name = choice.candidate.name
         with self._lock:
@@ -321,9 +321,9 @@ def prompt_limit(roster: ModelSelector[Generator], default: int = 512) -> int:
     Where none can be used nothing is asked for, and the limit is that of the configured model that takes most.
     """
     try:
-        return roster.current().candidate.speaker.prompt_limit
+        return roster.current().candidate.client.prompt_limit
     except NothingUsable:
-        return max((each.speaker.prompt_limit for each in roster.candidates), default=default)
+        return max((each.client.prompt_limit for each in roster.candidates), default=default)
 
 
 def _unknown(verdict: Availability) -> str:

@@ -76,7 +76,7 @@ class Notifier:
     sent: int = 0
     _failed: dict[str, str] = field(default_factory=dict)
 
-    def tell(self, run: EndedRun, day: UploadDate) -> bool:
+    def notify(self, run: EndedRun, day: UploadDate) -> bool:
         """Tells what a run did for one of its dates; False where it got too late for all of it.
 
         Raises `NotSent` where somebody could not be told. What was told stays told: call it again for the rest.
@@ -93,12 +93,12 @@ class Notifier:
                 continue
             if self.is_late():
                 return False
-            failed |= self._tell_report(batch, store, found)
+            failed |= self._notify_report(batch, store, found)
         if not run.succeeded:
             now = datetime.now(UTC)
             left = [each.batch.path for each in unreported(self.store, self.settings, day, before=run.until)]
             if left:
-                failed |= self._tell(
+                failed |= self._notify(
                     partial(s3_keys.run_notice_key, run.run_id, day),
                     run.run_id,
                     lambda: batch_unreported(run.crash(day, left), self.store.bucket, now),
@@ -106,7 +106,7 @@ class Notifier:
         self._complain(failed)
         return True
 
-    def tell_blindly(self, run: EndedRun, day: UploadDate) -> None:
+    def notify_without_details(self, run: EndedRun, day: UploadDate) -> None:
         """Tells that a run ended badly where the bucket cannot be looked at, and keeps no mark of it."""
         notice = batch_unreported(run.crash(day, None), self.store.bucket, datetime.now(UTC))
         self._complain({sender.name for sender in self.senders if not self._sent(sender, notice)})
@@ -115,7 +115,7 @@ class Notifier:
         if failed:
             raise NotSent("; ".join(self._failed[name] for name in sorted(failed)))
 
-    def _tell(self, mark: Callable[[str], str], state: str, make: Callable[[], Notification]) -> set[str]:
+    def _notify(self, mark: Callable[[str], str], state: str, make: Callable[[], Notification]) -> set[str]:
         """Sends a notice through whom it was not sent in this state yet; the names of those that failed."""
         failed, notice = set(), None
         for sender in self.senders:
@@ -188,7 +188,7 @@ class Notifier:
         found = store.head(s3_keys.report_key(request.StatusS3Prefix, request.Id))
         return None if found is None else (store, found)
 
-    def _tell_report(self, batch: Batch, store: Store, found: ObjectInfo) -> set[str]:
+    def _notify_report(self, batch: Batch, store: Store, found: ObjectInfo) -> set[str]:
         content = store.read(found.key)
         if content is None:
             return set()
@@ -205,7 +205,7 @@ class Notifier:
             )
 
         state = hashlib.sha256(content.data).hexdigest()
-        return self._tell(partial(s3_keys.notice_key, found.key), state, make)
+        return self._notify(partial(s3_keys.notice_key, found.key), state, make)
 
 
 def _for_people(store: Store, key: str) -> str:

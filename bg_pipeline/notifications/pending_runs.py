@@ -45,7 +45,7 @@ class NotificationCursor(BaseModel):
             return cls(since=now - FIRST_LOOK_SECONDS)
 
     @property
-    def from_when(self) -> float:
+    def oldest(self) -> float:
         """From when on a change of a run may be news: Dagster may store changes a little out of order."""
         return self.since - OVERLAP_SECONDS
 
@@ -54,9 +54,9 @@ class NotificationCursor(BaseModel):
         if run_id not in self.seen:
             self.errands += [PendingRun(run_id=run_id, day=day) for day in days]
         self.since = max(self.since, changed)
-        self.seen = {run: at for run, at in {**self.seen, run_id: changed}.items() if at >= self.from_when}
+        self.seen = {run: at for run, at in {**self.seen, run_id: changed}.items() if at >= self.oldest}
 
-    def put_off(self, errand: PendingRun, now: float) -> bool:
+    def postpone(self, errand: PendingRun, now: float) -> bool:
         """Sets when an errand that failed is tried again; False where it is given up instead."""
         errand.attempts += 1
         errand.due = now + min(AGAIN_SECONDS * 2**errand.attempts, LONGEST_SECONDS)

@@ -41,7 +41,7 @@ class CheckResult:
     """What a check came to: ``words`` for people, ``figures`` to plot."""
 
     passed: bool
-    words: str
+    description: str
     figures: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -65,10 +65,10 @@ def subject_unchanged(ran: RunOutcome) -> CheckResult:
     altered = [
         f"{image} of {day.date} ({changed:.1%})"
         for day in ran.days
-        for image, changed in day.inspection.altered
+        for image, changed in day.checks.changed_subjects
     ]
-    measured = sum(day.inspection.measured for day in ran.days)
-    most = max((day.inspection.most_changed for day in ran.days), default=0.0)
+    measured = sum(day.checks.measured for day in ran.days)
+    most = max((day.checks.most_changed for day in ran.days), default=0.0)
     figures = {"measured": measured, "most_changed": round(most, 5)}
     if altered:
         words = (
@@ -83,8 +83,8 @@ def subject_unchanged(ran: RunOutcome) -> CheckResult:
 
 
 def results_intact(ran: RunOutcome) -> CheckResult:
-    lost = [f"{key} ({day.date})" for day in ran.days for key in day.inspection.lost]
-    results = sum(day.inspection.results for day in ran.days)
+    lost = [f"{key} ({day.date})" for day in ran.days for key in day.checks.lost]
+    results = sum(day.checks.results for day in ran.days)
     figures = {"results": results, "lost": len(lost)}
     if lost:
         words = (
@@ -113,12 +113,12 @@ def within_cost(ran: RunOutcome) -> CheckResult:
         + (f" of {cap:.2f} ({setting}), {cost / cap:.0%}" if cap else f" ({setting} sets no cap)")
         for who, cost, cap, setting in spent
     ]
-    capped = [day for day in ran.days if day.inspection.errors[CapReached.__name__]]
+    capped = [day for day in ran.days if day.checks.errors[CapReached.__name__]]
     near = [setting for _, cost, cap, setting in spent if cap and cost >= NEAR_CAP * cap]
     figures = {"run_usd": round(spent[0][1], 4), "day_usd": round(spent[1][1], 4)}
     words = f"Spent for {ran.dates}: {'; '.join(said)}."
     if capped:
-        dates = listed([f"{day.date} ({day.inspection.errors[CapReached.__name__]})" for day in capped])
+        dates = listed([f"{day.date} ({day.checks.errors[CapReached.__name__]})" for day in capped])
         words += f" Images were skipped at a cap on {dates}: raise it or wait for a new day, then materialize again."
     elif near:
         words += f" Raise {' and '.join(near)} before the next images are skipped."
@@ -154,7 +154,7 @@ def models_supported(ran: RunOutcome) -> CheckResult:
 
 
 def report_complete(ran: RunOutcome) -> CheckResult:
-    missing = [f"{image} of {day.date}" for day in ran.days for image in day.inspection.unreported]
+    missing = [f"{image} of {day.date}" for day in ran.days for image in day.checks.unreported]
     images = sum(day.images for day in ran.days)
     figures = {"images": images, "missing": len(missing)}
     if missing:
@@ -170,7 +170,7 @@ def report_complete(ran: RunOutcome) -> CheckResult:
 
 def uploads_without_report(settings: Settings, looked: UnreportedUploads) -> CheckResult:
     """What a look back for uploads without a report came to."""
-    lost = looked.lost
+    lost = looked.unreported
     under_way = len(looked.found) - len(lost)
     figures = {"without_report": len(lost), "being_worked_on": under_way}
     span = f"since {looked.reached}"

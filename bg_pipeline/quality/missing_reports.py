@@ -92,7 +92,7 @@ class UnreportedUploads:
     found: list[UnreportedBatch] = field(default_factory=list)
 
     @property
-    def lost(self) -> list[UnreportedBatch]:
+    def unreported(self) -> list[UnreportedBatch]:
         """What no run is at work on."""
         return [each for each in self.found if not each.run]
 

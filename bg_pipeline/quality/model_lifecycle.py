@@ -83,5 +83,5 @@ def _in_use(
         setting,
         after,
         verdict.dearer_from,
-        verdict.life(),
+        verdict.lifecycle(),
     )

@@ -193,12 +193,12 @@ class ModelCalls:
         self._quotas = AccountQuotas(aws)
         self._lock = threading.Lock()
 
-    def gate(self, operation: Operation, regions: Sequence[str]) -> RateLimiter:
+    def limiter(self, operation: Operation, regions: Sequence[str]) -> RateLimiter:
         """The gate of an operation, with one lane for each Region that it was used in so far."""
         key = (operation.name, operation.invoke_id)
         with self._lock:
             gate = self._gates.setdefault(key, RateLimiter(operation.name, {}))
-            new = [region for region in regions if region not in gate.lanes]
+            new = [region for region in regions if region not in gate.regions]
             for region in new:
                 gate.add(region, self._rate(operation, region))
             if new and self._heartbeats is not None:
@@ -221,10 +221,10 @@ class ModelCalls:
             return Rate.per_minute(own, tokens)
         return Rate.per_minute(facts.requests_in(region), tokens, may_probe=True)
 
-    def _admit(self, gate: RateLimiter, tokens: float, again: Permit | None = None) -> Permit:
+    def _acquire(self, gate: RateLimiter, tokens: float, again: Permit | None = None) -> Permit:
         """A slot; `ModelUnavailable` where the gate was closed because the model died."""
         try:
-            return gate.admit(tokens=tokens, stop=self._stop, again=again)
+            return gate.acquire(tokens=tokens, stop=self._stop, again=again)
         except RunStopped:
             died = self._died.get(gate)
             if died is None or self._stop.is_set():
@@ -251,9 +251,9 @@ class ModelCalls:
         is raised, and nothing is sent. Raises a `CallError` for this image, `ModelUnavailable` if the model cannot
         be used in a Region (``region`` is set on it), or `RunStopped`.
         """
-        gate = self.gate(operation, regions)
+        gate = self.limiter(operation, regions)
         attempts = unknowns = 0
-        slot = self._admit(gate, tokens)
+        slot = self._acquire(gate, tokens)
         while True:
             with slot:
                 client = self._aws.client(operation.service, slot.lane)
@@ -265,7 +265,7 @@ class ModelCalls:
                     meaning = classify(error, operation.name)
                     cause = error
                 else:
-                    slot.served(used_tokens(answer) if used_tokens else None)
+                    slot.succeeded(used_tokens(answer) if used_tokens else None)
                     self._has_access(gate, operation, slot.lane)
                     return CallResult(answer, slot.lane)
                 if isinstance(meaning, ModelUnavailable):
@@ -277,9 +277,9 @@ class ModelCalls:
                 elif isinstance(meaning, Transient):
                     slot.failed()
                 else:
-                    slot.served()
+                    slot.succeeded()
             if isinstance(meaning, (Throttled, _Withheld)):
-                slot = self._admit(gate, tokens, slot)
+                slot = self._acquire(gate, tokens, slot)
                 continue
             if isinstance(meaning, Transient):
                 attempts += 1
@@ -287,7 +287,7 @@ class ModelCalls:
                 if attempts < self._settings.attempts and unknowns <= unknown_repeats:
                     shortest, longest = BACK_OFF_SECONDS
                     self._stop.wait(min(shortest * 2**attempts, longest) * random.uniform(0.5, 1.0))  # noqa: S311
-                    slot = self._admit(gate, tokens)
+                    slot = self._acquire(gate, tokens)
                     continue
             if isinstance(meaning, DayQuotaExhausted):
                 gate.close(str(meaning))

@@ -162,7 +162,7 @@ class AdaptiveRate:
             at = max(at, self._turn_after(at, self._place) / self._full_rate)
         return at
 
-    def waited_for(self, at: float) -> None:
+    def seconds_until_turn(self, at: float) -> None:
         """Somebody waits for ``at``: a call up to `LATE_SECONDS` later is in time, and the next makes up for it."""
         self._told = at
 
@@ -174,7 +174,7 @@ class AdaptiveRate:
         turns = math.ceil((at * self._full_rate - place) / self._among - 1e-3)
         return max(turns * self._among + place, self._turn + 1)
 
-    def took(self, now: float, cost: float = 1.0, tokens: float = 0.0) -> int:
+    def acquire(self, now: float, cost: float = 1.0, tokens: float = 0.0) -> int:
         """A call goes now; returns its number. ``tokens`` is what the service reserves for it."""
         self._pay(now)
         if now > self._busy_until and self._top > 1:
@@ -197,11 +197,11 @@ class AdaptiveRate:
         while self._minute and self._minute[0] <= now - WINDOW_SECONDS:
             self._minute.popleft()
 
-    def gave_back(self, tokens: float) -> None:
+    def refund(self, tokens: float) -> None:
         """So much of what was reserved for a call was not used."""
         self._tokens.owed -= tokens
 
-    def refused(self, call: int, now: float, retry_after: float = 0.0) -> None:
+    def record_refusal(self, call: int, now: float, retry_after: float = 0.0) -> None:
         """The service refused this call for its rate; none goes in the next ``retry_after`` seconds."""
         self._pay(now)
         self._told = math.inf
@@ -290,32 +290,32 @@ class RegionLimiter:
         """When the next call may go, not before ``now``."""
         return max(self.pace.next_at(now), self._rests_until)
 
-    def took(self, now: float, cost: float = 1.0, tokens: float = 0.0) -> int:
+    def acquire(self, now: float, cost: float = 1.0, tokens: float = 0.0) -> int:
         """A call goes now and gets a number; see `AdaptiveRate.took`."""
         self._admitted += 1
         self.took_at = now
         if self._rest:
             self._rests_until = now + self._rest
-        return self.pace.took(now, cost, tokens)
+        return self.pace.acquire(now, cost, tokens)
 
-    def served(self, since: float, unused_tokens: float = 0.0) -> None:
+    def record_success(self, since: float, unused_tokens: float = 0.0) -> None:
         """The service answered, with whatever answer, a call that went at ``since``."""
         self._served += 1
-        self.pace.gave_back(unused_tokens)
+        self.pace.refund(unused_tokens)
         if since >= self._unwell_since:
             self._failures, self._rest, self._rests_until = 0, 0.0, -math.inf
 
-    def unused(self, tokens: float) -> None:
+    def refund(self, tokens: float) -> None:
         """A call that was admitted was not made."""
         self._admitted -= 1
-        self.pace.gave_back(tokens)
+        self.pace.refund(tokens)
 
-    def refused(self, call: int, now: float, retry_after: float = 0.0) -> None:
+    def record_refusal(self, call: int, now: float, retry_after: float = 0.0) -> None:
         """The service refused a call for its rate."""
         self._refused += 1
-        self.pace.refused(call, now, retry_after)
+        self.pace.record_refusal(call, now, retry_after)
 
-    def failed(self, now: float, since: float) -> None:
+    def record_failure(self, now: float, since: float) -> None:
         """A call that went at ``since`` got no answer, or a 5xx."""
         self._failed += 1
         self._failures += 1
@@ -327,7 +327,7 @@ class RegionLimiter:
             self._rested_at = now
             self._rests_until = now + self._rest
 
-    def withheld(self, now: float, since: float) -> None:
+    def record_withheld(self, now: float, since: float) -> None:
         """A call that went at ``since`` was refused because the account's access is still being set up.
 
         Until one is served, single calls try it at growing pauses.
@@ -357,7 +357,7 @@ def earliest_free(lanes: Iterable[RegionLimiter], now: float) -> tuple[float, Re
         raise RunStopped("; ".join(dict.fromkeys(lane.closed for lane in lanes)))
     at, _, index = min((lane.next_at(now), lane.took_at, index) for index, lane in enumerate(free))
     if at > now:
-        free[index].pace.waited_for(at)
+        free[index].pace.seconds_until_turn(at)
     return at, free[index]
 
 
@@ -395,26 +395,26 @@ class Permit:
         """The call goes out now."""
         self._sent = True
 
-    def served(self, tokens: float | None = None) -> None:
+    def succeeded(self, tokens: float | None = None) -> None:
         """The service answered, be it to say what is wrong; ``tokens`` is what it counted, if not all."""
         unused = 0.0 if tokens is None else self._tokens - tokens
-        self._tell(lambda now: self._lane.served(self._since, unused))
+        self._tell(lambda now: self._lane.record_success(self._since, unused))
 
     def unused(self) -> None:
         """The call was not made after all."""
-        self._tell(lambda now: self._lane.unused(self._tokens))
+        self._tell(lambda now: self._lane.refund(self._tokens))
 
     def refused(self, retry_after: float | None = None) -> None:
         """The service refused for the rate; go on with ``gate.admit(again=slot)``."""
-        self._tell(lambda now: self._lane.refused(self._call, now, retry_after or 0.0))
+        self._tell(lambda now: self._lane.record_refusal(self._call, now, retry_after or 0.0))
 
     def withheld(self) -> None:
         """AWS still sets up the account's access; go on with ``gate.admit(again=slot)``."""
-        self._tell(lambda now: self._lane.withheld(now, self._since))
+        self._tell(lambda now: self._lane.record_withheld(now, self._since))
 
     def failed(self) -> None:
         """No answer, or a 5xx: the Region may be unwell."""
-        self._tell(lambda now: self._lane.failed(now, self._since))
+        self._tell(lambda now: self._lane.record_failure(now, self._since))
 
 
 class RateLimiter:
@@ -434,7 +434,7 @@ class RateLimiter:
         self._waiting: list[tuple[int, threading.Condition]] = []
         self._tickets = itertools.count()
 
-    def admit(
+    def acquire(
         self,
         cost: float = 1.0,
         tokens: float = 0.0,
@@ -460,7 +460,7 @@ class RateLimiter:
                     elif at > now:
                         turn.wait(at - now if stop is None else min(at - now, LOOK_SECONDS))
                     else:
-                        return Permit(self, lane, lane.took(now, cost, tokens), ticket, now, tokens)
+                        return Permit(self, lane, lane.acquire(now, cost, tokens), ticket, now, tokens)
             finally:
                 self._waiting.remove((ticket, turn))
                 heapq.heapify(self._waiting)
@@ -479,7 +479,7 @@ class RateLimiter:
         self.change(open_lane)
 
     @property
-    def lanes(self) -> tuple[str, ...]:
+    def regions(self) -> tuple[str, ...]:
         """The names of the lanes."""
         return tuple(self._lanes)
 

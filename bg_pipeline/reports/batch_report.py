@@ -28,7 +28,7 @@ _IN_MEMORY: Final = 2 << 20
 
 def missing_images(work: BatchWork) -> list[str]:
     """The images asked for that have not exactly one row in the report as it is stored."""
-    place = work.place
+    place = work.locations
     names = Counter(names_in(place.data.blocks(s3_keys.report_key(place.status_prefix, place.request_id))))
     return [
         image for image in (work.images if work.problem is None else [s3_keys.REQUEST]) if names[image] != 1
@@ -43,7 +43,7 @@ def write_report(work: BatchWork, told: Iterable[Row]) -> str:
     The HTML, which has what small pictures the run and earlier ones made, is left to `page` for a batch of more
     than ``BG_HTML_REPORT_IMAGES``.
     """
-    place = work.place
+    place = work.locations
     key = s3_keys.report_key(place.status_prefix, place.request_id)
     csv_key = s3_keys.report_key(place.status_prefix, place.request_id, "csv")
     with SpooledTemporaryFile(_IN_MEMORY) as as_json, SpooledTemporaryFile(_IN_MEMORY) as as_csv:
@@ -75,12 +75,12 @@ def _write(rows: Iterable[Row], as_json: IO[bytes], as_csv: IO[bytes]) -> list[s
 
 
 def _store_retry(work: BatchWork, to_do_again: Sequence[str]) -> None:
-    place = work.place
+    place = work.locations
     key = s3_keys.retry_key(place.status_prefix, place.request_id)
     retry = None
     if work.request is not None:
         try:
-            left = cap_left(work.place.store, place.batch, work.request)
+            left = cap_left(work.locations.store, place.batch, work.request)
         except RunStopped:
             left = None  # what was spent cannot be known: who asks again is told so
         else:
@@ -94,7 +94,7 @@ def _store_retry(work: BatchWork, to_do_again: Sequence[str]) -> None:
 
 
 def _store_manifest(work: BatchWork) -> None:
-    place = work.place
+    place = work.locations
     if s3_keys.MANIFEST in work.uploaded.others:
         mirrored = mirror_stored(
             place.data, place.batch, work.request, lambda image: row_and_entry(work, image)[0]
@@ -105,7 +105,7 @@ def _store_manifest(work: BatchWork) -> None:
 
 
 def _store_html(work: BatchWork) -> None:
-    place = work.place
+    place = work.locations
     key = s3_keys.report_key(place.status_prefix, place.request_id, "html")
     if place.thumbnails.wanted:
         report = Report(tuple(rows(work)))
@@ -123,14 +123,14 @@ def html_report(work: BatchWork, *, link_seconds: int = 0) -> bytes:
     stored for the next time. With ``link_seconds`` there are links to all pictures that anyone may follow for so
     long.
     """
-    place = work.place
+    place = work.locations
     report = Report(tuple(rows(work)))
     place.thumbnails.load()
     troubled_first = sorted(report.rows, key=lambda row: row.Status == Status.SUCCEEDED)
     wanted = _pictures(work, troubled_first)
 
     def read(key: str, etag: str) -> bytes | None:
-        data, lies_at = place.lies_at(key)
+        data, lies_at = place.resolve(key)
         content = data.read(lies_at)
         # A photo that was moved is known by the tag of its upload.
         return content.data if content and (content.etag == etag or key in place.moved) else None
@@ -142,7 +142,7 @@ def html_report(work: BatchWork, *, link_seconds: int = 0) -> bytes:
     end = datetime.now(UTC) + timedelta(seconds=link_seconds)
 
     def link(key: str) -> str:
-        data, lies_at = place.lies_at(key)
+        data, lies_at = place.resolve(key)
         return data.presign(lies_at, link_seconds)
 
     return _html(work, report, link, end)
@@ -160,7 +160,7 @@ def _pictures(work: BatchWork, rows: Sequence[Row]) -> dict[str, str]:
 
 
 def _source(work: BatchWork, image: str) -> str:
-    return f"{work.place.input_prefix}/{image}" if work.images.get(image) else ""
+    return f"{work.locations.input_prefix}/{image}" if work.images.get(image) else ""
 
 
 def _html(
@@ -169,7 +169,7 @@ def _html(
     link: Callable[[str], str] = lambda key: "",
     links_end: datetime | None = None,
 ) -> bytes:
-    place = work.place
+    place = work.locations
     etags = _pictures(work, report.rows)
     return report_html.render(
         report,

@@ -68,8 +68,8 @@ def _of(work: BatchWork) -> Iterator[CaptionedImage]:
                 entry.alt_text,
                 entry.caption,
                 entry.labels,
-                work.place.batch.path,
-                f"{work.place.input_prefix}/{image}",
+                work.locations.batch.path,
+                f"{work.locations.input_prefix}/{image}",
                 tuple(output["Key"] for output in entry.outputs if output["Key"]),
             )
 

@@ -130,7 +130,7 @@ class BatchCosts:
 
 def batch_state(store: Store, work: BatchWork) -> tuple[BatchState, str]:
     """How far a complete batch is, and that in words, which also tell of one that is reported and due again."""
-    holder = holder_of(store, work.place.batch.lease_key)
+    holder = holder_of(store, work.locations.batch.lease_key)
     if holder is not None and not is_dead(holder.process):
         return BatchState.WORKING, f"at work on {holder.host}"
     if work.problem is not None:

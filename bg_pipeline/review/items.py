@@ -80,7 +80,7 @@ class Results:
     def __init__(self, work: BatchWork, settings: Settings, reviews: Reviews | None = None) -> None:
         self.work = work
         self._settings = settings
-        self._reviews = reviews or Reviews(work.place.data)
+        self._reviews = reviews or Reviews(work.locations.data)
         self._unjudged: list[Item] = []
         self._images = 0
         self._costs = BatchCosts.of(self._rows())
@@ -98,7 +98,7 @@ class Results:
         An image that was flagged before it had a result is an item without a key.
         """
         keys = (item.key for item in self._unjudged if item.key)
-        decisions = self._reviews.of(keys, self.work.place.output_prefix)
+        decisions = self._reviews.of(keys, self.work.locations.output_prefix)
         return [_judged(item, decisions.get(item.key), self._settings) for item in self._unjudged]
 
     def summary(self, found: Collection[Item]) -> Summary:

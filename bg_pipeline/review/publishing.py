@@ -50,7 +50,7 @@ def publish(work: BatchWork, found: Iterable[Item]) -> PublishResult:
     publishing the same batch right now.
     """
     found = list(found)
-    data, key = work.place.data, work.place.batch.published_list_key
+    data, key = work.locations.data, work.locations.batch.published_list_key
     content = data.read(key)
     approved = {s3_keys.published_key(item.key): item for item in found if item.state is State.APPROVED}
     before = _published(content.data) if content else {}
@@ -59,7 +59,7 @@ def publish(work: BatchWork, found: Iterable[Item]) -> PublishResult:
         for target, item in approved.items()
         if target in before
     }
-    prefix = s3_keys.published_key(f"{work.place.output_prefix}/")
+    prefix = s3_keys.published_key(f"{work.locations.output_prefix}/")
     there = {each.key: each.etag for each in data.list(prefix)}
     fresh = {
         target: item
@@ -88,7 +88,7 @@ def publish(work: BatchWork, found: Iterable[Item]) -> PublishResult:
         _list_published(data, key, after, etag)
     except PreconditionFailed:
         raise UsageError(
-            f"somebody else is publishing batch {work.place.batch.path} right now; do it again"
+            f"somebody else is publishing batch {work.locations.batch.path} right now; do it again"
         ) from None
     stale = tuple(item.key for target, item in fresh.items() if target not in copied)
     return PublishResult(len(copied), len(approved) - len(fresh), len(gone), stale)
@@ -124,7 +124,7 @@ def _replaced(
             return True
         if not counts[copy.image] or work.request is None or copy.image not in work.images:
             return False
-        asked = work.asked(copy.image)
+        asked = work.settings_of(copy.image)
         return counts[copy.image] >= len(asked.outputs) * (len(asked.renditions) or 1)
 
     return {target for target, copy in delivered.items() if is_replaced(copy)}

@@ -41,7 +41,7 @@ def redo_request(
     no request may hold.
     """
     if work.request is None:
-        raise UsageError(f"the request of batch {work.place.batch.path} cannot be read: {work.problem}")
+        raise UsageError(f"the request of batch {work.locations.batch.path} cannot be read: {work.problem}")
     if not found:
         raise UsageError("name what is to be done again")
     numbers: dict[str, set[int]] = {}
@@ -50,7 +50,7 @@ def redo_request(
     seed = secrets.randbelow(MAX_SEED - MOST_VARIANTS) if seed is None else seed
     entries = []
     for image, some in numbers.items():
-        asked = work.asked(image)
+        asked = work.settings_of(image)
         if not asked.needs_prompt:
             raise UsageError(f"no model paints the background of {image}, so it would become the same again")
         files = len(asked.renditions) or 1
@@ -105,7 +105,7 @@ def redo(
     batch = _ask(store, settings, work, found, wanted, seed)
     made = [item for item in found if item.key and not _is_redone_as(item, batch)]
     decide(
-        work.place.data,
+        work.locations.data,
         made,
         State.REJECTED,
         by=by,
@@ -128,7 +128,7 @@ def _ask(
     seed: int | None,
 ) -> Batch:
     """The batch that asks for what is ``wanted``: a new one, or one that does so already and is not over."""
-    of = work.place.batch
+    of = work.locations.batch
     pictures = tuple(f"{item.number} {item.image}" for item in found)
     for _ in range(ATTEMPTS):
         earlier = FollowUps.read(store, REDOES(of))
@@ -181,5 +181,5 @@ def _first_of(found: Sequence[Item], pictures: Collection[str]) -> str:
 
 def _cap(store: Store, settings: Settings, work: BatchWork) -> float | None:
     """What is left of the batch's cap, as its request has it now: it may have been raised since ``work`` was read."""
-    asked = load_status(store, settings, work.place.batch).request or work.request
-    return check_cap(store, work.place.batch, asked) if asked else None
+    asked = load_status(store, settings, work.locations.batch).request or work.request
+    return check_cap(store, work.locations.batch, asked) if asked else None

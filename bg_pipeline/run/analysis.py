@@ -58,14 +58,14 @@ class PhotoAnalyzer:
 
     def __init__(
         self,
-        tools: RunContext,
+        context: RunContext,
         photo: SourceImage,
         budget: ImageBudget,
         occasions: Mapping[str, str] = NO_OCCASIONS,
         *,
         known: bool = True,
     ) -> None:
-        self._tools = tools
+        self._context = context
         self._photo = photo
         self._budget = budget
         self._occasions = occasions
@@ -78,9 +78,9 @@ class PhotoAnalyzer:
         They are Rekognition's own, or with ``BG_CUSTOM_LABELS_ARN`` that model's; then raises `FallbackNeeded`
         while it is not running.
         """
-        if self._tools.settings.custom_labels_arn:
-            return self._custom_labels(self._tools.settings.custom_labels_arn)
-        confidence = self._tools.settings.label_confidence
+        if self._context.settings.custom_labels_arn:
+            return self._custom_labels(self._context.settings.custom_labels_arn)
+        confidence = self._context.settings.label_confidence
 
         def ask(claim: Claim) -> Answer:
             body = rekognition.request(self._photo.view, confidence)
@@ -92,12 +92,12 @@ class PhotoAnalyzer:
             )
 
         price = self._price_of(rekognition.OPERATION)
-        asked = identity_of_call(self._tools.settings, Affects.LABELS_CALL)
-        return self._once("labels", asked, ask, "labels", price)
+        asked = identity_of_call(self._context.settings, Affects.LABELS_CALL)
+        return self._ask_once("labels", asked, ask, "labels", price)
 
     def _custom_labels(self, arn: str) -> Analysis:
-        tools, confidence = self._tools, self._tools.settings.custom_labels_confidence
-        asked = identity_of_call(tools.settings, Affects.LABELS_CALL)
+        context, confidence = self._context, self._context.settings.custom_labels_confidence
+        asked = identity_of_call(context.settings, Affects.LABELS_CALL)
 
         def picture() -> dict[str, Any]:
             # Before the model is waited for: what is no picture need not wait.
@@ -106,7 +106,7 @@ class PhotoAnalyzer:
         def ask(claim: Claim) -> Answer:
             body = picture()
             try:
-                if not tools.standstill.now:
+                if not context.stopped_model.is_stopped:
                     return self._rekognition(
                         custom_labels.OPERATION,
                         lambda client: client.detect_custom_labels(**body),
@@ -117,14 +117,14 @@ class PhotoAnalyzer:
             except CallError as error:
                 if error.code != custom_labels.NOT_RUNNING:
                     raise
-                tools.standstill.seen()
-            raise tools.standstill.wait(self._budget.batch.date)
+                context.stopped_model.record_stopped()
+            raise context.stopped_model.skip(self._budget.batch.date)
 
-        if tools.standstill.now and not self._stored("labels", asked, "labels"):
+        if context.stopped_model.is_stopped and not self._stored_answer("labels", asked, "labels"):
             # Ten thousand photos that wait need no claims.
             picture()
-            raise tools.standstill.wait(self._budget.batch.date)
-        return self._once("labels", asked, ask, "labels", self._price_of(custom_labels.OPERATION))
+            raise context.stopped_model.skip(self._budget.batch.date)
+        return self._ask_once("labels", asked, ask, "labels", self._price_of(custom_labels.OPERATION))
 
     def faces(self) -> list[Box]:
         """Boxes of all faces in the photo."""
@@ -138,40 +138,42 @@ class PhotoAnalyzer:
                 claim,
             )
 
-        found = self._once("faces", {}, ask, "labels", self._price_of(faces.OPERATION)).document["Faces"]
+        found = self._ask_once("faces", {}, ask, "labels", self._price_of(faces.OPERATION)).document["Faces"]
         return [Box.read(place["BoundingBox"], "face") for place in found]
 
     def sam(self, boxes: Sequence[Box]) -> Mask:
         """What the user's SAM endpoint sees in ``boxes``; only with ``BG_SAM_ENDPOINT``."""
-        tools, photo = self._tools, self._photo
-        form = SamForm.read(tools.settings.sam_form)
+        context, photo = self._context, self._photo
+        form = SamForm.read(context.settings.sam_form)
         asked = {
-            **identity_of_call(tools.settings, Affects.SAM_CALL),
+            **identity_of_call(context.settings, Affects.SAM_CALL),
             "form": form.model_dump(),
             "boxes": [astuple(box) for box in boxes],
         }
         name = identity("sam", photo.sha256, asked)
-        with tools.answers.one_at_a_time(name):
-            answer = tools.answers.find("sam", name, self._terms("generated_images"))
+        with context.answers.lock_for(name):
+            answer = context.answers.find("sam", name, self._terms("generated_images"))
             if answer is None:
                 size = read_header(photo.view).size
-                mask = sam_mask(self._ask_sam(form), form, photo.view, size, boxes)
+                mask = sam_mask(self._call_sam(form), form, photo.view, size, boxes)
                 answer = Answer(
                     STORED.write_png(mask.picture), "sam", cost_usd=0.0, made_for=self._budget.made_for
                 )
-                tools.answers.keep("sam", name, answer, media_type="image/png")
-        self._budget.charge(name, answer, tools.answers)
+                context.answers.keep("sam", name, answer, media_type="image/png")
+        self._budget.charge(name, answer, context.answers)
         return Mask(STORED.read_png(answer.data), "faces")
 
-    def _ask_sam(self, form: SamForm) -> Callable[[bytes], tuple[bytes, str]]:
-        tools = self._tools
-        operation = Operation("SAM", tools.settings.sam_endpoint, service="sagemaker-runtime")
+    def _call_sam(self, form: SamForm) -> Callable[[bytes], tuple[bytes, str]]:
+        context = self._context
+        operation = Operation("SAM", context.settings.sam_endpoint, service="sagemaker-runtime")
 
         def ask(body: bytes) -> tuple[bytes, str]:
             def send(client: Any, endpoint_name: str) -> tuple[bytes, str]:
                 return endpoint(client, endpoint_name, form)(body)
 
-            return tools.calls.make(operation, send, regions=tools.aws.regions[:1], unknown_repeats=1).answer
+            return context.calls.make(
+                operation, send, regions=context.aws.regions[:1], unknown_repeats=1
+            ).answer
 
         return ask
 
@@ -181,19 +183,19 @@ class PhotoAnalyzer:
         ``Prompt`` has the words that were sent. Raises `FallbackNeeded` where captions are switched off, and
         `ModelUnavailable` where no caption model can be used: only what needs a caption waits for one.
         """
-        if not self._tools.settings.caption_models:
+        if not self._context.settings.caption_models:
             raise NotTried(
                 "CaptionsOff",
                 "captions are switched off (BG_CAPTION_MODELS is empty) and {caption} in its prompt needs one: name "
                 "a caption model, or write the words themselves",
             )
-        asked = identity_of_call(self._tools.settings, Affects.CAPTION_CALL)
-        return self._once("captions", asked, self._describe, "captions", self._price_of_caption())
+        asked = identity_of_call(self._context.settings, Affects.CAPTION_CALL)
+        return self._ask_once("captions", asked, self._describe, "captions", self._price_of_caption())
 
     def cut_out(self) -> Mask:
         """The subject as a model cuts it out, paid for once and used for every prompt."""
-        tools, name = self._tools, self._cut_out_name
-        answer = tools.answers.once(
+        context, name = self._context, self._cut_out_name
+        answer = context.answers.once(
             "cut-out",
             name,
             self._terms("generated_images"),
@@ -206,7 +208,7 @@ class PhotoAnalyzer:
     def stored_cut_out(self) -> Mask:
         """The same from a stored answer only; raises `CallError` where there is none."""
         name = self._cut_out_name
-        answer = self._tools.answers.find("cut-out", name, self._terms("generated_images"))
+        answer = self._context.answers.find("cut-out", name, self._terms("generated_images"))
         if answer is None:
             raise CallError("NotStored", "no cut-out was paid for yet")
         return self._mask_of_cut_out(name, answer)
@@ -216,10 +218,10 @@ class PhotoAnalyzer:
         return identity("cut-out", self._photo.sha256, {})
 
     def _mask_of_cut_out(self, name: str, answer: Answer) -> Mask:
-        tools, photo = self._tools, self._photo
-        self._budget.charge(name, answer, tools.answers)
+        context, photo = self._context, self._photo
+        self._budget.charge(name, answer, context.answers)
         self.cut_out_in_use = answer
-        generator = tools.generator(answer.model)
+        generator = context.generator(answer.model)
         if generator is None:
             raise CallError(
                 "BadAnswer", f"the cut-out was made by {answer.model}, which cannot be loaded any more"
@@ -234,13 +236,13 @@ class PhotoAnalyzer:
         return Mask(unfit(alpha, fitted, (width, height)), "cut-out")
 
     def _cut(self, claim: Claim) -> Answer:
-        removers = self._tools.removers
+        removers = self._context.cut_out_models
         while removers.candidates:
             choice = removers.current()
             try:
                 return self._cut_with(choice, claim)
             except ModelUnavailable as error:
-                removers.lost(choice, error.region, error)
+                removers.drop(choice, error.region, error)
         raise NotTried(
             "NoCutOut",
             "its mask has to be cut out, and no model in BG_IMAGE_MODELS does that: add titan-v2, "
@@ -248,42 +250,44 @@ class PhotoAnalyzer:
         )
 
     def _cut_with(self, choice: SelectedModel[Generator], claim: Claim) -> Answer:
-        tools, photo, budget = self._tools, self._photo, self._budget
-        generator = choice.candidate.speaker
+        context, photo, budget = self._context, self._photo, self._budget
+        generator = choice.candidate.client
         (operation,) = choice.candidate.operations
         fitted = generator.sizes.canvas(photo.size)
         with photo.full() as full:
             picture = fit(full, fitted, media="jpeg", max_bytes=generator.max_picture_bytes)
         price = facts_of(operation.name, operation.model_id).cost(images=1)
         with budget.pay(operation.name, price, claim) as call:
-            data = generator.remove(picture, fitted.canvas, tools.invoke(choice.regions, budget, call, claim))
+            data = generator.remove(
+                picture, fitted.canvas, context.invoke(choice.regions, budget, call, claim)
+            )
             call.settle(price)
         return self._answer(data, generator.name, call, price)
 
     def _describe(self, claim: Claim) -> Answer:
         jpeg = self._photo.jpeg(nova.WITHIN, max_bytes=nova.MAX_BYTES)
-        self._photo.set_aside()
+        self._photo.spill_to_disk()
         while True:
             try:
-                choice = self._tools.captioners.current()
+                choice = self._context.caption_models.current()
             except NothingUsable as error:
                 # It stops what needs a caption, and not the run.
                 raise ModelUnavailable("NothingUsable", str(error)) from error
             try:
                 return self._describe_with(choice, jpeg, claim)
             except ModelUnavailable as error:
-                self._tools.captioners.lost(choice, error.region, error)
+                self._context.caption_models.drop(choice, error.region, error)
 
     def _describe_with(self, choice: SelectedModel[str], jpeg: bytes, claim: Claim) -> Answer:
-        tools, budget = self._tools, self._budget
+        context, budget = self._context, self._budget
         (operation,) = choice.candidate.operations
-        prompt, tier = tools.settings.caption_prompt, tools.settings.caption_tier
-        alt_text = tools.settings.alt_text_length
+        prompt, tier = context.settings.caption_prompt, context.settings.caption_tier
+        alt_text = context.settings.alt_text_length
         body = nova.request(operation.invoke_id, jpeg, prompt, alt_text, tier)
         tokens_in, tokens_out = nova.tokens_at_most(operation.invoke_id, prompt, alt_text)
         worst = nova.cost(operation.invoke_id, (tokens_in, tokens_out), tier)
         with budget.pay(operation.name, worst, claim) as call:
-            done = tools.calls.make(
+            done = context.calls.make(
                 operation,
                 lambda client, _: client.converse(**body),
                 regions=choice.regions,
@@ -297,7 +301,7 @@ class PhotoAnalyzer:
             # A refusal, or nothing, that comes as an answer is paid for like one.
             call.settle(cost)
             answer = {key: value for key, value in done.answer.items() if key != "ResponseMetadata"}
-            tools.keep_payload(budget, operation, body, answer)
+            context.keep_payload(budget, operation, body, answer)
             caption = nova.read(done.answer, alt_text)
         document = {"Caption": caption.text, "AltText": caption.alt_text, "Prompt": nova.prompt_of(body)}
         return self._answer(orjson.dumps(document), choice.candidate.name, call, cost)
@@ -314,10 +318,10 @@ class PhotoAnalyzer:
         price = facts_of(operation.name).cost(images=1)
         with self._budget.pay(operation.name, price, claim) as call:
             try:
-                done = self._tools.calls.make(
+                done = self._context.calls.make(
                     operation,
                     lambda client, _: send(client),
-                    regions=regions or self._tools.aws.regions,
+                    regions=regions or self._context.aws.regions,
                     before=partial(self._budget.check, claim),
                 )
             except ModelUnavailable as error:
@@ -344,7 +348,7 @@ class PhotoAnalyzer:
 
     def _price_of_caption(self) -> Price:
         """What the caption model in use costs at most; another one's price is written before it is called."""
-        settings, captioners = self._tools.settings, self._tools.captioners
+        settings, captioners = self._context.settings, self._context.caption_models
         try:
             (operation,) = captioners.current().candidate.operations
         except NothingUsable:
@@ -355,25 +359,25 @@ class PhotoAnalyzer:
 
     def _price_of_cut_out(self) -> Price:
         try:
-            (operation,) = self._tools.removers.current().candidate.operations
+            (operation,) = self._context.cut_out_models.current().candidate.operations
         except NothingUsable:
             return self._budget.price("", 0.0)
         return self._budget.price(operation.name, facts_of(operation.name, operation.model_id).cost(images=1))
 
-    def _stored(self, kind: str, asked: Mapping[str, Any], stage: str) -> bool:
+    def _stored_answer(self, kind: str, asked: Mapping[str, Any], stage: str) -> bool:
         name = identity(kind, self._photo.sha256, asked)
-        return self._tools.answers.find(kind, name, self._terms(stage)) is not None
+        return self._context.answers.find(kind, name, self._terms(stage)) is not None
 
     def _terms(self, stage: str) -> AnswerPolicy:
-        return self._tools.terms(self._budget, occasion=self._occasions.get(stage, ""))
+        return self._context.answer_policy(self._budget, occasion=self._occasions.get(stage, ""))
 
-    def _once(
+    def _ask_once(
         self, kind: str, asked: Mapping[str, Any], ask: Callable[[Claim], Answer], stage: str, price: Price
     ) -> Analysis:
         """The document for these bytes, asked for only if nobody has."""
-        tools = self._tools
+        context = self._context
         name = identity(kind, self._photo.sha256, asked)
-        answer = tools.answers.once(
+        answer = context.answers.once(
             kind,
             name,
             self._terms(stage),
@@ -382,7 +386,7 @@ class PhotoAnalyzer:
             price=price,
             looks=self._known,
         )
-        self._budget.charge(name, answer, tools.answers)
+        self._budget.charge(name, answer, context.answers)
         try:
             return Analysis(orjson.loads(answer.data), answer.model)
         except orjson.JSONDecodeError as error:

@@ -46,7 +46,10 @@ class Archive:
 
     def due(self, work: BatchWork) -> list[str]:
         """The photos of a batch that can be moved: in its own folder, and every result of theirs succeeded."""
-        own = work.place.data is self._uploads and work.place.input_prefix == work.place.batch.input_prefix
+        own = (
+            work.locations.data is self._uploads
+            and work.locations.input_prefix == work.locations.batch.input_prefix
+        )
         if not self._on or not own or work.request is None:
             return []
         named = work.request.named_keys
@@ -54,7 +57,7 @@ class Archive:
             image
             for image, found in work.images.items()
             if found is not None
-            and found.key not in work.place.moved
+            and found.key not in work.locations.moved
             and found.key not in named
             and (entry := work.ledger.get(image)) is not None
             and _finished(entry, found)
@@ -76,17 +79,17 @@ class Archive:
                     list(pool.map(self._remove, copied))
         except (ClientError, BotoCoreError, NotDelivered) as error:
             self._note(
-                f"{work.place.batch.path}: photos could not be moved to BG_ARCHIVE_TO ({error}); "
+                f"{work.locations.batch.path}: photos could not be moved to BG_ARCHIVE_TO ({error}); "
                 "those that were not are where they were uploaded, and the next run goes on"
             )
-        work.place.moved.update({each.upload.key: each.entry.archived for each in copied})
+        work.locations.moved.update({each.upload.key: each.entry.archived for each in copied})
 
     def _copy(self, work: BatchWork, image: str) -> _Copied | None:
         entry, upload = work.ledger.get(image), work.images[image]
         if entry is None or upload is None:
             return None
         try:
-            for key in _keys(work.place.batch, entry):
+            for key in _keys(work.locations.batch, entry):
                 sha256 = self._sha256(key)
                 if sha256 is None:
                     self._uploads.copy(upload.key, key, to=self._to, if_etag=upload.etag)

@@ -33,7 +33,7 @@ class BatchLocations:
     retries: bool = False
     moved: dict[str, str] = field(default_factory=dict)
 
-    def lies_at(self, key: str) -> tuple[Store, str]:
+    def resolve(self, key: str) -> tuple[Store, str]:
         """Where an object of the batch is now: a photo's key stays its name when it is moved to the archive."""
         if key not in self.moved:
             return self.data, key

@@ -50,7 +50,7 @@ class BatchWork:
 
     uploaded: Uploaded
     ledger: Ledger
-    place: BatchLocations
+    locations: BatchLocations
     request: BatchRequest | None
     problem: RequestError | None
     images: Mapping[str, ObjectInfo | None]
@@ -68,7 +68,7 @@ class BatchWork:
     ledger_objects: Sequence[ObjectInfo] = ()
     _alike: tuple[BatchRequest, ImageSettings] | None = None
 
-    def asked(self, image: str) -> ImageSettings:
+    def settings_of(self, image: str) -> ImageSettings:
         """What the request asks for an image; only for images, which a batch without a request has none of."""
         found = self._asked(image)
         return found if found.image == image else replace(found, image=image)
@@ -108,7 +108,7 @@ class BatchWork:
             stages = [stage for stage in stages if stage not in (LABELS, CAPTIONS)]
         named = {} if self.request is None else {key: etag_of(key) for key in self.request.named_keys}
         for image, found in self.images.items():
-            prints = fingerprints(settings, self.asked(image), found.etag if found else "", named)
+            prints = fingerprints(settings, self.settings_of(image), found.etag if found else "", named)
             entry = self.ledger.get(image)
             due_stages = stages_due(
                 entry, prints, stages=stages, occasions=on, results=results, retry=bool(self.retry)
@@ -120,7 +120,7 @@ class BatchWork:
                     self.lost[image] = lost
 
     @property
-    def has_forgotten(self) -> bool:
+    def has_removed_images(self) -> bool:
         """Whether the ledger, and so the report, has images that are not asked for any more."""
         return self.problem is None and not self.ledger.images() <= self.images.keys()
 
@@ -208,7 +208,7 @@ def open_work(
     kept = {
         # Most results bear the photo's own name, which is here already.
         (image, int(number)): image if name == image else name
-        for image, names in ledger.each("names")
+        for image, names in ledger.field_of_each("names")
         for number, name in names.items()
     }
     place = BatchLocations(
@@ -248,7 +248,7 @@ def _request(store: Store, settings: Settings, uploaded: Uploaded, ledger: Ledge
         text = data.decode("utf-8", "replace")
         # As it came, where it is not UTF-8: what is read from the ledger has to be what was sent.
         odd = pybase64.b64encode_as_string(data) if text.encode() != data else ""
-        ledger.describe(RequestETag=content.etag if content else "", Request=text, RequestBytes=odd)
+        ledger.update_header(RequestETag=content.etag if content else "", Request=text, RequestBytes=odd)
     return requests.read(
         data,
         bucket=store.bucket,
@@ -267,7 +267,7 @@ def _kept_request(header: Mapping[str, Any]) -> bytes:
 
 def _moved(ledger: Ledger) -> dict[str, Entry]:
     """The entries of photos that were moved to the archive, by image."""
-    moved = (ledger.get(image) for image, archived in ledger.each("archived") if archived)
+    moved = (ledger.get(image) for image, archived in ledger.field_of_each("archived") if archived)
     return {entry.image: entry for entry in moved if entry is not None}
 
 

@@ -53,24 +53,24 @@ class RunContext:
         self.note = note = _once(note)
         self.answers = AnswerStore(store, process_name())
         self.calls = ModelCalls(aws, settings, stop, Heartbeats(store, f"{STATE}/heartbeats"), note)
-        self.purse = RunBudget(
+        self.run_budget = RunBudget(
             store, run_cap_usd=settings.max_cost_usd, day_cap_usd=settings.max_cost_usd_per_day
         )
-        self.standstill = StoppedModel(store)
-        self.darkroom = DecodeLimiter(settings.max_decoded_images)
+        self.stopped_model = StoppedModel(store)
+        self.decode_limiter = DecodeLimiter(settings.max_decoded_images)
         generators = [generator(name) for name in settings.image_models]
         self._generators = {each.name: each for each in generators}
-        self.replacers = ModelSelector(
+        self.background_models = ModelSelector(
             aws,
             [ModelCandidate(each.name, (each.replaces,), each) for each in generators if each.replaces],
             note,
         )
-        self.removers = ModelSelector(
+        self.cut_out_models = ModelSelector(
             aws,
             [ModelCandidate(each.name, (each.removes,), each) for each in generators if each.removes],
             note,
         )
-        self.captioners = ModelSelector(
+        self.caption_models = ModelSelector(
             aws,
             [ModelCandidate(name, (nova.operation(name),), name) for name in nova.models(settings, aws)],
             note,
@@ -80,7 +80,7 @@ class RunContext:
     @property
     def prompt_limit(self) -> int:
         """The longest prompt, in characters, of the image model in use."""
-        return prompt_limit(self.replacers)
+        return prompt_limit(self.background_models)
 
     @property
     def prompt_limits(self) -> frozenset[int]:
@@ -97,7 +97,9 @@ class RunContext:
                 return None
         return self._generators[name]
 
-    def terms(self, budget: ImageBudget, *, models: Collection[str] = (), occasion: str = "") -> AnswerPolicy:
+    def answer_policy(
+        self, budget: ImageBudget, *, models: Collection[str] = (), occasion: str = ""
+    ) -> AnswerPolicy:
         """Which answers will do for the image that ``budget`` pays for."""
         return AnswerPolicy(self.stop, budget.batch.path, budget.retry, models, occasion)
 
@@ -151,7 +153,7 @@ class RunContext:
     def close(self) -> None:
         """Ends heartbeats and gives back what was reserved and not spent."""
         self.calls.close()
-        self.purse.close()
+        self.run_budget.close()
 
 
 def _once(note: Callable[[str], None]) -> Callable[[str], None]:

@@ -29,12 +29,12 @@ class ResultChecks:
     results: int = 0
     measured: int = 0
     most_changed: float = 0.0
-    altered: list[tuple[str, float]] = field(default_factory=list)
+    changed_subjects: list[tuple[str, float]] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     unreported: list[str] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
 
-    def take(self, row: Row, entry: Entry) -> None:
+    def add(self, row: Row, entry: Entry) -> None:
         """Counts one image."""
         if row.Error:
             self.errors[row.Error] += 1
@@ -45,15 +45,17 @@ class ResultChecks:
                 continue
             self.measured += 1
             self.most_changed = max(self.most_changed, changed)
-            if changed > MOST_SUBJECT_CHANGED and len(self.altered) < MAX_NAMED:
-                self.altered.append((row.ImageName, changed))
+            if changed > MOST_SUBJECT_CHANGED and len(self.changed_subjects) < MAX_NAMED:
+                self.changed_subjects.append((row.ImageName, changed))
 
-    def look_again(self, work: BatchWork, results: Mapping[str, str], unreported: Sequence[str]) -> None:
+    def compare_with_stored(
+        self, work: BatchWork, results: Mapping[str, str], unreported: Sequence[str]
+    ) -> None:
         """Compares a batch that was just finished with what is stored.
 
         ``results`` are the tags of the stored results by key, ``unreported`` the images that are not in the report.
         """
-        for _, files in work.ledger.each("files"):
+        for _, files in work.ledger.field_of_each("files"):
             lost = [key for key, etag in files.items() if results.get(key) != etag]
             self.lost += lost[: MAX_NAMED - len(self.lost)]
         self.unreported += unreported[: MAX_NAMED - len(self.unreported)]
@@ -80,7 +82,7 @@ class DateResult:
     date: UploadDate
     images: int = 0
     counts: Counter[str] = field(default_factory=Counter)
-    walked: int = 0
+    due: int = 0
     spent: Bill = field(default_factory=Bill)
     total: Bill = field(default_factory=Bill)
     seconds: float = 0.0
@@ -91,12 +93,12 @@ class DateResult:
     failed: Counter[str] = field(default_factory=Counter)
     batches: list[str] = field(default_factory=list)
     reports: list[str] = field(default_factory=list)
-    troubled: list[Row] = field(default_factory=list)
+    failed_rows: list[Row] = field(default_factory=list)
     previews: list[tuple[str, str]] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
     stopped: str = ""
     problems: list[str] = field(default_factory=list)
-    inspection: ResultChecks = field(default_factory=ResultChecks)
+    checks: ResultChecks = field(default_factory=ResultChecks)
 
     @property
     def nothing_worked(self) -> bool:
@@ -105,9 +107,9 @@ class DateResult:
         return self.images > 0 and usable == 0
 
     @property
-    def waits(self) -> bool:
+    def waits_for_window(self) -> bool:
         """Nothing worked yet, and some of it waits for a Custom Labels window that will do it."""
-        return self.nothing_worked and self.inspection.errors[WAITS_FOR_WINDOW] > 0
+        return self.nothing_worked and self.checks.errors[WAITS_FOR_WINDOW] > 0
 
 
 @dataclass(frozen=True)

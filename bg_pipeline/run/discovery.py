@@ -31,12 +31,12 @@ class WorkFinder:
         settings: Settings,
         *,
         stages: Collection[str] = STAGES,
-        wish: RefreshRequest = NO_REFRESH,
+        refresh: RefreshRequest = NO_REFRESH,
     ) -> None:
         self._store = store
         self._settings = settings
         self._stages = stages
-        self._wish = wish
+        self._refresh = refresh
         self._etags: dict[tuple[str, str], str] = {}
 
     def of_date(
@@ -75,7 +75,7 @@ class WorkFinder:
     ) -> BatchWork:
         work = open_work(self._store, self._settings, uploaded, ledger_objects)
         work.ledger_objects = ledger_objects
-        place = work.place
+        place = work.locations
         own = place.output_prefix == uploaded.batch.output_prefix and place.data is self._store
         if results is None or not own:
             results = results_in(place.data, f"{place.output_prefix}/")
@@ -83,7 +83,7 @@ class WorkFinder:
             self._settings,
             results,
             stages=self._stages,
-            wish=self._wish,
+            wish=self._refresh,
             etag_of=self._etag_in(place.data),
         )
         return work

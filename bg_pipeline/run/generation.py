@@ -55,7 +55,7 @@ class GeneratedPicture:
     fitted: Fitted
     mask: Mask | None
 
-    def at(self, size: tuple[int, int]) -> Image.Image:
+    def resized(self, size: tuple[int, int]) -> Image.Image:
         """The picture without padding, at the photo's size."""
         with Image.open(BytesIO(self.answer.data)) as picture:
             return unfit(picture.convert("RGB"), self.fitted, size)
@@ -96,7 +96,7 @@ class BackgroundGenerator:
 
     def __init__(
         self,
-        tools: RunContext,
+        context: RunContext,
         photo: SourceImage,
         asked: ImageSettings,
         eyes: SubjectHints,
@@ -106,7 +106,7 @@ class BackgroundGenerator:
         occasion: str = "",
         known: bool = True,
     ) -> None:
-        self._tools = tools
+        self._context = context
         self._photo = photo
         self._asked = asked
         self._eyes = eyes
@@ -120,8 +120,8 @@ class BackgroundGenerator:
         self._sent: dict[str, Mask] = {}
 
     @property
-    def settings(self) -> Settings:
-        return self._tools.settings
+    def asked_parameters(self) -> Settings:
+        return self._context.settings
 
     def seed(self, wanted: OutputSpec, attempt: int) -> int:
         """The seed of a result's ``attempt``-th picture, counted from 0."""
@@ -132,7 +132,7 @@ class BackgroundGenerator:
             first = asked + wanted.variant - 1
         return (first + attempt * 1_000_003) % (MAX_SEED + 1)
 
-    def name(self, prompt: str, seed: int, mask: str = "") -> str:
+    def identity_of(self, prompt: str, seed: int, mask: str = "") -> str:
         """The identity of the picture that is asked for with this prompt and seed.
 
         ``mask`` is the digest of the mask that is sent, empty where the model finds the subject from words.
@@ -150,7 +150,7 @@ class BackgroundGenerator:
             },
         )
 
-    def paint(
+    def generate(
         self, prompt: str, wanted: Sequence[OutputSpec], attempt: int = 0
     ) -> list[GeneratedPicture | CallError]:
         """A picture, or why there is none, for each of ``wanted``, which share the prompt.
@@ -159,14 +159,14 @@ class BackgroundGenerator:
         allows. Raises what stops more than these pictures: `ImageError`, `RunStopped`.
         """
         seeds = [self.seed(each, attempt) for each in wanted]
-        with self._tools.answers.one_at_a_time(self.name(prompt, seeds[0])):
+        with self._context.answers.lock_for(self.identity_of(prompt, seeds[0])):
             found = self._stored(prompt, seeds)
             while missing := [seed for seed in dict.fromkeys(seeds) if seed not in found]:
                 found |= self._call(prompt, missing)
         outcomes = [found[seed] for seed in seeds]
         return [each if isinstance(each, CallError) else self._painted(*each) for each in outcomes]
 
-    def has(self, prompt: str, wanted: Sequence[OutputSpec]) -> bool:
+    def has_stored(self, prompt: str, wanted: Sequence[OutputSpec]) -> bool:
         """Whether the first pictures asked for with this prompt are all stored; nothing is paid."""
         seeds = [self.seed(each, 0) for each in wanted]
         return self._known and self._stored(prompt, seeds).keys() == set(seeds)
@@ -179,7 +179,7 @@ class BackgroundGenerator:
         """
         found: dict[int, _Found] = {}
         for seed in seeds:
-            name = self.name(prompt, seed)
+            name = self.identity_of(prompt, seed)
             answer = self._find(name)
             if answer is not None and (answer.by_words or self._default_masks):
                 found[seed] = name, answer
@@ -194,20 +194,20 @@ class BackgroundGenerator:
 
     def _find(self, name: str) -> Answer | None:
         """The stored answer, if it will do and its model tells where the photo lies on its picture."""
-        answer = self._tools.answers.find("picture", name, self._terms)
-        return answer if answer is not None and self._tools.generator(answer.model) is not None else None
+        answer = self._context.answers.find("picture", name, self._terms)
+        return answer if answer is not None and self._context.generator(answer.model) is not None else None
 
     def _name_with(self, mask: Mask | None, prompt: str, seed: int) -> str:
         """The identity of a picture for which this mask is sent, which is remembered for it."""
         if mask is None:
-            return self.name(prompt, seed)
-        name = self.name(prompt, seed, _digest(mask))
+            return self.identity_of(prompt, seed)
+        name = self.identity_of(prompt, seed, _digest(mask))
         self._sent[name] = mask
         return name
 
     @property
     def _default_masks(self) -> bool:
-        fields, settings = Settings.model_fields, self.settings
+        fields, settings = Settings.model_fields, self.asked_parameters
         return all(
             getattr(settings, name) == fields[name].default
             for name in ("mask_sources", "onnx_model", "sam_endpoint", "sam_form")
@@ -217,17 +217,17 @@ class BackgroundGenerator:
         """The mask that a model which is given one would be sent now, as far as it is found without paying."""
         eyes = replace(self._eyes, cut_out=self._eyes.stored_cut_out)
         try:
-            return find_subject(self._asked, eyes, self.settings, takes_words=False).mask
+            return find_subject(self._asked, eyes, self.asked_parameters, takes_words=False).mask
         except (ImageError, CallError):
             return None
 
     @property
     def _terms(self) -> AnswerPolicy:
-        return self._tools.terms(self._budget, occasion=self._occasion)
+        return self._context.answer_policy(self._budget, occasion=self._occasion)
 
     def _painted(self, name: str, answer: Answer) -> GeneratedPicture | CallError:
-        self._budget.charge(name, answer, self._tools.answers)
-        generator = self._tools.generator(answer.model)
+        self._budget.charge(name, answer, self._context.answers)
+        generator = self._context.generator(answer.model)
         if generator is None:
             return CallError(
                 "BadAnswer", f"the picture was made by {answer.model}, which cannot be loaded any more"
@@ -235,14 +235,14 @@ class BackgroundGenerator:
         fitted = generator.sizes.canvas(self._photo.size)
         mask = self._sent.get(name)
         if mask is None and not answer.by_words:
-            mask = self.prepare(generator).subject.mask
+            mask = self.prepare_input(generator).subject.mask
         return GeneratedPicture(answer, fitted, mask or self._mask_of(name, answer, fitted))
 
     def _mask_of(self, name: str, answer: Answer, fitted: Fitted) -> Mask | None:
         """The mask a model made from words: the one it returned, or what it left as it was."""
         made = self._masks.pop(name, None)
         if made is None:
-            stored = self._tools.answers.find("mask", name)
+            stored = self._context.answers.find("mask", name)
             made = stored.data if stored else None
         if made is not None:
             return Mask(unfit(STORED.read_png(made), fitted, self._photo.small_size), "words")
@@ -255,19 +255,19 @@ class BackgroundGenerator:
 
     def subject(self) -> Mask:
         """The mask for a picture that no model paints: from what is free, else a paid cut-out."""
-        subject = find_subject(self._asked, self._eyes, self.settings, takes_words=False)
+        subject = find_subject(self._asked, self._eyes, self.asked_parameters, takes_words=False)
         if subject.mask is None:
             raise NeedsReview("NoSubject", "no mask of the subject was found")
         return subject.mask
 
-    def prepare(self, generator: Generator) -> _Prepared:
+    def prepare_input(self, generator: Generator) -> _Prepared:
         """Subject and picture as the generator takes them; made once for all prompts."""
         key = (generator.name, len(self._not_words))
         if key not in self._prepared:
             subject = find_subject(
                 self._asked,
                 self._eyes,
-                self.settings,
+                self.asked_parameters,
                 takes_words=by_words(generator, self._asked.mode),
                 not_words=self._not_words,
             )
@@ -294,16 +294,16 @@ class BackgroundGenerator:
 
     def _call(self, prompt: str, missing: Sequence[int]) -> dict[int, _Found]:
         """One call for as many seeds of ``missing`` as the model makes pictures at once."""
-        choice = self._tools.replacers.current()
-        generator = choice.candidate.speaker
-        prepared = self.prepare(generator)
+        choice = self._context.background_models.current()
+        generator = choice.candidate.client
+        prepared = self.prepare_input(generator)
         names = {seed: self._name_with(prepared.subject.mask, prompt, seed) for seed in missing}
         part = missing[: images_at_once(generator, prepared.fitted.canvas)]
         (operation,) = choice.candidate.operations
         facts = facts_of(operation.name, operation.model_id)
-        self._photo.forget_pictures()
-        self._photo.set_aside()
-        claims = _Claims(self._tools.answers, self._terms)
+        self._photo.drop_decoded()
+        self._photo.spill_to_disk()
+        claims = _Claims(self._context.answers, self._terms)
         price = self._budget.price(operation.name, facts.cost(images=len(part)))
         try:
             found = claims.take([names[seed] for seed in part], price)
@@ -331,7 +331,7 @@ class BackgroundGenerator:
         except ClaimLost:
             return {}
         except ModelUnavailable as error:
-            self._tools.replacers.lost(choice, error.region, error)
+            self._context.background_models.drop(choice, error.region, error)
             return {}
         except SubjectNotFound as error:
             if not prepared.subject.words:
@@ -351,12 +351,12 @@ class BackgroundGenerator:
         self, choice: SelectedModel[Generator], ask: Ask, names: Sequence[str], claims: "_Claims"
     ) -> tuple[Made, list[Answer]]:
         """Makes the call and stores what came back, before anything else is done."""
-        tools, budget = self._tools, self._budget
-        generator = choice.candidate.speaker
+        context, budget = self._context, self._budget
+        generator = choice.candidate.client
         (operation,) = choice.candidate.operations
         facts = facts_of(operation.name, operation.model_id)
         with budget.pay(operation.name, facts.cost(images=ask.images), claims.first) as call:
-            made = generator.replace(ask, tools.invoke(choice.regions, budget, call, *claims.all))
+            made = generator.replace(ask, context.invoke(choice.regions, budget, call, *claims.all))
             cost = facts.cost(images=len(made.images))
             call.settle(cost)
         answers: list[Answer] = []
@@ -373,7 +373,9 @@ class BackgroundGenerator:
                 paid_usd=cost,
                 occasion=self._occasion,
             )
-            kept = tools.answers.keep("picture", name, answer, media_type="image/png", claim=claims.of(name))
+            kept = context.answers.keep(
+                "picture", name, answer, media_type="image/png", claim=claims.of(name)
+            )
             answers.append(kept)
         self._keep_masks(ask, made, names, generator.name, call.region)
         return made, answers
@@ -390,9 +392,9 @@ class BackgroundGenerator:
         for name in names[: len(made.images)]:
             self._masks[name] = mask
             try:
-                self._tools.answers.keep("mask", name, kept, media_type="image/png")
+                self._context.answers.keep("mask", name, kept, media_type="image/png")
             except (ClientError, BotoCoreError) as error:
-                self._tools.note(f"the mask that {model} made is not kept, it is measured instead: {error}")
+                self._context.note(f"the mask that {model} made is not kept, it is measured instead: {error}")
 
 
 class _Claims:

@@ -60,7 +60,7 @@ class ImageRun:
 
     def __init__(
         self,
-        tools: RunContext,
+        context: RunContext,
         place: BatchLocations,
         asked: ImageSettings,
         entry: Entry,
@@ -72,7 +72,7 @@ class ImageRun:
         retry: str = "",
         lease: Lease | None = None,
     ) -> None:
-        self._tools = tools
+        self._context = context
         self._place = place
         self._asked = asked
         self.entry = entry
@@ -88,11 +88,11 @@ class ImageRun:
         self.spent = Bill()
         self._known = bool(entry.sha256) or lease is None or lease.left_behind
         key = f"{place.input_prefix}/{asked.image}"
-        store, lies_at = place.lies_at(key)
+        store, lies_at = place.resolve(key)
         moved = key in place.moved
         entry.archived = entry.archived if moved else ""
         self._photo = SourceImage(
-            store, key, tools.darkroom, lies_at=lies_at, etag=entry.etag if moved else ""
+            store, key, context.decode_limiter, lies_at=lies_at, etag=entry.etag if moved else ""
         )
         self._labels: Mapping[str, Any] | None = None
         self._caption: str | None = None
@@ -119,7 +119,7 @@ class ImageRun:
     def _keep_thumbnail(self) -> None:
         """Keeps the small picture of the source as early as its pixels are at hand."""
         if self._photo.fetched:
-            self._place.thumbnails.keep(self._photo.key, self._photo.etag, lambda: self._photo.at_hand)
+            self._place.thumbnails.add(self._photo.key, self._photo.etag, lambda: self._photo.cached_preview)
 
     def _record(
         self, stage: str, made_for: str, step: Callable[[PhotoAnalyzer, ImageBudget], None]
@@ -128,7 +128,7 @@ class ImageRun:
         started = time.monotonic()
         place = self._place
         budget = ImageBudget(
-            self._tools.purse,
+            self._context.run_budget,
             place.batch,
             self._asked.image,
             place.cap_usd,
@@ -138,13 +138,13 @@ class ImageRun:
             stage=stage,
             payments=self.entry.payments,
         )
-        looks = PhotoAnalyzer(self._tools, self._photo, budget, self._occasions, known=self._known)
+        looks = PhotoAnalyzer(self._context, self._photo, budget, self._occasions, known=self._known)
         occasion = self._occasions.get(stage, "")
         record = StageRecord(made_for, Status.SUCCEEDED, occasion=occasion)
         failed = capture_error(lambda: step(looks, budget), self._photo.key)
-        self._tools.store_payloads(budget)
+        self._context.store_payloads(budget)
         if failed is not None:
-            outcome = self._meaning(failed)
+            outcome = self._outcome(failed)
             record = StageRecord(
                 made_for, outcome.status, outcome.final, outcome.error, outcome.cause, occasion=occasion
             )
@@ -175,7 +175,7 @@ class ImageRun:
         record.wish = wish
         made = entry.outputs
         if record.status == Status.SUCCEEDED and made:
-            self._judge(record, made)
+            self._outcome_of_pictures(record, made)
         complete = record.status in GOOD and all(output["Key"] for output in made)
         entry.outputs = made if complete else merge_outputs(outputs, made, files)
         still_there = {output["Key"] for output in entry.outputs}
@@ -186,7 +186,7 @@ class ImageRun:
         entry.stages[PICTURES] = keep_better(before, record, intact=intact)
         self._remove({key: etag for key, etag in outdated.items() if key not in entry.files})
 
-    def _judge(self, record: StageRecord, outputs: Sequence[Mapping[str, Any]]) -> None:
+    def _outcome_of_pictures(self, record: StageRecord, outputs: Sequence[Mapping[str, Any]]) -> None:
         """A stage ended as the worst of its outputs."""
         bad = [output for output in outputs if output["Status"] != Status.SUCCEEDED]
         if bad:
@@ -213,7 +213,7 @@ class ImageRun:
                 self.entry.outdated[key] = etag
             except (ClientError, BotoCoreError) as error:
                 self.entry.outdated[key] = etag
-                self._tools.note(f"s3://{data.bucket}/{key} is outdated and could not be deleted: {error}")
+                self._context.note(f"s3://{data.bucket}/{key} is outdated and could not be deleted: {error}")
 
     # Labels and captions
 
@@ -221,7 +221,9 @@ class ImageRun:
         seen = looks.labels()
         self._labels = seen.document
         document = {"Source": self._photo.key, "SourceETag": self._photo.etag, **seen.document}
-        self._writer.write_json(self._tools.store, self._place.batch.labels_key(self._asked.image), document)
+        self._writer.write_json(
+            self._context.store, self._place.batch.labels_key(self._asked.image), document
+        )
         self.entry.labels = ", ".join(self._asked.labels) or ", ".join(usable_labels(document))
 
     def _make_caption(self, looks: PhotoAnalyzer) -> None:
@@ -233,16 +235,18 @@ class ImageRun:
             self._no_caption = error
             raise
         self._caption = seen.document["Caption"]
-        alt_text = shortened(seen.document.get("AltText", ""), self._tools.settings.alt_text_length)
+        alt_text = shortened(seen.document.get("AltText", ""), self._context.settings.alt_text_length)
         document = {
             "Source": self._photo.key,
             "SourceETag": self._photo.etag,
             "Model": seen.model,
-            "Prompt": seen.document.get("Prompt", self._tools.settings.caption_prompt),
+            "Prompt": seen.document.get("Prompt", self._context.settings.caption_prompt),
             "Caption": self._caption,
             **({"AltText": alt_text} if alt_text else {}),
         }
-        self._writer.write_json(self._tools.store, self._place.batch.caption_key(self._asked.image), document)
+        self._writer.write_json(
+            self._context.store, self._place.batch.caption_key(self._asked.image), document
+        )
         self.entry.caption, self.entry.alt_text = self._caption, alt_text
 
     def _labels_document(self, looks: PhotoAnalyzer) -> Mapping[str, Any]:
@@ -262,7 +266,7 @@ class ImageRun:
         if asked.needs_prompt and not asked.prompts:
             raise NotTried("NoPrompt", "no prompt: name one in the request or in BG_DEFAULT_PROMPT")
         finisher = ResultWriter(
-            self._tools,
+            self._context,
             self._place,
             asked,
             self._photo,
@@ -275,14 +279,14 @@ class ImageRun:
             labels=lambda: self._labels_document(looks),
             caption=lambda: self._caption_text(looks),
             faces=looks.faces,
-            sam=looks.sam if self._tools.settings.sam_endpoint else None,
+            sam=looks.sam if self._context.settings.sam_endpoint else None,
             cut_out=looks.cut_out,
             stored_cut_out=looks.stored_cut_out,
             given=finisher.given,
         )
         mask_sha256 = hashlib.sha256(finisher.given(asked.mask_key)).hexdigest() if asked.mask_key else ""
         painter = BackgroundGenerator(
-            self._tools,
+            self._context,
             self._photo,
             asked,
             eyes,
@@ -295,11 +299,11 @@ class ImageRun:
             mask = painter.subject()
             cut = looks.cut_out_in_use if mask.source == "cut-out" else None
             made_by = MadeBy.of(cut, budget.made_for) if cut else MadeBy()
-            self._keep(1, finisher.without_model(mask, made_by))
+            self._write_document(1, finisher.without_model(mask, made_by))
             return
         refuse_impossible(asked, self._photo.size)
         values, missing = self._prompt_values(looks)
-        limit = self._tools.prompt_limit
+        limit = self._context.prompt_limit
         requests.fill(asked.negative_prompt, {}, limit, "NegativePrompt")
         groups = [list(group) for _, group in groupby(asked.outputs, key=lambda wanted: wanted.prompt)]
 
@@ -312,12 +316,14 @@ class ImageRun:
             )
             if isinstance(prompt, BgPipelineError):
                 for wanted in group:
-                    self._keep(wanted.position, prompt)
+                    self._write_document(wanted.position, prompt)
                 return
-            painted = capture_error(partial(painter.paint, prompt, group), self._photo.key)
+            painted = capture_error(partial(painter.generate, prompt, group), self._photo.key)
             pictures = [painted] * len(group) if isinstance(painted, BgPipelineError) else painted
             for wanted, picture in zip(group, pictures, strict=True):
-                self._keep(wanted.position, self._finished(finisher, painter, prompt, wanted, picture))
+                self._write_document(
+                    wanted.position, self._finished(finisher, painter, prompt, wanted, picture)
+                )
 
         if len(groups) == 1:
             make(groups[0])
@@ -340,9 +346,9 @@ class ImageRun:
         template = group[0].template
         prompt = requests.fill(template, values, limit)
         if requests.placeholders(template):
-            for other in self._tools.prompt_limits - {limit}:
+            for other in self._context.prompt_limits - {limit}:
                 filled = capture_error(partial(requests.fill, template, values, other), self._photo.key)
-                if isinstance(filled, str) and filled != prompt and painter.has(filled, group):
+                if isinstance(filled, str) and filled != prompt and painter.has_stored(filled, group):
                     return filled
         return prompt
 
@@ -393,17 +399,17 @@ class ImageRun:
             files = finished
             if (
                 not any(file.repaint for file in files)
-                or regenerated >= self._tools.settings.max_regenerations
+                or regenerated >= self._context.settings.max_regenerations
             ):
                 return files
             regenerated += 1
-            painted = capture_error(partial(painter.paint, prompt, [wanted], regenerated), self._photo.key)
+            painted = capture_error(partial(painter.generate, prompt, [wanted], regenerated), self._photo.key)
             picture = painted if isinstance(painted, BgPipelineError) else painted[0]
         if files:
-            self._meaning(picture)
+            self._outcome(picture)
         return files or picture
 
-    def _meaning(self, error: BgPipelineError) -> RowOutcome:
+    def _outcome(self, error: BgPipelineError) -> RowOutcome:
         if isinstance(error, RunStopped):
             self.stopped = error
         # A file that is no picture costs nothing, however many there are of them.
@@ -411,12 +417,12 @@ class ImageRun:
         self.undelivered = self.undelivered or isinstance(error, NotDelivered)
         return outcome_of_error(error)
 
-    def _keep(self, position: int, outcome: list[StoredResult] | BgPipelineError) -> None:
+    def _write_document(self, position: int, outcome: list[StoredResult] | BgPipelineError) -> None:
         """Takes the outputs of one picture into the entry."""
         each = len(self._asked.renditions) or 1
         first = (position - 1) * each + 1
         if isinstance(outcome, BgPipelineError):
-            means = self._meaning(outcome)
+            means = self._outcome(outcome)
             for number in range(first, first + each):
                 self.entry.outputs.append(
                     _output(

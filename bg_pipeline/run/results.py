@@ -131,7 +131,7 @@ class ResultWriter:
 
     def __init__(
         self,
-        tools: RunContext,
+        context: RunContext,
         place: BatchLocations,
         asked: ImageSettings,
         photo: SourceImage,
@@ -140,7 +140,7 @@ class ResultWriter:
         made_for: str,
         passed: Collection[int] = (),
     ) -> None:
-        self._tools = tools
+        self._context = context
         self._place = place
         self._asked = asked
         self._photo = photo
@@ -187,14 +187,14 @@ class ResultWriter:
                         files += self._store(each)
                     drafts.clear()
             on_the_way.enter_context(
-                self._tools.darkroom.to_be_stored(sum(len(draft.data) for draft in drafts))
+                self._context.decode_limiter.to_be_stored(sum(len(draft.data) for draft in drafts))
             )
         return drafts
 
     def _put_together(
         self, photo: Photo, painted: GeneratedPicture, prompt: str, position: int
     ) -> Iterator[PendingResult]:
-        image = painted.at(photo.size)
+        image = painted.resized(photo.size)
         mask, fidelity = None, None
         reasons: tuple[str, ...] = (SUBJECT_NOT_RESTORED,)
         repaint = False
@@ -234,7 +234,7 @@ class ResultWriter:
         Where the old background shows along the edge of a mask that was ``found``, the mask is drawn tighter until it
         does not, which costs nothing; a person's own mask is used as it is.
         """
-        feather = self._tools.settings.feather * (BLEND if self._asked.mode == "DEFAULT" else 1.0)
+        feather = self._context.settings.feather * (BLEND if self._asked.mode == "DEFAULT" else 1.0)
         image = restore_subject(photo, painted, mask, feather=feather)
         fidelity = measure(photo, image, mask)
         step = max(1, round(max(photo.size) / 1024))
@@ -262,7 +262,7 @@ class ResultWriter:
             "MaybeBilled": made_by.maybe_billed,
             "Mask": mask.source,
         }
-        feather = self._tools.settings.feather
+        feather = self._context.settings.feather
         if asked.backdrop is None:
             cut = cut_out(photo, full, feather=feather)
             yield from self._rendered(cut, photo, full, 1, facts, (), CUT_NOTE)
@@ -301,7 +301,7 @@ class ResultWriter:
         *,
         repaint: bool = False,
     ) -> Iterator[PendingResult]:
-        feather = self._tools.settings.feather
+        feather = self._context.settings.feather
         renditions: Sequence[Rendition | None] = self._asked.renditions or (None,)
         facts = {**facts, "Notes": list(photo.notes)}
         for index, rendition in enumerate(renditions):
@@ -324,7 +324,7 @@ class ResultWriter:
     def _store(self, draft: PendingResult) -> list[StoredResult]:
         if draft.mask:
             key = self._place.batch.mask_key(self._asked.image)
-            self._writer.write(self._tools.store, key, draft.data, media_type="image/png")
+            self._writer.write(self._context.store, key, draft.data, media_type="image/png")
             return []
         if draft.faults and draft.number in self._passed:
             return [self._file(draft, "", "", "")]
@@ -401,7 +401,7 @@ class ResultWriter:
             raise NotDelivered("NotStored", f"{key} was stored and did not come back as it was")
         small = draft.small
         if small is not None and draft.number <= thumbnails.RESULTS:
-            self._place.thumbnails.keep(key, etag, lambda: small)
+            self._place.thumbnails.add(key, etag, lambda: small)
         return etag
 
 

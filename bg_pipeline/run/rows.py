@@ -19,7 +19,7 @@ def rows(work: BatchWork) -> Iterator[Row]:
 def rows_and_entries(work: BatchWork) -> Iterator[tuple[Row, Entry]]:
     """The same, each with the ledger's entry that it was made from."""
     if work.problem is not None:
-        yield unreadable(work.place.request_id, work.problem), Entry(s3_keys.REQUEST)
+        yield unreadable(work.locations.request_id, work.problem), Entry(s3_keys.REQUEST)
         return
     untold = work.ledger.header.get("Untold") or 0.0
     for image in work.images:
@@ -59,7 +59,7 @@ def row_of_entry(work: BatchWork, image: str, entry: Entry) -> Row:
     paid = sum_payments(entry.payments.values())
     outputs = [Output.read(output) for output in entry.outputs]
     return compose(
-        work.place.request_id,
+        work.locations.request_id,
         image,
         status=status,
         error=error,

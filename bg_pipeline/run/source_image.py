@@ -82,7 +82,7 @@ class DecodeLimiter:
         self._to_store = 0
 
     @contextmanager
-    def open(self, data: bytes) -> Iterator[Photo]:
+    def decode(self, data: bytes) -> Iterator[Photo]:
         """The photo, decoded, for as long as the block lasts; errors as `open_photo`."""
         with self._free:
             yield open_photo(data)
@@ -103,7 +103,7 @@ class DecodeLimiter:
                 self._to_store -= size
                 self._stored.notify_all()
 
-    def open_small(self, photograph: "SourceImage") -> Photo:
+    def decode_small(self, photograph: "SourceImage") -> Photo:
         """The small picture of a photo; the photo that has had its own for longest lets go of it."""
         data = photograph.data
         with self._free:
@@ -112,7 +112,7 @@ class DecodeLimiter:
             self._with_small.append(weakref.ref(photograph))
             oldest = self._with_small.popleft()() if len(self._with_small) > SMALL_PLACES else None
         if oldest is not None:
-            oldest.forget_pictures()
+            oldest.drop_decoded()
         return small
 
 
@@ -150,7 +150,7 @@ class SourceImage:
         """The source's bytes. Raises `ImageError` if the object is gone."""
         with self._lock:
             if self._data is None:
-                self._data = self._fetched() if self._aside is None else self._taken_back(self._aside)
+                self._data = self._fetched() if self._aside is None else self._read_spilled(self._aside)
             return self._data
 
     def _fetched(self) -> bytes:
@@ -160,7 +160,7 @@ class SourceImage:
         self._etag, self._sha256 = self._uploaded_as or content.etag, hashlib.sha256(content.data).hexdigest()
         return content.data
 
-    def _taken_back(self, aside: IO[bytes]) -> bytes:
+    def _read_spilled(self, aside: IO[bytes]) -> bytes:
         with aside:
             aside.seek(0)
             self._aside = None
@@ -223,25 +223,25 @@ class SourceImage:
         with self._lock:
             small = self._small
             if small is None:
-                self._small = small = self._darkroom.open_small(self)
+                self._small = small = self._darkroom.decode_small(self)
             return small
 
     @property
-    def at_hand(self) -> Image.Image | bytes:
+    def cached_preview(self) -> Image.Image | bytes:
         """What of `small` and `view` is in memory now, for a look that is worth no decoding of its own."""
         return self._view if self._view and not self._small else self.small.image
 
     @contextmanager
     def full(self) -> Iterator[Photo]:
         """The photo decoded at full size, while one of the darkroom's places is held."""
-        with self._darkroom.open(self.data) as photo:
+        with self._darkroom.decode(self.data) as photo:
             yield photo
 
-    def forget_pictures(self) -> None:
+    def drop_decoded(self) -> None:
         """Lets go of what is decoded; it is decoded again when somebody looks."""
         self._small = None
 
-    def set_aside(self) -> None:
+    def spill_to_disk(self) -> None:
         """Takes a photo that waits for a service out of memory: what is large of its source waits on disk."""
         with self._lock:
             self._view = None

@@ -84,7 +84,7 @@ class Answer:
         """What the call that gave it cost."""
         return Payment(self.call, "", self.paid_usd, certain=True, made_for=self.made_for)
 
-    def will_do(self, terms: "AnswerPolicy | None") -> bool:
+    def is_acceptable(self, terms: "AnswerPolicy | None") -> bool:
         """Whether it may be used on these terms; without terms any may."""
         if terms is None:
             return True
@@ -167,7 +167,7 @@ class AnswerStore:
         self._busy: dict[str, tuple[threading.Lock, int]] = {}
 
     @contextmanager
-    def one_at_a_time(self, name: str) -> Iterator[None]:
+    def lock_for(self, name: str) -> Iterator[None]:
         """Holds back this process's other threads that want the same answer."""
         with self._lock:
             lock, waiting = self._busy.get(name, (threading.Lock(), 0))
@@ -184,7 +184,7 @@ class AnswerStore:
     def find(self, kind: str, name: str, terms: AnswerPolicy | None = None) -> Answer | None:
         """The stored answer, if it will do; without ``terms`` any will."""
         answer = self._stored(kind, name)
-        return answer if answer and answer.will_do(terms) else None
+        return answer if answer and answer.is_acceptable(terms) else None
 
     def _stored(self, kind: str, name: str) -> Answer | None:
         content = self._store.read(s3_keys.answer_key(kind, name))
@@ -206,7 +206,7 @@ class AnswerStore:
             made_on = (*claim.occasions, *([answer.occasion] if answer.occasion else []))
             answer = replace(
                 answer,
-                claim=claim.token,
+                claim=claim.etag,
                 maybe_billed=claim.maybe_billed,
                 earlier=len(claim.earlier),
                 occasions=tuple(dict.fromkeys(made_on))[-REMEMBERED:],
@@ -244,7 +244,7 @@ class AnswerStore:
             answer = replace(ask(claim), occasion=terms.occasion)
             return self.keep(kind, name, answer, media_type=media_type, claim=claim)
 
-        with self.one_at_a_time(name):
+        with self.lock_for(name):
             while True:
                 answer = self.find(kind, name, terms) if looks or terms.occasion else None
                 claim = answer or self.claim(kind, name, terms, price)
@@ -285,7 +285,7 @@ class AnswerStore:
             content = self._store.read(key)
             # After the claim was read: who is gone by now may have stored its answer last.
             answer = self._stored(kind, name)
-            if answer is not None and answer.will_do(terms):
+            if answer is not None and answer.is_acceptable(terms):
                 return answer
             claim.occasions = answer.occasions if answer is not None else ()
             if content is None:

@@ -108,7 +108,7 @@ class Claim:
         if not self._current:
             self._current = self._payment(self._price)
         with _active_lock:
-            _active.add(self.token)
+            _active.add(self.etag)
         taken = False
         try:
             taken = self._store_over(over)
@@ -139,7 +139,7 @@ class Claim:
     def _payment(self, price: Price | None) -> Payment | None:
         if price is None:
             return None
-        call = f"{self.token[:12]}-{self._calls}"  # one for each image is kept in the ledger: short
+        call = f"{self.etag[:12]}-{self._calls}"  # one for each image is kept in the ledger: short
         return Payment(call, price.operation, price.usd, False, price.made_for)
 
     def renew(self) -> None:
@@ -167,7 +167,7 @@ class Claim:
         self._current = payment
 
     @property
-    def token(self) -> str:
+    def etag(self) -> str:
         """What no other claim has; the same for as long as nobody takes it over."""
         return str(self._document["Token"])
 
@@ -216,7 +216,7 @@ class Claim:
     def leave(self) -> None:
         """No thread of this process works under the claim any more, however its call ended."""
         with _active_lock:
-            _active.discard(self.token)
+            _active.discard(self.etag)
 
     def _ended_unknown(self, error: Exception) -> bool:
         """Counts a call that may have been billed; whether it may be made once more."""

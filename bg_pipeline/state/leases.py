@@ -108,7 +108,7 @@ class Lease:
 
         Free while renewals succeed. After a pause of the whole process (a laptop that slept) it renews first.
         """
-        if not self.lost.is_set() and self._outworn():
+        if not self.lost.is_set() and self._expired():
             self.renew()
         return not self.lost.is_set()
 
@@ -124,7 +124,7 @@ class Lease:
                 etag = self._leases.write(self.key, holder, self._etag)
             except (BotoCoreError, ClientError) as error:
                 _log.warning("the lease %s could not be renewed: %s", self.key, error)
-                if self._outworn():
+                if self._expired():
                     self.lost.set()
                 return
             if etag is None:
@@ -133,13 +133,13 @@ class Lease:
             else:
                 self._holder, self._etag, self._renewed_at = holder, etag, started
 
-    def _outworn(self) -> bool:
+    def _expired(self) -> bool:
         return self._leases.clock() - self._renewed_at >= self._leases.ttl * TRUSTED_SHARE
 
     def release(self) -> None:
         """Gives the lease back, so that the next one need not wait; leaves alone what is no longer ours."""
         with self._lock:
-            self._leases.forget(self)
+            self._leases.drop(self)
             if self.lost.is_set():
                 return
             self.lost.set()
@@ -252,14 +252,14 @@ class Leases:
         data = holder.model_dump_json(by_alias=True, indent=2).encode()
         return compare_and_swap(self.store, key, data, token=holder.token, over=over)
 
-    def forget(self, lease: Lease) -> None:
+    def drop(self, lease: Lease) -> None:
         """Ends the renewals of a lease."""
         with self._lock:
             self._held.discard(lease)
 
-    def leave(self, lease: Lease) -> None:
+    def keep_until_expiry(self, lease: Lease) -> None:
         """Ends the renewals and the use of a lease without giving it back: calls may still be under way under it."""
-        self.forget(lease)
+        self.drop(lease)
         lease.lost.set()
 
     def _renew_all(self) -> None:

@@ -27,15 +27,15 @@ class StoppedModel:
         self._marked: set[UploadDate] = set()
 
     @property
-    def now(self) -> bool:
+    def is_stopped(self) -> bool:
         """Whether the model was seen not running a moment ago."""
         return self._clock() < self._until
 
-    def seen(self) -> None:
+    def record_stopped(self) -> None:
         """The model was asked and is not running."""
         self._until = self._clock() + SECONDS
 
-    def wait(self, date: UploadDate) -> NotTried:
+    def skip(self, date: UploadDate) -> NotTried:
         """What becomes of a photo of ``date`` that needs the model; the date is marked for the next window."""
         with self._lock:
             if date not in self._marked:

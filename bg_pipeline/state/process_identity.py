@@ -13,7 +13,7 @@ def process_name() -> str:
     Four parts joined by ``.``, safe inside an S3 key. The last two are empty where ``/proc`` is missing.
     """
     host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:60] or "unnamed"
-    return f"{host}.{os.getpid()}.{_started(os.getpid())}.{_place()}"
+    return f"{host}.{os.getpid()}.{_started(os.getpid())}.{_namespace()}"
 
 
 def is_dead(name: str) -> bool:
@@ -22,7 +22,13 @@ def is_dead(name: str) -> bool:
     A killed run is so found at once by the next run on the same machine, not only after a time-out.
     """
     parts = name.split(".")
-    if len(parts) != 4 or not parts[1].isdecimal() or not parts[2] or not parts[3] or parts[3] != _place():
+    if (
+        len(parts) != 4
+        or not parts[1].isdecimal()
+        or not parts[2]
+        or not parts[3]
+        or parts[3] != _namespace()
+    ):
         return False
     pid = int(parts[1])
     try:
@@ -34,7 +40,7 @@ def is_dead(name: str) -> bool:
     return _started(pid) not in ("", parts[2])
 
 
-def _place() -> str:
+def _namespace() -> str:
     """The same for processes that can see each other's ids, different in any other boot, container or host."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")

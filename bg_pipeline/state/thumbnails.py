@@ -71,18 +71,18 @@ class Thumbnails:
         kept = self._kept.get(key)
         return kept[1] if kept and kept[0] == etag else None
 
-    def keep(self, key: str, etag: str, picture: Callable[[], Image.Image | bytes]) -> None:
+    def add(self, key: str, etag: str, picture: Callable[[], Image.Image | bytes]) -> None:
         """Makes and keeps an object's small picture, from any form of it; what is no picture has none."""
         if self.wanted and not self.full and self.get(key, etag) is None:
             self._make(key, etag, picture)
 
     def _make(self, key: str, etag: str, picture: Callable[[], Image.Image | bytes]) -> None:
         try:
-            self._take(key, etag, thumbnail(picture()))
+            self._add(key, etag, thumbnail(picture()))
         except ImageError:
             return  # the image's own row tells what is wrong with it
 
-    def _take(self, key: str, etag: str, small: bytes) -> None:
+    def _add(self, key: str, etag: str, small: bytes) -> None:
         with self._lock:
             _, before = self._kept.get(key, ("", b""))
             self._kept[key] = (etag, small)
@@ -94,7 +94,7 @@ class Thumbnails:
         for key, etag, small in _read(content.data) if content else ():
             self._stored[key] = etag
             if key not in self._kept and not self.full:
-                self._take(key, etag, small)
+                self._add(key, etag, small)
 
     def save(self, keys: Iterable[str]) -> None:
         """Stores the small pictures of ``keys``, unless they are stored, and forgets all others."""

@@ -156,7 +156,7 @@ class SensorTick:
     find_asked: Callable[[UploadDate], RequestedRun | None] = lambda _: None
     waits: list[str] = field(default_factory=list)
 
-    def requests(self) -> Iterator[tuple[UploadDate, RequestedRun]]:
+    def run_requests(self) -> Iterator[tuple[UploadDate, RequestedRun]]:
         """The dates that need a run now, each remembered when it is given.
 
         Whatever stops the tick in between, an error of S3 included, loses nothing: what was not looked at comes

@@ -143,7 +143,7 @@ class EventBatch:
     time_is_up: Callable[[], bool]
     _kept: set[UploadDate] = field(default_factory=set)
 
-    def take(self) -> None:
+    def accept(self) -> None:
         """Deletes the messages of the stored memory, then notes the date of every upload that messages tell of.
 
         Errors of SQS are raised; whatever was noted before stays noted, and the rest is received again.
@@ -179,11 +179,11 @@ class EventBatch:
             top = folder.partition("/")[0]
             upload = parse_upload(each.key)
             if each.bucket != self.tick.store.bucket:
-                self._tell(
+                self._note_problem(
                     each.bucket, f"events of bucket {each.bucket!r} are passed over: it is not BG_BUCKET"
                 )
             elif top != s3_keys.UPLOADS:
-                self._tell(
+                self._note_problem(
                     top,
                     f"events such as that of {each.key!r} are passed over: "
                     f"let the bucket notify of '{s3_keys.UPLOADS}/' only",
@@ -191,7 +191,7 @@ class EventBatch:
             elif each.key.endswith("/"):
                 pass  # The marker of a folder, which holds nothing yet.
             elif upload is None or not first <= upload.batch.date <= last:
-                self._tell(
+                self._note_problem(
                     folder,
                     f"{each.key!r} is in no batch of an upload date from {first} to {last}: it is not run",
                 )
@@ -220,10 +220,12 @@ class EventBatch:
 
     def _refuse(self, message: Message, why: str) -> None:
         """Leaves a message that is no event to the dead-letter queue, or keeps and deletes it where there is none."""
-        self._tell(message.id, f"message {message.id} of queue {self.queue.url} is passed over: {why}")
+        self._note_problem(
+            message.id, f"message {message.id} of queue {self.queue.url} is passed over: {why}"
+        )
         if self.queue.has_dead_letters:
             return
-        self._tell(
+        self._note_problem(
             self.queue.url,
             f"queue {self.queue.url} has no dead-letter queue: what is no event is deleted from it when it was "
             f"received {POISON_RECEIVES} times, and kept under '{s3_keys.STATE}/poison/'",
@@ -233,7 +235,7 @@ class EventBatch:
             self.tick.store.write(s3_keys.poison_key(message.id), data, media_type="text/plain")
             self.queue.delete([message.receipt])
 
-    def _tell(self, subject: str, sentence: str) -> None:
+    def _note_problem(self, subject: str, sentence: str) -> None:
         """Says a sentence to the log, once for each subject."""
         if subject not in self.inbox.told:
             self.tick.warn(sentence)

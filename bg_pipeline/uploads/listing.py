@@ -70,7 +70,7 @@ class Uploaded:
         return max((each.modified for each in found if each), default=datetime.min.replace(tzinfo=UTC))
 
     @property
-    def touched(self) -> datetime:
+    def last_change(self) -> datetime:
         """When somebody was last at work on it, as a draft that may be without photos."""
         return max(self.newest, self.draft.modified) if self.draft else self.newest
 

@@ -256,7 +256,7 @@ def status(batch: TheBatch, service: TheService) -> BatchStatus:
     costs = BatchCosts.of(lines)
     state, _ = batch_state(service.store, work)
     return BatchStatus(
-        Id=work.place.request_id,
+        Id=work.locations.request_id,
         Batch=batch.path,
         State=state,
         Images=len(work.images),
@@ -471,11 +471,11 @@ def _submit(service: Service, batch: Batch, data: bytes) -> Submitted:
 def _plan(service: Service, batch: Batch, data: bytes) -> Plan:
     request, found = _checked(service, batch, data)
     work = drafted(service.store, service.settings, found, request)
-    tools = RunContext(service.settings, service.aws, service.store, stop=threading.Event())
+    context = RunContext(service.settings, service.aws, service.store, stop=threading.Event())
     try:
-        models, notes = planning.models_in_use(tools)
+        models, notes = planning.models_in_use(context)
     finally:
-        tools.close()
+        context.close()
     planned = planning.plan([work], service.settings, models)
     return Plan(
         Images=planned.images,

@@ -183,7 +183,7 @@ async def photo_later(
 ) -> Photo:
     """Answers at once, when the order is stored; how it stands is told by GET at ``Location``."""
     batch = await run_in_threadpool(_place, service, caller, idempotency_key, asked)
-    await run_in_threadpool(service.orders.start, batch)
+    await run_in_threadpool(service.jobs.start, batch)
     response.headers["Location"] = f"/photo-api/{job_id(batch)}"
     return await run_in_threadpool(_photo, service, batch)
 
@@ -199,7 +199,7 @@ def _place(service: Service, caller: str, idempotency_key: str | None, asked: Ph
     batch = idempotent_batch(
         service.store, caller, idempotency_key or asked.RequestId, ["photo", said], new_batch()
     )
-    if not service.orders.is_placed(batch):
+    if not service.jobs.is_placed(batch):
         found = service.photo(asked.Key, asked.Bucket)
         stem = posixpath.splitext(posixpath.basename(asked.Key))[0]
         wishes = {
@@ -207,12 +207,12 @@ def _place(service: Service, caller: str, idempotency_key: str | None, asked: Ph
             "Ref": asked.Id or stem[:64],
             "Prompts": asked.Prompts or None,
         }
-        service.orders.place(batch, [found], wishes)
+        service.jobs.submit(batch, [found], wishes)
     return batch
 
 
 def _finished(service: Service, batch: Batch) -> Photo:
-    standing = service.orders.standing(batch)
+    standing = service.jobs.status(batch)
     report = standing.report()
     if report is not None and not report.rows[0].Results:
         raise service.problem(batch, report.rows[0])
@@ -220,7 +220,7 @@ def _finished(service: Service, batch: Batch) -> Photo:
 
 
 def _photo(service: Service, batch: Batch) -> Photo:
-    standing = service.orders.standing(batch)
+    standing = service.jobs.status(batch)
     report = standing.report()
     if report is None:
         return _unfinished(service, batch, standing)

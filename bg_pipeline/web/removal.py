@@ -131,7 +131,7 @@ def _batch(service: Service, caller: str, idempotency_key: str | None, keys: lis
 
 def _place(service: Service, batch: Batch, keys: list[str]) -> dict[str, Problem]:
     """Stores the order; the keys that it leaves out, with the reasons. Raises that of a single key."""
-    if service.orders.is_placed(batch):
+    if service.jobs.is_placed(batch):
         return {}
     photos: list[Upload] = []
     refused: dict[str, Problem] = {}
@@ -143,12 +143,12 @@ def _place(service: Service, batch: Batch, keys: list[str]) -> dict[str, Problem
                 raise
             refused[key] = problem
     if photos:
-        service.orders.place(batch, photos, WISHES)
+        service.jobs.submit(batch, photos, WISHES)
     return refused
 
 
 def _results(service: Service, batch: Batch, keys: list[str], refused: dict[str, Problem]) -> list[Removal]:
-    report = service.orders.standing(batch).report() if len(refused) < len(keys) else None
+    report = service.jobs.status(batch).report() if len(refused) < len(keys) else None
     rows = {row.ImageName: row for row in report.rows} if report else {}
     results = []
     for key in keys:

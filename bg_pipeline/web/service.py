@@ -71,7 +71,7 @@ class Service:
     settings: Settings
     aws: Aws
     store: Store
-    orders: SinglePhotoJobs
+    jobs: SinglePhotoJobs
     large_requests: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(1))
 
     async def in_turn(self, work: Callable[["Service", Batch, bytes], T], batch: Batch, request: bytes) -> T:
@@ -124,7 +124,7 @@ class Service:
 
         Raises `Problem` 504 with ``advice`` where it does not come within BG_API_WAIT_SECONDS; the work goes on.
         """
-        begun = await run_in_threadpool(self.orders.start, batch)
+        begun = await run_in_threadpool(self.jobs.start, batch)
         work = asyncio.wrap_future(begun)
         work.add_done_callback(_look_at)
         done, _ = await asyncio.wait([work], timeout=self.settings.api_wait_seconds)
@@ -162,7 +162,7 @@ class Service:
         code = row.Error or row.Status.value
         if row.Status in (Status.BLOCKED, Status.NEEDS_REVIEW):
             return Problem(422, code, text)
-        if row.Status == Status.FAILED and self.orders.is_final(batch, row.ImageName):
+        if row.Status == Status.FAILED and self.jobs.is_final(batch, row.ImageName):
             return Problem(413 if code in TOO_LARGE else 422, code, text)
         return Problem(503, code, text, retry_after=30)
 

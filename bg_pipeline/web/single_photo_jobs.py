@@ -112,9 +112,9 @@ class SinglePhotoJobs:
         self._store = store
         self._pool = ThreadPoolExecutor(AT_ONCE, "order")
         self._lock = threading.Lock()
-        self._under_way: dict[Batch, Future[None]] = {}
+        self._running: dict[Batch, Future[None]] = {}
         self._stop = threading.Event()
-        self._tools: RunContext | None = None
+        self._context: RunContext | None = None
         self._users = 0
         self._spent = (date.min, 0.0)
 
@@ -122,7 +122,7 @@ class SinglePhotoJobs:
         """Whether the order is stored, and so will be carried out."""
         return self._store.head(batch.request_key) is not None
 
-    def place(self, batch: Batch, photos: Sequence[Upload], wishes: Mapping[str, Any]) -> None:
+    def submit(self, batch: Batch, photos: Sequence[Upload], wishes: Mapping[str, Any]) -> None:
         """Stores an order as a batch. Raises `RequestError` by field."""
         document = {
             # The same for the same order: two calls with one idempotency key may both get here.
@@ -139,19 +139,19 @@ class SinglePhotoJobs:
         Raises `Problem` 503 if too many are under way.
         """
         with self._lock:
-            if batch not in self._under_way:
-                if len(self._under_way) >= WAITING:
+            if batch not in self._running:
+                if len(self._running) >= WAITING:
                     raise Problem(
                         503,
                         "Busy",
                         f"{WAITING} photos are being worked on; ask again in a while",
                         retry_after=10,
                     )
-                begun = self._under_way[batch] = self._pool.submit(self._work, batch)
+                begun = self._running[batch] = self._pool.submit(self._work, batch)
                 begun.add_done_callback(partial(_note, batch))
-            return self._under_way[batch]
+            return self._running[batch]
 
-    def standing(self, batch: Batch) -> BatchOverview:
+    def status(self, batch: Batch) -> BatchOverview:
         """What was ordered, and its report once there is one; raises `Problem` 404 if there is no such order."""
         try:
             return load_status(self._store, self._settings, batch)
@@ -171,49 +171,49 @@ class SinglePhotoJobs:
 
     def _work(self, batch: Batch) -> None:
         try:
-            with self._shared_tools() as tools:
-                flow = Engine(
-                    tools,
+            with self._shared_context() as context:
+                engine = Engine(
+                    context,
                     run_id=f"api-{uuid.uuid4()}",
                     reporter=REPORTER,
                     stages=(PICTURES, REPORT),
                     only=[batch],
                 )
-                flow.run([batch.date])
+                engine.run([batch.date])
         finally:
             with self._lock:
-                del self._under_way[batch]
+                del self._running[batch]
 
     @contextmanager
-    def _shared_tools(self) -> Iterator[RunContext]:
+    def _shared_context(self) -> Iterator[RunContext]:
         """The tools that all orders under way share: a process counts once among those that share a quota."""
         with self._lock:
-            if self._tools is None:
-                self._tools = self._new_tools()
-            tools = self._tools
+            if self._context is None:
+                self._context = self._new_context()
+            context = self._context
             self._users += 1
         try:
-            yield tools
+            yield context
         finally:
             with self._lock:
                 self._users -= 1
                 if self._users == 0:
-                    self._tools = None
-                    tools.close()
-                    self._spent = (self._spent[0], self._spent[1] + _cost(tools.purse))
+                    self._context = None
+                    context.close()
+                    self._spent = (self._spent[0], self._spent[1] + _cost(context.run_budget))
 
-    def _new_tools(self) -> RunContext:
+    def _new_context(self) -> RunContext:
         today = datetime.now(UTC).date()
         if self._spent[0] != today:
             self._spent = (today, 0.0)
-        tools = RunContext(self._settings, self._aws, self._store, stop=self._stop)
-        tools.purse = RunBudget(
+        context = RunContext(self._settings, self._aws, self._store, stop=self._stop)
+        context.run_budget = RunBudget(
             self._store,
             run_cap_usd=self._settings.max_cost_usd,
             day_cap_usd=self._settings.max_cost_usd_per_day,
             spent_usd=self._spent[1],
         )
-        return tools
+        return context
 
 
 def _note(batch: Batch, work: Future[None]) -> None:

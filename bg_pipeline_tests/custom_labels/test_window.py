@@ -155,7 +155,7 @@ def test_what_is_no_picture_does_not_wait_for_the_model(shop: Shop) -> None:
     batch = shop.submit({"bad.jpg": b"<html>"}, day=TODAY)
     shop.run(TODAY)
     assert shop.rows(batch)["bad.jpg"].Status == Status.FAILED
-    assert window_run.find_labels_due(shop.store, shop.settings()).nothing
+    assert window_run.find_labels_due(shop.store, shop.settings()).is_empty
 
 
 def test_a_run_uses_a_model_that_somebody_has_on_and_leaves_it_on(
@@ -407,10 +407,10 @@ def test_a_start_that_takes_too_long_is_given_up_and_the_guard_stops_it_when_it_
     with pytest.raises(NotStarted, match="still STARTING"):
         shop.window(custom_labels_start_minutes=0.005)
     assert len(shop.starts()) == 1
-    (line,) = shop.guard().look()
+    (line,) = shop.guard().check()
     assert "not stopped yet" in line
     until(lambda: state() == "RUNNING")
-    (line,) = shop.guard().look()
+    (line,) = shop.guard().check()
     assert "it is off now" in line
     assert state() in ("STOPPING", "STOPPED")
     assert shop.starts() == []
@@ -466,7 +466,7 @@ def test_a_model_that_somebody_else_started_is_used_and_left_on(
     outcome = shop.window()
     assert outcome.days[TODAY].counts == {Status.SUCCEEDED: 1}
     assert (outcome.report.own, outcome.report.cost_usd) == (False, 0.0)
-    assert shop.guard().look() == []
+    assert shop.guard().check() == []
     assert state() == "RUNNING"
     assert len(operations(control, "StartProjectVersion")) == 1
 
@@ -542,7 +542,7 @@ def test_the_guard_leaves_the_model_of_a_living_run_alone(
 ) -> None:
     looked: list[str] = []
     shop.submit(1, day=TODAY)
-    outcome = shop.window(tell=lambda: looked.extend(shop.guard().look()))
+    outcome = shop.window(tell=lambda: looked.extend(shop.guard().check()))
     assert "run window" in looked[0]
     assert outcome.days[TODAY].counts == {Status.SUCCEEDED: 1}
 
@@ -566,7 +566,7 @@ def test_the_guard_believes_a_run_on_another_machine_dead_only_after_several_loo
     # The machine slept for an hour after the first look.
     for now, dead in ((1000.0, False), (4600.0, False), (4630.0, True)):
         guard = shop.guard(seen, clock=lambda now=now: now)
-        guard.look()
+        guard.check()
         seen = guard.seen
         assert (state() != "RUNNING") == dead
     assert shop.starts() == []
@@ -574,7 +574,7 @@ def test_the_guard_believes_a_run_on_another_machine_dead_only_after_several_loo
 
 def test_the_guard_tells_of_a_record_that_it_cannot_read(shop: Shop) -> None:
     shop.put(s3_keys.window_key(MODEL, "start"), b"torn")
-    (line,) = shop.guard().look()
+    (line,) = shop.guard().check()
     assert "no record of a start" in line
 
 
@@ -585,7 +585,7 @@ def test_the_guard_forgets_a_start_that_never_happened_only_after_a_while(shop: 
         shop.store.write_json(
             s3_keys.window_key(MODEL, "start"), record.model_dump(mode="json", by_alias=True)
         )
-        shop.guard().look()
+        shop.guard().check()
         assert len(shop.starts()) == remains
 
 
@@ -656,13 +656,13 @@ def test_a_model_whose_run_was_killed_is_stopped_by_the_guard(shop: Shop, state)
     shop.submit(1, day=TODAY)
     with _killed_run(shop) as process:
         assert state() == "RUNNING"
-        assert "run killed" in shop.guard().look()[0]
+        assert "run killed" in shop.guard().check()[0]
         assert state() == "RUNNING"
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert "it is off now" in shop.guard().look()[0]
+    assert "it is off now" in shop.guard().check()[0]
     assert state() in ("STOPPING", "STOPPED")
-    assert shop.guard().look() == []
+    assert shop.guard().check() == []
     outcome = shop.window("next")
     assert outcome.days[TODAY].counts == {Status.SUCCEEDED: 1}
 

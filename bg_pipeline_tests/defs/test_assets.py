@@ -373,7 +373,7 @@ def test_a_run_leaves_what_was_stopped_by_something_that_passes_and_no_more(
 ) -> None:
     def stop(*_: Any, **__: Any) -> dict[date, DateResult]:
         day = DateResult(DATE, images=1, counts=Counter({Status.SKIPPED: 1}))
-        day.inspection.errors[error] += 1
+        day.checks.errors[error] += 1
         return {DATE: day}
 
     monkeypatch.setattr(pipeline, "run", stop)

@@ -158,7 +158,7 @@ def test_a_result_that_somebody_deletes_during_the_run_is_an_error(bench: Bench)
     bench.store = Deleting(bench.store.client, bench.store.bucket)
     judged = checks.results_intact(ran(bench, bench.run()))
     assert not judged.passed
-    assert f"{gone} ({DATE})" in judged.words
+    assert f"{gone} ({DATE})" in judged.description
     assert judged.figures == {"results": 2, "lost": 1}
 
 
@@ -208,10 +208,10 @@ def test_a_subject_that_changed_is_named_with_how_much(bench: Bench) -> None:
     inspection = ResultChecks()
     for image, changed in (("a.jpg", 0.0), ("dog.jpg", 3 * MOST_SUBJECT_CHANGED), ("b.jpg", None)):
         row = compose("1", image, status=Status.SUCCEEDED)
-        inspection.take(row, Entry(image, outputs=[{"Number": 1, "SubjectChanged": changed}]))
-    judged = checks.subject_unchanged(ran(bench, DateResult(DATE, inspection=inspection)))
+        inspection.add(row, Entry(image, outputs=[{"Number": 1, "SubjectChanged": changed}]))
+    judged = checks.subject_unchanged(ran(bench, DateResult(DATE, checks=inspection)))
     assert not judged.passed
-    assert f"dog.jpg of {DATE} (3.0%)" in judged.words
+    assert f"dog.jpg of {DATE} (3.0%)" in judged.description
     assert judged.figures == {"measured": 2, "most_changed": 0.03}
 
 
@@ -219,8 +219,8 @@ def test_spending_near_a_cap_is_told_before_the_cap_is_reached(bench: Bench) -> 
     assert checks.within_cost(ran(bench, DateResult(DATE), spent=7.9, max_cost_usd=10.0)).passed
     judged = checks.within_cost(ran(bench, DateResult(DATE), spent=8.1, max_cost_usd=10.0))
     assert not judged.passed
-    assert "this run: 8.10 USD of 10.00 (BG_MAX_COST_USD), 81%" in judged.words
-    assert "Raise BG_MAX_COST_USD before" in judged.words
+    assert "this run: 8.10 USD of 10.00 (BG_MAX_COST_USD), 81%" in judged.description
+    assert "Raise BG_MAX_COST_USD before" in judged.description
 
 
 def test_a_model_near_its_end_is_a_warning_with_its_successors(
@@ -231,11 +231,14 @@ def test_a_model_near_its_end_is_a_warning_with_its_successors(
     control.model("amazon.titan-image-generator-v2:0", lifecycle="LEGACY", end_of_life=end.isoformat())
     judged = checks.models_supported(ran(bench, DateResult(DATE)))
     assert not judged.passed
-    assert f"titan-v2 (amazon.titan-image-generator-v2:0) in us-east-1 ends on {end}, in 45" in judged.words
-    assert "nova-canvas, stability of BG_IMAGE_MODELS follow" in judged.words
+    assert (
+        f"titan-v2 (amazon.titan-image-generator-v2:0) in us-east-1 ends on {end}, in 45"
+        in judged.description
+    )
+    assert "nova-canvas, stability of BG_IMAGE_MODELS follow" in judged.description
     assert judged.figures == {"days_left": 45}
     alone = checks.models_supported(ran(bench, DateResult(DATE), image_models="titan-v2"))
-    assert "name its successor in BG_IMAGE_MODELS" in alone.words
+    assert "name its successor in BG_IMAGE_MODELS" in alone.description
 
 
 def test_a_model_that_ends_later_or_is_not_in_use_is_no_warning(
@@ -264,8 +267,8 @@ def test_a_model_that_gets_dearer_is_a_warning(
     )
     judged = checks.models_supported(ran(bench, DateResult(DATE)))
     assert not judged.passed
-    assert f"at a higher price than the table's, from {dearer}" in judged.words
-    assert "legacy since 2026-06-01" in judged.words
+    assert f"at a higher price than the table's, from {dearer}" in judged.description
+    assert "legacy since 2026-06-01" in judged.description
 
 
 def test_no_model_that_can_be_used_is_told(bench: Bench, control: ControlClient) -> None:
@@ -275,7 +278,7 @@ def test_no_model_that_can_be_used_is_told(bench: Bench, control: ControlClient)
         ran(bench, DateResult(DATE), image_models="titan-v2", caption_models="us.amazon.nova-pro-v1:0")
     )
     assert not judged.passed
-    assert "`bg-pipeline doctor` says why" in judged.words
+    assert "`bg-pipeline doctor` says why" in judged.description
 
 
 def test_many_names_are_counted() -> None:
@@ -351,7 +354,7 @@ def test_uploads_younger_than_the_limit_and_days_without_uploads_are_green(bench
         settings, find_unreported_uploads(bench.store, settings, request.modified + limit)
     )
     assert judged.passed
-    assert "older than 24 hours has its report" in judged.words
+    assert "older than 24 hours has its report" in judged.description
 
 
 def test_a_forgotten_upload_is_named_with_its_date_and_what_makes_up_for_it(bench: Bench) -> None:
@@ -360,8 +363,8 @@ def test_a_forgotten_upload_is_named_with_its_date_and_what_makes_up_for_it(benc
         bench.settings(), find_unreported_uploads(bench.store, bench.settings(), NOON)
     )
     assert not judged.passed
-    assert batch.path in judged.words
-    assert f"`bg-pipeline run --date {TODAY}`" in judged.words
+    assert batch.path in judged.description
+    assert f"`bg-pipeline run --date {TODAY}`" in judged.description
     assert judged.figures == {"without_report": 1, "being_worked_on": 0}
 
 
@@ -388,11 +391,11 @@ def test_a_look_back_without_time_says_how_far_it_came(bench: Bench) -> None:
     answers = iter([False, True])
     looked = find_unreported_uploads(bench.store, bench.settings(), NOON, time_is_up=lambda: next(answers))
     assert [each.batch.date for each in looked.found] == [TODAY]
-    words = checks.uploads_without_report(bench.settings(), looked).words
+    words = checks.uploads_without_report(bench.settings(), looked).description
     assert words.startswith("1 batch, complete")
     assert looked.reached == TODAY
     passed = checks.uploads_without_report(bench.settings(), UnreportedUploads(looked.first, looked.reached))
-    assert f"since {TODAY} (there was no time to look back to {looked.first})" in passed.words
+    assert f"since {TODAY} (there was no time to look back to {looked.first})" in passed.description
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_each_dead_model_is_told_once(control: ControlClient) -> None:
     notes: list[str] = []
     found = roster(notes, "titan-v2", "nova-canvas", "stability", aws=Aws(("us-east-1", "us-west-2")))
     choice = found.current()
-    found.lost(choice, "us-east-1", ModelUnavailable("AccessDeniedException", "no more of it"))
+    found.drop(choice, "us-east-1", ModelUnavailable("AccessDeniedException", "no more of it"))
     assert found.current().regions == ("us-west-2",)
     assert sum("titan-v2" in line for line in notes) == 1
     assert "no longer in us-east-1: no more of it" in notes[-1]
@@ -81,7 +81,7 @@ def test_each_dead_model_is_told_once(control: ControlClient) -> None:
 
 def test_what_only_waits_for_access_is_told_as_such_and_asked_once(control: ControlClient) -> None:
     found = roster([], "stability")
-    found.lost(found.current(), "us-east-1", ModelUnavailable("AccessDeniedException", "soon", passing=True))
+    found.drop(found.current(), "us-east-1", ModelUnavailable("AccessDeniedException", "soon", passing=True))
     control.mark()
     for _ in range(3):
         with pytest.raises(NothingUsable, match="can be used yet") as raised:

@@ -341,7 +341,7 @@ def test_what_could_not_be_told_is_tried_for_a_day_and_then_given_up() -> None:
     agenda.add("a", 100, [DATE])
     (errand,) = agenda.errands
     now, tries = 0.0, 0
-    while agenda.put_off(errand, now):
+    while agenda.postpone(errand, now):
         assert errand.due > now
         now, tries = errand.due, tries + 1
     assert tries == ATTEMPTS - 1
@@ -576,7 +576,7 @@ def test_what_a_tick_has_no_time_for_is_told_in_the_next(s3: Any, bucket: str, m
             lambda line: None,
         )
         outbox.is_late = lambda outbox=outbox: outbox.sent == 1
-        told.append(outbox.tell(run, DATE))
+        told.append(outbox.notify(run, DATE))
     assert told == [False, False, True]
     assert len(mail.subjects()) == 3
 
@@ -589,9 +589,9 @@ def test_old_reports_of_a_date_that_is_run_again_are_no_news(s3: Any, bucket: st
         bench.settings(), bench.store, [SnsSender(boto3.client("sns"), mail.arn)], unopened, lambda line: None
     )
     later = datetime.now(UTC) + timedelta(hours=1)
-    outbox.tell(EndedRun("run-2", since=later, until=later), DATE)
+    outbox.notify(EndedRun("run-2", since=later, until=later), DATE)
     assert mail.subjects() == []
-    outbox.tell(EndedRun("run-1", since=later - timedelta(hours=1), until=later), DATE)
+    outbox.notify(EndedRun("run-1", since=later - timedelta(hours=1), until=later), DATE)
     assert len(mail.subjects()) == 1
 
 

@@ -179,7 +179,7 @@ class Process:
 
     def _go(self, image: int, lane: RegionLimiter) -> None:
         since = self.world.now
-        call = lane.took(since)
+        call = lane.acquire(since)
         self._not_admitted.discard(image)
         if not self._not_admitted:
             self.nothing_more()
@@ -187,15 +187,15 @@ class Process:
         def answered(how: str) -> None:
             now = self.world.now
             if how == "served":
-                lane.served(since)
+                lane.record_success(since)
                 self.done.append(now)
                 self._open_one()
                 self._look()
                 return
             if how == "refused":
-                lane.refused(call, now)
+                lane.record_refusal(call, now)
             else:
-                lane.failed(now, since)
+                lane.record_failure(now, since)
             self._queue_up(image)
 
         self.services[lane.name].call(answered)

@@ -85,18 +85,18 @@ def test_one_refused_call_in_many_costs_a_hundredth_of_the_speed_and_one_in_few_
         pace, now = AdaptiveRate(Rate(2.0)), 0.0
         for _ in range(calls):
             now = pace.next_at(now)
-            number = pace.took(now)
-        pace.refused(number, now)
+            number = pace.acquire(now)
+        pace.record_refusal(number, now)
         assert pace.rate(now) == pytest.approx(full * part)
 
 
 def test_a_late_thread_is_not_made_up_for_where_the_quota_is_slow() -> None:
     pace = AdaptiveRate(Rate.per_minute(40))
-    pace.took(0.0)
+    pace.acquire(0.0)
     told = pace.next_at(0.0)
-    pace.waited_for(told)
+    pace.seconds_until_turn(told)
     assert pace.next_at(told + 0.05) == told + 0.05
-    pace.took(told + 0.05)
+    pace.acquire(told + 0.05)
     assert pace.next_at(told + 0.05) >= told + 0.05 + 1.5
 
 
@@ -125,23 +125,23 @@ def test_probing_costs_at_most_ten_refused_calls_in_a_thousand_when_the_default_
 def test_nothing_is_probed_by_calls_that_did_not_have_to_wait() -> None:
     pace = AdaptiveRate(Rate(1.0, may_probe=True))
     for second in range(0, 3600, 4):
-        pace.took(float(second))
+        pace.acquire(float(second))
     assert pace.rate(3600.0) <= 1.0
 
 
 def test_an_idle_hour_gives_no_burst() -> None:
     pace = AdaptiveRate(Rate(1.0))
-    pace.took(0.0)
-    pace.took(3600.0)
+    pace.acquire(0.0)
+    pace.acquire(3600.0)
     assert pace.next_at(3600.0) >= 3601.0
 
 
 def test_what_refusals_taught_is_old_after_an_hour() -> None:
     pace = AdaptiveRate(Rate(2.0))
     for second in range(10):
-        pace.refused(pace.took(float(second)), second + 0.1)
+        pace.record_refusal(pace.acquire(float(second)), second + 0.1)
     assert pace.rate(10.0) < 1.9
-    pace.took(3600.0)
+    pace.acquire(3600.0)
     assert pace.rate(3600.1) == pytest.approx(2.0, rel=0.01)
 
 
@@ -152,38 +152,38 @@ def test_a_late_thread_is_made_up_for_so_that_the_rate_is_kept() -> None:
         at, _ = earliest_free([lane], now)
         now = at + 0.004
         assert earliest_free([lane], now)[0] == now
-        lane.took(now)
+        lane.acquire(now)
     assert now == pytest.approx(100.0, rel=0.005)
 
 
 def test_no_call_goes_before_the_service_said_to_try_again() -> None:
     pace = AdaptiveRate(Rate(10.0))
-    pace.refused(pace.took(0.0), 0.1, retry_after=30.0)
+    pace.record_refusal(pace.acquire(0.0), 0.1, retry_after=30.0)
     assert pace.next_at(0.2) >= 30.1
 
 
 def test_tokens_pace_calls_where_they_are_the_tighter_quota() -> None:
     pace = AdaptiveRate(Rate(calls=10.0, tokens=100.0))
-    pace.took(0.0, tokens=200.0)
+    pace.acquire(0.0, tokens=200.0)
     assert pace.next_at(0.0) == pytest.approx(2.0, rel=0.01)
 
 
 def test_tokens_that_were_reserved_and_not_used_are_given_back() -> None:
     pace = AdaptiveRate(Rate(calls=10.0, tokens=100.0))
-    pace.took(0.0, tokens=200.0)
-    pace.gave_back(150.0)
+    pace.acquire(0.0, tokens=200.0)
+    pace.refund(150.0)
     assert pace.next_at(0.0) == pytest.approx(0.5, rel=0.01)
 
 
 def test_a_call_of_double_cost_takes_double_time() -> None:
     pace = AdaptiveRate(Rate(10.0))
-    pace.took(0.0, cost=2.0)
+    pace.acquire(0.0, cost=2.0)
     assert pace.next_at(0.0) == pytest.approx(0.2, rel=0.01)
 
 
 def test_a_smaller_share_acts_on_the_call_that_already_waits() -> None:
     pace = AdaptiveRate(Rate(1.0))
-    pace.took(0.0)
+    pace.acquire(0.0)
     pace.share(0.5, 5)
     assert pace.next_at(0.5) == pytest.approx(3.0, rel=0.02)
     pace.share(1.0, 1)
@@ -198,7 +198,7 @@ def test_processes_with_places_take_turns() -> None:
         now = 100.0 + 0.1 * place
         for _ in range(4):
             now = pace.next_at(now)
-            pace.took(now)
+            pace.acquire(now)
             taken.append(now)
     taken.sort()
     apart = [later - sooner for sooner, later in pairwise(taken)]
@@ -226,12 +226,12 @@ def test_whatever_happens_the_pace_stays_alive_and_within_its_quota(
         if what == "share":
             pace.share(now, n, n - 1)
         elif what == "refused" and call:
-            pace.refused(call, now, retry_after)
+            pace.record_refusal(call, now, retry_after)
         else:
             at = pace.next_at(now)
             assert now <= at < now + 1000 / calls + 60
             now = at
-            call = pace.took(now)
+            call = pace.acquire(now)
             taken += 1
         assert 0 < pace.rate(now) <= calls
     assert taken <= 2 + calls * (now - 1000.0) + sum(event[0] != "took" for event in events)
@@ -291,7 +291,7 @@ def test_regions_are_used_in_proportion_to_their_quotas() -> None:
     now = 0.0
     for _ in range(1000):
         now, lane = earliest_free(lanes, now)
-        lane.took(now)
+        lane.acquire(now)
         used[lane.name] += 1
     assert used["large"] == pytest.approx(800, abs=2)
 
@@ -315,21 +315,21 @@ def test_the_only_region_is_tried_again_until_it_is_back() -> None:
 def test_an_image_that_always_fails_does_not_rest_a_region() -> None:
     lane = RegionLimiter("a", Rate(10.0))
     for attempt in range(4):
-        lane.took(float(attempt))
-        lane.failed(attempt + 0.5, since=float(attempt))
+        lane.acquire(float(attempt))
+        lane.record_failure(attempt + 0.5, since=float(attempt))
     assert lane.next_at(4.0) == 4.0
 
 
 def test_answers_to_calls_made_before_a_region_broke_do_not_bring_it_back() -> None:
     lane = RegionLimiter("a", Rate(10.0))
     for call in range(5):
-        lane.took(10.0 + call)
-        lane.failed(10.5 + call, since=10.0 + call)
-    lane.served(since=9.0)
+        lane.acquire(10.0 + call)
+        lane.record_failure(10.5 + call, since=10.0 + call)
+    lane.record_success(since=9.0)
     assert lane.next_at(15.0) >= 16.0
-    lane.took(17.0)
+    lane.acquire(17.0)
     assert lane.next_at(17.1) >= 19.0, "one call only while the Region is tried"
-    lane.served(since=17.0)
+    lane.record_success(since=17.0)
     assert lane.next_at(18.0) == 18.0
 
 
@@ -371,7 +371,7 @@ def queue_up(
     """Callers who come one after another and write their name down when they are admitted."""
 
     def ask(name: str) -> None:
-        gate.admit(again=again)
+        gate.acquire(again=again)
         into.append(name)
 
     threads = []
@@ -392,7 +392,7 @@ def let_through(gate: RateLimiter, clock: Clock, calls: int) -> None:
 def test_callers_go_in_the_order_in_which_they_came() -> None:
     clock, order = Clock(), list[str]()
     gate = RateLimiter("test", {"a": HOURLY}, clock=clock)
-    gate.admit()
+    gate.acquire()
     threads = queue_up(gate, "12345", order)
     let_through(gate, clock, 5)
     ended(*threads)
@@ -402,7 +402,7 @@ def test_callers_go_in_the_order_in_which_they_came() -> None:
 def test_a_refused_call_goes_before_all_who_wait() -> None:
     clock, order = Clock(), list[str]()
     gate = RateLimiter("test", {"a": HOURLY}, clock=clock)
-    slot = gate.admit()
+    slot = gate.acquire()
     threads = queue_up(gate, "123", order)
     slot.refused()
     threads += queue_up(gate, "r", order, again=slot)
@@ -415,7 +415,7 @@ def test_a_refused_call_goes_before_all_who_wait() -> None:
 def test_a_larger_share_lets_those_who_wait_through_at_once() -> None:
     gate = RateLimiter("test", {"a": Rate(1000.0)})
     gate.share(1_000_000)
-    gate.admit()
+    gate.acquire()
     waiting = queue_up(gate, "12", [])
     gate.share(1)
     ended(*waiting)
@@ -427,12 +427,12 @@ def test_a_closed_gate_tells_its_reason_to_those_who_wait_and_those_who_come() -
 
     def ask() -> None:
         try:
-            gate.admit()
+            gate.acquire()
         except RunStopped as reason:
             heard.append(str(reason))
 
-    gate.admit()
-    gate.admit()
+    gate.acquire()
+    gate.acquire()
     threads = [in_thread(ask) for _ in range(3)]
     until(lambda: gate.waiting == 3)
     gate.close("The quota of the day is used up in a.", "a")
@@ -446,19 +446,19 @@ def test_a_closed_gate_tells_its_reason_to_those_who_wait_and_those_who_come() -
 def test_a_closed_region_gets_no_more_calls() -> None:
     gate = RateLimiter("test", {"a": Rate(1000.0), "b": Rate(1000.0)})
     gate.close("The model is not available in a.", "a")
-    assert {gate.admit().lane for _ in range(10)} == {"b"}
+    assert {gate.acquire().lane for _ in range(10)} == {"b"}
     assert gate.state()["a"].rate == 0.0
 
 
 def test_a_stopped_run_leaves_the_queue() -> None:
     gate = RateLimiter("test", {"a": HOURLY})
-    gate.admit()
+    gate.acquire()
     stop = threading.Event()
     outcomes: list[str] = []
 
     def ask() -> None:
         try:
-            gate.admit(stop=stop)
+            gate.acquire(stop=stop)
         except RunStopped:
             outcomes.append("stopped")
 
@@ -476,9 +476,9 @@ def test_many_threads_keep_the_rate_and_lose_no_call() -> None:
 
     def work() -> None:
         for _ in range(15):
-            slot = gate.admit(tokens=5.0)
+            slot = gate.acquire(tokens=5.0)
             admitted.append((slot.lane, time.monotonic()))
-            slot.served(tokens=2.0)
+            slot.succeeded(tokens=2.0)
 
     ended(*[in_thread(work) for _ in range(10)])
     state = gate.state()

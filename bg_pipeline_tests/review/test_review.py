@@ -119,7 +119,7 @@ def looked(bench: Bench, batch: Batch, **settings: Any) -> dict[str, Item]:
     """The items by the name of their result."""
     work = opened(bench, batch)
     found = items(work, bench.settings(**settings))
-    return {item.key.removeprefix(f"{work.place.output_prefix}/"): item for item in found}
+    return {item.key.removeprefix(f"{work.locations.output_prefix}/"): item for item in found}
 
 
 def say(bench: Bench, batch: Batch, name: str, state: State, reason: str = "", by: str = "ann") -> None:
@@ -851,7 +851,7 @@ def test_results_in_a_place_of_the_requests_own_are_reviewed_and_delivered_there
     bench.run()
     work = opened(bench, made)
     found = items(work, bench.settings())
-    decide(work.place.data, found, State.APPROVED, by="ann")
+    decide(work.locations.data, found, State.APPROVED, by="ann")
     assert bench.keys("reviews/") == ["reviews/spring/photo-0.jpg.json"]
     assert publish(work, items(work, bench.settings())).copied == 1
     assert delivered(bench) == ["published/spring/photo-0.jpg"]

@@ -78,7 +78,7 @@ def test_a_moved_photo_is_still_known_and_nothing_is_done_or_paid_again(
     control.mark()
     before = {found.key: found.etag for found in bench.store.list("") if "spend" not in found.key}
     day = bench.run()
-    assert (day.walked, day.counts) == (0, {Status.SUCCEEDED: 2})
+    assert (day.due, day.counts) == (0, {Status.SUCCEEDED: 2})
     assert control.calls() == []
     assert {found.key: found.etag for found in bench.store.list("") if "spend" not in found.key} == before
     bench.run(archive_to="")  # what was moved stays known when no more is moved
@@ -310,6 +310,6 @@ def test_the_links_of_a_report_lead_to_the_archived_photo(bench: Bench) -> None:
     batch = bench.submit(1)
     bench.run()
     work = open_batch(bench.store, bench.settings(), batch)
-    data, key = work.place.lies_at(batch.upload_key("photo-0.jpg"))
+    data, key = work.locations.resolve(batch.upload_key("photo-0.jpg"))
     assert (data.bucket, key) == (bench.store.bucket, batch.archive_key("photo-0.jpg"))
     assert find_batch(key) == batch

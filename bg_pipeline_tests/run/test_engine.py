@@ -74,7 +74,7 @@ def test_a_second_run_calls_nothing_and_changes_nothing(bench: Bench, control: C
     before = {found.key: found.etag for found in bench.store.list("") if "spend" not in found.key}
     control.mark()
     day = bench.run()
-    assert day.walked == 0
+    assert day.due == 0
     assert day.counts == {Status.SUCCEEDED: 3}
     assert control.calls() == []
     assert {found.key: found.etag for found in bench.store.list("") if "spend" not in found.key} == before
@@ -128,7 +128,7 @@ def test_a_result_that_was_removed_or_overwritten_is_made_again_from_its_stored_
     bench.put(foreign, b"something else")
     control.mark()
     day = bench.run()
-    assert day.walked == 2
+    assert day.due == 2
     assert control.paid() == []
     for key in (gone, foreign):
         Image.open(io.BytesIO(bench.store.read(key).data)).load()
@@ -170,7 +170,7 @@ def test_a_permanent_failure_is_not_tried_again_before_its_source_changes(
     batch = bench.submit({"bad.jpg": b"nothing", "good.jpg": photo(1)})
     bench.run()
     control.mark()
-    assert bench.run().walked == 0
+    assert bench.run().due == 0
     bench.put(batch.upload_key("bad.jpg"), photo(2))
     assert bench.run().counts == {Status.SUCCEEDED: 2}
     assert paid(control) == 1
@@ -183,7 +183,7 @@ def test_a_lasting_failure_is_tried_again_when_a_person_asks_and_nothing_else_is
     odd = {"ImageName": "odd.jpg", "Prompt": "an odd place"}
     batch = bench.submit({"odd.jpg": photo(2), "good.jpg": photo(1)}, Images=[odd, {"ImageName": "good.jpg"}])
     assert bench.run().counts == {Status.SUCCEEDED: 1, Status.FAILED: 1}
-    assert bench.run().walked == 0
+    assert bench.run().due == 0
     control.mark()
     assert bench.run(retry=True).counts == {Status.SUCCEEDED: 2}
     assert paid(control) == 1
@@ -218,7 +218,7 @@ def test_a_request_that_cannot_be_read_is_one_row_that_names_the_field(
     assert "Modus" in rows["request.json"].Cause
     assert day.nothing_worked
     assert control.paid() == []
-    assert bench.run().walked == 0
+    assert bench.run().due == 0
 
 
 def test_a_folder_without_a_request_is_skipped_without_a_prompt_and_painted_with_one(
@@ -272,7 +272,7 @@ def test_a_blocked_prompt_is_a_row_in_the_models_words_costs_nothing_and_is_not_
     assert "content filters" in row.Cause
     assert row.Outputs[0].CostUSD == 0
     control.mark()
-    assert bench.run().walked == 0
+    assert bench.run().due == 0
     assert control.calls() == []
 
 
@@ -416,7 +416,7 @@ def test_a_fault_of_our_own_in_one_of_several_prompts_leaves_the_others(
             raise ZeroDivisionError("a case nobody thought of")
         return real(painter, prompt, *rest)
 
-    real = BackgroundGenerator.paint
+    real = BackgroundGenerator.generate
     monkeypatch.setattr(BackgroundGenerator, "paint", paint)
     batch = bench.submit(1, Prompts=["a beach", "an odd place", "a wood"])
     bench.run()
@@ -468,7 +468,7 @@ def test_a_model_that_dies_in_the_middle_of_a_run_is_replaced(
     )
     bench.submit(12)
     day = bench.run(max_concurrency=workers)
-    assert day.counts == {Status.SUCCEEDED: 12}, day.troubled
+    assert day.counts == {Status.SUCCEEDED: 12}, day.failed_rows
     assert any("end of its life" in note for note in bench.notes)
 
 

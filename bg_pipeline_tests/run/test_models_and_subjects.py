@@ -494,7 +494,7 @@ def test_a_region_that_does_not_serve_hands_its_share_to_the_others(
     control.fault(operation="InvokeModel", region="us-west-2", times=0, **fault)
     batch = bench.submit(12)
     day = bench.run(image_models="titan-v2", regions="us-east-1,us-west-2", attempts=6)
-    assert day.counts == {Status.SUCCEEDED: 12}, day.troubled
+    assert day.counts == {Status.SUCCEEDED: 12}, day.failed_rows
     assert {row.Region for row in bench.rows(batch).values()} == {"us-east-1"}
     assert len(control.paid(operation="InvokeModel")) == 12
 
@@ -731,7 +731,7 @@ def test_a_refusal_by_content_policy_is_blocked_in_each_of_its_forms(
     assert row.Outputs[0].CostUSD == 0
     assert len(control.calls(operation="InvokeModel")) == 1
     control.mark()
-    assert bench.run(image_models=model).walked == 0
+    assert bench.run(image_models=model).due == 0
     assert control.calls() == []
 
 
@@ -832,7 +832,7 @@ def test_a_picture_that_does_not_pass_is_made_again_with_another_seed_and_then_k
     assert len(row.Results) == 1
     seeds = [body["seed"] for body in asked(own, batch)]
     assert len(set(seeds)) == 2
-    assert own.run(stages=OWN_STAGES).walked == 0
+    assert own.run(stages=OWN_STAGES).due == 0
 
 
 def test_if_it_cannot_be_made_again_the_picture_there_is_is_kept_for_a_person(

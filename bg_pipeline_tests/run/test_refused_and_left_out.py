@@ -61,7 +61,7 @@ def test_without_caption_models_no_caption_is_asked_for_and_nothing_fails(
     assert [row.Caption for row in bench.rows(batch).values()] == ["", ""]
     assert bench.keys("image-captions/") == []
     control.mark()
-    assert bench.run(caption_models=()).walked == 0
+    assert bench.run(caption_models=()).due == 0
     assert control.calls() == []
 
 
@@ -98,16 +98,16 @@ def test_without_captions_a_subject_without_labels_is_cut_out(bench: Bench, cont
 
 
 def test_a_plan_without_captions_shows_none(bench: Bench) -> None:
-    tools = _tools(bench, caption_models=())
+    context = _context(bench, caption_models=())
     try:
-        models, reasons = models_in_use(tools)
+        models, reasons = models_in_use(context)
     finally:
-        tools.close()
+        context.close()
     assert models.captioner is None
     assert reasons == []
 
 
-def _tools(bench: Bench, **overrides: Any) -> RunContext:
+def _context(bench: Bench, **overrides: Any) -> RunContext:
     return RunContext(bench.settings(**overrides), aws("us-east-1"), bench.store, stop=threading.Event())
 
 

@@ -52,7 +52,7 @@ def test_a_setting_that_affects_nothing_done_makes_nothing_again(
     batch = bench.submit(1)
     bench.run()
     before = pixels(bench, batch)
-    assert bench.run(**chosen).walked == 0
+    assert bench.run(**chosen).due == 0
     assert pixels(bench, batch) == before
 
 

@@ -210,7 +210,7 @@ def test_results_that_s3_does_not_take_stop_their_batch_and_are_delivered_later_
 def test_an_interrupted_run_leaves_a_report_of_what_is_true(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take_over, done = Engine._take_over, []
+    take_over, done = Engine._accept, []
 
     def interrupt(flow: Engine, *given: Any) -> None:
         take_over(flow, *given)
@@ -305,7 +305,7 @@ def test_a_run_that_is_interrupted_again_and_again_waits_for_its_calls_before_it
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
     control.latency({"operation": "InvokeModel", "seconds": 1.0})
-    collect, left = Engine._collect, [times]
+    collect, left = Engine._collect_ended, [times]
 
     def interrupt(flow: Engine) -> None:
         if left[0] and control.calls(operation="Converse"):

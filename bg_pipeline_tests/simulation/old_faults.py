@@ -75,10 +75,10 @@ def attempts_clear_what_was_delivered() -> Iterator[None]:
 @contextmanager
 def who_has_the_lease_takes_calls_over() -> Iterator[None]:
     """A lease is given back while calls are made under it, and whoever has it takes those calls for abandoned."""
-    end, is_over = Engine._end, AnswerStore._is_over
+    end, is_over = Engine._release_leases, AnswerStore._is_over
 
     def end_at_once(flow: Engine, *pools: Any) -> None:
-        for each in list(flow._works):
+        for each in list(flow._open_batches):
             if each.lease is not None:
                 each.lease.release()
         end(flow, *pools)

@@ -84,7 +84,7 @@ def _decide(world: "World", batch: Batch, choice: int) -> None:
         raise UsageError("nothing to decide about")
     item, state = found[choice % len(found)], State.REJECTED if choice % 2 else State.APPROVED
     world.history.decided.setdefault(item.key, []).append((world.clock.now, state))
-    decide(work.place.data, [item], state, by="bob")
+    decide(work.locations.data, [item], state, by="bob")
 
 
 def publish(world: "World", batch: Batch) -> None:

@@ -382,7 +382,7 @@ class World:
             time_is_up=lambda: False,
             warn=lambda line: self.say(f"sensor: {line}"),
         )
-        asked = list(tick.requests())
+        asked = list(tick.run_requests())
         self._memory = memory.model_dump_json()
         for day, each in asked:
             process = self.start_run(dates=[day], machine="daemon", run_key=each.run_key)

@@ -37,12 +37,12 @@ def ledger(store: Store) -> Ledger:
 
 
 def test_what_was_put_is_read_back_in_its_order(ledger: Ledger, store: Store) -> None:
-    ledger.describe(Reported="today")
+    ledger.update_header(Reported="today")
     ledger.finish(WRITER)
     again = stored(store)
     assert list(again.entries()) == [entry(number) for number in range(MANY)]
     assert again.header["Reported"] == "today"
-    assert list(again.each("etag")) == [(f"photo-{n}.jpg", f"tag-{n}") for n in range(MANY)]
+    assert list(again.field_of_each("etag")) == [(f"photo-{n}.jpg", f"tag-{n}") for n in range(MANY)]
 
 
 def test_after_a_crash_all_checkpoints_count_the_later_ones_more(ledger: Ledger, store: Store) -> None:

@@ -20,6 +20,6 @@ def test_the_pipeline_runs_against_motos_s3_with_the_stand_ins_models(
     batch = bench.submit(3)
     assert bench.run().counts == {Status.SUCCEEDED: 3}
     control.mark()
-    assert bench.run().walked == 0
+    assert bench.run().due == 0
     assert control.paid() == []
     assert len(bench.rows(batch)) == 3

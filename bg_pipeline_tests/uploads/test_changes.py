@@ -129,7 +129,7 @@ class Watch:
         )
         asked = []
         try:
-            for day, each in tick.requests():
+            for day, each in tick.run_requests():
                 asked.append(str(day))
                 self.keys.append(each.run_key)
                 self.ended(failed=False)

@@ -33,7 +33,7 @@ def test_a_draft_is_discarded_with_all_that_was_uploaded_for_it_and_nothing_else
 def test_a_draft_without_photos_can_be_discarded(bench: Bench) -> None:
     batch = Batch(DATE, "101530")
     bench.put(batch.draft_key, b"{}")
-    assert drafts.find_draft(bench.store, batch).touched.year > 2000
+    assert drafts.find_draft(bench.store, batch).last_change.year > 2000
     assert drafts.discard(bench.store, batch) == 0
     assert bench.keys("image-files") == []
 

@@ -258,7 +258,7 @@ class World:
             self.queue.send(plain(key))
 
     def take(self, inbox: EventQueue, tick: SensorTick) -> None:
-        EventBatch(self.queue, inbox, tick, time_is_up=lambda: False).take()
+        EventBatch(self.queue, inbox, tick, time_is_up=lambda: False).accept()
 
     def tick(self, *, sensor: str = "events", lost: bool = False) -> list[str]:
         """The dates a sensor asks for, as Dagster's daemon would take them up, or lose them with the cursor."""
@@ -279,7 +279,7 @@ class World:
         try:
             if isinstance(memory, EventQueue):
                 self.take(memory, tick)
-            asked.extend(tick.requests_due() if sensor == "events" else tick.requests())
+            asked.extend(tick.requests_due() if sensor == "events" else tick.run_requests())
         finally:
             if not lost:
                 self.cursors[sensor] = memory.model_dump_json()

@@ -60,7 +60,9 @@ def custom_labels_window(settings: Settings) -> dg.JobDefinition:
         context.add_output_metadata(_metadata(bucket, outcome))
         if outcome.reason:
             context.log.info(f"Nothing was done: {outcome.reason}")
-        bad = [f"{day.date}" for day in outcome.days.values() if day.nothing_worked and not day.waits]
+        bad = [
+            f"{day.date}" for day in outcome.days.values() if day.nothing_worked and not day.waits_for_window
+        ]
         for day in outcome.days.values():
             for name in STAGES:
                 if name != PICTURES or not day.nothing_worked:

@@ -134,7 +134,7 @@ def image_flow(settings: Settings, dates: dg.DailyPartitionsDefinition) -> dg.As
             # A process that is ended from outside fails in Dagster, however well it reported on its way out.
             mark_as_left(context)
             raise
-        if any(day.problems or day.inspection.errors.keys() & _PASSING for day in days.values()):
+        if any(day.problems or day.checks.errors.keys() & _PASSING for day in days.values()):
             mark_as_left(context)
         ran = RunOutcome(settings, aws, bucket, list(days.values()), latest[-1] if latest else None)
         yield from _events(context, ran, selected)
@@ -227,7 +227,7 @@ def _is_made(day: DateResult, name: str, *, failed: bool) -> bool:
 def _waits(day: DateResult, name: str) -> bool:
     """Whether there is nothing of an asset yet, because a Custom Labels window makes it: neither made nor failed."""
     if name == PICTURES:
-        return day.waits
+        return day.waits_for_window
     return day.waiting[name] > 0 and not day.made[name]
 
 
@@ -241,9 +241,9 @@ def _failure(day: DateResult, selected: dict[str, dg.AssetKey]) -> str:
             stage for stage in stages if day.failed[stage] and not (day.made[stage] or _waits(day, stage))
         ]
         return f"no image got its {' or '.join(empty)}; {day.stopped}".strip("; ") if empty else ""
-    if not day.nothing_worked or day.waits:
+    if not day.nothing_worked or day.waits_for_window:
         return ""
-    causes = {row.Cause for row in day.troubled}
+    causes = {row.Cause for row in day.failed_rows}
     return (
         f"none of {day.images} images has a picture ({'; '.join(sorted(causes)[:3])}); "
         "the report tells each one's cause"

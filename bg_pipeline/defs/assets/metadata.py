@@ -37,7 +37,7 @@ def failures(day: DateResult) -> list[dg.TableRecord]:
                 "cause": printable(row.Cause[:500]),
             }
         )
-        for row in day.troubled[:FAILURES]
+        for row in day.failed_rows[:FAILURES]
     ]
 
 
@@ -45,7 +45,7 @@ def day_metadata(store: Store, asset: str, day: DateResult) -> dict[str, Any]:
     """The metadata of one asset for one date."""
     metadata: dict[str, Any] = {
         "images": day.images,
-        "worked_on": day.walked,
+        "worked_on": day.due,
         "seconds": round(day.seconds_by_stage.get(asset, 0.0), 2),
     }
     if asset not in (PICTURES, REPORT):
@@ -59,8 +59,8 @@ def day_metadata(store: Store, asset: str, day: DateResult) -> dict[str, Any]:
         if bill.maybe_usd is not None and (bill.maybe_usd or name):
             metadata[f"maybe_billed_usd{name}"] = round(bill.maybe_usd, 4)
     metadata["refused_calls"] = day.refused
-    if day.walked and day.seconds:
-        metadata["images_per_minute"] = round(day.walked / day.seconds * 60, 1)
+    if day.due and day.seconds:
+        metadata["images_per_minute"] = round(day.due / day.seconds * 60, 1)
     if day.unfinished:
         metadata["not_complete_yet"] = ", ".join(map(printable, day.unfinished))
     if day.problems:

@@ -46,15 +46,15 @@ def forgotten_uploads(
         except (ClientError, BotoCoreError) as error:
             return skip(context, f"bucket '{store.bucket}' (BG_BUCKET) could not be looked through: {error}")
         judgment = uploads_without_report(settings, looked)
-        context.log.info(judgment.words)
+        context.log.info(judgment.description)
         evaluation = dg.AssetCheckEvaluation(
             asset_key=report,
             check_name=EVERY_UPLOAD,
             passed=judgment.passed,
             severity=dg.AssetCheckSeverity.WARN,
-            description=judgment.words,
+            description=judgment.description,
             metadata=judgment.figures,
         )
-        return dg.SensorResult(asset_events=[evaluation], skip_reason=judgment.words)
+        return dg.SensorResult(asset_events=[evaluation], skip_reason=judgment.description)
 
     return sensor

@@ -108,7 +108,7 @@ def _work_off(
         if not problem:
             agenda.errands.remove(errand)
             continue
-        kept = agenda.put_off(errand, now)
+        kept = agenda.postpone(errand, now)
         context.log.warning(
             f"run {errand.run_id}, {errand.day}: {problem}; {'tried again later' if kept else 'given up'}"
         )
@@ -121,13 +121,13 @@ def _work_off(
 def _tell(outbox: Notifier, run: EndedRun, errand: PendingRun) -> str | None:
     """Tells one errand; the problem where that was not possible, None where there was no time for all of it."""
     try:
-        return "" if outbox.tell(run, errand.day) else None
+        return "" if outbox.notify(run, errand.day) else None
     except NotSent as error:
         return str(error)
     except (ClientError, BotoCoreError) as error:
         if not run.succeeded and not errand.told_blindly and errand.attempts >= BLIND_AFTER:
             try:
-                outbox.tell_blindly(run, errand.day)
+                outbox.notify_without_details(run, errand.day)
                 errand.told_blindly = True
             except NotSent as another:
                 return str(another)
@@ -137,7 +137,7 @@ def _tell(outbox: Notifier, run: EndedRun, errand: PendingRun) -> str | None:
 def _ended_runs(instance: dg.DagsterInstance, agenda: NotificationCursor) -> Sequence[dg.RunRecord]:
     """Runs that ended and may be news, the one that ended first in front."""
     return instance.get_run_records(
-        dg.RunsFilter(statuses=_ENDED, updated_after=datetime.fromtimestamp(agenda.from_when, UTC)),
+        dg.RunsFilter(statuses=_ENDED, updated_after=datetime.fromtimestamp(agenda.oldest, UTC)),
         limit=MAX_RUNS + len(agenda.seen),
         order_by="update_timestamp",
         ascending=True,

@@ -66,7 +66,7 @@ def new_uploads(
         tick = _tick(context, settings, partitions, SensorCursor.read(context.cursor), clock())
         if isinstance(tick, dg.SkipReason):
             return tick
-        return _result(context, tick, tick.requests(), "no upload date changed")
+        return _result(context, tick, tick.run_requests(), "no upload date changed")
 
     return sensor
 
@@ -102,7 +102,7 @@ def upload_events(
         delivery = EventBatch(context.resources.queue, inbox, tick, lambda: time.monotonic() > taken)
         reason = "no event named a date with new uploads"
         try:
-            delivery.take()
+            delivery.accept()
         except (ClientError, BotoCoreError) as error:
             reason = (
                 f"queue {delivery.queue.url} (BG_QUEUE_URL) could not be worked off; "

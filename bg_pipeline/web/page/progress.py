@@ -53,7 +53,7 @@ def _who_runs(dagster: str) -> None:
 
 @st.fragment(run_every=LOOK_SECONDS)
 def _standings(desk: PageService, day: date) -> None:
-    found = desk.standings(day)
+    found = desk.batches(day)
     if not found:
         st.caption(f"Nothing was uploaded on {day}.")
     for standing in found:

@@ -30,7 +30,7 @@ def show(desk: PageService) -> None:
     # With a key the date that a person chose stays when midnight changes the default.
     picked = st.date_input("Upload date (UTC)", today, key="review-date")
     day = picked if isinstance(picked, date) else today
-    standings = desk.standings(day)
+    standings = desk.batches(day)
     batches = [each.batch for each in standings if each.complete]
     if not batches:
         st.caption(f"No batch of {day} has results.")
@@ -80,7 +80,7 @@ def _deliver(desk: PageService, work: BatchWork, found: Sequence[Item]) -> None:
             file = Path(folder) / "approved.zip"
             if desk.pack(work, found, file):
                 with file.open("rb") as data:
-                    name = archive_path(f"{work.place.batch.name} approved.zip")
+                    name = archive_path(f"{work.locations.batch.name} approved.zip")
                     pack.download_button("Download the ZIP", data, name, "application/zip")
             else:
                 pack.caption("No result is approved yet.")
@@ -103,10 +103,10 @@ def _all_at_once(work: BatchWork, chosen: Sequence[Item]) -> None:
         reason = st.text_input("Reason", key="reason-all")
         approve, reject = st.columns(2)
         if approve.button("Approve all", key=f"approve-all-{shown}", disabled=not there):
-            review.decide(work.place.data, there, State.APPROVED, by=user.name(), reason=reason)
+            review.decide(work.locations.data, there, State.APPROVED, by=user.name(), reason=reason)
             st.rerun()
         if reject.button("Reject all", key=f"reject-all-{shown}", disabled=not there):
-            review.decide(work.place.data, there, State.REJECTED, by=user.name(), reason=reason)
+            review.decide(work.locations.data, there, State.REJECTED, by=user.name(), reason=reason)
             st.rerun()
 
 
@@ -126,7 +126,7 @@ def _one(desk: PageService, work: BatchWork, batch: Batch, chosen: Sequence[Item
         st.rerun()
     picture, facts = st.columns([3, 2])
     with picture:
-        before, after = desk.looked_at(work, item)
+        before, after = desk.decision_of(work, item)
         if before and after:
             before_and_after(before, after, item.alt_text or item.image)
         elif before:
@@ -152,10 +152,10 @@ def _verdict(desk: PageService, work: BatchWork, item: Item) -> None:
     approve, reject = st.columns(2)
     shown = _version([item])
     if approve.button("Approve", key=f"approve-{shown}", shortcut="a", type="primary", disabled=not item.key):
-        review.decide(work.place.data, [item], State.APPROVED, by=user.name(), reason=reason)
+        review.decide(work.locations.data, [item], State.APPROVED, by=user.name(), reason=reason)
         st.rerun()
     if reject.button("Reject", key=f"reject-{shown}", shortcut="x", disabled=not item.key):
-        review.decide(work.place.data, [item], State.REJECTED, by=user.name(), reason=reason)
+        review.decide(work.locations.data, [item], State.REJECTED, by=user.name(), reason=reason)
         st.rerun()
     if item.key:
         try:
@@ -170,7 +170,7 @@ def _verdict(desk: PageService, work: BatchWork, item: Item) -> None:
 def _again(desk: PageService, work: BatchWork, item: Item) -> None:
     # A result bears it in its decision, an image without one is remembered here.
     redone: dict[tuple[str, str, int], str] = st.session_state.setdefault("redone", {})
-    this = work.place.batch.path, item.image, item.number
+    this = work.locations.batch.path, item.image, item.number
     said = "A new picture, paid for, as a batch of its own; this one is rejected."
     if again := redone.get(this) or (item.decision.redone_as if item.decision else ""):
         said = (

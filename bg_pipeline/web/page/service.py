@@ -143,13 +143,13 @@ class PageService:
 
     # Preparing
 
-    def begin(self) -> Batch:
+    def start_draft(self) -> Batch:
         """A new batch of today with a draft, so that nothing works on it yet."""
         batch = new_batch()
         self.store.write_json(batch.draft_key, {"Id": batch.derived_id(self.store.bucket)})
         return batch
 
-    def take(self, batch: Batch, name: str, file: BinaryIO) -> DraftPhoto:
+    def store_photo(self, batch: Batch, name: str, file: BinaryIO) -> DraftPhoto:
         """Stores a dropped file under a name that `free_name` gave."""
         with self._decoding:
             small = _small(file.read())
@@ -184,11 +184,11 @@ class PageService:
         self.store.write(key, data, media_type=f"image/{format}")
         return key
 
-    def take_away(self, batch: Batch, name: str) -> None:
+    def remove_photo(self, batch: Batch, name: str) -> None:
         """Deletes a photo of a draft."""
         self.store.delete(batch.upload_key(name))
 
-    def go_on(self, batch: Batch) -> list[DraftPhoto]:
+    def resume_draft(self, batch: Batch) -> list[DraftPhoto]:
         """The photos of a draft that somebody has left; `UsageError` if it is none."""
         names = sorted(drafts.find_draft(self.store, batch).images)
 
@@ -203,7 +203,7 @@ class PageService:
     def discard(self, batch: Batch) -> int:
         """Deletes a draft and says how many photos it had; `UsageError` if it is none."""
         photos = drafts.discard(self.store, batch)
-        self._look_anew(batch)
+        self._refresh(batch)
         return photos
 
     @property
@@ -215,20 +215,20 @@ class PageService:
         self, batch: Batch, names: Sequence[str], done: Callable[[int], object]
     ) -> dict[str, LabelsFound]:
         """The labels of photos: asked for once for the same bytes, and used again by the run."""
-        with self._tools() as tools, ThreadPoolExecutor(LABELLERS, "labels") as pool:
+        with self._context() as context, ThreadPoolExecutor(LABELLERS, "labels") as pool:
             found = {}
             for number, (name, seen) in enumerate(
-                zip(names, pool.map(lambda name: self._seen(tools, batch, name), names), strict=True), 1
+                zip(names, pool.map(lambda name: self._seen(context, batch, name), names), strict=True), 1
             ):
                 found[name] = seen
                 done(number)
             return found
 
-    def _seen(self, tools: RunContext, batch: Batch, name: str) -> LabelsFound:
-        budget = ImageBudget(tools.purse, batch, name, stage=LABELS)
+    def _seen(self, context: RunContext, batch: Batch, name: str) -> LabelsFound:
+        budget = ImageBudget(context.run_budget, batch, name, stage=LABELS)
         try:
-            photo = SourceImage(self.store, batch.upload_key(name), tools.darkroom)
-            document = PhotoAnalyzer(tools, photo, budget).labels().document
+            photo = SourceImage(self.store, batch.upload_key(name), context.decode_limiter)
+            document = PhotoAnalyzer(context, photo, budget).labels().document
         except BgPipelineError as error:
             return LabelsFound(problem=str(error))
         usable = dict.fromkeys(usable_labels(document))
@@ -265,7 +265,7 @@ class PageService:
         return manifest.compose(self.settings, batch, read, found, {}, wishes)
 
     @staticmethod
-    def doubts(data: bytes) -> list[str]:
+    def warnings(data: bytes) -> list[str]:
         """Cells of a manifest that a spreadsheet may have changed, in lines; a `RequestError` where it is none."""
         return [f"{place}: {words}" for _, place, words in manifest.read(data).doubts]
 
@@ -274,8 +274,8 @@ class PageService:
         found = listing.find(self.store, batch)
         if found is None:
             raise UsageError("the photos of this draft are gone; drop them again")
-        with self._tools() as tools:
-            models, reasons = planning.models_in_use(tools)
+        with self._context() as context:
+            models, reasons = planning.models_in_use(context)
         work = drafted(self.store, self.settings, found, request)
         return planning.plan([work], self.settings, models), reasons
 
@@ -283,23 +283,23 @@ class PageService:
         """Hands the batch to the pipeline; again with another request it is a `UsageError`."""
         if not hand_over(self.store, batch, data):
             raise UsageError(f"batch {batch.path} was submitted already")
-        self._look_anew(batch)
+        self._refresh(batch)
 
-    def _look_anew(self, batch: Batch) -> None:
+    def _refresh(self, batch: Batch) -> None:
         with self._looking:
             self._standings.pop(batch.date, None)
 
     @contextmanager
-    def _tools(self) -> Iterator[RunContext]:
-        tools = RunContext(self.settings, self._aws, self.store, stop=threading.Event())
+    def _context(self) -> Iterator[RunContext]:
+        context = RunContext(self.settings, self._aws, self.store, stop=threading.Event())
         try:
-            yield tools
+            yield context
         finally:
-            tools.close()
+            context.close()
 
     # Batches
 
-    def standings(self, date: UploadDate) -> list[BatchCard]:
+    def batches(self, date: UploadDate) -> list[BatchCard]:
         """The batches of a date, the newest first.
 
         Asked again, it makes two listings of a few objects for all visitors; only where a run has stored something
@@ -314,22 +314,22 @@ class PageService:
             seen = self._standings.get(date)
             if seen is None or seen[1] != marks or time.monotonic() - seen[0] > LOOK_AGAIN_SECONDS:
                 began = time.monotonic()
-                seen = began, marks, self._look(date)
+                seen = began, marks, self._read(date)
                 self._standings.pop(date, None)
                 self._standings[date] = seen
                 if len(self._standings) > DATES_KNOWN:
                     self._standings.pop(next(iter(self._standings)))
             return list(seen[2])
 
-    def _look(self, date: UploadDate) -> list[BatchCard]:
-        complete = {work.place.batch: work for work in find_work(self.store, self.settings, [date])}
+    def _read(self, date: UploadDate) -> list[BatchCard]:
+        complete = {work.locations.batch: work for work in find_work(self.store, self.settings, [date])}
         found = []
         uploads = sorted(listing.batches(self.store, date), key=lambda each: each.newest, reverse=True)
         for uploaded in uploads:
             work = complete.get(uploaded.batch)
             if work is None:
                 draft = uploaded.draft is not None
-                state = f"draft, last touched {uploaded.touched:%H:%M} UTC" if draft else "being uploaded"
+                state = f"draft, last touched {uploaded.last_change:%H:%M} UTC" if draft else "being uploaded"
                 images = len(uploaded.images)
                 found.append(BatchCard(uploaded.batch, state, images, complete=False, draft=draft))
                 continue
@@ -370,7 +370,7 @@ class PageService:
         try:
             review.approve_sample(self.store, stands, by=by, seen=seen)
         finally:
-            self._look_anew(batch)
+            self._refresh(batch)
 
     def retry(self, batch: Batch) -> Batch:
         """Asks again for what failed or was skipped, as the batch that it returns; `UsageError` if nothing was.
@@ -384,7 +384,7 @@ class PageService:
                 "nothing of it failed that a retry could mend: a photo without a background has none"
             )
         asks = found.submit(self.store)
-        self._look_anew(asks)
+        self._refresh(asks)
         return asks
 
     # Results
@@ -396,7 +396,7 @@ class PageService:
             known = self._results.pop(batch, None)
             if known is None or known[0] != marks:
                 work = self.open(batch)
-                reviews = self._reviews.setdefault(work.place.data.bucket, Reviews(work.place.data))
+                reviews = self._reviews.setdefault(work.locations.data.bucket, Reviews(work.locations.data))
                 known = marks, Results(work, self.settings, reviews)
             self._results[batch] = known
             if len(self._results) > BATCHES_KNOWN:
@@ -408,16 +408,16 @@ class PageService:
     ) -> Batch:
         """Asks for pictures again, as the batch that it returns: an earlier one while that has no report."""
         asks = review.redo(self.store, self.settings, work, found, by=by, prompt=prompt, seed=seed)
-        self._look_anew(asks)
+        self._refresh(asks)
         return asks
 
-    def looked_at(self, work: BatchWork, item: Item) -> tuple[bytes, bytes]:
+    def decision_of(self, work: BatchWork, item: Item) -> tuple[bytes, bytes]:
         """A result's photo and the result, as JPEGs that a screen shows; empty where there is none."""
-        store, lies_at = work.place.lies_at(f"{work.place.input_prefix}/{item.image}")
-        return _shown(store, lies_at), _shown(work.place.data, item.key) if item.key else b""
+        store, lies_at = work.locations.resolve(f"{work.locations.input_prefix}/{item.image}")
+        return _shown(store, lies_at), _shown(work.locations.data, item.key) if item.key else b""
 
     def download(self, work: BatchWork, item: Item) -> bytes:
-        content = work.place.data.read(item.key)
+        content = work.locations.data.read(item.key)
         if content is None:
             raise UsageError(f"{item.key} is gone; run its date again")
         return content.data
@@ -425,7 +425,7 @@ class PageService:
     def pack(self, work: BatchWork, found: Sequence[Item], file: Path) -> int:
         """Writes the approved results into a ZIP file, one in memory at a time; says how many."""
         approved = [item for item in found if item.state is State.APPROVED and item.key]
-        prefix = f"{work.place.output_prefix}/"
+        prefix = f"{work.locations.output_prefix}/"
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as pack:
             for item in approved:
                 name = archive_path(item.key.removeprefix(prefix))

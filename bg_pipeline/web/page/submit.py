@@ -271,7 +271,7 @@ def _decide(
             data, request = desk.request(batch, names, wishes, own)
         else:
             data, request = desk.from_manifest(batch, table, names, wishes)
-            for doubt in desk.doubts(table)[:10]:
+            for doubt in desk.warnings(table)[:10]:
                 st.caption(escape_markdown(doubt))
     except RequestError as error:
         for sentence in user_error(error):

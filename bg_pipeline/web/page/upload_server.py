@@ -39,7 +39,7 @@ class UploadSession:
         self._desk = desk
         self._lock = threading.Lock()
         self._batch = draft
-        self._photos = {each.name: each for each in desk.go_on(draft)} if draft else {}
+        self._photos = {each.name: each for each in desk.resume_draft(draft)} if draft else {}
         self._names = set(self._photos)
         self._by_id: dict[str, Future[DraftPhoto]] = {}
         self._closed = False
@@ -48,7 +48,7 @@ class UploadSession:
     def batch(self) -> Batch:
         with self._lock:
             if self._batch is None:
-                self._batch = self._desk.begin()
+                self._batch = self._desk.start_draft()
             return self._batch
 
     @property
@@ -57,7 +57,7 @@ class UploadSession:
         with self._lock:
             return dict(sorted(self._photos.items()))
 
-    def take(self, upload: str, name: str, file: BinaryIO) -> DraftPhoto:
+    def store(self, upload: str, name: str, file: BinaryIO) -> DraftPhoto:
         """Stores a photo; one that is sent again, with the same ``upload``, is not stored twice.
 
         Raises `UsageError` for a name that cannot be an image's, and once the batch is submitted.
@@ -75,7 +75,7 @@ class UploadSession:
         if earlier is not None:
             return earlier.result()
         try:
-            dropped = self._desk.take(batch, name, file)
+            dropped = self._desk.store_photo(batch, name, file)
         except BaseException as error:
             with self._lock:
                 self._names.discard(name)
@@ -92,9 +92,9 @@ class UploadSession:
         with self._lock:
             self._closed = True
 
-    def take_away(self, name: str) -> None:
+    def remove(self, name: str) -> None:
         """Deletes a photo."""
-        self._desk.take_away(self.batch, name)
+        self._desk.remove_photo(self.batch, name)
         with self._lock:
             self._photos.pop(name, None)
             self._names.discard(name)
@@ -154,7 +154,7 @@ async def take(request: Request) -> Response:
         file.seek(0)
         try:
             dropped = await run_in_threadpool(
-                lot.take, upload or secrets.token_urlsafe(), name, cast("BinaryIO", file)
+                lot.store, upload or secrets.token_urlsafe(), name, cast("BinaryIO", file)
             )
         except UsageError as error:
             return PlainTextResponse(str(error), 422)

@@ -40,9 +40,9 @@ def desk(bench: Bench) -> PageService:
 
 
 def drafted(desk: PageService, count: int = 2) -> tuple[Batch, list[str]]:
-    batch, names = desk.begin(), []
+    batch, names = desk.start_draft(), []
     for number in range(count):
-        names.append(desk.take(batch, f"{number}.jpg", io.BytesIO(photo(number))).name)
+        names.append(desk.store_photo(batch, f"{number}.jpg", io.BytesIO(photo(number))).name)
     return batch, names
 
 
@@ -62,12 +62,12 @@ def test_a_photo_without_its_labels_is_asked_for_as_what_stands_out(desk: PageSe
 def test_a_table_finds_dropped_photos_by_either_spelling_and_tells_what_a_spreadsheet_did(
     desk: PageService,
 ) -> None:
-    batch = desk.begin()
-    name = desk.take(batch, "caf\u00e9.jpg", io.BytesIO(photo(1))).name
+    batch = desk.start_draft()
+    name = desk.store_photo(batch, "caf\u00e9.jpg", io.BytesIO(photo(1))).name
     table = "source,ref,prompt\ncafe\u0301.jpg,10.12.2026,a beach\n".encode()
     _, request = desk.from_manifest(batch, table, [name], {})
     assert list(request.entries) == [name]
-    (doubt,) = desk.doubts(table)
+    (doubt,) = desk.warnings(table)
     assert doubt.startswith("line 2, column ref: '10.12.2026'")
 
 
@@ -81,7 +81,7 @@ def test_what_is_dropped_lies_in_storage_as_a_draft_that_nothing_works_on(
     }
     assert bench.run(batch.date).images == 0
     assert control.paid() == []
-    (standing,) = desk.standings(batch.date)
+    (standing,) = desk.batches(batch.date)
     assert standing.draft
     assert standing.state.startswith("draft, last touched")
 
@@ -117,7 +117,7 @@ def test_labels_are_asked_for_once_and_the_run_uses_the_same_answer(
 
 def test_what_is_no_photo_has_its_problem_told_and_keeps_nobody_else_from_labels(desk: PageService) -> None:
     batch, names = drafted(desk, 1)
-    bad = desk.take(batch, "page.jpg", io.BytesIO(b"<html>404</html>"))
+    bad = desk.store_photo(batch, "page.jpg", io.BytesIO(b"<html>404</html>"))
     assert bad.small == b""
     seen = desk.labels(batch, [*names, bad.name], lambda number: None)
     assert "not a photo" in seen[bad.name].problem
@@ -169,10 +169,10 @@ def test_a_draft_that_was_left_is_gone_on_with_or_discarded(desk: PageService, b
     lot = UploadSessions().open(desk, batch)
     assert list(lot.photos) == names
     assert all(photo.small for photo in lot.photos.values())
-    assert lot.take("another", names[0], io.BytesIO(photo(9))).name == "0 2.jpg"
+    assert lot.store("another", names[0], io.BytesIO(photo(9))).name == "0 2.jpg"
     assert lot.batch == batch
     assert desk.discard(batch) == 3
-    assert desk.standings(batch.date) == []
+    assert desk.batches(batch.date) == []
     with pytest.raises(UsageError, match="no draft"):
         UploadSessions().open(desk, batch)
 
@@ -194,7 +194,7 @@ def test_a_batch_tells_what_waits_for_approval_and_what_can_be_asked_for_again(
     batch = bench.submit({"a.jpg": b"no photo", "b.jpg": photo(1), "c.jpg": photo(2)}, Sample=2, Variants=2)
 
     def stands() -> tuple[ApprovedShare, ApprovedShare]:
-        (found,) = desk.standings(batch.date)
+        (found,) = desk.batches(batch.date)
         return found.to_approve, found.to_retry
 
     assert stands() == (ApprovedShare(), ApprovedShare())
@@ -214,14 +214,14 @@ def test_a_batch_tells_what_waits_for_approval_and_what_can_be_asked_for_again(
 def test_a_sample_is_approved_for_the_request_that_the_page_showed(desk: PageService, bench: Bench) -> None:
     batch = bench.submit(3, Sample=1)
     bench.run()
-    (shown,) = desk.standings(batch.date)
+    (shown,) = desk.batches(batch.date)
     other = {"Id": "id-101530", "Prompt": "a dark forest", "Sample": 1}
     bench.store.write_json(batch.request_key, other)
     bench.run()
     with pytest.raises(UsageError, match="replaced since you looked"):
         desk.approve_sample(batch, by="ann", seen=shown.request_etag)
     assert bench.run().counts == {Status.SUCCEEDED: 1, Status.SKIPPED: 2}
-    (shown,) = desk.standings(batch.date)
+    (shown,) = desk.batches(batch.date)
     desk.approve_sample(batch, by="ann", seen=shown.request_etag)
     assert bench.run().counts == {Status.SUCCEEDED: 3}
 
@@ -229,7 +229,7 @@ def test_a_sample_is_approved_for_the_request_that_the_page_showed(desk: PageSer
 def test_what_can_be_asked_for_again_is_no_more_than_the_sample(desk: PageService, bench: Bench) -> None:
     batch = bench.submit(4, Sample=2)
     bench.run(max_cost_usd=0.0001)
-    (standing,) = desk.standings(batch.date)
+    (standing,) = desk.batches(batch.date)
     assert standing.to_retry == ApprovedShare(2, 2)
 
 
@@ -257,17 +257,17 @@ def test_only_approved_results_are_packed(desk: PageService, bench: Bench, tmp_p
     data, _ = desk.request(batch, names, {"Prompt": "a beach"}, {})
     desk.submit(batch, data)
     bench.run(batch.date)
-    (standing,) = desk.standings(batch.date)
+    (standing,) = desk.batches(batch.date)
     assert (standing.state, standing.done, standing.counts) == ("reported", 2, {"Succeeded": 2})
     results = desk.results(batch)
     work, found = results.work, results.items()
-    decide(work.place.data, found[:1], State.REJECTED, by="me")
-    decide(work.place.data, found[1:], State.APPROVED, by="me")
+    decide(work.locations.data, found[:1], State.REJECTED, by="me")
+    decide(work.locations.data, found[1:], State.APPROVED, by="me")
     assert desk.pack(work, desk.results(batch).items(), tmp_path / "x.zip") == 1
     with zipfile.ZipFile(tmp_path / "x.zip") as pack:
         assert pack.namelist() == [names[1]]
         assert pack.read(names[1]) == desk.download(work, found[1])
-    before, after = desk.looked_at(work, found[1])
+    before, after = desk.decision_of(work, found[1])
     assert before.startswith(b"\xff\xd8")
     assert after.startswith(b"\xff\xd8")
 
@@ -357,27 +357,27 @@ def test_looking_again_at_a_date_on_which_nothing_happened_makes_two_listings(
 ) -> None:
     batch = bench.submit(3)
     bench.run()
-    (before,) = desk.standings(batch.date)
+    (before,) = desk.batches(batch.date)
     assert (before.batch, before.images, before.to_do) == (batch, 3, 0)
     calls: list[str] = []
     listed = Store.list
     monkeypatch.setattr(Store, "list", lambda self, prefix: calls.append(prefix) or listed(self, prefix))
     monkeypatch.setattr(Store, "read", lambda self, key, **_: calls.append(key))
-    assert desk.standings(batch.date) == [before]
+    assert desk.batches(batch.date) == [before]
     assert [prefix.split("/")[1] for prefix in calls] == ["ledger", "leases"]
 
 
 def test_what_a_run_did_meanwhile_is_seen_at_once(desk: PageService, bench: Bench) -> None:
     batch = bench.submit(2)
-    (before,) = desk.standings(batch.date)
+    (before,) = desk.batches(batch.date)
     assert (before.state, before.done) == ("waiting for a run", 0)
     bench.run()
-    (after,) = desk.standings(batch.date)
+    (after,) = desk.batches(batch.date)
     assert (after.state, after.done) == ("reported", 2)
 
 
 def test_a_batch_that_was_just_submitted_is_seen_at_once(desk: PageService) -> None:
     batch, names = drafted(desk)
-    assert [each.draft for each in desk.standings(batch.date)] == [True]
+    assert [each.draft for each in desk.batches(batch.date)] == [True]
     desk.submit(batch, desk.request(batch, names, {"Prompt": "a beach"}, {})[0])
-    assert [each.state for each in desk.standings(batch.date)] == ["waiting for a run"]
+    assert [each.state for each in desk.batches(batch.date)] == ["waiting for a run"]

@@ -72,14 +72,14 @@ def test_a_photo_that_is_sent_again_because_its_answer_was_lost_is_stored_once(
 ) -> None:
     assert [send(browser, lot, "a.jpg", photo(1), "one").text for _ in range(2)] == ["a.jpg", "a.jpg"]
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: lot.take("two", "b.jpg", io.BytesIO(photo(2))).name, range(4)))
+        found = list(pool.map(lambda _: lot.store("two", "b.jpg", io.BytesIO(photo(2))).name, range(4)))
     assert found == ["b.jpg"] * 4
     assert list(lot.photos) == ["a.jpg", "b.jpg"]
 
 
 def test_photos_that_arrive_at_once_all_have_names_of_their_own(lot: UploadSession) -> None:
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda number: lot.take(f"{number}", "a.jpg", io.BytesIO(photo(number))), range(8)))
+        list(pool.map(lambda number: lot.store(f"{number}", "a.jpg", io.BytesIO(photo(number))), range(8)))
     assert len(lot.photos) == 8
 
 
@@ -113,14 +113,14 @@ def test_nobody_without_a_token_of_an_open_lot_can_store_anything(
     upload_server.lots.close(lot)
     assert send(browser, lot, "a.jpg", photo(1)).status_code == 403
     with pytest.raises(UsageError, match="submitted already"):
-        lot.take("late", "a.jpg", io.BytesIO(photo(1)))
+        lot.store("late", "a.jpg", io.BytesIO(photo(1)))
 
 
 def test_a_photo_that_is_taken_away_leaves_its_name_to_another(desk: PageService, lot: UploadSession) -> None:
-    lot.take("one", "a.jpg", io.BytesIO(photo(1)))
-    lot.take_away("a.jpg")
+    lot.store("one", "a.jpg", io.BytesIO(photo(1)))
+    lot.remove("a.jpg")
     assert desk.store.read(lot.batch.upload_key("a.jpg")) is None
-    assert lot.take("two", "a.jpg", io.BytesIO(photo(2))).name == "a.jpg"
+    assert lot.store("two", "a.jpg", io.BytesIO(photo(2))).name == "a.jpg"
 
 
 def test_only_so_many_lots_are_remembered_those_in_use_first(

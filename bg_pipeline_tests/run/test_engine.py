@@ -417,7 +417,7 @@ def test_a_fault_of_our_own_in_one_of_several_prompts_leaves_the_others(
         return real(painter, prompt, *rest)
 
     real = BackgroundGenerator.generate
-    monkeypatch.setattr(BackgroundGenerator, "paint", paint)
+    monkeypatch.setattr(BackgroundGenerator, "generate", paint)
     batch = bench.submit(1, Prompts=["a beach", "an odd place", "a wood"])
     bench.run()
     outputs = bench.rows(batch)["photo-0.jpg"].Outputs

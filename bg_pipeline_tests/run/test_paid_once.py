@@ -107,7 +107,7 @@ def test_what_was_paid_before_a_crash_is_not_paid_again(bench: Bench, control: C
     assert {row.CostUSD > 0 for row in bench.rows(batch).values()} == {True}
 
 
-@pytest.mark.parametrize("at", ["_next_ended", "_take_over", "_tell"])
+@pytest.mark.parametrize("at", ["_next_ended", "_accept", "_report_progress"])
 def test_a_run_interrupted_anywhere_ends_and_loses_nothing_that_was_paid(
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:

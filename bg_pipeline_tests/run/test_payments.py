@@ -111,7 +111,7 @@ def test_what_a_run_paid_before_it_was_killed_is_in_the_bill_of_the_next(
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "_take_in", die)
+        patch.setattr(Engine, "_record", die)
         patch.setattr(Engine, "_report_early", lambda *_: None)
         with pytest.raises(SystemExit):
             bench.run(stages=NO_CAPTIONS)
@@ -130,7 +130,7 @@ def test_refreshes_of_a_run_that_was_killed_are_in_the_bill_too(
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "_take_in", die)
+        patch.setattr(Engine, "_record", die)
         patch.setattr(Engine, "_report_early", lambda *_: None)
         with pytest.raises(SystemExit):
             bench.run(stages=NO_CAPTIONS, again=("generated_images",))

@@ -219,7 +219,7 @@ def test_an_interrupted_run_leaves_a_report_of_what_is_true(
             raise KeyboardInterrupt
 
     batch = bench.submit(8)
-    monkeypatch.setattr(Engine, "_take_over", interrupt)
+    monkeypatch.setattr(Engine, "_accept", interrupt)
     with pytest.raises(KeyboardInterrupt):
         bench.run(max_concurrency=1)
     rows = bench.rows(batch)
@@ -257,7 +257,7 @@ def test_a_run_that_lost_its_lease_changes_nothing_of_what_the_next_one_wrote(
 
     monkeypatch.setattr(Store, "write", suspend)
     # After a pause a holder renews its lease before it trusts it.
-    monkeypatch.setattr(leases.Lease, "_outworn", lambda lease: bool(suspended))
+    monkeypatch.setattr(leases.Lease, "_expired", lambda lease: bool(suspended))
     bench.run()
     document = json.loads(bench.store.read(f"{batch.output_prefix}/photo-0.jpg.json").data)
     assert document["Prompt"] == "snow"
@@ -315,7 +315,7 @@ def test_a_run_that_is_interrupted_again_and_again_waits_for_its_calls_before_it
 
     batch = bench.submit(4)
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "_collect", interrupt)
+        patch.setattr(Engine, "_collect_ended", interrupt)
         with pytest.raises(KeyboardInterrupt):
             bench.run()
     assert bench.store.read(batch.lease_key) is None

@@ -89,7 +89,7 @@ def who_has_the_lease_takes_calls_over() -> Iterator[None]:
         return another or is_over(answers, content, since)
 
     with (
-        patch.object(Engine, "_end", end_at_once),
+        patch.object(Engine, "_release_leases", end_at_once),
         patch.object(AnswerStore, "_is_over", is_over_or_another_s),
     ):
         yield

@@ -82,7 +82,7 @@ def subject_unchanged(ran: RunOutcome) -> CheckResult:
     return CheckResult(True, words, figures)
 
 
-def results_intact(ran: RunOutcome) -> CheckResult:
+def results_open(ran: RunOutcome) -> CheckResult:
     lost = [f"{key} ({day.date})" for day in ran.days for key in day.checks.lost]
     results = sum(day.checks.results for day in ran.days)
     figures = {"results": results, "lost": len(lost)}
@@ -125,7 +125,7 @@ def within_cost(ran: RunOutcome) -> CheckResult:
     return CheckResult(not capped and not near, words, figures)
 
 
-def models_supported(ran: RunOutcome) -> CheckResult:
+def models_live_on(ran: RunOutcome) -> CheckResult:
     today = datetime.now(UTC).date()
     used = list(models_in_use(ran.settings, ran.aws))
     names = listed([f"{model.name} ({model.model_id})" for model in used])

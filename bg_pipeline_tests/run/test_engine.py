@@ -390,10 +390,10 @@ def test_a_fault_of_our_own_ends_the_image_that_met_it_and_no_other(
             raise ZeroDivisionError("a case nobody thought of")
         return real(source, *rest, **more)
 
-    real = results.put_back
+    real = results.restore_subject
     batch = bench.submit({"a.jpg": photo(1), "odd.jpg": photo(2, size=(91, 80)), "c.jpg": photo(3)})
     with monkeypatch.context() as patched:
-        patched.setattr(results, "put_back", put_back)
+        patched.setattr(results, "restore_subject", put_back)
         day = bench.run()
     assert day.counts == {Status.SUCCEEDED: 2, Status.FAILED: 1}
     row = bench.rows(batch)["odd.jpg"]

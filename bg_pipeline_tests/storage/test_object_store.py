@@ -93,7 +93,7 @@ def scripted(no_pause: None) -> Iterator[ScriptedS3]:
 @pytest.fixture
 def by_boto3(scripted: ScriptedS3, monkeypatch: pytest.MonkeyPatch) -> Store:
     """A store on the scripted S3 that makes no first try by obstore."""
-    monkeypatch.setattr(store_module, "quick_s3", lambda client, bucket: None)
+    monkeypatch.setattr(store_module, "fast_s3", lambda client, bucket: None)
     return Store(scripted.client, "shop")
 
 
@@ -136,7 +136,7 @@ def test_an_object_that_is_deleted_between_two_tries_is_gone(scripted: ScriptedS
 def test_an_object_whose_bytes_are_not_those_of_its_checksum_is_read_again(
     s3, store: Store, no_pause: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "quick_s3", lambda client, bucket: None)
+    monkeypatch.setattr(store_module, "fast_s3", lambda client, bucket: None)
     s3.put_object(Bucket=store.bucket, Key="a", Body=b"whole", ChecksumAlgorithm="CRC32")
     damaged = [b"wrong", b"whole"]
 
@@ -187,7 +187,7 @@ def test_a_write_that_meets_another_one_under_way_is_made_again(
     scripted: ScriptedS3, monkeypatch: pytest.MonkeyPatch, condition: dict[str, Any], first: str
 ) -> None:
     if first == "boto3":
-        monkeypatch.setattr(store_module, "quick_s3", lambda client, bucket: None)
+        monkeypatch.setattr(store_module, "fast_s3", lambda client, bucket: None)
     scripted.answers = [*[(409, CONFLICT)] * 3, (200, b"")]
     assert Store(scripted.client, "shop").write("a", b"x", media_type="text/plain", **condition) == "1"
     assert len(scripted.asked) == 4

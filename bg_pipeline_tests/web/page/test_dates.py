@@ -20,7 +20,7 @@ LATE = datetime(2026, 12, 31, 23, 59, 59, tzinfo=UTC)
 class EmptyDesk:
     """What the screens show where nothing was uploaded."""
 
-    def standings(self, day: date) -> list[Any]:
+    def batches(self, day: date) -> list[Any]:
         return []
 
 

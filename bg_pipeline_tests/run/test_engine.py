@@ -385,15 +385,15 @@ def test_an_answer_that_is_no_picture_counts_as_billed_and_is_asked_for_twice_at
 def test_a_fault_of_our_own_ends_the_image_that_met_it_and_no_other(
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def put_back(source: Photo, *rest: Any, **more: Any) -> Image.Image:
+    def restore_subject(source: Photo, *rest: Any, **more: Any) -> Image.Image:
         if source.size == (91, 80):
             raise ZeroDivisionError("a case nobody thought of")
         return real(source, *rest, **more)
 
-    real = results.put_back
+    real = results.restore_subject
     batch = bench.submit({"a.jpg": photo(1), "odd.jpg": photo(2, size=(91, 80)), "c.jpg": photo(3)})
     with monkeypatch.context() as patched:
-        patched.setattr(results, "put_back", put_back)
+        patched.setattr(results, "restore_subject", restore_subject)
         day = bench.run()
     assert day.counts == {Status.SUCCEEDED: 2, Status.FAILED: 1}
     row = bench.rows(batch)["odd.jpg"]
@@ -411,13 +411,13 @@ def test_a_fault_of_our_own_ends_the_image_that_met_it_and_no_other(
 def test_a_fault_of_our_own_in_one_of_several_prompts_leaves_the_others(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def paint(painter: BackgroundGenerator, prompt: str, *rest: Any) -> Any:
+    def generate(background_generator: BackgroundGenerator, prompt: str, *rest: Any) -> Any:
         if "odd" in prompt:
             raise ZeroDivisionError("a case nobody thought of")
-        return real(painter, prompt, *rest)
+        return real(background_generator, prompt, *rest)
 
     real = BackgroundGenerator.generate
-    monkeypatch.setattr(BackgroundGenerator, "paint", paint)
+    monkeypatch.setattr(BackgroundGenerator, "generate", generate)
     batch = bench.submit(1, Prompts=["a beach", "an odd place", "a wood"])
     bench.run()
     outputs = bench.rows(batch)["photo-0.jpg"].Outputs

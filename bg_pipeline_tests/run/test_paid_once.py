@@ -15,6 +15,7 @@ from botocore.exceptions import ClientError
 
 from bg_pipeline.domain.rows import Status
 from bg_pipeline.run.engine import Engine
+from bg_pipeline.run.outcome_recorder import OutcomeRecorder
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import DATE, Bench
@@ -107,21 +108,24 @@ def test_what_was_paid_before_a_crash_is_not_paid_again(bench: Bench, control: C
     assert {row.CostUSD > 0 for row in bench.rows(batch).values()} == {True}
 
 
-@pytest.mark.parametrize("at", ["_next_ended", "_take_over", "_tell"])
+@pytest.mark.parametrize(
+    ("owner", "method"),
+    [(Engine, "_next_finished"), (OutcomeRecorder, "accept"), (Engine, "_report_progress")],
+)
 def test_a_run_interrupted_anywhere_ends_and_loses_nothing_that_was_paid(
-    bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch, at: str
+    bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch, owner: type, method: str
 ) -> None:
-    done, interrupted = getattr(Engine, at), []
+    original, interrupted = getattr(owner, method), []
 
-    def interrupt(self: Engine, *given: object, **named: object) -> object:
-        outcome = done(self, *given, **named)
-        if (outcome is not None or at != "_next_ended") and not interrupted:
-            interrupted.append(outcome)
+    def interrupt(self: object, *args: object, **kwargs: object) -> object:
+        result = original(self, *args, **kwargs)
+        if (result is not None or method != "_next_finished") and not interrupted:
+            interrupted.append(result)
             raise KeyboardInterrupt
-        return outcome
+        return result
 
     batch = bench.submit(3)
-    monkeypatch.setattr(Engine, at, interrupt)
+    monkeypatch.setattr(owner, method, interrupt)
     with pytest.raises(KeyboardInterrupt):
         bench.run()
     monkeypatch.undo()

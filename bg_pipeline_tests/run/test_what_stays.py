@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from bg_pipeline.domain.rows import WAITING_FOR_APPROVAL, Status
 from bg_pipeline.run import results
 from bg_pipeline.run.engine import Engine
+from bg_pipeline.run.outcome_recorder import OutcomeRecorder
 from bg_pipeline.state import leases
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
@@ -210,16 +211,16 @@ def test_results_that_s3_does_not_take_stop_their_batch_and_are_delivered_later_
 def test_an_interrupted_run_leaves_a_report_of_what_is_true(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take_over, done = Engine._accept, []
+    accept, accepted = OutcomeRecorder.accept, []
 
-    def interrupt(flow: Engine, *given: Any) -> None:
-        take_over(flow, *given)
-        done.append(given)
-        if len(done) == 3:
+    def interrupt(recorder: OutcomeRecorder, *args: Any) -> None:
+        accept(recorder, *args)
+        accepted.append(args)
+        if len(accepted) == 3:
             raise KeyboardInterrupt
 
     batch = bench.submit(8)
-    monkeypatch.setattr(Engine, "_take_over", interrupt)
+    monkeypatch.setattr(OutcomeRecorder, "accept", interrupt)
     with pytest.raises(KeyboardInterrupt):
         bench.run(max_concurrency=1)
     rows = bench.rows(batch)
@@ -257,7 +258,7 @@ def test_a_run_that_lost_its_lease_changes_nothing_of_what_the_next_one_wrote(
 
     monkeypatch.setattr(Store, "write", suspend)
     # After a pause a holder renews its lease before it trusts it.
-    monkeypatch.setattr(leases.Lease, "_outworn", lambda lease: bool(suspended))
+    monkeypatch.setattr(leases.Lease, "_expired", lambda lease: bool(suspended))
     bench.run()
     document = json.loads(bench.store.read(f"{batch.output_prefix}/photo-0.jpg.json").data)
     assert document["Prompt"] == "snow"
@@ -305,17 +306,17 @@ def test_a_run_that_is_interrupted_again_and_again_waits_for_its_calls_before_it
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
     control.latency({"operation": "InvokeModel", "seconds": 1.0})
-    collect, left = Engine._collect_ended, [times]
+    collect, left = Engine._collect_finished, [times]
 
-    def interrupt(flow: Engine) -> None:
+    def interrupt(engine: Engine) -> None:
         if left[0] and control.calls(operation="Converse"):
             left[0] -= 1
             raise KeyboardInterrupt
-        collect(flow)
+        collect(engine)
 
     batch = bench.submit(4)
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "_collect", interrupt)
+        patch.setattr(Engine, "_collect_finished", interrupt)
         with pytest.raises(KeyboardInterrupt):
             bench.run()
     assert bench.store.read(batch.lease_key) is None

@@ -56,7 +56,7 @@ class PhotoAnalyzer:
     that answers for the photo are likely to be stored. ``last_cut_out`` is the answer that the last cut-out came
     from.
 
-    All methods raise `ImageError`, `CallError` or `RunStopped`.
+    All methods may raise `ImageError`, `CallError`, `RunStopped` and, for the answer store, errors of boto3.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The bill is a sum of payments: what was billed lies between the rows' CostUSD and CostUSD + MaybeBilledUSD."""
+"""The bill is a sum of payments: the billed amount is between the rows' CostUSD and CostUSD + MaybeBilledUSD."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

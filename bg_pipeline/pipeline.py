@@ -1,4 +1,4 @@
-"""The pipeline without Dagster: what the assets, the command line and other programs call."""
+"""The pipeline's Python API, without Dagster; the Dagster assets and the command line use it too."""
 
 import threading
 import uuid
@@ -42,20 +42,21 @@ def run(
     progress: Callable[[Progress], None] = lambda progress: None,
     note: Callable[[str], None] = lambda line: None,
 ) -> dict[date, DateResult]:
-    """Brings upload dates up to date: what is done stays, what is missing, failed or changed is done.
+    """Brings upload dates up to date: does what is missing, failed temporarily or changed, and keeps the rest.
 
-    ``stages`` are names of assets from `STAGES`; ``again`` those that are paid for anew; with ``retry`` what failed
-    for a lasting reason is tried again as well, and once more what may have been billed twice. Either is paid for
-    once an ``occasion``, which names the wish (default: this call), however often it is repeated; ``asked_at`` is
-    when it was made (default: now), so that what others made anew since then is not paid for again. ``only`` limits
-    the work to some batches. Errors of images are counted in the `DateResult`s and told in the reports. Raises
-    `SettingsError` before anything is done.
+    ``stages`` are names of assets from `STAGES`; ``again`` are stages to do, and pay for, again. With ``retry``,
+    final failures are tried again too, and calls that may have been billed twice are made once more. ``occasion``
+    identifies this request to refresh or retry (default: this call): it is paid for once, however often the request
+    is repeated. ``asked_at`` is when it was made (default: now): what another request has refreshed since then is not
+    paid for again. ``only`` limits the run to these batches. ``progress`` is called about every 10 seconds, ``note``
+    with each line of text that the user should see. Errors of images are counted in the `DateResult`s and listed in
+    the reports. Raises `SettingsError` before anything is done.
     """
     aws = aws or make_aws(settings)
     store = store or open_bucket(settings, aws)
     stop = threading.Event()
     run_id = run_id or str(uuid.uuid4())
-    wish = RefreshRequest(frozenset(again), retry, occasion or run_id, asked_at or datetime.now(UTC))
+    refresh = RefreshRequest(frozenset(again), retry, occasion or run_id, asked_at or datetime.now(UTC))
     context = RunContext(settings, aws, store, stop=stop, note=note)
     try:
         engine = Engine(
@@ -63,7 +64,7 @@ def run(
             run_id=run_id,
             reporter=REPORTER,
             stages=stages,
-            refresh=wish,
+            refresh=refresh,
             only=only,
             progress=progress,
         )
@@ -75,8 +76,8 @@ def run(
 class Pipeline:
     """One bucket with its settings: submit photos, bring dates up to date, read reports.
 
-    Keywords are settings by their names in lower case without ``BG_`` (``bucket``, ``regions`` …) and win over
-    the environment. Nothing is called before the first method is.
+    Keyword arguments are settings, by their names in lower case without ``BG_`` (``bucket``, ``regions`` …); they
+    override the environment. No AWS service is called before the first method call.
     """
 
     def __init__(self, **overrides: Any) -> None:
@@ -94,29 +95,35 @@ class Pipeline:
         *,
         manifest: str | Path | None = None,
         batch: Batch | None = None,
-        **wishes: Any,
+        **fields: Any,
     ) -> Batch:
-        """Uploads photos, or folders of them, as a batch of today (UTC) and returns it; nothing is run.
+        """Uploads photos, or folders of them, as a batch of today (UTC) and returns it; does not run it.
 
-        ``wishes`` are the request's fields by their own names (``Prompt``, ``Mode``, ``Renditions`` …). In the place
-        of photos, ``manifest`` names a CSV file with one a row, as `bg-pipeline submit --manifest` takes it. Raises
-        `UsageError` for files that are not there and `RequestError` by field, or by line and column of the
-        manifest, before anything is uploaded.
+        ``batch`` is the batch to create (default: a new name). ``fields`` are fields of the request (``Prompt``,
+        ``Mode``, ``Renditions`` …). Instead of ``photos``, ``manifest`` can name a CSV file with one photo per row,
+        as for ``bg-pipeline submit --manifest``. Raises `UsageError` for files that do not exist and `RequestError`,
+        which names the field or the line and column of the manifest, before anything is uploaded.
         """
         if bool(photos) == bool(manifest):
-            raise UsageError("name photos or a manifest, and not both")
-        made = batch or submitting.new_batch()
+            raise UsageError("name either photos or a manifest, not both")
+        new_batch = batch or submitting.new_batch()
         if manifest:
-            file = Path(manifest)
-            text = file.read_bytes()
-            lies = sources.LocalSources(file.parent, sources.S3Sources(self.settings, self.store))
-            asked = sources.resolve_manifest(self.settings, made, manifests.read(text), text, lies, wishes)
-            submitting.submit(self.store, made, asked.photos, asked.data, others=asked.others)
-            return made
-        found = submitting.find_photos([Path(photo) for photo in photos])
-        request, _ = submitting.compose_request(self.settings, made, [photo.name for photo in found], wishes)
-        submitting.submit(self.store, made, found, request)
-        return made
+            path = Path(manifest)
+            data = path.read_bytes()
+            photo_sources = sources.LocalSources(path.parent, sources.S3Sources(self.settings, self.store))
+            submission = sources.resolve_manifest(
+                self.settings, new_batch, manifests.read(data), data, photo_sources, fields
+            )
+            submitting.submit(
+                self.store, new_batch, submission.photos, submission.data, others=submission.others
+            )
+            return new_batch
+        files = submitting.find_photos([Path(photo) for photo in photos])
+        request, _ = submitting.compose_request(
+            self.settings, new_batch, [file.name for file in files], fields
+        )
+        submitting.submit(self.store, new_batch, files, request)
+        return new_batch
 
     def run(
         self,
@@ -128,7 +135,7 @@ class Pipeline:
         only: Collection[Batch] = (),
         progress: Callable[[Progress], None] = lambda progress: None,
     ) -> dict[date, DateResult]:
-        """Brings dates up to date, as `bg_pipeline.pipeline.run`."""
+        """Brings upload dates up to date; the parameters are those of `bg_pipeline.pipeline.run`."""
         return run(
             self.settings,
             dates,
@@ -142,25 +149,32 @@ class Pipeline:
         )
 
     def report(self, batch: Batch) -> Report:
-        """A batch's report, row by row or as a `Report.frame`; raises `UsageError` if it has none yet."""
+        """A batch's report, which can be iterated over by row or read as a `Report.frame`.
+
+        Raises `UsageError` if the batch has no report yet.
+        """
         report = load_status(self.store, self.settings, batch).report()
         if report is None:
             raise UsageError(f"batch {batch.path} has no report yet: run {batch.date} first")
         return report
 
     def approve_sample(self, batch: Batch, *, by: str, seen: str = "") -> None:
-        """Lets the next run take the rest of a batch; raises `UsageError` if it asked for no sample.
+        """Approves a batch's sample, so that the next run processes the other images.
 
-        ``seen`` is the tag of the request whose sample was looked at (``store.head(batch.request_key).etag``), by
-        default of the present one. Where that was replaced since, a `UsageError` says so, and nothing is approved.
+        ``by`` is the name of the person. ``seen`` is the ETag of the request whose sample the person has seen
+        (``store.head(batch.request_key).etag``; default: the current one). Raises `UsageError` if the request has no
+        sample, or if it was replaced since ``seen``; then nothing is approved.
         """
         review.approve_sample(self.store, load_status(self.store, self.settings, batch), by=by, seen=seen)
 
     def retry(self, batch: Batch) -> Batch | None:
-        """Asks again for what failed or was skipped, as the new batch that it returns; None if nothing was.
+        """Submits the failed and skipped images of a batch as a new batch and returns that; None if there are none.
 
-        It is the batch of an earlier retry while that has no report. What waits for the approval of a sample is not
-        asked for. Raises `UsageError` if there is no report yet, or if nothing is left of the batch's ``MaxCostUSD``.
+        While an earlier retry has no report, its batch is returned instead. Images that wait for the approval of a
+        sample are not included. Raises `UsageError` if there is no report yet, or if the batch's ``MaxCostUSD`` is
+        used up.
         """
-        found = review.prepare_retry(self.store, self.settings, load_status(self.store, self.settings, batch))
-        return None if found is None else found.submit(self.store)
+        follow_up = review.prepare_retry(
+            self.store, self.settings, load_status(self.store, self.settings, batch)
+        )
+        return None if follow_up is None else follow_up.submit(self.store)

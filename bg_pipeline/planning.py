@@ -1,7 +1,7 @@
-"""What a run would do: calls for each operation, time at the quota and dollars at worst. Nothing is spent.
+"""Plans a run without spending anything: the calls of each operation, their time at the quota, the highest cost.
 
-Counted is what is due by the ledger. What is stored already under another image's name costs less than planned,
-never more.
+A plan counts what is due according to the ledgers. If the same photo was processed under another name, its stored
+answers make a run cheaper than planned, never more expensive.
 """
 
 import math
@@ -28,22 +28,23 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ModelChoices:
-    """The models in use; None where none was needed or none can be used."""
+    """The selected models; None if none is needed or none can be used."""
 
     replacer: SelectedModel[Generator] | None
     remover: SelectedModel[Generator] | None
     captioner: SelectedModel[str] | None
     regions: Sequence[str]
-    """Where everything but models is called."""
+    """The Regions of all services except Bedrock models."""
     per_minute: Callable[[Operation, str], float]
-    """The quota of an operation in a Region."""
+    """The quota of an operation in a Region, in calls per minute."""
 
 
 @dataclass
 class PlannedCalls:
-    """One operation: ``calls`` if every picture passes at once, ``at_worst`` with every repetition.
+    """The calls of one operation: ``calls`` if every picture passes at once, ``at_worst`` with every regeneration.
 
-    ``per_minute`` is the quota of all its Regions together; ``worst_usd`` None where a price is unknown.
+    ``per_minute`` is the quota of all its Regions together; ``worst_usd`` is the cost of ``at_worst``, or None if a
+    price is unknown.
     """
 
     operation: Operation
@@ -64,7 +65,12 @@ class PlannedCalls:
 
 @dataclass
 class Plan:
-    """What a run would do; ``waiting`` images wait for the approval of their batch's sample."""
+    """What a run would do.
+
+    ``images`` counts all images, ``due`` those with due stages, ``waiting`` those of them that wait for the approval
+    of their batch's sample, ``without_prompt`` those that would be skipped for lack of a prompt. ``unreadable`` has
+    one sentence for each request that cannot be read.
+    """
 
     images: int = 0
     due: int = 0
@@ -75,7 +81,7 @@ class Plan:
 
     @property
     def minutes(self) -> float:
-        """The slowest operation sets the pace; all others hide behind it."""
+        """The minutes of the slowest operation; all others are done meanwhile."""
         return max((line.minutes for line in self.lines), default=0.0)
 
     @property
@@ -84,27 +90,28 @@ class Plan:
 
     @property
     def worst_usd(self) -> float | None:
-        """None where the price of any planned call is unknown."""
+        """The highest cost of the run in dollars; None if the price of any planned call is unknown."""
         costs = [line.worst_usd for line in self.lines]
         return None if None in costs else sum(cost or 0.0 for cost in costs)
 
 
 def plan(works: Iterable[BatchWork], settings: Settings, models: ModelChoices) -> Plan:
-    """What bringing ``works`` up to date would take."""
-    found = Plan()
+    """The plan of a run that brings ``works`` up to date."""
+    result = Plan()
     lines: dict[Operation, PlannedCalls] = {}
     for work in works:
-        found.images += len(work.images)
-        found.due += len(work.due)
+        result.images += len(work.images)
+        result.due += len(work.due)
         if work.problem is not None:
-            found.unreadable.append(f"{work.locations.batch.path}: {work.problem}")
+            result.unreadable.append(f"{work.locations.batch.path}: {work.problem}")
             continue
         allowed = sample_left(work)
-        found.waiting += len(work.due) - allowed
+        result.waiting += len(work.due) - allowed
         for image in list(work.due)[:allowed]:
-            asked = work.settings_of(image)
-            found.without_prompt += PICTURES in work.due[image] and asked.needs_prompt and not asked.prompts
-            for operation, regions, calls, at_worst, usd in _calls(asked, work.due[image], settings, models):
+            image_settings, due = work.settings_of(image), work.due[image]
+            if PICTURES in due and image_settings.needs_prompt and not image_settings.prompts:
+                result.without_prompt += 1
+            for operation, regions, calls, at_worst, usd in _calls(image_settings, due, settings, models):
                 if operation not in lines:
                     quota = sum(models.per_minute(operation, region) for region in regions)
                     lines[operation] = PlannedCalls(operation, regions, quota)
@@ -112,64 +119,73 @@ def plan(works: Iterable[BatchWork], settings: Settings, models: ModelChoices) -
                 line.calls += calls
                 line.at_worst += at_worst
                 line.worst_usd = None if usd is None or line.worst_usd is None else line.worst_usd + usd
-    found.lines = list(lines.values())
-    return found
+    result.lines = list(lines.values())
+    return result
 
 
 _Calls = tuple[Operation, Sequence[str], int, int, float | None]
-"""An operation, its Regions, its calls, its calls at worst and what these cost."""
+"""An operation, its Regions, its calls, its calls at worst, and the cost in dollars of the latter."""
 
 
 def _calls(
-    asked: ImageSettings, due: Collection[str], settings: Settings, models: ModelChoices
+    image_settings: ImageSettings, due: Collection[str], settings: Settings, models: ModelChoices
 ) -> Iterator[_Calls]:
-    """The calls for one image."""
+    """The calls for the due stages of one image."""
     if LABELS in due and settings.custom_labels_arn:
-        # The calls are free: what costs is the model, by the hour.
+        # The calls are free: the running model is billed by the hour.
         yield custom_labels.OPERATION, (custom_labels.region(settings.custom_labels_arn),), 1, 1, 0.0
     elif LABELS in due:
-        yield _look(rekognition.OPERATION, models)
+        yield _rekognition_call(rekognition.OPERATION, models)
     if CAPTIONS in due and models.captioner is not None:
         (operation,) = models.captioner.candidate.operations
         tokens = nova.tokens_at_most(operation.invoke_id, settings.caption_prompt, settings.alt_text_length)
         cost = nova.cost(operation.invoke_id, tokens, settings.caption_tier)
         yield operation, models.captioner.regions, 1, 1, cost
     if PICTURES in due:
-        yield from _picture_calls(asked, settings, models)
+        yield from _picture_calls(image_settings, settings, models)
 
 
-def _picture_calls(asked: ImageSettings, settings: Settings, models: ModelChoices) -> Iterator[_Calls]:
-    paints = asked.needs_prompt
-    if paints and not asked.prompts:
+def _picture_calls(
+    image_settings: ImageSettings, settings: Settings, models: ModelChoices
+) -> Iterator[_Calls]:
+    generates = image_settings.needs_prompt
+    if generates and not image_settings.prompts:
         return
-    if asked.subject == "FACES":
-        yield _look(faces.OPERATION, models)
+    subject = image_settings.subject
+    if subject == "FACES":
+        yield _rekognition_call(faces.OPERATION, models)
     generator = models.replacer.candidate.client if models.replacer else None
-    if asked.subject in ("LABELS", "SALIENT") and "cut-out" in settings.mask_sources and models.remover:
+    if subject in ("LABELS", "SALIENT") and "cut-out" in settings.mask_sources and models.remover:
         (operation,) = models.remover.candidate.operations
-        in_words = paints and asked.subject == "LABELS" and generator and by_words(generator, asked.mode)
+        # A model that finds the subject from words needs a cut-out only if it finds nothing.
+        in_words = (
+            generates and subject == "LABELS" and generator and by_words(generator, image_settings.mode)
+        )
         price = facts_of(operation.name, operation.model_id).cost(images=1)
         yield operation, models.remover.regions, 0 if in_words else 1, 1, price
-    if paints and models.replacer and generator:
+    if generates and models.replacer and generator:
         (operation,) = models.replacer.candidate.operations
-        calls = len(asked.prompts) * math.ceil(asked.variants / generator.images_per_call)
-        pictures = len(asked.outputs)
-        repeated = pictures * settings.max_regenerations
-        price = facts_of(operation.name, operation.model_id).cost(images=pictures + repeated)
-        yield operation, models.replacer.regions, calls, calls + repeated, price
+        calls = len(image_settings.prompts) * math.ceil(image_settings.variants / generator.images_per_call)
+        pictures = len(image_settings.outputs)
+        regenerations = pictures * settings.max_regenerations
+        price = facts_of(operation.name, operation.model_id).cost(images=pictures + regenerations)
+        yield operation, models.replacer.regions, calls, calls + regenerations, price
 
 
-def _look(operation: Operation, models: ModelChoices) -> _Calls:
+def _rekognition_call(operation: Operation, models: ModelChoices) -> _Calls:
     return operation, models.regions, 1, 1, facts_of(operation.name).cost(images=1)
 
 
 def models_in_use(context: RunContext) -> tuple[ModelChoices, list[str]]:
-    """The models that a run would use now, and why there is none of a kind; only control planes are asked."""
+    """The models that a run would use now, and for each kind without a usable model the reason.
+
+    Calls control planes only, which is free.
+    """
     reasons: list[str] = []
 
-    def current(roster: ModelSelector[T]) -> SelectedModel[T] | None:
+    def current(selector: ModelSelector[T]) -> SelectedModel[T] | None:
         try:
-            return roster.current()
+            return selector.current()
         except NothingUsable as error:
             reasons.append(str(error))
             return None
@@ -178,8 +194,8 @@ def models_in_use(context: RunContext) -> tuple[ModelChoices, list[str]]:
 
     def per_minute(operation: Operation, region: str) -> float:
         facts = facts_of(operation.name, operation.invoke_id)
-        own = context.settings.quota(operation.name) or account.requests_per_minute(facts, region)
-        return own or facts.requests_in(region)
+        quota = context.settings.quota(operation.name) or account.requests_per_minute(facts, region)
+        return quota or facts.requests_in(region)
 
     return (
         ModelChoices(

@@ -21,7 +21,7 @@ def test_photos_are_submitted_run_and_reported(bucket: str, control: ControlClie
     assert (row.ImageName, row.Status, row.Ref) == ("shoe.jpg", "Succeeded", "SKU 7")
 
 
-def test_a_wrong_wish_is_refused_before_anything_is_uploaded(bucket: str, tmp_path: Path) -> None:
+def test_a_wrong_request_field_is_refused_before_anything_is_uploaded(bucket: str, tmp_path: Path) -> None:
     (tmp_path / "shoe.jpg").write_bytes(photo(1))
     shop = bg_pipeline.Pipeline(bucket=bucket)
     with pytest.raises(RequestError, match="Mode"):
@@ -29,14 +29,16 @@ def test_a_wrong_wish_is_refused_before_anything_is_uploaded(bucket: str, tmp_pa
     assert list(shop.store.list("")) == []
 
 
-def test_what_is_missing_is_named(bucket: str, tmp_path: Path) -> None:
+def test_missing_settings_and_files_are_named(bucket: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="BG_BUCKET"):
         _ = bg_pipeline.Pipeline(bucket="").store
     with pytest.raises(UsageError, match=r"nothing\.jpg"):
         bg_pipeline.Pipeline(bucket=bucket).submit([tmp_path / "nothing.jpg"], Prompt="x")
 
 
-def test_a_manifest_is_submitted_as_photos_are(bucket: str, control: ControlClient, tmp_path: Path) -> None:
+def test_a_manifest_can_be_submitted_instead_of_photos(
+    bucket: str, control: ControlClient, tmp_path: Path
+) -> None:
     control.switch(canned=True)
     (tmp_path / "a.jpg").write_bytes(photo())
     (tmp_path / "catalogue.csv").write_text("source,ref\na.jpg,SKU 7\n")
@@ -50,7 +52,7 @@ def test_a_manifest_is_submitted_as_photos_are(bucket: str, control: ControlClie
         shop.submit(manifest=tmp_path / "catalogue.csv")
 
 
-def test_a_report_is_found_where_its_request_puts_it_and_is_that_of_the_request_as_it_is(
+def test_a_report_is_read_from_the_requested_prefix_and_belongs_to_the_current_request(
     bucket: str, control: ControlClient, tmp_path: Path
 ) -> None:
     control.switch(canned=True)
@@ -66,7 +68,7 @@ def test_a_report_is_found_where_its_request_puts_it_and_is_that_of_the_request_
     assert [row.Id for row in shop.report(batch)] == ["b"]
 
 
-def test_a_sample_is_approved_and_what_failed_is_asked_for_again(
+def test_a_sample_can_be_approved_and_failed_images_retried(
     bucket: str, control: ControlClient, tmp_path: Path
 ) -> None:
     control.switch(canned=True)

@@ -1,4 +1,4 @@
-"""What a plan counts for each kind of request, and that it knows what is done already."""
+"""The calls and costs that a plan counts for each kind of request, without those of finished images."""
 
 import threading
 from collections.abc import Iterator
@@ -66,21 +66,21 @@ def test_calls_are_counted_once_and_at_worst(
     assert calls(plan(bench, image_models=(models,))) == LOOKS | expected
 
 
-def test_without_paid_cut_outs_none_is_planned(bench: Bench) -> None:
+def test_without_cut_outs_in_the_mask_sources_none_is_planned(bench: Bench) -> None:
     bench.submit(1, Subject="SALIENT")
     assert calls(plan(bench, image_models=("titan-v2",), mask_sources=("alpha",))) == LOOKS | {
         "TITAN_V2": (1, 2)
     }
 
 
-def test_the_slowest_quota_makes_the_time_and_every_call_the_cost(bench: Bench) -> None:
+def test_the_slowest_quota_determines_the_time_and_all_calls_the_cost(bench: Bench) -> None:
     bench.submit(3)
     found = plan(bench, quota_titan_v2_rpm=6, max_regenerations=0, mask_sources=())
     assert found.minutes == found.minutes_at_worst == pytest.approx(0.5)
     assert found.worst_usd == pytest.approx(3 * (0.001 + 0.012) + 3 * 0.0025, abs=0.003)
 
 
-def test_what_is_done_is_not_planned(bench: Bench) -> None:
+def test_finished_images_are_not_planned(bench: Bench) -> None:
     bench.submit({"a.jpg": photo(1), "b.jpg": photo(2)})
     bench.run()
     bench.submit({"c.jpg": photo(3)}, batch="later")
@@ -89,7 +89,7 @@ def test_what_is_done_is_not_planned(bench: Bench) -> None:
     assert calls(found)["DETECT_LABELS"] == (1, 1)
 
 
-def test_what_cannot_run_is_told_and_costs_nothing(bench: Bench) -> None:
+def test_images_that_cannot_run_are_counted_and_cost_nothing(bench: Bench) -> None:
     bench.submit(2, requested=False)
     bench.submit(1, batch="broken", Promt="typo")
     found = plan(bench)
@@ -98,7 +98,7 @@ def test_what_cannot_run_is_told_and_costs_nothing(bench: Bench) -> None:
     assert "TITAN_V2" not in calls(found)
 
 
-def test_an_unknown_price_makes_the_whole_unknown(bench: Bench) -> None:
+def test_an_unknown_price_makes_the_total_unknown(bench: Bench) -> None:
     bench.submit(1)
     found = plan(bench, caption_models=("us.amazon.nova-pro-v1:0",))
     assert found.worst_usd is not None

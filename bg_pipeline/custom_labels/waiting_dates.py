@@ -79,7 +79,7 @@ def waiting_batches(store: Store, settings: Settings, dates: Iterable[UploadDate
         if not uploaded.complete(settings.settle_seconds, now):
             continue
         work = open_work(store, settings, uploaded, ledger)
-        work.find_due(settings, {}, stages=(LABELS,), wish=NO_REFRESH, etag_of=lambda key: "")
+        work.find_due(settings, {}, stages=(LABELS,), refresh=NO_REFRESH, etag_of=lambda key: "")
         if work.due and not at_work(store, uploaded.batch.lease_key):
             yield from _of(work)
 

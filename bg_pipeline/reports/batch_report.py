@@ -16,8 +16,8 @@ from bg_pipeline.errors import RunStopped
 from bg_pipeline.reports import html as report_html
 from bg_pipeline.reports.manifest import mirror_stored
 from bg_pipeline.reports.report import CsvWriter, JsonWriter, Report, names_in
+from bg_pipeline.run.batch_completion import Reporter
 from bg_pipeline.run.batch_work import BatchWork
-from bg_pipeline.run.engine import Reporter
 from bg_pipeline.run.rows import row_and_entry, rows
 from bg_pipeline.state import thumbnails
 

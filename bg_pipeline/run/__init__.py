@@ -1,1 +1,1 @@
-"""The flow of images: from a date's uploads to stored results, every image at its own pace."""
+"""The run: processes the images of upload dates, from the uploads to stored results and reports."""

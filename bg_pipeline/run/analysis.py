@@ -1,4 +1,4 @@
-"""What services see in a photo: labels, faces, a caption, a cut-out, each paid for once for the same bytes."""
+"""What services find in a photo: labels, faces, a caption, a cut-out; each is paid for once for the same bytes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
@@ -38,7 +38,7 @@ from bg_pipeline.state.claims import Claim, Price
 NO_OCCASIONS: Mapping[str, str] = MappingProxyType({})
 
 MASK_SIDE = 2048
-"""A cut-out's mask is kept at most so large while its picture is waited for."""
+"""The longest side, in pixels, of a cut-out's mask in memory while the thread waits for the picture."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,13 @@ class Analysis:
 
 
 class PhotoAnalyzer:
-    """Asks services about one photo; every answer is stored before it is used.
+    """Calls services for one photo; every answer is stored before it is used, and stored answers are used first.
 
-    ``occasions`` names, by stage, the refresh on which answers have to have been made; of a photo that is ``known``,
-    some are likely to be stored. ``cut_out_in_use`` is the answer that the last cut-out came from.
+    ``occasions`` maps a stage to the refresh for which its answers have to have been made. ``expect_answers`` says
+    that answers for the photo are likely to be stored. ``last_cut_out`` is the answer that the last cut-out came
+    from.
+
+    All methods may raise `ImageError`, `CallError`, `RunStopped` and, for the answer store, errors of boto3.
     """
 
     def __init__(
@@ -63,20 +66,20 @@ class PhotoAnalyzer:
         budget: ImageBudget,
         occasions: Mapping[str, str] = NO_OCCASIONS,
         *,
-        known: bool = True,
+        expect_answers: bool = True,
     ) -> None:
         self._context = context
         self._photo = photo
         self._budget = budget
         self._occasions = occasions
-        self._known = known
-        self.cut_out_in_use: Answer | None = None
+        self._expect_answers = expect_answers
+        self.last_cut_out: Answer | None = None
 
     def labels(self) -> Analysis:
         """Labels of the photo, as the part of a labels document that comes from the model.
 
-        They are Rekognition's own, or with ``BG_CUSTOM_LABELS_ARN`` that model's; then raises `FallbackNeeded`
-        while it is not running.
+        They come from Rekognition, or with ``BG_CUSTOM_LABELS_ARN`` from that model. Raises `NotTried` while that
+        model is not running.
         """
         if self._context.settings.custom_labels_arn:
             return self._custom_labels(self._context.settings.custom_labels_arn)
@@ -92,19 +95,19 @@ class PhotoAnalyzer:
             )
 
         price = self._price_of(rekognition.OPERATION)
-        asked = identity_of_call(self._context.settings, Affects.LABELS_CALL)
-        return self._ask_once("labels", asked, ask, "labels", price)
+        parameters = identity_of_call(self._context.settings, Affects.LABELS_CALL)
+        return self._ask_once("labels", parameters, ask, "labels", price)
 
     def _custom_labels(self, arn: str) -> Analysis:
         context, confidence = self._context, self._context.settings.custom_labels_confidence
-        asked = identity_of_call(context.settings, Affects.LABELS_CALL)
+        parameters = identity_of_call(context.settings, Affects.LABELS_CALL)
 
-        def picture() -> dict[str, Any]:
-            # Before the model is waited for: what is no picture need not wait.
+        def request() -> dict[str, Any]:
+            # Made before the state of the model is checked, so that a file that is not a picture fails at once.
             return custom_labels.request(arn, self._photo.view, confidence)
 
         def ask(claim: Claim) -> Answer:
-            body = picture()
+            body = request()
             try:
                 if not context.stopped_model.is_stopped:
                     return self._rekognition(
@@ -120,11 +123,11 @@ class PhotoAnalyzer:
                 context.stopped_model.record_stopped()
             raise context.stopped_model.skip(self._budget.batch.date)
 
-        if context.stopped_model.is_stopped and not self._stored_answer("labels", asked, "labels"):
-            # Ten thousand photos that wait need no claims.
-            picture()
+        if context.stopped_model.is_stopped and not self._has_answer("labels", parameters, "labels"):
+            # Without claims, because ten thousand photos may wait for the model.
+            request()
             raise context.stopped_model.skip(self._budget.batch.date)
-        return self._ask_once("labels", asked, ask, "labels", self._price_of(custom_labels.OPERATION))
+        return self._ask_once("labels", parameters, ask, "labels", self._price_of(custom_labels.OPERATION))
 
     def faces(self) -> list[Box]:
         """Boxes of all faces in the photo."""
@@ -138,21 +141,21 @@ class PhotoAnalyzer:
                 claim,
             )
 
-        found = self._ask_once("faces", {}, ask, "labels", self._price_of(faces.OPERATION)).document["Faces"]
-        return [Box.read(place["BoundingBox"], "face") for place in found]
+        analysis = self._ask_once("faces", {}, ask, "labels", self._price_of(faces.OPERATION))
+        return [Box.read(face["BoundingBox"], "face") for face in analysis.document["Faces"]]
 
     def sam(self, boxes: Sequence[Box]) -> Mask:
-        """What the user's SAM endpoint sees in ``boxes``; only with ``BG_SAM_ENDPOINT``."""
+        """The mask that the user's SAM endpoint makes for ``boxes``; only with ``BG_SAM_ENDPOINT``."""
         context, photo = self._context, self._photo
         form = SamForm.read(context.settings.sam_form)
-        asked = {
+        parameters = {
             **identity_of_call(context.settings, Affects.SAM_CALL),
             "form": form.model_dump(),
             "boxes": [astuple(box) for box in boxes],
         }
-        name = identity("sam", photo.sha256, asked)
+        name = identity("sam", photo.sha256, parameters)
         with context.answers.lock_for(name):
-            answer = context.answers.find("sam", name, self._terms("generated_images"))
+            answer = context.answers.find("sam", name, self._policy("generated_images"))
             if answer is None:
                 size = read_header(photo.view).size
                 mask = sam_mask(self._call_sam(form), form, photo.view, size, boxes)
@@ -178,10 +181,10 @@ class PhotoAnalyzer:
         return ask
 
     def caption(self) -> Analysis:
-        """A caption by the first caption model that can be used: ``{"Caption": …, "AltText": …, "Prompt": …}``.
+        """A caption by the first usable caption model: ``{"Caption": …, "AltText": …, "Prompt": …}``.
 
-        ``Prompt`` has the words that were sent. Raises `FallbackNeeded` where captions are switched off, and
-        `ModelUnavailable` where no caption model can be used: only what needs a caption waits for one.
+        ``Prompt`` is the text that was sent. Raises `NotTried` if captions are switched off, and `ModelUnavailable`
+        if no caption model can be used: then only outputs that need a caption are skipped.
         """
         if not self._context.settings.caption_models:
             raise NotTried(
@@ -189,26 +192,28 @@ class PhotoAnalyzer:
                 "captions are switched off (BG_CAPTION_MODELS is empty) and {caption} in its prompt needs one: name "
                 "a caption model, or write the words themselves",
             )
-        asked = identity_of_call(self._context.settings, Affects.CAPTION_CALL)
-        return self._ask_once("captions", asked, self._describe, "captions", self._price_of_caption())
+        parameters = identity_of_call(self._context.settings, Affects.CAPTION_CALL)
+        return self._ask_once(
+            "captions", parameters, self._call_caption, "captions", self._price_of_caption()
+        )
 
     def cut_out(self) -> Mask:
-        """The subject as a model cuts it out, paid for once and used for every prompt."""
+        """The subject's mask from a background removal model, paid for once and used for all prompts."""
         context, name = self._context, self._cut_out_name
         answer = context.answers.once(
             "cut-out",
             name,
-            self._terms("generated_images"),
-            self._cut,
+            self._policy("generated_images"),
+            self._call_cut_out,
             media_type="image/png",
             price=self._price_of_cut_out(),
         )
         return self._mask_of_cut_out(name, answer)
 
     def stored_cut_out(self) -> Mask:
-        """The same from a stored answer only; raises `CallError` where there is none."""
+        """The mask of `cut_out` from a stored answer; raises `CallError` if there is none."""
         name = self._cut_out_name
-        answer = self._context.answers.find("cut-out", name, self._terms("generated_images"))
+        answer = self._context.answers.find("cut-out", name, self._policy("generated_images"))
         if answer is None:
             raise CallError("NotStored", "no cut-out was paid for yet")
         return self._mask_of_cut_out(name, answer)
@@ -220,7 +225,7 @@ class PhotoAnalyzer:
     def _mask_of_cut_out(self, name: str, answer: Answer) -> Mask:
         context, photo = self._context, self._photo
         self._budget.charge(name, answer, context.answers)
-        self.cut_out_in_use = answer
+        self.last_cut_out = answer
         generator = context.generator(answer.model)
         if generator is None:
             raise CallError(
@@ -235,76 +240,76 @@ class PhotoAnalyzer:
         width, height = (max(1, round(side * scale)) for side in fitted.inner)
         return Mask(unfit(alpha, fitted, (width, height)), "cut-out")
 
-    def _cut(self, claim: Claim) -> Answer:
-        removers = self._context.cut_out_models
-        while removers.candidates:
-            choice = removers.current()
+    def _call_cut_out(self, claim: Claim) -> Answer:
+        models = self._context.cut_out_models
+        while models.candidates:
+            model = models.current()
             try:
-                return self._cut_with(choice, claim)
+                return self._call_cut_out_model(model, claim)
             except ModelUnavailable as error:
-                removers.drop(choice, error.region, error)
+                models.drop(model, error.region, error)
         raise NotTried(
             "NoCutOut",
-            "its mask has to be cut out, and no model in BG_IMAGE_MODELS does that: add titan-v2, "
-            "nova-canvas or stability, or give a mask",
+            "its mask has to be cut out, and no model in BG_IMAGE_MODELS can do that: add titan-v2, nova-canvas or "
+            "stability, or upload a mask",
         )
 
-    def _cut_with(self, choice: SelectedModel[Generator], claim: Claim) -> Answer:
+    def _call_cut_out_model(self, model: SelectedModel[Generator], claim: Claim) -> Answer:
         context, photo, budget = self._context, self._photo, self._budget
-        generator = choice.candidate.client
-        (operation,) = choice.candidate.operations
+        generator = model.candidate.client
+        (operation,) = model.candidate.operations
         fitted = generator.sizes.canvas(photo.size)
         with photo.full() as full:
             picture = fit(full, fitted, media="jpeg", max_bytes=generator.max_picture_bytes)
         price = facts_of(operation.name, operation.model_id).cost(images=1)
         with budget.pay(operation.name, price, claim) as call:
             data = generator.remove(
-                picture, fitted.canvas, context.invoke(choice.regions, budget, call, claim)
+                picture, fitted.canvas, context.invoke(model.regions, budget, call, claim)
             )
             call.settle(price)
         return self._answer(data, generator.name, call, price)
 
-    def _describe(self, claim: Claim) -> Answer:
+    def _call_caption(self, claim: Claim) -> Answer:
         jpeg = self._photo.jpeg(nova.WITHIN, max_bytes=nova.MAX_BYTES)
         self._photo.spill_to_disk()
         while True:
             try:
-                choice = self._context.caption_models.current()
+                model = self._context.caption_models.current()
             except NothingUsable as error:
-                # It stops what needs a caption, and not the run.
+                # Not a `RunStopped`: it must not stop the run, only what needs a caption.
                 raise ModelUnavailable("NothingUsable", str(error)) from error
             try:
-                return self._describe_with(choice, jpeg, claim)
+                return self._call_caption_model(model, jpeg, claim)
             except ModelUnavailable as error:
-                self._context.caption_models.drop(choice, error.region, error)
+                self._context.caption_models.drop(model, error.region, error)
 
-    def _describe_with(self, choice: SelectedModel[str], jpeg: bytes, claim: Claim) -> Answer:
+    def _call_caption_model(self, model: SelectedModel[str], jpeg: bytes, claim: Claim) -> Answer:
         context, budget = self._context, self._budget
-        (operation,) = choice.candidate.operations
+        (operation,) = model.candidate.operations
         prompt, tier = context.settings.caption_prompt, context.settings.caption_tier
         alt_text = context.settings.alt_text_length
         body = nova.request(operation.invoke_id, jpeg, prompt, alt_text, tier)
         tokens_in, tokens_out = nova.tokens_at_most(operation.invoke_id, prompt, alt_text)
-        worst = nova.cost(operation.invoke_id, (tokens_in, tokens_out), tier)
-        with budget.pay(operation.name, worst, claim) as call:
-            done = context.calls.make(
+        max_cost = nova.cost(operation.invoke_id, (tokens_in, tokens_out), tier)
+        with budget.pay(operation.name, max_cost, claim) as call:
+            response = context.calls.make(
                 operation,
                 lambda client, _: client.converse(**body),
-                regions=choice.regions,
+                regions=model.regions,
                 tokens=tokens_in + tokens_out,
                 used_tokens=lambda answer: float(answer.get("usage", {}).get("totalTokens", 0)),
                 before=partial(budget.check, claim),
             )
-            call.regions.append(done.region)
-            tokens = nova.tokens_used(done.answer)
-            cost = nova.cost(operation.invoke_id, tokens, nova.tier_used(done.answer))
-            # A refusal, or nothing, that comes as an answer is paid for like one.
+            call.regions.append(response.region)
+            tokens = nova.tokens_used(response.answer)
+            cost = nova.cost(operation.invoke_id, tokens, nova.tier_used(response.answer))
+            # Before the answer is read: a refusal or an empty answer is billed too.
             call.settle(cost)
-            answer = {key: value for key, value in done.answer.items() if key != "ResponseMetadata"}
+            answer = {key: value for key, value in response.answer.items() if key != "ResponseMetadata"}
             context.keep_payload(budget, operation, body, answer)
-            caption = nova.read(done.answer, alt_text)
+            caption = nova.read(response.answer, alt_text)
         document = {"Caption": caption.text, "AltText": caption.alt_text, "Prompt": nova.prompt_of(body)}
-        return self._answer(orjson.dumps(document), choice.candidate.name, call, cost)
+        return self._answer(orjson.dumps(document), model.candidate.name, call, cost)
 
     def _rekognition(
         self,
@@ -318,7 +323,7 @@ class PhotoAnalyzer:
         price = facts_of(operation.name).cost(images=1)
         with self._budget.pay(operation.name, price, claim) as call:
             try:
-                done = self._context.calls.make(
+                response = self._context.calls.make(
                     operation,
                     lambda client, _: send(client),
                     regions=regions or self._context.aws.regions,
@@ -332,12 +337,12 @@ class PhotoAnalyzer:
                 ) from error
             except CallError as error:
                 if error.code == "InvalidImageFormatException":
-                    # What was sent undecoded is decoded now, to say what is wrong with it.
+                    # The file was sent without being decoded; decoding it raises an error with the exact reason.
                     _ = self._photo.small
                 raise
-            call.regions.append(done.region)
+            call.regions.append(response.region)
             call.settle(price)
-        return self._answer(orjson.dumps(read(done.answer)), "rekognition", call, price)
+        return self._answer(orjson.dumps(read(response.answer)), "rekognition", call, price)
 
     def _answer(self, data: bytes, model: str, call: PaidCall, cost: float | None) -> Answer:
         made_for = self._budget.made_for
@@ -347,12 +352,12 @@ class PhotoAnalyzer:
         return self._budget.price(operation.name, facts_of(operation.name).cost(images=1))
 
     def _price_of_caption(self) -> Price:
-        """What the caption model in use costs at most; another one's price is written before it is called."""
-        settings, captioners = self._context.settings, self._context.caption_models
+        """The highest price of a call of the selected caption model; the price of the model called replaces it."""
+        settings = self._context.settings
         try:
-            (operation,) = captioners.current().candidate.operations
+            (operation,) = self._context.caption_models.current().candidate.operations
         except NothingUsable:
-            return self._budget.price("", 0.0)  # only a stored answer will do
+            return self._budget.price("", 0.0)  # no call can be made: only a stored answer can be used
         tokens = nova.tokens_at_most(operation.invoke_id, settings.caption_prompt, settings.alt_text_length)
         usd = nova.cost(operation.invoke_id, tokens, settings.caption_tier)
         return self._budget.price(operation.name, usd)
@@ -364,27 +369,32 @@ class PhotoAnalyzer:
             return self._budget.price("", 0.0)
         return self._budget.price(operation.name, facts_of(operation.name, operation.model_id).cost(images=1))
 
-    def _stored_answer(self, kind: str, asked: Mapping[str, Any], stage: str) -> bool:
-        name = identity(kind, self._photo.sha256, asked)
-        return self._context.answers.find(kind, name, self._terms(stage)) is not None
+    def _has_answer(self, kind: str, parameters: Mapping[str, Any], stage: str) -> bool:
+        name = identity(kind, self._photo.sha256, parameters)
+        return self._context.answers.find(kind, name, self._policy(stage)) is not None
 
-    def _terms(self, stage: str) -> AnswerPolicy:
+    def _policy(self, stage: str) -> AnswerPolicy:
         return self._context.answer_policy(self._budget, occasion=self._occasions.get(stage, ""))
 
     def _ask_once(
-        self, kind: str, asked: Mapping[str, Any], ask: Callable[[Claim], Answer], stage: str, price: Price
+        self,
+        kind: str,
+        parameters: Mapping[str, Any],
+        ask: Callable[[Claim], Answer],
+        stage: str,
+        price: Price,
     ) -> Analysis:
-        """The document for these bytes, asked for only if nobody has."""
+        """The stored document for these bytes and parameters, or else that of a new call of ``ask``."""
         context = self._context
-        name = identity(kind, self._photo.sha256, asked)
+        name = identity(kind, self._photo.sha256, parameters)
         answer = context.answers.once(
             kind,
             name,
-            self._terms(stage),
+            self._policy(stage),
             ask,
             media_type="application/json",
             price=price,
-            looks=self._known,
+            looks=self._expect_answers,
         )
         self._budget.charge(name, answer, context.answers)
         try:

@@ -1,8 +1,8 @@
-"""Moves photos whose results have all succeeded out of the uploads; at every moment the photo exists somewhere.
+"""Moves photos whose results have all succeeded from the uploads to an archive; a photo exists at every moment.
 
-It is copied, the copy is read back and compared with what was worked on, the batch's ledger says where it is, and
-only then the upload is removed, if it still is what was copied. After a crash anywhere in between, the next run
-goes on from there. A removal from the uploads starts no run.
+It is copied, the copy is read back and compared with the photo that was processed, the new address is stored in the
+batch's ledger, and only then the upload is deleted, unless it has changed. After a crash between any of these steps
+the next run continues. Deleting an upload does not start a run.
 """
 
 import hashlib
@@ -24,9 +24,9 @@ from bg_pipeline.run.batch_work import BatchWork
 from bg_pipeline.storage.object_store import ObjectInfo, Store
 
 PREFIX = s3_keys.ARCHIVE
-"""In BG_ARCHIVE_TO: the prefix of this name in the bucket of the photos."""
-MOVERS = 8
-"""Photos that are moved at a time; each is held in memory whole while its copy is compared."""
+"""This value of BG_ARCHIVE_TO means the prefix of the same name in the bucket of the photos."""
+THREADS = 8
+"""Photos that are moved at the same time; each is in memory as a whole while its copy is compared."""
 
 
 @dataclass(frozen=True)
@@ -36,41 +36,44 @@ class _Copied:
 
 
 class Archive:
-    """Where finished photos go; empty ``to`` means that they stay. ``note`` is called with a line for a person."""
+    """Moves finished photos to ``to``: a bucket, or `PREFIX`; if it is empty, they stay.
+
+    ``note`` is called with a line for the user for each photo or batch that could not be moved.
+    """
 
     def __init__(self, store: Store, to: str, note: Callable[[str], None]) -> None:
         self._uploads = store
         self._to = store if to in ("", PREFIX) else store.in_bucket(to)
-        self._on = bool(to)
+        self._enabled = bool(to)
         self._note = note
 
     def due(self, work: BatchWork) -> list[str]:
-        """The photos of a batch that can be moved: in its own folder, and every result of theirs succeeded."""
-        own = (
+        """The photos of a batch that can be moved: those in its own folder whose results have all succeeded."""
+        in_own_folder = (
             work.locations.data is self._uploads
             and work.locations.input_prefix == work.locations.batch.input_prefix
         )
-        if not self._on or not own or work.request is None:
+        if not self._enabled or not in_own_folder or work.request is None:
             return []
-        named = work.request.named_keys
+        named_keys = work.request.named_keys
         return [
             image
-            for image, found in work.images.items()
-            if found is not None
-            and found.key not in work.locations.moved
-            and found.key not in named
+            for image, upload in work.images.items()
+            if upload is not None
+            and upload.key not in work.locations.moved
+            and upload.key not in named_keys
             and (entry := work.ledger.get(image)) is not None
-            and _finished(entry, found)
+            and _is_finished(entry, upload)
         ]
 
     def move(self, work: BatchWork) -> None:
-        """Moves what is `due`; the batch's lease has to be held. What cannot be moved stays, and is told."""
+        """Moves the photos that are `due`; a photo that cannot be moved stays. The batch's lease has to be held."""
         images = self.due(work)
         if not images:
             return
         copied: list[_Copied] = []
         try:
-            with ThreadPoolExecutor(MOVERS, "archive") as pool:
+            with ThreadPoolExecutor(THREADS, "archive") as pool:
                 copied += filter(None, pool.map(lambda image: self._copy(work, image), images))
                 for each in copied:
                     work.ledger.put(each.entry)
@@ -80,7 +83,7 @@ class Archive:
         except (ClientError, BotoCoreError, NotDelivered) as error:
             self._note(
                 f"{work.locations.batch.path}: photos could not be moved to BG_ARCHIVE_TO ({error}); "
-                "those that were not are where they were uploaded, and the next run goes on"
+                "those photos are still where they were uploaded, and the next run tries again"
             )
         work.locations.moved.update({each.upload.key: each.entry.archived for each in copied})
 
@@ -89,7 +92,7 @@ class Archive:
         if entry is None or upload is None:
             return None
         try:
-            for key in _keys(work.locations.batch, entry):
+            for key in _archive_keys(work.locations.batch, entry):
                 sha256 = self._sha256(key)
                 if sha256 is None:
                     self._uploads.copy(upload.key, key, to=self._to, if_etag=upload.etag)
@@ -97,9 +100,11 @@ class Archive:
                 if sha256 == entry.sha256:
                     entry.archived = f"s3://{self._to.bucket}/{key}"
                     return _Copied(entry, upload)
-            self._note(f"{upload.key} stays: its copy in the archive is not the photo that was worked on")
+            self._note(
+                f"{upload.key} stays: its copy in the archive differs from the photo that was processed"
+            )
         except PreconditionFailed:
-            return None  # uploaded anew since
+            return None  # replaced by a new upload
         except ImageError as error:
             self._note(f"{upload.key} stays: {error}")
         return None
@@ -109,23 +114,23 @@ class Archive:
         return None if content is None else hashlib.sha256(content.data).hexdigest()
 
     def _remove(self, copied: _Copied) -> None:
-        with suppress(PreconditionFailed):  # uploaded anew since: the next run works on that
+        with suppress(PreconditionFailed):  # replaced by a new upload, which the next run processes
             self._uploads.delete(copied.upload.key, if_etag=copied.upload.etag)
 
 
-def _finished(entry: Entry, found: ObjectInfo) -> bool:
+def _is_finished(entry: Entry, upload: ObjectInfo) -> bool:
     pictures = entry.stages.get(PICTURES)
     return (
         pictures is not None
         and pictures.status == Status.SUCCEEDED
-        and entry.etag == found.etag
+        and entry.etag == upload.etag
         and bool(entry.sha256)
         and all(output["Status"] == Status.SUCCEEDED for output in entry.outputs)
         and all(record.final or record.status not in AGAIN_LATER for record in entry.stages.values())
     )
 
 
-def _keys(batch: Batch, entry: Entry) -> Sequence[str]:
-    """Where a photo goes: under its own name, or beside an earlier photo of that name."""
+def _archive_keys(batch: Batch, entry: Entry) -> Sequence[str]:
+    """The keys to try for a photo in the archive: its own name, then one with its digest if that name is taken."""
     stem, extension = posixpath.splitext(entry.image)
     return batch.archive_key(entry.image), batch.archive_key(f"{stem}~{entry.sha256[:12]}{extension}")

@@ -1,4 +1,4 @@
-"""Where the things of one batch lie."""
+"""The S3 locations of one batch."""
 
 from dataclasses import dataclass, field
 
@@ -11,12 +11,13 @@ from bg_pipeline.storage.object_store import Store
 
 @dataclass(frozen=True)
 class BatchLocations:
-    """A batch's buckets and prefixes, the names bound to its results, its own cap, and its small pictures.
+    """A batch's buckets and prefixes, the names of its results, its cost cap, and its thumbnails.
 
-    ``store`` is the bucket with the pipeline's state, ``data`` the one with the batch's photos and results.
-
-    It ``retries`` if it asks again for what failed in another batch. ``moved`` tells of uploads that were moved to
-    the archive, by their keys, where they are (``s3://bucket/key``).
+    ``store`` is the bucket with the pipeline's state, ``data`` the bucket with the batch's photos and results.
+    ``names`` assigns file names to results. ``cap_usd`` is the batch's cap in dollars, or None; ``family`` is the cap
+    that it shares with its retries and redoes, if any. ``retries`` is true if the batch is a retry of another one.
+    ``moved`` maps the key of a photo to its current address (``s3://bucket/key``) if it is stored under another key:
+    because it was archived, or because its name has another Unicode form.
     """
 
     batch: Batch
@@ -34,7 +35,7 @@ class BatchLocations:
     moved: dict[str, str] = field(default_factory=dict)
 
     def resolve(self, key: str) -> tuple[Store, str]:
-        """Where an object of the batch is now: a photo's key stays its name when it is moved to the archive."""
+        """The bucket and key under which an object of the batch is stored now; ``key`` is where it was uploaded."""
         if key not in self.moved:
             return self.data, key
         bucket, _, moved_to = self.moved[key].removeprefix("s3://").partition("/")

@@ -1,4 +1,4 @@
-"""A batch in the hands of a run: its request, its images, and for each image the stages that are due."""
+"""One batch as a run works on it: its request, its images, and for each image the stages that are due."""
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -38,14 +38,17 @@ _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(slots=True)
 class BatchWork:
-    """One batch; ``request`` is None, and ``problem`` says why, where the request cannot be read.
+    """One batch. If its request cannot be read, ``request`` is None and ``problem`` is the reason.
 
-    ``images`` maps each image asked for to its object, None where there is none. ``due`` has, for each image
-    with something to do, its stages with the fingerprints they will have been done for; ``lost``, by image, results
-    that the ledger knows and that are not stored any more as they were. ``occasions`` names, by stage, the refresh on
-    which it is made anew, ``retry`` the occasion on which what failed is tried again. ``writer`` writes under the
-    ``lease``. ``done``, ``failed`` and ``undelivered`` count this run's images: all, those whose calls failed, and
-    those in a row whose results S3 did not take.
+    ``images`` maps the name of each requested image to its object, or to None if there is no such object. ``due``
+    maps each image with due stages to these stages and their new fingerprints. ``lost`` maps an image to those result
+    keys of its ledger entry that are missing or changed in S3. ``occasions`` maps a stage to the refresh for which it
+    has to be done again; ``retry`` is the occasion of a request to try final failures again, or empty. ``writer``
+    writes only while ``lease`` is held. ``ledger_objects`` is the listing from which the ledger was read.
+
+    For the current run: ``pending`` counts the images that have no outcome yet, ``done`` those that have, ``failed``
+    those whose calls failed, and ``undelivered`` the last images in a row whose results S3 did not store.
+    ``stopped`` is the reason why no further image of the batch is started.
     """
 
     uploaded: Uploaded
@@ -66,27 +69,40 @@ class BatchWork:
     retry: str = ""
     stopped: RowOutcome | None = None
     ledger_objects: Sequence[ObjectInfo] = ()
-    _alike: tuple[BatchRequest, ImageSettings] | None = None
+    _shared_settings: tuple[BatchRequest, ImageSettings] | None = None
 
     def settings_of(self, image: str) -> ImageSettings:
-        """What the request asks for an image; only for images, which a batch without a request has none of."""
-        found = self._asked(image)
-        return found if found.image == image else replace(found, image=image)
+        """What the request asks for an image. Raises `ValueError` if the request cannot be read."""
+        settings = self._settings_without_name(image)
+        return settings if settings.image == image else replace(settings, image=image)
 
     def ref(self, image: str) -> str:
-        """The reference that the request gives an image; the same as ``asked`` has, in a fraction of its time."""
-        return self._asked(image).ref
+        """The reference that the request gives an image, as in `settings_of` but faster."""
+        return self._settings_without_name(image).ref
 
-    def _asked(self, image: str) -> ImageSettings:
-        """What is asked for an image, under whatever name."""
+    def _settings_without_name(self, image: str) -> ImageSettings:
+        """What the request asks for an image; ``image`` may be empty in it."""
         if self.request is None:
-            raise ValueError(f"{image} is not asked for: the request cannot be read")
+            raise ValueError(f"{image} has no settings: the request cannot be read")
         if image in self.request.entries:
             return requests.image_settings(self.request, image, PRESET_REQUESTS)
-        # All images without an entry are asked for alike, and this is asked several times for each of 10,000.
-        if self._alike is None or self._alike[0] is not self.request:
-            self._alike = self.request, requests.image_settings(self.request, "", PRESET_REQUESTS)
-        return self._alike[1]
+        # All images without an entry of their own have the same settings, which are read several times for each of
+        # up to 10,000 images.
+        if self._shared_settings is None or self._shared_settings[0] is not self.request:
+            self._shared_settings = self.request, requests.image_settings(self.request, "", PRESET_REQUESTS)
+        return self._shared_settings[1]
+
+    def update_from(self, current: "BatchWork") -> None:
+        """Replaces what was read from S3 by what ``current`` has; the lease, its writer and the counts stay."""
+        self.ledger = current.ledger
+        self.locations = current.locations
+        self.due = current.due
+        self.lost = current.lost
+        self.occasions = current.occasions
+        self.retry = current.retry
+        self.request = current.request
+        self.problem = current.problem
+        self.images = current.images
 
     def find_due(
         self,
@@ -94,24 +110,33 @@ class BatchWork:
         results: Mapping[str, str],
         *,
         stages: Collection[str],
-        wish: RefreshRequest,
+        refresh: RefreshRequest,
         etag_of: Callable[[str], str],
     ) -> None:
-        """Fills ``due`` and ``lost``. ``etag_of`` tells the tag of a mask or backdrop by its key; the rest is as in
-        `due`."""
+        """Sets ``due`` and ``lost``, and with them ``occasions`` and ``retry``.
+
+        ``results`` are the ETags of the stored results by key, ``stages`` the stages to consider. ``etag_of`` returns
+        the ETag of a mask or backdrop by its key.
+        """
         self.due, self.lost = {}, {}
-        on = occasions(self.ledger.header, wish)
-        self.retry = on.pop(RETRY, "")
-        self.occasions = on
+        self.occasions = occasions(self.ledger.header, refresh)
+        self.retry = self.occasions.pop(RETRY, "")
         if self.uploaded.batch.is_order:
-            # Its picture asks for the labels or the caption that it needs; no others are paid for.
+            # An order is for pictures: labels and captions are made only if the picture needs them.
             stages = [stage for stage in stages if stage not in (LABELS, CAPTIONS)]
-        named = {} if self.request is None else {key: etag_of(key) for key in self.request.named_keys}
-        for image, found in self.images.items():
-            prints = fingerprints(settings, self.settings_of(image), found.etag if found else "", named)
+        named_etags = {} if self.request is None else {key: etag_of(key) for key in self.request.named_keys}
+        for image, source in self.images.items():
+            prints = fingerprints(
+                settings, self.settings_of(image), source.etag if source else "", named_etags
+            )
             entry = self.ledger.get(image)
             due_stages = stages_due(
-                entry, prints, stages=stages, occasions=on, results=results, retry=bool(self.retry)
+                entry,
+                prints,
+                stages=stages,
+                occasions=self.occasions,
+                results=results,
+                retry=bool(self.retry),
             )
             if due_stages:
                 self.due[image] = due_stages
@@ -121,46 +146,49 @@ class BatchWork:
 
     @property
     def has_removed_images(self) -> bool:
-        """Whether the ledger, and so the report, has images that are not asked for any more."""
+        """Whether the ledger, and so the report, has images that the request no longer includes."""
         return self.problem is None and not self.ledger.images() <= self.images.keys()
 
 
 def stored_batches(
     store: Store, dates: Iterable[UploadDate], only: Collection[Batch] = ()
 ) -> Iterator[tuple[Uploaded, list[ObjectInfo]]]:
-    """Every batch of the dates, or those of ``only``, with the listing of its ledger: what `open_work` takes."""
+    """Every batch of the dates, or those of ``only``, with the listing of its ledger: the arguments of `open_work`.
+
+    That includes batches that have no upload left because all their photos were archived.
+    """
     for date in dates:
-        ledgers = defaultdict(list)
+        ledger_objects = defaultdict(list)
         for found in store.list(f"{s3_keys.STATE}/ledger/{s3_keys.date_path(date)}/"):
-            ledgers[found.key.rpartition("/")[0]].append(found)
+            ledger_objects[found.key.rpartition("/")[0]].append(found)
         for uploaded in batches(store, date):
-            found_objects = ledgers.pop(uploaded.batch.ledger_prefix, [])
+            objects = ledger_objects.pop(uploaded.batch.ledger_prefix, [])
             if not only or uploaded.batch in only:
-                yield uploaded, found_objects
-        for prefix, objects in ledgers.items():
-            emptied = find_batch(prefix.removeprefix(f"{s3_keys.STATE}/ledger/"))
-            if emptied and (not only or emptied in only) and _moved(Ledger.read(store, emptied, objects)):
-                yield Uploaded(emptied, emptied=True), objects
+                yield uploaded, objects
+        for prefix, objects in ledger_objects.items():
+            batch = find_batch(prefix.removeprefix(f"{s3_keys.STATE}/ledger/"))
+            if batch and (not only or batch in only) and _archived(Ledger.read(store, batch, objects)):
+                yield Uploaded(batch, emptied=True), objects
 
 
 def open_batch(store: Store, settings: Settings, batch: Batch) -> BatchWork:
     """One batch by its name, as it is stored. Raises `UsageError` if there is none."""
     uploaded, objects = find(store, batch), list(store.list(f"{batch.ledger_prefix}/"))
-    if uploaded is None and _moved(Ledger.read(store, batch, objects)):
+    if uploaded is None and _archived(Ledger.read(store, batch, objects)):
         uploaded = Uploaded(batch, emptied=True)
     if uploaded is None:
         raise UsageError(f"there is no batch {batch.path} in bucket {store.bucket}")
     return open_work(store, settings, uploaded, objects)
 
 
-def drafted(store: Store, settings: Settings, uploaded: Uploaded, request: BatchRequest) -> BatchWork:
-    """A request that is not submitted yet over what was uploaded for it, with what a first run would find due."""
+def open_draft(store: Store, settings: Settings, uploaded: Uploaded, request: BatchRequest) -> BatchWork:
+    """A request that is not submitted yet, applied to its uploads, with ``due`` as a first run would find it."""
     batch = uploaded.batch
     names = list(request.entries) or [
         name for name in uploaded.images if batch.upload_key(name) not in request.named_keys
     ]
     images = {name: uploaded.objects.get(name) for name in names}
-    place = BatchLocations(
+    locations = BatchLocations(
         batch=batch,
         store=store,
         data=store.in_bucket(request.S3Bucket),
@@ -172,23 +200,23 @@ def drafted(store: Store, settings: Settings, uploaded: Uploaded, request: Batch
         cap_usd=request.MaxCostUSD,
         thumbnails=Thumbnails(store, batch, wanted=False),
     )
-    work = BatchWork(uploaded, Ledger(store, batch), place, request, None, images)
-    work.find_due(settings, {}, stages=STAGES, wish=RefreshRequest(), etag_of=lambda key: "")
+    work = BatchWork(uploaded, Ledger(store, batch), locations, request, None, images)
+    work.find_due(settings, {}, stages=STAGES, refresh=RefreshRequest(), etag_of=lambda key: "")
     return work
 
 
 def open_work(
     store: Store, settings: Settings, uploaded: Uploaded, ledger_objects: Sequence[ObjectInfo]
 ) -> BatchWork:
-    """A batch as it is stored; a request that has not changed since the ledger was written is not read again."""
+    """A batch as it is stored. The request is read from the ledger if it has not changed since that was written."""
     batch = uploaded.batch
     ledger = Ledger.read(store, batch, ledger_objects)
     request, problem = None, None
     try:
-        request = _request(store, settings, uploaded, ledger)
+        request = _read_request(store, settings, uploaded, ledger)
         if request.OutputS3Prefix != batch.output_prefix:
             claim(store, batch, request.OutputS3Prefix, "OutputS3Prefix")
-        # A report that is there already was written when the places of reports were not claimed yet.
+        # A batch that is reported already may be older than the claims of status prefixes.
         if request.StatusS3Prefix != batch.status_prefix and not ledger.header.get("Reported"):
             claim(store, batch, request.StatusS3Prefix, "StatusS3Prefix")
     except RequestError as error:
@@ -201,54 +229,54 @@ def open_work(
         try:
             images, moved = _images(store, data, uploaded, request, ledger)
         except ClientError as error:
-            if data.bucket == store.bucket or not _lasts(error):
+            if data.bucket == store.bucket or not _is_client_error(error):
                 raise
-            words = f"bucket '{request.S3Bucket}' cannot be used: {error}"
-            data, request, problem = store, None, RequestError([("S3Bucket", words)])
-    kept = {
-        # Most results bear the photo's own name, which is here already.
+            problem = RequestError([("S3Bucket", f"bucket '{request.S3Bucket}' cannot be used: {error}")])
+            data, request = store, None
+    bound_names = {
+        # Most results have the photo's own name: use the same string object to save memory.
         (image, int(number)): image if name == image else name
         for image, names in ledger.field_of_each("names")
         for number, name in names.items()
     }
-    place = BatchLocations(
+    locations = BatchLocations(
         batch=batch,
         store=store,
         data=data,
         input_prefix=request.InputS3Prefix if request else batch.input_prefix,
         output_prefix=request.OutputS3Prefix if request else batch.output_prefix,
         status_prefix=request.StatusS3Prefix if request else batch.status_prefix,
-        names=ResultNames(images, kept),
+        names=ResultNames(images, bound_names),
         request_id=request.Id if request else batch.derived_id(store.bucket),
         cap_usd=request.MaxCostUSD if request else None,
         thumbnails=Thumbnails(store, batch, wanted=len(images) <= settings.html_report_images),
         retries=request is not None and request.RetryOf is not None,
         moved=moved,
     )
-    return BatchWork(uploaded, ledger, place, request, problem, images)
+    return BatchWork(uploaded, ledger, locations, request, problem, images)
 
 
-def _lasts(error: ClientError) -> bool:
-    """Whether an error of S3 is one of rights or names, which no repetition mends."""
+def _is_client_error(error: ClientError) -> bool:
+    """Whether S3 answered with a 4xx status, such as a missing right or bucket, which a retry does not change."""
     return 400 <= int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) < 500
 
 
-def _request(store: Store, settings: Settings, uploaded: Uploaded, ledger: Ledger) -> BatchRequest:
+def _read_request(store: Store, settings: Settings, uploaded: Uploaded, ledger: Ledger) -> BatchRequest:
     batch = uploaded.batch
     if uploaded.request is None:
         return requests.default_request(batch, store.bucket, settings.default_prompt)
     if ledger.header.get("RequestETag") == uploaded.request.etag:
-        data = _kept_request(ledger.header)
+        data = _request_in_ledger(ledger.header)
     else:
         content = store.read(uploaded.request.key)
         data = content.data if content else b""
         if content and content.etag != uploaded.request.etag:
-            # Replaced since it was listed: an approval of the earlier one is none of this.
+            # The request was replaced after it was listed: an approval of the old one does not count for the new one.
             uploaded.request = replace(uploaded.request, etag=content.etag, modified=content.modified)
         text = data.decode("utf-8", "replace")
-        # As it came, where it is not UTF-8: what is read from the ledger has to be what was sent.
-        odd = pybase64.b64encode_as_string(data) if text.encode() != data else ""
-        ledger.update_header(RequestETag=content.etag if content else "", Request=text, RequestBytes=odd)
+        # If it is not UTF-8, keep the exact bytes too: a later run has to read from the ledger what was sent.
+        exact = pybase64.b64encode_as_string(data) if text.encode() != data else ""
+        ledger.update_header(RequestETag=content.etag if content else "", Request=text, RequestBytes=exact)
     return requests.read(
         data,
         bucket=store.bucket,
@@ -258,26 +286,29 @@ def _request(store: Store, settings: Settings, uploaded: Uploaded, ledger: Ledge
     )
 
 
-def _kept_request(header: Mapping[str, Any]) -> bytes:
-    """The request as the ledger keeps it."""
-    if odd := header.get("RequestBytes"):
-        return pybase64.b64decode(odd)
+def _request_in_ledger(header: Mapping[str, Any]) -> bytes:
+    """The bytes of the request that a ledger header contains."""
+    if exact := header.get("RequestBytes"):
+        return pybase64.b64decode(exact)
     return str(header.get("Request", "")).encode()
 
 
-def _moved(ledger: Ledger) -> dict[str, Entry]:
+def _archived(ledger: Ledger) -> dict[str, Entry]:
     """The entries of photos that were moved to the archive, by image."""
-    moved = (ledger.get(image) for image, archived in ledger.field_of_each("archived") if archived)
-    return {entry.image: entry for entry in moved if entry is not None}
+    entries = (ledger.get(image) for image, archived in ledger.field_of_each("archived") if archived)
+    return {entry.image: entry for entry in entries if entry is not None}
 
 
 def _images(
     store: Store, data: Store, uploaded: Uploaded, request: BatchRequest, ledger: Ledger
 ) -> tuple[dict[str, ObjectInfo | None], dict[str, str]]:
-    """The images asked for, those that the request lists or all in its folder, and where moved ones are by key."""
-    objects, images, moved = uploaded.objects, uploaded.images, _moved(ledger)
+    """The requested images, and `BatchLocations.moved`.
+
+    The images are those that the request lists, else all in its input folder, archived ones included.
+    """
+    objects, images, archived = uploaded.objects, uploaded.images, _archived(ledger)
+    prefix = f"{request.InputS3Prefix}/"
     if request.InputS3Prefix != uploaded.batch.input_prefix or data.bucket != store.bucket:
-        prefix = f"{request.InputS3Prefix}/"
         objects = {found.key.removeprefix(prefix): found for found in data.list(prefix)}
         films = films_of_photos(objects)
         images = {
@@ -286,22 +317,24 @@ def _images(
             if kind_of(name) is Kind.IMAGE and name not in films
         }
         owner = find_batch(f"{request.InputS3Prefix}/any")
-        moved = {}
+        archived = {}
         if owner is not None and owner.input_prefix == request.InputS3Prefix and data.bucket == store.bucket:
-            moved = _moved(Ledger.read(store, owner, list(store.list(f"{owner.ledger_prefix}/"))))
-    moved = {name: entry for name, entry in moved.items() if name not in objects}
-    # Known under the tag of the upload: that a photo was moved is no reason to do anything again.
-    prefix = f"{request.InputS3Prefix}/"
-    gone = {name: ObjectInfo(prefix + name, 0, entry.etag, _LONG_AGO) for name, entry in moved.items()}
-    objects, images = {**objects, **gone}, {**images, **gone}
-    places = {gone[name].key: entry.archived for name, entry in moved.items()}
+            archived = _archived(Ledger.read(store, owner, list(store.list(f"{owner.ledger_prefix}/"))))
+    archived = {name: entry for name, entry in archived.items() if name not in objects}
+    # With the ETag of the upload: moving a photo to the archive must not make its stages due.
+    archived_objects = {
+        name: ObjectInfo(prefix + name, 0, entry.etag, _LONG_AGO) for name, entry in archived.items()
+    }
+    objects, images = {**objects, **archived_objects}, {**images, **archived_objects}
+    moved = {prefix + name: entry.archived for name, entry in archived.items()}
     if request.Images is not None:
-        # A name that differs from the object's only in how an accent is written means it.
+        # A requested name that differs from an object's name only in its Unicode form means that object.
         names = match_names(request.entries, objects)
-        found_as = {name: objects.get(names.get(name, name)) for name in request.entries}
-        for name, found in found_as.items():
+        requested = {name: objects.get(names.get(name, name)) for name in request.entries}
+        for name, found in requested.items():
             if found is not None and found.key != prefix + name:
-                places[prefix + name] = places.get(found.key, f"s3://{data.bucket}/{found.key}")
-        return found_as, places
-    taken = request.named_keys
-    return {name: found for name, found in images.items() if found.key not in taken}, places
+                moved[prefix + name] = moved.get(found.key, f"s3://{data.bucket}/{found.key}")
+        return requested, moved
+    # Masks and backdrops in the same folder are not images.
+    named_keys = request.named_keys
+    return {name: found for name, found in images.items() if found.key not in named_keys}, moved

@@ -1,4 +1,4 @@
-"""What one run works with, shared by its threads: the store, the models in use, the gates, the purse."""
+"""What the threads of one run share: the store, the selected models, the rate limits and the budget."""
 
 import hashlib
 import threading
@@ -31,10 +31,10 @@ from bg_pipeline.storage.object_store import Store
 
 
 class RunContext:
-    """The tools of one run; end them with `close`.
+    """The services of one run; call `close` at the end.
 
-    ``stop`` ends all waiting. ``note`` is called with one line whenever a person would want to know of a
-    choice that was made.
+    Setting ``stop`` ends all waiting. ``note`` is called with one line of text for each decision that the user should
+    know of, and only once for the same line.
     """
 
     def __init__(
@@ -79,17 +79,17 @@ class RunContext:
 
     @property
     def prompt_limit(self) -> int:
-        """The longest prompt, in characters, of the image model in use."""
+        """The longest prompt, in characters, that the selected image model accepts."""
         return prompt_limit(self.background_models)
 
     @property
     def prompt_limits(self) -> frozenset[int]:
-        """The longest prompts of all known image models, any of which may have made a stored picture."""
+        """The prompt limits of all known image models, any of which may have made a stored picture."""
         names = {*BUILT_IN, *self._generators}
-        return frozenset(found.prompt_limit for name in names if (found := self.generator(name)))
+        return frozenset(known.prompt_limit for name in names if (known := self.generator(name)))
 
     def generator(self, name: str) -> Generator | None:
-        """The generator that made a stored answer, whether it is configured or not; None where nobody knows it."""
+        """The generator with this name, whether it is configured or not; None if it cannot be loaded."""
         if name not in self._generators:
             try:
                 self._generators[name] = generator(name)
@@ -100,11 +100,11 @@ class RunContext:
     def answer_policy(
         self, budget: ImageBudget, *, models: Collection[str] = (), occasion: str = ""
     ) -> AnswerPolicy:
-        """Which answers will do for the image that ``budget`` pays for."""
+        """Which stored answers may be used for the image that ``budget`` pays for."""
         return AnswerPolicy(self.stop, budget.batch.path, budget.retry, models, occasion)
 
     def invoke(self, regions: Sequence[str], budget: ImageBudget, call: PaidCall, *claims: Claim) -> Invoke:
-        """An `Invoke` through the gate, under claims; ``call`` learns which Region answered."""
+        """An `Invoke` within the rate limits and under ``claims``; it adds the Region that answered to ``call``."""
 
         def invoke(operation: Operation, body: Mapping[str, Any]) -> Mapping[str, Any]:
             data = orjson.dumps(body)
@@ -116,10 +116,12 @@ class RunContext:
                 with closing(response["body"]) as stream:
                     return bytes(stream.read())
 
-            done = self.calls.make(operation, send, regions=regions, before=partial(budget.check, *claims))
-            call.regions.append(done.region)
-            self.keep_payload(budget, operation, data, done.answer)
-            return _json_object(done.answer)
+            response = self.calls.make(
+                operation, send, regions=regions, before=partial(budget.check, *claims)
+            )
+            call.regions.append(response.region)
+            self.keep_payload(budget, operation, data, response.answer)
+            return _json_object(response.answer)
 
         return invoke
 
@@ -130,15 +132,15 @@ class RunContext:
         request: bytes | Mapping[str, Any],
         answer: bytes | Mapping[str, Any],
     ) -> None:
-        """With ``BG_KEEP_PAYLOADS``, keeps the exact JSON of a model call for `store_payloads`."""
+        """With ``BG_KEEP_PAYLOADS``, remembers the exact JSON of a model call for `store_payloads`."""
         if self.settings.keep_payloads:
-            asked, answered = _json(request), _json(answer)
-            name = f"{operation.name.lower()}-{hashlib.sha256(asked).hexdigest()[:16]}"
-            for kind, data in (("request", asked), ("answer", answered)):
+            request_json, answer_json = _json(request), _json(answer)
+            name = f"{operation.name.lower()}-{hashlib.sha256(request_json).hexdigest()[:16]}"
+            for kind, data in (("request", request_json), ("answer", answer_json)):
                 budget.payloads.append((budget.batch.payload_key(budget.image, f"{name}-{kind}"), data))
 
     def store_payloads(self, budget: ImageBudget) -> None:
-        """Stores what `keep_payload` kept; call it once what was paid for is stored. Can only warn."""
+        """Stores the payloads of `keep_payload`; call it after the answers are stored. An error is only noted."""
         while budget.payloads:
             key, data = budget.payloads.pop(0)
             try:
@@ -146,30 +148,30 @@ class RunContext:
             except (ClientError, BotoCoreError) as error:
                 code = getattr(error, "response", {}).get("Error", {}).get("Code") or type(error).__name__
                 self.note(
-                    f"BG_KEEP_PAYLOADS: what was sent and answered is not kept ({code}); the results are"
+                    f"BG_KEEP_PAYLOADS: requests and answers could not be stored ({code}); the results are stored"
                 )
                 budget.payloads.clear()
 
     def close(self) -> None:
-        """Ends heartbeats and gives back what was reserved and not spent."""
+        """Ends the heartbeats and releases the part of the budget that was reserved and not spent."""
         self.calls.close()
         self.run_budget.close()
 
 
 def _once(note: Callable[[str], None]) -> Callable[[str], None]:
-    """``note``, but for lines that were told before."""
-    told: set[str] = set()
+    """``note``, except that a line that was noted before is ignored."""
+    noted: set[str] = set()
 
     def note_once(line: str) -> None:
-        if line not in told:
-            told.add(line)
+        if line not in noted:
+            noted.add(line)
             note(line)
 
     return note_once
 
 
 def _json(document: bytes | Mapping[str, Any]) -> bytes:
-    """The JSON of a payload; a picture that travels raw is in base64, as it is on the wire."""
+    """The JSON of a payload; raw bytes of a picture become base64, as boto3 sends them."""
     if isinstance(document, bytes):
         return document
     return orjson.dumps(document, default=lambda data: pybase64.b64encode_as_string(data))

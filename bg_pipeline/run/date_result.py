@@ -1,4 +1,4 @@
-"""What a run did for each upload date, and what is true of the date afterwards."""
+"""The result of a run for one upload date, and the progress of a run."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,17 +13,18 @@ from bg_pipeline.run.batch_work import BatchWork
 from bg_pipeline.state.model_stopped import WAITS_FOR_WINDOW
 
 MAX_NAMED = 200
-"""Keys or images of each kind that are remembered."""
+"""The most keys or images that each list of `ResultChecks` holds."""
 
 
 @dataclass
 class ResultChecks:
-    """What was found in a date's batches.
+    """What the data quality checks need to know of a date's batches.
 
-    ``results`` counts the results that the ledgers know, ``measured`` those whose subject was compared with the
-    photo's; ``altered`` are pairs of (image, share of its subject's pixels that changed) over the limit. ``lost`` are
-    results that are not stored as they were when they were opened; ``unreported`` images asked for that have not
-    exactly one row in the stored report. ``errors`` counts the rows' errors.
+    ``results`` counts the results in the ledgers, ``measured`` those whose subject was compared with the photo's.
+    ``most_changed`` is the largest share of a subject's pixels that changed; ``changed_subjects`` are pairs of
+    (image, share) above `MOST_SUBJECT_CHANGED`. ``lost`` are results that are missing in S3 or were changed since the
+    run stored them; ``unreported`` are requested images that do not have exactly one row in the stored report.
+    ``errors`` counts the rows by their ``Error``.
     """
 
     results: int = 0
@@ -35,7 +36,7 @@ class ResultChecks:
     errors: Counter[str] = field(default_factory=Counter)
 
     def add(self, row: Row, entry: Entry) -> None:
-        """Counts one image."""
+        """Adds one image."""
         if row.Error:
             self.errors[row.Error] += 1
         self.results += len(entry.files)
@@ -51,9 +52,9 @@ class ResultChecks:
     def compare_with_stored(
         self, work: BatchWork, results: Mapping[str, str], unreported: Sequence[str]
     ) -> None:
-        """Compares a batch that was just finished with what is stored.
+        """Adds what is lost and unreported of a batch that was just finished.
 
-        ``results`` are the tags of the stored results by key, ``unreported`` the images that are not in the report.
+        ``results`` are the ETags of the stored results by key, ``unreported`` the images that are not in the report.
         """
         for _, files in work.ledger.field_of_each("files"):
             lost = [key for key, etag in files.items() if results.get(key) != etag]
@@ -62,21 +63,27 @@ class ResultChecks:
 
 
 MAX_FAILED_ROWS = 200
-"""Rows of failed images that a `DateResult` holds; the report has all."""
+"""The most rows that `DateResult.failed_rows` holds; the report has all of them."""
 
 MAX_PREVIEWS = 8
+"""The most pairs that `DateResult.previews` holds."""
 
 
 @dataclass
 class DateResult:
-    """What a run did for one date, and what is true of the date after it.
+    """What a run did for one date, and the state of the date after it.
 
-    ``made``, ``waiting`` (for a Custom Labels window) and ``failed`` count by stage what this run did; ``troubled``
-    are the first rows that are not ``Succeeded``; ``previews`` pairs of (source key, result key); ``unfinished``
-    the folders that are not yet complete; ``stopped`` why the run ended early, if it did; ``problems`` what went
-    wrong with whole batches, which were left as they are. ``spent`` is what this run paid, ``total`` what was ever
-    paid for the date's batches. ``seconds`` went by from the first image handed out to the last batch finished, and
-    so long ``refused`` calls were refused for their rate, those for other dates included.
+    About this run: ``due`` counts the images with due stages; ``made``, ``waiting`` (for a Custom Labels window) and
+    ``failed`` count outcomes by stage; ``seconds_by_stage`` sums the time of each stage over all images. ``spent`` is
+    what this run paid. ``seconds`` is the time from the opening of the date's first batch to the end of its last one;
+    ``refused`` counts the throttled calls in that time, those for other dates included. ``stopped`` is why the run
+    ended early, or empty. ``reports`` are the keys of the reports that were written.
+
+    About the date: ``images`` counts all images, ``counts`` them by ``Status``, ``total`` is all that was ever paid
+    for the date's batches, ``batches`` are the paths of the counted batches. ``failed_rows`` are the first rows that
+    are not ``Succeeded``; ``previews`` are pairs of (source key, result key); ``unfinished`` are the batches that are
+    not completely uploaded, or not finished by this run; ``problems`` are errors of whole batches, which stay as they
+    are.
     """
 
     date: UploadDate
@@ -102,19 +109,23 @@ class DateResult:
 
     @property
     def nothing_worked(self) -> bool:
-        """Images were asked for and none has a usable result."""
+        """Whether there are images and none of them has a usable result."""
         usable = self.counts[Status.SUCCEEDED] + self.counts[Status.NEEDS_REVIEW]
         return self.images > 0 and usable == 0
 
     @property
     def waits_for_window(self) -> bool:
-        """Nothing worked yet, and some of it waits for a Custom Labels window that will do it."""
+        """Whether `nothing_worked`, but some images wait for a Custom Labels window that will process them."""
         return self.nothing_worked and self.checks.errors[WAITS_FOR_WINDOW] > 0
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is: images done of those found so far, their rate, what was spent."""
+    """The progress of a run.
+
+    ``found`` counts the due images found so far, ``done`` those with an outcome, ``failed`` those of them that
+    failed. ``refused`` counts throttled calls.
+    """
 
     done: int
     found: int
@@ -124,10 +135,10 @@ class Progress:
     refused: int
 
     def line(self) -> str:
-        """One line for a log."""
-        a_minute = self.done / self.seconds * 60 if self.seconds else 0.0
-        left = f", about {(self.found - self.done) / a_minute:.0f} min left" if a_minute else ""
+        """The progress as one line for a log."""
+        per_minute = self.done / self.seconds * 60 if self.seconds else 0.0
+        left = f", about {(self.found - self.done) / per_minute:.0f} min left" if per_minute else ""
         return (
-            f"{self.done} of {self.found} images done, {a_minute:.1f} a minute{left}; {self.failed} failed, "
+            f"{self.done} of {self.found} images done, {per_minute:.1f} a minute{left}; {self.failed} failed, "
             f"{self.cost_usd:.2f} USD so far, {self.refused} calls refused for their rate"
         )

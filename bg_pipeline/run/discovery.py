@@ -1,4 +1,4 @@
-"""Finds the batches of a date and what is due in them, by listings and not by a request for each image."""
+"""Finds the batches of a date and the due stages of their images, from S3 listings: no request for each image."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -20,9 +20,9 @@ NO_REFRESH = RefreshRequest()
 
 
 class WorkFinder:
-    """Opens batches with ``BatchWork.due`` filled for ``stages`` and what ``wish`` wants anew.
+    """Opens batches and sets ``BatchWork.due`` for ``stages`` and ``refresh``.
 
-    The tag of a mask or backdrop is asked for once.
+    The ETag of each mask or backdrop is requested once.
     """
 
     def __init__(
@@ -45,9 +45,10 @@ class WorkFinder:
         only: Collection[Batch] = (),
         failed: Callable[[Batch, Exception], None] | None = None,
     ) -> Iterator[tuple[Uploaded, BatchWork | None]]:
-        """Every batch of the date, or those of ``only``; without its work where it is not complete yet.
+        """Every batch of the date, or those of ``only``; the `BatchWork` is None if the upload is not complete yet.
 
-        ``failed`` is called with a batch that cannot be opened now, and why: the others are not its trouble.
+        If a batch cannot be opened, ``failed`` is called with it and the error, and the other batches follow; without
+        ``failed`` the error is raised.
         """
         results = results_in(self._store, f"{s3_keys.RESULTS}/{s3_keys.date_path(date)}/")
         now = datetime.now(UTC)
@@ -65,7 +66,7 @@ class WorkFinder:
                 yield uploaded, work
 
     def open(self, uploaded: Uploaded, ledger_objects: Sequence[ObjectInfo] | None = None) -> BatchWork:
-        """A batch as it is stored now; ``ledger_objects`` is the listing of its ledger, if that is known."""
+        """A batch as it is stored now; ``ledger_objects`` is the listing of its ledger, if the caller has it."""
         if ledger_objects is None:
             ledger_objects = list(self._store.list(f"{uploaded.batch.ledger_prefix}/"))
         return self._open(uploaded, ledger_objects, None)
@@ -75,26 +76,26 @@ class WorkFinder:
     ) -> BatchWork:
         work = open_work(self._store, self._settings, uploaded, ledger_objects)
         work.ledger_objects = ledger_objects
-        place = work.locations
-        own = place.output_prefix == uploaded.batch.output_prefix and place.data is self._store
-        if results is None or not own:
-            results = results_in(place.data, f"{place.output_prefix}/")
+        locations = work.locations
+        is_default = locations.output_prefix == uploaded.batch.output_prefix and locations.data is self._store
+        if results is None or not is_default:
+            results = results_in(locations.data, f"{locations.output_prefix}/")
         work.find_due(
             self._settings,
             results,
             stages=self._stages,
-            wish=self._refresh,
-            etag_of=self._etag_in(place.data),
+            refresh=self._refresh,
+            etag_of=self._etags_in(locations.data),
         )
         return work
 
-    def _etag_in(self, data: Store) -> Callable[[str], str]:
+    def _etags_in(self, data: Store) -> Callable[[str], str]:
         def etag_of(key: str) -> str:
-            place = data.bucket, key
-            if place not in self._etags:
+            address = data.bucket, key
+            if address not in self._etags:
                 found = data.head(key)
-                self._etags[place] = found.etag if found else ""
-            return self._etags[place]
+                self._etags[address] = found.etag if found else ""
+            return self._etags[address]
 
         return etag_of
 
@@ -102,14 +103,14 @@ class WorkFinder:
 def find_work(
     store: Store, settings: Settings, dates: Iterable[UploadDate], only: Collection[Batch] = ()
 ) -> Iterator[BatchWork]:
-    """Every complete batch of the dates, or those of ``only``, as a run of all stages would find it now."""
+    """Every completely uploaded batch of the dates, or those of ``only``, with what is due in all stages."""
     finder = WorkFinder(store, settings)
     for date in dates:
         yield from (work for _, work in finder.of_date(date, only) if work is not None)
 
 
 def sample_left(work: BatchWork) -> int:
-    """How many of the due images a run may take: all, unless a sample was asked for and is not approved."""
+    """How many of the due images a run may process: all, unless the batch has a sample that is not approved."""
     if work.request is None or work.request.Sample is None or work.uploaded.approved:
         return len(work.due)
     done = sum(1 for entry in work.ledger.entries() if entry.image not in work.due)
@@ -117,5 +118,5 @@ def sample_left(work: BatchWork) -> int:
 
 
 def results_in(store: Store, prefix: str) -> dict[str, str]:
-    """The tags of the results under a prefix, by key."""
+    """The ETags of the results under a prefix, by key; provenance files (``.json``) are left out."""
     return {found.key: found.etag for found in store.list(prefix) if not found.key.endswith(".json")}

@@ -1,4 +1,4 @@
-"""The stages of an image and what each one's outcome depends on: a stage is due when that has changed."""
+"""The fingerprint of a stage covers everything its outcome depends on: when it changes, the stage is due again."""
 
 import hashlib
 from collections.abc import Collection, Mapping
@@ -16,33 +16,35 @@ from bg_pipeline.settings import Settings
 
 _CAPTION = frozenset({Affects.CAPTION})
 _SAM_CALL = frozenset({Affects.SAM_CALL})
-_MADE = frozenset({Affects.MASK, Affects.RESULT})
+_MASK_AND_RESULT = frozenset({Affects.MASK, Affects.RESULT})
 
 
 def fingerprint(*parts: object) -> str:
-    """A short digest of everything an outcome depends on."""
+    """A digest of ``parts``, which have to be convertible to JSON: 20 hexadecimal digits."""
     data = orjson.dumps(parts, default=str, option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(data).hexdigest()[:20]
 
 
 def fingerprints(
-    settings: Settings, asked: ImageSettings, etag: str, named_etags: Mapping[str, str]
+    settings: Settings, image_settings: ImageSettings, etag: str, named_etags: Mapping[str, str]
 ) -> dict[str, str]:
-    """Each stage's fingerprint for an image; ``named_etags`` are the tags of masks and backdrops by key.
+    """The fingerprint of each stage of an image, by stage.
 
-    They are made of what settings and request fields declare that they affect. Neither the model nor the quotas are
-    part of it: that a model died is no reason to pay again.
+    ``etag`` is the photo's, ``named_etags`` are those of masks and backdrops by key. Which settings and request
+    fields are part of which fingerprint follows from their declared effects (`bg_pipeline.domain.effects`). The model
+    and the quotas are not part of any: when a model is retired, nothing is paid again.
     """
-    # The values alone, as ever: were labels due again, a Custom Labels model would be started for them.
+    # Without the names of the settings, as in earlier versions: another fingerprint would make all labels due again,
+    # and a Custom Labels model would be started for them.
     labels = fingerprint(LABELS, etag, *identity_of_call(settings, Affects.LABELS_CALL).values())
     captions = fingerprint(CAPTIONS, etag, *identity_of_call(settings, Affects.CAPTION_CALL).values())
     if not settings.caption_models:
         captions = "off"
-    wanted = {name for prompt in asked.prompts for name in placeholders(prompt)}
-    named_labels = asked.subject == "LABELS" and not asked.labels
+    used_placeholders = {name for prompt in image_settings.prompts for name in placeholders(prompt)}
+    finds_subject_by_labels = image_settings.subject == "LABELS" and not image_settings.labels
     return {
         LABELS: labels,
-        # Without caption models there is no such stage.
+        # Without caption models the stage does not exist.
         **(
             {CAPTIONS: fingerprint(captions, *chain(*values(settings, _CAPTION).values()))}
             if settings.caption_models
@@ -52,19 +54,19 @@ def fingerprints(
             PICTURES,
             VERSION,
             etag,
-            picture_fields(asked),
-            values(settings, _MADE),
-            values(settings, _SAM_CALL) if asked.subject == "FACES" else "",
-            labels if named_labels or "labels" in wanted else "",
-            captions if "caption" in wanted else "",
-            [named_etags.get(key, "") for key in (asked.mask_key, asked.backdrop) if key],
+            picture_fields(image_settings),
+            values(settings, _MASK_AND_RESULT),
+            values(settings, _SAM_CALL) if image_settings.subject == "FACES" else "",
+            labels if finds_subject_by_labels or "labels" in used_placeholders else "",
+            captions if "caption" in used_placeholders else "",
+            [named_etags.get(key, "") for key in (image_settings.mask_key, image_settings.backdrop) if key],
         ),
     }
 
 
-def request_fingerprint(asked: ImageSettings, etag: str) -> str:
-    """The fingerprint of what a request asks for a photo, whatever the settings."""
-    return fingerprint(etag, picture_fields(asked))
+def request_fingerprint(image_settings: ImageSettings, etag: str) -> str:
+    """The fingerprint of a photo and of what the request asks for it, independent of ``BG_*`` settings."""
+    return fingerprint(etag, picture_fields(image_settings))
 
 
 def stages_due(
@@ -76,13 +78,14 @@ def stages_due(
     results: Mapping[str, str],
     retry: bool = False,
 ) -> dict[str, str]:
-    """The stages that have to be done for an image, with the fingerprints they will have been done for.
+    """The stages that have to be done for an image, with their current fingerprints (``prints``).
 
-    ``occasions`` names, by stage, the refresh on which a stage has to have been made. With ``retry`` what failed
-    for a lasting reason is tried again too; a refusal by content policy never is. ``results`` are the tags of the
-    objects under the output prefix: a result that is gone, torn or foreign is made again, from its stored answer.
+    Only ``stages`` are considered. ``occasions`` maps a stage to the refresh for which it has to have been done. With
+    ``retry``, final failures are tried again too; a refusal by content policy never is. ``results`` are the ETags of
+    the objects under the output prefix: a result that is missing or was overwritten is made again, from its stored
+    answer.
     """
-    wanted = {}
+    due = {}
     for stage in (LABELS, CAPTIONS, PICTURES):
         if stage not in stages or stage not in prints:
             continue
@@ -95,5 +98,5 @@ def stages_due(
             or (record.status in AGAIN_LATER and (retry or not record.final))
             or (stage == PICTURES and any(results.get(key) != etag for key, etag in entry.files.items()))
         ):
-            wanted[stage] = prints[stage]
-    return wanted
+            due[stage] = prints[stage]
+    return due

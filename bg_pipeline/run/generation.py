@@ -1,7 +1,7 @@
-"""The paid part of a picture: a new background for one photo, asked for once for what it is.
+"""Generates new backgrounds for one photo; each picture is paid for once.
 
-What is asked is turned into calls of the generator in use; what comes back is stored under the identity of
-what was asked before anything is done with it.
+A picture has an identity: a digest of the photo and of all parameters. The answer of a model call is stored under
+this identity before it is used, and a stored answer is used instead of a call.
 """
 
 import hashlib
@@ -45,10 +45,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class GeneratedPicture:
-    """A picture as a model made it, where the photo lies on it, and what is kept of the photo.
+    """A picture from a model, the photo's position on it, and the mask of the photo's subject.
 
-    ``mask`` is None where the model found the subject from words and nothing tells where: then no pixel of
-    the photo can be put back, and a person has to look at the picture.
+    ``mask`` is None if the model found the subject from words and the mask cannot be determined: then no pixel of the
+    photo can be restored, and a person has to review the picture.
     """
 
     answer: Answer
@@ -62,8 +62,8 @@ class GeneratedPicture:
 
 
 @dataclass(frozen=True)
-class _Prepared:
-    """What a generator is sent for a photo, whatever the prompt."""
+class _ModelInput:
+    """The input of a generator for a photo, the same for all prompts; ``picture`` and ``mask`` are encoded."""
 
     subject: Subject
     fitted: Fitted
@@ -71,161 +71,166 @@ class _Prepared:
     mask: bytes | None
 
 
-_Found = tuple[str, Answer] | CallError
-"""A stored answer with its name, or why there is no picture."""
+_AnswerOrError = tuple[str, Answer] | CallError
+"""A stored answer with its identity, or why there is no picture."""
 
 
 def _digest(mask: Mask) -> str:
-    """A digest of a mask as it was found, whatever size a model takes it in."""
+    """A digest of a mask at its own size, before it is resized for a model."""
     picture = mask.picture
     return hashlib.sha256(f"{picture.size} {picture.mode} ".encode() + picture.tobytes()).hexdigest()[:32]
 
 
 def derived_seed(source_sha256: str, position: int) -> int:
-    """The seed of a result for which none was asked: always the same for the same bytes and position."""
+    """The seed of an output without a requested one: always the same for the same photo and position."""
     digest = hashlib.sha256(f"{source_sha256} {position}".encode()).digest()
     return 1 + int.from_bytes(digest[:8]) % MAX_SEED
 
 
 class BackgroundGenerator:
-    """Has the backgrounds of one photo painted. Several threads may paint different prompts at once.
+    """Generates the backgrounds of one photo. Several threads may generate pictures of different prompts at once.
 
-    ``occasion`` names the refresh on which pictures have to have been made, or is empty; of a photo that is
-    ``known``, some are likely to be stored.
+    ``occasion`` is the refresh for which pictures have to have been made, or empty. ``expect_answers`` says that
+    answers for the photo are likely to be stored. ``user_mask_sha256`` is the digest of the mask that the request
+    names, or empty.
     """
 
     def __init__(
         self,
         context: RunContext,
         photo: SourceImage,
-        asked: ImageSettings,
-        eyes: SubjectHints,
+        image_settings: ImageSettings,
+        hints: SubjectHints,
         budget: ImageBudget,
         *,
-        given_mask_sha256: str = "",
+        user_mask_sha256: str = "",
         occasion: str = "",
-        known: bool = True,
+        expect_answers: bool = True,
     ) -> None:
         self._context = context
         self._photo = photo
-        self._asked = asked
-        self._eyes = eyes
+        self._image_settings = image_settings
+        self._hints = hints
         self._budget = budget
-        self._given = given_mask_sha256
+        self._user_mask_sha256 = user_mask_sha256
         self._occasion = occasion
-        self._known = known
-        self._not_words: list[str] = []
-        self._prepared: dict[tuple[str, int], _Prepared] = {}
-        self._masks: dict[str, bytes] = {}
-        self._sent: dict[str, Mask] = {}
+        self._expect_answers = expect_answers
+        self._words_without_subject: list[str] = []
+        self._inputs: dict[tuple[str, int], _ModelInput] = {}
+        self._model_masks: dict[str, bytes] = {}
+        """Encoded masks that belong to answers of this process, by the answer's identity."""
+        self._sent_masks: dict[str, Mask] = {}
+        """Masks that are part of an identity, by the identity."""
 
     @property
-    def asked_parameters(self) -> Settings:
+    def _settings(self) -> Settings:
         return self._context.settings
 
-    def seed(self, wanted: OutputSpec, attempt: int) -> int:
-        """The seed of a result's ``attempt``-th picture, counted from 0."""
-        asked = self._asked.seed
-        if asked is None:
-            first = derived_seed(self._photo.sha256, wanted.position)
+    def seed(self, output: OutputSpec, attempt: int) -> int:
+        """The seed of an output's picture; ``attempt`` counts its regenerations from 0."""
+        requested_seed = self._image_settings.seed
+        if requested_seed is None:
+            first = derived_seed(self._photo.sha256, output.position)
         else:
-            first = asked + wanted.variant - 1
+            first = requested_seed + output.variant - 1
         return (first + attempt * 1_000_003) % (MAX_SEED + 1)
 
     def identity_of(self, prompt: str, seed: int, mask: str = "") -> str:
-        """The identity of the picture that is asked for with this prompt and seed.
+        """The identity of the picture for this prompt and seed.
 
-        ``mask`` is the digest of the mask that is sent, empty where the model finds the subject from words.
+        ``mask`` is the digest of the mask that is sent; it is empty if the model finds the subject from words.
         """
-        sent = {"mask_sent": mask} if mask else {}
+        sent_mask = {"mask_sent": mask} if mask else {}
         return identity(
             "picture",
             self._photo.sha256,
             {
-                **paid_picture_fields(self._asked),
-                "mask": self._given,
+                **paid_picture_fields(self._image_settings),
+                "mask": self._user_mask_sha256,
                 "prompt": prompt,
                 "seed": seed,
-                **sent,
+                **sent_mask,
             },
         )
 
     def generate(
-        self, prompt: str, wanted: Sequence[OutputSpec], attempt: int = 0
+        self, prompt: str, outputs: Sequence[OutputSpec], attempt: int = 0
     ) -> list[GeneratedPicture | CallError]:
-        """A picture, or why there is none, for each of ``wanted``, which share the prompt.
+        """A picture, or the error why there is none, for each of ``outputs``, which share the prompt.
 
-        Stored answers serve, whichever model made them; what is missing is asked for in as few calls as the model
-        allows. Raises what stops more than these pictures: `ImageError`, `RunStopped`.
+        Stored answers of any model are used; the missing pictures are made in as few calls as the model allows.
+        Raises errors that concern more than these pictures: `ImageError`, `RunStopped`.
         """
-        seeds = [self.seed(each, attempt) for each in wanted]
+        seeds = [self.seed(output, attempt) for output in outputs]
         with self._context.answers.lock_for(self.identity_of(prompt, seeds[0])):
-            found = self._stored(prompt, seeds)
-            while missing := [seed for seed in dict.fromkeys(seeds) if seed not in found]:
-                found |= self._call(prompt, missing)
-        outcomes = [found[seed] for seed in seeds]
-        return [each if isinstance(each, CallError) else self._painted(*each) for each in outcomes]
+            outcomes = self._stored(prompt, seeds)
+            while missing := [seed for seed in dict.fromkeys(seeds) if seed not in outcomes]:
+                outcomes |= self._call(prompt, missing)
+        return [
+            outcome if isinstance(outcome, CallError) else self._picture(*outcome)
+            for outcome in (outcomes[seed] for seed in seeds)
+        ]
 
-    def has_stored(self, prompt: str, wanted: Sequence[OutputSpec]) -> bool:
-        """Whether the first pictures asked for with this prompt are all stored; nothing is paid."""
-        seeds = [self.seed(each, 0) for each in wanted]
-        return self._known and self._stored(prompt, seeds).keys() == set(seeds)
+    def has_stored(self, prompt: str, outputs: Sequence[OutputSpec]) -> bool:
+        """Whether the first pictures of all ``outputs`` with this prompt are stored; nothing is paid."""
+        seeds = [self.seed(output, 0) for output in outputs]
+        return self._expect_answers and self._stored(prompt, seeds).keys() == set(seeds)
 
-    def _stored(self, prompt: str, seeds: Sequence[int]) -> dict[int, _Found]:
-        """The stored answers by seed: those that words were the mask of, and those around the mask of today.
+    def _stored(self, prompt: str, seeds: Sequence[int]) -> dict[int, _AnswerOrError]:
+        """The stored answers by seed: those for which the subject was given in words, and those for the current mask.
 
-        What is stored under the name for words and was made around a mask is older than the mask's digest in the
-        name; it serves where nothing about masks was set otherwise than by default.
+        Earlier versions did not include the digest of the mask in the identity, so an answer under the identity for
+        words may have been made with a mask. It is used only if all settings about masks have their defaults.
         """
-        found: dict[int, _Found] = {}
+        stored: dict[int, _AnswerOrError] = {}
         for seed in seeds:
             name = self.identity_of(prompt, seed)
             answer = self._find(name)
-            if answer is not None and (answer.by_words or self._default_masks):
-                found[seed] = name, answer
-        missing = [seed for seed in seeds if seed not in found]
-        mask = self._mask_today() if missing and self._known else None
+            if answer is not None and (answer.by_words or self._has_default_mask_settings):
+                stored[seed] = name, answer
+        missing = [seed for seed in seeds if seed not in stored]
+        mask = self._current_mask() if missing and self._expect_answers else None
         for seed in missing if mask is not None else ():
-            name = self._name_with(mask, prompt, seed)
+            name = self._identity_with_mask(mask, prompt, seed)
             answer = self._find(name)
             if answer is not None:
-                found[seed] = name, answer
-        return found
+                stored[seed] = name, answer
+        return stored
 
     def _find(self, name: str) -> Answer | None:
-        """The stored answer, if it will do and its model tells where the photo lies on its picture."""
-        answer = self._context.answers.find("picture", name, self._terms)
+        """The stored answer, if it may be used and its model is known, which defines the photo's position on it."""
+        answer = self._context.answers.find("picture", name, self._answer_policy)
         return answer if answer is not None and self._context.generator(answer.model) is not None else None
 
-    def _name_with(self, mask: Mask | None, prompt: str, seed: int) -> str:
-        """The identity of a picture for which this mask is sent, which is remembered for it."""
+    def _identity_with_mask(self, mask: Mask | None, prompt: str, seed: int) -> str:
+        """The identity of a picture for which this mask is sent; the mask is remembered for `_picture`."""
         if mask is None:
             return self.identity_of(prompt, seed)
         name = self.identity_of(prompt, seed, _digest(mask))
-        self._sent[name] = mask
+        self._sent_masks[name] = mask
         return name
 
     @property
-    def _default_masks(self) -> bool:
-        fields, settings = Settings.model_fields, self.asked_parameters
+    def _has_default_mask_settings(self) -> bool:
+        fields, settings = Settings.model_fields, self._settings
         return all(
             getattr(settings, name) == fields[name].default
             for name in ("mask_sources", "onnx_model", "sam_endpoint", "sam_form")
         )
 
-    def _mask_today(self) -> Mask | None:
-        """The mask that a model which is given one would be sent now, as far as it is found without paying."""
-        eyes = replace(self._eyes, cut_out=self._eyes.stored_cut_out)
+    def _current_mask(self) -> Mask | None:
+        """The mask that would be sent now to a model that needs one; None if finding it would cost money."""
+        hints = replace(self._hints, cut_out=self._hints.stored_cut_out)
         try:
-            return find_subject(self._asked, eyes, self.asked_parameters, takes_words=False).mask
+            return find_subject(self._image_settings, hints, self._settings, takes_words=False).mask
         except (ImageError, CallError):
             return None
 
     @property
-    def _terms(self) -> AnswerPolicy:
+    def _answer_policy(self) -> AnswerPolicy:
         return self._context.answer_policy(self._budget, occasion=self._occasion)
 
-    def _painted(self, name: str, answer: Answer) -> GeneratedPicture | CallError:
+    def _picture(self, name: str, answer: Answer) -> GeneratedPicture | CallError:
         self._budget.charge(name, answer, self._context.answers)
         generator = self._context.generator(answer.model)
         if generator is None:
@@ -233,130 +238,140 @@ class BackgroundGenerator:
                 "BadAnswer", f"the picture was made by {answer.model}, which cannot be loaded any more"
             )
         fitted = generator.sizes.canvas(self._photo.size)
-        mask = self._sent.get(name)
+        mask = self._sent_masks.get(name)
         if mask is None and not answer.by_words:
-            mask = self.prepare_input(generator).subject.mask
-        return GeneratedPicture(answer, fitted, mask or self._mask_of(name, answer, fitted))
+            mask = self._prepare_input(generator).subject.mask
+        return GeneratedPicture(answer, fitted, mask or self._mask_from_words(name, answer, fitted))
 
-    def _mask_of(self, name: str, answer: Answer, fitted: Fitted) -> Mask | None:
-        """The mask a model made from words: the one it returned, or what it left as it was."""
-        made = self._masks.pop(name, None)
-        if made is None:
+    def _mask_from_words(self, name: str, answer: Answer, fitted: Fitted) -> Mask | None:
+        """The mask that a model made from words: the one it returned, or the area that it left unchanged."""
+        data = self._model_masks.pop(name, None)
+        if data is None:
             stored = self._context.answers.find("mask", name)
-            made = stored.data if stored else None
-        if made is not None:
-            return Mask(unfit(STORED.read_png(made), fitted, self._photo.small_size), "words")
-        sent = fit(self._photo.small, fitted, media="png")
-        with Image.open(BytesIO(sent)) as before, Image.open(BytesIO(answer.data)) as after:
-            found = mask_from_difference(before.convert("RGB"), after.convert("RGB"))
-        if found is None:
+            data = stored.data if stored else None
+        if data is not None:
+            return Mask(unfit(STORED.read_png(data), fitted, self._photo.small_size), "words")
+        sent_picture = fit(self._photo.small, fitted, media="png")
+        with Image.open(BytesIO(sent_picture)) as before, Image.open(BytesIO(answer.data)) as after:
+            unchanged = mask_from_difference(before.convert("RGB"), after.convert("RGB"))
+        if unchanged is None:
             return None
-        return Mask(unfit(found.picture, fitted, self._photo.small_size), "difference")
+        return Mask(unfit(unchanged.picture, fitted, self._photo.small_size), "difference")
 
     def subject(self) -> Mask:
-        """The mask for a picture that no model paints: from what is free, else a paid cut-out."""
-        subject = find_subject(self._asked, self._eyes, self.asked_parameters, takes_words=False)
+        """The subject's mask for an output without a generated background: a free one, else from a paid cut-out."""
+        subject = find_subject(self._image_settings, self._hints, self._settings, takes_words=False)
         if subject.mask is None:
             raise NeedsReview("NoSubject", "no mask of the subject was found")
         return subject.mask
 
-    def prepare_input(self, generator: Generator) -> _Prepared:
-        """Subject and picture as the generator takes them; made once for all prompts."""
-        key = (generator.name, len(self._not_words))
-        if key not in self._prepared:
+    def _prepare_input(self, generator: Generator) -> _ModelInput:
+        """The subject and the picture as the generator accepts them; made once for all prompts."""
+        key = (generator.name, len(self._words_without_subject))
+        if key not in self._inputs:
             subject = find_subject(
-                self._asked,
-                self._eyes,
-                self.asked_parameters,
-                takes_words=by_words(generator, self._asked.mode),
-                not_words=self._not_words,
+                self._image_settings,
+                self._hints,
+                self._settings,
+                takes_words=by_words(generator, self._image_settings.mode),
+                not_words=self._words_without_subject,
             )
             fitted = generator.sizes.canvas(self._photo.size)
-            picture = self._fitted(generator, fitted)
+            picture = self._fitted_jpeg(generator, fitted)
             mask = None
             if subject.mask is not None:
                 mask = TITAN_OUTPAINTING.write_png(fit_mask(subject.mask.picture, fitted))
-            self._prepared[key] = _Prepared(subject, fitted, picture, mask)
-        return self._prepared[key]
+            self._inputs[key] = _ModelInput(subject, fitted, picture, mask)
+        return self._inputs[key]
 
-    def _fitted(self, generator: Generator, fitted: Fitted) -> bytes:
-        def picture(photo: Photo) -> bytes:
+    def _fitted_jpeg(self, generator: Generator, fitted: Fitted) -> bytes:
+        """The photo as a JPEG of the canvas size; decoded at full size only if that is necessary."""
+
+        def jpeg(photo: Photo) -> bytes:
             return fit(photo, fitted, media="jpeg", max_bytes=generator.max_picture_bytes)
 
         facts = self._photo.facts
-        plain = (facts.format, facts.mode, facts.has_exif) == ("jpeg", "RGB", False)
-        if plain and facts.size == fitted.inner == fitted.canvas:
+        is_plain = (facts.format, facts.mode, facts.has_exif) == ("jpeg", "RGB", False)
+        if is_plain and facts.size == fitted.inner == fitted.canvas:
             return self._photo.jpeg(fitted.canvas, max_bytes=generator.max_picture_bytes)
         if max(fitted.inner) <= SMALL_SIDE:
-            return picture(self._photo.small)
+            return jpeg(self._photo.small)
         with self._photo.full() as full:
-            return picture(full)
+            return jpeg(full)
 
-    def _call(self, prompt: str, missing: Sequence[int]) -> dict[int, _Found]:
-        """One call for as many seeds of ``missing`` as the model makes pictures at once."""
-        choice = self._context.background_models.current()
-        generator = choice.candidate.client
-        prepared = self.prepare_input(generator)
-        names = {seed: self._name_with(prepared.subject.mask, prompt, seed) for seed in missing}
-        part = missing[: images_at_once(generator, prepared.fitted.canvas)]
-        (operation,) = choice.candidate.operations
+    def _call(self, prompt: str, missing: Sequence[int]) -> dict[int, _AnswerOrError]:
+        """Makes one call for as many of the ``missing`` seeds as the model makes pictures at once.
+
+        Returns their answers or errors by seed. If the call has to be made again (with another model, without words
+        that the model did not find, or because another process has taken over), the result is empty.
+        """
+        model = self._context.background_models.current()
+        generator = model.candidate.client
+        model_input = self._prepare_input(generator)
+        names = {seed: self._identity_with_mask(model_input.subject.mask, prompt, seed) for seed in missing}
+        seeds = missing[: images_at_once(generator, model_input.fitted.canvas)]
+        (operation,) = model.candidate.operations
         facts = facts_of(operation.name, operation.model_id)
         self._photo.drop_decoded()
         self._photo.spill_to_disk()
-        claims = _Claims(self._context.answers, self._terms)
-        price = self._budget.price(operation.name, facts.cost(images=len(part)))
+        claims = _Claims(self._context.answers, self._answer_policy)
+        price = self._budget.price(operation.name, facts.cost(images=len(seeds)))
         try:
-            found = claims.take([names[seed] for seed in part], price)
-            if found:
-                # Whose call it was stored them all, and maybe others that are wanted.
+            answers_by_name = claims.take([names[seed] for seed in seeds], price)
+            if answers_by_name:
+                # Another process made the call meanwhile; it may have stored answers for more of the missing seeds.
                 claims.give_back()
-                by_name = {name: seed for seed, name in names.items()}
-                stored: dict[int, _Found] = {by_name[name]: (name, answer) for name, answer in found.items()}
+                seed_of = {name: seed for seed, name in names.items()}
+                stored: dict[int, _AnswerOrError] = {
+                    seed_of[name]: (name, answer) for name, answer in answers_by_name.items()
+                }
                 return self._stored(prompt, missing) | stored
             ask = Ask(
-                picture=prepared.picture,
-                size=prepared.fitted.canvas,
+                picture=model_input.picture,
+                size=model_input.fitted.canvas,
                 prompt=prompt,
-                seed=seed_within(part[0], generator.seeds),
-                negative_prompt=self._asked.negative_prompt,
-                mask_prompt=prepared.subject.words or None,
-                mask=prepared.mask,
-                mode=self._asked.mode,
-                quality=self._asked.quality,
-                cfg_scale=self._asked.cfg_scale,
-                images=len(part),
+                seed=seed_within(seeds[0], generator.seeds),
+                negative_prompt=self._image_settings.negative_prompt,
+                mask_prompt=model_input.subject.words or None,
+                mask=model_input.mask,
+                mode=self._image_settings.mode,
+                quality=self._image_settings.quality,
+                cfg_scale=self._image_settings.cfg_scale,
+                images=len(seeds),
             )
-            part_names = [names[seed] for seed in part]
-            made, paid = claims.make(lambda: self._pay(choice, ask, part_names, claims))
+            call_names = [names[seed] for seed in seeds]
+            made, answers = claims.make(lambda: self._make_call(model, ask, call_names, claims))
         except ClaimLost:
             return {}
         except ModelUnavailable as error:
-            self._context.background_models.drop(choice, error.region, error)
+            self._context.background_models.drop(model, error.region, error)
             return {}
         except SubjectNotFound as error:
-            if not prepared.subject.words:
-                return dict.fromkeys(part, error)
-            self._not_words.append(prepared.subject.words)
+            if not model_input.subject.words:
+                return dict.fromkeys(seeds, error)
+            self._words_without_subject.append(model_input.subject.words)
             return {}
         except CallError as error:
-            return dict.fromkeys(part, error)
-        kept: dict[int, _Found] = {
-            seed: (name, answer) for seed, name, answer in zip(part, part_names, paid, strict=False)
+            return dict.fromkeys(seeds, error)
+        outcomes: dict[int, _AnswerOrError] = {
+            seed: (name, answer) for seed, name, answer in zip(seeds, call_names, answers, strict=False)
         }
-        for seed in part[len(paid) :]:
-            kept[seed] = Blocked("ContentFiltered", made.note or f"{generator.name} returned fewer pictures")
-        return kept
+        for seed in seeds[len(answers) :]:
+            outcomes[seed] = Blocked(
+                "ContentFiltered", made.note or f"{generator.name} returned fewer pictures"
+            )
+        return outcomes
 
-    def _pay(
-        self, choice: SelectedModel[Generator], ask: Ask, names: Sequence[str], claims: "_Claims"
+    def _make_call(
+        self, model: SelectedModel[Generator], ask: Ask, names: Sequence[str], claims: "_Claims"
     ) -> tuple[Made, list[Answer]]:
-        """Makes the call and stores what came back, before anything else is done."""
+        """Makes the call and stores the returned pictures before anything else is done."""
         context, budget = self._context, self._budget
-        generator = choice.candidate.client
-        (operation,) = choice.candidate.operations
+        generator = model.candidate.client
+        (operation,) = model.candidate.operations
         facts = facts_of(operation.name, operation.model_id)
         with budget.pay(operation.name, facts.cost(images=ask.images), claims.first) as call:
-            made = generator.replace(ask, context.invoke(choice.regions, budget, call, *claims.all))
+            made = generator.replace(ask, context.invoke(model.regions, budget, call, *claims.all))
             cost = facts.cost(images=len(made.images))
             call.settle(cost)
         answers: list[Answer] = []
@@ -373,61 +388,63 @@ class BackgroundGenerator:
                 paid_usd=cost,
                 occasion=self._occasion,
             )
-            kept = context.answers.keep(
+            stored = context.answers.keep(
                 "picture", name, answer, media_type="image/png", claim=claims.of(name)
             )
-            answers.append(kept)
-        self._keep_masks(ask, made, names, generator.name, call.region)
+            answers.append(stored)
+        self._store_masks(ask, made, names, generator.name, call.region)
         return made, answers
 
-    def _keep_masks(self, ask: Ask, made: Made, names: Sequence[str], model: str, region: str) -> None:
-        """Keeps the mask that a model made from words, or that was sent after words found nothing.
+    def _store_masks(self, ask: Ask, made: Made, names: Sequence[str], model: str, region: str) -> None:
+        """Stores the mask that a model made from words, or that was sent after the model found nothing for the words.
 
-        Without it the same question would not find it again; it is then measured from the picture.
+        A later run cannot find that mask again from the identity. Without it, the mask is measured from the picture.
         """
-        mask = made.mask if ask.mask is None else ask.mask if self._not_words else None
+        mask = made.mask if ask.mask is None else ask.mask if self._words_without_subject else None
         if mask is None:
             return
-        kept = Answer(mask, model, region, made_for=self._budget.made_for)
+        answer = Answer(mask, model, region, made_for=self._budget.made_for)
         for name in names[: len(made.images)]:
-            self._masks[name] = mask
+            self._model_masks[name] = mask
             try:
-                self._context.answers.keep("mask", name, kept, media_type="image/png")
+                self._context.answers.keep("mask", name, answer, media_type="image/png")
             except (ClientError, BotoCoreError) as error:
-                self._context.note(f"the mask that {model} made is not kept, it is measured instead: {error}")
+                self._context.note(
+                    f"the mask that {model} made could not be stored, it is measured instead: {error}"
+                )
 
 
 class _Claims:
-    """The claims of all pictures of one call, taken in one order by every process so that none waits for another."""
+    """The claims of all pictures of one call; every process takes them in the same order, which avoids deadlocks."""
 
-    def __init__(self, answers: AnswerStore, terms: AnswerPolicy) -> None:
+    def __init__(self, answers: AnswerStore, policy: AnswerPolicy) -> None:
         self._answers = answers
-        self._terms = terms
+        self._policy = policy
         self._claims: dict[str, Claim] = {}
         self._first = ""
 
     def take(self, names: Sequence[str], price: Price) -> dict[str, Answer]:
-        """Claims the names, or gives the answers that are there by now: then no call is to be made."""
+        """Claims the names, and returns the answers that are stored by now; if there is any, no call may be made."""
         self._first = names[0]
-        found: dict[str, Answer] = {}
+        answers: dict[str, Answer] = {}
         try:
             for name in sorted(names):
-                # The payment stands in one of the claims.
+                # Only one of the claims contains the payment.
                 claim = self._answers.claim(
-                    "picture", name, self._terms, price if name == self._first else None
+                    "picture", name, self._policy, price if name == self._first else None
                 )
                 if isinstance(claim, Answer):
-                    found[name] = claim
+                    answers[name] = claim
                 else:
                     self._claims[name] = claim
         except (BgPipelineError, ClientError, BotoCoreError):
             self.give_back()
             raise
-        return found
+        return answers
 
     @property
     def first(self) -> Claim:
-        """The claim that the payment stands in."""
+        """The claim that contains the payment."""
         return self._claims[self._first]
 
     @property
@@ -438,7 +455,7 @@ class _Claims:
         return self._claims[name]
 
     def make(self, call: Callable[[], T]) -> T:
-        """Makes the call as `Claim.make` does; one that fails gives all claims back."""
+        """Makes the call as `Claim.make` does; if it fails, all claims are released."""
         try:
             return self.first.make(call)
         except (BgPipelineError, ClientError, BotoCoreError):
@@ -449,7 +466,7 @@ class _Claims:
                 claim.leave()
 
     def give_back(self) -> None:
-        """Lets anybody make the call."""
+        """Releases all claims, so that any process can make the call."""
         for claim in self.all:
             claim.give_back()
 

@@ -1,4 +1,4 @@
-"""One image's way through the stages: labels, caption, pictures; each ends in a record, whatever happens."""
+"""One image's run through the stages labels, caption, pictures; each stage ends with a record, even after errors."""
 
 import hashlib
 import time
@@ -49,20 +49,21 @@ from bg_pipeline.state.leases import Lease
 
 
 class ImageRun:
-    """One image's way; used by one thread, which may hand prompts to others.
+    """Processes one image in one thread; its prompts may run in the threads of ``helpers``.
 
-    ``entry`` is what the ledger knows and is brought up to date; ``occasions`` names, by stage, the refresh on
-    which it is made anew. ``lost`` are results that the entry knows and that are not stored any more as they were.
-    ``retry`` names the occasion on which a person asked again for what failed. Nothing is paid and nothing is
-    written once the ``lease`` is lost. ``stopped`` is set when something ended the run, ``call_failed`` when a call
-    that may cost money failed; ``spent`` is what was paid.
+    ``entry`` is the image's ledger entry, which is updated. ``occasions`` maps a stage to the refresh for which it is
+    done again. ``lost`` are result keys of the entry that are missing or changed in S3. ``retry`` is the occasion of
+    a request to try failures again, or empty. Once the ``lease`` is lost, nothing is paid and nothing is written.
+
+    After `run`: ``stopped`` is the error that requires the batch or the run to stop, if any; ``call_failed`` is true
+    if a call that may cost money failed, ``undelivered`` if S3 did not store a result; ``spent`` is what was paid.
     """
 
     def __init__(
         self,
         context: RunContext,
-        place: BatchLocations,
-        asked: ImageSettings,
+        locations: BatchLocations,
+        image_settings: ImageSettings,
         entry: Entry,
         *,
         helpers: ThreadPoolExecutor,
@@ -73,8 +74,8 @@ class ImageRun:
         lease: Lease | None = None,
     ) -> None:
         self._context = context
-        self._place = place
-        self._asked = asked
+        self._locations = locations
+        self._image_settings = image_settings
         self.entry = entry
         self._occasions = occasions
         self._helpers = helpers
@@ -86,23 +87,23 @@ class ImageRun:
         self.call_failed = False
         self.undelivered = False
         self.spent = Bill()
-        self._known = bool(entry.sha256) or lease is None or lease.left_behind
-        key = f"{place.input_prefix}/{asked.image}"
-        store, lies_at = place.resolve(key)
-        moved = key in place.moved
-        entry.archived = entry.archived if moved else ""
+        self._expect_answers = bool(entry.sha256) or lease is None or lease.left_behind
+        key = f"{locations.input_prefix}/{image_settings.image}"
+        store, current_key = locations.resolve(key)
+        is_moved = key in locations.moved
+        entry.archived = entry.archived if is_moved else ""
         self._photo = SourceImage(
-            store, key, context.decode_limiter, lies_at=lies_at, etag=entry.etag if moved else ""
+            store, key, context.decode_limiter, lies_at=current_key, etag=entry.etag if is_moved else ""
         )
         self._labels: Mapping[str, Any] | None = None
         self._caption: str | None = None
-        self._no_caption: CallError | None = None
+        self._caption_error: CallError | None = None
 
     def run(self, due: Mapping[str, str]) -> Entry:
-        """Does the stages in ``due`` (name to fingerprint) in order and returns the entry with their records."""
+        """Does the stages in ``due`` (stage to fingerprint) in this order and returns the updated entry."""
         steps: dict[str, Callable[[PhotoAnalyzer, ImageBudget], None]] = {
-            LABELS: lambda looks, budget: self._make_labels(looks),
-            CAPTIONS: lambda looks, budget: self._make_caption(looks),
+            LABELS: lambda analyzer, budget: self._make_labels(analyzer),
+            CAPTIONS: lambda analyzer, budget: self._make_caption(analyzer),
         }
         for stage, made_for in due.items():
             if stage == PICTURES:
@@ -110,41 +111,45 @@ class ImageRun:
             else:
                 before = self.entry.stages.get(stage)
                 self.entry.stages[stage] = keep_better(before, self._record(stage, made_for, steps[stage]))
-            self._keep_thumbnail()
+            self._add_thumbnail()
         if self._photo.fetched:
             self.entry.sha256 = self._photo.sha256
             self.entry.etag = self._photo.etag
         return self.entry
 
-    def _keep_thumbnail(self) -> None:
-        """Keeps the small picture of the source as early as its pixels are at hand."""
+    def _add_thumbnail(self) -> None:
+        """Adds the thumbnail of the source while a decoded copy is still in memory."""
         if self._photo.fetched:
-            self._place.thumbnails.add(self._photo.key, self._photo.etag, lambda: self._photo.cached_preview)
+            self._locations.thumbnails.add(
+                self._photo.key, self._photo.etag, lambda: self._photo.cached_preview
+            )
 
     def _record(
         self, stage: str, made_for: str, step: Callable[[PhotoAnalyzer, ImageBudget], None]
     ) -> StageRecord:
-        """Makes a stage; its record, whatever happens."""
+        """Runs ``step`` and returns the record of the stage, also if the step failed."""
         started = time.monotonic()
-        place = self._place
+        locations = self._locations
         budget = ImageBudget(
             self._context.run_budget,
-            place.batch,
-            self._asked.image,
-            place.cap_usd,
-            family=place.family,
+            locations.batch,
+            self._image_settings.image,
+            locations.cap_usd,
+            family=locations.family,
             lease=self._lease,
             retry=self._retry,
             stage=stage,
             payments=self.entry.payments,
         )
-        looks = PhotoAnalyzer(self._context, self._photo, budget, self._occasions, known=self._known)
+        analyzer = PhotoAnalyzer(
+            self._context, self._photo, budget, self._occasions, expect_answers=self._expect_answers
+        )
         occasion = self._occasions.get(stage, "")
         record = StageRecord(made_for, Status.SUCCEEDED, occasion=occasion)
-        failed = capture_error(lambda: step(looks, budget), self._photo.key)
+        error = capture_error(lambda: step(analyzer, budget), self._photo.key)
         self._context.store_payloads(budget)
-        if failed is not None:
-            outcome = self._outcome(failed)
+        if error is not None:
+            outcome = self._outcome_of(error)
             record = StageRecord(
                 made_for, outcome.status, outcome.final, outcome.error, outcome.cause, occasion=occasion
             )
@@ -154,58 +159,51 @@ class ImageRun:
         return record
 
     def _record_pictures(self, made_for: str) -> None:
-        """Makes the pictures; what was delivered before stays where none is made in its place."""
+        """Makes the pictures and updates the entry; an earlier result stays if no new one replaces it."""
         entry = self.entry
         before = entry.stages.get(PICTURES)
-        outputs, files = (
-            entry.outputs,
-            {key: etag for key, etag in entry.files.items() if key not in self._lost},
-        )
-        wish = request_fingerprint(self._asked, entry.etag)
-        same = before is not None and same_request(before, StageRecord(made_for, "", wish=wish))
+        old_outputs = entry.outputs
+        old_files = {key: etag for key, etag in entry.files.items() if key not in self._lost}
+        wish = request_fingerprint(self._image_settings, entry.etag)
+        is_same_request = before is not None and same_request(before, StageRecord(made_for, "", wish=wish))
         passed = {
             output["Number"]
-            for output in outputs
-            if same and output["Status"] == Status.SUCCEEDED and output["Key"] in files
+            for output in old_outputs
+            if is_same_request and output["Status"] == Status.SUCCEEDED and output["Key"] in old_files
         }
         entry.outputs, entry.files = [], {}
         record = self._record(
-            PICTURES, made_for, lambda looks, budget: self._make_pictures(looks, budget, passed)
+            PICTURES, made_for, lambda analyzer, budget: self._make_pictures(analyzer, budget, passed)
         )
         record.wish = wish
-        made = entry.outputs
-        if record.status == Status.SUCCEEDED and made:
-            self._outcome_of_pictures(record, made)
-        complete = record.status in GOOD and all(output["Key"] for output in made)
-        entry.outputs = made if complete else merge_outputs(outputs, made, files)
-        still_there = {output["Key"] for output in entry.outputs}
-        kept = {key: etag for key, etag in files.items() if key in still_there and key not in entry.files}
-        outdated = {**entry.outdated, **files} if complete else dict(entry.outdated)
+        new_outputs = entry.outputs
+        if record.status == Status.SUCCEEDED and new_outputs:
+            _set_worst_outcome(record, new_outputs)
+        complete = record.status in GOOD and all(output["Key"] for output in new_outputs)
+        entry.outputs = new_outputs if complete else merge_outputs(old_outputs, new_outputs, old_files)
+        current_keys = {output["Key"] for output in entry.outputs}
+        kept = {
+            key: etag for key, etag in old_files.items() if key in current_keys and key not in entry.files
+        }
+        outdated = {**entry.outdated, **old_files} if complete else dict(entry.outdated)
         entry.files |= kept
-        intact = bool(outputs) and all(output["Key"] in files for output in outputs if output["Key"])
+        intact = bool(old_outputs) and all(
+            output["Key"] in old_files for output in old_outputs if output["Key"]
+        )
         entry.stages[PICTURES] = keep_better(before, record, intact=intact)
-        self._remove({key: etag for key, etag in outdated.items() if key not in entry.files})
+        self._delete_outdated({key: etag for key, etag in outdated.items() if key not in entry.files})
 
-    def _outcome_of_pictures(self, record: StageRecord, outputs: Sequence[Mapping[str, Any]]) -> None:
-        """A stage ended as the worst of its outputs."""
-        bad = [output for output in outputs if output["Status"] != Status.SUCCEEDED]
-        if bad:
-            record.status = worst(Status(output["Status"]) for output in bad)
-            first = next(output for output in bad if output["Status"] == record.status)
-            record.error, record.cause = first["Error"], first["Cause"]
-            record.final = all(output["Final"] for output in bad)
+    def _delete_outdated(self, outdated: Mapping[str, str]) -> None:
+        """Deletes these results (key to ETag), which were replaced; an object with another ETag stays.
 
-    def _remove(self, outdated: Mapping[str, str]) -> None:
-        """Takes away results that the settings no longer ask for; what is not ours any more stays.
-
-        What S3 does not delete now is tried again with the next change of the image.
+        A result that cannot be deleted now stays in ``entry.outdated``, and the next run of the image tries again.
         """
-        data = self._place.data
+        data = self._locations.data
         self.entry.outdated = {}
         for key, etag in outdated.items():
             try:
-                found = data.head(key)
-                if found is not None and found.etag == etag:
+                stored = data.head(key)
+                if stored is not None and stored.etag == etag:
                     self._writer.delete(data, key, etag)
                     self._writer.delete(data, s3_keys.provenance_key(key))
             except LeaseLost as error:
@@ -217,220 +215,252 @@ class ImageRun:
 
     # Labels and captions
 
-    def _make_labels(self, looks: PhotoAnalyzer) -> None:
-        seen = looks.labels()
-        self._labels = seen.document
-        document = {"Source": self._photo.key, "SourceETag": self._photo.etag, **seen.document}
+    def _make_labels(self, analyzer: PhotoAnalyzer) -> None:
+        analysis = analyzer.labels()
+        self._labels = analysis.document
+        document = {"Source": self._photo.key, "SourceETag": self._photo.etag, **analysis.document}
         self._writer.write_json(
-            self._context.store, self._place.batch.labels_key(self._asked.image), document
+            self._context.store, self._locations.batch.labels_key(self._image_settings.image), document
         )
-        self.entry.labels = ", ".join(self._asked.labels) or ", ".join(usable_labels(document))
+        self.entry.labels = self._label_names(document)
 
-    def _make_caption(self, looks: PhotoAnalyzer) -> None:
-        if self._no_caption is not None:
-            raise self._no_caption  # asked for once: a refusal is billed like an answer
+    def _label_names(self, document: Mapping[str, Any]) -> str:
+        """The request's labels, else the usable ones of a labels document, separated by commas."""
+        return ", ".join(self._image_settings.labels) or ", ".join(usable_labels(document))
+
+    def _make_caption(self, analyzer: PhotoAnalyzer) -> None:
+        if self._caption_error is not None:
+            raise self._caption_error  # no second call: a refusal is billed like an answer
         try:
-            seen = looks.caption()
+            analysis = analyzer.caption()
         except CallError as error:
-            self._no_caption = error
+            self._caption_error = error
             raise
-        self._caption = seen.document["Caption"]
-        alt_text = shortened(seen.document.get("AltText", ""), self._context.settings.alt_text_length)
+        self._caption = analysis.document["Caption"]
+        alt_text = shortened(analysis.document.get("AltText", ""), self._context.settings.alt_text_length)
         document = {
             "Source": self._photo.key,
             "SourceETag": self._photo.etag,
-            "Model": seen.model,
-            "Prompt": seen.document.get("Prompt", self._context.settings.caption_prompt),
+            "Model": analysis.model,
+            "Prompt": analysis.document.get("Prompt", self._context.settings.caption_prompt),
             "Caption": self._caption,
             **({"AltText": alt_text} if alt_text else {}),
         }
         self._writer.write_json(
-            self._context.store, self._place.batch.caption_key(self._asked.image), document
+            self._context.store, self._locations.batch.caption_key(self._image_settings.image), document
         )
         self.entry.caption, self.entry.alt_text = self._caption, alt_text
 
-    def _labels_document(self, looks: PhotoAnalyzer) -> Mapping[str, Any]:
+    def _labels_document(self, analyzer: PhotoAnalyzer) -> Mapping[str, Any]:
+        """The labels of the photo, made if they were not made yet."""
         if self._labels is None:
-            self._make_labels(looks)
+            self._make_labels(analyzer)
         return self._labels or {}
 
-    def _caption_text(self, looks: PhotoAnalyzer) -> str:
+    def _caption_text(self, analyzer: PhotoAnalyzer) -> str:
+        """The caption of the photo, made if it was not made yet."""
         if self._caption is None:
-            self._make_caption(looks)
+            self._make_caption(analyzer)
         return self._caption or ""
 
     # Pictures
 
-    def _make_pictures(self, looks: PhotoAnalyzer, budget: ImageBudget, passed: Collection[int]) -> None:
-        asked = self._asked
-        if asked.needs_prompt and not asked.prompts:
+    def _make_pictures(self, analyzer: PhotoAnalyzer, budget: ImageBudget, passed: Collection[int]) -> None:
+        """Makes all outputs of the image and adds them to the entry.
+
+        ``passed`` are the numbers of earlier results for the same request that passed their checks.
+        """
+        image_settings = self._image_settings
+        if image_settings.needs_prompt and not image_settings.prompts:
             raise NotTried("NoPrompt", "no prompt: name one in the request or in BG_DEFAULT_PROMPT")
-        finisher = ResultWriter(
+        result_writer = ResultWriter(
             self._context,
-            self._place,
-            asked,
+            self._locations,
+            image_settings,
             self._photo,
             self._writer,
             made_for=budget.made_for,
             passed=passed,
         )
-        eyes = SubjectHints(
+        hints = SubjectHints(
             photo=lambda: self._photo.small,
-            labels=lambda: self._labels_document(looks),
-            caption=lambda: self._caption_text(looks),
-            faces=looks.faces,
-            sam=looks.sam if self._context.settings.sam_endpoint else None,
-            cut_out=looks.cut_out,
-            stored_cut_out=looks.stored_cut_out,
-            given=finisher.given,
+            labels=lambda: self._labels_document(analyzer),
+            caption=lambda: self._caption_text(analyzer),
+            faces=analyzer.faces,
+            sam=analyzer.sam if self._context.settings.sam_endpoint else None,
+            cut_out=analyzer.cut_out,
+            stored_cut_out=analyzer.stored_cut_out,
+            given=result_writer.given,
         )
-        mask_sha256 = hashlib.sha256(finisher.given(asked.mask_key)).hexdigest() if asked.mask_key else ""
-        painter = BackgroundGenerator(
+        mask_key = image_settings.mask_key
+        mask_sha256 = hashlib.sha256(result_writer.given(mask_key)).hexdigest() if mask_key else ""
+        background_generator = BackgroundGenerator(
             self._context,
             self._photo,
-            asked,
-            eyes,
+            image_settings,
+            hints,
             budget,
-            given_mask_sha256=mask_sha256,
+            user_mask_sha256=mask_sha256,
             occasion=self._occasions.get(PICTURES, ""),
-            known=self._known,
+            expect_answers=self._expect_answers,
         )
-        if not asked.needs_prompt:
-            mask = painter.subject()
-            cut = looks.cut_out_in_use if mask.source == "cut-out" else None
-            made_by = MadeBy.of(cut, budget.made_for) if cut else MadeBy()
-            self._write_document(1, finisher.without_model(mask, made_by))
+        if not image_settings.needs_prompt:
+            mask = background_generator.subject()
+            cut_out = analyzer.last_cut_out if mask.source == "cut-out" else None
+            made_by = MadeBy.of(cut_out, budget.made_for) if cut_out else MadeBy()
+            self._add_outputs(1, result_writer.without_model(mask, made_by))
             return
-        refuse_impossible(asked, self._photo.size)
-        values, missing = self._prompt_values(looks)
+        refuse_impossible(image_settings, self._photo.size)
+        values, errors = self._placeholder_values(analyzer)
         limit = self._context.prompt_limit
-        requests.fill(asked.negative_prompt, {}, limit, "NegativePrompt")
-        groups = [list(group) for _, group in groupby(asked.outputs, key=lambda wanted: wanted.prompt)]
+        requests.fill(image_settings.negative_prompt, {}, limit, "NegativePrompt")
+        outputs_by_prompt = [
+            list(outputs) for _, outputs in groupby(image_settings.outputs, key=lambda output: output.prompt)
+        ]
 
-        def make(group: Sequence[requests.OutputSpec]) -> None:
-            lacking = [missing[name] for name in requests.placeholders(group[0].template) if name in missing]
+        def make(outputs: Sequence[requests.OutputSpec]) -> None:
+            """Makes the outputs that share one prompt."""
+            value_errors = [
+                errors[name] for name in requests.placeholders(outputs[0].template) if name in errors
+            ]
             prompt: str | BgPipelineError = (
-                lacking[0]
-                if lacking
-                else capture_error(lambda: self._prompt(painter, group, values, limit), self._photo.key)
+                value_errors[0]
+                if value_errors
+                else capture_error(
+                    lambda: self._prompt(background_generator, outputs, values, limit), self._photo.key
+                )
             )
             if isinstance(prompt, BgPipelineError):
-                for wanted in group:
-                    self._write_document(wanted.position, prompt)
+                for output in outputs:
+                    self._add_outputs(output.position, prompt)
                 return
-            painted = capture_error(partial(painter.generate, prompt, group), self._photo.key)
-            pictures = [painted] * len(group) if isinstance(painted, BgPipelineError) else painted
-            for wanted, picture in zip(group, pictures, strict=True):
-                self._write_document(
-                    wanted.position, self._finished(finisher, painter, prompt, wanted, picture)
-                )
+            generated = capture_error(
+                partial(background_generator.generate, prompt, outputs), self._photo.key
+            )
+            pictures = [generated] * len(outputs) if isinstance(generated, BgPipelineError) else generated
+            for output, picture in zip(outputs, pictures, strict=True):
+                results = self._store_results(result_writer, background_generator, prompt, output, picture)
+                self._add_outputs(output.position, results)
 
-        if len(groups) == 1:
-            make(groups[0])
+        if len(outputs_by_prompt) == 1:
+            make(outputs_by_prompt[0])
         else:
-            list(self._helpers.map(make, groups))
+            list(self._helpers.map(make, outputs_by_prompt))
         self.entry.outputs.sort(key=lambda output: output["Number"])
 
     def _prompt(
         self,
-        painter: BackgroundGenerator,
-        group: Sequence[requests.OutputSpec],
+        background_generator: BackgroundGenerator,
+        outputs: Sequence[requests.OutputSpec],
         values: Mapping[str, str],
         limit: int,
     ) -> str:
-        """The prompt of a group, filled for the model in use.
+        """The prompt of outputs that share one, with its placeholders filled for the selected model.
 
-        Models take prompts of different lengths. Where the pictures are stored that another one made of the prompt
-        as it was filled for that one, it is that prompt.
+        Models accept prompts of different lengths, so the prompt may have been filled differently for another model.
+        If the pictures of such a prompt are stored already, that prompt is returned, and nothing is paid again.
         """
-        template = group[0].template
+        template = outputs[0].template
         prompt = requests.fill(template, values, limit)
         if requests.placeholders(template):
-            for other in self._context.prompt_limits - {limit}:
-                filled = capture_error(partial(requests.fill, template, values, other), self._photo.key)
-                if isinstance(filled, str) and filled != prompt and painter.has_stored(filled, group):
+            for other_limit in self._context.prompt_limits - {limit}:
+                filled = capture_error(partial(requests.fill, template, values, other_limit), self._photo.key)
+                if (
+                    isinstance(filled, str)
+                    and filled != prompt
+                    and background_generator.has_stored(filled, outputs)
+                ):
                     return filled
         return prompt
 
-    def _prompt_values(self, looks: PhotoAnalyzer) -> tuple[dict[str, str], dict[str, BgPipelineError]]:
-        """What the placeholders of the prompts stand for; those that cannot be had, with the reason.
+    def _placeholder_values(
+        self, analyzer: PhotoAnalyzer
+    ) -> tuple[dict[str, str], dict[str, BgPipelineError]]:
+        """The values of the prompts' placeholders by name, and the errors of those that cannot be made.
 
-        Prompts that do not use what is missing are painted all the same.
+        Prompts that do not use a placeholder with an error are still processed.
         """
-        asked = self._asked
-        values = dict(requests.placeholder_values(asked, caption="", labels=""))
-        missing: dict[str, BgPipelineError] = {}
+        image_settings = self._image_settings
+        values = dict(requests.placeholder_values(image_settings, caption="", labels=""))
+        errors: dict[str, BgPipelineError] = {}
         makers: dict[str, Callable[[], str]] = {
-            "caption": lambda: self._caption_text(looks),
+            "caption": lambda: self._caption_text(analyzer),
             "labels": lambda: (
-                ", ".join(asked.labels) or ", ".join(usable_labels(self._labels_document(looks)))
+                ", ".join(image_settings.labels) or ", ".join(usable_labels(self._labels_document(analyzer)))
             ),
         }
-        wanted = {name for prompt in asked.prompts for name in requests.placeholders(prompt)}
-        for name in wanted & makers.keys():
-            made = capture_error(makers[name], self._photo.key)
-            if isinstance(made, BgPipelineError):
-                missing[name] = made
+        used = {name for prompt in image_settings.prompts for name in requests.placeholders(prompt)}
+        for name in used & makers.keys():
+            value = capture_error(makers[name], self._photo.key)
+            if isinstance(value, BgPipelineError):
+                errors[name] = value
             else:
-                values[name] = made
-        return values, missing
+                values[name] = value
+        return values, errors
 
-    def _finished(
+    def _store_results(
         self,
-        finisher: ResultWriter,
-        painter: BackgroundGenerator,
+        result_writer: ResultWriter,
+        background_generator: BackgroundGenerator,
         prompt: str,
-        wanted: requests.OutputSpec,
+        output: requests.OutputSpec,
         picture: GeneratedPicture | BgPipelineError,
     ) -> list[StoredResult] | BgPipelineError:
-        """The stored files of one picture; one that does not pass is asked for again with another seed.
+        """The stored files of one picture; if another seed may do better, the picture is generated again.
 
-        Where there is no other, the one that did not pass is kept for a person.
+        If no attempt passes its checks, the last stored one stays, for a person to review.
         """
         files: list[StoredResult] = []
         regenerated = 0
         while not isinstance(picture, BgPipelineError):
-            finished = capture_error(
-                partial(finisher.finish, picture, prompt, wanted.position), self._photo.key
+            stored = capture_error(
+                partial(result_writer.finish, picture, prompt, output.position), self._photo.key
             )
-            if isinstance(finished, BgPipelineError):
-                picture = finished
+            if isinstance(stored, BgPipelineError):
+                picture = stored
                 break
-            files = finished
+            files = stored
             if (
                 not any(file.repaint for file in files)
                 or regenerated >= self._context.settings.max_regenerations
             ):
                 return files
             regenerated += 1
-            painted = capture_error(partial(painter.generate, prompt, [wanted], regenerated), self._photo.key)
-            picture = painted if isinstance(painted, BgPipelineError) else painted[0]
+            generated = capture_error(
+                partial(background_generator.generate, prompt, [output], regenerated), self._photo.key
+            )
+            picture = generated if isinstance(generated, BgPipelineError) else generated[0]
         if files:
-            self._outcome(picture)
+            self._outcome_of(picture)
         return files or picture
 
-    def _outcome(self, error: BgPipelineError) -> RowOutcome:
+    def _outcome_of(self, error: BgPipelineError) -> RowOutcome:
+        """The outcome of an error, which also sets ``stopped``, ``call_failed`` and ``undelivered``."""
         if isinstance(error, RunStopped):
             self.stopped = error
-        # A file that is no picture costs nothing, however many there are of them.
+        # An `ImageError` (a file that is not a picture) costs nothing and does not count.
         self.call_failed = self.call_failed or isinstance(error, CallError)
         self.undelivered = self.undelivered or isinstance(error, NotDelivered)
         return outcome_of_error(error)
 
-    def _write_document(self, position: int, outcome: list[StoredResult] | BgPipelineError) -> None:
-        """Takes the outputs of one picture into the entry."""
-        each = len(self._asked.renditions) or 1
-        first = (position - 1) * each + 1
-        if isinstance(outcome, BgPipelineError):
-            means = self._outcome(outcome)
-            for number in range(first, first + each):
+    def _add_outputs(self, position: int, results: list[StoredResult] | BgPipelineError) -> None:
+        """Adds the outputs of one picture, one for each rendition, to the entry."""
+        renditions = len(self._image_settings.renditions) or 1
+        first = (position - 1) * renditions + 1
+        if isinstance(results, BgPipelineError):
+            outcome = self._outcome_of(results)
+            for number in range(first, first + renditions):
                 self.entry.outputs.append(
                     _output(
-                        number, status=means.status, error=means.error, cause=means.cause, final=means.final
+                        number,
+                        status=outcome.status,
+                        error=outcome.error,
+                        cause=outcome.cause,
+                        final=outcome.final,
                     )
                 )
             return
-        for number, file in enumerate(outcome, first):
+        for number, file in enumerate(results, first):
             if file.key:
                 self.entry.files[file.key] = file.etag
                 self.entry.names[str(number)] = file.name
@@ -449,6 +479,16 @@ class ImageRun:
                     subject_changed=file.subject_changed,
                 )
             )
+
+
+def _set_worst_outcome(record: StageRecord, outputs: Sequence[Mapping[str, Any]]) -> None:
+    """Sets the outcome of the pictures stage to that of its worst output."""
+    bad = [output for output in outputs if output["Status"] != Status.SUCCEEDED]
+    if bad:
+        record.status = worst(Status(output["Status"]) for output in bad)
+        first = next(output for output in bad if output["Status"] == record.status)
+        record.error, record.cause = first["Error"], first["Cause"]
+        record.final = all(output["Final"] for output in bad)
 
 
 def _output(

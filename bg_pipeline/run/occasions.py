@@ -1,9 +1,9 @@
-"""A person's wish to make something anew is paid for once, whoever repeats it.
+"""A request to refresh stages, or to retry failures, is paid for once, however often it is repeated.
 
-A wish has an occasion: Dagster's root run, which re-executions share, or the moment a command was given. The ledger
-of a batch remembers the occasion of each wish until it is fulfilled. Whoever asks again meanwhile (after a crash,
-by a second command, from another machine) goes on with it; whoever asked before it was fulfilled has nothing left
-to do.
+Each such request has an occasion, a name that its repetitions share: the id of Dagster's root run, which
+re-executions share, or the id of a command. The ledger header of a batch stores the occasion of each refresh until it
+is fulfilled. Another request in the meantime (after a crash, from a second command or another machine) joins that
+refresh; a request that was made before the refresh was fulfilled has nothing left to do.
 """
 
 from collections.abc import Collection, Mapping
@@ -12,13 +12,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 RETRY: Final = "retry"
-"""The name, beside those of stages, of the wish that what failed for a lasting reason be tried again."""
+"""The name, next to those of stages, of the request to try final failures again."""
 
 ABANDONED: Final = timedelta(days=7)
-"""A wish that was not fulfilled in this time is not gone on with: who asks then means a new one."""
+"""A refresh that was not fulfilled in this time is abandoned: a later request starts a new one."""
 
 REMEMBERED: Final = 100
-"""Fulfilled occasions of a batch that are remembered: a run that is executed again much later pays nothing."""
+"""How many fulfilled occasions a batch remembers: a Dagster run that is re-executed much later pays nothing."""
 
 _HEADER: Final = "Wishes"
 _FULFILLED: Final = "FulfilledWishes"
@@ -26,7 +26,10 @@ _FULFILLED: Final = "FulfilledWishes"
 
 @dataclass(frozen=True)
 class RefreshRequest:
-    """What is wanted anew: ``stages``, and with ``retry`` what failed; ``occasion`` and ``asked_at`` say when."""
+    """A request to do ``stages`` again, and with ``retry`` to try final failures again.
+
+    ``occasion`` identifies the request, ``asked_at`` is when it was made.
+    """
 
     stages: Collection[str] = ()
     retry: bool = False
@@ -35,67 +38,74 @@ class RefreshRequest:
 
     @property
     def names(self) -> list[str]:
+        """The stages in alphabetical order, then `RETRY` if it is requested."""
         return [*sorted(self.stages), *([RETRY] if self.retry else [])]
 
 
-def occasions(header: Mapping[str, Any], wish: RefreshRequest) -> dict[str, str]:
-    """By name, the occasion on which each part of the wish is to be fulfilled for a batch with this ledger header.
+def occasions(header: Mapping[str, Any], refresh: RefreshRequest) -> dict[str, str]:
+    """The occasion of each stage to refresh (and of `RETRY`) for a batch with this ledger header, by name.
 
-    A part that was fulfilled since it was asked for is left out.
+    Leaves out what was fulfilled since it was requested.
     """
-    found = {}
-    for name in wish.names:
+    result = {}
+    for name in refresh.names:
         stored = _stored(header, name)
-        if [name, wish.occasion] in header.get(_FULFILLED, ()) and (
-            stored is None or stored.occasion != wish.occasion
+        if [name, refresh.occasion] in header.get(_FULFILLED, ()) and (
+            stored is None or stored.occasion != refresh.occasion
         ):
             continue
-        if stored is None or stored.asked_at + ABANDONED < wish.asked_at:
-            found[name] = wish.occasion
-        elif stored.done_at is None or stored.occasion == wish.occasion:
-            found[name] = stored.occasion
-        elif stored.done_at < wish.asked_at:
-            found[name] = wish.occasion
-    return found
+        if stored is None or stored.asked_at + ABANDONED < refresh.asked_at:
+            result[name] = refresh.occasion
+        elif stored.done_at is None or stored.occasion == refresh.occasion:
+            result[name] = stored.occasion
+        elif stored.done_at < refresh.asked_at:
+            result[name] = refresh.occasion
+    return result
 
 
-def occasions_begun(header: Mapping[str, Any], wish: RefreshRequest, on: Mapping[str, str]) -> dict[str, Any]:
-    """The header's facts that say that parts of a wish are being fulfilled; empty where they said so before."""
-    wishes = dict(header.get(_HEADER, {}))
-    for name, occasion in on.items():
+def start_occasions(
+    header: Mapping[str, Any], refresh: RefreshRequest, started: Mapping[str, str]
+) -> dict[str, Any]:
+    """The header fields that record the start of these refreshes; empty if they are recorded already.
+
+    ``started`` are the occasions by name, as `occasions` returns them.
+    """
+    refreshes = dict(header.get(_HEADER, {}))
+    for name, occasion in started.items():
         stored = _stored(header, name)
         if stored is None or stored.occasion != occasion:
-            wishes[name] = {"Occasion": occasion, "AskedAt": wish.asked_at.isoformat(), "DoneAt": ""}
-        elif wish.occasion != occasion and wish.occasion not in wishes[name].get("Joined", ()):
-            # It is gone on with on another occasion, and so fulfilled together with that.
-            wishes[name] = {**wishes[name], "Joined": [*wishes[name].get("Joined", ()), wish.occasion]}
-    return {_HEADER: wishes} if wishes != header.get(_HEADER, {}) else {}
+            refreshes[name] = {"Occasion": occasion, "AskedAt": refresh.asked_at.isoformat(), "DoneAt": ""}
+        elif refresh.occasion != occasion and refresh.occasion not in refreshes[name].get("Joined", ()):
+            # This request joins a refresh of another occasion and is fulfilled together with it.
+            joined = [*refreshes[name].get("Joined", ()), refresh.occasion]
+            refreshes[name] = {**refreshes[name], "Joined": joined}
+    return {_HEADER: refreshes} if refreshes != header.get(_HEADER, {}) else {}
 
 
-def occasions_fulfilled(header: Mapping[str, Any], names: Collection[str], at: datetime) -> dict[str, Any]:
-    """The header's facts that say that these parts of a wish are fulfilled."""
-    wishes = dict(header.get(_HEADER, {}))
-    done = list(header.get(_FULFILLED, ()))
+def fulfil_occasions(header: Mapping[str, Any], names: Collection[str], at: datetime) -> dict[str, Any]:
+    """The header fields that record that the refreshes of these names were fulfilled at a time."""
+    refreshes = dict(header.get(_HEADER, {}))
+    fulfilled = list(header.get(_FULFILLED, ()))
     for name in names:
-        if name in wishes and not wishes[name].get("DoneAt"):
-            wishes[name] = {**wishes[name], "DoneAt": at.isoformat()}
-            occasions_done = [wishes[name].get("Occasion", ""), *wishes[name].get("Joined", ())]
-            done += [[name, occasion] for occasion in occasions_done]
-    return {_HEADER: wishes, _FULFILLED: done[-REMEMBERED:]} if wishes else {}
+        if name in refreshes and not refreshes[name].get("DoneAt"):
+            refreshes[name] = {**refreshes[name], "DoneAt": at.isoformat()}
+            all_occasions = [refreshes[name].get("Occasion", ""), *refreshes[name].get("Joined", ())]
+            fulfilled += [[name, occasion] for occasion in all_occasions]
+    return {_HEADER: refreshes, _FULFILLED: fulfilled[-REMEMBERED:]} if refreshes else {}
 
 
 @dataclass(frozen=True)
-class _Stored:
+class _StoredRefresh:
     occasion: str
     asked_at: datetime
     done_at: datetime | None
 
 
-def _stored(header: Mapping[str, Any], name: str) -> _Stored | None:
+def _stored(header: Mapping[str, Any], name: str) -> _StoredRefresh | None:
     try:
         document = header[_HEADER][name]
         done = document.get("DoneAt", "")
-        return _Stored(
+        return _StoredRefresh(
             str(document["Occasion"]),
             datetime.fromisoformat(document["AskedAt"]),
             datetime.fromisoformat(done) if done else None,

@@ -1,4 +1,4 @@
-"""What an expected error makes of an image's row."""
+"""Errors as outcomes: the status, error and cause of a stage that ended with one, and how attempts are merged."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ from bg_pipeline.errors import (
 )
 
 EXPECTED = (ImageError, CallError, RunStopped)
-"""What may end the work on one image; what else does is a fault of this program's own."""
+"""Errors that may end the work on one image; any other exception is a bug of this program."""
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RowOutcome:
-    """What an expected error makes of a row; ``final`` if doing it again would end the same way."""
+    """How a stage of an image ended; ``final`` if trying it again would end the same way."""
 
     status: Status
     final: bool
@@ -48,36 +48,39 @@ SAMPLE_WAITS = RowOutcome(
     WAITING_FOR_APPROVAL,
     "not in the sample; it is run once somebody approves that (on the page, or `bg-pipeline approve`)",
 )
-"""What becomes of the images that are not in a sample, until a person approves it."""
+"""The outcome of the images that are not in a sample, until a person approves it."""
 
 
 def capture_error(work: Callable[[], T], image: str) -> T | BgPipelineError:
-    """What ``work`` returns, or the error that ended it for this image, whatever it was."""
+    """What ``work`` returns, or the error that ended it; any exception becomes a `BgPipelineError`.
+
+    ``image`` is named in the log.
+    """
     try:
         return work()
     except EXPECTED as error:
         return error
     except (ClientError, BotoCoreError) as error:
-        # Every other service's errors have a meaning of their own by now, and so have photos that S3 does not hand
-        # out and results that it does not take: this is S3 with the pipeline's own state.
-        return StorageFailed(f"S3 does not do what it is asked with the pipeline's state: {error}")
-    except Exception as error:  # noqa: BLE001 (one odd file must not take ten thousand others with it)
-        return _own_fault(error, image)
+        # Errors of other services, of reading photos and of storing results were converted before they came here:
+        # this one comes from reading or writing the pipeline's own state.
+        return StorageFailed(f"S3 refused to read or write the pipeline's own state: {error}")
+    except Exception as error:  # noqa: BLE001 (one odd file must not end the run of ten thousand others)
+        return _internal_error(error, image)
 
 
-def _own_fault(error: Exception, image: str) -> CallError:
-    """A fault of this program's own, as a failure of the one image that met it; the log has its traceback."""
-    _log.error("bg_pipeline has a fault, met by %s", image, exc_info=error)
-    words = " ".join(str(error).split())
+def _internal_error(error: Exception, image: str) -> CallError:
+    """A bug of this program as a failure of the one image; its traceback is logged."""
+    _log.error("a bug in bg_pipeline ended the work on %s", image, exc_info=error)
+    text = " ".join(str(error).split())
     return Transient(
         "InternalError",
-        f"a fault of bg_pipeline's own ({type(error).__name__}: {words}); please report it with the traceback "
-        "that the log of the run has",
+        f"a bug in bg_pipeline ({type(error).__name__}: {text}); please report it with the traceback in the log "
+        "of the run",
     )
 
 
 def outcome_of_error(error: BgPipelineError) -> RowOutcome:
-    """The status, error and cause that a row has for an expected error."""
+    """The outcome of a stage that ended with this error."""
     code = getattr(error, "code", type(error).__name__)
     if isinstance(error, (RunStopped, NotTried)):
         return RowOutcome(Status.SKIPPED, False, code, str(error))
@@ -99,33 +102,35 @@ def outcome_of_error(error: BgPipelineError) -> RowOutcome:
 def keep_better(before: StageRecord | None, now: StageRecord, *, intact: bool = True) -> StageRecord:
     """The record of a stage after an attempt: a good outcome of the same request stays until there is a better one.
 
-    ``intact`` says that what ``before`` tells of is still stored.
+    ``before`` is the record before the attempt, ``now`` that of the attempt. ``intact`` is false if results of
+    ``before`` are missing in S3; then ``now`` is returned.
     """
     if before is None or not same_request(before, now) or before.status not in GOOD or not intact:
         return now
     if now.status == Status.SUCCEEDED or now.status == before.status:
         return now
-    # A refusal of a refresh is an answer to it; what did not come to an end is asked for again on the same occasion.
+    # A final failure fulfils the refresh; after any other failure the refresh is tried again on the same occasion.
     occasion = now.occasion if now.final else before.occasion
-    note = f"it was to be made anew, which did not succeed ({now.cause}); the earlier result stays"
+    note = f"a refresh of it failed ({now.cause}); the earlier result stays"
     return replace(before, occasion=occasion, note=note, tried=now.made_for if now.final else "")
 
 
 def same_request(before: StageRecord, now: StageRecord) -> bool:
-    """Whether two records are of the same request for the same photo; settings may have changed in between."""
+    """Whether two records are for the same photo and the same request; settings may have changed in between."""
     return before.made_for == now.made_for or before.wish == now.wish != ""
 
 
 def merge_outputs(
     before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]], files: Mapping[str, str]
 ) -> list[dict[str, Any]]:
-    """The outputs after an attempt, by number: where it made none, what was delivered before stays.
+    """The outputs after an attempt, by number: an earlier stored output stays if the attempt stored no new one.
 
-    ``files`` are the results that are stored. ``now`` is empty where the attempt ended before any output.
+    ``before`` are the outputs before the attempt, ``now`` those of the attempt (empty if it ended before the first).
+    ``files`` are the stored results by key.
     """
-    made = {output["Number"]: dict(output) for output in now}
+    outputs = {output["Number"]: dict(output) for output in now}
     for output in before:
         number = output["Number"]
-        if output["Key"] in files and not made.get(number, {}).get("Key"):
-            made[number] = dict(output)
-    return [made[number] for number in sorted(made)]
+        if output["Key"] in files and not outputs.get(number, {}).get("Key"):
+            outputs[number] = dict(output)
+    return [outputs[number] for number in sorted(outputs)]

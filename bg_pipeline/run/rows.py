@@ -1,4 +1,4 @@
-"""A batch's report rows, derived from its ledger."""
+"""The report rows of a batch, made from its ledger."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,41 +12,45 @@ from bg_pipeline.run.batch_work import BatchWork
 
 
 def rows(work: BatchWork) -> Iterator[Row]:
-    """A row for each image asked for, in the order asked."""
+    """One row for each requested image, in the order of the request; one row if the request cannot be read."""
     return (row for row, _ in rows_and_entries(work))
 
 
 def rows_and_entries(work: BatchWork) -> Iterator[tuple[Row, Entry]]:
-    """The same, each with the ledger's entry that it was made from."""
+    """The rows of `rows`, each with the ledger entry from which it was made."""
     if work.problem is not None:
         yield unreadable(work.locations.request_id, work.problem), Entry(s3_keys.REQUEST)
         return
-    untold = work.ledger.header.get("Untold") or 0.0
+    unattributed = work.ledger.header.get("Untold") or 0.0
     for image in work.images:
         row, entry = row_and_entry(work, image)
-        if untold:
-            row, untold = _with_untold(row, untold), 0.0
+        if unattributed:
+            row, unattributed = _with_unattributed_spend(row, unattributed), 0.0
         yield row, entry
 
 
-def _with_untold(row: Row, usd: float) -> Row:
-    """The row with what may have been billed for its batch, nobody knows for which image: it stands in the first."""
-    note = f"{usd:.4f} USD more may have been billed for this batch by a run that ended before it could tell for what"
+def _with_unattributed_spend(row: Row, usd: float) -> Row:
+    """The first row of a batch, plus what may have been billed for the batch without being known for which image."""
+    note = (
+        f"{usd:.4f} USD more may have been billed for this batch by a run that ended before recording "
+        "for which image"
+    )
     maybe = None if row.MaybeBilledUSD is None else round(row.MaybeBilledUSD + usd, 6)
     return replace(row, MaybeBilledUSD=maybe, Cause="; ".join(filter(None, [row.Cause, note])))
 
 
 def row_and_entry(work: BatchWork, image: str) -> tuple[Row, Entry]:
+    """The row of one image and its ledger entry, which is empty if the ledger has none."""
     entry = work.ledger.get(image) or Entry(image)
     return row_of_entry(work, image, entry), entry
 
 
 def row_of_entry(work: BatchWork, image: str, entry: Entry) -> Row:
-    """What became of one image, as its ledger entry has it."""
+    """The row of one image, made from a ledger entry."""
     pictures = entry.stages.get(PICTURES)
     status = Status(pictures.status) if pictures else Status.SKIPPED
     error = pictures.error if pictures else "NotTried"
-    cause = pictures.cause if pictures else "no picture was asked of any run yet"
+    cause = pictures.cause if pictures else "no run has made a picture of it yet"
     if status == Status.SUCCEEDED:
         cause = "; ".join(
             f"{name} failed and was not needed: {record.cause}"

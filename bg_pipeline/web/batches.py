@@ -28,7 +28,7 @@ from bg_pipeline.reports.overview import (
     batch_state,
     load_status,
 )
-from bg_pipeline.run.batch_work import drafted, open_work
+from bg_pipeline.run.batch_work import open_draft, open_work
 from bg_pipeline.run.context import RunContext
 from bg_pipeline.run.rows import rows
 from bg_pipeline.uploads import drafts
@@ -470,7 +470,7 @@ def _submit(service: Service, batch: Batch, data: bytes) -> Submitted:
 
 def _plan(service: Service, batch: Batch, data: bytes) -> Plan:
     request, found = _checked(service, batch, data)
-    work = drafted(service.store, service.settings, found, request)
+    work = open_draft(service.store, service.settings, found, request)
     context = RunContext(service.settings, service.aws, service.store, stop=threading.Event())
     try:
         models, notes = planning.models_in_use(context)

@@ -1,4 +1,4 @@
-"""Finished photos are moved to the archive: none is ever lost, all are still known, and nothing is done again."""
+"""Finished photos are moved to the archive: none is lost, all are still reported, and nothing is done again."""
 
 import hashlib
 import threading
@@ -38,11 +38,11 @@ def archived(bench: Bench) -> dict[str, bytes]:
 
 
 def test_a_photo_is_moved_once_all_its_results_succeeded(bench: Bench) -> None:
-    given = {"a.jpg": photo(1), "folder/ü b+c.png": photo(2, format="PNG")}
-    batch = bench.submit(given)
+    photo_data = {"a.jpg": photo(1), "folder/ü b+c.png": photo(2, format="PNG")}
+    batch = bench.submit(photo_data)
     assert bench.run().counts == {Status.SUCCEEDED: 2}
     assert photos(bench) == []
-    assert archived(bench) == {f"archive/{batch.path}/{name}": data for name, data in given.items()}
+    assert archived(bench) == {f"archive/{batch.path}/{name}": data for name, data in photo_data.items()}
     assert bench.store.head(batch.request_key) is not None
     assert bench.rows(batch)["a.jpg"].Status == Status.SUCCEEDED
 
@@ -54,7 +54,7 @@ def test_without_the_setting_photos_stay(bench: Bench) -> None:
     assert bench.keys("archive/") == []
 
 
-def test_what_failed_or_waits_for_a_person_stays(bench: Bench) -> None:
+def test_photos_with_failed_or_blocked_results_stay(bench: Bench) -> None:
     bench.submit({"good.jpg": photo(1), "bad.jpg": b"<html>"})
     bench.submit({"blocked.jpg": photo(2)}, batch="blocked", Prompt="blockme")
     bench.run()
@@ -70,7 +70,7 @@ def test_masks_and_backdrops_of_a_request_stay(bench: Bench) -> None:
     assert photos(bench) == [batch.upload_key("beach.jpg")]
 
 
-def test_a_moved_photo_is_still_known_and_nothing_is_done_or_paid_again(
+def test_a_moved_photo_is_still_reported_and_nothing_is_done_or_paid_again(
     bench: Bench, control: ControlClient
 ) -> None:
     batch = bench.submit(2)
@@ -86,7 +86,7 @@ def test_a_moved_photo_is_still_known_and_nothing_is_done_or_paid_again(
     assert len(bench.rows(batch)) == 2
 
 
-def test_a_folder_without_a_request_is_still_a_batch_when_all_of_it_was_moved(
+def test_a_folder_without_a_request_is_still_a_batch_when_all_its_photos_were_moved(
     bench: Bench, control: ControlClient
 ) -> None:
     batch = bench.submit(2, requested=False)
@@ -109,7 +109,7 @@ def test_a_folder_whose_photos_a_person_removed_is_no_batch(bench: Bench) -> Non
     assert bench.run(default_prompt="a beach").images == 0
 
 
-def test_a_changed_request_is_done_from_the_archived_photo(bench: Bench, control: ControlClient) -> None:
+def test_a_changed_request_uses_the_archived_photo(bench: Bench, control: ControlClient) -> None:
     batch = bench.submit(1)
     bench.run()
     control.mark()
@@ -137,7 +137,7 @@ def test_a_lost_result_is_made_again_from_the_archived_photo_and_its_stored_answ
     assert paid(control) == 0
 
 
-def test_a_request_elsewhere_that_names_the_moved_photos_finds_them(bench: Bench) -> None:
+def test_another_batch_that_names_the_moved_photos_finds_them(bench: Bench) -> None:
     first = bench.submit(2)
     bench.run()
     second = bench.submit({}, batch="second", InputS3Prefix=first.input_prefix, Prompt="snow")
@@ -178,7 +178,7 @@ def test_another_bucket_can_be_the_archive(bench: Bench, s3, control: ControlCli
     assert bench.run(archive_to=other).counts == {Status.SUCCEEDED: 1}
 
 
-def test_an_archive_that_does_not_exist_is_told_and_the_photos_stay(bench: Bench) -> None:
+def test_an_archive_that_does_not_exist_is_noted_and_the_photos_stay(bench: Bench) -> None:
     batch = bench.submit(1)
     assert bench.run(archive_to="no-such-bucket-anywhere").counts == {Status.SUCCEEDED: 1}
     assert any("BG_ARCHIVE_TO" in note for note in bench.notes)
@@ -205,7 +205,7 @@ def test_labels_alone_move_nothing(bench: Bench) -> None:
     assert len(photos(bench)) == 1
 
 
-def test_a_photo_of_the_same_name_that_comes_later_is_done_and_kept_beside_the_first(bench: Bench) -> None:
+def test_a_later_photo_of_the_same_name_is_archived_under_another_name(bench: Bench) -> None:
     batch = bench.submit({"a.jpg": photo(1)})
     bench.run()
     bench.submit({"a.jpg": photo(2)})
@@ -222,7 +222,7 @@ def test_a_photo_of_the_same_name_that_comes_later_is_done_and_kept_beside_the_f
     assert provenance["SourceSHA256"] == hashlib.sha256(photo(2)).hexdigest()
 
 
-def test_the_same_photo_that_comes_again_is_moved_again_and_nothing_is_paid(
+def test_the_same_photo_uploaded_again_is_moved_again_and_nothing_is_paid(
     bench: Bench, control: ControlClient
 ) -> None:
     batch = bench.submit({"a.jpg": photo(1)})
@@ -236,7 +236,7 @@ def test_the_same_photo_that_comes_again_is_moved_again_and_nothing_is_paid(
 
 
 class Dying(Store):
-    """A store that dies at the ``last``-th write, copy or removal from now."""
+    """A store that fails from its ``last``-th write, copy or deletion on."""
 
     def __init__(self, store: Store, last: int) -> None:
         super().__init__(store.client, store.bucket)
@@ -266,24 +266,24 @@ class Dying(Store):
 def test_a_run_that_dies_at_any_step_of_the_move_loses_no_photo(
     bench: Bench, control: ControlClient, last: int
 ) -> None:
-    given = {"a.jpg": photo(1), "b.jpg": photo(2)}
-    batch = bench.submit(given)
+    photo_data = {"a.jpg": photo(1), "b.jpg": photo(2)}
+    batch = bench.submit(photo_data)
     bench.run(archive_to="")
     dying = Dying(bench.store, last)
     work = open_batch(dying, bench.settings(), batch)
     Archive(dying, "archive", bench.notes.append).move(work)
-    for name, data in given.items():
-        lying = [bench.store.read(key) for key in (batch.upload_key(name), batch.archive_key(name))]
-        assert data in [content.data for content in lying if content], name
+    for name, data in photo_data.items():
+        stored = [bench.store.read(key) for key in (batch.upload_key(name), batch.archive_key(name))]
+        assert data in [content.data for content in stored if content], name
     control.mark()
     day = bench.run()
     assert day.counts == {Status.SUCCEEDED: 2}
     assert control.calls() == []
     assert photos(bench) == []
-    assert sorted(archived(bench).values()) == sorted(given.values())
+    assert sorted(archived(bench).values()) == sorted(photo_data.values())
 
 
-def test_a_copy_that_is_not_the_photo_keeps_the_upload(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_upload_stays_if_its_copy_differs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = bench.submit(1)
 
     def torn(self: Store, source: str, target: str, **more: Any) -> str:
@@ -295,7 +295,7 @@ def test_a_copy_that_is_not_the_photo_keeps_the_upload(bench: Bench, monkeypatch
     assert any("stays" in note for note in bench.notes)
 
 
-def test_a_photo_that_was_uploaded_anew_while_it_was_moved_is_not_removed(bench: Bench) -> None:
+def test_a_photo_that_was_replaced_while_it_was_moved_is_not_removed(bench: Bench) -> None:
     batch = bench.submit({"a.jpg": photo(1)})
     bench.run(archive_to="")
     work = open_batch(bench.store, bench.settings(), batch)

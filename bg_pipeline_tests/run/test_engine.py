@@ -106,7 +106,7 @@ def test_a_changed_caption_prompt_makes_captions_again_and_no_picture_that_does_
     assert paid(control) <= 1  # the stand-in may say the same words to another question
 
 
-def test_the_same_bytes_under_another_name_are_paid_for_once_and_say_so(
+def test_the_same_bytes_under_another_name_are_paid_for_once_and_marked_as_reused(
     bench: Bench, control: ControlClient
 ) -> None:
     first = bench.submit({"a.jpg": photo(1), "b.jpg": photo(1)}, Seed=7)
@@ -143,7 +143,7 @@ def test_refresh_is_the_only_way_to_pay_again(bench: Bench, control: ControlClie
     assert paid(control, "Converse") == 0
 
 
-def test_bytes_that_are_no_image_are_one_row_and_the_rest_goes_on(bench: Bench) -> None:
+def test_a_file_that_is_not_an_image_fails_alone(bench: Bench) -> None:
     batch = bench.submit(
         {
             "page.jpg": b"<html>404</html>",
@@ -176,7 +176,7 @@ def test_a_permanent_failure_is_not_tried_again_before_its_source_changes(
     assert paid(control) == 1
 
 
-def test_a_lasting_failure_is_tried_again_when_a_person_asks_and_nothing_else_is_paid_again(
+def test_a_final_failure_is_tried_again_with_retry_and_nothing_else_is_paid_again(
     bench: Bench, control: ControlClient
 ) -> None:
     control.fault(operation="InvokeModel", match="an odd place", code="ValidationException", message="no")
@@ -190,14 +190,14 @@ def test_a_lasting_failure_is_tried_again_when_a_person_asks_and_nothing_else_is
     assert bench.rows(batch)["odd.jpg"].Status == Status.SUCCEEDED
 
 
-def test_a_date_where_nothing_worked_says_so_and_has_its_report(bench: Bench) -> None:
+def test_a_date_where_nothing_worked_has_a_report(bench: Bench) -> None:
     batch = bench.submit({"bad.jpg": b"nothing"})
     day = bench.run()
     assert day.nothing_worked
     assert bench.rows(batch)["bad.jpg"].Error == "NotAnImage"
 
 
-def test_an_image_that_the_request_names_and_nobody_uploaded_is_a_row(bench: Bench) -> None:
+def test_an_image_in_the_request_that_was_not_uploaded_is_a_row(bench: Bench) -> None:
     batch = bench.submit({"a.jpg": photo(1)}, Images=[{"ImageName": "a.jpg"}, {"ImageName": "b.jpg"}])
     bench.run()
     rows = bench.rows(batch)
@@ -221,7 +221,7 @@ def test_a_request_that_cannot_be_read_is_one_row_that_names_the_field(
     assert bench.run().due == 0
 
 
-def test_a_folder_without_a_request_is_skipped_without_a_prompt_and_painted_with_one(
+def test_a_folder_without_a_request_is_skipped_unless_there_is_a_default_prompt(
     bench: Bench, control: ControlClient
 ) -> None:
     batch = bench.submit(1, requested=False)
@@ -233,7 +233,7 @@ def test_a_folder_without_a_request_is_skipped_without_a_prompt_and_painted_with
     assert bench.rows(batch, own)["photo-0.jpg"].Status == Status.SUCCEEDED
 
 
-def test_a_folder_that_is_still_being_prepared_is_left_alone(bench: Bench, control: ControlClient) -> None:
+def test_a_folder_with_a_draft_is_not_processed(bench: Bench, control: ControlClient) -> None:
     batch = bench.submit(1, requested=False)
     bench.put(batch.draft_key, b"{}")
     day = bench.run()
@@ -262,7 +262,7 @@ def test_odd_names_succeed(bench: Bench, name: str) -> None:
     assert (row.Status, row.Results) == (Status.SUCCEEDED, (f"{batch.output_prefix}/{name}",))
 
 
-def test_a_blocked_prompt_is_a_row_in_the_models_words_costs_nothing_and_is_not_asked_again(
+def test_a_blocked_prompt_is_a_row_with_the_models_message_costs_nothing_and_is_not_called_again(
     bench: Bench, control: ControlClient
 ) -> None:
     batch = bench.submit(1, Prompt="blockme please")
@@ -283,7 +283,7 @@ def test_throttled_calls_never_cost_an_image(bench: Bench, control: ControlClien
     assert paid(control) == 3
 
 
-def test_passing_faults_are_tried_again_and_then_are_a_transient_failure(
+def test_temporary_errors_are_tried_again_and_then_are_a_transient_failure(
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bg_pipeline.rate_limits.calls.BACK_OFF_SECONDS", (0.01, 0.02))
@@ -297,7 +297,9 @@ def test_passing_faults_are_tried_again_and_then_are_a_transient_failure(
     assert bench.run().counts == {Status.SUCCEEDED: 2}
 
 
-def test_a_call_whose_end_is_unknown_is_repeated_once_and_told(bench: Bench, control: ControlClient) -> None:
+def test_a_call_with_an_unknown_outcome_is_repeated_once_and_reported(
+    bench: Bench, control: ControlClient
+) -> None:
     control.fault(operation="InvokeModel", action="reset", times=1)
     batch = bench.submit(1)
     bench.run()
@@ -308,7 +310,9 @@ def test_a_call_whose_end_is_unknown_is_repeated_once_and_told(bench: Bench, con
     assert bench.store.read_json(f"{row.Results[0]}.json")["MaybeBilled"] == 1
 
 
-def test_a_call_that_stays_unknown_is_never_made_a_third_time(bench: Bench, control: ControlClient) -> None:
+def test_a_call_with_an_unknown_outcome_is_never_made_a_third_time(
+    bench: Bench, control: ControlClient
+) -> None:
     control.fault(operation="InvokeModel", action="reset", times=0)
     batch = bench.submit(1)
     for _ in range(3):
@@ -319,7 +323,7 @@ def test_a_call_that_stays_unknown_is_never_made_a_third_time(bench: Bench, cont
 
 
 @pytest.mark.parametrize("operation", ["DetectLabels", "Converse", "InvokeModel"])
-def test_what_may_have_been_billed_twice_is_made_once_more_for_who_asks_for_it(
+def test_retry_makes_a_call_that_may_have_been_billed_twice_once_more(
     bench: Bench, control: ControlClient, operation: str
 ) -> None:
     batch = bench.submit({"met.jpg": photo(1)})
@@ -340,7 +344,7 @@ def test_what_may_have_been_billed_twice_is_made_once_more_for_who_asks_for_it(
     assert sorted(call["operation"] for call in control.paid(operation=operation)) == [operation] * 2
 
 
-def test_a_batch_that_asks_again_has_what_may_have_been_billed_twice_made_once_more(
+def test_a_retry_batch_makes_a_call_that_may_have_been_billed_twice_once_more(
     bench: Bench, control: ControlClient
 ) -> None:
     batch = bench.submit({"met.jpg": photo(1), "other.jpg": photo(2)}, Seed=1)
@@ -365,7 +369,7 @@ def test_a_batch_that_asks_again_has_what_may_have_been_billed_twice_made_once_m
 
 
 @pytest.mark.parametrize("answer", ["no picture", ""])
-def test_an_answer_that_is_no_picture_counts_as_billed_and_is_asked_for_twice_at_most(
+def test_an_answer_that_is_not_a_picture_counts_as_billed_and_the_call_is_made_twice_at_most(
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch, answer: str
 ) -> None:
     monkeypatch.setattr(
@@ -382,10 +386,10 @@ def test_an_answer_that_is_no_picture_counts_as_billed_and_is_asked_for_twice_at
     assert spent["SettledMicroUsd"] > 2 * 8_000
 
 
-def test_a_fault_of_our_own_ends_the_image_that_met_it_and_no_other(
+def test_an_internal_error_ends_only_its_image(
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def put_back(source: Photo, *rest: Any, **more: Any) -> Image.Image:
+    def restore_subject(source: Photo, *rest: Any, **more: Any) -> Image.Image:
         if source.size == (91, 80):
             raise ZeroDivisionError("a case nobody thought of")
         return real(source, *rest, **more)
@@ -393,7 +397,7 @@ def test_a_fault_of_our_own_ends_the_image_that_met_it_and_no_other(
     real = results.restore_subject
     batch = bench.submit({"a.jpg": photo(1), "odd.jpg": photo(2, size=(91, 80)), "c.jpg": photo(3)})
     with monkeypatch.context() as patched:
-        patched.setattr(results, "restore_subject", put_back)
+        patched.setattr(results, "restore_subject", restore_subject)
         day = bench.run()
     assert day.counts == {Status.SUCCEEDED: 2, Status.FAILED: 1}
     row = bench.rows(batch)["odd.jpg"]
@@ -408,25 +412,23 @@ def test_a_fault_of_our_own_ends_the_image_that_met_it_and_no_other(
     assert control.paid() == []
 
 
-def test_a_fault_of_our_own_in_one_of_several_prompts_leaves_the_others(
+def test_an_internal_error_in_one_of_several_prompts_ends_only_that_prompt(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def paint(painter: BackgroundGenerator, prompt: str, *rest: Any) -> Any:
+    def generate(background_generator: BackgroundGenerator, prompt: str, *rest: Any) -> Any:
         if "odd" in prompt:
             raise ZeroDivisionError("a case nobody thought of")
-        return real(painter, prompt, *rest)
+        return real(background_generator, prompt, *rest)
 
     real = BackgroundGenerator.generate
-    monkeypatch.setattr(BackgroundGenerator, "generate", paint)
+    monkeypatch.setattr(BackgroundGenerator, "generate", generate)
     batch = bench.submit(1, Prompts=["a beach", "an odd place", "a wood"])
     bench.run()
     outputs = bench.rows(batch)["photo-0.jpg"].Outputs
     assert [output.Status for output in outputs] == [Status.SUCCEEDED, Status.FAILED, Status.SUCCEEDED]
 
 
-def test_a_refused_caption_is_paid_for_and_told_as_such(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_refused_caption_counts_as_paid(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise Blocked("content_filtered", "no")
 
@@ -438,7 +440,7 @@ def test_a_refused_caption_is_paid_for_and_told_as_such(
     assert bench.run(stages=("captions",)).spent.cost_usd == pytest.approx(fair, rel=0.2)
 
 
-def test_a_dead_model_is_replaced_by_the_next_and_nothing_is_paid_again(
+def test_a_retired_model_is_replaced_by_the_next_and_nothing_is_paid_again(
     bench: Bench, control: ControlClient
 ) -> None:
     first = bench.submit(2)
@@ -454,7 +456,7 @@ def test_a_dead_model_is_replaced_by_the_next_and_nothing_is_paid_again(
 
 
 @pytest.mark.parametrize("workers", [1, 8])
-def test_a_model_that_dies_in_the_middle_of_a_run_is_replaced(
+def test_a_model_that_is_retired_during_a_run_is_replaced(
     bench: Bench, control: ControlClient, workers: int
 ) -> None:
     control.fault(
@@ -487,7 +489,7 @@ def test_without_a_usable_model_nothing_is_spent_and_the_images_wait(
     assert bench.run(image_models="titan-v2,nova-canvas").counts == {Status.SUCCEEDED: 2}
 
 
-def test_a_cap_stops_the_run_cleanly_and_a_later_run_goes_on(bench: Bench, control: ControlClient) -> None:
+def test_a_cap_stops_the_run_cleanly_and_a_later_run_continues(bench: Bench, control: ControlClient) -> None:
     batch = bench.submit(6)
     day = bench.run(max_cost_usd=0.04, max_concurrency=1)
     counts = day.counts
@@ -510,7 +512,7 @@ def test_too_many_failures_stop_the_run(bench: Bench, control: ControlClient) ->
     assert "BG_MAX_FAILED_SHARE" in day.stopped
 
 
-def test_captions_can_be_made_alone_and_are_used_later(bench: Bench, control: ControlClient) -> None:
+def test_captions_can_be_made_alone_and_are_reused(bench: Bench, control: ControlClient) -> None:
     batch = bench.submit(2)
     bench.run(stages=["captions"])
     assert (paid(control), paid(control, "Converse"), paid(control, "DetectLabels")) == (0, 2, 0)
@@ -529,7 +531,7 @@ def test_several_prompts_and_variants_are_numbered_prompt_major(bench: Bench, co
     assert len({output.Seed for output in row.Outputs} | {None}) > 1
 
 
-def test_results_that_are_no_longer_asked_for_are_taken_away(bench: Bench, control: ControlClient) -> None:
+def test_results_that_are_no_longer_requested_are_deleted(bench: Bench, control: ControlClient) -> None:
     batch = bench.submit({"cat.jpg": photo(1)}, Prompts=["a beach", "a forest"])
     bench.run()
     control.mark()
@@ -540,7 +542,7 @@ def test_results_that_are_no_longer_asked_for_are_taken_away(bench: Bench, contr
     assert control.paid() == []
 
 
-def test_a_cut_out_is_a_transparent_png_beside_its_name(bench: Bench, control: ControlClient) -> None:
+def test_a_cut_out_is_a_transparent_png(bench: Bench, control: ControlClient) -> None:
     batch = bench.submit({"cat.jpg": photo(1)}, Task="REMOVE", Prompt=None)
     bench.run()
     row = bench.rows(batch)["cat.jpg"]
@@ -551,7 +553,7 @@ def test_a_cut_out_is_a_transparent_png_beside_its_name(bench: Bench, control: C
     assert paid(control) == 0  # a studio background is cut out on this machine
 
 
-def test_a_backdrop_is_composited_without_a_paid_picture(bench: Bench, control: ControlClient) -> None:
+def test_a_backdrop_is_composited_without_a_paid_call(bench: Bench, control: ControlClient) -> None:
     batch = bench.submit({"cat.jpg": photo(1)}, Backdrop="#00ff00", Prompt=None)
     bench.run()
     row = bench.rows(batch)["cat.jpg"]
@@ -562,7 +564,7 @@ def test_a_backdrop_is_composited_without_a_paid_picture(bench: Bench, control: 
     assert paid(control) == 0
 
 
-def test_a_retry_request_asks_again_for_what_failed(bench: Bench, control: ControlClient) -> None:
+def test_a_retry_request_contains_the_failed_images(bench: Bench, control: ControlClient) -> None:
     batch = bench.submit({"bad.jpg": b"x", "good.jpg": photo(1)})
     bench.run()
     retry = bench.store.read_json(f"{batch.status_prefix}/retry_id-101530.json")

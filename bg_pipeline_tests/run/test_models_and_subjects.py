@@ -1,4 +1,4 @@
-"""Every model, subject, task and mode through the whole pipeline: what is asked of whom, and what refusals become."""
+"""Every model, subject, task and mode through whole runs: requests to services and the outcome of refusals."""
 
 import base64
 import io
@@ -49,7 +49,7 @@ def bench(s3, bucket, control: ControlClient) -> Bench:
 
 @pytest.fixture
 def only_paid(bench: Bench) -> Bench:
-    """Nothing is cut out on this machine."""
+    """No mask is made on this machine."""
     bench.overrides["mask_sources"] = "cut-out"
     return bench
 
@@ -57,14 +57,14 @@ def only_paid(bench: Bench) -> Bench:
 def asked(
     bench: Bench, batch: Batch, image: str = "photo-0.jpg", operation: str = ""
 ) -> list[dict[str, Any]]:
-    """The bodies that image models were sent for an image."""
+    """The request bodies that were sent to image models for an image."""
     prefix = batch.payload_key(image, operation).removesuffix(".json")
     keys = [key for key in bench.keys(prefix) if key.endswith("-request.json") and "/caption-" not in key]
     return [bench.store.read_json(key) or {} for key in keys]
 
 
 def painting(bench: Bench, batch: Batch, image: str = "photo-0.jpg") -> dict[str, Any]:
-    """The one body that asked for a new background: Titan's parameters, or Stability's whole body."""
+    """The one request body for a new background: Titan's parameters, or Stability's whole body."""
     found = [body.get("outPaintingParams", body) for body in asked(bench, batch, image)]
     (body,) = [body for body in found if "text" in body or "prompt" in body]
     return body
@@ -95,7 +95,7 @@ def astronaut() -> bytes:
 
 @pytest.fixture
 def a_dog(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Captions are about a dog."""
+    """Every caption is about a dog."""
     caption = Caption("The image shows a brown dog on a sofa.", "")
     monkeypatch.setattr("bg_pipeline.captioners.nova.read", lambda *_: caption)
 
@@ -109,7 +109,7 @@ def a_dog(monkeypatch: pytest.MonkeyPatch) -> None:
     [("Bus, Person", 55, "Bus, Person"), (None, 55, "Object"), (None, 99, "dog")],
     ids=["the request's own", "those with a box", "the caption's noun"],
 )
-def test_a_model_that_takes_words_is_told_the_labels(
+def test_a_model_that_accepts_words_is_sent_the_labels(
     only_paid: Bench,
     control: ControlClient,
     a_dog: None,
@@ -128,7 +128,7 @@ def test_a_model_that_takes_words_is_told_the_labels(
     assert only_row(only_paid, batch).Status in (Status.SUCCEEDED, Status.NEEDS_REVIEW)
 
 
-def test_the_mask_that_a_model_returns_for_words_is_used_and_kept(only_paid: Bench) -> None:
+def test_the_mask_that_a_model_returns_for_words_is_used_and_stored(only_paid: Bench) -> None:
     batch = only_paid.submit(1)
     only_paid.run(image_models="titan-v2")
     row = only_row(only_paid, batch)
@@ -140,7 +140,7 @@ def test_the_mask_that_a_model_returns_for_words_is_used_and_kept(only_paid: Ben
     assert (mask.getpixel((120, 90)), mask.getpixel((2, 2))) == (255, 0)
 
 
-def test_words_are_no_use_where_nothing_tells_afterwards_what_the_model_kept(
+def test_words_are_not_used_if_the_models_mask_cannot_be_determined(
     only_paid: Bench, control: ControlClient
 ) -> None:
     batch = only_paid.submit(1, Mode="DEFAULT")
@@ -155,7 +155,7 @@ def test_words_are_no_use_where_nothing_tells_afterwards_what_the_model_kept(
 
 @pytest.mark.parametrize("model", ["titan-v2", "nova-canvas"])
 @pytest.mark.usefixtures("a_dog")
-def test_words_that_name_nothing_lead_to_the_captions_noun_and_then_to_a_cut_out(
+def test_words_without_a_subject_lead_to_the_captions_noun_and_then_to_a_cut_out(
     only_paid: Bench, control: ControlClient, model: str
 ) -> None:
     control.fault(
@@ -189,7 +189,7 @@ def test_a_result_is_made_again_with_the_mask_that_was_sent(only_paid: Bench, co
     assert difference.mean() < 1
 
 
-def test_where_nothing_is_found_a_person_is_asked_before_a_picture_is_paid(
+def test_without_a_subject_the_image_needs_review_and_no_picture_is_paid(
     bench: Bench, control: ControlClient
 ) -> None:
     control.switch(canned=False)
@@ -205,7 +205,7 @@ def test_where_nothing_is_found_a_person_is_asked_before_a_picture_is_paid(
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("mode", ["PRECISE", "DEFAULT"])
-def test_the_subject_is_sent_black_and_what_is_replaced_white(
+def test_the_mask_is_sent_with_a_black_subject_on_white(
     only_paid: Bench, control: ControlClient, model: str, mode: str
 ) -> None:
     wide, mask = photo_and_mask(1, size=(480, 150))
@@ -236,7 +236,7 @@ def test_the_subject_is_sent_black_and_what_is_replaced_white(
 
 @pytest.mark.parametrize("model", ["titan-v2", "nova-canvas", "stability"])
 def test_the_subject_itself_survives(bench: Bench, control: ControlClient, model: str) -> None:
-    """What the stand-in painted around is what was meant: the other way round the subject would be gone."""
+    """The local AWS server replaces the right area: with an inverted mask the subject would be gone."""
     control.switch(canned=False, note=False)
     source, mask = photo_and_mask(3, size=(320, 240), background="#f4f4f4")
     out = io.BytesIO()
@@ -257,7 +257,7 @@ def test_the_subject_itself_survives(bench: Bench, control: ControlClient, model
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_what_stands_out_is_cut_out_for_salient(only_paid: Bench, control: ControlClient, model: str) -> None:
+def test_the_salient_subject_is_cut_out(only_paid: Bench, control: ControlClient, model: str) -> None:
     batch = only_paid.submit(1, Subject="SALIENT")
     only_paid.run(image_models=LISTED[model])
     assert only_row(only_paid, batch).Status == Status.SUCCEEDED
@@ -281,7 +281,7 @@ def test_a_cut_out_is_made_by_the_first_model_that_can(
     assert [call["model"] for call in control.paid(operation="InvokeModel")] == [cuts]
 
 
-def test_without_a_model_that_cuts_out_an_image_waits_and_is_told_what_is_missing(
+def test_without_a_cut_out_model_an_image_is_skipped_with_what_is_missing(
     only_paid: Bench, control: ControlClient
 ) -> None:
     batch = only_paid.submit(1, Subject="SALIENT")
@@ -303,7 +303,7 @@ def test_without_a_model_that_cuts_out_an_image_waits_and_is_told_what_is_missin
         ("cut-out", "cut-out", 1),
     ],
 )
-def test_what_is_free_comes_before_what_is_paid_and_each_can_be_switched_off(
+def test_free_mask_sources_come_before_paid_ones_and_each_can_be_switched_off(
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch, sources: str, used: str, calls: int
 ) -> None:
     source, mask = photo_and_mask(1)
@@ -329,7 +329,7 @@ def test_what_is_free_comes_before_what_is_paid_and_each_can_be_switched_off(
 
 
 @pytest.mark.parametrize(("sources", "used"), [("persons", "persons"), ("alpha", "faces")])
-def test_faces_are_people_cut_out_here_or_head_and_shoulders_without_an_endpoint(
+def test_without_a_sam_endpoint_faces_become_local_person_masks_or_head_and_shoulders(
     bench: Bench, control: ControlClient, sources: str, used: str
 ) -> None:
     control.switch(canned=False, note=False)
@@ -372,7 +372,7 @@ def test_a_sam_endpoint_that_fails_leads_to_head_and_shoulders(
     assert only_row(bench, batch).Status == Status.SUCCEEDED
 
 
-def test_a_picture_without_faces_is_for_a_person_to_look_at(bench: Bench, control: ControlClient) -> None:
+def test_a_photo_without_faces_needs_review(bench: Bench, control: ControlClient) -> None:
     batch = bench.submit(1, Subject="FACES")
     bench.run()
     row = only_row(bench, batch)
@@ -397,7 +397,7 @@ def test_a_picture_without_faces_is_for_a_person_to_look_at(bench: Bench, contro
         ((240, 180), "white", Status.FAILED, "MaskKeepsNothing"),
     ],
 )
-def test_a_given_mask_is_used_where_it_is_unambiguous_and_refused_where_not(
+def test_an_uploaded_mask_is_used_if_it_is_unambiguous_and_refused_if_not(
     bench: Bench, control: ControlClient, size: tuple[int, int], mode: str, status: Status, error: str
 ) -> None:
     source, exact = photo_and_mask(1)
@@ -434,7 +434,7 @@ def test_a_given_mask_is_used_where_it_is_unambiguous_and_refused_where_not(
 # Stability: two calls a picture, one cut-out for all prompts
 
 
-def test_a_cut_out_is_made_once_and_serves_every_prompt_variant_and_later_request(
+def test_a_cut_out_is_made_once_for_all_prompts_variants_and_later_requests(
     only_paid: Bench, control: ControlClient
 ) -> None:
     def calls() -> Counter[str]:
@@ -452,7 +452,7 @@ def test_a_cut_out_is_made_once_and_serves_every_prompt_variant_and_later_reques
 
 
 @pytest.mark.parametrize(("model", "calls"), [("titan-v2", 1), ("nova-canvas", 1), ("stability", 3)])
-def test_variants_come_in_one_call_where_the_model_can(
+def test_variants_are_made_in_one_call_if_the_model_supports_it(
     bench: Bench, control: ControlClient, model: str, calls: int
 ) -> None:
     batch = bench.submit(1, Variants=3)
@@ -487,7 +487,7 @@ def test_calls_spread_over_regions_in_proportion_to_their_quotas(
     ],
     ids=["throttles", "fails", "refuses"],
 )
-def test_a_region_that_does_not_serve_hands_its_share_to_the_others(
+def test_calls_of_an_unusable_region_go_to_the_others(
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch, fault: dict[str, Any]
 ) -> None:
     monkeypatch.setattr("bg_pipeline.rate_limits.calls.BACK_OFF_SECONDS", (0.01, 0.02))
@@ -510,7 +510,7 @@ def test_two_regions_share_the_pictures(bench: Bench, control: ControlClient) ->
 # Which model
 
 
-def test_a_retired_model_is_told_in_one_line_with_its_date_and_what_is_used_instead(
+def test_a_retired_model_is_noted_once_with_its_date_and_its_replacement(
     bench: Bench, control: ControlClient
 ) -> None:
     control.model(TITAN_V2, lifecycle="RETIRED", end_of_life="2026-06-30")
@@ -524,7 +524,7 @@ def test_a_retired_model_is_told_in_one_line_with_its_date_and_what_is_used_inst
     assert {call["model"] for call in control.calls(operation="InvokeModel")} == {INPAINT}
 
 
-def test_a_control_plane_that_denies_is_told_once_and_the_run_goes_on(
+def test_a_control_plane_that_denies_access_is_noted_once_and_the_run_continues(
     bench: Bench, control: ControlClient
 ) -> None:
     control.fault(
@@ -538,7 +538,7 @@ def test_a_control_plane_that_denies_is_told_once_and_the_run_goes_on(
     assert len(told) == 2  # the other is the caption model
 
 
-def test_access_refused_in_the_middle_of_a_run_for_longer_than_it_may_take_lets_the_rest_wait(
+def test_access_refused_for_too_long_during_a_run_skips_the_remaining_images(
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bg_pipeline.rate_limits.calls.ACCESS_SECONDS", 1.0)
@@ -562,7 +562,7 @@ def test_access_refused_in_the_middle_of_a_run_for_longer_than_it_may_take_lets_
     assert bench.run(image_models="stability").counts == {Status.SUCCEEDED: 8}
 
 
-def test_a_marketplace_refusal_that_passes_costs_nothing_but_time_also_after_a_first_picture(
+def test_a_temporary_marketplace_refusal_costs_only_time_also_after_a_first_picture(
     bench: Bench, control: ControlClient
 ) -> None:
     control.model(INPAINT, access="unsubscribed", seconds=1.5, first_call_passes=True)
@@ -576,7 +576,7 @@ def test_a_marketplace_refusal_that_passes_costs_nothing_but_time_also_after_a_f
     assert any("can be called now" in note for note in bench.notes)
 
 
-def test_a_subscription_under_way_is_never_told_as_nothing_usable(
+def test_a_pending_subscription_is_never_reported_as_nothing_usable(
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bg_pipeline.rate_limits.calls.ACCESS_SECONDS", 0.5)
@@ -591,7 +591,7 @@ def test_a_subscription_under_way_is_never_told_as_nothing_usable(
     assert control.paid(operation="InvokeModel") == []
 
 
-def test_statuses_that_say_no_refuse_nothing(bench: Bench, control: ControlClient) -> None:
+def test_negative_availability_statuses_do_not_prevent_calls(bench: Bench, control: ControlClient) -> None:
     control.model(INPAINT, authorized=False)
     control.model("amazon.nova-pro-v1:0", authorized=False)
     bench.submit(2)
@@ -609,7 +609,7 @@ def test_statuses_that_say_no_refuse_nothing(bench: Bench, control: ControlClien
         ("no-marketplace-rights", "grant aws-marketplace:Subscribe"),
     ],
 )
-def test_a_refusal_that_lasts_stops_the_model_with_what_to_do(
+def test_a_lasting_refusal_stops_the_model_and_reports_what_to_do(
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch, access: str, what_to_do: str
 ) -> None:
     monkeypatch.setattr("bg_pipeline.rate_limits.calls.UNBEGUN_SECONDS", 0.1)
@@ -622,9 +622,7 @@ def test_a_refusal_that_lasts_stops_the_model_with_what_to_do(
     assert {row.Status for row in bench.rows(batch).values()} == {Status.SKIPPED}
 
 
-def test_a_model_that_is_refused_gives_way_to_the_next_in_one_line(
-    bench: Bench, control: ControlClient
-) -> None:
+def test_a_refused_model_is_replaced_by_the_next_with_one_note(bench: Bench, control: ControlClient) -> None:
     control.model(TITAN_V2, access="denied")
     bench.submit(2)
     assert bench.run().counts == {Status.SUCCEEDED: 2}
@@ -655,14 +653,14 @@ def test_captions_go_through_the_profile_of_their_region_and_cost_its_price(
     assert any("using eu.amazon.nova-pro-v1:0 in eu-west-1" in note for note in bench.notes)
 
 
-def test_captions_may_have_regions_of_their_own(bench: Bench, control: ControlClient) -> None:
+def test_captions_may_have_their_own_regions(bench: Bench, control: ControlClient) -> None:
     bench.submit(1)
     bench.run(image_models="stability", regions="us-west-2", caption_regions="ap-southeast-2")
     assert {call["region"] for call in control.paid(operation="Converse")} == {"ap-southeast-2"}
     assert {call["region"] for call in control.paid(operation="InvokeModel")} == {"us-west-2"}
 
 
-def test_a_caption_model_that_a_person_named_is_taken_as_it_is_and_refused_where_it_is_not(
+def test_a_configured_caption_model_is_used_as_named_and_refused_where_it_does_not_exist(
     bench: Bench, control: ControlClient
 ) -> None:
     batch = bench.submit(1)
@@ -673,7 +671,7 @@ def test_a_caption_model_that_a_person_named_is_taken_as_it_is_and_refused_where
     assert "not offered in eu-west-1 through us.amazon.nova-pro-v1:0; it is in us-east-1" in row.Cause
 
 
-def test_a_model_that_is_in_the_us_only_is_used_from_there_and_that_is_told_once(
+def test_a_us_only_model_is_called_there_and_that_is_noted_once(
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
@@ -686,7 +684,7 @@ def test_a_model_that_is_in_the_us_only_is_used_from_there_and_that_is_told_once
     assert sum("processed in the US" in note for note in bench.notes) == 1
 
 
-def test_where_a_person_named_regions_pictures_go_nowhere_else(bench: Bench, control: ControlClient) -> None:
+def test_with_configured_regions_pictures_are_sent_nowhere_else(bench: Bench, control: ControlClient) -> None:
     bench.submit(1)
     day = bench.run(image_models="stability", regions="eu-central-1")
     assert control.calls(operation="InvokeModel") == []
@@ -699,7 +697,7 @@ def test_claude_makes_captions(bench: Bench, control: ControlClient) -> None:
     assert only_row(bench, batch).Caption
 
 
-def test_the_flex_tier_of_captions_is_asked_for_and_costs_less(bench: Bench, control: ControlClient) -> None:
+def test_the_flex_tier_of_captions_is_requested_and_costs_less(bench: Bench, control: ControlClient) -> None:
     costs = []
     for tier in ("default", "flex"):
         batch = bench.submit({"a.jpg": photo(len(tier))}, batch=tier)
@@ -720,7 +718,7 @@ def test_the_flex_tier_of_captions_is_asked_for_and_costs_less(bench: Bench, con
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("word", ["blockme", "blockimage", "blockoutput"])
-def test_a_refusal_by_content_policy_is_blocked_in_each_of_its_forms(
+def test_every_form_of_content_policy_refusal_is_blocked(
     bench: Bench, control: ControlClient, model: str, word: str
 ) -> None:
     batch = bench.submit(1, Prompt=f"{word} in a garden")
@@ -736,7 +734,7 @@ def test_a_refusal_by_content_policy_is_blocked_in_each_of_its_forms(
 
 
 @pytest.mark.parametrize("model", ["titan-v1", "titan-v2", "nova-canvas"])
-def test_of_several_pictures_the_ones_that_passed_are_kept_and_paid_and_the_rest_is_blocked(
+def test_of_several_pictures_those_returned_are_stored_and_paid_and_the_others_blocked(
     bench: Bench, control: ControlClient, model: str
 ) -> None:
     batch = bench.submit({"cat.jpg": photo(1)}, Prompt="blocksome in a garden", Variants=3)
@@ -749,11 +747,11 @@ def test_of_several_pictures_the_ones_that_passed_are_kept_and_paid_and_the_rest
     assert [output.CostUSD > 0 for output in row.Outputs] == [True, True, False]
 
 
-# A generator of the user's own
+# A custom generator
 
 
 class _Sepia(BaseHTTPRequestHandler):
-    """The user's own service, where Bedrock's runtime would be: grey from top to bottom, or what it is sent."""
+    """A custom model behind the Bedrock runtime: it returns a grey gradient, or the picture that it was sent."""
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -789,8 +787,8 @@ def sepia(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def own(bench: Bench, sepia: None) -> Bench:
-    """The bench with a generator of one's own."""
+def custom_bench(bench: Bench, sepia: None) -> Bench:
+    """The bench with a custom generator."""
     bench.overrides |= {
         "image_models": "bg_pipeline_tests.generators.own_generator:Sepia",
         "max_cost_usd": 0,  # nobody knows its price
@@ -798,22 +796,22 @@ def own(bench: Bench, sepia: None) -> Bench:
     return bench
 
 
-def test_a_generator_of_ones_own_works_through_the_whole_flow(own: Bench) -> None:
-    batch = own.submit(1)
-    own.run(stages=OWN_STAGES)
-    row = only_row(own, batch)
+def test_a_custom_generator_works_in_a_whole_run(custom_bench: Bench) -> None:
+    batch = custom_bench.submit(1)
+    custom_bench.run(stages=OWN_STAGES)
+    row = only_row(custom_bench, batch)
     assert (row.Status, row.Model) == (Status.SUCCEEDED, "sepia"), row.Cause
-    assert result(own, row.Results[0]).size == (240, 180)
+    assert result(custom_bench, row.Results[0]).size == (240, 180)
 
 
-def test_a_generator_of_ones_own_with_a_price_runs_under_a_cap_and_at_its_quota(
-    own: Bench, tmp_path: Path
+def test_a_custom_generator_with_a_price_runs_under_a_cap_and_at_its_quota(
+    custom_bench: Bench, tmp_path: Path
 ) -> None:
     file = tmp_path / "models.toml"
     file.write_text("[SEPIA.price]\nimage = 0.05\n")
-    batch = own.submit(2)
-    own.run(stages=OWN_STAGES, max_cost_usd=0.055, model_facts=file, quota_sepia_rpm=6000)
-    rows = own.rows(batch).values()
+    batch = custom_bench.submit(2)
+    custom_bench.run(stages=OWN_STAGES, max_cost_usd=0.055, model_facts=file, quota_sepia_rpm=6000)
+    rows = custom_bench.rows(batch).values()
     assert sorted(row.Status for row in rows) == [Status.SKIPPED, Status.SUCCEEDED]
     assert sum(row.CostUSD or 0 for row in rows) == pytest.approx(0.05 + 2 * 0.001)
 
@@ -821,24 +819,24 @@ def test_a_generator_of_ones_own_with_a_price_runs_under_a_cap_and_at_its_quota(
 # Results that do not pass
 
 
-def test_a_picture_that_does_not_pass_is_made_again_with_another_seed_and_then_kept_for_a_person(
-    own: Bench,
+def test_a_picture_that_fails_its_checks_is_made_again_with_another_seed_and_then_needs_review(
+    custom_bench: Bench,
 ) -> None:
-    batch = own.submit({"photo-0.jpg": photo(1)}, Prompt="as it is")
-    own.run(stages=OWN_STAGES)
-    row = only_row(own, batch)
+    batch = custom_bench.submit({"photo-0.jpg": photo(1)}, Prompt="as it is")
+    custom_bench.run(stages=OWN_STAGES)
+    row = only_row(custom_bench, batch)
     assert (row.Status, row.Error) == (Status.NEEDS_REVIEW, "Fidelity")
     assert "did not change" in row.Cause
     assert len(row.Results) == 1
-    seeds = [body["seed"] for body in asked(own, batch)]
+    seeds = [body["seed"] for body in asked(custom_bench, batch)]
     assert len(set(seeds)) == 2
-    assert own.run(stages=OWN_STAGES).due == 0
+    assert custom_bench.run(stages=OWN_STAGES).due == 0
 
 
-def test_if_it_cannot_be_made_again_the_picture_there_is_is_kept_for_a_person(
-    own: Bench, monkeypatch: pytest.MonkeyPatch
+def test_if_it_cannot_be_made_again_the_existing_picture_needs_review(
+    custom_bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batch = own.submit({"photo-0.jpg": photo(1)}, Prompt="as it is")
+    batch = custom_bench.submit({"photo-0.jpg": photo(1)}, Prompt="as it is")
     replace, calls = Sepia.replace, []
 
     def once(self: Sepia, ask: Ask, invoke: Invoke) -> Made:
@@ -848,7 +846,7 @@ def test_if_it_cannot_be_made_again_the_picture_there_is_is_kept_for_a_person(
         return replace(self, ask, invoke)
 
     monkeypatch.setattr(Sepia, "replace", once)
-    own.run(stages=OWN_STAGES)
-    row = only_row(own, batch)
+    custom_bench.run(stages=OWN_STAGES)
+    row = only_row(custom_bench, batch)
     assert (row.Status, len(row.Results), len(calls)) == (Status.NEEDS_REVIEW, 1, 2)
     assert "did not change" in row.Cause

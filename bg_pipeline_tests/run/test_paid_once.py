@@ -1,4 +1,4 @@
-"""Nothing is paid for twice: runs side by side, runs that are killed, answers that were lost."""
+"""Nothing is paid for twice: concurrent runs, killed runs, lost answers."""
 
 import os
 import signal
@@ -15,6 +15,8 @@ from botocore.exceptions import ClientError
 
 from bg_pipeline.domain.rows import Status
 from bg_pipeline.run.engine import Engine
+from bg_pipeline.run.outcome_recorder import OutcomeRecorder
+from bg_pipeline.state.leases import Lease, Leases
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import DATE, Bench
@@ -31,7 +33,7 @@ def images_paid(control: ControlClient, operation: str = "InvokeModel") -> list[
     return [call["image"] for call in control.paid(operation=operation)]
 
 
-def test_two_runs_of_one_date_at_once_pay_once_and_both_tell_the_truth(
+def test_two_runs_of_one_date_at_once_pay_once_and_report_the_same(
     bench: Bench, control: ControlClient
 ) -> None:
     control.latency({"operation": "InvokeModel", "seconds": 0.2})
@@ -48,7 +50,7 @@ def test_two_runs_of_one_date_at_once_pay_once_and_both_tell_the_truth(
 def test_the_same_photo_in_two_dates_run_at_once_is_paid_for_once(
     bench: Bench, control: ControlClient, variants: int
 ) -> None:
-    # Whoever is second at the labels looks again after `POLL_SECONDS`, and then meets the picture's call under way.
+    # The second run waits `POLL_SECONDS` for the labels, so it starts its picture while the first call is under way.
     latencies = {"DetectLabels": 0.5, "Converse": 0.2, "InvokeModel": 4.0}
     control.latency(*({"operation": name, "seconds": seconds} for name, seconds in latencies.items()))
     other = date(2026, 11, 19)
@@ -58,6 +60,24 @@ def test_the_same_photo_in_two_dates_run_at_once_is_paid_for_once(
         days = list(pool.map(bench.run, (DATE, other)))
     assert [day.counts for day in days] == [{Status.SUCCEEDED: 1}] * 2
     assert sorted(call["operation"] for call in control.paid()) == ["Converse", "DetectLabels", "InvokeModel"]
+
+
+def test_a_batch_that_another_run_finished_before_it_was_leased_is_not_processed_again(
+    bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acquire, runs = Leases.acquire, []
+
+    def run_before(leases: Leases, key: str) -> Lease | None:
+        if not runs:
+            runs.append(None)
+            runs[0] = bench.run()
+        return acquire(leases, key)
+
+    bench.submit(2)
+    monkeypatch.setattr(Leases, "acquire", run_before)
+    second = bench.run()
+    assert [result.counts for result in (*runs, second)] == [{Status.SUCCEEDED: 2}] * 2
+    assert (second.due, len(images_paid(control))) == (0, 2)
 
 
 def test_every_picture_of_a_call_is_claimed_before_the_call(
@@ -80,7 +100,7 @@ def test_every_picture_of_a_call_is_claimed_before_the_call(
     assert sorted(claimed[-3:]) == sorted(kept)
 
 
-def test_answers_whose_claims_were_deleted_serve_the_images_that_the_ledger_knows(
+def test_answers_whose_claims_were_deleted_are_used_for_images_in_the_ledger(
     bench: Bench, control: ControlClient
 ) -> None:
     bench.submit(2)
@@ -90,7 +110,7 @@ def test_answers_whose_claims_were_deleted_serve_the_images_that_the_ledger_know
     control.mark()
     for key in bench.keys("generated-image-files"):
         bench.store.delete(key)
-    # Documents and results are made anew, each from what is stored.
+    # Documents and results are made again from stored answers.
     day = bench.run(alt_text_length=80)
     assert (day.counts, day.made["captions"], day.made["generated_images"]) == ({Status.SUCCEEDED: 2}, 2, 2)
     assert control.paid() == []
@@ -107,21 +127,24 @@ def test_what_was_paid_before_a_crash_is_not_paid_again(bench: Bench, control: C
     assert {row.CostUSD > 0 for row in bench.rows(batch).values()} == {True}
 
 
-@pytest.mark.parametrize("at", ["_next_ended", "_accept", "_report_progress"])
+@pytest.mark.parametrize(
+    ("owner", "method"),
+    [(Engine, "_next_finished"), (OutcomeRecorder, "accept"), (Engine, "_report_progress")],
+)
 def test_a_run_interrupted_anywhere_ends_and_loses_nothing_that_was_paid(
-    bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch, at: str
+    bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch, owner: type, method: str
 ) -> None:
-    done, interrupted = getattr(Engine, at), []
+    original, interrupted = getattr(owner, method), []
 
-    def interrupt(self: Engine, *given: object, **named: object) -> object:
-        outcome = done(self, *given, **named)
-        if (outcome is not None or at != "_next_ended") and not interrupted:
-            interrupted.append(outcome)
+    def interrupt(self: object, *args: object, **kwargs: object) -> object:
+        result = original(self, *args, **kwargs)
+        if (result is not None or method != "_next_finished") and not interrupted:
+            interrupted.append(result)
             raise KeyboardInterrupt
-        return outcome
+        return result
 
     batch = bench.submit(3)
-    monkeypatch.setattr(Engine, at, interrupt)
+    monkeypatch.setattr(owner, method, interrupt)
     with pytest.raises(KeyboardInterrupt):
         bench.run()
     monkeypatch.undo()
@@ -188,7 +211,7 @@ def test_four_runs_in_separate_processes_share_one_date_and_pay_once(
 
 
 @pytest.mark.slow
-def test_the_same_photos_sent_twice_are_paid_for_once_by_two_processes_at_work_on_them(
+def test_the_same_photos_in_two_batches_are_paid_for_once_by_two_processes(
     bench: Bench, control: ControlClient
 ) -> None:
     photos = {f"{number}.jpg": photo(number) for number in range(20)}
@@ -204,7 +227,7 @@ def test_the_same_photos_sent_twice_are_paid_for_once_by_two_processes_at_work_o
     assert bench.run().counts == {Status.SUCCEEDED: 40}
 
 
-def test_a_bucket_that_stops_taking_answers_stops_the_run_and_not_the_report_of_it(
+def test_a_bucket_that_refuses_answers_stops_the_run_but_not_its_report(
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.submit(12)

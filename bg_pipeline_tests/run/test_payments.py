@@ -1,4 +1,4 @@
-"""The bill is a sum of payments: what was billed lies between the rows' CostUSD and CostUSD + MaybeBilledUSD."""
+"""The bill is a sum of payments: the billed amount is between the rows' CostUSD and CostUSD + MaybeBilledUSD."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +11,8 @@ from botocore.exceptions import ClientError
 from bg_pipeline import pipeline
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.rows import Row, Status
-from bg_pipeline.run.engine import Engine
+from bg_pipeline.run.batch_completion import BatchCompletion
+from bg_pipeline.run.outcome_recorder import OutcomeRecorder
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import DATE, Bench, aws
@@ -19,7 +20,7 @@ from bg_pipeline_tests.pictures import photo
 
 PRICES = {"InvokeModel": 0.012, "DetectLabels": 0.001, "DetectFaces": 0.001}
 NO_CAPTIONS = ("labels", "generated_images", "status_report")
-"""A caption's price depends on its tokens; without captions the books' sum is known exactly."""
+"""A caption's price depends on its tokens; without captions the billed sum is known exactly."""
 
 
 @pytest.fixture
@@ -29,11 +30,11 @@ def bench(s3, bucket, control: ControlClient) -> Bench:
 
 
 def billed(control: ControlClient) -> float:
-    """The dollars in the stand-in's books."""
+    """The dollars that the local AWS server recorded as billed."""
     return sum(PRICES[call["operation"]] for call in control.paid())
 
 
-def assert_told(bench: Bench, control: ControlClient, *batches: Batch) -> list[Row]:
+def assert_bill_is_complete(bench: Bench, control: ControlClient, *batches: Batch) -> list[Row]:
     rows = [row for batch in batches for row in bench.rows(batch).values()]
     sure = sum(row.CostUSD for row in rows)
     most = sure + sum(row.MaybeBilledUSD for row in rows)
@@ -42,16 +43,16 @@ def assert_told(bench: Bench, control: ControlClient, *batches: Batch) -> list[R
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, method: str, refused: Callable[[str], bool], code: str) -> None:
-    """From now on S3 refuses a request of the store for some keys."""
-    done = getattr(Store, method)
+    """From now on S3 refuses calls of this `Store` method for some keys."""
+    original = getattr(Store, method)
 
-    def asked(store: Store, key: str, *args: Any, **how: Any) -> Any:
+    def request(store: Store, key: str, *args: Any, **how: Any) -> Any:
         if refused(key):
             answer = {"Error": {"Code": code, "Message": "no"}, "ResponseMetadata": {"HTTPStatusCode": 403}}
             raise ClientError(answer, method)
-        return done(store, key, *args, **how)
+        return original(store, key, *args, **how)
 
-    monkeypatch.setattr(Store, method, asked)
+    monkeypatch.setattr(Store, method, request)
 
 
 def test_pictures_made_for_an_earlier_prompt_and_refreshes_stay_in_the_bill(
@@ -62,13 +63,13 @@ def test_pictures_made_for_an_earlier_prompt_and_refreshes_stay_in_the_bill(
     bench.submit(2, Prompt="snow")
     bench.run(stages=NO_CAPTIONS)
     day = bench.run(stages=NO_CAPTIONS, again=("generated_images",))
-    rows = assert_told(bench, control, batch)
+    rows = assert_bill_is_complete(bench, control, batch)
     assert sum(row.CostUSD for row in rows) == pytest.approx(billed(control)) == pytest.approx(0.074)
-    assert day.spent.cost_usd == pytest.approx(0.024), "what this run paid, and no other"
+    assert day.spent.cost_usd == pytest.approx(0.024), "only what this run paid"
     assert day.total.cost_usd == pytest.approx(0.074)
 
 
-def test_a_run_that_pays_nothing_says_so(bench: Bench, control: ControlClient) -> None:
+def test_a_run_that_pays_nothing_reports_no_spend(bench: Bench, control: ControlClient) -> None:
     bench.submit(2)
     bench.run()
     day = bench.run(feather=3.0)
@@ -76,22 +77,22 @@ def test_a_run_that_pays_nothing_says_so(bench: Bench, control: ControlClient) -
     assert (day.spent.cost_usd, day.spent.maybe_usd) == (0.0, 0.0)
 
 
-def test_calls_whose_answers_are_lost_are_told_as_maybe_billed(bench: Bench, control: ControlClient) -> None:
+def test_calls_whose_answers_are_lost_count_as_maybe_billed(bench: Bench, control: ControlClient) -> None:
     control.fault(operation="InvokeModel", action="reset", after_work=True, times=3)
     batch = bench.submit(4)
     bench.run(stages=NO_CAPTIONS, max_concurrency=1)
-    rows = assert_told(bench, control, batch)
+    rows = assert_bill_is_complete(bench, control, batch)
     assert sum(row.MaybeBilledUSD for row in rows) == pytest.approx(0.036)
     assert sum(row.CostUSD for row in rows) + 0.036 == pytest.approx(billed(control))
 
 
-def test_a_cut_out_that_was_lost_and_repeated_is_told_with_its_model(
+def test_a_cut_out_that_was_lost_and_repeated_is_billed_with_its_model(
     bench: Bench, control: ControlClient
 ) -> None:
     control.fault(operation="InvokeModel", action="reset", after_work=True)
     batch = bench.submit({"cat.jpg": photo(1)}, Task="REMOVE", Prompt=None, Subject="SALIENT")
     bench.run(stages=NO_CAPTIONS, mask_sources="cut-out")
-    (row,) = assert_told(bench, control, batch)
+    (row,) = assert_bill_is_complete(bench, control, batch)
     assert (row.CostUSD, row.MaybeBilledUSD) == (0.013, 0.012)
     assert (row.Model, row.Region, row.Outputs[0].CostUSD) == ("titan-v2", "us-east-1", 0.012)
     provenance = bench.store.read_json(f"{row.Results[0]}.json")
@@ -102,22 +103,22 @@ def test_a_cut_out_that_was_lost_and_repeated_is_told_with_its_model(
     )
 
 
-def test_what_a_run_paid_before_it_was_killed_is_in_the_bill_of_the_next(
+def test_spend_of_a_killed_run_is_in_the_bill_of_the_next(
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = bench.submit(3)
 
-    def die(flow: Engine, *_: object, **__: object) -> None:
+    def die(recorder: OutcomeRecorder, *_: object, **__: object) -> None:
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "_record", die)
-        patch.setattr(Engine, "_report_early", lambda *_: None)
+        patch.setattr(OutcomeRecorder, "_record", die)
+        patch.setattr(BatchCompletion, "report_early", lambda *_: None)
         with pytest.raises(SystemExit):
             bench.run(stages=NO_CAPTIONS)
     assert control.paid()
     bench.run(stages=NO_CAPTIONS)
-    assert_told(bench, control, batch)
+    assert_bill_is_complete(bench, control, batch)
 
 
 def test_refreshes_of_a_run_that_was_killed_are_in_the_bill_too(
@@ -126,21 +127,21 @@ def test_refreshes_of_a_run_that_was_killed_are_in_the_bill_too(
     batch = bench.submit(2)
     bench.run(stages=NO_CAPTIONS)
 
-    def die(flow: Engine, *_: object, **__: object) -> None:
+    def die(recorder: OutcomeRecorder, *_: object, **__: object) -> None:
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "_record", die)
-        patch.setattr(Engine, "_report_early", lambda *_: None)
+        patch.setattr(OutcomeRecorder, "_record", die)
+        patch.setattr(BatchCompletion, "report_early", lambda *_: None)
         with pytest.raises(SystemExit):
             bench.run(stages=NO_CAPTIONS, again=("generated_images",))
     bench.store.delete(batch.ledger_key("ledger.jsonl.gz"))
     bench.run(stages=NO_CAPTIONS, again=("generated_images",))
-    rows = assert_told(bench, control, batch)
+    rows = assert_bill_is_complete(bench, control, batch)
     assert sum(row.CostUSD for row in rows) == pytest.approx(0.002 + 4 * 0.012)
 
 
-def test_what_was_paid_for_a_photo_that_is_not_asked_for_any_more_is_in_the_total_of_its_date(
+def test_spend_for_a_photo_that_was_removed_from_the_batch_is_in_the_total_of_its_date(
     bench: Bench, control: ControlClient
 ) -> None:
     batch = bench.submit({"a.jpg": photo(1), "b.jpg": photo(2)}, requested=False)
@@ -151,7 +152,7 @@ def test_what_was_paid_for_a_photo_that_is_not_asked_for_any_more_is_in_the_tota
     assert day.total.cost_usd == pytest.approx(billed(control))
 
 
-def test_payloads_that_cannot_be_kept_lose_nothing_that_was_paid(
+def test_payloads_that_cannot_be_stored_lose_nothing_that_was_paid(
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refuse(monkeypatch, "write", lambda key: key.startswith("model-payloads/"), "AccessDenied")
@@ -163,7 +164,7 @@ def test_payloads_that_cannot_be_kept_lose_nothing_that_was_paid(
     assert len(bench.rows(batch)) == 5
 
 
-def test_an_answer_that_s3_did_not_take_counts_as_billed_and_is_not_waited_for_by_the_same_process(
+def test_an_answer_that_s3_did_not_store_counts_as_billed_and_the_same_process_does_not_wait_for_it(
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = bench.submit(1)
@@ -171,9 +172,9 @@ def test_an_answer_that_s3_did_not_take_counts_as_billed_and_is_not_waited_for_b
         refuse(patch, "write", lambda key: "/answers/picture/" in key, "AccessDenied")
         day = bench.run(stages=NO_CAPTIONS)
     assert "S3" in day.stopped
-    assert_told(bench, control, batch)
+    assert_bill_is_complete(bench, control, batch)
     assert bench.run(stages=NO_CAPTIONS).counts == {Status.SUCCEEDED: 1}
-    (row,) = assert_told(bench, control, batch)
+    (row,) = assert_bill_is_complete(bench, control, batch)
     assert row.CostUSD + row.MaybeBilledUSD == pytest.approx(0.001 + 2 * 0.012)
 
 
@@ -194,7 +195,7 @@ def test_overlapping_variants_of_two_batches_at_once_are_paid_for_once(
 
 
 @pytest.mark.parametrize(("occasions", "pictures"), [(("one", "one"), 6), (("one", "two"), 6), (("", ""), 6)])
-def test_a_refresh_that_was_stopped_goes_on_whoever_asks_again(
+def test_a_stopped_refresh_continues_on_any_later_request(
     bench: Bench, control: ControlClient, occasions: tuple[str, str], pictures: int
 ) -> None:
     bench.submit(6)
@@ -212,9 +213,7 @@ def test_a_refresh_that_was_stopped_goes_on_whoever_asks_again(
     assert len(control.paid(operation="InvokeModel")) == pictures
 
 
-def test_a_refresh_is_paid_for_once_an_occasion_and_again_on_the_next(
-    bench: Bench, control: ControlClient
-) -> None:
+def test_a_refresh_is_paid_for_once_per_occasion(bench: Bench, control: ControlClient) -> None:
     bench.submit(2)
     bench.run()
     control.mark()

@@ -1,4 +1,4 @@
-"""What is refused, switched off or left out, through whole runs: nothing of it is paid, and all of it is told."""
+"""Refusals and features that are switched off, through whole runs: nothing is paid for them, and all are reported."""
 
 import io
 import json
@@ -51,7 +51,7 @@ def only_row(bench: Bench, batch: Batch) -> Any:
 # Captions switched off
 
 
-def test_without_caption_models_no_caption_is_asked_for_and_nothing_fails(
+def test_without_caption_models_no_caption_is_requested_and_nothing_fails(
     bench: Bench, control: ControlClient
 ) -> None:
     batch = bench.submit(2)
@@ -65,7 +65,7 @@ def test_without_caption_models_no_caption_is_asked_for_and_nothing_fails(
     assert control.calls() == []
 
 
-def test_captions_that_are_switched_on_again_are_made_and_no_picture_is(
+def test_captions_that_are_switched_on_again_are_made_and_no_pictures(
     bench: Bench, control: ControlClient
 ) -> None:
     batch = bench.submit(1)
@@ -76,7 +76,9 @@ def test_captions_that_are_switched_on_again_are_made_and_no_picture_is(
     assert only_row(bench, batch).Caption
 
 
-def test_a_prompt_that_needs_a_caption_waits_for_one_unpaid(bench: Bench, control: ControlClient) -> None:
+def test_a_prompt_that_needs_a_caption_is_skipped_unpaid_without_one(
+    bench: Bench, control: ControlClient
+) -> None:
     batch = bench.submit(1, Prompt="{caption} on a beach")
     bench.run(caption_models=())
     row = only_row(bench, batch)
@@ -124,7 +126,7 @@ def _context(bench: Bench, **overrides: Any) -> RunContext:
     ],
     ids=["retired", "refused", "down"],
 )
-def test_a_caption_that_fails_stops_no_picture_that_does_without(
+def test_a_failed_caption_does_not_stop_a_picture_that_does_not_use_it(
     bench: Bench, control: ControlClient, fault: dict[str, Any]
 ) -> None:
     control.fault(operation="Converse", times=0, **fault)
@@ -134,7 +136,7 @@ def test_a_caption_that_fails_stops_no_picture_that_does_without(
     assert row.Status == Status.SUCCEEDED, row.Cause
 
 
-def test_a_caption_model_that_is_gone_fails_what_needs_a_caption_and_nothing_else(
+def test_a_retired_caption_model_fails_only_images_that_need_a_caption(
     bench: Bench, control: ControlClient
 ) -> None:
     control.model("amazon.nova-pro-v1:0", lifecycle="RETIRED", end_of_life="2026-06-30")
@@ -151,7 +153,7 @@ def test_a_caption_model_that_is_gone_fails_what_needs_a_caption_and_nothing_els
     assert only_row(bench, told).Status == Status.SUCCEEDED
 
 
-def test_a_stored_caption_tells_the_words_that_were_sent(bench: Bench, control: ControlClient) -> None:
+def test_a_stored_caption_has_the_prompt_that_was_sent(bench: Bench, control: ControlClient) -> None:
     bench.submit(1)
     bench.run(stages=("captions",))
     (key,) = [
@@ -168,7 +170,7 @@ def test_a_stored_caption_tells_the_words_that_were_sent(bench: Bench, control: 
 
 
 @pytest.mark.parametrize("wishes", [{"Task": "REMOVE"}, {"Subject": "SALIENT"}], ids=["removed", "replaced"])
-def test_a_cut_out_that_the_content_policy_refuses_is_blocked(
+def test_a_cut_out_refused_by_content_policy_is_blocked(
     bench: Bench, control: ControlClient, wishes: dict[str, str]
 ) -> None:
     control.fault(operation="InvokeModel", action="block", where="image", times=0)
@@ -180,7 +182,7 @@ def test_a_cut_out_that_the_content_policy_refuses_is_blocked(
 
 
 @pytest.mark.parametrize("wishes", [{"Task": "REMOVE"}, {"Subject": "SALIENT"}], ids=["removed", "replaced"])
-def test_a_cut_out_that_fails_is_failed_in_the_services_words(
+def test_a_failed_cut_out_reports_the_services_message(
     bench: Bench, control: ControlClient, wishes: dict[str, str]
 ) -> None:
     control.fault(operation="InvokeModel", times=0, **MALFORMED)
@@ -239,7 +241,7 @@ ONLY_PAID = Settings(mask_sources=("cut-out",))
 @pytest.mark.parametrize(
     "error", [Blocked("ContentFiltered", "no"), CallError("ValidationException", "no"), Throttled("x", "y")]
 )
-def test_only_a_subject_that_is_not_there_is_for_a_person(error: CallError) -> None:
+def test_only_a_missing_subject_needs_review(error: CallError) -> None:
     with pytest.raises(type(error)):
         find_subject(asked(), eyes(raising(error)), ONLY_PAID, takes_words=False)
     not_found = raising(SubjectNotFound("NoSubject", "nothing to see"))
@@ -248,13 +250,13 @@ def test_only_a_subject_that_is_not_there_is_for_a_person(error: CallError) -> N
 
 
 @pytest.mark.parametrize("level", [0, 255], ids=["nothing", "everything"])
-def test_a_cut_out_that_keeps_nothing_or_everything_is_for_a_person(level: int) -> None:
+def test_a_cut_out_that_keeps_nothing_or_everything_needs_review(level: int) -> None:
     mask = Mask(Image.new("L", (300, 200), level), "cut-out")
     with pytest.raises(NeedsReview, match="cut-out:"):
         find_subject(asked(), eyes(lambda: mask), ONLY_PAID, takes_words=False)
 
 
-def test_a_cut_out_without_transparency_is_for_a_person(
+def test_a_cut_out_without_transparency_needs_review(
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opaque = io.BytesIO()
@@ -268,7 +270,7 @@ def test_a_cut_out_without_transparency_is_for_a_person(
 
 
 @pytest.mark.parametrize("error", [NotTried("CaptionsOff", "no"), Blocked("x", "y"), CallError("x", "y")])
-def test_a_caption_is_only_one_of_the_ways_to_a_subject(error: Exception) -> None:
+def test_a_failed_caption_leads_to_the_next_way_to_find_a_subject(error: Exception) -> None:
     mask = Mask(Image.open(io.BytesIO(_spot())), "cut-out")
     seen = eyes(lambda: mask, caption=raising(error))
     assert find_subject(asked("LABELS"), seen, ONLY_PAID, takes_words=True).mask is mask
@@ -284,9 +286,7 @@ def _spot() -> bytes:
 # Labels
 
 
-def test_with_all_labels_taken_away_everything_that_stands_out_is_kept(
-    bench: Bench, control: ControlClient
-) -> None:
+def test_with_an_empty_label_list_the_salient_subject_is_kept(bench: Bench, control: ControlClient) -> None:
     images = [{"ImageName": "photo-0.jpg", "Labels": ""}, {"ImageName": "photo-1.jpg", "Labels": "Dog"}]
     bench.overrides["keep_payloads"] = True
     batch = bench.submit(2, Images=images)
@@ -324,7 +324,9 @@ def test_a_request_in_windows_1252_is_a_row_and_its_report_is_reachable(
     assert "not UTF-8" in str(standing.problem)
 
 
-def test_what_goes_with_photos_is_told_once_and_is_no_row(bench: Bench, control: ControlClient) -> None:
+def test_files_that_accompany_photos_are_noted_once_and_have_no_row(
+    bench: Bench, control: ControlClient
+) -> None:
     beside = (
         "IMG_1.AAE",
         "IMG_1.MOV",
@@ -345,13 +347,13 @@ def test_what_goes_with_photos_is_told_once_and_is_no_row(bench: Bench, control:
     ]
 
 
-def test_a_film_without_a_photo_is_still_told_as_no_picture(bench: Bench) -> None:
+def test_a_video_without_a_photo_is_reported_as_not_an_image(bench: Bench) -> None:
     batch = bench.submit({"clip.MOV": b"no film either", "a.jpg": photo(1)})
     bench.run()
     assert bench.rows(batch)["clip.MOV"].Status == Status.FAILED
 
 
-def test_a_request_with_capitals_in_its_name_is_asked_about(bench: Bench) -> None:
+def test_a_request_with_capitals_in_its_name_is_noted(bench: Bench) -> None:
     batch = bench.submit(1, requested=False)
     bench.put(batch.upload_key("Request.json"), b'{"Id": "a", "Prompt": "x"}')
     bench.run()
@@ -360,7 +362,7 @@ def test_a_request_with_capitals_in_its_name_is_asked_about(bench: Bench) -> Non
     ]
 
 
-def test_a_run_pays_no_labels_and_no_caption_for_a_call_of_the_one_image_api(
+def test_a_run_pays_no_labels_and_no_caption_for_an_order_of_the_single_photo_api(
     bench: Bench, control: ControlClient
 ) -> None:
     wishes = {"Task": "REMOVE", "Subject": "SALIENT", "Id": "order"}

@@ -1,4 +1,4 @@
-"""A setting that is changed between two runs: what it affects is made again, from what was paid for."""
+"""Settings that change between two runs: affected results are made again, from stored answers if possible."""
 
 import hashlib
 from typing import Any
@@ -25,7 +25,7 @@ def pixels(bench: Bench, batch: Batch) -> str:
     return hashlib.sha256(content.data).hexdigest()
 
 
-def test_another_feather_makes_another_picture_of_the_same_paid_answer(
+def test_another_feather_makes_another_result_from_the_same_paid_answer(
     bench: Bench, control: ControlClient
 ) -> None:
     batch = bench.submit(1)
@@ -46,9 +46,7 @@ def test_another_feather_makes_another_picture_of_the_same_paid_answer(
     ],
     ids=str,
 )
-def test_a_setting_that_affects_nothing_done_makes_nothing_again(
-    bench: Bench, chosen: dict[str, Any]
-) -> None:
+def test_a_setting_that_affects_no_result_makes_nothing_due(bench: Bench, chosen: dict[str, Any]) -> None:
     batch = bench.submit(1)
     bench.run()
     before = pixels(bench, batch)
@@ -56,7 +54,7 @@ def test_a_setting_that_affects_nothing_done_makes_nothing_again(
     assert pixels(bench, batch) == before
 
 
-def test_another_confidence_asks_for_labels_again_and_pays_for_no_picture_again(
+def test_another_label_confidence_pays_for_labels_again_and_for_no_picture(
     bench: Bench, control: ControlClient
 ) -> None:
     batch = bench.submit(1)

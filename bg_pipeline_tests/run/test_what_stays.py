@@ -1,4 +1,4 @@
-"""A good outcome stays until there is a better one; one thing's trouble stops nothing else."""
+"""A good outcome stays until there is a better one; an error of one image, batch or date stops no other."""
 
 import io
 import json
@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from bg_pipeline.domain.rows import WAITING_FOR_APPROVAL, Status
 from bg_pipeline.run import results
 from bg_pipeline.run.engine import Engine
+from bg_pipeline.run.outcome_recorder import OutcomeRecorder
 from bg_pipeline.state import leases
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
@@ -56,7 +57,7 @@ def test_a_refresh_that_is_refused_leaves_the_earlier_result(bench: Bench, contr
     assert stored_results(bench) == before
 
 
-def test_another_wish_that_fails_says_so_and_leaves_what_was_delivered(
+def test_a_changed_request_that_fails_is_reported_and_leaves_the_earlier_result(
     bench: Bench, control: ControlClient
 ) -> None:
     batch = bench.submit(1)
@@ -71,7 +72,7 @@ def test_another_wish_that_fails_says_so_and_leaves_what_was_delivered(
     assert stored_results(bench) == before
 
 
-def test_models_that_retired_take_nothing_away_and_stored_answers_need_none(
+def test_retired_models_delete_no_results_and_stored_answers_need_no_model(
     bench: Bench, control: ControlClient
 ) -> None:
     batch = bench.submit(4)
@@ -85,7 +86,7 @@ def test_models_that_retired_take_nothing_away_and_stored_answers_need_none(
     assert len(bench.rows(batch)) == 4
 
 
-def test_stored_answers_serve_whatever_model_made_them(bench: Bench, control: ControlClient) -> None:
+def test_stored_answers_of_any_model_are_used(bench: Bench, control: ControlClient) -> None:
     bench.submit(2)
     bench.run(image_models="titan-v2")
     control.mark()
@@ -95,7 +96,7 @@ def test_stored_answers_serve_whatever_model_made_them(bench: Bench, control: Co
     assert control.paid(operation="InvokeModel") == []
 
 
-def test_a_result_that_was_deleted_is_not_told_as_succeeded_when_it_cannot_be_made_again(
+def test_a_deleted_result_that_cannot_be_made_again_is_not_reported_as_succeeded(
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = bench.submit(1)
@@ -116,7 +117,7 @@ def test_a_result_that_was_deleted_is_not_told_as_succeeded_when_it_cannot_be_ma
         ("KMS.DisabledException", "kms:Decrypt"),
     ],
 )
-def test_a_photo_that_s3_does_not_hand_out_is_one_row_that_names_it(
+def test_a_photo_that_s3_refuses_to_return_is_one_row_that_names_it(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, code: str, advice: str
 ) -> None:
     batch = bench.submit(5)
@@ -130,7 +131,7 @@ def test_a_photo_that_s3_does_not_hand_out_is_one_row_that_names_it(
     assert bench.run().counts == {Status.SUCCEEDED: 5}
 
 
-def test_files_that_are_no_pictures_stop_nothing(bench: Bench) -> None:
+def test_files_that_are_not_images_stop_nothing(bench: Bench) -> None:
     bench.submit({f"{number}.png": b"some text" for number in range(25)}, batch="100000")
     good = bench.submit(3, batch="110000")
     day = bench.run()
@@ -193,7 +194,7 @@ def test_an_outdated_result_that_cannot_be_deleted_stops_nothing_and_is_deleted_
     assert f"{batch.output_prefix}/cat_2.jpg" not in stored_results(bench)
 
 
-def test_results_that_s3_does_not_take_stop_their_batch_and_are_delivered_later_without_paying_again(
+def test_results_that_s3_does_not_store_stop_their_batch_and_are_stored_later_without_paying_again(
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = bench.submit(12, batch="100000")
@@ -207,19 +208,19 @@ def test_results_that_s3_does_not_take_stop_their_batch_and_are_delivered_later_
     assert len(control.paid(operation="InvokeModel")) == 14
 
 
-def test_an_interrupted_run_leaves_a_report_of_what_is_true(
+def test_an_interrupted_run_leaves_an_up_to_date_report(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take_over, done = Engine._accept, []
+    accept, accepted = OutcomeRecorder.accept, []
 
-    def interrupt(flow: Engine, *given: Any) -> None:
-        take_over(flow, *given)
-        done.append(given)
-        if len(done) == 3:
+    def interrupt(recorder: OutcomeRecorder, *args: Any) -> None:
+        accept(recorder, *args)
+        accepted.append(args)
+        if len(accepted) == 3:
             raise KeyboardInterrupt
 
     batch = bench.submit(8)
-    monkeypatch.setattr(Engine, "_accept", interrupt)
+    monkeypatch.setattr(OutcomeRecorder, "accept", interrupt)
     with pytest.raises(KeyboardInterrupt):
         bench.run(max_concurrency=1)
     rows = bench.rows(batch)
@@ -266,9 +267,7 @@ def test_a_run_that_lost_its_lease_changes_nothing_of_what_the_next_one_wrote(
     assert row.Status == Status.SUCCEEDED
 
 
-def test_a_new_mask_is_a_new_picture_and_no_old_one_is_used_around_it(
-    bench: Bench, control: ControlClient
-) -> None:
+def test_a_new_mask_needs_a_new_picture_and_no_old_one_is_used(bench: Bench, control: ControlClient) -> None:
     bench.submit({"cat.png": _with_alpha()}, Subject="SALIENT")
     bench.run(mask_sources="alpha", image_models="stability")
     control.mark()
@@ -288,7 +287,7 @@ def _with_alpha() -> bytes:
     return out.getvalue()
 
 
-def test_only_a_fault_of_the_painted_background_is_paid_for_again(
+def test_only_a_fault_of_the_generated_background_is_paid_for_again(
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measure = results.measure
@@ -301,21 +300,21 @@ def test_only_a_fault_of_the_painted_background_is_paid_for_again(
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_run_that_is_interrupted_again_and_again_waits_for_its_calls_before_it_gives_its_lease_back(
+def test_a_run_that_is_interrupted_repeatedly_waits_for_its_calls_before_it_releases_its_lease(
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
     control.latency({"operation": "InvokeModel", "seconds": 1.0})
-    collect, left = Engine._collect_ended, [times]
+    collect, left = Engine._collect_finished, [times]
 
-    def interrupt(flow: Engine) -> None:
+    def interrupt(engine: Engine) -> None:
         if left[0] and control.calls(operation="Converse"):
             left[0] -= 1
             raise KeyboardInterrupt
-        collect(flow)
+        collect(engine)
 
     batch = bench.submit(4)
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "_collect_ended", interrupt)
+        patch.setattr(Engine, "_collect_finished", interrupt)
         with pytest.raises(KeyboardInterrupt):
             bench.run()
     assert bench.store.read(batch.lease_key) is None

@@ -16,10 +16,11 @@ from bg_pipeline.domain.requests import BatchRequest, retry_request
 from bg_pipeline.domain.stages import PICTURES
 from bg_pipeline.reports.overview import BatchOverview
 from bg_pipeline.review import follow_up
-from bg_pipeline.run import batch_work, engine, image_run
+from bg_pipeline.run import batch_work, image_run, outcome_recorder
 from bg_pipeline.run.batch_work import BatchWork
 from bg_pipeline.run.engine import Engine
 from bg_pipeline.run.occasions import RefreshRequest
+from bg_pipeline.run.outcome_recorder import OutcomeRecorder
 from bg_pipeline.run.outcomes import SAMPLE_WAITS, RowOutcome
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.answers import AnswerStore
@@ -32,11 +33,11 @@ from bg_pipeline_tests.simulation.scheduler import active
 @contextmanager
 def retry_gets_round_the_sample() -> Iterator[None]:
     """Images that wait for a sample's approval are told by what stopped the run, and a retry asks for them all."""
-    skip = Engine._skip
+    skip = OutcomeRecorder.skip
 
-    def skip_as_stopped(flow: Engine, work: BatchWork, image: str, why: RowOutcome) -> None:
-        stopped = work.stopped or flow._stopped or flow._no_model
-        skip(flow, work, image, stopped if why is SAMPLE_WAITS and stopped else why)
+    def skip_as_stopped(recorder: OutcomeRecorder, work: BatchWork, image: str, reason: RowOutcome) -> None:
+        stopped = work.stopped or recorder._state.stopped or recorder._state.no_model
+        skip(recorder, work, image, stopped if reason is SAMPLE_WAITS and stopped else reason)
 
     def request(
         store: Store, settings: Settings, standing: BatchOverview, again: Batch
@@ -45,29 +46,29 @@ def retry_gets_round_the_sample() -> Iterator[None]:
         images = report.to_do_again if report else ()
         return retry_request(asked, images, PRESET_REQUESTS, approved=True) if asked else None
 
-    with patch.object(Engine, "_skip", skip_as_stopped), patch.object(follow_up, "_request", request):
+    with patch.object(OutcomeRecorder, "skip", skip_as_stopped), patch.object(follow_up, "_request", request):
         yield
 
 
 @contextmanager
 def attempts_clear_what_was_delivered() -> Iterator[None]:
     """What an attempt came to replaces the outcome before it, however good that was."""
-    skip = Engine._skip
+    skip = OutcomeRecorder.skip
 
     def latest(before: StageRecord | None, now: StageRecord, *, intact: bool = True) -> StageRecord:
         return now
 
-    def skip_and_forget(flow: Engine, work: BatchWork, image: str, why: RowOutcome) -> None:
+    def skip_and_forget(recorder: OutcomeRecorder, work: BatchWork, image: str, reason: RowOutcome) -> None:
         entry = work.ledger.get(image)
         if entry is not None and PICTURES in work.due[image]:
             entry.outputs = []
             work.ledger.put(entry)
-        skip(flow, work, image, why)
+        skip(recorder, work, image, reason)
 
     with (
-        patch.object(engine, "settled", latest),
-        patch.object(image_run, "settled", latest),
-        patch.object(Engine, "_skip", skip_and_forget),
+        patch.object(outcome_recorder, "keep_better", latest),
+        patch.object(image_run, "keep_better", latest),
+        patch.object(OutcomeRecorder, "skip", skip_and_forget),
     ):
         yield
 
@@ -75,13 +76,13 @@ def attempts_clear_what_was_delivered() -> Iterator[None]:
 @contextmanager
 def who_has_the_lease_takes_calls_over() -> Iterator[None]:
     """A lease is given back while calls are made under it, and whoever has it takes those calls for abandoned."""
-    end, is_over = Engine._release_leases, AnswerStore._is_over
+    close, is_over = Engine._close, AnswerStore._is_over
 
-    def end_at_once(flow: Engine, *pools: Any) -> None:
-        for each in list(flow._open_batches):
-            if each.lease is not None:
-                each.lease.release()
-        end(flow, *pools)
+    def release_at_once(engine: Engine, pools: Any) -> None:
+        for work in list(engine._state.open_batches):
+            if work.lease is not None:
+                work.lease.release()
+        close(engine, pools)
 
     def is_over_or_another_s(answers: AnswerStore, content: ObjectContent, since: float) -> bool:
         held = held_by(content.data)
@@ -89,7 +90,7 @@ def who_has_the_lease_takes_calls_over() -> Iterator[None]:
         return another or is_over(answers, content, since)
 
     with (
-        patch.object(Engine, "_release_leases", end_at_once),
+        patch.object(Engine, "_close", release_at_once),
         patch.object(AnswerStore, "_is_over", is_over_or_another_s),
     ):
         yield

@@ -22,7 +22,7 @@ from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.batches import Batch, parse_upload
 from bg_pipeline.domain.stages import STAGES
 from bg_pipeline.errors import BgPipelineError
-from bg_pipeline.run import malloc
+from bg_pipeline.run import worker_pools
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads.changes import RunRequest, SensorCursor, SensorTick
@@ -503,7 +503,7 @@ def simulated(
     world = World(plan, say)
     watch(world)
     handler, log = _Faults(world), logging.getLogger("bg_pipeline")
-    settle, malloc.configure_malloc = malloc.configure_malloc, lambda: None
+    configure_malloc, worker_pools.configure_malloc = worker_pools.configure_malloc, lambda: None
     propagates, log.propagate = log.propagate, False
     log.addHandler(handler)
     quiet = logging.getLogger("concurrent.futures")
@@ -514,4 +514,4 @@ def simulated(
             yield world
     finally:
         log.removeHandler(handler)
-        log.propagate, quiet.disabled, malloc.configure_malloc = propagates, disabled, settle
+        log.propagate, quiet.disabled, worker_pools.configure_malloc = propagates, disabled, configure_malloc

@@ -129,9 +129,9 @@ def test_an_order_answers_before_it_is_worked_on_and_can_be_asked_for(
     bench.put("photo/x/me.jpg", PORTRAIT)
     answered, run = threading.Event(), Engine.run
 
-    def run_later(flow: Engine, dates: Sequence[date]) -> dict[date, DateResult]:
+    def run_later(engine: Engine, dates: Sequence[date]) -> dict[date, DateResult]:
         assert answered.wait(30)
-        return run(flow, dates)
+        return run(engine, dates)
 
     monkeypatch.setattr(Engine, "run", run_later)
     answer = api.post("/photo-api", {"Key": "photo/x/me.jpg", "Prompts": ["a beach", "a forest"]})

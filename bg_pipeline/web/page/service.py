@@ -44,7 +44,7 @@ from bg_pipeline.reports.overview import BatchCosts
 from bg_pipeline.reports.report import Report
 from bg_pipeline.review import Item, Results, Reviews, State
 from bg_pipeline.run.analysis import PhotoAnalyzer
-from bg_pipeline.run.batch_work import BatchWork, drafted, open_batch
+from bg_pipeline.run.batch_work import BatchWork, open_batch, open_draft
 from bg_pipeline.run.context import RunContext
 from bg_pipeline.run.discovery import find_work
 from bg_pipeline.run.rows import rows
@@ -276,7 +276,7 @@ class PageService:
             raise UsageError("the photos of this draft are gone; drop them again")
         with self._context() as context:
             models, reasons = planning.models_in_use(context)
-        work = drafted(self.store, self.settings, found, request)
+        work = open_draft(self.store, self.settings, found, request)
         return planning.plan([work], self.settings, models), reasons
 
     def submit(self, batch: Batch, data: bytes) -> None:

@@ -20,7 +20,7 @@ from bg_pipeline.domain.stages import CAPTIONS, LABELS, STAGES
 from bg_pipeline.domain.upload_kinds import Kind, films_of_photos, kind_of
 from bg_pipeline.errors import RequestError, UsageError
 from bg_pipeline.run.batch_locations import Place
-from bg_pipeline.run.fingerprints import due, fingerprints
+from bg_pipeline.run.fingerprints import due, fingerprint, fingerprints
 from bg_pipeline.run.occasions import RETRY, Wish, occasions
 from bg_pipeline.run.outcomes import Meaning
 from bg_pipeline.settings import Settings
@@ -120,9 +120,18 @@ class Work:
                     self.lost[image] = lost
 
     @property
-    def has_forgotten(self) -> bool:
-        """Whether the ledger, and so the report, has images that are not asked for any more."""
-        return self.problem is None and not self.ledger.images() <= self.images.keys()
+    def images_told(self) -> str:
+        """A digest of the names of the images asked for, which the ledger keeps of what was reported."""
+        return fingerprint(sorted(self.images))
+
+    @property
+    def tells_others(self) -> bool:
+        """Whether the last report, as far as the ledger knows, is of other images than those asked for now."""
+        if self.problem is not None:
+            return False
+        # A report may tell of images of which nothing is in the ledger; ledgers did not always keep the digest.
+        told = self.ledger.header.get("ReportedImages")
+        return told not in (None, self.images_told) or not self.ledger.images() <= self.images.keys()
 
 
 def stored_batches(

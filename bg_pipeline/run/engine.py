@@ -271,7 +271,7 @@ class Flow:
         """Whether the report, if one is wanted, is there and of this state."""
         if REPORT not in self._stages:
             return True
-        if not work.ledger.header.get("Reported") or work.has_forgotten:
+        if not work.ledger.header.get("Reported") or work.tells_others:
             return False
         place = work.place
         key = s3_keys.report_key(place.status_prefix, place.request_id)
@@ -550,7 +550,8 @@ class Flow:
             # What a report tells as done, the next run has to know of.
             work.ledger.checkpoint(work.writer)
             day.reports.append(self._reporter.write(work, self._counted(work, day)))
-            work.ledger.describe(Reported=datetime.now(UTC).isoformat(timespec="seconds"))
+            reported = datetime.now(UTC).isoformat(timespec="seconds")
+            work.ledger.describe(Reported=reported, ReportedImages=work.images_told)
         else:
             self._count(work, day)
         work.ledger.finish(work.writer)

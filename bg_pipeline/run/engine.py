@@ -177,7 +177,7 @@ class Flow:
         """Gives back the leases of batches that were not finished, once no call is made under them any more.
 
         Ended a second time while calls are under way, the process keeps its leases: they run out, or are taken over
-        once it is known to be dead.
+        once it is known to be dead. No thread is left to wait for work that nobody hands out any more.
         """
         if self._works:
             self._tools.stop.set()
@@ -187,6 +187,8 @@ class Flow:
             helpers.shutdown(wait=True, cancel_futures=True)
             ended = True
         finally:
+            for each in (pool, helpers):
+                each.shutdown(wait=False)
             for walking, (work, _) in self._running.items():
                 # An interrupt kept these from being taken in; what was paid for them is to be told.
                 if walking.done() and not walking.cancelled() and walking.exception() is None:

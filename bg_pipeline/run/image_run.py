@@ -313,8 +313,21 @@ class Walk:
         if len(groups) == 1:
             make(groups[0])
         else:
-            list(self._helpers.map(make, groups))
+            self._make_each(make, groups)
         self.entry.outputs.sort(key=lambda output: output["Number"])
+
+    def _make_each(
+        self, make: Callable[[Sequence[requests.Wanted]], None], groups: Sequence[Sequence[requests.Wanted]]
+    ) -> None:
+        """Has helpers make the groups; once the run is stopped, when they may take nothing more, this thread does."""
+        handed = []
+        for group in groups:
+            if self._tools.stop.is_set():
+                make(group)
+            else:
+                handed.append(self._helpers.submit(make, group))
+        for each in handed:
+            each.result()
 
     def _prompt(
         self, painter: Painter, group: Sequence[requests.Wanted], values: Mapping[str, str], limit: int

@@ -2,6 +2,8 @@
 
 import io
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date
 from typing import Any
@@ -321,3 +323,26 @@ def test_a_run_that_is_interrupted_again_and_again_waits_for_its_calls_before_it
     assert bench.store.read(batch.lease_key) is None
     assert bench.run().counts == {Status.SUCCEEDED: 4}
     assert len(control.paid(operation="InvokeModel")) == 4
+
+
+def test_a_run_that_is_interrupted_while_it_ends_leaves_no_thread_that_waits_for_work(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whoever holds the error holds the run's frames, and with them the pools.
+    shutdown, before = ThreadPoolExecutor.shutdown, set(threading.enumerate())
+
+    def interrupt(pool: ThreadPoolExecutor, wait: bool = True, **how: Any) -> None:
+        shutdown(pool, wait=False, **how)
+        if wait:
+            raise KeyboardInterrupt
+
+    bench.submit(2, Prompts=["a sandy beach", "a quiet street"], Prompt=None)
+    with monkeypatch.context() as patch:
+        patch.setattr(ThreadPoolExecutor, "shutdown", interrupt)
+        with pytest.raises(KeyboardInterrupt) as ended:
+            bench.run()
+    left = [each for each in set(threading.enumerate()) - before if each.name.startswith(("image", "prompt"))]
+    for thread in left:
+        thread.join(timeout=10)
+    assert ended.value is not None
+    assert not [thread for thread in left if thread.is_alive()]

@@ -56,7 +56,7 @@ def run(
     stop = threading.Event()
     run_id = run_id or str(uuid.uuid4())
     wish = Wish(frozenset(again), retry, occasion or run_id, asked_at or datetime.now(UTC))
-    tools = Tools(settings, aws, store, stop=stop, note=note)
+    tools = Tools(settings, aws, store, stop=stop, note=note, wished=wish.occasion)
     try:
         flow = Flow(
             tools,

@@ -33,8 +33,8 @@ from bg_pipeline.storage.object_store import Store
 class Tools:
     """The tools of one run; end them with `close`.
 
-    ``stop`` ends all waiting. ``note`` is called with one line whenever a person would want to know of a
-    choice that was made.
+    ``stop`` ends all waiting. ``wished`` is the occasion of the run's wish, if it has one. ``note`` is called with
+    one line whenever a person would want to know of a choice that was made.
     """
 
     def __init__(
@@ -45,12 +45,14 @@ class Tools:
         *,
         stop: threading.Event,
         note: Callable[[str], None] = lambda line: None,
+        wished: str = "",
     ) -> None:
         self.settings = settings
         self.aws = aws
         self.store = store
         self.stop = stop
         self.note = note = _once(note)
+        self._wished = wished
         self.answers = Answers(store, process_name())
         self.calls = Calls(aws, settings, stop, Heartbeats(store, f"{STATE}/heartbeats"), note)
         self.purse = Purse(
@@ -95,7 +97,7 @@ class Tools:
 
     def terms(self, budget: ImageBudget, *, models: Collection[str] = (), occasion: str = "") -> Terms:
         """Which answers will do for the image that ``budget`` pays for."""
-        return Terms(self.stop, budget.batch.path, budget.retry, models, occasion)
+        return Terms(self.stop, budget.batch.path, budget.retry, models, occasion, self._wished)
 
     def invoke(self, regions: Sequence[str], budget: ImageBudget, call: PaidCall, *claims: Claim) -> Invoke:
         """An `Invoke` through the gate, under claims; ``call`` learns which Region answered."""

@@ -115,8 +115,7 @@ class Work:
             )
             if stages_due:
                 self.due[image] = stages_due
-                lost = [key for key, etag in entry.files.items() if results.get(key) != etag] if entry else []
-                if lost:
+                if entry is not None and (lost := _lost(entry, results)):
                     self.lost[image] = lost
 
     @property
@@ -132,6 +131,12 @@ class Work:
         # A report may tell of images of which nothing is in the ledger; ledgers did not always keep the digest.
         told = self.ledger.header.get("ReportedImages")
         return told not in (None, self.images_told) or not self.ledger.images() <= self.images.keys()
+
+
+def _lost(entry: Entry, results: Mapping[str, str]) -> list[str]:
+    """The results of an image that are not stored any more as this program stored them."""
+    stored = ((key, {etag, entry.unproven.get(key, etag)}) for key, etag in entry.files.items())
+    return [key for key, etags in stored if results.get(key) not in etags]
 
 
 def stored_batches(

@@ -425,8 +425,8 @@ class Flow:
             if stage == PICTURES:
                 found = work.images[image]
                 skipped.wish = wish_of(work.asked(image), found.etag if found else "")
-            intact = stage != PICTURES or not lost
-            entry.stages[stage] = settled(entry.stages.get(stage), skipped, intact=intact)
+            intact, newer = stage != PICTURES or not lost, stage == PICTURES and bool(entry.unproven)
+            entry.stages[stage] = settled(entry.stages.get(stage), skipped, intact=intact, newer=newer)
         if PICTURES in work.due[image]:
             entry.files = {key: etag for key, etag in entry.files.items() if key not in lost}
             # What an earlier attempt failed to make is not what this one was stopped by.

@@ -90,6 +90,7 @@ class Walk:
         self._labels: Mapping[str, Any] | None = None
         self._caption: str | None = None
         self._no_caption: CallError | None = None
+        self._taken: Mapping[str, str] = {}
 
     def run(self, due: Mapping[str, str]) -> Entry:
         """Does the stages in ``due`` (name to fingerprint) in order and returns the entry with their records."""
@@ -171,10 +172,13 @@ class Walk:
         entry.outputs = made if complete else merged(outputs, made, files)
         still_there = {output["Key"] for output in entry.outputs}
         kept = {key: etag for key, etag in files.items() if key in still_there and key not in entry.files}
-        outdated = {**entry.outdated, **files} if complete else dict(entry.outdated)
+        replaced = {key: entry.unproven.get(key, etag) for key, etag in files.items()} if complete else {}
+        outdated = {**entry.outdated, **replaced}
         entry.files |= kept
+        newer = {**entry.unproven, **self._taken}
+        entry.unproven = {key: tag for key, tag in newer.items() if entry.files.get(key, tag) != tag}
         intact = bool(outputs) and all(output["Key"] in files for output in outputs if output["Key"])
-        entry.stages[PICTURES] = settled(before, record, intact=intact)
+        entry.stages[PICTURES] = settled(before, record, intact=intact, newer=bool(entry.unproven))
         self._remove({key: etag for key, etag in outdated.items() if key not in entry.files})
 
     def _judge(self, record: StageRecord, outputs: Sequence[Mapping[str, Any]]) -> None:
@@ -261,6 +265,7 @@ class Walk:
             made_for=budget.made_for,
             passed=passed,
         )
+        self._taken = finisher.taken
         eyes = Eyes(
             photo=lambda: self._photo.small,
             labels=lambda: self._labels_document(looks),

@@ -96,10 +96,13 @@ def meaning(error: BgPipelineError) -> Meaning:
     return Meaning(Status.FAILED, True, code, str(error))
 
 
-def settled(before: StageRecord | None, now: StageRecord, *, intact: bool = True) -> StageRecord:
+def settled(
+    before: StageRecord | None, now: StageRecord, *, intact: bool = True, newer: bool = False
+) -> StageRecord:
     """The record of a stage after an attempt: a good outcome of the same request stays until there is a better one.
 
-    ``intact`` says that what ``before`` tells of is still stored.
+    ``intact`` says that what ``before`` tells of is still stored, ``newer`` that the attempt has put something in its
+    place that does not count yet.
     """
     if before is None or not same_wish(before, now) or before.status not in GOOD or not intact:
         return now
@@ -107,7 +110,12 @@ def settled(before: StageRecord | None, now: StageRecord, *, intact: bool = True
         return now
     # A refusal of a refresh is an answer to it; what did not come to an end is asked for again on the same occasion.
     occasion = now.occasion if now.final else before.occasion
-    note = f"it was to be made anew, which did not succeed ({now.cause}); the earlier result stays"
+    stays = (
+        "what was stored in its place counts once a run has read it back"
+        if newer
+        else "the earlier result stays"
+    )
+    note = f"it was to be made anew, which did not succeed ({now.cause}); {stays}"
     return replace(before, occasion=occasion, note=note, tried=now.made_for if now.final else "")
 
 

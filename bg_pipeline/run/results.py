@@ -126,7 +126,7 @@ class Finisher:
     """Makes the files of one photo, and stores them while the batch's lease is held.
 
     ``passed`` are the numbers of results that passed their checks for the same wish: one that does not pass is not
-    stored in their place.
+    stored in their place. ``taken`` has the tags of the results that S3 took, by key, whether they count or not.
     """
 
     def __init__(
@@ -147,6 +147,7 @@ class Finisher:
         self._writer = writer
         self._made_for = made_for
         self._passed = passed
+        self.taken: dict[str, str] = {}
 
     def given(self, key: str) -> bytes:
         """The mask or backdrop that the request names. Raises `ImageError` if it cannot be read."""
@@ -321,7 +322,9 @@ class Finisher:
             return [self._file(draft, "", "", "")]
         name = self._name(draft)
         key = s3_keys.result_key(self._place.output_prefix, name)
-        etag = self._write(key, draft)
+        data = self._place.data
+        etag = self._writer.write(data, key, draft.data, media_type=f"image/{draft.format}")
+        self.taken[key] = etag
         facts = draft.facts
         document = {
             "Id": self._place.request_id,
@@ -337,7 +340,12 @@ class Finisher:
             "Faults": list(draft.faults),
             "CreatedAt": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        self._writer.write_json(self._place.data, s3_keys.provenance_key(key), document)
+        # What lies there now is this result: its provenance goes with it, whether it can be read back or not.
+        self._writer.write_json(data, s3_keys.provenance_key(key), document)
+        self._read_back(key, draft)
+        if draft.small is not None and draft.number <= thumbnails.RESULTS:
+            small = draft.small
+            self._place.thumbnails.keep(key, etag, lambda: small)
         return [self._file(draft, name, key, etag)]
 
     def _file(self, draft: Draft, name: str, key: str, etag: str) -> File:
@@ -378,22 +386,16 @@ class Finisher:
             )
         return self._place.names.assign(asked.image, draft.number, candidate, draft.format)
 
-    def _write(self, key: str, draft: Draft) -> str:
-        """Stores a result and reads it back: only then does it count. That it opens was seen before."""
-        data = self._place.data
-        etag = self._writer.write(data, key, draft.data, media_type=f"image/{draft.format}")
+    def _read_back(self, key: str, draft: Draft) -> None:
+        """Reads a stored result back: only then does it count. That it opens was seen before."""
         try:
-            stored = data.read(key)
+            stored = self._place.data.read(key)
         except (ClientError, BotoCoreError) as error:
             raise NotDelivered(
                 "NotStored", f"{key} was stored and could not be read back: {error}"
             ) from error
         if stored is None or stored.data != draft.data:
             raise NotDelivered("NotStored", f"{key} was stored and did not come back as it was")
-        small = draft.small
-        if small is not None and draft.number <= thumbnails.RESULTS:
-            self._place.thumbnails.keep(key, etag, lambda: small)
-        return etag
 
 
 def _mask_draft(mask: Image.Image) -> Draft:

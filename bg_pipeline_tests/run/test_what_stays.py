@@ -209,6 +209,27 @@ def test_results_that_s3_does_not_take_stop_their_batch_and_are_delivered_later_
     assert len(control.paid(operation="InvokeModel")) == 14
 
 
+def test_a_newer_result_that_cannot_be_read_back_takes_nothing_away_and_counts_once_it_was(
+    bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = bench.submit({"cat.jpg": photo(1)})
+    bench.run()
+    key = f"{batch.output_prefix}/cat.jpg"
+    control.switch(canned=False)
+    with monkeypatch.context() as patch:
+        refuse(patch, "read", lambda read: read == key, "InternalError")
+        for again in (("generated_images",), ()):
+            bench.run(again=again)
+            (row,) = bench.rows(batch).values()
+            assert (row.Status, row.Results) == (Status.SUCCEEDED, (key,))
+            assert "once a run has read it back" in row.Cause
+    bench.run()
+    (row,) = bench.rows(batch).values()
+    assert (row.Status, row.Results, row.Cause) == (Status.SUCCEEDED, (key,), "")
+    assert len(control.paid(operation="InvokeModel")) == 2
+    assert bench.run().walked == 0
+
+
 def test_an_interrupted_run_leaves_a_report_of_what_is_true(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,7 +57,7 @@ def run(
     stop = threading.Event()
     run_id = run_id or str(uuid.uuid4())
     refresh = RefreshRequest(frozenset(again), retry, occasion or run_id, asked_at or datetime.now(UTC))
-    context = RunContext(settings, aws, store, stop=stop, note=note)
+    context = RunContext(settings, aws, store, stop=stop, note=note, refresh_occasion=refresh.occasion)
     try:
         engine = Engine(
             context,

@@ -36,11 +36,12 @@ class StageRecord:
 class Entry:
     """What is known of one image: its source, each stage's record, what came of it and what was paid for it.
 
-    ``outputs`` are the outputs of the report's row with their number, ``files`` maps a result's key to the tag
-    it was stored under, ``names`` a result's number to the name bound to it. ``outdated`` are results, with their
-    tags, that were replaced and could not be deleted yet. ``archived`` is where the source was moved to
-    (``s3://bucket/key``); it counts while nothing lies where it was uploaded. ``payments`` has every call that was
-    ever paid for the image, whatever became of its answer.
+    ``outputs`` are the outputs of the report's row with their number, ``files`` maps a result's key to the tag it was
+    stored under, ``names`` a result's number to the name bound to it. ``unproven`` has the tags of newer versions of
+    ``files`` that S3 took and that do not count yet: they, or what belongs to them, did not come to be stored and
+    read back. ``outdated`` are results, with their tags, that were replaced and could not be deleted yet.
+    ``archived`` is where the source was moved to (``s3://bucket/key``); it counts while nothing lies where it was
+    uploaded. ``payments`` has every call that was ever paid for the image, whatever became of its answer.
     """
 
     image: str
@@ -55,6 +56,7 @@ class Entry:
     outputs: list[dict[str, Any]] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
+    unproven: dict[str, str] = field(default_factory=dict)
     outdated: dict[str, str] = field(default_factory=dict)
     payments: dict[str, Payment] = field(default_factory=dict)
 

@@ -115,7 +115,8 @@ class BatchCompletion:
             # The ledger first: the next run must know of everything that the report contains.
             work.ledger.checkpoint(work.writer)
             result.reports.append(self._reporter.write(work, self._counted_rows(work, result)))
-            work.ledger.update_header(Reported=datetime.now(UTC).isoformat(timespec="seconds"))
+            reported = datetime.now(UTC).isoformat(timespec="seconds")
+            work.ledger.update_header(Reported=reported, ReportedImages=work.images_digest)
         else:
             self._count(work, result)
         work.ledger.finish(work.writer)

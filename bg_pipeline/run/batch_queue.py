@@ -134,7 +134,7 @@ class BatchQueue:
         """
         if REPORT not in self._stages:
             return True
-        if not work.ledger.header.get("Reported") or work.has_removed_images:
+        if not work.ledger.header.get("Reported") or work.reports_other_images:
             return False
         locations = work.locations
         key = s3_keys.report_key(locations.status_prefix, locations.request_id)

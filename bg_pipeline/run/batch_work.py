@@ -20,7 +20,7 @@ from bg_pipeline.domain.stages import CAPTIONS, LABELS, STAGES
 from bg_pipeline.domain.upload_kinds import Kind, films_of_photos, kind_of
 from bg_pipeline.errors import RequestError, UsageError
 from bg_pipeline.run.batch_locations import BatchLocations
-from bg_pipeline.run.fingerprints import fingerprints, stages_due
+from bg_pipeline.run.fingerprints import fingerprint, fingerprints, stages_due
 from bg_pipeline.run.occasions import RETRY, RefreshRequest, occasions
 from bg_pipeline.run.outcomes import RowOutcome
 from bg_pipeline.settings import Settings
@@ -140,14 +140,28 @@ class BatchWork:
             )
             if due_stages:
                 self.due[image] = due_stages
-                lost = [key for key, etag in entry.files.items() if results.get(key) != etag] if entry else []
-                if lost:
+                if entry is not None and (lost := _lost_results(entry, results)):
                     self.lost[image] = lost
 
     @property
-    def has_removed_images(self) -> bool:
-        """Whether the ledger, and so the report, has images that the request no longer includes."""
-        return self.problem is None and not self.ledger.images() <= self.images.keys()
+    def images_digest(self) -> str:
+        """A digest of the names of the images asked for; the ledger keeps that of the last report."""
+        return fingerprint(sorted(self.images))
+
+    @property
+    def reports_other_images(self) -> bool:
+        """Whether the last report, as far as the ledger knows, is of other images than those asked for now."""
+        if self.problem is not None:
+            return False
+        # A report may have images that the ledger has no entry of. Older ledgers have no digest.
+        reported = self.ledger.header.get("ReportedImages")
+        return reported not in (None, self.images_digest) or not self.ledger.images() <= self.images.keys()
+
+
+def _lost_results(entry: Entry, results: Mapping[str, str]) -> list[str]:
+    """The results of an image that are missing in S3 or have an ETag that this program did not store."""
+    stored = ((key, {etag, entry.unproven.get(key, etag)}) for key, etag in entry.files.items())
+    return [key for key, etags in stored if results.get(key) not in etags]
 
 
 def stored_batches(

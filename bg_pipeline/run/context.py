@@ -33,8 +33,9 @@ from bg_pipeline.storage.object_store import Store
 class RunContext:
     """The services of one run; call `close` at the end.
 
-    Setting ``stop`` ends all waiting. ``note`` is called with one line of text for each decision that the user should
-    know of, and only once for the same line.
+    Setting ``stop`` ends all waiting. ``refresh_occasion`` names the refresh that the run was started for, if any.
+    ``note`` is called with one line of text for each decision that the user should know of, and only once for the
+    same line.
     """
 
     def __init__(
@@ -45,12 +46,14 @@ class RunContext:
         *,
         stop: threading.Event,
         note: Callable[[str], None] = lambda line: None,
+        refresh_occasion: str = "",
     ) -> None:
         self.settings = settings
         self.aws = aws
         self.store = store
         self.stop = stop
         self.note = note = _once(note)
+        self._refresh_occasion = refresh_occasion
         self.answers = AnswerStore(store, process_name())
         self.calls = ModelCalls(aws, settings, stop, Heartbeats(store, f"{STATE}/heartbeats"), note)
         self.run_budget = RunBudget(
@@ -101,7 +104,9 @@ class RunContext:
         self, budget: ImageBudget, *, models: Collection[str] = (), occasion: str = ""
     ) -> AnswerPolicy:
         """Which stored answers may be used for the image that ``budget`` pays for."""
-        return AnswerPolicy(self.stop, budget.batch.path, budget.retry, models, occasion)
+        return AnswerPolicy(
+            self.stop, budget.batch.path, budget.retry, models, occasion, self._refresh_occasion
+        )
 
     def invoke(self, regions: Sequence[str], budget: ImageBudget, call: PaidCall, *claims: Claim) -> Invoke:
         """An `Invoke` within the rate limits and under ``claims``; it adds the Region that answered to ``call``."""

@@ -98,6 +98,7 @@ class ImageRun:
         self._labels: Mapping[str, Any] | None = None
         self._caption: str | None = None
         self._caption_error: CallError | None = None
+        self._stored_etags: Mapping[str, str] = {}
 
     def run(self, due: Mapping[str, str]) -> Entry:
         """Does the stages in ``due`` (stage to fingerprint) in this order and returns the updated entry."""
@@ -185,12 +186,15 @@ class ImageRun:
         kept = {
             key: etag for key, etag in old_files.items() if key in current_keys and key not in entry.files
         }
-        outdated = {**entry.outdated, **old_files} if complete else dict(entry.outdated)
+        replaced = {key: entry.unproven.get(key, etag) for key, etag in old_files.items()} if complete else {}
+        outdated = {**entry.outdated, **replaced}
         entry.files |= kept
+        newer = {**entry.unproven, **self._stored_etags}
+        entry.unproven = {key: etag for key, etag in newer.items() if entry.files.get(key, etag) != etag}
         intact = bool(old_outputs) and all(
             output["Key"] in old_files for output in old_outputs if output["Key"]
         )
-        entry.stages[PICTURES] = keep_better(before, record, intact=intact)
+        entry.stages[PICTURES] = keep_better(before, record, intact=intact, newer=bool(entry.unproven))
         self._delete_outdated({key: etag for key, etag in outdated.items() if key not in entry.files})
 
     def _delete_outdated(self, outdated: Mapping[str, str]) -> None:
@@ -282,6 +286,7 @@ class ImageRun:
             made_for=budget.made_for,
             passed=passed,
         )
+        self._stored_etags = result_writer.stored_etags
         hints = SubjectHints(
             photo=lambda: self._photo.small,
             labels=lambda: self._labels_document(analyzer),
@@ -345,8 +350,26 @@ class ImageRun:
         if len(outputs_by_prompt) == 1:
             make(outputs_by_prompt[0])
         else:
-            list(self._helpers.map(make, outputs_by_prompt))
+            self._make_each(make, outputs_by_prompt)
         self.entry.outputs.sort(key=lambda output: output["Number"])
+
+    def _make_each(
+        self,
+        make: Callable[[Sequence[requests.OutputSpec]], None],
+        outputs_by_prompt: Sequence[Sequence[requests.OutputSpec]],
+    ) -> None:
+        """Makes the outputs of each prompt in the helper threads.
+
+        Once the run is stopped, the helpers may not start any more work, and this thread makes the rest itself.
+        """
+        futures = []
+        for outputs in outputs_by_prompt:
+            if self._context.stop.is_set():
+                make(outputs)
+            else:
+                futures.append(self._helpers.submit(make, outputs))
+        for future in futures:
+            future.result()
 
     def _prompt(
         self,

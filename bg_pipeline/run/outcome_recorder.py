@@ -79,8 +79,8 @@ class OutcomeRecorder:
             if stage == PICTURES:
                 source = work.images[image]
                 skipped.wish = request_fingerprint(work.settings_of(image), source.etag if source else "")
-            intact = stage != PICTURES or not lost
-            entry.stages[stage] = keep_better(entry.stages.get(stage), skipped, intact=intact)
+            intact, newer = stage != PICTURES or not lost, stage == PICTURES and bool(entry.unproven)
+            entry.stages[stage] = keep_better(entry.stages.get(stage), skipped, intact=intact, newer=newer)
         if PICTURES in work.due[image]:
             entry.files = {key: etag for key, etag in entry.files.items() if key not in lost}
             # Drop the failed outputs of an earlier attempt: their errors are not the reason for this skip.

@@ -99,11 +99,14 @@ def outcome_of_error(error: BgPipelineError) -> RowOutcome:
     return RowOutcome(Status.FAILED, True, code, str(error))
 
 
-def keep_better(before: StageRecord | None, now: StageRecord, *, intact: bool = True) -> StageRecord:
+def keep_better(
+    before: StageRecord | None, now: StageRecord, *, intact: bool = True, newer: bool = False
+) -> StageRecord:
     """The record of a stage after an attempt: a good outcome of the same request stays until there is a better one.
 
     ``before`` is the record before the attempt, ``now`` that of the attempt. ``intact`` is false if results of
-    ``before`` are missing in S3; then ``now`` is returned.
+    ``before`` are missing in S3; then ``now`` is returned. ``newer`` says that the attempt stored a newer version of
+    a result that was not read back yet.
     """
     if before is None or not same_request(before, now) or before.status not in GOOD or not intact:
         return now
@@ -111,7 +114,8 @@ def keep_better(before: StageRecord | None, now: StageRecord, *, intact: bool = 
         return now
     # A final failure fulfils the refresh; after any other failure the refresh is tried again on the same occasion.
     occasion = now.occasion if now.final else before.occasion
-    note = f"a refresh of it failed ({now.cause}); the earlier result stays"
+    stays = "its newer version counts once a run has read it back" if newer else "the earlier result stays"
+    note = f"a refresh of it failed ({now.cause}); {stays}"
     return replace(before, occasion=occasion, note=note, tried=now.made_for if now.final else "")
 
 

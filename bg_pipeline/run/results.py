@@ -126,7 +126,7 @@ class ResultWriter:
     """Makes the files of one photo, and stores them while the batch's lease is held.
 
     ``passed`` are the numbers of results that passed their checks for the same wish: one that does not pass is not
-    stored in their place.
+    stored in their place. ``stored_etags`` has the ETags of all results that were stored, by key, read back or not.
     """
 
     def __init__(
@@ -147,6 +147,7 @@ class ResultWriter:
         self._writer = writer
         self._made_for = made_for
         self._passed = passed
+        self.stored_etags: dict[str, str] = {}
 
     def given(self, key: str) -> bytes:
         """The mask or backdrop that the request names. Raises `ImageError` if it cannot be read."""
@@ -330,7 +331,9 @@ class ResultWriter:
             return [self._file(draft, "", "", "")]
         name = self._name(draft)
         key = s3_keys.result_key(self._place.output_prefix, name)
-        etag = self._write(key, draft)
+        data = self._place.data
+        etag = self._writer.write(data, key, draft.data, media_type=f"image/{draft.format}")
+        self.stored_etags[key] = etag
         facts = draft.facts
         document = {
             "Id": self._place.request_id,
@@ -346,7 +349,12 @@ class ResultWriter:
             "Faults": list(draft.faults),
             "CreatedAt": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        self._writer.write_json(self._place.data, s3_keys.provenance_key(key), document)
+        # The result is stored by now, so its provenance must be too, whether it can be read back or not.
+        self._writer.write_json(data, s3_keys.provenance_key(key), document)
+        self._read_back(key, draft)
+        if draft.small is not None and draft.number <= thumbnails.RESULTS:
+            small = draft.small
+            self._place.thumbnails.add(key, etag, lambda: small)
         return [self._file(draft, name, key, etag)]
 
     def _file(self, draft: PendingResult, name: str, key: str, etag: str) -> StoredResult:
@@ -387,22 +395,16 @@ class ResultWriter:
             )
         return self._place.names.assign(asked.image, draft.number, candidate, draft.format)
 
-    def _write(self, key: str, draft: PendingResult) -> str:
-        """Stores a result and reads it back: only then does it count. That it opens was seen before."""
-        data = self._place.data
-        etag = self._writer.write(data, key, draft.data, media_type=f"image/{draft.format}")
+    def _read_back(self, key: str, draft: PendingResult) -> None:
+        """Reads a stored result back; only then does it count. That it opens was checked before."""
         try:
-            stored = data.read(key)
+            stored = self._place.data.read(key)
         except (ClientError, BotoCoreError) as error:
             raise NotDelivered(
                 "NotStored", f"{key} was stored and could not be read back: {error}"
             ) from error
         if stored is None or stored.data != draft.data:
             raise NotDelivered("NotStored", f"{key} was stored and did not come back as it was")
-        small = draft.small
-        if small is not None and draft.number <= thumbnails.RESULTS:
-            self._place.thumbnails.add(key, etag, lambda: small)
-        return etag
 
 
 def _mask_draft(mask: Image.Image) -> PendingResult:

@@ -30,9 +30,16 @@ class WorkerPools:
         self.prompts = ThreadPoolExecutor(threads, "prompt")
 
     def shutdown(self) -> None:
-        """Cancels what has not started and waits for what is running."""
-        self.images.shutdown(wait=True, cancel_futures=True)
-        self.prompts.shutdown(wait=True, cancel_futures=True)
+        """Cancels what has not started and waits for what is running.
+
+        If an interrupt ends the waiting, the idle threads end all the same.
+        """
+        try:
+            self.images.shutdown(wait=True, cancel_futures=True)
+            self.prompts.shutdown(wait=True, cancel_futures=True)
+        finally:
+            self.images.shutdown(wait=False)
+            self.prompts.shutdown(wait=False)
 
 
 def configure_malloc() -> None:

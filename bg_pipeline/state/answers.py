@@ -89,8 +89,8 @@ class Answer:
         if terms is None:
             return True
         # What was made anew since, on another occasion, is as good: two refreshes at once do not pay in turns.
-        made_on = (self.occasion, *self.occasions)
-        return self.is_by(terms.models) and (not terms.occasion or terms.occasion in made_on)
+        made_on = {self.occasion, *self.occasions}
+        return self.is_by(terms.models) and (not terms.occasion or not made_on.isdisjoint(terms.occasions))
 
     def is_by(self, models: Collection[str]) -> bool:
         """Whether one of ``models`` made it; any will do if none is named."""
@@ -121,8 +121,10 @@ class AnswerPolicy:
     """Which answers will do, and on whose behalf a call is made where there is none.
 
     One of ``models`` has to have made it (any, if none is named). ``occasion`` names the refresh on which it has to
-    have been made, or is empty. ``batch`` is the one that is worked on, for people who read the claim. ``retry``
-    names the occasion on which a person asked again for what failed, or is empty. ``stop`` ends all waiting.
+    have been made, or is empty. ``refresh_occasion`` is the occasion of the run's own wish: where a batch goes on
+    with an earlier refresh, what is made for it is made on both, and serves other batches of the run. ``batch`` is
+    the one that is worked on, for people who read the claim. ``retry`` names the occasion on which a person asked
+    again for what failed, or is empty. ``stop`` ends all waiting.
     """
 
     stop: threading.Event
@@ -130,6 +132,12 @@ class AnswerPolicy:
     retry: str = ""
     models: Collection[str] = ()
     occasion: str = ""
+    refresh_occasion: str = ""
+
+    @property
+    def occasions(self) -> tuple[str, ...]:
+        """The refreshes on any of which it may have been made; none where it need not be made anew."""
+        return tuple(filter(None, (self.refresh_occasion, self.occasion))) if self.occasion else ()
 
 
 def _read(data: bytes, metadata: Mapping[str, str]) -> Answer | None:
@@ -287,7 +295,7 @@ class AnswerStore:
             answer = self._stored(kind, name)
             if answer is not None and answer.is_acceptable(terms):
                 return answer
-            claim.occasions = answer.occasions if answer is not None else ()
+            claim.occasions = (*(answer.occasions if answer is not None else ()), *terms.occasions)
             if content is None:
                 if claim.take(over=None, earlier=[answer.payment] if answer and answer.call else []):
                     return claim

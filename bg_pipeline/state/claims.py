@@ -77,8 +77,8 @@ class Claim:
     """The right to make one paid call; left as it is once the answer is stored, as the mark that it was made.
 
     ``price`` is None where the call is paid under another claim. ``earlier`` are payments of calls under earlier
-    claims, ``occasions`` the refreshes on which the answer was made that this one replaces. Used by one thread at a
-    time.
+    claims, ``occasions`` the refreshes on which the answer is made, after those of the one that it replaces. Used by
+    one thread at a time.
     """
 
     def __init__(

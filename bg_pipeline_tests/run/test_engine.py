@@ -81,6 +81,23 @@ def test_a_second_run_calls_nothing_and_changes_nothing(bench: Bench, control: C
     assert len(bench.rows(batch)) == 3
 
 
+def test_a_report_tells_of_the_images_that_are_there_though_nothing_was_made_of_them(
+    bench: Bench, control: ControlClient
+) -> None:
+    batch = bench.submit({"first.jpg": photo(1), "second.jpg": photo(2)})
+    bench.run(stages=("status_report",))
+    bench.store.delete(batch.upload_key("first.jpg"))
+    bench.put(batch.upload_key("third.jpg"), photo(3))
+    bench.run(stages=("status_report",))
+    assert {row.Status for row in bench.rows(batch).values()} == {Status.SKIPPED}
+    assert bench.rows(batch).keys() == {"second.jpg", "third.jpg"}
+    for name in ("second.jpg", "third.jpg"):
+        bench.store.delete(batch.upload_key(name))
+    bench.run()
+    assert bench.rows(batch) == {}
+    assert control.calls() == []
+
+
 def test_a_changed_prompt_of_one_image_makes_that_image_again(bench: Bench, control: ControlClient) -> None:
     bench.submit(3)
     bench.run()

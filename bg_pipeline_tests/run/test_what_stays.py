@@ -2,6 +2,8 @@
 
 import io
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date
 from typing import Any
@@ -208,6 +210,27 @@ def test_results_that_s3_does_not_store_stop_their_batch_and_are_stored_later_wi
     assert len(control.paid(operation="InvokeModel")) == 14
 
 
+def test_a_newer_result_that_cannot_be_read_back_takes_nothing_away_and_counts_once_it_was(
+    bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = bench.submit({"cat.jpg": photo(1)})
+    bench.run()
+    key = f"{batch.output_prefix}/cat.jpg"
+    control.switch(canned=False)
+    with monkeypatch.context() as patch:
+        refuse(patch, "read", lambda read: read == key, "InternalError")
+        for again in (("generated_images",), ()):
+            bench.run(again=again)
+            (row,) = bench.rows(batch).values()
+            assert (row.Status, row.Results) == (Status.SUCCEEDED, (key,))
+            assert "once a run has read it back" in row.Cause
+    bench.run()
+    (row,) = bench.rows(batch).values()
+    assert (row.Status, row.Results, row.Cause) == (Status.SUCCEEDED, (key,), "")
+    assert len(control.paid(operation="InvokeModel")) == 2
+    assert bench.run().due == 0
+
+
 def test_an_interrupted_run_leaves_an_up_to_date_report(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -320,3 +343,26 @@ def test_a_run_that_is_interrupted_repeatedly_waits_for_its_calls_before_it_rele
     assert bench.store.read(batch.lease_key) is None
     assert bench.run().counts == {Status.SUCCEEDED: 4}
     assert len(control.paid(operation="InvokeModel")) == 4
+
+
+def test_a_run_that_is_interrupted_while_it_ends_leaves_no_thread_that_waits_for_work(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whoever holds the error holds the run's frames, and with them the pools.
+    shutdown, before = ThreadPoolExecutor.shutdown, set(threading.enumerate())
+
+    def interrupt(pool: ThreadPoolExecutor, wait: bool = True, **how: Any) -> None:
+        shutdown(pool, wait=False, **how)
+        if wait:
+            raise KeyboardInterrupt
+
+    bench.submit(2, Prompts=["a sandy beach", "a quiet street"], Prompt=None)
+    with monkeypatch.context() as patch:
+        patch.setattr(ThreadPoolExecutor, "shutdown", interrupt)
+        with pytest.raises(KeyboardInterrupt) as ended:
+            bench.run()
+    left = [each for each in set(threading.enumerate()) - before if each.name.startswith(("image", "prompt"))]
+    for thread in left:
+        thread.join(timeout=10)
+    assert ended.value is not None
+    assert not [thread for thread in left if thread.is_alive()]

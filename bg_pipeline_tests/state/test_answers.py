@@ -268,6 +268,27 @@ def test_what_is_asked_for_again_waits_for_a_call_under_way_and_is_made_once_an_
     assert isinstance(again(ours, "Tuesday"), Claim)
 
 
+def test_what_is_made_for_a_batch_that_goes_on_with_an_earlier_refresh_serves_the_others_of_its_run(
+    ours: AnswerStore,
+) -> None:
+    def on_tuesday(occasion: str) -> Claim | Answer:
+        terms = AnswerPolicy(Patience(Clock(), 0), OTHER, occasion=occasion, refresh_occasion="Tuesday")
+        return ours.claim("picture", NAME, terms, PRICE)
+
+    anew = on_tuesday("Monday")
+    assert isinstance(anew, Claim)
+    ours.keep("picture", NAME, replace(MADE, occasion="Monday"), media_type="image/png", claim=anew)
+    anew.leave()
+    assert isinstance(on_tuesday("Tuesday"), Answer)
+    assert isinstance(on_tuesday("Monday"), Answer)
+    wednesday = AnswerPolicy(Patience(Clock(), 0), OTHER, occasion="Wednesday", refresh_occasion="Thursday")
+    anew = ours.claim("picture", NAME, wednesday, PRICE)
+    assert isinstance(anew, Claim)
+    ours.keep("picture", NAME, replace(MADE, occasion="Wednesday"), media_type="image/png", claim=anew)
+    for occasion in ("Monday", "Tuesday", "Wednesday", "Thursday"):
+        assert isinstance(on_tuesday(occasion), Answer)
+
+
 def test_a_claim_keeps_what_was_paid_before_it_and_what_its_call_may_cost(
     store: Troubled, ours: AnswerStore, theirs: AnswerStore
 ) -> None:

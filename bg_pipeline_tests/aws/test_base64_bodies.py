@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bg_pipeline.aws import base64_bodies
-from bg_pipeline.aws.base64_bodies import LEAST_BYTES
+from bg_pipeline.aws.base64_bodies import MIN_BYTES
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.captioners import nova
 from bg_pipeline.labelers import custom_labels, faces, rekognition
@@ -46,7 +46,7 @@ class Answer:
         return [b"{}"]
 
 
-@pytest.mark.parametrize("size", [1, LEAST_BYTES - 1, LEAST_BYTES, LEAST_BYTES + 1, 300_001])
+@pytest.mark.parametrize("size", [1, MIN_BYTES - 1, MIN_BYTES, MIN_BYTES + 1, 300_001])
 @pytest.mark.parametrize(
     ("service", "method", "request_for"),
     [
@@ -70,18 +70,18 @@ def test_every_byte_is_sent_that_botocore_would_send(
     )
     request = request_for(bytes(number * 7 % 256 for number in range(size)))
     assert sent(service, method, request, encoded=True) == sent(service, method, request, encoded=False)
-    assert len(encodings) == (size >= LEAST_BYTES)
+    assert len(encodings) == (size >= MIN_BYTES)
 
 
 def test_the_callers_own_request_is_not_changed() -> None:
-    picture = b"\xff" * LEAST_BYTES
+    picture = b"\xff" * MIN_BYTES
     request = rekognition.request(picture, 55)
     sent("rekognition", "detect_labels", request, encoded=True)
     assert request["Image"]["Bytes"] is picture
 
 
 def test_several_pictures_in_one_request_are_left_to_botocore() -> None:
-    request = nova.request("us.amazon.nova-pro-v1:0", b"\xff" * LEAST_BYTES)
+    request = nova.request("us.amazon.nova-pro-v1:0", b"\xff" * MIN_BYTES)
     request["messages"][0]["content"].insert(0, request["messages"][0]["content"][0])
     both = [sent("bedrock-runtime", "converse", request, encoded=encoded) for encoded in (True, False)]
     assert both[0] == both[1]
@@ -89,6 +89,6 @@ def test_several_pictures_in_one_request_are_left_to_botocore() -> None:
 
 @given(st.text(max_size=200))
 def test_no_prompt_comes_between(prompt: str) -> None:
-    request = nova.request("us.amazon.nova-pro-v1:0", bytes(LEAST_BYTES), prompt or "?")
+    request = nova.request("us.amazon.nova-pro-v1:0", bytes(MIN_BYTES), prompt or "?")
     both = [sent("bedrock-runtime", "converse", request, encoded=encoded) for encoded in (True, False)]
     assert both[0] == both[1]

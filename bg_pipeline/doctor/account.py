@@ -310,7 +310,7 @@ def _tokens(account: AccountQuotas, operation: Operation, region: str, name: str
     """What limits a model besides its requests a minute."""
     facts = facts_of(operation.name, operation.invoke_id)
     words = f"{operation.invoke_id} in {region}"
-    requests, tokens = account.told_requests(facts, region), account.told_tokens(facts, region)
+    requests, tokens = account.reported_requests(facts, region), account.reported_tokens(facts, region)
     if 0.0 in (requests, tokens):
         yield Finding(
             Level.ATTENTION,

@@ -384,7 +384,7 @@ class PhotoAnalyzer:
             ask,
             media_type="application/json",
             price=price,
-            looks=self._known,
+            look_first=self._known,
         )
         self._budget.charge(name, answer, context.answers)
         try:

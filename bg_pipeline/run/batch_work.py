@@ -170,7 +170,7 @@ def drafted(store: Store, settings: Settings, uploaded: Uploaded, request: Batch
         names=ResultNames(images, {}),
         request_id=request.Id,
         cap_usd=request.MaxCostUSD,
-        thumbnails=Thumbnails(store, batch, wanted=False),
+        thumbnails=Thumbnails(store, batch, enabled=False),
     )
     work = BatchWork(uploaded, Ledger(store, batch), place, request, None, images)
     work.find_due(settings, {}, stages=STAGES, wish=RefreshRequest(), etag_of=lambda key: "")
@@ -221,7 +221,7 @@ def open_work(
         names=ResultNames(images, kept),
         request_id=request.Id if request else batch.derived_id(store.bucket),
         cap_usd=request.MaxCostUSD if request else None,
-        thumbnails=Thumbnails(store, batch, wanted=len(images) <= settings.html_report_images),
+        thumbnails=Thumbnails(store, batch, enabled=len(images) <= settings.html_report_images),
         retries=request is not None and request.RetryOf is not None,
         moved=moved,
     )

@@ -320,7 +320,7 @@ class Engine:
     def _tasks_of_batch(self, work: BatchWork, day: DateResult) -> Iterator[tuple[BatchWork, str]]:
         self._open_batches.append(work)
         # Without a report nobody would see them.
-        work.locations.thumbnails.wanted &= REPORT in self._stages
+        work.locations.thumbnails.enabled &= REPORT in self._stages
         self._started_by_date.setdefault(day.date, (time.monotonic(), self._context.calls.refused()))
         day.due += len(work.due)
         self._found += len(work.due)

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from functools import partial
 from pathlib import Path
 
 import boto3
@@ -94,12 +95,13 @@ def test_the_serialized_body_before_a_call(service: str) -> None:
 
     client.meta.events.register_last("before-call", look)
     picture = bytes(MIN_BYTES)
+    if service == "rekognition":
+        send = partial(client.detect_labels, **rekognition.request(picture, 55))
+    else:
+        content = [{"image": {"format": "jpeg", "source": {"bytes": picture}}}]
+        send = partial(client.converse, modelId="any", messages=[{"role": "user", "content": content}])
     with pytest.raises(Stop):
-        if service == "rekognition":
-            client.detect_labels(**rekognition.request(picture, 55))
-        else:
-            content = [{"image": {"format": "jpeg", "source": {"bytes": picture}}}]
-            client.converse(modelId="any", messages=[{"role": "user", "content": content}])
+        send()
     assert isinstance(bodies[0], bytes), missing(name)
     assert b"A" * 1000 in bodies[0], missing(name)
 

@@ -155,7 +155,7 @@ def test_what_is_no_picture_does_not_wait_for_the_model(shop: Shop) -> None:
     batch = shop.submit({"bad.jpg": b"<html>"}, day=TODAY)
     shop.run(TODAY)
     assert shop.rows(batch)["bad.jpg"].Status == Status.FAILED
-    assert window_run.find_labels_due(shop.store, shop.settings()).is_empty
+    assert window_run.find_labels_due(shop.store, shop.settings()).empty_reason
 
 
 def test_a_run_uses_a_model_that_somebody_has_on_and_leaves_it_on(
@@ -446,7 +446,7 @@ def test_a_cap_without_room_for_the_models_time_starts_nothing(shop: Shop, contr
 def test_a_cap_that_is_reached_while_the_model_is_on_stops_it(
     shop: Shop, control: ControlClient, state, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(window, "SLICE_HOURS", 0.1 / 3600)
+    monkeypatch.setattr(window, "RESERVATION_HOURS", 0.1 / 3600)
     control.custom_model(MODEL, start_seconds=5)
     shop.submit(1, day=TODAY)
     with pytest.raises(CapReached, match="BG_MAX_COST_USD"):
@@ -575,7 +575,7 @@ def test_the_guard_believes_a_run_on_another_machine_dead_only_after_several_loo
 def test_the_guard_tells_of_a_record_that_it_cannot_read(shop: Shop) -> None:
     shop.put(s3_keys.window_key(MODEL, "start"), b"torn")
     (line,) = shop.guard().check()
-    assert "no record of a start" in line
+    assert "not a valid record of a start" in line
 
 
 def test_the_guard_forgets_a_start_that_never_happened_only_after_a_while(shop: Shop, state) -> None:
@@ -592,7 +592,7 @@ def test_the_guard_forgets_a_start_that_never_happened_only_after_a_while(shop: 
 def test_what_a_dead_run_left_starting_is_seen_off_before_the_last_process_ends(
     shop: Shop, control: ControlClient, rekognition, state, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guard_module, "SEE_OFF_SECONDS", 0.05)
+    monkeypatch.setattr(guard_module, "POLL_SECONDS", 0.05)
     control.custom_model(MODEL, start_seconds=5.0, stop_seconds=0.1)
     rekognition.start_project_version(ProjectVersionArn=MODEL, MinInferenceUnits=1)
     record = window.WindowRecord(model=MODEL, run="dead", units=1, opened=datetime.now(UTC), accepted=True)
@@ -620,7 +620,7 @@ def test_a_model_that_lives_elsewhere_is_not_waited_for(shop: Shop) -> None:
 _KILLED = """
 import sys
 from bg_pipeline import pipeline
-from bg_pipeline.custom_labels import run as window_run, window
+from bg_pipeline.custom_labels import window, window_run
 from bg_pipeline.settings import settings
 window.POLL_SECONDS = 0.05
 configured = settings()

@@ -31,7 +31,7 @@ def test_nothing_is_told_as_unknown_to_the_gate_and_as_nothing_to_people(
 ) -> None:
     control.applied_quota({"quota": "L-C0326783", "value": 0})
     assert account.tokens_per_minute(NOVA_PRO, "us-east-1") is None
-    assert account.told_tokens(NOVA_PRO, "us-east-1") == 0
+    assert account.reported_tokens(NOVA_PRO, "us-east-1") == 0
 
 
 def test_a_refused_question_is_asked_once(account: AccountQuotas, control: ControlClient) -> None:

@@ -612,7 +612,7 @@ def test_statuses_that_say_no_refuse_nothing(bench: Bench, control: ControlClien
 def test_a_refusal_that_lasts_stops_the_model_with_what_to_do(
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch, access: str, what_to_do: str
 ) -> None:
-    monkeypatch.setattr("bg_pipeline.rate_limits.calls.UNBEGUN_SECONDS", 0.1)
+    monkeypatch.setattr("bg_pipeline.rate_limits.calls.SUBSCRIPTION_SECONDS", 0.1)
     control.model(INPAINT, access=access)
     batch = bench.submit(2)
     day = bench.run(image_models="stability")

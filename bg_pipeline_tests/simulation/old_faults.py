@@ -23,7 +23,7 @@ from bg_pipeline.run.occasions import RefreshRequest
 from bg_pipeline.run.outcomes import SAMPLE_WAITS, RowOutcome
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.answers import AnswerStore
-from bg_pipeline.state.claims import held_by
+from bg_pipeline.state.claims import parse_call_claim
 from bg_pipeline.state.leased_writes import LeasedWriter
 from bg_pipeline.storage.object_store import ObjectContent, Store
 from bg_pipeline_tests.simulation.scheduler import active
@@ -84,7 +84,7 @@ def who_has_the_lease_takes_calls_over() -> Iterator[None]:
         end(flow, *pools)
 
     def is_over_or_another_s(answers: AnswerStore, content: ObjectContent, since: float) -> bool:
-        held = held_by(content.data)
+        held = parse_call_claim(content.data)
         another = bool(held["Batch"]) and held["Holder"] != answers._holder
         return another or is_over(answers, content, since)
 

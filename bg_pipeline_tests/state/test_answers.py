@@ -337,9 +337,9 @@ def once(answers: AnswerStore, ask: Callable[[Claim], Answer], **how: bool) -> A
     )
 
 
-@pytest.mark.parametrize("looks", [True, False])
+@pytest.mark.parametrize("look_first", [True, False])
 def test_an_answer_is_asked_for_once_by_processes_and_threads_that_want_it_at_once(
-    ours: AnswerStore, theirs: AnswerStore, monkeypatch: pytest.MonkeyPatch, looks: bool
+    ours: AnswerStore, theirs: AnswerStore, monkeypatch: pytest.MonkeyPatch, look_first: bool
 ) -> None:
     monkeypatch.setattr("bg_pipeline.state.answers.POLL_SECONDS", 0.02)
     asked, together, claims = [], threading.Barrier(4), threading.Semaphore(0)
@@ -367,7 +367,7 @@ def test_an_answer_is_asked_for_once_by_processes_and_threads_that_want_it_at_on
 
     def come(answers: AnswerStore) -> Answer:
         together.wait()
-        return once(answers, ask, looks=looks)
+        return once(answers, ask, look_first=look_first)
 
     with ThreadPoolExecutor(4) as pool:
         came = list(pool.map(come, (ours, theirs, ours, theirs)))
@@ -388,9 +388,9 @@ def test_who_claims_before_looking_makes_one_request_less_where_nothing_is_store
                 requests.append(_method) or _done(*given, **named)
             ),
         )
-    once(ours, lambda claim: MADE, looks=False)
+    once(ours, lambda claim: MADE, look_first=False)
     assert requests == ["write", "write"]
-    assert once(ours, lambda claim: Answer(b"other", "titan-v2"), looks=False).data == MADE.data
+    assert once(ours, lambda claim: Answer(b"other", "titan-v2"), look_first=False).data == MADE.data
 
 
 def test_what_turns_out_to_be_no_picture_leaves_no_claim(store: Troubled, ours: AnswerStore) -> None:
@@ -423,7 +423,7 @@ def test_who_lost_a_call_while_it_waited_for_the_gate_takes_the_answer_of_who_ha
         called.append("a paid call")
         return MADE
 
-    assert once(ours, ask, looks=False).data == MADE.data
+    assert once(ours, ask, look_first=False).data == MADE.data
     assert called == []
 
 

@@ -36,7 +36,7 @@ def writers(
     seen = store.read(BATCH.lease_key)
     assert seen is not None
     with Leases(new_store(), "theirs", ttl=60, clock=Clock()) as theirs:
-        taken = theirs.acquire(BATCH.lease_key, outworn=seen.etag)
+        taken = theirs.acquire(BATCH.lease_key, expired_etag=seen.etag)
         assert taken is not None
         yield LeasedWriter(ours, BATCH.path), LeasedWriter(taken, BATCH.path)
 

@@ -7,14 +7,14 @@ import pytest
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.ledger_entries import Entry, StageRecord
 from bg_pipeline.domain.payments import Payment
-from bg_pipeline.state.compressed_rows import LINES
+from bg_pipeline.state.compressed_rows import BLOCK_LINES
 from bg_pipeline.state.leased_writes import LeasedWriter
 from bg_pipeline.state.ledger import WHOLE, Ledger
 from bg_pipeline.storage.object_store import Store
 
 BATCH = Batch(date(2026, 11, 20), "101530")
 WRITER = LeasedWriter(None)
-MANY = 3 * LINES + 5
+MANY = 3 * BLOCK_LINES + 5
 
 
 def entry(number: int, status: str = "Succeeded") -> Entry:

@@ -30,7 +30,7 @@ def credentials_of(client: Any) -> Credentials | None:
 
 
 def uses_default_cas(client: Any) -> bool:
-    """Whether a client verifies TLS certificates with the default CAs: no CA bundle, and verification not disabled."""
+    """Whether a client verifies TLS with the default CAs: no own CA bundle, and verification not disabled."""
     session = getattr(getattr(client, "_endpoint", None), "http_session", None)
     return getattr(session, "_verify", None) is True
 
@@ -48,7 +48,8 @@ def send_bodies_without_expect(client: Any) -> None:
 
 
 def parse_listings_with(client: Any, parser: Callable[..., None]) -> None:
-    """Calls ``parser(response_dict=..., customized_response_dict=...)`` before botocore parses a ListObjectsV2 answer.
+    """Calls ``parser(response_dict=..., customized_response_dict=...)`` before botocore parses a ListObjectsV2
+    answer.
 
     It is registered first, because one of botocore's own handlers parses the whole answer too. What the parser puts
     into ``customized_response_dict`` becomes part of the result; botocore parses what remains in

@@ -22,7 +22,8 @@ from bg_pipeline.settings import Settings
 FALLBACK_REGION = "us-east-1"
 
 USER_AGENT = f"bg-pipeline/{version('bg-pipeline')} Boto3/{boto3.__version__} Botocore/{botocore.__version__}"
-"""The user agent in AWS's logs. It is fixed because boto3 would build its own for each call, at a tenth of its CPU."""
+"""The user agent in AWS's logs. It is fixed because boto3 would build its own for each call, at a tenth of its
+CPU."""
 
 _NO_RETRIES = {"retries": {"mode": "standard", "total_max_attempts": 1}}
 _DEFAULT_RETRIES = {"retries": {"mode": "standard", "total_max_attempts": 5}}
@@ -61,9 +62,9 @@ _TICK_CONFIG: dict[str, Any] = {
 class Aws:
     """Clients by service and Region, each created once and shared by all threads.
 
-    ``regions`` are the Regions for model calls, the first one being the default; without any it is boto3's own Region,
-    and ``regions_named`` is False. ``connections`` is the size of each client's HTTP connection pool, at least the
-    number of threads that use it. With ``in_a_tick`` S3 calls fail after at most 20 s.
+    ``regions`` are the Regions for model calls, the first one being the default; without any it is boto3's own
+    Region, and ``regions_named`` is False. ``connections`` is the size of each client's HTTP connection pool, at
+    least the number of threads that use it. With ``in_a_tick`` S3 calls fail after at most 20 s.
     """
 
     def __init__(

@@ -54,7 +54,9 @@ class PaidCall:
 
 @dataclass(frozen=True)
 class RetryFamily:
-    """A batch with all its follow-ups, which share one cap: the key of their spending document, and the cap in dollars."""
+    """A batch with all its follow-ups, which share one cap: the key of their spending document, and the cap in
+    dollars.
+    """
 
     key: str
     cap_usd: float | None
@@ -176,7 +178,9 @@ class ImageBudget:
                 self.forget_maybe_billed(payment, unless=answer.call)
 
     def forget_maybe_billed(self, payment: Payment, *, unless: str = "") -> None:
-        """Adds a payment of an earlier call to the image's payments, if it was made for this image and is not ``unless``."""
+        """Adds a payment of an earlier call to the image's payments, if it was made for this image and is not
+        ``unless``.
+        """
         if payment.call != unless and payment.made_for in ("", self.made_for):
             self._recall(payment)
 

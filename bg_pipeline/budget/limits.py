@@ -46,7 +46,9 @@ class CapReached(RunStopped):
 
 
 class Spending(BaseModel):
-    """The shared document: the sum spent by processes that ended, and the claim of each other process, running or killed."""
+    """The shared document: the sum spent by processes that ended, and the claim of each other process, running or
+    killed.
+    """
 
     # "allow" preserves fields written by a newer version of this program.
     model_config = ConfigDict(frozen=True, alias_generator=to_pascal, populate_by_name=True, extra="allow")
@@ -72,7 +74,9 @@ def micro_usd(usd: float) -> int:
 
 
 class Cap:
-    """A cap in this process's memory, without limit if ``limit_usd`` is None. Not thread-safe; amounts in micro-dollars."""
+    """A cap in this process's memory, without limit if ``limit_usd`` is None. Not thread-safe; amounts in
+    micro-dollars.
+    """
 
     def __init__(self, scope: str, setting: str, limit_usd: float | None, advice: str) -> None:
         self.scope = scope

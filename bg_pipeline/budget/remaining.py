@@ -29,9 +29,9 @@ class _Share:
 def cap_left(store: Store, batch: Batch, request: BatchRequest) -> float | None:
     """The dollars left for a retry or redo of ``batch``; None without a cap, 0 if it is used up.
 
-    ``MaxCostUSD`` is one cap for a batch and all its direct and indirect retries and redoes. Possibly billed calls and
-    the claims of running processes count as spent. ``request`` is the request of ``batch``. Raises `RunStopped` if
-    the amount spent cannot be determined.
+    ``MaxCostUSD`` is one cap for a batch and all its direct and indirect retries and redoes. Possibly billed calls
+    and the claims of running processes count as spent. ``request`` is the request of ``batch``. Raises `RunStopped`
+    if the amount spent cannot be determined.
     """
     return _left(_shares(store, batch, request))
 
@@ -97,6 +97,7 @@ def _spent(store: Store, batch: Batch) -> int:
         return sum(read_spending(store, one.spend_key)[0].total for one in all_from(store, batch))
     except ValueError as error:
         raise RunStopped(
-            f"{error} in bucket {store.bucket} cannot be read, so the retries and redoes of its batch are unknown, and "
-            "how much of MaxCostUSD is left; restore it, or delete it: what those batches spent then no longer counts"
+            f"{error} in bucket {store.bucket} cannot be read, so the retries and redoes of its batch are unknown, "
+            "and how much of MaxCostUSD is left; restore it, or delete it: what those batches spent then no longer "
+            "counts"
         ) from None

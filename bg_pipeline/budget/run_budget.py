@@ -85,8 +85,8 @@ class Reservation:
 class RunBudget:
     """The budget of one run; thread-safe. It must be closed at the end of the run.
 
-    Caps are in US dollars; None or 0 means no cap, as in the settings. ``spent_usd`` is what this run spent in earlier
-    processes. The day (UTC) counts the spending of all runs, including those without a cap.
+    Caps are in US dollars; None or 0 means no cap, as in the settings. ``spent_usd`` is what this run spent in
+    earlier processes. The day (UTC) counts the spending of all runs, including those without a cap.
     """
 
     def __init__(

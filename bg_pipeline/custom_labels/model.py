@@ -1,7 +1,7 @@
 """State, start and stop of a Rekognition Custom Labels model version.
 
-A model is billed by the hour from its start to its stop, used or not. Whoever starts it must ensure that it is stopped;
-`bg_pipeline.custom_labels.window` does.
+A model is billed by the hour from its start to its stop, used or not. Whoever starts it must ensure that it is
+stopped; `bg_pipeline.custom_labels.window` does.
 """
 
 from collections.abc import Callable
@@ -43,8 +43,8 @@ class State:
 class CustomModel:
     """A model version, identified by its ARN.
 
-    Each method may raise a `Transient` error (the outcome is then unknown), `ModelUnavailable` or another `CallError`,
-    or `RunStopped` if there are no credentials.
+    Each method may raise a `Transient` error (the outcome is then unknown), `ModelUnavailable` or another
+    `CallError`, or `RunStopped` if there are no credentials.
     """
 
     def __init__(self, aws: Aws, arn: str) -> None:
@@ -70,7 +70,7 @@ class CustomModel:
         raise self._not_found("version")
 
     def start(self, units: int) -> None:
-        """Orders its start; raises `WrongState` if it is on already, `NotStarted` if the account's quota is used up."""
+        """Orders its start; raises `WrongState` if it is on already, `NotStarted` if the quota is used up."""
         self._call(
             "StartProjectVersion",
             lambda: self._client.start_project_version(ProjectVersionArn=self.arn, MinInferenceUnits=units),

@@ -65,7 +65,7 @@ class OrphanedModelCheck:
                 record, _ = read_record(self._store, stored.key)
                 if record is None:
                     lines.append(
-                        f"{stored.key} is not a valid record of a start: stop the model if it is on, and delete the object"
+                        f"{stored.key} is not a valid record of a start: stop the model if it is on, then delete it"
                     )
                 else:
                     lines += self._check_record(record, previous)
@@ -110,8 +110,8 @@ class OrphanedModelCheck:
 def stop_orphaned_models(store: Store, aws: Aws, timeout: float, note: Callable[[str], None]) -> None:
     """Stops the models that dead runs of this machine left on; called when the last process that could do it ends.
 
-    A model that is starting cannot be stopped; this waits up to ``timeout`` seconds for it. ``note`` gets a line about
-    each change and about each model that is still on at the end. Models of live runs elsewhere are left alone.
+    A model that is starting cannot be stopped; this waits up to ``timeout`` seconds for it. ``note`` gets a line
+    about each change and about each model that is still on at the end. Models of live runs elsewhere are left alone.
     """
     check = OrphanedModelCheck(store, aws, {})
     deadline = seconds_since_boot() + timeout

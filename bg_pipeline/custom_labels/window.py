@@ -98,8 +98,8 @@ class WindowCounts:
 class Window:
     """Starts and stops a model under the window's lease.
 
-    The caller updates ``counts``, which become part of ``report`` (set when the window is closed). The model's time is
-    reserved in ``run_budget``. ``note`` is called with log lines.
+    The caller updates ``counts``, which become part of ``report`` (set when the window is closed). The model's time
+    is reserved in ``run_budget``. ``note`` is called with log lines.
     """
 
     def __init__(
@@ -150,13 +150,15 @@ class Window:
         state = self._wait(is_final, deadline, minutes)
         if state.status != "RUNNING":
             raise NotStarted(
-                f"{self._model.arn} did not start: its state is {state.status} ({state.message or 'no reason is given'}). "
+                f"{self._model.arn} did not start: it is {state.status} ({state.message or 'no reason is given'}). "
                 "Photos that need it wait; see the model in the Rekognition Custom Labels console"
             )
         self._runs = True
 
     def keep_alive(self) -> None:
-        """Reserves the cost of the model's time so far; must be called often. Raises `CapReached` if a cap has no room."""
+        """Reserves the cost of the model's time so far; must be called often. Raises `CapReached` if a cap has no
+        room.
+        """
         if self._record is None or self._run_budget is None:
             return
         hours = self._hours(datetime.now(UTC))
@@ -328,7 +330,9 @@ class Window:
         return max(0.0, (until - since).total_seconds() / 3600)
 
     def _price(self, hours: float) -> float | None:
-        """The cost of this many hours in US dollars, for the units that this run started (0 if none); None if unknown."""
+        """The cost of this many hours in US dollars, for the units that this run started (0 if none); None if
+        unknown.
+        """
         units = self._record.units if self._record else 0
         return facts_of(custom_labels.OPERATION.name).cost(unit_hours=units * hours)
 
@@ -357,8 +361,8 @@ def open_window(
 ) -> Iterator[Window]:
     """Runs the model for the duration of the block; raises `WindowTaken` if another run owns the window.
 
-    Raises `NotStarted` and the errors of `CustomModel` if the model does not run within ``minutes``, and `CapReached`.
-    A model that was started here is always stopped before the lease is released.
+    Raises `NotStarted` and the errors of `CustomModel` if the model does not run within ``minutes``, and
+    `CapReached`. A model that was started here is always stopped before the lease is released.
     """
     key = s3_keys.window_key(model.arn, "lease")
     lease = leases.acquire(key)

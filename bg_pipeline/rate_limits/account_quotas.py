@@ -15,7 +15,8 @@ _log = logging.getLogger(__name__)
 
 
 class AccountQuotas:
-    """The account's quotas of requests and tokens; thread-safe. After an error a service's quotas are not requested again.
+    """The account's quotas of requests and tokens; thread-safe. After an error a service's quotas are not requested
+    again.
 
     Quotas are looked up by code where it is known, else by name, which differs between models and may change.
     """

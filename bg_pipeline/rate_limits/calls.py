@@ -86,7 +86,7 @@ _TOKENS = re.compile(r"tokens", re.IGNORECASE)
 
 BACK_OFF_SECONDS = (0.5, 20.0)
 ACCESS_SECONDS = 15 * 60.0
-"""Seconds that AWS may take to set up access to a model (user guide, "Access foundation models": up to 15 minutes)."""
+"""Seconds that AWS may take to set up access to a model ("Access foundation models": up to 15 minutes)."""
 SUBSCRIPTION_SECONDS = 20.0
 """Seconds until the subscription that the first call starts must be visible."""
 

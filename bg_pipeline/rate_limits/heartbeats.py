@@ -47,8 +47,8 @@ class _Work:
 class Heartbeats:
     """Publishes this process's work to other processes, and reports how many processes share each of its quotas.
 
-    Objects are ``<prefix>/<operation>/<region>/<process>.json``. One background thread runs while there is work. If S3
-    does not answer, the last known numbers stay valid.
+    Objects are ``<prefix>/<operation>/<region>/<process>.json``. One background thread runs while there is work. If
+    S3 does not answer, the last known numbers stay valid.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """The rate limiter in front of every paid call: it paces calls at the quota and adapts when the service throttles.
 
-`AdaptiveRate`, `RegionLimiter` and `earliest_free` hold state only and get the time as an argument, so that they can be
-tested in simulated time (`benchmarks/gate.py`). `RateLimiter` adds a clock, a queue and thread safety.
+`AdaptiveRate`, `RegionLimiter` and `earliest_free` hold state only and get the time as an argument, so that they can
+be tested in simulated time (`benchmarks/gate.py`). `RateLimiter` adds a clock, a queue and thread safety.
 """
 
 import heapq
@@ -79,7 +79,7 @@ class Rate:
 
 
 class _TokenBucket:
-    """A leaky bucket: ``backlog`` grows with each call and drains with time, at a rate that may change at any time."""
+    """A leaky bucket: ``backlog`` grows with each call and drains with time, at a rate that may change."""
 
     def __init__(self) -> None:
         self.backlog = 0.0
@@ -91,17 +91,17 @@ class _TokenBucket:
 
 
 class AdaptiveRate:
-    """The rate of one Region: evenly spaced calls at the quota, without an initial burst, slower after throttling.
+    """The rate of one Region: evenly spaced calls at the quota, no initial burst, slower after throttling.
 
     All times are seconds of one clock, passed as arguments; nothing sleeps. The level is the fraction of the quota in
     use. The rules and their reasons:
 
-    - **Throttled.** The level is multiplied by the ratio of accepted to throttled calls since the last cut, at most by
-      0.95, no more than once per 3 s and 8 calls. This ratio suits a deep token bucket, which throttles only the excess,
-      and a shallow one, which throttles every second call at a rate 1 % too high. If at most one call in 20 was
-      throttled, the rate is nearly right and the cut is 1 %. Then the level rises along a cubic curve: fast to near
-      the level that was throttled, slowly around it, and beyond it late, but never above the configured quota. The
-      throttled call itself is repeated after a quarter of the usual interval.
+    - **Throttled.** The level is multiplied by the ratio of accepted to throttled calls since the last cut, at most
+      by 0.95, no more than once per 3 s and 8 calls. This ratio suits a deep token bucket, which throttles only the
+      excess, and a shallow one, which throttles every second call at a rate 1 % too high. If at most one call in 20
+      was throttled, the rate is nearly right and the cut is 1 %. Then the level rises along a cubic curve: fast to
+      near the level that was throttled, slowly around it, and beyond it late, but never above the configured quota.
+      The throttled call itself is repeated after a quarter of the usual interval.
     - **Window used up.** After 3 throttled calls in a row, single calls are tried with growing pauses of up to 2 s,
       and the level becomes the rate that was accepted in the last minute.
     - **Shared.** Processes that know their index take turns: each owns every n-th point of one time grid, so that
@@ -374,7 +374,8 @@ def earliest_free(limiters: Iterable[RegionLimiter], now: float) -> tuple[float,
 class Permit:
     """The right to make one call now, in ``region``; report its outcome once with one of the methods.
 
-    At the end of a ``with`` block without a report the call counts as failed, or as not made if `sent` was not called.
+    At the end of a ``with`` block without a report the call counts as failed, or as not made if `sent` was not
+    called.
     """
 
     def __init__(
@@ -502,7 +503,7 @@ class RateLimiter:
         return tuple(self._regions)
 
     def change(self, action: Callable[[float], None]) -> None:
-        """Calls ``action`` with the time under the lock and wakes the first waiting thread, so that it acts at once."""
+        """Calls ``action(time)`` under the lock and wakes the first waiting thread, so that it acts at once."""
         with self._lock:
             action(self._clock())
             self._wake_first()

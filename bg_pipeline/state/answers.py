@@ -306,7 +306,7 @@ class AnswerStore:
                 if held["Unknown"] >= MAX_CALLS and not answered and policy.retry in ("", held["Retry"]):
                     raise CallError(
                         "MaybeBilled",
-                        f"the {kind} call was made {held['Unknown']} times, its outcome is unknown, and each call may "
+                        f"the {kind} call was made {held['Unknown']} times with unknown outcome and may "
                         "have been billed; `bg-pipeline retry` or `run --retry` makes it once more",
                     )
                 document["Unknown"] = 0 if answered else held["Unknown"]

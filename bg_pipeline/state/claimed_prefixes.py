@@ -1,4 +1,4 @@
-"""Claims on result prefixes chosen in requests: one batch for each prefix, including everything above and below it."""
+"""Claims on result prefixes chosen in requests; no other batch may use the prefix or one above or below it."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -31,7 +31,8 @@ CALL_SECONDS = 480
 (330 s) and a margin."""
 
 MAX_CALLS = 2
-"""Calls with an unknown outcome, each of which may have been billed: it is repeated once, then only if a person retries.
+"""Calls with an unknown outcome, each of which may have been billed: it is repeated once, then only if a person
+retries.
 
 Calls during which the process died do not count; they are always repeated, because there the process is at fault.
 """
@@ -48,8 +49,8 @@ def is_active(token: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """The expected cost of a call: its operation, its maximum in US dollars (None: unknown), and a digest of the key of
-    the image that it is made for."""
+    """The expected cost of a call: its operation, its maximum in US dollars (None: unknown), and a digest of the key
+    of the image that it is made for."""
 
     operation: str = ""
     usd: float | None = 0.0
@@ -57,7 +58,7 @@ class Price:
 
 
 def parse_call_claim(data: bytes) -> dict[str, Any]:
-    """Holder, batch, retry, token, call counts and payments of a stored claim; without a holder if it is unreadable."""
+    """Holder, batch, retry, token, call counts and payments of a stored claim; no holder if it is unreadable."""
     try:
         held = orjson.loads(data)
         counts = {name: int(held.get(name, 0)) for name in ("Unknown", "Abandoned")}
@@ -101,7 +102,7 @@ class Claim:
         self._current: Payment | None = None
 
     def take(self, if_etag: str | None, earlier: list[Payment] | None = None) -> bool:
-        """Writes the claim over the version ``if_etag`` (None: if there is none); False if another process was first."""
+        """Writes the claim over the version ``if_etag`` (None: there is none); False if another process was first."""
         if earlier is not None:
             self.earlier = list(earlier)
         if not self._current:

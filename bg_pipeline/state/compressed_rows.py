@@ -1,4 +1,4 @@
-"""A compressed in-memory mapping of names to lines of text: the ledger entries of 100,000 images in a fifth of the size."""
+"""A compressed in-memory mapping of names to lines: ledger entries of 100,000 images in a fifth of the space."""
 
 import threading
 import zlib
@@ -6,8 +6,8 @@ from collections.abc import Iterator, MutableMapping
 from typing import Final
 
 BLOCK_LINES: Final = 64
-"""Lines compressed together. Decompressing a block takes 0.2 ms: once for neighbouring lines, each time for a line read
-out of order."""
+"""Lines compressed together. Decompressing a block takes 0.2 ms: once for neighbouring lines, each time for a line
+read out of order."""
 CACHED_BLOCKS: Final = 4
 """Decompressed blocks that are cached, the most recently used."""
 
@@ -15,8 +15,8 @@ CACHED_BLOCKS: Final = 4
 class CompressedRows(MutableMapping[str, bytes]):
     """Maps names to lines in insertion order; lines must not contain newlines.
 
-    Reading is fast in roughly the order in which the lines were set. The old version of a replaced line stays in memory
-    for the life of the mapping. Several threads may read while one sets.
+    Reading is fast in roughly the order in which the lines were set. The old version of a replaced line stays in
+    memory for the life of the mapping. Several threads may read while one sets.
     """
 
     def __init__(self) -> None:

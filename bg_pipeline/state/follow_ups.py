@@ -67,7 +67,9 @@ class FollowUps:
 
 
 def _batches(document: dict[str, Any]) -> dict[Batch, tuple[str, ...]]:
-    """The batches of a stored document; raises `ValueError`, `KeyError`, `TypeError` or `AttributeError` if malformed."""
+    """The batches of a stored document; raises `ValueError`, `KeyError`, `TypeError` or `AttributeError` if
+    malformed.
+    """
     named = document.get("Batches", {document["Batch"]: ()})
     batches = {}
     for path, pictures in named.items():

@@ -78,7 +78,7 @@ class LeasedWriter:
         return self.write(store, key, data, media_type="application/json")
 
     def delete(self, store: Store, key: str, etag: str | None = None) -> None:
-        """Deletes the object while the lease is held, if it still has this ETag; raises `LeaseLost` and errors of S3."""
+        """Deletes the object if it still has this ETag; raises `LeaseLost` if the lease is lost, and errors of S3."""
         self.check()
         try:
             store.delete(key, if_etag=etag)

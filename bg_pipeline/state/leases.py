@@ -138,7 +138,7 @@ class Lease:
         return self._leases.clock() - self._renewed_at >= self._leases.ttl * TRUSTED_SHARE
 
     def release(self) -> None:
-        """Deletes the lease, so that the next process need not wait; does nothing to a lease taken over by another."""
+        """Deletes the lease, so that the next process need not wait; leaves a lease alone that was taken over."""
         with self._lock:
             self._leases.drop(self)
             if self.lost.is_set():
@@ -191,7 +191,8 @@ class Leases:
         stop: threading.Event | None = None,
         expired_etag: str | None = None,
     ) -> Lease | None:
-        """Acquires the lease at ``key``; returns None after ``wait`` seconds (None: no limit), or when ``stop`` is set.
+        """Acquires the lease at ``key``; returns None after ``wait`` seconds (None: no limit), or when ``stop`` is
+        set.
 
         Tries at once and then about every `POLL_SECONDS`. ``expired_etag`` is the ETag of a lease that the caller has
         itself seen unchanged for longer than its ``ttl``, and may be taken over at once. Raises boto3's errors of S3.

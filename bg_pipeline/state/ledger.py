@@ -1,9 +1,9 @@
 """The ledger of a batch: what was done for each image, so that a re-run does only what is missing, failed or changed.
 
-A ledger is one S3 object of gzipped JSON lines: a header, then one entry for each image. During a run, new entries are
-stored in separate segment objects; the end of the run merges them into the one object, and after a crash the segments
-are read as well. The ledger only records what is stored elsewhere: entries that a crash loses are rebuilt from the
-stored answers (`answers`), so nothing is paid for again.
+A ledger is one S3 object of gzipped JSON lines: a header, then one entry for each image. During a run, new entries
+are stored in separate segment objects; the end of the run merges them into the one object, and after a crash the
+segments are read as well. The ledger only records what is stored elsewhere: entries that a crash loses are rebuilt
+from the stored answers (`answers`), so nothing is paid for again.
 
 Each holder of the batch's lease writes under its own generation, one higher than any it found. A segment with a lower
 generation than the merged ledger was written by a holder that had lost the lease, and is ignored.

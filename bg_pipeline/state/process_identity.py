@@ -41,7 +41,9 @@ def is_dead(name: str) -> bool:
 
 
 def _namespace() -> str:
-    """A hash that is equal for processes that see each other's PIDs, and different for another boot, container or host."""
+    """A hash that is equal for processes that see each other's PIDs, and different for another boot, container or
+    host.
+    """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
         namespace = os.readlink("/proc/self/ns/pid")

@@ -29,7 +29,7 @@ RESULTS: Final = 5
 BUDGET: Final = 16_000_000
 """Total bytes of one batch's thumbnails, in memory and in the stored object; no more are made beyond it."""
 READERS: Final = 4
-"""Pictures that `complete` reads and decodes concurrently; other formats than JPEG take 4 bytes of memory per pixel."""
+"""Pictures that `complete` decodes at a time; formats other than JPEG take 4 bytes of memory per pixel."""
 
 
 def thumbnail(picture: Image.Image | bytes) -> bytes:

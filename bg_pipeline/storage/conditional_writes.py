@@ -1,4 +1,4 @@
-"""Compare-and-swap for JSON documents that have one owner at a time: leases, call claims, retry and redo documents."""
+"""Compare-and-swap for JSON documents with one owner at a time: leases, call claims, lists of follow-ups."""
 
 import orjson
 

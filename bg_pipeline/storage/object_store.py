@@ -1,8 +1,9 @@
 """Objects of one S3 bucket, read and written with boto3 or, for small objects, with obstore (`fast_s3`).
 
 All S3 requests of the pipeline are made here. Each method is one request (or one request for each page of a listing),
-repeated only as documented; nothing is cached. Processes coordinate by conditional writes: `write(..., if_absent=True)`
-and `write(..., if_etag=...)` raise `PreconditionFailed` in every process but the one whose write S3 accepted.
+repeated only as documented; nothing is cached. Processes coordinate by conditional writes: `write(...,
+if_absent=True)` and `write(..., if_etag=...)` raise `PreconditionFailed` in every process but the one whose write S3
+accepted.
 """
 
 import time
@@ -56,7 +57,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """One object of a listing. ``etag`` is an opaque version tag without quotes; it is never interpreted as an MD5."""
+    """One object of a listing. ``etag`` is an opaque version tag without quotes, never interpreted as an MD5."""
 
     key: str
     size: int
@@ -124,7 +125,8 @@ def _parse_contents(
     """Parses the objects of a listing and leaves the rest of the answer to botocore, or all of it if it is unusual.
 
     An answer that is not a listing (torn, empty, an error document, an HTML page) becomes a 500, so that botocore
-    repeats the request. botocore would read some of these as an empty prefix, and then paid results would look missing.
+    repeats the request. botocore would read some of these as an empty prefix, and then paid results would look
+    missing.
     """
     if response_dict["status_code"] != 200:
         return
@@ -196,7 +198,9 @@ class Store:
         return Store(self.client, bucket, use_obstore=self.use_obstore)
 
     def list(self, prefix: str, *, start_after: str = "") -> Iterator[ObjectInfo]:
-        """Yields every object under ``prefix`` in UTF-8 key order; one request for each 1,000 objects, made as needed."""
+        """Yields every object under ``prefix`` in UTF-8 key order; one request for each 1,000 objects, made as
+        needed.
+        """
         for page in self._pages(prefix, start_after=start_after):
             for item in page.get("Contents", ()):
                 yield ObjectInfo(item["Key"], item["Size"], item["ETag"].strip('"'), item["LastModified"])
@@ -424,7 +428,7 @@ class Store:
                 raise
 
     def presign(self, key: str, seconds: int) -> str:
-        """A GET link that anyone may use for ``seconds``, or until the signing credentials expire, if that is sooner."""
+        """A GET link that anyone may use for ``seconds``, or until the signing credentials expire if sooner."""
         return self.client.generate_presigned_url(
             "get_object", Params={"Bucket": self.bucket, "Key": key}, ExpiresIn=seconds
         )

@@ -31,7 +31,7 @@ def test_a_class_of_ones_own_is_found_by_its_path():
         ("no.such.module:Class", "cannot be loaded: No module named 'no'"),
         ("bg_pipeline.errors:Nothing", "cannot be loaded: .*Nothing"),
         ("bg_pipeline.errors:ImageError", "cannot be loaded: .*missing"),
-        ("builtins:dict", "is no generator: it lacks name, replaces, removes"),
+        ("builtins:dict", "is not a generator: it lacks name, replaces, removes"),
     ],
 )
 def test_a_name_that_means_no_generator_is_refused_with_the_reason(name, why):

@@ -48,7 +48,7 @@ def test_a_mask_in_another_mode_is_sent_with_three_channels_and_no_alpha(mode):
 
 @pytest.mark.parametrize(("words", "mask"), [(None, None), ("", b""), ("Dog", MASK)])
 def test_a_call_names_its_subject_in_exactly_one_way(words, mask):
-    with pytest.raises(ValueError, match="either words"):
+    with pytest.raises(ValueError, match="either a mask"):
         replace(WORDS_ASK, mask_prompt=words, mask=mask)
 
 

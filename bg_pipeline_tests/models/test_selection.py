@@ -18,7 +18,7 @@ US_NOVA = nova.operation("us.amazon.nova-pro-v1:0")
 TITAN, CANVAS = "amazon.titan-image-generator-v2:0", "amazon.nova-canvas-v1:0"
 
 
-def roster(notes: list[str], *names: str, aws: Aws | None = None) -> ModelSelector[Generator]:
+def selector(notes: list[str], *names: str, aws: Aws | None = None) -> ModelSelector[Generator]:
     made = [generator(name) for name in names]
     candidates = [ModelCandidate(each.name, (each.replaces,), each) for each in made if each.replaces]
     return ModelSelector(aws or Aws(("us-east-1",)), candidates, notes.append)
@@ -56,22 +56,22 @@ def test_the_services_word_on_a_profile_is_newer_than_the_table(control: Control
 def test_what_the_table_has_as_retired_comes_last_where_nobody_can_be_asked(control: ControlClient) -> None:
     control.fault(operation="GetFoundationModel", code="AccessDeniedException", message="no", times=0)
     notes: list[str] = []
-    assert roster(notes, "titan-v2", "nova-canvas", "stability").current().candidate.name == "stability"
-    assert roster(notes, "titan-v2").current().candidate.name == "titan-v2"
+    assert selector(notes, "titan-v2", "nova-canvas", "stability").current().candidate.name == "stability"
+    assert selector(notes, "titan-v2").current().candidate.name == "titan-v2"
 
 
 def test_a_prompt_has_to_fit_the_model_in_use_only(control: ControlClient) -> None:
-    assert prompt_limit(roster([], "titan-v2", "stability")) == 512
+    assert prompt_limit(selector([], "titan-v2", "stability")) == 512
     control.model(TITAN, lifecycle="RETIRED")
-    assert prompt_limit(roster([], "titan-v2", "stability")) == 10_000
-    assert prompt_limit(roster([], "titan-v2")) == 512
+    assert prompt_limit(selector([], "titan-v2", "stability")) == 10_000
+    assert prompt_limit(selector([], "titan-v2")) == 512
 
 
 def test_each_dead_model_is_told_once(control: ControlClient) -> None:
     for model in (TITAN, CANVAS):
         control.model(model, lifecycle="RETIRED")
     notes: list[str] = []
-    found = roster(notes, "titan-v2", "nova-canvas", "stability", aws=Aws(("us-east-1", "us-west-2")))
+    found = selector(notes, "titan-v2", "nova-canvas", "stability", aws=Aws(("us-east-1", "us-west-2")))
     choice = found.current()
     found.drop(choice, "us-east-1", ModelUnavailable("AccessDeniedException", "no more of it"))
     assert found.current().regions == ("us-west-2",)
@@ -80,7 +80,7 @@ def test_each_dead_model_is_told_once(control: ControlClient) -> None:
 
 
 def test_what_only_waits_for_access_is_told_as_such_and_asked_once(control: ControlClient) -> None:
-    found = roster([], "stability")
+    found = selector([], "stability")
     found.drop(found.current(), "us-east-1", ModelUnavailable("AccessDeniedException", "soon", passing=True))
     control.mark()
     for _ in range(3):
@@ -99,7 +99,7 @@ def test_a_model_that_is_not_at_home_is_used_from_where_it_is(
 ) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", own)
     notes: list[str] = []
-    assert roster(notes, "stability", aws=Aws()).current().regions == (region,)
+    assert selector(notes, "stability", aws=Aws()).current().regions == (region,)
     assert ("processed in the US" in notes[0]) is (own != region)
 
 
@@ -109,14 +109,14 @@ def test_another_part_of_aws_is_not_elsewhere(
 ) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", own)
     with pytest.raises(NothingUsable, match=f"not offered in {own}"):
-        roster([], "stability", aws=Aws()).current()
+        selector([], "stability", aws=Aws()).current()
 
 
 def test_a_model_at_home_comes_before_one_elsewhere(
     control: ControlClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
-    choice = roster([], "titan-v2", "nova-canvas", "stability", aws=Aws()).current()
+    choice = selector([], "titan-v2", "nova-canvas", "stability", aws=Aws()).current()
     assert (choice.candidate.name, choice.regions) == ("nova-canvas", ("eu-west-1",))
 
 

@@ -135,7 +135,9 @@ class Service:
 
 
 class Process:
-    """One run with its images and its limiter: the queue of `RateLimiter` without threads, with real `RegionLimiter`s."""
+    """One run with its images and its limiter: the queue of `RateLimiter` without threads, with real
+    `RegionLimiter`s.
+    """
 
     def __init__(self, world: World, services: Mapping[str, Service], quota: Rate, images: int) -> None:
         self.world, self.services = world, services

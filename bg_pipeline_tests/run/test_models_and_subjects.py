@@ -533,7 +533,7 @@ def test_a_control_plane_that_denies_is_told_once_and_the_run_goes_on(
     bench.submit(3, Subject="SALIENT")
     counts = bench.run(image_models="titan-v2", mask_sources="cut-out").counts
     assert counts == {Status.SUCCEEDED: 3}
-    told = [note for note in bench.notes if "going on without knowing" in note]
+    told = [note for note in bench.notes if "it is tried without knowing" in note]
     assert sum("titan-v2" in note for note in told) == 1
     assert len(told) == 2  # the other is the caption model
 

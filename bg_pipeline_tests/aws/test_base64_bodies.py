@@ -1,4 +1,4 @@
-"""A picture that botocore does not encode arrives as if it had."""
+"""Pictures encoded by pybase64 are sent exactly as botocore would send them."""
 
 import functools
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ ARN = "arn:aws:rekognition:us-east-1:111122223333:project/p/version/v/1"
 
 @functools.cache
 def client(service: str, *, encoded: bool) -> tuple[Any, list[tuple[bytes, str]]]:
-    """A client whose requests go nowhere, and the bodies and content types of what it would have sent."""
+    """A client whose requests are recorded instead of sent, and the recorded bodies and content types."""
     bodies: list[tuple[bytes, str]] = []
 
     def take(request: AWSPreparedRequest, **_: object) -> AWSResponse:
@@ -40,7 +40,7 @@ def sent(service: str, method: str, request: Mapping[str, Any], *, encoded: bool
 
 
 class Answer:
-    """An empty JSON object, as urllib3 would hand it over."""
+    """An empty JSON object, as a urllib3 response."""
 
     def stream(self) -> list[bytes]:
         return [b"{}"]
@@ -60,7 +60,7 @@ class Answer:
         ),
     ],
 )
-def test_every_byte_is_sent_that_botocore_would_send(
+def test_the_same_bytes_are_sent_as_by_botocore(
     service: str, method: str, request_for: Any, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encodings: list[bytes] = []
@@ -88,7 +88,7 @@ def test_several_pictures_in_one_request_are_left_to_botocore() -> None:
 
 
 @given(st.text(max_size=200))
-def test_no_prompt_comes_between(prompt: str) -> None:
+def test_no_prompt_is_mistaken_for_the_placeholder(prompt: str) -> None:
     request = nova.request("us.amazon.nova-pro-v1:0", bytes(MIN_BYTES), prompt or "?")
     both = [sent("bedrock-runtime", "converse", request, encoded=encoded) for encoded in (True, False)]
     assert both[0] == both[1]

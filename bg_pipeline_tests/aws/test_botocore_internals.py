@@ -38,9 +38,9 @@ def test_the_credentials_of_a_client() -> None:
 
 def test_the_tls_verification_of_a_client() -> None:
     name = "client._endpoint.http_session._verify"
-    assert uses_default_cas(boto3.client("s3", endpoint_url="https://127.0.0.1:9")), missing(name)
-    unverified = boto3.client("s3", endpoint_url="https://127.0.0.1:9", verify=False)
-    assert not uses_default_cas(unverified), missing(name)
+    for verify, default in ((True, True), (False, False), ("/etc/hosts", False)):
+        client = boto3.client("s3", endpoint_url="https://127.0.0.1:9", verify=verify)
+        assert uses_default_cas(client) is default, missing(name)
 
 
 def test_the_end_of_session_credentials() -> None:

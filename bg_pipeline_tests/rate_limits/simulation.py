@@ -89,7 +89,7 @@ SHAPES: Mapping[str, Callable[[float, random.Random], Limit]] = {
 
 
 class World:
-    """The simulated time, what happens next, and the one source of chance."""
+    """The simulated time, the queue of events and the random generator."""
 
     def __init__(self, chance: random.Random) -> None:
         self.chance = chance
@@ -205,7 +205,7 @@ class Process:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a run: ``ratio`` is its length over the floor, images / quota."""
+    """The result of a run: ``ratio`` is its length divided by the minimum, images / quota."""
 
     ratio: float
     refused: float

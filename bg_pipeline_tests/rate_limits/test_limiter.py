@@ -52,7 +52,7 @@ def test_ten_thousand_images_take_half_a_per_cent_over_the_floor(shape: str) -> 
 @every_shape
 @pytest.mark.parametrize("configured", [1.02, 1.5, 4.0])
 @pytest.mark.parametrize("per_minute", [20.0, 120.0])
-def test_a_quota_configured_too_high_is_found_out(shape: str, configured: float, per_minute: float) -> None:
+def test_a_quota_configured_too_high_is_detected(shape: str, configured: float, per_minute: float) -> None:
     outcome = simulate(configured=configured, shape=shape, per_minute=per_minute, seed=2)
     assert outcome.done == 1000
     assert outcome.ratio <= 1.07
@@ -90,7 +90,7 @@ def test_one_refused_call_in_many_costs_a_hundredth_of_the_speed_and_one_in_few_
         assert pace.rate(now) == pytest.approx(full * part)
 
 
-def test_a_late_thread_is_not_made_up_for_where_the_quota_is_slow() -> None:
+def test_a_late_call_is_not_made_up_for_if_the_quota_is_slow() -> None:
     pace = AdaptiveRate(Rate.per_minute(40))
     pace.acquire(0.0)
     expected = pace.next_at(0.0)
@@ -136,7 +136,7 @@ def test_an_idle_hour_gives_no_burst() -> None:
     assert pace.next_at(3600.0) >= 3601.0
 
 
-def test_what_refusals_taught_is_old_after_an_hour() -> None:
+def test_the_effect_of_refusals_ends_within_an_hour() -> None:
     pace = AdaptiveRate(Rate(2.0))
     for second in range(10):
         pace.record_refusal(pace.acquire(float(second)), second + 0.1)
@@ -145,7 +145,7 @@ def test_what_refusals_taught_is_old_after_an_hour() -> None:
     assert pace.rate(3600.1) == pytest.approx(2.0, rel=0.01)
 
 
-def test_a_late_thread_is_made_up_for_so_that_the_rate_is_kept() -> None:
+def test_late_calls_are_made_up_for_so_that_the_rate_is_kept() -> None:
     region = RegionLimiter("a", Rate(10.0))
     now = 0.0
     for _ in range(1000):
@@ -156,19 +156,19 @@ def test_a_late_thread_is_made_up_for_so_that_the_rate_is_kept() -> None:
     assert now == pytest.approx(100.0, rel=0.005)
 
 
-def test_no_call_goes_before_the_service_said_to_try_again() -> None:
+def test_no_call_is_allowed_before_the_retry_after_time() -> None:
     pace = AdaptiveRate(Rate(10.0))
     pace.record_refusal(pace.acquire(0.0), 0.1, retry_after=30.0)
     assert pace.next_at(0.2) >= 30.1
 
 
-def test_tokens_pace_calls_where_they_are_the_tighter_quota() -> None:
+def test_the_token_quota_limits_calls_if_it_is_the_tighter_one() -> None:
     pace = AdaptiveRate(Rate(calls=10.0, tokens=100.0))
     pace.acquire(0.0, tokens=200.0)
     assert pace.next_at(0.0) == pytest.approx(2.0, rel=0.01)
 
 
-def test_tokens_that_were_reserved_and_not_used_are_given_back() -> None:
+def test_unused_tokens_are_refunded() -> None:
     pace = AdaptiveRate(Rate(calls=10.0, tokens=100.0))
     pace.acquire(0.0, tokens=200.0)
     pace.refund(150.0)
@@ -181,7 +181,7 @@ def test_a_call_of_double_cost_takes_double_time() -> None:
     assert pace.next_at(0.0) == pytest.approx(0.2, rel=0.01)
 
 
-def test_a_smaller_share_acts_on_the_call_that_already_waits() -> None:
+def test_a_smaller_share_applies_to_a_waiting_call() -> None:
     pace = AdaptiveRate(Rate(1.0))
     pace.acquire(0.0)
     pace.share(0.5, 5)
@@ -190,7 +190,7 @@ def test_a_smaller_share_acts_on_the_call_that_already_waits() -> None:
     assert pace.next_at(1.0) == pytest.approx(1.4, rel=0.02)
 
 
-def test_processes_with_places_take_turns() -> None:
+def test_processes_with_different_indexes_take_turns() -> None:
     processes = [AdaptiveRate(Rate(1.0)) for _ in range(3)]
     taken = []
     for place, pace in enumerate(processes):
@@ -217,7 +217,7 @@ def test_processes_with_places_take_turns() -> None:
     ),
     st.floats(0.01, 100.0),
 )
-def test_whatever_happens_the_pace_stays_alive_and_within_its_quota(
+def test_the_rate_stays_positive_and_within_its_quota(
     events: list[tuple[str, float, int, float]], calls: float
 ) -> None:
     pace, now, taken, call = AdaptiveRate(Rate(calls)), 1000.0, 0, 0
@@ -266,7 +266,7 @@ def test_processes_that_see_each_other_only_after_ten_seconds_lose_no_time(shape
 
 
 @pytest.mark.parametrize("shape", ["rolling 60 s", "fixed 60 s"])
-def test_four_processes_find_out_together_that_the_quota_is_four_times_smaller(shape: str) -> None:
+def test_four_processes_detect_together_that_the_quota_is_four_times_smaller(shape: str) -> None:
     outcome = simulate(images=(250,) * 4, configured=4.0, shape=shape, seed=1)
     assert outcome.done == 1000
     assert outcome.ratio <= 1.09
@@ -296,7 +296,7 @@ def test_regions_are_used_in_proportion_to_their_quotas() -> None:
     assert used["large"] == pytest.approx(800, abs=2)
 
 
-def test_a_region_that_fails_midway_is_left_to_rest_and_comes_back_and_no_image_is_lost() -> None:
+def test_a_failing_region_is_suspended_and_used_again_and_no_image_is_lost() -> None:
     outcome = simulate(images=(3000,), regions="abc", broken={"b": (100, 200)}, seed=1)
     assert outcome.done == 3000
     assert outcome.failed <= 15
@@ -306,13 +306,13 @@ def test_a_region_that_fails_midway_is_left_to_rest_and_comes_back_and_no_image_
     assert outcome.ratio <= 1.12
 
 
-def test_the_only_region_is_tried_again_until_it_is_back() -> None:
+def test_the_only_region_is_tried_until_it_works_again() -> None:
     outcome = simulate(images=(500,), broken={"a": (50, 150)}, seed=1)
     assert outcome.done == 500
     assert outcome.failed <= 15
 
 
-def test_an_image_that_always_fails_does_not_rest_a_region() -> None:
+def test_an_image_that_always_fails_does_not_suspend_a_region() -> None:
     region = RegionLimiter("a", Rate(10.0))
     for attempt in range(4):
         region.acquire(float(attempt))
@@ -320,7 +320,7 @@ def test_an_image_that_always_fails_does_not_rest_a_region() -> None:
     assert region.next_at(4.0) == 4.0
 
 
-def test_answers_to_calls_made_before_a_region_broke_do_not_bring_it_back() -> None:
+def test_answers_to_calls_made_before_the_failures_do_not_end_a_suspension() -> None:
     region = RegionLimiter("a", Rate(10.0))
     for call in range(5):
         region.acquire(10.0 + call)
@@ -337,7 +337,7 @@ def test_answers_to_calls_made_before_a_region_broke_do_not_bring_it_back() -> N
 
 
 class Clock:
-    """A clock that is set by hand."""
+    """A clock that tests set."""
 
     def __init__(self) -> None:
         self.now = 1_000_000.0
@@ -368,7 +368,7 @@ def ended(*threads: threading.Thread) -> None:
 def queue_up(
     limiter: RateLimiter, names: str, into: list[str], retry_of: Permit | None = None
 ) -> list[threading.Thread]:
-    """Callers who come one after another and write their name down when they are admitted."""
+    """Threads that queue in order and append their name when they are admitted."""
 
     def ask(name: str) -> None:
         limiter.acquire(retry_of=retry_of)
@@ -382,14 +382,14 @@ def queue_up(
 
 
 def let_through(limiter: RateLimiter, clock: Clock, calls: int) -> None:
-    """Hours go by, one call each."""
+    """Advances the clock by an hour for each call."""
     for left in reversed(range(limiter.waiting - calls, limiter.waiting)):
         clock.now += 4000
         limiter.change(lambda now: None)
         until(lambda n=left: limiter.waiting == n)  # type: ignore[misc]
 
 
-def test_callers_go_in_the_order_in_which_they_came() -> None:
+def test_callers_are_admitted_in_order() -> None:
     clock, order = Clock(), list[str]()
     limiter = RateLimiter("test", {"a": HOURLY}, clock=clock)
     limiter.acquire()
@@ -399,7 +399,7 @@ def test_callers_go_in_the_order_in_which_they_came() -> None:
     assert order == list("12345")
 
 
-def test_a_refused_call_goes_before_all_who_wait() -> None:
+def test_a_throttled_call_keeps_its_place_in_the_queue() -> None:
     clock, order = Clock(), list[str]()
     limiter = RateLimiter("test", {"a": HOURLY}, clock=clock)
     permit = limiter.acquire()
@@ -412,7 +412,7 @@ def test_a_refused_call_goes_before_all_who_wait() -> None:
     assert limiter.state()["a"].refused == 1
 
 
-def test_a_larger_share_lets_those_who_wait_through_at_once() -> None:
+def test_a_larger_share_admits_waiting_callers_at_once() -> None:
     limiter = RateLimiter("test", {"a": Rate(1000.0)})
     limiter.share(1_000_000)
     limiter.acquire()
@@ -421,15 +421,15 @@ def test_a_larger_share_lets_those_who_wait_through_at_once() -> None:
     ended(*waiting)
 
 
-def test_a_closed_gate_tells_its_reason_to_those_who_wait_and_those_who_come() -> None:
+def test_a_closed_limiter_raises_its_reason_for_waiting_and_new_callers() -> None:
     limiter = RateLimiter("test", {"a": HOURLY, "b": HOURLY})
-    heard: list[str] = []
+    reasons: list[str] = []
 
     def ask() -> None:
         try:
             limiter.acquire()
         except RunStopped as reason:
-            heard.append(str(reason))
+            reasons.append(str(reason))
 
     limiter.acquire()
     limiter.acquire()
@@ -440,7 +440,7 @@ def test_a_closed_gate_tells_its_reason_to_those_who_wait_and_those_who_come() -
     limiter.close("The quota of the day is used up.")
     ended(*threads)
     ask()
-    assert heard == ["The quota of the day is used up in a.; The quota of the day is used up."] * 4
+    assert reasons == ["The quota of the day is used up in a.; The quota of the day is used up."] * 4
 
 
 def test_a_closed_region_gets_no_more_calls() -> None:

@@ -257,7 +257,7 @@ def test_a_run_that_lost_its_lease_changes_nothing_of_what_the_next_one_wrote(
 
     monkeypatch.setattr(Store, "write", suspend)
     # After a pause a holder renews its lease before it trusts it.
-    monkeypatch.setattr(leases.Lease, "_outworn", lambda lease: bool(suspended))
+    monkeypatch.setattr(leases.Lease, "_expired", lambda lease: bool(suspended))
     bench.run()
     document = json.loads(bench.store.read(f"{batch.output_prefix}/photo-0.jpg.json").data)
     assert document["Prompt"] == "snow"

@@ -65,8 +65,8 @@ def attempts_clear_what_was_delivered() -> Iterator[None]:
         skip(flow, work, image, why)
 
     with (
-        patch.object(engine, "settled", latest),
-        patch.object(image_run, "settled", latest),
+        patch.object(engine, "keep_better", latest),
+        patch.object(image_run, "keep_better", latest),
         patch.object(Engine, "_skip", skip_and_forget),
     ):
         yield
@@ -89,7 +89,7 @@ def who_has_the_lease_takes_calls_over() -> Iterator[None]:
         return another or is_over(answers, content, since)
 
     with (
-        patch.object(Engine, "_end", end_at_once),
+        patch.object(Engine, "_release_leases", end_at_once),
         patch.object(AnswerStore, "_is_over", is_over_or_another_s),
     ):
         yield
@@ -121,7 +121,7 @@ def writes_land_without_a_lease() -> Iterator[None]:
         data: bytes | IO[bytes],
         *,
         media_type: str,
-        known: str | None = None,
+        known_etag: str | None = None,
     ) -> str:
         return store.write(key, data, media_type=media_type)
 

@@ -1,4 +1,4 @@
-"""Lines by name: whatever is done to them in whatever order, a dictionary would have done the same."""
+"""`CompressedRows` behaves like a dictionary for any sequence of operations."""
 
 import threading
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ def filled(count: int = BLOCK_LINES * BLOCKS) -> dict[str, bytes]:
 
 
 @given(st.lists(steps, max_size=200))
-def test_lines_are_set_found_and_forgotten_as_in_a_dictionary(some: Sequence[Step]) -> None:
+def test_lines_are_set_read_and_deleted_as_in_a_dictionary(some: Sequence[Step]) -> None:
     wanted = filled()
     lines = CompressedRows()
     lines.update(wanted)
@@ -41,7 +41,7 @@ def test_lines_are_set_found_and_forgotten_as_in_a_dictionary(some: Sequence[Ste
 
 
 @pytest.mark.parametrize("count", [0, 1, BLOCK_LINES - 1, BLOCK_LINES, BLOCK_LINES + 1])
-def test_blocks_that_are_just_full_lose_nothing(count: int) -> None:
+def test_exactly_full_blocks_lose_nothing(count: int) -> None:
     lines = CompressedRows()
     lines.update(filled(count))
     assert dict(lines) == filled(count)
@@ -73,7 +73,7 @@ def test_threads_read_while_one_writes() -> None:
     assert dict(lines) == wanted
 
 
-def test_what_is_alike_takes_a_fifth_of_its_room() -> None:
+def test_similar_lines_take_a_fifth_of_their_size() -> None:
     wanted = {f"{n}.jpg": b'{"image":"%d.jpg","status":"Succeeded","cause":""}' % n * 20 for n in range(640)}
     lines = CompressedRows()
     lines.update(wanted)

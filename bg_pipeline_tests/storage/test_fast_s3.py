@@ -35,9 +35,7 @@ def fast(s3, bucket):
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=40))
-def test_a_key_is_read_and_written_under_the_name_that_boto3_gives_it_or_left_to_boto3(
-    fast, s3, bucket: str, key: str
-) -> None:
+def test_a_key_is_the_same_for_obstore_and_boto3_or_is_left_to_boto3(fast, s3, bucket: str, key: str) -> None:
     try:
         fast.write(key, b"x", media_type="text/plain", metadata={})
     except FallbackNeeded:
@@ -57,7 +55,7 @@ def test_a_key_that_obstore_would_change_is_left_to_boto3(fast, key: str) -> Non
         fast.read(key)
 
 
-def test_an_object_is_read_with_what_boto3_reads_of_it(fast, s3, bucket: str) -> None:
+def test_an_object_is_read_with_the_same_attributes_as_by_boto3(fast, s3, bucket: str) -> None:
     metadata = {"answer": "0123", "made-for": "a b"}
     etag = fast.write("a/b.json", b"{}", media_type="application/json", metadata=metadata)
     theirs = s3.get_object(Bucket=bucket, Key="a/b.json")
@@ -70,7 +68,7 @@ def test_an_object_is_read_with_what_boto3_reads_of_it(fast, s3, bucket: str) ->
     assert fast.read("a/b.json") == expected
 
 
-def test_bytes_that_say_they_are_compressed_are_read_as_they_are(fast, s3, bucket: str) -> None:
+def test_content_encoding_is_not_decoded(fast, s3, bucket: str) -> None:
     s3.put_object(
         Bucket=bucket, Key="a.gz", Body=b"not gzip", ContentEncoding="gzip", CacheControl="no-store"
     )
@@ -78,7 +76,7 @@ def test_bytes_that_say_they_are_compressed_are_read_as_they_are(fast, s3, bucke
     assert (data, metadata) == (b"not gzip", {})
 
 
-def test_only_the_first_of_two_conditional_writes_counts(s3, bucket: str) -> None:
+def test_only_the_first_of_two_conditional_writes_succeeds(s3, bucket: str) -> None:
     store = Store(s3, bucket)
     etag = store.write("a", b"1", media_type="text/plain", if_absent=True)
     with pytest.raises(PreconditionFailed):
@@ -93,13 +91,13 @@ def test_only_the_first_of_two_conditional_writes_counts(s3, bucket: str) -> Non
     assert content.data == b"3"
 
 
-def test_an_absent_object_is_none_and_an_absent_bucket_is_boto3s_error(s3, bucket: str) -> None:
+def test_a_missing_object_is_none_and_a_missing_bucket_is_an_error(s3, bucket: str) -> None:
     assert Store(s3, bucket).read("nothing") is None
     with pytest.raises(ClientError, match="NoSuchBucket"):
         Store(s3, f"{bucket}-none").read("nothing")
 
 
-def test_what_is_large_is_left_to_boto3(fast) -> None:
+def test_a_large_body_is_left_to_boto3(fast) -> None:
     with pytest.raises(FallbackNeeded):
         fast.write("a", bytes(MAX_BYTES + 1), media_type="text/plain", metadata={})
 
@@ -134,7 +132,7 @@ def test_the_setting_boto3_switches_obstore_off(
 
 
 def use(store: Store) -> None:
-    """Writes an object, reads it and a missing one, the latter through another bucket's store and back."""
+    """Writes and reads an object, then reads a missing one through a store derived with `Store.in_bucket`."""
     store.write("a.txt", b"x", media_type="text/plain")
     content = store.read("a.txt")
     assert content is not None
@@ -153,7 +151,7 @@ def scripted() -> Iterator[ScriptedS3]:
         yield script
 
 
-def test_what_is_there_and_what_is_absent_costs_one_request(scripted: ScriptedS3) -> None:
+def test_existing_and_missing_objects_cost_one_request(scripted: ScriptedS3) -> None:
     store = Store(scripted.client, "shop")
     scripted.answers[:] = [ABSENT, (200, b"y"), (412, b""), (200, b"")]
     assert store.read("a/nothing") is None
@@ -166,7 +164,7 @@ def test_what_is_there_and_what_is_absent_costs_one_request(scripted: ScriptedS3
     assert scripted.asked == ["GET /shop/a/nothing", "GET /shop/a/b", "PUT /shop/a/b", "PUT /shop/a/b"]
 
 
-def test_a_bucket_that_has_an_address_of_its_own_is_asked_there(
+def test_a_bucket_with_its_own_host_name_is_addressed_there(
     scripted: ScriptedS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Names such as shop.localhost lead nowhere on many machines.
@@ -184,7 +182,7 @@ def test_a_bucket_that_has_an_address_of_its_own_is_asked_there(
 
 
 @pytest.mark.parametrize("trouble", [DOWN, (500, b""), (200, CUT), (403, b""), (301, b"")])
-def test_after_an_error_all_is_boto3s_for_a_while(
+def test_after_an_error_only_boto3_is_used_for_a_while(
     scripted: ScriptedS3, monkeypatch: pytest.MonkeyPatch, trouble: tuple[int, bytes]
 ) -> None:
     now = 1000.0
@@ -202,7 +200,7 @@ def test_after_an_error_all_is_boto3s_for_a_while(
     assert fast.read("a")[0] == b"x"
 
 
-def test_what_is_refused_for_a_moment_is_read_and_written_by_boto3(scripted: ScriptedS3) -> None:
+def test_temporary_errors_are_retried_by_boto3(scripted: ScriptedS3) -> None:
     store = Store(scripted.client, "shop")
     scripted.answers[:] = [DOWN, DOWN, (200, b"y")]
     found = store.read("a")
@@ -213,7 +211,7 @@ def test_what_is_refused_for_a_moment_is_read_and_written_by_boto3(scripted: Scr
     assert store.write("a", b"x", media_type="text/plain", if_absent=True) == "1"
 
 
-def test_only_a_write_with_a_condition_can_be_lost(scripted: ScriptedS3) -> None:
+def test_only_a_conditional_write_raises_precondition_failed(scripted: ScriptedS3) -> None:
     refused = (412, b"<Error><Code>PreconditionFailed</Code></Error>")
     for condition in ({"if_absent": True}, {"if_etag": "1"}):
         scripted.answers[:] = [refused]
@@ -226,9 +224,7 @@ def test_only_a_write_with_a_condition_can_be_lost(scripted: ScriptedS3) -> None
 
 
 @pytest.mark.parametrize("condition", [{"if_absent": True}, {"if_etag": "1"}])
-def test_a_write_that_meets_another_one_under_way_is_boto3s_and_not_lost(
-    scripted: ScriptedS3, condition: dict[str, Any]
-) -> None:
+def test_a_conflicting_write_is_left_to_boto3(scripted: ScriptedS3, condition: dict[str, Any]) -> None:
     fast = fast_s3(scripted.client, "shop")
     assert fast is not None
     scripted.answers[:] = [(409, CONFLICT)]
@@ -236,14 +232,14 @@ def test_a_write_that_meets_another_one_under_way_is_boto3s_and_not_lost(
         fast.write("a", b"x", media_type="text/plain", metadata={}, **condition)
 
 
-def test_an_answer_that_ends_too_early_is_no_answer(scripted: ScriptedS3) -> None:
+def test_a_torn_answer_is_read_again(scripted: ScriptedS3) -> None:
     scripted.answers[:] = [(200, CUT), (200, b"whole")]
     found = Store(scripted.client, "shop").read("a")
     assert found is not None
     assert found.data == b"whole"
 
 
-def test_where_nobody_answers_boto3_is_asked(bucket: str) -> None:
+def test_an_unreachable_endpoint_is_left_to_boto3(bucket: str) -> None:
     away = boto3.client("s3", endpoint_url="http://127.0.0.1:9")
     for ask in (
         lambda fast: fast.read("a"),
@@ -255,7 +251,7 @@ def test_where_nobody_answers_boto3_is_asked(bucket: str) -> None:
             ask(fast)
 
 
-def test_credentials_that_boto3_renews_are_renewed_here(
+def test_credentials_refreshed_by_boto3_are_used(
     scripted: ScriptedS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fast_s3_module, "CREDENTIAL_SECONDS", 0)
@@ -277,7 +273,7 @@ def test_credentials_that_boto3_renews_are_renewed_here(
     assert scripted.keys == ["second", "third"]
 
 
-def test_credentials_that_cannot_be_renewed_are_boto3s_error(scripted: ScriptedS3) -> None:
+def test_credentials_that_cannot_be_refreshed_are_left_to_boto3(scripted: ScriptedS3) -> None:
     class Ending(RefreshableCredentials):
         ended = False
 
@@ -296,9 +292,7 @@ def test_credentials_that_cannot_be_renewed_are_boto3s_error(scripted: ScriptedS
         fast.read("a")
 
 
-def test_a_fork_of_the_process_leaves_all_to_boto3(
-    scripted: ScriptedS3, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_forked_process_uses_boto3_only(scripted: ScriptedS3, monkeypatch: pytest.MonkeyPatch) -> None:
     fast = fast_s3(scripted.client, "shop")
     assert fast is not None
     monkeypatch.setattr(fast_s3_module, "os", SimpleNamespace(getpid=lambda: 0))
@@ -307,7 +301,7 @@ def test_a_fork_of_the_process_leaves_all_to_boto3(
 
 
 @pytest.mark.parametrize("name", ["HTTPS_PROXY", "http_proxy", "ALL_PROXY"])
-def test_where_the_environment_names_a_proxy_all_is_boto3s(
+def test_with_a_proxy_in_the_environment_only_boto3_is_used(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(name, "http://127.0.0.1:9")
@@ -326,5 +320,5 @@ def test_where_the_environment_names_a_proxy_all_is_boto3s(
         ({}, "shop--use1-az4--x-s3"),
     ],
 )
-def test_a_client_that_obstore_cannot_imitate_is_left_alone(given: dict[str, object], bucket: str) -> None:
+def test_a_client_that_obstore_cannot_imitate_has_no_fast_path(given: dict[str, object], bucket: str) -> None:
     assert fast_s3(boto3.client("s3", **given), bucket) is None  # type: ignore[call-overload]

@@ -38,7 +38,11 @@ def definitions(settings: Settings) -> dg.Definitions:
             *([notices(settings, dates, reporting, report)] if told else []),
         ],
         resources=resources(
-            settings.bucket, settings.regions, max(10, settings.max_concurrency), settings.queue_url
+            settings.bucket,
+            settings.regions,
+            max(10, settings.max_concurrency),
+            settings.queue_url,
+            use_obstore=settings.use_obstore,
         ),
         executor=dg.in_process_executor,
     )

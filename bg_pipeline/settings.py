@@ -301,6 +301,11 @@ class Settings(BaseSettings):
         description="PostgreSQL database (`postgresql://user:password@host/name`) in which `up` and `demo` keep "
         "Dagster's history (extra `postgres`); empty: SQLite.",
     )
+    s3_client: Annotated[Literal["auto", "boto3"], Affects.NOTHING] = Field(
+        "auto",
+        description="Client for small reads and writes of S3: `auto` tries obstore first, which needs a sixth of "
+        "boto3's CPU, and boto3 where obstore cannot; `boto3` never uses obstore.",
+    )
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], Affects.NOTHING] = Field(
         "INFO", description="Level of the log."
     )
@@ -358,6 +363,11 @@ class Settings(BaseSettings):
         if info.data.get("webhook_url") and not value.get_secret_value():
             raise ValueError("set it as well: what goes to BG_WEBHOOK_URL is signed with it")
         return value
+
+    @property
+    def use_obstore(self) -> bool:
+        """Whether small objects are read and written with obstore first."""
+        return self.s3_client == "auto"
 
     def quota(self, operation: str) -> float | None:
         """The account's own requests a minute for an operation such as ``TITAN_V2``, if it was set."""

@@ -29,7 +29,7 @@ from bg_pipeline.review.publishing import _published
 from bg_pipeline.settings import settings
 from bg_pipeline.state.answers import AnswerStore
 from bg_pipeline.state.claimed_prefixes import claim
-from bg_pipeline.state.claims import held_by
+from bg_pipeline.state.claims import parse_call_claim
 from bg_pipeline.state.follow_ups import FollowUps
 from bg_pipeline.state.leases import holder_of
 from bg_pipeline.state.ledger import Ledger
@@ -148,7 +148,7 @@ KINDS = {
     "answer_picture.metadata.json": Kind(answer_of, frozenset({"model"})),
     "answer_labels.metadata.json": Kind(answer_of, frozenset({"model"})),
     "answer_captions.metadata.json": Kind(answer_of, frozenset({"model"})),
-    "call.json": Kind(held_by),
+    "call.json": Kind(parse_call_claim),
     "lease.json": Kind(
         lambda data: holder_of(store_of(data), "key"), frozenset({"Since", "Renewed", "Process", "Token"})
     ),

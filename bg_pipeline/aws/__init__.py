@@ -1,1 +1,1 @@
-"""Clients of AWS services and what they have in common."""
+"""boto3 clients: their configuration, their credentials and what is tuned in them."""

@@ -1,7 +1,7 @@
-"""Pictures inside the JSON requests of a boto3 client, put there in base64 by pybase64 and not by botocore.
+"""Encodes the pictures in JSON requests of a boto3 client with pybase64 instead of botocore.
 
-botocore encodes them with the standard library and walks through the text once more for what JSON must escape: a call
-with a picture of 400 kB then takes 3.2 ms of CPU up to its sending, and 0.9 with this.
+botocore encodes them with the standard library and then scans the text again for characters that JSON must escape.
+For a picture of 400 kB that takes 3.2 ms of CPU for each request; this module takes 0.9 ms.
 """
 
 import os
@@ -14,51 +14,54 @@ OPERATIONS = {
     "rekognition": ("DetectLabels", "DetectFaces", "DetectCustomLabels"),
     "bedrock-runtime": ("Converse",),
 }
-"""By service, what gets a picture as a blob inside a JSON body."""
+"""Operations, by service, whose JSON body contains a picture as a blob."""
 
-LEAST_BYTES = 4_096
-"""Smaller ones are left to botocore."""
+MIN_BYTES = 4_096
+"""Smaller blobs are encoded by botocore."""
 
-# It stands for the picture while botocore builds the request. 18 bytes need no padding, and nobody can guess them.
-_MARK = os.urandom(18)
-_MARK_IN_JSON = pybase64.b64encode(_MARK)
-_TAKEN = "bg-pipeline-picture"
+# Replaces the picture while botocore builds the request. 18 bytes need no base64 padding, and because they are random
+# no prompt can contain them.
+_PLACEHOLDER = os.urandom(18)
+_PLACEHOLDER_IN_JSON = pybase64.b64encode(_PLACEHOLDER)
+_CONTEXT_KEY = "bg-pipeline-picture"
 
 
 def use_fast_base64(client: Any) -> None:
-    """Has the client send the picture of each of its `OPERATIONS` so; call it once."""
+    """Makes a client encode the picture of each of its `OPERATIONS` with pybase64; call it once for each client."""
     service = client.meta.service_model.service_id.hyphenize()
     for operation in OPERATIONS.get(client.meta.service_model.service_name, ()):
-        client.meta.events.register(f"provide-client-params.{service}.{operation}", _take_out)
-        client.meta.events.register(f"before-call.{service}.{operation}", _put_in)
+        client.meta.events.register(f"provide-client-params.{service}.{operation}", _take_picture)
+        client.meta.events.register(f"before-call.{service}.{operation}", _insert_picture)
 
 
-def _take_out(params: Mapping[str, Any], context: dict[str, Any], **_: object) -> Mapping[str, Any] | None:
+def _take_picture(
+    params: Mapping[str, Any], context: dict[str, Any], **_: object
+) -> Mapping[str, Any] | None:
     pictures: list[bytes] = []
-    lighter: Mapping[str, Any] = _marked(params, pictures)
+    replaced: Mapping[str, Any] = _with_placeholders(params, pictures)
     if len(pictures) != 1:
         return None
-    (context[_TAKEN],) = pictures
-    return lighter
+    (context[_CONTEXT_KEY],) = pictures
+    return replaced
 
 
-def _put_in(params: dict[str, Any], context: dict[str, Any], **_: object) -> None:
-    picture = context.pop(_TAKEN, None)
+def _insert_picture(params: dict[str, Any], context: dict[str, Any], **_: object) -> None:
+    picture = context.pop(_CONTEXT_KEY, None)
     if picture is not None:
-        before, found, after = params["body"].partition(_MARK_IN_JSON)
-        if not found:
-            raise RuntimeError("the request has no place for its picture; it was not sent")
+        before, placeholder, after = params["body"].partition(_PLACEHOLDER_IN_JSON)
+        if not placeholder:
+            raise RuntimeError("the picture's placeholder is missing in the request body; nothing was sent")
         params["body"] = b"".join((before, pybase64.b64encode(picture), after))
 
 
-def _marked(value: Any, pictures: list[bytes]) -> Any:
-    """A copy with a mark for each picture, which is added to ``pictures``."""
+def _with_placeholders(value: Any, pictures: list[bytes]) -> Any:
+    """A copy of ``value`` with a placeholder for each picture; the pictures are appended to ``pictures``."""
     match value:
         case dict():
-            return {name: _marked(part, pictures) for name, part in value.items()}
+            return {name: _with_placeholders(part, pictures) for name, part in value.items()}
         case list():
-            return [_marked(part, pictures) for part in value]
-        case bytes() if len(value) >= LEAST_BYTES:
+            return [_with_placeholders(part, pictures) for part in value]
+        case bytes() if len(value) >= MIN_BYTES:
             pictures.append(value)
-            return _MARK
+            return _PLACEHOLDER
     return value

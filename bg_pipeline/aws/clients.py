@@ -1,6 +1,6 @@
-"""The boto3 clients of one process: where regions, attempts and time-outs are decided.
+"""The boto3 clients of one process, with their Regions, retries and timeouts.
 
-Credentials and endpoints come from boto3's own chain and from nowhere else.
+Credentials and endpoints come only from boto3's own configuration chain.
 """
 
 import threading
@@ -15,32 +15,34 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, UnknownRegionError
 
 from bg_pipeline.aws.base64_bodies import use_fast_base64
+from bg_pipeline.aws.botocore_internals import expiry_of
 from bg_pipeline.errors import SettingsError
 from bg_pipeline.settings import Settings
 
 FALLBACK_REGION = "us-east-1"
 
 USER_AGENT = f"bg-pipeline/{version('bg-pipeline')} Boto3/{boto3.__version__} Botocore/{botocore.__version__}"
-"""What AWS's logs tell of who called. boto3 would put its own together for each call, a tenth of a call's CPU."""
+"""The user agent in AWS's logs. It is fixed because boto3 would build its own for each call, at a tenth of its
+CPU."""
 
-_ONCE = {"retries": {"mode": "standard", "total_max_attempts": 1}}
-_PATIENT = {"retries": {"mode": "standard", "total_max_attempts": 5}}
+_NO_RETRIES = {"retries": {"mode": "standard", "total_max_attempts": 1}}
+_DEFAULT_RETRIES = {"retries": {"mode": "standard", "total_max_attempts": 5}}
 
 _CONFIG: dict[str, dict[str, Any]] = {
-    # Presigned links would be signed the old way in us-east-1, which many buckets refuse.
+    # In us-east-1 boto3 would sign presigned links with SigV2, which many buckets refuse.
     "s3": {"signature_version": "s3v4"},
-    # A retry of the SDK's own would run, and bill, the same picture again; AWS asks for at least 300 s.
-    "bedrock-runtime": {**_ONCE, "read_timeout": 330},
-    "rekognition": {**_ONCE, "read_timeout": 60},
-    # Looked at on the way to the first call; the published figure does as well.
+    # A retry by the SDK would generate, and bill, the same picture again. AWS recommends a timeout of at least 300 s.
+    "bedrock-runtime": {**_NO_RETRIES, "read_timeout": 330},
+    "rekognition": {**_NO_RETRIES, "read_timeout": 60},
+    # Called before the first model call, which should not wait: the published quota is used if this fails.
     "service-quotas": {
         "retries": {"mode": "standard", "total_max_attempts": 2},
         "read_timeout": 5,
         "connect_timeout": 3,
     },
-    # A SageMaker container has 60 s to answer.
-    "sagemaker-runtime": {**_ONCE, "read_timeout": 70},
-    # A sensor's tick, which reads the queue, has 60 s for everything.
+    # SageMaker gives a container 60 s to answer.
+    "sagemaker-runtime": {**_NO_RETRIES, "read_timeout": 70},
+    # The queue is read in a sensor tick, which has 60 s in all.
     "sqs": {
         "connect_timeout": 3,
         "read_timeout": 8,
@@ -49,97 +51,94 @@ _CONFIG: dict[str, dict[str, Any]] = {
 }
 
 
-_IN_A_TICK: dict[str, Any] = {
+_TICK_CONFIG: dict[str, Any] = {
     "connect_timeout": 3,
     "read_timeout": 6,
     "retries": {"mode": "standard", "total_max_attempts": 2},
 }
-"""For S3 in a sensor's tick, which Dagster kills at 60 s: a call that stalls is told before that."""
+"""For S3 in a sensor tick, which Dagster kills after 60 s: a stalled call fails earlier and can be reported."""
 
 
 class Aws:
-    """Clients by service and Region, each made once and shared by all threads.
+    """Clients by service and Region, each created once and shared by all threads.
 
-    ``regions`` are those of the models, the first being the one where nothing else is said; ``regions_named`` says
-    whether a person named them, or they are boto3's own Region. ``connections`` is the number of HTTP connections a
-    client keeps, at least the number of threads that use it. With ``in_a_tick`` clients of S3 give up after 20 s at
-    most.
+    ``regions`` are the Regions for model calls, the first one being the default; without any it is boto3's own
+    Region, and ``regions_named`` is False. ``connections`` is the size of each client's HTTP connection pool, at
+    least the number of threads that use it. With ``in_a_tick`` S3 calls fail after at most 20 s.
     """
 
     def __init__(
         self, regions: Sequence[str] = (), *, connections: int = 64, in_a_tick: bool = False
     ) -> None:
         self._session = boto3.session.Session()
-        own = self._session.region_name or FALLBACK_REGION
-        self.regions = tuple(dict.fromkeys(regions)) or (own,)
+        self.own_region = self._session.region_name or FALLBACK_REGION
+        self.regions = tuple(dict.fromkeys(regions)) or (self.own_region,)
         self.regions_named = bool(regions)
-        self.own_region = own
         self._connections = connections
         self._in_a_tick = in_a_tick
         self._clients: dict[tuple[str, str], Any] = {}
-        self._making = threading.Lock()
+        self._creating = threading.Lock()
 
     def client(self, service: str, region: str | None = None) -> Any:
         """The client of a service in a Region (default: boto3's own Region)."""
         key = (service, region or self.own_region)
-        # boto3 makes clients from one session safely only one at a time (boto3 issue 1592).
-        with self._making:
+        # Creating clients from one session is not thread-safe (boto3 issue 1592).
+        with self._creating:
             if key not in self._clients:
-                client = self._make(*key)
-                own = getattr(client.meta.config, "s3", None) or {}
-                amazon = str(client.meta.endpoint_url).endswith(".amazonaws.com")
-                if service == "s3" and amazon and own.get("addressing_style", "auto") == "auto":
-                    # boto3 would lead presigned links and forms of every Region to us-east-1's endpoint, whose
-                    # redirect their signature does not survive (botocore's signers, `_should_use_global_endpoint`).
-                    # Another maker's S3 may know no other than path-style, which boto3 takes there.
-                    client = self._make(*key, s3={**own, "addressing_style": "virtual"})
+                client = self._create(*key)
+                s3_config = getattr(client.meta.config, "s3", None) or {}
+                is_amazon = str(client.meta.endpoint_url).endswith(".amazonaws.com")
+                if service == "s3" and is_amazon and s3_config.get("addressing_style", "auto") == "auto":
+                    # With "auto" boto3 points presigned links and forms of every Region to us-east-1's endpoint, and
+                    # their signature is invalid after its redirect (botocore.signers, `_should_use_global_endpoint`).
+                    # Other makers' S3 keeps "auto", which is path-style there; some know no other style.
+                    client = self._create(*key, s3={**s3_config, "addressing_style": "virtual"})
                 use_fast_base64(client)
                 self._clients[key] = client
             return self._clients[key]
 
-    def _make(self, service: str, region: str, **more: Any) -> Any:
+    def _create(self, service: str, region: str, **options: Any) -> Any:
         return self._session.client(
             service,  # type: ignore[call-overload]
             region_name=region,
             config=Config(
                 max_pool_connections=self._connections,
-                # NAT gateways and endpoints drop a silent connection after 350 s.
+                # NAT gateways and VPC endpoints drop idle connections after 350 s.
                 tcp_keepalive=True,
                 user_agent=USER_AGENT,
                 **{
                     "connect_timeout": 10,
                     "read_timeout": 60,
-                    **_PATIENT,
+                    **_DEFAULT_RETRIES,
                     **_CONFIG.get(service, {}),
-                    **(_IN_A_TICK if self._in_a_tick and service == "s3" else {}),
-                    **more,
+                    **(_TICK_CONFIG if self._in_a_tick and service == "s3" else {}),
+                    **options,
                 },
             ),
         )
 
     def partition(self, region: str) -> str:
-        """The part of AWS, with accounts of its own, that a Region belongs to: ``aws``, ``aws-us-gov`` …"""
+        """The AWS partition of a Region: ``aws``, ``aws-us-gov`` …; partitions have separate accounts."""
         try:
             return self._session.get_partition_for_region(region)
         except UnknownRegionError:
             return "aws"
 
     def offered(self, service: str, region: str) -> bool:
-        """Whether boto3 knows of the service in the Region."""
+        """Whether boto3's data lists the service in the Region."""
         return region in self._session.get_available_regions(service, partition_name=self.partition(region))
 
     def session_end(self) -> tuple[bool, datetime | None]:
-        """Whether the credentials in use are those of a session, and when it ends, where boto3 knows that."""
+        """Whether the credentials are temporary, and when they expire (None: unknown)."""
         credentials = self._session.get_credentials()
         if credentials is None or not credentials.get_frozen_credentials().token:
             return False, None
-        # botocore, which renews them in time, tells nobody when.
-        return True, getattr(credentials, "_expiry_time", None)
+        return True, expiry_of(credentials)
 
     def s3(self, bucket: str) -> Any:
-        """A client for S3 in the bucket's own Region.
+        """An S3 client for the bucket's own Region; costs one HeadBucket.
 
-        Raises `SettingsError` if there is no such bucket, no credentials, or no way to it.
+        Raises `SettingsError` if the bucket does not exist or cannot be accessed or reached, or without credentials.
         """
         client = self.client("s3")
         try:
@@ -161,5 +160,5 @@ class Aws:
 
 
 def make_aws(settings: Settings) -> Aws:
-    """The clients for these settings; nothing is called yet."""
+    """An `Aws` for these settings; makes no call."""
     return Aws(settings.regions, connections=max(10, settings.max_concurrency))

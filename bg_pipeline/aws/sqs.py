@@ -1,4 +1,4 @@
-"""Messages of one SQS queue: the only module that speaks SQS."""
+"""Messages of one SQS queue; all SQS requests of the pipeline are made here."""
 
 import re
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
     from types_boto3_sqs import SQSClient
 
 HIDDEN_SECONDS: Final = 180
-"""How long a message that was received is not given again: longer than a tick, its runs' start and the next tick."""
+"""Visibility timeout of received messages: longer than a tick, the start of its runs and the next tick together."""
 WAIT_SECONDS: Final = 1
-"""How long to wait for a first message; without a wait SQS asks only some of its servers, and may miss some."""
+"""Long polling: with no wait SQS queries only some of its servers and may miss messages."""
 BATCH: Final = 10
-"""Messages in one call, the most that SQS takes."""
+"""Messages in one call; the maximum of SQS."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message as received: ``receipt`` is what deletes it, ``receives`` counts how often it was given, from 1."""
+    """A received message: ``receipt`` is needed to delete it, ``receives`` is how often it was received, from 1."""
 
     id: str
     body: str
@@ -36,7 +36,7 @@ class Queue:
         self.url = url
 
     def receive(self) -> list[Message]:
-        """Up to `BATCH` messages, in no order, which nobody else is given for `HIDDEN_SECONDS`."""
+        """Up to `BATCH` messages in no particular order, hidden from other receivers for `HIDDEN_SECONDS`."""
         answer = self.client.receive_message(
             QueueUrl=self.url,
             MaxNumberOfMessages=BATCH,
@@ -46,30 +46,30 @@ class Queue:
         )
         return [
             Message(
-                found["MessageId"],
-                found["Body"],
-                found["ReceiptHandle"],
-                int(found.get("Attributes", {}).get("ApproximateReceiveCount", "1")),
+                message["MessageId"],
+                message["Body"],
+                message["ReceiptHandle"],
+                int(message.get("Attributes", {}).get("ApproximateReceiveCount", "1")),
             )
-            for found in answer.get("Messages", ())
+            for message in answer.get("Messages", ())
         ]
 
     def delete(self, receipts: Sequence[str]) -> None:
-        """Deletes the messages received with these receipts; one that SQS would not delete is received again."""
+        """Deletes the messages with these receipts; a message that SQS fails to delete is received again later."""
         for start in range(0, len(receipts), BATCH):
-            some = enumerate(receipts[start : start + BATCH])
+            batch = enumerate(receipts[start : start + BATCH])
             self.client.delete_message_batch(
-                QueueUrl=self.url, Entries=[{"Id": f"{n}", "ReceiptHandle": receipt} for n, receipt in some]
+                QueueUrl=self.url, Entries=[{"Id": f"{n}", "ReceiptHandle": receipt} for n, receipt in batch]
             )
 
     @cached_property
     def has_dead_letters(self) -> bool:
-        """Whether SQS moves a message elsewhere that was received too often."""
+        """Whether the queue has a dead-letter queue for messages that were received too often."""
         answer = self.client.get_queue_attributes(QueueUrl=self.url, AttributeNames=["RedrivePolicy"])
         return "RedrivePolicy" in answer.get("Attributes", {})
 
 
 def region_of(url: str) -> str | None:
-    """The Region that a queue's address names, None for an address that names none."""
+    """The Region in a queue's URL; None if the URL contains none."""
     match = re.search(r"(?:^|\.)([a-z]{2}(?:-[a-z]+)+-\d)\.", urlsplit(url).hostname or "")
     return match[1] if match else None

@@ -1,1 +1,1 @@
-"""Money: what a run would cost, and the caps it cannot pass."""
+"""Spending caps: reservations before each paid call, and the record of what was paid."""

@@ -1,4 +1,4 @@
-"""What is paid for one image: each call is reserved under the caps, written into its claim, and kept as a payment."""
+"""Payments for one image: each call is reserved under the caps, recorded in its claim, and kept as a payment."""
 
 import hashlib
 import threading
@@ -20,7 +20,7 @@ from bg_pipeline.state.leases import Lease
 
 
 class PaidCall:
-    """One call while it is made, by its ``id``; ``regions`` are those that answered it, in order."""
+    """A paid call in progress; ``id`` identifies it, ``regions`` are the Regions that answered it, in order."""
 
     def __init__(self, reservation: Reservation, payment: Payment, claim: Claim | None) -> None:
         self._reservation = reservation
@@ -31,18 +31,18 @@ class PaidCall:
 
     @property
     def region(self) -> str:
-        """The Region that answered last."""
+        """The Region that answered last; empty if none did."""
         return self.regions[-1] if self.regions else ""
 
     def settle(self, usd: float | None) -> None:
-        """The call was billed at ``usd`` (None: nobody knows its price)."""
+        """Records that the call was billed at ``usd`` dollars (None: the price is unknown)."""
         if self.payment is not None:
             payment = self.payment
             self._end(Payment(payment.call, payment.operation, usd, True, payment.made_for))
             self._reservation.settle(usd)
 
     def release(self) -> None:
-        """The call was not made, or is not billed."""
+        """Records that the call was not made, or is not billed."""
         self._end(None)
         self._reservation.release()
 
@@ -54,7 +54,9 @@ class PaidCall:
 
 @dataclass(frozen=True)
 class RetryFamily:
-    """A batch and all that is asked for again of it, which share one cap: their document and the cap in dollars."""
+    """A batch with all its follow-ups, which share one cap: the key of their spending document, and the cap in
+    dollars.
+    """
 
     key: str
     cap_usd: float | None
@@ -62,16 +64,15 @@ class RetryFamily:
 
 @dataclass
 class ImageBudget:
-    """Pays for one image, under the caps of the run, the day, the image's batch and its family. Safe for threads.
+    """Pays for one image under the caps of the run, the day, the image's batch and its family; thread-safe.
 
-    ``payments`` is the ledger entry's record of what was ever paid for the image, by call; ``paid`` is what was paid
-    through this object. ``reused`` is set once an answer served that another image paid for. ``retry`` names the
-    occasion on which a person asked that what may have been billed twice be called once more. ``stage`` is the one
-    that is being made. ``payloads`` are pairs of (key, bytes) of what was sent and answered, to be stored for audit
-    after what was paid for.
+    ``payments`` are all payments ever made for the image, by call, as in its ledger entry; ``paid`` are those made
+    through this object. ``reused`` is set once an answer is used that another image paid for. ``retry`` is the id of
+    the occasion on which a person allowed one more call where earlier ones may have been billed. ``stage`` is the
+    stage in work. ``payloads`` are (key, bytes) of requests and answers, stored for audit after the paid results.
     """
 
-    purse: RunBudget
+    run_budget: RunBudget
     batch: Batch
     image: str
     batch_cap_usd: float | None = None
@@ -87,29 +88,30 @@ class ImageBudget:
 
     @cached_property
     def made_for(self) -> str:
-        """A short digest of the image's key, which fits the metadata of an object."""
+        """A digest of the image's key, short enough for S3 metadata."""
         return hashlib.sha256(self.batch.upload_key(self.image).encode()).hexdigest()[:16]
 
     @property
     def spent(self) -> Bill:
-        """What was paid through this object."""
+        """The total of the payments made through this object."""
         return sum_payments(self.paid.values())
 
     def price(self, operation: str, usd: float | None) -> Price:
-        """What a call for this image is expected to cost at most."""
+        """The maximum price of a call for this image, as it is written into a claim."""
         return Price(operation, usd, self.made_for)
 
     @contextmanager
     def pay(self, operation: str, worst_usd: float | None, claim: Claim | None = None) -> Iterator[PaidCall]:
-        """Reserves ``worst_usd`` for a call under ``claim``; the block settles it with what the call cost.
+        """Reserves ``worst_usd`` dollars for a call under ``claim``; the block settles the call with its actual cost.
 
-        A call that failed for a reason that is known costs nothing; any other stays counted as billed, perhaps. So
-        does one of several calls of a model that failed after another was answered.
+        A call that fails for a known reason costs nothing. A call with an unknown outcome stays counted as possibly
+        billed, and so does a call of several requests if one fails after another was answered. Errors as `check` and
+        `RunBudget.reserve`.
         """
         self.check(claim)
         for earlier in claim.earlier if claim else ():
             self.forget_maybe_billed(earlier)
-        reservation = self.purse.reserve(
+        reservation = self.run_budget.reserve(
             worst_usd,
             operation,
             batch_key=self.batch.spend_key,
@@ -129,7 +131,7 @@ class ImageBudget:
             except OutcomeUnknown:
                 raise
             except (Blocked, SubjectNotFound):
-                # The one answer was a refusal, which is not billed.
+                # The only answer was a refusal, which is not billed.
                 if call.payment is not None and not call.payment.certain and len(call.regions) <= 1:
                     call.release()
                 raise
@@ -150,9 +152,10 @@ class ImageBudget:
             record(self.payments, payment)
 
     def check(self, *claims: Claim | None) -> None:
-        """Raises `LeaseLost` if another run may be at work on the batch; called right before each paid call.
+        """Must be called right before each paid call; renews the claims where needed.
 
-        Raises `ClaimLost` if another process has a call that is made under one of ``claims`` by now.
+        Raises `LeaseLost` if another run may be working on the batch, `ClaimLost` if another process has taken over
+        one of ``claims``.
         """
         if self.lease is not None and not self.lease.held():
             raise LeaseLost(f"batch {self.batch.path} was taken over by another run, which goes on with it")
@@ -161,11 +164,11 @@ class ImageBudget:
                 claim.renew()
 
     def charge(self, name: str, answer: Answer, answers: AnswerStore) -> None:
-        """Takes the payments of an answer that is used into the image's record, as far as they were made for it."""
+        """Adds the payments of a used answer to the image's payments, except those made for other images."""
         if answer.made_for != self.made_for:
             self.reused = True
         elif not answer.call:
-            # Paid before calls had ids: the ledger of that time told the stage's sum.
+            # Paid before calls had ids; the ledger of that time has only the sum of the stage.
             if f"{BEFORE_PAYMENTS}{self.stage}" not in self.payments:
                 self._recall(Payment(f"{BEFORE_PAYMENTS}{name}", "", answer.cost_usd, True, self.made_for))
         else:
@@ -175,7 +178,9 @@ class ImageBudget:
                 self.forget_maybe_billed(payment, unless=answer.call)
 
     def forget_maybe_billed(self, payment: Payment, *, unless: str = "") -> None:
-        """Takes a payment of an earlier call into the image's record, if it was made for this image."""
+        """Adds a payment of an earlier call to the image's payments, if it was made for this image and is not
+        ``unless``.
+        """
         if payment.call != unless and payment.made_for in ("", self.made_for):
             self._recall(payment)
 

@@ -1,9 +1,9 @@
-"""One cap on spending at a time: in this process's memory, or shared by all processes through a document.
+"""Spending caps: in one process's memory (`Cap`), or shared by all processes through an S3 document (`SharedCap`).
 
-What processes share is an S3 document changed only by compare-and-swap. Each process claims a little in advance
-there, so that most calls cost no request, and gives the rest back at its end. The claim of a killed process
-stays counted as spent: it cannot have spent more, so no cap is ever overrun, but each kill may leave the unused
-part of one claim unspent. Money is counted in whole micro-dollars, costs rounded up.
+The shared document is changed only by compare-and-swap. Each process claims an amount in advance, so that most calls
+make no S3 request, and returns the unused part at its end. The claim of a killed process stays counted as spent. It
+cannot have spent more than that, so a cap is never exceeded, but the unused part of its claim is lost. Amounts are
+whole micro-dollars; costs are rounded up.
 """
 
 import logging
@@ -22,21 +22,21 @@ from bg_pipeline.state.process_identity import process_name
 from bg_pipeline.storage.object_store import Store
 
 CHUNK_CALLS = 20
-"""A claim covers at most so many calls like the one it is made for …"""
+"""A claim covers at most this many calls of the same cost …"""
 CHUNK_SHARE = 100
-"""… and at most the cap divided by this, but always that one call."""
+"""… and at most this fraction (1/100) of the cap, but always at least the one call."""
 ATTEMPTS = 100
-"""Compare-and-swap attempts before giving up; as a rule a failed one means that another process succeeded."""
+"""Compare-and-swap attempts before giving up; an attempt usually fails because another process succeeded."""
 MICRO = 1_000_000
 
 _log = logging.getLogger(__name__)
 
 
 class CapReached(RunStopped):
-    """The next call would overrun a cap, and nothing was spent on it.
+    """The next call would exceed a cap; it was not made, and nothing was reserved for it.
 
-    ``scope`` is ``run``, ``day`` or ``batch``; the last ends that batch only. ``spent_usd`` includes what is
-    reserved for calls under way and claimed by other processes.
+    ``scope`` is ``run``, ``day`` or ``batch``; a ``batch`` cap ends only that batch. ``spent_usd`` includes amounts
+    reserved for calls in progress and claimed by other processes.
     """
 
     def __init__(self, scope: str, spent_usd: float, text: str) -> None:
@@ -46,9 +46,11 @@ class CapReached(RunStopped):
 
 
 class Spending(BaseModel):
-    """The shared document: what ended processes spent, and what each of the others has claimed, living or killed."""
+    """The shared document: the sum spent by processes that ended, and the claim of each other process, running or
+    killed.
+    """
 
-    # What a newer program has written besides stays when this one writes.
+    # "allow" preserves fields written by a newer version of this program.
     model_config = ConfigDict(frozen=True, alias_generator=to_pascal, populate_by_name=True, extra="allow")
 
     version: int = 1
@@ -57,18 +59,24 @@ class Spending(BaseModel):
 
     @property
     def total(self) -> int:
+        """Everything spent or claimed, in micro-dollars."""
         return self.settled_micro_usd + sum(self.claimed_micro_usd.values())
 
 
 def micro_usd(usd: float) -> int:
-    """Rounded up, but not for the last bits of a float: 0.0008 USD are 800 micro-dollars, not 801."""
+    """Dollars in micro-dollars, rounded up except for float errors: 0.0008 USD are 800, not 801.
+
+    Raises `ValueError` for negative, infinite or NaN amounts.
+    """
     if not 0 <= usd < math.inf:
-        raise ValueError(f"{usd} is no amount of money to spend")
+        raise ValueError(f"{usd} is not an amount of money: it must be finite and not negative")
     return math.ceil(round(usd * MICRO, 3))
 
 
 class Cap:
-    """A cap in this process's memory; not for several threads without a lock of theirs."""
+    """A cap in this process's memory, without limit if ``limit_usd`` is None. Not thread-safe; amounts in
+    micro-dollars.
+    """
 
     def __init__(self, scope: str, setting: str, limit_usd: float | None, advice: str) -> None:
         self.scope = scope
@@ -78,29 +86,29 @@ class Cap:
         self.committed = 0
 
     def take(self, cost: int, operation: str) -> None:
-        """Commits to ``cost`` or raises `CapReached`."""
+        """Reserves ``cost`` under the cap, or raises `CapReached`."""
         if self.limit is not None and self.committed + cost > self.limit:
             raise self._reached(self.committed, cost, operation)
         self.committed += cost
 
     def give_back(self, amount: int) -> None:
-        """Takes back what was committed and not spent; negative if more was spent."""
+        """Releases a reserved amount that was not spent; negative if more was spent than reserved."""
         self.committed -= amount
 
     def _reached(self, spent: int, cost: int, operation: str, others: int = 0) -> CapReached:
         limit = (self.limit or 0) / MICRO
-        elsewhere = f", {others / MICRO:.2f} of it claimed by other processes," if others else ""
+        claimed = f", {others / MICRO:.2f} of it claimed by other processes," if others else ""
         return CapReached(
             self.scope,
             spent / MICRO,
             f"the cap of this {self.scope}, {self.setting} = {limit:.2f} USD, has no room for the next call of "
-            f"{operation} ({cost / MICRO:.4f} USD): {spent / MICRO:.2f} USD{elsewhere} are spent or reserved; "
+            f"{operation} ({cost / MICRO:.4f} USD): {spent / MICRO:.2f} USD{claimed} are spent or reserved; "
             f"{self.advice}",
         )
 
 
 class SharedCap(Cap):
-    """A cap that all processes keep together in one document at ``key``; without a limit it only counts."""
+    """A cap shared by all processes through the document at ``key``; without a limit it only records spending."""
 
     def __init__(
         self, scope: str, setting: str, limit_usd: float | None, advice: str, store: Store, key: str
@@ -118,28 +126,32 @@ class SharedCap(Cap):
 
     def _claim(self, spending: Spending, cost: int, operation: str) -> Spending:
         claims = spending.claimed_micro_usd
-        # The document is right even about this process: the answer to its last claim may have been lost.
+        # The document is authoritative even for our own claim: the response to our last write may have been lost.
         self._claimed = claims.get(self.name, 0)
-        short = self.committed + cost - self._claimed
-        if short <= 0:
+        shortfall = self.committed + cost - self._claimed
+        if shortfall <= 0:
             return spending
-        ahead = CHUNK_CALLS * cost
+        chunk = CHUNK_CALLS * cost
         if self.limit is not None:
             room = self.limit - spending.total
-            if room < short:
+            if room < shortfall:
                 others = sum(claims.values()) - self._claimed
                 spent = spending.settled_micro_usd + others + self.committed
                 raise self._reached(spent, cost, operation, others)
-            ahead = min(ahead, self.limit // CHUNK_SHARE, room)
-        claim = self._claimed + max(short, ahead)
+            chunk = min(chunk, self.limit // CHUNK_SHARE, room)
+        claim = self._claimed + max(shortfall, chunk)
         return spending.model_copy(update={"claimed_micro_usd": claims | {self.name: claim}})
 
     def close(self) -> None:
-        """Gives back what was claimed and not committed; calls still under way stay counted as reserved."""
+        """Returns the unused part of the claim; calls in progress stay counted at their reserved amount."""
         try:
             self._change(self._settle)
         except (BotoCoreError, ClientError, RunStopped) as error:
-            _log.warning("%s could not be settled and stays at what was claimed: %s", self._key, error)
+            _log.warning(
+                "%s could not be updated; the whole amount claimed by this process stays counted as spent: %s",
+                self._key,
+                error,
+            )
         else:
             self.committed = self._claimed = 0
 
@@ -170,9 +182,9 @@ class SharedCap(Cap):
 
 
 def read_spending(store: Store, key: str) -> tuple[Spending, str | None]:
-    """The shared document at ``key`` and its tag (None: nothing was ever spent).
+    """The shared document at ``key`` and its ETag (None: nothing was ever spent).
 
-    Raises `RunStopped` if something else lies there, since what was spent is then not known.
+    Raises `RunStopped` if the object is not a valid document, because the amount spent is then unknown.
     """
     content = store.read(key)
     if content is None:

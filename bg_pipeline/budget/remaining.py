@@ -1,4 +1,4 @@
-"""What is left of a batch's cap, which it shares with all that was asked for again of it."""
+"""The remaining amount of a batch's cap, which the batch shares with all its retries and redoes."""
 
 import math
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from bg_pipeline.storage.object_store import Store
 
 
 class CapUsedUp(UsageError):
-    """Nothing is left of a batch's cap for what is asked for again of it."""
+    """The cap of a batch is used up, so a retry or redo of it cannot be made."""
 
 
 @dataclass(frozen=True)
 class _Share:
-    """A batch's cap, and what it and all batches made from it have spent of that, in micro-dollars."""
+    """The cap of a batch, and what the batch and all its follow-ups have spent of it, in micro-dollars."""
 
     batch: Batch
     cap: int
@@ -27,41 +27,41 @@ class _Share:
 
 
 def cap_left(store: Store, batch: Batch, request: BatchRequest) -> float | None:
-    """The dollars left for a batch that asks again for something of ``batch``; None without a cap, 0 with none left.
+    """The dollars left for a retry or redo of ``batch``; None without a cap, 0 if it is used up.
 
-    ``MaxCostUSD`` is one cap over a batch, its retries and redoes, theirs, and so on; what may have been billed and
-    what running processes have claimed counts as spent. ``request`` is that of ``batch``. Raises `RunStopped` if
-    what was spent cannot be known.
+    ``MaxCostUSD`` is one cap for a batch and all its direct and indirect retries and redoes. Possibly billed calls
+    and the claims of running processes count as spent. ``request`` is the request of ``batch``. Raises `RunStopped`
+    if the amount spent cannot be determined.
     """
     return _left(_shares(store, batch, request))
 
 
 def check_cap(store: Store, batch: Batch, request: BatchRequest) -> float | None:
-    """The same as `cap_left`, but raises `CapUsedUp` if nothing is left."""
+    """As `cap_left`, but raises `CapUsedUp` if nothing is left."""
     shares = _shares(store, batch, request)
     for share in shares:
         if share.spent >= share.cap:
             raise CapUsedUp(
                 f"the cap of batch {share.batch.path}, MaxCostUSD = {share.cap / MICRO:.2f} USD, is used up: the "
-                f"batch and what was asked for again of it spent {share.spent / MICRO:.4f} USD, or may have; upload "
+                f"batch, its retries and its redoes spent up to {share.spent / MICRO:.4f} USD; upload "
                 "its request.json again with a higher MaxCostUSD, then ask again"
             )
     return _left(shares)
 
 
 def limit_of(store: Store, batch: Batch, request: BatchRequest) -> float | None:
-    """The dollars that all runs of ``batch`` may spend together: its cap, less what was spent on what came of it.
+    """The dollars that all runs of ``batch`` together may spend: its cap minus the spending of its follow-ups.
 
-    None without a cap. Errors and arguments are those of `cap_left`.
+    None without a cap. Arguments and errors as `cap_left`.
     """
     left = cap_left(store, batch, request)
     return None if left is None else left + read_spending(store, batch.spend_key)[0].total / MICRO
 
 
 def family_of(store: Store, batch: Batch, request: BatchRequest) -> RetryFamily | None:
-    """The family whose cap counts for ``batch`` while it runs, beside its own; None where none has a cap.
+    """The family whose shared cap applies to ``batch`` in addition to its own; None if no batch of it has a cap.
 
-    Runs of a batch and of its retries may be at work at the same time: what they reserve stands in one document.
+    Runs of a batch and of its follow-ups may be active at the same time, so they reserve in one shared document.
     """
     shares = _shares(store, batch, request)
     return RetryFamily(shares[-1].batch.family_spend_key, shares[-1].cap / MICRO) if shares else None
@@ -73,7 +73,7 @@ def _left(shares: Sequence[_Share]) -> float | None:
 
 
 def _shares(store: Store, batch: Batch, request: BatchRequest) -> list[_Share]:
-    """The caps that count for ``batch``: its own, and those of the batches that it was made from."""
+    """The caps that apply to ``batch``: its own, and those of the batches of which it is a follow-up."""
     shares = []
     cap, one, seen = request.MaxCostUSD, batch, {batch}
     while True:
@@ -97,6 +97,7 @@ def _spent(store: Store, batch: Batch) -> int:
         return sum(read_spending(store, one.spend_key)[0].total for one in all_from(store, batch))
     except ValueError as error:
         raise RunStopped(
-            f"{error} in bucket {store.bucket} does not say what was asked for again of its batch, so what is left "
-            "of MaxCostUSD is not known; restore it, or delete it: what those batches spent then no longer counts"
+            f"{error} in bucket {store.bucket} cannot be read, so the retries and redoes of its batch are unknown, "
+            "and how much of MaxCostUSD is left; restore it, or delete it: what those batches spent then no longer "
+            "counts"
         ) from None

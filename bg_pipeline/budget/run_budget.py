@@ -1,7 +1,6 @@
-"""What a run may spend: every paid call is preceded by a reservation under the caps of its run, batch and day.
+"""The budget of a run: each paid call is reserved at its maximum cost under the caps of its run, day and batch.
 
-A cap without room refuses the call (`caps.CapReached`), so that no number of threads, runs and machines together
-overruns it; what is reserved is the most that the call can cost.
+A cap without room refuses the call (`limits.CapReached`), so threads, runs and machines together never exceed a cap.
 """
 
 import threading
@@ -19,14 +18,14 @@ from bg_pipeline.storage.object_store import Store
 
 
 class PriceUnknown(RunStopped):
-    """A cap is set and nobody knows what the next call would cost; nothing was spent on it."""
+    """A cap is set and the price of the next call is unknown; the call was not made."""
 
 
 @dataclass(slots=True)
 class OperationTotal:
-    """What this process called of one operation; ``unsure`` of the ``calls`` may have been billed or not.
+    """The calls of one operation in this process; ``unsure`` of the ``calls`` may or may not have been billed.
 
-    ``cost_usd`` counts them as billed, and leaves out the ``unpriced`` calls, whose price nobody knows.
+    ``cost_usd`` counts the unsure calls as billed, and excludes the ``unpriced`` calls, whose price is unknown.
     """
 
     calls: int = 0
@@ -40,32 +39,32 @@ class OperationTotal:
 
 
 class Reservation:
-    """Money set aside for one call. The first of `settle`, `release` and `keep` counts, later ones do nothing.
+    """The amount reserved for one call. The first of `settle`, `release` and `keep` counts; later ones do nothing.
 
-    Leaving the ``with`` block without any of them keeps it: the call may have been billed.
+    Leaving the ``with`` block without any of them is `keep`, because the call may have been billed.
     """
 
-    def __init__(self, purse: "RunBudget", operation: str, cost: int | None, caps: Sequence[Cap]) -> None:
-        self._purse = purse
+    def __init__(self, budget: "RunBudget", operation: str, cost: int | None, caps: Sequence[Cap]) -> None:
+        self._budget = budget
         self._operation = operation
         self._cost = cost
         self._caps = caps
         self._ended = False
 
     def settle(self, actual_usd: float | None = None) -> None:
-        """The call was billed, at ``actual_usd`` (default: as reserved)."""
+        """Records that the call was billed at ``actual_usd`` dollars (default: the reserved amount)."""
         self._end(None if actual_usd is None else micro_usd(actual_usd), OperationTotal(calls=1))
 
     def release(self) -> None:
-        """The call was not made, or is not billed."""
+        """Records that the call was not made, or is not billed."""
         self._end(0, OperationTotal())
 
     def keep(self) -> None:
-        """Nobody knows whether the call was billed: it counts as if it was."""
+        """Counts the call as billed, because it is unknown whether it was."""
         self._end(None, OperationTotal(calls=1, unsure=1))
 
     def _end(self, actual: int | None, total: OperationTotal) -> None:
-        with self._purse.lock:
+        with self._budget.lock:
             if self._ended:
                 return
             self._ended = True
@@ -74,7 +73,7 @@ class Reservation:
             total.unpriced = total.calls if self._cost is None and actual is None else 0
             for cap in self._caps:
                 cap.give_back(reserved - total.micro_usd)
-            self._purse.record(self._operation, total)
+            self._budget.record(self._operation, total)
 
     def __enter__(self) -> Self:
         return self
@@ -84,10 +83,10 @@ class Reservation:
 
 
 class RunBudget:
-    """What one run may still spend; safe to use from many threads. Close it at the end of the run.
+    """The budget of one run; thread-safe. It must be closed at the end of the run.
 
-    Caps are in US dollars; a run's or a day's of None or 0 is none, as in the settings. ``spent_usd`` is
-    what this run spent before this process. The day (UTC) counts every run, also those without a cap.
+    Caps are in US dollars; None or 0 means no cap, as in the settings. ``spent_usd`` is what this run spent in
+    earlier processes. The day (UTC) counts the spending of all runs, including those without a cap.
     """
 
     def __init__(
@@ -118,15 +117,15 @@ class RunBudget:
         family_key: str = "",
         family_cap_usd: float | None = None,
     ) -> Reservation:
-        """Sets aside what a call costs at most, before it is made.
+        """Reserves the maximum cost of a call; must be called before the call is made.
 
-        ``batch_key`` is the document of the batch's spending; without it the batch has no cap. ``family_key`` is that
-        of all batches that share the cap of one, whose runs may be at work at the same time. Raises
-        `CapReached` if a cap has no room, `PriceUnknown` if the cost is None while a cap is set; then
-        nothing is set aside. As a rule it costs no request; at most one claim in each shared document.
+        ``batch_key`` is the key of the batch's spending document; without it the batch has no cap. ``family_key`` is
+        the key of the document of all batches that share one cap, whose runs may be active at the same time. Raises
+        `CapReached` if a cap has no room, `PriceUnknown` if ``cost_usd`` is None while a cap is set; nothing is
+        reserved then. Usually makes no request, at most one claim in each shared document.
         """
         cost = None if cost_usd is None else micro_usd(cost_usd)
-        with self.lock, ExitStack() as undo:
+        with self.lock, ExitStack() as rollback:
             caps = [self._run, self._day()]
             if batch_key:
                 caps.append(self._batch(batch_key, batch_cap_usd))
@@ -142,8 +141,8 @@ class RunBudget:
                 )
             for cap in caps:
                 cap.take(cost or 0, operation)
-                undo.callback(cap.give_back, cost or 0)
-            undo.pop_all()
+                rollback.callback(cap.give_back, cost or 0)
+            rollback.pop_all()
         return Reservation(self, operation, cost, caps)
 
     def _day(self) -> SharedCap:
@@ -162,9 +161,9 @@ class RunBudget:
         return self._shared[key]
 
     def spent_on(self, batch_key: str) -> float:
-        """The dollars that were ever spent on a batch by all runs, or may have been; costs one request.
+        """The dollars ever spent on a batch by all runs, including possibly billed calls; makes one request.
 
-        What a run that was killed had claimed counts whole. Raises `RunStopped` if it cannot be known.
+        The whole claim of a killed run counts. Raises `RunStopped` if the amount cannot be determined.
         """
         spending, _ = read_spending(self._store, batch_key)
         with self.lock:
@@ -176,7 +175,7 @@ class RunBudget:
         return (spending.settled_micro_usd + claimed + committed) / MICRO
 
     def record(self, operation: str, call: OperationTotal) -> None:
-        """Adds an ended call to the totals; for `Reservation`, under ``lock``."""
+        """Adds an ended call to the totals; called by `Reservation` while it holds ``lock``."""
         total = self._totals[operation]
         total.calls += call.calls
         total.unsure += call.unsure
@@ -184,12 +183,12 @@ class RunBudget:
         total.micro_usd += call.micro_usd
 
     def totals(self) -> dict[str, OperationTotal]:
-        """What was called in this process so far, by operation, calls under way not included."""
+        """The totals of ended calls in this process, by operation."""
         with self.lock:
             return {operation: replace(total) for operation, total in self._totals.items()}
 
     def close(self) -> None:
-        """Gives back what was claimed in the shared documents and not spent. May be called again."""
+        """Returns the unused claims in the shared documents. May be called again."""
         with self.lock:
             for cap in self._shared.values():
                 cap.close()

@@ -1,1 +1,1 @@
-"""Models that say in words what a photo shows."""
+"""Caption models, which describe a photo in words."""

@@ -1,6 +1,6 @@
-"""Captions and alternative texts from Amazon Nova, or another model of Bedrock's Converse API that sees.
+"""Captions and alternative texts from Amazon Nova or any other vision model of Bedrock's Converse API.
 
-Pure functions over the request and the answer of ``bedrock-runtime`` Converse, which takes picture bytes raw.
+Pure functions that build requests and parse responses of ``bedrock-runtime`` Converse, which takes raw picture bytes.
 """
 
 import re
@@ -17,12 +17,12 @@ from bg_pipeline.settings import Settings
 
 PROMPT = "Generate a detailed description of the image."
 WITHIN = (1280, 720)
-"""The box a photo is fitted into, keeping its aspect ratio."""
+"""The maximum width and height of the photo that is sent; its aspect ratio is kept."""
 MAX_BYTES = 3_750_000
-"""The stricter of the two documented limits of a picture (Converse: 3.75 MB; Nova: 25 MB in all)."""
+"""Maximum bytes of the photo: the stricter of two documented limits (Converse: 3.75 MB; Nova: 25 MB in all)."""
 
 _MAX_TOKENS = 300
-_ALT_TEXT_ORDER = (
+_ALT_TEXT_INSTRUCTIONS = (
     "Answer in two parts. First a line that begins with 'Alt text:' and goes on with one plain sentence of at "
     "most {length} characters for people who cannot see the image. Then a line that begins with "
     "'Description:' and goes on with the answer to this: "
@@ -33,27 +33,27 @@ _DESCRIPTION = re.compile(r"^[\W_]*description[\W_]*?:[*_\s]*", re.IGNORECASE | 
 
 @dataclass(frozen=True)
 class Caption:
-    """What the model said; ``alt_text`` is "" unless it was asked for."""
+    """A caption; ``alt_text`` is empty unless it was requested."""
 
     text: str
     alt_text: str
 
 
 def operation(model_id: str) -> Operation:
-    """The operation of a caption model given as in ``BG_CAPTION_MODELS``, bare or through a profile."""
+    """The operation of a caption model; ``model_id`` is as in ``BG_CAPTION_MODELS``, with or without a profile."""
     profile, bare = split_profile(model_id)
     return Operation("CAPTION", bare, profile)
 
 
 def regions(settings: Settings, aws: Aws) -> tuple[str, ...]:
-    """The Regions in which captions are asked for: those of ``BG_CAPTION_REGIONS``, else those of the pictures."""
+    """The Regions for captions: ``BG_CAPTION_REGIONS`` if set, else those of the image models."""
     return settings.caption_regions or aws.regions
 
 
 def models(settings: Settings, aws: Aws) -> tuple[str, ...]:
-    """The caption models in order of preference.
+    """The ids of the caption models, in order of preference.
 
-    Those that a person named are taken as they are; the default ones through the profiles of the Regions in use.
+    Models named in the settings are used unchanged; the default models with the profiles of the Regions in use.
     """
     if "caption_models" in settings.model_fields_set:
         return settings.caption_models
@@ -65,8 +65,8 @@ def request(
 ) -> dict[str, Any]:
     """The arguments of ``converse`` for one photo, a JPEG within `WITHIN` and `MAX_BYTES`.
 
-    ``alt_text`` is the most characters that an alternative text may have; with 0 none is asked for. ``tier`` is
-    Bedrock's service tier; empty or ``default`` is the usual one.
+    ``alt_text`` is the maximum length of the alternative text in characters; 0 requests none. ``tier`` is Bedrock's
+    service tier; empty or ``default`` is the standard tier.
     """
     body: dict[str, Any] = {
         "modelId": model_id,
@@ -75,15 +75,15 @@ def request(
                 "role": "user",
                 "content": [
                     {"image": {"format": "jpeg", "source": {"bytes": jpeg}}},
-                    {"text": _order(alt_text) + prompt},
+                    {"text": _instructions(alt_text) + prompt},
                 ],
             }
         ],
         "inferenceConfig": {"maxTokens": _max_tokens(alt_text)},
     }
     if is_nova(model_id):
-        # Others take at most one of temperature and topP, and the newest none of them. Converse has no topK of its
-        # own: this is where Nova takes it.
+        # Other models accept at most one of temperature and topP, and the newest ones neither. Converse has no topK
+        # parameter; Nova reads it from the additional fields.
         body["inferenceConfig"] |= {"temperature": 0.3, "topP": 0.1}
         body["additionalModelRequestFields"] = {"inferenceConfig": {"topK": 20}}
     if tier not in ("", "default"):
@@ -92,45 +92,45 @@ def request(
 
 
 def prompt_of(body: Mapping[str, Any]) -> str:
-    """The words that a `request` sends with its picture."""
+    """The text that a `request` sends with its picture."""
     return str(body["messages"][0]["content"][1]["text"])
 
 
 def is_nova(model_id: str) -> bool:
-    """Whether an id, a profile's id or the ARN of either is that of one of Amazon's Nova models."""
+    """Whether a model id, profile id or ARN belongs to an Amazon Nova model."""
     return split_profile(model_id.rpartition("/")[2])[1].startswith("amazon.nova")
 
 
 def tokens_at_most(model_id: str, prompt: str = PROMPT, alt_text: int = 0) -> tuple[int, int]:
-    """Input and output tokens of one call at worst, for its place in the quota and the plan of its cost."""
-    words = len(_order(alt_text) + prompt)
+    """The maximum input and output tokens of one call, for rate limiting and cost planning."""
+    words = len(_instructions(alt_text) + prompt)
     return facts_of("CAPTION", model_id).picture_tokens + words // 3 + 20, _max_tokens(alt_text)
 
 
 def cost(model_id: str, tokens: tuple[int, int], tier: str = "") -> float | None:
-    """US dollars for input and output tokens in a service tier; None where the model's price is not known."""
+    """US dollars for ``tokens`` (input, output) in a service tier; None if the model's price is unknown."""
     facts = facts_of("CAPTION", model_id)
     return facts.cost(input_tokens=tokens[0], output_tokens=tokens[1], tier=tier)
 
 
 def read(response: Mapping[str, Any], alt_text: int = 0) -> Caption:
-    """The caption in an answer of ``converse`` to `request` with the same ``alt_text``.
+    """Parses the response of ``converse`` to a `request` with the same ``alt_text``.
 
-    Raises `errors.Blocked` for a filtered answer, which arrives as a success, and `errors.Transient` for an
-    empty one. An alternative text is never longer than asked for, and never missing: where the model gave
-    none, it is the caption's beginning.
+    Raises `errors.Blocked` for a filtered answer, which arrives as a success, and `errors.Transient` for an empty
+    one. A requested alternative text is never longer than ``alt_text`` and never missing: if the model returned none,
+    it is the beginning of the caption.
     """
     message = (response.get("output") or {}).get("message") or {}
-    said = "".join(block.get("text", "") for block in message.get("content") or ()).strip()
+    answer = "".join(block.get("text", "") for block in message.get("content") or ()).strip()
     reason = response.get("stopReason", "")
     if reason in ("content_filtered", "guardrail_intervened"):
-        raise errors.Blocked(reason, said or "The caption was refused by the model's content policy.")
-    text, alternative = _parts(said) if alt_text else (said, "")
+        raise errors.Blocked(reason, answer or "The caption was refused by the model's content policy.")
+    text, alternative = _split_answer(answer) if alt_text else (answer, "")
     if reason == "max_tokens":
         text = _whole_sentences(text)
     if not text:
         raise errors.Transient(
-            "EmptyCaption", f"The model gave no caption (it stopped for: {reason or 'no reason'})."
+            "EmptyCaption", f"The model returned no caption (stop reason: {reason or 'none'})."
         )
     return Caption(
         text=text,
@@ -139,30 +139,32 @@ def read(response: Mapping[str, Any], alt_text: int = 0) -> Caption:
 
 
 def tokens_used(response: Mapping[str, Any]) -> tuple[int, int]:
-    """Input and output tokens that an answer of ``converse`` says are billed."""
+    """The billed input and output tokens in a response of ``converse``."""
     usage = response.get("usage") or {}
     return int(usage.get("inputTokens", 0)), int(usage.get("outputTokens", 0))
 
 
 def tier_used(response: Mapping[str, Any]) -> str:
-    """The service tier that an answer of ``converse`` says it was given in."""
+    """The service tier in a response of ``converse``; empty if it contains none."""
     return str((response.get("serviceTier") or {}).get("type", ""))
 
 
-def _order(alt_text: int) -> str:
-    return _ALT_TEXT_ORDER.format(length=alt_text) if alt_text else ""
+def _instructions(alt_text: int) -> str:
+    return _ALT_TEXT_INSTRUCTIONS.format(length=alt_text) if alt_text else ""
 
 
 def _max_tokens(alt_text: int) -> int:
-    """A token is four letters, and a sentence may be one and a half times as long as it was asked to be."""
+    """The token limit of the answer: 4 characters per token, and alternative texts up to 1.5 times the requested
+    length.
+    """
     return _MAX_TOKENS + (10 + alt_text * 2 // 5 if alt_text else 0)
 
 
-def _parts(said: str) -> tuple[str, str]:
-    """Description and alternative text of an answer in two parts, however the model marked them."""
-    found = _ALT_TEXT.search(said)
-    alternative = found[1].strip(" *_\"'") if found else ""
-    rest = said[: found.start()] + said[found.end() :] if found else said
+def _split_answer(answer: str) -> tuple[str, str]:
+    """Description and alternative text of an answer with two parts, in any markup the model uses."""
+    match = _ALT_TEXT.search(answer)
+    alternative = match[1].strip(" *_\"'") if match else ""
+    rest = answer[: match.start()] + answer[match.end() :] if match else answer
     return _DESCRIPTION.sub("", rest, count=1).strip() or alternative, alternative
 
 
@@ -176,7 +178,7 @@ def _first_sentence(text: str) -> str:
 
 
 def shortened(text: str, length: int) -> str:
-    """The text on one line, ended at a word with an ellipsis where it has more than ``length`` characters."""
+    """The text on one line; if longer than ``length`` characters it is cut after a word and ends with an ellipsis."""
     text = " ".join(text.split())
     if len(text) <= length:
         return text

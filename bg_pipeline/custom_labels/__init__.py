@@ -1,1 +1,1 @@
-"""Rekognition Custom Labels models: on only while photos wait for them, and stopped in every case."""
+"""Rekognition Custom Labels: the model's start and stop, and the runs that label the photos waiting for it."""

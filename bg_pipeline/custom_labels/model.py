@@ -1,7 +1,7 @@
-"""A Rekognition Custom Labels model version: the state it is in, started and stopped.
+"""State, start and stop of a Rekognition Custom Labels model version.
 
-It is billed by the hour from its start to its stop, used or not. Whoever starts it has to see to its stop:
-`bg_pipeline.custom_labels.window` does.
+A model is billed by the hour from its start to its stop, used or not. Whoever starts it must ensure that it is
+stopped; `bg_pipeline.custom_labels.window` does.
 """
 
 from collections.abc import Callable
@@ -15,35 +15,36 @@ from bg_pipeline.errors import BgPipelineError, ModelUnavailable
 from bg_pipeline.labelers import custom_labels
 from bg_pipeline.rate_limits.calls import classify
 
-ON = frozenset({"STARTING", "RUNNING"})
-"""The states that cost money."""
+BILLED = frozenset({"STARTING", "RUNNING"})
+"""The states in which the model costs money."""
 
 
 class NotStarted(BgPipelineError):
-    """The model does not run; the text says why and what to do."""
+    """The model did not start; the text gives the reason and what to do."""
 
 
-class InUse(BgPipelineError):
-    """What was asked is not possible in the state that the model is in."""
+class WrongState(BgPipelineError):
+    """The model cannot be started or stopped in its current state (``ResourceInUseException``)."""
 
 
 @dataclass(frozen=True)
 class State:
-    """Rekognition's word for the model's state, and its sentence about it, if it has one."""
+    """The model's ``Status`` and ``StatusMessage`` as Rekognition returns them."""
 
     status: str
     message: str = ""
 
     @property
-    def on(self) -> bool:
-        return self.status in ON
+    def is_billed(self) -> bool:
+        """Whether the model costs money in this state."""
+        return self.status in BILLED
 
 
 class CustomModel:
-    """One model version, by its ARN.
+    """A model version, identified by its ARN.
 
-    What is asked of AWS may fail with a `Transient` error (the outcome is then not known), `ModelUnavailable` or
-    another `CallError`, or `RunStopped` if there are no credentials.
+    Each method may raise a `Transient` error (the outcome is then unknown), `ModelUnavailable` or another
+    `CallError`, or `RunStopped` if there are no credentials.
     """
 
     def __init__(self, aws: Aws, arn: str) -> None:
@@ -54,56 +55,58 @@ class CustomModel:
         self._project_arn = ""
 
     def state(self) -> State:
-        """The state it is in now."""
+        """The current state."""
         if not self._project_arn:
             self._project_arn = self._find_project()
-        answer = self._ask(
+        answer = self._call(
             "DescribeProjectVersions",
             lambda: self._client.describe_project_versions(
                 ProjectArn=self._project_arn, VersionNames=[self._version]
             ),
         )
-        for found in answer.get("ProjectVersionDescriptions", ()):
-            if found["ProjectVersionArn"] == self.arn:
-                return State(found["Status"], found.get("StatusMessage", ""))
-        raise self._unknown("version")
+        for version in answer.get("ProjectVersionDescriptions", ()):
+            if version["ProjectVersionArn"] == self.arn:
+                return State(version["Status"], version.get("StatusMessage", ""))
+        raise self._not_found("version")
 
     def start(self, units: int) -> None:
-        """Has it started; raises `ModelInUse` if somebody else did, and `NotStarted` at the account's limit."""
-        self._ask(
+        """Orders its start; raises `WrongState` if it is on already, `NotStarted` if the quota is used up."""
+        self._call(
             "StartProjectVersion",
             lambda: self._client.start_project_version(ProjectVersionArn=self.arn, MinInferenceUnits=units),
         )
 
     def stop(self) -> None:
-        """Has it stopped; raises `ModelInUse` while it is starting, and when it does not run."""
-        self._ask("StopProjectVersion", lambda: self._client.stop_project_version(ProjectVersionArn=self.arn))
+        """Orders its stop; raises `WrongState` while it is starting, or if it is not running."""
+        self._call(
+            "StopProjectVersion", lambda: self._client.stop_project_version(ProjectVersionArn=self.arn)
+        )
 
     def _find_project(self) -> str:
-        # A project's ARN ends in a number of its own, which its versions' ARNs do not tell.
-        answer = self._ask(
+        # A project's ARN ends in a number that is not in the ARNs of its versions.
+        answer = self._call(
             "DescribeProjects", lambda: self._client.describe_projects(ProjectNames=[self._project])
         )
-        for found in answer.get("ProjectDescriptions", ()):
-            arn: str = found["ProjectArn"]
+        for project in answer.get("ProjectDescriptions", ()):
+            arn: str = project["ProjectArn"]
             if arn.rpartition("/")[0] == self.arn.partition("/version/")[0]:
                 return arn
-        raise self._unknown("project")
+        raise self._not_found("project")
 
-    def _unknown(self, what: str) -> ModelUnavailable:
+    def _not_found(self, kind: str) -> ModelUnavailable:
         return ModelUnavailable(
             "ResourceNotFoundException",
-            f"this account has no Custom Labels {what} of {self.arn} in {self.region}; check BG_CUSTOM_LABELS_ARN",
+            f"this account has no Custom Labels {kind} of {self.arn} in {self.region}; check BG_CUSTOM_LABELS_ARN",
         )
 
-    def _ask(self, operation: str, send: Callable[[], Any]) -> Any:
+    def _call(self, operation: str, send: Callable[[], Any]) -> Any:
         try:
             return send()
         except ClientError as error:
-            told = error.response.get("Error", {})
-            code, message = str(told.get("Code", "")), str(told.get("Message", ""))
+            details = error.response.get("Error", {})
+            code, message = str(details.get("Code", "")), str(details.get("Message", ""))
             if code == "ResourceInUseException":
-                raise InUse(f"{operation}: {message}") from error
+                raise WrongState(f"{operation}: {message}") from error
             if code == "LimitExceededException":
                 raise NotStarted(
                     f"{self.arn} was not started: the account's quota of running Custom Labels models, or of their "

@@ -1,4 +1,4 @@
-"""Stops Custom Labels models that runs started and, because they were killed, did not stop."""
+"""Stops Custom Labels models that were started by runs which were killed before they could stop them."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -8,23 +8,23 @@ from pydantic import BaseModel
 
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.custom_labels.model import CustomModel
-from bg_pipeline.custom_labels.window import Window, WindowRecord, owner, read_record
+from bg_pipeline.custom_labels.window import Window, WindowRecord, describe_owner, read_record
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.errors import BgPipelineError
 from bg_pipeline.state.leases import TTL_SECONDS, Leases, seconds_since_boot
 from bg_pipeline.storage.object_store import Store
 
-SEE_OFF_SECONDS = 5.0
-"""Between two looks of `see_off`."""
-LOOKS = 3
-"""A lease that was seen unchanged so often, and for longer than it is good for, is a dead run's.
+POLL_SECONDS = 5.0
+"""Seconds between two checks of `stop_orphaned_models`."""
+MIN_SIGHTINGS = 3
+"""A lease that was seen unchanged this often, and for longer than its ``ttl``, belongs to a dead run.
 
-By time alone, a laptop that slept between two looks would count its own run as dead.
+Time alone is not enough: a laptop that slept between two checks would take its own run for dead.
 """
 
 
 class ModelSighting(BaseModel):
-    """A lease as it was seen: its tag, how often, and since when (seconds since this machine's boot)."""
+    """A lease that was seen unchanged: its ETag, how often, and since when (seconds since this machine's boot)."""
 
     etag: str
     looks: int
@@ -32,11 +32,11 @@ class ModelSighting(BaseModel):
 
 
 class OrphanedModelCheck:
-    """Looks at every recorded start; a start whose run lives is left alone, as is a model without a record.
+    """Checks every recorded start, and stops the models of dead runs; models without a record are left alone.
 
-    ``seen`` is what the last look saw of the leases, by key, and after `look` what this one saw. ``left`` are the
-    models that the last look could not stop yet. A run of this machine is known to be dead at once, one of another
-    machine after `LOOKS`.
+    ``seen`` are the sightings of leases, by key: those of the previous check before `check`, its own afterwards.
+    ``left`` are the models that the last check could not stop yet. The death of a run on this machine is known at
+    once, on another machine after `MIN_SIGHTINGS` checks.
     """
 
     def __init__(
@@ -54,35 +54,35 @@ class OrphanedModelCheck:
         self._clock = clock
 
     def check(self) -> list[str]:
-        """Stops what is to be stopped; a line for a person about each start, none if no model is on.
+        """Stops the models of dead runs; returns a log line about each recorded start, none if there is no record.
 
-        What cannot be stopped yet, because it is starting, is stopped by a later look.
+        A model that cannot be stopped yet, because it is still starting, is stopped by a later check.
         """
         lines: list[str] = []
-        before, self.seen, self.left = self.seen, {}, []
-        for found in self._store.list(f"{s3_keys.WINDOWS}/models/"):
-            if found.key.endswith("/start.json"):
-                record, _ = read_record(self._store, found.key)
+        previous, self.seen, self.left = self.seen, {}, []
+        for stored in self._store.list(f"{s3_keys.WINDOWS}/models/"):
+            if stored.key.endswith("/start.json"):
+                record, _ = read_record(self._store, stored.key)
                 if record is None:
                     lines.append(
-                        f"{found.key} is no record of a start: stop the model if it is on, and remove it"
+                        f"{stored.key} is not a valid record of a start: stop the model if it is on, then delete it"
                     )
                 else:
-                    lines += self._look_at(record, before)
+                    lines += self._check_record(record, previous)
         return lines
 
-    def _look_at(self, record: WindowRecord, before: Mapping[str, ModelSighting]) -> list[str]:
+    def _check_record(self, record: WindowRecord, previous: Mapping[str, ModelSighting]) -> list[str]:
         key = s3_keys.window_key(record.model, "lease")
-        outworn = self._see(key, before.get(key))
+        expired_etag = self._expired_lease(key, previous.get(key))
         lines: list[str] = []
         with Leases(self._store, "custom_labels_guard") as leases:
-            lease = leases.acquire(key, outworn=outworn)
+            lease = leases.acquire(key, expired_etag=expired_etag)
             if lease is None:
-                return [f"{owner(self._store, record.model)} has {record.model} on"]
+                return [f"{describe_owner(self._store, record.model)} is using {record.model}"]
             with lease:
                 model = CustomModel(self._aws, record.model)
                 window = Window(model, self._store, lease, run=record.run, note=lines.append)
-                window.stop("guard", patience=0)
+                window.stop("guard", timeout=0)
         if window.report is None:
             self.left.append(record.model)
         else:
@@ -92,44 +92,45 @@ class OrphanedModelCheck:
             )
         return lines
 
-    def _see(self, key: str, before: ModelSighting | None) -> str | None:
-        """Looks at a lease; its tag if it is outworn."""
-        held = self._store.head(key)
-        if held is None:
+    def _expired_lease(self, key: str, previous: ModelSighting | None) -> str | None:
+        """Records a sighting of a lease; returns its ETag if it belongs to a dead run."""
+        lease = self._store.head(key)
+        if lease is None:
             return None
         now = self._clock()
-        if before is not None and before.etag == held.etag and before.since <= now:
-            sight = before.model_copy(update={"looks": before.looks + 1})
+        if previous is not None and previous.etag == lease.etag and previous.since <= now:
+            sighting = previous.model_copy(update={"looks": previous.looks + 1})
         else:
-            sight = ModelSighting(etag=held.etag, looks=1, since=now)
-        self.seen[key] = sight
-        return held.etag if sight.looks >= LOOKS and now - sight.since > TTL_SECONDS else None
+            sighting = ModelSighting(etag=lease.etag, looks=1, since=now)
+        self.seen[key] = sighting
+        is_expired = sighting.looks >= MIN_SIGHTINGS and now - sighting.since > TTL_SECONDS
+        return lease.etag if is_expired else None
 
 
-def stop_orphaned_models(store: Store, aws: Aws, seconds: float, say: Callable[[str], None]) -> None:
-    """Stops, before the last process ends that could do it, what dead runs of this machine left on.
+def stop_orphaned_models(store: Store, aws: Aws, timeout: float, note: Callable[[str], None]) -> None:
+    """Stops the models that dead runs of this machine left on; called when the last process that could do it ends.
 
-    A model that is starting cannot be stopped: it is waited for, for ``seconds``. What is still on then, and what
-    was done, ``say`` tells in lines for a person. Models of runs that live elsewhere are left alone.
+    A model that is starting cannot be stopped; this waits up to ``timeout`` seconds for it. ``note`` gets a line
+    about each change and about each model that is still on at the end. Models of live runs elsewhere are left alone.
     """
-    guard = OrphanedModelCheck(store, aws, {})
-    give_up = seconds_since_boot() + seconds
-    told = ""
+    check = OrphanedModelCheck(store, aws, {})
+    deadline = seconds_since_boot() + timeout
+    last_note = ""
     while True:
         try:
-            lines = guard.check()
+            lines = check.check()
         except (ClientError, BotoCoreError, BgPipelineError) as error:
-            say(f"Whether a Custom Labels model was left on could not be looked up: {error}")
+            note(f"It could not be checked whether a Custom Labels model was left on: {error}")
             return
-        if lines and lines != [told]:
-            say("; ".join(lines))
-            told = "; ".join(lines)
-        if not guard.left:
+        if lines and lines != [last_note]:
+            note("; ".join(lines))
+            last_note = "; ".join(lines)
+        if not check.left:
             return
-        if seconds_since_boot() >= give_up:
-            say(
-                f"{', '.join(guard.left)} is STILL ON and costs money: stop it in the Rekognition Custom Labels "
+        if seconds_since_boot() >= deadline:
+            note(
+                f"{', '.join(check.left)} is STILL ON and costs money: stop it in the Rekognition Custom Labels "
                 "console, or start this again, which stops it"
             )
             return
-        time.sleep(SEE_OFF_SECONDS)
+        time.sleep(POLL_SECONDS)

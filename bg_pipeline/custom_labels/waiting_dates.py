@@ -1,8 +1,8 @@
-"""Which photos wait for a Custom Labels model, and whether they are reason enough to start it.
+"""Which photos wait for a Custom Labels model, and whether the model is to be started for them.
 
-Looked at are the dates of the sensor's look-back and those that are marked: by a run that met the model off, or
-by a window run that has not brought them up to date yet. A photo that had its chances in `CHANCES` windows and
-still has no labels opens none any more, so that a bad file never keeps a model running.
+The dates of the sensor's look-back are searched, and the marked dates: those marked by a run that found the model
+stopped, or by a window run that has not finished them. A photo that still has no labels after `RETRIES_PER_DATE`
+windows opens no further window, so that a bad file cannot keep a model running.
 """
 
 import hashlib
@@ -24,11 +24,12 @@ from bg_pipeline.state.model_stopped import WAITS_FOR_WINDOW
 from bg_pipeline.storage.object_store import Store
 
 RETRIES_PER_DATE = 3
+"""Windows after which a photo without labels is no reason to start the model any more."""
 
 
 @dataclass(frozen=True)
 class WaitingBatch:
-    """A photo whose labels are due; ``tried`` says that a run came to it and it has none all the same."""
+    """A photo whose labels are due; ``tried`` is True if a run attempted them and they failed."""
 
     batch: Batch
     image: str
@@ -37,13 +38,13 @@ class WaitingBatch:
 
     @property
     def name(self) -> str:
-        """The photo as it is now: another upload or another model makes another name."""
+        """An id of this version of the photo with this model; another upload or model has another id."""
         return hashlib.sha256(f"{self.batch.path}/{self.image} {self.made_for}".encode()).hexdigest()[:20]
 
 
 @dataclass(frozen=True)
 class DateMarker:
-    """A mark on a date; ``run`` is the window run that brings it up to date, empty if a run met the model off."""
+    """A marked date; ``run`` is the window run that processes it, or empty if a run found the model stopped."""
 
     date: UploadDate
     run: str
@@ -51,29 +52,29 @@ class DateMarker:
 
 
 def date_markers(store: Store) -> Iterator[DateMarker]:
-    """Every mark there is."""
-    for found in store.list(f"{s3_keys.WAITING}/"):
-        date = parse_waiting(found.key)
-        document = store.read_json(found.key)
+    """Yields all marked dates."""
+    for stored in store.list(f"{s3_keys.WAITING}/"):
+        date = parse_waiting(stored.key)
+        document = store.read_json(stored.key)
         if date is not None and isinstance(document, dict):
-            yield DateMarker(date, str(document.get("Run", "")), found.etag)
+            yield DateMarker(date, str(document.get("Run", "")), stored.etag)
 
 
 def remove_marker(store: Store, date: UploadDate, etag: str) -> None:
-    """Removes a mark, unless the date was marked again since."""
+    """Deletes the marker of a date, unless the date was marked again since."""
     with suppress(PreconditionFailed):
         store.delete(s3_keys.waiting_key(date), if_etag=etag)
 
 
 def recent_dates(settings: Settings, now: datetime) -> list[UploadDate]:
-    """The dates of the look-back up to tomorrow's, newest first."""
+    """The dates of the look-back up to tomorrow (UTC), newest first."""
     newest = now.astimezone(UTC).date() + timedelta(days=1)
     days = (newest - timedelta(days=days) for days in range(settings.lookback_days + 2))
     return [day for day in days if day >= settings.first_date]
 
 
 def waiting_batches(store: Store, settings: Settings, dates: Iterable[UploadDate]) -> Iterator[WaitingBatch]:
-    """The photos of the dates that wait for labels, but for those in batches that another run is at work on."""
+    """Yields the photos of these dates that wait for labels, except in batches that another run is working on."""
     now = datetime.now(UTC)
     for uploaded, ledger in stored_batches(store, dates):
         if not uploaded.complete(settings.settle_seconds, now):
@@ -81,10 +82,10 @@ def waiting_batches(store: Store, settings: Settings, dates: Iterable[UploadDate
         work = open_work(store, settings, uploaded, ledger)
         work.find_due(settings, {}, stages=(LABELS,), refresh=NO_REFRESH, etag_of=lambda key: "")
         if work.due and not at_work(store, uploaded.batch.lease_key):
-            yield from _of(work)
+            yield from _waiting_in(work)
 
 
-def _of(work: BatchWork) -> Iterator[WaitingBatch]:
+def _waiting_in(work: BatchWork) -> Iterator[WaitingBatch]:
     batch = work.locations.batch
     allowed = sample_left(work)
     for image in list(work.due)[:allowed]:
@@ -96,7 +97,7 @@ def _of(work: BatchWork) -> Iterator[WaitingBatch]:
 
 
 class RetryBudget:
-    """How often the photos that still wait had their chance, for one model."""
+    """Counts the windows in which each waiting photo was tried, for one model."""
 
     def __init__(self, store: Store, model: str) -> None:
         self._store = store
@@ -105,12 +106,12 @@ class RetryBudget:
         counts = document if isinstance(document, dict) else {}
         self._counts = {name: count for name, count in counts.items() if isinstance(count, int)}
 
-    def left(self, waiter: WaitingBatch) -> bool:
-        """Whether the photo is still reason enough to start the model."""
-        return self._counts.get(waiter.name, 0) < RETRIES_PER_DATE
+    def left(self, photo: WaitingBatch) -> bool:
+        """Whether the model may still be started for the photo."""
+        return self._counts.get(photo.name, 0) < RETRIES_PER_DATE
 
     def use(self, waiting: Collection[WaitingBatch]) -> None:
-        """A window has closed and these are the photos that wait; forgets all others."""
+        """Counts one more window for the tried photos in ``waiting``; called at its end. Forgets all other photos."""
         counts = {each.name: self._counts.get(each.name, 0) + each.tried for each in waiting}
         counts = {name: count for name, count in counts.items() if count}
         if counts != self._counts:

@@ -1,7 +1,7 @@
-"""One run over all dates that wait for the Custom Labels model: it is on for their labels and for nothing else.
+"""A window run: processes all dates that wait for the Custom Labels model, which runs only while labels are made.
 
-First the model is started, all waiting photos are labelled, and the model is stopped. Only then, when it costs
-nothing any more, captions, pictures and reports of the same dates are made.
+The run starts the model, labels all waiting photos and stops the model. Only then, when the model costs nothing any
+more, it makes the captions, pictures and reports of these dates.
 """
 
 import threading
@@ -21,7 +21,7 @@ from bg_pipeline.custom_labels.waiting_dates import (
     remove_marker,
     waiting_batches,
 )
-from bg_pipeline.custom_labels.window import Window, WindowReport, WindowTaken, opened
+from bg_pipeline.custom_labels.window import Window, WindowReport, WindowTaken, open_window
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.ledger_entries import Entry
@@ -40,9 +40,9 @@ from bg_pipeline.storage.object_store import Store
 
 @dataclass(frozen=True)
 class LabelsDue:
-    """What there is to do: dates with photos to label, and dates that an earlier window run left half done.
+    """The work for a window run: dates with photos to label, and dates that an earlier window run left unfinished.
 
-    ``given_up`` photos still wait and are no reason to start the model any more.
+    ``given_up`` is the number of photos that still wait but are no reason to start the model any more.
     """
 
     to_label: tuple[date, ...]
@@ -50,24 +50,24 @@ class LabelsDue:
     given_up: int = 0
 
     @property
-    def is_empty(self) -> str:
-        """Why there is nothing to do; empty if there is something."""
+    def empty_reason(self) -> str:
+        """Why there is nothing to do; an empty string if there is work."""
         if self.to_label or self.half_done:
             return ""
         if not self.given_up:
             return "no photo waits for the Custom Labels model"
         return (
-            f"no photo waits for the Custom Labels model, but for {self.given_up} that got no labels in "
-            f"{RETRIES_PER_DATE} windows; they are tried again when others wait as well, or by a run of this job "
-            "with given_up: true"
+            f"no photo waits for the Custom Labels model, except {self.given_up} that got no labels in "
+            f"{RETRIES_PER_DATE} windows; they are tried again together with other waiting photos, or by a run of "
+            "this job with given_up: true"
         )
 
 
 @dataclass
 class WindowOutcome:
-    """What a window run did; ``reason`` says why it did nothing, ``report`` is None where no model was needed.
+    """The result of a window run; ``reason`` says why it did nothing, ``report`` is None if no model was needed.
 
-    ``labels`` are the dates as the labels left them, ``days`` as they are at the end.
+    ``labels`` are the results of the dates after the labels, ``days`` those at the end.
     """
 
     reason: str = ""
@@ -85,28 +85,31 @@ def find_labels_due(
     first: bool = False,
     time_is_up: Callable[[], bool] = lambda: False,
 ) -> LabelsDue | None:
-    """What there is to do; with ``first`` the first find ends the search. None if the time is up before its end.
+    """The work that is due; None if ``time_is_up`` returned True before the end of the search.
 
-    With ``given_up`` photos count that had their chances in vain.
+    With ``first`` the search ends at the first date found. With ``given_up`` photos count that have used up their
+    retries.
     """
-    marked = list(date_markers(store))
-    half_done = tuple(sorted({each.date for each in marked if each.run and not _alive(store, each.run)}))
+    markers = list(date_markers(store))
+    half_done = tuple(
+        sorted({each.date for each in markers if each.run and not _is_running(store, each.run)})
+    )
     if first and half_done:
         return LabelsDue((), half_done)
-    chances = RetryBudget(store, settings.custom_labels_arn)
+    retries = RetryBudget(store, settings.custom_labels_arn)
     to_label: list[date] = []
-    hopeless = 0
-    for day in _dates(settings, marked):
+    given_up_count = 0
+    for day in _dates(settings, markers):
         if time_is_up():
             return None
         waiting = list(waiting_batches(store, settings, [day]))
-        reasons = [each for each in waiting if given_up or chances.left(each)]
-        hopeless += len(waiting) - len(reasons)
-        if reasons:
+        eligible = [each for each in waiting if given_up or retries.left(each)]
+        given_up_count += len(waiting) - len(eligible)
+        if eligible:
             to_label.append(day)
             if first:
                 break
-    return LabelsDue(tuple(sorted(to_label)), half_done, hopeless)
+    return LabelsDue(tuple(sorted(to_label)), half_done, given_up_count)
 
 
 def run(
@@ -119,44 +122,44 @@ def run(
     progress: Callable[[Progress], None] = lambda progress: None,
     note: Callable[[str], None] = lambda line: None,
 ) -> WindowOutcome:
-    """Brings all waiting dates up to date; does nothing while another run owns the window.
+    """Processes all waiting dates; does nothing while another run owns the window.
 
-    The model is stopped before this returns or raises: `NotStarted` and others as `window.opened`, and `CapReached`
-    where a cap has no room for the model's time. Errors of images are counted in the `DateResult`s and told in the
-    reports.
+    The model is stopped before this returns or raises. Raises `NotStarted` and the other errors of
+    `window.open_window`, such as `CapReached` if a cap has no room for the model's time. Errors of images are counted
+    in the `DateResult`s and listed in the reports.
     """
     if not settings.custom_labels_arn:
         raise SettingsError("BG_CUSTOM_LABELS_ARN is not set: there is no model to start")
-    need = find_labels_due(store, settings, given_up=given_up)
-    if need is None or need.is_empty:
-        return WindowOutcome(reason=need.is_empty if need else "")
+    due = find_labels_due(store, settings, given_up=given_up)
+    if due is None or due.empty_reason:
+        return WindowOutcome(reason=due.empty_reason if due else "")
     context = RunContext(settings, aws, store, stop=threading.Event(), note=note)
     outcome = WindowOutcome()
-    claims: dict[date, str] = {}
+    markers: dict[date, str] = {}
     labelled: dict[Batch, set[str]] = {}
     try:
         with Leases(store, run_id) as leases:
-            # While it is held, dates that are marked with this run are in good hands.
+            # While this lease is held, other runs leave dates alone that are marked with this run.
             leases.acquire(s3_keys.window_run_key(run_id))
-            if need.to_label:
-                with opened(
+            if due.to_label:
+                with open_window(
                     CustomModel(aws, settings.custom_labels_arn),
                     store,
                     leases,
                     units=settings.custom_labels_units,
                     minutes=settings.custom_labels_start_minutes,
-                    purse=context.run_budget,
+                    run_budget=context.run_budget,
                     note=note,
                 ) as window:
                     outcome.labels = _label(
-                        context, window, need.to_label, claims, labelled, run_id, progress
+                        context, window, due.to_label, markers, labelled, run_id, progress
                     )
                 outcome.report, outcome.report_key = window.report, window.report_key
-            claims |= _claim(store, set(need.half_done) - claims.keys(), run_id)
-            costs = _shares(outcome.report, labelled)
+            markers |= _mark(store, set(due.half_done) - markers.keys(), run_id)
+            costs = _cost_by_photo(outcome.report, labelled)
             engine = Engine(context, run_id=run_id, reporter=REPORTER, label_costs=costs, progress=progress)
-            outcome.days = engine.run(sorted(claims))
-            _hand_back(store, settings, claims)
+            outcome.days = engine.run(sorted(markers))
+            _unmark(store, settings, markers)
     except WindowTaken as error:
         outcome.reason = str(error)
     finally:
@@ -168,38 +171,38 @@ def _label(
     context: RunContext,
     window: Window,
     dates: Collection[date],
-    claims: dict[date, str],
+    markers: dict[date, str],
     labelled: dict[Batch, set[str]],
     run_id: str,
     progress: Callable[[Progress], None],
 ) -> dict[date, DateResult]:
-    """Labels what waits, and what comes meanwhile, until nothing waits or nothing more can be done.
+    """Labels the waiting photos, and those that arrive meanwhile, until none waits or none could be labelled.
 
-    What got labels is put into ``labelled``, even if this ends with an error.
+    Labelled photos are added to ``labelled``, and marked dates to ``markers``, also if this raises.
     """
 
-    def tell(now: Progress) -> None:
+    def on_progress(now: Progress) -> None:
         window.keep_alive()
         progress(now)
 
-    def take_down(batch: Batch, entry: Entry) -> None:
+    def on_image(batch: Batch, entry: Entry) -> None:
         record = entry.stages.get(LABELS)
         if record is not None and record.status == Status.SUCCEEDED and not record.reused:
             labelled.setdefault(batch, set()).add(entry.image)
 
-    chances = RetryBudget(context.store, context.settings.custom_labels_arn)
+    retries = RetryBudget(context.store, context.settings.custom_labels_arn)
     waiting: list[WaitingBatch] = []
     done: dict[date, DateResult] = {}
     while dates:
-        claims |= _claim(context.store, set(dates) - claims.keys(), run_id)
+        markers |= _mark(context.store, set(dates) - markers.keys(), run_id)
         engine = Engine(
             context,
             run_id=run_id,
             reporter=REPORTER,
             stages=(LABELS,),
             wait_for_others=False,
-            on_image=take_down,
-            progress=tell,
+            on_image=on_image,
+            progress=on_progress,
         )
         days = engine.run(sorted(dates))
         made = sum(day.made[LABELS] for day in days.values())
@@ -208,23 +211,23 @@ def _label(
                 context.store, context.settings, _dates(context.settings, date_markers(context.store))
             )
         )
-        window.tally.dates = tuple(sorted(claims))
-        window.tally.labelled += made
-        window.tally.failed += sum(day.failed[LABELS] for day in days.values())
-        window.tally.still_waiting = len(waiting)
+        window.counts.dates = tuple(sorted(markers))
+        window.counts.labelled += made
+        window.counts.failed += sum(day.failed[LABELS] for day in days.values())
+        window.counts.still_waiting = len(waiting)
         for each, day in days.items():
             if each in done:
                 day.made += done[each].made
             done[each] = day
-        dates = {waiter.batch.date for waiter in waiting} if made else ()
-    chances.use(waiting)
+        dates = {photo.batch.date for photo in waiting} if made else ()
+    retries.use(waiting)
     return done
 
 
-def _shares(
+def _cost_by_photo(
     report: WindowReport | None, labelled: Mapping[Batch, Collection[str]]
 ) -> dict[Batch, dict[str, float]]:
-    """What the window cost for each photo that got its labels in it: all the same."""
+    """The window's cost divided equally among the photos labelled in it, in US dollars by batch and image."""
     photos = sum(len(images) for images in labelled.values())
     if report is None or not report.cost_usd or not photos:
         return {}
@@ -232,27 +235,27 @@ def _shares(
     return {batch: dict.fromkeys(images, share) for batch, images in labelled.items()}
 
 
-def _dates(settings: Settings, marked: Iterable[DateMarker]) -> list[date]:
-    """The dates to look at, newest first."""
+def _dates(settings: Settings, markers: Iterable[DateMarker]) -> list[date]:
+    """The dates to search: those of the look-back and the marked ones, newest first."""
     recent = recent_dates(settings, datetime.now(UTC))
-    return sorted({*recent, *(each.date for each in marked)}, reverse=True)
+    return sorted({*recent, *(each.date for each in markers)}, reverse=True)
 
 
-def _alive(store: Store, run: str) -> bool:
+def _is_running(store: Store, run: str) -> bool:
     return at_work(store, s3_keys.window_run_key(run))
 
 
-def _claim(store: Store, dates: Iterable[date], run_id: str) -> dict[date, str]:
+def _mark(store: Store, dates: Iterable[date], run_id: str) -> dict[date, str]:
     return {day: mark_date_waiting(store, day, run_id) for day in dates}
 
 
-def _hand_back(store: Store, settings: Settings, claims: Mapping[date, str]) -> None:
-    """Removes the marks of dates that are up to date; those that still wait stay marked for the next window."""
-    chances = RetryBudget(store, settings.custom_labels_arn)
+def _unmark(store: Store, settings: Settings, markers: Mapping[date, str]) -> None:
+    """Removes this run's markers; dates whose photos still wait are marked for the next window."""
+    retries = RetryBudget(store, settings.custom_labels_arn)
     waiting = {
-        each.batch.date for each in waiting_batches(store, settings, sorted(claims)) if chances.left(each)
+        each.batch.date for each in waiting_batches(store, settings, sorted(markers)) if retries.left(each)
     }
-    for day, etag in claims.items():
+    for day, etag in markers.items():
         remove_marker(store, day, etag)
         if day in waiting:
             mark_date_waiting(store, day)

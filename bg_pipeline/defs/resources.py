@@ -25,6 +25,9 @@ class PhotoBucket(dg.ConfigurableResource[Store]):
     connections: int = Field(
         10, description="HTTP connections that the client keeps, at least the number of threads."
     )
+    use_obstore: bool = Field(
+        True, description="Whether small objects are read and written with obstore first (BG_S3_CLIENT)."
+    )
 
     def create_resource(self, context: dg.InitResourceContext) -> Store:
         if not self.name:
@@ -33,13 +36,16 @@ class PhotoBucket(dg.ConfigurableResource[Store]):
         client = aws.client("s3")
         place = (client.meta.endpoint_url, self.name)
         if place in _regions:
-            return Store(aws.client("s3", _regions[place]), self.name)
+            return self._store(aws.client("s3", _regions[place]))
         try:
             client = aws.s3(self.name)
         except SettingsError:
-            return Store(client, self.name)
+            return self._store(client)
         _regions[place] = client.meta.region_name
-        return Store(client, self.name)
+        return self._store(client)
+
+    def _store(self, client: Any) -> Store:
+        return Store(client, self.name, use_obstore=self.use_obstore)
 
 
 class ModelClients(dg.ConfigurableResource[Aws]):
@@ -61,10 +67,17 @@ class EventQueue(dg.ConfigurableResource[Queue]):
         return Queue(Aws(connections=1).client("sqs", region_of(self.url)), self.url)
 
 
-def resources(bucket: str, regions: tuple[str, ...], connections: int, queue_url: str = "") -> dict[str, Any]:
+def resources(
+    bucket: str,
+    regions: tuple[str, ...],
+    connections: int,
+    queue_url: str = "",
+    *,
+    use_obstore: bool = True,
+) -> dict[str, Any]:
     """The resources by the names under which assets and sensors ask for them; ``queue`` only where there is one."""
     return {
-        "bucket": PhotoBucket(name=bucket, connections=connections),
+        "bucket": PhotoBucket(name=bucket, connections=connections, use_obstore=use_obstore),
         "aws": ModelClients(regions=list(regions), connections=connections),
         **({"queue": EventQueue(url=queue_url)} if queue_url else {}),
     }

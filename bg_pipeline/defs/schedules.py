@@ -9,7 +9,7 @@ from pydantic import RootModel, ValidationError
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.custom_labels import window_run
 from bg_pipeline.custom_labels.orphaned_models import ModelSighting, OrphanedModelCheck
-from bg_pipeline.custom_labels.window import owner
+from bg_pipeline.custom_labels.window import describe_owner
 from bg_pipeline.defs.sensors import NO_BUCKET, skip
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.errors import BgPipelineError
@@ -48,15 +48,15 @@ def custom_labels_hourly(settings: Settings, job: dg.JobDefinition) -> dg.Schedu
         deadline = time.monotonic() + TICK_SECONDS
         try:
             if at_work(store, s3_keys.window_key(model, "lease")):
-                return skip(context, f"{owner(store, model)} owns the window")
+                return skip(context, f"{describe_owner(store, model)} owns the window")
             need = window_run.find_labels_due(
                 store, settings, first=True, time_is_up=lambda: time.monotonic() > deadline
             )
         except (ClientError, BotoCoreError) as error:
             return skip(context, f"bucket '{store.bucket}' (BG_BUCKET) could not be looked at: {error}")
         # More than a tick has time to look at: the run looks at all of it before it starts the model.
-        if need is not None and need.is_empty:
-            return skip(context, need.is_empty)
+        if need is not None and need.empty_reason:
+            return skip(context, need.empty_reason)
         context.log.info("photos wait for the Custom Labels model; asked for a run")
         return dg.RunRequest()
 

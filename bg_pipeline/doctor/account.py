@@ -203,12 +203,12 @@ def _finding(
     facts = facts_of(operation.name, operation.invoke_id)
     notes = ["in use" if name == in_use else "in reserve"]
     advice = []
-    if not verdict.asked:
+    if not verdict.confirmed:
         notes.append(f"{verdict.reason}, so whether it is alive is not known")
         if facts.retired(datetime.now(UTC).date()):
             notes.append(f"by the table of {as_of()} it was retired on {facts.end_of_life}")
-    if verdict.told:
-        notes.append(verdict.told)
+    if verdict.access_note:
+        notes.append(verdict.access_note)
         advice.append(
             "only a call tells: `bg-pipeline doctor --live` makes one; the first one subscribes, for which the "
             "credentials need aws-marketplace:Subscribe and aws-marketplace:ViewSubscriptions"
@@ -218,7 +218,7 @@ def _finding(
         advice.append("plan its successor")
     if facts.processed_in:
         notes.append(facts.processed_in)
-    level = Level.OK if verdict.asked and not advice else Level.ATTENTION
+    level = Level.OK if verdict.confirmed and not advice else Level.ATTENTION
     return Finding(level, name, f"{words}: {'; '.join(notes)}", "; ".join(advice))
 
 
@@ -310,7 +310,7 @@ def _tokens(account: AccountQuotas, operation: Operation, region: str, name: str
     """What limits a model besides its requests a minute."""
     facts = facts_of(operation.name, operation.invoke_id)
     words = f"{operation.invoke_id} in {region}"
-    requests, tokens = account.told_requests(facts, region), account.told_tokens(facts, region)
+    requests, tokens = account.reported_requests(facts, region), account.reported_tokens(facts, region)
     if 0.0 in (requests, tokens):
         yield Finding(
             Level.ATTENTION,

@@ -1,9 +1,9 @@
-"""One interface to every image model, and the way from a name in ``BG_IMAGE_MODELS`` to a model.
+"""The common interface of all image models, and the lookup of a model by its name in ``BG_IMAGE_MODELS``.
 
-A generator turns what is asked into the model's own request and the model's answer into pictures. It makes
-no call itself: it is handed ``invoke``, which is paced, counted and classified by whoever runs it. A
-generator of one's own is a class with these attributes and methods, named ``package.module:Class``;
-`bg_pipeline.generators.conformance` tests it.
+A generator converts an `Ask` into the model's request, and the model's response into pictures. It makes no call
+itself but uses the ``invoke`` function passed to it; the caller does the rate limiting, accounting and error
+classification in there. A custom generator is a class with these attributes and methods, named
+``package.module:Class``; `bg_pipeline.generators.conformance` tests it.
 """
 
 import importlib
@@ -22,29 +22,30 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Operation:
-    """Something that is called, paced and billed: ``name`` is its key for quotas, prices and settings."""
+    """A billed operation of a service; ``name`` is its key for quotas, prices and settings."""
 
     name: str
     model_id: str
-    """The catalogue's id, as the control plane knows it."""
+    """The model id in Bedrock's catalogue."""
     profile: str = ""
-    """The geography prefix of the inference profile it has to be called through, for example ``us.``."""
+    """The geography prefix of the inference profile through which it must be called, such as ``us.``; or empty."""
     service: str = "bedrock-runtime"
 
     @property
     def invoke_id(self) -> str:
-        """The id to call it by."""
+        """The id with which it is called: profile prefix and model id."""
         return self.profile + self.model_id
 
 
 @dataclass(frozen=True)
 class Ask:
-    """One call for a new background. Exactly one of ``mask_prompt`` and ``mask`` is given, and not empty.
+    """The parameters of one call for a new background. Exactly one of ``mask_prompt`` and ``mask`` is set and not
+    empty.
 
-    ``picture`` is a whole PNG or JPEG file, upright, 8-bit sRGB without alpha, of ``size``, one of the sizes
-    that the generator takes. ``mask`` is a PNG of the same size: subject pure black, background pure white.
-    ``prompt`` fits ``prompt_limit``, ``seed`` lies in ``seeds`` and ``images`` in 1..``images_per_call``
-    of the generator. ``cfg_scale`` None leaves it to the model.
+    ``picture`` is a PNG or JPEG file, upright, 8-bit sRGB without alpha, of ``size``, which is one of the generator's
+    ``sizes``. ``mask`` is a PNG of the same size: subject pure black, background pure white. ``prompt`` is within the
+    generator's ``prompt_limit``, ``seed`` in its ``seeds``, and ``images`` in 1..``images_per_call``. With
+    ``cfg_scale`` None the model uses its default. Raises `ValueError` if both or none of the two masks are set.
     """
 
     picture: bytes
@@ -61,29 +62,29 @@ class Ask:
 
     def __post_init__(self) -> None:
         if bool(self.mask_prompt) == bool(self.mask):
-            raise ValueError("a call needs either words for the mask or a mask, and not both")
+            raise ValueError("a call needs either a mask or a mask prompt (words), and not both")
 
 
 @dataclass(frozen=True)
 class Made:
-    """What a call returned: at least one picture, at most as many as were asked for."""
+    """The result of a call: at least one picture, and at most as many as requested."""
 
     images: tuple[bytes, ...]
-    """Picture files as they came, in order, of the size asked for."""
+    """Picture files exactly as returned, in order, of the requested size."""
     seeds: tuple[int | None, ...]
-    """For each picture the seed that makes it again, where the model says or was told one."""
+    """For each picture the seed that reproduces it, if the model returned one or was given one."""
     mask: bytes | None = None
-    """The mask the model made from words: black is the subject."""
+    """The mask that the model made from the mask prompt; the subject is black."""
     note: str | None = None
-    """What the model said besides, such as why fewer pictures came back."""
+    """A message of the model, such as why it returned fewer pictures."""
 
 
 Invoke = Callable[[Operation, Mapping[str, Any]], Mapping[str, Any]]
-"""Calls the operation's model with a JSON body and returns the answer's JSON; raises `errors.CallError`."""
+"""Calls the operation's model with a JSON body and returns the response's JSON; raises `errors.CallError`."""
 
 
 class Generator(Protocol):
-    """An image model. One object serves many threads at once and keeps no state between calls."""
+    """An image model. One object is used by many threads at once and keeps no state between calls."""
 
     @property
     def name(self) -> str:
@@ -91,49 +92,51 @@ class Generator(Protocol):
 
     @property
     def replaces(self) -> Operation | None:
-        """What `replace` calls; None if the model cannot replace a background."""
+        """The operation that `replace` calls; None if the model cannot replace a background."""
 
     @property
     def removes(self) -> Operation | None:
-        """What `remove` calls; None if the model cannot cut a subject out."""
+        """The operation that `remove` calls; None if the model cannot cut out a subject."""
 
     @property
     def sizes(self) -> Sizes:
-        """The sizes of picture it takes, and how a photo is fitted into one of them."""
+        """The picture sizes that it accepts, and how a photo is fitted into one of them."""
 
     @property
     def max_picture_bytes(self) -> int:
-        """The largest picture file it takes, before base64."""
+        """Maximum size of a picture file in bytes, before base64."""
 
     @property
     def prompt_limit(self) -> int:
-        """Longest prompt and negative prompt, in characters."""
+        """Maximum length of the prompt, and of the negative prompt, in characters."""
 
     @property
     def takes_words(self) -> bool:
-        """Whether the subject may be named in words (`Ask.mask_prompt`) instead of drawn."""
+        """Whether the subject may be described in words (`Ask.mask_prompt`) instead of by a mask."""
 
     @property
     def returns_mask(self) -> bool:
-        """Whether the mask that was made from words comes back in `Made.mask`."""
+        """Whether the mask made from the words is returned in `Made.mask`."""
 
     @property
     def images_per_call(self) -> int:
-        """How many pictures one call may ask for."""
+        """Maximum number of pictures of one call."""
 
     @property
     def seeds(self) -> range:
-        """The seeds that make a call repeatable."""
+        """The valid seeds; equal seeds make equal calls repeatable."""
 
     def replace(self, ask: Ask, invoke: Invoke) -> Made:
-        """Pictures with a new background, from one call.
+        """Makes pictures with a new background in one call.
 
-        Raises `errors.Blocked` in the model's words when its content policy left nothing, `SubjectNotFound`
-        when the words for the mask match nothing, `CallError` for any other end without a picture.
+        Raises `errors.Blocked` with the model's message if its content policy left no picture, `SubjectNotFound` if
+        the mask prompt matches nothing, and another `CallError` for any other result without a picture.
         """
 
     def remove(self, picture: bytes, size: Size, invoke: Invoke) -> bytes:
-        """The picture's subject on a transparent background, as a PNG or WebP of ``size``; errors as `replace`."""
+        """Cuts out the subject; returns it on a transparent background as a PNG or WebP of ``size``. Errors as
+        `replace`.
+        """
 
 
 BUILT_IN = {
@@ -145,9 +148,9 @@ BUILT_IN = {
 
 
 def generator(name: str) -> Generator:
-    """The generator that a name of ``BG_IMAGE_MODELS`` means: a built-in one or ``package.module:Class``.
+    """The generator for a name in ``BG_IMAGE_MODELS``: a built-in one, or ``package.module:Class``.
 
-    Raises `SettingsError` when there is none, or when the class lacks something a generator has.
+    Raises `SettingsError` if it does not exist, cannot be loaded, or lacks an attribute of a generator.
     """
     module, colon, attribute = BUILT_IN.get(name, name).partition(":")
     if not (module and colon and attribute):
@@ -156,39 +159,39 @@ def generator(name: str) -> Generator:
             "or package.module:Class for a generator of your own"
         )
     try:
-        made: Generator = getattr(importlib.import_module(module), attribute)()
+        instance: Generator = getattr(importlib.import_module(module), attribute)()
     except (ImportError, AttributeError, TypeError) as error:
         raise SettingsError(f"BG_IMAGE_MODELS: {name!r} cannot be loaded: {error}") from error
-    missing = [part for part in vars(Generator) if not part.startswith("_") and not hasattr(made, part)]
+    missing = [part for part in vars(Generator) if not part.startswith("_") and not hasattr(instance, part)]
     if missing:
-        raise SettingsError(f"BG_IMAGE_MODELS: {name!r} is no generator: it lacks {', '.join(missing)}")
-    return made
+        raise SettingsError(f"BG_IMAGE_MODELS: {name!r} is not a generator: it lacks {', '.join(missing)}")
+    return instance
 
 
 MAX_BODY = 25_000_000
-"""Bytes of the longest request, and of the longest answer, that InvokeModel carries; pictures in it are in base64."""
+"""Maximum bytes of a request and of a response of InvokeModel; pictures in them are in base64."""
 
 
 def fits_as_png(size: Size, pictures: int = 1, channels: int = 3) -> bool:
-    """Whether an answer can carry so many pictures as PNG, however badly they can be compressed."""
+    """Whether a response can contain this many PNG pictures of ``size`` even if they cannot be compressed at all."""
     width, height = size
     return pictures * channels * width * height * 4 / 3 < 0.98 * MAX_BODY
 
 
 def images_at_once(generator: Generator, size: Size) -> int:
-    """How many pictures of ``size`` one call may ask for, so that its answer can carry them."""
-    most = range(generator.images_per_call, 1, -1)
-    return next((number for number in most if fits_as_png(size, number)), 1)
+    """The maximum number of pictures of ``size`` in one call whose response can contain them."""
+    counts = range(generator.images_per_call, 1, -1)
+    return next((number for number in counts if fits_as_png(size, number)), 1)
 
 
 def by_words(generator: Generator, mode: Mode) -> bool:
-    """Whether the subject may be named in words: the model takes them, and tells afterwards what it kept.
+    """Whether the subject may be described in words: the model accepts them, and the result shows what it kept.
 
-    It returns its mask, or it leaves the subject's pixels as they were, which only ``PRECISE`` does.
+    It shows that by the returned mask, or because the subject's pixels are unchanged, which only ``PRECISE`` ensures.
     """
     return generator.takes_words and (generator.returns_mask or mode == "PRECISE")
 
 
 def seed_within(seed: int, seeds: range) -> int:
-    """A seed the model takes: ``seed`` itself where it does, and otherwise always the same other one."""
+    """``seed`` if it is in ``seeds``, else another seed in ``seeds`` that depends on ``seed`` only."""
     return seeds[(seed - seeds.start) % len(seeds)]

@@ -1,15 +1,15 @@
-"""Tests whether a generator keeps the promises that the pipeline builds on.
+"""Tests whether a generator fulfils the contract that the pipeline relies on.
 
-For a generator of one's own, in a test:
+Use it in a test of your own generator:
 
     from bg_pipeline.generators.conformance import check
 
     def test_my_generator_conforms():
         assert check(MyGenerator(), answers, blocked=refuses) == []
 
-``answers`` stands in for the model: an `Invoke` that returns what the model would for the body it is given,
-recorded or painted, with pictures of the size that was sent. ``refuses`` returns, or raises, what the
-model's content filter does. Nothing is sent anywhere by this module.
+``answers`` is an `Invoke` that stands in for the model: it returns a recorded or synthetic response to the given
+body, with pictures of the size that was sent. ``refuses`` returns or raises what the model's content filter would.
+This module makes no network calls.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -25,34 +25,34 @@ from bg_pipeline import errors
 from bg_pipeline.generators import Ask, Generator, Invoke, Made, Operation, Size
 
 MAX_BODY_BYTES = 25_000_000
-"""The largest request body that Bedrock's InvokeModel takes."""
+"""Maximum request body of Bedrock InvokeModel."""
 
 PHOTO_SIZES: tuple[Size, ...] = ((1200, 900), (900, 1200), (4032, 3024), (640, 640), (200, 90), (3000, 1000))
 
 
 def check(generator: Generator, answers: Invoke, blocked: Invoke | None = None) -> list[str]:
-    """What the generator does wrong, a sentence each; empty if it conforms.
+    """Returns a sentence for each violation of the contract; an empty list if the generator conforms.
 
-    Calls it a dozen times with made-up pictures through ``answers``, and through ``blocked`` where that is
-    given. An error that the generator raises on a good answer is reported, not raised, if it is one of the
-    pipeline's; any other is a bug of the generator and escapes.
+    Calls the generator about a dozen times with synthetic pictures through ``answers``, and through ``blocked`` if
+    given. If it raises one of the pipeline's errors on a valid response, that is reported as a violation; any other
+    exception is a bug of the generator and is not caught.
     """
-    problems = _card(generator)
+    problems = _check_attributes(generator)
     if problems:
         return problems
     for photo in PHOTO_SIZES:
         canvas = generator.sizes.canvas(photo).canvas
         problems += [
-            f"{photo[0]} x {photo[1]} photo: {text}" for text in _at_size(generator, answers, canvas)
+            f"{photo[0]} x {photo[1]} photo: {text}" for text in _check_size(generator, answers, canvas)
         ]
     if generator.replaces and not problems:
-        problems += _variations(generator, answers)
+        problems += _check_variations(generator, answers)
     if blocked:
-        problems += _refusals(generator, blocked)
+        problems += _check_refusals(generator, blocked)
     return list(dict.fromkeys(problems))
 
 
-def _card(generator: Generator) -> list[str]:
+def _check_attributes(generator: Generator) -> list[str]:
     rules = (
         (bool(generator.name), "it has no name"),
         (bool(generator.replaces or generator.removes), "it neither replaces nor removes a background"),
@@ -62,30 +62,30 @@ def _card(generator: Generator) -> list[str]:
         (len(generator.seeds) > 0, "seeds is empty"),
         (
             generator.takes_words or not generator.returns_mask,
-            "it returns a mask made from words it does not take",
+            "returns_mask is set without takes_words",
         ),
     )
-    return [text for holds, text in rules if not holds]
+    return [text for is_met, text in rules if not is_met]
 
 
-def _at_size(generator: Generator, answers: Invoke, size: Size) -> list[str]:
+def _check_size(generator: Generator, answers: Invoke, size: Size) -> list[str]:
     problems: list[str] = []
     if generator.replaces:
         spy = _Spy(answers)
         with _expecting_success("replace", problems):
             ask = _ask(generator, size)
             made = generator.replace(ask, spy)
-            problems += _looked_at(made, ask, generator) + spy.problems(generator.replaces)
+            problems += _check_result(made, ask, generator) + spy.problems(generator.replaces)
     if generator.removes:
         spy = _Spy(answers)
         with _expecting_success("remove", problems):
             cut_out = generator.remove(_picture(size), size, spy)
-            problems += _cut_out(cut_out, size) + spy.problems(generator.removes)
+            problems += _check_cut_out(cut_out, size) + spy.problems(generator.removes)
     return problems
 
 
-def _variations(generator: Generator, answers: Invoke) -> list[str]:
-    """The ends of every range that a call may use, and that a call depends on what it is asked only."""
+def _check_variations(generator: Generator, answers: Invoke) -> list[str]:
+    """Checks the limits of all parameters, and that the request depends on the `Ask` only."""
     size = generator.sizes.canvas(PHOTO_SIZES[0]).canvas
     plain = _ask(generator, size)
     asks = [
@@ -103,14 +103,14 @@ def _variations(generator: Generator, answers: Invoke) -> list[str]:
         spy = _Spy(answers)
         with _expecting_success("replace", problems):
             made = generator.replace(ask, spy)
-            problems += _looked_at(made, ask, generator)
+            problems += _check_result(made, ask, generator)
         bodies += spy.bodies
     if len(bodies) > 1 and bodies[0] != bodies[-1]:
         problems.append("the same Ask did not make the same request twice")
     return problems
 
 
-def _refusals(generator: Generator, blocked: Invoke) -> list[str]:
+def _check_refusals(generator: Generator, blocked: Invoke) -> list[str]:
     size = generator.sizes.canvas(PHOTO_SIZES[0]).canvas
     calls: dict[str, Callable[[], object]] = {}
     if generator.replaces:
@@ -123,16 +123,18 @@ def _refusals(generator: Generator, blocked: Invoke) -> list[str]:
             call()
         except errors.Blocked as error:
             if not str(error).strip():
-                problems.append(f"{name}: Blocked does not carry the model's words")
+                problems.append(f"{name}: Blocked does not contain the model's message")
         except errors.CallError as error:
-            problems.append(f"{name}: a refusal by the content filter is {type(error).__name__}, not Blocked")
+            problems.append(
+                f"{name}: a refusal by the content filter raises {type(error).__name__}, not Blocked"
+            )
         else:
-            problems.append(f"{name}: a refusal by the content filter passes as a success")
+            problems.append(f"{name}: a refusal by the content filter raises no error")
     return problems
 
 
 class _Spy:
-    """An `Invoke` that remembers what went through it."""
+    """An `Invoke` that records its calls."""
 
     def __init__(self, invoke: Invoke) -> None:
         self._invoke = invoke
@@ -145,20 +147,20 @@ class _Spy:
         return self._invoke(operation, body)
 
     def problems(self, expected: Operation) -> list[str]:
-        found = []
+        problems = []
         if len(self.operations) > 1:
-            found.append(f"{len(self.operations)} calls were made where one is planned and paid for")
+            problems.append(f"{len(self.operations)} calls were made; one is planned and paid for")
         if any(operation != expected for operation in self.operations):
-            found.append(f"it called something else than {expected.name}")
+            problems.append(f"it called another operation than {expected.name}")
         for body in self.bodies:
             try:
                 size = len(orjson.dumps(body))
             except TypeError as error:
-                found.append(f"the request is no JSON: {error}")
+                problems.append(f"the request is not valid JSON: {error}")
             else:
                 if size > MAX_BODY_BYTES:
-                    found.append(f"the request has {size:,} bytes; InvokeModel takes {MAX_BODY_BYTES:,}")
-        return found
+                    problems.append(f"the request has {size:,} bytes; InvokeModel takes {MAX_BODY_BYTES:,}")
+        return problems
 
 
 @contextmanager
@@ -166,24 +168,24 @@ def _expecting_success(call: str, problems: list[str]) -> Iterator[None]:
     try:
         yield
     except errors.BgPipelineError as error:
-        problems.append(f"{call} raises {type(error).__name__} on a good answer: {error}")
+        problems.append(f"{call} raises {type(error).__name__} on a valid response: {error}")
 
 
-def _looked_at(made: Made, ask: Ask, generator: Generator) -> list[str]:
+def _check_result(made: Made, ask: Ask, generator: Generator) -> list[str]:
     problems = []
     if not 1 <= len(made.images) <= ask.images:
-        problems.append(f"{len(made.images)} pictures came back where {ask.images} were asked for")
+        problems.append(f"{len(made.images)} pictures were returned, {ask.images} were requested")
     if len(made.seeds) != len(made.images):
         problems.append(f"there are {len(made.seeds)} seeds for {len(made.images)} pictures")
     problems += [text for data in made.images for text in _wrong_size(data, ask.size, "a picture")]
     if made.mask is not None:
         problems += _wrong_size(made.mask, ask.size, "the mask")
     elif generator.returns_mask and ask.mask_prompt:
-        problems.append("no mask came back for words, though returns_mask says so")
+        problems.append("returns_mask is set, but no mask was returned for a mask prompt")
     return problems
 
 
-def _cut_out(data: bytes, size: Size) -> list[str]:
+def _check_cut_out(data: bytes, size: Size) -> list[str]:
     problems = _wrong_size(data, size, "the cut-out")
     if not problems:
         with Image.open(BytesIO(data)) as image:
@@ -197,7 +199,7 @@ def _wrong_size(data: bytes, size: Size, what: str) -> list[str]:
         with Image.open(BytesIO(data)) as image:
             image.load()
             if image.size != size:
-                return [f"{what} is {image.width} x {image.height} where {size[0]} x {size[1]} was sent"]
+                return [f"{what} is {image.width} x {image.height}, but {size[0]} x {size[1]} was sent"]
     except (UnidentifiedImageError, OSError) as error:
         return [f"{what} cannot be opened: {error}"]
     return []

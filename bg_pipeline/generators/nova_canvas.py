@@ -1,7 +1,7 @@
-"""Amazon Nova Canvas: Titan's request with its differences (Amazon Nova user guide, image generation).
+"""Amazon Nova Canvas: Titan's request with some differences (Amazon Nova user guide, image generation).
 
-Retired on 2026-09-30. It takes sizes within bounds instead of pairs, longer prompts, no width and height on
-edits, and returns no mask for them. Its mask has Titan's meaning: white is made anew.
+Retired on 2026-09-30. Differences to Titan: sizes within bounds instead of fixed pairs, longer prompts, no width and
+height on edits, and no returned mask. Masks mean the same: white is repainted.
 """
 
 from typing import Any
@@ -11,11 +11,11 @@ from bg_pipeline.imaging import Bounds
 
 
 class NovaCanvas:
-    """Nova Canvas: takes the subject's words or a mask, and cuts subjects out."""
+    """Nova Canvas: replaces backgrounds, with the subject given in words or as a mask, and cuts out subjects."""
 
     name = "nova-canvas"
     replaces = removes = Operation("NOVA_CANVAS", "amazon.nova-canvas-v1:0")
-    # The page asks for fewer than 4,194,304 pixels and, of what it returns, sides in steps of 16.
+    # The user guide requires fewer than 4,194,304 pixels; returned pictures have sides that are multiples of 16.
     sizes = Bounds(min_side=320, max_side=4096, max_pixels=4_194_303, max_aspect=4.0, multiple_of=16)
     max_picture_bytes = 12_000_000
     prompt_limit = 1024
@@ -34,7 +34,7 @@ class NovaCanvas:
 
 
 def request(ask: Ask) -> dict[str, Any]:
-    """The body of an ``OUTPAINTING`` call: Titan's, less the fields that Canvas does not take on edits."""
+    """The body of an ``OUTPAINTING`` call: Titan's without the fields that Canvas does not accept on edits."""
     body = titan.request(ask)
     body["outPaintingParams"].pop("returnMask", None)
     for field in ("width", "height"):

@@ -1,4 +1,4 @@
-"""Pictures as they travel in a model's JSON: whole files in base64."""
+"""Conversion of pictures to and from base64 in the JSON of models."""
 
 from io import BytesIO
 from typing import Any
@@ -19,9 +19,9 @@ def to_base64_png(data: bytes) -> str:
 
 
 def from_base64(text: Any, model: str) -> bytes:
-    """The picture file in an answer of ``model``.
+    """Decodes a picture file in a response of ``model``.
 
-    Raises `OutcomeUnknown` when it is none: the picture asked for is not to blame, and the call may be billed.
+    Raises `OutcomeUnknown` if it is not a PNG, JPEG or WebP: the request is not at fault, and the call may be billed.
     """
     if isinstance(text, str):
         try:
@@ -30,11 +30,11 @@ def from_base64(text: Any, model: str) -> bytes:
             data = b""
         if data.startswith(_SIGNATURES):
             return data
-    raise OutcomeUnknown("BadAnswer", f"{model} answered with something that is not a picture")
+    raise OutcomeUnknown("BadAnswer", f"{model} answered with data that is not a picture")
 
 
 def rgb_mask(mask: bytes) -> bytes:
-    """The mask PNG with three channels and no alpha, which is the only kind that the Titan family takes."""
+    """The mask as an RGB PNG without alpha, the only kind that Titan and Nova Canvas accept."""
     if mask[_PNG_COLOUR_TYPE] == _PNG_RGB:
         return mask
     with Image.open(BytesIO(mask)) as picture:

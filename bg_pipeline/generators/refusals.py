@@ -1,7 +1,7 @@
-"""What a service means by a refusal: its codes and sentences, sorted into the pipeline's errors.
+"""Maps the refusals of services (codes and messages) to the pipeline's errors.
 
-The sentences are the services' own (Titan's and Nova's content filters, Bedrock's life cycle and access
-errors); they are matched loosely, because their wording differs between models and over time.
+The messages are those of the services (content filters of Titan and Nova, life cycle and access errors of Bedrock).
+They are matched loosely, because their wording differs between models and changes over time.
 """
 
 import re
@@ -26,7 +26,7 @@ _UNAVAILABLE = re.compile(
 )
 _ACCESS_CODES = ("AccessDeniedException", "ResourceNotFoundException")
 
-# What a person has to do, for each kind of refusal that does not pass by itself. The first that fits counts.
+# What a person has to do about refusals that do not end by themselves; the first match counts.
 _DENIED_ACTION = re.compile(r"not authorized to perform:? (?P<action>[a-z-]+:\w+)", re.IGNORECASE)
 _RESOURCE = re.compile(r"resource:? (?P<resource>arn:aws[\w-]*:bedrock:(?P<region>[a-z0-9-]*):\S*[^\s.,])")
 _EXPLICIT_DENY = re.compile(r"explicit deny|service control polic", re.IGNORECASE)
@@ -53,7 +53,7 @@ SUBSCRIBE = (
     "grant aws-marketplace:Subscribe and aws-marketplace:ViewSubscriptions, or let somebody who has these rights "
     "call the model once (console: Amazon Bedrock, Model catalog, the model's page)"
 )
-"""What is to be done where nobody with the right to subscribe has called the model."""
+"""What to do if nobody with the permission to subscribe has called the model yet."""
 _PASSING = re.compile(
     r"try again (?:after|in)|again later|(?:is|are) being (?:set up|processed|created|completed|provisioned)"
     r"|in progress|under ?way|pending|just (?:been )?accepted|aws-marketplace|marketplace subscription",
@@ -62,12 +62,12 @@ _PASSING = re.compile(
 
 
 def refusal(code: str, message: str) -> errors.CallError | None:
-    """The error to raise for a service's refusal, or None when its code says all there is.
+    """The error for a service's refusal; None if the message is not a refusal and the code decides alone.
 
-    ``code`` and ``message`` are the service's own. Content filters are `Blocked`, a mask that could not be
-    made from words is `SubjectNotFound`, and a model that this account cannot use now is `ModelUnavailable`:
-    ``retired`` when it will not come back, ``passing`` when AWS still sets up the account's access, and else with
-    what is to be done. Throttling and faults are not refusals.
+    ``code`` and ``message`` are the service's. Content filters become `Blocked`, a mask prompt that matched nothing
+    `SubjectNotFound`, and a model that this account cannot use now `ModelUnavailable`: ``retired`` if it will not
+    return, ``passing`` if AWS is still setting up the account's access, otherwise with advice on what to do.
+    Throttling and service faults are not refusals.
     """
     if _CONTENT.search(message):
         return errors.Blocked(code, message)

@@ -1,8 +1,8 @@
-"""Amazon Titan Image Generator G1, versions 1 and 2.
+"""Amazon Titan Image Generator G1, versions 1 and 2 (Bedrock user guide, "Amazon Titan Image Generator G1 models").
 
-Retired by AWS, and still the shape that private arrangements, recorded answers and Nova Canvas use
-(Bedrock user guide, "Amazon Titan Image Generator G1 models"). Task ``OUTPAINTING`` keeps what the mask
-paints black and makes everything white anew; ``BACKGROUND_REMOVAL`` (version 2) returns the subject.
+AWS has retired it, but private arrangements, recorded responses and Nova Canvas still use its format. The task
+``OUTPAINTING`` keeps what is black in the mask and repaints what is white; ``BACKGROUND_REMOVAL`` (version 2) returns
+the subject.
 """
 
 from collections.abc import Mapping
@@ -22,11 +22,13 @@ SIZES = (
     *((768, 768), (512, 512), (384, 576), (576, 384), (384, 640), (640, 384), (448, 576), (576, 448)),
     *((384, 704), (704, 384), (320, 704), (704, 320)),
 )
-"""The pairs of width and height that the model accepts."""
+"""The (width, height) pairs that the model accepts."""
 
 
 class TitanV2:
-    """Titan Image Generator G1 v2: takes the subject's words or a mask, and cuts subjects out."""
+    """Titan Image Generator G1 v2: replaces backgrounds, with the subject in words or as a mask, and cuts out
+    subjects.
+    """
 
     name = "titan-v2"
     replaces = Operation("TITAN_V2", "amazon.titan-image-generator-v2:0")
@@ -51,7 +53,7 @@ class TitanV2:
 
 
 class TitanV1(TitanV2):
-    """Titan Image Generator G1 v1: as version 2, without background removal."""
+    """Titan Image Generator G1 v1: as version 2, but without background removal."""
 
     name = "titan-v1"
     replaces = Operation("TITAN_V1", "amazon.titan-image-generator-v1")
@@ -76,7 +78,7 @@ def request(ask: Ask) -> dict[str, Any]:
     config: dict[str, Any] = {
         "quality": ask.quality,
         "numberOfImages": ask.images,
-        # Sent although the answer has the picture's own size: the documented defaults are no allowed pair.
+        # The result always has the picture's size, but the documented default values are not an allowed pair.
         "width": width,
         "height": height,
         "seed": ask.seed,
@@ -87,14 +89,14 @@ def request(ask: Ask) -> dict[str, Any]:
 
 
 def removal(picture: bytes) -> dict[str, Any]:
-    """The body of a ``BACKGROUND_REMOVAL`` call, which takes no further settings."""
+    """The body of a ``BACKGROUND_REMOVAL`` call, which has no other parameters."""
     return {"taskType": "BACKGROUND_REMOVAL", "backgroundRemovalParams": {"image": to_base64_png(picture)}}
 
 
 def answer(body: Mapping[str, Any], ask: Ask, model: str) -> Made:
-    """The pictures of an ``OUTPAINTING`` answer, fewer than asked for when the filter took some."""
+    """The result in an ``OUTPAINTING`` response; it has fewer pictures than requested if the filter removed some."""
     images = pictures(body, model)
-    # AWS names the mask's field for Nova Canvas only; Titan's page is silent.
+    # AWS documents the field of the mask for Nova Canvas only, not for Titan.
     mask = body.get("maskImage") or body.get("mask")
     return Made(
         images=images,
@@ -105,10 +107,10 @@ def answer(body: Mapping[str, Any], ask: Ask, model: str) -> Made:
 
 
 def pictures(body: Mapping[str, Any], model: str) -> tuple[bytes, ...]:
-    """The picture files of an answer, at least one.
+    """The picture files in a response, at least one.
 
-    ``images`` may be missing, empty or short when ``error`` is set, and that is a content refusal unless its
-    words say otherwise.
+    If ``error`` is set, ``images`` may be missing, empty or incomplete. Without pictures that is a content refusal
+    (`Blocked`), unless its message means another error; without ``error`` it is `OutcomeUnknown`.
     """
     images = body.get("images") or ()
     if not images:

@@ -1,4 +1,4 @@
-"""Services that say what a photo shows and where: the part of a labels document that comes from them."""
+"""Labelers, services that detect what a photo shows and where, and the types of their part of a labels document."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 
 
 class BoundingBox(TypedDict):
-    """A box in shares of the upright photo's width and height, wholly inside it."""
+    """A box within the photo, in fractions (0 to 1) of the upright photo's width and height."""
 
     Left: float
     Top: float
@@ -15,7 +15,7 @@ class BoundingBox(TypedDict):
 
 
 class Instance(TypedDict):
-    """One place where a label was seen; ``Confidence`` in percent."""
+    """One occurrence of a label in the photo; ``Confidence`` in percent."""
 
     BoundingBox: BoundingBox
     Confidence: float
@@ -28,7 +28,7 @@ class Parent(TypedDict):
 
 
 class Label(TypedDict):
-    """A thing or an idea that the photo shows; only common things have places."""
+    """An object or concept in the photo; only common objects have ``Instances``. ``Confidence`` in percent."""
 
     Name: str
     Confidence: float
@@ -37,7 +37,7 @@ class Label(TypedDict):
 
 
 class Labels(TypedDict):
-    """What a labeler adds to a labels document."""
+    """The part of a labels document that comes from a labeler."""
 
     Model: str
     Labels: list[Label]
@@ -45,18 +45,20 @@ class Labels(TypedDict):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a service takes as bytes: a JPEG or PNG of at most ``max_bytes``, each side within the sides."""
+    """The limits for a picture sent as bytes: JPEG or PNG of at most ``max_bytes``, each side within the sides
+    (pixels).
+    """
 
     max_bytes: int
     min_side: int
     max_side: int
 
 
-def box(given: Mapping[str, Any]) -> BoundingBox | None:
-    """The service's box cut to the photo, which it may leave a little; None when nothing of it remains."""
-    left, top = max(0.0, given["Left"]), max(0.0, given["Top"])
-    right = min(1.0, given["Left"] + given["Width"])
-    bottom = min(1.0, given["Top"] + given["Height"])
+def box(detected: Mapping[str, Any]) -> BoundingBox | None:
+    """A service's box, which may extend beyond the photo, clipped to it; None if nothing remains."""
+    left, top = max(0.0, detected["Left"]), max(0.0, detected["Top"])
+    right = min(1.0, detected["Left"] + detected["Width"])
+    bottom = min(1.0, detected["Top"] + detected["Height"])
     if right <= left or bottom <= top:
         return None
     return {
@@ -67,7 +69,7 @@ def box(given: Mapping[str, Any]) -> BoundingBox | None:
     }
 
 
-def instance(given: Mapping[str, Any], confidence: float) -> Instance | None:
-    """The place of a box; None as `box`."""
-    inside = box(given)
-    return {"BoundingBox": inside, "Confidence": round(confidence, 3)} if inside else None
+def instance(detected: Mapping[str, Any], confidence: float) -> Instance | None:
+    """The instance for a service's box; None if the box is outside the photo."""
+    clipped = box(detected)
+    return {"BoundingBox": clipped, "Confidence": round(confidence, 3)} if clipped else None

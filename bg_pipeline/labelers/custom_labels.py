@@ -1,6 +1,6 @@
-"""Labels from a model of one's own in Rekognition Custom Labels: ``DetectCustomLabels``.
+"""Labels from the user's own Rekognition Custom Labels model: ``DetectCustomLabels``.
 
-The model has to run (`ResourceNotReadyException` otherwise) and is billed by the hour while it does.
+The model must be running (otherwise ``ResourceNotReadyException``), and is billed by the hour while it runs.
 """
 
 from collections.abc import Mapping
@@ -27,26 +27,27 @@ def request(
 
 
 def region(project_version_arn: str) -> str:
-    """The Region in which the model lives."""
+    """The Region of the model, from its ARN."""
     return project_version_arn.split(":")[3]
 
 
 def document(response: Mapping[str, Any], project_version_arn: str) -> Labels:
-    """The answer as part of a labels document: one label a name, with the places where it was seen.
+    """The response as part of a labels document: one label for each name, with all its instances.
 
-    ``Confidence`` of a label is its surest place's. A model of whole images gives labels without places.
+    ``Confidence`` of a label is the highest of its instances. Image-level models return labels without instances.
     """
     labels: dict[str, Label] = {}
-    for given in response.get("CustomLabels") or ():
-        confidence = round(given.get("Confidence", 0.0), 3)
+    for detected in response.get("CustomLabels") or ():
+        confidence = round(detected.get("Confidence", 0.0), 3)
         label = labels.setdefault(
-            given["Name"], {"Name": given["Name"], "Confidence": confidence, "Instances": [], "Parents": []}
+            detected["Name"],
+            {"Name": detected["Name"], "Confidence": confidence, "Instances": [], "Parents": []},
         )
         label["Confidence"] = max(label["Confidence"], confidence)
-        geometry = given.get("Geometry") or {}
-        place = instance(geometry["BoundingBox"], confidence) if "BoundingBox" in geometry else None
-        if place:
-            label["Instances"].append(place)
+        geometry = detected.get("Geometry") or {}
+        found = instance(geometry["BoundingBox"], confidence) if "BoundingBox" in geometry else None
+        if found:
+            label["Instances"].append(found)
     return {
         "Model": f"rekognition:DetectCustomLabels {project_version_arn}",
         "Labels": list(labels.values()),

@@ -1,4 +1,4 @@
-"""Faces from Amazon Rekognition's ``DetectFaces``, and glasses from the labels of the same photo."""
+"""Faces from Amazon Rekognition ``DetectFaces``, and glasses from the labels of the same photo."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,20 +18,20 @@ def request(picture: bytes) -> dict[str, Any]:
 
 
 def face_boxes(response: Mapping[str, Any]) -> list[Instance]:
-    """Every face found (the service gives the 100 largest), in its order."""
-    found = (
+    """All faces in the response (the service returns the 100 largest), in its order."""
+    boxes = (
         instance(face["BoundingBox"], face.get("Confidence", 0.0))
         for face in response.get("FaceDetails") or ()
     )
-    return [place for place in found if place]
+    return [box for box in boxes if box]
 
 
 def glasses(labels: Sequence[Label]) -> list[BoundingBox]:
-    """Boxes of glasses and sunglasses among labels, seen with at least 70 percent confidence."""
+    """The boxes of glasses and sunglasses in ``labels`` with at least 70 percent confidence."""
     return [
-        place["BoundingBox"]
+        found["BoundingBox"]
         for label in labels
         if label["Name"] in GLASSES
-        for place in label["Instances"]
-        if place["Confidence"] >= GLASSES_CONFIDENCE
+        for found in label["Instances"]
+        if found["Confidence"] >= GLASSES_CONFIDENCE
     ]

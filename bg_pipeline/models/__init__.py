@@ -1,1 +1,1 @@
-"""Which models there are, what each costs and is allowed, and which one is used."""
+"""Selection of models: where each is available, and which of the configured ones is used."""

@@ -1,7 +1,8 @@
-"""Which inference profile a model is called through, and from which Regions.
+"""The inference profiles of models, and the Regions from which they can be called.
 
 A profile belongs to a geography: ``us.amazon.nova-pro-v1:0`` is called from Regions of the US and runs in one of
-them. The tables are those of ``facts.toml``; where Bedrock itself can be asked, `bg_pipeline.models.selection` does.
+them. This module uses the tables of ``facts.toml``; `bg_pipeline.models.selection` requests the current state from
+Bedrock.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from bg_pipeline.generators import Operation
 
 
 def callable_regions(operation: Operation) -> tuple[str, ...]:
-    """The Regions that an operation may be called from by the table; empty where the table does not know."""
+    """The Regions from which an operation can be called according to the table; empty if the table has none."""
     regions = facts_of(operation.name, operation.invoke_id).regions
     if regions or not operation.profile:
         return regions
@@ -21,9 +22,10 @@ def callable_regions(operation: Operation) -> tuple[str, ...]:
 
 
 def inference_regions(operation: Operation) -> tuple[str, ...]:
-    """The Regions that Bedrock may run a call in; empty for a bare model, which runs where it is called.
+    """The Regions in which Bedrock may run a call; empty without a profile, because the call then runs where it is
+    made.
 
-    ``("*",)`` is any commercial Region.
+    ``("*",)`` means any commercial Region.
     """
     if not operation.profile:
         return ()
@@ -32,44 +34,45 @@ def inference_regions(operation: Operation) -> tuple[str, ...]:
 
 
 def caption_models(listed: Sequence[str], regions: Sequence[str]) -> tuple[str, ...]:
-    """Each of the ``listed`` caption models as it is called from ``regions``.
+    """The ids by which the ``listed`` caption models are called from ``regions``.
 
-    That is through the profile of the Region's own geography, else by the bare model, else through a global profile.
-    A model that is in none of the Regions stays as it was listed, so that it can be told.
+    For each Region that is the profile of its own geography, else the bare model id, else a global profile. A model
+    that is in none of the Regions keeps its listed id, so that it can be reported.
     """
-    found: dict[str, None] = {}
+    ids: dict[str, None] = {}
     for model in listed:
-        found |= dict.fromkeys(_called_in(split_profile(model)[1], regions) or [model])
-    return tuple(found)
+        ids |= dict.fromkeys(_ids_in(split_profile(model)[1], regions) or [model])
+    return tuple(ids)
 
 
-def _called_in(bare: str, regions: Sequence[str]) -> list[str]:
+def _ids_in(bare: str, regions: Sequence[str]) -> list[str]:
     known = [facts for facts in all_facts() if facts.operation == "CAPTION" and facts.model == bare]
     known.sort(key=lambda facts: _preference(facts.profiles[0]))
-    found: dict[str, None] = {}
+    ids: dict[str, None] = {}
     for region in regions:
-        here = (facts.profiles[0] + bare for facts in known if region in facts.regions)
-        if first := next(here, ""):
-            found[first] = None
-    return list(found)
+        available = (facts.profiles[0] + bare for facts in known if region in facts.regions)
+        if first := next(available, ""):
+            ids[first] = None
+    return list(ids)
 
 
 def _preference(profile: str) -> tuple[bool, bool, int]:
-    """The smallest geography first, then the model itself, then the whole world."""
+    """A sort key: smallest geography first, then the bare model, then the global profile."""
     geography = geographies().get(profile)
     return profile == "global.", not profile, len(geography.sources) if geography else 0
 
 
 def runs_outside_region(aws: Aws, operations: Sequence[Operation]) -> tuple[str, ...]:
-    """Where a model is to be had that is in none of the Regions in use, as far as this account has Regions there.
+    """Regions of the same AWS partition that have all ``operations``, if none of the Regions in use has them.
 
-    Empty as soon as a person named Regions: what they named is where pictures may go.
+    Empty if a person named Regions, because photos may be sent only to those, or if the table does not list an
+    operation.
     """
-    places = [callable_regions(operation) for operation in operations]
-    if aws.regions_named or not places or not all(places):
+    available = [callable_regions(operation) for operation in operations]
+    if aws.regions_named or not available or not all(available):
         return ()
-    if any(all(region in each for each in places) for region in aws.regions):
+    if any(all(region in each for each in available) for region in aws.regions):
         return ()
-    own = aws.partition(aws.own_region)
-    shared = [region for region in places[0] if all(region in each for each in places)]
-    return tuple(region for region in shared if aws.partition(region) == own)
+    partition = aws.partition(aws.own_region)
+    shared = [region for region in available[0] if all(region in each for each in available)]
+    return tuple(region for region in shared if aws.partition(region) == partition)

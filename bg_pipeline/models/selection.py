@@ -1,8 +1,8 @@
-"""Which of the configured models is used: the first one that is alive and allowed in the account.
+"""Selects the model to use: the first configured one that is not retired and that the account may use.
 
-Before anything is spent the Bedrock control plane is asked once per model and Region. A model that dies, or
-whose access is withdrawn, while a run works is handled in the same way: its Region is given up, then the
-next model is used, and when none is left the run stops with the list of reasons.
+Before anything is spent, the Bedrock control plane is queried once for each model and Region. If a model is retired
+or its access is withdrawn during a run, that Region is dropped, then the next model is used; if none is left, the run
+stops with the list of reasons.
 """
 
 import threading
@@ -24,24 +24,25 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Availability:
-    """Whether a model can be used in a Region, and why not; ``asked`` is False where nobody could tell.
+    """Whether a model can be used in a Region, and if not, why (``reason``).
 
-    ``told`` is what AWS says of the account's access. It refuses nothing: such statuses are often wrong, and the
-    first call of a model is what subscribes to it, so that only a call's own refusal counts.
+    ``confirmed`` is False if the control plane could not be queried or does not know the model. ``access_note``
+    describes the account's access as AWS reports it. It does not affect ``usable``: these statuses are often wrong,
+    and the first call of a model subscribes to it, so only the refusal of a call counts.
     """
 
     model_id: str
     region: str
     usable: bool
     reason: str = ""
-    asked: bool = True
-    told: str = ""
+    confirmed: bool = True
+    access_note: str = ""
     legacy_since: date | None = None
     dearer_from: date | None = None
     end_of_life: date | None = None
 
     def lifecycle(self) -> str:
-        """What is known of the model's end, in words; empty for one that is not ending."""
+        """A phrase about the end of the model's life; empty if none is known."""
         parts = []
         if self.legacy_since:
             parts.append(f"legacy since {self.legacy_since}: accounts that do not use it lose it")
@@ -53,35 +54,35 @@ class Availability:
 
 
 def check_availability(aws: Aws, operation: Operation, region: str) -> Availability:
-    """Asks the control plane of ``region`` about a model; nothing is billed.
+    """Queries the control plane of ``region`` about a model; not billed.
 
-    A control plane that denies the question, or cannot be reached, means "unknown": the model is tried, unless the
-    table has it in other Regions only.
+    If the query is denied or fails, the availability is unknown, and the model counts as usable unless the table
+    lists it in other Regions only.
     """
     model_id = operation.model_id
     facts = facts_of(operation.name, operation.invoke_id)
     sources = callable_regions(operation)
-    by_the_table = not sources or region in sources
-    if not operation.profile and not by_the_table:
+    in_table = not sources or region in sources
+    if not operation.profile and not in_table:
         return Availability(model_id, region, False, _not_offered(operation, region))
 
     def unknown(reason: str) -> Availability:
         return Availability(
             model_id,
             region,
-            by_the_table,
-            reason if by_the_table else _not_offered(operation, region),
-            asked=False,
+            in_table,
+            reason if in_table else _not_offered(operation, region),
+            confirmed=False,
         )
 
     client = aws.client("bedrock", region)
     try:
         if operation.profile:
             has_profile = _has_profile(client, operation.invoke_id)
-            if has_profile is None and not by_the_table:
+            if has_profile is None and not in_table:
                 return unknown("")
             if has_profile is False:
-                return _not_there(operation, region)
+                return _missing(operation, region)
         details = client.get_foundation_model(modelIdentifier=model_id)["modelDetails"]
         life = details.get("modelLifecycle", {})
         end = _day(life.get("endOfLifeTime"))
@@ -93,9 +94,11 @@ def check_availability(aws: Aws, operation: Operation, region: str) -> Availabil
         code = error.response.get("Error", {}).get("Code", "")
         if code in _UNKNOWN_MODEL:
             if not facts.provider or facts.own:
-                # A model of one's own, imported or served elsewhere, is in no catalogue.
-                return Availability(model_id, region, True, "no catalogue knows it", asked=False)
-            return _not_there(operation, region)
+                # The user's own model, imported or served elsewhere, is not in Bedrock's catalogue.
+                return Availability(
+                    model_id, region, True, "it is not in Bedrock's catalogue", confirmed=False
+                )
+            return _missing(operation, region)
         return unknown(f"the control plane answered {code}")
     except BotoCoreError as error:
         return unknown(f"the control plane cannot be reached: {error}")
@@ -105,7 +108,7 @@ def check_availability(aws: Aws, operation: Operation, region: str) -> Availabil
         region,
         offered,
         "" if offered else _not_offered(operation, region),
-        told=_told(availability),
+        access_note=_access_note(availability),
         legacy_since=_day(life.get("legacyTime")) if legacy else None,
         dearer_from=_day(life.get("publicExtendedAccessTime")) if legacy else None,
         end_of_life=end,
@@ -116,7 +119,7 @@ _UNKNOWN_MODEL = ("ResourceNotFoundException", "ValidationException")
 
 
 def _has_profile(client: Any, profile_id: str) -> bool | None:
-    """Whether the Region has an inference profile; None where that may not be asked."""
+    """Whether the Region has an inference profile; None if that cannot be queried."""
     try:
         client.get_inference_profile(inferenceProfileIdentifier=profile_id)
     except ClientError as error:
@@ -124,11 +127,11 @@ def _has_profile(client: Any, profile_id: str) -> bool | None:
     return True
 
 
-def _not_there(operation: Operation, region: str) -> Availability:
-    """The Region does not know the model, or its profile: it is retired, or was never there."""
+def _missing(operation: Operation, region: str) -> Availability:
+    """The result for a model or profile that the Region does not have: retired, or never offered there."""
     day = facts_of(operation.name, operation.invoke_id).end_of_life
-    why = f"retired on {day}" if day else _not_offered(operation, region)
-    return Availability(operation.model_id, region, False, why, end_of_life=day)
+    reason = f"retired on {day}" if day else _not_offered(operation, region)
+    return Availability(operation.model_id, region, False, reason, end_of_life=day)
 
 
 def _not_offered(operation: Operation, region: str) -> str:
@@ -143,23 +146,23 @@ def _day(moment: Any) -> date | None:
     return None
 
 
-def _told(availability: dict[str, Any]) -> str:
+def _access_note(availability: dict[str, Any]) -> str:
     agreement = availability.get("agreementAvailability", {}).get("status")
-    told = []
+    notes = []
     if agreement == "PENDING":
-        told.append("its Marketplace subscription is being set up, which takes up to 15 minutes")
+        notes.append("its Marketplace subscription is being set up, which takes up to 15 minutes")
     elif agreement in ("NOT_AVAILABLE", "ERROR"):
-        told.append("this account has no Marketplace agreement for it yet, and the first call makes one")
+        notes.append("this account has no Marketplace agreement for it yet, and the first call makes one")
     if availability.get("authorizationStatus") == "NOT_AUTHORIZED":
-        told.append("its status is NOT_AUTHORIZED, which AWS also says of models that can be called")
-    elif availability.get("entitlementAvailability") == "NOT_AVAILABLE" and not told:
-        told.append("its status is that access was not granted yet")
-    return "; ".join(told)
+        notes.append("its status is NOT_AUTHORIZED, which AWS also reports for models that can be called")
+    elif availability.get("entitlementAvailability") == "NOT_AVAILABLE" and not notes:
+        notes.append("its status is that access was not granted yet")
+    return "; ".join(notes)
 
 
 @dataclass(frozen=True)
 class ModelCandidate(Generic[T]):
-    """A configured model: its name in the settings, what it is called through, and who speaks its language."""
+    """A configured model: its name in the settings, its operations, and the object that builds its requests."""
 
     name: str
     operations: tuple[Operation, ...]
@@ -168,17 +171,17 @@ class ModelCandidate(Generic[T]):
 
 @dataclass(frozen=True)
 class SelectedModel(Generic[T]):
-    """The model in use and the Regions it is used in."""
+    """The model in use, and the Regions in which it is used."""
 
     candidate: ModelCandidate[T]
     regions: tuple[str, ...]
 
 
 class ModelSelector(Generic[T]):
-    """The configured models of one kind, in order; hands out the first that can be used. Safe for threads.
+    """Selects the first usable one of the configured models of one kind, in order; thread-safe.
 
-    ``regions`` are those of this kind where they are not ``aws.regions``. ``note`` is called with one line whenever a
-    choice was made that a person would want to know of.
+    ``regions`` are the Regions for this kind, by default ``aws.regions``. ``note`` is called with one line for each
+    selection.
     """
 
     def __init__(
@@ -197,8 +200,8 @@ class ModelSelector(Generic[T]):
         self._choice: SelectedModel[T] | None = None
         self._refused: dict[str, str] = {}
         self._lost: dict[tuple[str, str], ModelUnavailable] = {}
-        self._nothing: tuple[str, bool] | None = None
-        self._told: set[tuple[str, str]] = set()
+        self._none_usable: tuple[str, bool] | None = None
+        self._noted: set[tuple[str, str]] = set()
 
     @property
     def candidates(self) -> tuple[ModelCandidate[T], ...]:
@@ -206,83 +209,84 @@ class ModelSelector(Generic[T]):
 
     @property
     def names(self) -> frozenset[str]:
-        """Every configured name: a stored answer of any of them serves."""
+        """The names of all configured models; a stored answer of any of them may be used."""
         return frozenset(candidate.name for candidate in self._candidates)
 
     def current(self) -> SelectedModel[T]:
-        """The first model that can be used; raises `NothingUsable` with every reason if there is none."""
+        """The first usable model; raises `NothingUsable` with all reasons if there is none."""
         with self._lock:
-            if self._choice is None and self._nothing is None:
+            if self._choice is None and self._none_usable is None:
                 self._choice = self._choose()
             if self._choice is not None:
                 return self._choice
-            text, passing = self._nothing or ("", False)
+            text, passing = self._none_usable or ("", False)
             raise NothingUsable(text, passing=passing)
 
     def drop(self, choice: SelectedModel[T], region: str, error: ModelUnavailable) -> None:
-        """This model cannot be used in this Region any more; `current` then says what is used instead, and why."""
+        """Stops using this model in this Region because of ``error``; `current` then selects again."""
         name = choice.candidate.name
         with self._lock:
             lost = [region]
             if region not in choice.regions and choice is self._choice:
-                # Another kind of call found the model gone everywhere: its gate tells of the last Region only.
+                # Another kind of call found the model unusable in every Region, but its error names only the last
+                # one.
                 lost = list(choice.regions)
             new = {(name, each): error for each in lost if (name, each) not in self._lost}
             if new:
                 self._lost |= new
-                self._choice = self._nothing = None
+                self._choice = self._none_usable = None
 
     def _choose(self) -> SelectedModel[T] | None:
-        """The first usable model of the Regions in use, else of others, and last what is probably retired."""
+        """The first usable model in the Regions in use, else in other Regions, else a probably retired one."""
         self._refused = {}
         home = self._regions or self._aws.regions
         doubtful: list[tuple[ModelCandidate[T], list[Availability]]] = []
         for candidate in self._candidates:
-            found = self._ask(candidate, home)
+            found = self._usable_in(candidate, home)
             if found and _probably_retired(candidate, found):
                 doubtful.append((candidate, found))
             elif found:
-                return self._take(candidate, found)
+                return self._select(candidate, found)
         for candidate in self._candidates if not self._regions else ():
             for region in runs_outside_region(self._aws, candidate.operations):
-                found = self._ask(candidate, (region,))
+                found = self._usable_in(candidate, (region,))
                 if found and not _probably_retired(candidate, found):
-                    return self._take(candidate, found)
+                    return self._select(candidate, found)
         for candidate, found in doubtful:
-            return self._take(candidate, found)
-        listed = "; ".join(f"{name}: {why}" for name, why in self._refused.items())
+            return self._select(candidate, found)
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in self._refused.items())
         if any(error.passing for error in self._lost.values()):
-            text = f"none of the configured models can be used yet ({listed}). Nothing more was spent; "
-            self._nothing = text + "what is left is done by a later run", True
+            text = f"none of the configured models can be used yet ({reasons}). Nothing more was spent; "
+            self._none_usable = text + "a later run continues the work", True
         else:
-            text = f"none of the configured models can be used ({listed}). Nothing more was spent. "
+            text = f"none of the configured models can be used ({reasons}). Nothing more was spent. "
             text += "Name others in BG_IMAGE_MODELS or BG_CAPTION_MODELS, other Regions in BG_REGIONS or "
             text += "BG_CAPTION_REGIONS, or ask for access; `bg-pipeline doctor` shows what works"
-            self._nothing = text, False
+            self._none_usable = text, False
         return None
 
-    def _take(self, candidate: ModelCandidate[T], found: Sequence[Availability]) -> SelectedModel[T]:
+    def _select(self, candidate: ModelCandidate[T], found: Sequence[Availability]) -> SelectedModel[T]:
         regions = tuple(dict.fromkeys(verdict.region for verdict in found))
         lines = [f"using {candidate.name} in {', '.join(regions)}"]
-        others = {item for item in self._refused.items() if item[0] != candidate.name} - self._told
+        others = {item for item in self._refused.items() if item[0] != candidate.name} - self._noted
         if others:
-            why = "; ".join(
+            reasons = "; ".join(
                 f"{name}: {reason}" for name, reason in self._refused.items() if (name, reason) in others
             )
-            lines[0] += f" (instead of {why})"
-            self._told |= others
-        gone = [
+            lines[0] += f" (instead of {reasons})"
+            self._noted |= others
+        dropped = [
             f"no longer in {region}: {error}"
             for (name, region), error in self._lost.items()
             if name == candidate.name
         ]
-        told = [verdict.told or ("" if verdict.asked else _unknown(verdict)) for verdict in found]
-        lines += dict.fromkeys(filter(None, [*gone, *told, self._goes_to(candidate, regions)]))
+        notes = [each.access_note or ("" if each.confirmed else _unconfirmed(each)) for each in found]
+        lines += dict.fromkeys(filter(None, [*dropped, *notes, self._data_note(candidate, regions)]))
         self._note("; ".join(lines))
         return SelectedModel(candidate, regions)
 
-    def _goes_to(self, candidate: ModelCandidate[T], regions: Sequence[str]) -> str:
-        """Where photos go, if that is not where the account's own Region lets one think."""
+    def _data_note(self, candidate: ModelCandidate[T], regions: Sequence[str]) -> str:
+        """A phrase about where photos are processed, if that is not the account's own Region; empty otherwise."""
         for operation in candidate.operations:
             facts = facts_of(operation.name, operation.invoke_id)
             if facts.processed_in and not (
@@ -291,10 +295,12 @@ class ModelSelector(Generic[T]):
                 return facts.processed_in
         if self._regions or self._aws.regions_named or set(regions) <= set(self._aws.regions):
             return ""
-        return f"photos go there from {self._aws.own_region}, where it is not offered"
+        return f"photos are sent there from {self._aws.own_region}, where it is not offered"
 
-    def _ask(self, candidate: ModelCandidate[T], regions: Sequence[str]) -> list[Availability]:
-        """The verdicts on the Regions in which all of a model's operations can be used; notes why the others not."""
+    def _usable_in(self, candidate: ModelCandidate[T], regions: Sequence[str]) -> list[Availability]:
+        """The availability in the Regions where all of a model's operations are usable; records the reasons for
+        others.
+        """
         found: list[Availability] = []
         reasons: list[str] = []
         for region in regions:
@@ -304,35 +310,36 @@ class ModelSelector(Generic[T]):
             verdicts = [
                 check_availability(self._aws, operation, region) for operation in candidate.operations
             ]
-            bad = [verdict.reason for verdict in verdicts if not verdict.usable]
-            reasons += bad
-            found += verdicts if not bad else []
+            problems = [verdict.reason for verdict in verdicts if not verdict.usable]
+            reasons += problems
+            found += verdicts if not problems else []
         if not found:
-            before = self._refused.get(candidate.name)
+            earlier = self._refused.get(candidate.name)
             self._refused[candidate.name] = "; ".join(
-                dict.fromkeys([*([before] if before else []), *reasons])
+                dict.fromkeys([*([earlier] if earlier else []), *reasons])
             )
         return found
 
 
-def prompt_limit(roster: ModelSelector[Generator], default: int = 512) -> int:
-    """The longest prompt, in characters, of the model in use, which is all that a prompt has to fit.
+def prompt_limit(selector: ModelSelector[Generator], default: int = 512) -> int:
+    """The maximum length of a prompt, in characters, for the model in use.
 
-    Where none can be used nothing is asked for, and the limit is that of the configured model that takes most.
+    If no model is usable, and so no call can be made, it is the largest limit of the configured models (``default``
+    if there are none).
     """
     try:
-        return roster.current().candidate.client.prompt_limit
+        return selector.current().candidate.client.prompt_limit
     except NothingUsable:
-        return max((each.client.prompt_limit for each in roster.candidates), default=default)
+        return max((each.client.prompt_limit for each in selector.candidates), default=default)
 
 
-def _unknown(verdict: Availability) -> str:
-    return f"{verdict.reason}; going on without knowing whether it is alive"
+def _unconfirmed(verdict: Availability) -> str:
+    return f"{verdict.reason}; it is tried without knowing whether it is available"
 
 
 def _probably_retired(candidate: ModelCandidate[T], verdicts: Sequence[Availability]) -> bool:
-    """Whether the table has the model as retired and nobody who could be asked said otherwise."""
+    """Whether the table lists the model as retired, and no control plane confirmed that it is available."""
     today = datetime.now(UTC).date()
-    return not any(verdict.asked for verdict in verdicts) and any(
+    return not any(verdict.confirmed for verdict in verdicts) and any(
         facts_of(operation.name, operation.invoke_id).retired(today) for operation in candidate.operations
     )

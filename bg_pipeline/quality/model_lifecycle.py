@@ -72,7 +72,7 @@ def _in_use(
     verdict = check_availability(aws, operation, region)
     facts = facts_of(operation.name, operation.invoke_id)
     # The table counts only where the service does not say: its word is newer.
-    ends = verdict.end_of_life if verdict.asked else facts.end_of_life
+    ends = verdict.end_of_life if verdict.confirmed else facts.end_of_life
     names = [candidate.name for candidate in candidates]
     after = tuple(names[names.index(choice.candidate.name) + 1 :])
     return ModelInUse(

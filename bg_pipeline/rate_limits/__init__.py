@@ -1,1 +1,1 @@
-"""Calls of services as fast as the account's quotas allow, shared by all processes."""
+"""Rate limits: how fast each paid service may be called, and the calls themselves."""

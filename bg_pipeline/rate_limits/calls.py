@@ -1,8 +1,8 @@
-"""Calls of services that cost money: paced by a gate, made once by the SDK, and their errors told apart.
+"""Paid calls of AWS services: paced by a rate limiter, sent without SDK retries, and their errors classified.
 
-Every call of Bedrock, Rekognition and SageMaker goes through `ModelCalls.make`. A refusal for the rate goes back
-to the gate and counts for nothing, and so does one that passes once AWS has set up the account's access; a passing
-fault is tried again a few times; a call whose end is unknown is reported as such, because it may have been billed.
+Every paid call of Bedrock, Rekognition and SageMaker goes through `ModelCalls.make`. A throttled call is queued again
+and does not count as an attempt; neither does one that is refused while AWS sets up the account's access. A transient
+error is retried a few times. A call with an unknown outcome is reported as such, because it may have been billed.
 """
 
 import logging
@@ -48,7 +48,7 @@ from bg_pipeline.settings import Settings
 
 T = TypeVar("T")
 
-_RATE = {
+_THROTTLING = {
     "ThrottlingException",
     "Throttling",
     "TooManyRequestsException",
@@ -58,7 +58,7 @@ _RATE = {
     "ModelNotReadyException",
     "SlowDown",
 }
-_PASSING = {
+_TRANSIENT = {
     "InternalServerException",
     "InternalServerError",
     "InternalFailure",
@@ -79,34 +79,36 @@ _CREDENTIALS = {
     "MissingAuthenticationTokenException",
     "SignatureDoesNotMatch",
 }
-_OF_THE_DAY = re.compile(r"per day|daily|tokens/day|24 hours", re.IGNORECASE)
+_DAILY = re.compile(r"per day|daily|tokens/day|24 hours", re.IGNORECASE)
 _NEVER_SENT = (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError, SSLError)
 
 _TOKENS = re.compile(r"tokens", re.IGNORECASE)
 
 BACK_OFF_SECONDS = (0.5, 20.0)
 ACCESS_SECONDS = 15 * 60.0
-"""So long AWS may take to set up an account's access to a model ("Access foundation models": up to 15 minutes)."""
-UNBEGUN_SECONDS = 20.0
-"""So long it may take until the first call's subscription is seen to have begun."""
+"""Seconds that AWS may take to set up access to a model ("Access foundation models": up to 15 minutes)."""
+SUBSCRIPTION_SECONDS = 20.0
+"""Seconds until the subscription that the first call starts must be visible."""
 
 _log = logging.getLogger(__name__)
 
 
 class DayQuotaExhausted(RunStopped):
-    """The service refuses every call for the rest of the day, or until AWS Support lifts the account's quota."""
+    """The service refuses all calls for the rest of the day, or until AWS Support raises the account's quota."""
 
 
 def classify(error: ClientError | BotoCoreError, operation: str) -> CallError | RunStopped:
-    """What an SDK error means for the image it met, or for the run."""
+    """The pipeline's error for an SDK error: a `CallError` concerns one image, a `RunStopped` the whole run."""
     if isinstance(error, ClientError):
         return _classify_answer(error, operation)
     if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
-        return RunStopped(f"there are no AWS credentials: {error}; `bg-pipeline doctor` says what is found")
+        return RunStopped(
+            f"there are no AWS credentials: {error}; `bg-pipeline doctor` shows what is configured"
+        )
     name = type(error).__name__
     if isinstance(error, _NEVER_SENT) or type(error) is NotConnected:
         return Transient(name, f"{operation} could not be reached: {error}")
-    # A read timeout, a connection closed or an answer torn after the request had left.
+    # A read timeout, a closed connection or a torn response after the request was sent.
     cause = f"{operation} was called and its answer did not arrive ({name}); the call may have been billed"
     return OutcomeUnknown("MaybeBilled", cause)
 
@@ -117,22 +119,22 @@ def _classify_answer(error: ClientError, operation: str) -> CallError | RunStopp
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     if code in _CREDENTIALS:
         return RunStopped(f"AWS does not accept the credentials ({code}: {message})")
-    if (code in _RATE or code == "ServiceQuotaExceededException") and _OF_THE_DAY.search(message):
+    if (code in _THROTTLING or code == "ServiceQuotaExceededException") and _DAILY.search(message):
         return DayQuotaExhausted(
-            f"the day's quota of {operation} is used up ({message}){_more_a_day(message)}"
+            f"the day's quota of {operation} is used up ({message}){_daily_quota_advice(message)}"
         )
     refused = refusal(code, message)
     if refused is not None:
         return refused
-    if code in _RATE or status == 429:
+    if code in _THROTTLING or status == 429:
         return Throttled(code, message)
-    if code in _PASSING or status in (408, 424) or status >= 500:
+    if code in _TRANSIENT or status in (408, 424) or status >= 500:
         return Transient(code, message)
     return CallError(code or "Unknown", message)
 
 
-def _more_a_day(message: str) -> str:
-    """What helps against a quota of tokens a day, which a new account meets with its first call."""
+def _daily_quota_advice(message: str) -> str:
+    """What to do about a quota of tokens per day, which a new account may exceed with its first call."""
     if not _TOKENS.search(message):
         return ""
     return (
@@ -143,10 +145,10 @@ def _more_a_day(message: str) -> str:
 
 
 @dataclass
-class _Waiting:
-    """Since when a lane waits for access, and when it was last refused; seconds of the monotonic clock.
+class _AccessWait:
+    """When the wait for access in a Region began and when the last call was refused (monotonic seconds).
 
-    Once a call was served it is ``over``; the next refusals soon after still belong to it.
+    It is ``over`` once a call was served; refusals soon after that still belong to it.
     """
 
     since: float
@@ -155,22 +157,22 @@ class _Waiting:
 
 
 class _Withheld(CallError):
-    """The account's access to the model is being set up; the call is made again, and counts for nothing."""
+    """AWS is setting up the account's access to the model; the call is repeated and does not count as an attempt."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallResult(Generic[T]):
-    """A call's answer and the Region that gave it."""
+    """The answer of a call and the Region that gave it."""
 
     answer: T
     region: str
 
 
 class ModelCalls:
-    """The gates and clients of one process. Safe for threads; end it with `close`.
+    """The rate limiters and clients of one process; thread-safe. It must be ended with `close`.
 
-    ``stop`` ends all waiting: whoever waits for a gate gets `RunStopped`. ``note`` is called with one line when a
-    model is waited for, and when that is over.
+    Setting ``stop`` ends all waiting with `RunStopped`. ``note`` is called with one line when calls begin to wait for
+    access to a model, and when that wait ends.
     """
 
     def __init__(
@@ -183,54 +185,56 @@ class ModelCalls:
     ) -> None:
         self._aws = aws
         self._heartbeats = heartbeats
-        self._working = ExitStack()
+        self._heartbeat_blocks = ExitStack()
         self._settings = settings
         self._stop = stop
-        self._gates: dict[tuple[str, str], RateLimiter] = {}
+        self._limiters: dict[tuple[str, str], RateLimiter] = {}
         self._note = note
-        self._died: dict[RateLimiter, ModelUnavailable] = {}
-        self._access: dict[tuple[RateLimiter, str], _Waiting] = {}
+        self._unavailable: dict[RateLimiter, ModelUnavailable] = {}
+        self._access_waits: dict[tuple[RateLimiter, str], _AccessWait] = {}
         self._quotas = AccountQuotas(aws)
         self._lock = threading.Lock()
 
     def limiter(self, operation: Operation, regions: Sequence[str]) -> RateLimiter:
-        """The gate of an operation, with one lane for each Region that it was used in so far."""
+        """The rate limiter of an operation, with at least ``regions``; other Regions used so far stay in it."""
         key = (operation.name, operation.invoke_id)
         with self._lock:
-            gate = self._gates.setdefault(key, RateLimiter(operation.name, {}))
-            new = [region for region in regions if region not in gate.regions]
+            limiter = self._limiters.setdefault(key, RateLimiter(operation.name, {}))
+            new = [region for region in regions if region not in limiter.regions]
             for region in new:
-                gate.add(region, self._rate(operation, region))
+                limiter.add(region, self._rate(operation, region))
             if new and self._heartbeats is not None:
-                # One quota for each model and profile: two caption models do not share one.
-                lane = f"{operation.name}-{operation.invoke_id}".strip("-").replace(":", "-")
-                self._working.enter_context(
-                    self._heartbeats.working(lane, new, lambda region, n, place: gate.share(n, place, region))
+                # Each model and profile has its own quota; for example, two caption models do not share one.
+                name = f"{operation.name}-{operation.invoke_id}".strip("-").replace(":", "-")
+                self._heartbeat_blocks.enter_context(
+                    self._heartbeats.working(
+                        name, new, lambda region, count, index: limiter.share(count, index, region)
+                    )
                 )
-            return gate
+            return limiter
 
     def close(self) -> None:
-        """Tells the other processes that this one makes no more calls."""
-        self._working.close()
+        """Removes this process's heartbeats: it makes no more calls."""
+        self._heartbeat_blocks.close()
 
     def _rate(self, operation: Operation, region: str) -> Rate:
         facts = facts_of(operation.name, operation.invoke_id)
         tokens = self._quotas.tokens_per_minute(facts, region) or facts.tokens_in(region)
-        own = self._settings.quota(operation.name) or self._quotas.requests_per_minute(facts, region)
-        if own is not None:
-            return Rate.per_minute(own, tokens)
+        requests = self._settings.quota(operation.name) or self._quotas.requests_per_minute(facts, region)
+        if requests is not None:
+            return Rate.per_minute(requests, tokens)
         return Rate.per_minute(facts.requests_in(region), tokens, may_probe=True)
 
-    def _acquire(self, gate: RateLimiter, tokens: float, again: Permit | None = None) -> Permit:
-        """A slot; `ModelUnavailable` where the gate was closed because the model died."""
+    def _acquire(self, limiter: RateLimiter, tokens: float, retry_of: Permit | None = None) -> Permit:
+        """A permit; raises `ModelUnavailable` if the limiter was closed because the model became unavailable."""
         try:
-            return gate.acquire(tokens=tokens, stop=self._stop, again=again)
+            return limiter.acquire(tokens=tokens, stop=self._stop, retry_of=retry_of)
         except RunStopped:
-            died = self._died.get(gate)
-            if died is None or self._stop.is_set():
+            cause = self._unavailable.get(limiter)
+            if cause is None or self._stop.is_set():
                 raise
-            error = ModelUnavailable(died.code, str(died), retired=died.retired, passing=died.passing)
-            error.region = died.region
+            error = ModelUnavailable(cause.code, str(cause), retired=cause.retired, passing=cause.passing)
+            error.region = cause.region
             raise error from None
 
     def make(
@@ -244,115 +248,116 @@ class ModelCalls:
         unknown_repeats: int = 0,
         before: Callable[[], None] = lambda: None,
     ) -> CallResult[T]:
-        """Calls ``send(client, id to call)`` when the gate lets it through, and returns its answer.
+        """Calls ``send(client, model id)`` as soon as the rate limiter allows it, and returns the answer.
 
-        ``tokens`` is what the service reserves for the call; ``used_tokens`` reads from the answer what it
-        used. ``before`` comes right before each sending, which may be long after it was asked for; what it raises
-        is raised, and nothing is sent. Raises a `CallError` for this image, `ModelUnavailable` if the model cannot
-        be used in a Region (``region`` is set on it), or `RunStopped`.
+        ``tokens`` are those that the service reserves for the call; ``used_tokens`` returns the number it used from
+        its answer. A call with an unknown outcome is repeated ``unknown_repeats`` times. ``before`` is called right
+        before each request, which may be long after this method was called; if it raises, nothing is sent. Raises a
+        `CallError` for this image, `ModelUnavailable` if the model cannot be used in a Region (its ``region``), or
+        `RunStopped`.
         """
-        gate = self.limiter(operation, regions)
+        limiter = self.limiter(operation, regions)
         attempts = unknowns = 0
-        slot = self._acquire(gate, tokens)
+        permit = self._acquire(limiter, tokens)
         while True:
-            with slot:
-                client = self._aws.client(operation.service, slot.lane)
+            with permit:
+                client = self._aws.client(operation.service, permit.region)
                 before()
-                slot.sent()
+                permit.sent()
                 try:
                     answer = send(client, operation.invoke_id)
-                except (ClientError, BotoCoreError) as error:
-                    meaning = classify(error, operation.name)
-                    cause = error
+                except (ClientError, BotoCoreError) as sdk_error:
+                    error = classify(sdk_error, operation.name)
+                    cause = sdk_error
                 else:
-                    slot.succeeded(used_tokens(answer) if used_tokens else None)
-                    self._has_access(gate, operation, slot.lane)
-                    return CallResult(answer, slot.lane)
-                if isinstance(meaning, ModelUnavailable):
-                    meaning = self._without_access(gate, operation, slot.lane, meaning)
-                if isinstance(meaning, Throttled):
-                    slot.refused(_retry_after(cause))
-                elif isinstance(meaning, _Withheld):
-                    slot.withheld()
-                elif isinstance(meaning, Transient):
-                    slot.failed()
+                    permit.succeeded(used_tokens(answer) if used_tokens else None)
+                    self._end_access_wait(limiter, operation, permit.region)
+                    return CallResult(answer, permit.region)
+                if isinstance(error, ModelUnavailable):
+                    error = self._wait_for_access(limiter, operation, permit.region, error)
+                if isinstance(error, Throttled):
+                    permit.refused(_retry_after(cause))
+                elif isinstance(error, _Withheld):
+                    permit.withheld()
+                elif isinstance(error, Transient):
+                    permit.failed()
                 else:
-                    slot.succeeded()
-            if isinstance(meaning, (Throttled, _Withheld)):
-                slot = self._acquire(gate, tokens, slot)
+                    permit.succeeded()
+            if isinstance(error, (Throttled, _Withheld)):
+                permit = self._acquire(limiter, tokens, permit)
                 continue
-            if isinstance(meaning, Transient):
+            if isinstance(error, Transient):
                 attempts += 1
-                unknowns += isinstance(meaning, OutcomeUnknown)
+                unknowns += isinstance(error, OutcomeUnknown)
                 if attempts < self._settings.attempts and unknowns <= unknown_repeats:
                     shortest, longest = BACK_OFF_SECONDS
                     self._stop.wait(min(shortest * 2**attempts, longest) * random.uniform(0.5, 1.0))  # noqa: S311
-                    slot = self._acquire(gate, tokens)
+                    permit = self._acquire(limiter, tokens)
                     continue
-            if isinstance(meaning, DayQuotaExhausted):
-                gate.close(str(meaning))
-            if isinstance(meaning, ModelUnavailable):
-                meaning.region = slot.lane
-                self._died[gate] = meaning
-                gate.close(str(meaning), slot.lane)
-            raise meaning from cause
+            if isinstance(error, DayQuotaExhausted):
+                limiter.close(str(error))
+            if isinstance(error, ModelUnavailable):
+                error.region = permit.region
+                self._unavailable[limiter] = error
+                limiter.close(str(error), permit.region)
+            raise error from cause
 
-    def _without_access(
-        self, gate: RateLimiter, operation: Operation, region: str, error: ModelUnavailable
+    def _wait_for_access(
+        self, limiter: RateLimiter, operation: Operation, region: str, error: ModelUnavailable
     ) -> CallError:
-        """What a refusal of access means: `_Withheld` while it may pass, else `ModelUnavailable` with what to do."""
+        """The error for refused access: `_Withheld` while access may still be granted, else `ModelUnavailable`."""
         agreement = "" if error.retired else self._agreement(operation, region)
         if not (error.passing or agreement == "PENDING"):
             return error
         now = time.monotonic()
         with self._lock:
-            waiting = self._access.get((gate, region))
-            begun = waiting is None or (waiting.over and now - waiting.refused_at > ACCESS_SECONDS)
-            if waiting is None or begun:
-                waiting = self._access[gate, region] = _Waiting(now, now)
-            waiting.refused_at = now
-            waited = now - waiting.since
-        unbegun = agreement in ("NOT_AVAILABLE", "ERROR")
-        if waited >= (UNBEGUN_SECONDS if unbegun else ACCESS_SECONDS):
-            if unbegun:
+            wait = self._access_waits.get((limiter, region))
+            is_new = wait is None or (wait.over and now - wait.refused_at > ACCESS_SECONDS)
+            if wait is None or is_new:
+                wait = self._access_waits[limiter, region] = _AccessWait(now, now)
+            wait.refused_at = now
+            waited = now - wait.since
+        not_subscribed = agreement in ("NOT_AVAILABLE", "ERROR")
+        if waited >= (SUBSCRIPTION_SECONDS if not_subscribed else ACCESS_SECONDS):
+            if not_subscribed:
                 return ModelUnavailable(error.code, f"{error} → {SUBSCRIBE}")
-            text = f"{error} (asked again for {ACCESS_SECONDS / 60:.0f} minutes in vain)"
+            text = f"{error} (still refused after {ACCESS_SECONDS / 60:.0f} minutes)"
             return ModelUnavailable(error.code, text, passing=True)
-        if begun:
+        if is_new:
             self._note(
                 f"{operation.invoke_id} in {region} cannot be called yet: {error}. It is tried again for up to "
                 f"{ACCESS_SECONDS / 60:.0f} minutes; refused calls are not billed"
             )
         return _Withheld(error.code, str(error))
 
-    def _has_access(self, gate: RateLimiter, operation: Operation, region: str) -> None:
+    def _end_access_wait(self, limiter: RateLimiter, operation: Operation, region: str) -> None:
         with self._lock:
-            waiting = self._access.get((gate, region))
-            if waiting is None or waiting.over:
+            wait = self._access_waits.get((limiter, region))
+            if wait is None or wait.over:
                 return
-            waiting.over = True
-            waited = time.monotonic() - waiting.since
+            wait.over = True
+            waited = time.monotonic() - wait.since
         self._note(f"{operation.invoke_id} in {region} can be called now, after {waited:.0f} s")
 
     def _agreement(self, operation: Operation, region: str) -> str:
-        """The state of the account's Marketplace agreement; empty where nobody tells."""
+        """The state of the account's Marketplace agreement for a Bedrock model; empty if unknown."""
         if operation.service != "bedrock-runtime":
             return ""
         try:
             client = self._aws.client("bedrock", region)
-            found = client.get_foundation_model_availability(modelId=operation.model_id)
+            availability = client.get_foundation_model_availability(modelId=operation.model_id)
         except (ClientError, BotoCoreError):
             return ""
-        return str(found.get("agreementAvailability", {}).get("status", ""))
+        return str(availability.get("agreementAvailability", {}).get("status", ""))
 
     def states(self) -> dict[str, dict[str, RegionState]]:
-        """What each gate's lanes did so far, by operation and Region."""
+        """The call counts so far, by operation and Region."""
         with self._lock:
-            return {f"{name} {model}".strip(): gate.state() for (name, model), gate in self._gates.items()}
+            return {f"{name} {model}".strip(): each.state() for (name, model), each in self._limiters.items()}
 
     def refused(self) -> int:
-        """Calls that services refused for the rate so far."""
-        return sum(lane.refused for lanes in self.states().values() for lane in lanes.values())
+        """The number of throttled calls so far."""
+        return sum(region.refused for regions in self.states().values() for region in regions.values())
 
 
 def _retry_after(error: ClientError | BotoCoreError) -> float | None:

@@ -1,7 +1,7 @@
-"""How many processes share a quota right now: each renews one small object while it has work.
+"""Counts the processes that currently share a quota: each renews a heartbeat object in S3 while it has work.
 
-All ages are differences of S3's own times: the newest heartbeat of a listing, as a rule the one just
-written, stands for now. A machine whose clock is wrong is counted like any other.
+Ages are differences between S3's own times: the newest heartbeat of a listing, usually the one just written, stands
+for the current time. The machines' clocks do not matter.
 """
 
 import logging
@@ -17,37 +17,38 @@ from bg_pipeline.state.process_identity import is_dead, process_name
 from bg_pipeline.storage.object_store import Store
 
 PERIOD_SECONDS = 3.0
-"""Within this time the others notice that a process has started or ended its work."""
+"""Seconds between heartbeats, and so until other processes notice that a process started or ended its work."""
 WRITES_PER_MINUTE = 60 / PERIOD_SECONDS
-"""S3 PUTs of one process for each (operation, Region) it has work for; none without work."""
+"""S3 PUTs per minute of one process for each (operation, Region) that it has work for; none without work."""
 LISTS_PER_MINUTE = 60 / PERIOD_SECONDS
-"""S3 LISTs of one process with work, for all operations and Regions together (per 1,000 heartbeats)."""
+"""S3 LISTs per minute of a process with work, for all operations and Regions together (per 1,000 heartbeats)."""
 STALE_PERIODS = 3.5
-"""Three heartbeats may fail before a process no longer counts; for so long the share of a killed one is idle."""
+"""Periods after which a silent process no longer counts: three heartbeats may fail. A killed process keeps its share
+of the quota for this long."""
 SWEPT_AFTER = timedelta(hours=1)
-"""What killed processes left behind is removed, by anybody, when it is older than this."""
+"""Heartbeats older than this were left by killed processes; any process deletes them."""
 
-Lane = tuple[str, str]
-"""An operation and a Region: what has a quota of its own."""
+QuotaKey = tuple[str, str]
+"""An operation and a Region, which together have one quota."""
 
 OnChange = Callable[[str, int, int], None]
-"""Told a Region, how many processes are at work there, and this one's place among them, from 0."""
+"""Called with a Region, the number of processes with work there, and this process's index among them, from 0."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
 class _Work:
-    lanes: frozenset[Lane]
+    keys: frozenset[QuotaKey]
     on_change: OnChange
-    told: dict[Lane, tuple[int, int]] = field(default_factory=dict)
+    reported: dict[QuotaKey, tuple[int, int]] = field(default_factory=dict)
 
 
 class Heartbeats:
-    """Tells other processes of this one's work, and this one how many share each of its quotas.
+    """Publishes this process's work to other processes, and reports how many processes share each of its quotas.
 
-    Objects are ``<prefix>/<operation>/<region>/<process>.json``. One background thread runs while there is
-    work; if S3 does not answer it, the last known numbers stay.
+    Objects are ``<prefix>/<operation>/<region>/<process>.json``. One background thread runs while there is work. If
+    S3 does not answer, the last known numbers stay valid.
     """
 
     def __init__(
@@ -58,21 +59,21 @@ class Heartbeats:
         self._process = process or process_name()
         self._period = period
         self._works: list[_Work] = []
-        self._live: dict[Lane, list[str]] = {}
+        self._live: dict[QuotaKey, list[str]] = {}
         self._idle = threading.Event()
         self._beating = threading.Lock()
 
     def live(self, operation: str, region: str) -> int:
-        """How many processes had work for this when last looked, this one included: at least 1. Costs nothing."""
+        """The number of processes with such work at the last heartbeat, at least 1 (this one). Makes no request."""
         return max(len(self._live.get((operation, region), ())), 1)
 
     @contextmanager
     def working(self, operation: str, regions: Sequence[str], on_change: OnChange) -> Iterator[None]:
-        """Inside the block this process counts as one with work for ``operation`` in each of ``regions``.
+        """Within the block this process counts as having work for ``operation`` in each of ``regions``.
 
-        ``on_change`` is called for each Region before the block begins, and by the background
-        thread whenever the number of processes at work there has changed. Blocks may nest and overlap in
-        several threads; the process counts once.
+        ``on_change`` is called for each Region before the block begins, and by the background thread whenever the
+        number of processes there or this one's index changes. Blocks may nest and overlap in several threads; the
+        process counts once.
         """
         work = _Work(frozenset((operation, region) for region in regions), on_change)
         with self._beating:
@@ -90,38 +91,38 @@ class Heartbeats:
                 self._works.remove(work)
                 if not self._works:
                     self._idle.set()
-                for lane in work.lanes - self._lanes():
-                    self._remove(self._key(lane))
+                for key in work.keys - self._keys():
+                    self._remove(self._object_key(key))
 
     def beat(self) -> None:
-        """Renews and counts now what is otherwise renewed and counted every ``period`` seconds."""
+        """Writes and counts the heartbeats now; the background thread does so every ``period`` seconds."""
         with self._beating:
             try:
-                for lane in self._lanes():
-                    self._store.write(self._key(lane), b"{}\n", media_type="application/json")
+                for key in self._keys():
+                    self._store.write(self._object_key(key), b"{}\n", media_type="application/json")
                 self._count()
             except (BotoCoreError, ClientError) as error:
                 _log.warning("heartbeats could not be renewed or counted: %s", error)
             for work in self._works:
-                for lane in work.lanes:
-                    number = self.live(*lane)
-                    there = self._live.get(lane, [])
-                    place = there.index(self._process) if self._process in there else 0
-                    if work.told.get(lane) != (number, place):
-                        work.told[lane] = number, place
-                        work.on_change(lane[1], number, place)
+                for key in work.keys:
+                    count = self.live(*key)
+                    processes = self._live.get(key, [])
+                    index = processes.index(self._process) if self._process in processes else 0
+                    if work.reported.get(key) != (count, index):
+                        work.reported[key] = count, index
+                        work.on_change(key[1], count, index)
 
     def _keep_beating(self, idle: threading.Event) -> None:
         while not idle.wait(self._period):
             self.beat()
 
     def _count(self) -> None:
-        found = list(self._store.list(f"{self._prefix}/"))
-        if not found:
+        heartbeats = list(self._store.list(f"{self._prefix}/"))
+        if not heartbeats:
             return
-        now = max(heartbeat.modified for heartbeat in found)
-        live: dict[Lane, list[str]] = {}
-        for heartbeat in found:
+        now = max(heartbeat.modified for heartbeat in heartbeats)
+        live: dict[QuotaKey, list[str]] = {}
+        for heartbeat in heartbeats:
             match heartbeat.key.removeprefix(f"{self._prefix}/").removesuffix(".json").split("/"):
                 case operation, region, process:
                     age = now - heartbeat.modified
@@ -132,14 +133,14 @@ class Heartbeats:
                         live.setdefault((operation, region), []).append(process)
         self._live = live
 
-    def _lanes(self) -> set[Lane]:
-        return {lane for work in self._works for lane in work.lanes}
+    def _keys(self) -> set[QuotaKey]:
+        return {key for work in self._works for key in work.keys}
 
-    def _key(self, lane: Lane) -> str:
-        return f"{self._prefix}/{lane[0]}/{lane[1]}/{self._process}.json"
+    def _object_key(self, key: QuotaKey) -> str:
+        return f"{self._prefix}/{key[0]}/{key[1]}/{self._process}.json"
 
     def _remove(self, key: str) -> None:
         try:
             self._store.delete(key)
         except (BotoCoreError, ClientError) as error:
-            _log.warning("the heartbeat %s could not be removed: %s", key, error)
+            _log.warning("the heartbeat %s could not be deleted: %s", key, error)

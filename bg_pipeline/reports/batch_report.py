@@ -107,7 +107,7 @@ def _store_manifest(work: BatchWork) -> None:
 def _store_html(work: BatchWork) -> None:
     place = work.locations
     key = s3_keys.report_key(place.status_prefix, place.request_id, "html")
-    if place.thumbnails.wanted:
+    if place.thumbnails.enabled:
         report = Report(tuple(rows(work)))
         place.thumbnails.load()
         work.writer.write(place.data, key, _html(work, report), media_type="text/html; charset=utf-8")

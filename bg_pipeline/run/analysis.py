@@ -394,7 +394,7 @@ class PhotoAnalyzer:
             ask,
             media_type="application/json",
             price=price,
-            looks=self._expect_answers,
+            look_first=self._expect_answers,
         )
         self._budget.charge(name, answer, context.answers)
         try:

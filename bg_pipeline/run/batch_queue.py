@@ -168,7 +168,7 @@ class BatchQueue:
         state = self._state
         state.open_batches.append(work)
         # Only the report shows thumbnails.
-        work.locations.thumbnails.wanted &= REPORT in self._stages
+        work.locations.thumbnails.enabled &= REPORT in self._stages
         state.started_at.setdefault(result.date, (time.monotonic(), self._context.calls.refused()))
         result.due += len(work.due)
         state.found += len(work.due)

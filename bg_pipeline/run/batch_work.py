@@ -212,7 +212,7 @@ def open_draft(store: Store, settings: Settings, uploaded: Uploaded, request: Ba
         names=ResultNames(images, {}),
         request_id=request.Id,
         cap_usd=request.MaxCostUSD,
-        thumbnails=Thumbnails(store, batch, wanted=False),
+        thumbnails=Thumbnails(store, batch, enabled=False),
     )
     work = BatchWork(uploaded, Ledger(store, batch), locations, request, None, images)
     work.find_due(settings, {}, stages=STAGES, refresh=RefreshRequest(), etag_of=lambda key: "")
@@ -263,7 +263,7 @@ def open_work(
         names=ResultNames(images, bound_names),
         request_id=request.Id if request else batch.derived_id(store.bucket),
         cap_usd=request.MaxCostUSD if request else None,
-        thumbnails=Thumbnails(store, batch, wanted=len(images) <= settings.html_report_images),
+        thumbnails=Thumbnails(store, batch, enabled=len(images) <= settings.html_report_images),
         retries=request is not None and request.RetryOf is not None,
         moved=moved,
     )

@@ -1,7 +1,7 @@
-"""The right to make one paid call: a small object that one process writes, and another takes over when it is gone.
+"""Claims on paid calls: small S3 objects, each held by one process, which another takes over if that process is gone.
 
-What a claim stands for, and when it may be taken over, is for `bg_pipeline.state.answers` to say. A claim also keeps
-the payments of its call: the entry of a call is stored before the call is made.
+`bg_pipeline.state.answers` decides what a claim is for and when it may be taken over. A claim also records the
+payments of its call; the payment is stored before the call is made.
 """
 
 import threading
@@ -21,23 +21,24 @@ from bg_pipeline.storage.object_store import Store
 T = TypeVar("T")
 
 VERSION = 2
-"""Version 1 kept no payments."""
+"""Version of the stored document; version 1 has no payments."""
 
 RENEW_SECONDS = 100
-"""A claim that waited so long for its call is renewed right before it."""
+"""A claim older than this is renewed right before its call."""
 
 CALL_SECONDS = 480
-"""So long after its last renewal a claimed call is over, however it ended: `RENEW_SECONDS`, the longest read timeout
-(330 s) and some."""
+"""Seconds after the last renewal of a claim when its call must have ended: `RENEW_SECONDS`, the longest read timeout
+(330 s) and a margin."""
 
-TRIES = 2
-"""A call whose end is unknown may have been billed; it is repeated once, and then only when a person asks again.
+MAX_CALLS = 2
+"""Calls with an unknown outcome, each of which may have been billed: it is repeated once, then only if a person
+retries.
 
-One that a process died over is made again whenever that happens: it is a process that has to be mended then.
+Calls during which the process died do not count; they are always repeated, because there the process is at fault.
 """
 
 _active: set[str] = set()
-"""Tokens of the claims of this process whose call is waited for or being made."""
+"""Tokens of the claims under which a thread of this process is working."""
 _active_lock = threading.Lock()
 
 
@@ -48,37 +49,37 @@ def is_active(token: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What a call is expected to cost: the operation, the most it can cost in dollars (None: not known), and a
-    digest of the key of the image it is made for."""
+    """The expected cost of a call: its operation, its maximum in US dollars (None: unknown), and a digest of the key
+    of the image that it is made for."""
 
     operation: str = ""
     usd: float | None = 0.0
     made_for: str = ""
 
 
-def held_by(data: bytes) -> dict[str, Any]:
-    """What a stored claim says of its holder and of earlier calls; of what is no claim, that nobody holds it."""
+def parse_call_claim(data: bytes) -> dict[str, Any]:
+    """Holder, batch, retry, token, call counts and payments of a stored claim; no holder if it is unreadable."""
     try:
         held = orjson.loads(data)
         counts = {name: int(held.get(name, 0)) for name in ("Unknown", "Abandoned")}
-        names = {name: str(held.get(name, "")) for name in ("Holder", "Batch", "Retry", "Token")}
+        texts = {name: str(held.get(name, "")) for name in ("Holder", "Batch", "Retry", "Token")}
         payments = [payment for each in held.get("Payments", ()) if (payment := Payment.read(each))]
         if "Payments" not in held:
-            # Claims of version 1 counted their calls without a price.
+            # Claims of version 1 contain only the number of calls.
             calls = range(counts["Unknown"] + counts["Abandoned"])
-            payments = [Payment(f"{names['Token']}-{call}", "", None, certain=False) for call in calls]
-        return {**names, **counts, "Payments": payments}
+            payments = [Payment(f"{texts['Token']}-{call}", "", None, certain=False) for call in calls]
+        return {**texts, **counts, "Payments": payments}
     except (orjson.JSONDecodeError, AttributeError, TypeError, ValueError):
-        names = dict.fromkeys(("Holder", "Batch", "Retry", "Token"), "")
-        return {**names, "Unknown": 0, "Abandoned": 0, "Payments": []}
+        texts = dict.fromkeys(("Holder", "Batch", "Retry", "Token"), "")
+        return {**texts, "Unknown": 0, "Abandoned": 0, "Payments": []}
 
 
 class Claim:
-    """The right to make one paid call; left as it is once the answer is stored, as the mark that it was made.
+    """The right to make one paid call. The stored object remains after the answer is stored, as a record of the call.
 
-    ``price`` is None where the call is paid under another claim. ``earlier`` are payments of calls under earlier
-    claims, ``occasions`` the refreshes on which the answer is made, after those of the one that it replaces. Used by
-    one thread at a time.
+    ``price`` is None if the call is paid under another claim. ``earlier`` are the payments of calls under earlier
+    claims, ``occasions`` the refreshes that this answer is made for, including those of the answer that it replaces.
+    Not thread-safe.
     """
 
     def __init__(
@@ -101,8 +102,8 @@ class Claim:
         self.occasions: tuple[str, ...] = ()
         self._current: Payment | None = None
 
-    def take(self, over: str | None, earlier: list[Payment] | None = None) -> bool:
-        """Takes the claim over the version ``over`` (None: where none is), unless somebody else was first."""
+    def take(self, if_etag: str | None, earlier: list[Payment] | None = None) -> bool:
+        """Writes the claim over the version ``if_etag`` (None: there is none); False if another process was first."""
         if earlier is not None:
             self.earlier = list(earlier)
         if not self._current:
@@ -111,13 +112,13 @@ class Claim:
             _active.add(self.etag)
         taken = False
         try:
-            taken = self._store_over(over)
+            taken = self._store_over(if_etag)
         finally:
             if not taken:
                 self.leave()
         return taken
 
-    def _store_over(self, over: str | None) -> bool:
+    def _store_over(self, if_etag: str | None) -> bool:
         now = self._clock()
         payments = [*self.earlier, *([self._current] if self._current else [])]
         document = {**self._document, "Version": VERSION, "Payments": [asdict(each) for each in payments]}
@@ -126,7 +127,7 @@ class Claim:
             self._key,
             orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE),
             token=self._document["Token"],
-            over=over,
+            if_etag=if_etag,
         )
         if etag is not None:
             self._etag, self._written_at = etag, now
@@ -134,58 +135,58 @@ class Claim:
 
     def _write(self) -> None:
         if not self._store_over(self._etag):
-            raise ClaimLost("ClaimLost", "another process has taken the call over")
+            raise ClaimLost("ClaimLost", "another process has taken over the claim of this call")
 
     def _payment(self, price: Price | None) -> Payment | None:
         if price is None:
             return None
-        call = f"{self.etag[:12]}-{self._calls}"  # one for each image is kept in the ledger: short
+        call = f"{self.etag[:12]}-{self._calls}"  # short, because the ledger stores one for each image
         return Payment(call, price.operation, price.usd, False, price.made_for)
 
     def renew(self) -> None:
-        """Says that the call is made now, not when it was claimed, if that was long ago; call it right before.
+        """Renews the claim if it is older than `RENEW_SECONDS`; must be called right before the paid call.
 
-        Raises `ClaimLost` if another process has given up on it meanwhile.
+        Raises `ClaimLost` if another process has taken it over.
         """
         if self._clock() - self._written_at > RENEW_SECONDS:
             self._document["Renewed"] += 1
             self._write()
 
     def expect(self, price: Price) -> Payment | None:
-        """The stored claim names this payment when this returns; it is uncertain until `settle`.
+        """Makes the stored claim contain this payment, as uncertain, and returns it (None: paid elsewhere).
 
-        Costs a request only where another model, with another price, is called than was expected.
+        Makes a request only if the price is not the one that was claimed, as when another model is used.
         """
-        wanted = self._payment(price)
-        if self._current != wanted:
-            self._current = wanted
+        payment = self._payment(price)
+        if self._current != payment:
+            self._current = payment
             self._write()
-        return wanted
+        return payment
 
     def settle(self, payment: Payment | None) -> None:
-        """How the call ended, for what is stored next: what it was billed, or None if it was not billed."""
+        """Sets the final payment of the call (None: not billed); it is stored with the next write."""
         self._current = payment
 
     @property
     def etag(self) -> str:
-        """What no other claim has; the same for as long as nobody takes it over."""
+        """The claim's token: unique, and unchanged until another process takes the claim over."""
         return str(self._document["Token"])
 
     @property
     def payments(self) -> list[Payment]:
-        """Every payment of this call and of earlier ones that the claim knows."""
+        """The payments of earlier calls and of the current one."""
         return [*self.earlier, *([self._current] if self._current else [])]
 
     @property
     def maybe_billed(self) -> int:
-        """Earlier calls of this kind whose end is unknown, or that a process died over."""
+        """Number of earlier calls whose outcome is unknown, including those during which a process died."""
         return sum(1 for payment in self.earlier if not payment.certain)
 
     def make(self, call: Callable[[], T]) -> T:
-        """Makes the call; repeats it once if its end stays unknown.
+        """Returns the result of ``call``; repeats it, up to `MAX_CALLS`, if its outcome is unknown.
 
-        A call that failed for a known reason gives the claim back, so that it may be made again. Raises
-        `ClaimLost`, without a call, if another process has it by now.
+        If it fails for a known reason the claim is given back, so that the call may be made again. Raises `ClaimLost`
+        if another process has taken the claim over.
         """
         try:
             while True:
@@ -200,13 +201,14 @@ class Claim:
                     self.give_back()
                     raise
                 except (ClientError, BotoCoreError):
-                    # S3 does not take the answer: whoever takes the claim over counts this call and need not wait.
+                    # S3 did not store the answer. Without a holder another process can take the claim over at once;
+                    # it counts this call.
                     self._document["Holder"] = ""
                     with suppress(ClientError, BotoCoreError, ClaimLost):
                         self._write()
                     raise
                 except Exception as error:
-                    # A fault of ours, maybe after a call that is billed.
+                    # A bug of this program, perhaps after a call that is billed.
                     self._document["Holder"] = ""
                     self._ended_unknown(error)
                     raise
@@ -214,14 +216,14 @@ class Claim:
             self.leave()
 
     def leave(self) -> None:
-        """No thread of this process works under the claim any more, however its call ended."""
+        """Marks that no thread of this process works under the claim any more."""
         with _active_lock:
             _active.discard(self.etag)
 
     def _ended_unknown(self, error: Exception) -> bool:
-        """Counts a call that may have been billed; whether it may be made once more."""
+        """Records a call that may have been billed; returns whether it may be repeated."""
         self._document["Unknown"] += 1
-        more: bool = self._document["Unknown"] < TRIES
+        more: bool = self._document["Unknown"] < MAX_CALLS
         if self._current is not None:
             self.earlier.append(self._current)
         self._calls += 1
@@ -231,11 +233,11 @@ class Claim:
         try:
             self._write()
         except ClaimLost:
-            raise error from None  # what was called may have been billed, whoever goes on
+            raise error from None  # the call may have been billed, whoever holds the claim now
         return more
 
     def give_back(self) -> None:
-        """Lets anybody make the call; what was paid under the claim stays written in it."""
+        """Lets any process make the call; payments under the claim stay recorded in it."""
         self.leave()
         if self._current is not None:
             if self._current.certain:
@@ -248,9 +250,9 @@ class Claim:
             else:
                 self._store.delete(self._key, if_etag=self._etag)
         except (PreconditionFailed, ClaimLost):
-            pass  # another process has it by now
+            pass  # another process has taken it over
 
 
-def made_certain(payments: list[Payment], call: str, usd: float | None) -> list[Payment]:
-    """The payments with that of ``call`` as certain: its answer is stored."""
+def mark_certain(payments: list[Payment], call: str, usd: float | None) -> list[Payment]:
+    """The payments, with the one of ``call`` certain and at ``usd``, because its answer is stored."""
     return [replace(each, certain=True, usd=usd) if each.call == call else each for each in payments]

@@ -1,7 +1,8 @@
-"""Which batches ask again for something of another one: retries of what failed, redoes of single pictures.
+"""The follow-up batches of a batch: retries of its failed images, and redoes of single results.
 
-Each kind has one document for each batch, changed only by compare-and-swap, which names every batch that was ever
-made from it: two who ask at once make one batch, and all of them share one cap (`bg_pipeline.budget.remaining`).
+Each kind has one document for each original batch, changed only by compare-and-swap, that lists every follow-up batch
+ever made. Two concurrent requests therefore create one batch, and all follow-ups share one cap
+(`bg_pipeline.budget.remaining`).
 """
 
 import uuid
@@ -17,15 +18,16 @@ from bg_pipeline.storage.object_store import Store
 
 RETRIES: Final = retried_key
 REDOES: Final = redone_key
-"""The kinds, as the keys of their documents by batch."""
+"""The two kinds; each is the function that returns the key of a batch's document."""
 
 
 @dataclass(frozen=True)
 class FollowUps:
-    """The batches that ask again for something of another, the oldest first, each with the pictures that it asks for.
+    """The follow-up batches of one kind, oldest first, each with the names of the pictures that it requests.
 
-    The pictures are names of the caller's choice; none where the batch asks for all that failed, or where its outcome
-    was there when a later one was made. A document that cannot be read is not ``readable`` and names no batch.
+    The caller chooses these names. They are empty if the follow-up requests everything that failed, or if its result
+    existed when a later follow-up was made. If the stored document cannot be parsed, ``readable`` is False and
+    ``batches`` is empty.
     """
 
     key: str
@@ -35,7 +37,7 @@ class FollowUps:
 
     @classmethod
     def read(cls, store: Store, key: str) -> Self:
-        """The document as it is stored now."""
+        """Reads the stored document; an absent one has no batches."""
         content = store.read(key)
         if content is None:
             return cls(key, {})
@@ -47,59 +49,61 @@ class FollowUps:
 
     @property
     def newest(self) -> Batch | None:
-        """The batch that was made last."""
+        """The follow-up that was made last, if any."""
         return next(reversed(list(self.batches)), None)
 
     def write(self, store: Store, batches: Mapping[Batch, tuple[str, ...]]) -> bool:
-        """Replaces the batches, of which the last is the newest; False if somebody else changed them since `read`."""
+        """Replaces the batches (newest last); False if another process changed the document since `read`."""
         token = str(uuid.uuid4())
         document = {
             "Version": 1,
-            # For programs that know of one batch only.
+            # Read by older versions of this program, which know one batch only.
             "Batch": list(batches)[-1].path,
             "Batches": {batch.path: pictures for batch, pictures in batches.items()},
             "Token": token,
         }
         data = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-        return compare_and_swap(store, self.key, data, token=token, over=self.etag) is not None
+        return compare_and_swap(store, self.key, data, token=token, if_etag=self.etag) is not None
 
 
 def _batches(document: dict[str, Any]) -> dict[Batch, tuple[str, ...]]:
-    """The batches in a stored document; raises `ValueError`, `KeyError` and the like where it is none."""
+    """The batches of a stored document; raises `ValueError`, `KeyError`, `TypeError` or `AttributeError` if
+    malformed.
+    """
     named = document.get("Batches", {document["Batch"]: ()})
-    found = {}
+    batches = {}
     for path, pictures in named.items():
         batch = find_batch(path)
         if batch is None:
             raise ValueError(path)
-        found[batch] = tuple(map(str, pictures))
-    return found
+        batches[batch] = tuple(map(str, pictures))
+    return batches
 
 
 def remember_origin(store: Store, batch: Batch, of: Batch) -> None:
-    """Stores of which batch ``batch`` asks again for something."""
+    """Stores that ``batch`` is a follow-up of the batch ``of``."""
     store.write_json(origin_key(batch), {"Version": 1, "Batch": of.path})
 
 
 def origin(store: Store, batch: Batch) -> Batch | None:
-    """The batch that ``batch`` was made from by a retry or a redo; None if it was not."""
+    """The batch of which ``batch`` is a retry or redo; None if it is neither."""
     document = store.read_json(origin_key(batch))
     path = document.get("Batch") if isinstance(document, dict) else None
     return find_batch(path) if isinstance(path, str) else None
 
 
 def all_from(store: Store, batch: Batch) -> Iterator[Batch]:
-    """``batch``, every batch made from it, every one made from those, and so on.
+    """Yields ``batch`` and all its direct and indirect follow-ups.
 
-    Raises `ValueError` with the key of a document that cannot be read, since some may then be missing.
+    Raises `ValueError` with the key of a document that cannot be parsed, because batches may then be missing.
     """
-    known, left = {batch}, [batch]
-    while left:
-        one = left.pop()
-        yield one
-        for key in (RETRIES(one), REDOES(one)):
-            found = FollowUps.read(store, key)
-            if not found.readable:
+    known, pending = {batch}, [batch]
+    while pending:
+        current = pending.pop()
+        yield current
+        for key in (RETRIES(current), REDOES(current)):
+            follow_ups = FollowUps.read(store, key)
+            if not follow_ups.readable:
                 raise ValueError(key)
-            left += found.batches.keys() - known
-            known |= found.batches.keys()
+            pending += follow_ups.batches.keys() - known
+            known |= follow_ups.batches.keys()

@@ -1,7 +1,7 @@
-"""Writes of documents that belong to a batch, which land only while the batch's lease is held.
+"""Writes of a batch's documents that succeed only while the batch's lease is held.
 
-Each write names the version of the object that it replaces. A holder that was suspended, and whose lease another
-run took meanwhile, so meets the other's version and changes nothing.
+Each write is conditional on the version of the object that it replaces. If the holder was suspended and another run
+took over its lease, its late write therefore fails on the other run's version and changes nothing.
 """
 
 import threading
@@ -15,20 +15,20 @@ from bg_pipeline.state.leases import Lease
 from bg_pipeline.storage.object_store import Store
 
 ATTEMPTS = 4
-"""Writes of one object that somebody without a lease keeps changing, before it is given up."""
+"""Attempts to write an object that something without the lease keeps changing."""
 
 
 class LeasedWriter:
-    """Writes and deletes under one lease; without a lease nobody else can be at work. Safe for threads."""
+    """Writes and deletes objects under one lease; thread-safe. ``lease`` is None where no other process can write."""
 
     def __init__(self, lease: Lease | None, batch: str = "") -> None:
         self._lease = lease
         self._batch = batch
         self._lock = threading.Lock()
-        self._known: dict[tuple[str, str], str] = {}
+        self._etags: dict[tuple[str, str], str] = {}
 
     def check(self) -> None:
-        """Raises `LeaseLost` if another run may be at work on the batch."""
+        """Raises `LeaseLost` if another run may be working on the batch."""
         if self._lease is not None and not self._lease.held():
             raise LeaseLost(f"batch {self._batch} was taken over by another run, which goes on with it")
 
@@ -39,28 +39,30 @@ class LeasedWriter:
         data: bytes | IO[bytes],
         *,
         media_type: str,
-        known: str | None = None,
+        known_etag: str | None = None,
     ) -> str:
-        """Stores the object over the version that is there while the lease is held; returns its tag.
+        """Replaces the object, or creates it, while the lease is held; returns the new ETag.
 
-        ``known`` is the tag of that version, if the caller knows it. Raises `LeaseLost` if the lease is lost,
-        `NotDelivered` if S3 does not take the object.
+        ``known_etag`` is the ETag of the stored version, if the caller knows it. Raises `LeaseLost` if the lease is
+        lost, `NotDelivered` if S3 fails or something else keeps changing the object.
         """
-        place = store.bucket, key
-        over = self._known.get(place, known)
+        location = store.bucket, key
+        if_etag = self._etags.get(location, known_etag)
         try:
             for _ in range(ATTEMPTS):
                 self.check()
                 try:
-                    etag = store.write(key, data, media_type=media_type, if_absent=over is None, if_etag=over)
+                    etag = store.write(
+                        key, data, media_type=media_type, if_absent=if_etag is None, if_etag=if_etag
+                    )
                 except PreconditionFailed:
-                    # There is an object that we did not know: looked at first, then the lease asked for, so that a
-                    # version of the next holder's is never taken for an old one.
-                    found = store.head(key)
-                    over = found.etag if found else None
+                    # The stored version is unknown to us. Its ETag is read before the lease is checked again;
+                    # otherwise a version of the next holder could be mistaken for an old one.
+                    stored = store.head(key)
+                    if_etag = stored.etag if stored else None
                     continue
                 with self._lock:
-                    self._known[place] = etag
+                    self._etags[location] = etag
                 return etag
         except (ClientError, BotoCoreError) as error:
             raise NotDelivered(
@@ -71,16 +73,16 @@ class LeasedWriter:
         )
 
     def write_json(self, store: Store, key: str, document: Any) -> str:
-        """Stores a document as JSON a person can read; errors as `write`."""
+        """Stores a document as indented JSON; errors as `write`."""
         data = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
         return self.write(store, key, data, media_type="application/json")
 
     def delete(self, store: Store, key: str, etag: str | None = None) -> None:
-        """Removes the object while the lease is held, if it still has this tag; errors of S3 are raised."""
+        """Deletes the object if it still has this ETag; raises `LeaseLost` if the lease is lost, and errors of S3."""
         self.check()
         try:
             store.delete(key, if_etag=etag)
         except PreconditionFailed:
             return
         with self._lock:
-            self._known.pop((store.bucket, key), None)
+            self._etags.pop((store.bucket, key), None)

@@ -1,10 +1,10 @@
-"""Who works on a batch: one small object per piece of work, taken, renewed and taken over by conditional writes.
+"""Leases, each giving one process the exclusive right to a batch: S3 objects changed only by conditional writes.
 
-A lease is good for ``ttl`` seconds after each renewal, and no two machines' clocks are compared: whoever wants
-it watches its ETag and takes it over after seeing it unchanged for longer than ``ttl`` on the own clock; the
-holder stops trusting it a fifth of ``ttl`` earlier on its own. Two shortcuts spare the watching: the holder was
-a process of this machine that has ended, or S3 dates the last renewal so far back that no clock S3 would
-accept can explain it.
+A lease is valid for ``ttl`` seconds after each renewal. Clocks of different machines are never compared: a waiting
+process watches the ETag and takes the lease over once it has been unchanged for longer than ``ttl`` on its own clock;
+the holder stops relying on the lease a fifth of ``ttl`` earlier on its own clock. In two cases there is no need to
+watch: the holder was a process of this machine that has ended, or S3's date of the last renewal is so old that even
+the largest clock error that S3 accepts cannot explain it.
 """
 
 import logging
@@ -29,24 +29,24 @@ from bg_pipeline.storage.object_store import ObjectContent, Store
 
 TTL_SECONDS = 60.0
 RENEWALS_PER_TTL = 4
-"""S3 writes for each lease held in ``ttl`` seconds: two renewals in a row may fail without harm."""
+"""Renewals (S3 writes) of each held lease in ``ttl`` seconds; two in a row may fail without losing it."""
 TRUSTED_SHARE = 0.8
-"""The share of ``ttl`` after which a holder that could not renew no longer trusts its lease."""
+"""The fraction of ``ttl`` after the last renewal at which the holder itself treats its lease as lost."""
 POLL_SECONDS = 2.0
-"""Mean time between two looks at a lease that somebody else holds."""
+"""Mean seconds between two reads of a lease that another process holds."""
 CLOCK_SKEW = timedelta(minutes=15)
-"""S3 refuses requests of a sender whose clock is further off than this (RequestTimeTooSkewed)."""
+"""S3 refuses requests from clients whose clock is off by more than this (``RequestTimeTooSkewed``)."""
 
 _log = logging.getLogger(__name__)
 
 
 def seconds_since_boot() -> float:
-    """A clock nobody sets; where the system has such a one, it also runs while the machine sleeps."""
+    """A monotonic clock that, where the system has one (``CLOCK_BOOTTIME``), also runs while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 class Holder(BaseModel):
-    """What a lease says of who holds it. Its times are the holder's own clock and for people only."""
+    """The stored lease document. Its times are from the holder's clock and only for people to read."""
 
     model_config = ConfigDict(frozen=True, alias_generator=to_pascal, populate_by_name=True)
 
@@ -63,15 +63,15 @@ class Holder(BaseModel):
 
 
 def holder_of(store: Store, key: str) -> Holder | None:
-    """Who holds the lease, or left it behind when killed; None if it is free."""
+    """The holder in the stored lease, which may have been killed; None if there is no lease or it is unreadable."""
     content = store.read(key)
     return _parsed(content.data) if content else None
 
 
 def at_work(store: Store, key: str) -> bool:
-    """Whether somebody may be at work under the lease at ``key``, by one look.
+    """Whether a process may be working under the lease at ``key``; costs one request.
 
-    For up to `CLOCK_SKEW` and the lease's ``ttl`` after a crash on another machine it says so wrongly.
+    Wrongly True for up to `CLOCK_SKEW` plus the lease's ``ttl`` after a crash on another machine.
     """
     content = store.read(key)
     if content is None:
@@ -84,11 +84,11 @@ def at_work(store: Store, key: str) -> bool:
 
 
 class Lease:
-    """The right to work on one thing for as long as `held` says so; made by `Leases.acquire`.
+    """An exclusive right to one piece of work while `held` returns True; created by `Leases.acquire`.
 
-    ``lost`` is set once it is over: taken over by somebody else, not renewed in time, or released. Leaving
-    the ``with`` block releases it. ``left_behind`` says that who had it before did not give it back, and may have
-    stored what it told nobody.
+    ``lost`` is set when the lease ends: taken over, not renewed in time, or released. Leaving the ``with`` block
+    releases it. ``left_behind`` is True if the previous holder did not release it; that process may have stored
+    results that it did not record.
     """
 
     def __init__(
@@ -104,16 +104,17 @@ class Lease:
         self._lock = threading.Lock()
 
     def held(self) -> bool:
-        """True if nobody else can be at work under this lease now; ask before each call that costs money.
+        """Whether no other process can be working under this lease; check it before each paid call.
 
-        Free while renewals succeed. After a pause of the whole process (a laptop that slept) it renews first.
+        Makes no request while renewals succeed. After the process was suspended (as on a sleeping laptop) it renews
+        the lease first.
         """
         if not self.lost.is_set() and self._expired():
             self.renew()
         return not self.lost.is_set()
 
     def renew(self) -> None:
-        """Tries once to renew; sets ``lost`` if somebody else has it, or if it fails and the lease is outworn."""
+        """Tries once to renew; sets ``lost`` if another process has the lease, or if S3 fails and it has expired."""
         with self._lock:
             if self.lost.is_set():
                 return
@@ -137,7 +138,7 @@ class Lease:
         return self._leases.clock() - self._renewed_at >= self._leases.ttl * TRUSTED_SHARE
 
     def release(self) -> None:
-        """Gives the lease back, so that the next one need not wait; leaves alone what is no longer ours."""
+        """Deletes the lease, so that the next process need not wait; leaves a lease alone that was taken over."""
         with self._lock:
             self._leases.drop(self)
             if self.lost.is_set():
@@ -148,7 +149,7 @@ class Lease:
             except PreconditionFailed:
                 _log.warning("the lease %s was taken over by another process", self.key)
             except (BotoCoreError, ClientError) as error:
-                _log.warning("the lease %s was not given back and will run out: %s", self.key, error)
+                _log.warning("the lease %s could not be released and will expire: %s", self.key, error)
 
     def __enter__(self) -> Self:
         return self
@@ -160,8 +161,8 @@ class Lease:
 class Leases:
     """All leases of one run, renewed by one background thread until `close`.
 
-    ``run`` is the run's id, for whoever asks who holds a lease. Keep one object for as long as leases are
-    wanted: it remembers since when it has seen another's lease unchanged.
+    ``run`` is the run's id, which is stored in the leases. Use one object for all attempts to acquire a lease: it
+    remembers since when it has seen another process's lease unchanged.
     """
 
     def __init__(
@@ -177,7 +178,7 @@ class Leases:
         self.ttl = ttl
         self.clock = clock
         self._held: set[Lease] = set()
-        self._seen: dict[str, tuple[str, float]] = {}
+        self._first_seen: dict[str, tuple[str, float]] = {}
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
@@ -188,26 +189,27 @@ class Leases:
         *,
         wait: float | None = 0.0,
         stop: threading.Event | None = None,
-        outworn: str | None = None,
+        expired_etag: str | None = None,
     ) -> Lease | None:
-        """The lease at ``key``; None if another still has it after ``wait`` seconds (None: for ever) or on ``stop``.
+        """Acquires the lease at ``key``; returns None after ``wait`` seconds (None: no limit), or when ``stop`` is
+        set.
 
-        Looks at least once, then about every `POLL_SECONDS`. ``outworn`` is the tag of a lease that the caller itself
-        has seen unchanged for longer than its ``ttl``. Raises what boto3 raises if S3 does not answer.
+        Tries at once and then about every `POLL_SECONDS`. ``expired_etag`` is the ETag of a lease that the caller has
+        itself seen unchanged for longer than its ``ttl``, and may be taken over at once. Raises boto3's errors of S3.
         """
         stop = stop or threading.Event()
-        give_up = None if wait is None else self.clock() + wait
-        while (lease := self._attempt(key, outworn)) is None:
+        deadline = None if wait is None else self.clock() + wait
+        while (lease := self._attempt(key, expired_etag)) is None:
             pause = POLL_SECONDS * random.uniform(0.5, 1.5)  # noqa: S311
-            if give_up is not None:
-                pause = min(pause, give_up - self.clock())
+            if deadline is not None:
+                pause = min(pause, deadline - self.clock())
             if pause <= 0 or stop.wait(pause):
                 return None
         return lease
 
-    def _attempt(self, key: str, outworn: str | None) -> Lease | None:
-        there = self.store.read(key)
-        if there is not None and there.etag != outworn and not self._abandoned(key, there):
+    def _attempt(self, key: str, expired_etag: str | None) -> Lease | None:
+        stored = self.store.read(key)
+        if stored is not None and stored.etag != expired_etag and not self._abandoned(key, stored):
             return None
         started, now = self.clock(), datetime.now(UTC)
         holder = Holder(
@@ -221,44 +223,47 @@ class Leases:
             process=process_name(),
             token=str(uuid.uuid4()),
         )
-        etag = self.write(key, holder, there.etag if there else None)
+        etag = self.write(key, holder, stored.etag if stored else None)
         if etag is None:
             return None
-        lease = Lease(self, key, holder, etag, started, left_behind=there is not None)
+        lease = Lease(self, key, holder, etag, started, left_behind=stored is not None)
         with self._lock:
-            self._seen.pop(key, None)
+            self._first_seen.pop(key, None)
             self._held.add(lease)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._renew_all, name="leases", daemon=True)
                 self._thread.start()
         return lease
 
-    def _abandoned(self, key: str, there: ObjectContent) -> bool:
-        holder = _parsed(there.data)
+    def _abandoned(self, key: str, stored: ObjectContent) -> bool:
+        holder = _parsed(stored.data)
         ttl = holder.ttl_seconds if holder else self.ttl
         now = self.clock()
         with self._lock:
-            if self._seen.get(key, ("", 0.0))[0] != there.etag:
-                self._seen[key] = (there.etag, now)
-            first_seen = self._seen[key][1]
+            if self._first_seen.get(key, ("", 0.0))[0] != stored.etag:
+                self._first_seen[key] = (stored.etag, now)
+            first_seen = self._first_seen[key][1]
         return (
             now - first_seen > ttl
-            or datetime.now(UTC) - there.modified > timedelta(seconds=ttl) + CLOCK_SKEW
+            or datetime.now(UTC) - stored.modified > timedelta(seconds=ttl) + CLOCK_SKEW
             or (holder is not None and is_dead(holder.process))
         )
 
-    def write(self, key: str, holder: Holder, over: str | None) -> str | None:
-        """Writes a lease over the version ``over`` (None: where none is); its tag, or None if another was first."""
+    def write(self, key: str, holder: Holder, if_etag: str | None) -> str | None:
+        """Writes a lease over the version ``if_etag`` (None: if there is none).
+
+        Returns the new ETag, or None if another process was first.
+        """
         data = holder.model_dump_json(by_alias=True, indent=2).encode()
-        return compare_and_swap(self.store, key, data, token=holder.token, over=over)
+        return compare_and_swap(self.store, key, data, token=holder.token, if_etag=if_etag)
 
     def drop(self, lease: Lease) -> None:
-        """Ends the renewals of a lease."""
+        """Stops renewing a lease."""
         with self._lock:
             self._held.discard(lease)
 
     def keep_until_expiry(self, lease: Lease) -> None:
-        """Ends the renewals and the use of a lease without giving it back: calls may still be under way under it."""
+        """Stops renewing and using a lease without releasing it, because calls made under it may still be running."""
         self.drop(lease)
         lease.lost.set()
 
@@ -270,7 +275,7 @@ class Leases:
                 lease.renew()
 
     def close(self) -> None:
-        """Releases every lease still held and ends the background thread; nothing may be acquired after it."""
+        """Releases every held lease and ends the background thread; nothing may be acquired afterwards."""
         self._closed.set()
         with self._lock:
             held, thread = list(self._held), self._thread
@@ -287,7 +292,7 @@ class Leases:
 
 
 def _parsed(data: bytes) -> Holder | None:
-    """None for bytes that are no lease; such an object counts as the lease of somebody unknown."""
+    """None if the bytes are not a valid lease; the object then counts as a lease of an unknown holder."""
     try:
         return Holder.model_validate_json(data)
     except ValidationError:

@@ -1,12 +1,12 @@
-"""What was done for each image of a batch, so that a re-run does only what is missing, failed or changed.
+"""The ledger of a batch: what was done for each image, so that a re-run does only what is missing, failed or changed.
 
-A batch's ledger is one object of gzipped JSON lines: a header, then an entry for each image. While a run
-works, what it finished is appended in segments beside it, which the end of the run folds into the one object;
-after a crash the segments are read as well. The ledger is a record of what is stored, never the only copy of
-anything that was paid for: what a crash keeps out of it is found again in `answers`.
+A ledger is one S3 object of gzipped JSON lines: a header, then one entry for each image. During a run, new entries
+are stored in separate segment objects; the end of the run merges them into the one object, and after a crash the
+segments are read as well. The ledger only records what is stored elsewhere: entries that a crash loses are rebuilt
+from the stored answers (`answers`), so nothing is paid for again.
 
-Each holder of the batch's lease writes under a generation of its own, one higher than any it found. A segment of a
-lower generation than the whole ledger's came from a holder that had lost the lease, and is passed over.
+Each holder of the batch's lease writes under its own generation, one higher than any it found. A segment with a lower
+generation than the merged ledger was written by a holder that had lost the lease, and is ignored.
 """
 
 import gzip
@@ -35,26 +35,25 @@ from bg_pipeline.storage.object_store import ObjectInfo, Store
 WHOLE = "ledger.jsonl.gz"
 VERSION = 2
 VERSIONS = frozenset({1, 2})
-"""Version 1 kept sums of stages in the place of payments."""
-
+"""Versions that can be read. Version 1 has a sum for each stage instead of payments."""
 
 _SEGMENT = re.compile(r"segment-(?:([0-9]+)-)?([0-9]+)\.")
 
 
 def _segment(key: str) -> tuple[int, int]:
-    """Generation and number of a segment; those of version 1 had no generation."""
-    found = _SEGMENT.search(key.rpartition("/")[2])
-    return (int(found[1] or 0), int(found[2])) if found else (0, 0)
+    """Generation and number of a segment; segments of version 1 have no generation, which is 0."""
+    match = _SEGMENT.search(key.rpartition("/")[2])
+    return (int(match[1] or 0), int(match[2])) if match else (0, 0)
 
 
 class Ledger:
-    """One batch's ledger, in the hands of whoever holds the batch's lease; threads may read, and one of them put."""
+    """One batch's ledger; used by the holder of the batch's lease. Several threads may read while one calls `put`."""
 
     def __init__(self, store: Store, batch: Batch) -> None:
         self._store = store
         self._batch = batch
         self._lines = CompressedRows()
-        # In the order in which their lines were set, in which reading them back is fast.
+        # A dict for its order: reading lines in the order in which they were set is fast.
         self._unsaved: dict[str, None] = {}
         self._generation = 1
         self._segments = 0
@@ -64,13 +63,14 @@ class Ledger:
 
     @classmethod
     def read(cls, store: Store, batch: Batch, objects: Sequence[ObjectInfo]) -> "Ledger":
-        """The stored ledger; ``objects`` is the listing of the batch's ledger prefix.
+        """Reads the stored ledger; ``objects`` is the listing of the batch's ledger prefix.
 
-        What cannot be read (torn or foreign) is passed over: its images are checked again, nothing is lost.
+        Torn or foreign objects are ignored: their images are checked again, and nothing is lost. Raises
+        `NewerDocument` for a ledger of a newer version.
         """
         ledger = cls(store, batch)
         whole = batch.ledger_key(WHOLE)
-        segments = sorted((found.key for found in objects if found.key != whole), key=_segment)
+        segments = sorted((each.key for each in objects if each.key != whole), key=_segment)
         newest = 0
         if len(segments) < len(objects):
             content = store.read(whole)
@@ -89,7 +89,7 @@ class Ledger:
 
     def _read_lines(self, data: bytes) -> None:
         try:
-            # Line by line: the text of 10,000 images takes 10 MB.
+            # Read line by line, because the text of 10,000 images has 10 MB.
             with gzip.GzipFile(fileobj=io.BytesIO(data)) as text:
                 document = orjson.loads(text.readline())
                 version = document.get("Version") if isinstance(document, dict) else None
@@ -117,16 +117,16 @@ class Ledger:
         return len(self._lines)
 
     def get(self, image: str) -> Entry | None:
-        """The entry of an image, or None if nothing was done for it."""
+        """The entry of an image; None if there is none."""
         line = self._lines.get(image)
         return None if line is None else load_entry(line)
 
     def images(self) -> Set[str]:
-        """The names of the images that it has an entry of."""
+        """The names of all images with an entry."""
         return self._lines.keys()
 
     def put(self, entry: Entry) -> None:
-        """Takes an image's new entry; it is stored by the next `checkpoint` or `finish`."""
+        """Sets an image's entry; the next `checkpoint` or `finish` stores it."""
         line = dump_entry(entry)
         if self._lines.get(entry.image) != line:
             self._lines[entry.image] = line
@@ -134,9 +134,9 @@ class Ledger:
             self._unsaved[entry.image] = None
 
     def keep_only(self, images: Sequence[str]) -> None:
-        """Forgets images that are no longer asked for; what was paid for them stays in the header.
+        """Removes the entries of all other images; their payments are kept in the header.
 
-        An image that is asked for again has those payments again.
+        An image that is in ``images`` again gets its payments back.
         """
         self._restore_dropped(images)
         for image in self._lines.keys() - set(images):
@@ -148,40 +148,40 @@ class Ledger:
             self._changed = True
 
     def _restore_dropped(self, images: Sequence[str]) -> None:
-        again = self.dropped.keys() & set(images)
-        for image in again:
+        restored = self.dropped.keys() & set(images)
+        for image in restored:
             entry = self.get(image) or Entry(image)
             for payment in self.dropped[image].values():
                 record(entry.payments, payment)
             self.put(entry)
-        if again:
+        if restored:
             self.header["Dropped"] = {
-                image: paid for image, paid in self.header["Dropped"].items() if image not in again
+                image: paid for image, paid in self.header["Dropped"].items() if image not in restored
             }
             self._changed = True
 
     @property
     def dropped(self) -> dict[str, dict[str, Payment]]:
-        """What was paid for images that are no longer asked for, by image."""
+        """The payments for images without an entry (see `keep_only`), by image and call."""
         return {image: from_stored(paid) for image, paid in self.header.get("Dropped", {}).items()}
 
     def update_header(self, **facts: Any) -> None:
-        """Sets facts of the batch as a whole."""
+        """Sets header fields, which hold facts about the whole batch."""
         if {**self.header, **facts} != self.header:
             self.header |= facts
             self._changed = True
 
     def entries(self) -> Iterator[Entry]:
-        """Every entry, in the order in which the images were first seen."""
+        """Yields all entries in the order in which the images were added."""
         return map(load_entry, self._lines.values())
 
     def field_of_each(self, field: str) -> Iterator[tuple[str, Any]]:
-        """Every image with one field of its entry, in a quarter of the time that `entries` takes."""
+        """Yields each image with one field of its entry; takes a quarter of the time of `entries`."""
         default = DEFAULTS[field]
         return ((image, orjson.loads(line).get(field, default)) for image, line in self._lines.items())
 
     def payments(self) -> Iterator[Payment]:
-        """Every payment, of images that are no longer asked for too, in half the time that `entries` takes."""
+        """Yields all payments, including those for dropped images; takes half the time of `entries`."""
         for line in self._lines.values():
             yield from stored_payments(orjson.loads(line)).values()
         for dropped in self.dropped.values():
@@ -189,10 +189,11 @@ class Ledger:
 
     @property
     def unsaved(self) -> int:
+        """Number of entries that are not stored yet."""
         return len(self._unsaved)
 
     def checkpoint(self, writer: LeasedWriter, *, header: bool = False) -> None:
-        """Stores what is new since the last time, in a segment of its own; with ``header`` also if only that is."""
+        """Stores the unsaved entries and the header as a new segment; with ``header`` also if no entry is unsaved."""
         if self._unsaved or header:
             lines = [self._lines[image] for image in self._unsaved]
             self._write(writer, f"segment-{self._generation:06}-{self._segments:06}.jsonl.gz", lines)
@@ -201,31 +202,33 @@ class Ledger:
             self._changed = True
 
     def finish(self, writer: LeasedWriter) -> None:
-        """Stores the whole ledger as one object, if anything changed, and removes the segments."""
+        """Stores the whole ledger as one object if anything changed, and deletes the segments."""
         if not self._changed and not self._unsaved:
             return
         self.header["Generation"] = self._generation
-        self._etag = self._write(writer, WHOLE, self._lines.values(), over=self._etag)
+        self._etag = self._write(writer, WHOLE, self._lines.values(), known_etag=self._etag)
         self._unsaved.clear()
-        for found in self._store.list(f"{self._batch.ledger_prefix}/segment-"):
-            if _segment(found.key)[0] <= self._generation:
-                self._store.delete(found.key)
+        for segment in self._store.list(f"{self._batch.ledger_prefix}/segment-"):
+            if _segment(segment.key)[0] <= self._generation:
+                self._store.delete(segment.key)
         self._segments = 0
         self._changed = False
 
     def _write(
-        self, writer: LeasedWriter, name: str, lines: Iterable[bytes], *, over: str | None = None
+        self, writer: LeasedWriter, name: str, lines: Iterable[bytes], *, known_etag: str | None = None
     ) -> str:
         header = orjson.dumps({**self.header, "Version": VERSION})
         file = io.BytesIO()
-        # Level 1: a tenth of the size for a tenth of the time of the default level.
+        # Level 1 compresses to a tenth of the size, in a tenth of the time of the default level.
         with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=1, mtime=0) as text:
             text.write(header)
             text.writelines(b"\n" + line for line in lines)
         key = self._batch.ledger_key(name)
-        return writer.write(self._store, key, file.getvalue(), media_type="application/gzip", known=over)
+        return writer.write(
+            self._store, key, file.getvalue(), media_type="application/gzip", known_etag=known_etag
+        )
 
 
 def _generation(header: dict[str, Any]) -> int:
-    found = header.get("Generation", 0)
-    return found if isinstance(found, int) else 0
+    generation = header.get("Generation", 0)
+    return generation if isinstance(generation, int) else 0

@@ -1,4 +1,4 @@
-"""A Custom Labels model that is not running: what a run does that needs it and does not own its window."""
+"""What a run does with photos that need a stopped Custom Labels model, which only a window run may start."""
 
 import threading
 import time
@@ -10,14 +10,14 @@ from bg_pipeline.errors import NotTried
 from bg_pipeline.storage.object_store import Store
 
 WAITS_FOR_WINDOW = "WaitsForWindow"
-"""The ``Error`` of a photo that waits for the model."""
+"""The ``Error`` code of a photo that waits for the model."""
 
-SECONDS = 60.0
-"""For so long a model that was not running is not asked again, so that ten thousand photos do not each ask."""
+RETRY_SECONDS = 60.0
+"""Seconds after a 'not running' answer in which the model is not called again, so that not every photo calls it."""
 
 
 class StoppedModel:
-    """What one run knows of the model being off. Safe for threads."""
+    """Whether the model was recently found stopped, and which dates were marked, for one run; thread-safe."""
 
     def __init__(self, store: Store, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
@@ -28,15 +28,15 @@ class StoppedModel:
 
     @property
     def is_stopped(self) -> bool:
-        """Whether the model was seen not running a moment ago."""
+        """Whether the model was found stopped in the last `RETRY_SECONDS`."""
         return self._clock() < self._until
 
     def record_stopped(self) -> None:
-        """The model was asked and is not running."""
-        self._until = self._clock() + SECONDS
+        """Records that a call failed because the model is not running."""
+        self._until = self._clock() + RETRY_SECONDS
 
     def skip(self, date: UploadDate) -> NotTried:
-        """What becomes of a photo of ``date`` that needs the model; the date is marked for the next window."""
+        """Marks ``date`` for the next window and returns the error for its photos that need the model."""
         with self._lock:
             if date not in self._marked:
                 mark_date_waiting(self._store, date)
@@ -44,13 +44,13 @@ class StoppedModel:
         return NotTried(
             WAITS_FOR_WINDOW,
             "waits for the Custom Labels model, which is not running: the job custom_labels_window starts it, "
-            "every hour if its schedule is on, and then does what is left of this photo",
+            "every hour if its schedule is on, and then finishes this photo",
         )
 
 
 def mark_date_waiting(store: Store, date: UploadDate, run: str = "") -> str:
-    """Notes that a date waits for a window, or that the window run ``run`` is bringing it up to date; its tag.
+    """Stores that a date waits for a window, or is being processed by the window run ``run``; returns the ETag.
 
-    Always a new object, so that whoever removes a mark by its tag removes no later one.
+    Each call writes a different document, so deleting a marker by its ETag never deletes a later one.
     """
     return store.write_json(s3_keys.waiting_key(date), {"Version": 1, "Run": run, "At": time.time()})

@@ -1,4 +1,4 @@
-"""Which process this is, and whether another one on this machine has died."""
+"""Unique names of processes, and whether a named process of this machine has ended."""
 
 import hashlib
 import os
@@ -8,18 +8,18 @@ from pathlib import Path
 
 
 def process_name() -> str:
-    """A name for this process that no other process has or had: host, process id, start time, machine.
+    """A unique name of this process: host, process id, start time and PID namespace, joined by ``.``.
 
-    Four parts joined by ``.``, safe inside an S3 key. The last two are empty where ``/proc`` is missing.
+    No other process ever has the same name. It is safe in an S3 key. The last two parts are empty without ``/proc``.
     """
     host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:60] or "unnamed"
-    return f"{host}.{os.getpid()}.{_started(os.getpid())}.{_namespace()}"
+    return f"{host}.{os.getpid()}.{_start_time(os.getpid())}.{_namespace()}"
 
 
 def is_dead(name: str) -> bool:
-    """True only if it is certain that the process of this name has ended; False for any other machine's.
+    """True only if the named process has certainly ended; always False for processes of other machines.
 
-    A killed run is so found at once by the next run on the same machine, not only after a time-out.
+    It lets the next run on the same machine take over from a killed run at once instead of after a timeout.
     """
     parts = name.split(".")
     if (
@@ -37,11 +37,13 @@ def is_dead(name: str) -> bool:
         return True
     except (PermissionError, OverflowError):
         return False
-    return _started(pid) not in ("", parts[2])
+    return _start_time(pid) not in ("", parts[2])
 
 
 def _namespace() -> str:
-    """The same for processes that can see each other's ids, different in any other boot, container or host."""
+    """A hash that is equal for processes that see each other's PIDs, and different for another boot, container or
+    host.
+    """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
         namespace = os.readlink("/proc/self/ns/pid")
@@ -50,12 +52,12 @@ def _namespace() -> str:
     return hashlib.sha256(f"{socket.gethostname()} {boot} {namespace}".encode()).hexdigest()[:8]
 
 
-def _started(pid: int) -> str:
-    """When the kernel started this process, in ticks since boot; "zombie" if it has ended; empty if unknown."""
+def _start_time(pid: int) -> str:
+    """The start time of a process in clock ticks since boot; "zombie" if it has ended, empty if unknown."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-    # The second field is the program's name in brackets and may itself hold brackets and spaces.
+    # The second field is the program name in brackets; it may itself contain brackets and spaces.
     fields = stat.rpartition(")")[2].split()
     return "zombie" if fields[0] in "ZX" else fields[19]

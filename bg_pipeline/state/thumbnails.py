@@ -1,7 +1,7 @@
-"""Small pictures of a batch's photos and results, for its report and for pages that show many at once.
+"""Thumbnails of a batch's photos and results, for its report and for overview pages.
 
-A run makes them from what it has decoded anyway and stores them together, in one object for each batch. What
-is missing there (a large batch, a run that died) is made by `complete` from the stored pictures themselves.
+A run makes them from pictures that it has already decoded and stores them in one object for each batch. `complete`
+makes missing ones (of a large batch, or after a killed run) from the stored pictures.
 """
 
 import threading
@@ -21,19 +21,22 @@ from bg_pipeline.imaging.photo import on_white, scaled_down
 from bg_pipeline.storage.object_store import Store
 
 SIDE: Final = 192
-"""Pixels of the longer side."""
-BYTES: Final = 8_000
-"""A picture so full of detail that it would take more is written less finely."""
+"""Length of the longer side in pixels."""
+MAX_BYTES: Final = 8_000
+"""Target size of a thumbnail; a larger one is encoded again at a lower JPEG quality (60, 40, 20)."""
 RESULTS: Final = 5
-"""Results of one image that have a small picture, the first ones; the source has one too."""
+"""Number of results of one image that get a thumbnail, in addition to the source."""
 BUDGET: Final = 16_000_000
-"""Bytes of all of a batch's, in memory and in its object."""
+"""Total bytes of one batch's thumbnails, in memory and in the stored object; no more are made beyond it."""
 READERS: Final = 4
-"""Stored pictures read and decoded at a time by `complete`; one that is no JPEG takes 4 bytes a pixel."""
+"""Pictures that `complete` decodes at a time; formats other than JPEG take 4 bytes of memory per pixel."""
 
 
 def thumbnail(picture: Image.Image | bytes) -> bytes:
-    """A JPEG within `SIDE`, flattened on white; from a file's bytes upright. Raises `ImageError` if it is none."""
+    """A JPEG that fits `SIDE`, flattened on white.
+
+    ``picture`` is decoded and upright, or the bytes of an image file. Raises `ImageError` if they cannot be decoded.
+    """
     if isinstance(picture, bytes):
         picture = open_photo(picture, within=(SIDE, SIDE)).image
     size = scaled_down(picture.size, (SIDE, SIDE))
@@ -41,19 +44,19 @@ def thumbnail(picture: Image.Image | bytes) -> bytes:
     for quality in (60, 40, 20):
         out = BytesIO()
         small.save(out, "JPEG", quality=quality)
-        if out.tell() <= BYTES:
+        if out.tell() <= MAX_BYTES:
             break
     return out.getvalue()
 
 
 class Thumbnails:
-    """The small pictures of one batch by key, each of the version of its object that a tag names.
+    """The thumbnails of one batch by object key, each made from the version with a certain ETag; thread-safe.
 
-    Safe for threads. Unless it is ``wanted``, nothing is kept. Once `BUDGET` is reached nothing more is.
+    With ``enabled=False`` `add` does nothing. No more are added once `BUDGET` is reached.
     """
 
-    def __init__(self, store: Store, batch: Batch, *, wanted: bool = True) -> None:
-        self.wanted = wanted
+    def __init__(self, store: Store, batch: Batch, *, enabled: bool = True) -> None:
+        self.enabled = enabled
         self._store = store
         self._key = batch.thumbnails_key
         self._lock = threading.Lock()
@@ -63,24 +66,27 @@ class Thumbnails:
 
     @property
     def full(self) -> bool:
-        """Whether the budget is used up."""
+        """Whether `BUDGET` is used up."""
         return self._bytes >= BUDGET
 
     def get(self, key: str, etag: str) -> bytes | None:
-        """The small picture of this version of an object, if there is one."""
+        """The thumbnail of this version of an object; None if there is none."""
         kept = self._kept.get(key)
         return kept[1] if kept and kept[0] == etag else None
 
     def add(self, key: str, etag: str, picture: Callable[[], Image.Image | bytes]) -> None:
-        """Makes and keeps an object's small picture, from any form of it; what is no picture has none."""
-        if self.wanted and not self.full and self.get(key, etag) is None:
+        """Makes the thumbnail of an object unless it exists; an undecodable picture gets none.
+
+        ``picture`` returns the picture in any form that `thumbnail` accepts.
+        """
+        if self.enabled and not self.full and self.get(key, etag) is None:
             self._make(key, etag, picture)
 
     def _make(self, key: str, etag: str, picture: Callable[[], Image.Image | bytes]) -> None:
         try:
             self._add(key, etag, thumbnail(picture()))
         except ImageError:
-            return  # the image's own row tells what is wrong with it
+            return  # the image's row in the report contains this error
 
     def _add(self, key: str, etag: str, small: bytes) -> None:
         with self._lock:
@@ -89,7 +95,7 @@ class Thumbnails:
             self._bytes += len(small) - len(before)
 
     def load(self) -> None:
-        """Takes in what earlier runs stored; what cannot be read is made again one day."""
+        """Loads the stored thumbnails; unreadable ones are skipped and can be made again."""
         content = self._store.read(self._key)
         for key, etag, small in _read(content.data) if content else ():
             self._stored[key] = etag
@@ -97,7 +103,7 @@ class Thumbnails:
                 self._add(key, etag, small)
 
     def save(self, keys: Iterable[str]) -> None:
-        """Stores the small pictures of ``keys``, unless they are stored, and forgets all others."""
+        """Stores the thumbnails of ``keys`` if they changed, and drops all others."""
         self._kept = {key: self._kept[key] for key in keys if key in self._kept}
         self._bytes = sum(len(small) for _, small in self._kept.values())
         etags = {key: etag for key, (etag, _) in self._kept.items()}
@@ -109,11 +115,11 @@ class Thumbnails:
             self._store.write(self._key, b"\n".join(lines), media_type="application/jsonl")
             self._stored = etags
 
-    def complete(self, read: Callable[[str, str], bytes | None], wanted: Iterable[tuple[str, str]]) -> None:
-        """Makes what is missing of ``wanted`` (keys and tags) from the stored pictures.
+    def complete(self, read: Callable[[str, str], bytes | None], objects: Iterable[tuple[str, str]]) -> None:
+        """Makes the missing thumbnails of ``objects`` (pairs of key and ETag) from the stored pictures.
 
-        ``read`` gives the bytes of that version of an object, None where it is gone or has changed. Each is read
-        whole, `READERS` at a time, until the budget is used up; what is no picture is left out.
+        ``read`` returns the bytes of that version of an object, or None if it is gone or has changed. Each is read
+        whole, `READERS` at a time, until `BUDGET` is used up; undecodable pictures are skipped.
         """
 
         def make(key: str, etag: str) -> None:
@@ -121,7 +127,7 @@ class Thumbnails:
             if data is not None:
                 self._make(key, etag, lambda: data)
 
-        missing = [(key, etag) for key, etag in wanted if self.get(key, etag) is None]
+        missing = [(key, etag) for key, etag in objects if self.get(key, etag) is None]
         with ThreadPoolExecutor(READERS, "thumbnail") as pool:
             list(pool.map(lambda each: make(*each), missing))
 

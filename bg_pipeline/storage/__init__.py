@@ -1,1 +1,1 @@
-"""Objects in S3: read, listed and written conditionally."""
+"""S3: reading, listing and (conditionally) writing objects of one bucket."""

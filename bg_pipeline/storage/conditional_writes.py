@@ -1,4 +1,4 @@
-"""Conditional writes of documents with one owner until another takes over: leases, claims, the mark of a retry."""
+"""Compare-and-swap for JSON documents with one owner at a time: leases, call claims, lists of follow-ups."""
 
 import orjson
 
@@ -6,24 +6,27 @@ from bg_pipeline.errors import PreconditionFailed
 from bg_pipeline.storage.object_store import Store
 
 ATTEMPTS = 3
-"""Writes of one version, if S3 refuses them although the document is still ours."""
+"""Writes of one version when S3 refuses them although the stored document is already ours."""
 
 
-def compare_and_swap(store: Store, key: str, data: bytes, *, token: str, over: str | None) -> str | None:
-    """Writes a JSON document over the version ``over`` (None: where none is); its tag, or None if another was first.
+def compare_and_swap(store: Store, key: str, data: bytes, *, token: str, if_etag: str | None) -> str | None:
+    """Writes a JSON document over the version ``if_etag`` (None: only if the key does not exist).
 
-    ``token`` is the document's ``Token``, which no other writer uses.
+    Returns the new ETag, or None if another writer was first. ``token`` is the document's own ``Token``, which no
+    other writer uses.
     """
     for _ in range(ATTEMPTS):
         try:
-            return store.write(key, data, media_type="application/json", if_absent=over is None, if_etag=over)
+            return store.write(
+                key, data, media_type="application/json", if_absent=if_etag is None, if_etag=if_etag
+            )
         except PreconditionFailed:
-            # Not always somebody else: when an answer is lost, boto3 sends the write again, and what
-            # refuses the second is the first.
-            there = store.read(key)
-            if there is None or _token(there.data) != token:
+            # The refusal may be our own doing: if the answer to the first request was lost, boto3 repeats the
+            # write, and the repeated one meets the version that the first one stored.
+            stored = store.read(key)
+            if stored is None or _token(stored.data) != token:
                 return None
-            over = there.etag
+            if_etag = stored.etag
     return None
 
 

@@ -1,8 +1,9 @@
-"""Objects in one bucket: the only module that speaks S3, by boto3 or, where that is the same, by `quick_s3`.
+"""Objects of one S3 bucket, read and written with boto3 or, for small objects, with obstore (`fast_s3`).
 
-Everything here is one request (or one page of a listing); nothing is cached. Conditional writes are how
-processes agree on who was first: `write(..., if_absent=True)` and `write(..., if_etag=...)` raise
-`PreconditionFailed` for the one who lost.
+All S3 requests of the pipeline are made here. Each method is one request (or one request for each page of a listing),
+repeated only as documented; nothing is cached. Processes coordinate by conditional writes: `write(...,
+if_absent=True)` and `write(..., if_etag=...)` raise `PreconditionFailed` in every process but the one whose write S3
+accepted.
 """
 
 import time
@@ -23,9 +24,9 @@ from botocore.exceptions import (
     ReadTimeoutError,
     ResponseStreamingError,
 )
-from botocore.handlers import convert_body_to_file_like_object
 from urllib3.exceptions import HTTPError
 
+from bg_pipeline.aws.botocore_internals import parse_listings_with, send_bodies_without_expect
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.errors import PreconditionFailed, SettingsError
 from bg_pipeline.settings import Settings
@@ -44,19 +45,19 @@ _GONE = {"NoSuchKey", "404", "NotFound"}
 _CONFLICT = {"ConditionalRequestConflict", "OperationAborted", "409"}
 _LOST = {"PreconditionFailed", "412"} | _CONFLICT
 BLOCK: Final = 1 << 16
-"""Bytes of an object that are held at a time where it is not read whole."""
+"""Bytes of an object that are in memory at a time when it is streamed."""
 READ_PAUSES: Final = (0.1, 0.5)
-"""Seconds before an object is read again whose body was cut, stalled or damaged: it is read three times at most."""
+"""Seconds to wait before reading an object again whose body was cut, stalled or damaged; three reads at most."""
 CONFLICT_PAUSES: Final = (0.1, 0.2, 0.4, 0.8)
-"""Seconds before a request is made again that S3 answered with 409: another write was under way, and AWS asks for
-a retry. What is still refused after the last one is lost."""
+"""Seconds to wait before repeating a request that S3 answered with 409: another write of the key was in progress, and
+AWS asks clients to retry. A conditional write that still gets 409 after the last pause has lost."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """One line of a listing. ``etag`` is an opaque version tag (without quotes), never taken for an MD5."""
+    """One object of a listing. ``etag`` is an opaque version tag without quotes, never interpreted as an MD5."""
 
     key: str
     size: int
@@ -66,7 +67,7 @@ class ObjectInfo:
 
 @dataclass(frozen=True, slots=True)
 class ObjectContent:
-    """An object read whole, with the tag of exactly these bytes."""
+    """A whole object with the ETag of exactly these bytes."""
 
     data: bytes
     etag: str
@@ -79,21 +80,21 @@ def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def _in_conflict(error: Exception) -> bool:
+def _is_conflict(error: Exception) -> bool:
     return isinstance(error, ClientError) and _code(error) in _CONFLICT
 
 
-def _broke_off(error: Exception) -> bool:
+def _is_broken_body(error: Exception) -> bool:
     return isinstance(error, (ResponseStreamingError, FlexibleChecksumError))
 
 
-def _again(attempt: Callable[[], T], pauses: Sequence[float], passes: Callable[[Exception], bool]) -> T:
-    """What ``attempt`` returns; after an error that ``passes`` it is made again, after each of the ``pauses``."""
+def _retry(attempt: Callable[[], T], pauses: Sequence[float], is_transient: Callable[[Exception], bool]) -> T:
+    """Returns the result of ``attempt``, repeated after each of the ``pauses`` while its error ``is_transient``."""
     for pause in pauses:
         try:
             return attempt()
         except (ClientError, BotoCoreError) as error:
-            if not passes(error):
+            if not is_transient(error):
                 raise
         time.sleep(pause)
     return attempt()
@@ -101,9 +102,9 @@ def _again(attempt: Callable[[], T], pauses: Sequence[float], passes: Callable[[
 
 @contextmanager
 def _stream_errors() -> Iterator[None]:
-    """Whatever ends the reading of an answer too early, as `ResponseStreamingError`.
+    """Converts every error that ends the reading of a response body early to `ResponseStreamingError`.
 
-    botocore passes some of urllib3's errors on: those of TLS, and those in the body of an error.
+    botocore lets some errors of urllib3 through: TLS errors, and errors while it reads the body of an error response.
     """
     try:
         yield
@@ -111,42 +112,40 @@ def _stream_errors() -> Iterator[None]:
         raise ResponseStreamingError(error=error) from error
 
 
-def _lighten(client: "S3Client") -> None:
-    """Takes out of an S3 client what costs most here; without any of it the same comes out, later."""
-    events = client.meta.events
-    # Sent as a file, each body waits for a "100 Continue": one more round trip for every write.
-    events.unregister("before-parameter-build.s3.PutObject", convert_body_to_file_like_object)
-    # botocore takes 60 µs of CPU for each listed object, this 10: a date may have 100,000. It comes first, because a
-    # handler of botocore's own parses the whole answer too.
-    events.register_first("before-parse.s3.ListObjectsV2", _take_contents, unique_id="bg-pipeline-listing")
+def _speed_up(client: "S3Client") -> None:
+    """Replaces the slowest steps of an S3 client; the results stay the same."""
+    send_bodies_without_expect(client)
+    # 10 µs of CPU for each listed object instead of botocore's 60; a date may have 100,000 objects.
+    parse_listings_with(client, _parse_contents)
 
 
-def _take_contents(
+def _parse_contents(
     response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object
 ) -> None:
-    """Reads the objects out of a listing before botocore would, and leaves it the rest, or all that is odd.
+    """Parses the objects of a listing and leaves the rest of the answer to botocore, or all of it if it is unusual.
 
-    What is no listing (torn, empty, an error or another's page) is asked for again: botocore would take some of it
-    for a prefix under which there is nothing, and what was paid for lies under prefixes.
+    An answer that is not a listing (torn, empty, an error document, an HTML page) becomes a 500, so that botocore
+    repeats the request. botocore would read some of these as an empty prefix, and then paid results would look
+    missing.
     """
     if response_dict["status_code"] != 200:
         return
     try:
-        listing = ElementTree.fromstring(response_dict["body"])  # noqa: S314 (an answer of S3's)
+        listing = ElementTree.fromstring(response_dict["body"])  # noqa: S314 (sent by S3)
     except ElementTree.ParseError:
         listing = ElementTree.Element("torn")
     if not listing.tag.endswith("ListBucketResult"):
         response_dict["status_code"] = 500
         return
-    space = listing.tag.removesuffix("ListBucketResult")
+    namespace = listing.tag.removesuffix("ListBucketResult")
     try:
-        items = listing.findall(f"{space}Contents")
+        items = listing.findall(f"{namespace}Contents")
         contents = [
             {
-                "Key": item.findtext(f"{space}Key", ""),
-                "ETag": item.findtext(f"{space}ETag", ""),
-                "Size": int(item.findtext(f"{space}Size", "")),
-                "LastModified": datetime.fromisoformat(item.findtext(f"{space}LastModified", "")),
+                "Key": item.findtext(f"{namespace}Key", ""),
+                "ETag": item.findtext(f"{namespace}ETag", ""),
+                "Size": int(item.findtext(f"{namespace}Size", "")),
+                "LastModified": datetime.fromisoformat(item.findtext(f"{namespace}LastModified", "")),
             }
             for item in items
         ]
@@ -159,7 +158,7 @@ def _take_contents(
 
 
 def _body_blocks(body: Any) -> Iterator[bytes]:
-    """The blocks of an answer's body, which is closed in the end."""
+    """Yields the blocks of a response body and closes it."""
     try:
         while True:
             with _stream_errors():
@@ -176,30 +175,38 @@ def _replaced(key: str) -> ResponseStreamingError:
 
 
 class Store:
-    """Reads and writes objects of one bucket through one boto3 client, which may be shared by threads."""
+    """Reads and writes objects of one bucket through one boto3 client, which may be shared by threads.
 
-    def __init__(self, client: "S3Client", bucket: str) -> None:
+    With ``use_obstore`` small objects are read and written with obstore first, where it can imitate the client.
+    """
+
+    def __init__(self, client: "S3Client", bucket: str, *, use_obstore: bool = True) -> None:
         self.client = client
         self.bucket = bucket
-        _lighten(client)
+        self.use_obstore = use_obstore
+        _speed_up(client)
 
     @cached_property
-    def _quick(self) -> FastS3 | None:
-        # Made when it is first needed: that takes several milliseconds, and many a sensor's tick only lists.
-        return fast_s3(self.client, self.bucket)
+    def _fast(self) -> FastS3 | None:
+        # Created on first use: that takes several milliseconds, and many sensor ticks only list.
+        return fast_s3(self.client, self.bucket) if self.use_obstore else None
 
     def in_bucket(self, bucket: str) -> "Store":
-        """The same client on another bucket."""
-        return self if bucket == self.bucket else Store(self.client, bucket)
+        """A store for another bucket with the same client and options."""
+        if bucket == self.bucket:
+            return self
+        return Store(self.client, bucket, use_obstore=self.use_obstore)
 
     def list(self, prefix: str, *, start_after: str = "") -> Iterator[ObjectInfo]:
-        """Every object under ``prefix`` in UTF-8 key order, one request per 1,000, streamed."""
+        """Yields every object under ``prefix`` in UTF-8 key order; one request for each 1,000 objects, made as
+        needed.
+        """
         for page in self._pages(prefix, start_after=start_after):
             for item in page.get("Contents", ()):
                 yield ObjectInfo(item["Key"], item["Size"], item["ETag"].strip('"'), item["LastModified"])
 
     def folders(self, prefix: str, *, start_after: str = "") -> Iterator[str]:
-        """The distinct next path segments under ``prefix`` (each ending in "/"), as whole prefixes."""
+        """Yields the prefixes one level below ``prefix``, each as a whole prefix that ends in "/"."""
         for page in self._pages(prefix, start_after=start_after, delimiter="/"):
             for item in page.get("CommonPrefixes", ()):
                 yield item["Prefix"]
@@ -218,15 +225,15 @@ class Store:
             request["ContinuationToken"] = page["NextContinuationToken"]
 
     def read(self, key: str) -> ObjectContent | None:
-        """The object's bytes, or None if there is no such object."""
-        if self._quick is not None:
+        """The whole object, or None if there is no such object."""
+        if self._fast is not None:
             try:
-                return ObjectContent(*self._quick.read(key))
+                return ObjectContent(*self._fast.read(key))
             except ObjectMissing:
                 return None
             except FallbackNeeded:
                 pass
-        return _again(lambda: self._read(key), READ_PAUSES, _broke_off)
+        return _retry(lambda: self._read(key), READ_PAUSES, _is_broken_body)
 
     def _read(self, key: str) -> ObjectContent | None:
         answer = self._get(key)
@@ -234,7 +241,7 @@ class Store:
             return None
         body = answer["Body"]
         try:
-            # `with body` would give the stream inside, whose errors and checksum nobody looks at.
+            # `with body` would yield the raw stream, without the checksum test and error conversion of `body`.
             with _stream_errors():
                 data = body.read()
         finally:
@@ -248,7 +255,7 @@ class Store:
         )
 
     def _get(self, key: str, **request: Any) -> Any | None:
-        """S3's answer, whose body is still to be read and closed; None if there is no such object."""
+        """The response to GetObject, or None if there is no such object; the caller reads and closes its body."""
         try:
             return self.client.get_object(Bucket=self.bucket, Key=key, **request)
         except ClientError as error:
@@ -256,31 +263,32 @@ class Store:
                 return None
             raise
         except HTTPError as error:
-            # An error whose text was cut, which botocore does not look at.
+            # botocore does not convert this one: the body of an error response was cut.
             raise ResponseStreamingError(error=error) from error
 
     def blocks(self, key: str) -> Iterator[bytes]:
-        """The object's bytes in blocks, streamed; none if there is no such object.
+        """Streams the object's bytes in blocks; yields nothing if there is no such object.
 
-        All are of one version: where the body breaks off, the rest of the same version is read, or an error raised.
+        All blocks are of one version: if the body breaks off, the rest of the same version is requested. Raises
+        `ResponseStreamingError` if that version is gone or the body breaks off a third time.
         """
         pauses = iter(READ_PAUSES)
-        given, rest = 0, dict[str, str]()
+        read_bytes, resume = 0, dict[str, str]()
         while True:
             try:
-                answer = self._get(key, **rest)
+                answer = self._get(key, **resume)
             except ClientError as error:
-                if given and _code(error) in _LOST:
+                if read_bytes and _code(error) in _LOST:
                     raise _replaced(key) from error
                 raise
-            if answer is None and given:
+            if answer is None and read_bytes:
                 raise _replaced(key)
             if answer is None:
                 return
             try:
                 for block in _body_blocks(answer["Body"]):
-                    given += len(block)
-                    rest = {"IfMatch": answer["ETag"], "Range": f"bytes={given}-"}
+                    read_bytes += len(block)
+                    resume = {"IfMatch": answer["ETag"], "Range": f"bytes={read_bytes}-"}
                     yield block
                 return
             except ResponseStreamingError:
@@ -290,7 +298,7 @@ class Store:
             time.sleep(pause)
 
     def head(self, key: str) -> ObjectInfo | None:
-        """Size and tag of an object, or None if there is no such object."""
+        """Size, ETag and modification time of an object, or None if there is no such object."""
         try:
             answer = self.client.head_object(Bucket=self.bucket, Key=key)
         except ClientError as error:
@@ -309,15 +317,15 @@ class Store:
         if_absent: bool = False,
         if_etag: str | None = None,
     ) -> str:
-        """Stores the whole object or nothing, and returns its tag; a file is read from its beginning.
+        """Stores the whole object or nothing, and returns its ETag; a file is read from its beginning.
 
-        Raises `PreconditionFailed` if ``if_absent`` and the key exists, or if the object's tag is no longer
-        ``if_etag``. A write that S3 refuses only because another one is under way is made again first. Metadata
+        Raises `PreconditionFailed` if ``if_absent`` and the key exists, or if the object's ETag is no longer
+        ``if_etag``. A write that S3 answers with 409 (another write is in progress) is repeated first. Metadata
         values must be ASCII, 2 KB in all.
         """
-        if isinstance(data, bytes) and self._quick is not None:
+        if isinstance(data, bytes) and self._fast is not None:
             try:
-                return self._quick.write(
+                return self._fast.write(
                     key,
                     data,
                     media_type=media_type,
@@ -347,7 +355,7 @@ class Store:
             return self.client.put_object(**request)
 
         try:
-            answer = _again(put, CONFLICT_PAUSES, _in_conflict)
+            answer = _retry(put, CONFLICT_PAUSES, _is_conflict)
         except ClientError as error:
             lost = _code(error) in _LOST or (if_etag is not None and _code(error) in _GONE)
             if lost and (if_absent or if_etag is not None):
@@ -356,7 +364,7 @@ class Store:
         return str(answer["ETag"]).strip('"')
 
     def read_json(self, key: str) -> Any | None:
-        """The parsed document, or None if it is absent or torn (what is not JSON is not a document)."""
+        """The parsed JSON document, or None if it is absent or not valid JSON."""
         content = self.read(key)
         if content is None:
             return None
@@ -368,7 +376,7 @@ class Store:
     def write_json(
         self, key: str, document: Any, *, if_absent: bool = False, if_etag: str | None = None
     ) -> str:
-        """Stores a document as JSON a person can read; returns its tag."""
+        """Stores a document as indented JSON and returns its ETag; conditions and errors as `write`."""
         data = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
         return self.write(key, data, media_type="application/json", if_absent=if_absent, if_etag=if_etag)
 
@@ -381,10 +389,10 @@ class Store:
         media_type: str | None = None,
         if_etag: str | None = None,
     ) -> str:
-        """Copies an object without its bytes passing through here; returns the new tag.
+        """Copies an object on the server side and returns the new ETag.
 
-        It is copied inside the bucket, or into that of ``to``. With ``if_etag`` raises `PreconditionFailed` if the
-        source is gone or has another tag by now.
+        The target is in this bucket, or in the bucket of ``to``. With ``if_etag`` raises `PreconditionFailed` if the
+        source is gone or has another ETag by now.
         """
         request: dict[str, Any] = {
             "Bucket": (to or self).bucket,
@@ -396,23 +404,23 @@ class Store:
         if if_etag is not None:
             request["CopySourceIfMatch"] = f'"{if_etag}"'
         try:
-            answer = _again(lambda: (to or self).client.copy_object(**request), CONFLICT_PAUSES, _in_conflict)
+            answer = _retry(lambda: (to or self).client.copy_object(**request), CONFLICT_PAUSES, _is_conflict)
         except ClientError as error:
             if if_etag is not None and _code(error) in _LOST | _GONE:
                 raise PreconditionFailed(f"{source} was written by somebody else or is gone") from error
             raise
         etag = answer.get("CopyObjectResult", {}).get("ETag")
         if not etag:
-            raise ResponseStreamingError(error=f"S3's answer to the copying of {source} holds no tag")
+            raise ResponseStreamingError(error=f"S3's answer to the copy of {source} contains no ETag")
         return str(etag).strip('"')
 
     def delete(self, key: str, *, if_etag: str | None = None) -> None:
-        """Removes the object; absent is fine. With ``if_etag`` raises `PreconditionFailed` on another version."""
+        """Deletes the object if it exists. With ``if_etag`` raises `PreconditionFailed` if it is another version."""
         request: dict[str, Any] = {"Bucket": self.bucket, "Key": key}
         if if_etag is not None:
             request["IfMatch"] = f'"{if_etag}"'
         try:
-            _again(lambda: self.client.delete_object(**request), CONFLICT_PAUSES, _in_conflict)
+            _retry(lambda: self.client.delete_object(**request), CONFLICT_PAUSES, _is_conflict)
         except ClientError as error:
             if if_etag is not None and _code(error) in _LOST:
                 raise PreconditionFailed(f"{key} was written by somebody else") from error
@@ -420,27 +428,27 @@ class Store:
                 raise
 
     def presign(self, key: str, seconds: int) -> str:
-        """A GET link that anyone may use for ``seconds``, or until the signing credentials end, if sooner."""
+        """A GET link that anyone may use for ``seconds``, or until the signing credentials expire if sooner."""
         return self.client.generate_presigned_url(
             "get_object", Params={"Bucket": self.bucket, "Key": key}, ExpiresIn=seconds
         )
 
 
 def explain_s3_error(store: Store, error: ClientError | BotoCoreError) -> str:
-    """What an error that S3 ended the work with means, for the log of a run."""
+    """A sentence for the run's log about an S3 error that ended the work: its cause and what to do."""
     code = error.response.get("Error", {}).get("Code", "") if isinstance(error, ClientError) else ""
     if code == "NoSuchBucket":
-        return f"there is no bucket '{store.bucket}' (BG_BUCKET), S3 says: {error}"
+        return f"there is no bucket '{store.bucket}' (BG_BUCKET): {error}"
     if code in ("AccessDenied", "403", "Forbidden"):
         return f"{error}; check the credentials and their rights with `bg-pipeline doctor`"
     return (
-        f"S3 (bucket '{store.bucket}', BG_BUCKET) does not do what it is asked: {error}. "
-        "What is done is kept; run it again when that has passed"
+        f"a request to S3 failed (bucket '{store.bucket}', BG_BUCKET): {error}. "
+        "Finished work is kept; run it again later to continue"
     )
 
 
 def open_bucket(settings: Settings, aws: Aws) -> Store:
-    """The bucket of the settings; raises `SettingsError` if it is not named or cannot be reached."""
+    """The bucket of ``settings``; raises `SettingsError` if ``BG_BUCKET`` is not set or cannot be reached."""
     if not settings.bucket:
         raise SettingsError("BG_BUCKET is not set: name the S3 bucket that holds the photos")
-    return Store(aws.s3(settings.bucket), settings.bucket)
+    return Store(aws.s3(settings.bucket), settings.bucket, use_obstore=settings.use_obstore)

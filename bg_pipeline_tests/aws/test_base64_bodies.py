@@ -1,4 +1,4 @@
-"""A picture that botocore does not encode arrives as if it had."""
+"""Pictures encoded by pybase64 are sent exactly as botocore would send them."""
 
 import functools
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bg_pipeline.aws import base64_bodies
-from bg_pipeline.aws.base64_bodies import LEAST_BYTES
+from bg_pipeline.aws.base64_bodies import MIN_BYTES
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.captioners import nova
 from bg_pipeline.labelers import custom_labels, faces, rekognition
@@ -21,7 +21,7 @@ ARN = "arn:aws:rekognition:us-east-1:111122223333:project/p/version/v/1"
 
 @functools.cache
 def client(service: str, *, encoded: bool) -> tuple[Any, list[tuple[bytes, str]]]:
-    """A client whose requests go nowhere, and the bodies and content types of what it would have sent."""
+    """A client whose requests are recorded instead of sent, and the recorded bodies and content types."""
     bodies: list[tuple[bytes, str]] = []
 
     def take(request: AWSPreparedRequest, **_: object) -> AWSResponse:
@@ -40,13 +40,13 @@ def sent(service: str, method: str, request: Mapping[str, Any], *, encoded: bool
 
 
 class Answer:
-    """An empty JSON object, as urllib3 would hand it over."""
+    """An empty JSON object, as a urllib3 response."""
 
     def stream(self) -> list[bytes]:
         return [b"{}"]
 
 
-@pytest.mark.parametrize("size", [1, LEAST_BYTES - 1, LEAST_BYTES, LEAST_BYTES + 1, 300_001])
+@pytest.mark.parametrize("size", [1, MIN_BYTES - 1, MIN_BYTES, MIN_BYTES + 1, 300_001])
 @pytest.mark.parametrize(
     ("service", "method", "request_for"),
     [
@@ -60,7 +60,7 @@ class Answer:
         ),
     ],
 )
-def test_every_byte_is_sent_that_botocore_would_send(
+def test_the_same_bytes_are_sent_as_by_botocore(
     service: str, method: str, request_for: Any, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encodings: list[bytes] = []
@@ -70,25 +70,25 @@ def test_every_byte_is_sent_that_botocore_would_send(
     )
     request = request_for(bytes(number * 7 % 256 for number in range(size)))
     assert sent(service, method, request, encoded=True) == sent(service, method, request, encoded=False)
-    assert len(encodings) == (size >= LEAST_BYTES)
+    assert len(encodings) == (size >= MIN_BYTES)
 
 
 def test_the_callers_own_request_is_not_changed() -> None:
-    picture = b"\xff" * LEAST_BYTES
+    picture = b"\xff" * MIN_BYTES
     request = rekognition.request(picture, 55)
     sent("rekognition", "detect_labels", request, encoded=True)
     assert request["Image"]["Bytes"] is picture
 
 
 def test_several_pictures_in_one_request_are_left_to_botocore() -> None:
-    request = nova.request("us.amazon.nova-pro-v1:0", b"\xff" * LEAST_BYTES)
+    request = nova.request("us.amazon.nova-pro-v1:0", b"\xff" * MIN_BYTES)
     request["messages"][0]["content"].insert(0, request["messages"][0]["content"][0])
     both = [sent("bedrock-runtime", "converse", request, encoded=encoded) for encoded in (True, False)]
     assert both[0] == both[1]
 
 
 @given(st.text(max_size=200))
-def test_no_prompt_comes_between(prompt: str) -> None:
-    request = nova.request("us.amazon.nova-pro-v1:0", bytes(LEAST_BYTES), prompt or "?")
+def test_no_prompt_is_mistaken_for_the_placeholder(prompt: str) -> None:
+    request = nova.request("us.amazon.nova-pro-v1:0", bytes(MIN_BYTES), prompt or "?")
     both = [sent("bedrock-runtime", "converse", request, encoded=encoded) for encoded in (True, False)]
     assert both[0] == both[1]

@@ -1,4 +1,4 @@
-"""Where clients lead."""
+"""The endpoints of clients."""
 
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -10,7 +10,7 @@ from bg_pipeline.aws.clients import Aws
 
 @pytest.fixture
 def amazon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clients lead to the real service, of which none is called."""
+    """Clients use the real endpoints; no test calls them."""
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "AWS_REGION"):
         monkeypatch.delenv(name, raising=False)
 
@@ -26,7 +26,7 @@ def amazon(monkeypatch: pytest.MonkeyPatch) -> None:
         ("shop.de", "eu-central-1", "https://s3.eu-central-1.amazonaws.com/shop.de"),
     ],
 )
-def test_a_link_and_a_form_lead_to_the_buckets_own_region(
+def test_presigned_links_and_forms_use_the_buckets_region(
     amazon: None, bucket: str, region: str, address: str
 ) -> None:
     client = Aws().client("s3", region)
@@ -43,7 +43,7 @@ def test_a_link_and_a_form_lead_to_the_buckets_own_region(
         ("addressing_style = path", "https://s3.eu-central-1.amazonaws.com/shop/a"),
     ],
 )
-def test_what_the_users_configuration_says_of_s3_holds(
+def test_the_users_s3_configuration_is_respected(
     amazon: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, chosen: str, address: str
 ) -> None:
     (tmp_path / "config").write_text(f"[default]\nregion = eu-central-1\ns3 =\n  {chosen}\n")
@@ -52,7 +52,7 @@ def test_what_the_users_configuration_says_of_s3_holds(
     assert link.partition("?")[0] == address
 
 
-def test_a_link_of_another_makers_s3_has_the_bucket_in_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_presigned_links_of_other_s3_services_are_path_style(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://minio.internal:9000")
     link = Aws().client("s3").generate_presigned_url("get_object", Params={"Bucket": "shop", "Key": "a"})
     assert link.startswith("http://minio.internal:9000/shop/a?")

@@ -1,4 +1,4 @@
-"""What is left of a cap that a batch shares with all that was asked for again of it."""
+"""The remaining amount of a cap that a batch shares with its follow-ups."""
 
 from datetime import date
 
@@ -55,25 +55,23 @@ def test_without_a_cap_nothing_is_limited(store: Store) -> None:
     assert limit_of(store, FIRST, asks(FIRST, None)) is None
 
 
-def test_a_cap_of_which_nothing_was_spent_is_left_whole(store: Store) -> None:
+def test_an_unspent_cap_is_left_in_full(store: Store) -> None:
     assert cap_left(store, FIRST, asks(FIRST, 0.07)) == 0.07
 
 
 @pytest.mark.parametrize("batch", [FIRST, RETRY, SECOND, REDO])
-def test_whichever_is_asked_for_again_all_that_was_spent_or_claimed_counts(
-    family: Store, batch: Batch
-) -> None:
+def test_all_spending_and_claims_of_the_family_count_for_any_follow_up(family: Store, batch: Batch) -> None:
     own = 1.0 if batch == FIRST else None
     assert cap_left(family, batch, asks(batch, own)) == pytest.approx(0.25)
     assert check_cap(family, batch, asks(batch, own)) == pytest.approx(0.25)
 
 
-def test_the_cap_of_a_retry_counts_for_what_is_asked_for_again_of_it(family: Store) -> None:
+def test_the_cap_of_a_retry_applies_to_its_own_follow_ups(family: Store) -> None:
     assert cap_left(family, RETRY, asks(RETRY, 0.6)) == pytest.approx(0.1)
     assert cap_left(family, RETRY, asks(RETRY, 0.4)) == 0.0
 
 
-def test_who_is_refused_is_told_whose_cap_is_used_up(family: Store) -> None:
+def test_the_refusal_names_the_batch_whose_cap_is_used_up(family: Store) -> None:
     with pytest.raises(CapUsedUp, match=r"batch 2026/11/20/retry, MaxCostUSD = 0\.40 USD.*0\.5000 USD"):
         check_cap(family, RETRY, asks(RETRY, 0.4))
     spend(family, SECOND, 2.0)
@@ -81,39 +79,37 @@ def test_who_is_refused_is_told_whose_cap_is_used_up(family: Store) -> None:
         check_cap(family, REDO, asks(REDO, None))
 
 
-def test_what_came_of_a_batch_is_taken_off_what_its_own_runs_may_spend(family: Store) -> None:
+def test_the_spending_of_follow_ups_reduces_the_limit_of_the_batch(family: Store) -> None:
     assert limit_of(family, FIRST, asks(FIRST, 1.0)) == pytest.approx(0.35)
     assert limit_of(family, SECOND, asks(SECOND, None)) == pytest.approx(0.55)
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"{}", b'{"Batch": "nowhere"}', b'{"Batches": ["x"]}'])
-def test_where_it_cannot_be_read_what_was_asked_for_again_nobody_knows_what_is_left(
-    family: Store, text: bytes
-) -> None:
+def test_an_unreadable_list_of_follow_ups_is_an_error(family: Store, text: bytes) -> None:
     family.write(REDOES(RETRY), text, media_type="application/json")
     with pytest.raises(RunStopped, match="pipeline-state/redoes/2026/11/20/retry"):
         cap_left(family, FIRST, asks(FIRST, 1.0))
     assert cap_left(family, FIRST, asks(FIRST, None)) is None, "without a cap it does not matter"
 
 
-def test_where_a_record_of_spending_cannot_be_read_nobody_knows_what_is_left(family: Store) -> None:
+def test_an_unreadable_spending_document_is_an_error(family: Store) -> None:
     family.write(SECOND.spend_key, b"{", media_type="application/json")
     with pytest.raises(RunStopped, match="not a record of spending"):
         cap_left(family, FIRST, asks(FIRST, 1.0))
 
 
-def test_batches_that_name_each_other_are_each_counted_once(family: Store) -> None:
+def test_batches_that_refer_to_each_other_are_counted_once(family: Store) -> None:
     made_from(family, FIRST, SECOND, RETRIES(SECOND))
     assert cap_left(family, SECOND, asks(SECOND, 1.0)) == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize("text", [b"{", b"[]", b'{"Batch": 7}', b'{"Batch": "nowhere"}'])
-def test_a_batch_of_which_nobody_knows_where_it_came_from_has_its_own_cap(family: Store, text: bytes) -> None:
+def test_a_batch_with_unknown_origin_has_its_own_cap(family: Store, text: bytes) -> None:
     family.write(origin_key(SECOND), text, media_type="application/json")
     assert cap_left(family, SECOND, asks(SECOND, 0.5)) == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize("cap", [None, True, "1", -1, [1]])
-def test_a_request_whose_cap_is_none_sets_none(family: Store, cap: object) -> None:
+def test_an_invalid_cap_in_a_request_is_ignored(family: Store, cap: object) -> None:
     family.write_json(FIRST.request_key, {"Id": "first", "MaxCostUSD": cap})
     assert cap_left(family, RETRY, asks(RETRY, None)) is None

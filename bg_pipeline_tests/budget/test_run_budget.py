@@ -39,7 +39,7 @@ class Watched(Store):
 
 @pytest.fixture(params=["moto", "ministack"])
 def new_store(request: pytest.FixtureRequest) -> Callable[[], Store]:
-    """Each call is another process's client of one new bucket, on either of two servers by different authors."""
+    """Each call returns a new client, as of another process, of one new bucket; on each of two S3 servers."""
     if request.param == "moto":
         return new_bucket(request.getfixturevalue("moto_s3"))
     return new_bucket(request.getfixturevalue("stand_in").storage)
@@ -50,16 +50,16 @@ def store(new_store: Callable[[], Store]) -> Watched:
     return Watched(new_store())
 
 
-def purse(store: Store, **caps: float) -> RunBudget:
+def run_budget(store: Store, **caps: float) -> RunBudget:
     return RunBudget(store, now=lambda: NOON, **caps)
 
 
-def spend_all(purse: RunBudget, cost: float, **batch: object) -> int:
-    """Pays for calls until a cap stops it; how many."""
+def spend_all(budget: RunBudget, cost: float, **batch: object) -> int:
+    """Pays for calls until a cap stops it; returns their number."""
     calls = 0
     try:
         while True:
-            purse.reserve(cost, INPAINT, **batch).settle()  # type: ignore[arg-type]
+            budget.reserve(cost, INPAINT, **batch).settle()  # type: ignore[arg-type]
             calls += 1
     except CapReached:
         return calls
@@ -70,7 +70,7 @@ def total(store: Store, key: str) -> float:
 
 
 def test_a_run_spends_up_to_its_cap_and_not_beyond(store: Watched) -> None:
-    with purse(store, run_cap_usd=1.0) as run:
+    with run_budget(store, run_cap_usd=1.0) as run:
         assert spend_all(run, 0.08) == 12
         run.reserve(0.04, INPAINT).settle()
         with pytest.raises(CapReached) as stopped:
@@ -82,17 +82,17 @@ def test_a_run_spends_up_to_its_cap_and_not_beyond(store: Watched) -> None:
 
 
 def test_a_cap_that_is_a_whole_number_of_calls_is_used_to_the_last_one(store: Watched) -> None:
-    with purse(store, run_cap_usd=0.3) as run:
+    with run_budget(store, run_cap_usd=0.3) as run:
         assert spend_all(run, 0.1) == 3
 
 
 def test_what_a_run_spent_before_it_was_killed_counts(store: Watched) -> None:
-    with purse(store, run_cap_usd=1.0, spent_usd=0.9) as run:
+    with run_budget(store, run_cap_usd=1.0, spent_usd=0.9) as run:
         assert spend_all(run, 0.08) == 1
 
 
 def test_without_caps_nothing_is_refused_and_the_day_still_counts(store: Watched) -> None:
-    with purse(store, run_cap_usd=0.0, day_cap_usd=0.0) as run:
+    with run_budget(store, run_cap_usd=0.0, day_cap_usd=0.0) as run:
         for _ in range(30):
             run.reserve(10.0, INPAINT).settle()
     assert total(store, TODAY) == 300.0
@@ -100,12 +100,12 @@ def test_without_caps_nothing_is_refused_and_the_day_still_counts(store: Watched
 
 def test_a_days_cap_holds_over_runs_one_after_the_other(store: Watched) -> None:
     for expected in (5, 5, 2, 0):
-        with purse(store, run_cap_usd=0.4, day_cap_usd=1.0) as run:
+        with run_budget(store, run_cap_usd=0.4, day_cap_usd=1.0) as run:
             assert spend_all(run, 0.08) == expected
     assert total(store, TODAY) == 0.96
 
 
-def test_a_new_day_in_utc_has_its_cap_to_itself(store: Watched) -> None:
+def test_each_utc_day_has_its_own_cap(store: Watched) -> None:
     east = timezone(timedelta(hours=13))
     now = [datetime(2026, 11, 22, 12, 59, tzinfo=east)]
     with RunBudget(store, day_cap_usd=0.2, now=lambda: now[0]) as run:
@@ -117,9 +117,9 @@ def test_a_new_day_in_utc_has_its_cap_to_itself(store: Watched) -> None:
 
 
 def test_a_batchs_cap_holds_over_all_its_runs_and_leaves_other_batches_alone(store: Watched) -> None:
-    with purse(store) as run:
+    with run_budget(store) as run:
         assert spend_all(run, 0.3, batch_key=BATCH, batch_cap_usd=0.7) == 2
-    with purse(store) as run:
+    with run_budget(store) as run:
         with pytest.raises(CapReached) as stopped:
             run.reserve(0.3, INPAINT, batch_key=BATCH, batch_cap_usd=0.7)
         assert stopped.value.scope == "batch"
@@ -131,14 +131,14 @@ def test_a_batchs_cap_holds_over_all_its_runs_and_leaves_other_batches_alone(sto
 
 
 def test_a_call_refused_by_one_cap_is_not_counted_under_the_others(store: Watched) -> None:
-    with purse(store, run_cap_usd=1.0, day_cap_usd=2.0) as run:
+    with run_budget(store, run_cap_usd=1.0, day_cap_usd=2.0) as run:
         with pytest.raises(CapReached):
             run.reserve(0.6, INPAINT, batch_key=BATCH, batch_cap_usd=0.5)
         assert spend_all(run, 0.5) == 2
 
 
 def test_a_released_reservation_may_be_spent_again_and_a_kept_one_not(store: Watched) -> None:
-    with purse(store, run_cap_usd=0.2) as run:
+    with run_budget(store, run_cap_usd=0.2) as run:
         unbilled, unknown = run.reserve(0.1, INPAINT), run.reserve(0.1, INPAINT)
         with pytest.raises(CapReached):
             run.reserve(0.1, INPAINT)
@@ -150,8 +150,8 @@ def test_a_released_reservation_may_be_spent_again_and_a_kept_one_not(store: Wat
     assert total(store, TODAY) == 0.2
 
 
-def test_what_a_call_cost_less_than_reserved_may_be_spent_again(store: Watched) -> None:
-    with purse(store, run_cap_usd=0.1, day_cap_usd=0.1) as run:
+def test_the_unused_part_of_a_reservation_may_be_spent_again(store: Watched) -> None:
+    with run_budget(store, run_cap_usd=0.1, day_cap_usd=0.1) as run:
         for _ in range(9):
             run.reserve(0.02, "CAPTION").settle(0.01)
         with pytest.raises(CapReached):
@@ -159,8 +159,8 @@ def test_what_a_call_cost_less_than_reserved_may_be_spent_again(store: Watched) 
     assert total(store, TODAY) == 0.09
 
 
-def test_what_a_call_cost_more_than_reserved_is_counted(store: Watched) -> None:
-    with purse(store, day_cap_usd=0.1) as run:
+def test_a_cost_above_the_reservation_is_counted(store: Watched) -> None:
+    with run_budget(store, day_cap_usd=0.1) as run:
         run.reserve(0.02, "CAPTION").settle(0.09)
         with pytest.raises(CapReached):
             run.reserve(0.02, "CAPTION")
@@ -168,7 +168,7 @@ def test_what_a_call_cost_more_than_reserved_is_counted(store: Watched) -> None:
 
 
 def test_only_the_first_end_of_a_reservation_counts(store: Watched) -> None:
-    with purse(store, run_cap_usd=0.1) as run:
+    with run_budget(store, run_cap_usd=0.1) as run:
         paid = run.reserve(0.1, INPAINT)
         paid.settle()
         paid.release()
@@ -178,7 +178,7 @@ def test_only_the_first_end_of_a_reservation_counts(store: Watched) -> None:
 
 
 def test_a_call_that_ended_in_an_unexpected_error_counts_as_billed(store: Watched) -> None:
-    with purse(store, run_cap_usd=0.1) as run:
+    with run_budget(store, run_cap_usd=0.1) as run:
         with pytest.raises(ZeroDivisionError), run.reserve(0.1, INPAINT):
             _ = 1 / 0
         with pytest.raises(CapReached):
@@ -198,15 +198,15 @@ def test_with_any_cap_set_an_unknown_price_stops_before_spending(
     store: Watched, caps: dict[str, float], batch: dict[str, object], setting: str
 ) -> None:
     with (
-        purse(store, **caps) as run,
+        run_budget(store, **caps) as run,
         pytest.raises(PriceUnknown, match=rf"no price is known for {INPAINT}, and {setting} is set"),
     ):
         run.reserve(None, INPAINT, **batch)  # type: ignore[arg-type]
     assert total(store, TODAY) == 0
 
 
-def test_without_caps_calls_of_unknown_price_are_made_and_named_as_such(store: Watched) -> None:
-    with purse(store) as run:
+def test_without_caps_calls_of_unknown_price_are_made_and_counted_as_unpriced(store: Watched) -> None:
+    with run_budget(store) as run:
         run.reserve(None, INPAINT, batch_key=BATCH).settle()
         run.reserve(None, INPAINT).settle(0.07)
         run.reserve(None, INPAINT).release()
@@ -215,7 +215,7 @@ def test_without_caps_calls_of_unknown_price_are_made_and_named_as_such(store: W
 
 
 def test_totals_are_kept_by_operation(store: Watched) -> None:
-    with purse(store) as run:
+    with run_budget(store) as run:
         for _ in range(3):
             run.reserve(0.08, INPAINT).settle()
         run.reserve(0.0008, "CAPTION").settle(0.0005)
@@ -227,8 +227,8 @@ def test_totals_are_kept_by_operation(store: Watched) -> None:
     }
 
 
-def test_most_reservations_cost_no_request(store: Watched) -> None:
-    with purse(store, day_cap_usd=1000.0) as run:
+def test_most_reservations_make_no_request(store: Watched) -> None:
+    with run_budget(store, day_cap_usd=1000.0) as run:
         for _ in range(200):
             run.reserve(0.08, INPAINT).settle()
         assert store.requests == 10
@@ -236,18 +236,18 @@ def test_most_reservations_cost_no_request(store: Watched) -> None:
 
 
 def test_a_process_claims_no_more_than_a_hundredth_of_the_cap_in_advance(store: Watched) -> None:
-    run = purse(store, day_cap_usd=16.0)
+    run = run_budget(store, day_cap_usd=16.0)
     run.reserve(0.08, INPAINT).settle()
     assert total(store, TODAY) == 0.16
-    with purse(store, day_cap_usd=16.0) as other:
+    with run_budget(store, day_cap_usd=16.0) as other:
         assert spend_all(other, 0.08) == 198
 
 
 def test_a_killed_processs_claim_stays_counted(store: Watched) -> None:
-    killed = purse(store, day_cap_usd=1.0)
+    killed = run_budget(store, day_cap_usd=1.0)
     killed.reserve(0.3, INPAINT).settle()
     killed.reserve(0.3, INPAINT)
-    with purse(store, day_cap_usd=1.0) as run:
+    with run_budget(store, day_cap_usd=1.0) as run:
         assert spend_all(run, 0.3) == 1
         with pytest.raises(CapReached, match=r"0\.90 USD, 0\.60 of it claimed by other processes,"):
             run.reserve(0.3, INPAINT)
@@ -255,7 +255,7 @@ def test_a_killed_processs_claim_stays_counted(store: Watched) -> None:
 
 
 def test_closing_twice_or_in_the_middle_of_a_call_loses_no_count(store: Watched) -> None:
-    run = purse(store, day_cap_usd=1.0)
+    run = run_budget(store, day_cap_usd=1.0)
     under_way = run.reserve(0.4, INPAINT)
     run.close()
     assert total(store, TODAY) == 0.4
@@ -266,20 +266,20 @@ def test_closing_twice_or_in_the_middle_of_a_call_loses_no_count(store: Watched)
     assert total(store, TODAY) == 0.8
 
 
-def test_a_record_that_is_none_stops_the_run(store: Watched) -> None:
+def test_an_invalid_spending_document_stops_the_run(store: Watched) -> None:
     store.write(TODAY, b'{"foreign": 1}', media_type="application/json")
     with pytest.raises(RunStopped, match=f"{TODAY} in bucket .* is not a record of spending"):
-        purse(store, day_cap_usd=1.0).reserve(0.1, INPAINT)
+        run_budget(store, day_cap_usd=1.0).reserve(0.1, INPAINT)
 
 
 def test_if_s3_does_not_answer_at_the_end_the_claim_stays(
     store: Watched, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = purse(store)
+    run = run_budget(store)
     run.reserve(0.1, INPAINT).settle()
     store.down = True
     run.close()
-    assert "stays at what was claimed" in caplog.text
+    assert "the whole amount claimed by this process stays counted as spent" in caplog.text
     store.down = False
     assert total(store, TODAY) == 2.0
     run.close()
@@ -287,7 +287,7 @@ def test_if_s3_does_not_answer_at_the_end_the_claim_stays(
 
 
 def test_if_s3_does_not_answer_nothing_is_reserved_under_any_cap(store: Watched) -> None:
-    with purse(store, run_cap_usd=0.1) as run:
+    with run_budget(store, run_cap_usd=0.1) as run:
         store.down = True
         with pytest.raises(EndpointConnectionError):
             run.reserve(0.1, INPAINT)
@@ -296,36 +296,36 @@ def test_if_s3_does_not_answer_nothing_is_reserved_under_any_cap(store: Watched)
 
 
 @pytest.mark.parametrize("cost", [-0.01, float("nan"), float("inf")])
-def test_a_cost_that_is_no_amount_of_money_is_refused(store: Watched, cost: float) -> None:
-    with pytest.raises(ValueError, match="no amount of money"):
-        purse(store).reserve(cost, INPAINT)
+def test_an_invalid_amount_of_money_is_refused(store: Watched, cost: float) -> None:
+    with pytest.raises(ValueError, match="not an amount of money"):
+        run_budget(store).reserve(cost, INPAINT)
 
 
-def test_many_threads_of_several_processes_cannot_overrun_a_days_cap(
+def test_many_threads_of_several_processes_cannot_exceed_a_days_cap(
     new_store: Callable[[], Store],
 ) -> None:
-    purses = [purse(new_store(), day_cap_usd=6.0) for _ in range(3)]
+    budgets = [run_budget(new_store(), day_cap_usd=6.0) for _ in range(3)]
     start = threading.Barrier(9)
     paid: list[int] = []
 
-    def work(purse: RunBudget) -> None:
+    def work(budget: RunBudget) -> None:
         start.wait()
-        paid.append(spend_all(purse, 0.05))
+        paid.append(spend_all(budget, 0.05))
 
-    threads = [threading.Thread(target=work, args=(one,)) for one in purses for _ in range(3)]
+    threads = [threading.Thread(target=work, args=(one,)) for one in budgets for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     with ExitStack() as closing:
-        for one in purses:
+        for one in budgets:
             closing.enter_context(one)
     assert 115 <= sum(paid) <= 120, "a process that ends early may hold back its last claim"
     assert total(new_store(), TODAY) == sum(paid) * 50_000 / 1e6
 
 
 class Remembered(Store):
-    """A store in memory whose writes may lose their answer."""
+    """A store in memory whose writes may lose their response."""
 
     def __init__(self) -> None:
         self.bucket = "memory"
@@ -351,17 +351,17 @@ class Remembered(Store):
         return str(version + 1)
 
 
-def test_a_claim_whose_answer_was_lost_is_recognised_as_our_own() -> None:
+def test_a_claim_whose_write_response_was_lost_is_recognised_as_our_own() -> None:
     store = Remembered()
     store.lost_answers = 1
-    with purse(store, day_cap_usd=0.1) as run:
+    with run_budget(store, day_cap_usd=0.1) as run:
         run.reserve(0.1, INPAINT).settle()
         store.lost_answers = 1
     assert total(store, TODAY) == 0.1
 
 
 class Spenders(RuleBasedStateMachine):
-    """Several processes reserve, pay, end and are killed in any order, under a day's and a batch's cap."""
+    """Several processes reserve, pay, end and are killed in any order, under the caps of a day and a batch."""
 
     reservations: Bundle[tuple[int, int, bool, Reservation]] = Bundle("reservations")
 

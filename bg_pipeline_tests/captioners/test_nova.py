@@ -18,7 +18,7 @@ def _said(text: str) -> dict[str, object]:
     return {"output": {"message": {"content": [{"text": text}]}}, "stopReason": "end_turn", "usage": {}}
 
 
-def test_a_caption_is_asked_for_as_the_source_notebook_did_with_raw_bytes():
+def test_the_request_equals_the_source_notebooks_with_raw_bytes():
     expected = golden("captions/nova_pro.request")
     source = expected["messages"][0]["content"][0]["image"]["source"]
     source["bytes"] = pybase64.b64decode(source["bytes"])
@@ -26,32 +26,32 @@ def test_a_caption_is_asked_for_as_the_source_notebook_did_with_raw_bytes():
 
 
 @pytest.mark.parametrize("model", ["eu.acme.seer-v1:0", "us.anthropic.claude-haiku-4-5-20251001-v1:0"])
-def test_another_model_is_sent_nothing_that_only_nova_takes(model):
+def test_parameters_of_nova_are_not_sent_to_other_models(model):
     body = nova.request(model, b"")
     assert "additionalModelRequestFields" not in body
     assert set(body["inferenceConfig"]) == {"maxTokens"}
 
 
-def test_the_service_tier_is_named_only_where_it_is_not_the_usual_one():
+def test_only_a_non_default_service_tier_is_sent():
     assert nova.request(NOVA_PRO, b"", tier="flex")["serviceTier"] == {"type": "flex"}
     assert "serviceTier" not in nova.request(NOVA_PRO, b"", tier="default")
     assert nova.tier_used({"serviceTier": {"type": "flex"}}) == "flex"
     assert nova.tier_used({}) == ""
 
 
-def test_the_models_that_a_person_named_are_taken_as_they_are():
+def test_configured_models_are_used_unchanged():
     aws = Aws(("eu-west-1",))
     assert nova.models(settings(), aws)[0] == "eu.amazon.nova-pro-v1:0"
     assert nova.models(settings(caption_regions="us-west-2"), aws)[0] == NOVA_PRO
     assert nova.models(settings(caption_models=NOVA_PRO), aws) == (NOVA_PRO,)
 
 
-def test_a_prompt_of_ones_own_is_asked_word_for_word():
+def test_a_custom_prompt_is_sent_unchanged():
     content = nova.request(NOVA_PRO, b"", prompt="Say it in French.")["messages"][0]["content"]
     assert content[1] == {"text": "Say it in French."}
 
 
-def test_an_answer_is_its_caption_and_its_tokens():
+def test_an_answer_has_a_caption_and_token_counts():
     answer = golden("captions/described.answer")
     assert nova.read(answer) == nova.Caption(text=SEEN, alt_text="")
     assert nova.tokens_used(answer) == (1687, 58)
@@ -80,7 +80,7 @@ def test_description_and_alternative_text_come_from_one_call(answer):
         ("The sign says alt text: bus.", "The sign says alt text: bus.", "The sign says alt text: bus."),
     ],
 )
-def test_an_alternative_text_is_found_however_the_model_marked_it_and_never_missing(said, text, alt_text):
+def test_an_alternative_text_is_found_in_any_markup_and_never_missing(said, text, alt_text):
     caption = nova.read(_said(said), alt_text=125)
     assert (caption.text, caption.alt_text) == (text, alt_text)
 
@@ -92,7 +92,7 @@ def test_a_long_alternative_text_ends_at_a_word():
 
 
 @given(st.text(min_size=1))
-def test_whatever_the_model_says_the_alternative_text_is_one_short_line(said):
+def test_the_alternative_text_is_always_one_short_line(said):
     try:
         caption = nova.read(_said(said), alt_text=125)
     except errors.Transient:
@@ -121,17 +121,17 @@ def test_a_filtered_answer_is_blocked_although_it_arrives_as_a_success(answer, w
 
 
 @pytest.mark.parametrize("answer", [golden("captions/empty.answer"), {}, _said("  \n")])
-def test_an_empty_answer_can_be_asked_for_again(answer):
+def test_an_empty_answer_is_transient(answer):
     with pytest.raises(errors.Transient):
         nova.read(answer)
 
 
-def test_a_call_takes_its_picture_its_words_and_its_longest_answer_from_the_quota():
+def test_the_maximum_tokens_include_picture_prompt_and_longest_answer():
     assert nova.tokens_at_most(NOVA_PRO) == (1835, 300)
     assert nova.tokens_at_most("us.amazon.nova-2-lite-v1:0", alt_text=125)[0] < 400
 
 
-def test_a_model_is_called_by_its_profile_and_looked_up_without():
+def test_a_model_is_called_with_its_profile_and_looked_up_without_it():
     operation = nova.operation(NOVA_PRO)
     assert (operation.name, operation.model_id, operation.invoke_id) == (
         "CAPTION",

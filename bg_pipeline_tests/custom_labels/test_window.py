@@ -1,4 +1,4 @@
-"""The window of a Custom Labels model: who starts it, who waits, and that it is stopped in every case."""
+"""The window of a Custom Labels model: its start, the waiting photos, and its stop in every case."""
 
 import contextlib
 import os
@@ -42,7 +42,7 @@ MODEL = "arn:aws:rekognition:us-east-1:000000000000:project/shop/version/mugs.1/
 OTHER = MODEL.replace("mugs.1", "mugs.2")
 PROJECT = "arn:aws:rekognition:us-east-1:000000000000:project/shop/1735689600000"
 TODAY = datetime.now(UTC).date()
-"""What the uploads of these tests are filed under; the look-back has room for a midnight that has passed since."""
+"""The date of these tests' uploads; the look-back also covers it if midnight passes during a test."""
 
 
 class Shop(Bench):
@@ -80,7 +80,7 @@ class Shop(Bench):
         return [self.store.read_json(key) for key in self.keys(f"{s3_keys.WINDOWS}/reports/")]
 
     def spent(self) -> dict[str, Any]:
-        """The records of spending under the caps of a day, together: midnight may have passed."""
+        """The sum of all days' spending documents, because midnight may pass during a test."""
         days = [self.store.read_json(key) for key in self.keys(f"{s3_keys.STATE}/spend/days/")]
         assert days
         return {
@@ -125,9 +125,7 @@ def operations(control: ControlClient, *names: str) -> list[str]:
 # Without a window
 
 
-def test_a_photo_that_needs_the_model_waits_while_it_is_off_and_says_for_what(
-    shop: Shop, control: ControlClient
-) -> None:
+def test_a_photo_waits_for_a_stopped_model_and_its_row_says_so(shop: Shop, control: ControlClient) -> None:
     batch = shop.submit(2, day=TODAY)
     day = shop.run(TODAY)
     assert day.counts == {Status.SKIPPED: 2}
@@ -140,7 +138,7 @@ def test_a_photo_that_needs_the_model_waits_while_it_is_off_and_says_for_what(
     assert "DetectLabels" not in operations(control)
 
 
-def test_a_model_that_is_off_is_not_asked_once_for_every_photo(shop: Shop, control: ControlClient) -> None:
+def test_a_stopped_model_is_not_called_for_every_photo(shop: Shop, control: ControlClient) -> None:
     shop.submit(30, day=TODAY)
     shop.run(TODAY, stages=("labels",), max_concurrency=2)
     assert len(operations(control, "DetectCustomLabels")) <= 2
@@ -151,14 +149,14 @@ def test_a_photo_that_needs_no_labels_does_not_wait(shop: Shop) -> None:
     assert shop.run(TODAY).counts == {Status.SUCCEEDED: 1}
 
 
-def test_what_is_no_picture_does_not_wait_for_the_model(shop: Shop) -> None:
+def test_an_undecodable_file_does_not_wait_for_the_model(shop: Shop) -> None:
     batch = shop.submit({"bad.jpg": b"<html>"}, day=TODAY)
     shop.run(TODAY)
     assert shop.rows(batch)["bad.jpg"].Status == Status.FAILED
-    assert window_run.find_labels_due(shop.store, shop.settings()).is_empty
+    assert window_run.find_labels_due(shop.store, shop.settings()).empty_reason
 
 
-def test_a_run_uses_a_model_that_somebody_has_on_and_leaves_it_on(
+def test_a_run_uses_a_model_started_by_somebody_else_and_leaves_it_on(
     shop: Shop, control: ControlClient, rekognition, state
 ) -> None:
     rekognition.start_project_version(ProjectVersionArn=MODEL, MinInferenceUnits=1)
@@ -174,7 +172,7 @@ def test_a_run_uses_a_model_that_somebody_has_on_and_leaves_it_on(
 # A window
 
 
-def test_a_window_labels_what_waits_stops_the_model_and_then_does_the_rest(
+def test_a_window_labels_waiting_photos_stops_the_model_and_then_finishes_the_dates(
     shop: Shop, control: ControlClient, state
 ) -> None:
     yesterday = TODAY - timedelta(days=1)
@@ -197,7 +195,7 @@ def test_a_window_labels_what_waits_stops_the_model_and_then_does_the_rest(
     assert list(waiting_dates.date_markers(shop.store)) == []
 
 
-def test_a_window_tells_its_hours_and_their_cost_and_counts_it_under_the_caps_of_the_day(shop: Shop) -> None:
+def test_a_window_reports_hours_and_cost_and_counts_them_under_the_days_cap(shop: Shop) -> None:
     shop.submit(1, day=TODAY)
     outcome = shop.window(custom_labels_units=2)
     (report,) = shop.reports()
@@ -211,7 +209,7 @@ def test_a_window_tells_its_hours_and_their_cost_and_counts_it_under_the_caps_of
     assert spent["SettledMicroUsd"] >= report["CostUSD"] * 1e6
 
 
-def test_the_reports_rows_tell_each_photos_share_of_the_windows_cost(shop: Shop) -> None:
+def test_report_rows_contain_each_photos_share_of_the_windows_cost(shop: Shop) -> None:
     again = {"photo-0.jpg": photo(0), "other.jpg": photo(7)}
     first, second = shop.submit(2, day=TODAY), shop.submit(again, day=TODAY, batch="second")
     outcome = shop.window(custom_labels_units=5)
@@ -245,7 +243,7 @@ def test_the_reports_rows_tell_each_photos_share_of_the_windows_cost(shop: Shop)
     assert costs() == told
 
 
-def test_a_label_below_the_settings_confidence_is_not_asked_for(shop: Shop, control: ControlClient) -> None:
+def test_labels_below_the_configured_confidence_are_not_requested(shop: Shop, control: ControlClient) -> None:
     control.custom_model(MODEL, labels=["Mug"])  # the stand-in is sure of them by 90
     batch = shop.submit(1, day=TODAY, Subject="SALIENT")
     shop.window(custom_labels_confidence=95)
@@ -284,7 +282,7 @@ def test_photos_that_come_while_the_model_is_on_are_labelled_in_the_same_window(
     assert shop.reports()[0]["Labelled"] == 2
 
 
-def test_an_older_date_is_labelled_too_once_a_run_met_the_model_off(shop: Shop) -> None:
+def test_an_older_date_is_labelled_after_a_run_found_the_model_stopped(shop: Shop) -> None:
     old = TODAY - timedelta(days=200)
     shop.submit(1, day=old)
     assert shop.window().reason
@@ -293,7 +291,7 @@ def test_an_older_date_is_labelled_too_once_a_run_met_the_model_off(shop: Shop) 
 
 
 class Forgetful(Store):
-    """A store that does every write of a window's record and loses its answer, so that boto3 sends it again."""
+    """A store that loses the response to each write of a window's record, as if boto3 had repeated it."""
 
     def write(self, key: str, data: bytes, **conditions: Any) -> str:
         etag = super().write(key, data, **conditions)
@@ -302,7 +300,7 @@ class Forgetful(Store):
         return etag
 
 
-def test_a_window_goes_on_when_the_answers_to_the_writes_of_its_record_are_lost(
+def test_a_window_continues_if_responses_to_its_record_writes_are_lost(
     shop: Shop, control: ControlClient, state: Callable[..., str]
 ) -> None:
     shop.store = Forgetful(shop.store.client, shop.store.bucket)
@@ -320,7 +318,7 @@ def test_a_sample_that_waits_for_approval_does_not_keep_the_model_starting(shop:
     assert shop.window().reason
 
 
-def test_a_batch_that_another_run_is_at_work_on_is_not_waited_for_while_the_model_costs_money(
+def test_the_running_model_does_not_wait_for_a_batch_of_another_run(
     shop: Shop, control: ControlClient
 ) -> None:
     busy = shop.submit(1, day=TODAY, batch="busy")
@@ -363,9 +361,7 @@ def test_a_photo_that_never_gets_labels_does_not_keep_starting_the_model(
 # Starts that go wrong
 
 
-def test_a_model_that_fails_to_start_is_told_and_no_batch_was_touched(
-    shop: Shop, control: ControlClient, state
-) -> None:
+def test_a_failed_start_is_an_error_and_touches_no_batch(shop: Shop, control: ControlClient, state) -> None:
     control.custom_model(MODEL, fails=True)
     batch = shop.submit(1, day=TODAY)
     with pytest.raises(NotStarted, match=r"FAILED \(The model failed to start\.\)"):
@@ -377,7 +373,7 @@ def test_a_model_that_fails_to_start_is_told_and_no_batch_was_touched(
         assert leases.acquire(s3_keys.window_key(MODEL, "lease")) is not None
 
 
-def test_the_quota_of_running_models_is_told_with_what_to_do(
+def test_the_error_for_the_quota_of_running_models_says_what_to_do(
     shop: Shop, control: ControlClient, rekognition
 ) -> None:
     for name in ("a", "b"):
@@ -391,7 +387,7 @@ def test_the_quota_of_running_models_is_told_with_what_to_do(
     assert shop.reports() == []
 
 
-def test_a_model_that_does_not_exist_is_told_by_its_setting(shop: Shop, control: ControlClient) -> None:
+def test_the_error_for_a_missing_model_names_its_setting(shop: Shop, control: ControlClient) -> None:
     shop.submit(1, day=TODAY)
     with pytest.raises(ModelUnavailable, match="BG_CUSTOM_LABELS_ARN"):
         shop.window(custom_labels_arn=MODEL.replace("project/shop", "project/nowhere"))
@@ -417,7 +413,7 @@ def test_a_start_that_takes_too_long_is_given_up_and_the_guard_stops_it_when_it_
     assert shop.reports()[0]["EndedBy"] == "guard"
 
 
-def test_a_start_whose_answer_is_lost_is_still_ours_to_stop(
+def test_a_start_whose_response_is_lost_is_still_stopped_by_its_run(
     shop: Shop, control: ControlClient, state
 ) -> None:
     control.fault(operation="StartProjectVersion", action="reset", after_work=True, times=1)
@@ -446,7 +442,7 @@ def test_a_cap_without_room_for_the_models_time_starts_nothing(shop: Shop, contr
 def test_a_cap_that_is_reached_while_the_model_is_on_stops_it(
     shop: Shop, control: ControlClient, state, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(window, "SLICE_HOURS", 0.1 / 3600)
+    monkeypatch.setattr(window, "RESERVATION_HOURS", 0.1 / 3600)
     control.custom_model(MODEL, start_seconds=5)
     shop.submit(1, day=TODAY)
     with pytest.raises(CapReached, match="BG_MAX_COST_USD"):
@@ -471,7 +467,7 @@ def test_a_model_that_somebody_else_started_is_used_and_left_on(
     assert len(operations(control, "StartProjectVersion")) == 1
 
 
-def test_two_windows_at_once_are_one(shop: Shop, control: ControlClient) -> None:
+def test_a_second_concurrent_window_does_nothing(shop: Shop, control: ControlClient) -> None:
     control.custom_model(MODEL, start_seconds=1)
     shop.submit(2, day=TODAY)
     outcomes = {}
@@ -492,7 +488,7 @@ def test_two_windows_at_once_are_one(shop: Shop, control: ControlClient) -> None
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_a_run_that_is_broken_off_stops_the_model_and_the_next_finishes_what_it_left(
+def test_an_aborted_run_stops_the_model_and_the_next_run_finishes_its_dates(
     shop: Shop, control: ControlClient, state, error: type[BaseException]
 ) -> None:
     batch = shop.submit(2, day=TODAY)
@@ -520,7 +516,7 @@ def test_a_stop_that_fails_is_tried_again(shop: Shop, control: ControlClient, st
     assert state() in ("STOPPING", "STOPPED")
 
 
-def test_the_next_window_takes_over_what_a_dead_run_left_on(
+def test_the_next_window_takes_over_a_model_left_on_by_a_dead_run(
     shop: Shop, control: ControlClient, rekognition, state
 ) -> None:
     rekognition.start_project_version(ProjectVersionArn=MODEL, MinInferenceUnits=1)
@@ -537,7 +533,7 @@ def test_the_next_window_takes_over_what_a_dead_run_left_on(
 # The guard
 
 
-def test_the_guard_leaves_the_model_of_a_living_run_alone(
+def test_the_guard_does_not_stop_the_model_of_a_live_run(
     shop: Shop, control: ControlClient, state, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[str] = []
@@ -547,7 +543,7 @@ def test_the_guard_leaves_the_model_of_a_living_run_alone(
     assert outcome.days[TODAY].counts == {Status.SUCCEEDED: 1}
 
 
-def test_the_guard_believes_a_run_on_another_machine_dead_only_after_several_looks(
+def test_the_guard_takes_a_run_on_another_machine_for_dead_only_after_several_checks(
     shop: Shop, rekognition, state
 ) -> None:
     rekognition.start_project_version(ProjectVersionArn=MODEL, MinInferenceUnits=1)
@@ -572,13 +568,15 @@ def test_the_guard_believes_a_run_on_another_machine_dead_only_after_several_loo
     assert shop.starts() == []
 
 
-def test_the_guard_tells_of_a_record_that_it_cannot_read(shop: Shop) -> None:
+def test_the_guard_reports_an_invalid_record(shop: Shop) -> None:
     shop.put(s3_keys.window_key(MODEL, "start"), b"torn")
     (line,) = shop.guard().check()
-    assert "no record of a start" in line
+    assert "not a valid record of a start" in line
 
 
-def test_the_guard_forgets_a_start_that_never_happened_only_after_a_while(shop: Shop, state) -> None:
+def test_the_guard_deletes_the_record_of_a_start_that_never_happened_only_after_a_while(
+    shop: Shop, state
+) -> None:
     for ago, remains in ((0, 1), (window.CERTAIN_SECONDS + 5, 0)):
         opened = datetime.now(UTC) - timedelta(seconds=ago)
         record = window.WindowRecord(model=MODEL, run="dead", units=1, opened=opened)
@@ -589,10 +587,10 @@ def test_the_guard_forgets_a_start_that_never_happened_only_after_a_while(shop: 
         assert len(shop.starts()) == remains
 
 
-def test_what_a_dead_run_left_starting_is_seen_off_before_the_last_process_ends(
+def test_a_starting_model_of_a_dead_run_is_stopped_before_the_last_process_ends(
     shop: Shop, control: ControlClient, rekognition, state, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guard_module, "SEE_OFF_SECONDS", 0.05)
+    monkeypatch.setattr(guard_module, "POLL_SECONDS", 0.05)
     control.custom_model(MODEL, start_seconds=5.0, stop_seconds=0.1)
     rekognition.start_project_version(ProjectVersionArn=MODEL, MinInferenceUnits=1)
     record = window.WindowRecord(model=MODEL, run="dead", units=1, opened=datetime.now(UTC), accepted=True)
@@ -606,7 +604,7 @@ def test_what_a_dead_run_left_starting_is_seen_off_before_the_last_process_ends(
     assert len(set(lines)) >= len(lines) - 1, "what does not change is told once"
 
 
-def test_a_model_that_lives_elsewhere_is_not_waited_for(shop: Shop) -> None:
+def test_the_model_of_a_live_run_elsewhere_is_not_waited_for(shop: Shop) -> None:
     record = window.WindowRecord(model=MODEL, run="other", units=1, opened=datetime.now(UTC), accepted=True)
     shop.store.write_json(s3_keys.window_key(MODEL, "start"), record.model_dump(mode="json", by_alias=True))
     lines: list[str] = []
@@ -620,7 +618,7 @@ def test_a_model_that_lives_elsewhere_is_not_waited_for(shop: Shop) -> None:
 _KILLED = """
 import sys
 from bg_pipeline import pipeline
-from bg_pipeline.custom_labels import run as window_run, window
+from bg_pipeline.custom_labels import window, window_run
 from bg_pipeline.settings import settings
 window.POLL_SECONDS = 0.05
 configured = settings()
@@ -703,7 +701,7 @@ def run_job(shop: Shop, instance: dg.DagsterInstance, **overrides: Any) -> dg.Ex
     )
 
 
-def test_the_schedule_is_there_with_a_model_and_waits_for_a_person_the_guard_is_always_on(shop: Shop) -> None:
+def test_with_a_model_the_schedule_exists_but_is_off_and_the_guard_is_on(shop: Shop) -> None:
     for prefix in ("", "other"):
         repository = definitions(shop.settings(key_prefix=prefix)).get_repository_def()
         (schedule,) = repository.schedule_defs
@@ -717,7 +715,7 @@ def test_the_schedule_is_there_with_a_model_and_waits_for_a_person_the_guard_is_
     assert without.has_sensor_def("custom_labels_guard")
 
 
-def test_the_schedule_skips_with_the_reason_or_asks_for_one_run(
+def test_the_schedule_skips_with_the_reason_or_requests_one_run(
     shop: Shop, instance: dg.DagsterInstance, control: ControlClient
 ) -> None:
     assert tick(shop, instance).skip_message == "no photo waits for the Custom Labels model"
@@ -730,7 +728,7 @@ def test_the_schedule_skips_with_the_reason_or_asks_for_one_run(
     assert operations(control) == []
 
 
-def test_a_window_in_dagster_is_told_for_each_date_with_its_cost(
+def test_a_window_in_dagster_has_metadata_with_each_date_and_its_cost(
     shop: Shop, instance: dg.DagsterInstance
 ) -> None:
     shop.submit(1, day=TODAY)
@@ -751,7 +749,7 @@ def test_a_window_in_dagster_is_told_for_each_date_with_its_cost(
     assert event.asset_materialization.metadata["made"].value == 1
 
 
-def test_a_window_that_cannot_open_is_a_failed_run_with_a_sentence(
+def test_a_window_that_cannot_open_fails_the_run_with_a_clear_message(
     shop: Shop, instance: dg.DagsterInstance, control: ControlClient
 ) -> None:
     control.custom_model(MODEL, fails=True)
@@ -772,7 +770,9 @@ def test_a_date_on_which_nothing_worked_fails_the_run_and_keeps_its_report(
     assert instance.get_materialized_partitions(dg.AssetKey("status_report")) == {TODAY.isoformat()}
 
 
-def test_a_window_that_s3_ends_fails_with_a_sentence(shop: Shop, instance: dg.DagsterInstance) -> None:
+def test_a_window_ended_by_an_s3_error_fails_with_a_clear_message(
+    shop: Shop, instance: dg.DagsterInstance
+) -> None:
     job = custom_labels_window(shop.settings())
     gone = Store(shop.store.client, "no-such-bucket-anywhere")
     result = job.execute_in_process(
@@ -784,12 +784,12 @@ def test_a_window_that_s3_ends_fails_with_a_sentence(shop: Shop, instance: dg.Da
     assert "there is no bucket 'no-such-bucket-anywhere'" in str(failure.user_failure_data.description)
 
 
-def test_a_schedule_that_s3_does_not_answer_says_so(shop: Shop, instance: dg.DagsterInstance) -> None:
+def test_a_schedule_that_cannot_reach_s3_says_so(shop: Shop, instance: dg.DagsterInstance) -> None:
     shop.store = Store(shop.store.client, "no-such-bucket-anywhere")
     assert "could not be looked at" in str(tick(shop, instance).skip_message)
 
 
-def test_the_guard_in_dagster_remembers_what_it_saw_and_skips_with_words(
+def test_the_guard_in_dagster_keeps_its_sightings_and_skips_with_a_message(
     shop: Shop, instance: dg.DagsterInstance, rekognition, state
 ) -> None:
     sensor = custom_labels_guard(shop.settings())
@@ -861,7 +861,7 @@ def daemon(shop: Shop, home: Path) -> Iterator[dg.DagsterInstance]:
 
 
 def worker(shop: Shop) -> int:
-    """The process of the run that owns the window, once it has had the model started."""
+    """The process of the run that owns the window, after it has started the model."""
     until(lambda: len(shop.starts()) == 1, 90)
     holder = holder_of(shop.store, s3_keys.window_key(MODEL, "lease"))
     assert holder is not None

@@ -1,4 +1,4 @@
-"""What the golden requests were asked for, and an `Invoke` that answers from the golden answers."""
+"""The parameters of the golden requests, and an `Invoke` that returns golden answers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -34,7 +34,7 @@ MASK_ASK = Ask(
 
 
 class Recorded:
-    """Answers every call with one golden answer, and remembers what was sent to what."""
+    """Answers every call with one golden answer, and records the calls."""
 
     def __init__(self, answer: str) -> None:
         self._answer = golden(answer)

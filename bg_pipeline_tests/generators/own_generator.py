@@ -1,4 +1,4 @@
-"""An example of a generator of one's own: a picture service in the user's account, here called `Sepia`.
+"""An example of a custom generator: a picture service in the user's account, here called `Sepia`.
 
 It is named in the settings as ``BG_IMAGE_MODELS=bg_pipeline_tests.generators.own_generator:Sepia``.
 """

@@ -16,7 +16,7 @@ from bg_pipeline_tests.generators.own_generator import Sepia
 
 
 def _png(sent: str, mode: str = "RGB", scale: float = 1.0) -> str:
-    """A picture of the size of the one that was sent, as a model might paint it."""
+    """A synthetic picture of the same size as the one that was sent."""
     with Image.open(BytesIO(base64.b64decode(sent))) as image:
         size = (round(image.width * scale), round(image.height * scale))
     out = BytesIO()
@@ -69,7 +69,7 @@ def test_every_generator_conforms(name, answers, refuses):
 
 
 class Careless(Sepia):
-    """Keeps none of the promises that its subclasses name."""
+    """Base of generators that each violate one rule of the contract."""
 
 
 class Swallowing(Careless):
@@ -150,26 +150,26 @@ class Nameless(Careless):
 @pytest.mark.parametrize(
     ("careless", "problem"),
     [
-        (Twice, "2 calls were made where one is planned and paid for"),
-        (Elsewhere, "it called something else than SEPIA"),
+        (Twice, "2 calls were made; one is planned and paid for"),
+        (Elsewhere, "it called another operation than SEPIA"),
         (Counting, "the same Ask did not make the same request twice"),
-        (Greedy, "2 pictures came back where 1 were asked for"),
+        (Greedy, "2 pictures were returned, 1 were requested"),
         (Greedy, "there are 1 seeds for 2 pictures"),
-        (Empty, "0 pictures came back where 1 were asked for"),
+        (Empty, "0 pictures were returned, 1 were requested"),
         (Garbage, "a picture cannot be opened"),
-        (Promising, "no mask came back for words, though returns_mask says so"),
-        (Refusing, "replace raises Transient on a good answer: not today"),
+        (Promising, "returns_mask is set, but no mask was returned for a mask prompt"),
+        (Refusing, "replace raises Transient on a valid response: not today"),
         (Opaque, "the cut-out has no transparency"),
         (Nameless, "it neither replaces nor removes a background"),
         (Nameless, "it has no name"),
         (Nameless, "seeds is empty"),
     ],
 )
-def test_a_broken_promise_is_named(careless, problem):
+def test_a_violation_of_the_contract_is_reported(careless, problem):
     assert any(problem in found for found in check(careless(), sepia))
 
 
-def test_a_request_that_is_no_json_is_named():
+def test_a_request_that_is_not_json_is_reported():
     def lenient(operation, body):
         return (
             {"result": _png(base64.b64encode(body["photo"]).decode())}
@@ -177,24 +177,24 @@ def test_a_request_that_is_no_json_is_named():
             else sepia(operation, body)
         )
 
-    assert any("the request is no JSON" in found for found in check(Bytes(), lenient))
+    assert any("the request is not valid JSON" in found for found in check(Bytes(), lenient))
 
 
-def test_a_picture_of_another_size_is_named():
+def test_a_picture_of_another_size_is_reported():
     def half(operation, body):
         return {"result": _png(body["photo"], scale=0.5)}
 
-    assert any("a picture is 320 x 320 where 640 x 640 was sent" in found for found in check(Sepia(), half))
+    assert any("a picture is 320 x 320, but 640 x 640 was sent" in found for found in check(Sepia(), half))
 
 
-def test_a_refusal_that_passes_for_a_success_is_named():
+def test_a_refusal_without_an_error_is_reported():
     found = check(Swallowing(), sepia, blocked=in_an_answer)
-    assert any("passes as a success" in text for text in found)
+    assert any("raises no error" in text for text in found)
 
 
-def test_a_refusal_that_is_told_as_a_fault_is_named():
+def test_a_refusal_with_another_error_is_reported():
     found = check(Refusing(), sepia, blocked=in_an_answer)
-    assert any("is Transient, not Blocked" in text for text in found)
+    assert any("raises Transient, not Blocked" in text for text in found)
 
 
 def test_one_generator_serves_many_threads():

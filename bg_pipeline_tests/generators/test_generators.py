@@ -11,14 +11,14 @@ from bg_pipeline.generators import BUILT_IN, generator, seed_within
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_a_built_in_name_gives_the_generator_of_that_name(name):
+def test_a_built_in_name_returns_its_generator(name):
     made = generator(name)
     assert made.name == name
     for operation in filter(None, (made.replaces, made.removes)):
         assert facts_of(operation.name, operation.invoke_id).model == operation.model_id
 
 
-def test_a_class_of_ones_own_is_found_by_its_path():
+def test_a_custom_class_is_found_by_its_path():
     assert generator("bg_pipeline_tests.generators.own_generator:Sepia").name == "sepia"
 
 
@@ -31,10 +31,10 @@ def test_a_class_of_ones_own_is_found_by_its_path():
         ("no.such.module:Class", "cannot be loaded: No module named 'no'"),
         ("bg_pipeline.errors:Nothing", "cannot be loaded: .*Nothing"),
         ("bg_pipeline.errors:ImageError", "cannot be loaded: .*missing"),
-        ("builtins:dict", "is no generator: it lacks name, replaces, removes"),
+        ("builtins:dict", "is not a generator: it lacks name, replaces, removes"),
     ],
 )
-def test_a_name_that_means_no_generator_is_refused_with_the_reason(name, why):
+def test_an_invalid_name_is_refused_with_the_reason(name, why):
     with pytest.raises(SettingsError, match=why):
         generator(name)
 
@@ -48,7 +48,7 @@ def test_a_bug_in_a_users_module_is_not_hidden(monkeypatch):
 
 
 @given(st.integers(0, 2**64), st.integers(0, 5), st.integers(1, 2**32))
-def test_a_seed_is_always_brought_within_the_models_range_and_kept_where_it_fits(seed, start, length):
+def test_a_seed_is_mapped_into_the_models_range_and_kept_if_valid(seed, start, length):
     seeds = range(start, start + length)
     fitted = seed_within(seed, seeds)
     assert fitted in seeds

@@ -25,7 +25,7 @@ def test_an_answer_without_an_error_field_gives_its_picture():
     assert (len(made.images), made.note) == (1, None)
 
 
-def test_its_two_ways_of_saying_blocked_on_success_are_told_apart():
+def test_both_forms_of_blocked_successes_are_distinguished():
     assert NovaCanvas().replace(MASK_ASK, Recorded("nova_canvas/some_blocked.answer")).note
     with pytest.raises(errors.Blocked):
         NovaCanvas().replace(MASK_ASK, Recorded("nova_canvas/all_blocked.answer"))
@@ -38,7 +38,7 @@ def test_background_removal_is_titans():
 
 
 @pytest.mark.parametrize("photo", [(4032, 3024), (3024, 4032), (100, 100), (5000, 1000), (2047, 2049)])
-def test_what_it_is_sent_keeps_within_its_documented_limits(photo):
+def test_canvases_are_within_the_documented_limits(photo):
     width, height = NovaCanvas.sizes.canvas(photo).canvas
     assert min(width, height) >= 320
     assert max(width, height) <= 4096

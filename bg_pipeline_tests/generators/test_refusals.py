@@ -26,7 +26,7 @@ from bg_pipeline.generators.refusals import refusal
         ("", "All of the generated images have been blocked by our content filters."),
     ],
 )
-def test_a_content_filters_sentence_is_blocked_in_its_own_words_under_any_code(code, message):
+def test_a_content_filter_message_is_blocked_under_any_code(code, message):
     error = refusal(code, message)
     assert type(error) is errors.Blocked
     assert (error.code, str(error)) == (code, message)
@@ -39,7 +39,7 @@ def test_a_content_filters_sentence_is_blocked_in_its_own_words_under_any_code(c
         "No subject was found in the input image.",
     ],
 )
-def test_a_picture_in_which_nothing_was_found_is_a_subject_not_found(message):
+def test_a_mask_prompt_without_match_is_subject_not_found(message):
     assert type(refusal("ValidationException", message)) is errors.SubjectNotFound
 
 
@@ -51,7 +51,7 @@ def test_a_picture_in_which_nothing_was_found_is_a_subject_not_found(message):
         "in the last 30 days. Please upgrade to an active model on Amazon Bedrock",
     ],
 )
-def test_a_dead_model_is_told_as_retired(message):
+def test_a_retired_model_is_recognised(message):
     error = refusal("ResourceNotFoundException", message)
     assert isinstance(error, errors.ModelUnavailable)
     assert error.retired
@@ -122,7 +122,7 @@ MARKETPLACE = (
         "The agreement was just accepted; access is pending. Try again in a few minutes.",
     ],
 )
-def test_a_subscription_under_way_passes(message):
+def test_a_pending_subscription_is_temporary(message):
     error = refusal("AccessDeniedException", message)
     assert isinstance(error, errors.ModelUnavailable)
     assert error.passing
@@ -166,7 +166,7 @@ def test_a_subscription_under_way_passes(message):
         ),
     ],
 )
-def test_what_does_not_pass_by_itself_says_which_right_or_page(code, message, what_to_do):
+def test_lasting_refusals_name_the_permission_or_console_page(code, message, what_to_do):
     error = refusal(code, message)
     assert isinstance(error, errors.ModelUnavailable)
     assert not error.passing

@@ -17,7 +17,7 @@ def test_a_new_background_is_the_documented_inpaint_request_with_the_subject_bla
     assert stability.request(MASK_ASK) == golden("stability/inpaint.request")
 
 
-def test_the_mask_eats_into_the_subject_only_where_blending_was_asked_for():
+def test_the_mask_grows_into_the_subject_only_in_default_mode():
     assert stability.request(MASK_ASK)["grow_mask"] == 0
     assert stability.request(replace(MASK_ASK, mode="DEFAULT"))["grow_mask"] == 5
 
@@ -28,11 +28,11 @@ def test_it_is_called_through_its_us_profile():
     assert recorded.sent[0][0].invoke_id == "us.stability.stable-image-inpaint-v1:0"
 
 
-def test_the_seed_is_the_one_the_service_says_it_used():
+def test_the_seed_is_the_one_in_the_response():
     assert Stability().replace(MASK_ASK, Recorded("stability/inpaint.answer")).seeds == (2130420379,)
 
 
-def test_removing_a_background_asks_for_a_format_that_has_alpha():
+def test_a_cut_out_is_requested_in_a_format_with_alpha():
     recorded = Recorded("stability/remove_background.answer")
     cut_out = Stability().remove(PICTURE, SIZE, recorded)
     assert recorded.sent == [(Stability.removes, golden("stability/remove_background.request"))]
@@ -41,30 +41,30 @@ def test_removing_a_background_asks_for_a_format_that_has_alpha():
 
 
 @pytest.mark.parametrize("part", ["prompt", "input_image", "output_image"])
-def test_a_filtered_answer_is_blocked_in_the_services_words_whatever_it_holds_besides(part):
+def test_a_filtered_answer_is_blocked_with_the_services_message(part):
     with pytest.raises(errors.Blocked, match=f"Filter reason: {part.replace('_', ' ')}"):
         Stability().replace(MASK_ASK, Recorded(f"stability/filtered_{part}.answer"))
     with pytest.raises(errors.Blocked):
         Stability().remove(PICTURE, SIZE, Recorded(f"stability/filtered_{part}.answer"))
 
 
-def test_an_inference_error_can_be_tried_again():
+def test_an_inference_error_is_transient():
     with pytest.raises(errors.Transient, match="Inference error"):
         Stability().replace(MASK_ASK, Recorded("stability/inference_error.answer"))
 
 
 @pytest.mark.parametrize("body", [{}, {"images": []}, {"images": None, "finish_reasons": [None]}])
-def test_an_answer_without_a_picture_can_be_asked_for_again(body):
+def test_an_answer_without_a_picture_is_transient(body):
     with pytest.raises(errors.Transient):
         Stability().replace(MASK_ASK, lambda operation, sent: body)
 
 
-def test_words_for_the_subject_are_a_mistake_of_the_caller():
+def test_a_mask_prompt_is_a_value_error():
     with pytest.raises(ValueError, match="needs a mask"):
         stability.request(WORDS_ASK)
 
 
-def test_no_seed_means_a_random_one():
+def test_no_valid_seed_means_random():
     assert 0 not in Stability.seeds
     assert Stability.seeds[-1] == 4_294_967_294
 
@@ -72,7 +72,7 @@ def test_no_seed_means_a_random_one():
 @pytest.mark.parametrize(
     "photo", [(4032, 3024), (30, 30), (6000, 1000), (1000, 6000), (3072, 3072), (4857, 1943)]
 )
-def test_what_it_is_sent_keeps_within_its_documented_limits(photo):
+def test_canvases_are_within_the_documented_limits(photo):
     width, height = Stability.sizes.canvas(photo).canvas
     assert min(width, height) >= 64
     assert width * height <= 9_437_184
@@ -87,14 +87,12 @@ def test_what_it_is_sent_keeps_within_its_documented_limits(photo):
         ((3072, 3072), "jpeg", "webp"),
     ],
 )
-def test_an_answer_that_may_be_longer_than_the_service_carries_is_asked_for_in_a_shorter_format(
-    size, form, cut_out
-):
+def test_a_response_that_may_be_too_large_is_requested_in_a_smaller_format(size, form, cut_out):
     assert stability.request(replace(MASK_ASK, size=size))["output_format"] == form
     assert stability.removal(PICTURE, size)["output_format"] == cut_out
 
 
-def test_several_pictures_are_asked_for_only_as_far_as_one_answer_carries_them():
+def test_pictures_per_call_are_limited_by_the_size_of_the_response():
     assert images_at_once(NovaCanvas(), (1024, 1024)) == 5
     assert images_at_once(NovaCanvas(), (2048, 2032)) == 1
     assert images_at_once(TitanV2(), (1408, 768)) == 5

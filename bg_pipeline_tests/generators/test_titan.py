@@ -12,7 +12,7 @@ from bg_pipeline_tests.generators.asks import MASK, MASK_ASK, PICTURE, SIZE, WOR
 from bg_pipeline_tests.golden import golden
 
 
-def test_words_for_the_subject_make_the_documented_outpainting_request():
+def test_a_mask_prompt_makes_the_documented_outpainting_request():
     assert titan.request(WORDS_ASK) == golden("titan/outpainting_words.request")
 
 
@@ -29,7 +29,7 @@ def test_background_removal_sends_the_picture_and_nothing_else():
         assert image.mode == "RGBA"
 
 
-def test_what_is_left_to_the_model_is_not_sent():
+def test_default_parameters_are_not_sent():
     body = titan.request(replace(WORDS_ASK, negative_prompt="", cfg_scale=None))
     assert "negativeText" not in body["outPaintingParams"]
     assert "cfgScale" not in body["imageGenerationConfig"]
@@ -47,12 +47,12 @@ def test_a_mask_in_another_mode_is_sent_with_three_channels_and_no_alpha(mode):
 
 
 @pytest.mark.parametrize(("words", "mask"), [(None, None), ("", b""), ("Dog", MASK)])
-def test_a_call_names_its_subject_in_exactly_one_way(words, mask):
-    with pytest.raises(ValueError, match="either words"):
+def test_an_ask_has_exactly_one_kind_of_mask(words, mask):
+    with pytest.raises(ValueError, match="either a mask"):
         replace(WORDS_ASK, mask_prompt=words, mask=mask)
 
 
-def test_an_answer_gives_its_picture_and_the_seed_it_was_asked_for():
+def test_an_answer_has_its_picture_and_the_requested_seed():
     recorded = Recorded("titan/one_image.answer")
     made = TitanV2().replace(MASK_ASK, recorded)
     assert [operation.invoke_id for operation, _ in recorded.sent] == ["amazon.titan-image-generator-v2:0"]
@@ -64,20 +64,20 @@ def test_a_returned_mask_is_read_under_either_name(answer):
     assert TitanV2().replace(WORDS_ASK, Recorded(answer)).mask == MASK
 
 
-def test_pictures_that_the_filter_left_are_kept_with_what_it_said():
+def test_unfiltered_pictures_are_kept_with_the_filters_message():
     made = TitanV2().replace(replace(MASK_ASK, images=3), Recorded("titan/some_blocked.answer"))
     assert len(made.images) == len(made.seeds) == 2
     assert made.note == "Some of the generated images have been blocked by our content filters."
 
 
 @pytest.mark.parametrize("answer", ["titan/all_blocked.answer", "titan/all_blocked_without_images.answer"])
-def test_an_answer_whose_pictures_were_all_filtered_is_blocked_in_the_models_words(answer):
+def test_an_answer_without_unfiltered_pictures_is_blocked_with_the_models_message(answer):
     with pytest.raises(errors.Blocked, match="All of the generated images have been blocked") as caught:
         TitanV2().replace(MASK_ASK, Recorded(answer))
     assert caught.value.code == "ContentFiltered"
 
 
-def test_words_that_match_nothing_are_not_taken_for_a_content_refusal():
+def test_a_mask_prompt_without_match_is_not_a_content_refusal():
     with pytest.raises(errors.SubjectNotFound):
         TitanV2().replace(WORDS_ASK, Recorded("titan/no_subject.answer"))
 
@@ -85,7 +85,7 @@ def test_words_that_match_nothing_are_not_taken_for_a_content_refusal():
 @pytest.mark.parametrize(
     "body", [{}, {"images": []}, {"images": [None]}, {"images": ["%"]}, {"images": ["AAAA"]}, {"images": [7]}]
 )
-def test_an_answer_without_a_picture_can_be_asked_for_again(body):
+def test_an_answer_without_a_picture_is_transient(body):
     with pytest.raises(errors.Transient) as caught:
         TitanV2().replace(MASK_ASK, lambda operation, sent: body)
     assert caught.value.code == "BadAnswer"

@@ -8,7 +8,7 @@ from bg_pipeline_tests.golden import golden
 MODEL = "arn:aws:rekognition:us-east-1:111122223333:project/mugs/version/1/1700000000000"
 
 
-def test_labels_are_asked_for_with_their_least_confidence():
+def test_labels_are_requested_with_the_minimum_confidence():
     assert rekognition.request(b"jpeg", min_confidence=70) == {
         "Image": {"Bytes": b"jpeg"},
         "MinConfidence": 70,
@@ -16,7 +16,7 @@ def test_labels_are_asked_for_with_their_least_confidence():
     }
 
 
-def test_an_answer_becomes_the_documents_part_with_boxes_cut_to_the_photo():
+def test_an_answer_becomes_labels_with_boxes_clipped_to_the_photo():
     document = rekognition.document(golden("labels/detect_labels.answer"))
     assert document["Model"] == "rekognition:DetectLabels 3.0"
     bus, person, city, _ = document["Labels"]
@@ -54,7 +54,7 @@ def test_a_box_outside_the_photo_is_none(left):
     assert box({"Left": left, "Top": 0.1, "Width": 0.2, "Height": 0.2}) is None
 
 
-def test_all_faces_are_read_and_cut_to_the_photo():
+def test_all_faces_are_read_and_clipped_to_the_photo():
     assert faces.request(b"jpeg") == {"Image": {"Bytes": b"jpeg"}, "Attributes": ["DEFAULT"]}
     places = faces.face_boxes(golden("labels/detect_faces.answer"))
     assert [place["BoundingBox"] for place in places] == [
@@ -64,12 +64,12 @@ def test_all_faces_are_read_and_cut_to_the_photo():
     assert faces.face_boxes({}) == []
 
 
-def test_glasses_seen_surely_enough_are_found_among_the_labels():
+def test_glasses_with_enough_confidence_are_found_among_the_labels():
     document = rekognition.document(golden("labels/detect_labels.answer"))
     assert faces.glasses(document["Labels"]) == [{"Left": 0.03, "Top": 0.42, "Width": 0.05, "Height": 0.03}]
 
 
-def test_custom_labels_are_asked_of_a_model_at_seventy_percent():
+def test_custom_labels_are_requested_with_seventy_percent_confidence():
     assert custom_labels.request(MODEL, b"jpeg") == {
         "ProjectVersionArn": MODEL,
         "Image": {"Bytes": b"jpeg"},
@@ -77,7 +77,7 @@ def test_custom_labels_are_asked_of_a_model_at_seventy_percent():
     }
 
 
-def test_custom_labels_become_one_label_a_name_with_all_its_places():
+def test_custom_labels_become_one_label_per_name_with_all_instances():
     document = custom_labels.document(golden("labels/detect_custom_labels.answer"), MODEL)
     assert document["Model"] == f"rekognition:DetectCustomLabels {MODEL}"
     mug, in_stock = document["Labels"]

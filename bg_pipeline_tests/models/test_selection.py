@@ -1,4 +1,4 @@
-"""Which models can be used in which Regions, as far as free questions tell."""
+"""Which models can be used in which Regions, according to the control plane and the table."""
 
 import pytest
 
@@ -18,7 +18,7 @@ US_NOVA = nova.operation("us.amazon.nova-pro-v1:0")
 TITAN, CANVAS = "amazon.titan-image-generator-v2:0", "amazon.nova-canvas-v1:0"
 
 
-def roster(notes: list[str], *names: str, aws: Aws | None = None) -> ModelSelector[Generator]:
+def selector(notes: list[str], *names: str, aws: Aws | None = None) -> ModelSelector[Generator]:
     made = [generator(name) for name in names]
     candidates = [ModelCandidate(each.name, (each.replaces,), each) for each in made if each.replaces]
     return ModelSelector(aws or Aws(("us-east-1",)), candidates, notes.append)
@@ -33,12 +33,12 @@ def test_a_profile_of_another_geography_is_refused_with_the_regions_it_is_called
 
 
 @pytest.mark.parametrize("region", ["us-west-2", "eu-central-1"])
-def test_where_profiles_may_not_be_asked_for_the_table_tells(control: ControlClient, region: str) -> None:
+def test_the_table_decides_if_profiles_cannot_be_queried(control: ControlClient, region: str) -> None:
     control.fault(operation="GetInferenceProfile", code="AccessDeniedException", message="no", times=0)
     assert check_availability(Aws(), US_NOVA, region).usable is (region == "us-west-2")
 
 
-def test_where_the_control_plane_is_nowhere_the_table_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_decides_if_the_control_plane_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_BEDROCK", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     aws = Aws()
@@ -46,32 +46,32 @@ def test_where_the_control_plane_is_nowhere_the_table_tells(monkeypatch: pytest.
     assert not check_availability(aws, US_NOVA, "eu-central-1").usable
 
 
-def test_the_services_word_on_a_profile_is_newer_than_the_table(control: ControlClient) -> None:
+def test_the_control_plane_overrides_the_table(control: ControlClient) -> None:
     control.fault(
         operation="GetInferenceProfile", code="ResourceNotFoundException", message="not found", times=0
     )
     assert not check_availability(Aws(), US_NOVA, "us-east-1").usable
 
 
-def test_what_the_table_has_as_retired_comes_last_where_nobody_can_be_asked(control: ControlClient) -> None:
+def test_models_retired_by_the_table_come_last_if_unconfirmed(control: ControlClient) -> None:
     control.fault(operation="GetFoundationModel", code="AccessDeniedException", message="no", times=0)
     notes: list[str] = []
-    assert roster(notes, "titan-v2", "nova-canvas", "stability").current().candidate.name == "stability"
-    assert roster(notes, "titan-v2").current().candidate.name == "titan-v2"
+    assert selector(notes, "titan-v2", "nova-canvas", "stability").current().candidate.name == "stability"
+    assert selector(notes, "titan-v2").current().candidate.name == "titan-v2"
 
 
-def test_a_prompt_has_to_fit_the_model_in_use_only(control: ControlClient) -> None:
-    assert prompt_limit(roster([], "titan-v2", "stability")) == 512
+def test_the_prompt_limit_is_that_of_the_model_in_use(control: ControlClient) -> None:
+    assert prompt_limit(selector([], "titan-v2", "stability")) == 512
     control.model(TITAN, lifecycle="RETIRED")
-    assert prompt_limit(roster([], "titan-v2", "stability")) == 10_000
-    assert prompt_limit(roster([], "titan-v2")) == 512
+    assert prompt_limit(selector([], "titan-v2", "stability")) == 10_000
+    assert prompt_limit(selector([], "titan-v2")) == 512
 
 
-def test_each_dead_model_is_told_once(control: ControlClient) -> None:
+def test_each_unusable_model_is_noted_once(control: ControlClient) -> None:
     for model in (TITAN, CANVAS):
         control.model(model, lifecycle="RETIRED")
     notes: list[str] = []
-    found = roster(notes, "titan-v2", "nova-canvas", "stability", aws=Aws(("us-east-1", "us-west-2")))
+    found = selector(notes, "titan-v2", "nova-canvas", "stability", aws=Aws(("us-east-1", "us-west-2")))
     choice = found.current()
     found.drop(choice, "us-east-1", ModelUnavailable("AccessDeniedException", "no more of it"))
     assert found.current().regions == ("us-west-2",)
@@ -79,8 +79,8 @@ def test_each_dead_model_is_told_once(control: ControlClient) -> None:
     assert "no longer in us-east-1: no more of it" in notes[-1]
 
 
-def test_what_only_waits_for_access_is_told_as_such_and_asked_once(control: ControlClient) -> None:
-    found = roster([], "stability")
+def test_pending_access_is_reported_as_temporary_and_queried_once(control: ControlClient) -> None:
+    found = selector([], "stability")
     found.drop(found.current(), "us-east-1", ModelUnavailable("AccessDeniedException", "soon", passing=True))
     control.mark()
     for _ in range(3):
@@ -94,31 +94,31 @@ def test_what_only_waits_for_access_is_told_as_such_and_asked_once(control: Cont
     ("own", "region"),
     [("eu-central-1", "us-east-1"), ("ap-southeast-2", "us-east-1"), ("us-west-2", "us-west-2")],
 )
-def test_a_model_that_is_not_at_home_is_used_from_where_it_is(
+def test_a_model_missing_in_the_own_region_is_used_elsewhere(
     control: ControlClient, monkeypatch: pytest.MonkeyPatch, own: str, region: str
 ) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", own)
     notes: list[str] = []
-    assert roster(notes, "stability", aws=Aws()).current().regions == (region,)
+    assert selector(notes, "stability", aws=Aws()).current().regions == (region,)
     assert ("processed in the US" in notes[0]) is (own != region)
 
 
 @pytest.mark.parametrize("own", ["us-gov-west-1", "cn-north-1"])
-def test_another_part_of_aws_is_not_elsewhere(
+def test_other_aws_partitions_are_not_used(
     control: ControlClient, monkeypatch: pytest.MonkeyPatch, own: str
 ) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", own)
     with pytest.raises(NothingUsable, match=f"not offered in {own}"):
-        roster([], "stability", aws=Aws()).current()
+        selector([], "stability", aws=Aws()).current()
 
 
-def test_a_model_at_home_comes_before_one_elsewhere(
+def test_a_model_in_the_own_region_is_preferred(
     control: ControlClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
-    choice = roster([], "titan-v2", "nova-canvas", "stability", aws=Aws()).current()
+    choice = selector([], "titan-v2", "nova-canvas", "stability", aws=Aws()).current()
     assert (choice.candidate.name, choice.regions) == ("nova-canvas", ("eu-west-1",))
 
 
-def test_a_model_of_ones_own_is_tried(control: ControlClient) -> None:
+def test_a_model_outside_the_catalogue_is_tried(control: ControlClient) -> None:
     assert check_availability(Aws(), Operation("MINE", "acme.paint-v1"), "us-east-1").usable

@@ -1,7 +1,7 @@
-"""Hours of the pipeline in a second: simulated services with quotas, and processes with the real lanes of a gate.
+"""Hours of the pipeline in a second: simulated services with quotas, and processes with real `RegionLimiter`s.
 
 Time is simulated and chance is seeded, so a run has one outcome. Each image has its labels and caption (2.3 s),
-then queues for its picture at the gate; a process has at most `CONCURRENCY` images open. Answers take 7 s
+then queues for its picture at the limiter; a process has at most `CONCURRENCY` images open. Answers take 7 s
 (lognormal), refusals 0.1 s, failures 0.5 s.
 """
 
@@ -89,7 +89,7 @@ SHAPES: Mapping[str, Callable[[float, random.Random], Limit]] = {
 
 
 class World:
-    """The simulated time, what happens next, and the one source of chance."""
+    """The simulated time, the queue of events and the random generator."""
 
     def __init__(self, chance: random.Random) -> None:
         self.chance = chance
@@ -135,11 +135,13 @@ class Service:
 
 
 class Process:
-    """One run with its images and its gate: the queue of `RateLimiter`, without threads, around the real lanes."""
+    """One run with its images and its limiter: the queue of `RateLimiter` without threads, with real
+    `RegionLimiter`s.
+    """
 
     def __init__(self, world: World, services: Mapping[str, Service], quota: Rate, images: int) -> None:
         self.world, self.services = world, services
-        self.lanes = [RegionLimiter(name, quota) for name in services]
+        self.limiters = [RegionLimiter(name, quota) for name in services]
         self.done: list[float] = []
         self.nothing_more: Callable[[], None] = lambda: None
         self._images = iter(range(images))
@@ -151,9 +153,9 @@ class Process:
         for _ in range(CONCURRENCY):
             self._open_one()
 
-    def share(self, among: int, place: int | None) -> None:
-        for lane in self.lanes:
-            lane.pace.share(self.world.now, among, place)
+    def share(self, processes: int, index: int | None) -> None:
+        for limiter in self.limiters:
+            limiter.adaptive_rate.share(self.world.now, processes, index)
         self._look()
 
     def _open_one(self) -> None:
@@ -169,17 +171,17 @@ class Process:
     def _look(self) -> None:
         now = self.world.now
         while self._queue:
-            at, lane = earliest_free(self.lanes, now)
+            at, region = earliest_free(self.limiters, now)
             if at > now:
                 if not now < self._look_at <= at:
                     self._look_at = at
                     self.world.after(at - now, self._look)
                 return
-            self._go(heapq.heappop(self._queue), lane)
+            self._go(heapq.heappop(self._queue), region)
 
-    def _go(self, image: int, lane: RegionLimiter) -> None:
+    def _go(self, image: int, region: RegionLimiter) -> None:
         since = self.world.now
-        call = lane.acquire(since)
+        call = region.acquire(since)
         self._not_admitted.discard(image)
         if not self._not_admitted:
             self.nothing_more()
@@ -187,30 +189,30 @@ class Process:
         def answered(how: str) -> None:
             now = self.world.now
             if how == "served":
-                lane.record_success(since)
+                region.record_success(since)
                 self.done.append(now)
                 self._open_one()
                 self._look()
                 return
             if how == "refused":
-                lane.record_refusal(call, now)
+                region.record_refusal(call, now)
             else:
-                lane.record_failure(now, since)
+                region.record_failure(now, since)
             self._queue_up(image)
 
-        self.services[lane.name].call(answered)
+        self.services[region.name].call(answered)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a run: ``ratio`` is its length over the floor, images / quota."""
+    """The result of a run: ``ratio`` is its length divided by the minimum, images / quota."""
 
     ratio: float
     refused: float
     """The share of all calls."""
     failed: int
     done: int
-    lanes: Mapping[str, RegionState]
+    regions: Mapping[str, RegionState]
     """Of the first process."""
 
 
@@ -271,5 +273,5 @@ def simulate(
         refused=refused / (served + refused),
         failed=sum(service.failed for service in services.values()),
         done=sum(len(process.done) for process in processes),
-        lanes={lane.name: lane.state(world.now) for lane in processes[0].lanes},
+        regions={each.name: each.state(world.now) for each in processes[0].limiters},
     )

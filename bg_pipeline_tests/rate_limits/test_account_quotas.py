@@ -1,4 +1,4 @@
-"""What the account itself is allowed, as Service Quotas tells it."""
+"""The account's quotas from Service Quotas."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def account(control: ControlClient) -> AccountQuotas:
     return AccountQuotas(Aws(("us-east-1",)))
 
 
-def test_a_quota_is_asked_for_by_its_code(account: AccountQuotas, control: ControlClient) -> None:
+def test_a_quota_is_requested_by_its_code(account: AccountQuotas, control: ControlClient) -> None:
     control.applied_quota({"quota": "L-ED46B8C5", "value": 30}, {"quota": "L-C0326783", "value": 60_000})
     assert account.requests_per_minute(NOVA_PRO, "us-east-1") == 30
     assert account.tokens_per_minute(NOVA_PRO, "us-east-1") == 60_000
@@ -26,15 +26,15 @@ def test_a_quota_without_a_known_code_is_looked_for_by_name(account: AccountQuot
     assert account.requests_per_minute(facts_of("STABILITY_INPAINT"), "us-west-2") == 20
 
 
-def test_nothing_is_told_as_unknown_to_the_gate_and_as_nothing_to_people(
+def test_a_quota_of_zero_is_unknown_to_the_limiter_and_reported_as_zero(
     account: AccountQuotas, control: ControlClient
 ) -> None:
     control.applied_quota({"quota": "L-C0326783", "value": 0})
     assert account.tokens_per_minute(NOVA_PRO, "us-east-1") is None
-    assert account.told_tokens(NOVA_PRO, "us-east-1") == 0
+    assert account.reported_tokens(NOVA_PRO, "us-east-1") == 0
 
 
-def test_a_refused_question_is_asked_once(account: AccountQuotas, control: ControlClient) -> None:
+def test_a_denied_request_is_not_repeated(account: AccountQuotas, control: ControlClient) -> None:
     control.fault(operation="GetServiceQuota", code="AccessDeniedException", message="no", times=0)
     for _ in range(3):
         assert account.requests_per_minute(NOVA_PRO, "us-east-1") is None

@@ -1,4 +1,4 @@
-"""What happens between the gate and the service: a call is sent only while it may be."""
+"""Paid calls between the rate limiter and the service."""
 
 import json
 import threading
@@ -26,25 +26,25 @@ from bg_pipeline_tests.pictures import photo
 
 
 class Lease:
-    """A lease that is lost at its n-th look."""
+    """A lease that is lost at the n-th check."""
 
-    def __init__(self, looks: int) -> None:
-        self.looks = looks
+    def __init__(self, checks: int) -> None:
+        self.checks = checks
 
     def held(self) -> bool:
-        self.looks -= 1
-        return self.looks > 0
+        self.checks -= 1
+        return self.checks > 0
 
 
-def test_a_call_that_waited_at_the_gate_is_not_sent_once_another_run_has_the_batch(
+def test_a_call_that_waited_is_not_sent_after_another_run_took_over_the_batch(
     s3, bucket, control: ControlClient
 ) -> None:
-    purse = RunBudget(Store(s3, bucket))
+    run_budget = RunBudget(Store(s3, bucket))
     calls = ModelCalls(Aws(("us-east-1",)), settings(quota_detect_labels_tps=50), threading.Event())
     body = rekognition.request(photo(1), 50)
 
     def label(lease: Lease) -> None:
-        budget = ImageBudget(purse, Batch(DATE, "101530"), "a.jpg", lease=lease)  # type: ignore[arg-type]
+        budget = ImageBudget(run_budget, Batch(DATE, "101530"), "a.jpg", lease=lease)  # type: ignore[arg-type]
         with budget.pay("DETECT_LABELS", 0.001) as payment:
             calls.make(
                 rekognition.OPERATION,
@@ -54,20 +54,18 @@ def test_a_call_that_waited_at_the_gate_is_not_sent_once_another_run_has_the_bat
             )
             payment.settle(0.001)
 
-    label(Lease(looks=3))
+    label(Lease(checks=3))
     assert len(control.paid(operation="DetectLabels")) == 1
     with pytest.raises(LeaseLost, match="taken over by another run"):
-        label(Lease(looks=2))
+        label(Lease(checks=2))
     assert len(control.paid(operation="DetectLabels")) == 1
-    assert purse.totals()["DETECT_LABELS"].calls == 1
-    lane = calls.states()["DETECT_LABELS"]["us-east-1"]
-    assert (lane.admitted, lane.served) == (1, 1)
+    assert run_budget.totals()["DETECT_LABELS"].calls == 1
+    region = calls.states()["DETECT_LABELS"]["us-east-1"]
+    assert (region.admitted, region.served) == (1, 1)
 
 
 @pytest.mark.parametrize("where", ["send", "used_tokens"])
-def test_an_answer_that_cannot_be_read_is_told_to_the_gate_as_none(
-    where: str, control: ControlClient
-) -> None:
+def test_an_unreadable_answer_counts_as_a_failed_call(where: str, control: ControlClient) -> None:
     calls = ModelCalls(Aws(("us-east-1",)), settings(quota_detect_labels_tps=50), threading.Event())
 
     def unreadable(*_: object) -> float:
@@ -83,8 +81,8 @@ def test_an_answer_that_cannot_be_read_is_told_to_the_gate_as_none(
             regions=("us-east-1",),
             used_tokens=unreadable,
         )
-    lane = calls.states()["DETECT_LABELS"]["us-east-1"]
-    assert (lane.admitted, lane.served, lane.failed) == (1, 0, 1)
+    region = calls.states()["DETECT_LABELS"]["us-east-1"]
+    assert (region.admitted, region.served, region.failed) == (1, 0, 1)
 
 
 # Access that is being set up
@@ -93,7 +91,7 @@ CUT_OUT = Stability.removes
 
 
 def cut_out(calls: ModelCalls, regions: tuple[str, ...] = ("us-east-1",)) -> str:
-    """Has a subject cut out and returns the Region that did it."""
+    """Cuts out a subject and returns the Region that did it."""
     body = json.dumps(stability.removal(photo(1), (240, 180)))
 
     def send(client: Any, model: str) -> bytes:
@@ -108,7 +106,7 @@ def calls_of_cut_outs(stop: threading.Event, notes: list[str], *regions: str) ->
     return ModelCalls(Aws(regions or ("us-east-1",)), chosen, stop, note=notes.append)
 
 
-def test_a_refusal_that_passes_is_no_attempt_and_is_told_once_and_when_it_is_over(
+def test_a_temporary_refusal_is_not_an_attempt_and_is_noted_at_its_beginning_and_end(
     control: ControlClient,
 ) -> None:
     control.switch(canned=True)
@@ -141,7 +139,7 @@ def test_another_region_is_used_meanwhile(control: ControlClient) -> None:
     assert [cut_out(calls, ("us-east-1", "us-west-2")) for _ in range(3)] == ["us-west-2"] * 3
 
 
-def test_a_region_that_comes_later_has_a_lane_of_its_own(control: ControlClient) -> None:
+def test_a_region_added_later_is_limited_separately(control: ControlClient) -> None:
     control.switch(canned=True)
     calls = calls_of_cut_outs(threading.Event(), [])
     assert cut_out(calls, ("us-east-1",)) == "us-east-1"
@@ -166,12 +164,12 @@ def test_tokens_a_minute_are_the_accounts_own(control: ControlClient) -> None:
     assert time.monotonic() - started >= 0.9
 
 
-def test_a_new_account_without_tokens_a_day_is_told_whom_to_ask() -> None:
-    told = {
+def test_the_error_for_a_daily_token_quota_says_what_to_do() -> None:
+    error = {
         "Code": "ThrottlingException",
         "Message": "Too many tokens per day, please wait before trying again.",
     }
-    meaning = classify(ClientError({"Error": told}, "Converse"), "CAPTION")
+    meaning = classify(ClientError({"Error": error}, "Converse"), "CAPTION")
     assert isinstance(meaning, DayQuotaExhausted)
     assert "AWS Support" in str(meaning)
     assert "waiting does not help" in str(meaning)

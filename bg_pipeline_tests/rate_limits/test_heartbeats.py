@@ -1,3 +1,5 @@
+"""Heartbeats: each process learns how many share its quotas."""
+
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -37,19 +39,19 @@ class Aged(Store):
         return super().write(key, data, **conditions)  # type: ignore[arg-type]
 
 
-class Told(dict[str, int]):
-    """What a listener was told last, and how often it was told anything."""
+class Listener(dict[str, int]):
+    """A listener that records the last number of each Region, and how often it was called."""
 
-    times = 0
+    calls = 0
 
     def __call__(self, region: str, number: int, place: int) -> None:
         self[region] = number
-        self.times += 1
+        self.calls += 1
 
 
 @pytest.fixture
 def new_store(moto_s3: str) -> Callable[[], Store]:
-    """Each call is another process's client of one new bucket."""
+    """Each call returns a new client, as of another process, of one new bucket."""
     return new_bucket(moto_s3)
 
 
@@ -69,32 +71,32 @@ def ours(store: Aged) -> Heartbeats:
     return Heartbeats(store, PREFIX, period=10)
 
 
-def test_a_process_alone_shares_with_nobody(ours: Heartbeats) -> None:
-    told = Told()
-    with ours.working(OPERATION, [EAST], told):
-        assert told == {EAST: 1}
+def test_a_single_process_counts_one(ours: Heartbeats) -> None:
+    counts = Listener()
+    with ours.working(OPERATION, [EAST], counts):
+        assert counts == {EAST: 1}
     assert ours.live(OPERATION, EAST) == 1
 
 
 def test_the_number_is_known_before_the_first_call_is_made(
     ours: Heartbeats, join: Callable[[str], Heartbeats]
 ) -> None:
-    told = Told()
+    counts = Listener()
     with (
-        join("b").working(OPERATION, [EAST], Told()),
-        join("c").working(OPERATION, [EAST], Told()),
-        ours.working(OPERATION, [EAST], told),
+        join("b").working(OPERATION, [EAST], Listener()),
+        join("c").working(OPERATION, [EAST], Listener()),
+        ours.working(OPERATION, [EAST], counts),
     ):
-        assert told == {EAST: 3}
+        assert counts == {EAST: 3}
 
 
 def test_each_operation_and_each_region_is_counted_for_itself(
     ours: Heartbeats, join: Callable[[str], Heartbeats]
 ) -> None:
-    captions, images = Told(), Told()
+    captions, images = Listener(), Listener()
     with (
-        join("b").working(OPERATION, [EAST], Told()),
-        join("c").working("CAPTION", [WEST], Told()),
+        join("b").working(OPERATION, [EAST], Listener()),
+        join("c").working("CAPTION", [WEST], Listener()),
         ours.working(OPERATION, [EAST, WEST], images),
         ours.working("CAPTION", [EAST, WEST], captions),
     ):
@@ -102,32 +104,32 @@ def test_each_operation_and_each_region_is_counted_for_itself(
         assert captions == {EAST: 1, WEST: 2}
 
 
-def test_one_who_joins_or_leaves_is_told_at_the_next_beat_and_only_then(
+def test_a_changed_number_of_processes_is_reported_once_at_the_next_heartbeat(
     ours: Heartbeats, join: Callable[[str], Heartbeats]
 ) -> None:
-    told = Told()
-    with ours.working(OPERATION, [EAST], told):
-        with join("b").working(OPERATION, [EAST], Told()):
+    counts = Listener()
+    with ours.working(OPERATION, [EAST], counts):
+        with join("b").working(OPERATION, [EAST], Listener()):
             ours.beat()
             ours.beat()
-            assert (told[EAST], told.times) == (2, 2)
+            assert (counts[EAST], counts.calls) == (2, 2)
             assert ours.live(OPERATION, EAST) == 2
         ours.beat()
         ours.beat()
-        assert (told[EAST], told.times) == (1, 3)
+        assert (counts[EAST], counts.calls) == (1, 3)
 
 
-def test_one_who_was_killed_no_longer_counts_after_three_missed_beats(
+def test_a_killed_process_no_longer_counts_after_three_missed_heartbeats(
     store: Aged, ours: Heartbeats, join: Callable[[str], Heartbeats]
 ) -> None:
-    told = Told()
-    with join("killed").working(OPERATION, [EAST], Told()), ours.working(OPERATION, [EAST], told):
+    counts = Listener()
+    with join("killed").working(OPERATION, [EAST], Listener()), ours.working(OPERATION, [EAST], counts):
         store.seconds["killed"] = 33
         ours.beat()
-        assert told == {EAST: 2}
+        assert counts == {EAST: 2}
         store.seconds["killed"] = 37
         ours.beat()
-        assert told == {EAST: 1}
+        assert counts == {EAST: 1}
 
 
 def test_a_killed_process_of_this_machine_is_found_at_once(
@@ -137,16 +139,16 @@ def test_a_killed_process_of_this_machine_is_found_at_once(
     if not place:
         pytest.skip("needs /proc")
     killed = f"{host}.{pid}.{int(started) - 1}.{place}"
-    told = Told()
-    with join(killed).working(OPERATION, [EAST], Told()), ours.working(OPERATION, [EAST], told):
-        assert told == {EAST: 1}
+    counts = Listener()
+    with join(killed).working(OPERATION, [EAST], Listener()), ours.working(OPERATION, [EAST], counts):
+        assert counts == {EAST: 1}
         assert [killed in found.key for found in store.list(PREFIX)] == [False]
 
 
-def test_heartbeats_left_behind_an_hour_ago_are_removed(
+def test_heartbeats_older_than_an_hour_are_deleted(
     store: Aged, ours: Heartbeats, join: Callable[[str], Heartbeats]
 ) -> None:
-    with join("killed").working("CAPTION", [WEST], Told()), ours.working(OPERATION, [EAST], Told()):
+    with join("killed").working("CAPTION", [WEST], Listener()), ours.working(OPERATION, [EAST], Listener()):
         store.seconds["killed"] = 3590
         ours.beat()
         assert len(list(store.list(PREFIX))) == 2
@@ -159,16 +161,16 @@ def test_ages_are_measured_by_s3s_clock_even_if_it_is_far_from_ours(
     store: Aged, ours: Heartbeats, join: Callable[[str], Heartbeats]
 ) -> None:
     store.seconds = {"b": 7200, process_name(): 7200}
-    told = Told()
-    with join("b").working(OPERATION, [EAST], Told()), ours.working(OPERATION, [EAST], told):
-        assert told == {EAST: 2}
+    counts = Listener()
+    with join("b").working(OPERATION, [EAST], Listener()), ours.working(OPERATION, [EAST], counts):
+        assert counts == {EAST: 2}
 
 
-def test_two_pieces_of_work_in_one_process_count_once_until_both_are_done(
+def test_two_blocks_in_one_process_count_once_until_both_end(
     store: Aged, ours: Heartbeats, join: Callable[[str], Heartbeats]
 ) -> None:
-    first, second = Told(), Told()
-    with join("b").working(OPERATION, [EAST], Told()):
+    first, second = Listener(), Listener()
+    with join("b").working(OPERATION, [EAST], Listener()):
         with ours.working(OPERATION, [EAST], first):
             with ours.working(OPERATION, [EAST], second):
                 assert (first, second) == ({EAST: 2}, {EAST: 2})
@@ -177,13 +179,15 @@ def test_two_pieces_of_work_in_one_process_count_once_until_both_are_done(
 
 
 def test_nothing_is_left_after_the_work_even_if_it_failed(store: Aged, ours: Heartbeats) -> None:
-    with pytest.raises(ZeroDivisionError), ours.working(OPERATION, [EAST, WEST], Told()):
+    with pytest.raises(ZeroDivisionError), ours.working(OPERATION, [EAST, WEST], Listener()):
         _ = 1 / 0
     assert list(store.list(PREFIX)) == []
 
 
-def test_a_beat_costs_one_write_for_each_lane_and_one_listing(store: Aged, ours: Heartbeats) -> None:
-    with ours.working(OPERATION, [EAST, WEST], Told()), ours.working("CAPTION", [EAST], Told()):
+def test_a_heartbeat_is_one_write_for_each_operation_and_region_and_one_listing(
+    store: Aged, ours: Heartbeats
+) -> None:
+    with ours.working(OPERATION, [EAST, WEST], Listener()), ours.working("CAPTION", [EAST], Listener()):
         store.requests.clear()
         ours.beat()
         assert sorted(store.requests) == ["LIST", "PUT", "PUT", "PUT"]
@@ -192,27 +196,27 @@ def test_a_beat_costs_one_write_for_each_lane_and_one_listing(store: Aged, ours:
 def test_while_s3_does_not_answer_the_last_known_number_stays(
     store: Aged, ours: Heartbeats, join: Callable[[str], Heartbeats], caplog: pytest.LogCaptureFixture
 ) -> None:
-    told = Told()
-    with ours.working(OPERATION, [EAST], told), join("b").working(OPERATION, [EAST], Told()):
+    counts = Listener()
+    with ours.working(OPERATION, [EAST], counts), join("b").working(OPERATION, [EAST], Listener()):
         ours.beat()
         store.down = True
         ours.beat()
-        assert (told[EAST], told.times) == (2, 2)
+        assert (counts[EAST], counts.calls) == (2, 2)
         assert "could not be renewed" in caplog.text
 
 
 def test_without_s3_a_process_starts_as_if_it_were_alone(store: Aged, ours: Heartbeats) -> None:
     store.down = True
-    told = Told()
-    with ours.working(OPERATION, [EAST], told):
-        assert told == {EAST: 1}
+    counts = Listener()
+    with ours.working(OPERATION, [EAST], counts):
+        assert counts == {EAST: 1}
 
 
-def test_what_else_lies_under_the_prefix_is_not_counted(store: Aged, ours: Heartbeats) -> None:
+def test_other_objects_under_the_prefix_are_not_counted(store: Aged, ours: Heartbeats) -> None:
     Store(store.client, store.bucket).write(f"{PREFIX}/{OPERATION}/readme.txt", b"", media_type="text/plain")
-    told = Told()
-    with ours.working(OPERATION, [EAST], told):
-        assert told == {EAST: 1}
+    counts = Listener()
+    with ours.working(OPERATION, [EAST], counts):
+        assert counts == {EAST: 1}
 
 
 def test_the_background_thread_beats_only_while_there_is_work(
@@ -222,30 +226,30 @@ def test_the_background_thread_beats_only_while_there_is_work(
     ours = Heartbeats(new_store(), PREFIX, process="ours", period=0.5)
     before = set(threading.enumerate())
 
-    def told(region: str, number: int, place: int) -> None:
+    def counts(region: str, number: int, place: int) -> None:
         if number == 2:
             two.set()
 
-    with ours.working(OPERATION, [EAST], told):
+    with ours.working(OPERATION, [EAST], counts):
         (thread,) = (t for t in set(threading.enumerate()) - before if t.name == "heartbeats")
-        with join("b").working(OPERATION, [EAST], Told()):
+        with join("b").working(OPERATION, [EAST], Listener()):
             assert two.wait(20)
     thread.join(20)
     assert not thread.is_alive()
 
 
-def test_processes_that_come_and_go_at_once_agree_on_how_many_they_are(
+def test_concurrent_processes_agree_on_their_number(
     new_store: Callable[[], Store],
 ) -> None:
     all_in = threading.Barrier(5)
     all_out = threading.Barrier(5)
-    told = [Told() for _ in range(5)]
+    counts = [Listener() for _ in range(5)]
 
     stores = [new_store() for _ in range(5)]
 
     def work(number: int) -> None:
         heartbeats = Heartbeats(stores[number], PREFIX, process=f"p{number}", period=10)
-        with heartbeats.working(OPERATION, [EAST], told[number]):
+        with heartbeats.working(OPERATION, [EAST], counts[number]):
             all_in.wait()
             heartbeats.beat()
             all_out.wait()
@@ -255,5 +259,5 @@ def test_processes_that_come_and_go_at_once_agree_on_how_many_they_are(
         thread.start()
     for thread in threads:
         thread.join()
-    assert told == [{EAST: 5}] * 5
+    assert counts == [{EAST: 5}] * 5
     assert list(new_store().list(PREFIX)) == []

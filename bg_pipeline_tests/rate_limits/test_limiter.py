@@ -1,4 +1,4 @@
-"""The gate in simulated time, and its queue with real threads."""
+"""The rate limiter in simulated time, and its queue with real threads."""
 
 import threading
 import time
@@ -52,7 +52,7 @@ def test_ten_thousand_images_take_half_a_per_cent_over_the_floor(shape: str) -> 
 @every_shape
 @pytest.mark.parametrize("configured", [1.02, 1.5, 4.0])
 @pytest.mark.parametrize("per_minute", [20.0, 120.0])
-def test_a_quota_configured_too_high_is_found_out(shape: str, configured: float, per_minute: float) -> None:
+def test_a_quota_configured_too_high_is_detected(shape: str, configured: float, per_minute: float) -> None:
     outcome = simulate(configured=configured, shape=shape, per_minute=per_minute, seed=2)
     assert outcome.done == 1000
     assert outcome.ratio <= 1.07
@@ -90,14 +90,14 @@ def test_one_refused_call_in_many_costs_a_hundredth_of_the_speed_and_one_in_few_
         assert pace.rate(now) == pytest.approx(full * part)
 
 
-def test_a_late_thread_is_not_made_up_for_where_the_quota_is_slow() -> None:
+def test_a_late_call_is_not_made_up_for_if_the_quota_is_slow() -> None:
     pace = AdaptiveRate(Rate.per_minute(40))
     pace.acquire(0.0)
-    told = pace.next_at(0.0)
-    pace.seconds_until_turn(told)
-    assert pace.next_at(told + 0.05) == told + 0.05
-    pace.acquire(told + 0.05)
-    assert pace.next_at(told + 0.05) >= told + 0.05 + 1.5
+    expected = pace.next_at(0.0)
+    pace.expect_call(expected)
+    assert pace.next_at(expected + 0.05) == expected + 0.05
+    pace.acquire(expected + 0.05)
+    assert pace.next_at(expected + 0.05) >= expected + 0.05 + 1.5
 
 
 @every_shape
@@ -136,7 +136,7 @@ def test_an_idle_hour_gives_no_burst() -> None:
     assert pace.next_at(3600.0) >= 3601.0
 
 
-def test_what_refusals_taught_is_old_after_an_hour() -> None:
+def test_the_effect_of_refusals_ends_within_an_hour() -> None:
     pace = AdaptiveRate(Rate(2.0))
     for second in range(10):
         pace.record_refusal(pace.acquire(float(second)), second + 0.1)
@@ -145,30 +145,30 @@ def test_what_refusals_taught_is_old_after_an_hour() -> None:
     assert pace.rate(3600.1) == pytest.approx(2.0, rel=0.01)
 
 
-def test_a_late_thread_is_made_up_for_so_that_the_rate_is_kept() -> None:
-    lane = RegionLimiter("a", Rate(10.0))
+def test_late_calls_are_made_up_for_so_that_the_rate_is_kept() -> None:
+    region = RegionLimiter("a", Rate(10.0))
     now = 0.0
     for _ in range(1000):
-        at, _ = earliest_free([lane], now)
+        at, _ = earliest_free([region], now)
         now = at + 0.004
-        assert earliest_free([lane], now)[0] == now
-        lane.acquire(now)
+        assert earliest_free([region], now)[0] == now
+        region.acquire(now)
     assert now == pytest.approx(100.0, rel=0.005)
 
 
-def test_no_call_goes_before_the_service_said_to_try_again() -> None:
+def test_no_call_is_allowed_before_the_retry_after_time() -> None:
     pace = AdaptiveRate(Rate(10.0))
     pace.record_refusal(pace.acquire(0.0), 0.1, retry_after=30.0)
     assert pace.next_at(0.2) >= 30.1
 
 
-def test_tokens_pace_calls_where_they_are_the_tighter_quota() -> None:
+def test_the_token_quota_limits_calls_if_it_is_the_tighter_one() -> None:
     pace = AdaptiveRate(Rate(calls=10.0, tokens=100.0))
     pace.acquire(0.0, tokens=200.0)
     assert pace.next_at(0.0) == pytest.approx(2.0, rel=0.01)
 
 
-def test_tokens_that_were_reserved_and_not_used_are_given_back() -> None:
+def test_unused_tokens_are_refunded() -> None:
     pace = AdaptiveRate(Rate(calls=10.0, tokens=100.0))
     pace.acquire(0.0, tokens=200.0)
     pace.refund(150.0)
@@ -181,7 +181,7 @@ def test_a_call_of_double_cost_takes_double_time() -> None:
     assert pace.next_at(0.0) == pytest.approx(0.2, rel=0.01)
 
 
-def test_a_smaller_share_acts_on_the_call_that_already_waits() -> None:
+def test_a_smaller_share_applies_to_a_waiting_call() -> None:
     pace = AdaptiveRate(Rate(1.0))
     pace.acquire(0.0)
     pace.share(0.5, 5)
@@ -190,7 +190,7 @@ def test_a_smaller_share_acts_on_the_call_that_already_waits() -> None:
     assert pace.next_at(1.0) == pytest.approx(1.4, rel=0.02)
 
 
-def test_processes_with_places_take_turns() -> None:
+def test_processes_with_different_indexes_take_turns() -> None:
     processes = [AdaptiveRate(Rate(1.0)) for _ in range(3)]
     taken = []
     for place, pace in enumerate(processes):
@@ -217,7 +217,7 @@ def test_processes_with_places_take_turns() -> None:
     ),
     st.floats(0.01, 100.0),
 )
-def test_whatever_happens_the_pace_stays_alive_and_within_its_quota(
+def test_the_rate_stays_positive_and_within_its_quota(
     events: list[tuple[str, float, int, float]], calls: float
 ) -> None:
     pace, now, taken, call = AdaptiveRate(Rate(calls)), 1000.0, 0, 0
@@ -266,7 +266,7 @@ def test_processes_that_see_each_other_only_after_ten_seconds_lose_no_time(shape
 
 
 @pytest.mark.parametrize("shape", ["rolling 60 s", "fixed 60 s"])
-def test_four_processes_find_out_together_that_the_quota_is_four_times_smaller(shape: str) -> None:
+def test_four_processes_detect_together_that_the_quota_is_four_times_smaller(shape: str) -> None:
     outcome = simulate(images=(250,) * 4, configured=4.0, shape=shape, seed=1)
     assert outcome.done == 1000
     assert outcome.ratio <= 1.09
@@ -282,62 +282,62 @@ def test_the_quotas_of_three_regions_add_up(shape: str) -> None:
     assert outcome.done == 1500
     assert outcome.refused == 0
     assert outcome.ratio <= 1.05
-    assert {lane.served for lane in outcome.lanes.values()} == {500}
+    assert {region.served for region in outcome.regions.values()} == {500}
 
 
 def test_regions_are_used_in_proportion_to_their_quotas() -> None:
-    lanes = [RegionLimiter("large", Rate(4.0)), RegionLimiter("small", Rate(1.0))]
+    limiters = [RegionLimiter("large", Rate(4.0)), RegionLimiter("small", Rate(1.0))]
     used: Counter[str] = Counter()
     now = 0.0
     for _ in range(1000):
-        now, lane = earliest_free(lanes, now)
-        lane.acquire(now)
-        used[lane.name] += 1
+        now, region = earliest_free(limiters, now)
+        region.acquire(now)
+        used[region.name] += 1
     assert used["large"] == pytest.approx(800, abs=2)
 
 
-def test_a_region_that_fails_midway_is_left_to_rest_and_comes_back_and_no_image_is_lost() -> None:
+def test_a_failing_region_is_suspended_and_used_again_and_no_image_is_lost() -> None:
     outcome = simulate(images=(3000,), regions="abc", broken={"b": (100, 200)}, seed=1)
     assert outcome.done == 3000
     assert outcome.failed <= 15
     assert outcome.refused == 0
-    assert outcome.lanes["b"].rate > 0
-    assert outcome.lanes["b"].served >= 800
+    assert outcome.regions["b"].rate > 0
+    assert outcome.regions["b"].served >= 800
     assert outcome.ratio <= 1.12
 
 
-def test_the_only_region_is_tried_again_until_it_is_back() -> None:
+def test_the_only_region_is_tried_until_it_works_again() -> None:
     outcome = simulate(images=(500,), broken={"a": (50, 150)}, seed=1)
     assert outcome.done == 500
     assert outcome.failed <= 15
 
 
-def test_an_image_that_always_fails_does_not_rest_a_region() -> None:
-    lane = RegionLimiter("a", Rate(10.0))
+def test_an_image_that_always_fails_does_not_suspend_a_region() -> None:
+    region = RegionLimiter("a", Rate(10.0))
     for attempt in range(4):
-        lane.acquire(float(attempt))
-        lane.record_failure(attempt + 0.5, since=float(attempt))
-    assert lane.next_at(4.0) == 4.0
+        region.acquire(float(attempt))
+        region.record_failure(attempt + 0.5, since=float(attempt))
+    assert region.next_at(4.0) == 4.0
 
 
-def test_answers_to_calls_made_before_a_region_broke_do_not_bring_it_back() -> None:
-    lane = RegionLimiter("a", Rate(10.0))
+def test_answers_to_calls_made_before_the_failures_do_not_end_a_suspension() -> None:
+    region = RegionLimiter("a", Rate(10.0))
     for call in range(5):
-        lane.acquire(10.0 + call)
-        lane.record_failure(10.5 + call, since=10.0 + call)
-    lane.record_success(since=9.0)
-    assert lane.next_at(15.0) >= 16.0
-    lane.acquire(17.0)
-    assert lane.next_at(17.1) >= 19.0, "one call only while the Region is tried"
-    lane.record_success(since=17.0)
-    assert lane.next_at(18.0) == 18.0
+        region.acquire(10.0 + call)
+        region.record_failure(10.5 + call, since=10.0 + call)
+    region.record_success(since=9.0)
+    assert region.next_at(15.0) >= 16.0
+    region.acquire(17.0)
+    assert region.next_at(17.1) >= 19.0, "one call only while the Region is tried"
+    region.record_success(since=17.0)
+    assert region.next_at(18.0) == 18.0
 
 
-# The gate with threads
+# The limiter with threads
 
 
 class Clock:
-    """A clock that is set by hand."""
+    """A clock that tests set."""
 
     def __init__(self) -> None:
         self.now = 1_000_000.0
@@ -366,123 +366,123 @@ def ended(*threads: threading.Thread) -> None:
 
 
 def queue_up(
-    gate: RateLimiter, names: str, into: list[str], again: Permit | None = None
+    limiter: RateLimiter, names: str, into: list[str], retry_of: Permit | None = None
 ) -> list[threading.Thread]:
-    """Callers who come one after another and write their name down when they are admitted."""
+    """Threads that queue in order and append their name when they are admitted."""
 
     def ask(name: str) -> None:
-        gate.acquire(again=again)
+        limiter.acquire(retry_of=retry_of)
         into.append(name)
 
     threads = []
-    for number, name in enumerate(names, gate.waiting + 1):
+    for number, name in enumerate(names, limiter.waiting + 1):
         threads.append(in_thread(partial(ask, name)))
-        until(lambda n=number: gate.waiting == n)  # type: ignore[misc]
+        until(lambda n=number: limiter.waiting == n)  # type: ignore[misc]
     return threads
 
 
-def let_through(gate: RateLimiter, clock: Clock, calls: int) -> None:
-    """Hours go by, one call each."""
-    for left in reversed(range(gate.waiting - calls, gate.waiting)):
+def let_through(limiter: RateLimiter, clock: Clock, calls: int) -> None:
+    """Advances the clock by an hour for each call."""
+    for left in reversed(range(limiter.waiting - calls, limiter.waiting)):
         clock.now += 4000
-        gate.change(lambda now: None)
-        until(lambda n=left: gate.waiting == n)  # type: ignore[misc]
+        limiter.change(lambda now: None)
+        until(lambda n=left: limiter.waiting == n)  # type: ignore[misc]
 
 
-def test_callers_go_in_the_order_in_which_they_came() -> None:
+def test_callers_are_admitted_in_order() -> None:
     clock, order = Clock(), list[str]()
-    gate = RateLimiter("test", {"a": HOURLY}, clock=clock)
-    gate.acquire()
-    threads = queue_up(gate, "12345", order)
-    let_through(gate, clock, 5)
+    limiter = RateLimiter("test", {"a": HOURLY}, clock=clock)
+    limiter.acquire()
+    threads = queue_up(limiter, "12345", order)
+    let_through(limiter, clock, 5)
     ended(*threads)
     assert order == list("12345")
 
 
-def test_a_refused_call_goes_before_all_who_wait() -> None:
+def test_a_throttled_call_keeps_its_place_in_the_queue() -> None:
     clock, order = Clock(), list[str]()
-    gate = RateLimiter("test", {"a": HOURLY}, clock=clock)
-    slot = gate.acquire()
-    threads = queue_up(gate, "123", order)
-    slot.refused()
-    threads += queue_up(gate, "r", order, again=slot)
-    let_through(gate, clock, 4)
+    limiter = RateLimiter("test", {"a": HOURLY}, clock=clock)
+    permit = limiter.acquire()
+    threads = queue_up(limiter, "123", order)
+    permit.refused()
+    threads += queue_up(limiter, "r", order, retry_of=permit)
+    let_through(limiter, clock, 4)
     ended(*threads)
     assert order == list("r123")
-    assert gate.state()["a"].refused == 1
+    assert limiter.state()["a"].refused == 1
 
 
-def test_a_larger_share_lets_those_who_wait_through_at_once() -> None:
-    gate = RateLimiter("test", {"a": Rate(1000.0)})
-    gate.share(1_000_000)
-    gate.acquire()
-    waiting = queue_up(gate, "12", [])
-    gate.share(1)
+def test_a_larger_share_admits_waiting_callers_at_once() -> None:
+    limiter = RateLimiter("test", {"a": Rate(1000.0)})
+    limiter.share(1_000_000)
+    limiter.acquire()
+    waiting = queue_up(limiter, "12", [])
+    limiter.share(1)
     ended(*waiting)
 
 
-def test_a_closed_gate_tells_its_reason_to_those_who_wait_and_those_who_come() -> None:
-    gate = RateLimiter("test", {"a": HOURLY, "b": HOURLY})
-    heard: list[str] = []
+def test_a_closed_limiter_raises_its_reason_for_waiting_and_new_callers() -> None:
+    limiter = RateLimiter("test", {"a": HOURLY, "b": HOURLY})
+    reasons: list[str] = []
 
     def ask() -> None:
         try:
-            gate.acquire()
+            limiter.acquire()
         except RunStopped as reason:
-            heard.append(str(reason))
+            reasons.append(str(reason))
 
-    gate.acquire()
-    gate.acquire()
+    limiter.acquire()
+    limiter.acquire()
     threads = [in_thread(ask) for _ in range(3)]
-    until(lambda: gate.waiting == 3)
-    gate.close("The quota of the day is used up in a.", "a")
-    assert gate.waiting == 3, "the other Region is still open"
-    gate.close("The quota of the day is used up.")
+    until(lambda: limiter.waiting == 3)
+    limiter.close("The quota of the day is used up in a.", "a")
+    assert limiter.waiting == 3, "the other Region is still open"
+    limiter.close("The quota of the day is used up.")
     ended(*threads)
     ask()
-    assert heard == ["The quota of the day is used up in a.; The quota of the day is used up."] * 4
+    assert reasons == ["The quota of the day is used up in a.; The quota of the day is used up."] * 4
 
 
 def test_a_closed_region_gets_no_more_calls() -> None:
-    gate = RateLimiter("test", {"a": Rate(1000.0), "b": Rate(1000.0)})
-    gate.close("The model is not available in a.", "a")
-    assert {gate.acquire().lane for _ in range(10)} == {"b"}
-    assert gate.state()["a"].rate == 0.0
+    limiter = RateLimiter("test", {"a": Rate(1000.0), "b": Rate(1000.0)})
+    limiter.close("The model is not available in a.", "a")
+    assert {limiter.acquire().region for _ in range(10)} == {"b"}
+    assert limiter.state()["a"].rate == 0.0
 
 
 def test_a_stopped_run_leaves_the_queue() -> None:
-    gate = RateLimiter("test", {"a": HOURLY})
-    gate.acquire()
+    limiter = RateLimiter("test", {"a": HOURLY})
+    limiter.acquire()
     stop = threading.Event()
     outcomes: list[str] = []
 
     def ask() -> None:
         try:
-            gate.acquire(stop=stop)
+            limiter.acquire(stop=stop)
         except RunStopped:
             outcomes.append("stopped")
 
     threads = [in_thread(ask) for _ in range(3)]
-    until(lambda: gate.waiting == 3)
+    until(lambda: limiter.waiting == 3)
     stop.set()
     ended(*threads)
     assert outcomes == ["stopped"] * 3
-    assert gate.waiting == 0
+    assert limiter.waiting == 0
 
 
 def test_many_threads_keep_the_rate_and_lose_no_call() -> None:
-    gate = RateLimiter("test", {"a": Rate(200.0), "b": Rate(100.0)})
+    limiter = RateLimiter("test", {"a": Rate(200.0), "b": Rate(100.0)})
     admitted: list[tuple[str, float]] = []
 
     def work() -> None:
         for _ in range(15):
-            slot = gate.acquire(tokens=5.0)
-            admitted.append((slot.lane, time.monotonic()))
-            slot.succeeded(tokens=2.0)
+            permit = limiter.acquire(tokens=5.0)
+            admitted.append((permit.region, time.monotonic()))
+            permit.succeeded(tokens=2.0)
 
     ended(*[in_thread(work) for _ in range(10)])
-    state = gate.state()
-    assert sum(lane.served for lane in state.values()) == len(admitted) == 150
+    state = limiter.state()
+    assert sum(region.served for region in state.values()) == len(admitted) == 150
     assert state["a"].admitted == pytest.approx(100, abs=5)
     took = max(at for _, at in admitted) - min(at for _, at in admitted)
     assert took >= 140 / 300, "no faster than the quota"

@@ -533,7 +533,7 @@ def test_a_control_plane_that_denies_access_is_noted_once_and_the_run_continues(
     bench.submit(3, Subject="SALIENT")
     counts = bench.run(image_models="titan-v2", mask_sources="cut-out").counts
     assert counts == {Status.SUCCEEDED: 3}
-    told = [note for note in bench.notes if "going on without knowing" in note]
+    told = [note for note in bench.notes if "it is tried without knowing" in note]
     assert sum("titan-v2" in note for note in told) == 1
     assert len(told) == 2  # the other is the caption model
 
@@ -612,7 +612,7 @@ def test_negative_availability_statuses_do_not_prevent_calls(bench: Bench, contr
 def test_a_lasting_refusal_stops_the_model_and_reports_what_to_do(
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch, access: str, what_to_do: str
 ) -> None:
-    monkeypatch.setattr("bg_pipeline.rate_limits.calls.UNBEGUN_SECONDS", 0.1)
+    monkeypatch.setattr("bg_pipeline.rate_limits.calls.SUBSCRIPTION_SECONDS", 0.1)
     control.model(INPAINT, access=access)
     batch = bench.submit(2)
     day = bench.run(image_models="stability")

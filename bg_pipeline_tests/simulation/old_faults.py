@@ -24,7 +24,7 @@ from bg_pipeline.run.outcome_recorder import OutcomeRecorder
 from bg_pipeline.run.outcomes import SAMPLE_WAITS, RowOutcome
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.answers import AnswerStore
-from bg_pipeline.state.claims import held_by
+from bg_pipeline.state.claims import parse_call_claim
 from bg_pipeline.state.leased_writes import LeasedWriter
 from bg_pipeline.storage.object_store import ObjectContent, Store
 from bg_pipeline_tests.simulation.scheduler import active
@@ -85,7 +85,7 @@ def who_has_the_lease_takes_calls_over() -> Iterator[None]:
         close(engine, pools)
 
     def is_over_or_another_s(answers: AnswerStore, content: ObjectContent, since: float) -> bool:
-        held = held_by(content.data)
+        held = parse_call_claim(content.data)
         another = bool(held["Batch"]) and held["Holder"] != answers._holder
         return another or is_over(answers, content, since)
 
@@ -122,7 +122,7 @@ def writes_land_without_a_lease() -> Iterator[None]:
         data: bytes | IO[bytes],
         *,
         media_type: str,
-        known: str | None = None,
+        known_etag: str | None = None,
     ) -> str:
         return store.write(key, data, media_type=media_type)
 

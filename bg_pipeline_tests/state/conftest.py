@@ -1,4 +1,4 @@
-"""One bucket seen through several processes' clients, and a clock that stands still."""
+"""A bucket with the clients of several processes, and a clock that stands still."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from bg_pipeline_tests.state.trouble import Clock, Troubled
 
 @pytest.fixture(params=["moto", "ministack"])
 def new_store(request: pytest.FixtureRequest) -> Callable[[], Store]:
-    """Each call is another process's client of one new bucket, on either of two servers by different authors."""
+    """Each call returns a new client, as of another process, of one new bucket; on each of two S3 servers."""
     if request.param == "moto":
         return new_bucket(request.getfixturevalue("moto_s3"))
     return new_bucket(request.getfixturevalue("stand_in").storage)

@@ -1,4 +1,4 @@
-"""Claims on paid calls: one process makes a call, whatever becomes of it, of its writes and of its clock."""
+"""Claims on paid calls: only one process makes a call, also after failed writes, crashes and clock errors."""
 
 import threading
 from collections.abc import Callable
@@ -23,7 +23,7 @@ PRICE = Price("TITAN_V2", 0.012, "digest")
 
 
 class Patience(threading.Event):
-    """Waits by moving a clock, and is at an end after so many seconds of it."""
+    """A stop event whose `wait` advances a clock; it is set after ``seconds`` of that clock."""
 
     def __init__(self, clock: Clock, seconds: float) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ def theirs(new_store: Callable[[], Store]) -> AnswerStore:
 def claim(
     answers: AnswerStore, *, batch: str = "2026/11/20/101530", retry: str = "", seconds: float = 0.0
 ) -> Claim | Answer:
-    """The call, once nobody else makes it; waits for so many seconds of a clock of its own if it is not told."""
+    """Claims the call; waits up to ``seconds`` of the store's test clock, or of a new one."""
     clock = answers._clock if isinstance(answers._clock, Clock) else Clock()
     return answers.claim("picture", NAME, AnswerPolicy(Patience(clock, seconds), batch, retry), PRICE)
 
@@ -68,7 +68,7 @@ def stored(store: Store) -> dict[str, object]:
 OTHER = "2026/11/19/101530"
 
 
-def test_a_call_that_another_process_makes_is_waited_for_and_its_answer_used(
+def test_it_waits_for_another_processs_call_and_uses_its_answer(
     ours: AnswerStore, theirs: AnswerStore
 ) -> None:
     taken(ours)
@@ -78,29 +78,29 @@ def test_a_call_that_another_process_makes_is_waited_for_and_its_answer_used(
     assert claim(theirs, batch=OTHER) == theirs.find("picture", NAME) == MADE
 
 
-def test_an_answer_that_is_stored_while_another_process_looks_for_it_is_not_paid_for_twice(
+def test_an_answer_stored_during_another_processs_lookup_is_not_paid_for_twice(
     new_store: Callable[[], Store], ours: AnswerStore
 ) -> None:
     taken(ours)
-    looks = []
+    reads = []
 
     class Watched(Store):
         def read(self, key: str) -> ObjectContent | None:
             content = super().read(key)
             if key == s3_keys.answer_key("picture", NAME):
-                looks.append(key)
-                if len(looks) == 2:
+                reads.append(key)
+                if len(reads) == 2:
                     ours.keep("picture", NAME, MADE, media_type="image/png")
             return content
 
     store = new_store()
     theirs = AnswerStore(Watched(store.client, store.bucket), "their-machine.1.1.1", clock=Clock())
     assert claim(theirs, batch=OTHER, seconds=30) == MADE
-    assert len(looks) == 3
+    assert len(reads) == 3
     assert stored(store)["Holder"] == "our-machine.1.1.1"
 
 
-def test_who_wants_another_model_than_answered_makes_the_call_unless_somebody_is_making_it(
+def test_a_request_for_another_model_makes_the_call_unless_it_is_in_progress(
     ours: AnswerStore, theirs: AnswerStore
 ) -> None:
     first = taken(ours)
@@ -112,23 +112,25 @@ def test_who_wants_another_model_than_answered_makes_the_call_unless_somebody_is
             "picture", NAME, AnswerPolicy(Patience(Clock(), 30), models=["nova-canvas"]), PRICE
         )
 
-    anew = other(ours)
-    assert isinstance(anew, Claim)
-    assert anew.maybe_billed == 0
+    renewed = other(ours)
+    assert isinstance(renewed, Claim)
+    assert renewed.maybe_billed == 0
     with pytest.raises(RunStopped):
         other(theirs)
-    kept = ours.keep("picture", NAME, Answer(b"anew", "nova-canvas"), media_type="image/png", claim=anew)
+    kept = ours.keep("picture", NAME, Answer(b"anew", "nova-canvas"), media_type="image/png", claim=renewed)
     assert other(theirs) == kept
 
 
-def test_a_claim_whose_answer_was_lost_is_recognised_as_our_own(store: Troubled, ours: AnswerStore) -> None:
+def test_a_claim_whose_write_response_was_lost_is_recognised_as_our_own(
+    store: Troubled, ours: AnswerStore
+) -> None:
     store.lost_answers = 1
     made = taken(ours)
     assert made.maybe_billed == 0
     assert made.make(lambda: "the answer") == "the answer"
 
 
-def test_a_claim_is_held_by_who_waited_long_for_the_gate_and_then_says_so(
+def test_a_claim_that_waited_long_for_the_rate_limiter_is_renewed_before_its_call(
     store: Troubled, ours: AnswerStore, theirs: AnswerStore, clock: Clock
 ) -> None:
     made = taken(ours)
@@ -143,14 +145,14 @@ def test_a_claim_is_held_by_who_waited_long_for_the_gate_and_then_says_so(
     assert stored(store)["Renewed"] == 1, "what was renewed a moment ago needs no second write"
 
 
-def test_a_claim_that_nobody_renews_is_taken_over_and_counted_as_maybe_billed(
+def test_a_claim_that_is_not_renewed_is_taken_over_and_counted_as_maybe_billed(
     ours: AnswerStore, theirs: AnswerStore
 ) -> None:
     taken(ours)
     assert taken(theirs, batch=OTHER, seconds=CALL_SECONDS + 20).maybe_billed == 1
 
 
-def test_a_clock_that_runs_ahead_takes_no_call_from_who_is_making_it(
+def test_a_fast_clock_does_not_take_over_a_call_in_progress(
     new_store: Callable[[], Store], ours: AnswerStore
 ) -> None:
     taken(ours)
@@ -163,7 +165,7 @@ def test_a_clock_that_runs_ahead_takes_no_call_from_who_is_making_it(
     taken(AnswerStore(ahead, "their-machine.1.1.1", clock=Clock()), batch=OTHER)
 
 
-def test_who_slept_while_another_process_took_the_call_over_does_not_make_it(
+def test_a_suspended_process_does_not_make_a_call_that_was_taken_over(
     store: Troubled, ours: AnswerStore, theirs: AnswerStore, clock: Clock
 ) -> None:
     slept = taken(ours)
@@ -183,7 +185,7 @@ def test_who_slept_while_another_process_took_the_call_over_does_not_make_it(
 
 
 @pytest.mark.parametrize("error", [CallError("ValidationException", "wrong"), RunStopped("enough")])
-def test_a_call_that_failed_is_free_again_unless_another_process_has_it(
+def test_the_claim_of_a_failed_call_is_deleted_unless_another_process_has_it(
     store: Troubled, ours: AnswerStore, theirs: AnswerStore, error: Exception
 ) -> None:
     def fail() -> None:
@@ -199,7 +201,7 @@ def test_a_call_that_failed_is_free_again_unless_another_process_has_it(
     assert stored(store)["Holder"] == "their-machine.1.1.1"
 
 
-def test_a_call_whose_end_is_unknown_is_made_twice_and_then_left_to_a_person(
+def test_a_call_with_unknown_outcome_is_made_twice_and_then_only_on_retry(
     store: Troubled, ours: AnswerStore, theirs: AnswerStore
 ) -> None:
     calls = []
@@ -216,7 +218,7 @@ def test_a_call_whose_end_is_unknown_is_made_twice_and_then_left_to_a_person(
         claim(theirs)
 
 
-def test_a_call_whose_end_is_unknown_is_not_repeated_once_another_process_has_it(
+def test_a_call_with_unknown_outcome_is_not_repeated_after_a_takeover(
     ours: AnswerStore, theirs: AnswerStore
 ) -> None:
     calls = []
@@ -232,7 +234,7 @@ def test_a_call_whose_end_is_unknown_is_not_repeated_once_another_process_has_it
     assert len(calls) == 1
 
 
-def test_a_fault_of_our_own_after_a_call_is_met_by_two_runs_and_by_no_third(
+def test_a_bug_after_a_call_is_repeated_by_one_more_run_only(
     ours: AnswerStore, theirs: AnswerStore, store: Troubled
 ) -> None:
     def call() -> None:
@@ -247,12 +249,12 @@ def test_a_fault_of_our_own_after_a_call_is_met_by_two_runs_and_by_no_third(
         claim(ours)
 
 
-def test_what_is_asked_for_again_waits_for_a_call_under_way_and_is_made_once_an_occasion(
+def test_a_refresh_waits_for_a_call_in_progress_and_is_made_once_per_occasion(
     store: Troubled, ours: AnswerStore, theirs: AnswerStore
 ) -> None:
     def again(answers: AnswerStore, occasion: str, seconds: float = 0.0) -> Claim | Answer:
-        terms = AnswerPolicy(Patience(Clock(), seconds), OTHER, occasion=occasion)
-        return answers.claim("picture", NAME, terms, PRICE)
+        policy = AnswerPolicy(Patience(Clock(), seconds), OTHER, occasion=occasion)
+        return answers.claim("picture", NAME, policy, PRICE)
 
     first = taken(ours)
     with pytest.raises(RunStopped):
@@ -260,10 +262,10 @@ def test_what_is_asked_for_again_waits_for_a_call_under_way_and_is_made_once_an_
     ours.keep(
         "picture", NAME, replace(MADE, call="first", paid_usd=0.012), media_type="image/png", claim=first
     )
-    anew = again(theirs, "Monday")
-    assert isinstance(anew, Claim)
+    renewed = again(theirs, "Monday")
+    assert isinstance(renewed, Claim)
     assert stored(store)["Holder"] == "their-machine.1.1.1"
-    theirs.keep("picture", NAME, replace(MADE, occasion="Monday"), media_type="image/png", claim=anew)
+    theirs.keep("picture", NAME, replace(MADE, occasion="Monday"), media_type="image/png", claim=renewed)
     assert isinstance(again(ours, "Monday"), Answer)
     assert isinstance(again(ours, "Tuesday"), Claim)
 
@@ -289,7 +291,7 @@ def test_what_is_made_for_a_batch_that_goes_on_with_an_earlier_refresh_serves_th
         assert isinstance(on_tuesday(occasion), Answer)
 
 
-def test_a_claim_keeps_what_was_paid_before_it_and_what_its_call_may_cost(
+def test_a_claim_records_earlier_payments_and_the_expected_cost(
     store: Troubled, ours: AnswerStore, theirs: AnswerStore
 ) -> None:
     first = taken(ours)
@@ -301,13 +303,13 @@ def test_a_claim_keeps_what_was_paid_before_it_and_what_its_call_may_cost(
     )
     made = replace(MADE, call=written.call, paid_usd=0.01)
     ours.keep("picture", NAME, made, media_type="image/png", claim=first)
-    terms = AnswerPolicy(threading.Event(), OTHER, occasion="Monday")
-    anew = theirs.claim("picture", NAME, terms, PRICE)
-    assert isinstance(anew, Claim)
+    policy = AnswerPolicy(threading.Event(), OTHER, occasion="Monday")
+    renewed = theirs.claim("picture", NAME, policy, PRICE)
+    assert isinstance(renewed, Claim)
     assert [(each.usd, each.certain) for each in theirs.payments(NAME)] == [(0.01, True), (0.012, False)]
 
 
-def test_a_living_holder_of_a_call_is_waited_for_whoever_holds_the_lease_of_its_batch(
+def test_a_live_holder_is_waited_for_even_within_the_same_batch(
     ours: AnswerStore, theirs: AnswerStore
 ) -> None:
     taken(ours)
@@ -315,7 +317,7 @@ def test_a_living_holder_of_a_call_is_waited_for_whoever_holds_the_lease_of_its_
         claim(theirs, seconds=CALL_SECONDS - 20)
 
 
-def test_a_process_takes_a_call_at_once_that_its_own_thread_has_left(ours: AnswerStore) -> None:
+def test_a_process_takes_over_at_once_a_claim_left_by_its_own_thread(ours: AnswerStore) -> None:
     def fail() -> None:
         raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "PutObject")
 
@@ -324,7 +326,7 @@ def test_a_process_takes_a_call_at_once_that_its_own_thread_has_left(ours: Answe
     assert taken(ours).maybe_billed == 1
 
 
-def test_a_call_that_may_have_been_billed_twice_is_made_once_more_each_time_somebody_asks(
+def test_each_retry_allows_one_more_call_after_two_maybe_billed_calls(
     ours: AnswerStore, theirs: AnswerStore
 ) -> None:
     calls = []
@@ -358,9 +360,9 @@ def once(answers: AnswerStore, ask: Callable[[Claim], Answer], **how: bool) -> A
     )
 
 
-@pytest.mark.parametrize("looks", [True, False])
-def test_an_answer_is_asked_for_once_by_processes_and_threads_that_want_it_at_once(
-    ours: AnswerStore, theirs: AnswerStore, monkeypatch: pytest.MonkeyPatch, looks: bool
+@pytest.mark.parametrize("look_first", [True, False])
+def test_concurrent_processes_and_threads_make_one_call(
+    ours: AnswerStore, theirs: AnswerStore, monkeypatch: pytest.MonkeyPatch, look_first: bool
 ) -> None:
     monkeypatch.setattr("bg_pipeline.state.answers.POLL_SECONDS", 0.02)
     asked, together, claims = [], threading.Barrier(4), threading.Semaphore(0)
@@ -370,12 +372,12 @@ def test_an_answer_is_asked_for_once_by_processes_and_threads_that_want_it_at_on
         def counted(
             kind: str,
             name: str,
-            terms: AnswerPolicy,
+            policy: AnswerPolicy,
             price: Price,
             claims_it: Callable[..., Claim | Answer] = claims_it,
         ) -> Claim | Answer:
             claims.release()
-            return claims_it(kind, name, terms, price)
+            return claims_it(kind, name, policy, price)
 
         monkeypatch.setattr(answers, "claim", counted)
 
@@ -388,7 +390,7 @@ def test_an_answer_is_asked_for_once_by_processes_and_threads_that_want_it_at_on
 
     def come(answers: AnswerStore) -> Answer:
         together.wait()
-        return once(answers, ask, looks=looks)
+        return once(answers, ask, look_first=look_first)
 
     with ThreadPoolExecutor(4) as pool:
         came = list(pool.map(come, (ours, theirs, ours, theirs)))
@@ -396,7 +398,7 @@ def test_an_answer_is_asked_for_once_by_processes_and_threads_that_want_it_at_on
     assert len(asked) == 1
 
 
-def test_who_claims_before_looking_makes_one_request_less_where_nothing_is_stored(
+def test_claiming_before_the_lookup_saves_a_request_if_nothing_is_stored(
     store: Troubled, ours: AnswerStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requests = []
@@ -409,12 +411,12 @@ def test_who_claims_before_looking_makes_one_request_less_where_nothing_is_store
                 requests.append(_method) or _done(*given, **named)
             ),
         )
-    once(ours, lambda claim: MADE, looks=False)
+    once(ours, lambda claim: MADE, look_first=False)
     assert requests == ["write", "write"]
-    assert once(ours, lambda claim: Answer(b"other", "titan-v2"), looks=False).data == MADE.data
+    assert once(ours, lambda claim: Answer(b"other", "titan-v2"), look_first=False).data == MADE.data
 
 
-def test_what_turns_out_to_be_no_picture_leaves_no_claim(store: Troubled, ours: AnswerStore) -> None:
+def test_an_undecodable_picture_leaves_no_claim(store: Troubled, ours: AnswerStore) -> None:
     def ask(claim: Claim) -> Answer:
         raise ImageError("NotAnImage", "it is no picture")
 
@@ -423,7 +425,7 @@ def test_what_turns_out_to_be_no_picture_leaves_no_claim(store: Troubled, ours: 
     assert store.read(s3_keys.call_key(NAME)) is None
 
 
-def test_who_lost_a_call_while_it_waited_for_the_gate_takes_the_answer_of_who_has_it(
+def test_a_process_that_lost_its_claim_uses_the_new_holders_answer(
     ours: AnswerStore, theirs: AnswerStore, clock: Clock
 ) -> None:
     called = []
@@ -444,11 +446,11 @@ def test_who_lost_a_call_while_it_waited_for_the_gate_takes_the_answer_of_who_ha
         called.append("a paid call")
         return MADE
 
-    assert once(ours, ask, looks=False).data == MADE.data
+    assert once(ours, ask, look_first=False).data == MADE.data
     assert called == []
 
 
-def test_who_holds_no_lease_takes_no_call_from_another_who_holds_none(
+def test_processes_without_a_lease_do_not_take_over_each_others_calls(
     ours: AnswerStore, theirs: AnswerStore
 ) -> None:
     taken(ours, batch="")

@@ -1,4 +1,4 @@
-"""Prefixes of requests' own choice: two batches never write under the same one, or one inside the other."""
+"""Claims on result prefixes: two batches never write under equal or nested prefixes."""
 
 import json
 from datetime import date
@@ -41,7 +41,7 @@ def refusal(store: Store, batch: Batch, prefix: str) -> str:
         ("stra\u00dfe", "STRASSE/x"),
     ],
 )
-def test_a_prefix_that_touches_another_batchs_is_refused(store: Store, first: str, second: str) -> None:
+def test_a_prefix_that_overlaps_another_batchs_is_refused(store: Store, first: str, second: str) -> None:
     claim(store, THEIRS, f"{TOP}/{first}", "OutputS3Prefix")
     for _ in range(2):
         assert THEIRS.path in refusal(store, OURS, f"{TOP}/{second}")
@@ -51,19 +51,19 @@ def test_a_prefix_that_touches_another_batchs_is_refused(store: Store, first: st
 @pytest.mark.parametrize(
     ("first", "second"), [("shop", "shop2"), ("shop/a", "shop/b"), ("a.json", "a"), ("x/y", "y")]
 )
-def test_prefixes_beside_one_another_are_free(store: Store, first: str, second: str) -> None:
+def test_sibling_prefixes_do_not_conflict(store: Store, first: str, second: str) -> None:
     claim(store, THEIRS, f"{TOP}/{first}", "OutputS3Prefix")
     claim(store, OURS, f"{TOP}/{second}", "OutputS3Prefix")
     claim(store, OURS, f"{TOP}/{second}/inside", "OutputS3Prefix")
 
 
-def test_a_refused_batch_keeps_nothing_from_anybody(store: Store) -> None:
+def test_a_refused_batch_leaves_no_claim(store: Store) -> None:
     claim(store, THEIRS, f"{TOP}/shop/sub", "OutputS3Prefix")
     refusal(store, OURS, f"{TOP}/shop")
     claim(store, THEIRS, f"{TOP}/shop", "OutputS3Prefix")
 
 
-def test_a_claim_that_was_not_ended_is_looked_at_again(store: Store) -> None:
+def test_a_pending_claim_is_checked_again(store: Store) -> None:
     pending = {"Version": 1, "Batch": OURS.path, "Pending": True}
     store.write_json(s3_keys.claim_key(f"{TOP}/shop"), pending)
     store.write_json(s3_keys.claim_key(f"{TOP}/shop/sub"), {"Version": 1, "Batch": THEIRS.path})
@@ -80,7 +80,7 @@ def test_a_claim_with_capitals_of_an_earlier_version_still_counts(store: Store) 
 @pytest.mark.parametrize(
     ("field", "top"), [("OutputS3Prefix", TOP), ("StatusS3Prefix", "status-report-files")]
 )
-def test_of_two_batches_with_nested_places_the_second_is_refused_before_anything_is_paid(
+def test_the_second_of_two_batches_with_nested_prefixes_is_refused_before_any_payment(
     bucket: str, field: str, top: str
 ) -> None:
     bench = Bench(Store(aws().s3(bucket), bucket))
@@ -98,7 +98,7 @@ def test_of_two_batches_with_nested_places_the_second_is_refused_before_anything
     assert first.path in text
 
 
-def test_two_batches_with_one_id_have_each_their_report(bucket: str) -> None:
+def test_two_batches_with_the_same_id_each_have_their_report(bucket: str) -> None:
     bench = Bench(Store(aws().s3(bucket), bucket))
     batches = [bench.submit(1, batch=name, Id="same") for name in ("one", "two")]
     bench.run()

@@ -1,4 +1,4 @@
-"""Lines by name: whatever is done to them in whatever order, a dictionary would have done the same."""
+"""`CompressedRows` behaves like a dictionary for any sequence of operations."""
 
 import threading
 from collections.abc import Sequence
@@ -8,23 +8,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bg_pipeline.state.compressed_rows import LINES, UNPACKED, CompressedRows
+from bg_pipeline.state.compressed_rows import BLOCK_LINES, CACHED_BLOCKS, CompressedRows
 
 Step = tuple[str, int, bytes]
-BLOCKS = UNPACKED + 3
+BLOCKS = CACHED_BLOCKS + 3
 steps = st.tuples(
     st.sampled_from(["set", "delete", "get"]),
-    st.integers(0, LINES * BLOCKS),
+    st.integers(0, BLOCK_LINES * BLOCKS),
     st.binary(max_size=9).filter(lambda line: b"\n" not in line),
 )
 
 
-def filled(count: int = LINES * BLOCKS) -> dict[str, bytes]:
+def filled(count: int = BLOCK_LINES * BLOCKS) -> dict[str, bytes]:
     return {str(number): f"line {number}".encode() for number in range(count)}
 
 
 @given(st.lists(steps, max_size=200))
-def test_lines_are_set_found_and_forgotten_as_in_a_dictionary(some: Sequence[Step]) -> None:
+def test_lines_are_set_read_and_deleted_as_in_a_dictionary(some: Sequence[Step]) -> None:
     wanted = filled()
     lines = CompressedRows()
     lines.update(wanted)
@@ -40,8 +40,8 @@ def test_lines_are_set_found_and_forgotten_as_in_a_dictionary(some: Sequence[Ste
     assert len(lines) == len(wanted)
 
 
-@pytest.mark.parametrize("count", [0, 1, LINES - 1, LINES, LINES + 1])
-def test_blocks_that_are_just_full_lose_nothing(count: int) -> None:
+@pytest.mark.parametrize("count", [0, 1, BLOCK_LINES - 1, BLOCK_LINES, BLOCK_LINES + 1])
+def test_exactly_full_blocks_lose_nothing(count: int) -> None:
     lines = CompressedRows()
     lines.update(filled(count))
     assert dict(lines) == filled(count)
@@ -51,7 +51,7 @@ def test_empty_lines_are_kept() -> None:
     lines = CompressedRows()
     lines.update(dict.fromkeys(filled(), b""))
     assert set(lines.values()) == {b""}
-    assert len(lines) == LINES * BLOCKS
+    assert len(lines) == BLOCK_LINES * BLOCKS
 
 
 def test_threads_read_while_one_writes() -> None:
@@ -73,8 +73,8 @@ def test_threads_read_while_one_writes() -> None:
     assert dict(lines) == wanted
 
 
-def test_what_is_alike_takes_a_fifth_of_its_room() -> None:
+def test_similar_lines_take_a_fifth_of_their_size() -> None:
     wanted = {f"{n}.jpg": b'{"image":"%d.jpg","status":"Succeeded","cause":""}' % n * 20 for n in range(640)}
     lines = CompressedRows()
     lines.update(wanted)
-    assert sum(map(len, lines._packed)) < sum(map(len, wanted.values())) / 5
+    assert sum(map(len, lines._compressed)) < sum(map(len, wanted.values())) / 5

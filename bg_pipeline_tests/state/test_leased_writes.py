@@ -1,4 +1,4 @@
-"""What belongs to a batch is written under its lease: a holder that lost it changes nothing."""
+"""Documents of a batch are written under its lease: a former holder changes nothing."""
 
 from collections.abc import Callable, Iterator
 
@@ -29,14 +29,14 @@ def leases(store: Troubled, clock: Clock) -> Iterator[Leases]:
 def writers(
     leases: Leases, store: Troubled, new_store: Callable[[], Store], clock: Clock
 ) -> Iterator[tuple[LeasedWriter, LeasedWriter]]:
-    """A holder that was suspended until its lease was taken over, and who has it now."""
+    """A former holder, suspended until its lease was taken over, and the present holder."""
     ours = leases.acquire(BATCH.lease_key)
     assert ours is not None
     clock.now += 600
     seen = store.read(BATCH.lease_key)
     assert seen is not None
     with Leases(new_store(), "theirs", ttl=60, clock=Clock()) as theirs:
-        taken = theirs.acquire(BATCH.lease_key, outworn=seen.etag)
+        taken = theirs.acquire(BATCH.lease_key, expired_etag=seen.etag)
         assert taken is not None
         yield LeasedWriter(ours, BATCH.path), LeasedWriter(taken, BATCH.path)
 
@@ -45,7 +45,7 @@ def put(writer: LeasedWriter, store: Store, data: bytes) -> str:
     return writer.write(store, KEY, data, media_type="image/jpeg")
 
 
-def test_who_lost_the_lease_neither_writes_nor_deletes(
+def test_a_former_holder_neither_writes_nor_deletes(
     writers: tuple[LeasedWriter, LeasedWriter], store: Troubled
 ) -> None:
     ours, theirs = writers
@@ -59,7 +59,7 @@ def test_who_lost_the_lease_neither_writes_nor_deletes(
     assert found.data == b"theirs"
 
 
-def test_a_write_that_was_on_its_way_when_the_lease_was_lost_does_not_land(
+def test_a_write_in_progress_when_the_lease_is_lost_does_not_succeed(
     leases: Leases, store: Troubled, clock: Clock
 ) -> None:
     lease = leases.acquire(BATCH.lease_key)
@@ -83,9 +83,7 @@ def test_a_write_that_was_on_its_way_when_the_lease_was_lost_does_not_land(
     assert found.data == b"theirs"
 
 
-def test_an_object_that_somebody_without_a_lease_changed_is_written_over(
-    leases: Leases, store: Troubled
-) -> None:
+def test_an_object_changed_without_the_lease_is_overwritten(leases: Leases, store: Troubled) -> None:
     writer = LeasedWriter(leases.acquire(BATCH.lease_key), BATCH.path)
     put(writer, store, b"first")
     store.write(KEY, b"foreign", media_type="image/jpeg")
@@ -97,7 +95,7 @@ def test_an_object_that_somebody_without_a_lease_changed_is_written_over(
     assert found.data == b"third"
 
 
-def test_a_write_whose_answer_was_lost_is_no_reason_to_give_up(store: Troubled) -> None:
+def test_a_write_whose_response_was_lost_is_not_an_error(store: Troubled) -> None:
     store.lost_answers = 1
     put(LeasedWriter(None), store, b"made")
     found = store.read(KEY)
@@ -105,7 +103,7 @@ def test_a_write_whose_answer_was_lost_is_no_reason_to_give_up(store: Troubled) 
     assert found.data == b"made"
 
 
-def test_what_s3_refuses_is_told_with_the_object(store: Troubled) -> None:
+def test_the_error_for_a_refused_write_names_the_object(store: Troubled) -> None:
     def refuse(*_: object, **__: object) -> str:
         raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "PutObject")
 
@@ -118,7 +116,7 @@ def stored(store: Store) -> Ledger:
     return Ledger.read(store, BATCH, list(store.list(f"{BATCH.ledger_prefix}/")))
 
 
-def test_a_segment_of_who_lost_the_lease_is_passed_over_once_the_next_holder_is_done(store: Troubled) -> None:
+def test_a_segment_of_a_former_holder_is_ignored_after_the_next_holder_has_finished(store: Troubled) -> None:
     writer = LeasedWriter(None)
     late, ours = stored(store), stored(store)
     ours = stored(store)
@@ -134,7 +132,7 @@ def test_a_segment_of_who_lost_the_lease_is_passed_over_once_the_next_holder_is_
     assert entry.caption == "ours"
 
 
-def test_the_whole_ledger_is_not_written_over_by_who_lost_the_lease(
+def test_a_former_holder_does_not_overwrite_the_merged_ledger(
     writers: tuple[LeasedWriter, LeasedWriter], store: Troubled
 ) -> None:
     suspended, holder = writers

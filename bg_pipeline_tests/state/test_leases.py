@@ -50,7 +50,7 @@ def test_a_released_lease_is_free_at_once(ours: Leases, theirs: Leases) -> None:
     assert take(theirs).held()
 
 
-def test_a_lease_tells_who_holds_it(ours: Leases) -> None:
+def test_a_lease_contains_its_holder(ours: Leases) -> None:
     take(ours)
     holder = holder_of(ours.store, KEY)
     assert holder is not None
@@ -58,7 +58,7 @@ def test_a_lease_tells_who_holds_it(ours: Leases) -> None:
     assert abs(datetime.now(UTC) - holder.since) < timedelta(minutes=1)
 
 
-def test_a_lease_that_is_not_renewed_is_taken_over_when_its_time_has_passed_on_the_observers_clock(
+def test_an_expired_lease_is_taken_over_by_the_observers_clock(
     ours: Leases, theirs: Leases, clock: Clock
 ) -> None:
     left_behind = take(theirs)
@@ -84,7 +84,7 @@ def test_a_renewed_lease_is_not_taken_over_however_long_it_is_held(
     assert lease.held()
 
 
-def test_the_time_the_holder_asked_for_counts_not_the_observers(
+def test_the_holders_ttl_counts_and_not_the_observers(
     new_store: Callable[[], Store], ours: Leases, clock: Clock
 ) -> None:
     with Leases(new_store(), "patient", ttl=600, clock=Clock()) as patient:
@@ -96,7 +96,9 @@ def test_the_time_the_holder_asked_for_counts_not_the_observers(
         take(ours)
 
 
-def test_the_loser_of_a_lease_leaves_the_winners_alone(ours: Leases, theirs: Leases, clock: Clock) -> None:
+def test_a_former_holder_does_not_touch_the_new_holders_lease(
+    ours: Leases, theirs: Leases, clock: Clock
+) -> None:
     left_behind = take(theirs)
     ours.acquire(KEY)
     clock.now += 61
@@ -145,7 +147,7 @@ def test_the_lease_of_a_killed_process_of_this_machine_is_taken_over_without_wat
     take(ours)
 
 
-def test_of_many_that_try_at_once_exactly_one_gets_the_lease(new_store: Callable[[], Store]) -> None:
+def test_exactly_one_of_many_concurrent_processes_gets_the_lease(new_store: Callable[[], Store]) -> None:
     many = [Leases(new_store(), f"run {i}") for i in range(6)]
     start = threading.Barrier(len(many))
     won: list[Lease] = []
@@ -167,7 +169,7 @@ def test_of_many_that_try_at_once_exactly_one_gets_the_lease(new_store: Callable
         one.close()
 
 
-def test_of_many_that_see_a_holder_gone_exactly_one_takes_over(new_store: Callable[[], Store]) -> None:
+def test_exactly_one_of_many_processes_takes_over_from_a_dead_holder(new_store: Callable[[], Store]) -> None:
     clock = Clock()
     gone = Leases(new_store(), "gone", clock=Clock())
     take(gone)
@@ -193,7 +195,7 @@ def test_of_many_that_see_a_holder_gone_exactly_one_takes_over(new_store: Callab
         one.close()
 
 
-def test_a_write_whose_answer_was_lost_is_recognised_as_our_own(
+def test_a_write_whose_response_was_lost_is_recognised_as_our_own(
     store: Troubled, ours: Leases, theirs: Leases
 ) -> None:
     store.lost_answers = 1
@@ -206,7 +208,7 @@ def test_a_write_whose_answer_was_lost_is_recognised_as_our_own(
     assert holder_of(store, KEY) is None
 
 
-def test_a_lease_that_cannot_be_renewed_is_trusted_for_four_fifths_of_its_time(
+def test_a_lease_that_cannot_be_renewed_is_held_for_four_fifths_of_its_ttl(
     store: Troubled, ours: Leases, clock: Clock
 ) -> None:
     lease = take(ours)
@@ -221,7 +223,7 @@ def test_a_lease_that_cannot_be_renewed_is_trusted_for_four_fifths_of_its_time(
     assert lease.lost.is_set()
 
 
-def test_after_a_sleep_of_the_machine_a_lease_that_nobody_took_is_renewed_before_it_is_trusted(
+def test_after_a_suspension_a_free_lease_is_renewed_before_it_counts_as_held(
     ours: Leases, clock: Clock
 ) -> None:
     lease = take(ours)
@@ -232,7 +234,7 @@ def test_after_a_sleep_of_the_machine_a_lease_that_nobody_took_is_renewed_before
     assert holder.renewals == 1
 
 
-def test_after_a_sleep_of_the_machine_a_lease_that_somebody_took_is_not_trusted(
+def test_after_a_suspension_a_lease_taken_over_by_another_is_not_held(
     ours: Leases, new_store: Callable[[], Store], clock: Clock
 ) -> None:
     lease = take(ours)
@@ -245,7 +247,7 @@ def test_after_a_sleep_of_the_machine_a_lease_that_somebody_took_is_not_trusted(
         assert not lease.held()
 
 
-def test_what_is_no_lease_counts_as_somebodys_until_it_has_stayed_unchanged(
+def test_an_invalid_lease_document_counts_as_held_until_it_expires(
     store: Troubled, ours: Leases, clock: Clock
 ) -> None:
     store.write(KEY, b'{"torn": ', media_type="application/json")
@@ -284,14 +286,14 @@ def test_waiting_ends_when_the_holder_releases(
     assert waited_for.held()
 
 
-def test_waiting_ends_when_it_is_told_to_stop(ours: Leases, theirs: Leases) -> None:
+def test_waiting_ends_when_the_stop_event_is_set(ours: Leases, theirs: Leases) -> None:
     take(theirs)
     stop = threading.Event()
     threading.Timer(0.05, stop.set).start()
     assert ours.acquire(KEY, wait=None, stop=stop) is None
 
 
-def test_waiting_ends_after_the_time_it_was_given(new_store: Callable[[], Store], theirs: Leases) -> None:
+def test_waiting_ends_after_the_timeout(new_store: Callable[[], Store], theirs: Leases) -> None:
     take(theirs)
     with Leases(new_store(), "run") as ours:
         assert ours.acquire(KEY, wait=0.05) is None

@@ -1,4 +1,4 @@
-"""A batch's ledger: what was put is there in the next process, after an end as after a crash."""
+"""A batch's ledger: the next process reads all entries, after a normal end and after a crash."""
 
 from datetime import date
 
@@ -7,14 +7,14 @@ import pytest
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.ledger_entries import Entry, StageRecord
 from bg_pipeline.domain.payments import Payment
-from bg_pipeline.state.compressed_rows import LINES
+from bg_pipeline.state.compressed_rows import BLOCK_LINES
 from bg_pipeline.state.leased_writes import LeasedWriter
 from bg_pipeline.state.ledger import WHOLE, Ledger
 from bg_pipeline.storage.object_store import Store
 
 BATCH = Batch(date(2026, 11, 20), "101530")
 WRITER = LeasedWriter(None)
-MANY = 3 * LINES + 5
+MANY = 3 * BLOCK_LINES + 5
 
 
 def entry(number: int, status: str = "Succeeded") -> Entry:
@@ -36,7 +36,7 @@ def ledger(store: Store) -> Ledger:
     return made
 
 
-def test_what_was_put_is_read_back_in_its_order(ledger: Ledger, store: Store) -> None:
+def test_entries_are_read_back_in_order(ledger: Ledger, store: Store) -> None:
     ledger.update_header(Reported="today")
     ledger.finish(WRITER)
     again = stored(store)
@@ -45,7 +45,7 @@ def test_what_was_put_is_read_back_in_its_order(ledger: Ledger, store: Store) ->
     assert list(again.field_of_each("etag")) == [(f"photo-{n}.jpg", f"tag-{n}") for n in range(MANY)]
 
 
-def test_after_a_crash_all_checkpoints_count_the_later_ones_more(ledger: Ledger, store: Store) -> None:
+def test_after_a_crash_later_checkpoints_override_earlier_ones(ledger: Ledger, store: Store) -> None:
     ledger.finish(WRITER)
     for number in range(0, MANY, 2):
         ledger.put(entry(number, "Failed"))
@@ -62,7 +62,7 @@ def test_after_a_crash_all_checkpoints_count_the_later_ones_more(ledger: Ledger,
     assert [each.stages["pictures"].status for each in stored(store).entries()] == wanted
 
 
-def test_a_torn_segment_is_passed_over_whole(ledger: Ledger, store: Store) -> None:
+def test_a_torn_segment_is_ignored_as_a_whole(ledger: Ledger, store: Store) -> None:
     ledger.finish(WRITER)
     for number in range(MANY):
         ledger.put(entry(number, "Failed"))
@@ -74,7 +74,7 @@ def test_a_torn_segment_is_passed_over_whole(ledger: Ledger, store: Store) -> No
     assert {each.stages["pictures"].status for each in stored(store).entries()} == {"Succeeded"}
 
 
-def test_images_that_are_no_longer_asked_for_are_forgotten(ledger: Ledger, store: Store) -> None:
+def test_entries_of_images_no_longer_requested_are_removed(ledger: Ledger, store: Store) -> None:
     ledger.finish(WRITER)
     again = stored(store)
     again.keep_only(["photo-1.jpg", "photo-100.jpg"])
@@ -82,7 +82,7 @@ def test_images_that_are_no_longer_asked_for_are_forgotten(ledger: Ledger, store
     assert [each.image for each in stored(store).entries()] == ["photo-1.jpg", "photo-100.jpg"]
 
 
-def test_what_says_the_same_is_not_stored_again(ledger: Ledger, store: Store) -> None:
+def test_an_unchanged_entry_is_not_stored_again(ledger: Ledger, store: Store) -> None:
     ledger.finish(WRITER)
     again = stored(store)
     for number in range(MANY):

@@ -1,4 +1,4 @@
-"""A clock that a test moves, and a store on whose answers nobody can rely."""
+"""A clock that tests advance, and a store with faults."""
 
 from datetime import timedelta
 
@@ -17,7 +17,7 @@ class Clock:
 
 
 class Troubled(Store):
-    """A store whose next writes lose their answer, or never arrive, and whose clock is ahead by ``moved_back``."""
+    """A store whose next writes lose their response or never arrive; it dates objects ``moved_back`` earlier."""
 
     lost_answers = 0
     down = False

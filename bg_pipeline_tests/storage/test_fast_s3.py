@@ -1,11 +1,13 @@
-"""The first try of a read or write: what it does is what boto3 does, and what it cannot do is boto3's."""
+"""The obstore fast path does what boto3 does, or leaves the request to boto3."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import boto3
+import dagster as dg
+import obstore
 import pytest
 from botocore import UNSIGNED
 from botocore.config import Config
@@ -14,15 +16,18 @@ from botocore.exceptions import ClientError, CredentialRetrievalError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import bg_pipeline.storage.fast_s3 as quick_module
-from bg_pipeline.errors import PreconditionFailed
-from bg_pipeline.storage.fast_s3 import MAX_BYTES, REST_SECONDS, FallbackNeeded, fast_s3
-from bg_pipeline.storage.object_store import Store
+import bg_pipeline.storage.fast_s3 as fast_s3_module
+from bg_pipeline.aws.clients import make_aws
+from bg_pipeline.defs.resources import resources
+from bg_pipeline.errors import PreconditionFailed, SettingsError
+from bg_pipeline.settings import settings as made_settings
+from bg_pipeline.storage.fast_s3 import BACKOFF_SECONDS, MAX_BYTES, FallbackNeeded, fast_s3
+from bg_pipeline.storage.object_store import Store, open_bucket
 from bg_pipeline_tests.scripted_s3 import ABSENT, CONFLICT, CUT, DOWN, ScriptedS3, scripted_s3
 
 
 @pytest.fixture
-def quick(s3, bucket):
+def fast(s3, bucket):
     found = fast_s3(s3, bucket)
     assert found is not None
     return found
@@ -30,31 +35,29 @@ def quick(s3, bucket):
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=40))
-def test_a_key_is_read_and_written_under_the_name_that_boto3_gives_it_or_left_to_boto3(
-    quick, s3, bucket: str, key: str
-) -> None:
+def test_a_key_is_the_same_for_obstore_and_boto3_or_is_left_to_boto3(fast, s3, bucket: str, key: str) -> None:
     try:
-        quick.write(key, b"x", media_type="text/plain", metadata={})
+        fast.write(key, b"x", media_type="text/plain", metadata={})
     except FallbackNeeded:
         return
     assert s3.get_object(Bucket=bucket, Key=key)["Body"].read() == b"x"
-    assert quick.read(key)[0] == b"x"
+    assert fast.read(key)[0] == b"x"
 
 
 @pytest.mark.parametrize(
     "key",
     ["a//b", "/a", "a/", "a/../b", "./a", ".a", "a/.b", "ü.jpg", "a b", "a%2Fb", "a~b", "a?b", "a\nb", ""],
 )
-def test_a_key_that_obstore_would_change_is_left_to_boto3(quick, key: str) -> None:
+def test_a_key_that_obstore_would_change_is_left_to_boto3(fast, key: str) -> None:
     with pytest.raises(FallbackNeeded):
-        quick.write(key, b"x", media_type="text/plain", metadata={})
+        fast.write(key, b"x", media_type="text/plain", metadata={})
     with pytest.raises(FallbackNeeded):
-        quick.read(key)
+        fast.read(key)
 
 
-def test_an_object_is_read_with_what_boto3_reads_of_it(quick, s3, bucket: str) -> None:
+def test_an_object_is_read_with_the_same_attributes_as_by_boto3(fast, s3, bucket: str) -> None:
     metadata = {"answer": "0123", "made-for": "a b"}
-    etag = quick.write("a/b.json", b"{}", media_type="application/json", metadata=metadata)
+    etag = fast.write("a/b.json", b"{}", media_type="application/json", metadata=metadata)
     theirs = s3.get_object(Bucket=bucket, Key="a/b.json")
     assert (theirs["ETag"], theirs["ContentType"], theirs["Metadata"]) == (
         f'"{etag}"',
@@ -62,18 +65,18 @@ def test_an_object_is_read_with_what_boto3_reads_of_it(quick, s3, bucket: str) -
         metadata,
     )
     expected = (b"{}", etag, "application/json", metadata, theirs["LastModified"])
-    assert quick.read("a/b.json") == expected
+    assert fast.read("a/b.json") == expected
 
 
-def test_bytes_that_say_they_are_compressed_are_read_as_they_are(quick, s3, bucket: str) -> None:
+def test_content_encoding_is_not_decoded(fast, s3, bucket: str) -> None:
     s3.put_object(
         Bucket=bucket, Key="a.gz", Body=b"not gzip", ContentEncoding="gzip", CacheControl="no-store"
     )
-    data, _, _, metadata, _ = quick.read("a.gz")
+    data, _, _, metadata, _ = fast.read("a.gz")
     assert (data, metadata) == (b"not gzip", {})
 
 
-def test_only_the_first_of_two_conditional_writes_counts(s3, bucket: str) -> None:
+def test_only_the_first_of_two_conditional_writes_succeeds(s3, bucket: str) -> None:
     store = Store(s3, bucket)
     etag = store.write("a", b"1", media_type="text/plain", if_absent=True)
     with pytest.raises(PreconditionFailed):
@@ -88,15 +91,58 @@ def test_only_the_first_of_two_conditional_writes_counts(s3, bucket: str) -> Non
     assert content.data == b"3"
 
 
-def test_an_absent_object_is_none_and_an_absent_bucket_is_boto3s_error(s3, bucket: str) -> None:
+def test_a_missing_object_is_none_and_a_missing_bucket_is_an_error(s3, bucket: str) -> None:
     assert Store(s3, bucket).read("nothing") is None
     with pytest.raises(ClientError, match="NoSuchBucket"):
         Store(s3, f"{bucket}-none").read("nothing")
 
 
-def test_what_is_large_is_left_to_boto3(quick) -> None:
+def test_a_large_body_is_left_to_boto3(fast) -> None:
     with pytest.raises(FallbackNeeded):
-        quick.write("a", bytes(MAX_BYTES + 1), media_type="text/plain", metadata={})
+        fast.write("a", bytes(MAX_BYTES + 1), media_type="text/plain", metadata={})
+
+
+@pytest.mark.parametrize(("s3_client", "uses_obstore"), [("auto", True), ("boto3", False)])
+@pytest.mark.parametrize("opened_by", ["settings", "dagster"])
+def test_the_setting_boto3_switches_obstore_off(
+    s3, bucket: str, monkeypatch: pytest.MonkeyPatch, s3_client: str, uses_obstore: bool, opened_by: str
+) -> None:
+    requests: list[str] = []
+
+    def recording(name: str) -> Callable[..., Any]:
+        send = getattr(obstore, name)
+
+        def record(store: object, key: str, *args: Any, **options: Any) -> Any:
+            requests.append(f"{name} {key}")
+            return send(store, key, *args, **options)
+
+        return record
+
+    for name in ("get", "put"):
+        monkeypatch.setattr(obstore, name, recording(name))
+    configured = made_settings(bucket=bucket, s3_client=s3_client)
+    if opened_by == "settings":
+        use(open_bucket(configured, make_aws(configured)))
+    else:
+        resource = resources(bucket, (), 10, use_obstore=configured.use_obstore)["bucket"]
+        with dg.build_resources({"bucket": resource}) as opened:
+            use(opened.bucket)
+    expected = ["put a.txt", "get a.txt", "get missing.txt"]
+    assert requests == (expected if uses_obstore else [])
+
+
+def use(store: Store) -> None:
+    """Writes and reads an object, then reads a missing one through a store derived with `Store.in_bucket`."""
+    store.write("a.txt", b"x", media_type="text/plain")
+    content = store.read("a.txt")
+    assert content is not None
+    assert content.data == b"x"
+    assert store.in_bucket(f"{store.bucket}-other").in_bucket(store.bucket).read("missing.txt") is None
+
+
+def test_the_setting_takes_no_other_value(bucket: str) -> None:
+    with pytest.raises(SettingsError, match="BG_S3_CLIENT"):
+        made_settings(bucket=bucket, s3_client="obstore")
 
 
 @pytest.fixture
@@ -105,7 +151,7 @@ def scripted() -> Iterator[ScriptedS3]:
         yield script
 
 
-def test_what_is_there_and_what_is_absent_costs_one_request(scripted: ScriptedS3) -> None:
+def test_existing_and_missing_objects_cost_one_request(scripted: ScriptedS3) -> None:
     store = Store(scripted.client, "shop")
     scripted.answers[:] = [ABSENT, (200, b"y"), (412, b""), (200, b"")]
     assert store.read("a/nothing") is None
@@ -118,7 +164,7 @@ def test_what_is_there_and_what_is_absent_costs_one_request(scripted: ScriptedS3
     assert scripted.asked == ["GET /shop/a/nothing", "GET /shop/a/b", "PUT /shop/a/b", "PUT /shop/a/b"]
 
 
-def test_a_bucket_that_has_an_address_of_its_own_is_asked_there(
+def test_a_bucket_with_its_own_host_name_is_addressed_there(
     scripted: ScriptedS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Names such as shop.localhost lead nowhere on many machines.
@@ -128,33 +174,33 @@ def test_a_bucket_that_has_an_address_of_its_own_is_asked_there(
         "generate_presigned_url",
         lambda _, **asked: f"{own}/{asked['Params']['Key']}?X-Amz-Signature=0",
     )
-    quick = fast_s3(scripted.client, "shop")
-    assert quick is not None
-    quick.read("a/b")
-    quick.write("c", b"x", media_type="text/plain", metadata={})
+    fast = fast_s3(scripted.client, "shop")
+    assert fast is not None
+    fast.read("a/b")
+    fast.write("c", b"x", media_type="text/plain", metadata={})
     assert scripted.asked == ["GET /a/b", "PUT /c"]
 
 
 @pytest.mark.parametrize("trouble", [DOWN, (500, b""), (200, CUT), (403, b""), (301, b"")])
-def test_after_an_error_all_is_boto3s_for_a_while(
+def test_after_an_error_only_boto3_is_used_for_a_while(
     scripted: ScriptedS3, monkeypatch: pytest.MonkeyPatch, trouble: tuple[int, bytes]
 ) -> None:
     now = 1000.0
-    monkeypatch.setattr(quick_module, "time", SimpleNamespace(monotonic=lambda: now))
-    quick = fast_s3(scripted.client, "shop")
-    assert quick is not None
+    monkeypatch.setattr(fast_s3_module, "time", SimpleNamespace(monotonic=lambda: now))
+    fast = fast_s3(scripted.client, "shop")
+    assert fast is not None
     scripted.answers[:] = [trouble]
     with pytest.raises(FallbackNeeded):
-        quick.read("a")
-    now += REST_SECONDS - 1
+        fast.read("a")
+    now += BACKOFF_SECONDS - 1
     with pytest.raises(FallbackNeeded):
-        quick.read("a")
+        fast.read("a")
     assert len(scripted.asked) == 1
     now += 2
-    assert quick.read("a")[0] == b"x"
+    assert fast.read("a")[0] == b"x"
 
 
-def test_what_is_refused_for_a_moment_is_read_and_written_by_boto3(scripted: ScriptedS3) -> None:
+def test_temporary_errors_are_retried_by_boto3(scripted: ScriptedS3) -> None:
     store = Store(scripted.client, "shop")
     scripted.answers[:] = [DOWN, DOWN, (200, b"y")]
     found = store.read("a")
@@ -165,7 +211,7 @@ def test_what_is_refused_for_a_moment_is_read_and_written_by_boto3(scripted: Scr
     assert store.write("a", b"x", media_type="text/plain", if_absent=True) == "1"
 
 
-def test_only_a_write_with_a_condition_can_be_lost(scripted: ScriptedS3) -> None:
+def test_only_a_conditional_write_raises_precondition_failed(scripted: ScriptedS3) -> None:
     refused = (412, b"<Error><Code>PreconditionFailed</Code></Error>")
     for condition in ({"if_absent": True}, {"if_etag": "1"}):
         scripted.answers[:] = [refused]
@@ -178,39 +224,37 @@ def test_only_a_write_with_a_condition_can_be_lost(scripted: ScriptedS3) -> None
 
 
 @pytest.mark.parametrize("condition", [{"if_absent": True}, {"if_etag": "1"}])
-def test_a_write_that_meets_another_one_under_way_is_boto3s_and_not_lost(
-    scripted: ScriptedS3, condition: dict[str, Any]
-) -> None:
-    quick = fast_s3(scripted.client, "shop")
-    assert quick is not None
+def test_a_conflicting_write_is_left_to_boto3(scripted: ScriptedS3, condition: dict[str, Any]) -> None:
+    fast = fast_s3(scripted.client, "shop")
+    assert fast is not None
     scripted.answers[:] = [(409, CONFLICT)]
     with pytest.raises(FallbackNeeded):
-        quick.write("a", b"x", media_type="text/plain", metadata={}, **condition)
+        fast.write("a", b"x", media_type="text/plain", metadata={}, **condition)
 
 
-def test_an_answer_that_ends_too_early_is_no_answer(scripted: ScriptedS3) -> None:
+def test_a_torn_answer_is_read_again(scripted: ScriptedS3) -> None:
     scripted.answers[:] = [(200, CUT), (200, b"whole")]
     found = Store(scripted.client, "shop").read("a")
     assert found is not None
     assert found.data == b"whole"
 
 
-def test_where_nobody_answers_boto3_is_asked(bucket: str) -> None:
+def test_an_unreachable_endpoint_is_left_to_boto3(bucket: str) -> None:
     away = boto3.client("s3", endpoint_url="http://127.0.0.1:9")
     for ask in (
-        lambda quick: quick.read("a"),
-        lambda quick: quick.write("a", b"", media_type="text/plain", metadata={}),
+        lambda fast: fast.read("a"),
+        lambda fast: fast.write("a", b"", media_type="text/plain", metadata={}),
     ):
-        quick = fast_s3(away, bucket)
-        assert quick is not None
+        fast = fast_s3(away, bucket)
+        assert fast is not None
         with pytest.raises(FallbackNeeded):
-            ask(quick)
+            ask(fast)
 
 
-def test_credentials_that_boto3_renews_are_renewed_here(
+def test_credentials_refreshed_by_boto3_are_used(
     scripted: ScriptedS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quick_module, "CREDENTIAL_SECONDS", 0)
+    monkeypatch.setattr(fast_s3_module, "CREDENTIAL_SECONDS", 0)
     renewed = iter(("second", "third"))
 
     def renew() -> dict[str, str]:
@@ -221,15 +265,15 @@ def test_credentials_that_boto3_renews_are_renewed_here(
     scripted.client._request_signer._credentials = RefreshableCredentials(
         "first", "s", "t", soon, renew, "test"
     )
-    quick = fast_s3(scripted.client, "shop")
-    assert quick is not None
-    quick.read("a")
+    fast = fast_s3(scripted.client, "shop")
+    assert fast is not None
+    fast.read("a")
     scripted.client._request_signer._credentials._expiry_time = soon
-    quick.read("a")
+    fast.read("a")
     assert scripted.keys == ["second", "third"]
 
 
-def test_credentials_that_cannot_be_renewed_are_boto3s_error(scripted: ScriptedS3) -> None:
+def test_credentials_that_cannot_be_refreshed_are_left_to_boto3(scripted: ScriptedS3) -> None:
     class Ending(RefreshableCredentials):
         ended = False
 
@@ -241,25 +285,23 @@ def test_credentials_that_cannot_be_renewed_are_boto3s_error(scripted: ScriptedS
     later = datetime.now(UTC) + timedelta(hours=1)
     credentials = Ending("a", "s", "t", later, dict, "test")
     scripted.client._request_signer._credentials = credentials
-    quick = fast_s3(scripted.client, "shop")
-    assert quick is not None
+    fast = fast_s3(scripted.client, "shop")
+    assert fast is not None
     credentials.ended = True
     with pytest.raises(FallbackNeeded):
-        quick.read("a")
+        fast.read("a")
 
 
-def test_a_fork_of_the_process_leaves_all_to_boto3(
-    scripted: ScriptedS3, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    quick = fast_s3(scripted.client, "shop")
-    assert quick is not None
-    monkeypatch.setattr(quick_module, "os", SimpleNamespace(getpid=lambda: 0))
+def test_a_forked_process_uses_boto3_only(scripted: ScriptedS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    fast = fast_s3(scripted.client, "shop")
+    assert fast is not None
+    monkeypatch.setattr(fast_s3_module, "os", SimpleNamespace(getpid=lambda: 0))
     with pytest.raises(FallbackNeeded):
-        quick.read("a")
+        fast.read("a")
 
 
 @pytest.mark.parametrize("name", ["HTTPS_PROXY", "http_proxy", "ALL_PROXY"])
-def test_where_the_environment_names_a_proxy_all_is_boto3s(
+def test_with_a_proxy_in_the_environment_only_boto3_is_used(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(name, "http://127.0.0.1:9")
@@ -278,5 +320,5 @@ def test_where_the_environment_names_a_proxy_all_is_boto3s(
         ({}, "shop--use1-az4--x-s3"),
     ],
 )
-def test_a_client_that_obstore_cannot_imitate_is_left_alone(given: dict[str, object], bucket: str) -> None:
+def test_a_client_that_obstore_cannot_imitate_has_no_fast_path(given: dict[str, object], bucket: str) -> None:
     assert fast_s3(boto3.client("s3", **given), bucket) is None  # type: ignore[call-overload]

@@ -1,4 +1,4 @@
-"""Objects that are too large to be held; bodies and listings that break off; writes that meet another write."""
+"""Streamed objects, torn bodies and listings, and conflicting writes."""
 
 from collections.abc import Iterator
 from io import BytesIO
@@ -20,7 +20,7 @@ def store(s3, bucket: str) -> Store:
 
 
 @pytest.mark.parametrize("memory", [1_000, 10_000_000])
-def test_a_file_is_stored_whole_wherever_it_was_left_and_stays_open(store: Store, memory: int) -> None:
+def test_a_file_is_stored_from_its_beginning_and_stays_open(store: Store, memory: int) -> None:
     text = b"".join(b"line %d\n" % number for number in range(100_000))
     with SpooledTemporaryFile(memory) as file:
         file.write(text)
@@ -32,7 +32,7 @@ def test_a_file_is_stored_whole_wherever_it_was_left_and_stays_open(store: Store
         assert (content.data, content.etag, content.media_type) == (text, tag, "text/plain")
 
 
-def test_an_objects_blocks_are_its_bytes_and_none_is_large(store: Store) -> None:
+def test_blocks_are_the_objects_bytes_and_limited_in_size(store: Store) -> None:
     text = bytes(range(256)) * 1_000
     store.write("a.bin", text, media_type="application/octet-stream")
     blocks = list(store.blocks("a.bin"))
@@ -43,7 +43,7 @@ def test_an_objects_blocks_are_its_bytes_and_none_is_large(store: Store) -> None
     assert b"".join(store.blocks("empty.bin")) == b""
 
 
-def test_what_is_not_there_has_no_blocks(store: Store) -> None:
+def test_a_missing_object_has_no_blocks(store: Store) -> None:
     assert list(store.blocks("missing.bin")) == []
 
 
@@ -55,7 +55,7 @@ _LISTING = b"""<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"
 @pytest.mark.parametrize(
     "trouble", [b"<Error><Code>InternalError</Code></Error>", _LISTING[:200], CUT, b"", b"<html/>"]
 )
-def test_a_listing_that_is_an_error_or_torn_is_asked_for_again(trouble: bytes) -> None:
+def test_an_invalid_or_torn_listing_is_requested_again(trouble: bytes) -> None:
     with scripted_s3() as scripted:
         scripted.answers = [(200, trouble), (200, _LISTING)]
         (found,) = Store(scripted.client, "shop").list("")
@@ -63,7 +63,7 @@ def test_a_listing_that_is_an_error_or_torn_is_asked_for_again(trouble: bytes) -
         assert len(scripted.asked) == 2
 
 
-def test_a_page_that_is_cut_in_the_middle_is_asked_for_again_and_no_other() -> None:
+def test_only_the_torn_page_of_a_listing_is_requested_again() -> None:
     first = _LISTING.replace(
         b"<IsTruncated>false</IsTruncated>",
         b"<IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken>",
@@ -75,7 +75,7 @@ def test_a_page_that_is_cut_in_the_middle_is_asked_for_again_and_no_other() -> N
         assert ["continuation-token" in each for each in scripted.asked] == [False, True, True, True]
 
 
-# Bodies that break off
+# Torn bodies
 
 
 @pytest.fixture
@@ -91,10 +91,9 @@ def scripted(no_pause: None) -> Iterator[ScriptedS3]:
 
 
 @pytest.fixture
-def by_boto3(scripted: ScriptedS3, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """A store on the scripted S3 that makes no first try by obstore."""
-    monkeypatch.setattr(store_module, "fast_s3", lambda client, bucket: None)
-    return Store(scripted.client, "shop")
+def by_boto3(scripted: ScriptedS3) -> Store:
+    """A store on the scripted S3 that uses boto3 only."""
+    return Store(scripted.client, "shop", use_obstore=False)
 
 
 TROUBLE = pytest.mark.parametrize("trouble", [(200, CUT), (200, STALL), (500, CUT)])
@@ -112,7 +111,7 @@ def test_an_object_whose_body_is_cut_or_stalls_is_read_again(
 
 
 @TROUBLE
-def test_a_body_that_never_comes_whole_is_an_error_of_botocore_after_three_times(
+def test_an_incomplete_body_is_an_error_after_three_reads(
     scripted: ScriptedS3, by_boto3: Store, trouble: tuple[int, bytes]
 ) -> None:
     scripted.answers = [trouble] * 9
@@ -121,22 +120,22 @@ def test_a_body_that_never_comes_whole_is_an_error_of_botocore_after_three_times
     assert len(scripted.asked) == 3
 
 
-def test_the_first_try_of_a_body_that_stalls_gives_up_as_soon_as_boto3_would(scripted: ScriptedS3) -> None:
+def test_obstore_uses_the_read_timeout_of_the_client(scripted: ScriptedS3) -> None:
     scripted.answers = [(200, STALL), (200, STALL), (200, b"whole")]
     found = Store(scripted.client, "shop").read("a")
     assert found is not None
     assert found.data == b"whole"
 
 
-def test_an_object_that_is_deleted_between_two_tries_is_gone(scripted: ScriptedS3, by_boto3: Store) -> None:
+def test_an_object_deleted_between_two_reads_is_missing(scripted: ScriptedS3, by_boto3: Store) -> None:
     scripted.answers = [(200, CUT), ABSENT]
     assert by_boto3.read("a") is None
 
 
-def test_an_object_whose_bytes_are_not_those_of_its_checksum_is_read_again(
+def test_an_object_with_a_wrong_checksum_is_read_again(
     s3, store: Store, no_pause: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "fast_s3", lambda client, bucket: None)
+    store = Store(s3, store.bucket, use_obstore=False)
     s3.put_object(Bucket=store.bucket, Key="a", Body=b"whole", ChecksumAlgorithm="CRC32")
     damaged = [b"wrong", b"whole"]
 
@@ -153,7 +152,7 @@ def test_an_object_whose_bytes_are_not_those_of_its_checksum_is_read_again(
     assert damaged == []
 
 
-def test_blocks_go_on_where_the_body_broke_off(scripted: ScriptedS3, by_boto3: Store) -> None:
+def test_blocks_continue_after_a_broken_body(scripted: ScriptedS3, by_boto3: Store) -> None:
     scripted.answers = [(200, CUT), (206, STALL), (206, b" and the end")]
     # Of a block in which the silence began nothing was given.
     assert b"".join(by_boto3.blocks("a")) == CUT + b" and the end"
@@ -161,7 +160,7 @@ def test_blocks_go_on_where_the_body_broke_off(scripted: ScriptedS3, by_boto3: S
 
 
 @pytest.mark.parametrize("then", [(412, b""), ABSENT, (206, CUT), (403, b"")])
-def test_blocks_of_two_versions_are_never_put_together(
+def test_blocks_are_never_of_two_versions(
     scripted: ScriptedS3, by_boto3: Store, then: tuple[int, bytes]
 ) -> None:
     scripted.answers = [(200, CUT), *[then] * 9]
@@ -170,39 +169,34 @@ def test_blocks_of_two_versions_are_never_put_together(
     assert len(scripted.asked) <= 4
 
 
-def test_an_answer_to_a_copying_that_says_nothing_is_an_error_of_s3(
-    scripted: ScriptedS3, by_boto3: Store
-) -> None:
+def test_a_copy_without_an_etag_in_the_answer_is_an_error(scripted: ScriptedS3, by_boto3: Store) -> None:
     scripted.answers = [(200, b"<html/>")]
-    with pytest.raises(BotoCoreError, match="holds no tag"):
+    with pytest.raises(BotoCoreError, match="contains no ETag"):
         by_boto3.copy("a", "b")
 
 
-# Writes that meet another write
+# Conflicting writes
 
 
 @pytest.mark.parametrize("condition", [{"if_absent": True}, {"if_etag": "1"}, {}])
 @pytest.mark.parametrize("first", ["obstore", "boto3"])
-def test_a_write_that_meets_another_one_under_way_is_made_again(
-    scripted: ScriptedS3, monkeypatch: pytest.MonkeyPatch, condition: dict[str, Any], first: str
+def test_a_write_that_conflicts_with_another_is_repeated(
+    scripted: ScriptedS3, condition: dict[str, Any], first: str
 ) -> None:
-    if first == "boto3":
-        monkeypatch.setattr(store_module, "fast_s3", lambda client, bucket: None)
+    store = Store(scripted.client, "shop", use_obstore=first == "obstore")
     scripted.answers = [*[(409, CONFLICT)] * 3, (200, b"")]
-    assert Store(scripted.client, "shop").write("a", b"x", media_type="text/plain", **condition) == "1"
+    assert store.write("a", b"x", media_type="text/plain", **condition) == "1"
     assert len(scripted.asked) == 4
 
 
-def test_a_write_that_only_ever_meets_others_is_lost_in_the_end(
-    scripted: ScriptedS3, by_boto3: Store
-) -> None:
+def test_a_write_that_always_conflicts_fails(scripted: ScriptedS3, by_boto3: Store) -> None:
     scripted.answers = [(409, CONFLICT)] * 99
     with pytest.raises(PreconditionFailed):
         by_boto3.write("a", b"x", media_type="text/plain", if_absent=True)
     assert len(scripted.asked) == len(CONFLICT_PAUSES) + 1
 
 
-def test_a_write_that_was_beaten_while_it_waited_is_lost(scripted: ScriptedS3, by_boto3: Store) -> None:
+def test_a_write_fails_if_another_succeeds_during_its_pause(scripted: ScriptedS3, by_boto3: Store) -> None:
     scripted.answers = [(409, CONFLICT), (412, b"")]
     with pytest.raises(PreconditionFailed):
         by_boto3.write("a", b"x", media_type="text/plain", if_etag="1")

@@ -1,4 +1,4 @@
-"""The same pipeline on an S3 by other authors, so that nothing leans on one emulator."""
+"""The pipeline on another S3 emulator, so that it does not depend on one of them."""
 
 import boto3
 import pytest

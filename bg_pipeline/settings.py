@@ -385,7 +385,7 @@ def settings(**overrides: Any) -> Settings:
     said |= {PREFIX + name.upper(): value for name, value in overrides.items()}
     quotas = {name: said[name] for name in said if _QUOTA.fullmatch(name) and name not in fields}
     _refuse_unknown(said.keys() - quotas.keys(), fields)
-    with _named():
+    with _settings_errors():
         made = Settings(
             **{name: overrides[name] for name in overrides if PREFIX + name.upper() not in quotas}
         )
@@ -394,7 +394,7 @@ def settings(**overrides: Any) -> Settings:
     operations = {name for name in model_facts.operations() if not name.startswith("DETECT_")}
     _refuse_unknown(quotas, fields | {PREFIX + quota_name(operation).upper() for operation in operations})
     for name, value in quotas.items():
-        with _named(name):
+        with _settings_errors(name):
             made._own_quotas[name.removeprefix(PREFIX).lower()] = _QUOTA_VALUE.validate_python(value)
     return made
 
@@ -414,7 +414,7 @@ def _refuse_unknown(names: Iterable[str], known: Collection[str]) -> None:
 
 
 @contextmanager
-def _named(variable: str = "") -> Iterator[None]:
+def _settings_errors(variable: str = "") -> Iterator[None]:
     """Words what does not fit by the variable's name."""
     try:
         yield

@@ -111,10 +111,10 @@ def load_entry(line: bytes) -> Entry:
 def stored_payments(document: dict[str, Any]) -> dict[str, Payment]:
     if "payments" in document:
         return from_stored(document["payments"])
-    return _sums_of_stages(document.get("stages", {}))
+    return _payments_from_stage_sums(document.get("stages", {}))
 
 
-def _sums_of_stages(stages: dict[str, dict[str, Any]]) -> dict[str, Payment]:
+def _payments_from_stage_sums(stages: dict[str, dict[str, Any]]) -> dict[str, Payment]:
     """What was paid as ledgers told it before they kept payments: a sum for each stage."""
     found = {}
     for name, told in stages.items():

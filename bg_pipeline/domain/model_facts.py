@@ -223,7 +223,7 @@ def as_of() -> date:
 
 
 _GEOGRAPHY = "GEOGRAPHY"
-_with_own: Mapping[str, tuple[ModelFacts, ...]] | None = None
+_merged_table: Mapping[str, tuple[ModelFacts, ...]] | None = None
 
 
 def use(own_file: Path | None) -> None:
@@ -234,17 +234,17 @@ def use(own_file: Path | None) -> None:
     """
     global _with_own
     if own_file is None:
-        _with_own = None
+        _merged_table = None
         return
     table = dict(_packaged())
     cautious = table["UNKNOWN"][0].requests_per_minute
-    for operation, place, entry in _own_entries(own_file):
+    for operation, place, entry in _user_entries(own_file):
         table[operation] = _merged(table.get(operation, ()), operation, entry, place, cautious)
-    _with_own = MappingProxyType(table)
+    _merged_table = MappingProxyType(table)
 
 
 def _table() -> Mapping[str, tuple[ModelFacts, ...]]:
-    return _packaged() if _with_own is None else _with_own
+    return _packaged() if _merged_table is None else _merged_table
 
 
 @cache
@@ -265,7 +265,7 @@ def _packaged() -> Mapping[str, tuple[ModelFacts, ...]]:
     )
 
 
-def _own_entries(file: Path) -> list[tuple[str, str, dict[str, Any]]]:
+def _user_entries(file: Path) -> list[tuple[str, str, dict[str, Any]]]:
     """The entries of a user's file, each with its operation and, in words, its place."""
     try:
         document = tomllib.loads(file.read_text("utf-8"))
@@ -309,14 +309,14 @@ def _merged(
     if not any(map(meant, known)):
         source = "the file in BG_MODEL_FACTS"
         defaults = {"requests_per_minute": cautious, "requests_source": source, "price_source": source}
-        return (_checked({**defaults, "model": model, **entry}, operation, place, own=True), *known)
+        return (_validated({**defaults, "model": model, **entry}, operation, place, own=True), *known)
     # A quota that the user says holds in every Region.
     fresh: dict[str, Any] = {
         f"{what}_by_region": {} for what in ("requests", "tokens") if f"{what}_per_minute" in entry
     }
     price = entry.get("price", {})
     return tuple(
-        _checked(
+        _validated(
             {
                 **asdict(each),
                 **fresh,
@@ -333,7 +333,7 @@ def _merged(
     )
 
 
-def _checked(entry: dict[str, Any], operation: str, place: str, *, own: bool) -> ModelFacts:
+def _validated(entry: dict[str, Any], operation: str, place: str, *, own: bool) -> ModelFacts:
     try:
         return TypeAdapter(ModelFacts).validate_python({**entry, "operation": operation, "own": own})
     except ValidationError as error:

@@ -25,7 +25,7 @@ from bg_pipeline.notifications.messages import (
 )
 from bg_pipeline.notifications.senders import NotSent, Sender
 from bg_pipeline.quality.missing_reports import unreported
-from bg_pipeline.reports.links import ShareLink
+from bg_pipeline.reports.overview import ShareLink
 from bg_pipeline.reports.report import Report
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.ledger import Ledger
@@ -54,7 +54,7 @@ class EndedRun:
     reason: str = ""
     retried: bool = False
 
-    def crash(self, day: UploadDate, left: Sequence[str] | None) -> RunFailure:
+    def failure(self, day: UploadDate, left: Sequence[str] | None) -> RunFailure:
         """That it left batches of a date without a report."""
         return RunFailure(self.run_id, day, self.cancelled, self.reason, self.retried, left)
 
@@ -71,7 +71,7 @@ class Notifier:
     store: Store
     senders: Sequence[Sender]
     link: Callable[[Store, str], ShareLink]
-    say: Callable[[str], None]
+    log: Callable[[str], None]
     is_late: Callable[[], bool] = lambda: False
     sent: int = 0
     _failed: dict[str, str] = field(default_factory=dict)
@@ -101,17 +101,17 @@ class Notifier:
                 failed |= self._notify(
                     partial(s3_keys.run_notice_key, run.run_id, day),
                     run.run_id,
-                    lambda: batch_unreported(run.crash(day, left), self.store.bucket, now),
+                    lambda: batch_unreported(run.failure(day, left), self.store.bucket, now),
                 )
-        self._complain(failed)
+        self._raise_not_sent(failed)
         return True
 
     def notify_without_details(self, run: EndedRun, day: UploadDate) -> None:
         """Tells that a run ended badly where the bucket cannot be looked at, and keeps no mark of it."""
-        notice = batch_unreported(run.crash(day, None), self.store.bucket, datetime.now(UTC))
-        self._complain({sender.name for sender in self.senders if not self._sent(sender, notice)})
+        notice = batch_unreported(run.failure(day, None), self.store.bucket, datetime.now(UTC))
+        self._raise_not_sent({sender.name for sender in self.senders if not self._sent(sender, notice)})
 
-    def _complain(self, failed: set[str]) -> None:
+    def _raise_not_sent(self, failed: set[str]) -> None:
         if failed:
             raise NotSent("; ".join(self._failed[name] for name in sorted(failed)))
 
@@ -142,7 +142,7 @@ class Notifier:
             self._failed[sender.name] = str(error)
             return False
         self.sent += 1
-        self.say(f"told through {sender.name}: {notice.subject}")
+        self.log(f"told through {sender.name}: {notice.subject}")
         return True
 
     # Reports
@@ -158,7 +158,7 @@ class Notifier:
                 if found.modified >= begun:
                     yield batch, self.store, found
         for batch, ledger in self._ledgers(day, begun).items():
-            elsewhere = None if batch in filed else self._elsewhere(batch, ledger)
+            elsewhere = None if batch in filed else self._report_at_own_place(batch, ledger)
             if elsewhere is not None and elsewhere[1].modified >= begun:
                 yield batch, *elsewhere
 
@@ -171,7 +171,9 @@ class Notifier:
                 ledgers.setdefault(batch, []).append(found)
         return ledgers
 
-    def _elsewhere(self, batch: Batch, ledger: Sequence[ObjectInfo]) -> tuple[Store, ObjectInfo] | None:
+    def _report_at_own_place(
+        self, batch: Batch, ledger: Sequence[ObjectInfo]
+    ) -> tuple[Store, ObjectInfo] | None:
         """The report of a batch whose request names a place of its own for it."""
         text = Ledger.read(self.store, batch, ledger).header.get("Request", "")
         try:
@@ -195,11 +197,11 @@ class Notifier:
         try:
             report = Report.read(content.data)
         except BgPipelineError as error:
-            self.say(f"{found.key} cannot be told of: {error}")
+            self.log(f"{found.key} cannot be told of: {error}")
             return set()
 
         def make() -> Notification:
-            link = self.link(store, _for_people(store, found.key))
+            link = self.link(store, _most_readable_form(store, found.key))
             return batch_finished(
                 StoredReport(batch.path, store.bucket, found.key, report, link), datetime.now(UTC)
             )
@@ -208,7 +210,7 @@ class Notifier:
         return self._notify(partial(s3_keys.notice_key, found.key), state, make)
 
 
-def _for_people(store: Store, key: str) -> str:
+def _most_readable_form(store: Store, key: str) -> str:
     """The form of a report that a person opens first, of those that there are."""
     stem = key.removesuffix("json")
     there = {found.key for found in store.list(stem)}

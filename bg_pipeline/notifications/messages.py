@@ -15,7 +15,7 @@ from bg_pipeline.budget.limits import CapReached
 from bg_pipeline.domain.rows import WAITING_FOR_APPROVAL, Row, Status
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.domain.text import amount, counted, listed, printable
-from bg_pipeline.reports.links import ShareLink
+from bg_pipeline.reports.overview import ShareLink
 from bg_pipeline.reports.report import Report
 from bg_pipeline.state.model_stopped import WAITS_FOR_WINDOW
 
@@ -96,22 +96,22 @@ def outcome_of(report: Report) -> BatchOutcome:
     return BatchOutcome.SOME_FAILED
 
 
-def batch_finished(filed: StoredReport, now: datetime) -> Notification:
+def batch_finished(stored_report: StoredReport, now: datetime) -> Notification:
     """The notice of a batch that has its report."""
-    report, outcome = filed.report, outcome_of(filed.report)
-    batch = printable(filed.batch)
+    report, outcome = stored_report.report, outcome_of(stored_report.report)
+    batch = printable(stored_report.batch)
     images, done = len(report.rows), report.counts[Status.SUCCEEDED]
     troubled = [row for row in report.rows if row.Status != Status.SUCCEEDED]
     counts = {status.value: count for status, count in report.counts.items() if count}
     cost, maybe = report.cost_usd, report.maybe_usd
-    results = _folder(filed.bucket, report.rows)
-    stored = f"s3://{filed.bucket}/{filed.key}"
+    results = _folder(stored_report.bucket, report.rows)
+    stored = f"s3://{stored_report.bucket}/{stored_report.key}"
     headline, advice = _HEADLINES[outcome], _ADVICE[outcome]
     if images == 0:
         headline = "no image was asked for"
     told = headline.format(images=counted(images, "image"), done=done, rest=images - done)
     paragraphs = [
-        [f"Batch {batch} of bucket {filed.bucket} was worked on: {told}."],
+        [f"Batch {batch} of bucket {stored_report.bucket} was worked on: {told}."],
         [advice] if advice else [],
         [
             *(f"{status}: {count}" for status, count in counts.items()),
@@ -121,8 +121,8 @@ def batch_finished(filed: StoredReport, now: datetime) -> Notification:
         + ([f"- and {len(troubled) - NAMED} more; the report has all"] if len(troubled) > NAMED else []),
         [
             *([f"Results: {printable(results)}"] if results else []),
-            f"Report: {filed.link.url}",
-            f"(The link {filed.link.life}. The report stays at {printable(stored)}.)",
+            f"Report: {stored_report.link.url}",
+            f"(The link {stored_report.link.life}. The report stays at {printable(stored)}.)",
         ],
     ]
     text = _text(paragraphs)
@@ -132,8 +132,8 @@ def batch_finished(filed: StoredReport, now: datetime) -> Notification:
         "Kind": "batch_finished",
         "BatchOutcome": outcome.value,
         "SentAt": _iso(now),
-        "Bucket": filed.bucket,
-        "Batch": filed.batch,
+        "Bucket": stored_report.bucket,
+        "Batch": stored_report.batch,
         "Id": report.rows[0].Id if report.rows else "",
         "Images": images,
         "Counts": counts,
@@ -142,9 +142,9 @@ def batch_finished(filed: StoredReport, now: datetime) -> Notification:
         "Results": results,
         "Report": stored,
         "ReportLink": {
-            "URL": filed.link.url,
-            "Until": _iso(filed.link.until),
-            "AtTheLatest": not filed.link.sure,
+            "URL": stored_report.link.url,
+            "Until": _iso(stored_report.link.until),
+            "AtTheLatest": not stored_report.link.sure,
         },
         "Problems": [
             {"ImageName": row.ImageName, "Status": row.Status.value, "Error": row.Error, "Cause": row.Cause}
@@ -155,10 +155,10 @@ def batch_finished(filed: StoredReport, now: datetime) -> Notification:
     return Notification(id, outcome, f"bg_pipeline: {batch}: {told}", text, document)
 
 
-def batch_unreported(crash: RunFailure, bucket: str, now: datetime) -> Notification:
+def batch_unreported(failure: RunFailure, bucket: str, now: datetime) -> Notification:
     """The notice of a run that left batches of a date without a report."""
-    day, batches = crash.date.isoformat(), crash.batches
-    ended = "was cancelled" if crash.cancelled else "failed"
+    day, batches = failure.date.isoformat(), failure.batches
+    ended = "was cancelled" if failure.cancelled else "failed"
     if batches is None:
         left = "Whether its batches have a report could not be looked up."
     else:
@@ -166,27 +166,27 @@ def batch_unreported(crash: RunFailure, bucket: str, now: datetime) -> Notificat
         left = f"Without a report {'is' if len(batches) == 1 else 'are'}: {paths}."
     go_on = (
         "Dagster starts the run again by itself."
-        if crash.retried
+        if failure.retried
         else f"Mend the cause, then materialize {day} again in Dagster, or: bg-pipeline run --date {day}"
     )
     paragraphs = [
-        [f"Run {crash.run_id} over {day} (bucket {bucket}) {ended} before everything was reported.", left],
-        [f"Reason: {_cut(crash.reason)}"] if crash.reason else [],
+        [f"Run {failure.run_id} over {day} (bucket {bucket}) {ended} before everything was reported.", left],
+        [f"Reason: {_cut(failure.reason)}"] if failure.reason else [],
         [f"{go_on}", "What was paid for is stored and is not paid for again."],
     ]
     text = _text(paragraphs)
-    id = _id(crash.run_id, day)
+    id = _id(failure.run_id, day)
     document = {
         "NoticeId": id,
         "Kind": "run_without_report",
         "BatchOutcome": BatchOutcome.NO_REPORT.value,
         "SentAt": _iso(now),
         "Bucket": bucket,
-        "RunId": crash.run_id,
+        "RunId": failure.run_id,
         "Date": day,
-        "Cancelled": crash.cancelled,
-        "Reason": _cut(crash.reason),
-        "Retried": crash.retried,
+        "Cancelled": failure.cancelled,
+        "Reason": _cut(failure.reason),
+        "Retried": failure.retried,
         "Batches": None if batches is None else list(batches),
         "Text": text,
     }

@@ -171,7 +171,7 @@ def report_complete(ran: RunOutcome) -> CheckResult:
 def uploads_without_report(settings: Settings, looked: UnreportedUploads) -> CheckResult:
     """What a look back for uploads without a report came to."""
     lost = looked.unreported
-    under_way = len(looked.found) - len(lost)
+    under_way = len(looked.batches) - len(lost)
     figures = {"without_report": len(lost), "being_worked_on": under_way}
     span = f"since {looked.reached}"
     if looked.reached > looked.first:

@@ -89,12 +89,12 @@ class UnreportedUploads:
 
     first: UploadDate
     reached: UploadDate
-    found: list[UnreportedBatch] = field(default_factory=list)
+    batches: list[UnreportedBatch] = field(default_factory=list)
 
     @property
     def unreported(self) -> list[UnreportedBatch]:
         """What no run is at work on."""
-        return [each for each in self.found if not each.run]
+        return [each for each in self.batches if not each.run]
 
 
 def find_unreported_uploads(
@@ -108,7 +108,7 @@ def find_unreported_uploads(
     for day in dates_with_uploads(store, first, today + timedelta(days=1)):
         if time_is_up():
             return looked
-        looked.found += unreported(store, settings, day, before=before)
+        looked.batches += unreported(store, settings, day, before=before)
         looked.reached = day
     looked.reached = first
     return looked

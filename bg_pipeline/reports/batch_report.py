@@ -111,7 +111,7 @@ def _store_html(work: BatchWork) -> None:
         report = Report(tuple(rows(work)))
         place.thumbnails.load()
         work.writer.write(place.data, key, _html(work, report), media_type="text/html; charset=utf-8")
-        place.thumbnails.save(_pictures(work, report.rows))
+        place.thumbnails.save(_etags_of_pictures(work, report.rows))
     else:
         work.writer.delete(place.data, key)
 
@@ -127,7 +127,7 @@ def html_report(work: BatchWork, *, link_seconds: int = 0) -> bytes:
     report = Report(tuple(rows(work)))
     place.thumbnails.load()
     troubled_first = sorted(report.rows, key=lambda row: row.Status == Status.SUCCEEDED)
-    wanted = _pictures(work, troubled_first)
+    wanted = _etags_of_pictures(work, troubled_first)
 
     def read(key: str, etag: str) -> bytes | None:
         data, lies_at = place.resolve(key)
@@ -148,18 +148,18 @@ def html_report(work: BatchWork, *, link_seconds: int = 0) -> bytes:
     return _html(work, report, link, end)
 
 
-def _pictures(work: BatchWork, rows: Sequence[Row]) -> dict[str, str]:
+def _etags_of_pictures(work: BatchWork, rows: Sequence[Row]) -> dict[str, str]:
     """The keys that the page shows, of photos and of results, with the tags that the ledger knows."""
     found = {}
     for row in rows:
         entry = work.ledger.get(row.ImageName) or Entry(row.ImageName)
-        if source := _source(work, row.ImageName):
+        if source := _photo_key(work, row.ImageName):
             found[source] = entry.etag
         found |= {key: entry.files[key] for key in row.Results[: thumbnails.RESULTS] if key in entry.files}
     return found
 
 
-def _source(work: BatchWork, image: str) -> str:
+def _photo_key(work: BatchWork, image: str) -> str:
     return f"{work.locations.input_prefix}/{image}" if work.images.get(image) else ""
 
 
@@ -170,12 +170,12 @@ def _html(
     links_end: datetime | None = None,
 ) -> bytes:
     place = work.locations
-    etags = _pictures(work, report.rows)
+    etags = _etags_of_pictures(work, report.rows)
     return report_html.render(
         report,
         title=place.batch.path,
         made_at=datetime.now(UTC),
-        source=lambda image: _source(work, image),
+        source=lambda image: _photo_key(work, image),
         thumbnail=lambda key: place.thumbnails.get(key, etags.get(key, "")),
         alt_texts={entry.image: entry.alt_text for entry in work.ledger.entries()},
         link=link,

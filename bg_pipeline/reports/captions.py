@@ -55,10 +55,10 @@ def captions(
     """Every image of the dates that has a caption or labels, one batch in memory at a time."""
     for uploaded, ledger in stored_batches(store, dates, only):
         if ledger:
-            yield from _of(open_work(store, settings, uploaded, ledger))
+            yield from _captioned_images(open_work(store, settings, uploaded, ledger))
 
 
-def _of(work: BatchWork) -> Iterator[CaptionedImage]:
+def _captioned_images(work: BatchWork) -> Iterator[CaptionedImage]:
     for image in work.images:
         entry = work.ledger.get(image)
         if entry is not None and (entry.caption or entry.labels):
@@ -142,7 +142,12 @@ class CaptionIndex:
                 path, version = uploaded.batch.path, _version(ledger)
                 gone.discard(path)
                 if known.get(path, _version([])) != version:
-                    _replace(connection, path, version, _of(open_work(store, settings, uploaded, ledger)))
+                    _replace(
+                        connection,
+                        path,
+                        version,
+                        _captioned_images(open_work(store, settings, uploaded, ledger)),
+                    )
             for path in gone:
                 _replace(connection, path, _version([]), [])
 

@@ -46,7 +46,7 @@ def pairs(store: Store, input_prefix: str, rows: Iterable[Row]) -> Iterator[Pair
             yield Pair(row.ImageName, before.data, after.data if after else None, words)
 
 
-def kept(folder: Path, batch: Batch, found: Iterable[Pair]) -> Iterator[Pair]:
+def save_pairs(folder: Path, batch: Batch, found: Iterable[Pair]) -> Iterator[Pair]:
     """The pairs, each once it is written into ``before`` and ``after`` in a folder of the batch's own.
 
     Nothing is written outside ``folder``, whatever a name holds.

@@ -110,7 +110,7 @@ def charts(report: Report) -> dict[str, list[Bar]]:
     """The lines of each chart by its title; a chart without lines is left out."""
     statuses: dict[str, float] = {status: number for status, number in report.counts.items() if number}
     costs = _cost_by_model(report)
-    seconds = _seconds(report)
+    seconds = _images_by_seconds(report)
     found = {
         "Images by status": _bars(statuses, lambda number: f"{number:,.0f}", kind=str),
         "Cost by model, USD": _bars(costs, usd),
@@ -142,17 +142,17 @@ def _cost_by_model(report: Report) -> dict[str, float]:
 
 
 _SECONDS = (1, 2, 5, 10, 30, 60, 300, 1800)
-_SPANS = (
+_SPAN_NAMES = (
     f"under {_SECONDS[0]}",
     *(f"{low} to {high}" for low, high in pairwise(_SECONDS)),
     f"{_SECONDS[-1]} and more",
 )
 
 
-def _seconds(report: Report) -> dict[str, float]:
+def _images_by_seconds(report: Report) -> dict[str, float]:
     """How many images were worked on for how long; images that nothing was done for are left out."""
     spans = Counter(bisect_right(_SECONDS, row.Seconds) for row in report.rows if row.Seconds > 0)
-    return {_SPANS[span]: spans[span] for span in range(min(spans), max(spans) + 1)} if spans else {}
+    return {_SPAN_NAMES[span]: spans[span] for span in range(min(spans), max(spans) + 1)} if spans else {}
 
 
 def _card(

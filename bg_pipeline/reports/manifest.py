@@ -23,11 +23,11 @@ def mirror(manifest: Manifest, images: Sequence[str], row_of: Callable[[str], Ro
     ``images`` are the images' names, one for each row; ``row_of`` gives the report's row of an image. Several files
     stand on lines of one cell. No spreadsheet takes a cell for a formula. It may be submitted as a manifest again.
     """
-    taken = {name.strip().lower() for name in manifest.head}
+    taken = {name.strip().lower() for name in manifest.header}
     added = [f"result_{name}" if name in taken else name for name in ADDED]
     out = io.StringIO(newline="")
     writer = csv.writer(out, delimiter=manifest.delimiter, lineterminator="\n")
-    writer.writerow([spreadsheet_text(name) for name in (*manifest.head, *added)])
+    writer.writerow([spreadsheet_text(name) for name in (*manifest.header, *added)])
     for line, image in zip(manifest.lines, images, strict=True):
         row = row_of(image)
         told: list[object] = ["", "", "", "", image]
@@ -36,7 +36,7 @@ def mirror(manifest: Manifest, images: Sequence[str], row_of: Callable[[str], Ro
             told = [row.Status.value, "\n".join(row.Results), cost, row.Cause, image]
         cells = [*line.cells, *told]
         writer.writerow([spreadsheet_text(cell) if isinstance(cell, str) else cell for cell in cells])
-    return out.getvalue().encode("utf-8-sig" if manifest.marked else "utf-8")
+    return out.getvalue().encode("utf-8-sig" if manifest.has_bom else "utf-8")
 
 
 def mirror_stored(

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
+from bg_pipeline.aws.clients import Aws
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.payments import total
@@ -57,10 +59,6 @@ class BatchOverview:
         """The report as it was last written, None if there is none yet."""
         content = self.data.read(self.report_key())
         return None if content is None else Report.read(content.data)
-
-    def report_csv(self) -> bytes | None:
-        content = self.data.read(self.report_key("csv"))
-        return None if content is None else content.data
 
     def retry(self) -> bytes | None:
         """The ready-made request that asks again for what failed, None if nothing did."""
@@ -140,3 +138,35 @@ def batch_state(store: Store, work: BatchWork) -> tuple[BatchState, str]:
     if not work.due:
         return BatchState.REPORTED, "reported"
     return BatchState.REPORTED, "something to do" if sample_left(work) else "its sample waits for approval"
+
+
+@dataclass(frozen=True)
+class ShareLink:
+    """A presigned link that works without AWS credentials until ``until``.
+
+    Not ``sure``: the session that signed it may end earlier, and the link with it.
+    """
+
+    url: str
+    until: datetime
+    sure: bool
+
+    @property
+    def life(self) -> str:
+        """How long the link works, as part of a sentence."""
+        until = f"{self.until.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+        if self.sure:
+            return f"works until {until}"
+        return f"works until the AWS session that signed it ends, {until} at the latest"
+
+
+def share_link(aws: Aws, store: Store, key: str, seconds: int, now: datetime) -> ShareLink:
+    """A link to an object for ``seconds``, or until the credentials that sign it end, whichever is sooner.
+
+    boto3 knows when the session of a role that it renews ends. It does not know it for a session token that was
+    given to this process, so such a link may end earlier than ``until``.
+    """
+    url = store.presign(key, seconds)
+    until = now + timedelta(seconds=seconds)
+    temporary, ends = aws.session_end()
+    return ShareLink(url, min(until, ends or until), sure=ends is not None or not temporary)

@@ -133,7 +133,7 @@ class Report:
 
         columns = {name: [getattr(row, name) for row in self.rows] for name in COLUMNS}
         types = get_type_hints(Row)
-        kinds = {name: kind for name in COLUMNS if (kind := _KINDS.get(types[name]))}
+        kinds = {name: kind for name in COLUMNS if (kind := _COLUMN_TYPES.get(types[name]))}
         return pd.DataFrame(columns).astype(kinds).set_index("ImageName")
 
     @property
@@ -171,7 +171,7 @@ class Report:
         ]
 
 
-_KINDS: Final[Mapping[Any, str]] = {
+_COLUMN_TYPES: Final[Mapping[Any, str]] = {
     int | None: "Int64",
     float | None: "float64",
     float: "float64",

@@ -7,10 +7,17 @@ to be asked for again. Functions over a store and a batch as `open_work` gives i
 asking, and whether they may, is for the caller to know.
 """
 
-from bg_pipeline.review.deciding import LONGEST_REASON, decide
-from bg_pipeline.review.decisions import Decision, Reviews, State, this_user
+from bg_pipeline.review.decisions import LONGEST_REASON, Decision, Reviews, State, decide, this_user
 from bg_pipeline.review.follow_up import RequestReplaced, Retry, approve_sample, prepare_retry
-from bg_pipeline.review.items import Item, Results, Summary, chosen, items, named, queue
+from bg_pipeline.review.items import (
+    Item,
+    Results,
+    Summary,
+    find_items,
+    is_sampled,
+    items,
+    review_queue,
+)
 from bg_pipeline.review.publishing import PublishResult, publish
 from bg_pipeline.review.redoing import redo, redo_request
 from bg_pipeline.review.tables import COLUMNS, as_csv, read_csv
@@ -29,15 +36,15 @@ __all__ = [
     "Summary",
     "approve_sample",
     "as_csv",
-    "chosen",
     "decide",
+    "find_items",
+    "is_sampled",
     "items",
-    "named",
     "prepare_retry",
     "publish",
-    "queue",
     "read_csv",
     "redo",
     "redo_request",
+    "review_queue",
     "this_user",
 ]

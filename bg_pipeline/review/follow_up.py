@@ -45,7 +45,7 @@ def approve_sample(store: Store, standing: BatchOverview, *, by: str, seen: str 
             f"the request of batch {batch.path} was replaced since you looked at it, so nothing is approved; look "
             "again at what it asks for and at its sample"
         )
-    if _ran_for(store, batch) not in ("", now):
+    if _etag_last_run(store, batch) not in ("", now):
         raise RequestReplaced(
             f"the request of batch {batch.path} was replaced since its sample was made, so nothing is approved; "
             f"`{run_command(batch)}` makes a sample of what it asks for now"
@@ -58,7 +58,7 @@ def approve_sample(store: Store, standing: BatchOverview, *, by: str, seen: str 
     return True
 
 
-def _ran_for(store: Store, batch: Batch) -> str:
+def _etag_last_run(store: Store, batch: Batch) -> str:
     """The tag of the request that was last worked on; empty where none was."""
     ledger = Ledger.read(store, batch, list(store.list(f"{batch.ledger_prefix}/")))
     return str(ledger.header.get("RequestETag", ""))
@@ -143,7 +143,7 @@ def prepare_retry(store: Store, settings: Settings, standing: BatchOverview) -> 
             again = earlier.newest
         elif not is_over(store, settings, earlier.newest):
             return Retry.of(settings, earlier.newest, sent.data)
-    request = _request(store, settings, standing, again)
+    request = _retry_now(store, settings, standing, again)
     return None if request is None else Retry.of(settings, again, write(request), batch, earlier)
 
 
@@ -153,7 +153,9 @@ def is_over(store: Store, settings: Settings, batch: Batch) -> bool:
     return stands.problem is not None or stands.reported
 
 
-def _request(store: Store, settings: Settings, standing: BatchOverview, again: Batch) -> BatchRequest | None:
+def _retry_now(
+    store: Store, settings: Settings, standing: BatchOverview, again: Batch
+) -> BatchRequest | None:
     """What a retry asks for now: what was made ready with the report, less what may not be asked for any more."""
     asked = standing.request
     report = standing.report()

@@ -39,7 +39,7 @@ class Item:
     decision: Decision | None = None
 
 
-def chosen(key: str, share: float) -> bool:
+def is_sampled(key: str, share: float) -> bool:
     """Whether a result is of the ``share`` (0 to 1) that a person looks at although it passed; by its key alone."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) < share * 2**64
 
@@ -88,7 +88,7 @@ class Results:
     def _rows(self) -> Iterator[Row]:
         """The report's rows, whose results are taken in as they go by."""
         for row, entry in rows_and_entries(self.work):
-            self._unjudged += _unjudged(row, entry)
+            self._unjudged += _items_of_row(row, entry)
             self._images += 1
             yield row
 
@@ -99,7 +99,7 @@ class Results:
         """
         keys = (item.key for item in self._unjudged if item.key)
         decisions = self._reviews.of(keys, self.work.locations.output_prefix)
-        return [_judged(item, decisions.get(item.key), self._settings) for item in self._unjudged]
+        return [_with_state(item, decisions.get(item.key), self._settings) for item in self._unjudged]
 
     def summary(self, found: Collection[Item]) -> Summary:
         """How the review stands, from the items as they are now."""
@@ -119,7 +119,7 @@ def items(work: BatchWork, settings: Settings, reviews: Reviews | None = None) -
     return Results(work, settings, reviews).items()
 
 
-def _unjudged(row: Row, entry: Entry) -> list[Item]:
+def _items_of_row(row: Row, entry: Entry) -> list[Item]:
     def item(number: int, key: str, status: Status, cause: str, cost: float | None) -> Item:
         return Item(
             image=row.ImageName,
@@ -147,7 +147,7 @@ def _unjudged(row: Row, entry: Entry) -> list[Item]:
     return made
 
 
-def _judged(item: Item, decision: Decision | None, settings: Settings) -> Item:
+def _with_state(item: Item, decision: Decision | None, settings: Settings) -> Item:
     if decision is not None and decision.etag == item.etag:
         words = f"{decision.state} by {decision.by}" + (f": {decision.reason}" if decision.reason else "")
         return replace(item, state=decision.state, why=words, decision=decision)
@@ -155,7 +155,7 @@ def _judged(item: Item, decision: Decision | None, settings: Settings) -> Item:
         why = item.cause or "it did not pass the checks"
     elif not settings.auto_approve:
         why = "every result waits for a person (BG_AUTO_APPROVE)"
-    elif chosen(item.key, settings.review_share):
+    elif is_sampled(item.key, settings.review_share):
         why = "it passed every check and is of the share that a person looks at (BG_REVIEW_SHARE)"
     else:
         return replace(item, state=State.APPROVED, why="it passed every check")
@@ -164,13 +164,13 @@ def _judged(item: Item, decision: Decision | None, settings: Settings) -> Item:
     return replace(item, state=State.WAITING, why=why)
 
 
-def queue(found: Iterable[Item]) -> list[Item]:
+def review_queue(found: Iterable[Item]) -> list[Item]:
     """What waits for a person: first what was flagged, then what was chosen, each in the report's order."""
     waiting = [item for item in found if item.state is State.WAITING]
     return sorted(waiting, key=lambda item: item.status == Status.SUCCEEDED)
 
 
-def named(found: Iterable[Item], names: Iterable[str], output_prefix: str) -> list[Item]:
+def find_items(found: Iterable[Item], names: Iterable[str], output_prefix: str) -> list[Item]:
     """The items that ``names`` mean: keys of results, their names under the prefix, or images (all their results).
 
     Raises `UsageError` for a name that means none.

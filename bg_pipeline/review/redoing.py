@@ -15,8 +15,7 @@ from bg_pipeline.domain.requests import MAX_SEED, BatchRequest, ImageEntry, writ
 from bg_pipeline.domain.text import run_command
 from bg_pipeline.errors import RequestError, UsageError
 from bg_pipeline.reports.overview import load_status
-from bg_pipeline.review.deciding import check_who, decide
-from bg_pipeline.review.decisions import State
+from bg_pipeline.review.decisions import State, decide, require_decider
 from bg_pipeline.review.follow_up import is_over
 from bg_pipeline.review.items import Item
 from bg_pipeline.run.batch_work import BatchWork
@@ -100,9 +99,9 @@ def redo(
     `CapUsedUp` if nothing is left of the cap. Raises `UsageError` if ``by`` is empty, or if one of the pictures is
     being asked for again with another prompt or seed, or together with others; nothing is done then.
     """
-    check_who(by)
+    require_decider(by)
     wanted = redo_request(work, found, prompt=prompt, seed=seed)
-    batch = _ask(store, settings, work, found, wanted, seed)
+    batch = _submit_once(store, settings, work, found, wanted, seed)
     made = [item for item in found if item.key and not _is_redone_as(item, batch)]
     decide(
         work.locations.data,
@@ -119,7 +118,7 @@ def _is_redone_as(item: Item, batch: Batch) -> bool:
     return item.decision is not None and item.decision.redone_as == batch.path
 
 
-def _ask(
+def _submit_once(
     store: Store,
     settings: Settings,
     work: BatchWork,
@@ -140,7 +139,7 @@ def _ask(
                 batch = other
             elif is_over(store, settings, other):
                 batches[other] = ()
-            elif _asks_for(check_request(settings, other, sent.data), wanted, seed) and (
+            elif _covers(check_request(settings, other, sent.data), wanted, seed) and (
                 set(pictures) <= set(batches[other])
             ):
                 return other
@@ -150,7 +149,7 @@ def _ask(
                     f"with other pictures or in other words; wait for its report (`{run_command(other)}` makes it), "
                     "then ask again"
                 )
-        data = write(replace(wanted, MaxCostUSD=_cap(store, settings, work)))
+        data = write(replace(wanted, MaxCostUSD=_cap_left(store, settings, work)))
         check_request(settings, batch, data)
         batches.pop(batch, None)
         if not earlier.write(store, {**batches, batch: pictures}):
@@ -160,12 +159,12 @@ def _ask(
             return batch
         # Somebody took the batch over in between. What asks for the same is of this occasion, be it over by now.
         sent = store.read(batch.request_key)
-        if sent is not None and _asks_for(check_request(settings, batch, sent.data), wanted, seed):
+        if sent is not None and _covers(check_request(settings, batch, sent.data), wanted, seed):
             return batch
     raise UsageError(f"others are asking for pictures of batch {of.path} again right now; do it again")
 
 
-def _asks_for(request: BatchRequest, wanted: BatchRequest, seed: int | None) -> bool:
+def _covers(request: BatchRequest, wanted: BatchRequest, seed: int | None) -> bool:
     """Whether a request has all that is wanted; without a ``seed`` of one's own any will do."""
     for image, entry in wanted.entries.items():
         other = request.entries.get(image)
@@ -179,7 +178,7 @@ def _first_of(found: Sequence[Item], pictures: Collection[str]) -> str:
     return next(item.image for item in found if f"{item.number} {item.image}" in pictures)
 
 
-def _cap(store: Store, settings: Settings, work: BatchWork) -> float | None:
+def _cap_left(store: Store, settings: Settings, work: BatchWork) -> float | None:
     """What is left of the batch's cap, as its request has it now: it may have been raised since ``work`` was read."""
     asked = load_status(store, settings, work.locations.batch).request or work.request
     return check_cap(store, work.locations.batch, asked) if asked else None

@@ -7,8 +7,7 @@ from typing import Final
 
 from bg_pipeline.domain.text import spreadsheet_text, text_of_cell
 from bg_pipeline.errors import UsageError
-from bg_pipeline.review.deciding import LONGEST_REASON
-from bg_pipeline.review.decisions import State
+from bg_pipeline.review.decisions import LONGEST_REASON, State
 from bg_pipeline.review.items import Item
 
 COLUMNS: Final = (

@@ -99,7 +99,7 @@ class SensorCursor(BaseModel):
 
 
 @dataclass(frozen=True)
-class RunRequest:
+class RunResult:
     """What became of a run; times in seconds since 1970.
 
     ``cancelled``, or ``left`` where it says itself that it left something undone which may be done soon.
@@ -128,7 +128,7 @@ class Uploads:
     digest: str
     count: int
     batches: dict[str, float]
-    settled: float | None
+    settles_at: float | None
 
     @property
     def newest(self) -> float:
@@ -146,15 +146,15 @@ class SensorTick:
 
     settings: Settings
     store: Store
-    memory: SensorCursor
+    cursor: SensorCursor
     now: float
     first: UploadDate
     last: UploadDate
-    find_run: Callable[[str], RunRequest | None]
+    find_run: Callable[[str], RunResult | None]
     time_is_up: Callable[[], bool]
     warn: Callable[[str], None]
-    find_asked: Callable[[UploadDate], RequestedRun | None] = lambda _: None
-    waits: list[str] = field(default_factory=list)
+    find_newest_request: Callable[[UploadDate], RequestedRun | None] = lambda _: None
+    waiting_reasons: list[str] = field(default_factory=list)
 
     def run_requests(self) -> Iterator[tuple[UploadDate, RequestedRun]]:
         """The dates that need a run now, each remembered when it is given.
@@ -162,7 +162,7 @@ class SensorTick:
         Whatever stops the tick in between, an error of S3 included, loses nothing: what was not looked at comes
         first in the next.
         """
-        memory, newest_first = self.memory, self.open_dates
+        memory, newest_first = self.cursor, self.open_dates
         self._forget_before(min(self.oldest, newest_first[-1]))
         if not 0 <= self.now - memory.looked < OLDER_SECONDS:
             for day in self._find_dates():
@@ -176,17 +176,17 @@ class SensorTick:
         What is done is forgotten, so that the memory does not grow with the dates; Dagster's runs know it.
         """
         self._forget_before(self.first)
-        again, dates = self.memory.again, self.memory.dates
-        self.memory.dates = {day: asked for day, asked in dates.items() if day in again or not asked.done}
+        again, dates = self.cursor.again, self.cursor.dates
+        self.cursor.dates = {day: asked for day, asked in dates.items() if day in again or not asked.done}
         yield from self._requests(())
 
     def _forget_before(self, oldest: UploadDate) -> None:
-        memory = self.memory
+        memory = self.cursor
         memory.dates = {day: asked for day, asked in memory.dates.items() if oldest <= day <= self.last}
         memory.again = {day: when for day, when in memory.again.items() if oldest <= day <= self.last}
 
     def _requests(self, always: Iterable[UploadDate]) -> Iterator[tuple[UploadDate, RequestedRun]]:
-        memory = self.memory
+        memory = self.cursor
         due = {day: when for day, when in memory.again.items() if when <= self.now}
         due |= {day: due.get(day, self.now) for day in always}
         given = 0
@@ -194,7 +194,7 @@ class SensorTick:
             if given == MAX_RUNS or self.time_is_up():
                 memory.again[day] = due[day]
                 continue
-            uploads = self._look(day)
+            uploads = self._list_uploads(day)
             if uploads is None:
                 self.warn(
                     f"{day} holds more than this tick has time to list; the next one tries again. "
@@ -206,8 +206,10 @@ class SensorTick:
             memory.again.pop(day, None)
             if again is not None:
                 memory.again[day] = again
-            if asked is None and uploads.settled is not None:
-                self.waits.append(f"{day}: a folder without a request waits until it has been quiet")
+            if asked is None and uploads.settles_at is not None:
+                self.waiting_reasons.append(
+                    f"{day}: a folder without a request waits until it has been quiet"
+                )
             if asked is not None:
                 memory.dates[day] = asked
                 given += 1
@@ -222,7 +224,7 @@ class SensorTick:
         """The newest calendar dates that are partitions, newest first; a single one is today, not tomorrow."""
         wanted = self.settings.open_dates
         newest = self.last if wanted > 1 else max(self.first, min(self.last, self.today))
-        return list(islice(_back_from(newest, self.first), wanted))
+        return list(islice(_dates_back_from(newest, self.first), wanted))
 
     @property
     def oldest(self) -> UploadDate:
@@ -231,8 +233,13 @@ class SensorTick:
 
     def _find_dates(self) -> set[UploadDate]:
         """The dates of the look-back with uploads; tells once of folders that are no partition's."""
-        parts = {s3_keys.date_path(day)[:end] for day in _back_from(self.last, self.first) for end in (4, 7)}
-        edges = [self.first, *takewhile(lambda day: day >= self.oldest, _back_from(self.last, self.first))]
+        parts = {
+            s3_keys.date_path(day)[:end] for day in _dates_back_from(self.last, self.first) for end in (4, 7)
+        }
+        edges = [
+            self.first,
+            *takewhile(lambda day: day >= self.oldest, _dates_back_from(self.last, self.first)),
+        ]
         opened = {s3_keys.date_path(day)[:end] for day in edges for end in (4, 7)}
         found: set[UploadDate] = set()
         strays: list[str] = []
@@ -250,14 +257,14 @@ class SensorTick:
 
         walk(f"{s3_keys.UPLOADS}/")
         for folder in strays:
-            if folder not in self.memory.told:
+            if folder not in self.cursor.told:
                 self.warn(
                     f"{folder!r} holds no upload date from {self.first} to {self.last}: nothing in it is run"
                 )
-        self.memory.told = strays
+        self.cursor.told = strays
         return found
 
-    def _look(self, day: UploadDate) -> Uploads | None:
+    def _list_uploads(self, day: UploadDate) -> Uploads | None:
         """What a date holds; None where the time is up before all is listed."""
         digest = hashlib.sha256()
         count, newest, settled = 0, {}, None
@@ -277,25 +284,27 @@ class SensorTick:
 
     def _decide(self, day: UploadDate, uploads: Uploads) -> tuple[RequestedRun | None, float | None]:
         """The run to ask for, if any, and when to look again at a date that is not open, if earlier than usual."""
-        before, settings = self.memory.dates.get(day), relevant(self.settings)
+        before, settings = self.cursor.dates.get(day), relevant(self.settings)
         number, attempt = before.number + 1 if before else 1, 1
         when: float | None = None
-        if uploads.count and (before is None or before.settings != settings or _came(before, uploads)):
+        if uploads.count and (
+            before is None or before.settings != settings or _has_new_uploads(before, uploads)
+        ):
             when = self.now
         elif before is not None:
-            if uploads.settled is None:
+            if uploads.settles_at is None:
                 # A folder that settles is missing from the uploads, which is no deletion to remember.
                 before.uploads, before.count, before.newest = uploads.digest, uploads.count, uploads.newest
             attempt = before.attempt + 1
-            when = None if before.done else self._follow(day, before, uploads)
+            when = None if before.done else self._follow_up_time(day, before, uploads)
         asked = None
         if when is not None and when <= self.now:
-            other = self.find_asked(day)
+            other = self.find_newest_request(day)
             if other is not None and (
                 before is None or (other.run_key != before.run_key and other.at >= before.at)
             ):
                 other.number = max(other.number, number - 1)
-                self.memory.dates[day] = other
+                self.cursor.dates[day] = other
                 return self._decide(day, uploads)
             asked = RequestedRun(
                 # The number tells a state from the same state before, whose key Dagster would refuse.
@@ -309,13 +318,13 @@ class SensorTick:
                 at=self.now,
             )
             when = self.now + RUNNING_SECONDS
-        return asked, min(filter(None, [when, uploads.settled]), default=None)
+        return asked, min(filter(None, [when, uploads.settles_at]), default=None)
 
-    def _follow(self, day: UploadDate, asked: RequestedRun, uploads: Uploads) -> float | None:
+    def _follow_up_time(self, day: UploadDate, asked: RequestedRun, uploads: Uploads) -> float | None:
         """When to come back to a run that was asked for: at once means to ask again, None that it is done."""
         run = self.find_run(asked.run_key)
         if run is not None and not run.finished:
-            self.waits.append(f"{day}: its run is queued or under way")
+            self.waiting_reasons.append(f"{day}: its run is queued or under way")
             return self.now + RUNNING_SECONDS
         if (run is not None and not run.failed and not run.incomplete) or not uploads.count:
             asked.done = True
@@ -325,7 +334,7 @@ class SensorTick:
         due = ended + BACK_OFF[min(asked.attempt, len(BACK_OFF)) - 1]
         if due > self.now:
             why = "Dagster knows no run of it" if run is None else "its run ended too early"
-            self.waits.append(f"{day}: {why}; it may be asked for again in {due - self.now:.0f} s")
+            self.waiting_reasons.append(f"{day}: {why}; it may be asked for again in {due - self.now:.0f} s")
             return due
         if not (run is not None and run.incomplete) and self._reported(day, uploads, started):
             asked.done = True
@@ -350,11 +359,11 @@ class SensorTick:
         return each and max(reports.values(), default=0.0) >= started - CLOCK_SECONDS
 
 
-def _came(before: RequestedRun, uploads: Uploads) -> bool:
+def _has_new_uploads(before: RequestedRun, uploads: Uploads) -> bool:
     """Whether something came or was overwritten; fewer objects and none of them newer are a deletion."""
     deleted = uploads.count < before.count and uploads.newest <= before.newest
     return uploads.digest != before.uploads and not deleted
 
 
-def _back_from(newest: UploadDate, first: UploadDate) -> Iterator[UploadDate]:
+def _dates_back_from(newest: UploadDate, first: UploadDate) -> Iterator[UploadDate]:
     return (newest - timedelta(days=back) for back in range((newest - first).days + 1))

@@ -88,14 +88,14 @@ _FORMS: Final = TypeAdapter[_Records | _TestEvent | _BridgeEvent | _Notification
 
 
 @dataclass(frozen=True, slots=True)
-class Created:
+class CreatedObject:
     """An object that came to a bucket."""
 
     bucket: str
     key: str
 
 
-def created(body: str) -> list[Created]:
+def created_objects(body: str) -> list[CreatedObject]:
     """The objects that a message says were created: none for a test event, a deletion and the like.
 
     A ``ValueError`` that says why where the message is no S3 event.
@@ -108,19 +108,19 @@ def created(body: str) -> list[Created]:
         raise ValueError("it is no S3 event, neither a plain one nor one from SNS or EventBridge") from None
     match event:
         case _Notification():
-            return created(event.Message)
+            return created_objects(event.Message)
         case _Records():
             return [
-                Created(record.s3.bucket.name, unquote_plus(record.s3.object.key))
+                CreatedObject(record.s3.bucket.name, unquote_plus(record.s3.object.key))
                 for record in event.Records
                 if record.name.startswith("ObjectCreated:")
             ]
         case _BridgeEvent() if event.kind == "Object Created":
-            return [Created(event.detail.bucket.name, event.detail.object.key)]
+            return [CreatedObject(event.detail.bucket.name, event.detail.object.key)]
     return []
 
 
-class EventQueue(SensorCursor):
+class EventCursor(SensorCursor):
     """The cursor of the sensor that is told by events.
 
     ``receipts`` are of messages whose dates are in ``again``, or were asked for, in this same memory; ``told`` is
@@ -131,25 +131,25 @@ class EventQueue(SensorCursor):
 
 
 @dataclass
-class EventBatch:
+class EventReader:
     """What a tick takes from the queue into its memory.
 
     ``tick`` is what the dates are then asked of S3 with, over the same memory; ``time_is_up`` ends the taking.
     """
 
     queue: Queue
-    inbox: EventQueue
+    cursor: EventCursor
     tick: SensorTick
     time_is_up: Callable[[], bool]
-    _kept: set[UploadDate] = field(default_factory=set)
+    _kept_dates: set[UploadDate] = field(default_factory=set)
 
-    def accept(self) -> None:
+    def receive(self) -> None:
         """Deletes the messages of the stored memory, then notes the date of every upload that messages tell of.
 
         Errors of SQS are raised; whatever was noted before stays noted, and the rest is received again.
         """
-        self.queue.delete(self.inbox.receipts)
-        self.inbox.receipts = []
+        self.queue.delete(self.cursor.receipts)
+        self.cursor.receipts = []
         poison: list[tuple[Message, str]] = []
         for _ in range(MAX_RECEIVES):
             messages = [] if self.time_is_up() else self.queue.receive()
@@ -158,20 +158,20 @@ class EventBatch:
             done = []
             for message in messages:
                 try:
-                    days = self._days(created(message.body))
+                    days = self._dates(created_objects(message.body))
                 except ValueError as reason:
                     poison.append((message, str(reason)))
                     continue
                 for day in days:
-                    self._note(day)
-                if self._may_go(message, days):
+                    self._add_date(day)
+                if self._may_delete(message, days):
                     done.append(message.receipt)
             self.queue.delete(done)
         # Last, so that its errors keep nothing else from being taken.
         for message, why in poison:
-            self._refuse(message, why)
+            self._handle_invalid(message, why)
 
-    def _days(self, objects: Iterable[Created]) -> set[UploadDate]:
+    def _dates(self, objects: Iterable[CreatedObject]) -> set[UploadDate]:
         """The partitions among the dates that objects were uploaded to; tells once of those that are elsewhere."""
         days, first, last = set(), self.tick.first, self.tick.last
         for each in objects:
@@ -179,11 +179,11 @@ class EventBatch:
             top = folder.partition("/")[0]
             upload = parse_upload(each.key)
             if each.bucket != self.tick.store.bucket:
-                self._note_problem(
+                self._warn_once(
                     each.bucket, f"events of bucket {each.bucket!r} are passed over: it is not BG_BUCKET"
                 )
             elif top != s3_keys.UPLOADS:
-                self._note_problem(
+                self._warn_once(
                     top,
                     f"events such as that of {each.key!r} are passed over: "
                     f"let the bucket notify of '{s3_keys.UPLOADS}/' only",
@@ -191,7 +191,7 @@ class EventBatch:
             elif each.key.endswith("/"):
                 pass  # The marker of a folder, which holds nothing yet.
             elif upload is None or not first <= upload.batch.date <= last:
-                self._note_problem(
+                self._warn_once(
                     folder,
                     f"{each.key!r} is in no batch of an upload date from {first} to {last}: it is not run",
                 )
@@ -199,33 +199,31 @@ class EventBatch:
                 days.add(upload.batch.date)
         return days
 
-    def _note(self, day: UploadDate) -> None:
+    def _add_date(self, day: UploadDate) -> None:
         """The date is looked at now, or when a run that was just asked for is no longer new."""
-        when, asked = self.tick.now, self.inbox.dates.get(day)
+        when, asked = self.tick.now, self.cursor.dates.get(day)
         if asked is not None and 0 <= when - asked.at < CALM_SECONDS:
             when = asked.at + CALM_SECONDS
-        self.inbox.again[day] = min(self.inbox.again.get(day, when), when)
+        self.cursor.again[day] = min(self.cursor.again.get(day, when), when)
 
-    def _may_go(self, message: Message, days: set[UploadDate]) -> bool:
+    def _may_delete(self, message: Message, days: set[UploadDate]) -> bool:
         """Whether the message may be deleted at once; its receipt is kept for the next tick where it may not.
 
         Of a burst that the cursor has no room for, those may go whose dates a message that is kept names too:
         while that one is in the queue, no date of theirs is forgotten.
         """
-        if sum(map(len, self.inbox.receipts)) >= MAX_RECEIPTS or not days:
-            return days <= self._kept
-        self.inbox.receipts.append(message.receipt)
-        self._kept |= days
+        if sum(map(len, self.cursor.receipts)) >= MAX_RECEIPTS or not days:
+            return days <= self._kept_dates
+        self.cursor.receipts.append(message.receipt)
+        self._kept_dates |= days
         return False
 
-    def _refuse(self, message: Message, why: str) -> None:
+    def _handle_invalid(self, message: Message, why: str) -> None:
         """Leaves a message that is no event to the dead-letter queue, or keeps and deletes it where there is none."""
-        self._note_problem(
-            message.id, f"message {message.id} of queue {self.queue.url} is passed over: {why}"
-        )
+        self._warn_once(message.id, f"message {message.id} of queue {self.queue.url} is passed over: {why}")
         if self.queue.has_dead_letters:
             return
-        self._note_problem(
+        self._warn_once(
             self.queue.url,
             f"queue {self.queue.url} has no dead-letter queue: what is no event is deleted from it when it was "
             f"received {POISON_RECEIVES} times, and kept under '{s3_keys.STATE}/poison/'",
@@ -235,8 +233,8 @@ class EventBatch:
             self.tick.store.write(s3_keys.poison_key(message.id), data, media_type="text/plain")
             self.queue.delete([message.receipt])
 
-    def _note_problem(self, subject: str, sentence: str) -> None:
+    def _warn_once(self, subject: str, sentence: str) -> None:
         """Says a sentence to the log, once for each subject."""
-        if subject not in self.inbox.told:
+        if subject not in self.cursor.told:
             self.tick.warn(sentence)
-            self.inbox.told = [*self.inbox.told, subject][-MAX_TOLD:]
+            self.cursor.told = [*self.cursor.told, subject][-MAX_TOLD:]

@@ -1,10 +1,12 @@
 """What people uploaded: the batches of a date, as one listing of its prefix shows them."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from itertools import groupby
+from typing import Final
 
 import orjson
 
@@ -12,7 +14,11 @@ from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.batches import Batch, Upload, parse_upload
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.domain.upload_kinds import Kind, films_of_photos, is_misspelt_request, kind_of
+from bg_pipeline.errors import UsageError
 from bg_pipeline.storage.object_store import ObjectContent, ObjectInfo, Store
+
+DELETE_THREADS: Final = 16
+"""Objects of a draft that are deleted at the same time."""
 
 
 class Approval:
@@ -147,3 +153,29 @@ def _folders(store: Store, objects: Iterable[ObjectInfo]) -> Iterator[Uploaded]:
         for film in films_of_photos(uploaded.images):
             uploaded.others[film] = uploaded.images.pop(film)
         yield uploaded
+
+
+# Drafts
+
+
+def find_draft(store: Store, batch: Batch) -> Uploaded:
+    """The draft named ``batch``. Raises `UsageError` if it does not exist or was submitted already."""
+    found = find(store, batch)
+    if found is None or (found.draft is None and found.request is None):
+        raise UsageError(f"there is no draft {batch.path} in bucket {store.bucket}")
+    if found.request is not None:
+        raise UsageError(f"batch {batch.path} was submitted and is not a draft any more")
+    return found
+
+
+def discard_draft(store: Store, batch: Batch) -> int:
+    """Deletes a draft and everything that was uploaded for it; returns the number of photos.
+
+    Raises `UsageError` as `find_draft` does; then nothing is deleted.
+    """
+    found = find_draft(store, batch)
+    with ThreadPoolExecutor(DELETE_THREADS, "discard") as pool:
+        list(pool.map(lambda each: store.delete(each.key, if_etag=each.etag), found.objects.values()))
+    # Deleted last: a folder with photos but with neither request nor draft may be run as a batch.
+    store.delete(batch.draft_key)
+    return len(found.images)

@@ -42,11 +42,11 @@ from bg_pipeline.errors import ImageError, RequestError
 from bg_pipeline.settings import Settings
 from bg_pipeline.uploads.submitting import check_submission
 
-_SHORT: Final = {"ImageName": "name", "Renditions": "preset", "MaskKey": "mask"}
+_COLUMN_OF_FIELD: Final = {"ImageName": "name", "Renditions": "preset", "MaskKey": "mask"}
 """The columns that are not named like their field."""
 FIELDS: Final[Mapping[str, str]] = {
     "source": "",
-    **{_SHORT.get(field, to_snake(field)): field for field in ("ImageName", *KNOWN[ImageEntry])},
+    **{_COLUMN_OF_FIELD.get(field, to_snake(field)): field for field in ("ImageName", *KNOWN[ImageEntry])},
 }
 """The columns there are, and the field of an image's entry that each fills; ``source`` is the photo itself."""
 
@@ -57,7 +57,7 @@ Problem = tuple[int, str, str]
 """The line that something is wrong in, the place as its writer looks for it, and what is wrong, in words."""
 
 _DELIMITERS: Final = ",;\t"
-_ONE_NAME: Final = {
+_COLUMN_OF_NAME: Final = {
     re.sub(r"[^a-z]", "", name.lower()): column
     for column, field in FIELDS.items()
     for name in (column, *([field] if field and field != "Renditions" else []))
@@ -73,7 +73,7 @@ class Line:
 
     number: int
     cells: tuple[str, ...]
-    said: Mapping[str, str]
+    values: Mapping[str, str]
 
     def problem(self, column: str, words: str) -> Problem:
         """What is wrong in one of its cells."""
@@ -88,12 +88,12 @@ class Manifest:
     ``delimiter`` and ``marked`` (a byte order mark, which spreadsheets want) are for writing its like.
     """
 
-    head: tuple[str, ...]
+    header: tuple[str, ...]
     lines: tuple[Line, ...]
     unused: tuple[str, ...]
     delimiter: str
-    marked: bool
-    doubts: tuple[Problem, ...] = ()
+    has_bom: bool
+    warnings: tuple[Problem, ...] = ()
 
 
 def read(data: bytes) -> Manifest:
@@ -116,7 +116,7 @@ def read(data: bytes) -> Manifest:
         if len(cells) > len(head) and any(cells[len(head) :]):
             words = (
                 f"has {len(cells)} cells and the head has {len(head)}: "
-                f"a text that holds {_NAMES[delimiter]} stands in double quotes"
+                f"a text that holds {_DELIMITER_NAMES[delimiter]} stands in double quotes"
             )
             problems.append((number, f"line {number}", words))
             continue
@@ -139,7 +139,7 @@ def read(data: bytes) -> Manifest:
         for column, text in said.items():
             if words := _damage(column, text):
                 problems.append(line.problem(column, words))
-            elif column in _NAMES_THINGS and (words := reference_doubt(text)):
+            elif column in _NAME_COLUMNS and (words := reference_doubt(text)):
                 doubts.append(line.problem(column, words))
         if "source" not in said:
             problems.append(line.problem("source", "is empty: name the photo, as a file or an s3:// address"))
@@ -150,7 +150,7 @@ def read(data: bytes) -> Manifest:
         lines.append(line)
     if not lines and not problems:
         problems.append((0, "", "the manifest has a head and no row: there is no image in it"))
-    _refuse(problems)
+    _raise_if_any(problems)
     unused = tuple(name for name, column in zip(head, columns, strict=True) if not column and name.strip())
     return Manifest(tuple(head), tuple(lines), unused, delimiter, marked, tuple(doubts))
 
@@ -179,7 +179,7 @@ def compose(
         entry: dict[str, Any] = {"ImageName": name}
         if labels is not None:
             entry["Labels"] = labels
-        for column, text in line.said.items():
+        for column, text in line.values.items():
             if column not in ("source", "name"):
                 try:
                     entry[FIELDS[column]] = _value(column, keys.get((column, text), text), manifest.delimiter)
@@ -201,12 +201,12 @@ def compose(
             asked = image_settings(request, name, PRESET_REQUESTS)
             if asked.needs_prompt and not asked.prompts:
                 found.append(line.problem("prompt", "is empty, and no prompt is said for the whole batch"))
-    _refuse(found)
+    _raise_if_any(found)
     data = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     return data, request
 
 
-def _refuse(problems: Sequence[Problem]) -> None:
+def _raise_if_any(problems: Sequence[Problem]) -> None:
     if problems:
         raise _error(problems)
 
@@ -227,13 +227,15 @@ def _error(problems: Sequence[Problem]) -> RequestError:
 def _text(data: bytes) -> tuple[str, bool]:
     """The text, without its byte order mark, and whether it had one."""
     if len(data) > MAX_BYTES:
-        _refuse([(0, "", f"the manifest has {len(data):,} bytes, and {MAX_BYTES:,} are taken; split it")])
+        _raise_if_any(
+            [(0, "", f"the manifest has {len(data):,} bytes, and {MAX_BYTES:,} are taken; split it")]
+        )
     if wide_coding(data) == "UTF-16":
         # With its mark it is what spreadsheets call Unicode text.
         try:
             return data.decode("utf-16"), True
         except UnicodeDecodeError as error:
-            _refuse(
+            _raise_if_any(
                 [
                     (
                         0,
@@ -262,12 +264,12 @@ def _delimiter(text: str) -> tuple[str, str, int]:
     first = text.lstrip("\r\n").partition("\n")[0]
 
     def known(delimiter: str) -> int:
-        return sum(_one_name(cell) in _ONE_NAME for cell in first.split(delimiter))
+        return sum(_normalized(cell) in _COLUMN_OF_NAME for cell in first.split(delimiter))
 
     return max(_DELIMITERS, key=known), text, 0
 
 
-_NAMES: Final = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
+_DELIMITER_NAMES: Final = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
 
 
 def _records(text: str, delimiter: str, skipped: int) -> Iterator[tuple[int, list[str]]]:
@@ -286,20 +288,20 @@ def _records(text: str, delimiter: str, skipped: int) -> Iterator[tuple[int, lis
         begins = reader.line_num + 1 + skipped
 
 
-def _one_name(name: str) -> str:
+def _normalized(name: str) -> str:
     return re.sub(r"[^a-z]", "", name.lower())
 
 
 def _columns(number: int, head: Sequence[str]) -> list[str]:
     """The column of `FIELDS` that each name in the head means, empty for one that means nothing here."""
-    columns = [_ONE_NAME.get(_one_name(name), "") for name in head]
+    columns = [_COLUMN_OF_NAME.get(_normalized(name), "") for name in head]
     problems: list[Problem] = []
     for place, (name, column) in enumerate(zip(head, columns, strict=True)):
         if column and column in columns[:place]:
             problems.append((number, f"line {number}, column {name}", "is there twice"))
-        close = difflib.get_close_matches(_one_name(name), _ONE_NAME, 1, 0.8) if not column else []
-        if close and _ONE_NAME[close[0]] not in columns:
-            words = f"is not a column; is '{_ONE_NAME[close[0]]}' meant? Otherwise rename it"
+        close = difflib.get_close_matches(_normalized(name), _COLUMN_OF_NAME, 1, 0.8) if not column else []
+        if close and _COLUMN_OF_NAME[close[0]] not in columns:
+            words = f"is not a column; is '{_COLUMN_OF_NAME[close[0]]}' meant? Otherwise rename it"
             problems.append((number, f"line {number}, column {name}", words))
     if "source" not in columns:
         words = (
@@ -307,13 +309,13 @@ def _columns(number: int, head: Sequence[str]) -> list[str]:
             f"columns are {', '.join(FIELDS)}"
         )
         problems.append((number, f"line {number}", words))
-    _refuse(problems)
+    _raise_if_any(problems)
     return columns
 
 
 # Cells
 
-_NAMES_THINGS: Final = ("ref", "name")
+_NAME_COLUMNS: Final = ("ref", "name")
 _NOT_ITS_VALUE: Final = "is the formula {} and not what it comes to: save the table with its values"
 
 
@@ -323,7 +325,7 @@ def _damage(column: str, text: str) -> str:
     wrong = next((part.strip() for part in [text, *parts] if is_error_value(part)), None)
     if wrong is not None:
         return f"is {wrong}, which a spreadsheet writes in the place of a value that it cannot work out"
-    return reference_damage(text) if column in (*_NAMES_THINGS, "source") else ""
+    return reference_damage(text) if column in (*_NAME_COLUMNS, "source") else ""
 
 
 def _value(column: str, text: str, delimiter: str) -> Any:
@@ -359,7 +361,7 @@ def _problem(manifest: Manifest, field: str, text: str) -> Problem:
         return 0, field, words
     line = manifest.lines[int(entry[1])]
     column = next((column for column, name in FIELDS.items() if name and name == entry[2]), "source")
-    return line.problem("source" if column == "name" and column not in line.said else column, words)
+    return line.problem("source" if column == "name" and column not in line.values else column, words)
 
 
 def find_name_problems(
@@ -368,7 +370,7 @@ def find_name_problems(
     """The names that are not to be had in ``batch``, where ``taken`` are the keys of others."""
     first: dict[str, Line] = {}
     for line, name in zip(manifest.lines, names, strict=True):
-        column = "name" if "name" in line.said else "source"
+        column = "name" if "name" in line.values else "source"
         other = first.setdefault(name, line)
         try:
             known = kind_of(name) in NAMEABLE

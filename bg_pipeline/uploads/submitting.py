@@ -240,23 +240,31 @@ def submit(
     others: Mapping[str, Upload] | None = None,
     done: Callable[[str], None] = lambda name: None,
 ) -> None:
-    """Uploads ``photos`` and ``others`` (by key), and then the request, which makes the batch complete.
+    """Uploads ``photos`` and ``others`` (by key) and then the request, which completes the batch.
 
-    ``done`` is called with each uploaded name. While photos are on their way a draft keeps the batch from being
-    worked on; if this raises, or is interrupted, the draft stays and nothing is ever run.
+    ``done`` is called with each uploaded name. During the upload a draft keeps the batch from being run. If this
+    raises or is interrupted, the draft stays, so the incomplete batch is never run.
     """
-    keys = {batch.upload_key(photo.name): photo for photo in photos} | dict(others or {})
     store.write(batch.draft_key, request, media_type="application/json")
+    store_files(
+        store, {batch.upload_key(photo.name): photo for photo in photos} | dict(others or {}), done=done
+    )
+    store.write(batch.request_key, request, media_type="application/json")
+    store.delete(batch.draft_key)
+
+
+def store_files(
+    store: Store, files: Mapping[str, Upload], *, done: Callable[[str], None] = lambda name: None
+) -> None:
+    """Stores ``files`` by key, several at a time; raises the first error and starts no further upload after it."""
     with ThreadPoolExecutor(THREADS, "upload") as pool:
         try:
-            futures = [pool.submit(_upload, store, key, photo, done) for key, photo in keys.items()]
-            ended, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            for future in ended:
+            futures = [pool.submit(_upload, store, key, file, done) for key, file in files.items()]
+            finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            for future in finished:
                 future.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-    store.write(batch.request_key, request, media_type="application/json")
-    store.delete(batch.draft_key)
 
 
 def hand_over(store: Store, batch: Batch, request: bytes) -> bool:

@@ -22,7 +22,7 @@ from bg_pipeline.aws.clients import Aws
 from bg_pipeline.definitions import definitions
 from bg_pipeline.defs.partitions import upload_dates
 from bg_pipeline.defs.sensors.notifications import notices
-from bg_pipeline.domain.rows import Output, Row, Status, compose
+from bg_pipeline.domain.rows import Output, Row, Status, complete_row
 from bg_pipeline.errors import SettingsError
 from bg_pipeline.notifications.delivery import EndedRun, Notifier
 from bg_pipeline.notifications.messages import (
@@ -37,7 +37,7 @@ from bg_pipeline.notifications.messages import (
 from bg_pipeline.notifications.pending_runs import ATTEMPTS, FIRST_LOOK_SECONDS, NotificationCursor
 from bg_pipeline.notifications.senders import ATTEMPTS as POSTS
 from bg_pipeline.notifications.senders import SIGNATURE, NotSent, SnsSender, WebhookSender, subject
-from bg_pipeline.reports.links import ShareLink, share_link
+from bg_pipeline.reports.overview import ShareLink, share_link
 from bg_pipeline.reports.report import Report
 from bg_pipeline.settings import settings
 from bg_pipeline.storage.object_store import Store
@@ -54,8 +54,12 @@ SECRET = "a secret between two"
 
 def row(image: str, status: Status, error: str = "", cause: str = "") -> Row:
     key = f"generated-image-files/2025/11/20/b/{image}"
-    outputs = [Output(key, status)] if status in (Status.SUCCEEDED, Status.NEEDS_REVIEW) else []
-    return compose("id-b", image, status=status, error=error, cause=cause, outputs=outputs, cost_usd=0.04)
+    outputs = (Output(key, status),) if status in (Status.SUCCEEDED, Status.NEEDS_REVIEW) else ()
+    return complete_row(
+        Row(
+            Id="id-b", ImageName=image, Status=status, Error=error, Cause=cause, Outputs=outputs, CostUSD=0.04
+        )
+    )
 
 
 GOOD = row("bus.png", Status.SUCCEEDED)

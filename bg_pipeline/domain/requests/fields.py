@@ -47,19 +47,19 @@ QualityName = Literal["premium", "standard"]
 FormatName = Literal["jpeg", "png", "webp", "tiff", "bmp", "avif"]
 
 
-def _prose(text: str) -> str:
+def _check_text(text: str) -> str:
     if any(unicodedata.category(char) == "Cc" and char not in "\n\r\t" for char in text):
         raise ValueError("holds a control character")
-    return _undamaged(text)
+    return _check_undamaged(text)
 
 
-def _line(text: str) -> str:
+def _check_line(text: str) -> str:
     if any(unicodedata.category(char) == "Cc" for char in text):
         raise ValueError("holds a control character or a line break")
-    return _undamaged(text)
+    return _check_undamaged(text)
 
 
-def _undamaged(text: str) -> str:
+def _check_undamaged(text: str) -> str:
     if "\ufffd" in text:
         raise ValueError(
             "holds a character (\ufffd) that another program could not read: write it anew, as UTF-8"
@@ -69,31 +69,31 @@ def _undamaged(text: str) -> str:
     return text
 
 
-def _filled_in(text: str) -> str:
+def _check_template(text: str) -> str:
     if problem := prompt_problem(text):
         raise ValueError(problem)
     return text
 
 
-def _never_filled_in(text: str) -> str:
+def _check_no_placeholder(text: str) -> str:
     if problem := plain_problem(text):
         raise ValueError(problem)
     return text
 
 
-def _not_blank(text: str) -> str:
+def _check_not_blank(text: str) -> str:
     if not text.strip():
         raise ValueError("is empty")
     return text
 
 
-def _identifier(text: str) -> str:
+def _check_identifier(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._:-]{1,128}", text):
         raise ValueError("must be 1 to 128 of the characters A-Z a-z 0-9 . _ : -")
     return text
 
 
-def _image_name(name: str) -> str:
+def _check_image_name(name: str) -> str:
     if kind_of(name) not in NAMEABLE:
         raise ValueError(
             f"{shown(name)} cannot be the name of an image: it is empty, a folder or a .json file"
@@ -110,7 +110,7 @@ def holds_control(text: str) -> bool:
     return any(unicodedata.category(char) in ("Cc", "Zl", "Zp") for char in text)
 
 
-def _stored_key(key: str) -> str:
+def _check_stored_key(key: str) -> str:
     top, *rest = key.split("/")
     if top not in {s3_keys.UPLOADS, s3_keys.ASSETS} or not any(rest) or {".", ".."} & set(rest):
         raise ValueError(
@@ -120,22 +120,22 @@ def _stored_key(key: str) -> str:
     return key
 
 
-def _backdrop(text: str) -> str:
+def _check_backdrop(text: str) -> str:
     if not text.startswith("#"):
-        return _stored_key(text)
+        return _check_stored_key(text)
     if not re.fullmatch("#[0-9A-Fa-f]{6}", text):
         raise ValueError("must be a colour such as #ffffff, or the key of a picture")
     return text.lower()
 
 
-def _file_name(template: str) -> str:
+def _check_file_name(template: str) -> str:
     if problem := file_name_problem(template):
         unknown = unknown_placeholder(template, FILE_NAME_FIELDS)
         raise ValueError(f"{unknown}; it {problem}" if unknown else problem)
     return template
 
 
-def _some(members: tuple[Any, ...]) -> tuple[Any, ...]:
+def _check_not_empty(members: tuple[Any, ...]) -> tuple[Any, ...]:
     if not members:
         raise ValueError("must not be an empty list; leave the field out instead")
     return members
@@ -152,39 +152,39 @@ def _at_most(most: int, advice: str = "") -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def _format(value: Any) -> Any:
+def _format_name(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     known = {extension: name for name, extensions in EXTENSIONS.items() for extension in extensions}
     return known.get(value.lower(), value)
 
 
-def _said(value: Any) -> Any:
+def _none_as_empty(value: Any) -> Any:
     return "" if value is None else value
 
 
-_Prose = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(_prose)]
-_Painted = Annotated[_Prose, AfterValidator(_filled_in)]
-_Unfilled = Annotated[_Prose, AfterValidator(_never_filled_in)]
-_Prompt = Annotated[_Painted, AfterValidator(_not_blank)]
-_Line = Annotated[str, Field(max_length=256), AfterValidator(_line)]
-_Identifier = Annotated[str, AfterValidator(_identifier)]
+_Text = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(_check_text)]
+_Template = Annotated[_Text, AfterValidator(_check_template)]
+_PlainText = Annotated[_Text, AfterValidator(_check_no_placeholder)]
+_Prompt = Annotated[_Template, AfterValidator(_check_not_blank)]
+_Line = Annotated[str, Field(max_length=256), AfterValidator(_check_line)]
+_Identifier = Annotated[str, AfterValidator(_check_identifier)]
 _Int = Annotated[int, Strict()]
 _Float = Annotated[float, Strict()]
 _Pixels = Annotated[_Int, Field(ge=1, le=16_383)]
 _Margin = Annotated[_Float, Field(ge=0, lt=0.5)]
 _Bytes = Annotated[_Int, Field(ge=1000)]
-_FileName = Annotated[_Line, AfterValidator(_file_name)]
-_Prompts = Annotated[tuple[_Prompt, ...], _at_most(MAX_PROMPTS), AfterValidator(_some)]
+_FileName = Annotated[_Line, AfterValidator(_check_file_name)]
+_Prompts = Annotated[tuple[_Prompt, ...], _at_most(MAX_PROMPTS), AfterValidator(_check_not_empty)]
 _Variants = Annotated[_Int, Field(ge=1, le=5)]
-_StoredKey = Annotated[str, AfterValidator(_stored_key)]
-_Backdrop = Annotated[str, AfterValidator(_backdrop)]
+_StoredKey = Annotated[str, AfterValidator(_check_stored_key)]
+_Backdrop = Annotated[str, AfterValidator(_check_backdrop)]
 _Seed = Annotated[_Int, Field(ge=0, le=MAX_SEED)]
 _CfgScale = Annotated[_Float, Field(ge=1.1, le=10)]
-_Labels = Annotated[str, Field(max_length=2000), AfterValidator(_line)]
+_Labels = Annotated[str, Field(max_length=2000), AfterValidator(_check_line)]
 _Dollars = Annotated[_Float, Field(gt=0)]
 _Sample = Annotated[_Int, Field(ge=1)]
-_Derived = Annotated[str, BeforeValidator(_said)]
+_OptionalText = Annotated[str, BeforeValidator(_none_as_empty)]
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
@@ -197,7 +197,7 @@ class Rendition:
     """
 
     Preset: Annotated[_Line | None, Affects.RESULT] = None
-    Format: Annotated[FormatName | None, BeforeValidator(_format), Affects.RESULT] = None
+    Format: Annotated[FormatName | None, BeforeValidator(_format_name), Affects.RESULT] = None
     Width: Annotated[_Pixels | None, Affects.RESULT] = None
     Height: Annotated[_Pixels | None, Affects.RESULT] = None
     Margin: Annotated[_Margin | None, Affects.RESULT] = None
@@ -212,9 +212,9 @@ class ImageFields:
     ``Prompts`` stands in the place of ``Prompt`` where both are said.
     """
 
-    Prompt: Annotated[_Painted | None, Affects.PICTURE_INPUT] = None
+    Prompt: Annotated[_Template | None, Affects.PICTURE_INPUT] = None
     Prompts: Annotated[_Prompts | None, Affects.PICTURE_INPUT] = None
-    NegativePrompt: Annotated[_Unfilled | None, Affects.PICTURE_CALL] = None
+    NegativePrompt: Annotated[_PlainText | None, Affects.PICTURE_CALL] = None
     Mode: Annotated[ModeName | None, Affects.PICTURE_CALL] = None
     Task: Annotated[TaskName | None, Affects.PICTURE_CALL] = None
     Variants: Annotated[_Variants | None, Affects.RESULT] = None
@@ -227,7 +227,7 @@ class ImageFields:
     CfgScale: Annotated[_CfgScale | None, Affects.PICTURE_CALL] = None
     Ref: Annotated[_Line | None, Affects.RESULT, Affects.REPORT] = None
     Renditions: Annotated[
-        Annotated[tuple[Rendition, ...], _at_most(MAX_RENDITIONS), AfterValidator(_some)] | None,
+        Annotated[tuple[Rendition, ...], _at_most(MAX_RENDITIONS), AfterValidator(_check_not_empty)] | None,
         Affects.RESULT,
     ] = None
 
@@ -236,7 +236,7 @@ class ImageFields:
 class ImageEntry(ImageFields):
     """One image asked for; ``Labels`` is a comma-separated list of what is kept in it."""
 
-    ImageName: Annotated[str, AfterValidator(_image_name), Affects.NOTHING]
+    ImageName: Annotated[str, AfterValidator(_check_image_name), Affects.NOTHING]
     Labels: Annotated[_Labels | None, Affects.PICTURE_CALL] = None
 
 
@@ -248,10 +248,10 @@ class BatchRequest(ImageFields):
     """
 
     Id: Annotated[_Identifier, Affects.REPORT]
-    S3Bucket: Annotated[_Derived, Affects.RUN] = ""
-    InputS3Prefix: Annotated[_Derived, Affects.RUN] = ""
-    OutputS3Prefix: Annotated[_Derived, Affects.RUN] = ""
-    StatusS3Prefix: Annotated[_Derived, Affects.RUN] = ""
+    S3Bucket: Annotated[_OptionalText, Affects.RUN] = ""
+    InputS3Prefix: Annotated[_OptionalText, Affects.RUN] = ""
+    OutputS3Prefix: Annotated[_OptionalText, Affects.RUN] = ""
+    StatusS3Prefix: Annotated[_OptionalText, Affects.RUN] = ""
     MaxCostUSD: Annotated[_Dollars | None, Affects.RUN] = None
     Sample: Annotated[_Sample | None, Affects.RUN] = None
     RetryOf: Annotated[_Identifier | None, Affects.NOTHING] = None
@@ -260,7 +260,7 @@ class BatchRequest(ImageFields):
             # With the first entry that is wrong: `reading` looks for as many as are told.
             Annotated[tuple[ImageEntry, ...], Field(fail_fast=True)],
             _at_most(MAX_IMAGES, "; split the batch"),
-            AfterValidator(_some),
+            AfterValidator(_check_not_empty),
         ]
         | None,
         Affects.NOTHING,

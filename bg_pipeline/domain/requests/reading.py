@@ -50,14 +50,14 @@ def read(
             raise RequestError(
                 first_of(problems_of(errors), where=f" in the first {looked_at:,} images")
             ) from None
-        request = _without(document, errors)
+        request = _without_wrong_fields(document, errors)
     problems = problems_of(errors)
     if request is not None:
         reported = {field_of(error["loc"]) for error in errors}
         if any(_ON_PROMPTS.search(field) for field in reported):
             reported.add("Prompt")
         found = violations(request, bucket, allowed_buckets, batch, presets)
-        broken = dict.fromkeys(itertools.islice(found, _AT_ONCE))
+        broken = dict.fromkeys(itertools.islice(found, _IMAGES_AT_ONCE))
         problems += [(field, text) for field, text in broken if field not in reported]
     if problems or request is None:
         raise RequestError(first_of(problems))
@@ -88,7 +88,7 @@ def _parsed(data: bytes) -> dict[str, Any]:
 
 _REQUEST = TypeAdapter(BatchRequest)
 _ENTRIES = TypeAdapter(list[ImageEntry])
-_AT_ONCE: Final = 10_000
+_IMAGES_AT_ONCE: Final = 10_000
 """Images looked at before what is wrong is told, if that is enough; so much can be said of them in a moment."""
 _ON_PROMPTS = re.compile(r"(^|\.)(Prompts?|Task|Backdrop|Preset)(\[\d+\])?$|^Images$|Renditions")
 
@@ -99,13 +99,13 @@ def _errors(document: dict[str, Any]) -> tuple[list[ErrorDetails], int]:
     if not isinstance(images, list) or not 0 < len(images) <= MAX_IMAGES:
         return _errors_of(_REQUEST, document), 0
     errors = _errors_of(_REQUEST, {**document, "Images": None})
-    for start in range(0, len(images), _AT_ONCE):
-        some = _errors_of(_ENTRIES, images[start : start + _AT_ONCE])
+    for start in range(0, len(images), _IMAGES_AT_ONCE):
+        some = _errors_of(_ENTRIES, images[start : start + _IMAGES_AT_ONCE])
         for error in some:
             number, *rest = error["loc"]
             error["loc"] = ("Images", start + int(number), *rest)
         errors += some
-        looked_at = start + _AT_ONCE
+        looked_at = start + _IMAGES_AT_ONCE
         if len(errors) >= MAX_PROBLEMS and looked_at < len(images):
             return errors, looked_at
     return errors, 0
@@ -119,7 +119,7 @@ def _errors_of(kind: TypeAdapter[Any], value: Any) -> list[ErrorDetails]:
     return []
 
 
-def _without(document: dict[str, Any], errors: Iterable[ErrorDetails]) -> BatchRequest | None:
+def _without_wrong_fields(document: dict[str, Any], errors: Iterable[ErrorDetails]) -> BatchRequest | None:
     """The request without its wrong fields, so that the others are checked together too; None if that is none."""
     for error in errors:
         _drop(document, error["loc"])

@@ -147,7 +147,7 @@ def image_settings(
     task = first("Task", "REPLACE")
     subjects = (subject_of(level) for level in levels)
     subject: SubjectName = next((found for found in subjects if found), "LABELS")
-    labels = _words(entry.Labels if entry else None)
+    labels = _label_names(entry.Labels if entry else None)
     if subject == "LABELS" and entry is not None and entry.Labels is not None and not labels:
         subject = "SALIENT"
     return ImageSettings(
@@ -194,5 +194,5 @@ def subject_of(level: ImageFields) -> SubjectName | None:
     return level.Subject or ("MASK" if level.MaskKey else None)
 
 
-def _words(labels: str | None) -> tuple[str, ...]:
+def _label_names(labels: str | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(word for part in (labels or "").split(",") if (word := part.strip())))

@@ -140,7 +140,7 @@ def _mismatches(
             break
     if not settings.ref and any("{ref}" in (rendition.FileName or "") for rendition in settings.renditions):
         yield f"{where}Ref", "is required, since a FileName uses {ref}"
-    if settings.task == "REPLACE" and (unseen := _unseen(settings, presets)):
+    if settings.task == "REPLACE" and (unseen := _invisible_background(settings, presets)):
         yield f"{where}{unseen[0]}", unseen[1]
     if settings.task == "REMOVE":
         for place, level in said:
@@ -158,7 +158,9 @@ def _mismatches(
             yield f"{where}Renditions", f"has presets that differ in {wish}; say it in the request"
 
 
-def _unseen(settings: ImageSettings, presets: Mapping[str, ImageFields]) -> tuple[str, str] | None:
+def _invisible_background(
+    settings: ImageSettings, presets: Mapping[str, ImageFields]
+) -> tuple[str, str] | None:
     """The field that asks for a background which no rendition shows: it would be made, and paid, for nothing."""
     names = [rendition.Preset or "" for rendition in settings.renditions]
     if not names or not all(name in presets and presets[name].Task == "REMOVE" for name in names):

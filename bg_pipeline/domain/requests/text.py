@@ -10,7 +10,7 @@ from typing import Any, Final
 from bg_pipeline.domain.requests.problems import first_of
 from bg_pipeline.errors import RequestError
 
-_MARKS: Final = {
+_BYTE_ORDER_MARKS: Final = {
     b"\xff\xfe\x00\x00": "UTF-32",
     b"\x00\x00\xfe\xff": "UTF-32",
     b"\xff\xfe": "UTF-16",
@@ -19,7 +19,7 @@ _MARKS: Final = {
 MAX_FIELDS: Final = 1000
 """Fields of one object of the JSON; no object of a request knows so many."""
 
-_LOOKED_AT: Final = 4000
+_SNIFFED_BYTES: Final = 4000
 """Bytes from the beginning that tell UTF-16 without a mark."""
 
 
@@ -45,10 +45,10 @@ def decode(data: bytes, what: str = "the request") -> str:
 
 def wide_coding(data: bytes) -> str:
     """The name of the coding of text in UTF-16 or UTF-32, marked or not, else empty."""
-    for mark, name in _MARKS.items():
+    for mark, name in _BYTE_ORDER_MARKS.items():
         if data.startswith(mark):
             return name
-    start = data[:_LOOKED_AT]
+    start = data[:_SNIFFED_BYTES]
     even, odd = start[0::2].count(0), start[1::2].count(0)
     half = len(start) // 2
     # Letters, digits and marks of JSON and CSV have a zero for their other byte, in one place or the other.
@@ -87,7 +87,7 @@ def parse_object(data: bytes) -> dict[str, Any]:
     try:
         document = json.loads(text, object_pairs_hook=an_object, parse_constant=no_number)
     except json.JSONDecodeError as error:
-        raise RequestError([("", f"the request is not JSON: {_slip(error)}")]) from None
+        raise RequestError([("", f"the request is not JSON: {_syntax_error(error)}")]) from None
     except RecursionError:
         raise RequestError([("", "the request is nested too deeply")]) from None
     except _NoNumberError as error:
@@ -135,7 +135,7 @@ def _place(text: str, at: int) -> str:
     return f"line {text.count(chr(10), 0, at) + 1}, column {at - text.rfind(chr(10), 0, at)}"
 
 
-def _slip(error: json.JSONDecodeError) -> str:
+def _syntax_error(error: json.JSONDecodeError) -> str:
     """What is wrong in words, by what stands where the JSON ends to be one."""
     text, at = error.doc, error.pos
     if not text.strip():
@@ -173,27 +173,27 @@ def _slip(error: json.JSONDecodeError) -> str:
 def _typographic(text: str, at: int) -> str:
     """A typographic quote that stands where a straight one belongs: where the JSON breaks, or in the text before."""
     if text[at : at + 1] and text[at] in _DOUBLE + _SINGLE:
-        return _belongs(text, at)
+        return _quote_error(text, at)
     last = None
-    for token in _TOKEN.finditer(text, _last_start(text, at)):
+    for token in _TOKEN.finditer(text, _previous_line_start(text, at)):
         if token.start() > at:
             break
         if token[0].startswith('"'):
             last = token
         elif token[0][0] in _DOUBLE + _SINGLE:
-            return _belongs(text, token.start())
+            return _quote_error(text, token.start())
     if last is None:
         return ""
     # It ends a text where a mark of JSON follows it.
     ends = re.search(rf"[{_DOUBLE}{_SINGLE}](?=\s*(?:[,:}}\]]|\Z))", last[0][1:])
-    return _belongs(text, last.start() + 1 + ends.start()) if ends else ""
+    return _quote_error(text, last.start() + 1 + ends.start()) if ends else ""
 
 
-def _last_start(text: str, at: int) -> int:
+def _previous_line_start(text: str, at: int) -> int:
     """Where the line before that of ``at`` begins: as far back as one looks for the cause."""
     line = text.rfind("\n", 0, at)
     return text.rfind("\n", 0, max(line, 0)) + 1
 
 
-def _belongs(text: str, at: int) -> str:
+def _quote_error(text: str, at: int) -> str:
     return f'there is a typographic quote ({text[at]}) in {_place(text, at)} where a straight one (") belongs'

@@ -126,7 +126,7 @@ def say(bench: Bench, batch: Batch, name: str, state: State, reason: str = "", b
     decide(bench.store, [looked(bench, batch)[name]], state, by=by, reason=reason)
 
 
-def deliver(bench: Bench, batch: Batch) -> review.Published:
+def deliver(bench: Bench, batch: Batch) -> review.PublishResult:
     work = opened(bench, batch)
     return publish(work, items(work, bench.settings()))
 
@@ -435,7 +435,7 @@ def test_what_is_delivered_stays_when_a_later_attempt_failed(
         say(bench, batch, "good.jpg", State.APPROVED)
     deliver(bench, batch)
     left_by_a_run(bench, batch, status)
-    assert deliver(bench, batch) == review.Published()
+    assert deliver(bench, batch) == review.PublishResult()
     assert delivered(bench) == [f"published/{batch.path}/good.jpg"]
     finished(bench, batch)
     assert deliver(bench, batch).removed == 0
@@ -512,7 +512,7 @@ def test_a_list_from_before_images_stood_in_it_is_read_and_completed(bench: Benc
         for target, each in (bench.store.read_json(key) or {}).items()
     }
     bench.store.write_json(key, old)
-    assert deliver(bench, batch) == review.Published(kept=1)
+    assert deliver(bench, batch) == review.PublishResult(kept=1)
     say(bench, batch, "odd.jpg", State.APPROVED)
     deliver(bench, batch)
     assert [each["Image"] for each in bench.store.read_json(key).values()] == ["good.jpg", "odd.jpg"]

@@ -441,7 +441,7 @@ def test_a_number_cut_short_is_no_reference(delimiter: str, number: str, column:
     )
     ((place, words),) = problems(text)
     assert place == f"line 3, column {column}"
-    assert f"'{number}' is a long number that the spreadsheet has cut short" in words
+    assert f"'{number}' is a long number that the spreadsheet has shortened" in words
 
 
 @pytest.mark.parametrize("date", ["10-Dec", "Oct-12", "10. Dez", "12-Okt", "1-mars"])

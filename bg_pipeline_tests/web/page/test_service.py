@@ -307,7 +307,7 @@ def test_a_packed_result_is_unpacked_nowhere_but_in_its_folder(desk: PageService
     desk.store.write(f"{prefix}/../../tmp/slip", b"x", media_type="image/png")
     place = SimpleNamespace(output_prefix=prefix, data=desk.store)
     item = SimpleNamespace(state=State.APPROVED, key=f"{prefix}/../../tmp/slip")
-    assert desk.pack(SimpleNamespace(place=place), [item], tmp_path / "x.zip") == 1
+    assert desk.pack(SimpleNamespace(locations=place), [item], tmp_path / "x.zip") == 1
     with zipfile.ZipFile(tmp_path / "x.zip") as pack:
         assert pack.namelist() == ["%2E%2E/%2E%2E/tmp/slip"]
 

@@ -478,8 +478,8 @@ def _refuse_unknown(names: Iterable[str], known: Collection[str]) -> None:
             hint = f"; did you mean {close[0]}?" if close else ""
             if _QUOTA.fullmatch(name):
                 hint += (
-                    ". A model of your own has a quota setting once the file in BG_MODEL_FACTS has a table for "
-                    "its operation"
+                    f"{'' if close else '.'} A model of your own has a quota setting once the file in "
+                    "BG_MODEL_FACTS has a table for its operation"
                 )
             raise SettingsError(f"{name} is not a setting{hint}")
 

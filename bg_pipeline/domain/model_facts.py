@@ -232,7 +232,7 @@ def use(own_file: Path | None) -> None:
     An entry for the same operation and model replaces the values that it has; any other entry is added. Raises
     `SettingsError`, which names file, table and key, without changing anything.
     """
-    global _with_own
+    global _merged_table
     if own_file is None:
         _merged_table = None
         return

@@ -180,7 +180,7 @@ def test_a_cap_that_stopped_the_run_is_a_warning_with_the_cap(
     assert "within_cost" in failed(checked)
     words = checked.words("within_cost")
     assert "of 0.03 (BG_MAX_COST_USD)" in words
-    assert f"Images were skipped at a cap on {DATE}" in words
+    assert f"Images were skipped because of a cap on {DATE}" in words
 
 
 def test_a_check_that_cannot_be_made_is_told_and_costs_the_run_nothing(
@@ -278,7 +278,7 @@ def test_no_model_that_can_be_used_is_told(bench: Bench, control: ControlClient)
         ran(bench, DateResult(DATE), image_models="titan-v2", caption_models="us.amazon.nova-pro-v1:0")
     )
     assert not judged.passed
-    assert "`bg-pipeline doctor` says why" in judged.description
+    assert "`bg-pipeline doctor` shows the reasons" in judged.description
 
 
 def test_many_names_are_counted() -> None:

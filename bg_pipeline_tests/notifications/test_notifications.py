@@ -86,7 +86,7 @@ def said(*rows: Row, until: datetime = NOW + timedelta(days=1), sure: bool = Tru
         ([BAD], BatchOutcome.NOTHING_WORKED, "nothing worked, none of 1 image done"),
         ([GOOD, CAPPED, BAD], BatchOutcome.STOPPED_AT_CAP, "stopped at the cost cap, 1 of 3 images done"),
         ([GOOD, SAMPLE], BatchOutcome.WAITING, "1 of 2 images done, 1 waiting"),
-        ([], BatchOutcome.ALL_GOOD, "no image was asked for"),
+        ([], BatchOutcome.ALL_GOOD, "no image was requested"),
     ],
 )
 def test_each_outcome_has_a_subject_of_its_own(rows: list[Row], outcome: BatchOutcome, words: str) -> None:
@@ -155,8 +155,8 @@ def test_a_run_that_left_no_report_is_told_with_its_reason_and_what_to_do() -> N
     assert notice.document["Batches"] == ["2025/11/20/b"]
     again = batch_unreported(RunFailure("run-1", DATE, True, "", True, None), "photos", NOW)
     assert "was cancelled" in again.subject
-    assert "could not be looked up" in again.text
-    assert "Dagster starts the run again by itself" in again.text
+    assert "The bucket could not be read" in again.text
+    assert "Dagster starts the run again automatically" in again.text
     assert "bg-pipeline run" not in again.text
 
 
@@ -540,7 +540,7 @@ def test_a_run_that_cannot_reach_its_bucket_is_told_nevertheless(
         desk.late += 4000
         desk.tick()
     (message,) = mail.messages()
-    assert "could not be looked up" in message["Message"]
+    assert "The bucket could not be read" in message["Message"]
     assert "NoSuchBucket" in message["Message"]
 
 

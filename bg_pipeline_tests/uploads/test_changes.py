@@ -399,7 +399,7 @@ def test_folders_that_are_no_partition_are_told_once(watch: Watch) -> None:
     assert watch.tick() == ["2026-11-21"]
     assert len(watch.told) == len(STRAYS)
     assert (
-        "'image-files/2023/' holds no upload date from 2024-01-01 to 2026-11-22: nothing in it is run"
+        "'image-files/2023/' is not an upload date from 2024-01-01 to 2026-11-22: nothing in it is run"
         in watch.told
     )
     assert watch.later(OLDER_SECONDS).tick() == []
@@ -513,7 +513,7 @@ def test_a_run_that_ended_without_a_report_is_asked_for_twice_more(watch: Watch)
     assert len(set(watch.keys)) == 3
     assert watch.told == [
         "2026-11-21: 3 runs ended too early; see their logs. "
-        "The date is asked for again when its uploads or settings change"
+        "The date is requested again when its uploads or the settings change"
     ]
 
 
@@ -622,8 +622,8 @@ def test_a_date_too_large_for_a_tick_starves_no_other(watch: Watch) -> None:
     asked = [day for _ in range(6) for day in watch.later(30).tick()]
     assert sorted(asked) == ["2026-11-02", "2026-11-20"]
     assert set(watch.told) == {
-        "2026-11-21 holds more than this tick has time to list; the next one tries again. "
-        "If that goes on, `bg-pipeline run --date 2026-11-21` brings it up to date"
+        "2026-11-21 has more uploads than this tick has time to list; the next tick tries again. "
+        "If this repeats, run the date with `bg-pipeline run --date 2026-11-21`"
     }
 
 

@@ -73,7 +73,7 @@ def test_a_column_that_means_nothing_is_kept_and_told() -> None:
 
 def test_a_misspelt_column_is_no_column_that_means_nothing() -> None:
     assert problems("source,promt\na.jpg,beach\n") == [
-        ("line 1, column promt", "is not a column; is 'prompt' meant? Otherwise rename it")
+        ("line 1, column promt", "is not a column; did you mean 'prompt'? Otherwise rename it")
     ]
 
 
@@ -81,7 +81,7 @@ def test_lines_are_those_of_the_file_although_cells_hold_line_breaks() -> None:
     text = 'source,prompts\na.jpg,"a beach\na street"\n\n,\n"",x\nb.jpg,y,z\n'
     assert problems(text) == [
         ("line 6, column source", "is empty: name the photo, as a file or an s3:// address"),
-        ("line 7", "has 3 cells and the head has 2: a text that holds a comma stands in double quotes"),
+        ("line 7", "has 3 cells and the header has 2: a text that contains a comma must be in double quotes"),
     ]
 
 
@@ -243,7 +243,7 @@ def test_every_row_without_a_prompt_is_named(here: Sources) -> None:
         ("summer", "is a folder"),
         ("https://example.com/a.jpg", "neither a file nor an s3:// address"),
         ("a" * 5000, "there is no file"),
-        ("x.json", "means something else in a batch"),
+        ("x.json", "cannot be the name of an image"),
     ],
 )
 def test_a_source_that_is_none_is_named(here: Sources, cell: str, words: str) -> None:
@@ -259,11 +259,11 @@ def test_two_rows_of_one_photo_or_of_one_name_are_refused(here: Sources) -> None
         Prompt="x",
     )
     assert found == [
-        ("line 3, column source", "'a.jpg' is the image of line 2 already; say another in column name"),
-        ("line 5, column name", "'c.jpg' is the image of line 4 already; say another in column name"),
+        ("line 3, column source", "'a.jpg' is already the image of line 2; write another in column name"),
+        ("line 5, column name", "'c.jpg' is already the image of line 4; write another in column name"),
         (
             "line 6, column name",
-            "'.manifest.csv' means something else in a batch; say another in column name",
+            "'.manifest.csv' cannot be the name of an image; write another in column name",
         ),
     ]
 
@@ -538,7 +538,7 @@ def test_two_files_that_look_the_same_are_told_and_none_is_chosen(tmp_path: Path
     mixed = "chaussure e\u0301té.jpg"
     ((place, words),) = wrong(f"source,prompt\n{mixed},x\n", LocalSources(tmp_path, Nowhere()))
     assert place == "line 2, column source"
-    assert "several that look the same" in words
+    assert "differ from it only in how accents are encoded" in words
 
 
 def test_photos_that_were_sent_are_found_by_either_spelling() -> None:
@@ -554,7 +554,7 @@ def test_objects_are_found_by_either_spelling(s3, bucket: str) -> None:
     assert buckets.find(f"s3://{bucket}/assets/{NFC}").key == f"assets/{NFD}"
     store.write("assets/é/é.jpg", photo(), media_type="image/jpeg")
     store.write("assets/e\u0301/e\u0301.jpg", photo(), media_type="image/jpeg")
-    with pytest.raises(UsageError, match="several that look the same"):
+    with pytest.raises(UsageError, match="differ from it only in how accents are encoded"):
         buckets.find(f"s3://{bucket}/assets/e\u0301/é.jpg")
 
 

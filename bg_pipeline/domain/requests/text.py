@@ -89,7 +89,7 @@ def parse_object(data: bytes) -> dict[str, Any]:
     try:
         document = json.loads(text, object_pairs_hook=make_object, parse_constant=refuse_constant)
     except json.JSONDecodeError as error:
-        raise RequestError([("", f"the request is not valid JSON: {_syntax_error(error)}")]) from None
+        raise RequestError([("", f"the request is not JSON: {_syntax_error(error)}")]) from None
     except RecursionError:
         raise RequestError([("", "the request is nested too deeply")]) from None
     except _NoNumberError as error:

@@ -74,7 +74,7 @@ class Row:
 
     New rows are made with `complete_row`, which derives the fields that follow from ``Outputs``. Stored reports are
     read as rows too: a new field needs a default, which rows of older reports get. The JSON, the CSV and the data
-    frame take their columns from here.
+    frame take their columns from here, so a new column is a field here and a value in `bg_pipeline.run.rows`.
     """
 
     Id: str

@@ -102,7 +102,7 @@ class UnreportedUploads:
 def find_unreported_uploads(
     store: Store, settings: Settings, now: datetime, *, time_is_up: Callable[[], bool] = lambda: False
 ) -> UnreportedUploads:
-    """The batches of the last ``BG_LOOKBACK_DAYS`` with uploads in no report that are older than ``BG_STALE_HOURS``."""
+    """The batches of the last ``BG_LOOKBACK_DAYS`` with uploads in no report older than ``BG_STALE_HOURS``."""
     today = now.astimezone(UTC).date()
     first = max(settings.first_date, today - timedelta(days=settings.lookback_days))
     before = now - timedelta(hours=settings.stale_hours)

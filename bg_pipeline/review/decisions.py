@@ -100,7 +100,7 @@ def decide(
 def require_decider(by: str) -> None:
     """Raises `UsageError` if ``by``, the name of the person who decides, is empty."""
     if not by.strip():
-        raise UsageError("say who decides (--by)")
+        raise UsageError("name the person who decides (--by)")
 
 
 def _store(data: Store, decision: Decision) -> None:

@@ -23,24 +23,24 @@ class RequestReplaced(UsageError):
     """The batch's request is not the one that the person saw, so nothing was approved."""
 
 
-def approve_sample(store: Store, standing: BatchOverview, *, by: str, seen: str = "") -> bool:
+def approve_sample(store: Store, overview: BatchOverview, *, by: str, seen: str = "") -> bool:
     """Approves a batch's sample, so that the sensors request a run of the rest; False if it was approved already.
 
-    ``seen`` is the ETag of the request that the person saw (default: the one in ``standing``). The approval stores
+    ``seen`` is the ETag of the request that the person saw (default: the one in ``overview``). The approval stores
     this ETag, so a request that replaces this one needs its own approval. Raises `RequestReplaced` if the request
     has been replaced, or if the sample was made for another one; `UsageError` if the request has no sample or if
     ``by`` is empty.
     """
     if not by.strip():
-        raise UsageError("say who approves (--by)")
-    batch = standing.batch
-    if standing.problem is not None:
-        raise UsageError(f"the request of batch {batch.path} cannot be read: {standing.problem}")
-    if standing.request is None or standing.request.Sample is None:
+        raise UsageError("name the person who approves (--by)")
+    batch = overview.batch
+    if overview.problem is not None:
+        raise UsageError(f"the request of batch {batch.path} cannot be read: {overview.problem}")
+    if overview.request is None or overview.request.Sample is None:
         raise UsageError(f"batch {batch.path} asked for no sample, so there is nothing to approve")
     found = listing.find(store, batch)
     etag = found.request.etag if found is not None and found.request is not None else ""
-    if {etag} != {standing.request_etag, seen or etag}:
+    if {etag} != {overview.request_etag, seen or etag}:
         raise RequestReplaced(
             f"the request of batch {batch.path} was replaced since you looked at it, so nothing is approved; look "
             "at the new request and its sample first"
@@ -121,7 +121,7 @@ class Retry:
         return batch
 
 
-def prepare_retry(store: Store, settings: Settings, standing: BatchOverview) -> Retry | None:
+def prepare_retry(store: Store, settings: Settings, overview: BatchOverview) -> Retry | None:
     """A retry of a reported batch as a new batch of today; None if there is nothing that a retry could improve.
 
     If an earlier retry was submitted and has no report yet, that one is returned, so that asking twice pays only
@@ -133,8 +133,8 @@ def prepare_retry(store: Store, settings: Settings, standing: BatchOverview) -> 
 
     Raises `UsageError` if the batch has no report yet, `CapUsedUp` if nothing is left of its cap.
     """
-    batch = standing.batch
-    if not standing.reported:
+    batch = overview.batch
+    if not overview.reported:
         raise UsageError(f"batch {batch.path} has no report yet; `{run_command(batch)}` makes it")
     earlier, retry_batch = FollowUps.read(store, RETRIES(batch)), new_batch()
     if earlier.newest is not None:
@@ -144,7 +144,7 @@ def prepare_retry(store: Store, settings: Settings, standing: BatchOverview) -> 
             retry_batch = earlier.newest
         elif not is_over(store, settings, earlier.newest):
             return Retry.of(settings, earlier.newest, sent.data)
-    request = _retry_now(store, settings, standing, retry_batch)
+    request = _retry_now(store, settings, overview, retry_batch)
     return None if request is None else Retry.of(settings, retry_batch, write(request), batch, earlier)
 
 
@@ -155,22 +155,22 @@ def is_over(store: Store, settings: Settings, batch: Batch) -> bool:
 
 
 def _retry_now(
-    store: Store, settings: Settings, standing: BatchOverview, retry_batch: Batch
+    store: Store, settings: Settings, overview: BatchOverview, retry_batch: Batch
 ) -> BatchRequest | None:
     """The retry request prepared with the report, without images that may not be retried any more, or None."""
-    asked = standing.request
-    report = standing.report()
+    asked = overview.request
+    report = overview.report()
     if asked is None or report is None:
         return None
     sample = asked.Sample
     if sample is not None:
-        found = listing.find(store, standing.batch)
+        found = listing.find(store, overview.batch)
         sample = None if found is not None and found.approved else sample
     images = images_to_retry(report, sample)
     if not images:
         return None
-    left = check_cap(store, standing.batch, asked)
-    ready = standing.retry()
+    left = check_cap(store, overview.batch, asked)
+    ready = overview.retry()
     if ready is None:
         # None was prepared because nothing was left of the cap, which was raised since.
         remaining = [image for image in images if asked.Images is None or image in asked.entries]

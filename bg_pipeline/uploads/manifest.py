@@ -162,19 +162,19 @@ def compose(
     manifest: Manifest,
     names: Sequence[str],
     keys: Mapping[tuple[str, str], str],
-    wishes: Mapping[str, Any],
+    fields: Mapping[str, Any],
     problems: Sequence[Problem] = (),
 ) -> tuple[bytes, BatchRequest]:
     """The request JSON of ``batch`` that a manifest asks for, and the request as it is read from it.
 
     ``names`` are the images' names in the batch, one for each line. ``keys`` are the keys of masks and backdrops, by
-    column (``mask``, ``backdrop``) and cell. ``wishes`` are request fields for all images; ``Labels`` among them are
+    column (``mask``, ``backdrop``) and cell. ``fields`` are request fields for all images; ``Labels`` among them are
     used for lines without labels. Raises `RequestError` with all problems by line and column, including those in
     ``problems``.
     """
     found = list(problems)
-    labels = wishes.get("Labels")
-    top = {name: value for name, value in wishes.items() if name != "Labels" and value not in (None, (), "")}
+    labels = fields.get("Labels")
+    top = {name: value for name, value in fields.items() if name != "Labels" and value not in (None, (), "")}
     entries = []
     for line, name in zip(manifest.lines, names, strict=True):
         entry: dict[str, Any] = {"ImageName": name}

@@ -237,12 +237,12 @@ def resolve_manifest(
     manifest: Manifest,
     text: bytes,
     sources: Sources,
-    wishes: Mapping[str, Any],
+    fields: Mapping[str, Any],
     stored_names: Collection[str] = (),
 ) -> ResolvedManifest:
     """The batch that ``manifest``, which was read from ``text``, asks for; nothing is uploaded.
 
-    ``wishes`` are request fields for all rows. An image gets the name in column ``name``, else the name that its
+    ``fields`` are request fields for all rows. An image gets the name in column ``name``, else the name that its
     photo already has in the batch, else the photo's file name with as many folders as needed to be unique.
     ``stored_names`` are the photos that are already in the batch's folder: no other photo may get their names. The
     manifest is stored in the batch too, so that the report can repeat its rows. Raises `RequestError` with every
@@ -275,7 +275,7 @@ def resolve_manifest(
         f"line {line.number}" if line.number in wrong_lines else name
         for line, name in zip(manifest.lines, names, strict=True)
     ]
-    data, request = compose(settings, batch, manifest, names, keys, wishes, problems)
+    data, request = compose(settings, batch, manifest, names, keys, fields, problems)
     uploads = [found["source", cell].as_upload(name) for cell, name in zip(cells, names, strict=True)]
     return ResolvedManifest(request, data, uploads, others)
 

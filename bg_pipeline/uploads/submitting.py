@@ -172,16 +172,16 @@ def new_batch(date: UploadDate | None = None) -> Batch:
 
 
 def compose_request(
-    settings: Settings, batch: Batch, names: Sequence[str], wishes: Mapping[str, Any]
+    settings: Settings, batch: Batch, names: Sequence[str], fields: Mapping[str, Any]
 ) -> tuple[bytes, BatchRequest]:
     """The request JSON of a new batch, and the request as it is read from it.
 
-    ``wishes`` are request fields. ``Labels`` among them are the labels of every image in ``names``; empty ones mean
+    ``fields`` are request fields. ``Labels`` among them are the labels of every image in ``names``; empty ones mean
     everything that stands out. Raises `RequestError` by field.
     """
     document = {
         "Id": str(uuid.uuid4()),
-        **{name: value for name, value in wishes.items() if value not in (None, ())},
+        **{name: value for name, value in fields.items() if value not in (None, ())},
     }
     labels = document.pop("Labels", None)
     if labels is not None:

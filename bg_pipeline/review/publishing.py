@@ -53,45 +53,45 @@ def publish(work: BatchWork, items: Iterable[Item]) -> PublishResult:
     data, key = work.locations.data, work.locations.batch.published_list_key
     content = data.read(key)
     approved = {s3_keys.published_key(item.key): item for item in items if item.state is State.APPROVED}
-    before = _published(content.data) if content else {}
-    before |= {
-        target: replace(before[target], image=item.image, number=item.number)
+    listed = _published(content.data) if content else {}
+    listed |= {
+        target: replace(listed[target], image=item.image, number=item.number)
         for target, item in approved.items()
-        if target in before
+        if target in listed
     }
     prefix = s3_keys.published_key(f"{work.locations.output_prefix}/")
-    there = {each.key: each.etag for each in data.list(prefix)}
-    fresh = {
+    stored_etags = {info.key: info.etag for info in data.list(prefix)}
+    to_copy = {
         target: item
         for target, item in approved.items()
-        if target not in there or _tags(before.get(target)) != (item.etag, there[target])
+        if target not in stored_etags or _tags(listed.get(target)) != (item.etag, stored_etags[target])
     }
-    others = {target: copy for target, copy in before.items() if target not in approved}
-    gone = _rejected(data, others)
-    if not fresh:
-        gone |= _replaced(work, items, others, approved.keys())
-        if not gone:
+    not_approved = {target: copy for target, copy in listed.items() if target not in approved}
+    to_remove = _rejected(data, not_approved)
+    if not to_copy:
+        to_remove |= _replaced(work, items, not_approved, approved.keys())
+        if not to_remove:
             return PublishResult(kept=len(approved))
     try:
         # The list is written before the copies, so that no copy is unlisted if this process dies.
-        planned = before | {
-            target: _Copy(item.etag, "", item.image, item.number) for target, item in fresh.items()
+        planned = listed | {
+            target: _Copy(item.etag, "", item.image, item.number) for target, item in to_copy.items()
         }
         etag = _list_published(data, key, planned, content.etag if content else None)
-        copied = _copy(data, fresh)
+        copied = _copy(data, to_copy)
         # A result that changed meanwhile is not copied and replaces nothing.
-        gone |= _replaced(work, items, others, (approved.keys() - fresh.keys()) | copied.keys())
-        for target in gone & there.keys():
-            if before[target].etag in ("", there[target]):
-                _delete(data, target, there[target])
-        after = {target: copy for target, copy in before.items() if target not in gone} | copied
+        to_remove |= _replaced(work, items, not_approved, (approved.keys() - to_copy.keys()) | copied.keys())
+        for target in to_remove & stored_etags.keys():
+            if listed[target].etag in ("", stored_etags[target]):
+                _delete(data, target, stored_etags[target])
+        after = {target: copy for target, copy in listed.items() if target not in to_remove} | copied
         _list_published(data, key, after, etag)
     except PreconditionFailed:
         raise UsageError(
             f"somebody else is publishing batch {work.locations.batch.path} at the moment; publish it again"
         ) from None
-    stale = tuple(item.key for target, item in fresh.items() if target not in copied)
-    return PublishResult(len(copied), len(approved) - len(fresh), len(gone), stale)
+    stale = tuple(item.key for target, item in to_copy.items() if target not in copied)
+    return PublishResult(len(copied), len(approved) - len(to_copy), len(to_remove), stale)
 
 
 def _tags(copy: _Copy | None) -> tuple[str, str] | None:
@@ -111,16 +111,18 @@ def _rejected(data: Store, delivered: Mapping[str, _Copy]) -> set[str]:
 
 
 def _replaced(
-    work: BatchWork, items: Iterable[Item], delivered: Mapping[str, _Copy], now: Collection[str]
+    work: BatchWork, items: Iterable[Item], delivered: Mapping[str, _Copy], published_now: Collection[str]
 ) -> set[str]:
-    """The copies for which a new version, or every result that their image has now, is published under ``now``."""
-    there = {
-        (item.image, item.number) for item in items if item.key and s3_keys.published_key(item.key) in now
+    """The copies for which ``published_now`` has a newer version, or every result that their image has now."""
+    published = {
+        (item.image, item.number)
+        for item in items
+        if item.key and s3_keys.published_key(item.key) in published_now
     }
-    counts = Counter(image for image, _ in there)
+    counts = Counter(image for image, _ in published)
 
     def is_replaced(copy: _Copy) -> bool:
-        if (copy.image, copy.number) in there:
+        if (copy.image, copy.number) in published:
             return True
         if not counts[copy.image] or work.request is None or copy.image not in work.images:
             return False

@@ -26,7 +26,7 @@ def tick(chosen: Settings, store: Store, memory: SensorCursor) -> int:
     look = SensorTick(
         settings=chosen,
         store=store,
-        memory=memory,
+        cursor=memory,
         now=datetime(2026, 11, 1, 20, tzinfo=UTC).timestamp(),
         first=chosen.first_date,
         last=FIRST_DATE + timedelta(days=1),

@@ -1,30 +1,30 @@
-"""Every error the pipeline raises on purpose, and what each means for an image and for a run.
+"""All errors that the pipeline raises on purpose, and what each means for an image and for a run.
 
-An `ImageError` or a `CallError` ends one output of one image and becomes a row of the report; a
-`RunStopped` ends the spending of a whole run, with everything so far kept and reported. Anything else
-that escapes is a bug: while an image is worked on it becomes a row, too, and elsewhere it propagates.
+An `ImageError` or a `CallError` ends one output of one image and becomes a row of the report. A `RunStopped` ends a
+whole run; what was finished before is kept and reported. Any other exception is a bug: while an image is processed
+it becomes a row too, elsewhere it propagates.
 """
 
 from collections.abc import Sequence
 
 
 class BgPipelineError(Exception):
-    """An expected error whose text is written for the person who meets it."""
+    """An expected error; its text is written for the user."""
 
 
 class SettingsError(BgPipelineError):
-    """A setting is missing or wrong; the text names it and says what it takes."""
+    """A setting is missing or invalid; the text names the setting and the valid values."""
 
 
 class UsageError(BgPipelineError):
-    """The caller asked for something that cannot be done as asked; nothing was done."""
+    """The caller asked for something impossible; nothing was done."""
 
 
 class RequestError(BgPipelineError):
-    """A batch request breaks its contract; nothing of it is run.
+    """A batch request is invalid; no image of it is processed.
 
-    ``problems`` are pairs of (field, sentence), the field as the writer of the request spelt it, for
-    example ``Images[3].Mode``.
+    ``problems`` are pairs of (field, sentence). The field is spelt as in the request, for example
+    ``Images[3].Mode``.
     """
 
     def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
@@ -33,17 +33,17 @@ class RequestError(BgPipelineError):
 
 
 class NewerDocument(BgPipelineError):
-    """A newer bg_pipeline wrote a document in a form that this one does not know; it is left as it is."""
+    """A stored document has the format of a newer bg_pipeline version, which this one does not know or change."""
 
 
 class PreconditionFailed(BgPipelineError):
-    """A conditional write found the object changed, present or gone: somebody else was first."""
+    """A conditional write failed because another process has changed, created or deleted the object."""
 
 
 class ImageError(BgPipelineError):
-    """This image, mask or backdrop cannot be used, whatever is done again: a permanent failure of its row.
+    """This image, mask or backdrop cannot be used and trying again would not help: its row fails permanently.
 
-    ``code`` goes into the row's ``Error`` and the text into its ``Cause``.
+    ``code`` becomes the row's ``Error`` and the text its ``Cause``.
     """
 
     def __init__(self, code: str, cause: str) -> None:
@@ -52,21 +52,21 @@ class ImageError(BgPipelineError):
 
 
 class SourceUnreadable(ImageError):
-    """S3 does not hand out this photo, mask or backdrop now; once that is mended the next run works on it."""
+    """S3 refuses to return this photo, mask or backdrop; the next run after the access is fixed processes it."""
 
 
 class NeedsReview(ImageError):
-    """A mask or a result did not pass its checks and is kept for a person to look at."""
+    """A mask or a result failed its checks and is kept so that a person can look at it."""
 
 
 class NotTried(ImageError):
-    """Nothing was tried for this image, and nothing spent: something is missing that may come."""
+    """Nothing was tried and nothing spent for this image, because something is missing that may still arrive."""
 
 
 class CallError(BgPipelineError):
     """A service call for one image failed; ``code`` is the service's own error code.
 
-    ``transient`` says whether the next run may do it again.
+    ``transient`` is whether the next run may repeat the call.
     """
 
     transient = False
@@ -77,40 +77,40 @@ class CallError(BgPipelineError):
 
 
 class Transient(CallError):
-    """The service could not answer now (5xx, 408, 424, a broken connection before anything was sent)."""
+    """The service could not answer now (5xx, 408, 424, or the connection broke before anything was sent)."""
 
     transient = True
 
 
 class OutcomeUnknown(Transient):
-    """The call was sent and its end is not known: it may have been billed."""
+    """The call was sent and its outcome is not known: it may have been billed."""
 
 
 class ClaimLost(Transient):
-    """Another process has taken this call over and makes it; nothing was called."""
+    """Another process has taken over this call and makes it; this process called nothing."""
 
 
 class NotDelivered(Transient):
-    """S3 did not take a result or a document of a batch; what was paid for it is stored and serves the next run."""
+    """S3 did not accept a result or a batch document; the paid answer is stored and the next run uses it."""
 
 
 class Throttled(Transient):
-    """The service refused the call for its rate; it goes back to the gate and counts for nothing."""
+    """The service refused the call because of its rate; the rate limiter repeats it, and no attempt is counted."""
 
 
 class Blocked(CallError):
-    """The model's content policy refused, in the model's words; never retried unchanged."""
+    """The model's content policy refused the call; the text is the model's. It is never repeated unchanged."""
 
 
 class SubjectNotFound(CallError):
-    """The model found nothing in the picture that fits the mask's words."""
+    """The model found nothing in the picture that matches the words for the mask."""
 
 
 class ModelUnavailable(CallError):
-    """This account cannot use this model now: retired, not granted, or its subscription is pending.
+    """This account cannot use this model now: it is retired, access is not granted, or its subscription is pending.
 
-    ``retired`` is what will not come back, ``passing`` what passes without anybody doing anything; the rest the
-    account's owner can mend, and the text says how. ``region`` is where it was refused, once that is known.
+    ``retired`` models do not come back, ``passing`` faults end without anybody's action. In all other cases the
+    account's owner has to act, and the text explains how. ``region`` is the Region that refused, if it is known.
     """
 
     def __init__(self, code: str, cause: str, *, retired: bool = False, passing: bool = False) -> None:
@@ -121,26 +121,26 @@ class ModelUnavailable(CallError):
 
 
 class RunStopped(BgPipelineError):
-    """The run may spend nothing more; what is not done becomes ``Skipped`` with this text as its cause."""
+    """The run may not spend any more; unfinished images become ``Skipped`` with this text as their cause."""
 
 
 class LeaseLost(RunStopped):
-    """Another run has taken this batch over; this one leaves it alone."""
+    """Another run has taken over this batch; this run stops working on it."""
 
     scope = "batch"
 
 
 class StorageFailed(RunStopped):
-    """S3 does not do what it is asked with the pipeline's own state; what cannot be stored must not be paid for."""
+    """S3 does not store the pipeline's own state; nothing is paid for that could not be stored."""
 
     code = "S3"
 
 
 class NothingUsable(RunStopped):
-    """No configured model can be used; the text lists each with its reason. Nothing was spent.
+    """No configured model can be used, and nothing was spent; the text lists each model with its reason.
 
-    With ``passing`` a model only waits for AWS to set up the account's access: a later run finds it usable. Without
-    it, somebody has to do what the text says.
+    With ``passing`` at least one model only waits until AWS has set up the account's access, so a later run can use
+    it. Otherwise somebody has to do what the text asks for.
     """
 
     def __init__(self, text: str, *, passing: bool = False) -> None:

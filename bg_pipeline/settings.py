@@ -1,7 +1,7 @@
-"""Every setting of the pipeline: its type, its default, its environment name.
+"""Every setting of the pipeline: type, default, environment variable and description.
 
-Credentials and endpoints are not here: they come from boto3's own chain only. The README's table is made
-from this module by ``python -m bg_pipeline.settings``.
+Credentials and endpoints are not settings: they come only from boto3's own configuration chain.
+``python -m bg_pipeline.settings`` prints the README's settings table.
 """
 
 import difflib
@@ -40,9 +40,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Settings(BaseSettings):
-    """The settings in use, read from the environment; made with `settings()`, which words its refusals.
+    """The settings of a process; make them with `settings()`, which reports errors by environment variable.
 
-    The annotation of each declares what it affects (`bg_pipeline.domain.effects`).
+    Each field's annotation declares what the setting affects (`bg_pipeline.domain.effects`).
     """
 
     model_config = SettingsConfigDict(
@@ -50,256 +50,324 @@ class Settings(BaseSettings):
     )
 
     bucket: Annotated[str, Affects.RUN] = Field(
-        "", description="The S3 bucket that holds photos, results and the pipeline's state."
+        "", description="S3 bucket for photos, results and the pipeline's state."
     )
     allowed_buckets: Annotated[Words, Affects.RUN] = Field(
-        (), description="Other buckets a request may name."
+        (), description="Other S3 buckets that a request or a manifest may name, comma-separated."
     )
     regions: Annotated[Words, Affects.RUN] = Field(
         (),
-        description="Regions for the models, comma-separated; empty: boto3's Region, and for an image model that is "
-        "not there a Region that has it, which is told.",
+        description="AWS Regions for model calls, comma-separated. Empty: boto3's default Region; for an "
+        "image model that does not exist there, a Region that has it, which the log names.",
     )
     image_models: Annotated[Words, Affects.RUN] = Field(
         ("titan-v2", "nova-canvas", "stability"),
-        description="Image models in order of preference; the first one alive and allowed is used. "
-        "`package.module:Class` is a generator of your own.",
+        description="Image models in order of preference, comma-separated; the first one that is available "
+        "and allowed is used. `package.module:Class` is a generator class of your own.",
     )
     caption_models: Annotated[Words, Affects.RUN] = Field(
         ("us.amazon.nova-pro-v1:0", "us.amazon.nova-2-lite-v1:0", "us.amazon.nova-lite-v1:0"),
-        description="Caption models in order of preference; set and empty: no captions. The default ones are called "
-        "through the inference profiles of the Region in use (`us.`, `eu.`, `apac.` …); what you name is taken as "
-        "it is.",
+        description="Caption models in order of preference, comma-separated; an empty value switches captions"
+        " off. The default models are called through the inference profiles of the Region in use "
+        "(`us.`, `eu.`, `apac.` …); model ids that you set are used unchanged.",
     )
     caption_regions: Annotated[Words, Affects.RUN] = Field(
-        (), description="Regions for captions; empty: those of `BG_REGIONS`."
+        (), description="AWS Regions for caption calls, comma-separated. Empty: those of `BG_REGIONS`."
     )
     caption_tier: Annotated[Literal["default", "flex"], Affects.NOTHING] = Field(
         "default",
-        description="Bedrock's service tier for captions; `flex` costs half where a model has it, and may be slower.",
+        description="Bedrock service tier for caption calls. `flex` costs half for models that offer it, and "
+        "may be slower.",
     )
     caption_prompt: Annotated[str, Effect(Affects.CAPTION_CALL, "prompt")] = Field(
-        "Generate a detailed description of the image.", description="What the caption model is asked."
+        "Generate a detailed description of the image.",
+        description="Instruction that is sent to the caption model with each photo.",
     )
-    # Whether there is one changes the call, its length does not: a text that is there already is shortened.
+    # Only 0 or not 0 changes the caption call; for a smaller length, the stored text is shortened.
     alt_text_length: Annotated[
         int, Effect(Affects.CAPTION_CALL, "alt_text", bool, needs="alt_text_length"), Affects.CAPTION
     ] = Field(
         125,
         ge=0,
         le=1000,
-        description="Characters of the alternative text that the same call makes for those who cannot see the "
-        "picture; 0: none.",
+        description="Maximum number of characters of the alternative text (for people who cannot see the "
+        "picture), which the caption call writes too; 0: no alternative text.",
     )
     default_prompt: Annotated[str, Affects.RUN] = Field(
-        "", description="Background for folders without a request; empty: their images are skipped."
+        "",
+        description="Background prompt for upload folders without a request. Empty: their images are skipped.",
     )
 
     max_cost_usd: Annotated[Dollars, Affects.RUN] = Field(
-        25.0, description="Hard cap of one run in dollars; 0: none."
+        25.0, description="Spending cap of one run in US dollars; 0: no cap."
     )
     max_cost_usd_per_day: Annotated[Dollars, Affects.RUN] = Field(
-        0.0, description="Hard cap of a calendar day (UTC) over all runs in dollars; 0: none."
+        0.0, description="Spending cap of one calendar day (UTC) over all runs, in US dollars; 0: no cap."
     )
     max_concurrency: Annotated[int, Affects.NOTHING] = Field(
-        64, ge=1, le=512, description="Images worked on at a time, calls in flight."
+        64,
+        ge=1,
+        le=512,
+        description="Number of images that are processed at the same time, including those that wait for a "
+        "model call.",
     )
     max_decoded_images: Annotated[int, Affects.NOTHING] = Field(
         2,
         ge=1,
         le=64,
-        description="Pictures held decoded at a time; each may need 20 bytes a pixel, a WebP 32.",
+        description="Number of pictures that are held decoded in memory at the same time; each may need 20 "
+        "bytes per pixel, a WebP 32.",
     )
     max_failed_share: Annotated[Share, Affects.RUN] = Field(
-        0.5, description="Share of failures, after the first 20 images, that stops a run; 1: never."
+        0.5,
+        description="Share of failed images (0 to 1) that stops a run, measured after its first 20 images; 1:"
+        " never stop.",
     )
     max_regenerations: Annotated[int, Affects.NOTHING] = Field(
-        1, ge=0, le=5, description="New attempts with another seed for a picture that failed its checks."
+        1,
+        ge=0,
+        le=5,
+        description="Number of times that a picture which failed its checks is generated again with another "
+        "seed.",
     )
     attempts: Annotated[int, Affects.NOTHING] = Field(
-        3, ge=1, le=10, description="Attempts of a call that fails with a passing fault."
+        3,
+        ge=1,
+        le=10,
+        description="Number of times that a call is tried in all when it fails with a temporary error.",
     )
 
     model_facts: Annotated[Path | None, Affects.RUN] = Field(
         None,
-        description="TOML file with prices and quotas of your own image models, or that win over the built-in ones; "
-        "see the README.",
+        description="TOML file with prices and quotas of your own image models, or with values that replace "
+        "the built-in ones; see the README.",
     )
 
     quota_titan_v1_rpm: Annotated[RequestsPerMinute, Affects.NOTHING] = Field(
-        None, description="Your quota where it is not the default's."
+        None,
+        description="Your account's quota for Titan Image Generator v1, in requests per minute, if it differs"
+        " from the AWS default.",
     )
-    quota_titan_v2_rpm: Annotated[RequestsPerMinute, Affects.NOTHING] = Field(None, description="Likewise.")
+    quota_titan_v2_rpm: Annotated[RequestsPerMinute, Affects.NOTHING] = Field(
+        None,
+        description="Your account's quota for Titan Image Generator v2, in requests per minute, if it differs"
+        " from the AWS default.",
+    )
     quota_nova_canvas_rpm: Annotated[RequestsPerMinute, Affects.NOTHING] = Field(
-        None, description="Likewise."
+        None,
+        description="Your account's quota for Nova Canvas, in requests per minute, if it differs from the AWS"
+        " default.",
     )
     quota_stability_inpaint_rpm: Annotated[RequestsPerMinute, Affects.NOTHING] = Field(
-        None, description="Likewise."
+        None,
+        description="Your account's quota for Stability inpainting, in requests per minute, if it differs "
+        "from the AWS default.",
     )
     quota_stability_remove_background_rpm: Annotated[RequestsPerMinute, Affects.NOTHING] = Field(
-        None, description="Likewise."
+        None,
+        description="Your account's quota for Stability background removal, in requests per minute, if it "
+        "differs from the AWS default.",
     )
-    quota_caption_rpm: Annotated[RequestsPerMinute, Affects.NOTHING] = Field(None, description="Likewise.")
+    quota_caption_rpm: Annotated[RequestsPerMinute, Affects.NOTHING] = Field(
+        None,
+        description="Your account's quota for the caption model, in requests per minute, if it differs from "
+        "the AWS default.",
+    )
     quota_detect_labels_tps: Annotated[float | None, Field(gt=0, le=10_000), Affects.NOTHING] = Field(
-        None, description="Likewise, in calls a second."
+        None,
+        description="Your account's quota for Rekognition DetectLabels, in requests per second, if it differs"
+        " from the AWS default.",
     )
     quota_detect_faces_tps: Annotated[float | None, Field(gt=0, le=10_000), Affects.NOTHING] = Field(
-        None, description="Likewise, in calls a second."
+        None,
+        description="Your account's quota for Rekognition DetectFaces, in requests per second, if it differs "
+        "from the AWS default.",
     )
     quota_sam_rpm: Annotated[RequestsPerMinute, Affects.NOTHING] = Field(
-        None, description="What your SAM endpoint takes a minute (60)."
+        None,
+        description="Requests per minute that your SAM endpoint (`BG_SAM_ENDPOINT`) can answer; unset: 60.",
     )
 
     label_confidence: Annotated[
         float, Field(ge=0, le=100), Effect(Affects.LABELS_CALL, "min_confidence", unless="custom_labels_arn")
-    ] = Field(55.0, description="Labels below this confidence are not kept.")
+    ] = Field(
+        55.0, description="Minimum confidence (0 to 100) of a Rekognition label; labels below it are dropped."
+    )
     custom_labels_arn: Annotated[str, Effect(Affects.LABELS_CALL, "model", needs="custom_labels_arn")] = (
         Field(
             "",
             pattern=r"^(arn:[a-z0-9-]+:rekognition:[a-z0-9-]+:[0-9]+:project/[A-Za-z0-9_.-]+/version/[A-Za-z0-9_.-]+/[0-9]+)?$",
-            description="Version of a Rekognition Custom Labels model that makes the labels; the job "
-            "`custom_labels_window` starts it, and stops it, when photos wait for it.",
+            description="ARN of the Rekognition Custom Labels model version that labels the photos instead of "
+            "DetectLabels. The job `custom_labels_window` starts the model when photos wait for it, "
+            "and stops it afterwards.",
         )
     )
     custom_labels_units: Annotated[int, Affects.NOTHING] = Field(
         1,
         ge=1,
         le=100,
-        description="Inference units of that model; each is billed by the hour while it runs.",
+        description="Inference units of the Custom Labels model; each is billed by the hour while the model "
+        "runs.",
     )
     custom_labels_confidence: Annotated[
         float, Field(ge=0, le=100), Effect(Affects.LABELS_CALL, "min_confidence", needs="custom_labels_arn")
-    ] = Field(70.0, description="That model's labels below this confidence are not kept.")
+    ] = Field(
+        70.0,
+        description="Minimum confidence (0 to 100) of a Custom Labels label; labels below it are dropped.",
+    )
     custom_labels_start_minutes: Annotated[float, Field(gt=0, le=720), Affects.NOTHING] = Field(
-        30.0, description="A start of that model that takes longer is given up."
+        30.0, description="Minutes after which the start of the Custom Labels model is given up."
     )
     archive_to: Annotated[str, Affects.NOTHING] = Field(
         "",
         pattern=r"^([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])?$",
-        description="Where photos go once all their results succeeded: `archive` is that prefix of the bucket, "
-        "anything else another bucket; empty: they stay.",
+        description="Where photos are moved once all their results have succeeded: `archive` is the prefix of"
+        " that name in the bucket, any other value is another bucket. Empty: photos stay where "
+        "they are.",
     )
     mask_sources: Annotated[Words, Affects.MASK] = Field(
         ("alpha", "studio", "onnx", "persons", "cut-out"),
-        description="Where a subject's mask may come from, the free ones first; leave one out to switch it off. "
-        "`persons` are cut out around their faces (`Subject: FACES`).",
+        description="Allowed sources of the subject's mask, comma-separated, free ones first; leave one out "
+        "to switch it off. `persons` cuts people out around their faces (`Subject: FACES`).",
     )
     onnx_model: Annotated[Path | None, Affects.MASK] = Field(
-        None, description="Your own ONNX matting model (extra `masks`)."
+        None, description="File of your own ONNX matting model (needs the extra `masks`)."
     )
     sam_endpoint: Annotated[str, Effect(Affects.SAM_CALL, "endpoint", needs="sam_endpoint")] = Field(
-        "", description="SageMaker endpoint of a SAM model, for `Subject: FACES`."
+        "", description="SageMaker endpoint of a SAM model, used for `Subject: FACES`."
     )
     sam_form: Annotated[str, Effect(Affects.SAM_CALL, "form", needs="sam_endpoint")] = Field(
-        "", description="The endpoint's request and answer form, as JSON; see the README."
+        "", description="JSON description of the SAM endpoint's request and response format; see the README."
     )
     feather: Annotated[float, Field(ge=0, le=50), Affects.RESULT] = Field(
-        1.5, description="Width in source pixels of the soft edge around the subject."
+        1.5, description="Width of the soft edge around the subject, in pixels of the photo."
     )
 
     first_date: Annotated[date, Affects.NOTHING] = Field(
-        date(2024, 1, 1), description="The first upload date that is a partition."
+        date(2024, 1, 1), description="First upload date that is a Dagster partition."
     )
     open_dates: Annotated[int, Affects.NOTHING] = Field(
-        3, ge=1, le=31, description="Newest dates that the sensor looks at in every tick."
+        3,
+        ge=1,
+        le=31,
+        description="Number of newest upload dates that the sensor `new_uploads` lists in every tick.",
     )
     lookback_days: Annotated[int, Affects.NOTHING] = Field(
-        30, ge=0, le=3650, description="Older dates that the sensor looks at hourly."
+        30,
+        ge=0,
+        le=3650,
+        description="Number of days back that the sensor `new_uploads` looks for older upload dates, once an "
+        "hour.",
     )
     settle_seconds: Annotated[int, Affects.NOTHING] = Field(
-        300, ge=0, le=86_400, description="Quiet time after which a folder without a request is a batch."
+        300,
+        ge=0,
+        le=86_400,
+        description="Seconds without a new upload after which a folder without a request is run as a batch.",
     )
     queue_url: Annotated[str, Affects.NOTHING] = Field(
         "",
         pattern=r"^(https?://\S+)?$",
-        description="SQS queue with the bucket's event notifications; with it there is the sensor `upload_events`.",
+        description="URL of the SQS queue that gets the bucket's event notifications; with it the sensor "
+        "`upload_events` exists.",
     )
     key_prefix: Annotated[str, Affects.NOTHING] = Field(
-        "", pattern=r"^[A-Za-z0-9_]*$", description="Prefix of asset keys and group names, beside other code."
+        "",
+        pattern=r"^[A-Za-z0-9_]*$",
+        description="Prefix of Dagster asset keys and group names, to keep them apart from those of other "
+        "code.",
     )
     keep_payloads: Annotated[bool, Affects.NOTHING] = Field(
-        False, description="Keep the exact request and answer of each model call under `model-payloads/`."
+        False, description="Store the exact request and response of each model call under `model-payloads/`."
     )
     state_dir: Annotated[Path, Affects.NOTHING] = Field(
-        Path(".bg_pipeline"), description="Where `demo` and `up` keep their local state."
+        Path(".bg_pipeline"), description="Folder in which `demo` and `up` keep their local state."
     )
     report_link_seconds: Annotated[int, Affects.NOTHING] = Field(
         86_400,
         ge=60,
         le=604_800,
-        description="Life of a presigned report link, if the credentials live as long.",
+        description="Lifetime in seconds of a presigned report link; it ends earlier if the credentials that "
+        "signed it expire.",
     )
     html_report_images: Annotated[int, Affects.REPORT] = Field(
         500,
         ge=0,
         le=10_000,
-        description="Batches of up to so many images get a report as HTML with each run; that of a larger one is "
-        "made by `bg-pipeline report --format html`.",
+        description="Largest number of images for which each run writes the HTML report; `bg-pipeline report "
+        "--format html` makes it for larger batches.",
     )
     auto_approve: Annotated[bool, Affects.NOTHING] = Field(
-        True, description="Results that passed every check are approved by themselves, without a person."
+        True, description="Approve results that passed every check automatically, without a person."
     )
     review_share: Annotated[Share, Affects.NOTHING] = Field(
-        0.05, description="Share of those, chosen by their keys, that wait for a person all the same."
+        0.05,
+        description="Share (0 to 1) of the automatically approvable results that a person has to review "
+        "anyway; chosen by their keys.",
     )
     oidc_issuer: Annotated[str, Affects.NOTHING] = Field(
         "",
         pattern=r"^(https?://\S+)?$",
-        description="Who signs people in to the HTTP API and the web page (OpenID Connect), such as a Cognito user "
-        "pool's address.",
+        description="OpenID Connect issuer that signs people in to the HTTP API and the web page, for example"
+        " the address of a Cognito user pool.",
     )
     oidc_audience: Annotated[str, Affects.NOTHING] = Field(
-        "", description="The audience that tokens for the HTTP API must name: the client id of the API."
+        "", description="Audience that tokens for the HTTP API must contain: the API's client id."
     )
     oidc_client_id: Annotated[str, Affects.NOTHING] = Field(
         "",
-        description="Client of the issuer with which people sign in to the web page; without it the page serves "
-        "this machine only. Its callback address is `BG_PAGE_ADDRESS`/oauth2callback.",
+        description="OpenID Connect client id with which people sign in to the web page; without it the page "
+        "serves this machine only. Its callback address is `BG_PAGE_ADDRESS`/oauth2callback.",
     )
     oidc_client_secret: Annotated[SecretStr, Affects.NOTHING] = Field(
-        SecretStr(""), description="The secret of that client."
+        SecretStr(""), description="Secret of the OpenID Connect client in `BG_OIDC_CLIENT_ID`."
     )
     page_address: Annotated[str, Affects.NOTHING] = Field(
         "",
         pattern=r"^(https?://[^\s/]+)?$",
-        description="Where browsers find the web page that people sign in to, such as `https://photos.example.com`.",
+        description="Address at which browsers reach the web page with sign-in, for example "
+        "`https://photos.example.com`.",
     )
     page_cookie_secret: Annotated[SecretStr, Affects.NOTHING] = Field(
         SecretStr(""),
-        description="Signs the page's cookie of who has signed in, the same in all of its processes; "
-        "empty: a new one with each start, after which everybody signs in again.",
+        description="Secret that signs the web page's sign-in cookie; use the same value in all of its "
+        "processes. Empty: a new secret at each start, after which everybody has to sign in "
+        "again.",
     )
     api_requests_per_minute: Annotated[int, Affects.NOTHING] = Field(
-        120, ge=1, le=100_000, description="Requests that each caller of the HTTP API may make a minute."
+        120, ge=1, le=100_000, description="Requests per minute that each caller of the HTTP API may make."
     )
     api_max_upload_mb: Annotated[int, Affects.NOTHING] = Field(
-        30, ge=1, le=1000, description="Size of a photo, in MB, up to which the HTTP API takes it."
+        30, ge=1, le=1000, description="Largest photo, in MB, that the HTTP API accepts."
     )
     api_wait_seconds: Annotated[float, Field(ge=0, le=900), Affects.NOTHING] = Field(
-        280, description="How long a call of the HTTP API waits for its picture."
+        280, description="Seconds that a call of the HTTP API waits for its picture."
     )
     stale_hours: Annotated[float, Field(gt=0, le=8760), Affects.NOTHING] = Field(
-        24.0, description="Age of an upload from which a check warns where no report tells of it."
+        24.0, description="Age in hours of an upload that is in no report, from which a check warns."
     )
     sns_topic_arn: Annotated[str, Affects.NOTHING] = Field(
         "",
         pattern=r"^(arn:[a-z0-9-]+:sns:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]+(\.fifo)?)?$",
-        description="SNS topic that is told of every finished batch, and of runs that left one unfinished.",
+        description="ARN of the SNS topic that is notified of every finished batch, and of runs that left one"
+        " unfinished.",
     )
     webhook_url: Annotated[str, Affects.NOTHING] = Field(
         "",
         pattern=r"^(https?://\S+)?$",
-        description="Web hook that is told the same by a signed POST of JSON.",
+        description="URL of a web hook that is notified of every finished batch, and of runs that left one "
+        "unfinished, by a signed POST of JSON.",
     )
     webhook_secret: Annotated[SecretStr, Affects.NOTHING] = Field(
         SecretStr(""),
         validate_default=True,
-        description="What those are signed with (HMAC-SHA256); needed with a web hook.",
+        description="Secret for the HMAC-SHA256 signature of the requests to `BG_WEBHOOK_URL`; required with "
+        "it.",
     )
     postgres_url: Annotated[SecretStr, Affects.NOTHING] = Field(
         SecretStr(""),
-        description="PostgreSQL database (`postgresql://user:password@host/name`) in which `up` and `demo` keep "
-        "Dagster's history (extra `postgres`); empty: SQLite.",
+        description="PostgreSQL database (`postgresql://user:password@host/name`) in which `up` and `demo` "
+        "keep Dagster's history (needs the extra `postgres`). Empty: SQLite.",
     )
     s3_client: Annotated[Literal["auto", "boto3"], Affects.NOTHING] = Field(
         "auto",
@@ -329,19 +397,19 @@ class Settings(BaseSettings):
 
     @field_validator("onnx_model", "model_facts", mode="before")
     @classmethod
-    def _none(cls, value: Any) -> Any:
+    def _empty_as_none(cls, value: Any) -> Any:
         return value if value != "" else None
 
     @field_validator("image_models")
     @classmethod
-    def _some(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _not_empty(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value:
             raise ValueError("name at least one model")
         return value
 
     @field_validator("default_prompt")
     @classmethod
-    def _a_prompt(cls, value: str) -> str:
+    def _valid_prompt(cls, value: str) -> str:
         try:
             read_image_fields({"Prompt": value})
         except RequestError as error:
@@ -359,9 +427,9 @@ class Settings(BaseSettings):
 
     @field_validator("webhook_secret")
     @classmethod
-    def _signed(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+    def _with_webhook(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
         if info.data.get("webhook_url") and not value.get_secret_value():
-            raise ValueError("set it as well: what goes to BG_WEBHOOK_URL is signed with it")
+            raise ValueError("is required with BG_WEBHOOK_URL: it signs the requests to that address")
         return value
 
     @property
@@ -370,43 +438,43 @@ class Settings(BaseSettings):
         return self.s3_client == "auto"
 
     def quota(self, operation: str) -> float | None:
-        """The account's own requests a minute for an operation such as ``TITAN_V2``, if it was set."""
+        """The configured quota of an operation such as ``TITAN_V2`` in requests per minute; None if not set."""
         if operation.startswith("DETECT_"):
-            a_second = getattr(self, f"quota_{operation.lower()}_tps", None)
-            return None if a_second is None else a_second * 60
+            per_second = getattr(self, f"quota_{operation.lower()}_tps", None)
+            return None if per_second is None else per_second * 60
         name = quota_name(operation)
         return self._own_quotas.get(name, getattr(self, name, None))
 
 
 def quota_name(operation: str) -> str:
-    """The setting of an operation's requests a minute; ``BG_QUOTA_ACME_PAINT_RPM`` is ``quota_acme_paint_rpm``."""
+    """The setting for an operation's requests per minute; it is ``quota_acme_paint_rpm`` for ``ACME_PAINT``."""
     return f"quota_{re.sub('[^a-z0-9]+', '_', operation.lower())}_rpm"
 
 
 def settings(**overrides: Any) -> Settings:
-    """The settings of this process: the environment's ``BG_*`` variables, then ``overrides``.
+    """The settings of this process: the ``BG_*`` environment variables, replaced by ``overrides``.
 
-    Prices and quotas of the file in ``BG_MODEL_FACTS`` count in this process until settings are made again; each
-    operation in it has a setting ``BG_QUOTA_<NAME>_RPM``. Raises `SettingsError`, naming each variable, for a value
-    that does not fit and for a name that is no setting, and naming file, table and key for a fault in that file.
+    Also loads the prices and quotas of the file in ``BG_MODEL_FACTS`` into this process, until the next call; each
+    operation in it gets a setting ``BG_QUOTA_<NAME>_RPM``. Raises `SettingsError`, which names each variable, for an
+    invalid value and for an unknown ``BG_*`` name; for an error in the file it names file, table and key.
     """
     fields = {PREFIX + name.upper() for name in Settings.model_fields}
-    said = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
-    said |= {PREFIX + name.upper(): value for name, value in overrides.items()}
-    quotas = {name: said[name] for name in said if _QUOTA.fullmatch(name) and name not in fields}
-    _refuse_unknown(said.keys() - quotas.keys(), fields)
-    with _named():
-        made = Settings(
+    given = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
+    given |= {PREFIX + name.upper(): value for name, value in overrides.items()}
+    quotas = {name: given[name] for name in given if _QUOTA.fullmatch(name) and name not in fields}
+    _refuse_unknown(given.keys() - quotas.keys(), fields)
+    with _settings_errors():
+        result = Settings(
             **{name: overrides[name] for name in overrides if PREFIX + name.upper() not in quotas}
         )
-    model_facts.use(made.model_facts)
-    # The quotas of Rekognition are said a second.
+    model_facts.use(result.model_facts)
+    # Quotas of Rekognition operations are given per second (…_TPS).
     operations = {name for name in model_facts.operations() if not name.startswith("DETECT_")}
     _refuse_unknown(quotas, fields | {PREFIX + quota_name(operation).upper() for operation in operations})
     for name, value in quotas.items():
-        with _named(name):
-            made._own_quotas[name.removeprefix(PREFIX).lower()] = _QUOTA_VALUE.validate_python(value)
-    return made
+        with _settings_errors(name):
+            result._own_quotas[name.removeprefix(PREFIX).lower()] = _QUOTA_VALUE.validate_python(value)
+    return result
 
 
 _QUOTA: Final = re.compile(f"{PREFIX}QUOTA_.+_RPM")
@@ -419,13 +487,16 @@ def _refuse_unknown(names: Iterable[str], known: Collection[str]) -> None:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
             if _QUOTA.fullmatch(name):
-                hint += " A model of your own has a quota once the file in BG_MODEL_FACTS names its operation"
+                hint += (
+                    f"{'' if close else '.'} A model of your own has a quota setting once the file in "
+                    "BG_MODEL_FACTS has a table for its operation"
+                )
             raise SettingsError(f"{name} is not a setting{hint}")
 
 
 @contextmanager
-def _named(variable: str = "") -> Iterator[None]:
-    """Words what does not fit by the variable's name."""
+def _settings_errors(variable: str = "") -> Iterator[None]:
+    """Turns a validation error into a `SettingsError` that names the environment variable."""
     try:
         yield
     except ValidationError as error:
@@ -438,14 +509,14 @@ def _named(variable: str = "") -> Iterator[None]:
 
 
 def table() -> str:
-    """The settings as a Markdown table for the README."""
+    """The settings as the README's Markdown table."""
     lines = ["| name | meaning | default |", "| --- | --- | --- |"]
     for name, field in Settings.model_fields.items():
         default = field.default
         if isinstance(default, tuple):
             default = ",".join(default)
-        shown = "" if default is None or str(default) == "" else f"`{default}`"
-        lines.append(f"| `{PREFIX}{name.upper()}` | {field.description} | {shown} |")
+        cell = "" if default is None or str(default) == "" else f"`{default}`"
+        lines.append(f"| `{PREFIX}{name.upper()}` | {field.description} | {cell} |")
     return "\n".join(lines) + "\n"
 
 

@@ -6,10 +6,10 @@ import pytest
 from markdown_it import MarkdownIt
 
 from bg_pipeline.defs.assets.metadata import _code
-from bg_pipeline.domain.rows import Output, Status, compose
+from bg_pipeline.domain.rows import Output, Row, Status, complete_row
 from bg_pipeline.domain.text import printable
 from bg_pipeline.notifications.messages import StoredReport, batch_finished
-from bg_pipeline.reports.links import ShareLink
+from bg_pipeline.reports.overview import ShareLink
 from bg_pipeline.reports.report import Report
 from bg_pipeline.web.page.markdown import escape_markdown
 
@@ -30,8 +30,15 @@ HOSTILE = [
 def test_a_notice_has_no_line_of_the_writers_own(text: str) -> None:
     prefix = f"generated-image-files/{text}"
     rows = [
-        compose("id", text, status=Status.FAILED, error="E", cause=text),
-        compose("id", text, status=Status.SUCCEEDED, outputs=[Output(f"{prefix}/a.jpg", Status.SUCCEEDED)]),
+        complete_row(Row(Id="id", ImageName=text, Status=Status.FAILED, Error="E", Cause=text)),
+        complete_row(
+            Row(
+                Id="id",
+                ImageName=text,
+                Status=Status.SUCCEEDED,
+                Outputs=(Output(f"{prefix}/a.jpg", Status.SUCCEEDED),),
+            )
+        ),
     ]
     link = ShareLink("https://bucket.example/r.html", NOW + timedelta(days=1), True)
     plainly = StoredReport("2026/11/20/b", "photos", "status-report-files/r.json", Report(tuple(rows)), link)

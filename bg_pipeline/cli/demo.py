@@ -26,7 +26,7 @@ from bg_pipeline.domain.rows import Row, Status
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.domain.text import amount
 from bg_pipeline.errors import UsageError
-from bg_pipeline.reports.contact_sheet import contact_sheet, kept, pairs
+from bg_pipeline.reports.contact_sheet import contact_sheet, pairs, save_pairs
 from bg_pipeline.reports.overview import load_status
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.storage.object_store import Store, open_bucket
@@ -221,7 +221,7 @@ def _show(store: Store, configured: Settings, batches: Sequence[Batch], folder: 
     reports = [(batch, load_status(store, configured, batch).report()) for batch in batches]
     rows = [row for _, report in reports if report for row in report.rows]
     found = (
-        kept(folder, batch, pairs(store, batch.input_prefix, report.rows))
+        save_pairs(folder, batch, pairs(store, batch.input_prefix, report.rows))
         for batch, report in reports
         if report
     )

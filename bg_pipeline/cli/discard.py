@@ -8,7 +8,7 @@ from bg_pipeline.cli.terminal import confirm, counted, print_message
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.settings import settings
 from bg_pipeline.storage.object_store import open_bucket
-from bg_pipeline.uploads import drafts
+from bg_pipeline.uploads.listing import discard_draft, find_draft
 
 
 @click.command()
@@ -21,11 +21,11 @@ def discard(batch: Batch, yes: bool) -> None:
     """
     configured = settings()
     store = open_bucket(configured, make_aws(configured))
-    found = drafts.find_draft(store, batch)
+    found = find_draft(store, batch)
     photos = counted(len(found.images), "photo")
     confirm(
         f"Delete the draft {batch.path} with {photos}, last touched {found.last_change:%Y-%m-%d %H:%M} UTC?",
         yes=yes,
     )
-    drafts.discard(store, batch)
+    discard_draft(store, batch)
     print_message(f"The draft {batch.path} with {photos} is deleted.")

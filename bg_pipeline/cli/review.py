@@ -52,8 +52,8 @@ def _meant(work: BatchWork, found: Sequence[Item], names: Sequence[str], everyth
     if bool(names) == everything:
         raise UsageError("name results or images, or say --all for all that waits")
     if everything:
-        return [item for item in reviews.queue(found) if item.key]
-    return reviews.named(found, names, work.locations.output_prefix)
+        return [item for item in reviews.review_queue(found) if item.key]
+    return reviews.find_items(found, names, work.locations.output_prefix)
 
 
 @review.command("list")
@@ -70,7 +70,7 @@ def list_(batch: Batch, everything: bool, form: str) -> None:
     waits, else with 1.
     """
     _, _, results, found = _open(batch)
-    shown = found if everything else reviews.queue(found)
+    shown = found if everything else reviews.review_queue(found)
     if form == "csv":
         click.echo(reviews.as_csv(shown), nl=False)
     else:
@@ -177,7 +177,9 @@ def redo(
     """
     configured, store, results, found = _open(batch)
     work = results.work
-    meant = reviews.queue(found) if everything and not names else _meant(work, found, names, everything)
+    meant = (
+        reviews.review_queue(found) if everything and not names else _meant(work, found, names, everything)
+    )
     if not meant:
         raise UsageError(f"nothing of batch {batch.path} waits for a person")
     if len(meant) > ASK_BEYOND:

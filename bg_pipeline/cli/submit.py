@@ -154,10 +154,10 @@ def _order(configured: Settings, batch: Batch, file: Path, fields: Mapping[str, 
             print_message(
                 f"Columns that mean nothing here, and only come back in the report: {', '.join(manifest.unused)}"
             )
-        for _, place, words in manifest.doubts[:10]:
+        for _, place, words in manifest.warnings[:10]:
             print_message(f"Please look at {place}: {words}")
-        if len(manifest.doubts) > 10:
-            print_message(f"and at {len(manifest.doubts) - 10} more such cells")
+        if len(manifest.warnings) > 10:
+            print_message(f"and at {len(manifest.warnings) - 10} more such cells")
         store = open_bucket(configured, make_aws(configured))
         sources = LocalSources(file.parent, S3Sources(configured, store))
         return resolve_manifest(configured, batch, manifest, data, sources, fields)

@@ -1,1 +1,1 @@
-"""What a batch, a request, a report row and a payment are; imports nothing else of the package but errors."""
+"""Batches, requests, report rows and payments; of the package it imports only ``errors``."""

@@ -1,4 +1,4 @@
-"""A batch: the folder of uploads of one date, and the keys of everything that belongs to it."""
+"""A batch is one folder of uploads of one date; here are its name and the keys of everything that belongs to it."""
 
 import datetime
 import re
@@ -38,9 +38,9 @@ _DATED_PREFIXES = (UPLOADS, LABELS, CAPTIONS, MASKS, RESULTS, REPORTS, PAYLOADS,
 
 @dataclass(frozen=True, slots=True, order=True)
 class Batch:
-    """One folder of uploads: the date and one path segment, which may hold any character but a slash.
+    """One folder of uploads: a date and a name, which is one path segment with any character except a slash.
 
-    A ``ValueError`` where ``name`` is empty, holds a slash, or is longer than ``MAX_PREFIX_BYTES``.
+    Raises ``ValueError`` if ``name`` is empty, contains a slash or is longer than `MAX_PREFIX_BYTES`.
     """
 
     date: UploadDate
@@ -52,12 +52,12 @@ class Batch:
 
     @property
     def path(self) -> str:
-        """``YYYY/MM/DD/<batch>``, the part that all its keys have in common."""
+        """``YYYY/MM/DD/<name>``, which all keys of the batch contain."""
         return f"{date_path(self.date)}/{self.name}"
 
     @property
     def is_order(self) -> bool:
-        """Whether it is a call of the one-image API: nobody asked for more than its picture."""
+        """Whether the batch was made by a call of the one-image API, so that only its picture is needed."""
         return _ORDER.fullmatch(self.name) is not None
 
     @property
@@ -66,12 +66,12 @@ class Batch:
 
     @property
     def output_prefix(self) -> str:
-        """Where its results go unless its request says otherwise."""
+        """The default prefix of its results; the request may name another one."""
         return f"{RESULTS}/{self.path}"
 
     @property
     def status_prefix(self) -> str:
-        """Where its reports go unless its request says otherwise."""
+        """The default prefix of its reports; the request may name another one."""
         return f"{REPORTS}/{self.path}"
 
     @property
@@ -84,7 +84,7 @@ class Batch:
 
     @property
     def approval_key(self) -> str:
-        """What says that a person approved its sample; among the uploads, so that sensors see it come."""
+        """The document with which a person approves the sample; in the upload folder, so that sensors notice it."""
         return within(self.input_prefix, APPROVAL)
 
     @property
@@ -92,7 +92,7 @@ class Batch:
         return within(self.input_prefix, MANIFEST)
 
     def derived_id(self, bucket: str) -> str:
-        """The ``Id`` of a batch whose request is absent or cannot be read: the same one every time."""
+        """The ``Id`` of a batch whose request is missing or unreadable; the same for the same bucket and batch."""
         return str(uuid.uuid5(uuid.NAMESPACE_URL, f"s3://{bucket}/{self.input_prefix}"))
 
     def upload_key(self, image: str) -> str:
@@ -111,7 +111,7 @@ class Batch:
         return within(f"{ARCHIVE}/{self.path}", image)
 
     def payload_key(self, image: str, call: str) -> str:
-        """Where one model call's exact JSON is kept; ``call`` is one path segment without extension."""
+        """The key of one model call's exact JSON; ``call`` is one path segment without extension."""
         return within(f"{PAYLOADS}/{self.path}/{image}", f"{call}.json")
 
     @property
@@ -123,12 +123,12 @@ class Batch:
 
     @property
     def thumbnails_key(self) -> str:
-        """The small pictures of all its photos and results together."""
+        """The key of the thumbnails of all its photos and results."""
         return within(f"{STATE}/thumbnails", f"{self.path}.jsonl")
 
     @property
     def published_list_key(self) -> str:
-        """What was published of it."""
+        """The key of the list of its published results."""
         return within(f"{STATE}/published", f"{self.path}.json")
 
     @property
@@ -137,18 +137,18 @@ class Batch:
 
     @property
     def spend_key(self) -> str:
-        """What all runs of this batch spent together."""
+        """The key of the sum that all runs of this batch spent."""
         return within(f"{STATE}/spend/batches", f"{self.path}.json")
 
     @property
     def family_spend_key(self) -> str:
-        """What this batch and all that is asked for again of it spent together, where it has a cap."""
+        """The key of the sum that this batch, its retries and its redone images spent; used if it has a cap."""
         return within(f"{STATE}/spend/families", f"{self.path}.json")
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """One object under ``image-files/``: its batch, its name in the batch's folder, and what it is."""
+    """One object under ``image-files/``: its batch, its name in the batch's folder, and its kind."""
 
     batch: Batch
     name: str
@@ -156,9 +156,9 @@ class Upload:
 
 
 def parse_upload(key: str) -> Upload | None:
-    """What an object under ``image-files/`` is, or None where no batch's folder holds it (a stray).
+    """The upload with this key, or None if the key is not in the folder of a batch under ``image-files/``.
 
-    ``parse_upload(batch.upload_key(name))`` gives back the batch and the name, whatever they hold.
+    ``parse_upload(batch.upload_key(name))`` returns this batch and name for every batch and name.
     """
     top, _, rest = key.partition("/")
     if top != UPLOADS:
@@ -168,9 +168,9 @@ def parse_upload(key: str) -> Upload | None:
 
 
 def find_batch(key: str) -> Batch | None:
-    """The batch that any of its documents' keys, any of its prefixes, or its bare ``YYYY/MM/DD/<batch>`` names.
+    """The batch of a key, prefix or bare ``YYYY/MM/DD/<batch>``; None if there is none in it.
 
-    Keys under ``pipeline-state/`` and under prefixes of a request's own choice name none.
+    Keys under ``pipeline-state/`` and under a prefix that a request chose itself give None.
     """
     top, _, rest = key.partition("/")
     batch, _ = _split(rest if top in _DATED_PREFIXES else key)
@@ -189,21 +189,21 @@ def _split(path: str) -> tuple[Batch | None, str | None]:
 
 
 def retried_key(batch: Batch) -> str:
-    """Which batches ask again for what failed of ``batch``."""
+    """The key of the list of batches that retry failed images of ``batch``."""
     return within(f"{STATE}/retries/{batch.path}", "batch.json")
 
 
 def redone_key(batch: Batch) -> str:
-    """Which batches ask again for pictures of ``batch`` that a person did not like."""
+    """The key of the list of batches that redo pictures of ``batch`` which a person rejected."""
     return within(f"{STATE}/redoes/{batch.path}", "batch.json")
 
 
 def origin_key(batch: Batch) -> str:
-    """Of which batch ``batch`` asks again for something."""
+    """The key of the document that names the batch of which ``batch`` is a retry or a redo."""
     return within(f"{STATE}/retries/{batch.path}", "origin.json")
 
 
 def parse_waiting(key: str) -> UploadDate | None:
-    """The date of such a mark."""
+    """The date of a marker with `waiting_key`; None if ``key`` is not one."""
     batch = find_batch(f"{key.removeprefix(WAITING + '/').removesuffix('.json')}/any")
     return batch.date if batch else None

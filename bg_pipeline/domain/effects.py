@@ -1,8 +1,8 @@
-"""What a setting or a field of a request affects, declared in its annotation and read from there by whoever asks.
+"""What a change of a setting or of a request field affects, declared in the field's annotation.
 
-``feather: Annotated[float, Affects.RESULT]`` is a declaration; `Effect` says more where a member of `Affects`
-alone is not enough. The sensor's digest, the stages' fingerprints and the identities of paid calls are made from
-these declarations, so that a new setting or field cannot be forgotten in one of them.
+``feather: Annotated[float, Affects.RESULT]`` is a declaration; `Effect` adds details if a member of `Affects` is not
+enough. The sensor's digest, the stages' fingerprints and the identities of paid calls are computed from these
+declarations, so a new setting or field cannot be missing from one of them.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -14,40 +14,42 @@ from typing import Any, Final, get_type_hints
 
 
 class Affects(Enum):
-    """What depends on a setting's or field's value."""
+    """What depends on the value of a setting or request field."""
 
     NOTHING = "nothing"
-    """Nothing that was done: a change is no reason to run anything again (speed, people told, the page)."""
+    """No stored outcome: a change is no reason to run anything again (speed, notifications, the web page)."""
     RUN = "run"
-    """Whether something still missing can be done, and by whom; what was done stands (models, caps, buckets)."""
+    """Whether and by which model missing outcomes can be made; stored outcomes stay valid (models, caps, buckets)."""
     LABELS_CALL = "labels call"
-    """The call that labels are paid for with."""
+    """The paid call that finds labels."""
     CAPTION_CALL = "caption call"
-    """The call that captions are paid for with."""
+    """The paid call that writes captions."""
     CAPTION = "caption"
-    """What is made of a caption call's answer."""
+    """The caption that is derived from a caption call's answer."""
     SAM_CALL = "SAM call"
-    """The call of a SAM endpoint."""
+    """The call to a SAM endpoint."""
     MASK = "mask"
-    """Which mask of the subject is used; the mask's own bytes are part of the picture call's identity."""
+    """Which mask of the subject is used; the bytes of the mask are part of the picture call's identity."""
     PICTURE_CALL = "picture call"
-    """The call that a picture is paid for with: its value is part of that call's identity as it is."""
+    """The paid call that makes a picture; the value itself is part of the call's identity."""
     PICTURE_INPUT = "picture input"
-    """Likewise, but by what is made of it for each picture: the filled prompt, the seed, the mask's bytes."""
+    """The paid call that makes a picture; what is derived from the value for each picture (the filled prompt, the
+    seed, the mask's bytes) is part of the call's identity."""
     RESULT = "result"
-    """What is made of a paid picture, and how many pictures there are."""
+    """The files that are made from a paid picture, and the number of pictures."""
     REPORT = "report"
-    """How a report looks or what it repeats; every run writes it anew."""
+    """The content or look of a report, which every run writes again."""
 
 
 @dataclass(frozen=True)
 class Effect:
-    """An effect that is more than a member of `Affects`.
+    """An effect with details.
 
-    ``part`` takes from the value what counts. ``name`` is the name of the value in the identity of the paid
-    call, the field's own if empty. It counts only while the setting ``needs`` is set, and not while ``unless`` is.
+    ``part(value)`` is what enters the identity, ``name`` the name that it has there (default: the field's own).
+    The effect applies only while the setting ``needs`` is set and while the setting ``unless`` is not set.
 
-    A setting that is added to a paid call ``needs`` itself, so that nothing is paid for again while it is not set.
+    A setting that is added to an existing paid call should name itself in ``needs``: then identities of stored
+    answers stay the same, and nothing is paid for again, while it is not set.
     """
 
     affects: Affects
@@ -56,23 +58,23 @@ class Effect:
     needs: str = ""
     unless: str = ""
 
-    def counts(self, values: Any) -> bool:
-        """Whether it counts for an object with these values."""
+    def applies(self, values: Any) -> bool:
+        """Whether the effect applies to an object (settings or request fields) with these values."""
         needed = not self.needs or bool(getattr(values, self.needs))
         return needed and not (self.unless and getattr(values, self.unless))
 
 
 def declared_effects(kind: type[Any]) -> Mapping[str, tuple[Effect, ...]]:
-    """The effects that each field of a model or dataclass declares, in order; empty where it declares none."""
+    """The effects of each field of a Pydantic model or dataclass, in order; empty for a field without any."""
     hints = get_type_hints(kind, include_extras=True)
     fields = getattr(kind, "model_fields", None) or kind.__dataclass_fields__
     return MappingProxyType({name: tuple(_effects(hints[name])) for name in fields})
 
 
 def _effects(hint: Any) -> list[Effect]:
-    said = getattr(hint, "__metadata__", ())
-    effects = [Effect(each) if isinstance(each, Affects) else each for each in said]
-    return [each for each in effects if isinstance(each, Effect)]
+    metadata = getattr(hint, "__metadata__", ())
+    effects = [Effect(item) if isinstance(item, Affects) else item for item in metadata]
+    return [effect for effect in effects if isinstance(effect, Effect)]
 
 
 _ALONE: Final = {affects: frozenset({affects}) for affects in Affects}
@@ -89,18 +91,18 @@ def _with_effect(kind: type[Any], affects: frozenset[Affects]) -> tuple[tuple[st
 
 
 def values(source: Any, affects: Collection[Affects]) -> dict[str, list[Any]]:
-    """What counts of an object's fields for any of ``affects``, by field; without what has no such effect now."""
+    """The values of an object's fields that affect any of ``affects``, by field; other fields are left out."""
     found: dict[str, list[Any]] = {}
     for name, effect in _with_effect(source.__class__, frozenset(affects)):
-        if effect.counts(source):
+        if effect.applies(source):
             found.setdefault(name, []).append(effect.part(getattr(source, name)))
     return found
 
 
 def identity_of_call(source: Any, affects: Affects) -> dict[str, Any]:
-    """What an object's fields put into the identity of one kind of paid call, under the names it has there."""
+    """The values that an object's fields add to the identity of one kind of paid call, by their names there."""
     return {
         effect.name or name: effect.part(getattr(source, name))
         for name, effect in _with_effect(source.__class__, _ALONE[affects])
-        if effect.counts(source)
+        if effect.applies(source)
     }

@@ -1,4 +1,4 @@
-"""Names of results, of files on this machine, and of files in archives."""
+"""File names: of results, of files on this machine and of files in archives."""
 
 import hashlib
 import posixpath
@@ -13,10 +13,10 @@ from bg_pipeline.domain.formats import EXTENSIONS
 
 
 def result_name(image: str, *, number: int, of: int, format: str, source_format: str) -> str:
-    """The name that the ``number``-th of ``of`` results of an image would have if no other had it.
+    """The default name of result ``number`` of an image with ``of`` results; `ResultNames` makes it unique.
 
-    ``number`` counts from 1: prompt-major, and within one picture in the order of its renditions.
-    ``format`` and ``source_format`` are keys of ``EXTENSIONS``.
+    ``number`` counts from 1 over prompts, variants and renditions, in this nesting order. ``format`` and
+    ``source_format`` are keys of `EXTENSIONS`.
     """
     stem, extension = posixpath.splitext(image)
     name = image if of == 1 else f"{stem}_{number}{extension}"
@@ -27,40 +27,40 @@ FILE_NAME_FIELDS: Final = ("name", "ref", "n", "preset")
 
 
 def file_name_problem(template: str) -> str | None:
-    """Why ``template`` cannot be a ``FileName``, in a sentence, or None where it can."""
+    """Why ``template`` is not a valid ``FileName``, as the end of a sentence, or None if it is valid."""
     if not template.strip("/ "):
         return "is empty"
     if any(unicodedata.category(char) in {"Cc", "Cs"} for char in template):
-        return "holds a control character"
+        return "contains a control character"
     fields = ", ".join(f"{{{field}}}" for field in FILE_NAME_FIELDS)
     rest = _FIELD.sub("", template)
     if "{" in rest or "}" in rest:
-        return f"may hold {fields} and no other braces"
+        return f"may contain {fields} and no other braces"
     return path_problem(_FIELD.sub("x", template))
 
 
 def path_problem(name: str) -> str | None:
-    """Why ``name``, folders and all, may not be made the path of a file by somebody else; None where it may.
+    """Why ``name``, which may contain folders, is unsafe or invalid as a file path somewhere, or None.
 
-    A slash at its start is no problem, as it is left out.
+    A slash at its start is allowed because it is removed.
     """
     if "\\" in name:
-        return "holds a backslash"
+        return "contains a backslash"
     for segment in name.split("/"):
         if segment.strip() in {".", ".."}:
-            return "holds a '.' or '..' segment"
+            return "contains a '.' or '..' segment"
         if re.match("[A-Za-z]:", segment):
-            return f"holds a drive letter, {segment[:2]}"
+            return f"contains a drive letter, {segment[:2]}"
         if _RESERVED.match(segment):
-            return f"holds a name that Windows keeps for itself, {segment[:20]}"
+            return f"contains a name that Windows reserves, {segment[:20]}"
     return None
 
 
 def file_name(template: str, *, image: str, number: int, ref: str, preset: str, format: str) -> str:
-    """A result's name from a ``FileName`` template that ``file_name_problem`` has nothing against.
+    """A result's name from a ``FileName`` template, for which `file_name_problem` returned None.
 
-    ``{name}`` is the image's name without its extension, its folders kept; ``{n}`` is ``number``, as for
-    `result_name`. The format's extension is appended where the outcome has it not.
+    ``{name}`` is the image's name with its folders and without its extension; ``{n}`` is ``number``, as for
+    `result_name`. The format's extension is appended if the filled template does not end in it.
     """
     values = {"name": posixpath.splitext(image)[0], "ref": ref, "n": str(number), "preset": preset}
     filled = _FIELD.sub(lambda match: values[match[1]], template)
@@ -73,13 +73,12 @@ _FIELD = re.compile("{(" + "|".join(FILE_NAME_FIELDS) + ")}")
 
 
 class ResultNames:
-    """The names of one batch's results: no two share one, and none is another input's name.
+    """Assigns the names of one batch's results: unique, and never the name of another image of the batch.
 
-    ``images`` are the names of all inputs of the batch, not copied. ``kept`` are the names assigned before, by image
-    and number; they stay bound to both and are never given to another, even where an input of that name has come
-    since.
-    With the same ``kept``, the same questions get the same answers in whatever order they are asked,
-    unless two images would have the same new name; then the first to ask has it. Threads may share one object.
+    ``images`` are the names of all images of the batch; the container is not copied. ``kept`` are the names assigned
+    in earlier runs, by image and number; each stays reserved for them, even if an image of that name was uploaded
+    since. For the same ``kept`` the assigned names do not depend on the order of calls, unless two images would get
+    the same new name: then the first call gets it. Thread-safe.
     """
 
     def __init__(self, images: Container[str], kept: Mapping[tuple[str, int], str]) -> None:
@@ -91,10 +90,10 @@ class ResultNames:
         self._lock = threading.Lock()
 
     def assign(self, image: str, number: int, candidate: str, format: str) -> str:
-        """The name of an image's result: ``candidate``, or ``<image>~<n>.<ext>`` where that is not free.
+        """The name of an image's result: ``candidate``, or ``<image>~<n>.<ext>`` if that is taken.
 
-        ``number`` counts the image's results from 1. A kept name is given back while ``candidate`` is still what it
-        was given for; once the settings ask for another (more results, another format), so is another name.
+        ``number`` counts the image's results from 1. A kept name is returned as long as it was assigned for the same
+        ``candidate``; if the settings lead to another candidate (more results, another format), a new name is.
         """
         slot = (image, number)
         extension = posixpath.splitext(candidate)[1] or f".{EXTENSIONS[format][0]}"
@@ -121,23 +120,23 @@ _UNSAFE = frozenset('/\\:*?"<>|%')
 
 _RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])\s*(\.|$)", re.IGNORECASE)
 
-_MAX_LOCAL_BYTES = 200  # of the 255 that file systems take, so that a caller may add an ending
+_MAX_LOCAL_BYTES = 200  # File systems allow 255; the rest is for extensions that callers add.
 
 
 def local_path(folder: Path, name: str) -> Path:
-    """A file directly inside ``folder`` for ``name``, whatever it holds; different names have different files.
+    """The path of a file directly inside ``folder`` for any ``name``; different names get different files.
 
-    A slash and what a file system gives a meaning to are percent-escaped (``a/b.jpg`` → ``a%2Fb.jpg``, ``..`` →
-    ``%2E%2E``), names that are too long end in their digest. File systems that take two spellings for one
-    (capitals, composed accents) do so with these names too.
+    Slashes and characters with a meaning for file systems are percent-escaped (``a/b.jpg`` → ``a%2Fb.jpg``, ``..`` →
+    ``%2E%2E``); names that are too long are cut and end in their digest. File systems that ignore case or the
+    encoding of accents can still take two of these names for the same file.
     """
     return folder / _local_name(name)
 
 
 def archive_path(name: str) -> str:
-    """The path of ``name`` in an archive that people unpack: its folders stay, and none leads out of where they are.
+    """The path of ``name`` in an archive: it keeps its folders and never leads out of the folder of unpacking.
 
-    Each segment is what `local_path` makes of it, so different names have different paths.
+    Each segment is escaped as in `local_path`, so different names get different paths.
     """
     return "/".join(_local_name(segment) for segment in name.split("/"))
 

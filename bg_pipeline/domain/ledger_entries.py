@@ -1,4 +1,4 @@
-"""What a batch's ledger knows of one image."""
+"""The ledger entry of one image: its source, the outcome of each stage, its results and its payments."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -11,12 +11,13 @@ from bg_pipeline.domain.payments import BEFORE_PAYMENTS, Payment, as_stored, fro
 
 @dataclass(slots=True)
 class StageRecord:
-    """How one stage of one image ended.
+    """The outcome of one stage of one image.
 
-    ``made_for`` is the fingerprint of everything its outcome depends on. ``final`` says that doing it again
-    with the same fingerprint would end the same way. ``occasion`` names the refresh on which it was last made anew.
-    ``wish`` is the fingerprint of what the request asks for, whatever the settings. ``note`` tells of a later attempt
-    that left this outcome as it is, and ``tried`` is the fingerprint of one that would end the same way again.
+    ``made_for`` is the fingerprint of everything that the outcome depends on. ``final`` means that repeating the
+    stage with the same fingerprint would give the same outcome. ``occasion`` names the refresh that last repeated
+    it. ``wish`` is the fingerprint of the request's part alone, without the settings. ``note`` describes a later
+    attempt that did not replace this outcome; ``tried`` is the fingerprint of such an attempt whose repetition would
+    be useless.
     """
 
     made_for: str
@@ -34,14 +35,14 @@ class StageRecord:
 
 @dataclass(slots=True)
 class Entry:
-    """What is known of one image: its source, each stage's record, what came of it and what was paid for it.
+    """The ledger entry of one image.
 
-    ``outputs`` are the outputs of the report's row with their number, ``files`` maps a result's key to the tag it was
-    stored under, ``names`` a result's number to the name bound to it. ``unproven`` has the tags of newer versions of
-    ``files`` that S3 took and that do not count yet: they, or what belongs to them, did not come to be stored and
-    read back. ``outdated`` are results, with their tags, that were replaced and could not be deleted yet.
-    ``archived`` is where the source was moved to (``s3://bucket/key``); it counts while nothing lies where it was
-    uploaded. ``payments`` has every call that was ever paid for the image, whatever became of its answer.
+    ``outputs`` are the outputs of the report's row with their numbers. ``files`` maps each result's key to its
+    ETag, ``names`` each result's number to the name reserved for it. ``unproven`` maps keys of ``files`` to the ETag
+    of a newer version that was stored but not read back yet, so that it does not count. ``outdated`` maps replaced
+    results that could not be deleted yet to their ETags. ``archived`` is the ``s3://bucket/key`` to which the source
+    was moved; it is ignored if there is an object at the upload's key again. ``payments`` has every call that was
+    ever paid for the image, including calls whose answer was not used.
     """
 
     image: str
@@ -72,7 +73,7 @@ def dump_entry(entry: Entry) -> bytes:
     document = {name: value for name in _ENTRY if (value := getattr(entry, name))}
     if entry.payments:
         document["payments"] = as_stored(entry.payments)
-    # A copy: orjson's own bytes keep the buffer they were written into, 4 KB and more for a line of 1 KB.
+    # Copied, because the bytes from orjson keep their whole buffer, 4 KB and more for a line of 1 KB.
     return bytes(memoryview(orjson.dumps(document)))
 
 
@@ -87,18 +88,18 @@ _OUTPUT: Mapping[str, Any] = {
     "CostUSD": 0.0,
     "SubjectChanged": None,
 }
-"""What an output has where it says nothing; its ``Number`` is its place in the list, counted from 1."""
+"""Defaults of an output's fields; the default of ``Number`` is its place in the list, counted from 1."""
 
 
 def load_entry(line: bytes) -> Entry:
-    """An entry as any version of the program wrote it: unknown fields are left out, missing ones have defaults."""
+    """The entry in a line written by any version: unknown fields are ignored, missing fields get defaults."""
     document = orjson.loads(line)
     stages = document.get("stages", {})
     known = {name: document[name] for name in _ENTRY if name in document}
     known["stages"] = {
         name: StageRecord(**{key: value for key, value in record.items() if key in _RECORD})
         for name, record in stages.items()
-        # Without these two nothing can be told of the stage: it counts as not done.
+        # A record without these two is unusable: the stage counts as not done.
         if "made_for" in record and "status" in record
     }
     known["outputs"] = [
@@ -113,15 +114,15 @@ def load_entry(line: bytes) -> Entry:
 def stored_payments(document: dict[str, Any]) -> dict[str, Payment]:
     if "payments" in document:
         return from_stored(document["payments"])
-    return _sums_of_stages(document.get("stages", {}))
+    return _payments_from_stage_sums(document.get("stages", {}))
 
 
-def _sums_of_stages(stages: dict[str, dict[str, Any]]) -> dict[str, Payment]:
-    """What was paid as ledgers told it before they kept payments: a sum for each stage."""
-    found = {}
-    for name, told in stages.items():
-        if told.get("cost_usd") or told.get("unpriced"):
+def _payments_from_stage_sums(stages: dict[str, dict[str, Any]]) -> dict[str, Payment]:
+    """The payments of a ledger that was written before single payments were stored: one sum for each stage."""
+    payments = {}
+    for name, record in stages.items():
+        if record.get("cost_usd") or record.get("unpriced"):
             call = f"{BEFORE_PAYMENTS}{name}"
-            usd = None if told.get("unpriced") else float(told["cost_usd"])
-            found[call] = Payment(call, name, usd)
-    return found
+            usd = None if record.get("unpriced") else float(record["cost_usd"])
+            payments[call] = Payment(call, name, usd)
+    return payments

@@ -1,8 +1,7 @@
-"""What each operation is allowed, costs and whether its model still lives, from the dated ``facts.toml``.
+"""Quotas, prices and end-of-life dates of each operation and model, from ``model_facts.toml``, where each has a date.
 
-Figures are planning figures: the account's own quota (Service Quotas, ``BG_QUOTA_…``) and the service's own
-word on a model's life cycle win over them. A file of the same form, named by ``BG_MODEL_FACTS``, adds to them and
-wins over them.
+The values are for planning: the account's own quota (Service Quotas, ``BG_QUOTA_…``) and the life cycle that the
+service reports replace them. A user's file in the same format (``BG_MODEL_FACTS``) adds entries and replaces values.
 """
 
 import tomllib
@@ -20,11 +19,10 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from bg_pipeline.errors import SettingsError
 
 GEOGRAPHIES = ("us.", "eu.", "apac.", "jp.", "au.", "ca.", "global.", "us-gov.")
-"""Prefixes that turn a Bedrock model's id into the id of a cross-Region inference profile."""
+"""Prefixes that turn a Bedrock model id into the id of a cross-Region inference profile."""
 
 FRESH = timedelta(days=120)
-"""Prices and quotas change: a figure that nobody compared with its source for so long is not to be relied on."""
-
+"""A price or quota that nobody has compared with its source for longer than this is reported as outdated."""
 
 _Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -32,26 +30,26 @@ _Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 @dataclass(frozen=True)
 class Price:
-    """What is billed, in US dollars; None is unknown, which is not free."""
+    """Prices in US dollars; None means not known, not free."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     image: _Amount | None = None
-    """One picture looked at or made."""
+    """One picture that is analysed or generated."""
     million_input_tokens: _Amount | None = None
     million_output_tokens: _Amount | None = None
     unit_hour: _Amount | None = None
-    """An inference unit of Custom Labels, an hour, while the model runs."""
+    """One inference unit of Custom Labels for one hour while the model runs."""
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """The figures of one operation with one model.
+    """Quotas, prices and end of life of one operation with one model.
 
-    ``model`` is empty where the figures hold for every model of the operation, and ``regions`` where it is not
-    known. ``end_of_life`` is None for a model that lives, or whose date is not known (``end_of_life_note`` says
-    which). ``profiles`` are the geography prefixes the entry holds for, "" being the bare model id. ``own`` says
-    that only the user's file knows the model.
+    ``model`` is empty if the entry holds for every model of the operation, ``regions`` if they are not known.
+    ``end_of_life`` is None if the model has no end date or if the date is not known (``end_of_life_note`` explains
+    which). ``profiles`` are the geography prefixes for which the entry holds; "" stands for the bare model id.
+    ``own`` is True if only the user's file has the model.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -63,7 +61,7 @@ class ModelFacts:
     provider: str = ""
     profiles: tuple[str, ...] = ("",)
     regions: tuple[str, ...] = ()
-    """Where a call may be made from; through a profile the model may run in another Region."""
+    """Regions from which the model may be called; with a profile it may run in another Region."""
     processed_in: str = ""
     end_of_life: date | None = None
     end_of_life_note: str = ""
@@ -71,7 +69,7 @@ class ModelFacts:
     tokens_per_minute: _Rate | None = None
     tokens_by_region: Mapping[str, _Rate] = field(default_factory=dict)
     picture_tokens: int = 0
-    """Input tokens of one picture as the pipeline sends it, at most."""
+    """Maximum number of input tokens of one picture as the pipeline sends it."""
     quota_service: str = ""
     quota_name: str = ""
     quota_code: str = ""
@@ -80,21 +78,21 @@ class ModelFacts:
     requests_as_of: date | None = None
     price: Price = Price()
     flex_price: Price | None = None
-    """What the service tier ``flex`` costs; None where the model is not offered in it, or its price is not known."""
+    """Prices in the service tier ``flex``; None if the model does not offer it or its price is not known."""
     price_source: str = ""
     own: bool = False
     price_as_of: date | None = None
 
     def requests_in(self, region: str) -> float:
-        """Requests a minute that an account may make in ``region`` by default."""
+        """Default quota in ``region`` in requests per minute."""
         return self.requests_by_region.get(region, self.requests_per_minute)
 
     def tokens_in(self, region: str) -> float | None:
-        """Tokens a minute in ``region`` by default; None where tokens are not counted or not known."""
+        """Default quota in ``region`` in tokens per minute; None if tokens are not limited or it is not known."""
         return self.tokens_by_region.get(region, self.tokens_per_minute)
 
     def retired(self, on: date) -> bool:
-        """Whether the model's published end of life lies before ``on`` or on it."""
+        """Whether the model's published end of life is on or before the date ``on``."""
         return self.end_of_life is not None and self.end_of_life <= on
 
     def cost(
@@ -106,9 +104,10 @@ class ModelFacts:
         unit_hours: float = 0.0,
         tier: str = "",
     ) -> float | None:
-        """US dollars for what was used; None as soon as one price that counts is unknown.
+        """The cost in US dollars; None if a price that is needed is not known.
 
-        ``tier`` is Bedrock's service tier; where the price of ``flex`` is not known, the usual one, which is higher.
+        ``tier`` is Bedrock's service tier. If the price of ``flex`` is not known, the standard price, which is
+        higher, is used.
         """
         prices = self.flex_price if tier == "flex" and self.flex_price is not None else self.price
         total = 0.0
@@ -126,9 +125,9 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class Geography:
-    """The inference profiles of one geography: where they are called from, and where Bedrock may run the call.
+    """The inference profiles of one geography: the Regions that may call them and the Regions that run the calls.
 
-    ``destinations`` is empty where that is any commercial Region.
+    Empty ``destinations`` mean every commercial Region.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -141,7 +140,7 @@ class Geography:
 
 
 def split_profile(model_id: str) -> tuple[str, str]:
-    """The geography prefix of an inference profile ("" for a bare model) and the catalogue's model id.
+    """The geography prefix of an inference profile ("" for a bare model id) and the bare model id.
 
     >>> split_profile("us.amazon.nova-pro-v1:0")
     ('us.', 'amazon.nova-pro-v1:0')
@@ -151,10 +150,11 @@ def split_profile(model_id: str) -> tuple[str, str]:
 
 
 def facts_of(operation: str, model_id: str = "") -> ModelFacts:
-    """The figures of an operation, never None: what the file does not know gets a cautious rate and no price.
+    """The facts of an operation, never None: an unknown one gets a low quota and no price.
 
-    ``model_id`` (bare or of a profile) separates the models of one operation, such as ``CAPTION``; an
-    operation with a single entry needs none. A model known under another profile lends its figures.
+    ``model_id`` (bare or of a profile) selects among the models of one operation such as ``CAPTION``; it is not
+    needed for an operation with a single entry. If the model has an entry only for another profile, that entry's
+    values are used, without its Regions and quota names.
     """
     table = _table()
     entries = table.get(operation, ())
@@ -166,7 +166,7 @@ def facts_of(operation: str, model_id: str = "") -> ModelFacts:
         if exact:
             return exact[0]
         if same:
-            # Where it may be called from, and which quota it has, is another profile's.
+            # Regions and quota names belong to the other profile.
             return replace(
                 same[0],
                 profiles=(profile,),
@@ -188,23 +188,23 @@ def facts_of(operation: str, model_id: str = "") -> ModelFacts:
 
 
 def all_facts() -> tuple[ModelFacts, ...]:
-    """Every entry, in the order of the file, without the one for what is unknown."""
+    """Every entry in the order of the file, except the one for unknown operations."""
     return tuple(entry for name, entries in _table().items() if name != "UNKNOWN" for entry in entries)
 
 
 def operations() -> frozenset[str]:
-    """The operations that have an entry."""
+    """The names of all operations with an entry."""
     return frozenset(_table()) - {"UNKNOWN"}
 
 
 def geographies() -> Mapping[str, Geography]:
-    """The geographies of inference profiles by their prefix."""
+    """The geographies of inference profiles, by prefix."""
     read = TypeAdapter(tuple[Geography, ...])
     return {each.prefix: each for each in read.validate_python(_document()[_GEOGRAPHY])}
 
 
 def outdated(today: date) -> Iterator[str]:
-    """What in the package's file was last compared with its source too long before ``today``, one line each."""
+    """One line for each value of the package's file that was last checked more than `FRESH` before ``today``."""
     for operation, entries in _packaged().items():
         for facts in entries if operation != "UNKNOWN" else ():
             name = f"{facts.operation} {(facts.profiles[0] if facts.profiles else '') + facts.model}".strip()
@@ -217,34 +217,34 @@ def outdated(today: date) -> Iterator[str]:
 
 
 def as_of() -> date:
-    """The day the package's figures were last gone through."""
+    """The date of the last complete check of the package's file."""
     day: date = _document()["as_of"]
     return day
 
 
 _GEOGRAPHY = "GEOGRAPHY"
-_with_own: Mapping[str, tuple[ModelFacts, ...]] | None = None
+_merged_table: Mapping[str, tuple[ModelFacts, ...]] | None = None
 
 
 def use(own_file: Path | None) -> None:
-    """From now on this process knows the figures in ``own_file`` as well (None: only the package's).
+    """Uses the entries of ``own_file`` in this process, in addition to the package's (None: only the package's).
 
-    An entry there wins over the package's for the same operation and model in what it says, and adds what the
-    package does not know. Raises `SettingsError`, which names file, table and key; then nothing has changed.
+    An entry for the same operation and model replaces the values that it has; any other entry is added. Raises
+    `SettingsError`, which names file, table and key, without changing anything.
     """
-    global _with_own
+    global _merged_table
     if own_file is None:
-        _with_own = None
+        _merged_table = None
         return
     table = dict(_packaged())
     cautious = table["UNKNOWN"][0].requests_per_minute
-    for operation, place, entry in _own_entries(own_file):
+    for operation, place, entry in _user_entries(own_file):
         table[operation] = _merged(table.get(operation, ()), operation, entry, place, cautious)
-    _with_own = MappingProxyType(table)
+    _merged_table = MappingProxyType(table)
 
 
 def _table() -> Mapping[str, tuple[ModelFacts, ...]]:
-    return _packaged() if _with_own is None else _with_own
+    return _packaged() if _merged_table is None else _merged_table
 
 
 @cache
@@ -265,8 +265,8 @@ def _packaged() -> Mapping[str, tuple[ModelFacts, ...]]:
     )
 
 
-def _own_entries(file: Path) -> list[tuple[str, str, dict[str, Any]]]:
-    """The entries of a user's file, each with its operation and, in words, its place."""
+def _user_entries(file: Path) -> list[tuple[str, str, dict[str, Any]]]:
+    """The entries of a user's file as (operation, place for error messages, entry)."""
     try:
         document = tomllib.loads(file.read_text("utf-8"))
     except OSError as error:
@@ -278,7 +278,7 @@ def _own_entries(file: Path) -> list[tuple[str, str, dict[str, Any]]]:
     document.pop("as_of", None)
     found = []
     for operation, entries in document.items():
-        # A single entry may stand in a plain table.
+        # A single entry may be a plain table, [operation] instead of [[operation]].
         entries = [entries] if isinstance(entries, dict) else entries
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise SettingsError(
@@ -293,33 +293,33 @@ def _own_entries(file: Path) -> list[tuple[str, str, dict[str, Any]]]:
 def _merged(
     known: tuple[ModelFacts, ...], operation: str, entry: dict[str, Any], place: str, cautious: float
 ) -> tuple[ModelFacts, ...]:
-    """The entries of an operation with a user's entry: merged into those it is about, or added before the others."""
+    """The operation's entries with a user's entry: merged into those with its model, or else added before them."""
     reserved = {"operation", "own"} & entry.keys()
     if reserved:
         raise SettingsError(f"{place}: {min(reserved)} is not a key of an entry")
     models = {each.model for each in known}
     model = entry.get("model", min(models) if len(models) == 1 else "")
-    said = entry.get("profiles")
+    profiles = entry.get("profiles")
 
-    def meant(each: ModelFacts) -> bool:
-        return each.model == model and (
-            not isinstance(said, list) or any(one in each.profiles for one in said)
+    def matches(facts: ModelFacts) -> bool:
+        return facts.model == model and (
+            not isinstance(profiles, list) or any(profile in facts.profiles for profile in profiles)
         )
 
-    if not any(map(meant, known)):
+    if not any(map(matches, known)):
         source = "the file in BG_MODEL_FACTS"
         defaults = {"requests_per_minute": cautious, "requests_source": source, "price_source": source}
-        return (_checked({**defaults, "model": model, **entry}, operation, place, own=True), *known)
-    # A quota that the user says holds in every Region.
-    fresh: dict[str, Any] = {
+        return (_validated({**defaults, "model": model, **entry}, operation, place, own=True), *known)
+    # A quota in the user's file holds in every Region.
+    no_regional_quotas: dict[str, Any] = {
         f"{what}_by_region": {} for what in ("requests", "tokens") if f"{what}_per_minute" in entry
     }
     price = entry.get("price", {})
     return tuple(
-        _checked(
+        _validated(
             {
                 **asdict(each),
-                **fresh,
+                **no_regional_quotas,
                 **entry,
                 "price": {**asdict(each.price), **price} if isinstance(price, dict) else price,
             },
@@ -327,13 +327,13 @@ def _merged(
             place,
             own=each.own,
         )
-        if meant(each)
+        if matches(each)
         else each
         for each in known
     )
 
 
-def _checked(entry: dict[str, Any], operation: str, place: str, *, own: bool) -> ModelFacts:
+def _validated(entry: dict[str, Any], operation: str, place: str, *, own: bool) -> ModelFacts:
     try:
         return TypeAdapter(ModelFacts).validate_python({**entry, "operation": operation, "own": own})
     except ValidationError as error:

@@ -1,7 +1,7 @@
-"""What was paid: one entry for each paid call. Every amount that people are told is a sum of these entries.
+"""Payments: one for each paid call. Every amount that is reported is a sum of payments.
 
-An entry is written into the call's claim before the call is made (`bg_pipeline.state.claims`), so that a process
-that is killed leaves it behind; the image's ledger entry gathers all entries of its image by the id of the call.
+A payment is written into the call's claim before the call is made (`bg_pipeline.state.claims`), so it survives if
+the process is killed. The image's ledger entry collects all payments of its image by the call's id.
 """
 
 from collections.abc import Iterable, Mapping
@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 BEFORE_PAYMENTS = "before payments: "
-"""Begins the ids of what was paid before calls had ids: the sum of a stage, as the ledger of that time told it."""
+"""Prefix of the ids of payments from ledgers that stored only a sum for each stage."""
 
 
 @dataclass(frozen=True, slots=True)
 class Payment:
-    """One paid call. ``usd`` is None where its price is not known.
+    """One paid call; ``usd`` is None if its price is not known.
 
-    ``certain`` is False while nobody knows whether the call was billed: then ``usd`` is the most it can have cost.
-    ``made_for`` is a digest of the key of the image that it was made for
+    ``certain`` is False while it is not known whether the call was billed; then ``usd`` is the maximum it may have
+    cost. ``made_for`` is a digest of the key of the image for which the call was made
     (`bg_pipeline.budget.image_budget.ImageBudget.made_for`).
     """
 
@@ -29,7 +29,7 @@ class Payment:
 
     @classmethod
     def read(cls, document: Any) -> "Payment | None":
-        """The payment in a stored document, whatever else a newer program wrote into it; None if it is none."""
+        """The payment in a stored document, ignoring fields of newer versions; None if the document is not one."""
         try:
             usd = document.get("usd")
             return cls(
@@ -45,9 +45,9 @@ class Payment:
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """A sum of payments in dollars: what was billed lies between ``cost_usd`` and ``cost_usd + maybe_usd``.
+    """A sum of payments in US dollars: between ``cost_usd`` and ``cost_usd + maybe_usd`` was billed.
 
-    Each is None where a price in it is not known.
+    Each is None if it contains a price that is not known.
     """
 
     cost_usd: float | None = 0.0
@@ -58,7 +58,7 @@ class Bill:
 
 
 def sum_payments(payments: Iterable[Payment]) -> Bill:
-    """The sum of payments, each call once."""
+    """The sum of payments."""
     certain: list[float | None] = []
     maybe: list[float | None] = []
     for payment in payments:
@@ -67,37 +67,37 @@ def sum_payments(payments: Iterable[Payment]) -> Bill:
 
 
 def record(payments: dict[str, Payment], payment: Payment) -> None:
-    """Adds a payment by its call; of two entries for one call the certain one stays."""
+    """Adds a payment to ``payments``, which are by call id; a certain payment of the same call is kept."""
     known = payments.get(payment.call)
     if known is None or not known.certain:
         payments[payment.call] = payment
 
 
 def as_stored(payments: Mapping[str, Payment]) -> dict[str, list[Any]]:
-    """Payments of one image as a ledger keeps them: operation, dollars and whether they are certain, by call."""
-    return {call: [each.operation, each.usd, each.certain] for call, each in payments.items()}
+    """Payments of one image in the ledger's format: ``[operation, dollars, certain]`` by call id."""
+    return {call: [payment.operation, payment.usd, payment.certain] for call, payment in payments.items()}
 
 
 def from_stored(document: Any) -> dict[str, Payment]:
-    """What `as_stored` gave; of what a newer program added nothing, and what is no payment is left out."""
-    found: dict[str, Payment] = {}
+    """The inverse of `as_stored`; additions of newer versions and invalid entries are ignored."""
+    payments: dict[str, Payment] = {}
     if isinstance(document, Mapping):
         for call, values in document.items():
             try:
                 operation, usd, certain = values[:3]
-                found[str(call)] = Payment(
+                payments[str(call)] = Payment(
                     str(call), str(operation), None if usd is None else float(usd), bool(certain)
                 )
             except (TypeError, ValueError):
                 continue
-    return found
+    return payments
 
 
 def total(amounts: Iterable[float | None], places: int = 9) -> float | None:
-    """The sum of amounts in dollars, rounded; None where one of them is not known."""
-    found = 0.0
+    """The rounded sum of amounts in dollars; None if one of them is None (not known)."""
+    result = 0.0
     for usd in amounts:
         if usd is None:
             return None
-        found += usd
-    return round(found, places)
+        result += usd
+    return round(result, places)

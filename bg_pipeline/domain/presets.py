@@ -1,4 +1,4 @@
-"""Presets: named sets of request fields and of rules for the finished file, read from presets.toml."""
+"""Presets: named sets of request fields and of rules for the finished file, read from ``presets.toml``."""
 
 import tomllib
 from collections.abc import Mapping
@@ -22,14 +22,14 @@ RULES = frozenset(
         "enlarged",
     }
 )
-"""The rules that a preset may have; `bg_pipeline.run.renditions` checks them."""
+"""Names of the rules that a preset may have; `bg_pipeline.run.renditions` checks them."""
 
 Background = Literal["scene", "white", "transparent"]
 
 
 @dataclass(frozen=True)
 class Preset:
-    """What a name in ``Preset`` stands for; `presets.toml` explains the fields."""
+    """A preset that a rendition may name in ``Preset``; ``presets.toml`` explains the fields."""
 
     name: str
     about: str
@@ -57,9 +57,9 @@ def _presets() -> Mapping[str, Preset]:
 
 
 PRESETS = _presets()
-"""The presets by name, as in ``presets.toml``."""
+"""The presets of ``presets.toml``, by name."""
 
 PRESET_REQUESTS: Mapping[str, ImageFields] = MappingProxyType(
     {name: replace(preset.request, Renditions=(preset.file,)) for name, preset in PRESETS.items()}
 )
-"""What each preset asks of a request, by name; its one rendition is the file that it stands for."""
+"""The request fields of each preset, by name; ``Renditions`` has exactly one member, the preset's file."""

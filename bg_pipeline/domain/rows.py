@@ -1,22 +1,19 @@
-"""A row of the report: what became of one image, and the statuses it can have."""
+"""Rows of the report: what became of one image, and the statuses it can have."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Self
 
 from bg_pipeline.domain.s3_keys import REQUEST
 from bg_pipeline.errors import RequestError
 
-if TYPE_CHECKING:
-    pass
-
 
 class Status(StrEnum):
-    """How an image or one of its outputs ended, from the best to the worst.
+    """Outcome of an image or of one of its outputs, from best to worst.
 
-    What the next run does again is worse than what it leaves alone, so that a row whose outputs ended
-    differently says that there is something left to do.
+    A status that the next run tries again is worse than one that it leaves alone. So a row whose outputs have
+    different statuses shows that something is left to do.
     """
 
     SUCCEEDED = "Succeeded"
@@ -29,20 +26,29 @@ class Status(StrEnum):
 _BADNESS: Final = {status: badness for badness, status in enumerate(Status)}
 
 TO_DO_AGAIN: Final = frozenset({Status.FAILED, Status.SKIPPED})
-"""The statuses of the images that a retry asks for again, but for those that are `WAITING_FOR_APPROVAL`."""
+"""Statuses of images that a retry asks for again, unless their ``Error`` is `WAITING_FOR_APPROVAL`."""
 
 WAITING_FOR_APPROVAL: Final = "SampleWaits"
-"""The ``Error`` of an image that waits for a person to approve its batch's sample."""
+"""The ``Error`` of an image that is not made before a person has approved its batch's sample."""
+
+AGAIN_LATER: Final = (Status.FAILED, Status.SKIPPED)
+"""Statuses that the next run tries again, unless the failure is final."""
+
+GOOD: Final = (Status.SUCCEEDED, Status.NEEDS_REVIEW)
+"""Statuses of outputs that exist: delivered, or kept for a person to check."""
 
 
 def worst(statuses: Iterable[Status]) -> Status:
-    """The worst of the statuses, of which there is at least one."""
+    """The worst of ``statuses``, which must not be empty."""
     return max(statuses, key=_BADNESS.__getitem__)
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One picture or file of an image; ``Key`` is empty where there is none, ``Seed`` None where it is unknown."""
+    """One picture or file of an image.
+
+    ``Key`` is empty if nothing was stored. ``Seed`` is None if it is not known.
+    """
 
     Key: str
     Status: Status
@@ -54,19 +60,21 @@ class Output:
 
     @classmethod
     def read(cls, record: Mapping[str, Any]) -> Self:
-        """The output in a record that bears the same names; other names in it mean nothing here.
+        """The output in a stored record with the same field names; other fields are ignored.
 
         Raises `KeyError` if the record has no ``Status``.
         """
-        said = {name: record[name] for name in cls.__dataclass_fields__ if name in record}
-        return cls(**{"Key": "", **said, "Status": Status(record["Status"])})
+        fields = {name: record[name] for name in cls.__dataclass_fields__ if name in record}
+        return cls(**{"Key": "", **fields, "Status": Status(record["Status"])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What became of one image; made with `compose`, which keeps its fields true to each other.
+    """What became of one image: one row of the report, under the names of its JSON.
 
-    Stored reports are read as rows too: a field that is added needs a default, which older reports then have.
+    New rows are made with `complete_row`, which derives the fields that follow from ``Outputs``. Stored reports are
+    read as rows too: a new field needs a default, which rows of older reports get. The JSON, the CSV and the data
+    frame take their columns from here, so a new column is a field here and a value in `bg_pipeline.run.rows`.
     """
 
     Id: str
@@ -83,13 +91,15 @@ class Row:
     Labels: str = ""
     Caption: str = ""
     CostUSD: float | None = 0.0
+    """Dollars that were certainly billed for the image, labels and caption included; None: not known."""
     MaybeBilledUSD: float | None = 0.0
+    """Dollars that may have been billed in addition; None: not known."""
     Seconds: float = 0.0
     Reused: bool = False
 
     @property
     def to_do_again(self) -> bool:
-        """Whether a retry asks for the image; it is no way round the approval of a sample."""
+        """Whether a retry asks for the image again; images that wait for a sample's approval are not retried."""
         return self.Status in TO_DO_AGAIN and self.ImageName != REQUEST and not self.waits_for_approval
 
     @property
@@ -97,59 +107,31 @@ class Row:
         return self.Error == WAITING_FOR_APPROVAL
 
 
-def compose(
-    batch_id: str,
-    image: str,
-    *,
-    status: Status,
-    error: str = "",
-    cause: str = "",
-    ref: str = "",
-    outputs: Sequence[Output] = (),
-    labels: str = "",
-    caption: str = "",
-    cost_usd: float | None = 0.0,
-    maybe_usd: float | None = 0.0,
-    seconds: float = 0.0,
-    reused: bool = False,
-) -> Row:
-    """The row of an image that ended as ``status``, or as the worst of its outputs where that is worse.
+def complete_row(row: Row) -> Row:
+    """``row`` with every field that follows from its ``Outputs``, and with rounded amounts.
 
-    Without a ``cause`` it has that of the first output which ended like the row. ``cost_usd`` is all that was
-    surely billed for the image, its labels and caption included, ``maybe_usd`` what may have been billed besides.
+    ``Status`` becomes the worst of the row's own and its outputs'. An empty ``Cause`` becomes that of the first
+    output with this status. ``Results`` are the outputs' keys; ``Model``, ``Region`` and ``Seed`` are those of the
+    first output.
     """
-    status = worst([status, *(output.Status for output in outputs)])
+    outputs = row.Outputs
+    status = worst([row.Status, *(output.Status for output in outputs)])
     first = outputs[0] if outputs else Output(Key="", Status=status)
     causes = (output.Cause for output in outputs if output.Status == status and output.Cause)
-    return Row(
-        Id=batch_id,
-        ImageName=image,
-        Ref=ref,
+    return replace(
+        row,
         Status=status,
-        Error=error,
-        Cause=cause or next(causes, ""),
+        Cause=row.Cause or next(causes, ""),
         Results=tuple(output.Key for output in outputs if output.Key),
-        Outputs=tuple(outputs),
         Model=first.Model,
         Region=first.Region,
         Seed=first.Seed,
-        Labels=labels,
-        Caption=caption,
-        CostUSD=None if cost_usd is None else round(cost_usd, 6),
-        MaybeBilledUSD=None if maybe_usd is None else round(maybe_usd, 6),
-        Seconds=round(seconds, 3),
-        Reused=reused,
+        CostUSD=None if row.CostUSD is None else round(row.CostUSD, 6),
+        MaybeBilledUSD=None if row.MaybeBilledUSD is None else round(row.MaybeBilledUSD, 6),
+        Seconds=round(row.Seconds, 3),
     )
 
 
-def unreadable(batch_id: str, problem: RequestError) -> Row:
-    """The one row of a batch whose request cannot be read; ``batch_id`` is the derived one."""
-    return compose(batch_id, REQUEST, status=Status.FAILED, error="RequestError", cause=str(problem))
-
-
-AGAIN_LATER = (Status.FAILED, Status.SKIPPED)
-"""Statuses of what the next run does again, unless the failure is final."""
-
-
-GOOD = (Status.SUCCEEDED, Status.NEEDS_REVIEW)
-"""Statuses of what exists and is delivered, or kept for a person."""
+def unreadable_request_row(batch_id: str, problem: RequestError) -> Row:
+    """The only row of a batch whose request cannot be read; ``batch_id`` is the batch's derived id."""
+    return Row(Id=batch_id, ImageName=REQUEST, Status=Status.FAILED, Error="RequestError", Cause=str(problem))

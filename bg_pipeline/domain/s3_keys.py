@@ -1,12 +1,12 @@
-"""Every S3 key and every result's name, made and parsed here and nowhere else.
+"""All S3 keys that do not belong to one batch, and the names and prefixes of all; `batches` has a batch's own keys.
 
-A prefix never ends with a slash; ``within`` puts a name under it. Names are taken as they come (spaces,
-``+``, ``%``, quotes, emoji, ``..``, sub-folders): S3 knows no folders and resolves nothing, so a key is its
-prefix, a slash and the name, unchanged. Only what is written on this machine is mapped, by ``local_path``.
+A prefix never ends with a slash; ``within`` adds a name to it. Names are used unchanged (spaces, ``+``, ``%``,
+quotes, emoji, ``..``, sub-folders): S3 has no folders and resolves nothing, so a key is prefix, slash and name. Only
+names of files on this machine are mapped (`bg_pipeline.domain.file_names.local_path`).
 
-No two documents share a key. Labels, captions, masks, ledger and payloads append to the image's whole name
-inside their own top-level prefix. Provenance lies beside its result as ``<result name>.json``, and nothing
-that ends in ``.json`` is an image or a result, so that no provenance is ever a result's key.
+No two documents share a key. Labels, captions, masks, ledger and payloads append to the image's whole name under
+their own top-level prefix. A result's provenance is stored as ``<result name>.json`` in the result's folder; because
+images and results never end in ``.json``, it cannot collide with one.
 """
 
 import datetime
@@ -15,7 +15,7 @@ from typing import Final
 from bg_pipeline.errors import ImageError
 
 UploadDate = datetime.date
-"""The date in a key: the day of the upload in UTC, and the partition."""
+"""The date in a key: the day of the upload in UTC, which is also the Dagster partition."""
 
 UPLOADS: Final = "image-files"
 LABELS: Final = "image-labels"
@@ -37,24 +37,24 @@ REQUEST: Final = "request.json"
 DRAFT: Final = "draft.json"
 APPROVAL: Final = "approved.json"
 MANIFEST: Final = ".manifest.csv"
-"""The table that a batch was asked for with, if it was; a dot-file, so that it is no image."""
+"""The manifest with which a batch was submitted, if any; a dot-file is not taken for an image."""
 
 MAX_KEY_BYTES: Final = 1024
-"""What S3 takes, in bytes of UTF-8 (Amazon S3 user guide, "Naming Amazon S3 objects")."""
+"""Maximum length of a key in bytes of UTF-8 (Amazon S3 user guide, "Naming Amazon S3 objects")."""
 
 MAX_PREFIX_BYTES: Final = 800
-"""The longest batch name or prefix: with it every document of a batch but an image's own has a valid key."""
+"""Maximum length of a batch name or prefix, so that all batch documents, except those of images, have valid keys."""
 
 
 def within(prefix: str, name: str) -> str:
-    """The key of ``name`` under ``prefix``; an ``ImageError`` where it is longer than S3 takes."""
+    """The key of ``name`` under ``prefix``. Raises `ImageError` if it is longer than `MAX_KEY_BYTES`."""
     key = f"{prefix}/{name}"
     excess = len(key.encode()) - MAX_KEY_BYTES
     if excess > 0:
         raise ImageError(
             "KeyTooLong",
             f"'{name}' makes a key under '{prefix}' that is {excess} bytes longer than the {MAX_KEY_BYTES} "
-            "that S3 takes; give the image or its folders a shorter name",
+            "that S3 allows; give the image or its folders a shorter name",
         )
     return key
 
@@ -74,13 +74,13 @@ def result_key(output_prefix: str, result: str) -> str:
 
 
 def provenance_key(result: str) -> str:
-    """The provenance lies beside its result, whose key is ``result``."""
+    """The key of the provenance document of the result with key ``result``."""
     prefix, _, name = result.rpartition("/")
     return within(prefix, f"{name}.json")
 
 
 def review_key(result: str) -> str:
-    """What people said of the result whose key is ``result``."""
+    """The key of people's decisions on the result with key ``result``."""
     return within(REVIEWS, f"{result.removeprefix(RESULTS + '/')}.json")
 
 
@@ -90,127 +90,121 @@ def reviews_of(output_prefix: str) -> str:
 
 
 def published_key(result: str) -> str:
-    """Where the result whose key is ``result`` is delivered once it is approved."""
+    """The key of the delivered copy of the result with key ``result``."""
     return within(PUBLISHED, result.removeprefix(f"{RESULTS}/"))
 
 
 def result_of_published(key: str) -> str:
-    """The result that was delivered as ``key``: the other way round than `published_key`."""
+    """The key of the result whose delivered copy is ``key``: the inverse of `published_key`."""
     return within(RESULTS, key.removeprefix(f"{PUBLISHED}/"))
 
 
 def report_key(status_prefix: str, batch_id: str, extension: str = "json") -> str:
-    """``extension`` is ``json``, ``csv`` or ``html``."""
+    """The key of a batch's report; ``extension`` is ``json``, ``csv`` or ``html``."""
     return within(status_prefix, f"status_report_{batch_id}.{extension}")
 
 
 def is_report(key: str) -> bool:
-    """Whether the object is a report as JSON, which is written last of all its forms."""
+    """Whether ``key`` is a report in JSON, the form that is written last."""
     name = key.rpartition("/")[2]
     return name.startswith("status_report_") and name.endswith(".json")
 
 
 def retry_key(status_prefix: str, batch_id: str) -> str:
-    """The ready-made request that asks again for what failed."""
+    """The key of the prepared request that asks again for the failed images."""
     return within(status_prefix, f"retry_{batch_id}.json")
 
 
 def manifest_report_key(status_prefix: str, batch_id: str) -> str:
-    """The batch's manifest with what became of each of its rows."""
+    """The key of the batch's manifest with the outcome of each row."""
     return within(status_prefix, f"manifest_{batch_id}.csv")
 
 
 def claims_of(prefix: str) -> str:
-    """The prefix of the claims on all that lies inside a prefix."""
+    """The prefix of the claims on all prefixes inside ``prefix``."""
     return within(f"{STATE}/claims", prefix)
 
 
 def claim_key(prefix: str) -> str:
-    """The object that says which batch writes under an output or status prefix, since no two share one."""
+    """The key of the object that names the only batch that may write under an output or status prefix."""
     return within(f"{STATE}/claims", f"{prefix}.json")
 
 
 def parse_claim(key: str) -> str:
-    """The prefix on which the object called ``key`` is a claim."""
+    """The prefix that the object ``key`` claims: the inverse of `claim_key`."""
     return key.removeprefix(f"{STATE}/claims/").removesuffix(".json")
 
 
 def call_key(identity: str) -> str:
-    """The mark that a paid call was begun, by the identity of its answer."""
+    """The key of the document that records the start of a paid call, by the identity of its answer."""
     return within(f"{STATE}/calls/{identity[:2]}", f"{identity}.json")
 
 
 def answer_key(kind: str, identity: str) -> str:
-    """A paid answer, stored raw; ``identity`` is the SHA-256 in hex of what was paid for."""
+    """The key of a paid answer, stored unchanged; ``identity`` is the hexadecimal SHA-256 of the call's input."""
     return within(f"{STATE}/answers/{kind}/{identity[:2]}", identity)
 
 
 def spend_key(day: datetime.date) -> str:
-    """What all runs spent together on a calendar day."""
+    """The key of the sum that all runs spent on a calendar day (UTC)."""
     return within(f"{STATE}/spend/days", f"{date_path(day)}.json")
 
 
 WINDOWS: Final = f"{STATE}/window"
-"""What is known of the windows in which a Custom Labels model runs."""
+"""Prefix of the documents about windows, the times during which a Custom Labels model runs."""
 
 WAITING: Final = f"{WINDOWS}/waiting"
 
 
 def window_key(model: str, name: str) -> str:
-    """A document about the Custom Labels model whose ARN is ``model``: its lease, its start, what was tried."""
+    """The key of a document about the Custom Labels model with ARN ``model``: its lease, start or attempts."""
     return within(f"{WINDOWS}/models/{model}", f"{name}.json")
 
 
 def window_run_key(run: str) -> str:
-    """The lease that says that a window run is at work."""
+    """The key of the lease that a running window run holds."""
     return within(f"{WINDOWS}/runs", f"{run}.json")
 
 
 def window_report_key(opened: datetime.datetime, run: str) -> str:
-    """The report of one window, by when it was opened (UTC) and by whom."""
+    """The key of the report of one window, by its opening time (UTC) and the run that opened it."""
     return within(f"{WINDOWS}/reports/{date_path(opened.date())}", f"{opened:%H%M%S}-{run}.json")
 
 
 def waiting_key(date: UploadDate) -> str:
-    """The mark that photos of a date wait for a window."""
+    """The key of the marker that photos of a date wait for a window."""
     return within(WAITING, f"{date_path(date)}.json")
 
 
 NOTICES: Final = f"{STATE}/notices"
-"""Marks of what people were told; those of a date's reports lie under its ``YYYY/MM/DD``."""
+"""Prefix of the markers of sent notifications; those about a date's reports are under its ``YYYY/MM/DD``."""
 
 
 def notice_key(report: str, sender: str) -> str:
-    """The mark that the report whose key is ``report`` was told of, and in which state, through a sender."""
+    """The key of the marker that a sender has sent a notification about the report with key ``report``."""
     return within(NOTICES, f"{report.removeprefix(f'{REPORTS}/')}.{sender}.json")
 
 
 def run_notice_key(run_id: str, date: UploadDate, sender: str) -> str:
-    """The mark that people were told of a run that left batches of a date without a report."""
+    """The key of the marker that a sender has sent a notification about a run that left batches unreported."""
     return within(f"{NOTICES}/runs", f"{run_id}.{date}.{sender}.json")
 
 
 def poison_key(message_id: str) -> str:
-    """Where a queue's message is kept that was no event and had no dead-letter queue to go to."""
+    """The key of a queue message that is not an S3 event, kept because there is no dead-letter queue."""
     return within(f"{STATE}/poison", f"{message_id}.txt")
 
 
 def idempotency_key(digest: str) -> str:
-    """What a call of the HTTP API with an idempotency key came to; ``digest`` stands for the caller and the key."""
+    """The key of the outcome of an HTTP API call with an idempotency key; ``digest`` is of the caller and the key."""
     return within(f"{STATE}/idempotency/{digest[:2]}", f"{digest}.json")
 
 
 def output_key(name: str) -> str:
-    """A result of the one-image API."""
+    """The key of a result of the one-image API."""
     return within(OUTPUTS, name)
 
 
 def photo_key(name: str) -> str:
-    """A photo, or a picture made from it, of the photo-booth API."""
+    """The key of a photo, or of a picture made from it, of the photo-booth API."""
     return within(PHOTOS, name)
-
-
-# Names of results
-
-
-# Names on this machine

@@ -1,4 +1,4 @@
-"""The stages of an image, by the names of their assets."""
+"""The processing stages of an image; each has the name of its Dagster asset."""
 
 LABELS = "labels"
 
@@ -9,4 +9,4 @@ PICTURES = "generated_images"
 REPORT = "status_report"
 
 STAGES = (LABELS, CAPTIONS, PICTURES, REPORT)
-"""In lineage order, by the names of their assets."""
+"""All stages in the order in which they depend on each other."""

@@ -1,4 +1,4 @@
-"""What each object in a batch's folder is: an image, a request, a sidecar, ..."""
+"""The kinds of objects in a batch's folder: image, request, sidecar and so on, recognized by name."""
 
 import posixpath
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ _PICTURE_ENDINGS: Final = frozenset(ending for endings in EXTENSIONS.values() fo
 
 
 class Kind(Enum):
-    """What an object in a batch's folder is."""
+    """The kind of an object in a batch's folder."""
 
     IMAGE = "image"
     REQUEST = "request"
@@ -25,7 +25,7 @@ class Kind(Enum):
 
 
 NAMEABLE: Final = frozenset({Kind.IMAGE, Kind.DOT_FILE, Kind.SIDECAR})
-"""What a request may list under ``Images``: only the first is an image without that."""
+"""Kinds that a request may list under ``Images``; only the first is an image without being listed."""
 
 _SIDECAR_ENDINGS: Final = (".aae", ".xmp", ".thm", ".lrv", ".pp3", ".dop", ".on1")
 
@@ -39,11 +39,11 @@ _FILM_ENDINGS: Final = (".mov", ".mp4")
 
 
 def kind_of(name: str) -> Kind:
-    """What the object called ``name`` inside a batch's folder is, by its name alone.
+    """The kind of the object ``name`` inside a batch's folder, by its name alone.
 
-    A request that lists a dot-file or a sidecar (what cameras, programs and systems put beside photos) under
-    ``Images`` makes an image of it, and one that names an object as a mask or a backdrop takes it out of the
-    images; nothing makes an image of the other kinds. Of a film only `films_of_photos` tells whether it is one.
+    A dot-file or a sidecar (a file that cameras, programs and systems store with photos) becomes an image if a
+    request lists it under ``Images``. An object that a request names as a mask or a backdrop is not an image. Other
+    kinds never become images. Whether a film is a sidecar depends on other names: see `films_of_photos`.
     """
     if name == "" or name.endswith("/"):
         return Kind.FOLDER
@@ -65,9 +65,9 @@ def kind_of(name: str) -> Kind:
 
 
 def films_of_photos(names: Iterable[str]) -> frozenset[str]:
-    """Those of a batch's names that are the film of a photo beside them (``IMG_1.MOV`` with ``IMG_1.HEIC``).
+    """The films among a batch's names that belong to a photo of the same name (``IMG_1.MOV`` with ``IMG_1.HEIC``).
 
-    They are sidecars; a film without its photo is not, and is told as a file that is no picture.
+    They are sidecars. A film without a photo is not, and is reported as an image that cannot be read.
     """
     names = list(names)
     films = [name for name in names if name.lower().endswith(_FILM_ENDINGS)]
@@ -79,5 +79,5 @@ def films_of_photos(names: Iterable[str]) -> frozenset[str]:
 
 
 def is_misspelt_request(name: str) -> bool:
-    """Whether an object is meant as the request and is none, as its name has capitals or a second ending."""
+    """Whether ``name`` looks like a misspelt ``request.json``: with capitals, spaces or a second extension."""
     return name != REQUEST and name.strip().lower() in (REQUEST, f"{REQUEST}.json", f"{REQUEST}.txt")

@@ -1,1 +1,1 @@
-"""What people are told when a batch is finished or a run broke off, and how it reaches them."""
+"""Notifications about finished batches and failed runs, by SNS and web hook."""

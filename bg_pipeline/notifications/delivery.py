@@ -1,7 +1,7 @@
-"""What has to be told after a run has ended: each report that was written, and what it left without one.
+"""Sends the notifications after a run has ended: about each written report, and about batches without one.
 
-At least once: a mark in the bucket says, for each report and each way of sending, which state of it was told, and
-is written after the notice went out. A run that is executed again, or looked at again, tells only what is new.
+Each notification is sent at least once: for each report and sender, a marker with the report's digest is written
+after the notification was sent. If a run is repeated or examined again, only new states are sent.
 """
 
 import hashlib
@@ -25,25 +25,25 @@ from bg_pipeline.notifications.messages import (
 )
 from bg_pipeline.notifications.senders import NotSent, Sender
 from bg_pipeline.quality.missing_reports import unreported
-from bg_pipeline.reports.links import ShareLink
+from bg_pipeline.reports.overview import ShareLink
 from bg_pipeline.reports.report import Report
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.ledger import Ledger
 from bg_pipeline.storage.object_store import ObjectInfo, Store
 
 CLOCKS: Final = timedelta(seconds=60)
-"""How far the clocks of S3 and of the machine that runs may be apart."""
+"""Assumed maximum difference between the clocks of S3 and of the machine that runs."""
 
-_FOR_PEOPLE: Final = ("html", "csv", "json")
-"""The forms of a report, the one that a person opens first."""
+_FORMS_BY_READABILITY: Final = ("html", "csv", "json")
+"""The forms of a report, most readable first."""
 
 
 @dataclass(frozen=True)
 class EndedRun:
-    """A run that ended at ``until``; ``since`` is when it, or the run that it repeats, began.
+    """A run that ended at ``until``; ``since`` is the start of it or, for a re-execution, of the original run.
 
-    Not ``succeeded``: it failed, for Dagster's ``reason``, or was ``cancelled``; ``retried`` says that Dagster
-    starts it again by itself.
+    A run that has not ``succeeded`` failed with Dagster's ``reason`` or was ``cancelled``. ``retried`` means that
+    Dagster starts it again automatically.
     """
 
     run_id: str
@@ -54,74 +54,78 @@ class EndedRun:
     reason: str = ""
     retried: bool = False
 
-    def crash(self, day: UploadDate, left: Sequence[str] | None) -> RunFailure:
-        """That it left batches of a date without a report."""
-        return RunFailure(self.run_id, day, self.cancelled, self.reason, self.retried, left)
+    def failure(self, day: UploadDate, batches: Sequence[str] | None) -> RunFailure:
+        """The failure of this run for a date; ``batches`` (paths) have no report, None if that is not known."""
+        return RunFailure(self.run_id, day, self.cancelled, self.reason, self.retried, batches)
 
 
 @dataclass
 class Notifier:
-    """Tells what came of runs through all ``senders``; one that fails is not tried again by this object.
+    """Sends notifications about runs through all ``senders``; a sender that failed is not used again by this object.
 
-    ``link`` makes a link to an object of a bucket; ``say`` takes a line for the log; once ``is_late`` nothing more
-    is begun. ``sent`` counts the notices that went out.
+    ``link`` makes a share link to an object, ``log`` logs a line. When ``is_late`` returns True, no further
+    notification is started. ``sent`` counts the sent notifications.
     """
 
     settings: Settings
     store: Store
     senders: Sequence[Sender]
     link: Callable[[Store, str], ShareLink]
-    say: Callable[[str], None]
+    log: Callable[[str], None]
     is_late: Callable[[], bool] = lambda: False
     sent: int = 0
     _failed: dict[str, str] = field(default_factory=dict)
 
     def notify(self, run: EndedRun, day: UploadDate) -> bool:
-        """Tells what a run did for one of its dates; False where it got too late for all of it.
+        """Sends the notifications about a run for one of its dates; returns False if there was no time for all.
 
-        Raises `NotSent` where somebody could not be told. What was told stays told: call it again for the rest.
+        Raises `NotSent` if a sender failed. Notifications that were sent are not sent again by the next call.
         """
-        marks = {
-            mark.key: mark.modified
-            for mark in self.store.list(f"{s3_keys.NOTICES}/{s3_keys.date_path(day)}/")
+        markers = {
+            marker.key: marker.modified
+            for marker in self.store.list(f"{s3_keys.NOTICES}/{s3_keys.date_path(day)}/")
         }
         failed: set[str] = set()
-        for batch, store, found in self._reports(run, day):
-            keys = [s3_keys.notice_key(found.key, sender.name) for sender in self.senders]
-            # Times have whole seconds: at the same one, only the mark itself can tell.
-            if all(key in marks and marks[key] > found.modified for key in keys):
+        for batch, store, info in self._reports(run, day):
+            keys = [s3_keys.notice_key(info.key, sender.name) for sender in self.senders]
+            # S3 times are in whole seconds: if they are equal, the marker has to be read.
+            if all(key in markers and markers[key] > info.modified for key in keys):
                 continue
             if self.is_late():
                 return False
-            failed |= self._notify_report(batch, store, found)
+            failed |= self._notify_report(batch, store, info)
         if not run.succeeded:
             now = datetime.now(UTC)
-            left = [each.batch.path for each in unreported(self.store, self.settings, day, before=run.until)]
-            if left:
+            batches = [
+                each.batch.path for each in unreported(self.store, self.settings, day, before=run.until)
+            ]
+            if batches:
                 failed |= self._notify(
                     partial(s3_keys.run_notice_key, run.run_id, day),
                     run.run_id,
-                    lambda: batch_unreported(run.crash(day, left), self.store.bucket, now),
+                    lambda: batch_unreported(run.failure(day, batches), self.store.bucket, now),
                 )
-        self._complain(failed)
+        self._raise_not_sent(failed)
         return True
 
     def notify_without_details(self, run: EndedRun, day: UploadDate) -> None:
-        """Tells that a run ended badly where the bucket cannot be looked at, and keeps no mark of it."""
-        notice = batch_unreported(run.crash(day, None), self.store.bucket, datetime.now(UTC))
-        self._complain({sender.name for sender in self.senders if not self._sent(sender, notice)})
+        """Sends a notification that a run failed, when the bucket cannot be read; stores no marker."""
+        notice = batch_unreported(run.failure(day, None), self.store.bucket, datetime.now(UTC))
+        self._raise_not_sent({sender.name for sender in self.senders if not self._sent(sender, notice)})
 
-    def _complain(self, failed: set[str]) -> None:
+    def _raise_not_sent(self, failed: set[str]) -> None:
         if failed:
             raise NotSent("; ".join(self._failed[name] for name in sorted(failed)))
 
-    def _notify(self, mark: Callable[[str], str], state: str, make: Callable[[], Notification]) -> set[str]:
-        """Sends a notice through whom it was not sent in this state yet; the names of those that failed."""
+    def _notify(
+        self, marker_key: Callable[[str], str], state: str, make: Callable[[], Notification]
+    ) -> set[str]:
+        """Sends a notification through all senders that have not sent this state yet; returns the failed senders."""
         failed, notice = set(), None
         for sender in self.senders:
-            key = mark(sender.name)
-            told = self.store.read_json(key)
-            if isinstance(told, dict) and told.get("State") == state:
+            key = marker_key(sender.name)
+            marker = self.store.read_json(key)
+            if isinstance(marker, dict) and marker.get("State") == state:
                 continue
             notice = notice or make()
             if self._sent(sender, notice):
@@ -142,37 +146,39 @@ class Notifier:
             self._failed[sender.name] = str(error)
             return False
         self.sent += 1
-        self.say(f"told through {sender.name}: {notice.subject}")
+        self.log(f"sent through {sender.name}: {notice.subject}")
         return True
 
     # Reports
 
     def _reports(self, run: EndedRun, day: UploadDate) -> Iterator[tuple[Batch, Store, ObjectInfo]]:
-        """The reports of a date that were written since the run began, wherever they lie."""
+        """The reports of a date that were written since the run began, also under prefixes that requests chose."""
         begun = run.since - CLOCKS
-        filed: set[Batch] = set()
-        for found in self.store.list(f"{s3_keys.REPORTS}/{s3_keys.date_path(day)}/"):
-            batch = find_batch(found.key)
-            if batch is not None and s3_keys.is_report(found.key):
-                filed.add(batch)
-                if found.modified >= begun:
-                    yield batch, self.store, found
+        with_report: set[Batch] = set()
+        for info in self.store.list(f"{s3_keys.REPORTS}/{s3_keys.date_path(day)}/"):
+            batch = find_batch(info.key)
+            if batch is not None and s3_keys.is_report(info.key):
+                with_report.add(batch)
+                if info.modified >= begun:
+                    yield batch, self.store, info
         for batch, ledger in self._ledgers(day, begun).items():
-            elsewhere = None if batch in filed else self._elsewhere(batch, ledger)
-            if elsewhere is not None and elsewhere[1].modified >= begun:
-                yield batch, *elsewhere
+            report = None if batch in with_report else self._report_at_own_place(batch, ledger)
+            if report is not None and report[1].modified >= begun:
+                yield batch, *report
 
     def _ledgers(self, day: UploadDate, begun: datetime) -> dict[Batch, list[ObjectInfo]]:
-        """The ledgers of a date that were written to since the run began."""
+        """The objects of the ledgers of a date that were written since ``begun``, by batch."""
         ledgers: dict[Batch, list[ObjectInfo]] = {}
-        for found in self.store.list(f"{s3_keys.STATE}/ledger/{s3_keys.date_path(day)}/"):
-            batch = find_batch(found.key.removeprefix(f"{s3_keys.STATE}/ledger/"))
-            if batch is not None and found.modified >= begun:
-                ledgers.setdefault(batch, []).append(found)
+        for info in self.store.list(f"{s3_keys.STATE}/ledger/{s3_keys.date_path(day)}/"):
+            batch = find_batch(info.key.removeprefix(f"{s3_keys.STATE}/ledger/"))
+            if batch is not None and info.modified >= begun:
+                ledgers.setdefault(batch, []).append(info)
         return ledgers
 
-    def _elsewhere(self, batch: Batch, ledger: Sequence[ObjectInfo]) -> tuple[Store, ObjectInfo] | None:
-        """The report of a batch whose request names a place of its own for it."""
+    def _report_at_own_place(
+        self, batch: Batch, ledger: Sequence[ObjectInfo]
+    ) -> tuple[Store, ObjectInfo] | None:
+        """The report of a batch whose request chose its bucket or prefix, or None."""
         text = Ledger.read(self.store, batch, ledger).header.get("Request", "")
         try:
             request = requests.read(
@@ -185,31 +191,31 @@ class Notifier:
         except RequestError:
             return None
         store = self.store.in_bucket(request.S3Bucket)
-        found = store.head(s3_keys.report_key(request.StatusS3Prefix, request.Id))
-        return None if found is None else (store, found)
+        info = store.head(s3_keys.report_key(request.StatusS3Prefix, request.Id))
+        return None if info is None else (store, info)
 
-    def _notify_report(self, batch: Batch, store: Store, found: ObjectInfo) -> set[str]:
-        content = store.read(found.key)
+    def _notify_report(self, batch: Batch, store: Store, info: ObjectInfo) -> set[str]:
+        content = store.read(info.key)
         if content is None:
             return set()
         try:
             report = Report.read(content.data)
         except BgPipelineError as error:
-            self.say(f"{found.key} cannot be told of: {error}")
+            self.log(f"no notification about {info.key}: {error}")
             return set()
 
         def make() -> Notification:
-            link = self.link(store, _for_people(store, found.key))
+            link = self.link(store, _most_readable_form(store, info.key))
             return batch_finished(
-                StoredReport(batch.path, store.bucket, found.key, report, link), datetime.now(UTC)
+                StoredReport(batch.path, store.bucket, info.key, report, link), datetime.now(UTC)
             )
 
         state = hashlib.sha256(content.data).hexdigest()
-        return self._notify(partial(s3_keys.notice_key, found.key), state, make)
+        return self._notify(partial(s3_keys.notice_key, info.key), state, make)
 
 
-def _for_people(store: Store, key: str) -> str:
-    """The form of a report that a person opens first, of those that there are."""
+def _most_readable_form(store: Store, key: str) -> str:
+    """The key of the most readable stored form of the report with JSON key ``key``."""
     stem = key.removesuffix("json")
-    there = {found.key for found in store.list(stem)}
-    return next((f"{stem}{form}" for form in _FOR_PEOPLE if f"{stem}{form}" in there), key)
+    stored = {info.key for info in store.list(stem)}
+    return next((f"{stem}{form}" for form in _FORMS_BY_READABILITY if f"{stem}{form}" in stored), key)

@@ -1,6 +1,6 @@
-"""What people are told when a batch is finished, or when a run ended without finishing it, and in which words.
+"""The texts and documents of notifications: about a finished batch, and about a run that left batches unreported.
 
-Nothing is sent here: `senders` does that, and `outbox` knows what was told already.
+`senders` sends them, and `delivery` knows which were sent.
 """
 
 import hashlib
@@ -15,23 +15,23 @@ from bg_pipeline.budget.limits import CapReached
 from bg_pipeline.domain.rows import WAITING_FOR_APPROVAL, Row, Status
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.domain.text import amount, counted, listed, printable
-from bg_pipeline.reports.links import ShareLink
+from bg_pipeline.reports.overview import ShareLink
 from bg_pipeline.reports.report import Report
 from bg_pipeline.state.model_stopped import WAITS_FOR_WINDOW
 
 NAMED: Final = 10
-"""Images that a notice names; the report has all."""
+"""Maximum number of images that a notification names; the report has all."""
 CAUSE: Final = 300
-"""Characters of a cause or reason in a notice."""
+"""Maximum length of a cause or reason in a notification, in characters."""
 
 CAP_REACHED: Final = CapReached.__name__
-"""The ``Error`` of an image that was not tried because a cap on spending was reached."""
+"""The ``Error`` of an image that was not tried because a spending cap was reached."""
 _WAITS: Final = frozenset({WAITING_FOR_APPROVAL, WAITS_FOR_WINDOW})
-"""Those of images that wait for something that is expected to come."""
+"""The ``Error`` values of images that wait for something that is expected to happen."""
 
 
 class BatchOutcome(StrEnum):
-    """How a batch ended, each with a subject and words of its own."""
+    """The outcome of a batch; each has its own subject and text."""
 
     ALL_GOOD = "all_good"
     SOME_FAILED = "some_failed"
@@ -43,7 +43,7 @@ class BatchOutcome(StrEnum):
 
 @dataclass(frozen=True)
 class StoredReport:
-    """A batch's report and where it lies; ``batch`` is the ``YYYY/MM/DD/<batch>`` it is known by."""
+    """A batch's report with its bucket, key and link; ``batch`` is the batch's path, ``YYYY/MM/DD/<batch>``."""
 
     batch: str
     bucket: str
@@ -54,10 +54,10 @@ class StoredReport:
 
 @dataclass(frozen=True)
 class RunFailure:
-    """A run that ended while batches of ``date`` (by their paths) were without a report.
+    """A run that ended while ``batches`` (paths) of ``date`` had no report.
 
-    ``reason`` is Dagster's; ``batches`` is None where nobody could look; ``retried`` says that Dagster starts it
-    again by itself.
+    ``reason`` is Dagster's. ``batches`` is None if the bucket could not be read. ``retried`` means that Dagster
+    starts the run again automatically.
     """
 
     run_id: str
@@ -72,7 +72,7 @@ class RunFailure:
 class Notification:
     """One message: ``subject`` and ``text`` for people, ``document`` for programs.
 
-    ``id`` is the same for the same news, however often it is sent.
+    ``id`` is the same for the same content, so receivers can recognize repetitions.
     """
 
     id: str
@@ -83,7 +83,7 @@ class Notification:
 
 
 def outcome_of(report: Report) -> BatchOutcome:
-    """How the batch of a report ended; one without images is all good."""
+    """The outcome of the batch of a report; a batch without images is `BatchOutcome.ALL_GOOD`."""
     if any(row.Error == CAP_REACHED for row in report.rows):
         return BatchOutcome.STOPPED_AT_CAP
     counts = report.counts
@@ -96,33 +96,37 @@ def outcome_of(report: Report) -> BatchOutcome:
     return BatchOutcome.SOME_FAILED
 
 
-def batch_finished(filed: StoredReport, now: datetime) -> Notification:
-    """The notice of a batch that has its report."""
-    report, outcome = filed.report, outcome_of(filed.report)
-    batch = printable(filed.batch)
+def batch_finished(stored_report: StoredReport, now: datetime) -> Notification:
+    """The notification about a batch that has its report."""
+    report, outcome = stored_report.report, outcome_of(stored_report.report)
+    batch = printable(stored_report.batch)
     images, done = len(report.rows), report.counts[Status.SUCCEEDED]
-    troubled = [row for row in report.rows if row.Status != Status.SUCCEEDED]
+    not_succeeded = [row for row in report.rows if row.Status != Status.SUCCEEDED]
     counts = {status.value: count for status, count in report.counts.items() if count}
     cost, maybe = report.cost_usd, report.maybe_usd
-    results = _folder(filed.bucket, report.rows)
-    stored = f"s3://{filed.bucket}/{filed.key}"
+    results = _folder(stored_report.bucket, report.rows)
+    stored = f"s3://{stored_report.bucket}/{stored_report.key}"
     headline, advice = _HEADLINES[outcome], _ADVICE[outcome]
     if images == 0:
-        headline = "no image was asked for"
-    told = headline.format(images=counted(images, "image"), done=done, rest=images - done)
+        headline = "no image was requested"
+    summary = headline.format(images=counted(images, "image"), done=done, rest=images - done)
     paragraphs = [
-        [f"Batch {batch} of bucket {filed.bucket} was worked on: {told}."],
+        [f"Batch {batch} of bucket {stored_report.bucket}: {summary}."],
         [advice] if advice else [],
         [
             *(f"{status}: {count}" for status, count in counts.items()),
             f"Cost: {'not known in full' if cost is None or maybe is None else f'{amount(cost, maybe)} USD'}",
         ],
-        [f"- {_line(row)}" for row in troubled[:NAMED]]
-        + ([f"- and {len(troubled) - NAMED} more; the report has all"] if len(troubled) > NAMED else []),
+        [f"- {_line(row)}" for row in not_succeeded[:NAMED]]
+        + (
+            [f"- and {len(not_succeeded) - NAMED} more; the report has all"]
+            if len(not_succeeded) > NAMED
+            else []
+        ),
         [
             *([f"Results: {printable(results)}"] if results else []),
-            f"Report: {filed.link.url}",
-            f"(The link {filed.link.life}. The report stays at {printable(stored)}.)",
+            f"Report: {stored_report.link.url}",
+            f"(The link {stored_report.link.life}. The report stays at {printable(stored)}.)",
         ],
     ]
     text = _text(paragraphs)
@@ -132,8 +136,8 @@ def batch_finished(filed: StoredReport, now: datetime) -> Notification:
         "Kind": "batch_finished",
         "BatchOutcome": outcome.value,
         "SentAt": _iso(now),
-        "Bucket": filed.bucket,
-        "Batch": filed.batch,
+        "Bucket": stored_report.bucket,
+        "Batch": stored_report.batch,
         "Id": report.rows[0].Id if report.rows else "",
         "Images": images,
         "Counts": counts,
@@ -142,51 +146,54 @@ def batch_finished(filed: StoredReport, now: datetime) -> Notification:
         "Results": results,
         "Report": stored,
         "ReportLink": {
-            "URL": filed.link.url,
-            "Until": _iso(filed.link.until),
-            "AtTheLatest": not filed.link.sure,
+            "URL": stored_report.link.url,
+            "Until": _iso(stored_report.link.until),
+            "AtTheLatest": not stored_report.link.sure,
         },
         "Problems": [
             {"ImageName": row.ImageName, "Status": row.Status.value, "Error": row.Error, "Cause": row.Cause}
-            for row in troubled[:NAMED]
+            for row in not_succeeded[:NAMED]
         ],
         "Text": text,
     }
-    return Notification(id, outcome, f"bg_pipeline: {batch}: {told}", text, document)
+    return Notification(id, outcome, f"bg_pipeline: {batch}: {summary}", text, document)
 
 
-def batch_unreported(crash: RunFailure, bucket: str, now: datetime) -> Notification:
-    """The notice of a run that left batches of a date without a report."""
-    day, batches = crash.date.isoformat(), crash.batches
-    ended = "was cancelled" if crash.cancelled else "failed"
+def batch_unreported(failure: RunFailure, bucket: str, now: datetime) -> Notification:
+    """The notification about a run that left batches of a date without a report."""
+    day, batches = failure.date.isoformat(), failure.batches
+    ended = "was cancelled" if failure.cancelled else "failed"
     if batches is None:
-        left = "Whether its batches have a report could not be looked up."
+        missing = "The bucket could not be read, so it is not known which batches have no report."
     else:
         paths = listed([printable(path) for path in batches], NAMED)
-        left = f"Without a report {'is' if len(batches) == 1 else 'are'}: {paths}."
-    go_on = (
-        "Dagster starts the run again by itself."
-        if crash.retried
-        else f"Mend the cause, then materialize {day} again in Dagster, or: bg-pipeline run --date {day}"
+        missing = f"Without a report {'is' if len(batches) == 1 else 'are'}: {paths}."
+    advice = (
+        "Dagster starts the run again automatically."
+        if failure.retried
+        else f"Fix the cause, then materialize {day} again in Dagster, or: bg-pipeline run --date {day}"
     )
     paragraphs = [
-        [f"Run {crash.run_id} over {day} (bucket {bucket}) {ended} before everything was reported.", left],
-        [f"Reason: {_cut(crash.reason)}"] if crash.reason else [],
-        [f"{go_on}", "What was paid for is stored and is not paid for again."],
+        [
+            f"Run {failure.run_id} over {day} (bucket {bucket}) {ended} before everything was reported.",
+            missing,
+        ],
+        [f"Reason: {_cut(failure.reason)}"] if failure.reason else [],
+        [advice, "Paid answers are stored and are not paid for again."],
     ]
     text = _text(paragraphs)
-    id = _id(crash.run_id, day)
+    id = _id(failure.run_id, day)
     document = {
         "NoticeId": id,
         "Kind": "run_without_report",
         "BatchOutcome": BatchOutcome.NO_REPORT.value,
         "SentAt": _iso(now),
         "Bucket": bucket,
-        "RunId": crash.run_id,
+        "RunId": failure.run_id,
         "Date": day,
-        "Cancelled": crash.cancelled,
-        "Reason": _cut(crash.reason),
-        "Retried": crash.retried,
+        "Cancelled": failure.cancelled,
+        "Reason": _cut(failure.reason),
+        "Retried": failure.retried,
         "Batches": None if batches is None else list(batches),
         "Text": text,
     }
@@ -204,11 +211,11 @@ _HEADLINES: Final = {
 
 _ADVICE: Final = {
     BatchOutcome.ALL_GOOD: "",
-    BatchOutcome.SOME_FAILED: "What failed for a passing reason is done by the next run; the others need a look:",
+    BatchOutcome.SOME_FAILED: "The next run repeats temporary failures; check the other images:",
     BatchOutcome.NOTHING_WORKED: "No image has a result. The causes:",
-    BatchOutcome.STOPPED_AT_CAP: "The cap on spending left no room for the rest. Raise it or wait for the next day, "
-    "then run the date again: what is done is not paid for again.",
-    BatchOutcome.WAITING: "The others wait for something that is still to come:",
+    BatchOutcome.STOPPED_AT_CAP: "The spending cap was reached before the rest was done. Raise it or wait for the "
+    "next day, then run the date again: finished images are not paid for again.",
+    BatchOutcome.WAITING: "The others wait for something that is expected to happen:",
 }
 
 
@@ -217,13 +224,13 @@ def _line(row: Row) -> str:
     return f"{printable(row.ImageName)} ({row.Status.value}){cause}"
 
 
-def _cut(words: str) -> str:
-    words = printable(" ".join(words.split()))
-    return words if len(words) <= CAUSE else f"{words[: CAUSE - 2]} …"
+def _cut(text: str) -> str:
+    text = printable(" ".join(text.split()))
+    return text if len(text) <= CAUSE else f"{text[: CAUSE - 2]} …"
 
 
 def _folder(bucket: str, rows: Iterable[Row]) -> str:
-    """The folder that all results have in common; empty if there are none."""
+    """The common folder of all results as an ``s3://`` address; empty if there are no results."""
     keys = [key for row in rows for key in row.Results]
     return f"s3://{bucket}/{posixpath.commonprefix(keys).rpartition('/')[0]}/" if keys else ""
 

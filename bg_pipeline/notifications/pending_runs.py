@@ -1,4 +1,4 @@
-"""Which runs that ended are still to be told of: what the sensor of notices remembers between its ticks."""
+"""The cursor of the notification sensor: ended runs for which notifications still have to be sent."""
 
 from collections.abc import Iterable
 from datetime import date
@@ -7,18 +7,22 @@ from typing import Final, Literal, Self
 from pydantic import BaseModel, ValidationError
 
 FIRST_LOOK_SECONDS: Final = 86_400
-"""Runs that ended so long before the first look are still told of."""
+"""The first tick sends notifications for runs that ended up to this many seconds before it."""
 OVERLAP_SECONDS: Final = 60
+"""Dagster may store changes of runs slightly out of order; so many seconds are searched again."""
 AGAIN_SECONDS: Final = 15
+"""Seconds before a failed notification is tried again; doubled with each attempt."""
 LONGEST_SECONDS: Final = 3600
+"""Maximum seconds between two attempts."""
 ATTEMPTS: Final = 32
-"""A notice that cannot be sent is tried again for about a day."""
+"""Maximum number of attempts; they take about a day."""
 
 
 class PendingRun(BaseModel):
-    """One date of a run that ended; ``due`` (seconds since 1970) is when it is to be told, or tried again.
+    """One date of an ended run; ``due`` (seconds since 1970) is when its notifications are sent or tried again.
 
-    ``told_blindly``: people know that the run ended badly, and no more, since the bucket could not be looked at.
+    ``told_blindly``: a notification was sent that the run failed, without details, because the bucket could not be
+    read.
     """
 
     run_id: str
@@ -29,7 +33,10 @@ class PendingRun(BaseModel):
 
 
 class NotificationCursor(BaseModel):
-    """A sensor's cursor: which runs it has seen, by when they were last changed, and what is still to be told."""
+    """The sensor's cursor: the runs it has seen, with the time of their last change, and the pending runs.
+
+    ``errands`` are the pending runs; the name is stored and stays.
+    """
 
     version: Literal[1] = 1
     since: float
@@ -38,7 +45,7 @@ class NotificationCursor(BaseModel):
 
     @classmethod
     def read(cls, cursor: str | None, now: float) -> Self:
-        """What the cursor says; from `FIRST_LOOK_SECONDS` ago on where it says nothing that can be read."""
+        """The stored cursor; if it is missing or cannot be read, one that starts `FIRST_LOOK_SECONDS` ago."""
         try:
             return cls.model_validate_json(cursor or "")
         except ValidationError:
@@ -46,20 +53,20 @@ class NotificationCursor(BaseModel):
 
     @property
     def oldest(self) -> float:
-        """From when on a change of a run may be news: Dagster may store changes a little out of order."""
+        """The time from which changes of runs have to be searched."""
         return self.since - OVERLAP_SECONDS
 
     def add(self, run_id: str, changed: float, days: Iterable[date]) -> None:
-        """Takes up a run that has ended, unless it was taken up before."""
+        """Adds the dates of an ended run, unless the run was added before."""
         if run_id not in self.seen:
             self.errands += [PendingRun(run_id=run_id, day=day) for day in days]
         self.since = max(self.since, changed)
         self.seen = {run: at for run, at in {**self.seen, run_id: changed}.items() if at >= self.oldest}
 
-    def postpone(self, errand: PendingRun, now: float) -> bool:
-        """Sets when an errand that failed is tried again; False where it is given up instead."""
-        errand.attempts += 1
-        errand.due = now + min(AGAIN_SECONDS * 2**errand.attempts, LONGEST_SECONDS)
-        if errand.attempts >= ATTEMPTS:
-            self.errands.remove(errand)
-        return errand in self.errands
+    def postpone(self, pending: PendingRun, now: float) -> bool:
+        """Sets the time of the next attempt after a failure; returns False if the run is given up."""
+        pending.attempts += 1
+        pending.due = now + min(AGAIN_SECONDS * 2**pending.attempts, LONGEST_SECONDS)
+        if pending.attempts >= ATTEMPTS:
+            self.errands.remove(pending)
+        return pending in self.errands

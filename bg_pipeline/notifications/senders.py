@@ -1,4 +1,4 @@
-"""How a notice leaves: as a message of an SNS topic, or as a signed POST to a web hook."""
+"""Sends notifications: as a message of an SNS topic, or as a signed POST to a web hook."""
 
 import hashlib
 import hmac
@@ -18,27 +18,27 @@ if TYPE_CHECKING:
     from types_boto3_sns import SNSClient
 
 SUBJECT: Final = 99
-"""Characters of the longest subject that SNS takes ("less than 100"), all of them ASCII."""
+"""Maximum length of an SNS subject ("less than 100"), which must be ASCII."""
 SIGNATURE: Final = "X-Bg-Pipeline-Signature"
-"""``sha256=`` and, in hex, the HMAC-SHA256 of the body's bytes under ``BG_WEBHOOK_SECRET``."""
+"""Header with ``sha256=`` and the hexadecimal HMAC-SHA256 of the body's bytes with ``BG_WEBHOOK_SECRET``."""
 ATTEMPTS: Final = 3
 PAUSE: Final = 0.5
 """Seconds before the second attempt; the pauses double."""
 SECONDS: Final = (3.0, 6.0)
-"""What a web hook may take to connect and to answer, in each attempt: a sensor's tick has 60 s for everything."""
+"""Timeouts to connect and to answer in each attempt at a web hook; a sensor's tick has 60 s for everything."""
 
 
 class NotSent(BgPipelineError):
-    """A notice could not be sent; the text names the way and never a secret."""
+    """A notification could not be sent; the text names the sender and contains no secret."""
 
 
 class Sender(Protocol):
-    """One way for notices to leave; ``name`` is that of the marks of what was sent."""
+    """One way to send notifications; ``name`` is part of the keys of the markers of sent notifications."""
 
     name: str
 
     def send(self, notice: Notification) -> None:
-        """Sends the notice; raises `NotSent` unless it was taken."""
+        """Sends the notification. Raises `NotSent` unless it was accepted."""
 
 
 class SnsSender:
@@ -67,23 +67,23 @@ class SnsSender:
                 **first_in_first_out,
             )
         except ClientError as error:
-            told = error.response.get("Error", {})
+            details = error.response.get("Error", {})
             raise NotSent(
-                f"SNS topic {self._arn} (BG_SNS_TOPIC_ARN): {told.get('Code', '')} {told.get('Message', '')}"
+                f"SNS topic {self._arn} (BG_SNS_TOPIC_ARN): {details.get('Code', '')} {details.get('Message', '')}"
             ) from error
         except BotoCoreError as error:
             raise NotSent(f"SNS topic {self._arn} (BG_SNS_TOPIC_ARN): {error}") from error
 
 
-def subject(words: str) -> str:
-    """``words`` as SNS takes them for a subject."""
-    plain = words.encode("ascii", "replace").decode()
+def subject(text: str) -> str:
+    """``text`` as a valid SNS subject: printable ASCII, cut to `SUBJECT` characters."""
+    plain = text.encode("ascii", "replace").decode()
     plain = "".join(char if char.isprintable() else "?" for char in plain)
     return plain if len(plain) <= SUBJECT else f"{plain[: SUBJECT - 3]}..."
 
 
 class WebhookSender:
-    """Posts a notice's document as JSON with its signature; what is not taken is tried a few times more."""
+    """Posts a notification's document as JSON with its signature; failed posts are repeated a few times."""
 
     name = "webhook"
 
@@ -95,7 +95,7 @@ class WebhookSender:
             backoff_factor=PAUSE,
             status_forcelist=(408, 429, 500, 502, 503, 504),
             allowed_methods=None,
-            # A long wait is for the sensor's next tick, not for this one.
+            # Long waits are left to the sensor's next tick.
             respect_retry_after_header=False,
             raise_on_status=False,
         )
@@ -111,7 +111,7 @@ class WebhookSender:
             "Idempotency-Key": notice.id,
             SIGNATURE: signature(self._secret, body),
         }
-        # The address may hold a token, and so may the words of an error: neither is told.
+        # The URL may contain a token, and so may an error's text: only the host name is reported.
         host = urlsplit(self._url).hostname
         try:
             with self._session.post(

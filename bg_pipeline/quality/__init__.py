@@ -1,1 +1,1 @@
-"""What is true of upload dates after their runs, judged in sentences that say what to do."""
+"""Checks of upload dates after their runs; each result has a sentence on what to do."""

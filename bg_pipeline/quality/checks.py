@@ -1,4 +1,4 @@
-"""What is judged of a run over upload dates; each judgment names the dates and says in a sentence what to do."""
+"""Checks of a run over upload dates; each result names the dates and what to do in a sentence."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,12 +18,14 @@ from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store
 
 NEAR_CAP: Final = 0.8
+"""Share of a spending cap from which a check warns."""
 NEAR_END: Final = timedelta(days=60)
+"""Time before a model's end of life, or before a higher price, from which a check warns."""
 
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """A run of the flow that is checked; ``progress`` is its last word, None where it said none."""
+    """The run to check; ``progress`` is its last `Progress` event, None if there was none."""
 
     settings: Settings
     aws: Aws
@@ -38,7 +40,7 @@ class RunOutcome:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What a check came to: ``words`` for people, ``figures`` to plot."""
+    """The result of a check: a ``description`` for people and ``figures`` to plot."""
 
     passed: bool
     description: str
@@ -47,22 +49,21 @@ class CheckResult:
 
 def every_image_succeeded(ran: RunOutcome) -> CheckResult:
     images = sum(day.images for day in ran.days)
-    bad = {day.date: day.images - day.counts[Status.SUCCEEDED] for day in ran.days}
-    troubled = sum(bad.values())
-    figures = {"images": images, "without_success": troubled}
-    if not troubled:
-        return CheckResult(True, f"Every image asked for on {ran.dates} has its pictures.", figures)
-    dates = listed([f"{day} ({count})" for day, count in bad.items() if count])
-    words = (
-        f"Without a picture that passed: {troubled} of {counted(images, 'image')}, on {dates}. See the table of "
-        "failures and the report; materialize the date again for those that failed for a passing reason, mend or "
-        "retry the others."
+    failed_by_date = {day.date: day.images - day.counts[Status.SUCCEEDED] for day in ran.days}
+    failed = sum(failed_by_date.values())
+    figures = {"images": images, "without_success": failed}
+    if not failed:
+        return CheckResult(True, f"Every requested image on {ran.dates} has its pictures.", figures)
+    dates = listed([f"{day} ({count})" for day, count in failed_by_date.items() if count])
+    description = (
+        f"Without a picture that passed: {failed} of {counted(images, 'image')}, on {dates}. See the table of "
+        "failures and the report; materialize the date again for temporary failures, fix or retry the others."
     )
-    return CheckResult(False, words, figures)
+    return CheckResult(False, description, figures)
 
 
 def subject_unchanged(ran: RunOutcome) -> CheckResult:
-    altered = [
+    changed_subjects = [
         f"{image} of {day.date} ({changed:.1%})"
         for day in ran.days
         for image, changed in day.checks.changed_subjects
@@ -70,16 +71,16 @@ def subject_unchanged(ran: RunOutcome) -> CheckResult:
     measured = sum(day.checks.measured for day in ran.days)
     most = max((day.checks.most_changed for day in ran.days), default=0.0)
     figures = {"measured": measured, "most_changed": round(most, 5)}
-    if altered:
-        words = (
-            f"More than {MOST_SUBJECT_CHANGED:.0%} of the subject's pixels changed in {listed(altered)}. Compare "
-            "these with their photos; another label, a mask of your own (MaskKey) or another seed may help."
+    if changed_subjects:
+        description = (
+            f"More than {MOST_SUBJECT_CHANGED:.0%} of the subject's pixels changed in {listed(changed_subjects)}. "
+            "Compare these with their photos; another label, a mask of your own (MaskKey) or another seed may help."
         )
-        return CheckResult(False, words, figures)
-    words = (
+        return CheckResult(False, description, figures)
+    description = (
         f"Subjects compared with their photos, in {counted(measured, 'result')} of {ran.dates}: unchanged."
     )
-    return CheckResult(True, words, figures)
+    return CheckResult(True, description, figures)
 
 
 def results_open(ran: RunOutcome) -> CheckResult:
@@ -87,13 +88,15 @@ def results_open(ran: RunOutcome) -> CheckResult:
     results = sum(day.checks.results for day in ran.days)
     figures = {"results": results, "lost": len(lost)}
     if lost:
-        words = (
-            f"Not stored any more as they were when they were opened: {listed(lost)}. Something else deletes or "
+        description = (
+            f"Results that were deleted or changed since they were stored: {listed(lost)}. Something else deletes or "
             "overwrites results; materialize the date again: they are made from stored answers, which costs nothing."
         )
-        return CheckResult(False, words, figures)
-    words = f"{counted(results, 'result')} of {ran.dates}: stored as when they were read back and opened."
-    return CheckResult(True, words, figures)
+        return CheckResult(False, description, figures)
+    description = (
+        f"{counted(results, 'result')} of {ran.dates}: unchanged since they were stored and checked."
+    )
+    return CheckResult(True, description, figures)
 
 
 def within_cost(ran: RunOutcome) -> CheckResult:
@@ -108,21 +111,24 @@ def within_cost(ran: RunOutcome) -> CheckResult:
         ),
         (f"{today} (UTC)", spending.total / MICRO, settings.max_cost_usd_per_day, "BG_MAX_COST_USD_PER_DAY"),
     ]
-    said = [
-        f"{who}: {cost:.2f} USD"
+    amounts = [
+        f"{scope}: {cost:.2f} USD"
         + (f" of {cap:.2f} ({setting}), {cost / cap:.0%}" if cap else f" ({setting} sets no cap)")
-        for who, cost, cap, setting in spent
+        for scope, cost, cap, setting in spent
     ]
     capped = [day for day in ran.days if day.checks.errors[CapReached.__name__]]
     near = [setting for _, cost, cap, setting in spent if cap and cost >= NEAR_CAP * cap]
     figures = {"run_usd": round(spent[0][1], 4), "day_usd": round(spent[1][1], 4)}
-    words = f"Spent for {ran.dates}: {'; '.join(said)}."
+    description = f"Spent for {ran.dates}: {'; '.join(amounts)}."
     if capped:
         dates = listed([f"{day.date} ({day.checks.errors[CapReached.__name__]})" for day in capped])
-        words += f" Images were skipped at a cap on {dates}: raise it or wait for a new day, then materialize again."
+        description += (
+            f" Images were skipped because of a cap on {dates}: raise it or wait for the next day, then materialize "
+            "the date again."
+        )
     elif near:
-        words += f" Raise {' and '.join(near)} before the next images are skipped."
-    return CheckResult(not capped and not near, words, figures)
+        description += f" Raise {' and '.join(near)} before the next images are skipped."
+    return CheckResult(not capped and not near, description, figures)
 
 
 def models_live_on(ran: RunOutcome) -> CheckResult:
@@ -133,24 +139,24 @@ def models_live_on(ran: RunOutcome) -> CheckResult:
     days_left = [(model.ends - today).days for model in used if model.ends]
     figures = {"days_left": min(days_left)} if days_left else {}
     if not used:
-        words = f"No configured model can be used on {today}; `bg-pipeline doctor` says why."
-        return CheckResult(False, words, figures)
+        description = f"No configured model can be used on {today}; `bg-pipeline doctor` shows the reasons."
+        return CheckResult(False, description, figures)
     dearer = [model for model in used if model.dearer_from and model.dearer_from - today <= NEAR_END]
     if not ends and not dearer:
-        words = f"The models in use for {ran.dates} live on for more than {NEAR_END.days} days: {names}."
-        words += "".join(f" {model.name}: {model.life}." for model in used if model.life)
-        return CheckResult(True, words, figures)
-    told = [f"{model.name} ({model.model_id}) in {model.region}: {model.life}" for model in dearer]
-    told += [
+        description = f"No model in use for {ran.dates} ends within {NEAR_END.days} days: {names}."
+        description += "".join(f" {model.name}: {model.life}." for model in used if model.life)
+        return CheckResult(True, description, figures)
+    sentences = [f"{model.name} ({model.model_id}) in {model.region}: {model.life}" for model in dearer]
+    sentences += [
         f"{model.name} ({model.model_id}) in {model.region} ends on {end}, in {(end - today).days} days; "
         + (
-            f"{listed(model.after)} of {model.setting} follow: see with `bg-pipeline doctor` whether they can be used"
+            f"next in {model.setting}: {listed(model.after)}; check with `bg-pipeline doctor` that they can be used"
             if model.after
             else f"name its successor in {model.setting}"
         )
         for model, end in ends
     ]
-    return CheckResult(False, f"{'. '.join(told)}.", figures)
+    return CheckResult(False, f"{'. '.join(sentences)}.", figures)
 
 
 def report_complete(ran: RunOutcome) -> CheckResult:
@@ -158,33 +164,34 @@ def report_complete(ran: RunOutcome) -> CheckResult:
     images = sum(day.images for day in ran.days)
     figures = {"images": images, "missing": len(missing)}
     if missing:
-        words = (
-            f"The stored report has not exactly one row for {listed(missing)}. Materialize status_report of the date "
-            "again; if that does not help, something else writes under status-report-files/."
+        description = (
+            f"The stored report does not have exactly one row for {listed(missing)}. Materialize status_report of "
+            "the date again; if that does not help, something else writes under status-report-files/."
         )
-        return CheckResult(False, words, figures)
+        return CheckResult(False, description, figures)
     return CheckResult(
         True, f"The reports of {ran.dates} have a row for each of {counted(images, 'image')}.", figures
     )
 
 
-def uploads_without_report(settings: Settings, looked: UnreportedUploads) -> CheckResult:
-    """What a look back for uploads without a report came to."""
-    lost = looked.unreported
-    under_way = len(looked.found) - len(lost)
-    figures = {"without_report": len(lost), "being_worked_on": under_way}
-    span = f"since {looked.reached}"
-    if looked.reached > looked.first:
-        span += f" (there was no time to look back to {looked.first})"
+def uploads_without_report(settings: Settings, search: UnreportedUploads) -> CheckResult:
+    """The result of a search for uploads without a report (`find_unreported_uploads`)."""
+    lost = search.unreported
+    in_progress = len(search.batches) - len(lost)
+    figures = {"without_report": len(lost), "being_worked_on": in_progress}
+    span = f"since {search.reached}"
+    if search.reached > search.first:
+        span += f" (there was no time to look back to {search.first})"
     age = f"{settings.stale_hours:g} hours"
     if not lost:
-        words = f"Every upload {span} that is older than {age} has its report"
-        return CheckResult(True, f"{words}, or a run at work on it." if under_way else f"{words}.", figures)
+        description = f"Every upload {span} that is older than {age} has its report"
+        description += ", or a run is working on it." if in_progress else "."
+        return CheckResult(True, description, figures)
     dates = sorted({each.batch.date for each in lost})
-    told = listed([f"{each.batch.path} (since {each.since:%Y-%m-%d %H:%M} UTC)" for each in lost])
-    words = (
-        f"{counted(len(lost), 'batch', 'batches')}, complete for more than {age}, with uploads in no report: {told}. "
-        "See that the sensor new_uploads is on, and what became of the runs of "
-        f"{listed([f'{day}' for day in dates])}; `bg-pipeline run --date {dates[0]}` makes up for it."
+    paths = listed([f"{each.batch.path} (since {each.since:%Y-%m-%d %H:%M} UTC)" for each in lost])
+    description = (
+        f"{counted(len(lost), 'batch', 'batches')}, complete for more than {age}, with uploads in no report: "
+        f"{paths}. Check that the sensor new_uploads is on, and the outcome of the runs of "
+        f"{listed([f'{day}' for day in dates])}; `bg-pipeline run --date {dates[0]}` makes the missing report."
     )
-    return CheckResult(False, words, figures)
+    return CheckResult(False, description, figures)

@@ -1,7 +1,7 @@
-"""Uploads that are complete and in no report: what a trigger, a queue or a run has lost, or not come to yet.
+"""Finds complete uploads that are in no report, because a sensor, a queue or a run lost or has not reached them.
 
-Costs for each date: one request per 1,000 uploads, and one per 1,000 documents of its reports; for a batch whose
-report is missing, older than its uploads or elsewhere, the reading of its ledger.
+S3 requests for each date: one per 1,000 uploads and one per 1,000 report documents; the ledger is read for a batch
+whose report is missing, older than its uploads or under another prefix.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ from bg_pipeline.uploads.listing import Uploaded, batches
 
 @dataclass(frozen=True)
 class UnreportedBatch:
-    """A batch with uploads in no report, the newest of them from ``since``; ``run`` is the run at work on it."""
+    """A batch with uploads in no report; ``since`` is the time of the newest one, ``run`` the run working on it."""
 
     batch: Batch
     since: datetime
@@ -29,22 +29,24 @@ class UnreportedBatch:
 
 
 def dates_with_uploads(store: Store, first: UploadDate, last: UploadDate) -> Iterator[UploadDate]:
-    """The dates from ``last`` back to ``first`` that hold anything; one request for each month."""
+    """The dates with uploads from ``last`` back to ``first``; one S3 request for each month."""
     month = last.replace(day=1)
     while month >= first.replace(day=1):
-        found = (find_batch(f"{folder}any") for folder in store.folders(f"{s3_keys.UPLOADS}/{month:%Y/%m}/"))
-        days = {batch.date for batch in found if batch is not None}
+        batches_of_days = (
+            find_batch(f"{folder}any") for folder in store.folders(f"{s3_keys.UPLOADS}/{month:%Y/%m}/")
+        )
+        days = {batch.date for batch in batches_of_days if batch is not None}
         yield from sorted((day for day in days if first <= day <= last), reverse=True)
         month = (month - timedelta(days=1)).replace(day=1)
 
 
 def unreported(store: Store, settings: Settings, day: date, *, before: datetime) -> Iterator[UnreportedBatch]:
-    """The complete batches of a date whose newest upload came before ``before`` and is in no report."""
+    """The complete batches of a date whose newest upload is older than ``before`` and in no report."""
     reports: dict[Batch, datetime] = {}
-    for found in store.list(f"{s3_keys.REPORTS}/{s3_keys.date_path(day)}/"):
-        batch = find_batch(found.key)
-        if batch is not None and s3_keys.is_report(found.key):
-            reports[batch] = max(found.modified, reports.get(batch, found.modified))
+    for info in store.list(f"{s3_keys.REPORTS}/{s3_keys.date_path(day)}/"):
+        batch = find_batch(info.key)
+        if batch is not None and s3_keys.is_report(info.key):
+            reports[batch] = max(info.modified, reports.get(batch, info.modified))
     now = datetime.now(UTC)
     for uploaded in batches(store, day):
         if not uploaded.complete(settings.settle_seconds, now):
@@ -58,22 +60,22 @@ def unreported(store: Store, settings: Settings, day: date, *, before: datetime)
 
 
 def _newest(uploaded: Uploaded) -> datetime:
-    """When the newest of what a report tells of came."""
-    found = [*uploaded.images.values(), *([uploaded.request] if uploaded.request else [])]
-    return max(each.modified for each in found)
+    """The time of the newest image or request."""
+    objects = [*uploaded.images.values(), *([uploaded.request] if uploaded.request else [])]
+    return max(info.modified for info in objects)
 
 
 def _covered(store: Store, settings: Settings, uploaded: Uploaded) -> bool:
-    """Whether there is a report of this request and these images, by the batch's ledger."""
+    """Whether the batch's ledger shows a report of this request and these images."""
     objects = list(store.list(f"{uploaded.batch.ledger_prefix}/"))
     header = Ledger.read(store, uploaded.batch, objects).header
     etag = uploaded.request.etag if uploaded.request else ""
     if not header.get("Reported") or header.get("RequestETag", "") != etag:
         return False
     work = open_work(store, settings, uploaded, objects)
-    for image, found in work.images.items():
+    for image, info in work.images.items():
         entry = work.ledger.get(image)
-        if entry is None or (found is not None and entry.etag not in ("", found.etag)):
+        if entry is None or (info is not None and entry.etag not in ("", info.etag)):
             return False
     return True
 
@@ -85,30 +87,30 @@ def _at_work(store: Store, batch: Batch) -> str:
 
 @dataclass
 class UnreportedUploads:
-    """What was found from the newest date back to ``first``; only back to ``reached`` where the time was up."""
+    """The unreported batches from the newest date back to ``reached``, which is ``first`` unless the time was up."""
 
     first: UploadDate
     reached: UploadDate
-    found: list[UnreportedBatch] = field(default_factory=list)
+    batches: list[UnreportedBatch] = field(default_factory=list)
 
     @property
     def unreported(self) -> list[UnreportedBatch]:
-        """What no run is at work on."""
-        return [each for each in self.found if not each.run]
+        """The batches on which no run is working."""
+        return [each for each in self.batches if not each.run]
 
 
 def find_unreported_uploads(
     store: Store, settings: Settings, now: datetime, *, time_is_up: Callable[[], bool] = lambda: False
 ) -> UnreportedUploads:
-    """The uploads of the last ``BG_LOOKBACK_DAYS`` that are older than ``BG_STALE_HOURS`` and in no report."""
+    """The batches of the last ``BG_LOOKBACK_DAYS`` with uploads in no report older than ``BG_STALE_HOURS``."""
     today = now.astimezone(UTC).date()
     first = max(settings.first_date, today - timedelta(days=settings.lookback_days))
     before = now - timedelta(hours=settings.stale_hours)
-    looked = UnreportedUploads(first, today + timedelta(days=2))
+    result = UnreportedUploads(first, today + timedelta(days=2))
     for day in dates_with_uploads(store, first, today + timedelta(days=1)):
         if time_is_up():
-            return looked
-        looked.found += unreported(store, settings, day, before=before)
-        looked.reached = day
-    looked.reached = first
-    return looked
+            return result
+        result.batches += unreported(store, settings, day, before=before)
+        result.reached = day
+    result.reached = first
+    return result

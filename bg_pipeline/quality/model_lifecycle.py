@@ -1,4 +1,4 @@
-"""Until when the models in use live: asked of the service before it is too late to name their successors."""
+"""When the models in use reach their end of life, so that users can name successors in time."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from bg_pipeline.settings import Settings
 
 @dataclass(frozen=True)
 class ModelInUse:
-    """A configured model that is called now: the first of ``setting`` that can be used, in the first such Region.
+    """The model that is used now: the first usable model of ``setting``, in its first usable Region.
 
-    ``ends`` is the end of its life and ``dearer_from`` the day from which it costs more than the table says, None
-    where none is known; ``life`` says in words what is known of both; ``after`` are the names that follow it.
+    ``ends`` is its end of life and ``dearer_from`` the day from which it costs more than the stored price; None if
+    not known. ``life`` describes both for people. ``after`` are the models that follow it in ``setting``.
     """
 
     name: str
@@ -33,17 +33,17 @@ class ModelInUse:
 
 
 def models_in_use(settings: Settings, aws: Aws) -> Iterator[ModelInUse]:
-    """The models in use for backgrounds, cut-outs and captions, each once; nothing is billed."""
+    """The models in use for backgrounds, cut-outs and captions, each once; makes no billed call."""
     generators = [generator(name) for name in settings.image_models]
     kinds: Sequence[tuple[str, list[ModelCandidate[Any]], Sequence[str]]] = (
         (
             "BG_IMAGE_MODELS",
-            [ModelCandidate(each.name, (each.replaces,), each) for each in generators if each.replaces],
+            [ModelCandidate(model.name, (model.replaces,), model) for model in generators if model.replaces],
             (),
         ),
         (
             "BG_IMAGE_MODELS",
-            [ModelCandidate(each.name, (each.removes,), each) for each in generators if each.removes],
+            [ModelCandidate(model.name, (model.removes,), model) for model in generators if model.removes],
             (),
         ),
         (
@@ -54,10 +54,10 @@ def models_in_use(settings: Settings, aws: Aws) -> Iterator[ModelInUse]:
     )
     seen = set()
     for setting, candidates, regions in kinds:
-        found = _in_use(aws, setting, candidates, regions)
-        if found is not None and found.model_id not in seen:
-            seen.add(found.model_id)
-            yield found
+        model = _in_use(aws, setting, candidates, regions)
+        if model is not None and model.model_id not in seen:
+            seen.add(model.model_id)
+            yield model
 
 
 def _in_use(
@@ -69,10 +69,10 @@ def _in_use(
         return None
     (operation,) = choice.candidate.operations
     region = choice.regions[0]
-    verdict = check_availability(aws, operation, region)
+    availability = check_availability(aws, operation, region)
     facts = facts_of(operation.name, operation.invoke_id)
-    # The table counts only where the service does not say: its word is newer.
-    ends = verdict.end_of_life if verdict.confirmed else facts.end_of_life
+    # The stored date is used only if the service could not be asked, whose answer is newer.
+    ends = availability.end_of_life if availability.confirmed else facts.end_of_life
     names = [candidate.name for candidate in candidates]
     after = tuple(names[names.index(choice.candidate.name) + 1 :])
     return ModelInUse(
@@ -82,6 +82,6 @@ def _in_use(
         ends,
         setting,
         after,
-        verdict.dearer_from,
-        verdict.lifecycle(),
+        availability.dearer_from,
+        availability.lifecycle(),
     )

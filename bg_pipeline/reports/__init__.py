@@ -1,1 +1,1 @@
-"""Reports of batches: built from what is stored, as JSON, CSV, table and page."""
+"""Reports of batches, built from the stored ledger: JSON, CSV, data frame, terminal table and HTML page."""

@@ -1,4 +1,4 @@
-"""From a batch's ledger to its report: built from what is stored, never from one run's memory."""
+"""Writes the report of a batch from its stored ledger, so it does not depend on which run did the work."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -23,11 +23,11 @@ from bg_pipeline.state import thumbnails
 
 _CSV: Final = "text/csv; charset=utf-8"
 _IN_MEMORY: Final = 2 << 20
-"""Bytes of a report that are held in memory while it is written; from there on it is in a temporary file."""
+"""Maximum size in bytes of a report in memory while it is written; a larger one is in a temporary file."""
 
 
 def missing_images(work: BatchWork) -> list[str]:
-    """The images asked for that have not exactly one row in the report as it is stored."""
+    """The requested images that do not have exactly one row in the stored report."""
     place = work.locations
     names = Counter(names_in(place.data.blocks(s3_keys.report_key(place.status_prefix, place.request_id))))
     return [
@@ -35,19 +35,18 @@ def missing_images(work: BatchWork) -> list[str]:
     ]
 
 
-def write_report(work: BatchWork, told: Iterable[Row]) -> str:
-    """Stores the report as JSON, CSV and HTML, with the request that asks again for what failed; returns its key.
+def write_report(work: BatchWork, batch_rows: Iterable[Row]) -> str:
+    """Stores the report as JSON, CSV and HTML and the prepared retry request; returns the key of the JSON.
 
-    ``told`` are the batch's `rows`, which are gone through once.
-
-    The HTML, which has what small pictures the run and earlier ones made, is left to `page` for a batch of more
-    than ``BG_HTML_REPORT_IMAGES``.
+    ``batch_rows`` are the batch's `rows`; they are iterated once. The HTML contains the thumbnails that this and
+    earlier runs made. For a batch of more than ``BG_HTML_REPORT_IMAGES`` images it is not written; `html_report`
+    makes it on demand.
     """
     place = work.locations
     key = s3_keys.report_key(place.status_prefix, place.request_id)
     csv_key = s3_keys.report_key(place.status_prefix, place.request_id, "csv")
     with SpooledTemporaryFile(_IN_MEMORY) as as_json, SpooledTemporaryFile(_IN_MEMORY) as as_csv:
-        to_do_again = _write(told, as_json, as_csv)
+        to_do_again = _write(batch_rows, as_json, as_csv)
         _store_retry(work, to_do_again)
         work.writer.write(place.data, csv_key, as_csv, media_type=_CSV)
         _store_manifest(work)
@@ -57,11 +56,11 @@ def write_report(work: BatchWork, told: Iterable[Row]) -> str:
 
 
 REPORTER: Final = Reporter(write_report, missing_images)
-"""What a run reports its batches with."""
+"""The functions with which a run writes and checks the reports of its batches."""
 
 
 def _write(rows: Iterable[Row], as_json: IO[bytes], as_csv: IO[bytes]) -> list[str]:
-    """Writes the rows without holding them; returns the images that a retry asks for."""
+    """Writes the rows one by one; returns the images that a retry asks for."""
     to_do_again = []
     writers = (JsonWriter(as_json), CsvWriter(as_csv))
     for row in rows:
@@ -82,7 +81,7 @@ def _store_retry(work: BatchWork, to_do_again: Sequence[str]) -> None:
         try:
             left = cap_left(work.locations.store, place.batch, work.request)
         except RunStopped:
-            left = None  # what was spent cannot be known: who asks again is told so
+            left = None  # The spent amount cannot be read; preparing a retry later reports that.
         else:
             retry = retry_request(
                 work.request, to_do_again, PRESET_REQUESTS, approved=work.uploaded.approved, cap_usd=left
@@ -111,55 +110,54 @@ def _store_html(work: BatchWork) -> None:
         report = Report(tuple(rows(work)))
         place.thumbnails.load()
         work.writer.write(place.data, key, _html(work, report), media_type="text/html; charset=utf-8")
-        place.thumbnails.save(_pictures(work, report.rows))
+        place.thumbnails.save(_etags_of_pictures(work, report.rows))
     else:
         work.writer.delete(place.data, key)
 
 
 def html_report(work: BatchWork, *, link_seconds: int = 0) -> bytes:
-    """The report of any batch as HTML, as of now, with small pictures as far as there is room.
+    """The present report of any batch as HTML, with thumbnails up to the size limit.
 
-    Those that no run made are made from the stored pictures, first those of images that did not succeed, and
-    stored for the next time. With ``link_seconds`` there are links to all pictures that anyone may follow for so
-    long.
+    Missing thumbnails are made from the stored pictures, first for images that did not succeed, and stored. With
+    ``link_seconds`` the page has links to all pictures that work without AWS credentials for this time.
     """
     place = work.locations
     report = Report(tuple(rows(work)))
     place.thumbnails.load()
-    troubled_first = sorted(report.rows, key=lambda row: row.Status == Status.SUCCEEDED)
-    wanted = _pictures(work, troubled_first)
+    failed_first = sorted(report.rows, key=lambda row: row.Status == Status.SUCCEEDED)
+    etags = _etags_of_pictures(work, failed_first)
 
     def read(key: str, etag: str) -> bytes | None:
-        data, lies_at = place.resolve(key)
-        content = data.read(lies_at)
-        # A photo that was moved is known by the tag of its upload.
+        data, actual_key = place.resolve(key)
+        content = data.read(actual_key)
+        # The ledger has a moved photo under the ETag of its upload, which its copy does not have.
         return content.data if content and (content.etag == etag or key in place.moved) else None
 
-    place.thumbnails.complete(read, wanted.items())
-    place.thumbnails.save(wanted)
+    place.thumbnails.complete(read, etags.items())
+    place.thumbnails.save(etags)
     if not link_seconds:
         return _html(work, report)
     end = datetime.now(UTC) + timedelta(seconds=link_seconds)
 
     def link(key: str) -> str:
-        data, lies_at = place.resolve(key)
-        return data.presign(lies_at, link_seconds)
+        data, actual_key = place.resolve(key)
+        return data.presign(actual_key, link_seconds)
 
     return _html(work, report, link, end)
 
 
-def _pictures(work: BatchWork, rows: Sequence[Row]) -> dict[str, str]:
-    """The keys that the page shows, of photos and of results, with the tags that the ledger knows."""
-    found = {}
+def _etags_of_pictures(work: BatchWork, rows: Sequence[Row]) -> dict[str, str]:
+    """The keys of the photos and results that the page shows, with their ETags from the ledger."""
+    etags = {}
     for row in rows:
         entry = work.ledger.get(row.ImageName) or Entry(row.ImageName)
-        if source := _source(work, row.ImageName):
-            found[source] = entry.etag
-        found |= {key: entry.files[key] for key in row.Results[: thumbnails.RESULTS] if key in entry.files}
-    return found
+        if source := _photo_key(work, row.ImageName):
+            etags[source] = entry.etag
+        etags |= {key: entry.files[key] for key in row.Results[: thumbnails.RESULTS] if key in entry.files}
+    return etags
 
 
-def _source(work: BatchWork, image: str) -> str:
+def _photo_key(work: BatchWork, image: str) -> str:
     return f"{work.locations.input_prefix}/{image}" if work.images.get(image) else ""
 
 
@@ -170,12 +168,12 @@ def _html(
     links_end: datetime | None = None,
 ) -> bytes:
     place = work.locations
-    etags = _pictures(work, report.rows)
+    etags = _etags_of_pictures(work, report.rows)
     return report_html.render(
         report,
         title=place.batch.path,
         made_at=datetime.now(UTC),
-        source=lambda image: _source(work, image),
+        source=lambda image: _photo_key(work, image),
         thumbnail=lambda key: place.thumbnails.get(key, etags.get(key, "")),
         alt_texts={entry.image: entry.alt_text for entry in work.ledger.entries()},
         link=link,

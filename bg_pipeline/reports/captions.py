@@ -1,8 +1,7 @@
-"""Captions and alternative texts in use: exported for those who need them, and searched.
+"""Exports and searches captions and alternative texts.
 
-Everything comes from the batches' ledgers, one object each. The search index is a file beside the other local
-state (SQLite's FTS5, no server), or in memory; it holds nothing that is not stored in the bucket, and what
-changed there since is read again when it is brought up to date.
+They are read from the batches' ledgers. The search index is a local file in ``BG_STATE_DIR`` (SQLite with FTS5, no
+server); it contains only data that is also in the bucket. An update reads the ledgers that have changed.
 """
 
 import csv
@@ -31,9 +30,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class CaptionedImage:
-    """What is said of one image, by the names of the export; ``Results`` and ``Source`` are keys.
+    """The texts of one image, with the field names of the export; ``Results`` and ``Source`` are keys.
 
-    ``Labels`` are those in use, separated by commas; ``AltText`` is empty where none was asked for.
+    ``Labels`` are those in use, separated by commas. ``AltText`` is empty if none was asked for.
     """
 
     ImageName: str
@@ -52,13 +51,13 @@ _NAMES = tuple(field.name for field in fields(CaptionedImage))
 def captions(
     store: Store, settings: Settings, dates: Iterable[UploadDate], only: Collection[Batch] = ()
 ) -> Iterator[CaptionedImage]:
-    """Every image of the dates that has a caption or labels, one batch in memory at a time."""
+    """All images of the dates that have a caption or labels; one batch is in memory at a time."""
     for uploaded, ledger in stored_batches(store, dates, only):
         if ledger:
-            yield from _of(open_work(store, settings, uploaded, ledger))
+            yield from _captioned_images(open_work(store, settings, uploaded, ledger))
 
 
-def _of(work: BatchWork) -> Iterator[CaptionedImage]:
+def _captioned_images(work: BatchWork) -> Iterator[CaptionedImage]:
     for image in work.images:
         entry = work.ledger.get(image)
         if entry is not None and (entry.caption or entry.labels):
@@ -74,19 +73,19 @@ def _of(work: BatchWork) -> Iterator[CaptionedImage]:
             )
 
 
-def as_csv(found: Iterable[CaptionedImage]) -> Iterator[bytes]:
-    """A table in UTF-8, line by line, which a spreadsheet may open; several results stand in one cell's lines."""
+def as_csv(images: Iterable[CaptionedImage]) -> Iterator[bytes]:
+    """A CSV table in UTF-8, line by line, safe for spreadsheets; several results are lines of one cell."""
     yield _line(_NAMES)
-    for each in found:
-        *texts, results = astuple(each)
+    for image in images:
+        *texts, results = astuple(image)
         yield _line(spreadsheet_text(text) for text in (*texts, "\n".join(results)))
 
 
-def as_json(found: Iterable[CaptionedImage]) -> Iterator[bytes]:
-    """A JSON list, an image a line."""
+def as_json(images: Iterable[CaptionedImage]) -> Iterator[bytes]:
+    """A JSON list with one line for each image."""
     start = b"[\n"
-    for each in found:
-        yield start + orjson.dumps(each)
+    for image in images:
+        yield start + orjson.dumps(image)
         start = b",\n"
     yield b"\n]\n" if start == b",\n" else b"[]\n"
 
@@ -100,7 +99,7 @@ def _line(cells: Iterable[str]) -> bytes:
 # Search
 
 WAIT_SECONDS: Final = 30.0
-"""How long another process may be writing to the index."""
+"""Seconds to wait while another process writes to the index."""
 
 _VERSION = 1
 _TABLES = f"""
@@ -116,14 +115,15 @@ COMMIT;
 
 
 def index_file(settings: Settings) -> Path:
-    """Where the index of the settings' bucket is kept on this machine."""
+    """The local file of the index for the settings' bucket."""
     return settings.state_dir / "search" / f"{settings.bucket}.sqlite"
 
 
 class CaptionIndex:
-    """What is said of a bucket's images, to be searched. Safe for threads and for several processes.
+    """A full-text index of the texts of a bucket's images. Safe for threads and for several processes.
 
-    A file that is damaged, none of ours or of another version is made anew; it holds nothing that is not stored.
+    A file that is damaged, of another program or of another version is created again, because all of its data is in
+    the bucket.
     """
 
     def __init__(self, file: Path) -> None:
@@ -132,9 +132,9 @@ class CaptionIndex:
     def update(
         self, store: Store, settings: Settings, dates: Collection[UploadDate], only: Collection[Batch] = ()
     ) -> None:
-        """Brings the dates up to date: two listings each, and the ledgers that changed."""
+        """Updates the index for the dates: two listings for each date, and the ledgers that have changed."""
 
-        def bring(connection: sqlite3.Connection) -> None:
+        def update(connection: sqlite3.Connection) -> None:
             known = dict(connection.execute("SELECT path, version FROM batches").fetchall())
             days = {date_path(date) for date in dates}
             gone = {path for path in known if path[:10] in days and not only}
@@ -142,11 +142,16 @@ class CaptionIndex:
                 path, version = uploaded.batch.path, _version(ledger)
                 gone.discard(path)
                 if known.get(path, _version([])) != version:
-                    _replace(connection, path, version, _of(open_work(store, settings, uploaded, ledger)))
+                    _replace(
+                        connection,
+                        path,
+                        version,
+                        _captioned_images(open_work(store, settings, uploaded, ledger)),
+                    )
             for path in gone:
                 _replace(connection, path, _version([]), [])
 
-        self._with(bring)
+        self._with_connection(update)
 
     def search(
         self,
@@ -157,10 +162,10 @@ class CaptionIndex:
         only: Collection[Batch] = (),
         limit: int = 100,
     ) -> list[CaptionedImage]:
-        """The images about which all ``words`` are said, the best first, as of the last `update`.
+        """The images whose texts contain all ``words``, best match first, as of the last `update`.
 
-        A word stands for all that begin with it and for its other forms ("dogs" finds "dog"), whatever case and
-        accents. Nothing in it is special. Without a single letter or digit nothing is found.
+        A word also finds longer words that begin with it and other forms of it ("dogs" finds "dog"); case and
+        accents do not matter. No character is an operator. Words without a letter or digit find nothing.
         """
         query = " ".join(f'"{word}"*' for word in re.findall(r"\w+", words))
         if not query:
@@ -178,10 +183,12 @@ class CaptionIndex:
         statement = (
             f"SELECT {', '.join(_NAMES)} FROM images WHERE {' AND '.join(where)} ORDER BY rank LIMIT ?"  # noqa: S608
         )
-        found = self._with(lambda connection: connection.execute(statement, [*values, limit]).fetchall())
-        return [CaptionedImage(*[*row[:-1], tuple(orjson.loads(row[-1]))]) for row in found]
+        rows = self._with_connection(
+            lambda connection: connection.execute(statement, [*values, limit]).fetchall()
+        )
+        return [CaptionedImage(*[*row[:-1], tuple(orjson.loads(row[-1]))]) for row in rows]
 
-    def _with(self, use: Callable[[sqlite3.Connection], T]) -> T:
+    def _with_connection(self, use: Callable[[sqlite3.Connection], T]) -> T:
         self._file.parent.mkdir(parents=True, exist_ok=True)
         try:
             try:
@@ -195,7 +202,7 @@ class CaptionIndex:
                     return use(connection)
         except sqlite3.Error as error:
             raise BgPipelineError(
-                f"the search index {self._file} cannot be used ({error}); see that BG_STATE_DIR can be written to"
+                f"the search index {self._file} cannot be used ({error}); check that BG_STATE_DIR is writable"
             ) from error
 
 
@@ -214,19 +221,19 @@ def _opened(file: Path) -> sqlite3.Connection:
 
 
 def _version(ledger: Iterable[ObjectInfo]) -> str:
-    """A digest of a batch's ledger as it is listed."""
+    """A digest of the listing of a batch's ledger."""
     return hashlib.sha256(orjson.dumps([(found.key, found.etag) for found in ledger])).hexdigest()
 
 
 def _replace(
-    connection: sqlite3.Connection, path: str, version: str, found: Iterable[CaptionedImage]
+    connection: sqlite3.Connection, path: str, version: str, images: Iterable[CaptionedImage]
 ) -> None:
-    """Puts a batch's images in the place of those that it had; all of them or, if it fails, none."""
-    rows = [(*texts, orjson.dumps(results).decode()) for *texts, results in map(astuple, found)]
+    """Replaces the images of a batch, in one transaction."""
+    rows = [(*texts, orjson.dumps(results).decode()) for *texts, results in map(astuple, images)]
     marks = ", ".join("?" * len(_NAMES))
     connection.execute("BEGIN IMMEDIATE")
     try:
-        # The images of a batch are written together, so that their numbers follow each other.
+        # The images of a batch are always written together, so their row numbers are contiguous.
         before = connection.execute("SELECT first, last FROM batches WHERE path = ?", (path,)).fetchone()
         connection.execute("DELETE FROM images WHERE rowid BETWEEN ? AND ?", before or (1, 0))
         (last,) = connection.execute("SELECT coalesce(max(last), 0) FROM batches").fetchone()

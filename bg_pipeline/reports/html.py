@@ -1,7 +1,7 @@
-"""A batch's report as one HTML page: counts and costs, and each image before and after with what became of it.
+"""A batch's report as one HTML page: counts, costs, and each image before and after with its outcome.
 
-The page needs nothing beside itself: pictures are small and inside it, there is no script, and whatever names,
-captions and causes hold is text. It may be filtered by status, printed, and read on a phone.
+The page is self-contained: it embeds thumbnails, has no script, and escapes all names, captions and causes. It can
+be filtered by status, printed, and read on a phone.
 """
 
 import hashlib
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 OTHER_CALLS: Final = "other calls"
-"""What was billed and is no picture that was kept: labels, captions, cut-outs, repetitions."""
+"""Name of the cost of everything except kept pictures: labels, captions, cut-outs, repetitions."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of the page; ``data`` is empty where it is not shown, ``link`` leads to it at full size if at all."""
+    """A picture of the page; ``data`` is a data URL, empty if not shown; ``link`` is the URL of the full size."""
 
     name: str
     key: str
@@ -43,7 +43,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Card:
-    """One image: its row, the photo (None where the row is about none) and its results."""
+    """One image: its row, its photo (None if the row has none) and its results."""
 
     row: Row
     alt_text: str
@@ -53,7 +53,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Bar:
-    """One line of a chart; ``share`` is of the longest line, from 0 to 1."""
+    """One line of a chart; ``share`` is its length relative to the longest line, from 0 to 1."""
 
     name: str
     value: str
@@ -72,13 +72,13 @@ def render(
     link: Callable[[str], str] = lambda key: "",
     links_end: datetime | None = None,
 ) -> bytes:
-    """The page, in UTF-8.
+    """The page in UTF-8.
 
-    ``source`` tells an image's key, ``thumbnail`` the small JPEG of a key, ``link`` the address of a key (empty:
-    none); ``links_end`` is when links stop working. ``alt_texts`` are by image.
+    ``source`` returns the key of an image's photo, ``thumbnail`` the small JPEG of a key, ``link`` the URL of a key
+    (empty: no link). ``links_end`` is when the links stop working. ``alt_texts`` are by image name.
     """
     cards = [_card(row, source, thumbnail, alt_texts.get(row.ImageName, ""), link) for row in report.rows]
-    pictures = [each for card in cards for each in (card.before, *card.after) if each]
+    pictures = [picture for card in cards for picture in (card.before, *card.after) if picture]
     style = _style()
     page = _template().render(
         title=printable(title),
@@ -102,36 +102,36 @@ def render(
 
 
 def usd(amount: float | None) -> str:
-    """An amount for a person; None is not known."""
+    """A dollar amount for a person; None is ``unknown``."""
     return "unknown" if amount is None else f"{amount:,.4f}" if amount else "0"
 
 
 def charts(report: Report) -> dict[str, list[Bar]]:
-    """The lines of each chart by its title; a chart without lines is left out."""
+    """The lines of each chart by title; charts without lines are left out."""
     statuses: dict[str, float] = {status: number for status, number in report.counts.items() if number}
     costs = _cost_by_model(report)
-    seconds = _seconds(report)
-    found = {
+    seconds = _images_by_seconds(report)
+    bars_by_title = {
         "Images by status": _bars(statuses, lambda number: f"{number:,.0f}", kind=str),
         "Cost by model, USD": _bars(costs, usd),
         "Images by seconds of work": _bars(seconds, lambda number: f"{number:,.0f}"),
     }
-    return {title: bars for title, bars in found.items() if bars}
+    return {title: bars for title, bars in bars_by_title.items() if bars}
 
 
 def _bars(
-    values: Mapping[str, float], told: Callable[[float], str], kind: Callable[[str], str] = lambda name: ""
+    values: Mapping[str, float], text: Callable[[float], str], kind: Callable[[str], str] = lambda name: ""
 ) -> list[Bar]:
     longest = max(values.values(), default=0) or 1
-    return [Bar(name, told(value), value / longest, kind(name)) for name, value in values.items()]
+    return [Bar(name, text(value), value / longest, kind(name)) for name, value in values.items()]
 
 
 def _cost_by_model(report: Report) -> dict[str, float]:
-    """What was billed, as far as it is known, by the model that painted; the rest is `OTHER_CALLS`."""
+    """The known billed dollars by the model that painted, with `OTHER_CALLS` for the rest."""
     costs: dict[str, float] = defaultdict(float)
     for row in report.rows:
         rest = row.CostUSD or 0.0
-        # Outputs that another image paid for cost this one nothing.
+        # If another image paid for the outputs, they cost this image nothing.
         if sum(output.CostUSD or 0.0 for output in row.Outputs) <= rest + 1e-9:
             for output in row.Outputs:
                 costs[output.Model or OTHER_CALLS] += output.CostUSD or 0.0
@@ -142,17 +142,17 @@ def _cost_by_model(report: Report) -> dict[str, float]:
 
 
 _SECONDS = (1, 2, 5, 10, 30, 60, 300, 1800)
-_SPANS = (
+_SPAN_NAMES = (
     f"under {_SECONDS[0]}",
     *(f"{low} to {high}" for low, high in pairwise(_SECONDS)),
     f"{_SECONDS[-1]} and more",
 )
 
 
-def _seconds(report: Report) -> dict[str, float]:
-    """How many images were worked on for how long; images that nothing was done for are left out."""
+def _images_by_seconds(report: Report) -> dict[str, float]:
+    """The number of images by processing time; images without any processing are left out."""
     spans = Counter(bisect_right(_SECONDS, row.Seconds) for row in report.rows if row.Seconds > 0)
-    return {_SPANS[span]: spans[span] for span in range(min(spans), max(spans) + 1)} if spans else {}
+    return {_SPAN_NAMES[span]: spans[span] for span in range(min(spans), max(spans) + 1)} if spans else {}
 
 
 def _card(
@@ -162,7 +162,7 @@ def _card(
     alt_text: str,
     link: Callable[[str], str],
 ) -> Card:
-    seen = printable(alt_text or row.Caption or row.ImageName)
+    description = printable(alt_text or row.Caption or row.ImageName)
 
     def picture(name: str, key: str, alt: str) -> Picture:
         small = thumbnail(key)
@@ -170,10 +170,10 @@ def _card(
         return Picture(name, printable(key), alt, data, link(key))
 
     key = source(row.ImageName)
-    before = picture("Before", key, f"Before: {seen}") if key else None
+    before = picture("Before", key, f"Before: {description}") if key else None
     several = len(row.Results) > 1
     after = [
-        picture(f"After {number}" if several else "After", result, f"After: {seen}")
+        picture(f"After {number}" if several else "After", result, f"After: {description}")
         for number, result in enumerate(row.Results[: thumbnails.RESULTS], 1)
     ]
     return Card(row, printable(alt_text), before, after)
@@ -181,7 +181,7 @@ def _card(
 
 @cache
 def _template() -> "Template":
-    import jinja2  # a run that writes no such report need not wait for it
+    import jinja2  # Imported here so that runs without an HTML report do not load it.
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(__package__),

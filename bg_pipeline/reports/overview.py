@@ -1,9 +1,11 @@
-"""One batch as it stands: what was asked, under which name it is reported, and the report. No model is called."""
+"""The state of one batch: its request, the keys of its report, its costs, and links to share. No model is called."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
+from bg_pipeline.aws.clients import Aws
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.payments import total
@@ -21,7 +23,7 @@ from bg_pipeline.uploads.submitting import check_request
 
 
 class BatchState(StrEnum):
-    """How far a batch is."""
+    """How far the processing of a batch is."""
 
     DRAFT = "Draft"
     WAITING = "Waiting"
@@ -32,9 +34,10 @@ class BatchState(StrEnum):
 
 @dataclass(frozen=True)
 class BatchOverview:
-    """``request`` is None, and ``problem`` says why, where it cannot be read; ``data`` is where results lie.
+    """A batch with its request and the places of its report.
 
-    ``request_etag`` is the tag of the request's object, empty where there is none.
+    If the request cannot be read, ``request`` is None and ``problem`` is the reason. ``data`` is the bucket of its
+    results and reports. ``request_etag`` is the ETag of the request's object, empty if there is none.
     """
 
     batch: Batch
@@ -50,26 +53,22 @@ class BatchOverview:
 
     @property
     def reported(self) -> bool:
-        """Whether there is a report, be it an older one."""
+        """Whether a report exists, even an outdated one."""
         return self.data.head(self.report_key()) is not None
 
     def report(self) -> Report | None:
-        """The report as it was last written, None if there is none yet."""
+        """The last report, or None if there is none yet."""
         content = self.data.read(self.report_key())
         return None if content is None else Report.read(content.data)
 
-    def report_csv(self) -> bytes | None:
-        content = self.data.read(self.report_key("csv"))
-        return None if content is None else content.data
-
     def retry(self) -> bytes | None:
-        """The ready-made request that asks again for what failed, None if nothing did."""
+        """The prepared request that asks again for the failed images, or None if none failed."""
         content = self.data.read(s3_keys.retry_key(self.status_prefix, self.request_id))
         return None if content is None else content.data
 
 
 def load_status(store: Store, settings: Settings, batch: Batch) -> BatchOverview:
-    """The batch; raises `UsageError` if there is none of this name."""
+    """The overview of ``batch``. Raises `UsageError` if the batch does not exist."""
     content = store.read(batch.request_key)
     problem, request = None, None
     if content is None:
@@ -93,22 +92,25 @@ def load_status(store: Store, settings: Settings, batch: Batch) -> BatchOverview
 
 
 def images_to_retry(rows: Iterable[Row], sample: int | None) -> list[str]:
-    """The images of a report that a retry asks for; ``sample`` is the size of one that is not approved, if any.
+    """The images of a report that a retry asks for; ``sample`` is the size of a sample that is not approved, if any.
 
-    With it no more are asked for than the sample still lacks, whatever the rows say of the others.
+    With a sample they are at most as many as the sample still lacks.
     """
-    left, found = sample, []
+    left, names = sample, []
     for row in rows:
         if row.to_do_again:
-            found.append(row.ImageName)
+            names.append(row.ImageName)
         elif left is not None and not row.waits_for_approval:
             left -= 1
-    return found if left is None else found[: max(left, 0)]
+    return names if left is None else names[: max(left, 0)]
 
 
 @dataclass(frozen=True, slots=True)
 class BatchCosts:
-    """What was surely paid, and what may have been billed besides: calls whose end is not known. None: not known."""
+    """Dollars that were certainly billed, and that may have been in addition (calls with unknown outcome).
+
+    None means not known.
+    """
 
     usd: float | None = 0.0
     maybe_usd: float | None = 0.0
@@ -120,7 +122,7 @@ class BatchCosts:
         return cls(total((usd for usd, _ in paid), 6), total((maybe for _, maybe in paid), 6))
 
     def in_words(self, places: int = 2) -> str:
-        """``0.12 USD, and up to 0.03 more that may have been billed``; the latter only where there is such."""
+        """``0.12 USD, and up to 0.03 more that may have been billed``; without the second part if it is zero."""
         paid = "unknown" if self.usd is None else f"{self.usd:,.{places}f} USD"
         if self.maybe_usd is None:
             return f"{paid}, and an unknown amount more that may have been billed"
@@ -129,7 +131,7 @@ class BatchCosts:
 
 
 def batch_state(store: Store, work: BatchWork) -> tuple[BatchState, str]:
-    """How far a complete batch is, and that in words, which also tell of one that is reported and due again."""
+    """The state of a complete batch, and a text for people that also shows whether a reported batch is due again."""
     holder = holder_of(store, work.locations.batch.lease_key)
     if holder is not None and not is_dead(holder.process):
         return BatchState.WORKING, f"at work on {holder.host}"
@@ -140,3 +142,35 @@ def batch_state(store: Store, work: BatchWork) -> tuple[BatchState, str]:
     if not work.due:
         return BatchState.REPORTED, "reported"
     return BatchState.REPORTED, "something to do" if sample_left(work) else "its sample waits for approval"
+
+
+@dataclass(frozen=True)
+class ShareLink:
+    """A presigned link that works without AWS credentials until ``until``.
+
+    Not ``sure``: the session that signed it may end earlier, and the link with it.
+    """
+
+    url: str
+    until: datetime
+    sure: bool
+
+    @property
+    def life(self) -> str:
+        """How long the link works, as part of a sentence."""
+        until = f"{self.until.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+        if self.sure:
+            return f"works until {until}"
+        return f"works until the AWS session that signed it ends, {until} at the latest"
+
+
+def share_link(aws: Aws, store: Store, key: str, seconds: int, now: datetime) -> ShareLink:
+    """A link to an object for ``seconds``, or until the credentials that sign it end, whichever is sooner.
+
+    boto3 knows when the session of a role that it renews ends. It does not know it for a session token that was
+    given to this process, so such a link may end earlier than ``until``.
+    """
+    url = store.presign(key, seconds)
+    until = now + timedelta(seconds=seconds)
+    temporary, ends = aws.session_end()
+    return ShareLink(url, min(until, ends or until), sure=ends is not None or not temporary)

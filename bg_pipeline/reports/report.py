@@ -1,7 +1,7 @@
-"""The report of a batch: one row for each image asked for, whatever happened to it, as JSON, CSV and table.
+"""The report of a batch, with one row for each requested image, as JSON, CSV, data frame and table.
 
-`Row` and `Output` bear the names of the JSON, which is a list of rows. A price that is not known is None
-(null; ``unknown`` in the CSV).
+The JSON is a list of rows with the field names of `Row` and `Output`. A price that is not known is None (null in the
+JSON, ``unknown`` in the CSV).
 """
 
 import csv
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 
 COLUMNS: Final = tuple(name for name in Row.__dataclass_fields__ if name != "Outputs")
-"""What the CSV and the data frame have of a row."""
+"""The columns of the CSV and the data frame."""
 _VALUES: Final = attrgetter(*COLUMNS)
 _DOLLARS: Final = tuple(index for index, name in enumerate(COLUMNS) if name.endswith("USD"))
 _BEFORE_NAME: Final = b'\n    "ImageName": '
 
 
 class JsonWriter:
-    """Writes rows, one by one as they come, into a file: what `Report.json` gives."""
+    """Writes rows one by one into a file, in the format of `Report.json`."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -40,18 +40,18 @@ class JsonWriter:
 
     def write(self, row: Row) -> None:
         """Adds a row."""
-        # A line break in a text is written as an escape: each of these is one of the layout's.
+        # Line breaks inside strings are escaped in JSON, so every newline here is part of the layout.
         lines = orjson.dumps(row, option=orjson.OPT_INDENT_2).replace(b"\n", b"\n  ")
         self._file.writelines((self._before, b"\n  ", lines))
         self._before = b","
 
     def end(self) -> None:
-        """After the last row: the file is whole, and stays open."""
+        """Completes the file after the last row and leaves it open."""
         self._file.write(b"[]\n" if self._before == b"[" else b"\n]\n")
 
 
 class CsvWriter:
-    """The same for `Report.csv`."""
+    """Writes rows one by one into a file, in the format of `Report.csv`."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._text = io.TextIOWrapper(file, "utf-8", newline="")
@@ -67,23 +67,23 @@ class CsvWriter:
         self._csv.writerow(cells)
 
     def end(self) -> None:
-        """After the last row: the file is whole, and stays open."""
+        """Completes the file after the last row and leaves it open."""
         self._text.detach()
 
 
 def names_in(blocks: Iterable[bytes]) -> Iterator[str]:
-    """The images' names in the blocks of a report as `Report.json` gives it, of which few are held at a time."""
+    """The images' names in a report in the format of `Report.json`, read block by block to save memory."""
     rest = b"\n"
     for block in blocks:
         lines, newline, rest = (rest + block).rpartition(b"\n")
         rest = newline + rest
-        for found in lines.split(_BEFORE_NAME)[1:]:
-            yield orjson.loads(found.partition(b"\n")[0].rstrip(b","))
+        for part in lines.split(_BEFORE_NAME)[1:]:
+            yield orjson.loads(part.partition(b"\n")[0].rstrip(b","))
 
 
 @dataclass(frozen=True)
 class Report:
-    """The rows of one batch, in the order in which its images were asked for; going through it gives them."""
+    """The rows of one batch, in the order of its request. Iterating over the report yields them."""
 
     rows: tuple[Row, ...]
 
@@ -95,9 +95,9 @@ class Report:
 
     @classmethod
     def read(cls, data: bytes) -> "Report":
-        """The report that was written as JSON; a `BgPipelineError` where ``data`` is none.
+        """The report in JSON. Raises `BgPipelineError` if ``data`` is not a report.
 
-        Columns that are not known here are left out, those that are missing have their defaults.
+        Unknown columns are ignored, missing columns get their defaults.
         """
         try:
             return cls(_ROWS.validate_json(data))
@@ -107,58 +107,58 @@ class Report:
             raise BgPipelineError(f"this is not a status report: {place} {first['msg']}") from None
 
     def json(self) -> bytes:
-        """A list of rows with the names of `Row`, indented; the same bytes for the same rows."""
+        """The report as JSON: an indented list of rows with the field names of `Row`; deterministic."""
         return self._written(JsonWriter)
 
     def csv(self) -> bytes:
-        """A table in UTF-8 with one row for each image, which a spreadsheet may open without running anything.
+        """The report as CSV in UTF-8 with one row for each image; safe to open in a spreadsheet.
 
-        Its columns are those of `Row` but ``Outputs``; several results stand on lines of one cell. Numbers are
-        numbers. A text that a spreadsheet would take for a formula has an apostrophe before it.
+        Its columns are the fields of `Row` except ``Outputs``. Several results are separated by line breaks in one
+        cell. Numbers are not quoted. An apostrophe is put before texts that a spreadsheet would evaluate.
         """
         return self._written(CsvWriter)
 
-    def _written(self, form: type[JsonWriter] | type[CsvWriter]) -> bytes:
+    def _written(self, writer_type: type[JsonWriter] | type[CsvWriter]) -> bytes:
         file = io.BytesIO()
-        writer = form(file)
+        writer = writer_type(file)
         for row in self.rows:
             writer.write(row)
         writer.end()
         return file.getvalue()
 
     def frame(self) -> "pd.DataFrame":
-        """A table to compute with: one row for each image, indexed by its name, unknown prices and seeds missing."""
-        # It takes half a second and 50 MB, which a run need not wait for.
+        """A pandas data frame with one row for each image, indexed by its name; unknown prices and seeds are NA."""
+        # Imported here because pandas takes half a second and 50 MB, which a run does not need.
         import pandas as pd
 
         columns = {name: [getattr(row, name) for row in self.rows] for name in COLUMNS}
         types = get_type_hints(Row)
-        kinds = {name: kind for name in COLUMNS if (kind := _KINDS.get(types[name]))}
-        return pd.DataFrame(columns).astype(kinds).set_index("ImageName")
+        dtypes = {name: dtype for name in COLUMNS if (dtype := _COLUMN_TYPES.get(types[name]))}
+        return pd.DataFrame(columns).astype(dtypes).set_index("ImageName")
 
     @property
     def counts(self) -> dict[Status, int]:
-        """How many rows have each status, every status being named."""
-        found = Counter(row.Status for row in self.rows)
-        return {status: found[status] for status in Status}
+        """The number of rows by status; every status is a key."""
+        counts = Counter(row.Status for row in self.rows)
+        return {status: counts[status] for status in Status}
 
     @property
     def cost_usd(self) -> float | None:
-        """What was surely billed for all images; None where a part of it is not known."""
+        """Dollars that were certainly billed for all images; None if a part is not known."""
         return total((row.CostUSD for row in self.rows), 6)
 
     @property
     def maybe_usd(self) -> float | None:
-        """What may have been billed besides, for calls whose end is not known."""
+        """Dollars that may have been billed in addition, for calls whose outcome is not known; None if not known."""
         return total((row.MaybeBilledUSD for row in self.rows), 6)
 
     @property
     def to_do_again(self) -> tuple[str, ...]:
-        """The names of the images that a retry asks for."""
+        """The names of the images that a retry asks for again."""
         return tuple(row.ImageName for row in self.rows if row.to_do_again)
 
     def table(self) -> list[tuple[str, str, str, str, str]]:
-        """The cells of `TABLE_HEAD` for each row, safe to print on a terminal."""
+        """The cells of the columns `TABLE_HEAD` for each row, safe to print on a terminal."""
         return [
             (
                 printable(row.ImageName),
@@ -171,13 +171,13 @@ class Report:
         ]
 
 
-_KINDS: Final[Mapping[Any, str]] = {
+_COLUMN_TYPES: Final[Mapping[Any, str]] = {
     int | None: "Int64",
     float | None: "float64",
     float: "float64",
     bool: "bool",
 }
-"""Types of columns in a data frame."""
+"""Column types of the data frame, by the type of the field of `Row`."""
 
 TABLE_HEAD: Final = ("Image", "Status", "Seconds", "USD", "Results, cause")
 

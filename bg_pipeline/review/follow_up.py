@@ -1,4 +1,4 @@
-"""What a person decides of a batch once it was run: that its sample is good, that what failed is asked for again."""
+"""Decisions about a whole batch after a run: approving its sample and retrying its failed images."""
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -20,55 +20,56 @@ from bg_pipeline.uploads.submitting import check_request, hand_over, new_batch, 
 
 
 class RequestReplaced(UsageError):
-    """The batch's request is not the one that the person saw; nothing was approved."""
+    """The batch's request is not the one that the person saw, so nothing was approved."""
 
 
-def approve_sample(store: Store, standing: BatchOverview, *, by: str, seen: str = "") -> bool:
-    """Lets the rest of a batch run, which the sensors see; whether that is news, or it was approved before.
+def approve_sample(store: Store, overview: BatchOverview, *, by: str, seen: str = "") -> bool:
+    """Approves a batch's sample, so that the sensors request a run of the rest; False if it was approved already.
 
-    The approval is of the request whose tag ``seen`` is, by default of the one in ``standing``, and of no other: it
-    names the tag, so that a request that replaces this one has a sample of its own. Raises `RequestReplaced` if the
-    request is another one by now, or if the sample was made for another one; `UsageError` if it asked for no
-    sample or if ``by`` is empty.
+    ``seen`` is the ETag of the request that the person saw (default: the one in ``overview``). The approval stores
+    this ETag, so a request that replaces this one needs its own approval. Raises `RequestReplaced` if the request
+    has been replaced, or if the sample was made for another one; `UsageError` if the request has no sample or if
+    ``by`` is empty.
     """
     if not by.strip():
-        raise UsageError("say who approves (--by)")
-    batch = standing.batch
-    if standing.problem is not None:
-        raise UsageError(f"the request of batch {batch.path} cannot be read: {standing.problem}")
-    if standing.request is None or standing.request.Sample is None:
+        raise UsageError("name the person who approves (--by)")
+    batch = overview.batch
+    if overview.problem is not None:
+        raise UsageError(f"the request of batch {batch.path} cannot be read: {overview.problem}")
+    if overview.request is None or overview.request.Sample is None:
         raise UsageError(f"batch {batch.path} asked for no sample, so there is nothing to approve")
     found = listing.find(store, batch)
-    now = found.request.etag if found is not None and found.request is not None else ""
-    if {now} != {standing.request_etag, seen or now}:
+    etag = found.request.etag if found is not None and found.request is not None else ""
+    if {etag} != {overview.request_etag, seen or etag}:
         raise RequestReplaced(
             f"the request of batch {batch.path} was replaced since you looked at it, so nothing is approved; look "
-            "again at what it asks for and at its sample"
+            "at the new request and its sample first"
         )
-    if _ran_for(store, batch) not in ("", now):
+    if _etag_last_run(store, batch) not in ("", etag):
         raise RequestReplaced(
             f"the request of batch {batch.path} was replaced since its sample was made, so nothing is approved; "
-            f"`{run_command(batch)}` makes a sample of what it asks for now"
+            f"`{run_command(batch)}` makes a sample for the new request"
         )
     if found is not None and found.approved:
         return False
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    approval = {"Version": 1, "Batch": batch.path, "By": by, "At": at, "RequestETag": now}
+    approval = {"Version": 1, "Batch": batch.path, "By": by, "At": at, "RequestETag": etag}
     store.write_json(batch.approval_key, approval)
     return True
 
 
-def _ran_for(store: Store, batch: Batch) -> str:
-    """The tag of the request that was last worked on; empty where none was."""
+def _etag_last_run(store: Store, batch: Batch) -> str:
+    """The ETag of the request of the last run; empty if there was none."""
     ledger = Ledger.read(store, batch, list(store.list(f"{batch.ledger_prefix}/")))
     return str(ledger.header.get("RequestETag", ""))
 
 
 @dataclass(frozen=True)
 class Retry:
-    """The request that asks again for what failed or was skipped of a batch, as ``batch``; `submit` sends it.
+    """A retry of a batch's failed and skipped images as the new batch ``batch``; `submit` writes its request.
 
-    It names ``images`` photos; ``pictures`` is what models paint if each succeeds at once and none is stored.
+    ``data`` is the request for ``images`` photos. ``pictures`` is the number of pictures that models paint if every
+    first attempt succeeds and no answer is stored yet.
     """
 
     batch: Batch
@@ -88,9 +89,10 @@ class Retry:
         of: Batch | None = None,
         earlier: FollowUps | None = None,
     ) -> Self:
-        """What the request ``data`` comes to as this batch; submitted before unless it is said whose retry it is.
+        """The retry with the request ``data``.
 
-        ``earlier`` are the retries that were asked ``of`` that batch before. Raises `RequestError` by field.
+        A retry that is not submitted yet needs ``of``, the batch that is retried, and ``earlier``, its earlier
+        retries. Raises `RequestError` by field.
         """
         request = check_request(settings, batch, data)
         names = list(request.entries)
@@ -98,81 +100,82 @@ class Retry:
 
     @property
     def submitted(self) -> bool:
-        """Whether somebody sent it before."""
+        """Whether it was submitted before."""
         return self._of is None
 
     def submit(self, store: Store) -> Batch:
-        """Sends it, unless it was sent before, and returns the batch: another one if somebody was faster.
+        """Submits it, unless it was submitted before; returns its batch, or that of a concurrent retry.
 
         Only the request is written: the photos stay where they are.
         """
         if self._of is None or self._earlier is None:
             return self.batch
-        # The batch is remembered first: if this process ends here, the next who asks writes its request.
+        # The batch is recorded first: if this process ends here, the next retry writes its request.
         if self._earlier.write(store, {**self._earlier.batches, self.batch: ()}):
-            asks = self.batch
+            batch = self.batch
         else:
-            asks = FollowUps.read(store, self._earlier.key).newest or self.batch
-        remember_origin(store, asks, self._of)
-        # Whoever is faster may have ended before writing it, or is about to: the first request stays.
-        hand_over(store, asks, self.data)
-        return asks
+            batch = FollowUps.read(store, self._earlier.key).newest or self.batch
+        remember_origin(store, batch, self._of)
+        # A concurrent process may have ended before it wrote the request, or may still write it: the first one stays.
+        hand_over(store, batch, self.data)
+        return batch
 
 
-def prepare_retry(store: Store, settings: Settings, standing: BatchOverview) -> Retry | None:
-    """What `Retry` says, as a new batch of today; None if a retry could mend nothing.
+def prepare_retry(store: Store, settings: Settings, overview: BatchOverview) -> Retry | None:
+    """A retry of a reported batch as a new batch of today; None if there is nothing that a retry could improve.
 
-    While a retry that was submitted has no report, it is what is returned, so that asking twice pays once for a
-    call that may have been billed.
+    If an earlier retry was submitted and has no report yet, that one is returned, so that asking twice pays only
+    once.
 
-    Photos that wait for the approval of a sample are not asked for, whatever stopped the run; before the approval
-    the retry has the batch's ``Sample`` and asks for no more photos than the sample still lacks. After it, the
-    photos were approved with their batch and need no approval of their own. ``MaxCostUSD`` is what is left of the
-    batch's (`bg_pipeline.budget.remaining`).
+    Images that wait for the approval of a sample are not retried. Before the approval the retry keeps the batch's
+    ``Sample`` and has at most as many images as the sample still lacks. After the approval the retry needs none of
+    its own. ``MaxCostUSD`` is what is left of the batch's cap (`bg_pipeline.budget.remaining`).
 
-    Raises `UsageError` if there is no report yet, `CapUsedUp` if nothing is left of the cap.
+    Raises `UsageError` if the batch has no report yet, `CapUsedUp` if nothing is left of its cap.
     """
-    batch = standing.batch
-    if not standing.reported:
+    batch = overview.batch
+    if not overview.reported:
         raise UsageError(f"batch {batch.path} has no report yet; `{run_command(batch)}` makes it")
-    earlier, again = FollowUps.read(store, RETRIES(batch)), new_batch()
+    earlier, retry_batch = FollowUps.read(store, RETRIES(batch)), new_batch()
     if earlier.newest is not None:
         sent = store.read(earlier.newest.request_key)
         if sent is None:
-            # Whoever named it did not come to write the request, or is about to write the same one.
-            again = earlier.newest
+            # The process that recorded it ended before it wrote the request, or is about to write the same one.
+            retry_batch = earlier.newest
         elif not is_over(store, settings, earlier.newest):
             return Retry.of(settings, earlier.newest, sent.data)
-    request = _request(store, settings, standing, again)
-    return None if request is None else Retry.of(settings, again, write(request), batch, earlier)
+    request = _retry_now(store, settings, overview, retry_batch)
+    return None if request is None else Retry.of(settings, retry_batch, write(request), batch, earlier)
 
 
 def is_over(store: Store, settings: Settings, batch: Batch) -> bool:
-    """Whether the outcome of a batch is there: it is reported, or its request cannot be read."""
-    stands = load_status(store, settings, batch)
-    return stands.problem is not None or stands.reported
+    """Whether a batch is finished: it has a report, or its request cannot be read."""
+    overview = load_status(store, settings, batch)
+    return overview.problem is not None or overview.reported
 
 
-def _request(store: Store, settings: Settings, standing: BatchOverview, again: Batch) -> BatchRequest | None:
-    """What a retry asks for now: what was made ready with the report, less what may not be asked for any more."""
-    asked = standing.request
-    report = standing.report()
+def _retry_now(
+    store: Store, settings: Settings, overview: BatchOverview, retry_batch: Batch
+) -> BatchRequest | None:
+    """The retry request prepared with the report, without images that may not be retried any more, or None."""
+    asked = overview.request
+    report = overview.report()
     if asked is None or report is None:
         return None
     sample = asked.Sample
     if sample is not None:
-        found = listing.find(store, standing.batch)
+        found = listing.find(store, overview.batch)
         sample = None if found is not None and found.approved else sample
     images = images_to_retry(report, sample)
     if not images:
         return None
-    left = check_cap(store, standing.batch, asked)
-    ready = standing.retry()
+    left = check_cap(store, overview.batch, asked)
+    ready = overview.retry()
     if ready is None:
-        # None was made ready while nothing was left of the cap, which was raised since.
-        still = [image for image in images if asked.Images is None or image in asked.entries]
-        return retry_request(asked, still, PRESET_REQUESTS, approved=sample is None, cap_usd=left)
-    request = check_request(settings, again, ready)
+        # None was prepared because nothing was left of the cap, which was raised since.
+        remaining = [image for image in images if asked.Images is None or image in asked.entries]
+        return retry_request(asked, remaining, PRESET_REQUESTS, approved=sample is None, cap_usd=left)
+    request = check_request(settings, retry_batch, ready)
     entries = tuple(entry for entry in request.Images or () if entry.ImageName in set(images))
     if not entries:
         return None

@@ -1,4 +1,4 @@
-"""The results of a batch and where each stands: approved by itself or by a person, rejected, or waiting for one."""
+"""The results of a batch with their review state: approved (automatically or by a person), rejected or waiting."""
 
 import hashlib
 from collections import Counter
@@ -17,10 +17,10 @@ from bg_pipeline.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One result and where it stands; ``key`` is empty where there is none to look at and a person has to act.
+    """One result with its review state; ``key`` is empty if the image has no result and a person has to act.
 
-    ``number`` counts the image's outputs from 1; ``why`` says in words why it is in this ``state``; ``decision`` is
-    the person's, if it is about this version of the result.
+    ``number`` counts the image's outputs from 1. ``why`` is the reason for ``state``, for people. ``decision`` is a
+    person's decision on this version of the result, if there is one.
     """
 
     image: str
@@ -39,17 +39,17 @@ class Item:
     decision: Decision | None = None
 
 
-def chosen(key: str, share: float) -> bool:
-    """Whether a result is of the ``share`` (0 to 1) that a person looks at although it passed; by its key alone."""
+def is_sampled(key: str, share: float) -> bool:
+    """Whether a result that passed is in the ``share`` (0 to 1) that a person reviews; depends only on its key."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) < share * 2**64
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Where a batch's review stands: results by state, and what an image with an approved result cost.
+    """A batch's review in numbers: results by state, and costs.
 
-    ``costs`` are of the whole batch, failures and rejected results included. ``cost_per_image`` is None where a part
-    of what was billed is not known, and while nothing is approved.
+    ``costs`` are those of the whole batch, including failed images and rejected results. ``cost_per_image`` is
+    relative to the images with an approved result; None if there is none or if a part of the costs is not known.
     """
 
     images: int
@@ -61,7 +61,7 @@ class Summary:
 
     @property
     def cost_usd(self) -> float | None:
-        """What was surely billed; None where a part of it is not known."""
+        """Dollars that were certainly billed; None if a part is not known."""
         return self.costs.usd
 
     @property
@@ -72,9 +72,9 @@ class Summary:
 
 
 class Results:
-    """The results of a batch as its ledger has them, read once; where they stand is looked up with every question.
+    """The results of a batch from its ledger, which is read once; review states are read at every call.
 
-    ``reviews`` may be kept by a page that asks again and again; its bucket is that of the batch's results.
+    ``reviews`` is a cache of decisions in the bucket of the batch's results; pass one if you call repeatedly.
     """
 
     def __init__(self, work: BatchWork, settings: Settings, reviews: Reviews | None = None) -> None:
@@ -86,27 +86,27 @@ class Results:
         self._costs = BatchCosts.of(self._rows())
 
     def _rows(self) -> Iterator[Row]:
-        """The report's rows, whose results are taken in as they go by."""
+        """Yields the report's rows and collects their results."""
         for row, entry in rows_and_entries(self.work):
-            self._unjudged += _unjudged(row, entry)
+            self._unjudged += _items_of_row(row, entry)
             self._images += 1
             yield row
 
     def items(self) -> list[Item]:
-        """Every result with where it stands, in the order of the report.
+        """All results with their states, in the order of the report.
 
         An image that was flagged before it had a result is an item without a key.
         """
         keys = (item.key for item in self._unjudged if item.key)
         decisions = self._reviews.of(keys, self.work.locations.output_prefix)
-        return [_judged(item, decisions.get(item.key), self._settings) for item in self._unjudged]
+        return [_with_state(item, decisions.get(item.key), self._settings) for item in self._unjudged]
 
-    def summary(self, found: Collection[Item]) -> Summary:
-        """How the review stands, from the items as they are now."""
-        states = Counter(item.state for item in found)
+    def summary(self, items: Collection[Item]) -> Summary:
+        """The summary of the given items of the batch."""
+        states = Counter(item.state for item in items)
         return Summary(
             images=self._images,
-            approved_images=len({item.image for item in found if item.state is State.APPROVED}),
+            approved_images=len({item.image for item in items if item.state is State.APPROVED}),
             approved=states[State.APPROVED],
             rejected=states[State.REJECTED],
             waiting=states[State.WAITING],
@@ -115,11 +115,11 @@ class Results:
 
 
 def items(work: BatchWork, settings: Settings, reviews: Reviews | None = None) -> list[Item]:
-    """`Results.items` for who asks once."""
+    """`Results.items` for a single call."""
     return Results(work, settings, reviews).items()
 
 
-def _unjudged(row: Row, entry: Entry) -> list[Item]:
+def _items_of_row(row: Row, entry: Entry) -> list[Item]:
     def item(number: int, key: str, status: Status, cause: str, cost: float | None) -> Item:
         return Item(
             image=row.ImageName,
@@ -147,16 +147,16 @@ def _unjudged(row: Row, entry: Entry) -> list[Item]:
     return made
 
 
-def _judged(item: Item, decision: Decision | None, settings: Settings) -> Item:
+def _with_state(item: Item, decision: Decision | None, settings: Settings) -> Item:
     if decision is not None and decision.etag == item.etag:
-        words = f"{decision.state} by {decision.by}" + (f": {decision.reason}" if decision.reason else "")
-        return replace(item, state=decision.state, why=words, decision=decision)
+        why = f"{decision.state} by {decision.by}" + (f": {decision.reason}" if decision.reason else "")
+        return replace(item, state=decision.state, why=why, decision=decision)
     if item.status != Status.SUCCEEDED:
         why = item.cause or "it did not pass the checks"
     elif not settings.auto_approve:
         why = "every result waits for a person (BG_AUTO_APPROVE)"
-    elif chosen(item.key, settings.review_share):
-        why = "it passed every check and is of the share that a person looks at (BG_REVIEW_SHARE)"
+    elif is_sampled(item.key, settings.review_share):
+        why = "it passed every check and is in the share that a person reviews (BG_REVIEW_SHARE)"
     else:
         return replace(item, state=State.APPROVED, why="it passed every check")
     if decision is not None:
@@ -164,27 +164,27 @@ def _judged(item: Item, decision: Decision | None, settings: Settings) -> Item:
     return replace(item, state=State.WAITING, why=why)
 
 
-def queue(found: Iterable[Item]) -> list[Item]:
-    """What waits for a person: first what was flagged, then what was chosen, each in the report's order."""
-    waiting = [item for item in found if item.state is State.WAITING]
+def review_queue(items: Iterable[Item]) -> list[Item]:
+    """The waiting items: first the flagged ones, then those that passed every check, both in the report's order."""
+    waiting = [item for item in items if item.state is State.WAITING]
     return sorted(waiting, key=lambda item: item.status == Status.SUCCEEDED)
 
 
-def named(found: Iterable[Item], names: Iterable[str], output_prefix: str) -> list[Item]:
-    """The items that ``names`` mean: keys of results, their names under the prefix, or images (all their results).
+def find_items(items: Iterable[Item], names: Iterable[str], output_prefix: str) -> list[Item]:
+    """The items that ``names`` select: keys of results, their names under the prefix, or images (all their results).
 
-    Raises `UsageError` for a name that means none.
+    Raises `UsageError` for a name that selects none.
     """
     by_name: dict[str, list[Item]] = {}
     by_image: dict[str, list[Item]] = {}
-    for item in found:
+    for item in items:
         by_image.setdefault(item.image, []).append(item)
         if item.key:
             by_name[item.key] = by_name[item.key.removeprefix(f"{output_prefix}/")] = [item]
-    meant: dict[tuple[str, int], Item] = {}
+    selected: dict[tuple[str, int], Item] = {}
     for name in names:
-        items = by_name.get(name) or by_image.get(name)
-        if items is None:
+        matches = by_name.get(name) or by_image.get(name)
+        if matches is None:
             raise UsageError(f"'{name}' is neither a result nor an image with one; nothing was done")
-        meant |= {(item.image, item.number): item for item in items}
-    return list(meant.values())
+        selected |= {(item.image, item.number): item for item in matches}
+    return list(selected.values())

@@ -1,4 +1,4 @@
-"""Approved results delivered under a prefix of their own."""
+"""Publishes approved results: copies them under the prefix ``published/``."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
@@ -19,7 +19,7 @@ from bg_pipeline.storage.object_store import Store
 
 @dataclass(frozen=True, slots=True)
 class PublishResult:
-    """What `publish` did; ``stale`` are results that changed or went away meanwhile and are not delivered."""
+    """The numbers of copied, kept and removed results; ``stale`` results changed meanwhile and were not copied."""
 
     copied: int = 0
     kept: int = 0
@@ -29,9 +29,9 @@ class PublishResult:
 
 @dataclass(frozen=True, slots=True)
 class _Copy:
-    """A delivered result: the tags of the result and of its copy (empty while it is copied), and which it is.
+    """A published result: the ETags of the result and of its copy (empty while it is copied), image and number.
 
-    ``image`` is empty where the list was written before images stood in it.
+    ``image`` is empty if the list was written by an old version, which did not store images.
     """
 
     result_etag: str
@@ -40,58 +40,58 @@ class _Copy:
     number: int = 0
 
 
-def publish(work: BatchWork, found: Iterable[Item]) -> PublishResult:
-    """Copies the approved results of a batch under ``published/``, and takes away what was rejected or replaced.
+def publish(work: BatchWork, items: Iterable[Item]) -> PublishResult:
+    """Copies the approved results of a batch under ``published/``, and removes rejected and replaced copies.
 
-    Rejected is what a person rejected in the version that was delivered. Replaced is a result whose successor is
-    delivered, or all results that its image has by now. Everything else stays, also where a later attempt failed,
-    was blocked or waits for a person. What is there already is left alone, so that doing it again costs a read and a
-    listing. Only what this function put there is ever taken away. Raises `UsageError` if somebody else is
-    publishing the same batch right now.
+    A copy is removed if a person rejected the published version, if a new version of the same result is published, or
+    if all results that its image has now are published. All other copies stay, also if a later attempt failed, was
+    blocked or waits for a person. Existing copies are not copied again, so repeating this costs one read and one
+    listing. Only objects that this function created are removed. Raises `UsageError` if somebody else is publishing
+    the same batch at the moment.
     """
-    found = list(found)
+    items = list(items)
     data, key = work.locations.data, work.locations.batch.published_list_key
     content = data.read(key)
-    approved = {s3_keys.published_key(item.key): item for item in found if item.state is State.APPROVED}
-    before = _published(content.data) if content else {}
-    before |= {
-        target: replace(before[target], image=item.image, number=item.number)
+    approved = {s3_keys.published_key(item.key): item for item in items if item.state is State.APPROVED}
+    listed = _published(content.data) if content else {}
+    listed |= {
+        target: replace(listed[target], image=item.image, number=item.number)
         for target, item in approved.items()
-        if target in before
+        if target in listed
     }
     prefix = s3_keys.published_key(f"{work.locations.output_prefix}/")
-    there = {each.key: each.etag for each in data.list(prefix)}
-    fresh = {
+    stored_etags = {info.key: info.etag for info in data.list(prefix)}
+    to_copy = {
         target: item
         for target, item in approved.items()
-        if target not in there or _tags(before.get(target)) != (item.etag, there[target])
+        if target not in stored_etags or _tags(listed.get(target)) != (item.etag, stored_etags[target])
     }
-    others = {target: copy for target, copy in before.items() if target not in approved}
-    gone = _rejected(data, others)
-    if not fresh:
-        gone |= _replaced(work, found, others, approved.keys())
-        if not gone:
+    not_approved = {target: copy for target, copy in listed.items() if target not in approved}
+    to_remove = _rejected(data, not_approved)
+    if not to_copy:
+        to_remove |= _replaced(work, items, not_approved, approved.keys())
+        if not to_remove:
             return PublishResult(kept=len(approved))
     try:
-        # First what will be ours, so that nothing is left behind that nobody knows if this process dies.
-        planned = before | {
-            target: _Copy(item.etag, "", item.image, item.number) for target, item in fresh.items()
+        # The list is written before the copies, so that no copy is unlisted if this process dies.
+        planned = listed | {
+            target: _Copy(item.etag, "", item.image, item.number) for target, item in to_copy.items()
         }
         etag = _list_published(data, key, planned, content.etag if content else None)
-        copied = _copy(data, fresh)
-        # A result that changed meanwhile is not delivered, and replaces nothing.
-        gone |= _replaced(work, found, others, (approved.keys() - fresh.keys()) | copied.keys())
-        for target in gone & there.keys():
-            if before[target].etag in ("", there[target]):
-                _delete(data, target, there[target])
-        after = {target: copy for target, copy in before.items() if target not in gone} | copied
+        copied = _copy(data, to_copy)
+        # A result that changed meanwhile is not copied and replaces nothing.
+        to_remove |= _replaced(work, items, not_approved, (approved.keys() - to_copy.keys()) | copied.keys())
+        for target in to_remove & stored_etags.keys():
+            if listed[target].etag in ("", stored_etags[target]):
+                _delete(data, target, stored_etags[target])
+        after = {target: copy for target, copy in listed.items() if target not in to_remove} | copied
         _list_published(data, key, after, etag)
     except PreconditionFailed:
         raise UsageError(
-            f"somebody else is publishing batch {work.locations.batch.path} right now; do it again"
+            f"somebody else is publishing batch {work.locations.batch.path} at the moment; publish it again"
         ) from None
-    stale = tuple(item.key for target, item in fresh.items() if target not in copied)
-    return PublishResult(len(copied), len(approved) - len(fresh), len(gone), stale)
+    stale = tuple(item.key for target, item in to_copy.items() if target not in copied)
+    return PublishResult(len(copied), len(approved) - len(to_copy), len(to_remove), stale)
 
 
 def _tags(copy: _Copy | None) -> tuple[str, str] | None:
@@ -99,7 +99,7 @@ def _tags(copy: _Copy | None) -> tuple[str, str] | None:
 
 
 def _rejected(data: Store, delivered: Mapping[str, _Copy]) -> set[str]:
-    """Those that a person rejected in the version that was delivered."""
+    """The copies whose published version a person rejected."""
 
     def is_rejected(pair: tuple[str, _Copy]) -> bool:
         target, copy = pair
@@ -111,16 +111,18 @@ def _rejected(data: Store, delivered: Mapping[str, _Copy]) -> set[str]:
 
 
 def _replaced(
-    work: BatchWork, found: Iterable[Item], delivered: Mapping[str, _Copy], now: Collection[str]
+    work: BatchWork, items: Iterable[Item], delivered: Mapping[str, _Copy], published_now: Collection[str]
 ) -> set[str]:
-    """Those whose successor is delivered ``now``, or all that is asked of their image."""
-    there = {
-        (item.image, item.number) for item in found if item.key and s3_keys.published_key(item.key) in now
+    """The copies for which ``published_now`` has a newer version, or every result that their image has now."""
+    published = {
+        (item.image, item.number)
+        for item in items
+        if item.key and s3_keys.published_key(item.key) in published_now
     }
-    counts = Counter(image for image, _ in there)
+    counts = Counter(image for image, _ in published)
 
     def is_replaced(copy: _Copy) -> bool:
-        if (copy.image, copy.number) in there:
+        if (copy.image, copy.number) in published:
             return True
         if not counts[copy.image] or work.request is None or copy.image not in work.images:
             return False
@@ -131,13 +133,13 @@ def _replaced(
 
 
 def _delete(data: Store, target: str, etag: str) -> None:
-    """Takes a copy away, unless somebody has just put another file in its place."""
+    """Deletes a copy, unless another object was stored in its place."""
     with suppress(PreconditionFailed):
         data.delete(target, if_etag=etag)
 
 
 def _copy(data: Store, wanted: Mapping[str, Item]) -> dict[str, _Copy]:
-    """Copies results that are still what was approved; what was delivered, by the copy's key."""
+    """Copies the results that have not changed since the approval; returns the copies by key."""
 
     def copy(pair: tuple[str, Item]) -> tuple[str, _Copy] | None:
         target, item = pair
@@ -152,7 +154,7 @@ def _copy(data: Store, wanted: Mapping[str, Item]) -> dict[str, _Copy]:
 
 
 def _published(data: bytes) -> dict[str, _Copy]:
-    """What was published, by key; nothing where the list cannot be read."""
+    """The published copies by key; empty if the list cannot be read."""
     try:
         document = orjson.loads(data)
     except orjson.JSONDecodeError:

@@ -1,4 +1,4 @@
-"""Results asked for again, as a batch of their own."""
+"""Makes pictures again, as a new batch, with another seed or prompt."""
 
 import secrets
 import uuid
@@ -15,8 +15,7 @@ from bg_pipeline.domain.requests import MAX_SEED, BatchRequest, ImageEntry, writ
 from bg_pipeline.domain.text import run_command
 from bg_pipeline.errors import RequestError, UsageError
 from bg_pipeline.reports.overview import load_status
-from bg_pipeline.review.deciding import check_who, decide
-from bg_pipeline.review.decisions import State
+from bg_pipeline.review.decisions import State, decide, require_decider
 from bg_pipeline.review.follow_up import is_over
 from bg_pipeline.review.items import Item
 from bg_pipeline.run.batch_work import BatchWork
@@ -26,39 +25,40 @@ from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads.submitting import check_request, hand_over, new_batch
 
 ATTEMPTS: Final = 20
-"""Times that others may ask for something of the same batch in between."""
+"""Number of tries to record the new batch while others record theirs for the same batch."""
 MOST_VARIANTS: Final = 5
 
 
 def redo_request(
-    work: BatchWork, found: Sequence[Item], *, prompt: str = "", seed: int | None = None
+    work: BatchWork, items: Sequence[Item], *, prompt: str = "", seed: int | None = None
 ) -> BatchRequest:
-    """The request that asks for the pictures of ``found`` again, with a new seed, and with ``prompt`` if it is said.
+    """The request that makes the pictures of ``items`` again with another seed, and with ``prompt`` if it is given.
 
-    It reads the same uploads and writes to the folders of the batch it becomes, with ``RetryOf``; labels, captions
-    and masks are there already and cost nothing. Without ``seed`` one is chosen at random. Raises `UsageError`
-    for a picture that no model paints, which would become the same, and `RequestError` for a prompt or a seed that
-    no request may hold.
+    It has ``RetryOf``, reads the same uploads and writes to the folders of its new batch; existing labels, captions
+    and masks are used again and cost nothing. Without ``seed`` a random one is used. Raises `UsageError` for a
+    picture that no model paints, because it would not change, and `RequestError` for an invalid prompt or seed.
     """
     if work.request is None:
         raise UsageError(f"the request of batch {work.locations.batch.path} cannot be read: {work.problem}")
-    if not found:
-        raise UsageError("name what is to be done again")
+    if not items:
+        raise UsageError("name the results to make again")
     numbers: dict[str, set[int]] = {}
-    for item in found:
+    for item in items:
         numbers.setdefault(item.image, set()).add(item.number)
     seed = secrets.randbelow(MAX_SEED - MOST_VARIANTS) if seed is None else seed
     entries = []
-    for image, some in numbers.items():
+    for image, image_numbers in numbers.items():
         asked = work.settings_of(image)
         if not asked.needs_prompt:
-            raise UsageError(f"no model paints the background of {image}, so it would become the same again")
+            raise UsageError(f"no model paints the background of {image}, so the result would be the same")
         files = len(asked.renditions) or 1
         outputs = {wanted.position: wanted.template for wanted in asked.outputs}
-        positions = {(number - 1) // files + 1 for number in some}
+        positions = {(number - 1) // files + 1 for number in image_numbers}
         templates = Counter(outputs[position] for position in positions & outputs.keys())
         if not templates:
-            raise UsageError(f"the request asks for no such picture of {image} any more; run the batch first")
+            raise UsageError(
+                f"the request does not ask for this picture of {image} any more; run the batch first"
+            )
         prompts = (prompt,) if prompt else tuple(templates)
         try:
             entry = work.request.entries.get(image) or ImageEntry(ImageName=image)
@@ -84,29 +84,29 @@ def redo(
     store: Store,
     settings: Settings,
     work: BatchWork,
-    found: Sequence[Item],
+    items: Sequence[Item],
     *,
     by: str,
     prompt: str = "",
     seed: int | None = None,
 ) -> Batch:
-    """Asks for pictures again as a new batch of today, which the next run makes, and rejects what there is of them.
+    """Submits a new batch of today that makes pictures again, and rejects their present results; returns the batch.
 
-    Whoever asks for the same again before that batch has its report is led to it, so that asking twice pays once;
-    once it is reported, asking is a new occasion. It may spend what is left of the cap of the batch
+    If the same pictures are requested again before that batch has its report, the same batch is returned, so that
+    asking twice pays only once. The new batch may spend what is left of the cap of the original batch
     (`bg_pipeline.budget.remaining`).
 
-    Arguments and errors are those of `redo_request`; a `RequestError` by field if the prompt or seed does not do,
-    `CapUsedUp` if nothing is left of the cap. Raises `UsageError` if ``by`` is empty, or if one of the pictures is
-    being asked for again with another prompt or seed, or together with others; nothing is done then.
+    Arguments and errors are those of `redo_request`. Also raises `CapUsedUp` if nothing is left of the cap, and
+    `UsageError` if ``by`` is empty or if one of the pictures is already being made again with another prompt or seed
+    or together with other pictures; then nothing is done.
     """
-    check_who(by)
-    wanted = redo_request(work, found, prompt=prompt, seed=seed)
-    batch = _ask(store, settings, work, found, wanted, seed)
-    made = [item for item in found if item.key and not _is_redone_as(item, batch)]
+    require_decider(by)
+    wanted = redo_request(work, items, prompt=prompt, seed=seed)
+    batch = _submit_once(store, settings, work, items, wanted, seed)
+    to_reject = [item for item in items if item.key and not _is_redone_as(item, batch)]
     decide(
         work.locations.data,
-        made,
+        to_reject,
         State.REJECTED,
         by=by,
         reason=f"asked for again as {batch.path}",
@@ -119,38 +119,38 @@ def _is_redone_as(item: Item, batch: Batch) -> bool:
     return item.decision is not None and item.decision.redone_as == batch.path
 
 
-def _ask(
+def _submit_once(
     store: Store,
     settings: Settings,
     work: BatchWork,
-    found: Sequence[Item],
+    items: Sequence[Item],
     wanted: BatchRequest,
     seed: int | None,
 ) -> Batch:
-    """The batch that asks for what is ``wanted``: a new one, or one that does so already and is not over."""
+    """The batch with the request ``wanted``: a new one, or an unfinished one that asks for the same already."""
     of = work.locations.batch
-    pictures = tuple(f"{item.number} {item.image}" for item in found)
+    pictures = tuple(f"{item.number} {item.image}" for item in items)
     for _ in range(ATTEMPTS):
         earlier = FollowUps.read(store, REDOES(of))
         batches, batch = dict(earlier.batches), new_batch()
         for other in [other for other, some in batches.items() if set(some) & set(pictures)]:
             sent = store.read(other.request_key)
             if sent is None:
-                # Whoever named it did not come to write its request; if they still do, the first request stays.
+                # The process that recorded it has not written its request; if it still does, the first request stays.
                 batch = other
             elif is_over(store, settings, other):
                 batches[other] = ()
-            elif _asks_for(check_request(settings, other, sent.data), wanted, seed) and (
+            elif _covers(check_request(settings, other, sent.data), wanted, seed) and (
                 set(pictures) <= set(batches[other])
             ):
                 return other
             else:
                 raise UsageError(
-                    f"{_first_of(found, batches[other])} is being asked for again already, as batch {other.path}, "
-                    f"with other pictures or in other words; wait for its report (`{run_command(other)}` makes it), "
-                    "then ask again"
+                    f"{_first_of(items, batches[other])} is being asked for again already, as batch {other.path}, "
+                    "with other pictures or with another prompt or seed; wait for its report "
+                    f"(`{run_command(other)}` makes it), then ask again"
                 )
-        data = write(replace(wanted, MaxCostUSD=_cap(store, settings, work)))
+        data = write(replace(wanted, MaxCostUSD=_cap_left(store, settings, work)))
         check_request(settings, batch, data)
         batches.pop(batch, None)
         if not earlier.write(store, {**batches, batch: pictures}):
@@ -158,15 +158,15 @@ def _ask(
         remember_origin(store, batch, of)
         if hand_over(store, batch, data):
             return batch
-        # Somebody took the batch over in between. What asks for the same is of this occasion, be it over by now.
+        # Another process has written the batch's request meanwhile; use it if it asks for the same.
         sent = store.read(batch.request_key)
-        if sent is not None and _asks_for(check_request(settings, batch, sent.data), wanted, seed):
+        if sent is not None and _covers(check_request(settings, batch, sent.data), wanted, seed):
             return batch
-    raise UsageError(f"others are asking for pictures of batch {of.path} again right now; do it again")
+    raise UsageError(f"others are asking for pictures of batch {of.path} again at the moment; try again")
 
 
-def _asks_for(request: BatchRequest, wanted: BatchRequest, seed: int | None) -> bool:
-    """Whether a request has all that is wanted; without a ``seed`` of one's own any will do."""
+def _covers(request: BatchRequest, wanted: BatchRequest, seed: int | None) -> bool:
+    """Whether ``request`` asks for everything in ``wanted``; without a given ``seed`` any seed is accepted."""
     for image, entry in wanted.entries.items():
         other = request.entries.get(image)
         if other is None or entry != (other if seed is not None else replace(other, Seed=entry.Seed)):
@@ -174,12 +174,12 @@ def _asks_for(request: BatchRequest, wanted: BatchRequest, seed: int | None) -> 
     return True
 
 
-def _first_of(found: Sequence[Item], pictures: Collection[str]) -> str:
-    """The first image that is among the pictures."""
-    return next(item.image for item in found if f"{item.number} {item.image}" in pictures)
+def _first_of(items: Sequence[Item], pictures: Collection[str]) -> str:
+    """The first image that is in ``pictures``."""
+    return next(item.image for item in items if f"{item.number} {item.image}" in pictures)
 
 
-def _cap(store: Store, settings: Settings, work: BatchWork) -> float | None:
-    """What is left of the batch's cap, as its request has it now: it may have been raised since ``work`` was read."""
+def _cap_left(store: Store, settings: Settings, work: BatchWork) -> float | None:
+    """What is left of the batch's cap; the request is read again because its cap may have been raised."""
     asked = load_status(store, settings, work.locations.batch).request or work.request
     return check_cap(store, work.locations.batch, asked) if asked else None

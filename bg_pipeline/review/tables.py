@@ -1,4 +1,4 @@
-"""Results and decisions as a table that goes out, is filled in, and comes back."""
+"""Results and decisions as a CSV table that people fill in and that is read again."""
 
 import csv
 import io
@@ -7,8 +7,7 @@ from typing import Final
 
 from bg_pipeline.domain.text import spreadsheet_text, text_of_cell
 from bg_pipeline.errors import UsageError
-from bg_pipeline.review.deciding import LONGEST_REASON
-from bg_pipeline.review.decisions import State
+from bg_pipeline.review.decisions import LONGEST_REASON, State
 from bg_pipeline.review.items import Item
 
 COLUMNS: Final = (
@@ -23,14 +22,14 @@ _VERBS: Final = {
 }
 
 
-def as_csv(found: Iterable[Item]) -> bytes:
-    """The items as a table in UTF-8 that `read_csv` takes back once ``Decision`` and ``Reason`` are filled in."""
+def as_csv(items: Iterable[Item]) -> bytes:
+    """The items as CSV in UTF-8; `read_csv` reads it after people have filled in ``Decision`` and ``Reason``."""
     out = io.StringIO()
     writer = csv.writer(out, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for item in found:
+    for item in items:
         cost = "unknown" if item.cost_usd is None else item.cost_usd
-        # In quotation marks, without which a spreadsheet may take a tag such as 12e34 for a number.
+        # The ETag gets quotation marks; without them a spreadsheet may read 12e34 as a number.
         texts = [
             item.key,
             f'"{item.etag}"',
@@ -47,12 +46,12 @@ def as_csv(found: Iterable[Item]) -> bytes:
     return out.getvalue().encode()
 
 
-def read_csv(data: bytes, found: Iterable[Item]) -> dict[tuple[State, str], list[Item]]:
-    """The new decisions in a table, as items by decision and reason; lines without one, or with the old one, are not.
+def read_csv(data: bytes, items: Iterable[Item]) -> dict[tuple[State, str], list[Item]]:
+    """The new decisions in a table, as items by (decision, reason); lines without a new decision are skipped.
 
-    Read are the columns Result, ResultETag (which may be left out), Decision (approve, approved, reject, rejected,
-    in any case) and Reason; the separator may be a comma, a semicolon or a tab. Raises `UsageError` with every
-    line that is wrong: then no line counts.
+    Uses the columns Result, ResultETag (optional), Decision (approve, approved, reject, rejected, in any case) and
+    Reason; the separator may be a comma, a semicolon or a tab. Raises `UsageError` with all wrong lines; then no
+    decision is returned.
     """
     try:
         text = data.decode("utf-8-sig")
@@ -61,7 +60,7 @@ def read_csv(data: bytes, found: Iterable[Item]) -> dict[tuple[State, str], list
     head = text.partition("\n")[0]
     separator = max(",;\t", key=head.count)
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, restval="")
-    by_key = {item.key: item for item in found if item.key}
+    by_key = {item.key: item for item in items if item.key}
     wanted: dict[tuple[State, str], list[Item]] = {}
     problems = []
     lines: dict[str, int] = {}
@@ -78,13 +77,15 @@ def read_csv(data: bytes, found: Iterable[Item]) -> dict[tuple[State, str], list
             if verb not in _VERBS:
                 problems.append(f"{place}: Decision '{verb[:40]}' is neither approve nor reject")
             elif item is None:
-                problems.append(f"{place}: '{key[:200]}' is no result of the batch")
+                problems.append(f"{place}: '{key[:200]}' is not a result of the batch")
             elif cells.get("ResultETag", "").strip('"') not in ("", item.etag):
-                problems.append(f"{place}: {key} was made anew since; look at it again")
+                problems.append(
+                    f"{place}: {key} was made again since this table was written; look at it again"
+                )
             elif len(reason) > LONGEST_REASON:
                 problems.append(f"{place}: the reason has more than {LONGEST_REASON:,} characters")
             elif key in lines:
-                problems.append(f"{place}: {key} is decided in line {lines[key]} already")
+                problems.append(f"{place}: {key} is already decided in line {lines[key]}")
             else:
                 lines[key] = reader.line_num
                 decided = item.decision and (item.decision.state, item.decision.reason)
@@ -94,5 +95,5 @@ def read_csv(data: bytes, found: Iterable[Item]) -> dict[tuple[State, str], list
         problems.append(f"line {reader.line_num}: {error}")
     if problems:
         more = f"; and {len(problems) - 20} more" if len(problems) > 20 else ""
-        raise UsageError(f"{'; '.join(problems[:20])}{more}. Nothing was decided")
+        raise UsageError(f"{'; '.join(problems[:20])}{more}. No decision was stored")
     return wanted

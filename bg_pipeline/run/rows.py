@@ -6,7 +6,7 @@ from dataclasses import replace
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.ledger_entries import Entry
 from bg_pipeline.domain.payments import sum_payments
-from bg_pipeline.domain.rows import Output, Row, Status, compose, unreadable
+from bg_pipeline.domain.rows import Output, Row, Status, complete_row, unreadable_request_row
 from bg_pipeline.domain.stages import CAPTIONS, LABELS, PICTURES
 from bg_pipeline.run.batch_work import BatchWork
 
@@ -19,7 +19,7 @@ def rows(work: BatchWork) -> Iterator[Row]:
 def rows_and_entries(work: BatchWork) -> Iterator[tuple[Row, Entry]]:
     """The rows of `rows`, each with the ledger entry from which it was made."""
     if work.problem is not None:
-        yield unreadable(work.locations.request_id, work.problem), Entry(s3_keys.REQUEST)
+        yield unreadable_request_row(work.locations.request_id, work.problem), Entry(s3_keys.REQUEST)
         return
     unattributed = work.ledger.header.get("Untold") or 0.0
     for image in work.images:
@@ -61,19 +61,21 @@ def row_of_entry(work: BatchWork, image: str, entry: Entry) -> Row:
         cause = "; ".join(filter(None, [cause, pictures.note]))
     records = entry.stages.values()
     paid = sum_payments(entry.payments.values())
-    outputs = [Output.read(output) for output in entry.outputs]
-    return compose(
-        work.locations.request_id,
-        image,
-        status=status,
-        error=error,
-        cause=cause,
-        ref=work.ref(image),
-        outputs=outputs,
-        labels=entry.labels,
-        caption=entry.caption,
-        cost_usd=paid.cost_usd,
-        maybe_usd=paid.maybe_usd,
-        seconds=sum(record.seconds for record in records),
-        reused=bool(pictures and pictures.reused),
+    outputs = tuple(Output.read(output) for output in entry.outputs)
+    return complete_row(
+        Row(
+            Id=work.locations.request_id,
+            ImageName=image,
+            Status=status,
+            Error=error,
+            Cause=cause,
+            Ref=work.ref(image),
+            Outputs=outputs,
+            Labels=entry.labels,
+            Caption=entry.caption,
+            CostUSD=paid.cost_usd,
+            MaybeBilledUSD=paid.maybe_usd,
+            Seconds=sum(record.seconds for record in records),
+            Reused=bool(pictures and pictures.reused),
+        )
     )

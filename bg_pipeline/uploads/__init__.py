@@ -1,1 +1,1 @@
-"""Uploads: found by listing or by events, and made by those who submit."""
+"""Uploads: listing them, noticing changes of them, and submitting new batches."""

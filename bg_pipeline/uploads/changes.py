@@ -1,12 +1,12 @@
-"""Which upload dates changed since a run was asked for: what a sensor remembers and how it decides.
+"""Decides which upload dates need a run, from the uploads and from what a sensor remembers in its cursor.
 
-Two sensors do so: one that looks for itself, one that is told by S3's events. Neither asks for what the other
-asked for: before it asks, each takes over the date's newest request from Dagster's runs. Dagster itself compares
-run keys only within one sensor.
+Two sensors use this: one lists the bucket, the other gets S3 events. Neither requests a run that the other has
+requested: before a request, each takes over the date's newest run request from Dagster's runs, because Dagster
+compares run keys only within one sensor.
 
-Costs: one listing for each open date in every tick; every hour one for each year and month with uploads in
-the look-back, and one for each older date found there; one of a date's reports when its run ended badly. A
-listing is one request per 1,000 objects. Requests are never read: their tags are enough.
+S3 requests: in every tick one listing for each open date; every hour one for each year and month with uploads in
+the look-back period, and one for each older date found there; one of a date's reports if its run ended too early. A
+listing is one request per 1,000 objects. Batch requests are never read: their ETags are enough.
 """
 
 import hashlib
@@ -28,37 +28,40 @@ from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads.listing import batches
 
 MAX_RUNS: Final = 25
-"""Runs asked for in one tick; the daemon takes about 0.1 s for each."""
+"""Maximum number of runs requested in one tick; the Dagster daemon needs about 0.1 s for each."""
 OLDER_SECONDS: Final = 3600
-"""How often dates older than the open ones are looked at."""
+"""Interval at which dates older than the open ones are checked."""
 RUNNING_SECONDS: Final = 300
-"""How often an older date is looked at while its run is queued or under way."""
+"""Interval at which an older date is checked while its run is queued or in progress."""
 BACK_OFF: Final = (300, 1800)
-"""Seconds after a run that ended too early until it is asked for again, the first and the second time: it was
-cancelled, left something undone, or failed without a report."""
+"""Seconds after which a run that ended too early is requested again, the first and the second time. A run ended too
+early if it was cancelled, left work undone, or failed without a report."""
 CLOCK_SECONDS: Final = 60
-"""How far the clocks of S3 and of the machine that runs may be apart."""
+"""Assumed maximum difference between the clocks of S3 and of the machine that runs."""
 MAX_TOLD: Final = 50
+"""Maximum number of folders without an upload date that are remembered as reported."""
 
 _RELEVANT: Final = frozenset(Affects) - {Affects.NOTHING, Affects.REPORT}
 
 
 def relevant(settings: Settings) -> str:
-    """A digest of the settings that change what a run makes of the same uploads, as they declare it.
+    """A digest of the settings that change what a run does with the same uploads, according to their annotations.
 
-    Out of it are those of speed, of the sensor itself, of the page, and of where people are told; in it is the
-    bucket, so that two buckets with the same uploads never share a run key.
+    It leaves out settings of speed, sensors, the web page and notifications. It includes the bucket, so that two
+    buckets with the same uploads never have the same run key.
     """
-    counting = values(settings, _RELEVANT)
-    return hashlib.sha256(orjson.dumps(counting, option=orjson.OPT_SORT_KEYS, default=str)).hexdigest()[:8]
+    relevant_values = values(settings, _RELEVANT)
+    data = orjson.dumps(relevant_values, option=orjson.OPT_SORT_KEYS, default=str)
+    return hashlib.sha256(data).hexdigest()[:8]
 
 
 class RequestedRun(BaseModel):
-    """The newest run that was asked for, for one upload date.
+    """The newest run that was requested for one upload date; stored in the cursor.
 
-    ``uploads`` (a digest), ``count`` and ``newest`` (seconds since 1970) are of the complete uploads as last seen;
-    ``settings`` is the digest of the settings; ``number`` counts all requests for the date and ``attempt`` those
-    for this state, from 1; ``at`` is when it was asked for; ``done`` says that nothing more is expected of it.
+    ``uploads`` (a digest), ``count`` and ``newest`` (seconds since 1970) describe the complete uploads as last
+    listed. ``settings`` is the digest of the settings. ``number`` counts all run requests for the date and
+    ``attempt`` those for this state, both from 1. ``at`` is the time of the request. ``done`` means that the run
+    needs no further checks.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -75,10 +78,10 @@ class RequestedRun(BaseModel):
 
 
 class SensorCursor(BaseModel):
-    """A sensor's cursor: bounded by the dates of the look-back and `MAX_TOLD`.
+    """A sensor's cursor; its size is limited by the number of dates in the look-back period and by `MAX_TOLD`.
 
-    ``again`` says when a date is to be looked at although it is not open, ``told`` the folders that were told to
-    hold no upload date, ``looked`` when the older dates were last looked for.
+    ``again`` is when a date has to be checked although it is not open. ``told`` are the folders without an upload
+    date that were reported. ``looked`` is when older dates were last searched.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -91,7 +94,7 @@ class SensorCursor(BaseModel):
 
     @classmethod
     def read(cls, cursor: str | None) -> Self:
-        """What the cursor says; an empty memory where it says nothing that can be read."""
+        """The stored cursor, or an empty one if it is missing or cannot be read."""
         try:
             return cls.model_validate_json(cursor or "{}")
         except ValidationError:
@@ -99,10 +102,10 @@ class SensorCursor(BaseModel):
 
 
 @dataclass(frozen=True)
-class RunRequest:
-    """What became of a run; times in seconds since 1970.
+class RunResult:
+    """The state of a requested run; times are in seconds since 1970.
 
-    ``cancelled``, or ``left`` where it says itself that it left something undone which may be done soon.
+    ``left`` means that the run itself reported work that it left undone and that can be done soon.
     """
 
     finished: bool
@@ -114,21 +117,22 @@ class RunRequest:
 
     @property
     def incomplete(self) -> bool:
-        """Whether something is left for another run, whatever reports there are: they tell what is true so far."""
+        """Whether work is left for another run. Existing reports do not change that: they can be preliminary."""
         return self.cancelled or self.left
 
 
 @dataclass(frozen=True)
 class Uploads:
-    """The complete batches of a date; ``batches`` has the newest time of each, by name.
+    """The complete batches of a date; ``batches`` has the time of each one's newest object, by name.
 
-    ``settled`` is when the next folder that is still settling will have been quiet for long enough, if one is.
+    ``settles_at`` is when the next folder without a request will be complete if nothing more is uploaded, None if
+    there is no such folder.
     """
 
     digest: str
     count: int
     batches: dict[str, float]
-    settled: float | None
+    settles_at: float | None
 
     @property
     def newest(self) -> float:
@@ -137,81 +141,87 @@ class Uploads:
 
 @dataclass(frozen=True)
 class SensorTick:
-    """One look at the bucket, at ``now`` (seconds since 1970), over the partitions from ``first`` to ``last``.
+    """One tick of a sensor at ``now`` (seconds since 1970), over the partitions from ``first`` to ``last``.
 
-    ``find_run`` tells of a run by its key and ``find_asked`` of the newest request for a date that became a run,
-    whichever sensor made it; None where there is no such run. ``time_is_up`` ends the tick, and ``warn`` takes a
-    sentence for the log. ``waits`` says of each date that is not asked for yet what it waits for.
+    ``find_run`` returns the state of the run with a run key, and ``find_newest_request`` the newest run request of
+    any sensor for a date that became a run; None if there is none. The tick ends when ``time_is_up`` returns True.
+    ``warn`` logs a sentence. ``waiting_reasons`` collects why dates are not requested yet.
     """
 
     settings: Settings
     store: Store
-    memory: SensorCursor
+    cursor: SensorCursor
     now: float
     first: UploadDate
     last: UploadDate
-    find_run: Callable[[str], RunRequest | None]
+    find_run: Callable[[str], RunResult | None]
     time_is_up: Callable[[], bool]
     warn: Callable[[str], None]
-    find_asked: Callable[[UploadDate], RequestedRun | None] = lambda _: None
-    waits: list[str] = field(default_factory=list)
+    find_newest_request: Callable[[UploadDate], RequestedRun | None] = lambda _: None
+    waiting_reasons: list[str] = field(default_factory=list)
 
     def run_requests(self) -> Iterator[tuple[UploadDate, RequestedRun]]:
-        """The dates that need a run now, each remembered when it is given.
+        """The dates that need a run now; each is stored in the cursor when it is yielded.
 
-        Whatever stops the tick in between, an error of S3 included, loses nothing: what was not looked at comes
-        first in the next.
+        If the tick is interrupted, for example by an S3 error, nothing is lost: dates that were not checked come
+        first in the next tick.
         """
-        memory, newest_first = self.memory, self.open_dates
+        cursor, newest_first = self.cursor, self.open_dates
         self._forget_before(min(self.oldest, newest_first[-1]))
-        if not 0 <= self.now - memory.looked < OLDER_SECONDS:
+        if not 0 <= self.now - cursor.looked < OLDER_SECONDS:
             for day in self._find_dates():
-                memory.again[day] = min(memory.again.get(day, self.now), self.now)
-            memory.looked = self.now
+                cursor.again[day] = min(cursor.again.get(day, self.now), self.now)
+            cursor.looked = self.now
         yield from self._requests(newest_first)
 
     def requests_due(self) -> Iterator[tuple[UploadDate, RequestedRun]]:
-        """Of the dates that the memory says to look at, however old, those that need a run now; as `requests`.
+        """The dates that need a run now among those due in the cursor, of any age; otherwise as `run_requests`.
 
-        What is done is forgotten, so that the memory does not grow with the dates; Dagster's runs know it.
+        Finished run requests are removed from the cursor, so that it does not grow; Dagster's runs still have them.
         """
         self._forget_before(self.first)
-        again, dates = self.memory.again, self.memory.dates
-        self.memory.dates = {day: asked for day, asked in dates.items() if day in again or not asked.done}
+        again, dates = self.cursor.again, self.cursor.dates
+        self.cursor.dates = {
+            day: requested for day, requested in dates.items() if day in again or not requested.done
+        }
         yield from self._requests(())
 
     def _forget_before(self, oldest: UploadDate) -> None:
-        memory = self.memory
-        memory.dates = {day: asked for day, asked in memory.dates.items() if oldest <= day <= self.last}
-        memory.again = {day: when for day, when in memory.again.items() if oldest <= day <= self.last}
+        cursor = self.cursor
+        cursor.dates = {
+            day: requested for day, requested in cursor.dates.items() if oldest <= day <= self.last
+        }
+        cursor.again = {day: when for day, when in cursor.again.items() if oldest <= day <= self.last}
 
     def _requests(self, always: Iterable[UploadDate]) -> Iterator[tuple[UploadDate, RequestedRun]]:
-        memory = self.memory
-        due = {day: when for day, when in memory.again.items() if when <= self.now}
+        cursor = self.cursor
+        due = {day: when for day, when in cursor.again.items() if when <= self.now}
         due |= {day: due.get(day, self.now) for day in always}
-        given = 0
+        count = 0
         for day in sorted(due, key=lambda day: (due[day], -day.toordinal())):
-            if given == MAX_RUNS or self.time_is_up():
-                memory.again[day] = due[day]
+            if count == MAX_RUNS or self.time_is_up():
+                cursor.again[day] = due[day]
                 continue
-            uploads = self._look(day)
+            uploads = self._list_uploads(day)
             if uploads is None:
                 self.warn(
-                    f"{day} holds more than this tick has time to list; the next one tries again. "
-                    f"If that goes on, `bg-pipeline run --date {day}` brings it up to date"
+                    f"{day} has more uploads than this tick has time to list; the next tick tries again. "
+                    f"If this repeats, run the date with `bg-pipeline run --date {day}`"
                 )
-                memory.again[day] = self.now + 1
+                cursor.again[day] = self.now + 1
                 continue
-            asked, again = self._decide(day, uploads)
-            memory.again.pop(day, None)
-            if again is not None:
-                memory.again[day] = again
-            if asked is None and uploads.settled is not None:
-                self.waits.append(f"{day}: a folder without a request waits until it has been quiet")
-            if asked is not None:
-                memory.dates[day] = asked
-                given += 1
-                yield day, asked
+            requested, next_check = self._decide(day, uploads)
+            cursor.again.pop(day, None)
+            if next_check is not None:
+                cursor.again[day] = next_check
+            if requested is None and uploads.settles_at is not None:
+                self.waiting_reasons.append(
+                    f"{day}: a folder without a request waits until uploads to it have ended"
+                )
+            if requested is not None:
+                cursor.dates[day] = requested
+                count += 1
+                yield day, requested
 
     @property
     def today(self) -> UploadDate:
@@ -219,20 +229,25 @@ class SensorTick:
 
     @property
     def open_dates(self) -> list[UploadDate]:
-        """The newest calendar dates that are partitions, newest first; a single one is today, not tomorrow."""
-        wanted = self.settings.open_dates
-        newest = self.last if wanted > 1 else max(self.first, min(self.last, self.today))
-        return list(islice(_back_from(newest, self.first), wanted))
+        """The newest partitions, newest first; if only one date is open, it is today and not tomorrow."""
+        count = self.settings.open_dates
+        newest = self.last if count > 1 else max(self.first, min(self.last, self.today))
+        return list(islice(_dates_back_from(newest, self.first), count))
 
     @property
     def oldest(self) -> UploadDate:
-        """The first date of the look-back."""
+        """The first date of the look-back period."""
         return max(self.first, self.today - timedelta(days=self.settings.lookback_days))
 
     def _find_dates(self) -> set[UploadDate]:
-        """The dates of the look-back with uploads; tells once of folders that are no partition's."""
-        parts = {s3_keys.date_path(day)[:end] for day in _back_from(self.last, self.first) for end in (4, 7)}
-        edges = [self.first, *takewhile(lambda day: day >= self.oldest, _back_from(self.last, self.first))]
+        """The dates of the look-back period with uploads; warns once about each folder without an upload date."""
+        parts = {
+            s3_keys.date_path(day)[:end] for day in _dates_back_from(self.last, self.first) for end in (4, 7)
+        }
+        edges = [
+            self.first,
+            *takewhile(lambda day: day >= self.oldest, _dates_back_from(self.last, self.first)),
+        ]
         opened = {s3_keys.date_path(day)[:end] for day in edges for end in (4, 7)}
         found: set[UploadDate] = set()
         strays: list[str] = []
@@ -250,15 +265,15 @@ class SensorTick:
 
         walk(f"{s3_keys.UPLOADS}/")
         for folder in strays:
-            if folder not in self.memory.told:
+            if folder not in self.cursor.told:
                 self.warn(
-                    f"{folder!r} holds no upload date from {self.first} to {self.last}: nothing in it is run"
+                    f"{folder!r} is not an upload date from {self.first} to {self.last}: nothing in it is run"
                 )
-        self.memory.told = strays
+        self.cursor.told = strays
         return found
 
-    def _look(self, day: UploadDate) -> Uploads | None:
-        """What a date holds; None where the time is up before all is listed."""
+    def _list_uploads(self, day: UploadDate) -> Uploads | None:
+        """The complete uploads of a date; None if the time is up before everything is listed."""
         digest = hashlib.sha256()
         count, newest, settled = 0, {}, None
         wait = self.settings.settle_seconds
@@ -266,8 +281,8 @@ class SensorTick:
             if self.time_is_up():
                 return None
             if uploaded.complete(wait, datetime.fromtimestamp(self.now, UTC)):
-                for each in filter(None, [uploaded.request, uploaded.approval, *uploaded.objects.values()]):
-                    digest.update(f"{each.etag} {each.key}\n".encode())
+                for info in filter(None, [uploaded.request, uploaded.approval, *uploaded.objects.values()]):
+                    digest.update(f"{info.etag} {info.key}\n".encode())
                     count += 1
                 newest[uploaded.batch.name] = uploaded.newest.timestamp()
             elif uploaded.images and not uploaded.draft:
@@ -276,29 +291,31 @@ class SensorTick:
         return Uploads(digest.hexdigest()[:16], count, newest, settled)
 
     def _decide(self, day: UploadDate, uploads: Uploads) -> tuple[RequestedRun | None, float | None]:
-        """The run to ask for, if any, and when to look again at a date that is not open, if earlier than usual."""
-        before, settings = self.memory.dates.get(day), relevant(self.settings)
+        """The run to request now, if any, and when to check the date again even if it is not open, if at all."""
+        before, settings = self.cursor.dates.get(day), relevant(self.settings)
         number, attempt = before.number + 1 if before else 1, 1
         when: float | None = None
-        if uploads.count and (before is None or before.settings != settings or _came(before, uploads)):
+        if uploads.count and (
+            before is None or before.settings != settings or _has_new_uploads(before, uploads)
+        ):
             when = self.now
         elif before is not None:
-            if uploads.settled is None:
-                # A folder that settles is missing from the uploads, which is no deletion to remember.
+            if uploads.settles_at is None:
+                # While a folder settles it is missing from the uploads; that must not look like a deletion.
                 before.uploads, before.count, before.newest = uploads.digest, uploads.count, uploads.newest
             attempt = before.attempt + 1
-            when = None if before.done else self._follow(day, before, uploads)
-        asked = None
+            when = None if before.done else self._follow_up_time(day, before, uploads)
+        requested = None
         if when is not None and when <= self.now:
-            other = self.find_asked(day)
+            other = self.find_newest_request(day)
             if other is not None and (
                 before is None or (other.run_key != before.run_key and other.at >= before.at)
             ):
                 other.number = max(other.number, number - 1)
-                self.memory.dates[day] = other
+                self.cursor.dates[day] = other
                 return self._decide(day, uploads)
-            asked = RequestedRun(
-                # The number tells a state from the same state before, whose key Dagster would refuse.
+            requested = RequestedRun(
+                # The number makes the key new if a state recurs; Dagster would ignore a key that it knows.
                 run_key=f"{day}:{uploads.digest}-{settings}:{number}",
                 uploads=uploads.digest,
                 count=uploads.count,
@@ -309,52 +326,54 @@ class SensorTick:
                 at=self.now,
             )
             when = self.now + RUNNING_SECONDS
-        return asked, min(filter(None, [when, uploads.settled]), default=None)
+        return requested, min(filter(None, [when, uploads.settles_at]), default=None)
 
-    def _follow(self, day: UploadDate, asked: RequestedRun, uploads: Uploads) -> float | None:
-        """When to come back to a run that was asked for: at once means to ask again, None that it is done."""
-        run = self.find_run(asked.run_key)
+    def _follow_up_time(self, day: UploadDate, requested: RequestedRun, uploads: Uploads) -> float | None:
+        """When to check a requested run again; `now` means to request it again, None that it is done."""
+        run = self.find_run(requested.run_key)
         if run is not None and not run.finished:
-            self.waits.append(f"{day}: its run is queued or under way")
+            self.waiting_reasons.append(f"{day}: its run is queued or in progress")
             return self.now + RUNNING_SECONDS
         if (run is not None and not run.failed and not run.incomplete) or not uploads.count:
-            asked.done = True
+            requested.done = True
             return None
-        # A run that Dagster does not know was dropped before it was made, or deleted since.
-        started, ended = (run.started, run.ended) if run is not None else (asked.at, asked.at)
-        due = ended + BACK_OFF[min(asked.attempt, len(BACK_OFF)) - 1]
+        # A run that Dagster does not know was never created, or was deleted since.
+        started, ended = (run.started, run.ended) if run is not None else (requested.at, requested.at)
+        due = ended + BACK_OFF[min(requested.attempt, len(BACK_OFF)) - 1]
         if due > self.now:
-            why = "Dagster knows no run of it" if run is None else "its run ended too early"
-            self.waits.append(f"{day}: {why}; it may be asked for again in {due - self.now:.0f} s")
+            reason = "Dagster has no run for it" if run is None else "its run ended too early"
+            self.waiting_reasons.append(
+                f"{day}: {reason}; it can be requested again in {due - self.now:.0f} s"
+            )
             return due
         if not (run is not None and run.incomplete) and self._reported(day, uploads, started):
-            asked.done = True
+            requested.done = True
             return None
-        if asked.attempt > len(BACK_OFF):
-            asked.done = True
+        if requested.attempt > len(BACK_OFF):
+            requested.done = True
             self.warn(
-                f"{day}: {asked.attempt} runs ended too early; see their logs. "
-                "The date is asked for again when its uploads or settings change"
+                f"{day}: {requested.attempt} runs ended too early; see their logs. "
+                "The date is requested again when its uploads or the settings change"
             )
             return None
         return self.now
 
     def _reported(self, day: UploadDate, uploads: Uploads, started: float) -> bool:
-        """Whether every batch has a report of its newest upload, and one was written since the run started."""
+        """Whether each batch's report is newer than its uploads, and one was written since the run started."""
         reports: dict[str, float] = {}
-        for found in self.store.list(f"{s3_keys.REPORTS}/{s3_keys.date_path(day)}/"):
-            batch = find_batch(found.key)
+        for info in self.store.list(f"{s3_keys.REPORTS}/{s3_keys.date_path(day)}/"):
+            batch = find_batch(info.key)
             if batch is not None:
-                reports[batch.name] = max(found.modified.timestamp(), reports.get(batch.name, 0.0))
-        each = all(reports.get(name, 0.0) >= newest for name, newest in uploads.batches.items())
-        return each and max(reports.values(), default=0.0) >= started - CLOCK_SECONDS
+                reports[batch.name] = max(info.modified.timestamp(), reports.get(batch.name, 0.0))
+        all_reported = all(reports.get(name, 0.0) >= newest for name, newest in uploads.batches.items())
+        return all_reported and max(reports.values(), default=0.0) >= started - CLOCK_SECONDS
 
 
-def _came(before: RequestedRun, uploads: Uploads) -> bool:
-    """Whether something came or was overwritten; fewer objects and none of them newer are a deletion."""
+def _has_new_uploads(before: RequestedRun, uploads: Uploads) -> bool:
+    """Whether objects were added or overwritten; fewer objects without a newer one mean a deletion, which is not."""
     deleted = uploads.count < before.count and uploads.newest <= before.newest
     return uploads.digest != before.uploads and not deleted
 
 
-def _back_from(newest: UploadDate, first: UploadDate) -> Iterator[UploadDate]:
+def _dates_back_from(newest: UploadDate, first: UploadDate) -> Iterator[UploadDate]:
     return (newest - timedelta(days=back) for back in range((newest - first).days + 1))

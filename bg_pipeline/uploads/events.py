@@ -1,13 +1,12 @@
-"""Uploads by event: which dates the S3 event notifications in a queue name, and when a message may go.
+"""Reads S3 event notifications from an SQS queue: which upload dates to check, and when to delete a message.
 
-Only the date is taken from an event; what is there is asked of S3, whose listings hold everything that an event
-was sent for. So it does not matter in which order events come, how often, or whether what they tell of was
-overwritten or deleted since.
+An event only gives the date; its uploads are listed in S3, which includes everything that an event was sent for. So
+events may come in any order, several times, or for objects that were overwritten or deleted since.
 
-**When a message may go.** A tick of the sensor notes the dates in its memory, which Dagster stores together with
-the runs that the tick asked for, and notes the receipts as well. A tick that is given such a memory knows that it
-was stored, and deletes those messages first. A tick that is lost was never stored: its messages come back, and
-since a date's run key says what it holds, nothing is asked for twice.
+**When a message is deleted.** A tick of the sensor writes the dates and the messages' receipts into its cursor, which
+Dagster stores together with the run requests of the tick. The next tick gets the stored cursor and first deletes
+those messages. If a tick is lost, its cursor was not stored: the messages are received again, and because a date's
+run key is derived from its uploads, no run is requested twice.
 """
 
 from collections.abc import Callable, Iterable
@@ -24,16 +23,18 @@ from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.uploads.changes import SensorCursor, SensorTick
 
 MAX_BODY: Final = 262_144
-"""Characters of the longest message that is read; an S3 event has about a thousand."""
+"""Maximum length of a message in characters; an S3 event has about a thousand."""
 MAX_RECEIVES: Final = 1000
-"""Calls for messages in one tick."""
+"""Maximum number of receive calls in one tick."""
 MAX_RECEIPTS: Final = 40_000
-"""Characters of receipts in the cursor, some 100 messages of AWS; Dagster stores the cursor with every tick."""
+"""Maximum length of all receipts in the cursor, in characters: about 100 messages. Dagster stores the cursor in each
+tick."""
 CALM_SECONDS: Final = 30
-"""How long a date that was just asked for is not asked for again, so that a burst of uploads is one run."""
+"""Seconds after a run request in which its date is not requested again, so that many quick uploads become one run."""
 POISON_RECEIVES: Final = 5
-"""How often a message that is no event is received before it is deleted, where there is no dead-letter queue."""
+"""Number of receives after which a message that is not an event is deleted, if there is no dead-letter queue."""
 MAX_TOLD: Final = 200
+"""Maximum number of reported problems that are remembered."""
 
 
 class _Name(BaseModel):
@@ -56,19 +57,19 @@ class _Record(BaseModel):
 
 
 class _Records(BaseModel):
-    """What S3 sends; keys are encoded as in a form."""
+    """An S3 event notification; its keys are form-encoded."""
 
     Records: list[_Record]
 
 
 class _TestEvent(BaseModel):
-    """What S3 sends when notifications are configured."""
+    """The message that S3 sends when notifications are configured."""
 
     Event: Literal["s3:TestEvent"]
 
 
 class _BridgeEvent(BaseModel):
-    """What EventBridge sends; keys are plain."""
+    """An S3 event from EventBridge; its keys are not encoded."""
 
     source: Literal["aws.s3"]
     kind: Annotated[str, Field(alias="detail-type")]
@@ -76,7 +77,7 @@ class _BridgeEvent(BaseModel):
 
 
 class _Notification(BaseModel):
-    """What SNS wraps a message in, unless it is told to deliver it raw."""
+    """The SNS envelope of a message, used unless raw delivery is on."""
 
     Type: Literal["Notification"]
     Message: str
@@ -88,69 +89,69 @@ _FORMS: Final = TypeAdapter[_Records | _TestEvent | _BridgeEvent | _Notification
 
 
 @dataclass(frozen=True, slots=True)
-class Created:
-    """An object that came to a bucket."""
+class CreatedObject:
+    """An object that was created in a bucket."""
 
     bucket: str
     key: str
 
 
-def created(body: str) -> list[Created]:
-    """The objects that a message says were created: none for a test event, a deletion and the like.
+def created_objects(body: str) -> list[CreatedObject]:
+    """The created objects in a message; empty for a test event, a deletion and other events.
 
-    A ``ValueError`` that says why where the message is no S3 event.
+    Raises ``ValueError`` with the reason if the message is not an S3 event.
     """
     if len(body) > MAX_BODY:
-        raise ValueError(f"it has {len(body):,} characters, an S3 event at most {MAX_BODY:,}")
+        raise ValueError(f"it has {len(body):,} characters, and an S3 event has at most {MAX_BODY:,}")
     try:
         event = _FORMS.validate_json(body)
     except ValidationError:
-        raise ValueError("it is no S3 event, neither a plain one nor one from SNS or EventBridge") from None
+        raise ValueError("it is not an S3 event, neither a plain one nor from SNS or EventBridge") from None
     match event:
         case _Notification():
-            return created(event.Message)
+            return created_objects(event.Message)
         case _Records():
             return [
-                Created(record.s3.bucket.name, unquote_plus(record.s3.object.key))
+                CreatedObject(record.s3.bucket.name, unquote_plus(record.s3.object.key))
                 for record in event.Records
                 if record.name.startswith("ObjectCreated:")
             ]
         case _BridgeEvent() if event.kind == "Object Created":
-            return [Created(event.detail.bucket.name, event.detail.object.key)]
+            return [CreatedObject(event.detail.bucket.name, event.detail.object.key)]
     return []
 
 
-class EventQueue(SensorCursor):
-    """The cursor of the sensor that is told by events.
+class EventCursor(SensorCursor):
+    """The cursor of the sensor that reads events.
 
-    ``receipts`` are of messages whose dates are in ``again``, or were asked for, in this same memory; ``told`` is
-    whom and what was told of, the newest `MAX_TOLD`.
+    ``receipts`` are those of messages whose dates are in this cursor: in ``again``, or already requested. ``told``
+    has the subjects of the newest `MAX_TOLD` problems that were reported.
     """
 
     receipts: list[str] = Field(default_factory=list)
 
 
 @dataclass
-class EventBatch:
-    """What a tick takes from the queue into its memory.
+class EventReader:
+    """Reads the queue's messages into the cursor of one tick.
 
-    ``tick`` is what the dates are then asked of S3 with, over the same memory; ``time_is_up`` ends the taking.
+    ``tick`` uses the same cursor to check the dates afterwards. Reading ends when ``time_is_up`` returns True.
     """
 
     queue: Queue
-    inbox: EventQueue
+    cursor: EventCursor
     tick: SensorTick
     time_is_up: Callable[[], bool]
-    _kept: set[UploadDate] = field(default_factory=set)
+    _kept_dates: set[UploadDate] = field(default_factory=set)
 
-    def accept(self) -> None:
-        """Deletes the messages of the stored memory, then notes the date of every upload that messages tell of.
+    def receive(self) -> None:
+        """Deletes the messages whose receipts are in the stored cursor, then adds the dates of new messages to it.
 
-        Errors of SQS are raised; whatever was noted before stays noted, and the rest is received again.
+        Errors of SQS are raised; dates added before stay in the cursor, and the other messages are received again.
         """
-        self.queue.delete(self.inbox.receipts)
-        self.inbox.receipts = []
-        poison: list[tuple[Message, str]] = []
+        self.queue.delete(self.cursor.receipts)
+        self.cursor.receipts = []
+        invalid: list[tuple[Message, str]] = []
         for _ in range(MAX_RECEIVES):
             messages = [] if self.time_is_up() else self.queue.receive()
             if not messages:
@@ -158,85 +159,83 @@ class EventBatch:
             done = []
             for message in messages:
                 try:
-                    days = self._days(created(message.body))
-                except ValueError as reason:
-                    poison.append((message, str(reason)))
+                    days = self._dates(created_objects(message.body))
+                except ValueError as error:
+                    invalid.append((message, str(error)))
                     continue
                 for day in days:
-                    self._note(day)
-                if self._may_go(message, days):
+                    self._add_date(day)
+                if self._may_delete(message, days):
                     done.append(message.receipt)
             self.queue.delete(done)
-        # Last, so that its errors keep nothing else from being taken.
-        for message, why in poison:
-            self._refuse(message, why)
+        # Last, so that errors here do not keep other messages from being read.
+        for message, reason in invalid:
+            self._handle_invalid(message, reason)
 
-    def _days(self, objects: Iterable[Created]) -> set[UploadDate]:
-        """The partitions among the dates that objects were uploaded to; tells once of those that are elsewhere."""
+    def _dates(self, objects: Iterable[CreatedObject]) -> set[UploadDate]:
+        """The upload dates of the objects that are partitions; warns once about objects that are elsewhere."""
         days, first, last = set(), self.tick.first, self.tick.last
-        for each in objects:
-            folder = each.key.rpartition("/")[0]
+        for created in objects:
+            folder = created.key.rpartition("/")[0]
             top = folder.partition("/")[0]
-            upload = parse_upload(each.key)
-            if each.bucket != self.tick.store.bucket:
-                self._note_problem(
-                    each.bucket, f"events of bucket {each.bucket!r} are passed over: it is not BG_BUCKET"
+            upload = parse_upload(created.key)
+            if created.bucket != self.tick.store.bucket:
+                self._warn_once(
+                    created.bucket, f"events of bucket {created.bucket!r} are ignored: it is not BG_BUCKET"
                 )
             elif top != s3_keys.UPLOADS:
-                self._note_problem(
+                self._warn_once(
                     top,
-                    f"events such as that of {each.key!r} are passed over: "
-                    f"let the bucket notify of '{s3_keys.UPLOADS}/' only",
+                    f"events for objects such as {created.key!r} are ignored: "
+                    f"configure the bucket's notifications for the prefix '{s3_keys.UPLOADS}/' only",
                 )
-            elif each.key.endswith("/"):
-                pass  # The marker of a folder, which holds nothing yet.
+            elif created.key.endswith("/"):
+                pass  # A folder marker; the folder is still empty.
             elif upload is None or not first <= upload.batch.date <= last:
-                self._note_problem(
+                self._warn_once(
                     folder,
-                    f"{each.key!r} is in no batch of an upload date from {first} to {last}: it is not run",
+                    f"{created.key!r} is not in a batch of an upload date from {first} to {last}: it is not run",
                 )
             else:
                 days.add(upload.batch.date)
         return days
 
-    def _note(self, day: UploadDate) -> None:
-        """The date is looked at now, or when a run that was just asked for is no longer new."""
-        when, asked = self.tick.now, self.inbox.dates.get(day)
-        if asked is not None and 0 <= when - asked.at < CALM_SECONDS:
-            when = asked.at + CALM_SECONDS
-        self.inbox.again[day] = min(self.inbox.again.get(day, when), when)
+    def _add_date(self, day: UploadDate) -> None:
+        """Makes the date due now, or `CALM_SECONDS` after its last run request."""
+        when, requested = self.tick.now, self.cursor.dates.get(day)
+        if requested is not None and 0 <= when - requested.at < CALM_SECONDS:
+            when = requested.at + CALM_SECONDS
+        self.cursor.again[day] = min(self.cursor.again.get(day, when), when)
 
-    def _may_go(self, message: Message, days: set[UploadDate]) -> bool:
-        """Whether the message may be deleted at once; its receipt is kept for the next tick where it may not.
+    def _may_delete(self, message: Message, days: set[UploadDate]) -> bool:
+        """Whether the message may be deleted now; if not, and if there is room, its receipt is kept in the cursor.
 
-        Of a burst that the cursor has no room for, those may go whose dates a message that is kept names too:
-        while that one is in the queue, no date of theirs is forgotten.
+        When the cursor is full, delete a message only if kept messages cover all its dates: while those are in the
+        queue, none of the dates can be lost.
         """
-        if sum(map(len, self.inbox.receipts)) >= MAX_RECEIPTS or not days:
-            return days <= self._kept
-        self.inbox.receipts.append(message.receipt)
-        self._kept |= days
+        if sum(map(len, self.cursor.receipts)) >= MAX_RECEIPTS or not days:
+            return days <= self._kept_dates
+        self.cursor.receipts.append(message.receipt)
+        self._kept_dates |= days
         return False
 
-    def _refuse(self, message: Message, why: str) -> None:
-        """Leaves a message that is no event to the dead-letter queue, or keeps and deletes it where there is none."""
-        self._note_problem(
-            message.id, f"message {message.id} of queue {self.queue.url} is passed over: {why}"
-        )
+    def _handle_invalid(self, message: Message, reason: str) -> None:
+        """Leaves a message that is not an event to the dead-letter queue; without one, stores and deletes it."""
+        self._warn_once(message.id, f"message {message.id} of queue {self.queue.url} is ignored: {reason}")
         if self.queue.has_dead_letters:
             return
-        self._note_problem(
+        self._warn_once(
             self.queue.url,
-            f"queue {self.queue.url} has no dead-letter queue: what is no event is deleted from it when it was "
-            f"received {POISON_RECEIVES} times, and kept under '{s3_keys.STATE}/poison/'",
+            f"queue {self.queue.url} has no dead-letter queue: a message that is not an event is deleted after "
+            f"{POISON_RECEIVES} receives, and stored under '{s3_keys.STATE}/poison/'",
         )
         if message.receives >= POISON_RECEIVES:
             data = message.body.encode(errors="replace")
             self.tick.store.write(s3_keys.poison_key(message.id), data, media_type="text/plain")
             self.queue.delete([message.receipt])
 
-    def _note_problem(self, subject: str, sentence: str) -> None:
-        """Says a sentence to the log, once for each subject."""
-        if subject not in self.inbox.told:
+    def _warn_once(self, subject: str, sentence: str) -> None:
+        """Logs a warning, once for each subject."""
+        if subject not in self.cursor.told:
             self.tick.warn(sentence)
-            self.inbox.told = [*self.inbox.told, subject][-MAX_TOLD:]
+            self.cursor.told = [*self.cursor.told, subject][-MAX_TOLD:]

@@ -1,10 +1,12 @@
-"""What people uploaded: the batches of a date, as one listing of its prefix shows them."""
+"""Lists uploads: the batches of a date, each with its objects by kind, and drafts."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from itertools import groupby
+from typing import Final
 
 import orjson
 
@@ -12,21 +14,25 @@ from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.batches import Batch, Upload, parse_upload
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.domain.upload_kinds import Kind, films_of_photos, is_misspelt_request, kind_of
+from bg_pipeline.errors import UsageError
 from bg_pipeline.storage.object_store import ObjectContent, ObjectInfo, Store
+
+DELETE_THREADS: Final = 16
+"""Objects of a draft that are deleted at the same time."""
 
 
 class Approval:
-    """A person's approval of a batch's sample; the document is read when it is first needed."""
+    """A person's approval of a batch's sample; its document is read when it is first needed."""
 
-    def __init__(self, store: Store, listed: ObjectInfo) -> None:
+    def __init__(self, store: Store, info: ObjectInfo) -> None:
         self._store = store
-        self._listed = listed
+        self._info = info
 
     def is_of(self, request: ObjectInfo) -> bool:
-        """Whether it is about this request, and not about one that this request has replaced.
+        """Whether this request was approved, and not one that it has replaced.
 
-        The document names the tag of its request. One without a tag, from before there was one in it, counts if it
-        came later than the request. What is no JSON object approves nothing.
+        The document names the ETag of its request. An older document without ETag approves a request that is not
+        newer than itself. A document that is not a JSON object approves nothing.
         """
         content = self._content
         if content is None:
@@ -39,19 +45,19 @@ class Approval:
             return False
         if "RequestETag" in document:
             return bool(document["RequestETag"] == request.etag)
-        # Both by the listing, which tells times more exactly than the reading of an object.
-        return self._listed.modified >= request.modified
+        # Both times are from listings, which are more precise than the header of a read object.
+        return self._info.modified >= request.modified
 
     @cached_property
     def _content(self) -> ObjectContent | None:
-        return self._store.read(self._listed.key)
+        return self._store.read(self._info.key)
 
 
 @dataclass(slots=True)
 class Uploaded:
-    """One folder of uploads: its objects by name, its request if that has come, or what says that it will.
+    """One folder of uploads: its objects by name, and its request, draft and approval if they exist.
 
-    ``emptied`` says that nothing is left of it because all of it was moved to the archive.
+    ``emptied`` means that nothing is left in it because everything was moved to the archive.
     """
 
     batch: Batch
@@ -65,17 +71,20 @@ class Uploaded:
 
     @property
     def newest(self) -> datetime:
-        """When its latest object came, by S3's clock."""
-        found = [*self.images.values(), *self.others.values(), self.request, self.approval]
-        return max((each.modified for each in found if each), default=datetime.min.replace(tzinfo=UTC))
+        """When its newest object, other than the draft, was stored, by S3's clock."""
+        objects = [*self.images.values(), *self.others.values(), self.request, self.approval]
+        return max((info.modified for info in objects if info), default=datetime.min.replace(tzinfo=UTC))
 
     @property
     def last_change(self) -> datetime:
-        """When somebody was last at work on it, as a draft that may be without photos."""
+        """When its newest object, including the draft, was stored."""
         return max(self.newest, self.draft.modified) if self.draft else self.newest
 
     def complete(self, settle_seconds: int, now: datetime) -> bool:
-        """Whether it may be worked on: its request has come, or it has neither request nor draft and is quiet."""
+        """Whether it may be run.
+
+        It needs a request, or images and no draft and no new upload for ``settle_seconds`` before ``now``.
+        """
         if self.request is not None or self.emptied:
             return True
         if self.draft or not self.images:
@@ -84,40 +93,37 @@ class Uploaded:
 
     @property
     def approved(self) -> bool:
-        """Whether a person approved the sample of this request, and not of one that it has replaced.
-
-        Where there is an approval it is read from S3, once.
-        """
+        """Whether a person approved the sample of the present request; reads the approval from S3 once."""
         if self.approval is None or self.approval_text is None:
             return False
         return self.request is None or self.approval_text.is_of(self.request)
 
     @property
     def objects(self) -> Mapping[str, ObjectInfo]:
-        """Everything in the folder that a request may name: images, masks, backdrops."""
+        """All objects in the folder that a request may name: images, masks, backdrops."""
         return {**self.others, **self.images}
 
 
 def remarks(uploaded: Uploaded) -> Iterator[str]:
-    """What a person would want to know of objects in the folder that are neither images nor its request, in lines."""
+    """Sentences about objects in the folder that are ignored: a misspelt request, and sidecars."""
     path, others = uploaded.batch.path, uploaded.others
     misspelt = [name for name in others if is_misspelt_request(name)]
     if misspelt and uploaded.request is None:
-        yield f"batch {path}: '{misspelt[0]}' is not read; is it meant as {s3_keys.REQUEST}? Then name it so"
+        yield f"batch {path}: '{misspelt[0]}' is ignored; if it is the request, rename it to {s3_keys.REQUEST}"
     films = films_of_photos([*uploaded.images, *others])
-    beside = [name for name in others if kind_of(name) is Kind.SIDECAR or name in films]
-    if beside:
-        shown = ", ".join(sorted(beside)[:3]) + (", …" if len(beside) > 3 else "")
-        yield f"batch {path}: files that go with photos and are none are left out ({len(beside)}: {shown})"
+    sidecars = [name for name in others if kind_of(name) is Kind.SIDECAR or name in films]
+    if sidecars:
+        names = ", ".join(sorted(sidecars)[:3]) + (", …" if len(sidecars) > 3 else "")
+        yield f"batch {path}: sidecar files of photos are ignored ({len(sidecars)}: {names})"
 
 
 def batches(store: Store, date: UploadDate) -> Iterator[Uploaded]:
-    """The batches of a date in key order; one request per 1,000 objects, one batch in memory at a time."""
+    """The batches of a date in key order; one S3 request per 1,000 objects, one batch in memory at a time."""
     return _folders(store, store.list(f"{s3_keys.uploads_of(date)}/"))
 
 
 def find(store: Store, batch: Batch) -> Uploaded | None:
-    """One batch, or None if there is nothing in its folder."""
+    """The uploads of one batch, or None if its folder is empty."""
     return next(_folders(store, store.list(f"{batch.input_prefix}/")), None)
 
 
@@ -125,25 +131,51 @@ def _folders(store: Store, objects: Iterable[ObjectInfo]) -> Iterator[Uploaded]:
     def batch_of(pair: tuple[Upload, ObjectInfo]) -> Batch:
         return pair[0].batch
 
-    found = ((parse_upload(each.key), each) for each in objects)
-    inside = ((upload, each) for upload, each in found if upload is not None)
-    # All keys of one folder share its prefix, so a sorted listing holds them together.
-    for batch, pairs in groupby(inside, key=batch_of):
+    parsed = ((parse_upload(info.key), info) for info in objects)
+    in_batches = ((upload, info) for upload, info in parsed if upload is not None)
+    # The listing is sorted, so all objects of one folder follow each other.
+    for batch, pairs in groupby(in_batches, key=batch_of):
         uploaded = Uploaded(batch)
-        for upload, each in pairs:
+        for upload, info in pairs:
             match upload.kind:
                 case Kind.IMAGE:
-                    uploaded.images[upload.name] = each
+                    uploaded.images[upload.name] = info
                 case Kind.REQUEST:
-                    uploaded.request = each
+                    uploaded.request = info
                 case Kind.DRAFT:
-                    uploaded.draft = each
+                    uploaded.draft = info
                 case Kind.APPROVAL:
-                    uploaded.approval, uploaded.approval_text = each, Approval(store, each)
+                    uploaded.approval, uploaded.approval_text = info, Approval(store, info)
                 case Kind.DOT_FILE | Kind.OTHER_JSON | Kind.SIDECAR:
-                    uploaded.others[upload.name] = each
+                    uploaded.others[upload.name] = info
                 case Kind.FOLDER:
                     pass
         for film in films_of_photos(uploaded.images):
             uploaded.others[film] = uploaded.images.pop(film)
         yield uploaded
+
+
+# Drafts
+
+
+def find_draft(store: Store, batch: Batch) -> Uploaded:
+    """The draft named ``batch``. Raises `UsageError` if it does not exist or was submitted already."""
+    found = find(store, batch)
+    if found is None or (found.draft is None and found.request is None):
+        raise UsageError(f"there is no draft {batch.path} in bucket {store.bucket}")
+    if found.request is not None:
+        raise UsageError(f"batch {batch.path} was submitted and is not a draft any more")
+    return found
+
+
+def discard_draft(store: Store, batch: Batch) -> int:
+    """Deletes a draft and everything that was uploaded for it; returns the number of photos.
+
+    Raises `UsageError` as `find_draft` does; then nothing is deleted.
+    """
+    found = find_draft(store, batch)
+    with ThreadPoolExecutor(DELETE_THREADS, "discard") as pool:
+        list(pool.map(lambda each: store.delete(each.key, if_etag=each.etag), found.objects.values()))
+    # Deleted last: a folder with photos but with neither request nor draft may be run as a batch.
+    store.delete(batch.draft_key)
+    return len(found.images)

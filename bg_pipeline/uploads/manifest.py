@@ -1,8 +1,8 @@
-"""A manifest: a CSV table that asks for a batch, one row an image, read and checked whole before anything is done.
+"""Manifests: CSV tables that ask for a batch, one row per image; a manifest is checked completely before it is used.
 
-Its columns bear the names of the request's fields, spelt as one likes (``negative_prompt``, ``Negative prompt``,
-``NegativePrompt``), and an empty cell says nothing, so that what is said for the whole batch counts. Nothing here
-touches a file or a bucket: what the cells of ``source``, ``mask`` and ``backdrop`` name is for `sources` to find.
+The columns have the names of the request's fields in any spelling (``negative_prompt``, ``Negative prompt``,
+``NegativePrompt``). An empty cell sets nothing, so the value for the whole batch is used. This module accesses no
+files or buckets: `sources` finds what the cells of ``source``, ``mask`` and ``backdrop`` name.
 """
 
 import csv
@@ -42,22 +42,22 @@ from bg_pipeline.errors import ImageError, RequestError
 from bg_pipeline.settings import Settings
 from bg_pipeline.uploads.submitting import check_submission
 
-_SHORT: Final = {"ImageName": "name", "Renditions": "preset", "MaskKey": "mask"}
-"""The columns that are not named like their field."""
+_COLUMN_OF_FIELD: Final = {"ImageName": "name", "Renditions": "preset", "MaskKey": "mask"}
+"""Columns whose names differ from the field's."""
 FIELDS: Final[Mapping[str, str]] = {
     "source": "",
-    **{_SHORT.get(field, to_snake(field)): field for field in ("ImageName", *KNOWN[ImageEntry])},
+    **{_COLUMN_OF_FIELD.get(field, to_snake(field)): field for field in ("ImageName", *KNOWN[ImageEntry])},
 }
-"""The columns there are, and the field of an image's entry that each fills; ``source`` is the photo itself."""
+"""All columns, each with the field of `ImageEntry` that it fills; ``source`` names the photo itself."""
 
 MAX_PROBLEMS: Final = 100
-"""Problems that are told in words; of more only the number is."""
+"""Maximum number of problems that are listed; further ones are only counted."""
 
 Problem = tuple[int, str, str]
-"""The line that something is wrong in, the place as its writer looks for it, and what is wrong, in words."""
+"""The line number of a problem, its place for the user, and a sentence about it."""
 
 _DELIMITERS: Final = ",;\t"
-_ONE_NAME: Final = {
+_COLUMN_OF_NAME: Final = {
     re.sub(r"[^a-z]", "", name.lower()): column
     for column, field in FIELDS.items()
     for name in (column, *([field] if field and field != "Renditions" else []))
@@ -66,93 +66,94 @@ _ONE_NAME: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One image: the line of the file on which its row begins (from 1), its cells, and what they say by column.
+    """One row, which is one image: the line of the file where it begins (from 1) and its cells.
 
-    ``cells`` are as many as the head has; in ``said`` are the columns of `FIELDS` that are not empty.
+    ``cells`` has one member for each column of the header; ``values`` has the non-empty cells by column of `FIELDS`.
     """
 
     number: int
     cells: tuple[str, ...]
-    said: Mapping[str, str]
+    values: Mapping[str, str]
 
-    def problem(self, column: str, words: str) -> Problem:
-        """What is wrong in one of its cells."""
-        return self.number, f"line {self.number}, column {column}", words
+    def problem(self, column: str, sentence: str) -> Problem:
+        """A problem in one of the row's cells."""
+        return self.number, f"line {self.number}, column {column}", sentence
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A manifest as it was written; ``unused`` are the columns that mean nothing here and are only kept.
+    """A manifest as it was written; ``unused`` are columns without a meaning, which are only repeated in the report.
 
-    ``doubts`` are cells that a spreadsheet may have changed, for a person to look at; they stop nothing.
-    ``delimiter`` and ``marked`` (a byte order mark, which spreadsheets want) are for writing its like.
+    ``warnings`` are about cells that a spreadsheet may have changed; a person should look at them, and they stop
+    nothing. ``delimiter`` and ``has_bom`` (a byte order mark, which spreadsheets need) are used to write a table in
+    the same format.
     """
 
-    head: tuple[str, ...]
+    header: tuple[str, ...]
     lines: tuple[Line, ...]
     unused: tuple[str, ...]
     delimiter: str
-    marked: bool
-    doubts: tuple[Problem, ...] = ()
+    has_bom: bool
+    warnings: tuple[Problem, ...] = ()
 
 
 def read(data: bytes) -> Manifest:
-    """The manifest in ``data``: CSV in UTF-8 or UTF-16, with commas, semicolons or tabs, as spreadsheets write it.
+    """The manifest in ``data``: CSV in UTF-8 or UTF-16 with commas, semicolons or tabs, as spreadsheets write it.
 
-    Rows without any text are passed over; of ``="00123"``, which spreadsheets write to keep a number's zeros, the
-    text is ``00123``. What a spreadsheet put in the place of a text (``#NAME?``, ``4.00639E+12``) is refused.
-    A `RequestError` names what is wrong by line and column: all of it,
-    up to `MAX_PROBLEMS`. What only a whole request can tell is found by `compose`.
+    Rows without any text are skipped. The cell ``="00123"``, a way to keep leading zeros in spreadsheets, is read as
+    ``00123``. Values that a spreadsheet put in place of a text (``#NAME?``, ``4.00639E+12``) are refused. Raises
+    `RequestError` with all problems by line and column, up to `MAX_PROBLEMS`. `compose` finds the problems that need
+    the whole request.
     """
-    text, marked = _text(data)
+    text, has_bom = _text(data)
     delimiter, text, skipped = _delimiter(text)
     records = _records(text, delimiter, skipped)
-    number, head = next(records, (1, []))
-    columns = _columns(number, head)
+    number, header = next(records, (1, []))
+    columns = _columns(number, header)
     lines: list[Line] = []
     problems: list[Problem] = []
-    doubts: list[Problem] = []
+    warnings: list[Problem] = []
     for number, cells in records:
-        if len(cells) > len(head) and any(cells[len(head) :]):
-            words = (
-                f"has {len(cells)} cells and the head has {len(head)}: "
-                f"a text that holds {_NAMES[delimiter]} stands in double quotes"
+        if len(cells) > len(header) and any(cells[len(header) :]):
+            sentence = (
+                f"has {len(cells)} cells and the header has {len(header)}: "
+                f"a text that contains {_DELIMITER_NAMES[delimiter]} must be in double quotes"
             )
-            problems.append((number, f"line {number}", words))
+            problems.append((number, f"line {number}", sentence))
             continue
-        raw = [text_of_formula(cell) for cell in [*cells, *[""] * len(head)][: len(head)]]
+        raw = [text_of_formula(cell) for cell in [*cells, *[""] * len(header)][: len(header)]]
         formulas = {
             column: cell for column, cell in zip(columns, raw, strict=True) if column and is_formula(cell)
         }
         cells = [text_of_cell(cell) for cell in raw]
         if not any(cell.strip() for cell in cells):
             continue
-        said = {
+        values = {
             column: cell.strip()
             for column, cell in zip(columns, cells, strict=True)
             if column and cell.strip()
         }
-        line = Line(number, tuple(cells), said)
+        line = Line(number, tuple(cells), values)
         problems += [
             line.problem(column, _NOT_ITS_VALUE.format(cell[:60])) for column, cell in formulas.items()
         ]
-        for column, text in said.items():
-            if words := _damage(column, text):
-                problems.append(line.problem(column, words))
-            elif column in _NAMES_THINGS and (words := reference_doubt(text)):
-                doubts.append(line.problem(column, words))
-        if "source" not in said:
+        for column, text in values.items():
+            if sentence := _damage(column, text):
+                problems.append(line.problem(column, sentence))
+            elif column in _NAME_COLUMNS and (sentence := reference_doubt(text)):
+                warnings.append(line.problem(column, sentence))
+        if "source" not in values:
             problems.append(line.problem("source", "is empty: name the photo, as a file or an s3:// address"))
         if len(lines) >= MAX_IMAGES:
-            words = f"a batch has at most {MAX_IMAGES:,} images; split the manifest"
-            problems.append((number, f"line {number}", words))
+            sentence = f"a batch has at most {MAX_IMAGES:,} images; split the manifest"
+            problems.append((number, f"line {number}", sentence))
             break
         lines.append(line)
     if not lines and not problems:
-        problems.append((0, "", "the manifest has a head and no row: there is no image in it"))
-    _refuse(problems)
-    unused = tuple(name for name, column in zip(head, columns, strict=True) if not column and name.strip())
-    return Manifest(tuple(head), tuple(lines), unused, delimiter, marked, tuple(doubts))
+        problems.append((0, "", "the manifest has a header and no row, so it names no image"))
+    _raise_if_any(problems)
+    unused = tuple(name for name, column in zip(header, columns, strict=True) if not column and name.strip())
+    return Manifest(tuple(header), tuple(lines), unused, delimiter, has_bom, tuple(warnings))
 
 
 def compose(
@@ -161,32 +162,32 @@ def compose(
     manifest: Manifest,
     names: Sequence[str],
     keys: Mapping[tuple[str, str], str],
-    wishes: Mapping[str, Any],
+    fields: Mapping[str, Any],
     problems: Sequence[Problem] = (),
 ) -> tuple[bytes, BatchRequest]:
-    """The request JSON of ``batch`` that a manifest asks for, and what it comes to.
+    """The request JSON of ``batch`` that a manifest asks for, and the request as it is read from it.
 
-    ``names`` are those of the images in the batch, one for each line; ``keys`` what cells of ``mask`` and
-    ``backdrop`` lie under, by column and cell. ``wishes`` are the request's fields for all images; ``Labels``
-    among them counts where a line has none. A `RequestError` names what is wrong by line and column, with the
-    ``problems`` that are known already.
+    ``names`` are the images' names in the batch, one for each line. ``keys`` are the keys of masks and backdrops, by
+    column (``mask``, ``backdrop``) and cell. ``fields`` are request fields for all images; ``Labels`` among them are
+    used for lines without labels. Raises `RequestError` with all problems by line and column, including those in
+    ``problems``.
     """
     found = list(problems)
-    labels = wishes.get("Labels")
-    top = {name: value for name, value in wishes.items() if name != "Labels" and value not in (None, (), "")}
+    labels = fields.get("Labels")
+    top = {name: value for name, value in fields.items() if name != "Labels" and value not in (None, (), "")}
     entries = []
     for line, name in zip(manifest.lines, names, strict=True):
         entry: dict[str, Any] = {"ImageName": name}
         if labels is not None:
             entry["Labels"] = labels
-        for column, text in line.said.items():
+        for column, text in line.values.items():
             if column not in ("source", "name"):
                 try:
                     entry[FIELDS[column]] = _value(column, keys.get((column, text), text), manifest.delimiter)
                 except ValueError as error:
                     found.append(line.problem(column, str(error)))
         entries.append(entry)
-    # With a prompt for all, so that those who lack one are found all at once, by their lines.
+    # A placeholder prompt for the whole batch, so that missing prompts are found below, each with its line.
     prompted = "Prompt" in top or "Prompts" in top
     document = {"Id": str(uuid.uuid4()), **({} if prompted else {"Prompt": "-"}), **top, "Images": entries}
     try:
@@ -200,40 +201,48 @@ def compose(
         for line, name in zip(manifest.lines, names, strict=True):
             asked = image_settings(request, name, PRESET_REQUESTS)
             if asked.needs_prompt and not asked.prompts:
-                found.append(line.problem("prompt", "is empty, and no prompt is said for the whole batch"))
-    _refuse(found)
+                found.append(line.problem("prompt", "is empty, and there is no prompt for the whole batch"))
+    _raise_if_any(found)
     data = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     return data, request
 
 
-def _refuse(problems: Sequence[Problem]) -> None:
+def _raise_if_any(problems: Sequence[Problem]) -> None:
     if problems:
         raise _error(problems)
 
 
 def _error(problems: Sequence[Problem]) -> RequestError:
-    """What is wrong, in the order of the lines; of several things in one place the first."""
-    first: dict[str, str] = {}
-    for _, place, words in sorted(problems, key=lambda problem: problem[0]):
-        first.setdefault(place, words)
-    told = list(first.items())
-    more = len(told) - MAX_PROBLEMS
-    return RequestError([*told[:MAX_PROBLEMS], *([("", f"and {more} more problems")] if more > 0 else [])])
+    """All problems in the order of their lines; of several problems in one place only the first."""
+    by_place: dict[str, str] = {}
+    for _, place, sentence in sorted(problems, key=lambda problem: problem[0]):
+        by_place.setdefault(place, sentence)
+    listed = list(by_place.items())
+    more = len(listed) - MAX_PROBLEMS
+    return RequestError([*listed[:MAX_PROBLEMS], *([("", f"and {more} more problems")] if more > 0 else [])])
 
 
 # Text and table
 
 
 def _text(data: bytes) -> tuple[str, bool]:
-    """The text, without its byte order mark, and whether it had one."""
+    """The text without its byte order mark, and whether it had one."""
     if len(data) > MAX_BYTES:
-        _refuse([(0, "", f"the manifest has {len(data):,} bytes, and {MAX_BYTES:,} are taken; split it")])
+        _raise_if_any(
+            [
+                (
+                    0,
+                    "",
+                    f"the manifest has {len(data):,} bytes, and at most {MAX_BYTES:,} are allowed; split it",
+                )
+            ]
+        )
     if wide_coding(data) == "UTF-16":
-        # With its mark it is what spreadsheets call Unicode text.
+        # UTF-16 with a byte order mark is what spreadsheets call "Unicode text".
         try:
             return data.decode("utf-16"), True
         except UnicodeDecodeError as error:
-            _refuse(
+            _raise_if_any(
                 [
                     (
                         0,
@@ -245,33 +254,33 @@ def _text(data: bytes) -> tuple[str, bool]:
     try:
         return decode(data, "the manifest"), data[:3] == b"\xef\xbb\xbf"
     except RequestError as error:
-        ((_, words),) = error.problems
-        line = re.search(r"in line (\d+)", words)
+        ((_, sentence),) = error.problems
+        line = re.search(r"in line (\d+)", sentence)
         place = f"line {line[1]}" if line else ""
-        raise RequestError([(place, f"{words}; in a spreadsheet, save it as 'CSV UTF-8'")]) from None
+        raise RequestError([(place, f"{sentence}; in a spreadsheet, save it as 'CSV UTF-8'")]) from None
 
 
 def _delimiter(text: str) -> tuple[str, str, int]:
-    """What parts the cells: what ``sep=`` in the first line says, else what makes the most known columns.
+    """The delimiter, the text without a ``sep=`` line, and the number of removed lines (0 or 1).
 
-    With it the text without such a line, and how many lines that takes away.
+    The delimiter is that of ``sep=`` in the first line, else the one with which the header has most known columns.
     """
-    said = re.match(r"sep=(.)\r?\n", text)
-    if said and said[1] in _DELIMITERS:
-        return said[1], text[said.end() :], 1
+    match = re.match(r"sep=(.)\r?\n", text)
+    if match and match[1] in _DELIMITERS:
+        return match[1], text[match.end() :], 1
     first = text.lstrip("\r\n").partition("\n")[0]
 
-    def known(delimiter: str) -> int:
-        return sum(_one_name(cell) in _ONE_NAME for cell in first.split(delimiter))
+    def known_columns(delimiter: str) -> int:
+        return sum(_normalized(cell) in _COLUMN_OF_NAME for cell in first.split(delimiter))
 
-    return max(_DELIMITERS, key=known), text, 0
+    return max(_DELIMITERS, key=known_columns), text, 0
 
 
-_NAMES: Final = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
+_DELIMITER_NAMES: Final = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
 
 
 def _records(text: str, delimiter: str, skipped: int) -> Iterator[tuple[int, list[str]]]:
-    """The records that hold anything, each with the line on which it begins."""
+    """The non-empty records, each with the line on which it begins."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     begins = 1 + skipped
     while True:
@@ -286,55 +295,55 @@ def _records(text: str, delimiter: str, skipped: int) -> Iterator[tuple[int, lis
         begins = reader.line_num + 1 + skipped
 
 
-def _one_name(name: str) -> str:
+def _normalized(name: str) -> str:
     return re.sub(r"[^a-z]", "", name.lower())
 
 
-def _columns(number: int, head: Sequence[str]) -> list[str]:
-    """The column of `FIELDS` that each name in the head means, empty for one that means nothing here."""
-    columns = [_ONE_NAME.get(_one_name(name), "") for name in head]
+def _columns(number: int, header: Sequence[str]) -> list[str]:
+    """The column of `FIELDS` for each name in the header; empty for an unknown name."""
+    columns = [_COLUMN_OF_NAME.get(_normalized(name), "") for name in header]
     problems: list[Problem] = []
-    for place, (name, column) in enumerate(zip(head, columns, strict=True)):
+    for place, (name, column) in enumerate(zip(header, columns, strict=True)):
         if column and column in columns[:place]:
             problems.append((number, f"line {number}, column {name}", "is there twice"))
-        close = difflib.get_close_matches(_one_name(name), _ONE_NAME, 1, 0.8) if not column else []
-        if close and _ONE_NAME[close[0]] not in columns:
-            words = f"is not a column; is '{_ONE_NAME[close[0]]}' meant? Otherwise rename it"
-            problems.append((number, f"line {number}, column {name}", words))
+        close = difflib.get_close_matches(_normalized(name), _COLUMN_OF_NAME, 1, 0.8) if not column else []
+        if close and _COLUMN_OF_NAME[close[0]] not in columns:
+            sentence = f"is not a column; did you mean '{_COLUMN_OF_NAME[close[0]]}'? Otherwise rename it"
+            problems.append((number, f"line {number}, column {name}", sentence))
     if "source" not in columns:
-        words = (
-            "the head, which is the first line, has no column 'source', which names each row's photo; "
+        sentence = (
+            "the header, which is the first line, has no column 'source', which names each row's photo; "
             f"columns are {', '.join(FIELDS)}"
         )
-        problems.append((number, f"line {number}", words))
-    _refuse(problems)
+        problems.append((number, f"line {number}", sentence))
+    _raise_if_any(problems)
     return columns
 
 
 # Cells
 
-_NAMES_THINGS: Final = ("ref", "name")
-_NOT_ITS_VALUE: Final = "is the formula {} and not what it comes to: save the table with its values"
+_NAME_COLUMNS: Final = ("ref", "name")
+_NOT_ITS_VALUE: Final = "is the formula {} and not its value: save the table with values"
 
 
 def _damage(column: str, text: str) -> str:
-    """What a spreadsheet has made of a cell, in words, where it is no text of anybody's."""
+    """A sentence on how a spreadsheet has damaged the cell; empty if no damage is visible."""
     parts = text.split(",") if column in ("labels", "preset") else text.splitlines()
-    wrong = next((part.strip() for part in [text, *parts] if is_error_value(part)), None)
-    if wrong is not None:
-        return f"is {wrong}, which a spreadsheet writes in the place of a value that it cannot work out"
-    return reference_damage(text) if column in (*_NAMES_THINGS, "source") else ""
+    error_value = next((part.strip() for part in [text, *parts] if is_error_value(part)), None)
+    if error_value is not None:
+        return f"is {error_value}, which a spreadsheet writes in place of a value that it cannot compute"
+    return reference_damage(text) if column in (*_NAME_COLUMNS, "source") else ""
 
 
 def _value(column: str, text: str, delimiter: str) -> Any:
-    """A cell as its field has it; a ``ValueError`` says in a sentence what it should be."""
+    """The value of a cell in its field's type. Raises ``ValueError`` with a sentence on what it should be."""
     kind = type_of(ImageEntry, FIELDS[column])
     if kind is int:
         if not re.fullmatch(r"[+-]?[0-9]{1,15}", text):
             raise ValueError(f"must be a whole number, not '{text}'")
         return int(text)
     if kind is float:
-        # Where semicolons part the cells, spreadsheets write a comma into numbers.
+        # If cells are separated by semicolons, spreadsheets write numbers with a decimal comma.
         number = text.replace(",", ".") if delimiter != "," else text
         if not re.fullmatch(r"[+-]?[0-9]{1,9}(\.[0-9]{1,9})?", number):
             raise ValueError(f"must be a number, not '{text}'")
@@ -352,31 +361,31 @@ _ENTRY = re.compile(r"Images\[(\d+)\]\.?(\w*)")
 
 
 def _problem(manifest: Manifest, field: str, text: str) -> Problem:
-    """What is wrong with a field of the request, at the place in the manifest that it came from."""
-    words = _ENTRY.sub(lambda entry: f"line {manifest.lines[int(entry[1])].number}", text)
+    """A problem of a request field, with the place in the manifest from which the field came."""
+    sentence = _ENTRY.sub(lambda entry: f"line {manifest.lines[int(entry[1])].number}", text)
     entry = _ENTRY.match(field)
     if entry is None:
-        return 0, field, words
+        return 0, field, sentence
     line = manifest.lines[int(entry[1])]
     column = next((column for column, name in FIELDS.items() if name and name == entry[2]), "source")
-    return line.problem("source" if column == "name" and column not in line.said else column, words)
+    return line.problem("source" if column == "name" and column not in line.values else column, sentence)
 
 
 def find_name_problems(
     manifest: Manifest, batch: Batch, names: Iterable[str], taken: Collection[str]
 ) -> Iterator[Problem]:
-    """The names that are not to be had in ``batch``, where ``taken`` are the keys of others."""
+    """Problems of names that images cannot have in ``batch``; ``taken`` are keys of other files."""
     first: dict[str, Line] = {}
     for line, name in zip(manifest.lines, names, strict=True):
-        column = "name" if "name" in line.said else "source"
+        column = "name" if "name" in line.values else "source"
         other = first.setdefault(name, line)
         try:
             known = kind_of(name) in NAMEABLE
             if not known or batch.upload_key(name) in taken:
-                words = f"'{name}' means something else in a batch; say another in column name"
-                yield line.problem(column, words)
+                sentence = f"'{name}' cannot be the name of an image; write another in column name"
+                yield line.problem(column, sentence)
         except ImageError as error:
             yield line.problem(column, str(error))
         if other is not line:
-            words = f"'{name}' is the image of line {other.number} already; say another in column name"
-            yield line.problem(column, words)
+            sentence = f"'{name}' is already the image of line {other.number}; write another in column name"
+            yield line.problem(column, sentence)

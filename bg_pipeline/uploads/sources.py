@@ -1,7 +1,7 @@
-"""What a manifest's cells name: photos, masks and backdrops, found before anything is uploaded, and how each is sent.
+"""Finds what a manifest's cells name (photos, masks, backdrops) before anything is uploaded, and how to store each.
 
-Whoever takes a manifest says where its cells may lead: the command line to files beside the manifest, a page to
-what was dropped on it, both to the buckets of ``BG_BUCKET`` and ``BG_ALLOWED_BUCKETS``.
+The caller chooses where cells may point: the command line to files beside the manifest, the web page to photos of
+the draft, both to objects in ``BG_BUCKET`` and ``BG_ALLOWED_BUCKETS``.
 """
 
 import io
@@ -9,7 +9,7 @@ import os
 import posixpath
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -24,46 +24,49 @@ from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.requests import BatchRequest
 from bg_pipeline.errors import SettingsError, UsageError
 from bg_pipeline.settings import Settings
-from bg_pipeline.storage.object_store import Store
+from bg_pipeline.storage.object_store import ObjectInfo, Store
 from bg_pipeline.uploads.manifest import Manifest, Problem, compose, find_name_problems
 from bg_pipeline.uploads.submitting import LocalFile, StoredFile, Upload, as_s3_name
 from bg_pipeline.uploads.unicode_names import normal_forms, same_name
 
 THREADS: Final = 16
-"""Objects that are looked up at a time."""
+"""Cells that are looked up at the same time."""
 
-_OWN: Final = (s3_keys.STATE, s3_keys.PAYLOADS)
-"""Prefixes of BG_BUCKET that hold no photo of anybody's."""
-AMBIGUOUS: Final = "there is no '{}', and several that look the same but for how their accents are spelt"
-_NAMEABLE: Final = (f"{s3_keys.UPLOADS}/", f"{s3_keys.ASSETS}/")
-"""Where a mask or a backdrop may stay, as a request may name it there."""
+_PIPELINE_PREFIXES: Final = (s3_keys.STATE, s3_keys.PAYLOADS)
+"""Prefixes of ``BG_BUCKET`` for the pipeline's own documents, which are never a source."""
+_AMBIGUOUS: Final = "there is no '{}', but several names that differ from it only in how accents are encoded"
+_REQUEST_PREFIXES: Final = (f"{s3_keys.UPLOADS}/", f"{s3_keys.ASSETS}/")
+"""Prefixes under which a request may name a mask or a backdrop, so that it need not be copied."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One thing that a cell names: ``path`` is the same for the same thing; ``named`` makes it an upload.
+    """One file or object that a cell names; equal ``path`` means the same file or object.
 
-    ``key`` is set where it lies in BG_BUCKET and a request may name it there, so that it need not be sent.
+    ``as_upload(name)`` is the upload that stores it in the batch as ``name``. ``key`` is set if it is already in
+    ``BG_BUCKET`` where a request may name it as a mask or backdrop. ``name`` is set if it is already a photo of the
+    batch.
     """
 
     path: str
-    named: Callable[[str], Upload]
+    as_upload: Callable[[str], Upload]
     key: str = ""
+    name: str = ""
 
 
 class Sources(Protocol):
-    """Where the cells of a manifest lead."""
+    """Where the cells of a manifest may point."""
 
     def find(self, cell: str) -> Source:
-        """What the cell names; raises `UsageError` with a sentence that fits behind the name of its place."""
+        """What the cell names. Raises `UsageError`, whose text is shown after the cell's line and column."""
 
 
 @dataclass(frozen=True)
 class S3Sources:
-    """Objects by their addresses, ``s3://bucket/key``, in BG_BUCKET and BG_ALLOWED_BUCKETS; each must be there.
+    """Existing objects in ``BG_BUCKET`` and ``BG_ALLOWED_BUCKETS``, named as ``s3://bucket/key``.
 
-    In BG_BUCKET the pipeline's own documents are out of reach. A key under ``image-files/`` or ``assets/`` may
-    stand alone.
+    A key of ``BG_BUCKET`` under ``image-files/`` or ``assets/`` may be written without ``s3://bucket/``. The
+    pipeline's own documents in ``BG_BUCKET`` are refused.
     """
 
     settings: Settings
@@ -71,49 +74,49 @@ class S3Sources:
 
     def find(self, cell: str) -> Source:
         if not cell.startswith("s3://"):
-            if cell.startswith(_NAMEABLE):
-                return self._look(self.settings.bucket, cell)
-            raise UsageError(f"'{cell}' is no s3:// address")
+            if cell.startswith(_REQUEST_PREFIXES):
+                return self._source(self.settings.bucket, cell)
+            raise UsageError(f"'{cell}' is not an s3:// address")
         bucket, _, key = cell.removeprefix("s3://").partition("/")
         if bucket not in (self.settings.bucket, *self.settings.allowed_buckets):
             raise UsageError(f"bucket '{bucket}' is neither BG_BUCKET nor among BG_ALLOWED_BUCKETS")
         if not key or key.endswith("/"):
             raise UsageError(f"'{cell}' names a folder; each row names one object")
-        if bucket == self.settings.bucket and key.partition("/")[0] in _OWN:
+        if bucket == self.settings.bucket and key.partition("/")[0] in _PIPELINE_PREFIXES:
             raise UsageError(f"'{cell}' is one of the pipeline's own documents")
-        return self._look(bucket, key)
+        return self._source(bucket, key)
 
-    def _look(self, bucket: str, key: str) -> Source:
+    def _source(self, bucket: str, key: str) -> Source:
         store = self.store.in_bucket(bucket)
         try:
-            found = store.head(key)
-            if found is None and not key.isascii():
-                # It may be there in the other spelling of its accents.
+            info = store.head(key)
+            if info is None and not key.isascii():
+                # The object's key may encode the same accents in the other Unicode form.
                 forms = dict.fromkeys(unicodedata.normalize(form, key) for form in ("NFC", "NFD"))
-                there = [each for form in forms if form != key and (each := store.head(form))]
-                if len(there) > 1:
-                    raise UsageError(f"{AMBIGUOUS.format(f's3://{bucket}/{key}')}; rename one of them")
-                found = there[0] if there else None
+                matches = [match for form in forms if form != key and (match := store.head(form))]
+                if len(matches) > 1:
+                    raise UsageError(f"{_AMBIGUOUS.format(f's3://{bucket}/{key}')}; rename one of them")
+                info = matches[0] if matches else None
         except ClientError as error:
             code = error.response.get("Error", {}).get("Code", "")
-            raise UsageError(f"s3://{bucket}/{key} cannot be read: S3 says {code}") from None
-        if found is None:
+            raise UsageError(f"s3://{bucket}/{key} cannot be read: S3 answered {code}") from None
+        if info is None:
             raise UsageError(f"there is no s3://{bucket}/{key}")
-        key = found.key
-        stays = key if bucket == self.settings.bucket and key.startswith(_NAMEABLE) else ""
-        return Source(f"{bucket}/{key}", lambda name: StoredFile(store, found, name), stays)
+        key = info.key
+        usable_key = key if bucket == self.settings.bucket and key.startswith(_REQUEST_PREFIXES) else ""
+        return Source(f"{bucket}/{key}", lambda name: StoredFile(store, info, name), usable_key)
 
 
 @dataclass(frozen=True)
 class LocalSources:
-    """Files of this machine, by paths from ``folder``, and what ``elsewhere`` finds."""
+    """Files of this machine, by absolute path or by path relative to ``folder``; others are left to ``fallback``."""
 
     folder: Path
-    elsewhere: Sources
+    fallback: Sources
 
     def find(self, cell: str) -> Source:
         if "://" in cell:
-            return self._not_a_file(cell)
+            return self._find_address(cell)
         path = self.folder / Path(cell).expanduser()
         try:
             if path.is_file():
@@ -122,93 +125,110 @@ class LocalSources:
                 return Source(as_s3_name(os.path.abspath(path)), lambda name: LocalFile(path, name))
             if path.is_dir():
                 raise UsageError(f"'{path}' is a folder; each row names one file")
-            alike = _spelt_alike(path)
-        except (OSError, ValueError) as error:  # a name that is too long, or has a NUL in it
+            matches = _same_looking_files(path)
+        except (OSError, ValueError) as error:  # for example a name that is too long or contains a NUL
             raise UsageError(f"'{cell}' cannot be the name of a file: {error}") from None
-        if len(alike) > 1:
-            raise UsageError(f"{AMBIGUOUS.format(path)}; rename one of them")
-        if alike:
-            return self.find(os.path.relpath(alike[0], self.folder) if self.folder.parts else str(alike[0]))
-        if cell.startswith(_NAMEABLE):
-            return self.elsewhere.find(cell)
+        if len(matches) > 1:
+            raise UsageError(f"{_AMBIGUOUS.format(path)}; rename one of them")
+        if matches:
+            return self.find(
+                os.path.relpath(matches[0], self.folder) if self.folder.parts else str(matches[0])
+            )
+        if cell.startswith(_REQUEST_PREFIXES):
+            return self.fallback.find(cell)
         raise UsageError(f"there is no file '{path}'")
 
-    def _not_a_file(self, cell: str) -> Source:
+    def _find_address(self, cell: str) -> Source:
         if not cell.startswith("s3://"):
             raise UsageError(f"'{cell}' is neither a file nor an s3:// address")
-        return self.elsewhere.find(cell)
+        return self.fallback.find(cell)
 
 
-def _spelt_alike(path: Path) -> list[Path]:
-    """The files whose paths look the same and spell their accents otherwise."""
+def _same_looking_files(path: Path) -> list[Path]:
+    """The existing files whose paths differ from ``path`` only in how accents are encoded; empty for ASCII paths."""
     if str(path).isascii():
         return []
-    found = [Path(path.anchor)]
+    candidates = [Path(path.anchor)]
     for part in path.parts[1:] if path.anchor else path.parts:
         following: list[Path] = []
-        for folder in found:
+        for folder in candidates:
             if part.isascii() or (folder / part).exists():
                 following.append(folder / part)
             elif folder.is_dir():
                 following += [folder / name for name in normal_forms(part, os.listdir(folder))]
-        found = following[:10]
-    return [each for each in found if each.is_file()]
+        candidates = following[:10]
+    return [candidate for candidate in candidates if candidate.is_file()]
 
 
 @dataclass(frozen=True)
-class AmongUploads:
-    """Photos that somebody has sent already, by the names they came with, and what ``elsewhere`` finds.
+class DraftSources:
+    """Photos that are already uploaded to a draft, by name; ``s3://`` addresses are left to ``fallback``.
 
-    A name without its folders is enough where only one photo has it. ``renamed`` makes an upload of one under
-    another name.
+    ``photos`` maps each photo's name in the draft to its object in ``store``. A cell may name a photo with other
+    folders than it has in the draft (``C:\\photos\\a.jpg``) if only one photo has that file name.
     """
 
-    names: Sequence[str]
-    renamed: Callable[[str, str], Upload]
-    elsewhere: Sources
+    store: Store
+    photos: Mapping[str, ObjectInfo]
+    fallback: Sources
 
     @cached_property
-    def _by_last(self) -> Mapping[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        for name in self.names:
-            found.setdefault(posixpath.basename(name), []).append(name)
-        return found
+    def _by_file_name(self) -> Mapping[str, list[str]]:
+        names: dict[str, list[str]] = {}
+        for name in self.photos:
+            names.setdefault(posixpath.basename(name), []).append(name)
+        return names
 
     @cached_property
-    def _alike(self) -> Mapping[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        for last, names in self._by_last.items():
-            found.setdefault(same_name(last), []).extend(names)
-        return found
+    def _by_normalized_file_name(self) -> Mapping[str, list[str]]:
+        names: dict[str, list[str]] = {}
+        for file_name, same in self._by_file_name.items():
+            names.setdefault(same_name(file_name), []).extend(same)
+        return names
 
     def find(self, cell: str) -> Source:
         if "://" in cell:
-            return self.elsewhere.find(cell)
-        cell = cell.removeprefix("./")
-        found = [cell] if cell in self.names else self._by_last.get(posixpath.basename(cell), [])
-        found = (
-            found
-            or normal_forms(cell, self.names)
-            or self._alike.get(same_name(posixpath.basename(cell)), [])
+            return self.fallback.find(cell)
+        path = cell.replace("\\", "/").removeprefix("./")
+        file_name = posixpath.basename(path)
+        names = [path] if path in self.photos else self._by_file_name.get(file_name, [])
+        names = (
+            names
+            or normal_forms(path, self.photos)
+            or self._by_normalized_file_name.get(same_name(file_name), [])
         )
-        if len(found) == 1:
-            name = found[0]
-            return Source(name, lambda wanted: self.renamed(name, wanted))
-        if found:
-            raise UsageError(f"'{cell}' may be {' or '.join(map(repr, found[:3]))}; say which")
-        if cell.startswith(_NAMEABLE):
-            return self.elsewhere.find(cell)
-        raise UsageError(f"no photo named '{cell}' was added")
+        if len(names) == 1:
+            info = self.photos[names[0]]
+            return Source(names[0], lambda name: StoredFile(self.store, info, name), info.key, names[0])
+        if names:
+            raise UsageError(f"'{cell}' may be {' or '.join(map(repr, names[:3]))}; name one of them in full")
+        if path.startswith(_REQUEST_PREFIXES):
+            return self.fallback.find(path)
+        raise UsageError(f"no photo named '{cell}' was uploaded")
 
 
 @dataclass(frozen=True)
 class ResolvedManifest:
-    """A batch that a manifest asks for, ready for `submitting.submit`; ``others`` go beside its photos, by key."""
+    """The batch that a manifest asks for, ready for `submitting.submit`.
+
+    ``others`` are the files to store besides the photos (masks, backdrops, the manifest itself), by key.
+    """
 
     request: BatchRequest
     data: bytes
     photos: Sequence[Upload]
     others: Mapping[str, Upload]
+
+    def files(self, store: Store, batch: Batch) -> dict[str, Upload]:
+        """What has to be stored in ``batch``, by key; photos that are already stored under their key are left out."""
+        photos = {batch.upload_key(photo.name): photo for photo in self.photos}
+        return {key: photo for key, photo in photos.items() if not _is_at(photo, store, key)} | dict(
+            self.others
+        )
+
+
+def _is_at(upload: Upload, store: Store, key: str) -> bool:
+    return isinstance(upload, StoredFile) and upload.store.bucket == store.bucket and upload.stored.key == key
 
 
 def resolve_manifest(
@@ -217,36 +237,52 @@ def resolve_manifest(
     manifest: Manifest,
     text: bytes,
     sources: Sources,
-    wishes: Mapping[str, Any],
+    fields: Mapping[str, Any],
+    stored_names: Collection[str] = (),
 ) -> ResolvedManifest:
-    """What ``manifest``, which was read from ``text``, asks for as ``batch``; nothing is uploaded yet.
+    """The batch that ``manifest``, which was read from ``text``, asks for; nothing is uploaded.
 
-    ``wishes`` are the request's fields for all rows. A photo is named by its column ``name``, else after its file,
-    with as many of its folders as tell it from the others. The manifest goes into the batch as well, so that
-    the report can mirror it. Raises `RequestError` with everything that is wrong, by line and column.
+    ``fields`` are request fields for all rows. An image gets the name in column ``name``, else the name that its
+    photo already has in the batch, else the photo's file name with as many folders as needed to be unique.
+    ``stored_names`` are the photos that are already in the batch's folder: no other photo may get their names. The
+    manifest is stored in the batch too, so that the report can repeat its rows. Raises `RequestError` with every
+    problem by line and column.
     """
-    found, problems = _find(manifest, sources)
-    # A photo that was not found, or has no good name, gets one all the same: the other problems are found as well.
-    cells = [line.said["source"] for line in manifest.lines]
-    paths = [each.path if (each := found.get(("source", cell))) else cell for cell in cells]
-    names = _names([line.said.get("name", "") for line in manifest.lines], paths)
-    beside = _Beside(batch)
-    keys = {cell: beside.key_of(cell[0], each) for cell, each in found.items() if cell[0] != "source"}
-    others = {**beside.uploads, batch.manifest_key: Text(s3_keys.MANIFEST, text)}
+    found, problems = _find_sources(manifest, sources)
+    # A photo that was not found or has an unusable name gets a placeholder, so that all other problems are found too.
+    cells = [line.values["source"] for line in manifest.lines]
+    photos = [found.get(("source", cell)) for cell in cells]
+    names = _image_names(
+        [
+            line.values.get("name") or (photo.name if photo else "")
+            for line, photo in zip(manifest.lines, photos, strict=True)
+        ],
+        [photo.path if photo else cell for photo, cell in zip(photos, cells, strict=True)],
+    )
+    extra_files = _ExtraFiles(batch)
+    keys = {
+        cell: extra_files.key_of(cell[0], source) for cell, source in found.items() if cell[0] != "source"
+    }
+    others = {**extra_files.uploads, batch.manifest_key: MemoryFile(s3_keys.MANIFEST, text)}
     problems += find_name_problems(manifest, batch, names, others)
-    troubled = {number for number, _, _ in problems}
+    for line, name, photo in zip(manifest.lines, names, photos, strict=True):
+        if name in stored_names and photo is not None and photo.name != name:
+            column = "name" if "name" in line.values else "source"
+            sentence = f"'{name}' is another photo of this batch already; write another in column name"
+            problems.append(line.problem(column, sentence))
+    wrong_lines = {number for number, _, _ in problems}
     names = [
-        f"line {line.number}" if line.number in troubled else name
+        f"line {line.number}" if line.number in wrong_lines else name
         for line, name in zip(manifest.lines, names, strict=True)
     ]
-    data, request = compose(settings, batch, manifest, names, keys, wishes, problems)
-    photos = [found["source", cell].named(name) for cell, name in zip(cells, names, strict=True)]
-    return ResolvedManifest(request, data, photos, others)
+    data, request = compose(settings, batch, manifest, names, keys, fields, problems)
+    uploads = [found["source", cell].as_upload(name) for cell, name in zip(cells, names, strict=True)]
+    return ResolvedManifest(request, data, uploads, others)
 
 
 @dataclass
-class _Beside:
-    """The masks and backdrops of a batch that have to be sent, each once, however many rows name it."""
+class _ExtraFiles:
+    """The masks and backdrops that have to be stored in the batch, each once even if several rows name it."""
 
     batch: Batch
     uploads: dict[str, Upload] = field(default_factory=dict)
@@ -256,17 +292,17 @@ class _Beside:
         if source.key:
             return source.key
         if (column, source.path) not in self._keys:
-            number = Counter(one for one, _ in self._keys)[column] + 1
-            # A dot-file is never taken for one of the photos.
+            number = Counter(known_column for known_column, _ in self._keys)[column] + 1
+            # A dot-file is never taken for a photo of the batch.
             name = f".{column}-{number}{posixpath.splitext(source.path)[1].lower()}"
             key = self._keys[column, source.path] = self.batch.upload_key(name)
-            self.uploads[key] = source.named(name)
+            self.uploads[key] = source.as_upload(name)
         return self._keys[column, source.path]
 
 
 @dataclass(frozen=True)
-class Text:
-    """Bytes that are at hand."""
+class MemoryFile:
+    """Bytes in memory and the name they get in the batch."""
 
     name: str
     data: bytes
@@ -275,16 +311,18 @@ class Text:
         return io.BytesIO(self.data)
 
 
-def _find(manifest: Manifest, sources: Sources) -> tuple[dict[tuple[str, str], Source], list[Problem]]:
-    """What the cells lead to, by column and cell, each looked up once; and which lead nowhere."""
+def _find_sources(
+    manifest: Manifest, sources: Sources
+) -> tuple[dict[tuple[str, str], Source], list[Problem]]:
+    """The sources by column and cell, each cell looked up once, and a problem for each that was not found."""
     cells = {
-        (column, line.said[column]): line
+        (column, line.values[column]): line
         for line in reversed(manifest.lines)
         for column in ("source", "mask", "backdrop")
-        if column in line.said and not (column == "backdrop" and line.said[column].startswith("#"))
+        if column in line.values and not (column == "backdrop" and line.values[column].startswith("#"))
     }
 
-    def look(cell: tuple[str, str]) -> Source | str:
+    def find(cell: tuple[str, str]) -> Source | str:
         try:
             return sources.find(cell[1])
         except (UsageError, SettingsError) as error:
@@ -293,16 +331,16 @@ def _find(manifest: Manifest, sources: Sources) -> tuple[dict[tuple[str, str], S
     found: dict[tuple[str, str], Source] = {}
     problems: list[Problem] = []
     with ThreadPoolExecutor(THREADS, "source") as pool:
-        for (cell, line), each in zip(cells.items(), pool.map(look, cells), strict=True):
-            if isinstance(each, Source):
-                found[cell] = each
+        for (cell, line), result in zip(cells.items(), pool.map(find, cells), strict=True):
+            if isinstance(result, Source):
+                found[cell] = result
             else:
-                problems.append(line.problem(cell[0], each))
+                problems.append(line.problem(cell[0], result))
     return found, problems
 
 
-def _names(given: Sequence[str], paths: Sequence[str]) -> list[str]:
-    """The images' names: those given, else the ends of their paths, of several alike as long as tells them apart."""
+def _image_names(given: Sequence[str], paths: Sequence[str]) -> list[str]:
+    """The ``given`` names; where one is empty, the end of its path with as many folders as needed to be unique."""
     parts = {
         path: [part for part in path.split("/") if part]
         for path, name in zip(paths, given, strict=True)
@@ -311,9 +349,11 @@ def _names(given: Sequence[str], paths: Sequence[str]) -> list[str]:
     lengths = dict.fromkeys(parts, 1)
     while True:
         ends = {path: "/".join(parts[path][-length:]) for path, length in lengths.items()}
-        often = Counter([*ends.values(), *filter(None, given)])
-        longer = [path for path, end in ends.items() if often[end] > 1 and lengths[path] < len(parts[path])]
-        if not longer:
+        counts = Counter([*ends.values(), *filter(None, given)])
+        too_short = [
+            path for path, end in ends.items() if counts[end] > 1 and lengths[path] < len(parts[path])
+        ]
+        if not too_short:
             return [name or ends[path] for name, path in zip(given, paths, strict=True)]
-        for path in longer:
+        for path in too_short:
             lengths[path] += 1

@@ -1,7 +1,7 @@
-"""Uploading a batch: photos first, the request last, so that a batch is complete or not there.
+"""Submits a batch: photos first and the request last, so that a batch is either complete or not run.
 
-Used by the command line, the page and the API. Nothing is uploaded before everything that can be checked here
-has been: files, names, the request and its rights.
+Used by the command line, the web page and the HTTP API. Files, names and the request are checked before anything is
+uploaded.
 """
 
 import io
@@ -34,20 +34,20 @@ from bg_pipeline.storage.object_store import ObjectInfo, Store
 
 HAND_OVER_ATTEMPTS = 3
 THREADS = 8
-"""Files uploaded at a time; each holds at most one part of 8 MB in memory."""
+"""Files that are uploaded at the same time; each has at most one part of 8 MB in memory."""
 
 _PICTURE_ENDINGS = frozenset(f".{ending}" for endings in EXTENSIONS.values() for ending in endings)
 
 
 class Upload(Protocol):
-    """Something to be uploaded under a name, which may hold folders."""
+    """Something to upload under a name, which may contain folders."""
 
     @property
     def name(self) -> str:
         """Its name in the batch."""
 
     def open(self) -> AbstractContextManager[BinaryIO]:
-        """Its bytes, read as they are sent."""
+        """A stream of its bytes, which is read during the upload."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,13 @@ class LocalFile:
 
     @property
     def looks_like_a_picture(self) -> bool:
-        """By its name and size only."""
+        """Whether its name has a picture's extension and it is not empty; the content is not read."""
         return posixpath.splitext(self.name)[1].lower() in _PICTURE_ENDINGS and self.path.stat().st_size > 0
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """An object of a bucket and the name it gets in its batch, copied there without passing through here."""
+    """An S3 object and the name it gets in its batch; it is copied inside S3."""
 
     store: Store
     stored: ObjectInfo
@@ -81,7 +81,7 @@ class StoredFile:
         return io.BytesIO(content.data)
 
     def copy(self, store: Store, key: str) -> None:
-        """Puts it there; raises `UsageError` if it is not any more what was found."""
+        """Copies it to ``key``. Raises `UsageError` if the object has changed since it was found."""
         try:
             self.store.copy(self.stored.key, key, to=store, if_etag=self.stored.etag)
         except PreconditionFailed:
@@ -89,7 +89,7 @@ class StoredFile:
 
     @property
     def looks_like_a_picture(self) -> bool:
-        """By its name and size only."""
+        """Whether its name has a picture's extension and it is not empty; the content is not read."""
         return posixpath.splitext(self.name)[1].lower() in _PICTURE_ENDINGS and self.stored.size > 0
 
     def _changed(self) -> UsageError:
@@ -100,14 +100,13 @@ class StoredFile:
 
 
 def find_photos(paths: Sequence[Path], left_out: list[str] | None = None) -> list[LocalFile]:
-    """The files that ``paths`` mean, sorted by the names they get; a folder means every file in and below it.
+    """The photos in ``paths``, sorted by their names in the batch; a folder stands for all files in and below it.
 
-    What cameras, programs and systems put beside photos is left out; ``left_out`` gets its names.
-
-    A file is named after itself, a file of a folder by its path inside the folder. Where several folders are given
-    each one's name is kept in front, so that their equal names do not collide. Dot-files and JSON in folders
-    are left out. Raises `UsageError`, naming the file, for one that is missing, unreadable, cannot be an image
-    of a batch, or would share another one's name.
+    A file gets its own name, a file of a folder its path inside the folder. If there are several folders, each
+    folder's name is put in front, so that equal names do not collide. Dot-files and JSON files in folders are left
+    out. Sidecars (files that cameras, programs and systems store with photos) are left out too, and their names are
+    added to ``left_out``. Raises `UsageError`, naming the file, if one is missing, unreadable, not possible as an
+    image of a batch, or would get the name of another one.
     """
     folders = [path for path in paths if path.is_dir()]
     found: dict[Path, LocalFile] = {}
@@ -125,10 +124,10 @@ def find_photos(paths: Sequence[Path], left_out: list[str] | None = None) -> lis
             raise UsageError(f"'{path}' is neither a file nor a folder; nothing was uploaded")
     photos = sorted(found.values(), key=lambda photo: photo.name)
     films = films_of_photos(photo.name for photo in photos)
-    beside = [photo for photo in photos if kind_of(photo.name) is Kind.SIDECAR or photo.name in films]
+    sidecars = [photo for photo in photos if kind_of(photo.name) is Kind.SIDECAR or photo.name in films]
     if left_out is not None:
-        left_out += [photo.name for photo in beside]
-    photos = [photo for photo in photos if photo not in beside] if beside else photos
+        left_out += [photo.name for photo in sidecars]
+    photos = [photo for photo in photos if photo not in sidecars] if sidecars else photos
     _check(photos, paths)
     return photos
 
@@ -142,13 +141,13 @@ def _files_below(folder: Path) -> list[Path]:
 
 
 def as_s3_name(name: str) -> str:
-    """The name as S3 takes it: UTF-8, whatever bytes the file system had."""
+    """The name as valid UTF-8, as S3 needs it; bytes of the file system that are not UTF-8 are replaced."""
     return os.fsencode(name).decode("utf-8", "replace")
 
 
 def _check(photos: Sequence[LocalFile], paths: Sequence[Path]) -> None:
     if not photos:
-        raise UsageError(f"there are no photos in {', '.join(map(str, paths)) or 'what was named'}")
+        raise UsageError(f"there are no photos in {', '.join(map(str, paths)) or 'the given paths'}")
     by_name: dict[str, LocalFile] = {}
     for photo in photos:
         if kind_of(photo.name) is not Kind.IMAGE:
@@ -160,29 +159,29 @@ def _check(photos: Sequence[LocalFile], paths: Sequence[Path]) -> None:
         if other is not photo:
             raise UsageError(
                 f"'{other.path}' and '{photo.path}' would both be named '{photo.name}'; "
-                "submit them apart, or submit their folders"
+                "submit them as two batches, or submit their folders"
             )
         if not os.access(photo.path, os.R_OK):
             raise UsageError(f"'{photo.path}' cannot be read: permission denied")
 
 
 def new_batch(date: UploadDate | None = None) -> Batch:
-    """A batch that nobody has yet, on a date (default: today in UTC)."""
+    """A batch with a new, unique name on ``date`` (default: today in UTC)."""
     now = datetime.now(UTC)
     return Batch(date or now.date(), f"{now:%H%M%S}-{uuid.uuid4().hex[:8]}")
 
 
 def compose_request(
-    settings: Settings, batch: Batch, names: Sequence[str], wishes: Mapping[str, Any]
+    settings: Settings, batch: Batch, names: Sequence[str], fields: Mapping[str, Any]
 ) -> tuple[bytes, BatchRequest]:
-    """The request JSON of a new batch, and what it comes to.
+    """The request JSON of a new batch, and the request as it is read from it.
 
-    ``wishes`` are fields of a request; ``Labels`` among them is what is kept in every image, an empty one
+    ``fields`` are request fields. ``Labels`` among them are the labels of every image in ``names``; empty ones mean
     everything that stands out. Raises `RequestError` by field.
     """
     document = {
         "Id": str(uuid.uuid4()),
-        **{name: value for name, value in wishes.items() if value not in (None, ())},
+        **{name: value for name, value in fields.items() if value not in (None, ())},
     }
     labels = document.pop("Labels", None)
     if labels is not None:
@@ -192,10 +191,13 @@ def compose_request(
 
 
 def check_submission(settings: Settings, batch: Batch, data: bytes) -> BatchRequest:
-    """What a new request comes to in this place. Raises `RequestError` by field, also for what nobody can do here."""
+    """The new request in ``data`` as it is read for ``batch``.
+
+    Raises `RequestError` by field, also for placeholders that need captions if captions are switched off.
+    """
     request = check_request(settings, batch, data)
     if not settings.caption_models:
-        wanting = [
+        problems = [
             (f"{place}{field}", "uses {caption}, and captions are switched off (BG_CAPTION_MODELS is empty)")
             for place, level in [
                 ("", request),
@@ -204,13 +206,13 @@ def check_submission(settings: Settings, batch: Batch, data: bytes) -> BatchRequ
             for field, texts in (("Prompt", (level.Prompt or "",)), ("Prompts", level.Prompts or ()))
             if any("caption" in requests.placeholders(text) for text in texts)
         ]
-        if wanting:
-            raise RequestError(wanting[: requests.MAX_PROBLEMS])
+        if problems:
+            raise RequestError(problems[: requests.MAX_PROBLEMS])
     return request
 
 
 def check_request(settings: Settings, batch: Batch, data: bytes) -> BatchRequest:
-    """What a request comes to in this place. Raises `RequestError` by field."""
+    """The request in ``data`` as it is read for ``batch``. Raises `RequestError` by field."""
     return requests.read(
         data,
         bucket=settings.bucket,
@@ -221,11 +223,11 @@ def check_request(settings: Settings, batch: Batch, data: bytes) -> BatchRequest
 
 
 def paid_pictures(request: BatchRequest, names: Sequence[str]) -> int:
-    """How many pictures models will paint for ``names``, if each succeeds at once."""
+    """The number of pictures that models paint for ``names`` if every first attempt succeeds."""
     if request.Images is None:
         asked = image_settings(request, "", PRESET_REQUESTS)
-        each = len(asked.outputs) if asked.needs_prompt else 0
-        return each * min(len(names), request.Sample or len(names))
+        per_image = len(asked.outputs) if asked.needs_prompt else 0
+        return per_image * min(len(names), request.Sample or len(names))
     settings = [image_settings(request, name, PRESET_REQUESTS) for name in names]
     counts = Counter({asked.image: len(asked.outputs) for asked in settings if asked.needs_prompt})
     return sum(count for _, count in counts.most_common(request.Sample))
@@ -240,43 +242,53 @@ def submit(
     others: Mapping[str, Upload] | None = None,
     done: Callable[[str], None] = lambda name: None,
 ) -> None:
-    """Uploads ``photos`` and ``others`` (by key), and then the request, which makes the batch complete.
+    """Uploads ``photos`` and ``others`` (by key) and then the request, which completes the batch.
 
-    ``done`` is called with each uploaded name. While photos are on their way a draft keeps the batch from being
-    worked on; if this raises, or is interrupted, the draft stays and nothing is ever run.
+    ``done`` is called with each uploaded name. During the upload a draft keeps the batch from being run. If this
+    raises or is interrupted, the draft stays, so the incomplete batch is never run.
     """
-    keys = {batch.upload_key(photo.name): photo for photo in photos} | dict(others or {})
     store.write(batch.draft_key, request, media_type="application/json")
-    with ThreadPoolExecutor(THREADS, "upload") as pool:
-        try:
-            futures = [pool.submit(_upload, store, key, photo, done) for key, photo in keys.items()]
-            ended, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            for future in ended:
-                future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    store_files(
+        store, {batch.upload_key(photo.name): photo for photo in photos} | dict(others or {}), done=done
+    )
     store.write(batch.request_key, request, media_type="application/json")
     store.delete(batch.draft_key)
 
 
-def hand_over(store: Store, batch: Batch, request: bytes) -> bool:
-    """Writes the request of a batch whose photos are in their place; whether it is this one that is there now.
+def store_files(
+    store: Store, files: Mapping[str, Upload], *, done: Callable[[str], None] = lambda name: None
+) -> None:
+    """Stores ``files`` by key, several at a time; raises the first error and starts no further upload after it."""
+    with ThreadPoolExecutor(THREADS, "upload") as pool:
+        try:
+            futures = [pool.submit(_upload, store, key, file, done) for key, file in files.items()]
+            finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            for future in finished:
+                future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
-    A request that is there already is never replaced, so that of two who hand over at once one is told.
+
+def hand_over(store: Store, batch: Batch, request: bytes) -> bool:
+    """Writes the request of a batch whose photos are stored, and deletes its draft.
+
+    Returns False if the batch has another request already, which is never replaced: of two concurrent callers with
+    different requests one gets False.
     """
     for _ in range(HAND_OVER_ATTEMPTS):
         try:
             store.write(batch.request_key, request, media_type="application/json", if_absent=True)
             break
         except PreconditionFailed:
-            # Somebody else's, or our own whose answer was lost. None at all: S3 was busy with another write (409).
+            # The request is another caller's, or our own if S3's response was lost. If there is none, S3 refused
+            # because of a concurrent write (409): try again.
             earlier = store.read(batch.request_key)
             if earlier is not None and earlier.data != request:
                 return False
             if earlier is not None:
                 break
     else:
-        raise UsageError(f"S3 did not take the request of batch {batch.path}; do it again")
+        raise UsageError(f"S3 did not store the request of batch {batch.path}; submit it again")
     store.delete(batch.draft_key)
     return True
 
@@ -295,7 +307,7 @@ def _upload(store: Store, key: str, photo: Upload, done: Callable[[str], None]) 
 
 
 def upload(store: Store, key: str, name: str, data: BinaryIO) -> None:
-    """Stores one file, read as it is sent, with the media type that its name tells."""
+    """Uploads one stream, with the media type that matches the extension of ``name``."""
     media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
     store.client.upload_fileobj(
         data, store.bucket, key, ExtraArgs={"ContentType": media_type}, Config=_IN_THIS_THREAD

@@ -1,6 +1,6 @@
-"""Names that look the same and are spelt in two ways: é is one character, or an e and an accent (NFC and NFD).
+"""Matches names that look the same in two Unicode forms: é as one character (NFC), or as e and an accent (NFD).
 
-Macs write the second form, most else the first, and S3 takes them for two names.
+macOS writes NFD and most other systems NFC; S3 treats the two as different names.
 """
 
 import unicodedata
@@ -9,36 +9,36 @@ from collections.abc import Collection, Iterable, Mapping
 
 
 def same_name(name: str) -> str:
-    """The form that all spellings of a name have in common."""
+    """The NFC form of a name, which is equal for all names that look the same."""
     return unicodedata.normalize("NFC", name)
 
 
 def normal_forms(name: str, existing: Iterable[str]) -> list[str]:
-    """Those of ``existing`` that look as ``name`` does: itself alone where it is there, else all, sorted."""
-    alike = sorted(each for each in existing if same_name(each) == same_name(name))
-    return [name] if name in alike else alike
+    """``[name]`` if it is in ``existing``, else all names in ``existing`` that look like it, sorted."""
+    matches = sorted(other for other in existing if same_name(other) == same_name(name))
+    return [name] if name in matches else matches
 
 
 def match_names(wanted: Iterable[str], existing: Collection[str]) -> Mapping[str, str]:
-    """Which of ``existing`` each of ``wanted`` means; what means none, or may mean several, is not in the answer.
+    """The name in ``existing`` that each of ``wanted`` means; names without a unique match are left out.
 
-    A name that is there means itself. One that is not means the one that looks the same, if there is just one
-    and no other of ``wanted`` means that. ``existing`` should find its members fast.
+    A name in ``existing`` means itself. Any other means the only name that looks the same, unless another of
+    ``wanted`` looks the same too. ``existing`` should be fast to search, such as a set.
     """
-    asked = list(dict.fromkeys(wanted))
-    found = {name: name for name in asked if name in existing}
-    # ASCII has one spelling only.
-    missing = [name for name in asked if name not in found and not name.isascii()]
+    unique = list(dict.fromkeys(wanted))
+    result = {name: name for name in unique if name in existing}
+    # ASCII names have only one form.
+    missing = [name for name in unique if name not in result and not name.isascii()]
     if not missing:
-        return found
-    alike: dict[str, list[str]] = defaultdict(list)
+        return result
+    candidates: dict[str, list[str]] = defaultdict(list)
     for name in existing:
-        if not name.isascii() and name not in found:
-            alike[same_name(name)].append(name)
-    claimed: dict[str, list[str]] = defaultdict(list)
+        if not name.isascii() and name not in result:
+            candidates[same_name(name)].append(name)
+    missing_by_form: dict[str, list[str]] = defaultdict(list)
     for name in missing:
-        claimed[same_name(name)].append(name)
-    for form, names in claimed.items():
-        if len(names) == 1 and len(alike[form]) == 1:
-            found[names[0]] = alike[form][0]
-    return found
+        missing_by_form[same_name(name)].append(name)
+    for form, names in missing_by_form.items():
+        if len(names) == 1 and len(candidates[form]) == 1:
+            result[names[0]] = candidates[form][0]
+    return result

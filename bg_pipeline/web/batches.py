@@ -31,9 +31,8 @@ from bg_pipeline.reports.overview import (
 from bg_pipeline.run.batch_work import open_draft, open_work
 from bg_pipeline.run.context import RunContext
 from bg_pipeline.run.rows import rows
-from bg_pipeline.uploads import drafts
 from bg_pipeline.uploads import listing as uploads
-from bg_pipeline.uploads.listing import Uploaded
+from bg_pipeline.uploads.listing import Uploaded, discard_draft
 from bg_pipeline.uploads.submitting import check_submission, hand_over, new_batch, paid_pictures
 from bg_pipeline.uploads.unicode_names import match_names
 from bg_pipeline.web.problems import Problem
@@ -206,7 +205,7 @@ def prepare_more(batch: TheBatch, asked: Files, service: TheService) -> Prepared
 def discard(batch: TheBatch, service: TheService) -> None:
     """Deletes a batch that is still in preparation, with everything that was uploaded for it."""
     _in_preparation(service, batch)
-    drafts.discard(service.store, batch)
+    discard_draft(service.store, batch)
 
 
 @router.put(

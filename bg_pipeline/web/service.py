@@ -22,7 +22,7 @@ from bg_pipeline.domain.rows import Row, Status
 from bg_pipeline.domain.upload_kinds import Kind, kind_of
 from bg_pipeline.errors import ImageError, PreconditionFailed
 from bg_pipeline.imaging import read_header
-from bg_pipeline.reports import links
+from bg_pipeline.reports.overview import share_link
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.web.limits import SMALL_BYTES
@@ -116,7 +116,7 @@ class Service:
 
     def link(self, key: str) -> Link:
         now = datetime.now(UTC).replace(microsecond=0)
-        made = links.share_link(self.aws, self.store, key, LINK_SECONDS, now)
+        made = share_link(self.aws, self.store, key, LINK_SECONDS, now)
         return Link(Key=key, Url=made.url, Expires=made.until)
 
     async def carry_out(self, batch: Batch, advice: str) -> None:

@@ -191,7 +191,7 @@ def test_where_the_machine_knows_no_name_whoever_approves_has_to_say_one(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)  # as in a container that runs as any user
     batch = submitted(photos, "--prompt", "a sunny beach", "--sample", 1)
-    assert "say who approves (--by)" in refused("approve", batch.path)
+    assert "name the person who approves (--by)" in refused("approve", batch.path)
     assert bg("approve", batch.path, "--by", "ann").exit_code == 0
 
 

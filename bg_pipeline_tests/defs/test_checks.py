@@ -13,7 +13,7 @@ from bg_pipeline.defs.partitions import upload_dates
 from bg_pipeline.defs.sensors.missing_reports import forgotten_uploads
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.ledger_entries import Entry
-from bg_pipeline.domain.rows import Row, Status, compose
+from bg_pipeline.domain.rows import Row, Status, complete_row
 from bg_pipeline.domain.s3_keys import spend_key
 from bg_pipeline.domain.text import listed
 from bg_pipeline.imaging.fidelity import MOST_SUBJECT_CHANGED
@@ -180,7 +180,7 @@ def test_a_cap_that_stopped_the_run_is_a_warning_with_the_cap(
     assert "within_cost" in failed(checked)
     words = checked.words("within_cost")
     assert "of 0.03 (BG_MAX_COST_USD)" in words
-    assert f"Images were skipped at a cap on {DATE}" in words
+    assert f"Images were skipped because of a cap on {DATE}" in words
 
 
 def test_a_check_that_cannot_be_made_is_told_and_costs_the_run_nothing(
@@ -207,7 +207,7 @@ def ran(bench: Bench, *days: DateResult, spent: float = 0.0, **overrides: Any) -
 def test_a_subject_that_changed_is_named_with_how_much(bench: Bench) -> None:
     inspection = ResultChecks()
     for image, changed in (("a.jpg", 0.0), ("dog.jpg", 3 * MOST_SUBJECT_CHANGED), ("b.jpg", None)):
-        row = compose("1", image, status=Status.SUCCEEDED)
+        row = complete_row(Row(Id="1", ImageName=image, Status=Status.SUCCEEDED))
         inspection.add(row, Entry(image, outputs=[{"Number": 1, "SubjectChanged": changed}]))
     judged = checks.subject_unchanged(ran(bench, DateResult(DATE, checks=inspection)))
     assert not judged.passed
@@ -278,7 +278,7 @@ def test_no_model_that_can_be_used_is_told(bench: Bench, control: ControlClient)
         ran(bench, DateResult(DATE), image_models="titan-v2", caption_models="us.amazon.nova-pro-v1:0")
     )
     assert not judged.passed
-    assert "`bg-pipeline doctor` says why" in judged.description
+    assert "`bg-pipeline doctor` shows the reasons" in judged.description
 
 
 def test_many_names_are_counted() -> None:
@@ -349,7 +349,7 @@ def test_uploads_younger_than_the_limit_and_days_without_uploads_are_green(bench
     limit = timedelta(hours=settings.stale_hours)
     assert find_unreported_uploads(
         bench.store, settings, request.modified + limit + timedelta(minutes=1)
-    ).found
+    ).batches
     judged = checks.uploads_without_report(
         settings, find_unreported_uploads(bench.store, settings, request.modified + limit)
     )
@@ -370,8 +370,8 @@ def test_a_forgotten_upload_is_named_with_its_date_and_what_makes_up_for_it(benc
 
 def test_uploads_before_the_look_back_are_left_alone(bench: Bench) -> None:
     bench.submit(1, day=TODAY - timedelta(days=40))
-    assert find_unreported_uploads(bench.store, bench.settings(), NOON).found == []
-    assert len(find_unreported_uploads(bench.store, bench.settings(lookback_days=60), NOON).found) == 1
+    assert find_unreported_uploads(bench.store, bench.settings(), NOON).batches == []
+    assert len(find_unreported_uploads(bench.store, bench.settings(lookback_days=60), NOON).batches) == 1
 
 
 def test_a_batch_in_a_runs_hands_is_not_forgotten(bench: Bench) -> None:
@@ -379,7 +379,7 @@ def test_a_batch_in_a_runs_hands_is_not_forgotten(bench: Bench) -> None:
     with Leases(bench.store, "run-1") as leases:
         assert leases.acquire(batch.lease_key) is not None
         looked = find_unreported_uploads(bench.store, bench.settings(), NOON)
-    assert [each.run for each in looked.found] == ["run-1"]
+    assert [each.run for each in looked.batches] == ["run-1"]
     judged = checks.uploads_without_report(bench.settings(), looked)
     assert judged.passed
     assert judged.figures == {"without_report": 0, "being_worked_on": 1}
@@ -390,7 +390,7 @@ def test_a_look_back_without_time_says_how_far_it_came(bench: Bench) -> None:
         bench.submit(1, day=TODAY - timedelta(days=back))
     answers = iter([False, True])
     looked = find_unreported_uploads(bench.store, bench.settings(), NOON, time_is_up=lambda: next(answers))
-    assert [each.batch.date for each in looked.found] == [TODAY]
+    assert [each.batch.date for each in looked.batches] == [TODAY]
     words = checks.uploads_without_report(bench.settings(), looked).description
     assert words.startswith("1 batch, complete")
     assert looked.reached == TODAY

@@ -136,7 +136,10 @@ def test_a_quota_that_is_none_is_refused_by_its_name(
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("BG_QUOTA_SEPIA_RPM", "not a setting.*once the file in BG_MODEL_FACTS names its operation"),
+        (
+            "BG_QUOTA_SEPIA_RPM",
+            "not a setting.*once the file in BG_MODEL_FACTS has a table for its operation",
+        ),
         ("BG_QUOTA_TITANV2_RPM", "did you mean BG_QUOTA_TITAN_V2_RPM"),
         ("BG_QUOTA_DETECT_LABELS_RPM", "not a setting"),
     ],

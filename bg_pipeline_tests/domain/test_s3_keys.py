@@ -187,7 +187,7 @@ def test_a_derived_id_is_a_uuid_that_depends_on_bucket_and_prefix_alone() -> Non
 def test_a_key_longer_than_s3_takes_is_refused_with_its_excess() -> None:
     longest = "é" * ((1024 - len(BATCH.input_prefix) - 1) // 2)
     BATCH.upload_key(longest)
-    with pytest.raises(ImageError, match="10 bytes longer than the 1024 that S3 takes") as caught:
+    with pytest.raises(ImageError, match="10 bytes longer than the 1024 that S3 allows") as caught:
         s3_keys.result_key(BATCH.output_prefix, longest)
     assert caught.value.code == "KeyTooLong"
 

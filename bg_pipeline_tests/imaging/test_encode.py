@@ -163,7 +163,7 @@ def test_dots_per_inch_are_written() -> None:
 
 @pytest.mark.parametrize(("format", "side"), [("jpeg", 65_501), ("webp", 16_384), ("avif", 65_536)])
 def test_a_picture_too_long_for_a_format_is_refused_in_words(format: str, side: int) -> None:
-    with pytest.raises(ImageError, match="pixels a side"):
+    with pytest.raises(ImageError, match="pixels per side"):
         encode(Image.new("L", (side, 1)), format)
 
 

@@ -22,7 +22,7 @@ from bg_pipeline.aws.clients import Aws
 from bg_pipeline.definitions import definitions
 from bg_pipeline.defs.partitions import upload_dates
 from bg_pipeline.defs.sensors.notifications import notices
-from bg_pipeline.domain.rows import Output, Row, Status, compose
+from bg_pipeline.domain.rows import Output, Row, Status, complete_row
 from bg_pipeline.errors import SettingsError
 from bg_pipeline.notifications.delivery import EndedRun, Notifier
 from bg_pipeline.notifications.messages import (
@@ -37,7 +37,7 @@ from bg_pipeline.notifications.messages import (
 from bg_pipeline.notifications.pending_runs import ATTEMPTS, FIRST_LOOK_SECONDS, NotificationCursor
 from bg_pipeline.notifications.senders import ATTEMPTS as POSTS
 from bg_pipeline.notifications.senders import SIGNATURE, NotSent, SnsSender, WebhookSender, subject
-from bg_pipeline.reports.links import ShareLink, share_link
+from bg_pipeline.reports.overview import ShareLink, share_link
 from bg_pipeline.reports.report import Report
 from bg_pipeline.settings import settings
 from bg_pipeline.storage.object_store import Store
@@ -54,8 +54,12 @@ SECRET = "a secret between two"
 
 def row(image: str, status: Status, error: str = "", cause: str = "") -> Row:
     key = f"generated-image-files/2025/11/20/b/{image}"
-    outputs = [Output(key, status)] if status in (Status.SUCCEEDED, Status.NEEDS_REVIEW) else []
-    return compose("id-b", image, status=status, error=error, cause=cause, outputs=outputs, cost_usd=0.04)
+    outputs = (Output(key, status),) if status in (Status.SUCCEEDED, Status.NEEDS_REVIEW) else ()
+    return complete_row(
+        Row(
+            Id="id-b", ImageName=image, Status=status, Error=error, Cause=cause, Outputs=outputs, CostUSD=0.04
+        )
+    )
 
 
 GOOD = row("bus.png", Status.SUCCEEDED)
@@ -82,7 +86,7 @@ def said(*rows: Row, until: datetime = NOW + timedelta(days=1), sure: bool = Tru
         ([BAD], BatchOutcome.NOTHING_WORKED, "nothing worked, none of 1 image done"),
         ([GOOD, CAPPED, BAD], BatchOutcome.STOPPED_AT_CAP, "stopped at the cost cap, 1 of 3 images done"),
         ([GOOD, SAMPLE], BatchOutcome.WAITING, "1 of 2 images done, 1 waiting"),
-        ([], BatchOutcome.ALL_GOOD, "no image was asked for"),
+        ([], BatchOutcome.ALL_GOOD, "no image was requested"),
     ],
 )
 def test_each_outcome_has_a_subject_of_its_own(rows: list[Row], outcome: BatchOutcome, words: str) -> None:
@@ -151,8 +155,8 @@ def test_a_run_that_left_no_report_is_told_with_its_reason_and_what_to_do() -> N
     assert notice.document["Batches"] == ["2025/11/20/b"]
     again = batch_unreported(RunFailure("run-1", DATE, True, "", True, None), "photos", NOW)
     assert "was cancelled" in again.subject
-    assert "could not be looked up" in again.text
-    assert "Dagster starts the run again by itself" in again.text
+    assert "The bucket could not be read" in again.text
+    assert "Dagster starts the run again automatically" in again.text
     assert "bg-pipeline run" not in again.text
 
 
@@ -536,7 +540,7 @@ def test_a_run_that_cannot_reach_its_bucket_is_told_nevertheless(
         desk.late += 4000
         desk.tick()
     (message,) = mail.messages()
-    assert "could not be looked up" in message["Message"]
+    assert "The bucket could not be read" in message["Message"]
     assert "NoSuchBucket" in message["Message"]
 
 

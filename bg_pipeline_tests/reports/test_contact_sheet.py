@@ -8,7 +8,14 @@ import pytest
 from PIL import Image
 
 from bg_pipeline.domain.batches import Batch
-from bg_pipeline.reports.contact_sheet import CELL, GAP, PAIRS_PER_LINE, Pair, contact_sheet, kept
+from bg_pipeline.reports.contact_sheet import (
+    CELL,
+    GAP,
+    PAIRS_PER_LINE,
+    Pair,
+    contact_sheet,
+    save_pairs,
+)
 from bg_pipeline_tests.pictures import photo
 
 BATCH = Batch(date(2026, 11, 21), "101530")
@@ -80,7 +87,7 @@ def test_what_is_no_picture_leaves_its_place_empty(nothing: bytes | None) -> Non
 )
 def test_nothing_is_written_outside_its_folder(tmp_path: Path, name: str) -> None:
     inside = tmp_path / "pictures"
-    assert [pair.name for pair in kept(inside, BATCH, [Pair(name, b"before", b"after")])] == [name]
+    assert [pair.name for pair in save_pairs(inside, BATCH, [Pair(name, b"before", b"after")])] == [name]
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert sorted(path.read_bytes() for path in written) == [b"after", b"before"]
     assert all(path.parents[1].parent == inside for path in written)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.batches import Batch
-from bg_pipeline.domain.rows import Output, Row, Status, compose
+from bg_pipeline.domain.rows import Output, Row, Status, complete_row
 from bg_pipeline.reports import html as report_html
 from bg_pipeline.reports.batch_report import html_report
 from bg_pipeline.reports.report import Report
@@ -28,22 +28,31 @@ from bg_pipeline_tests.pictures import photo
 AT = datetime(2026, 11, 21, 10, 15, tzinfo=UTC)
 EVIL = '"><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}\u202etxt.exe\x00'
 
-CAT = compose(
-    "621f",
-    "cat.jpg",
-    status=Status.SUCCEEDED,
-    ref="SKU 7",
-    outputs=[
-        Output("out/cat_1.jpg", Status.SUCCEEDED, "", "titan-v2", "us-east-1", 42, 0.01),
-        Output("out/cat_2.jpg", Status.SUCCEEDED, "", "stability", "us-west-2", 43, 0.07),
-    ],
-    labels="Cat, Sofa",
-    caption="A cat on a sofa. It sleeps.",
-    cost_usd=0.0812,
-    seconds=12.3,
+CAT = complete_row(
+    Row(
+        Id="621f",
+        ImageName="cat.jpg",
+        Status=Status.SUCCEEDED,
+        Ref="SKU 7",
+        Outputs=(
+            Output("out/cat_1.jpg", Status.SUCCEEDED, "", "titan-v2", "us-east-1", 42, 0.01),
+            Output("out/cat_2.jpg", Status.SUCCEEDED, "", "stability", "us-west-2", 43, 0.07),
+        ),
+        Labels="Cat, Sofa",
+        Caption="A cat on a sofa. It sleeps.",
+        CostUSD=0.0812,
+        Seconds=12.3,
+    )
 )
-DOG = compose(
-    "621f", "dog.jpg", status=Status.FAILED, error="Throttled", cause="the model was busy", cost_usd=None
+DOG = complete_row(
+    Row(
+        Id="621f",
+        ImageName="dog.jpg",
+        Status=Status.FAILED,
+        Error="Throttled",
+        Cause="the model was busy",
+        CostUSD=None,
+    )
 )
 
 
@@ -111,8 +120,15 @@ def test_counts_costs_and_seconds_are_charts_that_can_be_heard() -> None:
 
 
 def test_what_another_image_paid_for_is_no_cost_of_the_model_again() -> None:
-    reused = compose(
-        "621f", "b.jpg", status=Status.SUCCEEDED, outputs=CAT.Outputs, cost_usd=0.001, reused=True
+    reused = complete_row(
+        Row(
+            Id="621f",
+            ImageName="b.jpg",
+            Status=Status.SUCCEEDED,
+            Outputs=CAT.Outputs,
+            CostUSD=0.001,
+            Reused=True,
+        )
     )
     bars = report_html.charts(Report((CAT, reused)))["Cost by model, USD"]
     assert [(bar.name, bar.value) for bar in bars] == [
@@ -123,8 +139,8 @@ def test_what_another_image_paid_for_is_no_cost_of_the_model_again() -> None:
 
 
 def test_pictures_that_are_not_shown_are_counted_and_more_results_than_fit_are_named() -> None:
-    outputs = [Output(f"out/cat_{number}.jpg", Status.SUCCEEDED) for number in range(1, 9)]
-    row = compose("621f", "cat.jpg", status=Status.SUCCEEDED, outputs=outputs)
+    outputs = tuple(Output(f"out/cat_{number}.jpg", Status.SUCCEEDED) for number in range(1, 9))
+    row = complete_row(Row(Id="621f", ImageName="cat.jpg", Status=Status.SUCCEEDED, Outputs=outputs))
     found = Elements(rendered(row, thumbnail=lambda key: b"jpeg" if key != "out/cat_2.jpg" else None))
     assert len(found.of("img")) == thumbnails.RESULTS
     assert "1 picture is not shown" in found.text
@@ -143,7 +159,9 @@ def test_links_say_when_they_end_and_without_links_nothing_is_said() -> None:
 
 
 def test_a_request_that_cannot_be_read_is_a_card_without_pictures() -> None:
-    row = compose("621f", "request.json", status=Status.FAILED, cause="Mode: must be 'PRECISE'")
+    row = complete_row(
+        Row(Id="621f", ImageName="request.json", Status=Status.FAILED, Cause="Mode: must be 'PRECISE'")
+    )
     found = Elements(rendered(row, source=lambda image: ""))
     assert not found.of("img")
     assert "Mode: must be 'PRECISE'" in found.text
@@ -157,15 +175,17 @@ def test_a_report_without_images_is_a_page() -> None:
 
 
 def test_whatever_names_captions_and_causes_hold_is_text() -> None:
-    row = compose(
-        EVIL,
-        EVIL,
-        status=Status.SUCCEEDED,
-        ref=EVIL,
-        cause=EVIL,
-        labels=EVIL,
-        caption=EVIL,
-        outputs=[Output(EVIL, Status.SUCCEEDED, EVIL, EVIL, EVIL)],
+    row = complete_row(
+        Row(
+            Id=EVIL,
+            ImageName=EVIL,
+            Status=Status.SUCCEEDED,
+            Ref=EVIL,
+            Cause=EVIL,
+            Labels=EVIL,
+            Caption=EVIL,
+            Outputs=(Output(EVIL, Status.SUCCEEDED, EVIL, EVIL, EVIL),),
+        )
     )
     data = rendered(row, title=EVIL, alt_texts={EVIL: EVIL}, link=lambda key: "https://s3.example/?a=1&b=2")
     found = Elements(data)
@@ -179,7 +199,9 @@ def test_whatever_names_captions_and_causes_hold_is_text() -> None:
 @given(st.text(max_size=60))
 def test_any_text_is_shown_as_it_is_and_adds_no_element(text: str) -> None:
     plain = [tag for tag, _ in Elements(rendered(CAT)).found]
-    row = compose("621f", f"x{text}", status=Status.SUCCEEDED, labels=f"x{text}", outputs=CAT.Outputs)
+    row = complete_row(
+        Row(Id="621f", ImageName=f"x{text}", Status=Status.SUCCEEDED, Labels=f"x{text}", Outputs=CAT.Outputs)
+    )
     found = Elements(rendered(row, source=lambda image: f"image-files/{image}"))
     assert {tag for tag, _ in found.found} <= set(plain)
 

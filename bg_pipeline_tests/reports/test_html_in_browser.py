@@ -9,7 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from bg_pipeline.domain.rows import Output, Status, compose
+from bg_pipeline.domain.rows import Output, Row, Status, complete_row
 from bg_pipeline.reports import html as report_html
 from bg_pipeline.reports.report import Report
 from bg_pipeline.state.thumbnails import thumbnail
@@ -38,24 +38,26 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     small = {number: thumbnail(photo(number, size=(900, 600))) for number in range(3)}
     rows = []
     for number, status in enumerate(Status):
-        outputs = [
+        outputs = tuple(
             Output(f"out/{number}_{each}.jpg", status, "", "titan-v2", "us-east-1", 7, 0.01)
             for each in (1, 2)
-        ]
+        )
         for name in (f"photo-{number}.jpg", f"{'folder/' * 20}{EVIL}{number}.jpg"):
-            made = outputs if status in (Status.SUCCEEDED, Status.NEEDS_REVIEW) else []
+            made = outputs if status in (Status.SUCCEEDED, Status.NEEDS_REVIEW) else ()
             rows.append(
-                compose(
-                    "id",
-                    name,
-                    status=status,
-                    ref=EVIL,
-                    cause=EVIL if status != Status.SUCCEEDED else "",
-                    labels="Bus, Person",
-                    caption=f"A bus in the rain. {EVIL}" * 3,
-                    outputs=made,
-                    cost_usd=0.0234,
-                    seconds=3.0 * number,
+                complete_row(
+                    Row(
+                        Id="id",
+                        ImageName=name,
+                        Status=status,
+                        Ref=EVIL,
+                        Cause=EVIL if status != Status.SUCCEEDED else "",
+                        Labels="Bus, Person",
+                        Caption=f"A bus in the rain. {EVIL}" * 3,
+                        Outputs=made,
+                        CostUSD=0.0234,
+                        Seconds=3.0 * number,
+                    )
                 )
             )
     data = report_html.render(

@@ -10,28 +10,45 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bg_pipeline.domain.rows import TO_DO_AGAIN, Output, Status, compose, unreadable, worst
+from bg_pipeline.domain.rows import (
+    TO_DO_AGAIN,
+    Output,
+    Row,
+    Status,
+    complete_row,
+    unreadable_request_row,
+    worst,
+)
 from bg_pipeline.domain.text import spreadsheet_text, text_of_cell
 from bg_pipeline.errors import BgPipelineError, RequestError
 from bg_pipeline.reports import report
 from bg_pipeline.reports.report import Report, names_in
 
-CAT = compose(
-    "621f",
-    "cat.jpg",
-    status=Status.SUCCEEDED,
-    ref="SKU 7",
-    outputs=[
-        Output("out/cat_1.jpg", Status.SUCCEEDED, "", "titan", "us-east-1", 42, 0.01),
-        Output("out/cat_2.jpg", Status.SUCCEEDED, "", "stability", "us-west-2", 43, 0.07),
-    ],
-    labels="Cat, Sofa",
-    caption="A cat on a sofa.",
-    cost_usd=0.0812345678,
-    seconds=12.34567,
+CAT = complete_row(
+    Row(
+        Id="621f",
+        ImageName="cat.jpg",
+        Status=Status.SUCCEEDED,
+        Ref="SKU 7",
+        Outputs=(
+            Output("out/cat_1.jpg", Status.SUCCEEDED, "", "titan", "us-east-1", 42, 0.01),
+            Output("out/cat_2.jpg", Status.SUCCEEDED, "", "stability", "us-west-2", 43, 0.07),
+        ),
+        Labels="Cat, Sofa",
+        Caption="A cat on a sofa.",
+        CostUSD=0.0812345678,
+        Seconds=12.34567,
+    )
 )
-DOG = compose(
-    "621f", "dog.jpg", status=Status.SKIPPED, error="CostCap", cause="the cap was reached", cost_usd=None
+DOG = complete_row(
+    Row(
+        Id="621f",
+        ImageName="dog.jpg",
+        Status=Status.SKIPPED,
+        Error="CostCap",
+        Cause="the cap was reached",
+        CostUSD=None,
+    )
 )
 
 
@@ -53,11 +70,13 @@ def test_a_row_has_the_names_of_the_contract_in_their_order() -> None:
 
 
 def test_a_row_speaks_of_its_first_output_and_lists_the_results_that_exist() -> None:
-    row = compose(
-        "621f",
-        "cat.jpg",
-        status=Status.SUCCEEDED,
-        outputs=[Output("", Status.FAILED, "timed out", "titan", "eu-west-1", 7), *CAT.Outputs],
+    row = complete_row(
+        Row(
+            Id="621f",
+            ImageName="cat.jpg",
+            Status=Status.SUCCEEDED,
+            Outputs=(Output("", Status.FAILED, "timed out", "titan", "eu-west-1", 7), *CAT.Outputs),
+        )
     )
     assert (row.Model, row.Region, row.Seed) == ("titan", "eu-west-1", 7)
     assert row.Results == ("out/cat_1.jpg", "out/cat_2.jpg")
@@ -66,8 +85,10 @@ def test_a_row_speaks_of_its_first_output_and_lists_the_results_that_exist() -> 
 
 def test_a_row_is_succeeded_only_if_all_its_outputs_are() -> None:
     for other in Status:
-        outputs = [CAT.Outputs[0], Output("", other)]
-        assert compose("a", "b", status=Status.SUCCEEDED, outputs=outputs).Status == other
+        outputs = (CAT.Outputs[0], Output("", other))
+        assert (
+            complete_row(Row(Id="a", ImageName="b", Status=Status.SUCCEEDED, Outputs=outputs)).Status == other
+        )
 
 
 def test_what_is_to_be_done_again_is_worse_than_what_is_left_alone() -> None:
@@ -77,14 +98,20 @@ def test_what_is_to_be_done_again_is_worse_than_what_is_left_alone() -> None:
 
 
 def test_a_succeeded_row_may_say_what_was_missing() -> None:
-    row = compose(
-        "a", "b", status=Status.SUCCEEDED, outputs=CAT.Outputs, cause="no caption: the model timed out"
+    row = complete_row(
+        Row(
+            Id="a",
+            ImageName="b",
+            Status=Status.SUCCEEDED,
+            Outputs=CAT.Outputs,
+            Cause="no caption: the model timed out",
+        )
     )
     assert (row.Status, row.Cause) == (Status.SUCCEEDED, "no caption: the model timed out")
 
 
 def test_a_request_that_cannot_be_read_is_one_failed_row() -> None:
-    row = unreadable("derived", RequestError([("Mode", "must be 'PRECISE'")]))
+    row = unreadable_request_row("derived", RequestError([("Mode", "must be 'PRECISE'")]))
     assert (row.Id, row.ImageName, row.Status) == ("derived", "request.json", Status.FAILED)
     assert row.Cause == "Mode: must be 'PRECISE'"
     assert Report((row,)).to_do_again == ()
@@ -120,14 +147,17 @@ def test_all_statuses_are_counted_and_the_cost_is_summed() -> None:
 
 
 def test_a_retry_asks_for_the_failed_and_the_skipped() -> None:
-    rows = tuple(compose("a", f"{status}.jpg", status=status) for status in Status)
+    rows = tuple(complete_row(Row(Id="a", ImageName=f"{status}.jpg", Status=status)) for status in Status)
     assert Report(rows).to_do_again == ("Skipped.jpg", "Failed.jpg")
 
 
 @pytest.mark.parametrize("size", [1, 7, 100, 100_000])
 def test_the_names_in_a_stored_report_are_read_without_the_rest_of_it(size: int) -> None:
     odd = ('"quoted".jpg', '    "ImageName": x.jpg', "ü\n.jpg")
-    rows = (CAT, *(compose("a", name, status=Status.FAILED, cause=name) for name in odd))
+    rows = (
+        CAT,
+        *(complete_row(Row(Id="a", ImageName=name, Status=Status.FAILED, Cause=name)) for name in odd),
+    )
     stored = Report(rows).json()
     blocks = [stored[start : start + size] for start in range(0, len(stored), size)]
     assert list(names_in(blocks)) == ["cat.jpg", *odd]
@@ -138,7 +168,7 @@ def test_the_names_in_a_stored_report_are_read_without_the_rest_of_it(size: int)
 
 
 def test_the_data_frame_has_numbers_and_missing_prices_where_none_is_known() -> None:
-    rows = (CAT, compose("a", "dear.jpg", status=Status.FAILED, cost_usd=None))
+    rows = (CAT, complete_row(Row(Id="a", ImageName="dear.jpg", Status=Status.FAILED, CostUSD=None)))
     frame = Report(rows).frame()
     assert frame.loc["cat.jpg", "Seed"] == 42
     assert frame["CostUSD"].isna().tolist() == [False, True]
@@ -150,7 +180,7 @@ def test_the_data_frame_has_numbers_and_missing_prices_where_none_is_known() -> 
 
 
 def test_the_csv_has_a_line_for_each_image_and_numbers_are_numbers() -> None:
-    frame = pd.read_csv(io.BytesIO(Report((CAT, compose("a", "b", status=Status.FAILED))).csv()))
+    frame = pd.read_csv(io.BytesIO(Report((CAT, Row(Id="a", ImageName="b", Status=Status.FAILED))).csv()))
     assert list(frame["ImageName"]) == ["cat.jpg", "b"]
     assert list(frame["CostUSD"]) == [0.081235, 0.0]
     assert list(frame["Seconds"]) == [12.346, 0.0]
@@ -172,16 +202,18 @@ def test_an_empty_report_has_a_head_alone() -> None:
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", "＝"])
 def test_no_cell_is_taken_for_a_formula(start: str) -> None:
     evil = f'{start}HYPERLINK("http://x","y")'
-    row = compose(
-        evil,
-        evil,
-        status=Status.FAILED,
-        error=evil,
-        cause=evil,
-        ref=evil,
-        labels=evil,
-        caption=evil,
-        outputs=[Output(evil, Status.FAILED, evil, evil, evil)],
+    row = complete_row(
+        Row(
+            Id=evil,
+            ImageName=evil,
+            Status=Status.FAILED,
+            Error=evil,
+            Cause=evil,
+            Ref=evil,
+            Labels=evil,
+            Caption=evil,
+            Outputs=(Output(evil, Status.FAILED, evil, evil, evil),),
+        )
     )
     (cells,) = table(Report((row,)))
     texts = [
@@ -219,7 +251,7 @@ def test_a_formula_after_a_semicolon_is_none_where_the_table_is_split_there() ->
 
 
 def test_a_negative_number_stays_a_number() -> None:
-    (cells,) = table(Report((compose("a", "b", status=Status.FAILED, cost_usd=-0.5),)))
+    (cells,) = table(Report((complete_row(Row(Id="a", ImageName="b", Status=Status.FAILED, CostUSD=-0.5)),)))
     assert cells["CostUSD"] == "-0.5"
 
 
@@ -238,15 +270,17 @@ outputs = st.builds(
 
 @st.composite
 def rows(draw: st.DrawFn) -> Any:
-    return compose(
-        draw(texts),
-        draw(texts),
-        status=draw(st.sampled_from(Status)),
-        cause=draw(texts),
-        ref=draw(texts),
-        outputs=draw(st.lists(outputs, max_size=3)),
-        caption=draw(texts),
-        cost_usd=draw(st.none() | st.floats(0, 100)),
+    return complete_row(
+        Row(
+            Id=draw(texts),
+            ImageName=draw(texts),
+            Status=draw(st.sampled_from(Status)),
+            Cause=draw(texts),
+            Ref=draw(texts),
+            Outputs=tuple(draw(st.lists(outputs, max_size=3))),
+            Caption=draw(texts),
+            CostUSD=draw(st.none() | st.floats(0, 100)),
+        )
     )
 
 
@@ -263,7 +297,7 @@ def test_whatever_the_texts_hold_every_form_keeps_one_row_for_each_image(some: l
 
 
 def test_a_name_cannot_steer_the_terminal() -> None:
-    row = compose("a", "\x1b[2Jcat\n.jpg", status=Status.FAILED, cause="\x1b]0;x\x07")
+    row = complete_row(Row(Id="a", ImageName="\x1b[2Jcat\n.jpg", Status=Status.FAILED, Cause="\x1b]0;x\x07"))
     ((name, *_, what),) = Report((row,)).table()
     assert name == "\\x1b[2Jcat\\x0a.jpg"
     assert what == "\\x1b]0;x\\x07"

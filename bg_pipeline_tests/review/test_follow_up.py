@@ -11,7 +11,7 @@ from bg_pipeline.budget.limits import read_spending
 from bg_pipeline.budget.remaining import CapUsedUp
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.batches import Batch, retried_key
-from bg_pipeline.domain.rows import Row, Status, compose
+from bg_pipeline.domain.rows import Row, Status, complete_row
 from bg_pipeline.errors import UsageError
 from bg_pipeline.reports.overview import images_to_retry, load_status
 from bg_pipeline.run.batch_work import open_work
@@ -238,7 +238,7 @@ def test_whatever_stopped_the_run_a_retry_asks_for_no_more_than_the_sample(
 
 
 def row(name: str, status: Status, error: str = "") -> Row:
-    return compose("id", name, status=status, error=error)
+    return complete_row(Row(Id="id", ImageName=name, Status=status, Error=error))
 
 
 def test_a_retry_of_a_sample_takes_what_the_sample_lacks_whatever_the_rows_say() -> None:

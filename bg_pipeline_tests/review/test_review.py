@@ -23,14 +23,14 @@ from bg_pipeline.review import (
     Item,
     Reviews,
     State,
-    chosen,
     decide,
+    find_items,
+    is_sampled,
     items,
-    named,
     publish,
-    queue,
     redo,
     redoing,
+    review_queue,
 )
 from bg_pipeline.run import results
 from bg_pipeline.run.batch_work import BatchWork, open_batch
@@ -141,12 +141,12 @@ def test_what_passed_every_check_is_approved_by_itself_and_what_was_flagged_wait
     assert found.keys() == {"good.jpg", "odd.jpg"}
     assert (found["good.jpg"].state, found["good.jpg"].ref) == (State.APPROVED, "SKU-1")
     assert (found["odd.jpg"].state, found["odd.jpg"].why) == (State.WAITING, FAULT)
-    assert queue(found.values()) == [found["odd.jpg"]]
+    assert review_queue(found.values()) == [found["odd.jpg"]]
 
 
 def test_nothing_is_approved_by_itself_where_that_is_switched_off(bench: Bench, batch: Batch) -> None:
     found = looked(bench, batch, auto_approve=False)
-    assert [item.image for item in queue(found.values())] == ["odd.jpg", "good.jpg"]
+    assert [item.image for item in review_queue(found.values())] == ["odd.jpg", "good.jpg"]
     assert "BG_AUTO_APPROVE" in found["good.jpg"].why
 
 
@@ -159,14 +159,14 @@ def test_a_share_of_what_passed_waits_for_a_person_all_the_same(bench: Bench, ba
 @given(st.sets(st.text(min_size=1), min_size=1, max_size=50), st.floats(0, 1), st.floats(0, 1))
 def test_the_share_is_chosen_by_the_key_and_grows_with_it(keys: set[str], one: float, two: float) -> None:
     small, large = sorted((one, two))
-    assert {key for key in keys if chosen(key, small)} <= {key for key in keys if chosen(key, large)}
-    assert not any(chosen(key, 0.0) for key in keys)
-    assert all(chosen(key, 1.0) for key in keys)
+    assert {key for key in keys if is_sampled(key, small)} <= {key for key in keys if is_sampled(key, large)}
+    assert not any(is_sampled(key, 0.0) for key in keys)
+    assert all(is_sampled(key, 1.0) for key in keys)
 
 
 def test_about_the_share_that_was_said_is_chosen() -> None:
     keys = [f"generated-image-files/2026/11/20/shop/photo-{number}.jpg" for number in range(10_000)]
-    assert 400 < sum(chosen(key, 0.05) for key in keys) < 600
+    assert 400 < sum(is_sampled(key, 0.05) for key in keys) < 600
 
 
 # What a person says
@@ -263,10 +263,10 @@ def test_what_is_no_decision_is_refused(
 def test_results_are_named_by_key_by_name_or_by_image(bench: Bench, batch: Batch) -> None:
     found = list(looked(bench, batch).values())
     prefix = batch.output_prefix
-    (odd,) = named(found, ["odd.jpg"], prefix)
-    assert named(found, [odd.key, "odd.jpg"], prefix) == [odd]
+    (odd,) = find_items(found, ["odd.jpg"], prefix)
+    assert find_items(found, [odd.key, "odd.jpg"], prefix) == [odd]
     with pytest.raises(UsageError, match=r"'broken\.jpg' is neither"):
-        named(found, ["broken.jpg"], prefix)
+        find_items(found, ["broken.jpg"], prefix)
 
 
 def test_an_image_means_all_its_results(bench: Bench) -> None:
@@ -274,7 +274,7 @@ def test_an_image_means_all_its_results(bench: Bench) -> None:
     bench.run()
     found = list(looked(bench, made).values())
     assert [item.state for item in found] == [State.APPROVED, State.WAITING]
-    assert named(found, ["photo-0.jpg"], made.output_prefix) == found
+    assert find_items(found, ["photo-0.jpg"], made.output_prefix) == found
 
 
 def test_an_approved_image_costs_its_share_of_everything_that_was_billed(bench: Bench, batch: Batch) -> None:
@@ -345,12 +345,12 @@ def test_all_that_is_wrong_in_a_table_is_told_by_line_and_nothing_counts(bench: 
         review.read_csv(filled(rows), looked(bench, batch).values())
     told = str(refused.value)
     for words in (
-        "line 3: " + good["Result"] + " is decided in line 2",
+        "line 3: " + good["Result"] + " is already decided in line 2",
         "line 4: Decision 'perhaps'",
         "line 5: 'elsewhere.jpg' is no result",
-        "line 6: " + odd["Result"] + " was made anew since",
+        "line 6: " + odd["Result"] + " was made again since",
         "line 7: the reason",
-        "Nothing was decided",
+        "No decision was stored",
     ):
         assert words in told
 
@@ -818,7 +818,7 @@ def test_what_no_model_paints_is_not_asked_for_again(bench: Bench) -> None:
     made = bench.submit(1, Prompt=None, Task="REMOVE")
     bench.run()
     (item,) = looked(bench, made).values()
-    with pytest.raises(UsageError, match="would become the same"):
+    with pytest.raises(UsageError, match="the result would be the same"):
         review.redo_request(opened(bench, made), [item])
 
 

@@ -342,8 +342,7 @@ def test_files_that_accompany_photos_are_noted_once_and_have_no_row(
     assert list(bench.rows(batch)) == ["IMG_1.JPG"]
     told = [note for note in bench.notes if "IMG_1.AAE" in note]
     assert told == [
-        f"batch {batch.path}: files that go with photos and are none are left out "
-        "(5: IMG_1.AAE, IMG_1.MOV, IMG_1.xmp, …)"
+        f"batch {batch.path}: sidecar files of photos are ignored (5: IMG_1.AAE, IMG_1.MOV, IMG_1.xmp, …)"
     ]
 
 
@@ -358,7 +357,7 @@ def test_a_request_with_capitals_in_its_name_is_noted(bench: Bench) -> None:
     bench.put(batch.upload_key("Request.json"), b'{"Id": "a", "Prompt": "x"}')
     bench.run()
     assert [note for note in bench.notes if "is it meant as request.json?" in note] == [
-        f"batch {batch.path}: 'Request.json' is not read; is it meant as request.json? Then name it so"
+        f"batch {batch.path}: 'Request.json' is ignored; if it is the request, rename it to request.json"
     ]
 
 

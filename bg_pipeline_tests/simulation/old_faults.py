@@ -46,7 +46,10 @@ def retry_gets_round_the_sample() -> Iterator[None]:
         images = report.to_do_again if report else ()
         return retry_request(asked, images, PRESET_REQUESTS, approved=True) if asked else None
 
-    with patch.object(OutcomeRecorder, "skip", skip_as_stopped), patch.object(follow_up, "_request", request):
+    with (
+        patch.object(OutcomeRecorder, "skip", skip_as_stopped),
+        patch.object(follow_up, "_retry_now", request),
+    ):
         yield
 
 

@@ -6,8 +6,7 @@ from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.batches import Batch, find_batch
 from bg_pipeline.errors import UsageError
 from bg_pipeline.reports.overview import load_status
-from bg_pipeline.review.deciding import decide
-from bg_pipeline.review.decisions import State
+from bg_pipeline.review.decisions import State, decide
 from bg_pipeline.review.follow_up import approve_sample, prepare_retry
 from bg_pipeline.review.items import items
 from bg_pipeline.review.publishing import publish as publish_approved

@@ -25,7 +25,7 @@ from bg_pipeline.errors import BgPipelineError
 from bg_pipeline.run import worker_pools
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.storage.object_store import Store
-from bg_pipeline.uploads.changes import RunRequest, SensorCursor, SensorTick
+from bg_pipeline.uploads.changes import RunResult, SensorCursor, SensorTick
 from bg_pipeline_tests.simulation import people, photos
 from bg_pipeline_tests.simulation.models import Aws, Models
 from bg_pipeline_tests.simulation.plan import HORIZON, Plan, Step
@@ -374,7 +374,7 @@ class World:
         tick = SensorTick(
             settings=self.made_settings(),
             store=self.store,
-            memory=memory,
+            cursor=memory,
             now=self.clock.now,
             first=date(2024, 1, 1),
             last=date(2026, 11, 21),
@@ -389,13 +389,13 @@ class World:
             self._by_key[each.run_key] = process
         return len(asked)
 
-    def _find_run(self, run_key: str) -> RunRequest | None:
+    def _find_run(self, run_key: str) -> RunResult | None:
         process = self._by_key.get(run_key)
         if process is None:
             return None
         bad = process.killed or process.error is not None
         bad = bad or any(day.nothing_worked for day in (process.result or {}).values())
-        return RunRequest(not process.alive, bad, process.started, process.ended)
+        return RunResult(not process.alive, bad, process.started, process.ended)
 
     # The whole
 

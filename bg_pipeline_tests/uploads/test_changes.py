@@ -21,7 +21,7 @@ from bg_pipeline.uploads.changes import (
     MAX_RUNS,
     MAX_TOLD,
     OLDER_SECONDS,
-    RunRequest,
+    RunResult,
     SensorCursor,
     SensorTick,
     relevant,
@@ -90,7 +90,7 @@ class Watch:
     settings: Settings = field(default_factory=lambda: settings(bucket="photos"))
     now: datetime = NOON
     cursor: str = ""
-    runs: dict[str, RunRequest] = field(default_factory=dict)
+    runs: dict[str, RunResult] = field(default_factory=dict)
     told: list[str] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     looks: int = 1_000_000
@@ -109,7 +109,7 @@ class Watch:
     def ended(self, *, failed: bool, cancelled: bool = False, left: bool = False) -> None:
         """The newest run that was asked for started a minute ago and ends now; without this it succeeds."""
         now = self.now.timestamp()
-        self.runs[self.keys[-1]] = RunRequest(True, failed, now - 60, now, cancelled, left)
+        self.runs[self.keys[-1]] = RunResult(True, failed, now - 60, now, cancelled, left)
 
     def tick(self) -> list[str]:
         """The dates that are asked for, as Dagster's daemon would take them up."""
@@ -119,7 +119,7 @@ class Watch:
         tick = SensorTick(
             settings=self.settings,
             store=Store(cast(Any, self.bucket), "photos"),
-            memory=memory,
+            cursor=memory,
             now=self.now.timestamp(),
             first=self.settings.first_date,
             last=self.now.date() + timedelta(days=1),
@@ -399,7 +399,7 @@ def test_folders_that_are_no_partition_are_told_once(watch: Watch) -> None:
     assert watch.tick() == ["2026-11-21"]
     assert len(watch.told) == len(STRAYS)
     assert (
-        "'image-files/2023/' holds no upload date from 2024-01-01 to 2026-11-22: nothing in it is run"
+        "'image-files/2023/' is not an upload date from 2024-01-01 to 2026-11-22: nothing in it is run"
         in watch.told
     )
     assert watch.later(OLDER_SECONDS).tick() == []
@@ -447,7 +447,7 @@ def test_the_cursor_stays_small(watch: Watch) -> None:
 def test_a_run_under_way_is_waited_for(watch: Watch) -> None:
     watch.put("bus.png", "request.json")
     watch.tick()
-    watch.runs[watch.keys[-1]] = RunRequest(False, False, NOON.timestamp(), NOON.timestamp())
+    watch.runs[watch.keys[-1]] = RunResult(False, False, NOON.timestamp(), NOON.timestamp())
     assert watch.later(86_000).tick() == []
 
 
@@ -513,7 +513,7 @@ def test_a_run_that_ended_without_a_report_is_asked_for_twice_more(watch: Watch)
     assert len(set(watch.keys)) == 3
     assert watch.told == [
         "2026-11-21: 3 runs ended too early; see their logs. "
-        "The date is asked for again when its uploads or settings change"
+        "The date is requested again when its uploads or the settings change"
     ]
 
 
@@ -582,7 +582,7 @@ def test_an_older_date_whose_run_crashed_is_asked_for_before_the_hour(watch: Wat
     assert watch.tick() == ["2026-11-01"]
     watch.ended(failed=True)
     assert watch.later(30).tick() == []
-    watch.runs[watch.keys[-1]] = RunRequest(False, False, NOON.timestamp(), NOON.timestamp())
+    watch.runs[watch.keys[-1]] = RunResult(False, False, NOON.timestamp(), NOON.timestamp())
     later = [watch.later(30).tick() for _ in range(20)]
     assert later == [[]] * 20
     watch.ended(failed=True)
@@ -622,8 +622,8 @@ def test_a_date_too_large_for_a_tick_starves_no_other(watch: Watch) -> None:
     asked = [day for _ in range(6) for day in watch.later(30).tick()]
     assert sorted(asked) == ["2026-11-02", "2026-11-20"]
     assert set(watch.told) == {
-        "2026-11-21 holds more than this tick has time to list; the next one tries again. "
-        "If that goes on, `bg-pipeline run --date 2026-11-21` brings it up to date"
+        "2026-11-21 has more uploads than this tick has time to list; the next tick tries again. "
+        "If this repeats, run the date with `bg-pipeline run --date 2026-11-21`"
     }
 
 

@@ -5,7 +5,7 @@ import pytest
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.errors import UsageError
 from bg_pipeline.storage.object_store import Store
-from bg_pipeline.uploads import drafts
+from bg_pipeline.uploads.listing import discard_draft, find_draft
 from bg_pipeline_tests.batches import DATE, Bench
 from bg_pipeline_tests.pictures import photo
 
@@ -24,7 +24,7 @@ def draft(bench: Bench, name: str = "101530") -> Batch:
 
 def test_a_draft_is_discarded_with_all_that_was_uploaded_for_it_and_nothing_else(bench: Bench) -> None:
     batch, other = draft(bench), draft(bench, "101530b")
-    assert drafts.discard(bench.store, batch) == 2
+    assert discard_draft(bench.store, batch) == 2
     left = bench.keys("image-files")
     assert len(left) == 4
     assert all(key.startswith(f"{other.input_prefix}/") for key in left)
@@ -33,8 +33,8 @@ def test_a_draft_is_discarded_with_all_that_was_uploaded_for_it_and_nothing_else
 def test_a_draft_without_photos_can_be_discarded(bench: Bench) -> None:
     batch = Batch(DATE, "101530")
     bench.put(batch.draft_key, b"{}")
-    assert drafts.find_draft(bench.store, batch).last_change.year > 2000
-    assert drafts.discard(bench.store, batch) == 0
+    assert find_draft(bench.store, batch).last_change.year > 2000
+    assert discard_draft(bench.store, batch) == 0
     assert bench.keys("image-files") == []
 
 
@@ -45,13 +45,13 @@ def test_what_was_submitted_is_never_discarded(bench: Bench, with_draft: bool) -
         bench.put(batch.draft_key, b"{}")
     before = bench.keys("image-files")
     with pytest.raises(UsageError, match="was submitted"):
-        drafts.discard(bench.store, batch)
+        discard_draft(bench.store, batch)
     assert bench.keys("image-files") == before
 
 
 def test_a_folder_without_a_request_is_no_draft(bench: Bench) -> None:
     batch = bench.submit(1, requested=False)
     with pytest.raises(UsageError, match="no draft"):
-        drafts.discard(bench.store, batch)
+        discard_draft(bench.store, batch)
     with pytest.raises(UsageError, match="no draft"):
-        drafts.discard(bench.store, Batch(DATE, "never"))
+        discard_draft(bench.store, Batch(DATE, "never"))

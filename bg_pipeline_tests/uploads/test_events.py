@@ -18,17 +18,17 @@ from bg_pipeline.aws.sqs import HIDDEN_SECONDS, Message, Queue, region_of
 from bg_pipeline.domain.batches import parse_upload
 from bg_pipeline.settings import settings
 from bg_pipeline.storage.object_store import ObjectInfo, Store
-from bg_pipeline.uploads.changes import RequestedRun, RunRequest, SensorCursor, SensorTick
+from bg_pipeline.uploads.changes import RequestedRun, RunResult, SensorCursor, SensorTick
 from bg_pipeline.uploads.events import (
     CALM_SECONDS,
     MAX_BODY,
     MAX_RECEIPTS,
     MAX_TOLD,
     POISON_RECEIVES,
-    Created,
-    EventBatch,
-    EventQueue,
-    created,
+    CreatedObject,
+    EventCursor,
+    EventReader,
+    created_objects,
 )
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -75,25 +75,28 @@ FORMS = [plain, lambda key: through_sns(plain(key)), from_bridge, lambda key: th
 @pytest.mark.parametrize("form", FORMS, ids=["plain", "SNS", "EventBridge", "EventBridge and SNS"])
 @given(name=st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
 def test_each_form_gives_the_key_as_it_was_uploaded(form: Any, name: str) -> None:
-    assert created(form(f"image-files/2026/11/21/{name}")) == [
-        Created("photos", f"image-files/2026/11/21/{name}")
+    assert created_objects(form(f"image-files/2026/11/21/{name}")) == [
+        CreatedObject("photos", f"image-files/2026/11/21/{name}")
     ]
 
 
 def test_a_form_decoded_key_is_not_decoded_twice() -> None:
-    assert created(plain(KEY)) == created(from_bridge(KEY)) == [Created("photos", KEY)]
+    assert created_objects(plain(KEY)) == created_objects(from_bridge(KEY)) == [CreatedObject("photos", KEY)]
 
 
 @pytest.mark.parametrize(
     "name", ["Put", "Post", "Copy", "CompleteMultipartUpload"], ids=lambda name: f"ObjectCreated:{name}"
 )
 def test_every_way_to_create_an_object_counts(name: str) -> None:
-    assert created(plain(KEY, name=f"ObjectCreated:{name}")) == [Created("photos", KEY)]
+    assert created_objects(plain(KEY, name=f"ObjectCreated:{name}")) == [CreatedObject("photos", KEY)]
 
 
 def test_a_message_may_hold_several_events_of_several_kinds() -> None:
     events = [record("a"), record("b", "ObjectRemoved:Delete"), record("c", "ObjectCreated:Copy")]
-    assert created(json.dumps({"Records": events})) == [Created("photos", "a"), Created("photos", "c")]
+    assert created_objects(json.dumps({"Records": events})) == [
+        CreatedObject("photos", "a"),
+        CreatedObject("photos", "c"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +114,7 @@ def test_a_message_may_hold_several_events_of_several_kinds() -> None:
     ],
 )
 def test_test_events_deletions_and_the_like_tell_of_no_upload(body: str) -> None:
-    assert created(body) == []
+    assert created_objects(body) == []
 
 
 POISON = [
@@ -133,8 +136,8 @@ POISON = [
 
 @pytest.mark.parametrize("body", POISON, ids=lambda body: body[:30])
 def test_what_is_no_event_is_refused_with_a_reason(body: str) -> None:
-    with pytest.raises(ValueError, match=r"it is no S3 event|it has 262,\d+ characters"):
-        created(body)
+    with pytest.raises(ValueError, match=r"it is not an S3 event|it has 262,\d+ characters"):
+        created_objects(body)
 
 
 JSON = st.recursive(
@@ -153,7 +156,7 @@ JSON = st.recursive(
 @given(st.text() | JSON.map(json.dumps))
 def test_no_message_does_more_than_be_refused(body: str) -> None:
     with contextlib.suppress(ValueError):
-        assert isinstance(created(body), list)
+        assert isinstance(created_objects(body), list)
 
 
 def test_the_region_of_a_queue_is_read_from_its_address() -> None:
@@ -257,27 +260,27 @@ class World:
             self.photos.objects[key] = ObjectInfo(key, 1, text, self.now)
             self.queue.send(plain(key))
 
-    def take(self, inbox: EventQueue, tick: SensorTick) -> None:
-        EventBatch(self.queue, inbox, tick, time_is_up=lambda: False).accept()
+    def take(self, inbox: EventCursor, tick: SensorTick) -> None:
+        EventReader(self.queue, inbox, tick, time_is_up=lambda: False).receive()
 
     def tick(self, *, sensor: str = "events", lost: bool = False) -> list[str]:
         """The dates a sensor asks for, as Dagster's daemon would take them up, or lose them with the cursor."""
-        memory = (EventQueue if sensor == "events" else SensorCursor).read(self.cursors.get(sensor))
+        memory = (EventCursor if sensor == "events" else SensorCursor).read(self.cursors.get(sensor))
         tick = SensorTick(
             settings=settings(bucket="photos", settle_seconds=self.settle),
             store=cast(Store, self.photos),
-            memory=memory,
+            cursor=memory,
             now=self.now.timestamp(),
             first=date(2024, 1, 1),
             last=self.now.date() + timedelta(days=1),
             find_run=self._run,
-            find_asked=self._asked,
+            find_newest_request=self._asked,
             time_is_up=lambda: False,
             warn=self.told.append,
         )
         asked: list[tuple[date, RequestedRun]] = []
         try:
-            if isinstance(memory, EventQueue):
+            if isinstance(memory, EventCursor):
                 self.take(memory, tick)
             asked.extend(tick.requests_due() if sensor == "events" else tick.run_requests())
         finally:
@@ -286,9 +289,9 @@ class World:
                 self.runs.extend(asked)
         return [str(day) for day, _ in asked]
 
-    def _run(self, run_key: str) -> RunRequest | None:
+    def _run(self, run_key: str) -> RunResult | None:
         found = [each.at for _, each in self.runs if each.run_key == run_key]
-        return RunRequest(finished=True, failed=False, started=found[-1], ended=found[-1]) if found else None
+        return RunResult(finished=True, failed=False, started=found[-1], ended=found[-1]) if found else None
 
     def _asked(self, day: date) -> RequestedRun | None:
         found = [each for that, each in self.runs if that == day]
@@ -376,7 +379,7 @@ def test_an_upload_to_any_old_date_starts_that_date_every_time(world: World) -> 
         assert world.tick() == ["2024-01-01"]
         for _ in range(100):
             assert world.later(60).tick() == []
-        assert EventQueue.read(world.cursors["events"]) == EventQueue()
+        assert EventCursor.read(world.cursors["events"]) == EventCursor()
     assert len({asked.run_key for _, asked in world.runs}) == 4
 
 
@@ -419,7 +422,7 @@ def test_a_folder_without_a_request_is_asked_for_when_it_has_been_quiet(world: W
 def test_a_draft_waits_for_its_request_and_nothing_is_remembered_of_it(world: World) -> None:
     world.put("bus.png", "draft.json")
     assert [world.tick(), world.later(10).tick(), world.later(9_000).tick()] == [[], [], []]
-    assert EventQueue.read(world.cursors["events"]) == EventQueue()
+    assert EventCursor.read(world.cursors["events"]) == EventCursor()
     world.put("request.json")
     assert world.tick() == ["2026-11-21"]
 
@@ -459,7 +462,7 @@ def test_events_of_another_bucket_are_told_once_and_dropped(world: World) -> Non
     for _ in range(3):
         world.queue.send(plain(KEY, bucket="holidays"))
         assert world.tick() == []
-    assert world.told == ["events of bucket 'holidays' are passed over: it is not BG_BUCKET"]
+    assert world.told == ["events of bucket 'holidays' are ignored: it is not BG_BUCKET"]
 
 
 def test_markers_of_folders_are_nothing(world: World) -> None:
@@ -472,7 +475,7 @@ def test_what_was_told_is_bounded(world: World) -> None:
     for number in range(3 * MAX_TOLD):
         world.queue.send(plain(f"image-files/{number}/bus.png"))
     world.tick()
-    assert len(EventQueue.read(world.cursors["events"]).told) == MAX_TOLD
+    assert len(EventCursor.read(world.cursors["events"]).told) == MAX_TOLD
 
 
 def test_poison_without_a_dead_letter_queue_is_told_kept_and_in_the_end_deleted(world: World) -> None:
@@ -555,7 +558,7 @@ def test_whatever_is_lost_every_upload_is_asked_for_in_the_end_and_no_state_twic
     for _ in range(6):
         world.later(HIDDEN_SECONDS).tick()
     assert world.queue.held == {}
-    assert EventQueue.read(world.cursors["events"]).receipts == []
+    assert EventCursor.read(world.cursors["events"]).receipts == []
     runs: dict[date, list[RequestedRun]] = {}
     for when, asked in world.runs:
         runs.setdefault(when, []).append(asked)

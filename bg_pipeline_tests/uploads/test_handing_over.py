@@ -52,5 +52,5 @@ def test_what_s3_never_takes_is_told_and_not_taken_for_somebody_elses(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     busy(monkeypatch, 9)
-    with pytest.raises(UsageError, match="S3 did not take"):
+    with pytest.raises(UsageError, match="S3 did not store"):
         hand_over(store, new_batch(), b"one")

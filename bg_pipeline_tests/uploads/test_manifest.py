@@ -4,25 +4,25 @@ import csv
 import io
 import json
 import unicodedata
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from bg_pipeline.domain.requests import BatchRequest, image_settings
-from bg_pipeline.domain.rows import Output, Status, compose
+from bg_pipeline.domain.rows import Output, Row, Status, complete_row
 from bg_pipeline.errors import RequestError, UsageError
 from bg_pipeline.reports.manifest import mirror, mirror_stored
 from bg_pipeline.settings import Settings
-from bg_pipeline.storage.object_store import Store
+from bg_pipeline.storage.object_store import ObjectInfo, Store
 from bg_pipeline.uploads.manifest import Manifest, read
 from bg_pipeline.uploads.sources import (
-    AmongUploads,
+    DraftSources,
     LocalSources,
     ResolvedManifest,
     S3Sources,
     Sources,
-    Text,
     resolve_manifest,
 )
 from bg_pipeline.uploads.submitting import new_batch, submit
@@ -36,7 +36,7 @@ def problems(text: str | bytes) -> list[tuple[str, str]]:
 
 
 def said(manifest: Manifest) -> list[dict[str, str]]:
-    return [dict(line.said) for line in manifest.lines]
+    return [dict(line.values) for line in manifest.lines]
 
 
 ROWS = [{"source": "bus.png", "prompt": "a city, at night", "labels": "Bus, Person"}]
@@ -73,7 +73,7 @@ def test_a_column_that_means_nothing_is_kept_and_told() -> None:
 
 def test_a_misspelt_column_is_no_column_that_means_nothing() -> None:
     assert problems("source,promt\na.jpg,beach\n") == [
-        ("line 1, column promt", "is not a column; is 'prompt' meant? Otherwise rename it")
+        ("line 1, column promt", "is not a column; did you mean 'prompt'? Otherwise rename it")
     ]
 
 
@@ -81,7 +81,7 @@ def test_lines_are_those_of_the_file_although_cells_hold_line_breaks() -> None:
     text = 'source,prompts\na.jpg,"a beach\na street"\n\n,\n"",x\nb.jpg,y,z\n'
     assert problems(text) == [
         ("line 6, column source", "is empty: name the photo, as a file or an s3:// address"),
-        ("line 7", "has 3 cells and the head has 2: a text that holds a comma stands in double quotes"),
+        ("line 7", "has 3 cells and the header has 2: a text that contains a comma must be in double quotes"),
     ]
 
 
@@ -243,7 +243,7 @@ def test_every_row_without_a_prompt_is_named(here: Sources) -> None:
         ("summer", "is a folder"),
         ("https://example.com/a.jpg", "neither a file nor an s3:// address"),
         ("a" * 5000, "there is no file"),
-        ("x.json", "means something else in a batch"),
+        ("x.json", "cannot be the name of an image"),
     ],
 )
 def test_a_source_that_is_none_is_named(here: Sources, cell: str, words: str) -> None:
@@ -259,11 +259,11 @@ def test_two_rows_of_one_photo_or_of_one_name_are_refused(here: Sources) -> None
         Prompt="x",
     )
     assert found == [
-        ("line 3, column source", "'a.jpg' is the image of line 2 already; say another in column name"),
-        ("line 5, column name", "'c.jpg' is the image of line 4 already; say another in column name"),
+        ("line 3, column source", "'a.jpg' is already the image of line 2; write another in column name"),
+        ("line 5, column name", "'c.jpg' is already the image of line 4; write another in column name"),
         (
             "line 6, column name",
-            "'.manifest.csv' means something else in a batch; say another in column name",
+            "'.manifest.csv' cannot be the name of an image; write another in column name",
         ),
     ]
 
@@ -275,16 +275,22 @@ def test_of_thousands_of_problems_the_first_are_told_and_the_rest_counted(here: 
     assert "2900 more" in found[-1][1]
 
 
-def test_photos_that_were_sent_already_are_found_by_their_names() -> None:
-    sources = AmongUploads(
-        ["summer/1.jpg", "winter/1.jpg", "a.jpg"], lambda name, wanted: Text(wanted, b""), Nowhere()
-    )
-    found = asked("source\nsummer/1.jpg\nC/a.jpg\n", sources, Prompt="x")
-    assert [each.name for each in found.photos] == ["1.jpg", "a.jpg"]
+def draft_sources(*names: str) -> DraftSources:
+    """Photos that are found and never read."""
+    stored = {
+        name: ObjectInfo(f"image-files/2026/01/01/b/{name}", 1, "tag", datetime.now(UTC)) for name in names
+    }
+    return DraftSources(cast("Store", None), stored, Nowhere())
+
+
+def test_photos_of_a_draft_are_found_by_their_names_and_keep_them() -> None:
+    sources = draft_sources("summer/1.jpg", "winter/1.jpg", "a.jpg")
+    found = asked("source\nsummer/1.jpg\nC:\\photos\\a.jpg\n", sources, Prompt="x")
+    assert [each.name for each in found.photos] == ["summer/1.jpg", "a.jpg"]
     ((_, words),) = wrong("source\n1.jpg\n", sources, Prompt="x")
-    assert "say which" in words
+    assert "name one of them in full" in words
     ((_, words),) = wrong("source\n/etc/passwd\n", sources, Prompt="x")
-    assert "no photo named '/etc/passwd' was added" in words
+    assert "no photo named '/etc/passwd' was uploaded" in words
 
 
 # In a bucket
@@ -334,7 +340,7 @@ def test_what_may_not_be_read_or_is_not_there_is_named_and_nothing_is_uploaded(s
 
 
 def row(image: str, **more: Any) -> Any:
-    return compose("id", image, **{"status": Status.SUCCEEDED, **more})
+    return complete_row(Row(Id="id", ImageName=image, **{"Status": Status.SUCCEEDED, **more}))
 
 
 def table(data: bytes, delimiter: str = ",") -> list[list[str]]:
@@ -345,8 +351,8 @@ def test_the_result_has_the_manifests_rows_in_their_order_and_form_with_what_bec
     manifest = read('\ufeffsource;price;Status\nb.jpg;9,90;old\n\na.jpg;"=1+1";\n'.encode())
     outputs = [Output("out/b_1.jpg", Status.SUCCEEDED), Output("out/b_2.jpg", Status.SUCCEEDED)]
     rows = {
-        "a.jpg": row("a.jpg", status=Status.FAILED, cause="@odd cause", cost_usd=None),
-        "b.jpg": row("b.jpg", outputs=outputs, cost_usd=0.06),
+        "a.jpg": row("a.jpg", Status=Status.FAILED, Cause="@odd cause", CostUSD=None),
+        "b.jpg": row("b.jpg", Outputs=tuple(outputs), CostUSD=0.06),
     }
     data = mirror(manifest, ["b.jpg", "a.jpg"], rows.get)
     assert data.startswith(b"\xef\xbb\xbf")
@@ -421,7 +427,7 @@ def test_a_spreadsheets_error_is_told_by_line_and_column(error: str) -> None:
     "text", ["#1 in sales", "#ffffff", "is it #NAME?", "# a title", "#summer!", "Wow!", "#A1"]
 )
 def test_a_text_with_such_marks_is_text(text: str) -> None:
-    assert read(f'source,prompt,ref\na.jpg,"{text}","{text}"\n'.encode()).lines[0].said["prompt"] == text
+    assert read(f'source,prompt,ref\na.jpg,"{text}","{text}"\n'.encode()).lines[0].values["prompt"] == text
 
 
 @pytest.mark.parametrize(
@@ -435,7 +441,7 @@ def test_a_number_cut_short_is_no_reference(delimiter: str, number: str, column:
     )
     ((place, words),) = problems(text)
     assert place == f"line 3, column {column}"
-    assert f"'{number}' is a long number that the spreadsheet has cut short" in words
+    assert f"'{number}' is a long number that the spreadsheet has shortened" in words
 
 
 @pytest.mark.parametrize("date", ["10-Dec", "Oct-12", "10. Dez", "12-Okt", "1-mars"])
@@ -450,13 +456,13 @@ def test_a_date_made_of_a_size_is_no_reference(date: str) -> None:
 )
 def test_ordinary_references_are_left_alone(ref: str) -> None:
     manifest = read(f"source,ref\na.jpg,{ref}\n".encode())
-    assert (manifest.lines[0].said["ref"], manifest.doubts) == (ref, ())
+    assert (manifest.lines[0].values["ref"], manifest.warnings) == (ref, ())
 
 
 @pytest.mark.parametrize("ref", ["10.12.2026", "10/12/2026", "2026-12-10 00:00:00", "4006381333931000"])
 def test_what_may_have_been_changed_is_told_and_stops_nothing(ref: str) -> None:
     manifest = read(f"source,ref\na.jpg,1\nb.jpg,{ref}\n".encode())
-    ((number, place, words),) = manifest.doubts
+    ((number, place, words),) = manifest.warnings
     assert (number, place) == (3, "line 3, column ref")
     assert ref in words
 
@@ -472,7 +478,7 @@ def test_any_other_formula_is_not_what_it_comes_to() -> None:
 
 
 def test_a_formula_that_a_report_made_harmless_comes_back_as_its_text() -> None:
-    assert read(b"source,ref\na.jpg,'=A1\n").lines[0].said["ref"] == "=A1"
+    assert read(b"source,ref\na.jpg,'=A1\n").lines[0].values["ref"] == "=A1"
 
 
 @pytest.mark.parametrize("coding", ["utf-16-le", "utf-16-be"])
@@ -503,7 +509,7 @@ def test_the_damaged_tables_of_the_corpus_are_refused(name: str, places: list[st
 
 
 def test_the_quoted_number_of_the_corpus_keeps_its_zeros() -> None:
-    assert read((CORPUS / "formula_sku.csv").read_bytes()).lines[0].said["ref"] == "00123"
+    assert read((CORPUS / "formula_sku.csv").read_bytes()).lines[0].values["ref"] == "00123"
 
 
 # One name, two spellings
@@ -532,11 +538,11 @@ def test_two_files_that_look_the_same_are_told_and_none_is_chosen(tmp_path: Path
     mixed = "chaussure e\u0301té.jpg"
     ((place, words),) = wrong(f"source,prompt\n{mixed},x\n", LocalSources(tmp_path, Nowhere()))
     assert place == "line 2, column source"
-    assert "several that look the same" in words
+    assert "differ from it only in how accents are encoded" in words
 
 
 def test_photos_that_were_sent_are_found_by_either_spelling() -> None:
-    sent = AmongUploads([f"shoot/{NFD}"], lambda name, wanted: Text(wanted, b""), Nowhere())
+    sent = draft_sources(f"shoot/{NFD}")
     assert sent.find(NFC).path == f"shoot/{NFD}"
     assert sent.find(f"shoot/{NFC}").path == f"shoot/{NFD}"
 
@@ -548,7 +554,7 @@ def test_objects_are_found_by_either_spelling(s3, bucket: str) -> None:
     assert buckets.find(f"s3://{bucket}/assets/{NFC}").key == f"assets/{NFD}"
     store.write("assets/é/é.jpg", photo(), media_type="image/jpeg")
     store.write("assets/e\u0301/e\u0301.jpg", photo(), media_type="image/jpeg")
-    with pytest.raises(UsageError, match="several that look the same"):
+    with pytest.raises(UsageError, match="differ from it only in how accents are encoded"):
         buckets.find(f"s3://{bucket}/assets/e\u0301/é.jpg")
 
 

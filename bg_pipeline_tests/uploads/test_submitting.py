@@ -209,7 +209,7 @@ def test_a_listing_tells_of_what_it_leaves_out(s3, bucket: str) -> None:
     (uploaded,) = batches(store, batch.date)
     assert list(uploaded.images) == ["IMG_1.HEIC"]
     misspelt, beside = remarks(uploaded)
-    assert "'Request.json' is not read; is it meant as request.json?" in misspelt
+    assert "'Request.json' is ignored; if it is the request, rename it to request.json" in misspelt
     assert "(2: IMG_1.AAE, IMG_1.MOV)" in beside
     store.write(batch.request_key, b"{}", media_type="")
     (uploaded,) = batches(store, batch.date)

@@ -14,7 +14,7 @@ from bg_pipeline.domain.text import counted
 from bg_pipeline.notifications.delivery import EndedRun, Notifier
 from bg_pipeline.notifications.pending_runs import NotificationCursor, PendingRun
 from bg_pipeline.notifications.senders import NotSent, Sender, SnsSender, WebhookSender
-from bg_pipeline.reports.links import share_link
+from bg_pipeline.reports.overview import share_link
 from bg_pipeline.settings import Settings
 
 EVERY_SECONDS: Final = 30

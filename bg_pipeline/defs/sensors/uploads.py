@@ -15,14 +15,8 @@ from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store
-from bg_pipeline.uploads.changes import (
-    MAX_TOLD,
-    RequestedRun,
-    RunRequest,
-    SensorCursor,
-    SensorTick,
-)
-from bg_pipeline.uploads.events import EventBatch, EventQueue
+from bg_pipeline.uploads.changes import MAX_TOLD, RequestedRun, RunResult, SensorCursor, SensorTick
+from bg_pipeline.uploads.events import EventCursor, EventReader
 
 EVERY_SECONDS = 30
 EVENTS_EVERY_SECONDS = 10
@@ -94,15 +88,15 @@ def upload_events(
         description="Asks for one run for each upload date that event notifications in BG_QUEUE_URL name.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> Result:
-        inbox = EventQueue.read(context.cursor)
+        inbox = EventCursor.read(context.cursor)
         tick = _tick(context, settings, partitions, inbox, clock())
         if isinstance(tick, dg.SkipReason):
             return tick
         taken = time.monotonic() + TAKE_SECONDS
-        delivery = EventBatch(context.resources.queue, inbox, tick, lambda: time.monotonic() > taken)
+        delivery = EventReader(context.resources.queue, inbox, tick, lambda: time.monotonic() > taken)
         reason = "no event named a date with new uploads"
         try:
-            delivery.accept()
+            delivery.receive()
         except (ClientError, BotoCoreError) as error:
             reason = (
                 f"queue {delivery.queue.url} (BG_QUEUE_URL) could not be worked off; "
@@ -134,12 +128,12 @@ def _tick(
     return SensorTick(
         settings=settings,
         store=store,
-        memory=memory,
+        cursor=memory,
         now=now,
         first=date.fromisoformat(first),
         last=date.fromisoformat(last),
         find_run=lambda key: _find_run(context.instance, key),
-        find_asked=lambda day: _find_asked(context.instance, _of(settings, day)),
+        find_newest_request=lambda day: _find_asked(context.instance, _of(settings, day)),
         time_is_up=lambda: time.monotonic() > deadline,
         warn=context.log.warning,
     )
@@ -166,13 +160,13 @@ def _result(
     except (ClientError, BotoCoreError) as error:
         reason = f"bucket '{tick.store.bucket}' (BG_BUCKET) could not be listed; the next tick tries again: {error}"
         context.log.warning(reason)
-    reason = "; ".join([reason, *tick.waits[:MAX_TOLD]])
+    reason = "; ".join([reason, *tick.waiting_reasons[:MAX_TOLD]])
     if not requests:
         context.log.info(reason)
     return dg.SensorResult(
         run_requests=requests,
         skip_reason=None if requests else reason,
-        cursor=tick.memory.model_dump_json(),
+        cursor=tick.cursor.model_dump_json(),
     )
 
 
@@ -192,11 +186,11 @@ def _find_asked(instance: dg.DagsterInstance, of: str) -> RequestedRun | None:
     return None
 
 
-def _find_run(instance: dg.DagsterInstance, run_key: str) -> RunRequest | None:
+def _find_run(instance: dg.DagsterInstance, run_key: str) -> RunResult | None:
     """The newest run with this key, which is a re-execution where there was one."""
     for record in instance.get_run_records(dg.RunsFilter(tags={"dagster/run_key": run_key}), limit=1):
         run = record.dagster_run
-        return RunRequest(
+        return RunResult(
             finished=run.is_finished,
             failed=run.status == dg.DagsterRunStatus.FAILURE,
             cancelled=run.status == dg.DagsterRunStatus.CANCELED,

@@ -1,4 +1,4 @@
-"""A batch's request: the JSON that asks for it, read, checked, resolved for each image, and written."""
+"""The request of a batch: its JSON is read, checked, resolved for each image, and written."""
 
 from bg_pipeline.domain.requests.fields import (
     KNOWN,

@@ -1,7 +1,8 @@
-"""What a batch's request may say: classes that mirror the JSON and bear its names, with None where nothing was said.
+"""The fields of a batch request: classes with the names of the JSON, and with None for fields that are not set.
 
 A null in the JSON is the same as leaving the field out. The annotation of each field declares what it affects
-(`bg_pipeline.domain.effects`).
+(`bg_pipeline.domain.effects`). A new field for images needs a line in `ImageFields` and two in `resolved`: a field
+of `ImageSettings` with a default, and its value in `image_settings`. Manifests get a column for it automatically.
 """
 
 import json
@@ -34,10 +35,10 @@ MAX_PROMPTS: Final = 100
 MAX_RENDITIONS: Final = 20
 
 MAX_PROMPT: Final = 10_000
-"""Characters; no model takes more (Stability's limit, the highest). Each model's own limit is checked with `fill`."""
+"""Characters; Stability's limit, the highest of all models. `fill` checks each model's own limit."""
 
 MAX_SEED: Final = 2_147_483_646
-"""Every model takes a seed up to this (Titan's limit, the lowest)."""
+"""Titan's limit, the lowest of all models, so that every model accepts every seed."""
 
 TaskName = Literal["REPLACE", "REMOVE"]
 ModeName = Literal["PRECISE", "DEFAULT"]
@@ -47,70 +48,70 @@ QualityName = Literal["premium", "standard"]
 FormatName = Literal["jpeg", "png", "webp", "tiff", "bmp", "avif"]
 
 
-def _prose(text: str) -> str:
+def _check_text(text: str) -> str:
     if any(unicodedata.category(char) == "Cc" and char not in "\n\r\t" for char in text):
-        raise ValueError("holds a control character")
-    return _undamaged(text)
+        raise ValueError("contains a control character")
+    return _check_undamaged(text)
 
 
-def _line(text: str) -> str:
+def _check_line(text: str) -> str:
     if any(unicodedata.category(char) == "Cc" for char in text):
-        raise ValueError("holds a control character or a line break")
-    return _undamaged(text)
+        raise ValueError("contains a control character or a line break")
+    return _check_undamaged(text)
 
 
-def _undamaged(text: str) -> str:
+def _check_undamaged(text: str) -> str:
     if "\ufffd" in text:
         raise ValueError(
-            "holds a character (\ufffd) that another program could not read: write it anew, as UTF-8"
+            "contains a character (\ufffd) that another program could not read: write it again, as UTF-8"
         )
     if is_error_value(text):
-        raise ValueError(f"is a spreadsheet's error, {text.strip()}, and no text")
+        raise ValueError(f"is an error value of a spreadsheet, {text.strip()}, and not a text")
     return text
 
 
-def _filled_in(text: str) -> str:
+def _check_template(text: str) -> str:
     if problem := prompt_problem(text):
         raise ValueError(problem)
     return text
 
 
-def _never_filled_in(text: str) -> str:
+def _check_no_placeholder(text: str) -> str:
     if problem := plain_problem(text):
         raise ValueError(problem)
     return text
 
 
-def _not_blank(text: str) -> str:
+def _check_not_blank(text: str) -> str:
     if not text.strip():
         raise ValueError("is empty")
     return text
 
 
-def _identifier(text: str) -> str:
+def _check_identifier(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._:-]{1,128}", text):
         raise ValueError("must be 1 to 128 of the characters A-Z a-z 0-9 . _ : -")
     return text
 
 
-def _image_name(name: str) -> str:
+def _check_image_name(name: str) -> str:
     if kind_of(name) not in NAMEABLE:
         raise ValueError(
             f"{shown(name)} cannot be the name of an image: it is empty, a folder or a .json file"
         )
-    if holds_control(name):
-        raise ValueError(f"{shown(name)} holds a control character or a line break")
+    if has_control_character(name):
+        raise ValueError(f"{shown(name)} contains a control character or a line break")
     return name
 
 
-def holds_control(text: str) -> bool:
-    """Whether a name or prefix holds what could end a line or steer a terminal where it is shown."""
+def has_control_character(text: str) -> bool:
+    """Whether a name or prefix contains a line end or a character that controls a terminal."""
     if text.isprintable():
         return False
     return any(unicodedata.category(char) in ("Cc", "Zl", "Zp") for char in text)
 
 
-def _stored_key(key: str) -> str:
+def _check_stored_key(key: str) -> str:
     top, *rest = key.split("/")
     if top not in {s3_keys.UPLOADS, s3_keys.ASSETS} or not any(rest) or {".", ".."} & set(rest):
         raise ValueError(
@@ -120,29 +121,29 @@ def _stored_key(key: str) -> str:
     return key
 
 
-def _backdrop(text: str) -> str:
+def _check_backdrop(text: str) -> str:
     if not text.startswith("#"):
-        return _stored_key(text)
+        return _check_stored_key(text)
     if not re.fullmatch("#[0-9A-Fa-f]{6}", text):
         raise ValueError("must be a colour such as #ffffff, or the key of a picture")
     return text.lower()
 
 
-def _file_name(template: str) -> str:
+def _check_file_name(template: str) -> str:
     if problem := file_name_problem(template):
         unknown = unknown_placeholder(template, FILE_NAME_FIELDS)
         raise ValueError(f"{unknown}; it {problem}" if unknown else problem)
     return template
 
 
-def _some(members: tuple[Any, ...]) -> tuple[Any, ...]:
+def _check_not_empty(members: tuple[Any, ...]) -> tuple[Any, ...]:
     if not members:
         raise ValueError("must not be an empty list; leave the field out instead")
     return members
 
 
 def _at_most(most: int, advice: str = "") -> BeforeValidator:
-    """Looked at first, so that a list without end is not gone through."""
+    """Limits a list's length before its members are checked, so that a huge list costs nothing."""
 
     def check(members: Any) -> Any:
         if isinstance(members, list) and len(members) > most:
@@ -152,52 +153,53 @@ def _at_most(most: int, advice: str = "") -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def _format(value: Any) -> Any:
+def _format_name(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     known = {extension: name for name, extensions in EXTENSIONS.items() for extension in extensions}
     return known.get(value.lower(), value)
 
 
-def _said(value: Any) -> Any:
+def _none_as_empty(value: Any) -> Any:
     return "" if value is None else value
 
 
-_Prose = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(_prose)]
-_Painted = Annotated[_Prose, AfterValidator(_filled_in)]
-_Unfilled = Annotated[_Prose, AfterValidator(_never_filled_in)]
-_Prompt = Annotated[_Painted, AfterValidator(_not_blank)]
-_Line = Annotated[str, Field(max_length=256), AfterValidator(_line)]
-_Identifier = Annotated[str, AfterValidator(_identifier)]
+_Text = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(_check_text)]
+_Template = Annotated[_Text, AfterValidator(_check_template)]
+_PlainText = Annotated[_Text, AfterValidator(_check_no_placeholder)]
+_Prompt = Annotated[_Template, AfterValidator(_check_not_blank)]
+_Line = Annotated[str, Field(max_length=256), AfterValidator(_check_line)]
+_Identifier = Annotated[str, AfterValidator(_check_identifier)]
 _Int = Annotated[int, Strict()]
 _Float = Annotated[float, Strict()]
 _Pixels = Annotated[_Int, Field(ge=1, le=16_383)]
 _Margin = Annotated[_Float, Field(ge=0, lt=0.5)]
 _Bytes = Annotated[_Int, Field(ge=1000)]
-_FileName = Annotated[_Line, AfterValidator(_file_name)]
-_Prompts = Annotated[tuple[_Prompt, ...], _at_most(MAX_PROMPTS), AfterValidator(_some)]
+_FileName = Annotated[_Line, AfterValidator(_check_file_name)]
+_Prompts = Annotated[tuple[_Prompt, ...], _at_most(MAX_PROMPTS), AfterValidator(_check_not_empty)]
 _Variants = Annotated[_Int, Field(ge=1, le=5)]
-_StoredKey = Annotated[str, AfterValidator(_stored_key)]
-_Backdrop = Annotated[str, AfterValidator(_backdrop)]
+_StoredKey = Annotated[str, AfterValidator(_check_stored_key)]
+_Backdrop = Annotated[str, AfterValidator(_check_backdrop)]
 _Seed = Annotated[_Int, Field(ge=0, le=MAX_SEED)]
 _CfgScale = Annotated[_Float, Field(ge=1.1, le=10)]
-_Labels = Annotated[str, Field(max_length=2000), AfterValidator(_line)]
+_Labels = Annotated[str, Field(max_length=2000), AfterValidator(_check_line)]
 _Dollars = Annotated[_Float, Field(gt=0)]
 _Sample = Annotated[_Int, Field(ge=1)]
-_Derived = Annotated[str, BeforeValidator(_said)]
+_OptionalText = Annotated[str, BeforeValidator(_none_as_empty)]
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @checked_dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
 class Rendition:
-    """One file to be made from a paid answer.
+    """One file to make from a paid picture.
 
     ``Width`` and ``Height`` are pixels, ``Margin`` is the free share of the frame on each side of the subject,
-    ``FileName`` a template that `layout.file_name` fills. A ``Preset`` gives what is not said here.
+    ``FileName`` is a template for `bg_pipeline.domain.file_names.file_name`. Fields that are not set are taken from
+    the ``Preset``.
     """
 
     Preset: Annotated[_Line | None, Affects.RESULT] = None
-    Format: Annotated[FormatName | None, BeforeValidator(_format), Affects.RESULT] = None
+    Format: Annotated[FormatName | None, BeforeValidator(_format_name), Affects.RESULT] = None
     Width: Annotated[_Pixels | None, Affects.RESULT] = None
     Height: Annotated[_Pixels | None, Affects.RESULT] = None
     Margin: Annotated[_Margin | None, Affects.RESULT] = None
@@ -207,14 +209,14 @@ class Rendition:
 
 @checked_dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
 class ImageFields:
-    """What may be said for all images and, in an image's entry, for that one; a preset says it too.
+    """Fields for all images (in the request), for one image (in its entry) or of a preset.
 
-    ``Prompts`` stands in the place of ``Prompt`` where both are said.
+    If both ``Prompt`` and ``Prompts`` are set, ``Prompts`` is used.
     """
 
-    Prompt: Annotated[_Painted | None, Affects.PICTURE_INPUT] = None
+    Prompt: Annotated[_Template | None, Affects.PICTURE_INPUT] = None
     Prompts: Annotated[_Prompts | None, Affects.PICTURE_INPUT] = None
-    NegativePrompt: Annotated[_Unfilled | None, Affects.PICTURE_CALL] = None
+    NegativePrompt: Annotated[_PlainText | None, Affects.PICTURE_CALL] = None
     Mode: Annotated[ModeName | None, Affects.PICTURE_CALL] = None
     Task: Annotated[TaskName | None, Affects.PICTURE_CALL] = None
     Variants: Annotated[_Variants | None, Affects.RESULT] = None
@@ -227,40 +229,40 @@ class ImageFields:
     CfgScale: Annotated[_CfgScale | None, Affects.PICTURE_CALL] = None
     Ref: Annotated[_Line | None, Affects.RESULT, Affects.REPORT] = None
     Renditions: Annotated[
-        Annotated[tuple[Rendition, ...], _at_most(MAX_RENDITIONS), AfterValidator(_some)] | None,
+        Annotated[tuple[Rendition, ...], _at_most(MAX_RENDITIONS), AfterValidator(_check_not_empty)] | None,
         Affects.RESULT,
     ] = None
 
 
 @checked_dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
 class ImageEntry(ImageFields):
-    """One image asked for; ``Labels`` is a comma-separated list of what is kept in it."""
+    """One image of the request; ``Labels`` is a comma-separated list of the objects that are kept in it."""
 
-    ImageName: Annotated[str, AfterValidator(_image_name), Affects.NOTHING]
+    ImageName: Annotated[str, AfterValidator(_check_image_name), Affects.NOTHING]
     Labels: Annotated[_Labels | None, Affects.PICTURE_CALL] = None
 
 
 @checked_dataclass(frozen=True, kw_only=True, config=_CONFIG)
 class BatchRequest(ImageFields):
-    """A request as its writer made it; from `read` it has its bucket and its prefixes, without a final slash.
+    """A request as its writer made it; `read` also sets its bucket and its prefixes, without a final slash.
 
-    ``Images`` is None where every image in the folder is asked for.
+    ``Images`` is None if the request is for every image in the folder.
     """
 
     Id: Annotated[_Identifier, Affects.REPORT]
-    S3Bucket: Annotated[_Derived, Affects.RUN] = ""
-    InputS3Prefix: Annotated[_Derived, Affects.RUN] = ""
-    OutputS3Prefix: Annotated[_Derived, Affects.RUN] = ""
-    StatusS3Prefix: Annotated[_Derived, Affects.RUN] = ""
+    S3Bucket: Annotated[_OptionalText, Affects.RUN] = ""
+    InputS3Prefix: Annotated[_OptionalText, Affects.RUN] = ""
+    OutputS3Prefix: Annotated[_OptionalText, Affects.RUN] = ""
+    StatusS3Prefix: Annotated[_OptionalText, Affects.RUN] = ""
     MaxCostUSD: Annotated[_Dollars | None, Affects.RUN] = None
     Sample: Annotated[_Sample | None, Affects.RUN] = None
     RetryOf: Annotated[_Identifier | None, Affects.NOTHING] = None
     Images: Annotated[
         Annotated[
-            # With the first entry that is wrong: `reading` looks for as many as are told.
+            # Stops at the first wrong entry; `reading` then finds the others.
             Annotated[tuple[ImageEntry, ...], Field(fail_fast=True)],
             _at_most(MAX_IMAGES, "; split the batch"),
-            AfterValidator(_some),
+            AfterValidator(_check_not_empty),
         ]
         | None,
         Affects.NOTHING,
@@ -268,12 +270,12 @@ class BatchRequest(ImageFields):
 
     @cached_property
     def entries(self) -> Mapping[str, ImageEntry]:
-        """The entry of each image that has one, by name, in the request's order."""
+        """The entries of images by name, in the request's order."""
         return {entry.ImageName: entry for entry in self.Images or ()}
 
     @cached_property
     def named_keys(self) -> frozenset[str]:
-        """The keys of the masks and backdrops it names, which are not images."""
+        """The keys of all masks and backdrops that the request names; these objects are not images."""
         levels: list[ImageFields] = [self, *(self.Images or ())]
         keys = {key for level in levels for key in (level.MaskKey, level.Backdrop) if key}
         return frozenset(key for key in keys if not key.startswith("#"))
@@ -282,18 +284,18 @@ class BatchRequest(ImageFields):
 NO_PRESETS: Final[Mapping[str, ImageFields]] = MappingProxyType({})
 
 IMAGE_FIELDS: Final = tuple(field.name for field in fields(ImageFields))
-"""The fields of `ImageFields`."""
+"""The names of the fields of `ImageFields`."""
 
 KNOWN: Final = {
     kind: tuple(field.name for field in fields(kind))
     for kind in (Rendition, ImageFields, ImageEntry, BatchRequest)
 }
-"""The fields of each class."""
+"""The names of the fields of each class."""
 
 
 @cache
 def type_of(kind: type, field: str) -> Any:
-    """The type of a field's value without its checks, and without the None of one that may be left out."""
+    """The type of a field's value, without its validators and without None."""
     hint = get_type_hints(kind, include_extras=True)[field]
     while get_origin(hint) in (Annotated, Union, UnionType):
         hint = next(each for each in get_args(hint) if each is not NoneType)
@@ -301,6 +303,6 @@ def type_of(kind: type, field: str) -> Any:
 
 
 def shown(value: Any) -> str:
-    """A value as it is shown in a sentence: its JSON, cut where it is long."""
+    """A value for an error message: its JSON, cut after 80 characters."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 80 else f"{text[:80]}…"

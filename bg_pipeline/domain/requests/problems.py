@@ -1,4 +1,4 @@
-"""What is wrong with a request, said by field in sentences for its writer."""
+"""Turns validation errors of a request into sentences for its writer, by field."""
 
 import difflib
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ MAX_PROBLEMS: Final = 100
 
 
 def problems_of(errors: Sequence[ErrorDetails]) -> list[tuple[str, str]]:
-    """All of them by field; in words only those that `first_of` will show."""
+    """All errors by field; only the first `MAX_PROBLEMS`, which `first_of` shows, have a sentence."""
     return [
         (field_of(error["loc"]), _sentence(error) if number < MAX_PROBLEMS else "")
         for number, error in enumerate(errors)
@@ -20,13 +20,13 @@ def problems_of(errors: Sequence[ErrorDetails]) -> list[tuple[str, str]]:
 
 
 def first_of(problems: Sequence[tuple[str, str]], where: str = "") -> list[tuple[str, str]]:
-    """The first `MAX_PROBLEMS`, and how many more there are ``where`` was looked."""
+    """The first `MAX_PROBLEMS` problems and the number of the others; ``where`` names the part that was checked."""
     more = len(problems) - MAX_PROBLEMS
     return [*problems[:MAX_PROBLEMS], *([("", f"and {more} more problems{where}")] if more > 0 else [])]
 
 
 def field_of(place: tuple[int | str, ...]) -> str:
-    """The place of a field as its writer would write it: ``Images[3].Prompt``."""
+    """The path of a field in the request's notation: ``Images[3].Prompt``."""
     steps = (f"[{step}]" if isinstance(step, int) else f".{step[:100]}" for step in place)
     return "".join(steps).removeprefix(".")
 
@@ -34,7 +34,7 @@ def field_of(place: tuple[int | str, ...]) -> str:
 _SENTENCES: Final = {
     "missing": "is required",
     "string_type": "must be a string",
-    "string_unicode": "holds half a character (a lone surrogate)",
+    "string_unicode": "contains half a character (a lone surrogate)",
     "string_too_long": "is longer than {max_length:,} characters",
     "int_type": "must be a whole number",
     "float_type": "must be a number",

@@ -1,4 +1,4 @@
-"""Reads a request whose writer is not trusted."""
+"""Reads and checks a request, whose writer is not trusted."""
 
 import itertools
 import re
@@ -23,7 +23,7 @@ from bg_pipeline.domain.requests.text import parse_object
 from bg_pipeline.errors import RequestError
 
 MAX_BYTES: Final = 20_000_000
-"""The largest request that is read: about 100,000 images with a prompt of their own."""
+"""Maximum size of a request in bytes: about 100,000 images with a prompt of their own."""
 
 
 def read(
@@ -34,30 +34,30 @@ def read(
     allowed_buckets: Collection[str] = (),
     presets: Mapping[str, ImageFields] = NO_PRESETS,
 ) -> BatchRequest:
-    """The request in ``data``, found as ``batch.request_key`` in ``bucket``, complete and within its rights.
+    """The request in ``data``, the object ``batch.request_key`` in ``bucket``: checked, with bucket and prefixes set.
 
-    Its writer is not trusted: it may name only ``bucket`` and ``allowed_buckets``, prefixes under their own top-level
-    ones and never another batch's output or status folder, masks and backdrops only under ``image-files/`` and
-    ``assets/``. A `RequestError` names everything that is wrong by field.
+    Its writer is not trusted: it may name only ``bucket`` and ``allowed_buckets``, only prefixes under the right
+    top-level prefix and never another batch's output or status folder, masks and backdrops only under
+    ``image-files/`` and ``assets/``. Raises `RequestError` with all problems by field.
     """
     document = _parsed(data)
     errors: list[ErrorDetails] = []
     try:
         request: BatchRequest | None = _REQUEST.validate_python(document)
     except ValidationError:
-        errors, looked_at = _errors(document)
-        if looked_at:
+        errors, checked = _errors(document)
+        if checked:
             raise RequestError(
-                first_of(problems_of(errors), where=f" in the first {looked_at:,} images")
+                first_of(problems_of(errors), where=f" in the first {checked:,} images")
             ) from None
-        request = _without(document, errors)
+        request = _without_wrong_fields(document, errors)
     problems = problems_of(errors)
     if request is not None:
         reported = {field_of(error["loc"]) for error in errors}
         if any(_ON_PROMPTS.search(field) for field in reported):
             reported.add("Prompt")
         found = violations(request, bucket, allowed_buckets, batch, presets)
-        broken = dict.fromkeys(itertools.islice(found, _AT_ONCE))
+        broken = dict.fromkeys(itertools.islice(found, _IMAGES_AT_ONCE))
         problems += [(field, text) for field, text in broken if field not in reported]
     if problems or request is None:
         raise RequestError(first_of(problems))
@@ -71,7 +71,7 @@ def read(
 
 
 def read_image_fields(document: Mapping[str, Any]) -> ImageFields:
-    """What a preset says, checked as in a request; a `RequestError` names what is wrong."""
+    """The fields of a preset, checked as in a request. Raises `RequestError` with all problems by field."""
     try:
         return TypeAdapter(ImageFields).validate_python(document)
     except ValidationError as error:
@@ -88,26 +88,26 @@ def _parsed(data: bytes) -> dict[str, Any]:
 
 _REQUEST = TypeAdapter(BatchRequest)
 _ENTRIES = TypeAdapter(list[ImageEntry])
-_AT_ONCE: Final = 10_000
-"""Images looked at before what is wrong is told, if that is enough; so much can be said of them in a moment."""
+_IMAGES_AT_ONCE: Final = 10_000
+"""Images that are checked before the next part is, so that a large request with many problems is refused quickly."""
 _ON_PROMPTS = re.compile(r"(^|\.)(Prompts?|Task|Backdrop|Preset)(\[\d+\])?$|^Images$|Renditions")
 
 
 def _errors(document: dict[str, Any]) -> tuple[list[ErrorDetails], int]:
-    """What is wrong with the fields, and how many images were looked at where that is enough: else 0 for all."""
+    """The errors of the fields, and the number of images that were checked if that was not all of them, else 0."""
     images = document.get("Images")
     if not isinstance(images, list) or not 0 < len(images) <= MAX_IMAGES:
         return _errors_of(_REQUEST, document), 0
     errors = _errors_of(_REQUEST, {**document, "Images": None})
-    for start in range(0, len(images), _AT_ONCE):
-        some = _errors_of(_ENTRIES, images[start : start + _AT_ONCE])
-        for error in some:
+    for start in range(0, len(images), _IMAGES_AT_ONCE):
+        part = _errors_of(_ENTRIES, images[start : start + _IMAGES_AT_ONCE])
+        for error in part:
             number, *rest = error["loc"]
             error["loc"] = ("Images", start + int(number), *rest)
-        errors += some
-        looked_at = start + _AT_ONCE
-        if len(errors) >= MAX_PROBLEMS and looked_at < len(images):
-            return errors, looked_at
+        errors += part
+        checked = start + _IMAGES_AT_ONCE
+        if len(errors) >= MAX_PROBLEMS and checked < len(images):
+            return errors, checked
     return errors, 0
 
 
@@ -119,8 +119,8 @@ def _errors_of(kind: TypeAdapter[Any], value: Any) -> list[ErrorDetails]:
     return []
 
 
-def _without(document: dict[str, Any], errors: Iterable[ErrorDetails]) -> BatchRequest | None:
-    """The request without its wrong fields, so that the others are checked together too; None if that is none."""
+def _without_wrong_fields(document: dict[str, Any], errors: Iterable[ErrorDetails]) -> BatchRequest | None:
+    """The request without its wrong fields, so that the other rules can be checked; None if it is still invalid."""
     for error in errors:
         _drop(document, error["loc"])
     document.setdefault("Id", "absent")
@@ -131,7 +131,7 @@ def _without(document: dict[str, Any], errors: Iterable[ErrorDetails]) -> BatchR
 
 
 def _drop(document: Any, place: tuple[int | str, ...]) -> None:
-    """Takes the field out of the document; a list loses no member, so that the others keep their numbers."""
+    """Removes the field at ``place`` from the document; list members stay, so that the others keep their numbers."""
     *path, name = place
     try:
         for step in path:

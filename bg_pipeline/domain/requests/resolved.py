@@ -1,4 +1,4 @@
-"""What a request comes to for one image: `ImageSettings`, with every default in its place."""
+"""Resolves a request for one image: `ImageSettings` has a value for every field."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -25,7 +25,10 @@ from bg_pipeline.domain.requests.fields import (
 
 @dataclass(frozen=True, slots=True)
 class OutputSpec:
-    """One picture asked for; ``position`` counts from 1 over all of an image's, ``prompt`` and ``variant`` too."""
+    """One picture of an image; ``template`` is its prompt with placeholders.
+
+    ``position`` (among all pictures of the image), ``prompt`` and ``variant`` count from 1.
+    """
 
     position: int
     prompt: int
@@ -35,15 +38,15 @@ class OutputSpec:
 
 @dataclass(frozen=True, slots=True)
 class ImageSettings:
-    """What is asked for one image, with every default in its place.
+    """What a request asks for one image, with all defaults filled in.
 
-    ``labels`` are the request's own, empty where it says none; where it says that there are none (an empty
-    ``Labels``), everything that stands out is the subject. ``mask_key`` is set exactly if ``subject`` is MASK.
-    ``backdrop`` is a key or ``#rrggbb``. ``seed`` is None where it is to be derived. ``renditions`` is empty
-    where the picture is wanted as it is.
+    ``labels`` are those in the request, empty if it has none. An empty ``Labels`` in the request makes everything
+    that stands out the subject. ``mask_key`` is set exactly if ``subject`` is MASK. ``backdrop`` is a key or
+    ``#rrggbb``. ``seed`` is None if it has to be derived. ``renditions`` is empty if the picture is delivered
+    unchanged.
 
-    What a field affects is what its request field declares. A field that is added has a default here: while it has
-    that value it is left out of identities and fingerprints, so that what is stored stays valid.
+    A field affects what its request field declares. A new field needs a default here: a field with its default
+    value is left out of identities and fingerprints, so that stored outcomes stay valid.
     """
 
     image: str
@@ -65,12 +68,12 @@ class ImageSettings:
 
     @property
     def needs_prompt(self) -> bool:
-        """Whether a model paints the background; it is left out (REMOVE) or given (a backdrop) otherwise."""
+        """Whether a model paints the background; otherwise it is removed (REMOVE) or is the backdrop."""
         return self.task == "REPLACE" and self.backdrop is None
 
     @property
     def outputs(self) -> tuple[OutputSpec, ...]:
-        """The pictures to be made, prompt-major; a single one without a prompt where none is needed or given."""
+        """The pictures to make: all variants of each prompt. Without a prompt, or if none is needed, a single one."""
         if not self.needs_prompt or not self.prompts:
             return (OutputSpec(1, 1, 1, ""),)
         return tuple(
@@ -84,7 +87,7 @@ _REQUEST_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "image": ("ImageName",),
     "prompts": ("Prompt", "Prompts"),
 }
-"""The request's fields behind a field of `ImageSettings` whose name does not say it."""
+"""Request fields of those fields of `ImageSettings` that have another name."""
 
 
 @cache
@@ -111,18 +114,18 @@ def _values(asked: ImageSettings, affects: frozenset[Affects]) -> Iterator[tuple
 
 
 def paid_picture_fields(asked: ImageSettings) -> dict[str, Any]:
-    """What is asked for an image as it stands in the identity of its paid pictures.
+    """The part of the identity of an image's paid pictures that its settings determine.
 
-    To the identity of one picture belong besides what differs from picture to picture or has to be looked up:
-    ``mask`` (a hash), ``prompt`` (filled) and ``seed``.
+    The rest of the identity differs between pictures or has to be looked up: ``mask`` (a hash), ``prompt`` (filled)
+    and ``seed``.
     """
     found = dict(_values(asked, _PAID))
-    # Labels say where the subject is only where the subject is found by labels.
+    # Labels locate the subject only if the subject is LABELS.
     return found | {"labels": list(asked.labels) if asked.subject == "LABELS" else []}
 
 
 def picture_fields(asked: ImageSettings) -> dict[str, Any]:
-    """What is asked for an image as far as its pictures and their files depend on it."""
+    """The settings of an image on which its pictures and their files depend."""
     found = dict(_values(asked, _PICTURES))
     found["renditions"] = [
         {name: value for name in KNOWN[Rendition] if (value := getattr(rendition, name)) is not None}
@@ -134,9 +137,9 @@ def picture_fields(asked: ImageSettings) -> dict[str, Any]:
 def image_settings(
     request: BatchRequest, image: str, presets: Mapping[str, ImageFields] = NO_PRESETS
 ) -> ImageSettings:
-    """What ``request`` asks for the image: its entry first, then the top, then its renditions' presets.
+    """The settings of the image: from its entry, else from the top level, else from its renditions' presets.
 
-    ``presets`` are those that the request was read with. An image without an entry has what the top says.
+    ``presets`` are those with which the request was read.
     """
     entry = request.entries.get(image)
     levels = _levels(request, entry, presets)
@@ -147,7 +150,7 @@ def image_settings(
     task = first("Task", "REPLACE")
     subjects = (subject_of(level) for level in levels)
     subject: SubjectName = next((found for found in subjects if found), "LABELS")
-    labels = _words(entry.Labels if entry else None)
+    labels = _label_names(entry.Labels if entry else None)
     if subject == "LABELS" and entry is not None and entry.Labels is not None and not labels:
         subject = "SALIENT"
     return ImageSettings(
@@ -173,13 +176,13 @@ def image_settings(
 def _levels(
     request: BatchRequest, entry: ImageEntry | None, presets: Mapping[str, ImageFields]
 ) -> list[ImageFields]:
-    said: list[ImageFields] = [request] if entry is None else [entry, request]
-    return said + [presets[name] for name in preset_names(said) if name in presets]
+    levels: list[ImageFields] = [request] if entry is None else [entry, request]
+    return levels + [presets[name] for name in preset_names(levels) if name in presets]
 
 
-def preset_names(said: Iterable[ImageFields]) -> dict[str, None]:
-    """The presets of the renditions that count, in order."""
-    renditions = next((level.Renditions for level in said if level.Renditions), ())
+def preset_names(levels: Iterable[ImageFields]) -> dict[str, None]:
+    """The presets of the first level with renditions, in their order; ``levels`` are the entry and the request."""
+    renditions = next((level.Renditions for level in levels if level.Renditions), ())
     return dict.fromkeys(rendition.Preset for rendition in renditions if rendition.Preset)
 
 
@@ -190,9 +193,9 @@ def _prompts(level: ImageFields) -> tuple[str, ...]:
 
 
 def subject_of(level: ImageFields) -> SubjectName | None:
-    """What the level says; a mask that is given is meant to be used."""
+    """The subject that the level sets; a ``MaskKey`` without ``Subject`` means MASK."""
     return level.Subject or ("MASK" if level.MaskKey else None)
 
 
-def _words(labels: str | None) -> tuple[str, ...]:
+def _label_names(labels: str | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(word for part in (labels or "").split(",") if (word := part.strip())))

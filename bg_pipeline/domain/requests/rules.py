@@ -1,4 +1,4 @@
-"""What a request must keep to beyond its single fields: its rights to keys, and what goes together."""
+"""Checks of a request that need more than one field: which keys it may name, and which fields go together."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -11,7 +11,7 @@ from bg_pipeline.domain.requests.fields import (
     BatchRequest,
     ImageEntry,
     ImageFields,
-    holds_control,
+    has_control_character,
     shown,
 )
 from bg_pipeline.domain.requests.placeholders import left_in
@@ -31,7 +31,7 @@ def violations(
     batch: Batch,
     presets: Mapping[str, ImageFields],
 ) -> Iterator[tuple[str, str]]:
-    """What is wrong with the request beyond its single fields."""
+    """The problems of a request whose single fields are valid, as (field, sentence)."""
     if left := left_in(request.S3Bucket):
         yield "S3Bucket", f"a placeholder was left in: {left[:60]}"
     elif request.S3Bucket not in {"", bucket, *allowed_buckets}:
@@ -56,31 +56,31 @@ def violations(
     for number, entry in enumerate(entries):
         field, name = f"Images[{number}].ImageName", entry.ImageName
         if places.setdefault(name, number) != number:
-            yield field, f"{shown(name)} is listed already, as Images[{places[name]}]"
+            yield field, f"{shown(name)} is already listed as Images[{places[name]}]"
         if f"{input_prefix}/{name}" in request.named_keys:
             yield field, f"{shown(name)} is also named as a mask or backdrop"
 
     special = [
         (f"Images[{number}].", entry)
         for number, entry in enumerate(entries)
-        if any(getattr(entry, wish) is not None for wish in IMAGE_FIELDS)
+        if any(getattr(entry, name) is not None for name in IMAGE_FIELDS)
     ]
     plain: list[tuple[str, ImageEntry | None]] = (
         [("", None)] if not entries or len(special) < len(entries) else []
     )
     promptless = None
-    looked_at: set[tuple[str, int]] = set()
-    for where, one in [*plain, *special]:
-        settings = image_settings(request, one.ImageName if one else "", presets)
+    checked: set[tuple[str, int]] = set()
+    for where, own_entry in [*plain, *special]:
+        settings = image_settings(request, own_entry.ImageName if own_entry else "", presets)
         if settings.needs_prompt and not settings.prompts and promptless is None:
             promptless = where.removesuffix(".") or "the request"
-        yield from _mismatches(where, request, one, settings, presets)
-        place, asked = (where, one) if one and one.Renditions else ("", request)
+        yield from _mismatches(where, request, own_entry, settings, presets)
+        place, level = (where, own_entry) if own_entry and own_entry.Renditions else ("", request)
         pictures = len(settings.prompts or "-") * settings.variants if settings.needs_prompt else 1
-        if (place, pictures) not in looked_at:
-            # Once for all images that share them.
-            looked_at.add((place, pictures))
-            for rest, problem in impossible(asked.Renditions or (), presets, pictures):
+        if (place, pictures) not in checked:
+            # Checked only once for all images that share the renditions.
+            checked.add((place, pictures))
+            for rest, problem in impossible(level.Renditions or (), presets, pictures):
                 yield f"{place}Renditions{rest}", problem
     if promptless:
         yield "Prompt", f"is required: {promptless} has none; give one for all images or each image its own"
@@ -91,18 +91,18 @@ def _prefix_problem(given: str, top: str, own: str) -> str | None:
     if given == "" or prefix == own:
         return None
     if left := left_in(prefix):
-        return f"a placeholder was left in: {left[:60]}; leave the field out to have {own}"
+        return f"a placeholder was left in: {left[:60]}; leave the field out to use {own}"
     if not prefix.startswith(f"{top}/"):
-        return f"{shown(given)} must lie under {top}/"
-    if holds_control(prefix):
-        return f"{shown(given)} holds a control character or a line break"
+        return f"{shown(given)} must be under {top}/"
+    if has_control_character(prefix):
+        return f"{shown(given)} contains a control character or a line break"
     if {"", ".", ".."} & set(prefix.split("/")):
-        return f"{shown(given)} holds an empty, '.' or '..' segment"
+        return f"{shown(given)} contains an empty, '.' or '..' segment"
     if len(prefix.encode()) > s3_keys.MAX_PREFIX_BYTES:
         return f"is longer than {s3_keys.MAX_PREFIX_BYTES} bytes"
     dated = re.match(r"[0-9]{4}(/|$)", prefix.removeprefix(f"{top}/"))
     if top != s3_keys.UPLOADS and dated and not prefix.startswith(f"{own}/"):
-        return f"{shown(given)} belongs to another batch; leave the field out to have {own}"
+        return f"{shown(given)} belongs to another batch; leave the field out to use {own}"
     return None
 
 
@@ -113,11 +113,11 @@ def _mismatches(
     settings: ImageSettings,
     presets: Mapping[str, ImageFields],
 ) -> Iterator[tuple[str, str]]:
-    """What does not go together in what is said for one image (``where``), or for all without wishes of their own."""
-    said: list[tuple[str, ImageFields]] = (
+    """Fields that contradict each other for one image's entry (``where``), or for all images without own fields."""
+    levels: list[tuple[str, ImageFields]] = (
         [("", request)] if entry is None else [(where, entry), ("", request)]
     )
-    for place, level in said:
+    for place, level in levels:
         if level.MaskKey and subject_of(level) != "MASK":
             yield f"{place}MaskKey", f"is used only with Subject MASK, not {level.Subject}"
         for number, rendition in enumerate(level.Renditions or ()):
@@ -126,11 +126,11 @@ def _mismatches(
                 known = ", ".join(presets) or "none"
                 yield f"{field}.Preset", f"{shown(rendition.Preset)} is not a preset (there are: {known})"
             if "{preset}" in (rendition.FileName or "") and not rendition.Preset:
-                yield f"{field}.FileName", "uses {preset} without a Preset"
+                yield f"{field}.FileName", "uses {preset} but the rendition has no Preset"
     if settings.subject == "MASK" and settings.mask_key is None:
         yield f"{where}MaskKey", "is required with Subject MASK"
     for rendition in settings.renditions:
-        # What the template alone may not hold is told at the template.
+        # Problems of the template itself are reported at the template.
         template = rendition.FileName or ""
         if "{ref}" in template and (problem := path_problem(template.replace("{ref}", settings.ref))):
             yield (
@@ -140,38 +140,42 @@ def _mismatches(
             break
     if not settings.ref and any("{ref}" in (rendition.FileName or "") for rendition in settings.renditions):
         yield f"{where}Ref", "is required, since a FileName uses {ref}"
-    if settings.task == "REPLACE" and (unseen := _unseen(settings, presets)):
-        yield f"{where}{unseen[0]}", unseen[1]
+    if settings.task == "REPLACE" and (invisible := _invisible_background(settings, presets)):
+        yield f"{where}{invisible[0]}", invisible[1]
     if settings.task == "REMOVE":
-        for place, level in said:
+        for place, level in levels:
             if level.Backdrop:
                 yield f"{place}Backdrop", "cannot be used with Task REMOVE, which leaves the background empty"
             if level.Task:
                 break
 
-    levels = [level for _, level in said]
-    defaults = [presets[name] for name in preset_names(levels) if name in presets]
-    for wish in IMAGE_FIELDS if len(defaults) > 1 else ():
-        values = [value for preset in defaults if (value := getattr(preset, wish)) is not None]
+    defaults = [presets[name] for name in preset_names(level for _, level in levels) if name in presets]
+    for name in IMAGE_FIELDS if len(defaults) > 1 else ():
+        values = [value for preset in defaults if (value := getattr(preset, name)) is not None]
         differ = any(value != values[0] for value in values)
-        if differ and all(getattr(level, wish) is None for level in levels):
-            yield f"{where}Renditions", f"has presets that differ in {wish}; say it in the request"
+        if differ and all(getattr(level, name) is None for _, level in levels):
+            yield f"{where}Renditions", f"has presets that differ in {name}; set {name} in the request"
 
 
-def _unseen(settings: ImageSettings, presets: Mapping[str, ImageFields]) -> tuple[str, str] | None:
-    """The field that asks for a background which no rendition shows: it would be made, and paid, for nothing."""
+def _invisible_background(
+    settings: ImageSettings, presets: Mapping[str, ImageFields]
+) -> tuple[str, str] | None:
+    """The (field, sentence) of a background that no rendition shows and that would be paid for in vain, or None."""
     names = [rendition.Preset or "" for rendition in settings.renditions]
     if not names or not all(name in presets and presets[name].Task == "REMOVE" for name in names):
         return None
-    shown = " and ".join(dict.fromkeys(names))
+    preset_list = " and ".join(dict.fromkeys(names))
     if settings.backdrop == "#ffffff" and all(
         filled(rendition, preset_file(rendition, presets)).Format == "jpeg"
         for rendition in settings.renditions
     ):
         return None
     if settings.backdrop is not None:
-        return "Backdrop", f"would not be seen: {shown} has a ground of its own; leave it out, or the preset"
+        return (
+            "Backdrop",
+            f"would not be seen: {preset_list} sets the background itself; leave out the Backdrop or the preset",
+        )
     return (
         "Task",
-        f"REPLACE paints a background that would not be seen: {shown} has a ground of its own; use REMOVE",
+        f"REPLACE paints a background that would not be seen: {preset_list} sets the background itself; use REMOVE",
     )

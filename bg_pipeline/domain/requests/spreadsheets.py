@@ -1,9 +1,9 @@
-"""What spreadsheets make of texts before they are saved as CSV: errors, shortened numbers, dates."""
+"""Recognizes cells that a spreadsheet changed before it saved them as CSV: errors, shortened numbers, dates."""
 
 import re
 from typing import Final
 
-# An error's name between # and ! or ?, in whatever language, and those without such an end.
+# The name of an error between # and ! or ?, in any language; _NOT_AVAILABLE has the names without such an end.
 _ERROR = re.compile(r"#[¡¿]?[^\W\d_]{2,}(?:[/_][^\W\d_]+)*(?:/0)?[!?]|#{3,}")
 _NOT_AVAILABLE: Final = frozenset(
     {"#N/A", "#NV", "#N/D", "#N/B", "#I/T", "#ND", "#N/V", "#Н/Д", "#N/D!", "#GETTING_DATA"}
@@ -23,7 +23,7 @@ _DATE = re.compile(r"\d{1,2}([./-])\d{1,2}\1(?:\d{4}|\d{2})|\d{4}-\d{2}-\d{2} 00
 
 
 def is_error_value(text: str) -> bool:
-    """Whether a text is nothing but a spreadsheet's error, such as ``#NAME?``, ``#N/A`` or ``#BEZUG!``."""
+    """Whether the whole text is an error value of a spreadsheet, such as ``#NAME?``, ``#N/A`` or ``#BEZUG!``."""
     text = text.strip()
     if text.upper() in _NOT_AVAILABLE:
         return True
@@ -31,33 +31,33 @@ def is_error_value(text: str) -> bool:
 
 
 def text_of_formula(cell: str) -> str:
-    """A cell's text: of ``="00123"``, which keeps a spreadsheet from making a number of it, it is ``00123``."""
-    found = _FORMULA_TEXT.fullmatch(cell.strip())
-    return found[1].replace('""', '"') if found else cell
+    """The text of a cell: ``00123`` for ``="00123"``, which people write to keep leading zeros; else the cell."""
+    match = _FORMULA_TEXT.fullmatch(cell.strip())
+    return match[1].replace('""', '"') if match else cell
 
 
 def is_formula(cell: str) -> bool:
-    """Whether a cell holds a formula and not what it comes to; one of a text alone is none (`text_of_formula`)."""
+    """Whether a cell contains a formula instead of its value; the form of `text_of_formula` is not one."""
     return bool(_FORMULA.match(cell.strip())) and not _FORMULA_TEXT.fullmatch(cell.strip())
 
 
 def reference_damage(text: str) -> str:
-    """What a spreadsheet has made of a reference or a name, in words; empty where it shows no damage."""
+    """A sentence on how a spreadsheet has damaged a reference or a name; empty if no damage is visible."""
     if _SCIENTIFIC.fullmatch(text):
         return (
-            f"'{text}' is a long number that the spreadsheet has cut short: format the column as text and enter "
-            "it anew"
+            f"'{text}' is a long number that the spreadsheet has shortened: format the column as text and enter "
+            "it again"
         )
     if _DAY_AND_MONTH.fullmatch(text):
         return (
-            f"'{text}' is a date that the spreadsheet has made of something like 10-12: format the column as text "
-            "and enter it anew"
+            f"'{text}' is a date that the spreadsheet has made from something like 10-12: format the column as text "
+            "and enter it again"
         )
     return ""
 
 
 def reference_doubt(text: str) -> str:
-    """What may have been something else before a spreadsheet changed it, in words; empty where nothing shows."""
+    """A question about a text that a spreadsheet may have changed; empty if nothing looks changed."""
     if _DATE.fullmatch(text):
         return f"'{text}' is a date: was it a size or a number before the spreadsheet changed it?"
     if re.fullmatch(r"\d{16,}", text) and not text[15:].strip("0"):

@@ -1,4 +1,4 @@
-"""Requests written: those that people make, a folder without one has, and a retry is."""
+"""Writes requests, and makes the default request of a folder and the request of a retry."""
 
 import json
 import uuid
@@ -17,20 +17,20 @@ from bg_pipeline.domain.requests.fields import (
     ImageEntry,
     ImageFields,
     Rendition,
-    holds_control,
+    has_control_character,
 )
 from bg_pipeline.domain.requests.resolved import image_settings
 
 
 def write(request: BatchRequest) -> bytes:
-    """The request as JSON that `read` takes, the same bytes for the same request; what is not said is left out."""
+    """The request as JSON for `read`; the same bytes for the same request. Fields that are not set are left out."""
     return orjson.dumps(_document(request), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
-def _document(said: ImageFields | Rendition) -> dict[str, Any]:
+def _document(fields: ImageFields | Rendition) -> dict[str, Any]:
     document: dict[str, Any] = {}
-    for name in sorted(KNOWN[type(said)], key=lambda name: (name == "Images", name in IMAGE_FIELDS)):
-        value = getattr(said, name)
+    for name in sorted(KNOWN[type(fields)], key=lambda name: (name == "Images", name in IMAGE_FIELDS)):
+        value = getattr(fields, name)
         if name in {"Images", "Renditions"} and value is not None:
             value = [_document(member) for member in value]
         if value is not None and not (name.endswith(("Prefix", "Bucket")) and value == ""):
@@ -39,9 +39,9 @@ def _document(said: ImageFields | Rendition) -> dict[str, Any]:
 
 
 def default_request(batch: Batch, bucket: str, prompt: str = "") -> BatchRequest:
-    """What a folder without a request asks for: every image in it, with the default settings.
+    """The request of a folder without a request: every image in it with the default settings.
 
-    Without a ``prompt`` its images have none, which is for the caller to see (`ImageSettings.prompts`).
+    Without a ``prompt`` the images have none; the caller has to check that (`ImageSettings.prompts`).
     """
     return BatchRequest(
         Id=batch.derived_id(bucket),
@@ -61,29 +61,29 @@ def retry_request(
     approved: bool = False,
     cap_usd: float | None = None,
 ) -> BatchRequest | None:
-    """The request that asks again for ``images`` of a request, wherever it is put; None if it would ask for nothing.
+    """The request that asks again for ``images`` of ``request``, for any new batch; None if none can be asked for.
 
-    It reads the same uploads and writes to the folders of the batch it becomes. Its ``Id`` is new, and the same
-    for the same images. Images that have no prompt and need one are left out, as a request without it is not valid,
-    and so are uploads with a control character in their names, which no request may name.
-    ``Sample`` stays until it was ``approved``. ``cap_usd`` is what is left of the request's cap, None where it has
-    none; with nothing left nothing is asked for.
+    It reads the same uploads and writes to the folders of the new batch. Its ``Id`` differs from that of ``request``
+    and is the same for the same images. Images that need a prompt and have none, and images with a control character
+    in their names, are left out, because a request with them is invalid. ``Sample`` is kept unless it was
+    ``approved``. ``cap_usd`` is what is left of the request's cap (None: it has no cap); if nothing is left, the
+    result is None.
     """
     settings = (image_settings(request, image, presets) for image in images)
-    asked = [
-        one.image
-        for one in settings
-        if (one.prompts or not one.needs_prompt) and not holds_control(one.image)
+    names = [
+        asked.image
+        for asked in settings
+        if (asked.prompts or not asked.needs_prompt) and not has_control_character(asked.image)
     ]
-    if not asked or (cap_usd is not None and cap_usd <= 0):
+    if not names or (cap_usd is not None and cap_usd <= 0):
         return None
     return replace(
         request,
-        Id=str(uuid.uuid5(uuid.NAMESPACE_URL, json.dumps([request.Id, *asked]))),
+        Id=str(uuid.uuid5(uuid.NAMESPACE_URL, json.dumps([request.Id, *names]))),
         OutputS3Prefix="",
         StatusS3Prefix="",
         MaxCostUSD=request.MaxCostUSD if cap_usd is None else cap_usd,
         Sample=None if approved else request.Sample,
         RetryOf=request.Id,
-        Images=tuple(request.entries.get(image) or ImageEntry(ImageName=image) for image in asked),
+        Images=tuple(request.entries.get(image) or ImageEntry(ImageName=image) for image in names),
     )

@@ -52,15 +52,19 @@ from bg_pipeline.run.source_image import SourceImage
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.thumbnails import thumbnail
 from bg_pipeline.storage.object_store import Store
-from bg_pipeline.uploads import drafts, listing, manifest
+from bg_pipeline.uploads import listing, manifest
+from bg_pipeline.uploads.listing import discard_draft, find_draft
+from bg_pipeline.uploads.sources import DraftSources, ResolvedManifest, S3Sources, resolve_manifest
 from bg_pipeline.uploads.submitting import (
+    StoredFile,
+    Upload,
     compose_request,
     hand_over,
     new_batch,
     paid_pictures,
+    store_files,
     upload,
 )
-from bg_pipeline.uploads.unicode_names import match_names
 
 LOOK_AGAIN_SECONDS = 30
 """After so long new uploads are seen, too."""
@@ -190,7 +194,7 @@ class PageService:
 
     def resume_draft(self, batch: Batch) -> list[DraftPhoto]:
         """The photos of a draft that somebody has left; `UsageError` if it is none."""
-        names = sorted(drafts.find_draft(self.store, batch).images)
+        names = sorted(find_draft(self.store, batch).images)
 
         def again(name: str) -> DraftPhoto:
             with self._decoding:
@@ -202,7 +206,7 @@ class PageService:
 
     def discard(self, batch: Batch) -> int:
         """Deletes a draft and says how many photos it had; `UsageError` if it is none."""
-        photos = drafts.discard(self.store, batch)
+        photos = discard_draft(self.store, batch)
         self._refresh(batch)
         return photos
 
@@ -249,38 +253,57 @@ class PageService:
 
     def from_manifest(
         self, batch: Batch, data: bytes, names: Sequence[str], wishes: Mapping[str, Any]
-    ) -> tuple[bytes, BatchRequest]:
-        """The request that a manifest asks for; its ``source`` cells name dropped photos. `RequestError` by line."""
-        read = manifest.read(data)
-        found, missing = [], []
-        named = [posixpath.basename(line.said.get("source", "").replace("\\", "/")) for line in read.lines]
-        meant = match_names(named, set(names))
-        for line, name in zip(read.lines, named, strict=True):
-            if name in meant:
-                found.append(meant[name])
-            else:
-                missing.append(f"line {line.number}: '{name}' was not dropped on the page")
-        if missing:
-            raise UsageError("; ".join(missing[:20]))
-        return manifest.compose(self.settings, batch, read, found, {}, wishes)
+    ) -> ResolvedManifest:
+        """What a manifest asks for; its cells name photos of the draft (``names``) or objects in S3.
+
+        Nothing is copied before `submit`. Raises `RequestError` by line and column.
+        """
+        draft = listing.find(self.store, batch)
+        photos = {name: draft.images[name] for name in names if draft and name in draft.images}
+        fallback = S3Sources(self.settings, self.store)
+        return resolve_manifest(
+            self.settings,
+            batch,
+            manifest.read(data),
+            data,
+            DraftSources(self.store, photos, fallback),
+            wishes,
+            stored_names=photos,
+        )
 
     @staticmethod
     def warnings(data: bytes) -> list[str]:
         """Cells of a manifest that a spreadsheet may have changed, in lines; a `RequestError` where it is none."""
-        return [f"{place}: {words}" for _, place, words in manifest.read(data).doubts]
+        return [f"{place}: {words}" for _, place, words in manifest.read(data).warnings]
 
-    def plan(self, batch: Batch, request: BatchRequest) -> tuple[Plan, list[str]]:
-        """What the request would take, and why a model of some kind cannot be used. Nothing is spent."""
+    def plan(
+        self, batch: Batch, request: BatchRequest, files: Mapping[str, Upload] | None = None
+    ) -> tuple[Plan, list[str]]:
+        """What the request would take, and why a model of some kind cannot be used. Nothing is spent.
+
+        ``files`` are those that `submit` will store; of them, objects that are copied from S3 are planned too.
+        """
         found = listing.find(self.store, batch)
         if found is None:
             raise UsageError("the photos of this draft are gone; drop them again")
+        prefix = f"{batch.input_prefix}/"
+        found.others.update(
+            (key.removeprefix(prefix), replace(file.stored, key=key))
+            for key, file in (files or {}).items()
+            if isinstance(file, StoredFile)
+        )
         with self._context() as context:
             models, reasons = planning.models_in_use(context)
         work = open_draft(self.store, self.settings, found, request)
         return planning.plan([work], self.settings, models), reasons
 
-    def submit(self, batch: Batch, data: bytes) -> None:
-        """Hands the batch to the pipeline; again with another request it is a `UsageError`."""
+    def submit(self, batch: Batch, data: bytes, files: Mapping[str, Upload] | None = None) -> None:
+        """Stores ``files`` by key and hands the batch to the pipeline.
+
+        Raises `UsageError` if the batch was submitted already with another request; then nothing is changed.
+        """
+        if files and self.store.head(batch.request_key) is None:
+            store_files(self.store, files)
         if not hand_over(self.store, batch, data):
             raise UsageError(f"batch {batch.path} was submitted already")
         self._refresh(batch)

@@ -15,6 +15,7 @@ from bg_pipeline.domain.requests import MAX_SEED
 from bg_pipeline.errors import RequestError, UsageError
 from bg_pipeline.planning import Plan
 from bg_pipeline.state.thumbnails import thumbnail
+from bg_pipeline.uploads.submitting import Upload
 from bg_pipeline.web.page import photo_settings
 from bg_pipeline.web.page.markdown import escape_markdown
 from bg_pipeline.web.page.service import DraftPhoto, LabelsFound, PageService, user_error
@@ -269,21 +270,23 @@ def _decide(
     try:
         if table is None:
             data, request = desk.request(batch, names, wishes, own)
+            files: Mapping[str, Upload] = {}
         else:
-            data, request = desk.from_manifest(batch, table, names, wishes)
+            resolved = desk.from_manifest(batch, table, names, wishes)
+            data, request, files = resolved.data, resolved.request, resolved.files(desk.store, batch)
             for doubt in desk.warnings(table)[:10]:
                 st.caption(escape_markdown(doubt))
     except RequestError as error:
         for sentence in user_error(error):
             st.info(escape_markdown(sentence))
         return
-    plan, reasons = desk.plan(batch, request)
+    plan, reasons = desk.plan(batch, request, files)
     st.subheader("What this takes")
     _plan(plan, desk.settings.max_cost_usd)
     for reason in reasons:
         st.warning(escape_markdown(reason))
     if st.button("Submit", type="primary", icon=":material/send:", disabled=plan.due == 0):
-        desk.submit(batch, data)
+        desk.submit(batch, data, files)
         lots.close(state.lot)
         _forget()
         state.submitted = batch.path

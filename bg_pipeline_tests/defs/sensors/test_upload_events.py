@@ -316,7 +316,7 @@ def test_poison_goes_to_the_dead_letter_queue_and_is_reported_once(
     assert queue.sizes() == (0, 0)
     told = [line for line in capfd.readouterr().err.splitlines() if "WARNING" in line]
     assert len(told) == 1
-    assert "it is no S3 event" in told[0]
+    assert "it is not an S3 event" in told[0]
 
 
 def test_poison_without_a_dead_letter_queue_is_kept_in_the_bucket(

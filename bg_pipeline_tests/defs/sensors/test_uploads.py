@@ -238,7 +238,7 @@ def test_what_a_cancelled_run_left_is_asked_for_again_although_it_reported(
     sensor.instance.report_run_canceled(cancelled)
     waits = sensor.tick()
     assert not waits.run_requests
-    assert f"{today}: its run ended too early; it may be asked for again in" in waits.skip_message
+    assert f"{today}: its run ended too early; it can be requested again in" in waits.skip_message
     sensor.late = 301
     (again,) = sensor.tick().run_requests or []
     assert again.tags["bg_pipeline/attempt"] == "2"
@@ -273,8 +273,8 @@ def test_each_tick_tells_the_log_what_it_asked_for_or_why_nothing(
     assert sensor.log.messages == [
         "no upload date changed",
         f"asked for a run of {today}, attempt 1",
-        f"no upload date changed; {today}: Dagster knows no run of it; it may be asked for again in 300 s",
-        f"no upload date changed; {today}: a folder without a request waits until it has been quiet",
+        f"no upload date changed; {today}: Dagster has no run for it; it can be requested again in 300 s",
+        f"no upload date changed; {today}: a folder without a request waits until uploads to it have ended",
     ]
 
 

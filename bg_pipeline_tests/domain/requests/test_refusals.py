@@ -42,7 +42,7 @@ def problems(**change: Any) -> dict[str, str]:
         ("{ name } on a beach", "unknown placeholder { name }; did you mean {name}?"),
         ("{{nme}} on a beach", "unknown placeholder {nme}; did you mean {name}?"),
         ("a {label} on a beach", "did you mean {labels}?"),
-        ("{caption} and {sku}", "unknown placeholder {sku}; there are {caption}, {labels}, {name}, {ref}"),
+        ("{caption} and {sku}", "unknown placeholder {sku}; valid are {caption}, {labels}, {name}, {ref}"),
         ("{0} on a beach", "unknown placeholder {0}"),
         ("{product_name} on a beach", "unknown placeholder {product_name}"),
         ("<your prompt here>", "a placeholder was left in: <your prompt here>"),

@@ -114,9 +114,9 @@ def test_typographic_quotes_inside_a_text_are_text() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{"Id": "a",}', "a comma too many in line 1, column 11"),
-        ('{"Id": "a",\n}', "a comma too many in line 1, column 11"),
-        ('{"Images": [{"ImageName": "a"},\n ]}', "a comma too many in line 1, column 31"),
+        ('{"Id": "a",}', "an extra comma in line 1, column 11"),
+        ('{"Id": "a",\n}', "an extra comma in line 1, column 11"),
+        ('{"Images": [{"ImageName": "a"},\n ]}', "an extra comma in line 1, column 31"),
         ("{'Id': 'a'}", "a single quote (') in line 1, column 2"),
         ("{\"Id\": 'a'}", "a single quote (') in line 1, column 8"),
         ('{"Id": "a", // mine\n "Prompt": "x"}', "a comment in line 1, column 13"),

@@ -65,8 +65,7 @@ def test_a_table_finds_dropped_photos_by_either_spelling_and_tells_what_a_spread
     batch = desk.start_draft()
     name = desk.store_photo(batch, "caf\u00e9.jpg", io.BytesIO(photo(1))).name
     table = "source,ref,prompt\ncafe\u0301.jpg,10.12.2026,a beach\n".encode()
-    _, request = desk.from_manifest(batch, table, [name], {})
-    assert list(request.entries) == [name]
+    assert list(desk.from_manifest(batch, table, [name], {}).request.entries) == [name]
     (doubt,) = desk.warnings(table)
     assert doubt.startswith("line 2, column ref: '10.12.2026'")
 
@@ -143,13 +142,74 @@ def test_a_request_without_a_background_is_refused_by_field(desk: PageService) -
 def test_a_table_asks_for_each_photo_alone_and_names_what_was_not_dropped(desk: PageService) -> None:
     batch, names = drafted(desk)
     table = f"source,ref,prompt\n{names[0]},A1,a beach\nphotos/{names[1]},A2,a street\n"
-    _, request = desk.from_manifest(batch, table.encode(), names, {})
-    assert [(entry.Ref, entry.Prompt) for entry in request.entries.values()] == [
+    resolved = desk.from_manifest(batch, table.encode(), names, {})
+    assert [(entry.Ref, entry.Prompt) for entry in resolved.request.entries.values()] == [
         ("A1", "a beach"),
         ("A2", "a street"),
     ]
-    with pytest.raises(UsageError, match=r"line 2: 'other\.jpg' was not dropped"):
+    assert list(resolved.files(desk.store, batch)) == [batch.manifest_key]
+    with pytest.raises(RequestError) as caught:
         desk.from_manifest(batch, b"source,prompt\nother.jpg,a beach\n", names, {})
+    assert caught.value.problems == (("line 2, column source", "no photo named 'other.jpg' was uploaded"),)
+
+
+def test_a_table_may_name_objects_in_s3_masks_backdrops_and_other_names(
+    desk: PageService, bench: Bench
+) -> None:
+    batch, names = drafted(desk, 3)
+    bench.store.write("assets/hat.jpg", photo(7), media_type="image/jpeg")
+    bench.store.write("catalogue/sky.png", photo(8, format="PNG"), media_type="image/png")
+    size = read_header(photo(1)).size
+    bench.store.write("assets/mask.png", as_png(Image.new("L", size, 255)), media_type="image/png")
+    bucket = bench.store.bucket
+    table = (
+        "source,name,prompt,mask,backdrop\n"
+        f"{names[0]},first.jpg,a beach,,\n"
+        f"{names[1]},,,assets/mask.png,s3://{bucket}/catalogue/sky.png\n"
+        f"s3://{bucket}/assets/hat.jpg,,a street,,\n"
+    ).encode()
+    resolved = desk.from_manifest(batch, table, names[:2], {})
+    entries = resolved.request.entries
+    assert list(entries) == ["first.jpg", names[1], "hat.jpg"]
+    assert entries[names[1]].MaskKey == "assets/mask.png"
+    backdrop = entries[names[1]].Backdrop
+    files = resolved.files(desk.store, batch)
+    assert set(files) == {
+        batch.upload_key("first.jpg"),
+        batch.upload_key("hat.jpg"),
+        backdrop,
+        batch.manifest_key,
+    }
+    plan, _ = desk.plan(batch, resolved.request, files)
+    assert plan.due == 3
+    assert bench.store.head(batch.upload_key("hat.jpg")) is None
+    desk.submit(batch, resolved.data, files)
+    stored = {key: content.data for key in files if (content := bench.store.read(key))}
+    assert stored == {
+        batch.upload_key("first.jpg"): photo(0),
+        batch.upload_key("hat.jpg"): photo(7),
+        backdrop: photo(8, format="PNG"),
+        batch.manifest_key: table,
+    }
+    assert bench.store.head(batch.request_key) is not None
+
+
+def test_a_table_cannot_give_a_photo_the_name_of_another_dropped_photo(desk: PageService) -> None:
+    batch, names = drafted(desk)
+    table = f"source,name,prompt\n{names[0]},{names[1]},a beach\n".encode()
+    with pytest.raises(RequestError, match="is another photo of this batch already"):
+        desk.from_manifest(batch, table, names, {})
+
+
+def test_a_submitted_batch_gets_no_more_files(desk: PageService, bench: Bench) -> None:
+    batch, names = drafted(desk)
+    first = desk.from_manifest(batch, f"source,prompt\n{names[0]},a beach\n".encode(), names, {})
+    desk.submit(batch, first.data, first.files(desk.store, batch))
+    table = f"source,prompt,name\n{names[0]},a street,other.jpg\n".encode()
+    second = desk.from_manifest(batch, table, names, {})
+    with pytest.raises(UsageError, match="was submitted already"):
+        desk.submit(batch, second.data, second.files(desk.store, batch))
+    assert bench.store.head(batch.upload_key("other.jpg")) is None
 
 
 def test_the_plan_counts_calls_and_dollars_and_spends_nothing(

@@ -414,7 +414,7 @@ def test_an_idle_look_back_is_one_call_for_each_month_and_two_for_each_date_with
     bench: Bench, monkeypatch: pytest.MonkeyPatch, today: date, months: int
 ) -> None:
     # Without the first try by obstore boto3 sees all requests.
-    monkeypatch.setattr("bg_pipeline.storage.object_store.quick_s3", lambda client, bucket: None)
+    monkeypatch.setattr("bg_pipeline.storage.object_store.fast_s3", lambda client, bucket: None)
     for back in (0, 1):
         bench.submit(1, day=today - timedelta(days=back))
     bench.run(today - timedelta(days=1), today)

@@ -294,7 +294,7 @@ def test_an_idle_tick_is_one_call_for_each_open_date(
     sensor: Sensor, bucket: str, s3: "S3Client", monkeypatch: pytest.MonkeyPatch, upload: Upload, today: str
 ) -> None:
     # Without the first try by obstore boto3 sees all requests.
-    monkeypatch.setattr("bg_pipeline.storage.object_store.quick_s3", lambda client, bucket: None)
+    monkeypatch.setattr("bg_pipeline.storage.object_store.fast_s3", lambda client, bucket: None)
     for number in range(20):
         upload("bus.png", day=f"{date.fromisoformat(today) - timedelta(days=number + 5)}")
     upload("bus.png", "request.json")
@@ -357,4 +357,4 @@ def test_a_first_date_to_come_is_a_reason_to_skip(s3: "S3Client", bucket: str) -
     later = settings(bucket=bucket, first_date=datetime.now(UTC).date() + timedelta(days=9))
     definition = new_uploads(later, upload_dates(later), [raw_images])
     with dg.build_sensor_context(resources={"bucket": Store(s3, bucket)}) as context:
-        assert "is still to come" in str(definition.evaluate_tick(context).skip_message)
+        assert "is in the future" in str(definition.evaluate_tick(context).skip_message)

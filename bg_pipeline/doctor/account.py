@@ -217,7 +217,7 @@ def _model_finding(
     if availability.told:
         notes.append(availability.told)
         advice.append(
-            "only a call can show whether it works: `bg-pipeline doctor --live` makes one. The first call subscribes; "
+            "only a call can show whether it works: `bg-pipeline doctor --live` makes one. The first one subscribes; "
             "the credentials then need aws-marketplace:Subscribe and aws-marketplace:ViewSubscriptions"
         )
     if availability.lifecycle():

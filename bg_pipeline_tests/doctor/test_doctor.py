@@ -177,7 +177,9 @@ class Unconditional(Store):
         return super().write(key, data, media_type=media_type)
 
 
-@pytest.mark.parametrize(("kind", "said"), [(ReadOnly, "cannot be written"), (Unconditional, "no notice")])
+@pytest.mark.parametrize(
+    ("kind", "said"), [(ReadOnly, "cannot be written"), (Unconditional, "ignores If-None-Match")]
+)
 def test_a_bucket_without_the_right_or_without_conditions_fails(s3, bucket: str, kind, said: str) -> None:
     found = conditional_writes(kind(s3, bucket))
     assert found.level is Level.FAILED
@@ -192,7 +194,7 @@ def test_a_bucket_without_the_right_or_without_conditions_fails(s3, bucket: str,
             "run_monitoring: {enabled: true}\nrun_retries: {enabled: true}\nstorage: {postgres: {}}",
             ["retry_on_asset_or_op_failure: false"],
         ),
-        ("{", ["mend it"]),
+        ("{", ["correct the file"]),
     ],
 )
 def test_settings_of_dagster_that_would_help_are_named(tmp_path: Path, yaml: str, advised: list[str]) -> None:

@@ -37,9 +37,9 @@ def custom_labels_guard(settings: Settings) -> dg.SensorDefinition:
             return skip(context, NO_BUCKET)
         store: Store = context.resources.bucket
         aws: Aws = context.resources.aws
-        check = OrphanedModelCheck(store, aws, _read_cursor(context.cursor))
+        orphaned = OrphanedModelCheck(store, aws, _read_cursor(context.cursor))
         try:
-            lines = check.check()
+            lines = orphaned.check()
         except (ClientError, BotoCoreError, BgPipelineError) as error:
             lines = [f"the next tick tries again: {error}"]
         for line in lines:
@@ -47,7 +47,7 @@ def custom_labels_guard(settings: Settings) -> dg.SensorDefinition:
         reason = "; ".join(lines) or "no Custom Labels model that this pipeline started is running"
         if not lines:
             context.log.info(reason)
-        return dg.SensorResult(skip_reason=reason, cursor=ModelSightings(check.seen).model_dump_json())
+        return dg.SensorResult(skip_reason=reason, cursor=ModelSightings(orphaned.seen).model_dump_json())
 
     return sensor
 

@@ -1,5 +1,6 @@
 """The page's screens without a browser: a press of a button counts for what was shown, and nothing else."""
 
+import io
 from datetime import UTC, datetime
 
 import pytest
@@ -12,6 +13,7 @@ from bg_pipeline.web.page.batches import BatchService
 from bg_pipeline.web.page.drafts import DraftService
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench, aws
+from bg_pipeline_tests.pictures import photo
 
 SECONDS = 60
 
@@ -113,3 +115,24 @@ def test_a_press_for_a_sample_of_a_request_that_was_replaced_approves_nothing_an
     assert not screen.error
     bench.run(batch.date)
     assert len(control.paid(operation="InvokeModel")) == 4
+
+
+def _new_batch(drafts: "DraftService") -> None:
+    from bg_pipeline.web.page import submit
+
+    submit.show(drafts)
+
+
+def test_a_photo_is_removed_from_a_new_batch(bench: Bench) -> None:
+    drafts = DraftService(bench.settings(), aws(), bench.store)
+    screen = AppTest.from_function(_new_batch, kwargs={"drafts": drafts}, default_timeout=SECONDS).run()
+    session = screen.session_state.session
+    session.store("one", "a.jpg", io.BytesIO(photo(1)))
+    session.store("two", "b.jpg", io.BytesIO(photo(2)))
+    screen.run()
+    next(button for button in screen.button if button.label == "Remove the photo").click().run()
+    assert not screen.exception
+    assert list(session.photos) == ["b.jpg"]
+    assert [key for key in bench.keys("image-files/") if key.endswith(".jpg")] == [
+        session.batch.upload_key("b.jpg")
+    ]

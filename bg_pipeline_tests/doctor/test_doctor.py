@@ -127,7 +127,7 @@ def test_what_service_quotas_says_of_tokens_is_told_and_nothing_is_attention(
     (a_day,) = (each for each in found if each.subject == "quota tokens a day")
     assert "700,000,000" in a_day.words
     control.applied_quota({"quota": "L-C0326783", "value": 0})
-    zero = [each for each in findings("quota CAPTION", bucket=bucket) if "says 0 a minute" in each.words]
+    zero = [each for each in findings("quota CAPTION", bucket=bucket) if "is 0 a minute" in each.words]
     assert [each.level for each in zero] == [Level.ATTENTION]
     assert "AWS Support" in zero[0].advice
 

@@ -20,7 +20,7 @@ __all__ = ["Pipeline"]
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when it is asked for: boto3 takes half a second, and the stand-in's processes do not need it.
+    # Imported on first use: boto3 takes half a second, and the stand-in's processes do not need it.
     if name == "Pipeline":
         from bg_pipeline.pipeline import Pipeline
 

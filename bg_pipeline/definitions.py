@@ -1,4 +1,4 @@
-"""The whole system on one screen, in lineage order."""
+"""The Dagster definitions: assets, checks, jobs, schedules, sensors and resources of the pipeline."""
 
 import dagster as dg
 
@@ -9,7 +9,8 @@ from bg_pipeline.defs.checks import every_upload_has_a_report
 from bg_pipeline.defs.jobs import jobs
 from bg_pipeline.defs.partitions import upload_dates
 from bg_pipeline.defs.resources import resources
-from bg_pipeline.defs.schedules import custom_labels_guard, custom_labels_hourly
+from bg_pipeline.defs.schedules import custom_labels_hourly
+from bg_pipeline.defs.sensors.custom_labels import custom_labels_guard
 from bg_pipeline.defs.sensors.missing_reports import forgotten_uploads
 from bg_pipeline.defs.sensors.notifications import notices
 from bg_pipeline.defs.sensors.uploads import new_uploads, upload_events
@@ -18,24 +19,27 @@ from bg_pipeline.settings import Settings, settings
 
 
 def definitions(settings: Settings) -> dg.Definitions:
-    """The pipeline with these settings; with ``key_prefix`` it lives beside other code."""
+    """The pipeline with these settings.
+
+    A ``key_prefix`` is put before asset keys, groups and job names, so that it can share a code location with others.
+    """
     dates = upload_dates(settings)
     all_jobs = jobs(settings)
-    sensors = [new_uploads, upload_events] if settings.queue_url else [new_uploads]
-    windows = [custom_labels_window(settings)] if settings.custom_labels_arn else []
+    upload_sensors = [new_uploads, upload_events] if settings.queue_url else [new_uploads]
+    window_jobs = [custom_labels_window(settings)] if settings.custom_labels_arn else []
     report = dg.AssetKey([*([settings.key_prefix] if settings.key_prefix else []), REPORT])
-    told = settings.sns_topic_arn or settings.webhook_url
-    reporting = [job.name for job in [*all_jobs, *windows]]
+    sends_notices = settings.sns_topic_arn or settings.webhook_url
+    job_names = [job.name for job in [*all_jobs, *window_jobs]]
     return dg.Definitions(
         assets=[raw_images(settings, dates), image_flow(settings, dates)],
         asset_checks=[every_upload_has_a_report(settings, report)],
-        jobs=[*all_jobs, *windows],
-        schedules=[custom_labels_hourly(settings, window) for window in windows],
+        jobs=[*all_jobs, *window_jobs],
+        schedules=[custom_labels_hourly(settings, job) for job in window_jobs],
         sensors=[
-            *(sensor(settings, dates, all_jobs[0]) for sensor in sensors),
+            *(sensor(settings, dates, all_jobs[0]) for sensor in upload_sensors),
             custom_labels_guard(settings),
             forgotten_uploads(settings, report),
-            *([notices(settings, dates, reporting, report)] if told else []),
+            *([notices(settings, dates, job_names, report)] if sends_notices else []),
         ],
         resources=resources(
             settings.bucket,

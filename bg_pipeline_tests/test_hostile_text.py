@@ -11,7 +11,7 @@ from bg_pipeline.domain.text import printable
 from bg_pipeline.notifications.messages import StoredReport, batch_finished
 from bg_pipeline.reports.overview import ShareLink
 from bg_pipeline.reports.report import Report
-from bg_pipeline.web.page.markdown import escape_markdown
+from bg_pipeline.web.page.widgets import escape_markdown
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 HOSTILE = [

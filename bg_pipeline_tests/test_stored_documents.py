@@ -15,7 +15,7 @@ import pytest
 from bg_pipeline.budget.limits import SharedCap, read_spending
 from bg_pipeline.custom_labels.waiting_dates import RetryBudget, WaitingBatch, date_markers
 from bg_pipeline.custom_labels.window import read_record
-from bg_pipeline.defs.schedules import Sights
+from bg_pipeline.defs.sensors.custom_labels import ModelSightings
 from bg_pipeline.domain import requests, s3_keys
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.ledger_entries import Entry
@@ -192,7 +192,7 @@ KINDS = {
         frozenset({"seen"}),
     ),
     "guard_cursor.json": Kind(
-        Sights.model_validate_json, frozenset({"etag", "looks", "since"}), frozenset({""})
+        ModelSightings.model_validate_json, frozenset({"etag", "looks", "since"}), frozenset({""})
     ),
 }
 

@@ -1,1 +1,1 @@
-"""The commands of ``bg-pipeline``, one module each."""
+"""The commands of ``bg-pipeline``; a module has one command, or a few that belong together."""

@@ -13,7 +13,7 @@ from bg_pipeline.storage.object_store import open_bucket
 from bg_pipeline.web.addresses import check_api
 
 END_SECONDS = 20
-"""How long open connections have at the end; pictures that are being paid for are waited for."""
+"""How long open connections may continue at the end. Pictures that are already paid for are waited for."""
 
 
 @click.command()
@@ -23,7 +23,7 @@ END_SECONDS = 20
 )
 @local
 def api(host: str, port: int) -> None:
-    """Serve the HTTP API, described at /docs, until Ctrl-C.
+    """Serve the HTTP API until Ctrl-C; its documentation is at /docs.
 
     Without sign-in (BG_OIDC_ISSUER, BG_OIDC_AUDIENCE) it serves this machine only.
     """
@@ -41,13 +41,13 @@ def api(host: str, port: int) -> None:
     check_api(configured, host)
     aws = make_aws(configured)
     app = make_app(configured, aws, open_bucket(configured, aws))
-    print_message(f"The API is described at http://{host}:{port}/docs")
+    print_message(f"The API's documentation is at http://{host}:{port}/docs")
     uvicorn.run(
         app,
         host=host,
         port=port,
         http=Connection,
-        # Who calls is read from the connection and the token, never from what a proxy claims.
+        # The caller is taken from the connection and the token, never from headers that a proxy sets.
         proxy_headers=False,
         server_header=False,
         timeout_graceful_shutdown=END_SECONDS,

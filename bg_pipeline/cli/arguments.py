@@ -1,4 +1,4 @@
-"""What several commands take: dates, batches, who decides, where state is kept, and whether the stand-in is used."""
+"""Options and arguments of several commands: dates, batches, --by, --state-dir and --local."""
 
 import datetime
 import functools
@@ -41,7 +41,7 @@ class _Batch(click.ParamType[Batch]):
         key = value.partition("://")[2].partition("/")[2] if value.startswith("s3://") else value
         batch = find_batch(key.rstrip("/"))
         if batch is None:
-            self.fail(f"'{value}' is no batch; name it as YYYY/MM/DD/<batch>, or by its prefix", param, ctx)
+            self.fail(f"'{value}' is not a batch; write YYYY/MM/DD/<batch>, or its prefix", param, ctx)
         return batch
 
 
@@ -50,20 +50,23 @@ BATCH = _Batch()
 
 
 def today() -> UploadDate:
-    """The date under which something uploaded now is filed."""
+    """The current upload date (UTC)."""
     return datetime.datetime.now(datetime.UTC).date()
 
 
 def by(command: F) -> F:
-    """The option that says who decides."""
+    """The option ``--by``: the name that is stored with a decision."""
     option = click.option(
-        "--by", default=this_user, show_default="your name on this machine", help="Who decides; kept with it."
+        "--by",
+        default=this_user,
+        show_default="your name on this machine",
+        help="Who decides; stored with the decision.",
     )
     return option(command)
 
 
 def dates_and_batches(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that say which dates, or which batches, a command is about, as ``dates`` and ``batches``."""
+    """The options for upload dates and batches; the command gets them as ``dates`` and ``batches``."""
 
     @functools.wraps(command)
     def with_dates(
@@ -73,70 +76,72 @@ def dates_and_batches(command: Callable[..., None]) -> Callable[..., None]:
         batches: tuple[Batch, ...],
         **others: Any,
     ) -> None:
-        command(dates=_chosen(date, first, last, batches), batches=batches, **others)
+        command(dates=_dates(date, first, last, batches), batches=batches, **others)
 
     for option in (
         click.option(
-            "--batch", "batches", type=BATCH, multiple=True, help="Only this batch; may be repeated."
+            "--batch", "batches", type=BATCH, multiple=True, help="Only this batch; repeat it for more."
         ),
-        click.option("--to", "last", type=DATE, help="With --from: the last date of a range."),
-        click.option("--from", "first", type=DATE, help="The first date of a range; alone: until today."),
+        click.option("--to", "last", type=DATE, help="The last date of a range; needs --from."),
+        click.option(
+            "--from", "first", type=DATE, help="The first date of a range; without --to it ends today."
+        ),
         click.option("--date", "date", type=DATE, help="One upload date (UTC), or 'today'."),
     ):
         with_dates = option(with_dates)
     return with_dates
 
 
-def _chosen(
+def _dates(
     date: UploadDate | None, first: UploadDate | None, last: UploadDate | None, batches: tuple[Batch, ...]
 ) -> list[UploadDate]:
-    """The dates that the options name; raises `UsageError` where they name none or contradict each other."""
+    """The dates that the options name; raises `UsageError` if they name none or contradict each other."""
     if date and (first or last):
-        raise UsageError("say either --date or --from and --to")
+        raise UsageError("use either --date, or --from and --to")
     if last and not first:
         raise UsageError("--to needs --from")
     if first:
         last = last or today()
         if last < first:
-            raise UsageError(f"--from {first} lies after --to {last}")
+            raise UsageError(f"--from {first} is later than --to {last}")
         dates = [first + datetime.timedelta(days) for days in range((last - first).days + 1)]
     elif date:
         dates = [date]
     else:
         dates = sorted({batch.date for batch in batches})
     if not dates:
-        raise UsageError("say which date: --date YYYY-MM-DD or 'today', --from and --to, or --batch")
-    if missed := [batch.path for batch in batches if batch.date not in dates]:
-        raise UsageError(f"batch {missed[0]} is not of the dates that were named")
+        raise UsageError("choose a date: --date YYYY-MM-DD or 'today', --from and --to, or --batch")
+    if others := [batch.path for batch in batches if batch.date not in dates]:
+        raise UsageError(f"batch {others[0]} is not on the chosen dates")
     return dates
 
 
 def state_dir(command: F) -> F:
-    """The option that says where local state is kept."""
+    """The option ``--state-dir``: the folder of the local state."""
     return click.option(
         "--state-dir",
         type=click.Path(file_okay=False, path_type=Path),
         envvar="BG_STATE_DIR",
         default=Path(".bg_pipeline"),
         show_default=True,
-        help="Where the stand-in and Dagster keep their state (BG_STATE_DIR).",
+        help="Folder in which the stand-in and Dagster keep their state (BG_STATE_DIR).",
         is_eager=True,
         expose_value=True,
     )(command)
 
 
 def local(command: F) -> F:
-    """The option that leads a command to the stand-in instead of an account."""
+    """The option ``--local``: the command uses the stand-in for AWS instead of an account."""
     option = click.option(
         "--local",
         is_flag=True,
         expose_value=False,
-        callback=_enter,
-        help="Use the stand-in for AWS in BG_STATE_DIR (.bg_pipeline) instead of an account.",
+        callback=_use_local_aws,
+        help="Use the stand-in for AWS in BG_STATE_DIR (.bg_pipeline) instead of an AWS account.",
     )
     return option(command)
 
 
-def _enter(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+def _use_local_aws(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
         ctx.with_resource(use_local_aws(Path(os.environ.get("BG_STATE_DIR") or ".bg_pipeline")))

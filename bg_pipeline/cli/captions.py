@@ -1,4 +1,4 @@
-"""``bg-pipeline captions``: captions and alternative texts, exported or searched."""
+"""``bg-pipeline captions``: exports or searches captions and alternative texts."""
 
 from collections.abc import Iterable, Sequence
 
@@ -17,13 +17,13 @@ from bg_pipeline.storage.object_store import open_bucket
 
 @click.command()
 @dates_and_batches
-@click.option("--search", "words", help="Only images about which all these words are said, the best first.")
+@click.option("--search", "words", help="Only images whose texts contain all these words, the best first.")
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
     default=100,
     show_default=True,
-    help="With --search: at most so many.",
+    help="With --search: the largest number of images.",
 )
 @click.option(
     "--format",
@@ -31,7 +31,7 @@ from bg_pipeline.storage.object_store import open_bucket
     type=click.Choice(["table", "csv", "json"]),
     default="table",
     show_default=True,
-    help="How; csv and json have all that is known.",
+    help="Output format; csv and json have all fields.",
 )
 @local
 def captions(
@@ -39,25 +39,27 @@ def captions(
 ) -> None:
     """Print the captions, alternative texts and labels of dates or batches, or search them.
 
-    The alternative text (BG_ALT_TEXT_LENGTH) is for those who cannot see the picture: put it where the picture
-    is shown. The index for the search is kept in BG_STATE_DIR; no model is called.
+    Show the alternative text (BG_ALT_TEXT_LENGTH) with the picture, for people who cannot see it. The index for the
+    search is kept in BG_STATE_DIR. No model is called.
     """
     configured = settings()
     store = open_bucket(configured, make_aws(configured))
-    found: Iterable[CaptionedImage]
+    images: Iterable[CaptionedImage]
     if words is None:
-        found = stored_captions(store, configured, dates, batches)
+        images = stored_captions(store, configured, dates, batches)
     else:
         index = CaptionIndex(index_file(configured))
         index.update(store, configured, dates, batches)
-        found = index.search(words, first=min(dates), last=max(dates), only=batches, limit=limit)
+        images = index.search(words, first=min(dates), last=max(dates), only=batches, limit=limit)
     if form == "table":
-        rows = [(each.ImageName, each.AltText or each.Caption, each.Labels, each.Batch) for each in found]
+        rows = [
+            (image.ImageName, image.AltText or image.Caption, image.Labels, image.Batch) for image in images
+        ]
         console().print(table(("Image", "Alternative text", "Labels", "Batch"), rows))
         if not rows:
             print_message(
-                "Nothing is said of any image." if words is None else f"Nothing was found for: {words}"
+                "No image has a caption or labels." if words is None else f"Nothing was found for: {words}"
             )
         return
-    for part in as_csv(found) if form == "csv" else as_json(found):
+    for part in as_csv(images) if form == "csv" else as_json(images):
         click.echo(part, nl=False)

@@ -1,10 +1,10 @@
-"""Runs a program that ends, with all it started, when its parent does.
+"""Runs a command and ends it, with all its child processes, when the parent process ends.
 
 ``python -m bg_pipeline.cli.child_process COMMAND…``
 
-Dagster's processes outlive a killed parent. The keeper runs the program in a session of its own. Once the
-keeper's standard input is closed, as it is when its parent ends in whatever way, the program is interrupted,
-then everything left in the session is terminated, then killed.
+Without this, Dagster's processes would outlive a killed parent. The command runs in a new session. When the standard
+input of this process is closed, which happens however its parent ends, the command gets SIGINT, then all processes
+left in the session get SIGTERM, then SIGKILL.
 """
 
 import contextlib
@@ -16,13 +16,13 @@ import sys
 import time
 
 INTERRUPTED_SECONDS = 20.0
-"""What the program gets to end in order; Dagster takes about 3."""
+"""Time for the command to end after SIGINT; Dagster takes about 3 s."""
 TERMINATED_SECONDS = 10.0
-"""What the rest of the session gets then, such as runs that wait for calls under way, because these are paid for."""
+"""Time for the rest of the session to end after SIGTERM, such as runs that wait for the answers of paid calls."""
 
 
 def run_with_parent(command: list[str]) -> int:
-    """Runs the command until it ends or the parent does; returns its exit code."""
+    """Runs the command until it or the parent process ends; returns the command's exit code."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     parent = os.getppid()
@@ -30,8 +30,8 @@ def run_with_parent(command: list[str]) -> int:
         command,
         stdin=subprocess.DEVNULL,
         start_new_session=True,
-        # What is ignored here would be ignored there, and Dagster would not hear that it should end.
-        preexec_fn=_hear_signals,
+        # A child process inherits ignored signals, and Dagster would then not react to SIGINT.
+        preexec_fn=_reset_signals,
     )
     while child.poll() is None and os.getppid() == parent:
         if select.select([sys.stdin], [], [], 0.5)[0] and not os.read(sys.stdin.fileno(), 4096):
@@ -42,8 +42,8 @@ def run_with_parent(command: list[str]) -> int:
             child.wait(INTERRUPTED_SECONDS)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGTERM)
-        patience = time.monotonic() + TERMINATED_SECONDS
-        while time.monotonic() < patience:
+        deadline = time.monotonic() + TERMINATED_SECONDS
+        while time.monotonic() < deadline:
             child.poll()
             os.killpg(child.pid, 0)
             time.sleep(0.1)
@@ -51,7 +51,7 @@ def run_with_parent(command: list[str]) -> int:
     return child.wait()
 
 
-def _hear_signals() -> None:
+def _reset_signals() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 

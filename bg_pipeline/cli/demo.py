@@ -1,4 +1,4 @@
-"""``bg-pipeline demo``: the whole lineage on real photos, on this machine, without an account."""
+"""``bg-pipeline demo``: runs the whole pipeline on real photos, on this machine, without an AWS account."""
 
 import hashlib
 import os
@@ -35,14 +35,15 @@ from bg_pipeline.uploads.submitting import LocalFile, check_request, find_photos
 if TYPE_CHECKING:
     import dagster as dg
 
-HEAD = ("Image", "Status", "Seconds", "USD", "Result")
+TABLE_HEAD = ("Image", "Status", "Seconds", "USD", "Result")
 PAINTED = "painted by the stand-in on this machine, not by a model of AWS"
-LOOK_SECONDS = 0.5
+PROGRESS_SECONDS = 0.5
 
-ID = "621fa85a-38bb-4d98-a656-93bbbcf5477f"
+FIRST_ID = "621fa85a-38bb-4d98-a656-93bbbcf5477f"
 FIRST, SECOND = "101530", "084500-demo"
+"""Names of the demo's own batches."""
 FIRST_PHOTOS = ("bus.png", "dog.png")
-FIRST_WISHES = {
+FIRST_FIELDS = {
     "Prompt": "london city background",
     "NegativePrompt": "low quality, low resolution",
     "Mode": "PRECISE",
@@ -57,107 +58,111 @@ SECOND_PROMPTS = {
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A batch of the demo: its name and date unless it was submitted before, its photos and its request."""
+class DemoBatch:
+    """A batch of the demo: its photos, the fields of its request, its name, and its date unless submitted before."""
 
     date: UploadDate
     name: str
     photos: Sequence[LocalFile]
-    wishes: Mapping[str, Any]
+    fields: Mapping[str, Any]
 
     def request(self, batch: Batch) -> bytes:
+        """The request as JSON."""
         document = {
-            "Id": ID if self.name == FIRST else f"demo-{self.name}",
+            "Id": FIRST_ID if self.name == FIRST else f"demo-{self.name}",
             "S3Bucket": BUCKET,
             "InputS3Prefix": batch.input_prefix,
             "OutputS3Prefix": batch.output_prefix,
             "StatusS3Prefix": batch.status_prefix,
-            **self.wishes,
+            **self.fields,
         }
         return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
 @click.command()
 @click.argument("photos", nargs=-1, type=click.Path(path_type=Path), metavar="[PHOTO|FOLDER]...")
-@click.option("--prompt", help="With photos of your own: their new background.")
+@click.option("--prompt", help="The new background of your own photos.")
 @state_dir
 def demo(photos: tuple[Path, ...], prompt: str | None, state_dir: Path) -> None:
     """Try the pipeline on this machine, with its own photos or with yours.
 
-    Starts the stand-in for AWS, submits the photos, lets Dagster's sensor find them, runs their dates, and keeps
-    the pictures before and after. No account is needed or touched. A second demo has nothing left to pay.
+    Starts the stand-in for AWS, submits the photos, lets Dagster's sensor find them, runs their dates, and saves the
+    pictures before and after. No AWS account is needed or used. If you run it again, no model is called.
     """
     if prompt and not photos:
-        raise UsageError("--prompt goes with photos of your own: bg-pipeline demo PHOTO… --prompt …")
+        raise UsageError("--prompt needs photos of your own: bg-pipeline demo PHOTO… --prompt …")
     if photos and not prompt:
-        raise UsageError('say which background: bg-pipeline demo PHOTO… --prompt "london city background"')
-    own = find_photos(photos) if photos else []
+        raise UsageError('name a background: bg-pipeline demo PHOTO… --prompt "london city background"')
+    user_photos = find_photos(photos) if photos else []
     with ExitStack() as stack:
         stack.enter_context(stopped_by_user())
         print_message("Starting the stand-in for AWS on this machine …")
-        books = stack.enter_context(use_local_aws(state_dir, SETTLE_SECONDS="0"))
-        books.mark()
+        control = stack.enter_context(use_local_aws(state_dir, SETTLE_SECONDS="0"))
+        control.mark()
         configured = settings()
         store = open_bucket(configured, make_aws(configured))
-        wanted = [_own(own, prompt or "")] if own else list(stack.enter_context(_packaged()))
-        batches = [_submitted(store, configured, each) for each in wanted]
-        _run(state_dir, store, batches, sum(len(each.photos) for each in wanted))
+        demo_batches = (
+            [_user_batch(user_photos, prompt or "")]
+            if user_photos
+            else list(stack.enter_context(_packaged_batches()))
+        )
+        batches = [_submit(store, configured, each) for each in demo_batches]
+        _run(state_dir, store, batches, sum(len(each.photos) for each in demo_batches))
         succeeded = _show(store, configured, batches, state_dir.absolute() / "pictures")
-        paid = len(books.paid())
-    if paid:
+        calls = len(control.paid())
+    if calls:
         print_message(
-            f"Models of the stand-in were called {paid:,} times; on AWS that would have cost what the table says."
+            f"The stand-in's models were called {calls:,} times. The table shows what this would have cost on AWS."
         )
     else:
-        print_message(
-            "No model was called: everything was there already, and nothing is ever paid for twice."
-        )
-    print_message(f"All pictures are {PAINTED}. No account was touched.")
+        print_message("No model was called: all results existed already, and nothing is paid for twice.")
+    print_message(f"All pictures are {PAINTED}. No AWS account was used.")
     click.get_current_context().exit(0 if succeeded else 1)
 
 
 @contextmanager
-def _packaged() -> Iterator[list[Wanted]]:
-    """The demo's own batches; the files are there while the context is open."""
+def _packaged_batches() -> Iterator[list[DemoBatch]]:
+    """The demo's own batches; their files exist while the context is open."""
     with resources.as_file(resources.files("bg_pipeline") / "demo_photos") as folder:
 
         def files(names: Iterable[str]) -> list[LocalFile]:
             return [LocalFile(folder / name, name) for name in names]
 
         day = today()
-        second = {"Images": [{"ImageName": name, "Prompt": words} for name, words in SECOND_PROMPTS.items()]}
+        second = {"Images": [{"ImageName": name, "Prompt": text} for name, text in SECOND_PROMPTS.items()]}
         yield [
-            Wanted(day, FIRST, files(FIRST_PHOTOS), FIRST_WISHES),
-            Wanted(day - timedelta(1), SECOND, files(SECOND_PROMPTS), second),
+            DemoBatch(day, FIRST, files(FIRST_PHOTOS), FIRST_FIELDS),
+            DemoBatch(day - timedelta(1), SECOND, files(SECOND_PROMPTS), second),
         ]
 
 
-def _own(photos: Sequence[LocalFile], prompt: str) -> Wanted:
-    """The visitor's photos as a batch that has the same name whenever it has the same photos and prompt."""
+def _user_batch(photos: Sequence[LocalFile], prompt: str) -> DemoBatch:
+    """The user's photos as a batch; the same photos and prompt give the same name."""
     digest = hashlib.sha256(prompt.encode())
     for photo in photos:
         with photo.path.open("rb") as data:
             digest.update(photo.name.encode() + hashlib.file_digest(data, "sha256").digest())
-    return Wanted(today(), f"120000-{digest.hexdigest()[:12]}", photos, {"Prompt": prompt})
+    return DemoBatch(today(), f"120000-{digest.hexdigest()[:12]}", photos, {"Prompt": prompt})
 
 
-def _submitted(store: Store, configured: Settings, wanted: Wanted) -> Batch:
-    """The batch, uploaded now, or on an earlier day that the sensor still looks at."""
+def _submit(store: Store, configured: Settings, demo_batch: DemoBatch) -> Batch:
+    """Submits the batch, unless that was done before on a date that the sensor still looks at; returns it."""
+    photos = counted(len(demo_batch.photos), "photo")
     for days in range(configured.lookback_days + 1):
-        batch = Batch(wanted.date - timedelta(days), wanted.name)
+        batch = Batch(demo_batch.date - timedelta(days), demo_batch.name)
         if store.head(batch.request_key) is not None:
-            print_message(f"Batch {batch.path} with {counted(len(wanted.photos), 'photo')} is there already.")
+            print_message(f"Batch {batch.path} with {photos} was submitted before.")
             return batch
-    batch = Batch(wanted.date, wanted.name)
-    request = wanted.request(batch)
+    batch = Batch(demo_batch.date, demo_batch.name)
+    request = demo_batch.request(batch)
     check_request(configured, batch, request)
-    submit(store, batch, wanted.photos, request)
-    print_message(f"Submitted {counted(len(wanted.photos), 'photo')} as {batch.input_prefix}")
+    submit(store, batch, demo_batch.photos, request)
+    print_message(f"Submitted {photos} as {batch.input_prefix}")
     return batch
 
 
 def _run(state: Path, store: Store, batches: Sequence[Batch], photos: int) -> None:
-    """Lets the sensor find the dates and runs them, with a progress bar."""
+    """Lets the sensor find the batches' dates and runs these, with a progress bar."""
     home = state.absolute() / "dagster" / BUCKET
     print_message("Preparing Dagster …")
     dagster_home.prepare(home)
@@ -167,11 +172,11 @@ def _run(state: Path, store: Store, batches: Sequence[Batch], photos: int) -> No
         found = [str(date) for date in dates if str(date) in requests]
         if found:
             print_message(
-                f"The sensor {dagster_home.SENSOR} found changed uploads and asks for {' and '.join(found)}."
+                f"The sensor {dagster_home.SENSOR} found changed uploads and asks for runs of {' and '.join(found)}."
             )
         else:
             print_message(
-                f"The sensor {dagster_home.SENSOR} found nothing new. The dates are run once more all the same."
+                f"The sensor {dagster_home.SENSOR} found nothing new. The demo runs the dates again anyway."
             )
         prefixes = [f"{batch.output_prefix}/" for batch in batches]
         with _progress(store, prefixes, photos):
@@ -189,46 +194,46 @@ def _definitions() -> "dg.Definitions":
 def _progress(store: Store, prefixes: Sequence[str], photos: int) -> Iterator[None]:
     """A bar that counts the pictures in the bucket while the block runs."""
     columns = (TextColumn("pictures"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    over = threading.Event()
-    # While a step runs Dagster sends stderr to a file of its own.
-    with os.fdopen(os.dup(2), "w") as screen:
-        shown = console(stderr=True)
-        shown.file = screen
-        with Progress(*columns, console=shown, disable=not shown.is_terminal) as bar:
+    finished = threading.Event()
+    # While a step runs, Dagster redirects stderr to a file, so the bar writes to a copy of it.
+    with os.fdopen(os.dup(2), "w") as stderr:
+        screen = console(stderr=True)
+        screen.file = stderr
+        with Progress(*columns, console=screen, disable=not screen.is_terminal) as bar:
             task = bar.add_task("", total=photos)
 
-            def look() -> None:
-                while not over.wait(LOOK_SECONDS):
-                    bar.update(task, completed=_pictures(store, prefixes))
+            def update() -> None:
+                while not finished.wait(PROGRESS_SECONDS):
+                    bar.update(task, completed=_count_pictures(store, prefixes))
 
-            looker = threading.Thread(target=look, name="progress", daemon=True)
-            looker.start()
+            updater = threading.Thread(target=update, name="progress", daemon=True)
+            updater.start()
             try:
                 yield
             finally:
-                over.set()
-                looker.join()
-            bar.update(task, completed=_pictures(store, prefixes))
+                finished.set()
+                updater.join()
+            bar.update(task, completed=_count_pictures(store, prefixes))
 
 
-def _pictures(store: Store, prefixes: Sequence[str]) -> int:
-    names = (found.key for prefix in prefixes for found in store.list(prefix))
-    return sum(1 for name in names if not name.endswith(".json"))
+def _count_pictures(store: Store, prefixes: Sequence[str]) -> int:
+    keys = (stored.key for prefix in prefixes for stored in store.list(prefix))
+    return sum(1 for key in keys if not key.endswith(".json"))
 
 
 def _show(store: Store, configured: Settings, batches: Sequence[Batch], folder: Path) -> bool:
-    """Prints the table, keeps the pictures on this machine; True if every image succeeded."""
+    """Prints the table and saves the pictures in ``folder``; True if every image succeeded."""
     reports = [(batch, load_status(store, configured, batch).report()) for batch in batches]
     rows = [row for _, report in reports if report for row in report.rows]
-    found = (
+    saved = (
         save_pairs(folder, batch, pairs(store, batch.input_prefix, report.rows))
         for batch, report in reports
         if report
     )
-    sheet = contact_sheet(chain.from_iterable(found), f"Before and after; {PAINTED}")
+    sheet = contact_sheet(chain.from_iterable(saved), f"Before and after; {PAINTED}")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "contact_sheet.jpg").write_bytes(sheet)
-    console().print(table(HEAD, [_line(row) for row in rows], right=HEAD[2:4]))
+    console().print(table(TABLE_HEAD, [_line(row) for row in rows], right=TABLE_HEAD[2:4]))
     click.echo(f"Pictures before and after: {folder}")
     click.echo(f"Contact sheet: {folder / 'contact_sheet.jpg'}")
     return bool(rows) and all(row.Status == Status.SUCCEEDED for row in rows)

@@ -1,4 +1,4 @@
-"""``bg-pipeline doctor``: what works, and what to do about what does not."""
+"""``bg-pipeline doctor``: checks the account and the settings, or prints an IAM policy."""
 
 import json
 
@@ -19,7 +19,9 @@ _STYLE = {Level.OK: "green", Level.ATTENTION: "yellow", Level.FAILED: "red"}
 
 @click.command()
 @click.option(
-    "--live", is_flag=True, help="Also call each model once with a small picture; asks first: it costs."
+    "--live",
+    is_flag=True,
+    help="Also call each model once with a small picture. This costs money; it asks first.",
 )
 @click.option("--yes", is_flag=True, help="With --live: do not ask.")
 @click.option(
@@ -27,11 +29,11 @@ _STYLE = {Level.OK: "green", Level.ATTENTION: "yellow", Level.FAILED: "red"}
     type=click.Choice(policies.ROLES),
     is_flag=False,
     flag_value="pipeline",
-    help="Print, instead, the IAM policy that this kind of process needs with the settings in use.",
+    help="Instead of checking, print the IAM policy that this kind of process needs with your settings.",
 )
 @local
 def doctor(live: bool, yes: bool, policy: policies.Role | None) -> None:
-    """Say what works in the account and settings in use, and what to do about what does not.
+    """Check what works in your account and settings, and print what to do about what does not.
 
     Nothing is billed without --live. Ends with 0 unless something failed.
     """
@@ -40,26 +42,27 @@ def doctor(live: bool, yes: bool, policy: policies.Role | None) -> None:
     if policy:
         if not configured.bucket:
             raise SettingsError("BG_BUCKET is not set: the policy names the bucket")
-        around, untold = policies.policy_inputs(configured, aws)
-        for line in untold:
+        inputs, unknowns = policies.policy_inputs(configured, aws)
+        for line in unknowns:
             print_message(line)
-        document = policies.policy(configured, aws, policy, around)
+        document = policies.policy(configured, aws, policy, inputs)
         length = len("".join(json.dumps(document).split()))
         if length > policies.MANAGED_POLICY:
             print_message(
-                f"{length:,} characters: too long for a managed policy, so attach it as an inline policy of the role"
+                f"This policy has {length:,} characters, too many for a managed policy: "
+                "attach it as an inline policy of the role."
             )
         click.echo(json.dumps(document, indent=2))
         return
     failed = False
     with stopped_by_user():
         for finding in examine(configured, aws):
-            _tell(finding)
+            _print_finding(finding)
             failed = failed or finding.level is Level.FAILED
         if live:
-            tools = trials.open_context(configured, aws, print_message)
+            context = trials.open_context(configured, aws, print_message)
             try:
-                calls = trials.trials(tools)
+                calls = trials.trials(context)
                 prices = [trial.worst_usd for trial in calls]
                 cost = f"at most {sum(price or 0.0 for price in prices):.3f} USD"
                 if None in prices:
@@ -68,14 +71,14 @@ def doctor(live: bool, yes: bool, policy: policies.Role | None) -> None:
                 confirm("Make them?", yes=yes)
                 for trial in calls:
                     finding = trials.live(trial)
-                    _tell(finding)
+                    _print_finding(finding)
                     failed = failed or finding.level is Level.FAILED
             finally:
-                tools.close()
+                context.close()
     click.get_current_context().exit(1 if failed else 0)
 
 
-def _tell(finding: Finding) -> None:
+def _print_finding(finding: Finding) -> None:
     level = click.style(f"{finding.level.value:9}", fg=_STYLE[finding.level])
     click.echo(f"{level} {finding.subject}: {printable(finding.words)}")
     if finding.advice and finding.level is not Level.OK:

@@ -1,4 +1,4 @@
-"""``bg-pipeline retry`` and ``approve``: what a person decides once a batch was run."""
+"""``bg-pipeline retry`` and ``approve``: what a person can decide after a batch was run."""
 
 import click
 
@@ -21,29 +21,34 @@ from bg_pipeline.storage.object_store import open_bucket
 @click.option("--yes", is_flag=True, help=f"Do not ask before more than {ASK_BEYOND} paid pictures.")
 @local
 def retry(batch: Batch, at_once: bool, yes: bool) -> None:
-    """Ask again for the images of a batch that failed or were skipped, as a new batch of today.
+    """Submit the images of a batch that failed or were skipped again, as a new batch dated today.
 
-    The photos stay where they are; only a request is written. What is stored is not paid for again; a call that was
+    The photos stay where they are; only a request is written. What is stored is not paid for again. A call that was
     never answered, and may have been billed, is made once more. Images that wait for the approval of a sample are
-    not asked for. While an earlier retry of the batch has no report, that one is named and none is added. Batch and
-    retries share one cap: MaxCostUSD is what is left of it.
+    left out. While an earlier retry of the batch has no report, that one is named and no other is added. A batch and
+    its retries share one cap: a retry gets what is left of MaxCostUSD.
     """
     configured = settings()
     store = open_bucket(configured, make_aws(configured))
-    found = review.prepare_retry(store, configured, load_status(store, configured, batch))
-    if found is None:
+    prepared = review.prepare_retry(store, configured, load_status(store, configured, batch))
+    if prepared is None:
         print_message(
-            f"Nothing of batch {batch.path} failed or was skipped for a reason that a retry could mend."
+            f"Nothing in batch {batch.path} failed or was skipped for a reason that a retry could mend."
         )
         return
-    if found.pictures > ASK_BEYOND and not found.submitted:
-        confirm(f"{counted(found.images, 'image')} ask for {found.pictures:,} paid pictures. Go on?", yes=yes)
-    asks = found.submit(store)
-    before = " before, by a batch that has no report yet" if found.submitted or asks != found.batch else ""
-    print_message(f"{counted(found.images, 'image')} of batch {batch.path} asked for again{before}.")
-    click.echo(asks.input_prefix)
+    images = counted(prepared.images, "image")
+    if prepared.pictures > ASK_BEYOND and not prepared.submitted:
+        confirm(f"{images} will need {prepared.pictures:,} paid pictures. Continue?", yes=yes)
+    submitted = prepared.submit(store)
+    if prepared.submitted or submitted != prepared.batch:
+        print_message(
+            f"{images} of batch {batch.path} already submitted again, as a batch that has no report yet."
+        )
+    else:
+        print_message(f"{images} of batch {batch.path} submitted again.")
+    click.echo(submitted.input_prefix)
     if at_once:
-        click.get_current_context().exit(0 if run_dates([asks.date], only=[asks]) else 1)
+        click.get_current_context().exit(0 if run_dates([submitted.date], only=[submitted]) else 1)
 
 
 @click.command()
@@ -53,15 +58,15 @@ def retry(batch: Batch, at_once: bool, yes: bool) -> None:
     "--seen",
     default="",
     metavar="TAG",
-    help="The tag of the request whose sample you looked at, as `report` tells it; else the present one's.",
+    help="The tag, printed by `report`, of the request whose sample you saw; by default the current one.",
 )
 @by
 @local
 def approve(batch: Batch, at_once: bool, seen: str, by: str) -> None:
-    """Say that a batch's sample is good, so that the rest of the batch may run.
+    """Approve a batch's sample, so that the rest of the batch may run.
 
-    Dagster's sensors see it and ask for a run. The approval is of the request that made the sample: one that replaced
-    it is not approved, and has a sample of its own.
+    Dagster's sensors notice it and ask for a run. The approval counts for the request that made the sample: if that
+    is replaced, the new request has its own sample and needs its own approval.
     """
     configured = settings()
     store = open_bucket(configured, make_aws(configured))
@@ -71,4 +76,4 @@ def approve(batch: Batch, at_once: bool, seen: str, by: str) -> None:
         print_message(f"The sample of batch {batch.path} was approved before.")
     if at_once:
         click.get_current_context().exit(0 if run_dates([batch.date], only=[batch]) else 1)
-    print_message(f"Dagster's sensor runs the rest, or: {run_command(batch)}")
+    print_message(f"Dagster's sensor runs the rest. To run it yourself: {run_command(batch)}")

@@ -1,4 +1,4 @@
-"""Runs this process against the stand-in for AWS; the only module that imports `bg_pipeline_local_aws`."""
+"""Points this process to the stand-in for AWS; the only module that imports `bg_pipeline_local_aws`."""
 
 import os
 from collections.abc import Iterator
@@ -19,24 +19,24 @@ BUCKET = "bg-pipeline-demo"
 
 LOCAL_AWS = "local_aws"
 
-_ELSEWHERE = (
+_REMOTE_SETTINGS = (
     *("ALLOWED_BUCKETS", "ARCHIVE_TO", "CUSTOM_LABELS_ARN", "QUEUE_URL", "REGIONS"),
     *("SAM_ENDPOINT", "SNS_TOPIC_ARN", "WEBHOOK_URL"),
 )
-"""Settings that name places outside the stand-in, where a demo has no business."""
+"""Settings that name resources outside the stand-in; they are ignored while it is used."""
 
 
 class LocalAwsNotStarted(BgPipelineError):
-    """The stand-in cannot be started; the text says why and what to do."""
+    """The stand-in cannot be started; the message says why and what to do."""
 
 
 @contextmanager
 def use_local_aws(folder: Path, *, shared: bool = True, **settings: str) -> Iterator["ControlClient"]:
-    """This process led to the stand-in of a state folder, with its bucket and these settings (``BUCKET="x"``).
+    """Points this process to the stand-in of a state folder, with its bucket and ``settings`` (``BUCKET="x"``).
 
-    One that another command keeps running on the folder is used, if ``shared``, for as long as it runs. Until
-    the context ends, nothing that this process or its children do with boto3's own chain can reach an account.
-    What is given tells which models were called. Raises `LocalAwsNotStarted` if it cannot be started.
+    If ``shared``, a stand-in that another command already runs on the folder is used, and ends with that command.
+    Until the context ends, boto3's own chain leads to the stand-in in this process and its children, never to an
+    account. Yields a client that knows which models were called. Raises `LocalAwsNotStarted` if it cannot be started.
     """
     try:
         # Installed with the extra `local` only.
@@ -48,23 +48,25 @@ def use_local_aws(folder: Path, *, shared: bool = True, **settings: str) -> Iter
         ) from error
     with ExitStack() as stack:
         try:
-            found = running(folder / LOCAL_AWS) if shared else None
-            started = found or stack.enter_context(local_aws(folder / LOCAL_AWS))
+            already_running = running(folder / LOCAL_AWS) if shared else None
+            endpoints = already_running or stack.enter_context(local_aws(folder / LOCAL_AWS))
         except LocalAwsError as error:
             raise LocalAwsNotStarted(str(error)) from error
-        dropped = {f"BG_{name}" for name in _ELSEWHERE}
-        kept = {name: value for name, value in os.environ.items() if name not in dropped}
+        ignored = {f"BG_{name}" for name in _REMOTE_SETTINGS}
+        kept = {name: value for name, value in os.environ.items() if name not in ignored}
         settings = {"BUCKET": BUCKET, "STATE_DIR": str(folder.absolute()), **settings}
-        before = dict(os.environ)
-        _become(started.environment(kept) | {f"BG_{name}": value for name, value in settings.items()})
+        original = dict(os.environ)
+        _set_environment(
+            endpoints.environment(kept) | {f"BG_{name}": value for name, value in settings.items()}
+        )
         try:
             _make_bucket()
-            yield ControlClient(started.models)
+            yield ControlClient(endpoints.models)
         finally:
-            _become(before)
+            _set_environment(original)
 
 
-def _become(environment: dict[str, str]) -> None:
+def _set_environment(environment: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
 

@@ -7,7 +7,6 @@ import click
 from bg_pipeline.cli.api import api
 from bg_pipeline.cli.captions import captions
 from bg_pipeline.cli.demo import demo
-from bg_pipeline.cli.discard import discard
 from bg_pipeline.cli.doctor import doctor
 from bg_pipeline.cli.follow_up import approve, retry
 from bg_pipeline.cli.page import page
@@ -16,7 +15,7 @@ from bg_pipeline.cli.publish import publish
 from bg_pipeline.cli.review import review
 from bg_pipeline.cli.run import run
 from bg_pipeline.cli.status import report, status
-from bg_pipeline.cli.submit import submit
+from bg_pipeline.cli.submit import discard, submit
 from bg_pipeline.cli.terminal import Commands
 from bg_pipeline.cli.up import up
 
@@ -24,9 +23,9 @@ from bg_pipeline.cli.up import up
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(importlib.metadata.version("bg-pipeline"))
 def main() -> None:
-    """New backgrounds for thousands of photos, each paid for once.
+    """New backgrounds for thousands of photos; each picture is paid for once.
 
-    Commands end with 0 if all succeeded, 1 if something did not, 2 for wrong usage.
+    Commands end with 0 if everything succeeded, 1 if something did not, and 2 for wrong usage.
     """
 
 

@@ -1,4 +1,4 @@
-"""``bg-pipeline page``: the web page, until Ctrl-C, and how `up` starts it too."""
+"""``bg-pipeline page``: serves the web page until Ctrl-C; `up` starts the page with the same functions."""
 
 import importlib.util
 import subprocess
@@ -23,12 +23,12 @@ MISSING = "the web page needs the extra 'ui': pip install 'bg-pipeline[ui]'"
 
 
 def installed() -> bool:
-    """Whether the extra that the page needs is there."""
+    """Whether the extra ``ui`` is installed."""
     return importlib.util.find_spec("streamlit") is not None
 
 
 def command(port: int, dagster: str, host: str = HOST) -> list[str]:
-    """What serves the page until its standard input ends."""
+    """The command that serves the page until its standard input is closed."""
     flags: Mapping[str, object] = {
         "server.address": host,
         "server.port": port,
@@ -39,13 +39,14 @@ def command(port: int, dagster: str, host: str = HOST) -> list[str]:
         "browser.gatherUsageStats": "false",
         "client.showErrorDetails": "none",
         "client.toolbarMode": "minimal",
-        # Streamlit's red is too pale to be read on its own tint, and so are captions, at 60 % of its text's grey.
+        # Streamlit's own colours have too little contrast: its red on its tint, and captions at 60 % of its text
+        # grey.
         "theme.light.primaryColor": "#1d4ed8",
         "theme.light.textColor": "#000000",
         "theme.dark.primaryColor": "#8ab4f8",
     }
     app = Path(__file__).parents[1] / "web" / "page" / "server.py"
-    words = [
+    arguments = [
         sys.executable,
         "-m",
         "bg_pipeline.cli.child_process",
@@ -55,24 +56,24 @@ def command(port: int, dagster: str, host: str = HOST) -> list[str]:
         "run",
         str(app),
     ]
-    told = (f"--{name}={value}" for name, value in flags.items())
-    return [*words, *told, *(["--", dagster] if dagster else [])]
+    options = (f"--{name}={value}" for name, value in flags.items())
+    return [*arguments, *options, *(["--", dagster] if dagster else [])]
 
 
 @contextmanager
 def served(
     port: int, log: Path | None = None, *, dagster: str = "", host: str = HOST
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """The page at work in a process of its own, which ends with the block, however it ends.
+    """Serves the page in a child process, which ends with the block and also if this process is killed.
 
-    ``dagster`` is the address of Dagster's UI. What the process says goes to ``log``, or to this one's output.
+    ``dagster`` is the address of Dagster's UI. The child's output goes to ``log``, or to this process's output.
     """
-    with nullcontext() if log is None else log.open("wb") as words:
+    with nullcontext() if log is None else log.open("wb") as output:
         process = subprocess.Popen(
             command(port, dagster, host),
             stdin=subprocess.PIPE,
-            stdout=words,
-            stderr=words and subprocess.STDOUT,
+            stdout=output,
+            stderr=output and subprocess.STDOUT,
             start_new_session=True,
         )
     try:
@@ -91,7 +92,7 @@ def served(
 @click.option("--dagster", default="", help="Address of Dagster's UI, such as http://127.0.0.1:3000.")
 @local
 def page(host: str, port: int, dagster: str) -> None:
-    """Serve the web page until Ctrl-C: submit photos, watch, review, publish; `up` serves it as well.
+    """Serve the web page until Ctrl-C: submit photos, follow batches, review, publish. `up` serves it as well.
 
     Without sign-in (BG_OIDC_ISSUER, BG_OIDC_CLIENT_ID, BG_OIDC_CLIENT_SECRET, BG_PAGE_ADDRESS) it serves this
     machine only.
@@ -105,4 +106,4 @@ def page(host: str, port: int, dagster: str) -> None:
     open_bucket(configured, make_aws(configured))
     with stopped_by_user(), served(port, dagster=dagster, host=host) as process:
         print_message(f"The page is at {configured.page_address or f'http://{host}:{port}'}")
-        raise BgPipelineError(f"the page ended by itself (exit code {process.wait()})")
+        raise BgPipelineError(f"the web page ended unexpectedly (exit code {process.wait()})")

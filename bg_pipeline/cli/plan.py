@@ -1,4 +1,4 @@
-"""``bg-pipeline plan``: what would run, how long at the quota, and what it costs at worst."""
+"""``bg-pipeline plan``: the calls of a run, its time at the quota and its highest cost."""
 
 import threading
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from bg_pipeline.storage.object_store import open_bucket
 @dates_and_batches
 @local
 def plan(dates: Sequence[UploadDate], batches: tuple[Batch, ...]) -> None:
-    """Show what `run` would do: calls, time at the quota, dollars at worst. Nothing is spent."""
+    """Show what `run` would do: its calls, its time at the quota and its highest cost. Nothing is spent."""
     configured = settings()
     aws = make_aws(configured)
     store = open_bucket(configured, aws)
@@ -34,25 +34,25 @@ def plan(dates: Sequence[UploadDate], batches: tuple[Batch, ...]) -> None:
         models, missing = planning.models_in_use(context)
     finally:
         context.close()
-    found = planning.plan(find_work(store, configured, dates, batches), configured, models)
-    _show(found, configured)
+    result = planning.plan(find_work(store, configured, dates, batches), configured, models)
+    _show(result, configured)
     for reason in missing:
         print_message(reason)
-    if found.due and models.replacer is None:
+    if result.due and models.replacer is None:
         raise NothingUsable(
-            "no image model can be used, so no picture would be made; `bg-pipeline doctor` says more"
+            "no image model can be used, so no picture would be made; `bg-pipeline doctor` shows why"
         )
 
 
-def _show(found: Plan, configured: Settings) -> None:
-    click.echo(f"{counted(found.images, 'image')} asked for, {found.due:,} with something to do.")
-    for problem in found.unreadable:
-        click.echo(f"A request that cannot be read: {problem}")
-    if found.without_prompt:
-        click.echo(f"{found.without_prompt:,} of them have no prompt and would be skipped.")
-    if found.waiting:
-        click.echo(f"{found.waiting:,} of them wait for the approval of their sample.")
-    if not found.lines:
+def _show(result: Plan, configured: Settings) -> None:
+    click.echo(f"{counted(result.images, 'image')} asked for, {result.due:,} with something to do.")
+    for problem in result.unreadable:
+        click.echo(f"A request cannot be read: {problem}")
+    if result.without_prompt:
+        click.echo(f"{result.without_prompt:,} of them have no prompt and would be skipped.")
+    if result.waiting:
+        click.echo(f"{result.waiting:,} of them wait for the approval of their sample.")
+    if not result.lines:
         return
     head = (
         "Operation",
@@ -77,21 +77,22 @@ def _show(found: Plan, configured: Settings) -> None:
             f"{line.minutes_at_worst:,.1f}",
             dollars(line.worst_usd),
         )
-        for line in found.lines
+        for line in result.lines
     ]
     console().print(table(head, rows, right=head[3:]))
-    cost = found.worst_usd
+    cost = result.worst_usd
     click.echo(
-        f"At the quota: {found.minutes:,.1f} minutes if every picture passes at once, {found.minutes_at_worst:,.1f} "
-        f"with every repetition. At worst: {'an unknown price' if cost is None else f'{cost:,.2f} USD'} "
-        f"(prices as of {as_of()})."
+        f"Time at the quota: {result.minutes:,.1f} minutes if every call succeeds at the first attempt, "
+        f"{result.minutes_at_worst:,.1f} with all repetitions. "
+        f"Cost at worst: {'an unknown price' if cost is None else f'{cost:,.2f} USD'} (prices as of {as_of()})."
     )
     if configured.max_cost_usd and (cost is None or cost > configured.max_cost_usd):
         click.echo(f"BG_MAX_COST_USD = {configured.max_cost_usd:,.2f} would stop the run before that.")
-    for note in dict.fromkeys(_processed_in(found)):
+    for note in dict.fromkeys(_processed_in(result)):
         click.echo(note)
 
 
-def _processed_in(found: Plan) -> list[str]:
-    facts = (facts_of(line.operation.name, line.operation.invoke_id) for line in found.lines)
+def _processed_in(result: Plan) -> list[str]:
+    """Sentences about where in the world the models process pictures."""
+    facts = (facts_of(line.operation.name, line.operation.invoke_id) for line in result.lines)
     return [each.processed_in for each in facts if each.processed_in]

@@ -1,4 +1,4 @@
-"""``bg-pipeline publish``: approved results are delivered, and nothing else."""
+"""``bg-pipeline publish``: delivers approved results, and only these."""
 
 from collections.abc import Sequence
 
@@ -20,9 +20,9 @@ from bg_pipeline.storage.object_store import open_bucket
 @dates_and_batches
 @local
 def publish(dates: Sequence[UploadDate], batches: tuple[Batch, ...]) -> None:
-    """Copy approved results under published/, and take away what was rejected or replaced there.
+    """Copy approved results to published/, and delete rejected and replaced ones there.
 
-    Ends with 0 if no result waits for a person and all that is approved is delivered, else with 1.
+    Ends with 0 if no result waits for review and all approved results are delivered, else with 1.
     """
     configured = settings()
     store = open_bucket(configured, make_aws(configured))
@@ -31,21 +31,22 @@ def publish(dates: Sequence[UploadDate], batches: tuple[Batch, ...]) -> None:
         if not ledger:
             continue
         work = open_work(store, configured, uploaded, ledger)
-        found = review.items(work, configured)
-        done = review.publish(work, found)
-        waiting = sum(item.state is State.WAITING for item in found)
+        items = review.items(work, configured)
+        done = review.publish(work, items)
+        waiting = sum(item.state is State.WAITING for item in items)
         lines.append(
             (work.locations.batch.path, done.copied, done.kept, done.removed, len(done.stale), waiting)
         )
         complete = complete and not waiting and not done.stale
         for key in done.stale:
             print_message(
-                f"{key} changed meanwhile and is not delivered; see `bg-pipeline review list`, then publish again."
+                f"{key} changed after its approval and is not delivered: look at it (`bg-pipeline review list`), "
+                "then publish again."
             )
-    head = ("Batch", "Delivered now", "There before", "Taken away", "Changed", "Waiting")
+    head = ("Batch", "Delivered now", "Delivered before", "Deleted", "Changed", "Waiting")
     if lines:
         console().print(table(head, lines, right=head[1:]))
-        print_message(f"What is delivered lies under {PUBLISHED}/ in the bucket of its results.")
+        print_message(f"Delivered results are under {PUBLISHED}/ in the bucket of the results.")
     else:
-        print_message("No batch of these was run yet.")
+        print_message("None of these batches was run yet.")
     click.get_current_context().exit(0 if complete else 1)

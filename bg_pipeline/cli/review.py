@@ -1,4 +1,4 @@
-"""``bg-pipeline review``: the queue of results that wait for a person, and what the person decides."""
+"""``bg-pipeline review``: lists results that wait for review, and stores what a person decides about them."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,20 +24,20 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @click.group()
 def review() -> None:
-    """Look through results: approve or reject them, or ask for them again.
+    """Look through results: approve or reject them, or request other pictures.
 
-    What passed every check is approved by itself (BG_AUTO_APPROVE), but for a share (BG_REVIEW_SHARE). The queue
-    is that share and what was flagged. `publish` delivers what is approved.
+    Results that passed every check are approved automatically (BG_AUTO_APPROVE), except a share (BG_REVIEW_SHARE).
+    This share and all flagged results wait for review. `publish` delivers approved results.
     """
 
 
-def _named(command: F) -> F:
+def _names_argument(command: F) -> F:
     option = click.argument("names", nargs=-1, metavar="[RESULT|IMAGE]...")
     return option(command)
 
 
-def _all(command: F) -> F:
-    option = click.option("--all", "everything", is_flag=True, help="All that waits for a person.")
+def _all_option(command: F) -> F:
+    option = click.option("--all", "everything", is_flag=True, help="All results that wait for review.")
     return option(command)
 
 
@@ -48,29 +48,35 @@ def _open(batch: Batch) -> tuple[Settings, Store, Results, list[Item]]:
     return configured, store, results, results.items()
 
 
-def _meant(work: BatchWork, found: Sequence[Item], names: Sequence[str], everything: bool) -> list[Item]:
+def _selected(work: BatchWork, items: Sequence[Item], names: Sequence[str], everything: bool) -> list[Item]:
+    """The items that the command line names; with ``everything`` all results that wait."""
     if bool(names) == everything:
-        raise UsageError("name results or images, or say --all for all that waits")
+        raise UsageError("name results or images, or use --all for all that wait for review")
     if everything:
-        return [item for item in reviews.review_queue(found) if item.key]
-    return reviews.find_items(found, names, work.locations.output_prefix)
+        return [item for item in reviews.review_queue(items) if item.key]
+    return reviews.find_items(items, names, work.locations.output_prefix)
 
 
 @review.command("list")
 @click.argument("batch", type=BATCH)
-@click.option("--all", "everything", is_flag=True, help="Every result, not only what waits.")
+@click.option("--all", "everything", is_flag=True, help="Every result, not only those that wait for review.")
 @click.option(
-    "--format", "form", type=click.Choice(["table", "csv"]), default="table", show_default=True, help="How."
+    "--format",
+    "form",
+    type=click.Choice(["table", "csv"]),
+    default="table",
+    show_default=True,
+    help="Output format.",
 )
 @local
 def list_(batch: Batch, everything: bool, form: str) -> None:
-    """Print what waits for a person, and how the review stands.
+    """Print the results that wait for review, and how many are approved and rejected.
 
-    As csv it can be filled in (columns Decision and Reason) and given to `review apply`. Ends with 0 if nothing
-    waits, else with 1.
+    Fill in the columns Decision and Reason of the csv and pass it to `review apply`. Ends with 0 if nothing waits,
+    else with 1.
     """
-    _, _, results, found = _open(batch)
-    shown = found if everything else reviews.review_queue(found)
+    _, _, results, items = _open(batch)
+    shown = items if everything else reviews.review_queue(items)
     if form == "csv":
         click.echo(reviews.as_csv(shown), nl=False)
     else:
@@ -84,55 +90,56 @@ def list_(batch: Batch, everything: bool, form: str) -> None:
                     ],
                 )
             )
-        _tell(results, found)
-    waiting = any(item.state is State.WAITING for item in found)
+        _print_summary(results, items)
+    waiting = any(item.state is State.WAITING for item in items)
     click.get_current_context().exit(1 if waiting else 0)
 
 
-def _tell(results: Results, found: Sequence[Item]) -> None:
-    stands = results.summary(found)
+def _print_summary(results: Results, items: Sequence[Item]) -> None:
+    summary = results.summary(items)
     print_message(
-        f"{counted(stands.approved, 'result')} approved, {stands.rejected:,} rejected, {stands.waiting:,} waiting; "
-        f"{stands.approved_images:,} of {counted(stands.images, 'image')} with an approved result, at "
-        f"{dollars(stands.cost_per_image, 4)} USD each of {stands.costs.in_words()} in all."
-        if stands.approved_images
-        else f"No result is approved, {stands.rejected:,} rejected, {stands.waiting:,} waiting; "
-        f"{stands.costs.in_words()} in all."
+        f"{counted(summary.approved, 'result')} approved, {summary.rejected:,} rejected, "
+        f"{summary.waiting:,} waiting; "
+        f"{summary.approved_images:,} of {counted(summary.images, 'image')} with an approved result, at "
+        f"{dollars(summary.cost_per_image, 4)} USD each of {summary.costs.in_words()} in all."
+        if summary.approved_images
+        else f"0 results approved, {summary.rejected:,} rejected, {summary.waiting:,} waiting; "
+        f"{summary.costs.in_words()} in all."
     )
 
 
 @review.command()
 @click.argument("batch", type=BATCH)
-@_named
-@_all
-@click.option("--reason", default="", help="Why, for those who ask later.")
+@_names_argument
+@_all_option
+@click.option("--reason", default="", help="Why; stored with the decision.")
 @by
 @local
 def approve(batch: Batch, names: tuple[str, ...], everything: bool, reason: str, by: str) -> None:
-    """Approve results, by key, by name, or all of an image."""
+    """Approve results: name their keys or file names, or images for all their results."""
     _decide(batch, names, everything, State.APPROVED, reason, by)
 
 
 @review.command()
 @click.argument("batch", type=BATCH)
-@_named
-@_all
-@click.option("--reason", default="", help="What is wrong with them.")
+@_names_argument
+@_all_option
+@click.option("--reason", default="", help="What is wrong with them; stored with the decision.")
 @by
 @local
 def reject(batch: Batch, names: tuple[str, ...], everything: bool, reason: str, by: str) -> None:
-    """Reject results, by key, by name, or all of an image."""
+    """Reject results: name their keys or file names, or images for all their results."""
     _decide(batch, names, everything, State.REJECTED, reason, by)
 
 
 def _decide(
     batch: Batch, names: tuple[str, ...], everything: bool, state: State, reason: str, by: str
 ) -> None:
-    _, _, results, found = _open(batch)
-    meant = _meant(results.work, found, names, everything)
-    reviews.decide(results.work.locations.data, meant, state, by=by, reason=reason)
-    print_message(f"{counted(len(meant), 'result')} {state.value}.")
-    _tell(results, results.items())
+    _, _, results, items = _open(batch)
+    selected = _selected(results.work, items, names, everything)
+    reviews.decide(results.work.locations.data, selected, state, by=by, reason=reason)
+    print_message(f"{counted(len(selected), 'result')} {state.value}.")
+    _print_summary(results, results.items())
 
 
 @review.command()
@@ -141,21 +148,21 @@ def _decide(
 @by
 @local
 def apply(batch: Batch, file: Path, by: str) -> None:
-    """Take in the decisions of a CSV from `review list --format csv`; if a line is wrong, none counts."""
-    _, _, results, found = _open(batch)
-    wanted = reviews.read_csv(file.read_bytes(), found)
-    for (state, reason), meant in wanted.items():
-        reviews.decide(results.work.locations.data, meant, state, by=by, reason=reason)
-    print_message(f"{counted(sum(map(len, wanted.values())), 'new decision')}.")
-    _tell(results, results.items())
+    """Store the decisions of a filled-in `review list --format csv`. If a line is wrong, none is stored."""
+    _, _, results, items = _open(batch)
+    decisions = reviews.read_csv(file.read_bytes(), items)
+    for (state, reason), decided in decisions.items():
+        reviews.decide(results.work.locations.data, decided, state, by=by, reason=reason)
+    print_message(f"{counted(sum(map(len, decisions.values())), 'new decision')}.")
+    _print_summary(results, results.items())
 
 
 @review.command()
 @click.argument("batch", type=BATCH)
-@_named
-@_all
-@click.option("--prompt", default="", help="Another background; else the same, from another seed.")
-@click.option("--seed", type=click.IntRange(min=0), help="This seed; else one by chance.")
+@_names_argument
+@_all_option
+@click.option("--prompt", default="", help="Another background; by default the same with another seed.")
+@click.option("--seed", type=click.IntRange(min=0), help="The seed; by default a random one.")
 @click.option("--run", "at_once", is_flag=True, help="Also run the new batch now.")
 @click.option("--yes", is_flag=True, help=f"Do not ask before more than {ASK_BEYOND} paid pictures.")
 @by
@@ -170,24 +177,25 @@ def redo(
     yes: bool,
     by: str,
 ) -> None:
-    """Ask for pictures again, as a new batch of today, and reject what there is of them.
+    """Request other pictures, as a new batch dated today, and reject the present ones.
 
-    Labels, captions and masks are used as they are; only the pictures are paid for. Prints the new batch's prefix.
-    Until that batch has its report, asking for the same again leads to it and adds nothing.
+    Labels, captions and masks are used again; only the pictures are paid for. Prints the new batch's prefix. While
+    that batch has no report, the same command names it again and adds nothing.
     """
-    configured, store, results, found = _open(batch)
+    configured, store, results, items = _open(batch)
     work = results.work
-    meant = (
-        reviews.review_queue(found) if everything and not names else _meant(work, found, names, everything)
-    )
-    if not meant:
-        raise UsageError(f"nothing of batch {batch.path} waits for a person")
-    if len(meant) > ASK_BEYOND:
-        confirm(f"{len(meant):,} paid pictures are asked for again. Go on?", yes=yes)
-    again = reviews.redo(store, configured, work, meant, by=by, prompt=prompt, seed=seed)
+    if everything and not names:
+        selected = reviews.review_queue(items)
+    else:
+        selected = _selected(work, items, names, everything)
+    if not selected:
+        raise UsageError(f"nothing in batch {batch.path} waits for review")
+    if len(selected) > ASK_BEYOND:
+        confirm(f"This will need {len(selected):,} paid pictures. Continue?", yes=yes)
+    new = reviews.redo(store, configured, work, selected, by=by, prompt=prompt, seed=seed)
     print_message(
-        f"{counted(len(meant), 'picture')} of batch {batch.path} asked for again, as batch {again.path}."
+        f"{counted(len(selected), 'picture')} of batch {batch.path} submitted again, as batch {new.path}."
     )
-    click.echo(again.input_prefix)
+    click.echo(new.input_prefix)
     if at_once:
-        click.get_current_context().exit(0 if run_dates([again.date], only=[again]) else 1)
+        click.get_current_context().exit(0 if run_dates([new.date], only=[new]) else 1)

@@ -1,4 +1,4 @@
-"""What a person at the terminal sees: results on stdout, everything else on stderr, one line for an error."""
+"""Output of the commands: results on stdout, everything else on stderr, an error as one line."""
 
 import contextlib
 import errno
@@ -18,37 +18,38 @@ from bg_pipeline.domain.text import printable
 from bg_pipeline.errors import BgPipelineError, RequestError, SettingsError, UsageError
 
 WIDTH = 200
-"""Columns where nobody looks: a pipe's reader wants whole keys."""
+"""Columns if the output is not a terminal: programs that read it need unbroken keys."""
 
 INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
 
-_MISUSE = (UsageError, SettingsError, RequestError)
-_EXPECTED = (BgPipelineError, BotoCoreError, ClientError, Boto3Error, OSError)
+_USAGE_ERRORS = (UsageError, SettingsError, RequestError)
+_EXPECTED_ERRORS = (BgPipelineError, BotoCoreError, ClientError, Boto3Error, OSError)
 
 
-class _Misuse(click.ClickException):
-    """Wrong usage, told in one line."""
+class _WrongUsage(click.ClickException):
+    """Wrong usage: one line and exit code 2."""
 
     exit_code = 2
 
 
 class Commands(click.Group):
-    """Commands that end in one clear line, not in a traceback, for whatever a user can cause."""
+    """Commands that end with one line instead of a traceback on every error that a user can cause."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order in which a newcomer needs them."""
+        """The commands in the order in which a new user needs them."""
         return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except _EXPECTED as error:
+        except _EXPECTED_ERRORS as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise
-            kind = _Misuse if isinstance(error, _MISUSE) else click.ClickException
+            kind = _WrongUsage if isinstance(error, _USAGE_ERRORS) else click.ClickException
             raise kind(printable(_sentence(error))) from error
         except KeyboardInterrupt:
-            click.echo("\nInterrupted. What was done is kept.", err=True)
+            click.echo("\nInterrupted. Finished work is kept.", err=True)
             ctx.exit(INTERRUPTED)
 
 
@@ -58,35 +59,38 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, NoCredentialsError) or isinstance(error.__cause__, NoCredentialsError):
         return (
             "there are no AWS credentials: set them up as for the AWS CLI (`aws configure`, AWS_PROFILE), "
-            "or try everything without an account: bg-pipeline demo"
+            "or try the pipeline without an account: bg-pipeline demo"
         )
     if isinstance(error, ClientError):
-        told = error.response.get("Error", {})
-        return f"AWS refused {error.operation_name}: {told.get('Message') or told.get('Code') or error}"
+        details = error.response.get("Error", {})
+        return f"AWS refused {error.operation_name}: {details.get('Message') or details.get('Code') or error}"
     return str(error) or type(error).__name__
 
 
 def console(*, stderr: bool = False) -> Console:
-    """For tables and progress; sentences are for `say`."""
-    made = Console(stderr=stderr, highlight=False, markup=False)
-    if not made.is_terminal:
-        made.width = WIDTH
-    return made
+    """A console for tables and progress bars; sentences are printed with `print_message`."""
+    result = Console(stderr=stderr, highlight=False, markup=False)
+    if not result.is_terminal:
+        result.width = WIDTH
+    return result
 
 
 def print_message(sentence: str) -> None:
-    """One line for the person, beside the results."""
+    """Prints one line to stderr, with control characters escaped."""
     click.echo(printable(sentence), err=True)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[str] = ()) -> Table:
-    """A table of plain text, whatever the cells hold; the columns in ``right`` are numbers."""
-    made = Table(box=None, pad_edge=False, header_style="bold")
+    """A table of plain text: control characters and markup in cells are shown, not interpreted.
+
+    Columns whose names are in ``right`` are aligned to the right.
+    """
+    result = Table(box=None, pad_edge=False, header_style="bold")
     for name in head:
-        made.add_column(name, justify="right" if name in right else "left", overflow="fold")
+        result.add_column(name, justify="right" if name in right else "left", overflow="fold")
     for row in rows:
-        made.add_row(*(_cell(value) for value in row))
-    return made
+        result.add_row(*(_cell(value) for value in row))
+    return result
 
 
 _COLOURS = {
@@ -107,7 +111,7 @@ def _cell(value: object) -> Text:
 
 
 def dollars(amount: float | None, places: int = 2) -> str:
-    """An amount for a person; None is not known."""
+    """A dollar amount as text; ``unknown`` for None."""
     return "unknown" if amount is None else f"{amount:.{places}f}"
 
 
@@ -117,7 +121,7 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Goes on if the answer is yes; raises `UsageError` if it is no, or if nobody is there to answer."""
+    """Asks the question, unless ``yes``; raises `UsageError` if the answer is no, or if nobody can answer."""
     if yes:
         return
     try:
@@ -125,21 +129,24 @@ def confirm(question: str, *, yes: bool) -> None:
     except click.Abort:
         if sys.stdin is not None and sys.stdin.isatty():
             raise
-        raise UsageError(f"{question} Nobody answered; say --yes to go on without being asked") from None
+        raise UsageError(f"{question} Nobody answered; use --yes to continue without this question") from None
     if not agreed:
         raise UsageError("nothing was done")
 
 
 @contextlib.contextmanager
 def stopped_by_user() -> Iterator[None]:
-    """While open, SIGTERM ends the block as Ctrl-C does, also where a shell started it in the background."""
+    """While the block runs, SIGTERM and SIGINT raise `KeyboardInterrupt`.
 
-    def end(number: int, frame: object) -> NoReturn:
+    Also in a process that a shell started in the background, with SIGINT ignored.
+    """
+
+    def interrupt(number: int, frame: object) -> NoReturn:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""``bg-pipeline up``: the stand-in, or the account, with Dagster's UI and daemon, until Ctrl-C."""
+"""``bg-pipeline up``: runs Dagster and the web page until Ctrl-C, with the stand-in for AWS or with an account."""
 
 import json
 import os
@@ -31,23 +31,25 @@ from bg_pipeline.web.addresses import check_page
 
 PORT = 3000
 START_SECONDS = 120
-LOOK_SECONDS = 0.5
-SEE_OFF_SECONDS = 1200.0
-"""How long the end waits for a Custom Labels model that a run was just starting, and that costs by the hour."""
+POLL_SECONDS = 0.5
+STOP_MODEL_SECONDS = 1200.0
+"""How long to wait at the end for a Custom Labels model that a run was just starting: it is billed by the hour."""
 
 
 @click.command()
 @click.option(
-    "--aws", is_flag=True, help="Use the account of boto3's own chain and BG_BUCKET: runs cost money."
+    "--aws",
+    is_flag=True,
+    help="Use your AWS account (boto3's own credentials) and BG_BUCKET: runs cost money.",
 )
 @click.option(
-    "--port", type=click.IntRange(1, 65535), help=f"Port of Dagster's UI; {PORT} or a free one if unsaid."
+    "--port", type=click.IntRange(1, 65535), help=f"Port of Dagster's UI; by default {PORT} or a free one."
 )
 @state_dir
 def up(aws: bool, port: int | None, state_dir: Path) -> None:
-    """Start the web page and Dagster's UI and daemon with the sensors on, and end everything on Ctrl-C.
+    """Start the web page and Dagster with its sensors on; Ctrl-C ends everything.
 
-    Without --aws the stand-in for AWS runs as well, on the same state as `demo`.
+    Without --aws it also starts the stand-in for AWS, with the same state as `demo`.
     """
     with ExitStack() as stack:
         stack.enter_context(stopped_by_user())
@@ -63,10 +65,10 @@ def up(aws: bool, port: int | None, state_dir: Path) -> None:
         dagster_home.prepare(home)
         log = home / "dagster.log"
         address = f"http://127.0.0.1:{port or _free_port(PORT)}"
-        # When Dagster has ended: it takes its guard with it.
-        stack.callback(stop_orphaned_models, store, clients, SEE_OFF_SECONDS, print_message)
+        # Runs after Dagster has ended, since its sensor that stops orphaned models has then ended too.
+        stack.callback(stop_orphaned_models, store, clients, STOP_MODEL_SECONDS, print_message)
         process = stack.enter_context(_dagster(home, address.rpartition(":")[2], log))
-        started = _turned_on(address, process, log)
+        started = _turn_on_sensors(address, process, log)
         click.echo(f"Dagster:       {address}")
         if web_page.installed():
             check_page(configured, web_page.HOST)
@@ -75,7 +77,7 @@ def up(aws: bool, port: int | None, state_dir: Path) -> None:
             click.echo(f"Web page:      http://{web_page.HOST}:{page_port}")
         else:
             print_message(f"Without the web page: {web_page.MISSING}")
-        click.echo(f"Its log:       {log}")
+        click.echo(f"Dagster's log: {log}")
         click.echo(
             f"Bucket:        {store.bucket} ({'your account' if aws else 'in the stand-in, on this machine'})"
         )
@@ -86,17 +88,17 @@ def up(aws: bool, port: int | None, state_dir: Path) -> None:
             limit = (
                 f"stops at {dollars(cap)} USD (BG_MAX_COST_USD)" if cap else "has no cap (BG_MAX_COST_USD)"
             )
-            click.echo(f"New uploads are worked on, and paid for, by themselves; a run {limit}.")
+            click.echo(f"New uploads are processed, and paid for, automatically; a run {limit}.")
             click.echo('Submit photos with: bg-pipeline submit PHOTO… --prompt "…"')
         else:
             click.echo('Submit photos with: bg-pipeline submit --local PHOTO… --prompt "…"')
         click.echo("Ctrl-C ends everything.")
         code = process.wait()
-        raise BgPipelineError(f"Dagster ended by itself (exit code {code}); {_last_words(log)}")
+        raise BgPipelineError(f"Dagster ended unexpectedly (exit code {code}); {_error_in_log(log)}")
 
 
-def _free_port(wanted: int) -> int:
-    for port in (wanted, 0):
+def _free_port(preferred: int) -> int:
+    for port in (preferred, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -109,19 +111,19 @@ def _free_port(wanted: int) -> int:
 
 @contextmanager
 def _dagster(home: Path, port: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Dagster's webserver and daemon; all their processes end with this one, however it ends."""
+    """Runs Dagster's webserver and daemon; all their processes end with the block, and if this process is killed."""
     command = [sys.executable, "-m", "bg_pipeline.cli.child_process", sys.executable, "-m", "dagster", "dev"]
     command += ["--workspace", str(home / "workspace.yaml"), "--host", "127.0.0.1", "--port", port]
     if log.exists():
         shutil.copyfile(log, log.with_suffix(".old.log"))
-    with log.open("wb") as words:
+    with log.open("wb") as output:
         process = subprocess.Popen(
             command,
             env=os.environ | {"DAGSTER_HOME": str(home), "PYTHONUNBUFFERED": "1"},
             stdin=subprocess.PIPE,
-            stdout=words,
+            stdout=output,
             stderr=subprocess.STDOUT,
-            # Ctrl-C is heard here, and the keeper's standard input then tells it to end.
+            # Only this process gets Ctrl-C; it then ends Dagster by closing its standard input.
             start_new_session=True,
         )
     try:
@@ -133,37 +135,40 @@ def _dagster(home: Path, port: str, log: Path) -> Iterator[subprocess.Popen[byte
         process.wait()
 
 
-def _turned_on(address: str, process: subprocess.Popen[bytes], log: Path) -> list[tuple[str, str]]:
-    """Waits until Dagster has the pipeline, and turns its sensors and schedules on; what each is, and its name."""
-    patience = time.monotonic() + START_SECONDS
+def _turn_on_sensors(address: str, process: subprocess.Popen[bytes], log: Path) -> list[tuple[str, str]]:
+    """Waits until Dagster has loaded the pipeline and turns its sensors and schedules on.
+
+    Returns a pair for each: ``Sensor`` or ``Schedule``, and its name.
+    """
+    deadline = time.monotonic() + START_SECONDS
     while True:
         if process.poll() is not None:
-            raise BgPipelineError(f"Dagster did not start; {_last_words(log)}")
-        answer = _ask(address, _LOCATION, name=dagster_home.LOCATION)
+            raise BgPipelineError(f"Dagster did not start; {_error_in_log(log)}")
+        answer = _query(address, _LOCATION, name=dagster_home.LOCATION)
         entry = (answer or {}).get("workspaceLocationEntryOrError") or {}
         loaded = entry.get("locationOrLoadError") or {}
         if "message" in loaded:
             raise BgPipelineError(f"Dagster cannot load the pipeline: {loaded['message'].strip()}; see {log}")
         if loaded:
             break
-        if time.monotonic() > patience:
-            raise BgPipelineError(f"Dagster was not ready within {START_SECONDS} s; {_last_words(log)}")
-        time.sleep(LOOK_SECONDS)
+        if time.monotonic() > deadline:
+            raise BgPipelineError(f"Dagster was not ready after {START_SECONDS} s; {_error_in_log(log)}")
+        time.sleep(POLL_SECONDS)
     started = []
     for repository in loaded["repositories"]:
         for kind, started_type in (("Sensor", "Sensor"), ("Schedule", "ScheduleStateResult")):
-            for found in repository[f"{kind.lower()}s"]:
+            for definition in repository[f"{kind.lower()}s"]:
                 selector = {
                     "repositoryLocationName": dagster_home.LOCATION,
                     "repositoryName": repository["name"],
-                    f"{kind.lower()}Name": found["name"],
+                    f"{kind.lower()}Name": definition["name"],
                 }
-                done = (_ask(address, _START[kind], selector=selector) or {}).get(f"start{kind}") or {}
-                if done.get("__typename") != started_type:
+                answer = (_query(address, _START[kind], selector=selector) or {}).get(f"start{kind}") or {}
+                if answer.get("__typename") != started_type:
                     raise BgPipelineError(
-                        f"{kind.lower()} {found['name']} cannot be turned on: {done.get('message', done)}"
+                        f"{kind.lower()} {definition['name']} cannot be turned on: {answer.get('message', answer)}"
                     )
-                started.append((kind, found["name"]))
+                started.append((kind, definition["name"]))
     return started
 
 
@@ -184,25 +189,25 @@ mutation ($selector: ScheduleSelector!) { startSchedule(scheduleSelector: $selec
 """,
 }
 
-_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_opener_without_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def _ask(address: str, query: str, **variables: Any) -> Mapping[str, Any] | None:
-    """The data of a GraphQL answer, None while nobody answers."""
+def _query(address: str, query: str, **variables: Any) -> Mapping[str, Any] | None:
+    """The data of Dagster's GraphQL answer; None if it does not answer."""
     body = json.dumps({"query": query, "variables": variables}).encode()
     request = urllib.request.Request(f"{address}/graphql", body, {"Content-Type": "application/json"})  # noqa: S310
     try:
-        with _direct.open(request, timeout=30) as answer:
-            found: Mapping[str, Any] | None = json.load(answer).get("data")
-            return found
+        with _opener_without_proxy.open(request, timeout=30) as answer:
+            data: Mapping[str, Any] | None = json.load(answer).get("data")
+            return data
     except (urllib.error.URLError, ConnectionError, TimeoutError, ValueError):
         return None
 
 
-def _last_words(log: Path) -> str:
-    """What its log says of an end that nobody asked for: the first error in it, else its last line."""
+def _error_in_log(log: Path) -> str:
+    """A sentence with the first error in Dagster's log, or else its last line."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     if not lines:
         return f"see {log}"
     error = next((line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)), "")
-    return f"its {'error' if error else 'last words'}: {error or lines[-1]} (see {log})"
+    return f"its {'error' if error else 'last line'}: {error or lines[-1]} (see {log})"

@@ -1,1 +1,1 @@
-"""Dagster's part: assets, checks, jobs, sensors, schedules; beside definitions.py nothing else imports Dagster."""
+"""Assets, checks, jobs, sensors and schedules. Only this package and definitions.py import Dagster."""

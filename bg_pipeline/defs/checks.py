@@ -1,7 +1,7 @@
-"""The asset checks: where each belongs, how bad its failing is, and how it is told to Dagster.
+"""The asset checks: the asset and the severity of each, and their results for Dagster.
 
-Most are made by the flow itself, of the dates that it ran over, so that they are told on bad days too. Whether an
-upload was forgotten is no matter of one date: that check looks back by itself, whenever it is asked.
+Most are made by the image flow for the dates of its run, so that there are results on bad days too. The check for
+forgotten uploads concerns all dates, so it is a check of its own that can run at any time.
 """
 
 import time
@@ -22,38 +22,67 @@ from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store, explain_s3_error
 
 EVERY_UPLOAD: Final = "every_upload_has_a_report"
-LOOK_SECONDS: Final = 10.0
-"""How long a run looks back for forgotten uploads; the sensor `forgotten_uploads` takes more time for it."""
+CHECK_SECONDS: Final = 10.0
+"""Time for the check for forgotten uploads in a run; the sensor `forgotten_uploads` takes more."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """A check that the flow makes: an ``error`` or else a warning; a ``blocking`` one fails the run."""
+    """A check that the image flow makes.
+
+    Its failure is an ``error``, otherwise a warning; if it is ``blocking``, it fails the run. The ``name`` must not
+    change: Dagster keeps the check's history, and people's alerts, under it.
+    """
 
     asset: str
+    name: str
     judge: Callable[[RunOutcome], CheckResult]
     description: str
     error: bool = False
     blocking: bool = False
 
-    @property
-    def name(self) -> str:
-        return self.judge.__name__
-
 
 CHECKS: Final = (
-    Check(PICTURES, checks.every_image_succeeded, "Every image asked for has its pictures."),
-    Check(PICTURES, checks.subject_unchanged, "The pixels of the subjects are those of the photos."),
-    Check(PICTURES, checks.results_open, "Every result is stored as it was when it was opened.", error=True),
-    Check(PICTURES, checks.within_cost, "Spending is well below its caps."),
-    Check(PICTURES, checks.models_live_on, f"No model in use ends within {NEAR_END.days} days."),
-    Check(REPORT, checks.report_complete, "The report has each image asked for.", error=True, blocking=True),
+    Check(
+        PICTURES,
+        "every_image_succeeded",
+        checks.every_image_succeeded,
+        "Every image asked for has its pictures.",
+    ),
+    Check(
+        PICTURES,
+        "subject_unchanged",
+        checks.subject_unchanged,
+        "The pixels of the subjects are those of the photos.",
+    ),
+    Check(
+        PICTURES,
+        "results_open",
+        checks.results_open,
+        "Every result is stored as it was when it was opened.",
+        error=True,
+    ),
+    Check(PICTURES, "within_cost", checks.within_cost, "Spending is well below its caps."),
+    Check(
+        PICTURES,
+        "models_live_on",
+        checks.models_live_on,
+        f"No model in use ends within {NEAR_END.days} days.",
+    ),
+    Check(
+        REPORT,
+        "report_complete",
+        checks.report_complete,
+        "The report has each image asked for.",
+        error=True,
+        blocking=True,
+    ),
 )
-"""The checks that the flow makes, in the order of its assets."""
+"""The checks of the image flow, in the order of its assets."""
 
 
 def check_specs(key: Callable[[str], dg.AssetKey]) -> list[dg.AssetCheckSpec]:
-    """What the flow declares; ``key`` makes an asset's key of its name."""
+    """The check specs of the image flow; ``key`` returns the asset key of an asset's name."""
     return [
         dg.AssetCheckSpec(
             check.name, asset=key(check.asset), description=check.description, blocking=check.blocking
@@ -63,28 +92,28 @@ def check_specs(key: Callable[[str], dg.AssetKey]) -> list[dg.AssetCheckSpec]:
 
 
 def check_results(
-    ran: RunOutcome, asset: dg.AssetKey, selected: Collection[dg.AssetCheckKey]
+    outcome: RunOutcome, asset: dg.AssetKey, selected: Collection[dg.AssetCheckKey]
 ) -> Iterator[dg.AssetCheckResult]:
-    """What the checks of an asset came to, of those that were selected."""
+    """The results of the selected checks of an asset."""
     for check in CHECKS:
         if check.asset == asset.path[-1] and dg.AssetCheckKey(asset, check.name) in selected:
             try:
-                judgment = check.judge(ran)
+                result = check.judge(outcome)
             except (ClientError, BotoCoreError, RunStopped) as error:
-                # What was made stays made, whether or not it can be checked.
-                judgment = CheckResult(False, f"This could not be checked for {ran.dates}: {error}")
+                # An impossible check fails as a check only; the materialization stays valid.
+                result = CheckResult(False, f"This could not be checked for {outcome.dates}: {error}")
             yield dg.AssetCheckResult(
                 check_name=check.name,
                 asset_key=asset,
-                passed=judgment.passed,
+                passed=result.passed,
                 severity=dg.AssetCheckSeverity.ERROR if check.error else dg.AssetCheckSeverity.WARN,
-                description=judgment.description,
-                metadata=judgment.figures,
+                description=result.description,
+                metadata=result.figures,
             )
 
 
 def every_upload_has_a_report(settings: Settings, report: dg.AssetKey) -> dg.AssetChecksDefinition:
-    """The check that finds uploads that nothing came of, of all dates of the look-back."""
+    """The check that finds uploads without a report, on all dates of the look-back."""
 
     @dg.asset_check(
         asset=report,
@@ -92,19 +121,19 @@ def every_upload_has_a_report(settings: Settings, report: dg.AssetKey) -> dg.Ass
         description=f"No upload older than {settings.stale_hours:g} hours is without a report.",
     )
     def check(bucket: dg.ResourceParam[Store]) -> dg.AssetCheckResult:
-        late = time.monotonic() + LOOK_SECONDS
+        deadline = time.monotonic() + CHECK_SECONDS
         try:
-            looked = find_unreported_uploads(
-                bucket, settings, datetime.now(UTC), time_is_up=lambda: time.monotonic() > late
+            uploads = find_unreported_uploads(
+                bucket, settings, datetime.now(UTC), time_is_up=lambda: time.monotonic() > deadline
             )
-            judgment = uploads_without_report(settings, looked)
+            result = uploads_without_report(settings, uploads)
         except (ClientError, BotoCoreError) as error:
-            judgment = CheckResult(False, f"This could not be checked: {explain_s3_error(bucket, error)}")
+            result = CheckResult(False, f"This could not be checked: {explain_s3_error(bucket, error)}")
         return dg.AssetCheckResult(
-            passed=judgment.passed,
+            passed=result.passed,
             severity=dg.AssetCheckSeverity.WARN,
-            description=judgment.description,
-            metadata=judgment.figures,
+            description=result.description,
+            metadata=result.figures,
         )
 
     return check

@@ -1,8 +1,7 @@
-"""Dagster's home in the state folder, and one tick of the sensor for a program that brings no daemon.
+"""Prepares a Dagster home (DAGSTER_HOME) in the state folder; evaluates a sensor and runs dates without a daemon.
 
-Its database is SQLite in that folder, or the PostgreSQL of ``BG_POSTGRES_URL``.
-
-The one module outside the lineage's own that imports Dagster, and only when it is asked to look for uploads.
+Its database is SQLite in that folder, or the PostgreSQL of ``BG_POSTGRES_URL``. Dagster is imported in functions,
+since the import takes long and most commands do not need it.
 """
 
 import fcntl
@@ -39,27 +38,29 @@ storage:
 
 @contextmanager
 def alone(home: Path) -> Iterator[None]:
-    """Keeps a second daemon off ``home``, where it would start everything twice; raises `UsageError` for it."""
+    """Locks ``home``, since a second daemon would start every run twice; `UsageError` if it is locked already."""
     home.mkdir(parents=True, exist_ok=True)
     with (home / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UsageError(
-                f"Dagster is up already on {home}; end that one or name another --state-dir"
+                f"Dagster is already running on {home}; end it, or choose another --state-dir"
             ) from None
         yield
 
 
 def prepare(home: Path) -> None:
-    """Makes ``home`` a Dagster home: its settings, unless there are some, and its database, once for each release.
+    """Makes ``home`` a Dagster home: writes its settings, unless they exist, and migrates its database once per
+    release.
 
-    Several processes must not meet an empty home at once, so this goes before any of them starts. Raises
-    `UsageError` for a ``BG_POSTGRES_URL`` that cannot be used, `BgPipelineError` where no database can be made.
+    Call this before Dagster's processes start, since several of them must not initialize an empty home at once.
+    Raises `UsageError` if ``BG_POSTGRES_URL`` is invalid, `BgPipelineError` if the database cannot be reached or
+    created.
     """
     postgres = settings().postgres_url.get_secret_value()
     if postgres:
-        _reach(postgres)
+        _check_connection(postgres)
     home.mkdir(parents=True, exist_ok=True)
     yaml = home / "dagster.yaml"
     if not yaml.exists():
@@ -70,60 +71,60 @@ def prepare(home: Path) -> None:
     )
     release = importlib.metadata.version("dagster")
     if postgres:
-        # Another database is made ready anew; which one it was is not kept in the open.
+        # Another database has to be migrated again. Only a hash of its address is stored, as that has a password.
         release += f" {hashlib.sha256(postgres.encode()).hexdigest()[:16]}"
     ready = home / _READY
     if ready.exists() and ready.read_text() == release:
         return
     command = [sys.executable, "-m", "dagster", "instance", "migrate"]
-    made = subprocess.run(
+    result = subprocess.run(
         command, env=os.environ | {"DAGSTER_HOME": str(home)}, capture_output=True, text=True, check=False
     )
-    if made.returncode:
-        words = (made.stderr or made.stdout).strip().splitlines()
+    if result.returncode:
+        lines = (result.stderr or result.stdout).strip().splitlines()
         raise BgPipelineError(
-            f"Dagster's database in {home} cannot be made: {words[-1] if words else 'no reason'}"
+            f"Dagster's database in {home} cannot be created: {lines[-1] if lines else 'no reason given'}"
         )
     ready.write_text(release)
 
 
 def _choose_storage(yaml: Path, *, postgres: bool) -> None:
-    """Adds the PostgreSQL storage to a home's settings or takes it away; a ``storage`` of the user's own stays."""
+    """Adds the PostgreSQL storage to a home's settings or removes it; a ``storage`` that the user wrote is kept."""
     before = yaml.read_text("utf-8")
-    own = before.replace(_STORAGE, "")
-    if any(line.startswith("storage:") for line in own.splitlines()):
+    without = before.replace(_STORAGE, "")
+    if any(line.startswith("storage:") for line in without.splitlines()):
         if postgres:
-            raise UsageError(f"{yaml} has a `storage` of its own; take that away, or BG_POSTGRES_URL")
+            raise UsageError(f"{yaml} has a `storage` of its own; remove either that or BG_POSTGRES_URL")
         return
-    after = f"{own.rstrip()}\n\n{_STORAGE}" if postgres else f"{own.rstrip()}\n"
+    after = f"{without.rstrip()}\n\n{_STORAGE}" if postgres else f"{without.rstrip()}\n"
     if after != before:
         yaml.write_text(after, "utf-8")
 
 
-def _reach(address: str) -> None:
-    """Opens and closes one connection, so that what is wrong is told in words and without the password."""
+def _check_connection(address: str) -> None:
+    """Opens and closes one connection; an error becomes a sentence without the password."""
     try:
         import psycopg2
     except ImportError:
         raise UsageError(
-            "BG_POSTGRES_URL is set and dagster-postgres is not installed: "
-            'pip install "bg-pipeline[postgres]", or take the setting away for SQLite'
+            "BG_POSTGRES_URL is set, but dagster-postgres is not installed: "
+            'pip install "bg-pipeline[postgres]", or remove the setting to use SQLite'
         ) from None
     try:
         psycopg2.connect(address, connect_timeout=10).close()
     except psycopg2.OperationalError as error:
-        words = str(error).strip().splitlines()
-        raise BgPipelineError(
-            f"the PostgreSQL server of BG_POSTGRES_URL cannot be used: {words[0] if words else 'no reason'}"
-        ) from None
+        lines = str(error).strip().splitlines()
+        reason = lines[0] if lines else "no reason given"
+        raise BgPipelineError(f"the PostgreSQL server of BG_POSTGRES_URL cannot be used: {reason}") from None
     except (psycopg2.Error, UnicodeError):
         raise UsageError(
-            "BG_POSTGRES_URL is not an address of a PostgreSQL database: postgresql://user:password@host:port/name"
+            "BG_POSTGRES_URL is not an address of a PostgreSQL database, such as "
+            "postgresql://user:password@host:port/name"
         ) from None
 
 
 class Dagster:
-    """A Dagster instance and the pipeline's definitions, for one process; made with `opened`."""
+    """A Dagster instance with the pipeline's definitions, in this process; opened with `opened`."""
 
     def __init__(self, home: Path, instance: "dg.DagsterInstance", definitions: "dg.Definitions") -> None:
         self._home = home
@@ -132,7 +133,7 @@ class Dagster:
         self._repository = definitions.get_repository_def()
 
     def tick(self) -> "list[dg.RunRequest]":
-        """What the sensor asks for now; what it was asked before is remembered in the home."""
+        """The runs that the sensor `SENSOR` asks for now. Its cursor is kept in the home."""
         import dagster as dg
 
         cursor = self._home / _CURSOR
@@ -142,21 +143,22 @@ class Dagster:
             resources=self._resources,
             cursor=cursor.read_text() if cursor.exists() else None,
         ) as context:
-            found = self._repository.get_sensor_def(SENSOR).evaluate_tick(context)
-        if found.cursor:
-            cursor.write_text(found.cursor)
-        return list(found.run_requests or ())
+            result = self._repository.get_sensor_def(SENSOR).evaluate_tick(context)
+        if result.cursor:
+            cursor.write_text(result.cursor)
+        return list(result.run_requests or ())
 
     def run(self, date: UploadDate, request: "dg.RunRequest | None" = None) -> bool:
-        """Runs the whole date in this process, as the daemon would for the sensor's request.
+        """Runs all assets of a date in this process, with the tags that the daemon would set for the sensor's
+        request.
 
-        False where nothing worked on that date. Ctrl-C is a `KeyboardInterrupt`, once calls under way have ended.
+        False if the run failed. Ctrl-C raises `KeyboardInterrupt` after current calls were answered.
         """
         import dagster as dg
 
         tags = {**request.tags, "dagster/run_key": request.run_key or ""} if request else {}
         try:
-            self._repository.get_job(_whole_date()).execute_in_process(
+            self._repository.get_job(_job_name()).execute_in_process(
                 instance=self._instance,
                 partition_key=date.isoformat(),
                 tags=tags,
@@ -169,17 +171,17 @@ class Dagster:
         return True
 
 
-def _whole_date() -> str:
+def _job_name() -> str:
     prefix = settings().key_prefix
     return f"{prefix}_whole_date" if prefix else "whole_date"
 
 
 @contextmanager
 def opened(home: Path, definitions: "Callable[[], dg.Definitions]") -> Iterator[Dagster]:
-    """The Dagster of a prepared home, with what ``definitions`` loads once the home is set."""
+    """Dagster with a prepared home; ``definitions`` is called after DAGSTER_HOME is set."""
     os.environ["DAGSTER_HOME"] = str(home.absolute())
     with warnings.catch_warnings():
-        # Dagster warns of its own beta features; nobody at the terminal can do anything about that.
+        # Dagster warns about its beta features; a user of the command line cannot change that.
         warnings.filterwarnings("ignore", module=r"dagster|bg_pipeline")
         import dagster as dg
 

@@ -1,4 +1,4 @@
-"""Jobs by the names a person looks for."""
+"""The asset jobs: a whole upload date, or parts of it."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from bg_pipeline.settings import Settings
 
 
 def jobs(settings: Settings) -> list[Any]:
-    """A whole date, and its parts that are wanted alone."""
+    """The job for a whole date first, then those for parts of it."""
     prefix = [settings.key_prefix] if settings.key_prefix else []
 
     def job(name: str, assets: list[str], description: str) -> Any:

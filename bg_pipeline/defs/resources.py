@@ -1,4 +1,7 @@
-"""The only place where Dagster meets boto3: configuration in, plain objects out."""
+"""The resources: the bucket, the AWS clients and the event queue, as plain objects made from configuration.
+
+Assets, checks, sensors and schedules make no boto3 sessions themselves; they use these resources.
+"""
 
 from typing import Any
 
@@ -11,14 +14,14 @@ from bg_pipeline.errors import SettingsError
 from bg_pipeline.storage.object_store import Store
 
 _regions: dict[tuple[str, str], str] = {}
-"""The Regions of buckets by endpoint and name, which never change: not every tick has to ask for them."""
+"""Regions of buckets by endpoint and name. They never change, so sensor ticks need not look them up each time."""
 
 
 class PhotoBucket(dg.ConfigurableResource[Store]):
-    """The bucket with the photos, as the one `Store` that assets, checks, sensors and schedules use.
+    """The bucket with the photos, as the `Store` that assets, checks, sensors and schedules use.
 
-    Its client is for the bucket's own Region. A bucket that cannot be reached is an error of the first call, so that
-    who makes it can say so.
+    Its client is for the bucket's own Region. If the bucket cannot be reached, the first call on the store raises the
+    error, so that its caller can report it.
     """
 
     name: str = Field(description="Name of the bucket (BG_BUCKET).")
@@ -49,17 +52,19 @@ class PhotoBucket(dg.ConfigurableResource[Store]):
 
 
 class ModelClients(dg.ConfigurableResource[Aws]):
-    """boto3 clients for Bedrock, Rekognition and S3, as an `Aws` that all threads of a run share."""
+    """boto3 clients of all AWS services, as an `Aws` that all threads of a run share."""
 
-    regions: list[str] = Field(description="Regions of the models (BG_REGIONS); empty: boto3's own.")
-    connections: int = Field(description="HTTP connections a client keeps, at least the number of threads.")
+    regions: list[str] = Field(description="Regions of the models (BG_REGIONS); if empty, boto3's Region.")
+    connections: int = Field(
+        description="HTTP connections that each client keeps, at least the number of threads."
+    )
 
     def create_resource(self, context: dg.InitResourceContext) -> Aws:
         return Aws(self.regions, connections=self.connections)
 
 
 class EventQueue(dg.ConfigurableResource[Queue]):
-    """The queue with the bucket's event notifications, as a `Queue`, in the Region that its address names."""
+    """The SQS queue with the bucket's event notifications, as a `Queue`; its Region is taken from its address."""
 
     url: str = Field(description="Address of the SQS queue (BG_QUEUE_URL).")
 
@@ -75,7 +80,7 @@ def resources(
     *,
     use_obstore: bool = True,
 ) -> dict[str, Any]:
-    """The resources by the names under which assets and sensors ask for them; ``queue`` only where there is one."""
+    """The resources by name; ``queue`` exists only with a ``queue_url``."""
     return {
         "bucket": PhotoBucket(name=bucket, connections=connections, use_obstore=use_obstore),
         "aws": ModelClients(regions=list(regions), connections=connections),

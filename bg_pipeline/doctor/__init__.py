@@ -1,1 +1,1 @@
-"""What works in the account in use, and what to do about what does not."""
+"""Checks of the AWS account and the settings, calls of each model, and IAM policies."""

@@ -1,6 +1,6 @@
-"""What works in the account and settings in use, and what to do about what does not.
+"""Free checks of the AWS account and the settings, with advice about what does not work.
 
-Nothing here is billed but `live`, and that only after it was agreed to.
+Calls that are billed are in `bg_pipeline.doctor.trials`.
 """
 
 import importlib.util
@@ -28,11 +28,11 @@ from bg_pipeline.rate_limits.account_quotas import AccountQuotas
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store, open_bucket
 
-_UNREACHED = (ClientError, BotoCoreError)
+_AWS_ERRORS = (ClientError, BotoCoreError)
 
 
 class Level(StrEnum):
-    """How good a finding is; only what failed keeps the pipeline from working."""
+    """The level of a finding; only a failure keeps the pipeline from working."""
 
     OK = "OK"
     ATTENTION = "attention"
@@ -41,7 +41,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at; ``advice`` says what to do where it is not OK."""
+    """The result of one check; ``advice`` says what to do if it is not OK."""
 
     level: Level
     subject: str
@@ -50,10 +50,10 @@ class Finding:
 
 
 def examine(settings: Settings, aws: Aws) -> Iterator[Finding]:
-    """Everything that can be known without spending anything."""
-    who = credentials(aws)
-    yield who
-    if who.level is not Level.FAILED:
+    """All findings that cost nothing."""
+    identity = credentials(aws)
+    yield identity
+    if identity.level is not Level.FAILED:
         yield from bucket(settings, aws)
         yield from image_models(settings, aws)
         yield from caption_models(settings, aws)
@@ -65,9 +65,9 @@ def examine(settings: Settings, aws: Aws) -> Iterator[Finding]:
 
 
 def credentials(aws: Aws) -> Finding:
-    """Who AWS takes this process for."""
+    """The identity behind this process's AWS credentials."""
     try:
-        who = aws.client("sts").get_caller_identity()
+        identity = aws.client("sts").get_caller_identity()
     except NoCredentialsError:
         return Finding(
             Level.FAILED,
@@ -79,7 +79,7 @@ def credentials(aws: Aws) -> Finding:
         return Finding(
             Level.FAILED,
             "credentials",
-            f"AWS does not accept them: {_told(error)}",
+            f"AWS does not accept them: {_error_text(error)}",
             "renew them; check AWS_PROFILE",
         )
     except BotoCoreError as error:
@@ -89,20 +89,20 @@ def credentials(aws: Aws) -> Finding:
             f"STS cannot be reached: {error}",
             "harmless if the bucket can be used",
         )
-    return Finding(Level.OK, "credentials", f"{who['Arn']} in account {who['Account']}")
+    return Finding(Level.OK, "credentials", f"{identity['Arn']} in account {identity['Account']}")
 
 
 def bucket(settings: Settings, aws: Aws) -> Iterator[Finding]:
-    """Whether the bucket is there, can be listed, written, and written on conditions."""
+    """Whether the bucket exists, can be listed, and takes writes and conditional writes."""
     try:
         store = open_bucket(settings, aws)
         next(store.list(f"{s3_keys.UPLOADS}/"), None)
     except SettingsError as error:
         yield Finding(Level.FAILED, "bucket", str(error), "set BG_BUCKET; check the policy's s3:ListBucket")
         return
-    except _UNREACHED as error:
+    except _AWS_ERRORS as error:
         yield Finding(
-            Level.FAILED, "bucket", f"cannot be listed: {_told(error)}", "grant s3:ListBucket on it"
+            Level.FAILED, "bucket", f"cannot be listed: {_error_text(error)}", "grant s3:ListBucket on it"
         )
         return
     region = store.client.meta.region_name
@@ -111,7 +111,7 @@ def bucket(settings: Settings, aws: Aws) -> Iterator[Finding]:
 
 
 def conditional_writes(store: Store) -> Finding:
-    """Leases, claims and caps are kept by conditional writes; this tries them on an object of its own."""
+    """Whether the bucket takes conditional writes, tried on a new object: leases, claims and caps need them."""
     key = f"{s3_keys.STATE}/doctor/{uuid.uuid4()}.json"
     try:
         etag = store.write_json(key, {"Made": datetime.now(UTC).isoformat()}, if_absent=True)
@@ -123,125 +123,132 @@ def conditional_writes(store: Store) -> Finding:
                 refused += 1
         store.write_json(key, {}, if_etag=etag) if refused == 2 else None
         store.delete(key)
-    except _UNREACHED as error:
+    except _AWS_ERRORS as error:
         return Finding(
             Level.FAILED,
             "bucket",
-            f"cannot be written: {_told(error)}",
+            f"cannot be written: {_error_text(error)}",
             "grant s3:PutObject, s3:GetObject and s3:DeleteObject on its objects",
         )
     if refused < 2:
         return Finding(
             Level.FAILED,
             "bucket",
-            "takes no notice of If-None-Match or If-Match, on which leases and spending caps lean",
+            "ignores If-None-Match or If-Match, which leases and spending caps need",
             "use Amazon S3 or another store with conditional writes",
         )
-    return Finding(Level.OK, "bucket", "can be written, also on conditions")
+    return Finding(Level.OK, "bucket", "can be written, also with conditions")
 
 
 def image_models(settings: Settings, aws: Aws) -> Iterator[Finding]:
-    """Each image model's lifecycle and access in each Region; one that works is enough."""
+    """The lifecycle and the access of each image model in each Region; one usable model is enough."""
     generators = [generator(name) for name in settings.image_models]
-    wanted = [
+    operations = [
         (f"image model {each.name}", tuple(dict.fromkeys(op for op in (each.replaces, each.removes) if op)))
         for each in generators
     ]
-    yield from _first_usable(aws, wanted, "BG_IMAGE_MODELS", "BG_REGIONS")
+    yield from _model_findings(aws, operations, "BG_IMAGE_MODELS", "BG_REGIONS")
 
 
 def caption_models(settings: Settings, aws: Aws) -> Iterator[Finding]:
-    """The same of each caption model, as it is called from the Regions of captions."""
+    """As `image_models`, for each caption model in the Regions of captions."""
     if not settings.caption_models:
         yield Finding(Level.OK, "captions", "switched off, as BG_CAPTION_MODELS is empty")
         return
-    wanted = [(f"caption model {name}", (nova.operation(name),)) for name in nova.models(settings, aws)]
+    operations = [(f"caption model {name}", (nova.operation(name),)) for name in nova.models(settings, aws)]
     regions = nova.regions(settings, aws)
-    yield from _first_usable(aws, wanted, "BG_CAPTION_MODELS", "BG_CAPTION_REGIONS", regions)
+    yield from _model_findings(aws, operations, "BG_CAPTION_MODELS", "BG_CAPTION_REGIONS", regions)
 
 
-def _first_usable(
+def _model_findings(
     aws: Aws,
-    wanted: Sequence[tuple[str, Sequence[Operation]]],
+    models_and_operations: Sequence[tuple[str, Sequence[Operation]]],
     setting: str,
     region_setting: str,
-    named: Sequence[str] = (),
+    required_regions: Sequence[str] = (),
 ) -> Iterator[Finding]:
-    """A finding for each model and Region; what cannot be used fails only if nothing can."""
+    """A finding for each model and Region. An unusable model is a failure only if no model can be used.
 
-    def asked(regions: dict[str, Sequence[str]]) -> list[tuple[str, Operation, models.Availability]]:
+    Without ``required_regions`` the account's Regions are checked and then, if no model is usable there, others.
+    """
+
+    def check(regions: dict[str, Sequence[str]]) -> list[tuple[str, Operation, models.Availability]]:
         return [
             (name, operation, models.check_availability(aws, operation, region))
-            for name, operations in wanted
+            for name, operations in models_and_operations
             for region in regions[name]
             for operation in operations
         ]
 
-    def working(found: list[tuple[str, Operation, models.Availability]]) -> list[tuple[str, str]]:
-        bad = {(name, verdict.region) for name, _, verdict in found if not verdict.usable}
-        return [(name, verdict.region) for name, _, verdict in found if (name, verdict.region) not in bad]
+    def usable_models(
+        checked: list[tuple[str, Operation, models.Availability]],
+    ) -> list[tuple[str, str]]:
+        unusable = {(name, result.region) for name, _, result in checked if not result.usable}
+        return [(name, result.region) for name, _, result in checked if (name, result.region) not in unusable]
 
-    verdicts = asked({name: named or aws.regions for name, _ in wanted})
-    usable = working(verdicts)
-    if not usable and not named:
-        away = asked({name: runs_outside_region(aws, operations) for name, operations in wanted})
-        usable = working(away)
-        verdicts += away
+    results = check({name: required_regions or aws.regions for name, _ in models_and_operations})
+    usable = usable_models(results)
+    if not usable and not required_regions:
+        elsewhere = check(
+            {name: runs_outside_region(aws, operations) for name, operations in models_and_operations}
+        )
+        usable = usable_models(elsewhere)
+        results += elsewhere
     in_use = usable[0][0] if usable else ""
-    for name, operation, verdict in verdicts:
-        yield _finding(name, operation, verdict, in_use, f"{setting} or Region in {region_setting}")
+    for name, operation, result in results:
+        yield _model_finding(name, operation, result, in_use, f"{setting} or Region in {region_setting}")
 
 
-def _finding(
-    name: str, operation: Operation, verdict: models.Availability, in_use: str, settings: str
+def _model_finding(
+    name: str, operation: Operation, availability: models.Availability, in_use: str, settings: str
 ) -> Finding:
-    words = f"{operation.invoke_id} in {verdict.region}"
-    if not verdict.usable:
+    subject = f"{operation.invoke_id} in {availability.region}"
+    if not availability.usable:
         level = Level.ATTENTION if in_use else Level.FAILED
         what_to_do = "" if in_use else f"ask for access, or name another model in {settings}"
-        return Finding(level, name, f"{words}: {verdict.reason}", what_to_do)
+        return Finding(level, name, f"{subject}: {availability.reason}", what_to_do)
     facts = facts_of(operation.name, operation.invoke_id)
     notes = ["in use" if name == in_use else "in reserve"]
     advice = []
-    if not verdict.confirmed:
-        notes.append(f"{verdict.reason}, so whether it is alive is not known")
+    if not availability.confirmed:
+        notes.append(f"{availability.reason}, so whether it is still offered is unknown")
         if facts.retired(datetime.now(UTC).date()):
-            notes.append(f"by the table of {as_of()} it was retired on {facts.end_of_life}")
-    if verdict.access_note:
-        notes.append(verdict.access_note)
+            notes.append(f"according to the table of {as_of()} it was retired on {facts.end_of_life}")
+    if availability.access_note:
+        notes.append(availability.access_note)
         advice.append(
-            "only a call tells: `bg-pipeline doctor --live` makes one; the first one subscribes, for which the "
-            "credentials need aws-marketplace:Subscribe and aws-marketplace:ViewSubscriptions"
+            "only a call can show whether it works: `bg-pipeline doctor --live` makes one. The first one subscribes; "
+            "the credentials then need aws-marketplace:Subscribe and aws-marketplace:ViewSubscriptions"
         )
-    if verdict.lifecycle():
-        notes.append(verdict.lifecycle())
+    if availability.lifecycle():
+        notes.append(availability.lifecycle())
         advice.append("plan its successor")
     if facts.processed_in:
         notes.append(facts.processed_in)
-    level = Level.OK if verdict.confirmed and not advice else Level.ATTENTION
-    return Finding(level, name, f"{words}: {'; '.join(notes)}", "; ".join(advice))
+    level = Level.OK if availability.confirmed and not advice else Level.ATTENTION
+    return Finding(level, name, f"{subject}: {'; '.join(notes)}", "; ".join(advice))
 
 
 def rekognition_regions(aws: Aws) -> Finding:
-    """Whether Rekognition is offered where it will be called; calling it costs, so only `live` does."""
+    """Whether Rekognition is offered in the Regions where it will be called. It is not called: that costs money."""
     missing = [region for region in aws.regions if not aws.offered("rekognition", region)]
     if missing:
         return Finding(
             Level.FAILED,
             "rekognition",
             f"not offered in {', '.join(missing)}",
-            "name Regions that have it in BG_REGIONS",
+            "set BG_REGIONS to Regions that have it",
         )
     price = facts_of(rekognition.OPERATION.name).price.image
     return Finding(
         Level.OK,
         "rekognition",
-        f"offered in {', '.join(aws.regions)}; not called, because a call costs {price} USD (--live does)",
+        f"offered in {', '.join(aws.regions)}; not called, since a call costs {price} USD (--live makes one)",
     )
 
 
 def figures(today: date) -> Iterator[Finding]:
-    """Whether the prices and quotas that come with this version were looked at lately."""
+    """Whether the prices and quotas in this version were compared with their sources recently."""
     old = list(outdated(today))
     if old:
         more = f" and {len(old) - 1} more" if len(old) > 1 else ""
@@ -249,12 +256,12 @@ def figures(today: date) -> Iterator[Finding]:
             Level.ATTENTION,
             "prices and quotas",
             f"were last compared with their sources more than {FRESH.days} days ago: {old[0]}{more}",
-            "use a newer version of bg-pipeline; caps count with these prices, so compare them with AWS's pages",
+            "use a newer version of bg-pipeline, or compare the prices with AWS's pages: caps are computed with them",
         )
 
 
 def quotas(settings: Settings, aws: Aws) -> Iterator[Finding]:
-    """The rates in use, and what Service Quotas says of this account where it can be asked."""
+    """The request rates in use, and this account's values in Service Quotas if they can be read."""
     operations: dict[Operation, Sequence[str]] = {
         operation: [*aws.regions, *runs_outside_region(aws, (operation,))]
         for each in map(generator, settings.image_models)
@@ -264,7 +271,7 @@ def quotas(settings: Settings, aws: Aws) -> Iterator[Finding]:
     captions = nova.regions(settings, aws)
     operations |= {nova.operation(name): captions for name in nova.models(settings, aws)}
     account = AccountQuotas(aws)
-    asked: dict[str, None] = {}
+    regions_in_use: dict[str, None] = {}
     for operation, regions in operations.items():
         facts = facts_of(operation.name, operation.invoke_id)
         name, setting = f"quota {operation.name}", f"BG_QUOTA_{operation.name}_RPM"
@@ -272,61 +279,61 @@ def quotas(settings: Settings, aws: Aws) -> Iterator[Finding]:
             sources = callable_regions(operation)
             if sources and region not in sources:
                 continue
-            asked[region] = None
-            yield from _tokens(account, operation, region, name)
-            words = f"{operation.invoke_id} in {region}"
-            own = settings.quota(operation.name)
+            regions_in_use[region] = None
+            yield from _token_quotas(account, operation, region, name)
+            subject = f"{operation.invoke_id} in {region}"
+            configured = settings.quota(operation.name)
             applied = account.requests_per_minute(facts, region)
-            if own and applied and own != applied:
+            if configured and applied and configured != applied:
                 yield Finding(
                     Level.ATTENTION,
                     name,
-                    f"{words}: {own:,.0f} a minute by {setting}, but {applied:,.0f} by Service Quotas",
-                    f"take {setting} away, unless you know better",
+                    f"{subject}: {configured:,.0f} a minute by {setting}, but {applied:,.0f} by Service Quotas",
+                    f"remove {setting}, unless you know that it is right",
                 )
-            elif own:
-                yield Finding(Level.OK, name, f"{words}: {own:,.0f} a minute by {setting}")
+            elif configured:
+                yield Finding(Level.OK, name, f"{subject}: {configured:,.0f} a minute by {setting}")
             elif applied:
-                yield Finding(Level.OK, name, f"{words}: {applied:,.0f} a minute by Service Quotas")
+                yield Finding(Level.OK, name, f"{subject}: {applied:,.0f} a minute by Service Quotas")
             else:
                 rate = facts.requests_in(region)
                 yield Finding(
                     Level.OK,
                     name,
-                    f"{words}: {rate:,.0f} a minute by the table of {as_of()}; Service Quotas does not tell",
+                    f"{subject}: {rate:,.0f} a minute by the table of {as_of()}; Service Quotas has no value",
                 )
-    for region in asked:
-        a_day = account.tokens_per_day(region)
-        if a_day is not None:
+    for region in regions_in_use:
+        tokens = account.tokens_per_day(region)
+        if tokens is not None:
             yield Finding(
-                Level.OK if a_day else Level.ATTENTION,
+                Level.OK if tokens else Level.ATTENTION,
                 "quota tokens a day",
-                f"{region}: {a_day:,.0f} for all models together by Service Quotas; a new account may get fewer",
-                "ask AWS Support for more: no request in Service Quotas raises it",
+                f"{region}: {tokens:,.0f} for all models together by Service Quotas; a new account may get fewer",
+                "ask AWS Support for more: it cannot be raised in Service Quotas",
             )
 
 
-def _tokens(account: AccountQuotas, operation: Operation, region: str, name: str) -> Iterator[Finding]:
-    """What limits a model besides its requests a minute."""
+def _token_quotas(account: AccountQuotas, operation: Operation, region: str, name: str) -> Iterator[Finding]:
+    """The account's tokens per minute for a model; attention if these or its requests per minute are 0."""
     facts = facts_of(operation.name, operation.invoke_id)
-    words = f"{operation.invoke_id} in {region}"
+    subject = f"{operation.invoke_id} in {region}"
     requests, tokens = account.reported_requests(facts, region), account.reported_tokens(facts, region)
     if 0.0 in (requests, tokens):
         yield Finding(
             Level.ATTENTION,
             name,
-            f"{words}: Service Quotas says 0 a minute, as of new accounts: calls are likely to be refused",
+            f"{subject}: the quota is 0 a minute by Service Quotas, as in new accounts: calls will likely be refused",
             "open a case with AWS Support (Account and billing) to have the model enabled for the account",
         )
     elif tokens:
-        yield Finding(Level.OK, name, f"{words}: {tokens:,.0f} tokens a minute by Service Quotas")
+        yield Finding(Level.OK, name, f"{subject}: {tokens:,.0f} tokens a minute by Service Quotas")
 
 
 def extras() -> Iterator[Finding]:
-    """What was installed beside the pipeline itself."""
+    """Which extras are installed."""
     for name, modules, use in (
         ("local", ("ministack", "cv2"), "`demo`, and `up` without an account, need it"),
-        ("masks", ("cv2", "onnxruntime"), "subjects are cut out on this machine with it, without a call"),
+        ("masks", ("cv2", "onnxruntime"), "it cuts out subjects on this machine, without paid calls"),
     ):
         missing = [module for module in modules if importlib.util.find_spec(module) is None]
         if missing:
@@ -337,52 +344,50 @@ def extras() -> Iterator[Finding]:
 
 
 def dagster_home(home: str) -> Iterator[Finding]:
-    """Which settings of the Dagster instance would help; the pipeline leans on none of them."""
+    """Settings of the Dagster instance that would help; the pipeline requires none of them."""
     if not home:
-        yield Finding(
-            Level.OK, "dagster", "DAGSTER_HOME is not set; `bg-pipeline up` brings a home of its own"
-        )
+        yield Finding(Level.OK, "dagster", "DAGSTER_HOME is not set; `bg-pipeline up` uses its own")
         return
     file = Path(home, "dagster.yaml")
     try:
-        found = yaml.safe_load(file.read_text()) if file.exists() else {}
+        config = yaml.safe_load(file.read_text()) if file.exists() else {}
     except (OSError, yaml.YAMLError) as error:
-        yield Finding(Level.ATTENTION, "dagster", f"{file} cannot be read: {error}", "mend it")
+        yield Finding(Level.ATTENTION, "dagster", f"{file} cannot be read: {error}", "correct the file")
         return
-    found = found if isinstance(found, dict) else {}
-    retries = found.get("run_retries") or {}
-    if not (found.get("run_monitoring") or {}).get("enabled"):
+    config = config if isinstance(config, dict) else {}
+    retries = config.get("run_retries") or {}
+    if not (config.get("run_monitoring") or {}).get("enabled"):
         yield Finding(
             Level.ATTENTION,
             "dagster",
-            f"{file}: killed runs stay 'started'",
+            f"{file}: killed runs stay in the state 'started'",
             "set run_monitoring: {enabled: true}",
         )
     if retries.get("enabled") and retries.get("retry_on_asset_or_op_failure", True):
         yield Finding(
             Level.ATTENTION,
             "dagster",
-            f"{file}: dates that failed with a report are run again",
+            f"{file}: dates that failed and have a report are run again",
             "set run_retries: {retry_on_asset_or_op_failure: false}",
         )
     if not retries.get("enabled"):
         yield Finding(
             Level.ATTENTION,
             "dagster",
-            f"{file}: a crashed run is not taken up again",
+            f"{file}: a crashed run is not continued",
             "set run_retries: {enabled: true, max_retries: 1, retry_on_asset_or_op_failure: false}",
         )
-    if not any(found.get(name) for name in ("storage", "run_storage")):
+    if not any(config.get(name) for name in ("storage", "run_storage")):
         yield Finding(
             Level.ATTENTION,
             "dagster",
             f"{file}: history is kept in SQLite",
-            "use PostgreSQL where several runs write at a time",
+            "use PostgreSQL if several runs write at a time",
         )
 
 
-def _told(error: ClientError | BotoCoreError) -> str:
+def _error_text(error: ClientError | BotoCoreError) -> str:
     if isinstance(error, ClientError):
-        told = error.response.get("Error", {})
-        return f"{told.get('Code', '')} {told.get('Message', '')}".strip()
+        details = error.response.get("Error", {})
+        return f"{details.get('Code', '')} {details.get('Message', '')}".strip()
     return str(error)

@@ -1,8 +1,8 @@
-"""The rights that each kind of process needs, as an IAM policy for the settings in use.
+"""The permissions that each kind of process needs, as an IAM policy for the settings in use.
 
-Least privilege by prefix: who submits writes uploads and nothing else, the page writes reviews and what is published
-besides, and nobody but the pipeline writes leases, ledgers, caps and paid answers. The HTTP API makes pictures itself
-and therefore has the pipeline's rights.
+Least privilege by prefix: a submitter writes only uploads; the page also writes reviews and published results; only
+the pipeline writes leases, ledgers, caps and paid answers. The HTTP API makes pictures itself and therefore has the
+pipeline's permissions.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,20 +25,20 @@ from bg_pipeline.settings import Settings
 Role = Literal["pipeline", "submitter", "page", "api"]
 ROLES: tuple[Role, ...] = ("pipeline", "submitter", "page", "api")
 
-MADE = (s3_keys.LABELS, s3_keys.CAPTIONS, s3_keys.MASKS, s3_keys.RESULTS, s3_keys.REPORTS)
-"""What the pipeline makes of uploads."""
-DATA = (s3_keys.RESULTS, s3_keys.REPORTS)
-"""The part of it that lies in the bucket that a request names."""
+OUTPUT_PREFIXES = (s3_keys.LABELS, s3_keys.CAPTIONS, s3_keys.MASKS, s3_keys.RESULTS, s3_keys.REPORTS)
+"""Prefixes of the pipeline's outputs."""
+DATA_PREFIXES = (s3_keys.RESULTS, s3_keys.REPORTS)
+"""Those of them that are in the bucket that a request names."""
 
 MANAGED_POLICY = 6_144
-"""Characters, without white space, of the longest managed policy; a role's inline policies may have 10,240."""
+"""Most characters, without white space, of a managed policy; a role's inline policies may have 10,240."""
 
 Statement = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class PolicyInputs:
-    """What the account adds to the settings: its number, its part of AWS, and the KMS keys of its buckets."""
+    """What a policy needs from the account: its number, its AWS partition, and the KMS keys of its buckets."""
 
     account: str
     partition: str
@@ -46,156 +46,161 @@ class PolicyInputs:
 
 
 def policy_inputs(settings: Settings, aws: Aws) -> tuple[PolicyInputs, list[str]]:
-    """What can be found out about the account, and a line for each thing that could not; nothing is billed."""
-    untold = []
+    """The account's values, and a sentence for each that could not be found. Nothing is billed."""
+    unknowns = []
     account = "*"
     try:
         account = aws.client("sts").get_caller_identity()["Account"]
     except (ClientError, BotoCoreError) as error:
-        untold.append(f"the account's number is not known ({error}): '*' stands for it")
+        unknowns.append(f"the account's number is unknown ({error}): the policy has '*' instead")
     keys = []
     for bucket in filter(None, (settings.bucket, *settings.allowed_buckets, _archive(settings))):
         try:
-            found = aws.client("s3").get_bucket_encryption(Bucket=bucket)
+            encryption = aws.client("s3").get_bucket_encryption(Bucket=bucket)
         except (ClientError, BotoCoreError) as error:
-            untold.append(
-                f"whether {bucket} is encrypted with a KMS key is not known ({error}); if so, add kms:Decrypt and "
+            unknowns.append(
+                f"whether {bucket} is encrypted with a KMS key is unknown ({error}); if it is, add kms:Decrypt and "
                 "kms:GenerateDataKey on that key"
             )
             continue
-        for rule in found["ServerSideEncryptionConfiguration"]["Rules"]:
+        for rule in encryption["ServerSideEncryptionConfiguration"]["Rules"]:
             key = rule.get("ApplyServerSideEncryptionByDefault", {}).get("KMSMasterKeyID")
             if key:
                 keys.append(key)
-    return PolicyInputs(account, aws.partition(aws.own_region), tuple(dict.fromkeys(keys))), untold
+    return PolicyInputs(account, aws.partition(aws.own_region), tuple(dict.fromkeys(keys))), unknowns
 
 
-def policy(settings: Settings, aws: Aws, role: Role, around: PolicyInputs) -> dict[str, Any]:
+def policy(settings: Settings, aws: Aws, role: Role, inputs: PolicyInputs) -> dict[str, Any]:
     """The IAM policy document of a role; raises `SettingsError` for a generator that cannot be loaded."""
     statements: list[Statement] = []
     if role == "submitter":
-        statements += _submitter(settings, around)
+        statements += _submitter(settings, inputs)
     elif role == "page":
-        statements += [*_submitter(settings, around), *_page(settings, around), *_questions(around)]
+        statements += [*_submitter(settings, inputs), *_page(settings, inputs), *_questions(inputs)]
     else:
-        statements += [*_pipeline(settings, around), *_models(settings, aws, around), *_questions(around)]
-        statements += _others(settings, aws, around)
+        statements += [*_pipeline(settings, inputs), *_models(settings, aws, inputs), *_questions(inputs)]
+        statements += _others(settings, aws, inputs)
         if role == "api":
-            statements += [*_submitter(settings, around), *_outputs(settings, around)]
-    if around.keys:
+            statements += [*_submitter(settings, inputs), *_outputs(settings, inputs)]
+    if inputs.keys:
         statements.append(
             _allow(
-                "Keys", ("kms:Decrypt", "kms:GenerateDataKey"), *(_key(key, around) for key in around.keys)
+                "Keys", ("kms:Decrypt", "kms:GenerateDataKey"), *(_key(key, inputs) for key in inputs.keys)
             )
         )
     return {"Version": "2012-10-17", "Statement": statements}
 
 
 def _allow(sid: str, actions: Sequence[str], *resources: str, **condition: Any) -> Statement:
-    made: Statement = {
+    statement: Statement = {
         "Sid": sid,
         "Effect": "Allow",
         "Action": list(actions),
         "Resource": list(dict.fromkeys(resources)),
     }
-    return {**made, "Condition": condition["condition"]} if condition else made
+    return {**statement, "Condition": condition["condition"]} if condition else statement
 
 
-def _bucket(around: PolicyInputs, name: str) -> str:
-    return f"arn:{around.partition}:s3:::{name}"
+def _bucket(inputs: PolicyInputs, name: str) -> str:
+    return f"arn:{inputs.partition}:s3:::{name}"
 
 
-def _under(around: PolicyInputs, bucket: str, *prefixes: str) -> list[str]:
-    return [f"{_bucket(around, bucket)}/{prefix}/*" for prefix in prefixes]
+def _under(inputs: PolicyInputs, bucket: str, *prefixes: str) -> list[str]:
+    """The ARNs of all objects under the prefixes."""
+    return [f"{_bucket(inputs, bucket)}/{prefix}/*" for prefix in prefixes]
 
 
-def _key(key: str, around: PolicyInputs) -> str:
-    return key if key.startswith("arn:") else f"arn:{around.partition}:kms:*:{around.account}:key/{key}"
+def _key(key: str, inputs: PolicyInputs) -> str:
+    return key if key.startswith("arn:") else f"arn:{inputs.partition}:kms:*:{inputs.account}:key/{key}"
 
 
 def _archive(settings: Settings) -> str:
-    """The other bucket that originals go to, if there is one."""
+    """The other bucket to which originals are moved; empty if there is none."""
     return "" if settings.archive_to in ("", ARCHIVE_HERE) else settings.archive_to
 
 
-def _submitter(settings: Settings, around: PolicyInputs) -> Iterator[Statement]:
+def _submitter(settings: Settings, inputs: PolicyInputs) -> Iterator[Statement]:
     bucket = settings.bucket
-    yield _allow("FindBatches", ("s3:ListBucket",), _bucket(around, bucket))
+    yield _allow("FindBatches", ("s3:ListBucket",), _bucket(inputs, bucket))
     yield _allow(
         "Submit",
-        # A large photo is uploaded in parts, and what was begun and failed is taken away.
+        # Large photos are uploaded in parts; the parts of a failed upload are deleted.
         ("s3:PutObject", "s3:AbortMultipartUpload", "s3:PutObjectTagging"),
-        *_under(around, bucket, s3_keys.UPLOADS),
+        *_under(inputs, bucket, s3_keys.UPLOADS),
     )
     yield _allow(
-        "EndDrafts", ("s3:DeleteObject",), f"{_bucket(around, bucket)}/{s3_keys.UPLOADS}/*/{s3_keys.DRAFT}"
+        "EndDrafts", ("s3:DeleteObject",), f"{_bucket(inputs, bucket)}/{s3_keys.UPLOADS}/*/{s3_keys.DRAFT}"
     )
     yield _allow(
         "SeeWhatBecame",
         ("s3:GetObject", "s3:GetObjectTagging"),
-        *_under(around, bucket, s3_keys.UPLOADS, s3_keys.ASSETS, *DATA),
-        *(arn for name in settings.allowed_buckets for arn in _under(around, name, s3_keys.UPLOADS, *DATA)),
+        *_under(inputs, bucket, s3_keys.UPLOADS, s3_keys.ASSETS, *DATA_PREFIXES),
+        *(
+            arn
+            for name in settings.allowed_buckets
+            for arn in _under(inputs, name, s3_keys.UPLOADS, *DATA_PREFIXES)
+        ),
     )
 
 
-def _page(settings: Settings, around: PolicyInputs) -> Iterator[Statement]:
+def _page(settings: Settings, inputs: PolicyInputs) -> Iterator[Statement]:
     buckets = (settings.bucket, *settings.allowed_buckets)
     yield _allow(
-        "SeeAll", ("s3:GetObject", "s3:GetObjectTagging"), *(f"{_bucket(around, b)}/*" for b in buckets)
+        "SeeAll", ("s3:GetObject", "s3:GetObjectTagging"), *(f"{_bucket(inputs, b)}/*" for b in buckets)
     )
     if settings.allowed_buckets:
         yield _allow(
-            "ListOthers", ("s3:ListBucket",), *(_bucket(around, name) for name in settings.allowed_buckets)
+            "ListOthers", ("s3:ListBucket",), *(_bucket(inputs, name) for name in settings.allowed_buckets)
         )
-    yield _allow("EndUploads", ("s3:DeleteObject",), *_under(around, settings.bucket, s3_keys.UPLOADS))
+    yield _allow("EndUploads", ("s3:DeleteObject",), *_under(inputs, settings.bucket, s3_keys.UPLOADS))
     yield _allow(
         "Review",
         ("s3:PutObject", "s3:DeleteObject", "s3:PutObjectTagging"),
-        *(arn for name in buckets for arn in _under(around, name, s3_keys.REVIEWS, s3_keys.PUBLISHED)),
+        *(arn for name in buckets for arn in _under(inputs, name, s3_keys.REVIEWS, s3_keys.PUBLISHED)),
     )
-    # Of the state, only the lists of what people asked for here: what was published, and which batch is done again.
+    # The only state that the page writes: lists of published results, and of batches submitted again.
     yield _allow(
         "Record",
         ("s3:PutObject",),
-        *_under(around, settings.bucket, f"{s3_keys.STATE}/published", f"{s3_keys.STATE}/retries"),
+        *_under(inputs, settings.bucket, f"{s3_keys.STATE}/published", f"{s3_keys.STATE}/retries"),
     )
 
 
-def _pipeline(settings: Settings, around: PolicyInputs) -> Iterator[Statement]:
+def _pipeline(settings: Settings, inputs: PolicyInputs) -> Iterator[Statement]:
     bucket, others = settings.bucket, settings.allowed_buckets
-    yield _allow("List", ("s3:ListBucket",), *(_bucket(around, name) for name in (bucket, *others)))
+    yield _allow("List", ("s3:ListBucket",), *(_bucket(inputs, name) for name in (bucket, *others)))
     yield _allow(
         "Read",
         ("s3:GetObject", "s3:GetObjectTagging"),
-        *(f"{_bucket(around, name)}/*" for name in (bucket, *others)),
+        *(f"{_bucket(inputs, name)}/*" for name in (bucket, *others)),
     )
-    written = [*MADE, s3_keys.STATE]
+    written = [*OUTPUT_PREFIXES, s3_keys.STATE]
     written += [s3_keys.PAYLOADS] if settings.keep_payloads else []
     written += [s3_keys.ARCHIVE] if settings.archive_to == ARCHIVE_HERE else []
-    targets = _under(around, bucket, *written)
+    targets = _under(inputs, bucket, *written)
     for name in others:
-        targets += _under(around, name, *DATA)
+        targets += _under(inputs, name, *DATA_PREFIXES)
     yield _allow(
         "Write",
         ("s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload", "s3:PutObjectTagging"),
         *targets,
     )
     if settings.archive_to:
-        yield _allow("TakeOriginals", ("s3:DeleteObject",), *_under(around, bucket, s3_keys.UPLOADS))
+        yield _allow("TakeOriginals", ("s3:DeleteObject",), *_under(inputs, bucket, s3_keys.UPLOADS))
     if other := _archive(settings):
         yield _allow(
             "Archive",
             ("s3:GetObject", "s3:PutObject", "s3:PutObjectTagging", "s3:AbortMultipartUpload"),
-            f"{_bucket(around, other)}/*",
+            f"{_bucket(inputs, other)}/*",
         )
 
 
-def _outputs(settings: Settings, around: PolicyInputs) -> Iterator[Statement]:
+def _outputs(settings: Settings, inputs: PolicyInputs) -> Iterator[Statement]:
     yield _allow(
         "AnswerCalls",
         ("s3:PutObject", "s3:DeleteObject", "s3:PutObjectTagging"),
         *_under(
-            around,
+            inputs,
             settings.bucket,
             s3_keys.UPLOADS,
             s3_keys.OUTPUTS,
@@ -206,23 +211,23 @@ def _outputs(settings: Settings, around: PolicyInputs) -> Iterator[Statement]:
     )
 
 
-def _models(settings: Settings, aws: Aws, around: PolicyInputs) -> Iterator[Statement]:
+def _models(settings: Settings, aws: Aws, inputs: PolicyInputs) -> Iterator[Statement]:
     images = [generator(name) for name in settings.image_models]
-    places: dict[Operation, Sequence[str]] = {
+    regions_of: dict[Operation, Sequence[str]] = {
         operation: runs_outside_region(aws, (operation,)) or aws.regions
         for each in images
         for operation in (each.replaces, each.removes)
         if operation and operation.service == "bedrock-runtime"
     }
     captions = nova.regions(settings, aws)
-    places |= {nova.operation(name): captions for name in nova.models(settings, aws)}
+    regions_of |= {nova.operation(name): captions for name in nova.models(settings, aws)}
     resources: list[str] = []
     third_party = False
-    for operation, regions in places.items():
+    for operation, regions in regions_of.items():
         sources = callable_regions(operation)
         regions = [region for region in regions if not sources or region in sources]
         if regions:
-            resources += _invoked(operation, regions, around)
+            resources += _model_arns(operation, regions, inputs)
             third_party |= facts_of(operation.name, operation.invoke_id).provider != "Amazon"
     if resources:
         yield _allow("CallModels", ("bedrock:InvokeModel",), *resources)
@@ -261,24 +266,24 @@ def _models(settings: Settings, aws: Aws, around: PolicyInputs) -> Iterator[Stat
     )
 
 
-def _invoked(operation: Operation, regions: Sequence[str], around: PolicyInputs) -> list[str]:
-    """The ARNs that a call of a model is checked against: its profile's, and the model's wherever it may run."""
-    arn = f"arn:{around.partition}:bedrock"
+def _model_arns(operation: Operation, regions: Sequence[str], inputs: PolicyInputs) -> list[str]:
+    """The ARNs that IAM checks for a model's calls: its profile, and the model in each Region where it may run."""
+    arn = f"arn:{inputs.partition}:bedrock"
     if operation.model_id.startswith("arn:"):
         return [operation.model_id]
     if not operation.profile:
         return [f"{arn}:{region}::foundation-model/{operation.model_id}" for region in regions]
     profiles = [
-        f"{arn}:{region}:{around.account}:inference-profile/{operation.invoke_id}" for region in regions
+        f"{arn}:{region}:{inputs.account}:inference-profile/{operation.invoke_id}" for region in regions
     ]
     # A global profile also names the model without a Region.
-    everywhere = inference_regions(operation) == ("*",)
-    places = ["", "*"] if everywhere else [*regions, *inference_regions(operation)]
-    return profiles + [f"{arn}:{place}::foundation-model/{operation.model_id}" for place in places]
+    is_global = inference_regions(operation) == ("*",)
+    model_regions = ["", "*"] if is_global else [*regions, *inference_regions(operation)]
+    return profiles + [f"{arn}:{region}::foundation-model/{operation.model_id}" for region in model_regions]
 
 
-def _questions(around: PolicyInputs) -> Iterator[Statement]:
-    """Free questions; without these rights the pipeline works, and knows less before it spends."""
+def _questions(inputs: PolicyInputs) -> Iterator[Statement]:
+    """Free calls about models and quotas. The pipeline works without them, but knows less before it spends."""
     yield _allow(
         "AskWhatLives",
         (
@@ -292,12 +297,12 @@ def _questions(around: PolicyInputs) -> Iterator[Statement]:
     )
 
 
-def _others(settings: Settings, aws: Aws, around: PolicyInputs) -> Iterator[Statement]:
+def _others(settings: Settings, aws: Aws, inputs: PolicyInputs) -> Iterator[Statement]:
     if settings.sam_endpoint:
         yield _allow(
             "Segment",
             ("sagemaker:InvokeEndpoint",),
-            f"arn:{around.partition}:sagemaker:{aws.regions[0]}:{around.account}:endpoint/{settings.sam_endpoint.lower()}",
+            f"arn:{inputs.partition}:sagemaker:{aws.regions[0]}:{inputs.account}:endpoint/{settings.sam_endpoint.lower()}",
         )
     if settings.sns_topic_arn:
         yield _allow("Notify", ("sns:Publish",), settings.sns_topic_arn)
@@ -305,14 +310,14 @@ def _others(settings: Settings, aws: Aws, around: PolicyInputs) -> Iterator[Stat
         yield _allow(
             "TakeEvents",
             ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"),
-            _queue(settings.queue_url, around),
+            _queue(settings.queue_url, inputs),
         )
 
 
-def _queue(url: str, around: PolicyInputs) -> str:
+def _queue(url: str, inputs: PolicyInputs) -> str:
     """The ARN of ``https://sqs.<region>.amazonaws.com/<account>/<name>``."""
     address = urlsplit(url)
     host = (address.hostname or "").split(".")
     region = host[1] if host[0] == "sqs" and len(host) > 2 else "*"
     account, _, name = address.path.strip("/").rpartition("/")
-    return f"arn:{around.partition}:sqs:{region}:{account or around.account}:{name}"
+    return f"arn:{inputs.partition}:sqs:{region}:{account or inputs.account}:{name}"

@@ -1,4 +1,4 @@
-"""Every model of the settings called once with a small picture: what only a billed call can tell."""
+"""Calls each model of the settings once with a small picture: some faults only show in a billed call."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -31,7 +31,10 @@ from bg_pipeline.storage.object_store import open_bucket
 
 @dataclass(frozen=True)
 class ModelTrial:
-    """One adapter called once with a small picture; ``worst_usd`` is None where the price is not known."""
+    """One call of a model with a small picture; ``call`` makes it and returns a sentence about the answer.
+
+    ``worst_usd`` is its highest cost, None if the price is unknown.
+    """
 
     subject: str
     worst_usd: float | None
@@ -39,46 +42,50 @@ class ModelTrial:
 
 
 def trials(context: RunContext) -> list[ModelTrial]:
-    """One call of every adapter whose model is alive, each through the gate and under the caps."""
+    """One call for each operation of each usable model; they respect the rate limits and the caps."""
     aws, settings = context.aws, context.settings
-    found = [
-        _looking(
+    calls = [
+        _rekognition_trial(
             context,
             rekognition.OPERATION,
             lambda client: client.detect_labels(**rekognition.request(_picture())),
         ),
-        _looking(context, faces.OPERATION, lambda client: client.detect_faces(**faces.request(_picture()))),
+        _rekognition_trial(
+            context, faces.OPERATION, lambda client: client.detect_faces(**faces.request(_picture()))
+        ),
     ]
 
-    def alive(operation: Operation, named: Sequence[str] = ()) -> list[str]:
-        home = [
+    def usable_regions(operation: Operation, required: Sequence[str] = ()) -> list[str]:
+        regions = [
             region
-            for region in named or aws.regions
+            for region in required or aws.regions
             if models.check_availability(aws, operation, region).usable
         ]
-        away = () if home or named else runs_outside_region(aws, (operation,))
+        elsewhere = () if regions or required else runs_outside_region(aws, (operation,))
         return (
-            home
-            or [region for region in away if models.check_availability(aws, operation, region).usable][:1]
+            regions
+            or [region for region in elsewhere if models.check_availability(aws, operation, region).usable][
+                :1
+            ]
         )
 
     for name in nova.models(settings, aws):
-        if regions := alive(nova.operation(name), nova.regions(settings, aws)):
-            found.append(_captioning(context, nova.operation(name), regions))
+        if regions := usable_regions(nova.operation(name), nova.regions(settings, aws)):
+            calls.append(_caption_trial(context, nova.operation(name), regions))
     for each in map(generator, settings.image_models):
-        if each.replaces and (regions := alive(each.replaces)):
-            found.append(_painting(context, each, each.replaces, regions))
-        if each.removes and (regions := alive(each.removes)):
-            found.append(_cutting(context, each, each.removes, regions))
-    return found
+        if each.replaces and (regions := usable_regions(each.replaces)):
+            calls.append(_replace_trial(context, each, each.replaces, regions))
+        if each.removes and (regions := usable_regions(each.removes)):
+            calls.append(_remove_trial(context, each, each.removes, regions))
+    return calls
 
 
 def live(trial: ModelTrial) -> Finding:
-    """Makes the call."""
+    """Makes the call and returns its result as a finding."""
     try:
         return Finding(Level.OK, f"live {trial.subject}", trial.call())
     except (BgPipelineError, ClientError, BotoCoreError) as error:
-        advice = "see what is said of it above; a model that is not in use may be left out of the settings"
+        advice = "see the findings about it above; remove the model from the settings if you do not use it"
         return Finding(Level.FAILED, f"live {trial.subject}", str(error), advice)
 
 
@@ -88,7 +95,7 @@ _PROMPT = "a sandy beach"
 
 @cache
 def _picture() -> bytes:
-    """A red ball on grey: small, and nobody's photo."""
+    """A red ball on grey as a small JPEG."""
     image = Image.new("RGB", (SIDE, SIDE), (205, 205, 205))
     ImageDraw.Draw(image).ellipse(_BALL, fill=(190, 30, 30))
     out = BytesIO()
@@ -109,19 +116,21 @@ def _budget(context: RunContext) -> ImageBudget:
     return ImageBudget(context.run_budget, Batch(datetime.now(UTC).date(), "doctor"), "doctor.jpg")
 
 
-def _looking(context: RunContext, operation: Operation, send: Callable[[Any], Any]) -> ModelTrial:
+def _rekognition_trial(context: RunContext, operation: Operation, send: Callable[[Any], Any]) -> ModelTrial:
     price = facts_of(operation.name).cost(images=1)
 
     def call() -> str:
         with _budget(context).pay(operation.name, price) as paid:
-            done = context.calls.make(operation, lambda client, _: send(client), regions=context.aws.regions)
+            result = context.calls.make(
+                operation, lambda client, _: send(client), regions=context.aws.regions
+            )
             paid.settle(price)
-        return f"answered from {done.region}"
+        return f"answered from {result.region}"
 
     return ModelTrial(operation.name, price, call)
 
 
-def _captioning(context: RunContext, operation: Operation, regions: Sequence[str]) -> ModelTrial:
+def _caption_trial(context: RunContext, operation: Operation, regions: Sequence[str]) -> ModelTrial:
     prompt, alt_text = context.settings.caption_prompt, context.settings.alt_text_length
     tier = context.settings.caption_tier
     tokens_in, tokens_out = nova.tokens_at_most(operation.invoke_id, prompt, alt_text)
@@ -130,21 +139,21 @@ def _captioning(context: RunContext, operation: Operation, regions: Sequence[str
     def call() -> str:
         body = nova.request(operation.invoke_id, _picture(), prompt, alt_text, tier)
         with _budget(context).pay(operation.name, worst) as paid:
-            done = context.calls.make(
+            result = context.calls.make(
                 operation,
                 lambda client, _: client.converse(**body),
                 regions=regions,
                 tokens=tokens_in + tokens_out,
             )
-            tokens = nova.tokens_used(done.answer)
-            paid.settle(nova.cost(operation.invoke_id, tokens, nova.tier_used(done.answer)))
-            caption = nova.read(done.answer, alt_text)
-        return f"answered from {done.region}: {caption.text[:60]}"
+            tokens = nova.tokens_used(result.answer)
+            paid.settle(nova.cost(operation.invoke_id, tokens, nova.tier_used(result.answer)))
+            caption = nova.read(result.answer, alt_text)
+        return f"answered from {result.region}: {caption.text[:60]}"
 
     return ModelTrial(f"{operation.name} {operation.invoke_id}", worst, call)
 
 
-def _painting(
+def _replace_trial(
     context: RunContext, model: Generator, operation: Operation, regions: Sequence[str]
 ) -> ModelTrial:
     price = facts_of(operation.name, operation.model_id).cost(images=1)
@@ -160,14 +169,14 @@ def _painting(
         )
         budget = _budget(context)
         with budget.pay(operation.name, price) as paid:
-            made = model.replace(ask, context.invoke(regions, budget, paid))
+            result = model.replace(ask, context.invoke(regions, budget, paid))
             paid.settle(price)
-        return f"painted {len(made.images)} picture in {paid.region}"
+        return f"painted {len(result.images)} picture in {paid.region}"
 
     return ModelTrial(f"{model.name} new background", price, call)
 
 
-def _cutting(
+def _remove_trial(
     context: RunContext, model: Generator, operation: Operation, regions: Sequence[str]
 ) -> ModelTrial:
     price = facts_of(operation.name, operation.model_id).cost(images=1)
@@ -185,5 +194,5 @@ def _cutting(
 
 
 def open_context(settings: Settings, aws: Aws, note: Callable[[str], None]) -> RunContext:
-    """What `trials` are made with; close them afterwards. ``note`` is told of what is waited for."""
+    """The context for `trials`; close it afterwards. ``note`` gets a sentence about each long wait."""
     return RunContext(settings, aws, open_bucket(settings, aws), stop=threading.Event(), note=note)

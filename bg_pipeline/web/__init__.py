@@ -1,1 +1,1 @@
-"""For those who do not open Dagster: the HTTP API and the page."""
+"""The HTTP API and the web page, for use without Dagster's UI."""

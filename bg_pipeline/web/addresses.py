@@ -1,4 +1,4 @@
-"""Where the API and the page may listen: without sign-in on this machine only."""
+"""Checks the addresses on which the API and the page listen: without sign-in they serve this machine only."""
 
 import ipaddress
 from urllib.parse import urlsplit
@@ -8,7 +8,7 @@ from bg_pipeline.settings import Settings
 
 
 def is_loopback(host: str) -> bool:
-    """Whether ``host`` can mean this machine only."""
+    """Whether ``host`` is a loopback address, or ``localhost``."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -16,17 +16,20 @@ def is_loopback(host: str) -> bool:
 
 
 def check_api(settings: Settings, host: str) -> None:
-    """Raises `SettingsError` where the API, serving on ``host``, would let anybody in who can reach it."""
+    """Raises `SettingsError` if the API on ``host`` would be open to other machines without sign-in.
+
+    Also for an incomplete sign-in, or an issuer without HTTPS.
+    """
     if bool(settings.oidc_issuer) != bool(settings.oidc_audience) and not settings.oidc_client_id:
         missing = "BG_OIDC_AUDIENCE" if settings.oidc_issuer else "BG_OIDC_ISSUER"
-        raise SettingsError(f"{missing} is not set: sign-in needs both the issuer and the audience")
+        raise SettingsError(f"{missing} is not set: sign-in needs both BG_OIDC_ISSUER and BG_OIDC_AUDIENCE")
     if not (settings.oidc_issuer and settings.oidc_audience) and not is_loopback(host):
         raise _open_to_all(host, "BG_OIDC_ISSUER and BG_OIDC_AUDIENCE")
     _check_issuer(settings)
 
 
 def check_page(settings: Settings, host: str) -> None:
-    """The same for the page, whose people sign in if ``BG_OIDC_CLIENT_ID`` is set."""
+    """As `check_api`, for the page, which has sign-in if ``BG_OIDC_CLIENT_ID`` is set."""
     if not settings.oidc_client_id:
         if not is_loopback(host):
             raise _open_to_all(
@@ -45,17 +48,19 @@ def check_page(settings: Settings, host: str) -> None:
     _check_issuer(settings)
     page = urlsplit(settings.page_address)
     if page.scheme == "http" and not is_loopback(page.hostname or ""):
-        raise SettingsError("BG_PAGE_ADDRESS must be an https:// address: its cookie says who has signed in")
+        raise SettingsError("BG_PAGE_ADDRESS must be an https:// address, to protect the sign-in cookie")
 
 
 def _check_issuer(settings: Settings) -> None:
     issuer = urlsplit(settings.oidc_issuer)
     if issuer.scheme == "http" and not is_loopback(issuer.hostname or ""):
-        raise SettingsError("BG_OIDC_ISSUER must be an https:// address: its keys decide who may come in")
+        raise SettingsError(
+            "BG_OIDC_ISSUER must be an https:// address, to protect the keys that verify tokens"
+        )
 
 
 def _open_to_all(host: str, needed: str) -> SettingsError:
     return SettingsError(
-        f"there is no sign-in, and everybody who can reach {host} could spend your money: set {needed}, "
+        f"sign-in is off, so everybody who can reach {host} could spend your money: set {needed}, "
         "or serve on 127.0.0.1 only"
     )

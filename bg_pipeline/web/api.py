@@ -1,4 +1,4 @@
-"""The HTTP API as an application: its routes, who may call them, and their description at ``/docs``."""
+"""The HTTP API as an ASGI application: routes, sign-in and limits, with its description at ``/docs``."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,7 +9,7 @@ from fastapi import Depends, FastAPI
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store
-from bg_pipeline.web import batches, booth, problems, removal
+from bg_pipeline.web import batch_status, batch_uploads, booth, problems, removal
 from bg_pipeline.web.limits import BodyLimit, RequestRate
 from bg_pipeline.web.service import Service
 from bg_pipeline.web.sign_in import CallersOnly, LoopbackOnly, Tokens, bearer
@@ -22,13 +22,13 @@ is a problem document (RFC 9457). Whoever may call may see every batch: there ar
 
 
 def make_app(settings: Settings, aws: Aws, store: Store) -> FastAPI:
-    """The API on a bucket; with BG_OIDC_ISSUER for who is signed in, else for callers on this machine only."""
-    orders = SinglePhotoJobs(settings, aws, store)
+    """The API for a bucket. With BG_OIDC_ISSUER callers need a token, without it only this machine may call."""
+    jobs = SinglePhotoJobs(settings, aws, store)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        orders.close()
+        jobs.close()
 
     app = FastAPI(
         title="bg-pipeline",
@@ -38,24 +38,24 @@ def make_app(settings: Settings, aws: Aws, store: Store) -> FastAPI:
         lifespan=lifespan,
         responses=problems.RESPONSES,
     )
-    app.state.service = Service(settings, aws, store, orders)
+    app.state.service = Service(settings, aws, store, jobs)
     tokens = None
     if settings.oidc_issuer and settings.oidc_audience:
         tokens = Tokens(settings.oidc_issuer, settings.oidc_audience)
-    # What is added last comes first: nothing of a body is read before its sender is known.
+    # The middleware added last runs first: callers are checked before any body is read.
     app.add_middleware(BodyLimit)
     app.add_middleware(CallersOnly, tokens=tokens, rate=RequestRate(settings.api_requests_per_minute))
     if tokens is None:
         app.add_middleware(LoopbackOnly)
-    described_guards = [Depends(bearer)] if tokens else []
-    for part in (batches, removal, booth):
-        app.include_router(part.router, dependencies=described_guards)
+    documented_sign_in = [Depends(bearer)] if tokens else []
+    for part in (batch_uploads, batch_status, removal, booth):
+        app.include_router(part.router, dependencies=documented_sign_in)
     problems.install(app)
-    described = app.openapi
+    default_openapi = app.openapi
 
     def openapi() -> dict[str, Any]:
-        document = described()
-        request = dict(batches.REQUEST_SCHEMA)
+        document = default_openapi()
+        request = dict(batch_uploads.REQUEST_SCHEMA)
         document["components"]["schemas"] |= {**request.pop("$defs", {}), "BatchRequest": request}
         return document
 

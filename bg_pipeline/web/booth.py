@@ -1,6 +1,7 @@
-"""The photo-booth calls: a photo uploaded, and people on several backgrounds, at once or to be asked for.
+"""The photo-booth calls: upload a photo, and get its people on several backgrounds, at once or by polling.
 
-The names of the system that these calls stand for are understood in requests, and stand beside ours in answers.
+These calls replace those of an earlier system: requests may use its field names, and answers have its fields beside
+ours.
 """
 
 import posixpath
@@ -35,6 +36,7 @@ from bg_pipeline.web.single_photo_jobs import batch_of_job, idempotent_batch, jo
 
 PRESET = "portrait-booth"
 UPLOAD_SECONDS = 300
+"""How long a presigned upload is valid."""
 
 router = APIRouter(tags=["photo booth"])
 
@@ -123,35 +125,37 @@ class Photo(BaseModel):
 
 
 @router.post("/upload")
-def upload(asked: UploadRequest, service: TheService) -> PhotoUpload:
+def upload(request: UploadRequest, service: TheService) -> PhotoUpload:
     """A place for one photo, under a key of its own, so that no other is overwritten."""
-    name = posixpath.basename(asked.Filename)
+    name = posixpath.basename(request.Filename)
     check_name(name)
     if "${filename}" in name:
-        raise Problem(422, "BadName", "'${filename}' in a name would be replaced by storage")
+        raise Problem(422, "BadName", "a name cannot contain '${filename}': S3 would replace it")
     key = s3_keys.photo_key(f"{uuid.uuid4().hex}/{name}")
-    client, bucket, kind = service.store.client, service.store.bucket, asked.ContentType
+    client, bucket, media_type = service.store.client, service.store.bucket, request.ContentType
     form = client.generate_presigned_post(
         bucket,
         key,
-        Fields={"Content-Type": kind},
-        Conditions=[["content-length-range", 1, service.max_bytes], {"Content-Type": kind}],
+        Fields={"Content-Type": media_type},
+        Conditions=[["content-length-range", 1, service.max_bytes], {"Content-Type": media_type}],
         ExpiresIn=UPLOAD_SECONDS,
     )
-    if asked.Size is not None and asked.Size > service.max_bytes:
-        text = f"a photo of {asked.Size:,} bytes is larger than {service.max_bytes:,} (BG_API_MAX_UPLOAD_MB)"
+    if request.Size is not None and request.Size > service.max_bytes:
+        text = (
+            f"a photo of {request.Size:,} bytes is larger than {service.max_bytes:,} (BG_API_MAX_UPLOAD_MB)"
+        )
         raise Problem(413, "TooLarge", text)
-    length = {} if asked.Size is None else {"ContentLength": asked.Size}
+    length = {} if request.Size is None else {"ContentLength": request.Size}
     address = client.generate_presigned_url(
         "put_object",
-        Params={"Bucket": bucket, "Key": key, "ContentType": kind, **length},
+        Params={"Bucket": bucket, "Key": key, "ContentType": media_type, **length},
         ExpiresIn=UPLOAD_SECONDS,
     )
     return PhotoUpload(
         Bucket=bucket,
         Key=key,
         Expires=UPLOAD_SECONDS,
-        ContentType=kind,
+        ContentType=media_type,
         Url=form["url"],
         Fields=form["fields"],
         MaxBytes=service.max_bytes,
@@ -161,28 +165,28 @@ def upload(asked: UploadRequest, service: TheService) -> PhotoUpload:
 
 @router.post("/photo")
 async def photo(
-    asked: PhotoRequest, service: TheService, caller: TheCaller, idempotency_key: IdempotencyKey = None
+    request: PhotoRequest, service: TheService, caller: TheCaller, idempotency_key: IdempotencyKey = None
 ) -> Photo:
     """Waits for the pictures and answers with links to them, good for an hour.
 
     A photo of which no picture could be made is answered with the problem; where only some could, each of the
     others says why.
     """
-    batch = await run_in_threadpool(_place, service, caller, idempotency_key, asked)
-    await service.carry_out(batch, f"ask for it with GET /photo-api/{job_id(batch)}")
+    batch = await run_in_threadpool(_store_job, service, caller, idempotency_key, request)
+    await service.run_job(batch, f"ask for it with GET /photo-api/{job_id(batch)}")
     return await run_in_threadpool(_finished, service, batch)
 
 
 @router.post("/photo-api", status_code=202)
 async def photo_later(
-    asked: PhotoRequest,
+    request: PhotoRequest,
     service: TheService,
     caller: TheCaller,
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> Photo:
     """Answers at once, when the order is stored; how it stands is told by GET at ``Location``."""
-    batch = await run_in_threadpool(_place, service, caller, idempotency_key, asked)
+    batch = await run_in_threadpool(_store_job, service, caller, idempotency_key, request)
     await run_in_threadpool(service.jobs.start, batch)
     response.headers["Location"] = f"/photo-api/{job_id(batch)}"
     return await run_in_threadpool(_photo, service, batch)
@@ -194,36 +198,37 @@ def photo_order(order: str, service: TheService) -> Photo:
     return _photo(service, batch_of_job(order))
 
 
-def _place(service: Service, caller: str, idempotency_key: str | None, asked: PhotoRequest) -> Batch:
-    said = asked.model_dump(exclude={"RequestId"})
+def _store_job(service: Service, caller: str, idempotency_key: str | None, request: PhotoRequest) -> Batch:
+    """Stores the request as a batch, unless an earlier call with this idempotency key did."""
+    call = request.model_dump(exclude={"RequestId"})
     batch = idempotent_batch(
-        service.store, caller, idempotency_key or asked.RequestId, ["photo", said], new_batch()
+        service.store, caller, idempotency_key or request.RequestId, ["photo", call], new_batch()
     )
-    if not service.jobs.is_placed(batch):
-        found = service.photo(asked.Key, asked.Bucket)
-        stem = posixpath.splitext(posixpath.basename(asked.Key))[0]
-        wishes = {
+    if not service.jobs.is_submitted(batch):
+        source = service.photo(request.Key, request.Bucket)
+        stem = posixpath.splitext(posixpath.basename(request.Key))[0]
+        fields = {
             "Renditions": [{"Preset": PRESET}],
-            "Ref": asked.Id or stem[:64],
-            "Prompts": asked.Prompts or None,
+            "Ref": request.Id or stem[:64],
+            "Prompts": request.Prompts or None,
         }
-        service.jobs.submit(batch, [found], wishes)
+        service.jobs.submit(batch, [source], fields)
     return batch
 
 
 def _finished(service: Service, batch: Batch) -> Photo:
-    standing = service.jobs.status(batch)
-    report = standing.report()
+    """The photo after its job; raises `Problem` if it has no picture."""
+    report = service.jobs.status(batch).report()
     if report is not None and not report.rows[0].Results:
         raise service.problem(batch, report.rows[0])
     return _photo(service, batch)
 
 
 def _photo(service: Service, batch: Batch) -> Photo:
-    standing = service.jobs.status(batch)
-    report = standing.report()
+    overview = service.jobs.status(batch)
+    report = overview.report()
     if report is None:
-        return _unfinished(service, batch, standing)
+        return _unfinished(service, batch, overview)
     (row,) = report.rows
     pictures = [
         Picture(Status=output.Status, Cause=output.Cause, **_delivered(service, batch, row, number))
@@ -232,16 +237,16 @@ def _photo(service: Service, batch: Batch) -> Photo:
     return _answer(service, batch, row.ImageName, row.Status, pictures, row)
 
 
-def _unfinished(service: Service, batch: Batch, standing: BatchOverview) -> Photo:
-    if standing.request is None or not standing.request.Images:
-        raise ValueError(f"{batch.path} is no order: its request names no photo")
-    (entry,) = standing.request.Images
+def _unfinished(service: Service, batch: Batch, overview: BatchOverview) -> Photo:
+    if overview.request is None or not overview.request.Images:
+        raise ValueError(f"the request of batch {batch.path} names no photo, so it is not one of these calls")
+    (entry,) = overview.request.Images
     holder = holder_of(service.store, batch.lease_key)
-    at_work = holder is not None and not is_dead(holder.process)
-    status = "Working" if at_work else "Waiting"
-    outputs = image_settings(standing.request, entry.ImageName, PRESET_REQUESTS).outputs
-    ref = standing.request.Ref or ""
-    links = (service.link(_key(batch, ref, wanted.position)) for wanted in outputs)
+    working = holder is not None and not is_dead(holder.process)
+    status = "Working" if working else "Waiting"
+    outputs = image_settings(overview.request, entry.ImageName, PRESET_REQUESTS).outputs
+    ref = overview.request.Ref or ""
+    links = (service.link(_key(batch, ref, output.position)) for output in outputs)
     pictures = [Picture(Status=status, **link.model_dump()) for link in links]
     return _answer(service, batch, entry.ImageName, status, pictures)
 
@@ -251,7 +256,7 @@ def _key(batch: Batch, ref: str, number: int) -> str:
 
 
 def _delivered(service: Service, batch: Batch, row: Row, number: int) -> dict[str, Any]:
-    """The fields of a link to one picture; none where there is no picture."""
+    """The fields of a link to one picture, which is copied to its public key first; empty without a picture."""
     result = row.Outputs[number - 1].Key
     if not result:
         return {}

@@ -1,4 +1,4 @@
-"""The API's connections: each has so much time for a request, and there are only so many of them."""
+"""Limits on the API's connections: their number, and the time and size of each request."""
 
 from asyncio import Transport
 from asyncio.events import TimerHandle
@@ -7,38 +7,38 @@ from typing import Final
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_CONNECTIONS: Final = 256
-"""Connections open at a time. One more costs the one that has waited longest for its request's headers."""
+"""Open connections. For one more, the idle connection that has waited longest is closed."""
 
 HEADER_SECONDS: Final = 10.0
-"""How long a request's line and headers may take, from the connection or the request's first byte on."""
+"""Time for a request's line and headers, from the connection or the request's first byte on."""
 
 HEADER_BYTES: Final = 64_000
-"""The most that a request's line and headers may have."""
+"""Largest size of a request's line and headers."""
 
 BODY_SECONDS: Final = 120.0
-"""How long a request's body may take from the end of its headers on."""
+"""Time for a request's body, from the end of its headers on."""
 
 UNREAD_SECONDS: Final = 5.0
-"""How long a body goes on being taken, and thrown away, of which the request was answered already."""
+"""Time for the rest of a body whose request was answered before it was read; the rest is thrown away."""
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's HTTP with limits on time, size and number: what exceeds them is cut off.
+    """uvicorn's HTTP protocol with the limits above; a connection that exceeds one is closed.
 
-    An answered request has no time limit, so that a call may wait for its pictures.
+    There is no limit on the time for an answer, so that a call may wait for its pictures.
     """
 
     _timer: TimerHandle | None = None
     _header_bytes = 0
     _waits_for_headers = True
     _is_cut_off = False
-    _body_comes = False
+    _receives_body = False
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._allow(HEADER_SECONDS)
+        self._start_timer(HEADER_SECONDS)
         if len(self.connections) > MAX_CONNECTIONS:
-            self._make_room()
+            self._close_oldest_idle()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
@@ -48,31 +48,31 @@ class Connection(HttpToolsProtocol):
         if self._waits_for_headers:
             self._header_bytes += len(data)
         super().data_received(data)
-        # Counted after, since a piece may hold the end of the headers and much of the body.
+        # Checked afterwards, since the data may hold the end of the headers and part of the body.
         if self._waits_for_headers and self._header_bytes > HEADER_BYTES:
             self._cut_off()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._waits_for_headers, self._header_bytes = True, 0
-        self._allow(HEADER_SECONDS)
+        self._start_timer(HEADER_SECONDS)
 
     def on_headers_complete(self) -> None:
-        self._waits_for_headers, self._body_comes = False, True
-        self._allow(BODY_SECONDS)
+        self._waits_for_headers, self._receives_body = False, True
+        self._start_timer(BODY_SECONDS)
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        self._body_comes = False
+        self._receives_body = False
         self._stop_timer()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        if self._body_comes and not self.pipeline:
-            self._allow(UNREAD_SECONDS)
+        if self._receives_body and not self.pipeline:
+            self._start_timer(UNREAD_SECONDS)
         super().on_response_complete()
 
-    def _allow(self, seconds: float) -> None:
+    def _start_timer(self, seconds: float) -> None:
         self._stop_timer()
         self._timer = self.loop.call_later(seconds, self._cut_off)
 
@@ -87,17 +87,17 @@ class Connection(HttpToolsProtocol):
 
     @property
     def _is_idle(self) -> bool:
-        """Whether no request is under way."""
+        """Whether no request is being received or answered."""
         return not self._is_cut_off and (
             self.cycle is None or self.cycle.response_complete or self._waits_for_headers
         )
 
-    def _make_room(self) -> None:
-        """Cuts off the oldest connection that has no request under way; this one where all others have."""
+    def _close_oldest_idle(self) -> None:
+        """Closes the idle connection whose time ends first; if no other connection is idle, this one."""
         others = (other for other in self.connections if isinstance(other, Connection) and other is not self)
         idle = (other for other in others if other._is_idle)
-        min(idle, key=_end, default=self)._cut_off()
+        min(idle, key=_deadline, default=self)._cut_off()
 
 
-def _end(connection: Connection) -> float:
+def _deadline(connection: Connection) -> float:
     return connection._timer.when() if connection._timer is not None else 0.0

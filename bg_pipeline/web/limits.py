@@ -1,4 +1,4 @@
-"""How much and how fast a caller may ask."""
+"""Limits on the number and the size of the API's requests."""
 
 import time
 from typing import Final
@@ -13,75 +13,75 @@ from bg_pipeline.domain.requests import MAX_BYTES
 from bg_pipeline.web.problems import Problem
 
 SMALL_BYTES: Final = 2_000_000
-"""The largest body of a call that is no batch request: 1,000 file names of the greatest length fit in it."""
+"""Largest body, except of batch requests: 1,000 file names of the greatest length fit in it."""
 
-HELD_BYTES: Final = 60_000_000
-"""What the bodies of all requests under way may have together."""
+TOTAL_BYTES: Final = 60_000_000
+"""Largest size of the bodies of all current requests together."""
 
 
 class RequestRate:
-    """Lets each signed-in caller make so many requests a minute; counted in this process."""
+    """Limits the requests of each caller per minute, counted in this process."""
 
     def __init__(self, per_minute: int) -> None:
         self._item = RateLimitItemPerMinute(per_minute)
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
 
     def count(self, caller: str) -> None:
-        """Counts a request; raises `Problem` 429 where it is one too many."""
+        """Counts a request; raises `Problem` 429 if it exceeds the limit."""
         if not self._limiter.hit(self._item, caller):
             reset = self._limiter.get_window_stats(self._item, caller).reset_time
             raise Problem(
                 429,
                 "TooManyRequests",
-                f"more than {self._item.amount} requests in a minute (BG_API_REQUESTS_PER_MINUTE)",
+                f"more than {self._item.amount} requests in one minute (BG_API_REQUESTS_PER_MINUTE)",
                 retry_after=reset - time.time(),
             )
 
 
 class BodyLimit:
-    """Refuses a request's body beyond what its route takes, before it is read whole.
+    """Refuses bodies that are too large, before they are read completely.
 
-    Batch requests may have `MAX_BYTES`, all others `SMALL_BYTES`. The bodies that are being read or worked on may
-    have `HELD_BYTES` together, so that many callers at once do not fill the memory.
+    Batch requests may have `MAX_BYTES`, all others `SMALL_BYTES`. All bodies that are being read or processed may
+    have `TOTAL_BYTES` together, so that many callers at once do not fill the memory.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._held = 0
+        self._total = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        most = MAX_BYTES if _takes_batch_requests(scope) else SMALL_BYTES
-        announced = Headers(scope=scope).get("content-length", "0")
-        if announced.isdecimal() and int(announced) > most:
-            await _too_large(most).response()(scope, receive, send)
+        max_bytes = MAX_BYTES if _takes_batch_requests(scope) else SMALL_BYTES
+        content_length = Headers(scope=scope).get("content-length", "0")
+        if content_length.isdecimal() and int(content_length) > max_bytes:
+            await _too_large(max_bytes).response()(scope, receive, send)
             return
-        taken = 0
+        received = 0
 
-        async def counted() -> Message:
-            nonlocal taken
+        async def receive_limited() -> Message:
+            nonlocal received
             message = await receive()
             size = len(message.get("body", b""))
-            taken += size
-            self._held += size
-            if taken > most:
-                raise _too_large(most)
-            if self._held > HELD_BYTES:
+            received += size
+            self._total += size
+            if received > max_bytes:
+                raise _too_large(max_bytes)
+            if self._total > TOTAL_BYTES:
                 raise Problem(
-                    503, "Busy", "too many large requests at once; repeat it in a while", retry_after=10
+                    503, "Busy", "too many large requests at once; repeat this one later", retry_after=10
                 )
             return message
 
         try:
-            await self._app(scope, counted, send)
+            await self._app(scope, receive_limited, send)
         finally:
-            self._held -= taken
+            self._total -= received
 
 
 def route_path(scope: Scope) -> str:
-    """The path as the routes know it, without what the application is mounted under."""
+    """The path as the routes define it, without the prefix under which the application is mounted."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
 
@@ -91,5 +91,5 @@ def _takes_batch_requests(scope: Scope) -> bool:
     return path.startswith("/batches/") and path.endswith(("/request", "/plan"))
 
 
-def _too_large(most: int) -> Problem:
-    return Problem(413, "TooLarge", f"the request is larger than {most:,} bytes")
+def _too_large(max_bytes: int) -> Problem:
+    return Problem(413, "TooLarge", f"the request is larger than {max_bytes:,} bytes")

@@ -1,6 +1,6 @@
-"""Refusals of the HTTP API: one problem document for every error (RFC 9457), with the sentence that helps.
+"""Errors of the HTTP API: each is answered with a problem document (RFC 9457).
 
-The last part of a problem's ``type`` is its code, the same as a report's row has in ``Error`` where there is one.
+The last part of a problem's ``type`` is its code; if a report's row has the error too, it is the row's ``Error``.
 """
 
 from http import HTTPStatus
@@ -20,7 +20,7 @@ from bg_pipeline.errors import BgPipelineError, ImageError, RequestError
 MEDIA_TYPE = "application/problem+json"
 
 TOO_LARGE = frozenset({"TooLarge", "TooManyBytes", "TooManyPixels"})
-"""Codes of images that are refused for their size."""
+"""Codes of images that are refused because of their size."""
 
 
 class ProblemDocument(BaseModel):
@@ -34,7 +34,7 @@ class ProblemDocument(BaseModel):
 
 
 class Problem(HTTPException):
-    """A refusal in words for the caller. ``more`` are further members of the document."""
+    """An error with its sentence for the caller. ``more`` are further members of the document."""
 
     def __init__(
         self, status: int, code: str, detail: str, *, retry_after: float | None = None, **more: Any
@@ -47,7 +47,7 @@ class Problem(HTTPException):
         self.more = more
 
     def document(self) -> dict[str, Any]:
-        """As it is sent."""
+        """The members of the problem document."""
         title = HTTPStatus(self.status_code).phrase
         return {
             "type": f"urn:bg-pipeline:{self.code}",
@@ -58,24 +58,25 @@ class Problem(HTTPException):
         }
 
     def response(self) -> Response:
+        """The HTTP answer with the problem document."""
         return JSONResponse(self.document(), self.status_code, self.headers, MEDIA_TYPE)
 
 
 def of_error(error: Exception) -> Problem:
-    """What an error of the pipeline or of storage is to a caller; the words of a bug are not told."""
+    """The problem that a caller gets for an error; unexpected errors are not described."""
     match error:
         case Problem():
             return error
         case StarletteHTTPException():
-            found = Problem(error.status_code, HTTPStatus(error.status_code).name, error.detail)
-            found.headers = error.headers
-            return found
+            problem = Problem(error.status_code, HTTPStatus(error.status_code).name, error.detail)
+            problem.headers = error.headers
+            return problem
         case RequestValidationError():
             errors = [
                 {"Field": ".".join(map(str, each["loc"])), "Cause": str(each["msg"])}
                 for each in error.errors()
             ]
-            return Problem(422, "InvalidRequest", _listed(errors), Errors=errors)
+            return Problem(422, "InvalidRequest", _joined(errors), Errors=errors)
         case RequestError():
             errors = [{"Field": field, "Cause": text} for field, text in error.problems]
             return Problem(422, "RequestError", str(error), Errors=errors)
@@ -84,24 +85,24 @@ def of_error(error: Exception) -> Problem:
         case BgPipelineError():
             return Problem(503, type(error).__name__, str(error))
         case ClientError():
-            told = error.response.get("Error", {}).get("Code", "an error")
-            return Problem(502, "StorageError", f"AWS answered {error.operation_name} with {told}")
+            code = error.response.get("Error", {}).get("Code", "an error")
+            return Problem(502, "StorageError", f"AWS answered {error.operation_name} with {code}")
         case BotoCoreError():
             return Problem(503, "Unreachable", f"AWS cannot be reached ({type(error).__name__})")
-    return Problem(500, "InternalError", "this is a fault of the service; its log has the details")
+    return Problem(500, "InternalError", "the service has failed; its log has the details")
 
 
-def _listed(errors: list[dict[str, str]]) -> str:
+def _joined(errors: list[dict[str, str]]) -> str:
     return "; ".join(f"{each['Field']}: {each['Cause']}" for each in errors)
 
 
 def install(app: FastAPI) -> None:
-    """Has every error of the application answered with a problem document."""
+    """Registers handlers that answer every error of the application with a problem document."""
 
     def answer(request: Request, error: Exception) -> Response:
         problem = of_error(error)
         if problem.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-            # Where two routes share a path, the framework names the methods of one of them.
+            # If two routes share a path, the framework names the methods of only one of them.
             methods = _methods(app, request.url.path.removeprefix(request.scope.get("root_path", "")))
             if methods:
                 problem.headers = {"Allow": ", ".join(methods)}
@@ -120,9 +121,9 @@ def install(app: FastAPI) -> None:
 
 
 def _methods(app: FastAPI, path: str) -> list[str]:
-    """The methods of ``path`` in the OpenAPI document, sorted; empty where it has no such path."""
-    forms = app.openapi()["paths"].items()
-    matching = (methods for form, methods in forms if compile_path(form)[0].match(path))
+    """The methods of ``path`` in the OpenAPI document, sorted; empty if it has no such path."""
+    routes = app.openapi()["paths"].items()
+    matching = (methods for route, methods in routes if compile_path(route)[0].match(path))
     return sorted({name.upper() for methods in matching for name in methods})
 
 
@@ -133,4 +134,4 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     }
     for statuses, description in (("4XX", "What was wrong with the call"), ("5XX", "What failed behind it"))
 }
-"""For the OpenAPI document: every route may answer with a problem."""
+"""Possible answers of every route, for the OpenAPI document."""

@@ -1,7 +1,7 @@
-"""The background-removal call: keys in, transparent PNGs under ``outputs/`` out.
+"""The background-removal call: takes keys of photos and answers with transparent PNGs under ``outputs/``.
 
-Its paths, its ``input_key`` and the names in its answer are those of the system it stands for, a spelling mistake
-in one path included; what is new beside them is written like everything else here.
+It replaces a call of an earlier system, and therefore has its paths (one of them misspelled), its ``input_key`` and
+its ``statusCode`` and ``body``. All other names follow the conventions of this API.
 """
 
 import itertools
@@ -22,8 +22,12 @@ from bg_pipeline.web.problems import Problem
 from bg_pipeline.web.service import IdempotencyKey, Link, ObjectKey, Service, TheCaller, TheService
 from bg_pipeline.web.single_photo_jobs import idempotent_batch, new_batch, requested_at
 
-WISHES = {"Task": "REMOVE", "Subject": "SALIENT", "Renditions": [{"Preset": "transparent", "Format": "png"}]}
-ADVICE = "repeat the call with the same Idempotency-Key in a while; nothing is paid for twice"
+REQUEST_FIELDS = {
+    "Task": "REMOVE",
+    "Subject": "SALIENT",
+    "Renditions": [{"Preset": "transparent", "Format": "png"}],
+}
+ADVICE = "repeat the call later with the same Idempotency-Key; nothing is paid for twice"
 
 router = APIRouter(tags=["background removal"])
 
@@ -75,7 +79,7 @@ _SEVERAL: dict[int | str, dict[str, Any]] = {
 
 @router.post("/image-bg-removal", responses=_SEVERAL)
 async def remove_backgrounds(
-    asked: RemovalRequest,
+    request: RemovalRequest,
     service: TheService,
     caller: TheCaller,
     response: Response,
@@ -85,7 +89,7 @@ async def remove_backgrounds(
 
     One key that has no result is answered with its problem; several, where some have none, with 207.
     """
-    results = await _remove(service, caller, idempotency_key, asked.Keys)
+    results = await _remove(service, caller, idempotency_key, request.Keys)
     response.status_code = _status(results)
     return Removals(Results=results)
 
@@ -119,9 +123,9 @@ async def _remove(
 ) -> list[Removal]:
     keys = list(dict.fromkeys(keys))
     batch = await run_in_threadpool(_batch, service, caller, idempotency_key, keys)
-    refused = await run_in_threadpool(_place, service, batch, keys)
+    refused = await run_in_threadpool(_store_job, service, batch, keys)
     if len(refused) < len(keys):
-        await service.carry_out(batch, ADVICE)
+        await service.run_job(batch, ADVICE)
     return await run_in_threadpool(_results, service, batch, keys, refused)
 
 
@@ -129,9 +133,12 @@ def _batch(service: Service, caller: str, idempotency_key: str | None, keys: lis
     return idempotent_batch(service.store, caller, idempotency_key, ["image-bg-removal", keys], new_batch())
 
 
-def _place(service: Service, batch: Batch, keys: list[str]) -> dict[str, Problem]:
-    """Stores the order; the keys that it leaves out, with the reasons. Raises that of a single key."""
-    if service.jobs.is_placed(batch):
+def _store_job(service: Service, batch: Batch, keys: list[str]) -> dict[str, Problem]:
+    """Stores the photos as a batch, unless that was done before; returns the keys it cannot use, with the reasons.
+
+    If there is only one key and it cannot be used, its `Problem` is raised.
+    """
+    if service.jobs.is_submitted(batch):
         return {}
     photos: list[Upload] = []
     refused: dict[str, Problem] = {}
@@ -143,11 +150,12 @@ def _place(service: Service, batch: Batch, keys: list[str]) -> dict[str, Problem
                 raise
             refused[key] = problem
     if photos:
-        service.jobs.submit(batch, photos, WISHES)
+        service.jobs.submit(batch, photos, REQUEST_FIELDS)
     return refused
 
 
 def _results(service: Service, batch: Batch, keys: list[str], refused: dict[str, Problem]) -> list[Removal]:
+    """One result per key, in the order of ``keys``; the problem of a single key is raised."""
     report = service.jobs.status(batch).report() if len(refused) < len(keys) else None
     rows = {row.ImageName: row for row in report.rows} if report else {}
     results = []
@@ -158,7 +166,7 @@ def _results(service: Service, batch: Batch, keys: list[str], refused: dict[str,
         if key in rows:
             problem = service.problem(batch, rows[key])
         else:
-            text = f"'{key}' could not be used when this call was first made; make it anew"
+            text = f"'{key}' could not be used when this call was first made; call again with a new Idempotency-Key"
             problem = refused.get(key) or Problem(404, "NotFound", text)
         if len(keys) == 1:
             raise problem
@@ -168,14 +176,17 @@ def _results(service: Service, batch: Batch, keys: list[str], refused: dict[str,
 
 
 def _result(service: Service, batch: Batch, row: Row) -> Removal:
-    found = service.deliver(row.Results[0], _targets(batch, row.ImageName))
+    key = service.deliver(row.Results[0], _targets(batch, row.ImageName))
     return Removal(
-        Key=row.ImageName, Status=row.Status, Cause=row.Cause, CostUSD=row.CostUSD, Result=service.link(found)
+        Key=row.ImageName, Status=row.Status, Cause=row.Cause, CostUSD=row.CostUSD, Result=service.link(key)
     )
 
 
 def _targets(batch: Batch, key: str) -> Iterator[str]:
-    """``outputs/<stem>_bg_removed_<YYYYmmdd_HHMMSS>.png`` from the second of the order on: another's stays."""
+    """Keys ``outputs/<stem>_bg_removed_<YYYYmmdd_HHMMSS>.png``, with the time of the call and each second after it.
+
+    The later ones are for the case that another result has the earlier key.
+    """
     stem = posixpath.splitext(posixpath.basename(key))[0]
     for seconds in itertools.count():
         moment = requested_at(batch) + timedelta(seconds=seconds)

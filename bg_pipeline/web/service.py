@@ -1,4 +1,4 @@
-"""What all routes work with, and what they have in common."""
+"""What all routes share: the service object, links, checks of names, and common parameters."""
 
 import asyncio
 import hashlib
@@ -22,7 +22,7 @@ from bg_pipeline.domain.rows import Row, Status
 from bg_pipeline.domain.upload_kinds import Kind, kind_of
 from bg_pipeline.errors import ImageError, PreconditionFailed
 from bg_pipeline.imaging import read_header
-from bg_pipeline.reports.overview import share_link
+from bg_pipeline.reports.links import share_link
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.web.limits import SMALL_BYTES
@@ -32,10 +32,10 @@ from bg_pipeline.web.single_photo_jobs import SinglePhotoJobs, job_id
 T = TypeVar("T")
 
 LINK_SECONDS = 3600
-"""How long a link to a picture is good, if the credentials that signed it live as long."""
+"""How long a link to a picture is valid, unless the credentials that signed it expire earlier."""
 
-_OWN = (s3_keys.STATE, s3_keys.PAYLOADS, s3_keys.REVIEWS)
-"""Prefixes of which no caller gets to see anything."""
+_PRIVATE = (s3_keys.STATE, s3_keys.PAYLOADS, s3_keys.REVIEWS)
+"""Prefixes whose objects callers cannot use."""
 
 ObjectKey = Annotated[
     str, Field(min_length=1, max_length=s3_keys.MAX_KEY_BYTES, pattern=r"^[^\x00-\x1f\x7f]+$")
@@ -52,7 +52,7 @@ class Link(BaseModel):
 
 @dataclass(frozen=True)
 class StoredPhoto:
-    """A photo in a bucket, to be copied under its own key as its name."""
+    """A photo in a bucket, to be copied into a batch; its key ``name`` is also its name there."""
 
     store: Store
     name: str
@@ -60,13 +60,13 @@ class StoredPhoto:
     def open(self) -> AbstractContextManager[BinaryIO]:
         content = self.store.read(self.name)
         if content is None:
-            raise Problem(404, "NotFound", f"'{self.name}' is gone from bucket '{self.store.bucket}'")
+            raise Problem(404, "NotFound", f"'{self.name}' was deleted from bucket '{self.store.bucket}'")
         return io.BytesIO(content.data)
 
 
 @dataclass(frozen=True)
 class Service:
-    """The pipeline as the API uses it."""
+    """The pipeline's functions for the API's routes."""
 
     settings: Settings
     aws: Aws
@@ -74,35 +74,39 @@ class Service:
     jobs: SinglePhotoJobs
     large_requests: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(1))
 
-    async def in_turn(self, work: Callable[["Service", Batch, bytes], T], batch: Batch, request: bytes) -> T:
-        """Has a batch request worked on; large ones one after another, as each takes half a gigabyte of memory."""
-        limiter = self.large_requests if len(request) > SMALL_BYTES else None
-        return await to_thread.run_sync(work, self, batch, request, limiter=limiter)
+    async def run_with_body(
+        self, function: Callable[["Service", Batch, bytes], T], batch: Batch, body: bytes
+    ) -> T:
+        """Runs ``function`` with a batch request in a thread.
+
+        Large requests are handled one at a time, since each takes half a gigabyte of memory.
+        """
+        limiter = self.large_requests if len(body) > SMALL_BYTES else None
+        return await to_thread.run_sync(function, self, batch, body, limiter=limiter)
 
     @property
     def max_bytes(self) -> int:
-        """The largest photo taken."""
+        """Size of the largest photo that is accepted."""
         return self.settings.api_max_upload_mb * 1_000_000
 
     def photo(self, key: str, bucket: str = "") -> StoredPhoto:
-        """The photo under a key that a caller named; raises `Problem` where there is none that can be used."""
+        """The photo under a caller's key; raises `Problem` if it is missing, not allowed or cannot be opened."""
         bucket = bucket or self.store.bucket
-        shown = f"'{key}' in bucket '{bucket}'"
+        name = f"'{key}' in bucket '{bucket}'"
         if bucket not in (self.store.bucket, *self.settings.allowed_buckets):
             text = f"bucket '{bucket}' is neither BG_BUCKET nor among BG_ALLOWED_BUCKETS"
             raise Problem(403, "BucketNotAllowed", text)
-        if key.partition("/")[0] in _OWN:
-            raise Problem(403, "KeyNotAllowed", f"{shown} belongs to the pipeline itself")
+        if key.partition("/")[0] in _PRIVATE:
+            raise Problem(403, "KeyNotAllowed", f"{name} belongs to the pipeline itself")
         check_name(key)
         store = self.store.in_bucket(bucket)
         try:
-            found = store.head(key)
-            if found is not None and found.size > self.max_bytes:
-                most = f"{self.max_bytes:,} (BG_API_MAX_UPLOAD_MB)"
-                raise Problem(413, "TooLarge", f"{shown} has {found.size:,} bytes and may have {most}")
-            content = store.read(
-                key
-            )  # where there is nothing, this tells a missing bucket from a missing key
+            head = store.head(key)
+            if head is not None and head.size > self.max_bytes:
+                limit = f"at most {self.max_bytes:,} are allowed (BG_API_MAX_UPLOAD_MB)"
+                raise Problem(413, "TooLarge", f"{name} has {head.size:,} bytes; {limit}")
+            # Unlike the head above, a read distinguishes a missing bucket from a missing key.
+            content = store.read(key)
         except ClientError as error:
             raise _refused_by_s3(error, key, bucket) from error
         if content is None:
@@ -111,53 +115,56 @@ class Service:
             read_header(content.data)
         except ImageError as error:
             status = 413 if error.code in TOO_LARGE else 422
-            raise Problem(status, error.code, f"{shown}: {error}") from None
+            raise Problem(status, error.code, f"{name}: {error}") from None
         return StoredPhoto(store, key)
 
     def link(self, key: str) -> Link:
+        """A presigned link to an object, valid for `LINK_SECONDS`."""
         now = datetime.now(UTC).replace(microsecond=0)
-        made = share_link(self.aws, self.store, key, LINK_SECONDS, now)
-        return Link(Key=key, Url=made.url, Expires=made.until)
+        link = share_link(self.aws, self.store, key, LINK_SECONDS, now)
+        return Link(Key=key, Url=link.url, Expires=link.until)
 
-    async def carry_out(self, batch: Batch, advice: str) -> None:
-        """Has an order worked on and waits for its end.
+    async def run_job(self, batch: Batch, advice: str) -> None:
+        """Starts the job of a batch and waits for its end.
 
-        Raises `Problem` 504 with ``advice`` where it does not come within BG_API_WAIT_SECONDS; the work goes on.
+        Raises `Problem` 504 with ``advice`` after BG_API_WAIT_SECONDS; the job then continues.
         """
-        begun = await run_in_threadpool(self.jobs.start, batch)
-        work = asyncio.wrap_future(begun)
-        work.add_done_callback(_look_at)
+        future = await run_in_threadpool(self.jobs.start, batch)
+        work = asyncio.wrap_future(future)
+        work.add_done_callback(_retrieve_exception)
         done, _ = await asyncio.wait([work], timeout=self.settings.api_wait_seconds)
         if not done:
             raise Problem(
                 504,
                 "StillWorking",
-                f"there is no picture after {self.settings.api_wait_seconds:g} s; the work goes on: {advice}",
+                f"there is no picture after {self.settings.api_wait_seconds:g} s; the work continues: {advice}",
                 retry_after=10,
                 Id=job_id(batch),
             )
         work.result()
 
     def deliver(self, result: str, targets: Iterable[str]) -> str:
-        """Copies a result to the first of ``targets`` that is free, or to which it was copied before; its key."""
+        """Copies a result to the first key of ``targets`` that is free or already has it; returns that key."""
         content = self.store.read(result)
         if content is None:
             raise Problem(410, "Gone", f"the result {result} was removed")
-        mark = {"made-from": hashlib.sha256(result.encode()).hexdigest()}
+        metadata = {"made-from": hashlib.sha256(result.encode()).hexdigest()}
         for target in targets:
             try:
                 self.store.write(
-                    target, content.data, media_type=content.media_type, metadata=mark, if_absent=True
+                    target, content.data, media_type=content.media_type, metadata=metadata, if_absent=True
                 )
                 return target
             except PreconditionFailed:
-                held = self.store.read(target)
-                if held is not None and held.metadata.get("made-from") == mark["made-from"]:
+                existing = self.store.read(target)
+                if existing is not None and existing.metadata.get("made-from") == metadata["made-from"]:
                     return target
-        raise Problem(409, "Taken", f"there is something else where {result} was to go")
+        raise Problem(
+            409, "Taken", f"{result} cannot be copied: there is another object under the target's key"
+        )
 
     def problem(self, batch: Batch, row: Row) -> Problem:
-        """Why a photo has no result, with the status that is true of it."""
+        """Why a photo has no result: 422 or 413 if a repetition would fail too, otherwise 503."""
         text = f"'{row.ImageName}': {row.Cause}"
         code = row.Error or row.Status.value
         if row.Status in (Status.BLOCKED, Status.NEEDS_REVIEW):
@@ -168,15 +175,15 @@ class Service:
 
 
 def check_name(name: str) -> None:
-    """Raises `Problem` 422 for what cannot be the name of an image."""
+    """Raises `Problem` 422 if an image cannot have this name."""
     if kind_of(name) is not Kind.IMAGE:
-        raise Problem(422, "NotAnImage", f"'{name}' is no picture: it is a folder, a dot-file or JSON")
-    # HTTP clients resolve such segments, so that another object would be meant.
+        raise Problem(422, "NotAnImage", f"'{name}' is not an image: it is a folder, a dot-file or JSON")
+    # HTTP clients resolve such segments and would address another object.
     if {".", ".."} & set(name.split("/")):
-        raise Problem(422, "BadName", f"'{name}' holds a '.' or '..' segment")
+        raise Problem(422, "BadName", f"'{name}' contains a '.' or '..' segment")
     if len(name.encode()) > s3_keys.MAX_KEY_BYTES:
         raise Problem(
-            422, "KeyTooLong", f"'{name[:40]}…' is longer than the {s3_keys.MAX_KEY_BYTES} bytes S3 takes"
+            422, "KeyTooLong", f"'{name[:40]}…' is longer than S3's limit of {s3_keys.MAX_KEY_BYTES} bytes"
         )
 
 
@@ -190,8 +197,8 @@ def _refused_by_s3(error: ClientError, key: str, bucket: str) -> Problem:
     return Problem(502, "StorageError", f"S3 answered {code} for object '{key}' in bucket '{bucket}'")
 
 
-def _look_at(work: asyncio.Future[None]) -> None:
-    """Takes note of a failure that nobody waits for any more; it was logged where it came from."""
+def _retrieve_exception(work: asyncio.Future[None]) -> None:
+    """Retrieves a job's exception, so that asyncio does not log it again after the call stopped waiting."""
     if not work.cancelled():
         work.exception()
 

@@ -1,6 +1,6 @@
-"""Who may call the HTTP API: whoever is at this machine, or whoever brings a token of the OpenID provider.
+"""Access to the HTTP API: with a token of the OpenID provider, or, without sign-in, from this machine only.
 
-Without sign-in the API serves this machine only, and no web page of somebody else's that is open on it.
+Without sign-in, requests from other websites that are open in a browser on this machine are refused as well.
 """
 
 import http.client
@@ -25,26 +25,26 @@ ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA")
 _UNREACHABLE = (OSError, http.client.HTTPException, json.JSONDecodeError, KeyError)
 
 LEEWAY_SECONDS = 30
+"""Clock difference that is tolerated when a token's times are checked."""
 TIMEOUT_SECONDS = 10
 
-
 THIS_MACHINE = "this machine"
-"""The caller where sign-in is off: whoever `LoopbackOnly` lets through."""
+"""The caller of every request when sign-in is off."""
 
 PUBLIC = frozenset({"/docs", "/docs/oauth2-redirect", "/openapi.json"})
-"""Paths that describe the API and are answered without a token."""
+"""Paths of the API's documentation, which need no token."""
 
 _bearer = HTTPBearer(auto_error=False, bearerFormat="JWT")
 
 
 def bearer(credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]) -> None:
-    """Describes in the OpenAPI document that a token is needed; `CallersOnly` has checked it by then."""
+    """Adds the token to the OpenAPI document; it is checked by `CallersOnly`, before the routes."""
 
 
 class Tokens:
-    """Lets in who brings a token that the provider signed for this audience and that has not run out.
+    """Verifies tokens: signed by the provider, made for this audience, not expired.
 
-    The audience is the token's ``aud``, or its ``client_id`` where, as in Cognito's access tokens, it has no ``aud``.
+    The audience is the token's ``aud``, or its ``client_id`` if it has no ``aud``, as in Cognito's access tokens.
     """
 
     def __init__(self, issuer: str, audience: str) -> None:
@@ -52,7 +52,7 @@ class Tokens:
         self._audience = audience
 
     def subject(self, token: str) -> str:
-        """Whose token it is; raises `Problem` 401 if it is not good, 503 if nobody can tell."""
+        """The subject of a token; raises `Problem` 401 if the token is invalid, 503 if it cannot be verified."""
         try:
             key = self._keys.get_signing_key_from_jwt(token)
             claims = jwt.decode(
@@ -67,39 +67,39 @@ class Tokens:
             raise Problem(
                 503,
                 "SignInUnreachable",
-                "the sign-in service cannot be reached, so nobody can be let in",
+                "the sign-in service cannot be reached, so the token cannot be checked",
                 retry_after=30,
             ) from error
         except jwt.PyJWTError as error:
             raise Problem(401, "BadToken", f"the token is not accepted: {error}") from error
         except (ValueError, TypeError, OverflowError) as error:
             # Claims of a type that the library does not expect, such as a list or a huge number for a time.
-            raise Problem(
-                401, "BadToken", "the token is not accepted: its claims are not as they must be"
-            ) from error
-        named = claims["aud"] if "aud" in claims else claims.get("client_id")
-        if self._audience not in (named if isinstance(named, list) else [named]):
+            raise Problem(401, "BadToken", "the token is not accepted: its claims are malformed") from error
+        audience = claims["aud"] if "aud" in claims else claims.get("client_id")
+        if self._audience not in (audience if isinstance(audience, list) else [audience]):
             raise Problem(401, "BadToken", "the token is not accepted: it was made for another audience")
         subject = claims["sub"]
         if not isinstance(subject, str) or not subject.strip():
-            raise Problem(401, "BadToken", "the token is not accepted: it does not say whose it is")
+            raise Problem(401, "BadToken", "the token is not accepted: its subject (sub) is empty")
         return subject
 
     @cached_property
     def _keys(self) -> jwt.PyJWKClient:
-        """The provider's keys, found through its discovery document."""
+        """The provider's keys, whose address is in its discovery document."""
         address = f"{self._issuer.rstrip('/')}/.well-known/openid-configuration"
         with urllib.request.urlopen(address, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310 (checked at the start)
-            found = json.load(answer)
-        if found.get("issuer") != self._issuer:
-            raise jwt.PyJWKClientError("the sign-in service names itself otherwise than BG_OIDC_ISSUER does")
-        return jwt.PyJWKClient(found["jwks_uri"], timeout=TIMEOUT_SECONDS)
+            discovery = json.load(answer)
+        if discovery.get("issuer") != self._issuer:
+            raise jwt.PyJWKClientError(
+                "the issuer in the sign-in service's discovery document is not BG_OIDC_ISSUER"
+            )
+        return jwt.PyJWKClient(discovery["jwks_uri"], timeout=TIMEOUT_SECONDS)
 
 
 class CallersOnly:
-    """Answers those whose token is good, and no more often than `RequestRate` lets them, before any body is read.
+    """Checks the token and the rate of each request before its body is read, and puts the caller into its state.
 
-    Without ``tokens`` everybody is the caller `THIS_MACHINE`. The caller is in the request's state.
+    Without ``tokens`` the caller is always `THIS_MACHINE`.
     """
 
     def __init__(self, app: ASGIApp, *, tokens: Tokens | None, rate: RequestRate) -> None:
@@ -121,8 +121,8 @@ class CallersOnly:
     async def _caller(self, scope: Scope) -> str:
         if self._tokens is None:
             return THIS_MACHINE
-        sent = Headers(scope=scope).getlist("authorization")
-        scheme, _, token = (sent[0] if len(sent) == 1 else "").partition(" ")
+        headers = Headers(scope=scope).getlist("authorization")
+        scheme, _, token = (headers[0] if len(headers) == 1 else "").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             text = "send a token of the sign-in service as 'Authorization: Bearer …'"
             raise Problem(401, "SignInNeeded", text)
@@ -134,36 +134,38 @@ def _is_public(scope: Scope) -> bool:
 
 
 class LoopbackOnly:
-    """Lets through what a program or a page of this API on this machine asks, and nothing else.
+    """Answers only programs on this machine and the API's own pages in a browser on it.
 
-    A page elsewhere reaches a server on its reader's machine by its address or, with a name that resolves to it,
-    as if it were its own; browsers tell the first by ``Origin`` and ``Sec-Fetch-Site``, ``Host`` the second.
+    A foreign website can send requests to a server on the machine of its visitor. By the server's address, which the
+    headers ``Origin`` and ``Sec-Fetch-Site`` show. Or by a name of its own that resolves to that address (DNS
+    rebinding), which the header ``Host`` shows.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (reason := _foreign(scope)):
+        if scope["type"] == "http" and (reason := _reason_to_refuse(scope)):
             await Problem(403, "Foreign", reason).response()(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
 
-def _foreign(scope: Scope) -> str:
+def _reason_to_refuse(scope: Scope) -> str:
+    """Why the request is refused; empty if it is not."""
     headers = Headers(scope=scope)
     host = headers.get("host", "")
     if not is_loopback(_hostname(host)):
-        return "there is no sign-in, so only http://127.0.0.1 and http://localhost are answered"
+        return "sign-in is off, so only http://127.0.0.1 and http://localhost are answered"
     client = scope.get("client")
     if client is None or not is_loopback(client[0]) or "x-forwarded-for" in headers or "forwarded" in headers:
-        return "there is no sign-in, so only callers on this machine are answered"
+        return "sign-in is off, so only requests from this machine are answered"
     origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
     followed_link = headers.get("sec-fetch-mode") == "navigate" and scope["method"] == "GET"
     if (origin is not None and origin != f"{scope['scheme']}://{host}") or (
         site not in ("none", "same-origin") and not followed_link
     ):
-        return "calls from another site's pages are refused"
+        return "requests from other websites are refused"
     return ""
 
 

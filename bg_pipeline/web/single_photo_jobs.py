@@ -1,7 +1,7 @@
-"""Calls for single photos, each carried out as a batch of its own: the same engine, ledger, quotas and caps.
+"""Jobs for calls with single photos: each is run as a batch, with the same engine, ledger, quotas and caps.
 
-An order's photos are copied into a batch under ``image-files/``, so that what was asked is kept, reported and
-paid for once like everything else, and goes on elsewhere if this process ends: any run finishes it.
+A job's photos are copied into a batch under ``image-files/``, so that the job is stored, reported and paid for once,
+as any batch. If this process ends, any run of its date finishes it.
 """
 
 import hashlib
@@ -35,10 +35,10 @@ from bg_pipeline.uploads import submitting
 from bg_pipeline.uploads.submitting import Upload
 from bg_pipeline.web.problems import Problem
 
-AT_ONCE = 8
-"""Orders worked on at a time."""
-WAITING = 64
-"""Orders taken in at a time; more are refused."""
+MAX_RUNNING = 8
+"""Jobs that run at a time."""
+MAX_ACCEPTED = 64
+"""Jobs that run or wait at a time; more are refused."""
 
 _log = logging.getLogger(__name__)
 
@@ -46,18 +46,18 @@ _ID = re.compile(r"(\d{8})-(\d{6}-[0-9a-f]{16})")
 
 
 def new_batch() -> Batch:
-    """The batch of a new order."""
+    """The batch of a new job."""
     now = datetime.now(UTC)
     return Batch(now.date(), f"api-{now:%H%M%S}-{uuid.uuid4().hex[:16]}")
 
 
 def job_id(batch: Batch) -> str:
-    """What a caller asks for the order by."""
+    """The id by which a caller asks for the job."""
     return f"{batch.date:%Y%m%d}-{batch.name.removeprefix('api-')}"
 
 
 def batch_of_job(text: str) -> Batch:
-    """The batch of the order; raises `Problem` 404 if there can be none."""
+    """The batch of the job with this id; raises `Problem` 404 if no job can have it."""
     match = _ID.fullmatch(text)
     try:
         if match:
@@ -68,15 +68,16 @@ def batch_of_job(text: str) -> Batch:
 
 
 def requested_at(batch: Batch) -> datetime:
-    """When the order came, to the second (UTC)."""
+    """The time of the job's call, to the second (UTC)."""
     time = batch.name.removeprefix("api-")[:6]
     return datetime.strptime(f"{batch.date} {time}", "%Y-%m-%d %H%M%S").replace(tzinfo=UTC)
 
 
-def idempotent_batch(store: Store, caller: str, key: str | None, asked: Any, batch: Batch) -> Batch:
-    """``batch``, or that of the caller's earlier call with this idempotency key.
+def idempotent_batch(store: Store, caller: str, key: str | None, call: Any, batch: Batch) -> Batch:
+    """``batch``, or the batch of the caller's earlier call with this idempotency key.
 
-    Raises `Problem` 422 if the earlier call asked for something else. Without a key every call is a new one.
+    ``call`` is the content of the call, as JSON values. Raises `Problem` 422 if the earlier one differs. Without a
+    key every call is a new one.
     """
     if not key:
         return batch
@@ -84,7 +85,7 @@ def idempotent_batch(store: Store, caller: str, key: str | None, asked: Any, bat
     document = {
         "Version": 1,
         "Batch": [f"{batch.date}", batch.name],
-        "Asked": hashlib.sha256(orjson.dumps(asked)).hexdigest(),
+        "Asked": hashlib.sha256(orjson.dumps(call)).hexdigest(),
     }
     try:
         store.write_json(idempotency_key(digest), document, if_absent=True)
@@ -92,7 +93,7 @@ def idempotent_batch(store: Store, caller: str, key: str | None, asked: Any, bat
         stored = store.read_json(idempotency_key(digest))
         earlier: dict[str, Any] = {**document, **stored} if isinstance(stored, dict) else document
         if earlier["Asked"] != document["Asked"]:
-            text = "this idempotency key was used for another call; take a new one"
+            text = "this idempotency key was used for another call; use a new one"
             raise Problem(422, "IdempotencyKeyReused", text) from None
         day, name = earlier["Batch"]
         return Batch(date.fromisoformat(day), name)
@@ -100,17 +101,17 @@ def idempotent_batch(store: Store, caller: str, key: str | None, asked: Any, bat
 
 
 class SinglePhotoJobs:
-    """The orders under way in this process. End it with `close`, which lets paid calls come to their end.
+    """The running jobs of this process. `close` ends them, after paid calls were answered.
 
-    All of them share their gates and one purse; what this process spends on them in a day (UTC) is capped by
-    BG_MAX_COST_USD, as a run is.
+    All jobs share their rate limits and one budget: BG_MAX_COST_USD, which caps a run, here caps what this process
+    spends in a day (UTC).
     """
 
     def __init__(self, settings: Settings, aws: Aws, store: Store) -> None:
         self._settings = settings
         self._aws = aws
         self._store = store
-        self._pool = ThreadPoolExecutor(AT_ONCE, "order")
+        self._pool = ThreadPoolExecutor(MAX_RUNNING, "job")
         self._lock = threading.Lock()
         self._running: dict[Batch, Future[None]] = {}
         self._stop = threading.Event()
@@ -118,58 +119,58 @@ class SinglePhotoJobs:
         self._users = 0
         self._spent = (date.min, 0.0)
 
-    def is_placed(self, batch: Batch) -> bool:
-        """Whether the order is stored, and so will be carried out."""
+    def is_submitted(self, batch: Batch) -> bool:
+        """Whether the job is stored; it is then run sooner or later."""
         return self._store.head(batch.request_key) is not None
 
-    def submit(self, batch: Batch, photos: Sequence[Upload], wishes: Mapping[str, Any]) -> None:
-        """Stores an order as a batch. Raises `RequestError` by field."""
+    def submit(self, batch: Batch, photos: Sequence[Upload], fields: Mapping[str, Any]) -> None:
+        """Stores a job as a batch whose request has these ``fields``. Raises `RequestError` by field."""
         document = {
-            # The same for the same order: two calls with one idempotency key may both get here.
+            # Derived, so that two simultaneous calls with one idempotency key write the same request.
             "Id": batch.derived_id(self._store.bucket),
-            **wishes,
+            **fields,
             "Images": [{"ImageName": photo.name} for photo in photos],
         }
         request, _ = submitting.compose_request(self._settings, batch, [], document)
         submitting.submit(self._store, batch, photos, request)
 
     def start(self, batch: Batch) -> Future[None]:
-        """Has the order worked on; what is done of it already is not done again.
+        """Runs a job in a thread, unless it is running already; what is already done is not repeated.
 
-        Raises `Problem` 503 if too many are under way.
+        Raises `Problem` 503 if `MAX_ACCEPTED` jobs run or wait.
         """
         with self._lock:
             if batch not in self._running:
-                if len(self._running) >= WAITING:
+                if len(self._running) >= MAX_ACCEPTED:
                     raise Problem(
                         503,
                         "Busy",
-                        f"{WAITING} photos are being worked on; ask again in a while",
+                        f"{MAX_ACCEPTED} calls are being processed; repeat this one later",
                         retry_after=10,
                     )
-                begun = self._running[batch] = self._pool.submit(self._work, batch)
-                begun.add_done_callback(partial(_note, batch))
+                future = self._running[batch] = self._pool.submit(self._run, batch)
+                future.add_done_callback(partial(_log_failure, batch))
             return self._running[batch]
 
     def status(self, batch: Batch) -> BatchOverview:
-        """What was ordered, and its report once there is one; raises `Problem` 404 if there is no such order."""
+        """The job's request, and its report if there is one; raises `Problem` 404 if the job does not exist."""
         try:
             return load_status(self._store, self._settings, batch)
         except UsageError:
             raise Problem(404, "NoSuchOrder", f"there is no order '{job_id(batch)}'") from None
 
     def is_final(self, batch: Batch, image: str) -> bool:
-        """Whether a photo that failed would fail again."""
+        """Whether a photo that failed would fail again in the next run."""
         ledger = Ledger.read(self._store, batch, list(self._store.list(f"{batch.ledger_prefix}/")))
         entry = ledger.get(image)
         return entry is not None and PICTURES in entry.stages and entry.stages[PICTURES].final
 
     def close(self) -> None:
-        """Takes nothing more; what is not begun is left to the next run."""
+        """Stops the running jobs and drops those that wait; the next run of their date finishes them."""
         self._stop.set()
         self._pool.shutdown(cancel_futures=True)
 
-    def _work(self, batch: Batch) -> None:
+    def _run(self, batch: Batch) -> None:
         try:
             with self._shared_context() as context:
                 engine = Engine(
@@ -186,7 +187,7 @@ class SinglePhotoJobs:
 
     @contextmanager
     def _shared_context(self) -> Iterator[RunContext]:
-        """The tools that all orders under way share: a process counts once among those that share a quota."""
+        """One context for all running jobs, since each context counts as a process among those that share a quota."""
         with self._lock:
             if self._context is None:
                 self._context = self._new_context()
@@ -216,11 +217,11 @@ class SinglePhotoJobs:
         return context
 
 
-def _note(batch: Batch, work: Future[None]) -> None:
-    """Logs why an order came to no end, since nobody may be waiting for it."""
+def _log_failure(batch: Batch, work: Future[None]) -> None:
+    """Logs why a job failed, since its caller may not be waiting any more."""
     if not work.cancelled() and (error := work.exception()):
-        _log.warning("order %s was not finished: %s: %s", job_id(batch), type(error).__name__, error)
+        _log.warning("job %s was not finished: %s: %s", job_id(batch), type(error).__name__, error)
 
 
-def _cost(purse: RunBudget) -> float:
-    return sum(total.cost_usd for total in purse.totals().values())
+def _cost(budget: RunBudget) -> float:
+    return sum(total.cost_usd for total in budget.totals().values())

@@ -148,10 +148,10 @@ def test_what_failed_is_asked_for_again_as_a_new_batch(bench: Bench, photos: Pat
     assert [image["ImageName"] for image in request["Images"]] == ["empty.png"]
     twice = bg("retry", batch.path)
     assert find_batch(twice.stdout.strip()) == again
-    assert "asked for again before" in twice.stderr
+    assert "already submitted again" in twice.stderr
     bench.put(batch.upload_key("empty.png"), photo(5))
     assert bg("run", "--batch", again.path).exit_code == 0
-    assert "Nothing of batch" in bg("retry", again.path).stderr
+    assert "Nothing in batch" in bg("retry", again.path).stderr
 
 
 def test_a_sample_runs_and_the_rest_follows_its_approval(
@@ -181,7 +181,7 @@ def test_the_report_tells_how_the_sample_that_was_seen_is_approved_and_no_other(
     assert len(control.paid(operation="InvokeModel")) == 2
     (command,) = re.findall(r"`bg-pipeline (approve .*?)`", bg("report", batch.path).stderr)
     assert bg(*shlex.split(command), "--run").exit_code == 0
-    assert "Its sample waits" not in bg("report", batch.path).stderr
+    assert "waits for the approval" not in bg("report", batch.path).stderr
 
 
 def test_where_the_machine_knows_no_name_whoever_approves_has_to_say_one(
@@ -250,7 +250,7 @@ def test_more_than_fifty_paid_pictures_are_asked_about(
     for answer, code in (("n\n", 2), ("", 2), ("y\n", 0)):
         result = bg("submit", photos, "--prompt", "x", input=answer)
         assert result.exit_code == code
-        assert "2 photos ask for 2 paid pictures" in result.stderr
+        assert "2 photos will need 2 paid pictures" in result.stderr
     assert bg("submit", photos, "--prompt", "x", "--yes").exit_code == 0
     assert len([key for key in bench.keys("image-files/") if key.endswith("request.json")]) == 2
 
@@ -275,9 +275,9 @@ def test_today_is_a_date_like_any_other(bench: Bench, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("days", "queue", "said"),
     [
-        (0, "", "Where no sensor is on, run it"),
+        (0, "", "If no sensor is on, run it"),
         (10, "", "within the hour"),
-        (10, "https://sqs.us-east-1.amazonaws.com/1/uploads", "Where no sensor is on, run it"),
+        (10, "https://sqs.us-east-1.amazonaws.com/1/uploads", "If no sensor is on, run it"),
         (60, "", "does not look at dates as old"),
     ],
 )
@@ -308,7 +308,7 @@ def test_a_backdrop_of_this_machine_goes_with_the_batch(bench: Bench, photos: Pa
         (["PHOTOS", "--prompt", "x", "--variants", "9"], "Variants: must be at most 5"),
         (["PHOTOS", "--prompt", "x", "--manifest", "a.csv"], "not both"),
         (["PHOTOS", "--prompt", "x", "--preset", "nope"], '"nope" is not a preset'),
-        (["PHOTOS", "--prompt", "x", "--date", "2020-01-01"], "before BG_FIRST_DATE"),
+        (["PHOTOS", "--prompt", "x", "--date", "2020-01-01"], "earlier than BG_FIRST_DATE"),
         (["PHOTOS", "--prompt", "x", "--date", "2999-01-01"], "in the future"),
         (["PHOTOS", "--prompt", "x", "--date", "21.11.2026"], "not a date"),
         (["PHOTOS", "--prompt", "x", "--backdrop", "reports/x.png"], "Backdrop"),
@@ -332,18 +332,18 @@ def test_a_submission_that_cannot_be_is_refused_before_anything_is_uploaded(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["run"], "say which date"),
-        (["run", "--date", "today", "--from", "2026-11-01"], "either --date or --from"),
+        (["run"], "choose a date"),
+        (["run", "--date", "today", "--from", "2026-11-01"], "either --date, or --from"),
         (["run", "--to", "2026-11-01"], "--to needs --from"),
-        (["run", "--from", "2026-11-02", "--to", "2026-11-01"], "lies after"),
-        (["run", "--date", "2026-11-02", "--batch", "2026/11/01/a"], "not of the dates"),
+        (["run", "--from", "2026-11-02", "--to", "2026-11-01"], "is later than"),
+        (["run", "--date", "2026-11-02", "--batch", "2026/11/01/a"], "not on the chosen dates"),
         (["run", "--date", "today", "--again", "nope"], "nope"),
         (["status", "2026/11/01/a", "--date", "today"], "either a batch or --date"),
-        (["report", "nonsense"], "no batch"),
-        (["report", "2026/02/31/a"], "no batch"),
+        (["report", "nonsense"], "is not a batch"),
+        (["report", "2026/02/31/a"], "is not a batch"),
         (["report", "2026/11/01/a"], "there is no batch 2026/11/01/a"),
         (["nonsense"], "No such command"),
-        (["demo", "--prompt", "x"], "--prompt goes with photos"),
+        (["demo", "--prompt", "x"], "--prompt needs photos"),
         (["demo", "missing.jpg", "--prompt", "x"], "missing.jpg"),
     ],
 )
@@ -387,7 +387,7 @@ def test_a_draft_is_told_left_alone_and_deleted_only_after_a_question(bench: Ben
     result = bg("run", "--date", batch.date)
     assert result.exit_code == 0
     assert "still being uploaded" in result.stderr
-    assert "say --yes" in refused("discard", batch.path)
+    assert "use --yes" in refused("discard", batch.path)
     assert bench.keys("image-files")
     assert bg("discard", batch.path, "--yes").exit_code == 0
     assert bench.keys("image-files") == []
@@ -421,7 +421,7 @@ def test_a_manifest_becomes_a_batch_and_comes_back_with_what_became_of_each_row(
     )
     result = bg("submit", "--manifest", manifest, "--prompt", "a street")
     assert result.exit_code == 0, result.output
-    assert "only come back in the report: price" in result.stderr
+    assert "copied to the report: price" in result.stderr
     batch = find_batch(result.stdout.strip())
     assert batch is not None
     assert "has no report yet" in refused("report", batch.path, "--format", "manifest")
@@ -465,7 +465,7 @@ def test_a_spreadsheets_damage_is_told_before_anything_is_uploaded(bench: Bench,
     manifest.write_text("source;ref;prompt\nphoto 0.jpg;10.12.2026;x\n")
     result = bg("submit", "--manifest", manifest)
     assert result.exit_code == 0, result.output
-    assert "Please look at line 2, column ref: '10.12.2026' is a date" in result.stderr
+    assert "Please check line 2, column ref: '10.12.2026' is a date" in result.stderr
 
 
 def test_a_manifest_in_another_coding_is_refused_before_anything_is_uploaded(
@@ -490,7 +490,7 @@ def test_files_that_go_with_photos_are_told_once_and_not_submitted(bench: Bench,
     for name in ("photo 0.AAE", "photo 0.MOV", "Thumbs.db"):
         (photos / name).write_bytes(b"x")
     result = bg("submit", photos, "--prompt", "a beach")
-    assert "3 files that go with photos and are none are left out" in result.stderr
+    assert "are not photos are left out (3)" in result.stderr
     batch = find_batch(result.stdout.strip())
     assert batch is not None
     assert bg("run", "--batch", batch.path).exit_code == 0

@@ -66,7 +66,7 @@ def processes_of(folder: Path) -> list[str]:
 
 def test_one_of_the_demos_batches_is_the_request_of_the_contract() -> None:
     before = today()
-    with demo._packaged() as wanted:
+    with demo._packaged_batches() as wanted:
         first, second = wanted
         assert all(photo.path.is_file() for each in wanted for photo in each.photos)
         batch = Batch(first.date, first.name)
@@ -95,7 +95,7 @@ def test_one_of_the_demos_batches_is_the_request_of_the_contract() -> None:
 def test_the_demos_two_batches_are_of_two_dates_also_at_midnight(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([date(2026, 12, 31), date(2027, 1, 1)])
     monkeypatch.setattr(demo, "today", lambda: next(clock))
-    with demo._packaged() as wanted:
+    with demo._packaged_batches() as wanted:
         assert [each.date for each in wanted] == [date(2026, 12, 31), date(2026, 12, 30)]
 
 
@@ -105,10 +105,10 @@ def test_on_the_next_day_the_demo_finds_its_batches_again(s3, stand_in: object, 
     store, configured = Store(s3, BUCKET), settings(bucket=BUCKET)
     (tmp_path / "a.jpg").write_bytes(photo())
     files = [LocalFile(tmp_path / "a.jpg", "a.jpg")]
-    own = demo._own(files, "beach")
-    yesterday = demo.Wanted(own.date - timedelta(1), own.name, files, own.wishes)
-    assert demo._submitted(store, configured, yesterday) == demo._submitted(store, configured, own)
-    assert demo._own(files, "city").name != own.name
+    own = demo._user_batch(files, "beach")
+    yesterday = demo.DemoBatch(own.date - timedelta(1), own.name, files, own.fields)
+    assert demo._submit(store, configured, yesterday) == demo._submit(store, configured, own)
+    assert demo._user_batch(files, "city").name != own.name
 
 
 @pytest.mark.slow

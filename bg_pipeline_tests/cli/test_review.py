@@ -116,7 +116,7 @@ def test_redo_given_twice_leads_to_the_same_batch_and_in_other_words_it_is_refus
     assert first == second
     told = refused("review", "redo", batch.path, "odd.jpg", "--prompt", "a lake", "--by", "bob")
     assert f"as batch {first.strip().partition('/')[2]}" in told
-    assert "nothing of batch" in refused("review", "redo", batch.path, "--all")
+    assert "nothing in batch" in refused("review", "redo", batch.path, "--all")
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_what_cannot_be_decided_is_refused(
 
 def test_a_batch_that_is_not_there_is_told(bench: Bench) -> None:
     assert "there is no batch 2026/11/20/none" in refused("review", "list", "2026/11/20/none")
-    assert "No batch of these was run yet" in bg("publish", "--date", DATE).stderr
+    assert "None of these batches was run yet" in bg("publish", "--date", DATE).stderr
 
 
 def test_captions_are_printed_exported_and_searched(bench: Bench, batch: Batch) -> None:
@@ -162,4 +162,4 @@ def test_the_report_is_printed_as_a_page_with_links_if_they_are_wanted(bench: Be
     linked = bg("report", batch.path, "--format", "html", "--links").stdout
     assert "Signature=" in linked
     assert "end on" in linked
-    assert "--links goes with" in refused("report", batch.path, "--links")
+    assert "--links needs" in refused("report", batch.path, "--links")

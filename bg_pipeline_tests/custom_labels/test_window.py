@@ -23,7 +23,7 @@ from bg_pipeline.custom_labels.orphaned_models import OrphanedModelCheck, stop_o
 from bg_pipeline.definitions import definitions
 from bg_pipeline.defs.assets.custom_labels_window import custom_labels_window
 from bg_pipeline.defs.dagster_home import prepare
-from bg_pipeline.defs.schedules import custom_labels_guard
+from bg_pipeline.defs.sensors.custom_labels import custom_labels_guard
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.rows import Status
 from bg_pipeline.errors import ModelUnavailable, PreconditionFailed
@@ -786,7 +786,7 @@ def test_a_window_ended_by_an_s3_error_fails_with_a_clear_message(
 
 def test_a_schedule_that_cannot_reach_s3_says_so(shop: Shop, instance: dg.DagsterInstance) -> None:
     shop.store = Store(shop.store.client, "no-such-bucket-anywhere")
-    assert "could not be looked at" in str(tick(shop, instance).skip_message)
+    assert "could not be read" in str(tick(shop, instance).skip_message)
 
 
 def test_the_guard_in_dagster_keeps_its_sightings_and_skips_with_a_message(

@@ -127,7 +127,7 @@ def test_what_service_quotas_says_of_tokens_is_told_and_nothing_is_attention(
     (a_day,) = (each for each in found if each.subject == "quota tokens a day")
     assert "700,000,000" in a_day.words
     control.applied_quota({"quota": "L-C0326783", "value": 0})
-    zero = [each for each in findings("quota CAPTION", bucket=bucket) if "says 0 a minute" in each.words]
+    zero = [each for each in findings("quota CAPTION", bucket=bucket) if "is 0 a minute" in each.words]
     assert [each.level for each in zero] == [Level.ATTENTION]
     assert "AWS Support" in zero[0].advice
 
@@ -177,7 +177,9 @@ class Unconditional(Store):
         return super().write(key, data, media_type=media_type)
 
 
-@pytest.mark.parametrize(("kind", "said"), [(ReadOnly, "cannot be written"), (Unconditional, "no notice")])
+@pytest.mark.parametrize(
+    ("kind", "said"), [(ReadOnly, "cannot be written"), (Unconditional, "ignores If-None-Match")]
+)
 def test_a_bucket_without_the_right_or_without_conditions_fails(s3, bucket: str, kind, said: str) -> None:
     found = conditional_writes(kind(s3, bucket))
     assert found.level is Level.FAILED
@@ -192,7 +194,7 @@ def test_a_bucket_without_the_right_or_without_conditions_fails(s3, bucket: str,
             "run_monitoring: {enabled: true}\nrun_retries: {enabled: true}\nstorage: {postgres: {}}",
             ["retry_on_asset_or_op_failure: false"],
         ),
-        ("{", ["mend it"]),
+        ("{", ["correct the file"]),
     ],
 )
 def test_settings_of_dagster_that_would_help_are_named(tmp_path: Path, yaml: str, advised: list[str]) -> None:

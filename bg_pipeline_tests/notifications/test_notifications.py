@@ -457,7 +457,7 @@ def test_each_finished_batch_is_told_once_through_every_way(desk: Desk, mail: Ma
         "bg_pipeline: 2025/11/20/2: 1 of 2 images done, 1 not",
     ]
     assert [document["BatchOutcome"] for document in hook.documents()] == ["all_good", "some_failed"]
-    assert desk.tick().skip_message == "no run has ended since the last look"
+    assert desk.tick().skip_message == "no run has ended since the last tick"
     assert mail.subjects() == []
 
 
@@ -535,7 +535,7 @@ def test_a_run_that_cannot_reach_its_bucket_is_told_nevertheless(
 ) -> None:
     desk.bench = Bench(Store(s3, f"{bucket}-gone"))
     assert not desk.run().success
-    assert desk.tick().skip_message == "0 notices sent; 1 date is still to be told of"
+    assert desk.tick().skip_message == "0 notices sent; notices about 1 date still wait"
     for _ in range(5):
         desk.late += 4000
         desk.tick()
@@ -551,7 +551,7 @@ def test_a_hook_that_is_away_delays_neither_the_mail_nor_forgets_its_own(
     for batch in ("1", "2"):
         desk.bench.submit(1, batch=batch)
     desk.work()
-    assert "1 date is still to be told of" in desk.tick().skip_message
+    assert "notices about 1 date still wait" in desk.tick().skip_message
     assert len(mail.subjects()) == 2
     assert len(hook.posts) == POSTS  # it is not asked again for the second batch
     desk.tick()
@@ -658,7 +658,7 @@ def test_runs_of_others_are_left_alone(desk: Desk, mail: Mail) -> None:
     dg.materialize(
         [of_somebody_else], instance=desk.instance, partition_key=DATE.isoformat(), raise_on_error=False
     )
-    assert desk.tick().skip_message == "no run has ended since the last look"
+    assert desk.tick().skip_message == "no run has ended since the last tick"
 
 
 def test_without_a_bucket_the_sensor_says_so(desk: Desk) -> None:

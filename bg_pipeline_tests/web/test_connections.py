@@ -87,7 +87,7 @@ def test_a_body_is_limited_by_its_route(api: Caller) -> None:
 
 
 def test_bodies_have_a_limit_together(api: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "HELD_BYTES", 1000)
+    monkeypatch.setattr(limits, "TOTAL_BYTES", 1000)
     answer = api("PUT", f"{SOMETHING}/request", data=b" " * 2000)
     assert problem(answer) == (503, "Busy")
     assert int(answer.headers["Retry-After"]) > 0

@@ -1,1 +1,1 @@
-"""The lineage: raw images, then labels, captions, generated images and status reports of each upload date."""
+"""The assets of each upload date: raw images, labels, captions, generated images and status reports."""

@@ -1,7 +1,7 @@
-"""The job of a Custom Labels window: all dates that wait for the model, in one run, which starts and stops it.
+"""The job of a Custom Labels window: one run starts the model, labels the photos of all waiting dates and stops it.
 
-It is a job of its own and no run of partitions, since the dates that wait need not follow each other. What it made
-is told to Dagster for each date, as the runs of a date do.
+It is not a run of partitions, because the waiting dates need not be consecutive. It records a materialization for
+each date and asset, as the runs of a date do.
 """
 
 from typing import Any
@@ -22,14 +22,14 @@ NAME = "custom_labels_window"
 
 
 class WindowConfig(dg.Config):
-    """What a run by hand may be told."""
+    """The configuration of a run that is started by hand."""
 
     given_up: bool = False
-    """Start the model for photos, too, that had their chances and got no labels."""
+    """Start the model also for photos that got no labels in all their attempts."""
 
 
 def custom_labels_window(settings: Settings) -> dg.JobDefinition:
-    """The job that starts the Custom Labels model, has all waiting photos labelled, and stops it."""
+    """The job that starts the Custom Labels model, labels all waiting photos and stops the model."""
     prefix = [settings.key_prefix] if settings.key_prefix else []
 
     @dg.op(
@@ -60,24 +60,24 @@ def custom_labels_window(settings: Settings) -> dg.JobDefinition:
         context.add_output_metadata(_metadata(bucket, outcome))
         if outcome.reason:
             context.log.info(f"Nothing was done: {outcome.reason}")
-        bad = [
+        failed_dates = [
             f"{day.date}" for day in outcome.days.values() if day.nothing_worked and not day.waits_for_window
         ]
         for day in outcome.days.values():
             for name in STAGES:
                 if name != PICTURES or not day.nothing_worked:
-                    told = outcome.labels.get(day.date, day) if name == LABELS else day
+                    result = outcome.labels.get(day.date, day) if name == LABELS else day
                     context.log_event(
                         dg.AssetMaterialization(
                             dg.AssetKey([*prefix, name]),
                             partition=day.date.isoformat(),
-                            metadata=day_metadata(bucket, name, told),
+                            metadata=day_metadata(bucket, name, result),
                         )
                     )
-        if bad:
+        if failed_dates:
             raise dg.Failure(
-                f"the model was stopped in order, but on {', '.join(bad)} none of the images has a picture; "
-                "the reports tell each one's cause",
+                f"the model was stopped as planned, but on {', '.join(failed_dates)} no image has a picture; "
+                "the reports list the cause of each",
                 allow_retries=False,
             )
 

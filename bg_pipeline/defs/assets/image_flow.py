@@ -1,8 +1,8 @@
-"""Labels, captions, pictures and reports of an upload date: four assets, made by one flow.
+"""Labels, captions, pictures and reports of an upload date: four assets, made by one multi-asset step.
 
-They are one step, so that an image need not wait for the labels of all others before it is painted; each can
-still be made alone. A failed image is a row of the report and a warning; a date on which nothing worked is a
-failed partition, with its report written.
+One step, so that an image can be painted before all others are labelled; each asset can still be made alone. A failed
+image is a row in the report and a warning. A date on which nothing worked is a failed partition; its report is
+written.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,32 +27,32 @@ from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store, explain_s3_error
 
 LEFT: Final = "bg_pipeline/left"
-"""The tag of a run that left something undone which may be done soon; its value is the run's own id."""
-_PASSING: Final = {
+"""The tag of a run that left work which a repetition may do soon; its value is the run's own id."""
+_TEMPORARY_ERRORS: Final = {
     StorageFailed.code,
     RunStopped.__name__,
     DayQuotaExhausted.__name__,
     NothingUsable.__name__,
 }
-"""Errors of rows not tried because of something that may pass: S3, credentials, a quota, access to models."""
-_FROM_FAILURE: Final = ("dagster/is_resume_retry", "dagster/is_asset_resume_retry")
+"""Errors of rows that were not tried for a reason that may pass: S3, credentials, a quota, access to models."""
+_FROM_FAILURE_TAGS: Final = ("dagster/is_resume_retry", "dagster/is_asset_resume_retry")
 
 
 class FlowConfig(dg.Config):
-    """What a run may be told beside its dates."""
+    """The configuration of a run, in addition to its dates."""
 
     refresh: list[str] = Field(
-        [], description="Assets whose stored answers do not count: they are made, and paid for, again."
+        [], description="Assets to make and pay for again, although their results are stored."
     )
     retry: bool = Field(
         False,
-        description="Also try again what failed for a lasting reason, and once more what may have been billed twice; "
-        "what is stored is not paid for again.",
+        description="Also retry what failed for a lasting reason, and calls that may have been billed twice. "
+        "What is stored is not paid for again.",
     )
 
 
 def image_flow(settings: Settings, dates: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
-    """The four assets that follow the raw images."""
+    """The four assets made from the raw images."""
     prefix = [settings.key_prefix] if settings.key_prefix else []
     group = f"{settings.key_prefix}_images" if settings.key_prefix else "images"
 
@@ -94,17 +94,17 @@ def image_flow(settings: Settings, dates: dg.DailyPartitionsDefinition) -> dg.As
         unknown = set(config.refresh) - set(STAGES)
         if unknown:
             raise dg.Failure(
-                f"refresh: {', '.join(sorted(unknown))} is none of {', '.join(STAGES)}", allow_retries=False
+                f"refresh: {', '.join(sorted(unknown))} is not among {', '.join(STAGES)}", allow_retries=False
             )
         selected = {key.path[-1]: key for key in context.selected_asset_keys}
         keys = dates_left(context.instance, context.run, context.partition_keys, selected.values())
         if len(keys) < len(context.partition_keys):
             context.log.info(
-                f"Only {', '.join(keys)}: the run that this one repeats brought the other dates up to date"
+                f"Only {', '.join(keys)}: the re-executed run brought the other dates up to date"
             )
         latest: list[Progress] = []
 
-        def tell(progress: Progress) -> None:
+        def log_progress(progress: Progress) -> None:
             context.log.info(progress.line())
             latest[:] = [progress]
 
@@ -120,7 +120,7 @@ def image_flow(settings: Settings, dates: dg.DailyPartitionsDefinition) -> dg.As
                 run_id=context.run.run_id,
                 occasion=occasion(context.run),
                 asked_at=asked_at(context.instance, context.run),
-                progress=tell,
+                progress=log_progress,
                 note=context.log.info,
             )
         except (SettingsError, RunStopped) as error:
@@ -131,24 +131,24 @@ def image_flow(settings: Settings, dates: dg.DailyPartitionsDefinition) -> dg.As
             mark_as_left(context)
             raise dg.Failure(explain_s3_error(bucket, error), allow_retries=False) from None
         except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
-            # A process that is ended from outside fails in Dagster, however well it reported on its way out.
+            # Dagster counts an interrupted run as failed, even if its reports were written.
             mark_as_left(context)
             raise
-        if any(day.problems or day.checks.errors.keys() & _PASSING for day in days.values()):
+        if any(day.problems or day.checks.errors.keys() & _TEMPORARY_ERRORS for day in days.values()):
             mark_as_left(context)
-        ran = RunOutcome(settings, aws, bucket, list(days.values()), latest[-1] if latest else None)
-        yield from _events(context, ran, selected)
+        outcome = RunOutcome(settings, aws, bucket, list(days.values()), latest[-1] if latest else None)
+        yield from _events(context, outcome, selected)
 
     return image_flow
 
 
 def occasion(run: dg.DagsterRun) -> str:
-    """What a refresh or a retry is one occasion of: the first run, whatever is re-executed of it and how often."""
+    """The id for which a refresh or a retry is paid once: that of the first run, however often it is re-executed."""
     return run.root_run_id or run.run_id
 
 
 def asked_at(instance: dg.DagsterInstance, run: dg.DagsterRun) -> datetime | None:
-    """When a run was asked for, which may be long before it starts; None where Dagster does not know."""
+    """When a run was created, which may be long before it starts; None if Dagster has no record of it."""
     record = instance.get_run_record_by_id(run.run_id)
     return None if record is None else record.create_timestamp.astimezone(UTC)
 
@@ -156,56 +156,56 @@ def asked_at(instance: dg.DagsterInstance, run: dg.DagsterRun) -> datetime | Non
 def dates_left(
     instance: dg.DagsterInstance, run: dg.DagsterRun, keys: Sequence[str], assets: Iterable[dg.AssetKey]
 ) -> list[str]:
-    """The partitions that a run has to work on: all, or of a re-execution "from failure" those that failed.
+    """The partitions that a run works on: all, or, in a re-execution "from failure", those that failed.
 
-    Those are the ones that are not materialized for each of the ``assets`` by the run that is repeated, or by those
-    that this one repeated in the same way. Where all are, something else failed, and all are worked on.
+    A partition failed if the parent run, or one of the runs that it re-executed from failure itself, did not
+    materialize all ``assets`` for it. If no partition failed, something else did, and all are worked on.
     """
     missing = {(asset, key) for asset in assets for key in keys}
-    seen: dg.DagsterRun | None = run
-    while seen is not None and _is_from_failure(seen) and seen.parent_run_id:
+    current: dg.DagsterRun | None = run
+    while current is not None and _is_from_failure(current) and current.parent_run_id:
         events = instance.get_records_for_run(
-            seen.parent_run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION
+            current.parent_run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION
         ).records
         missing -= {(event.asset_key, event.partition_key) for event in events}
-        seen = instance.get_run_by_id(seen.parent_run_id)
+        current = instance.get_run_by_id(current.parent_run_id)
     left = {key for _, key in missing}
     return [key for key in keys if key in left] or list(keys)
 
 
 def _is_from_failure(run: dg.DagsterRun) -> bool:
-    return any(run.tags.get(tag) == "true" for tag in _FROM_FAILURE)
+    return any(run.tags.get(tag) == "true" for tag in _FROM_FAILURE_TAGS)
 
 
 def mark_as_left(context: dg.AssetExecutionContext) -> None:
-    """Has the sensor that asked for the run ask again for what it left, since what stopped it passes."""
+    """Tags the run, so that the sensor that asked for it asks again: what stopped it may pass."""
     run_id = context.run.run_id
-    # A re-execution takes over the tags of its run, but not what they say of that one.
+    # The value is the run's id because a re-execution inherits the tag: it only counts for the run it names.
     context.instance.add_run_tags(run_id, {LEFT: run_id})
 
 
 def _events(
-    context: dg.AssetExecutionContext, ran: RunOutcome, selected: dict[str, dg.AssetKey]
+    context: dg.AssetExecutionContext, outcome: RunOutcome, selected: dict[str, dg.AssetKey]
 ) -> Iterator[Any]:
-    """What happened, in Dagster's words: materializations in lineage order, checks, a failure if one is due."""
+    """Yields materializations in lineage order and check results; raises `dg.Failure` if a date failed."""
     order = [name for name in STAGES if name in selected]
-    store, days = ran.store, ran.days
-    bad = {day.date: reason for day in days if (reason := _failure(day, selected))}
-    some = len(days) < len(context.partition_keys)
-    if some or bad or any(_waits(day, name) for day in days for name in order):
-        # One result for each asset would mark every date of the range as materialized.
+    store, days = outcome.store, outcome.days
+    failures = {day.date: reason for day in days if (reason := _failure(day, selected))}
+    incomplete = len(days) < len(context.partition_keys)
+    if incomplete or failures or any(_waits(day, name) for day in days for name in order):
+        # A `MaterializeResult` would mark every date of the range as materialized.
         for name in order:
             for day in days:
-                if _is_made(day, name, failed=day.date in bad):
+                if _is_made(day, name, failed=day.date in failures):
                     yield dg.AssetMaterialization(
                         selected[name],
                         partition=day.date.isoformat(),
                         metadata=day_metadata(store, name, day),
                     )
-            yield from check_results(ran, selected[name], context.selected_asset_check_keys)
-        if bad:
+            yield from check_results(outcome, selected[name], context.selected_asset_check_keys)
+        if failures:
             raise dg.Failure(
-                "; ".join(f"{day}: {reason}" for day, reason in bad.items()), allow_retries=False
+                "; ".join(f"{day}: {reason}" for day, reason in failures.items()), allow_retries=False
             )
         return
     for name in order:
@@ -214,25 +214,25 @@ def _events(
                 day_metadata(store, name, day), asset_key=selected[name], partition_key=day.date.isoformat()
             )
         yield dg.MaterializeResult(asset_key=selected[name])
-        yield from check_results(ran, selected[name], context.selected_asset_check_keys)
+        yield from check_results(outcome, selected[name], context.selected_asset_check_keys)
 
 
 def _is_made(day: DateResult, name: str, *, failed: bool) -> bool:
     if name == REPORT:
-        # Of a date on which nothing worked there is a report, which says so.
+        # A date on which nothing worked has a report, too.
         return not day.problems
     return not (failed or _waits(day, name))
 
 
 def _waits(day: DateResult, name: str) -> bool:
-    """Whether there is nothing of an asset yet, because a Custom Labels window makes it: neither made nor failed."""
+    """Whether an asset has neither results nor failures yet, because it waits for a Custom Labels window."""
     if name == PICTURES:
         return day.waits_for_window
     return day.waiting[name] > 0 and not day.made[name]
 
 
 def _failure(day: DateResult, selected: dict[str, dg.AssetKey]) -> str:
-    """Why a date's partition is a failed one; empty if it is not."""
+    """Why a date's partition failed; empty if it did not."""
     if problems := day.problems:
         return "; ".join(problems)
     if PICTURES not in selected:
@@ -240,11 +240,11 @@ def _failure(day: DateResult, selected: dict[str, dg.AssetKey]) -> str:
         empty = [
             stage for stage in stages if day.failed[stage] and not (day.made[stage] or _waits(day, stage))
         ]
-        return f"no image got its {' or '.join(empty)}; {day.stopped}".strip("; ") if empty else ""
+        return f"no image has its {' or '.join(empty)}; {day.stopped}".strip("; ") if empty else ""
     if not day.nothing_worked or day.waits_for_window:
         return ""
     causes = {row.Cause for row in day.failed_rows}
     return (
         f"none of {day.images} images has a picture ({'; '.join(sorted(causes)[:3])}); "
-        "the report tells each one's cause"
+        "the report lists the cause of each"
     )

@@ -1,4 +1,4 @@
-"""What a materialization of one date shows: numbers that plot, a table of failures, a few pictures."""
+"""Metadata of a materialization of one date: numbers that Dagster plots, a table of failures, a few pictures."""
 
 import io
 import re
@@ -20,14 +20,14 @@ from bg_pipeline.run.date_result import DateResult
 from bg_pipeline.storage.object_store import Store
 
 PREVIEW_SIDE = 120
-"""Previews are stored in Dagster's database for ever: eight pairs of this size take about 50 KB."""
+"""Longer side of previews in pixels. Dagster's database keeps them for ever; eight pairs take about 50 KB."""
 
-FAILURES = 100
-LINKS = 20
+MAX_FAILURES = 100
+MAX_REPORTS = 20
 
 
 def failures(day: DateResult) -> list[dg.TableRecord]:
-    """The date's images that did not succeed, at most `FAILURES` of them."""
+    """The date's images that did not succeed, at most `MAX_FAILURES`."""
     return [
         dg.TableRecord(
             {
@@ -37,7 +37,7 @@ def failures(day: DateResult) -> list[dg.TableRecord]:
                 "cause": printable(row.Cause[:500]),
             }
         )
-        for row in day.failed_rows[:FAILURES]
+        for row in day.failed_rows[:MAX_FAILURES]
     ]
 
 
@@ -53,11 +53,11 @@ def day_metadata(store: Store, asset: str, day: DateResult) -> dict[str, Any]:
         return {**metadata, "made": day.made[asset], "failed": day.failed[asset], **waiting}
     metadata |= {f"status_{status.value}": day.counts[status] for status in Status}
     metadata |= {f"seconds_{stage}": round(spent, 2) for stage, spent in day.seconds_by_stage.items()}
-    for name, bill in (("", day.spent), ("_of_all_runs", day.total)):
-        if bill.cost_usd is not None:
-            metadata[f"cost_usd{name}"] = round(bill.cost_usd, 4)
-        if bill.maybe_usd is not None and (bill.maybe_usd or name):
-            metadata[f"maybe_billed_usd{name}"] = round(bill.maybe_usd, 4)
+    for suffix, costs in (("", day.spent), ("_of_all_runs", day.total)):
+        if costs.cost_usd is not None:
+            metadata[f"cost_usd{suffix}"] = round(costs.cost_usd, 4)
+        if costs.maybe_usd is not None and (costs.maybe_usd or suffix):
+            metadata[f"maybe_billed_usd{suffix}"] = round(costs.maybe_usd, 4)
     metadata["refused_calls"] = day.refused
     if day.due and day.seconds:
         metadata["images_per_minute"] = round(day.due / day.seconds * 60, 1)
@@ -73,37 +73,43 @@ def day_metadata(store: Store, asset: str, day: DateResult) -> dict[str, Any]:
     if asset == REPORT:
         metadata["reports"] = dg.MetadataValue.path(f"s3://{store.bucket}/{REPORTS}/{date_path(day.date)}/")
         if day.reports:
-            metadata["written"] = dg.MetadataValue.md(_written(store, day))
+            metadata["written"] = dg.MetadataValue.md(_reports_markdown(store, day))
         return metadata
     metadata["results"] = dg.MetadataValue.path(f"s3://{store.bucket}/{RESULTS}/{date_path(day.date)}/")
-    previews = [f"| {_picture(store, before)} | {_picture(store, after)} |" for before, after in day.previews]
+    previews = [
+        f"| {_picture_markdown(store, before)} | {_picture_markdown(store, after)} |"
+        for before, after in day.previews
+    ]
     if previews:
         metadata["preview"] = dg.MetadataValue.md("\n".join(["| before | after |", "|---|---|", *previews]))
     return metadata
 
 
-def _written(store: Store, day: DateResult) -> str:
-    """The reports that this run wrote, at most `LINKS` of them; what shows them is a command, since links expire."""
-    lines = [f"- {_code(f's3://{store.bucket}/{key}')}" for key in day.reports[:LINKS]]
-    more = [f"- and {len(day.reports) - LINKS} more"] if len(day.reports) > LINKS else []
+def _reports_markdown(store: Store, day: DateResult) -> str:
+    """The keys of at most `MAX_REPORTS` reports that the run wrote, and the command that shows one.
+
+    Links would expire.
+    """
+    lines = [f"- {_code(f's3://{store.bucket}/{key}')}" for key in day.reports[:MAX_REPORTS]]
+    more = [f"- and {len(day.reports) - MAX_REPORTS} more"] if len(day.reports) > MAX_REPORTS else []
     command = _code(f"bg-pipeline report {shlex.quote(printable(day.batches[0]))}")
     return "\n".join([*lines, *more, "", f"{command} shows one of them."])
 
 
 def _code(text: str) -> str:
-    """``text`` as Markdown's code, whatever it holds: one line, in more backticks than stand together in it."""
+    """``text`` as inline code in Markdown: one line, in a fence of more backticks than it contains in a row."""
     text = printable(text)
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     space = " " if "`" in text else ""
     return f"{fence}{space}{text}{space}{fence}"
 
 
-def _picture(store: Store, key: str) -> str:
-    """A thumbnail as Markdown; words where there is nothing to show."""
+def _picture_markdown(store: Store, key: str) -> str:
+    """A thumbnail as Markdown, or the reason why there is none."""
     try:
         content = store.read(key)
     except (ClientError, BotoCoreError) as error:
-        # What was made is made, whether or not it can be shown.
+        # A missing preview must not fail the materialization.
         return type(error).__name__
     if content is None:
         return "gone"

@@ -1,4 +1,4 @@
-"""The photos of an upload date, as people put them into the bucket."""
+"""The asset of the uploaded photos of a date."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
@@ -12,12 +12,12 @@ from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store, explain_s3_error
 from bg_pipeline.uploads.listing import batches
 
-GIVE_UP_AFTER: Final = 3
-"""So many dates that cannot be listed, and none that can, mean that S3 is away: the others are not tried."""
+MAX_FAILED_DATES: Final = 3
+"""If the first dates cannot be listed, S3 is taken to be unreachable after this number; the others are not tried."""
 
 
 def raw_images(settings: Settings, dates: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
-    """The asset that stands for the uploads; making it looks at them and changes nothing."""
+    """The asset of the uploads. Its materialization lists them and changes nothing."""
 
     @dg.asset(
         key=[*([settings.key_prefix] if settings.key_prefix else []), "raw_images"],
@@ -34,30 +34,30 @@ def raw_images(settings: Settings, dates: dg.DailyPartitionsDefinition) -> dg.As
         listed = 0
         for key in context.partition_keys:
             try:
-                found = _inventory(settings, bucket, date.fromisoformat(key))
+                metadata = _metadata(settings, bucket, date.fromisoformat(key))
             except (ClientError, BotoCoreError) as error:
                 failed[key] = explain_s3_error(bucket, error)
-                if not listed and len(failed) == GIVE_UP_AFTER:
+                if not listed and len(failed) == MAX_FAILED_DATES:
                     break
                 continue
             listed += 1
-            context.add_asset_metadata(found, partition_key=key)
-        for key, words in failed.items():
-            context.log.error(f"{key}: {words}")
+            context.add_asset_metadata(metadata, partition_key=key)
+        for key, reason in failed.items():
+            context.log.error(f"{key}: {reason}")
         if failed and (not listed or len(context.job_def.nodes) == 1):
             raise dg.Failure(
-                "; ".join(f"{key}: {words}" for key, words in failed.items()), allow_retries=False
+                "; ".join(f"{key}: {reason}" for key, reason in failed.items()), allow_retries=False
             )
-        for key, words in failed.items():
-            # To fail here would keep the other dates from being worked on; the assets that follow fail for this one.
-            context.add_asset_metadata({"not_listed": words}, partition_key=key)
+        for key, reason in failed.items():
+            # A failure here would stop the run for the other dates too; the downstream assets fail for this date.
+            context.add_asset_metadata({"not_listed": reason}, partition_key=key)
         yield dg.MaterializeResult()
 
     return raw_images
 
 
-def _inventory(settings: Settings, store: Store, day: date) -> dict[str, dg.MetadataValue | int | str]:
-    found = list(batches(store, day))
+def _metadata(settings: Settings, store: Store, day: date) -> dict[str, dg.MetadataValue | int | str]:
+    uploads = list(batches(store, day))
     now = datetime.now(UTC)
     rows = [
         dg.TableRecord(
@@ -68,12 +68,12 @@ def _inventory(settings: Settings, store: Store, day: date) -> dict[str, dg.Meta
                 "state": _state(each.request is not None, each.complete(settings.settle_seconds, now)),
             }
         )
-        for each in found
+        for each in uploads
     ]
     return {
-        "dagster/row_count": sum(len(each.images) for each in found),
+        "dagster/row_count": sum(len(each.images) for each in uploads),
         "batches": dg.MetadataValue.table(rows, schema=_SCHEMA) if rows else "none",
-        "bytes": sum(image.size for each in found for image in each.images.values()),
+        "bytes": sum(image.size for each in uploads for image in each.images.values()),
         "prefix": dg.MetadataValue.path(f"s3://{store.bucket}/image-files/{day:%Y/%m/%d}/"),
     }
 

@@ -1,4 +1,4 @@
-"""The sensors: uploads start runs, people hear what came of them, forgotten uploads are told."""
+"""The sensors: they ask for runs of new uploads, send notices, and find forgotten uploads and running models."""
 
 from typing import Final
 
@@ -8,6 +8,6 @@ NO_BUCKET: Final = "BG_BUCKET is not set: name the S3 bucket that holds the phot
 
 
 def skip(context: dg.SensorEvaluationContext | dg.ScheduleEvaluationContext, reason: str) -> dg.SkipReason:
-    """The end of a tick that did nothing, told in the log as well."""
+    """Logs why a tick does nothing, and returns it as the tick's skip reason."""
     context.log.info(reason)
     return dg.SkipReason(reason)

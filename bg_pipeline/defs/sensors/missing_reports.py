@@ -1,4 +1,4 @@
-"""The sensor that looks for uploads that nothing came of, also while nothing runs."""
+"""The sensor that looks for uploads without a report, also while nothing runs."""
 
 import time
 from collections.abc import Callable
@@ -24,8 +24,8 @@ def forgotten_uploads(
 ) -> dg.SensorDefinition:
     """The sensor that makes the check `EVERY_UPLOAD` of the asset ``report`` every hour, without a run.
 
-    It is on from the start, since it spends nothing. The dates that a tick has no time for, it says, and starts
-    with the newest in each.
+    It is on by default, since it spends nothing. Each tick begins with the newest date; its result says which dates
+    it had no time for.
     """
 
     @dg.sensor(
@@ -39,22 +39,24 @@ def forgotten_uploads(
         if not settings.bucket:
             return skip(context, NO_BUCKET)
         store: Store = context.resources.bucket
-        late = time.monotonic() + TICK_SECONDS
+        deadline = time.monotonic() + TICK_SECONDS
         now = datetime.fromtimestamp(clock(), UTC)
         try:
-            looked = find_unreported_uploads(store, settings, now, time_is_up=lambda: time.monotonic() > late)
+            uploads = find_unreported_uploads(
+                store, settings, now, time_is_up=lambda: time.monotonic() > deadline
+            )
         except (ClientError, BotoCoreError) as error:
-            return skip(context, f"bucket '{store.bucket}' (BG_BUCKET) could not be looked through: {error}")
-        judgment = uploads_without_report(settings, looked)
-        context.log.info(judgment.description)
+            return skip(context, f"bucket '{store.bucket}' (BG_BUCKET) could not be read: {error}")
+        result = uploads_without_report(settings, uploads)
+        context.log.info(result.description)
         evaluation = dg.AssetCheckEvaluation(
             asset_key=report,
             check_name=EVERY_UPLOAD,
-            passed=judgment.passed,
+            passed=result.passed,
             severity=dg.AssetCheckSeverity.WARN,
-            description=judgment.description,
-            metadata=judgment.figures,
+            description=result.description,
+            metadata=result.figures,
         )
-        return dg.SensorResult(asset_events=[evaluation], skip_reason=judgment.description)
+        return dg.SensorResult(asset_events=[evaluation], skip_reason=result.description)
 
     return sensor

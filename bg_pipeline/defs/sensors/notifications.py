@@ -1,4 +1,4 @@
-"""The sensor that tells people what came of runs: a sensor, so that notices go out on bad days too."""
+"""The sensor that sends notices about runs; as a sensor it also works for runs that failed or were killed."""
 
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -19,13 +19,13 @@ from bg_pipeline.settings import Settings
 
 EVERY_SECONDS: Final = 30
 MAX_RUNS: Final = 20
-"""Runs taken up in one tick, each of 30 dates at most."""
+"""Ended runs read in one tick, each of at most 30 dates."""
 TICK_SECONDS: Final = 25.0
-"""When a tick begins nothing more: one notice may take 30 s, and the daemon kills a tick at 60 s."""
-BLIND_AFTER: Final = 3
-"""After so many attempts to look at the bucket, the bad end of a run is told without."""
+"""Age of a tick after which it starts no more notices: one may take 30 s, and the daemon kills a tick at 60 s."""
+MAX_READ_ATTEMPTS: Final = 3
+"""After this number of failed attempts to read the bucket, a failed run is reported without details."""
 
-_ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+_ENDED_STATUSES = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 
 
 def notices(
@@ -36,10 +36,10 @@ def notices(
     *,
     clock: Callable[[], float] = time.time,
 ) -> dg.SensorDefinition:
-    """The sensor that sends a notice for each report that a run wrote, and for each run that left one out.
+    """The sensor that sends a notice for each report that a run wrote, and for each run that did not write one.
 
-    It looks at ended runs of ``jobs`` and of the asset ``report``, however they were started. It is on from the
-    start, since it spends nothing; where S3 or a receiver does not answer, it tries again for a day.
+    It looks at ended runs of ``jobs`` and of the asset ``report``, however they were started. It is on by default,
+    since it spends nothing. If S3 or a receiver does not answer, it tries again for a day.
     """
 
     @dg.sensor(
@@ -47,50 +47,50 @@ def notices(
         required_resource_keys={"aws", "bucket"} if settings.bucket else set(),
         minimum_interval_seconds=EVERY_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Tells what came of runs, by SNS (BG_SNS_TOPIC_ARN) and web hook (BG_WEBHOOK_URL).",
+        description="Sends a notice about each ended run to SNS (BG_SNS_TOPIC_ARN) and a web hook (BG_WEBHOOK_URL).",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         if not settings.bucket:
             return skip(context, NO_BUCKET)
         now, started = clock(), time.monotonic()
-        agenda = NotificationCursor.read(context.cursor, now)
-        for record in _ended_runs(context.instance, agenda):
+        cursor = NotificationCursor.read(context.cursor, now)
+        for record in _ended_runs(context.instance, cursor):
             days = _days(context.instance, partitions, record.dagster_run, jobs, report)
-            agenda.add(record.dagster_run.run_id, record.update_timestamp.timestamp(), days)
-        due = [errand for errand in agenda.errands if errand.due <= now]
-        told = "no run has ended since the last look"
+            cursor.add(record.dagster_run.run_id, record.update_timestamp.timestamp(), days)
+        due = [pending for pending in cursor.errands if pending.due <= now]
+        summary = "no run has ended since the last tick"
         if due:
-            told = _work_off(
-                context, settings, agenda, due, now, lambda: time.monotonic() - started > TICK_SECONDS
+            summary = _send_due(
+                context, settings, cursor, due, now, lambda: time.monotonic() - started > TICK_SECONDS
             )
-        context.log.info(told)
-        return dg.SensorResult(skip_reason=told, cursor=agenda.model_dump_json())
+        context.log.info(summary)
+        return dg.SensorResult(skip_reason=summary, cursor=cursor.model_dump_json())
 
     return sensor
 
 
 def senders(settings: Settings, aws: Aws) -> list[Sender]:
-    """The ways that the settings name for notices to leave."""
-    found: list[Sender] = []
+    """The senders that the settings name: SNS, a web hook, or both."""
+    result: list[Sender] = []
     if settings.sns_topic_arn:
         region = settings.sns_topic_arn.split(":")[3]
-        found.append(SnsSender(aws.client("sns", region), settings.sns_topic_arn))
+        result.append(SnsSender(aws.client("sns", region), settings.sns_topic_arn))
     if settings.webhook_url:
-        found.append(WebhookSender(settings.webhook_url, settings.webhook_secret.get_secret_value()))
-    return found
+        result.append(WebhookSender(settings.webhook_url, settings.webhook_secret.get_secret_value()))
+    return result
 
 
-def _work_off(
+def _send_due(
     context: dg.SensorEvaluationContext,
     settings: Settings,
-    agenda: NotificationCursor,
+    cursor: NotificationCursor,
     due: list[PendingRun],
     now: float,
     is_late: Callable[[], bool],
 ) -> str:
-    """Tells what is due, as far as the tick's time goes; what that came to, in words."""
+    """Sends the notices that are due until the tick's time is up; returns a sentence about it."""
     aws: Aws = context.resources.aws
-    outbox = Notifier(
+    notifier = Notifier(
         settings,
         context.resources.bucket,
         senders(settings, aws),
@@ -98,47 +98,49 @@ def _work_off(
         context.log.info,
         is_late,
     )
-    for errand in due:
+    for pending in due:
         if is_late():
             break
-        run = _ended(context.instance, errand.run_id)
-        problem = _tell(outbox, run, errand) if run else ""
+        run = _ended_run(context.instance, pending.run_id)
+        problem = _notify(notifier, run, pending) if run else ""
         if problem is None:
             break
         if not problem:
-            agenda.errands.remove(errand)
+            cursor.errands.remove(pending)
             continue
-        kept = agenda.postpone(errand, now)
+        kept = cursor.postpone(pending, now)
         context.log.warning(
-            f"run {errand.run_id}, {errand.day}: {problem}; {'tried again later' if kept else 'given up'}"
+            f"run {pending.run_id}, {pending.day}: {problem}; "
+            f"{'it is tried again later' if kept else 'no notice is sent'}"
         )
-    sent, left = counted(outbox.sent, "notice"), len(agenda.errands)
-    return f"{sent} sent" + (
-        f"; {counted(left, 'date')} {'is' if left == 1 else 'are'} still to be told of" if left else ""
-    )
+    sent, left = counted(notifier.sent, "notice"), len(cursor.errands)
+    return f"{sent} sent" + (f"; notices about {counted(left, 'date')} still wait" if left else "")
 
 
-def _tell(outbox: Notifier, run: EndedRun, errand: PendingRun) -> str | None:
-    """Tells one errand; the problem where that was not possible, None where there was no time for all of it."""
+def _notify(notifier: Notifier, run: EndedRun, pending: PendingRun) -> str | None:
+    """Sends the notices of one run and date.
+
+    Returns the problem if that failed, an empty string if it succeeded, None if there was no time for all of them.
+    """
     try:
-        return "" if outbox.notify(run, errand.day) else None
+        return "" if notifier.notify(run, pending.day) else None
     except NotSent as error:
         return str(error)
     except (ClientError, BotoCoreError) as error:
-        if not run.succeeded and not errand.told_blindly and errand.attempts >= BLIND_AFTER:
+        if not run.succeeded and not pending.told_blindly and pending.attempts >= MAX_READ_ATTEMPTS:
             try:
-                outbox.notify_without_details(run, errand.day)
-                errand.told_blindly = True
+                notifier.notify_without_details(run, pending.day)
+                pending.told_blindly = True
             except NotSent as another:
                 return str(another)
-        return f"bucket '{outbox.store.bucket}' (BG_BUCKET) cannot be looked at: {error}"
+        return f"bucket '{notifier.store.bucket}' (BG_BUCKET) cannot be read: {error}"
 
 
-def _ended_runs(instance: dg.DagsterInstance, agenda: NotificationCursor) -> Sequence[dg.RunRecord]:
-    """Runs that ended and may be news, the one that ended first in front."""
+def _ended_runs(instance: dg.DagsterInstance, cursor: NotificationCursor) -> Sequence[dg.RunRecord]:
+    """Ended runs that may not have been seen before, in the order in which they ended."""
     return instance.get_run_records(
-        dg.RunsFilter(statuses=_ENDED, updated_after=datetime.fromtimestamp(agenda.oldest, UTC)),
-        limit=MAX_RUNS + len(agenda.seen),
+        dg.RunsFilter(statuses=_ENDED_STATUSES, updated_after=datetime.fromtimestamp(cursor.oldest, UTC)),
+        limit=MAX_RUNS + len(cursor.seen),
         order_by="update_timestamp",
         ascending=True,
     )
@@ -151,7 +153,7 @@ def _days(
     jobs: Collection[str],
     report: dg.AssetKey,
 ) -> list[date]:
-    """The dates whose reports a run was to write; none if it was to write none."""
+    """The dates whose reports a run had to write; empty if it writes no reports."""
     if run.job_name not in jobs and report not in (run.asset_selection or ()):
         return []
     first = run.tags.get("dagster/partition") or run.tags.get("dagster/asset_partition_range_start", "")
@@ -159,7 +161,7 @@ def _days(
     if partitions.has_partition_key(first) and partitions.has_partition_key(last):
         keys = partitions.get_partition_keys_in_range(dg.PartitionKeyRange(first, last))
     else:
-        # A job that finds its dates by itself: those whose reports it says it has written.
+        # A job without partitions, which chooses its dates itself: the dates whose reports it has materialized.
         events = instance.get_records_for_run(
             run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION
         ).records
@@ -167,8 +169,8 @@ def _days(
     return sorted({date.fromisoformat(key) for key in keys})
 
 
-def _ended(instance: dg.DagsterInstance, run_id: str) -> EndedRun | None:
-    """What Dagster knows of a run that ended; None if it was deleted."""
+def _ended_run(instance: dg.DagsterInstance, run_id: str) -> EndedRun | None:
+    """Dagster's record of an ended run; None if it was deleted."""
     record = _record(instance, run_id)
     if record is None:
         return None
@@ -191,7 +193,7 @@ def _record(instance: dg.DagsterInstance, run_id: str) -> dg.RunRecord | None:
 
 
 def _reason(instance: dg.DagsterInstance, run_id: str) -> str:
-    """Why a run failed: the words of the step that failed, else those of Dagster."""
+    """Why a run failed: the message of the step that failed, or else of the run's failure."""
     kinds = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE}
     for record in instance.get_records_for_run(run_id, of_type=kinds).records:
         event = record.event_log_entry.dagster_event

@@ -1,4 +1,4 @@
-"""The sensors that find uploads and ask for runs: one looks for itself, one is told by S3's events."""
+"""The sensors that find uploads and ask for runs: one lists the bucket, the other reads S3's event notifications."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -21,12 +21,14 @@ from bg_pipeline.uploads.events import EventCursor, EventReader
 EVERY_SECONDS = 30
 EVENTS_EVERY_SECONDS = 10
 TICK_SECONDS = 35.0
-"""What a tick takes for itself; the daemon kills it, and its cursor, at 60 s. One call of S3 may take 20 s more."""
-TAKE_SECONDS = 15.0
-"""What of it may go by with receiving messages."""
+"""Time for a tick. At 60 s the daemon kills it and its cursor is lost; the last call of S3 may take 20 s more."""
+RECEIVE_SECONDS = 15.0
+"""Part of the tick's time in which messages are received."""
 
-_OF = "bg_pipeline/of"
-_ASKED = "bg_pipeline/asked"
+_UPLOADS_TAG = "bg_pipeline/of"
+"""The tag with the uploads for which a run was requested, see `_uploads_tag`."""
+_REQUEST_TAG = "bg_pipeline/asked"
+"""The tag with the `RequestedRun` of a run, as JSON."""
 
 Result = dg.SensorResult | dg.SkipReason
 
@@ -40,14 +42,13 @@ def new_uploads(
 ) -> dg.SensorDefinition:
     """The sensor that asks for one run of ``target`` for each upload date whose uploads changed.
 
-    It is stopped until a person turns it on, since runs cost money. It looks through the resource ``bucket``, a
-    `Store`; where no bucket is set or S3 does not answer, the tick is skipped with the reason and nothing is
-    forgotten. A run that was cancelled, left something undone or failed without a report is asked for twice more.
-    ``target`` is a job, assets or a selection of them, as `dg.sensor` takes it; ``clock`` tells the seconds since
-    1970.
+    It is off until a person turns it on, since runs cost money. It lists the resource ``bucket``, a `Store`. If no
+    bucket is set or S3 does not answer, the tick is skipped with the reason, and the next one finds the same changes.
+    A run that was cancelled, left work or failed without a report is requested twice more. ``target`` is a job,
+    assets or a selection of them, as in `dg.sensor`; ``clock`` returns seconds since 1970.
     """
 
-    # A resource as a parameter would be made, and fail, before the sensor could say that there is no bucket.
+    # Not as a resource parameter: Dagster would create it, and fail, before the sensor can report a missing bucket.
     @dg.sensor(
         name="new_uploads",
         target=target,
@@ -72,11 +73,11 @@ def upload_events(
     *,
     clock: Callable[[], float] = time.time,
 ) -> dg.SensorDefinition:
-    """The sensor that asks for one run of ``target`` for each date, however old, that events name uploads of.
+    """The sensor that asks for one run of ``target`` for each upload date, however old, that S3's events name.
 
-    The events are those of S3 in the queue ``BG_QUEUE_URL``, which it reads through the resource ``queue``, a
-    `Queue`; a message is deleted when the request that it led to is stored by Dagster. What
-    `new_uploads` sees as well is asked for once by the two of them. Otherwise it is as `new_uploads`.
+    It reads the events from the queue ``BG_QUEUE_URL`` through the resource ``queue``, a `Queue`. A message is
+    deleted after Dagster has stored the run request that it caused. Uploads that `new_uploads` finds too are
+    requested only once by both. Otherwise it is like `new_uploads`.
     """
 
     @dg.sensor(
@@ -88,20 +89,17 @@ def upload_events(
         description="Asks for one run for each upload date that event notifications in BG_QUEUE_URL name.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> Result:
-        inbox = EventCursor.read(context.cursor)
-        tick = _tick(context, settings, partitions, inbox, clock())
+        cursor = EventCursor.read(context.cursor)
+        tick = _tick(context, settings, partitions, cursor, clock())
         if isinstance(tick, dg.SkipReason):
             return tick
-        taken = time.monotonic() + TAKE_SECONDS
-        delivery = EventReader(context.resources.queue, inbox, tick, lambda: time.monotonic() > taken)
+        deadline = time.monotonic() + RECEIVE_SECONDS
+        events = EventReader(context.resources.queue, cursor, tick, lambda: time.monotonic() > deadline)
         reason = "no event named a date with new uploads"
         try:
-            delivery.receive()
+            events.receive()
         except (ClientError, BotoCoreError) as error:
-            reason = (
-                f"queue {delivery.queue.url} (BG_QUEUE_URL) could not be worked off; "
-                f"the next tick tries again: {error}"
-            )
+            reason = f"queue {events.queue.url} (BG_QUEUE_URL) could not be read; the next tick tries again: {error}"
             context.log.warning(reason)
         return _result(context, tick, tick.requests_due(), reason)
 
@@ -112,14 +110,14 @@ def _tick(
     context: dg.SensorEvaluationContext,
     settings: Settings,
     partitions: dg.DailyPartitionsDefinition,
-    memory: SensorCursor,
+    cursor: SensorCursor,
     now: float,
 ) -> SensorTick | dg.SkipReason:
-    """A look at the bucket, or why there can be none."""
+    """A tick over the bucket, or why there can be none."""
     first, last = partitions.get_first_partition_key(), partitions.get_last_partition_key()
     if first is None or last is None:
         return skip(
-            context, f"BG_FIRST_DATE {settings.first_date} is still to come: there are no upload dates yet"
+            context, f"BG_FIRST_DATE {settings.first_date} is in the future: there are no upload dates yet"
         )
     if not settings.bucket:
         return skip(context, NO_BUCKET)
@@ -128,12 +126,12 @@ def _tick(
     return SensorTick(
         settings=settings,
         store=store,
-        cursor=memory,
+        cursor=cursor,
         now=now,
         first=date.fromisoformat(first),
         last=date.fromisoformat(last),
         find_run=lambda key: _find_run(context.instance, key),
-        find_newest_request=lambda day: _find_asked(context.instance, _of(settings, day)),
+        find_newest_request=lambda day: _find_requested(context.instance, _uploads_tag(settings, day)),
         time_is_up=lambda: time.monotonic() > deadline,
         warn=context.log.warning,
     )
@@ -142,18 +140,18 @@ def _tick(
 def _result(
     context: dg.SensorEvaluationContext,
     tick: SensorTick,
-    asked: Iterator[tuple[UploadDate, RequestedRun]],
+    requested: Iterator[tuple[UploadDate, RequestedRun]],
     reason: str,
 ) -> dg.SensorResult:
-    """The runs that a tick asks for, with its memory; ``reason`` is why there may be none. The log tells either."""
+    """The tick's run requests and its cursor; ``reason`` is the skip reason if there are none. Both are logged."""
     requests: list[dg.RunRequest] = []
     try:
-        for day, each in asked:
+        for day, each in requested:
             tags = {
                 "bg_pipeline/uploads": each.uploads,
                 "bg_pipeline/attempt": str(each.attempt),
-                _OF: _of(tick.settings, day),
-                _ASKED: each.model_dump_json(),
+                _UPLOADS_TAG: _uploads_tag(tick.settings, day),
+                _REQUEST_TAG: each.model_dump_json(),
             }
             context.log.info(f"asked for a run of {day}, attempt {each.attempt}")
             requests.append(dg.RunRequest(each.run_key, partition_key=f"{day}", tags=tags))
@@ -170,24 +168,24 @@ def _result(
     )
 
 
-def _of(settings: Settings, day: UploadDate) -> str:
-    """What a run was asked for, by one name for all sensors of this pipeline and none of another beside it."""
+def _uploads_tag(settings: Settings, day: UploadDate) -> str:
+    """Identifies a date's uploads: the same for both sensors, and another for a second pipeline in the instance."""
     prefix = f"{settings.key_prefix} " if settings.key_prefix else ""
     return f"{prefix}s3://{settings.bucket}/{s3_keys.uploads_of(day)}"
 
 
-def _find_asked(instance: dg.DagsterInstance, of: str) -> RequestedRun | None:
+def _find_requested(instance: dg.DagsterInstance, uploads: str) -> RequestedRun | None:
     """The request of the newest run that a sensor asked for."""
-    for run in instance.get_runs(dg.RunsFilter(tags={_OF: of}), limit=1):
+    for run in instance.get_runs(dg.RunsFilter(tags={_UPLOADS_TAG: uploads}), limit=1):
         try:
-            return RequestedRun.model_validate_json(run.tags.get(_ASKED, ""))
+            return RequestedRun.model_validate_json(run.tags.get(_REQUEST_TAG, ""))
         except ValidationError:
             return None
     return None
 
 
 def _find_run(instance: dg.DagsterInstance, run_key: str) -> RunResult | None:
-    """The newest run with this key, which is a re-execution where there was one."""
+    """The newest run with this key; if the run was re-executed, its newest re-execution."""
     for record in instance.get_run_records(dg.RunsFilter(tags={"dagster/run_key": run_key}), limit=1):
         run = record.dagster_run
         return RunResult(

@@ -1,1 +1,1 @@
-"""The web page: photos dropped, a background asked for, results looked through, without opening Dagster."""
+"""The web page, where people submit photos, follow batches and review results without opening Dagster."""

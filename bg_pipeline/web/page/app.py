@@ -1,6 +1,6 @@
-"""The page as Streamlit runs it: which screens there are, and what a visitor reads when something does not work.
+"""The page as Streamlit runs it: its screens, and the sentences shown for expected errors.
 
-Its one argument, if any, is the address of Dagster's UI.
+Its only argument, which may be missing, is the address of Dagster's UI.
 """
 
 import sys
@@ -15,23 +15,26 @@ from bg_pipeline.errors import BgPipelineError, RequestError
 from bg_pipeline.settings import settings
 from bg_pipeline.storage.object_store import open_bucket
 from bg_pipeline.web.page import progress, results, search, submit, user
-from bg_pipeline.web.page.markdown import escape_markdown
-from bg_pipeline.web.page.service import PageService, user_error
+from bg_pipeline.web.page.batches import BatchService
+from bg_pipeline.web.page.drafts import DraftService, user_error
+from bg_pipeline.web.page.widgets import escape_markdown
 
 
 @st.cache_resource(show_spinner=False)
-def _desk() -> PageService:
+def _services() -> tuple[DraftService, BatchService]:
     configured = settings()
     aws = make_aws(configured)
-    return PageService(configured, aws, open_bucket(configured, aws))
+    store = open_bucket(configured, aws)
+    batches = BatchService(configured, store)
+    return DraftService(configured, aws, store, on_change=batches.refresh), batches
 
 
-def _shown(screen: Callable[[PageService], None]) -> Callable[[], None]:
-    """A screen whose expected errors are sentences on it."""
+def _screen(show: Callable[[DraftService, BatchService], None]) -> Callable[[], None]:
+    """A screen that shows expected errors as sentences."""
 
-    def show() -> None:
+    def show_screen() -> None:
         try:
-            screen(_desk())
+            show(*_services())
         except RequestError as error:
             for sentence in user_error(error):
                 st.error(escape_markdown(sentence))
@@ -39,47 +42,47 @@ def _shown(screen: Callable[[PageService], None]) -> Callable[[], None]:
             st.error(escape_markdown(str(error)))
         except (ClientError, BotoCoreError) as error:
             st.error(
-                f"AWS does not do what it is asked: {escape_markdown(str(error))}. "
-                "`bg-pipeline doctor` says what works."
+                f"AWS answered with an error: {escape_markdown(str(error))}. "
+                "`bg-pipeline doctor` checks what works and what to do."
             )
 
-    show.__name__ = screen.__name__
-    return show
+    show_screen.__name__ = show.__name__
+    return show_screen
 
 
-def _submit(desk: PageService) -> None:
-    submit.show(desk)
+def _submit(drafts: DraftService, batches: BatchService) -> None:
+    submit.show(drafts)
 
 
-def _progress(desk: PageService) -> None:
-    def go_on(draft: Batch) -> None:
-        submit.go_on(desk, draft)
-        st.switch_page(_new)
+def _progress(drafts: DraftService, batches: BatchService) -> None:
+    def resume(draft: Batch) -> None:
+        submit.resume(drafts, draft)
+        st.switch_page(_new_batch)
 
-    progress.show(desk, sys.argv[1] if len(sys.argv) > 1 else "", go_on)
-
-
-def _results(desk: PageService) -> None:
-    results.show(desk)
+    progress.show(batches, drafts, sys.argv[1] if len(sys.argv) > 1 else "", resume)
 
 
-def _search(desk: PageService) -> None:
-    search.show(desk)
+def _results(drafts: DraftService, batches: BatchService) -> None:
+    results.show(batches)
+
+
+def _search(drafts: DraftService, batches: BatchService) -> None:
+    search.show(batches)
 
 
 st.set_page_config(page_title="New backgrounds", page_icon=":material/photo_library:", layout="wide")
 st.html("<style>.stMainBlockContainer { padding-top: 3.5rem; }</style>")
-user.let_in(settings())
-_new = st.Page(
-    _shown(_submit), title="New batch", icon=":material/add_photo_alternate:", url_path="new", default=True
+user.require_sign_in(settings())
+_new_batch = st.Page(
+    _screen(_submit), title="New batch", icon=":material/add_photo_alternate:", url_path="new", default=True
 )
 st.navigation(
     [
-        _new,
-        st.Page(_shown(_progress), title="Batches", icon=":material/list:", url_path="batches"),
-        st.Page(_shown(_results), title="Review", icon=":material/rate_review:", url_path="review"),
-        st.Page(_shown(_search), title="Search", icon=":material/search:", url_path="search"),
+        _new_batch,
+        st.Page(_screen(_progress), title="Batches", icon=":material/list:", url_path="batches"),
+        st.Page(_screen(_results), title="Review", icon=":material/rate_review:", url_path="review"),
+        st.Page(_screen(_search), title="Search", icon=":material/search:", url_path="search"),
     ],
     position="top",
 ).run()
-user.sign_out(settings())
+user.show_sign_out(settings())

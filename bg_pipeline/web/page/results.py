@@ -1,4 +1,4 @@
-"""The screen where results are looked through: approved, rejected or asked for again, downloaded and published."""
+"""The screen *Review*: results are approved, rejected, made again, downloaded and published."""
 
 import hashlib
 import tempfile
@@ -16,69 +16,75 @@ from bg_pipeline.errors import UsageError
 from bg_pipeline.review import Item, State, Summary
 from bg_pipeline.run.batch_work import BatchWork
 from bg_pipeline.web.page import user
-from bg_pipeline.web.page.markdown import escape_markdown
-from bg_pipeline.web.page.service import PageService
-from bg_pipeline.web.page.slider import before_and_after
+from bg_pipeline.web.page.batches import BatchService
+from bg_pipeline.web.page.widgets import before_and_after, escape_markdown
 
 _STATES = {State.WAITING: "Waiting", State.APPROVED: "Approved", State.REJECTED: "Rejected"}
 
 
-def show(desk: PageService) -> None:
+def show(service: BatchService) -> None:
     """The screen."""
     st.title("Review")
     today = datetime.now(UTC).date()
-    # With a key the date that a person chose stays when midnight changes the default.
+    # The key keeps a chosen date when midnight changes the default.
     picked = st.date_input("Upload date (UTC)", today, key="review-date")
     day = picked if isinstance(picked, date) else today
-    standings = desk.batches(day)
-    batches = [each.batch for each in standings if each.complete]
+    batches = [card.batch for card in service.batches(day) if card.complete]
     if not batches:
         st.caption(f"No batch of {day} has results.")
         return
     batch = st.selectbox("Batch", batches, format_func=lambda batch: batch.name)
-    results = desk.results(batch)
-    work, found = results.work, results.items()
-    _numbers(results.summary(found))
-    _deliver(desk, work, found)
-    shown = st.segmented_control(
+    results = service.results(batch)
+    work, all_items = results.work, results.items()
+    _numbers(results.summary(all_items))
+    _deliver(service, work, all_items)
+    state = st.segmented_control(
         "Show", list(_STATES), default=State.WAITING, required=True, format_func=_STATES.__getitem__
     )
-    items = [item for item in found if item.state is shown]
+    items = [item for item in all_items if item.state is state]
     if not items:
-        st.caption("Nothing waits for a person." if shown is State.WAITING else "There is none.")
+        st.caption(
+            "Nothing waits for review."
+            if state is State.WAITING
+            else f"No result is {_STATES[state].lower()}."
+        )
         return
-    if shown is State.WAITING:
-        _all_at_once(work, items)
-    _one(desk, work, batch, items)
+    if state is State.WAITING:
+        _decide_all(work, items)
+    _one_by_one(service, work, batch, items)
 
 
-def _numbers(stands: Summary) -> None:
+def _numbers(summary: Summary) -> None:
     approved, rejected, waiting, cost = st.columns(4)
-    approved.metric("Approved", f"{stands.approved:,}")
-    rejected.metric("Rejected", f"{stands.rejected:,}")
-    waiting.metric("Waiting", f"{stands.waiting:,}")
+    approved.metric("Approved", f"{summary.approved:,}")
+    rejected.metric("Rejected", f"{summary.rejected:,}")
+    waiting.metric("Waiting", f"{summary.waiting:,}")
     cost.metric(
-        "USD an approved photo",
-        "–" if stands.cost_per_image is None else f"{stands.cost_per_image:.3f}",
-        help=f"Billed for the batch in all: {stands.costs.in_words(4)}.",
+        "USD per approved photo",
+        "–" if summary.cost_per_image is None else f"{summary.cost_per_image:.3f}",
+        help=f"Cost of the whole batch: {summary.costs.in_words(4)}.",
     )
 
 
-def _deliver(desk: PageService, work: BatchWork, found: Sequence[Item]) -> None:
+def _deliver(service: BatchService, work: BatchWork, items: Sequence[Item]) -> None:
     publish, pack = st.columns(2)
     if publish.button(
-        "Publish what is approved",
+        "Publish approved photos",
         icon=":material/publish:",
-        help="Copies the approved results, and nothing else, to published/ in the bucket.",
+        help="Copies the approved results, and only these, to published/ in the bucket.",
     ):
-        done = review.publish(work, found)
-        st.success(f"{counted(done.copied, 'result')} published, {done.kept:,} were there already.")
+        done = review.publish(work, items)
+        st.success(f"{counted(done.copied, 'result')} published, {done.kept:,} were published before.")
         if done.stale:
-            st.warning(escape_markdown(f"Changed meanwhile, and not published: {', '.join(done.stale[:10])}"))
-    if pack.button("Pack what is approved", icon=":material/folder_zip:", help="One ZIP file to download."):
+            st.warning(
+                escape_markdown(
+                    f"Not published, because they changed after their approval: {', '.join(done.stale[:10])}"
+                )
+            )
+    if pack.button("Make a ZIP of approved photos", icon=":material/folder_zip:"):
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "approved.zip"
-            if desk.pack(work, found, file):
+            if service.pack(work, items, file):
                 with file.open("rb") as data:
                     name = archive_path(f"{work.locations.batch.name} approved.zip")
                     pack.download_button("Download the ZIP", data, name, "application/zip")
@@ -86,57 +92,63 @@ def _deliver(desk: PageService, work: BatchWork, found: Sequence[Item]) -> None:
                 pack.caption("No result is approved yet.")
 
 
-def _version(found: Sequence[Item]) -> str:
-    """Part of the key of a button about these results: a press counts for what it was made for, and nothing else.
+def _version(items: Sequence[Item]) -> str:
+    """Identifies the shown results in a button's key, so that a press only counts for what was on the screen.
 
-    Without it the second press of a double click, or one that met a new version, would decide about what came next.
+    Without it, the second press of a double click, or a press just after a new version appeared, would decide about
+    the next result.
     """
-    seen = [(item.image, item.number, item.key, item.etag) for item in found]
-    return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
+    shown = [(item.image, item.number, item.key, item.etag) for item in items]
+    return hashlib.sha256(repr(shown).encode()).hexdigest()[:16]
 
 
-def _all_at_once(work: BatchWork, chosen: Sequence[Item]) -> None:
-    there = [item for item in chosen if item.key]
-    shown = _version(there)
-    with st.popover(f"All {len(there):,} that wait", icon=":material/done_all:"):
-        st.caption("Without looking at each.")
+def _decide_all(work: BatchWork, items: Sequence[Item]) -> None:
+    with_result = [item for item in items if item.key]
+    version = _version(with_result)
+    with st.popover(f"All {len(with_result):,} that wait", icon=":material/done_all:"):
+        st.caption("Decides about all of them at once, without showing each.")
         reason = st.text_input("Reason", key="reason-all")
         approve, reject = st.columns(2)
-        if approve.button("Approve all", key=f"approve-all-{shown}", disabled=not there):
-            review.decide(work.locations.data, there, State.APPROVED, by=user.name(), reason=reason)
+        if approve.button("Approve all", key=f"approve-all-{version}", disabled=not with_result):
+            review.decide(work.locations.data, with_result, State.APPROVED, by=user.name(), reason=reason)
             st.rerun()
-        if reject.button("Reject all", key=f"reject-all-{shown}", disabled=not there):
-            review.decide(work.locations.data, there, State.REJECTED, by=user.name(), reason=reason)
+        if reject.button("Reject all", key=f"reject-all-{version}", disabled=not with_result):
+            review.decide(work.locations.data, with_result, State.REJECTED, by=user.name(), reason=reason)
             st.rerun()
 
 
-def _one(desk: PageService, work: BatchWork, batch: Batch, chosen: Sequence[Item]) -> None:
-    """One result with its photo; keys: a approves, x rejects (r is Streamlit's own), the arrows go on and back."""
+def _one_by_one(service: BatchService, work: BatchWork, batch: Batch, items: Sequence[Item]) -> None:
+    """One result beside its photo.
+
+    Keys: a approves, x rejects (r is Streamlit's own), the arrows show the next and the previous one.
+    """
     state = st.session_state
-    place = f"at-{batch.path}"
-    at = min(state.get(place, 0), len(chosen) - 1)
-    item = chosen[at]
-    back, where, on = st.columns([1, 2, 1], vertical_alignment="center")
-    if back.button("Back", shortcut="Left", disabled=at == 0, icon=":material/arrow_back:"):
-        state[place] = at - 1
+    position_key = f"at-{batch.path}"
+    position = min(state.get(position_key, 0), len(items) - 1)
+    item = items[position]
+    back, where, forward = st.columns([1, 2, 1], vertical_alignment="center")
+    if back.button("Back", shortcut="Left", disabled=position == 0, icon=":material/arrow_back:"):
+        state[position_key] = position - 1
         st.rerun()
-    where.text(f"{at + 1} of {len(chosen):,}: {item.key.rpartition('/')[2] or item.image}")
-    if on.button("Next", shortcut="Right", disabled=at + 1 >= len(chosen), icon=":material/arrow_forward:"):
-        state[place] = at + 1
+    where.text(f"{position + 1} of {len(items):,}: {item.key.rpartition('/')[2] or item.image}")
+    if forward.button(
+        "Next", shortcut="Right", disabled=position + 1 >= len(items), icon=":material/arrow_forward:"
+    ):
+        state[position_key] = position + 1
         st.rerun()
     picture, facts = st.columns([3, 2])
     with picture:
-        before, after = desk.decision_of(work, item)
+        before, after = service.previews(work, item)
         if before and after:
             before_and_after(before, after, item.alt_text or item.image)
         elif before:
             st.image(before, alt=f"The photo {item.image}")
-            st.caption("There is no result to look at.")
+            st.caption("This photo has no result.")
         else:
-            st.caption("The photo is not there any more, or no picture.")
+            st.caption("The photo was deleted, or it cannot be opened.")
     with facts:
         _facts(item)
-        _verdict(desk, work, item)
+        _decide(service, work, item)
 
 
 def _facts(item: Item) -> None:
@@ -147,40 +159,42 @@ def _facts(item: Item) -> None:
             st.text(text)
 
 
-def _verdict(desk: PageService, work: BatchWork, item: Item) -> None:
+def _decide(service: BatchService, work: BatchWork, item: Item) -> None:
     reason = st.text_input("Reason", key=f"reason-{item.image}-{item.number}")
     approve, reject = st.columns(2)
-    shown = _version([item])
-    if approve.button("Approve", key=f"approve-{shown}", shortcut="a", type="primary", disabled=not item.key):
+    version = _version([item])
+    if approve.button(
+        "Approve", key=f"approve-{version}", shortcut="a", type="primary", disabled=not item.key
+    ):
         review.decide(work.locations.data, [item], State.APPROVED, by=user.name(), reason=reason)
         st.rerun()
-    if reject.button("Reject", key=f"reject-{shown}", shortcut="x", disabled=not item.key):
+    if reject.button("Reject", key=f"reject-{version}", shortcut="x", disabled=not item.key):
         review.decide(work.locations.data, [item], State.REJECTED, by=user.name(), reason=reason)
         st.rerun()
     if item.key:
         try:
             name = item.key.rpartition("/")[2]
-            st.download_button("Download", lambda: desk.download(work, item), name, key=f"load-{item.key}")
+            st.download_button("Download", lambda: service.download(work, item), name, key=f"load-{item.key}")
         except UsageError as error:
             st.text(str(error))
-    with st.popover("Ask again", icon=":material/refresh:"):
-        _again(desk, work, item)
+    with st.popover("Another picture", icon=":material/refresh:"):
+        _redo(service, work, item)
 
 
-def _again(desk: PageService, work: BatchWork, item: Item) -> None:
-    # A result bears it in its decision, an image without one is remembered here.
+def _redo(service: BatchService, work: BatchWork, item: Item) -> None:
+    # The decision about a result names its new batch; for an image without a result the session remembers it.
     redone: dict[tuple[str, str, int], str] = st.session_state.setdefault("redone", {})
-    this = work.locations.batch.path, item.image, item.number
-    said = "A new picture, paid for, as a batch of its own; this one is rejected."
-    if again := redone.get(this) or (item.decision.redone_as if item.decision else ""):
-        said = (
-            f"Asked for again, as batch {escape_markdown(again)}. "
-            "Before that has its report, another press adds nothing."
+    key = work.locations.batch.path, item.image, item.number
+    note = "Makes a new picture, which is paid for, as a new batch, and rejects this one."
+    if earlier := redone.get(key) or (item.decision.redone_as if item.decision else ""):
+        note = (
+            f"Submitted again as batch {escape_markdown(earlier)}. "
+            "Pressing the button before that batch has its report adds nothing."
         )
-    st.caption(said)  # one place for both: a line that appears would move the button
+    st.caption(note)  # always one caption: a new line would move the button
     prompt = st.text_input("Another background", key=f"again-{item.image}-{item.number}")
     seed = st.number_input("Seed", 0, None, None, key=f"seed-{item.image}-{item.number}")
-    if st.button("Ask again", key=f"redo-{_version([item])}"):
-        redone[this] = desk.redo(work, [item], by=user.name(), prompt=prompt, seed=seed).path
-        st.toast(f"Asked for again as batch {escape_markdown(redone[this])}.")
+    if st.button("Make another picture", key=f"redo-{_version([item])}"):
+        redone[key] = service.redo(work, [item], by=user.name(), prompt=prompt, seed=seed).path
+        st.toast(f"Submitted as batch {escape_markdown(redone[key])}.")
         st.rerun()

@@ -1,4 +1,4 @@
-"""Who may ask for the page: its own reader, and no page of another site that this reader has open."""
+"""Refuses requests to the page that come from other websites, or, without sign-in, from other machines."""
 
 from urllib.parse import urlsplit
 
@@ -10,10 +10,10 @@ from bg_pipeline.web.addresses import is_loopback
 
 
 class OwnPageOnly:
-    """Refuses calls and WebSockets of other origins, and has no other site show the page in a frame.
+    """Refuses HTTP requests and WebSockets from other origins, and forbids other sites to show the page in a frame.
 
-    ``address`` is where people reach the page that has sign-in. Without it only this machine is answered, and nothing
-    that came through a proxy.
+    ``address`` is the page's public address if it has sign-in. Without one, only requests from this machine that did
+    not pass a proxy are answered.
     """
 
     def __init__(self, app: ASGIApp, *, address: str = "") -> None:
@@ -24,32 +24,35 @@ class OwnPageOnly:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        if reason := self._foreign(scope):
+        if reason := self._reason_to_refuse(scope):
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1008, "reason": reason})
             else:
                 await PlainTextResponse(reason, 403)(scope, receive, send)
             return
 
-        async def framed_by_nobody(message: Message) -> None:
+        async def send_with_frame_policy(message: Message) -> None:
             if message["type"] == "http.response.start":
                 # Streamlit shows components in frames of the page itself.
-                own = "'self'" if scope["path"].startswith("/component") else "'none'"
-                MutableHeaders(scope=message).append("Content-Security-Policy", f"frame-ancestors {own}")
+                ancestors = "'self'" if scope["path"].startswith("/component") else "'none'"
+                MutableHeaders(scope=message).append(
+                    "Content-Security-Policy", f"frame-ancestors {ancestors}"
+                )
             await send(message)
 
-        await self._app(scope, receive, framed_by_nobody)
+        await self._app(scope, receive, send_with_frame_policy)
 
-    def _foreign(self, scope: Scope) -> str:
+    def _reason_to_refuse(self, scope: Scope) -> str:
+        """Why the request is refused; empty if it is not."""
         headers = Headers(scope=scope)
         if not self._address:
             client = scope.get("client")
             forwarded = "x-forwarded-for" in headers or "forwarded" in headers
             if client is None or not is_loopback(client[0]) or forwarded:
-                return "there is no sign-in, so only callers on this machine are answered"
+                return "sign-in is off, so only requests from this machine are answered"
         origin = headers.get("origin")
         if origin is not None and _netloc(origin) not in {headers.get("host", ""), self._address} - {""}:
-            return "calls from another site's pages are refused"
+            return "requests from other websites are refused"
         return ""
 
 

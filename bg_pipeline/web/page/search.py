@@ -1,4 +1,4 @@
-"""The screen that finds photos by what their captions and labels say."""
+"""The screen *Search*: finds photos by their captions and labels."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -6,19 +6,19 @@ import streamlit as st
 
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.reports.captions import CaptionIndex, index_file
-from bg_pipeline.web.page.service import PageService
+from bg_pipeline.web.page.batches import BatchService
 
-MOST = 200
-DAYS = 30
+MAX_RESULTS = 200
+DEFAULT_DAYS = 30
 
 
-def show(desk: PageService) -> None:
-    """The screen; no model is called."""
+def show(service: BatchService) -> None:
+    """The screen. It calls no model."""
     st.title("Search")
     today = datetime.now(UTC).date()
-    words = st.text_input("What captions, alternative texts and labels say", placeholder="red bus")
-    # With a key the dates that a person chose stay when midnight changes the default.
-    chosen = st.date_input("Uploaded (UTC)", (today - timedelta(DAYS), today), key="search-dates")
+    words = st.text_input("Words in captions, alternative texts or labels", placeholder="red bus")
+    # The key keeps chosen dates when midnight changes the default.
+    chosen = st.date_input("Uploaded (UTC)", (today - timedelta(DEFAULT_DAYS), today), key="search-dates")
     if not isinstance(chosen, tuple) or len(chosen) != 2:
         st.caption("Choose the first and the last date.")
         return
@@ -26,21 +26,21 @@ def show(desk: PageService) -> None:
         return
     first, last = chosen
     dates: list[UploadDate] = [first + timedelta(days) for days in range((last - first).days + 1)]
-    index = CaptionIndex(index_file(desk.settings))
-    index.update(desk.store, desk.settings, dates, ())
-    found = list(index.search(words, first=first, last=last, only=(), limit=MOST))
-    if not found:
-        st.caption("Nothing was found.")
+    index = CaptionIndex(index_file(service.settings))
+    index.update(service.store, service.settings, dates, ())
+    images = list(index.search(words, first=first, last=last, only=(), limit=MAX_RESULTS))
+    if not images:
+        st.caption("No photo was found. Try fewer words or other dates.")
         return
     st.dataframe(
         [
             {
-                "Image": each.ImageName,
-                "Batch": each.Batch,
-                "Alternative text": each.AltText or each.Caption,
-                "Labels": each.Labels,
+                "Image": image.ImageName,
+                "Batch": image.Batch,
+                "Alternative text": image.AltText or image.Caption,
+                "Labels": image.Labels,
             }
-            for each in found
+            for image in images
         ],
         hide_index=True,
     )

@@ -1,4 +1,4 @@
-"""The page's server: Streamlit's own, with what it is to know of sign-in and whom it answers without."""
+"""The page's server: Streamlit's own, with sign-in, protection from other websites, and the route for uploads."""
 
 import secrets
 from collections.abc import Mapping
@@ -17,8 +17,8 @@ from bg_pipeline.web.page.same_origin import OwnPageOnly
 LOOPBACK = ("127.0.0.1", "localhost")
 
 
-def _sign_in(configured: Settings) -> Mapping[str, Any]:
-    """What `streamlit.login` wants to know, held in memory only."""
+def _sign_in_secrets(configured: Settings) -> Mapping[str, Any]:
+    """The secrets of `streamlit.login`, kept in memory only; empty if sign-in is off."""
     if not configured.oidc_client_id:
         return {}
     return {
@@ -33,10 +33,10 @@ def _sign_in(configured: Settings) -> Mapping[str, Any]:
 
 
 def _guards(configured: Settings) -> list[Middleware]:
-    """What answers no page of another site, and without sign-in nobody but this machine, under its own names.
+    """Middleware that refuses requests from other websites and, without sign-in, from other machines.
 
-    Streamlit lets in whatever names itself as both Host and Origin, which is what a page of somebody else's does
-    whose name resolves to 127.0.0.1.
+    Streamlit accepts any request whose Host and Origin are the same. A foreign website whose name resolves to
+    127.0.0.1 can send such requests (DNS rebinding), so without sign-in the Host must be one of `LOOPBACK`.
     """
     if configured.oidc_client_id:
         return [Middleware(OwnPageOnly, address=configured.page_address)]
@@ -49,7 +49,7 @@ def _guards(configured: Settings) -> list[Middleware]:
 _configured = settings()
 app = st.App(
     Path(__file__).with_name("app.py"),
-    secrets=_sign_in(_configured),
+    secrets=_sign_in_secrets(_configured),
     middleware=_guards(_configured),
-    routes=[Route(upload_server.ADDRESS, upload_server.take, methods=["POST"])],
+    routes=[Route(upload_server.ADDRESS, upload_server.receive_photo, methods=["POST"])],
 )

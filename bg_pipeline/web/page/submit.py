@@ -1,4 +1,4 @@
-"""The screen where photos are dropped, a background is asked for, and its cost is seen before it is paid."""
+"""The screen *New batch*: photos are dropped, a background is described, and the cost is shown before it is paid."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -17,15 +17,13 @@ from bg_pipeline.planning import Plan
 from bg_pipeline.state.thumbnails import thumbnail
 from bg_pipeline.uploads.submitting import Upload
 from bg_pipeline.web.page import photo_settings
-from bg_pipeline.web.page.markdown import escape_markdown
-from bg_pipeline.web.page.service import DraftPhoto, LabelsFound, PageService, user_error
-from bg_pipeline.web.page.upload_server import UploadSession, lots
-from bg_pipeline.web.page.upload_widget import upload_widget
+from bg_pipeline.web.page.drafts import DraftPhoto, DraftService, LabelsFound, user_error
+from bg_pipeline.web.page.upload_server import UploadSession, sessions
+from bg_pipeline.web.page.widgets import escape_markdown, upload_widget
 
-CARDS = 12
-"""Photos on one page of the list."""
+CARDS_PER_PAGE = 12
 
-_ENDINGS = sorted({ending for endings in EXTENSIONS.values() for ending in endings})
+_EXTENSIONS = sorted({extension for extensions in EXTENSIONS.values() for extension in extensions})
 _SUBJECTS = {
     "LABELS": "What the labels name",
     "SALIENT": "What stands out",
@@ -33,154 +31,165 @@ _SUBJECTS = {
 }
 
 
-def show(desk: PageService) -> None:
+def show(service: DraftService) -> None:
     """The screen."""
     st.title("New backgrounds for photos")
     state = st.session_state
     if batch := state.pop("submitted", None):
-        st.success(f"Batch {batch} is submitted. Its progress is on the screen *Batches*.")
-    lot: UploadSession = state.lot if "lot" in state else lots.open(desk)
-    state.lot = lot
-    sending, refused = upload_widget(lot, _ENDINGS)
+        st.success(f"Batch {batch} is submitted. Follow it on the screen *Batches*.")
+    session: UploadSession = state.session if "session" in state else sessions.open(service)
+    state.session = session
+    sending, refused = upload_widget(session, _EXTENSIONS)
     for sentence in refused:
         st.warning(escape_markdown(sentence))
-    photos = lot.photos
+    photos = session.photos
     if sending:
-        st.caption("Photos are on their way to storage.")
+        st.caption("The photos are being uploaded.")
         return
     if not photos:
-        st.caption("Nothing is paid before you press *Submit*, and the plan with its cost is shown first.")
+        st.caption("Nothing is paid before you press *Submit*. The plan with its cost is shown first.")
         return
-    _labels(desk, photos)
-    own = _cards(desk, photos)
-    wishes = _wishes(desk)
-    for name, fields in photo_settings.settings_of(list(photos)).items():
-        # What was said on the photo's card is meant for it most of all.
-        own[name] = {**fields, **own.get(name, {})}
-    table = st.file_uploader(
-        "A table with one photo a row, in place of the settings of single photos (CSV)",
+    _labels(service, session, photos)
+    photo_fields = _cards(service, session, photos)
+    fields = _fields(service, session)
+    for name, table_fields in photo_settings.settings_of(list(photos)).items():
+        # What was entered on the photo's card overrides the table.
+        photo_fields[name] = {**table_fields, **photo_fields.get(name, {})}
+    manifest = st.file_uploader(
+        "A table with one photo per row, instead of the settings of single photos (CSV)",
         type="csv",
         help="Columns: source (a dropped photo's name), ref, prompt, labels, preset, variants, seed …",
     )
-    _decide(desk, photos, wishes, own, table.getvalue() if table else None)
+    _plan_and_submit(
+        service, session, photos, fields, photo_fields, manifest.getvalue() if manifest else None
+    )
 
 
-def go_on(desk: PageService, draft: Batch) -> None:
-    """Goes on with a draft; raises `UsageError` if it is none by now. What was prepared before stays, as a draft."""
-    lot = lots.open(desk, draft)
-    _forget()
-    st.session_state.lot = lot
+def resume(service: DraftService, draft: Batch) -> None:
+    """Opens a stored draft on this screen; `UsageError` if it is not a draft any more.
+
+    What the visitor was preparing before stays in storage as a draft.
+    """
+    session = sessions.open(service, draft)
+    _clear_session_state()
+    st.session_state.session = session
 
 
-def _forget() -> None:
-    for name in ("lot", "seen", "own", "keys", *photo_settings.STATE):
+def _clear_session_state() -> None:
+    for name in ("session", "labels", "photo_fields", "stored_files", *photo_settings.SESSION_KEYS):
         st.session_state.pop(name, None)
 
 
-def _labels(desk: PageService, photos: Mapping[str, DraftPhoto]) -> None:
-    state = st.session_state
-    seen: dict[str, LabelsFound] = state.setdefault("seen", {})
-    missing = [name for name in photos if name not in seen]
-    price = desk.price_of_labels
-    cost = "a price that is not known" if price is None else f"at most {price * len(missing):.3f} USD"
+def _labels(service: DraftService, session: UploadSession, photos: Mapping[str, DraftPhoto]) -> None:
+    labels: dict[str, LabelsFound] = st.session_state.setdefault("labels", {})
+    missing = [name for name in photos if name not in labels]
+    price = service.price_of_labels
+    cost = "an unknown price" if price is None else f"at most {price * len(missing):.3f} USD"
     if missing and st.button(
         f"Find what is in {len(missing)} photos",
         icon=":material/label:",
-        help=f"Asks Rekognition once for each photo, for {cost}. The run uses the same answers.",
+        help=f"Amazon Rekognition looks at each photo once, for {cost}. The run uses the same labels.",
     ):
         bar = st.progress(0.0, "Looking at the photos")
-        seen |= desk.labels(
-            state.lot.batch,
+        labels |= service.labels(
+            session.batch,
             missing,
             lambda number: bar.progress(number / len(missing), f"{number} of {len(missing)}"),
         )
         st.rerun()
-    for name, found in seen.items():
-        if found.problem and name in photos:
-            st.warning(escape_markdown(f"{name}: {found.problem}"))
+    for name, result in labels.items():
+        if result.problem and name in photos:
+            st.warning(escape_markdown(f"{name}: {result.problem}"))
 
 
-def _cards(desk: PageService, photos: Mapping[str, DraftPhoto]) -> dict[str, dict[str, Any]]:
-    """The photos, a page at a time; what is said of each alone."""
-    state = st.session_state
-    said: dict[str, dict[str, Any]] = state.setdefault("own", {})
-    pages = -(-len(photos) // CARDS)
+def _cards(
+    service: DraftService, session: UploadSession, photos: Mapping[str, DraftPhoto]
+) -> dict[str, dict[str, Any]]:
+    """One page of photos with their settings; returns the request fields that single photos have."""
+    photo_fields: dict[str, dict[str, Any]] = st.session_state.setdefault("photo_fields", {})
+    pages = -(-len(photos) // CARDS_PER_PAGE)
     page = 1
     if pages > 1:
         page = st.pagination(pages)
     st.subheader(f"{len(photos)} photos")
-    names = list(photos)[(page - 1) * CARDS : page * CARDS]
+    names = list(photos)[(page - 1) * CARDS_PER_PAGE : page * CARDS_PER_PAGE]
     columns = st.columns(3)
     for number, name in enumerate(names):
         with columns[number % len(columns)].container(border=True):
-            _card(desk, photos, name, said)
-    return {name: each for name, each in said.items() if name in photos and each}
+            _card(service, session, photos[name], photo_fields)
+    return {name: fields for name, fields in photo_fields.items() if name in photos and fields}
 
 
 def _card(
-    desk: PageService, photos: Mapping[str, DraftPhoto], name: str, said: dict[str, dict[str, Any]]
+    service: DraftService,
+    session: UploadSession,
+    photo: DraftPhoto,
+    photo_fields: dict[str, dict[str, Any]],
 ) -> None:
-    state = st.session_state
-    key = hashlib.sha256(f"{state.lot.batch.path} {name}".encode()).hexdigest()[:12]
-    seen: LabelsFound = state.seen.get(name, LabelsFound())
-    if photos[name].small:
-        st.image(photos[name].small, alt=f"The photo {name}")
+    state, name = st.session_state, photo.name
+    key = hashlib.sha256(f"{session.batch.path} {name}".encode()).hexdigest()[:12]
+    labels: LabelsFound = state.labels.get(name, LabelsFound())
+    if photo.small:
+        st.image(photo.small, alt=f"The photo {name}")
     else:
-        st.warning("It cannot be opened as a photo. The report will say why, and it costs nothing.")
+        st.warning("This file cannot be opened as a photo. It costs nothing, and the report will say why.")
     st.text(name)
-    own = dict(said.get(name, {}))
-    before = [label.strip() for label in own.get("Labels", "").split(",") if label.strip()]
+    fields = dict(photo_fields.get(name, {}))
+    entered = [label.strip() for label in fields.get("Labels", "").split(",") if label.strip()]
     kept = st.multiselect(
-        "What is kept",
-        dict.fromkeys([*seen.usable, *seen.others, *before]),
-        default=before if "Labels" in own else list(seen.usable),
-        key=f"labels-{key}-{len(seen.usable)}",
+        "What to keep",
+        dict.fromkeys([*labels.usable, *labels.others, *entered]),
+        default=entered if "Labels" in fields else list(labels.usable),
+        key=f"labels-{key}-{len(labels.usable)}",
         accept_new_options=True,
         placeholder="Everything that stands out, or type a word",
     )
-    with st.expander("A mask, or away with it"):
-        # A key of its own for each mask: an emptied widget is what a card on another page of the list has, too.
-        if "MaskKey" in own:
-            st.caption("A mask says what is kept of it.")
-            if st.button("Without the mask", key=f"unmask-{key}"):
-                said[name] = {field: own[field] for field in own if field not in ("Subject", "MaskKey")}
+    with st.expander("Mask or remove"):
+        # Each new uploader needs a new key: under the old one Streamlit would still show the previous mask.
+        if "MaskKey" in fields:
+            st.caption("A mask decides what is kept of this photo.")
+            if st.button("Remove the mask", key=f"unmask-{key}"):
+                photo_fields[name] = {
+                    field: fields[field] for field in fields if field not in ("Subject", "MaskKey")
+                }
                 state[f"masks-{key}"] = state.get(f"masks-{key}", 0) + 1
                 st.rerun()
         elif mask := st.file_uploader(
-            "Mask: what is black is kept", type=_ENDINGS, key=f"mask-{key}-{state.get(f'masks-{key}', 0)}"
+            "Mask: black is kept", type=_EXTENSIONS, key=f"mask-{key}-{state.get(f'masks-{key}', 0)}"
         ):
             try:
-                own["MaskKey"] = _stored(mask, lambda data: desk.mask(state.lot.batch, name, data))
-                own["Subject"] = "MASK"
-                said[name] = own
+                fields["MaskKey"] = _store_once(mask, lambda data: service.mask(session.batch, name, data))
+                fields["Subject"] = "MASK"
+                photo_fields[name] = fields
                 st.rerun()
             except UsageError as error:
                 st.error(escape_markdown(str(error)))
         if st.button("Remove the photo", key=f"remove-{key}", icon=":material/delete:"):
-            state.lot.take_away(name)
+            session.remove(name)
             st.rerun()
-    said[name] = with_labels(own, kept, offered=seen.usable)
+    photo_fields[name] = with_labels(fields, kept, offered=labels.usable)
 
 
-def with_labels(own: Mapping[str, str], kept: Sequence[str], *, offered: Sequence[str]) -> dict[str, str]:
-    """What is said of one photo, with the labels that are ``kept`` in it.
+def with_labels(fields: Mapping[str, str], kept: Sequence[str], *, offered: Sequence[str]) -> dict[str, str]:
+    """A photo's request fields with the labels ``kept``.
 
-    All of them taken away means everything that stands out. Where there were none, nothing is said of labels.
+    If all ``offered`` labels were removed, ``Labels`` is empty, which keeps everything that stands out. If no labels
+    were offered or entered, ``Labels`` is left out.
     """
-    said = {field: text for field, text in own.items() if text.strip() or field == "Labels"}
-    return {**said, "Labels": ", ".join(kept)} if kept or offered or "Labels" in own else said
+    filled = {field: text for field, text in fields.items() if text.strip() or field == "Labels"}
+    return {**filled, "Labels": ", ".join(kept)} if kept or offered or "Labels" in fields else filled
 
 
-def _stored(file: UploadedFile, store: Callable[[bytes], str]) -> str:
-    """The key of an uploaded file, which is stored once and not with every press of a button."""
-    keys: dict[str, str] = st.session_state.setdefault("keys", {})
+def _store_once(file: UploadedFile, store: Callable[[bytes], str]) -> str:
+    """The key of an uploaded file, which is stored the first time only: Streamlit runs this with every click."""
+    keys: dict[str, str] = st.session_state.setdefault("stored_files", {})
     if file.file_id not in keys:
         keys[file.file_id] = store(file.getvalue())
     return keys[file.file_id]
 
 
-def _wishes(desk: PageService) -> dict[str, Any]:
-    """The request's fields for all photos."""
+def _fields(service: DraftService, session: UploadSession) -> dict[str, Any]:
+    """The request fields for all photos."""
     st.subheader("The background")
     task = st.segmented_control(
         "Task",
@@ -189,66 +198,67 @@ def _wishes(desk: PageService) -> dict[str, Any]:
         required=True,
         format_func={"REPLACE": "A new background", "REMOVE": "No background (transparent)"}.__getitem__,
     )
-    wishes: dict[str, Any] = {"Task": task}
+    fields: dict[str, Any] = {"Task": task}
     if task == "REPLACE":
         kind = st.segmented_control(
             "Background", ("Described", "A colour", "A picture"), default="Described", required=True
         )
         if kind == "A colour":
-            wishes["Backdrop"] = st.color_picker("Colour", "#ffffff")
+            fields["Backdrop"] = st.color_picker("Colour", "#ffffff")
         elif kind == "A picture":
-            wishes["Backdrop"] = _backdrop(desk)
+            fields["Backdrop"] = _backdrop(service, session)
         if kind != "Described":
-            wishes["Shadow"] = "soft" if st.toggle("A soft shadow under the subject") else "none"
+            fields["Shadow"] = "soft" if st.toggle("A soft shadow under the subject") else "none"
         else:
             prompts = st.text_area(
-                "Describe the background, one a line",
+                "Describe the background, one per line",
                 placeholder="london city background",
-                help="Each line makes a picture of every photo. {caption}, {labels}, {name} and {ref} are filled in.",
+                help="Each line makes one picture of every photo. "
+                "{caption}, {labels}, {name} and {ref} are filled in.",
             )
-            wishes["Prompts"] = tuple(line.strip() for line in prompts.splitlines() if line.strip())
-            wishes["NegativePrompt"] = st.text_input(
-                "What must not be in it", placeholder="low quality, text"
-            )
+            fields["Prompts"] = tuple(line.strip() for line in prompts.splitlines() if line.strip())
+            fields["NegativePrompt"] = st.text_input("What it must not show", placeholder="low quality, text")
     with st.expander("More settings"):
         left, right = st.columns(2)
         with left:
-            wishes["Subject"] = st.selectbox(
+            fields["Subject"] = st.selectbox(
                 "What is the subject?", _SUBJECTS, format_func=_SUBJECTS.__getitem__
             )
-            wishes["Variants"] = st.number_input("Pictures for each background", 1, 5, 1)
-            wishes["Mode"] = st.segmented_control(
+            fields["Variants"] = st.number_input("Pictures for each background", 1, 5, 1)
+            fields["Mode"] = st.segmented_control(
                 "Edge",
                 ("PRECISE", "DEFAULT"),
                 default="PRECISE",
                 required=True,
                 format_func={"PRECISE": "Exactly the photo's pixels", "DEFAULT": "May blend in"}.__getitem__,
             )
-            presets = st.multiselect("Files for", sorted(PRESETS), help="Made from one paid picture.")
-            wishes["Renditions"] = tuple({"Preset": preset} for preset in presets)
-        with right:
-            wishes["Seed"] = st.number_input(
-                "Seed", 0, MAX_SEED, None, help="The same seed, the same picture."
+            presets = st.multiselect(
+                "Files for", sorted(PRESETS), help="All files are made from one paid picture."
             )
-            wishes["Sample"] = st.number_input(
-                "Run only so many first",
+            fields["Renditions"] = tuple({"Preset": preset} for preset in presets)
+        with right:
+            fields["Seed"] = st.number_input(
+                "Seed", 0, MAX_SEED, None, help="The same seed makes the same picture."
+            )
+            fields["Sample"] = st.number_input(
+                "Number of photos to run first",
                 1,
                 None,
                 None,
-                help="The rest waits until somebody approves these, under Batches.",
+                help="The others wait until somebody approves these on the screen Batches.",
             )
-            wishes["MaxCostUSD"] = st.number_input("Spend at most (USD)", 0.01, None, None)
-            wishes["Quality"] = st.selectbox("Quality", ("premium", "standard"))
-    return {name: value for name, value in wishes.items() if value not in (None, "", ())}
+            fields["MaxCostUSD"] = st.number_input("Spend at most (USD)", 0.01, None, None)
+            fields["Quality"] = st.selectbox("Quality", ("premium", "standard"))
+    return {name: value for name, value in fields.items() if value not in (None, "", ())}
 
 
-def _backdrop(desk: PageService) -> str | None:
-    picture = st.file_uploader("The picture behind the subjects", type=_ENDINGS, key="backdrop")
+def _backdrop(service: DraftService, session: UploadSession) -> str | None:
+    picture = st.file_uploader("The picture behind the subjects", type=_EXTENSIONS, key="backdrop")
     if picture is None:
-        st.info("Choose the picture that is put behind every subject; no model is asked for it.")
+        st.info("Choose the picture to put behind every subject. No model paints it.")
         return None
     try:
-        key = _stored(picture, lambda data: desk.backdrop(st.session_state.lot.batch, data))
+        key = _store_once(picture, lambda data: service.backdrop(session.batch, data))
     except UsageError as error:
         st.error(escape_markdown(str(error)))
         return None
@@ -256,54 +266,56 @@ def _backdrop(desk: PageService) -> str | None:
     return key
 
 
-def _decide(
-    desk: PageService,
+def _plan_and_submit(
+    service: DraftService,
+    session: UploadSession,
     photos: Mapping[str, DraftPhoto],
-    wishes: Mapping[str, Any],
-    own: Mapping[str, Mapping[str, Any]],
-    table: bytes | None,
+    fields: Mapping[str, Any],
+    photo_fields: Mapping[str, Mapping[str, Any]],
+    manifest: bytes | None,
 ) -> None:
-    """The plan, and the button that submits exactly what was planned."""
-    state = st.session_state
-    batch: Batch = state.lot.batch
+    """The plan, and the button that submits exactly the planned request."""
+    batch = session.batch
     names = list(photos)
     try:
-        if table is None:
-            data, request = desk.request(batch, names, wishes, own)
+        if manifest is None:
+            data, request = service.request(batch, names, fields, photo_fields)
             files: Mapping[str, Upload] = {}
         else:
-            resolved = desk.from_manifest(batch, table, names, wishes)
-            data, request, files = resolved.data, resolved.request, resolved.files(desk.store, batch)
-            for doubt in desk.warnings(table)[:10]:
-                st.caption(escape_markdown(doubt))
+            resolved = service.from_manifest(batch, manifest, names, fields)
+            data, request, files = resolved.data, resolved.request, resolved.files(service.store, batch)
+            for warning in service.warnings(manifest)[:10]:
+                st.caption(escape_markdown(warning))
     except RequestError as error:
         for sentence in user_error(error):
             st.info(escape_markdown(sentence))
         return
-    plan, reasons = desk.plan(batch, request, files)
-    st.subheader("What this takes")
-    _plan(plan, desk.settings.max_cost_usd)
+    plan, reasons = service.plan(batch, request, files)
+    st.subheader("Time and cost")
+    _plan(plan, service.settings.max_cost_usd)
     for reason in reasons:
         st.warning(escape_markdown(reason))
     if st.button("Submit", type="primary", icon=":material/send:", disabled=plan.due == 0):
-        desk.submit(batch, data, files)
-        lots.close(state.lot)
-        _forget()
-        state.submitted = batch.path
+        service.submit(batch, data, files)
+        sessions.close(session)
+        _clear_session_state()
+        st.session_state.submitted = batch.path
         st.rerun()
 
 
 def _plan(plan: Plan, cap: float) -> None:
     calls, time, cost = st.columns(3)
     calls.metric("Calls", f"{sum(line.calls for line in plan.lines):,}")
-    time.metric("Minutes at the quota", f"{plan.minutes:,.1f}", help=f"{plan.minutes_at_worst:,.1f} at worst")
+    time.metric(
+        "Minutes", f"{plan.minutes:,.1f}", help=f"At the quota; {plan.minutes_at_worst:,.1f} at worst."
+    )
     worst = "unknown" if plan.worst_usd is None else f"{plan.worst_usd:,.2f}"
-    cost.metric("USD at worst", worst, help=f"With every repetition; prices as of {as_of()}.")
+    cost.metric("USD at worst", worst, help=f"If every call is repeated; prices as of {as_of()}.")
     if plan.without_prompt:
-        st.warning(f"{plan.without_prompt:,} photos have no background described and would be skipped.")
+        st.warning(f"{plan.without_prompt:,} photos have no background and would be skipped.")
     if cap and (plan.worst_usd is None or plan.worst_usd > cap):
-        st.warning(f"A run stops at {cap:,.2f} USD (BG_MAX_COST_USD).")
-    with st.expander("Calls one by one"):
+        st.warning(f"A run stops when it has spent {cap:,.2f} USD (BG_MAX_COST_USD).")
+    with st.expander("Details of the calls"):
         st.table(
             {
                 "Operation": [line.operation.name for line in plan.lines],

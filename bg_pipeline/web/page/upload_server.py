@@ -1,6 +1,6 @@
-"""Takes in photos that a browser sends one by one, and stores each before the next part of it is wanted.
+"""Receives photos from the browser one by one and stores each in the bucket.
 
-Streamlit's own uploader holds all of them in memory at once, which thousands of photos do not fit into.
+Streamlit's own uploader would hold all of them in memory at once, which is too much for thousands of photos.
 """
 
 import secrets
@@ -17,147 +17,151 @@ from starlette.responses import PlainTextResponse, Response
 
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.errors import BgPipelineError, UsageError
-from bg_pipeline.web.page.service import DraftPhoto, PageService, unused_name
+from bg_pipeline.web.page.drafts import DraftPhoto, DraftService, unused_name
 
 ADDRESS = "/photos"
-VISITORS = 1000
-"""So many lots that are being prepared are remembered; the one that was used longest ago is forgotten first."""
-IN_MEMORY = 1_000_000
-"""Bytes of a photo on its way; the rest of it waits on disk."""
+MAX_SESSIONS = 1000
+"""Open sessions that are remembered; beyond that the least recently used one is forgotten."""
+MAX_BYTES_IN_MEMORY = 1_000_000
+"""A larger photo is buffered on disk while it is received."""
 
 
 class UploadSession:
-    """The photos that one visitor drops for one batch. Safe for threads.
+    """The photos that one visitor uploads for one batch. Thread-safe.
 
-    ``token`` lets whoever has it add photos, and nothing else. The batch is begun with its first photo, or goes on
-    with those of a ``draft`` that somebody has left.
+    Whoever has the ``token`` may add photos, and can do nothing else. The batch is created with its first photo,
+    unless the session continues a stored ``draft``.
     """
 
-    def __init__(self, desk: PageService, draft: Batch | None = None) -> None:
+    def __init__(self, service: DraftService, draft: Batch | None = None) -> None:
         self.token = secrets.token_urlsafe(32)
-        self.most = desk.settings.api_max_upload_mb * 1_000_000
-        self._desk = desk
+        self.max_bytes = service.settings.api_max_upload_mb * 1_000_000
+        self._service = service
         self._lock = threading.Lock()
         self._batch = draft
-        self._photos = {each.name: each for each in desk.resume_draft(draft)} if draft else {}
+        self._photos = {each.name: each for each in service.resume_draft(draft)} if draft else {}
         self._names = set(self._photos)
         self._by_id: dict[str, Future[DraftPhoto]] = {}
         self._closed = False
 
     @property
     def batch(self) -> Batch:
+        """The batch, which is created on first use."""
         with self._lock:
             if self._batch is None:
-                self._batch = self._desk.start_draft()
+                self._batch = self._service.start_draft()
             return self._batch
 
     @property
     def photos(self) -> dict[str, DraftPhoto]:
-        """What is stored by now, by name and sorted by it."""
+        """The photos stored so far, sorted by name."""
         with self._lock:
             return dict(sorted(self._photos.items()))
 
-    def store(self, upload: str, name: str, file: BinaryIO) -> DraftPhoto:
-        """Stores a photo; one that is sent again, with the same ``upload``, is not stored twice.
+    def store(self, upload_id: str, name: str, file: BinaryIO) -> DraftPhoto:
+        """Stores a photo under a free name. A repeated ``upload_id`` returns the photo stored before.
 
-        Raises `UsageError` for a name that cannot be an image's, and once the batch is submitted.
+        Raises `UsageError` if an image cannot have this name, and once the batch is submitted.
         """
         batch = self.batch
         with self._lock:
             if self._closed:
                 raise UsageError("its batch is submitted already")
-            earlier = self._by_id.get(upload)
+            earlier = self._by_id.get(upload_id)
             if earlier is None:
                 name = unused_name(name, self._names)
                 self._names.add(name)
-                mine: Future[DraftPhoto] = Future()
-                self._by_id[upload] = mine
+                pending: Future[DraftPhoto] = Future()
+                self._by_id[upload_id] = pending
         if earlier is not None:
             return earlier.result()
         try:
-            dropped = self._desk.store_photo(batch, name, file)
+            photo = self._service.store_photo(batch, name, file)
         except BaseException as error:
             with self._lock:
                 self._names.discard(name)
-                del self._by_id[upload]
-            mine.set_exception(error)
+                del self._by_id[upload_id]
+            pending.set_exception(error)
             raise
         with self._lock:
-            self._photos[name] = dropped
-        mine.set_result(dropped)
-        return dropped
+            self._photos[name] = photo
+        pending.set_result(photo)
+        return photo
 
     def close(self) -> None:
-        """From now on nothing is taken."""
+        """Refuses all further photos."""
         with self._lock:
             self._closed = True
 
     def remove(self, name: str) -> None:
-        """Deletes a photo."""
-        self._desk.remove_photo(self.batch, name)
+        """Deletes a photo; its name can be used again."""
+        self._service.remove_photo(self.batch, name)
         with self._lock:
             self._photos.pop(name, None)
             self._names.discard(name)
 
 
 class UploadSessions:
-    """All lots of this process, by token. Safe for threads."""
+    """The open sessions of this process, by token. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._lots: OrderedDict[str, UploadSession] = OrderedDict()
+        self._sessions: OrderedDict[str, UploadSession] = OrderedDict()
 
-    def open(self, desk: PageService, draft: Batch | None = None) -> UploadSession:
-        """A new lot, or one that goes on with a draft."""
-        lot = UploadSession(desk, draft)
+    def open(self, service: DraftService, draft: Batch | None = None) -> UploadSession:
+        """A new session, for a new batch or for a stored draft; `UsageError` if ``draft`` is not a draft."""
+        session = UploadSession(service, draft)
         with self._lock:
-            self._lots[lot.token] = lot
-            if len(self._lots) > VISITORS:
-                self._lots.popitem(last=False)
-        return lot
+            self._sessions[session.token] = session
+            if len(self._sessions) > MAX_SESSIONS:
+                self._sessions.popitem(last=False)
+        return session
 
     def find(self, token: str) -> UploadSession | None:
-        """The lot of a token, unless it was closed or forgotten."""
+        """The session with this token; None if there is none, or if it was closed or forgotten."""
         with self._lock:
-            if token in self._lots:
-                self._lots.move_to_end(token)
-            return self._lots.get(token)
+            if token in self._sessions:
+                self._sessions.move_to_end(token)
+            return self._sessions.get(token)
 
-    def close(self, lot: UploadSession) -> None:
-        """Nothing more is taken for it."""
-        lot.close()
+    def close(self, session: UploadSession) -> None:
+        """Ends a session: it takes no more photos."""
+        session.close()
         with self._lock:
-            self._lots.pop(lot.token, None)
+            self._sessions.pop(session.token, None)
 
 
-lots = UploadSessions()
-"""Those of this process, which the route fills and the page shows."""
+sessions = UploadSessions()
+"""The sessions of this process: the route adds photos to them, and the page shows them."""
 
 
-async def take(request: Request) -> Response:
-    """``POST /photos?name=…``, the photo as the body; ``X-Upload-Token`` is a lot's, ``X-Upload-Id`` the photo's."""
-    lot = lots.find(request.headers.get("x-upload-token", ""))
-    if lot is None:
-        return PlainTextResponse("this page is out of date; load it again and drop the photo anew", 403)
-    name, upload = request.query_params.get("name", ""), request.headers.get("x-upload-id", "")
-    too_large = PlainTextResponse(f"it is larger than {lot.most // 1_000_000} MB", 413)
+async def receive_photo(request: Request) -> Response:
+    """``POST /photos?name=…`` with the photo as the body.
+
+    ``X-Upload-Token`` is the session's token; ``X-Upload-Id`` is the same for each attempt to send one photo.
+    """
+    session = sessions.find(request.headers.get("x-upload-token", ""))
+    if session is None:
+        return PlainTextResponse("this page is out of date; reload it and drop the photo again", 403)
+    name, upload_id = request.query_params.get("name", ""), request.headers.get("x-upload-id", "")
+    too_large = PlainTextResponse(f"it is larger than {session.max_bytes // 1_000_000} MB", 413)
     length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > lot.most:
+    if length.isdecimal() and int(length) > session.max_bytes:
         return too_large
-    with SpooledTemporaryFile(IN_MEMORY) as file:
+    with SpooledTemporaryFile(MAX_BYTES_IN_MEMORY) as file:
         size = 0
         async for part in request.stream():
             size += len(part)
-            if size > lot.most:
+            if size > session.max_bytes:
                 return too_large
             file.write(part)
         file.seek(0)
         try:
-            dropped = await run_in_threadpool(
-                lot.store, upload or secrets.token_urlsafe(), name, cast("BinaryIO", file)
+            photo = await run_in_threadpool(
+                session.store, upload_id or secrets.token_urlsafe(), name, cast("BinaryIO", file)
             )
         except UsageError as error:
             return PlainTextResponse(str(error), 422)
         except (BgPipelineError, ClientError, BotoCoreError) as error:
             return PlainTextResponse(f"it could not be stored: {error}", 502)
-    return PlainTextResponse(dropped.name)
+    return PlainTextResponse(photo.name)

@@ -1,4 +1,4 @@
-"""Who looks at the page: whoever has signed in, or this machine's user where nobody has to."""
+"""The visitor of the page: the person who signed in, or this machine's user where sign-in is off."""
 
 import time
 
@@ -6,25 +6,25 @@ import streamlit as st
 
 from bg_pipeline.review import this_user
 from bg_pipeline.settings import Settings
-from bg_pipeline.web.page.markdown import escape_markdown
+from bg_pipeline.web.page.widgets import escape_markdown
 
 SIGNED_IN_SECONDS = 12 * 3600
-"""How long a sign-in is good for; Streamlit's cookie itself lasts 30 days."""
+"""How long a sign-in is valid; Streamlit's own cookie lasts 30 days."""
 
 
-def let_in(settings: Settings) -> None:
-    """Goes on if nobody has to sign in, or this visitor has; else there is nothing but a way to do so."""
+def require_sign_in(settings: Settings) -> None:
+    """Returns if sign-in is off or the visitor has signed in; otherwise shows only a sign-in button."""
     if not settings.oidc_client_id or _signed_in():
         return
     st.title("New backgrounds for photos")
-    st.write("Who works here spends money, and what was approved bears a name.")
+    st.write("Please sign in: pictures cost money, and each decision is stored with the name of who made it.")
     if st.button("Sign in", type="primary"):
         st.login()
     st.stop()
 
 
-def sign_out(settings: Settings) -> None:
-    """Says who has signed in, and offers to leave."""
+def show_sign_out(settings: Settings) -> None:
+    """Shows who has signed in, with a button to sign out."""
     if settings.oidc_client_id:
         st.divider()
         st.caption(f"Signed in as {escape_markdown(name())}")
@@ -32,10 +32,10 @@ def sign_out(settings: Settings) -> None:
 
 
 def name() -> str:
-    """By whom a decision is: what is kept beside the result."""
+    """The name that is stored with the visitor's decisions."""
     if st.user.get("is_logged_in"):
-        known = (_claim("email"), _claim("preferred_username"), _claim("cognito:username"), _claim("sub"))
-        return next((each for each in known if each), "page")
+        claims = (_claim("email"), _claim("preferred_username"), _claim("cognito:username"), _claim("sub"))
+        return next((claim for claim in claims if claim), "page")
     return this_user() or "page"
 
 
@@ -46,7 +46,7 @@ def _signed_in() -> bool:
 
 
 def _claim(name: str) -> str:
-    """A claim of the sign-in service; an address that it has not verified could be anybody's."""
+    """A claim of the sign-in service. An unverified e-mail address is ignored: it could be anybody's."""
     if name == "email" and st.user.get("email_verified") in (False, "false"):
         return ""
     return str(st.user.get(name) or "")

@@ -340,7 +340,7 @@ def test_a_queue_that_is_not_there_is_a_reason_to_skip(
 ) -> None:
     sensors.resources["queue"] = Queue(sqs, f"{queue.url}-gone")
     message = sensors.tick().skip_message
-    assert message.startswith(f"queue {queue.url}-gone (BG_QUEUE_URL) could not be worked off; the next tick")
+    assert message.startswith(f"queue {queue.url}-gone (BG_QUEUE_URL) could not be read; the next tick")
     assert "NonExistentQueue" in message
 
 
@@ -389,7 +389,7 @@ def test_a_first_date_to_come_is_a_reason_to_skip(sensors: Sensors, bucket: str,
     first = datetime.now(UTC).date() + timedelta(days=9)
     later = settings(bucket=bucket, queue_url=queue.url, first_date=first)
     sensors.repository = definitions(later).get_repository_def()
-    assert "is still to come" in sensors.tick().skip_message
+    assert "is in the future" in sensors.tick().skip_message
 
 
 # Definitions

@@ -355,4 +355,4 @@ def test_a_first_date_to_come_is_a_reason_to_skip(s3: "S3Client", bucket: str) -
     later = settings(bucket=bucket, first_date=datetime.now(UTC).date() + timedelta(days=9))
     definition = new_uploads(later, upload_dates(later), [raw_images])
     with dg.build_sensor_context(resources={"bucket": Store(s3, bucket)}) as context:
-        assert "is still to come" in str(definition.evaluate_tick(context).skip_message)
+        assert "is in the future" in str(definition.evaluate_tick(context).skip_message)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.dates
 LATE = datetime(2026, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 
-class EmptyDesk:
+class NoBatches:
     """What the screens show where nothing was uploaded."""
 
     def batches(self, day: date) -> list[Any]:
@@ -31,7 +31,7 @@ def script(show):  # type: ignore[no-untyped-def]  # Streamlit runs its source a
 @pytest.mark.parametrize(
     ("module", "show", "chosen"),
     [
-        (progress, lambda desk: progress.show(desk, "", lambda draft: None), date(2026, 12, 24)),
+        (progress, lambda service: progress.show(service, None, "", lambda draft: None), date(2026, 12, 24)),
         (results, results.show, date(2026, 12, 24)),
         (search, search.show, (date(2026, 12, 1), date(2026, 12, 24))),
     ],
@@ -42,7 +42,7 @@ def test_a_date_that_a_person_chose_stays_past_midnight(
     # AppTest puts its script in the place of the main module, which processes that are spawned later would start.
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
     stop_clock(monkeypatch, LATE, module)
-    page = AppTest.from_function(script, kwargs={"show": lambda: show(EmptyDesk())}).run()
+    page = AppTest.from_function(script, kwargs={"show": lambda: show(NoBatches())}).run()
     default = page.date_input[0].value
     assert (default[1] if isinstance(default, tuple) else default) == date(2026, 12, 31)
     page.date_input[0].set_value(chosen).run()

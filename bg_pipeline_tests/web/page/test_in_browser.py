@@ -153,10 +153,10 @@ def test_from_dropped_photos_to_published_results(
         if done.count():
             break
     done.wait_for()
-    page.get_by_role("button", name="Publish what is approved").click()
+    page.get_by_role("button", name="Publish approved photos").click()
     page.get_by_text("1 result published").wait_for()
     assert len([found for found in bench.store.list("published/") if found.key.endswith(".jpg")]) == 1
-    page.get_by_role("button", name="Pack what is approved").click()
+    page.get_by_role("button", name="Make a ZIP of approved photos").click()
     with page.expect_download() as download:
         page.get_by_role("button", name="Download the ZIP").click()
     assert download.value.path().stat().st_size > 1000
@@ -199,14 +199,14 @@ def test_a_sample_is_approved_and_what_failed_is_asked_for_again_where_batches_a
     page.get_by_text("something to do").wait_for()
     assert bench.run(day).counts == {"Failed": 1, "Succeeded": 2}
     page.get_by_text("2 Succeeded, 1 Failed").wait_for()
-    page.get_by_role("button", name="Ask again for what failed").click()
-    ask = page.get_by_role("button", name="Ask again", exact=True)
+    page.get_by_role("button", name="Retry what failed").click()
+    ask = page.get_by_role("button", name="Retry", exact=True)
     ask.click()
-    page.get_by_text("Asked for again, as batch").wait_for()
+    page.get_by_text("Submitted again as batch").wait_for()
     # The new batch takes a place in the list: until the page is painted, an old place shows beside a new one.
     expect(ask).to_have_count(1, timeout=SECONDS)
     ask.click()
-    page.get_by_text("Asked for again, as batch").wait_for()
+    page.get_by_text("Submitted again as batch").wait_for()
     bench.put(batch.upload_key("a.jpg"), photo(3))
     assert bench.run(day).counts == {"Succeeded": 4}
     page.close()
@@ -223,9 +223,9 @@ def test_photos_of_a_page_that_was_closed_are_gone_on_with_or_deleted(
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
     page.set_default_timeout(SECONDS)
     page.goto(f"{address}/batches")
-    page.get_by_text("draft, last touched").wait_for()
+    page.get_by_text("draft, last changed").wait_for()
     assert serious(page) == []
-    page.get_by_role("button", name="Go on with it").click()
+    page.get_by_role("button", name="Continue").click()
     page.get_by_role("heading", name="2 photos").wait_for()
     page.get_by_placeholder("london city background").fill("a sandy beach")
     page.keyboard.press("Control+Enter")
@@ -378,7 +378,7 @@ def test_people_sign_in_and_their_decisions_bear_their_name(
             page.get_by_role("link", name="Review").click()
             page.get_by_text("1 of 1").wait_for()
             page.get_by_role("button", name=APPROVE).last.click()
-            page.get_by_text("Nothing waits for a person.").wait_for()
+            page.get_by_text("Nothing waits for review.").wait_for()
             (item,) = review.items(open_batch(bench.store, bench.settings(), batch), bench.settings())
             assert item.decision is not None
             assert (item.decision.state, item.decision.by) == (review.State.APPROVED, "ada@example.com")

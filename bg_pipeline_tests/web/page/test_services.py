@@ -1,4 +1,4 @@
-"""What the page works with: drafts that cost nothing, labels paid for once, plans, results packed."""
+"""The services behind the page: drafts that cost nothing, labels paid for once, plans, batches, packed results."""
 
 import io
 import re
@@ -17,11 +17,12 @@ from bg_pipeline.errors import RequestError, UsageError
 from bg_pipeline.imaging import read_header
 from bg_pipeline.review import State, decide
 from bg_pipeline.storage.object_store import Store
-from bg_pipeline.web.page.markdown import escape_markdown
+from bg_pipeline.web.page.batches import BatchService, PendingPhotos, dagster_at_work
+from bg_pipeline.web.page.drafts import DraftService, unused_name
 from bg_pipeline.web.page.photo_settings import fields_of
-from bg_pipeline.web.page.service import ApprovedShare, PageService, dagster_at_work, unused_name
 from bg_pipeline.web.page.submit import with_labels
 from bg_pipeline.web.page.upload_server import UploadSessions
+from bg_pipeline.web.page.widgets import escape_markdown
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench, aws
 from bg_pipeline_tests.pictures import photo
@@ -35,14 +36,19 @@ def bench(s3, bucket, control: ControlClient) -> Bench:
 
 
 @pytest.fixture
-def desk(bench: Bench) -> PageService:
-    return PageService(bench.settings(), aws(), bench.store)
+def batches(bench: Bench) -> BatchService:
+    return BatchService(bench.settings(), bench.store)
 
 
-def drafted(desk: PageService, count: int = 2) -> tuple[Batch, list[str]]:
-    batch, names = desk.start_draft(), []
+@pytest.fixture
+def drafts(bench: Bench, batches: BatchService) -> DraftService:
+    return DraftService(bench.settings(), aws(), bench.store, on_change=batches.refresh)
+
+
+def drafted(drafts: DraftService, count: int = 2) -> tuple[Batch, list[str]]:
+    batch, names = drafts.start_draft(), []
     for number in range(count):
-        names.append(desk.store_photo(batch, f"{number}.jpg", io.BytesIO(photo(number))).name)
+        names.append(drafts.store_photo(batch, f"{number}.jpg", io.BytesIO(photo(number))).name)
     return batch, names
 
 
@@ -53,36 +59,36 @@ def test_labels_that_are_all_taken_away_are_said_and_labels_that_never_were_are_
     assert with_labels({"Labels": ""}, [], offered=[]) == {"Labels": ""}
 
 
-def test_a_photo_without_its_labels_is_asked_for_as_what_stands_out(desk: PageService) -> None:
-    batch, names = drafted(desk)
-    _, request = desk.request(batch, names, {"Prompt": "a beach"}, {names[0]: {"Labels": ""}})
+def test_a_photo_without_its_labels_is_asked_for_as_what_stands_out(drafts: DraftService) -> None:
+    batch, names = drafted(drafts)
+    _, request = drafts.request(batch, names, {"Prompt": "a beach"}, {names[0]: {"Labels": ""}})
     assert [image_settings(request, name).subject for name in names] == ["SALIENT", "LABELS"]
 
 
 def test_a_table_finds_dropped_photos_by_either_spelling_and_tells_what_a_spreadsheet_did(
-    desk: PageService,
+    drafts: DraftService,
 ) -> None:
-    batch = desk.start_draft()
-    name = desk.store_photo(batch, "caf\u00e9.jpg", io.BytesIO(photo(1))).name
+    batch = drafts.start_draft()
+    name = drafts.store_photo(batch, "caf\u00e9.jpg", io.BytesIO(photo(1))).name
     table = "source,ref,prompt\ncafe\u0301.jpg,10.12.2026,a beach\n".encode()
-    assert list(desk.from_manifest(batch, table, [name], {}).request.entries) == [name]
-    (doubt,) = desk.warnings(table)
+    assert list(drafts.from_manifest(batch, table, [name], {}).request.entries) == [name]
+    (doubt,) = drafts.warnings(table)
     assert doubt.startswith("line 2, column ref: '10.12.2026'")
 
 
 def test_what_is_dropped_lies_in_storage_as_a_draft_that_nothing_works_on(
-    desk: PageService, bench: Bench, control: ControlClient
+    drafts: DraftService, batches: BatchService, bench: Bench, control: ControlClient
 ) -> None:
-    batch, names = drafted(desk)
-    assert {found.key for found in desk.store.list(f"{batch.input_prefix}/")} == {
+    batch, names = drafted(drafts)
+    assert {found.key for found in drafts.store.list(f"{batch.input_prefix}/")} == {
         batch.draft_key,
         *map(batch.upload_key, names),
     }
     assert bench.run(batch.date).images == 0
     assert control.paid() == []
-    (standing,) = desk.batches(batch.date)
+    (standing,) = batches.batches(batch.date)
     assert standing.draft
-    assert standing.state.startswith("draft, last touched")
+    assert standing.state.startswith("draft, last changed")
 
 
 @pytest.mark.parametrize(
@@ -100,63 +106,65 @@ def test_a_name_that_cannot_be_an_images_is_refused(name: str) -> None:
 
 
 def test_labels_are_asked_for_once_and_the_run_uses_the_same_answer(
-    desk: PageService, bench: Bench, control: ControlClient
+    drafts: DraftService, bench: Bench, control: ControlClient
 ) -> None:
-    batch, names = drafted(desk)
-    seen = desk.labels(batch, names, lambda number: None)
+    batch, names = drafted(drafts)
+    seen = drafts.labels(batch, names, lambda number: None)
     assert all(found.usable and not found.problem for found in seen.values())
-    desk.labels(batch, names, lambda number: None)
+    drafts.labels(batch, names, lambda number: None)
     asked = [call for call in control.paid() if call["operation"] == "DetectLabels"]
     assert len(asked) == len(names)
-    data, _ = desk.request(batch, names, {"Prompt": "a beach"}, {})
-    desk.submit(batch, data)
+    data, _ = drafts.request(batch, names, {"Prompt": "a beach"}, {})
+    drafts.submit(batch, data)
     assert bench.run(batch.date).counts == {Status.SUCCEEDED: 2}
     assert [call for call in control.paid() if call["operation"] == "DetectLabels"] == asked
 
 
-def test_what_is_no_photo_has_its_problem_told_and_keeps_nobody_else_from_labels(desk: PageService) -> None:
-    batch, names = drafted(desk, 1)
-    bad = desk.store_photo(batch, "page.jpg", io.BytesIO(b"<html>404</html>"))
+def test_what_is_no_photo_has_its_problem_told_and_keeps_nobody_else_from_labels(
+    drafts: DraftService,
+) -> None:
+    batch, names = drafted(drafts, 1)
+    bad = drafts.store_photo(batch, "page.jpg", io.BytesIO(b"<html>404</html>"))
     assert bad.small == b""
-    seen = desk.labels(batch, [*names, bad.name], lambda number: None)
+    seen = drafts.labels(batch, [*names, bad.name], lambda number: None)
     assert "not a photo" in seen[bad.name].problem
     assert seen[names[0]].usable
 
 
-def test_what_is_said_of_one_photo_overrides_what_is_said_of_all(desk: PageService) -> None:
-    batch, names = drafted(desk)
+def test_what_is_said_of_one_photo_overrides_what_is_said_of_all(drafts: DraftService) -> None:
+    batch, names = drafted(drafts)
     own = {names[0]: {"Prompt": "a street", "Labels": "Dog", "Ref": "SKU 1"}}
-    _, request = desk.request(batch, names, {"Prompts": ("a beach",)}, own)
+    _, request = drafts.request(batch, names, {"Prompts": ("a beach",)}, own)
     assert request.entries[names[0]].Prompt == "a street"
     assert request.entries[names[0]].Ref == "SKU 1"
     assert request.entries[names[1]].Prompt is None
     assert request.Prompts == ("a beach",)
 
 
-def test_a_request_without_a_background_is_refused_by_field(desk: PageService) -> None:
-    batch, names = drafted(desk)
+def test_a_request_without_a_background_is_refused_by_field(drafts: DraftService) -> None:
+    batch, names = drafted(drafts)
     with pytest.raises(RequestError, match="Prompt"):
-        desk.request(batch, names, {}, {})
+        drafts.request(batch, names, {}, {})
 
 
-def test_a_table_asks_for_each_photo_alone_and_names_what_was_not_dropped(desk: PageService) -> None:
-    batch, names = drafted(desk)
+def test_a_table_asks_for_each_photo_alone_and_names_what_was_not_dropped(drafts: DraftService) -> None:
+    batch, names = drafted(drafts)
     table = f"source,ref,prompt\n{names[0]},A1,a beach\nphotos/{names[1]},A2,a street\n"
-    resolved = desk.from_manifest(batch, table.encode(), names, {})
+    resolved = drafts.from_manifest(batch, table.encode(), names, {})
     assert [(entry.Ref, entry.Prompt) for entry in resolved.request.entries.values()] == [
         ("A1", "a beach"),
         ("A2", "a street"),
     ]
-    assert list(resolved.files(desk.store, batch)) == [batch.manifest_key]
+    assert list(resolved.files(drafts.store, batch)) == [batch.manifest_key]
     with pytest.raises(RequestError) as caught:
-        desk.from_manifest(batch, b"source,prompt\nother.jpg,a beach\n", names, {})
+        drafts.from_manifest(batch, b"source,prompt\nother.jpg,a beach\n", names, {})
     assert caught.value.problems == (("line 2, column source", "no photo named 'other.jpg' was uploaded"),)
 
 
 def test_a_table_may_name_objects_in_s3_masks_backdrops_and_other_names(
-    desk: PageService, bench: Bench
+    drafts: DraftService, bench: Bench
 ) -> None:
-    batch, names = drafted(desk, 3)
+    batch, names = drafted(drafts, 3)
     bench.store.write("assets/hat.jpg", photo(7), media_type="image/jpeg")
     bench.store.write("catalogue/sky.png", photo(8, format="PNG"), media_type="image/png")
     size = read_header(photo(1)).size
@@ -168,22 +176,22 @@ def test_a_table_may_name_objects_in_s3_masks_backdrops_and_other_names(
         f"{names[1]},,,assets/mask.png,s3://{bucket}/catalogue/sky.png\n"
         f"s3://{bucket}/assets/hat.jpg,,a street,,\n"
     ).encode()
-    resolved = desk.from_manifest(batch, table, names[:2], {})
+    resolved = drafts.from_manifest(batch, table, names[:2], {})
     entries = resolved.request.entries
     assert list(entries) == ["first.jpg", names[1], "hat.jpg"]
     assert entries[names[1]].MaskKey == "assets/mask.png"
     backdrop = entries[names[1]].Backdrop
-    files = resolved.files(desk.store, batch)
+    files = resolved.files(drafts.store, batch)
     assert set(files) == {
         batch.upload_key("first.jpg"),
         batch.upload_key("hat.jpg"),
         backdrop,
         batch.manifest_key,
     }
-    plan, _ = desk.plan(batch, resolved.request, files)
+    plan, _ = drafts.plan(batch, resolved.request, files)
     assert plan.due == 3
     assert bench.store.head(batch.upload_key("hat.jpg")) is None
-    desk.submit(batch, resolved.data, files)
+    drafts.submit(batch, resolved.data, files)
     stored = {key: content.data for key in files if (content := bench.store.read(key))}
     assert stored == {
         batch.upload_key("first.jpg"): photo(0),
@@ -194,140 +202,148 @@ def test_a_table_may_name_objects_in_s3_masks_backdrops_and_other_names(
     assert bench.store.head(batch.request_key) is not None
 
 
-def test_a_table_cannot_give_a_photo_the_name_of_another_dropped_photo(desk: PageService) -> None:
-    batch, names = drafted(desk)
+def test_a_table_cannot_give_a_photo_the_name_of_another_dropped_photo(drafts: DraftService) -> None:
+    batch, names = drafted(drafts)
     table = f"source,name,prompt\n{names[0]},{names[1]},a beach\n".encode()
     with pytest.raises(RequestError, match="is another photo of this batch already"):
-        desk.from_manifest(batch, table, names, {})
+        drafts.from_manifest(batch, table, names, {})
 
 
-def test_a_submitted_batch_gets_no_more_files(desk: PageService, bench: Bench) -> None:
-    batch, names = drafted(desk)
-    first = desk.from_manifest(batch, f"source,prompt\n{names[0]},a beach\n".encode(), names, {})
-    desk.submit(batch, first.data, first.files(desk.store, batch))
+def test_a_submitted_batch_gets_no_more_files(drafts: DraftService, bench: Bench) -> None:
+    batch, names = drafted(drafts)
+    first = drafts.from_manifest(batch, f"source,prompt\n{names[0]},a beach\n".encode(), names, {})
+    drafts.submit(batch, first.data, first.files(drafts.store, batch))
     table = f"source,prompt,name\n{names[0]},a street,other.jpg\n".encode()
-    second = desk.from_manifest(batch, table, names, {})
+    second = drafts.from_manifest(batch, table, names, {})
     with pytest.raises(UsageError, match="was submitted already"):
-        desk.submit(batch, second.data, second.files(desk.store, batch))
+        drafts.submit(batch, second.data, second.files(drafts.store, batch))
     assert bench.store.head(batch.upload_key("other.jpg")) is None
 
 
 def test_the_plan_counts_calls_and_dollars_and_spends_nothing(
-    desk: PageService, control: ControlClient
+    drafts: DraftService, control: ControlClient
 ) -> None:
-    batch, names = drafted(desk)
-    _, request = desk.request(batch, names, {"Prompts": ("a beach", "a street")}, {})
-    plan, reasons = desk.plan(batch, request)
+    batch, names = drafted(drafts)
+    _, request = drafts.request(batch, names, {"Prompts": ("a beach", "a street")}, {})
+    plan, reasons = drafts.plan(batch, request)
     assert (plan.images, plan.due, reasons) == (2, 2, [])
     assert {line.operation.name: line.calls for line in plan.lines}["TITAN_V2"] == 4
     assert plan.worst_usd
     assert control.paid() == []
 
 
-def test_a_draft_that_was_left_is_gone_on_with_or_discarded(desk: PageService, bench: Bench) -> None:
-    batch, names = drafted(desk)
-    lot = UploadSessions().open(desk, batch)
+def test_a_draft_that_was_left_is_gone_on_with_or_discarded(
+    drafts: DraftService, batches: BatchService, bench: Bench
+) -> None:
+    batch, names = drafted(drafts)
+    lot = UploadSessions().open(drafts, batch)
     assert list(lot.photos) == names
     assert all(photo.small for photo in lot.photos.values())
     assert lot.store("another", names[0], io.BytesIO(photo(9))).name == "0 2.jpg"
     assert lot.batch == batch
-    assert desk.discard(batch) == 3
-    assert desk.batches(batch.date) == []
+    assert drafts.discard(batch) == 3
+    assert batches.batches(batch.date) == []
     with pytest.raises(UsageError, match="no draft"):
-        UploadSessions().open(desk, batch)
+        UploadSessions().open(drafts, batch)
 
 
-def test_a_batch_that_was_submitted_is_not_changed_by_a_second_press(desk: PageService) -> None:
-    batch, names = drafted(desk)
-    data, _ = desk.request(batch, names, {"Prompt": "a beach"}, {})
-    desk.submit(batch, data)
-    desk.submit(batch, data)
-    other, _ = desk.request(batch, names, {"Prompt": "a street"}, {})
+def test_a_batch_that_was_submitted_is_not_changed_by_a_second_press(drafts: DraftService) -> None:
+    batch, names = drafted(drafts)
+    data, _ = drafts.request(batch, names, {"Prompt": "a beach"}, {})
+    drafts.submit(batch, data)
+    drafts.submit(batch, data)
+    other, _ = drafts.request(batch, names, {"Prompt": "a street"}, {})
     with pytest.raises(UsageError, match="submitted already"):
-        desk.submit(batch, other)
-    assert desk.store.head(batch.draft_key) is None
+        drafts.submit(batch, other)
+    assert drafts.store.head(batch.draft_key) is None
 
 
 def test_a_batch_tells_what_waits_for_approval_and_what_can_be_asked_for_again(
-    desk: PageService, bench: Bench
+    batches: BatchService, bench: Bench
 ) -> None:
     batch = bench.submit({"a.jpg": b"no photo", "b.jpg": photo(1), "c.jpg": photo(2)}, Sample=2, Variants=2)
 
-    def stands() -> tuple[ApprovedShare, ApprovedShare]:
-        (found,) = desk.batches(batch.date)
+    def stands() -> tuple[PendingPhotos, PendingPhotos]:
+        (found,) = batches.batches(batch.date)
         return found.to_approve, found.to_retry
 
-    assert stands() == (ApprovedShare(), ApprovedShare())
+    assert stands() == (PendingPhotos(), PendingPhotos())
     bench.run()
-    assert stands() == (ApprovedShare(1, 2), ApprovedShare(1, 2))
-    desk.approve_sample(batch, by="ann")
-    assert stands() == (ApprovedShare(), ApprovedShare(1, 2))
+    assert stands() == (PendingPhotos(1, 2), PendingPhotos(1, 2))
+    batches.approve_sample(batch, by="ann")
+    assert stands() == (PendingPhotos(), PendingPhotos(1, 2))
     bench.run()
-    assert stands() == (ApprovedShare(), ApprovedShare(1, 2))
+    assert stands() == (PendingPhotos(), PendingPhotos(1, 2))
     bench.put(batch.upload_key("a.jpg"), photo(3))
-    again = desk.retry(batch)
+    again = batches.retry(batch)
     assert bench.run(again.date).counts == {Status.SUCCEEDED: 1}
     with pytest.raises(UsageError, match="could mend"):
-        desk.retry(again)
+        batches.retry(again)
 
 
-def test_a_sample_is_approved_for_the_request_that_the_page_showed(desk: PageService, bench: Bench) -> None:
+def test_a_sample_is_approved_for_the_request_that_the_page_showed(
+    batches: BatchService, bench: Bench
+) -> None:
     batch = bench.submit(3, Sample=1)
     bench.run()
-    (shown,) = desk.batches(batch.date)
+    (shown,) = batches.batches(batch.date)
     other = {"Id": "id-101530", "Prompt": "a dark forest", "Sample": 1}
     bench.store.write_json(batch.request_key, other)
     bench.run()
     with pytest.raises(UsageError, match="replaced since you looked"):
-        desk.approve_sample(batch, by="ann", seen=shown.request_etag)
+        batches.approve_sample(batch, by="ann", seen=shown.request_etag)
     assert bench.run().counts == {Status.SUCCEEDED: 1, Status.SKIPPED: 2}
-    (shown,) = desk.batches(batch.date)
-    desk.approve_sample(batch, by="ann", seen=shown.request_etag)
+    (shown,) = batches.batches(batch.date)
+    batches.approve_sample(batch, by="ann", seen=shown.request_etag)
     assert bench.run().counts == {Status.SUCCEEDED: 3}
 
 
-def test_what_can_be_asked_for_again_is_no_more_than_the_sample(desk: PageService, bench: Bench) -> None:
+def test_what_can_be_asked_for_again_is_no_more_than_the_sample(batches: BatchService, bench: Bench) -> None:
     batch = bench.submit(4, Sample=2)
     bench.run(max_cost_usd=0.0001)
-    (standing,) = desk.batches(batch.date)
-    assert standing.to_retry == ApprovedShare(2, 2)
+    (standing,) = batches.batches(batch.date)
+    assert standing.to_retry == PendingPhotos(2, 2)
 
 
-def test_a_second_press_for_another_picture_makes_no_second_batch(desk: PageService, bench: Bench) -> None:
+def test_a_second_press_for_another_picture_makes_no_second_batch(
+    batches: BatchService, bench: Bench
+) -> None:
     batch = bench.submit(1)
     bench.run()
-    results = desk.results(batch)
+    results = batches.results(batch)
     shown = results.items()
-    presses = [desk.redo(results.work, shown, by="ann", prompt="a lake", seed=None) for _ in range(2)]
+    presses = [batches.redo(results.work, shown, by="ann", prompt="a lake", seed=None) for _ in range(2)]
     assert presses[0] == presses[1]
 
 
-def test_a_packed_result_is_unpacked_nowhere_but_in_its_folder(desk: PageService, tmp_path: Path) -> None:
+def test_a_packed_result_is_unpacked_nowhere_but_in_its_folder(batches: BatchService, tmp_path: Path) -> None:
     prefix = "generated-image-files/2026/11/20/b"
-    desk.store.write(f"{prefix}/../../tmp/slip", b"x", media_type="image/png")
-    locations = SimpleNamespace(output_prefix=prefix, data=desk.store)
+    batches.store.write(f"{prefix}/../../tmp/slip", b"x", media_type="image/png")
+    place = SimpleNamespace(output_prefix=prefix, data=batches.store)
     item = SimpleNamespace(state=State.APPROVED, key=f"{prefix}/../../tmp/slip")
-    assert desk.pack(SimpleNamespace(locations=locations), [item], tmp_path / "x.zip") == 1
+    assert batches.pack(SimpleNamespace(locations=place), [item], tmp_path / "x.zip") == 1
     with zipfile.ZipFile(tmp_path / "x.zip") as pack:
         assert pack.namelist() == ["%2E%2E/%2E%2E/tmp/slip"]
 
 
-def test_only_approved_results_are_packed(desk: PageService, bench: Bench, tmp_path: Path) -> None:
-    batch, names = drafted(desk)
-    data, _ = desk.request(batch, names, {"Prompt": "a beach"}, {})
-    desk.submit(batch, data)
+def test_only_approved_results_are_packed(
+    drafts: DraftService, batches: BatchService, bench: Bench, tmp_path: Path
+) -> None:
+    batch, names = drafted(drafts)
+    data, _ = drafts.request(batch, names, {"Prompt": "a beach"}, {})
+    drafts.submit(batch, data)
     bench.run(batch.date)
-    (standing,) = desk.batches(batch.date)
+    (standing,) = batches.batches(batch.date)
     assert (standing.state, standing.done, standing.counts) == ("reported", 2, {"Succeeded": 2})
-    results = desk.results(batch)
+    results = batches.results(batch)
     work, found = results.work, results.items()
     decide(work.locations.data, found[:1], State.REJECTED, by="me")
     decide(work.locations.data, found[1:], State.APPROVED, by="me")
-    assert desk.pack(work, desk.results(batch).items(), tmp_path / "x.zip") == 1
+    assert batches.pack(work, batches.results(batch).items(), tmp_path / "x.zip") == 1
     with zipfile.ZipFile(tmp_path / "x.zip") as pack:
         assert pack.namelist() == [names[1]]
-        assert pack.read(names[1]) == desk.download(work, found[1])
-    before, after = desk.decision_of(work, found[1])
+        assert pack.read(names[1]) == batches.download(work, found[1])
+    before, after = batches.previews(work, found[1])
     assert before.startswith(b"\xff\xd8")
     assert after.startswith(b"\xff\xd8")
 
@@ -349,8 +365,8 @@ def test_a_text_of_other_peoples_is_shown_as_it_is(text: str) -> None:
 # What single photos have of their own
 
 
-def test_a_row_of_the_table_says_what_a_request_takes(desk: PageService) -> None:
-    batch, names = drafted(desk)
+def test_a_row_of_the_table_says_what_a_request_takes(drafts: DraftService) -> None:
+    batch, names = drafted(drafts)
     row = {
         "Prompt": "a street",
         "NegativePrompt": "",
@@ -362,7 +378,7 @@ def test_a_row_of_the_table_says_what_a_request_takes(desk: PageService) -> None
         "Mode": "DEFAULT",
         "Preset": "square-social",
     }
-    _, request = desk.request(batch, names, {"Prompts": ("a beach",)}, {names[0]: fields_of(row)})
+    _, request = drafts.request(batch, names, {"Prompts": ("a beach",)}, {names[0]: fields_of(row)})
     asked = image_settings(request, names[0], PRESET_REQUESTS)
     assert (asked.prompts, asked.variants, asked.seed, asked.ref) == (("a street",), 2, 0, "SKU 1")
     assert (asked.subject, asked.mode, asked.task) == ("SALIENT", "DEFAULT", "REPLACE")
@@ -374,70 +390,72 @@ def test_a_row_of_the_table_says_what_a_request_takes(desk: PageService) -> None
 
 
 def test_a_picture_is_put_behind_the_photos_without_a_generative_call(
-    desk: PageService, bench: Bench, control: ControlClient
+    drafts: DraftService, bench: Bench, control: ControlClient
 ) -> None:
-    batch, names = drafted(desk)
-    key = desk.backdrop(batch, as_png(Image.radial_gradient("L").convert("RGB")))
-    data, _ = desk.request(batch, names, {"Backdrop": key}, {})
-    desk.submit(batch, data)
+    batch, names = drafted(drafts)
+    key = drafts.backdrop(batch, as_png(Image.radial_gradient("L").convert("RGB")))
+    data, _ = drafts.request(batch, names, {"Backdrop": key}, {})
+    drafts.submit(batch, data)
     assert bench.run(batch.date).counts == {Status.SUCCEEDED: 2}
     assert {call["task"] for call in control.paid(operation="InvokeModel")} <= {"BACKGROUND_REMOVAL"}
 
 
-def test_a_mask_of_ones_own_is_what_is_kept_of_its_photo(desk: PageService, bench: Bench) -> None:
-    batch, names = drafted(desk, 1)
+def test_a_mask_of_ones_own_is_what_is_kept_of_its_photo(drafts: DraftService, bench: Bench) -> None:
+    batch, names = drafted(drafts, 1)
     drawn = Image.new("L", read_header(photo(0)).size, 255)
     drawn.paste(0, (20, 20, drawn.width // 2, drawn.height // 2))
-    key = desk.mask(batch, names[0], as_png(drawn))
+    key = drafts.mask(batch, names[0], as_png(drawn))
     own = {names[0]: {"Subject": "MASK", "MaskKey": key}}
-    data, request = desk.request(batch, names, {"Prompt": "a beach"}, own)
-    desk.submit(batch, data)
+    data, request = drafts.request(batch, names, {"Prompt": "a beach"}, own)
+    drafts.submit(batch, data)
     bench.run(batch.date)
     row = bench.rows(batch, request.Id)[names[0]]
-    assert (desk.store.read_json(f"{row.Results[0]}.json") or {})["Mask"] == "given"
+    assert (drafts.store.read_json(f"{row.Results[0]}.json") or {})["Mask"] == "given"
 
 
-def test_what_is_no_picture_or_no_mask_of_the_photo_is_refused_before_it_is_stored(desk: PageService) -> None:
-    batch, names = drafted(desk, 1)
-    before = [found.key for found in desk.store.list(f"{batch.input_prefix}/")]
+def test_what_is_no_picture_or_no_mask_of_the_photo_is_refused_before_it_is_stored(
+    drafts: DraftService,
+) -> None:
+    batch, names = drafted(drafts, 1)
+    before = [found.key for found in drafts.store.list(f"{batch.input_prefix}/")]
     with pytest.raises(UsageError, match="backdrop cannot be used"):
-        desk.backdrop(batch, b"<html>")
+        drafts.backdrop(batch, b"<html>")
     with pytest.raises(UsageError, match=r"mask of 0\.jpg cannot be used"):
-        desk.mask(batch, names[0], as_png(Image.new("L", (9, 90), 255)))
+        drafts.mask(batch, names[0], as_png(Image.new("L", (9, 90), 255)))
     with pytest.raises(UsageError, match="drop it again"):
-        desk.mask(batch, "gone.jpg", as_png(Image.new("L", (9, 9))))
-    assert [found.key for found in desk.store.list(f"{batch.input_prefix}/")] == before
+        drafts.mask(batch, "gone.jpg", as_png(Image.new("L", (9, 9))))
+    assert [found.key for found in drafts.store.list(f"{batch.input_prefix}/")] == before
 
 
 # How batches stand
 
 
 def test_looking_again_at_a_date_on_which_nothing_happened_makes_two_listings(
-    desk: PageService, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    batches: BatchService, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = bench.submit(3)
     bench.run()
-    (before,) = desk.batches(batch.date)
+    (before,) = batches.batches(batch.date)
     assert (before.batch, before.images, before.to_do) == (batch, 3, 0)
     calls: list[str] = []
     listed = Store.list
     monkeypatch.setattr(Store, "list", lambda self, prefix: calls.append(prefix) or listed(self, prefix))
     monkeypatch.setattr(Store, "read", lambda self, key, **_: calls.append(key))
-    assert desk.batches(batch.date) == [before]
+    assert batches.batches(batch.date) == [before]
     assert [prefix.split("/")[1] for prefix in calls] == ["ledger", "leases"]
 
 
-def test_what_a_run_did_meanwhile_is_seen_at_once(desk: PageService, bench: Bench) -> None:
+def test_what_a_run_did_meanwhile_is_seen_at_once(batches: BatchService, bench: Bench) -> None:
     batch = bench.submit(2)
-    (before,) = desk.batches(batch.date)
+    (before,) = batches.batches(batch.date)
     assert (before.state, before.done) == ("waiting for a run", 0)
     bench.run()
-    (after,) = desk.batches(batch.date)
+    (after,) = batches.batches(batch.date)
     assert (after.state, after.done) == ("reported", 2)
 
 
-def test_a_batch_that_was_just_submitted_is_seen_at_once(desk: PageService) -> None:
-    batch, names = drafted(desk)
-    assert [each.draft for each in desk.batches(batch.date)] == [True]
-    desk.submit(batch, desk.request(batch, names, {"Prompt": "a beach"}, {})[0])
-    assert [each.state for each in desk.batches(batch.date)] == ["waiting for a run"]
+def test_a_batch_that_was_just_submitted_is_seen_at_once(drafts: DraftService, batches: BatchService) -> None:
+    batch, names = drafted(drafts)
+    assert [each.draft for each in batches.batches(batch.date)] == [True]
+    drafts.submit(batch, drafts.request(batch, names, {"Prompt": "a beach"}, {})[0])
+    assert [each.state for each in batches.batches(batch.date)] == ["waiting for a run"]

@@ -1,0 +1,210 @@
+"""The calls about submitted batches: their state, the approval of a sample, retries, reports and results."""
+
+from collections import Counter
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Response
+from pydantic import BaseModel
+
+from bg_pipeline import review
+from bg_pipeline.budget.remaining import CapUsedUp
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.rows import Status
+from bg_pipeline.errors import UsageError
+from bg_pipeline.reports.overview import (
+    BatchCosts,
+    BatchOverview,
+    BatchState,
+    batch_state,
+    load_status,
+)
+from bg_pipeline.run.batch_work import open_work
+from bg_pipeline.run.rows import rows
+from bg_pipeline.uploads.submitting import new_batch
+from bg_pipeline.web.batch_uploads import Submitted, TheBatch, batch_path, find_uploaded
+from bg_pipeline.web.problems import Problem
+from bg_pipeline.web.service import IdempotencyKey, Link, Service, TheCaller, TheService
+from bg_pipeline.web.single_photo_jobs import idempotent_batch
+
+router = APIRouter(prefix="/batches", tags=["batches"])
+
+IfMatch = Annotated[
+    str | None,
+    Header(
+        alias="If-Match",
+        max_length=255,
+        description="The RequestETag of the batch's status, in quotation marks or not; any request with `*`.",
+    ),
+]
+
+
+class BatchStatus(BaseModel):
+    """How a batch stands; ``Counts`` are its images by status, ``ToDo`` those that no run has come to.
+
+    ``WaitForApproval`` are those of the skipped that wait until its sample is approved. ``CostUSD`` was surely
+    billed, up to ``MaybeBilledUSD`` may have been billed besides; null is not known. While a run works on it, the
+    figures are some 20 seconds old. ``Cause`` is why a request was refused, ``RequestETag`` the request's tag.
+    """
+
+    Id: str
+    Batch: str
+    State: BatchState
+    Images: int
+    Counts: dict[Status, int] = {}
+    ToDo: int = 0
+    WaitForApproval: int = 0
+    CostUSD: float | None = None
+    MaybeBilledUSD: float | None = None
+    Cause: str = ""
+    RequestETag: str = ""
+
+
+class ImageResults(BaseModel):
+    """One image and links to its results."""
+
+    ImageName: str
+    Status: Status
+    Cause: str
+    Results: list[Link]
+
+
+@router.get("/{date}/{name}")
+def status(batch: TheBatch, service: TheService) -> BatchStatus:
+    """How the batch stands."""
+    uploaded = find_uploaded(service, batch)
+    bucket = service.store.bucket
+    if uploaded.request is None and uploaded.draft:
+        return BatchStatus(
+            Id=batch.derived_id(bucket),
+            Batch=batch.path,
+            State=BatchState.DRAFT,
+            Images=len(uploaded.images),
+        )
+    ledger_objects = list(service.store.list(f"{batch.ledger_prefix}/"))
+    work = open_work(service.store, service.settings, uploaded, ledger_objects)
+    image_rows = list(rows(work))
+    costs = BatchCosts.of(image_rows)
+    state, _ = batch_state(service.store, work)
+    return BatchStatus(
+        Id=work.locations.request_id,
+        Batch=batch.path,
+        State=state,
+        Images=len(work.images),
+        Counts=Counter(row.Status for row in image_rows),
+        ToDo=sum(work.ledger.get(image) is None for image in work.images),
+        WaitForApproval=sum(row.waits_for_approval for row in image_rows),
+        CostUSD=costs.usd,
+        MaybeBilledUSD=costs.maybe_usd,
+        Cause=str(work.problem or ""),
+        RequestETag=uploaded.request.etag if uploaded.request else "",
+    )
+
+
+@router.put("/{date}/{name}/approval", status_code=204)
+def approve(batch: TheBatch, service: TheService, caller: TheCaller, if_match: IfMatch = None) -> None:
+    """Says that the batch's sample is good, so that the rest of it runs; said again it changes nothing.
+
+    With ``If-Match``, the ``RequestETag`` of the status that was looked at, nothing is approved (412) if the request
+    was replaced since. Where it was replaced since its sample was made nothing is approved either (409).
+    """
+    overview = _overview(service, batch)
+    seen = (if_match or "").strip().removeprefix("W/").strip('"').removeprefix("*")
+    try:
+        review.approve_sample(service.store, overview, by=caller, seen=seen)
+    except review.RequestReplaced as error:
+        raise Problem(412 if seen else 409, "RequestReplaced", str(error)) from None
+    except UsageError as error:
+        raise Problem(409, "NoSample", str(error)) from None
+
+
+@router.post("/{date}/{name}/retry", status_code=202)
+def retry(
+    batch: TheBatch,
+    service: TheService,
+    caller: TheCaller,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> Submitted:
+    """Asks again for what failed or was skipped of the batch, as a new batch; what is stored is not paid for again.
+
+    A call that was never answered, and may have been billed, is made once more. What waits for the approval of a
+    sample is not asked for. While an earlier retry of the batch has no report, the answer is that batch. Batch and
+    retries share one cap, ``MaxCostUSD``.
+    """
+    overview = _overview(service, batch)
+    try:
+        prepared = review.prepare_retry(service.store, service.settings, overview)
+        code, reason = (
+            "NothingToRetry",
+            f"nothing in batch {batch.path} failed for a reason that a retry could mend",
+        )
+    except CapUsedUp as error:
+        prepared, code, reason = None, "CapReached", str(error)
+    except UsageError as error:
+        prepared, code, reason = None, "NoReport", str(error)
+    new = prepared.batch if prepared else new_batch()
+    new = idempotent_batch(service.store, caller, idempotency_key, ["retry", batch.path], new)
+    stored = service.store.read(new.request_key)
+    if stored is not None:
+        # Submitted by this call before it was repeated, or by another retry that has no report yet.
+        prepared = review.Retry.of(service.settings, new, stored.data)
+    elif prepared is None:
+        raise Problem(409, code, reason)
+    else:
+        prepared = replace(prepared, batch=new)
+    submitted = prepared.submit(service.store)
+    response.headers["Location"] = batch_path(submitted)
+    return Submitted(
+        Id=prepared.id, Batch=submitted.path, Images=prepared.images, PaidPictures=prepared.pictures
+    )
+
+
+_REPORT: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The report",
+        "content": {
+            "application/json": {"schema": {"type": "array", "items": {"type": "object"}}},
+            "text/csv": {"schema": {"type": "string"}},
+            "text/html": {"schema": {"type": "string"}},
+        },
+    }
+}
+
+
+@router.get("/{date}/{name}/report", response_class=Response, responses=_REPORT)
+def report(batch: TheBatch, service: TheService, format: Literal["json", "csv", "html"] = "json") -> Response:
+    """The batch's report as it was last written."""
+    overview = _overview(service, batch)
+    content = overview.data.read(overview.report_key(format))
+    if content is None:
+        raise Problem(409, "NoReport", f"batch {batch.path} has no report as {format}; a run writes it")
+    media_type = {"json": "application/json", "csv": "text/csv", "html": "text/html"}[format]
+    # The HTML report may run its own script and nothing else; the sandbox keeps it out of this site's origin.
+    headers = {"Content-Security-Policy": "sandbox allow-scripts", "X-Content-Type-Options": "nosniff"}
+    return Response(content.data, media_type=media_type, headers=headers)
+
+
+@router.get("/{date}/{name}/results")
+def results(batch: TheBatch, service: TheService) -> list[ImageResults]:
+    """Links, good for an hour, to the results of each image."""
+    report = _overview(service, batch).report()
+    if report is None:
+        raise Problem(409, "NoReport", f"batch {batch.path} has no report yet; a run writes it")
+    return [
+        ImageResults(
+            ImageName=row.ImageName,
+            Status=row.Status,
+            Cause=row.Cause,
+            Results=[service.link(key) for key in row.Results],
+        )
+        for row in report.rows
+    ]
+
+
+def _overview(service: Service, batch: Batch) -> BatchOverview:
+    """The state of a batch; raises `Problem` 404 if it does not exist."""
+    try:
+        return load_status(service.store, service.settings, batch)
+    except UsageError as error:
+        raise Problem(404, "NoSuchBatch", str(error)) from None

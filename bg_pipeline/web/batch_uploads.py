@@ -1,0 +1,326 @@
+"""The calls that prepare and submit a batch: create it, upload its photos, plan it, submit its request.
+
+A batch in preparation is a folder with a draft: it costs nothing, and no run works on it.
+"""
+
+import mimetypes
+import threading
+from collections import Counter
+from datetime import UTC, date, datetime, timedelta
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from bg_pipeline import planning
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.formats import EXTENSIONS
+from bg_pipeline.domain.requests import BatchRequest
+from bg_pipeline.errors import RequestError
+from bg_pipeline.run.batch_work import open_draft
+from bg_pipeline.run.context import RunContext
+from bg_pipeline.uploads import listing as uploads
+from bg_pipeline.uploads.listing import Uploaded, discard_draft
+from bg_pipeline.uploads.submitting import check_submission, hand_over, new_batch, paid_pictures
+from bg_pipeline.uploads.unicode_names import match_names
+from bg_pipeline.web.problems import Problem
+from bg_pipeline.web.service import (
+    IdempotencyKey,
+    ObjectKey,
+    Service,
+    TheCaller,
+    TheService,
+    check_name,
+)
+from bg_pipeline.web.single_photo_jobs import idempotent_batch
+
+UPLOAD_SECONDS = 3600
+"""How long a presigned upload is valid."""
+MAX_FILES = 1000
+
+router = APIRouter(prefix="/batches", tags=["batches"])
+
+
+def _batch(date: date, name: str) -> Batch:
+    try:
+        return Batch(date, name)
+    except ValueError as error:
+        raise Problem(404, "NoSuchBatch", str(error)) from None
+
+
+TheBatch = Annotated[Batch, Depends(_batch)]
+
+
+class File(BaseModel):
+    """A photo that will be uploaded, under a name that may hold folders."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    Name: ObjectKey = Field(examples=["shoes/red.jpg"])
+    ContentType: Annotated[str | None, Field(pattern=r"^image/[a-z0-9.+-]{1,50}$")] = Field(
+        None, description="By default what the name's extension says."
+    )
+
+
+class Files(BaseModel):
+    """Up to 1,000 photos; more are asked for by another call."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    Files: Annotated[list[File], Field(max_length=MAX_FILES)] = []
+
+
+class Upload(BaseModel):
+    """Where to POST one photo: a form (multipart/form-data) of ``Fields`` and, last, ``file`` with its bytes.
+
+    Storage refuses what is larger than ``MaxBytes``, empty, or later than ``Expires``.
+    """
+
+    Name: str
+    Key: str
+    Url: str
+    Fields: dict[str, str]
+    MaxBytes: int
+    Expires: datetime
+
+
+class Prepared(BaseModel):
+    """A batch in preparation; ``Id`` is a good one for its request."""
+
+    Id: str
+    Batch: str
+    Prefix: str
+    Uploads: list[Upload]
+
+
+class Submitted(BaseModel):
+    """A batch that is in the pipeline's hands; ``PaidPictures`` is what models paint if each succeeds at once."""
+
+    Id: str
+    Batch: str
+    Images: int
+    PaidPictures: int
+
+
+class PlannedCalls(BaseModel):
+    """The calls of one operation; ``WorstUSD`` is null where a price is not known."""
+
+    Operation: str
+    Model: str
+    Regions: list[str]
+    Calls: int
+    CallsAtWorst: int
+    WorstUSD: float | None
+
+
+class Plan(BaseModel):
+    """What a run would do and cost at worst; nothing was spent. ``Notes`` say which models cannot be used."""
+
+    Images: int
+    Due: int
+    WithoutPrompt: int
+    Minutes: float
+    MinutesAtWorst: float
+    WorstUSD: float | None
+    Calls: list[PlannedCalls]
+    Notes: list[str]
+
+
+@router.post("", status_code=201)
+def prepare(
+    files: Files,
+    service: TheService,
+    caller: TheCaller,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> Prepared:
+    """A new batch, with an upload for each of its files."""
+    names = [file.Name for file in files.Files]
+    batch = idempotent_batch(service.store, caller, idempotency_key, ["batches", names], new_batch())
+    prepared = _uploads(service, batch, files)
+    if service.store.head(batch.request_key) is None:
+        service.store.write_json(batch.draft_key, {"Id": batch.derived_id(service.store.bucket)})
+    response.headers["Location"] = batch_path(batch)
+    return prepared
+
+
+@router.post("/{date}/{name}/uploads")
+def prepare_more(batch: TheBatch, files: Files, service: TheService) -> Prepared:
+    """Uploads for more files of a batch that is still in preparation."""
+    _check_is_draft(service, batch)
+    return _uploads(service, batch, files)
+
+
+@router.delete("/{date}/{name}", status_code=204)
+def discard(batch: TheBatch, service: TheService) -> None:
+    """Deletes a batch that is still in preparation, with everything that was uploaded for it."""
+    _check_is_draft(service, batch)
+    discard_draft(service.store, batch)
+
+
+@router.put(
+    "/{date}/{name}/request",
+    status_code=202,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/BatchRequest"}}},
+        }
+    },
+)
+async def submit(batch: TheBatch, service: TheService, request: Request, response: Response) -> Submitted:
+    """Checks the batch's request against what was uploaded and hands the batch to the pipeline."""
+    data = await request.body()
+    response.headers["Location"] = batch_path(batch)
+    return await service.run_with_body(_submit, batch, data)
+
+
+@router.post(
+    "/{date}/{name}/plan",
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/BatchRequest"}}},
+        }
+    },
+)
+async def plan(batch: TheBatch, service: TheService, request: Request) -> Plan:
+    """What this request would do and cost with what was uploaded so far; nothing is spent or stored."""
+    data = await request.body()
+    return await service.run_with_body(_plan, batch, data)
+
+
+def batch_path(batch: Batch) -> str:
+    """The path of a batch in this API, for ``Location`` headers."""
+    return f"/batches/{batch.date}/{quote(batch.name, safe='')}"
+
+
+def find_uploaded(service: Service, batch: Batch) -> Uploaded:
+    """What was uploaded of a batch; raises `Problem` 404 if it does not exist."""
+    uploaded = uploads.find(service.store, batch)
+    if uploaded is None:
+        raise Problem(404, "NoSuchBatch", f"there is no batch {batch.path}")
+    return uploaded
+
+
+def _check_is_draft(service: Service, batch: Batch) -> None:
+    """Raises `Problem` if the batch was submitted (409) or does not exist (404)."""
+    if service.store.head(batch.request_key) is not None:
+        raise Problem(409, "AlreadySubmitted", f"batch {batch.path} was submitted; prepare another one")
+    if service.store.head(batch.draft_key) is None:
+        raise Problem(404, "NoSuchBatch", f"no batch {batch.path} is in preparation")
+
+
+def _uploads(service: Service, batch: Batch, files: Files) -> Prepared:
+    names = [file.Name for file in files.Files]
+    if repeated := [name for name, times in Counter(names).items() if times > 1]:
+        raise Problem(422, "BadName", f"'{repeated[0]}' is named twice")
+    return Prepared(
+        Id=batch.derived_id(service.store.bucket),
+        Batch=batch.path,
+        Prefix=batch.input_prefix,
+        Uploads=[_upload(service, batch, file) for file in files.Files],
+    )
+
+
+def _upload(service: Service, batch: Batch, file: File) -> Upload:
+    check_name(file.Name)
+    if "${filename}" in file.Name:
+        raise Problem(422, "BadName", "a name cannot contain '${filename}': S3 would replace it")
+    media_type = file.ContentType or _media_type(file.Name)
+    form = service.store.client.generate_presigned_post(
+        service.store.bucket,
+        batch.upload_key(file.Name),
+        Fields={"Content-Type": media_type},
+        Conditions=[["content-length-range", 1, service.max_bytes], {"Content-Type": media_type}],
+        ExpiresIn=UPLOAD_SECONDS,
+    )
+    return Upload(
+        Name=file.Name,
+        Key=form["fields"]["key"],
+        Url=form["url"],
+        Fields=form["fields"],
+        MaxBytes=service.max_bytes,
+        Expires=datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=UPLOAD_SECONDS),
+    )
+
+
+def _media_type(name: str) -> str:
+    """The media type of the name's extension; raises `Problem` 422 if it is not that of an image."""
+    extension = name.rpartition(".")[2].lower()
+    for format, extensions in EXTENSIONS.items():
+        if extension in extensions:
+            return f"image/{format}"
+    guessed = mimetypes.guess_type(name)[0] or "of an unknown type"
+    text = f"'{name}' does not have the extension of an image (it is {guessed}); send its ContentType"
+    raise Problem(422, "NotAnImage", text)
+
+
+def _checked(service: Service, batch: Batch, data: bytes) -> tuple[BatchRequest, Uploaded]:
+    """The parsed request, and what was uploaded for it; raises `RequestError` by field, with at most 100 problems."""
+    uploaded = find_uploaded(service, batch)
+    request = check_submission(service.settings, batch, data)
+    problems = []
+    if request.InputS3Prefix == batch.input_prefix and request.S3Bucket == service.store.bucket:
+        matched = match_names(request.entries, uploaded.objects)
+        for number, entry in enumerate(request.Images or ()):
+            if entry.ImageName not in matched:
+                problems.append((f"Images[{number}].ImageName", f"'{entry.ImageName}' was not uploaded"))
+        if not uploaded.images:
+            problems.append(("Images", "no photo was uploaded"))
+        for name, each in uploaded.objects.items():
+            if each.size > service.max_bytes:
+                text = f"'{name}' has {each.size:,} bytes; at most {service.max_bytes:,} are allowed"
+                problems.append(("", text))
+    if problems:
+        raise RequestError(problems[:100])
+    return request, uploaded
+
+
+def _submit(service: Service, batch: Batch, data: bytes) -> Submitted:
+    request, uploaded = _checked(service, batch, data)
+    names = list(request.entries) or list(uploaded.images)
+    if not hand_over(service.store, batch, data):
+        text = f"batch {batch.path} was submitted with another request; prepare another one"
+        raise Problem(409, "AlreadySubmitted", text)
+    return Submitted(
+        Id=request.Id, Batch=batch.path, Images=len(names), PaidPictures=paid_pictures(request, names)
+    )
+
+
+def _plan(service: Service, batch: Batch, data: bytes) -> Plan:
+    request, uploaded = _checked(service, batch, data)
+    work = open_draft(service.store, service.settings, uploaded, request)
+    context = RunContext(service.settings, service.aws, service.store, stop=threading.Event())
+    try:
+        models, notes = planning.models_in_use(context)
+    finally:
+        context.close()
+    planned = planning.plan([work], service.settings, models)
+    return Plan(
+        Images=planned.images,
+        Due=planned.due,
+        WithoutPrompt=planned.without_prompt,
+        Minutes=planned.minutes,
+        MinutesAtWorst=planned.minutes_at_worst,
+        WorstUSD=planned.worst_usd,
+        Calls=[
+            PlannedCalls(
+                Operation=line.operation.name,
+                Model=line.operation.invoke_id,
+                Regions=list(line.regions),
+                Calls=line.calls,
+                CallsAtWorst=line.at_worst,
+                WorstUSD=line.worst_usd,
+            )
+            for line in planned.lines
+        ],
+        Notes=notes,
+    )
+
+
+REQUEST_SCHEMA: dict[str, Any] = TypeAdapter(BatchRequest).json_schema(
+    ref_template="#/components/schemas/{model}"
+)
+"""The JSON schema of a request's body for the OpenAPI document; the schemas it refers to are under ``$defs``."""

@@ -22,7 +22,7 @@ from bg_pipeline.domain.rows import Row, Status
 from bg_pipeline.domain.upload_kinds import Kind, kind_of
 from bg_pipeline.errors import ImageError, PreconditionFailed
 from bg_pipeline.imaging import read_header
-from bg_pipeline.reports.links import share_link
+from bg_pipeline.reports.overview import share_link
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.web.limits import SMALL_BYTES

@@ -305,7 +305,7 @@ class Engine:
             fresh = self._finder.open(work.uploaded, objects)
             for each in (
                 "ledger",
-                "place",
+                "locations",
                 "due",
                 "lost",
                 "occasions",

@@ -44,11 +44,9 @@ class Check:
 CHECKS: Final = (
     Check(PICTURES, checks.every_image_succeeded, "Every image asked for has its pictures."),
     Check(PICTURES, checks.subject_unchanged, "The pixels of the subjects are those of the photos."),
-    Check(
-        PICTURES, checks.results_intact, "Every result is stored as it was when it was opened.", error=True
-    ),
+    Check(PICTURES, checks.results_open, "Every result is stored as it was when it was opened.", error=True),
     Check(PICTURES, checks.within_cost, "Spending is well below its caps."),
-    Check(PICTURES, checks.models_supported, f"No model in use ends within {NEAR_END.days} days."),
+    Check(PICTURES, checks.models_live_on, f"No model in use ends within {NEAR_END.days} days."),
     Check(REPORT, checks.report_complete, "The report has each image asked for.", error=True, blocking=True),
 )
 """The checks that the flow makes, in the order of its assets."""

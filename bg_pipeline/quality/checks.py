@@ -1,4 +1,7 @@
-"""Checks of a run over upload dates; each result names the dates and what to do in a sentence."""
+"""Checks of a run over upload dates; each result names the dates and what to do in a sentence.
+
+The names of the functions are the names of the Dagster checks, so they must not change.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -83,7 +86,7 @@ def subject_unchanged(ran: RunOutcome) -> CheckResult:
     return CheckResult(True, description, figures)
 
 
-def results_intact(ran: RunOutcome) -> CheckResult:
+def results_open(ran: RunOutcome) -> CheckResult:
     lost = [f"{key} ({day.date})" for day in ran.days for key in day.checks.lost]
     results = sum(day.checks.results for day in ran.days)
     figures = {"results": results, "lost": len(lost)}
@@ -131,7 +134,7 @@ def within_cost(ran: RunOutcome) -> CheckResult:
     return CheckResult(not capped and not near, description, figures)
 
 
-def models_supported(ran: RunOutcome) -> CheckResult:
+def models_live_on(ran: RunOutcome) -> CheckResult:
     today = datetime.now(UTC).date()
     used = list(models_in_use(ran.settings, ran.aws))
     names = listed([f"{model.name} ({model.model_id})" for model in used])

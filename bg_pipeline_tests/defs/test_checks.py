@@ -156,7 +156,7 @@ def test_a_result_that_somebody_deletes_during_the_run_is_an_error(bench: Bench)
             return super().write(key, data, **conditions)
 
     bench.store = Deleting(bench.store.client, bench.store.bucket)
-    judged = checks.results_intact(ran(bench, bench.run()))
+    judged = checks.results_open(ran(bench, bench.run()))
     assert not judged.passed
     assert f"{gone} ({DATE})" in judged.description
     assert judged.figures == {"results": 2, "lost": 1}
@@ -229,15 +229,15 @@ def test_a_model_near_its_end_is_a_warning_with_its_successors(
     stop_clock(monkeypatch, NOON, checks)
     end = TODAY + timedelta(days=45)
     control.model("amazon.titan-image-generator-v2:0", lifecycle="LEGACY", end_of_life=end.isoformat())
-    judged = checks.models_supported(ran(bench, DateResult(DATE)))
+    judged = checks.models_live_on(ran(bench, DateResult(DATE)))
     assert not judged.passed
     assert (
         f"titan-v2 (amazon.titan-image-generator-v2:0) in us-east-1 ends on {end}, in 45"
         in judged.description
     )
-    assert "nova-canvas, stability of BG_IMAGE_MODELS follow" in judged.description
+    assert "next in BG_IMAGE_MODELS: nova-canvas, stability" in judged.description
     assert judged.figures == {"days_left": 45}
-    alone = checks.models_supported(ran(bench, DateResult(DATE), image_models="titan-v2"))
+    alone = checks.models_live_on(ran(bench, DateResult(DATE), image_models="titan-v2"))
     assert "name its successor in BG_IMAGE_MODELS" in alone.description
 
 
@@ -248,7 +248,7 @@ def test_a_model_that_ends_later_or_is_not_in_use_is_no_warning(
     end = TODAY + timedelta(days=100)
     control.model("amazon.titan-image-generator-v2:0", lifecycle="LEGACY", end_of_life=end.isoformat())
     control.model("amazon.nova-canvas-v1:0", lifecycle="RETIRED", end_of_life="2026-09-30")
-    judged = checks.models_supported(ran(bench, DateResult(DATE)))
+    judged = checks.models_live_on(ran(bench, DateResult(DATE)))
     assert judged.passed
     assert judged.figures == {"days_left": 100}
 
@@ -265,7 +265,7 @@ def test_a_model_that_gets_dearer_is_a_warning(
         extended_access=dearer.isoformat(),
         end_of_life=end.isoformat(),
     )
-    judged = checks.models_supported(ran(bench, DateResult(DATE)))
+    judged = checks.models_live_on(ran(bench, DateResult(DATE)))
     assert not judged.passed
     assert f"at a higher price than the table's, from {dearer}" in judged.description
     assert "legacy since 2026-06-01" in judged.description
@@ -274,7 +274,7 @@ def test_a_model_that_gets_dearer_is_a_warning(
 def test_no_model_that_can_be_used_is_told(bench: Bench, control: ControlClient) -> None:
     control.model("amazon.titan-image-generator-v2:0", lifecycle="RETIRED")
     control.model("amazon.nova-pro-v1:0", lifecycle="RETIRED")
-    judged = checks.models_supported(
+    judged = checks.models_live_on(
         ran(bench, DateResult(DATE), image_models="titan-v2", caption_models="us.amazon.nova-pro-v1:0")
     )
     assert not judged.passed

@@ -1,4 +1,7 @@
-"""Checks of a run over upload dates; each result names the dates and what to do in a sentence."""
+"""Checks of a run over upload dates; each result names the dates and what to do in a sentence.
+
+The names of the functions are the names of the Dagster checks, so they must not change.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -6,7 +6,14 @@ again has no decision. For a whole batch a person can approve its sample or retr
 take a store and a batch from `open_work`; the caller authenticates and authorizes the person.
 """
 
-from bg_pipeline.review.decisions import LONGEST_REASON, Decision, Reviews, State, decide, this_user
+from bg_pipeline.review.decisions import (
+    LONGEST_REASON,
+    Decision,
+    Reviews,
+    State,
+    decide,
+    this_user,
+)
 from bg_pipeline.review.follow_up import RequestReplaced, Retry, approve_sample, prepare_retry
 from bg_pipeline.review.items import (
     Item,

@@ -235,7 +235,7 @@ def test_a_model_near_its_end_is_a_warning_with_its_successors(
         f"titan-v2 (amazon.titan-image-generator-v2:0) in us-east-1 ends on {end}, in 45"
         in judged.description
     )
-    assert "nova-canvas, stability of BG_IMAGE_MODELS follow" in judged.description
+    assert "next in BG_IMAGE_MODELS: nova-canvas, stability" in judged.description
     assert judged.figures == {"days_left": 45}
     alone = checks.models_live_on(ran(bench, DateResult(DATE), image_models="titan-v2"))
     assert "name its successor in BG_IMAGE_MODELS" in alone.description

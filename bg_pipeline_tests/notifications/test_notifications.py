@@ -673,7 +673,7 @@ def test_without_a_bucket_the_sensor_says_so(desk: Desk) -> None:
 
 
 def test_a_web_hook_needs_a_secret_that_is_never_shown() -> None:
-    with pytest.raises(SettingsError, match="BG_WEBHOOK_SECRET: set it as well"):
+    with pytest.raises(SettingsError, match="BG_WEBHOOK_SECRET: is required with BG_WEBHOOK_URL"):
         settings(webhook_url="https://example.org")
     made = settings(webhook_url="https://example.org", webhook_secret=SECRET)
     assert SECRET not in repr(made)

@@ -347,7 +347,7 @@ def test_all_that_is_wrong_in_a_table_is_told_by_line_and_nothing_counts(bench: 
     for words in (
         "line 3: " + good["Result"] + " is already decided in line 2",
         "line 4: Decision 'perhaps'",
-        "line 5: 'elsewhere.jpg' is no result",
+        "line 5: 'elsewhere.jpg' is not a result",
         "line 6: " + odd["Result"] + " was made again since",
         "line 7: the reason",
         "No decision was stored",
@@ -829,7 +829,7 @@ def test_a_redo_whose_prompt_does_not_do_is_refused_and_nothing_is_rejected(
     with pytest.raises(RequestError, match="Prompt"):
         redo(bench.store, bench.settings(), opened(bench, batch), [odd], by="ann", prompt="\x07")
     assert not bench.keys("reviews/")
-    with pytest.raises(UsageError, match="name what"):
+    with pytest.raises(UsageError, match="name the results"):
         redo(bench.store, bench.settings(), opened(bench, batch), [], by="ann")
 
 

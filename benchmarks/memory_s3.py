@@ -21,7 +21,7 @@ from xml.sax.saxutils import escape
 import httptools
 import uvloop
 
-from bg_pipeline_local_aws.child import end_with_parent
+from bg_pipeline_local_aws.launcher import end_with_parent
 
 _REASONS = {100: "Continue", 200: "OK", 204: "No Content", 404: "Not Found", 412: "Precondition Failed"}
 

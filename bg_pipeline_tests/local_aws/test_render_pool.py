@@ -1,6 +1,6 @@
-"""Picture work in processes: done once, kept within bounds, surviving a lost process.
+"""`RenderPool`: equal calls run once, the cache is bounded, a lost worker process is replaced.
 
-The work here is Python's own: making a folder cannot be done twice.
+The operations here are Python's own: ``mkdir`` fails if it is executed twice.
 """
 
 import asyncio
@@ -11,42 +11,42 @@ from pathlib import Path
 
 import pytest
 
-from bg_pipeline_local_aws import studio
-from bg_pipeline_local_aws.studio import Studio
+from bg_pipeline_local_aws import render_pool
+from bg_pipeline_local_aws.render_pool import RenderPool
 
 
-def run(work: Callable[[Studio], Awaitable[None]]) -> None:
-    """Do something with a studio of one process."""
+def with_pool(use: Callable[[RenderPool], Awaitable[None]]) -> None:
+    """Calls ``use`` with a pool of one process."""
 
-    async def all_of_it() -> None:
-        made = Studio(1)
+    async def run() -> None:
+        pool = RenderPool(1)
         try:
-            await work(made)
+            await use(pool)
         finally:
-            made.close()
+            pool.close()
 
-    asyncio.run(all_of_it())
+    asyncio.run(run())
 
 
-def test_the_same_work_asked_for_at_once_and_again_is_done_once(tmp_path: Path) -> None:
-    async def work(made: Studio) -> None:
-        place = str(tmp_path / "made")
-        await asyncio.gather(*(made.do(os.mkdir, place) for _ in range(4)))
-        await made.do(os.mkdir, place)
+def test_equal_concurrent_and_later_calls_run_once(tmp_path: Path) -> None:
+    async def use(pool: RenderPool) -> None:
+        folder = str(tmp_path / "made")
+        await asyncio.gather(*(pool.run(os.mkdir, folder) for _ in range(4)))
+        await pool.run(os.mkdir, folder)
         assert os.listdir(tmp_path) == ["made"]
         with pytest.raises(FileExistsError):
-            await made.do(os.makedirs, place)  # other work that makes the same folder would fail
+            await pool.run(os.makedirs, folder)  # another operation is not served from the cache
 
-    run(work)
+    with_pool(use)
 
 
-def test_a_caller_that_goes_away_does_not_stop_the_work_of_others(tmp_path: Path) -> None:
+def test_cancelling_one_caller_does_not_stop_the_operation_of_others(tmp_path: Path) -> None:
     go, done = tmp_path / "go", tmp_path / "done"
     script = f"until [ -e '{go}' ]; do sleep 0.01; done; echo done >> '{done}'; exit 3"
 
-    async def work(made: Studio) -> None:
-        first = asyncio.create_task(made.do(os.system, script))
-        second = asyncio.create_task(made.do(os.system, script))
+    async def use(pool: RenderPool) -> None:
+        first = asyncio.create_task(pool.run(os.system, script))
+        second = asyncio.create_task(pool.run(os.system, script))
         await asyncio.sleep(0)
         first.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -55,28 +55,29 @@ def test_a_caller_that_goes_away_does_not_stop_the_work_of_others(tmp_path: Path
         assert os.waitstatus_to_exitcode(await second) == 3
         assert done.read_text() == "done\n"
 
-    run(work)
+    with_pool(use)
 
 
-def test_old_results_make_room_for_new_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(studio, "CACHE_BYTES", 5_000)
+def test_the_oldest_results_are_evicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(render_pool, "CACHE_BYTES", 5_000)
 
-    async def work(made: Studio) -> None:
+    async def use(pool: RenderPool) -> None:
         for name in "abcdef":
-            await made.do(os.mkdir, str(tmp_path / name))
-        await made.do(os.mkdir, str(tmp_path / "f"))
+            await pool.run(os.mkdir, str(tmp_path / name))
+        await pool.run(os.mkdir, str(tmp_path / "f"))
         with pytest.raises(FileExistsError):
-            await made.do(os.mkdir, str(tmp_path / "a"))
+            await pool.run(os.mkdir, str(tmp_path / "a"))
+        assert sorted(os.listdir(tmp_path)) == list("abcdef")
 
-    run(work)
+    with_pool(use)
 
 
-def test_a_refusal_is_told_and_a_lost_process_is_replaced() -> None:
-    async def work(made: Studio) -> None:
+def test_an_error_is_raised_again_and_a_lost_process_is_replaced() -> None:
+    async def use(pool: RenderPool) -> None:
         with pytest.raises(ValueError, match="invalid literal"):
-            await made.do(int, "no number")
+            await pool.run(int, "no number")
         with pytest.raises(BrokenProcessPool):
-            await made.do(os._exit, 9)
-        assert await made.do(len, b"abc") == 3
+            await pool.run(os._exit, 9)
+        assert await pool.run(len, b"abc") == 3
 
-    run(work)
+    with_pool(use)

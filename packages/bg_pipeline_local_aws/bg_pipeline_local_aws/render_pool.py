@@ -1,4 +1,4 @@
-"""Where pictures are looked at and painted: a pool of processes beside the server, and a cache by content."""
+"""A process pool for image operations, with a cache of results keyed by the operation and its arguments."""
 
 import asyncio
 import hashlib
@@ -11,83 +11,84 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from typing import Any, TypeVar
 
-from bg_pipeline_local_aws.wire import invalid
+from bg_pipeline_local_aws.protocol import validation_error
 
 CACHE_BYTES = 256_000_000
 
 _Result = TypeVar("_Result")
 
 
-class Studio:
-    """Runs picture functions in processes, each distinct work once.
+class RenderPool:
+    """Runs functions in worker processes and caches their results.
 
-    ``workers`` is the number of processes (default: the machine's cores); they end with this process, however it
-    ends. Of the results about `CACHE_BYTES` are kept, least recently used first to go.
+    ``workers`` is the number of processes (default: the number of CPUs); they end with this process, even if it is
+    killed. The cache holds about `CACHE_BYTES` of results and evicts the least recently used.
     """
 
     def __init__(self, workers: int | None = None) -> None:
         self._workers = workers or os.cpu_count() or 1
         self._pool: ProcessPoolExecutor | None = None
         self._results: OrderedDict[tuple[Any, ...], asyncio.Task[Any]] = OrderedDict()
-        self._weight = 0
+        self._cached_bytes = 0
 
-    async def do(self, work: Callable[..., _Result], *args: Any) -> _Result:
-        """The result of ``work(*args)``; the same work asked for twice, even at once, is done once."""
-        key = (work.__name__, *(hashlib.sha256(a).digest() if isinstance(a, bytes) else a for a in args))
+    async def run(self, operation: Callable[..., _Result], *args: Any) -> _Result:
+        """The result of ``operation(*args)``; equal calls, even concurrent ones, are executed once."""
+        key = (operation.__name__, *(hashlib.sha256(a).digest() if isinstance(a, bytes) else a for a in args))
         task = self._results.get(key)
         if task is None:
-            task = asyncio.create_task(self._run(work, args))
+            task = asyncio.create_task(self._execute(operation, args))
             self._results[key] = task
-            task.add_done_callback(lambda done: self._weigh(key, done))
+            task.add_done_callback(lambda done: self._account(key, done))
         else:
             self._results.move_to_end(key)
-        # A caller that goes away must not stop the work for the others.
+        # Cancelling one caller must not cancel the operation for the others.
         return await asyncio.shield(task)
 
-    async def _run(self, work: Callable[..., _Result], args: tuple[Any, ...]) -> _Result:
+    async def _execute(self, operation: Callable[..., _Result], args: tuple[Any, ...]) -> _Result:
         pool = self._pool
         if pool is None:
             # Spawned, not forked: the server has threads and an event loop.
             pool = ProcessPoolExecutor(self._workers, get_context("spawn"), initializer=_end_with_parent)
             self._pool = pool
         try:
-            return await asyncio.get_running_loop().run_in_executor(pool, work, *args)
+            return await asyncio.get_running_loop().run_in_executor(pool, operation, *args)
         except BrokenProcessPool:
             self._pool = None
             raise
 
-    def _weigh(self, key: tuple[Any, ...], task: asyncio.Task[Any]) -> None:
+    def _account(self, key: tuple[Any, ...], task: asyncio.Task[Any]) -> None:
+        """Adds a finished task's result to the cache, or drops the task if it failed; evicts old results."""
         if task.cancelled() or task.exception():
             self._results.pop(key, None)
             return
-        self._weight += _weight(task.result())
-        while self._weight > CACHE_BYTES:
+        self._cached_bytes += _size_of(task.result())
+        while self._cached_bytes > CACHE_BYTES:
             oldest, done = self._results.popitem(last=False)
             if done.done():
-                self._weight -= _weight(done.result())
+                self._cached_bytes -= _size_of(done.result())
             else:
                 self._results[oldest] = done
 
     def close(self) -> None:
-        """End the processes once what they are doing is done; what still waits is given up."""
+        """Waits for running operations, cancels queued ones and ends the processes."""
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
 
 
-async def decoded(work: Awaitable[_Result]) -> _Result:
-    """The result of picture work, or Bedrock's refusal of a picture that could not be worked on."""
+async def or_validation_error(operation: Awaitable[_Result]) -> _Result:
+    """The awaited result; Bedrock's ValidationException if the operation raised ValueError (unreadable picture)."""
     try:
-        return await work
+        return await operation
     except ValueError as error:
-        raise invalid(str(error)) from error
+        raise validation_error(str(error)) from error
 
 
-def _weight(result: Any) -> int:
+def _size_of(result: Any) -> int:
     return 1_000 + (len(result) if isinstance(result, bytes) else 0)
 
 
 def _end_with_parent() -> None:
-    """In a pool's process: end when the server is gone, even if it was killed."""
+    """Pool initializer: ends this worker when the server process has ended, even if it was killed."""
 
     def wait() -> None:
         if parent := parent_process():

@@ -1,6 +1,6 @@
-"""The eyes of the stand-in: what can honestly be found in a picture without a trained model.
+"""Analyses pictures without a trained model: colours, lightness, frontal faces and one salient subject.
 
-Colours, lightness, faces seen from the front and one subject that stands out; no classes of things.
+It does not recognize classes of objects.
 """
 
 import io
@@ -14,16 +14,26 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from bg_pipeline_local_aws import subject
-from bg_pipeline_local_aws.subject import Box, Cut, Pixels, Plane
+from bg_pipeline_local_aws import segmentation
+from bg_pipeline_local_aws.segmentation import Box, Pixels, Plane, SubjectMask
 
-__all__ = ["Box", "Colour", "Face", "Landmark", "SeenLabel", "Sight", "caption", "see", "subject_mask"]
+__all__ = [
+    "Box",
+    "DetectedLabel",
+    "DominantColour",
+    "Face",
+    "ImageAnalysis",
+    "Landmark",
+    "analyze",
+    "describe",
+    "subject_mask",
+]
 
-FACE_SIDE = 480
+FACE_DETECTION_SIDE = 480
 
 
 @dataclass(frozen=True, slots=True)
-class Colour:
+class DominantColour:
     """A dominant colour: its name, `#rrggbb`, and its share (0–1) of the picture."""
 
     name: str
@@ -42,7 +52,7 @@ class Landmark:
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """A face seen from the front: its box, 0–100 how sure, and Rekognition's five default landmarks."""
+    """A frontal face: its box, a confidence of 0–100, and Rekognition's five default landmarks."""
 
     box: Box
     confidence: float
@@ -50,8 +60,8 @@ class Face:
 
 
 @dataclass(frozen=True, slots=True)
-class SeenLabel:
-    """A label in Rekognition's terms: confidence 0–100, a box an instance (scenes have none), parent labels."""
+class DetectedLabel:
+    """A label as Rekognition returns it: confidence 0–100, one box per instance (none for scenes), parent labels."""
 
     name: str
     confidence: float
@@ -60,70 +70,71 @@ class SeenLabel:
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
-    """What was seen. Size and boxes are the upright picture's; lightness is 0–1; confidence is the subject's, 0–1."""
+class ImageAnalysis:
+    """Result of `analyze`: size and boxes of the upright picture, lightness 0–1, the subject's confidence 0–1."""
 
     width: int
     height: int
     format: str
     lightness: float
-    colours: tuple[Colour, ...]
+    colours: tuple[DominantColour, ...]
     faces: tuple[Face, ...]
     subject: Box | None
     subject_colour: str | None
-    labels: tuple[SeenLabel, ...]
+    labels: tuple[DetectedLabel, ...]
     confidence: float
 
 
-def see(data: bytes) -> Sight:
-    """Everything the stand-in can tell about an image file; the same bytes give the same answer.
+def analyze(data: bytes) -> ImageAnalysis:
+    """Everything the stand-in detects in an image file; the same bytes give the same result.
 
-    ValueError when the data is not a readable image.
+    ValueError if the data is not a readable image.
     """
-    picture, file_format = opened(data)
+    picture, file_format = read_bgr(data)
     height, width = picture.shape[:2]
-    faces = _faces(picture)
-    cut = subject.find(picture, [face.box for face in faces])
-    labels = (*_subject_labels(faces, cut), *_scene_labels(picture))
-    return Sight(
+    faces = _detect_faces(picture)
+    subject = segmentation.find_subject(picture, [face.box for face in faces])
+    labels = (*_subject_labels(faces, subject), *_scene_labels(picture))
+    return ImageAnalysis(
         width=width,
         height=height,
         format=file_format,
-        lightness=float(_lab(subject.reduced(picture, 64))[..., 0].mean()) / 100,
-        colours=_colours(subject.reduced(picture, 64).reshape(-1, 3)),
+        lightness=float(_lab(segmentation.downscale(picture, 64))[..., 0].mean()) / 100,
+        colours=_dominant_colours(segmentation.downscale(picture, 64).reshape(-1, 3)),
         faces=faces,
-        subject=cut.box if cut else None,
-        subject_colour=_colours(_seen_through(picture, cut))[0].name if cut else None,
+        subject=subject.box if subject else None,
+        subject_colour=_dominant_colours(_subject_pixels(picture, subject))[0].name if subject else None,
         labels=tuple(sorted(labels, key=lambda label: -label.confidence)),
-        confidence=cut.confidence if cut else 0.0,
+        confidence=subject.confidence if subject else 0.0,
     )
 
 
 def subject_mask(data: bytes, words: str | None, box: Box | None = None) -> bytes | None:
-    """A PNG (mode L, the upright picture's size, 255 = subject) of what the words name; None if they match nothing.
+    """A mask PNG (mode L, the upright picture's size, 255 = subject) of the named subject; None if there is none.
 
-    The stand-in knows faces, not classes: a word for people means those whose faces it sees, a word for any other
-    thing means what stands out, and words for scenery or for what does not exist (`NOTHING`) mean nothing. Without
-    words it is what stands out, people first; with `box`, what lies in it. ValueError when the data is no image.
+    Only faces are recognized, not classes of objects. `PEOPLE_WORDS` select people with a visible face; words that
+    are all in `SCENERY_WORDS` match nothing; any other word selects the salient subject. Without words the result is
+    the salient subject, preferably people; with ``box``, the subject inside the box. ValueError if the data is not a
+    readable image.
     """
-    picture, _ = opened(data)
-    named = (
+    picture, _ = read_bgr(data)
+    names = (
         None
         if words is None
         else {word.removesuffix("s") for word in re.findall(r"[^\W\d_]+", words.lower())}
     )
-    if named is not None and not named - NOTHING:
+    if names is not None and not names - SCENERY_WORDS:
         return None
-    people = named is None or named & PEOPLE
-    faces = [face.box for face in _faces(picture)] if people else []
-    cut = subject.find(picture, faces, box)
-    return png(cut.mask) if cut else None
+    people = names is None or names & PEOPLE_WORDS
+    faces = [face.box for face in _detect_faces(picture)] if people else []
+    subject = segmentation.find_subject(picture, faces, box)
+    return encode_png(subject.mask) if subject else None
 
 
-def opened(data: bytes) -> tuple[Pixels, str]:
-    """The upright picture as BGR pixels, transparent parts on white, and the file's format in lower case.
+def read_bgr(data: bytes) -> tuple[Pixels, str]:
+    """The upright picture as BGR pixels, composited on white, and the file's format in lower case.
 
-    ValueError when the data is not a readable image. Colour profiles are ignored.
+    Colour profiles are ignored. ValueError if the data is not a readable image.
     """
     try:
         with Image.open(io.BytesIO(data)) as file:
@@ -138,8 +149,8 @@ def opened(data: bytes) -> tuple[Pixels, str]:
     return np.ascontiguousarray(pixels[..., ::-1]), file_format
 
 
-def png(pixels: Pixels) -> bytes:
-    """PNG bytes of L, BGR or BGRA pixels, packed fast rather than small."""
+def encode_png(pixels: Pixels) -> bytes:
+    """PNG bytes of L, BGR or BGRA pixels, compressed for speed."""
     return cv2.imencode(".png", pixels)[1].tobytes()
 
 
@@ -151,10 +162,10 @@ def _face_cascade() -> cv2.CascadeClassifier:
     return cv2.CascadeClassifier(str(Path(cv2.__file__).parent / "data/haarcascade_frontalface_alt2.xml"))
 
 
-def _faces(picture: Pixels) -> tuple[Face, ...]:
-    """Frontal faces, largest first. What few windows agree on counts only if it has the colours of skin."""
-    subject.repeatable()
-    small = subject.reduced(picture, FACE_SIDE)
+def _detect_faces(picture: Pixels) -> tuple[Face, ...]:
+    """Frontal faces, largest first. A detection with few votes counts only if it has skin colours."""
+    segmentation.make_deterministic()
+    small = segmentation.downscale(picture, FACE_DETECTION_SIDE)
     grey = cv2.equalizeHist(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY))
     height, width = grey.shape
     least = max(24, min(height, width) // 14)
@@ -164,20 +175,20 @@ def _faces(picture: Pixels) -> tuple[Face, ...]:
     faces = []
     for (left, top, wide, high), vote in zip(np.reshape(found, (-1, 4)).tolist(), votes, strict=True):
         centre = small[top + high // 5 : top + high * 9 // 10, left + wide // 4 : left + wide * 3 // 4]
-        if vote > 10 or _skin(centre) > 0.6:
+        if vote > 10 or _skin_share(centre) > 0.6:
             box = Box(left / width, top / height, wide / width, high / height)
             faces.append(Face(box, min(99.9, 92 + vote / 4), _landmarks(box)))
     return tuple(sorted(faces, key=lambda face: -face.box.width * face.box.height))
 
 
-def _skin(patch: Pixels) -> float:
-    """The share of pixels with the chroma that skin of every shade has."""
+def _skin_share(patch: Pixels) -> float:
+    """The share of pixels within the chroma range of human skin (all shades)."""
     chroma = cv2.cvtColor(patch, cv2.COLOR_BGR2YCrCb)[..., 1:]
     return float(np.mean(((chroma > (135, 80)) & (chroma < (180, 135))).all(axis=2)))
 
 
 def _landmarks(face: Box) -> tuple[Landmark, ...]:
-    # Usual places in the cascade's square; they are not measured.
+    # Typical positions within the cascade's square; they are not measured.
     places = (
         ("eyeLeft", 0.31, 0.39),
         ("eyeRight", 0.69, 0.39),
@@ -193,43 +204,45 @@ def _landmarks(face: Box) -> tuple[Landmark, ...]:
 # --- labels ---
 
 
-def _subject_labels(faces: tuple[Face, ...], cut: Cut | None) -> Iterator[SeenLabel]:
+def _subject_labels(faces: tuple[Face, ...], subject: SubjectMask | None) -> Iterator[DetectedLabel]:
     if faces:
-        sure = faces[0].confidence
+        confidence = faces[0].confidence
         bodies = (
-            (cut.box,) if cut and len(faces) == 1 else tuple(_around(face.box, 1, 0.35, 5) for face in faces)
+            (subject.box,)
+            if subject and len(faces) == 1
+            else tuple(_expand_box(face.box, 1, 0.35, 5) for face in faces)
         )
-        heads = tuple(_around(face.box, 0.15, 0.35, 0.15) for face in faces)
-        yield SeenLabel("Person", sure, bodies, ())
-        yield SeenLabel("Face", sure - 0.1, tuple(face.box for face in faces), ("Head", "Person"))
-        yield SeenLabel("Head", sure - 0.2, heads, ("Person",))
-    elif cut:
-        yield SeenLabel("Object", 100 * cut.confidence, (cut.box,), ())
+        heads = tuple(_expand_box(face.box, 0.15, 0.35, 0.15) for face in faces)
+        yield DetectedLabel("Person", confidence, bodies, ())
+        yield DetectedLabel("Face", confidence - 0.1, tuple(face.box for face in faces), ("Head", "Person"))
+        yield DetectedLabel("Head", confidence - 0.2, heads, ("Person",))
+    elif subject:
+        yield DetectedLabel("Object", 100 * subject.confidence, (subject.box,), ())
 
 
-def _around(face: Box, beside: float, above: float, below: float) -> Box:
-    """The face's box widened by multiples of its own size, within the picture."""
+def _expand_box(face: Box, beside: float, above: float, below: float) -> Box:
+    """The face's box enlarged by multiples of its own size, clipped to the picture."""
     left, right = max(face.left - beside * face.width, 0), min(face.right + beside * face.width, 1)
     top, bottom = max(face.top - above * face.height, 0), min(face.bottom + below * face.height, 1)
     return Box(left, top, right - left, bottom - top)
 
 
-def _scene_labels(picture: Pixels) -> Iterator[SeenLabel]:
-    """Scenes by the colours of the whole and of the upper third; they have no boxes."""
-    hsv = cv2.cvtColor(subject.reduced(picture, 64), cv2.COLOR_BGR2HSV)
+def _scene_labels(picture: Pixels) -> Iterator[DetectedLabel]:
+    """Scene labels, derived from the colours of the picture and of its upper third; they have no boxes."""
+    hsv = cv2.cvtColor(segmentation.downscale(picture, 64), cv2.COLOR_BGR2HSV)
     hue, saturation, value = hsv[..., 0], hsv[..., 1], hsv[..., 2]
     blue = (hue > 90) & (hue < 130) & (saturation > 40) & (value > 90)
     sky = float(np.mean(blue[: max(1, len(hsv) // 3)]))
     green = float(np.mean((hue > 30) & (hue < 85) & (saturation > 50) & (value > 40)))
     night = float(np.mean(value < 70))
     if sky > 0.4:
-        yield SeenLabel("Sky", 58 + 40 * sky, (), ("Nature", "Outdoors"))
+        yield DetectedLabel("Sky", 58 + 40 * sky, (), ("Nature", "Outdoors"))
     if green > 0.35:
-        yield SeenLabel("Grass", 55 + 35 * green, (), ("Plant",))
+        yield DetectedLabel("Grass", 55 + 35 * green, (), ("Plant",))
     if night > 0.65:
-        yield SeenLabel("Night", 55 + 40 * night, (), ("Nature", "Outdoors"))
+        yield DetectedLabel("Night", 55 + 40 * night, (), ("Nature", "Outdoors"))
     if max(sky, green) > 0.35:
-        yield SeenLabel("Outdoors", 60 + 38 * max(sky, green), (), ())
+        yield DetectedLabel("Outdoors", 60 + 38 * max(sky, green), (), ())
 
 
 # --- colours ---
@@ -252,34 +265,34 @@ def _named_lab() -> Plane:
     return _lab(np.frombuffer(b"".join(codes), np.uint8).reshape(1, -1, 3)).reshape(-1, 3)
 
 
-def _seen_through(picture: Pixels, cut: Cut) -> Pixels:
-    """The subject's pixels, a few thousand of them, one a row."""
-    mask = subject.reduced(cut.mask, 96) > 200
-    pixels = subject.reduced(picture, 96)[mask]
-    return pixels if len(pixels) else subject.reduced(picture, 96).reshape(-1, 3)
+def _subject_pixels(picture: Pixels, subject: SubjectMask) -> Pixels:
+    """A sample of a few thousand of the subject's pixels, shape (pixels, 3)."""
+    mask = segmentation.downscale(subject.mask, 96) > 200
+    pixels = segmentation.downscale(picture, 96)[mask]
+    return pixels if len(pixels) else segmentation.downscale(picture, 96).reshape(-1, 3)
 
 
-def _colours(pixels: Pixels) -> tuple[Colour, ...]:
-    """Up to six groups of like colours, largest first; `pixels` is BGR, one a row."""
-    subject.repeatable()
+def _dominant_colours(pixels: Pixels) -> tuple[DominantColour, ...]:
+    """Up to six clusters of similar colours, largest first; ``pixels`` is BGR, shape (pixels, 3)."""
+    segmentation.make_deterministic()
     lab = _lab(pixels[None])[0]
     count = 6
-    if len(lab) < count:  # fewer points than groups are refused
+    if len(lab) < count:  # k-means needs at least as many points as clusters
         lab = np.tile(lab, (count, 1))
     stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 12, 0.5)
     _, members, centres = cv2.kmeans(lab, count, np.empty(0, np.int32), stop, 2, cv2.KMEANS_PP_CENTERS)
     shares = np.bincount(np.ravel(members).astype(np.int64), minlength=count) / len(lab)
-    found: dict[str, Colour] = {}
+    by_name: dict[str, DominantColour] = {}
     for index in np.argsort(-shares):
         nearest = int(np.linalg.norm(_named_lab() - centres[index], axis=1).argmin())
         name, share = list(_NAMED_COLOURS)[nearest], float(shares[index])
-        if name in found:
-            found[name] = Colour(name, found[name].hex, found[name].share + share)
+        if name in by_name:
+            by_name[name] = DominantColour(name, by_name[name].hex, by_name[name].share + share)
         else:
             rgb = cv2.cvtColor(np.reshape(centres[index], (1, 1, 3)), cv2.COLOR_LAB2RGB)
             code = np.clip(np.rint(rgb * 255), 0, 255).astype(np.uint8).tobytes().hex()
-            found[name] = Colour(name, f"#{code}", share)
-    return tuple(sorted(found.values(), key=lambda colour: -colour.share))
+            by_name[name] = DominantColour(name, f"#{code}", share)
+    return tuple(sorted(by_name.values(), key=lambda colour: -colour.share))
 
 
 # --- words ---
@@ -288,63 +301,64 @@ _PEOPLE = """
 person people human child children boy girl baby kid adult man men woman women lady gentleman guy face head portrait
 bride groom family crowd friend player worker officer model astronaut
 """
-_NOTHING = """
+_SCENERY = """
 nothing none unicorn dragon ghost mermaid fairy sky cloud sun sunset sunrise moon star night day weather rain fog
 background backdrop foreground scenery scene landscape horizon outdoor indoor nature air light shadow
 a an the of on in at by to with without and or not no my your its it
 """
-PEOPLE = frozenset(_PEOPLE.split())
-"""Words, without a plural's s, that mean the people whose faces are seen."""
+PEOPLE_WORDS = frozenset(_PEOPLE.split())
+"""Words (singular) that select people with a visible face."""
 
-NOTHING = frozenset(_NOTHING.split())
-"""Words, without a plural's s, that match nothing seen."""
+SCENERY_WORDS = frozenset(_SCENERY.split())
+"""Words (singular) that never select a subject."""
 
 
 # --- caption ---
 
 
-def caption(sight: Sight) -> str:
-    """A few sentences about the picture that was looked at; the first one names its subject.
+def describe(analysis: ImageAnalysis) -> str:
+    """A caption of a few sentences; the first names the subject.
 
-    They tell its shape, the subject's place and size, the colours, how light it is, and faces and scenes if any.
+    The others cover position and size of the subject, main colours, shape, lightness, and scenes if any.
     """
-    colours = [colour.name for colour in sight.colours[:3] if colour.share > 0.1]
-    sentences = [f"The image shows {_subject_in_words(sight)}."]
-    if sight.subject:
-        sentences.append(_place_in_words(sight.subject))
-    if sight.faces and sight.subject_colour:
-        sentences.append(f"Its main colour is {sight.subject_colour}.")
+    colours = [colour.name for colour in analysis.colours[:3] if colour.share > 0.1]
+    sentences = [f"The image shows {_describe_subject(analysis)}."]
+    if analysis.subject:
+        sentences.append(_describe_position(analysis.subject))
+    if analysis.faces and analysis.subject_colour:
+        sentences.append(f"Its main colour is {analysis.subject_colour}.")
     shape = (
         "square"
-        if 0.95 < sight.width / sight.height < 1.05
+        if 0.95 < analysis.width / analysis.height < 1.05
         else "wide"
-        if sight.width > sight.height
+        if analysis.width > analysis.height
         else "tall"
     )
+    lightness = _describe_lightness(analysis.lightness)
     sentences.append(
-        f"It is a {shape} picture of {sight.width}×{sight.height} pixels, {_tone(sight.lightness)}, mostly "
-        f"{_listed(colours)}."
+        f"It is a {shape} picture of {analysis.width}×{analysis.height} pixels, {lightness}, mostly "
+        f"{_join_words(colours)}."
     )
-    scenes = [label.name.lower() for label in sight.labels if not label.boxes]
+    scenes = [label.name.lower() for label in analysis.labels if not label.boxes]
     if scenes:
-        sentences.append(f"Its colours suggest {_listed(scenes)}.")
+        sentences.append(f"Its colours suggest {_join_words(scenes)}.")
     return " ".join(sentences)
 
 
-def _subject_in_words(sight: Sight) -> str:
-    if len(sight.faces) == 1:
+def _describe_subject(analysis: ImageAnalysis) -> str:
+    if len(analysis.faces) == 1:
         return "a person looking towards the camera"
-    if sight.faces:
-        return f"{len(sight.faces)} people looking towards the camera"
-    if sight.subject:
-        article = "an" if str(sight.subject_colour)[0] in "aeio" else "a"
-        certainty = "" if sight.confidence > 0.7 else ", though it does not stand out clearly"
-        return f"{article} {sight.subject_colour} object{certainty}"
-    surface = sight.colours[0].name
+    if analysis.faces:
+        return f"{len(analysis.faces)} people looking towards the camera"
+    if analysis.subject:
+        article = "an" if str(analysis.subject_colour)[0] in "aeio" else "a"
+        certainty = "" if analysis.confidence > 0.7 else ", though it does not stand out clearly"
+        return f"{article} {analysis.subject_colour} object{certainty}"
+    surface = analysis.colours[0].name
     return f"{'an' if surface[0] in 'aeio' else 'a'} {surface} surface without a clear subject"
 
 
-def _place_in_words(box: Box) -> str:
+def _describe_position(box: Box) -> str:
     x, y = box.left + box.width / 2, box.top + box.height / 2
     across = "on the left" if x < 0.4 else "on the right" if x > 0.6 else "in the middle"
     half = "upper half" if y < 0.36 else "lower half" if y > 0.64 else "frame"
@@ -355,9 +369,9 @@ def _place_in_words(box: Box) -> str:
     )
 
 
-def _tone(lightness: float) -> str:
+def _describe_lightness(lightness: float) -> str:
     return "dark" if lightness < 0.35 else "bright" if lightness > 0.7 else "evenly lit"
 
 
-def _listed(names: list[str]) -> str:
+def _join_words(names: list[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)

@@ -29,6 +29,11 @@ def refusal(store: Store, batch: Batch, prefix: str) -> str:
     return words
 
 
+def owner(store: Store, prefix: str) -> str:
+    """The path of the batch that has claimed the prefix."""
+    return str(store.read_json(s3_keys.claim_key(prefix))["Batch"])
+
+
 @pytest.mark.parametrize(
     ("first", "second"),
     [
@@ -55,12 +60,15 @@ def test_sibling_prefixes_do_not_conflict(store: Store, first: str, second: str)
     claim(store, THEIRS, f"{TOP}/{first}", "OutputS3Prefix")
     claim(store, OURS, f"{TOP}/{second}", "OutputS3Prefix")
     claim(store, OURS, f"{TOP}/{second}/inside", "OutputS3Prefix")
+    assert owner(store, f"{TOP}/{first}") == THEIRS.path
+    assert owner(store, f"{TOP}/{second}") == owner(store, f"{TOP}/{second}/inside") == OURS.path
 
 
 def test_a_refused_batch_leaves_no_claim(store: Store) -> None:
     claim(store, THEIRS, f"{TOP}/shop/sub", "OutputS3Prefix")
     refusal(store, OURS, f"{TOP}/shop")
     claim(store, THEIRS, f"{TOP}/shop", "OutputS3Prefix")
+    assert owner(store, f"{TOP}/shop") == THEIRS.path
 
 
 def test_a_pending_claim_is_checked_again(store: Store) -> None:

@@ -128,7 +128,7 @@ def each(
         submit(store, photo, images)
         said = run(store, days(1), stages=stages, regions="us-east-1", **fast, **settings)
         assert said["walked"] == images
-        cpu.append(said["cpu"])
+        cpu.append(float(said["cpu"]))
     return (cpu[1] - cpu[0]) / (many - few) * 1000
 
 

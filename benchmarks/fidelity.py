@@ -239,14 +239,14 @@ def _shift(source: Image.Image, painted: Image.Image, interior: Flags) -> float 
     """How far a corner of the subject's box lies from its place in the model's picture, by the best affine fit."""
     step = max(1, round(max(source.size) / 800))
     before, after = (np.asarray(image.reduce(step).convert("L"), np.float32) for image in (source, painted))
-    inside = np.asarray(
+    inside: NDArray[Any] = np.asarray(
         Image.fromarray(interior).resize(before.shape[::-1], Image.Resampling.NEAREST), np.uint8
     )
     # In mode DEFAULT a model may blend what lies near the edge.
     inside = cv2.erode(inside, np.ones((31, 31), np.uint8))
     if inside.sum() < 1000:
         return None
-    found: NDArray[np.float32] = np.eye(2, 3, dtype=np.float32)
+    found: NDArray[Any] = np.eye(2, 3, dtype=np.float32)
     enough = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 60, 1e-4)
     try:
         _, found = cv2.findTransformECC(before, after, found, cv2.MOTION_AFFINE, enough, inside, 3)

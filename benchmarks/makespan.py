@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, cast
 
 import boto3
 import orjson
@@ -78,7 +79,7 @@ class Scaled:
             )
         )
 
-    def settings(self) -> dict[str, object]:
+    def settings(self) -> dict[str, Any]:
         each = self.scale * self.configured / self.regions
         return {
             "image_models": "titan-v2" if self.regions < 3 else "stability",
@@ -148,8 +149,8 @@ def pipeline(
 class Plain:
     """The three calls for an image, one after the other, with nothing around them."""
 
-    def __init__(self, store: Store, threads: int, **retries: object) -> None:
-        config = Config(max_pool_connections=threads, retries=retries)
+    def __init__(self, store: Store, threads: int, **retries: Any) -> None:
+        config = Config(max_pool_connections=threads, retries=cast(Any, retries))
         self._rekognition = boto3.client("rekognition", config=config)
         self._bedrock = boto3.client("bedrock-runtime", config=config)
         self._store = store
@@ -160,8 +161,8 @@ class Plain:
 
     def caption(self, key: str) -> None:
         photo = self._store.client.get_object(Bucket=self._store.bucket, Key=key)["Body"].read()
-        image = {"image": {"format": "jpeg", "source": {"bytes": photo}}}
-        message = {"role": "user", "content": [image, {"text": "Describe the image."}]}
+        image: Any = {"image": {"format": "jpeg", "source": {"bytes": photo}}}
+        message: Any = {"role": "user", "content": [image, {"text": "Describe the image."}]}
         self._bedrock.converse(modelId="us.amazon.nova-pro-v1:0", messages=[message])
 
     def picture(self, key: str) -> None:

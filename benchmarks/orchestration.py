@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
@@ -105,8 +106,9 @@ def in_dagster(instance: dg.DagsterInstance) -> Callable[[Settings, Store, date]
 
     def work(chosen: Settings, store: Store, day: date) -> None:
         defs = definitions(chosen)
+        assets: Any = [*(defs.assets or [])]
         result = dg.materialize(
-            [*(defs.assets or [])],
+            assets,
             instance=instance,
             partition_key=day.isoformat(),
             resources={"bucket": store, "aws": Aws(chosen.regions)},

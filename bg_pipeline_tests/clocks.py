@@ -11,7 +11,7 @@ def stop_clock(monkeypatch: pytest.MonkeyPatch, moment: datetime, *modules: Modu
 
     class Stopped(datetime):
         @classmethod
-        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+        def now(cls, tz: tzinfo | None = None) -> datetime:
             return moment.astimezone(tz)
 
     for module in modules:

@@ -224,7 +224,8 @@ def _jpegs() -> Iterator[Case]:
     plain = saved(picture, "JPEG", quality=95)
 
     def case(name: str, data: bytes, **more: Any) -> Case:
-        return Case(name, data, **({"format": "jpeg", "picture": picture} | more))
+        fields: dict[str, Any] = {"format": "jpeg", "picture": picture} | more
+        return Case(name, data, **fields)
 
     yield case("plain.jpg", plain)
     for orientation in range(1, 9):
@@ -290,7 +291,8 @@ def _pngs() -> Iterator[Case]:
     picture, translucent = scene(), translucent_scene()
 
     def case(name: str, data: bytes, **more: Any) -> Case:
-        return Case(name, data, **({"format": "png", "picture": picture, "tolerance": 0.5} | more))
+        fields: dict[str, Any] = {"format": "png", "picture": picture, "tolerance": 0.5} | more
+        return Case(name, data, **fields)
 
     yield case("plain.png", saved(picture, "PNG"))
     yield case("named as a jpg.jpg", saved(picture, "PNG", compress_level=1))
@@ -345,7 +347,8 @@ def _tiffs() -> Iterator[Case]:
     grey = picture.convert("L")
 
     def case(name: str, data: bytes, **more: Any) -> Case:
-        return Case(name, data, **({"format": "tiff", "picture": picture, "tolerance": 0.5} | more))
+        fields: dict[str, Any] = {"format": "tiff", "picture": picture, "tolerance": 0.5} | more
+        return Case(name, data, **fields)
 
     yield case("plain.tif", saved(picture, "TIFF"))
     for compression in ("tiff_lzw", "tiff_adobe_deflate", "packbits"):

@@ -178,5 +178,5 @@ def _unit(mask: Image.Image) -> Floats:
     return np.asarray(mask, np.float32)[..., None] / np.float32(255)
 
 
-def _picture(pixels: Floats) -> Image.Image:
+def _picture(pixels: NDArray[np.floating]) -> Image.Image:
     return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))

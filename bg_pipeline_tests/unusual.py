@@ -251,7 +251,8 @@ def _jpegs() -> Iterator[Case]:
     plain = saved(picture, "JPEG", quality=95)
 
     def case(name: str, data: bytes, **more: Any) -> Case:
-        return Case(name, data, **({"format": "jpeg", "picture": picture} | more))
+        fields: dict[str, Any] = {"format": "jpeg", "picture": picture} | more
+        return Case(name, data, **fields)
 
     yield case("no end marker.jpg", plain[:-2])
     yield case("half an end marker.jpg", plain[:-1])
@@ -291,9 +292,9 @@ def _jpegs() -> Iterator[Case]:
     yield case("three to one.jpg", _three_to_one(), picture=surface, tolerance=1)
     yield case("three to one, cut.jpg", _three_to_one()[:-200], outcome="DamagedImage")
     grey = picture.convert("L")
-    data = bytearray(saved(grey, "JPEG", quality=95))
-    data[_frame(bytes(data)) + 11] = 0x22
-    yield case("grey with a sampling of two.jpg", bytes(data), picture=grey.convert("RGB"))
+    sampled = bytearray(saved(grey, "JPEG", quality=95))
+    sampled[_frame(bytes(sampled)) + 11] = 0x22
+    yield case("grey with a sampling of two.jpg", bytes(sampled), picture=grey.convert("RGB"))
 
 
 def _three_to_one() -> bytes:
@@ -397,7 +398,8 @@ def _pngs() -> Iterator[Case]:
     picture = scene()
 
     def case(name: str, data: bytes, **more: Any) -> Case:
-        return Case(name, data, **({"format": "png", "picture": picture, "tolerance": 0.0} | more))
+        fields: dict[str, Any] = {"format": "png", "picture": picture, "tolerance": 0.0} | more
+        return Case(name, data, **fields)
 
     noise = np.random.default_rng(1).integers(0, 256, 3_000_000, np.uint8).tobytes()
     text = b"Comment\0\0" + zlib.compress(b"all about a shoe " * 200_000)
@@ -585,7 +587,8 @@ def _tiffs() -> Iterator[Case]:
     small = rgb[::4, ::4]
 
     def case(name: str, data: bytes, **more: Any) -> Case:
-        return Case(name, data, **({"format": "tiff", "picture": picture, "tolerance": 0.5} | more))
+        fields: dict[str, Any] = {"format": "tiff", "picture": picture, "tolerance": 0.5} | more
+        return Case(name, data, **fields)
 
     reduced = [(254, LONG, [1])]
     yield case("thumbnail first.tif", tiff_file(Page(small, 2, tags=reduced), Page(rgb, 2)))

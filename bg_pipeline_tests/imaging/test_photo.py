@@ -152,7 +152,7 @@ def test_a_photo_of_exactly_the_limit_opens() -> None:
 def test_colours_of_a_wide_profile_become_the_srgb_they_look_like() -> None:
     # By the formulas of CSS Color 4, Display P3 (200, 60, 40) is about sRGB (219, 37, 13).
     photo = open_photo(saved(Image.new("RGB", (8, 8), (200, 60, 40)), "PNG", icc_profile=DISPLAY_P3))
-    red, green, blue = photo.image.getpixel((4, 4))
+    red, green, blue = photo.image.getpixel((4, 4))  # type: ignore[misc]
     assert abs(red - 219) <= 3
     assert abs(green - 37) <= 3
     assert abs(blue - 13) <= 3

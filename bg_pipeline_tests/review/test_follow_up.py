@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -189,7 +190,7 @@ def test_an_approval_is_no_photo_of_its_batch(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(("fields", "why"), [({}, "no sample"), ({"Mode": "SOFT"}, "cannot be read")])
-def test_what_has_no_sample_cannot_be_approved(bench: Bench, fields: dict[str, str], why: str) -> None:
+def test_what_has_no_sample_cannot_be_approved(bench: Bench, fields: dict[str, Any], why: str) -> None:
     batch = bench.submit(1, **fields)
     with pytest.raises(UsageError, match=why):
         approve(bench, batch)

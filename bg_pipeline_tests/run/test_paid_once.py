@@ -134,7 +134,8 @@ def test_what_was_paid_before_a_crash_is_not_paid_again(bench: Bench, control: C
 def test_a_run_interrupted_anywhere_ends_and_loses_nothing_that_was_paid(
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch, owner: type, method: str
 ) -> None:
-    original, interrupted = getattr(owner, method), []
+    original = getattr(owner, method)
+    interrupted: list[object] = []
 
     def interrupt(self: object, *args: object, **kwargs: object) -> object:
         result = original(self, *args, **kwargs)

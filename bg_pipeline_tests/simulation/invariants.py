@@ -269,7 +269,7 @@ def _of_another_ground(asked: Mapping[str, Any], key: str, data: bytes) -> Itera
 
 def _asked(told: Told) -> Mapping[str, Any]:
     entries = told.request.get("Images") or ()
-    own = next((entry for entry in entries if entry["ImageName"] == told.image), {})
+    own: dict[str, Any] = next((entry for entry in entries if entry["ImageName"] == told.image), {})
     asked = {**told.request, **{name: value for name, value in own.items() if value is not None}}
     if own.get("Prompts"):
         asked.pop("Prompt", None)

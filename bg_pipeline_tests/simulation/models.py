@@ -14,7 +14,7 @@ from PIL import Image
 
 from bg_pipeline.domain.model_facts import facts_of
 from bg_pipeline_tests.simulation import photos
-from bg_pipeline_tests.simulation.s3 import _BrokenStream
+from bg_pipeline_tests.simulation.s3 import BrokenStream
 from bg_pipeline_tests.simulation.scheduler import Process, active
 
 READ_TIMEOUT: Final = {"bedrock-runtime": 330.0, "rekognition": 60.0}
@@ -142,10 +142,11 @@ class Models:
         if fault in _ERRORS:
             status, message = _ERRORS[fault]
             call.ended = clock.now
-            told = {"Code": _CODES.get(fault, fault), "Message": message}
-            raise ClientError(
-                {"Error": told, "ResponseMetadata": {"HTTPStatusCode": status, "HTTPHeaders": {}}}, operation
-            )
+            response: Any = {
+                "Error": {"Code": _CODES.get(fault, fault), "Message": message},
+                "ResponseMetadata": {"HTTPStatusCode": status, "HTTPHeaders": {}},
+            }
+            raise ClientError(response, operation)
         call.bad = fault == "bad picture"
         answer, usd = work(call)
         call.billed, call.usd = clock.now, usd or 0.0
@@ -157,7 +158,8 @@ class Models:
         clock.sleep(clock.random.uniform(0.01, 0.1))
         call.ended = clock.now
         if fault == "cut" and isinstance(answer, bytes):
-            return StreamingBody(_BrokenStream("cut"), len(answer))
+            stream: Any = BrokenStream("cut")
+            return StreamingBody(stream, len(answer))
         call.arrived = clock.now
         return StreamingBody(io.BytesIO(answer), len(answer)) if isinstance(answer, bytes) else answer
 
@@ -292,8 +294,8 @@ class _ControlPlane:
     def get_foundation_model(self, *, modelIdentifier: str) -> dict[str, Any]:  # noqa: N803
         active().sleep(0.05)
         if modelIdentifier in self._models.dead:
-            told = {"Code": "ResourceNotFoundException", "Message": "no such model"}
-            raise ClientError({"Error": told}, "GetFoundationModel")
+            response: Any = {"Error": {"Code": "ResourceNotFoundException", "Message": "no such model"}}
+            raise ClientError(response, "GetFoundationModel")
         return {"modelDetails": {"modelLifecycle": {"status": "ACTIVE"}}}
 
     def get_inference_profile(self, *, inferenceProfileIdentifier: str) -> dict[str, Any]:  # noqa: N803
@@ -310,8 +312,8 @@ class _Quotas:
         return {"Quotas": []}
 
     def get_service_quota(self, **_: object) -> dict[str, Any]:
-        told = {"Code": "NoSuchResourceException", "Message": "no such quota"}
-        raise ClientError({"Error": told}, "GetServiceQuota")
+        response: Any = {"Error": {"Code": "NoSuchResourceException", "Message": "no such quota"}}
+        raise ClientError(response, "GetServiceQuota")
 
 
 class Aws:

@@ -277,10 +277,10 @@ def _steps(random: Random, batches: dict[str, dict[str, Any]]) -> list[Step]:
             seconds = random.choice((20, 70, 100, 300, 600, 1500))
             step = Step("suspend", {"seconds": seconds}, **_somewhere(random))
             replaced = {"batch": batch, "request": _replaced(random, batches[batch])}
-            first = random.uniform(5, 80)
+            delay = random.uniform(5, 80)
             others = [
-                Step("run", _run(random), at=round(first + random.choice((5.0, 60.0)), 1)),
-                Step("replace request", replaced, at=round(first, 1)),
+                Step("run", _run(random), at=round(delay + random.choice((5.0, 60.0)), 1)),
+                Step("replace request", replaced, at=round(delay, 1)),
             ]
             return [step, *others[: random.choice((0, 1, 1, 2, 2))]]
         case "interrupt":
@@ -290,7 +290,7 @@ def _steps(random: Random, batches: dict[str, dict[str, Any]]) -> list[Step]:
                 : random.choice((1, 2, 2))
             ]
         case "outage":
-            args = {
+            args: dict[str, Any] = {
                 "area": random.choice(_OUTAGES),
                 "operation": random.choice(("put", "put", "get", "delete", "*")),
                 "kind": random.choice(("AccessDenied", "InternalError", "closed")),
@@ -318,10 +318,10 @@ def _steps(random: Random, batches: dict[str, dict[str, Any]]) -> list[Step]:
         case "run":
             return [Step("run", _run(random), at=at)]
         case "refresh":
-            again = random.choice(
+            stages = random.choice(
                 (["generated_images"], ["generated_images"], ["labels"], ["captions", "generated_images"])
             )
-            args = {**_run(random), "again": again, "occasion": f"refresh{random.randrange(10**6)}"}
+            args = {**_run(random), "again": stages, "occasion": f"refresh{random.randrange(10**6)}"}
             args.pop("stages", None)
             start = max(at, 30.0)
             steps = [Step("run", args, at=start)]

@@ -96,10 +96,11 @@ class Bucket:
 
 def error(code: str, operation: str) -> ClientError:
     """What boto3 raises for an answer with this code."""
-    told = {"Code": code, "Message": f"{code} (simulated)"}
-    return ClientError(
-        {"Error": told, "ResponseMetadata": {"HTTPStatusCode": _STATUS[code], "HTTPHeaders": {}}}, operation
-    )
+    response: Any = {
+        "Error": {"Code": code, "Message": f"{code} (simulated)"},
+        "ResponseMetadata": {"HTTPStatusCode": _STATUS[code], "HTTPHeaders": {}},
+    }
+    return ClientError(response, operation)
 
 
 class Client:
@@ -148,7 +149,7 @@ class Client:
         if fault == "lost" or lost == "lost":
             raise ConnectionClosedError(endpoint_url="https://s3")
         if fault in ("cut", "body stalled") and isinstance(done, dict) and "Body" in done:
-            done = {**done, "Body": _body(done["ContentLength"], fault)}
+            done["Body"] = _body(done["ContentLength"], fault)
         return done
 
     def _found(self, key: str, operation: str) -> Object:
@@ -247,7 +248,8 @@ class Client:
         ContinuationToken: str = "",  # noqa: N803
     ) -> dict[str, Any]:
         def do() -> dict[str, Any]:
-            contents, folders = [], {}
+            contents: list[dict[str, Any]] = []
+            folders: dict[str, None] = {}
             for key in self._bucket.under(Prefix):
                 if key <= StartAfter:
                     continue
@@ -290,7 +292,7 @@ def _moment(seconds: float) -> datetime:
     return datetime.fromtimestamp(int(seconds), UTC)
 
 
-class _BrokenStream(io.RawIOBase):
+class BrokenStream(io.RawIOBase):
     """What urllib3 gives of a body whose connection stalls or is cut."""
 
     def __init__(self, fault: str) -> None:
@@ -301,8 +303,9 @@ class _BrokenStream(io.RawIOBase):
         if self._fault == "cut":
             raise ProtocolError("Connection broken: IncompleteRead (simulated)")
         active().sleep(READ_TIMEOUT)
-        raise BodyTimeout(None, None, "Read timed out. (simulated)")  # type: ignore[arg-type]
+        raise BodyTimeout(None, None, "Read timed out. (simulated)")
 
 
 def _body(length: int, fault: str) -> StreamingBody:
-    return StreamingBody(_BrokenStream(fault), length)
+    stream: Any = BrokenStream(fault)
+    return StreamingBody(stream, length)

@@ -264,7 +264,7 @@ class _Moments(type):
 
 class Moment(datetime.datetime, metaclass=_Moments):
     @classmethod
-    def now(cls, tz: Any = None) -> datetime.datetime:
+    def now(cls, tz: Any = None) -> Any:
         return datetime.datetime.fromtimestamp(active().now, tz or datetime.UTC)
 
 
@@ -371,6 +371,6 @@ def installed(drawn: Random) -> Iterator[None]:
         del leases["set"]
         for names, name, value in undo:
             names[name] = value
-        known = concurrent.futures.thread._threads_queues
+        known: Any = concurrent.futures.thread._threads_queues
         for thread in [each for each in known if isinstance(each, Thread)]:
             del known[thread]

@@ -216,7 +216,7 @@ class World:
             if found:
                 call = self.models.calls[int(found[1] or found[2])]
             else:
-                call = self.models.by_digest.get(hashlib.sha256(data).hexdigest())  # type: ignore[assignment]
+                call = self.models.by_digest.get(hashlib.sha256(data).hexdigest())
             if call is not None and call.stored is None:
                 call.stored = self.clock.now
                 self.say(f"the answer of call {call.number} is stored")
@@ -474,7 +474,7 @@ class World:
 
     def _people_publish(self) -> None:
         for batch in self.batches():
-            self.in_a_process(lambda batch=batch: people.publish(self, batch))
+            self.in_a_process(lambda batch=batch: people.publish(self, batch))  # type: ignore[misc]
 
 
 class _Faults(logging.Handler):

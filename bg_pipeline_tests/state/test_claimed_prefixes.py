@@ -2,6 +2,7 @@
 
 import json
 from datetime import date
+from typing import Any
 
 import pytest
 
@@ -92,9 +93,11 @@ def test_the_second_of_two_batches_with_nested_prefixes_is_refused_before_any_pa
     bucket: str, field: str, top: str
 ) -> None:
     bench = Bench(Store(aws().s3(bucket), bucket))
-    first = bench.submit(1, **{field: f"{top}/shop"})
+    outer: dict[str, Any] = {field: f"{top}/shop"}
+    inner: dict[str, Any] = {field: f"{top}/shop/sub"}
+    first = bench.submit(1, **outer)
     bench.run()
-    second = bench.submit(1, batch="another", **{field: f"{top}/shop/sub"})
+    second = bench.submit(1, batch="another", **inner)
     before = bench.keys("pipeline-state/answers/")
     bench.run()
     assert bench.keys("pipeline-state/answers/") == before

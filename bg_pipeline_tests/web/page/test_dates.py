@@ -24,7 +24,7 @@ class NoBatches:
         return []
 
 
-def script(show):  # type: ignore[no-untyped-def]  # Streamlit runs its source alone, without imports
+def script(show):  # Streamlit runs its source alone, without imports
     show()
 
 

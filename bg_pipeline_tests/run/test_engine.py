@@ -12,7 +12,7 @@ from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.rows import Status
 from bg_pipeline.errors import Blocked
 from bg_pipeline.generators.pictures import from_base64
-from bg_pipeline.imaging import Photo, restore_subject
+from bg_pipeline.imaging import Photo
 from bg_pipeline.run import results
 from bg_pipeline.run.generation import BackgroundGenerator
 from bg_pipeline.storage.object_store import Store

@@ -65,7 +65,8 @@ def test_the_same_photo_in_two_dates_run_at_once_is_paid_for_once(
 def test_a_batch_that_another_run_finished_before_it_was_leased_is_not_processed_again(
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    acquire, runs = Leases.acquire, []
+    acquire = Leases.acquire
+    runs: list[None] = []
 
     def run_before(leases: Leases, key: str) -> Lease | None:
         if not runs:

@@ -63,7 +63,7 @@ def _try(plans: Iterable[Plan], options: argparse.Namespace) -> int:
         if options.trace:
             print(plan, flush=True)
         tried += 1
-        broken = try_plan(plan, say=print if options.trace else None, without=options.without)
+        broken = try_plan(plan, trace=print if options.trace else None, without=options.without)
         if broken:
             failed += 1
             kinds.update({each.invariant for each in broken})

@@ -66,7 +66,7 @@ def test_a_batch_that_another_run_finished_before_it_was_leased_is_not_processed
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     acquire = Leases.acquire
-    runs: list[None] = []
+    runs: list[Any] = []
 
     def run_before(leases: Leases, key: str) -> Lease | None:
         if not runs:

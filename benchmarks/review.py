@@ -38,10 +38,10 @@ def measured(rig: Rig, images: int) -> None:
     work = open_batch(store, chosen, batch)
     results = step("read the results", lambda: review.Results(work, chosen))
     items = step("list what waits", lambda: results.items())
-    assert len(review.queue(items)) == images, len(items)
+    assert len(review.review_queue(items)) == images, len(items)
     step("approve all at once", lambda: review.decide(store, items, review.State.APPROVED, by="ada"))
     items = step("list again", lambda: results.items())
-    assert not review.queue(items)
+    assert not review.review_queue(items)
     step("list once more", lambda: results.items())
     data = step("table out", lambda: review.as_csv(items))
     assert step("table in, nothing new", lambda: review.read_csv(data, items)) == {}

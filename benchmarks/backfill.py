@@ -1,10 +1,10 @@
-"""A back-fill of many dates by Dagster's own daemon: how long, how much CPU, how much history it leaves.
+"""A backfill of many dates by Dagster's daemon: wall time, CPU, and the size of the history it writes.
 
     python -m benchmarks.backfill [--dates 1000] [--images 1] [--pause 60]
 
-`bg-pipeline up` runs against services of this machine, and every date of the range is asked for as its UI does, all
-five assets at once, then a second time, when nothing is to be done. CPU is that of the whole of Dagster: its web
-server, its daemon and the runs, but not the services; what it takes with nothing to do is told as well.
+`bg-pipeline up` runs against local services. A backfill of all five assets is launched for every date through
+Dagster's GraphQL API, and then a second time, when nothing is left to do. CPU includes Dagster's web server, daemon
+and runs, but not the services; its idle CPU is printed too.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rig import ROOT, jpeg, rig, submit, table, words
+from benchmarks.rig import ROOT, environment_variables, jpeg, rig, submit, table
 from bg_pipeline.domain.stages import STAGES
 
 FIRST = date(2024, 1, 1)
@@ -39,8 +39,8 @@ query ($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on Partit
 """
 
 
-def ask(address: str, query: str, **variables: Any) -> Any:
-    """The data of a GraphQL answer."""
+def graphql(address: str, query: str, **variables: Any) -> Any:
+    """The ``data`` of a GraphQL response."""
     body = json.dumps({"query": query, "variables": variables}).encode()
     request = urllib.request.Request(f"{address}/graphql", body, {"Content-Type": "application/json"})  # noqa: S310
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=120) as answer:
@@ -48,7 +48,7 @@ def ask(address: str, query: str, **variables: Any) -> Any:
 
 
 def cpu_of_tree(pid: int) -> float:
-    """Seconds of CPU that a process and all it started have taken, those that have ended and were waited for too."""
+    """CPU seconds of a process and all its descendants, including those that have ended and were waited for."""
     parents: dict[int, int] = {}
     spent: dict[int, float] = {}
     for entry in Path("/proc").glob("[0-9]*"):
@@ -66,16 +66,20 @@ def cpu_of_tree(pid: int) -> float:
 
 
 def megabytes(folder: Path) -> float:
-    """Of SQLite files in a folder and below."""
+    """Size of all SQLite files in a folder, recursively."""
     return sum(file.stat().st_size for file in folder.rglob("*.db*") if file.is_file()) / 1e6
 
 
 @contextlib.contextmanager
 def dagster(state: Path, **settings: Any) -> Iterator[tuple[int, str]]:
-    """`bg-pipeline up` as a process, and its address."""
+    """Runs `bg-pipeline up` in a process; yields its id and Dagster's address."""
     command = [sys.executable, "-m", "bg_pipeline.cli.main", "up", "--aws", "--state-dir", str(state)]
     with subprocess.Popen(
-        command, env=os.environ | words(**settings), stdout=subprocess.PIPE, text=True, cwd=ROOT
+        command,
+        env=os.environ | environment_variables(**settings),
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
     ) as process:
         try:
             assert process.stdout
@@ -93,25 +97,25 @@ def dagster(state: Path, **settings: Any) -> Iterator[tuple[int, str]]:
 
 
 def backfill(pid: int, address: str, home: Path, dates: list[date]) -> list[object]:
-    """Asks for all assets of the dates and waits for the end; what it took."""
+    """Launches a backfill of all assets of the dates, waits for its end and returns the table's row."""
     began, cpu, size = time.monotonic(), cpu_of_tree(pid), megabytes(home)
-    answer = ask(
+    data = graphql(
         address,
         LAUNCH,
         dates=[f"{day}" for day in dates],
         assets=[{"path": [name]} for name in ("raw_images", *STAGES)],
     )
-    launched = answer["launchPartitionBackfill"]
+    launched = data["launchPartitionBackfill"]
     assert "backfillId" in launched, launched
     while True:
-        found = ask(address, STATUS, id=launched["backfillId"])["partitionBackfillOrError"]
-        if found["status"] not in ("REQUESTED", "IN_PROGRESS"):
+        status = graphql(address, STATUS, id=launched["backfillId"])["partitionBackfillOrError"]
+        if status["status"] not in ("REQUESTED", "IN_PROGRESS"):
             break
         time.sleep(POLL_SECONDS)
-    assert found["status"] in ("COMPLETED", "COMPLETED_SUCCESS"), found
-    assert {run["status"] for run in found["runs"]} == {"SUCCESS"}, found
+    assert status["status"] in ("COMPLETED", "COMPLETED_SUCCESS"), status
+    assert {run["status"] for run in status["runs"]} == {"SUCCESS"}, status
     wall, cpu, size = time.monotonic() - began, cpu_of_tree(pid) - cpu, megabytes(home) - size
-    runs, count = len(found["runs"]), len(dates)
+    runs, count = len(status["runs"]), len(dates)
     return [
         count,
         runs,
@@ -129,15 +133,15 @@ def main() -> None:
     parser.add_argument("--dates", type=int, default=1000)
     parser.add_argument("--images", type=int, default=1)
     parser.add_argument(
-        "--pause", type=float, default=60, help="seconds with nothing to do that are measured"
+        "--pause", type=float, default=60, help="seconds for which Dagster's idle CPU is measured"
     )
-    given = parser.parse_args()
-    dates = [FIRST + timedelta(days=number) for number in range(given.dates)]
+    options = parser.parse_args()
+    dates = [FIRST + timedelta(days=number) for number in range(options.dates)]
     photo = jpeg((640, 480))
     with rig() as services, tempfile.TemporaryDirectory() as folder:
         store = services.bucket()
         for number, day in enumerate(dates):
-            submit(store, photo, given.images, day=day, first=number * given.images)
+            submit(store, photo, options.images, day=day, first=number * options.images)
         settings = {
             "bucket": store.bucket,
             "max_cost_usd": 0,
@@ -147,10 +151,10 @@ def main() -> None:
         }
         home = Path(folder) / "dagster-aws" / store.bucket
         with dagster(Path(folder), **settings) as (pid, address):
-            time.sleep(given.pause)
+            time.sleep(options.pause)
             before = cpu_of_tree(pid)
-            time.sleep(given.pause)
-            idle = (cpu_of_tree(pid) - before) / given.pause if given.pause else 0.0
+            time.sleep(options.pause)
+            idle = (cpu_of_tree(pid) - before) / options.pause if options.pause else 0.0
             print(f"With nothing to do Dagster takes {idle:.2f} of a core.\n", flush=True)
             head = ("", "dates", "runs", "wall s", "wall s a date", "CPU s a date", "history MB", "KB a date")
             rows = (
@@ -158,7 +162,7 @@ def main() -> None:
             )
             table(head, rows)
         paid = services.control.paid(operation="InvokeModel")
-        assert len(paid) == given.dates * given.images, len(paid)
+        assert len(paid) == options.dates * options.images, len(paid)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""CPU of an image, step by step and in a whole run, and the memory of a run whatever the number of its images.
+"""CPU per image, by step and in a whole run, and the peak memory of runs with few and many images.
 
     python -m benchmarks.cpu_and_memory [--parts steps runs memory new largest]
 
-The CPU of a run's image is the difference between a long and a short run, each in a process of its own, divided
-by the images between them: imports, clients and reports are left out.
+The CPU of an image in a run is the difference between a long and a short run, each in its own process, divided by the
+difference of their numbers of images; this leaves out imports, clients and reports.
 """
 
 import argparse
@@ -39,13 +39,13 @@ from bg_pipeline.settings import settings
 
 LARGE = (4000, 3000)
 FITTING = (576, 384)
-"""A size that Titan takes, so that nothing has to be resized."""
+"""A size that Titan accepts, so that no image is resized."""
 REPEATS = 5
 SMALL = (SMALL_SIDE, SMALL_SIDE)
 
 
 def cpu_ms(work: Callable[[], Any]) -> float:
-    """CPU milliseconds, the median of `REPEATS`."""
+    """CPU milliseconds of ``work``, the median of `REPEATS`."""
 
     def once() -> float:
         began = time.process_time()
@@ -56,7 +56,7 @@ def cpu_ms(work: Callable[[], Any]) -> float:
 
 
 def steps() -> None:
-    """Prints what the steps of a 12-megapixel photo take, and their sums that the targets are about."""
+    """Prints the CPU of each step of a 12-megapixel photo, and the sums for which there are targets."""
     data = jpeg(LARGE)
     photo = open_photo(data)
     small = open_photo(data, within=SMALL)
@@ -109,36 +109,36 @@ def steps() -> None:
 
 
 def opened(data: bytes) -> None:
-    """A JPEG read through at an eighth of its size, as results are."""
+    """Decodes a JPEG at an eighth of its size, as the pipeline does to check stored results."""
     read_header(data)
     with Image.open(io.BytesIO(data)) as picture:
         picture.draft(None, (picture.width // 8, picture.height // 8))
         picture.load()
 
 
-def each(
+def cpu_per_image(
     rig: Rig, size: tuple[int, int], few: int, many: int, stages: Sequence[str], **settings: Any
 ) -> float:
-    """CPU milliseconds that an image costs a run."""
+    """CPU milliseconds per image in a run, from runs with ``few`` and ``many`` images."""
     photo = jpeg(size)
     fast = {"quota_titan_v2_rpm": 900_000, "quota_caption_rpm": 900_000, "quota_detect_labels_tps": 9_000}
     cpu = []
     for images in (few, many):
         store = rig.bucket()
         submit(store, photo, images)
-        said = run(store, days(1), stages=stages, regions="us-east-1", **fast, **settings)
-        assert said["walked"] == images
-        cpu.append(said["cpu"])
+        result = run(store, days(1), stages=stages, regions="us-east-1", **fast, **settings)
+        assert result["processed"] == images
+        cpu.append(float(result["cpu"]))
     return (cpu[1] - cpu[0]) / (many - few) * 1000
 
 
 def runs(rig: Rig) -> None:
-    """Prints what an image costs in a whole run."""
+    """Prints the CPU of an image in a whole run."""
     quiet = {"mask_sources": "alpha", "max_regenerations": 0}
     table(
         ("an image in a run", "CPU ms"),
         (
-            (name, f"{each(rig, size, few, many, stages, **quiet):.1f}")
+            (name, f"{cpu_per_image(rig, size, few, many, stages, **quiet):.1f}")
             for name, size, few, many, stages in (
                 ("576 × 384, labels", FITTING, 20, 220, (LABELS,)),
                 ("576 × 384, caption", FITTING, 20, 220, (CAPTIONS,)),
@@ -151,9 +151,9 @@ def runs(rig: Rig) -> None:
 
 
 def memory(rig: Rig, done: int) -> None:
-    """Prints the peak memory of a run: 100 images alone, and as the last of many that were finished before."""
+    """Prints the peak memory of a run with 100 new images, alone and beside ``done`` images finished before."""
     services = Scaled(10)
-    services.lay_down(rig)
+    services.configure(rig)
 
     chosen = {**services.settings(), "regions": "us-east-1", "max_regenerations": 0}
 
@@ -162,13 +162,13 @@ def memory(rig: Rig, done: int) -> None:
         if before:
             finished(rig, store, settings(bucket=store.bucket, **chosen), before)
         submit(store, jpeg(size), new)
-        said = run(store, [FIRST_DATE], **chosen)
-        assert said["walked"] == new, said
-        return float(said["peak_mb"])
+        result = run(store, [FIRST_DATE], **chosen)
+        assert result["processed"] == new, result
+        return float(result["peak_mb"])
 
     cases = ((PHOTO, 100, 0), (PHOTO, 100, done), (LARGE, 20, 0))
-    # How many pictures are decoded at one moment differs from run to run, by some MB; in turn, so that what the
-    # machine does beside it weighs on all alike.
+    # The number of pictures decoded at one moment differs between runs, by some MB. The cases take turns, so that
+    # other load of the machine affects all of them.
     peaks = list(zip(*([peak(*case) for case in cases] for _ in range(REPEATS)), strict=True))
     first = statistics.median(peaks[0])
     table(
@@ -186,26 +186,26 @@ def memory(rig: Rig, done: int) -> None:
                 f"{size[0]} × {size[1]}",
                 f"{before + new:,}",
                 new,
-                f"{statistics.median(found):.0f}",
-                f"{min(found):.0f}",
-                f"{max(found):.0f}",
-                f"{statistics.median(found) / first:.2f}",
+                f"{statistics.median(values):.0f}",
+                f"{min(values):.0f}",
+                f"{max(values):.0f}",
+                f"{statistics.median(values) / first:.2f}",
             )
-            for (size, new, before), found in zip(cases, peaks, strict=True)
+            for (size, new, before), values in zip(cases, peaks, strict=True)
         ),
     )
 
 
 def new(rig: Rig, many: int) -> None:
-    """Prints the peak memory of runs at full speed whose images are all new: what is kept of each adds up here."""
+    """Prints the peak memory of unthrottled runs whose images are all new: memory kept per image adds up here."""
     fast = {"quota_titan_v2_rpm": 900_000, "quota_caption_rpm": 900_000, "quota_detect_labels_tps": 9_000}
     rows = []
     for images in (100, many):
         store = rig.bucket()
         submit(store, jpeg(PHOTO), images)
-        said = run(store, days(1), regions="us-east-1", max_regenerations=0, **fast)
-        assert said["walked"] == images, said
-        rows.append((f"{images:,}", float(said["peak_mb"])))
+        result = run(store, days(1), regions="us-east-1", max_regenerations=0, **fast)
+        assert result["processed"] == images, result
+        rows.append((f"{images:,}", float(result["peak_mb"])))
     first = rows[0][1]
     table(
         ("new photos, 64 at a time", "peak MB", "to the first"),
@@ -214,7 +214,7 @@ def new(rig: Rig, many: int) -> None:
 
 
 def largest(rig: Rig) -> None:
-    """Prints the peak memory of a run over one photo of 100 megapixels, by kind of file, and of one over a small."""
+    """Prints the peak memory of a run with one photo of 100 megapixels, by file format, and with a small photo."""
     noise = np.random.default_rng(0).integers(0, 255, (500, 800, 3), np.uint8)
     photo = Image.fromarray(noise).resize((12_500, 8_000), Image.Resampling.BICUBIC)
     rows = []
@@ -225,10 +225,10 @@ def largest(rig: Rig) -> None:
         store.write(batch.upload_key(f"photo.{ending}"), data, media_type="image/x")
         document = {"Id": "largest", "Prompt": "a sunny beach"}
         store.write(batch.request_key, json.dumps(document).encode(), media_type="application/json")
-        said = run(store, days(1), regions="us-east-1", max_regenerations=0)
-        assert said["walked"] == 1, said
-        counts = said["counts"]
-        rows.append((kind, f"{size[0]} × {size[1]}", f"{said['peak_mb']:,.0f}", f"{said['cpu']:.1f}", counts))
+        result = run(store, days(1), regions="us-east-1", max_regenerations=0)
+        assert result["processed"] == 1, result
+        counts, peak = result["counts"], f"{result['peak_mb']:,.0f}"
+        rows.append((kind, f"{size[0]} × {size[1]}", peak, f"{result['cpu']:.1f}", counts))
 
     def written(picture: Image.Image, format: str, **more: Any) -> bytes:
         out = io.BytesIO()
@@ -257,21 +257,21 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     parser.add_argument("--finished", type=int, default=9_900)
     parser.add_argument("--new", type=int, default=3_000)
-    asked = parser.parse_args()
-    if "steps" in asked.parts:
+    options = parser.parse_args()
+    if "steps" in options.parts:
         steps()
-    if {"runs", "memory", "new", "largest"} & {*asked.parts}:
+    if {"runs", "memory", "new", "largest"} & {*options.parts}:
         with rig() as services:
-            if "runs" in asked.parts:
+            if "runs" in options.parts:
                 print()
                 runs(services)
-            if "memory" in asked.parts:
+            if "memory" in options.parts:
                 print()
-                memory(services, asked.finished)
-            if "new" in asked.parts:
+                memory(services, options.finished)
+            if "new" in options.parts:
                 print()
-                new(services, asked.new)
-            if "largest" in asked.parts:
+                new(services, options.new)
+            if "largest" in options.parts:
                 print()
                 largest(services)
 

@@ -1,10 +1,10 @@
-"""How true results are to their photos: what the whole pipeline makes of subjects whose mattes are known exactly.
+"""Fidelity of results: processes photos of rendered subjects, whose mattes are known exactly, and compares.
 
-Run with `python -m benchmarks.fidelity` from the repository's root; it takes some minutes. `--each` prints a line
-for each picture instead of the worst of each kind, `--sheet FILE` also writes a contact sheet, `--models a,b`
-makes less of it. Every picture goes through the pipeline, with the stand-in's models, twice: with its
-mask given, which shows what putting the subject back does, and with the mask that the pipeline finds by itself,
-which shows the stand-in's eyes as well. The demo's photos, whose masks nobody knows, are judged by the found one.
+Run `python -m benchmarks.fidelity` from the repository's root; it takes some minutes. `--each` prints a line for
+each picture instead of the worst of each kind, `--sheet FILE` also writes a contact sheet, `--models a,b` limits the
+models. Every picture is processed twice with the stand-in's models: with its exact mask, which measures how the
+subject is put back, and with the mask that the pipeline finds, which measures the stand-in's detection too. The
+demo's photos, for which no exact mask exists, are compared by the found mask.
 """
 
 import argparse
@@ -54,23 +54,23 @@ SHOTS: tuple[tuple[Subject, Ground, tuple[int, int]], ...] = (
     ("shoes", "studio", (1200, 450)),
     ("bust", "room", (640, 800)),
 )
-"""Larger and smaller than the models' sizes, and of aspects that are padded for some of them."""
+"""Photos larger and smaller than the models' sizes, with aspect ratios that some models need padded."""
 MODELS = ("titan-v2", "titan-v1", "nova-canvas", "stability", "backdrop", "cut-out")
 COLOUR = "#2f7fbf"
-"""Behind the subject where no model paints: the backdrop's, and behind a cut-out."""
+"""The background where no model paints one: of the backdrop, and behind a cut-out."""
 
 PROMPT = "london city background"
 CELL = 300
 
 
 @dataclass(frozen=True)
-class Found:
-    """What was measured on one picture; None where it cannot be.
+class Measures:
+    """Measures of one picture; None if they cannot be taken.
 
-    ``lossless`` and ``jpeg`` are the PSNR in decibels of the subject's interior against the source, infinite where
-    every bit is the same. ``halo`` is how much of the old background shows along the true edge, 0 none, 1 all of
-    it; ``told`` the pipeline's own figure for it. ``shift`` is how far, in the source's pixels, the model's picture
-    of the subject lies from where it was, at worst, and ``overlap`` the mask's intersection over union.
+    ``lossless`` and ``jpeg`` are the PSNR in decibels of the subject's interior against the source, infinite if all
+    bits are equal. ``halo`` is the share of the old background that is visible along the true edge (0–1), ``told``
+    the pipeline's own estimate of it. ``shift`` is the largest displacement of the subject in the model's picture,
+    in pixels of the source, and ``overlap`` the mask's intersection over union.
     """
 
     lossless: float | None = None
@@ -83,7 +83,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Kind:
-    """One way of making the pictures."""
+    """One way of generating the pictures: a model, backdrop or cut-out, and its mode."""
 
     model: str
     mode: str
@@ -98,7 +98,7 @@ class Kind:
 
     @property
     def models(self) -> str:
-        """What `BG_IMAGE_MODELS` says: Titan v1 cannot cut out, and where nothing is painted only that is needed."""
+        """Value of `BG_IMAGE_MODELS`; Titan v1 cannot cut out, and without painting only a cut-out is needed."""
         return {"titan-v1": "titan-v1,titan-v2", "backdrop": "stability", "cut-out": "stability"}.get(
             self.model, self.model
         )
@@ -106,11 +106,11 @@ class Kind:
 
 def main() -> None:
     """Prints the table."""
-    words = argparse.ArgumentParser(description=__doc__)
-    words.add_argument("--models", default=",".join(MODELS))
-    words.add_argument("--each", action="store_true")
-    words.add_argument("--sheet", type=Path)
-    asked = words.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--each", action="store_true")
+    parser.add_argument("--sheet", type=Path)
+    options = parser.parse_args()
     shots = {
         f"{subject}-{ground}.png": rendered(subject, ground, size, seed)
         for seed, (subject, ground, size) in enumerate(SHOTS)
@@ -123,16 +123,16 @@ def main() -> None:
     sheet: dict[Kind, dict[str, Image.Image]] = {}
     kinds = [
         Kind(model, mode)
-        for model in asked.models.split(",")
+        for model in options.models.split(",")
         for mode in ("PRECISE", "DEFAULT")
         if mode == "PRECISE" or model not in ("backdrop", "cut-out")
     ]
     with rig() as services:
         services.control.switch(note=False)
-        head = ("model", "mode", "pictures", "usable", *(field.name for field in fields(Found)))
-        table(head, _lines(services, kinds, shots, photos, each=asked.each, sheet=sheet))
-    if asked.sheet:
-        _contact_sheet(sheet).save(asked.sheet, quality=88)
+        head = ("model", "mode", "pictures", "usable", *(field.name for field in fields(Measures)))
+        table(head, _lines(services, kinds, shots, photos, each=options.each, sheet=sheet))
+    if options.sheet:
+        _contact_sheet(sheet).save(options.sheet, quality=88)
 
 
 def _lines(
@@ -198,31 +198,34 @@ def _submit(
 # Measures
 
 
-def _measured(bench: Bench, batch: Batch, kind: Kind, row: Row, file: bytes, shot: Rendered | None) -> Found:
+def _measured(
+    bench: Bench, batch: Batch, kind: Kind, row: Row, file: bytes, shot: Rendered | None
+) -> Measures:
     stored = bench.store.read(batch.mask_key(row.ImageName))
     if not row.Results or stored is None:
-        return Found()
+        return Measures()
     source = open_photo(file).flattened()
     # A large mask is stored smaller than its photo.
     mask = STORED.read_png(stored.data).resize(source.size, Image.Resampling.BILINEAR)
     interior = inner(ImageChops.darker(mask, shot.matte) if shot else mask)
     results = {key: _opened(bench, key) for key in row.Results}
-    told = (bench.store.read_json(f"{row.Results[0]}.json") or {}).get("Fidelity") or {}
+    recorded = (bench.store.read_json(f"{row.Results[0]}.json") or {}).get("Fidelity") or {}
     painted = _painted(bench, batch, row, kind, source.size)
-    found = Found(told=told.get("edge_halo"), shift=_shift(source, painted, interior) if painted else None)
+    shift = _shift(source, painted, interior) if painted else None
+    measures = Measures(told=recorded.get("edge_halo"), shift=shift)
     for key, result in results.items():
-        found = replace(
-            found, **{"jpeg" if key.endswith(".jpg") else "lossless": psnr(source, result, interior)}
+        measures = replace(
+            measures, **{"jpeg" if key.endswith(".jpg") else "lossless": psnr(source, result, interior)}
         )
     if shot is None:
-        return found
+        return measures
     scene = _filled(painted or Image.new("RGB", source.size, COLOUR), shot.matte)
     halo = old_ground(shot, results[row.Results[0]], scene)
-    return replace(found, halo=halo, overlap=_overlap(mask, shot.matte))
+    return replace(measures, halo=halo, overlap=_overlap(mask, shot.matte))
 
 
 def _filled(scene: Image.Image, matte: Image.Image) -> Image.Image:
-    """The new background, where the subject hides it in the colours around."""
+    """The new background; where the subject covers it, filled in with the surrounding colours."""
     known = np.asarray(matte.filter(ImageFilter.MaxFilter(7))) < 128
     filled = np.asarray(scene, np.float32) * known[..., None]
     weight = known.astype(np.float32)
@@ -236,36 +239,39 @@ def _filled(scene: Image.Image, matte: Image.Image) -> Image.Image:
 
 
 def _shift(source: Image.Image, painted: Image.Image, interior: Flags) -> float | None:
-    """How far a corner of the subject's box lies from its place in the model's picture, by the best affine fit."""
+    """Largest displacement of a corner of the subject's box in the model's picture, by the best affine fit.
+
+    In pixels of the source; None if the subject is too small, infinite if no fit exists.
+    """
     step = max(1, round(max(source.size) / 800))
     before, after = (np.asarray(image.reduce(step).convert("L"), np.float32) for image in (source, painted))
-    inside = np.asarray(
+    inside: NDArray[Any] = np.asarray(
         Image.fromarray(interior).resize(before.shape[::-1], Image.Resampling.NEAREST), np.uint8
     )
-    # In mode DEFAULT a model may blend what lies near the edge.
+    # In mode DEFAULT a model may blend pixels near the edge.
     inside = cv2.erode(inside, np.ones((31, 31), np.uint8))
     if inside.sum() < 1000:
         return None
-    found: NDArray[np.float32] = np.eye(2, 3, dtype=np.float32)
-    enough = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 60, 1e-4)
+    fit: NDArray[Any] = np.eye(2, 3, dtype=np.float32)
+    criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 60, 1e-4)
     try:
-        _, found = cv2.findTransformECC(before, after, found, cv2.MOTION_AFFINE, enough, inside, 3)
-    except cv2.error:  # the two have nothing in common
+        _, fit = cv2.findTransformECC(before, after, fit, cv2.MOTION_AFFINE, criteria, inside, 3)
+    except cv2.error:  # the pictures do not match
         return math.inf
     rows, columns = np.nonzero(inside)
     corners = np.array([(x, y, 1) for x in (columns.min(), columns.max()) for y in (rows.min(), rows.max())])
-    moved = corners @ found.T - corners[:, :2]
+    moved = corners @ fit.T - corners[:, :2]
     return float(np.linalg.norm(moved, axis=1).max()) * step
 
 
 def _overlap(mask: Image.Image, matte: Image.Image) -> float:
-    """Intersection over union of soft masks."""
+    """Intersection over union of two soft masks."""
     both, either = ImageChops.darker(mask, matte), ImageChops.lighter(mask, matte)
     return float(np.asarray(both, np.float32).sum() / max(1.0, np.asarray(either, np.float32).sum()))
 
 
 def _painted(bench: Bench, batch: Batch, row: Row, kind: Kind, size: tuple[int, int]) -> Image.Image | None:
-    """The first picture that the model itself painted, without its padding, at the photo's size."""
+    """The first picture painted by the model, without padding, at the photo's size; None if no model painted."""
     if kind.request["Prompt"] is None:
         return None
     painter = generator(kind.model)
@@ -275,18 +281,18 @@ def _painted(bench: Bench, batch: Batch, row: Row, kind: Kind, size: tuple[int, 
         content = bench.store.read(key)
         if key.endswith("-answer.json") and content:
             with Image.open(BytesIO(pybase64.b64decode(orjson.loads(content.data)["images"][0]))) as picture:
-                if picture.mode == "RGB":  # the other is a cut-out
+                if picture.mode == "RGB":  # RGBA answers are cut-outs
                     return unfit(picture, painter.sizes.canvas(size), size)
     return None
 
 
-# Telling
+# Output
 
 
-def _cells(measured: Iterable[Found]) -> Iterator[str]:
-    """The worst of each figure, behind its median where that says more."""
+def _cells(measured: Iterable[Measures]) -> Iterator[str]:
+    """The worst value of each measure; for halo, told, shift and overlap the median and the worst."""
     everything = list(measured)
-    for field in fields(Found):
+    for field in fields(Measures):
         values = [value for one in everything if (value := getattr(one, field.name)) is not None]
         if not values:
             yield "–"
@@ -309,7 +315,7 @@ def _opened(bench: Bench, key: str) -> Image.Image:
 
 
 def _contact_sheet(pictures: dict[Kind, dict[str, Image.Image]]) -> Image.Image:
-    """Every picture small: a row for each source, a column for each kind."""
+    """Thumbnails of all pictures: a row for each source, a column for each kind."""
     names = list(dict.fromkeys(name for column in pictures.values() for name in column))
     sheet = Image.new("RGB", (CELL * len(pictures), CELL * len(names)), "white")
     draw = ImageDraw.Draw(sheet)

@@ -1,7 +1,7 @@
-"""The gate in simulated time: run length over the floor (images / quota), and the share of refused calls.
+"""The rate limiter in simulated time: run length divided by the minimum (images / quota), and refused calls.
 
-Run with `python -m benchmarks.gate` from the repository's root; it takes about a minute. Assumptions: 120
-requests a minute in each Region, and what `bg_pipeline_tests/rate_limits/simulation.py` says.
+Run `python -m benchmarks.gate` from the repository's root; it takes about a minute. It assumes 120 requests per
+minute in each Region and the service model of `bg_pipeline_tests/rate_limits/simulation.py`.
 """
 
 import statistics
@@ -17,7 +17,7 @@ CALLS = 20_000
 
 
 def row(name: str, *, seeds: Sequence[int] = SEEDS, **run: Any) -> None:
-    """One line of the table: the worst ratio and refused share over the seeds, for each enforcement."""
+    """Prints a row of the table: the worst ratio and share of refused calls over the seeds, per quota shape."""
     cells = []
     for shape in SHAPES:
         outcomes = [simulate(shape=shape, seed=seed, **run) for seed in seeds]
@@ -31,21 +31,21 @@ def row(name: str, *, seeds: Sequence[int] = SEEDS, **run: Any) -> None:
 
 
 def microseconds_for_a_call() -> float:
-    """CPU of one call that need not wait, median of 5."""
+    """CPU of one call that does not have to wait, median of 5."""
 
     def once() -> float:
-        gate = RateLimiter("benchmark", {"a": Rate(1e9)})
-        begun = time.process_time()
+        limiter = RateLimiter("benchmark", {"a": Rate(1e9)})
+        started = time.process_time()
         for _ in range(CALLS):
-            gate.acquire().succeeded()
-        return (time.process_time() - begun) / CALLS * 1e6
+            limiter.acquire().succeeded()
+        return (time.process_time() - started) / CALLS * 1e6
 
     return statistics.median(once() for _ in range(5))
 
 
 def main() -> None:
-    """Print the table and the CPU of a call."""
-    begun = time.monotonic()
+    """Prints the table and the CPU of a call."""
+    started = time.monotonic()
     print("Worst of 3 seeds: run length / floor, refused calls. No image was lost in any run.\n")
     print("| run | " + " | ".join(SHAPES) + " |\n|" + " --- |" * (len(SHAPES) + 1))
     row("quota right, N = 100", images=(100,))
@@ -73,7 +73,7 @@ def main() -> None:
     row("3 Regions, N = 3,000", images=(3000,), regions="abc")
     row("the same, one fails from 100 to 200 s", images=(3000,), regions="abc", broken={"b": (100, 200)})
     print(f"\nCPU of a call that need not wait: {microseconds_for_a_call():.0f} µs")
-    print(f"Took {time.monotonic() - begun:.0f} s.")
+    print(f"Took {time.monotonic() - started:.0f} s.")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What is paid for when a run is killed again and again: SIGKILL at random instants, then a run to the end.
+"""Calls that are paid twice when runs are killed: SIGKILL at random times, then a run to the end.
 
     python -m benchmarks.kill_and_resume [--images 300] [--kills 20] [--seed 1]
 
-Counted by the stand-in, which goes on with a call whose caller is gone, and bills it, as AWS does. A call is in
+Calls are counted by the stand-in, which like AWS completes and bills a call whose caller has ended. A call is in
 flight from its start until its answer is stored.
 """
 
@@ -18,46 +18,47 @@ SCALE = 10.0
 
 
 def killed(rig: Rig, images: int, kills: int, seed: int) -> list[list[object]]:
-    """A row for each operation, after so many kills and a last run."""
+    """A row for each operation, after ``kills`` killed runs and a last one to the end."""
     chance = random.Random(seed)
     services = Scaled(SCALE)
-    services.lay_down(rig)
+    services.configure(rig)
     store = rig.bucket()
     submit(store, jpeg(PHOTO), images)
     rig.control.mark()
-    # Spread over what a run that is not killed takes, each after a call of its own: every kill hits some work.
-    life = images / services.per_second / kills
+    # The kills are spread over the duration of a complete run, each after at least one paid call, so that every
+    # killed run was working.
+    lifetime = images / services.per_second / kills
     for _ in range(kills):
         before = len(rig.control.paid())
         run = Run(store, days(1), **services.settings()).ready().go()
         while len(rig.control.paid()) == before:
-            assert run.process.poll() is None, "a run had nothing left to do; take fewer kills or more images"
+            assert run.process.poll() is None, "a run had nothing left to do; use fewer kills or more images"
             time.sleep(0.05)
-        time.sleep(chance.uniform(0, 2 * life))
+        time.sleep(chance.uniform(0, 2 * lifetime))
         run.kill()
     last = Run(store, days(1), **services.settings()).ready().go().result()
     assert last["counts"] == {"Succeeded": images}, last
     rows: list[list[object]] = []
     for operation, kind in zip(MODEL_OPERATIONS, ("labels", "captions", "picture"), strict=True):
         calls = rig.control.paid(operation=operation)
-        # An answer that was stored and is paid for again would be stored again.
-        twice = rig.overwritten(store, f"{s3_keys.STATE}/answers/{kind}/")
-        rows.append([operation, images, len(calls), len(calls) - images, twice])
-        assert twice == 0, rows
+        # If an answer was stored and paid again, it was stored again too.
+        overwritten = rig.overwritten(store, f"{s3_keys.STATE}/answers/{kind}/")
+        rows.append([operation, images, len(calls), len(calls) - images, overwritten])
+        assert overwritten == 0, rows
     return rows
 
 
 def main() -> None:
-    """Prints the table; fails if a stored answer was paid for again, or an image was lost."""
+    """Prints the table; fails if a stored answer was paid again or an image was lost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with rig() as services:
         table(
             ("operation", "images", "paid", "in flight at a kill, paid again", "stored, paid again"),
-            killed(services, asked.images, asked.kills, asked.seed),
+            killed(services, options.images, options.kills, options.seed),
         )
 
 

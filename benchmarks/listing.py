@@ -1,4 +1,4 @@
-"""What it costs to find out that there is nothing to do: a sensor's tick, and a run over a finished date.
+"""Cost of finding nothing to do: an idle tick of the sensor, and a run over a finished date.
 
 python -m benchmarks.listing [--elsewhere 10000 100000 1000000] [--finished 1000 10000 100000]
 """
@@ -22,8 +22,8 @@ TICKS = 100
 
 
 def tick(chosen: Settings, store: Store, memory: SensorCursor) -> int:
-    """One tick of the sensor, on the evening of the first date; the number of runs it asks for."""
-    look = SensorTick(
+    """One tick of the sensor on the evening of the first date; returns the number of runs it requests."""
+    sensor_tick = SensorTick(
         settings=chosen,
         store=store,
         cursor=memory,
@@ -34,12 +34,12 @@ def tick(chosen: Settings, store: Store, memory: SensorCursor) -> int:
         time_is_up=lambda: False,
         warn=print,
     )
-    return len(list(look.run_requests()))
+    return len(list(sensor_tick.run_requests()))
 
 
 @dataclass
 class Watched:
-    """A bucket with one date of 100 images and so many other objects, and what idle ticks over it took."""
+    """A bucket with one date of 100 images and ``elsewhere`` other objects, and the times of its idle ticks."""
 
     elsewhere: int
     store: Store
@@ -50,26 +50,26 @@ class Watched:
 
     def tick(self) -> None:
         began, cpu = time.monotonic(), time.process_time()
-        asked = tick(self.chosen, self.store, self.memory)
+        requested = tick(self.chosen, self.store, self.memory)
         self.wall_ms.append((time.monotonic() - began) * 1000)
         self.cpu_ms.append((time.process_time() - cpu) * 1000)
-        assert asked == 0
+        assert requested == 0
 
 
 def watched(rig: Rig, elsewhere: int) -> Watched:
-    """One whose sensor has ticked."""
+    """A bucket after the first tick of its sensor."""
     store = rig.bucket()
     chosen = settings(bucket=store.bucket)
     submit(store, jpeg((64, 64)), 100)
     rig.seed(store, "image-files/2025/06/01", elsewhere // 2)
     rig.seed(store, "generated-image-files/2025/06/01", elsewhere // 2)
-    made = Watched(elsewhere, store, chosen)
-    tick(chosen, store, made.memory)
-    return made
+    bucket = Watched(elsewhere, store, chosen)
+    tick(chosen, store, bucket.memory)
+    return bucket
 
 
 def ticks(rig: Rig, sizes: Sequence[int]) -> Iterator[list[object]]:
-    """Idle ticks beside so many other objects, in turn, so that other work of the machine weighs on all alike."""
+    """A row for each number of other objects; the ticks take turns, so that other load affects all of them."""
     buckets = [watched(rig, elsewhere) for elsewhere in sizes]
     before = [rig.requests(bucket.store) for bucket in buckets]
     for _ in range(TICKS):
@@ -88,7 +88,7 @@ def ticks(rig: Rig, sizes: Sequence[int]) -> Iterator[list[object]]:
 
 
 def recheck(rig: Rig, images: int) -> list[object]:
-    """A run over a date whose images are all finished."""
+    """The row of a run over a date whose images are all finished."""
     store = rig.bucket()
     chosen = settings(bucket=store.bucket, regions="us-east-1")
     finished(rig, store, chosen, images)
@@ -110,16 +110,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--elsewhere", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--finished", type=int, nargs="*", default=[1_000, 10_000, 100_000])
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with rig() as services:
         table(
             ("objects elsewhere", "S3 calls a tick", "CPU ms, median", "wall ms", "CPU to the first"),
-            ticks(services, asked.elsewhere),
+            ticks(services, options.elsewhere),
         )
         print()
         table(
             ("finished images", "S3 calls", "4 + 3 per 1,000 + 1", "model calls", "CPU s", "wall s"),
-            (recheck(services, number) for number in asked.finished),
+            (recheck(services, number) for number in options.finished),
         )
 
 

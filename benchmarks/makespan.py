@@ -1,9 +1,9 @@
-"""How long a run takes, over the least it can take at the quota, beside the usual ways to write such a run.
+"""Duration of a run divided by the minimum that the quotas allow, compared with usual ways to write such a run.
 
     python -m benchmarks.makespan [--rows NAME …] [--scale 10] [--images 1000]
 
-The services are `SERVICES` with quotas and latencies divided by ``scale``: at 10, 1,000 images take 50 s instead
-of 500. What does not scale (imports, leases, the report, S3) so weighs ten times as much as in a real run.
+The services are `SERVICES` made ``scale`` times faster: at 10, 1,000 images take 50 s instead of 500. Parts that do
+not scale (imports, leases, the report, S3) therefore count ten times as much as in a real run.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, cast
 
 import boto3
 import orjson
@@ -27,7 +28,7 @@ from bg_pipeline.generators.titan import request
 from bg_pipeline.storage.object_store import Store
 
 SERVICES = {"DetectLabels": (3000, 0.3), "Converse": (200, 2.0), "InvokeModel": (120, 7.0)}
-"""Calls a minute and median seconds of an answer, for labels, captions and pictures; spread lognormally, 0.25."""
+"""Calls per minute and median latency (seconds) of labels, captions and pictures; lognormal with sigma 0.25."""
 STABILITY = (
     "stability.stable-image-inpaint-v1:0",
     "stability.stable-image-remove-background-v1:0",
@@ -35,16 +36,16 @@ STABILITY = (
 PHOTO = (192, 128)
 MASK = "assets/mask.png"
 TAKEN = (576, 384)
-"""Sizes of the photos and their mask, small because pictures are not measured here, and one that the model takes."""
+"""`PHOTO` and its mask are small, because image operations are not measured here; `TAKEN` is a size Titan accepts."""
 HEAD = ("run", "images", "floor s", "wall s", "x floor", "calls refused", "images lost", "CPU ms an image")
 
 
 @dataclass(frozen=True)
 class Scaled:
-    """The services of one row: what they allow and what the run believes they allow (``configured`` times that).
+    """The services of one row: their quotas, and the quotas configured in the run (``configured`` times those).
 
-    One Region is Titan's. Titan is offered in two, so three are Stability's, which needs a mask: it is given with the
-    photos, or, with ``cut_out``, made by a call of its own before the picture's, with a quota of its own.
+    With one Region the model is Titan, with three it is Stability, because Titan is offered in two Regions only.
+    Stability needs a mask: it is sent with the photos, or, with ``cut_out``, made by a call with a quota of its own.
     """
 
     scale: float
@@ -56,8 +57,8 @@ class Scaled:
     def per_second(self) -> float:
         return SERVICES["InvokeModel"][0] * self.scale / 60
 
-    def lay_down(self, rig: Rig) -> None:
-        """Tells the stand-in its quotas (buckets one second deep, divided over the Regions) and latencies."""
+    def configure(self, rig: Rig) -> None:
+        """Sets the stand-in's quotas (buckets one second deep, divided over the Regions) and latencies."""
         each = self.scale / self.regions
         rig.control.quota(
             *(
@@ -78,7 +79,7 @@ class Scaled:
             )
         )
 
-    def settings(self) -> dict[str, object]:
+    def settings(self) -> dict[str, Any]:
         each = self.scale * self.configured / self.regions
         return {
             "image_models": "titan-v2" if self.regions < 3 else "stability",
@@ -92,7 +93,7 @@ class Scaled:
         }
 
     def request(self, store: Store) -> dict[str, str]:
-        """What a batch's request says about its subject; its mask is written where there is one."""
+        """Fields of the batch's request about the subject; writes the mask if one is sent with the photos."""
         if self.regions < 3 or self.cut_out:
             return {}
         file = io.BytesIO()
@@ -105,7 +106,7 @@ def measured(
     rig: Rig, name: str, images: int, services: Scaled, work: Callable[[Store], tuple[float, float, int]]
 ) -> list[object]:
     """One row; ``work`` returns seconds, CPU seconds and images with a result."""
-    services.lay_down(rig)
+    services.configure(rig)
     store = rig.bucket()
     rig.control.mark()
     wall, cpu, done = work(store)
@@ -142,14 +143,14 @@ def pipeline(
     return work
 
 
-# The usual ways
+# The usual ways to write such a run
 
 
 class Plain:
-    """The three calls for an image, one after the other, with nothing around them."""
+    """The three model calls for an image with plain boto3."""
 
-    def __init__(self, store: Store, threads: int, **retries: object) -> None:
-        config = Config(max_pool_connections=threads, retries=retries)
+    def __init__(self, store: Store, threads: int, **retries: Any) -> None:
+        config = Config(max_pool_connections=threads, retries=cast(Any, retries))
         self._rekognition = boto3.client("rekognition", config=config)
         self._bedrock = boto3.client("bedrock-runtime", config=config)
         self._store = store
@@ -160,8 +161,8 @@ class Plain:
 
     def caption(self, key: str) -> None:
         photo = self._store.client.get_object(Bucket=self._store.bucket, Key=key)["Body"].read()
-        image = {"image": {"format": "jpeg", "source": {"bytes": photo}}}
-        message = {"role": "user", "content": [image, {"text": "Describe the image."}]}
+        image: Any = {"image": {"format": "jpeg", "source": {"bytes": photo}}}
+        message: Any = {"role": "user", "content": [image, {"text": "Describe the image."}]}
         self._bedrock.converse(modelId="us.amazon.nova-pro-v1:0", messages=[message])
 
     def picture(self, key: str) -> None:
@@ -181,7 +182,7 @@ class Plain:
 def plain(
     images: int, how: Callable[[Plain, list[str]], int], threads: int, **retries: object
 ) -> Callable[[Store], tuple[float, float, int]]:
-    """One of the usual ways."""
+    """A run with plain boto3 calls, in the order and with the threads of ``how``."""
 
     def work(store: Store) -> tuple[float, float, int]:
         batch: Batch = submit(store, jpeg(TAKEN), images)
@@ -223,7 +224,7 @@ def _paced(keys: list[str], seconds: float) -> Iterator[str]:
 
 
 def threads(calls: Plain, keys: list[str]) -> int:
-    """Every image on its own in a pool of 64 threads; throttling is left to the SDK."""
+    """All images in a pool of 64 threads; throttled calls are retried by the SDK only."""
 
     def walk(key: str) -> bool:
         try:
@@ -257,10 +258,10 @@ def main() -> None:
     parser.add_argument(
         "--rows", nargs="+", choices=names, default=names, metavar="NAME", help=" ".join(names)
     )
-    asked = parser.parse_args()
-    right, many = Scaled(asked.scale), asked.images
-    three, high = Scaled(asked.scale, regions=3), Scaled(asked.scale, configured=4.0)
-    cut_out = Scaled(asked.scale, regions=3, cut_out=True)
+    options = parser.parse_args()
+    right, many = Scaled(options.scale), options.images
+    three, high = Scaled(options.scale, regions=3), Scaled(options.scale, configured=4.0)
+    cut_out = Scaled(options.scale, regions=3, cut_out=True)
     few, some = min(100, many), min(300, many)
     rows: dict[str, tuple[str, int, Scaled, Callable[[Store], tuple[float, float, int]]]] = {
         "short": ("pipeline", few, right, pipeline(few, right)),
@@ -275,7 +276,7 @@ def main() -> None:
         "too-high": ("pipeline, quota configured 4 times too high", many, high, pipeline(many, high)),
         "processes": ("pipeline, 4 processes at once", many, right, pipeline(many, right, 4)),
         "sequential": ("sequential loop", 20, right, plain(20, sequential, 1)),
-        "stages": ("stage by stage, paced", some, right, plain(some, stage_by_stage(asked.scale), 64)),
+        "stages": ("stage by stage, paced", some, right, plain(some, stage_by_stage(options.scale), 64)),
         "standard": (
             "64 threads, SDK retries (standard, 10)",
             some,
@@ -290,7 +291,7 @@ def main() -> None:
         ),
     }
     with rig() as services:
-        table(HEAD, (measured(services, *rows[name]) for name in asked.rows))
+        table(HEAD, (measured(services, *rows[name]) for name in options.rows))
 
 
 if __name__ == "__main__":

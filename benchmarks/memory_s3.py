@@ -1,9 +1,9 @@
-"""An S3 in memory that answers in a tenth of a millisecond, so that benchmarks measure the pipeline and not a disk.
+"""An S3 server in memory that answers in 0.1 ms, so that benchmarks measure the pipeline and not a disk.
 
-It speaks what the pipeline uses: GET, HEAD, PUT and DELETE of objects with ``If-Match`` and ``If-None-Match``,
-ListObjectsV2 with every parameter, and CopyObject. Nothing is authenticated. Buckets exist as soon as they are
-named. ``POST /_seed`` puts a million empty objects into a bucket in seconds, ``GET /_overwritten`` counts the
-objects under a prefix that were written more than once, ``GET /_requests`` all requests that named a bucket.
+It implements what the pipeline uses: GET, HEAD, PUT and DELETE of objects with ``If-Match`` and ``If-None-Match``,
+ListObjectsV2 with every parameter, and CopyObject. Requests are not authenticated; buckets are created on first use.
+``POST /_seed`` adds up to a million empty objects to a bucket in seconds, ``GET /_overwritten`` counts the objects
+under a prefix that were written more than once, ``GET /_requests`` counts all requests to a bucket.
 """
 
 import asyncio
@@ -21,14 +21,14 @@ from xml.sax.saxutils import escape
 import httptools
 import uvloop
 
-from bg_pipeline_local_aws.child import end_with_parent
+from bg_pipeline_local_aws.launcher import end_with_parent
 
 _REASONS = {100: "Continue", 200: "OK", 204: "No Content", 404: "Not Found", 412: "Precondition Failed"}
 
 
 @dataclass(slots=True)
 class Stored:
-    """An object: its bytes, tag, headers as they were sent, and when it came."""
+    """An object: its bytes, ETag, stored request headers and time of modification."""
 
     data: bytes
     etag: str
@@ -37,7 +37,7 @@ class Stored:
 
 
 class Bucket:
-    """Objects by key, and their keys in order."""
+    """Objects by key, and the sorted keys."""
 
     def __init__(self) -> None:
         self.objects: dict[str, Stored] = {}
@@ -57,7 +57,7 @@ class Bucket:
             del self.keys[bisect_left(self.keys, key)]
 
     def seed(self, prefix: str, objects: int, ending: str) -> None:
-        """Puts empty objects under numbered folders of 1,000 each."""
+        """Adds empty objects in numbered folders of 1,000 each."""
         now = time()
         for number in range(objects):
             key = f"{prefix}/{number // 1000:06}/{number % 1000:06}{ending}"
@@ -111,7 +111,7 @@ def _listing(bucket: Bucket, query: dict[str, list[str]]) -> str:
 
 
 def formatdate_iso(moment: float) -> str:
-    """A time as S3 lists it."""
+    """A time in the format of ListObjectsV2."""
     from datetime import UTC, datetime
 
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
@@ -173,26 +173,26 @@ class Connection(asyncio.Protocol):
             self._answer(200)
 
     def _object(self, method: str, bucket: Bucket, key: str) -> None:
-        there = bucket.objects.get(key)
+        stored = bucket.objects.get(key)
         match, none_match = self._headers.get("if-match"), self._headers.get("if-none-match")
-        if match and there is None:
+        if match and stored is None:
             self._error(404, "NoSuchKey")
-        elif (match and there and match.strip('"') != there.etag) or (none_match == "*" and there):
+        elif (match and stored and match.strip('"') != stored.etag) or (none_match == "*" and stored):
             self._error(412, "PreconditionFailed")
         elif method == "DELETE":
             bucket.delete(key)
             self._answer(204)
         elif method == "PUT":
             self._put(bucket, key)
-        elif there is None:
+        elif stored is None:
             self._error(404, "NoSuchKey", head=method == "HEAD")
         else:
             headers = [
-                *there.headers,
-                ("ETag", f'"{there.etag}"'),
-                ("Last-Modified", formatdate(there.modified, usegmt=True)),
+                *stored.headers,
+                ("ETag", f'"{stored.etag}"'),
+                ("Last-Modified", formatdate(stored.modified, usegmt=True)),
             ]
-            self._answer(200, there.data, headers, head=method == "HEAD")
+            self._answer(200, stored.data, headers, head=method == "HEAD")
 
     def _put(self, bucket: Bucket, key: str) -> None:
         source = self._headers.get("x-amz-copy-source")
@@ -228,7 +228,7 @@ class Connection(asyncio.Protocol):
 
 
 async def serve() -> None:
-    """Serves on a free loopback port, which is printed, until the process that started this one is gone."""
+    """Serves on a free loopback port, which it prints, until the parent process has ended."""
     server = await asyncio.get_running_loop().create_server(Connection, "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()

@@ -1,4 +1,4 @@
-"""One run over some dates, in a process of its own: says "ready", waits for a line, runs, tells how it went."""
+"""One run over some dates in its own process: prints "ready", waits for a line, runs, prints the result as JSON."""
 
 import argparse
 import json
@@ -14,21 +14,21 @@ from bg_pipeline.settings import settings
 
 
 def peak_mb() -> float:
-    """The most memory this process has held; ru_maxrss would begin with that of the process it was forked from."""
-    found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
-    assert found
-    return int(found[1]) / 1024
+    """Peak memory (RSS) of this process; unlike ru_maxrss it does not include that of the forking process."""
+    match = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    assert match
+    return int(match[1]) / 1024
 
 
 parser = argparse.ArgumentParser()
 parser.add_argument("dates", nargs="+", type=date.fromisoformat)
 parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
-asked = parser.parse_args()
+options = parser.parse_args()
 chosen = settings()
 print("ready", flush=True)
 sys.stdin.readline()
 began, cpu = time.monotonic(), time.process_time()
-ended = pipeline.run(chosen, asked.dates, stages=asked.stages)
+results = pipeline.run(chosen, options.dates, stages=options.stages)
 print(
     json.dumps(
         {
@@ -36,12 +36,12 @@ print(
             "ended": time.monotonic(),
             "cpu": time.process_time() - cpu,
             "peak_mb": peak_mb(),
-            "walked": sum(day.due for day in ended.values()),
+            "processed": sum(day.due for day in results.values()),
             "counts": {
-                status: sum(day.counts[status] for day in ended.values())
-                for status in sorted({status for day in ended.values() for status in day.counts})
+                status: sum(day.counts[status] for day in results.values())
+                for status in sorted({status for day in results.values() for status in day.counts})
             },
-            "causes": sorted({row.Cause for day in ended.values() for row in day.failed_rows})[:3],
+            "causes": sorted({row.Cause for day in results.values() for row in day.failed_rows})[:3],
         }
     ),
     flush=True,

@@ -1,9 +1,9 @@
-"""What Dagster and the pipeline add to a bare loop, and how soon a started asset makes its first call.
+"""Overhead of the pipeline and of Dagster over a bare loop, and the time from an asset's start to its first call.
 
     python -m benchmarks.orchestration [--images 1000 5000]
 
-The first table takes the work on an image out of all variants, so that listing, ledger, threads, report and
-events are left; the second is a real run of three images, from Dagster's STEP_START to the first model call.
+For the table the work on images is replaced, so that listing, ledger, threads, report and events remain; the second
+figure is from a real run of three images: the time from Dagster's STEP_START to the first model call.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
@@ -26,11 +27,11 @@ from benchmarks.rig import (
     ROOT,
     Rig,
     days,
+    environment_variables,
     jpeg,
     rig,
     submit,
     table,
-    words,
 )
 from bg_pipeline import pipeline
 from bg_pipeline.aws.clients import Aws
@@ -48,15 +49,15 @@ REPEATS = 5
 
 
 def no_work(self: ImageRun, due: Mapping[str, str]) -> Entry:
-    """`ImageRun.run` without its work: every stage has succeeded."""
-    entry, image = self.entry, self._asked.image
+    """Replaces `ImageRun.run`: marks every stage as succeeded without doing anything."""
+    entry, image = self.entry, self._image_settings.image
     for stage, made_for in due.items():
         entry.stages[stage] = StageRecord(made_for, Status.SUCCEEDED)
         call = f"{abs(hash((image, stage))):012x}-1"
         entry.payments[call] = Payment(call, stage, 0.01)
     entry.labels, entry.caption, entry.sha256 = "Object", "An object before a plain wall.", "0" * 64
     if PICTURES in due:
-        key = f"{self._place.output_prefix}/{image}"
+        key = f"{self._locations.output_prefix}/{image}"
         entry.outputs = [
             {
                 "Number": 1,
@@ -76,7 +77,7 @@ def no_work(self: ImageRun, due: Mapping[str, str]) -> Entry:
 
 
 def cost(rig: Rig, images: int, work: Callable[[Settings, Store, date], object]) -> tuple[float, float]:
-    """CPU and wall seconds of ``work`` over a date of so many images."""
+    """CPU and wall seconds of ``work`` over a date with ``images`` images."""
     store = rig.bucket()
     chosen = settings(bucket=store.bucket, regions="us-east-1", settle_seconds=0)
     (day,) = days(1)
@@ -88,7 +89,7 @@ def cost(rig: Rig, images: int, work: Callable[[Settings, Store, date], object])
 
 
 def bare(chosen: Settings, store: Store, day: date) -> None:
-    """A thread pool over the keys of the date, whose work is nothing."""
+    """A thread pool that does nothing for each key of the date."""
     keys = [found.key for found in store.list(f"image-files/{day:%Y/%m/%d}/")]
     with ThreadPoolExecutor(chosen.max_concurrency) as pool:
         for _ in pool.map(len, keys):
@@ -101,12 +102,13 @@ def ours(chosen: Settings, store: Store, day: date) -> None:
 
 
 def in_dagster(instance: dg.DagsterInstance) -> Callable[[Settings, Store, date], None]:
-    """The assets of the date, materialized in this process."""
+    """Materializes the assets of the date in this process."""
 
     def work(chosen: Settings, store: Store, day: date) -> None:
         defs = definitions(chosen)
+        assets: Any = [*(defs.assets or [])]
         result = dg.materialize(
-            [*(defs.assets or [])],
+            assets,
             instance=instance,
             partition_key=day.isoformat(),
             resources={"bucket": store, "aws": Aws(chosen.regions)},
@@ -117,7 +119,7 @@ def in_dagster(instance: dg.DagsterInstance) -> Callable[[Settings, Store, date]
 
 
 def added(rig: Rig, sizes: Sequence[int]) -> None:
-    """Prints what each variant costs for an image (the slope over ``sizes``) and for a run (the rest), medians."""
+    """Prints the median cost of each variant per image (the slope over ``sizes``) and per run (the remainder)."""
     real = ImageRun.run
     ImageRun.run = no_work  # type: ignore[method-assign]
     rows = []
@@ -125,7 +127,7 @@ def added(rig: Rig, sizes: Sequence[int]) -> None:
         variants = (("bare loop", bare), ("pipeline", ours), ("pipeline in Dagster", in_dagster(instance)))
         for _, work in variants:
             cost(rig, 10, work)
-        # In turn, so that what the machine does beside it weighs on all alike.
+        # The variants take turns, so that other load of the machine affects all of them.
         measured: dict[str, list[tuple[float, ...]]] = {name: [] for name, _ in variants}
         for _ in range(REPEATS):
             for name, work in variants:
@@ -133,9 +135,9 @@ def added(rig: Rig, sizes: Sequence[int]) -> None:
                 costs = slopes(cost(rig, sizes[0], work), cost(rig, sizes[-1], work), sizes)
                 grown = (folder_size(Path(home)) - before) / 2e6
                 measured[name].append((*costs, grown))
-        for name, found in measured.items():
-            cpu, wall, *others = (statistics.median(column) for column in zip(*found, strict=True))
-            least = min(each for each, *_ in found)
+        for name, values in measured.items():
+            cpu, wall, *others = (statistics.median(column) for column in zip(*values, strict=True))
+            least = min(each for each, *_ in values)
             figures = (f"{each:.3f}" for each in (cpu, least, wall))
             rows.append((name, *figures, *(f"{other:.2f}" for other in others)))
     ImageRun.run = real  # type: ignore[method-assign]
@@ -152,7 +154,7 @@ def added(rig: Rig, sizes: Sequence[int]) -> None:
 
 
 def slopes(few: Sequence[float], many: Sequence[float], sizes: Sequence[int]) -> list[float]:
-    """Milliseconds an image, then seconds of the rest, for each kind of cost of two runs, in seconds."""
+    """Milliseconds per image, then remaining seconds per run, for each kind of cost (seconds) of two runs."""
     each = [(more - less) / (sizes[-1] - sizes[0]) for less, more in zip(few, many, strict=True)]
     rest = [less - slope * sizes[0] for less, slope in zip(few, each, strict=True)]
     return [slope * 1000 for slope in each] + rest
@@ -184,23 +186,25 @@ with dg.DagsterInstance.local_temp() as instance:
 
 
 def cold_start(rig: Rig) -> None:
-    """Prints how long an asset that has started takes until its first model call leaves."""
+    """Prints the time between the start of an asset and its first model call."""
     seconds = []
     for _ in range(COLD_STARTS):
         store = rig.bucket()
         submit(store, jpeg((192, 128)), 3)
         rig.control.mark()
-        chosen = words(bucket=store.bucket, regions="us-east-1", settle_seconds=0, mask_sources="alpha")
-        said = subprocess.run(
+        variables = environment_variables(
+            bucket=store.bucket, regions="us-east-1", settle_seconds=0, mask_sources="alpha"
+        )
+        process = subprocess.run(
             [sys.executable, "-c", COLD, f"{FIRST_DATE}"],
-            env=os.environ | chosen,
+            env=os.environ | variables,
             cwd=ROOT,
             check=True,
             capture_output=True,
             text=True,
         )
         calls = [call for call in rig.control.calls() if call["operation"] in MODEL_OPERATIONS]
-        seconds.append(min(call["at"] - call["seconds"] for call in calls) - float(said.stdout))
+        seconds.append(min(call["at"] - call["seconds"] for call in calls) - float(process.stdout))
     print(
         f"\nasset start to first model call: median {statistics.median(seconds):.2f} s, "
         f"least {min(seconds):.2f} s of {COLD_STARTS}"
@@ -211,9 +215,9 @@ def main() -> None:
     """Prints the table and the cold start."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--images", type=int, nargs=2, default=[1000, 5000])
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with rig() as services:
-        added(services, asked.images)
+        added(services, options.images)
         cold_start(services)
 
 

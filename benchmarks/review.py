@@ -1,8 +1,8 @@
-"""What a person's work on a large batch costs: the queue, decisions at once, the table out and in, publishing.
+"""Cost of reviewing a large batch: listing the queue, bulk decisions, CSV export and import, publishing.
 
     python -m benchmarks.review [--images 8000]
 
-S3 is `memory_s3`, so that requests are counted and take their CPU, but hardly any time on a network.
+S3 is `memory_s3`: requests are counted and take CPU, but hardly any network time.
 """
 
 import argparse
@@ -30,34 +30,34 @@ def measured(rig: Rig, images: int) -> None:
     def step(name: str, work: Callable[[], Any]) -> Any:
         before = rig.requests(store)
         began, cpu = time.monotonic(), time.process_time()
-        found = work()
+        result = work()
         wall, cpu = time.monotonic() - began, time.process_time() - cpu
         rows.append((name, f"{wall:.1f}", f"{cpu:.1f}", f"{rig.requests(store) - before:,}"))
-        return found
+        return result
 
     work = open_batch(store, chosen, batch)
     results = step("read the results", lambda: review.Results(work, chosen))
-    found = step("list what waits", lambda: results.items())
-    assert len(review.queue(found)) == images, len(found)
-    step("approve all at once", lambda: review.decide(store, found, review.State.APPROVED, by="ada"))
-    found = step("list again", lambda: results.items())
-    assert not review.queue(found)
+    items = step("list what waits", lambda: results.items())
+    assert len(review.review_queue(items)) == images, len(items)
+    step("approve all at once", lambda: review.decide(store, items, review.State.APPROVED, by="ada"))
+    items = step("list again", lambda: results.items())
+    assert not review.review_queue(items)
     step("list once more", lambda: results.items())
-    data = step("table out", lambda: review.as_csv(found))
-    assert step("table in, nothing new", lambda: review.read_csv(data, found)) == {}
-    published = step("publish", lambda: review.publish(work, found))
+    data = step("table out", lambda: review.as_csv(items))
+    assert step("table in, nothing new", lambda: review.read_csv(data, items)) == {}
+    published = step("publish", lambda: review.publish(work, items))
     assert published.copied == images, published
-    assert step("publish again", lambda: review.publish(work, found)).kept == images
+    assert step("publish again", lambda: review.publish(work, items)).kept == images
     table((f"{images:,} results", "s", "CPU s", "S3 calls"), rows)
 
 
 def main() -> None:
-    """Runs it."""
+    """Runs the benchmark and prints its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--images", type=int, default=8000)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with rig() as services:
-        measured(services, asked.images)
+        measured(services, options.images)
 
 
 if __name__ == "__main__":

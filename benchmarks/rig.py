@@ -1,6 +1,6 @@
-"""What every benchmark stands on: services on this machine, photos that differ in their bytes, runs in processes.
+"""Shared parts of the benchmarks: local services, photos with distinct bytes, runs in processes of their own.
 
-The models are the stand-in's, with canned pictures and the quotas and latencies a benchmark lays down; S3 is
+The models are the stand-in's, with canned pictures and the quotas and latencies that a benchmark sets; S3 is
 `memory_s3`. The pipeline, boto3 and Dagster are the real ones.
 """
 
@@ -41,12 +41,12 @@ from bg_pipeline_local_aws.launcher import local_aws
 FIRST_DATE = date(2026, 11, 1)
 ROOT = Path(__file__).parent.parent
 MODEL_OPERATIONS = ("DetectLabels", "Converse", "InvokeModel")
-"""One of each for an image, in this order."""
+"""The model calls of one image, in this order."""
 
 
 @dataclass
 class Rig:
-    """The running services; `bucket` gives a new one."""
+    """The running services; `bucket` creates a bucket."""
 
     control: ControlClient
     storage: str
@@ -58,17 +58,17 @@ class Rig:
         return Store(boto3.client("s3"), f"bench-{self._buckets}")
 
     def seed(self, store: Store, prefix: str, objects: int, ending: str = ".jpg") -> None:
-        """Puts empty objects into a bucket, 1,000 each in numbered folders under a prefix."""
-        words = f"bucket={store.bucket}&prefix={prefix}&objects={objects}&ending={ending}"
-        with urlopen(Request(f"{self.storage}/_seed?{words}", method="POST"), timeout=60):  # noqa: S310
+        """Adds empty objects to a bucket, in numbered folders of 1,000 each under a prefix."""
+        query = f"bucket={store.bucket}&prefix={prefix}&objects={objects}&ending={ending}"
+        with urlopen(Request(f"{self.storage}/_seed?{query}", method="POST"), timeout=60):  # noqa: S310
             pass
 
     def overwritten(self, store: Store, prefix: str) -> int:
-        """How many objects under a prefix were written more than once."""
+        """Number of objects under a prefix that were written more than once."""
         return self._number(f"_overwritten?bucket={store.bucket}&prefix={prefix}")
 
     def requests(self, store: Store) -> int:
-        """How many requests a bucket has had, by whichever client."""
+        """Number of requests to a bucket, of all clients."""
         return self._number(f"_requests?bucket={store.bucket}")
 
     def _number(self, question: str) -> int:
@@ -78,7 +78,7 @@ class Rig:
 
 @contextlib.contextmanager
 def rig() -> Iterator[Rig]:
-    """The services for as long as the block lasts; boto3 in this process and its children is led to them."""
+    """Runs the services while the context is open and directs boto3 in this process and its children to them."""
     with (
         tempfile.TemporaryDirectory() as folder,
         local_aws(folder, workers=1) as stand_in,
@@ -95,7 +95,7 @@ def rig() -> Iterator[Rig]:
         address = f"http://127.0.0.1:{int(storage.stdout.readline())}"
         before = dict(os.environ)
         clean = {name: value for name, value in stand_in.environment().items() if not name.startswith("BG_")}
-        # Imports from compiled files, as everywhere: otherwise compiling pandas is measured.
+        # Import from compiled files; otherwise the compilation of pandas would be measured.
         clean.pop("PYTHONDONTWRITEBYTECODE", None)
         clean["PYTHONPYCACHEPREFIX"] = str(Path(tempfile.gettempdir(), "bg-pipeline-benchmarks"))
         os.environ.clear()
@@ -115,12 +115,12 @@ def rig() -> Iterator[Rig]:
 
 
 def figure(size: tuple[int, int]) -> Image.Image:
-    """Where the figure is that `jpeg` paints: 255, and 0 elsewhere."""
+    """The mask (L, 255 = figure) of the figure in `jpeg`."""
     return Image.radial_gradient("L").resize(size).point(lambda value: 255 * (value < 110))
 
 
 def jpeg(size: tuple[int, int], *, quality: int = 90, seed: int = 0) -> bytes:
-    """A photo-like JPEG: soft shapes with grain, and before them a dark figure where canned masks have theirs."""
+    """A photo-like JPEG: soft shapes with grain, and a dark figure at the place of the ellipse in canned masks."""
     random = np.random.default_rng(seed)
     coarse = Image.fromarray(random.integers(60, 230, (9, 12, 3), np.uint8)).resize(
         size, Image.Resampling.BICUBIC
@@ -139,15 +139,15 @@ def jpeg(size: tuple[int, int], *, quality: int = 90, seed: int = 0) -> bytes:
 
 
 def numbered(photo: bytes, number: int) -> bytes:
-    """The same JPEG with a comment that makes its bytes its own."""
-    words = f"photo {number}".encode()
-    return photo[:2] + b"\xff\xfe" + (len(words) + 2).to_bytes(2) + words + photo[2:]
+    """The JPEG with a comment that makes its bytes distinct."""
+    comment = f"photo {number}".encode()
+    return photo[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2) + comment + photo[2:]
 
 
 def submit(
     store: Store, photo: bytes, images: int, *, day: date = FIRST_DATE, first: int = 0, **request: Any
 ) -> Batch:
-    """A batch of so many photos with bytes of their own, and its request."""
+    """Uploads a batch of ``images`` photos with distinct bytes, and its request."""
     batch = Batch(day, "101530")
     for number in range(first, first + images):
         store.write(batch.upload_key(f"{number:06}.jpg"), numbered(photo, number), media_type="image/jpeg")
@@ -157,7 +157,7 @@ def submit(
 
 
 def finished(rig: Rig, store: Store, settings: Settings, images: int) -> Batch:
-    """A batch of empty photos as a run leaves it when all went well: results, ledger, report."""
+    """A batch of empty photos in the state after a successful run: results, ledger, report."""
     batch = Batch(FIRST_DATE, "101530")
     rig.seed(store, batch.input_prefix, images)
     rig.seed(store, batch.output_prefix, images)
@@ -167,9 +167,9 @@ def finished(rig: Rig, store: Store, settings: Settings, images: int) -> Batch:
     (uploaded,) = batches(store, batch.date)
     tags = {found.key: found.etag for found in store.list(f"{batch.output_prefix}/")}
     work = open_work(store, settings, uploaded, [])
-    for image, found in work.images.items():
-        assert found is not None
-        prints = fingerprints(settings, work.settings_of(image), found.etag, {})
+    for image, source in work.images.items():
+        assert source is not None
+        prints = fingerprints(settings, work.settings_of(image), source.etag, {})
         stages = {stage: StageRecord(made_for, Status.SUCCEEDED) for stage, made_for in prints.items()}
         key = s3_keys.result_key(batch.output_prefix, image)
         output = {
@@ -184,7 +184,7 @@ def finished(rig: Rig, store: Store, settings: Settings, images: int) -> Batch:
             "Seed": 123_456_789,
             "CostUSD": 0.012,
         }
-        entry = Entry(image, found.etag, "0" * 64, labels="Object", caption="An object before a plain wall.")
+        entry = Entry(image, source.etag, "0" * 64, labels="Object", caption="An object before a plain wall.")
         entry.stages, entry.outputs = stages, [output]
         entry.files, entry.names = {key: tags[key]}, {"1": image}
         for number, stage in enumerate(prints):
@@ -198,12 +198,12 @@ def finished(rig: Rig, store: Store, settings: Settings, images: int) -> Batch:
 
 
 def days(count: int) -> list[date]:
-    """So many upload dates."""
+    """The first ``count`` upload dates."""
     return [FIRST_DATE + timedelta(days=number) for number in range(count)]
 
 
-def words(**settings: Any) -> dict[str, str]:
-    """Settings as environment variables."""
+def environment_variables(**settings: Any) -> dict[str, str]:
+    """Settings as environment variables of the pipeline."""
     return {f"BG_{name.upper()}": str(value) for name, value in settings.items()}
 
 
@@ -211,18 +211,18 @@ def words(**settings: Any) -> dict[str, str]:
 
 
 class Run:
-    """A run of the pipeline in a process of its own, which waits for `go`; see `one_run`."""
+    """A run of the pipeline in its own process, which waits for `go`; see `one_run`."""
 
     def __init__(
         self, store: Store, dates: Sequence[date], *, stages: Sequence[str] = STAGES, **settings: Any
     ) -> None:
-        environment = os.environ | words(bucket=store.bucket, max_cost_usd=0, settle_seconds=0, **settings)
+        variables = environment_variables(bucket=store.bucket, max_cost_usd=0, settle_seconds=0, **settings)
         self.process: subprocess.Popen[str] = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.one_run", *map(str, dates), "--stages", *stages],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=environment,
+            env=os.environ | variables,
             cwd=ROOT,
         )
         assert self.process.stdin
@@ -231,35 +231,35 @@ class Run:
         self._out: IO[str] = self.process.stdout
 
     def ready(self) -> Self:
-        """Waits until everything is imported."""
+        """Waits until the process has imported everything."""
         assert self._out.readline() == "ready\n"
         return self
 
     def go(self) -> Self:
-        """Lets the run begin."""
+        """Starts the run."""
         self._in.write("go\n")
         self._in.flush()
         return self
 
     def result(self) -> dict[str, Any]:
-        """What the run says of itself, when it has ended."""
-        said: dict[str, Any] = json.loads(self._out.readline())
+        """Waits for the end of the run and returns its result; the fields are those in `one_run`."""
+        result: dict[str, Any] = json.loads(self._out.readline())
         self.process.wait()
-        return said
+        return result
 
     def kill(self) -> None:
-        """Ends it at once, as a crash does."""
+        """Ends the process with SIGKILL."""
         self.process.kill()
         self.process.wait()
 
 
 def run(store: Store, dates: Sequence[date], **settings: Any) -> dict[str, Any]:
-    """A run from start to end in a process of its own."""
+    """Executes a run in its own process and returns its result."""
     return Run(store, dates, **settings).ready().go().result()
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Prints a Markdown table, each row as soon as it is there."""
+    """Prints a Markdown table, each row as soon as it is computed."""
     print("|", " | ".join(head), "|")
     print("|", " | ".join("---" for _ in head), "|", flush=True)
     for row in rows:

@@ -1,4 +1,4 @@
-"""Batches for tests: photos and a request under a date, runs over them, and what was stored."""
+"""Test batches: uploads photos and requests, runs the pipeline over them, and reads what was stored."""
 
 import functools
 import json
@@ -18,13 +18,13 @@ from bg_pipeline.storage.object_store import Store
 from bg_pipeline_tests.pictures import photo
 
 DATE = date(2025, 11, 20)
-"""The usual upload date: past by any clock with which the tests are run, and so one of Dagster's partitions."""
+"""The default upload date: in the past for every clock that tests use, and so one of Dagster's partitions."""
 
 
 def aws(*regions: str) -> Aws:
-    """Clients for these Regions (default: us-east-1), shared by all tests: to make them takes longer than to run."""
-    leads = sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
-    return _aws(regions or ("us-east-1",), tuple(leads))
+    """Clients for these Regions (default: us-east-1), cached because creating them takes longer than most tests."""
+    variables = sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
+    return _aws(regions or ("us-east-1",), tuple(variables))
 
 
 @functools.cache
@@ -34,14 +34,14 @@ def _aws(regions: tuple[str, ...], environment: tuple[tuple[str, str], ...]) -> 
 
 @dataclass
 class Bench:
-    """A bucket with batches, and the pipeline to run over them with settings of the test's choice."""
+    """A bucket with batches, and the pipeline with the test's settings; ``notes`` collects its log lines."""
 
     store: Store
     overrides: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def settings(self, **overrides: Any) -> Settings:
-        quick = {
+        defaults = {
             "max_concurrency": 8,
             "settle_seconds": 0,
             "bucket": self.store.bucket,
@@ -53,7 +53,7 @@ class Bench:
             "quota_caption_rpm": 60_000,
             "quota_detect_labels_tps": 1_000,
         }
-        return settings(**{**quick, **self.overrides, **overrides})
+        return settings(**{**defaults, **self.overrides, **overrides})
 
     def put(self, key: str, data: bytes) -> None:
         self.store.write(key, data, media_type="application/octet-stream")
@@ -67,16 +67,16 @@ class Bench:
         requested: bool = True,
         **request: Any,
     ) -> Batch:
-        """Uploads photos (a number means so many different ones) and, last, the request."""
-        made = Batch(day, batch)
+        """Uploads photos (by name, or this number of different ones) and, if ``requested``, the request last."""
+        submitted = Batch(day, batch)
         if isinstance(photos, int):
             photos = {f"photo-{number}.jpg": photo(number) for number in range(photos)}
         for name, data in photos.items():
-            self.put(made.upload_key(name), data)
+            self.put(submitted.upload_key(name), data)
         if requested:
             document = {"Id": f"id-{batch}", "Prompt": "a sunny beach", **request}
-            self.put(made.request_key, json.dumps(document).encode())
-        return made
+            self.put(submitted.request_key, json.dumps(document).encode())
+        return submitted
 
     def run(
         self,
@@ -86,10 +86,10 @@ class Bench:
         stages: Any = None,
         **overrides: Any,
     ) -> DateResult:
-        """Runs the dates (the usual one if none is named) and returns the last one's outcome."""
+        """Runs the dates (default: `DATE`) and returns the result of the last one."""
         chosen = self.settings(**overrides)
         more = {} if stages is None else {"stages": stages}
-        found = pipeline.run(
+        results = pipeline.run(
             chosen,
             days or (DATE,),
             aws=aws(*chosen.regions),
@@ -99,10 +99,10 @@ class Bench:
             note=self.notes.append,
             **more,
         )
-        return found[(days or (DATE,))[-1]]
+        return results[(days or (DATE,))[-1]]
 
     def rows(self, batch: Batch, batch_id: str | None = None) -> dict[str, Row]:
-        """The stored report's rows by image."""
+        """The rows of the stored report, by image name."""
         key = f"{batch.status_prefix}/status_report_{batch_id or f'id-{batch.name}'}.json"
         content = self.store.read(key)
         assert content is not None, f"there is no report {key}"

@@ -1,4 +1,4 @@
-"""A bucket for tests in which several clients meet over HTTP."""
+"""Buckets for tests in which several S3 clients access the same objects."""
 
 import uuid
 from collections.abc import Callable
@@ -12,14 +12,14 @@ from bg_pipeline.storage.object_store import Store
 
 @cache
 def _session() -> boto3.session.Session:
-    # A session reads the description of S3 once, which takes longer than most tests.
+    # Shared, because a session loads the service model of S3, which takes longer than most tests.
     return boto3.session.Session(
         aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1"
     )
 
 
 def new_bucket(address: str) -> Callable[[], Store]:
-    """An empty bucket; each call of the result makes a Store with a client of its own, as another process would."""
+    """Creates a bucket; each call of the result returns a Store with its own client, like that of another process."""
     name = f"bucket-{uuid.uuid4().hex[:12]}"
 
     def store() -> Store:

@@ -1,4 +1,4 @@
-"""A clock that stands still in chosen modules, for tests of what depends on the date."""
+"""A stopped clock in chosen modules, for tests that depend on the date."""
 
 from datetime import datetime, tzinfo
 from types import ModuleType
@@ -7,11 +7,11 @@ import pytest
 
 
 def stop_clock(monkeypatch: pytest.MonkeyPatch, moment: datetime, *modules: ModuleType) -> None:
-    """From now on ``datetime.now`` in these modules is ``moment``, which has a time zone."""
+    """Makes ``datetime.now`` in these modules return ``moment``, which must have a time zone."""
 
     class Stopped(datetime):
         @classmethod
-        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+        def now(cls, tz: tzinfo | None = None) -> datetime:
             return moment.astimezone(tz)
 
     for module in modules:

@@ -1,7 +1,7 @@
-"""What all tests share: no test reaches a real account, and one stand-in for AWS serves the whole session.
+"""Fixtures of all tests: no test can reach a real account, and the session shares one stand-in for AWS.
 
-A test that names ``stand_in``, ``control``, ``bucket`` or a client gets AWS by boto3's own environment variables;
-``boto3.client("sqs")`` and any other client made in such a test lead there as well.
+The fixtures ``stand_in``, ``control``, ``bucket`` and the clients direct boto3 to the stand-in by environment
+variables, so every other client that such a test makes, e.g. ``boto3.client("sqs")``, uses it too.
 """
 
 import json
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import boto3
+import hypothesis
 import pytest
 
 from bg_pipeline_local_aws.control_client import ControlClient
@@ -23,25 +24,32 @@ if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
 NOWHERE = "http://127.0.0.1:9"
+"""An address that refuses connections."""
+
+# On a loaded machine an example or the generation of data can take any time; pytest-timeout limits the whole test.
+hypothesis.settings.register_profile(
+    "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("tests")
 
 
-def _enter(stand_in: LocalAws) -> None:
+def _use(stand_in: LocalAws) -> None:
     environment = stand_in.environment()
     os.environ.clear()
     os.environ.update(environment)
 
 
 def pytest_configure() -> None:
-    """Ctrl-C works in all processes that tests start: a shell ignores it in what it runs in the background."""
+    """Enables SIGINT in the processes that tests start; a shell ignores it in its background jobs."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_real_aws() -> Iterator[None]:
-    """Until the stand-in runs, AWS is nowhere."""
+    """Directs all AWS calls to `NOWHERE` until the stand-in runs."""
     before = dict(os.environ)
-    _enter(LocalAws(NOWHERE, NOWHERE, "us-east-1"))
+    _use(LocalAws(NOWHERE, NOWHERE, "us-east-1"))
     yield
     os.environ.clear()
     os.environ.update(before)
@@ -49,15 +57,15 @@ def _no_real_aws() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def stand_in(_no_real_aws: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAws]:
-    """The stand-in for AWS, empty, for the whole session."""
+    """The stand-in for AWS, shared by all tests of the session and empty at its start."""
     with local_aws(tmp_path_factory.mktemp("local-aws")) as running:
-        _enter(running)
+        _use(running)
         yield running
 
 
 @pytest.fixture
 def control(stand_in: LocalAws) -> Iterator[ControlClient]:
-    """The stand-in's control route; its rules and books are as at the start, before and after the test."""
+    """A client of the stand-in's control routes; rules and call log are reset before and after the test."""
     client = ControlClient(stand_in.models)
     client.reset()
     client.mark()
@@ -83,8 +91,8 @@ def invoke(bedrock_runtime: "BedrockRuntimeClient") -> Callable[[str, dict[str, 
 
     def call(model: str, body: dict[str, Any]) -> dict[str, Any]:
         answer = bedrock_runtime.invoke_model(modelId=model, body=json.dumps(body))
-        found: dict[str, Any] = json.loads(answer["body"].read())
-        return found
+        fields: dict[str, Any] = json.loads(answer["body"].read())
+        return fields
 
     return call
 
@@ -105,7 +113,7 @@ def bucket(s3: "S3Client") -> str:
 
 @pytest.fixture(scope="session")
 def moto_s3() -> Iterator[str]:
-    """The address of moto's server, an S3 by other authors, for ``endpoint_url=``."""
+    """The ``endpoint_url`` of moto's server, another implementation of S3."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)

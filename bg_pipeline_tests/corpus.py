@@ -1,6 +1,6 @@
-"""Image files of all the kinds that people upload, and some that are none, made when they are asked for.
+"""Generated image files of all kinds that people upload, and files that are not images, with the expected outcomes.
 
-Each comes with what becomes of it. None is larger than a few hundred kilobytes, whatever its header says.
+No file is larger than a few hundred kilobytes, even if its header claims more pixels.
 """
 
 import functools
@@ -20,16 +20,16 @@ from bg_pipeline_tests.pictures import photo_and_mask
 SIZE = (240, 180)
 
 COMPLAINTS = "ignore:(Corrupt|Possibly corrupt) EXIF data:UserWarning"
-"""A warning filter for tests that open the corpus: what Pillow says about damaged EXIF, besides reading the rest."""
+"""A warning filter for tests that open the corpus: Pillow's warnings about damaged EXIF, which it skips."""
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A file under the name it is uploaded with.
+    """A file with its upload name and the expected outcome of opening it.
 
-    ``outcome`` is "opens", or the code of the `ImageError` that refuses it. For one that opens, ``format`` is its
-    true format, ``picture`` how it looks upright in sRGB (RGBA if it is translucent) to within ``tolerance`` levels
-    on average, and ``note`` a part of what is said about opening it.
+    ``outcome`` is "opens" or the code of the `ImageError`. For a file that opens, ``format`` is its real format,
+    ``picture`` the expected upright sRGB picture (RGBA if translucent) within a mean difference of ``tolerance``
+    levels, and ``note`` a part of a note about opening it. For a refused file ``note`` is a part of the error.
     """
 
     name: str
@@ -43,20 +43,20 @@ class Case:
 
 @functools.cache
 def corpus() -> tuple[Case, ...]:
-    """Every case; the first call takes about a second."""
+    """All cases; the first call takes about a second."""
     return (*_jpegs(), *_pngs(), *_tiffs(), *_others(), *_strange_shapes(), *_damaged(), *_no_images())
 
 
 @functools.cache
 def scene() -> Image.Image:
-    """The picture that the cases show."""
+    """The picture in most of the files."""
     return photo_and_mask(2, size=SIZE)[0]
 
 
 @functools.cache
 def translucent_scene() -> Image.Image:
     picture, mask = photo_and_mask(2, size=SIZE)
-    # Clear parts black, so that formats that drop the colour of clear pixels compare equal.
+    # Transparent pixels are black, so that formats that drop their colour compare equal.
     clear = Image.new("RGB", SIZE)
     clear.paste(picture, mask=mask.point(lambda level: 255 if level else 0))
     clear.putalpha(mask)
@@ -64,14 +64,14 @@ def translucent_scene() -> Image.Image:
 
 
 def saved(image: Image.Image, format: str, **options: Any) -> bytes:
-    """The image as a file."""
+    """The encoded image."""
     file = io.BytesIO()
     image.save(file, format, **options)
     return file.getvalue()
 
 
 def exif(orientation: int, *, gps: bool = False) -> bytes:
-    """An EXIF block with an orientation and a camera, and a place if asked for."""
+    """An EXIF block with an orientation, a camera and optionally GPS coordinates."""
     block = Image.Exif()
     block[0x0112] = orientation
     block[0x010F] = "A Camera"
@@ -81,7 +81,7 @@ def exif(orientation: int, *, gps: bool = False) -> bytes:
 
 
 def lying(image: Image.Image, orientation: int) -> Image.Image:
-    """The image as a camera stores it that was held this way: undoing the orientation gives the image."""
+    """The image as a camera stores it for this EXIF orientation; applying the orientation gives the image."""
     turn = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
         3: Image.Transpose.ROTATE_180,
@@ -94,7 +94,7 @@ def lying(image: Image.Image, orientation: int) -> Image.Image:
     return image.transpose(turn[orientation]) if orientation in turn else image
 
 
-# Colour profiles (ICC.1:2001-04), as small as they may be
+# Minimal colour profiles (ICC.1:2001-04)
 
 
 def _tag(kind: bytes, *parts: bytes) -> bytes:
@@ -131,7 +131,7 @@ def _gamma(value: float) -> bytes:
 
 
 def rgb_profile(name: str, primaries: tuple[tuple[float, float, float], ...], gamma: float) -> bytes:
-    """A display profile of these primaries (D50 XYZ) and this gamma."""
+    """A display profile with these primaries (D50 XYZ) and this gamma."""
     tags = {
         signature: _tag(b"XYZ ", _fixed(*xyz))
         for signature, xyz in zip((b"rXYZ", b"gXYZ", b"bXYZ"), primaries, strict=True)
@@ -142,12 +142,12 @@ def rgb_profile(name: str, primaries: tuple[tuple[float, float, float], ...], ga
 
 
 def grey_profile(gamma: float) -> bytes:
-    """A grey profile of this gamma."""
+    """A grey profile with this gamma."""
     return _profile(b"GRAY", b"mntr", b"XYZ ", f"Grey gamma {gamma}", {b"kTRC": _gamma(gamma)})
 
 
 def cmyk_profile() -> bytes:
-    """A printer profile whose inks are a little duller than the plain formula's."""
+    """A CMYK profile with colours slightly duller than those of the naive conversion."""
     corners = []
     for place in range(16):
         inks = [place >> shift & 1 for shift in (3, 2, 1, 0)]
@@ -176,7 +176,7 @@ SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 def _in(profile: bytes, image: Image.Image, mode: str = "RGB") -> Image.Image:
-    """The sRGB picture's colours as numbers of another profile."""
+    """The sRGB picture converted to another profile."""
     source, target = ImageCms.createProfile("sRGB"), ImageCms.getOpenProfile(io.BytesIO(profile))
     turned = ImageCms.profileToProfile(
         image, source, target, ImageCms.Intent.RELATIVE_COLORIMETRIC, outputMode=mode
@@ -185,11 +185,11 @@ def _in(profile: bytes, image: Image.Image, mode: str = "RGB") -> Image.Image:
     return turned
 
 
-# PNG and TIFF that Pillow does not write
+# PNG and TIFF files that Pillow cannot write
 
 
 def png_file(header: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG of these chunks, its first one's content being ``header``."""
+    """A PNG file with IHDR content ``header`` and these chunks (name, content)."""
     parts = [b"\x89PNG\r\n\x1a\n"]
     for name, content in ((b"IHDR", header), *chunks, (b"IEND", b"")):
         parts.append(
@@ -199,7 +199,7 @@ def png_file(header: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
 
 
 def _deep_png(image: Image.Image) -> bytes:
-    """The image with 16 bits a channel, the lower ones noise."""
+    """The image with 16 bits per channel, the lower 8 bits noise."""
     values = np.asarray(image, np.uint16) * 256 + np.random.default_rng(0).integers(0, 256, (*SIZE[::-1], 3))
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     return png_file(struct.pack(">2L5B", *SIZE, 16, 2, 0, 0, 0), (b"IDAT", zlib.compress(rows)))
@@ -216,7 +216,7 @@ def _deep_tiff(image: Image.Image) -> bytes:
     return struct.pack("<2sHL", b"II", 42, 14 + len(pixels)) + depths + pixels + directory + bytes(4)
 
 
-# The kinds
+# The cases, by format
 
 
 def _jpegs() -> Iterator[Case]:
@@ -224,7 +224,8 @@ def _jpegs() -> Iterator[Case]:
     plain = saved(picture, "JPEG", quality=95)
 
     def case(name: str, data: bytes, **more: Any) -> Case:
-        return Case(name, data, **({"format": "jpeg", "picture": picture} | more))
+        fields: dict[str, Any] = {"format": "jpeg", "picture": picture} | more
+        return Case(name, data, **fields)
 
     yield case("plain.jpg", plain)
     for orientation in range(1, 9):
@@ -290,7 +291,8 @@ def _pngs() -> Iterator[Case]:
     picture, translucent = scene(), translucent_scene()
 
     def case(name: str, data: bytes, **more: Any) -> Case:
-        return Case(name, data, **({"format": "png", "picture": picture, "tolerance": 0.5} | more))
+        fields: dict[str, Any] = {"format": "png", "picture": picture, "tolerance": 0.5} | more
+        return Case(name, data, **fields)
 
     yield case("plain.png", saved(picture, "PNG"))
     yield case("named as a jpg.jpg", saved(picture, "PNG", compress_level=1))
@@ -345,7 +347,8 @@ def _tiffs() -> Iterator[Case]:
     grey = picture.convert("L")
 
     def case(name: str, data: bytes, **more: Any) -> Case:
-        return Case(name, data, **({"format": "tiff", "picture": picture, "tolerance": 0.5} | more))
+        fields: dict[str, Any] = {"format": "tiff", "picture": picture, "tolerance": 0.5} | more
+        return Case(name, data, **fields)
 
     yield case("plain.tif", saved(picture, "TIFF"))
     for compression in ("tiff_lzw", "tiff_adobe_deflate", "packbits"):

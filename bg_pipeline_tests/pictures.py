@@ -1,4 +1,4 @@
-"""Photos for tests: a rendered subject on a studio background, small, each with bytes of its own."""
+"""Small test photos: a rendered subject on a studio background, distinct for each number."""
 
 import io
 import math
@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 def photo(
     number: int = 0, *, size: tuple[int, int] = (240, 180), format: str = "JPEG", background: str = "#d9dcdf"
 ) -> bytes:
-    """A picture file: a disc with a stem on a plain background; ``number`` changes its colour and place."""
+    """An image file of a disc with a stem on a plain background; ``number`` changes its colour and position."""
     picture, _ = photo_and_mask(number, size=size, background=background)
     out = io.BytesIO()
     picture.save(out, format, quality=95)
@@ -20,7 +20,7 @@ def photo(
 def photo_and_mask(
     number: int = 0, *, size: tuple[int, int] = (240, 180), background: str = "#d9dcdf"
 ) -> tuple[Image.Image, Image.Image]:
-    """The picture and its exact mask (L, 255 = subject)."""
+    """The picture (RGB) and its exact mask (L, 255 = subject)."""
     scale = 4
     large = (size[0] * scale, size[1] * scale)
     mask = Image.new("L", large, 0)

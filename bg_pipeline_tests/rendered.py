@@ -1,4 +1,4 @@
-"""Photos of rendered subjects whose mattes are known exactly: soft edges, hair, glass, holes, before any ground."""
+"""Rendered photos with exactly known mattes: soft edges, hair, glass and holes, on several backgrounds."""
 
 import io
 import math
@@ -17,15 +17,15 @@ Floats = NDArray[np.float32]
 _OVERSAMPLED = 2
 
 MARGIN = 8
-"""Pixels this near the subject's edge may be soft and are not its interior; the widest feather reaches 7."""
+"""Pixels within this distance of the subject's edge are not its interior: the widest feather reaches 7 pixels."""
 
 RIM = 4
-"""How far around the subject a halo is looked for."""
+"""Width in pixels of the band around the subject in which a halo is measured."""
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """A photo, its subject's exact matte (mode "L", 255 = subject) and what lies behind it, shadow included."""
+    """A photo, its subject's exact matte (mode "L", 255 = subject) and its background with the shadow."""
 
     photo: Image.Image
     matte: Image.Image
@@ -33,7 +33,7 @@ class Rendered:
 
 
 def rendered(subject: Subject, ground: Ground, size: tuple[int, int] = (400, 300), seed: int = 0) -> Rendered:
-    """The subject as a camera sees it; the same arguments give the same picture."""
+    """A photo of the subject on the background, with shadow and grain; the same arguments give the same picture."""
     random = np.random.default_rng(seed)
     matte = _matte(subject, size, random)
     behind = _ground(ground, size, random) * (1 - 0.35 * _unit(_shadow(matte)))
@@ -46,7 +46,7 @@ def rendered(subject: Subject, ground: Ground, size: tuple[int, int] = (400, 300
 
 
 def inner(mask: Image.Image) -> Flags:
-    """Where a mask is full, `MARGIN` pixels and more around."""
+    """The pixels whose mask is 255 in a surrounding of `MARGIN` pixels."""
     full = Image.fromarray(np.uint8(255) * (np.asarray(mask) == 255))
     for _ in range(MARGIN):
         full = full.filter(ImageFilter.MinFilter(3))
@@ -54,16 +54,16 @@ def inner(mask: Image.Image) -> Flags:
 
 
 def psnr(source: Image.Image, result: Image.Image, where: Flags) -> float:
-    """The PSNR of ``where``; infinite if every bit is the same, not a number if there is no such place."""
+    """The PSNR in decibels within ``where``; infinite if all bits are equal, NaN if ``where`` is empty."""
     before, after = (np.asarray(image.convert("RGB"), np.float32)[where] for image in (source, result))
     error = float(((before - after) ** 2).mean()) if before.size else math.nan
     return 10 * math.log10(255**2 / error) if error else math.inf
 
 
 def old_ground(shot: Rendered, result: Image.Image, scene: Image.Image) -> float:
-    """How much of the old background shows where the matte is not full: 0 is none, 1 all of it."""
-    around = np.asarray(shot.matte.filter(ImageFilter.MaxFilter(2 * RIM + 1))) > 0
-    edge = around & (np.asarray(shot.matte) < 255)
+    """The share (0–1) of the old background that is visible in the result where the matte is not 255."""
+    dilated = np.asarray(shot.matte.filter(ImageFilter.MaxFilter(2 * RIM + 1))) > 0
+    edge = dilated & (np.asarray(shot.matte) < 255)
     share = _unit(shot.matte)[edge]
     pictures = (shot.photo, shot.ground, scene, result.convert("RGB"))
     photo, old, new, made = (np.asarray(picture, np.float32)[edge] for picture in pictures)
@@ -73,7 +73,7 @@ def old_ground(shot: Rendered, result: Image.Image, scene: Image.Image) -> float
 
 
 def as_mask(shot: Rendered) -> bytes:
-    """The matte as a mask that a request may name: a PNG whose opaque pixels are the subject."""
+    """The matte as a mask file of a request: a PNG whose opaque pixels are the subject."""
     opaque = shot.photo.copy()
     opaque.putalpha(shot.matte)
     return as_png(opaque)
@@ -92,7 +92,7 @@ def _matte(subject: Subject, size: tuple[int, int], random: np.random.Generator)
     middle = np.array(large.size) / 2
 
     def at(*numbers: float) -> list[tuple[float, float]]:
-        """Points as shares of the shorter side, from the middle."""
+        """Pixel positions of points given as shares of the shorter side, relative to the centre."""
         return [
             tuple(middle + unit * np.array(pair)) for pair in zip(numbers[::2], numbers[1::2], strict=True)
         ]
@@ -136,7 +136,7 @@ def _matte(subject: Subject, size: tuple[int, int], random: np.random.Generator)
 
 
 def _shadow(matte: Image.Image) -> Image.Image:
-    """What falls to the lower right of the subject."""
+    """The matte shifted to the lower right and blurred."""
     shift = (1, 0, -matte.width / 60, 0, 1, -matte.height / 50)
     return matte.transform(matte.size, Image.Transform.AFFINE, shift).filter(
         ImageFilter.GaussianBlur(matte.width / 60)
@@ -178,5 +178,5 @@ def _unit(mask: Image.Image) -> Floats:
     return np.asarray(mask, np.float32)[..., None] / np.float32(255)
 
 
-def _picture(pixels: Floats) -> Image.Image:
+def _picture(pixels: NDArray[np.floating]) -> Image.Image:
     return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))

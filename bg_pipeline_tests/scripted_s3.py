@@ -1,4 +1,4 @@
-"""An S3 whose answers a test writes down, for what no emulator does: errors, torn answers, counted requests."""
+"""An S3 server with scripted answers, for what emulators do not offer: errors, truncated bodies, request logs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +11,9 @@ import boto3
 from botocore.config import Config
 
 CUT = b"the beginning"
-"""A body that ends before the length that was said."""
+"""A body that ends before its Content-Length."""
 STALL = b"and then silence"
-"""A body after which the rest of the length that was said is never sent."""
+"""A body of which the last byte is never sent, while the connection stays open."""
 DOWN = (503, b"<Error><Code>SlowDown</Code></Error>")
 ABSENT = (404, b"<Error><Code>NoSuchKey</Code></Error>")
 CONFLICT = b"<Error><Code>ConditionalRequestConflict</Code></Error>"
@@ -21,10 +21,10 @@ CONFLICT = b"<Error><Code>ConditionalRequestConflict</Code></Error>"
 
 @dataclass
 class ScriptedS3:
-    """``answers`` are status and body of the next requests, in turn, and then 200 and "x".
+    """``answers`` are status and body for the next requests, in order; after them every answer is 200 and "x".
 
-    ``asked`` are the requests that came, ``keys`` the access keys that signed them, ``parts`` the tag and the range
-    that they asked for, where they did.
+    ``asked`` are the requests received (method and path), ``keys`` the access keys that signed them, ``parts`` the
+    If-Match and Range headers of those with a range.
     """
 
     client: Any
@@ -36,7 +36,7 @@ class ScriptedS3:
 
 @contextmanager
 def scripted_s3(read_timeout: float = 60) -> Iterator[ScriptedS3]:
-    """One with a boto3 client of it, which tries three times, for as long as the block lasts."""
+    """Runs the server while the context is open; its boto3 ``client`` makes three attempts."""
     script = ScriptedS3(None)
     over = Event()
 

@@ -1,9 +1,9 @@
-"""Runs tests at another time of day, which all processes that they start share:
+"""Runs tests at another time of day, in all processes that they start:
 
     python -m bg_pipeline_tests.shifted_clock "2026-12-31 23:59:59.8" [pytest's arguments]
 
-Each test begins at this time (UTC) and the clock runs on from there, so that with the time above midnight falls
-into every test. Only the time of day is shifted, not the clocks that measure durations. Needs Linux and a C compiler.
+Each test starts at this time (UTC) and the clock advances from there; with the time above, midnight passes during
+every test. Only the time of day is shifted, not monotonic clocks. Needs Linux and a C compiler.
 """
 
 import os
@@ -16,17 +16,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 SHIFT = "SHIFTED_CLOCK"
-"""Names the file with the nanoseconds that the preloaded library adds; see shifted_clock.c."""
+"""Variable with the path of the file that holds the shift in nanoseconds; read by the preloaded library."""
 BEGIN = "SHIFTED_CLOCK_BEGIN"
-"""When each test begins, in seconds since 1970."""
+"""Variable with the start time of each test, in seconds since 1970."""
 
 
 def run(begin: str, arguments: Sequence[str]) -> int:
-    """Runs pytest with each test beginning at ``begin`` (ISO 8601, UTC) and returns its exit code."""
+    """Runs pytest with each test starting at ``begin`` (ISO 8601, UTC) and returns its exit code."""
     try:
         moment = datetime.fromisoformat(begin).replace(tzinfo=UTC)
     except ValueError:
-        print(f"{begin!r} is no time; say one as in '2026-12-31 23:59:59.8'", file=sys.stderr)  # noqa: T201
+        print(f"{begin!r} is not a time; give one like '2026-12-31 23:59:59.8'", file=sys.stderr)  # noqa: T201
         return 2
     with tempfile.TemporaryDirectory() as folder:
         library, shift = Path(folder, "shifted_clock.so"), Path(folder, "shift")
@@ -35,7 +35,7 @@ def run(begin: str, arguments: Sequence[str]) -> int:
         shift.write_bytes(bytes(8))
         shifted = {"LD_PRELOAD": str(library), SHIFT: str(shift), BEGIN: str(moment.timestamp())}
         command = [sys.executable, "-m", "pytest", "-p", "bg_pipeline_tests.shifted_clock"]
-        # Where pytest shares a folder, it deletes what is old by this clock: also what other sessions work in.
+        # In its shared folder pytest would delete the folders of other sessions, which are old by this clock.
         command += [f"--basetemp={Path(folder, 'pytest')}", *arguments]
         return subprocess.run(command, env=os.environ | shifted, check=False).returncode
 
@@ -51,12 +51,12 @@ def _begin() -> None:
 
 
 def pytest_configure() -> None:
-    """What is read while tests are collected is the time at which they begin, too."""
+    """Sets the clock before tests are collected, for modules that read it at import."""
     _begin()
 
 
 def pytest_runtest_setup() -> None:
-    """Sets the clock, before the fixtures of the test."""
+    """Sets the clock before the fixtures of each test."""
     _begin()
 
 

@@ -1,7 +1,6 @@
 """The calls and costs that a plan counts for each kind of request, without those of finished images."""
 
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from bg_pipeline_tests.pictures import photo
 
 
 @pytest.fixture
-def bench(s3, bucket: str, control: ControlClient) -> Iterator[Bench]:
+def bench(s3, bucket: str, control: ControlClient) -> Bench:
     control.switch(canned=True)
     return Bench(Store(s3, bucket))
 

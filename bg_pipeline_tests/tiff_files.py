@@ -1,4 +1,4 @@
-"""TIFF files of kinds that Pillow does not write: planes, tiles, floats, nested pages, either byte order."""
+"""Writes TIFF files of kinds that Pillow cannot write: planes, tiles, floats, nested pages, both byte orders."""
 
 import struct
 import zlib
@@ -14,10 +14,10 @@ SHORT, LONG, BYTE = 3, 4, 1
 
 @dataclass(frozen=True, eq=False)
 class Page:
-    """One picture: ``values`` (height, width, channels) stored as they are.
+    """One picture: ``values`` (height, width, channels) are stored unchanged.
 
-    ``photometric`` says what they mean (0 white is zero, 1 grey, 2 RGB, 5 inks). ``tags`` are further (tag, type,
-    values), the last of two with one number counts; ``below`` are pages in SubIFDs.
+    ``photometric`` is their PhotometricInterpretation (0 white is zero, 1 grey, 2 RGB, 5 CMYK). ``tags`` are further
+    (tag, type, values), which replace earlier ones with the same number; ``below`` are pages in SubIFDs.
     """
 
     values: np.ndarray[Any, Any]
@@ -30,7 +30,7 @@ class Page:
     below: Sequence["Page"] = ()
 
     def parts(self, order: str) -> list[bytes]:
-        """The strips or tiles."""
+        """The bytes of the strips or tiles."""
         pack: Callable[[bytes], bytes] = zlib.compress if self.packed else bytes
         stored = self.values.astype(self.values.dtype.newbyteorder(order))
         planes = np.split(stored, stored.shape[2], axis=2) if self.planar else [stored]
@@ -49,7 +49,7 @@ class Page:
         ]
 
     def described(self, offsets: list[int], lengths: list[int]) -> dict[int, Tag]:
-        """The tags of the picture itself."""
+        """All tags except SubIFDs, by number."""
         height, width, channels = self.values.shape
         kind = {"u": 1, "i": 2, "f": 3}[self.values.dtype.kind]
         found: list[Tag] = [
@@ -71,7 +71,7 @@ class Page:
 
 
 def tiff_file(*pages: Page, order: str = "<") -> bytes:
-    """A TIFF of these pages; ``order`` is "<" or ">"."""
+    """A TIFF file of these pages; ``order`` is "<" (little-endian) or ">"."""
     data = bytearray({"<": b"II*\0", ">": b"MM\0*"}[order] + bytes(4))
     link = 4
     for page in pages:
@@ -82,7 +82,7 @@ def tiff_file(*pages: Page, order: str = "<") -> bytes:
 
 
 def _add(data: bytearray, page: Page, order: str) -> tuple[int, int]:
-    """Adds the page; where its directory is, and where the next one's place belongs."""
+    """Appends the page; returns the offset of its directory, and where the offset of the next directory is stored."""
     offsets, lengths = [], []
     for part in page.parts(order):
         offsets.append(len(data))

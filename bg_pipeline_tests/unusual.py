@@ -1,4 +1,4 @@
-"""Image files of unusual kinds, damaged and hostile ones, made by program, with what becomes of each."""
+"""Generated image files of unusual kinds, damaged and hostile ones, with the expected outcomes."""
 
 import base64
 import functools
@@ -19,7 +19,7 @@ from bg_pipeline_tests.tiff_files import BYTE, LONG, SHORT, Page, tiff_file
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
-# Linear sRGB in other primaries, from the standards' own chromaticities.
+# Conversion of linear sRGB to other primaries, from the chromaticities in the standards.
 TO_P3 = np.array(
     [[0.82246197, 0.17753803, 0], [0.03319420, 0.96680580, 0], [0.01708263, 0.07239744, 0.91051993]]
 )
@@ -35,7 +35,7 @@ TO_ADOBE = np.array([[0.71512560, 0.28487440, 0], [0, 1, 0], [0, 0.04116194, 0.9
 
 @functools.cache
 def unusual() -> tuple[Case, ...]:
-    """Every case; the first call takes about two seconds."""
+    """All cases; the first call takes about two seconds."""
     return (
         *_jpegs(),
         *_damaged_jpegs(),
@@ -53,11 +53,11 @@ def unusual() -> tuple[Case, ...]:
     )
 
 
-# Colours, computed before anything is encoded
+# Colour conversions
 
 
 def linear(picture: Image.Image) -> Floats:
-    """The light of an sRGB picture, 0 to 1."""
+    """Linear light (0–1) of an sRGB picture."""
     values = np.asarray(picture, np.float64) / 255
     return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
 
@@ -73,7 +73,7 @@ def pq_curve(nits: Floats) -> Floats:
 
 
 def hlg_curve(nits: Floats) -> Floats:
-    """What a display of 1,000 nit must be sent to show this light of BT.2020."""
+    """The HLG signal (0–1) for linear BT.2020 light in nits on a display of 1,000 nits."""
     shown = np.clip(nits, 0, 1000) / 1000
     luminance = (shown @ np.array([0.2627, 0.6780, 0.0593]))[..., None]
     scene = shown * np.maximum(luminance, 1e-9) ** (-0.2 / 1.2)
@@ -86,7 +86,7 @@ def deep(values: Floats) -> np.ndarray[Any, np.dtype[np.uint16]]:
 
 
 def deep_png(values: np.ndarray[Any, np.dtype[np.uint16]], *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG of 16 bits a channel with further chunks before its pixels."""
+    """A PNG with 16 bits per channel and further chunks before its pixels."""
     height, width, channels = values.shape
     kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
@@ -95,7 +95,7 @@ def deep_png(values: np.ndarray[Any, np.dtype[np.uint16]], *chunks: tuple[bytes,
 
 
 def flat_png(image: Image.Image, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG of 8 bits a channel with further chunks before its pixels."""
+    """A PNG with 8 bits per channel and further chunks before its pixels."""
     kind = {"L": 0, "RGB": 2, "LA": 4, "RGBA": 6}[image.mode]
     header = struct.pack(">2L5B", *image.size, 8, kind, 0, 0, 0)
     return png_file(header, *chunks, (b"IDAT", zlib.compress(_rows(image), 1)))
@@ -115,14 +115,14 @@ ICC_P3 = (b"iCCP", b"p\0\0" + zlib.compress(DISPLAY_P3))
 
 
 def avif(image: Image.Image, primaries: int, transfer: int) -> bytes:
-    """An AVIF that names its colours by these numbers."""
+    """An AVIF with these CICP colour primaries and transfer characteristics."""
     data = saved(image, "AVIF", quality=100, subsampling="4:4:4", speed=10)
     place = data.index(b"colrnclx") + 8
     return data[:place] + struct.pack(">2H", primaries, transfer) + data[place + 4 :]
 
 
 def heic(values: np.ndarray[Any, Any], primaries: int = 2, transfer: int = 2, **options: Any) -> bytes:
-    """A HEIC of 8 bits a channel, or of 10 for 16-bit values, that names its colours by these numbers."""
+    """A HEIC with 8 bits per channel (10 for 16-bit values) and these CICP primaries and transfer characteristics."""
     mode = {3: "RGB", 4: "RGBA"}[values.shape[2]] + (";16" if values.dtype == np.uint16 else "")
     file = io.BytesIO()
     pillow_heif.from_bytes(mode, (values.shape[1], values.shape[0]), values.tobytes()).save(
@@ -162,7 +162,7 @@ def _colours() -> Iterator[Case]:
         1.0,
         "gamma 1",
     )
-    # Which of several claims counts is as in browsers: cICP, profile, sRGB, gamma.
+    # If a file has several colour chunks, the precedence is that of browsers: cICP, iCCP, sRGB, gAMA.
     yield png("cicp of srgb before a profile.png", flat_png(picture, (b"cICP", b"\1\x0d\0\1"), ICC_P3), "", 0)
     yield png("profile before gamma.png", flat_png(_in_p3(), ICC_P3, gamma_chunk(1.0)), "Display P3", 2.0)
     yield png(
@@ -228,7 +228,7 @@ def _dcf(space: int, index: str) -> bytes:
 
 
 def _scans(data: bytes) -> list[int]:
-    """Where the scans of a JPEG begin."""
+    """The offsets of a JPEG's scans."""
     places, place = [], 0
     while (place := data.find(b"\xff\xda", place)) >= 0:
         places.append(place)
@@ -241,7 +241,7 @@ def _frame(data: bytes) -> int:
 
 
 def oriented(kind: int, orientation: int) -> bytes:
-    """EXIF with an orientation as a number of this type."""
+    """EXIF with an orientation stored as TIFF type ``kind``."""
     value = struct.pack({1: "<B3x", 3: "<H2x", 4: "<L", 8: "<h2x", 9: "<l"}[kind], orientation)
     return b"Exif\0\0II*\0\x08\0\0\0\x01\0" + struct.pack("<HHL", 0x0112, kind, 1) + value + bytes(4)
 
@@ -251,7 +251,8 @@ def _jpegs() -> Iterator[Case]:
     plain = saved(picture, "JPEG", quality=95)
 
     def case(name: str, data: bytes, **more: Any) -> Case:
-        return Case(name, data, **({"format": "jpeg", "picture": picture} | more))
+        fields: dict[str, Any] = {"format": "jpeg", "picture": picture} | more
+        return Case(name, data, **fields)
 
     yield case("no end marker.jpg", plain[:-2])
     yield case("half an end marker.jpg", plain[:-1])
@@ -291,16 +292,16 @@ def _jpegs() -> Iterator[Case]:
     yield case("three to one.jpg", _three_to_one(), picture=surface, tolerance=1)
     yield case("three to one, cut.jpg", _three_to_one()[:-200], outcome="DamagedImage")
     grey = picture.convert("L")
-    data = bytearray(saved(grey, "JPEG", quality=95))
-    data[_frame(bytes(data)) + 11] = 0x22
-    yield case("grey with a sampling of two.jpg", bytes(data), picture=grey.convert("RGB"))
+    sampled = bytearray(saved(grey, "JPEG", quality=95))
+    sampled[_frame(bytes(sampled)) + 11] = 0x22
+    yield case("grey with a sampling of two.jpg", bytes(sampled), picture=grey.convert("RGB"))
 
 
 def _three_to_one() -> bytes:
-    """A grey surface with three pixels of brightness, across, for one of colour: TurboJPEG does not know that."""
+    """A uniform grey JPEG with 3:1 horizontal chroma subsampling, which TurboJPEG does not support."""
     plain = saved(Image.new("RGB", (240, 176)), "JPEG", quality=95, subsampling=0)
     frame, scan = _frame(plain), _scans(plain)[0]
-    # Every block is a mean of 0 and nothing else, in the standard's own codes.
+    # Every block has DC 0 and no AC coefficients, in the standard Huffman codes.
     bits = ("001010" * 3 + "0000" * 2) * (10 * 22)
     bits += "1" * (-len(bits) % 8)
     coded = int(bits, 2).to_bytes(len(bits) // 8)
@@ -361,7 +362,7 @@ def _damaged_jpegs() -> Iterator[Case]:
     yield Case(
         "bad huffman table.jpg", baseline[: table + 5] + b"\xff" * 16 + baseline[table + 21 :], "DamagedImage"
     )
-    # As in films of JPEGs, the standard's own tables hold then.
+    # The standard tables apply then, as in Motion JPEG.
     yield Case("no huffman tables.jpg", baseline.replace(b"\xff\xc4", b"\xff\xec"), "opens", "jpeg", scene())
     quant = baseline.index(b"\xff\xdb")
     yield Case("no quantization.jpg", baseline[:quant] + b"\xff\xec" + baseline[quant + 2 :], "DamagedImage")
@@ -397,7 +398,8 @@ def _pngs() -> Iterator[Case]:
     picture = scene()
 
     def case(name: str, data: bytes, **more: Any) -> Case:
-        return Case(name, data, **({"format": "png", "picture": picture, "tolerance": 0.0} | more))
+        fields: dict[str, Any] = {"format": "png", "picture": picture, "tolerance": 0.0} | more
+        return Case(name, data, **fields)
 
     noise = np.random.default_rng(1).integers(0, 256, 3_000_000, np.uint8).tobytes()
     text = b"Comment\0\0" + zlib.compress(b"all about a shoe " * 200_000)
@@ -500,7 +502,7 @@ def _holed(picture: Image.Image, hole: np.ndarray[Any, np.dtype[np.bool_]]) -> I
 
 
 def _animated(frame: Image.Image, place: tuple[int, int]) -> bytes:
-    """An APNG whose default image is a red surface and no frame."""
+    """An APNG whose default image is plain red and not one of its frames."""
     control = struct.pack(">5L2H2B", 0, *frame.size, *place, 1, 10, 0, 0)
     header = struct.pack(">2L5B", *SIZE, 8, 2, 0, 0, 0)
     red = zlib.compress(_rows(Image.new("RGB", SIZE, (255, 0, 0))))
@@ -585,7 +587,8 @@ def _tiffs() -> Iterator[Case]:
     small = rgb[::4, ::4]
 
     def case(name: str, data: bytes, **more: Any) -> Case:
-        return Case(name, data, **({"format": "tiff", "picture": picture, "tolerance": 0.5} | more))
+        fields: dict[str, Any] = {"format": "tiff", "picture": picture, "tolerance": 0.5} | more
+        return Case(name, data, **fields)
 
     reduced = [(254, LONG, [1])]
     yield case("thumbnail first.tif", tiff_file(Page(small, 2, tags=reduced), Page(rgb, 2)))

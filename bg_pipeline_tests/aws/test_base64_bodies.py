@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import boto3
+import pybase64
 import pytest
-from botocore.awsrequest import AWSPreparedRequest, AWSResponse
+from botocore.awsrequest import AWSResponse
+from botocore.compat import HTTPHeaders
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bg_pipeline.aws import base64_bodies
 from bg_pipeline.aws.base64_bodies import MIN_BYTES
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.captioners import nova
@@ -20,13 +21,13 @@ ARN = "arn:aws:rekognition:us-east-1:111122223333:project/p/version/v/1"
 
 
 @functools.cache
-def client(service: str, *, encoded: bool) -> tuple[Any, list[tuple[bytes, str]]]:
+def client(service: Any, *, encoded: bool) -> tuple[Any, list[tuple[bytes, str]]]:
     """A client whose requests are recorded instead of sent, and the recorded bodies and content types."""
     bodies: list[tuple[bytes, str]] = []
 
-    def take(request: AWSPreparedRequest, **_: object) -> AWSResponse:
+    def take(request: Any, **_: object) -> AWSResponse:
         bodies.append((request.body, request.headers["Content-Type"]))
-        return AWSResponse(request.url, 200, {}, Answer())
+        return AWSResponse(request.url, 200, HTTPHeaders(), Answer())
 
     made = Aws(["us-east-1"]).client(service) if encoded else boto3.client(service)
     made.meta.events.register("before-send", take)
@@ -64,10 +65,8 @@ def test_the_same_bytes_are_sent_as_by_botocore(
     service: str, method: str, request_for: Any, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encodings: list[bytes] = []
-    encode = base64_bodies.pybase64.b64encode
-    monkeypatch.setattr(
-        base64_bodies.pybase64, "b64encode", lambda data: encodings.append(data) or encode(data)
-    )
+    encode = pybase64.b64encode
+    monkeypatch.setattr(pybase64, "b64encode", lambda data: encodings.append(data) or encode(data))
     request = request_for(bytes(number * 7 % 256 for number in range(size)))
     assert sent(service, method, request, encoded=True) == sent(service, method, request, encoded=False)
     assert len(encodings) == (size >= MIN_BYTES)

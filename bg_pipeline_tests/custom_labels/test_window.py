@@ -737,7 +737,7 @@ def test_a_window_in_dagster_has_metadata_with_each_date_and_its_cost(
     (output,) = [event for event in result.all_events if event.is_step_success or event.is_successful_output][
         :1
     ]
-    metadata = output.step_output_data.metadata
+    metadata: Any = output.step_output_data.metadata
     assert metadata["window_cost_usd"].value > 0
     assert metadata["labelled"].value == 1
     assert metadata["window_report"].value.startswith(

@@ -56,7 +56,7 @@ def materialize(
     **config: Any,
 ) -> dg.ExecuteInProcessResult:
     defs = definitions(bench.settings())
-    assets = [*(defs.assets or [])]
+    assets: Any = [*(defs.assets or [])]
     tags = {
         "dagster/asset_partition_range_start": days[0].isoformat(),
         "dagster/asset_partition_range_end": days[-1].isoformat(),

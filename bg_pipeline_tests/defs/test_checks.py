@@ -97,7 +97,8 @@ def test_after_a_good_run_every_check_passes_and_names_the_date(
         assert DATE.isoformat() in checked.words(name), name
     assert checked.checks["subject_unchanged"].metadata["measured"].value == 2
     assert checked.checks["results_open"].metadata["results"].value == 2
-    assert checked.checks["within_cost"].metadata["run_usd"].value > 0
+    run_usd: Any = checked.checks["within_cost"].metadata["run_usd"].value
+    assert run_usd > 0
 
 
 def test_images_without_success_are_a_warning_that_says_what_to_do(

@@ -94,14 +94,14 @@ def _of_s3(operation: str, asked: dict[str, Any]) -> Iterator[Called]:
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     """Listens to every client that is made from now on; S3 is spoken through boto3 alone."""
     made = Recorder()
-    make = Aws._make
+    make = Aws._create
 
     def listening(self: Aws, *args: Any, **more: Any) -> Any:
         client = make(self, *args, **more)
         made.listen(client)
         return client
 
-    monkeypatch.setattr(Aws, "_make", listening)
+    monkeypatch.setattr(Aws, "_create", listening)
     monkeypatch.setattr(Store, "_quick", None)
     return made
 

@@ -128,7 +128,7 @@ def test_a_setting_makes_due_again_what_it_affects(chosen: dict[str, Any], stage
 
 def test_the_form_of_a_sam_endpoint_makes_faces_due_again_and_nothing_else() -> None:
     faces = asked(Subject="FACES")
-    used, other = ({"sam_endpoint": "sam", "sam_form": form} for form in ("", '{"masks": "other"}'))
+    used, other = (dict[str, Any](sam_endpoint="sam", sam_form=form) for form in ("", '{"masks": "other"}'))
     assert prints(faces, **used)[PICTURES] != prints(faces, **other)[PICTURES]
     assert prints(**used) == prints(**other)
     assert due_again(faces, sam_form='{"masks": "other"}') == set()

@@ -1,4 +1,5 @@
 from datetime import date, timedelta
+from typing import Any
 
 import pytest
 
@@ -76,7 +77,7 @@ def test_the_global_profile_has_a_quota_of_its_own():
 
 def test_the_flex_tier_costs_half_where_it_is_known_and_else_as_much():
     pro, lite = (facts_of("CAPTION", f"us.amazon.nova-{kind}-v1:0") for kind in ("pro", "lite"))
-    tokens = {"input_tokens": 1000, "output_tokens": 100}
+    tokens: Any = {"input_tokens": 1000, "output_tokens": 100}
     assert pro.cost(**tokens, tier="flex") == pytest.approx((pro.cost(**tokens) or 0) / 2)
     assert lite.cost(**tokens, tier="flex") == lite.cost(**tokens)
 

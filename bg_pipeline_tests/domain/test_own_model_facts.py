@@ -33,7 +33,8 @@ def write(tmp_path: Path) -> Write:
 def test_a_model_of_ones_own_has_the_price_and_the_rate_of_the_file(write: Write) -> None:
     model_facts.use(write("[SEPIA]\nrequests_per_minute = 90\nprice = { image = 0.05 }\n"))
     own = facts_of("SEPIA", "acme.sepia-v1")
-    assert (own.cost(images=2), own.requests_in("us-east-1")) == (pytest.approx(0.1), 90)
+    assert own.cost(images=2) == pytest.approx(0.1)
+    assert own.requests_in("us-east-1") == 90
 
 
 def test_without_a_rate_in_the_file_a_model_is_called_cautiously(write: Write) -> None:

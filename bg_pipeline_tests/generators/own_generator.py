@@ -16,8 +16,8 @@ class Sepia:
     """Repaints the background in one call; cannot cut subjects out, so that another source has to."""
 
     name = "sepia"
-    replaces = Operation("SEPIA", "acme.sepia-v1")
-    removes = None
+    replaces: Operation | None = Operation("SEPIA", "acme.sepia-v1")
+    removes: Operation | None = None
     sizes = Bounds(min_side=256, max_side=2048, max_pixels=2048 * 2048, max_aspect=3.0, multiple_of=8)
     max_picture_bytes = 4_000_000
     prompt_limit = 300

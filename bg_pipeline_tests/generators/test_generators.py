@@ -41,7 +41,7 @@ def test_an_invalid_name_is_refused_with_the_reason(name, why):
 
 def test_a_bug_in_a_users_module_is_not_hidden(monkeypatch):
     module = types.ModuleType("broken_generator")
-    module.Broken = lambda: 1 / 0
+    module.__dict__["Broken"] = lambda: 1 / 0
     monkeypatch.setitem(sys.modules, "broken_generator", module)
     with pytest.raises(ZeroDivisionError):
         generator("broken_generator:Broken")

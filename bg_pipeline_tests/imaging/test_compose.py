@@ -1,5 +1,7 @@
 """Subjects on new backgrounds: their own pixels inside, no trace of the old background around them."""
 
+from typing import cast
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -136,7 +138,7 @@ def test_any_mask_on_any_size_gives_a_picture_between_its_two(
     photo = Photo(Image.new("RGB", (width, height), (200, 100, 50)), "png")
     result = restore_subject(photo, Image.new("RGB", (width, height), (20, 40, 60)), mask, feather=feather)
     for channel, (low, high) in zip(result.split(), ((20, 200), (40, 100), (50, 60)), strict=True):
-        lowest, highest = channel.getextrema()
+        lowest, highest = cast(tuple[float, float], channel.getextrema())
         assert low - 1 <= lowest <= highest <= high + 1
 
 

@@ -71,6 +71,7 @@ def test_a_photo_lies_unstretched_on_a_canvas_the_model_takes(sizes: Sizes, widt
     if isinstance(sizes, AllowedSizes):
         assert fitted.canvas in sizes.pairs
     else:
+        assert isinstance(sizes, Bounds)
         long, short = max(fitted.canvas), min(fitted.canvas)
         assert short >= sizes.min_side
         assert long <= sizes.max_side

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,7 +38,8 @@ def test_an_answer_becomes_labels_with_boxes_clipped_to_the_photo():
 
 
 def test_an_answer_without_labels_is_an_empty_document():
-    assert rekognition.document({}) == {"Model": "rekognition:DetectLabels", "Labels": []}
+    document: Any = rekognition.document({})
+    assert document == {"Model": "rekognition:DetectLabels", "Labels": []}
 
 
 @given(*[st.floats(-2, 2, allow_nan=False)] * 2, *[st.floats(0, 3, allow_nan=False)] * 2)

@@ -1,11 +1,12 @@
-"""Bedrock's control plane and catalogue, and Service Quotas, as the stand-in speaks them."""
+"""The stand-in's Bedrock control plane, model catalogue and Service Quotas."""
 
 import json
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import boto3
 import pytest
+from botocore.config import Config
 
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.local_aws.pictures import b64, ball, refusal
@@ -20,17 +21,18 @@ PRO = "amazon.nova-pro-v1:0"
 
 @pytest.fixture
 def bedrock(control: ControlClient) -> "BedrockClient":
-    """A client of Bedrock's control plane."""
+    """A client of Bedrock's control plane, with the stand-in reset."""
     return boto3.client("bedrock")
 
 
-def ask(model: str, region: str = "us-east-1") -> Any:
-    """Remove a background, with whatever model."""
-    body = json.dumps({"image": b64(ball())})
-    return boto3.client("bedrock-runtime", region_name=region).invoke_model(modelId=model, body=body)
+def invoke_once(model: str, region: str = "us-east-1") -> Any:
+    """Calls a model with the body of Remove Background, without retries."""
+    once = Config(retries={"total_max_attempts": 1})
+    client = boto3.client("bedrock-runtime", region_name=region, config=once)
+    return client.invoke_model(modelId=model, body=json.dumps({"image": b64(ball())}))
 
 
-def test_every_model_is_alive_and_granted_at_first(bedrock: "BedrockClient") -> None:
+def test_every_model_is_active_and_granted_initially(bedrock: "BedrockClient") -> None:
     models = bedrock.list_foundation_models()["modelSummaries"]
     assert {V2, REMOVE, PRO} <= {model["modelId"] for model in models}
     for model in models:
@@ -41,9 +43,9 @@ def test_every_model_is_alive_and_granted_at_first(bedrock: "BedrockClient") -> 
         assert available["authorizationStatus"] == "AUTHORIZED"
 
 
-def test_models_are_listed_by_what_they_make_and_how_they_are_called(bedrock: "BedrockClient") -> None:
-    def names(**wanted: Any) -> set[str]:
-        return {model["modelId"] for model in bedrock.list_foundation_models(**wanted)["modelSummaries"]}
+def test_models_are_filtered_by_output_provider_and_inference_type(bedrock: "BedrockClient") -> None:
+    def names(**filters: Any) -> set[str]:
+        return {model["modelId"] for model in bedrock.list_foundation_models(**filters)["modelSummaries"]}
 
     assert PRO not in names(byOutputModality="IMAGE")
     assert names(byProvider="Stability AI") == {REMOVE, "stability.stable-image-inpaint-v1:0"}
@@ -53,8 +55,8 @@ def test_models_are_listed_by_what_they_make_and_how_they_are_called(bedrock: "B
 def test_profiles_are_those_of_the_region(bedrock: "BedrockClient") -> None:
     def profiles(client: "BedrockClient") -> set[str]:
         return {
-            found["inferenceProfileId"]
-            for found in client.list_inference_profiles()["inferenceProfileSummaries"]
+            profile["inferenceProfileId"]
+            for profile in client.list_inference_profiles()["inferenceProfileSummaries"]
         }
 
     assert {f"us.{REMOVE}", f"us.{PRO}"} <= profiles(bedrock)
@@ -62,38 +64,43 @@ def test_profiles_are_those_of_the_region(bedrock: "BedrockClient") -> None:
     assert f"us.{REMOVE}" not in profiles(boto3.client("bedrock", region_name="eu-west-1"))
 
 
-def test_a_legacy_model_names_its_end(bedrock: "BedrockClient", control: ControlClient) -> None:
+def test_a_legacy_model_has_an_end_of_life(bedrock: "BedrockClient", control: ControlClient) -> None:
     control.model(V2, lifecycle="LEGACY", end_of_life="2027-01-31")
     lifecycle = bedrock.get_foundation_model(modelIdentifier=V2)["modelDetails"]["modelLifecycle"]
     assert lifecycle["status"] == "LEGACY"
     assert lifecycle["endOfLifeTime"] == datetime(2027, 1, 31, tzinfo=UTC)
 
 
-def test_a_retired_model_is_gone(bedrock: "BedrockClient", control: ControlClient) -> None:
+def test_a_retired_model_is_not_found(bedrock: "BedrockClient", control: ControlClient) -> None:
     control.model(V2, lifecycle="RETIRED", region="us-east-1")
     assert refusal(lambda: bedrock.get_foundation_model(modelIdentifier=V2))[0] == "ResourceNotFoundException"
-    code, message, status = refusal(lambda: ask(V2))
+    code, message, status = refusal(lambda: invoke_once(V2))
     assert (code, status) == ("ResourceNotFoundException", 404)
     assert message.startswith("This model version has reached the end of its life.")
-    # Another Region still has it, and finds fault with the body instead.
-    assert refusal(lambda: ask(V2, "us-west-2"))[0] == "ValidationException"
+    # Other Regions still have it: there the error is about the body.
+    assert refusal(lambda: invoke_once(V2, "us-west-2"))[0] == "ValidationException"
 
 
 @pytest.mark.parametrize(
-    ("access", "code", "words", "agreement"),
+    ("access", "code", "message_part", "agreement"),
     [
         ("denied", "AccessDeniedException", "don't have access", "NOT_AVAILABLE"),
         ("pending", "AccessDeniedException", "Your AWS Marketplace subscription", "PENDING"),
         ("unused-legacy", "ResourceNotFoundException", "marked by provider as Legacy", "AVAILABLE"),
     ],
 )
-def test_access_that_is_not_granted_is_told_by_both_planes(
-    bedrock: "BedrockClient", control: ControlClient, access: str, code: str, words: str, agreement: str
+def test_both_planes_report_missing_access(
+    bedrock: "BedrockClient",
+    control: ControlClient,
+    access: str,
+    code: str,
+    message_part: str,
+    agreement: str,
 ) -> None:
     control.model(REMOVE, access=access)
-    found, message, status = refusal(lambda: ask(f"us.{REMOVE}"))
+    found, message, status = refusal(lambda: invoke_once(f"us.{REMOVE}"))
     assert (found, status) == (code, 403 if code == "AccessDeniedException" else 404)
-    assert words in message
+    assert message_part in message
     available = bedrock.get_foundation_model_availability(modelId=REMOVE)
     assert available["agreementAvailability"]["status"] == agreement
 
@@ -107,17 +114,17 @@ def test_the_first_call_subscribes_and_calls_are_refused_until_that_is_done(
     control.switch(canned=True)
     control.model(REMOVE, access="unsubscribed", seconds=600, first_call_passes=True)
     assert agreement() == "NOT_AVAILABLE"
-    ask(f"us.{REMOVE}")
+    invoke_once(f"us.{REMOVE}")
     assert agreement() == "PENDING"
-    assert "try again after 15 minutes" in refusal(lambda: ask(f"us.{REMOVE}"))[1]
+    assert "try again after 15 minutes" in refusal(lambda: invoke_once(f"us.{REMOVE}"))[1]
     control.model(REMOVE, access="unsubscribed")
     assert agreement() == "NOT_AVAILABLE"
-    ask(f"us.{REMOVE}")
+    invoke_once(f"us.{REMOVE}")
     assert agreement() == "AVAILABLE"
 
 
 @pytest.mark.parametrize(
-    ("access", "code", "words"),
+    ("access", "code", "message_part"),
     [
         ("payment", "AccessDeniedException", "INVALID_PAYMENT_INSTRUMENT"),
         ("no-marketplace-rights", "AccessDeniedException", "aws-marketplace:Subscribe"),
@@ -125,14 +132,16 @@ def test_the_first_call_subscribes_and_calls_are_refused_until_that_is_done(
         ("unverified", "ValidationException", "Operation not allowed"),
     ],
 )
-def test_refusals_are_worded_as_aws_does(control: ControlClient, access: str, code: str, words: str) -> None:
+def test_access_errors_have_the_messages_of_aws(
+    control: ControlClient, access: str, code: str, message_part: str
+) -> None:
     control.model(REMOVE, access=access)
-    found, message, _ = refusal(lambda: ask(f"us.{REMOVE}"))
+    found, message, _ = refusal(lambda: invoke_once(f"us.{REMOVE}"))
     assert found == code
-    assert words in message
+    assert message_part in message
 
 
-def test_a_profile_is_told_where_it_may_be_called(bedrock: "BedrockClient", control: ControlClient) -> None:
+def test_a_profile_is_found_only_in_its_regions(bedrock: "BedrockClient", control: ControlClient) -> None:
     found = bedrock.get_inference_profile(inferenceProfileIdentifier=f"us.{REMOVE}")
     assert found["inferenceProfileId"] == f"us.{REMOVE}"
     assert [model["modelArn"].split(":")[3] for model in found["models"]] == [
@@ -145,35 +154,33 @@ def test_a_profile_is_told_where_it_may_be_called(bedrock: "BedrockClient", cont
     assert code == "ResourceNotFoundException"
 
 
-def test_an_answer_that_is_too_long_is_billed_and_lost(control: ControlClient) -> None:
+def test_an_answer_that_is_too_large_is_billed_and_lost(control: ControlClient) -> None:
     control.switch(canned=True, canned_bytes=19_000_000)
-    assert refusal(lambda: ask(f"us.{REMOVE}"))[0] == "InternalServerException"
-    assert {call["outcome"] for call in control.paid(operation="InvokeModel")} == {"lost"}
+    assert refusal(lambda: invoke_once(f"us.{REMOVE}"))[0] == "InternalServerException"
+    assert [call["outcome"] for call in control.paid(operation="InvokeModel")] == ["lost"]
 
 
 def test_claude_takes_one_of_temperature_and_top_p(control: ControlClient) -> None:
     control.switch(canned=True)
     client = boto3.client("bedrock-runtime")
-    message = {"role": "user", "content": [{"text": "Hello"}]}
+    message: Any = {"role": "user", "content": [{"text": "Hello"}]}
 
     def converse(**config: Any) -> Any:
         model = "us.anthropic.claude-haiku-4-5-20251001-v1:0"
-        return client.converse(modelId=model, messages=[message], inferenceConfig=config)
+        return client.converse(modelId=model, messages=[message], inferenceConfig=cast(Any, config))
 
     converse(temperature=0.3)
     assert "cannot both be specified" in refusal(lambda: converse(temperature=0.3, topP=0.1))[1]
 
 
-def test_the_control_plane_may_be_closed_to_an_account(
-    bedrock: "BedrockClient", control: ControlClient
-) -> None:
+def test_a_fault_can_deny_the_control_plane(bedrock: "BedrockClient", control: ControlClient) -> None:
     control.fault(operation="GetFoundationModel", code="AccessDeniedException", message="No.", times=0)
     for _ in range(2):
         assert refusal(lambda: bedrock.get_foundation_model(modelIdentifier=V2))[0] == "AccessDeniedException"
 
 
 @pytest.mark.parametrize(
-    ("model", "region", "words"),
+    ("model", "region", "message_part"),
     [
         (REMOVE, "us-east-1", "on-demand throughput isn’t supported"),
         (f"us.{REMOVE}", "eu-west-1", "model identifier is invalid"),
@@ -183,19 +190,19 @@ def test_the_control_plane_may_be_closed_to_an_account(
     ],
 )
 @pytest.mark.usefixtures("control")
-def test_a_model_is_called_by_its_name_where_it_is(model: str, region: str, words: str) -> None:
-    code, message, _ = refusal(lambda: ask(model, region))
+def test_a_model_is_refused_under_a_wrong_id_or_region(model: str, region: str, message_part: str) -> None:
+    code, message, _ = refusal(lambda: invoke_once(model, region))
     assert code == "ValidationException"
-    assert words in message
+    assert message_part in message
 
 
-def test_arns_name_models_as_well(control: ControlClient) -> None:
+def test_a_model_can_be_called_by_arn(control: ControlClient) -> None:
     control.switch(canned=True)
-    ask(f"arn:aws:bedrock:us-east-1:000000000000:inference-profile/us.{REMOVE}")
+    invoke_once(f"arn:aws:bedrock:us-east-1:000000000000:inference-profile/us.{REMOVE}")
     assert [call["model"] for call in control.paid()] == [REMOVE]
 
 
-def test_quotas_are_told_as_documented_or_as_enforced(control: ControlClient) -> None:
+def test_service_quotas_returns_documented_or_enforced_values(control: ControlClient) -> None:
     client = boto3.client("service-quotas")
 
     def value(service: str, part: str) -> float:

@@ -1,4 +1,4 @@
-"""The control route: faults, quotas, latencies, canned pictures, and the books."""
+"""The control routes: faults, quotas, latencies, canned pictures, and the call log."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from botocore.exceptions import ConnectionClosedError
 
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_local_aws.launcher import LocalAws
-from bg_pipeline_local_aws.rules import Meter, Quota
+from bg_pipeline_local_aws.rules import Quota, QuotaMeter
 from bg_pipeline_tests.local_aws.pictures import b64, ball, opened, refusal
 
 V2 = "amazon.titan-image-generator-v2:0"
@@ -22,22 +22,22 @@ REMOVE = "stability.stable-image-remove-background-v1:0"
 
 @pytest.fixture
 def canned(control: ControlClient) -> ControlClient:
-    """The control route with canned pictures."""
+    """The control client, with canned pictures switched on."""
     control.switch(canned=True)
     return control
 
 
 def once(service: Any, region: str = "us-east-1") -> Any:
-    """A client that does not try again."""
+    """A client without retries."""
     return boto3.client(service, region_name=region, config=Config(retries={"total_max_attempts": 1}))
 
 
 def remove(region: str = "us-east-1", picture: bytes | None = None) -> dict[str, Any]:
-    """Remove a background, once."""
+    """Calls Remove Background, without retries."""
     body = json.dumps({"image": b64(picture or ball())})
     answer = once("bedrock-runtime", region).invoke_model(modelId=f"us.{REMOVE}", body=body)
-    found: dict[str, Any] = json.loads(answer["body"].read())
-    return found
+    body_fields: dict[str, Any] = json.loads(answer["body"].read())
+    return body_fields
 
 
 @pytest.mark.parametrize(
@@ -53,14 +53,16 @@ def remove(region: str = "us-east-1", picture: bytes | None = None) -> dict[str,
         ("ServiceQuotaExceededException", 400),
     ],
 )
-def test_a_fault_is_typed_as_the_service_types_it(canned: ControlClient, code: str, status: int) -> None:
+def test_a_fault_has_the_code_and_status_of_the_service(
+    canned: ControlClient, code: str, status: int
+) -> None:
     canned.fault(model=REMOVE, code=code, message="Not now.")
     assert refusal(remove) == (code, "Not now.", status)
     assert remove()["finish_reasons"] == [None]
     assert [call["outcome"] for call in canned.calls()] == [code, "ok"]
 
 
-def test_rekognitions_faults_are_typed_in_its_own_protocol(canned: ControlClient) -> None:
+def test_a_fault_of_rekognition_uses_its_protocol(canned: ControlClient) -> None:
     canned.fault(operation="DetectLabels", code="ThrottlingException", message="Slow down.")
     assert refusal(lambda: once("rekognition").detect_labels(Image={"Bytes": ball()})) == (
         "ThrottlingException",
@@ -69,7 +71,7 @@ def test_rekognitions_faults_are_typed_in_its_own_protocol(canned: ControlClient
     )
 
 
-def test_a_fault_strikes_what_it_names_as_often_as_it_says(canned: ControlClient) -> None:
+def test_a_fault_affects_matching_calls_the_given_number_of_times(canned: ControlClient) -> None:
     other = ball((400, 400))
     canned.fault(
         image=hashlib.sha256(other).hexdigest(),
@@ -86,21 +88,21 @@ def test_a_fault_strikes_what_it_names_as_often_as_it_says(canned: ControlClient
     remove("us-west-2", other)
 
 
-def test_a_fault_may_name_a_text_of_the_request(canned: ControlClient) -> None:
+def test_a_fault_can_match_a_text_of_the_request(canned: ControlClient) -> None:
     canned.fault(match="london", code="ModelErrorException", times=0)
     bedrock = once("bedrock-runtime")
 
-    def say(text: str) -> None:
+    def converse(text: str) -> None:
         bedrock.converse(
             modelId="us.amazon.nova-pro-v1:0", messages=[{"role": "user", "content": [{"text": text}]}]
         )
 
-    say("paris")
-    assert refusal(lambda: say("london"))[0] == "ModelErrorException"
+    converse("paris")
+    assert refusal(lambda: converse("london"))[0] == "ModelErrorException"
 
 
 @pytest.mark.parametrize(("after_work", "outcome"), [(True, "lost"), (False, "reset")])
-def test_a_connection_may_be_cut_before_or_after_the_work(
+def test_a_connection_can_be_cut_before_or_after_the_work(
     canned: ControlClient, after_work: bool, outcome: str
 ) -> None:
     canned.fault(action="reset", after_work=after_work)
@@ -111,20 +113,20 @@ def test_a_connection_may_be_cut_before_or_after_the_work(
     remove()
 
 
-def test_an_answer_may_be_late(canned: ControlClient) -> None:
+def test_an_answer_can_be_delayed(canned: ControlClient) -> None:
     canned.fault(action="delay", seconds=0.3)
     started = time.monotonic()
     remove()
     assert time.monotonic() - started >= 0.3
 
 
-def test_content_policy_may_strike_by_rule(canned: ControlClient) -> None:
+def test_a_fault_can_block_by_content_policy(canned: ControlClient) -> None:
     canned.fault(action="block", where="image")
     assert remove()["finish_reasons"] == ["Filter reason: input image"]
     assert canned.paid() == []
 
 
-def test_latencies_spread_around_their_median(canned: ControlClient) -> None:
+def test_latencies_are_distributed_around_their_median(canned: ControlClient) -> None:
     canned.latency({"model": REMOVE, "seconds": 0.05, "sigma": 0.5})
     for _ in range(7):
         remove()
@@ -133,7 +135,7 @@ def test_latencies_spread_around_their_median(canned: ControlClient) -> None:
     assert 0.02 < seconds[3] < 0.2
 
 
-def test_a_quota_holds_in_each_region_by_itself(canned: ControlClient) -> None:
+def test_a_quota_applies_to_each_region_separately(canned: ControlClient) -> None:
     canned.quota({"model": REMOVE, "per_minute": 1})
     for region in ("us-east-1", "us-west-2"):
         remove(region)
@@ -143,7 +145,7 @@ def test_a_quota_holds_in_each_region_by_itself(canned: ControlClient) -> None:
     assert len(canned.paid()) == 2
 
 
-def test_rekognition_refuses_calls_above_its_quota_in_its_own_words(canned: ControlClient) -> None:
+def test_rekognition_throttles_with_its_own_error(canned: ControlClient) -> None:
     canned.quota({"operation": "DetectLabels", "per_minute": 1})
     client = once("rekognition")
     client.detect_labels(Image={"Bytes": ball()})
@@ -152,46 +154,46 @@ def test_rekognition_refuses_calls_above_its_quota_in_its_own_words(canned: Cont
     )  # fmt: skip
 
 
-def test_a_daily_quota_says_that_it_is_the_days(canned: ControlClient) -> None:
+def test_the_error_of_a_daily_quota_mentions_the_day(canned: ControlClient) -> None:
     canned.quota({"per_minute": 6000, "depth": 100, "per_day": 1})
     remove()
     assert "per day" in refusal(remove)[1]
 
 
-def served(quota: Quota, every: float, seconds: float) -> list[int]:
-    """The seconds, rounded down, in which calls that come ``every`` so often are served."""
-    meter = Meter(quota, 0.0)
+def admitted(quota: Quota, every: float, seconds: float) -> list[int]:
+    """The times (seconds, rounded down) at which calls in intervals of ``every`` seconds are admitted."""
+    meter = QuotaMeter(quota, 0.0)
     times = []
-    for place in range(round(seconds / every)):
-        now = place * every
-        if not meter.refuses(now):
+    for number in range(round(seconds / every)):
+        now = number * every
+        if not meter.exceeded(now):
             meter.take(now)
             times.append(int(now))
     return times
 
 
-def test_a_shallow_bucket_serves_evenly() -> None:
-    assert served(Quota(per_minute=60), every=0.1, seconds=5) == [0, 1, 2, 3, 4]
+def test_a_bucket_of_depth_one_admits_evenly() -> None:
+    assert admitted(Quota(per_minute=60), every=0.1, seconds=5) == [0, 1, 2, 3, 4]
 
 
-def test_a_deep_bucket_serves_its_depth_at_once_and_then_evenly() -> None:
-    times = served(Quota(per_minute=60, depth=30), every=0.01, seconds=5)
+def test_a_deep_bucket_admits_its_depth_at_once_and_then_evenly() -> None:
+    times = admitted(Quota(per_minute=60, depth=30), every=0.01, seconds=5)
     assert times.count(0) == 30
     assert times.count(3) == 1
 
 
-def test_a_fixed_window_opens_anew_and_a_rolling_one_as_calls_grow_old() -> None:
-    fixed = Meter(Quota(per_minute=3, shape="fixed"), 0.0)
-    rolling = Meter(Quota(per_minute=3, shape="rolling"), 0.0)
+def test_a_fixed_window_resets_and_a_rolling_one_forgets_old_calls() -> None:
+    fixed = QuotaMeter(Quota(per_minute=3, shape="fixed"), 0.0)
+    rolling = QuotaMeter(Quota(per_minute=3, shape="rolling"), 0.0)
     for meter in (fixed, rolling):
         for now in (50.0, 51.0, 52.0):
-            assert not meter.refuses(now)
+            assert not meter.exceeded(now)
             meter.take(now)
-        assert meter.refuses(53.0) == "minute"
-    assert (fixed.refuses(60.0), rolling.refuses(60.0), rolling.refuses(110.1)) == ("", "minute", "")
+        assert meter.exceeded(53.0) == "minute"
+    assert (fixed.exceeded(60.0), rolling.exceeded(60.0), rolling.exceeded(110.1)) == ("", "minute", "")
 
 
-def test_the_books_tell_what_was_asked_and_what_was_paid(canned: ControlClient) -> None:
+def test_the_call_log_has_all_calls_and_what_was_billed(canned: ControlClient) -> None:
     remove("us-west-2")
     canned.fault(model=REMOVE)
     refusal(remove)
@@ -208,7 +210,7 @@ def test_the_books_tell_what_was_asked_and_what_was_paid(canned: ControlClient) 
     assert canned.paid() == []
 
 
-def test_canned_pictures_have_the_size_and_weight_asked_for(control: ControlClient) -> None:
+def test_canned_pictures_have_the_requested_dimensions_and_file_size(control: ControlClient) -> None:
     control.switch(canned=True, canned_bytes=500_000)
     (image,) = remove(picture=ball((300, 200)))["images"]
     assert len(image) == pytest.approx(500_000 * 4 / 3, abs=10)
@@ -247,6 +249,6 @@ def test_calls_signed_for_another_service_are_refused(stand_in: LocalAws) -> Non
     assert (answer.status, answer.headers["x-amzn-ErrorType"]) == (403, "InvalidSignatureException")
 
 
-def test_rules_that_make_no_sense_are_refused(control: ControlClient) -> None:
+def test_unknown_rule_fields_are_refused(control: ControlClient) -> None:
     with pytest.raises(OSError, match="400"):
         control.fault(colour="red")

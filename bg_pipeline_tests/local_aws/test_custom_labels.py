@@ -1,4 +1,4 @@
-"""Custom Labels as the stand-in speaks it: a model is started, used and stopped."""
+"""The stand-in's Custom Labels: a model version is started, used and stopped."""
 
 import time
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bg_pipeline_local_aws.control_client import ControlClient
-from bg_pipeline_local_aws.rules import CustomModel, Window
+from bg_pipeline_local_aws.rules import CustomModel, ModelVersion
 from bg_pipeline_tests.local_aws.pictures import ball, refusal
 
 if TYPE_CHECKING:
@@ -22,16 +22,16 @@ def version(name: str) -> str:
 
 
 def status(rekognition: "RekognitionClient", name: str) -> str:
-    """What DescribeProjectVersions says of a version."""
+    """The status that DescribeProjectVersions returns for a version."""
     found = rekognition.describe_project_versions(ProjectArn=PROJECT, VersionNames=[name])
     return found["ProjectVersionDescriptions"][0]["Status"]
 
 
-def until(true: Callable[[], bool]) -> None:
-    """Wait for something that is about to happen."""
-    patience = time.monotonic() + 10
-    while not true():
-        assert time.monotonic() < patience
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Polls a condition for at most 10 seconds."""
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
@@ -49,14 +49,14 @@ def test_a_model_is_started_used_and_stopped(
     assert (
         rekognition.start_project_version(ProjectVersionArn=arn, MinInferenceUnits=1)["Status"] == "STARTING"
     )
-    until(lambda: status(rekognition, "v1") == "RUNNING")
+    wait_until(lambda: status(rekognition, "v1") == "RUNNING")
     again = refusal(lambda: rekognition.start_project_version(ProjectVersionArn=arn, MinInferenceUnits=1))
     assert again[0] == "ResourceInUseException"
     found = rekognition.detect_custom_labels(ProjectVersionArn=arn, Image={"Bytes": ball()}, MinConfidence=70)
     assert [label["Name"] for label in found["CustomLabels"]] == ["Mug", "Cup"]
 
     assert rekognition.stop_project_version(ProjectVersionArn=arn)["Status"] == "STOPPING"
-    until(lambda: status(rekognition, "v1") == "STOPPED")
+    wait_until(lambda: status(rekognition, "v1") == "STOPPED")
     assert (
         rekognition.start_project_version(ProjectVersionArn=arn, MinInferenceUnits=1)["Status"] == "STARTING"
     )
@@ -73,7 +73,7 @@ def test_only_two_models_run_at_a_time(rekognition: "RekognitionClient", control
     assert third[0] == "LimitExceededException"
 
 
-def test_a_start_may_fail(rekognition: "RekognitionClient", control: ControlClient) -> None:
+def test_a_start_can_fail(rekognition: "RekognitionClient", control: ControlClient) -> None:
     control.custom_model(version("bad"), fails=True)
     rekognition.start_project_version(ProjectVersionArn=version("bad"), MinInferenceUnits=1)
     assert status(rekognition, "bad") == "FAILED"
@@ -90,9 +90,9 @@ def test_an_unknown_version_is_not_found(rekognition: "RekognitionClient") -> No
     assert {refusal(call)[0] for call in calls} == {"ResourceNotFoundException"}
 
 
-def test_the_states_follow_each_other_in_time() -> None:
-    window = Window(CustomModel(arn="", start_seconds=600, stop_seconds=60))
-    window.start(1000, 1)
-    assert [window.status(now) for now in (1000, 1599, 1600)] == ["STARTING", "STARTING", "RUNNING"]
-    window.stop(2000)
-    assert [window.status(now) for now in (2000, 2059, 2060)] == ["STOPPING", "STOPPING", "STOPPED"]
+def test_the_status_changes_with_time() -> None:
+    version_state = ModelVersion(CustomModel(arn="", start_seconds=600, stop_seconds=60))
+    version_state.start(1000, 1)
+    assert [version_state.status(now) for now in (1000, 1599, 1600)] == ["STARTING", "STARTING", "RUNNING"]
+    version_state.stop(2000)
+    assert [version_state.status(now) for now in (2000, 2059, 2060)] == ["STOPPING", "STOPPING", "STOPPED"]

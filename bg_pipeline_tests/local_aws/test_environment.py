@@ -1,4 +1,4 @@
-"""Whatever a machine says about AWS, a program in the stand-in's environment reaches the stand-in only."""
+"""A program in the stand-in's environment reaches only the stand-in, whatever AWS settings the machine has."""
 
 import json
 import os
@@ -46,7 +46,7 @@ print(json.dumps({
 
 @dataclass
 class Trap:
-    """A server that nobody may reach."""
+    """A server that must not be reached."""
 
     address: str
     visits: list[str] = field(default_factory=list)
@@ -54,7 +54,7 @@ class Trap:
 
 @pytest.fixture
 def trap() -> Iterator[Trap]:
-    """A listening trap on loopback, where every wrong way leads."""
+    """A listening server on loopback to which all AWS settings of `trapped` point."""
 
     class Visit(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -78,7 +78,7 @@ def trap() -> Iterator[Trap]:
 
 @pytest.fixture
 def trapped(trap: Trap, tmp_path: Path) -> dict[str, str]:
-    """The environment of a user with everything that could lead to a real account."""
+    """An environment with every AWS setting that could lead to a real account."""
     home = tmp_path / "home"
     (home / ".aws").mkdir(parents=True)
     called = tmp_path / "credential-process-was-called"
@@ -130,7 +130,7 @@ def trapped(trap: Trap, tmp_path: Path) -> dict[str, str]:
     }
 
 
-def test_nothing_leads_away_from_the_stand_in(
+def test_no_setting_leads_away_from_the_stand_in(
     stand_in: LocalAws, trapped: dict[str, str], trap: Trap, tmp_path: Path
 ) -> None:
     environment = stand_in.environment(trapped)
@@ -160,7 +160,9 @@ def test_nothing_leads_away_from_the_stand_in(
     assert not (tmp_path / "credential-process-was-called").exists()
 
 
-def test_the_traps_would_work(trapped: dict[str, str], trap: Trap) -> None:
+def test_the_traps_are_effective_without_the_stand_ins_environment(
+    trapped: dict[str, str], trap: Trap
+) -> None:
     program = "import boto3; boto3.client('s3', endpoint_url='http://198.51.100.1').list_buckets()"
     environment = {**trapped, "AWS_MAX_ATTEMPTS": "1"}
     subprocess.run(
@@ -169,7 +171,7 @@ def test_the_traps_would_work(trapped: dict[str, str], trap: Trap) -> None:
     assert trap.visits
 
 
-def test_what_has_nothing_to_do_with_aws_is_kept(stand_in: LocalAws) -> None:
+def test_other_variables_are_kept(stand_in: LocalAws) -> None:
     environment = stand_in.environment({"PATH": "/bin", "BG_BUCKET": "shop", "aws_profile": "x"})
     assert environment["PATH"] == "/bin"
     assert environment["BG_BUCKET"] == "shop"

@@ -1,4 +1,4 @@
-"""Starting and ending the stand-in: what is kept, who may use a folder, and that nothing outlives its parent."""
+"""Starting and stopping the stand-in: persistence, the folder's lock, and no process outlives its parent."""
 
 import contextlib
 import importlib.util
@@ -31,7 +31,7 @@ with local_aws(sys.argv[1], workers=1) as stand_in:
 
 @contextlib.contextmanager
 def holder(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that keeps a stand-in running."""
+    """Another process that runs a stand-in."""
     with subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
@@ -44,45 +44,45 @@ def holder(folder: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def listening(address: str) -> bool:
-    """True if something answers there."""
+    """True if a server listens at the address."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", int(address.rpartition(":")[2]))) == 0
 
 
-def until(true: Callable[[], bool], seconds: float = 20) -> None:
-    """Wait for something that is about to happen."""
-    patience = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < patience
+def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    """Polls a condition until the time is up."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
 def descendants(parent: int) -> set[int]:
-    """The processes that a process started, and those that they started."""
+    """The ids of all child processes, recursively."""
     parents = {}
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
     found = {parent}
-    while more := {child for child, its in parents.items() if its in found} - found:
-        found |= more
+    while new := {child for child, its_parent in parents.items() if its_parent in found} - found:
+        found |= new
     return found - {parent}
 
 
 def alive(process: int) -> bool:
-    """True if there is such a process and it is no zombie."""
+    """True if the process exists and is not a zombie."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
 
 
-def see(stand_in: LocalAws) -> None:
-    """Have the stand-in look at a picture, so that its pool has a process."""
+def analyze_a_picture(stand_in: LocalAws) -> None:
+    """Makes the stand-in start a process of its pool."""
     client = boto3.client("rekognition", endpoint_url=stand_in.models)
     client.detect_labels(Image={"Bytes": ball()})
 
 
-def test_what_was_stored_is_there_after_a_restart_at_the_same_address(tmp_path: Path) -> None:
+def test_state_and_address_survive_a_restart(tmp_path: Path) -> None:
     with local_aws(tmp_path, workers=1) as first:
         s3 = boto3.client("s3", endpoint_url=first.storage)
         sqs = boto3.client("sqs", endpoint_url=first.storage)
@@ -99,7 +99,7 @@ def test_what_was_stored_is_there_after_a_restart_at_the_same_address(tmp_path: 
         assert message["Body"] == "hello"
 
 
-def test_a_port_that_was_taken_meanwhile_is_given_up(tmp_path: Path) -> None:
+def test_another_port_is_used_if_the_last_one_is_taken(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -112,7 +112,7 @@ def test_a_port_that_was_taken_meanwhile_is_given_up(tmp_path: Path) -> None:
             boto3.client("s3", endpoint_url=stand_in.storage).list_buckets()
 
 
-def test_a_folder_has_one_stand_in_at_a_time_that_others_can_find(tmp_path: Path) -> None:
+def test_a_folder_has_one_stand_in_at_a_time_that_other_processes_can_find(tmp_path: Path) -> None:
     assert running(tmp_path) is None
     with local_aws(tmp_path, workers=1) as stand_in:
         assert running(tmp_path) == stand_in
@@ -121,13 +121,13 @@ def test_a_folder_has_one_stand_in_at_a_time_that_others_can_find(tmp_path: Path
     assert running(tmp_path) is None
 
 
-def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_names_a_missing_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(LocalAwsError, match=r"pip install 'bg-pipeline\[local\]'"), local_aws(tmp_path):
         pass
 
 
-def test_a_server_that_does_not_start_is_told_with_its_last_words(
+def test_the_error_of_a_server_that_does_not_start_has_its_last_log_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
@@ -154,15 +154,15 @@ def test_everything_ends_with_its_parent_and_keeps_its_state(tmp_path: Path, how
     with holder(tmp_path) as parent:
         found = running(tmp_path)
         assert found
-        see(found)
+        analyze_a_picture(found)
         s3 = boto3.client("s3", endpoint_url=found.storage)
         s3.create_bucket(Bucket="shop")
         family = descendants(parent.pid)
         assert len(family) >= 3
         parent.send_signal(how)
         parent.wait(20)
-        until(lambda: not any(map(alive, family)))
-    # A new one may start at once, while the old one may still be writing its state.
+        wait_until(lambda: not any(map(alive, family)))
+    # A new one can start at once, even if the old one is still writing its state.
     with local_aws(tmp_path, workers=1):
         assert [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]] == ["shop"]
 

@@ -1,4 +1,4 @@
-"""Nova's captions as the stand-in speaks them."""
+"""The stand-in's captions by Nova."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -18,14 +18,14 @@ pytestmark = pytest.mark.usefixtures("control")
 
 
 def message(data: bytes, media: str = "jpeg", text: str = "Describe it.") -> Any:
-    """A user's turn with a picture."""
+    """A user message with a picture."""
     return {
         "role": "user",
         "content": [{"image": {"format": media, "source": {"bytes": data}}}, {"text": text}],
     }
 
 
-def test_converse_says_something_about_the_picture(bedrock_runtime: "BedrockRuntimeClient") -> None:
+def test_converse_describes_the_picture(bedrock_runtime: "BedrockRuntimeClient") -> None:
     answer = bedrock_runtime.converse(
         modelId=PRO,
         messages=[message(ball(media="JPEG"))],
@@ -40,7 +40,7 @@ def test_converse_says_something_about_the_picture(bedrock_runtime: "BedrockRunt
     assert "latencyMs" in answer["metrics"]
 
 
-def test_invoke_model_takes_the_messages_form(
+def test_invoke_model_takes_the_messages_format(
     invoke: Callable[[str, dict[str, Any]], dict[str, Any]],
 ) -> None:
     turn = message(ball(), "png")
@@ -56,7 +56,7 @@ def test_invoke_model_takes_the_messages_form(
     assert answer["usage"]["outputTokens"] > 5
 
 
-def test_a_caption_that_does_not_fit_its_tokens_is_cut_and_says_so(
+def test_a_caption_is_cut_at_max_tokens(
     bedrock_runtime: "BedrockRuntimeClient",
 ) -> None:
     answer = bedrock_runtime.converse(
@@ -82,7 +82,7 @@ def test_a_filtered_caption_is_a_success_without_text(
 
 
 @pytest.mark.parametrize(
-    ("turn", "words"),
+    ("turn", "message_part"),
     [
         (message(ball(), "jpeg"), "given as image/jpeg, but it is image/png"),
         (message(b"nothing", "png"), "could not be decoded"),
@@ -90,12 +90,12 @@ def test_a_filtered_caption_is_a_success_without_text(
         ({"role": "assistant", "content": [{"text": "Hello"}]}, "must start with a user message"),
     ],
 )
-def test_converse_refuses_what_it_does_not_take(
-    bedrock_runtime: "BedrockRuntimeClient", turn: Any, words: str
+def test_converse_refuses_invalid_messages(
+    bedrock_runtime: "BedrockRuntimeClient", turn: Any, message_part: str
 ) -> None:
     code, text, _ = refusal(lambda: bedrock_runtime.converse(modelId=PRO, messages=[turn]))
     assert code == "ValidationException"
-    assert words in text
+    assert message_part in text
 
 
 def test_the_format_jpg_is_refused(invoke: Callable[[str, dict[str, Any]], dict[str, Any]]) -> None:
@@ -108,5 +108,5 @@ def test_image_models_do_not_converse(bedrock_runtime: "BedrockRuntimeClient") -
         bedrock_runtime.converse(modelId="amazon.nova-canvas-v1:0", messages=[message(ball(), "png")])
 
 
-def test_a_body_that_is_no_json_is_refused(bedrock_runtime: "BedrockRuntimeClient") -> None:
+def test_a_body_that_is_not_json_is_refused(bedrock_runtime: "BedrockRuntimeClient") -> None:
     assert refusal(lambda: bedrock_runtime.invoke_model(modelId=PRO, body=b"{"))[0] == "ValidationException"

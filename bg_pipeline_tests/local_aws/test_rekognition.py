@@ -1,4 +1,4 @@
-"""Rekognition as the stand-in speaks it."""
+"""The stand-in's Rekognition."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("control")
 
 
-def test_labels_have_the_shape_of_rekognitions(rekognition: "RekognitionClient") -> None:
+def test_labels_have_rekognitions_structure(rekognition: "RekognitionClient") -> None:
     answer = rekognition.detect_labels(Image={"Bytes": ball((640, 480), "JPEG")}, MinConfidence=0)
     assert answer["LabelModelVersion"] == "3.0"
     for label in answer["Labels"]:
@@ -44,7 +44,7 @@ def test_a_picture_without_faces_has_none(rekognition: "RekognitionClient") -> N
     assert rekognition.detect_faces(Image={"Bytes": ball()}, Attributes=["ALL"])["FaceDetails"] == []
 
 
-def test_a_picture_may_lie_in_s3(
+def test_a_picture_can_be_read_from_s3(
     rekognition: "RekognitionClient", s3: "S3Client", bucket: str, control: ControlClient
 ) -> None:
     s3.put_object(Bucket=bucket, Key="a ball.png", Body=ball())
@@ -67,7 +67,7 @@ def test_a_picture_may_lie_in_s3(
         ({}, "InvalidParameterException"),
     ],
 )
-def test_pictures_that_rekognition_does_not_take_are_refused(
+def test_pictures_outside_of_rekognitions_limits_are_refused(
     rekognition: "RekognitionClient", image: Any, code: str
 ) -> None:
     for call in (rekognition.detect_labels, rekognition.detect_faces):
@@ -83,7 +83,7 @@ def test_pictures_that_rekognition_does_not_take_are_refused(
         {"Settings": {"ImageProperties": {"MaxDominantColors": 5}}},
     ],
 )
-def test_settings_that_rekognition_does_not_know_are_refused(settings: Any) -> None:
+def test_unknown_settings_are_refused(settings: Any) -> None:
     unchecked = boto3.client("rekognition", config=Config(parameter_validation=False))
     assert (
         refusal(lambda: unchecked.detect_labels(Image={"Bytes": ball()}, **settings))[0]

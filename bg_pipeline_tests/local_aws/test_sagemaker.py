@@ -19,7 +19,7 @@ SIZE = (384, 576)
 
 @pytest.fixture
 def sagemaker(control: ControlClient) -> "SageMakerRuntimeClient":
-    """A client of SageMaker's endpoints."""
+    """A client of SageMaker endpoints."""
     return boto3.client("sagemaker-runtime")
 
 
@@ -29,7 +29,7 @@ def around(margin: int) -> list[float]:
 
 
 @pytest.mark.parametrize("form", ["pixels", "shares", "text", "several"])
-def test_what_lies_in_the_box_is_white_in_the_mask(sagemaker: "SageMakerRuntimeClient", form: str) -> None:
+def test_the_subject_in_the_box_is_white_in_the_mask(sagemaker: "SageMakerRuntimeClient", form: str) -> None:
     box = around(20)
     shares = [edge / side for edge, side in zip(box, SIZE * 2, strict=True)]
     forms: dict[str, dict[str, Any]] = {
@@ -47,7 +47,7 @@ def test_what_lies_in_the_box_is_white_in_the_mask(sagemaker: "SageMakerRuntimeC
     assert (mask.getpixel((195, 210)), mask.getpixel((5, 5))) == (255, 0)
 
 
-def test_a_picture_alone_may_be_sent_and_a_picture_asked_for(sagemaker: "SageMakerRuntimeClient") -> None:
+def test_request_and_answer_can_be_plain_images(sagemaker: "SageMakerRuntimeClient") -> None:
     answer = sagemaker.invoke_endpoint(
         EndpointName="sam", Body=ball(), ContentType="image/png", Accept="image/png"
     )
@@ -58,9 +58,7 @@ def test_a_picture_alone_may_be_sent_and_a_picture_asked_for(sagemaker: "SageMak
 @pytest.mark.parametrize(
     "body", [b"{", b"[]", b'{"image": 3}', b'{"image": "aGVsbG8="}', b'{"image": "", "bbox": [1, 2]}']
 )
-def test_the_container_refuses_what_it_does_not_understand(
-    sagemaker: "SageMakerRuntimeClient", body: bytes
-) -> None:
+def test_invalid_bodies_are_model_errors(sagemaker: "SageMakerRuntimeClient", body: bytes) -> None:
     code, _, status = refusal(lambda: sagemaker.invoke_endpoint(EndpointName="sam", Body=body))
     assert (code, status) == ("ModelError", 424)
 

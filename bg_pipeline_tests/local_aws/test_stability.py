@@ -1,4 +1,4 @@
-"""Stability's services as the stand-in speaks them."""
+"""The stand-in's Stability AI models."""
 
 import io
 from collections.abc import Callable
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("control")
 
 
 def inpainting(**changes: Any) -> dict[str, Any]:
-    """A body that Inpaint takes, with changes; None takes a field away."""
+    """A valid body of Inpaint with changed fields; None removes a field."""
     body = {
         "image": b64(ball()),
         "mask": b64(ball_mask()),
@@ -41,14 +41,14 @@ def inpainting(**changes: Any) -> dict[str, Any]:
     return {name: value for name, value in body.items() if value is not None}
 
 
-def test_inpaint_paints_the_white_of_the_mask_anew_and_leaves_the_black_untouched(invoke: Invoke) -> None:
+def test_inpaint_repaints_the_white_of_the_mask_and_keeps_the_black(invoke: Invoke) -> None:
     answer = invoke(INPAINT, inpainting())
-    source, made = opened(b64(ball())), opened(answer["images"][0])
+    source, result = opened(b64(ball())), opened(answer["images"][0])
     assert (answer["seeds"], answer["finish_reasons"]) == ([5], [None])
-    assert (made.size, made.format) == (SIZE, "PNG")
+    assert (result.size, result.format) == (SIZE, "PNG")
     inside = (BALL[0] + 40, BALL[1] + 40, BALL[2] - 40, BALL[3] - 40)
-    assert ImageChops.difference(source.crop(inside), made.crop(inside)).getbbox() is None
-    assert source.getpixel((5, 5)) != made.getpixel((5, 5))
+    assert ImageChops.difference(source.crop(inside), result.crop(inside)).getbbox() is None
+    assert source.getpixel((5, 5)) != result.getpixel((5, 5))
 
 
 def test_a_grown_mask_eats_into_the_subjects_edge(invoke: Invoke) -> None:
@@ -63,16 +63,18 @@ def test_a_grown_mask_eats_into_the_subjects_edge(invoke: Invoke) -> None:
 
 def test_a_mask_of_another_size_is_resized(invoke: Invoke) -> None:
     mask = packed(Image.open(io.BytesIO(ball_mask())).resize((96, 144)))
-    made = opened(invoke(INPAINT, inpainting(mask=b64(mask)))["images"][0])
-    assert made.getpixel(MIDDLE) == opened(b64(ball())).getpixel(MIDDLE)
+    result = opened(invoke(INPAINT, inpainting(mask=b64(mask)))["images"][0])
+    assert result.getpixel(MIDDLE) == opened(b64(ball())).getpixel(MIDDLE)
 
 
-def test_without_a_mask_transparency_says_what_is_painted(invoke: Invoke) -> None:
+def test_without_a_mask_the_transparent_part_is_repainted(invoke: Invoke) -> None:
     cut = Image.open(io.BytesIO(ball(mode="RGBA")))
     cut.putalpha(ImageChops.invert(opened(b64(ball_mask())).convert("L")))
-    made = opened(invoke(INPAINT, inpainting(image=b64(packed(cut)), mask=None))["images"][0]).convert("RGB")
-    assert made.getpixel(MIDDLE) == (0xA0, 0x18, 0x18)
-    assert made.getpixel((5, 5)) != (255, 255, 255)
+    result = opened(invoke(INPAINT, inpainting(image=b64(packed(cut)), mask=None))["images"][0]).convert(
+        "RGB"
+    )
+    assert result.getpixel(MIDDLE) == (0xA0, 0x18, 0x18)
+    assert result.getpixel((5, 5)) != (255, 255, 255)
 
 
 def test_without_mask_and_transparency_it_is_refused(invoke: Invoke) -> None:
@@ -81,13 +83,15 @@ def test_without_mask_and_transparency_it_is_refused(invoke: Invoke) -> None:
 
 def test_remove_background_returns_the_subject_on_transparency(invoke: Invoke) -> None:
     answer = invoke(REMOVE, {"image": b64(ball()), "output_format": "webp"})
-    made = opened(answer["images"][0])
-    assert (made.size, made.mode, made.format) == (SIZE, "RGBA", "WEBP")
-    alpha = made.getchannel("A")
+    result = opened(answer["images"][0])
+    assert (result.size, result.mode, result.format) == (SIZE, "RGBA", "WEBP")
+    alpha = result.getchannel("A")
     assert (alpha.getpixel(MIDDLE), alpha.getpixel((5, 5))) == (255, 0)
 
 
-def test_a_seed_of_zero_is_a_random_one_that_is_told(invoke: Invoke, control: ControlClient) -> None:
+def test_seed_zero_is_replaced_by_a_random_seed_that_is_returned(
+    invoke: Invoke, control: ControlClient
+) -> None:
     control.switch(canned=True)
     seeds = {invoke(INPAINT, inpainting(seed=0))["seeds"][0] for _ in range(5)}
     assert len(seeds) == 5
@@ -102,7 +106,7 @@ def test_a_seed_of_zero_is_a_random_one_that_is_told(invoke: Invoke, control: Co
         ("blockoutput", "Filter reason: output image"),
     ],
 )
-def test_content_policy_speaks_in_the_finish_reasons_of_a_success(
+def test_content_policy_refuses_in_the_finish_reasons_of_a_success(
     invoke: Invoke, control: ControlClient, word: str, reason: str
 ) -> None:
     answer = invoke(INPAINT, inpainting(prompt=word))
@@ -111,7 +115,7 @@ def test_content_policy_speaks_in_the_finish_reasons_of_a_success(
 
 
 @pytest.mark.parametrize(
-    ("body", "words"),
+    ("body", "message_part"),
     [
         (inpainting(prompt=None), "#: required key [prompt] not found"),
         (inpainting(prompt="x" * 10_001), "expected maxLength: 10000, actual: 10001"),
@@ -126,10 +130,10 @@ def test_content_policy_speaks_in_the_finish_reasons_of_a_success(
         (inpainting(image=b64(packed(Image.new("RGB", SIZE), "GIF"))), "must be a jpeg, png or webp file"),
     ],
 )  # fmt: skip
-def test_inpaint_refuses_what_it_does_not_take(invoke: Invoke, body: dict[str, Any], words: str) -> None:
+def test_inpaint_refuses_invalid_bodies(invoke: Invoke, body: dict[str, Any], message_part: str) -> None:
     code, message, status = refusal(lambda: invoke(INPAINT, body))
     assert (code, status) == ("ValidationException", 400)
-    assert words in message
+    assert message_part in message
 
 
 def test_remove_background_takes_no_prompt(invoke: Invoke) -> None:

@@ -1,4 +1,4 @@
-"""What the pipeline asks of S3 and its like, held against both emulators: MiniStack and moto."""
+"""The features of S3, SQS and SNS that the pipeline needs, tested with both emulators: MiniStack and moto."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ NAMES = [
 
 @pytest.fixture(params=["stand_in", "moto"])
 def storage(request: pytest.FixtureRequest) -> "S3Client":
-    """An S3 with a bucket called ``shop``: the stand-in's, and moto's."""
+    """An S3 client with a bucket ``shop``, of the stand-in and of moto."""
     endpoint = request.getfixturevalue("stand_in").storage if request.param == "stand_in" else None
     client = boto3.client("s3", endpoint_url=endpoint or request.getfixturevalue("moto_s3"))
     if "shop" not in [found["Name"] for found in client.list_buckets()["Buckets"]]:
@@ -34,12 +34,12 @@ def storage(request: pytest.FixtureRequest) -> "S3Client":
 
 
 def put(client: "S3Client", key: str, data: bytes = b"x", **conditions: Any) -> str:
-    """Write an object; its tag."""
+    """Writes an object and returns its ETag."""
     return client.put_object(Bucket="shop", Key=key, Body=data, **conditions)["ETag"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_any_name_is_kept_as_it_is(storage: "S3Client", name: str) -> None:
+def test_any_object_name_is_kept_unchanged(storage: "S3Client", name: str) -> None:
     key = f"names/{name}"
     storage.put_object(Bucket="shop", Key=key, Body=b"data", ContentType="image/jpeg", Metadata={"by": "me"})
     found = storage.get_object(Bucket="shop", Key=key)
@@ -53,7 +53,7 @@ def test_any_name_is_kept_as_it_is(storage: "S3Client", name: str) -> None:
     assert [e["Key"] for e in listed] == sorted((e["Key"] for e in listed), key=str.encode)
 
 
-def test_a_write_may_depend_on_there_being_nothing_and_on_a_tag(storage: "S3Client") -> None:
+def test_a_write_can_be_conditional_on_absence_and_on_an_etag(storage: "S3Client") -> None:
     storage.delete_object(Bucket="shop", Key="lease")
     tag = put(storage, "lease", IfNoneMatch="*")
     assert refusal(lambda: put(storage, "lease", IfNoneMatch="*"))[2] == 412
@@ -62,7 +62,7 @@ def test_a_write_may_depend_on_there_being_nothing_and_on_a_tag(storage: "S3Clie
     assert refusal(lambda: put(storage, "no such lease", IfMatch=newer))[2] in (404, 412)
 
 
-def test_of_many_who_write_at_once_if_there_is_nothing_one_succeeds(storage: "S3Client") -> None:
+def test_one_of_many_concurrent_conditional_writes_succeeds(storage: "S3Client") -> None:
     storage.delete_object(Bucket="shop", Key="race")
 
     def won(number: int) -> bool:
@@ -90,7 +90,7 @@ def test_listing_starts_after_a_key_and_groups_by_folder(storage: "S3Client") ->
     assert [entry["Key"] for entry in rest["Contents"]] == ["days/03/a", "days/03/b"]
 
 
-def test_an_upload_is_told_to_a_queue(stand_in: LocalAws, bucket: str, s3: "S3Client") -> None:
+def test_an_upload_sends_an_event_to_a_queue(stand_in: LocalAws, bucket: str, s3: "S3Client") -> None:
     sqs = boto3.client("sqs")
     queue = sqs.create_queue(QueueName=bucket)["QueueUrl"]
     arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
@@ -104,7 +104,7 @@ def test_an_upload_is_told_to_a_queue(stand_in: LocalAws, bucket: str, s3: "S3Cl
     assert any("s3:TestEvent" in body for body in bodies)
 
 
-def test_a_notice_reaches_a_queue(stand_in: LocalAws, bucket: str) -> None:
+def test_a_notification_reaches_a_queue(stand_in: LocalAws, bucket: str) -> None:
     sqs, sns = boto3.client("sqs"), boto3.client("sns")
     queue = sqs.create_queue(QueueName=bucket)["QueueUrl"]
     arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]

@@ -1,4 +1,4 @@
-"""Titan Image Generator and Nova Canvas as the stand-in speaks them."""
+"""The stand-in's Titan Image Generator and Nova Canvas."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,8 +28,8 @@ pytestmark = pytest.mark.usefixtures("control")
 
 
 def outpainting(config: dict[str, Any] | None = None, **params: Any) -> dict[str, Any]:
-    """A body that Titan takes, with changes; None takes a field away."""
-    given = {
+    """A valid body for Titan with changed fields; None removes a field."""
+    fields = {
         "text": "a beach",
         "image": b64(ball()),
         "maskImage": b64(ball_mask()),
@@ -39,13 +39,13 @@ def outpainting(config: dict[str, Any] | None = None, **params: Any) -> dict[str
     sizes = {"width": SIZE[0], "height": SIZE[1], "seed": 3, **(config or {})}
     return {
         "taskType": "OUTPAINTING",
-        "outPaintingParams": {name: value for name, value in given.items() if value is not None},
+        "outPaintingParams": {name: value for name, value in fields.items() if value is not None},
         "imageGenerationConfig": {name: value for name, value in sizes.items() if value is not None},
     }
 
 
 def canvas(config: dict[str, Any] | None = None, **params: Any) -> dict[str, Any]:
-    """The same for Nova Canvas, which takes no size."""
+    """A valid body for Nova Canvas, which takes no size."""
     return outpainting({"width": None, "height": None, **(config or {})}, **params)
 
 
@@ -56,29 +56,29 @@ def inside(image: Image.Image) -> Image.Image:
 
 
 def difference(one: Image.Image, other: Image.Image) -> float:
-    """The mean difference of two pictures' channels."""
+    """The mean difference of two pictures' channels, 0–255."""
     return sum(ImageStat.Stat(ImageChops.difference(one.convert("RGB"), other.convert("RGB"))).mean) / 3
 
 
-def test_precise_outpainting_keeps_the_black_of_the_mask_and_paints_the_white_anew(invoke: Invoke) -> None:
+def test_precise_outpainting_keeps_the_black_of_the_mask_and_repaints_the_white(invoke: Invoke) -> None:
     answer = invoke(V2, outpainting())
-    source, made = opened(b64(ball())), opened(answer["images"][0])
+    source, result = opened(b64(ball())), opened(answer["images"][0])
     assert answer["error"] is None
-    assert (made.size, made.mode, made.format) == (SIZE, "RGB", "PNG")
-    assert difference(inside(source), inside(made)) == 0
-    assert difference(source.crop((0, 0, 384, 100)), made.crop((0, 0, 384, 100))) > 5
+    assert (result.size, result.mode, result.format) == (SIZE, "RGB", "PNG")
+    assert difference(inside(source), inside(result)) == 0
+    assert difference(source.crop((0, 0, 384, 100)), result.crop((0, 0, 384, 100))) > 5
 
 
-def test_inpainting_paints_the_black_of_the_mask_anew_and_keeps_the_white(invoke: Invoke) -> None:
+def test_inpainting_repaints_the_black_of_the_mask_and_keeps_the_white(invoke: Invoke) -> None:
     body = outpainting(outPaintingMode=None)
     body["inPaintingParams"] = body.pop("outPaintingParams")
     body["taskType"] = "INPAINTING"
-    source, made = opened(b64(ball())), opened(invoke(V1, body)["images"][0])
-    assert difference(inside(source), inside(made)) > 5
-    assert difference(source.crop((0, 0, 384, 100)), made.crop((0, 0, 384, 100))) == 0
+    source, result = opened(b64(ball())), opened(invoke(V1, body)["images"][0])
+    assert difference(inside(source), inside(result)) > 5
+    assert difference(source.crop((0, 0, 384, 100)), result.crop((0, 0, 384, 100))) == 0
 
 
-def test_words_find_the_subject_and_its_mask_comes_back_black_on_white(invoke: Invoke) -> None:
+def test_a_mask_prompt_finds_the_subject_and_its_mask_is_returned_black_on_white(invoke: Invoke) -> None:
     answer = invoke(V2, outpainting(maskImage=None, maskPrompt="Ball", returnMask=True))
     mask = opened(answer["maskImage"])
     assert (mask.size, mask.mode) == (SIZE, "RGB")
@@ -86,7 +86,7 @@ def test_words_find_the_subject_and_its_mask_comes_back_black_on_white(invoke: I
     assert mask.getpixel((5, 5)) == (255, 255, 255)
 
 
-def test_words_for_what_is_not_there_are_refused_in_titans_words(invoke: Invoke) -> None:
+def test_a_mask_prompt_without_a_match_is_refused_with_titans_message(invoke: Invoke) -> None:
     code, message, status = refusal(lambda: invoke(V2, outpainting(maskImage=None, maskPrompt="unicorn")))
     assert (code, status) == ("ValidationException", 400)
     assert message == "Unable to auto-generate mask image with given input image and mask prompt."
@@ -95,10 +95,10 @@ def test_words_for_what_is_not_there_are_refused_in_titans_words(invoke: Invoke)
 def test_background_removal_returns_the_subject_on_transparency(invoke: Invoke) -> None:
     body = {"taskType": "BACKGROUND_REMOVAL", "backgroundRemovalParams": {"image": b64(ball())}}
     for model in (V2, CANVAS):
-        made = opened(invoke(model, body)["images"][0])
-        assert (made.size, made.mode) == (SIZE, "RGBA")
-        assert inside(made).getchannel("A").getextrema() == (255, 255)
-        assert made.getchannel("A").getpixel((5, 5)) == 0
+        result = opened(invoke(model, body)["images"][0])
+        assert (result.size, result.mode) == (SIZE, "RGBA")
+        assert inside(result).getchannel("A").getextrema() == (255, 255)
+        assert result.getchannel("A").getpixel((5, 5)) == 0
 
 
 def test_several_pictures_differ_and_the_same_seed_gives_the_same_picture(invoke: Invoke) -> None:
@@ -108,13 +108,13 @@ def test_several_pictures_differ_and_the_same_seed_gives_the_same_picture(invoke
     assert first == again
 
 
-def test_a_painted_picture_names_its_maker(invoke: Invoke) -> None:
-    made = opened(invoke(V2, outpainting())["images"][0])
-    made.load()
-    assert made.info["Software"] == "the stand-in for AWS"
+def test_a_painted_picture_names_the_stand_in_as_its_software(invoke: Invoke) -> None:
+    result = opened(invoke(V2, outpainting())["images"][0])
+    result.load()
+    assert result.info["Software"] == "the stand-in for AWS"
 
 
-def test_the_answer_has_the_size_asked_for(invoke: Invoke) -> None:
+def test_the_answer_has_the_requested_size(invoke: Invoke) -> None:
     assert opened(invoke(V2, outpainting({"width": 512, "height": 512}))["images"][0]).size == (512, 512)
 
 
@@ -127,7 +127,7 @@ def test_canvas_answers_in_the_size_of_its_input(invoke: Invoke) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "words"),
+    ("body", "message_part"),
     [
         (outpainting(text=None), "#/outPaintingParams: required key [text] not found"),
         (outpainting(text=""), "#/outPaintingParams/text"),
@@ -157,14 +157,14 @@ def test_canvas_answers_in_the_size_of_its_input(invoke: Invoke) -> None:
         ({"taskType": "PAINT"}, "#/taskType: PAINT is not a valid enum value"),
     ],
 )  # fmt: skip
-def test_titan_refuses_what_it_does_not_take(invoke: Invoke, body: dict[str, Any], words: str) -> None:
+def test_titan_refuses_invalid_bodies(invoke: Invoke, body: dict[str, Any], message_part: str) -> None:
     code, message, status = refusal(lambda: invoke(V2, body))
     assert (code, status) == ("ValidationException", 400)
-    assert words in message
+    assert message_part in message
 
 
 @pytest.mark.parametrize(
-    ("body", "words"),
+    ("body", "message_part"),
     [
         (canvas({"width": 384, "height": 576}), "width and height are not allowed"),
         (canvas(text="x" * 1025), "expected maxLength: 1024"),
@@ -173,10 +173,10 @@ def test_titan_refuses_what_it_does_not_take(invoke: Invoke, body: dict[str, Any
         (canvas(image=b64(packed(Image.new("RGBA", SIZE, (9, 9, 9, 254))))), "transparent or translucent"),
     ],
 )
-def test_canvas_refuses_what_it_does_not_take(invoke: Invoke, body: dict[str, Any], words: str) -> None:
+def test_canvas_refuses_invalid_bodies(invoke: Invoke, body: dict[str, Any], message_part: str) -> None:
     code, message, _ = refusal(lambda: invoke(CANVAS, body))
     assert code == "ValidationException"
-    assert words in message
+    assert message_part in message
 
 
 def test_version_1_cannot_remove_a_background(invoke: Invoke) -> None:
@@ -184,12 +184,12 @@ def test_version_1_cannot_remove_a_background(invoke: Invoke) -> None:
     assert "BACKGROUND_REMOVAL" in refusal(lambda: invoke(V1, body))[1]
 
 
-def test_an_opaque_alpha_channel_is_taken(invoke: Invoke) -> None:
+def test_an_opaque_alpha_channel_is_accepted(invoke: Invoke) -> None:
     assert invoke(CANVAS, canvas(image=b64(ball(mode="RGBA"))))["error"] is None
 
 
 @pytest.mark.parametrize(("word", "named"), [("blockme", "text prompt"), ("blockimage", "input image")])
-def test_blocked_input_is_a_validation_error_that_nobody_pays(
+def test_blocked_input_is_a_validation_error_that_is_not_billed(
     invoke: Invoke, control: ControlClient, word: str, named: str
 ) -> None:
     code, message, _ = refusal(lambda: invoke(V2, outpainting(text=f"a {word} beach")))
@@ -208,7 +208,7 @@ def test_blocked_output_is_an_answer_without_pictures(invoke: Invoke) -> None:
     }
 
 
-def test_a_removal_may_be_blocked_as_well(invoke: Invoke, control: ControlClient) -> None:
+def test_a_removal_can_be_blocked_too(invoke: Invoke, control: ControlClient) -> None:
     body = {"taskType": "BACKGROUND_REMOVAL", "backgroundRemovalParams": {"image": b64(ball())}}
     control.fault(action="block", where="output")
     assert invoke(V2, body)["images"] == []

@@ -127,4 +127,4 @@ def _clouds(size: tuple[int, int], cell: int, random: np.random.Generator) -> ND
 
 
 def _plane(mask: Image.Image) -> NDArray[np.float32]:
-    return np.asarray(mask, np.float32) / 255
+    return np.asarray(mask, np.float32) / np.float32(255)

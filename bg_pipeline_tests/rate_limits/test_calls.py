@@ -165,7 +165,7 @@ def test_tokens_a_minute_are_the_accounts_own(control: ControlClient) -> None:
 
 
 def test_the_error_for_a_daily_token_quota_says_what_to_do() -> None:
-    error = {
+    error: Any = {
         "Code": "ThrottlingException",
         "Message": "Too many tokens per day, please wait before trying again.",
     }

@@ -5,6 +5,7 @@ import io
 import re
 from datetime import UTC, datetime
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -76,7 +77,7 @@ class Elements(HTMLParser):
 
 
 def rendered(*rows: Row, **more: object) -> bytes:
-    known = {
+    known: dict[str, Any] = {
         "title": "2026/11/20/101530",
         "made_at": AT,
         "source": lambda image: f"image-files/{image}",
@@ -326,7 +327,7 @@ def test_links_of_a_page_lead_to_the_pictures(bench: Bench) -> None:
 
 def test_photos_that_were_moved_to_the_archive_are_shown_and_linked(bench: Bench) -> None:
     batch = bench.submit({"a.jpg": photo(1)})
-    moves = {"html_report_images": 0, "archive_to": "archive"}
+    moves: dict[str, Any] = {"html_report_images": 0, "archive_to": "archive"}
     bench.run(**moves)
     assert bench.store.head(batch.upload_key("a.jpg")) is None
     found = Elements(html_report(open_batch(bench.store, bench.settings(**moves), batch), link_seconds=600))

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -84,7 +85,7 @@ def opened(browser: Browser, file: Path) -> Iterator[Opened]:
     contexts = []
     complaints: list[str] = []
 
-    def open_in(width: int = 1280, **kind: object) -> Page:
+    def open_in(width: int = 1280, **kind: Any) -> Page:
         context = browser.new_context(viewport={"width": width, "height": 800}, **kind)
         contexts.append(context)
         page = context.new_page()

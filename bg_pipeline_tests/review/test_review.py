@@ -38,6 +38,7 @@ from bg_pipeline.state.follow_ups import REDOES, FollowUps
 from bg_pipeline.state.leased_writes import LeasedWriter
 from bg_pipeline.state.ledger import Ledger
 from bg_pipeline.storage.object_store import Store
+from bg_pipeline.uploads import submitting
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench
 from bg_pipeline_tests.pictures import photo
@@ -675,7 +676,7 @@ def test_a_picture_that_is_being_asked_for_again_is_not_asked_for_in_other_words
         with pytest.raises(
             UsageError, match=rf"odd\.jpg is being asked for again already, as batch {first.path}"
         ):
-            ask_again(bench, ran, "odd.jpg", **asked)  # type: ignore[arg-type]
+            ask_again(bench, ran, "odd.jpg", **asked)
     with pytest.raises(UsageError, match="with other pictures"):
         ask_again(bench, ran, "odd.jpg", "good.jpg", prompt="a quiet lake")
     assert looked(bench, ran)["good.jpg"].state is State.APPROVED
@@ -726,7 +727,7 @@ def test_who_ended_before_the_request_was_written_leaves_a_batch_that_the_next_w
 def test_who_was_suspended_before_the_request_was_written_does_not_replace_what_others_wrote(
     bench: Bench, ran: Batch, monkeypatch: pytest.MonkeyPatch, prompt: str
 ) -> None:
-    found, hand_over = [looked(bench, ran)["odd.jpg"]], redoing.hand_over
+    found, hand_over = [looked(bench, ran)["odd.jpg"]], submitting.hand_over
     others: list[Batch] = []
 
     def suspended(store: Store, batch: Batch, data: bytes) -> bool:

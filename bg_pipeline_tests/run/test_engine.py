@@ -411,7 +411,7 @@ def test_an_internal_error_ends_only_its_image(
             raise ZeroDivisionError("a case nobody thought of")
         return real(source, *rest, **more)
 
-    real = results.restore_subject
+    real = restore_subject
     batch = bench.submit({"a.jpg": photo(1), "odd.jpg": photo(2, size=(91, 80)), "c.jpg": photo(3)})
     with monkeypatch.context() as patched:
         patched.setattr(results, "restore_subject", restore_subject)
@@ -575,7 +575,7 @@ def test_a_backdrop_is_composited_without_a_paid_call(bench: Bench, control: Con
     bench.run()
     row = bench.rows(batch)["cat.jpg"]
     made = Image.open(io.BytesIO(bench.store.read(row.Results[0]).data)).convert("RGB")
-    red, green, blue = made.getpixel((2, 2))
+    red, green, blue = made.getpixel((2, 2))  # type: ignore[misc]
     assert green > 240
     assert max(red, blue) < 20
     assert paid(control) == 0

@@ -13,7 +13,7 @@ from bg_pipeline.generators import generator
 from bg_pipeline.imaging import encode, open_photo, unfit
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
-from bg_pipeline_local_aws.pictures import canned
+from bg_pipeline_local_aws.image_files import canned_image
 from bg_pipeline_tests.batches import Bench
 from bg_pipeline_tests.rendered import Rendered, as_mask, as_png, inner, old_ground, psnr, rendered
 
@@ -71,7 +71,7 @@ def opened(bench: Bench, key: str) -> Image.Image:
 def painted(model: str, size: tuple[int, int]) -> Image.Image:
     """What the model returned, at the photo's size."""
     fitted = generator(model).sizes.canvas(size)
-    with Image.open(io.BytesIO(base64.b64decode(canned("picture", *fitted.canvas)))) as picture:
+    with Image.open(io.BytesIO(base64.b64decode(canned_image("picture", *fitted.canvas)))) as picture:
         return unfit(picture.convert("RGB"), fitted, size)
 
 

@@ -65,7 +65,8 @@ def test_the_same_photo_in_two_dates_run_at_once_is_paid_for_once(
 def test_a_batch_that_another_run_finished_before_it_was_leased_is_not_processed_again(
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    acquire, runs = Leases.acquire, []
+    acquire = Leases.acquire
+    runs: list[Any] = []
 
     def run_before(leases: Leases, key: str) -> Lease | None:
         if not runs:
@@ -134,7 +135,8 @@ def test_what_was_paid_before_a_crash_is_not_paid_again(bench: Bench, control: C
 def test_a_run_interrupted_anywhere_ends_and_loses_nothing_that_was_paid(
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch, owner: type, method: str
 ) -> None:
-    original, interrupted = getattr(owner, method), []
+    original = getattr(owner, method)
+    interrupted: list[object] = []
 
     def interrupt(self: object, *args: object, **kwargs: object) -> object:
         result = original(self, *args, **kwargs)

@@ -48,7 +48,10 @@ def refuse(monkeypatch: pytest.MonkeyPatch, method: str, refused: Callable[[str]
 
     def request(store: Store, key: str, *args: Any, **how: Any) -> Any:
         if refused(key):
-            answer = {"Error": {"Code": code, "Message": "no"}, "ResponseMetadata": {"HTTPStatusCode": 403}}
+            answer: Any = {
+                "Error": {"Code": code, "Message": "no"},
+                "ResponseMetadata": {"HTTPStatusCode": 403},
+            }
             raise ClientError(answer, method)
         return original(store, key, *args, **how)
 

@@ -171,7 +171,7 @@ def test_a_stored_caption_has_the_prompt_that_was_sent(bench: Bench, control: Co
 
 @pytest.mark.parametrize("wishes", [{"Task": "REMOVE"}, {"Subject": "SALIENT"}], ids=["removed", "replaced"])
 def test_a_cut_out_refused_by_content_policy_is_blocked(
-    bench: Bench, control: ControlClient, wishes: dict[str, str]
+    bench: Bench, control: ControlClient, wishes: dict[str, Any]
 ) -> None:
     control.fault(operation="InvokeModel", action="block", where="image", times=0)
     batch = bench.submit(1, **wishes)
@@ -183,7 +183,7 @@ def test_a_cut_out_refused_by_content_policy_is_blocked(
 
 @pytest.mark.parametrize("wishes", [{"Task": "REMOVE"}, {"Subject": "SALIENT"}], ids=["removed", "replaced"])
 def test_a_failed_cut_out_reports_the_services_message(
-    bench: Bench, control: ControlClient, wishes: dict[str, str]
+    bench: Bench, control: ControlClient, wishes: dict[str, Any]
 ) -> None:
     control.fault(operation="InvokeModel", times=0, **MALFORMED)
     batch = bench.submit(1, **wishes)
@@ -364,7 +364,7 @@ def test_a_request_with_capitals_in_its_name_is_noted(bench: Bench) -> None:
 def test_a_run_pays_no_labels_and_no_caption_for_an_order_of_the_single_photo_api(
     bench: Bench, control: ControlClient
 ) -> None:
-    wishes = {"Task": "REMOVE", "Subject": "SALIENT", "Id": "order"}
+    wishes: dict[str, Any] = {"Task": "REMOVE", "Subject": "SALIENT", "Id": "order"}
     order = bench.submit(1, batch="api-101530-0123456789abcdef", **wishes)
     other = bench.submit({"b.jpg": photo(8)}, batch="api-own-name")
     bench.run(DATE)

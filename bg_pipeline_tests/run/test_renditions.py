@@ -4,7 +4,7 @@ import json
 import tomllib
 from importlib.resources import files
 from io import BytesIO
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -115,7 +115,7 @@ def test_a_cut_outs_ground_goes_on_beyond_the_photo() -> None:
     _, photo, mask = scene((100, 50, 1100, 850))
     rendered = render(cut_out(photo, mask, feather=1), photo, mask, Rendition(Margin=0.25, Format="png"))
     assert rendered.size == pytest.approx((2000, 1600), abs=8)
-    assert open_photo(rendered.data).image.getpixel((5, 5))[3] == 0
+    assert open_photo(rendered.data).image.getpixel((5, 5))[3] == 0  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_any_frame_of_any_subject_has_the_size_asked_for(
 
 @pytest.mark.parametrize("format", ["jpeg", "png", "webp", "tiff", "bmp", "avif"])
 def test_the_format_asked_for_is_the_format_made(format: str) -> None:
-    rendered = made(Rendition(Format=format, Width=200))
+    rendered = made(Rendition(Format=cast(Any, format), Width=200))
     assert read_header(rendered.data).format == rendered.format == format
 
 

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from bg_pipeline.domain.rows import WAITING_FOR_APPROVAL, Status
+from bg_pipeline.imaging import measure
 from bg_pipeline.run import results
 from bg_pipeline.run.engine import Engine
 from bg_pipeline.run.outcome_recorder import OutcomeRecorder
@@ -269,7 +270,8 @@ def test_a_run_that_lost_its_lease_changes_nothing_of_what_the_next_one_wrote(
 ) -> None:
     """The first run is suspended before it stores its result; its request is replaced and run by another."""
     batch = bench.submit(1)
-    write, suspended = Store.write, []
+    write = Store.write
+    suspended: list[str] = []
 
     def suspend(store: Store, key: str, *args: Any, **how: Any) -> str:
         if key == f"{batch.output_prefix}/photo-0.jpg" and not suspended:
@@ -313,7 +315,6 @@ def _with_alpha() -> bytes:
 def test_only_a_fault_of_the_generated_background_is_paid_for_again(
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measure = results.measure
     monkeypatch.setattr(results, "measure", lambda *given: replace(measure(*given), edge_halo=0.9))
     batch = bench.submit(1)
     bench.run()

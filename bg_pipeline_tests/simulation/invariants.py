@@ -1,4 +1,4 @@
-"""What has to be true after every simulation: each a function that yields a sentence for each thing that is not."""
+"""The invariants of every simulation: each function yields a sentence for each violation."""
 
 import hashlib
 import io
@@ -25,7 +25,7 @@ from bg_pipeline_tests.simulation.s3 import Change
 from bg_pipeline_tests.simulation.world import EXPECTED, World
 
 CENT: Final = 0.00002
-"""Costs are rounded up to micro-dollars, each."""
+"""Tolerance in USD: each cost is rounded up to micro-dollars."""
 STAGE: Final = {
     "labels": "labels",
     "captions": "captions",
@@ -38,12 +38,12 @@ WRITTEN_UNDER_A_LEASE: Final = (
     f"{s3_keys.STATE}/ledger/",
 )
 UNKNOWN: Final = ("lost", "timeout", "cut")
-"""Faults after which nobody knows whether a call was billed."""
+"""Faults after which it is unknown whether a call was billed."""
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """A row that a report told as Succeeded, and when."""
+    """When a report had an image as Succeeded, and with which results."""
 
     at: float
     results: tuple[str, ...]
@@ -51,7 +51,7 @@ class Delivery:
 
 @dataclass
 class Watch:
-    """What is noted while a simulation runs, because it cannot be seen at its end."""
+    """Records during a simulation what cannot be determined at its end."""
 
     world: World
     delivered: dict[str, Delivery] = field(default_factory=dict)
@@ -64,13 +64,13 @@ class Watch:
     _had: dict[str, set[str]] = field(default_factory=dict)
 
     def at_rest(self) -> None:
-        """Called when all that ran has ended: what reports say of what nobody changed since has to be true then."""
-        for told in reports(self.world):
-            image = told.batch.upload_key(told.image)
-            began = self._began.get(told.batch.path, 0.0)
-            if told.row["Status"] == "Succeeded" and not changed_since(self.world, image, began, 0.0):
+        """Called when all processes have ended: checks the report rows of images that were not changed since."""
+        for reported in reports(self.world):
+            image = reported.batch.upload_key(reported.image)
+            began = self._began.get(reported.batch.path, 0.0)
+            if reported.row["Status"] == "Succeeded" and not changed_since(self.world, image, began, 0.0):
                 self.untrue += [
-                    f"{told}: {wrong} (before the quiet run)" for wrong in _untrue(self.world, told)
+                    f"{reported}: {wrong} (before the quiet run)" for wrong in _untrue(self.world, reported)
                 ]
         self.lost += [f"{wrong} (before the quiet run)" for wrong in _lost(self.world, self.delivered)]
 
@@ -82,7 +82,7 @@ class Watch:
             self._deleted(change.key)
 
     def _written(self, change: Change) -> None:
-        """Notes what a process writes for a batch although another has taken its lease over."""
+        """Records writes of a process for a batch whose lease another process has taken over."""
         path = change.key.removeprefix(f"{s3_keys.STATE}/leases/")
         if path != change.key:
             holder = orjson.loads(change.now.data)["Process"] if change.now else ""
@@ -100,7 +100,7 @@ class Watch:
     def _reported(self, key: str, rows: list[dict[str, Any]]) -> None:
         batch, current = find_batch(key), self.world.clock.current
         if batch is not None and current is not None:
-            # A run reports on what it found when it began.
+            # A run reports on the uploads that it found at its start.
             self._began[batch.path] = current.process.started
         for row in rows:
             if batch is not None and row["Status"] == "Succeeded":
@@ -125,9 +125,9 @@ class Watch:
 
 
 def changed_since(world: World, image: str, since: float, before: float = 3000.0) -> bool:
-    """Whether an image's photo or its batch's request was changed since ``before`` seconds before then.
+    """Whether an image's photo or its batch's request was changed later than ``before`` seconds before ``since``.
 
-    ``image`` is its key in its batch; the photo of a batch that asks again lies in another one.
+    ``image`` is the upload key in its batch; a retry's photos are in the original batch (``InputS3Prefix``).
     """
     upload = parse_upload(image)
     if upload is None:
@@ -136,13 +136,13 @@ def changed_since(world: World, image: str, since: float, before: float = 3000.0
     asked = orjson.loads(stored.data) if stored else {}
     photo = f"{asked.get('InputS3Prefix') or upload.batch.input_prefix}/{upload.name}"
     times = [*world.history.sources.get(photo, ()), *world.history.requests.get(upload.batch.request_key, ())]
-    # A run works with what it has read some time before.
+    # A run may have read photo and request some time before.
     return any(time > since - before for time in times if time > world.clock_start)
 
 
 @dataclass(frozen=True)
-class Told:
-    """A row of a report as it is stored, with what it is about."""
+class ReportRow:
+    """A row of a stored report, with its batch, request and photo."""
 
     batch: Batch
     request: Mapping[str, Any]
@@ -166,25 +166,25 @@ class Told:
         return f"{self.batch.path}/{self.image} ({row['Status']}, {row['Error']}: {row['Cause'][:160]})"
 
 
-def reports(world: World) -> list[Told]:
-    """Every row of every batch's report."""
-    told = []
+def reports(world: World) -> list[ReportRow]:
+    """The rows of the reports of all batches."""
+    rows = []
     for batch in world.batches():
         request = world.bucket.objects.get(batch.request_key)
-        asked = orjson.loads(request.data) if request else {}
-        if "Id" not in asked:
+        fields = orjson.loads(request.data) if request else {}
+        if "Id" not in fields:
             continue
-        stored = world.bucket.objects.get(s3_keys.report_key(batch.status_prefix, asked["Id"]))
+        stored = world.bucket.objects.get(s3_keys.report_key(batch.status_prefix, fields["Id"]))
         for row in orjson.loads(stored.data) if stored else ():
-            lies = f"{asked.get('InputS3Prefix') or batch.input_prefix}/{row['ImageName']}"
-            source = world.bucket.objects.get(lies)
-            told.append(Told(batch, asked, row, source.data if source else None))
-    return told
+            key = f"{fields.get('InputS3Prefix') or batch.input_prefix}/{row['ImageName']}"
+            source = world.bucket.objects.get(key)
+            rows.append(ReportRow(batch, fields, row, source.data if source else None))
+    return rows
 
 
 def the_bill_is_told(world: World, watch: Watch) -> Iterator[str]:
-    """What was billed lies between the sum of CostUSD and the sum of CostUSD and MaybeBilledUSD."""
-    rows = [told.row for told in reports(world)]
+    """The billed amount is between the sum of CostUSD and the sum of CostUSD and MaybeBilledUSD."""
+    rows = [reported.row for reported in reports(world)]
     beside, beside_maybe = kept_beside(world)
     surely = sum(row["CostUSD"] or 0.0 for row in rows) + beside
     maybe = sum(row.get("MaybeBilledUSD") or 0.0 for row in rows) + beside_maybe
@@ -194,7 +194,7 @@ def the_bill_is_told(world: World, watch: Watch) -> Iterator[str]:
 
 
 def kept_beside(world: World) -> tuple[float, float]:
-    """What ledgers keep of money that was paid for images no longer asked for: surely, and maybe."""
+    """Amounts in ledgers that were paid for images no longer requested: certain, and possible."""
     total = Bill()
     for batch in world.batches():
         ledger = Ledger.read(world.store, batch, list(world.store.list(f"{batch.ledger_prefix}/")))
@@ -204,18 +204,18 @@ def kept_beside(world: World) -> tuple[float, float]:
 
 
 def statuses_are_true(world: World, watch: Watch) -> Iterator[str]:
-    """A Succeeded image has its results, made of the photo that is there for what is asked now."""
+    """A Succeeded image has its results, made from the current photo for the current request."""
     yield from watch.untrue
-    for told in reports(world):
-        if told.row["Status"] == "Succeeded":
-            for wrong in _untrue(world, told):
-                yield f"{told}: {wrong}"
+    for reported in reports(world):
+        if reported.row["Status"] == "Succeeded":
+            for wrong in _untrue(world, reported):
+                yield f"{reported}: {wrong}"
 
 
-def _untrue(world: World, told: Told) -> Iterator[str]:
-    asked, row = _asked(told), told.row
-    if told.source is None:
-        return  # a photo that was deleted is not asked for any more; its row stays until the batch is worked on
+def _untrue(world: World, reported: ReportRow) -> Iterator[str]:
+    asked, row = _asked(reported), reported.row
+    if reported.source is None:
+        return  # the row of a deleted photo stays until the batch is processed again
     prompts = asked.get("Prompts") or [asked.get("Prompt")]
     painted = not (asked.get("Task") == "REMOVE" or asked.get("Backdrop"))
     number = len(prompts) * asked.get("Variants", 1) if painted else 1
@@ -228,26 +228,26 @@ def _untrue(world: World, told: Told) -> Iterator[str]:
             yield f"{key} or its provenance is not there"
             continue
         provenance = orjson.loads(beside.data)
-        if photos.number_in(stored.data) != told.photo:
+        if photos.number_in(stored.data) != reported.photo:
             yield f"{key} does not show the subject of the photo"
-        if provenance["SourceSHA256"] != hashlib.sha256(told.source).hexdigest():
+        if provenance["SourceSHA256"] != hashlib.sha256(reported.source).hexdigest():
             yield f"the provenance of {key} is of another photo"
         if painted:
             prompt = prompts[index // asked.get("Variants", 1)]
-            yield from _of_another_call(world, told, key, stored.data, provenance, str(prompt))
+            yield from _of_another_call(world, reported, key, stored.data, provenance, str(prompt))
         else:
             yield from _of_another_ground(asked, key, stored.data)
 
 
 def _of_another_call(
-    world: World, told: Told, key: str, data: bytes, provenance: Mapping[str, Any], template: str
+    world: World, reported: ReportRow, key: str, data: bytes, provenance: Mapping[str, Any], template: str
 ) -> Iterator[str]:
     number = photos.call_in(data)
     if not 0 <= number < len(world.models.calls):
         yield f"{key} has a ground that no model painted"
         return
     call = world.models.calls[number]
-    if call.photo != told.photo or call.bad:
+    if call.photo != reported.photo or call.bad:
         yield f"{key} has the ground of call {number}, which was made for another photo"
     fixed = template.partition("{")[0]
     if not call.prompt.startswith(fixed) or ("{" not in template and call.prompt != template):
@@ -267,36 +267,36 @@ def _of_another_ground(asked: Mapping[str, Any], key: str, data: bytes) -> Itera
         yield f"{key} has a ground, and none was asked for"
 
 
-def _asked(told: Told) -> Mapping[str, Any]:
-    entries = told.request.get("Images") or ()
-    own = next((entry for entry in entries if entry["ImageName"] == told.image), {})
-    asked = {**told.request, **{name: value for name, value in own.items() if value is not None}}
+def _asked(reported: ReportRow) -> Mapping[str, Any]:
+    entries = reported.request.get("Images") or ()
+    own: dict[str, Any] = next((entry for entry in entries if entry["ImageName"] == reported.image), {})
+    asked = {**reported.request, **{name: value for name, value in own.items() if value is not None}}
     if own.get("Prompts"):
         asked.pop("Prompt", None)
     return asked
 
 
 def troubles_have_a_reason(world: World, watch: Watch) -> Iterator[str]:
-    """An image that is not Succeeded has a reason of its own that still holds: nobody else's trouble stopped it."""
-    for told in reports(world):
-        status = told.row["Status"]
-        if status != "Succeeded" and not _reason(world, told):
-            yield f"{told} has no reason for it"
+    """An image that is not Succeeded has a reason of its own that still holds, not the fault of another image."""
+    for reported in reports(world):
+        status = reported.row["Status"]
+        if status != "Succeeded" and not _reason(world, reported):
+            yield f"{reported} has no reason for it"
 
 
-def _reason(world: World, told: Told) -> str:
-    asked, row = _asked(told), told.row
-    key = f"{told.request.get('InputS3Prefix') or told.batch.input_prefix}/{told.image}"
-    faults = {call.fault for call in world.models.calls if call.photo == told.photo}
-    unknown = sum(1 for call in world.models.calls if call.photo == told.photo and call.fault in UNKNOWN)
+def _reason(world: World, reported: ReportRow) -> str:
+    asked, row = _asked(reported), reported.row
+    key = f"{reported.request.get('InputS3Prefix') or reported.batch.input_prefix}/{reported.image}"
+    faults = {call.fault for call in world.models.calls if call.photo == reported.photo}
+    unknown = sum(1 for call in world.models.calls if call.photo == reported.photo and call.fault in UNKNOWN)
     words = " ".join(map(str, (asked.get("Prompt"), asked.get("Prompts"))))
     settings = world.settings
     dead = all(set(FAMILIES[name]) <= world.models.dead for name in settings["image_models"])
     match row["Status"]:
         case "Failed":
-            if told.source is None:
+            if reported.source is None:
                 return "there is no photo"
-            if told.photo < 0:
+            if reported.photo < 0:
                 return "it is no picture"
             if key in world.history.unreadable:
                 return "S3 refuses it"
@@ -308,29 +308,31 @@ def _reason(world: World, told: Told) -> str:
             if FORBIDDEN in words or "refused" in faults:
                 return "it was refused"
         case "NeedsReview":
-            if any(call.bad for call in world.models.calls if call.photo == told.photo):
+            if any(call.bad for call in world.models.calls if call.photo == reported.photo):
                 return "a model painted badly"
             if row["Error"] == "NoSubject" and faults & {"refused", "malformed"}:
                 return "no cut-out was made"
         case "Skipped":
             if row["Error"] == "SampleWaits" and asked.get("Sample") is not None:
                 return "its sample waits"
-            if row["Error"] == "CapReached" and _a_cap_is_near(world, told):
+            if row["Error"] == "CapReached" and _a_cap_is_near(world, reported):
                 return "a cap"
             if row["Error"] == "NothingUsable" and dead:
                 return "no model lives"
     return ""
 
 
-def _a_cap_is_near(world: World, told: Told) -> bool:
+def _a_cap_is_near(world: World, reported: ReportRow) -> bool:
     settings = world.settings
     return bool(
-        told.request.get("MaxCostUSD") or settings.get("max_cost_usd") or settings.get("max_cost_usd_per_day")
+        reported.request.get("MaxCostUSD")
+        or settings.get("max_cost_usd")
+        or settings.get("max_cost_usd_per_day")
     )
 
 
 def nothing_stored_is_paid_again(world: World, watch: Watch) -> Iterator[str]:
-    """What was paid for and is stored is paid for again only by a refresh that was asked for, once an occasion."""
+    """A paid and stored answer is paid again only by a requested refresh, once per occasion."""
     first: dict[str, Call] = {}
     by_occasion: dict[tuple[str, str], Call] = {}
     for call in world.models.calls:
@@ -352,7 +354,7 @@ def nothing_stored_is_paid_again(world: World, watch: Watch) -> Iterator[str]:
 
 
 def nothing_is_asked_twice_at_once(world: World, watch: Watch) -> Iterator[str]:
-    """No call is made while another living process waits for the answer to the same one."""
+    """No call is made while another living process waits for the answer to an equal call."""
     before: defaultdict[str, list[Call]] = defaultdict(list)
     for call in world.models.calls:
         for other in before[call.asked]:
@@ -371,7 +373,7 @@ def nothing_is_asked_twice_at_once(world: World, watch: Watch) -> Iterator[str]:
 
 
 def what_arrived_is_stored(world: World, watch: Watch) -> Iterator[str]:
-    """An answer that arrived at a process that lives on is stored, unless S3 refuses just that."""
+    """An answer that a surviving process received is stored, unless S3 refuses that write."""
     refused = [process for _, _, sort, process in world.history.faults if sort == "put answers"]
     for call in world.models.calls:
         if call.arrived is not None and call.stored is None and not call.bad:
@@ -381,42 +383,42 @@ def what_arrived_is_stored(world: World, watch: Watch) -> Iterator[str]:
 
 
 def nothing_delivered_is_lost(world: World, watch: Watch) -> Iterator[str]:
-    """A delivered result stays readable, and its image Succeeded, until it is replaced or a person rejects it."""
+    """A delivered result stays readable and its image Succeeded until it is replaced or a user rejects it."""
     yield from watch.lost
     yield from _lost(world, watch.delivered)
 
 
 def _settings_changed(world: World) -> bool:
-    """Whether something else is asked for since: then a row tells what became of that, beside the earlier results."""
+    """Whether settings other than caps were changed: then a row has the new outcome next to the earlier results."""
     return any(not name.startswith("max_cost") for _, changed in world.history.settings for name in changed)
 
 
 def _lost(world: World, delivered: Mapping[str, Delivery]) -> Iterator[str]:
-    rows = {told.batch.upload_key(told.image): told for told in reports(world)}
+    rows = {reported.batch.upload_key(reported.image): reported for reported in reports(world)}
     for image, delivery in delivered.items():
         if changed_since(world, image, delivery.at):
             continue
-        told = rows.get(image)
-        if told is None:
+        reported = rows.get(image)
+        if reported is None:
             yield f"{image} was delivered and is in no report any more"
-        elif told.row["Status"] != "Succeeded" and not (
-            _settings_changed(world) and set(delivery.results) <= set(told.row["Results"])
+        elif reported.row["Status"] != "Succeeded" and not (
+            _settings_changed(world) and set(delivery.results) <= set(reported.row["Results"])
         ):
-            painted_badly = any(call.bad for call in world.models.calls if call.photo == told.photo)
-            if not (told.row["Status"] == "NeedsReview" and painted_badly):
-                yield f"{told} was delivered before"
+            painted_badly = any(call.bad for call in world.models.calls if call.photo == reported.photo)
+            if not (reported.row["Status"] == "NeedsReview" and painted_badly):
+                yield f"{reported} was delivered before"
         missing = [key for key in delivery.results if key not in world.bucket.objects]
         if missing:
             yield f"{image}: {', '.join(missing)} were delivered and are gone"
 
 
 def who_lost_a_lease_writes_nothing(world: World, watch: Watch) -> Iterator[str]:
-    """A process whose lease was taken over changes neither results nor ledger nor report of the batch any more."""
+    """A process whose lease was taken over no longer changes results, ledger or report of the batch."""
     yield from watch.late
 
 
 def caps_hold(world: World, watch: Watch) -> Iterator[str]:
-    """No run, day or batch with its retries was billed more than its cap."""
+    """No run, no day and no batch with its retries was billed more than its cap."""
     by_run: defaultdict[str, float] = defaultdict(float)
     by_day: defaultdict[str, float] = defaultdict(float)
     by_photo: defaultdict[int, float] = defaultdict(float)
@@ -448,7 +450,7 @@ def _batch_caps(world: World, by_photo: Mapping[int, float]) -> Iterator[str]:
 
 
 def _touched(world: World, path: str) -> bool:
-    """Whether the batch's request or photos were changed on the way."""
+    """Whether the batch's request or photos were changed during the simulation."""
     prefix = f"{s3_keys.UPLOADS}/{path}/"
     times = {**world.history.requests, **world.history.sources}
     own = (when for key, when in times.items() if key.startswith(prefix))
@@ -456,14 +458,14 @@ def _touched(world: World, path: str) -> bool:
 
 
 def _shared(world: World, path: str) -> bool:
-    """Whether another batch has one of its photos."""
+    """Whether another batch has a photo with the same bytes."""
     own = set(world.plan.batches[path]["photos"].values())
     others = (spec["photos"].values() for other, spec in world.plan.batches.items() if other != path)
     return any(own & set(numbers) for numbers in others)
 
 
 def samples_wait(world: World, watch: Watch) -> Iterator[str]:
-    """Beyond its sample nothing of a batch is paid for before a person approves it."""
+    """Nothing beyond the sample of a batch is paid before a user approves it."""
     for path, spec in world.plan.batches.items():
         sample = spec["request"].get("Sample")
         if (
@@ -480,18 +482,18 @@ def samples_wait(world: World, watch: Watch) -> Iterator[str]:
 
 
 def what_is_published_is_approved(world: World, watch: Watch) -> Iterator[str]:
-    """Under published/ lies what is approved, as it was approved."""
+    """The objects under published/ are the approved results in the approved version."""
     approved = world.in_a_process(lambda: dict(_approved(world)))
     gone = set(world.in_a_process(lambda: list(_delivered_of_gone_photos(world))))
     for key in world.bucket.under(f"{s3_keys.PUBLISHED}/"):
         item = approved.get(key)
         if item is None and key in gone:
-            continue  # delivered while its photo was asked for; only a rejection or a successor takes it away
+            continue  # delivered while its photo was requested; only a rejection or a newer result removes it
         if item is None:
             image = watch.images.get(key, "")
             if image in world.bucket.objects and not changed_since(world, image, world.clock_start):
                 yield f"{key} is published and nobody approved it"
-            # What was delivered of a photo or a request that is gone stays where it was delivered.
+            # Delivered results of deleted photos or requests stay.
         elif world.bucket.objects[key].etag != item.etag:
             yield f"{key} is published in another version than the one approved"
     for key in approved.keys() - world.bucket.objects.keys():
@@ -499,7 +501,7 @@ def what_is_published_is_approved(world: World, watch: Watch) -> Iterator[str]:
 
 
 def _delivered_of_gone_photos(world: World) -> Iterator[str]:
-    """What was published of photos that their batch does not ask for any more."""
+    """Published keys of photos that their batch no longer requests."""
     for batch in world.batches():
         work = open_batch(world.store, world.made_settings(), batch)
         listed = world.store.read_json(batch.published_list_key) or {}
@@ -515,7 +517,7 @@ def _approved(world: World) -> Iterator[tuple[str, Item]]:
 
 
 def all_ends(world: World, watch: Watch) -> Iterator[str]:
-    """After a quiet run everything has ended: no lease is held, and one more run pays nothing."""
+    """After a quiet run all processes have ended, no lease is held, and another run pays nothing."""
     for process in world.clock.processes.values():
         if process.alive:
             yield f"{process} does not end"

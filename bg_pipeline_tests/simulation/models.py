@@ -1,4 +1,4 @@
-"""Models and services in memory that keep books of what they billed, and the clients the pipeline calls them by."""
+"""In-memory models and services that record their calls and bills, and the boto3-like clients for them."""
 
 import base64
 import hashlib
@@ -14,13 +14,13 @@ from PIL import Image
 
 from bg_pipeline.domain.model_facts import facts_of
 from bg_pipeline_tests.simulation import photos
-from bg_pipeline_tests.simulation.s3 import _BrokenStream
+from bg_pipeline_tests.simulation.s3 import BrokenStream
 from bg_pipeline_tests.simulation.scheduler import Process, active
 
 READ_TIMEOUT: Final = {"bedrock-runtime": 330.0, "rekognition": 60.0}
 
 SECONDS: Final = {"labels": (0.2, 1.0), "captions": (1.0, 4.0), "cut-out": (2.0, 6.0), "picture": (3.0, 12.0)}
-"""How long a call takes, by its kind."""
+"""Minimum and maximum duration of a call, by its kind."""
 
 OPERATIONS: Final = {
     "amazon.titan-image-generator-v2:0": "TITAN_V2",
@@ -28,10 +28,10 @@ OPERATIONS: Final = {
     "stability.stable-image-remove-background-v1:0": "STABILITY_REMOVE_BACKGROUND",
 }
 FAMILIES: Final = {"titan-v2": ("amazon.titan-image-generator-v2:0",), "stability": tuple(OPERATIONS)[1:]}
-"""The models that die together, by the name that they have in the settings."""
+"""Models that are retired together, by their name in the settings."""
 
 FORBIDDEN: Final = "forbidden"
-"""A prompt with this word is refused by the content policy, always."""
+"""Content policy refuses every prompt with this word."""
 
 _ERRORS: Final = {
     "ThrottlingException": (429, "Too many requests"),
@@ -52,10 +52,11 @@ _CODES: Final = {
 
 @dataclass
 class Call:
-    """One call of a model: what was asked, by whom, and what became of it.
+    """One call of a model, its caller and its outcome.
 
-    ``asked`` is equal for equal questions about one photo. ``billed`` is when the work was done; ``arrived`` when
-    its answer was handed over, ``stored`` when it was first stored; None where that did not happen.
+    ``asked`` is a digest that is equal for equal requests about one photo. ``billed`` is the time when the work was
+    done, ``arrived`` when the caller received the answer, ``stored`` when it was first stored; None if that did not
+    happen.
     """
 
     number: int
@@ -81,12 +82,12 @@ class Call:
 class Models:
     """All models of all Regions.
 
-    ``meet`` is called with the operation's kind, the model and "before" or "after" the work, and returns the name of
-    a fault, or "".
+    ``fault_at`` is called with the operation's kind, the model and "before" or "after" the work; it returns the name
+    of a fault, or "".
     """
 
-    def __init__(self, meet: Callable[[str, str, str], str]) -> None:
-        self._meet = meet
+    def __init__(self, fault_at: Callable[[str, str, str], str]) -> None:
+        self._fault_at = fault_at
         self.calls: list[Call] = []
         self.dead: set[str] = set()
         self.by_digest: dict[str, Call] = {}
@@ -107,7 +108,7 @@ class Models:
         photo: int,
         work: Callable[[Call], tuple[Any, float | None]],
     ) -> Any:
-        """Makes a call; ``work`` gives its answer and what that costs."""
+        """Makes a call; ``work`` returns its answer and its cost in USD."""
         clock = active()
         if clock.current is None:
             raise AssertionError("a model is called outside of any process")
@@ -125,7 +126,7 @@ class Models:
             model=model,
         )
         self.calls.append(call)
-        fault = self._meet(kind, model, "before")
+        fault = self._fault_at(kind, model, "before")
         call.fault = fault
         clock.sleep(clock.random.uniform(*SECONDS[kind]))
         service = "rekognition" if kind == "labels" else "bedrock-runtime"
@@ -142,14 +143,15 @@ class Models:
         if fault in _ERRORS:
             status, message = _ERRORS[fault]
             call.ended = clock.now
-            told = {"Code": _CODES.get(fault, fault), "Message": message}
-            raise ClientError(
-                {"Error": told, "ResponseMetadata": {"HTTPStatusCode": status, "HTTPHeaders": {}}}, operation
-            )
+            response: Any = {
+                "Error": {"Code": _CODES.get(fault, fault), "Message": message},
+                "ResponseMetadata": {"HTTPStatusCode": status, "HTTPHeaders": {}},
+            }
+            raise ClientError(response, operation)
         call.bad = fault == "bad picture"
         answer, usd = work(call)
         call.billed, call.usd = clock.now, usd or 0.0
-        lost = self._meet(kind, model, "after")
+        lost = self._fault_at(kind, model, "after")
         if fault == "lost" or lost == "lost":
             clock.sleep(READ_TIMEOUT[service])
             call.ended = clock.now
@@ -157,12 +159,13 @@ class Models:
         clock.sleep(clock.random.uniform(0.01, 0.1))
         call.ended = clock.now
         if fault == "cut" and isinstance(answer, bytes):
-            return StreamingBody(_BrokenStream("cut"), len(answer))
+            stream: Any = BrokenStream("cut")
+            return StreamingBody(stream, len(answer))
         call.arrived = clock.now
         return StreamingBody(io.BytesIO(answer), len(answer)) if isinstance(answer, bytes) else answer
 
     def remember(self, call: Call, data: bytes) -> None:
-        """Notes the bytes of an answer, by which it is known when it is stored."""
+        """Records the digest of an answer, to recognize it when it is stored."""
         digest = hashlib.sha256(data).hexdigest()
         call.digests.append(digest)
         self.by_digest[digest] = call
@@ -216,19 +219,19 @@ class _Runtime:
     def _titan(self, operation: str, model: str, asked: dict[str, Any]) -> Any:
         if asked["taskType"] == "BACKGROUND_REMOVAL":
             return self._remove(operation, model, asked["backgroundRemovalParams"])
-        wish, config = asked["outPaintingParams"], asked["imageGenerationConfig"]
-        source = base64.b64decode(wish["image"])
+        params, config = asked["outPaintingParams"], asked["imageGenerationConfig"]
+        source = base64.b64decode(params["image"])
         question = {
-            "prompt": wish["text"],
-            "negative": wish.get("negativeText", ""),
+            "prompt": params["text"],
+            "negative": params.get("negativeText", ""),
             "seed": config["seed"],
             "images": config["numberOfImages"],
-            "mask": wish.get("maskPrompt") or _digest(wish["maskImage"]),
+            "mask": params.get("maskPrompt") or _digest(params["maskImage"]),
         }
 
         def work(call: Call) -> tuple[bytes, float | None]:
             size = _size(source)
-            # One call's pictures differ by their size in bytes only: their colour tells the call.
+            # The pictures of one call differ only in their size in bytes: their colour identifies the call.
             made = [
                 source if call.bad else photos.painted_around(call.number, source) + b"\0" * number
                 for number in range(config["numberOfImages"])
@@ -236,7 +239,7 @@ class _Runtime:
             for data in made:
                 self._models.remember(call, data)
             answer: dict[str, Any] = {"images": [_text(data) for data in made]}
-            if "maskPrompt" in wish:
+            if "maskPrompt" in params:
                 answer["maskImage"] = _text(photos.mask(size))
             return json.dumps(answer).encode(), facts_of(operation, model).cost(images=len(made))
 
@@ -284,7 +287,7 @@ class _Rekognition:
 
 
 class _ControlPlane:
-    """``bedrock``: which models live."""
+    """``bedrock``: which models are active."""
 
     def __init__(self, models: Models) -> None:
         self._models = models
@@ -292,8 +295,8 @@ class _ControlPlane:
     def get_foundation_model(self, *, modelIdentifier: str) -> dict[str, Any]:  # noqa: N803
         active().sleep(0.05)
         if modelIdentifier in self._models.dead:
-            told = {"Code": "ResourceNotFoundException", "Message": "no such model"}
-            raise ClientError({"Error": told}, "GetFoundationModel")
+            response: Any = {"Error": {"Code": "ResourceNotFoundException", "Message": "no such model"}}
+            raise ClientError(response, "GetFoundationModel")
         return {"modelDetails": {"modelLifecycle": {"status": "ACTIVE"}}}
 
     def get_inference_profile(self, *, inferenceProfileIdentifier: str) -> dict[str, Any]:  # noqa: N803
@@ -304,18 +307,18 @@ class _ControlPlane:
 
 
 class _Quotas:
-    """``service-quotas``, which knows none: the published ones count."""
+    """``service-quotas`` without quotas, so that the published ones apply."""
 
     def list_service_quotas(self, **_: object) -> dict[str, Any]:
         return {"Quotas": []}
 
     def get_service_quota(self, **_: object) -> dict[str, Any]:
-        told = {"Code": "NoSuchResourceException", "Message": "no such quota"}
-        raise ClientError({"Error": told}, "GetServiceQuota")
+        response: Any = {"Error": {"Code": "NoSuchResourceException", "Message": "no such quota"}}
+        raise ClientError(response, "GetServiceQuota")
 
 
 class Aws:
-    """What `bg_pipeline.aws.clients.Aws` is to the pipeline."""
+    """Replaces `bg_pipeline.aws.clients.Aws`."""
 
     def __init__(self, models: Models, s3: Any, regions: Sequence[str]) -> None:
         self.regions = tuple(regions)

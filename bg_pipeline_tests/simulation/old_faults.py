@@ -1,4 +1,4 @@
-"""Faults that the program once had, put back, to see that the simulation finds them."""
+"""Reintroduces faults that the program once had, to check that the simulation finds them."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -32,7 +32,7 @@ from bg_pipeline_tests.simulation.scheduler import active
 
 @contextmanager
 def retry_gets_round_the_sample() -> Iterator[None]:
-    """Images that wait for a sample's approval are told by what stopped the run, and a retry asks for them all."""
+    """Images that wait for approval are reported with what stopped the run, so that a retry requests them all."""
     skip = OutcomeRecorder.skip
 
     def skip_as_stopped(recorder: OutcomeRecorder, work: BatchWork, image: str, reason: RowOutcome) -> None:
@@ -55,7 +55,7 @@ def retry_gets_round_the_sample() -> Iterator[None]:
 
 @contextmanager
 def attempts_clear_what_was_delivered() -> Iterator[None]:
-    """What an attempt came to replaces the outcome before it, however good that was."""
+    """The outcome of an attempt replaces the earlier outcome even if that was better."""
     skip = OutcomeRecorder.skip
 
     def latest(before: StageRecord | None, now: StageRecord, *, intact: bool = True) -> StageRecord:
@@ -78,7 +78,7 @@ def attempts_clear_what_was_delivered() -> Iterator[None]:
 
 @contextmanager
 def who_has_the_lease_takes_calls_over() -> Iterator[None]:
-    """A lease is given back while calls are made under it, and whoever has it takes those calls for abandoned."""
+    """A lease is released while its calls are in flight, and the next holder treats those calls as abandoned."""
     close, is_over = Engine._close, AnswerStore._is_over
 
     def release_at_once(engine: Engine, pools: Any) -> None:
@@ -101,7 +101,7 @@ def who_has_the_lease_takes_calls_over() -> Iterator[None]:
 
 @contextmanager
 def a_refresh_is_bound_to_its_run() -> Iterator[None]:
-    """Each run that is told to refresh pays for all, whatever earlier runs of the same occasion paid for."""
+    """Each run with a refresh pays for everything, even what earlier runs of the same occasion paid."""
 
     def wish(stages: frozenset[str], retry: bool, *_: object) -> RefreshRequest:
         current = active().current
@@ -116,7 +116,7 @@ def a_refresh_is_bound_to_its_run() -> Iterator[None]:
 
 @contextmanager
 def writes_land_without_a_lease() -> Iterator[None]:
-    """Who lost a lease writes on, over what others wrote since."""
+    """A process that lost its lease goes on writing and overwrites what others wrote since."""
 
     def write(
         writer: LeasedWriter,
@@ -145,4 +145,4 @@ OLD_FAULTS: Final[Mapping[str, tuple[Callable[[], AbstractContextManager[None]],
     "M6": (a_refresh_is_bound_to_its_run, "nothing_stored_is_paid_again"),
     "M10": (writes_land_without_a_lease, "who_lost_a_lease_writes_nothing"),
 }
-"""Each fault by its number, with the invariant that it breaks."""
+"""Each fault by its number, with the invariant that it violates."""

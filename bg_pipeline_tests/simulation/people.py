@@ -1,4 +1,4 @@
-"""What people do while runs are at work: at any time, and as the commands and the page have them do it."""
+"""Actions of users during runs, through the functions that the commands and the page call."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -18,41 +18,41 @@ if TYPE_CHECKING:
 
 
 def do(world: "World", what: str, args: dict[str, Any]) -> None:
-    """Does what a step says."""
+    """Performs the action of a step."""
     path: str = args["batch"]
     batch = find_batch(path)
     if batch is None:
         raise ValueError(path)
-    told = f"{what} {path} {args.get('photo', '')}".strip()
+    action = f"{what} {path} {args.get('photo', '')}".strip()
     match what:
         case "replace request":
-            world.say(f"PERSON {told} {args['request']}")
+            world.trace(f"PERSON {action} {args['request']}")
             world.put_request(path, args["request"])
         case "overwrite photo":
-            world.say(f"PERSON {told}")
+            world.trace(f"PERSON {action}")
             world.put_photo(path, args["photo"], args["number"])
         case "delete photo":
-            world.say(f"PERSON {told}")
+            world.trace(f"PERSON {action}")
             key = f"{s3_keys.UPLOADS}/{path}/{args['photo']}"
             world.history.sources.setdefault(key, []).append(world.clock.now)
             world.bucket.delete(key)
         case "approve":
-            world.person(told, lambda: _approve(world, batch))
+            world.person(action, lambda: _approve(world, batch))
         case "retry":
-            world.person(told, lambda: _retry(world, batch))
+            world.person(action, lambda: _retry(world, batch))
         case "redo":
-            world.person(told, lambda: _redo(world, batch, args["choice"]))
+            world.person(action, lambda: _redo(world, batch, args["choice"]))
         case "publish":
-            world.person(told, lambda: publish(world, batch))
+            world.person(action, lambda: publish(world, batch))
         case "decide":
-            world.person(told, lambda: _decide(world, batch, args["choice"]))
+            world.person(action, lambda: _decide(world, batch, args["choice"]))
         case _:
             raise ValueError(what)
 
 
 def _approve(world: "World", batch: Batch) -> None:
     standing = load_status(world.store, world.made_settings(), batch)
-    # Noted before it is written: from here on it may count.
+    # Recorded before it is written: it may take effect from now on.
     world.history.approved.setdefault(batch.path, []).append(world.clock.now)
     approve_sample(world.store, standing, by="ann")
 
@@ -87,6 +87,6 @@ def _decide(world: "World", batch: Batch, choice: int) -> None:
 
 
 def publish(world: "World", batch: Batch) -> None:
-    """Delivers what is approved of a batch."""
+    """Publishes the approved results of a batch."""
     work = open_batch(world.store, world.made_settings(), batch)
     publish_approved(work, items(work, world.made_settings()))

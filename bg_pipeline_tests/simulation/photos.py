@@ -1,4 +1,4 @@
-"""Photos so small that a thousand of them cost nothing, each known again by its subject's colour."""
+"""Tiny photos that are identified by their subject's colour."""
 
 import io
 from functools import cache
@@ -8,7 +8,7 @@ from PIL import Image
 
 SIDE: Final = 64
 SUBJECT: Final = (16, 16, 48, 48)
-"""The subject's place: left, top, right, bottom; whole blocks of a JPEG, which keeps its colour so."""
+"""The subject's left, top, right, bottom in pixels; whole JPEG blocks, so that JPEG keeps its colour."""
 BOX: Final = {"Left": 0.25, "Top": 0.25, "Width": 0.5, "Height": 0.5}
 GROUND: Final = (228, 228, 228)
 _STEPS: Final = 12
@@ -17,7 +17,7 @@ Colour = tuple[int, int, int]
 
 
 def colour(number: int) -> Colour:
-    """The subject's colour in photo ``number`` (below 1,728), far from all others and from every painted ground."""
+    """The subject's colour in photo ``number`` (below 1,728), distinct from all others and from backgrounds."""
     red, rest = divmod(number, _STEPS * _STEPS)
     green, blue = divmod(rest, _STEPS)
     return 20 + red * 18, 20 + green * 18, 20 + blue * 18
@@ -33,7 +33,7 @@ def photo(number: int) -> bytes:
 
 @cache
 def number_in(data: bytes) -> int:
-    """Which photo this is, in whatever form and size; -1 for none."""
+    """The number of the photo in this image, in any format and size; -1 if it is none."""
     with Image.open(io.BytesIO(data)) as picture:
         seen = picture.convert("RGB").getpixel((picture.width // 2, picture.height // 2))
     parts = [round((value - 20) / 18) for value in seen]  # type: ignore[union-attr]
@@ -44,12 +44,12 @@ def number_in(data: bytes) -> int:
 
 
 def ground_of_call(number: int) -> Colour:
-    """The colour that the model's call ``number`` paints behind a subject: no other call's."""
+    """The background colour of the model's call ``number``, unique to that call."""
     return 5 + number % 200, 5 + number // 200, 150
 
 
 def call_in(data: bytes) -> int:
-    """Which call painted a picture, as seen in its corner; -1 for none."""
+    """The number of the call that painted a picture, from the colour of its corner; -1 if none did."""
     with Image.open(io.BytesIO(data)) as picture:
         red, green, blue = picture.convert("RGB").getpixel((1, 1))  # type: ignore[misc]
     return (red - 5) + (green - 5) * 200 if abs(blue - 150) <= 2 and red >= 5 and green >= 5 else -1
@@ -57,12 +57,12 @@ def call_in(data: bytes) -> int:
 
 @cache
 def painted(number: int, size: tuple[int, int]) -> bytes:
-    """A new background by call ``number``."""
+    """A picture of only the background of call ``number``."""
     return png(Image.new("RGB", size, ground_of_call(number)))
 
 
 def painted_around(number: int, source: bytes) -> bytes:
-    """The same around the subject of ``source``, whose pixels stay."""
+    """The background of call ``number`` around the unchanged subject of ``source``."""
     with Image.open(io.BytesIO(source)) as photo:
         size = photo.size
         kept = photo.convert("RGB").crop(_subject_in(size))
@@ -73,7 +73,7 @@ def painted_around(number: int, source: bytes) -> bytes:
 
 @cache
 def cut(number: int, size: tuple[int, int]) -> bytes:
-    """The subject alone, by call ``number``, which is told in what nobody sees."""
+    """A cut-out of the subject by call ``number``, whose colour is in the transparent pixels."""
     picture = Image.new("RGBA", size, (*ground_of_call(number), 0))
     picture.paste((120, 120, 120, 255), _subject_in(size))
     return png(picture)
@@ -81,14 +81,14 @@ def cut(number: int, size: tuple[int, int]) -> bytes:
 
 @cache
 def mask(size: tuple[int, int]) -> bytes:
-    """Where the subject is: black."""
+    """A mask PNG with a black subject on white."""
     picture = Image.new("L", size, 255)
     picture.paste(0, _subject_in(size))
     return png(picture)
 
 
 def _subject_in(size: tuple[int, int]) -> tuple[int, int, int, int]:
-    # Not square where a model's size is not: then the photo lies padded or stretched in its middle.
+    # In a size that is not square the photo is padded or stretched around its centre.
     left, top, right, bottom = (edge / SIDE for edge in SUBJECT)
     return round(left * size[0]), round(top * size[1]), round(right * size[0]), round(bottom * size[1])
 

@@ -1,4 +1,4 @@
-"""What happens in one simulation: batches, settings, and steps that come at a time or at a certain request.
+"""The plan of a simulation: batches, settings, and steps that happen at a time or at a certain request.
 
 A plan is drawn from a seed and can be written as JSON, so that a shrunk one can be kept.
 """
@@ -11,15 +11,15 @@ from typing import Any, Final, Self
 from bg_pipeline_tests.simulation.models import FORBIDDEN
 
 HORIZON: Final = 2400.0
-"""Seconds in which steps come; after it everything becomes quiet."""
+"""Seconds during which steps happen; after them no more faults are injected."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that happens: ``do`` with ``args``, at a time or at a point.
+    """One event: ``do`` with ``args``, at a time or at a point.
 
-    A point is the n-th request of a sort, such as "put answers", before or after it had its effect. What is done to a
-    process is done to the one that made the request, or to the one that ``args`` name by number.
+    A point is the n-th request of a kind, such as "put answers", before or after its effect. A step that affects a
+    process affects the one that made the request; at a time, the latest living run.
     """
 
     do: str
@@ -31,8 +31,8 @@ class Step:
 
     def __str__(self) -> str:
         when = f"at {self.at:.0f} s" if self.at is not None else f"{self.moment} {self.point} {self.number}"
-        told = ", ".join(f"{name}={value}" for name, value in self.args.items())
-        return f"{when}: {self.do} {told}".rstrip()
+        arguments = ", ".join(f"{name}={value}" for name, value in self.args.items())
+        return f"{when}: {self.do} {arguments}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Plan:
         return "\n".join([*lines, *(f"  {step}" for step in self.steps)])
 
 
-# How steps are drawn: where a request's fate matters most, it is met most often.
+# Weights for drawing steps: requests whose failure matters most are chosen most often.
 _S3_POINTS: Final = {
     "put answers": 8,
     "get answers": 3,
@@ -170,7 +170,7 @@ def draw(seed: int) -> Plan:
     settings = _settings(random)
     sampled = [path for path, spec in batches.items() if "Sample" in spec["request"]]
     if sampled and random.random() < 0.5:
-        # A stop on the way, and somebody who asks again for what was left.
+        # A cap stops the run, and a user retries the images that were left.
         settings |= random.choice(({"max_cost_usd": 0.1}, {"max_cost_usd_per_day": 0.1}, {}, {}))
         at = random.uniform(60, 600)
         steps.append(Step("retry", {"batch": random.choice(sampled)}, at=round(at, 1)))
@@ -258,7 +258,7 @@ def _run(random: Random) -> dict[str, Any]:
 
 
 def _steps(random: Random, batches: dict[str, dict[str, Any]]) -> list[Step]:
-    """One or a few steps that belong together."""
+    """One or several related steps."""
     do = _pick(random, _DEEDS)
     batch = random.choice(list(batches))
     at = round(random.choice((random.uniform(0, 40), random.uniform(0, 200), random.uniform(0, HORIZON))), 1)
@@ -277,10 +277,10 @@ def _steps(random: Random, batches: dict[str, dict[str, Any]]) -> list[Step]:
             seconds = random.choice((20, 70, 100, 300, 600, 1500))
             step = Step("suspend", {"seconds": seconds}, **_somewhere(random))
             replaced = {"batch": batch, "request": _replaced(random, batches[batch])}
-            first = random.uniform(5, 80)
+            delay = random.uniform(5, 80)
             others = [
-                Step("run", _run(random), at=round(first + random.choice((5.0, 60.0)), 1)),
-                Step("replace request", replaced, at=round(first, 1)),
+                Step("run", _run(random), at=round(delay + random.choice((5.0, 60.0)), 1)),
+                Step("replace request", replaced, at=round(delay, 1)),
             ]
             return [step, *others[: random.choice((0, 1, 1, 2, 2))]]
         case "interrupt":
@@ -290,7 +290,7 @@ def _steps(random: Random, batches: dict[str, dict[str, Any]]) -> list[Step]:
                 : random.choice((1, 2, 2))
             ]
         case "outage":
-            args = {
+            args: dict[str, Any] = {
                 "area": random.choice(_OUTAGES),
                 "operation": random.choice(("put", "put", "get", "delete", "*")),
                 "kind": random.choice(("AccessDenied", "InternalError", "closed")),
@@ -318,10 +318,10 @@ def _steps(random: Random, batches: dict[str, dict[str, Any]]) -> list[Step]:
         case "run":
             return [Step("run", _run(random), at=at)]
         case "refresh":
-            again = random.choice(
+            stages = random.choice(
                 (["generated_images"], ["generated_images"], ["labels"], ["captions", "generated_images"])
             )
-            args = {**_run(random), "again": again, "occasion": f"refresh{random.randrange(10**6)}"}
+            args = {**_run(random), "again": stages, "occasion": f"refresh{random.randrange(10**6)}"}
             args.pop("stages", None)
             start = max(at, 30.0)
             steps = [Step("run", args, at=start)]

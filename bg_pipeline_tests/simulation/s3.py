@@ -1,7 +1,7 @@
-"""An S3 in memory, as far as the pipeline uses it, and a client shaped like boto3's.
+"""An in-memory S3 with the operations that the pipeline uses, and a client with boto3's interface.
 
-The client tries a request again where boto3 would (five attempts), so that a write whose answer was lost is sent
-twice. A request takes some time before it has its effect and some after it; in between anything may happen.
+The client retries as boto3 does (five attempts), so that a write whose answer was lost is sent twice. A request takes
+time before and after its effect, during which other tasks run.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ T = TypeVar("T")
 ATTEMPTS: Final = 5
 READ_TIMEOUT: Final = 60.0
 SECONDS: Final = (0.005, 0.06)
-"""Between which half a request takes."""
+"""Minimum and maximum time before the effect of a request, and after it."""
 
 _STATUS: Final = {
     "NoSuchKey": 404,
@@ -50,7 +50,7 @@ class Object:
 
 @dataclass(frozen=True)
 class Change:
-    """An object that was written, or deleted (``now`` is None), and what was there before."""
+    """A written or deleted (``now`` is None) object, and the object before."""
 
     key: str
     before: Object | None
@@ -59,7 +59,7 @@ class Change:
 
 @dataclass
 class Bucket:
-    """Objects by key; ``watchers`` are told of each change, as it happens."""
+    """Objects by key; ``watchers`` are called with each change when it happens."""
 
     objects: dict[str, Object] = field(default_factory=dict)
     keys: list[str] = field(default_factory=list)
@@ -95,29 +95,30 @@ class Bucket:
 
 
 def error(code: str, operation: str) -> ClientError:
-    """What boto3 raises for an answer with this code."""
-    told = {"Code": code, "Message": f"{code} (simulated)"}
-    return ClientError(
-        {"Error": told, "ResponseMetadata": {"HTTPStatusCode": _STATUS[code], "HTTPHeaders": {}}}, operation
-    )
+    """The ClientError of boto3 for this code."""
+    response: Any = {
+        "Error": {"Code": code, "Message": f"{code} (simulated)"},
+        "ResponseMetadata": {"HTTPStatusCode": _STATUS[code], "HTTPHeaders": {}},
+    }
+    return ClientError(response, operation)
 
 
 class Client:
     """The parts of boto3's S3 client that the pipeline uses.
 
-    ``meet`` is called with the operation, the key and "before" or "after" its effect, and returns the name of a fault
-    that befalls the request, or "".
+    ``fault_at`` is called with the operation, the key and "before" or "after" its effect; it returns the name of the
+    request's fault, or "".
     """
 
-    def __init__(self, bucket: Bucket, meet: Callable[[str, str, str], str]) -> None:
+    def __init__(self, bucket: Bucket, fault_at: Callable[[str, str, str], str]) -> None:
         self._bucket = bucket
-        self._meet = meet
+        self._fault_at = fault_at
         nothing = SimpleNamespace(unregister=lambda *_, **__: None, register_first=lambda *_, **__: None)
         self.meta = SimpleNamespace(events=nothing, config=None)
 
     def _request(self, operation: str, key: str, do: Callable[[], T]) -> T:
         clock = active()
-        if clock.current is None:  # people of the test itself, who look without being seen
+        if clock.current is None:  # a request of the test itself: no delay, no faults
             return do()
         for attempt in range(1, ATTEMPTS + 1):
             try:
@@ -134,7 +135,7 @@ class Client:
     def _attempt(self, operation: str, key: str, do: Callable[[], T]) -> T:
         clock = active()
         clock.sleep(clock.random.uniform(*SECONDS))
-        fault = self._meet(operation, key, "before")
+        fault = self._fault_at(operation, key, "before")
         if fault == "stalled":
             clock.sleep(READ_TIMEOUT)
             raise ReadTimeoutError(endpoint_url="https://s3")
@@ -143,12 +144,12 @@ class Client:
         if fault in _STATUS:
             raise error(fault, operation)
         done = do()
-        lost = self._meet(operation, key, "after")
+        lost = self._fault_at(operation, key, "after")
         clock.sleep(clock.random.uniform(*SECONDS))
         if fault == "lost" or lost == "lost":
             raise ConnectionClosedError(endpoint_url="https://s3")
         if fault in ("cut", "body stalled") and isinstance(done, dict) and "Body" in done:
-            done = {**done, "Body": _body(done["ContentLength"], fault)}
+            done["Body"] = _body(done["ContentLength"], fault)
         return done
 
     def _found(self, key: str, operation: str) -> Object:
@@ -160,13 +161,13 @@ class Client:
     def _check(
         self, key: str, operation: str, if_match: str | None, if_none_match: str | None = None
     ) -> None:
-        there = self._bucket.objects.get(key)
-        if if_none_match is not None and there is not None:
+        current = self._bucket.objects.get(key)
+        if if_none_match is not None and current is not None:
             raise error("PreconditionFailed", operation)
         if if_match is not None:
-            if there is None:
+            if current is None:
                 raise error("NoSuchKey", operation)
-            if there.etag != if_match.strip('"'):
+            if current.etag != if_match.strip('"'):
                 raise error("PreconditionFailed", operation)
 
     def head_bucket(self, **_: object) -> dict[str, Any]:
@@ -247,7 +248,8 @@ class Client:
         ContinuationToken: str = "",  # noqa: N803
     ) -> dict[str, Any]:
         def do() -> dict[str, Any]:
-            contents, folders = [], {}
+            contents: list[dict[str, Any]] = []
+            folders: dict[str, None] = {}
             for key in self._bucket.under(Prefix):
                 if key <= StartAfter:
                     continue
@@ -286,12 +288,12 @@ def _described(found: Object) -> dict[str, Any]:
 
 
 def _moment(seconds: float) -> datetime:
-    """S3 tells times in whole seconds."""
+    """A time in whole seconds, as S3 returns it."""
     return datetime.fromtimestamp(int(seconds), UTC)
 
 
-class _BrokenStream(io.RawIOBase):
-    """What urllib3 gives of a body whose connection stalls or is cut."""
+class BrokenStream(io.RawIOBase):
+    """A response body of urllib3 whose connection stalls or is cut."""
 
     def __init__(self, fault: str) -> None:
         super().__init__()
@@ -301,8 +303,9 @@ class _BrokenStream(io.RawIOBase):
         if self._fault == "cut":
             raise ProtocolError("Connection broken: IncompleteRead (simulated)")
         active().sleep(READ_TIMEOUT)
-        raise BodyTimeout(None, None, "Read timed out. (simulated)")  # type: ignore[arg-type]
+        raise BodyTimeout(None, None, "Read timed out. (simulated)")
 
 
 def _body(length: int, fault: str) -> StreamingBody:
-    return StreamingBody(_BrokenStream(fault), length)
+    stream: Any = BrokenStream(fault)
+    return StreamingBody(stream, length)

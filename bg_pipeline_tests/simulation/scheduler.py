@@ -1,7 +1,7 @@
-"""Virtual time, and tasks that take turns in it: what stands for processes and their threads in a simulation.
+"""Virtual time and cooperative tasks, which simulate processes and their threads.
 
-A task is a greenlet. It runs until it waits for something; which of those that could go on is next is drawn from a
-seeded random generator. Time moves only when all tasks wait. One simulation runs at a time: `active` is it.
+A task is a greenlet that runs until it waits for something; the next of the ready tasks is drawn from a seeded random
+generator. Time advances only when all tasks wait. One simulation runs at a time: `active` returns its scheduler.
 """
 
 import heapq
@@ -16,29 +16,29 @@ from greenlet import getcurrent, greenlet
 
 MOST_TURNS: Final = 400_000
 MOST_CPU_SECONDS: Final = 15.0
-"""Many times what a simulation takes that ends."""
+"""Limit of CPU time, many times that of a normal simulation."""
 
 _active: list["Scheduler"] = []
 
 
 def active() -> "Scheduler":
-    """The scheduler of the simulation that runs."""
+    """The scheduler of the running simulation."""
     return _active[-1]
 
 
 class Dead(BaseException):
-    """Raised in what is left of a killed process when the simulation is cleared away; nothing has an effect then."""
+    """Raised in the tasks of killed processes during cleanup; nothing they do then has an effect."""
 
 
 class Stuck(Exception):
-    """Tasks wait for what never comes, or go on for ever."""
+    """Tasks wait forever or do not end."""
 
 
 class Process:
     """One simulated process: tasks that are suspended and killed together.
 
-    Others on its ``machine`` can tell that it is dead. It ends when its first task and all others that are no daemons
-    have ended. ``error`` is what its first task raised, if it did.
+    Other processes on its ``machine`` can see that it is dead. It ends when all tasks except daemons have ended.
+    ``error`` is the exception of its first task, if any.
     """
 
     def __init__(self, name: str, machine: str) -> None:
@@ -77,7 +77,7 @@ class Task:
 
 
 class Scheduler:
-    """Runs tasks in virtual time, which begins at ``now`` (seconds since 1970)."""
+    """Runs tasks in virtual time, which starts at ``now`` (seconds since 1970)."""
 
     def __init__(self, random: Random, now: float) -> None:
         self.random = random
@@ -117,7 +117,7 @@ class Scheduler:
         self.spawn(process, main)
 
     def spawn(self, process: Process, run: Callable[[], object], *, daemon: bool = False) -> Task:
-        """Starts one more task of a process."""
+        """Starts another task of a process."""
         self._check(process)
 
         def whole(*_: object) -> None:
@@ -145,7 +145,7 @@ class Scheduler:
             process.ended = self.now
 
     def kill(self, process: Process) -> None:
-        """Ends a process as SIGKILL does: none of its code runs any more."""
+        """Ends a process as SIGKILL does: none of its code runs afterwards."""
         if process.alive:
             process.alive, process.killed, process.ended = False, True, self.now
             if self.current is not None and self.current.process is process:
@@ -172,7 +172,7 @@ class Scheduler:
     # Waiting
 
     def wait(self, until: float | None = None) -> bool:
-        """Lets others run until `wake` is called for this task (then True) or the time has come (then False)."""
+        """Suspends this task until `wake` is called for it (returns True) or until the time (returns False)."""
         task = self.current
         if task is None:
             raise Stuck("something waits outside of any task")
@@ -194,7 +194,7 @@ class Scheduler:
                 pass
 
     def wake(self, task: Task) -> None:
-        """Ends the waiting of a task; has no effect on one that does not wait."""
+        """Ends the waiting of a task; no effect if it does not wait."""
         self._end_wait(task, True)
 
     def _end_wait(self, task: Task, woken: bool) -> None:
@@ -216,7 +216,7 @@ class Scheduler:
     # The hub
 
     def run(self, until: float | None = None) -> None:
-        """Runs the tasks until all have ended, or until a time; raises `Stuck` if that takes too long."""
+        """Runs the tasks until all have ended or until a time; raises `Stuck` if that takes too long."""
         self._hub = getcurrent()
         for turn in range(MOST_TURNS):
             task = self._next(until)
@@ -225,7 +225,7 @@ class Scheduler:
             if turn % 100 == 0 and process_time() - self._began > MOST_CPU_SECONDS:
                 raise Stuck(f"no end after {turn} turns: something is done again and again")
             self.current = task
-            # One that ends goes back to its parent, which would be the one that made it.
+            # When it ends, control returns to its parent, which by default is its creator.
             task.greenlet.parent = self._hub
             try:
                 task.greenlet.switch(task.woken)
@@ -250,7 +250,7 @@ class Scheduler:
                 self._end_wait(task, False)
 
     def _clear(self) -> None:
-        """Unwinds what is left of every task; nothing of it has an effect."""
+        """Unwinds all remaining tasks; nothing they do has an effect."""
         self.closed = True
         self._hub = getcurrent()
         for process in self.processes.values():
@@ -259,6 +259,6 @@ class Scheduler:
                 if not task.greenlet.dead:
                     self.current = task
                     task.greenlet.parent = self._hub
-                    with suppress(Dead):  # of one that was never run
+                    with suppress(Dead):  # raised by a task that never ran
                         task.greenlet.throw(Dead)
         self.current = None

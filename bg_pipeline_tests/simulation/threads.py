@@ -1,8 +1,7 @@
-"""What stands for threads, locks, queues, clocks and random numbers while a simulation runs.
+"""Replacements of threads, locks, queues, clocks and random numbers during a simulation.
 
-They do what the standard library's do, with tasks of the scheduler in the place of threads and virtual time in the
-place of the machine's. `installed` puts them in the place of the real ones, inside bg_pipeline and concurrent.futures
-only: the rest of the interpreter goes on as it was.
+They behave like those of the standard library, with tasks of the scheduler instead of threads and with virtual time.
+`installed` patches them into bg_pipeline and concurrent.futures only; the rest of the interpreter is unchanged.
 """
 
 import concurrent.futures._base
@@ -29,13 +28,13 @@ from bg_pipeline_tests.simulation.scheduler import Task, active
 
 
 class _Waiting:
-    """Tasks that wait for one thing, first come first served."""
+    """A FIFO queue of waiting tasks."""
 
     def __init__(self) -> None:
         self._tasks: deque[Task] = deque()
 
     def wait(self, until: float | None) -> bool:
-        """Whether it was this task's turn before the time was up."""
+        """Waits until this task is woken (True) or until the time (False)."""
         task = active().current
         if task is None:
             return active().wait(until)
@@ -59,7 +58,7 @@ def _until(timeout: float | None) -> float | None:
 
 
 class Semaphore:
-    """A counter that is taken from and given back to; a lock is one that begins with 1."""
+    """A semaphore; the base of `Lock`."""
 
     def __init__(self, value: int = 1) -> None:
         self._value = value
@@ -73,7 +72,7 @@ class Semaphore:
                     return False
         except BaseException:
             if self._value:
-                self._waiting.wake()  # whoever was passed over for this one
+                self._waiting.wake()  # this task was woken but does not acquire: wake the next one
             raise
         self._value -= 1
         return True
@@ -256,7 +255,7 @@ class Thread:
 
 
 class _Moments(type):
-    """Makes every moment an instance of `Moment`, as those are that were made elsewhere."""
+    """Makes every datetime an instance of `Moment`, including those created elsewhere."""
 
     def __instancecheck__(cls, instance: object) -> bool:
         return isinstance(instance, datetime.datetime)
@@ -264,7 +263,7 @@ class _Moments(type):
 
 class Moment(datetime.datetime, metaclass=_Moments):
     @classmethod
-    def now(cls, tz: Any = None) -> datetime.datetime:
+    def now(cls, tz: Any = None) -> Any:
         return datetime.datetime.fromtimestamp(active().now, tz or datetime.UTC)
 
 
@@ -281,7 +280,7 @@ class Facade(types.ModuleType):
 
 
 class OrderedSet(dict[Any, None]):
-    """A set of things without an order of their own, gone through in the order in which they came."""
+    """A set with insertion order, for reproducible iteration."""
 
     def add(self, item: Any) -> None:
         self[item] = None
@@ -291,13 +290,13 @@ class OrderedSet(dict[Any, None]):
 
 
 def process_name() -> str:
-    """The name of the simulated process that asks."""
+    """The name of the current simulated process."""
     current = active().current
     return current.process.name if current else "nobody"
 
 
 def is_dead(name: str) -> bool:
-    """Whether the process is known to be dead, which only others on its machine can tell."""
+    """Whether the process is dead, as far as the current process can know: False on another machine."""
     current, process = active().current, active().processes.get(name)
     if process is None or (current is not None and current.process.machine != process.machine):
         return False
@@ -329,7 +328,7 @@ def _time() -> Facade:
 
 @contextmanager
 def installed(drawn: Random) -> Iterator[None]:
-    """While open, bg_pipeline lives in the active simulation; what it draws at random comes from ``drawn``."""
+    """Runs bg_pipeline in the active simulation while open; its random numbers come from ``drawn``."""
     threads = _threading()
     Thread._numbers = itertools.count()
     replaced = [
@@ -341,7 +340,7 @@ def installed(drawn: Random) -> Iterator[None]:
         (queue, Facade(queue, SimpleQueue=SimpleQueue)),
         (queue.SimpleQueue, SimpleQueue),
         (datetime.datetime, Moment),
-        # Whoever holds it might be killed, and the interpreter's own would be held for ever.
+        # If its holder is killed, the interpreter's own lock would be held forever.
         (concurrent.futures.thread._global_shutdown_lock, Lock()),
         (process_identity.process_name, process_name),
         (process_identity.is_dead, is_dead),
@@ -363,7 +362,7 @@ def installed(drawn: Random) -> Iterator[None]:
     epoch, limiter._EPOCH = limiter._EPOCH, 0.0
     leases = vars(sys.modules["bg_pipeline.state.leases"])
     leases["set"] = OrderedSet
-    claims._active.clear()  # of the simulation before, whose names come again
+    claims._active.clear()  # left by the simulation before, which used the same names
     try:
         yield
     finally:
@@ -371,6 +370,6 @@ def installed(drawn: Random) -> Iterator[None]:
         del leases["set"]
         for names, name, value in undo:
             names[name] = value
-        known = concurrent.futures.thread._threads_queues
+        known: Any = concurrent.futures.thread._threads_queues
         for thread in [each for each in known if isinstance(each, Thread)]:
             del known[thread]

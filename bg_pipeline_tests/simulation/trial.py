@@ -1,4 +1,4 @@
-"""A simulation of a plan, its invariants checked; and the smallest part of a plan that still breaks one."""
+"""Simulates a plan and checks the invariants; shrinks a plan that violates one."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
@@ -11,19 +11,19 @@ from bg_pipeline_tests.simulation.world import simulated
 
 @dataclass(frozen=True)
 class Broken:
-    """An invariant that does not hold, and what is wrong."""
+    """A violated invariant and a description of the violation."""
 
     invariant: str
     what: str
 
 
 def try_plan(
-    plan: Plan, *, say: Callable[[str], None] | None = None, without: Collection[str] = ()
+    plan: Plan, *, trace: Callable[[str], None] | None = None, without: Collection[str] = ()
 ) -> list[Broken]:
-    """Goes through a plan and returns what does not hold of the invariants, but for those left out."""
+    """Simulates a plan and returns the violations of all invariants except those in ``without``."""
     watches: list[Watch] = []
     try:
-        with simulated(plan, say, lambda world: watches.append(_watch(world))) as world:
+        with simulated(plan, trace, lambda world: watches.append(_watch(world))) as world:
             return [
                 Broken(check.__name__, what)
                 for check in INVARIANTS
@@ -42,7 +42,7 @@ def _watch(world: object) -> Watch:
 
 
 def shrink(plan: Plan, invariant: str, *, without: Collection[str] = ()) -> Plan:
-    """The plan with as few steps, batches, photos and settings as still break the same invariant."""
+    """A minimal plan (steps, batches, photos, settings) that still violates the invariant."""
 
     def breaks(smaller: Plan) -> bool:
         return any(broken.invariant == invariant for broken in try_plan(smaller, without=without))
@@ -58,7 +58,7 @@ def shrink(plan: Plan, invariant: str, *, without: Collection[str] = ()) -> Plan
 
 
 def _smaller(plan: Plan) -> list[Plan]:
-    """The plan less one thing, each."""
+    """All plans with one step, batch, photo, request field or setting less."""
     found = []
     for index in range(len(plan.steps)):
         found.append(replace(plan, steps=plan.steps[:index] + plan.steps[index + 1 :]))

@@ -1,4 +1,4 @@
-"""One simulation: a bucket, models, processes and people, led through a plan and then left to become quiet."""
+"""One simulation: a bucket, models, processes and users go through a plan, then finish without faults."""
 
 import hashlib
 import inspect
@@ -38,9 +38,9 @@ START: Final = 1_795_168_800.0
 """2026-11-20 10:00 UTC."""
 REGIONS: Final = ("us-east-1", "us-west-2")
 EXPECTED: Final = (BgPipelineError, ClientError, BotoCoreError, KeyboardInterrupt)
-"""What may end a process: the command line and Dagster tell these in a sentence."""
+"""Exceptions that may end a process: the command line and Dagster report them in a sentence."""
 QUIET_RUNS: Final = 60
-"""Runs with a cap of their own may have to be as many."""
+"""Maximum number of final runs; runs with a cap can need many."""
 TICK_SECONDS: Final = 30.0
 
 _AREAS: Final = (
@@ -63,7 +63,7 @@ _AREAS: Final = (
 
 
 def area(operation: str, key: str) -> str:
-    """What sort of object a key names."""
+    """The kind of object that a key names."""
     if key.startswith(f"{s3_keys.UPLOADS}/"):
         if operation == "list":
             return "uploads"
@@ -75,19 +75,19 @@ def area(operation: str, key: str) -> str:
 
 @cache
 def _made_settings(chosen: str) -> Settings:
-    # Made once: to read them takes longer than many a run.
-    quick = {
+    # Cached, because reading settings takes longer than many simulated runs.
+    defaults = {
         "bucket": BUCKET,
         "settle_seconds": 0,
         "html_report_images": 0,
         "mask_sources": ["alpha", "cut-out"],
     }
-    return settings(**{**quick, "caption_models": ["us.amazon.nova-pro-v1:0"], **json.loads(chosen)})
+    return settings(**{**defaults, "caption_models": ["us.amazon.nova-pro-v1:0"], **json.loads(chosen)})
 
 
 @dataclass
-class Asked:
-    """What a run was told, beside what it found: for the invariants."""
+class RunArguments:
+    """The arguments of a run, for the invariants."""
 
     again: tuple[str, ...] = ()
     occasion: str = ""
@@ -107,7 +107,7 @@ class _Outage:
 
 @dataclass
 class History:
-    """What people did, for the invariants: times by what was done to what."""
+    """Times of user actions and faults, for the invariants."""
 
     requests: dict[str, list[float]] = field(default_factory=dict)
     sources: dict[str, list[float]] = field(default_factory=dict)
@@ -121,19 +121,19 @@ class History:
 
 
 class World:
-    """Everything of one simulation. ``say`` is told each thing that happens, with its time."""
+    """The state of one simulation. ``trace`` is called with a line for each event."""
 
-    def __init__(self, plan: Plan, say: Callable[[str], None] | None = None) -> None:
+    def __init__(self, plan: Plan, trace: Callable[[str], None] | None = None) -> None:
         self.plan = plan
         self.clock = Scheduler(Random(plan.seed * 2 + 1), START)
         self.drawn = Random(plan.seed * 2 + 2)
         self.bucket = Bucket()
-        self.models = Models(self._meet_model)
-        self.client = Client(self.bucket, self._meet_s3)
+        self.models = Models(self._model_fault)
+        self.client = Client(self.bucket, self._s3_fault)
         self.settings: dict[str, Any] = dict(plan.settings)
         self.history = History()
         self.runs: list[Process] = []
-        self.asked: dict[str, Asked] = {}
+        self.asked: dict[str, RunArguments] = {}
         self.internal: list[str] = []
         self.sensor_rests = True
         self.quiet_runs_pay = False
@@ -141,7 +141,7 @@ class World:
         self.at_rest: Callable[[], None] = lambda: None
         self.quiet_from = 0.0
         self.violations: list[tuple[str, str]] = []
-        self._say = say
+        self._trace = trace
         self._counts: Counter[tuple[str, str]] = Counter()
         self._points: dict[tuple[str, str, int], list[Step]] = {}
         self._outages: list[_Outage] = []
@@ -155,20 +155,20 @@ class World:
                 self._points.setdefault((step.point, step.moment, step.number), []).append(step)
         self.bucket.watchers.append(self._note_answer)
 
-    # What is told
+    # Trace
 
-    def say(self, text: str) -> None:
-        if self._say is not None:
+    def trace(self, text: str) -> None:
+        if self._trace is not None:
             who = self.clock.current.process.name if self.clock.current else "-"
-            self._say(f"{self.clock.now - START:9.2f} {who:10} {text}")
+            self._trace(f"{self.clock.now - START:9.2f} {who:10} {text}")
 
     # Requests
 
-    def _meet_s3(self, operation: str, key: str, moment: str) -> str:
+    def _s3_fault(self, operation: str, key: str, moment: str) -> str:
         sort = f"{operation} {area(operation, key)}"
         if moment == "before":
-            self.say(f"{operation} {key}")
-        fault = self._meet(sort, moment)
+            self.trace(f"{operation} {key}")
+        fault = self._fault_at(sort, moment)
         if moment == "after" or self._quiet or fault:
             return self._noted(fault, sort)
         if operation == "get" and key in self.history.unreadable:
@@ -179,10 +179,10 @@ class World:
                 return self._noted(outage.kind, sort)
         return ""
 
-    def _meet_model(self, kind: str, model: str, moment: str) -> str:
+    def _model_fault(self, kind: str, model: str, moment: str) -> str:
         number = len(self.models.calls) - 1
-        self.say(f"call {number}: {kind} by {model}" if moment == "before" else f"{kind} billed")
-        fault = self._meet(kind, moment)
+        self.trace(f"call {number}: {kind} by {model}" if moment == "before" else f"{kind} billed")
+        fault = self._fault_at(kind, moment)
         if moment == "before" and not fault and not self._quiet:
             for away in self._away:
                 if self.clock.now < away.until and away.area == kind:
@@ -192,12 +192,12 @@ class World:
     def _noted(self, fault: str, sort: str) -> str:
         if fault:
             process = self.clock.current.process if self.clock.current else None
-            self.say(f"FAULT {fault} at {sort}")
+            self.trace(f"FAULT {fault} at {sort}")
             if process is not None:
                 self.history.faults.append((self.clock.now, fault, sort, process))
         return fault
 
-    def _meet(self, sort: str, moment: str) -> str:
+    def _fault_at(self, sort: str, moment: str) -> str:
         if self._quiet:
             return ""
         self._counts[sort, moment] += 1
@@ -216,15 +216,15 @@ class World:
             if found:
                 call = self.models.calls[int(found[1] or found[2])]
             else:
-                call = self.models.by_digest.get(hashlib.sha256(data).hexdigest())  # type: ignore[assignment]
+                call = self.models.by_digest.get(hashlib.sha256(data).hexdigest())
             if call is not None and call.stored is None:
                 call.stored = self.clock.now
-                self.say(f"the answer of call {call.number} is stored")
+                self.trace(f"the answer of call {call.number} is stored")
 
     # Steps
 
     def _do(self, step: Step) -> None:
-        """Does a step, to the process that is at a point or to the one that it names."""
+        """Performs a step, on the process that reached its point or on the latest living run."""
         args = dict(step.args)
         current = self.clock.current
         target = current.process if current is not None and step.at is None else None
@@ -235,36 +235,36 @@ class World:
         match step.do:
             case "kill":
                 if target is not None:
-                    self.say(f"KILL {target}")
+                    self.trace(f"KILL {target}")
                     self.history.kills.append((self.clock.now, target))
                     self.clock.kill(target)
             case "suspend":
                 if target is not None and not target.suspended:
-                    self.say(f"SUSPEND {target} for {args['seconds']} s")
+                    self.trace(f"SUSPEND {target} for {args['seconds']} s")
                     self._later(args["seconds"], lambda: self._resume(target))
                     self.clock.suspend(target)
             case "interrupt":
                 if target is not None:
-                    self.say(f"INTERRUPT {target}")
+                    self.trace(f"INTERRUPT {target}")
                     if args["again"] is not None:
                         self._later(args["again"], lambda: self.clock.interrupt(target, KeyboardInterrupt()))
                     self.clock.interrupt(target, KeyboardInterrupt())
             case "outage":
-                self.say(f"OUTAGE {args}")
+                self.trace(f"OUTAGE {args}")
                 until = self.clock.now + args["seconds"]
                 self._outages.append(_Outage(until, args["operation"], args["area"], args["kind"]))
             case "model away":
-                self.say(f"MODEL AWAY {args}")
+                self.trace(f"MODEL AWAY {args}")
                 self._away.append(_Outage(self.clock.now + args["seconds"], "", args["of"], args["kind"]))
             case "model dies":
-                self.say(f"MODEL DIES {args['model']}")
+                self.trace(f"MODEL DIES {args['model']}")
                 self.models.die(args["model"])
             case "run":
                 self.start_run(**args)
             case "sensor":
                 self._start("sensor", "daemon", self._watch)
             case "settings":
-                self.say(f"SETTINGS {args}")
+                self.trace(f"SETTINGS {args}")
                 self.settings |= args
                 self.history.settings.append((self.clock.now, args))
             case "unreadable":
@@ -274,7 +274,7 @@ class World:
                 people.do(self, step.do, args)
 
     def _resume(self, process: Process) -> None:
-        self.say(f"RESUME {process}")
+        self.trace(f"RESUME {process}")
         self.clock.resume(process)
 
     def _later(self, seconds: float, do: Callable[[], object]) -> None:
@@ -291,15 +291,15 @@ class World:
         return process
 
     def person(self, what: str, run: Callable[[], Any]) -> None:
-        """Has a person do something, in a process of its own; what they are told does not matter."""
+        """Performs a user's action in a process of its own; errors in `EXPECTED` are ignored."""
         self._people += 1
-        self.say(f"PERSON {what}")
+        self.trace(f"PERSON {what}")
 
         def do() -> None:
             try:
                 run()
             except EXPECTED as error:
-                self.say(f"the person is told: {error}")
+                self.trace(f"the person is told: {error}")
 
         self._start(f"person{self._people}", "desk", do)
 
@@ -308,7 +308,7 @@ class World:
         return Store(self.client, BUCKET)  # type: ignore[arg-type]
 
     def made_settings(self) -> Settings:
-        """The settings as they are now."""
+        """The current settings."""
         return _made_settings(json.dumps(self.settings))
 
     # Runs
@@ -324,13 +324,17 @@ class World:
         dates: list[date] | None = None,
         run_key: str = "",
     ) -> Process:
-        """Starts a run of all dates with uploads, or of some."""
+        """Starts a run of ``dates`` (default: all dates with uploads)."""
         name = f"run{len(self.runs)}"
         configured = self.made_settings()
-        told = Asked(tuple(again or ()), occasion, retry, configured, tuple(stages or STAGES), run_key)
+        run_arguments = RunArguments(
+            tuple(again or ()), occasion, retry, configured, tuple(stages or STAGES), run_key
+        )
         more = {"occasion": occasion} if "occasion" in inspect.signature(pipeline.run).parameters else {}
-        self.asked[name] = told
-        self.say(f"RUN {name} on {machine}: stages={stages} again={again} retry={retry} occasion={occasion}")
+        self.asked[name] = run_arguments
+        self.trace(
+            f"RUN {name} on {machine}: stages={stages} again={again} retry={retry} occasion={occasion}"
+        )
 
         def run() -> Any:
             return pipeline.run(
@@ -338,11 +342,11 @@ class World:
                 dates if dates is not None else self.dates(),
                 aws=Aws(self.models, self.client, REGIONS),  # type: ignore[arg-type]
                 store=self.store,
-                stages=told.stages,
-                again=told.again,
+                stages=run_arguments.stages,
+                again=run_arguments.again,
                 retry=retry,
                 run_id=name,
-                note=lambda line: self.say(f"note: {line}"),
+                note=lambda line: self.trace(f"note: {line}"),
                 **more,  # type: ignore[arg-type]
             )
 
@@ -354,7 +358,7 @@ class World:
         return sorted({batch.date for batch in self.batches()})
 
     def batches(self) -> list[Batch]:
-        """Every batch with anything in its folder."""
+        """All batches with an object in their folder."""
         found = (parse_upload(key) for key in self.bucket.under(f"{s3_keys.UPLOADS}/"))
         return list(dict.fromkeys(upload.batch for upload in found if upload is not None))
 
@@ -366,10 +370,10 @@ class World:
             try:
                 self.tick()
             except EXPECTED as error:
-                self.say(f"the tick is skipped: {error}")
+                self.trace(f"the tick is skipped: {error}")
 
     def tick(self) -> int:
-        """One tick of the sensor, whose runs are started; how many."""
+        """One tick of the sensor: starts the requested runs and returns their number."""
         memory = SensorCursor.read(self._memory)
         tick = SensorTick(
             settings=self.made_settings(),
@@ -380,7 +384,7 @@ class World:
             last=date(2026, 11, 21),
             find_run=self._find_run,
             time_is_up=lambda: False,
-            warn=lambda line: self.say(f"sensor: {line}"),
+            warn=lambda line: self.trace(f"sensor: {line}"),
         )
         asked = list(tick.run_requests())
         self._memory = memory.model_dump_json()
@@ -397,10 +401,10 @@ class World:
         bad = bad or any(day.nothing_worked for day in (process.result or {}).values())
         return RunResult(not process.alive, bad, process.started, process.ended)
 
-    # The whole
+    # The simulation
 
     def run(self) -> None:
-        """Goes through the plan, then lets everything become quiet."""
+        """Goes through the plan, then lets everything finish without faults."""
         self._upload()
         self.clock.start(Process("plan", "none"), self._go_through)
         self.clock.run(START + HORIZON)
@@ -431,10 +435,10 @@ class World:
             self._do(step)
 
     def _become_quiet(self) -> None:
-        """Faults end, who is suspended goes on, all end; then the sensor and clean runs do what is left."""
+        """Ends all faults and suspensions and waits for all processes; then the sensor and clean runs do the rest."""
         self._quiet = True
         self.quiet_from = self.clock.now
-        self.say("QUIET")
+        self.trace("QUIET")
         for process in self.clock.processes.values():
             process.suspended = False
         self._settle()
@@ -452,7 +456,7 @@ class World:
         self._people_publish()
 
     def _settle(self) -> None:
-        """Lets every process come to its end."""
+        """Runs until every process has ended."""
         self.clock.run()
 
     def _rest_of_the_sensor(self) -> None:
@@ -464,7 +468,7 @@ class World:
         self.sensor_rests = False
 
     def in_a_process(self, run: Callable[[], Any]) -> Any:
-        """What ``run`` returns, when nothing else goes on."""
+        """Calls ``run`` in a process while no other is active and returns its result."""
         self._people += 1
         process = self._start(f"quiet{self._people}", "desk", run)
         self._settle()
@@ -474,11 +478,11 @@ class World:
 
     def _people_publish(self) -> None:
         for batch in self.batches():
-            self.in_a_process(lambda batch=batch: people.publish(self, batch))
+            self.in_a_process(lambda batch=batch: people.publish(self, batch))  # type: ignore[misc]
 
 
 class _Faults(logging.Handler):
-    """Takes in what bg_pipeline itself calls a fault of its own."""
+    """Collects the errors that bg_pipeline logs about itself."""
 
     def __init__(self, world: World) -> None:
         super().__init__(logging.ERROR)
@@ -490,17 +494,17 @@ class _Faults(logging.Handler):
             text += "\n" + logging.Formatter().formatException(record.exc_info)
         if not self._world.clock.closed:
             self._world.internal.append(text)
-            self._world.say(text)
+            self._world.trace(text)
 
 
 @contextmanager
 def simulated(
     plan: Plan,
-    say: Callable[[str], None] | None = None,
+    trace: Callable[[str], None] | None = None,
     watch: Callable[[World], object] = lambda world: None,
 ) -> Iterator[World]:
-    """A world that was led through a plan; to be looked at inside the block. ``watch`` is given it before."""
-    world = World(plan, say)
+    """Simulates a plan and yields the world for inspection; ``watch`` is called with it before the start."""
+    world = World(plan, trace)
     watch(world)
     handler, log = _Faults(world), logging.getLogger("bg_pipeline")
     configure_malloc, worker_pools.configure_malloc = worker_pools.configure_malloc, lambda: None

@@ -2,6 +2,7 @@
 
 import json
 from datetime import date
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,11 @@ def refusal(store: Store, batch: Batch, prefix: str) -> str:
     ((field, words),) = caught.value.problems
     assert field == "OutputS3Prefix"
     return words
+
+
+def owner(store: Store, prefix: str) -> str:
+    """The path of the batch that has claimed the prefix."""
+    return str(store.read_json(s3_keys.claim_key(prefix))["Batch"])
 
 
 @pytest.mark.parametrize(
@@ -55,12 +61,15 @@ def test_sibling_prefixes_do_not_conflict(store: Store, first: str, second: str)
     claim(store, THEIRS, f"{TOP}/{first}", "OutputS3Prefix")
     claim(store, OURS, f"{TOP}/{second}", "OutputS3Prefix")
     claim(store, OURS, f"{TOP}/{second}/inside", "OutputS3Prefix")
+    assert owner(store, f"{TOP}/{first}") == THEIRS.path
+    assert owner(store, f"{TOP}/{second}") == owner(store, f"{TOP}/{second}/inside") == OURS.path
 
 
 def test_a_refused_batch_leaves_no_claim(store: Store) -> None:
     claim(store, THEIRS, f"{TOP}/shop/sub", "OutputS3Prefix")
     refusal(store, OURS, f"{TOP}/shop")
     claim(store, THEIRS, f"{TOP}/shop", "OutputS3Prefix")
+    assert owner(store, f"{TOP}/shop") == THEIRS.path
 
 
 def test_a_pending_claim_is_checked_again(store: Store) -> None:
@@ -84,9 +93,11 @@ def test_the_second_of_two_batches_with_nested_prefixes_is_refused_before_any_pa
     bucket: str, field: str, top: str
 ) -> None:
     bench = Bench(Store(aws().s3(bucket), bucket))
-    first = bench.submit(1, **{field: f"{top}/shop"})
+    outer: dict[str, Any] = {field: f"{top}/shop"}
+    inner: dict[str, Any] = {field: f"{top}/shop/sub"}
+    first = bench.submit(1, **outer)
     bench.run()
-    second = bench.submit(1, batch="another", **{field: f"{top}/shop/sub"})
+    second = bench.submit(1, batch="another", **inner)
     before = bench.keys("pipeline-state/answers/")
     bench.run()
     assert bench.keys("pipeline-state/answers/") == before

@@ -65,7 +65,8 @@ def test_a_write_in_progress_when_the_lease_is_lost_does_not_succeed(
     lease = leases.acquire(BATCH.lease_key)
     writer = LeasedWriter(lease, BATCH.path)
     put(writer, store, b"before")
-    write, suspended = store.write, []
+    write = store.write
+    suspended: list[str] = []
 
     def suspend(key: str, data: bytes, **how: object) -> str:
         if key == KEY and not suspended:
@@ -75,7 +76,7 @@ def test_a_write_in_progress_when_the_lease_is_lost_does_not_succeed(
             Store.write(store, BATCH.lease_key, b"{}", media_type="application/json")
         return write(key, data, **how)
 
-    store.write = suspend  # type: ignore[method-assign,assignment]
+    store.write = suspend  # type: ignore[method-assign]
     with pytest.raises(LeaseLost):
         put(writer, store, b"after")
     found = store.read(KEY)
@@ -107,7 +108,7 @@ def test_the_error_for_a_refused_write_names_the_object(store: Troubled) -> None
     def refuse(*_: object, **__: object) -> str:
         raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "PutObject")
 
-    store.write = refuse  # type: ignore[method-assign,assignment]
+    store.write = refuse  # type: ignore[method-assign]
     with pytest.raises(NotDelivered, match=KEY):
         put(LeasedWriter(None), store, b"made")
 

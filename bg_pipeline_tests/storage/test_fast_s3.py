@@ -216,7 +216,7 @@ def test_only_a_conditional_write_raises_precondition_failed(scripted: ScriptedS
     for condition in ({"if_absent": True}, {"if_etag": "1"}):
         scripted.answers[:] = [refused]
         with pytest.raises(PreconditionFailed):
-            Store(scripted.client, "shop").write("a", b"x", media_type="text/plain", **condition)  # type: ignore[arg-type]
+            Store(scripted.client, "shop").write("a", b"x", media_type="text/plain", **condition)
     assert len(scripted.asked) == 2
     scripted.answers[:] = [refused, refused]
     with pytest.raises(ClientError):

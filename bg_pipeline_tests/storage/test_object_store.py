@@ -206,7 +206,8 @@ def test_a_write_fails_if_another_succeeds_during_its_pause(scripted: ScriptedS3
 def test_a_file_is_sent_whole_again_after_a_conflict(
     s3, store: Store, no_pause: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put, refused = s3.put_object, []
+    put = s3.put_object
+    refused: list[Any] = []
 
     def put_object(**request: Any) -> Any:
         if refused:

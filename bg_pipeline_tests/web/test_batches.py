@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from datetime import date
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import requests
@@ -166,7 +167,7 @@ def test_a_batch_is_prepared_once_for_an_idempotency_key(api: Caller, bench: Ben
 def test_a_batch_that_somebody_else_uploaded_can_be_asked_for(api: Caller, bench: Bench) -> None:
     batch = Batch(date(2026, 11, 20), "10:15:30 & more")
     bench.submit(1, batch=batch.name, day=batch.date, Id="spring")
-    path = f"/batches/{batch.date}/{requests.utils.quote(batch.name, safe='')}"
+    path = f"/batches/{batch.date}/{quote(batch.name, safe='')}"
     assert api.get(path).json()["State"] == "Waiting"
     assert problem(api.get(f"{path}/report")) == (409, "NoReport")
 

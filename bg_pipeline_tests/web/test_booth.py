@@ -36,7 +36,7 @@ def api(bench: Bench) -> Iterator[Caller]:
         yield caller
 
 
-def put(place: dict, data: bytes) -> requests.Response:
+def put(place: dict[str, str], data: bytes) -> requests.Response:
     return requests.put(place["UploadURL"], data, headers={"Content-Type": place["ContentType"]}, timeout=30)
 
 

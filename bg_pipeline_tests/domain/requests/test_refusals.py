@@ -128,7 +128,8 @@ def test_a_batch_that_is_really_called_so_may_name_its_own_places() -> None:
 
 @pytest.mark.parametrize("prefix", ["for shop", "Mayyyyday", "100%", "a[1]", "MM", "50%d0"])
 def test_ordinary_names_are_no_placeholders(prefix: str) -> None:
-    read(OutputS3Prefix=f"generated-image-files/{prefix}")
+    request = read(OutputS3Prefix=f"generated-image-files/{prefix}")
+    assert request.OutputS3Prefix == f"generated-image-files/{prefix}"
 
 
 # Renditions
@@ -237,14 +238,13 @@ def test_so_is_one_name_for_several_pictures_of_an_image() -> None:
 
 
 def test_names_that_differ_in_number_preset_or_ending_are_different() -> None:
-    read(Variants=3, Renditions=[{"FileName": "{name}_{n}"}, {"FileName": "{name}_{n}"}])
-    read(Renditions=[{"Format": "png", "FileName": "{name}"}, {"Format": "jpeg", "FileName": "{name}"}])
-    read(
-        Task="REPLACE",
-        Renditions=[
-            {"Preset": name, "FileName": "{name}-{preset}"} for name in ("square-social", "transparent")
-        ],
-    )
+    presets = [{"Preset": name, "FileName": "{name}-{preset}"} for name in ("square-social", "transparent")]
+    for document in (
+        {"Variants": 3, "Renditions": [{"FileName": "{name}_{n}"}, {"FileName": "{name}_{n}"}]},
+        {"Renditions": [{"Format": ending, "FileName": "{name}"} for ending in ("png", "jpeg")]},
+        {"Task": "REPLACE", "Renditions": presets},
+    ):
+        assert len(read(**document).Renditions) == 2
 
 
 # Presets and what goes behind them
@@ -262,9 +262,10 @@ def test_so_is_a_painted_background_that_no_rendition_shows() -> None:
 
 def test_what_one_of_several_renditions_shows_is_asked_for_in_earnest() -> None:
     both = [{"Preset": "marketplace-white"}, {"Preset": "square-social"}]
-    read(Task="REPLACE", Renditions=both)
-    read(Task="REPLACE", Backdrop="#f0f0f0", Renditions=both)
-    read(Task="REPLACE", Backdrop="#f0f0f0", Renditions=[{"Preset": "marketplace-white"}, {"Format": "png"}])
+    assert read(Task="REPLACE", Renditions=both).Task == "REPLACE"
+    assert read(Task="REPLACE", Backdrop="#f0f0f0", Renditions=both).Backdrop == "#f0f0f0"
+    format_too = [{"Preset": "marketplace-white"}, {"Format": "png"}]
+    assert read(Task="REPLACE", Backdrop="#f0f0f0", Renditions=format_too).Backdrop == "#f0f0f0"
 
 
 def test_white_behind_the_white_preset_contradicts_nothing() -> None:

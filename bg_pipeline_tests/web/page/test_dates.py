@@ -24,7 +24,7 @@ class NoBatches:
         return []
 
 
-def script(show):  # type: ignore[no-untyped-def]  # Streamlit runs its source alone, without imports
+def script(show):  # Streamlit runs its source alone, without imports
     show()
 
 
@@ -43,7 +43,7 @@ def test_a_date_that_a_person_chose_stays_past_midnight(
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
     stop_clock(monkeypatch, LATE, module)
     page = AppTest.from_function(script, kwargs={"show": lambda: show(NoBatches())}).run()
-    default = page.date_input[0].value
+    default: Any = page.date_input[0].value
     assert (default[1] if isinstance(default, tuple) else default) == date(2026, 12, 31)
     page.date_input[0].set_value(chosen).run()
     stop_clock(monkeypatch, LATE + timedelta(seconds=2), module)

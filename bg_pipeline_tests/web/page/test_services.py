@@ -5,6 +5,7 @@ import re
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -319,9 +320,9 @@ def test_a_second_press_for_another_picture_makes_no_second_batch(
 def test_a_packed_result_is_unpacked_nowhere_but_in_its_folder(batches: BatchService, tmp_path: Path) -> None:
     prefix = "generated-image-files/2026/11/20/b"
     batches.store.write(f"{prefix}/../../tmp/slip", b"x", media_type="image/png")
-    place = SimpleNamespace(output_prefix=prefix, data=batches.store)
-    item = SimpleNamespace(state=State.APPROVED, key=f"{prefix}/../../tmp/slip")
-    assert batches.pack(SimpleNamespace(locations=place), [item], tmp_path / "x.zip") == 1
+    work: Any = SimpleNamespace(locations=SimpleNamespace(output_prefix=prefix, data=batches.store))
+    item: Any = SimpleNamespace(state=State.APPROVED, key=f"{prefix}/../../tmp/slip")
+    assert batches.pack(work, [item], tmp_path / "x.zip") == 1
     with zipfile.ZipFile(tmp_path / "x.zip") as pack:
         assert pack.namelist() == ["%2E%2E/%2E%2E/tmp/slip"]
 

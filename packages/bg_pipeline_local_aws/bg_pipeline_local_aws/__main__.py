@@ -1,4 +1,4 @@
-"""``python -m bg_pipeline_local_aws [FOLDER]``: the stand-in in the foreground, until Ctrl-C."""
+"""``python -m bg_pipeline_local_aws [FOLDER]`` runs the stand-in in the foreground until Ctrl-C."""
 
 import argparse
 import shlex
@@ -12,11 +12,11 @@ from bg_pipeline_local_aws.launcher import LocalAwsError, local_aws
 
 
 def main() -> int:
-    """Run what the launcher started this process for, or the launcher itself."""
+    """Runs the server that the launcher started this process for, or else the launcher."""
     if sys.argv[1:2] == ["storage"]:
         storage.serve(int(sys.argv[2]), Path(sys.argv[3]))
     elif sys.argv[1:2] == ["models"]:
-        # Only this process needs the web framework.
+        # Imported here: only this process needs the web framework.
         from bg_pipeline_local_aws import server
 
         server.serve(int(sys.argv[2]), int(sys.argv[4]))
@@ -26,16 +26,16 @@ def main() -> int:
 
 
 def foreground() -> int:
-    """Start both servers, print the variables that lead boto3 to them, and wait for Ctrl-C."""
+    """Starts both servers, prints the variables that direct boto3 to them, and waits for Ctrl-C; the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m bg_pipeline_local_aws", description="An embedded stand-in for AWS."
     )
     parser.add_argument(
-        "folder", nargs="?", type=Path, default=Path(".bg_pipeline/local_aws"), help="where its state is kept"
+        "folder", nargs="?", type=Path, default=Path(".bg_pipeline/local_aws"), help="folder of its state"
     )
     parser.add_argument("--region", default="us-east-1")
     options = parser.parse_args()
-    # Whoever asks this process to end gets an orderly end, as with Ctrl-C.
+    # SIGTERM stops the servers in order, as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with local_aws(options.folder, region=options.region) as stand_in:

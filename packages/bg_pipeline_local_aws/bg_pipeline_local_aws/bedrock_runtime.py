@@ -1,45 +1,45 @@
-"""Bedrock's runtime: InvokeModel and Converse, handed to the model that the request names."""
+"""Bedrock's runtime: dispatches InvokeModel and Converse to the requested model."""
 
 from typing import Any
 
 from bg_pipeline_local_aws import nova, stability, titan
-from bg_pipeline_local_aws.catalogue import Model, bare_id, callable_model
+from bg_pipeline_local_aws.catalogue import Model, base_model_id, resolve_model
 from bg_pipeline_local_aws.control import Control
-from bg_pipeline_local_aws.studio import Studio
-from bg_pipeline_local_aws.wire import AwsError, Call, invalid
+from bg_pipeline_local_aws.protocol import AwsError, Call, validation_error
+from bg_pipeline_local_aws.render_pool import RenderPool
 
-MOST_BODY = 25_000_000
-"""Bytes of a request and of an answer alike."""
+MAX_BODY_BYTES = 25_000_000
+"""Maximum bytes of a request body and of an answer's images."""
 
 
-async def invoke_model(call: Call, control: Control, studio: Studio) -> dict[str, Any]:
-    """InvokeModel's answer in the model's own shape."""
-    model = _model(call, control)
+async def invoke_model(call: Call, control: Control, pool: RenderPool) -> dict[str, Any]:
+    """InvokeModel's answer in the model's own format."""
+    model = _resolve(call, control)
     if model.id in titan.FAMILIES:
-        made = await titan.invoke(call, control, studio)
+        answer = await titan.invoke(call, control, pool)
     elif model.output == "TEXT":
-        made = await nova.invoke(call, control, studio)
+        answer = await nova.invoke(call, control, pool)
     else:
-        made = await stability.invoke(call, control, studio)
-    if sum(len(image) for image in made.get("images") or ()) > MOST_BODY:
-        # The model did its work, which is billed; its answer cannot be carried.
+        answer = await stability.invoke(call, control, pool)
+    if sum(len(image) for image in answer.get("images") or ()) > MAX_BODY_BYTES:
+        # The model did its work, which is billed, but the answer cannot be sent.
         call.outcome = "lost"
-        raise AwsError("InternalServerException", f"The response body is larger than {MOST_BODY} bytes.")
-    return made
+        raise AwsError("InternalServerException", f"The response body is larger than {MAX_BODY_BYTES} bytes.")
+    return answer
 
 
-async def converse(call: Call, control: Control, studio: Studio) -> dict[str, Any]:
-    """Converse's answer; only models that speak have one."""
-    if _model(call, control).output != "TEXT":
-        raise invalid(
+async def converse(call: Call, control: Control, pool: RenderPool) -> dict[str, Any]:
+    """Converse's answer; ValidationException for image models."""
+    if _resolve(call, control).output != "TEXT":
+        raise validation_error(
             "This action doesn't support the model that you provided. Try again with a supported text or chat model."
         )
-    return await nova.converse(call, control, studio)
+    return await nova.converse(call, control, pool)
 
 
-def _model(call: Call, control: Control) -> Model:
-    identity, call.model = call.model, bare_id(call.model)
-    model = callable_model(identity, call.region, control)
-    if len(call.body) > MOST_BODY:
-        raise invalid(f"The request body is larger than {MOST_BODY} bytes.")
+def _resolve(call: Call, control: Control) -> Model:
+    identity, call.model = call.model, base_model_id(call.model)
+    model = resolve_model(identity, call.region, control)
+    if len(call.body) > MAX_BODY_BYTES:
+        raise validation_error(f"The request body is larger than {MAX_BODY_BYTES} bytes.")
     return model

@@ -1,15 +1,15 @@
-"""The models the stand-in offers, where they are to be had and how they must be called, as AWS did in autumn 2026.
+"""The offered models with their Regions, inference profiles and quotas, as on AWS in autumn 2026.
 
-All are alive unless the control route says otherwise: the stand-in exists to try what a retired model's account, or a
-private arrangement with its provider, would still be able to do.
+All are active unless a control route changes that, including models that AWS has retired: the stand-in also serves to
+test what an account with private access to such a model could still do.
 """
 
 import re
 from dataclasses import dataclass
 
 from bg_pipeline_local_aws.control import Control
+from bg_pipeline_local_aws.protocol import AwsError, validation_error
 from bg_pipeline_local_aws.rules import ModelState
-from bg_pipeline_local_aws.wire import AwsError, invalid
 
 _US = ("us-east-1", "us-east-2", "us-west-1", "us-west-2")
 _EU = ("eu-central-1", "eu-north-1", "eu-south-1", "eu-south-2", "eu-west-1", "eu-west-3")
@@ -22,8 +22,8 @@ _APAC = ("ap-northeast-1", "ap-northeast-2", "ap-south-1", "ap-southeast-1", "ap
 class Model:
     """A catalogue entry.
 
-    ``regions`` take the bare id; ``profiles`` are geographies and the Regions that offer them. ``quotas`` are the
-    lines of Service Quotas about requests a minute, with their documented defaults.
+    In ``regions`` the model can be called by its id. ``profiles`` maps each geography of an inference profile to the
+    Regions from which that profile can be called. ``quotas`` are names and documented defaults in Service Quotas.
     """
 
     id: str
@@ -35,24 +35,24 @@ class Model:
     quotas: dict[str, int]
 
     def offered_in(self, region: str) -> bool:
-        """True if the model can be called from a Region, by its own id or through a profile."""
+        """True if the model can be called from a Region, by its id or through a profile."""
         return region in self.regions or bool(self.profiles_in(region))
 
     def profiles_in(self, region: str) -> list[str]:
-        """The ids of the inference profiles that may be called from a Region."""
+        """The ids of the inference profiles that can be called from a Region."""
         return [f"{geography}.{self.id}" for geography, sources in self.profiles.items() if region in sources]
 
 
 def _quotas(
     product: str, on_demand: int = 0, cross_region: int = 0, world_wide: int = 0, tokens: int = 0
 ) -> dict[str, int]:
-    """Quotas of requests a minute and, with ``tokens`` for each request, of tokens a minute."""
+    """Quotas of requests per minute and, if ``tokens`` (per request) is given, of tokens per minute."""
     kinds = {"On-demand": on_demand, "Cross-region": cross_region, "Global cross-region": world_wide}
     return {
-        f"{kind} model inference {what} per minute for {product}": most * each
-        for what, each in (("requests", 1), ("tokens", tokens))
-        for kind, most in kinds.items()
-        if most and each
+        f"{kind} model inference {unit} per minute for {product}": limit * factor
+        for unit, factor in (("requests", 1), ("tokens", tokens))
+        for kind, limit in kinds.items()
+        if limit and factor
     }
 
 
@@ -91,7 +91,7 @@ MODELS = {
     )
 }  # fmt: skip
 
-# The services' own words, which clients have to tell apart.
+# Error messages as AWS words them; clients distinguish them by their text.
 _PROFILE_ONLY = (
     "Invocation of model ID {} with on-demand throughput isn’t supported. Retry your request with the ID or ARN of "
     "an inference profile that contains this model."
@@ -134,31 +134,31 @@ _REFUSALS = {
 _ARN = re.compile(r"arn:aws:bedrock:[a-z0-9-]*:\d*:(?:foundation-model|inference-profile)/(.+)")
 
 
-def bare_id(identity: str) -> str:
-    """The catalogue's id within an id, a profile's id or the ARN of either."""
+def base_model_id(identity: str) -> str:
+    """The catalogue's id of a model id, a profile id or the ARN of either; an unknown id is returned unchanged."""
     arn = _ARN.fullmatch(identity)
     name = arn[1] if arn else identity
     geography, _, rest = name.partition(".")
     return rest if rest in MODELS and geography in MODELS[rest].profiles else name
 
 
-def callable_model(identity: str, region: str, control: Control) -> Model:
-    """The model that an id, a profile's id or an ARN names, if this account may invoke it in this Region."""
+def resolve_model(identity: str, region: str, control: Control) -> Model:
+    """The model of an id, a profile id or an ARN; raises `AwsError` if the account may not call it in the Region."""
     arn = _ARN.fullmatch(identity)
     name = arn[1] if arn else identity
-    model = MODELS.get(bare_id(identity))
+    model = MODELS.get(base_model_id(identity))
     if model is None or name not in (model.id, *model.profiles_in(region)) or not model.offered_in(region):
-        raise invalid("The provided model identifier is invalid.")
+        raise validation_error("The provided model identifier is invalid.")
     if name == model.id and region not in model.regions:
-        raise invalid(_PROFILE_ONLY.format(name))
+        raise validation_error(_PROFILE_ONLY.format(name))
     state = control.model_state(model.id, region)
     if state.lifecycle == "RETIRED":
         raise AwsError("ResourceNotFoundException", _RETIRED)
     if state.access == "unsubscribed":
         _subscribe(state, control)
     elif state.access == "scp-denied":
-        places = [place for each in model.profiles.values() if region in each for place in each]
-        denied = next((place for place in places if place != region), region)
+        destinations = [other for each in model.profiles.values() if region in each for other in each]
+        denied = next((other for other in destinations if other != region), region)
         raise AwsError("AccessDeniedException", _EXPLICIT_DENY.format(denied, model.id))
     elif state.access in _REFUSALS:
         raise AwsError(*_REFUSALS[state.access])
@@ -166,7 +166,7 @@ def callable_model(identity: str, region: str, control: Control) -> Model:
 
 
 def _subscribe(state: ModelState, control: Control) -> None:
-    """The call of a model without a subscription begins one, and is refused until it is there."""
+    """Starts the subscription if there is none; raises AccessDeniedException until it is available."""
     before = control.subscription(state)
     control.subscribe(state)
     if before == "NOT_AVAILABLE" and state.first_call_passes:

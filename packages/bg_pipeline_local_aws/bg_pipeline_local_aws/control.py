@@ -1,6 +1,6 @@
-"""The control route: what a test may tell the stand-in to do, and the books of what was asked of it.
+"""The control routes: rules that a test sets, and the log of all calls.
 
-Everything is JSON under ``/_control/``; nothing of it exists on AWS.
+They take and return JSON under ``/_control/`` and do not exist on AWS.
 """
 
 import math
@@ -15,46 +15,46 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from bg_pipeline_local_aws.protocol import ACCOUNT, AwsError, Call
 from bg_pipeline_local_aws.rules import (
-    TOO_MANY,
+    TOO_MANY_REQUESTS,
     AppliedQuota,
     CustomModel,
     Fault,
     Latency,
-    Meter,
     ModelState,
+    ModelVersion,
     Quota,
+    QuotaMeter,
     Switches,
-    Window,
 )
-from bg_pipeline_local_aws.wire import ACCOUNT, AwsError, Call
 
-BOOKS_KEEP = 100_000
+CALL_LOG_SIZE = 100_000
 
 PAID_OPERATIONS = frozenset(
     {"InvokeModel", "Converse", "DetectLabels", "DetectFaces", "DetectCustomLabels", "InvokeEndpoint"}
 )
 
-TOTALLED = ("operation", "model", "region", "outcome", "billed")
+TOTAL_FIELDS = ("operation", "model", "region", "outcome", "billed")
 
-# A prompt that holds one of these words is refused as content policy would, each at another stage.
+# A prompt that contains one of these words is blocked by content policy, at the stage given here.
 TRIGGER_WORDS = {"blockme": "prompt", "blockimage": "image", "blockoutput": "output", "blocksome": "some"}
 
-# A Custom Labels model that is always there.
+# A Custom Labels model that always exists.
 CUSTOM_MODEL = f"arn:aws:rekognition:us-east-1:{ACCOUNT}:project/demo/version/demo.1/1767225600000"
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
 class Control:
-    """The rules in force and the books; used from one event loop only."""
+    """The current rules and the call log; used from one event loop only."""
 
     def __init__(self) -> None:
         self._number = 0
         self.reset()
 
     def reset(self) -> None:
-        """As at the start: no rule, every model alive, empty books. The numbers of calls go on counting."""
+        """Initial state: no rules, all models active, empty call log. Call numbers continue."""
         self.faults: list[Fault] = []
         self.quotas: list[Quota] = []
         self.latencies: list[Latency] = []
@@ -62,84 +62,87 @@ class Control:
         self.models: dict[tuple[str, str], ModelState] = {}
         self.applied: list[AppliedQuota] = []
         self._subscribed: dict[str, float] = {}
-        self.windows = {CUSTOM_MODEL: Window(CustomModel(arn=CUSTOM_MODEL))}
-        self._entries: deque[dict[str, Any]] = deque(maxlen=BOOKS_KEEP)
+        self.custom_models = {CUSTOM_MODEL: ModelVersion(CustomModel(arn=CUSTOM_MODEL))}
+        self._entries: deque[dict[str, Any]] = deque(maxlen=CALL_LOG_SIZE)
         self._totals: Counter[tuple[Any, ...]] = Counter()
-        self._meters: dict[tuple[int, str], Meter] = {}
-        # Shares of faults and latencies fall the same way in every test.
+        self._meters: dict[tuple[int, str], QuotaMeter] = {}
+        # A fixed seed makes fault shares and latencies reproducible.
         self._random = random.Random(0)  # noqa: S311
 
     def admit(self, call: Call) -> None:
-        """Let a call in, or refuse it as the rules say. What it is about must be filled in by now."""
+        """Applies faults and quotas to a call; raises `AwsError` if it is refused.
+
+        Its model, task, prompt and image must be set before.
+        """
         prompt = call.prompt.lower()
         call.block = next((where for word, where in TRIGGER_WORDS.items() if word in prompt), "")
-        fault = next((f for f in self.faults if f.meets(call) and self._random.random() < f.share), None)
+        fault = next((f for f in self.faults if f.matches(call) and self._random.random() < f.share), None)
         if fault and fault.skip:
             fault.skip -= 1
         elif fault:
             if fault.times == 1:
                 self.faults.remove(fault)
             fault.times -= 1 if fault.times else 0
-            self._strike(fault, call)
+            self._apply_fault(fault, call)
         now = time.monotonic()
         meters = []
-        for place, quota in enumerate(self.quotas):
-            if quota.meets(call):
-                meter = self._meters.setdefault((place, call.region), Meter(quota, now))
-                if exceeded := meter.refuses(now):
-                    raise _throttled(call, exceeded)
+        for index, quota in enumerate(self.quotas):
+            if quota.matches(call):
+                meter = self._meters.setdefault((index, call.region), QuotaMeter(quota, now))
+                if exceeded := meter.exceeded(now):
+                    raise _throttling_error(call, exceeded)
                 meters.append(meter)
         for meter in meters:
             meter.take(now)
 
-    def _strike(self, fault: Fault, call: Call) -> None:
+    def _apply_fault(self, fault: Fault, call: Call) -> None:
         if fault.action == "error":
             raise AwsError(
-                fault.code, fault.words, status=fault.status, headers=fault.headers, **fault.members
+                fault.code, fault.error_message, status=fault.status, headers=fault.headers, **fault.members
             )
         if fault.action == "reset":
-            call.hang_up = True
+            call.cut_connection = True
             if not fault.after_work:
                 raise AwsError("reset", "the connection is cut")
         elif fault.action == "delay":
-            call.hold = fault.seconds
+            call.delay = fault.seconds
         else:
             call.block = fault.where
 
     def answer_after(self, call: Call) -> float:
-        """The seconds after its arrival before which a call is not answered."""
+        """Minimum seconds between the arrival of a call and its answer."""
         for rule in self.latencies:
-            if rule.meets(call):
-                return rule.seconds * math.exp(self._random.gauss(0, rule.sigma)) + call.hold
-        return call.hold
+            if rule.matches(call):
+                return rule.seconds * math.exp(self._random.gauss(0, rule.sigma)) + call.delay
+        return call.delay
 
     def record(self, call: Call, seconds: float) -> None:
-        """Write a call into the books. Only the last `BOOKS_KEEP` calls are kept; the totals count all.
+        """Adds a call to the log, which keeps the last `CALL_LOG_SIZE` calls, and to the totals of all calls.
 
-        ``outcome`` is ok, blocked (content policy), lost (the answer, after the work), reset (before it) or an
-        error's code; ``billed``: a model did its work, whether or not its answer arrived.
+        ``outcome`` is ok, blocked (content policy), lost (answer lost after the work), reset (cut before the work) or
+        an error code; ``billed`` is true if the model did its work, even if its answer was lost.
         """
-        told = ("operation", "model", "region", "task", "image", "outcome")
-        entry: dict[str, Any] = {name: getattr(call, name) for name in told}
+        fields = ("operation", "model", "region", "task", "image", "outcome")
+        entry: dict[str, Any] = {name: getattr(call, name) for name in fields}
         entry["billed"] = call.operation in PAID_OPERATIONS and call.outcome in ("ok", "lost")
-        self._totals[tuple(entry[name] for name in TOTALLED)] += 1
+        self._totals[tuple(entry[name] for name in TOTAL_FIELDS)] += 1
         self._number += 1
         entry |= {"number": self._number, "at": time.time(), "seconds": seconds, "prompt": call.prompt[:200]}
         self._entries.append(entry)
 
     def model_state(self, model: str, region: str) -> ModelState:
-        """What a model is in a Region: what was said for the Region, else for all, else alive and granted."""
+        """State of a model in a Region: the rule for that Region, else for all Regions, else active and granted."""
         return self.models.get((model, region)) or self.models.get((model, "")) or ModelState(model=model)
 
     def subscription(self, state: ModelState) -> str:
-        """The account's Marketplace agreement for an ``unsubscribed`` model: an `agreementAvailability` status."""
-        begun = self._subscribed.get(state.model)
-        if begun is None:
+        """The `agreementAvailability` status of an ``unsubscribed`` model's Marketplace agreement."""
+        started = self._subscribed.get(state.model)
+        if started is None:
             return "NOT_AVAILABLE"
-        return "AVAILABLE" if time.monotonic() >= begun + state.seconds else "PENDING"
+        return "AVAILABLE" if time.monotonic() >= started + state.seconds else "PENDING"
 
     def subscribe(self, state: ModelState) -> None:
-        """Begin the agreement, once for all Regions."""
+        """Starts the Marketplace agreement, for all Regions; no effect if it was started before."""
         self._subscribed.setdefault(state.model, time.monotonic())
 
     def routes(self) -> list[Route]:
@@ -154,9 +157,11 @@ class Control:
         if name == "health":
             return _json({"ready": True})
         if name == "totals":
-            counted = self._totals.items()
             return _json(
-                [{**dict(zip(TOTALLED, key, strict=True)), "count": number} for key, number in counted]
+                [
+                    {**dict(zip(TOTAL_FIELDS, key, strict=True)), "count": number}
+                    for key, number in self._totals.items()
+                ]
             )
         if name == "calls":
             since = int(request.query_params.get("since", 0))
@@ -169,22 +174,24 @@ class Control:
         body = orjson.loads(await request.body() or b"[]")
         try:
             if name == "faults":
-                self.faults += _many(Fault, body)
+                self.faults += _parse_list(Fault, body)
             elif name == "quotas":
-                self.quotas, self._meters = _many(Quota, body), {}
+                self.quotas, self._meters = _parse_list(Quota, body), {}
             elif name == "latencies":
-                self.latencies = _many(Latency, body)
+                self.latencies = _parse_list(Latency, body)
             elif name == "switches":
                 self.switches = Switches.model_validate(body)
             elif name == "models":
-                states = _many(ModelState, body)
+                states = _parse_list(ModelState, body)
                 self.models |= {(state.model, state.region): state for state in states}
                 for state in states:
                     self._subscribed.pop(state.model, None)
             elif name == "applied-quotas":
-                self.applied = _many(AppliedQuota, body)
+                self.applied = _parse_list(AppliedQuota, body)
             elif name == "custom-models":
-                self.windows |= {model.arn: Window(model) for model in _many(CustomModel, body)}
+                self.custom_models |= {
+                    model.arn: ModelVersion(model) for model in _parse_list(CustomModel, body)
+                }
             elif name == "reset":
                 self.reset()
             else:
@@ -194,15 +201,15 @@ class Control:
         return _json({})
 
 
-def _throttled(call: Call, exceeded: str) -> AwsError:
+def _throttling_error(call: Call, exceeded: str) -> AwsError:
     if call.service == "rekognition":
         return AwsError("ProvisionedThroughputExceededException", "Provisioned rate exceeded")
     if exceeded == "day":
         return AwsError("ThrottlingException", "Too many tokens per day, please wait before trying again.")
-    return AwsError("ThrottlingException", TOO_MANY)
+    return AwsError("ThrottlingException", TOO_MANY_REQUESTS)
 
 
-def _many(kind: type[_Model], body: Any) -> list[_Model]:
+def _parse_list(kind: type[_Model], body: Any) -> list[_Model]:
     return TypeAdapter(list[kind]).validate_python(body)  # type: ignore[valid-type]
 
 

@@ -1,4 +1,4 @@
-"""The control route as a Python object, for tests and benchmarks."""
+"""Python client of the control routes, for tests and benchmarks."""
 
 import json
 import urllib.request
@@ -6,61 +6,61 @@ from typing import Any
 
 
 class ControlClient:
-    """Tells a running stand-in what to do and reads its books. The names and meanings are those of `rules`."""
+    """Sets the rules of a running stand-in and reads its call log. Keyword arguments are the fields in `rules`."""
 
     def __init__(self, models: str) -> None:
         self._address = f"{models}/_control"
         self._mark = 0
 
     def fault(self, **rule: Any) -> None:
-        """Let something go wrong: see `rules.Fault`."""
+        """Adds a `rules.Fault`."""
         self._send("faults", [rule])
 
     def quota(self, *rules: dict[str, Any]) -> None:
-        """Enforce these quotas instead of those before (none: no quota): see `rules.Quota`."""
+        """Replaces the enforced quotas (none: no quota): see `rules.Quota`."""
         self._send("quotas", rules)
 
     def latency(self, *rules: dict[str, Any]) -> None:
-        """Answer after these latencies instead of those before: see `rules.Latency`."""
+        """Replaces the latencies: see `rules.Latency`."""
         self._send("latencies", rules)
 
     def switch(self, **switches: Any) -> None:
-        """Set the switches; what is not named is as at the start: see `rules.Switches`."""
+        """Sets the switches; those not named get their default: see `rules.Switches`."""
         self._send("switches", switches)
 
     def model(self, model: str, **state: Any) -> None:
-        """Say what a model of the catalogue is: see `rules.ModelState`."""
+        """Sets the state of a catalogue model: see `rules.ModelState`."""
         self._send("models", [{"model": model, **state}])
 
     def applied_quota(self, *quotas: dict[str, Any]) -> None:
-        """Say what Service Quotas tells of these quotas: see `rules.AppliedQuota`."""
+        """Replaces the values that Service Quotas returns for these quotas: see `rules.AppliedQuota`."""
         self._send("applied-quotas", quotas)
 
     def custom_model(self, arn: str, **facts: Any) -> None:
-        """Make a Custom Labels model version known: see `rules.CustomModel`."""
+        """Registers a Custom Labels model version: see `rules.CustomModel`."""
         self._send("custom-models", [{"arn": arn, **facts}])
 
     def reset(self) -> None:
-        """Everything as at the start."""
+        """Resets rules, models and call log to their initial state."""
         self._send("reset", [])
 
     def mark(self) -> None:
-        """Forget, for `calls` of this client, what was called before now."""
+        """Makes `calls` of this client omit all calls before now."""
         self._mark = self._read("calls")["last"]
 
-    def calls(self, **wanted: Any) -> list[dict[str, Any]]:
-        """The calls since the last `mark`, oldest first, whose fields are as wanted: see `Control.record`."""
-        found = self._read(f"calls?since={self._mark}")["calls"]
-        return [call for call in found if all(call[name] == value for name, value in wanted.items())]
+    def calls(self, **fields: Any) -> list[dict[str, Any]]:
+        """The calls since the last `mark` with these field values, oldest first: see `Control.record`."""
+        calls = self._read(f"calls?since={self._mark}")["calls"]
+        return [call for call in calls if all(call[name] == value for name, value in fields.items())]
 
-    def paid(self, **wanted: Any) -> list[dict[str, Any]]:
-        """The calls of `calls` whose model did its work."""
-        return self.calls(billed=True, **wanted)
+    def paid(self, **fields: Any) -> list[dict[str, Any]]:
+        """The calls of `calls` that were billed."""
+        return self.calls(billed=True, **fields)
 
     def totals(self) -> list[dict[str, Any]]:
-        """How many calls there were by operation, model, Region and outcome since the last reset."""
-        found: list[dict[str, Any]] = self._read("totals")
-        return found
+        """Number of calls by operation, model, Region and outcome since the last reset."""
+        totals: list[dict[str, Any]] = self._read("totals")
+        return totals
 
     def _send(self, name: str, body: Any) -> None:
         request = urllib.request.Request(f"{self._address}/{name}", json.dumps(body).encode(), method="POST")  # noqa: S310

@@ -1,4 +1,4 @@
-"""Rekognition Custom Labels: a model version that is started, used while it runs, and stopped."""
+"""Rekognition Custom Labels: starting, using, describing and stopping model versions."""
 
 import time
 from typing import Annotated, Any
@@ -6,88 +6,89 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from bg_pipeline_local_aws.control import Control
+from bg_pipeline_local_aws.protocol import AwsError, Call
 from bg_pipeline_local_aws.rekognition import (
-    Body,
+    ImageParameter,
     Percent,
-    Picture,
-    box,
-    check,
-    looked_at,
-    parsed,
-    received,
+    RequestBody,
+    admit_image,
+    analyze_image,
+    bounding_box,
+    check_dimensions,
+    parse_request,
 )
-from bg_pipeline_local_aws.rules import Window
-from bg_pipeline_local_aws.studio import Studio
-from bg_pipeline_local_aws.wire import AwsError, Call
+from bg_pipeline_local_aws.render_pool import RenderPool
+from bg_pipeline_local_aws.rules import ModelVersion
 
-MOST_BYTES = 4 * 1024 * 1024
-MOST_RUNNING = 2
+MAX_BYTES = 4 * 1024 * 1024
+MAX_RUNNING = 2
 PROJECT_NUMBER = 1735689600000
 
 
-class _Version(Body):
+class _VersionRequest(RequestBody):
     project_version_arn: str
 
 
-class _Start(_Version):
+class _StartRequest(_VersionRequest):
     min_inference_units: Annotated[int, Field(ge=1, le=5)]
     max_inference_units: Annotated[int, Field(ge=1, le=5)] | None = None
 
 
-class _Projects(Body):
+class _ProjectsRequest(RequestBody):
     project_names: tuple[str, ...] = ()
     next_token: str = ""
     max_results: Annotated[int, Field(ge=1, le=100)] = 100
 
 
-class _Describe(Body):
+class _DescribeRequest(RequestBody):
     project_arn: str
     version_names: tuple[str, ...] = ()
     next_token: str = ""
     max_results: Annotated[int, Field(ge=1, le=100)] = 100
 
 
-class _Detect(_Version):
-    image: Picture
+class _DetectRequest(_VersionRequest):
+    image: ImageParameter
     max_results: Annotated[int, Field(ge=0)] | None = None
     min_confidence: Percent = 50.0
 
 
-async def start_project_version(call: Call, control: Control, studio: Studio) -> dict[str, Any]:
-    """STARTING; from then on it is billed by the hour, used or not."""
-    request = parsed(_Start, call)
-    window = await _window(request, call, control)
+async def start_project_version(call: Call, control: Control, pool: RenderPool) -> dict[str, Any]:
+    """Starts a version; on AWS it is billed by the hour from then on, used or not."""
+    request = parse_request(_StartRequest, call)
+    version = await _admitted_version(request, call, control)
     now = time.monotonic()
-    if window.status(now) not in ("TRAINING_COMPLETED", "STOPPED", "FAILED"):
-        raise AwsError("ResourceInUseException", f"The model is {window.status(now)}.")
+    if version.status(now) not in ("TRAINING_COMPLETED", "STOPPED", "FAILED"):
+        raise AwsError("ResourceInUseException", f"The model is {version.status(now)}.")
     running = [
         other
-        for arn, other in control.windows.items()
+        for arn, other in control.custom_models.items()
         if _region(arn) == call.region and other.status(now) in ("STARTING", "RUNNING")
     ]
-    if len(running) >= MOST_RUNNING:
-        raise AwsError("LimitExceededException", f"At most {MOST_RUNNING} models may run at a time.")
-    window.start(now, request.min_inference_units)
+    if len(running) >= MAX_RUNNING:
+        raise AwsError("LimitExceededException", f"At most {MAX_RUNNING} models may run at a time.")
+    version.start(now, request.min_inference_units)
     return {"Status": "STARTING"}
 
 
-async def stop_project_version(call: Call, control: Control, studio: Studio) -> dict[str, Any]:
-    """STOPPING."""
-    window = await _window(parsed(_Version, call), call, control)
+async def stop_project_version(call: Call, control: Control, pool: RenderPool) -> dict[str, Any]:
+    """Stops a running version."""
+    version = await _admitted_version(parse_request(_VersionRequest, call), call, control)
     now = time.monotonic()
-    if window.status(now) != "RUNNING":
+    if version.status(now) != "RUNNING":
         raise AwsError(
-            "ResourceInUseException", f"The model is {window.status(now)}; only a RUNNING one can be stopped."
+            "ResourceInUseException",
+            f"The model is {version.status(now)}; only a RUNNING one can be stopped.",
         )
-    window.stop(now)
+    version.stop(now)
     return {"Status": "STOPPING"}
 
 
-async def describe_projects(call: Call, control: Control, studio: Studio) -> dict[str, Any]:
-    """The projects that the models belong to, on one page; as on AWS, their numbers are not their models'."""
-    request = parsed(_Projects, call)
+async def describe_projects(call: Call, control: Control, pool: RenderPool) -> dict[str, Any]:
+    """The projects of all models, on one page; as on AWS, the number in a project's ARN differs from its models'."""
+    request = parse_request(_ProjectsRequest, call)
     control.admit(call)
-    projects = {arn.partition("/version/")[0] for arn in control.windows if _region(arn) == call.region}
+    projects = {arn.partition("/version/")[0] for arn in control.custom_models if _region(arn) == call.region}
     return {
         "ProjectDescriptions": [
             {"ProjectArn": f"{project}/{PROJECT_NUMBER}", "Status": "CREATED", "Feature": "CUSTOM_LABELS"}
@@ -97,66 +98,70 @@ async def describe_projects(call: Call, control: Control, studio: Studio) -> dic
     }
 
 
-async def describe_project_versions(call: Call, control: Control, studio: Studio) -> dict[str, Any]:
-    """The versions of a project with their states, on one page."""
-    request = parsed(_Describe, call)
+async def describe_project_versions(call: Call, control: Control, pool: RenderPool) -> dict[str, Any]:
+    """The versions of a project with their status, on one page."""
+    request = parse_request(_DescribeRequest, call)
     call.model = request.project_arn
     control.admit(call)
     project = request.project_arn.rpartition("/")[0]
-    found = {arn: window for arn, window in control.windows.items() if arn.startswith(f"{project}/version/")}
-    if not found or _region(project) != call.region:
+    versions = {
+        arn: version
+        for arn, version in control.custom_models.items()
+        if arn.startswith(f"{project}/version/")
+    }
+    if not versions or _region(project) != call.region:
         raise AwsError("ResourceNotFoundException", "The project was not found.")
     now = time.monotonic()
     return {
         "ProjectVersionDescriptions": [
             {
                 "ProjectVersionArn": arn,
-                "Status": window.status(now),
-                "StatusMessage": "The model failed to start." if window.status(now) == "FAILED" else "",
-                "MinInferenceUnits": window.units,
+                "Status": version.status(now),
+                "StatusMessage": "The model failed to start." if version.status(now) == "FAILED" else "",
+                "MinInferenceUnits": version.units,
                 "Feature": "CUSTOM_LABELS",
             }
-            for arn, window in found.items()
+            for arn, version in versions.items()
             if not request.version_names or arn.split("/")[3] in request.version_names
         ]
     }
 
 
-async def detect_custom_labels(call: Call, control: Control, studio: Studio) -> dict[str, Any]:
-    """The model's labels, while it runs."""
-    request = parsed(_Detect, call)
+async def detect_custom_labels(call: Call, control: Control, pool: RenderPool) -> dict[str, Any]:
+    """The model's labels; ResourceNotReadyException unless the version is RUNNING."""
+    request = parse_request(_DetectRequest, call)
     call.model = request.project_version_arn
-    image = await received(request.image, call, control, MOST_BYTES)
-    window = _known(request, call, control)
-    if window.status(time.monotonic()) != "RUNNING":
+    image = await admit_image(request.image, call, control, MAX_BYTES)
+    version = _version(request, call, control)
+    if version.status(time.monotonic()) != "RUNNING":
         raise AwsError("ResourceNotReadyException", "The model is not running.")
-    check(image, shortest=64, longest=4096, aspect=20)
-    seen = await looked_at(image, control, studio)
-    subject = seen["labels"][0]["boxes"][:1] if seen["labels"] else []
-    own: list[dict[str, Any]] = [
-        {"name": name, "confidence": 90.0, "boxes": subject} for name in window.model.labels
+    check_dimensions(image, shortest=64, longest=4096, aspect=20)
+    detected = (await analyze_image(image, control, pool))["labels"]
+    subject = detected[0]["boxes"][:1] if detected else []
+    custom: list[dict[str, Any]] = [
+        {"name": name, "confidence": 90.0, "boxes": subject} for name in version.model.labels
     ]
-    found: list[dict[str, Any]] = []
-    for label in own or seen["labels"]:
+    labels: list[dict[str, Any]] = []
+    for label in custom or detected:
         if label["confidence"] >= request.min_confidence:
-            named = {"Name": label["name"], "Confidence": label["confidence"]}
-            found += [{**named, "Geometry": {"BoundingBox": box(place)}} for place in label["boxes"]] or [
-                named
-            ]
-    return {"CustomLabels": found[: request.max_results]}
+            common = {"Name": label["name"], "Confidence": label["confidence"]}
+            labels += [
+                {**common, "Geometry": {"BoundingBox": bounding_box(box)}} for box in label["boxes"]
+            ] or [common]
+    return {"CustomLabels": labels[: request.max_results]}
 
 
-async def _window(request: _Version, call: Call, control: Control) -> Window:
+async def _admitted_version(request: _VersionRequest, call: Call, control: Control) -> ModelVersion:
     call.model = request.project_version_arn
     control.admit(call)
-    return _known(request, call, control)
+    return _version(request, call, control)
 
 
-def _known(request: _Version, call: Call, control: Control) -> Window:
-    window = control.windows.get(request.project_version_arn)
-    if window is None or _region(request.project_version_arn) != call.region:
+def _version(request: _VersionRequest, call: Call, control: Control) -> ModelVersion:
+    version = control.custom_models.get(request.project_version_arn)
+    if version is None or _region(request.project_version_arn) != call.region:
         raise AwsError("ResourceNotFoundException", "The project version was not found.")
-    return window
+    return version
 
 
 def _region(arn: str) -> str:

@@ -1,4 +1,4 @@
-"""The rules a test may lay down: faults, quotas, latencies, what a model is, how it answers."""
+"""Rules that a test sets through the control routes: faults, quotas, latencies, model states, kind of answers."""
 
 from collections import deque
 from datetime import date
@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bg_pipeline_local_aws.wire import Call
+from bg_pipeline_local_aws.protocol import Call
 
 
 class _Settings(BaseModel):
@@ -18,8 +18,8 @@ class _Rule(_Settings):
     model: str = ""
     region: str = ""
 
-    def meets(self, call: Call) -> bool:
-        """True if the call is what the rule names; an empty field names everything."""
+    def matches(self, call: Call) -> bool:
+        """True if the rule applies to the call; an empty field matches every call."""
         return (
             self.operation in ("", call.operation)
             and self.model in ("", call.model)
@@ -27,21 +27,21 @@ class _Rule(_Settings):
         )
 
 
-TOO_MANY = "Too many requests, please wait before trying again."
+TOO_MANY_REQUESTS = "Too many requests, please wait before trying again."
 
 
 class Fault(_Rule):
-    """Something that goes wrong for the next ``times`` calls it matches (0: for ever).
+    """A fault of the next ``times`` matching calls (0: all).
 
-    ``match`` is a text in the request's body, ``image`` the SHA-256 of its picture, ``skip`` lets that many calls
-    pass first, ``share`` strikes only that part of them. What happens:
+    ``match`` is a text that the body contains, ``image`` the SHA-256 of the picture, ``skip`` the number of matching
+    calls that pass first, ``share`` the probability that a matching call is affected. ``action`` is one of:
 
-    * ``error``: refused with ``code``, ``message``, ``status`` (default: the code's own), ``headers`` and further
-      ``members`` of the body.
-    * ``delay``: answered ``seconds`` later.
-    * ``reset``: the connection is cut after the request was read; with ``after_work`` the model did, and billed, its
-      work before, as when an answer is lost on its way.
-    * ``block``: refused by content policy because of ``where``: prompt, image, output or some of several outputs.
+    * ``error``: an error response with ``code``, ``message``, ``status`` (default: that of the code), ``headers`` and
+      further ``members`` of the body.
+    * ``delay``: the answer is delayed by ``seconds``.
+    * ``reset``: the connection is cut after the request was read; with ``after_work`` only after the model did its
+      work, which is billed, as if the answer was lost on the network.
+    * ``block``: content policy refuses the call because of ``where``: prompt, image, output, or some of the outputs.
     """
 
     task: str = ""
@@ -61,17 +61,19 @@ class Fault(_Rule):
     where: Literal["prompt", "image", "output", "some"] = "prompt"
 
     @property
-    def words(self) -> str:
-        """What the refusal says."""
+    def error_message(self) -> str:
+        """The message of the error response."""
         default = (
-            TOO_MANY if self.code == "ThrottlingException" else f"{self.code}: this fault was asked for."
+            TOO_MANY_REQUESTS
+            if self.code == "ThrottlingException"
+            else f"{self.code}: this fault was asked for."
         )
         return self.message or default
 
-    def meets(self, call: Call) -> bool:
-        """True if the call is one the rule speaks of."""
+    def matches(self, call: Call) -> bool:
+        """True if the rule applies to the call."""
         return (
-            super().meets(call)
+            super().matches(call)
             and self.task in ("", call.task)
             and self.image in ("", call.image)
             and self.match.encode() in call.body
@@ -79,10 +81,10 @@ class Fault(_Rule):
 
 
 class Quota(_Rule):
-    """At most ``per_minute`` calls a minute in each Region, enforced in one of the shapes a service may use.
+    """At most ``per_minute`` calls per minute in each Region.
 
-    ``bucket``: a token bucket that holds ``depth`` calls; ``fixed`` and ``rolling``: a window of ``window`` seconds.
-    ``per_day`` refuses everything after that many calls.
+    ``shape`` is the enforcement: ``bucket`` is a token bucket of ``depth`` calls; ``fixed`` and ``rolling`` count
+    calls in a window of ``window`` seconds. After ``per_day`` calls every further call is refused.
     """
 
     per_minute: Annotated[float, Field(gt=0)]
@@ -92,54 +94,54 @@ class Quota(_Rule):
     per_day: int | None = None
 
 
-class Meter:
-    """One quota's count in one Region. Times are seconds of a monotonic clock."""
+class QuotaMeter:
+    """Counts the calls of one quota in one Region. Times are seconds of a monotonic clock."""
 
     def __init__(self, quota: Quota, now: float) -> None:
         self._quota = quota
         self._rate = quota.per_minute / 60
-        self._opened = self._seen = now
+        self._first_window = self._refilled = now
         self._tokens = quota.depth
-        self._taken: deque[float] = deque()
+        self._call_times: deque[float] = deque()
         self._today = 0
 
-    def refuses(self, now: float) -> Literal["", "minute", "day"]:
-        """Which allowance the next call would exceed, or nothing."""
+    def exceeded(self, now: float) -> Literal["", "minute", "day"]:
+        """The limit that one more call would exceed, or an empty string."""
         quota = self._quota
         if quota.per_day is not None and self._today >= quota.per_day:
             return "day"
         if quota.shape == "bucket":
-            self._tokens = min(quota.depth, self._tokens + (now - self._seen) * self._rate)
-            self._seen = now
+            self._tokens = min(quota.depth, self._tokens + (now - self._refilled) * self._rate)
+            self._refilled = now
             return "" if self._tokens > 1 - 1e-9 else "minute"
         start = now - quota.window
         if quota.shape == "fixed":
-            start = now - (now - self._opened) % quota.window
-        while self._taken and self._taken[0] < start:
-            self._taken.popleft()
-        return "" if len(self._taken) < self._rate * quota.window else "minute"
+            start = now - (now - self._first_window) % quota.window
+        while self._call_times and self._call_times[0] < start:
+            self._call_times.popleft()
+        return "" if len(self._call_times) < self._rate * quota.window else "minute"
 
     def take(self, now: float) -> None:
-        """Count an admitted call."""
+        """Counts an admitted call."""
         self._today += 1
         if self._quota.shape == "bucket":
             self._tokens -= 1
         else:
-            self._taken.append(now)
+            self._call_times.append(now)
 
 
 class Latency(_Rule):
-    """Answers come ``seconds`` after the request, or lognormally spread around that median with ``sigma``."""
+    """Answers come ``seconds`` after the request; with ``sigma``, lognormally distributed with that median."""
 
     seconds: Annotated[float, Field(ge=0)]
     sigma: Annotated[float, Field(ge=0)] = 0.0
 
 
 class Switches(_Settings):
-    """How pictures are made.
+    """How pictures are generated.
 
-    ``canned``: no picture work at all, each answer a fixed picture of the right size whose file has at least
-    ``canned_bytes``; ``note``: whether painted pictures carry the visible note.
+    ``canned``: no image operations; every answer is a fixed picture of the requested size with a file of at least
+    ``canned_bytes`` bytes. ``note``: painted pictures carry the visible `painting.NOTE`.
     """
 
     canned: bool = False
@@ -148,20 +150,20 @@ class Switches(_Settings):
 
 
 class ModelState(_Settings):
-    """What a catalogue entry is in one Region, or in all of them (``region`` empty).
+    """State of a catalogue model in one Region, or in all Regions (``region`` empty).
 
-    ``access`` is what becomes of a call:
+    ``access`` decides how calls are answered:
 
-    * ``granted``: it is answered. ``denied``: nobody asked for access. ``unused-legacy``: as AWS takes LEGACY models
-      from accounts that do not use them.
-    * ``pending``: a Marketplace subscription is being set up and never gets ready.
-    * ``unsubscribed``: the first call subscribes, which takes ``seconds``; until then calls are refused, but for that
+    * ``granted``: normally. ``denied``: access was never requested. ``unused-legacy``: refused as AWS refuses LEGACY
+      models to accounts that have not used them recently.
+    * ``pending``: a Marketplace subscription is in progress and never completes.
+    * ``unsubscribed``: the first call subscribes, which takes ``seconds``; until then calls are refused, except that
       first one if ``first_call_passes``.
-    * ``no-marketplace-rights``: nobody with the right to subscribe called yet. ``payment``: the subscription fails
-      for want of a payment instrument. ``scp-denied``: the organization denies it in another Region of the profile.
-      ``unverified``: AWS does not let the account call it at all.
+    * ``no-marketplace-rights``: no caller had the right to subscribe yet. ``payment``: the subscription fails because
+      the account has no payment instrument. ``scp-denied``: a service control policy denies the model in another
+      Region of the profile. ``unverified``: AWS does not allow the account to call the model.
 
-    ``authorized`` is told as ``authorizationStatus``, whatever the calls find; None is as ``access`` suggests.
+    ``authorized`` overrides ``authorizationStatus``; None derives it from ``access``.
     """
 
     model: str
@@ -187,7 +189,7 @@ class ModelState(_Settings):
 
 
 class AppliedQuota(_Settings):
-    """What Service Quotas tells of a quota of the account; ``quota`` is its code or its name. It is not enforced."""
+    """The value that Service Quotas returns for a quota; ``quota`` is its code or name. It is not enforced."""
 
     quota: str
     value: Annotated[float, Field(ge=0)]
@@ -195,9 +197,9 @@ class AppliedQuota(_Settings):
 
 
 class CustomModel(_Settings):
-    """A Custom Labels model version: how long it takes to start and to stop, and what it sees.
+    """A Custom Labels model version: how long it takes to start and stop, and the labels it returns.
 
-    ``fails``: STARTING ends in FAILED. ``labels`` empty: what DetectLabels sees.
+    ``fails``: STARTING ends in FAILED. ``labels`` empty: the labels of DetectLabels.
     """
 
     arn: str
@@ -207,8 +209,8 @@ class CustomModel(_Settings):
     labels: list[str] = []
 
 
-class Window:
-    """A Custom Labels model version's life. Times are seconds of a monotonic clock."""
+class ModelVersion:
+    """The state of a Custom Labels model version over time. Times are seconds of a monotonic clock."""
 
     def __init__(self, model: CustomModel) -> None:
         self.model = model
@@ -217,15 +219,15 @@ class Window:
         self._stopped: float | None = None
 
     def start(self, now: float, units: int) -> None:
-        """Begin to start."""
+        """Starts the version."""
         self.units, self._started, self._stopped = units, now, None
 
     def stop(self, now: float) -> None:
-        """Begin to stop."""
+        """Stops the version."""
         self._stopped = now
 
     def status(self, now: float) -> str:
-        """Rekognition's word for the state it is in."""
+        """The ``Status`` that Rekognition returns."""
         if self._stopped is not None:
             return "STOPPING" if now < self._stopped + self.model.stop_seconds else "STOPPED"
         if self._started is None:

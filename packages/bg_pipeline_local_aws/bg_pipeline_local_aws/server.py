@@ -1,4 +1,4 @@
-"""The stand-in's server for Bedrock, Rekognition, SageMaker endpoints and Service Quotas, and its control route."""
+"""The models' server: Bedrock, Rekognition, SageMaker endpoints, Service Quotas, and the control routes."""
 
 import asyncio
 import contextlib
@@ -25,16 +25,23 @@ from bg_pipeline_local_aws import (
     sagemaker,
     service_quotas,
 )
-from bg_pipeline_local_aws.child import end_with_parent
 from bg_pipeline_local_aws.control import Control
-from bg_pipeline_local_aws.studio import Studio
-from bg_pipeline_local_aws.wire import JSON, AwsError, Call, answer, refusal, signed_for
+from bg_pipeline_local_aws.launcher import end_with_parent
+from bg_pipeline_local_aws.protocol import (
+    JSON,
+    AwsError,
+    Call,
+    credential_scope,
+    error_response,
+    make_response,
+)
+from bg_pipeline_local_aws.render_pool import RenderPool
 
-Handler = Callable[[Call, Control, Studio], Awaitable[Mapping[str, Any] | Response]]
+OperationHandler = Callable[[Call, Control, RenderPool], Awaitable[Mapping[str, Any] | Response]]
 Endpoint = Callable[[Request], Awaitable[Response]]
 
-# Method, path, the name the service signs with, operation, handler.
-_REST: tuple[tuple[str, str, str, str, Handler], ...] = (
+# Method, path, SigV4 service name, operation, handler.
+_REST: tuple[tuple[str, str, str, str, OperationHandler], ...] = (
     ("POST", "/model/{model:path}/invoke", "bedrock", "InvokeModel", bedrock_runtime.invoke_model),
     ("POST", "/model/{model:path}/converse", "bedrock", "Converse", bedrock_runtime.converse),
     ("GET", "/foundation-models", "bedrock", "ListFoundationModels", bedrock.list_foundation_models),
@@ -46,7 +53,7 @@ _REST: tuple[tuple[str, str, str, str, Handler], ...] = (
     ("POST", "/endpoints/{model}/invocations", "sagemaker", "InvokeEndpoint", sagemaker.invoke_endpoint),
 )  # fmt: skip
 
-_REKOGNITION: dict[str, Handler] = {
+_REKOGNITION: dict[str, OperationHandler] = {
     "DetectLabels": rekognition.detect_labels,
     "DetectFaces": rekognition.detect_faces,
     "DetectCustomLabels": custom_labels.detect_custom_labels,
@@ -55,11 +62,11 @@ _REKOGNITION: dict[str, Handler] = {
     "DescribeProjects": custom_labels.describe_projects,
     "DescribeProjectVersions": custom_labels.describe_project_versions,
 }
-_QUOTAS: dict[str, Handler] = {
+_QUOTAS: dict[str, OperationHandler] = {
     "GetServiceQuota": service_quotas.get_service_quota,
     "ListServiceQuotas": service_quotas.list_service_quotas,
 }
-# X-Amz-Target's prefix, the name the service signs with, its operations.
+# Prefix of X-Amz-Target: SigV4 service name, operations.
 _JSON = {
     "RekognitionService": ("rekognition", _REKOGNITION),
     "ServiceQuotasV20190624": ("servicequotas", _QUOTAS),
@@ -68,27 +75,27 @@ _JSON = {
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
-class Protocol(HttpToolsProtocol):
-    """uvicorn's HTTP with one thing more: a handler can cut its connection."""
+class ResettableProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP protocol, plus ``request.state.reset_connection()`` to cut the connection of a request."""
 
     def on_message_begin(self) -> None:
-        """Tell the request how to hang up."""
+        """Adds ``reset_connection`` to the request's state."""
         super().on_message_begin()
-        self.scope["state"]["hang_up"] = self._hang_up
+        self.scope["state"]["reset_connection"] = self._reset_connection
 
-    def _hang_up(self) -> None:
+    def _reset_connection(self) -> None:
         connection = self.transport.get_extra_info("socket")
-        # Without lingering the peer gets a reset, as from a dying host.
+        # SO_LINGER with 0 seconds sends RST instead of FIN.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 
 
-class Server:
-    """The door of all services: reads who calls, asks the rules, has the call answered, keeps the books."""
+class AwsServer:
+    """Dispatches requests to the operations' handlers, applies fault rules and records every call."""
 
     def __init__(self, workers: int | None = None) -> None:
         self.control = Control()
-        self.studio = Studio(workers)
+        self.pool = RenderPool(workers)
 
     def app(self) -> Starlette:
         """The ASGI application."""
@@ -108,9 +115,9 @@ class Server:
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         yield
-        self.studio.close()
+        self.pool.close()
 
-    def _rest(self, service: str, operation: str, handler: Handler) -> Endpoint:
+    def _rest(self, service: str, operation: str, handler: OperationHandler) -> Endpoint:
         async def endpoint(request: Request) -> Response:
             return await self._serve(request, "rest-json", service, operation, handler)
 
@@ -124,7 +131,7 @@ class Server:
         return await self._serve(request, "json", service, operation, operations[operation])
 
     async def _serve(
-        self, request: Request, protocol: str, service: str, operation: str, handler: Handler
+        self, request: Request, protocol: str, service: str, operation: str, handler: OperationHandler
     ) -> Response:
         arrived = time.monotonic()
         try:
@@ -134,53 +141,54 @@ class Server:
         model = request.path_params.get("model", "")
         call = Call(service, operation, "", body, model, request.query_params, request.headers)
         try:
-            call.region, signed_service = signed_for(request)
+            call.region, signed_service = credential_scope(request)
             if signed_service != service:
                 message = f"Credential should be scoped to correct service: '{service}'."
                 raise AwsError("InvalidSignatureException", message)
-            made = await handler(call, self.control, self.studio)
-            response = made if isinstance(made, Response) else answer(made, JSON[protocol])
+            answer = await handler(call, self.control, self.pool)
+            response = answer if isinstance(answer, Response) else make_response(answer, JSON[protocol])
             await asyncio.sleep(arrived + self.control.answer_after(call) - time.monotonic())
         except AwsError as error:
             if call.outcome == "ok":
                 call.outcome = error.code
-            response = refusal(error, protocol)
-            if call.hold:
-                await asyncio.sleep(call.hold)
-        if call.hang_up and call.outcome == "ok":
+            response = error_response(error, protocol)
+            if call.delay:
+                await asyncio.sleep(call.delay)
+        if call.cut_connection and call.outcome == "ok":
             call.outcome = "lost"
         self.control.record(call, time.monotonic() - arrived)
-        if call.hang_up:
-            request.state.hang_up()
+        if call.cut_connection:
+            request.state.reset_connection()
             await request.receive()
         return response
 
     async def _unknown(self, request: Request) -> Response:
-        """Whatever reaches the stand-in by the catch-all endpoint variable and is not one of its services."""
+        """Refuses requests of services and operations that the stand-in does not offer."""
         media_type, service = request.headers.get("content-type", ""), "this service"
         with contextlib.suppress(AwsError):
-            _, service = signed_for(request)
+            _, service = credential_scope(request)
         protocol = "json" if "x-amz-json" in media_type else "rest-json"
         if "x-www-form-urlencoded" in media_type or service in ("s3", "route53", "cloudfront"):
             protocol = "xml"
-        asked = f"{service} ({request.method} {request.url.path})"
-        error = AwsError("UnknownOperationException", f"The stand-in for AWS does not offer {asked}.")
-        return refusal(error, protocol)
+        operation = f"{service} ({request.method} {request.url.path})"
+        error = AwsError("UnknownOperationException", f"The stand-in for AWS does not offer {operation}.")
+        return error_response(error, protocol)
 
 
 def serve(port: int, workers: int) -> None:
-    """Serve on a loopback port until told to end, or until the process that started this one is gone."""
+    """Serves on a loopback port until SIGTERM or until the parent process has ended."""
     end_with_parent()
-    # uvicorn re-raises what ended it; leaving in an orderly way lets the pool tidy up.
+    # uvicorn re-raises the signal that ended it; a normal exit lets the process pool shut down.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.run(
-        Server(workers or None).app(),
+        AwsServer(workers or None).app(),
         host="127.0.0.1",
         port=port,
-        http=Protocol,
+        http=ResettableProtocol,
         log_level="warning",
         access_log=False,
-        # Longer than clients pause between paced calls: a connection closed under a paid call would look billed.
+        # Longer than clients pause between paced calls: closing an idle connection just as a paid call is sent would
+        # make the call look billed.
         timeout_keep_alive=120,
         timeout_graceful_shutdown=2,
     )

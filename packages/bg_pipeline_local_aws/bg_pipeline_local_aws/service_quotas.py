@@ -1,6 +1,6 @@
-"""Service Quotas: the quota in force for each model and for Rekognition's operations, by AWS's names for them.
+"""Service Quotas: the quotas of models and of Rekognition's operations under AWS's names.
 
-The codes are AWS's where they were found in public lists; the others are made up here.
+Quota codes are AWS's where public lists contain them; the others are invented.
 """
 
 import zlib
@@ -8,8 +8,8 @@ from typing import Any
 
 from bg_pipeline_local_aws.catalogue import MODELS
 from bg_pipeline_local_aws.control import Control
-from bg_pipeline_local_aws.studio import Studio
-from bg_pipeline_local_aws.wire import AwsError, Call
+from bg_pipeline_local_aws.protocol import AwsError, Call
+from bg_pipeline_local_aws.render_pool import RenderPool
 
 _CODES = {
     "On-demand model inference requests per minute for Amazon Titan Image Generator G1": "L-7DBB06FD",
@@ -24,22 +24,22 @@ _CODES = {
 
 _TOKENS_A_DAY = 700_000_000
 
-# Calls a second in the large Regions and in the others.
+# Calls per second in the large Regions and in the others.
 _LARGE = ("us-east-1", "us-west-2", "eu-west-1")
 _REKOGNITION = {"DetectLabels": (50, 5), "DetectFaces": (100, 25), "DetectCustomLabels": (50, 50)}
 _REKOGNITION_NAME = "Transactions per second per account for the Amazon Rekognition Image operation {}"
 
 
-async def get_service_quota(call: Call, control: Control, studio: Studio) -> dict[str, Any]:
-    """``Quota`` of a service and a code."""
-    wanted = call.json().get("QuotaCode")
+async def get_service_quota(call: Call, control: Control, pool: RenderPool) -> dict[str, Any]:
+    """``Quota`` of a service and a quota code."""
+    code = call.json().get("QuotaCode")
     for quota in _quotas(call, control):
-        if quota["QuotaCode"] == wanted:
+        if quota["QuotaCode"] == code:
             return {"Quota": quota}
     raise AwsError("NoSuchResourceException", "The specified quota does not exist.")
 
 
-async def list_service_quotas(call: Call, control: Control, studio: Studio) -> dict[str, Any]:
+async def list_service_quotas(call: Call, control: Control, pool: RenderPool) -> dict[str, Any]:
     """``Quotas`` of a service, on one page."""
     return {"Quotas": _quotas(call, control)}
 
@@ -48,26 +48,26 @@ def _quotas(call: Call, control: Control) -> list[dict[str, Any]]:
     control.admit(call)
 
     def in_force(default: float, operation: str, model: str) -> float:
-        """Calls a minute: the quota that a test laid down, else the documented one."""
-        meant = [rule for rule in control.quotas if (rule.operation, rule.model) == (operation, model)]
-        return min((rule.per_minute for rule in meant if rule.region in ("", call.region)), default=default)
+        """Calls per minute: the quota that a test set, else the documented default."""
+        rules = [rule for rule in control.quotas if (rule.operation, rule.model) == (operation, model)]
+        return min((rule.per_minute for rule in rules if rule.region in ("", call.region)), default=default)
 
     service = call.json().get("ServiceCode", "")
     if service == "bedrock":
-        found = {
+        quotas = {
             name: in_force(default, "", model.id) if "requests per minute" in name else default
             for model in MODELS.values()
             for name, default in model.quotas.items()
         }
-        found["Cross-Model Max Tokens Per Day"] = _TOKENS_A_DAY
+        quotas["Cross-Model Max Tokens Per Day"] = _TOKENS_A_DAY
     elif service == "rekognition":
-        found = {
+        quotas = {
             _REKOGNITION_NAME.format(name): in_force(60 * rates[call.region not in _LARGE], name, "") / 60
             for name, rates in _REKOGNITION.items()
         }
     else:
         raise AwsError("NoSuchResourceException", "The specified service does not exist.")
-    codes = {name: _CODES.get(name) or f"L-{zlib.crc32(name.encode()):08X}" for name in found}
+    codes = {name: _CODES.get(name) or f"L-{zlib.crc32(name.encode()):08X}" for name in quotas}
     applied = {rule.quota: rule.value for rule in control.applied if rule.region in ("", call.region)}
     return [
         {
@@ -78,5 +78,5 @@ def _quotas(call: Call, control: Control) -> list[dict[str, Any]]:
             "Unit": "None",
             "Adjustable": False,
         }
-        for name, value in found.items()
+        for name, value in quotas.items()
     ]

@@ -5,15 +5,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bg_pipeline_local_aws import work
+from bg_pipeline_local_aws import image_operations
 from bg_pipeline_local_aws.control import Control
-from bg_pipeline_local_aws.pictures import canned, from_base64, header, sha256, to_base64
-from bg_pipeline_local_aws.studio import Studio, decoded
-from bg_pipeline_local_aws.wire import Call, invalid, malformed
+from bg_pipeline_local_aws.image_files import (
+    canned_image,
+    decode_base64,
+    encode_base64,
+    read_header,
+    sha256,
+)
+from bg_pipeline_local_aws.protocol import Call, schema_error, validation_error
+from bg_pipeline_local_aws.render_pool import RenderPool, or_validation_error
 
 REMOVE = "stability.stable-image-remove-background-v1:0"
 INPAINT = "stability.stable-image-inpaint-v1:0"
-MOST_PIXELS = 9_437_184
+MAX_PIXELS = 9_437_184
 
 _REASONS = {
     "prompt": "Filter reason: prompt",
@@ -38,7 +44,7 @@ class RemoveRequest(BaseModel):
 
 
 class InpaintRequest(RemoveRequest):
-    """Inpaint's body: white of the mask is painted anew, black stays, grey in part; no mask: the alpha tells."""
+    """Inpaint's body: the mask is white where to repaint, grey for a blend; without it the alpha channel is used."""
 
     prompt: Annotated[str, Field(max_length=10_000)]
     negative_prompt: Annotated[str, Field(max_length=10_000)] = ""
@@ -48,18 +54,18 @@ class InpaintRequest(RemoveRequest):
     grow_mask: Annotated[int, Field(ge=0, le=20)] = 5
 
 
-async def invoke(call: Call, control: Control, studio: Studio) -> dict[str, Any]:
-    """The answer of InvokeModel: ``seeds``, ``finish_reasons``, ``images``; content policy speaks in the reasons."""
+async def invoke(call: Call, control: Control, pool: RenderPool) -> dict[str, Any]:
+    """InvokeModel's answer: ``seeds``, ``finish_reasons`` (with content policy's refusals), ``images``."""
     kind = InpaintRequest if call.model == INPAINT else RemoveRequest
     try:
         request = kind.model_validate(call.json())
     except ValidationError as error:
-        raise malformed(error) from error
-    image = from_base64(request.image, "image")
+        raise schema_error(error) from error
+    image = decode_base64(request.image, "image")
     call.image = sha256(image)
     call.prompt = request.prompt if isinstance(request, InpaintRequest) else ""
     control.admit(call)
-    size = _size(image)
+    size = _input_size(image)
     inpaint = request if isinstance(request, InpaintRequest) else None
     seed = (inpaint.seed if inpaint else 0) or 1 + secrets.randbelow(4_294_967_294)
     switches = control.switches
@@ -67,47 +73,53 @@ async def invoke(call: Call, control: Control, studio: Studio) -> dict[str, Any]
         call.outcome = "blocked"
         return {"seeds": [seed], "finish_reasons": [_REASONS[call.block]], "images": []}
     if switches.canned:
-        made = canned("picture" if inpaint else "cut-out", *size, switches.canned_bytes)
+        encoded = canned_image("picture" if inpaint else "cut-out", *size, switches.canned_bytes)
     else:
         picture = (
-            await _inpainted(inpaint, image, seed, size, switches.note, studio)
+            await _inpaint(inpaint, image, seed, size, switches.note, pool)
             if inpaint
-            else await _removed(image, studio)
+            else await _remove_background(image, pool)
         )
-        made = to_base64(await studio.do(work.encoded, picture, request.output_format))
-    return {"seeds": [seed], "finish_reasons": [None], "images": [made]}
+        encoded = encode_base64(await pool.run(image_operations.encode, picture, request.output_format))
+    return {"seeds": [seed], "finish_reasons": [None], "images": [encoded]}
 
 
-def _size(image: bytes) -> tuple[int, int]:
-    found = header(image)
-    if found is None or found.format not in ("jpeg", "png", "webp"):
-        raise invalid("image must be a jpeg, png or webp file.")
-    if min(found.width, found.height) < 64:
-        raise invalid(f"image is {found.width} x {found.height}; every side must be at least 64 pixels.")
-    if found.pixels > MOST_PIXELS:
-        raise invalid(f"image has {found.pixels} pixels; at most {MOST_PIXELS} are allowed.")
-    if found.aspect > 2.5:
-        raise invalid(
-            f"image is {found.width} x {found.height}; its aspect ratio must lie between 1:2.5 and 2.5:1."
+def _input_size(image: bytes) -> tuple[int, int]:
+    header = read_header(image)
+    if header is None or header.format not in ("jpeg", "png", "webp"):
+        raise validation_error("image must be a jpeg, png or webp file.")
+    if min(header.width, header.height) < 64:
+        raise validation_error(
+            f"image is {header.width} x {header.height}; every side must be at least 64 pixels."
         )
-    return found.width, found.height
+    if header.pixels > MAX_PIXELS:
+        raise validation_error(f"image has {header.pixels} pixels; at most {MAX_PIXELS} are allowed.")
+    if header.aspect > 2.5:
+        raise validation_error(
+            f"image is {header.width} x {header.height}; its aspect ratio must lie between 1:2.5 and 2.5:1."
+        )
+    return header.width, header.height
 
 
-async def _removed(image: bytes, studio: Studio) -> bytes:
-    mask = await decoded(studio.do(work.subject, image))
+async def _remove_background(image: bytes, pool: RenderPool) -> bytes:
+    mask = await or_validation_error(pool.run(image_operations.subject_mask, image))
     if mask is None:
-        raise invalid("No subject was found in the image.")
-    return await studio.do(work.cut_out, image, mask)
+        raise validation_error("No subject was found in the image.")
+    return await pool.run(image_operations.cut_out, image, mask)
 
 
-async def _inpainted(
-    request: InpaintRequest, image: bytes, seed: int, size: tuple[int, int], note: bool, studio: Studio
+async def _inpaint(
+    request: InpaintRequest, image: bytes, seed: int, size: tuple[int, int], note: bool, pool: RenderPool
 ) -> bytes:
-    mask = from_base64(request.mask, "mask") if request.mask is not None else None
-    if mask is not None and header(mask) is None:
-        raise invalid("mask must be a jpeg, png or webp file.")
-    strength = await decoded(studio.do(work.strength, image, mask, request.grow_mask))
+    mask = decode_base64(request.mask, "mask") if request.mask is not None else None
+    if mask is not None and read_header(mask) is None:
+        raise validation_error("mask must be a jpeg, png or webp file.")
+    strength = await or_validation_error(
+        pool.run(image_operations.inpaint_strength, image, mask, request.grow_mask)
+    )
     if strength is None:
-        raise invalid("Either mask or an image with transparency must be given.")
+        raise validation_error("Either mask or an image with transparency must be given.")
     prompt = f"{request.prompt} {request.style_preset or ''}".strip()
-    return await decoded(studio.do(work.inpaint, image, strength, prompt, seed, note, size))
+    return await or_validation_error(
+        pool.run(image_operations.inpaint, image, strength, prompt, seed, note, size)
+    )

@@ -1,24 +1,24 @@
-"""MiniStack, with the settings it needs here: S3, SQS, SNS and a few more, on loopback, kept on disk."""
+"""The storage server: MiniStack configured for S3, SQS, SNS and a few more, on loopback, with state on disk."""
 
 import os
 import sys
 from pathlib import Path
 
-from bg_pipeline_local_aws.child import end_with_parent
+from bg_pipeline_local_aws.launcher import end_with_parent
 
 SERVICES = "s3,sqs,sns,sts,ssm,dynamodb,events"
 
 
 def serve(port: int, folder: Path) -> None:
-    """Serve on a loopback port until told to end, or until the process that started this one is gone.
+    """Serves on a loopback port until SIGTERM or until the parent process has ended.
 
-    Objects are files under ``folder`` at once; queues, topics and tables are written when the server is told to end.
+    Objects are written to ``folder`` immediately; queues, topics and tables are written at SIGTERM.
     """
     for name in [name for name in os.environ if name.startswith(("MINISTACK_", "LOCALSTACK_"))]:
         del os.environ[name]
     (folder / "temporary").mkdir(exist_ok=True)
     os.environ |= {
-        # It listens on every interface unless told otherwise.
+        # Its default is to listen on every interface.
         "BIND_HOST": "127.0.0.1",
         "MINISTACK_HOST": "127.0.0.1",
         "GATEWAY_PORT": str(port),
@@ -31,15 +31,15 @@ def serve(port: int, folder: Path) -> None:
         "LOG_LEVEL": "WARNING",
         "AUTH": "false",
         "USE_SSL": "",
-        # These would listen on ports of their own.
+        # These would open further ports.
         "IOT_MTLS_ENABLED": "0",
         "SFTP_ENABLED": "0",
-        # It would look for containers of other MiniStacks and remove them.
+        # Otherwise it removes Docker containers of other MiniStacks.
         "DOCKER_HOST": "unix:///nowhere",
     }
     sys.argv[1:] = []
     end_with_parent()
-    # Its settings are read when it is imported.
+    # MiniStack reads its settings at import.
     from ministack.app import main
 
     main()

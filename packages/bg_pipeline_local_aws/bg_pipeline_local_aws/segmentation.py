@@ -1,8 +1,8 @@
-"""Where the subject of a picture is, found without a model file.
+"""Finds the mask of a picture's subject with OpenCV, without a model file.
 
-Two rough guesses are made on a copy of at most 224 px, one from contrast to its border and one from faces or
-the centre. The edge of the clearer one, or of both joined, is found again at 400 px, and a guided filter brings it to
-the picture's own size.
+Two rough masks are made on a copy of at most 224 px: one from contrast to the border, one from faces or the centre.
+The edge of the clearer mask, or of their union, is refined at 400 px, and a guided filter scales it to the picture's
+size.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ EDGE_SIDE = 400
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A rectangle as shares (0–1) of the picture's width and height, as Rekognition writes bounding boxes."""
+    """A rectangle in shares (0–1) of the picture's width and height, as in Rekognition's bounding boxes."""
 
     left: float
     top: float
@@ -40,7 +40,7 @@ class Box:
         return self.top + self.height
 
     def pixels(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """Left, top, right and bottom in whole pixels, within the picture, never empty."""
+        """Left, top, right and bottom in whole pixels, clipped to the picture and at least one pixel large."""
         left = min(max(round(self.left * width), 0), width - 1)
         top = min(max(round(self.top * height), 0), height - 1)
         right = max(min(round(self.right * width), width), left + 1)
@@ -49,22 +49,22 @@ class Box:
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
-    """A subject: `mask` in the picture's size (255 = subject, grey only at its edge), its box, and 0–1 how sure."""
+class SubjectMask:
+    """A subject: ``mask`` in the picture's size (255 = subject, grey only at the edge), its box, confidence 0–1."""
 
     mask: Pixels
     box: Box
     confidence: float
 
 
-def repeatable() -> None:
-    """Makes OpenCV's answers the same in every process: one thread and a fixed seed."""
+def make_deterministic() -> None:
+    """Makes OpenCV's results the same in every process: one thread and a fixed seed."""
     cv2.setNumThreads(1)
     cv2.setRNGSeed(0)
 
 
-def reduced(picture: Pixels, side: int) -> Pixels:
-    """The picture with its longer side at most `side` pixels, never enlarged."""
+def downscale(picture: Pixels, side: int) -> Pixels:
+    """The picture with its longer side reduced to at most ``side`` pixels."""
     height, width = picture.shape[:2]
     scale = side / max(height, width)
     if scale >= 1:
@@ -73,41 +73,41 @@ def reduced(picture: Pixels, side: int) -> Pixels:
     return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def find(picture: Pixels, faces: Sequence[Box] = (), box: Box | None = None) -> Cut | None:
-    """The subject of a BGR picture, or None when nothing stands out.
+def find_subject(picture: Pixels, faces: Sequence[Box] = (), box: Box | None = None) -> SubjectMask | None:
+    """The subject of a BGR picture, or None if nothing is salient.
 
-    With `box` it is what lies in the box; with `faces` the people they belong to; else what contrasts with the left,
-    upper and right border (subjects often reach the lower one).
+    With ``box`` it is the subject inside the box; with ``faces`` the people they belong to; otherwise the region that
+    contrasts with the left, upper and right border (subjects often touch the lower one).
     """
     if box is not None:
-        return _find_within(picture, faces, box)
-    repeatable()
+        return _find_in_box(picture, faces, box)
+    make_deterministic()
     if min(picture.shape[:2]) < 16:
         return None
-    sketch = reduced(picture, GUESS_SIDE)
-    contrast = contrast_to_border(reduced(picture, CONTRAST_SIDE))
+    sketch = downscale(picture, GUESS_SIDE)
+    contrast = contrast_to_border(downscale(picture, CONTRAST_SIDE))
     if contrast is None:
         return None
-    standing_out = _grabcut(sketch, _start_from_contrast(sketch, contrast, faces))
+    salient = _grabcut(sketch, _start_from_contrast(sketch, contrast, faces))
     near = [face for face in faces if face.width * picture.shape[1] > 0.15 * min(picture.shape[:2])]
     guess = _grabcut(sketch, _start_from_faces(sketch, near) if near else _start_from_centre(sketch))
-    overlap = _overlap(standing_out, guess)
+    overlap = _overlap(salient, guess)
     if near:
         chosen = guess
     else:
-        other = standing_out | guess if overlap > 0.6 else guess
-        # Of two equally clear guesses the larger one is rarely wrong.
-        chosen = max(standing_out, other, key=lambda mask: _score(sketch, mask) + 0.3 * np.mean(mask > 0))
+        other = salient | guess if overlap > 0.6 else guess
+        # If both masks are equally clear, the larger one is usually right.
+        chosen = max(salient, other, key=lambda mask: _score(sketch, mask) + 0.3 * np.mean(mask > 0))
     score = _score(sketch, chosen)
     if score < 0.25:
         return None
-    mask = _enlarged(_edge_found_again(reduced(picture, EDGE_SIDE), chosen), picture)
+    mask = _upscale_mask(_refine_edge(downscale(picture, EDGE_SIDE), chosen), picture)
     if not (mask > 127).any():
         return None
-    return Cut(mask, _box_of(mask), min(0.99, 0.15 + 0.6 * score + 0.25 * overlap))
+    return SubjectMask(mask, _bounding_box(mask), min(0.99, 0.15 + 0.6 * score + 0.25 * overlap))
 
 
-def _find_within(picture: Pixels, faces: Sequence[Box], box: Box) -> Cut | None:
+def _find_in_box(picture: Pixels, faces: Sequence[Box], box: Box) -> SubjectMask | None:
     height, width = picture.shape[:2]
     margin_x, margin_y = 0.08 * box.width, 0.08 * box.height
     wider = Box(box.left - margin_x, box.top - margin_y, box.width + 2 * margin_x, box.height + 2 * margin_y)
@@ -124,18 +124,18 @@ def _find_within(picture: Pixels, faces: Sequence[Box], box: Box) -> Cut | None:
         if left < (face.left + face.width / 2) * width < right
         and top < (face.top + face.height / 2) * height < bottom
     ]
-    cut = find(picture[top:bottom, left:right], inside)
-    if cut is None:
+    subject = find_subject(picture[top:bottom, left:right], inside)
+    if subject is None:
         return None
     mask = np.zeros((height, width), np.uint8)
-    mask[top:bottom, left:right] = cut.mask
-    return Cut(mask, _box_of(mask), cut.confidence)
+    mask[top:bottom, left:right] = subject.mask
+    return SubjectMask(mask, _bounding_box(mask), subject.confidence)
 
 
 def contrast_to_border(picture: Pixels) -> Pixels | None:
-    """How high a step of colour lies between each pixel and the upper half of the border, 0–255; None if it is even.
+    """Colour distance (0–255) of each pixel to the left, upper and right border; None for a uniform picture.
 
-    The minimum barrier distance in CIE Lab (Zhang et al., ICCV 2015), by sweeps in four directions.
+    It is the minimum barrier distance in CIE Lab (Zhang et al., ICCV 2015), computed by sweeps in four directions.
     """
     lab = cv2.cvtColor(cv2.GaussianBlur(picture, (0, 0), 1), cv2.COLOR_BGR2LAB).astype(np.float32)
     distance = np.full(lab.shape, np.inf, np.float32)
@@ -212,19 +212,21 @@ def _start_from_faces(sketch: Pixels, faces: Sequence[Box]) -> Pixels:
 
 
 def _grabcut(picture: Pixels, start: Pixels) -> Pixels:
-    """A clean 0/255 mask; all 0 when the start has only subject or only background."""
-    wanted = np.isin(start, (cv2.GC_FGD, cv2.GC_PR_FGD))
-    if not wanted.any() or wanted.all():
+    """A cleaned 0/255 mask; all 0 if ``start`` has only foreground or only background."""
+    foreground = np.isin(start, (cv2.GC_FGD, cv2.GC_PR_FGD))
+    if not foreground.any() or foreground.all():
         return np.zeros_like(start)
     cv2.setRNGSeed(0)
     labels = start.copy()
     inside, outside = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.grabCut(picture, labels, (0, 0, 1, 1), outside, inside, 2, cv2.GC_INIT_WITH_MASK)
-    return _whole(np.where(np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)), 255, 0).astype(np.uint8))
+    return _remove_specks_and_holes(
+        np.where(np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)), 255, 0).astype(np.uint8)
+    )
 
 
-def _whole(mask: Pixels) -> Pixels:
-    """The mask without specks (parts below a tenth of the largest) and without small holes."""
+def _remove_specks_and_holes(mask: Pixels) -> Pixels:
+    """The mask without specks (parts smaller than a tenth of the largest part) and without small holes."""
     mask = np.asarray(cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)), np.uint8)
     _, parts, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     areas = stats[1:, cv2.CC_STAT_AREA]
@@ -237,7 +239,7 @@ def _whole(mask: Pixels) -> Pixels:
 
 
 def _score(sketch: Pixels, mask: Pixels) -> float:
-    """0–1: how clear the mask's edge is and how little the colours on its two sides have in common."""
+    """Quality of a mask, 0–1: colour step along its edge, times how much the colours of both sides differ."""
     share = np.count_nonzero(mask) / mask.size
     if not 0.004 < share < 0.92:
         return 0.0
@@ -251,8 +253,8 @@ def _score(sketch: Pixels, mask: Pixels) -> float:
         counts = cv2.calcHist([lab], [0, 1, 2], side, [16, 16, 16], [0, 256] * 3)
         histograms.append(counts / counts.sum())
     step = float(np.clip(np.linalg.norm(means[0] - means[1], axis=2)[edge] / 40, 0, 1).mean())
-    apart = 1 - float(np.minimum(*histograms).sum())
-    return float(step * np.sqrt(apart) * min(1.0, np.sqrt(share / 0.04)))
+    difference = 1 - float(np.minimum(*histograms).sum())
+    return float(step * np.sqrt(difference) * min(1.0, np.sqrt(share / 0.04)))
 
 
 def _overlap(one: Pixels, other: Pixels) -> float:
@@ -260,14 +262,14 @@ def _overlap(one: Pixels, other: Pixels) -> float:
     return np.count_nonzero(one & other) / union if union else 0.0
 
 
-def _edge_found_again(picture: Pixels, guess: Pixels) -> Pixels:
+def _refine_edge(picture: Pixels, guess: Pixels) -> Pixels:
     height, width = picture.shape[:2]
     grown = cv2.resize(guess, (width, height), interpolation=cv2.INTER_LINEAR)
     reach = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (13, 13))
     start = np.where(grown > 127, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     start[cv2.erode(grown, reach) > 250] = cv2.GC_FGD
     start[cv2.dilate(grown, reach) < 5] = cv2.GC_BGD
-    gaps = _shows_through(picture, start)
+    gaps = _background_gaps(picture, start)
     start[(cv2.dilate(gaps, reach) > 0) & (start == cv2.GC_FGD)] = cv2.GC_PR_FGD
     start[gaps > 0] = cv2.GC_PR_BGD
     start[cv2.erode(gaps, np.ones((5, 5), np.uint8)) > 0] = cv2.GC_BGD
@@ -276,10 +278,10 @@ def _edge_found_again(picture: Pixels, guess: Pixels) -> Pixels:
     return np.asarray(np.where(smooth > 127, 255, 0), np.uint8)
 
 
-def _shows_through(picture: Pixels, start: Pixels) -> Pixels:
-    """Where the inside has a green or blue that is much more common outside: lawn between a horse's legs.
+def _background_gaps(picture: Pixels, start: Pixels) -> Pixels:
+    """A 0/1 mask of foreground pixels whose green or blue is much more common outside, e.g. lawn between legs.
 
-    Warm colours are left alone: skin, fur and wood are too alike.
+    Warm colours are ignored, because skin, fur and wood are too similar.
     """
     lab = cv2.cvtColor(cv2.GaussianBlur(picture, (0, 0), 1.5), cv2.COLOR_BGR2LAB)
     inside = start == cv2.GC_FGD
@@ -299,28 +301,28 @@ def _shows_through(picture: Pixels, start: Pixels) -> Pixels:
     )
 
 
-def _enlarged(mask: Pixels, picture: Pixels) -> Pixels:
-    """The mask in the picture's size: a guided filter fitted on the small picture, applied to the full one."""
+def _upscale_mask(mask: Pixels, picture: Pixels) -> Pixels:
+    """The mask in the picture's size, by a guided filter fitted on the small picture and applied to the full one."""
     height, width = picture.shape[:2]
     grey = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY).astype(np.float32) / 255
     guide = cv2.resize(grey, mask.shape[::-1], interpolation=cv2.INTER_AREA)
-    wanted = mask.astype(np.float32) / 255
+    target = mask.astype(np.float32) / 255
     window = (7, 7)
-    mean_guide, mean_wanted = cv2.blur(guide, window), cv2.blur(wanted, window)
+    mean_guide, mean_target = cv2.blur(guide, window), cv2.blur(target, window)
     variance = cv2.blur(guide * guide, window) - mean_guide**2
-    slope = (cv2.blur(guide * wanted, window) - mean_guide * mean_wanted) / (variance + 1e-3)
-    level = cv2.blur(mean_wanted - slope * mean_guide, window)
+    slope = (cv2.blur(guide * target, window) - mean_guide * mean_target) / (variance + 1e-3)
+    level = cv2.blur(mean_target - slope * mean_guide, window)
     slope = cv2.blur(slope, window)
     soft = cv2.resize(slope, (width, height)) * grey + cv2.resize(level, (width, height))
     soft = np.clip((soft - 0.5) * 2.5 + 0.5, 0, 1) * 255
-    # Only the edge is open to the guide: shading inside the subject must not become holes.
-    reach = np.ones((5, 5), np.uint8)
-    surely = cv2.resize(cv2.erode(mask, reach), (width, height)) > 250
-    possibly = cv2.resize(cv2.dilate(mask, reach), (width, height)) > 5
-    return np.asarray(np.where(surely, 255, np.where(possibly, soft, 0)), np.uint8)
+    # Use the guided result only near the edge: shading inside the subject must not become holes.
+    kernel = np.ones((5, 5), np.uint8)
+    certain = cv2.resize(cv2.erode(mask, kernel), (width, height)) > 250
+    possible = cv2.resize(cv2.dilate(mask, kernel), (width, height)) > 5
+    return np.asarray(np.where(certain, 255, np.where(possible, soft, 0)), np.uint8)
 
 
-def _box_of(mask: Pixels) -> Box:
+def _bounding_box(mask: Pixels) -> Box:
     height, width = mask.shape
     left, top, wide, high = cv2.boundingRect((mask > 127).astype(np.uint8))
     return Box(left / width, top / height, wide / width, high / height)

@@ -1,11 +1,11 @@
-"""What the words of a prompt ask for: places, times of day, materials and colours."""
+"""Recognizes words of a prompt: places, times of day, materials and colours."""
 
 import re
 from dataclasses import dataclass
 
-from bg_pipeline_local_aws.strokes import Colour, mixed, scaled
+from bg_pipeline_local_aws.brushes import Colour, mix, scale_brightness
 
-_MEANINGS = {
+_TOPIC_WORDS = {
     "city": "city cities skyline urban downtown skyscraper street building town metropolis manhattan york tokyo "
     "chicago berlin dubai singapore shanghai toronto sydney avenue rooftop london westminster paris",
     "london": "london westminster thames",
@@ -46,7 +46,7 @@ _COLOURS: dict[str, Colour] = {
 
 @dataclass(frozen=True, slots=True)
 class Light:
-    """A time of day: three colours of the sky, the sun's, and how bright (0–1) the ground is."""
+    """Light of a time of day: three sky colours, the sun's colour, and the brightness (0–1) of the ground."""
 
     zenith: Colour
     middle: Colour
@@ -55,8 +55,8 @@ class Light:
     ground: float
 
     def on(self, colour: Colour) -> Colour:
-        """A thing's colour in this light: darker, and tinted by what the sky sends."""
-        return mixed(scaled(colour, self.ground), scaled(self.horizon, self.ground), 0.14)
+        """The colour of an object under this light: darkened and tinted by the horizon's colour."""
+        return mix(scale_brightness(colour, self.ground), scale_brightness(self.horizon, self.ground), 0.14)
 
 
 _LIGHTS = {
@@ -69,37 +69,37 @@ _LIGHTS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What the words ask for: the things understood, the colours named in order, and the light they imply."""
+class PromptWords:
+    """The topics found in a prompt, its colours in the order named, and the light they imply."""
 
-    things: frozenset[str]
+    topics: frozenset[str]
     colours: tuple[Colour, ...]
     light: Light
 
-    def has(self, *things: str) -> bool:
-        """True if any of the things was asked for."""
-        return not self.things.isdisjoint(things)
+    def has(self, *topics: str) -> bool:
+        """True if the prompt names any of the topics."""
+        return not self.topics.isdisjoint(topics)
 
 
-def understood(prompt: str, negative: str = "") -> Wish:
-    """What the prompt asks for, without what `negative` names."""
+def parse_prompt(prompt: str, negative: str = "") -> PromptWords:
+    """The topics and colours of ``prompt``, without words that ``negative`` contains."""
     words = [word for word in _forms(prompt) if word not in set(_forms(negative))]
-    things = {thing for thing, meaning in _MEANINGS.items() if not set(words).isdisjoint(meaning.split())}
-    light = next((light for time, light in _LIGHTS.items() if time in things), _LIGHTS["day"])
+    topics = {topic for topic, known in _TOPIC_WORDS.items() if not set(words).isdisjoint(known.split())}
+    light = next((light for time, light in _LIGHTS.items() if time in topics), _LIGHTS["day"])
     colours = tuple(_COLOURS[word] for word in dict.fromkeys(words) if word in _COLOURS)
     if colours:
         sky = colours[0]
         light = Light(
-            mixed(light.zenith, sky, 0.15),
-            mixed(light.middle, sky, 0.2),
+            mix(light.zenith, sky, 0.15),
+            mix(light.middle, sky, 0.2),
             light.horizon,
             light.sun,
             light.ground,
         )
-    return Wish(frozenset(things), colours, light)
+    return PromptWords(frozenset(topics), colours, light)
 
 
 def _forms(text: str) -> list[str]:
-    """The words of a text, each also without a plural's s."""
+    """The words of a text in lower case, each also without a trailing s."""
     words = re.findall(r"[^\W\d_]+", text.lower())
     return [form for word in words for form in (word, word.removesuffix("s"))]

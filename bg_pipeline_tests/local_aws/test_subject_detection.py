@@ -1,4 +1,4 @@
-"""What the eyes of the stand-in find, and that they claim nothing else."""
+"""The stand-in's image analysis: subjects, faces, labels, colours and captions."""
 
 import io
 import pickle
@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 import bg_pipeline
-from bg_pipeline_local_aws.sight import Box, Sight, caption, see, subject_mask
+from bg_pipeline_local_aws.subject_detection import (
+    Box,
+    ImageAnalysis,
+    analyze,
+    describe,
+    subject_mask,
+)
 
 PHOTOS = Path(bg_pipeline.__file__).parent / "demo_photos"
 
@@ -28,7 +34,7 @@ def packed(image: Image.Image, media: str = "PNG", **options: object) -> bytes:
 def studio_shot(
     shape: str, wall: str, *, size: tuple[int, int] = (640, 480)
 ) -> tuple[bytes, NDArray[np.bool_]]:
-    """A rendered subject on a shaded studio wall with a soft shadow, noise and JPEG's marks; and where it is."""
+    """A JPEG of a rendered subject on a shaded wall with a soft shadow and noise, and the subject's mask."""
     width, height = size
     truth = Image.new("L", size)
     pen = ImageDraw.Draw(truth)
@@ -56,9 +62,9 @@ def studio_shot(
 
 
 @cache
-def sight_of(name: str) -> Sight:
-    """What is seen in a demo photo."""
-    return see((PHOTOS / name).read_bytes())
+def analysis_of(name: str) -> ImageAnalysis:
+    """The analysis of a demo photo."""
+    return analyze((PHOTOS / name).read_bytes())
 
 
 def pixels(mask: bytes | None) -> NDArray[np.uint8]:
@@ -77,7 +83,7 @@ def test_a_studio_shot_is_cut_out_to_95_percent(shape: str, wall: str) -> None:
     assert (found & truth).sum() / (found | truth).sum() >= 0.95
 
 
-def test_the_mask_has_the_picture_s_size_and_is_grey_only_near_its_edge() -> None:
+def test_the_mask_has_the_pictures_size_and_is_grey_only_near_its_edge() -> None:
     data, truth = studio_shot("ball", "#f4f4f4")
 
     mask = pixels(subject_mask(data, "Ball"))
@@ -88,39 +94,39 @@ def test_the_mask_has_the_picture_s_size_and_is_grey_only_near_its_edge() -> Non
     assert mask[20, 20] == 0
 
 
-def test_the_same_picture_is_seen_alike_every_time() -> None:
+def test_the_analysis_is_deterministic() -> None:
     data, _ = studio_shot("shoe", "#b8c0c8")
 
-    assert see(data) == see(data)
+    assert analyze(data) == analyze(data)
     assert subject_mask(data, "Shoe") == subject_mask(data, "boot, Laces")
 
 
 @pytest.mark.parametrize(
     "words", ["Bus", "Bus, Person", "dog", "a red bicycle", "Chaise longue", "犬", "Cups"]
 )
-def test_a_word_for_a_thing_means_what_stands_out(words: str) -> None:
+def test_a_word_for_an_object_selects_the_salient_subject(words: str) -> None:
     assert subject_mask(studio_shot("ball", "#f4f4f4")[0], words) is not None
 
 
 @pytest.mark.parametrize(
     "words", ["unicorn", "Sky", "the sky and clouds", "Unicorns, dragon", "nothing", "", "  "]
 )
-def test_words_for_scenery_or_for_what_does_not_exist_match_nothing(words: str) -> None:
+def test_words_for_scenery_or_fantasy_match_nothing(words: str) -> None:
     assert subject_mask(studio_shot("ball", "#f4f4f4")[0], words) is None
 
 
 def test_an_even_picture_has_no_subject() -> None:
     even = packed(Image.new("RGB", (300, 200), "#6080a0"))
 
-    sight = see(even)
+    analysis = analyze(even)
 
-    assert sight.subject is None
-    assert not any(label.boxes for label in sight.labels)
+    assert analysis.subject is None
+    assert not any(label.boxes for label in analysis.labels)
     assert subject_mask(even, None) is None
-    assert "without a clear subject" in caption(sight)
+    assert "without a clear subject" in describe(analysis)
 
 
-def test_a_box_chooses_between_two_subjects() -> None:
+def test_a_box_selects_one_of_two_subjects() -> None:
     image = Image.new("RGB", (600, 300), "#f0f0f0")
     pen = ImageDraw.Draw(image)
     pen.ellipse((60, 80, 220, 240), fill="#a02020")
@@ -133,11 +139,11 @@ def test_a_box_chooses_between_two_subjects() -> None:
 
 
 def test_a_portrait_has_a_person_with_a_face_and_landmarks_in_it() -> None:
-    sight = sight_of("astronaut.jpg")
-    labels = {label.name: label for label in sight.labels}
-    face = sight.faces[0]
+    analysis = analysis_of("astronaut.jpg")
+    labels = {label.name: label for label in analysis.labels}
+    face = analysis.faces[0]
 
-    assert len(sight.faces) == 1
+    assert len(analysis.faces) == 1
     assert labels["Person"].boxes
     assert labels["Face"].parents == ("Head", "Person")
     assert {point.name for point in face.landmarks} == {
@@ -148,48 +154,48 @@ def test_a_portrait_has_a_person_with_a_face_and_landmarks_in_it() -> None:
         "nose",
     }
     assert all(face.box.left < point.x < face.box.right for point in face.landmarks)
-    assert caption(sight).startswith("The image shows a person ")
+    assert describe(analysis).startswith("The image shows a person ")
 
 
 @pytest.mark.parametrize("name", ["dog.png", "coffee.jpg", "bus.png", "racehorse.jpg"])
-def test_no_person_is_seen_where_no_face_is(name: str) -> None:
-    sight = sight_of(name)
+def test_no_person_is_detected_without_a_face(name: str) -> None:
+    analysis = analysis_of(name)
 
-    assert not sight.faces
-    assert [label.name for label in sight.labels if label.boxes] == ["Object"]
-    assert " object" in caption(sight)
+    assert not analysis.faces
+    assert [label.name for label in analysis.labels if label.boxes] == ["Object"]
+    assert " object" in describe(analysis)
 
 
 @pytest.mark.parametrize("path", sorted(PHOTOS.glob("*.[jp][pn]g")), ids=lambda path: path.name)
-def test_every_demo_photo_has_a_subject_worth_keeping(path: Path) -> None:
-    sight = sight_of(path.name)
+def test_every_demo_photo_has_a_clear_subject(path: Path) -> None:
+    analysis = analysis_of(path.name)
     mask = pixels(subject_mask(path.read_bytes(), None)) > 127
 
-    assert sight.confidence > 0.7
-    assert sight.subject is not None
+    assert analysis.confidence > 0.7
+    assert analysis.subject is not None
     assert 0.1 < mask.mean() < 0.7
 
 
-def test_the_phone_s_photo_is_seen_upright() -> None:
-    sight = sight_of("IMG_4312.jpg")
+def test_a_rotated_photo_is_analyzed_upright() -> None:
+    analysis = analysis_of("IMG_4312.jpg")
 
     with Image.open(PHOTOS / "IMG_4312.jpg") as stored:
-        assert stored.size == (sight.height, sight.width)
-    assert (sight.width, sight.height) == (640, 962)
+        assert stored.size == (analysis.height, analysis.width)
+    assert (analysis.width, analysis.height) == (640, 962)
 
 
 def test_captions_differ_with_the_picture() -> None:
-    captions = {caption(sight_of(path.name)) for path in PHOTOS.glob("*.[jp][pn]g")}
+    captions = {describe(analysis_of(path.name)) for path in PHOTOS.glob("*.[jp][pn]g")}
 
     assert len(captions) == 6
     assert all(text.count(".") >= 3 for text in captions)
 
 
-def test_colours_are_named_and_their_shares_make_the_whole() -> None:
+def test_colours_are_named_and_their_shares_add_up_to_one() -> None:
     image = Image.new("RGB", (300, 100), "#2858c0")
     image.paste("#fafafa", (200, 0, 300, 100))
 
-    colours = see(packed(image)).colours
+    colours = analyze(packed(image)).colours
 
     assert [colour.name for colour in colours[:2]] == ["blue", "white"]
     assert colours[0].share == pytest.approx(2 / 3, abs=0.05)
@@ -202,25 +208,25 @@ def test_every_pixel_mode_is_read(mode: str) -> None:
     ImageDraw.Draw(image).ellipse((30, 20, 90, 70), fill="black")
     data = packed(image.convert("L").convert(mode) if mode == "I;16" else image.convert(mode), "TIFF")
 
-    assert see(data).width == 120
+    assert analyze(data).width == 120
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.sampled_from(["white", "black", "#8090a0"]))
-@settings(max_examples=25, deadline=None)
-def test_the_smallest_pictures_are_looked_at(width: int, height: int, colour: str) -> None:
+@settings(max_examples=25)
+def test_tiny_pictures_have_no_subject(width: int, height: int, colour: str) -> None:
     data = packed(Image.new("RGB", (width, height), colour))
 
-    assert see(data).subject is None
+    assert analyze(data).subject is None
     assert subject_mask(data, None) is None
 
 
 @pytest.mark.parametrize("data", [b"", b"not a picture", (PHOTOS / "coffee.jpg").read_bytes()[:3000]])
-def test_what_is_no_picture_is_refused(data: bytes) -> None:
+def test_unreadable_data_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match="not a readable image"):
-        see(data)
+        analyze(data)
 
 
-def test_what_was_seen_travels_between_processes() -> None:
-    sight = sight_of("astronaut.jpg")
+def test_an_analysis_can_be_pickled() -> None:
+    analysis = analysis_of("astronaut.jpg")
 
-    assert pickle.loads(pickle.dumps(sight)) == sight  # noqa: S301
+    assert pickle.loads(pickle.dumps(analysis)) == analysis  # noqa: S301

@@ -1,4 +1,4 @@
-"""AWS's wire protocols as seen from the service's side: who calls from which Region, and how a refusal is told."""
+"""AWS wire protocols, server side: the credential scope of a request, responses, and errors of each protocol."""
 
 import re
 import uuid
@@ -15,7 +15,7 @@ ACCOUNT = "000000000000"
 JSON = {"rest-json": "application/json", "json": "application/x-amz-json-1.1"}
 
 # Error code → HTTP status where it is not 400 (botocore's service models).
-_STATUS = {
+_STATUS_CODES = {
     "AccessDeniedException": 403,
     "MissingAuthenticationTokenException": 403,
     "InvalidSignatureException": 403,
@@ -36,9 +36,9 @@ _STATUS = {
 
 
 class AwsError(Exception):
-    """A refusal as a service words it.
+    """An error response of a service.
 
-    ``status`` overrides the code's usual one; ``members`` are further fields of the body.
+    ``status`` overrides the default HTTP status of ``code``; ``members`` are further fields of the body.
     """
 
     def __init__(
@@ -58,22 +58,23 @@ class AwsError(Exception):
         self.members = members
 
 
-def invalid(message: str) -> AwsError:
-    """Bedrock's refusal of a request that it does not understand or will not take."""
+def validation_error(message: str) -> AwsError:
+    """Bedrock's ValidationException with this message."""
     return AwsError("ValidationException", message)
 
 
-def unfit(problem: str) -> AwsError:
-    """Bedrock's refusal of a body that does not fit its model's schema."""
-    return invalid(f"Malformed input request: {problem}, please reformat your input and try again.")
+def malformed_request(problem: str) -> AwsError:
+    """Bedrock's ValidationException for a body that does not match the model's schema."""
+    return validation_error(f"Malformed input request: {problem}, please reformat your input and try again.")
 
 
 @dataclass(slots=True)
 class Call:
-    """One request, and what the books will say about it.
+    """One request, with the fields that handlers fill in for the call log.
 
-    ``model`` is the catalogue's id (or a project version's ARN, or an endpoint's name), ``image`` the SHA-256 of the
-    picture received. ``block``, ``hold`` and ``hang_up`` are what a fault rule wants to happen to this call.
+    ``model`` is the catalogue's model id (or a project version's ARN, or an endpoint's name), ``image`` the SHA-256
+    of the received picture. Fault rules set ``block`` (the stage at which content policy refuses), ``delay``
+    (seconds) and ``cut_connection``.
     """
 
     service: str
@@ -88,70 +89,72 @@ class Call:
     image: str = ""
     outcome: str = "ok"
     block: str = ""
-    hold: float = 0.0
-    hang_up: bool = False
+    delay: float = 0.0
+    cut_connection: bool = False
 
     def json(self) -> dict[str, Any]:
-        """The body as a JSON object."""
+        """The body as a JSON object; ValidationException if it is not one."""
         try:
             body = orjson.loads(self.body or b"{}")
         except orjson.JSONDecodeError as error:
-            raise unfit("not valid JSON") from error
+            raise malformed_request("not valid JSON") from error
         if not isinstance(body, dict):
-            raise unfit("not a JSON object")
+            raise malformed_request("not a JSON object")
         return body
 
 
 _SCOPE = re.compile(r"Credential=[^/,\s]+/\d{8}/([a-z0-9-]+)/([a-z0-9-]+)/aws4_request")
 
 
-def signed_for(request: Request) -> tuple[str, str]:
-    """The Region and the service a request is signed for (SigV4 credential scope); refuses unsigned ones."""
+def credential_scope(request: Request) -> tuple[str, str]:
+    """Region and service of the SigV4 credential scope; MissingAuthenticationTokenException if unsigned."""
     scope = _SCOPE.search(request.headers.get("authorization", ""))
     if not scope:
         raise AwsError("MissingAuthenticationTokenException", "Missing Authentication Token")
     return scope[1], scope[2]
 
 
-def answer(
+def make_response(
     body: Any,
     media_type: str = "application/json",
     status: int = 200,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """A response with a request id; ``body`` is bytes as they are, or anything that JSON can say."""
+    """A response with a request id; ``body`` is bytes, or a value that is serialized as JSON."""
     data = body if isinstance(body, bytes) else orjson.dumps(body)
     return Response(data, status, {"x-amzn-RequestId": str(uuid.uuid4()), **(headers or {})}, media_type)
 
 
-def refusal(error: AwsError, protocol: str) -> Response:
-    """An error in the form of its protocol: ``rest-json``, ``json`` (1.1) or ``xml`` (rest-xml and query)."""
-    status = error.status or _STATUS.get(error.code, 400)
+def error_response(error: AwsError, protocol: str) -> Response:
+    """The response of an error in protocol ``rest-json``, ``json`` (1.1) or ``xml`` (rest-xml and query)."""
+    status = error.status or _STATUS_CODES.get(error.code, 400)
     if protocol == "xml":
         text = f"<Error><Code>{error.code}</Code><Message>{error.message}</Message></Error>"
-        return answer(f"<ErrorResponse>{text}</ErrorResponse>".encode(), "text/xml", status, error.headers)
+        return make_response(
+            f"<ErrorResponse>{text}</ErrorResponse>".encode(), "text/xml", status, error.headers
+        )
     if protocol == "rest-json":
         headers = {"x-amzn-ErrorType": error.code, **error.headers}
-        return answer({"message": error.message, **error.members}, JSON[protocol], status, headers)
-    # JSON 1.1 services answer 400 to whatever is not their own fault.
+        return make_response({"message": error.message, **error.members}, JSON[protocol], status, headers)
+    # JSON 1.1 services use 400 for all client errors.
     status = error.status or (status if status >= 500 else 400)
     body = {"__type": error.code, "Message": error.message, **error.members}
-    return answer(body, JSON[protocol], status, error.headers)
+    return make_response(body, JSON[protocol], status, error.headers)
 
 
-def malformed(error: ValidationError) -> AwsError:
-    """Bedrock's words for a body that does not fit its model's schema."""
+def schema_error(error: ValidationError) -> AwsError:
+    """Bedrock's ValidationException for pydantic's errors, in Bedrock's wording."""
     problems = []
-    for found in error.errors():
-        *parents, name = found["loc"] or ("",)
+    for details in error.errors():
+        *parents, name = details["loc"] or ("",)
         parent = "/".join(["#", *map(str, parents)])
-        if found["type"] == "extra_forbidden":
+        if details["type"] == "extra_forbidden":
             problems.append(f"{parent}: extraneous key [{name}] is not permitted")
-        elif found["type"] == "missing":
+        elif details["type"] == "missing":
             problems.append(f"{parent}: required key [{name}] not found")
-        elif found["type"] == "string_too_long":
-            most, actual = found["ctx"]["max_length"], len(found["input"])
-            problems.append(f"{parent}/{name}: expected maxLength: {most}, actual: {actual}")
+        elif details["type"] == "string_too_long":
+            maximum, actual = details["ctx"]["max_length"], len(details["input"])
+            problems.append(f"{parent}/{name}: expected maxLength: {maximum}, actual: {actual}")
         else:
-            problems.append(f"{parent}/{name}: {found['msg']}")
-    return unfit(", ".join(problems))
+            problems.append(f"{parent}/{name}: {details['msg']}")
+    return malformed_request(", ".join(problems))

@@ -1,4 +1,4 @@
-"""What the brush of the stand-in paints, and what it leaves alone."""
+"""The stand-in's painting: what changes in a picture and what stays."""
 
 import io
 from pathlib import Path
@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 import bg_pipeline
-from bg_pipeline_local_aws.paint import background, cut_out, inpaint, outpaint
-from bg_pipeline_local_aws.sight import subject_mask
+from bg_pipeline_local_aws.backgrounds import paint_background
+from bg_pipeline_local_aws.painting import cut_out, inpaint, outpaint
+from bg_pipeline_local_aws.subject_detection import subject_mask
 
 PHOTOS = Path(bg_pipeline.__file__).parent / "demo_photos"
 SIZE = (360, 240)
@@ -32,14 +33,14 @@ def pixels(data: bytes) -> NDArray[np.int16]:
 
 @pytest.fixture(scope="module")
 def photo() -> bytes:
-    """Noise, so that a single pixel that moved would be noticed."""
+    """Noise, so that any changed pixel is noticed."""
     random = np.random.default_rng(3)
     return packed(Image.fromarray(random.integers(0, 255, (*SIZE[::-1], 3), np.uint8)))
 
 
 @pytest.fixture(scope="module")
 def mask() -> bytes:
-    """A disc in the lower right, where the note would stand otherwise."""
+    """A disc in the lower right corner, the first choice for the note."""
     image = Image.new("L", SIZE)
     ImageDraw.Draw(image).ellipse((170, 60, 380, 260), fill=255)
     return packed(image)
@@ -67,30 +68,30 @@ def difference(one: NDArray[np.int16], other: NDArray[np.int16]) -> float:
 
 @pytest.mark.parametrize("note", [True, False])
 def test_precise_keeps_every_pixel_of_the_subject(photo: bytes, mask: bytes, note: bool) -> None:
-    made = painted(photo, mask, note=note)
+    result = painted(photo, mask, note=note)
     kept = pixels(mask) == 255
 
-    assert made.shape == pixels(photo).shape
-    assert (made[kept] == pixels(photo)[kept]).all()
-    assert difference(made[~kept], pixels(photo)[~kept]) > 20
+    assert result.shape == pixels(photo).shape
+    assert (result[kept] == pixels(photo)[kept]).all()
+    assert difference(result[~kept], pixels(photo)[~kept]) > 20
 
 
-def test_default_melts_at_the_edge_and_hardly_changes_the_middle(photo: bytes, mask: bytes) -> None:
-    made, source = painted(photo, mask, precise=False), pixels(photo)
+def test_default_blends_the_edge_and_hardly_changes_the_middle(photo: bytes, mask: bytes) -> None:
+    result, source = painted(photo, mask, precise=False), pixels(photo)
     kept = pixels(mask) == 255
 
-    assert (made[kept] != source[kept]).any()
-    assert np.abs(made[150:180, 250:300] - source[150:180, 250:300]).max() < 16
+    assert (result[kept] != source[kept]).any()
+    assert np.abs(result[150:180, 250:300] - source[150:180, 250:300]).max() < 16
 
 
-def test_the_same_words_and_seed_paint_the_same_bytes(photo: bytes, mask: bytes) -> None:
-    def asked(seed: int) -> bytes:
+def test_the_same_prompt_and_seed_give_the_same_bytes(photo: bytes, mask: bytes) -> None:
+    def outpainted(seed: int) -> bytes:
         return outpaint(
             photo, prompt="forest", negative="fog", seed=seed, mask_png=mask, precise=True, note=True
         )
 
-    assert asked(9) == asked(9)
-    assert asked(9) != asked(10)
+    assert outpainted(9) == outpainted(9)
+    assert outpainted(9) != outpainted(10)
 
 
 PROMPTS = [
@@ -101,7 +102,7 @@ PROMPTS = [
 
 
 def test_different_prompts_look_different() -> None:
-    scenes = [background(prompt, "", 1, SIZE).astype(np.int16) for prompt in PROMPTS]
+    scenes = [paint_background(prompt, "", 1, SIZE).astype(np.int16) for prompt in PROMPTS]
 
     for index, one in enumerate(scenes):
         for other in scenes[index + 1 :]:
@@ -109,14 +110,14 @@ def test_different_prompts_look_different() -> None:
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_another_seed_is_another_layout(prompt: str) -> None:
-    one, other = (background(prompt, "", seed, SIZE).astype(np.int16) for seed in (1, 2))
+def test_another_seed_gives_another_layout(prompt: str) -> None:
+    one, other = (paint_background(prompt, "", seed, SIZE).astype(np.int16) for seed in (1, 2))
 
     assert difference(one, other) > 3
 
 
-def test_what_the_negative_prompt_names_is_left_out() -> None:
-    plain, without = (background("beach at night", negative, 1, SIZE) for negative in ("", "night"))
+def test_words_of_the_negative_prompt_are_ignored() -> None:
+    plain, without = (paint_background("beach at night", negative, 1, SIZE) for negative in ("", "night"))
 
     assert without.mean() > plain.mean() + 40
 
@@ -127,9 +128,9 @@ def test_what_the_negative_prompt_names_is_left_out() -> None:
     st.integers(0, 2**31 - 1),
     st.tuples(st.integers(1, 300), st.integers(1, 300)),
 )
-@settings(max_examples=30, deadline=None)
-def test_any_words_and_size_are_painted(prompt: str, negative: str, seed: int, size: tuple[int, int]) -> None:
-    scene = background(prompt, negative, seed, size)
+@settings(max_examples=30)
+def test_any_prompt_and_size_is_painted(prompt: str, negative: str, seed: int, size: tuple[int, int]) -> None:
+    scene = paint_background(prompt, negative, seed, size)
 
     assert scene.shape == (size[1], size[0], 3)
     assert scene.dtype == np.uint8
@@ -138,10 +139,10 @@ def test_any_words_and_size_are_painted(prompt: str, negative: str, seed: int, s
 @pytest.mark.parametrize("prompt", PROMPTS)
 @pytest.mark.parametrize("size", [(40, 300), (300, 40)])
 def test_narrow_pictures_are_painted_too(prompt: str, size: tuple[int, int]) -> None:
-    assert background(prompt, "", 1, size).shape == (size[1], size[0], 3)
+    assert paint_background(prompt, "", 1, size).shape == (size[1], size[0], 3)
 
 
-def test_the_note_can_be_switched_off_and_stands_in_one_corner_away_from_the_subject(
+def test_the_note_can_be_switched_off_and_is_written_in_a_corner_away_from_the_subject(
     photo: bytes, mask: bytes
 ) -> None:
     with_note, without = painted(photo, mask, note=True), painted(photo, mask, note=False)
@@ -152,12 +153,12 @@ def test_the_note_can_be_switched_off_and_stands_in_one_corner_away_from_the_sub
     assert (pixels(mask)[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] == 0).all()
 
 
-def test_the_note_stands_within_the_padding_that_will_be_cut_off() -> None:
+def test_the_note_is_written_inside_the_padding_that_callers_crop() -> None:
     inner = np.random.default_rng(1).integers(0, 255, (240, 300, 3), np.uint8)
     padded = packed(Image.fromarray(np.pad(inner, ((0, 0), (60, 60), (0, 0)), "edge")))
-    nothing_kept = packed(Image.new("L", (420, 240)))
+    empty_mask = packed(Image.new("L", (420, 240)))
 
-    marks = painted(padded, nothing_kept, note=True) != painted(padded, nothing_kept, note=False)
+    marks = painted(padded, empty_mask, note=True) != painted(padded, empty_mask, note=False)
     columns = np.nonzero(marks.any(axis=(0, 2)))[0]
 
     assert columns.min() >= 60
@@ -171,31 +172,31 @@ def test_no_rim_of_the_old_background_stays_around_the_subject() -> None:
     mask = subject_mask(data, None)
     assert mask is not None
 
-    made = painted(data, mask, prompt="black studio")
+    result = painted(data, mask, prompt="black studio")
 
-    assert (made.min(axis=2) > 130).mean() < 0.002
+    assert (result.min(axis=2) > 130).mean() < 0.002
 
 
-def test_inpainting_changes_only_what_it_is_told_to_and_half_of_grey(photo: bytes) -> None:
+def test_inpainting_blends_by_the_masks_strength(photo: bytes) -> None:
     strength = Image.new("L", SIZE)
     strength.paste(255, (0, 0, 120, 240))
     strength.paste(128, (120, 0, 240, 240))
 
-    made = pixels(inpaint(photo, prompt="sea", seed=1, strength_png=packed(strength), note=False))
-    scene = background("sea", "", 1, SIZE).astype(np.int16)
+    result = pixels(inpaint(photo, prompt="sea", seed=1, strength_png=packed(strength), note=False))
+    scene = paint_background("sea", "", 1, SIZE).astype(np.int16)
     source = pixels(photo)
 
-    assert (made[:, 240:] == source[:, 240:]).all()
-    assert (made[:, :120] == scene[:, :120]).all()
-    assert np.abs(made[:, 120:240] - (source + scene)[:, 120:240] / 2).max() <= 2
+    assert (result[:, 240:] == source[:, 240:]).all()
+    assert (result[:, :120] == scene[:, :120]).all()
+    assert np.abs(result[:, 120:240] - (source + scene)[:, 120:240] / 2).max() <= 2
 
 
 def test_a_cut_out_has_the_mask_as_its_alpha(photo: bytes, mask: bytes) -> None:
-    made = pixels(cut_out(photo, mask))
+    result = pixels(cut_out(photo, mask))
 
-    assert made.shape == (240, 360, 4)
-    assert (made[..., 3] == pixels(mask)).all()
-    assert (made[..., :3] == pixels(photo)).all()
+    assert result.shape == (240, 360, 4)
+    assert (result[..., 3] == pixels(mask)).all()
+    assert (result[..., :3] == pixels(photo)).all()
 
 
 def test_a_mask_of_another_size_is_refused(photo: bytes) -> None:

@@ -1,6 +1,7 @@
 """From the names a person chose to boxes, and from boxes to the parts of a cut-out that lie in them."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,6 @@ SLACK = 0.06
 MOST_OF_PIECE = 0.6
 # A piece that fills this share of a box is (also) what the box is about, and is cut at the box.
 LEAST_OF_BOX = 0.15
-
-
-def split_names(text: str) -> tuple[str, ...]:
-    """The label names in a request's ``Labels`` ("Bus, Person"), trimmed, in order, without repeats."""
-    names = (name.strip() for name in text.split(","))
-    return tuple(dict.fromkeys(name for name in names if name))
 
 
 def usable_labels(document: Mapping[str, Any]) -> list[str]:
@@ -83,13 +78,22 @@ def parts(cut: Mask, boxes: Sequence[Box], *, source: Source = "labels", whole: 
     if not kept.any():
         return None
     gate = _near(kept, inside & ~kept, picture.size)
-    return Mask(ImageChops.multiply(picture, gate), source, cut.confidence, cut.notes)
+    return replace(
+        cut,
+        picture=ImageChops.multiply(picture, gate),
+        source=source,
+        computed_from=cut.computed_from and f"{cut.computed_from} {_digits(boxes)} {whole}",
+    )
 
 
 def _parents(label: Mapping[str, Any]) -> Iterable[str]:
     """The parents' names, in Rekognition's form ({"Name": …}) or as plain names."""
     for parent in label.get("Parents", ()):
         yield parent["Name"] if isinstance(parent, Mapping) else parent
+
+
+def _digits(boxes: Sequence[Box]) -> list[tuple[float, ...]]:
+    return [tuple(round(side, 3) for side in (box.left, box.top, box.right, box.bottom)) for box in boxes]
 
 
 def _near(kept: NDArray[np.bool_], dropped: NDArray[np.bool_], size: tuple[int, int]) -> Image.Image:

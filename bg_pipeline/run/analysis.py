@@ -206,7 +206,12 @@ class PhotoAnalyzer:
         return self._mask_of_cut_out(name, answer)
 
     def stored_cut_out(self) -> Mask:
-        """The same from a stored answer only; raises `CallError` where there is none."""
+        """The same from a stored answer only; raises `CallError` where there is none.
+
+        Of a photo that is not known nothing is stored, and S3 is not asked.
+        """
+        if not self._known:
+            raise CallError("NotStored", "no cut-out was paid for yet")
         name = self._cut_out_name
         answer = self._context.answers.find("cut-out", name, self._terms("generated_images"))
         if answer is None:

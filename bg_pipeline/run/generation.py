@@ -30,7 +30,7 @@ from bg_pipeline.errors import (
 from bg_pipeline.generators import Ask, Generator, Made, by_words, images_at_once, seed_within
 from bg_pipeline.imaging import Fitted, Photo, fit, fit_mask, unfit
 from bg_pipeline.masks import Mask
-from bg_pipeline.masks.conventions import STORED, TITAN_OUTPAINTING
+from bg_pipeline.masks.conventions import FOR_MODELS, STORED
 from bg_pipeline.masks.difference import mask_from_difference
 from bg_pipeline.models.selection import SelectedModel
 from bg_pipeline.run.context import RunContext
@@ -76,7 +76,13 @@ _Found = tuple[str, Answer] | CallError
 
 
 def _digest(mask: Mask) -> str:
-    """A digest of a mask as it was found, whatever size a model takes it in."""
+    """A digest of a mask as it was found, whatever size a model takes it in.
+
+    A network's values differ in their last bits between processors, so its masks are identified by what they were
+    computed from: on another machine nothing is paid for again.
+    """
+    if mask.computed_from:
+        return hashlib.sha256(mask.computed_from.encode()).hexdigest()[:32]
     picture = mask.picture
     return hashlib.sha256(f"{picture.size} {picture.mode} ".encode() + picture.tobytes()).hexdigest()[:32]
 
@@ -183,13 +189,14 @@ class BackgroundGenerator:
             answer = self._find(name)
             if answer is not None and (answer.by_words or self._default_masks):
                 found[seed] = name, answer
-        missing = [seed for seed in seeds if seed not in found]
-        mask = self._mask_today() if missing and self._known else None
-        for seed in missing if mask is not None else ():
-            name = self._name_with(mask, prompt, seed)
-            answer = self._find(name)
-            if answer is not None:
-                found[seed] = name, answer
+        for masks in (self._mask_today, self._mask_before_network):
+            missing = [seed for seed in seeds if seed not in found]
+            mask = masks() if missing and self._known else None
+            for seed in missing if mask is not None else ():
+                name = self._name_with(mask, prompt, seed)
+                answer = self._find(name)
+                if answer is not None:
+                    found[seed] = name, answer
         return found
 
     def _find(self, name: str) -> Answer | None:
@@ -215,9 +222,23 @@ class BackgroundGenerator:
 
     def _mask_today(self) -> Mask | None:
         """The mask that a model which is given one would be sent now, as far as it is found without paying."""
+        return self._mask_by(self.asked_parameters)
+
+    def _mask_before_network(self) -> Mask | None:
+        """The mask by the default sources of versions without the network, None where the sources were set.
+
+        Pictures that were paid for around it stay in use: the new default alone makes no picture due again.
+        """
+        settings = self.asked_parameters
+        if settings.mask_sources != Settings.model_fields["mask_sources"].default:
+            return None
+        sources = tuple(source for source in settings.mask_sources if source != "network")
+        return self._mask_by(settings.model_copy(update={"mask_sources": sources}))
+
+    def _mask_by(self, settings: Settings) -> Mask | None:
         eyes = replace(self._eyes, cut_out=self._eyes.stored_cut_out)
         try:
-            return find_subject(self._asked, eyes, self.asked_parameters, takes_words=False).mask
+            return find_subject(self._asked, eyes, settings, takes_words=False).mask
         except (ImageError, CallError):
             return None
 
@@ -235,7 +256,7 @@ class BackgroundGenerator:
         fitted = generator.sizes.canvas(self._photo.size)
         mask = self._sent.get(name)
         if mask is None and not answer.by_words:
-            mask = self.prepare_input(generator).subject.mask
+            mask = self._mask_before_network() or self.prepare_input(generator).subject.mask
         return GeneratedPicture(answer, fitted, mask or self._mask_of(name, answer, fitted))
 
     def _mask_of(self, name: str, answer: Answer, fitted: Fitted) -> Mask | None:
@@ -275,7 +296,7 @@ class BackgroundGenerator:
             picture = self._fitted(generator, fitted)
             mask = None
             if subject.mask is not None:
-                mask = TITAN_OUTPAINTING.write_png(fit_mask(subject.mask.picture, fitted))
+                mask = FOR_MODELS.write_png(fit_mask(subject.mask.picture, fitted))
             self._prepared[key] = _Prepared(subject, fitted, picture, mask)
         return self._prepared[key]
 
@@ -297,6 +318,8 @@ class BackgroundGenerator:
         choice = self._context.background_models.current()
         generator = choice.candidate.client
         prepared = self.prepare_input(generator)
+        if prepared.subject.mask is not None and prepared.subject.mask.doubt:
+            raise NeedsReview("MaskDoubtful", prepared.subject.mask.doubt)
         names = {seed: self._name_with(prepared.subject.mask, prompt, seed) for seed in missing}
         part = missing[: images_at_once(generator, prepared.fitted.canvas)]
         (operation,) = choice.candidate.operations

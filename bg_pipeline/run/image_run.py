@@ -283,6 +283,7 @@ class ImageRun:
             cut_out=looks.cut_out,
             stored_cut_out=looks.stored_cut_out,
             given=finisher.given,
+            note=self._context.note,
         )
         mask_sha256 = hashlib.sha256(finisher.given(asked.mask_key)).hexdigest() if asked.mask_key else ""
         painter = BackgroundGenerator(

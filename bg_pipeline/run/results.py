@@ -26,7 +26,7 @@ from bg_pipeline.imaging import (
     restore_subject,
 )
 from bg_pipeline.imaging.fidelity import MOST_HALO, background_faults, faults
-from bg_pipeline.masks import Mask
+from bg_pipeline.masks import FROM_USER, Mask
 from bg_pipeline.masks.conventions import STORED
 from bg_pipeline.masks.refine import enlarge
 from bg_pipeline.masks.user_mask import read_user_mask
@@ -60,9 +60,6 @@ MAYBE_BILLED = "MaybeBilled: an earlier call for it did not answer and may have 
 MASK_SIDE = 2048
 """A stored mask is at most so large: as a PNG of 12 megapixels it would take as long as the result itself."""
 
-
-OWN_MASKS = ("given", "alpha")
-"""Sources of masks that a person drew."""
 
 MASK_TIGHTENING = (1, 2, 3)
 """Pixels, of a copy with a longer side of 1,024, by which a mask is drawn tighter to be rid of a halo."""
@@ -101,6 +98,7 @@ class PendingResult:
     rendition: Rendition | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     faults: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     repaint: bool = False
     source_format: str = ""
     small: Image.Image | None = None
@@ -201,13 +199,14 @@ class ResultWriter:
         if painted.mask is not None:
             mask = self._full_mask(painted.mask, photo)
             image, mask, fidelity = self._put_back(
-                photo, image, mask, found=painted.mask.source not in OWN_MASKS
+                photo, image, mask, found=painted.mask.source not in FROM_USER
             )
             reasons = faults(fidelity, prompt)
             # What the model itself took for the subject could not be judged before, and stays with another seed.
             wrong = (
                 validate_mask(painted.mask).reasons if painted.mask.source in ("words", "difference") else ()
             )
+            wrong = (*wrong, *_doubts(painted.mask))
             # Another picture has the same mask: only a fault of the painted background is mended by one.
             repaint = bool(background_faults(fidelity, prompt)) and not wrong
             reasons = (*wrong, *reasons)
@@ -224,7 +223,10 @@ class ResultWriter:
             "Mask": painted.mask.source if painted.mask else None,
             "Fidelity": asdict(fidelity) if fidelity else None,
         }
-        yield from self._rendered(image, photo, mask, position, facts, reasons, AI_NOTE, repaint=repaint)
+        notes = painted.mask.notes if painted.mask else ()
+        yield from self._rendered(
+            image, photo, mask, position, facts, reasons, AI_NOTE, repaint=repaint, mask_notes=notes
+        )
 
     def _put_back(
         self, photo: Photo, painted: Image.Image, mask: Image.Image, *, found: bool
@@ -265,7 +267,9 @@ class ResultWriter:
         feather = self._context.settings.feather
         if asked.backdrop is None:
             cut = cut_out(photo, full, feather=feather)
-            yield from self._rendered(cut, photo, full, 1, facts, (), CUT_NOTE)
+            yield from self._rendered(
+                cut, photo, full, 1, facts, _doubts(mask), CUT_NOTE, mask_notes=mask.notes
+            )
             return
         backdrop: Image.Image | str = asked.backdrop
         if not asked.backdrop.startswith("#"):
@@ -277,7 +281,8 @@ class ResultWriter:
         # A plain colour that was asked for is no fault.
         plain = isinstance(backdrop, str)
         reasons = faults(replace(fidelity, uniform=False, background_changed=1.0) if plain else fidelity)
-        yield from self._rendered(image, photo, full, 1, facts, reasons, "")
+        reasons = (*_doubts(mask), *reasons)
+        yield from self._rendered(image, photo, full, 1, facts, reasons, "", mask_notes=mask.notes)
 
     def _full_mask(self, mask: Mask, photo: Photo) -> Image.Image:
         """The mask at the photo's size, its edge following the photo's own."""
@@ -300,10 +305,11 @@ class ResultWriter:
         note: str,
         *,
         repaint: bool = False,
+        mask_notes: tuple[str, ...] = (),
     ) -> Iterator[PendingResult]:
         feather = self._context.settings.feather
         renditions: Sequence[Rendition | None] = self._asked.renditions or (None,)
-        facts = {**facts, "Notes": list(photo.notes)}
+        facts = {**facts, "Notes": [*photo.notes, *mask_notes]}
         for index, rendition in enumerate(renditions):
             number = (position - 1) * len(renditions) + index + 1
             # Without a mask nothing can be framed around the subject: the whole picture counts as it.
@@ -316,6 +322,7 @@ class ResultWriter:
                 rendition=rendition,
                 facts=facts,
                 faults=(*reasons, *made.complaints),
+                notes=mask_notes,
                 repaint=repaint,
                 source_format=photo.format,
                 small=_opened(made.data),
@@ -362,7 +369,7 @@ class ResultWriter:
             seed=facts["Seed"],
             cost_usd=facts["CostUSD"],
             subject_changed=(facts.get("Fidelity") or {}).get("subject_changed"),
-            notes=(MAYBE_BILLED,) if facts.get("MaybeBilled") else (),
+            notes=(*draft.notes, *((MAYBE_BILLED,) if facts.get("MaybeBilled") else ())),
         )
 
     def _name(self, draft: PendingResult) -> str:
@@ -403,6 +410,10 @@ class ResultWriter:
         if small is not None and draft.number <= thumbnails.RESULTS:
             self._place.thumbnails.add(key, etag, lambda: small)
         return etag
+
+
+def _doubts(mask: Mask) -> tuple[str, ...]:
+    return (mask.doubt,) if mask.doubt else ()
 
 
 def _mask_draft(mask: Image.Image) -> PendingResult:

@@ -313,7 +313,7 @@ def test_what_is_free_comes_before_what_is_paid_and_each_can_be_switched_off(
         assert path == model
         return Mask(mask.resize(image.size), "onnx", 0.9)
 
-    monkeypatch.setattr("bg_pipeline.run.subject_mask.onnx_cut", matted)
+    monkeypatch.setattr("bg_pipeline.run.subject_mask.cut_with_onnx", matted)
     source.putalpha(mask)
     out = io.BytesIO()
     source.save(out, "PNG")

@@ -349,7 +349,10 @@ def networks(settings: Settings) -> Iterator[Finding]:
             check_network(path)
         except SettingsError as error:
             yield Finding(
-                Level.ATTENTION, what, str(error), "without it the next source in BG_MASK_SOURCES makes the mask"
+                Level.ATTENTION,
+                what,
+                str(error),
+                "without it the next source in BG_MASK_SOURCES makes the mask",
             )
         else:
             yield Finding(Level.OK, what, f"{(path or NETWORK).name} can be used")

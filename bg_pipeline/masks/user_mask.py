@@ -32,8 +32,8 @@ def read_user_mask(data: bytes, size: tuple[int, int], *, name: str = "the mask"
     nearly everything is black or white, greys are a soft edge; otherwise the mask is a matte, in which each grey
     keeps its share, and a note says so. A mask of another size but the same shape is resized, also with a note.
     Raises `ImageError` for another shape, for colours, for greys without white, and for a mask that keeps all or
-    nothing. ``name`` (its key) is used in the sentences. Memory: about five bytes for each pixel of the mask file, one
-    for each pixel of the photo.
+    nothing. ``name`` (its key) is used in the sentences. Memory: about five bytes for each pixel of the mask file,
+    one for each pixel of the photo.
     """
     try:
         photo = imaging.open_photo(data)

@@ -196,10 +196,12 @@ class ResultWriter:
         mask, fidelity = None, None
         reasons: tuple[str, ...] = (SUBJECT_NOT_RESTORED,)
         repaint = False
+        notes: tuple[str, ...] = ()
         if painted.mask is not None:
-            mask = self._full_mask(painted.mask, photo)
+            full = self._full_mask(painted.mask, photo)
+            notes = full.notes
             image, mask, fidelity = self._put_back(
-                photo, image, mask, found=painted.mask.source not in FROM_USER
+                photo, image, full.picture, found=painted.mask.source not in FROM_USER
             )
             reasons = faults(fidelity, prompt)
             # What the model itself took for the subject could not be judged before, and stays with another seed.
@@ -223,7 +225,6 @@ class ResultWriter:
             "Mask": painted.mask.source if painted.mask else None,
             "Fidelity": asdict(fidelity) if fidelity else None,
         }
-        notes = painted.mask.notes if painted.mask else ()
         yield from self._rendered(
             image, photo, mask, position, facts, reasons, AI_NOTE, repaint=repaint, mask_notes=notes
         )
@@ -254,7 +255,8 @@ class ResultWriter:
 
     def _put_on_backdrop(self, photo: Photo, mask: Mask, made_by: MadeBy) -> Iterator[PendingResult]:
         asked = self._asked
-        full = self._full_mask(mask, photo)
+        mask = self._full_mask(mask, photo)
+        full = mask.picture
         yield _mask_draft(full)
         facts: dict[str, Any] = {
             "Model": made_by.model,
@@ -284,15 +286,15 @@ class ResultWriter:
         reasons = (*_doubts(mask), *reasons)
         yield from self._rendered(image, photo, full, 1, facts, reasons, "", mask_notes=mask.notes)
 
-    def _full_mask(self, mask: Mask, photo: Photo) -> Image.Image:
+    def _full_mask(self, mask: Mask, photo: Photo) -> Mask:
         """The mask at the photo's size, its edge following the photo's own."""
         if mask.source == "alpha" and photo.alpha is not None:
-            return photo.alpha
+            return replace(mask, picture=photo.alpha)
         if mask.source == "given" and self._asked.mask_key:
-            return read_user_mask(
-                self.given(self._asked.mask_key), photo.size, name=self._asked.mask_key
-            ).picture
-        return enlarge(mask.picture, photo.image)
+            name = self._asked.mask_key
+            full = read_user_mask(self.given(name), photo.size, name=name)
+            return replace(full, notes=(*full.notes, *mask.notes))
+        return replace(mask, picture=enlarge(mask.picture, photo.image))
 
     def _rendered(
         self,

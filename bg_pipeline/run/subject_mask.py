@@ -137,7 +137,8 @@ class _Search:
                 )
                 return Subject(replace(mask, notes=(*mask.notes, *odd)))
             if verdict.ok:
-                return Subject(replace(mask, doubt=self._doubt(candidate, mask)))
+                doubt = self._doubt(candidate, mask)
+                return Subject(replace(mask, doubt=doubt) if doubt else mask)
             self._reasons.append(f"{mask.source}: {', '.join(verdict.reasons)}")
         raise NeedsReview(
             "NoSubject",
@@ -148,7 +149,9 @@ class _Search:
         asked, hints = self._asked, self._hints
         if asked.subject == "MASK":
             name = asked.mask_key or "the mask"
-            yield _Candidate(Subject(read_user_mask(hints.given(name), hints.photo().size, name=name)))
+            mask = read_user_mask(hints.given(name), hints.photo().size, name=name)
+            # Its notes are about this small copy; the mask is read again at the photo's size.
+            yield _Candidate(Subject(replace(mask, notes=())))
             return
         if asked.subject == "FACES":
             yield from self._of_faces()

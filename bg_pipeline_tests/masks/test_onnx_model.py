@@ -35,7 +35,14 @@ def test_the_package_has_the_network_as_it_was_published() -> None:
 
 @pytest.mark.parametrize(
     ("shape", "backdrop"),
-    [("bottle", "busy"), ("mug", "white"), ("shoe", "busy"), ("two", "busy"), ("bust", "busy"), ("hair", "grey")],
+    [
+        ("bottle", "busy"),
+        ("mug", "white"),
+        ("shoe", "busy"),
+        ("two", "busy"),
+        ("bust", "busy"),
+        ("hair", "grey"),
+    ],
 )
 def test_the_network_finds_what_a_plain_background_does_not(shape: Shape, backdrop: Backdrop) -> None:
     shot = scene(shape, backdrop)

@@ -71,6 +71,8 @@ class _Prepared:
     mask: bytes | None
 
 
+_DEFAULT_SOURCES = Settings.model_fields["mask_sources"].default
+
 _Found = tuple[str, Answer] | CallError
 """A stored answer with its name, or why there is no picture."""
 
@@ -189,12 +191,14 @@ class BackgroundGenerator:
             answer = self._find(name)
             if answer is not None and (answer.by_words or self._default_masks):
                 found[seed] = name, answer
-        for masks in (self._mask_today, self._mask_before_network):
+        tried: set[str] = set()
+        for find_mask in (self._mask_today, self._mask_before_network):
             missing = [seed for seed in seeds if seed not in found]
-            mask = masks() if missing and self._known else None
+            mask = find_mask() if missing and self._known else None
             for seed in missing if mask is not None else ():
                 name = self._name_with(mask, prompt, seed)
-                answer = self._find(name)
+                answer = None if name in tried else self._find(name)
+                tried.add(name)
                 if answer is not None:
                     found[seed] = name, answer
         return found
@@ -225,12 +229,12 @@ class BackgroundGenerator:
         return self._mask_by(self.asked_parameters)
 
     def _mask_before_network(self) -> Mask | None:
-        """The mask by the default sources of versions without the network, None where the sources were set.
+        """The mask by the default sources of versions without the network; None where the user set the sources.
 
         Pictures that were paid for around it stay in use: the new default alone makes no picture due again.
         """
         settings = self.asked_parameters
-        if settings.mask_sources != Settings.model_fields["mask_sources"].default:
+        if self._asked.subject == "MASK" or settings.mask_sources != _DEFAULT_SOURCES:
             return None
         sources = tuple(source for source in settings.mask_sources if source != "network")
         return self._mask_by(settings.model_copy(update={"mask_sources": sources}))

@@ -1,4 +1,4 @@
-"""A mask means the same thing inside, in files and for every model."""
+"""A mask means the same inside the pipeline, in files and for every model."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""From names to boxes to parts of a cut-out."""
+"""Boxes of chosen labels, and the parts of a mask in boxes."""
 
 from typing import Any
 

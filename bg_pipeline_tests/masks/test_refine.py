@@ -1,4 +1,4 @@
-"""Small masks and cut-outs at full size."""
+"""Small masks at full size."""
 
 import numpy as np
 import pytest

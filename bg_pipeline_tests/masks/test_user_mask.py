@@ -1,4 +1,4 @@
-"""Masks that people give: what is understood, what is mended, what is refused and how."""
+"""Given masks: which are used, which are corrected, and which are refused with which sentence."""
 
 from io import BytesIO
 
@@ -136,7 +136,7 @@ def test_a_fully_transparent_mask_keeps_nothing() -> None:
 
 
 @pytest.mark.parametrize("factor", [0.25, 0.5, 3])
-def test_another_size_of_the_same_shape_is_resized_and_said(kept: Image.Image, factor: float) -> None:
+def test_another_size_of_the_same_shape_is_resized_with_a_note(kept: Image.Image, factor: float) -> None:
     size = (round(SIZE[0] * factor), round(SIZE[1] * factor))
     mask = read_user_mask(file(stored(conventions.harden(outline("shoe", size)))), SIZE, name="m.png")
     assert mask.picture.size == SIZE

@@ -299,7 +299,8 @@ def test_without_a_model_that_cuts_out_an_image_waits_and_is_told_what_is_missin
     [
         ("alpha,studio,onnx,cut-out", "alpha", 0),
         ("studio,onnx,cut-out", "studio", 0),
-        ("onnx,cut-out", "onnx", 0),
+        ("onnx,network,cut-out", "onnx", 0),
+        ("network,cut-out", "network", 0),
         ("cut-out", "cut-out", 1),
     ],
 )

@@ -226,12 +226,15 @@ class Settings(BaseSettings):
         "they are.",
     )
     mask_sources: Annotated[Words, Affects.MASK] = Field(
-        ("alpha", "studio", "onnx", "persons", "cut-out"),
-        description="Allowed sources of the subject's mask, comma-separated, free ones first; leave one out "
-        "to switch it off. `persons` cuts people out around their faces (`Subject: FACES`).",
+        ("alpha", "studio", "onnx", "network", "persons", "cut-out"),
+        description="Sources of the subject's mask, in the order in which they are tried; leave one out to switch it "
+        "off: the photo's own transparency, a plain background, `BG_ONNX_MODEL`, the built-in network, people around "
+        "their faces (`Subject: FACES`), a paid cut-out.",
     )
     onnx_model: Annotated[Path | None, Affects.MASK] = Field(
-        None, description="File of your own ONNX matting model (needs the extra `masks`)."
+        None,
+        description="ONNX file of your own salient-object or matting network (U²-Net, IS-Net, BiRefNet, MODNet …), "
+        "asked before the built-in one (extra `masks`).",
     )
     sam_endpoint: Annotated[str, Effect(Affects.SAM_CALL, "endpoint", needs="sam_endpoint")] = Field(
         "", description="SageMaker endpoint of a SAM model, used for `Subject: FACES`."
@@ -419,7 +422,7 @@ class Settings(BaseSettings):
     @field_validator("mask_sources")
     @classmethod
     def _known_sources(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        known = ("alpha", "studio", "onnx", "persons", "cut-out")
+        known = ("alpha", "studio", "onnx", "network", "persons", "cut-out")
         for word in value:
             if word not in known:
                 raise ValueError(f"'{word}' is not one of {', '.join(known)}")

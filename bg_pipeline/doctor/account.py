@@ -22,6 +22,7 @@ from bg_pipeline.domain.model_facts import FRESH, as_of, facts_of, outdated
 from bg_pipeline.errors import PreconditionFailed, SettingsError
 from bg_pipeline.generators import Operation, generator
 from bg_pipeline.labelers import rekognition
+from bg_pipeline.masks.local_cutout import NETWORK, check_network
 from bg_pipeline.models import selection as models
 from bg_pipeline.models.geography import callable_regions, runs_outside_region
 from bg_pipeline.rate_limits.account_quotas import AccountQuotas
@@ -61,6 +62,7 @@ def examine(settings: Settings, aws: Aws) -> Iterator[Finding]:
         yield from quotas(settings, aws)
     yield from figures(datetime.now(UTC).date())
     yield from extras()
+    yield from networks(settings)
     yield from dagster_home(os.environ.get("DAGSTER_HOME", ""))
 
 
@@ -341,6 +343,26 @@ def extras() -> Iterator[Finding]:
             yield Finding(Level.ATTENTION, f"extra {name}", "is not installed", advice)
         else:
             yield Finding(Level.OK, f"extra {name}", "is installed")
+
+
+def networks(settings: Settings) -> Iterator[Finding]:
+    """Whether the networks that make masks on this machine can be loaded."""
+    named = {"network": None, "onnx": settings.onnx_model}
+    for source, path in named.items():
+        if source not in settings.mask_sources or (source == "onnx" and path is None):
+            continue
+        what = f"mask source {source}"
+        try:
+            check_network(path)
+        except SettingsError as error:
+            yield Finding(
+                Level.ATTENTION,
+                what,
+                str(error),
+                "without it the next source in BG_MASK_SOURCES makes the mask",
+            )
+        else:
+            yield Finding(Level.OK, what, f"{(path or NETWORK).name} can be used")
 
 
 def dagster_home(home: str) -> Iterator[Finding]:

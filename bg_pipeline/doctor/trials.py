@@ -21,7 +21,7 @@ from bg_pipeline.errors import BgPipelineError
 from bg_pipeline.generators import Ask, Generator, Operation, generator
 from bg_pipeline.imaging import fit, fit_mask, open_photo
 from bg_pipeline.labelers import faces, rekognition
-from bg_pipeline.masks.conventions import TITAN_OUTPAINTING
+from bg_pipeline.masks.conventions import FOR_MODELS
 from bg_pipeline.models import selection as models
 from bg_pipeline.models.geography import runs_outside_region
 from bg_pipeline.run.context import RunContext
@@ -165,7 +165,7 @@ def _replace_trial(
             size=fitted.canvas,
             prompt=_PROMPT,
             seed=model.seeds[1],
-            mask=TITAN_OUTPAINTING.write_png(fit_mask(_mask(), fitted)),
+            mask=FOR_MODELS.write_png(fit_mask(_mask(), fitted)),
         )
         budget = _budget(context)
         with budget.pay(operation.name, price) as paid:

@@ -1,12 +1,13 @@
-"""Where the subject is: masks given, found, made from cut-outs, joined, judged and spelt for each model.
+"""Masks of the subject: read, found on this machine, selected by boxes, validated, and written as models need them.
 
-Inside the pipeline a mask is always a Pillow picture of mode "L", 255 where the subject is kept and 0
-where the background is replaced, greys being a soft edge. `polarity` is the only module that turns
-it into what a file or a model expects; nothing else inverts a mask.
+A mask is a Pillow picture of mode "L": 255 where the subject is kept, 0 where the background is replaced, greys in
+between on soft edges. Only `conventions` converts it to and from the form of a file or a model; nothing else inverts
+a mask.
 
-`given` reads a person's mask, `local` cuts out on this machine (`studio`, `persons`, `matting`), `cutout` uses a
-model's cut-out, `labels` and `faces` choose parts of it, `sam` asks an endpoint of one's own, `difference` recovers
-what a model kept, `judge` says before anything is paid whether a mask can be right.
+`user_mask` reads a given mask. `local_cutout` cuts out on this machine: `plain_background`, `onnx_model` (the network
+in `networks/`, or a network of the user's), `persons`. `sam` calls the user's SageMaker endpoint. `label_boxes` and
+`faces` select parts of a mask, `difference` finds what a model left unchanged, `refine` enlarges, and `validation`
+checks a mask before anything is paid for it.
 """
 
 from dataclasses import dataclass
@@ -15,22 +16,39 @@ from typing import Literal
 from PIL import Image
 
 Source = Literal[
-    "alpha", "studio", "onnx", "cut-out", "labels", "faces", "persons", "given", "words", "difference"
+    "alpha",
+    "studio",
+    "onnx",
+    "network",
+    "cut-out",
+    "labels",
+    "faces",
+    "persons",
+    "given",
+    "words",
+    "difference",
 ]
+
+FROM_USER = ("given", "alpha")
+"""Sources of masks that a person made: used as they are, whatever looks odd about them."""
 
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """A subject's shape and where it came from.
+    """The subject's shape and where it came from.
 
-    ``picture`` is mode "L", 255 = subject kept, 0 = replaced, usually of the upright source's size.
-    ``confidence`` is 0..1 where its maker can say, else None; ``notes`` are sentences for the report.
+    ``picture`` is mode "L", 255 = subject kept, 0 = replaced, usually of the upright source's size. ``confidence`` is
+    0..1, None where the source has none. ``notes`` are sentences for the image's row. ``doubt`` is a sentence saying
+    why the mask is probably wrong, empty where nothing speaks against it. ``computed_from`` identifies a mask for the
+    same photo where its bytes may differ between machines (networks); else it is empty and the bytes identify it.
     """
 
     picture: Image.Image
     source: Source
     confidence: float | None = None
     notes: tuple[str, ...] = ()
+    doubt: str = ""
+    computed_from: str = ""
 
     def __post_init__(self) -> None:
         if self.picture.mode != "L":

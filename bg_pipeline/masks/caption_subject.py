@@ -1,4 +1,4 @@
-"""What a caption is about and when two nouns are one: small guesses about English, honest about being so."""
+"""The main noun of a caption, and the equality of nouns in singular and plural: guesses from English word order."""
 
 import re
 
@@ -49,8 +49,8 @@ _TOKENS = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|[,.;:!?()\n—–]")
 def subject_noun(caption: str) -> str | None:
     """The main noun of a caption, lower case: "The image shows a red bicycle leaning…" gives "bicycle".
 
-    A guess from word order, for English captions in the usual manner; None where it finds no noun, never
-    an empty string. The number is kept ("two dogs" gives "dogs").
+    A guess from word order, for English captions; None where it finds no noun, never an empty string. The plural is
+    kept ("two dogs" gives "dogs").
     """
     text = caption.strip()
     while match := _LEAD_INS.match(text):
@@ -77,7 +77,7 @@ def subject_noun(caption: str) -> str | None:
 
 
 def singular(name: str) -> str:
-    """A key under which a noun and its plural meet, whatever their case; not necessarily a word."""
+    """A key that a noun and its plural share, in any case; not necessarily a word."""
     *before, word = name.casefold().split() or [""]
     return " ".join([*before, _IRREGULAR.get(word) or _regular(word)])
 
@@ -103,7 +103,7 @@ def _regular(word: str) -> str:
         return word[:-3] + "y"
     if word.endswith(("sses", "shes", "ches", "xes", "zzes", "buses", "atoes")):
         return word[:-2]
-    # "Bus", "Glass", "Tennis" end in an s of their own.
+    # The final s of "Bus", "Glass" and "Tennis" is no plural.
     if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
         return word[:-1]
     return word

@@ -1,31 +1,31 @@
-"""Connected pieces of a mask, with numpy alone."""
+"""Connected components of a mask, with numpy only."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 
 def components(inside: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Each pixel's piece number (0 = outside, 1 .. n) and the pixel count of each number, outside included.
+    """Each pixel's component number (0 = outside, 1 .. n) and the pixel count of each number, outside included.
 
-    Pixels that touch by a side or a corner are of one piece. ``inside`` is (height, width); a 512-pixel
-    mask takes some milliseconds, whatever it looks like.
+    Pixels that touch at a side or a corner belong to one component. ``inside`` is (height, width); a mask of 512
+    pixels takes some milliseconds, whatever its content.
     """
     starts = inside.copy()
     starts[:, 1:] &= ~inside[:, :-1]
-    # Runs along rows are numbered first: there are far fewer of them than pixels to join.
+    # Runs along rows are numbered first, because there are far fewer runs than pixels.
     run = np.where(inside, np.cumsum(starts.ravel()).reshape(inside.shape), 0)
     width = inside.shape[1]
-    many = int(run.max(initial=0)) + 1
-    joins = []
+    runs = int(run.max(initial=0)) + 1
+    pairs = []
     for shift in (-1, 0, 1):
         above = run[:-1, max(0, -shift) : width - max(0, shift)]
         below = run[1:, max(0, shift) : width - max(0, -shift)]
         both = (above > 0) & (below > 0)
-        # One number for a pair: numpy finds unique numbers far faster than unique pairs.
-        joins.append(np.unique(above[both] * many + below[both]))
-    one, other = np.divmod(np.concatenate(joins), many)
+        # A pair as one number: numpy finds unique numbers far faster than unique pairs.
+        pairs.append(np.unique(above[both] * runs + below[both]))
+    one, other = np.divmod(np.concatenate(pairs), runs)
 
-    root = np.arange(many)
+    root = np.arange(runs)
     while (root[one] != root[other]).any():
         lowest = np.minimum(root[one], root[other])
         np.minimum.at(root, root[one], lowest)

@@ -1,4 +1,4 @@
-"""Head-and-shoulders shapes around faces, for where nothing better than a face's box is known."""
+"""Head-and-shoulders shapes around faces, used where only the faces' boxes are known."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -39,7 +39,7 @@ def portrait(faces: Sequence[Box], size: tuple[int, int], *, glasses: Sequence[B
 
 
 def with_glasses(mask: Mask, glasses: Sequence[Box], softness: float = 0.0) -> Mask:
-    """The mask joined with the boxes of ``glasses``, which lie in a head or stick out of it and are kept wholly.
+    """The mask joined with the boxes of ``glasses``, which may stick out of the head and are kept completely.
 
     ``softness`` is the width of their border in pixels.
     """

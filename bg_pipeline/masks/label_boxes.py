@@ -1,6 +1,7 @@
-"""From the names a person chose to boxes, and from boxes to the parts of a cut-out that lie in them."""
+"""Boxes of the chosen labels, and the parts of a mask that lie in boxes."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,20 +13,14 @@ from bg_pipeline.masks.boxes import Box
 from bg_pipeline.masks.caption_subject import singular
 from bg_pipeline.masks.connected_components import components
 
-# Parts are told apart at this longer side; their edges come from the cut-out itself, at full size.
+# Components are found at this longer side; their edges come from the mask itself, at full size.
 LONG_SIDE = 512
 # Rekognition's boxes may cut a hand or a wheel short by this share of their side.
 SLACK = 0.06
-# A piece with this share of its area in the boxes belongs to them; less is a neighbour that reaches in.
-MOST_OF_PIECE = 0.6
-# A piece that fills this share of a box is (also) what the box is about, and is cut at the box.
+# A component with this share of its area in the boxes belongs to them; with less it is a neighbour that reaches in.
+MOST_OF_COMPONENT = 0.6
+# A component that fills this share of a box belongs to the box, too, and is cut at the box.
 LEAST_OF_BOX = 0.15
-
-
-def split_names(text: str) -> tuple[str, ...]:
-    """The label names in a request's ``Labels`` ("Bus, Person"), trimmed, in order, without repeats."""
-    names = (name.strip() for name in text.split(","))
-    return tuple(dict.fromkeys(name for name in names if name))
 
 
 def usable_labels(document: Mapping[str, Any]) -> list[str]:
@@ -39,8 +34,8 @@ def usable_labels(document: Mapping[str, Any]) -> list[str]:
 def chosen_boxes(document: Mapping[str, Any], names: Iterable[str]) -> list[Box]:
     """The boxes of the labels that ``names`` mean, in the document's order, equal boxes once.
 
-    A name means a label if they are equal but for case and a plural ending ("buses" is ``Bus``), or if it
-    is one of the label's parents ("vehicle" means the boxes of ``Car`` too). No match is an empty list.
+    A name means a label if they are equal except for case and plural ("buses" is ``Bus``), or if it is one of the
+    label's parents ("vehicle" means the boxes of ``Car``, too). Without a match the list is empty.
     """
     wanted = {singular(name) for name in names}
     boxes: dict[tuple[float, float, float, float], Box] = {}
@@ -54,11 +49,11 @@ def chosen_boxes(document: Mapping[str, Any], names: Iterable[str]) -> list[Box]
 
 
 def parts(cut: Mask, boxes: Sequence[Box], *, source: Source = "labels", whole: bool = False) -> Mask | None:
-    """The parts of ``cut`` that ``boxes`` are about, with the cut-out's own soft edge; None if there are none.
+    """The parts of ``cut`` that belong to ``boxes``, with the mask's own soft edge; None if there are none.
 
-    A connected piece is kept whole if most of it lies in the boxes; a piece that fills a box and goes
-    on outside it is cut at the box, softly, or kept whole too if ``whole`` (boxes of faces, which mean the
-    person). Memory: two bytes for each pixel of the cut-out.
+    A connected component is kept whole if most of it lies in the boxes. One that fills a box and continues outside is
+    cut softly at the box, or kept whole with ``whole`` (boxes of faces, which mean the person). Memory: two bytes for
+    each pixel of the mask.
     """
     picture = cut.picture
     scale = min(1.0, LONG_SIDE / max(picture.size))
@@ -75,7 +70,7 @@ def parts(cut: Mask, boxes: Sequence[Box], *, source: Source = "labels", whole: 
         left, top, right, bottom = box.pixels(size)
         in_box = np.bincount(numbers[top:bottom, left:right].ravel(), minlength=count)
         reaches |= in_box >= LEAST_OF_BOX * (right - left) * (bottom - top)
-    belongs = np.bincount(numbers[in_boxes], minlength=count) >= MOST_OF_PIECE * np.maximum(counts, 1)
+    belongs = np.bincount(numbers[in_boxes], minlength=count) >= MOST_OF_COMPONENT * np.maximum(counts, 1)
     if whole:
         belongs |= reaches
     belongs[0] = reaches[0] = False
@@ -83,7 +78,12 @@ def parts(cut: Mask, boxes: Sequence[Box], *, source: Source = "labels", whole: 
     if not kept.any():
         return None
     gate = _near(kept, inside & ~kept, picture.size)
-    return Mask(ImageChops.multiply(picture, gate), source, cut.confidence, cut.notes)
+    return replace(
+        cut,
+        picture=ImageChops.multiply(picture, gate),
+        source=source,
+        computed_from=cut.computed_from and f"{cut.computed_from} {_digits(boxes)} {whole}",
+    )
 
 
 def _parents(label: Mapping[str, Any]) -> Iterable[str]:
@@ -92,14 +92,18 @@ def _parents(label: Mapping[str, Any]) -> Iterable[str]:
         yield parent["Name"] if isinstance(parent, Mapping) else parent
 
 
+def _digits(boxes: Sequence[Box]) -> list[tuple[float, ...]]:
+    return [tuple(round(side, 3) for side in (box.left, box.top, box.right, box.bottom)) for box in boxes]
+
+
 def _near(kept: NDArray[np.bool_], dropped: NDArray[np.bool_], size: tuple[int, int]) -> Image.Image:
-    """White where a soft edge is nearer to ``kept`` than to ``dropped``, at ``size``, with a soft border."""
+    """A mask of ``size``, white where ``kept`` is nearer than ``dropped``, with a soft border."""
 
     def spread(where: NDArray[np.bool_]) -> NDArray[np.int16]:
         blurred = Image.fromarray(where.astype(np.uint8) * 255).filter(ImageFilter.BoxBlur(3))
         return np.asarray(blurred, np.int16)
 
-    # Without neighbours nothing needs separating, and hair far from its head stays.
+    # Without dropped components nothing has to be separated, and hair far from its head stays.
     if not dropped.any():
         return Image.new("L", size, 255)
     nearer = 128 + 64 * (spread(kept) - spread(dropped))

@@ -1,4 +1,4 @@
-"""Subjects cut out on this machine, free: from a plain studio background, around faces, or by a model of one's own.
+"""Subjects cut out on this machine, free: before a plain background, by a network, or around faces.
 
 OpenCV and onnxruntime come with the extra ``masks`` and are imported on first use.
 """
@@ -7,49 +7,54 @@ import importlib
 import importlib.util
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Final
 
 import numpy as np
 from PIL import Image
 
 from bg_pipeline.errors import SettingsError
-from bg_pipeline.masks import Mask, persons, refine
+from bg_pipeline.masks import Mask, Source, persons, refine
 from bg_pipeline.masks.boxes import Box
 from bg_pipeline.masks.faces import portrait
-from bg_pipeline.masks.onnx_model import OnnxModel
+from bg_pipeline.masks.onnx_model import ModelConfig, OnnxModel
 from bg_pipeline.masks.plain_background import LONG_SIDE, PlainBackground
 
 SMALLEST_SIDE = 48
+NETWORK: Final = Path(__file__).with_name("networks") / "u2netp.onnx"
+"""U²-Net small, which is part of the package (`networks/ORIGIN.md`)."""
 
-_models: dict[Path, OnnxModel] = {}
+# Part of the identity of pictures that were paid for around the network's masks: changed, they are paid for again.
+_NETWORK_MASKS = "u2netp 1"
+# The form is known: nothing has to be detected.
+_NETWORK_CONFIG = ModelConfig(output="probability")
+
+_models: dict[Path, OnnxModel | SettingsError] = {}
 _loading = threading.Lock()
 
 
 def has_opencv() -> bool:
-    """Whether `studio_cut` can work here: OpenCV is installed."""
+    """Whether OpenCV is installed, without which `cut_plain_background` and `cut_persons` fail."""
     return "cv2" in sys.modules or importlib.util.find_spec("cv2") is not None
 
 
 def cut_plain_background(image: Image.Image) -> Mask | None:
-    """The subject in front of a plain studio background, at the picture's size; None unless that is near certain.
+    """The subject before a plain studio background, at the picture's size; None unless that is nearly certain.
 
-    White, grey, black, coloured, shaded and cloudy backdrops with soft shadows qualify; rooms, landscapes,
-    hair against the light and subjects in the backdrop's own colour give None, as does a hole that could as well
-    be a label. ``image`` is upright; its own alpha is ignored. The same picture gives the same mask.
-    ``confidence`` is at least `studio.SURE`. About 0.1 s of one core, and `refine.enlarge`; a busy
-    picture is turned down in milliseconds. Raises `SettingsError` without OpenCV.
+    White, grey, black, coloured, shaded and cloudy backdrops with soft shadows qualify. Rooms, landscapes, hair
+    against the light and subjects in the backdrop's own colour give None, as does a hole that could also be a label.
+    ``image`` is upright; its own alpha is ignored. The same picture gives the same mask. ``confidence`` is at least
+    `plain_background.SURE`. About 0.1 s of one core, and `refine.enlarge`; a busy picture takes some milliseconds.
+    Raises `SettingsError` without OpenCV.
     """
     cv2 = _imported("cv2", "cutting out studio photos", "take `studio` out of BG_MASK_SOURCES")
     size = _small_size(image, LONG_SIDE)
     if min(size) < SMALLEST_SIDE:
         return None
-    # Threads do not speed GrabCut up and would make its answer depend on their number.
-    cv2.setNumThreads(1)
-    cv2.setRNGSeed(0)
-    small = image.resize(size, Image.Resampling.BOX, reducing_gap=3.0).convert("RGB")
-    found = PlainBackground(cv2, np.asarray(small)).cut()
+    _make_deterministic(cv2)
+    found = PlainBackground(cv2, _small_pixels(image, size)).cut()
     if found is None:
         return None
     matte, confidence = found
@@ -57,47 +62,107 @@ def cut_plain_background(image: Image.Image) -> Mask | None:
 
 
 def cut_persons(image: Image.Image, faces: Sequence[Box]) -> Mask | None:
-    """The people of ``faces``, at the picture's size; None where their colours do not tell them from what is behind.
+    """The people of ``faces``, at the picture's size; None where their colours do not differ from the background's.
 
     They are looked for in and around the head-and-shoulders shapes of `portrait`, and kept down to where they end.
-    What they hold may be lost or kept. ``image`` is upright. The same picture gives the same mask. About
-    0.2 s of one core, and `refine.enlarge`. Raises `SettingsError` without OpenCV.
+    What they hold may be lost. ``image`` is upright. The same picture gives the same mask. About 0.2 s of one core,
+    and `refine.enlarge`. Raises `SettingsError` without OpenCV.
     """
     cv2 = _imported("cv2", "cutting out people", "take `persons` out of BG_MASK_SOURCES")
     size = _small_size(image, persons.LONG_SIDE)
     if min(size) < SMALLEST_SIDE or not faces:
         return None
-    # As for the studio's.
-    cv2.setNumThreads(1)
-    cv2.setRNGSeed(0)
-    small = image.resize(size, Image.Resampling.BOX, reducing_gap=3.0).convert("RGB")
-    matte = persons.cut(cv2, np.asarray(small), np.asarray(portrait(faces, size).picture), faces)
+    _make_deterministic(cv2)
+    matte = persons.cut(cv2, _small_pixels(image, size), np.asarray(portrait(faces, size).picture), faces)
     return None if matte is None else Mask(refine.enlarge(matte, image), "persons")
 
 
-def cut_with_onnx(image: Image.Image, path: Path) -> Mask:
-    """The subject as the ONNX matting model at ``path`` sees it, at the picture's size.
+def cut_with_network(image: Image.Image) -> Mask:
+    """The salient object of ``image`` by the network that is part of the package, at the picture's size.
 
-    The model takes one RGB picture, (1, 3, H, W) or (1, H, W, 3), as floats, of a fixed size or any, and
-    answers with one channel: 0..1, 0..255 or logits. A file ``<path>.json`` may hold what it was trained
-    with (`matting.Training`). ``confidence``, 0..1, is how decided the answer is. Nothing is downloaded; a
-    model is loaded once. Raises `SettingsError`, naming the path, for whatever is wrong with the model.
+    ``confidence``, 0..1, is how far the network's values are from one half; `validation.SURE_NETWORK` is the limit
+    above which it is used. 0.25 to 0.45 s of one core and 0.4 GB while it runs, and `refine.enlarge`. Raises
+    `SettingsError` where it cannot be used, because onnxruntime is not installed or the package's file is damaged.
     """
-    onnxruntime = _imported("onnxruntime", "a matting model", "leave BG_ONNX_MODEL empty")
+    matte, confidence = _matte(_network(), image)
+    return _mask(image, matte, "network", confidence, computed_from=_NETWORK_MASKS)
+
+
+def cut_with_onnx(image: Image.Image, path: Path) -> Mask:
+    """The subject by the user's ONNX file at ``path`` (`OnnxModel`), at the picture's size.
+
+    ``confidence`` as with `cut_with_network`. Nothing is downloaded; a file is loaded once per process, or refused
+    once. Raises `SettingsError`, naming the path, for whatever is wrong with it.
+    """
+    matte, confidence = _matte(_own_model(path), image)
+    return _mask(image, matte, "onnx", confidence)
+
+
+def check_network(path: Path | None = None) -> None:
+    """Loads the package's network, or the user's file at ``path``; raises `SettingsError` where that fails."""
+    _ = _network() if path is None else _own_model(path)
+
+
+def _network() -> OnnxModel:
+    return _loaded(
+        NETWORK,
+        lambda runtime: OnnxModel(
+            runtime, NETWORK, name=f"the package's network {NETWORK}", config=_NETWORK_CONFIG
+        ),
+        "take `network` out of BG_MASK_SOURCES",
+    )
+
+
+def _own_model(path: Path) -> OnnxModel:
+    return _loaded(
+        path,
+        lambda runtime: OnnxModel(runtime, path, name=f"BG_ONNX_MODEL {path}"),
+        "leave BG_ONNX_MODEL empty",
+    )
+
+
+def _loaded(path: Path, load: Callable[[ModuleType], OnnxModel], otherwise: str) -> OnnxModel:
+    """The network of this process; a file that was refused once is not read again."""
+    runtime = _imported("onnxruntime", f"the network {path.name}", otherwise)
     with _loading:
         if path not in _models:
-            _models[path] = OnnxModel(onnxruntime, path)
+            try:
+                _models[path] = load(runtime)
+            except SettingsError as error:
+                _models[path] = error
         model = _models[path]
+    if isinstance(model, SettingsError):
+        raise SettingsError(str(model))
+    return model
+
+
+def _matte(model: OnnxModel, image: Image.Image) -> tuple[Image.Image, float]:
+    """The network's mask of its own size, and how far its values are from one half, 0..1."""
     matte = model.matte(image)
     alpha = np.asarray(matte, np.float32) / np.float32(255)
-    seen = alpha > 0.05
-    confidence = float(np.abs(2 * alpha[seen] - 1).mean()) if seen.any() else 0.0
-    return Mask(refine.enlarge(matte, image), "onnx", confidence)
+    visible = alpha > 0.05
+    return matte, float(np.abs(2 * alpha[visible] - 1).mean()) if visible.any() else 0.0
+
+
+def _mask(
+    image: Image.Image, matte: Image.Image, source: Source, confidence: float, *, computed_from: str = ""
+) -> Mask:
+    return Mask(refine.enlarge(matte, image), source, confidence, computed_from=computed_from)
+
+
+def _make_deterministic(cv2: ModuleType) -> None:
+    # Threads do not make GrabCut faster, and its result would depend on their number.
+    cv2.setNumThreads(1)
+    cv2.setRNGSeed(0)
 
 
 def _small_size(image: Image.Image, long_side: int) -> tuple[int, int]:
     scale = min(1.0, long_side / max(image.size))
     return round(image.width * scale), round(image.height * scale)
+
+
+def _small_pixels(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    return np.asarray(image.resize(size, Image.Resampling.BOX, reducing_gap=3.0).convert("RGB"))
 
 
 def _imported(module: str, purpose: str, otherwise: str) -> ModuleType:

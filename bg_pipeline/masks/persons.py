@@ -1,4 +1,4 @@
-"""The people around given faces, asked of GrabCut within their head-and-shoulders shapes."""
+"""People around given faces, separated by GrabCut within their head-and-shoulders shapes."""
 
 from collections.abc import Sequence
 from types import ModuleType
@@ -13,26 +13,26 @@ Area = NDArray[np.bool_]
 
 LONG_SIDE = 320
 ROUNDS = 4
-# Hair, hats and arms reach this far out of the shape, in widths of the largest face.
+# Hair, hats and arms extend this far beyond the shape, in widths of the largest face.
 REACH = 0.7
-# What is certain: the face's box without this much on each side, the forehead and hair above it, which are easily
-# taken for a dark background, and a strip of the chest below the chin; in shares of the box.
+# Certainly the person: the face's box without this much on each side; the forehead and hair above it, which GrabCut
+# easily takes for a dark background; a strip of the chest below the chin. In shares of the box.
 FACE_INSIDE, HAIR_ABOVE, CHEST_OUT = 0.08, 0.22, 0.22
-# What is found is compared with the shape down to this many face heights below the chin: further down it may end
-# at a lap or at shoes, while the shape goes on to the picture's lower edge.
+# The result is compared with the shape down to this many face heights below the chin: further down it may end at a
+# lap or at shoes, while the shape continues to the picture's lower edge.
 COMPARED = 2.0
-# The area found there, as a share of the shape's; people are slimmer than the shape, rarely wider.
+# The result's area there, as a share of the shape's; people are slimmer than the shape, rarely wider.
 SLIMMEST, WIDEST = 0.45, 1.35
-# Share of the outline that runs along the limit of what was allowed: there the colours told nothing apart.
+# Share of the outline along the limit of the allowed area: there the colours separated nothing.
 MOST_AT_LIMIT = 0.12
-# Share of the shape's inside, without a border of this share of a face, that must be found again.
+# Share of the shape's inside, without a border of this share of a face, that the result must contain.
 LEAST_OF_CORE, BORDER = 0.75, 0.35
 
 
 def cut(
     cv2: ModuleType, picture: NDArray[np.uint8], shape: NDArray[np.uint8], faces: Sequence[Box]
 ) -> Image.Image | None:
-    """The matte of the people in ``picture`` (height, width, 3), or None where it is not to be trusted.
+    """The matte of the people in ``picture`` (height, width, 3), or None where it is not plausible.
 
     ``shape`` is their head-and-shoulders shape, 255 = kept, of the same height and width.
     """
@@ -45,7 +45,7 @@ def cut(
     labels[shape > 128] = cv2.GC_PR_FGD
     labels[certain] = cv2.GC_FGD
     if allowed.mean() > 0.98 or not certain.any():
-        # Nothing of the background is certain: the colours of both would be learnt from the same place.
+        # No background is certain: both colour models would be learnt from the same pixels.
         return None
     models = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.grabCut(picture, labels, None, *models, ROUNDS, cv2.GC_INIT_WITH_MASK)
@@ -69,14 +69,14 @@ def _certain(faces: Sequence[Box], size: tuple[int, int]) -> Area:
 
 
 def _without_specks(cv2: ModuleType, found: Area, certain: Area) -> Area:
-    """Only what hangs together with a face, opened by a pixel, and its small holes closed."""
+    """The components that contain a face, opened by a pixel, with their small holes closed."""
     kernel = np.ones((3, 3), np.uint8)
     opened = cv2.morphologyEx(found.astype(np.uint8), cv2.MORPH_OPEN, kernel) | certain
     count, number = cv2.connectedComponents(opened.astype(np.uint8), connectivity=4)
-    wanted = np.zeros(count, bool)
-    wanted[np.unique(number[certain])] = True
-    wanted[0] = False
-    people = wanted[number]
+    has_face = np.zeros(count, bool)
+    has_face[np.unique(number[certain])] = True
+    has_face[0] = False
+    people = has_face[number]
     _, number, stats, _ = cv2.connectedComponentsWithStats((~people).astype(np.uint8), connectivity=4)
     small = stats[:, cv2.CC_STAT_AREA] < 0.01 * people.sum()
     small[0] = False
@@ -92,8 +92,8 @@ def _plausible(cv2: ModuleType, found: Area, shape: Area, allowed: Area, faces: 
         columns = np.arange(width)[None] / width
         beside = (columns > face.left - reach) & (columns < face.right + reach)
         compared |= beside & (rows < face.bottom + COMPARED * face.height)
-    expected, there = shape & compared, found & compared
-    share = there.sum() / max(1, expected.sum())
+    expected, found_there = shape & compared, found & compared
+    share = found_there.sum() / max(1, expected.sum())
     smallest = min(face.width for face in faces) * width
     inside = _shrunk(cv2, shape, max(1, round(BORDER * smallest))) & compared
     core = (found & inside).sum() / max(1, inside.sum())

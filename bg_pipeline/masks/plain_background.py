@@ -1,4 +1,4 @@
-"""A subject in front of a plain studio background: what the backdrop does not explain, asked of GrabCut."""
+"""The subject before a plain studio background: the pixels that the backdrop does not explain, refined by GrabCut."""
 
 from types import ModuleType
 
@@ -9,23 +9,23 @@ from PIL import Image
 Plane = NDArray[np.float32]
 Area = NDArray[np.bool_]
 
-# GrabCut takes seconds at 1024 pixels and a tenth of one at 320, with smoother edges after refinement.
+# GrabCut takes seconds at 1024 pixels and 0.1 s at 320, with smoother edges after refinement.
 LONG_SIDE = 320
 # Colour steps from pixel to pixel (all channels together) at this size. Grain, vignettes and cloudy
 # backdrops stay below CALM, soft shadows below SOFT, outlines above.
 CALM, SOFT = 3.0, 12.0
-# Colours this near to the backdrop's are the backdrop's.
+# Colours within this distance of the backdrop's count as backdrop.
 SAME, VERY_SAME = 10.0, 6.0
-# Backdrop seen through a handle, or a white label? Above this share of the picture it matters.
+# A smaller hole, as a share of the picture, is ignored; a larger one may be backdrop behind a handle, or a label.
 SMALLEST_HOLE = 0.0006
-# A bust fills up to a fifth of the frame where it is cut off; a wall or a table more.
+# A bust that the frame cuts off fills up to a fifth of the frame; a wall or a table more.
 MOST_OF_CUT_OFF = 0.2
-# At this confidence none of the rendered trials was wrong; what is below goes to the next kind of cut-out.
+# From this confidence on none of the rendered trials was wrong; below it the next mask source is tried.
 SURE = 0.8
 
 
 class PlainBackground:
-    """One small picture, (height, width, 3), on its way to a matte."""
+    """One small picture, (height, width, 3), and the steps to its matte."""
 
     def __init__(self, cv2: ModuleType, picture: NDArray[np.uint8]) -> None:
         self.cv2 = cv2
@@ -49,8 +49,8 @@ class PlainBackground:
         distance = _length(self.smooth - backdrop)
         alike = self._alike(backdrop, distance) & (self.steepness < SOFT)
         reached = self._reached(alike)
-        holes = self._pieces_above(alike & ~reached, SMALLEST_HOLE * reached.size)
-        # GrabCut wants to see something of both.
+        holes = self._components_above(alike & ~reached, SMALLEST_HOLE * reached.size)
+        # GrabCut needs some pixels of both.
         if reached.mean() < 0.05 or (~reached & ~holes).mean() < 0.003:
             return None
         certain = self._certain(holes, distance, backdrop)
@@ -66,7 +66,7 @@ class PlainBackground:
         return (self._matte(subject), confidence) if confidence >= SURE else None
 
     def _backdrop(self) -> Area:
-        """The calm areas at the frame, without those of a smooth subject that the frame cuts off."""
+        """The calm areas at the frame, except those of a smooth subject that the frame cuts off."""
         count, number = self.cv2.connectedComponents((self.steepness < CALM).astype(np.uint8), connectivity=4)
         on_frame = np.bincount(number[self.frame], minlength=count) / self.frame.sum()
         on_frame[0] = 0
@@ -89,7 +89,7 @@ class PlainBackground:
         return np.asarray(connected[number])
 
     def _spread(self, known: Area, reaches: tuple[int, ...]) -> tuple[Plane, Area]:
-        """The colours of ``known`` pixels carried to the others, from as near as possible, and where that worked."""
+        """The colours of ``known`` pixels extended to the others from the nearest ones, and where that worked."""
         weight = known.astype(np.float32)
         colours = self.colours * weight[..., None]
         result, done = np.zeros_like(colours), np.zeros_like(known)
@@ -102,7 +102,7 @@ class PlainBackground:
         return result, done
 
     def _alike(self, backdrop: Plane, distance: Plane) -> Area:
-        """Pixels coloured like the backdrop, or like the backdrop in a shadow."""
+        """Pixels with the colour of the backdrop, or of the backdrop in a shadow."""
         brightness = (backdrop**2).sum(axis=2)
         light = (self.smooth * backdrop).sum(axis=2) / (brightness + 50)
         off_colour = _length(self.smooth - light[..., None] * backdrop)
@@ -110,7 +110,7 @@ class PlainBackground:
         return np.asarray((distance < SAME + 4) | shaded)
 
     def _grab(self, reached: Area, holes: Area, same: Area) -> Area:
-        """GrabCut between what was reached from the frame and what was not; specks and pinholes are gone."""
+        """GrabCut between the pixels reached from the frame and the others, without specks and pinholes."""
         cv2 = self.cv2
         labels = np.full(reached.shape, cv2.GC_BGD, np.uint8)
         labels[self._grown(~reached, 2) & ~(reached & same)] = cv2.GC_PR_BGD
@@ -120,14 +120,14 @@ class PlainBackground:
         cv2.grabCut(self.picture, labels, None, *models, 2, cv2.GC_INIT_WITH_MASK)
         subject = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
         largest = self._sizes(subject)[1].max(initial=0)
-        subject = self._pieces_above(subject, max(12, 0.01 * largest))
+        subject = self._components_above(subject, max(12, 0.01 * largest))
         number, sizes = self._sizes(~subject)
         backdrop_in = np.bincount(number[reached | holes], minlength=len(sizes) + 1)[1:]
         is_backdrop = np.concatenate([[False], backdrop_in > 0.3 * sizes])
         return ~is_backdrop[number]
 
     def _agreement(self, subject: Area, backdrop: Area) -> float:
-        """0..1: how well GrabCut's answer, by colour, is what the outlines enclose, and has outlines itself."""
+        """0..1: how well GrabCut's result, by colour, matches what the outlines enclose, and lies on outlines."""
         area = int(subject.sum())
         enclosed = ~backdrop
         lost = (self._shrunk(enclosed) & ~subject).sum() / area
@@ -157,34 +157,34 @@ class PlainBackground:
         return float((roughness[around] > max(4, 2 * grain)).mean()) if around.any() else 0.0
 
     def _certain(self, holes: Area, distance: Plane, backdrop: Plane) -> Area:
-        """Where a hole shows the backdrop for certain.
+        """Where a hole certainly shows the backdrop.
 
-        Where the backdrop is blown out or black, a label on the product has its exact colour just as well.
+        Where the backdrop is blown out or black, a label on the product may have its exact colour.
         """
         clipped = (backdrop.max(axis=2) < 14) | (backdrop.min(axis=2) > 240)
         coloured = backdrop.max(axis=2) - backdrop.min(axis=2) > 30
         return np.asarray(holes & ((distance < VERY_SAME) | coloured) & ~clipped)
 
     def _matte(self, subject: Area) -> Image.Image:
-        """The subject with a soft rim: how far each pixel's colour is on the way from backdrop to subject."""
+        """The subject with a soft rim: the share of the subject's colour in each pixel."""
         inside, outside = self._shrunk(subject, 2), ~self._grown(subject, 2)
         inner, has_inner = self._spread(inside, (2, 4, 8, 16, 64))
         outer, has_outer = self._spread(outside, (2, 4, 8, 16, 64))
-        way = inner - outer
-        length = (way**2).sum(axis=2)
-        share = ((self.colours - outer) * way).sum(axis=2) / np.maximum(length, 1)
+        direction = inner - outer
+        length = (direction**2).sum(axis=2)
+        share = ((self.colours - outer) * direction).sum(axis=2) / np.maximum(length, 1)
         share = np.clip((share - 0.05) / 0.9, 0, 1)
-        told_apart = has_inner & has_outer & (length > 24**2)
-        share = np.where(told_apart, share, subject)
+        separable = has_inner & has_outer & (length > 24**2)
+        share = np.where(separable, share, subject)
         share[inside], share[outside] = 1, 0
         return Image.fromarray((255 * share + 0.5).astype(np.uint8))
 
     def _sizes(self, area: Area) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Each pixel's piece number, 0 outside, and the sizes of pieces 1, 2 …"""
+        """Each pixel's component number, 0 outside, and the sizes of components 1, 2 …"""
         _, number, stats, _ = self.cv2.connectedComponentsWithStats(area.astype(np.uint8), connectivity=4)
         return number, stats[1:, self.cv2.CC_STAT_AREA]
 
-    def _pieces_above(self, area: Area, pixels: float) -> Area:
+    def _components_above(self, area: Area, pixels: float) -> Area:
         number, sizes = self._sizes(area)
         return np.asarray(np.concatenate([[False], sizes >= pixels])[number])
 

@@ -1,7 +1,7 @@
-"""A small mask brought to a photo's full size, its edge following the photo's own.
+"""A small mask enlarged to the photo's full size, with its edge on the photo's own edge.
 
-A colour guided filter (He, Sun, Tang 2013; in the fast form of He and Sun 2015), run only in the tiles
-that hold an edge, with numpy and Pillow alone.
+A colour guided filter (He, Sun, Tang 2013; in the fast form of He and Sun 2015), run only in the tiles that contain
+an edge, with numpy and Pillow only.
 """
 
 import math
@@ -15,17 +15,17 @@ from bg_pipeline.imaging.arrays import window_sums
 Plane = NDArray[np.float32]
 Area = tuple[int, int, int, int]
 
-# Pixels of the small mask to each side of its edge in which the photo is asked where the edge is.
+# Pixels of the small mask on each side of its edge within which the photo's edge is looked for.
 RADIUS = 2
 WINDOW = 2 * RADIUS + 1
-# Contrasts below sqrt(SMOOTHNESS), about 3 of 255, are noise and do not make an edge.
+# Contrasts below sqrt(SMOOTHNESS), about 3 of 255, count as noise.
 SMOOTHNESS = np.float32(1e-4)
-# The window must hold the true edge and some of both sides: a mask is enlarged by at most this much at once.
+# The window must contain the true edge and some of both sides: one step enlarges by at most this factor.
 LARGEST_STEP = 4.0
-# Below this enlargement plain interpolation is right to half a pixel already.
+# Below this factor plain interpolation is exact to half a pixel.
 SMALLEST_STEP = 1.3
-# The filter leaves a veil of this much on both sides of an edge.
-VEIL = np.float32(0.06)
+# The filter leaves a haze of this share on both sides of an edge.
+HAZE = np.float32(0.06)
 TILE = 64
 # The filter's two windows, and one pixel for interpolation.
 MARGIN = 2 * RADIUS + 1
@@ -35,9 +35,9 @@ TO_UNIT = np.float32(1 / 255)
 def enlarge(mask: Image.Image, photo: Image.Image) -> Image.Image:
     """``mask`` (mode "L", 255 = kept) at the size of ``photo``, its edge as soft as the photo's own.
 
-    Away from its edge the result is plain interpolation: 0 stays 0, 255 stays 255. Where the photo shows no
-    edge it is plain interpolation too. A mask larger than the photo is reduced. Memory: one byte for
-    each pixel of the photo, and seven for each pixel of a copy at most 1/1.3 of its sides.
+    Away from the mask's edge, and where the photo has no edge, the result is plain interpolation: 0 stays 0 and 255
+    stays 255. A mask larger than the photo is reduced. Memory: one byte for each pixel of the photo, and seven for
+    each pixel of a copy with at most 1/1.3 of its sides.
     """
     if mask.width > photo.width or mask.height > photo.height:
         smaller = min(mask.width, photo.width), min(mask.height, photo.height)
@@ -63,15 +63,15 @@ def _one_step(mask: Image.Image, photo: Image.Image) -> Image.Image:
     for top in range(0, mask.height, TILE):
         for left in range(0, mask.width, TILE):
             right, bottom = min(left + TILE, mask.width), min(top + TILE, mask.height)
-            here = slice(top, bottom + 2 * MARGIN), slice(left, right + 2 * MARGIN)
-            if shape[here].min() != shape[here].max():
-                planes = _coefficients(guide[here] * TO_UNIT, shape[here] * TO_UNIT)
+            window = slice(top, bottom + 2 * MARGIN), slice(left, right + 2 * MARGIN)
+            if shape[window].min() != shape[window].max():
+                planes = _coefficients(guide[window] * TO_UNIT, shape[window] * TO_UNIT)
                 _refine(result, photo, planes, (left, top, right, bottom), mask.size)
     return result
 
 
 def _coefficients(guide: Plane, shape: Plane) -> list[Plane]:
-    """Planes r, g, b, offset, trust: near each pixel the mask is r·R + g·G + b·B + offset, as far as trusted.
+    """Planes r, g, b, offset, trust: near each pixel the mask is r·R + g·G + b·B + offset, used by the share trust.
 
     Each is smaller than the (height, width, 3) ``guide`` by the filter's two windows.
     """
@@ -95,10 +95,10 @@ def _coefficients(guide: Plane, shape: Plane) -> list[Plane]:
     slopes = [_dot(row, with_shape) / determinant for row in inverse]
     offset = share - _dot(slopes, mean)
 
-    # How much of the mask's variation the colours explain; half is enough to believe them.
+    # The share of the mask's variation that the colours explain; from one half on they are trusted fully.
     variation = _mean(shape * shape) - share * share
     explained = _dot(slopes, with_shape) / (variation + SMOOTHNESS)
-    # A wide ramp varies little within the window: it was meant soft and the photo has no say in it.
+    # A wide ramp varies little within the window: it is soft on purpose and stays as it is.
     edge = np.clip(30 * variation - 0.2, 0, 1)
     trust = np.clip(2 * explained, 0, 1) * edge
     return [_mean(plane) for plane in (*slopes, offset, trust)]
@@ -130,7 +130,7 @@ def _refine(
     guided = full(planes[3])
     for channel in range(3):
         guided = guided + full(planes[channel]) * colours[..., channel]
-    guided = np.clip((guided - VEIL) * (255 / (1 - 2 * VEIL)), 0, 255)
+    guided = np.clip((guided - HAZE) * (255 / (1 - 2 * HAZE)), 0, 255)
     plain = np.asarray(result.crop((left, top, right, bottom)), np.float32)
     refined = plain + (guided - plain) * full(planes[4])
     result.paste(Image.fromarray((refined + 0.5).astype(np.uint8)), (left, top))

@@ -1,7 +1,7 @@
-"""Masks from a SAM model behind a SageMaker endpoint of the user's own.
+"""Masks from a SAM model behind the user's SageMaker endpoint.
 
-There is no standard wire form for SAM: each container has its own, so everything about it is a setting
-(`SamForm`, BG_SAM_FORM as JSON).
+SAM containers have no standard request and answer format, so the format is a setting (`SamForm`, BG_SAM_FORM as
+JSON).
 """
 
 import base64
@@ -31,17 +31,17 @@ Ask = Callable[[bytes], tuple[bytes, str]]
 
 
 class SamForm(BaseModel):
-    """How one endpoint is asked and answers.
+    """The request and answer format of one endpoint.
 
     ``request`` is the JSON body, in which the values "{image}" (base64), "{box}" or "{boxes}", "{point}" or
-    "{points}" (the boxes' middles), "{width}" and "{height}" are replaced; with "{box}" or "{point}" there
-    is one call for each box. With a ``content_type`` of image/… the body is the picture itself and boxes are not
-    sent. ``unit`` and ``box`` say how coordinates are written ("corners": x1, y1, x2, y2; "sides": x, y,
-    width, height), ``box_as_text`` that a box is written as a string.
+    "{points}" (the boxes' centres), "{width}" and "{height}" are replaced; with "{box}" or "{point}" there is one
+    call for each box. With a ``content_type`` of image/… the body is the picture itself and boxes are not sent.
+    ``unit`` and ``box`` give the form of coordinates ("corners": x1, y1, x2, y2; "sides": x, y, width, height); with
+    ``box_as_text`` a box is a string.
 
     ``masks`` is the dotted path to the masks in the answer ("" = the answer itself), ``mask`` and ``score`` the
     paths within each of them. A mask is a picture in base64 or rows of numbers; an answer of type image/… is one
-    mask. ``subject`` is the colour of the subject in it. ``choose`` says which masks of a call count.
+    mask. ``subject`` is the colour of the subject in it. ``choose`` selects which masks of a call are used.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -75,7 +75,7 @@ class SamForm(BaseModel):
 
 
 def endpoint(client: "SageMakerRuntimeClient", name: str, form: SamForm) -> Ask:
-    """Asks the endpoint ``name``; the client's own errors pass through (ModelError 424, ServiceUnavailable …).
+    """A function that calls the endpoint ``name``; boto3's errors pass through (ModelError 424 and others).
 
     The container must answer within 60 s, so the client's read timeout should be about 70.
     """
@@ -90,10 +90,10 @@ def endpoint(client: "SageMakerRuntimeClient", name: str, form: SamForm) -> Ask:
 
 
 def sam_mask(ask: Ask, form: SamForm, picture: bytes, size: Size, boxes: Sequence[Box]) -> Mask:
-    """What the endpoint sees in ``boxes`` of ``picture`` (JPEG or PNG of ``size``), joined, at ``size``.
+    """The union of the endpoint's masks for ``boxes`` of ``picture`` (JPEG or PNG of ``size``), at ``size``.
 
-    Raises `ImageError` if the picture is too large for the endpoint, `CallError` for an answer that does not
-    have the form that was set, and whatever ``ask`` raises.
+    Raises `ImageError` if the picture is too large for the endpoint, `CallError` for an answer in another form than
+    the one that was set, and what ``ask`` raises.
     """
     joined = Image.new("L", size, 0)
     scores = []
@@ -111,15 +111,15 @@ def sam_mask(ask: Ask, form: SamForm, picture: bytes, size: Size, boxes: Sequenc
 
 
 def encode(form: SamForm, picture: bytes, size: Size, boxes: Sequence[Box]) -> list[bytes]:
-    """The bodies to send, in order: one, or one for each box, as ``form`` asks."""
+    """The request bodies in order: one, or one for each box, as ``form`` demands."""
     if form.sends_picture:
         return [_small_enough(picture)]
-    written = [_written(form, box, size) for box in boxes]
-    middles = [_middle(form, box, size) for box in boxes]
+    coordinates = [_coordinates(form, box, size) for box in boxes]
+    centres = [_centre(form, box, size) for box in boxes]
     values: dict[str, Any] = {
         "{image}": base64.b64encode(picture).decode(),
-        "{boxes}": written,
-        "{points}": middles,
+        "{boxes}": coordinates,
+        "{points}": centres,
         "{width}": size[0],
         "{height}": size[1],
     }
@@ -128,14 +128,14 @@ def encode(form: SamForm, picture: bytes, size: Size, boxes: Sequence[Box]) -> l
         return [_body(form.request, values)]
     return [
         _body(form.request, values | {"{box}": box, "{point}": point})
-        for box, point in zip(written, middles, strict=True)
+        for box, point in zip(coordinates, centres, strict=True)
     ]
 
 
 def decode(form: SamForm, body: bytes, content_type: str) -> list[tuple[Image.Image, float | None]]:
     """The masks of one answer (mode "L", 255 = subject, of the endpoint's size) with their scores.
 
-    Raises `CallError` saying what in the answer is not as ``form`` has it.
+    Raises `CallError` naming the part of the answer that does not fit ``form``.
     """
     if content_type.startswith("image/"):
         return [(_picture(form, body), None)]
@@ -143,12 +143,15 @@ def decode(form: SamForm, body: bytes, content_type: str) -> list[tuple[Image.Im
         answer = json.loads(body)
     except ValueError:
         raise _bad_answer(f"{content_type or 'something'} that is not JSON") from None
-    entries = _at(answer, form.masks)
-    # One mask as rows of numbers looks like a list of masks, too.
+    entries = _value_at(answer, form.masks)
+    # One mask as rows of numbers is a list, too, like several masks.
     if not isinstance(entries, list) or _is_rows(entries):
         entries = [entries]
     return [
-        (_mask(form, _at(entry, form.mask)), _score(_at(entry, form.score)) if form.score else None)
+        (
+            _mask(form, _value_at(entry, form.mask)),
+            _score(_value_at(entry, form.score)) if form.score else None,
+        )
         for entry in entries
     ]
 
@@ -165,7 +168,7 @@ def _chosen(
     return found[:1]
 
 
-def _written(form: SamForm, box: Box, size: Size) -> Any:
+def _coordinates(form: SamForm, box: Box, size: Size) -> Any:
     if form.unit == "pixel":
         left, top, right, bottom = (float(side) for side in box.pixels(size))
         numbers = [round(number) for number in _sides(form, left, top, right, bottom)]
@@ -178,7 +181,7 @@ def _sides(form: SamForm, left: float, top: float, right: float, bottom: float) 
     return (left, top, right, bottom) if form.box == "corners" else (left, top, right - left, bottom - top)
 
 
-def _middle(form: SamForm, box: Box, size: Size) -> list[float]:
+def _centre(form: SamForm, box: Box, size: Size) -> list[float]:
     x, y = (box.left + box.right) / 2, (box.top + box.bottom) / 2
     return [round(x * size[0]), round(y * size[1])] if form.unit == "pixel" else [round(x, 6), round(y, 6)]
 
@@ -205,7 +208,7 @@ def _small_enough(body: bytes) -> bytes:
     return body
 
 
-def _at(value: Any, path: str) -> Any:
+def _value_at(value: Any, path: str) -> Any:
     for step in filter(None, path.split(".")):
         try:
             value = value[int(step)] if isinstance(value, list) else value[step]
@@ -228,7 +231,7 @@ def _mask(form: SamForm, value: Any) -> Image.Image:
         rows = np.asarray(value, np.float32)
     except (TypeError, ValueError):
         rows = np.zeros(0, np.float32)
-    # Some containers wrap a mask as one of one: [[[…]]].
+    # Some containers wrap a mask in a list of one: [[[…]]].
     rows = rows.squeeze() if rows.ndim > 2 else rows
     if rows.ndim != 2 or not rows.size:
         raise _bad_answer("a mask that is neither a picture in base64 nor rows of numbers")
@@ -241,7 +244,7 @@ def _picture(form: SamForm, data: bytes) -> Image.Image:
         with Image.open(io.BytesIO(data)) as picture:
             return _as_kept(form, picture.convert("L"))
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError):
-        raise _bad_answer("a mask that is no picture") from None
+        raise _bad_answer("a mask that is not a picture") from None
 
 
 def _as_kept(form: SamForm, mask: Image.Image) -> Image.Image:
@@ -253,4 +256,6 @@ def _score(value: Any) -> float | None:
 
 
 def _bad_answer(what: str) -> CallError:
-    return CallError("SamAnswer", f"the SAM endpoint answered with {what}; BG_SAM_FORM says how it answers")
+    return CallError(
+        "SamAnswer", f"the SAM endpoint answered with {what}; describe its answers in BG_SAM_FORM"
+    )

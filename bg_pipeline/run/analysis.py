@@ -211,7 +211,12 @@ class PhotoAnalyzer:
         return self._mask_of_cut_out(name, answer)
 
     def stored_cut_out(self) -> Mask:
-        """The mask of `cut_out` from a stored answer; raises `CallError` if there is none."""
+        """The mask of `cut_out` from a stored answer; raises `CallError` if there is none.
+
+        If the photo was never processed, there can be none, and S3 is not asked.
+        """
+        if not self._expect_answers:
+            raise CallError("NotStored", "no cut-out was paid for yet")
         name = self._cut_out_name
         answer = self._context.answers.find("cut-out", name, self._policy("generated_images"))
         if answer is None:

@@ -30,7 +30,7 @@ from bg_pipeline.errors import (
 from bg_pipeline.generators import Ask, Generator, Made, by_words, images_at_once, seed_within
 from bg_pipeline.imaging import Fitted, Photo, fit, fit_mask, unfit
 from bg_pipeline.masks import Mask
-from bg_pipeline.masks.conventions import STORED, TITAN_OUTPAINTING
+from bg_pipeline.masks.conventions import FOR_MODELS, STORED
 from bg_pipeline.masks.difference import mask_from_difference
 from bg_pipeline.models.selection import SelectedModel
 from bg_pipeline.run.context import RunContext
@@ -71,12 +71,20 @@ class _ModelInput:
     mask: bytes | None
 
 
+_DEFAULT_SOURCES = Settings.model_fields["mask_sources"].default
+
 _AnswerOrError = tuple[str, Answer] | CallError
 """A stored answer with its identity, or why there is no picture."""
 
 
 def _digest(mask: Mask) -> str:
-    """A digest of a mask at its own size, before it is resized for a model."""
+    """A digest of a mask at its own size, before it is resized for a model.
+
+    A network's values differ in their last bits between processors. Its masks are identified by what they were
+    computed from, so that nothing is paid for again on another machine.
+    """
+    if mask.computed_from:
+        return hashlib.sha256(mask.computed_from.encode()).hexdigest()[:32]
     picture = mask.picture
     return hashlib.sha256(f"{picture.size} {picture.mode} ".encode() + picture.tobytes()).hexdigest()[:32]
 
@@ -188,13 +196,16 @@ class BackgroundGenerator:
             answer = self._find(name)
             if answer is not None and (answer.by_words or self._has_default_mask_settings):
                 stored[seed] = name, answer
-        missing = [seed for seed in seeds if seed not in stored]
-        mask = self._current_mask() if missing and self._expect_answers else None
-        for seed in missing if mask is not None else ():
-            name = self._identity_with_mask(mask, prompt, seed)
-            answer = self._find(name)
-            if answer is not None:
-                stored[seed] = name, answer
+        tried: set[str] = set()
+        for find_mask in (self._current_mask, self._mask_before_network):
+            missing = [seed for seed in seeds if seed not in stored]
+            mask = find_mask() if missing and self._expect_answers else None
+            for seed in missing if mask is not None else ():
+                name = self._identity_with_mask(mask, prompt, seed)
+                answer = None if name in tried else self._find(name)
+                tried.add(name)
+                if answer is not None:
+                    stored[seed] = name, answer
         return stored
 
     def _find(self, name: str) -> Answer | None:
@@ -220,9 +231,23 @@ class BackgroundGenerator:
 
     def _current_mask(self) -> Mask | None:
         """The mask that would be sent now to a model that needs one; None if finding it would cost money."""
+        return self._mask_with(self._settings)
+
+    def _mask_before_network(self) -> Mask | None:
+        """The mask by the default sources of versions without the network; None if the user set the sources.
+
+        Pictures that were paid for with it stay in use: the new default alone makes no picture due again.
+        """
+        settings = self._settings
+        if self._image_settings.subject == "MASK" or settings.mask_sources != _DEFAULT_SOURCES:
+            return None
+        sources = tuple(source for source in settings.mask_sources if source != "network")
+        return self._mask_with(settings.model_copy(update={"mask_sources": sources}))
+
+    def _mask_with(self, settings: Settings) -> Mask | None:
         hints = replace(self._hints, cut_out=self._hints.stored_cut_out)
         try:
-            return find_subject(self._image_settings, hints, self._settings, takes_words=False).mask
+            return find_subject(self._image_settings, hints, settings, takes_words=False).mask
         except (ImageError, CallError):
             return None
 
@@ -240,7 +265,7 @@ class BackgroundGenerator:
         fitted = generator.sizes.canvas(self._photo.size)
         mask = self._sent_masks.get(name)
         if mask is None and not answer.by_words:
-            mask = self._prepare_input(generator).subject.mask
+            mask = self._mask_before_network() or self._prepare_input(generator).subject.mask
         return GeneratedPicture(answer, fitted, mask or self._mask_from_words(name, answer, fitted))
 
     def _mask_from_words(self, name: str, answer: Answer, fitted: Fitted) -> Mask | None:
@@ -280,7 +305,7 @@ class BackgroundGenerator:
             picture = self._fitted_jpeg(generator, fitted)
             mask = None
             if subject.mask is not None:
-                mask = TITAN_OUTPAINTING.write_png(fit_mask(subject.mask.picture, fitted))
+                mask = FOR_MODELS.write_png(fit_mask(subject.mask.picture, fitted))
             self._inputs[key] = _ModelInput(subject, fitted, picture, mask)
         return self._inputs[key]
 
@@ -303,11 +328,14 @@ class BackgroundGenerator:
         """Makes one call for as many of the ``missing`` seeds as the model makes pictures at once.
 
         Returns their answers or errors by seed. If the call has to be made again (with another model, without words
-        that the model did not find, or because another process has taken over), the result is empty.
+        that the model did not find, or because another process has taken over), the result is empty. Raises
+        `NeedsReview`, before anything is paid, if the mask is doubtful.
         """
         model = self._context.background_models.current()
         generator = model.candidate.client
         model_input = self._prepare_input(generator)
+        if model_input.subject.mask is not None and model_input.subject.mask.doubt:
+            raise NeedsReview("MaskDoubtful", model_input.subject.mask.doubt)
         names = {seed: self._identity_with_mask(model_input.subject.mask, prompt, seed) for seed in missing}
         seeds = missing[: images_at_once(generator, model_input.fitted.canvas)]
         (operation,) = model.candidate.operations

@@ -296,6 +296,7 @@ class ImageRun:
             cut_out=analyzer.cut_out,
             stored_cut_out=analyzer.stored_cut_out,
             given=result_writer.given,
+            note=self._context.note,
         )
         mask_key = image_settings.mask_key
         mask_sha256 = hashlib.sha256(result_writer.given(mask_key)).hexdigest() if mask_key else ""

@@ -26,7 +26,7 @@ from bg_pipeline.imaging import (
     restore_subject,
 )
 from bg_pipeline.imaging.fidelity import MOST_HALO, background_faults, faults
-from bg_pipeline.masks import Mask
+from bg_pipeline.masks import FROM_USER, Mask
 from bg_pipeline.masks.conventions import STORED
 from bg_pipeline.masks.refine import enlarge
 from bg_pipeline.masks.user_mask import read_user_mask
@@ -60,9 +60,6 @@ MAYBE_BILLED = "MaybeBilled: an earlier call for it did not answer and may have 
 MASK_SIDE = 2048
 """A stored mask is at most so large: as a PNG of 12 megapixels it would take as long as the result itself."""
 
-
-OWN_MASKS = ("given", "alpha")
-"""Sources of masks that a person drew."""
 
 MASK_TIGHTENING = (1, 2, 3)
 """Pixels, of a copy with a longer side of 1,024, by which a mask is drawn tighter to be rid of a halo."""
@@ -101,6 +98,7 @@ class PendingResult:
     rendition: Rendition | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     faults: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     repaint: bool = False
     source_format: str = ""
     small: Image.Image | None = None
@@ -199,16 +197,19 @@ class ResultWriter:
         mask, fidelity = None, None
         reasons: tuple[str, ...] = (SUBJECT_NOT_RESTORED,)
         repaint = False
+        notes: tuple[str, ...] = ()
         if painted.mask is not None:
-            mask = self._full_mask(painted.mask, photo)
+            full = self._full_mask(painted.mask, photo)
+            notes = full.notes
             image, mask, fidelity = self._put_back(
-                photo, image, mask, found=painted.mask.source not in OWN_MASKS
+                photo, image, full.picture, found=painted.mask.source not in FROM_USER
             )
             reasons = faults(fidelity, prompt)
             # What the model itself took for the subject could not be judged before, and stays with another seed.
             wrong = (
                 validate_mask(painted.mask).reasons if painted.mask.source in ("words", "difference") else ()
             )
+            wrong = (*wrong, *_doubts(painted.mask))
             # Another picture has the same mask: only a fault of the painted background is mended by one.
             repaint = bool(background_faults(fidelity, prompt)) and not wrong
             reasons = (*wrong, *reasons)
@@ -225,7 +226,9 @@ class ResultWriter:
             "Mask": painted.mask.source if painted.mask else None,
             "Fidelity": asdict(fidelity) if fidelity else None,
         }
-        yield from self._rendered(image, photo, mask, position, facts, reasons, AI_NOTE, repaint=repaint)
+        yield from self._rendered(
+            image, photo, mask, position, facts, reasons, AI_NOTE, repaint=repaint, mask_notes=notes
+        )
 
     def _put_back(
         self, photo: Photo, painted: Image.Image, mask: Image.Image, *, found: bool
@@ -253,7 +256,8 @@ class ResultWriter:
 
     def _put_on_backdrop(self, photo: Photo, mask: Mask, made_by: MadeBy) -> Iterator[PendingResult]:
         asked = self._asked
-        full = self._full_mask(mask, photo)
+        mask = self._full_mask(mask, photo)
+        full = mask.picture
         yield _mask_draft(full)
         facts: dict[str, Any] = {
             "Model": made_by.model,
@@ -266,7 +270,9 @@ class ResultWriter:
         feather = self._context.settings.feather
         if asked.backdrop is None:
             cut = cut_out(photo, full, feather=feather)
-            yield from self._rendered(cut, photo, full, 1, facts, (), CUT_NOTE)
+            yield from self._rendered(
+                cut, photo, full, 1, facts, _doubts(mask), CUT_NOTE, mask_notes=mask.notes
+            )
             return
         backdrop: Image.Image | str = asked.backdrop
         if not asked.backdrop.startswith("#"):
@@ -278,17 +284,18 @@ class ResultWriter:
         # A plain colour that was asked for is no fault.
         plain = isinstance(backdrop, str)
         reasons = faults(replace(fidelity, uniform=False, background_changed=1.0) if plain else fidelity)
-        yield from self._rendered(image, photo, full, 1, facts, reasons, "")
+        reasons = (*_doubts(mask), *reasons)
+        yield from self._rendered(image, photo, full, 1, facts, reasons, "", mask_notes=mask.notes)
 
-    def _full_mask(self, mask: Mask, photo: Photo) -> Image.Image:
+    def _full_mask(self, mask: Mask, photo: Photo) -> Mask:
         """The mask at the photo's size, its edge following the photo's own."""
         if mask.source == "alpha" and photo.alpha is not None:
-            return photo.alpha
+            return replace(mask, picture=photo.alpha)
         if mask.source == "given" and self._asked.mask_key:
-            return read_user_mask(
-                self.given(self._asked.mask_key), photo.size, name=self._asked.mask_key
-            ).picture
-        return enlarge(mask.picture, photo.image)
+            name = self._asked.mask_key
+            full = read_user_mask(self.given(name), photo.size, name=name)
+            return replace(full, notes=(*full.notes, *mask.notes))
+        return replace(mask, picture=enlarge(mask.picture, photo.image))
 
     def _rendered(
         self,
@@ -301,10 +308,11 @@ class ResultWriter:
         note: str,
         *,
         repaint: bool = False,
+        mask_notes: tuple[str, ...] = (),
     ) -> Iterator[PendingResult]:
         feather = self._context.settings.feather
         renditions: Sequence[Rendition | None] = self._asked.renditions or (None,)
-        facts = {**facts, "Notes": list(photo.notes)}
+        facts = {**facts, "Notes": [*photo.notes, *mask_notes]}
         for index, rendition in enumerate(renditions):
             number = (position - 1) * len(renditions) + index + 1
             # Without a mask nothing can be framed around the subject: the whole picture counts as it.
@@ -317,6 +325,7 @@ class ResultWriter:
                 rendition=rendition,
                 facts=facts,
                 faults=(*reasons, *made.complaints),
+                notes=mask_notes,
                 repaint=repaint,
                 source_format=photo.format,
                 small=_opened(made.data),
@@ -370,7 +379,7 @@ class ResultWriter:
             seed=facts["Seed"],
             cost_usd=facts["CostUSD"],
             subject_changed=(facts.get("Fidelity") or {}).get("subject_changed"),
-            notes=(MAYBE_BILLED,) if facts.get("MaybeBilled") else (),
+            notes=(*draft.notes, *((MAYBE_BILLED,) if facts.get("MaybeBilled") else ())),
         )
 
     def _name(self, draft: PendingResult) -> str:
@@ -405,6 +414,10 @@ class ResultWriter:
             ) from error
         if stored is None or stored.data != draft.data:
             raise NotDelivered("NotStored", f"{key} was stored and did not come back as it was")
+
+
+def _doubts(mask: Mask) -> tuple[str, ...]:
+    return (mask.doubt,) if mask.doubt else ()
 
 
 def _mask_draft(mask: Image.Image) -> PendingResult:

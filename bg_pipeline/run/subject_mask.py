@@ -1,15 +1,17 @@
-"""Which part of a photo is the subject: the ladder from what is free to what is paid, and when to give up.
+"""Finds the part of a photo that is kept: tries the mask sources in order, the free ones before the paid ones.
 
-A step that yields no usable mask leads to the next; when none is left the image is kept for a person, with
-every step's reason. A cut-out that was refused, or failed, is no such step: the image is Blocked, or Failed.
+A source without a usable mask leads to the next; when none is left the image is NeedsReview with the reasons of all
+sources. A cut-out call that the model's policy refused, or that failed, ends the search: the image is Blocked or
+Failed.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bg_pipeline.domain.requests import ImageSettings
-from bg_pipeline.errors import CallError, ImageError, NeedsReview, NotTried, SubjectNotFound
+from bg_pipeline.errors import CallError, ImageError, NeedsReview, NotTried, SettingsError, SubjectNotFound
 from bg_pipeline.imaging import Photo
 from bg_pipeline.labelers.faces import glasses
 from bg_pipeline.masks import Mask
@@ -20,11 +22,19 @@ from bg_pipeline.masks.label_boxes import chosen_boxes, parts, usable_labels
 from bg_pipeline.masks.local_cutout import (
     cut_persons,
     cut_plain_background,
+    cut_with_network,
     cut_with_onnx,
     has_opencv,
 )
 from bg_pipeline.masks.user_mask import read_user_mask
-from bg_pipeline.masks.validation import validate_mask
+from bg_pipeline.masks.validation import (
+    LEAST_OF_BOX,
+    LEAST_OF_FACE,
+    SURE_NETWORK,
+    disagreement,
+    keeps_nothing_or_everything,
+    validate_mask,
+)
 from bg_pipeline.settings import Settings
 
 _NO_BOXES: Sequence[Box] = ()
@@ -36,15 +46,14 @@ class Subject:
 
     mask: Mask | None = None
     words: str = ""
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class SubjectHints:
-    """What a ladder may ask about one photo; each answer is found or paid for when it is first wanted.
+    """What the search may use of one photo; each callable computes or pays for its result on first use.
 
-    ``cut_out`` is the subject as a model cuts it out, at the photo's own size; ``stored_cut_out`` the same where that
-    was paid for before, else it raises `CallError`.
+    ``cut_out`` is the subject as a model cuts it out; ``stored_cut_out`` the same if it was paid for before, else it
+    raises `CallError`. ``note`` writes a sentence to the run's log, each sentence once.
     """
 
     photo: Callable[[], Photo]
@@ -55,138 +64,223 @@ class SubjectHints:
     cut_out: Callable[[], Mask]
     stored_cut_out: Callable[[], Mask]
     given: Callable[[str], bytes]
+    note: Callable[[str], None] = lambda sentence: None
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A subject that one source found and how it is validated.
+
+    ``compared`` says that the network gives a second opinion on the mask; of its mask the parts in ``part_boxes`` are
+    compared, or all of it where there are none.
+    """
+
+    subject: Subject
+    boxes: Sequence[Box] = _NO_BOXES
+    least_of_box: float = LEAST_OF_BOX
+    compared: bool = False
+    part_boxes: Sequence[Box] = _NO_BOXES
 
 
 def find_subject(
     asked: ImageSettings,
-    eyes: SubjectHints,
+    hints: SubjectHints,
     settings: Settings,
     *,
     takes_words: bool,
     not_words: Sequence[str] = (),
 ) -> Subject:
-    """The photo's subject as ``asked``, from the first step whose mask stands up to `judge`.
+    """The photo's subject as ``asked``, from the first source whose mask passes `validate_mask`.
 
-    ``takes_words`` says that the model finds a subject from words by itself, ``not_words`` which of them it
-    has not found. Raises `NeedsReview` with every step's reason when none is left.
+    A mask that the network contradicts has a ``doubt``: nothing may be paid for around it, and a result made with it
+    is for review. ``takes_words`` says that the image model can find the subject from words, ``not_words`` which
+    words it did not find. Raises `NeedsReview` with the reasons of all sources if none has a usable mask.
     """
-    reasons: list[str] = []
-    for subject, boxes in _steps(asked, eyes, settings, takes_words, not_words, reasons):
-        if subject.mask is None:
-            return subject
-        # Faces mean the people they belong to, whose mask lies mostly outside of them.
-        verdict = validate_mask(subject.mask, boxes=boxes, beyond=asked.subject == "FACES")
-        if verdict.ok:
-            return subject
-        reasons.append(f"{subject.mask.source}: {', '.join(verdict.reasons)}")
-    raise NeedsReview(
-        "NoSubject", "no usable mask of the subject: " + ("; ".join(reasons) or "nothing was found")
-    )
+    search = _Search(asked, hints, settings, takes_words=takes_words, not_words=not_words)
+    return search.result()
 
 
-def _steps(
-    asked: ImageSettings,
-    eyes: SubjectHints,
-    settings: Settings,
-    takes_words: bool,
-    not_words: Sequence[str],
-    reasons: list[str],
-) -> Iterator[tuple[Subject, Sequence[Box]]]:
-    if asked.subject == "MASK":
-        mask = read_user_mask(
-            eyes.given(asked.mask_key or ""), eyes.photo().size, name=asked.mask_key or "the mask"
+class _Search:
+    """One search; ``reasons`` collects why the sources tried so far have no usable mask."""
+
+    def __init__(
+        self,
+        asked: ImageSettings,
+        hints: SubjectHints,
+        settings: Settings,
+        *,
+        takes_words: bool,
+        not_words: Sequence[str],
+    ) -> None:
+        self._asked = asked
+        self._hints = hints
+        self._settings = settings
+        self._takes_words = takes_words
+        self._not_words = not_words
+        self._reasons: list[str] = []
+        self._network_mask: Mask | None = None
+        self._network_tried = False
+
+    def result(self) -> Subject:
+        faces = self._asked.subject == "FACES"
+        for candidate in self._candidates():
+            mask = candidate.subject.mask
+            if mask is None:
+                return candidate.subject
+            verdict = validate_mask(
+                mask, boxes=candidate.boxes, beyond=faces, least_of_box=candidate.least_of_box
+            )
+            # A given mask is an order. Alpha that leaves nothing to replace is not meant as a mask.
+            if mask.source == "given" or (mask.source == "alpha" and not keeps_nothing_or_everything(mask)):
+                odd = tuple(
+                    f"the {mask.source} mask is used as it is, though {why}" for why in verdict.reasons
+                )
+                return Subject(replace(mask, notes=(*mask.notes, *odd)))
+            if verdict.ok:
+                doubt = self._doubt(candidate, mask)
+                return Subject(replace(mask, doubt=doubt) if doubt else mask)
+            self._reasons.append(f"{mask.source}: {', '.join(verdict.reasons)}")
+        raise NeedsReview(
+            "NoSubject",
+            "no usable mask of the subject: " + ("; ".join(self._reasons) or "nothing was found"),
         )
-        yield Subject(mask, notes=mask.notes), ()
-        return
-    if asked.subject == "FACES":
-        yield from _faces(eyes, settings, reasons)
-        return
-    words, boxes = "", _NO_BOXES
-    if asked.subject == "LABELS":
-        words, boxes = _words(asked, eyes, not_words, captions=bool(settings.caption_models))
-    for mask in _free(eyes, settings, reasons):
-        chosen = parts(mask, boxes) if boxes else mask
-        if chosen is not None:
-            yield Subject(chosen), boxes
-        else:
-            reasons.append(f"{mask.source}: nothing of it lies where {words} was seen")
-    if words and takes_words:
-        yield Subject(words=words), ()
-    if "cut-out" in settings.mask_sources:
-        yield from _cut_out(eyes, boxes, words, reasons)
 
-
-def _words(
-    asked: ImageSettings, eyes: SubjectHints, not_words: Sequence[str], *, captions: bool
-) -> tuple[str, Sequence[Box]]:
-    """The subject's names and where they were seen: the person's own, else labels with boxes, else a noun."""
-    document = eyes.labels()
-    names = list(asked.labels) or usable_labels(document)
-    words = ", ".join(names)
-    if words and words not in not_words:
-        return words, chosen_boxes(document, names)
-    word = subject_noun(_caption(eyes)) if captions else ""
-    return (word, ()) if word and word not in not_words else ("", ())
-
-
-def _caption(eyes: SubjectHints) -> str:
-    """The caption; empty where there is none: its noun is only one of the ways to a subject."""
-    try:
-        return eyes.caption()
-    except (CallError, NotTried):
-        return ""
-
-
-def _free(eyes: SubjectHints, settings: Settings, reasons: list[str]) -> Iterator[Mask]:
-    sources = settings.mask_sources
-    alpha = eyes.photo().alpha
-    if "alpha" in sources and alpha is not None:
-        yield Mask(alpha, "alpha")
-    if "studio" in sources and has_opencv():
-        cut = cut_plain_background(eyes.photo().image)
-        if cut is not None:
-            yield cut
-    if "onnx" in sources and settings.onnx_model is not None:
-        yield cut_with_onnx(eyes.photo().image, settings.onnx_model)
-
-
-def _cut_out(
-    eyes: SubjectHints, boxes: Sequence[Box], words: str, reasons: list[str]
-) -> Iterator[tuple[Subject, Sequence[Box]]]:
-    try:
-        cut = eyes.cut_out()
-    except SubjectNotFound as error:
-        reasons.append(f"cut-out: {error}")
-        return
-    if boxes:
-        chosen = parts(cut, boxes)
-        if chosen is None:
-            reasons.append(f"cut-out: nothing of it lies where {words} was seen")
+    def _candidates(self) -> Iterator[_Candidate]:
+        asked, hints = self._asked, self._hints
+        if asked.subject == "MASK":
+            name = asked.mask_key or "the mask"
+            mask = read_user_mask(hints.given(name), hints.photo().size, name=name)
+            # Its notes are about this small copy; the mask is read again at the photo's size.
+            yield _Candidate(Subject(replace(mask, notes=())))
             return
-        yield Subject(chosen), boxes
-        return
-    yield Subject(cut), ()
+        if asked.subject == "FACES":
+            yield from self._of_faces()
+            return
+        words, boxes = self._words() if asked.subject == "LABELS" else ("", _NO_BOXES)
+        for mask in self._free_masks():
+            yield from self._parts_in(mask, boxes, words)
+        if words and self._takes_words:
+            yield _Candidate(Subject(words=words))
+        if "cut-out" in self._settings.mask_sources:
+            try:
+                cut = hints.cut_out()
+            except SubjectNotFound as error:
+                self._reasons.append(f"cut-out: {error}")
+                return
+            yield from self._parts_in(cut, boxes, words)
 
+    def _parts_in(self, mask: Mask, boxes: Sequence[Box], words: str) -> Iterator[_Candidate]:
+        """The mask, or its parts in the boxes of the chosen labels, whose names are ``words``."""
+        compared = mask.source in ("studio", "cut-out")
+        if not boxes:
+            yield _Candidate(Subject(mask), compared=compared)
+            return
+        chosen = parts(mask, boxes)
+        if chosen is None:
+            self._reasons.append(f"{mask.source}: no part of it lies where {words} is")
+            return
+        yield _Candidate(Subject(chosen), boxes, compared=compared, part_boxes=boxes)
 
-def _faces(
-    eyes: SubjectHints, settings: Settings, reasons: list[str]
-) -> Iterator[tuple[Subject, Sequence[Box]]]:
-    faces = eyes.faces()
-    if not faces:
-        reasons.append("faces: no face was found")
-        return
-    if eyes.sam is not None:
+    def _words(self) -> tuple[str, Sequence[Box]]:
+        """The subject's names and boxes: the request's, else the labels that have boxes, else the caption's noun."""
+        document = self._hints.labels()
+        names = list(self._asked.labels) or usable_labels(document)
+        words = ", ".join(names)
+        if words and words not in self._not_words:
+            return words, chosen_boxes(document, names)
+        noun = subject_noun(self._caption()) if self._settings.caption_models else ""
+        return (noun, ()) if noun and noun not in self._not_words else ("", ())
+
+    def _caption(self) -> str:
+        """The caption; empty if there is none: its noun is only one of several ways to the subject."""
         try:
-            yield Subject(eyes.sam(faces)), faces
-        except (CallError, ImageError) as error:
-            reasons.append(f"SAM endpoint: {error}")
-    for mask in _free(eyes, settings, reasons):
-        chosen = parts(mask, faces, source="faces", whole=True)
-        if chosen is not None:
-            yield Subject(chosen), ()
-    worn = [Box.read(box, "glasses") for box in glasses(eyes.labels()["Labels"])]
-    if "persons" in settings.mask_sources and has_opencv():
-        cut = cut_persons(eyes.photo().image, faces)
-        if cut is not None:
-            yield Subject(with_glasses(cut, worn)), faces
-    yield Subject(portrait(faces, eyes.photo().size, glasses=worn)), ()
+            return self._hints.caption()
+        except (CallError, NotTried):
+            return ""
+
+    def _free_masks(self) -> Iterator[Mask]:
+        """The masks that cost nothing now, best first; a paid cut-out that is stored comes before the network."""
+        hints, sources = self._hints, self._settings.mask_sources
+        alpha = hints.photo().alpha
+        if "alpha" in sources and alpha is not None:
+            yield Mask(alpha, "alpha")
+        if "studio" in sources and has_opencv():
+            cut = cut_plain_background(hints.photo().image)
+            if cut is not None:
+                yield cut
+        if "onnx" in sources and self._settings.onnx_model is not None:
+            try:
+                yield cut_with_onnx(hints.photo().image, self._settings.onnx_model)
+            except SettingsError as error:
+                self._unusable("onnx", error)
+        if "network" not in sources:
+            return
+        if "cut-out" in sources and self._asked.subject != "FACES":
+            with suppress(CallError):
+                yield hints.stored_cut_out()
+        network = self._network()
+        if network is not None:
+            yield network
+
+    def _network(self) -> Mask | None:
+        """The network's mask of the photo; None if it is not sure of it or cannot be used."""
+        if not self._network_tried:
+            self._network_tried = True
+            try:
+                mask = cut_with_network(self._hints.photo().image)
+            except SettingsError as error:
+                self._unusable("network", error)
+                return None
+            confidence = mask.confidence or 0.0
+            if confidence >= SURE_NETWORK:
+                self._network_mask = mask
+            else:
+                self._reasons.append(
+                    f"network: its confidence is {confidence:.2f}, and {SURE_NETWORK} is needed"
+                )
+        return self._network_mask
+
+    def _unusable(self, source: str, error: SettingsError) -> None:
+        self._reasons.append(f"{source}: {error}")
+        self._hints.note(f"the mask source `{source}` is left out: {error}")
+
+    def _doubt(self, candidate: _Candidate, mask: Mask) -> str:
+        """Why the network contradicts the mask; empty where it agrees, is not sure, or is switched off."""
+        if not candidate.compared or "network" not in self._settings.mask_sources:
+            return ""
+        network = self._network()
+        if network is None:
+            return ""
+        faces = self._asked.subject == "FACES"
+        if candidate.part_boxes:
+            network = parts(network, candidate.part_boxes, whole=faces)
+        if network is None or not validate_mask(network, boxes=candidate.boxes, beyond=faces).ok:
+            return ""
+        return disagreement(mask, network)
+
+    def _of_faces(self) -> Iterator[_Candidate]:
+        hints = self._hints
+        faces = hints.faces()
+        if not faces:
+            self._reasons.append("faces: no face was found")
+            return
+        if hints.sam is not None:
+            try:
+                yield _Candidate(Subject(hints.sam(faces)), faces)
+            except (CallError, ImageError) as error:
+                self._reasons.append(f"SAM endpoint: {error}")
+        for mask in self._free_masks():
+            people = parts(mask, faces, source="faces", whole=True)
+            if people is None:
+                continue
+            if mask.source == "network":
+                # It may see one person of several as the subject, and must not lose the others.
+                yield _Candidate(Subject(people), faces, LEAST_OF_FACE)
+            else:
+                yield _Candidate(Subject(people), compared=mask.source == "studio", part_boxes=faces)
+        worn = [Box.read(box, "glasses") for box in glasses(hints.labels()["Labels"])]
+        if "persons" in self._settings.mask_sources and has_opencv():
+            people = cut_persons(hints.photo().image, faces)
+            if people is not None:
+                yield _Candidate(Subject(with_glasses(people, worn)), faces, compared=True, part_boxes=faces)
+        yield _Candidate(Subject(portrait(faces, hints.photo().size, glasses=worn)))

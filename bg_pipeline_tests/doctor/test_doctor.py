@@ -1,5 +1,6 @@
 """What the doctor finds, and what it advises."""
 
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -229,3 +230,20 @@ def test_live_tells_which_model_failed(
     control.fault(operation="Converse", code="ValidationException")
     result = CliRunner().invoke(main, ["doctor", "--live", "--yes"])
     assert result.exit_code == 1, result.output
+
+
+def test_the_networks_that_make_masks_are_loaded(
+    bucket: str, control: ControlClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torn = tmp_path / "torn.onnx"
+    torn.write_bytes(b"nonsense")
+    network, own = findings("mask source", bucket=bucket, onnx_model=torn)
+    assert (network.level, network.words) == (Level.OK, "u2netp.onnx can be used")
+    assert own.level is Level.ATTENTION
+    assert str(torn) in own.words
+    assert "cannot be loaded" in own.words
+    assert findings("mask source", bucket=bucket, mask_sources="alpha,cut-out", onnx_model=torn) == []
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    (network,) = findings("mask source", bucket=bucket)
+    assert network.level is Level.ATTENTION
+    assert "extra `masks`" in network.words

@@ -63,10 +63,10 @@ def test_any_text_gives_a_word_or_none(caption: str) -> None:
         ("WATCHES", "watch"),
     ],
 )
-def test_a_plural_meets_its_singular(one: str, other: str) -> None:
+def test_a_plural_has_the_key_of_its_singular(one: str, other: str) -> None:
     assert singular(one) == singular(other)
 
 
 @pytest.mark.parametrize(("one", "other"), [("Bus", "bu"), ("cat", "car"), ("Tennis", "tenni"), ("", "s")])
-def test_different_words_do_not_meet(one: str, other: str) -> None:
+def test_different_words_have_different_keys(one: str, other: str) -> None:
     assert singular(one) != singular(other)

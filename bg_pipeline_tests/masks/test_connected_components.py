@@ -1,4 +1,4 @@
-"""Connected pieces, against a plain flood fill."""
+"""Connected components, compared with a plain flood fill."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -31,7 +31,7 @@ def flooded(inside: NDArray[np.bool_]) -> list[int]:
     seed=st.integers(0, 2**32 - 1),
     density=st.floats(0, 1),
 )
-def test_pieces_are_those_of_a_flood_fill(shape: tuple[int, int], seed: int, density: float) -> None:
+def test_components_are_those_of_a_flood_fill(shape: tuple[int, int], seed: int, density: float) -> None:
     inside = np.random.default_rng(seed).random(shape) < density
     numbers, counts = components(inside)
     assert sorted(counts[1:]) == flooded(inside)
@@ -40,7 +40,7 @@ def test_pieces_are_those_of_a_flood_fill(shape: tuple[int, int], seed: int, den
     assert (np.bincount(numbers.ravel(), minlength=len(counts)) == counts).all()
 
 
-def test_a_spiral_is_one_piece() -> None:
+def test_a_spiral_is_one_component() -> None:
     inside = np.zeros((41, 41), bool)
     y, x, length, step = 20, 20, 2, (0, 1)
     while 0 <= y < 41 and 0 <= x < 41:

@@ -1,4 +1,4 @@
-"""The subject recovered from what a model left as it was."""
+"""The subject found from the pixels that a model left unchanged."""
 
 from io import BytesIO
 

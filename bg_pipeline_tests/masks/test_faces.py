@@ -50,7 +50,7 @@ def test_the_border_is_soft() -> None:
     assert len(levels) > 100
 
 
-def test_a_portrait_stands_up_to_the_judge() -> None:
+def test_a_portrait_is_a_valid_mask() -> None:
     assert validate_mask(portrait([FACE], SIZE), boxes=[FACE], beyond=True).ok
 
 

@@ -1,4 +1,4 @@
-"""From names to boxes to parts of a cut-out."""
+"""Boxes of chosen labels, and the parts of a mask in boxes."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from bg_pipeline.masks import Mask
 from bg_pipeline.masks.boxes import Box
-from bg_pipeline.masks.label_boxes import chosen_boxes, parts, split_names, usable_labels
+from bg_pipeline.masks.label_boxes import chosen_boxes, parts, usable_labels
 from bg_pipeline_tests.masks.scenes import outline, overlap
 
 
@@ -33,11 +33,6 @@ DOCUMENT = {
 def test_only_labels_with_boxes_are_usable() -> None:
     assert usable_labels(DOCUMENT) == ["Bus", "Person", "Car"]
     assert usable_labels({}) == []
-
-
-def test_names_are_split_as_a_request_writes_them() -> None:
-    assert split_names(" Bus, Person ,, Bus,Sports Car ") == ("Bus", "Person", "Sports Car")
-    assert split_names("") == ()
 
 
 @pytest.mark.parametrize(

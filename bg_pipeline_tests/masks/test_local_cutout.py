@@ -1,22 +1,17 @@
-"""Cutting out on this machine: what is certain, what is left to others, and the user's own model."""
+"""Cutting out before a plain background: what is certain, and what is left to other sources."""
 
-import json
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
 from PIL import Image, ImageDraw
 
 from bg_pipeline.errors import SettingsError
 from bg_pipeline.masks import plain_background
-from bg_pipeline.masks.local_cutout import cut_plain_background, cut_with_onnx, has_opencv
-from bg_pipeline_tests.masks.scenes import Backdrop, Shape, outline, overlap, scene
+from bg_pipeline.masks.local_cutout import cut_plain_background, has_opencv
+from bg_pipeline_tests.masks.scenes import Backdrop, Shape, overlap, scene
 
 
 @pytest.mark.parametrize("backdrop", ["white", "grey", "cloudy", "blue", "black"])
@@ -117,132 +112,3 @@ def test_without_opencv_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(SettingsError, match=r"extra `masks`.*BG_MASK_SOURCES"):
         cut_plain_background(scene("shoe", "white").photo)
-
-
-# Models of three operations: the subject is what is redder than one half.
-
-
-def model(path: Path, *, size: int | str = 64, channels_last: bool = False, output: str = "unit") -> Path:
-    """An ONNX file whose alpha is the (normalised) red channel, in one of the usual forms."""
-    shape = [1, size, size, 3] if channels_last else [1, 3, size, size]
-    picture = helper.make_tensor_value_info("picture", TensorProto.FLOAT, shape)
-    channel = 3 if channels_last else 1
-    weights = {"starts": [0], "ends": [1], "axes": [channel]}
-    constants = [helper.make_tensor(name, TensorProto.INT64, [1], values) for name, values in weights.items()]
-    constants.append(
-        helper.make_tensor(
-            "scale", TensorProto.FLOAT, [], [{"logits": 20.0, "bytes": 255.0}.get(output, 1.0)]
-        )
-    )
-    constants.append(
-        helper.make_tensor("shift", TensorProto.FLOAT, [], [-10.0 if output == "logits" else 0.0])
-    )
-    nodes = [
-        helper.make_node("Slice", ["picture", "starts", "ends", "axes"], ["red"]),
-        helper.make_node("Mul", ["red", "scale"], ["scaled"]),
-        helper.make_node("Add", ["scaled", "shift"], ["alpha"]),
-    ]
-    name = "picture" if output == "three channels" else "alpha"
-    if name == "picture":
-        nodes.append(helper.make_node("Identity", ["picture"], ["same"]))
-        name = "same"
-    alpha = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
-    graph = helper.make_graph(nodes, "red", [picture], [alpha], constants)
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    onnx.save(made, path)
-    return path
-
-
-def trained_on_plain_colours(path: Path, **more: object) -> Path:
-    path.with_name(path.name + ".json").write_text(json.dumps({"mean": [0, 0, 0], "std": [1, 1, 1], **more}))
-    return path
-
-
-@pytest.fixture(name="shot", scope="module")
-def _shot() -> Image.Image:
-    """A red shoe on blue."""
-    photo = Image.new("RGB", (400, 300), (0, 0, 255))
-    photo.paste((255, 0, 0), mask=outline("shoe", photo.size))
-    return photo
-
-
-@pytest.mark.parametrize("output", ["unit", "bytes", "logits"])
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_a_model_of_ones_own_cuts_out(
-    tmp_path: Path, shot: Image.Image, output: str, channels_last: bool
-) -> None:
-    path = trained_on_plain_colours(model(tmp_path / "m.onnx", channels_last=channels_last, output=output))
-    cut = cut_with_onnx(shot, path)
-    assert cut.source == "onnx"
-    assert cut.confidence is not None
-    assert cut.confidence > 0.8
-    assert cut.picture.size == shot.size
-    assert overlap(cut.picture, outline("shoe", shot.size)) > 0.97
-
-
-def test_imagenet_normalisation_is_the_default(tmp_path: Path) -> None:
-    cut = cut_with_onnx(Image.new("RGB", (64, 64), (124, 0, 0)), model(tmp_path / "m.onnx"))
-    # (124/255 - 0.485) / 0.229 is about 0.005
-    assert set(cut.picture.tobytes()) == {1}
-
-
-@pytest.mark.parametrize("size", [(200, 100), (37, 411)])
-def test_a_model_of_any_size_gets_sides_it_can_halve(tmp_path: Path, size: tuple[int, int]) -> None:
-    path = trained_on_plain_colours(model(tmp_path / "m.onnx", size="side"))
-    assert cut_with_onnx(Image.new("RGB", size, "red"), path).picture.size == size
-
-
-def test_a_size_may_be_set_for_a_model_of_any(tmp_path: Path, shot: Image.Image) -> None:
-    path = trained_on_plain_colours(model(tmp_path / "m.onnx", size="side"), size=[96, 96])
-    assert overlap(cut_with_onnx(shot, path).picture, outline("shoe", shot.size)) > 0.97
-
-
-def test_threads_share_one_model(tmp_path: Path, shot: Image.Image) -> None:
-    path = trained_on_plain_colours(model(tmp_path / "m.onnx"))
-    with ThreadPoolExecutor(4) as pool:
-        cuts = {cut.picture.tobytes() for cut in pool.map(lambda _: cut_with_onnx(shot, path), range(8))}
-    assert len(cuts) == 1
-
-
-def test_what_is_wrong_with_a_model_is_said_with_its_path(tmp_path: Path, shot: Image.Image) -> None:
-    missing = tmp_path / "missing.onnx"
-    with pytest.raises(SettingsError, match=r"missing\.onnx cannot be loaded"):
-        cut_with_onnx(shot, missing)
-    nonsense = tmp_path / "nonsense.onnx"
-    nonsense.write_bytes(b"nonsense")
-    with pytest.raises(SettingsError, match=r"nonsense\.onnx cannot be loaded"):
-        cut_with_onnx(shot, nonsense)
-    with pytest.raises(SettingsError, match=r"three\.onnx answers with shape \[1, 3, 64, 64\]"):
-        cut_with_onnx(shot, model(tmp_path / "three.onnx", output="three channels"))
-
-
-def test_a_model_that_takes_no_picture_is_refused(tmp_path: Path, shot: Image.Image) -> None:
-    numbers = helper.make_tensor_value_info("numbers", TensorProto.FLOAT, [1, 10])
-    same = helper.make_tensor_value_info("same", TensorProto.FLOAT, [1, 10])
-    graph = helper.make_graph([helper.make_node("Identity", ["numbers"], ["same"])], "g", [numbers], [same])
-    path = tmp_path / "numbers.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
-    with pytest.raises(SettingsError, match="not one RGB picture"):
-        cut_with_onnx(shot, path)
-
-
-@pytest.mark.parametrize("text", ['{"mean": [0, 0]}', '{"std": [1, 1, 0]}', '{"meen": 1}', "nonsense"])
-def test_a_wrong_file_beside_the_model_is_named(tmp_path: Path, shot: Image.Image, text: str) -> None:
-    path = model(tmp_path / "m.onnx")
-    (tmp_path / "m.onnx.json").write_text(text)
-    with pytest.raises(SettingsError, match=r"m\.onnx\.json"):
-        cut_with_onnx(shot, path)
-
-
-def test_numbers_that_are_none_are_refused(tmp_path: Path) -> None:
-    path = trained_on_plain_colours(model(tmp_path / "m.onnx"), mean=[float(np.finfo(np.float64).max), 0, 0])
-    with np.errstate(over="ignore"), pytest.raises(SettingsError, match="no numbers"):
-        cut_with_onnx(Image.new("RGB", (64, 64), "red"), path)
-
-
-def test_without_onnxruntime_the_extra_is_named(
-    tmp_path: Path, shot: Image.Image, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(SettingsError, match=r"extra `masks`.*BG_ONNX_MODEL"):
-        cut_with_onnx(shot, tmp_path / "m.onnx")

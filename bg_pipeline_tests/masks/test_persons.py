@@ -85,7 +85,7 @@ def test_two_people_are_found_together() -> None:
     assert overlap(cut.picture.crop((300, 0, 600, 400)), one.matte) > 0.9
 
 
-def test_where_colours_tell_nothing_apart_there_is_no_cut() -> None:
+def test_where_colours_do_not_differ_there_is_no_mask() -> None:
     """Noise and a flat grey: whatever is found there is no person."""
     size = (120, 150)  # small, because GrabCut takes long over noise
     face = bust_face(size)

@@ -1,4 +1,4 @@
-"""Small masks and cut-outs at full size."""
+"""Small masks at full size."""
 
 import numpy as np
 import pytest
@@ -6,12 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
-from bg_pipeline.errors import ImageError
-from bg_pipeline.imaging import Fitted
 from bg_pipeline.masks import conventions
-from bg_pipeline.masks.cutout import full_size, read_cutout
 from bg_pipeline.masks.refine import enlarge
-from bg_pipeline_tests.masks.scenes import Scene, Shape, overlap, scene
+from bg_pipeline_tests.masks.scenes import Scene, overlap, scene
 
 SIZE = (1200, 900)
 
@@ -85,41 +82,6 @@ def test_any_sizes_fit(mask_size: tuple[int, int], photo_size: tuple[int, int], 
     mask = Image.fromarray((random.random(mask_size[::-1]) > 0.7).astype(np.uint8) * 255)
     photo = Image.fromarray(random.integers(0, 256, (*photo_size[::-1], 3), np.uint8))
     assert enlarge(mask, photo).size == photo_size
-
-
-@pytest.mark.parametrize("shape", ["bottle", "mug", "bust"])
-def test_a_smaller_cut_out_becomes_a_precise_mask(shape: Shape) -> None:
-    shot = scene(shape, "cloudy", SIZE)
-    small = (512, 384)
-    cut = conventions.to_alpha(shot.photo.resize(small), shot.mask.resize(small, Image.Resampling.BOX))
-    mask = read_cutout(cut, shot.photo)
-    assert mask.source == "cut-out"
-    assert overlap(mask.picture, shot.mask) > 0.99
-    assert error_at_edge(mask.picture, shot.mask) < 12
-
-
-def test_a_cut_out_of_the_photos_size_is_taken_as_it_is(shoe: Scene) -> None:
-    cut = conventions.to_alpha(shoe.photo, shoe.mask)
-    assert read_cutout(cut, shoe.photo).picture.tobytes() == shoe.mask.tobytes()
-
-
-@pytest.mark.parametrize("scale", [1, 0.5])
-def test_padding_is_cut_off_again(shoe: Scene, scale: float) -> None:
-    fitted = Fitted(inner=(600, 450), canvas=(640, 640), offset=(20, 95))
-    canvas = Image.new("L", fitted.canvas, 255)
-    canvas.paste(shoe.mask.resize(fitted.inner, Image.Resampling.BOX), fitted.offset)
-    sent = canvas.resize((round(640 * scale), round(640 * scale)), Image.Resampling.BOX)
-    assert overlap(full_size(sent, shoe.photo, fitted), shoe.mask) > 0.985
-
-
-def test_a_cut_out_without_alpha_is_refused(shoe: Scene) -> None:
-    with pytest.raises(ImageError, match="no alpha"):
-        read_cutout(shoe.photo, shoe.photo)
-
-
-def test_a_cut_out_of_another_shape_is_refused(shoe: Scene) -> None:
-    with pytest.raises(ImageError, match="shapes differ"):
-        read_cutout(Image.new("RGBA", (500, 500)), shoe.photo)
 
 
 def test_a_shape_that_was_meant_soft_stays_soft(shoe: Scene) -> None:

@@ -1,4 +1,4 @@
-"""SAM endpoints in all the forms people have them."""
+"""SAM endpoints with every request and answer format."""
 
 import base64
 import json
@@ -135,7 +135,7 @@ def test_an_answer_may_be_one_picture() -> None:
         b'{"masks": [{"a": 1}]}',
     ],
 )
-def test_an_answer_in_another_form_is_told(answer: bytes) -> None:
+def test_an_answer_in_another_form_is_refused(answer: bytes) -> None:
     with pytest.raises(CallError, match="BG_SAM_FORM") as failed:
         decode(SamForm(), answer, "application/json")
     assert failed.value.code == "SamAnswer"
@@ -152,7 +152,7 @@ def left_and_right() -> tuple[Image.Image, Image.Image]:
     ("choose", "share"),
     [("all", 250 / 400), ("first", 100 / 400), ("largest", 150 / 400), ("best", 100 / 400)],
 )
-def test_of_several_masks_those_chosen_count(choose: str, share: float) -> None:
+def test_the_chosen_ones_of_several_masks_are_used(choose: str, share: float) -> None:
     left, right = left_and_right()
     asked = form(choose=choose, mask="png", score="iou")
     body = json.dumps({"masks": [{"png": text(left), "iou": 0.9}, {"png": text(right), "iou": 0.4}]}).encode()
@@ -178,7 +178,7 @@ def test_a_mask_of_another_scale_is_brought_to_the_pictures() -> None:
     assert overlap(mask, SHAPE) > 0.95
 
 
-def test_a_mask_of_another_shape_is_told() -> None:
+def test_a_mask_of_another_shape_is_refused_by_its_size() -> None:
     square = png(Image.new("L", (50, 50)))
     with pytest.raises(CallError, match="50×50 for a picture of 400×200"):
         sam_mask(lambda _: (square, "image/png"), SamForm(), b"picture", SIZE, FACES)

@@ -1,4 +1,4 @@
-"""What is said about a mask before it is paid for."""
+"""Checks of a mask before anything is paid for it."""
 
 import numpy as np
 import pytest

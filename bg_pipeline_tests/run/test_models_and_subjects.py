@@ -299,7 +299,8 @@ def test_without_a_cut_out_model_an_image_is_skipped_with_what_is_missing(
     [
         ("alpha,studio,onnx,cut-out", "alpha", 0),
         ("studio,onnx,cut-out", "studio", 0),
-        ("onnx,cut-out", "onnx", 0),
+        ("onnx,network,cut-out", "onnx", 0),
+        ("network,cut-out", "network", 0),
         ("cut-out", "cut-out", 1),
     ],
 )

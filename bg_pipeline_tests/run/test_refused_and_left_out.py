@@ -193,7 +193,7 @@ def test_a_failed_cut_out_reports_the_services_message(
     assert "Malformed input request" in row.Cause
 
 
-def asked(subject: Literal["SALIENT", "LABELS"] = "SALIENT") -> ImageSettings:
+def asked(subject: Literal["SALIENT", "LABELS", "FACES"] = "SALIENT") -> ImageSettings:
     return ImageSettings(
         image="a.jpg",
         labels=(),

@@ -5,6 +5,7 @@ run took meanwhile, so meets the other's version and changes nothing.
 """
 
 import threading
+from collections.abc import Mapping
 from typing import IO, Any
 
 import orjson
@@ -39,6 +40,7 @@ class LeasedWriter:
         data: bytes | IO[bytes],
         *,
         media_type: str,
+        metadata: Mapping[str, str] | None = None,
         known: str | None = None,
     ) -> str:
         """Stores the object over the version that is there while the lease is held; returns its tag.
@@ -52,7 +54,14 @@ class LeasedWriter:
             for _ in range(ATTEMPTS):
                 self.check()
                 try:
-                    etag = store.write(key, data, media_type=media_type, if_absent=over is None, if_etag=over)
+                    etag = store.write(
+                        key,
+                        data,
+                        media_type=media_type,
+                        metadata=metadata,
+                        if_absent=over is None,
+                        if_etag=over,
+                    )
                 except PreconditionFailed:
                     # There is an object that we did not know: looked at first, then the lease asked for, so that a
                     # version of the next holder's is never taken for an old one.

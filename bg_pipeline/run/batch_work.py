@@ -2,12 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pybase64
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from bg_pipeline.domain import requests, s3_keys
 from bg_pipeline.domain.batches import Batch, find_batch
@@ -20,9 +21,10 @@ from bg_pipeline.domain.stages import CAPTIONS, LABELS, STAGES
 from bg_pipeline.domain.upload_kinds import Kind, films_of_photos, kind_of
 from bg_pipeline.errors import RequestError, UsageError
 from bg_pipeline.run.batch_locations import BatchLocations
-from bg_pipeline.run.fingerprints import fingerprint, fingerprints, stages_due
+from bg_pipeline.run.fingerprints import fingerprint, fingerprints, request_fingerprint, stages_due
 from bg_pipeline.run.occasions import RETRY, RefreshRequest, occasions
 from bg_pipeline.run.outcomes import RowOutcome
+from bg_pipeline.run.results import REQUEST_METADATA
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.claimed_prefixes import claim
 from bg_pipeline.state.leased_writes import LeasedWriter
@@ -142,6 +144,26 @@ class BatchWork:
                 self.due[image] = due_stages
                 if entry is not None and (lost := _lost_results(entry, results)):
                     self.lost[image] = lost
+
+    def take_lost(self, image: str, entry: Entry) -> list[str]:
+        """The lost results of an image, less those that a run stored which was ended before it wrote the ledger.
+
+        Such a result has the fingerprint of its request in its metadata. Its ETag is added to ``entry.unproven``.
+        """
+        if image not in self.lost:
+            return []
+        source = self.images[image]
+        wish = request_fingerprint(self.settings_of(image), source.etag if source else "")
+        lost = []
+        for key in self.lost[image]:
+            found = None
+            with suppress(ClientError, BotoCoreError):
+                found = self.locations.data.head(key)
+            if found is not None and (found.metadata or {}).get(REQUEST_METADATA) == wish:
+                entry.unproven[key] = found.etag
+            else:
+                lost.append(key)
+        return lost
 
     @property
     def images_digest(self) -> str:

@@ -151,7 +151,9 @@ class RunContext:
             try:
                 self.store.write(key, data, media_type="application/json")
             except (ClientError, BotoCoreError) as error:
-                code = getattr(error, "response", {}).get("Error", {}).get("Code") or type(error).__name__
+                # Errors of a connection have a response as well, which is None.
+                answer = error.response if isinstance(error, ClientError) else {}
+                code = answer.get("Error", {}).get("Code") or type(error).__name__
                 self.note(
                     f"BG_KEEP_PAYLOADS: requests and answers could not be stored ({code}); the results are stored"
                 )

@@ -136,7 +136,7 @@ class Engine:
             helpers=pools.prompts,
             writer=work.writer,
             occasions=work.occasions,
-            lost=work.lost.get(image, ()),
+            lost=work.take_lost(image, entry),
             retry=work.retry or (locations.batch.path if locations.retries else ""),
             lease=work.lease,
         )

@@ -284,6 +284,7 @@ class ImageRun:
             self._photo,
             self._writer,
             made_for=budget.made_for,
+            wish=request_fingerprint(self._image_settings, self.entry.etag),
             passed=passed,
         )
         self._stored_etags = result_writer.stored_etags

@@ -70,7 +70,7 @@ class OutcomeRecorder:
     def skip(self, work: BatchWork, image: str, reason: RowOutcome) -> None:
         """Records why a due image was not started; its earlier results stay."""
         entry = work.ledger.get(image) or Entry(image)
-        lost = work.lost.get(image, ())
+        lost = work.take_lost(image, entry)
         if reason is not SAMPLE_WAITS:
             result = self._state.result_of(work)
             result.stopped = result.stopped or reason.cause

@@ -43,6 +43,9 @@ from bg_pipeline.state.leased_writes import LeasedWriter
 VERSION = 1
 """Raised when the same answer would be finished into other bytes, so that results are made anew, without a call."""
 
+REQUEST_METADATA = "request"
+"""The metadata of a stored result that has the fingerprint of its request, by which a later run knows it again."""
+
 BLEND = 4.0
 """How much wider the edge is in Mode DEFAULT, which may blend, than in PRECISE."""
 
@@ -125,6 +128,7 @@ class ResultWriter:
 
     ``passed`` are the numbers of results that passed their checks for the same wish: one that does not pass is not
     stored in their place. ``stored_etags`` has the ETags of all results that were stored, by key, read back or not.
+    ``wish`` is the request fingerprint; a result without faults has it in its metadata.
     """
 
     def __init__(
@@ -136,6 +140,7 @@ class ResultWriter:
         writer: LeasedWriter,
         *,
         made_for: str,
+        wish: str,
         passed: Collection[int] = (),
     ) -> None:
         self._context = context
@@ -144,6 +149,7 @@ class ResultWriter:
         self._photo = photo
         self._writer = writer
         self._made_for = made_for
+        self._wish = wish
         self._passed = passed
         self.stored_etags: dict[str, str] = {}
 
@@ -341,7 +347,10 @@ class ResultWriter:
         name = self._name(draft)
         key = s3_keys.result_key(self._place.output_prefix, name)
         data = self._place.data
-        etag = self._writer.write(data, key, draft.data, media_type=f"image/{draft.format}")
+        metadata = {} if draft.faults else {REQUEST_METADATA: self._wish}
+        etag = self._writer.write(
+            data, key, draft.data, media_type=f"image/{draft.format}", metadata=metadata
+        )
         self.stored_etags[key] = etag
         facts = draft.facts
         document = {

@@ -5,6 +5,7 @@ took over its lease, its late write therefore fails on the other run's version a
 """
 
 import threading
+from collections.abc import Mapping
 from typing import IO, Any
 
 import orjson
@@ -39,6 +40,7 @@ class LeasedWriter:
         data: bytes | IO[bytes],
         *,
         media_type: str,
+        metadata: Mapping[str, str] | None = None,
         known_etag: str | None = None,
     ) -> str:
         """Replaces the object, or creates it, while the lease is held; returns the new ETag.
@@ -53,7 +55,12 @@ class LeasedWriter:
                 self.check()
                 try:
                     etag = store.write(
-                        key, data, media_type=media_type, if_absent=if_etag is None, if_etag=if_etag
+                        key,
+                        data,
+                        media_type=media_type,
+                        metadata=metadata,
+                        if_absent=if_etag is None,
+                        if_etag=if_etag,
                     )
                 except PreconditionFailed:
                     # The stored version is unknown to us. Its ETag is read before the lease is checked again;

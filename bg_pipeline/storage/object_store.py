@@ -9,7 +9,7 @@ accepted.
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
@@ -57,12 +57,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """One object of a listing. ``etag`` is an opaque version tag without quotes, never interpreted as an MD5."""
+    """One object of a listing. ``etag`` is an opaque version tag without quotes, never interpreted as an MD5.
+
+    ``metadata`` is None in listings; only `Store.head` returns it.
+    """
 
     key: str
     size: int
     etag: str
     modified: datetime
+    metadata: Mapping[str, str] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,14 +302,20 @@ class Store:
             time.sleep(pause)
 
     def head(self, key: str) -> ObjectInfo | None:
-        """Size, ETag and modification time of an object, or None if there is no such object."""
+        """Size, ETag, modification time and metadata of an object, or None if there is no such object."""
         try:
             answer = self.client.head_object(Bucket=self.bucket, Key=key)
         except ClientError as error:
             if _code(error) in _GONE:
                 return None
             raise
-        return ObjectInfo(key, answer["ContentLength"], answer["ETag"].strip('"'), answer["LastModified"])
+        return ObjectInfo(
+            key,
+            answer["ContentLength"],
+            answer["ETag"].strip('"'),
+            answer["LastModified"],
+            answer.get("Metadata", {}),
+        )
 
     def write(
         self,

@@ -6,7 +6,7 @@ from datetime import date
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, ConnectionClosedError
 
 from bg_pipeline import pipeline
 from bg_pipeline.domain.batches import Batch
@@ -43,10 +43,12 @@ def assert_bill_is_complete(bench: Bench, control: ControlClient, *batches: Batc
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, method: str, refused: Callable[[str], bool], code: str) -> None:
-    """From now on S3 refuses calls of this `Store` method for some keys."""
+    """From now on S3 refuses calls of this `Store` method for some keys, or closes the connection (``closed``)."""
     original = getattr(Store, method)
 
     def request(store: Store, key: str, *args: Any, **how: Any) -> Any:
+        if refused(key) and code == "closed":
+            raise ConnectionClosedError(endpoint_url="https://s3")
         if refused(key):
             answer: Any = {
                 "Error": {"Code": code, "Message": "no"},
@@ -155,10 +157,11 @@ def test_spend_for_a_photo_that_was_removed_from_the_batch_is_in_the_total_of_it
     assert day.total.cost_usd == pytest.approx(billed(control))
 
 
+@pytest.mark.parametrize("code", ["AccessDenied", "closed"])
 def test_payloads_that_cannot_be_stored_lose_nothing_that_was_paid(
-    bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch, code: str
 ) -> None:
-    refuse(monkeypatch, "write", lambda key: key.startswith("model-payloads/"), "AccessDenied")
+    refuse(monkeypatch, "write", lambda key: key.startswith("model-payloads/"), code)
     batch = bench.submit(5)
     day = bench.run(keep_payloads=True)
     assert day.counts == {Status.SUCCEEDED: 5}

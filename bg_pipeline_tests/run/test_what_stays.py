@@ -232,6 +232,49 @@ def test_a_newer_result_that_cannot_be_read_back_takes_nothing_away_and_counts_o
     assert bench.run().due == 0
 
 
+@pytest.mark.parametrize(
+    ("method", "prefix"),
+    [
+        ("write", "generated-image-files/"),
+        ("read", "generated-image-files/"),
+        ("read", "image-files/"),
+        ("read", "pipeline-state/answers/"),
+    ],
+)
+def test_a_result_that_a_killed_run_replaced_stays_delivered_until_it_is_checked(
+    bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch, method: str, prefix: str
+) -> None:
+    batch = bench.submit({"cat.jpg": photo(1)})
+    bench.run()
+    key, ledger_key = f"{batch.output_prefix}/cat.jpg", batch.ledger_key("ledger.jsonl.gz")
+    ledger = bench.store.read(ledger_key)
+    control.switch(canned=False)
+    bench.run(again=("generated_images",))
+    bench.put(ledger_key, ledger.data)  # as if the run was killed before it wrote the ledger
+    with monkeypatch.context() as patch:
+        refuse(patch, method, lambda asked: asked.startswith(prefix) and "json" not in asked, "InternalError")
+        bench.run()
+        (row,) = bench.rows(batch).values()
+        assert (row.Status, row.Results) == (Status.SUCCEEDED, (key,))
+        assert "once a run has read it back" in row.Cause
+    bench.run()
+    (row,) = bench.rows(batch).values()
+    assert (row.Status, row.Results, row.Cause) == (Status.SUCCEEDED, (key,), "")
+    assert len(control.paid(operation="InvokeModel")) == 2
+
+
+def test_a_result_that_somebody_else_overwrote_is_not_delivered_any_more(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = bench.submit({"cat.jpg": photo(1)})
+    bench.run()
+    bench.put(f"{batch.output_prefix}/cat.jpg", photo(2))
+    refuse(monkeypatch, "write", lambda key: key.startswith(f"{batch.output_prefix}/"), "AccessDenied")
+    bench.run()
+    (row,) = bench.rows(batch).values()
+    assert (row.Status, row.Error, row.Results) == (Status.FAILED, "NotStored", ())
+
+
 def test_an_interrupted_run_leaves_an_up_to_date_report(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

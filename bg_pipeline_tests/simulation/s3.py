@@ -179,7 +179,6 @@ class Client:
             return {
                 **_described(found),
                 "Body": StreamingBody(io.BytesIO(found.data), len(found.data)),
-                "Metadata": found.metadata,
             }
 
         return self._request("get", Key, do)
@@ -284,6 +283,7 @@ def _described(found: Object) -> dict[str, Any]:
         "ContentLength": len(found.data),
         "ContentType": found.media_type,
         "LastModified": _moment(found.modified),
+        "Metadata": dict(found.metadata),
     }
 
 

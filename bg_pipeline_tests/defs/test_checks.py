@@ -11,6 +11,7 @@ from bg_pipeline.definitions import definitions
 from bg_pipeline.defs.checks import every_upload_has_a_report
 from bg_pipeline.defs.partitions import upload_dates
 from bg_pipeline.defs.sensors.missing_reports import forgotten_uploads
+from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.ledger_entries import Entry
 from bg_pipeline.domain.rows import Row, Status, complete_row
@@ -152,7 +153,7 @@ def test_a_result_that_somebody_deletes_during_the_run_is_an_error(bench: Bench)
             return self
 
         def write(self, key: str, data: Any, **conditions: Any) -> str:
-            if key == f"{gone}.json":  # provenance: the result was stored and opened before it
+            if s3_keys.is_report(key):  # the results were stored and read back before it
                 self.delete(gone)
             return super().write(key, data, **conditions)
 

@@ -102,7 +102,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
         return client
 
     monkeypatch.setattr(Aws, "_create", listening)
-    monkeypatch.setattr(Store, "_quick", None)
+    monkeypatch.setattr(Store, "_fast", None)
     return made
 
 

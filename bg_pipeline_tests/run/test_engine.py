@@ -12,7 +12,7 @@ from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.rows import Status
 from bg_pipeline.errors import Blocked
 from bg_pipeline.generators.pictures import from_base64
-from bg_pipeline.imaging import Photo
+from bg_pipeline.imaging import Photo, restore_subject
 from bg_pipeline.run import results
 from bg_pipeline.run.generation import BackgroundGenerator
 from bg_pipeline.storage.object_store import Store
@@ -406,15 +406,14 @@ def test_an_answer_that_is_not_a_picture_counts_as_billed_and_the_call_is_made_t
 def test_an_internal_error_ends_only_its_image(
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def restore_subject(source: Photo, *rest: Any, **more: Any) -> Image.Image:
+    def fail_for_one(source: Photo, *args: Any, **kwargs: Any) -> Image.Image:
         if source.size == (91, 80):
             raise ZeroDivisionError("a case nobody thought of")
-        return real(source, *rest, **more)
+        return restore_subject(source, *args, **kwargs)
 
-    real = restore_subject
     batch = bench.submit({"a.jpg": photo(1), "odd.jpg": photo(2, size=(91, 80)), "c.jpg": photo(3)})
     with monkeypatch.context() as patched:
-        patched.setattr(results, "restore_subject", restore_subject)
+        patched.setattr(results, "restore_subject", fail_for_one)
         day = bench.run()
     assert day.counts == {Status.SUCCEEDED: 2, Status.FAILED: 1}
     row = bench.rows(batch)["odd.jpg"]

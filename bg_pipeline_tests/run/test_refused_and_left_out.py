@@ -356,7 +356,7 @@ def test_a_request_with_capitals_in_its_name_is_noted(bench: Bench) -> None:
     batch = bench.submit(1, requested=False)
     bench.put(batch.upload_key("Request.json"), b'{"Id": "a", "Prompt": "x"}')
     bench.run()
-    assert [note for note in bench.notes if "is it meant as request.json?" in note] == [
+    assert [note for note in bench.notes if "Request.json" in note] == [
         f"batch {batch.path}: 'Request.json' is ignored; if it is the request, rename it to request.json"
     ]
 

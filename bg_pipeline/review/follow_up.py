@@ -16,6 +16,7 @@ from bg_pipeline.state.follow_ups import RETRIES, FollowUps, remember_origin
 from bg_pipeline.state.ledger import Ledger
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads import listing
+from bg_pipeline.uploads.submission import closed_folder
 from bg_pipeline.uploads.submitting import check_request, hand_over, new_batch, paid_pictures
 
 
@@ -79,6 +80,7 @@ class Retry:
     pictures: int
     _of: Batch | None = None
     _earlier: FollowUps | None = None
+    _input_prefix: str = ""
 
     @classmethod
     def of(
@@ -96,7 +98,8 @@ class Retry:
         """
         request = check_request(settings, batch, data)
         names = list(request.entries)
-        return cls(batch, request.Id, data, len(names), paid_pictures(request, names), of, earlier)
+        pictures = paid_pictures(request, names)
+        return cls(batch, request.Id, data, len(names), pictures, of, earlier, request.InputS3Prefix)
 
     @property
     def submitted(self) -> bool:
@@ -117,7 +120,7 @@ class Retry:
             batch = FollowUps.read(store, self._earlier.key).newest or self.batch
         remember_origin(store, batch, self._of)
         # A concurrent process may have ended before it wrote the request, or may still write it: the first one stays.
-        hand_over(store, batch, self.data)
+        hand_over(store, batch, self.data, closed_with=closed_folder(store, self._input_prefix))
         return batch
 
 

@@ -412,7 +412,7 @@ def test_the_mark_of_an_earlier_version_names_one_retry(bench: Bench) -> None:
     assert found.batch == earlier, "its request was never written"
 
 
-def _gone(*_: object) -> None:
+def _gone(*_: object, **__: object) -> None:
     raise OSError("gone")
 
 

@@ -301,6 +301,12 @@ class Settings(BaseSettings):
     auto_approve: Annotated[bool, Affects.NOTHING] = Field(
         True, description="Approve results that passed every check automatically, without a person."
     )
+    approval_secret: Annotated[SecretStr, Affects.NOTHING] = Field(
+        SecretStr(""),
+        description="Secret that signs approvals of samples; the same value for the page, the API, `bg-pipeline "
+        "approve` and the runs. With it, an approval that somebody without it wrote to `image-files/` does not "
+        "count, nor do earlier ones. Empty: whoever may write there may approve.",
+    )
     review_share: Annotated[Share, Affects.NOTHING] = Field(
         0.05,
         description="Share (0 to 1) of the automatically approvable results that a person has to review "

@@ -260,6 +260,7 @@ def open_work(
 ) -> BatchWork:
     """A batch as it is stored. The request is read from the ledger if it has not changed since that was written."""
     batch = uploaded.batch
+    uploaded.approval_secret = settings.approval_secret.get_secret_value()
     ledger = Ledger.read(store, batch, ledger_objects)
     request, problem = None, None
     try:

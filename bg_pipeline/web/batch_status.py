@@ -111,7 +111,8 @@ def approve(batch: TheBatch, service: TheService, caller: TheCaller, if_match: I
     overview = _overview(service, batch)
     seen = (if_match or "").strip().removeprefix("W/").strip('"').removeprefix("*")
     try:
-        review.approve_sample(service.store, overview, by=caller, seen=seen)
+        secret = service.settings.approval_secret.get_secret_value()
+        review.approve_sample(service.store, overview, by=caller, seen=seen, secret=secret)
     except review.RequestReplaced as error:
         raise Problem(412 if seen else 409, "RequestReplaced", str(error)) from None
     except UsageError as error:

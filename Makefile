@@ -6,7 +6,7 @@ RUN_INSTALLED := $(VENV)/.run
 DEV_INSTALLED := $(VENV)/.dev
 DECLARED := pyproject.toml packages/bg_pipeline_local_aws/pyproject.toml constraints.txt
 
-.PHONY: demo up test test-slow lint clean
+.PHONY: demo up test test-slow lint licenses audit clean
 
 demo: $(RUN_INSTALLED)
 	$(BIN)/bg-pipeline demo $(ARGS)
@@ -26,8 +26,22 @@ lint: $(DEV_INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+licenses: $(DEV_INSTALLED)
+	@$(BIN)/python scripts/licenses.py
+
+# Known vulnerabilities of the pinned versions; it asks PyPI, or the database in ARGS (such as ARGS="-s osv").
+# pip-audit has its own environment, because its dependencies are none of the project's.
+AUDIT := .audit
+
+audit: $(AUDIT)/bin/pip-audit
+	$(AUDIT)/bin/pip-audit --disable-pip --no-deps -r constraints.txt $(ARGS)
+
+$(AUDIT)/bin/pip-audit:
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+
 clean:
-	rm -rf $(VENV) .bg_pipeline build *.egg-info
+	rm -rf $(VENV) $(AUDIT) .bg_pipeline build *.egg-info
 
 # A comma inside $(call …) would end its argument.
 RUN_EXTRAS := local,masks,ui

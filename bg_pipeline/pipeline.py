@@ -165,7 +165,9 @@ class Pipeline:
         (``store.head(batch.request_key).etag``; default: the current one). Raises `UsageError` if the request has no
         sample, or if it was replaced since ``seen``; then nothing is approved.
         """
-        review.approve_sample(self.store, load_status(self.store, self.settings, batch), by=by, seen=seen)
+        status = load_status(self.store, self.settings, batch)
+        secret = self.settings.approval_secret.get_secret_value()
+        review.approve_sample(self.store, status, by=by, seen=seen, secret=secret)
 
     def retry(self, batch: Batch) -> Batch | None:
         """Submits the failed and skipped images of a batch as a new batch and returns that; None if there are none.

@@ -5,6 +5,7 @@ Credentials and endpoints are not settings: they come only from boto3's own conf
 """
 
 import difflib
+import ipaddress
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator
@@ -303,6 +304,12 @@ class Settings(BaseSettings):
     auto_approve: Annotated[bool, Affects.NOTHING] = Field(
         True, description="Approve results that passed every check automatically, without a person."
     )
+    approval_secret: Annotated[SecretStr, Affects.NOTHING] = Field(
+        SecretStr(""),
+        description="Secret that signs approvals of samples; the same value for the page, the API, `bg-pipeline "
+        "approve` and the runs. With it, an approval that somebody without it wrote to `image-files/` does not "
+        "count, nor do earlier ones. Empty: whoever may write there may approve.",
+    )
     review_share: Annotated[Share, Affects.NOTHING] = Field(
         0.05,
         description="Share (0 to 1) of the automatically approvable results that a person has to review "
@@ -325,6 +332,13 @@ class Settings(BaseSettings):
     oidc_client_secret: Annotated[SecretStr, Affects.NOTHING] = Field(
         SecretStr(""), description="Secret of the OpenID Connect client in `BG_OIDC_CLIENT_ID`."
     )
+    oidc_logout_url: Annotated[str, Affects.NOTHING] = Field(
+        "",
+        pattern=r"^(https?://\S+)?$",
+        description="Address of the sign-in service's own sign-out, for example "
+        "`https://<domain>.auth.<region>.amazoncognito.com/logout`. Empty: the `end_session_endpoint` of its "
+        "discovery document. Allow `BG_PAGE_ADDRESS`/oauth2callback as a sign-out address there.",
+    )
     page_address: Annotated[str, Affects.NOTHING] = Field(
         "",
         pattern=r"^(https?://[^\s/]+)?$",
@@ -336,6 +350,11 @@ class Settings(BaseSettings):
         description="Secret that signs the web page's sign-in cookie; use the same value in all of its "
         "processes. Empty: a new secret at each start, after which everybody has to sign in "
         "again.",
+    )
+    trusted_proxies: Annotated[Words, Affects.NOTHING] = Field(
+        (),
+        description="Addresses or networks of the reverse proxies in front of the web page whose `X-Forwarded-*` "
+        "headers are used, comma-separated, for example `10.0.0.0/16`. Headers from elsewhere are ignored.",
     )
     api_requests_per_minute: Annotated[int, Affects.NOTHING] = Field(
         120, ge=1, le=100_000, description="Requests per minute that each caller of the HTTP API may make."
@@ -390,6 +409,7 @@ class Settings(BaseSettings):
         "caption_models",
         "caption_regions",
         "mask_sources",
+        "trusted_proxies",
         mode="before",
     )
     @classmethod
@@ -426,6 +446,16 @@ class Settings(BaseSettings):
         for word in value:
             if word not in known:
                 raise ValueError(f"'{word}' is not one of {', '.join(known)}")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for word in value:
+            try:
+                ipaddress.ip_network(word)
+            except ValueError as error:
+                raise ValueError(f"{error}; write an address or a network, such as 10.0.0.0/16") from None
         return value
 
     @field_validator("webhook_secret")

@@ -70,7 +70,8 @@ def approve(batch: Batch, at_once: bool, seen: str, by: str) -> None:
     """
     configured = settings()
     store = open_bucket(configured, make_aws(configured))
-    if review.approve_sample(store, load_status(store, configured, batch), by=by, seen=seen.strip('"')):
+    status, secret = load_status(store, configured, batch), configured.approval_secret.get_secret_value()
+    if review.approve_sample(store, status, by=by, seen=seen.strip('"'), secret=secret):
         print_message(f"The sample of batch {batch.path} is approved.")
     else:
         print_message(f"The sample of batch {batch.path} was approved before.")

@@ -1,6 +1,7 @@
 """``bg-pipeline page``: serves the web page until Ctrl-C; `up` starts the page with the same functions."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -75,6 +76,8 @@ def served(
             stdout=output,
             stderr=output and subprocess.STDOUT,
             start_new_session=True,
+            # uvicorn would use the X-Forwarded headers of any program on this machine; `OwnPageOnly` decides instead.
+            env={**os.environ, "FORWARDED_ALLOW_IPS": ""},
         )
     try:
         yield process

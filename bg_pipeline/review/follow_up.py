@@ -16,6 +16,8 @@ from bg_pipeline.state.follow_ups import RETRIES, FollowUps, remember_origin
 from bg_pipeline.state.ledger import Ledger
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads import listing
+from bg_pipeline.uploads.listing import approval_signature
+from bg_pipeline.uploads.submission import closed_folder
 from bg_pipeline.uploads.submitting import check_request, hand_over, new_batch, paid_pictures
 
 
@@ -23,11 +25,14 @@ class RequestReplaced(UsageError):
     """The batch's request is not the one that the person saw, so nothing was approved."""
 
 
-def approve_sample(store: Store, overview: BatchOverview, *, by: str, seen: str = "") -> bool:
+def approve_sample(
+    store: Store, overview: BatchOverview, *, by: str, seen: str = "", secret: str = ""
+) -> bool:
     """Approves a batch's sample, so that the sensors request a run of the rest; False if it was approved already.
 
     ``seen`` is the ETag of the request that the person saw (default: the one in ``overview``). The approval stores
-    this ETag, so a request that replaces this one needs its own approval. Raises `RequestReplaced` if the request
+    this ETag, so a request that replaces this one needs its own approval. With ``secret`` (``BG_APPROVAL_SECRET``) it
+    is signed, and an earlier approval without this signature is replaced. Raises `RequestReplaced` if the request
     has been replaced, or if the sample was made for another one; `UsageError` if the request has no sample or if
     ``by`` is empty.
     """
@@ -50,10 +55,14 @@ def approve_sample(store: Store, overview: BatchOverview, *, by: str, seen: str 
             f"the request of batch {batch.path} was replaced since its sample was made, so nothing is approved; "
             f"`{run_command(batch)}` makes a sample for the new request"
         )
-    if found is not None and found.approved:
-        return False
+    if found is not None:
+        found.approval_secret = secret
+        if found.approved:
+            return False
     at = datetime.now(UTC).isoformat(timespec="seconds")
     approval = {"Version": 1, "Batch": batch.path, "By": by, "At": at, "RequestETag": etag}
+    if secret:
+        approval["Signature"] = approval_signature(secret, batch, etag, by, at)
     store.write_json(batch.approval_key, approval)
     return True
 
@@ -79,6 +88,7 @@ class Retry:
     pictures: int
     _of: Batch | None = None
     _earlier: FollowUps | None = None
+    _input_prefix: str = ""
 
     @classmethod
     def of(
@@ -96,7 +106,8 @@ class Retry:
         """
         request = check_request(settings, batch, data)
         names = list(request.entries)
-        return cls(batch, request.Id, data, len(names), paid_pictures(request, names), of, earlier)
+        pictures = paid_pictures(request, names)
+        return cls(batch, request.Id, data, len(names), pictures, of, earlier, request.InputS3Prefix)
 
     @property
     def submitted(self) -> bool:
@@ -117,7 +128,7 @@ class Retry:
             batch = FollowUps.read(store, self._earlier.key).newest or self.batch
         remember_origin(store, batch, self._of)
         # A concurrent process may have ended before it wrote the request, or may still write it: the first one stays.
-        hand_over(store, batch, self.data)
+        hand_over(store, batch, self.data, closed_with=closed_folder(store, self._input_prefix))
         return batch
 
 
@@ -165,7 +176,9 @@ def _retry_now(
     sample = asked.Sample
     if sample is not None:
         found = listing.find(store, overview.batch)
-        sample = None if found is not None and found.approved else sample
+        if found is not None:
+            found.approval_secret = settings.approval_secret.get_secret_value()
+            sample = None if found.approved else sample
     images = images_to_retry(report, sample)
     if not images:
         return None

@@ -156,13 +156,21 @@ def _submit_once(
         if not earlier.write(store, {**batches, batch: pictures}):
             continue
         remember_origin(store, batch, of)
-        if hand_over(store, batch, data):
+        if hand_over(store, batch, data, closed_with=_submitted_etags(work)):
             return batch
         # Another process has written the batch's request meanwhile; use it if it asks for the same.
         sent = store.read(batch.request_key)
         if sent is not None and _covers(check_request(settings, batch, sent.data), wanted, seed):
             return batch
     raise UsageError(f"others are asking for pictures of batch {of.path} again at the moment; try again")
+
+
+def _submitted_etags(work: BatchWork) -> dict[str, str] | None:
+    """The ETags that the person saw pictures of, by name; None if the batch of the photos is open."""
+    if work.submission.etags is None:
+        return None
+    prefix = f"{work.locations.input_prefix}/"
+    return {key.removeprefix(prefix): etag for key, etag in work.submission.etags.items()}
 
 
 def _covers(request: BatchRequest, wanted: BatchRequest, seed: int | None) -> bool:

@@ -103,6 +103,8 @@ class BatchQueue:
             self._state.add_problem(batch, f"could not be read: {error}")
 
         for uploaded, work in self._finder.of_date(result.date, self._only, add_unreadable):
+            for line in work.submission.remarks(uploaded.batch.path) if work else ():
+                self._context.note(line)
             if work is None:
                 if uploaded.images or uploaded.draft:
                     result.unfinished.append(uploaded.batch.path)

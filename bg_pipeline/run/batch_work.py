@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pybase64
@@ -16,10 +17,11 @@ from bg_pipeline.domain.file_names import ResultNames
 from bg_pipeline.domain.ledger_entries import Entry
 from bg_pipeline.domain.presets import PRESET_REQUESTS
 from bg_pipeline.domain.requests import BatchRequest, ImageSettings
+from bg_pipeline.domain.rows import GOOD
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.domain.stages import CAPTIONS, LABELS, STAGES
 from bg_pipeline.domain.upload_kinds import Kind, films_of_photos, kind_of
-from bg_pipeline.errors import RequestError, UsageError
+from bg_pipeline.errors import ImageError, RequestError, UsageError
 from bg_pipeline.run.batch_locations import BatchLocations
 from bg_pipeline.run.fingerprints import fingerprint, fingerprints, request_fingerprint, stages_due
 from bg_pipeline.run.occasions import RETRY, RefreshRequest, occasions
@@ -33,6 +35,7 @@ from bg_pipeline.state.ledger import Ledger
 from bg_pipeline.state.thumbnails import Thumbnails
 from bg_pipeline.storage.object_store import ObjectInfo, Store
 from bg_pipeline.uploads.listing import Uploaded, batches, find
+from bg_pipeline.uploads.submission import Submission
 from bg_pipeline.uploads.unicode_names import match_names
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -47,6 +50,7 @@ class BatchWork:
     keys of its ledger entry that are missing or changed in S3. ``occasions`` maps a stage to the refresh for which it
     has to be done again; ``retry`` is the occasion of a request to try final failures again, or empty. ``writer``
     writes only while ``lease`` is held. ``ledger_objects`` is the listing from which the ledger was read.
+    ``submission`` is what was recorded when the batch was submitted; ``images`` have the ETags of that time.
 
     For the current run: ``pending`` counts the images that have no outcome yet, ``done`` those that have, ``failed``
     those whose calls failed, and ``undelivered`` the last images in a row whose results S3 did not store.
@@ -71,6 +75,7 @@ class BatchWork:
     retry: str = ""
     stopped: RowOutcome | None = None
     ledger_objects: Sequence[ObjectInfo] = ()
+    submission: Submission = field(default_factory=Submission)
     _shared_settings: tuple[BatchRequest, ImageSettings] | None = None
 
     def settings_of(self, image: str) -> ImageSettings:
@@ -105,6 +110,15 @@ class BatchWork:
         self.request = current.request
         self.problem = current.problem
         self.images = current.images
+        self.submission = current.submission
+
+    def refusal(self, image: str) -> ImageError | None:
+        """Why the image is not paid for, if something that it needs was uploaded after the submission."""
+        if not self.submission.changed:
+            return None
+        source, settings = self.images.get(image), self.settings_of(image)
+        keys = [source.key if source else "", settings.mask_key, settings.backdrop]
+        return self.submission.refusal([key for key in keys if key])
 
     def find_due(
         self,
@@ -126,20 +140,37 @@ class BatchWork:
         if self.uploaded.batch.is_order:
             # An order is for pictures: labels and captions are made only if the picture needs them.
             stages = [stage for stage in stages if stage not in (LABELS, CAPTIONS)]
-        named_etags = {} if self.request is None else {key: etag_of(key) for key in self.request.named_keys}
+        named_etags = (
+            {}
+            if self.request is None
+            else {key: self.submission.etag(key, etag_of(key)) for key in self.request.named_keys}
+        )
+        present_etags = {key: self.submission.changed.get(key, etag) for key, etag in named_etags.items()}
         for image, source in self.images.items():
             prints = fingerprints(
                 settings, self.settings_of(image), source.etag if source else "", named_etags
             )
             entry = self.ledger.get(image)
-            due_stages = stages_due(
+            find = partial(
+                stages_due,
                 entry,
-                prints,
                 stages=stages,
                 occasions=self.occasions,
                 results=results,
                 retry=bool(self.retry),
             )
+            due_stages = find(prints)
+            if due_stages and source and self.refusal(image) is not None:
+                # A stage that is refused because of a later upload is due again once that is taken back. What
+                # succeeded for the submitted photo stays.
+                etag = self.submission.changed.get(source.key, source.etag)
+                refused = fingerprints(settings, self.settings_of(image), f"late {etag}", present_etags)
+                again = find(refused)
+                due_stages = {
+                    stage: made_for if _is_good(entry, stage) else refused[stage]
+                    for stage, made_for in due_stages.items()
+                    if _is_good(entry, stage) or stage in again
+                }
             if due_stages:
                 self.due[image] = due_stages
                 if entry is not None and (lost := _lost_results(entry, results)):
@@ -178,6 +209,11 @@ class BatchWork:
         # A report may have images that the ledger has no entry of. Older ledgers have no digest.
         reported = self.ledger.header.get("ReportedImages")
         return reported not in (None, self.images_digest) or not self.ledger.images() <= self.images.keys()
+
+
+def _is_good(entry: Entry | None, stage: str) -> bool:
+    record = entry.stages.get(stage) if entry else None
+    return record is not None and record.status in GOOD
 
 
 def _lost_results(entry: Entry, results: Mapping[str, str]) -> list[str]:
@@ -246,6 +282,7 @@ def open_work(
 ) -> BatchWork:
     """A batch as it is stored. The request is read from the ledger if it has not changed since that was written."""
     batch = uploaded.batch
+    uploaded.approval_secret = settings.approval_secret.get_secret_value()
     ledger = Ledger.read(store, batch, ledger_objects)
     request, problem = None, None
     try:
@@ -260,10 +297,11 @@ def open_work(
     data = store
     images: Mapping[str, ObjectInfo | None] = {}
     moved: dict[str, str] = {}
+    submission = Submission()
     if request is not None:
         data = store.in_bucket(request.S3Bucket)
         try:
-            images, moved = _images(store, data, uploaded, request, ledger)
+            images, moved, submission = _images(store, data, uploaded, request, ledger)
         except ClientError as error:
             if data.bucket == store.bucket or not _is_client_error(error):
                 raise
@@ -289,7 +327,7 @@ def open_work(
         retries=request is not None and request.RetryOf is not None,
         moved=moved,
     )
-    return BatchWork(uploaded, ledger, locations, request, problem, images)
+    return BatchWork(uploaded, ledger, locations, request, problem, images, submission=submission)
 
 
 def _is_client_error(error: ClientError) -> bool:
@@ -337,11 +375,12 @@ def _archived(ledger: Ledger) -> dict[str, Entry]:
 
 def _images(
     store: Store, data: Store, uploaded: Uploaded, request: BatchRequest, ledger: Ledger
-) -> tuple[dict[str, ObjectInfo | None], dict[str, str]]:
-    """The requested images, and `BatchLocations.moved`.
+) -> tuple[dict[str, ObjectInfo | None], dict[str, str], Submission]:
+    """The requested images, `BatchLocations.moved`, and the submission of the folder with the photos.
 
     The images are those that the request lists, else all in its input folder, archived ones included.
     """
+    submission = Submission()
     objects, images, archived = uploaded.objects, uploaded.images, _archived(ledger)
     prefix = f"{request.InputS3Prefix}/"
     if request.InputS3Prefix != uploaded.batch.input_prefix or data.bucket != store.bucket:
@@ -356,6 +395,10 @@ def _images(
         archived = {}
         if owner is not None and owner.input_prefix == request.InputS3Prefix and data.bucket == store.bucket:
             archived = _archived(Ledger.read(store, owner, list(store.list(f"{owner.ledger_prefix}/"))))
+    if uploaded.request is not None and data.bucket == store.bucket:
+        sent = _request_in_ledger(ledger.header)
+        submission = Submission.read(store, sent, uploaded.others, objects, request.InputS3Prefix)
+    objects, images = submission.as_submitted(objects), submission.as_submitted(images)
     archived = {name: entry for name, entry in archived.items() if name not in objects}
     # With the ETag of the upload: moving a photo to the archive must not make its stages due.
     archived_objects = {
@@ -370,7 +413,7 @@ def _images(
         for name, found in requested.items():
             if found is not None and found.key != prefix + name:
                 moved[prefix + name] = moved.get(found.key, f"s3://{data.bucket}/{found.key}")
-        return requested, moved
+        return requested, moved, submission
     # Masks and backdrops in the same folder are not images.
     named_keys = request.named_keys
-    return {name: found for name, found in images.items() if found.key not in named_keys}, moved
+    return {name: found for name, found in images.items() if found.key not in named_keys}, moved, submission

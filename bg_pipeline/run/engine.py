@@ -139,6 +139,8 @@ class Engine:
             lost=work.take_lost(image, entry),
             retry=work.retry or (locations.batch.path if locations.retries else ""),
             lease=work.lease,
+            refusal=work.refusal(image),
+            submitted_etag=source.etag if source and work.submission.etags is not None else "",
         )
         image_run.run(work.due[image])
         return image_run

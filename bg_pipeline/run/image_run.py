@@ -21,6 +21,7 @@ from bg_pipeline.domain.stages import CAPTIONS, LABELS, PICTURES
 from bg_pipeline.errors import (
     BgPipelineError,
     CallError,
+    ImageError,
     LeaseLost,
     NotDelivered,
     NotTried,
@@ -46,6 +47,7 @@ from bg_pipeline.run.source_image import SourceImage
 from bg_pipeline.run.subject_mask import SubjectHints
 from bg_pipeline.state.leased_writes import LeasedWriter
 from bg_pipeline.state.leases import Lease
+from bg_pipeline.uploads.submission import late_upload
 
 
 class ImageRun:
@@ -54,6 +56,8 @@ class ImageRun:
     ``entry`` is the image's ledger entry, which is updated. ``occasions`` maps a stage to the refresh for which it is
     done again. ``lost`` are result keys of the entry that are missing or changed in S3. ``retry`` is the occasion of
     a request to try failures again, or empty. Once the ``lease`` is lost, nothing is paid and nothing is written.
+    ``refusal`` is the error of all stages, if nothing may be done for the image. ``submitted_etag`` is the only ETag
+    that the photo may have when it is read; empty: any.
 
     After `run`: ``stopped`` is the error that requires the batch or the run to stop, if any; ``call_failed`` is true
     if a call that may cost money failed, ``undelivered`` if S3 did not store a result; ``spent`` is what was paid.
@@ -72,8 +76,12 @@ class ImageRun:
         lost: Collection[str] = (),
         retry: str = "",
         lease: Lease | None = None,
+        refusal: ImageError | None = None,
+        submitted_etag: str = "",
     ) -> None:
         self._context = context
+        self._refusal = refusal
+        self._submitted_etag = submitted_etag
         self._locations = locations
         self._image_settings = image_settings
         self.entry = entry
@@ -113,14 +121,26 @@ class ImageRun:
                 before = self.entry.stages.get(stage)
                 self.entry.stages[stage] = keep_better(before, self._record(stage, made_for, steps[stage]))
             self._add_thumbnail()
-        if self._photo.fetched:
+        if self._photo.fetched and not self._replaced:
             self.entry.sha256 = self._photo.sha256
             self.entry.etag = self._photo.etag
         return self.entry
 
+    @property
+    def _replaced(self) -> bool:
+        """Whether the photo that was read is not the one that was submitted."""
+        return self._submitted_etag not in ("", self._photo.etag)
+
+    def _check_submitted(self) -> None:
+        """Raises the refusal, also if the photo was replaced since the run listed it."""
+        if self._refusal is not None:
+            raise self._refusal
+        if self._replaced:
+            raise late_upload(self._photo.key)
+
     def _add_thumbnail(self) -> None:
         """Adds the thumbnail of the source while a decoded copy is still in memory."""
-        if self._photo.fetched:
+        if self._photo.fetched and not self._replaced:
             self._locations.thumbnails.add(
                 self._photo.key, self._photo.etag, lambda: self._photo.cached_preview
             )
@@ -147,7 +167,12 @@ class ImageRun:
         )
         occasion = self._occasions.get(stage, "")
         record = StageRecord(made_for, Status.SUCCEEDED, occasion=occasion)
-        error = capture_error(lambda: step(analyzer, budget), self._photo.key)
+
+        def checked_step() -> None:
+            self._check_submitted()
+            step(analyzer, budget)
+
+        error = capture_error(checked_step, self._photo.key)
         self._context.store_payloads(budget)
         if error is not None:
             outcome = self._outcome_of(error)

@@ -1,12 +1,14 @@
 """Lists uploads: the batches of a date, each with its objects by kind, and drafts."""
 
+import hashlib
+import hmac
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from itertools import groupby
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
@@ -21,6 +23,12 @@ DELETE_THREADS: Final = 16
 """Objects of a draft that are deleted at the same time."""
 
 
+def approval_signature(secret: str, batch: Batch, request_etag: str, by: str, at: str) -> str:
+    """The signature of an approval: HMAC-SHA256 of everything that it states, with ``BG_APPROVAL_SECRET``."""
+    statement = orjson.dumps([batch.path, request_etag, by, at])
+    return hmac.new(secret.encode(), statement, hashlib.sha256).hexdigest()
+
+
 class Approval:
     """A person's approval of a batch's sample; its document is read when it is first needed."""
 
@@ -28,8 +36,10 @@ class Approval:
         self._store = store
         self._info = info
 
-    def is_of(self, request: ObjectInfo) -> bool:
-        """Whether this request was approved, and not one that it has replaced.
+    def is_of(self, batch: Batch, request: ObjectInfo, secret: str = "") -> bool:
+        """Whether this request of ``batch`` was approved, and not one that it has replaced.
+
+        With ``secret``, only an approval that was signed with it counts.
 
         The document names the ETag of its request. An older document without ETag approves a request that is not
         newer than itself. A document that is not a JSON object approves nothing.
@@ -43,6 +53,8 @@ class Approval:
             return False
         if not isinstance(document, dict):
             return False
+        if secret and not _is_signed(document, batch, secret):
+            return False
         if "RequestETag" in document:
             return bool(document["RequestETag"] == request.etag)
         # Both times are from listings, which are more precise than the header of a read object.
@@ -53,11 +65,18 @@ class Approval:
         return self._store.read(self._info.key)
 
 
+def _is_signed(document: Mapping[str, Any], batch: Batch, secret: str) -> bool:
+    request_etag, by, at = (str(document.get(name)) for name in ("RequestETag", "By", "At"))
+    expected = approval_signature(secret, batch, request_etag, by, at)
+    return hmac.compare_digest(str(document.get("Signature")).encode(), expected.encode())
+
+
 @dataclass(slots=True)
 class Uploaded:
     """One folder of uploads: its objects by name, and its request, draft and approval if they exist.
 
-    ``emptied`` means that nothing is left in it because everything was moved to the archive.
+    ``emptied`` means that nothing is left in it because everything was moved to the archive. With
+    ``approval_secret``, only signed approvals count.
     """
 
     batch: Batch
@@ -68,6 +87,7 @@ class Uploaded:
     approval: ObjectInfo | None = None
     emptied: bool = False
     approval_text: Approval | None = field(default=None, repr=False, compare=False)
+    approval_secret: str = field(default="", repr=False, compare=False)
 
     @property
     def newest(self) -> datetime:
@@ -96,7 +116,9 @@ class Uploaded:
         """Whether a person approved the sample of the present request; reads the approval from S3 once."""
         if self.approval is None or self.approval_text is None:
             return False
-        return self.request is None or self.approval_text.is_of(self.request)
+        if self.request is None:
+            return True
+        return self.approval_text.is_of(self.batch, self.request, self.approval_secret)
 
     @property
     def objects(self) -> Mapping[str, ObjectInfo]:

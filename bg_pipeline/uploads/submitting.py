@@ -31,6 +31,7 @@ from bg_pipeline.domain.upload_kinds import Kind, films_of_photos, kind_of
 from bg_pipeline.errors import PreconditionFailed, RequestError, UsageError
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import ObjectInfo, Store
+from bg_pipeline.uploads.submission import write_submission
 
 HAND_OVER_ATTEMPTS = 3
 THREADS = 8
@@ -269,12 +270,20 @@ def store_files(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def hand_over(store: Store, batch: Batch, request: bytes) -> bool:
+def hand_over(
+    store: Store, batch: Batch, request: bytes, *, closed_with: Mapping[str, str] | None = None
+) -> bool:
     """Writes the request of a batch whose photos are stored, and deletes its draft.
+
+    With ``closed_with``, the ETags in its input folder by name, the batch is closed: what is uploaded or replaced
+    there later is not paid for (`uploads.submission`).
 
     Returns False if the batch has another request already, which is never replaced: of two concurrent callers with
     different requests one gets False.
     """
+    # A repeated submission must not record what was uploaded after the first one.
+    if closed_with is not None and store.head(batch.request_key) is None:
+        write_submission(store, batch, request, closed_with)
     for _ in range(HAND_OVER_ATTEMPTS):
         try:
             store.write(batch.request_key, request, media_type="application/json", if_absent=True)

@@ -4,12 +4,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Request
+from fastapi.responses import HTMLResponse
 
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.web import batch_status, batch_uploads, booth, problems, removal
+from bg_pipeline.web.browser_security import API_POLICY, SecurityHeaders
+from bg_pipeline.web.docs_page import docs_page
 from bg_pipeline.web.limits import BodyLimit, RequestRate
 from bg_pipeline.web.service import Service
 from bg_pipeline.web.sign_in import CallersOnly, LoopbackOnly, Tokens, bearer
@@ -34,6 +37,7 @@ def make_app(settings: Settings, aws: Aws, store: Store) -> FastAPI:
         title="bg-pipeline",
         version="1",
         description=ABOUT,
+        docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
         responses=problems.RESPONSES,
@@ -47,6 +51,7 @@ def make_app(settings: Settings, aws: Aws, store: Store) -> FastAPI:
     app.add_middleware(CallersOnly, tokens=tokens, rate=RequestRate(settings.api_requests_per_minute))
     if tokens is None:
         app.add_middleware(LoopbackOnly)
+    app.add_middleware(SecurityHeaders, policy=API_POLICY)
     documented_sign_in = [Depends(bearer)] if tokens else []
     for part in (batch_uploads, batch_status, removal, booth):
         app.include_router(part.router, dependencies=documented_sign_in)
@@ -60,4 +65,10 @@ def make_app(settings: Settings, aws: Aws, store: Store) -> FastAPI:
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+    @app.get("/docs", include_in_schema=False)
+    def docs(request: Request) -> HTMLResponse:
+        root = request.scope.get("root_path", "").rstrip("/")
+        return HTMLResponse(docs_page(app.openapi(), f"{root}{app.openapi_url}"))
+
     return app

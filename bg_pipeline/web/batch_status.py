@@ -111,7 +111,8 @@ def approve(batch: TheBatch, service: TheService, caller: TheCaller, if_match: I
     overview = _overview(service, batch)
     seen = (if_match or "").strip().removeprefix("W/").strip('"').removeprefix("*")
     try:
-        review.approve_sample(service.store, overview, by=caller, seen=seen)
+        secret = service.settings.approval_secret.get_secret_value()
+        review.approve_sample(service.store, overview, by=caller, seen=seen, secret=secret)
     except review.RequestReplaced as error:
         raise Problem(412 if seen else 409, "RequestReplaced", str(error)) from None
     except UsageError as error:
@@ -181,7 +182,7 @@ def report(batch: TheBatch, service: TheService, format: Literal["json", "csv", 
         raise Problem(409, "NoReport", f"batch {batch.path} has no report as {format}; a run writes it")
     media_type = {"json": "application/json", "csv": "text/csv", "html": "text/html"}[format]
     # The HTML report may run its own script and nothing else; the sandbox keeps it out of this site's origin.
-    headers = {"Content-Security-Policy": "sandbox allow-scripts", "X-Content-Type-Options": "nosniff"}
+    headers = {"Content-Security-Policy": "sandbox allow-scripts; frame-ancestors 'none'"}
     return Response(content.data, media_type=media_type, headers=headers)
 
 

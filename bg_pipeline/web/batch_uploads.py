@@ -22,6 +22,7 @@ from bg_pipeline.run.batch_work import open_draft
 from bg_pipeline.run.context import RunContext
 from bg_pipeline.uploads import listing as uploads
 from bg_pipeline.uploads.listing import Uploaded, discard_draft
+from bg_pipeline.uploads.submission import closed_folder, etags_of
 from bg_pipeline.uploads.submitting import check_submission, hand_over, new_batch, paid_pictures
 from bg_pipeline.uploads.unicode_names import match_names
 from bg_pipeline.web.problems import Problem
@@ -281,7 +282,13 @@ def _checked(service: Service, batch: Batch, data: bytes) -> tuple[BatchRequest,
 def _submit(service: Service, batch: Batch, data: bytes) -> Submitted:
     request, uploaded = _checked(service, batch, data)
     names = list(request.entries) or list(uploaded.images)
-    if not hand_over(service.store, batch, data):
+    if request.S3Bucket != service.store.bucket:
+        closed_with: dict[str, str] | None = None
+    elif request.InputS3Prefix == batch.input_prefix:
+        closed_with = etags_of(uploaded.objects)
+    else:
+        closed_with = closed_folder(service.store, request.InputS3Prefix)
+    if not hand_over(service.store, batch, data, closed_with=closed_with):
         text = f"batch {batch.path} was submitted with another request; prepare another one"
         raise Problem(409, "AlreadySubmitted", text)
     return Submitted(

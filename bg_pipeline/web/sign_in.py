@@ -18,6 +18,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bg_pipeline.web.addresses import is_loopback
+from bg_pipeline.web.browser_security import is_from_another_site, origin_of, was_forwarded
 from bg_pipeline.web.limits import RequestRate, route_path
 from bg_pipeline.web.problems import Problem
 
@@ -31,7 +32,7 @@ TIMEOUT_SECONDS = 10
 THIS_MACHINE = "this machine"
 """The caller of every request when sign-in is off."""
 
-PUBLIC = frozenset({"/docs", "/docs/oauth2-redirect", "/openapi.json"})
+PUBLIC = frozenset({"/docs", "/openapi.json"})
 """Paths of the API's documentation, which need no token."""
 
 _bearer = HTTPBearer(auto_error=False, bearerFormat="JWT")
@@ -154,17 +155,12 @@ class LoopbackOnly:
 def _reason_to_refuse(scope: Scope) -> str:
     """Why the request is refused; empty if it is not."""
     headers = Headers(scope=scope)
-    host = headers.get("host", "")
-    if not is_loopback(_hostname(host)):
+    if not is_loopback(_hostname(headers.get("host", ""))):
         return "sign-in is off, so only http://127.0.0.1 and http://localhost are answered"
     client = scope.get("client")
-    if client is None or not is_loopback(client[0]) or "x-forwarded-for" in headers or "forwarded" in headers:
+    if client is None or not is_loopback(client[0]) or was_forwarded(headers):
         return "sign-in is off, so only requests from this machine are answered"
-    origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
-    followed_link = headers.get("sec-fetch-mode") == "navigate" and scope["method"] == "GET"
-    if (origin is not None and origin != f"{scope['scheme']}://{host}") or (
-        site not in ("none", "same-origin") and not followed_link
-    ):
+    if is_from_another_site(scope, {origin_of(scope)}):
         return "requests from other websites are refused"
     return ""
 

@@ -19,6 +19,7 @@ from bg_pipeline.run.batch_work import open_work
 from bg_pipeline.state.follow_ups import RETRIES, FollowUps, all_from, origin
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads import listing
+from bg_pipeline.uploads.listing import approval_signature
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench
 from bg_pipeline_tests.pictures import photo
@@ -33,7 +34,10 @@ def bench(s3, bucket, control: ControlClient) -> Bench:
 
 
 def approve(bench: Bench, batch: Batch, by: str = "ann") -> bool:
-    return review.approve_sample(bench.store, load_status(bench.store, bench.settings(), batch), by=by)
+    secret = bench.settings().approval_secret.get_secret_value()
+    return review.approve_sample(
+        bench.store, load_status(bench.store, bench.settings(), batch), by=by, secret=secret
+    )
 
 
 def retry(bench: Bench, batch: Batch) -> review.Retry | None:
@@ -157,6 +161,45 @@ def approved_as(bench: Bench, batch: Batch, text: bytes) -> bool:
     listed = listing.find(bench.store, batch)
     assert listed is not None
     return listed.approved
+
+
+def test_with_a_secret_only_a_signed_approval_counts(bench: Bench, control: ControlClient) -> None:
+    """Whoever uploads may write an approval beside the photos, but cannot sign it."""
+    batch = bench.submit(3, Sample=1)
+    other = bench.submit(3, batch="other", Prompt="a dark forest", Sample=1)
+    bench.run()
+    approve(bench, batch)
+    unsigned = bench.store.read_json(batch.approval_key)
+    bench.overrides["approval_secret"] = "known to the service only"
+    assert bench.run().counts == {Status.SUCCEEDED: 2, Status.SKIPPED: 4}
+    assert pictures(control) == 2, "the one from before the secret"
+    assert approve(bench, batch), "so it can be given again"
+    assert not approve(bench, batch)
+    signed = bench.store.read_json(batch.approval_key)
+    bench.store.write_json(batch.approval_key, {**signed, "By": "bob"})
+    bench.run()
+    assert pictures(control) == 2, "what it states is signed too"
+    bench.store.write_json(batch.approval_key, signed)
+    assert bench.run().counts == {Status.SUCCEEDED: 4, Status.SKIPPED: 2}
+    (etag,) = (found.etag for found in bench.store.list(other.request_key))
+    for forged in (
+        {**unsigned, "Batch": other.path, "RequestETag": etag},
+        {**unsigned, "RequestETag": etag, "Signature": ""},
+        {**signed, "RequestETag": etag},
+        {**signed, "RequestETag": etag, "Signature": None},
+        {"RequestETag": etag, "Signature": approval_signature("guessed", other, etag, "None", "None")},
+    ):
+        bench.store.write_json(other.approval_key, forged)
+        assert bench.run().counts == {Status.SUCCEEDED: 4, Status.SKIPPED: 2}
+
+
+def test_a_signed_approval_is_enough_where_no_secret_is_set(bench: Bench, control: ControlClient) -> None:
+    batch = bench.submit(2, Sample=1)
+    bench.run()
+    bench.overrides["approval_secret"] = "s"
+    approve(bench, batch)
+    del bench.overrides["approval_secret"]
+    assert bench.run().counts == {Status.SUCCEEDED: 2}
 
 
 def test_an_approval_from_before_it_named_its_request_counts_if_it_came_later(bench: Bench) -> None:
@@ -414,7 +457,7 @@ def test_the_mark_of_an_earlier_version_names_one_retry(bench: Bench) -> None:
     assert found.batch == earlier, "its request was never written"
 
 
-def _gone(*_: object) -> None:
+def _gone(*_: object, **__: object) -> None:
     raise OSError("gone")
 
 

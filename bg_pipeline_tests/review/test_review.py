@@ -710,7 +710,7 @@ def test_once_its_outcome_is_there_a_picture_may_be_asked_for_once_more(
 def test_who_ended_before_the_request_was_written_leaves_a_batch_that_the_next_writes(
     bench: Bench, ran: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def gone(*_: object) -> bool:
+    def gone(*_: object, **__: object) -> bool:
         raise OSError("gone")
 
     with monkeypatch.context() as broken:
@@ -730,7 +730,7 @@ def test_who_was_suspended_before_the_request_was_written_does_not_replace_what_
     found, hand_over = [looked(bench, ran)["odd.jpg"]], submitting.hand_over
     others: list[Batch] = []
 
-    def suspended(store: Store, batch: Batch, data: bytes) -> bool:
+    def suspended(store: Store, batch: Batch, data: bytes, **how: Any) -> bool:
         monkeypatch.setattr(redoing, "hand_over", hand_over)
         work = opened(bench, ran)
         others.append(redo(store, bench.settings(), work, found, by="bob", prompt="a quiet lake"))

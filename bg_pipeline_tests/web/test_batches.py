@@ -9,6 +9,7 @@ import pytest
 import requests
 
 from bg_pipeline.domain.batches import Batch
+from bg_pipeline.run import source_image
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench, aws
@@ -246,7 +247,7 @@ def test_a_report_as_a_page_is_no_part_of_this_site(api: Caller, bench: Bench) -
     key = f"{batch.status_prefix}/status_report_id-{batch.name}.html"
     bench.store.write(key, b"<!doctype html>", media_type="text/html")
     answer = api.get(f"/batches/{batch.date}/{batch.name}/report?format=html")
-    assert answer.headers["content-security-policy"] == "sandbox allow-scripts"
+    assert answer.headers["content-security-policy"] == "sandbox allow-scripts; frame-ancestors 'none'"
     assert answer.text == "<!doctype html>"
 
 
@@ -343,3 +344,140 @@ def test_what_failed_is_asked_for_again_once_for_one_idempotency_key(
         assert late.json() == first, "the answer is that of the first call, whatever there is left to retry"
     nothing = api.post(f"{answers[0].headers['location']}/retry", None)
     assert problem(nothing) == (409, "NothingToRetry")
+
+
+# A batch that was submitted is closed
+
+
+def batch_of(made: dict[str, Any]) -> Batch:
+    return Batch(date_of(made["Batch"]), made["path"].rpartition("/")[2])
+
+
+def test_a_form_that_is_used_after_the_submission_gets_nothing_paid(
+    api: Caller, bench: Bench, control: ControlClient
+) -> None:
+    """Replacing a photo and adding one: both are in the report with the reason, and cost nothing."""
+    made = prepared(api, "red.jpg", "blue.jpg", "late.jpg")
+    red, blue, late = made["Uploads"]
+    assert send(red, photo(0)).ok
+    assert send(blue, photo(1)).ok
+    assert submit(api, made).status_code == 202
+    assert send(red, photo(7)).ok
+    assert send(late, photo(8)).ok
+    batch = batch_of(made)
+    assert bench.run(batch.date).counts == {"Succeeded": 1, "Failed": 2}
+    rows = bench.rows(batch, made["Id"])
+    for name, what in (("red.jpg", "was replaced"), ("late.jpg", "was uploaded")):
+        assert (rows[name].Error, rows[name].CostUSD) == ("ChangedAfterSubmission", 0)
+        assert what in rows[name].Cause
+        assert "submit it as a new batch" in rows[name].Cause
+    assert any("2 objects were uploaded or replaced after" in note for note in bench.notes)
+    assert len(control.paid(operation="InvokeModel")) == 1
+    assert len(control.paid(operation="DetectLabels")) == 1
+
+    # What was refused is not asked for again, until the photo is the submitted one again.
+    assert bench.run(batch.date).due == 0
+    assert send(red, photo(0)).ok
+    assert bench.run(batch.date).counts == {"Succeeded": 2, "Failed": 1}
+    assert len(control.paid(operation="InvokeModel")) == 2
+
+
+def test_what_was_made_before_a_form_replaces_the_photo_stays(
+    api: Caller, bench: Bench, control: ControlClient
+) -> None:
+    made = uploaded(api, "red.jpg")
+    submit(api, made)
+    batch = batch_of(made)
+    bench.run(batch.date)
+    paid = control.paid()
+    assert send(made["Uploads"][0], photo(7)).ok
+    bench.notes.clear()
+    assert bench.run(batch.date).counts == {"Succeeded": 1}
+    assert any("red.jpg" in note for note in bench.notes)
+    assert bench.run(batch.date, again=("pictures",)).counts == {"Succeeded": 1}
+    assert "ChangedAfterSubmission" not in bench.rows(batch, made["Id"])["red.jpg"].Error
+    assert control.paid() == paid
+
+
+def test_submitting_again_does_not_take_in_what_arrived_late(
+    api: Caller, bench: Bench, control: ControlClient
+) -> None:
+    made = uploaded(api, "red.jpg", "blue.jpg")
+    assert submit(api, made).status_code == 202
+    assert send(made["Uploads"][0], photo(7)).ok
+    assert submit(api, made).status_code == 202
+    assert bench.run(batch_of(made).date).counts == {"Succeeded": 1, "Failed": 1}
+    assert len(control.paid(operation="InvokeModel")) == 1
+
+
+def test_a_mask_that_a_form_replaces_after_the_submission_is_not_used(
+    api: Caller, bench: Bench, control: ControlClient
+) -> None:
+    made = prepared(api, "red.jpg", "mask.png")
+    assert send(made["Uploads"][0], photo(0)).ok
+    assert send(made["Uploads"][1], photo(1, format="PNG")).ok
+    mask = made["Uploads"][1]["Key"]
+    submit(api, made, Images=[{"ImageName": "red.jpg", "MaskKey": mask, "Subject": "MASK"}])
+    assert send(made["Uploads"][1], photo(2, format="PNG")).ok
+    batch = batch_of(made)
+    assert bench.run(batch.date).counts == {"Failed": 1}
+    assert "mask.png' was replaced" in bench.rows(batch, made["Id"])["red.jpg"].Cause
+    assert control.paid() == []
+
+
+def test_a_retry_takes_what_is_there_when_it_is_asked_for_and_nothing_later(
+    api: Caller, bench: Bench, control: ControlClient
+) -> None:
+    made = prepared(api, "red.jpg", "blue.jpg")
+    for upload in made["Uploads"]:
+        assert send(upload, b"no photo").ok
+    submit(api, made)
+    bench.run(date_of(made["Batch"]))
+    for number, upload in enumerate(made["Uploads"]):
+        assert send(upload, photo(number)).ok
+    retried = api.post(f"{made['path']}/retry", None)
+    assert send(made["Uploads"][0], photo(7)).ok
+    bench.run(date_of(retried.json()["Batch"]))
+    assert api.get(retried.headers["location"]).json()["Counts"] == {"Succeeded": 1, "Failed": 1}
+    assert len(control.paid(operation="InvokeModel")) == 1
+
+
+def test_a_photo_that_a_form_replaces_while_the_batch_is_run_is_not_paid(
+    api: Caller, bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the run has listed the folder: what is read is compared too."""
+    made = uploaded(api, "red.jpg")
+    submit(api, made)
+    read = source_image.read_source
+
+    def replaced_before(store: Store, key: str) -> Any:
+        send(made["Uploads"][0], photo(7))
+        return read(store, key)
+
+    monkeypatch.setattr(source_image, "read_source", replaced_before)
+    batch = batch_of(made)
+    assert bench.run(batch.date).counts == {"Failed": 1}
+    assert bench.rows(batch, made["Id"])["red.jpg"].Error == "ChangedAfterSubmission"
+    assert control.paid() == []
+
+
+def test_a_batch_that_was_uploaded_with_s3_itself_stays_open(bench: Bench, control: ControlClient) -> None:
+    batch = bench.submit({"a.jpg": photo(0)})
+    bench.run()
+    bench.put(batch.upload_key("a.jpg"), photo(1))
+    bench.put(batch.upload_key("b.jpg"), photo(2))
+    assert bench.run().counts == {"Succeeded": 2}
+    assert len(control.paid(operation="InvokeModel")) == 3
+
+
+def test_whoever_replaces_the_request_of_a_batch_opens_it_again(
+    api: Caller, bench: Bench, control: ControlClient
+) -> None:
+    made = uploaded(api, "red.jpg")
+    submit(api, made)
+    batch = batch_of(made)
+    bench.run(batch.date)
+    bench.put(batch.upload_key("red.jpg"), photo(7))
+    bench.store.write_json(batch.request_key, {"Id": made["Id"], "Prompt": "a sunny beach", "Seed": 7})
+    assert bench.run(batch.date).counts == {"Succeeded": 1}
+    assert len(control.paid(operation="InvokeModel")) == 2

@@ -1,5 +1,6 @@
 """Who may call: this machine without sign-in, whoever brings a good token with it, and nobody else."""
 
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -66,6 +67,8 @@ def test_a_program_on_this_machine_needs_no_sign_in(api: Caller) -> None:
         {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "cors"},
         {"X-Forwarded-For": "10.0.0.1"},
         {"Forwarded": "for=10.0.0.1"},
+        {"X-Forwarded-Host": "photos.example"},
+        {"X-Real-IP": "10.0.0.1"},
     ],
 )
 def test_without_sign_in_a_foreign_page_or_host_is_refused(api: Caller, headers: dict[str, str]) -> None:
@@ -82,6 +85,22 @@ def test_every_name_of_this_machine_is_answered(api: Caller, host: str) -> None:
 def test_a_link_to_the_description_may_be_followed_from_another_page(api: Caller) -> None:
     followed = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
     assert api.get("/docs", headers=followed).status_code == 200
+
+
+def test_the_description_needs_nothing_from_other_hosts(guarded: Caller) -> None:
+    """It works without the internet, and a browser may not load anything else or show it in a frame."""
+    answer = guarded.get("/docs")
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "<script" not in answer.text
+    assert re.findall(r"""(?:src|href)=["'](?!#|/openapi\.json)""", answer.text) == []
+    for part in ("PUT /batches/{date}/{name}/request", "MaxBytes", "BatchRequest", "Authorization: Bearer"):
+        assert part in answer.text
+    for each in (answer, guarded.get("/openapi.json"), guarded.get(SOMETHING)):
+        policy = each.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "//" not in policy
+        assert each.headers["x-frame-options"] == "DENY"
 
 
 def refusal(chosen: Settings, host: str) -> str:

@@ -5,6 +5,7 @@ Its only argument, which may be missing, is the address of Dagster's UI.
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import streamlit as st
 from botocore.exceptions import BotoCoreError, ClientError
@@ -70,7 +71,10 @@ def _search(drafts: DraftService, batches: BatchService) -> None:
     search.show(batches)
 
 
-st.set_page_config(page_title="New backgrounds", page_icon=":material/photo_library:", layout="wide")
+# The icon of the browser's tab is a file, because for ":material/…" the browser would fetch it from a foreign host.
+st.set_page_config(
+    page_title="New backgrounds", page_icon=str(Path(__file__).with_name("icon.png")), layout="wide"
+)
 st.html("<style>.stMainBlockContainer { padding-top: 3.5rem; }</style>")
 user.require_sign_in(settings())
 _new_batch = st.Page(

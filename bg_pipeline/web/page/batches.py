@@ -164,7 +164,8 @@ class BatchService:
         """
         status = overview.load_status(self.store, self.settings, batch)
         try:
-            review.approve_sample(self.store, status, by=by, seen=seen)
+            secret = self.settings.approval_secret.get_secret_value()
+            review.approve_sample(self.store, status, by=by, seen=seen, secret=secret)
         finally:
             self.refresh(batch)
 

@@ -38,6 +38,7 @@ from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads import listing, manifest
 from bg_pipeline.uploads.listing import discard_draft, find_draft
 from bg_pipeline.uploads.sources import DraftSources, ResolvedManifest, S3Sources, resolve_manifest
+from bg_pipeline.uploads.submission import etags_of
 from bg_pipeline.uploads.submitting import (
     StoredFile,
     Upload,
@@ -256,7 +257,8 @@ class DraftService:
         """
         if files and self.store.head(batch.request_key) is None:
             store_files(self.store, files)
-        if not hand_over(self.store, batch, data):
+        uploaded = listing.find(self.store, batch)
+        if not hand_over(self.store, batch, data, closed_with=etags_of(uploaded.objects) if uploaded else {}):
             raise UsageError(f"batch {batch.path} was submitted already")
         self._on_change(batch)
 

@@ -11,10 +11,15 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.routing import Route
 
 from bg_pipeline.settings import Settings, settings
+from bg_pipeline.web.browser_security import SecurityHeaders
 from bg_pipeline.web.page import upload_server
+from bg_pipeline.web.page.content_policy import page_policy
 from bg_pipeline.web.page.same_origin import OwnPageOnly
+from bg_pipeline.web.page.sign_out import SignOutAtIssuer
 
 LOOPBACK = ("127.0.0.1", "localhost")
+_CALLBACK = "/oauth2callback"
+"""Where the sign-in service returns to, after signing in and after signing out."""
 
 
 def _sign_in_secrets(configured: Settings) -> Mapping[str, Any]:
@@ -23,7 +28,7 @@ def _sign_in_secrets(configured: Settings) -> Mapping[str, Any]:
         return {}
     return {
         "auth": {
-            "redirect_uri": f"{configured.page_address}/oauth2callback",
+            "redirect_uri": f"{configured.page_address}{_CALLBACK}",
             "cookie_secret": configured.page_cookie_secret.get_secret_value() or secrets.token_hex(32),
             "client_id": configured.oidc_client_id,
             "client_secret": configured.oidc_client_secret.get_secret_value(),
@@ -38,9 +43,21 @@ def _guards(configured: Settings) -> list[Middleware]:
     Streamlit accepts any request whose Host and Origin are the same. A foreign website whose name resolves to
     127.0.0.1 can send such requests (DNS rebinding), so without sign-in the Host must be one of `LOOPBACK`.
     """
+    headers = Middleware(SecurityHeaders, policy=page_policy())
     if configured.oidc_client_id:
-        return [Middleware(OwnPageOnly, address=configured.page_address)]
+        return [
+            headers,
+            Middleware(OwnPageOnly, address=configured.page_address, proxies=configured.trusted_proxies),
+            Middleware(
+                SignOutAtIssuer,
+                issuer=configured.oidc_issuer,
+                client_id=configured.oidc_client_id,
+                return_to=f"{configured.page_address}{_CALLBACK}",
+                logout_url=configured.oidc_logout_url,
+            ),
+        ]
     return [
+        headers,
         Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK), www_redirect=False),
         Middleware(OwnPageOnly),
     ]

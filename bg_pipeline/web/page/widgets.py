@@ -11,6 +11,7 @@ import streamlit as st
 from PIL import Image
 
 from bg_pipeline.domain.text import printable
+from bg_pipeline.web.page.content_policy import SLIDER_SCRIPT
 from bg_pipeline.web.page.upload_server import ADDRESS, UploadSession
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:&])")
@@ -37,10 +38,11 @@ _SLIDER = """
 <main class="slider">
   <img src="data:image/jpeg;base64,{before}" alt="Before: {name}">
   <img class="after" src="data:image/jpeg;base64,{after}" alt="After: {name}">
-  <input type="range" min="0" max="100" value="50" aria-label="Part of the original photo that is visible, in percent"
-         oninput="this.parentNode.style.setProperty('--at', this.value + '%')">
+  <input type="range" min="0" max="100" value="50"
+         aria-label="Part of the original photo that is visible, in percent">
   <div class="handle"></div>
 </main>
+<script>{script}</script>
 """
 
 
@@ -81,5 +83,6 @@ def before_and_after(before: bytes, after: bytes, name: str, *, width: int = 560
         before=base64.b64encode(before).decode(),
         after=base64.b64encode(after).decode(),
         name=html.escape(name, quote=True),
+        script=SLIDER_SCRIPT,
     )
     st.iframe(page, height=height)

@@ -163,6 +163,41 @@ def test_from_dropped_photos_to_published_results(
     page.close()
 
 
+def test_the_page_works_with_its_own_server_only(
+    bench: Bench, address: str, browser: Browser, tmp_path: Path
+) -> None:
+    """No script, font, icon or picture is asked of another host, and the page's policy blocks nothing it needs."""
+    today = datetime.now(UTC).date()
+    bench.submit(1, day=today)
+    bench.run(today)
+    page = browser.new_page(viewport={"width": 1280, "height": 1400})
+    page.set_default_timeout(SECONDS)
+    foreign: list[str] = []
+    blocked: list[str] = []
+    page.on("request", lambda asked: foreign.append(asked.url) if _is_foreign(asked.url, address) else None)
+    page.on("console", lambda line: blocked.append(line.text) if "Content Security" in line.text else None)
+    for place in ("", "batches", "search", "review"):
+        answer = page.goto(f"{address}/{place}")
+        assert answer is not None
+        assert answer.headers["x-frame-options"] == "DENY"
+        page.wait_for_load_state("networkidle")
+        if not place:
+            drop(page, tmp_path)
+            page.get_by_text("Settings of single photos", exact=True).click()
+            page.get_by_test_id("stDataFrame").first.wait_for()
+    slider = page.frame_locator("iframe").get_by_role("slider")
+    slider.fill("20")
+    assert "20%" in str(slider.evaluate("handle => handle.parentNode.getAttribute('style')"))
+    page.wait_for_timeout(2000)
+    assert foreign == []
+    assert blocked == []
+    page.close()
+
+
+def _is_foreign(url: str, address: str) -> bool:
+    return not url.startswith((f"{address}/", f"{address.replace('http', 'ws', 1)}/", "data:", "blob:"))
+
+
 def test_a_photo_that_is_refused_is_told_and_the_others_are_taken(
     bench: Bench, address: str, browser: Browser, tmp_path: Path
 ) -> None:

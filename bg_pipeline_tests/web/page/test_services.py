@@ -53,6 +53,18 @@ def drafted(drafts: DraftService, count: int = 2) -> tuple[Batch, list[str]]:
     return batch, names
 
 
+def test_a_draft_that_was_submitted_is_closed(
+    drafts: DraftService, bench: Bench, control: ControlClient
+) -> None:
+    batch, names = drafted(drafts)
+    data, _ = drafts.request(batch, names, {"Prompt": "a beach"}, {})
+    drafts.submit(batch, data)
+    bench.put(batch.upload_key(names[0]), photo(7))
+    bench.put(batch.upload_key("late.jpg"), photo(8))
+    assert bench.run(batch.date).counts == {"Succeeded": 1, "Failed": 2}
+    assert len(control.paid(operation="InvokeModel")) == 1
+
+
 def test_labels_that_are_all_taken_away_are_said_and_labels_that_never_were_are_not() -> None:
     assert with_labels({"Ref": "1"}, [], offered=[]) == {"Ref": "1"}
     assert with_labels({"Ref": " "}, ["Dog", "Cat"], offered=["Dog"]) == {"Labels": "Dog, Cat"}

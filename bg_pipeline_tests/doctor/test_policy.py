@@ -94,15 +94,15 @@ def _of_s3(operation: str, asked: dict[str, Any]) -> Iterator[Called]:
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     """Listens to every client that is made from now on; S3 is spoken through boto3 alone."""
     made = Recorder()
-    make = Aws._make
+    create = Aws._create
 
     def listening(self: Aws, *args: Any, **more: Any) -> Any:
-        client = make(self, *args, **more)
+        client = create(self, *args, **more)
         made.listen(client)
         return client
 
-    monkeypatch.setattr(Aws, "_make", listening)
-    monkeypatch.setattr(Store, "_quick", None)
+    monkeypatch.setattr(Aws, "_create", listening)
+    monkeypatch.setattr(Store, "_fast", None)
     return made
 
 

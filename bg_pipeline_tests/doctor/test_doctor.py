@@ -206,9 +206,10 @@ def test_settings_of_dagster_that_would_help_are_named(tmp_path: Path, yaml: str
 
 
 def test_live_tries_every_model_once_and_only_after_a_yes(
-    bucket: str, control: ControlClient, monkeypatch: pytest.MonkeyPatch
+    bucket: str, control: ControlClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     control.switch(canned=True)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BG_BUCKET", bucket)
     refused = CliRunner().invoke(main, ["doctor", "--live"], input="n\n")
     assert refused.exit_code == 2
@@ -220,9 +221,10 @@ def test_live_tries_every_model_once_and_only_after_a_yes(
 
 
 def test_live_tells_which_model_failed(
-    bucket: str, control: ControlClient, monkeypatch: pytest.MonkeyPatch
+    bucket: str, control: ControlClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     control.switch(canned=True)
+    monkeypatch.chdir(tmp_path)
     control.model("amazon.nova-canvas-v1:0", access="denied")
     monkeypatch.setenv("BG_BUCKET", bucket)
     monkeypatch.setenv("BG_IMAGE_MODELS", "titan-v2")

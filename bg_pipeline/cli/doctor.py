@@ -1,4 +1,4 @@
-"""``bg-pipeline doctor``: checks the account and the settings, or prints an IAM policy."""
+"""``bg-pipeline doctor``: checks the account and the settings, prints an IAM policy, or sets a CORS rule."""
 
 import json
 from collections.abc import Sequence
@@ -13,11 +13,14 @@ from bg_pipeline.cli.arguments import local
 from bg_pipeline.cli.terminal import confirm, counted, print_message, stopped_by_user
 from bg_pipeline.doctor import policy as policies
 from bg_pipeline.doctor import trials
-from bg_pipeline.doctor.account import Finding, Level, examine
+from bg_pipeline.doctor.account import examine
+from bg_pipeline.doctor.bucket import cors_rules, set_cors
+from bg_pipeline.doctor.findings import Finding, Level
 from bg_pipeline.domain.text import printable
 from bg_pipeline.errors import SettingsError, UsageError
 from bg_pipeline.rate_limits.calls import ACCESS_SECONDS
 from bg_pipeline.settings import Settings, settings
+from bg_pipeline.storage.object_store import open_bucket
 
 _STYLE = {Level.OK: "green", Level.ATTENTION: "yellow", Level.FAILED: "red"}
 
@@ -29,7 +32,7 @@ _STYLE = {Level.OK: "green", Level.ATTENTION: "yellow", Level.FAILED: "red"}
     help="Also call each model once with a small picture, subscribe to those that need it, and write "
     "doctor-live-<date>.json for bug reports. This costs money; it asks first.",
 )
-@click.option("--yes", is_flag=True, help="With --live: do not ask.")
+@click.option("--yes", is_flag=True, help="With --live and --fix: do not ask.")
 @click.option(
     "--max-cost-usd",
     type=click.FloatRange(min=0, min_open=True),
@@ -39,6 +42,19 @@ _STYLE = {Level.OK: "green", Level.ATTENTION: "yellow", Level.FAILED: "red"}
     help="With --live: the most that all calls together may cost.",
 )
 @click.option(
+    "--fix",
+    is_flag=True,
+    help="Instead of checking, set the bucket's CORS rule with which web sites may upload by the HTTP API's links. "
+    "It prints the rules and asks first.",
+)
+@click.option(
+    "--origin",
+    "origins",
+    multiple=True,
+    metavar="URL",
+    help="With --fix: a web site that may upload, such as https://shop.example.com; by default BG_PAGE_ADDRESS.",
+)
+@click.option(
     "--policy",
     type=click.Choice(policies.ROLES),
     is_flag=False,
@@ -46,7 +62,14 @@ _STYLE = {Level.OK: "green", Level.ATTENTION: "yellow", Level.FAILED: "red"}
     help="Instead of checking, print the IAM policy that this kind of process needs with your settings.",
 )
 @local
-def doctor(live: bool, yes: bool, max_cost_usd: float, policy: policies.Role | None) -> None:
+def doctor(
+    live: bool,
+    yes: bool,
+    max_cost_usd: float,
+    fix: bool,
+    origins: tuple[str, ...],
+    policy: policies.Role | None,
+) -> None:
     """Check what works in your account and settings, and print what to do about what does not.
 
     Nothing is billed without --live. Ends with 0 unless something failed.
@@ -68,6 +91,9 @@ def doctor(live: bool, yes: bool, max_cost_usd: float, policy: policies.Role | N
             )
         click.echo(json.dumps(document, indent=2))
         return
+    if fix:
+        _fix_cors(configured, aws, origins, yes=yes)
+        return
     findings: list[Finding] = []
     with stopped_by_user():
         for finding in examine(configured, aws):
@@ -77,6 +103,14 @@ def doctor(live: bool, yes: bool, max_cost_usd: float, policy: policies.Role | N
             findings += _call_models(configured, aws, findings, yes=yes, max_cost_usd=max_cost_usd)
     failed = any(finding.level is Level.FAILED for finding in findings)
     click.get_current_context().exit(1 if failed else 0)
+
+
+def _fix_cors(configured: Settings, aws: Aws, origins: tuple[str, ...], *, yes: bool) -> None:
+    store = open_bucket(configured, aws)
+    rules = cors_rules(store, origins or tuple(filter(None, (configured.page_address,))))
+    click.echo(json.dumps({"CORSRules": rules}, indent=2))
+    confirm(f"Make these the CORS rules of {store.bucket}?", yes=yes)
+    set_cors(store, rules)
 
 
 def _call_models(

@@ -23,7 +23,6 @@ from PIL import Image, ImageDraw
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.budget.image_budget import ImageBudget
 from bg_pipeline.captioners import nova
-from bg_pipeline.doctor.account import Finding, Level
 from bg_pipeline.doctor.exchanges import Exchange, ExchangeRecorder
 from bg_pipeline.doctor.expectations import (
     FieldComparison,
@@ -34,6 +33,7 @@ from bg_pipeline.doctor.expectations import (
     compare_image_answer,
     compare_labels,
 )
+from bg_pipeline.doctor.findings import Finding, Level
 from bg_pipeline.doctor.redaction import redact
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.model_facts import facts_of

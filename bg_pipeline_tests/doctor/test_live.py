@@ -14,7 +14,6 @@ from PIL import Image
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.cli.main import main
 from bg_pipeline.doctor import trials
-from bg_pipeline.doctor.account import Level
 from bg_pipeline.doctor.exchanges import ExchangeRecorder
 from bg_pipeline.doctor.expectations import (
     compare_caption,
@@ -22,6 +21,7 @@ from bg_pipeline.doctor.expectations import (
     compare_image_answer,
     compare_labels,
 )
+from bg_pipeline.doctor.findings import Level
 from bg_pipeline.doctor.redaction import redact
 from bg_pipeline.rate_limits.calls import ACCESS_SECONDS
 from bg_pipeline.settings import settings

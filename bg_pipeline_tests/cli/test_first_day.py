@@ -1,6 +1,8 @@
 """The first day on a new account: nothing is subscribed, old models are gone, and nobody is there to help."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -42,9 +44,9 @@ def new_account(
     return Bench(Store(s3, bucket))
 
 
-def bg(*words: object) -> Result:
-    """A command whose standard input is closed: nobody answers a question."""
-    result = CliRunner().invoke(main, [str(word) for word in words])
+def bg(*words: object, input: str | None = None) -> Result:
+    """A command; without ``input`` its standard input is empty: nobody answers a question."""
+    result = CliRunner().invoke(main, [str(word) for word in words], input=input)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result
@@ -93,3 +95,25 @@ def test_from_nothing_subscribed_to_six_pictures_unattended(
     control.mark()
     assert bg("run", "--batch", batch.path).exit_code == 0
     assert control.paid() == []
+
+
+@pytest.mark.dates
+def test_the_pages_commands_lead_to_the_first_picture(new_account: Bench, control: ControlClient) -> None:
+    page = Path(bg_pipeline.__file__).parents[1].joinpath("docs", "aws-account.md").read_text("utf-8")
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
+    commands = [shlex.split(line)[1:] for line in lines if line.startswith("bg-pipeline ")]
+    assert [words[0] for words in commands] == ["doctor"] * 4 + ["submit", "plan", "run"]
+    control.switch(canned=True)
+    for model in (INPAINT, REMOVE):
+        control.model(model, access="unsubscribed", seconds=1)
+    Path("photo.jpg").write_bytes(PHOTOS[0].read_bytes())
+    for words in commands:
+        *words, target = words if ">" in words else [*words, ""]
+        done = bg(*(word for word in words if word != ">"), input="y\n")
+        assert done.exit_code == 0, (words, done.output)
+        if target:
+            Path(target).write_text(done.stdout)
+    for role in ("pipeline", "submitter"):
+        assert json.loads(Path(f"{role}.json").read_text())["Version"] == "2012-10-17"
+    (picture,) = (key for key in new_account.keys("generated-image-files/") if key.endswith(".jpg"))
+    assert picture.endswith("/photo.jpg")

@@ -1,18 +1,26 @@
-"""``bg-pipeline doctor``: checks the account and the settings, or prints an IAM policy."""
+"""``bg-pipeline doctor``: checks the account and the settings, prints an IAM policy, or sets a CORS rule."""
 
 import json
+from collections.abc import Sequence
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
 
 import click
 
-from bg_pipeline.aws.clients import make_aws
+from bg_pipeline.aws.clients import Aws, make_aws
 from bg_pipeline.cli.arguments import local
-from bg_pipeline.cli.terminal import confirm, print_message, stopped_by_user
+from bg_pipeline.cli.terminal import confirm, counted, print_message, stopped_by_user
 from bg_pipeline.doctor import policy as policies
 from bg_pipeline.doctor import trials
-from bg_pipeline.doctor.account import Finding, Level, examine
+from bg_pipeline.doctor.account import examine
+from bg_pipeline.doctor.bucket import cors_rules, set_cors
+from bg_pipeline.doctor.findings import Finding, Level
 from bg_pipeline.domain.text import printable
-from bg_pipeline.errors import SettingsError
-from bg_pipeline.settings import settings
+from bg_pipeline.errors import SettingsError, UsageError
+from bg_pipeline.rate_limits.calls import ACCESS_SECONDS
+from bg_pipeline.settings import Settings, settings
+from bg_pipeline.storage.object_store import open_bucket
 
 _STYLE = {Level.OK: "green", Level.ATTENTION: "yellow", Level.FAILED: "red"}
 
@@ -21,9 +29,31 @@ _STYLE = {Level.OK: "green", Level.ATTENTION: "yellow", Level.FAILED: "red"}
 @click.option(
     "--live",
     is_flag=True,
-    help="Also call each model once with a small picture. This costs money; it asks first.",
+    help="Also call each model once with a small picture, subscribe to those that need it, and write "
+    "doctor-live-<date>.json for bug reports. This costs money; it asks first.",
 )
-@click.option("--yes", is_flag=True, help="With --live: do not ask.")
+@click.option("--yes", is_flag=True, help="With --live and --fix: do not ask.")
+@click.option(
+    "--max-cost-usd",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="USD",
+    default=trials.MAX_COST_USD,
+    show_default=True,
+    help="With --live: the most that all calls together may cost.",
+)
+@click.option(
+    "--fix",
+    is_flag=True,
+    help="Instead of checking, set the bucket's CORS rule with which web sites may upload by the HTTP API's links. "
+    "It prints the rules and asks first.",
+)
+@click.option(
+    "--origin",
+    "origins",
+    multiple=True,
+    metavar="URL",
+    help="With --fix: a web site that may upload, such as https://shop.example.com; by default BG_PAGE_ADDRESS.",
+)
 @click.option(
     "--policy",
     type=click.Choice(policies.ROLES),
@@ -32,7 +62,14 @@ _STYLE = {Level.OK: "green", Level.ATTENTION: "yellow", Level.FAILED: "red"}
     help="Instead of checking, print the IAM policy that this kind of process needs with your settings.",
 )
 @local
-def doctor(live: bool, yes: bool, policy: policies.Role | None) -> None:
+def doctor(
+    live: bool,
+    yes: bool,
+    max_cost_usd: float,
+    fix: bool,
+    origins: tuple[str, ...],
+    policy: policies.Role | None,
+) -> None:
     """Check what works in your account and settings, and print what to do about what does not.
 
     Nothing is billed without --live. Ends with 0 unless something failed.
@@ -54,28 +91,71 @@ def doctor(live: bool, yes: bool, policy: policies.Role | None) -> None:
             )
         click.echo(json.dumps(document, indent=2))
         return
-    failed = False
+    if fix:
+        _fix_cors(configured, aws, origins, yes=yes)
+        return
+    findings: list[Finding] = []
     with stopped_by_user():
         for finding in examine(configured, aws):
             _print_finding(finding)
-            failed = failed or finding.level is Level.FAILED
+            findings.append(finding)
         if live:
-            context = trials.open_context(configured, aws, print_message)
-            try:
-                calls = trials.trials(context)
-                prices = [trial.worst_usd for trial in calls]
-                cost = f"at most {sum(price or 0.0 for price in prices):.3f} USD"
-                if None in prices:
-                    cost += f" and {prices.count(None)} calls of unknown price"
-                print_message(f"{len(calls)} calls, {cost}: {', '.join(trial.subject for trial in calls)}.")
-                confirm("Make them?", yes=yes)
-                for trial in calls:
-                    finding = trials.live(trial)
-                    _print_finding(finding)
-                    failed = failed or finding.level is Level.FAILED
-            finally:
-                context.close()
+            findings += _call_models(configured, aws, findings, yes=yes, max_cost_usd=max_cost_usd)
+    failed = any(finding.level is Level.FAILED for finding in findings)
     click.get_current_context().exit(1 if failed else 0)
+
+
+def _fix_cors(configured: Settings, aws: Aws, origins: tuple[str, ...], *, yes: bool) -> None:
+    store = open_bucket(configured, aws)
+    rules = cors_rules(store, origins or tuple(filter(None, (configured.page_address,))))
+    click.echo(json.dumps({"CORSRules": rules}, indent=2))
+    confirm(f"Make these the CORS rules of {store.bucket}?", yes=yes)
+    set_cors(store, rules)
+
+
+def _call_models(
+    configured: Settings, aws: Aws, free: Sequence[Finding], *, yes: bool, max_cost_usd: float
+) -> list[Finding]:
+    """Asks, calls each model once, and writes the report file; returns the findings about the calls."""
+    context = trials.open_context(configured, aws, print_message, max_cost_usd=max_cost_usd)
+    try:
+        calls = trials.trials(context)
+        prices = [trial.worst_usd for trial in calls]
+        cost = sum(price or 0.0 for price in prices)
+        made = len(prices) - prices.count(None)
+        print_message(
+            f"{counted(made, 'call')}, at most {cost:.3f} USD in all; they stop at {max_cost_usd:.2f} USD "
+            f"(--max-cost-usd): {', '.join(trial.subject for trial in calls if trial.worst_usd is not None)}."
+        )
+        if None in prices:
+            print_message(f"{counted(prices.count(None), 'model')} of unknown price will not be called.")
+        if cost > max_cost_usd:
+            raise UsageError(
+                f"the calls may cost {cost:.3f} USD, which is more than --max-cost-usd {max_cost_usd:.2f}: allow "
+                "more, or name fewer models in BG_IMAGE_MODELS and BG_CAPTION_MODELS"
+            )
+        if new := list(dict.fromkeys(trial.operation.model_id for trial in calls if trial.subscribes)):
+            print_message(
+                f"The first call subscribes this account in the AWS Marketplace to {', '.join(new)} and so accepts "
+                "the provider's terms (Bedrock console, Model catalog, the model's page). The subscription itself is "
+                f"free; AWS needs up to {ACCESS_SECONDS / 60:.0f} minutes for it, which are waited for."
+            )
+        confirm("Subscribe and make the calls?" if new else "Make them?", yes=yes)
+        results = []
+        with closing(trials.run_trials(context, calls)) as running:
+            for result in running:
+                _print_finding(result.finding)
+                results.append(result)
+    finally:
+        context.close()
+    findings = [result.finding for result in results]
+    file = Path(f"doctor-live-{datetime.now(UTC).date()}.json")
+    file.write_bytes(trials.report([*free, *findings], results, configured))
+    print_message(
+        f"What was called and what came back is in {file}, without account numbers, pictures, links and the names of "
+        "your buckets: send it with a bug report."
+    )
+    return findings
 
 
 def _print_finding(finding: Finding) -> None:

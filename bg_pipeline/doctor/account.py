@@ -5,11 +5,8 @@ Calls that are billed are in `bg_pipeline.doctor.trials`.
 
 import importlib.util
 import os
-import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from enum import StrEnum
 from pathlib import Path
 
 import yaml  # type: ignore[import-untyped]
@@ -17,9 +14,9 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.captioners import nova
-from bg_pipeline.domain import s3_keys
+from bg_pipeline.doctor.bucket import bucket
+from bg_pipeline.doctor.findings import Finding, Level, error_text
 from bg_pipeline.domain.model_facts import FRESH, as_of, facts_of, outdated
-from bg_pipeline.errors import PreconditionFailed, SettingsError
 from bg_pipeline.generators import Operation, generator
 from bg_pipeline.labelers import rekognition
 from bg_pipeline.masks.local_cutout import NETWORK, check_network
@@ -27,27 +24,6 @@ from bg_pipeline.models import selection as models
 from bg_pipeline.models.geography import callable_regions, runs_outside_region
 from bg_pipeline.rate_limits.account_quotas import AccountQuotas
 from bg_pipeline.settings import Settings
-from bg_pipeline.storage.object_store import Store, open_bucket
-
-_AWS_ERRORS = (ClientError, BotoCoreError)
-
-
-class Level(StrEnum):
-    """The level of a finding; only a failure keeps the pipeline from working."""
-
-    OK = "OK"
-    ATTENTION = "attention"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The result of one check; ``advice`` says what to do if it is not OK."""
-
-    level: Level
-    subject: str
-    words: str
-    advice: str = ""
 
 
 def examine(settings: Settings, aws: Aws) -> Iterator[Finding]:
@@ -81,7 +57,7 @@ def credentials(aws: Aws) -> Finding:
         return Finding(
             Level.FAILED,
             "credentials",
-            f"AWS does not accept them: {_error_text(error)}",
+            f"AWS does not accept them: {error_text(error)}",
             "renew them; check AWS_PROFILE",
         )
     except BotoCoreError as error:
@@ -92,54 +68,6 @@ def credentials(aws: Aws) -> Finding:
             "harmless if the bucket can be used",
         )
     return Finding(Level.OK, "credentials", f"{identity['Arn']} in account {identity['Account']}")
-
-
-def bucket(settings: Settings, aws: Aws) -> Iterator[Finding]:
-    """Whether the bucket exists, can be listed, and takes writes and conditional writes."""
-    try:
-        store = open_bucket(settings, aws)
-        next(store.list(f"{s3_keys.UPLOADS}/"), None)
-    except SettingsError as error:
-        yield Finding(Level.FAILED, "bucket", str(error), "set BG_BUCKET; check the policy's s3:ListBucket")
-        return
-    except _AWS_ERRORS as error:
-        yield Finding(
-            Level.FAILED, "bucket", f"cannot be listed: {_error_text(error)}", "grant s3:ListBucket on it"
-        )
-        return
-    region = store.client.meta.region_name
-    yield Finding(Level.OK, "bucket", f"{store.bucket} in {region} can be listed")
-    yield conditional_writes(store)
-
-
-def conditional_writes(store: Store) -> Finding:
-    """Whether the bucket takes conditional writes, tried on a new object: leases, claims and caps need them."""
-    key = f"{s3_keys.STATE}/doctor/{uuid.uuid4()}.json"
-    try:
-        etag = store.write_json(key, {"Made": datetime.now(UTC).isoformat()}, if_absent=True)
-        refused = 0
-        for condition in ({"if_absent": True}, {"if_etag": "another"}):
-            try:
-                store.write_json(key, {}, **condition)
-            except PreconditionFailed:
-                refused += 1
-        store.write_json(key, {}, if_etag=etag) if refused == 2 else None
-        store.delete(key)
-    except _AWS_ERRORS as error:
-        return Finding(
-            Level.FAILED,
-            "bucket",
-            f"cannot be written: {_error_text(error)}",
-            "grant s3:PutObject, s3:GetObject and s3:DeleteObject on its objects",
-        )
-    if refused < 2:
-        return Finding(
-            Level.FAILED,
-            "bucket",
-            "ignores If-None-Match or If-Match, which leases and spending caps need",
-            "use Amazon S3 or another store with conditional writes",
-        )
-    return Finding(Level.OK, "bucket", "can be written, also with conditions")
 
 
 def image_models(settings: Settings, aws: Aws) -> Iterator[Finding]:
@@ -406,10 +334,3 @@ def dagster_home(home: str) -> Iterator[Finding]:
             f"{file}: history is kept in SQLite",
             "use PostgreSQL if several runs write at a time",
         )
-
-
-def _error_text(error: ClientError | BotoCoreError) -> str:
-    if isinstance(error, ClientError):
-        details = error.response.get("Error", {})
-        return f"{details.get('Code', '')} {details.get('Message', '')}".strip()
-    return str(error)

@@ -1,20 +1,40 @@
-"""Calls each model of the settings once with a small picture: some faults only show in a billed call."""
+"""Calls each model of the settings once with a small picture: some faults only show in a billed call.
+
+The first call of a third-party model subscribes the account to it in the AWS Marketplace; `live` waits until the
+subscription is set up. What came back is compared with what the adapters expect and recorded without anything
+private.
+"""
 
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter, abc
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache
+from importlib.metadata import version
 from io import BytesIO
 from typing import Any
 
+import orjson
 from botocore.exceptions import BotoCoreError, ClientError
 from PIL import Image, ImageDraw
 
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.budget.image_budget import ImageBudget
 from bg_pipeline.captioners import nova
-from bg_pipeline.doctor.account import Finding, Level
+from bg_pipeline.doctor.exchanges import Exchange, ExchangeRecorder
+from bg_pipeline.doctor.expectations import (
+    FieldComparison,
+    Size,
+    compare_caption,
+    compare_exchange,
+    compare_faces,
+    compare_image_answer,
+    compare_labels,
+)
+from bg_pipeline.doctor.findings import Finding, Level
+from bg_pipeline.doctor.redaction import redact
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.model_facts import facts_of
 from bg_pipeline.errors import BgPipelineError
@@ -24,73 +44,242 @@ from bg_pipeline.labelers import faces, rekognition
 from bg_pipeline.masks.conventions import FOR_MODELS
 from bg_pipeline.models import selection as models
 from bg_pipeline.models.geography import runs_outside_region
+from bg_pipeline.rate_limits.limiter import since_epoch
 from bg_pipeline.run.context import RunContext
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import open_bucket
 
+MAX_COST_USD = 1.0
+"""Most that all trial calls may cost, unless the user sets another limit."""
+
+_BAD_ANSWERS = (KeyError, TypeError, ValueError, AttributeError, IndexError, OSError)
+"""Errors of an adapter that meets an answer of another form than it expects."""
+
+
+@dataclass
+class Answered:
+    """What a trial call returned; ``request`` and ``answer`` may contain pictures and private texts."""
+
+    words: str = ""
+    usd: float | None = None
+    request: Mapping[str, Any] = field(default_factory=dict)
+    answer: Mapping[str, Any] = field(default_factory=dict)
+    comparisons: list[FieldComparison] = field(default_factory=list)
+
 
 @dataclass(frozen=True)
 class ModelTrial:
-    """One call of a model with a small picture; ``call`` makes it and returns a sentence about the answer.
+    """One call of a model with a small picture; ``call`` makes it and fills in what it returned.
 
-    ``worst_usd`` is its highest cost, None if the price is unknown.
+    ``adapter`` and ``task`` name what reads the answer, ``size`` is the requested picture size. ``worst_usd`` is the
+    highest cost, None if the price is unknown. ``agreement`` is the status of the Marketplace agreement that AWS
+    reports: the call subscribes if there is none.
     """
 
     subject: str
+    operation: Operation
+    regions: Sequence[str]
+    adapter: str
+    task: str
     worst_usd: float | None
-    call: Callable[[], str]
+    call: Callable[[Answered], None]
+    size: Size | None = None
+    agreement: str = ""
+
+    @property
+    def subscribes(self) -> bool:
+        """Whether the call makes a Marketplace agreement first."""
+        return self.agreement in ("NOT_AVAILABLE", "ERROR")
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """The finding about a trial, and its record for `report`, without anything private."""
+
+    finding: Finding
+    record: dict[str, Any]
+
+
+def open_context(
+    settings: Settings,
+    aws: Aws,
+    note: Callable[[str], None],
+    *,
+    max_cost_usd: float = MAX_COST_USD,
+    clock: Callable[[], float] = since_epoch,
+) -> RunContext:
+    """The context for `trials`, with ``max_cost_usd`` as its cap; close it afterwards.
+
+    ``note`` gets a sentence about each long wait, and one after each call that is refused meanwhile.
+    """
+    cap = min(max_cost_usd, settings.max_cost_usd or max_cost_usd)
+    own = settings.model_copy(update={"max_cost_usd": cap, "keep_payloads": True})
+    bucket = open_bucket(settings, aws)
+    return RunContext(own, aws, bucket, stop=threading.Event(), note=note, waiting=note, clock=clock)
 
 
 def trials(context: RunContext) -> list[ModelTrial]:
     """One call for each operation of each usable model; they respect the rate limits and the caps."""
     aws, settings = context.aws, context.settings
-    calls = [
-        _rekognition_trial(
-            context,
-            rekognition.OPERATION,
-            lambda client: client.detect_labels(**rekognition.request(_picture())),
-        ),
-        _rekognition_trial(
-            context, faces.OPERATION, lambda client: client.detect_faces(**faces.request(_picture()))
-        ),
-    ]
+    calls = [_labels_trial(context), _faces_trial(context)]
 
-    def usable_regions(operation: Operation, required: Sequence[str] = ()) -> list[str]:
-        regions = [
-            region
-            for region in required or aws.regions
-            if models.check_availability(aws, operation, region).usable
-        ]
-        elsewhere = () if regions or required else runs_outside_region(aws, (operation,))
-        return (
-            regions
-            or [region for region in elsewhere if models.check_availability(aws, operation, region).usable][
-                :1
-            ]
-        )
+    def usable(operation: Operation, required: Sequence[str] = ()) -> list[models.Availability]:
+        found = _usable_in(aws, operation, required or aws.regions)
+        if found or required:
+            return found
+        return _usable_in(aws, operation, runs_outside_region(aws, (operation,)))[:1]
 
     for name in nova.models(settings, aws):
-        if regions := usable_regions(nova.operation(name), nova.regions(settings, aws)):
-            calls.append(_caption_trial(context, nova.operation(name), regions))
+        if found := usable(nova.operation(name), nova.regions(settings, aws)):
+            calls.append(_caption_trial(context, nova.operation(name), found))
     for each in map(generator, settings.image_models):
-        if each.replaces and (regions := usable_regions(each.replaces)):
-            calls.append(_replace_trial(context, each, each.replaces, regions))
-        if each.removes and (regions := usable_regions(each.removes)):
-            calls.append(_remove_trial(context, each, each.removes, regions))
+        if each.replaces and (found := usable(each.replaces)):
+            calls.append(_replace_trial(context, each, each.replaces, found))
+        if each.removes and (found := usable(each.removes)):
+            calls.append(_remove_trial(context, each, each.removes, found))
     return calls
 
 
-def live(trial: ModelTrial) -> Finding:
-    """Makes the call and returns its result as a finding."""
+def _usable_in(aws: Aws, operation: Operation, regions: Sequence[str]) -> list[models.Availability]:
+    found = (models.check_availability(aws, operation, region) for region in regions)
+    return [availability for availability in found if availability.usable]
+
+
+def live(context: RunContext, trial: ModelTrial, recorder: ExchangeRecorder) -> TrialResult:
+    """Makes the call, compares the answer with what the adapter expects, and returns both as a result.
+
+    Waits until a Marketplace subscription is set up, see `ModelCalls`. A call of unknown price is not made.
+    """
+    answered = Answered()
+    for region in trial.regions:
+        recorder.listen(context.aws.client(trial.operation.service, region))
+    with recorder.recording() as exchanges:
+        finding = _make(trial, answered, exchanges)
+    return TrialResult(finding, _record(trial, answered, exchanges, finding, _private(context.settings)))
+
+
+def _make(trial: ModelTrial, answered: Answered, exchanges: Sequence[Exchange]) -> Finding:
+    subject = f"live {trial.subject}"
+    if trial.worst_usd is None:
+        advice = "give its price in the file that BG_MODEL_FACTS names"
+        return Finding(Level.ATTENTION, subject, "not called, since its price is unknown", advice)
     try:
-        return Finding(Level.OK, f"live {trial.subject}", trial.call())
+        trial.call(answered)
     except (BgPipelineError, ClientError, BotoCoreError) as error:
         advice = "see the findings about it above; remove the model from the settings if you do not use it"
-        return Finding(Level.FAILED, f"live {trial.subject}", str(error), advice)
+        return Finding(Level.FAILED, subject, str(error), advice)
+    except _BAD_ANSWERS as error:
+        advice = "send the file that is written at the end with a bug report"
+        words = f"answered in a form that the adapter cannot read ({type(error).__name__}: {error})"
+        return Finding(Level.FAILED, subject, words, advice)
+    if exchanges:
+        last = exchanges[-1]
+        is_bedrock = trial.operation.service == "bedrock-runtime"
+        answered.comparisons += compare_exchange(
+            last.status,
+            last.headers,
+            last.seconds,
+            media_type="application/json" if is_bedrock else "application/x-amz-json-1.1",
+            longest=330 if is_bedrock else 60,
+        )
+    different = [each for each in answered.comparisons if not each.matches]
+    if different:
+        words = "; ".join(f"{each.field} is {each.found}, expected {each.expected}" for each in different[:3])
+        more = f" and {len(different) - 3} more differences" if len(different) > 3 else ""
+        advice = "send the file that is written at the end with a bug report"
+        return Finding(Level.ATTENTION, subject, f"{answered.words}; {words}{more}", advice)
+    words = f"{answered.words}; {len(answered.comparisons)} fields as expected"
+    return Finding(Level.OK, subject, words)
+
+
+def run_trials(context: RunContext, calls: Sequence[ModelTrial]) -> abc.Generator[TrialResult, None, None]:
+    """The results of `live` for all calls, each as soon as it is known; subscriptions are set up side by side."""
+    recorder = ExchangeRecorder()
+    with ThreadPoolExecutor(max(len(calls), 1)) as pool:
+        try:
+            futures = [pool.submit(live, context, trial, recorder) for trial in calls]
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:
+            context.stop.set()
+            raise
+
+
+def report(findings: Sequence[Finding], results: Sequence[TrialResult], settings: Settings) -> bytes:
+    """The file ``doctor-live-<date>.json``: findings and calls without account ids, pictures, links or ARNs."""
+    private = _private(settings)
+    document = {
+        "Format": 1,
+        "Made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "Version": version("bg-pipeline"),
+        "Botocore": version("botocore"),
+        # The credentials are left out: they name the account and its user.
+        "Findings": [redact(_members(each), private) for each in findings if each.subject != "credentials"],
+        "Calls": [each.record for each in sorted(results, key=lambda each: each.record["Subject"])],
+    }
+    return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def _private(settings: Settings) -> dict[str, str]:
+    """The user's own names and texts, and what replaces them in a record."""
+    texts = {settings.bucket: "<bucket>", settings.archive_to: "<archive bucket>"}
+    texts |= dict.fromkeys(settings.allowed_buckets, "<other bucket>")
+    if settings.caption_prompt != nova.PROMPT:
+        texts[settings.caption_prompt] = "<BG_CAPTION_PROMPT>"
+    texts[settings.sam_endpoint] = "<SAM endpoint>"
+    # A short name could be part of any word.
+    return {text: replacement for text, replacement in texts.items() if len(text) > 2 and text != "archive"}
+
+
+def _members(value: Finding | FieldComparison) -> dict[str, Any]:
+    """The fields of a dataclass under names such as ``Words``."""
+    return {name.capitalize(): member for name, member in asdict(value).items()}
+
+
+def _record(
+    trial: ModelTrial,
+    answered: Answered,
+    exchanges: Sequence[Exchange],
+    finding: Finding,
+    private: Mapping[str, str],
+) -> dict[str, Any]:
+    refusals = Counter((each.status, each.code, each.message) for each in exchanges if each.status >= 300)
+    served = [each for each in exchanges if each.status < 300]
+    answer = {name: value for name, value in answered.answer.items() if name != "ResponseMetadata"}
+    record: dict[str, Any] = {
+        "Subject": trial.subject,
+        "Adapter": trial.adapter,
+        "Task": trial.task,
+        "Model": trial.operation.invoke_id,
+        "Agreement": trial.agreement,
+        "Result": finding.level.value,
+        "Words": finding.words,
+        "CostUSD": answered.usd,
+        "Size": trial.size,
+        "Refusals": [
+            {"Status": status, "Code": code, "Message": message, "Times": times}
+            for (status, code, message), times in refusals.items()
+        ],
+        "Request": answered.request,
+        "Answer": answer,
+        "Comparisons": [_members(each) for each in answered.comparisons],
+    }
+    if served:
+        last = served[-1]
+        record |= {
+            "Region": last.region,
+            "Status": last.status,
+            "Seconds": round(last.seconds, 3),
+            "Headers": last.headers,
+            "HeaderNames": last.header_names,
+        }
+    result: dict[str, Any] = redact(record, private)
+    return result
 
 
 SIDE = 512
 _PROMPT = "a sandy beach"
+_BALL = (SIDE // 4, SIDE // 4, 3 * SIDE // 4, 3 * SIDE // 4)
 
 
 @cache
@@ -103,9 +292,6 @@ def _picture() -> bytes:
     return out.getvalue()
 
 
-_BALL = (SIDE // 4, SIDE // 4, 3 * SIDE // 4, 3 * SIDE // 4)
-
-
 def _mask() -> Image.Image:
     mask = Image.new("L", (SIDE, SIDE), 0)
     ImageDraw.Draw(mask).ellipse(_BALL, fill=255)
@@ -116,50 +302,87 @@ def _budget(context: RunContext) -> ImageBudget:
     return ImageBudget(context.run_budget, Batch(datetime.now(UTC).date(), "doctor"), "doctor.jpg")
 
 
-def _rekognition_trial(context: RunContext, operation: Operation, send: Callable[[Any], Any]) -> ModelTrial:
+def _call_rekognition(
+    context: RunContext,
+    operation: Operation,
+    request: Mapping[str, Any],
+    send: Callable[[Any], Any],
+    answered: Answered,
+) -> None:
     price = facts_of(operation.name).cost(images=1)
-
-    def call() -> str:
-        with _budget(context).pay(operation.name, price) as paid:
-            result = context.calls.make(
-                operation, lambda client, _: send(client), regions=context.aws.regions
-            )
-            paid.settle(price)
-        return f"answered from {result.region}"
-
-    return ModelTrial(operation.name, price, call)
+    answered.request = request
+    with _budget(context).pay(operation.name, price) as paid:
+        result = context.calls.make(operation, lambda client, _: send(client), regions=context.aws.regions)
+        paid.settle(price)
+    answered.usd, answered.answer = price, result.answer
+    answered.words = f"answered from {result.region}"
 
 
-def _caption_trial(context: RunContext, operation: Operation, regions: Sequence[str]) -> ModelTrial:
+def _labels_trial(context: RunContext) -> ModelTrial:
+    operation, request = rekognition.OPERATION, rekognition.request(_picture())
+
+    def call(answered: Answered) -> None:
+        _call_rekognition(
+            context, operation, request, lambda client: client.detect_labels(**request), answered
+        )
+        answered.comparisons = compare_labels(answered.answer, request["MinConfidence"])
+        rekognition.document(answered.answer)
+
+    price = facts_of(operation.name).cost(images=1)
+    return ModelTrial(operation.name, operation, context.aws.regions, "rekognition", "labels", price, call)
+
+
+def _faces_trial(context: RunContext) -> ModelTrial:
+    operation, request = faces.OPERATION, faces.request(_picture())
+
+    def call(answered: Answered) -> None:
+        _call_rekognition(
+            context, operation, request, lambda client: client.detect_faces(**request), answered
+        )
+        answered.comparisons = compare_faces(answered.answer)
+        faces.face_boxes(answered.answer)
+
+    price = facts_of(operation.name).cost(images=1)
+    return ModelTrial(operation.name, operation, context.aws.regions, "rekognition", "faces", price, call)
+
+
+def _caption_trial(
+    context: RunContext, operation: Operation, found: Sequence[models.Availability]
+) -> ModelTrial:
     prompt, alt_text = context.settings.caption_prompt, context.settings.alt_text_length
     tier = context.settings.caption_tier
-    tokens_in, tokens_out = nova.tokens_at_most(operation.invoke_id, prompt, alt_text)
-    worst = nova.cost(operation.invoke_id, (tokens_in, tokens_out), tier)
+    tokens = nova.tokens_at_most(operation.invoke_id, prompt, alt_text)
+    worst = nova.cost(operation.invoke_id, tokens, tier)
+    regions = [each.region for each in found]
 
-    def call() -> str:
+    def call(answered: Answered) -> None:
         body = nova.request(operation.invoke_id, _picture(), prompt, alt_text, tier)
+        answered.request = body
         with _budget(context).pay(operation.name, worst) as paid:
             result = context.calls.make(
-                operation,
-                lambda client, _: client.converse(**body),
-                regions=regions,
-                tokens=tokens_in + tokens_out,
+                operation, lambda client, _: client.converse(**body), regions=regions, tokens=sum(tokens)
             )
-            tokens = nova.tokens_used(result.answer)
-            paid.settle(nova.cost(operation.invoke_id, tokens, nova.tier_used(result.answer)))
+            answered.answer = result.answer
+            answered.comparisons = compare_caption(result.answer, tokens, alt_text)
+            answered.usd = nova.cost(
+                operation.invoke_id, nova.tokens_used(result.answer), nova.tier_used(result.answer)
+            )
+            paid.settle(answered.usd)
             caption = nova.read(result.answer, alt_text)
-        return f"answered from {result.region}: {caption.text[:60]}"
+        answered.words = f"answered from {result.region}: {caption.text[:60]}"
 
-    return ModelTrial(f"{operation.name} {operation.invoke_id}", worst, call)
+    subject = f"{operation.name} {operation.invoke_id}"
+    return ModelTrial(
+        subject, operation, regions, "captions", "caption", worst, call, agreement=found[0].agreement
+    )
 
 
 def _replace_trial(
-    context: RunContext, model: Generator, operation: Operation, regions: Sequence[str]
+    context: RunContext, model: Generator, operation: Operation, found: Sequence[models.Availability]
 ) -> ModelTrial:
-    price = facts_of(operation.name, operation.model_id).cost(images=1)
+    fitted = model.sizes.canvas((SIDE, SIDE))
 
-    def call() -> str:
-        fitted = model.sizes.canvas((SIDE, SIDE))
+    def replace(answered: Answered, budget: ImageBudget, invoke: Any) -> None:
         ask = Ask(
             picture=fit(open_photo(_picture()), fitted, media="jpeg", max_bytes=model.max_picture_bytes),
             size=fitted.canvas,
@@ -167,32 +390,65 @@ def _replace_trial(
             seed=model.seeds[1],
             mask=FOR_MODELS.write_png(fit_mask(_mask(), fitted)),
         )
-        budget = _budget(context)
-        with budget.pay(operation.name, price) as paid:
-            result = model.replace(ask, context.invoke(regions, budget, paid))
-            paid.settle(price)
-        return f"painted {len(result.images)} picture in {paid.region}"
+        made = model.replace(ask, invoke)
+        answered.words = f"painted {len(made.images)} picture"
 
-    return ModelTrial(f"{model.name} new background", price, call)
+    return _image_trial(context, model, operation, found, "replace", replace)
 
 
 def _remove_trial(
-    context: RunContext, model: Generator, operation: Operation, regions: Sequence[str]
+    context: RunContext, model: Generator, operation: Operation, found: Sequence[models.Availability]
+) -> ModelTrial:
+    fitted = model.sizes.canvas((SIDE, SIDE))
+
+    def remove(answered: Answered, budget: ImageBudget, invoke: Any) -> None:
+        picture = fit(open_photo(_picture()), fitted, media="jpeg", max_bytes=model.max_picture_bytes)
+        model.remove(picture, fitted.canvas, invoke)
+        answered.words = "cut a subject out"
+
+    return _image_trial(context, model, operation, found, "remove", remove)
+
+
+def _image_trial(
+    context: RunContext,
+    model: Generator,
+    operation: Operation,
+    found: Sequence[models.Availability],
+    task: str,
+    use: Callable[[Answered, ImageBudget, Any], None],
 ) -> ModelTrial:
     price = facts_of(operation.name, operation.model_id).cost(images=1)
+    size = model.sizes.canvas((SIDE, SIDE)).canvas
+    regions = [each.region for each in found]
 
-    def call() -> str:
-        fitted = model.sizes.canvas((SIDE, SIDE))
-        picture = fit(open_photo(_picture()), fitted, media="jpeg", max_bytes=model.max_picture_bytes)
+    def call(answered: Answered) -> None:
         budget = _budget(context)
-        with budget.pay(operation.name, price) as paid:
-            model.remove(picture, fitted.canvas, context.invoke(regions, budget, paid))
-            paid.settle(price)
-        return f"cut a subject out in {paid.region}"
+        try:
+            with budget.pay(operation.name, price) as paid:
+                use(answered, budget, context.invoke(regions, budget, paid))
+                paid.settle(price)
+                answered.usd = price
+                answered.words += f" in {paid.region}"
+        finally:
+            # Also an answer that the adapter refused is recorded and compared.
+            if len(budget.payloads) >= 2:
+                answered.request, answered.answer = map(
+                    _json_object, (budget.payloads[0][1], budget.payloads[-1][1])
+                )
+                answered.comparisons = compare_image_answer(
+                    operation.model_id, answered.answer, answered.request, size, cut_out=task == "remove"
+                )
 
-    return ModelTrial(f"{model.name} cut-out", price, call)
+    what = {"replace": "new background", "remove": "cut-out"}[task]
+    subject = f"{model.name} {what}"
+    return ModelTrial(
+        subject, operation, regions, model.name, task, price, call, size=size, agreement=found[0].agreement
+    )
 
 
-def open_context(settings: Settings, aws: Aws, note: Callable[[str], None]) -> RunContext:
-    """The context for `trials`; close it afterwards. ``note`` gets a sentence about each long wait."""
-    return RunContext(settings, aws, open_bucket(settings, aws), stop=threading.Event(), note=note)
+def _json_object(data: bytes) -> dict[str, Any]:
+    try:
+        document = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return {}
+    return document if isinstance(document, dict) else {}

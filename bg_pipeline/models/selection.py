@@ -27,8 +27,9 @@ class Availability:
     """Whether a model can be used in a Region, and if not, why (``reason``).
 
     ``confirmed`` is False if the control plane could not be queried or does not know the model. ``access_note``
-    describes the account's access as AWS reports it. It does not affect ``usable``: these statuses are often wrong,
-    and the first call of a model subscribes to it, so only the refusal of a call counts.
+    describes the account's access as AWS reports it, and ``agreement`` is the status of its Marketplace agreement
+    (empty if unknown). Neither affects ``usable``: these statuses are often wrong, and the first call of a model
+    subscribes to it, so only the refusal of a call counts.
     """
 
     model_id: str
@@ -37,6 +38,7 @@ class Availability:
     reason: str = ""
     confirmed: bool = True
     access_note: str = ""
+    agreement: str = ""
     legacy_since: date | None = None
     dearer_from: date | None = None
     end_of_life: date | None = None
@@ -109,6 +111,7 @@ def check_availability(aws: Aws, operation: Operation, region: str) -> Availabil
         offered,
         "" if offered else _not_offered(operation, region),
         access_note=_access_note(availability),
+        agreement=str(availability.get("agreementAvailability", {}).get("status", "")),
         legacy_since=_day(life.get("legacyTime")) if legacy else None,
         dearer_from=_day(life.get("publicExtendedAccessTime")) if legacy else None,
         end_of_life=end,

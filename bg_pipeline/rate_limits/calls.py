@@ -9,7 +9,6 @@ import logging
 import random
 import re
 import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -43,7 +42,7 @@ from bg_pipeline.generators import Operation
 from bg_pipeline.generators.refusals import SUBSCRIBE, refusal
 from bg_pipeline.rate_limits.account_quotas import AccountQuotas
 from bg_pipeline.rate_limits.heartbeats import Heartbeats
-from bg_pipeline.rate_limits.limiter import Permit, Rate, RateLimiter, RegionState
+from bg_pipeline.rate_limits.limiter import Permit, Rate, RateLimiter, RegionState, since_epoch
 from bg_pipeline.settings import Settings
 
 T = TypeVar("T")
@@ -172,7 +171,8 @@ class ModelCalls:
     """The rate limiters and clients of one process; thread-safe. It must be ended with `close`.
 
     Setting ``stop`` ends all waiting with `RunStopped`. ``note`` is called with one line when calls begin to wait for
-    access to a model, and when that wait ends.
+    access to a model, and when that wait ends; ``waiting`` with one line after each refused call in between.
+    ``clock`` returns monotonic seconds.
     """
 
     def __init__(
@@ -182,8 +182,12 @@ class ModelCalls:
         stop: threading.Event,
         heartbeats: Heartbeats | None = None,
         note: Callable[[str], None] = _log.warning,
+        waiting: Callable[[str], None] = lambda line: None,
+        clock: Callable[[], float] = since_epoch,
     ) -> None:
         self._aws = aws
+        self._waiting = waiting
+        self._clock = clock
         self._heartbeats = heartbeats
         self._heartbeat_blocks = ExitStack()
         self._settings = settings
@@ -199,7 +203,7 @@ class ModelCalls:
         """The rate limiter of an operation, with at least ``regions``; other Regions used so far stay in it."""
         key = (operation.name, operation.invoke_id)
         with self._lock:
-            limiter = self._limiters.setdefault(key, RateLimiter(operation.name, {}))
+            limiter = self._limiters.setdefault(key, RateLimiter(operation.name, {}, clock=self._clock))
             new = [region for region in regions if region not in limiter.regions]
             for region in new:
                 limiter.add(region, self._rate(operation, region))
@@ -309,7 +313,7 @@ class ModelCalls:
         agreement = "" if error.retired else self._agreement(operation, region)
         if not (error.passing or agreement == "PENDING"):
             return error
-        now = time.monotonic()
+        now = self._clock()
         with self._lock:
             wait = self._access_waits.get((limiter, region))
             is_new = wait is None or (wait.over and now - wait.refused_at > ACCESS_SECONDS)
@@ -328,6 +332,11 @@ class ModelCalls:
                 f"{operation.invoke_id} in {region} cannot be called yet: {error}. It is tried again for up to "
                 f"{ACCESS_SECONDS / 60:.0f} minutes; refused calls are not billed"
             )
+        else:
+            self._waiting(
+                f"{operation.invoke_id} in {region}: still no access after {waited / 60:.1f} of at most "
+                f"{ACCESS_SECONDS / 60:.0f} minutes"
+            )
         return _Withheld(error.code, str(error))
 
     def _end_access_wait(self, limiter: RateLimiter, operation: Operation, region: str) -> None:
@@ -336,7 +345,7 @@ class ModelCalls:
             if wait is None or wait.over:
                 return
             wait.over = True
-            waited = time.monotonic() - wait.since
+            waited = self._clock() - wait.since
         self._note(f"{operation.invoke_id} in {region} can be called now, after {waited:.0f} s")
 
     def _agreement(self, operation: Operation, region: str) -> str:

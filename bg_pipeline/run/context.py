@@ -21,6 +21,7 @@ from bg_pipeline.generators import BUILT_IN, Generator, Invoke, Operation, gener
 from bg_pipeline.models.selection import ModelCandidate, ModelSelector, prompt_limit
 from bg_pipeline.rate_limits.calls import ModelCalls
 from bg_pipeline.rate_limits.heartbeats import Heartbeats
+from bg_pipeline.rate_limits.limiter import since_epoch
 from bg_pipeline.run.source_image import DecodeLimiter
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.answers import AnswerPolicy, AnswerStore
@@ -35,7 +36,7 @@ class RunContext:
 
     Setting ``stop`` ends all waiting. ``refresh_occasion`` names the refresh that the run was started for, if any.
     ``note`` is called with one line of text for each decision that the user should know of, and only once for the
-    same line.
+    same line. ``waiting`` and ``clock`` are those of `ModelCalls`.
     """
 
     def __init__(
@@ -47,6 +48,8 @@ class RunContext:
         stop: threading.Event,
         note: Callable[[str], None] = lambda line: None,
         refresh_occasion: str = "",
+        waiting: Callable[[str], None] = lambda line: None,
+        clock: Callable[[], float] = since_epoch,
     ) -> None:
         self.settings = settings
         self.aws = aws
@@ -55,7 +58,9 @@ class RunContext:
         self.note = note = _once(note)
         self._refresh_occasion = refresh_occasion
         self.answers = AnswerStore(store, process_name())
-        self.calls = ModelCalls(aws, settings, stop, Heartbeats(store, f"{STATE}/heartbeats"), note)
+        self.calls = ModelCalls(
+            aws, settings, stop, Heartbeats(store, f"{STATE}/heartbeats"), note, waiting, clock
+        )
         self.run_budget = RunBudget(
             store, run_cap_usd=settings.max_cost_usd, day_cap_usd=settings.max_cost_usd_per_day
         )

@@ -94,10 +94,10 @@ def _of_s3(operation: str, asked: dict[str, Any]) -> Iterator[Called]:
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     """Listens to every client that is made from now on; S3 is spoken through boto3 alone."""
     made = Recorder()
-    make = Aws._create
+    create = Aws._create
 
     def listening(self: Aws, *args: Any, **more: Any) -> Any:
-        client = make(self, *args, **more)
+        client = create(self, *args, **more)
         made.listen(client)
         return client
 

@@ -197,9 +197,12 @@ class ImageRun:
             for output in old_outputs
             if is_same_request and output["Status"] == Status.SUCCEEDED and output["Key"] in old_files
         }
+        blocked = self._blocked(made_for)
         entry.outputs, entry.files = [], {}
         record = self._record(
-            PICTURES, made_for, lambda analyzer, budget: self._make_pictures(analyzer, budget, passed)
+            PICTURES,
+            made_for,
+            lambda analyzer, budget: self._make_pictures(analyzer, budget, passed, blocked),
         )
         record.wish = wish
         new_outputs = entry.outputs
@@ -221,6 +224,22 @@ class ImageRun:
         )
         entry.stages[PICTURES] = keep_better(before, record, intact=intact, newer=bool(entry.unproven))
         self._delete_outdated({key: etag for key, etag in outdated.items() if key not in entry.files})
+
+    def _blocked(self, made_for: str) -> dict[int, dict[str, Any]]:
+        """The outputs, by number, that the content policy refused when the stage was last done for ``made_for``.
+
+        They are not asked for again while others of the image are, except by a refresh.
+        """
+        before = self.entry.stages.get(PICTURES)
+        if before is None or before.made_for != made_for:
+            return {}
+        if self._occasions.get(PICTURES, before.occasion) != before.occasion:
+            return {}
+        return {
+            output["Number"]: output
+            for output in self.entry.outputs
+            if output["Status"] == Status.BLOCKED and output["Final"] and not output["Key"]
+        }
 
     def _delete_outdated(self, outdated: Mapping[str, str]) -> None:
         """Deletes these results (key to ETag), which were replaced; an object with another ETag stays.
@@ -294,10 +313,17 @@ class ImageRun:
 
     # Pictures
 
-    def _make_pictures(self, analyzer: PhotoAnalyzer, budget: ImageBudget, passed: Collection[int]) -> None:
+    def _make_pictures(
+        self,
+        analyzer: PhotoAnalyzer,
+        budget: ImageBudget,
+        passed: Collection[int],
+        blocked: Mapping[int, dict[str, Any]],
+    ) -> None:
         """Makes all outputs of the image and adds them to the entry.
 
-        ``passed`` are the numbers of earlier results for the same request that passed their checks.
+        ``passed`` are the numbers of earlier results for the same request that passed their checks, ``blocked`` the
+        outputs that stay as they are.
         """
         image_settings = self._image_settings
         if image_settings.needs_prompt and not image_settings.prompts:
@@ -351,7 +377,10 @@ class ImageRun:
         ]
 
         def make(outputs: Sequence[requests.OutputSpec]) -> None:
-            """Makes the outputs that share one prompt."""
+            """Makes the outputs that share one prompt, without those that are blocked."""
+            outputs = [output for output in outputs if not self._add_blocked(output.position, blocked)]
+            if not outputs:
+                return
             value_errors = [
                 errors[name] for name in requests.placeholders(outputs[0].template) if name in errors
             ]
@@ -493,13 +522,25 @@ class ImageRun:
         self.undelivered = self.undelivered or isinstance(error, NotDelivered)
         return outcome_of_error(error)
 
+    def _numbers(self, position: int) -> range:
+        """The numbers of the outputs of one picture, one for each rendition."""
+        renditions = len(self._image_settings.renditions) or 1
+        return range((position - 1) * renditions + 1, position * renditions + 1)
+
+    def _add_blocked(self, position: int, blocked: Mapping[int, dict[str, Any]]) -> bool:
+        """Adds the outputs of one picture to the entry if all of them are blocked; whether they are."""
+        outputs = [blocked[number] for number in self._numbers(position) if number in blocked]
+        if len(outputs) < len(self._numbers(position)):
+            return False
+        self.entry.outputs += outputs
+        return True
+
     def _add_outputs(self, position: int, results: list[StoredResult] | BgPipelineError) -> None:
         """Adds the outputs of one picture, one for each rendition, to the entry."""
-        renditions = len(self._image_settings.renditions) or 1
-        first = (position - 1) * renditions + 1
+        numbers = self._numbers(position)
         if isinstance(results, BgPipelineError):
             outcome = self._outcome_of(results)
-            for number in range(first, first + renditions):
+            for number in numbers:
                 self.entry.outputs.append(
                     _output(
                         number,
@@ -510,7 +551,7 @@ class ImageRun:
                     )
                 )
             return
-        for number, file in enumerate(results, first):
+        for number, file in enumerate(results, numbers.start):
             if file.key:
                 self.entry.files[file.key] = file.etag
                 self.entry.names[str(number)] = file.name
@@ -525,7 +566,7 @@ class ImageRun:
                     model=file.model,
                     region=file.region,
                     seed=file.seed,
-                    cost=file.cost_usd if number == first else 0.0,
+                    cost=file.cost_usd if number == numbers.start else 0.0,
                     subject_changed=file.subject_changed,
                 )
             )

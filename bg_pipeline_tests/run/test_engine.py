@@ -293,6 +293,26 @@ def test_a_blocked_prompt_is_a_row_with_the_models_message_costs_nothing_and_is_
     assert control.calls() == []
 
 
+def test_a_blocked_prompt_is_not_called_again_while_another_of_its_image_is(
+    bench: Bench, control: ControlClient
+) -> None:
+    batch = bench.submit(1, Prompt=None, Prompts=["blockme please", "a quiet street"])
+    control.fault(operation="InvokeModel", match="quiet street", code="InternalServerException", times=0)
+    bench.run()
+    assert bench.rows(batch)["photo-0.jpg"].Status == Status.FAILED
+    control.reset()
+    control.switch(canned=True)
+    control.mark()
+    bench.run()
+    row = bench.rows(batch)["photo-0.jpg"]
+    assert [output.Status for output in row.Outputs] == [Status.BLOCKED, Status.SUCCEEDED]
+    assert row.Status == Status.BLOCKED
+    assert len(control.calls(operation="InvokeModel")) == 1
+    assert bench.run().due == 0
+    bench.run(again=("generated_images",))
+    assert len(control.calls(operation="InvokeModel")) == 3
+
+
 def test_throttled_calls_never_cost_an_image(bench: Bench, control: ControlClient) -> None:
     control.fault(operation="InvokeModel", code="ThrottlingException", times=5)
     bench.submit(3)

@@ -17,6 +17,7 @@ from bg_pipeline.captioners import nova
 from bg_pipeline.doctor.bucket import bucket
 from bg_pipeline.doctor.findings import Finding, Level, error_text
 from bg_pipeline.domain.model_facts import FRESH, as_of, facts_of, outdated
+from bg_pipeline.errors import SettingsError
 from bg_pipeline.generators import Operation, generator
 from bg_pipeline.labelers import rekognition
 from bg_pipeline.masks.local_cutout import NETWORK, check_network

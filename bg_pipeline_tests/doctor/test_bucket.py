@@ -54,7 +54,7 @@ def test_reads_writes_and_conditions_are_tried_and_nothing_is_left_behind(
 
 def test_a_bucket_that_can_be_listed_is_examined(store: Store) -> None:
     aws = Aws(("us-east-1",))
-    aws.s3 = lambda name: store.client  # type: ignore[method-assign]
+    aws.s3 = lambda name: store.client  # type: ignore[method-assign, assignment]
     findings = list(examine_bucket(settings(bucket=store.bucket), aws))
     assert "can be listed" in findings[0].words
     assert {each.subject for each in findings} >= {

@@ -23,6 +23,7 @@ from bg_pipeline.doctor.expectations import (
 )
 from bg_pipeline.doctor.findings import Level
 from bg_pipeline.doctor.redaction import redact
+from bg_pipeline.labelers import rekognition
 from bg_pipeline.rate_limits.calls import ACCESS_SECONDS
 from bg_pipeline.settings import settings
 from bg_pipeline_local_aws.control_client import ControlClient
@@ -176,7 +177,7 @@ def test_a_call_without_a_price_is_not_made(account: ControlClient) -> None:
     chosen = settings(caption_models=("us.acme.sees-v1:0",))
     context = trials.open_context(chosen, Aws(chosen.regions), lambda line: None)
     try:
-        trial = trials.ModelTrial("a model", trials.rekognition.OPERATION, (), "x", "x", None, lambda _: None)
+        trial = trials.ModelTrial("a model", rekognition.OPERATION, (), "x", "x", None, lambda _: None)
         result = trials.live(context, trial, ExchangeRecorder())
     finally:
         context.close()

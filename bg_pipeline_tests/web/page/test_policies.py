@@ -30,7 +30,10 @@ def headers_of(app: ASGIApp, path: str = "/") -> dict[str, str]:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    asyncio.run(app(scope, receive, send))
+    async def call() -> None:
+        await app(scope, receive, send)
+
+    asyncio.run(call())
     return {name.decode(): value.decode() for name, value in sent[0]["headers"]}
 
 

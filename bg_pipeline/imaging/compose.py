@@ -38,7 +38,7 @@ def restore_subject(
 
 
 def cut_out(photo: Photo, subject: Image.Image, *, feather: float) -> Image.Image:
-    """The photo's subject alone, an RGBA picture of the photo's size; arguments as for `put_back`.
+    """The photo's subject alone, an RGBA picture of the photo's size; arguments as for `restore_subject`.
 
     On the edge its colours are the subject's own, so that it can be laid on anything without a fringe.
     """
@@ -58,7 +58,8 @@ def composite(
     """The photo's subject on a given picture or colour (``#rrggbb``): an RGB picture of the photo's size.
 
     The backdrop picture covers the frame, its centre kept, never stretched. ``shadow`` lays a soft shadow on it
-    where the subject stands; a subject cut off by the lower edge of the frame gets none. `put_back` says the rest.
+    where the subject stands; a subject cut off by the lower edge of the frame gets none. See `restore_subject` for
+    the other arguments.
     """
     if isinstance(backdrop, str):
         scene = Image.new("RGB", photo.size, backdrop)

@@ -1,8 +1,8 @@
-"""JPEG files, read with libjpeg-turbo through simplejpeg, which makes its warnings errors.
+"""JPEG files, read with libjpeg-turbo through simplejpeg, which turns warnings into errors.
 
-Pillow drops libjpeg's warnings and libvips stopped at some of them only, so that files with garbage in the middle
-opened; simplejpeg saw every damaged file of the tests. A photo of 12 megapixels takes the same time as with Pillow
-(80 ms, libvips 99 ms) for the same pixels, and the wheel is 1 MB.
+Pillow ignores libjpeg's warnings and libvips reports only some of them, so that files with garbage in the middle are
+opened; simplejpeg rejects every damaged file of the tests. A photo of 12 megapixels takes the same time as with
+Pillow (80 ms, libvips 99 ms) for the same pixels, and the wheel is 1 MB.
 """
 
 import re

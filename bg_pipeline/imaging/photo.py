@@ -62,9 +62,9 @@ class ImageHeader:
 class Photo:
     """A decoded picture: upright, 8 bits a channel, sRGB.
 
-    ``image`` is RGB, or RGBA if at least one pixel is translucent. ``format`` is the source's format as in
-    `FORMATS`. ``notes`` are sentences on what opening it changed. ``dpi`` is the resolution the file names, if any.
-    ``lossless`` says that the source is a lossless WebP.
+    ``image`` is RGB, or RGBA if at least one pixel is translucent. ``format`` is the source's format, a
+    key of `EXTENSIONS`. ``notes`` are sentences on what opening it changed. ``dpi`` is the resolution the file
+    names, if any. ``lossless`` says that the source is a lossless WebP.
     """
 
     image: Image.Image

@@ -25,7 +25,7 @@ from bg_pipeline.imaging import (
     read_header,
     restore_subject,
 )
-from bg_pipeline.imaging.fidelity import MOST_HALO, background_faults, faults
+from bg_pipeline.imaging.fidelity import MAX_EDGE_HALO, failed_background_checks, failed_checks
 from bg_pipeline.masks import FROM_USER, Mask
 from bg_pipeline.masks.conventions import STORED
 from bg_pipeline.masks.refine import enlarge
@@ -210,14 +210,14 @@ class ResultWriter:
             image, mask, fidelity = self._put_back(
                 photo, image, full.picture, found=painted.mask.source not in FROM_USER
             )
-            reasons = faults(fidelity, prompt)
+            reasons = failed_checks(fidelity, prompt)
             # What the model itself took for the subject could not be judged before, and stays with another seed.
             wrong = (
                 validate_mask(painted.mask).reasons if painted.mask.source in ("words", "difference") else ()
             )
             wrong = (*wrong, *_doubts(painted.mask))
             # Another picture has the same mask: only a fault of the painted background is mended by one.
-            repaint = bool(background_faults(fidelity, prompt)) and not wrong
+            repaint = bool(failed_background_checks(fidelity, prompt)) and not wrong
             reasons = (*wrong, *reasons)
             yield _mask_draft(mask)
         made_by = MadeBy.of(painted.answer, self._made_for)
@@ -248,7 +248,7 @@ class ResultWriter:
         image = restore_subject(photo, painted, mask, feather=feather)
         fidelity = measure(photo, image, mask)
         step = max(1, round(max(photo.size) / 1024))
-        for pixels in MASK_TIGHTENING if found and fidelity.edge_halo > MOST_HALO else ():
+        for pixels in MASK_TIGHTENING if found and fidelity.edge_halo > MAX_EDGE_HALO else ():
             tight = mask.filter(ImageFilter.MinFilter(2 * pixels * step + 1))
             if tight.getbbox() is None:
                 break
@@ -256,7 +256,7 @@ class ResultWriter:
             measured = measure(photo, again, tight)
             if measured.edge_halo < fidelity.edge_halo:
                 image, mask, fidelity = again, tight, measured
-            if fidelity.edge_halo <= MOST_HALO:
+            if fidelity.edge_halo <= MAX_EDGE_HALO:
                 break
         return image, mask, fidelity
 
@@ -289,7 +289,9 @@ class ResultWriter:
         facts["Fidelity"] = asdict(fidelity)
         # A plain colour that was asked for is no fault.
         plain = isinstance(backdrop, str)
-        reasons = faults(replace(fidelity, uniform=False, background_changed=1.0) if plain else fidelity)
+        reasons = failed_checks(
+            replace(fidelity, uniform=False, background_changed=1.0) if plain else fidelity
+        )
         reasons = (*_doubts(mask), *reasons)
         yield from self._rendered(image, photo, full, 1, facts, reasons, "", mask_notes=mask.notes)
 

@@ -89,9 +89,9 @@ class DecodeLimiter:
 
     @contextmanager
     def to_be_stored(self, size: int) -> Iterator[None]:
-        """Waits while there is no room for ``size`` bytes among `MOST_TO_STORE`, which they take for the block.
+        """Waits while there is no room for ``size`` bytes among `MAX_STORED_DECODES`, which they take for the block.
 
-        More than that many are let in alone. Whoever is in the block must not wait for a place.
+        A larger file is admitted alone. The code in the block must not wait for another place.
         """
         with self._stored:
             self._stored.wait_for(lambda: not self._to_store or self._to_store + size <= MAX_STORED_DECODES)
@@ -104,7 +104,7 @@ class DecodeLimiter:
                 self._stored.notify_all()
 
     def decode_small(self, photograph: "SourceImage") -> Photo:
-        """The small picture of a photo; the photo that has had its own for longest lets go of it."""
+        """The small picture of a photo; if too many are held, the oldest is dropped."""
         data = photograph.data
         with self._free:
             small = open_photo(data, within=(SMALL_SIDE, SMALL_SIDE))

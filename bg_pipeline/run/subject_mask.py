@@ -11,7 +11,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bg_pipeline.domain.requests import ImageSettings
-from bg_pipeline.errors import CallError, ImageError, NeedsReview, NotTried, SettingsError, SubjectNotFound
+from bg_pipeline.errors import (
+    CallError,
+    ImageError,
+    NeedsReview,
+    NotTried,
+    SettingsError,
+    SubjectNotFound,
+)
 from bg_pipeline.imaging import Photo
 from bg_pipeline.labelers.faces import glasses
 from bg_pipeline.masks import Mask

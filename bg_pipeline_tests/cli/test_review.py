@@ -25,7 +25,7 @@ def bench(s3, bucket: str, control: ControlClient, monkeypatch: pytest.MonkeyPat
         return ("the background did not change",) if "odd" in prompt else ()
 
     control.switch(canned=True)
-    monkeypatch.setattr(results, "faults", faults)
+    monkeypatch.setattr(results, "failed_checks", faults)
     for name, value in {
         "BUCKET": bucket,
         "QUOTA_TITAN_V2_RPM": "60000",

@@ -56,7 +56,7 @@ def bench(s3, bucket: str, control: ControlClient, monkeypatch: pytest.MonkeyPat
         return (FAULT,) if "odd" in prompt else ()
 
     control.switch(canned=True)
-    monkeypatch.setattr(results, "faults", faults)
+    monkeypatch.setattr(results, "failed_checks", faults)
     return Bench(Store(s3, bucket), {"max_regenerations": 0, "review_share": 0.0})
 
 

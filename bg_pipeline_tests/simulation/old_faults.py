@@ -58,7 +58,9 @@ def attempts_clear_what_was_delivered() -> Iterator[None]:
     """The outcome of an attempt replaces the earlier outcome even if that was better."""
     skip = OutcomeRecorder.skip
 
-    def latest(before: StageRecord | None, now: StageRecord, *, intact: bool = True) -> StageRecord:
+    def latest(
+        before: StageRecord | None, now: StageRecord, *, intact: bool = True, newer: bool = False
+    ) -> StageRecord:
         return now
 
     def skip_and_forget(recorder: OutcomeRecorder, work: BatchWork, image: str, reason: RowOutcome) -> None:
@@ -125,9 +127,10 @@ def writes_land_without_a_lease() -> Iterator[None]:
         data: bytes | IO[bytes],
         *,
         media_type: str,
+        metadata: Mapping[str, str] | None = None,
         known_etag: str | None = None,
     ) -> str:
-        return store.write(key, data, media_type=media_type)
+        return store.write(key, data, media_type=media_type, metadata=metadata)
 
     def write_json(writer: LeasedWriter, store: Store, key: str, document: Any) -> str:
         return store.write(key, orjson.dumps(document), media_type="application/json")

@@ -104,13 +104,17 @@ class Thumbnails:
 
     def save(self, keys: Iterable[str]) -> None:
         """Stores the thumbnails of ``keys`` if they changed, and drops all others."""
-        self._kept = {key: self._kept[key] for key in keys if key in self._kept}
-        self._bytes = sum(len(small) for _, small in self._kept.values())
-        etags = {key: etag for key, (etag, _) in self._kept.items()}
+        keys = list(keys)
+        # An interrupted run reports its batches while threads still add thumbnails.
+        with self._lock:
+            self._kept = {key: self._kept[key] for key in keys if key in self._kept}
+            self._bytes = sum(len(small) for _, small in self._kept.values())
+            kept = dict(self._kept)
+        etags = {key: etag for key, (etag, _) in kept.items()}
         if etags != self._stored:
             lines = (
                 orjson.dumps((key, etag, pybase64.b64encode_as_string(small)))
-                for key, (etag, small) in self._kept.items()
+                for key, (etag, small) in kept.items()
             )
             self._store.write(self._key, b"\n".join(lines), media_type="application/jsonl")
             self._stored = etags

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from html.parser import HTMLParser
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -321,6 +322,26 @@ def test_no_small_picture_is_kept_beyond_the_budget(bench: Bench, monkeypatch: p
     shown = len(found.of("img"))
     assert 1 <= shown < 6  # threads that are making one finish it
     assert f"{6 - shown} picture" in found.text
+
+
+def test_small_pictures_are_stored_while_threads_add_more(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Thumbnails(bench.store, Batch(AT.date(), "x"))
+    for key in ("a", "b"):
+        kept.add(key, "etag", lambda: photo(1))
+    dumps = orjson.dumps
+
+    def dump_while_another_is_added(line: object) -> bytes:
+        kept.add(f"later {line}", "etag", lambda: photo(2))
+        return bytes(dumps(line))
+
+    monkeypatch.setattr(orjson, "dumps", dump_while_another_is_added)
+    kept.save(["a", "b"])
+    monkeypatch.undo()
+    stored = Thumbnails(bench.store, Batch(AT.date(), "x"))
+    stored.load()
+    assert [stored.get(key, "etag") is not None for key in ("a", "b")] == [True, True]
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xfe", b"[1, 2]\n{}\nnull", b'["key", "etag", "?"]'])

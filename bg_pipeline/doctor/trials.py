@@ -196,13 +196,16 @@ def run_trials(context: RunContext, calls: Sequence[ModelTrial]) -> abc.Generato
     """The results of `live` for all calls, each as soon as it is known; subscriptions are set up side by side."""
     recorder = ExchangeRecorder()
     with ThreadPoolExecutor(max(len(calls), 1)) as pool:
+        all_done = False
         try:
             futures = [pool.submit(live, context, trial, recorder) for trial in calls]
             for future in as_completed(futures):
                 yield future.result()
-        except BaseException:
-            context.stop.set()
-            raise
+            all_done = True
+        finally:
+            # After an error, or if the caller stops early, no call waits any longer for a subscription.
+            if not all_done:
+                context.stop.set()
 
 
 def report(findings: Sequence[Finding], results: Sequence[TrialResult], settings: Settings) -> bytes:

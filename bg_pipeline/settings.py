@@ -105,10 +105,10 @@ class Settings(BaseSettings):
         64, ge=1, le=512, description="Images worked on at a time, calls in flight."
     )
     max_decoded_images: Annotated[int, Affects.NOTHING] = Field(
-        2,
-        ge=1,
+        0,
+        ge=0,
         le=64,
-        description="Pictures held decoded at a time; each may need 20 bytes a pixel, a WebP 32.",
+        description="Worker processes that decode and finish photos; 0: one for each core.",
     )
     max_failed_share: Annotated[Share, Affects.RUN] = Field(
         0.5, description="Share of failures, after the first 20 images, that stops a run; 1: never."

@@ -118,13 +118,19 @@ class Bounds:
 
 
 def fit(
-    photo: Photo, fitted: Fitted, *, media: Literal["png", "jpeg"] = "png", max_bytes: int | None = None
+    photo: Photo | bytes,
+    fitted: Fitted,
+    *,
+    media: Literal["png", "jpeg"] = "png",
+    max_bytes: int | None = None,
 ) -> bytes:
-    """The photo as a model is sent it: ``fitted.canvas`` large, opaque, padded by repeating its edges.
+    """The photo, decoded or as a file, as a model is sent it: ``fitted.canvas`` large, opaque, its edges repeated.
 
     ``media`` "jpeg" is quality 95 without chroma subsampling, lower where ``max_bytes`` asks for it; "png" is
     lossless. Raises `ImageError` (``TooManyBytes``) if ``max_bytes`` cannot be kept.
     """
+    if isinstance(photo, bytes):
+        photo = open_photo(photo)
     inner = photo.image.resize(fitted.inner, SMALLER, reducing_gap=REDUCING_GAP)
     padded = _padded(on_white(inner), fitted)
     if media == "jpeg":
@@ -173,23 +179,23 @@ def small_jpeg(
     quality: int = 90,
     min_side: int | None = None,
     max_bytes: int | None = None,
-    facts: ImageHeader | None = None,
+    header: ImageHeader | None = None,
 ) -> bytes:
     """An upright sRGB JPEG of the picture, scaled down to lie within a box, for services that only look at it.
 
     The aspect is kept, so relative boxes found in it hold for the source. A picture whose shorter side would be
     below ``min_side`` is enlarged to it, even beyond the box. Transparent parts are white. Bytes that already
     are such a JPEG come back untouched. From bytes, a large JPEG is decoded at a fraction of its size; their
-    ``facts``, if they are known, spare a look at the header.
+    ``header``, if it is known, is not read again.
 
     Raises `ImageError` as `open_photo` does; ``TooManyBytes`` if ``max_bytes`` cannot be kept.
     """
     if isinstance(source, Photo):
         photo, target = source, _target(source.size, within, min_side)
     else:
-        facts = facts or read_header(source)
-        target = _target(facts.size, within, min_side)
-        if target == facts.size and facts.plain and len(source) <= (max_bytes or len(source)):
+        header = header or read_header(source)
+        target = _target(header.size, within, min_side)
+        if target == header.size and header.plain and len(source) <= (max_bytes or len(source)):
             # A service is paid for looking at it, so damage must be seen before.
             jpeg_file.check(source)
             return source

@@ -32,7 +32,7 @@ from bg_pipeline.errors import (
     RunStopped,
     StorageFailed,
 )
-from bg_pipeline.run import malloc
+from bg_pipeline.imaging import malloc
 from bg_pipeline.run.archive import Archive
 from bg_pipeline.run.batch_work import BatchWork
 from bg_pipeline.run.context import RunContext

@@ -8,11 +8,9 @@ import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from io import BytesIO
 from typing import TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
-from PIL import Image
 
 from bg_pipeline.budget.image_budget import ImageBudget
 from bg_pipeline.domain.model_facts import facts_of
@@ -28,13 +26,13 @@ from bg_pipeline.errors import (
     SubjectNotFound,
 )
 from bg_pipeline.generators import Ask, Generator, Made, by_words, images_at_once, seed_within
-from bg_pipeline.imaging import Fitted, Photo, fit, fit_mask, unfit
+from bg_pipeline.imaging import Fitted, fit_mask
 from bg_pipeline.masks import Mask
-from bg_pipeline.masks.conventions import STORED, TITAN_OUTPAINTING
-from bg_pipeline.masks.difference import mask_from_difference
+from bg_pipeline.masks.conventions import TITAN_OUTPAINTING
 from bg_pipeline.models.selection import SelectedModel
+from bg_pipeline.run.answer_masks import mask_from_answer, mask_from_words
 from bg_pipeline.run.context import RunContext
-from bg_pipeline.run.source_image import SMALL_SIDE, SourceImage
+from bg_pipeline.run.source_image import SourceImage
 from bg_pipeline.run.subject_mask import Subject, SubjectHints, find_subject
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.answers import Answer, AnswerPolicy, AnswerStore, identity
@@ -54,11 +52,6 @@ class GeneratedPicture:
     answer: Answer
     fitted: Fitted
     mask: Mask | None
-
-    def resized(self, size: tuple[int, int]) -> Image.Image:
-        """The picture without padding, at the photo's size."""
-        with Image.open(BytesIO(self.answer.data)) as picture:
-            return unfit(picture.convert("RGB"), self.fitted, size)
 
 
 @dataclass(frozen=True)
@@ -244,14 +237,11 @@ class BackgroundGenerator:
         if made is None:
             stored = self._context.answers.find("mask", name)
             made = stored.data if stored else None
+        photo, workers = self._photo, self._context.workers
+        limit = photo.limit(fitted.canvas)
         if made is not None:
-            return Mask(unfit(STORED.read_png(made), fitted, self._photo.small_size), "words")
-        sent = fit(self._photo.small, fitted, media="png")
-        with Image.open(BytesIO(sent)) as before, Image.open(BytesIO(answer.data)) as after:
-            found = mask_from_difference(before.convert("RGB"), after.convert("RGB"))
-        if found is None:
-            return None
-        return Mask(unfit(found.picture, fitted, self._photo.small_size), "difference")
+            return workers.run(limit, mask_from_words, made, fitted, photo.small_size)
+        return workers.run(limit, mask_from_answer, photo.small, fitted, answer.data)
 
     def subject(self) -> Mask:
         """The mask for a picture that no model paints: from what is free, else a paid cut-out."""
@@ -280,17 +270,11 @@ class BackgroundGenerator:
         return self._prepared[key]
 
     def _fitted(self, generator: Generator, fitted: Fitted) -> bytes:
-        def picture(photo: Photo) -> bytes:
-            return fit(photo, fitted, media="jpeg", max_bytes=generator.max_picture_bytes)
-
-        facts = self._photo.facts
-        plain = (facts.format, facts.mode, facts.has_exif) == ("jpeg", "RGB", False)
-        if plain and facts.size == fitted.inner == fitted.canvas:
+        header = self._photo.header
+        plain = (header.format, header.mode, header.has_exif) == ("jpeg", "RGB", False)
+        if plain and header.size == fitted.inner == fitted.canvas:
             return self._photo.jpeg(fitted.canvas, max_bytes=generator.max_picture_bytes)
-        if max(fitted.inner) <= SMALL_SIDE:
-            return picture(self._photo.small)
-        with self._photo.full() as full:
-            return picture(full)
+        return self._photo.fitted(fitted, max_bytes=generator.max_picture_bytes)
 
     def _call(self, prompt: str, missing: Sequence[int]) -> dict[int, _Found]:
         """One call for as many seeds of ``missing`` as the model makes pictures at once."""
@@ -302,7 +286,7 @@ class BackgroundGenerator:
         (operation,) = choice.candidate.operations
         facts = facts_of(operation.name, operation.model_id)
         self._photo.drop_decoded()
-        self._photo.spill_to_disk()
+        self._photo.drop_view()
         claims = _Claims(self._context.answers, self._terms)
         price = self._budget.price(operation.name, facts.cost(images=len(part)))
         try:

@@ -92,7 +92,7 @@ class ImageRun:
         moved = key in place.moved
         entry.archived = entry.archived if moved else ""
         self._photo = SourceImage(
-            store, key, context.decode_limiter, lies_at=lies_at, etag=entry.etag if moved else ""
+            store, key, context.picture_memory, stored_at=lies_at, etag=entry.etag if moved else ""
         )
         self._labels: Mapping[str, Any] | None = None
         self._caption: str | None = None
@@ -119,7 +119,7 @@ class ImageRun:
     def _keep_thumbnail(self) -> None:
         """Keeps the small picture of the source as early as its pixels are at hand."""
         if self._photo.fetched:
-            self._place.thumbnails.add(self._photo.key, self._photo.etag, lambda: self._photo.cached_preview)
+            self._place.thumbnails.add(self._photo.key, self._photo.etag, self._photo.thumbnail)
 
     def _record(
         self, stage: str, made_for: str, step: Callable[[PhotoAnalyzer, ImageBudget], None]
@@ -283,6 +283,8 @@ class ImageRun:
             cut_out=looks.cut_out,
             stored_cut_out=looks.stored_cut_out,
             given=finisher.given,
+            workers=self._context.workers,
+            limit=lambda: self._photo.limit(doing="find the subject of"),
         )
         mask_sha256 = hashlib.sha256(finisher.given(asked.mask_key)).hexdigest() if asked.mask_key else ""
         painter = BackgroundGenerator(

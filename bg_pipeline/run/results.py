@@ -1,41 +1,31 @@
-"""From a model's picture to stored results: original pixels put back, measured, written, and read back once."""
+"""From a model's picture to stored results: finished in a worker process, written, and read back once."""
 
-import io
-import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
-from PIL import Image, ImageFilter
 
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.file_names import file_name, result_name
 from bg_pipeline.domain.requests import ImageSettings, Rendition
 from bg_pipeline.errors import ImageError, NotDelivered
-from bg_pipeline.imaging import (
-    Fidelity,
-    Photo,
-    composite,
-    cut_out,
-    measure,
-    open_photo,
-    read_header,
-    restore_subject,
-)
-from bg_pipeline.imaging.fidelity import MOST_HALO, background_faults, faults
+from bg_pipeline.imaging.parcels import Blob
+from bg_pipeline.imaging.workers import header_of
 from bg_pipeline.masks import Mask
-from bg_pipeline.masks.conventions import STORED
-from bg_pipeline.masks.refine import enlarge
-from bg_pipeline.masks.user_mask import read_user_mask
-from bg_pipeline.masks.validation import validate_mask
 from bg_pipeline.run.batch_locations import BatchLocations
 from bg_pipeline.run.context import RunContext
+from bg_pipeline.run.finishing import (
+    ROUNDS,
+    Finished,
+    FinishedFile,
+    finish_cut_out,
+    finish_on_backdrop,
+    finish_painted,
+)
 from bg_pipeline.run.generation import GeneratedPicture
-from bg_pipeline.run.renditions import render
-from bg_pipeline.run.source_image import MAX_STORED_DECODES, SourceImage, read_source
+from bg_pipeline.run.source_image import SourceImage, read_source
 from bg_pipeline.state import thumbnails
 from bg_pipeline.state.answers import Answer
 from bg_pipeline.state.leased_writes import LeasedWriter
@@ -43,29 +33,7 @@ from bg_pipeline.state.leased_writes import LeasedWriter
 VERSION = 1
 """Raised when the same answer would be finished into other bytes, so that results are made anew, without a call."""
 
-BLEND = 4.0
-"""How much wider the edge is in Mode DEFAULT, which may blend, than in PRECISE."""
-
-AI_NOTE = "Background replaced with generative AI; the subject is a photograph."
-CUT_NOTE = "Background removed; the subject is a photograph."
-
-SUBJECT_NOT_RESTORED = (
-    "the model found the subject from words and nothing tells where it is, so the photo's own pixels "
-    "were not put back: compare the subject with the source"
-)
-
 MAYBE_BILLED = "MaybeBilled: an earlier call for it did not answer and may have been billed as well"
-
-
-MASK_SIDE = 2048
-"""A stored mask is at most so large: as a PNG of 12 megapixels it would take as long as the result itself."""
-
-
-OWN_MASKS = ("given", "alpha")
-"""Sources of masks that a person drew."""
-
-MASK_TIGHTENING = (1, 2, 3)
-"""Pixels, of a copy with a longer side of 1,024, by which a mask is drawn tighter to be rid of a halo."""
 
 
 @dataclass(frozen=True)
@@ -92,18 +60,15 @@ class StoredResult:
 
 @dataclass(frozen=True)
 class PendingResult:
-    """A result that is made and not stored yet, or a mask; ``small`` is a small picture of it."""
+    """A finished file that is not stored yet; ``facts`` go into its provenance, ``number`` counts from 1."""
 
-    data: bytes
-    format: str = "png"
-    mask: bool = False
-    number: int = 0
-    rendition: Rendition | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    faults: tuple[str, ...] = ()
-    repaint: bool = False
-    source_format: str = ""
-    small: Image.Image | None = None
+    file: FinishedFile
+    number: int
+    rendition: Rendition | None
+    facts: Mapping[str, Any]
+    faults: tuple[str, ...]
+    repaint: bool
+    source_format: str
 
 
 @dataclass(frozen=True)
@@ -157,61 +122,15 @@ class ResultWriter:
 
     def finish(self, painted: GeneratedPicture, prompt: str, position: int) -> list[StoredResult]:
         """The stored files of a model's picture."""
-        return self._stored(lambda photo: self._put_together(photo, painted, prompt, position))
-
-    def without_model(self, mask: Mask, made_by: MadeBy) -> list[StoredResult]:
-        """The stored files of a cut-out, or of the subject on a given backdrop; ``made_by`` made the mask."""
-        return self._stored(lambda photo: self._put_on_backdrop(photo, mask, made_by))
-
-    def _stored(self, make: Callable[[Photo], Iterator[PendingResult]]) -> list[StoredResult]:
-        """Stores what ``make`` makes of the decoded photo, whose place is given back before."""
-        files: list[StoredResult] = []
-        with ExitStack() as on_the_way:
-            for draft in self._made(make, files, on_the_way):
-                files += self._store(draft)
-        return files
-
-    def _made(
-        self,
-        make: Callable[[Photo], Iterator[PendingResult]],
-        files: list[StoredResult],
-        on_the_way: ExitStack,
-    ) -> list[PendingResult]:
-        """What is left to be stored once nothing of the photo is decoded any more."""
-        drafts: list[PendingResult] = []
-        with self._photo.full() as photo:
-            for draft in make(photo):
-                drafts.append(draft)
-                if sum(len(each.data) for each in drafts) > MAX_STORED_DECODES:
-                    for each in drafts:
-                        files += self._store(each)
-                    drafts.clear()
-            on_the_way.enter_context(
-                self._context.decode_limiter.to_be_stored(sum(len(draft.data) for draft in drafts))
-            )
-        return drafts
-
-    def _put_together(
-        self, photo: Photo, painted: GeneratedPicture, prompt: str, position: int
-    ) -> Iterator[PendingResult]:
-        image = painted.resized(photo.size)
-        mask, fidelity = None, None
-        reasons: tuple[str, ...] = (SUBJECT_NOT_RESTORED,)
-        repaint = False
-        if painted.mask is not None:
-            mask = self._full_mask(painted.mask, photo)
-            image, mask, fidelity = self._put_back(
-                photo, image, mask, found=painted.mask.source not in OWN_MASKS
-            )
-            reasons = faults(fidelity, prompt)
-            # What the model itself took for the subject could not be judged before, and stays with another seed.
-            wrong = (
-                validate_mask(painted.mask).reasons if painted.mask.source in ("words", "difference") else ()
-            )
-            # Another picture has the same mask: only a fault of the painted background is mended by one.
-            repaint = bool(background_faults(fidelity, prompt)) and not wrong
-            reasons = (*wrong, *reasons)
-            yield _mask_draft(mask)
+        finished = self._finished(
+            finish_painted,
+            painted.answer.data,
+            painted.fitted,
+            painted.mask,
+            self._user_mask(painted.mask),
+            self._asked,
+            prompt=prompt,
+        )
         made_by = MadeBy.of(painted.answer, self._made_for)
         facts = {
             "Model": made_by.model,
@@ -222,38 +141,11 @@ class ResultWriter:
             "Prompt": prompt,
             "NegativePrompt": self._asked.negative_prompt,
             "Mask": painted.mask.source if painted.mask else None,
-            "Fidelity": asdict(fidelity) if fidelity else None,
         }
-        yield from self._rendered(image, photo, mask, position, facts, reasons, AI_NOTE, repaint=repaint)
+        return self._stored(finished, facts, position)
 
-    def _put_back(
-        self, photo: Photo, painted: Image.Image, mask: Image.Image, *, found: bool
-    ) -> tuple[Image.Image, Image.Image, Fidelity]:
-        """The photo's subject on what was painted, with the mask and what was measured.
-
-        Where the old background shows along the edge of a mask that was ``found``, the mask is drawn tighter until it
-        does not, which costs nothing; a person's own mask is used as it is.
-        """
-        feather = self._context.settings.feather * (BLEND if self._asked.mode == "DEFAULT" else 1.0)
-        image = restore_subject(photo, painted, mask, feather=feather)
-        fidelity = measure(photo, image, mask)
-        step = max(1, round(max(photo.size) / 1024))
-        for pixels in MASK_TIGHTENING if found and fidelity.edge_halo > MOST_HALO else ():
-            tight = mask.filter(ImageFilter.MinFilter(2 * pixels * step + 1))
-            if tight.getbbox() is None:
-                break
-            again = restore_subject(photo, painted, tight, feather=feather)
-            measured = measure(photo, again, tight)
-            if measured.edge_halo < fidelity.edge_halo:
-                image, mask, fidelity = again, tight, measured
-            if fidelity.edge_halo <= MOST_HALO:
-                break
-        return image, mask, fidelity
-
-    def _put_on_backdrop(self, photo: Photo, mask: Mask, made_by: MadeBy) -> Iterator[PendingResult]:
-        asked = self._asked
-        full = self._full_mask(mask, photo)
-        yield _mask_draft(full)
+    def without_model(self, mask: Mask, made_by: MadeBy) -> list[StoredResult]:
+        """The stored files of a cut-out, or of the subject on a given backdrop; ``made_by`` made the mask."""
         facts: dict[str, Any] = {
             "Model": made_by.model,
             "Region": made_by.region,
@@ -262,72 +154,60 @@ class ResultWriter:
             "MaybeBilled": made_by.maybe_billed,
             "Mask": mask.source,
         }
+        backdrop, user_mask = self._asked.backdrop, self._user_mask(mask)
+        if backdrop is None:
+            finished = self._finished(finish_cut_out, mask, user_mask, self._asked)
+        else:
+            facts["Backdrop"] = backdrop
+            scene = backdrop if backdrop.startswith("#") else self._context.workers.blob(self.given(backdrop))
+            finished = self._finished(finish_on_backdrop, mask, user_mask, scene, self._asked)
+        return self._stored(finished, facts, 1)
+
+    def _user_mask(self, mask: Mask | None) -> Blob | None:
+        """The file of the mask that the request names, if it is in use."""
+        if mask is None or mask.source != "given" or not self._asked.mask_key:
+            return None
+        return self._context.workers.blob(self.given(self._asked.mask_key))
+
+    def _finished(self, work: Callable[..., Finished], *args: Any, **more: Any) -> Finished:
+        """What ``work`` makes of the photo, in a worker process, within the limits for all pictures it opens."""
+        workers = self._context.workers
+        files = [value for value in args if isinstance(value, Blob)]
+        sizes = [header_of(workers, file).size for file in files]
+        sizes += [(each.Width, each.Height) for each in self._asked.renditions if each.Width and each.Height]
+        rounds = ROUNDS * (len(self._asked.renditions) or 1)
+        limit = self._photo.limit(*sizes, rounds=rounds, doing="finish")
         feather = self._context.settings.feather
-        if asked.backdrop is None:
-            cut = cut_out(photo, full, feather=feather)
-            yield from self._rendered(cut, photo, full, 1, facts, (), CUT_NOTE)
-            return
-        backdrop: Image.Image | str = asked.backdrop
-        if not asked.backdrop.startswith("#"):
-            backdrop = open_photo(self.given(asked.backdrop)).flattened()
-        facts["Backdrop"] = asked.backdrop
-        image = composite(photo, full, backdrop, shadow=asked.shadow == "soft", feather=feather)
-        fidelity = measure(photo, image, full)
-        facts["Fidelity"] = asdict(fidelity)
-        # A plain colour that was asked for is no fault.
-        plain = isinstance(backdrop, str)
-        reasons = faults(replace(fidelity, uniform=False, background_changed=1.0) if plain else fidelity)
-        yield from self._rendered(image, photo, full, 1, facts, reasons, "")
+        return workers.run(limit, work, self._photo.source, *args, feather=feather, **more)
 
-    def _full_mask(self, mask: Mask, photo: Photo) -> Image.Image:
-        """The mask at the photo's size, its edge following the photo's own."""
-        if mask.source == "alpha" and photo.alpha is not None:
-            return photo.alpha
-        if mask.source == "given" and self._asked.mask_key:
-            return read_user_mask(
-                self.given(self._asked.mask_key), photo.size, name=self._asked.mask_key
-            ).picture
-        return enlarge(mask.picture, photo.image)
-
-    def _rendered(
-        self,
-        image: Image.Image,
-        photo: Photo,
-        mask: Image.Image | None,
-        position: int,
-        facts: Mapping[str, Any],
-        reasons: tuple[str, ...],
-        note: str,
-        *,
-        repaint: bool = False,
-    ) -> Iterator[PendingResult]:
-        feather = self._context.settings.feather
-        renditions: Sequence[Rendition | None] = self._asked.renditions or (None,)
-        facts = {**facts, "Notes": list(photo.notes)}
-        for index, rendition in enumerate(renditions):
-            number = (position - 1) * len(renditions) + index + 1
-            # Without a mask nothing can be framed around the subject: the whole picture counts as it.
-            subject = mask or Image.new("L", photo.size, 255)
-            made = render(image, photo, subject, rendition, feather=feather, ai_note=note or None)
-            yield PendingResult(
-                made.data,
-                made.format,
-                number=number,
-                rendition=rendition,
-                facts=facts,
-                faults=(*reasons, *made.complaints),
-                repaint=repaint,
-                source_format=photo.format,
-                small=_opened(made.data),
-            )
-
-    def _store(self, draft: PendingResult) -> list[StoredResult]:
-        if draft.mask:
+    def _stored(self, finished: Finished, facts: Mapping[str, Any], position: int) -> list[StoredResult]:
+        """Stores the mask and the files of a picture."""
+        if finished.mask is not None:
             key = self._place.batch.mask_key(self._asked.image)
-            self._writer.write(self._context.store, key, draft.data, media_type="image/png")
-            return []
+            self._writer.write(self._context.store, key, finished.mask.read(), media_type="image/png")
+        if finished.fidelity is not None or self._asked.needs_prompt:
+            facts = {**facts, "Fidelity": asdict(finished.fidelity) if finished.fidelity else None}
+        facts = {**facts, "Notes": list(finished.notes)}
+        renditions: Sequence[Rendition | None] = self._asked.renditions or (None,)
+        first = (position - 1) * len(renditions) + 1
+        return [
+            self._store(
+                PendingResult(
+                    file,
+                    number,
+                    rendition,
+                    facts,
+                    (*finished.faults, *file.complaints),
+                    finished.repaint,
+                    finished.source_format,
+                )
+            )
+            for number, (file, rendition) in enumerate(zip(finished.files, renditions, strict=True), first)
+        ]
+
+    def _store(self, draft: PendingResult) -> StoredResult:
         if draft.faults and draft.number in self._passed:
-            return [self._file(draft, "", "", "")]
+            return self._file(draft, "", "", "")
         name = self._name(draft)
         key = s3_keys.result_key(self._place.output_prefix, name)
         etag = self._write(key, draft)
@@ -347,7 +227,7 @@ class ResultWriter:
             "CreatedAt": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         self._writer.write_json(self._place.data, s3_keys.provenance_key(key), document)
-        return [self._file(draft, name, key, etag)]
+        return self._file(draft, name, key, etag)
 
     def _file(self, draft: PendingResult, name: str, key: str, etag: str) -> StoredResult:
         facts = draft.facts
@@ -375,53 +255,32 @@ class ResultWriter:
                 number=draft.number,
                 ref=asked.ref,
                 preset=rendition.Preset or "",
-                format=draft.format,
+                format=draft.file.format,
             )
         else:
             candidate = result_name(
                 asked.image,
                 number=draft.number,
                 of=of,
-                format=draft.format,
+                format=draft.file.format,
                 source_format=draft.source_format,
             )
-        return self._place.names.assign(asked.image, draft.number, candidate, draft.format)
+        return self._place.names.assign(asked.image, draft.number, candidate, draft.file.format)
 
     def _write(self, key: str, draft: PendingResult) -> str:
-        """Stores a result and reads it back: only then does it count. That it opens was seen before."""
-        data = self._place.data
-        etag = self._writer.write(data, key, draft.data, media_type=f"image/{draft.format}")
-        try:
-            stored = data.read(key)
-        except (ClientError, BotoCoreError) as error:
-            raise NotDelivered(
-                "NotStored", f"{key} was stored and could not be read back: {error}"
-            ) from error
-        if stored is None or stored.data != draft.data:
-            raise NotDelivered("NotStored", f"{key} was stored and did not come back as it was")
-        small = draft.small
-        if small is not None and draft.number <= thumbnails.RESULTS:
-            self._place.thumbnails.add(key, etag, lambda: small)
+        """Stores a result and reads it back: only then does it count. That it opens was checked before."""
+        data, file = self._place.data, draft.file
+        with self._context.picture_memory.storing(len(file.data)):
+            content = file.data.read()
+            etag = self._writer.write(data, key, content, media_type=f"image/{file.format}")
+            try:
+                stored = data.read(key)
+            except (ClientError, BotoCoreError) as error:
+                raise NotDelivered(
+                    "NotStored", f"{key} was stored and could not be read back: {error}"
+                ) from error
+            if stored is None or stored.data != content:
+                raise NotDelivered("NotStored", f"{key} was stored and did not come back as it was")
+        if draft.number <= thumbnails.RESULTS:
+            self._place.thumbnails.add(key, etag, lambda: file.thumbnail)
         return etag
-
-
-def _mask_draft(mask: Image.Image) -> PendingResult:
-    """The mask in use for inspection: black is the subject, white what was replaced."""
-    step = math.ceil(max(mask.size) / MASK_SIDE)
-    return PendingResult(STORED.write_png(mask.reduce(step) if step > 1 else mask), mask=True)
-
-
-def _opened(data: bytes) -> Image.Image:
-    """The picture, made small once all of it was decoded. Raises `ImageError` for a file that is no whole picture."""
-    read_header(data)
-    picture = Image.open(io.BytesIO(data))
-    # Decoding a JPEG at an eighth of its size still walks through all of its data.
-    picture.draft(None, (thumbnails.SIDE, thumbnails.SIDE))
-    try:
-        picture.load()
-    except (OSError, SyntaxError) as error:
-        raise ImageError("BadResult", f"the result does not open ({error})") from error
-    step = min(picture.size) // (2 * thumbnails.SIDE)
-    return (
-        picture.reduce(step) if step > 1 and picture.mode in ("L", "LA", "RGB", "RGBA", "CMYK") else picture
-    )

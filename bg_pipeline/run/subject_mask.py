@@ -5,12 +5,13 @@ every step's reason. A cut-out that was refused, or failed, is no such step: the
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bg_pipeline.domain.requests import ImageSettings
 from bg_pipeline.errors import CallError, ImageError, NeedsReview, NotTried, SubjectNotFound
 from bg_pipeline.imaging import Photo
+from bg_pipeline.imaging.workers import Limit, PictureWorkers, run_on_file, shared_workers
 from bg_pipeline.labelers.faces import glasses
 from bg_pipeline.masks import Mask
 from bg_pipeline.masks.boxes import Box
@@ -44,7 +45,8 @@ class SubjectHints:
     """What a ladder may ask about one photo; each answer is found or paid for when it is first wanted.
 
     ``cut_out`` is the subject as a model cuts it out, at the photo's own size; ``stored_cut_out`` the same where that
-    was paid for before, else it raises `CallError`.
+    was paid for before, else it raises `CallError`. What needs the photo's pixels is done by ``workers`` within
+    ``limit``.
     """
 
     photo: Callable[[], Photo]
@@ -55,6 +57,8 @@ class SubjectHints:
     cut_out: Callable[[], Mask]
     stored_cut_out: Callable[[], Mask]
     given: Callable[[str], bytes]
+    workers: PictureWorkers = field(default_factory=shared_workers)
+    limit: Callable[[], Limit] = Limit
 
 
 def find_subject(
@@ -93,8 +97,12 @@ def _steps(
     reasons: list[str],
 ) -> Iterator[tuple[Subject, Sequence[Box]]]:
     if asked.subject == "MASK":
-        mask = read_user_mask(
-            eyes.given(asked.mask_key or ""), eyes.photo().size, name=asked.mask_key or "the mask"
+        mask = run_on_file(
+            eyes.workers,
+            read_user_mask,
+            eyes.given(asked.mask_key or ""),
+            eyes.photo().size,
+            name=asked.mask_key or "the mask",
         )
         yield Subject(mask, notes=mask.notes), ()
         return
@@ -143,7 +151,7 @@ def _free(eyes: SubjectHints, settings: Settings, reasons: list[str]) -> Iterato
     if "alpha" in sources and alpha is not None:
         yield Mask(alpha, "alpha")
     if "studio" in sources and has_opencv():
-        cut = cut_plain_background(eyes.photo().image)
+        cut = eyes.workers.run(eyes.limit(), cut_plain_background, eyes.photo().image)
         if cut is not None:
             yield cut
     if "onnx" in sources and settings.onnx_model is not None:
@@ -186,7 +194,7 @@ def _faces(
             yield Subject(chosen), ()
     worn = [Box.read(box, "glasses") for box in glasses(eyes.labels()["Labels"])]
     if "persons" in settings.mask_sources and has_opencv():
-        cut = cut_persons(eyes.photo().image, faces)
+        cut = eyes.workers.run(eyes.limit(), cut_persons, eyes.photo().image, faces)
         if cut is not None:
             yield Subject(with_glasses(cut, worn)), faces
     yield Subject(portrait(faces, eyes.photo().size, glasses=worn)), ()

@@ -7,43 +7,23 @@ is missing there (a large batch, a run that died) is made by `complete` from the
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
 from typing import Final
 
 import orjson
 import pybase64
-from PIL import Image
 
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.errors import ImageError
-from bg_pipeline.imaging import open_photo
-from bg_pipeline.imaging.photo import on_white, scaled_down
+from bg_pipeline.imaging.thumbnail import thumbnail
+from bg_pipeline.imaging.workers import run_on_file, shared_workers
 from bg_pipeline.storage.object_store import Store
 
-SIDE: Final = 192
-"""Pixels of the longer side."""
-BYTES: Final = 8_000
-"""A picture so full of detail that it would take more is written less finely."""
 RESULTS: Final = 5
 """Results of one image that have a small picture, the first ones; the source has one too."""
 BUDGET: Final = 16_000_000
 """Bytes of all of a batch's, in memory and in its object."""
 READERS: Final = 4
-"""Stored pictures read and decoded at a time by `complete`; one that is no JPEG takes 4 bytes a pixel."""
-
-
-def thumbnail(picture: Image.Image | bytes) -> bytes:
-    """A JPEG within `SIDE`, flattened on white; from a file's bytes upright. Raises `ImageError` if it is none."""
-    if isinstance(picture, bytes):
-        picture = open_photo(picture, within=(SIDE, SIDE)).image
-    size = scaled_down(picture.size, (SIDE, SIDE))
-    small = on_white(picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=1.0))
-    for quality in (60, 40, 20):
-        out = BytesIO()
-        small.save(out, "JPEG", quality=quality)
-        if out.tell() <= BYTES:
-            break
-    return out.getvalue()
+"""Stored pictures that `complete` reads at the same time."""
 
 
 class Thumbnails:
@@ -71,14 +51,14 @@ class Thumbnails:
         kept = self._kept.get(key)
         return kept[1] if kept and kept[0] == etag else None
 
-    def add(self, key: str, etag: str, picture: Callable[[], Image.Image | bytes]) -> None:
-        """Makes and keeps an object's small picture, from any form of it; what is no picture has none."""
+    def add(self, key: str, etag: str, make: Callable[[], bytes]) -> None:
+        """Keeps the thumbnail that ``make`` returns, if it is needed; none if it raises `ImageError`."""
         if self.wanted and not self.full and self.get(key, etag) is None:
-            self._make(key, etag, picture)
+            self._make(key, etag, make)
 
-    def _make(self, key: str, etag: str, picture: Callable[[], Image.Image | bytes]) -> None:
+    def _make(self, key: str, etag: str, make: Callable[[], bytes]) -> None:
         try:
-            self._add(key, etag, thumbnail(picture()))
+            self._add(key, etag, make())
         except ImageError:
             return  # the image's own row tells what is wrong with it
 
@@ -110,16 +90,18 @@ class Thumbnails:
             self._stored = etags
 
     def complete(self, read: Callable[[str, str], bytes | None], wanted: Iterable[tuple[str, str]]) -> None:
-        """Makes what is missing of ``wanted`` (keys and tags) from the stored pictures.
+        """Makes what is missing of ``wanted`` (keys and tags) from the stored pictures, in worker processes.
 
         ``read`` gives the bytes of that version of an object, None where it is gone or has changed. Each is read
         whole, `READERS` at a time, until the budget is used up; what is no picture is left out.
         """
 
+        workers = shared_workers()
+
         def make(key: str, etag: str) -> None:
             data = None if self.full else read(key, etag)
             if data is not None:
-                self._make(key, etag, lambda: data)
+                self._make(key, etag, lambda: run_on_file(workers, thumbnail, data))
 
         missing = [(key, etag) for key, etag in wanted if self.get(key, etag) is None]
         with ThreadPoolExecutor(READERS, "thumbnail") as pool:

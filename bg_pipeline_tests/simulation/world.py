@@ -22,7 +22,8 @@ from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.batches import Batch, parse_upload
 from bg_pipeline.domain.stages import STAGES
 from bg_pipeline.errors import BgPipelineError
-from bg_pipeline.run import malloc
+from bg_pipeline.imaging import malloc
+from bg_pipeline.imaging.workers import InProcess, substituted
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads.changes import RunRequest, SensorCursor, SensorTick
@@ -509,7 +510,7 @@ def simulated(
     quiet = logging.getLogger("concurrent.futures")
     disabled, quiet.disabled = quiet.disabled, True
     try:
-        with installed(world.drawn), world.clock:
+        with substituted(InProcess()), installed(world.drawn), world.clock:
             world.run()
             yield world
     finally:

@@ -34,7 +34,9 @@ from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.domain.stages import LABELS
 from bg_pipeline.domain.upload_kinds import Kind, kind_of
 from bg_pipeline.errors import BgPipelineError, ImageError, RequestError, UsageError
-from bg_pipeline.imaging import read_header, small_jpeg
+from bg_pipeline.imaging import small_jpeg
+from bg_pipeline.imaging.thumbnail import thumbnail
+from bg_pipeline.imaging.workers import header_of, run_on_file, shared_workers
 from bg_pipeline.labelers.rekognition import OPERATION as DETECT_LABELS
 from bg_pipeline.masks.label_boxes import usable_labels
 from bg_pipeline.masks.user_mask import read_user_mask
@@ -50,7 +52,6 @@ from bg_pipeline.run.discovery import find_work
 from bg_pipeline.run.rows import rows
 from bg_pipeline.run.source_image import SourceImage
 from bg_pipeline.settings import Settings
-from bg_pipeline.state.thumbnails import thumbnail
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads import drafts, listing, manifest
 from bg_pipeline.uploads.submitting import (
@@ -135,7 +136,7 @@ class PageService:
         self.settings = settings
         self.store = store
         self._aws = aws
-        self._decoding = threading.BoundedSemaphore(self.settings.max_decoded_images)
+        self._workers = shared_workers(self.settings.max_decoded_images)
         self._looking = threading.Lock()
         self._standings: dict[UploadDate, tuple[float, object, list[BatchCard]]] = {}
         self._results: dict[Batch, tuple[object, Results]] = {}
@@ -151,16 +152,26 @@ class PageService:
 
     def store_photo(self, batch: Batch, name: str, file: BinaryIO) -> DraftPhoto:
         """Stores a dropped file under a name that `free_name` gave."""
-        with self._decoding:
-            small = _small(file.read())
+        small = self._small(file.read())
         file.seek(0)
         upload(self.store, batch.upload_key(name), name, file)
         return DraftPhoto(name, small)
 
+    def thumbnail(self, data: bytes) -> bytes:
+        """A small JPEG of a picture file; raises `ImageError` if it does not open."""
+        return run_on_file(self._workers, thumbnail, data)
+
+    def _small(self, data: bytes) -> bytes:
+        """A dropped photo's thumbnail; empty if it does not open: the run's report gives the reason."""
+        try:
+            return self.thumbnail(data)
+        except ImageError:
+            return b""
+
     def backdrop(self, batch: Batch, data: bytes) -> str:
         """Stores a picture to be put behind the subjects, and returns its key; `UsageError` if it is no picture."""
         try:
-            found = read_header(data)
+            found = header_of(self._workers, data)
         except ImageError as error:
             raise UsageError(f"the backdrop cannot be used: {error}") from None
         return self._beside(batch, "backdrop", found.format, data)
@@ -171,8 +182,8 @@ class PageService:
         if source is None:
             raise UsageError(f"{photo} is gone; drop it again")
         try:
-            read_user_mask(data, read_header(source.data).size)
-            found = read_header(data)
+            run_on_file(self._workers, read_user_mask, data, header_of(self._workers, source.data).size)
+            found = header_of(self._workers, data)
         except ImageError as error:
             raise UsageError(f"the mask of {photo} cannot be used: {error}") from None
         return self._beside(batch, "mask", found.format, data)
@@ -193,9 +204,8 @@ class PageService:
         names = sorted(drafts.find_draft(self.store, batch).images)
 
         def again(name: str) -> DraftPhoto:
-            with self._decoding:
-                content = self.store.read(batch.upload_key(name))
-                return DraftPhoto(name, _small(content.data if content else b""))
+            content = self.store.read(batch.upload_key(name))
+            return DraftPhoto(name, self._small(content.data if content else b""))
 
         with ThreadPoolExecutor(READERS, "draft") as pool:
             return list(pool.map(again, names))
@@ -227,7 +237,7 @@ class PageService:
     def _seen(self, context: RunContext, batch: Batch, name: str) -> LabelsFound:
         budget = ImageBudget(context.run_budget, batch, name, stage=LABELS)
         try:
-            photo = SourceImage(self.store, batch.upload_key(name), context.decode_limiter)
+            photo = SourceImage(self.store, batch.upload_key(name), context.picture_memory)
             document = PhotoAnalyzer(context, photo, budget).labels().document
         except BgPipelineError as error:
             return LabelsFound(problem=str(error))
@@ -414,7 +424,17 @@ class PageService:
     def decision_of(self, work: BatchWork, item: Item) -> tuple[bytes, bytes]:
         """A result's photo and the result, as JPEGs that a screen shows; empty where there is none."""
         store, lies_at = work.locations.resolve(f"{work.locations.input_prefix}/{item.image}")
-        return _shown(store, lies_at), _shown(work.locations.data, item.key) if item.key else b""
+        before = self._shown(store, lies_at)
+        return before, self._shown(work.locations.data, item.key) if item.key else b""
+
+    def _shown(self, store: Store, key: str) -> bytes:
+        content = store.read(key)
+        if content is None:
+            return b""
+        try:
+            return run_on_file(self._workers, small_jpeg, content.data, within=(LOOK, LOOK))
+        except ImageError:
+            return b""
 
     def download(self, work: BatchWork, item: Item) -> bytes:
         content = work.locations.data.read(item.key)
@@ -439,14 +459,6 @@ def _share(work: BatchWork, names: Sequence[str]) -> ApprovedShare:
     return ApprovedShare(len(names), paid_pictures(replace(work.request, Sample=None), names))
 
 
-def _small(data: bytes) -> bytes:
-    """A dropped photo's small picture; empty if it is none: the run's report says what is wrong with it."""
-    try:
-        return thumbnail(data)
-    except ImageError:
-        return b""
-
-
 def unused_name(name: str, taken: Collection[str]) -> str:
     """A name that is not taken and can be an image's: without folders, dots in front and what S3 cannot hold."""
     name = posixpath.basename(name.replace("\\", "/")).encode("utf-8", "replace").decode().lstrip(".")
@@ -459,16 +471,6 @@ def unused_name(name: str, taken: Collection[str]) -> str:
         free = f"{stem} {number}.{ending}" if dot else f"{name} {number}"
         number += 1
     return free
-
-
-def _shown(store: Store, key: str) -> bytes:
-    content = store.read(key)
-    if content is None:
-        return b""
-    try:
-        return small_jpeg(content.data, within=(LOOK, LOOK))
-    except ImageError:
-        return b""
 
 
 def dagster_at_work(address: str) -> bool | None:

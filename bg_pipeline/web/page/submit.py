@@ -14,7 +14,6 @@ from bg_pipeline.domain.presets import PRESETS
 from bg_pipeline.domain.requests import MAX_SEED
 from bg_pipeline.errors import RequestError, UsageError
 from bg_pipeline.planning import Plan
-from bg_pipeline.state.thumbnails import thumbnail
 from bg_pipeline.web.page import photo_settings
 from bg_pipeline.web.page.markdown import escape_markdown
 from bg_pipeline.web.page.service import DraftPhoto, LabelsFound, PageService, user_error
@@ -251,7 +250,7 @@ def _backdrop(desk: PageService) -> str | None:
     except UsageError as error:
         st.error(escape_markdown(str(error)))
         return None
-    st.image(thumbnail(picture.getvalue()), alt="The picture behind the subjects")
+    st.image(desk.thumbnail(picture.getvalue()), alt="The picture behind the subjects")
     return key
 
 

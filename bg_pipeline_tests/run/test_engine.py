@@ -13,7 +13,8 @@ from bg_pipeline.domain.rows import Status
 from bg_pipeline.errors import Blocked
 from bg_pipeline.generators.pictures import from_base64
 from bg_pipeline.imaging import Photo
-from bg_pipeline.run import results
+from bg_pipeline.imaging.workers import InProcess, substituted
+from bg_pipeline.run import finishing
 from bg_pipeline.run.generation import BackgroundGenerator
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
@@ -385,15 +386,15 @@ def test_an_answer_that_is_no_picture_counts_as_billed_and_is_asked_for_twice_at
 def test_a_fault_of_our_own_ends_the_image_that_met_it_and_no_other(
     bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def put_back(source: Photo, *rest: Any, **more: Any) -> Image.Image:
+    def restore_subject(source: Photo, *rest: Any, **more: Any) -> Image.Image:
         if source.size == (91, 80):
             raise ZeroDivisionError("a case nobody thought of")
         return real(source, *rest, **more)
 
-    real = results.put_back
+    real = finishing.restore_subject
     batch = bench.submit({"a.jpg": photo(1), "odd.jpg": photo(2, size=(91, 80)), "c.jpg": photo(3)})
-    with monkeypatch.context() as patched:
-        patched.setattr(results, "put_back", put_back)
+    with monkeypatch.context() as patched, substituted(InProcess()):
+        patched.setattr(finishing, "restore_subject", restore_subject)
         day = bench.run()
     assert day.counts == {Status.SUCCEEDED: 2, Status.FAILED: 1}
     row = bench.rows(batch)["odd.jpg"]

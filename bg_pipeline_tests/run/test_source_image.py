@@ -1,4 +1,4 @@
-"""Photos while they are worked on: what is held in memory, and how long."""
+"""Photos while they are worked on: what is in memory and for how long, and files that decoders fail on."""
 
 import threading
 from typing import Any
@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from bg_pipeline.domain.rows import Status
-from bg_pipeline.run.source_image import MAX_STORED_DECODES, DecodeLimiter
+from bg_pipeline.imaging.workers import InProcess
+from bg_pipeline.run.source_image import MAX_STORED_BYTES, PictureMemory
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench
@@ -34,24 +35,24 @@ def test_a_result_on_its_way_to_the_store_does_not_keep_the_next_photo_from_bein
     monkeypatch.setattr(Store, "write", slow_write)
     batch = bench.submit(2)
     day = bench.run(max_decoded_images=1)
-    assert waited == [], "with one place for a decoded photo, both results were on their way at once"
+    assert waited == [], "with one worker, both results were being stored at once"
     assert day.counts == {Status.SUCCEEDED: 2}
     assert len(bench.rows(batch)) == 2
 
 
 def test_files_to_be_stored_are_bounded_in_bytes() -> None:
-    darkroom = DecodeLimiter(1)
+    memory = PictureMemory(InProcess())
     entered = threading.Event()
 
     def second() -> None:
-        with darkroom.to_be_stored(MAX_STORED_DECODES // 2):
+        with memory.storing(MAX_STORED_BYTES // 2):
             entered.set()
 
     thread = threading.Thread(target=second)
-    with darkroom.to_be_stored(MAX_STORED_DECODES * 2):  # more than the bound, alone
+    with memory.storing(MAX_STORED_BYTES * 2):  # more than the bound, alone
         thread.start()
         assert not entered.wait(0.2)
     thread.join(WAIT)
     assert entered.is_set()
-    with darkroom.to_be_stored(MAX_STORED_DECODES // 2), darkroom.to_be_stored(MAX_STORED_DECODES // 2):
+    with memory.storing(MAX_STORED_BYTES // 2), memory.storing(MAX_STORED_BYTES // 2):
         pass

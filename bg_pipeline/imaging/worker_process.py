@@ -57,7 +57,7 @@ def perform(payload: bytes, prefix: str, memory: int) -> bytes:
         outcome = Outcome(out_of_memory=True)
     except Exception as error:  # noqa: BLE001 (raised again in the parent)
         outcome = Outcome(error=_portable(error))
-    return pack(outcome, prefix, blobs_as_bytes=False)
+    return pack(outcome, prefix, arguments=False)[0]
 
 
 def _portable(error: Exception) -> Exception:

@@ -31,7 +31,7 @@ from typing import Any, Protocol, TypeVar
 from pebble import ProcessExpired, ProcessPool
 
 from bg_pipeline.errors import ImageError
-from bg_pipeline.imaging.parcels import INLINE_BYTES, Blob, pack, unpack
+from bg_pipeline.imaging.parcels import INLINE_BYTES, Blob, loaded, pack, remove, unpack
 from bg_pipeline.imaging.photo import ImageHeader, read_header
 from bg_pipeline.imaging.worker_process import Outcome, perform, start
 
@@ -86,7 +86,7 @@ class PictureWorkers(Protocol):
         """What ``work`` returns, or raises, with these arguments; `ImageError` if it breaks the limit or crashes.
 
         ``work`` is a function of a module. Arguments and result may hold pictures, bytes and anything that pickles;
-        a `Blob` among the arguments arrives as bytes.
+        a `Blob` among the arguments arrives as bytes, a `StoredPhoto` as a `Photo`.
         """
 
     def blob(self, data: bytes) -> Blob:
@@ -101,7 +101,7 @@ class InProcess:
     def run(self, limit: Limit, work: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         """What ``work`` returns."""
         return work(
-            *(_plain(value) for value in args), **{name: _plain(value) for name, value in kwargs.items()}
+            *(loaded(value) for value in args), **{name: loaded(value) for name, value in kwargs.items()}
         )
 
     def blob(self, data: bytes) -> Blob:
@@ -125,14 +125,15 @@ class WorkerPool:
         """What ``work`` returns, or raises; `ImageError` if it breaks the limit or crashes its worker."""
         name = self._path()
         with self._free:
-            payload = pack((work, args, kwargs), f"{name}-in", blobs_as_bytes=True)
+            payload, files = pack((work, args, kwargs), f"{name}-in", arguments=True)
             try:
                 outcome = self._outcome(limit, payload, f"{name}-out")
             except BaseException:
-                for file in glob(f"{name}-*"):
-                    with suppress(OSError):
-                        os.unlink(file)
+                files += glob(f"{name}-out-*")
                 raise
+            finally:
+                for file in files:
+                    remove(file)
         if outcome.error is not None:
             raise outcome.error
         if outcome.out_of_memory:
@@ -246,10 +247,6 @@ def usable_cores() -> int:
 _shared: dict[tuple[int, int], WorkerPool] = {}
 _sharing = threading.Lock()
 _substitutes: list[PictureWorkers] = []
-
-
-def _plain(value: Any) -> Any:
-    return value.read() if isinstance(value, Blob) else value
 
 
 def _too_slow(limit: Limit) -> ImageError:

@@ -1,21 +1,19 @@
 """One uploaded photo while it is worked on: read from S3 once, decoded in worker processes only when needed.
 
-A large source waits in a file, and at most `SMALL_PICTURES` small pictures are in memory, however many images are
-worked on.
+What is large of a source, and the small picture that its subject is looked for in, is in files and not in memory,
+however many images are worked on.
 """
 
 import hashlib
 import threading
-import weakref
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from bg_pipeline.errors import ImageError, SourceUnreadable
-from bg_pipeline.imaging import Fitted, ImageHeader, Photo, fit, jpeg, open_photo, small_jpeg
-from bg_pipeline.imaging.parcels import Blob
+from bg_pipeline.imaging import Fitted, ImageHeader, fit, jpeg, small_jpeg
+from bg_pipeline.imaging.parcels import Blob, StoredPhoto, open_stored
 from bg_pipeline.imaging.photo import scaled_down
 from bg_pipeline.imaging.thumbnail import thumbnail
 from bg_pipeline.imaging.workers import Limit, PictureWorkers, header_of
@@ -26,10 +24,7 @@ Size = tuple[int, int]
 SMALL_SIDE = 1408
 """The longest side that a Titan size has, and enough to find a subject in."""
 
-SMALL_PICTURES = 8
-"""Small pictures in memory, from the first look at a photo until it waits for a model; each takes up to 6 MB."""
-
-MAX_STORED_BYTES = 64_000_000
+MAX_STORED_BYTES = 32_000_000
 """Bytes of finished files in memory while they are stored; reading them back takes as much again."""
 
 
@@ -69,15 +64,13 @@ def _advice(code: str) -> str:
 
 
 class PictureMemory:
-    """Bounds what a process holds of pictures: small decoded ones, and finished files while they are stored.
+    """Bounds the finished files that a process has in memory while it stores them. Safe for threads.
 
-    ``workers`` do what needs a photo at its full size. Safe for threads.
+    ``workers`` do all that needs decoded pictures.
     """
 
     def __init__(self, workers: PictureWorkers) -> None:
         self.workers = workers
-        self._lock = threading.Lock()
-        self._with_small: deque[weakref.ref[SourceImage]] = deque()
         self._stored = threading.Condition()
         self._stored_bytes = 0
 
@@ -98,14 +91,6 @@ class PictureMemory:
             with self._stored:
                 self._stored_bytes -= size
                 self._stored.notify_all()
-
-    def add_small(self, photo: "SourceImage") -> None:
-        """Counts the small picture of a photo; the photo that has had one for longest drops its own."""
-        with self._lock:
-            self._with_small.append(weakref.ref(photo))
-            oldest = self._with_small.popleft()() if len(self._with_small) > SMALL_PICTURES else None
-        if oldest is not None:
-            oldest.drop_decoded()
 
 
 class SourceImage:
@@ -128,7 +113,6 @@ class SourceImage:
         self._store = store
         self._stored_at = stored_at or key
         self._upload_etag = etag
-        self._memory = memory
         self._workers = memory.workers
         self._lock = threading.RLock()
         self._source: Blob | None = None
@@ -137,7 +121,7 @@ class SourceImage:
         self._header: ImageHeader | None = None
         self._whole = False
         self._view: bytes | None = None
-        self._small: Photo | None = None
+        self._small: StoredPhoto | None = None
 
     @property
     def source(self) -> Blob:
@@ -229,20 +213,17 @@ class SourceImage:
         )
 
     @property
-    def small(self) -> Photo:
+    def small(self) -> StoredPhoto:
         """The photo decoded at no more than about `SMALL_SIDE`, with its own transparency."""
         with self._lock:
-            small = self._small
-            if small is None:
+            if self._small is None:
                 within = (SMALL_SIDE, SMALL_SIDE)
-                small = self._workers.run(self.limit(), open_photo, self.source, within=within)
-                self._small = small
-                self._memory.add_small(self)
-            return small
+                self._small = self._workers.run(self.limit(), open_stored, self.source, within=within)
+            return self._small
 
     def thumbnail(self) -> bytes:
         """A thumbnail from what is decoded already, if anything is."""
-        picture = self._view if self._view and not self._small else self.small.image
+        picture = self._view if self._view and not self._small else self.small.pixels
         return self._workers.run(self.limit(), thumbnail, picture)
 
     def fitted(self, fitted: Fitted, *, max_bytes: int | None) -> bytes:
@@ -250,7 +231,7 @@ class SourceImage:
         source = self.small if max(fitted.inner) <= SMALL_SIDE else self.source
         return self.fitted_from(source, fitted, max_bytes=max_bytes)
 
-    def fitted_from(self, source: Photo | Blob, fitted: Fitted, *, max_bytes: int | None) -> bytes:
+    def fitted_from(self, source: StoredPhoto | Blob, fitted: Fitted, *, max_bytes: int | None) -> bytes:
         """The same from `small` or from `source`."""
         limit = self.limit(fitted.canvas)
         return self._workers.run(limit, fit, source, fitted, media="jpeg", max_bytes=max_bytes)

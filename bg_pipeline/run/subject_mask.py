@@ -10,7 +10,7 @@ from typing import Any
 
 from bg_pipeline.domain.requests import ImageSettings
 from bg_pipeline.errors import CallError, ImageError, NeedsReview, NotTried, SubjectNotFound
-from bg_pipeline.imaging import Photo
+from bg_pipeline.imaging.parcels import StoredPhoto
 from bg_pipeline.imaging.workers import Limit, PictureWorkers, run_on_file, shared_workers
 from bg_pipeline.labelers.faces import glasses
 from bg_pipeline.masks import Mask
@@ -49,7 +49,7 @@ class SubjectHints:
     ``limit``.
     """
 
-    photo: Callable[[], Photo]
+    photo: Callable[[], StoredPhoto]
     labels: Callable[[], Mapping[str, Any]]
     caption: Callable[[], str]
     faces: Callable[[], Sequence[Box]]
@@ -147,15 +147,15 @@ def _caption(eyes: SubjectHints) -> str:
 
 def _free(eyes: SubjectHints, settings: Settings, reasons: list[str]) -> Iterator[Mask]:
     sources = settings.mask_sources
-    alpha = eyes.photo().alpha
-    if "alpha" in sources and alpha is not None:
-        yield Mask(alpha, "alpha")
+    photo = eyes.photo()
+    if "alpha" in sources and photo.mode == "RGBA":
+        yield Mask(photo.pixels.load().getchannel("A"), "alpha")
     if "studio" in sources and has_opencv():
-        cut = eyes.workers.run(eyes.limit(), cut_plain_background, eyes.photo().image)
+        cut = eyes.workers.run(eyes.limit(), cut_plain_background, eyes.photo().pixels)
         if cut is not None:
             yield cut
     if "onnx" in sources and settings.onnx_model is not None:
-        yield cut_with_onnx(eyes.photo().image, settings.onnx_model)
+        yield cut_with_onnx(photo.pixels.load(), settings.onnx_model)
 
 
 def _cut_out(
@@ -194,7 +194,7 @@ def _faces(
             yield Subject(chosen), ()
     worn = [Box.read(box, "glasses") for box in glasses(eyes.labels()["Labels"])]
     if "persons" in settings.mask_sources and has_opencv():
-        cut = eyes.workers.run(eyes.limit(), cut_persons, eyes.photo().image, faces)
+        cut = eyes.workers.run(eyes.limit(), cut_persons, eyes.photo().pixels, faces)
         if cut is not None:
             yield Subject(with_glasses(cut, worn)), faces
     yield Subject(portrait(faces, eyes.photo().size, glasses=worn)), ()

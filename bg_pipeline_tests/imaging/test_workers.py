@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from bg_pipeline.errors import ImageError
-from bg_pipeline.imaging import open_photo, read_header
-from bg_pipeline.imaging.parcels import INLINE_BYTES, Blob
+from bg_pipeline.imaging import open_photo, read_header, small_jpeg
+from bg_pipeline.imaging.parcels import INLINE_BYTES, Blob, open_stored
 from bg_pipeline.imaging.thumbnail import thumbnail
 from bg_pipeline.imaging.workers import (
     InProcess,
@@ -60,6 +60,11 @@ def test_bytes_go_in_and_pictures_come_out_as_in_this_process(
     assert opened.image.tobytes() == expected.image.tobytes()
     assert (opened.format, opened.notes) == (expected.format, expected.notes)
     assert workers.run(AMPLE, thumbnail, opened.image) == thumbnail(expected.image)
+    stored = workers.run(AMPLE, open_stored, data, within=size)
+    for _ in range(2):
+        assert workers.run(AMPLE, thumbnail, stored.pixels) == thumbnail(expected.image)
+        assert workers.run(AMPLE, small_jpeg, stored, within=size) == small_jpeg(expected, within=size)
+    assert stored.load().image.tobytes() == expected.image.tobytes()
     assert run_on_file(workers, thumbnail, data) == InProcess().run(AMPLE, thumbnail, Blob(data))
 
 
@@ -131,7 +136,8 @@ def test_a_call_whose_worker_was_ended_once_is_made_again(
     workers: WorkerPool, tmp_path: Path, signal_number: int
 ) -> None:
     marker = str(tmp_path / "ended")
-    assert workers.run(AMPLE, worker_tasks.end_once, marker, signal_number) == "done"
+    data = bytes(INLINE_BYTES + 1)
+    assert workers.run(AMPLE, worker_tasks.end_once, marker, signal_number, data) == len(data)
 
 
 def test_all_idle_workers_may_be_ended(workers: WorkerPool) -> None:

@@ -30,14 +30,14 @@ def fail() -> None:
     raise ZeroDivisionError("a case nobody thought of")
 
 
-def end_once(marker: str, signal_number: int) -> str:
-    """Is ended by a signal, unless the file ``marker`` shows that this has happened before."""
+def end_once(marker: str, signal_number: int, data: bytes) -> int:
+    """Is ended by a signal, unless the file ``marker`` shows that this has happened before; else returns a length."""
     try:
         os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
     except FileExistsError:
-        return "done"
+        return len(data)
     os.kill(os.getpid(), signal_number)
-    return "never"
+    return -1
 
 
 def imported_modules(*names: str) -> list[str]:

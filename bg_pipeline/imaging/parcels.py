@@ -61,7 +61,7 @@ class Blob:
 
 
 class StoredPhoto:
-    """A `Photo` whose pixels are in a file, which is deleted with this object; as an argument it becomes a `Photo`."""
+    """A `Photo` whose pixels are in a file that is deleted with this object. As an argument it becomes a `Photo`."""
 
     def __init__(self, photo: Photo) -> None:
         image = photo.image

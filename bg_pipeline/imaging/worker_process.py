@@ -15,18 +15,20 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
-from bg_pipeline.errors import BgPipelineError
+from bg_pipeline.errors import BgPipelineError, ImageError
 from bg_pipeline.imaging import malloc
 from bg_pipeline.imaging.parcels import pack, unpack
+
+OUT_OF_MEMORY = 73
+"""The exit code of a worker that reached its limit of memory: libraries are not to be trusted after that."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a call ended: with a ``value``, with an ``error``, or because memory ran out."""
+    """How a call ended: with a ``value`` or with an ``error``."""
 
     value: Any = None
     error: BaseException | None = None
-    out_of_memory: bool = False
 
 
 def start() -> None:
@@ -44,7 +46,8 @@ def start() -> None:
 def perform(payload: bytes, prefix: str, memory: int) -> bytes:
     """Calls ``(work, args, kwargs)``, packed in ``payload``, and returns its packed `Outcome`.
 
-    ``memory`` is the most bytes that this process may have allocated meanwhile; 0 is no limit.
+    ``memory`` is the most bytes that this process may have allocated meanwhile; 0 is no limit. A call that reaches it
+    ends the process with `OUT_OF_MEMORY`.
     """
     try:
         _limit_memory(memory)
@@ -54,8 +57,11 @@ def perform(payload: bytes, prefix: str, memory: int) -> bytes:
         finally:
             _limit_memory(0)
     except MemoryError:
-        outcome = Outcome(out_of_memory=True)
+        os._exit(OUT_OF_MEMORY)
     except Exception as error:  # noqa: BLE001 (raised again in the parent)
+        # libvips and libheif report what they could not allocate like any other fault of the file.
+        if memory and isinstance(error, ImageError) and "memory" in str(error).lower():
+            os._exit(OUT_OF_MEMORY)
         outcome = Outcome(error=_portable(error))
     return pack(outcome, prefix, arguments=False)[0]
 

@@ -33,7 +33,7 @@ from pebble import ProcessExpired, ProcessPool
 from bg_pipeline.errors import ImageError
 from bg_pipeline.imaging.parcels import INLINE_BYTES, Blob, loaded, pack, remove, unpack
 from bg_pipeline.imaging.photo import ImageHeader, read_header
-from bg_pipeline.imaging.worker_process import Outcome, perform, start
+from bg_pipeline.imaging.worker_process import OUT_OF_MEMORY, Outcome, perform, start
 
 T = TypeVar("T")
 
@@ -136,8 +136,6 @@ class WorkerPool:
                     remove(file)
         if outcome.error is not None:
             raise outcome.error
-        if outcome.out_of_memory:
-            raise _out_of_memory(limit)
         value: T = outcome.value
         return value
 
@@ -179,6 +177,8 @@ class WorkerPool:
                 self._forget(pool)
                 failure = error
             except ProcessExpired as error:
+                if error.exitcode == OUT_OF_MEMORY:
+                    raise _out_of_memory(limit) from None
                 failure = error
             except (BrokenProcessPool, OSError) as error:
                 self._forget(pool)

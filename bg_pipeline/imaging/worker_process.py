@@ -59,11 +59,18 @@ def perform(payload: bytes, prefix: str, memory: int) -> bytes:
     except MemoryError:
         os._exit(OUT_OF_MEMORY)
     except Exception as error:  # noqa: BLE001 (raised again in the parent)
-        # libvips and libheif report what they could not allocate like any other fault of the file.
-        if memory and isinstance(error, ImageError) and "memory" in str(error).lower():
+        if memory and _for_want_of_memory(error):
             os._exit(OUT_OF_MEMORY)
         outcome = Outcome(error=_portable(error))
     return pack(outcome, prefix, arguments=False)[0]
+
+
+def _for_want_of_memory(error: Exception) -> bool:
+    """Whether memory ran out: libvips and libheif report that as a fault of the file, the loader of libraries too."""
+    words = str(error).lower()
+    return (isinstance(error, ImageError) and "memory" in words) or (
+        isinstance(error, ImportError) and "failed to map" in words
+    )
 
 
 def _portable(error: Exception) -> Exception:

@@ -1,27 +1,28 @@
-"""How the C library keeps the memory of this process."""
+"""Settings of glibc's malloc."""
 
 import ctypes
 import sys
 from contextlib import suppress
 
-# The numbers that malloc.h has for these.
+# Parameter numbers in malloc.h.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
 
 MAPPED_BYTES = 8 << 20
-"""What is at least so large is given back to the kernel as soon as it is freed."""
+"""M_MMAP_THRESHOLD: larger allocations are returned to the OS on free."""
 
 KEPT_BYTES = 32 << 20
-"""What is free at a heap's end and more than that is given back too."""
+"""M_TRIM_THRESHOLD: more free memory than this at the end of a heap is returned to the OS."""
 
 
 def configure_malloc() -> None:
-    """From now on threads share two heaps that keep some of what is freed, where the C library is glibc.
+    """Makes all threads share two heaps that keep some freed memory, if the C library is glibc.
 
-    It would give 64 threads up to eight heaps for each core, none of which shrinks: 180 MB more in a run on two
-    cores. Python's threads allocate one at a time anyway, so that sharing costs no time. It would also take each
-    array of some megabytes from the kernel anew, cleared page by page: up to half the CPU along a subject's edge.
+    By default glibc would give 64 threads up to eight heaps for each core, which never shrink: 180 MB more in a run
+    on two cores. Sharing costs no time, because Python's threads allocate one at a time. By default glibc would also
+    get each array of some megabytes from the kernel anew, cleared page by page: up to half the CPU along a subject's
+    edge.
     """
     if sys.platform == "linux":
         with suppress(AttributeError):

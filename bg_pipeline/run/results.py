@@ -31,18 +31,18 @@ from bg_pipeline.state.answers import Answer
 from bg_pipeline.state.leased_writes import LeasedWriter
 
 VERSION = 1
-"""Raised when the same answer would be finished into other bytes, so that results are made anew, without a call."""
+"""Increase it when the same answer would give other result files: results are then made again, without a call."""
 
 MAYBE_BILLED = "MaybeBilled: an earlier call for it did not answer and may have been billed as well"
 
 
 @dataclass(frozen=True)
 class StoredResult:
-    """A stored result; ``reasons`` says what in it did not pass, and is empty where all did.
+    """A stored result; ``reasons`` are the checks that it did not pass, as sentences.
 
-    ``repaint`` is set where another seed may do better; ``subject_changed`` is None where it was not measured;
-    ``notes`` tell what is no fault of the result. ``key`` is empty where it was not stored, because an earlier result
-    of the same wish passed.
+    ``repaint`` means that another seed may do better. ``subject_changed`` is None if it was not measured. ``notes``
+    are remarks that are no fault of the result. ``key`` is empty if it was not stored because an earlier result of
+    the same request passed its checks.
     """
 
     name: str
@@ -73,7 +73,7 @@ class PendingResult:
 
 @dataclass(frozen=True)
 class MadeBy:
-    """Who made what a result is made of, and what of it was paid for this image."""
+    """The model that a result comes from, and what this image paid for its answer."""
 
     model: str = ""
     region: str = ""
@@ -90,45 +90,45 @@ class MadeBy:
 class ResultWriter:
     """Makes the files of one photo, and stores them while the batch's lease is held.
 
-    ``passed`` are the numbers of results that passed their checks for the same wish: one that does not pass is not
-    stored in their place.
+    ``made_for`` is the fingerprint of the stage. ``passed`` are the numbers of earlier results of the same request
+    that passed their checks: one that does not pass is not stored in their place.
     """
 
     def __init__(
         self,
         context: RunContext,
-        place: BatchLocations,
-        asked: ImageSettings,
-        photo: SourceImage,
+        locations: BatchLocations,
+        settings: ImageSettings,
+        source: SourceImage,
         writer: LeasedWriter,
         *,
         made_for: str,
         passed: Collection[int] = (),
     ) -> None:
         self._context = context
-        self._place = place
-        self._asked = asked
-        self._photo = photo
+        self._locations = locations
+        self._settings = settings
+        self._source = source
         self._writer = writer
         self._made_for = made_for
         self._passed = passed
 
     def given(self, key: str) -> bytes:
-        """The mask or backdrop that the request names. Raises `ImageError` if it cannot be read."""
-        content = read_source(self._place.data, key)
+        """The file of a mask or backdrop that the request names. Raises `ImageError` if it cannot be read."""
+        content = read_source(self._locations.data, key)
         if content is None:
             raise ImageError("NotFound", f"the request names {key}, and there is no such object")
         return content.data
 
     def finish(self, painted: GeneratedPicture, prompt: str, position: int) -> list[StoredResult]:
-        """The stored files of a model's picture."""
+        """Makes and stores the files of a model's picture."""
         finished = self._finished(
             finish_painted,
             painted.answer.data,
             painted.fitted,
             painted.mask,
             self._user_mask(painted.mask),
-            self._asked,
+            self._settings,
             prompt=prompt,
         )
         made_by = MadeBy.of(painted.answer, self._made_for)
@@ -139,13 +139,13 @@ class ResultWriter:
             "CostUSD": made_by.cost_usd,
             "MaybeBilled": made_by.maybe_billed,
             "Prompt": prompt,
-            "NegativePrompt": self._asked.negative_prompt,
+            "NegativePrompt": self._settings.negative_prompt,
             "Mask": painted.mask.source if painted.mask else None,
         }
         return self._stored(finished, facts, position)
 
     def without_model(self, mask: Mask, made_by: MadeBy) -> list[StoredResult]:
-        """The stored files of a cut-out, or of the subject on a given backdrop; ``made_by`` made the mask."""
+        """Makes and stores a cut-out, or the subject on the request's backdrop; ``made_by`` made the mask."""
         facts: dict[str, Any] = {
             "Model": made_by.model,
             "Region": made_by.region,
@@ -154,41 +154,43 @@ class ResultWriter:
             "MaybeBilled": made_by.maybe_billed,
             "Mask": mask.source,
         }
-        backdrop, user_mask = self._asked.backdrop, self._user_mask(mask)
+        backdrop, user_mask = self._settings.backdrop, self._user_mask(mask)
         if backdrop is None:
-            finished = self._finished(finish_cut_out, mask, user_mask, self._asked)
+            finished = self._finished(finish_cut_out, mask, user_mask, self._settings)
         else:
             facts["Backdrop"] = backdrop
             scene = backdrop if backdrop.startswith("#") else self._context.workers.blob(self.given(backdrop))
-            finished = self._finished(finish_on_backdrop, mask, user_mask, scene, self._asked)
+            finished = self._finished(finish_on_backdrop, mask, user_mask, scene, self._settings)
         return self._stored(finished, facts, 1)
 
     def _user_mask(self, mask: Mask | None) -> Blob | None:
         """The file of the mask that the request names, if it is in use."""
-        if mask is None or mask.source != "given" or not self._asked.mask_key:
+        if mask is None or mask.source != "given" or not self._settings.mask_key:
             return None
-        return self._context.workers.blob(self.given(self._asked.mask_key))
+        return self._context.workers.blob(self.given(self._settings.mask_key))
 
     def _finished(self, work: Callable[..., Finished], *args: Any, **more: Any) -> Finished:
-        """What ``work`` makes of the photo, in a worker process, within the limits for all pictures it opens."""
+        """What ``work`` returns for the photo, in a worker process, within the limit for all pictures it decodes."""
         workers = self._context.workers
         files = [value for value in args if isinstance(value, Blob)]
         sizes = [header_of(workers, file).size for file in files]
-        sizes += [(each.Width, each.Height) for each in self._asked.renditions if each.Width and each.Height]
-        rounds = ROUNDS * (len(self._asked.renditions) or 1)
-        limit = self._photo.limit(*sizes, rounds=rounds, doing="finish")
+        sizes += [
+            (each.Width, each.Height) for each in self._settings.renditions if each.Width and each.Height
+        ]
+        rounds = ROUNDS * (len(self._settings.renditions) or 1)
+        limit = self._source.limit(*sizes, rounds=rounds, doing="finish")
         feather = self._context.settings.feather
-        return workers.run(limit, work, self._photo.source, *args, feather=feather, **more)
+        return workers.run(limit, work, self._source.source, *args, feather=feather, **more)
 
     def _stored(self, finished: Finished, facts: Mapping[str, Any], position: int) -> list[StoredResult]:
         """Stores the mask and the files of a picture."""
         if finished.mask is not None:
-            key = self._place.batch.mask_key(self._asked.image)
+            key = self._locations.batch.mask_key(self._settings.image)
             self._writer.write(self._context.store, key, finished.mask.read(), media_type="image/png")
-        if finished.fidelity is not None or self._asked.needs_prompt:
+        if finished.fidelity is not None or self._settings.needs_prompt:
             facts = {**facts, "Fidelity": asdict(finished.fidelity) if finished.fidelity else None}
         facts = {**facts, "Notes": list(finished.notes)}
-        renditions: Sequence[Rendition | None] = self._asked.renditions or (None,)
+        renditions: Sequence[Rendition | None] = self._settings.renditions or (None,)
         first = (position - 1) * len(renditions) + 1
         return [
             self._store(
@@ -209,24 +211,24 @@ class ResultWriter:
         if draft.faults and draft.number in self._passed:
             return self._file(draft, "", "", "")
         name = self._name(draft)
-        key = s3_keys.result_key(self._place.output_prefix, name)
+        key = s3_keys.result_key(self._locations.output_prefix, name)
         etag = self._write(key, draft)
         facts = draft.facts
         document = {
-            "Id": self._place.request_id,
-            "ImageName": self._asked.image,
-            "Ref": self._asked.ref,
-            "Source": self._photo.key,
-            "SourceETag": self._photo.etag,
-            "SourceSHA256": self._photo.sha256,
+            "Id": self._locations.request_id,
+            "ImageName": self._settings.image,
+            "Ref": self._settings.ref,
+            "Source": self._source.key,
+            "SourceETag": self._source.etag,
+            "SourceSHA256": self._source.sha256,
             **facts,
-            "Task": self._asked.task,
-            "Mode": self._asked.mode,
+            "Task": self._settings.task,
+            "Mode": self._settings.mode,
             "Rendition": draft.rendition.Preset if draft.rendition else None,
             "Faults": list(draft.faults),
             "CreatedAt": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        self._writer.write_json(self._place.data, s3_keys.provenance_key(key), document)
+        self._writer.write_json(self._locations.data, s3_keys.provenance_key(key), document)
         return self._file(draft, name, key, etag)
 
     def _file(self, draft: PendingResult, name: str, key: str, etag: str) -> StoredResult:
@@ -246,30 +248,30 @@ class ResultWriter:
         )
 
     def _name(self, draft: PendingResult) -> str:
-        asked, rendition = self._asked, draft.rendition
-        of = len(asked.outputs) * (len(asked.renditions) or 1)
+        settings, rendition = self._settings, draft.rendition
+        number_of_files = len(settings.outputs) * (len(settings.renditions) or 1)
         if rendition is not None and rendition.FileName:
             candidate = file_name(
                 rendition.FileName,
-                image=asked.image,
+                image=settings.image,
                 number=draft.number,
-                ref=asked.ref,
+                ref=settings.ref,
                 preset=rendition.Preset or "",
                 format=draft.file.format,
             )
         else:
             candidate = result_name(
-                asked.image,
+                settings.image,
                 number=draft.number,
-                of=of,
+                of=number_of_files,
                 format=draft.file.format,
                 source_format=draft.source_format,
             )
-        return self._place.names.assign(asked.image, draft.number, candidate, draft.file.format)
+        return self._locations.names.assign(settings.image, draft.number, candidate, draft.file.format)
 
     def _write(self, key: str, draft: PendingResult) -> str:
         """Stores a result and reads it back: only then does it count. That it opens was checked before."""
-        data, file = self._place.data, draft.file
+        data, file = self._locations.data, draft.file
         with self._context.picture_memory.storing(len(file.data)):
             content = file.data.read()
             etag = self._writer.write(data, key, content, media_type=f"image/{file.format}")
@@ -282,5 +284,5 @@ class ResultWriter:
             if stored is None or stored.data != content:
                 raise NotDelivered("NotStored", f"{key} was stored and did not come back as it was")
         if draft.number <= thumbnails.RESULTS:
-            self._place.thumbnails.add(key, etag, lambda: file.thumbnail)
+            self._locations.thumbnails.add(key, etag, lambda: file.thumbnail)
         return etag

@@ -29,19 +29,19 @@ MAX_STORED_BYTES = 32_000_000
 
 
 def read_source(store: Store, key: str) -> ObjectContent | None:
-    """An object that people uploaded, None if there is none.
+    """An uploaded object; None if there is none.
 
-    Raises `SourceUnreadable`, which names the object and says what to do, where S3 does not hand it out: that is the
-    trouble of this one image.
+    Raises `SourceUnreadable`, which names the object and the remedy, if S3 refuses to return it: only this image
+    fails.
     """
     try:
         return store.read(key)
     except ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", ""))
         name = f"s3://{store.bucket}/{key}"
-        words = str(error.response.get("Error", {}).get("Message", "")) or code
+        message = str(error.response.get("Error", {}).get("Message", "")) or code
         raise SourceUnreadable(
-            code or "S3", f"{name} cannot be read ({code}: {words}): {_advice(code)}"
+            code or "S3", f"{name} cannot be read ({code}: {message}): {_advice(code)}"
         ) from error
     except BotoCoreError as error:
         name = f"s3://{store.bucket}/{key}"

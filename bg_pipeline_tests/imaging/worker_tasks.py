@@ -31,7 +31,7 @@ def fail() -> None:
 
 
 def end_once(marker: str, signal_number: int, data: bytes) -> int:
-    """Is ended by a signal, unless the file ``marker`` shows that this has happened before; else returns a length."""
+    """Ends its process by a signal, unless the file ``marker`` shows that it did so before; returns len(data)."""
     try:
         os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
     except FileExistsError:

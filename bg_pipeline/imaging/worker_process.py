@@ -15,7 +15,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
-from bg_pipeline.errors import BgPipelineError, ImageError
+from bg_pipeline.errors import BgPipelineError
 from bg_pipeline.imaging import malloc
 from bg_pipeline.imaging.parcels import pack, unpack
 
@@ -66,11 +66,8 @@ def perform(payload: bytes, prefix: str, memory: int) -> bytes:
 
 
 def _for_want_of_memory(error: Exception) -> bool:
-    """Whether memory ran out: libvips and libheif report that as a fault of the file, the loader of libraries too."""
-    words = str(error).lower()
-    return (isinstance(error, ImageError) and "memory" in words) or (
-        isinstance(error, ImportError) and "failed to map" in words
-    )
+    """Whether memory ran out, which libvips, libheif, OpenCV and the loader of libraries report in words only."""
+    return any(words in str(error).lower() for words in ("memory", "bad_alloc", "failed to map"))
 
 
 def _portable(error: Exception) -> Exception:

@@ -204,12 +204,17 @@ class WorkerPool:
         pool.stop()  # type: ignore[no-untyped-call]
 
 
-def shared_workers(number: int = 0) -> PictureWorkers:
-    """The workers of this process: ``number`` of them, or for 0 as many as it may use cores."""
+def shared_workers(number: int | None = None) -> PictureWorkers:
+    """The workers of this process: ``number`` of them, for 0 as many as it may use cores; by default those it has."""
     if _substitutes:
         return _substitutes[-1]
-    key = os.getpid(), number or usable_cores()
+    process = os.getpid()
     with _sharing:
+        if number is None:
+            pools = [pool for (owner, _), pool in _shared.items() if owner == process]
+            if pools:
+                return pools[-1]
+        key = process, number or usable_cores()
         if key not in _shared:
             _shared[key] = WorkerPool(key[1])
         return _shared[key]

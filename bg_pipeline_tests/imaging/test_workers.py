@@ -225,6 +225,7 @@ def test_workers_end_with_their_parent_however_it_ends(tmp_path: Path, signal_nu
 
 def test_a_process_has_one_pool_and_a_simulation_none() -> None:
     assert shared_workers(2) is shared_workers(2)
-    assert shared_workers().number == len(os.sched_getaffinity(0))
+    assert shared_workers(0).number == len(os.sched_getaffinity(0))
+    assert shared_workers(3) is shared_workers()
     with substituted(InProcess()):
         assert shared_workers(2).run(AMPLE, worker_tasks.process_id) == os.getpid()

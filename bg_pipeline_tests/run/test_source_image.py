@@ -94,9 +94,10 @@ def test_a_photo_that_needs_too_much_memory_is_refused_before_anything_is_paid(
     s3, bucket: str, control: ControlClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = Bench(Store(s3, bucket))
-    batch = bench.submit(1)
+    batch = bench.submit({"large.jpg": photo(1, size=(3000, 2500))})
     with monkeypatch.context() as patch:
         patch.setattr(workers, "MEMORY", 10_000_000)
+        patch.setattr(workers, "MEMORY_PER_PIXEL", 0)
         day = bench.run()
     assert day.counts == {Status.FAILED: 1}
     (row,) = bench.rows(batch).values()

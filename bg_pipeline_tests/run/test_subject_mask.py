@@ -15,6 +15,8 @@ from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.rows import Row, Status
 from bg_pipeline.errors import CallError, NeedsReview
 from bg_pipeline.imaging import open_photo
+from bg_pipeline.imaging.parcels import StoredPhoto
+from bg_pipeline.imaging.workers import InProcess
 from bg_pipeline.masks import Mask
 from bg_pipeline.masks.boxes import Box
 from bg_pipeline.masks.conventions import STORED
@@ -35,7 +37,7 @@ DEFAULT = Settings()
 
 
 def hints(picture: Image.Image, **more: Any) -> SubjectHints:
-    opened = open_photo(as_png(picture))
+    opened = StoredPhoto(open_photo(as_png(picture)))
 
     def nothing(*_: object) -> Any:
         raise CallError("NotStored", "nothing is there")
@@ -49,6 +51,7 @@ def hints(picture: Image.Image, **more: Any) -> SubjectHints:
         "cut_out": nothing,
         "stored_cut_out": nothing,
         "given": nothing,
+        "workers": InProcess(),
         **more,
     }
     return SubjectHints(**found)
@@ -223,7 +226,7 @@ def test_a_subject_before_any_background_is_cut_out_free(
 
 
 def test_nothing_is_paid_around_a_mask_that_the_network_contradicts(
-    bench: Bench, control: ControlClient, busy: Scene, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, control: ControlClient, busy: Scene, monkeypatch: pytest.MonkeyPatch, in_process: None
 ) -> None:
     monkeypatch.setattr(subject_mask, "cut_plain_background", wrong_studio(busy.mask))
     batch = bench.submit({"shoe.png": as_png(busy.photo)}, Subject="SALIENT")
@@ -235,7 +238,7 @@ def test_nothing_is_paid_around_a_mask_that_the_network_contradicts(
 
 
 def test_a_free_result_with_a_doubtful_mask_is_kept_for_review(
-    bench: Bench, busy: Scene, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, busy: Scene, monkeypatch: pytest.MonkeyPatch, in_process: None
 ) -> None:
     monkeypatch.setattr(subject_mask, "cut_plain_background", wrong_studio(busy.mask))
     batch = bench.submit({"shoe.png": as_png(busy.photo)}, Task="REMOVE", Prompt=None, Subject="SALIENT")
@@ -346,7 +349,7 @@ def test_a_result_that_passed_stays_though_the_network_contradicts_its_mask(
 
 
 def test_a_processor_that_rounds_otherwise_pays_for_nothing_again(
-    bench: Bench, control: ControlClient, busy: Scene, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, control: ControlClient, busy: Scene, monkeypatch: pytest.MonkeyPatch, in_process: None
 ) -> None:
     control.switch(canned=True)
     batch = bench.submit({"shoe.png": as_png(busy.photo)}, Subject="SALIENT")

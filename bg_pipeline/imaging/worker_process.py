@@ -46,9 +46,11 @@ def start() -> None:
 def perform(payload: bytes, prefix: str, memory: int) -> bytes:
     """Calls ``(work, args, kwargs)``, packed in ``payload``, and returns its packed `Outcome`.
 
-    ``memory`` is the most bytes that this process may have allocated meanwhile; 0 is no limit. A call that reaches it
-    ends the process with `OUT_OF_MEMORY`.
+    ``memory`` is the most bytes that this process may have allocated meanwhile, except what calls without a limit
+    left behind; 0 is no limit. A call that reaches it ends the process with `OUT_OF_MEMORY`.
     """
+    if not memory:
+        _held.begin()
     try:
         _limit_memory(memory)
         try:
@@ -56,6 +58,8 @@ def perform(payload: bytes, prefix: str, memory: int) -> bytes:
             outcome = Outcome(value=work(*args, **kwargs))
         finally:
             _limit_memory(0)
+            if not memory:
+                _held.end()
     except MemoryError:
         os._exit(OUT_OF_MEMORY)
     except Exception as error:  # noqa: BLE001 (raised again in the parent)
@@ -87,7 +91,39 @@ def _limit_memory(most: int) -> None:
     """Limits what this process may allocate, where the kernel can do that (Linux: heap and anonymous mappings)."""
     if sys.platform == "linux":
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        resource.setrlimit(resource.RLIMIT_DATA, (most or hard, hard))
+        soft = most + _held.bytes if most else hard
+        resource.setrlimit(
+            resource.RLIMIT_DATA, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard)
+        )
+
+
+class _Held:
+    """``bytes`` is what calls without a limit left behind: a loaded network may be larger than a photo's limit."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._before: int | None = None
+
+    def begin(self) -> None:
+        """Call it before a call without a limit."""
+        if self._before is None:
+            self._before = _allocated()
+
+    def end(self) -> None:
+        """Call it after a call without a limit."""
+        self.bytes = max(self.bytes, _allocated() - (self._before or 0))
+
+
+_held = _Held()
+
+
+def _allocated() -> int:
+    """The bytes of this process that RLIMIT_DATA counts, and its stack; 0 where the kernel does not tell."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[5]) * resource.getpagesize()
+    except OSError:
+        return 0
 
 
 def _end_with_parent() -> None:

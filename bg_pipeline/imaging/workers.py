@@ -58,7 +58,10 @@ _FOLDERS = "bg-pipeline-pictures-"
 
 @dataclass(frozen=True)
 class Limit:
-    """What a call may take: wall-clock seconds and bytes of memory. ``doing`` names it in the error's sentence."""
+    """What a call may take: wall-clock seconds and bytes of memory, 0 for any number of bytes.
+
+    ``doing`` names the call in the error's sentence.
+    """
 
     seconds: float = SECONDS
     memory: int = MEMORY
@@ -263,6 +266,8 @@ def _too_slow(limit: Limit) -> ImageError:
 
 
 def _out_of_memory(limit: Limit) -> ImageError:
+    if not limit.memory:
+        return _too_large_for_machine(limit)
     return ImageError(
         "TooLarge",
         f"the image needs more than {limit.memory / 1e9:.1f} GB of memory to {limit.doing}; "
@@ -270,13 +275,17 @@ def _out_of_memory(limit: Limit) -> ImageError:
     )
 
 
+def _too_large_for_machine(limit: Limit) -> ImageError:
+    return ImageError(
+        "TooLarge",
+        f"the image needs more memory to {limit.doing} than this machine has; scale it down, or run it on a "
+        "machine with more",
+    )
+
+
 def _crashed(exit_code: int, limit: Limit) -> ImageError:
     if exit_code == -signal.SIGKILL:
-        return ImageError(
-            "TooLarge",
-            f"the image needs more memory to {limit.doing} than this machine has; scale it down, or run it on a "
-            "machine with more",
-        )
+        return _too_large_for_machine(limit)
     with suppress(ValueError):
         name = signal.Signals(-exit_code).name
         return ImageError(

@@ -150,6 +150,17 @@ def test_all_idle_workers_may_be_ended(workers: WorkerPool) -> None:
     assert workers.run(AMPLE, worker_tasks.process_id) not in both
 
 
+def test_what_a_call_without_a_limit_leaves_behind_does_not_count_for_the_next_file() -> None:
+    pool = WorkerPool(1)
+    try:
+        pool.run(Limit(120.0, 0), worker_tasks.hold, 600_000_000)
+        process = pool.run(AMPLE, worker_tasks.process_id)
+        assert pool.run(Limit(120.0, 500_000_000), open_photo, photo(1)).size == open_photo(photo(1)).size
+        assert pool.run(AMPLE, worker_tasks.process_id) == process
+    finally:
+        pool.close()
+
+
 def test_a_decoder_is_given_time_and_memory_by_the_size_of_its_picture() -> None:
     assert Limit.of() == Limit(20.0, 1_000_000_000)
     assert Limit.of((4000, 3000), files=5_000_000) == Limit(32.0, 1_490_000_000)

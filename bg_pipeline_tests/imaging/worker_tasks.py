@@ -22,6 +22,11 @@ def swell() -> None:
         grown.append(bytearray(50_000_000))
 
 
+def hold(size: int) -> None:
+    """Keeps so many bytes for the life of the process, as a loaded network does."""
+    globals()["held"] = bytearray(size)
+
+
 def refuse() -> None:
     raise ImageError("DamagedImage", "the image is damaged")
 

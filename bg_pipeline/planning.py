@@ -176,7 +176,7 @@ def _rekognition_call(operation: Operation, models: ModelChoices) -> _Calls:
     return operation, models.regions, 1, 1, facts_of(operation.name).cost(images=1)
 
 
-def models_in_use(context: RunContext) -> tuple[ModelChoices, list[str]]:
+def choose_models(context: RunContext) -> tuple[ModelChoices, list[str]]:
     """The models that a run would use now, and for each kind without a usable model the reason.
 
     Calls control planes only, which is free.

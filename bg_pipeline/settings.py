@@ -120,8 +120,8 @@ class Settings(BaseSettings):
     )
     max_failed_share: Annotated[Share, Affects.RUN] = Field(
         0.5,
-        description="Share of failed images (0 to 1) that stops a run, measured after its first 20 images; 1:"
-        " never stop.",
+        description="Share of a batch's images (0 to 1) whose calls failed that stops the batch, measured after its "
+        "first 20 images; 1: never stop.",
     )
     max_regenerations: Annotated[int, Affects.NOTHING] = Field(
         1,
@@ -499,7 +499,7 @@ def settings(**overrides: Any) -> Settings:
         result = Settings(
             **{name: overrides[name] for name in overrides if PREFIX + name.upper() not in quotas}
         )
-    model_facts.use(result.model_facts)
+    model_facts.load_overrides(result.model_facts)
     # Quotas of Rekognition operations are given per second (…_TPS).
     operations = {name for name in model_facts.operations() if not name.startswith("DETECT_")}
     _refuse_unknown(quotas, fields | {PREFIX + quota_name(operation).upper() for operation in operations})

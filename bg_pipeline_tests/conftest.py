@@ -6,6 +6,7 @@ variables, so every other client that such a test makes, e.g. ``boto3.client("sq
 
 import json
 import os
+import shutil
 import signal
 import uuid
 from collections.abc import Callable, Iterator
@@ -16,10 +17,13 @@ import hypothesis
 import pytest
 
 from bg_pipeline.imaging.workers import InProcess, substituted
+from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_local_aws.launcher import LocalAws, local_aws
+from bg_pipeline_tests.buckets import new_bucket
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
     from types_boto3_bedrock_runtime import BedrockRuntimeClient
     from types_boto3_rekognition import RekognitionClient
     from types_boto3_s3 import S3Client
@@ -129,3 +133,26 @@ def moto_s3() -> Iterator[str]:
     host, port = server.get_host_and_port()
     yield f"http://{host}:{port}"
     server.stop()
+
+
+@pytest.fixture(params=["moto", "ministack"])
+def new_store(request: pytest.FixtureRequest) -> Callable[[], Store]:
+    """Each call returns a new client, as of another process, of one new bucket; on each of two S3 servers."""
+    if request.param == "moto":
+        return new_bucket(request.getfixturevalue("moto_s3"))
+    return new_bucket(request.getfixturevalue("stand_in").storage)
+
+
+# Of a module: no other event loop can run in the thread while it is open.
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[Browser]":
+    """Headless Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    executable = shutil.which("chromium")
+    if executable is None:
+        pytest.skip("chromium is not installed; .ci/run installs it")
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield launched
+        launched.close()

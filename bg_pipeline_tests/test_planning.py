@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from bg_pipeline import planning
-from bg_pipeline.planning import Plan, models_in_use
+from bg_pipeline.planning import Plan, choose_models
 from bg_pipeline.run.context import RunContext
 from bg_pipeline.run.discovery import find_work
 from bg_pipeline.storage.object_store import Store
@@ -25,7 +25,7 @@ def plan(bench: Bench, **overrides: Any) -> Plan:
     chosen = bench.settings(**overrides)
     context = RunContext(chosen, aws(), bench.store, stop=threading.Event())
     try:
-        models, _ = models_in_use(context)
+        models, _ = choose_models(context)
     finally:
         context.close()
     return planning.plan(find_work(bench.store, chosen, [DATE]), chosen, models)

@@ -9,7 +9,7 @@ from bg_pipeline.budget.limits import MICRO, read_spending
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.requests import BatchRequest
 from bg_pipeline.errors import RunStopped, UsageError
-from bg_pipeline.state.follow_ups import all_from, origin
+from bg_pipeline.state.follow_ups import batch_and_follow_ups, origin
 from bg_pipeline.storage.object_store import Store
 
 
@@ -94,7 +94,7 @@ def _cap_of(store: Store, batch: Batch) -> float | None:
 
 def _spent(store: Store, batch: Batch) -> int:
     try:
-        return sum(read_spending(store, one.spend_key)[0].total for one in all_from(store, batch))
+        return sum(read_spending(store, one.spend_key)[0].total for one in batch_and_follow_ups(store, batch))
     except ValueError as error:
         raise RunStopped(
             f"{error} in bucket {store.bucket} cannot be read, so the retries and redoes of its batch are unknown, "

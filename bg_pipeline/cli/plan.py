@@ -31,7 +31,7 @@ def plan(dates: Sequence[UploadDate], batches: tuple[Batch, ...]) -> None:
     store = open_bucket(configured, aws)
     context = RunContext(configured, aws, store, stop=threading.Event(), note=cache(print_message))
     try:
-        models, missing = planning.models_in_use(context)
+        models, missing = planning.choose_models(context)
     finally:
         context.close()
     result = planning.plan(find_work(store, configured, dates, batches), configured, models)

@@ -19,7 +19,7 @@ from bg_pipeline.errors import PreconditionFailed
 from bg_pipeline.run.batch_work import BatchWork, open_work, stored_batches
 from bg_pipeline.run.discovery import NO_REFRESH, sample_left
 from bg_pipeline.settings import Settings
-from bg_pipeline.state.leases import at_work
+from bg_pipeline.state.leases import is_held
 from bg_pipeline.state.model_stopped import WAITS_FOR_WINDOW
 from bg_pipeline.storage.object_store import Store
 
@@ -81,7 +81,7 @@ def waiting_batches(store: Store, settings: Settings, dates: Iterable[UploadDate
             continue
         work = open_work(store, settings, uploaded, ledger)
         work.find_due(settings, {}, stages=(LABELS,), refresh=NO_REFRESH, etag_of=lambda key: "")
-        if work.due and not at_work(store, uploaded.batch.lease_key):
+        if work.due and not is_held(store, uploaded.batch.lease_key):
             yield from _waiting_in(work)
 
 

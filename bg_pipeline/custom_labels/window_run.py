@@ -1,4 +1,6 @@
-"""A window run: processes all dates that wait for the Custom Labels model, which runs only while labels are made.
+"""A window run: processes all dates that wait for the Custom Labels model.
+
+A window is the time in which the model runs: only while labels are made, because it is billed by the hour.
 
 The run starts the model, labels all waiting photos and stops the model. Only then, when the model costs nothing any
 more, it makes the captions, pictures and reports of these dates.
@@ -33,7 +35,7 @@ from bg_pipeline.run.context import RunContext
 from bg_pipeline.run.date_result import DateResult, Progress
 from bg_pipeline.run.engine import Engine
 from bg_pipeline.settings import Settings
-from bg_pipeline.state.leases import Leases, at_work
+from bg_pipeline.state.leases import Leases, is_held
 from bg_pipeline.state.model_stopped import mark_date_waiting
 from bg_pipeline.storage.object_store import Store
 
@@ -67,7 +69,7 @@ class LabelsDue:
 class WindowOutcome:
     """The result of a window run; ``reason`` says why it did nothing, ``report`` is None if no model was needed.
 
-    ``labels`` are the results of the dates after the labels, ``days`` those at the end.
+    ``labels`` has the results by date after labelling, ``days`` those at the end of the run.
     """
 
     reason: str = ""
@@ -87,8 +89,8 @@ def find_labels_due(
 ) -> LabelsDue | None:
     """The work that is due; None if ``time_is_up`` returned True before the end of the search.
 
-    With ``first`` the search ends at the first date found. With ``given_up`` photos count that have used up their
-    retries.
+    With ``first`` the search ends at the first date found. If ``given_up`` is true, photos that have used up
+    their retries count too.
     """
     markers = list(date_markers(store))
     half_done = tuple(
@@ -242,7 +244,7 @@ def _dates(settings: Settings, markers: Iterable[DateMarker]) -> list[date]:
 
 
 def _is_running(store: Store, run: str) -> bool:
-    return at_work(store, s3_keys.window_run_key(run))
+    return is_held(store, s3_keys.window_run_key(run))
 
 
 def _mark(store: Store, dates: Iterable[date], run_id: str) -> dict[date, str]:

@@ -10,7 +10,7 @@ from bg_pipeline.custom_labels.window import describe_owner
 from bg_pipeline.defs.sensors import NO_BUCKET, skip
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.settings import Settings
-from bg_pipeline.state.leases import at_work
+from bg_pipeline.state.leases import is_held
 from bg_pipeline.storage.object_store import Store
 
 TICK_SECONDS = 35.0
@@ -38,7 +38,7 @@ def custom_labels_hourly(settings: Settings, job: dg.JobDefinition) -> dg.Schedu
         model = settings.custom_labels_arn
         deadline = time.monotonic() + TICK_SECONDS
         try:
-            if at_work(store, s3_keys.window_key(model, "lease")):
+            if is_held(store, s3_keys.window_key(model, "lease")):
                 return skip(context, f"{describe_owner(store, model)} owns the window")
             need = window_run.find_labels_due(
                 store, settings, first=True, time_is_up=lambda: time.monotonic() > deadline

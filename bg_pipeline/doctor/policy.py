@@ -158,11 +158,16 @@ def _page(settings: Settings, inputs: PolicyInputs) -> Iterator[Statement]:
         ("s3:PutObject", "s3:DeleteObject", "s3:PutObjectTagging"),
         *(arn for name in buckets for arn in _under(inputs, name, s3_keys.REVIEWS, s3_keys.PUBLISHED)),
     )
-    # The only state that the page writes: lists of published results, and of batches submitted again.
+    # The only state that the page writes: lists of published results, of retried batches and of redone results.
+    # Finding labels before the submission is a paid call, which needs the pipeline's rights.
     yield _allow(
         "Record",
         ("s3:PutObject",),
-        *_under(inputs, settings.bucket, f"{s3_keys.STATE}/published", f"{s3_keys.STATE}/retries"),
+        *_under(
+            inputs,
+            settings.bucket,
+            *(f"{s3_keys.STATE}/{name}" for name in ("published", "retries", "redoes")),
+        ),
     )
 
 

@@ -226,7 +226,7 @@ _GEOGRAPHY = "GEOGRAPHY"
 _merged_table: Mapping[str, tuple[ModelFacts, ...]] | None = None
 
 
-def use(own_file: Path | None) -> None:
+def load_overrides(own_file: Path | None) -> None:
     """Uses the entries of ``own_file`` in this process, in addition to the package's (None: only the package's).
 
     An entry for the same operation and model replaces the values that it has; any other entry is added. Raises

@@ -125,7 +125,7 @@ def claims_of(prefix: str) -> str:
     return within(f"{STATE}/claims", prefix)
 
 
-def claim_key(prefix: str) -> str:
+def prefix_claim_key(prefix: str) -> str:
     """The key of the object that names the only batch that may write under an output or status prefix."""
     return within(f"{STATE}/claims", f"{prefix}.json")
 
@@ -135,7 +135,7 @@ def parse_claim(key: str) -> str:
     return key.removeprefix(f"{STATE}/claims/").removesuffix(".json")
 
 
-def call_key(identity: str) -> str:
+def call_claim_key(identity: str) -> str:
     """The key of the document that records the start of a paid call, by the identity of its answer."""
     return within(f"{STATE}/calls/{identity[:2]}", f"{identity}.json")
 

@@ -64,7 +64,7 @@ def kind_of(name: str) -> Kind:
     return Kind.SIDECAR if folder and _SIDECAR_FOLDERS.intersection(folder.split("/")) else Kind.IMAGE
 
 
-def films_of_photos(names: Iterable[str]) -> frozenset[str]:
+def live_photo_videos(names: Iterable[str]) -> frozenset[str]:
     """The films among a batch's names that belong to a photo of the same name (``IMG_1.MOV`` with ``IMG_1.HEIC``).
 
     They are sidecars. A film without a photo is not, and is reported as an image that cannot be read.

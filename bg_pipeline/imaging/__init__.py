@@ -1,8 +1,8 @@
 """Pictures: decoded, fitted to a model's sizes, composed at full resolution, measured and encoded.
 
-Nothing here knows S3, Bedrock or requests: bytes and settings go in, bytes, pictures and facts come out. `file_types`
-detects the type of a file and chooses its decoder: libjpeg-turbo, libvips, libheif or Pillow. `workers` runs these
-functions in processes that may crash or hang without harm.
+Nothing here knows S3, Bedrock or requests: bytes and settings go in, bytes, pictures and headers come out.
+`file_types` detects what a file is and which module reads it. libjpeg-turbo, libvips, libheif and Pillow decode,
+and Pillow does the rest. `workers` runs these functions in processes that may crash or hang without harm.
 """
 
 from bg_pipeline.imaging.compose import composite, cut_out, restore_subject

@@ -39,7 +39,7 @@ def restore_subject(
 
 
 def cut_out(photo: Photo, subject: Image.Image, *, feather: float) -> Image.Image:
-    """The photo's subject alone, an RGBA picture of the photo's size; arguments as of `restore_subject`.
+    """The photo's subject alone, an RGBA picture of the photo's size; arguments as for `restore_subject`.
 
     Colours on the edge are the subject's own, so that there is no fringe on any background.
     """
@@ -60,7 +60,7 @@ def composite(
 
     A backdrop picture is scaled to cover the frame and cropped around its centre, never stretched. ``shadow`` adds a
     soft shadow where the subject stands; a subject that the lower edge of the frame cuts off gets none. See
-    `restore_subject` for the rest.
+    `restore_subject` for the other arguments.
     """
     if isinstance(backdrop, str):
         scene = Image.new("RGB", photo.size, backdrop)

@@ -1,4 +1,4 @@
-"""How faithful a result is to its photo, measured without a model."""
+"""Fidelity metrics of a result against its photo, computed without a model."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ TOLERANCE = 12
 UNIFORM = 6
 """A background is uniform if 96 % of its pixels lie within this many levels in every channel."""
 
-# Measured on a copy with about this longer side; colours around the subject on a copy a quarter as large.
+# Length of the longer side of the copy that is measured; the inside of the subject is measured at a quarter of it.
 _SIDE = 1024
 _COARSER = 4
 
@@ -48,13 +48,12 @@ class Fidelity:
 
 
 def measure(photo: Photo, result: Image.Image, subject: Image.Image) -> Fidelity:
-    """The fidelity of a result of the photo's size; ``subject`` is mode L, 255 = subject, as of `restore_subject`.
+    """The fidelity of a result of the photo's size; ``subject`` is mode L, 255 = subject, as for `restore_subject`.
 
     The interior is more than 6 pixels inside the subject's edge; one in about (longer side / 1024)² of its pixels is
     compared. Halo and background are measured on copies of about 1,024 and 256 pixels. For the halo, three rings
     along the edge (just inside, just outside, a little further) are compared with a clean composite of the colours
-    deeper inside and further outside. The halo is how far the worst ring is on the way from there to the old
-    background.
+    deeper inside and further outside: ``edge_halo`` is the largest of the three.
     """
     step = max(1, round(max(photo.size) / _SIDE))
     before, after = on_white(photo.image), on_white(result)
@@ -150,28 +149,29 @@ _PLAIN = re.compile(
     re.IGNORECASE,
 )
 
-MOST_SUBJECT_CHANGED = 0.01
+MAX_SUBJECT_CHANGED = 0.01
 
-LEAST_BACKGROUND_CHANGED = 0.02
+MIN_BACKGROUND_CHANGED = 0.02
 
-MOST_HALO = 0.5
+MAX_EDGE_HALO = 0.5
+"""A result with a larger ``edge_halo`` needs review; 0.25 is visible at a glance, and found masks often exceed it."""
 
 
-def background_faults(fidelity: Fidelity, prompt: str = "") -> list[str]:
+def failed_background_checks(fidelity: Fidelity, prompt: str = "") -> list[str]:
     """The faults of a painted background; a plain one is no fault if the prompt asks for one."""
     found = []
     if fidelity.uniform and not _PLAIN.search(prompt):
         found.append("the background is blank or of one colour")
-    if fidelity.background_changed < LEAST_BACKGROUND_CHANGED:
+    if fidelity.background_changed < MIN_BACKGROUND_CHANGED:
         found.append("the background did not change")
     return found
 
 
-def faults(fidelity: Fidelity, prompt: str = "") -> tuple[str, ...]:
+def failed_checks(fidelity: Fidelity, prompt: str = "") -> tuple[str, ...]:
     """The faults of a result, as sentences."""
-    found = background_faults(fidelity, prompt)
-    if fidelity.subject_changed > MOST_SUBJECT_CHANGED:
+    found = failed_background_checks(fidelity, prompt)
+    if fidelity.subject_changed > MAX_SUBJECT_CHANGED:
         found.append(f"{fidelity.subject_changed:.1%} of the subject's pixels changed")
-    if fidelity.edge_halo > MOST_HALO:
+    if fidelity.edge_halo > MAX_EDGE_HALO:
         found.append(f"the old background shows as a halo around the subject ({fidelity.edge_halo:.2f})")
     return tuple(found)

@@ -1,8 +1,8 @@
-"""JPEG files, decoded by libjpeg-turbo through simplejpeg, which turns its warnings into errors.
+"""JPEG files, read with libjpeg-turbo through simplejpeg, which turns warnings into errors.
 
-Pillow ignores libjpeg's warnings and libvips stops at some of them only, so that files with garbage in the middle
-would open; simplejpeg detected every damaged file of the tests. A photo of 12 megapixels takes as long as with Pillow
-(80 ms; libvips 99 ms) and gives the same pixels. The wheel has 1 MB.
+Pillow ignores libjpeg's warnings and libvips reports only some of them, so that files with garbage in the middle are
+opened; simplejpeg rejects every damaged file of the tests. A photo of 12 megapixels takes the same time as with
+Pillow (80 ms, libvips 99 ms) for the same pixels, and the wheel is 1 MB.
 """
 
 import re

@@ -61,9 +61,9 @@ class ImageHeader:
 class Photo:
     """A decoded picture: upright, 8 bits a channel, sRGB.
 
-    ``image`` is RGB, or RGBA if at least one pixel is translucent. ``format`` is the source's, such as ``jpeg``.
-    ``notes`` are sentences on what decoding changed. ``dpi`` is the resolution in the file, if any. ``lossless`` is
-    set for a lossless WebP.
+    ``image`` is RGB, or RGBA if at least one pixel is translucent. ``format`` is the source's format, a
+    key of `EXTENSIONS`. ``notes`` are sentences on what decoding changed. ``dpi`` is the resolution in the file, if
+    any. ``lossless`` is set for a lossless WebP.
     """
 
     image: Image.Image

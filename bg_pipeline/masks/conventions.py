@@ -1,7 +1,7 @@
 """Conversion between masks inside the pipeline (255 = kept) and masks in files and calls (black = kept).
 
-Nothing else inverts a mask: one that is sent inverted costs as much as a right one. Sources for the models' meaning
-of black: the Titan, Nova Canvas and Stability pages quoted in the project's AWS facts, sections 1.3, 2.2, 3.3.
+Nothing else inverts a mask: one that is sent inverted costs as much as a right one. Sources for the
+meaning of black: the pages on Titan, Nova Canvas and Stability of the Amazon Bedrock and Nova user guides.
 """
 
 import io

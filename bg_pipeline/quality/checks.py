@@ -13,7 +13,7 @@ from bg_pipeline.budget.limits import MICRO, CapReached, read_spending
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.rows import Status
 from bg_pipeline.domain.text import counted, listed
-from bg_pipeline.imaging.fidelity import MOST_SUBJECT_CHANGED
+from bg_pipeline.imaging.fidelity import MAX_SUBJECT_CHANGED
 from bg_pipeline.quality.missing_reports import UnreportedUploads
 from bg_pipeline.quality.model_lifecycle import models_in_use
 from bg_pipeline.run.date_result import DateResult, Progress
@@ -76,7 +76,7 @@ def subject_unchanged(ran: RunOutcome) -> CheckResult:
     figures = {"measured": measured, "most_changed": round(most, 5)}
     if changed_subjects:
         description = (
-            f"More than {MOST_SUBJECT_CHANGED:.0%} of the subject's pixels changed in {listed(changed_subjects)}. "
+            f"More than {MAX_SUBJECT_CHANGED:.0%} of the subject's pixels changed in {listed(changed_subjects)}. "
             "Compare these with their photos; another label, a mask of your own (MaskKey) or another seed may help."
         )
         return CheckResult(False, description, figures)

@@ -13,7 +13,7 @@ from bg_pipeline.domain.batches import Batch, find_batch
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.run.batch_work import open_work
 from bg_pipeline.settings import Settings
-from bg_pipeline.state.leases import at_work, holder_of
+from bg_pipeline.state.leases import holder_of, is_held
 from bg_pipeline.state.ledger import Ledger
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads.listing import Uploaded, batches
@@ -82,7 +82,7 @@ def _covered(store: Store, settings: Settings, uploaded: Uploaded) -> bool:
 
 def _at_work(store: Store, batch: Batch) -> str:
     holder = holder_of(store, batch.lease_key)
-    return holder.run if holder and at_work(store, batch.lease_key) else ""
+    return holder.run if holder and is_held(store, batch.lease_key) else ""
 
 
 @dataclass

@@ -147,7 +147,7 @@ def _daily_quota_advice(message: str) -> str:
 class _AccessWait:
     """When the wait for access in a Region began and when the last call was refused (monotonic seconds).
 
-    It is ``over`` once a call was served; refusals soon after that still belong to it.
+    ``over`` is set once a call succeeds; a refusal shortly after that still counts towards this wait.
     """
 
     since: float
@@ -254,8 +254,8 @@ class ModelCalls:
     ) -> CallResult[T]:
         """Calls ``send(client, model id)`` as soon as the rate limiter allows it, and returns the answer.
 
-        ``tokens`` are those that the service reserves for the call; ``used_tokens`` returns the number it used from
-        its answer. A call with an unknown outcome is repeated ``unknown_repeats`` times. ``before`` is called right
+        ``tokens`` are those that the service reserves for the call; ``used_tokens(answer)`` returns the number that
+        it used. A call with an unknown outcome is repeated ``unknown_repeats`` times. ``before`` is called right
         before each request, which may be long after this method was called; if it raises, nothing is sent. Raises a
         `CallError` for this image, `ModelUnavailable` if the model cannot be used in a Region (its ``region``), or
         `RunStopped`.

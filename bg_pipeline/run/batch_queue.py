@@ -17,7 +17,13 @@ from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.payments import Bill, Payment, record
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.domain.stages import LABELS, PICTURES, REPORT
-from bg_pipeline.errors import NewerDocument, NotDelivered, NothingUsable, RunStopped, StorageFailed
+from bg_pipeline.errors import (
+    NewerDocument,
+    NotDelivered,
+    NothingUsable,
+    RunStopped,
+    StorageFailed,
+)
 from bg_pipeline.run.batch_completion import WINDOW_OPERATION, BatchCompletion
 from bg_pipeline.run.batch_work import BatchWork
 from bg_pipeline.run.context import RunContext

@@ -20,7 +20,7 @@ from bg_pipeline.domain.requests import BatchRequest, ImageSettings
 from bg_pipeline.domain.rows import GOOD
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.domain.stages import CAPTIONS, LABELS, STAGES
-from bg_pipeline.domain.upload_kinds import Kind, films_of_photos, kind_of
+from bg_pipeline.domain.upload_kinds import Kind, kind_of, live_photo_videos
 from bg_pipeline.errors import ImageError, RequestError, UsageError
 from bg_pipeline.run.batch_locations import BatchLocations
 from bg_pipeline.run.fingerprints import fingerprint, fingerprints, request_fingerprint, stages_due
@@ -385,7 +385,7 @@ def _images(
     prefix = f"{request.InputS3Prefix}/"
     if request.InputS3Prefix != uploaded.batch.input_prefix or data.bucket != store.bucket:
         objects = {found.key.removeprefix(prefix): found for found in data.list(prefix)}
-        films = films_of_photos(objects)
+        films = live_photo_videos(objects)
         images = {
             name: found
             for name, found in objects.items()

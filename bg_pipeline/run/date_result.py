@@ -8,7 +8,7 @@ from bg_pipeline.domain.ledger_entries import Entry
 from bg_pipeline.domain.payments import Bill
 from bg_pipeline.domain.rows import Row, Status
 from bg_pipeline.domain.s3_keys import UploadDate
-from bg_pipeline.imaging.fidelity import MOST_SUBJECT_CHANGED
+from bg_pipeline.imaging.fidelity import MAX_SUBJECT_CHANGED
 from bg_pipeline.run.batch_work import BatchWork
 from bg_pipeline.state.model_stopped import WAITS_FOR_WINDOW
 
@@ -22,7 +22,7 @@ class ResultChecks:
 
     ``results`` counts the results in the ledgers, ``measured`` those whose subject was compared with the photo's.
     ``most_changed`` is the largest share of a subject's pixels that changed; ``changed_subjects`` are pairs of
-    (image, share) above `MOST_SUBJECT_CHANGED`. ``lost`` are results that are missing in S3 or were changed since the
+    (image, share) above `MAX_SUBJECT_CHANGED`. ``lost`` are results that are missing in S3 or were changed since the
     run stored them; ``unreported`` are requested images that do not have exactly one row in the stored report.
     ``errors`` counts the rows by their ``Error``.
     """
@@ -46,7 +46,7 @@ class ResultChecks:
                 continue
             self.measured += 1
             self.most_changed = max(self.most_changed, changed)
-            if changed > MOST_SUBJECT_CHANGED and len(self.changed_subjects) < MAX_NAMED:
+            if changed > MAX_SUBJECT_CHANGED and len(self.changed_subjects) < MAX_NAMED:
                 self.changed_subjects.append((row.ImageName, changed))
 
     def compare_with_stored(

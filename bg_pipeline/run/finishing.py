@@ -24,7 +24,7 @@ from bg_pipeline.imaging import (
     restore_subject,
     unfit,
 )
-from bg_pipeline.imaging.fidelity import MOST_HALO, background_faults, faults
+from bg_pipeline.imaging.fidelity import MAX_EDGE_HALO, failed_background_checks, failed_checks
 from bg_pipeline.imaging.parcels import Blob
 from bg_pipeline.imaging.thumbnail import SIDE, thumbnail
 from bg_pipeline.masks import FROM_USER, Mask
@@ -120,9 +120,9 @@ def finish_painted(
         _mask_file(subject),
         full.notes,
         fidelity,
-        (*wrong, *faults(fidelity, prompt)),
+        (*wrong, *failed_checks(fidelity, prompt)),
         # Another picture has the same mask: only a fault of the painted background is mended by one.
-        repaint=bool(background_faults(fidelity, prompt)) and not wrong,
+        repaint=bool(failed_background_checks(fidelity, prompt)) and not wrong,
     )
 
 
@@ -164,7 +164,7 @@ def finish_on_backdrop(
         _mask_file(subject),
         full.notes,
         fidelity,
-        (*_doubts(full), *faults(judged)),
+        (*_doubts(full), *failed_checks(judged)),
     )
 
 
@@ -179,7 +179,7 @@ def _put_back(
     image = restore_subject(photo, painted, mask, feather=feather)
     fidelity = measure(photo, image, mask)
     step = max(1, round(max(photo.size) / 1024))
-    for pixels in MASK_TIGHTENING if found and fidelity.edge_halo > MOST_HALO else ():
+    for pixels in MASK_TIGHTENING if found and fidelity.edge_halo > MAX_EDGE_HALO else ():
         tight = mask.filter(ImageFilter.MinFilter(2 * pixels * step + 1))
         if tight.getbbox() is None:
             break
@@ -187,7 +187,7 @@ def _put_back(
         measured = measure(photo, tried, tight)
         if measured.edge_halo < fidelity.edge_halo:
             image, mask, fidelity = tried, tight, measured
-        if fidelity.edge_halo <= MOST_HALO:
+        if fidelity.edge_halo <= MAX_EDGE_HALO:
             break
     return image, mask, fidelity
 

@@ -2,8 +2,8 @@
 
 Each such request has an occasion, a name that its repetitions share: the id of Dagster's root run, which
 re-executions share, or the id of a command. The ledger header of a batch stores the occasion of each refresh until it
-is fulfilled. Another request in the meantime (after a crash, from a second command or another machine) joins that
-refresh; a request that was made before the refresh was fulfilled has nothing left to do.
+is fulfilled. A request that starts meanwhile (after a crash, from a second command or another machine) continues that
+refresh. A request that was made before the refresh was fulfilled, and starts afterwards, does nothing.
 """
 
 from collections.abc import Collection, Mapping
@@ -83,7 +83,7 @@ def start_occasions(
 
 
 def fulfil_occasions(header: Mapping[str, Any], names: Collection[str], at: datetime) -> dict[str, Any]:
-    """The header fields that record that the refreshes of these names were fulfilled at a time."""
+    """The header fields that record that these refreshes were completed at ``at``."""
     refreshes = dict(header.get(_HEADER, {}))
     fulfilled = list(header.get(_FULFILLED, ()))
     for name in names:

@@ -11,7 +11,13 @@ from bg_pipeline.run.batch_completion import BatchCompletion
 from bg_pipeline.run.batch_work import BatchWork
 from bg_pipeline.run.fingerprints import request_fingerprint
 from bg_pipeline.run.image_run import ImageRun
-from bg_pipeline.run.outcomes import SAMPLE_WAITS, RowOutcome, keep_better, merge_outputs, outcome_of_error
+from bg_pipeline.run.outcomes import (
+    SAMPLE_WAITS,
+    RowOutcome,
+    keep_better,
+    merge_outputs,
+    outcome_of_error,
+)
 from bg_pipeline.run.run_state import RunState
 from bg_pipeline.state.model_stopped import WAITS_FOR_WINDOW
 

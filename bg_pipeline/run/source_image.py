@@ -78,7 +78,7 @@ class PictureMemory:
     def storing(self, size: int) -> Iterator[None]:
         """Waits until ``size`` more bytes fit into `MAX_STORED_BYTES`, and counts them while the block lasts.
 
-        A file larger than that is let in alone.
+        A larger file is admitted alone. The code in the block must not wait for another place.
         """
         with self._stored:
             self._stored.wait_for(

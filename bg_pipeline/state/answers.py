@@ -202,7 +202,7 @@ class AnswerStore:
 
     def payments(self, name: str) -> list[Payment]:
         """The payments recorded in the claim of a call, for any image."""
-        content = self._store.read(s3_keys.call_key(name))
+        content = self._store.read(s3_keys.call_claim_key(name))
         return parse_call_claim(content.data)["Payments"] if content else []
 
     def keep(
@@ -216,7 +216,7 @@ class AnswerStore:
             made_on = (*claim.occasions, *([answer.occasion] if answer.occasion else []))
             answer = replace(
                 answer,
-                claim=claim.etag,
+                claim=claim.token,
                 maybe_billed=claim.maybe_billed,
                 earlier=len(claim.earlier),
                 occasions=tuple(dict.fromkeys(made_on))[-MAX_OCCASIONS:],
@@ -274,7 +274,7 @@ class AnswerStore:
         unknown outcome; a ``policy.retry`` that the claim does not contain yet allows one more call. Raises
         `RunStopped` if ``policy.stop`` is set while it waits.
         """
-        key = s3_keys.call_key(name)
+        key = s3_keys.call_claim_key(name)
         document = {
             "Holder": self._holder,
             "Batch": policy.batch,

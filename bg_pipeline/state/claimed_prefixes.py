@@ -21,7 +21,7 @@ def claim(store: Store, batch: Batch, prefix: str, field: str) -> None:
     folded = prefix.casefold()
     if len(folded.encode()) > MAX_BYTES:
         raise RequestError([(field, "is too long; name a shorter one")])
-    key = s3_keys.claim_key(folded)
+    key = s3_keys.prefix_claim_key(folded)
     document = {"Version": 1, "Batch": batch.path}
     try:
         # Pending until the overlapping prefixes are checked: two concurrent claims then see each other.
@@ -33,7 +33,7 @@ def claim(store: Store, batch: Batch, prefix: str, field: str) -> None:
         if not existing.get("Pending"):
             return
     for outer in _outer_prefixes(prefix):
-        owner = _claim_at(store, s3_keys.claim_key(outer)).get("Batch", batch.path)
+        owner = _claim_at(store, s3_keys.prefix_claim_key(outer)).get("Batch", batch.path)
         if owner != batch.path:
             store.delete(key)
             raise _refused(field, prefix, outer, owner)

@@ -109,7 +109,7 @@ class Claim:
         if not self._current:
             self._current = self._payment(self._price)
         with _active_lock:
-            _active.add(self.etag)
+            _active.add(self.token)
         taken = False
         try:
             taken = self._store_over(if_etag)
@@ -140,7 +140,7 @@ class Claim:
     def _payment(self, price: Price | None) -> Payment | None:
         if price is None:
             return None
-        call = f"{self.etag[:12]}-{self._calls}"  # short, because the ledger stores one for each image
+        call = f"{self.token[:12]}-{self._calls}"  # short, because the ledger stores one for each image
         return Payment(call, price.operation, price.usd, False, price.made_for)
 
     def renew(self) -> None:
@@ -168,7 +168,7 @@ class Claim:
         self._current = payment
 
     @property
-    def etag(self) -> str:
+    def token(self) -> str:
         """The claim's token: unique, and unchanged until another process takes the claim over."""
         return str(self._document["Token"])
 
@@ -218,7 +218,7 @@ class Claim:
     def leave(self) -> None:
         """Marks that no thread of this process works under the claim any more."""
         with _active_lock:
-            _active.discard(self.etag)
+            _active.discard(self.token)
 
     def _ended_unknown(self, error: Exception) -> bool:
         """Records a call that may have been billed; returns whether it may be repeated."""

@@ -92,7 +92,7 @@ def origin(store: Store, batch: Batch) -> Batch | None:
     return find_batch(path) if isinstance(path, str) else None
 
 
-def all_from(store: Store, batch: Batch) -> Iterator[Batch]:
+def batch_and_follow_ups(store: Store, batch: Batch) -> Iterator[Batch]:
     """Yields ``batch`` and all its direct and indirect follow-ups.
 
     Raises `ValueError` with the key of a document that cannot be parsed, because batches may then be missing.

@@ -1,7 +1,7 @@
 """Writes of a batch's documents that succeed only while the batch's lease is held.
 
 Each write is conditional on the version of the object that it replaces. If the holder was suspended and another run
-took over its lease, its late write therefore fails on the other run's version and changes nothing.
+took over its lease, its late write fails because the object's version has changed.
 """
 
 import threading

@@ -68,7 +68,7 @@ def holder_of(store: Store, key: str) -> Holder | None:
     return _parsed(content.data) if content else None
 
 
-def at_work(store: Store, key: str) -> bool:
+def is_held(store: Store, key: str) -> bool:
     """Whether a process may be working under the lease at ``key``; costs one request.
 
     Wrongly True for up to `CLOCK_SKEW` plus the lease's ``ttl`` after a crash on another machine.

@@ -44,7 +44,7 @@ MAX_TOLD: Final = 50
 _RELEVANT: Final = frozenset(Affects) - {Affects.NOTHING, Affects.REPORT}
 
 
-def relevant(settings: Settings) -> str:
+def settings_digest(settings: Settings) -> str:
     """A digest of the settings that change what a run does with the same uploads, according to their annotations.
 
     It leaves out settings of speed, sensors, the web page and notifications. It includes the bucket, so that two
@@ -292,7 +292,7 @@ class SensorTick:
 
     def _decide(self, day: UploadDate, uploads: Uploads) -> tuple[RequestedRun | None, float | None]:
         """The run to request now, if any, and when to check the date again even if it is not open, if at all."""
-        before, settings = self.cursor.dates.get(day), relevant(self.settings)
+        before, settings = self.cursor.dates.get(day), settings_digest(self.settings)
         number, attempt = before.number + 1 if before else 1, 1
         when: float | None = None
         if uploads.count and (
@@ -370,7 +370,7 @@ class SensorTick:
 
 
 def _has_new_uploads(before: RequestedRun, uploads: Uploads) -> bool:
-    """Whether objects were added or overwritten; fewer objects without a newer one mean a deletion, which is not."""
+    """Whether objects were added or overwritten. A deletion (fewer objects, none newer) does not count."""
     deleted = uploads.count < before.count and uploads.newest <= before.newest
     return uploads.digest != before.uploads and not deleted
 

@@ -15,7 +15,7 @@ import orjson
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.batches import Batch, Upload, parse_upload
 from bg_pipeline.domain.s3_keys import UploadDate
-from bg_pipeline.domain.upload_kinds import Kind, films_of_photos, is_misspelt_request, kind_of
+from bg_pipeline.domain.upload_kinds import Kind, is_misspelt_request, kind_of, live_photo_videos
 from bg_pipeline.errors import UsageError
 from bg_pipeline.storage.object_store import ObjectContent, ObjectInfo, Store
 
@@ -37,12 +37,12 @@ class Approval:
         self._info = info
 
     def is_of(self, batch: Batch, request: ObjectInfo, secret: str = "") -> bool:
-        """Whether this request of ``batch`` was approved, and not one that it has replaced.
+        """Whether the approval is for this version of the request, not for an earlier one.
 
         With ``secret``, only an approval that was signed with it counts.
 
-        The document names the ETag of its request. An older document without ETag approves a request that is not
-        newer than itself. A document that is not a JSON object approves nothing.
+        The document names the ETag of its request. A document without an ETag (of an older version) approves a
+        request that was stored before it. A document that is not a JSON object approves nothing.
         """
         content = self._content
         if content is None:
@@ -132,7 +132,7 @@ def remarks(uploaded: Uploaded) -> Iterator[str]:
     misspelt = [name for name in others if is_misspelt_request(name)]
     if misspelt and uploaded.request is None:
         yield f"batch {path}: '{misspelt[0]}' is ignored; if it is the request, rename it to {s3_keys.REQUEST}"
-    films = films_of_photos([*uploaded.images, *others])
+    films = live_photo_videos([*uploaded.images, *others])
     sidecars = [name for name in others if kind_of(name) is Kind.SIDECAR or name in films]
     if sidecars:
         names = ", ".join(sorted(sidecars)[:3]) + (", …" if len(sidecars) > 3 else "")
@@ -172,7 +172,7 @@ def _folders(store: Store, objects: Iterable[ObjectInfo]) -> Iterator[Uploaded]:
                     uploaded.others[upload.name] = info
                 case Kind.FOLDER:
                     pass
-        for film in films_of_photos(uploaded.images):
+        for film in live_photo_videos(uploaded.images):
             uploaded.others[film] = uploaded.images.pop(film)
         yield uploaded
 

@@ -27,7 +27,7 @@ from bg_pipeline.domain.formats import EXTENSIONS
 from bg_pipeline.domain.presets import PRESET_REQUESTS
 from bg_pipeline.domain.requests import BatchRequest, image_settings
 from bg_pipeline.domain.s3_keys import UploadDate
-from bg_pipeline.domain.upload_kinds import Kind, films_of_photos, kind_of
+from bg_pipeline.domain.upload_kinds import Kind, kind_of, live_photo_videos
 from bg_pipeline.errors import PreconditionFailed, RequestError, UsageError
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import ObjectInfo, Store
@@ -124,7 +124,7 @@ def find_photos(paths: Sequence[Path], left_out: list[str] | None = None) -> lis
         else:
             raise UsageError(f"'{path}' is neither a file nor a folder; nothing was uploaded")
     photos = sorted(found.values(), key=lambda photo: photo.name)
-    films = films_of_photos(photo.name for photo in photos)
+    films = live_photo_videos(photo.name for photo in photos)
     sidecars = [photo for photo in photos if kind_of(photo.name) is Kind.SIDECAR or photo.name in films]
     if left_out is not None:
         left_out += [photo.name for photo in sidecars]

@@ -301,7 +301,7 @@ def _plan(service: Service, batch: Batch, data: bytes) -> Plan:
     work = open_draft(service.store, service.settings, uploaded, request)
     context = RunContext(service.settings, service.aws, service.store, stop=threading.Event())
     try:
-        models, notes = planning.models_in_use(context)
+        models, notes = planning.choose_models(context)
     finally:
         context.close()
     planned = planning.plan([work], service.settings, models)

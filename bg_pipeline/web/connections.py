@@ -93,7 +93,7 @@ class Connection(HttpToolsProtocol):
         )
 
     def _close_oldest_idle(self) -> None:
-        """Closes the idle connection whose time ends first; if no other connection is idle, this one."""
+        """Closes the idle connection that times out first, or this one if no other is idle."""
         others = (other for other in self.connections if isinstance(other, Connection) and other is not self)
         idle = (other for other in others if other._is_idle)
         min(idle, key=_deadline, default=self)._cut_off()

@@ -13,7 +13,12 @@ from botocore.credentials import RefreshableCredentials
 
 import bg_pipeline
 from bg_pipeline.aws.base64_bodies import MIN_BYTES, OPERATIONS
-from bg_pipeline.aws.botocore_internals import INTERNALS, credentials_of, expiry_of, uses_default_cas
+from bg_pipeline.aws.botocore_internals import (
+    INTERNALS,
+    credentials_of,
+    expiry_of,
+    uses_default_cas,
+)
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.labelers import rekognition
 from bg_pipeline_tests.scripted_s3 import scripted_s3

@@ -14,7 +14,6 @@ from bg_pipeline.budget.run_budget import PriceUnknown, Reservation, RunBudget
 from bg_pipeline.domain.s3_keys import spend_key
 from bg_pipeline.errors import PreconditionFailed, RunStopped
 from bg_pipeline.storage.object_store import ObjectContent, Store
-from bg_pipeline_tests.buckets import new_bucket
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 TODAY = spend_key(NOON.date())
@@ -35,14 +34,6 @@ class Watched(Store):
         if self.down:
             raise EndpointConnectionError(endpoint_url="http://s3")
         return super().read(key)
-
-
-@pytest.fixture(params=["moto", "ministack"])
-def new_store(request: pytest.FixtureRequest) -> Callable[[], Store]:
-    """Each call returns a new client, as of another process, of one new bucket; on each of two S3 servers."""
-    if request.param == "moto":
-        return new_bucket(request.getfixturevalue("moto_s3"))
-    return new_bucket(request.getfixturevalue("stand_in").storage)
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ def bench(
         return ("the background did not change",) if "odd" in prompt else ()
 
     control.switch(canned=True)
-    monkeypatch.setattr(finishing, "faults", faults)
+    monkeypatch.setattr(finishing, "failed_checks", faults)
     for name, value in {
         "BUCKET": bucket,
         "QUOTA_TITAN_V2_RPM": "60000",

@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError, ReadTimeoutError
 from bg_pipeline import pipeline
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.definitions import definitions
-from bg_pipeline.defs.assets.image_flow import LEFT
+from bg_pipeline.defs.assets.image_flow import INCOMPLETE_TAG
 from bg_pipeline.defs.partitions import upload_dates
 from bg_pipeline.defs.resources import resources
 from bg_pipeline.domain.rows import Status
@@ -325,7 +325,7 @@ def test_a_date_with_a_batch_that_could_not_be_reported_is_red_and_the_others_ar
             "FAILED",
             "MATERIALIZED",
         ]
-    assert instance.get_runs()[0].tags[LEFT] == result.run_id
+    assert instance.get_runs()[0].tags[INCOMPLETE_TAG] == result.run_id
 
 
 @pytest.mark.parametrize("error", [StorageFailed("S3 is away"), ReadTimeoutError(endpoint_url="x")])
@@ -338,7 +338,7 @@ def test_a_run_that_s3_ended_says_that_it_left_something(
     monkeypatch.setattr(pipeline, "run", fail)
     result = materialize(bench, instance, [DATE], ["labels"])
     assert not result.success
-    assert instance.get_runs()[0].tags[LEFT] == result.run_id
+    assert instance.get_runs()[0].tags[INCOMPLETE_TAG] == result.run_id
 
 
 @pytest.mark.parametrize("signal", [KeyboardInterrupt, dg.DagsterExecutionInterruptedError])
@@ -351,7 +351,7 @@ def test_a_run_whose_process_is_ended_says_that_it_left_something(
     monkeypatch.setattr(pipeline, "run", end)
     assert not materialize(bench, instance, [DATE], ["labels"]).success
     (run,) = instance.get_runs()
-    assert run.tags[LEFT] == run.run_id
+    assert run.tags[INCOMPLETE_TAG] == run.run_id
 
 
 @pytest.mark.parametrize(
@@ -379,13 +379,13 @@ def test_a_run_leaves_what_was_stopped_by_something_that_passes_and_no_more(
     monkeypatch.setattr(pipeline, "run", stop)
     materialize(bench, instance, [DATE], ["generated_images"])
     (run,) = instance.get_runs()
-    assert (run.tags.get(LEFT) == run.run_id) is left
+    assert (run.tags.get(INCOMPLETE_TAG) == run.run_id) is left
 
 
 def test_a_run_that_did_all_there_was_leaves_nothing(bench: Bench, instance: dg.DagsterInstance) -> None:
     bench.submit({"bad.jpg": b"<html>"})
     materialize(bench, instance, [DATE])
-    assert LEFT not in instance.get_runs()[0].tags
+    assert INCOMPLETE_TAG not in instance.get_runs()[0].tags
 
 
 def test_a_refresh_and_a_retry_are_the_occasion_of_their_run(

@@ -17,7 +17,7 @@ from bg_pipeline.domain.ledger_entries import Entry
 from bg_pipeline.domain.rows import Row, Status, complete_row
 from bg_pipeline.domain.s3_keys import spend_key
 from bg_pipeline.domain.text import listed
-from bg_pipeline.imaging.fidelity import MOST_SUBJECT_CHANGED
+from bg_pipeline.imaging.fidelity import MAX_SUBJECT_CHANGED
 from bg_pipeline.quality import checks
 from bg_pipeline.quality.checks import RunOutcome
 from bg_pipeline.quality.missing_reports import (
@@ -208,7 +208,7 @@ def ran(bench: Bench, *days: DateResult, spent: float = 0.0, **overrides: Any) -
 
 def test_a_subject_that_changed_is_named_with_how_much(bench: Bench) -> None:
     inspection = ResultChecks()
-    for image, changed in (("a.jpg", 0.0), ("dog.jpg", 3 * MOST_SUBJECT_CHANGED), ("b.jpg", None)):
+    for image, changed in (("a.jpg", 0.0), ("dog.jpg", 3 * MAX_SUBJECT_CHANGED), ("b.jpg", None)):
         row = complete_row(Row(Id="1", ImageName=image, Status=Status.SUCCEEDED))
         inspection.add(row, Entry(image, outputs=[{"Number": 1, "SubjectChanged": changed}]))
     judged = checks.subject_unchanged(ran(bench, DateResult(DATE, checks=inspection)))

@@ -164,7 +164,7 @@ def test_without_credentials_only_this_machine_is_looked_at(monkeypatch: pytest.
         monkeypatch.delenv(name)
     first, *others = findings(bucket="any")
     assert (first.subject, first.level) == ("credentials", Level.FAILED)
-    assert {found.subject.split()[0] for found in others} == {"extra", "dagster"}
+    assert {found.subject.split()[0] for found in others} == {"extra", "mask", "dagster"}
 
 
 def test_a_bucket_that_is_not_there_fails(stand_in: object) -> None:

@@ -12,6 +12,7 @@ from bg_pipeline import pipeline
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.cli.main import main
 from bg_pipeline.doctor.policy import ROLES, PolicyInputs, Role, policy, policy_inputs
+from bg_pipeline.domain.batches import Batch, origin_key, redone_key, retried_key
 from bg_pipeline.domain.rows import Status
 from bg_pipeline.run.archive import PREFIX
 from bg_pipeline.settings import settings
@@ -22,6 +23,7 @@ from bg_pipeline_tests.batches import DATE, Bench, aws
 from bg_pipeline_tests.pictures import photo
 
 ACCOUNT = PolicyInputs("000000000000", "aws")
+BATCH = Batch(DATE, "101530")
 Called = tuple[str, str]
 """An action and what it was done to."""
 
@@ -179,6 +181,12 @@ def test_nobody_but_the_pipeline_writes_its_state(role: Role, place: str) -> Non
     document = policy(settings(bucket="photos"), aws(), role, ACCOUNT)
     for action in ("s3:PutObject", "s3:DeleteObject"):
         assert not allows(document, (action, f"arn:aws:s3:::photos/pipeline-state/{place}/x.json"))
+
+
+def test_the_page_may_ask_again_for_failed_images_and_for_other_pictures() -> None:
+    document = policy(settings(bucket="photos"), aws(), "page", ACCOUNT)
+    for key in (retried_key(BATCH), redone_key(BATCH), origin_key(BATCH), BATCH.published_list_key):
+        assert allows(document, ("s3:PutObject", f"arn:aws:s3:::photos/{key}")), key
 
 
 def test_rights_follow_the_settings_in_use() -> None:

@@ -19,7 +19,7 @@ from bg_pipeline.domain.stages import CAPTIONS, LABELS, PICTURES
 from bg_pipeline.run.fingerprints import fingerprints
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.state.answers import identity
-from bg_pipeline.uploads.changes import relevant
+from bg_pipeline.uploads.changes import settings_digest
 
 ARN = "arn:aws:rekognition:us-east-1:123456789012:project/shoes/version/shoes.1/1700000000000"
 
@@ -82,7 +82,7 @@ def test_every_field_of_an_image_is_one_that_a_request_declares() -> None:
     ids=str,
 )
 def test_the_sensor_runs_no_date_again_for_what_changes_no_result(chosen: dict[str, Any]) -> None:
-    assert relevant(settings(**chosen)) == relevant(settings())
+    assert settings_digest(settings(**chosen)) == settings_digest(settings())
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_the_sensor_runs_no_date_again_for_what_changes_no_result(chosen: dict[s
     ids=str,
 )
 def test_the_sensor_runs_the_dates_again_for_what_changes_results(chosen: dict[str, Any]) -> None:
-    assert relevant(settings(**chosen)) != relevant(settings())
+    assert settings_digest(settings(**chosen)) != settings_digest(settings())
 
 
 # Stages

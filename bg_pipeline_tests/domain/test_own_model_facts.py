@@ -17,7 +17,7 @@ Write = Callable[[str], Path]
 @pytest.fixture(autouse=True)
 def _packaged_facts_again() -> Iterator[None]:
     yield
-    model_facts.use(None)
+    model_facts.load_overrides(None)
 
 
 @pytest.fixture
@@ -31,14 +31,14 @@ def write(tmp_path: Path) -> Write:
 
 
 def test_a_model_of_ones_own_has_the_price_and_the_rate_of_the_file(write: Write) -> None:
-    model_facts.use(write("[SEPIA]\nrequests_per_minute = 90\nprice = { image = 0.05 }\n"))
+    model_facts.load_overrides(write("[SEPIA]\nrequests_per_minute = 90\nprice = { image = 0.05 }\n"))
     own = facts_of("SEPIA", "acme.sepia-v1")
     assert own.cost(images=2) == pytest.approx(0.1)
     assert own.requests_in("us-east-1") == 90
 
 
 def test_without_a_rate_in_the_file_a_model_is_called_cautiously(write: Write) -> None:
-    model_facts.use(write('[[SEPIA]]\nmodel = "acme.sepia-v1"\n[SEPIA.price]\nimage = 0.05\n'))
+    model_facts.load_overrides(write('[[SEPIA]]\nmodel = "acme.sepia-v1"\n[SEPIA.price]\nimage = 0.05\n'))
     assert (
         facts_of("SEPIA", "acme.sepia-v1").requests_in("us-east-1") == facts_of("X", "y").requests_per_minute
     )
@@ -47,7 +47,9 @@ def test_without_a_rate_in_the_file_a_model_is_called_cautiously(write: Write) -
 
 def test_the_file_wins_over_the_package_in_what_it_says_and_leaves_the_rest(write: Write) -> None:
     before = facts_of("TITAN_V2")
-    model_facts.use(write("[TITAN_V2.price]\nimage = 0.5\n[DETECT_LABELS]\nrequests_per_minute = 7\n"))
+    model_facts.load_overrides(
+        write("[TITAN_V2.price]\nimage = 0.5\n[DETECT_LABELS]\nrequests_per_minute = 7\n")
+    )
     after = facts_of("TITAN_V2", "amazon.titan-image-generator-v2:0")
     assert after.cost(images=1) == 0.5
     assert (after.end_of_life, after.requests_per_minute) == (before.end_of_life, before.requests_per_minute)
@@ -58,7 +60,7 @@ def test_the_file_wins_over_the_package_in_what_it_says_and_leaves_the_rest(writ
 def test_of_a_model_with_several_entries_those_are_meant_whose_model_and_profile_are_named(
     write: Write,
 ) -> None:
-    model_facts.use(
+    model_facts.load_overrides(
         write(
             '[[CAPTION]]\nmodel = "amazon.nova-pro-v1:0"\nprofiles = ["us."]\n[CAPTION.price]\n'
             'million_input_tokens = 1.0\n[[CAPTION]]\nmodel = "acme.seer-v1"\nprice.million_input_tokens = 9.0\n'
@@ -98,7 +100,7 @@ def test_settings_made_without_the_file_know_only_the_package_again(write: Write
     ids=lambda value: value.splitlines()[0],
 )
 def test_a_wrong_file_is_refused_by_file_table_and_key(write: Write, text: str, words: str) -> None:
-    model_facts.use(write("[OCHRE.price]\nimage = 0.1\n"))
+    model_facts.load_overrides(write("[OCHRE.price]\nimage = 0.1\n"))
     file = write(text)
     with pytest.raises(SettingsError, match=words) as refused:
         settings(model_facts=file)

@@ -17,7 +17,7 @@ from bg_pipeline.domain.file_names import (
     local_path,
     result_name,
 )
-from bg_pipeline.domain.upload_kinds import Kind, films_of_photos, is_misspelt_request
+from bg_pipeline.domain.upload_kinds import Kind, is_misspelt_request, live_photo_videos
 from bg_pipeline.errors import ImageError
 
 DAY = datetime.date(2026, 11, 21)
@@ -440,7 +440,7 @@ def test_a_film_goes_with_the_photo_of_its_name_and_folder() -> None:
         "clip.mp4",
         "x.txt",
     ]
-    assert films_of_photos(names) == {"IMG_1.MOV", "IMG_2.mov"}
+    assert live_photo_videos(names) == {"IMG_1.MOV", "IMG_2.mov"}
 
 
 @pytest.mark.parametrize(

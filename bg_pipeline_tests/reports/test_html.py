@@ -26,36 +26,13 @@ from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench
 from bg_pipeline_tests.pictures import photo
+from bg_pipeline_tests.reports.sample_rows import cat, dog
 
 AT = datetime(2026, 11, 21, 10, 15, tzinfo=UTC)
 EVIL = '"><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}\u202etxt.exe\x00'
 
-CAT = complete_row(
-    Row(
-        Id="621f",
-        ImageName="cat.jpg",
-        Status=Status.SUCCEEDED,
-        Ref="SKU 7",
-        Outputs=(
-            Output("out/cat_1.jpg", Status.SUCCEEDED, "", "titan-v2", "us-east-1", 42, 0.01),
-            Output("out/cat_2.jpg", Status.SUCCEEDED, "", "stability", "us-west-2", 43, 0.07),
-        ),
-        Labels="Cat, Sofa",
-        Caption="A cat on a sofa. It sleeps.",
-        CostUSD=0.0812,
-        Seconds=12.3,
-    )
-)
-DOG = complete_row(
-    Row(
-        Id="621f",
-        ImageName="dog.jpg",
-        Status=Status.FAILED,
-        Error="Throttled",
-        Cause="the model was busy",
-        CostUSD=None,
-    )
-)
+CAT = cat(Caption="A cat on a sofa. It sleeps.")
+DOG = dog()
 
 
 class Elements(HTMLParser):

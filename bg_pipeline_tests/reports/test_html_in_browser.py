@@ -1,6 +1,5 @@
 """The report's page in a real browser: nothing runs, everything is reached, on a desk, on a phone, in the dark."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from bg_pipeline.domain.rows import Output, Row, Status, complete_row
 from bg_pipeline.imaging.thumbnail import thumbnail
@@ -20,17 +19,6 @@ pytestmark = pytest.mark.slow
 
 EVIL = "<script>document.title='taken'</script>\"><img src=x onerror=\"document.title='taken'\">"
 AT = datetime(2026, 11, 21, 10, 15, tzinfo=UTC)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    executable = shutil.which("chromium")
-    if executable is None:
-        pytest.skip("chromium is not installed; .ci/run installs it")
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        yield launched
-        launched.close()
 
 
 @pytest.fixture(scope="module")

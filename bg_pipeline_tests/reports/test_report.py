@@ -23,33 +23,10 @@ from bg_pipeline.domain.text import spreadsheet_text, text_of_cell
 from bg_pipeline.errors import BgPipelineError, RequestError
 from bg_pipeline.reports import report
 from bg_pipeline.reports.report import Report, names_in
+from bg_pipeline_tests.reports.sample_rows import cat, dog
 
-CAT = complete_row(
-    Row(
-        Id="621f",
-        ImageName="cat.jpg",
-        Status=Status.SUCCEEDED,
-        Ref="SKU 7",
-        Outputs=(
-            Output("out/cat_1.jpg", Status.SUCCEEDED, "", "titan", "us-east-1", 42, 0.01),
-            Output("out/cat_2.jpg", Status.SUCCEEDED, "", "stability", "us-west-2", 43, 0.07),
-        ),
-        Labels="Cat, Sofa",
-        Caption="A cat on a sofa.",
-        CostUSD=0.0812345678,
-        Seconds=12.34567,
-    )
-)
-DOG = complete_row(
-    Row(
-        Id="621f",
-        ImageName="dog.jpg",
-        Status=Status.SKIPPED,
-        Error="CostCap",
-        Cause="the cap was reached",
-        CostUSD=None,
-    )
-)
+CAT = cat(CostUSD=0.0812345678, Seconds=12.34567)
+DOG = dog(Status=Status.SKIPPED, Error="CostCap", Cause="the cap was reached")
 
 
 def table(rows: Report) -> list[dict[str, str]]:
@@ -75,10 +52,10 @@ def test_a_row_speaks_of_its_first_output_and_lists_the_results_that_exist() -> 
             Id="621f",
             ImageName="cat.jpg",
             Status=Status.SUCCEEDED,
-            Outputs=(Output("", Status.FAILED, "timed out", "titan", "eu-west-1", 7), *CAT.Outputs),
+            Outputs=(Output("", Status.FAILED, "timed out", "titan-v2", "eu-west-1", 7), *CAT.Outputs),
         )
     )
-    assert (row.Model, row.Region, row.Seed) == ("titan", "eu-west-1", 7)
+    assert (row.Model, row.Region, row.Seed) == ("titan-v2", "eu-west-1", 7)
     assert row.Results == ("out/cat_1.jpg", "out/cat_2.jpg")
     assert (row.Status, row.Cause) == (Status.FAILED, "timed out")
 

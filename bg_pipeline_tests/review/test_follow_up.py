@@ -16,7 +16,7 @@ from bg_pipeline.domain.rows import Row, Status, complete_row
 from bg_pipeline.errors import UsageError
 from bg_pipeline.reports.overview import images_to_retry, load_status
 from bg_pipeline.run.batch_work import open_work
-from bg_pipeline.state.follow_ups import RETRIES, FollowUps, all_from, origin
+from bg_pipeline.state.follow_ups import RETRIES, FollowUps, batch_and_follow_ups, origin
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads import listing
 from bg_pipeline.uploads.listing import approval_signature
@@ -338,7 +338,10 @@ def test_a_batch_and_all_its_retries_share_one_cap(bench: Bench, control: Contro
             one = found.submit(bench.store)
             bench.run(one.date)
     assert pictures(control) == 3
-    spent = [read_spending(bench.store, each.spend_key)[0].total for each in all_from(bench.store, batch)]
+    spent = [
+        read_spending(bench.store, each.spend_key)[0].total
+        for each in batch_and_follow_ups(bench.store, batch)
+    ]
     assert len(spent) == 5
     assert sum(spent) <= 50_000
 

@@ -58,7 +58,7 @@ def bench(
         return (FAULT,) if "odd" in prompt else ()
 
     control.switch(canned=True)
-    monkeypatch.setattr(finishing, "faults", faults)
+    monkeypatch.setattr(finishing, "failed_checks", faults)
     return Bench(Store(s3, bucket), {"max_regenerations": 0, "review_share": 0.0})
 
 

@@ -563,7 +563,7 @@ def test_access_refused_for_too_long_during_a_run_skips_the_remaining_images(
     assert day.counts == {Status.SUCCEEDED: 2, Status.SKIPPED: 6}
     assert "Marketplace" in day.stopped
     waiting = [row for row in bench.rows(batch).values() if row.Status == Status.SKIPPED]
-    assert all("done by a later run" in row.Cause for row in waiting)
+    assert all("a later run continues" in row.Cause for row in waiting)
     control.reset()
     control.switch(canned=True)
     assert bench.run(image_models="stability").counts == {Status.SUCCEEDED: 8}
@@ -594,7 +594,7 @@ def test_a_pending_subscription_is_never_reported_as_nothing_usable(
     day = bench.run()
     assert day.counts == {Status.SKIPPED: 2}
     assert "can be used yet" in day.stopped
-    assert "done by a later run" in day.stopped
+    assert "a later run continues" in day.stopped
     assert control.paid(operation="InvokeModel") == []
 
 

@@ -24,7 +24,7 @@ from bg_pipeline.errors import (
 from bg_pipeline.imaging import open_photo
 from bg_pipeline.imaging.parcels import StoredPhoto
 from bg_pipeline.masks import Mask
-from bg_pipeline.planning import models_in_use
+from bg_pipeline.planning import choose_models
 from bg_pipeline.reports.overview import load_status
 from bg_pipeline.run.context import RunContext
 from bg_pipeline.run.subject_mask import SubjectHints, find_subject
@@ -103,7 +103,7 @@ def test_without_captions_a_subject_without_labels_is_cut_out(bench: Bench, cont
 def test_a_plan_without_captions_shows_none(bench: Bench) -> None:
     context = _context(bench, caption_models=())
     try:
-        models, reasons = models_in_use(context)
+        models, reasons = choose_models(context)
     finally:
         context.close()
     assert models.captioner is None

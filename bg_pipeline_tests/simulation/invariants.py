@@ -17,7 +17,7 @@ from bg_pipeline.domain.payments import Bill, sum_payments
 from bg_pipeline.review.decisions import State
 from bg_pipeline.review.items import Item, items
 from bg_pipeline.run.batch_work import open_batch
-from bg_pipeline.state.leases import at_work
+from bg_pipeline.state.leases import is_held
 from bg_pipeline.state.ledger import Ledger
 from bg_pipeline_tests.simulation import photos
 from bg_pipeline_tests.simulation.models import FAMILIES, FORBIDDEN, READ_TIMEOUT, Call
@@ -532,7 +532,7 @@ def all_ends(world: World, watch: Watch) -> Iterator[str]:
     if world.quiet_runs_pay:
         yield "runs go on paying although nothing changes"
     for key in world.bucket.under(f"{s3_keys.STATE}/leases/"):
-        if at_work(world.store, key):
+        if is_held(world.store, key):
             yield f"the lease {key} is held by nobody"
     for batch in world.batches():
         request = world.bucket.objects.get(batch.request_key)

@@ -60,7 +60,7 @@ def taken(answers: AnswerStore, **how: object) -> Claim:
 
 
 def stored(store: Store) -> dict[str, object]:
-    content = store.read(s3_keys.call_key(NAME))
+    content = store.read(s3_keys.call_claim_key(NAME))
     assert content is not None
     return dict(orjson.loads(content.data))
 
@@ -193,7 +193,7 @@ def test_the_claim_of_a_failed_call_is_deleted_unless_another_process_has_it(
 
     with pytest.raises(type(error)):
         taken(ours).make(fail)
-    assert store.read(s3_keys.call_key(NAME)) is None
+    assert store.read(s3_keys.call_claim_key(NAME)) is None
     slept = taken(ours)
     taken(theirs, seconds=CALL_SECONDS + 20)
     with pytest.raises(type(error)):
@@ -422,7 +422,7 @@ def test_an_undecodable_picture_leaves_no_claim(store: Troubled, ours: AnswerSto
 
     with pytest.raises(ImageError):
         once(ours, ask)
-    assert store.read(s3_keys.call_key(NAME)) is None
+    assert store.read(s3_keys.call_claim_key(NAME)) is None
 
 
 def test_a_process_that_lost_its_claim_uses_the_new_holders_answer(

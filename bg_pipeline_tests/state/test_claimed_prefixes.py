@@ -32,7 +32,7 @@ def refusal(store: Store, batch: Batch, prefix: str) -> str:
 
 def owner(store: Store, prefix: str) -> str:
     """The path of the batch that has claimed the prefix."""
-    return str(store.read_json(s3_keys.claim_key(prefix))["Batch"])
+    return str(store.read_json(s3_keys.prefix_claim_key(prefix))["Batch"])
 
 
 @pytest.mark.parametrize(
@@ -74,13 +74,13 @@ def test_a_refused_batch_leaves_no_claim(store: Store) -> None:
 
 def test_a_pending_claim_is_checked_again(store: Store) -> None:
     pending = {"Version": 1, "Batch": OURS.path, "Pending": True}
-    store.write_json(s3_keys.claim_key(f"{TOP}/shop"), pending)
-    store.write_json(s3_keys.claim_key(f"{TOP}/shop/sub"), {"Version": 1, "Batch": THEIRS.path})
+    store.write_json(s3_keys.prefix_claim_key(f"{TOP}/shop"), pending)
+    store.write_json(s3_keys.prefix_claim_key(f"{TOP}/shop/sub"), {"Version": 1, "Batch": THEIRS.path})
     assert "shop/sub" in refusal(store, OURS, f"{TOP}/shop")
 
 
 def test_a_claim_with_capitals_of_an_earlier_version_still_counts(store: Store) -> None:
-    store.write_json(s3_keys.claim_key(f"{TOP}/Shop"), {"Version": 1, "Batch": THEIRS.path})
+    store.write_json(s3_keys.prefix_claim_key(f"{TOP}/Shop"), {"Version": 1, "Batch": THEIRS.path})
     refusal(store, OURS, f"{TOP}/Shop")
     refusal(store, OURS, f"{TOP}/Shop/sub")
     claim(store, THEIRS, f"{TOP}/Shop", "OutputS3Prefix")

@@ -24,7 +24,7 @@ from bg_pipeline.uploads.changes import (
     RunResult,
     SensorCursor,
     SensorTick,
-    relevant,
+    settings_digest,
 )
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -301,13 +301,14 @@ def test_settings_that_change_results_ask_again_also_after_a_deletion(watch: Wat
 
 
 def test_settings_that_change_no_result_ask_for_nothing() -> None:
-    plain = relevant(settings(bucket="photos"))
+    plain = settings_digest(settings(bucket="photos"))
     assert (
-        relevant(settings(bucket="photos", quota_titan_v2_rpm=10, open_dates=5, log_level="DEBUG")) == plain
+        settings_digest(settings(bucket="photos", quota_titan_v2_rpm=10, open_dates=5, log_level="DEBUG"))
+        == plain
     )
-    assert relevant(settings(bucket="photos", postgres_url="postgresql://host/name")) == plain
-    assert relevant(settings(bucket="others")) != plain
-    assert relevant(settings(bucket="photos", image_models=("stability",))) != plain
+    assert settings_digest(settings(bucket="photos", postgres_url="postgresql://host/name")) == plain
+    assert settings_digest(settings(bucket="others")) != plain
+    assert settings_digest(settings(bucket="photos", image_models=("stability",))) != plain
 
 
 # Which dates

@@ -26,7 +26,7 @@ from bg_pipeline.run.date_result import DateResult, Progress
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store, explain_s3_error
 
-LEFT: Final = "bg_pipeline/left"
+INCOMPLETE_TAG: Final = "bg_pipeline/left"
 """The tag of a run that left work which a repetition may do soon; its value is the run's own id."""
 _TEMPORARY_ERRORS: Final = {
     StorageFailed.code,
@@ -125,17 +125,17 @@ def image_flow(settings: Settings, dates: dg.DailyPartitionsDefinition) -> dg.As
             )
         except (SettingsError, RunStopped) as error:
             if isinstance(error, StorageFailed):
-                mark_as_left(context)
+                mark_incomplete(context)
             raise dg.Failure(str(error), allow_retries=False) from None
         except (ClientError, BotoCoreError) as error:
-            mark_as_left(context)
+            mark_incomplete(context)
             raise dg.Failure(explain_s3_error(bucket, error), allow_retries=False) from None
         except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
             # Dagster counts an interrupted run as failed, even if its reports were written.
-            mark_as_left(context)
+            mark_incomplete(context)
             raise
         if any(day.problems or day.checks.errors.keys() & _TEMPORARY_ERRORS for day in days.values()):
-            mark_as_left(context)
+            mark_incomplete(context)
         outcome = RunOutcome(settings, aws, bucket, list(days.values()), latest[-1] if latest else None)
         yield from _events(context, outcome, selected)
 
@@ -177,11 +177,11 @@ def _is_from_failure(run: dg.DagsterRun) -> bool:
     return any(run.tags.get(tag) == "true" for tag in _FROM_FAILURE_TAGS)
 
 
-def mark_as_left(context: dg.AssetExecutionContext) -> None:
+def mark_incomplete(context: dg.AssetExecutionContext) -> None:
     """Tags the run, so that the sensor that asked for it asks again: what stopped it may pass."""
     run_id = context.run.run_id
     # The value is the run's id because a re-execution inherits the tag: it only counts for the run it names.
-    context.instance.add_run_tags(run_id, {LEFT: run_id})
+    context.instance.add_run_tags(run_id, {INCOMPLETE_TAG: run_id})
 
 
 def _events(

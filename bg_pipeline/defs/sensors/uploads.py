@@ -9,7 +9,7 @@ import dagster as dg
 from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import ValidationError
 
-from bg_pipeline.defs.assets.image_flow import LEFT
+from bg_pipeline.defs.assets.image_flow import INCOMPLETE_TAG
 from bg_pipeline.defs.sensors import NO_BUCKET, skip
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.s3_keys import UploadDate
@@ -192,7 +192,7 @@ def _find_run(instance: dg.DagsterInstance, run_key: str) -> RunResult | None:
             finished=run.is_finished,
             failed=run.status == dg.DagsterRunStatus.FAILURE,
             cancelled=run.status == dg.DagsterRunStatus.CANCELED,
-            left=run.tags.get(LEFT) == run.run_id,
+            left=run.tags.get(INCOMPLETE_TAG) == run.run_id,
             started=record.start_time or record.create_timestamp.timestamp(),
             ended=record.end_time or record.update_timestamp.timestamp(),
         )

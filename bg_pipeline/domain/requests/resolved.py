@@ -41,12 +41,12 @@ class ImageSettings:
     """What a request asks for one image, with all defaults filled in.
 
     ``labels`` are those in the request, empty if it has none. An empty ``Labels`` in the request makes everything
-    that stands out the subject. ``mask_key`` is set exactly if ``subject`` is MASK. ``backdrop`` is a key or
+    that stands out the subject. ``mask_key`` is set if and only if ``subject`` is MASK. ``backdrop`` is a key or
     ``#rrggbb``. ``seed`` is None if it has to be derived. ``renditions`` is empty if the picture is delivered
     unchanged.
 
-    A field affects what its request field declares. A new field needs a default here: a field with its default
-    value is left out of identities and fingerprints, so that stored outcomes stay valid.
+    Each field has the effects that the request field of the same name declares. A new field needs a default here: a
+    field with its default value is left out of identities and fingerprints, so that stored outcomes stay valid.
     """
 
     image: str

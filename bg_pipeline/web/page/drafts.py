@@ -255,7 +255,7 @@ class DraftService:
             if isinstance(file, StoredFile)
         )
         with self._context() as context:
-            models, reasons = planning.models_in_use(context)
+            models, reasons = planning.choose_models(context)
         work = open_draft(self.store, self.settings, uploaded, request)
         return planning.plan([work], self.settings, models), reasons
 

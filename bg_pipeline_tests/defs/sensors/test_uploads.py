@@ -11,7 +11,7 @@ import dagster as dg
 import pytest
 from botocore.config import Config
 
-from bg_pipeline.defs.assets.image_flow import LEFT
+from bg_pipeline.defs.assets.image_flow import INCOMPLETE_TAG
 from bg_pipeline.defs.partitions import upload_dates
 from bg_pipeline.defs.resources import resources
 from bg_pipeline.defs.sensors.uploads import new_uploads
@@ -255,7 +255,9 @@ def test_a_run_that_says_it_left_something_is_asked_for_again(
     (request,) = sensor.tick().run_requests or []
     run(sensor, request)
     (ended,) = sensor.instance.get_runs()
-    sensor.instance.add_run_tags(ended.run_id, {LEFT: ended.run_id if of == "itself" else "another"})
+    sensor.instance.add_run_tags(
+        ended.run_id, {INCOMPLETE_TAG: ended.run_id if of == "itself" else "another"}
+    )
     sensor.late = 301
     assert sensor.asked() == ([today] if of == "itself" else [])
 

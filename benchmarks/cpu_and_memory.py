@@ -1,6 +1,6 @@
 """CPU per image, by step and in a whole run, and the peak memory of runs with few and many images.
 
-    python -m benchmarks.cpu_and_memory [--parts steps runs memory new largest]
+    python -m benchmarks.cpu_and_memory [--parts steps runs memory new largest workers]
 
 The CPU of an image in a run is the difference between a long and a short run, each in its own process, divided by the
 difference of their numbers of images; this leaves out imports, clients and reports.
@@ -15,13 +15,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from benchmarks.makespan import PHOTO, Scaled
 from benchmarks.rig import FIRST_DATE, Rig, days, finished, jpeg, rig, run, submit, table
 from bg_pipeline.captioners import nova
 from bg_pipeline.domain.batches import Batch
-from bg_pipeline.domain.stages import CAPTIONS, LABELS, STAGES
+from bg_pipeline.domain.stages import CAPTIONS, LABELS, PICTURES, STAGES
 from bg_pipeline.generators.titan import TitanV2
 from bg_pipeline.imaging import (
     encode,
@@ -250,17 +250,85 @@ def largest(rig: Rig) -> None:
     table(("one photo", "pixels", "peak MB", "CPU s", "counts"), rows)
 
 
+def studio_photo(size: tuple[int, int]) -> bytes:
+    """A JPEG of a product on a light studio ground with a soft shade and grain."""
+    random = np.random.default_rng(7)
+    width, height = size
+    shade = Image.linear_gradient("L").resize(size).point([222 + level // 16 for level in range(256)])
+    picture = shade.convert("RGB")
+    box = (width * 3 // 10, height * 2 // 10, width * 7 // 10, height * 8 // 10)
+    product = Image.new("L", size)
+    ImageDraw.Draw(product).rounded_rectangle(box, min(size) // 12, fill=255)
+    spots = Image.fromarray(random.integers(20, 150, (48, 64, 3), np.uint8))
+    picture.paste(spots.resize(size, Image.Resampling.BICUBIC), mask=product)
+    grain = random.normal(0, 2, (height, width, 1)).astype(np.int16)
+    pixels = np.clip(np.asarray(picture, np.int16) + grain, 0, 255).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def workers(rig: Rig) -> None:
+    """Prints what 16 studio photos of 12 megapixels take with 1 and with 2 worker processes, without any model."""
+    photo = studio_photo(LARGE)
+    rows = []
+    requests: dict[str, dict[str, Any]] = {
+        "marketplace-white": {"Renditions": [{"Preset": "marketplace-white"}]},
+        "PNG": {"Renditions": [{"Format": "png"}]},
+    }
+    for name, request in requests.items():
+        seconds: list[float] = []
+        for number in (1, 2):
+            store = rig.bucket()
+            submit(store, photo, 16, Task="REMOVE", Prompt=None, Subject="SALIENT", **request)
+            result = run(
+                store,
+                days(1),
+                stages=(PICTURES,),
+                regions="us-east-1",
+                mask_sources="studio",
+                max_decoded_images=number,
+            )
+            assert result["processed"] == 16, result
+            seconds.append(result["ended"] - result["began"])
+            rows.append(
+                (
+                    f"16 × REMOVE to {name}",
+                    number,
+                    f"{seconds[-1]:.1f}",
+                    f"{seconds[0] / seconds[-1]:.2f}",
+                    f"{result['cpu'] / 16:.2f}",
+                    f"{result['peak_mb']:.0f}",
+                    " + ".join(map(str, result["workers_mb"])),
+                    result["counts"],
+                )
+            )
+    table(
+        (
+            "photos of 12 megapixels",
+            "workers",
+            "seconds",
+            "times as fast",
+            "CPU s a photo",
+            "parent MB",
+            "workers MB",
+            "counts",
+        ),
+        rows,
+    )
+
+
 def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parts = ("steps", "runs", "memory", "new", "largest")
+    parts = ("steps", "runs", "memory", "new", "largest", "workers")
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     parser.add_argument("--finished", type=int, default=9_900)
     parser.add_argument("--new", type=int, default=3_000)
     options = parser.parse_args()
     if "steps" in options.parts:
         steps()
-    if {"runs", "memory", "new", "largest"} & {*options.parts}:
+    if {"runs", "memory", "new", "largest", "workers"} & {*options.parts}:
         with rig() as services:
             if "runs" in options.parts:
                 print()
@@ -274,6 +342,9 @@ def main() -> None:
             if "largest" in options.parts:
                 print()
                 largest(services)
+            if "workers" in options.parts:
+                print()
+                workers(services)
 
 
 if __name__ == "__main__":

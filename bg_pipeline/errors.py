@@ -50,6 +50,9 @@ class ImageError(BgPipelineError):
         super().__init__(cause)
         self.code = code
 
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
+        return type(self), (self.code, str(self))
+
 
 class SourceUnreadable(ImageError):
     """S3 refuses to return this photo, mask or backdrop; the next run after the access is fixed processes it."""
@@ -74,6 +77,9 @@ class CallError(BgPipelineError):
     def __init__(self, code: str, cause: str) -> None:
         super().__init__(cause)
         self.code = code
+
+    def __reduce__(self) -> tuple[type["CallError"], tuple[str, str]]:
+        return type(self), (self.code, str(self))
 
 
 class Transient(CallError):

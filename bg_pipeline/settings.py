@@ -113,11 +113,10 @@ class Settings(BaseSettings):
         "model call.",
     )
     max_decoded_images: Annotated[int, Affects.NOTHING] = Field(
-        2,
-        ge=1,
+        0,
+        ge=0,
         le=64,
-        description="Number of pictures that are held decoded in memory at the same time; each may need 20 "
-        "bytes per pixel, a WebP 32.",
+        description="Number of worker processes that decode and finish photos; 0: one for each core.",
     )
     max_failed_share: Annotated[Share, Affects.RUN] = Field(
         0.5,

@@ -16,6 +16,7 @@ import boto3
 import hypothesis
 import pytest
 
+from bg_pipeline.imaging.workers import InProcess, substituted
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_local_aws.launcher import LocalAws, local_aws
@@ -57,6 +58,13 @@ def _no_real_aws() -> Iterator[None]:
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture
+def in_process() -> Iterator[None]:
+    """Pictures are processed in this process and not in workers, so that a test can patch the functions."""
+    with substituted(InProcess()):
+        yield
 
 
 @pytest.fixture(scope="session")

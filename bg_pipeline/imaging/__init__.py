@@ -1,8 +1,8 @@
-"""Pictures: opened safely, fitted to a model's sizes, put together again at full resolution, measured, written.
+"""Pictures: decoded, fitted to a model's sizes, composed at full resolution, measured and encoded.
 
 Nothing here knows S3, Bedrock or requests: bytes and settings go in, bytes, pictures and headers come out.
 `file_types` detects what a file is and which module reads it. libjpeg-turbo, libvips, libheif and Pillow decode,
-and Pillow does the rest. They release the interpreter lock while they work, so threads scale.
+and Pillow does the rest. `workers` runs these functions in processes that may crash or hang without harm.
 """
 
 from bg_pipeline.imaging.compose import composite, cut_out, restore_subject

@@ -1,4 +1,4 @@
-"""Pictures as numbers: planes of colours, their averages around each pixel, small ones enlarged in part."""
+"""Pictures as numpy arrays: colour planes, local averages, and parts of enlarged pictures."""
 
 import numpy as np
 import numpy.typing as npt
@@ -10,34 +10,38 @@ Levels = npt.NDArray[np.uint8]
 
 
 def to_array(image: Image.Image) -> Floats:
-    """A colour picture as (channels, height, width): numpy is slow where the shortest axis is the last."""
+    """A colour picture as floats (channels, height, width): numpy is slow if the shortest axis is the last."""
     return np.moveaxis(np.asarray(image), -1, 0).astype(np.float32, order="C")
 
 
 def to_image(values: Floats) -> Image.Image:
-    """The picture of `planes`."""
+    """The picture whose planes `to_array` returned; values are rounded to 8 bits."""
     return Image.fromarray(np.ascontiguousarray(np.moveaxis(levels(values), 0, -1)))
 
 
 def levels(values: Floats) -> Levels:
+    """Values of 0 to 255 rounded to 8 bits."""
     return np.rint(values).astype(np.uint8)
 
 
 def enlarged(coarse: Image.Image, step: int, box: Box) -> Levels:
-    """The pixels in a box of a picture, of which only ``coarse`` is there, reduced by ``step``."""
+    """The pixels in a box of a picture that is ``step`` times as large as ``coarse``, interpolated from that."""
     size = (box[2] - box[0], box[3] - box[1])
     left, top, right, bottom = (side / step for side in box)
     return np.asarray(coarse.resize(size, Image.Resampling.BILINEAR, (left, top, right, bottom)))
 
 
 def average(values: Floats, weights: Floats, radius: int) -> Floats:
-    """The weighted mean of `planes` in a square around each pixel; the plain one where all weights are 0."""
+    """The weighted mean in a square around each pixel; the plain mean where all weights are 0.
+
+    ``values`` are planes as of `to_array`; the square has 2 · ``radius`` + 1 pixels a side.
+    """
     weights = weights + np.float32(1e-6)
     return _sums(values * weights, radius) / _sums(weights, radius)
 
 
 def _sums(values: Floats, radius: int) -> Floats:
-    """The sum over a square around each pixel, cut off at the borders."""
+    """The sum over a square around each pixel; outside the picture values are 0."""
     ends = [(0, 0)] * (values.ndim - 2) + [(radius, radius)] * 2
     sums: Floats = np.pad(values, ends)
     for axis in (-2, -1):
@@ -46,15 +50,15 @@ def _sums(values: Floats, radius: int) -> Floats:
 
 
 def window_sums(values: Floats, width: int, axis: int) -> Floats:
-    """The sums of all ``width`` neighbours along rows (-1) or columns (-2): ``width`` - 1 places fewer.
+    """The sum of every ``width`` neighbours along rows (-1) or columns (-2); that axis becomes ``width`` - 1 shorter.
 
-    They are made of the sums of 1, 2, 4, 8 … neighbours: a tenth of the time of running sums, and as exact in 32
-    bits, since nothing is taken away again.
+    Sums of 1, 2, 4, 8 … neighbours are added up. That takes a tenth of the time of running sums and needs no more
+    than 32 bits for the same precision, because nothing is subtracted.
     """
 
-    def part(of: Floats, start: int, length: int) -> Floats:
+    def part(array: Floats, start: int, length: int) -> Floats:
         rows_or_columns = slice(start, start + length)
-        return of[..., rows_or_columns] if axis == -1 else of[..., rows_or_columns, :]
+        return array[..., rows_or_columns] if axis == -1 else array[..., rows_or_columns, :]
 
     length = values.shape[axis] - width + 1
     total: Floats | None = None

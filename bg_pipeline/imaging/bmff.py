@@ -1,4 +1,4 @@
-"""HEIC and AVIF: what their boxes (ISO/IEC 14496-12, 23008-12) say of the picture, and its pixels."""
+"""HEIC files, decoded by libheif, and AVIF files, by libvips, with their boxes (ISO/IEC 14496-12, 23008-12)."""
 
 import re
 import struct
@@ -12,18 +12,18 @@ from bg_pipeline.imaging import vips
 from bg_pipeline.imaging.colour import Colour, Deep, transfer_known
 from bg_pipeline.imaging.source import UNREADABLE, Pixels, Source, damaged, loaded, unsupported
 
-_MOST_BOXES = 20_000
+_MAX_BOXES = 20_000
 
-# Video's transfers, which browsers show as sRGB's in pictures; sRGB's number.
+# Transfer functions of video, which browsers treat as sRGB's (13) in pictures.
 _VIDEO_AS_SRGB = {1: 13, 6: 13, 14: 13, 15: 13}
 
-# In a unit of HEVC these bytes do not occur: they are escaped with a 3. Zeros where data should be do occur.
+# These bytes do not occur in a unit of HEVC, where they are escaped with a 3, but in data overwritten with zeros.
 _NOT_HEVC = re.compile(rb"\0\0[\0-\2]")
 
 
 @dataclass
 class Boxes:
-    """What the meta box says. ``properties`` are (kind, content) in their order; ``items`` are item -> kind."""
+    """The content of the meta box. ``properties`` are (type, content) in file order; ``items`` maps item to type."""
 
     primary: int = 0
     items: dict[int, bytes] = field(default_factory=dict)
@@ -33,23 +33,23 @@ class Boxes:
     sequence: bool = False
 
     def of_primary(self, kind: bytes) -> list[bytes]:
-        """The contents of the picture's properties of a kind."""
+        """The contents of the primary picture's properties of one type."""
         numbers = self.belongs.get(self.primary, [])
         found = (self.properties[number - 1] for number in numbers if 0 < number <= len(self.properties))
         return [content for name, content in found if name == kind]
 
     def any_of(self, kind: bytes) -> bool:
-        """Whether any picture has a property of a kind."""
+        """Whether any picture has a property of one type."""
         return any(name == kind for name, _ in self.properties)
 
     @property
     def depth(self) -> int:
-        """The most bits of a channel."""
+        """The bits of the deepest channel."""
         return max((max(content[5:], default=8) for content in self.of_primary(b"pixi")), default=8)
 
     @property
     def cicp(self) -> tuple[int, int] | None:
-        """The primaries and the transfer, if they are told and known."""
+        """The primaries and the transfer (ITU-T H.273), if the file has them and they are supported."""
         for content in self.of_primary(b"colr"):
             if content[:4] == b"nclx" and len(content) >= 10:
                 primaries, transfer = struct.unpack_from(">2H", content, 4)
@@ -68,13 +68,13 @@ class Boxes:
 
 
 def read(data: bytes) -> Source:
-    """The header of a HEIC or AVIF and a way to its pixels; raises `ImageError` for kinds that are not opened."""
+    """The header of a HEIC or AVIF, with its decoder; raises `ImageError` for types that are not supported."""
     boxes = read_boxes(data)
     return _avif(data, boxes) if boxes.any_of(b"av1C") and not boxes.any_of(b"hvcC") else _heic(data, boxes)
 
 
 def _avif(data: bytes, boxes: Boxes) -> Source:
-    # libaom behind libvips fails on damage that the decoder behind Pillow hides.
+    # libaom in libvips fails on damage that the decoder in Pillow hides.
     image = vips.opened("heifload", data, unlimited=False)
     deep = image.format == "ushort"
     mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[image.bands]
@@ -99,7 +99,7 @@ def _avif(data: bytes, boxes: Boxes) -> Source:
 
 
 def _all_bits(values: Any, depth: int) -> Any:
-    """Values of 10 or 12 bits spread over 16, if the library has not done so."""
+    """Values of 10 or 12 bits scaled to 16 bits, if the library has not done so."""
     if values.max(initial=0) < 1 << depth <= 1 << 15:
         return (values.astype(np.uint32) * 65535 // ((1 << depth) - 1)).astype(np.uint16)
     return values
@@ -151,7 +151,7 @@ def _heic(data: bytes, boxes: Boxes) -> Source:
 
 
 def _check_hevc(data: bytes, boxes: Boxes) -> None:
-    """Refuses HEVC data that is visibly none: the decoder paints over damage without a word."""
+    """Raises `ImageError` for data that cannot be HEVC: the decoder hides damage and reports nothing."""
     for item, kind in boxes.items.items():
         if kind != b"hvc1":
             continue
@@ -168,7 +168,7 @@ def _check_hevc(data: bytes, boxes: Boxes) -> None:
 
 
 def read_boxes(data: bytes) -> Boxes:
-    """The boxes that matter, as far as they can be read."""
+    """The boxes that describe the picture, as far as they can be read."""
     boxes = Boxes()
     try:
         for kind, content in _walk(data, 0, len(data)):
@@ -177,13 +177,13 @@ def read_boxes(data: bytes) -> Boxes:
             elif kind == b"meta":
                 _read_meta(data, *content, boxes)
     except (struct.error, IndexError):
-        pass  # what is missing is seen by the decoder
+        pass  # the decoder reports what is missing
     return boxes
 
 
 def _walk(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, tuple[int, int]]]:
-    """The boxes from ``start`` to ``end``: kind, and where the content begins and ends."""
-    for _ in range(_MOST_BOXES):
+    """The boxes from ``start`` to ``end``: type, and start and end of the content."""
+    for _ in range(_MAX_BOXES):
         if start + 8 > end:
             return
         size, kind = struct.unpack_from(">L4s", data, start)
@@ -225,7 +225,7 @@ def _read_associations(content: bytes, boxes: Boxes) -> None:
     version, flags = content[0], content[3]
     (count,) = struct.unpack_from(">L", content, 4)
     place = 8
-    for _ in range(min(count, _MOST_BOXES)):
+    for _ in range(min(count, _MAX_BOXES)):
         wide = 4 if version >= 1 else 2
         item, number = int.from_bytes(content[place : place + wide]), content[place + wide]
         place += wide + 1
@@ -237,7 +237,7 @@ def _read_associations(content: bytes, boxes: Boxes) -> None:
 
 
 def _read_places(content: bytes, boxes: Boxes) -> None:
-    """Where items lie in the file (construction method 0 only)."""
+    """Reads the offsets of items in the file (construction method 0 only)."""
     version = content[0]
     offset_size, length_size = content[4] >> 4, content[4] & 15
     base_size, index_size = content[5] >> 4, content[5] & 15 if version in (1, 2) else 0
@@ -249,7 +249,7 @@ def _read_places(content: bytes, boxes: Boxes) -> None:
         place += size
         return int.from_bytes(content[place - size : place])
 
-    for _ in range(min(count, _MOST_BOXES)):
+    for _ in range(min(count, _MAX_BOXES)):
         item = number(wide)
         method = number(2) & 15 if version in (1, 2) else 0
         number(2)

@@ -1,4 +1,4 @@
-"""BMP files, by Pillow."""
+"""BMP files, decoded by Pillow."""
 
 from io import BytesIO
 
@@ -24,7 +24,7 @@ def read(data: bytes) -> Source:
 
 
 def _opaque_if_empty(image: Image.Image) -> Image.Image:
-    """Programs leave the fourth byte zero and mean no transparency, so that an alpha of nothing but zeros is none."""
+    """The image without its alpha channel if that is all zeros: programs leave the fourth byte unused."""
     if image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
         return image.convert("RGB")
     return image

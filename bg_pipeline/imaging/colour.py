@@ -1,4 +1,4 @@
-"""Colour: whatever a file holds becomes 8-bit sRGB, by its profile or by what it says of its colours."""
+"""Colour: converts pixels to 8-bit sRGB with the file's ICC profile, or with its other colour information."""
 
 import functools
 import itertools
@@ -15,11 +15,11 @@ Floats = npt.NDArray[np.float32]
 Values = npt.NDArray[Any]
 
 DIFFUSE_WHITE = 203.0
-"""The nits of a white sheet in an HDR picture (ITU-R BT.2408); here it becomes white."""
+"""The luminance, in nit, of diffuse white in an HDR picture (ITU-R BT.2408); it becomes white (255)."""
 
 _BROKEN_PROFILE = (ImageCms.PyCMSError, OSError, ValueError, TypeError)
 
-_CUBE = tuple(itertools.product(range(0, 256, 51), repeat=3))
+_SAMPLE_COLOURS = tuple(itertools.product(range(0, 256, 51), repeat=3))
 
 _BROKEN_NOTE = "the embedded colour profile is damaged or does not fit the picture and was ignored"
 
@@ -45,16 +45,16 @@ _ADOBE_GAMMA = 256 / 563
 _SRGB, _PQ, _HLG = 13, 16, 18
 _VIDEO = (1, 6, 11, 12, 14, 15)
 
-# What rows are converted at a time: a few megabytes of floats.
+# Pixels that are converted at a time, as a few megabytes of floats.
 _STRIPE = 400_000
 
 
 @dataclass(frozen=True)
 class Colour:
-    """What a file says about its colours; nothing means sRGB.
+    """A file's colour information; none means sRGB.
 
-    ``cicp`` are H.273's numbers of primaries and transfer. ``gamma`` is the exponent that was applied to light;
-    ``primaries`` are x and y of white, red, green and blue.
+    ``cicp`` are the numbers of primaries and transfer in ITU-T H.273. ``gamma`` is the exponent that was applied to
+    linear light; ``primaries`` are x and y of white, red, green and blue.
     """
 
     icc: bytes = b""
@@ -66,10 +66,10 @@ class Colour:
 
 @dataclass(frozen=True, eq=False)
 class Deep:
-    """Pixels of more than 8 bits: (height, width, channels), integers that use all their bits, or floats.
+    """Pixels of more than 8 bits: (height, width, channels), floats or integers of the full range of their type.
 
-    Channels are grey or red, green, blue, or with ``ink`` cyan, magenta, yellow, black; then alpha if ``alpha``.
-    ``bits`` is how many the file has of each, 0 if as many as the values.
+    Channels are grey; or red, green, blue; or with ``ink`` cyan, magenta, yellow, black; with ``alpha`` then alpha.
+    ``bits`` are the bits per channel in the file, 0 if as many as the type has.
     """
 
     values: Values
@@ -83,7 +83,7 @@ class Deep:
         return self.values.shape[1], self.values.shape[0]
 
     def on_canvas(self, size: tuple[int, int], place: tuple[int, int]) -> "Deep":
-        """The pixels as a part of a larger picture that is clear elsewhere."""
+        """The pixels at a place of a larger picture that is transparent elsewhere."""
         values = self.values
         if not self.alpha:
             opaque = np.full((*values.shape[:2], 1), np.iinfo(values.dtype).max, values.dtype)
@@ -94,16 +94,16 @@ class Deep:
 
 
 def is_srgb(colour: Colour, mode: str) -> bool:
-    """Whether 8-bit pixels of this mode need no conversion to be sRGB."""
+    """Whether 8-bit pixels of this mode already are sRGB."""
     if colour.icc:
         return _is_srgb(colour.icc, mode)
-    return _Spoken.of(colour) is None
+    return _Conversion.of(colour) is None
 
 
 @functools.lru_cache(maxsize=16)  # the photos of a camera or a shop have the same profile
 def _is_srgb(icc: bytes, mode: str) -> bool:
     try:
-        return _changes_nothing(_to_srgb(ImageCms.getOpenProfile(BytesIO(icc)), mode), mode)
+        return _is_identity(_to_srgb(ImageCms.getOpenProfile(BytesIO(icc)), mode), mode)
     except _BROKEN_PROFILE:
         return True
 
@@ -114,7 +114,7 @@ def transfer_known(primaries: int, transfer: int) -> bool:
 
 
 def in_srgb(pixels: Image.Image | Deep, colour: Colour) -> tuple[Image.Image, list[str]]:
-    """The pixels as 8-bit sRGB (RGB or RGBA), and sentences on what had to be converted.
+    """The pixels as 8-bit sRGB (RGB or RGBA), and sentences on what was converted.
 
     An image may be converted in place.
     """
@@ -139,23 +139,23 @@ def _image_in_srgb(image: Image.Image, colour: Colour) -> tuple[Image.Image, lis
     if icc:
         image, note = _managed(image, icc)
         notes += [note] if note else []
-    elif image.mode != "CMYK" and (spoken := _Spoken.of(colour)):
-        image = _spoken_in_srgb(np.asarray(image), image.mode in ("LA", "RGBA"), spoken)
-        notes.append(spoken.note)
+    elif image.mode != "CMYK" and (conversion := _Conversion.of(colour)):
+        image = _converted(np.asarray(image), image.mode in ("LA", "RGBA"), conversion)
+        notes.append(conversion.note)
     if image.mode not in ("RGB", "RGBA"):
         image = image.convert("RGBA" if image.mode == "LA" else "RGB")
     return image, notes
 
 
 def _managed(image: Image.Image, icc: bytes) -> tuple[Image.Image, str]:
-    """The image with its embedded profile applied, and a sentence on it; untouched if it is sRGB already."""
+    """The image with its embedded profile applied, and a sentence on that; unchanged if it already is sRGB."""
     try:
         profile = ImageCms.getOpenProfile(BytesIO(icc))
         space = profile.profile.xcolor_space.strip()
         if image.mode in ("L", "LA") and space == "RGB":
             image = image.convert("RGBA" if image.mode == "LA" else "RGB")
         transform = _to_srgb(profile, image.mode)
-        if _changes_nothing(transform, image.mode):
+        if _is_identity(transform, image.mode):
             return image, ""
         note = f"colours converted from {_named(profile)}"
         if image.mode in ("RGB", "RGBA"):
@@ -191,13 +191,13 @@ def _applied(transform: ImageCms.ImageCmsTransform, image: Image.Image) -> Image
     return converted
 
 
-def _changes_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
-    """Whether the profile is sRGB in all but name: no probe colour moves by more than 2 levels."""
+def _is_identity(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
+    """Whether the profile is equivalent to sRGB: no sample colour changes by more than 2 levels."""
     if mode in ("L", "LA"):
         probe = Image.frombytes("L", (256, 1), bytes(range(256)))
     elif mode in ("RGB", "RGBA"):
         probe = Image.frombytes(
-            "RGB", (216, 1), bytes(level for colour in _CUBE for level in colour)
+            "RGB", (216, 1), bytes(level for colour in _SAMPLE_COLOURS for level in colour)
         ).convert(mode)
     else:
         return False
@@ -205,12 +205,12 @@ def _changes_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
     return int(np.asarray(moved).max()) <= 2
 
 
-# Colours told by numbers
+# Colour information other than a profile
 
 
 @dataclass(frozen=True)
-class _Spoken:
-    """How code values become linear light, and that light sRGB's, with a sentence on it."""
+class _Conversion:
+    """How code values become linear light and how that becomes linear sRGB, with a sentence on it."""
 
     linear: Callable[[Floats], Floats]
     matrix: npt.NDArray[np.float32] | None
@@ -218,8 +218,8 @@ class _Spoken:
     hlg: bool = False
 
     @staticmethod
-    def of(colour: Colour) -> "_Spoken | None":
-        """For what a file says beside a profile; None if that is sRGB."""
+    def of(colour: Colour) -> "_Conversion | None":
+        """The conversion for colour information other than a profile; None if that is sRGB."""
         if colour.cicp:
             primaries, transfer = colour.cicp
             if primaries in (1, 2) and transfer in (2, _SRGB):
@@ -232,16 +232,16 @@ class _Spoken:
                 f" (HDR): what is brighter than paper white ({DIFFUSE_WHITE:.0f} nit) is white" if hdr else ""
             )
             linear = _bt709 if transfer in _VIDEO else _TRANSFERS.get(transfer, _srgb_linear)
-            return _Spoken(linear, _matrix(chromaticities), note, hlg=transfer == _HLG)
+            return _Conversion(linear, _matrix(chromaticities), note, hlg=transfer == _HLG)
         if colour.adobe_rgb:
             note = "colours converted from Adobe RGB, which the camera's EXIF data name"
-            return _Spoken(functools.partial(_power, 1 / _ADOBE_GAMMA), _matrix(_ADOBE), note)
+            return _Conversion(functools.partial(_power, 1 / _ADOBE_GAMMA), _matrix(_ADOBE), note)
         if colour.gamma:
             matrix = _matrix(colour.primaries) if colour.primaries else None
             note = f"colours converted from gamma {1 / colour.gamma:.3g}" + (
                 " and the file's own primaries" if colour.primaries else ""
             )
-            return _Spoken(functools.partial(_power, 1 / colour.gamma), matrix, note)
+            return _Conversion(functools.partial(_power, 1 / colour.gamma), matrix, note)
         return None
 
 
@@ -268,7 +268,7 @@ def _smpte240(values: Floats) -> Floats:
 
 
 def _pq(values: Floats) -> Floats:
-    """Light in units of diffuse white (SMPTE ST 2084)."""
+    """Linear light in units of diffuse white (SMPTE ST 2084)."""
     raised = _power(1 / 78.84375, values)
     return _power(
         1 / 0.1593017578125, np.maximum(raised - 0.8359375, 0) / (18.8515625 - 18.6875 * raised)
@@ -276,7 +276,7 @@ def _pq(values: Floats) -> Floats:
 
 
 def _hlg(values: Floats) -> Floats:
-    """Light of the scene (ITU-R BT.2100); what a display makes of it depends on the pixel's luminance."""
+    """Linear light of the scene (ITU-R BT.2100); see `_hlg_gain` for the light of the display."""
     a, b, c = 0.17883277, 0.28466892, 0.55991073
     low, high = values**2 / 3, (np.exp((values - c) / a) + b) / 12
     return np.where(values <= 0.5, low, high).astype(np.float32)
@@ -295,7 +295,7 @@ _TRANSFERS: dict[int, Callable[[Floats], Floats]] = {
 
 
 def _xyz(chromaticities: tuple[float, ...]) -> npt.NDArray[np.float64]:
-    """The matrix from linear RGB to XYZ, with white as bright as 1."""
+    """The matrix from linear RGB to XYZ; the luminance of white is 1."""
     white, *colours = ((x, y) for x, y in zip(chromaticities[::2], chromaticities[1::2], strict=True))
     columns = np.array([[x / y, 1.0, (1 - x - y) / y] for x, y in colours]).T
     target = np.array([white[0] / white[1], 1.0, (1 - white[0] - white[1]) / white[1]])
@@ -304,8 +304,8 @@ def _xyz(chromaticities: tuple[float, ...]) -> npt.NDArray[np.float64]:
 
 
 def _matrix(chromaticities: tuple[float, ...]) -> npt.NDArray[np.float32] | None:
-    """From linear RGB of these primaries to linear sRGB, white to white; None if they make no sense."""
-    # Bradford's adaptation, as colour management systems use it.
+    """The matrix from linear RGB of these primaries to linear sRGB; None if they are not valid."""
+    # Bradford chromatic adaptation, as in colour management systems.
     bradford = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
     try:
         source, target = _xyz(chromaticities), _xyz(_PRIMARIES[1][1])
@@ -319,14 +319,14 @@ def _matrix(chromaticities: tuple[float, ...]) -> npt.NDArray[np.float32] | None
 
 @functools.cache
 def _encoding() -> npt.NDArray[np.uint8]:
-    """sRGB's levels of linear light from 0 to 1 in 65,536 steps."""
+    """The sRGB levels of linear light from 0 to 1 in 65,536 steps."""
     light = np.linspace(0, 1, 65536)
     curve = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
     levels: npt.NDArray[np.uint8] = np.rint(curve * 255).astype(np.uint8)
     return levels
 
 
-def _spoken_in_srgb(values: Values, alpha: bool, spoken: _Spoken) -> Image.Image:
+def _converted(values: Values, alpha: bool, conversion: _Conversion) -> Image.Image:
     """Grey or RGB values of any depth as an sRGB picture."""
     values = values if values.ndim == 3 else values[..., None]
     height, width, channels = values.shape
@@ -335,17 +335,19 @@ def _spoken_in_srgb(values: Values, alpha: bool, spoken: _Spoken) -> Image.Image
     table = None
     if values.dtype.kind == "u":
         top = np.iinfo(values.dtype).max
-        table = spoken.linear(np.arange(top + 1, dtype=np.float32) / np.float32(top))
+        table = conversion.linear(np.arange(top + 1, dtype=np.float32) / np.float32(top))
     rows = max(1, _STRIPE // max(1, width))
     for start in range(0, height, rows):
         part = values[start : start + rows]
         light = (
-            table[part[..., :colours]] if table is not None else spoken.linear(_clean(part[..., :colours]))
+            table[part[..., :colours]]
+            if table is not None
+            else conversion.linear(_clean(part[..., :colours]))
         )
-        if spoken.hlg:
+        if conversion.hlg:
             light = light * _hlg_gain(light)
-        if colours == 3 and spoken.matrix is not None:
-            light = light @ spoken.matrix.T
+        if colours == 3 and conversion.matrix is not None:
+            light = light @ conversion.matrix.T
         made[start : start + rows, :, :3] = _encoding()[
             np.rint(np.clip(light, 0, 1) * 65535).astype(np.uint16)
         ]
@@ -355,7 +357,7 @@ def _spoken_in_srgb(values: Values, alpha: bool, spoken: _Spoken) -> Image.Image
 
 
 def _hlg_gain(light: Floats) -> Floats:
-    """What a display of 1,000 nit makes of a pixel's luminance, in units of diffuse white."""
+    """The factor from scene light to the light of a 1,000 nit display, in units of diffuse white."""
     luminance = (
         light @ np.array([0.2627, 0.6780, 0.0593], np.float32) if light.shape[2] == 3 else light[..., 0]
     )
@@ -386,13 +388,13 @@ def _deep_in_srgb(deep: Deep, colour: Colour) -> tuple[Image.Image, list[str]]:
             image, name = made
             return image, notes + ([f"colours converted from {name}"] if name else [])
         notes.append(_BROKEN_NOTE)
-    elif not deep.ink and (spoken := _Spoken.of(colour)):
-        return _spoken_in_srgb(deep.values, deep.alpha, spoken), [*notes, spoken.note]
+    elif not deep.ink and (conversion := _Conversion.of(colour)):
+        return _converted(deep.values, deep.alpha, conversion), [*notes, conversion.note]
     return _plain(deep), notes
 
 
 def _plain(deep: Deep) -> Image.Image:
-    """The pixels with 8 bits, their colours as they are; ink by the plain formula."""
+    """The pixels with 8 bits and no colour conversion; CMYK by the plain formula."""
     values = _eight_bits(deep.values)
     channels = values.shape[2]
     if deep.ink:
@@ -406,7 +408,7 @@ def _plain(deep: Deep) -> Image.Image:
 
 
 def _deep_managed(deep: Deep, icc: bytes) -> tuple[Image.Image, str] | None:
-    """The pixels by their profile, converted before they lose depth, and its name; None if the profile is no good."""
+    """The pixels converted with their profile at full depth, and its name; None if the profile does not fit."""
     import pyvips
 
     channels = deep.values.shape[2] - deep.alpha
@@ -439,7 +441,7 @@ def _deep_managed(deep: Deep, icc: bytes) -> tuple[Image.Image, str] | None:
 
 
 def _ranged(deep: Deep) -> tuple[Deep, list[str]]:
-    """Numbers scaled to 0-1: from the first of 0-1 (floats only), 0-255, 0-65535 and their own range that holds all.
+    """The values scaled to 0-1 from the first range that includes all: 0-1 (floats only), 0-255, 0-65535, their own.
 
     Negative and undefined values are black. Values a little above 1 are highlights and become 1.
     """
@@ -455,12 +457,12 @@ def _ranged(deep: Deep) -> tuple[Deep, list[str]]:
 
 
 def _clean(values: Values) -> Floats:
-    """Floats of their own, undefined ones black."""
+    """A copy as floats; undefined values become 0."""
     return np.nan_to_num(np.array(values, np.float32), copy=False, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _eight_bits(values: Values) -> npt.NDArray[np.uint8]:
-    """Integers that use all their bits, or floats from 0 to 1, as levels."""
+    """Integers of their type's full range, or floats from 0 to 1, as 8-bit levels."""
     if values.dtype == np.uint8:
         return values.astype(np.uint8, copy=False)
     made = np.empty(values.shape, np.uint8)
@@ -468,7 +470,7 @@ def _eight_bits(values: Values) -> npt.NDArray[np.uint8]:
     for start in range(0, len(values), rows):
         part = values[start : start + rows]
         if part.dtype == np.uint16:
-            # The nearest level: v · 255 / 65535 rounded, in whole numbers.
+            # v · 255 / 65535, rounded, in integers.
             made[start : start + rows] = (part.astype(np.uint32) + 128) // 257
         else:
             made[start : start + rows] = np.rint(np.clip(_clean(part), 0, 1) * np.float32(255))

@@ -1,6 +1,6 @@
 """A photo's subject on a new background, at the photo's full resolution.
 
-Only the subject's edge is worked on pixel by pixel (see `edge`); all the rest is one paste.
+Only the subject's edge is computed pixel by pixel (see `edge`); everything else is one paste.
 """
 
 from PIL import Image, ImageChops, ImageFilter, ImageOps
@@ -8,11 +8,12 @@ from PIL import Image, ImageChops, ImageFilter, ImageOps
 from bg_pipeline.imaging.edge import Edge, edge_boxes, softened
 from bg_pipeline.imaging.photo import Photo, on_white
 
-# A shadow is made at this size: it is soft anyway.
+# The longer side of the picture that a shadow is drawn in: it is soft, so a small one is enough.
 _COARSE = 512
 
-# What of a subject's height, from below, throws a shadow, and the shadow as (height, drop, blur, darkness): the first
-# two as shares of that part's height, the blur as one of its width. Once wide and faint, once close to the ground.
+# _FOOT is the lower share of the subject's height that throws a shadow. Each shadow is (height, drop, blur,
+# darkness): height and drop are shares of the foot's height, blur of its width. The first is wide and faint, the
+# second is near.
 _FOOT = 0.25
 _SHADOWS = ((0.7, 0.35, 0.05, 0.4), (0.35, 0.12, 0.012, 0.5))
 
@@ -24,12 +25,12 @@ def restore_subject(
 ) -> Image.Image:
     """The photo's subject, its own pixels, on the generated background: an RGB picture of the photo's size.
 
-    ``generated`` and ``subject`` have the photo's size (see `unfit`); ``subject`` is L, 255 = subject, and may be
-    soft. ``feather`` is the least width of the edge in pixels of the photo: a mask whose own edge is as soft as
-    that is used as it is. Inside that edge the pixels are bit-identical to the photo's, outside of it to
-    ``generated``. A photo's own transparency limits its subject.
+    ``generated`` and ``subject`` have the photo's size (see `unfit`). ``subject`` is mode L, 255 = subject, and may
+    be soft. ``feather`` is the least width of the edge in pixels of the photo; a mask whose edge is at least that
+    soft is used unchanged. Inside the edge pixels are bit-identical to the photo's, outside to ``generated``'s.
+    Transparent parts of the photo do not belong to the subject.
 
-    Memory: 7 bytes per pixel beside the arguments.
+    Memory: 7 bytes per pixel in addition to the arguments.
     """
     _must_fit(photo, generated, "generated")
     colours, matte = _cut(photo, subject, feather)
@@ -40,7 +41,7 @@ def restore_subject(
 def cut_out(photo: Photo, subject: Image.Image, *, feather: float) -> Image.Image:
     """The photo's subject alone, an RGBA picture of the photo's size; arguments as for `restore_subject`.
 
-    On the edge its colours are the subject's own, so that it can be laid on anything without a fringe.
+    Colours on the edge are the subject's own, so that there is no fringe on any background.
     """
     colours, matte = _cut(photo, subject, feather)
     colours.putalpha(matte)
@@ -57,9 +58,9 @@ def composite(
 ) -> Image.Image:
     """The photo's subject on a given picture or colour (``#rrggbb``): an RGB picture of the photo's size.
 
-    The backdrop picture covers the frame, its centre kept, never stretched. ``shadow`` lays a soft shadow on it
-    where the subject stands; a subject cut off by the lower edge of the frame gets none. See `restore_subject` for
-    the other arguments.
+    A backdrop picture is scaled to cover the frame and cropped around its centre, never stretched. ``shadow`` adds a
+    soft shadow where the subject stands; a subject that the lower edge of the frame cuts off gets none. See
+    `restore_subject` for the other arguments.
     """
     if isinstance(backdrop, str):
         scene = Image.new("RGB", photo.size, backdrop)
@@ -71,7 +72,7 @@ def composite(
 
 
 def _shadow(subject: Image.Image) -> Image.Image:
-    """How dark the ground is around the place where the subject stands: L, of the subject's size."""
+    """The darkness of the ground where the subject stands: mode L, of the subject's size."""
     step = max(1, round(max(subject.size) / _COARSE))
     small = subject.reduce(step)
     shade = Image.new("L", small.size)
@@ -81,7 +82,7 @@ def _shadow(subject: Image.Image) -> Image.Image:
     left, top, right, bottom = box
     depth = max(1, round((bottom - top) * _FOOT))
     foot = small.crop((left, bottom - depth, right, bottom))
-    # What is higher above the ground darkens it less.
+    # Parts higher above the ground darken it less.
     foot = ImageChops.multiply(foot, Image.linear_gradient("L").resize(foot.size))
     for height, drop, blur, darkness in _SHADOWS:
         flat = foot.resize((foot.width, max(1, round(depth * height))))
@@ -93,11 +94,11 @@ def _shadow(subject: Image.Image) -> Image.Image:
 
 
 def _cut(photo: Photo, subject: Image.Image, feather: float) -> tuple[Image.Image, Image.Image]:
-    """The photo as RGB with the subject's own colours along its edge, and the matte that goes with it."""
+    """The photo as RGB with the subject's own colours along its edge, and the matte for it."""
     _must_fit(photo, subject, "subject")
     matte = softened(subject, feather)
     if photo.alpha:
-        # Translucent pixels of a file hold the subject's own colour already.
+        # Translucent pixels already have the subject's own colour.
         return photo.image.convert("RGB"), ImageChops.darker(matte, photo.alpha)
     colours = photo.image.copy()
     boxes = edge_boxes(matte)

@@ -31,18 +31,18 @@ _COARSE = 448
 
 
 def softened(matte: Image.Image, feather: float) -> Image.Image:
-    """The matte with its edge made at least ``feather`` pixels wide."""
+    """The matte, blurred so that its edge is at least ``feather`` pixels wide."""
     boxes = edge_boxes(matte, margin=math.ceil(feather))
     partial, crossed = 0, 0.0
     for box in boxes:
         values = np.asarray(matte.crop(box), np.int16)
         partial += int(np.count_nonzero((values > 0) & (values < 255)))
         crossed += sum(float(np.abs(np.diff(values, axis=axis)).sum()) / 255 for axis in (0, 1))
-    # A line of any direction is crossed 4/pi times its length by rows and columns together.
+    # Rows and columns together cross a line of any direction 4/pi times per pixel of its length.
     width = partial / max(1.0, crossed * math.pi / 4)
     if not boxes or width >= feather:
         return matte
-    # A Gaussian turns a step into a ramp of which 90 % lie within 3.3 standard deviations.
+    # A Gaussian blur turns a step into a ramp, 90 % of which lies within 3.3 standard deviations.
     deviation = math.sqrt(feather**2 - width**2) / 3.3
     reach = math.ceil(3 * deviation) + 1
     soft = matte.copy()
@@ -52,7 +52,7 @@ def softened(matte: Image.Image, feather: float) -> Image.Image:
 
 
 def filtered(image: Image.Image, by: ImageFilter.MultibandFilter, box: Box, reach: int) -> Image.Image:
-    """The part of a filtered image that lies in a box, if the filter looks no further than ``reach`` pixels."""
+    """The part of a filtered image in a box; ``reach`` is the filter's radius in pixels."""
     left, top = max(0, box[0] - reach), max(0, box[1] - reach)
     right, bottom = min(image.width, box[2] + reach), min(image.height, box[3] + reach)
     around = image.crop((left, top, right, bottom)).filter(by)
@@ -60,7 +60,7 @@ def filtered(image: Image.Image, by: ImageFilter.MultibandFilter, box: Box, reac
 
 
 def edge_boxes(matte: Image.Image, margin: int = 0) -> list[Box]:
-    """Boxes beside each other that hold all pixels within ``margin`` of which the matte is not all 0 or all 255."""
+    """Boxes without overlap that cover all pixels with both 0 and more, or 255 and less, within ``margin`` pixels."""
     width, height = matte.size
     values = np.pad(np.asarray(matte), ((0, -height % _TILE), (0, -width % _TILE)), mode="edge")
     rows = values.reshape(-1, _TILE, values.shape[1])
@@ -81,10 +81,10 @@ def edge_boxes(matte: Image.Image, margin: int = 0) -> list[Box]:
 class Edge:
     """The subject's edge, where each pixel is a mixture C = a·F + (1-a)·B of subject and old background.
 
-    F and B are first averaged around each pixel, weighted towards what is surely the one or the other, on a small
-    copy; what the pixel itself then differs from that mixture is shared between F and B by least squares. After
-    Forte, "Approximate Fast Foreground Colour Estimation" (2021); weighting by the fourth power of ``a`` and least
-    squares halve its error on thin detail.
+    F and B are first averaged around each pixel on a small copy, weighted towards pixels that are surely the one or
+    the other. The difference between the pixel and that mixture is then distributed to F and B by least squares.
+    After Forte, "Approximate Fast Foreground Colour Estimation" (2021); weighting by the fourth power of ``a`` and
+    least squares halve its error on thin detail.
     """
 
     def __init__(self, photo: Image.Image, matte: Image.Image) -> None:
@@ -99,7 +99,7 @@ class Edge:
         self._outside = to_image(average(outside, 1 - share, 1))
 
     def unmixed(self, box: Box) -> tuple[Image.Image, Image.Image]:
-        """The photo in a box, its edge pixels in the subject's own colours, and their share of subject."""
+        """The photo in a box with the subject's own colours on the edge, and the matte of the box."""
         matte = np.array(self._matte.crop(box))
         photo = np.array(self._photo.crop(box))
         edge = np.flatnonzero((matte > 0) & (matte < 255))
@@ -117,28 +117,28 @@ class Edge:
 
 
 def _chosen(pixels: Levels, places: Places) -> Floats:
-    """The pixels at some places: (channels, places)."""
+    """The pixels at these places: (channels, places)."""
     channels = pixels.shape[2] if pixels.ndim == 3 else 1
     return pixels.reshape(-1, channels).take(places, axis=0).T.astype(np.float32, order="C")
 
 
 def _trimmed(share: Floats, colours: Floats, inside: Floats, outside: Floats) -> Floats:
-    """The matte, lowered on its soft edge where a pixel plainly has the old background's colour.
+    """The matte, lowered on its soft edge where a pixel clearly has the old background's colour.
 
-    Masks are rarely right to the pixel; one that is a little too wide would leave a rim of the old background.
+    Masks are rarely exact to the pixel; one that is a little too wide would leave a rim of the old background.
     """
     apart = inside - outside
     distance = np.sqrt((apart * apart).sum(axis=0))
     seen = ((colours - outside) * apart).sum(axis=0) / np.maximum(distance * distance, 1)
     surplus = np.clip(share - np.maximum(seen, 0) - np.float32(0.1), 0, 1)
-    # Colours closer than 20 levels do not tell the two sides apart, from 40 on they do.
+    # Colours closer than 20 levels do not separate the two sides; from 40 levels on they do.
     certain = np.clip((distance - 20) / 20, 0, 1)
-    # Towards the inside the mask is right whatever the colour.
+    # Towards the inside the mask is trusted more than the colour.
     lowered: Floats = share - certain * surplus * np.minimum(1, (1 - share) * 8)
     return lowered
 
 
 def _explained(colours: Floats, share: Floats, inside: Floats, outside: Floats) -> tuple[Floats, Floats]:
-    """Both sides' colours, moved as little as possible so that their mixture is the colours seen."""
+    """Both sides' colours, changed as little as possible so that their mixture is the pixel's colour."""
     rest = (colours - share * inside - (1 - share) * outside) / (share**2 + (1 - share) ** 2)
     return np.clip(inside + share * rest, 0, 255), np.clip(outside + (1 - share) * rest, 0, 255)

@@ -1,4 +1,4 @@
-"""Pictures as files: sRGB, deterministic, without anything private, with a note that AI edited them."""
+"""Pictures as files: sRGB, deterministic, without private metadata, with a note that AI edited them."""
 
 from collections.abc import Callable
 from io import BytesIO
@@ -12,15 +12,15 @@ from bg_pipeline.errors import ImageError
 from bg_pipeline.imaging.photo import on_white
 
 WITH_ALPHA = frozenset({"png", "webp", "tiff", "avif"})
-"""Formats that keep transparency; the others get it flattened on white."""
+"""Formats that keep transparency; in the others transparent parts become white."""
 
 WRITABLE = WITH_ALPHA | {"jpeg", "bmp"}
 
 QUALITY = 97
-"""At this JPEG quality grainy surfaces come back with 46 dB; at 95 it is 42, and some photos have less than 45."""
+"""At this JPEG quality grainy surfaces keep 46 dB; at 95 they keep 42, and some photos less than 45."""
 
 LOWEST_QUALITY = 30
-"""Below this JPEG, WebP and AVIF are not pressed to meet a number of bytes."""
+"""The lowest quality of JPEG, WebP and AVIF that is tried to keep a number of bytes."""
 
 SOFTWARE = "bg-pipeline"
 
@@ -45,20 +45,19 @@ _XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 
 def _srgb_profile() -> bytes:
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
-    # The header holds the moment it was made (ICC.1, 7.2.8): the same picture must give the same bytes.
+    # The header has the time of creation (ICC.1, 7.2.8), but the same picture must give the same bytes.
     profile[24:36] = bytes.fromhex("07e8 0001 0001 0000 0000 0000")
     return bytes(profile)
 
 
 SRGB = _srgb_profile()
-"""The profile every file is tagged with."""
+"""The ICC profile that every file is tagged with."""
 
 
 def writable_format(source_format: str, needs_alpha: bool = False) -> str:
-    """The format a result is written in when nobody asked for one.
+    """The format of a result if the request names none.
 
-    The source's own where it can be written and can hold what it must; else PNG for transparency and for GIF
-    (both lossless), and JPEG for HEIC.
+    The source's own if it can be written and can hold the picture; else JPEG for an opaque HEIC, and PNG.
     """
     if source_format in (WITH_ALPHA if needs_alpha else WRITABLE):
         return source_format
@@ -75,15 +74,14 @@ def encode(
     ai_note: str | None = None,
     dpi: tuple[float, float] | None = None,
 ) -> bytes:
-    """The picture (RGB, RGBA, L or LA) as a file that is tagged sRGB and holds no EXIF, GPS or other leftovers.
+    """The picture (RGB, RGBA, L or LA) as a file that is tagged sRGB and has no EXIF, GPS or other metadata.
 
-    The same arguments give the same bytes. ``ai_note`` is put, with IPTC's digital source type, into XMP
-    (JPEG, PNG, WebP, TIFF, AVIF; BMP has no place for it). Transparency is kept where the format can, and else
-    flattened on white. ``quality`` 1-100 is for JPEG, WebP and AVIF; at 100, or
-    with ``lossless`` (for a lossless source) while that keeps ``max_bytes``, WebP is lossless. With ``max_bytes``
-    their quality is lowered as far as needed, not below 30.
+    The same arguments give the same bytes. ``ai_note`` is written into XMP with IPTC's digital source type (JPEG,
+    PNG, WebP, TIFF, AVIF; BMP has no place for it). Transparent parts become white if the format has no transparency.
+    ``quality`` 1-100 is for JPEG, WebP and AVIF. WebP is lossless at 100, and with ``lossless`` (for a lossless
+    source) if that keeps ``max_bytes``. To keep ``max_bytes`` the quality is lowered as far as needed, not below 30.
 
-    Raises `ImageError` if ``max_bytes`` cannot be kept (``TooManyBytes``) or the picture is too long for the format
+    Raises `ImageError` if ``max_bytes`` cannot be kept (``TooManyBytes``) or a side is too long for the format
     (``TooLarge``), ValueError for an unknown format.
     """
     if format not in WRITABLE:
@@ -91,13 +89,13 @@ def encode(
     if problem := size_problem(*image.size, format):
         raise ImageError("TooLarge", problem)
     if image.info:
-        # Pillow writes some of it (comments, transparency) without being asked.
+        # Pillow writes some of these by itself, such as comments and transparency.
         image = image.copy()
         image.info = {}
     if image.mode not in ("RGB", "L") and format not in WITH_ALPHA:
         image = on_white(image)
     if format == "bmp":
-        return _within_bytes(_saved(image, "BMP", dpi=dpi), "BMP", max_bytes)
+        return _within_bytes(_encoded(image, "BMP", dpi=dpi), "BMP", max_bytes)
     tags: dict[str, Any] = {"icc_profile": SRGB, "xmp": _xmp(ai_note) if ai_note else None, "dpi": dpi}
     match format:
         case "jpeg":
@@ -108,16 +106,16 @@ def encode(
             return _within_bytes(_tiff(image, **tags), "TIFF", max_bytes)
         case "webp":
             if quality >= 100 or lossless:
-                data = _saved(image, "WEBP", lossless=True, exact=True, quality=0, method=1, **tags)
+                data = _encoded(image, "WEBP", lossless=True, exact=True, quality=0, method=1, **tags)
                 if quality >= 100 or max_bytes is None or len(data) <= max_bytes:
                     return _within_bytes(data, "WebP", max_bytes)
-            return _pressed(
-                lambda q: _saved(image, "WEBP", quality=q, method=2, **tags), "WebP", quality, max_bytes
+            return _at_best_quality(
+                lambda q: _encoded(image, "WEBP", quality=q, method=2, **tags), "WebP", quality, max_bytes
             )
         case _:
-            return _pressed(
-                # libaom's answer depends on its number of threads; one gives the same bytes everywhere.
-                lambda q: _saved(
+            return _at_best_quality(
+                # libaom's output depends on its number of threads; one thread gives the same bytes everywhere.
+                lambda q: _encoded(
                     image, "AVIF", quality=q, speed=9, subsampling="4:4:4", max_threads=1, **tags
                 ),
                 "AVIF",
@@ -129,29 +127,29 @@ def encode(
 def jpeg(
     image: Image.Image, *, quality: int, sampling: int, max_bytes: int | None = None, **tags: Any
 ) -> bytes:
-    """An RGB or L picture as JPEG; ``sampling`` 0 keeps full colour resolution, 2 halves it both ways.
+    """An RGB or L picture as JPEG; ``sampling`` 0 keeps full colour resolution, 2 halves it in both directions.
 
-    Pressed below quality 85 to keep ``max_bytes``, it is halved in any case: that shows less than lower quality.
+    If ``max_bytes`` needs a quality below 85 it is always halved: that is less visible than a lower quality.
     """
 
     def make(level: int) -> bytes:
         halved = level < min(85, quality)
-        return _saved(image, "JPEG", quality=level, subsampling=2 if halved else sampling, **tags)
+        return _encoded(image, "JPEG", quality=level, subsampling=2 if halved else sampling, **tags)
 
-    return _pressed(make, "JPEG", quality, max_bytes)
+    return _at_best_quality(make, "JPEG", quality, max_bytes)
 
 
 def png(image: Image.Image, *, max_bytes: int | None = None, xmp: bytes | None = None, **tags: Any) -> bytes:
-    """A picture as PNG, quickly; only if that is larger than ``max_bytes`` as small as PNG can make it."""
+    """A picture as PNG, compressed fast; only if that is larger than ``max_bytes``, as small as possible."""
     chunks = PngImagePlugin.PngInfo()
     if xmp:
         chunks.add_text("Software", SOFTWARE)
         chunks.add_itxt("XML:com.adobe.xmp", xmp.decode())
-    # Level 1 takes a sixth of the time of Pillow's default for 14 % more bytes (local-aws.md, section 5).
-    data = _saved(image, "PNG", compress_level=1, pnginfo=chunks, **tags)
+    # Level 1 takes a sixth of the time of Pillow's default and gives 14 % more bytes.
+    data = _encoded(image, "PNG", compress_level=1, pnginfo=chunks, **tags)
     if max_bytes is None or len(data) <= max_bytes:
         return data
-    return _within_bytes(_saved(image, "PNG", compress_level=9, pnginfo=chunks, **tags), "PNG", max_bytes)
+    return _within_bytes(_encoded(image, "PNG", compress_level=9, pnginfo=chunks, **tags), "PNG", max_bytes)
 
 
 def _tiff(image: Image.Image, *, xmp: bytes | None, **tags: Any) -> bytes:
@@ -160,10 +158,10 @@ def _tiff(image: Image.Image, *, xmp: bytes | None, **tags: Any) -> bytes:
         directory[305] = SOFTWARE
         directory[700] = xmp
         directory.tagtype[700] = 1
-    return _saved(image, "TIFF", compression="tiff_lzw", tiffinfo=directory, **tags)
+    return _encoded(image, "TIFF", compression="tiff_lzw", tiffinfo=directory, **tags)
 
 
-def _saved(image: Image.Image, format: str, **options: Any) -> bytes:
+def _encoded(image: Image.Image, format: str, **options: Any) -> bytes:
     file = BytesIO()
     image.save(file, format, **{name: value for name, value in options.items() if value is not None})
     return file.getvalue()
@@ -179,8 +177,8 @@ def _within_bytes(data: bytes, name: str, max_bytes: int | None) -> bytes:
     return data
 
 
-def _pressed(make: Callable[[int], bytes], name: str, quality: int, max_bytes: int | None) -> bytes:
-    """What ``make`` gives at the highest quality up to ``quality`` that keeps ``max_bytes``."""
+def _at_best_quality(make: Callable[[int], bytes], name: str, quality: int, max_bytes: int | None) -> bytes:
+    """The bytes that ``make`` returns for the highest quality up to ``quality`` that keeps ``max_bytes``."""
     data = make(quality)
     if max_bytes is None or len(data) <= max_bytes:
         return data

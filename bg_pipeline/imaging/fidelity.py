@@ -15,31 +15,30 @@ from bg_pipeline.imaging.photo import Photo, on_white
 Flags = npt.NDArray[np.bool]
 
 TOLERANCE = 12
-"""A pixel is changed if a channel differs by more levels than this; JPEG at quality 95 stays below."""
+"""A pixel counts as changed if a channel differs by more levels than this; JPEG at quality 95 stays below."""
 
 UNIFORM = 6
-"""A background is uniform if 96 % of it lies within this many levels, in every channel."""
+"""A background is uniform if 96 % of its pixels lie within this many levels in every channel."""
 
 # Length of the longer side of the copy that is measured; the inside of the subject is measured at a quarter of it.
 _SIDE = 1024
 _COARSER = 4
 
-# A halo is looked for this many pixels of the copy around the subject.
+# A halo is measured within this many pixels of the copy around the subject's edge.
 _RIM = 4
 
-# Pixels this near the edge of the subject may be soft and do not count as its interior.
+# Pixels of the photo nearer to the subject's edge may be soft and do not belong to its interior.
 _MARGIN = 6
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """What was measured on a result.
+    """What was measured on a result. Shares are 0 to 1, and 0 if there is nothing to measure.
 
     ``subject_changed``: share of the subject's interior pixels that differ from the photo's by more than `TOLERANCE`.
-    ``edge_halo``: how much of the old background shows along the subject's edge, 0 none, 1 as much as in the photo;
-    a fringe that is seen at a glance is above 0.25. ``background_changed``: share of the background that differs
-    from the photo's. ``uniform``: the background is of one colour, as asked for or not. Shares are of 0-1, and 0
-    where there is nothing to measure.
+    ``edge_halo``: how much of the old background is visible along the subject's edge, from 0 (none) to 1 (as in the
+    photo); above 0.25 the fringe is visible at a glance. ``background_changed``: share of the background that differs
+    from the photo's. ``uniform``: the background has one colour, whether that was asked for or not.
     """
 
     subject_changed: float
@@ -49,12 +48,12 @@ class Fidelity:
 
 
 def measure(photo: Photo, result: Image.Image, subject: Image.Image) -> Fidelity:
-    """The fidelity of a result of the photo's size; ``subject`` is L, 255 = subject, as for `restore_subject`.
+    """The fidelity of a result of the photo's size; ``subject`` is mode L, 255 = subject, as for `restore_subject`.
 
-    The interior is all that lies more than 6 pixels inside the subject's edge; of it one pixel in about
-    (longer side / 1024)² is compared. Halo and background are measured on copies of about 1,024 and 256 pixels.
-    The halo compares three rings along the edge (just inside, just outside, a little further) with a clean
-    composite of what lies deeper inside and further outside: ``edge_halo`` is the largest of the three.
+    The interior is more than 6 pixels inside the subject's edge; one in about (longer side / 1024)² of its pixels is
+    compared. Halo and background are measured on copies of about 1,024 and 256 pixels. For the halo, three rings
+    along the edge (just inside, just outside, a little further) are compared with a clean composite of the colours
+    deeper inside and further outside: ``edge_halo`` is the largest of the three.
     """
     step = max(1, round(max(photo.size) / _SIDE))
     before, after = on_white(photo.image), on_white(result)
@@ -102,8 +101,9 @@ def _halo(
 def _rings(
     after: Image.Image, mask: Image.Image, means: Sequence[Image.Image], box: Box
 ) -> Iterator[tuple[Floats, Floats]]:
-    """For each of the three rings along the edge, in a box: its differences from a clean composite, and the way
-    from there to the old background. ``means`` are the colours of subject, old and new background around it.
+    """For each of the three rings in a box: differences from a clean composite, and from that to the old background.
+
+    ``means`` are the colours of the subject, the old and the new background around the edge.
     """
     near, nearer = (np.asarray(filtered(mask, ImageFilter.BoxBlur(reach), box, reach)) for reach in (_RIM, 1))
     band = (near > 0) & (nearer < 255)
@@ -118,9 +118,9 @@ def _rings(
 
 
 def _slope(ring: Sequence[tuple[Floats, Floats]]) -> float:
-    """How far along the way to the old background the differences go, from 0 to 1."""
+    """How far the differences go towards the old background, from 0 to 1, by least squares."""
     power = sum(float((way**2).sum()) for _, way in ring)
-    # An old background that looks like the new one, or like the subject, cannot show.
+    # An old background that looks like the new one, or like the subject, is not visible.
     if power < 10.0**2 * max(1, sum(len(way) for _, way in ring)):
         return 0.0
     return min(1.0, max(0.0, sum(float((difference * way).sum()) for difference, way in ring) / power))
@@ -158,7 +158,7 @@ MAX_EDGE_HALO = 0.5
 
 
 def failed_background_checks(fidelity: Fidelity, prompt: str = "") -> list[str]:
-    """What of a painted background did not pass; a plain one is no fault where the prompt asks for one."""
+    """The faults of a painted background; a plain one is no fault if the prompt asks for one."""
     found = []
     if fidelity.uniform and not _PLAIN.search(prompt):
         found.append("the background is blank or of one colour")
@@ -168,7 +168,7 @@ def failed_background_checks(fidelity: Fidelity, prompt: str = "") -> list[str]:
 
 
 def failed_checks(fidelity: Fidelity, prompt: str = "") -> tuple[str, ...]:
-    """What a result did not pass, in sentences."""
+    """The faults of a result, as sentences."""
     found = failed_background_checks(fidelity, prompt)
     if fidelity.subject_changed > MAX_SUBJECT_CHANGED:
         found.append(f"{fidelity.subject_changed:.1%} of the subject's pixels changed")

@@ -1,4 +1,4 @@
-"""What a file is, by its content: which decoder reads it, or what it is called that cannot be read."""
+"""Detects the type of a file by its content: returns its decoder, or raises an error that names the type."""
 
 import re
 from collections.abc import Callable
@@ -104,14 +104,14 @@ _TIFF = re.compile(rb"II[*+]\0|MM\0[*+]")
 
 _READABLE = "JPEG, PNG, WebP, TIFF, BMP, GIF, HEIC and AVIF can be"
 
-# How pictures begin in base64: JPEG, PNG, WebP and AVI, GIF, TIFF, BMP, and HEIC with AVIF.
+# The beginnings of pictures in base64: JPEG, PNG, WebP and AVI, GIF, TIFF, and HEIC with AVIF.
 _BASE64 = re.compile(
     rb"\s*(/9j/|iVBORw0KGgo|UklGR|R0lGOD[dl]|SUkqA|TU0AK|AAAA[A-Za-z0-9+/]{3}mdHlw)[A-Za-z0-9+/=\s]*$"
 )
 
 
 def read(data: bytes) -> Source:
-    """The header of an image file and a way to its pixels; raises `ImageError` for everything else."""
+    """The header of an image file, with its decoder; raises `ImageError` for everything else."""
     for name, start, decoder in _DECODERS:
         if start.match(data):
             return _read(name, decoder, data)
@@ -139,7 +139,7 @@ def _read(name: str, decoder: Callable[[bytes], Source], data: bytes) -> Source:
 
 
 def _media(data: bytes) -> Source:
-    """A HEIC or AVIF, or what else the ISO media format holds, by its brands."""
+    """The header of a HEIC or AVIF; raises `ImageError` for other files of the ISO media format, by their brands."""
     size = min(int.from_bytes(data[:4]), 4096)
     brands = [data[8:12].decode("latin-1")]
     brands += [data[place : place + 4].decode("latin-1") for place in range(16, size, 4)]
@@ -154,7 +154,7 @@ def _media(data: bytes) -> Source:
     raise ImageError("NotAnImage", f"the file is {kind}, not a photo; {_READABLE}")
 
 
-# The compressions that only cameras write: Nikon, Sony, Samsung, Kodak, Pentax, Epson.
+# Compressions that only cameras write: Nikon, Sony, Samsung, Kodak, Pentax, Epson.
 _RAW_COMPRESSIONS = {32767, 32769, 32770, 34713, 65000, 65535}
 _CFA, _LINEAR_RAW = 32803, 34892
 _MAKERS = (
@@ -179,7 +179,7 @@ _MAKERS = (
 
 
 def _refuse_raw(data: bytes) -> None:
-    """Refuses a TIFF that holds the values of a sensor: its first page is only their thumbnail."""
+    """Raises `ImageError` for a TIFF with a sensor's values: its first page is only their thumbnail."""
     for number, directory in enumerate(directories(data)):
         if 50706 in directory.entries:
             raise unsupported("a camera RAW (DNG)")
@@ -192,7 +192,7 @@ def _refuse_raw(data: bytes) -> None:
 
 
 def _of_a_sensor(directory: Directory) -> bool:
-    """Whether the values are a sensor's: a pattern of colour filters, or a coding that only cameras write."""
+    """Whether the values are a sensor's: a colour filter array, or a compression that only cameras write."""
     return (
         directory.number(262, -1) in (_CFA, _LINEAR_RAW)
         or directory.number(259, 1) in _RAW_COMPRESSIONS

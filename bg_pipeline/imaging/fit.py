@@ -1,4 +1,4 @@
-"""Photos in the sizes a service takes, and results back in the photo's own size: padded, never stretched."""
+"""Photos in the sizes that a service takes, and results back in the photo's size: padded, never stretched."""
 
 import math
 from collections.abc import Sequence
@@ -31,10 +31,10 @@ _HARD = [0] * 128 + [255] * 128
 
 @dataclass(frozen=True)
 class Fitted:
-    """Where a photo lies on the canvas that is sent: ``inner`` is its scaled size, ``offset`` its top left corner.
+    """Where a photo is on the canvas that is sent: ``inner`` is its scaled size, ``offset`` its top left corner.
 
-    ``inner`` has the photo's aspect to within half a pixel of the canvas, and `unfit` undoes even that: it maps
-    ``inner`` onto the photo's full size again, so nothing that comes back is displaced.
+    ``inner`` has the photo's aspect to within half a pixel of the canvas. `unfit` maps ``inner`` onto the photo's
+    full size again, which undoes even that, so that nothing is displaced.
     """
 
     inner: Size
@@ -53,8 +53,8 @@ class Sizes(Protocol):
 class AllowedSizes:
     """A fixed list of (width, height) pairs, as Titan has.
 
-    Taken is the pair that needs least padding (up to 2 % of the canvas more is as good), and among those the
-    smallest that need not shrink the photo, or else the one that shrinks it least.
+    Of the pairs that need the least padding, or up to 2 % of the canvas more, the smallest is chosen that does not
+    shrink the photo; if there is none, the one that shrinks it least.
     """
 
     pairs: Sequence[Size]
@@ -75,11 +75,10 @@ class AllowedSizes:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Limits on sides, pixels and aspect, as Nova Canvas and Stability have them.
+    """Inclusive limits on sides, pixels and aspect, as Nova Canvas and Stability have them.
 
-    Every limit is inclusive. A photo within them is sent in its own size; a larger one is shrunk, one that is
-    too small is enlarged while its longer side allows, and what is still too short is padded. ``multiple_of``
-    pads each side up to a multiple.
+    A photo within the limits is sent in its own size. A larger one is shrunk, a smaller one enlarged as far as its
+    longer side allows; a side that is still too short is padded. ``multiple_of`` pads each side to a multiple.
     """
 
     min_side: int
@@ -93,7 +92,7 @@ class Bounds:
         step = self.multiple_of
         long, short = max(size), min(size)
         top = self.max_side // step * step
-        # The shorter side of the canvas if the longer one were `long`, all limits but pixels applied.
+        # Every limit except the number of pixels, for a canvas around the scaled photo.
         scale = max(1.0, self.min_side / short)
         scale = min(scale, top / long)
         padded_short = max(short * scale, self.min_side, long * scale / self.max_aspect)
@@ -103,13 +102,13 @@ class Bounds:
             canvas = self._around(inner)
             if max(canvas) <= top and canvas[0] * canvas[1] <= self.max_pixels:
                 return _centred(inner, canvas)
-            # Rounding up to the step went over a limit: one pixel less on the longer side, until it fits.
+            # Rounding up to the step exceeded a limit: one pixel less on the longer side, until it fits.
             scale = (max(inner) - 1) / long
 
     def _around(self, inner: Size) -> Size:
         least = max(self.min_side, math.ceil(max(inner) / self.max_aspect))
         width, height = (math.ceil(max(side, least) / self.multiple_of) * self.multiple_of for side in inner)
-        # Rounding up the longer side alone may break the aspect again.
+        # Rounding up only the longer side may exceed the aspect again.
         while max(width, height) > self.max_aspect * min(width, height):
             width, height = (
                 (width + self.multiple_of, height) if width < height else (width, height + self.multiple_of)
@@ -118,13 +117,19 @@ class Bounds:
 
 
 def fit(
-    photo: Photo, fitted: Fitted, *, media: Literal["png", "jpeg"] = "png", max_bytes: int | None = None
+    photo: Photo | bytes,
+    fitted: Fitted,
+    *,
+    media: Literal["png", "jpeg"] = "png",
+    max_bytes: int | None = None,
 ) -> bytes:
-    """The photo as a model is sent it: ``fitted.canvas`` large, opaque, padded by repeating its edges.
+    """The photo, decoded or as a file, as a model is sent it: ``fitted.canvas`` large, opaque, its edges repeated.
 
-    ``media`` "jpeg" is quality 95 without chroma subsampling, lower where ``max_bytes`` asks for it; "png" is
-    lossless. Raises `ImageError` (``TooManyBytes``) if ``max_bytes`` cannot be kept.
+    ``media`` "jpeg" is quality 95 without chroma subsampling, or lower to keep ``max_bytes``; "png" is lossless.
+    Raises `ImageError` (``TooManyBytes``) if ``max_bytes`` cannot be kept.
     """
+    if isinstance(photo, bytes):
+        photo = open_photo(photo)
     inner = photo.image.resize(fitted.inner, SMALLER, reducing_gap=REDUCING_GAP)
     padded = _padded(on_white(inner), fitted)
     if media == "jpeg":
@@ -133,9 +138,9 @@ def fit(
 
 
 def fit_mask(mask: Image.Image, fitted: Fitted) -> Image.Image:
-    """The mask on the model's canvas, every pixel 0 or 255; the padding is background (0).
+    """The mask on the model's canvas; every pixel is 0 or 255, and the padding is background (0).
 
-    ``mask`` is L, 255 = subject, in any size with the photo's aspect.
+    ``mask`` is mode L, 255 = subject, of any size with the photo's aspect.
     """
     inner = mask.resize(fitted.inner, Image.Resampling.BILINEAR, reducing_gap=REDUCING_GAP).point(_HARD)
     canvas = Image.new("L", fitted.canvas, 0)
@@ -144,15 +149,15 @@ def fit_mask(mask: Image.Image, fitted: Fitted) -> Image.Image:
 
 
 def unfit(image: Image.Image, fitted: Fitted, size: Size) -> Image.Image:
-    """What a model made of a fitted photo, without the padding, in the photo's own ``size``.
+    """A model's picture of a fitted photo, without the padding, scaled to the photo's ``size``.
 
-    ``image`` may be larger or smaller than the canvas (models differ); the photo's place on it is scaled along.
-    Registration is exact: a point of the photo comes back within half a pixel of where it was.
+    ``image`` may be larger or smaller than the canvas; the photo's box on it is scaled accordingly. Registration is
+    exact to half a pixel.
     """
     across, down = image.width / fitted.canvas[0], image.height / fitted.canvas[1]
     left, top = fitted.offset[0] * across, fitted.offset[1] * down
     right, bottom = left + fitted.inner[0] * across, top + fitted.inner[1] * down
-    # Cropped first: resizing looks beyond its box, and there lies what the model made of the padding.
+    # Cropped first, because resizing reads pixels outside its box, which are the padding.
     first = math.floor(left), math.floor(top)
     inner = image.crop((*first, min(math.ceil(right), image.width), min(math.ceil(bottom), image.height)))
     if inner.size == size:
@@ -173,24 +178,24 @@ def small_jpeg(
     quality: int = 90,
     min_side: int | None = None,
     max_bytes: int | None = None,
-    facts: ImageHeader | None = None,
+    header: ImageHeader | None = None,
 ) -> bytes:
-    """An upright sRGB JPEG of the picture, scaled down to lie within a box, for services that only look at it.
+    """An upright sRGB JPEG of the picture, scaled down into a box, for services that only analyse it.
 
-    The aspect is kept, so relative boxes found in it hold for the source. A picture whose shorter side would be
-    below ``min_side`` is enlarged to it, even beyond the box. Transparent parts are white. Bytes that already
-    are such a JPEG come back untouched. From bytes, a large JPEG is decoded at a fraction of its size; their
-    ``facts``, if they are known, spare a look at the header.
+    The aspect is kept, so that relative boxes in it are valid for the source. A picture whose shorter side would be
+    below ``min_side`` is enlarged to it, even beyond the box. Transparent parts are white. Bytes that already are
+    such a JPEG are returned unchanged; another large JPEG is decoded at a fraction of its size. ``header`` is that of
+    the bytes, if it is known.
 
     Raises `ImageError` as `open_photo` does; ``TooManyBytes`` if ``max_bytes`` cannot be kept.
     """
     if isinstance(source, Photo):
         photo, target = source, _target(source.size, within, min_side)
     else:
-        facts = facts or read_header(source)
-        target = _target(facts.size, within, min_side)
-        if target == facts.size and facts.plain and len(source) <= (max_bytes or len(source)):
-            # A service is paid for looking at it, so damage must be seen before.
+        header = header or read_header(source)
+        target = _target(header.size, within, min_side)
+        if target == header.size and header.plain and len(source) <= (max_bytes or len(source)):
+            # The service is paid, so damage must be found before.
             jpeg_file.check(source)
             return source
         photo = open_photo(source, within=(max(within[0], target[0]), max(within[1], target[1])))
@@ -201,7 +206,7 @@ def small_jpeg(
 
 
 def _inside(size: Size, box: Size) -> Size:
-    """The largest size with this aspect that lies in the box."""
+    """The largest size with this aspect that fits into the box."""
     scale = min(box[0] / size[0], box[1] / size[1])
     return (
         max(1, min(box[0], round(size[0] * scale))),
@@ -210,7 +215,7 @@ def _inside(size: Size, box: Size) -> Size:
 
 
 def _target(size: Size, within: Size, min_side: int | None) -> Size:
-    """The size scaled down into the box, or up so far that its shorter side has ``min_side``."""
+    """The size scaled down into the box, or up until its shorter side has ``min_side``."""
     target = scaled_down(size, within)
     if min_side is not None and min(target) < min_side:
         scale = min_side / min(size)
@@ -227,7 +232,7 @@ def _centred(inner: Size, canvas: Size) -> Fitted:
 
 
 def _padded(image: Image.Image, fitted: Fitted) -> Image.Image:
-    """The image on its canvas, its edge pixels repeated outwards."""
+    """The image on its canvas; the padding repeats its edge pixels."""
     if image.size == fitted.canvas:
         return image
     (left, top), (width, height) = fitted.offset, fitted.inner

@@ -1,4 +1,4 @@
-"""GIF files: the first frame on its screen."""
+"""GIF files, decoded by Pillow: the first frame on its screen."""
 
 from io import BytesIO
 
@@ -23,7 +23,7 @@ def read(data: bytes) -> Source:
         decoded = loaded(image)
         if not partial or box is None:
             return decoded.copy()
-        # Pillow paints the rest of the screen; browsers leave it clear.
+        # Pillow fills the rest of the screen with a colour; browsers leave it transparent.
         screen = Image.new("RGBA", size)
         screen.paste(decoded.convert("RGBA").crop(box), box[:2])
         return screen
@@ -43,7 +43,7 @@ def read(data: bytes) -> Source:
 
 
 def _first_frame(data: bytes) -> Box | None:
-    """Where the first frame lies on the screen."""
+    """The box of the first frame on the screen; None if there is no frame."""
     place = 13 + (3 << (data[10] & 7) + 1 if len(data) > 10 and data[10] & 0x80 else 0)
     while place + 10 <= len(data):
         if data[place] == 0x2C:

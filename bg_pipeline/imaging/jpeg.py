@@ -16,7 +16,7 @@ from bg_pipeline.imaging.colour import Colour
 from bg_pipeline.imaging.source import Size, Source, damaged, unsupported
 from bg_pipeline.imaging.tags import Exif, read_exif
 
-MOST_SCANS = 500
+MAX_SCANS = 500
 """Cameras and editors write about ten scans; thousands of empty ones keep a decoder busy for minutes."""
 
 _KINDS = {
@@ -35,21 +35,21 @@ _KINDS = {
 _MODES = {1: "L", 3: "RGB", 4: "CMYK"}
 _SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
 
-# In coded data FF is followed by 0, by FF or by a restart mark.
+# In coded data FF is followed by 0, FF or a restart marker.
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
 _SEQUENTIAL = (0xC0, 0xC1)
 
-# What encoders put between the last pixel and the end: bits to fill up words, a last restart marker.
+# What encoders write between the last pixel and the end marker: padding bits, a last restart marker.
 _PADDING = re.compile(rb"(?:\xff[\xd0-\xd7]|[\x00\xff])*\Z")
 
-# Some encoders fill up with zeros in front of the end marker. More of them are data that is missing.
-_MOST_PADDING = 16
+# Some encoders pad with zeros before the end marker; more zeros than this are missing data.
+_MAX_PADDING = 16
 
 
 @dataclass
 class _Header:
-    """What the segments before the pixels say."""
+    """The content of the segments before the pixels."""
 
     kind: int = 0
     precision: int = 8
@@ -63,7 +63,7 @@ class _Header:
 
 
 def read(data: bytes) -> Source:
-    """The JPEG's header and a way to its pixels; raises `ImageError` for kinds that are not opened."""
+    """The JPEG's header, with its decoder; raises `ImageError` for types that are not supported."""
     header = _header(data)
     if header.kind in _KINDS:
         raise unsupported(_KINDS[header.kind])
@@ -91,7 +91,7 @@ def read(data: bytes) -> Source:
 def _header(data: bytes) -> _Header:
     header, place = _Header(), 2
     while True:
-        # Fill bytes (FF) may stand before a marker, and broken writers leave others there; libjpeg tells of those.
+        # Fill bytes (FF) may precede a marker; other bytes are an error of the writer, which libjpeg reports.
         found = _MARKER.search(data, place)
         if found is None:
             raise damaged("it ends before its pixels")
@@ -145,31 +145,31 @@ def _application(header: _Header, marker: int, content: bytes) -> None:
 def _decoded(data: bytes, header: _Header, mode: str, inner: Size) -> Image.Image:
     _check_scans(data, header)
     width, height = header.size
-    # libjpeg decodes at a half, a quarter and an eighth for a part of the time.
+    # libjpeg decodes at a half, a quarter or an eighth of the size in less time.
     factor = next(
         f for f in (8, 4, 2, 1) if (-(-width // f) >= inner[0] and -(-height // f) >= inner[1]) or f == 1
     )
     smallest = (-(-width // factor), -(-height // factor))
     try:
-        return _whole(data, header, mode, smallest)
+        return _undamaged(data, header, mode, smallest)
     except ValueError:
-        mended = _mended(data, header)
+        repaired = _repaired(data, header)
     try:
-        return _whole(mended, _header(mended), mode, smallest)
+        return _undamaged(repaired, _header(repaired), mode, smallest)
     except ValueError as error:
         if "subsampling" in str(error):
-            return _odd(mended)
+            return _with_rare_subsampling(repaired)
         raise damaged(error) from None
 
 
 def check(data: bytes) -> None:
-    """Raises `ImageError` if the JPEG cannot be decoded without a warning, for half the time of decoding it."""
+    """Raises `ImageError` if the JPEG cannot be decoded without a warning; takes half the time of decoding it."""
     source = read(data)
     source.decode((1, 1))
 
 
-def _whole(data: bytes, header: _Header, mode: str, smallest: Size) -> Image.Image:
-    """The pixels; ValueError if libjpeg warns, or does not need all of the data."""
+def _undamaged(data: bytes, header: _Header, mode: str, smallest: Size) -> Image.Image:
+    """The pixels; raises ValueError if libjpeg warns, or does not need all of the data."""
     image = _pixels(data, mode, smallest)
     if header.kind in _SEQUENTIAL and _one_scan(data, header):
         _check_last_byte(data, header)
@@ -177,15 +177,16 @@ def _whole(data: bytes, header: _Header, mode: str, smallest: Size) -> Image.Ima
 
 
 def _check_last_byte(data: bytes, header: _Header) -> None:
-    """Damage may leave up to 8 bytes over, which libjpeg has read ahead by then and does not warn of.
+    """Raises ValueError if the last pixels do not need the last byte.
 
-    In a whole file the last pixels need the last byte, so that decoding without it must fail.
+    Damage may leave up to 8 bytes unused that libjpeg has already buffered and does not warn of. An undamaged file
+    cannot be decoded without its last byte.
     """
     import simplejpeg
 
     end = data.find(b"\xff\xd9", header.first_scan)
     if end < 0:
-        return  # libjpeg has warned of that
+        return  # libjpeg warns of that
     tail = data[max(header.first_scan, end - 64) : end]
     end -= len(tail) - len(_PADDING.sub(b"", tail)) + 1
     space = "CMYK" if len(header.components) == 4 else "GRAY"
@@ -203,7 +204,7 @@ def _pixels(data: bytes, mode: str, smallest: Size) -> Image.Image:
         data, _SPACES[mode], min_width=smallest[0], min_height=smallest[1], strict=True
     )
     if mode == "CMYK":
-        # Four channels are stored as Adobe does, 255 = no ink.
+        # Four channels are stored as by Adobe, 255 = no ink.
         values = np.subtract(255, values, out=values)
     return Image.fromarray(values[..., 0] if mode == "L" else values, mode)
 
@@ -212,11 +213,11 @@ def _one_scan(data: bytes, header: _Header) -> bool:
     return data[header.first_scan + 2 : header.first_scan + 3] == bytes([len(header.components)])
 
 
-def _mended(data: bytes, header: _Header) -> bytes:
-    """The JPEG without what libjpeg warns of although every pixel is there.
+def _repaired(data: bytes, header: _Header) -> bytes:
+    """The JPEG without faults that libjpeg warns of although every pixel is present.
 
-    That is a missing end marker, a few zeros in front of it, bytes between segments, and remarks about versions,
-    profiles and spectra that no decoder needs.
+    These are a missing end marker, a few zeros before it, bytes between segments, and versions, profiles and spectral
+    parameters that no decoder needs.
     """
     parts = [b"\xff\xd8"]
     for marker, content in header.segments:
@@ -237,19 +238,19 @@ def _mended(data: bytes, header: _Header) -> bytes:
     end = data.find(b"\xff\xd9", head_end)
     coded = data[head_end : end if end >= 0 else len(data)]
     kept = coded.rstrip(b"\0")
-    coded = kept if len(coded) - len(kept) <= _MOST_PADDING else coded
+    coded = kept if len(coded) - len(kept) <= _MAX_PADDING else coded
     return b"".join((*parts, b"\xff\xda", scan, coded, b"\xff\xd9"))
 
 
-def _odd(data: bytes) -> Image.Image:
-    """A JPEG with a relation of its channels' sizes that TurboJPEG does not know, by libvips."""
+def _with_rare_subsampling(data: bytes) -> Image.Image:
+    """The pixels of a JPEG whose chroma subsampling TurboJPEG does not know, decoded by libvips."""
     from bg_pipeline.imaging import vips
 
     return vips.image(vips.opened("jpegload", data))
 
 
 def _check_scans(data: bytes, header: _Header) -> None:
-    """Refuses a JPEG whose scans are not all there, which libjpeg takes without a warning, or are far too many."""
+    """Raises `ImageError` for missing scans, which libjpeg does not warn of, and for far too many."""
     if header.kind in _SEQUENTIAL and _one_scan(data, header):
         return
     place, scans, ended = header.first_scan, 0, False
@@ -265,8 +266,8 @@ def _check_scans(data: bytes, header: _Header) -> None:
             for component in chosen:
                 exact[component] = exact.get(component, 0) | _exact(*tail)
         scans += 1
-        if scans > MOST_SCANS:
-            raise damaged(f"it has more than {MOST_SCANS} scans, which no camera writes")
+        if scans > MAX_SCANS:
+            raise damaged(f"it has more than {MAX_SCANS} scans, which no camera writes")
         place += length
         while found := _MARKER.search(data, place):
             marker, place = data[found.end() - 1], found.end()
@@ -279,7 +280,7 @@ def _check_scans(data: bytes, header: _Header) -> None:
         if ended:
             break
     progressive = header.kind == 0xC2
-    # A file that ends as it should may leave out the finest detail; one that does not was cut.
+    # A file with an end marker may leave out the finest detail; a file without one was cut.
     wanted = _ALL if progressive and not ended else _LIGHT
     if any(exact.get(component, 0) & wanted != wanted for component in header.components):
         raise damaged("a part of its scans is missing")
@@ -289,7 +290,7 @@ _LIGHT, _ALL = 1, 2**64 - 1
 
 
 def _exact(first: int, last: int, approximation: int) -> int:
-    """Which coefficients of a block are known after a scan, as bits: the mean at once, others once they are exact."""
+    """The coefficients of a block that are known after a scan, as bits: the mean at once, others when exact."""
     if approximation & 15 and first:
         return 0
     return sum(1 << number for number in range(first, min(last, 63) + 1))

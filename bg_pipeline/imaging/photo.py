@@ -1,4 +1,4 @@
-"""Photos as people send them, opened into the one form the rest of the pipeline works on: upright 8-bit sRGB."""
+"""Photos as people upload them, decoded into the form that the pipeline works on: upright, 8-bit sRGB."""
 
 from dataclasses import dataclass
 
@@ -11,18 +11,18 @@ from bg_pipeline.imaging.colour import in_srgb, is_srgb
 from bg_pipeline.imaging.source import Size, Source
 
 MAX_PIXELS = formats.MAX_PIXELS
-"""Photos up to 100 megapixels are opened; see `open_photo` for what that takes in memory."""
+"""Larger photos are refused; see `open_photo` for the memory that this takes."""
 
-# Pillow warns from 89 megapixels on; here the limit is ours and checked on every file's header.
+# Pillow would warn from 89 megapixels on. This limit is checked in every file's header as well.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
 SMALLER = Image.Resampling.BICUBIC
-"""How pictures become smaller that are only looked at, by services, masks and eyes.
+"""The filter for pictures that are only analysed or previewed.
 
-From a large JPEG's half size it takes three quarters of what LANCZOS does and ends 40 to 48 dB from it.
+From half the size of a large JPEG it takes three quarters of LANCZOS' time and differs from it by 40 to 48 dB.
 """
 
-# Halving with a box filter first takes a third of the time and ends 52 dB from where the filter alone does.
+# Reducing with a box filter first takes a third of the time and differs from the filter alone by 52 dB.
 REDUCING_GAP = 1.4
 
 _UPRIGHT = {
@@ -38,12 +38,11 @@ _UPRIGHT = {
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What the header of an image file says, without decoding it.
+    """The facts in the header of an image file, which is not decoded for them.
 
-    ``size`` is upright (width, height): EXIF ``orientation`` (1-8) is already applied to it. ``mode`` is
-    Pillow's; ``has_alpha`` says that the file can be transparent, not that it is; ``plain`` that it is an upright
-    sRGB JPEG, which can go as it is wherever a picture is only looked at, once it is known to be whole. ``lossless``
-    is a WebP's: other formats always are, or never.
+    ``size`` is (width, height) with EXIF ``orientation`` (1-8) applied. ``mode`` is Pillow's. ``has_alpha`` means
+    that the file can be transparent, not that it is. ``plain`` means an upright sRGB JPEG: its bytes can be sent as
+    they are to a service, once they are known to be undamaged. ``lossless`` is set for a lossless WebP only.
     """
 
     format: str
@@ -63,8 +62,8 @@ class Photo:
     """A decoded picture: upright, 8 bits a channel, sRGB.
 
     ``image`` is RGB, or RGBA if at least one pixel is translucent. ``format`` is the source's format, a
-    key of `EXTENSIONS`. ``notes`` are sentences on what opening it changed. ``dpi`` is the resolution the file
-    names, if any. ``lossless`` says that the source is a lossless WebP.
+    key of `EXTENSIONS`. ``notes`` are sentences on what decoding changed. ``dpi`` is the resolution in the file, if
+    any. ``lossless`` is set for a lossless WebP.
     """
 
     image: Image.Image
@@ -84,7 +83,7 @@ class Photo:
         return self.image.getchannel("A") if self.image.mode == "RGBA" else None
 
     def flattened(self) -> Image.Image:
-        """The picture as RGB, transparent parts on white."""
+        """The picture as RGB; transparent parts are white."""
         return on_white(self.image)
 
 
@@ -105,14 +104,14 @@ def _header(data: bytes, max_pixels: int) -> Source:
 
 
 def read_header(data: bytes) -> ImageHeader:
-    """The facts in an image's header, without decoding it; raises `ImageError` as `open_photo` does."""
+    """The facts in the header of an image file; raises `ImageError` as `open_photo` does."""
     source = _header(data, MAX_PIXELS)
-    turned = source.orientation
-    plain = source.format == "jpeg" and turned == 1 and source.mode in ("RGB", "L")
+    orientation = source.orientation
+    plain = source.format == "jpeg" and orientation == 1 and source.mode in ("RGB", "L")
     return ImageHeader(
         format=source.format,
-        size=source.size[::-1] if turned >= 5 else source.size,
-        orientation=turned,
+        size=source.size[::-1] if orientation >= 5 else source.size,
+        orientation=orientation,
         mode=source.mode,
         frames=source.frames,
         has_alpha=source.has_alpha,
@@ -126,31 +125,33 @@ def read_header(data: bytes) -> ImageHeader:
 def open_photo(data: bytes, *, max_pixels: int = MAX_PIXELS, within: Size | None = None) -> Photo:
     """The picture in ``data``, upright, in 8-bit sRGB, with its first frame if it has several.
 
-    ``within`` scales it down to lie in a (width, height) box, its aspect kept; a large JPEG is then decoded at a
-    fraction of its size.
+    ``within`` is a (width, height) box that the picture is scaled down into, its aspect kept; a large JPEG is then
+    decoded at a fraction of its size.
 
-    EXIF orientation is applied once. Colours are converted by the embedded profile (relative colorimetric with
-    black point compensation), or by what else the file says of them, as browsers do; HDR becomes SDR with diffuse
-    white at 203 nit. What had to be assumed or was lost is in the notes. Too many pixels are refused from the
-    header, before anything is decoded, and what a decoder warns of is damage.
+    EXIF orientation is applied. Colours are converted with the embedded profile (relative colorimetric, black point
+    compensation) or else with the file's other colour information, as browsers do; HDR becomes SDR with diffuse white
+    at 203 nit. The notes list what was assumed or lost. Too many pixels are refused before anything is decoded, and a
+    decoder's warning counts as damage.
 
-    Memory (measured): 8 bytes per pixel of the source beside ``data`` at the worst moment (turning, or leaving
-    CMYK), 4 bytes per pixel afterwards: 0.8 GB and 0.4 GB for 100 megapixels. Of 16 bits a channel it takes 17 at
-    worst, of floats 38.
+    Memory (measured), in addition to ``data``: at most 8 bytes per pixel of the source (while rotating, or converting
+    from CMYK) and 4 afterwards, so 0.8 GB and 0.4 GB for 100 megapixels. At most 17 bytes per pixel for 16 bits a
+    channel, 38 for floats.
 
-    Raises `ImageError` with the codes ``EmptyFile``, ``NotAnImage``, ``UnsupportedImage`` (a picture of a kind that
-    is not opened, such as camera RAW), ``DamagedImage``, ``TooManyPixels``, ``FullyTransparent``.
+    Raises `ImageError` with the codes ``EmptyFile``, ``NotAnImage``, ``UnsupportedImage`` (a valid picture of a type
+    that is not supported, such as camera RAW), ``DamagedImage``, ``TooManyPixels``, ``FullyTransparent``.
     """
     source = _header(data, max_pixels)
-    turned = source.orientation
-    inner = scaled_down(source.size, within[::-1] if turned >= 5 else within) if within else source.size
+    orientation = source.orientation
+    decoded_size = (
+        scaled_down(source.size, within[::-1] if orientation >= 5 else within) if within else source.size
+    )
     notes = [*source.notes]
     if source.frames > 1:
         notes.append(_frame_note(source.format, source.frames))
-    image, colour_notes = in_srgb(source.decode(inner), source.colour)
+    image, colour_notes = in_srgb(source.decode(decoded_size), source.colour)
     notes += colour_notes
-    if image.size != inner:
-        image = image.resize(inner, SMALLER, reducing_gap=REDUCING_GAP)
+    if image.size != decoded_size:
+        image = image.resize(decoded_size, SMALLER, reducing_gap=REDUCING_GAP)
     if image.mode == "RGBA":
         lowest, highest = image.getchannel("A").getextrema()
         if highest == 0:
@@ -160,25 +161,25 @@ def open_photo(data: bytes, *, max_pixels: int = MAX_PIXELS, within: Size | None
             )
         if lowest == 255:
             image = image.convert("RGB")
-    image = upright(image, turned)
-    # What Pillow found in the file must not find its way into a file made from it.
+    image = upright(image, orientation)
+    # Metadata that Pillow read must not get into a file that is made from the picture.
     image.info = {}
     return Photo(image, source.format, tuple(dict.fromkeys(notes)), _dpi(source), source.lossless)
 
 
 def scaled_down(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
-    """The size of a picture that was scaled down, if it must be, to lie in a box."""
+    """The size of a picture after it is scaled down into a box; unchanged if it already fits."""
     scale = min(1.0, box[0] / size[0], box[1] / size[1])
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def upright(image: Image.Image, turned: int) -> Image.Image:
-    """The image with its EXIF orientation (1-8) undone."""
-    return image.transpose(_UPRIGHT[turned]) if turned in _UPRIGHT else image
+def upright(image: Image.Image, orientation: int) -> Image.Image:
+    """The image rotated and mirrored as its EXIF orientation (1-8) demands."""
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """An RGB picture; what was transparent is white."""
+    """The image as RGB; transparent parts are white."""
     if image.mode == "RGB":
         return image
     if image.mode not in ("RGBA", "LA"):

@@ -1,4 +1,4 @@
-"""PNG files: their pixels decoded from the chunks that matter, whatever the others hold."""
+"""PNG files, decoded by libvips from the chunks of the picture alone: damage in other chunks does not matter."""
 
 import binascii
 import struct
@@ -16,19 +16,19 @@ from bg_pipeline.imaging.tags import Exif, read_exif
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MODES = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
-# Of the chunks that a decoder may skip, these change how the picture looks; that one is damaged is told.
-_TOLD = {b"tRNS": "transparency", b"iCCP": "colour profile", b"cICP": "colour space", b"gAMA": "gamma"}
-_READ = (*_TOLD, b"cHRM", b"sRGB", b"pHYs", b"acTL", b"eXIf")
+# Chunks that a decoder may skip but that change how the picture looks: a note says if one is damaged.
+_VISIBLE = {b"tRNS": "transparency", b"iCCP": "colour profile", b"cICP": "colour space", b"gAMA": "gamma"}
+_READ = (*_VISIBLE, b"cHRM", b"sRGB", b"pHYs", b"acTL", b"eXIf")
 
-# Colour profiles and EXIF have kilobytes, rarely a few megabytes.
-_MOST_INFLATED = 8_000_000
-# Large PNGs have ten thousand chunks; each costs time.
-_MOST_CHUNKS = 200_000
+# Bytes; colour profiles and EXIF have kilobytes, rarely a few megabytes.
+_MAX_INFLATED = 8_000_000
+# Large PNGs have ten thousand chunks; each takes time.
+_MAX_CHUNKS = 200_000
 
 
 @dataclass(frozen=True, eq=False)
 class _Chunk:
-    """A chunk; ``stored`` is its name, its content and its checksum."""
+    """A chunk; ``stored`` is its name, content and checksum."""
 
     name: bytes
     stored: memoryview
@@ -44,12 +44,12 @@ class _Chunk:
 
     @property
     def critical(self) -> bool:
-        """Whether a decoder that does not know it must not go on."""
+        """Whether a decoder that does not know the chunk must fail."""
         return not self.name[0] & 0x20
 
 
 def read(data: bytes) -> Source:
-    """The PNG's header and a way to its pixels; raises `ImageError` for kinds that are not opened."""
+    """The PNG's header, with its decoder; raises `ImageError` for types that are not supported."""
     chunks = list(_chunks(data))
     header = next((bytes(chunk.content) for chunk in chunks[:1] if chunk.name == b"IHDR"), b"")
     pixels = [chunk for chunk in chunks if chunk.name == b"IDAT"]
@@ -64,7 +64,9 @@ def read(data: bytes) -> Source:
     others = {
         chunk.name: bytes(chunk.content) for chunk in reversed(chunks) if chunk.name in _READ and chunk.whole
     }
-    lost = dict.fromkeys(chunk.name for chunk in chunks if chunk.name in _TOLD and chunk.name not in others)
+    lost = dict.fromkeys(
+        chunk.name for chunk in chunks if chunk.name in _VISIBLE and chunk.name not in others
+    )
     exif_block = others.get(b"eXIf") or _raw_exif(chunks)
     exif = read_exif(exif_block) if exif_block else Exif()
     colour, notes = _colour(others)
@@ -80,12 +82,12 @@ def read(data: bytes) -> Source:
         has_exif=bool(exif_block),
         colour=colour,
         dpi=_dpi(others) or exif.dpi,
-        notes=(*notes, *(f"its {_TOLD[name]} is damaged and was ignored" for name in lost)),
+        notes=(*notes, *(f"its {_VISIBLE[name]} is damaged and was ignored" for name in lost)),
     )
 
 
 def _chunks(data: bytes) -> Iterator[_Chunk]:
-    """The chunks up to the end; a file that lacks only the end's own mark is whole."""
+    """The chunks up to the end; a file that lacks only the IEND chunk is undamaged."""
     view, place, number, pixels = memoryview(data), len(_SIGNATURE), 0, False
     while place + 8 <= len(data):
         end = place + 12 + int.from_bytes(view[place : place + 4])
@@ -96,12 +98,12 @@ def _chunks(data: bytes) -> Iterator[_Chunk]:
         if name == b"CgBI":
             raise unsupported("a PNG in Apple's own form for apps (CgBI)")
         chunk = _Chunk(name, view[place + 4 : end])
-        if number > _MOST_CHUNKS or not name.isalpha():
+        if number > _MAX_CHUNKS or not name.isalpha():
             raise damaged("its chunks make no sense")
         if end > len(data):
             if chunk.critical or not pixels:
                 raise damaged("a part of its data is missing")
-            return  # the pixels are there, and only a remark behind them is cut
+            return  # the pixels are complete, and only metadata after them is cut
         if chunk.critical and name not in (b"IHDR", b"PLTE", b"IDAT"):
             raise damaged(
                 f"it has a chunk {name.decode('ascii')} that must be understood and is in no standard"
@@ -137,12 +139,12 @@ def _decoded(
     file = _file(header, palette, clear, coded)
     image = vips.opened("pngload", file)
     if header[8] == 16:
-        return _placed_deep(Deep(vips.array(image), image.bands in (2, 4)), size, place)
-    return _placed(vips.image(image), size, place)
+        return _deep_on_canvas(Deep(vips.array(image), image.bands in (2, 4)), size, place)
+    return _on_canvas(vips.image(image), size, place)
 
 
 def _file(header: bytes, palette: _Chunk | None, clear: bytes | None, coded: list[bytes]) -> bytes:
-    """A PNG of nothing but the picture."""
+    """A PNG file with the chunks of the picture alone."""
     chunks = [(b"IHDR", header)]
     chunks += [(b"PLTE", bytes(palette.content))] if palette else []
     chunks += [(b"tRNS", clear)] if clear is not None else []
@@ -158,8 +160,10 @@ def _file(header: bytes, palette: _Chunk | None, clear: bytes | None, coded: lis
     return b"".join(parts)
 
 
-def _placed(image: Image.Image, size: tuple[int, int] | None, place: tuple[int, int] | None) -> Image.Image:
-    """A frame on the clear canvas that it is a part of."""
+def _on_canvas(
+    image: Image.Image, size: tuple[int, int] | None, place: tuple[int, int] | None
+) -> Image.Image:
+    """A frame on its transparent canvas."""
     if size is None or place is None:
         return image
     canvas = Image.new("RGBA", size)
@@ -167,12 +171,12 @@ def _placed(image: Image.Image, size: tuple[int, int] | None, place: tuple[int, 
     return canvas
 
 
-def _placed_deep(frame: Deep, size: tuple[int, int] | None, place: tuple[int, int] | None) -> Deep:
+def _deep_on_canvas(frame: Deep, size: tuple[int, int] | None, place: tuple[int, int] | None) -> Deep:
     return frame if size is None or place is None else frame.on_canvas(size, place)
 
 
 def _hidden_default(chunks: list[_Chunk]) -> tuple[bytes, list[memoryview]] | None:
-    """The first frame of an animation whose pixels (IDAT) are for programs that do not know animations."""
+    """The first frame of an animation whose IDAT is only for programs that do not know animations; else None."""
     names = [chunk.name for chunk in chunks]
     if b"acTL" not in names or b"fcTL" not in names or names.index(b"fcTL") < names.index(b"IDAT"):
         return None
@@ -195,7 +199,7 @@ def _frames(others: dict[bytes, bytes]) -> int:
 
 
 def _colour(others: dict[bytes, bytes]) -> tuple[Colour, tuple[str, ...]]:
-    """The colours as browsers take them: cICP before a profile, before sRGB, before gamma and primaries."""
+    """The colours in the order of browsers: cICP, then ICC profile, then sRGB, then gamma and primaries."""
     cicp = others.get(b"cICP", b"")
     if len(cicp) == 4:
         primaries, transfer, matrix, _ = cicp
@@ -210,7 +214,7 @@ def _colour(others: dict[bytes, bytes]) -> tuple[Colour, tuple[str, ...]]:
         return Colour(), notes
     corners = others.get(b"cHRM", b"")
     if len(corners) == 32:
-        # Even sRGB's own primaries: with them browsers take the gamma for exact.
+        # With primaries, even sRGB's, browsers apply the gamma exactly.
         return Colour(
             gamma=gamma, primaries=tuple(each / 100_000 for each in struct.unpack(">8L", corners))
         ), notes
@@ -224,17 +228,17 @@ def _profile(content: bytes) -> bytes:
 
 
 def _inflated(packed: bytes) -> bytes:
-    """What the bytes inflate to; empty if they are damaged or far too many."""
+    """The inflated bytes; empty if they are damaged or far too many."""
     reader = zlib.decompressobj()
     try:
-        content = reader.decompress(packed, _MOST_INFLATED)
+        content = reader.decompress(packed, _MAX_INFLATED)
     except zlib.error:
         return b""
     return content if reader.eof else b""
 
 
 def _raw_exif(chunks: list[_Chunk]) -> bytes:
-    """EXIF as ImageMagick stored it before PNG had a place for it: a text of hexadecimal digits."""
+    """EXIF as ImageMagick stored it before PNG had a chunk for it: a text of hexadecimal digits."""
     for chunk in chunks:
         if chunk.name in (b"zTXt", b"tEXt") and bytes(chunk.content[:22]) == b"Raw profile type exif\0":
             text = bytes(chunk.content[22:])

@@ -1,4 +1,4 @@
-"""What every decoder gives for a file of which it has read the header: facts, and a way to the pixels."""
+"""What every decoder returns for a file: the facts in its header, and a function that decodes its pixels."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from bg_pipeline.imaging.colour import Colour, Deep
 Size = tuple[int, int]
 Pixels = Image.Image | Deep
 
-# What Pillow and the libraries below it raise on bytes that are not what they claim to be.
+# What Pillow and its libraries raise for damaged or unexpected bytes.
 UNREADABLE = (
     OSError,
     SyntaxError,
@@ -26,11 +26,11 @@ UNREADABLE = (
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """An image file whose header is read.
+    """An image file whose header was read.
 
-    ``size`` is as stored, before ``orientation`` (1-8) is applied. ``decode`` gives the pixels, at least as large as
-    the size it is asked for (a fraction of the full size where the format allows that), and raises `ImageError`
-    if they are damaged. ``mode`` is Pillow's name for the kind of pixels.
+    ``size`` is the stored one, before ``orientation`` (1-8) is applied. ``decode`` takes the least size that is
+    needed and returns the pixels, which may be larger; some formats decode a fraction of the full size. It raises
+    `ImageError` if they are damaged. ``mode`` is Pillow's.
     """
 
     format: str
@@ -48,18 +48,18 @@ class Source:
 
 
 def damaged(reason: object) -> ImageError:
-    """The error for a picture whose decoder failed or warned."""
+    """The error for a file whose decoder failed or warned."""
     words = " ".join(str(reason).split())
     return ImageError("DamagedImage", f"the image is damaged or cut short ({words}); upload it again")
 
 
 def why(error: ImageError) -> str:
-    """The reason that `damaged` was given."""
+    """The reason in an error that `damaged` returned."""
     return str(error).partition("(")[2].rpartition(")")[0]
 
 
 def unsupported(what: str) -> ImageError:
-    """The error for a true picture of a kind that is not opened; ``what`` is its name with an article."""
+    """The error for a valid file of a type that is not supported; ``what`` is its name with an article."""
     return ImageError(
         "UnsupportedImage",
         f"the file is {what}, of a kind that cannot be read; export it as JPEG, PNG or TIFF",
@@ -67,7 +67,7 @@ def unsupported(what: str) -> ImageError:
 
 
 def loaded(image: Image.Image) -> Image.Image:
-    """The image with its pixels; `ImageError` if they are damaged."""
+    """The image with its pixels decoded; raises `ImageError` if they are damaged."""
     try:
         image.load()
     except UNREADABLE as error:

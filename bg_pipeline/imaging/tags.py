@@ -1,4 +1,4 @@
-"""Directories of tags, as TIFF files and EXIF blocks have them; damaged ones end early and never raise."""
+"""Directories of tags in TIFF files and EXIF blocks; a damaged directory ends early and never raises."""
 
 import struct
 from collections.abc import Iterator
@@ -39,21 +39,21 @@ _CODES = {
     18: "Q",
 }
 
-# More than any camera or scanner writes; a loop of directories ends here.
-_MOST_DIRECTORIES = 1000
-_MOST_VALUES = 2_000_000
+# More than any camera or scanner writes; also ends a loop of directories.
+_MAX_DIRECTORIES = 1000
+_MAX_VALUES = 2_000_000
 
 
 @dataclass(frozen=True, eq=False)
 class Directory:
-    """One directory: where the values of its tags lie."""
+    """One directory; ``entries`` maps a tag to its type, number of values and offset."""
 
     data: bytes
     order: str
     entries: dict[int, tuple[int, int, int]] = field(default_factory=dict)
 
     def numbers(self, tag: int) -> tuple[float, ...]:
-        """The tag's values; empty if it is missing, cut short or no number. Rationals are divided."""
+        """The tag's values; empty if it is missing, cut short or not numeric. Rationals are divided."""
         kind, count, start = self.entries.get(tag, (0, 0, 0))
         try:
             if kind in (5, 10):
@@ -68,7 +68,7 @@ class Directory:
             return ()
 
     def number(self, tag: int, default: int) -> int:
-        """The tag's first value as a whole number, or ``default``."""
+        """The tag's first value as an integer, or ``default``."""
         values = self.numbers(tag)
         return int(values[0]) if values and abs(values[0]) < 2**63 else default
 
@@ -78,18 +78,18 @@ class Directory:
         return self.data[start : start + count * _SIZES.get(kind, 0)]
 
     def text(self, tag: int) -> str:
-        """The tag's text without the zero that ends it."""
+        """The tag's text without its terminating zero."""
         return self.content(tag).split(b"\0")[0].decode("latin-1").strip()
 
     def below(self, tag: int) -> list["Directory"]:
-        """The directories whose places the tag holds."""
+        """The directories whose offsets are the tag's values."""
         places = [int(place) for place in self.numbers(tag)[:64]]
         found = (directory_at(self.data, self.order, place, big=False) for place in places)
         return [directory for directory, _ in found if directory.entries]
 
 
 def directories(data: bytes) -> Iterator[Directory]:
-    """The chain of directories of a TIFF file (also BigTIFF, and the kinds of camera RAW that only look alike)."""
+    """The chain of directories of a TIFF file, including BigTIFF and camera RAW that is built like a TIFF."""
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if order is None or len(data) < 8:
         return
@@ -99,7 +99,7 @@ def directories(data: bytes) -> Iterator[Directory]:
     except struct.error:
         return
     seen: set[int] = set()
-    while place and place not in seen and len(seen) < _MOST_DIRECTORIES:
+    while place and place not in seen and len(seen) < _MAX_DIRECTORIES:
         seen.add(place)
         directory, place = directory_at(data, order, place, big=big)
         if not directory.entries:
@@ -108,7 +108,7 @@ def directories(data: bytes) -> Iterator[Directory]:
 
 
 def directory_at(data: bytes, order: str, place: int, *, big: bool) -> tuple[Directory, int]:
-    """The directory at an offset and the offset of the next one; without entries if there is none."""
+    """The directory at an offset, without entries if there is none, and the offset of the next one."""
     directory = Directory(data, order)
     head, entry, size = ("Q", "HHQ8s", 20) if big else ("H", "HHL4s", 12)
     try:
@@ -121,7 +121,7 @@ def directory_at(data: bytes, order: str, place: int, *, big: bool) -> tuple[Dir
             where = inline
             if length > (8 if big else 4):
                 (where,) = struct.unpack_from(order + ("Q" if big else "L"), data, inline)
-            if values <= _MOST_VALUES and tag not in directory.entries:
+            if values <= _MAX_VALUES and tag not in directory.entries:
                 directory.entries[tag] = (kind, values, where)
         (following,) = struct.unpack_from(order + ("Q" if big else "L"), data, start + size * count)
     except struct.error:
@@ -131,7 +131,7 @@ def directory_at(data: bytes, order: str, place: int, *, big: bool) -> tuple[Dir
 
 @dataclass(frozen=True)
 class Exif:
-    """What an EXIF block says that matters for a picture."""
+    """The facts in an EXIF block that change how a picture looks."""
 
     orientation: int = 1
     adobe_rgb: bool = False
@@ -139,10 +139,10 @@ class Exif:
 
 
 def read_exif(block: bytes) -> Exif:
-    """An EXIF block (with or without its ``Exif`` mark) as far as it can be read.
+    """The facts in an EXIF block, with or without its ``Exif`` prefix, as far as it can be read.
 
-    The orientation counts in whatever type of number it is stored, and in the EXIF directory if the first one has
-    none. Adobe RGB is what DCF says with the interoperability index R03, and some cameras with ColorSpace 2.
+    The orientation may be stored as any type of number, and in the EXIF directory if the first one has none. Adobe
+    RGB is declared by DCF's interoperability index R03, by some cameras with ColorSpace 2.
     """
     data = block.removeprefix(b"Exif").lstrip(b"\0") if block.startswith(b"Exif") else block
     main = next(directories(data), None)
@@ -160,7 +160,7 @@ def read_exif(block: bytes) -> Exif:
 
 
 def resolution(directory: Directory) -> tuple[float, float] | None:
-    """The dots per inch a directory names, if it does."""
+    """The dots per inch in a directory; None if it has none."""
     across, down = directory.numbers(282), directory.numbers(283)
     unit = {2: 1.0, 3: 2.54}.get(directory.number(296, 2))
     return (across[0] * unit, down[0] * unit) if across and down and unit else None

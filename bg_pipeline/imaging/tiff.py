@@ -1,4 +1,4 @@
-"""TIFF files: the full page of several, decoded by libvips, with the checks that libtiff leaves out."""
+"""TIFF files: the first full page, decoded by libvips, with the checks that libtiff omits."""
 
 import zlib
 from dataclasses import dataclass
@@ -26,8 +26,8 @@ _STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES, _TABLES = 273, 279, 324, 325, 347
 _SAMPLES, _EXTRA, _FORMAT, _CHROMA, _ICC, _EXIF = 277, 338, 339, 530, 34675, 34665
 
 _WHITE_IS_ZERO, _GREY, _RGB, _PALETTE, _INK, _YCBCR, _LAB = 0, 1, 2, 3, 5, 6, 8
-_MOST_SAMPLES = 32
-# What libvips says of kinds that it does not read.
+_MAX_SAMPLES = 32
+# Parts of libvips' messages on types that it does not read.
 _UNSUPPORTED = ("not supported", "out of range", "LOGLUV")
 _CODINGS = {1, 2, 3, 4, 5, 7, 8, 32773, 32946}
 _JPEG, _DEFLATES = 7, (8, 32946)
@@ -35,7 +35,7 @@ _JPEG, _DEFLATES = 7, (8, 32946)
 
 @dataclass(frozen=True, eq=False)
 class _Page:
-    """A directory that describes a picture: its number, and among those below that one, if it is one of them."""
+    """A directory of a picture: its number, and if it is a sub-directory its number among those, else -1."""
 
     number: int
     tags: Directory
@@ -47,12 +47,12 @@ class _Page:
 
     @property
     def reduced(self) -> bool:
-        """Whether it is a smaller form of another page, or its mask."""
+        """Whether it is a smaller version of another page, or a mask."""
         return bool(self.tags.number(254, 0) & 0b101) or self.tags.number(255, 1) == 2
 
 
 def read(data: bytes) -> Source:
-    """The TIFF's header and a way to its pixels; raises `ImageError` for kinds that are not opened."""
+    """The TIFF's header, with its decoder; raises `ImageError` for types that are not supported."""
     pages = [_Page(number, tags) for number, tags in enumerate(directories(data)) if _WIDTH in tags.entries]
     if not pages:
         raise damaged("it has no page")
@@ -62,7 +62,7 @@ def read(data: bytes) -> Source:
     )
     tags, full = page.tags, sum(not page.reduced for page in pages)
     bits = max((int(each) for each in tags.numbers(_BITS)), default=1)
-    if tags.number(_SAMPLES, 1) > _MOST_SAMPLES:
+    if tags.number(_SAMPLES, 1) > _MAX_SAMPLES:
         raise unsupported(f"a TIFF of {tags.number(_SAMPLES, 1)} channels")
     samples, photometric = tags.number(_SAMPLES, 1), tags.number(_PHOTOMETRIC, -1)
     colours = {_RGB: 3, _INK: 4, _YCBCR: 3, _LAB: 3}.get(photometric, 1)
@@ -112,7 +112,7 @@ def _decoded(data: bytes, page: _Page, colours: int, *, alpha: bool) -> Pixels:
     values, ink = _values(data, page, colours)
     if photometric == _PALETTE:
         colours = 3
-    # Spot colours and masks lie behind the colours; only what is marked as transparency is.
+    # Spot colours and masks follow the colours; only a channel that is marked as transparency is alpha.
     values = values[..., : colours + alpha]
     alpha = values.shape[2] > colours
     if chroma:
@@ -127,7 +127,7 @@ def _decoded(data: bytes, page: _Page, colours: int, *, alpha: bool) -> Pixels:
 
 def _values(data: bytes, page: _Page, colours: int) -> tuple[vips.Array, bool]:
     """The page's pixels with all their channels, and whether those are inks."""
-    # libtiff warns, too, of channels that the header does not explain; those are left out.
+    # libtiff also warns of channels that the header does not explain; those are dropped here.
     explained = colours + len(page.tags.numbers(_EXTRA)) == page.tags.number(_SAMPLES, 1)
     limit = "warning" if explained else "error"
     try:
@@ -143,7 +143,7 @@ def _values(data: bytes, page: _Page, colours: int) -> tuple[vips.Array, bool]:
 
 
 def _lab(data: bytes, number: int) -> Image.Image:
-    """LAB of 8 bits, which libvips does not take."""
+    """8-bit LAB pixels, decoded by Pillow: libvips does not read them."""
     try:
         image = Image.open(BytesIO(data), formats=("TIFF",))
         image.seek(number)
@@ -153,7 +153,7 @@ def _lab(data: bytes, number: int) -> Image.Image:
 
 
 def _check_parts(data: bytes, tags: Directory) -> None:
-    """Refuses strips and tiles that end behind the file, and damage in them that libtiff passes over."""
+    """Raises `ImageError` for strips and tiles beyond the file's end, and for damage that libtiff ignores."""
     starts = tags.numbers(_TILES) or tags.numbers(_STRIPS)
     lengths = tags.numbers(_TILE_BYTES) or tags.numbers(_STRIP_BYTES)
     if not starts or len(starts) != len(lengths):
@@ -175,7 +175,7 @@ def _check_parts(data: bytes, tags: Directory) -> None:
 
 
 def _check_deflated(part: bytes) -> None:
-    """libtiff stops at the last pixel and so never comes to the checksum."""
+    """Raises `ImageError` for a wrong checksum, which libtiff never reads because it stops at the last pixel."""
     reader = zlib.decompressobj()
     try:
         reader.decompress(part, 0)

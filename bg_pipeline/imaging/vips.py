@@ -1,8 +1,8 @@
-"""libvips, for what Pillow opens wrongly or without seeing damage: TIFF, PNG, AVIF.
+"""Decoding with libvips: TIFF, PNG and AVIF, which Pillow decodes wrongly or without reporting damage.
 
-It reads planar, tiled, floating-point and inverted TIFFs and 16 bits a channel, and fails where libtiff or libaom
-warn; Pillow scrambles or drops these. It takes 0.7 times Pillow's time for a PNG, 1.4 times for a
-TIFF and 3 times for an AVIF, and its wheel is 18 MB.
+libvips reads planar, tiled, floating-point and inverted TIFFs and 16 bits a channel, and fails when libtiff or libaom
+warn; Pillow scrambles these or ignores the warnings. It takes 0.7 times Pillow's time for a PNG, 1.4 times for a TIFF
+and 3 times for an AVIF. Its wheel has 18 MB.
 """
 
 from typing import Any
@@ -17,13 +17,13 @@ Array = npt.NDArray[Any]
 
 
 def opened(loader: str, data: bytes, **options: Any) -> Any:
-    """The libvips image of a file, of which the header is read; `ImageError` if that fails.
+    """The libvips image of a file whose header was read; raises `ImageError` if that fails.
 
-    ``loader`` is named by the caller, which knows the format: libvips must not guess.
+    ``loader`` is libvips' name of the decoder, such as ``pngload``: libvips must not guess the format.
     """
     import pyvips
 
-    # Photos are opened once; a cache of operations would hold their bytes.
+    # Each photo is opened once, and the cache of operations would keep its bytes.
     pyvips.cache_set_max(0)
     try:
         load = getattr(pyvips.Image, f"{loader}_buffer")
@@ -33,7 +33,7 @@ def opened(loader: str, data: bytes, **options: Any) -> Any:
 
 
 def array(image: Any) -> Array:
-    """The pixels as (height, width, channels); `ImageError` if they are damaged."""
+    """The pixels as (height, width, channels); raises `ImageError` if they are damaged."""
     import pyvips
 
     try:
@@ -44,19 +44,19 @@ def array(image: Any) -> Array:
 
 
 def image(opened_image: Any) -> Image.Image:
-    """An 8-bit libvips image as Pillow's; `ImageError` if the pixels are damaged."""
+    """An 8-bit libvips image as a Pillow image; raises `ImageError` if the pixels are damaged."""
     return picture(array(opened_image), ink=opened_image.interpretation == "cmyk")
 
 
 def picture(values: Array, *, ink: bool = False) -> Image.Image:
-    """Pixels of 8 bits as Pillow's image."""
+    """An array (height, width, channels) of 8 bits as a Pillow image."""
     mode = {1: "L", 2: "LA", 3: "RGB", 4: "CMYK" if ink else "RGBA"}[values.shape[2]]
     values = np.ascontiguousarray(values)
     return Image.fromarray(values[..., 0] if mode == "L" else values, mode)
 
 
 def reason(error: Exception) -> str:
-    """The library's own words, on one line and without its names of calls."""
+    """The last useful line of a libvips error message."""
     lines = [line.strip() for line in str(error).splitlines()]
     return next(
         (line for line in reversed(lines) if line and not line.startswith("unable to")), "it cannot be read"

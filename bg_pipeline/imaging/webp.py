@@ -1,4 +1,4 @@
-"""WebP files: what their own blocks say, and their pixels from Pillow."""
+"""WebP files, decoded by Pillow, with checks of their blocks."""
 
 from io import BytesIO
 
@@ -23,7 +23,7 @@ def read(data: bytes) -> Source:
     def decode(_: tuple[int, int]) -> Image.Image:
         _check_zeros(data, blocks, image.width * image.height)
         decoded = loaded(image)
-        # A plain picture, without the way to its other frames, which some encoders would take.
+        # A copy has no link to the other frames, which some encoders would write as well.
         return decoded.copy() if frames > 1 else decoded
 
     return Source(
@@ -42,21 +42,21 @@ def read(data: bytes) -> Source:
 
 
 def _blocks(data: bytes) -> list[tuple[bytes, int, int]]:
-    """The coded pictures: kind, start and end."""
-    found, place = [], 12
+    """The coded pictures in the file: block type, start and end offset."""
+    blocks, place = [], 12
     while place + 8 <= len(data):
         kind, size = data[place : place + 4], int.from_bytes(data[place + 4 : place + 8], "little")
         if kind in (b"VP8 ", b"VP8L"):
-            found.append((kind, place + 8, place + 8 + size))
-        # A frame of an animation holds blocks behind 16 bytes of its own.
+            blocks.append((kind, place + 8, place + 8 + size))
+        # A frame of an animation starts with 16 bytes, which blocks follow.
         place += 8 + 16 if kind == b"ANMF" else 8 + size + size % 2
-    return found
+    return blocks
 
 
 def _check_zeros(data: bytes, blocks: list[tuple[bytes, int, int]], pixels: int) -> None:
-    """Refuses data with more zeros in a row than even a blank picture has, since libwebp does not tell damage.
+    """Raises `ImageError` for more zero bytes in a row than even a blank picture has: libwebp reports no damage.
 
-    A blank area takes up to 4 bits a pixel where it is lossless, and a small part of a bit where it is not.
+    A blank area takes up to 4 bits a pixel if it is lossless, and a small part of a bit if it is lossy.
     """
     for kind, start, end in blocks:
         most = 256 + (pixels // 2 if kind == b"VP8L" else pixels // 4096)

@@ -12,7 +12,8 @@ from bg_pipeline.domain.file_names import local_path
 from bg_pipeline.domain.rows import Row
 from bg_pipeline.domain.text import printable
 from bg_pipeline.errors import ImageError
-from bg_pipeline.imaging import small_jpeg
+from bg_pipeline.imaging import open_photo
+from bg_pipeline.imaging.workers import run_on_file, shared_workers
 from bg_pipeline.storage.object_store import Store
 
 CELL = 320
@@ -96,12 +97,10 @@ def _small(data: bytes | None) -> Image.Image:
     if data is None:
         return empty
     try:
-        small = small_jpeg(data, within=(CELL, CELL))
+        photo = run_on_file(shared_workers(), open_photo, data, within=(CELL, CELL))
     except ImageError:
         return empty
-    with Image.open(BytesIO(small)) as picture:
-        picture.thumbnail((CELL, CELL))
-        return picture.convert("RGB")
+    return photo.flattened()
 
 
 def _fitted(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> str:

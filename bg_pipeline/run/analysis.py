@@ -3,12 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import partial
-from io import BytesIO
 from types import MappingProxyType
 from typing import Any
 
 import orjson
-from PIL import Image
 
 from bg_pipeline.budget.image_budget import ImageBudget, PaidCall
 from bg_pipeline.captioners import nova
@@ -23,22 +21,20 @@ from bg_pipeline.errors import (
     SubjectNotFound,
 )
 from bg_pipeline.generators import Generator, Operation
-from bg_pipeline.imaging import fit, read_header, unfit
+from bg_pipeline.imaging.workers import header_of
 from bg_pipeline.labelers import custom_labels, faces, rekognition
 from bg_pipeline.masks import Mask
 from bg_pipeline.masks.boxes import Box
-from bg_pipeline.masks.conventions import STORED, from_alpha
+from bg_pipeline.masks.conventions import STORED
 from bg_pipeline.masks.sam import SamForm, endpoint, sam_mask
 from bg_pipeline.models.selection import SelectedModel
+from bg_pipeline.run.answer_masks import mask_of_cut_out
 from bg_pipeline.run.context import RunContext
 from bg_pipeline.run.source_image import SourceImage
 from bg_pipeline.state.answers import Answer, AnswerPolicy, identity
 from bg_pipeline.state.claims import Claim, Price
 
 NO_OCCASIONS: Mapping[str, str] = MappingProxyType({})
-
-MASK_SIDE = 2048
-"""The longest side, in pixels, of a cut-out's mask in memory while the thread waits for the picture."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +153,7 @@ class PhotoAnalyzer:
         with context.answers.lock_for(name):
             answer = context.answers.find("sam", name, self._policy("generated_images"))
             if answer is None:
-                size = read_header(photo.view).size
+                size = header_of(context.workers, photo.view).size
                 mask = sam_mask(self._call_sam(form), form, photo.view, size, boxes)
                 answer = Answer(
                     STORED.write_png(mask.picture), "sam", cost_usd=0.0, made_for=self._budget.made_for
@@ -237,13 +233,10 @@ class PhotoAnalyzer:
                 "BadAnswer", f"the cut-out was made by {answer.model}, which cannot be loaded any more"
             )
         fitted = generator.sizes.canvas(photo.size)
-        with Image.open(BytesIO(answer.data)) as picture:
-            if not picture.has_transparency_data:
-                raise SubjectNotFound("NoTransparency", f"{answer.model} cut nothing out of it")
-            alpha = from_alpha(picture)
-        scale = min(1.0, MASK_SIDE / max(fitted.inner))
-        width, height = (max(1, round(side * scale)) for side in fitted.inner)
-        return Mask(unfit(alpha, fitted, (width, height)), "cut-out")
+        mask = context.workers.run(photo.limit(fitted.canvas), mask_of_cut_out, answer.data, fitted)
+        if mask is None:
+            raise SubjectNotFound("NoTransparency", f"{answer.model} cut nothing out of it")
+        return mask
 
     def _call_cut_out(self, claim: Claim) -> Answer:
         models = self._context.cut_out_models
@@ -264,8 +257,7 @@ class PhotoAnalyzer:
         generator = model.candidate.client
         (operation,) = model.candidate.operations
         fitted = generator.sizes.canvas(photo.size)
-        with photo.full() as full:
-            picture = fit(full, fitted, media="jpeg", max_bytes=generator.max_picture_bytes)
+        picture = photo.fitted_from(photo.source, fitted, max_bytes=generator.max_picture_bytes)
         price = facts_of(operation.name, operation.model_id).cost(images=1)
         with budget.pay(operation.name, price, claim) as call:
             data = generator.remove(
@@ -276,7 +268,7 @@ class PhotoAnalyzer:
 
     def _call_caption(self, claim: Claim) -> Answer:
         jpeg = self._photo.jpeg(nova.WITHIN, max_bytes=nova.MAX_BYTES)
-        self._photo.spill_to_disk()
+        self._photo.drop_view()
         while True:
             try:
                 model = self._context.caption_models.current()

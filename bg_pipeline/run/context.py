@@ -18,11 +18,12 @@ from bg_pipeline.captioners import nova
 from bg_pipeline.domain.s3_keys import STATE
 from bg_pipeline.errors import OutcomeUnknown, SettingsError
 from bg_pipeline.generators import BUILT_IN, Generator, Invoke, Operation, generator
+from bg_pipeline.imaging.workers import shared_workers
 from bg_pipeline.models.selection import ModelCandidate, ModelSelector, prompt_limit
 from bg_pipeline.rate_limits.calls import ModelCalls
 from bg_pipeline.rate_limits.heartbeats import Heartbeats
 from bg_pipeline.rate_limits.limiter import since_epoch
-from bg_pipeline.run.source_image import DecodeLimiter
+from bg_pipeline.run.source_image import PictureMemory
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.answers import AnswerPolicy, AnswerStore
 from bg_pipeline.state.claims import Claim
@@ -65,7 +66,8 @@ class RunContext:
             store, run_cap_usd=settings.max_cost_usd, day_cap_usd=settings.max_cost_usd_per_day
         )
         self.stopped_model = StoppedModel(store)
-        self.decode_limiter = DecodeLimiter(settings.max_decoded_images)
+        self.workers = shared_workers(settings.max_decoded_images)
+        self.picture_memory = PictureMemory(self.workers)
         generators = [generator(name) for name in settings.image_models]
         self._generators = {each.name: each for each in generators}
         self.background_models = ModelSelector(

@@ -8,11 +8,9 @@ import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from io import BytesIO
 from typing import TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
-from PIL import Image
 
 from bg_pipeline.budget.image_budget import ImageBudget
 from bg_pipeline.domain.model_facts import facts_of
@@ -28,13 +26,13 @@ from bg_pipeline.errors import (
     SubjectNotFound,
 )
 from bg_pipeline.generators import Ask, Generator, Made, by_words, images_at_once, seed_within
-from bg_pipeline.imaging import Fitted, Photo, fit, fit_mask, unfit
+from bg_pipeline.imaging import Fitted, fit_mask
 from bg_pipeline.masks import Mask
-from bg_pipeline.masks.conventions import FOR_MODELS, STORED
-from bg_pipeline.masks.difference import mask_from_difference
+from bg_pipeline.masks.conventions import FOR_MODELS
 from bg_pipeline.models.selection import SelectedModel
+from bg_pipeline.run.answer_masks import mask_from_answer, mask_from_words
 from bg_pipeline.run.context import RunContext
-from bg_pipeline.run.source_image import SMALL_SIDE, SourceImage
+from bg_pipeline.run.source_image import SourceImage
 from bg_pipeline.run.subject_mask import Subject, SubjectHints, find_subject
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.answers import Answer, AnswerPolicy, AnswerStore, identity
@@ -54,11 +52,6 @@ class GeneratedPicture:
     answer: Answer
     fitted: Fitted
     mask: Mask | None
-
-    def resized(self, size: tuple[int, int]) -> Image.Image:
-        """The picture without padding, at the photo's size."""
-        with Image.open(BytesIO(self.answer.data)) as picture:
-            return unfit(picture.convert("RGB"), self.fitted, size)
 
 
 @dataclass(frozen=True)
@@ -274,14 +267,11 @@ class BackgroundGenerator:
         if data is None:
             stored = self._context.answers.find("mask", name)
             data = stored.data if stored else None
+        photo, workers = self._photo, self._context.workers
+        limit = photo.limit(fitted.canvas)
         if data is not None:
-            return Mask(unfit(STORED.read_png(data), fitted, self._photo.small_size), "words")
-        sent_picture = fit(self._photo.small, fitted, media="png")
-        with Image.open(BytesIO(sent_picture)) as before, Image.open(BytesIO(answer.data)) as after:
-            unchanged = mask_from_difference(before.convert("RGB"), after.convert("RGB"))
-        if unchanged is None:
-            return None
-        return Mask(unfit(unchanged.picture, fitted, self._photo.small_size), "difference")
+            return workers.run(limit, mask_from_words, data, fitted, photo.small_size)
+        return workers.run(limit, mask_from_answer, photo.small, fitted, answer.data)
 
     def subject(self) -> Mask:
         """The subject's mask for an output without a generated background: a free one, else from a paid cut-out."""
@@ -311,18 +301,11 @@ class BackgroundGenerator:
 
     def _fitted_jpeg(self, generator: Generator, fitted: Fitted) -> bytes:
         """The photo as a JPEG of the canvas size; decoded at full size only if that is necessary."""
-
-        def jpeg(photo: Photo) -> bytes:
-            return fit(photo, fitted, media="jpeg", max_bytes=generator.max_picture_bytes)
-
-        facts = self._photo.facts
-        is_plain = (facts.format, facts.mode, facts.has_exif) == ("jpeg", "RGB", False)
-        if is_plain and facts.size == fitted.inner == fitted.canvas:
+        header = self._photo.header
+        is_plain = (header.format, header.mode, header.has_exif) == ("jpeg", "RGB", False)
+        if is_plain and header.size == fitted.inner == fitted.canvas:
             return self._photo.jpeg(fitted.canvas, max_bytes=generator.max_picture_bytes)
-        if max(fitted.inner) <= SMALL_SIDE:
-            return jpeg(self._photo.small)
-        with self._photo.full() as full:
-            return jpeg(full)
+        return self._photo.fitted(fitted, max_bytes=generator.max_picture_bytes)
 
     def _call(self, prompt: str, missing: Sequence[int]) -> dict[int, _AnswerOrError]:
         """Makes one call for as many of the ``missing`` seeds as the model makes pictures at once.
@@ -341,7 +324,7 @@ class BackgroundGenerator:
         (operation,) = model.candidate.operations
         facts = facts_of(operation.name, operation.model_id)
         self._photo.drop_decoded()
-        self._photo.spill_to_disk()
+        self._photo.drop_view()
         claims = _Claims(self._context.answers, self._answer_policy)
         price = self._budget.price(operation.name, facts.cost(images=len(seeds)))
         try:

@@ -101,7 +101,7 @@ class ImageRun:
         is_moved = key in locations.moved
         entry.archived = entry.archived if is_moved else ""
         self._photo = SourceImage(
-            store, key, context.decode_limiter, lies_at=current_key, etag=entry.etag if is_moved else ""
+            store, key, context.picture_memory, stored_at=current_key, etag=entry.etag if is_moved else ""
         )
         self._labels: Mapping[str, Any] | None = None
         self._caption: str | None = None
@@ -139,11 +139,9 @@ class ImageRun:
             raise late_upload(self._photo.key)
 
     def _add_thumbnail(self) -> None:
-        """Adds the thumbnail of the source while a decoded copy is still in memory."""
+        """Adds the thumbnail of the source while a decoded copy still exists."""
         if self._photo.fetched and not self._replaced:
-            self._locations.thumbnails.add(
-                self._photo.key, self._photo.etag, lambda: self._photo.cached_preview
-            )
+            self._locations.thumbnails.add(self._photo.key, self._photo.etag, self._photo.thumbnail)
 
     def _record(
         self, stage: str, made_for: str, step: Callable[[PhotoAnalyzer, ImageBudget], None]
@@ -349,6 +347,8 @@ class ImageRun:
             stored_cut_out=analyzer.stored_cut_out,
             given=result_writer.given,
             note=self._context.note,
+            workers=self._context.workers,
+            limit=lambda: self._photo.limit(doing="find the subject of"),
         )
         mask_key = image_settings.mask_key
         mask_sha256 = hashlib.sha256(result_writer.given(mask_key)).hexdigest() if mask_key else ""

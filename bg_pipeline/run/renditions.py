@@ -1,6 +1,6 @@
-"""Many files from one result: each rendition's frame, size and format, and whether it keeps its preset's rules.
+"""Files from one result: the frame, size and format of each rendition, and the rules of its preset.
 
-A preset is data (``presets.toml``): what it asks of the request and of the file, and what the finished file must be.
+A preset is data (``presets.toml``): defaults for the rendition, and rules that the finished file must keep.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,15 +29,15 @@ from bg_pipeline.imaging import (
 Box = tuple[int, int, int, int]
 Size = tuple[int, int]
 
-# JPEG's blocks of 16 pixels smear the subject's edge this far into a plain background.
-_SMEAR = 16
+# Pixels by which JPEG's blocks spread the subject's edge into a plain background.
+_EDGE_SPREAD = 16
 
 _SOLID = [0] * 128 + [255] * 128
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """A finished file; ``complaints`` are sentences on the rules of its preset that it breaks."""
+    """A finished file; ``complaints`` are sentences on the preset's rules that it breaks."""
 
     data: bytes
     format: str
@@ -56,15 +56,15 @@ def render(
 ) -> Rendered:
     """The file that ``rendition`` asks for, made from a finished result.
 
-    ``image`` is the result at the photo's size, RGB, or RGBA if it is a cut-out; ``subject`` the mask it was made
-    with (L, 255 = subject). Without a rendition it is the whole picture in the photo's format.
+    ``image`` is the result at the photo's size: RGB, or RGBA if it is a cut-out. ``subject`` is the mask it was made
+    with (mode L, 255 = subject). Without a rendition the file is the whole picture in the photo's format.
 
-    ``Width`` and ``Height`` are the file's exact size; one alone keeps the aspect. Where they have another aspect
-    than the picture it is cropped around the subject, never stretched. ``Margin`` crops to the subject, leaving that
-    share of the frame free on each side; a scene ends where the photo ended, so its margins may be smaller, while
-    white and transparent grounds are extended. A subject that the photo itself cuts off stays at that edge.
+    ``Width`` and ``Height`` are the file's exact size; one alone keeps the aspect. If their aspect differs from the
+    picture's, it is cropped around the subject, never stretched. ``Margin`` crops to the subject and leaves that
+    share of the frame free on each side. White and transparent backgrounds are extended for it; a scene is not, so
+    its margins may be smaller. A subject that the photo cuts off stays at that edge.
 
-    Without a ``Format``, a lossless one that cannot keep ``MaxBytes`` gives way to JPEG, or WebP for a cut-out.
+    Without a ``Format``, JPEG (WebP for a cut-out) replaces a lossless format that cannot keep ``MaxBytes``.
 
     Raises `ImageError` (``TooManyBytes``) if ``MaxBytes`` cannot be kept.
     """
@@ -79,7 +79,7 @@ def render(
     )
     frame = _frame(mask, file, extendable=image.mode == "RGBA")
     size = _size(frame, file)
-    seen = _framed(mask, frame, size)
+    framed_mask = _framed(mask, frame, size)
     picture = _framed(image, frame, size)
     if background == "white":
         page = Image.new("RGB", size, "white")
@@ -100,15 +100,17 @@ def render(
     if preset is None:
         return Rendered(data, format, size)
     shown, enlarged = _area(mask.crop(frame)) / max(1, _area(mask)), size[0] / (frame[2] - frame[0])
-    return Rendered(data, format, size, tuple(check(preset, data, seen, shown=shown, enlarged=enlarged)))
+    return Rendered(
+        data, format, size, tuple(check(preset, data, framed_mask, shown=shown, enlarged=enlarged))
+    )
 
 
-def refuse_impossible(asked: ImageSettings, size: Size) -> None:
-    """Raises `ImageError` (``TooLarge``) where a rendition of a photo of this size is larger than its format can be.
+def refuse_impossible(settings: ImageSettings, size: Size) -> None:
+    """Raises `ImageError` (``TooLarge``) if a rendition of a photo of this size is too large for its format.
 
-    To be asked before anything is paid; what depends on where the subject is found is not known yet, and passes.
+    To be called before anything is paid. Sizes that depend on the subject's box are not known yet and are accepted.
     """
-    for rendition in asked.renditions:
+    for rendition in settings.renditions:
         preset = PRESETS[rendition.Preset] if rendition.Preset else None
         file = filled(rendition, preset.file if preset else None)
         if file.Margin is not None and not (file.Width and file.Height):
@@ -122,19 +124,19 @@ def check(
 ) -> list[str]:
     """A sentence for each rule of the preset that a finished file breaks.
 
-    All is read from the file's own bytes but what they cannot tell: where the ``subject`` lies in it (L, of
-    the file's size), the share of the subject's area that the frame shows, and how far the photo was enlarged.
+    Everything is read from the file's bytes except what they do not contain: the mask of the ``subject`` (mode L, of
+    the file's size), the share of the subject's area in the frame, and the factor by which the photo was enlarged.
     """
     finished = _Finished(data, subject, shown, enlarged)
-    found = (_RULES[name](finished, wanted) for name, wanted in preset.rules.items())
-    return [sentence for sentence in (*found, _not_srgb(finished), _private(finished)) if sentence]
+    complaints = (_RULES[name](finished, wanted) for name, wanted in preset.rules.items())
+    return [sentence for sentence in (*complaints, _not_srgb(finished), _private(finished)) if sentence]
 
 
 # Frames
 
 
 def _frame(mask: Image.Image, file: Rendition, *, extendable: bool) -> Box:
-    """The part of the picture that the file shows; it may reach beyond an extendable one."""
+    """The box of the picture that the file shows; it may exceed an extendable picture."""
     whole = (0, 0, *mask.size)
     box = mask.point(_SOLID).getbbox() or whole
     subject = box[2] - box[0], box[3] - box[1]
@@ -153,20 +155,20 @@ def _frame(mask: Image.Image, file: Rendition, *, extendable: bool) -> Box:
     else:
         scale = min(1.0, mask.width / width, mask.height / height)
     left, right = _span(width * scale, box[0], box[2], mask.width, extendable)
-    # Of a subject too tall for the frame the upper part is kept: people have their faces there.
+    # If the subject is too tall for the frame its upper part is kept, where people have their faces.
     lowest = min(box[3], box[1] + round(height * scale))
     top, bottom = _span(height * scale, box[1], lowest, mask.height, extendable)
     return left, top, right, bottom
 
 
 def _span(length: float, start: int, end: int, limit: int, extendable: bool) -> tuple[int, int]:
-    """Where a frame of this length lies around a subject from ``start`` to ``end``, in one direction."""
+    """Start and end of a frame of this length around a subject from ``start`` to ``end``, in one direction."""
     frame = max(1, round(length))
     first = round((start + end - frame) / 2)
     if not extendable:
         first = min(max(first, 0), limit - frame)
     elif (start == 0) != (end == limit):
-        # The photo cuts the subject off on this side: with free ground there it would hang in the air.
+        # The photo cuts the subject off on this side, so there must be no free background there.
         first = 0 if start == 0 else limit - frame
     return first, first + frame
 
@@ -196,7 +198,7 @@ def _area(mask: Image.Image) -> float:
 
 @dataclass(frozen=True)
 class _Finished:
-    """A finished file; its pixels are decoded when a rule looks at them."""
+    """A finished file; its pixels are decoded when a rule needs them."""
 
     data: bytes
     subject: Image.Image
@@ -216,10 +218,10 @@ class _Finished:
         return self.subject.point(_SOLID).getbbox() or (0, 0, 0, 0)
 
     @cached_property
-    def ground(self) -> npt.NDArray[np.bool]:
-        """Where there is surely no subject."""
-        ground: npt.NDArray[np.bool] = np.asarray(self.subject.filter(ImageFilter.BoxBlur(_SMEAR))) == 0
-        return ground
+    def background(self) -> npt.NDArray[np.bool]:
+        """The pixels that certainly do not belong to the subject."""
+        mask: npt.NDArray[np.bool] = np.asarray(self.subject.filter(ImageFilter.BoxBlur(_EDGE_SPREAD))) == 0
+        return mask
 
 
 def _formats(file: _Finished, wanted: list[str]) -> str:
@@ -235,7 +237,7 @@ def _min_side(file: _Finished, wanted: int) -> str:
 
 def _aspect(file: _Finished, wanted: list[int]) -> str:
     width, height = file.facts.size
-    # As near as whole pixels allow.
+    # Exact to whole pixels.
     if abs(width * wanted[1] - height * wanted[0]) <= max(wanted):
         return ""
     return f"the frame is {width} × {height}, not {wanted[0]}:{wanted[1]}"
@@ -248,7 +250,7 @@ def _max_bytes(file: _Finished, wanted: int) -> str:
 def _subject(file: _Finished, wanted: float) -> str:
     left, top, right, bottom = file.box
     filled = max((right - left) / file.subject.width, (bottom - top) / file.subject.height)
-    # Whole pixels: a frame of odd size can miss the share by one.
+    # A frame of odd size can miss the share by one pixel.
     if filled * max(file.subject.size) >= wanted * max(file.subject.size) - 1:
         return ""
     return f"the subject fills {filled:.0%} of the frame, less than {wanted:.0%}"
@@ -274,19 +276,19 @@ def _background(file: _Finished, wanted: Background) -> str:
     if wanted == "transparent":
         if alpha is None:
             return "nothing in the picture is transparent"
-        clear = float((np.asarray(alpha)[file.ground] == 0).mean()) if file.ground.any() else 1.0
+        clear = float((np.asarray(alpha)[file.background] == 0).mean()) if file.background.any() else 1.0
         return "" if clear >= 0.999 else f"{1 - clear:.1%} of the background is not fully transparent"
     if alpha is not None:
         return "parts of the picture are transparent"
-    if wanted == "white" and file.ground.any():
-        white = float((np.asarray(file.photo.image)[file.ground] == 255).all(axis=1).mean())
+    if wanted == "white" and file.background.any():
+        white = float((np.asarray(file.photo.image)[file.background] == 255).all(axis=1).mean())
         return "" if white >= 0.999 else f"{1 - white:.1%} of the background is not pure white (255)"
     return ""
 
 
 def _not_srgb(file: _Finished) -> str:
-    converted = [note for note in file.photo.notes if "converted" in note or "profile" in note]
-    return f"the picture is not plain sRGB: {converted[0]}" if converted else ""
+    conversions = [note for note in file.photo.notes if "converted" in note or "profile" in note]
+    return f"the picture is not plain sRGB: {conversions[0]}" if conversions else ""
 
 
 def _private(file: _Finished) -> str:

@@ -1,54 +1,47 @@
-"""One uploaded photo while it is worked on: fetched once, hashed once, decoded only when somebody looks.
+"""One uploaded photo while it is worked on: read from S3 once, decoded in worker processes only when needed.
 
-At most `DecodeLimiter.places` photos are held decoded at full size at a time, and at most `SMALL_PLACES` of the small
-pictures that labels, captions and masks are made from, whatever the number of images in work.
+What is large of a source, and the small picture that its subject is looked for in, is in files and not in memory,
+however many images are worked on.
 """
 
 import hashlib
 import threading
-import weakref
-from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from tempfile import TemporaryFile
-from typing import IO
+from contextlib import contextmanager
 
 from botocore.exceptions import BotoCoreError, ClientError
-from PIL import Image
 
 from bg_pipeline.errors import ImageError, SourceUnreadable
-from bg_pipeline.imaging import ImageHeader, Photo, open_photo, read_header, small_jpeg
+from bg_pipeline.imaging import Fitted, ImageHeader, fit, jpeg, small_jpeg
+from bg_pipeline.imaging.parcels import Blob, StoredPhoto, open_stored
 from bg_pipeline.imaging.photo import scaled_down
+from bg_pipeline.imaging.thumbnail import thumbnail
+from bg_pipeline.imaging.workers import Limit, PictureWorkers, header_of
 from bg_pipeline.storage.object_store import ObjectContent, Store
 
+Size = tuple[int, int]
+
 SMALL_SIDE = 1408
-"""The longest side any Titan size has; enough to find a subject in."""
+"""The longest side that a Titan size has, and enough to find a subject in."""
 
-SMALL_PLACES = 8
-"""Photos on their way from the first look to the waiting for a model; each takes up to 6 MB."""
-
-ASIDE_BYTES = 256_000
-"""Larger sources wait on disk: with 64 images in work they would take a quarter of a gigabyte."""
-
-
-MAX_STORED_DECODES = 64_000_000
-"""Bytes of finished files on their way to the store; reading them back takes as much again."""
+MAX_STORED_BYTES = 32_000_000
+"""Bytes of finished files in memory while they are stored; reading them back takes as much again."""
 
 
 def read_source(store: Store, key: str) -> ObjectContent | None:
-    """An object that people uploaded, None if there is none.
+    """An uploaded object; None if there is none.
 
-    Raises `SourceUnreadable`, which names the object and says what to do, where S3 does not hand it out: that is the
-    trouble of this one image.
+    Raises `SourceUnreadable`, which names the object and the remedy, if S3 refuses to return it: only this image
+    fails.
     """
     try:
         return store.read(key)
     except ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", ""))
         name = f"s3://{store.bucket}/{key}"
-        words = str(error.response.get("Error", {}).get("Message", "")) or code
+        message = str(error.response.get("Error", {}).get("Message", "")) or code
         raise SourceUnreadable(
-            code or "S3", f"{name} cannot be read ({code}: {words}): {_advice(code)}"
+            code or "S3", f"{name} cannot be read ({code}: {message}): {_advice(code)}"
         ) from error
     except BotoCoreError as error:
         name = f"s3://{store.bucket}/{key}"
@@ -70,101 +63,81 @@ def _advice(code: str) -> str:
     return "run the date again; upload it anew if that does not help"
 
 
-class DecodeLimiter:
-    """Bounds what is in memory of pictures: decoded ones at full size, small ones, and files to be stored."""
+class PictureMemory:
+    """Bounds the finished files that a process has in memory while it stores them. Safe for threads.
 
-    def __init__(self, places: int) -> None:
-        self.places = places
-        self._free = threading.BoundedSemaphore(places)
-        self._lock = threading.Lock()
-        self._with_small: deque[weakref.ref[SourceImage]] = deque()
+    ``workers`` do all that needs decoded pictures.
+    """
+
+    def __init__(self, workers: PictureWorkers) -> None:
+        self.workers = workers
         self._stored = threading.Condition()
-        self._to_store = 0
+        self._stored_bytes = 0
 
     @contextmanager
-    def decode(self, data: bytes) -> Iterator[Photo]:
-        """The photo, decoded, for as long as the block lasts; errors as `open_photo`."""
-        with self._free:
-            yield open_photo(data)
-
-    @contextmanager
-    def to_be_stored(self, size: int) -> Iterator[None]:
-        """Waits while there is no room for ``size`` bytes among `MAX_STORED_DECODES`, which they take for the block.
+    def storing(self, size: int) -> Iterator[None]:
+        """Waits until ``size`` more bytes fit into `MAX_STORED_BYTES`, and counts them while the block lasts.
 
         A larger file is admitted alone. The code in the block must not wait for another place.
         """
         with self._stored:
-            self._stored.wait_for(lambda: not self._to_store or self._to_store + size <= MAX_STORED_DECODES)
-            self._to_store += size
+            self._stored.wait_for(
+                lambda: not self._stored_bytes or self._stored_bytes + size <= MAX_STORED_BYTES
+            )
+            self._stored_bytes += size
         try:
             yield
         finally:
             with self._stored:
-                self._to_store -= size
+                self._stored_bytes -= size
                 self._stored.notify_all()
-
-    def decode_small(self, photograph: "SourceImage") -> Photo:
-        """The small picture of a photo; if too many are held, the oldest is dropped."""
-        data = photograph.data
-        with self._free:
-            small = open_photo(data, within=(SMALL_SIDE, SMALL_SIDE))
-        with self._lock:
-            self._with_small.append(weakref.ref(photograph))
-            oldest = self._with_small.popleft()() if len(self._with_small) > SMALL_PLACES else None
-        if oldest is not None:
-            oldest.drop_decoded()
-        return small
 
 
 class SourceImage:
     """An uploaded image. Safe for threads.
 
-    ``key`` is its name. If it was moved since, it lies at ``lies_at``, and ``etag`` is what it was uploaded under.
+    ``key`` is the key it was uploaded under. If it was moved since then, ``stored_at`` is its key now, and ``etag``
+    the tag of the upload.
     """
 
     def __init__(
         self,
         store: Store,
         key: str,
-        darkroom: DecodeLimiter,
+        memory: PictureMemory,
         *,
-        lies_at: str = "",
+        stored_at: str = "",
         etag: str = "",
     ) -> None:
         self.key = key
         self._store = store
-        self._lies_at = lies_at or key
-        self._uploaded_as = etag
-        self._darkroom = darkroom
+        self._stored_at = stored_at or key
+        self._upload_etag = etag
+        self._workers = memory.workers
         self._lock = threading.RLock()
-        self._data: bytes | None = None
-        self._aside: IO[bytes] | None = None
+        self._source: Blob | None = None
         self._etag = ""
         self._sha256 = ""
-        self._facts: ImageHeader | None = None
+        self._header: ImageHeader | None = None
+        self._whole = False
         self._view: bytes | None = None
-        self._small: Photo | None = None
+        self._small: StoredPhoto | None = None
 
     @property
-    def data(self) -> bytes:
+    def source(self) -> Blob:
         """The source's bytes. Raises `ImageError` if the object is gone."""
         with self._lock:
-            if self._data is None:
-                self._data = self._fetched() if self._aside is None else self._read_spilled(self._aside)
-            return self._data
+            if self._source is None:
+                self._source = self._read()
+            return self._source
 
-    def _fetched(self) -> bytes:
-        content = read_source(self._store, self._lies_at)
+    def _read(self) -> Blob:
+        content = read_source(self._store, self._stored_at)
         if content is None:
             raise ImageError("NotFound", "there is no such object; upload it or take it off the request")
-        self._etag, self._sha256 = self._uploaded_as or content.etag, hashlib.sha256(content.data).hexdigest()
-        return content.data
-
-    def _read_spilled(self, aside: IO[bytes]) -> bytes:
-        with aside:
-            aside.seek(0)
-            self._aside = None
-            return aside.read()
+        self._etag = self._upload_etag or content.etag
+        self._sha256 = hashlib.sha256(content.data).hexdigest()
+        return self._workers.blob(content.data)
 
     @property
     def fetched(self) -> bool:
@@ -173,33 +146,39 @@ class SourceImage:
 
     @property
     def etag(self) -> str:
-        """The tag of the bytes in `data`."""
+        """The tag of the bytes in `source`."""
         if not self.fetched:
-            _ = self.data
+            _ = self.source
         return self._etag
 
     @property
     def sha256(self) -> str:
+        """The SHA-256 of the bytes in `source`, in hexadecimal digits."""
         if not self.fetched:
-            _ = self.data
+            _ = self.source
         return self._sha256
 
     @property
-    def facts(self) -> ImageHeader:
-        """What the source's header says."""
-        if self._facts is None:
-            self._facts = read_header(self.data)
-        return self._facts
+    def header(self) -> ImageHeader:
+        """The facts in the source's header."""
+        with self._lock:
+            if self._header is None:
+                self._header = header_of(self._workers, self.source)
+            return self._header
 
     @property
-    def size(self) -> tuple[int, int]:
+    def size(self) -> Size:
         """Width and height in pixels, upright."""
-        return self.facts.size
+        return self.header.size
 
     @property
-    def small_size(self) -> tuple[int, int]:
+    def small_size(self) -> Size:
         """The size of `small`, known without decoding it."""
         return scaled_down(self.size, (SMALL_SIDE, SMALL_SIDE))
+
+    def limit(self, *others: Size, rounds: int = 1, doing: str = "decode") -> Limit:
+        """The limit for work that goes through the photo, and pictures of other sizes, ``rounds`` times."""
+        return Limit.of(self.size, *others, files=len(self.source), rounds=rounds, doing=doing)
 
     @property
     def view(self) -> bytes:
@@ -209,45 +188,59 @@ class SourceImage:
                 self._view = self.jpeg((SMALL_SIDE, SMALL_SIDE), min_side=80, max_bytes=3_700_000)
             return self._view
 
-    def jpeg(
-        self, within: tuple[int, int], *, min_side: int | None = None, max_bytes: int | None = None
-    ) -> bytes:
-        """What `small_jpeg` makes of the photo, which is not decoded if its own bytes will do."""
-        will_do = self.facts.plain and scaled_down(self.size, within) == self.size
-        source = self.data if will_do else self.small
-        return small_jpeg(source, within=within, min_side=min_side, max_bytes=max_bytes, facts=self.facts)
+    def jpeg(self, within: Size, *, min_side: int | None = None, max_bytes: int | None = None) -> bytes:
+        """The photo as `small_jpeg` returns it; the source's own bytes if they are such a JPEG."""
+        unscaled = self.header.plain and scaled_down(self.size, within) == self.size
+        if (
+            unscaled
+            and min(self.size) >= (min_side or 1)
+            and len(self.source) <= (max_bytes or len(self.source))
+        ):
+            with self._lock:
+                if not self._whole:
+                    # Services are paid for looking at it, so damage must be seen before.
+                    self._workers.run(self.limit(), jpeg.check, self.source)
+                    self._whole = True
+            return self.source.read()
+        return self._workers.run(
+            self.limit(),
+            small_jpeg,
+            self.source if unscaled else self.small,
+            within=within,
+            min_side=min_side,
+            max_bytes=max_bytes,
+            header=self.header,
+        )
 
     @property
-    def small(self) -> Photo:
+    def small(self) -> StoredPhoto:
         """The photo decoded at no more than about `SMALL_SIDE`, with its own transparency."""
         with self._lock:
-            small = self._small
-            if small is None:
-                self._small = small = self._darkroom.decode_small(self)
-            return small
+            if self._small is None:
+                within = (SMALL_SIDE, SMALL_SIDE)
+                self._small = self._workers.run(self.limit(), open_stored, self.source, within=within)
+            return self._small
 
-    @property
-    def cached_preview(self) -> Image.Image | bytes:
-        """What of `small` and `view` is in memory now, for a look that is worth no decoding of its own."""
-        return self._view if self._view and not self._small else self.small.image
+    def thumbnail(self) -> bytes:
+        """A thumbnail from what is decoded already, if anything is."""
+        picture = self._view if self._view and not self._small else self.small.pixels
+        return self._workers.run(self.limit(), thumbnail, picture)
 
-    @contextmanager
-    def full(self) -> Iterator[Photo]:
-        """The photo decoded at full size, while one of the darkroom's places is held."""
-        with self._darkroom.decode(self.data) as photo:
-            yield photo
+    def fitted(self, fitted: Fitted, *, max_bytes: int | None) -> bytes:
+        """The photo as a JPEG of the size that a model takes; see `fit`."""
+        source = self.small if max(fitted.inner) <= SMALL_SIDE else self.source
+        return self.fitted_from(source, fitted, max_bytes=max_bytes)
+
+    def fitted_from(self, source: StoredPhoto | Blob, fitted: Fitted, *, max_bytes: int | None) -> bytes:
+        """The same from `small` or from `source`."""
+        limit = self.limit(fitted.canvas)
+        return self._workers.run(limit, fit, source, fitted, media="jpeg", max_bytes=max_bytes)
 
     def drop_decoded(self) -> None:
-        """Lets go of what is decoded; it is decoded again when somebody looks."""
+        """Drops what is decoded; it is decoded again when it is needed."""
         self._small = None
 
-    def spill_to_disk(self) -> None:
-        """Takes a photo that waits for a service out of memory: what is large of its source waits on disk."""
+    def drop_view(self) -> None:
+        """Takes a photo that waits for a service out of memory, as far as its source is in a file."""
         with self._lock:
             self._view = None
-            if self._data is not None and len(self._data) > ASIDE_BYTES:
-                with suppress(OSError):  # a disk without room is no reason to stop
-                    aside = TemporaryFile()  # noqa: SIM115 (open until its bytes are wanted)
-                    weakref.finalize(self, aside.close)
-                    aside.write(self._data)
-                    self._aside, self._data = aside, None

@@ -5,21 +5,19 @@ sources. A cut-out call that the model's policy refused, or that failed, ends th
 Failed.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from bg_pipeline.domain.requests import ImageSettings
-from bg_pipeline.errors import (
-    CallError,
-    ImageError,
-    NeedsReview,
-    NotTried,
-    SettingsError,
-    SubjectNotFound,
-)
-from bg_pipeline.imaging import Photo
+from bg_pipeline.errors import CallError, ImageError, NeedsReview, NotTried, SettingsError, SubjectNotFound
+from bg_pipeline.imaging.parcels import StoredPhoto, StoredPixels
+from bg_pipeline.imaging.workers import Limit, PictureWorkers, run_on_file, shared_workers
 from bg_pipeline.labelers.faces import glasses
 from bg_pipeline.masks import Mask
 from bg_pipeline.masks.boxes import Box
@@ -44,6 +42,9 @@ from bg_pipeline.masks.validation import (
 )
 from bg_pipeline.settings import Settings
 
+NETWORK_SECONDS = 300.0
+"""Additional seconds for a network, which each worker process loads in its first call."""
+
 _NO_BOXES: Sequence[Box] = ()
 
 
@@ -55,15 +56,36 @@ class Subject:
     words: str = ""
 
 
+class NetworkMasks:
+    """The masks that networks made of one photo, by mask source, with their pixels in files. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._masks: dict[str, tuple[Mask, StoredPixels]] = {}
+
+    def get(self, source: str, workers: PictureWorkers, make: Callable[[], Mask]) -> Mask:
+        """The mask from ``source``; ``make`` is called if there is none yet."""
+        with self._lock:
+            if source not in self._masks:
+                mask = make()
+                picture = mask.picture
+                pixels = StoredPixels(picture.mode, picture.size, workers.blob(picture.tobytes()))
+                self._masks[source] = replace(mask, picture=Image.new("L", (1, 1))), pixels
+                return mask
+            facts, pixels = self._masks[source]
+            return replace(facts, picture=pixels.load())
+
+
 @dataclass(frozen=True)
 class SubjectHints:
     """What the search may use of one photo; each callable computes or pays for its result on first use.
 
     ``cut_out`` is the subject as a model cuts it out; ``stored_cut_out`` the same if it was paid for before, else it
-    raises `CallError`. ``note`` writes a sentence to the run's log, each sentence once.
+    raises `CallError`. ``note`` writes a sentence to the run's log, each sentence once. ``workers`` process the
+    photo's pixels within ``limit``; ``network_masks`` keeps what networks found, for the next search.
     """
 
-    photo: Callable[[], Photo]
+    photo: Callable[[], StoredPhoto]
     labels: Callable[[], Mapping[str, Any]]
     caption: Callable[[], str]
     faces: Callable[[], Sequence[Box]]
@@ -72,6 +94,9 @@ class SubjectHints:
     stored_cut_out: Callable[[], Mask]
     given: Callable[[str], bytes]
     note: Callable[[str], None] = lambda sentence: None
+    workers: PictureWorkers = field(default_factory=shared_workers)
+    limit: Callable[[], Limit] = Limit
+    network_masks: NetworkMasks = field(default_factory=NetworkMasks)
 
 
 @dataclass(frozen=True)
@@ -156,7 +181,9 @@ class _Search:
         asked, hints = self._asked, self._hints
         if asked.subject == "MASK":
             name = asked.mask_key or "the mask"
-            mask = read_user_mask(hints.given(name), hints.photo().size, name=name)
+            mask = run_on_file(
+                hints.workers, read_user_mask, hints.given(name), hints.photo().size, name=name
+            )
             # Its notes are about this small copy; the mask is read again at the photo's size.
             yield _Candidate(Subject(replace(mask, notes=())))
             return
@@ -208,18 +235,17 @@ class _Search:
     def _free_masks(self) -> Iterator[Mask]:
         """The masks that cost nothing now, best first; a paid cut-out that is stored comes before the network."""
         hints, sources = self._hints, self._settings.mask_sources
-        alpha = hints.photo().alpha
-        if "alpha" in sources and alpha is not None:
-            yield Mask(alpha, "alpha")
+        photo = hints.photo()
+        if "alpha" in sources and photo.mode == "RGBA":
+            yield Mask(photo.pixels.load().getchannel("A"), "alpha")
         if "studio" in sources and has_opencv():
-            cut = cut_plain_background(hints.photo().image)
+            cut = hints.workers.run(hints.limit(), cut_plain_background, hints.photo().pixels)
             if cut is not None:
                 yield cut
         if "onnx" in sources and self._settings.onnx_model is not None:
-            try:
-                yield cut_with_onnx(hints.photo().image, self._settings.onnx_model)
-            except SettingsError as error:
-                self._unusable("onnx", error)
+            own = self._network_mask_of("onnx", self._settings.onnx_model)
+            if own is not None:
+                yield own
         if "network" not in sources:
             return
         if "cut-out" in sources and self._asked.subject != "FACES":
@@ -233,10 +259,8 @@ class _Search:
         """The network's mask of the photo; None if it is not sure of it or cannot be used."""
         if not self._network_tried:
             self._network_tried = True
-            try:
-                mask = cut_with_network(self._hints.photo().image)
-            except SettingsError as error:
-                self._unusable("network", error)
+            mask = self._network_mask_of("network")
+            if mask is None:
                 return None
             confidence = mask.confidence or 0.0
             if confidence >= SURE_NETWORK:
@@ -247,9 +271,26 @@ class _Search:
                 )
         return self._network_mask
 
-    def _unusable(self, source: str, error: SettingsError) -> None:
-        self._reasons.append(f"{source}: {error}")
-        self._hints.note(f"the mask source `{source}` is left out: {error}")
+    def _network_mask_of(self, source: str, path: Path | None = None) -> Mask | None:
+        """The mask by the user's network at ``path``, else by the package's; None if it cannot be used.
+
+        The user's network may take any amount of memory: its size does not depend on what people upload.
+        """
+        hints, pixels = self._hints, self._hints.photo().pixels
+        limit = hints.limit()
+        limit = replace(limit, seconds=limit.seconds + NETWORK_SECONDS)
+
+        def make() -> Mask:
+            if path is None:
+                return hints.workers.run(limit, cut_with_network, pixels)
+            return hints.workers.run(replace(limit, memory=0), cut_with_onnx, pixels, path)
+
+        try:
+            return hints.network_masks.get(source, hints.workers, make)
+        except (SettingsError, ImageError) as error:
+            self._reasons.append(f"{source}: {error}")
+            hints.note(f"the mask source `{source}` is left out: {error}")
+            return None
 
     def _doubt(self, candidate: _Candidate, mask: Mask) -> str:
         """Why the network contradicts the mask; empty where it agrees, is not sure, or is switched off."""
@@ -287,7 +328,7 @@ class _Search:
                 yield _Candidate(Subject(people), compared=mask.source == "studio", part_boxes=faces)
         worn = [Box.read(box, "glasses") for box in glasses(hints.labels()["Labels"])]
         if "persons" in self._settings.mask_sources and has_opencv():
-            people = cut_persons(hints.photo().image, faces)
+            people = hints.workers.run(hints.limit(), cut_persons, hints.photo().pixels, faces)
             if people is not None:
                 yield _Candidate(Subject(with_glasses(people, worn)), faces, compared=True, part_boxes=faces)
         yield _Candidate(Subject(portrait(faces, hints.photo().size, glasses=worn)))

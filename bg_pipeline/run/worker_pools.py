@@ -1,20 +1,8 @@
-"""The threads that process images, and how the C library manages their memory."""
+"""The threads that process images."""
 
-import ctypes
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
-# mallopt parameters, as numbered in glibc's malloc.h.
-_M_TRIM_THRESHOLD = -1
-_M_MMAP_THRESHOLD = -3
-_M_ARENA_MAX = -8
-
-MMAP_THRESHOLD_BYTES = 8 << 20
-"""M_MMAP_THRESHOLD: larger allocations are returned to the OS on free."""
-
-TRIM_THRESHOLD_BYTES = 32 << 20
-"""M_TRIM_THRESHOLD: free memory at the end of a heap beyond this size is returned to the OS."""
+from bg_pipeline.imaging import malloc
 
 
 class WorkerPools:
@@ -25,7 +13,7 @@ class WorkerPools:
     """
 
     def __init__(self, threads: int) -> None:
-        configure_malloc()
+        malloc.configure_malloc()
         self.images = ThreadPoolExecutor(threads, "image")
         self.prompts = ThreadPoolExecutor(threads, "prompt")
 
@@ -40,19 +28,3 @@ class WorkerPools:
         finally:
             self.images.shutdown(wait=False)
             self.prompts.shutdown(wait=False)
-
-
-def configure_malloc() -> None:
-    """Limits glibc to two heaps (arenas), which keep some freed memory; does nothing with other C libraries.
-
-    By default glibc gives 64 threads up to eight heaps for each core, and none of them shrinks: 180 MB more in a run
-    on two cores. Sharing two heaps costs no time, because Python's threads allocate one at a time. By default glibc
-    also requests each array of a few megabytes from the kernel again, which clears it page by page: up to half the
-    CPU time of the work along a subject's edge.
-    """
-    if sys.platform == "linux":
-        with suppress(AttributeError):
-            libc = ctypes.CDLL(None)
-            libc.mallopt(_M_ARENA_MAX, 2)
-            libc.mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
-            libc.mallopt(_M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES)

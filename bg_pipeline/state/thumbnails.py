@@ -7,46 +7,23 @@ makes missing ones (of a large batch, or after a killed run) from the stored pic
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
 from typing import Final
 
 import orjson
 import pybase64
-from PIL import Image
 
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.errors import ImageError
-from bg_pipeline.imaging import open_photo
-from bg_pipeline.imaging.photo import on_white, scaled_down
+from bg_pipeline.imaging.thumbnail import thumbnail
+from bg_pipeline.imaging.workers import run_on_file, shared_workers
 from bg_pipeline.storage.object_store import Store
 
-SIDE: Final = 192
-"""Length of the longer side in pixels."""
-MAX_BYTES: Final = 8_000
-"""Target size of a thumbnail; a larger one is encoded again at a lower JPEG quality (60, 40, 20)."""
 RESULTS: Final = 5
 """Number of results of one image that get a thumbnail, in addition to the source."""
 BUDGET: Final = 16_000_000
 """Total bytes of one batch's thumbnails, in memory and in the stored object; no more are made beyond it."""
 READERS: Final = 4
-"""Pictures that `complete` decodes at a time; formats other than JPEG take 4 bytes of memory per pixel."""
-
-
-def thumbnail(picture: Image.Image | bytes) -> bytes:
-    """A JPEG that fits `SIDE`, flattened on white.
-
-    ``picture`` is decoded and upright, or the bytes of an image file. Raises `ImageError` if they cannot be decoded.
-    """
-    if isinstance(picture, bytes):
-        picture = open_photo(picture, within=(SIDE, SIDE)).image
-    size = scaled_down(picture.size, (SIDE, SIDE))
-    small = on_white(picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=1.0))
-    for quality in (60, 40, 20):
-        out = BytesIO()
-        small.save(out, "JPEG", quality=quality)
-        if out.tell() <= MAX_BYTES:
-            break
-    return out.getvalue()
+"""Stored pictures that `complete` reads at a time."""
 
 
 class Thumbnails:
@@ -74,17 +51,14 @@ class Thumbnails:
         kept = self._kept.get(key)
         return kept[1] if kept and kept[0] == etag else None
 
-    def add(self, key: str, etag: str, picture: Callable[[], Image.Image | bytes]) -> None:
-        """Makes the thumbnail of an object unless it exists; an undecodable picture gets none.
-
-        ``picture`` returns the picture in any form that `thumbnail` accepts.
-        """
+    def add(self, key: str, etag: str, make: Callable[[], bytes]) -> None:
+        """Keeps the thumbnail that ``make`` returns unless there is one; none if ``make`` raises `ImageError`."""
         if self.enabled and not self.full and self.get(key, etag) is None:
-            self._make(key, etag, picture)
+            self._make(key, etag, make)
 
-    def _make(self, key: str, etag: str, picture: Callable[[], Image.Image | bytes]) -> None:
+    def _make(self, key: str, etag: str, make: Callable[[], bytes]) -> None:
         try:
-            self._add(key, etag, thumbnail(picture()))
+            self._add(key, etag, make())
         except ImageError:
             return  # the image's row in the report contains this error
 
@@ -126,10 +100,12 @@ class Thumbnails:
         whole, `READERS` at a time, until `BUDGET` is used up; undecodable pictures are skipped.
         """
 
+        workers = shared_workers()
+
         def make(key: str, etag: str) -> None:
             data = None if self.full else read(key, etag)
             if data is not None:
-                self._make(key, etag, lambda: data)
+                self._make(key, etag, lambda: run_on_file(workers, thumbnail, data))
 
         missing = [(key, etag) for key, etag in objects if self.get(key, etag) is None]
         with ThreadPoolExecutor(READERS, "thumbnail") as pool:

@@ -21,7 +21,7 @@ from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.rows import Row, Status
 from bg_pipeline.domain.upload_kinds import Kind, kind_of
 from bg_pipeline.errors import ImageError, PreconditionFailed
-from bg_pipeline.imaging import read_header
+from bg_pipeline.imaging.workers import header_of, shared_workers
 from bg_pipeline.reports.overview import share_link
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store
@@ -112,7 +112,7 @@ class Service:
         if content is None:
             raise Problem(404, "NotFound", f"S3 object '{key}' does not exist in bucket '{bucket}'")
         try:
-            read_header(content.data)
+            header_of(shared_workers(self.settings.max_decoded_images), content.data)
         except ImageError as error:
             status = 413 if error.code in TOO_LARGE else 422
             raise Problem(status, error.code, f"{name}: {error}") from None

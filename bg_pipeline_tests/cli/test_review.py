@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bg_pipeline.domain.batches import Batch, find_batch
-from bg_pipeline.run import results
+from bg_pipeline.run import finishing
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import DATE, Bench
@@ -18,14 +18,21 @@ from bg_pipeline_tests.pictures import photo
 
 
 @pytest.fixture
-def bench(s3, bucket: str, control: ControlClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Bench:
+def bench(
+    s3,
+    bucket: str,
+    control: ControlClient,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    in_process: None,
+) -> Bench:
     """A bucket that the commands find; a picture of a prompt with "odd" in it does not pass."""
 
     def faults(fidelity: Any, prompt: str = "") -> tuple[str, ...]:
         return ("the background did not change",) if "odd" in prompt else ()
 
     control.switch(canned=True)
-    monkeypatch.setattr(results, "failed_checks", faults)
+    monkeypatch.setattr(finishing, "failed_checks", faults)
     for name, value in {
         "BUCKET": bucket,
         "QUOTA_TITAN_V2_RPM": "60000",

@@ -9,7 +9,7 @@ SIZE = (400, 300)
 
 
 def textured(seed: int, low: int, high: int) -> Image.Image:
-    """A picture of smooth blotches between two levels, with a little noise."""
+    """A picture of smooth spots between two levels, with a little noise."""
     random = np.random.default_rng(seed)
     blotches = random.integers(low, high, (8, 10, 3), np.uint8)
     large = np.asarray(Image.fromarray(blotches).resize(SIZE, Image.Resampling.BICUBIC), np.float32)
@@ -17,7 +17,7 @@ def textured(seed: int, low: int, high: int) -> Image.Image:
 
 
 def shape(*, hair: bool = False) -> Image.Image:
-    """A matte as a lens sees it: a disc with a soft edge, and fine lines standing out of it."""
+    """A matte with a lens' softness: a disc with a soft edge and fine lines that leave it."""
     large = Image.new("L", (SIZE[0] * 4, SIZE[1] * 4))
     draw = ImageDraw.Draw(large)
     draw.ellipse((480, 300, 1120, 940), fill=255)
@@ -34,5 +34,5 @@ SUBJECT, OLD, NEW = textured(1, 20, 110), textured(2, 170, 250), textured(3, 60,
 
 
 def shot(matte: Image.Image) -> Photo:
-    """The photo that a camera takes of the subject before the old background."""
+    """A photo of the subject before the old background."""
     return Photo(Image.composite(SUBJECT, OLD, matte), "png")

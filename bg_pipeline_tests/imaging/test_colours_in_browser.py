@@ -104,7 +104,7 @@ def test_every_exception_is_one(show: Callable[[bytes], Pixels | None]) -> None:
 
 
 def _difference(ours: Pixels, theirs: Pixels) -> float:
-    """The levels that 99 % of the pixels are within; colours of clear pixels mean nothing."""
+    """The largest difference in levels of 99 % of the pixels; colours of transparent pixels do not count."""
     if ours.shape != theirs.shape:
         return 255.0
     first, second = (

@@ -29,7 +29,7 @@ MUTATIONS = 5000
 
 
 def mutated(data: bytes, other: bytes, chance: random.Random) -> bytes:
-    """The file with a few bits flipped, cut, with a part of another, or with two of its parts exchanged."""
+    """The file with a few bits flipped, cut short, with a part of another file, or with two parts exchanged."""
     bad = bytearray(data)
     place = chance.randrange(len(bad))
     match chance.randrange(5):
@@ -75,7 +75,7 @@ def test_a_mutation_gives_a_picture_or_a_sentence() -> None:
 
 
 def warned(data: bytes) -> bool:
-    """Whether a decoder of its own, or a checksum, tells of damage in the coded pixels of a JPEG or a PNG."""
+    """Whether an independent decoder, or a checksum, detects damage in the coded pixels of a JPEG or PNG."""
     if data.startswith(b"\xff\xd8"):
         space = {"Gray": "GRAY", "CMYK": "CMYK"}
         try:
@@ -90,7 +90,7 @@ def warned(data: bytes) -> bool:
 
 
 def pixel_chunks(data: bytes) -> list[bytes]:
-    """The chunks with pixels that are shown, checksums included."""
+    """The chunks of the pixels that are shown, with their checksums."""
     found, place, animated = [], 8, False
     while place + 12 <= len(data):
         end = place + 12 + int.from_bytes(data[place : place + 4])

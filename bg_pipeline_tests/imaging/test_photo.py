@@ -198,7 +198,7 @@ def test_every_orientation_is_undone_once(orientation: int, width: int, height: 
 
 
 def assert_a_picture_or_a_sentence(data: bytes) -> None:
-    """Opens, or is refused with one line; what opens has the size that its header says."""
+    """The file opens with the size in its header, or is refused with an error of one line."""
     with suppress(ImageError):  # a header may be good where the pixels are not
         assert min(read_header(data).size) > 0
     refused = None

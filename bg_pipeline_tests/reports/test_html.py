@@ -16,12 +16,13 @@ from PIL import Image
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.rows import Output, Row, Status, complete_row
+from bg_pipeline.imaging.thumbnail import MAX_BYTES, SIDE, thumbnail
 from bg_pipeline.reports import html as report_html
 from bg_pipeline.reports.batch_report import html_report
 from bg_pipeline.reports.report import Report
 from bg_pipeline.run.batch_work import open_batch
 from bg_pipeline.state import thumbnails
-from bg_pipeline.state.thumbnails import Thumbnails, thumbnail
+from bg_pipeline.state.thumbnails import Thumbnails
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench
@@ -207,10 +208,10 @@ def noise(size: tuple[int, int], mode: str = "RGB") -> Image.Image:
 @pytest.mark.parametrize("picture", [noise((3000, 2000)), noise((40, 900), "RGBA"), photo(size=(1200, 800))])
 def test_a_small_picture_is_small(picture: Image.Image | bytes) -> None:
     data = thumbnail(picture)
-    assert len(data) <= thumbnails.MAX_BYTES * 1.5
+    assert len(data) <= MAX_BYTES * 1.5
     with Image.open(io.BytesIO(data)) as small:
         assert small.format == "JPEG"
-        assert max(small.size) == thumbnails.SIDE
+        assert max(small.size) == SIDE
 
 
 def test_what_is_transparent_is_white_in_a_small_picture() -> None:
@@ -247,8 +248,11 @@ def test_a_run_stores_a_page_with_every_picture_before_and_after(bench: Bench) -
 def test_a_run_without_a_report_makes_no_small_pictures(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[object] = []
-    monkeypatch.setattr(thumbnails, "thumbnail", lambda picture: made.append(picture) or b"")
+    made: list[str] = []
+    add = Thumbnails._make
+    monkeypatch.setattr(
+        Thumbnails, "_make", lambda self, key, *rest: made.append(key) or add(self, key, *rest)
+    )
     bench.submit({"a.jpg": photo(1)})
     bench.run(stages=("labels", "captions"))
     assert not made

@@ -10,9 +10,9 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
 from bg_pipeline.domain.rows import Output, Row, Status, complete_row
+from bg_pipeline.imaging.thumbnail import thumbnail
 from bg_pipeline.reports import html as report_html
 from bg_pipeline.reports.report import Report
-from bg_pipeline.state.thumbnails import thumbnail
 from bg_pipeline_tests.pictures import photo
 
 pytestmark = pytest.mark.slow

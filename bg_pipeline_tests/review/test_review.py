@@ -32,7 +32,7 @@ from bg_pipeline.review import (
     redoing,
     review_queue,
 )
-from bg_pipeline.run import results
+from bg_pipeline.run import finishing
 from bg_pipeline.run.batch_work import BatchWork, open_batch
 from bg_pipeline.state.follow_ups import REDOES, FollowUps
 from bg_pipeline.state.leased_writes import LeasedWriter
@@ -49,14 +49,16 @@ FAULT = "the background did not change"
 
 
 @pytest.fixture
-def bench(s3, bucket: str, control: ControlClient, monkeypatch: pytest.MonkeyPatch) -> Bench:
+def bench(
+    s3, bucket: str, control: ControlClient, monkeypatch: pytest.MonkeyPatch, in_process: None
+) -> Bench:
     """Pictures of a prompt with "odd" in it do not pass; nothing is chosen at random."""
 
     def faults(fidelity: Any, prompt: str = "") -> tuple[str, ...]:
         return (FAULT,) if "odd" in prompt else ()
 
     control.switch(canned=True)
-    monkeypatch.setattr(results, "failed_checks", faults)
+    monkeypatch.setattr(finishing, "failed_checks", faults)
     return Bench(Store(s3, bucket), {"max_regenerations": 0, "review_share": 0.0})
 
 

@@ -13,7 +13,7 @@ from bg_pipeline.domain.rows import Status
 from bg_pipeline.errors import Blocked
 from bg_pipeline.generators.pictures import from_base64
 from bg_pipeline.imaging import Photo, restore_subject
-from bg_pipeline.run import results
+from bg_pipeline.run import finishing
 from bg_pipeline.run.generation import BackgroundGenerator
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
@@ -424,7 +424,11 @@ def test_an_answer_that_is_not_a_picture_counts_as_billed_and_the_call_is_made_t
 
 
 def test_an_internal_error_ends_only_its_image(
-    bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    bench: Bench,
+    control: ControlClient,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    in_process: None,
 ) -> None:
     def fail_for_one(source: Photo, *args: Any, **kwargs: Any) -> Image.Image:
         if source.size == (91, 80):
@@ -433,7 +437,7 @@ def test_an_internal_error_ends_only_its_image(
 
     batch = bench.submit({"a.jpg": photo(1), "odd.jpg": photo(2, size=(91, 80)), "c.jpg": photo(3)})
     with monkeypatch.context() as patched:
-        patched.setattr(results, "restore_subject", fail_for_one)
+        patched.setattr(finishing, "restore_subject", fail_for_one)
         day = bench.run()
     assert day.counts == {Status.SUCCEEDED: 2, Status.FAILED: 1}
     row = bench.rows(batch)["odd.jpg"]

@@ -1,4 +1,4 @@
-"""Files of every kind that people upload, in one batch: each is a correct result or the right row."""
+"""Files of every type that people upload, in one batch: each becomes a correct result or the right error row."""
 
 import io
 import posixpath
@@ -47,7 +47,7 @@ def test_each_is_a_correct_result_or_the_right_row(s3, bucket, control: ControlC
 
 
 def assert_subject_kept(source: Image.Image, made: Image.Image, mask: Image.Image, name: str) -> None:
-    """The subject's interior is the source's, but for what the format's coding does to it."""
+    """The subject's interior is the source's, except for the loss of the format."""
     if mask.size != made.size:
         # A large photo's mask is stored smaller; well inside of it there is no doubt.
         mask = mask.resize(made.size, Image.Resampling.NEAREST).filter(ImageFilter.MinFilter(9))

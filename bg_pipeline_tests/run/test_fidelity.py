@@ -28,7 +28,7 @@ SHOTS = {
 LOSSLESS = ("png", "tiff", "bmp")
 DECIBELS = 45
 RIM = 0.1
-"""So much of the old background cannot be seen; a fringe that is seen at a glance has more than twice as much."""
+"""A halo up to this is invisible; a fringe that is visible at a glance has more than twice as much."""
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def bench(s3, bucket, control: ControlClient) -> Bench:
 
 
 def made(bench: Bench, shots: dict[str, Rendered], **request: Any) -> dict[str, dict[str, Image.Image]]:
-    """Each shot's results by format, with its own matte given as the mask."""
+    """The results of each scene by format, made with its own matte as the mask."""
     for name, shot in shots.items():
         bench.put(f"assets/{name}", as_mask(shot))
     formats = [{"Format": format} for format in (*LOSSLESS, "jpeg")]
@@ -69,7 +69,7 @@ def opened(bench: Bench, key: str) -> Image.Image:
 
 
 def painted(model: str, size: tuple[int, int]) -> Image.Image:
-    """What the model returned, at the photo's size."""
+    """The model's picture at the photo's size."""
     fitted = generator(model).sizes.canvas(size)
     with Image.open(io.BytesIO(base64.b64decode(canned_image("picture", *fitted.canvas)))) as picture:
         return unfit(picture.convert("RGB"), fitted, size)

@@ -305,7 +305,13 @@ def test_without_a_cut_out_model_an_image_is_skipped_with_what_is_missing(
     ],
 )
 def test_free_mask_sources_come_before_paid_ones_and_each_can_be_switched_off(
-    bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch, sources: str, used: str, calls: int
+    bench: Bench,
+    control: ControlClient,
+    monkeypatch: pytest.MonkeyPatch,
+    in_process: None,
+    sources: str,
+    used: str,
+    calls: int,
 ) -> None:
     source, mask = photo_and_mask(1)
     model = Path("/somewhere/matting.onnx")

@@ -22,6 +22,7 @@ from bg_pipeline.errors import (
     Throttled,
 )
 from bg_pipeline.imaging import open_photo
+from bg_pipeline.imaging.parcels import StoredPhoto
 from bg_pipeline.masks import Mask
 from bg_pipeline.planning import choose_models
 from bg_pipeline.reports.overview import load_status
@@ -215,7 +216,7 @@ def asked(subject: Literal["SALIENT", "LABELS", "FACES"] = "SALIENT") -> ImageSe
 
 
 def eyes(cut_out: Callable[[], Mask], caption: Callable[[], str] = lambda: "a dog") -> SubjectHints:
-    opened = open_photo(photo(1))
+    opened = StoredPhoto(open_photo(photo(1)))
     return SubjectHints(
         photo=lambda: opened,
         labels=lambda: {"Labels": []},

@@ -1,4 +1,4 @@
-"""Files made from one result: framed, sized and pressed as asked, and true to their presets."""
+"""Files made from one result: frame, size, number of bytes, and the rules of their presets."""
 
 import json
 import tomllib
@@ -42,7 +42,7 @@ def made(rendition: Rendition | None, box: tuple[int, int, int, int] = (450, 250
 
 
 def subject_box(data: bytes) -> tuple[int, int, int, int]:
-    """Where the red subject lies in a finished file."""
+    """The box of the red subject in a finished file."""
     pixels = np.asarray(open_photo(data).flattened(), np.int16)
     red = (pixels[..., 0] - pixels[..., 1] > 60).nonzero()
     return int(red[1].min()), int(red[0].min()), int(red[1].max()) + 1, int(red[0].max()) + 1

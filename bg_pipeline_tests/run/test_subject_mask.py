@@ -15,6 +15,8 @@ from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.rows import Row, Status
 from bg_pipeline.errors import CallError, NeedsReview
 from bg_pipeline.imaging import open_photo
+from bg_pipeline.imaging.parcels import StoredPhoto
+from bg_pipeline.imaging.workers import InProcess
 from bg_pipeline.masks import Mask
 from bg_pipeline.masks.boxes import Box
 from bg_pipeline.masks.conventions import STORED
@@ -35,7 +37,7 @@ DEFAULT = Settings()
 
 
 def hints(picture: Image.Image, **more: Any) -> SubjectHints:
-    opened = open_photo(as_png(picture))
+    opened = StoredPhoto(open_photo(as_png(picture)))
 
     def nothing(*_: object) -> Any:
         raise CallError("NotStored", "nothing is there")
@@ -49,6 +51,7 @@ def hints(picture: Image.Image, **more: Any) -> SubjectHints:
         "cut_out": nothing,
         "stored_cut_out": nothing,
         "given": nothing,
+        "workers": InProcess(),
         **more,
     }
     return SubjectHints(**found)
@@ -222,8 +225,42 @@ def test_a_subject_before_any_background_is_cut_out_free(
     assert overlap(STORED.read_png(kept.data), busy.mask) > 0.97
 
 
+def test_a_network_that_no_worker_can_load_is_noted_once_a_run(
+    bench: Bench, busy: Scene, tmp_path: Path
+) -> None:
+    path = tmp_path / "damaged.onnx"
+    path.write_bytes(b"this is no network")
+    pictures = {f"{number}.png": as_png(busy.photo.rotate(number, fillcolor="grey")) for number in range(4)}
+    batch = bench.submit(pictures, Task="REMOVE", Prompt=None, Subject="SALIENT")
+    bench.run(onnx_model=path, max_decoded_images=2)
+    assert {mask_of(bench, row) for row in bench.rows(batch).values()} == {"network"}
+    (note,) = (note for note in bench.notes if "`onnx`" in note)
+    assert note.startswith(f"the mask source `onnx` is left out: BG_ONNX_MODEL {path} cannot be loaded")
+
+
+def test_a_network_looks_at_a_photo_once_however_many_prompts_it_has(
+    busy: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+
+    def counted(image: Image.Image) -> Mask:
+        looks.append(image.size)
+        return Mask(busy.mask, "network", 0.95, computed_from="counted")
+
+    monkeypatch.setattr(subject_mask, "cut_with_network", counted)
+    seen = hints(busy.photo)
+    masks = [
+        found(asked(), each) for each in (seen, replace(seen, cut_out=lambda: Mask(busy.mask, "cut-out")))
+    ]
+    assert len(looks) == 1
+    assert [mask.picture.tobytes() for mask in masks] == [busy.mask.tobytes()] * 2
+    assert {(mask.source, mask.confidence, mask.computed_from) for mask in masks} == {
+        ("network", 0.95, "counted")
+    }
+
+
 def test_nothing_is_paid_around_a_mask_that_the_network_contradicts(
-    bench: Bench, control: ControlClient, busy: Scene, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, control: ControlClient, busy: Scene, monkeypatch: pytest.MonkeyPatch, in_process: None
 ) -> None:
     monkeypatch.setattr(subject_mask, "cut_plain_background", wrong_studio(busy.mask))
     batch = bench.submit({"shoe.png": as_png(busy.photo)}, Subject="SALIENT")
@@ -235,7 +272,7 @@ def test_nothing_is_paid_around_a_mask_that_the_network_contradicts(
 
 
 def test_a_free_result_with_a_doubtful_mask_is_kept_for_review(
-    bench: Bench, busy: Scene, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, busy: Scene, monkeypatch: pytest.MonkeyPatch, in_process: None
 ) -> None:
     monkeypatch.setattr(subject_mask, "cut_plain_background", wrong_studio(busy.mask))
     batch = bench.submit({"shoe.png": as_png(busy.photo)}, Task="REMOVE", Prompt=None, Subject="SALIENT")
@@ -346,7 +383,7 @@ def test_a_result_that_passed_stays_though_the_network_contradicts_its_mask(
 
 
 def test_a_processor_that_rounds_otherwise_pays_for_nothing_again(
-    bench: Bench, control: ControlClient, busy: Scene, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, control: ControlClient, busy: Scene, monkeypatch: pytest.MonkeyPatch, in_process: None
 ) -> None:
     control.switch(canned=True)
     batch = bench.submit({"shoe.png": as_png(busy.photo)}, Subject="SALIENT")

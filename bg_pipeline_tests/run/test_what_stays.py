@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from bg_pipeline.domain.rows import WAITING_FOR_APPROVAL, Status
 from bg_pipeline.imaging import measure
-from bg_pipeline.run import results
+from bg_pipeline.run import finishing
 from bg_pipeline.run.engine import Engine
 from bg_pipeline.run.outcome_recorder import OutcomeRecorder
 from bg_pipeline.state import leases
@@ -356,9 +356,9 @@ def _with_alpha() -> bytes:
 
 
 def test_only_a_fault_of_the_generated_background_is_paid_for_again(
-    bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch, in_process: None
 ) -> None:
-    monkeypatch.setattr(results, "measure", lambda *given: replace(measure(*given), edge_halo=0.9))
+    monkeypatch.setattr(finishing, "measure", lambda *given: replace(measure(*given), edge_halo=0.9))
     batch = bench.submit(1)
     bench.run()
     (row,) = bench.rows(batch).values()

@@ -22,7 +22,8 @@ from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.batches import Batch, parse_upload
 from bg_pipeline.domain.stages import STAGES
 from bg_pipeline.errors import BgPipelineError
-from bg_pipeline.run import worker_pools
+from bg_pipeline.imaging import malloc
+from bg_pipeline.imaging.workers import InProcess, substituted
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads.changes import RunResult, SensorCursor, SensorTick
@@ -507,15 +508,15 @@ def simulated(
     world = World(plan, trace)
     watch(world)
     handler, log = _Faults(world), logging.getLogger("bg_pipeline")
-    configure_malloc, worker_pools.configure_malloc = worker_pools.configure_malloc, lambda: None
+    configure_malloc, malloc.configure_malloc = malloc.configure_malloc, lambda: None
     propagates, log.propagate = log.propagate, False
     log.addHandler(handler)
     quiet = logging.getLogger("concurrent.futures")
     disabled, quiet.disabled = quiet.disabled, True
     try:
-        with installed(world.drawn), world.clock:
+        with substituted(InProcess()), installed(world.drawn), world.clock:
             world.run()
             yield world
     finally:
         log.removeHandler(handler)
-        log.propagate, quiet.disabled, worker_pools.configure_malloc = propagates, disabled, configure_malloc
+        log.propagate, quiet.disabled, malloc.configure_malloc = propagates, disabled, configure_malloc

@@ -1,6 +1,5 @@
 """Metadata of a materialization of one date: numbers that Dagster plots, a table of failures, a few pictures."""
 
-import io
 import re
 import shlex
 from typing import Any
@@ -8,14 +7,14 @@ from typing import Any
 import dagster as dg
 import pybase64
 from botocore.exceptions import BotoCoreError, ClientError
-from PIL import Image
 
 from bg_pipeline.domain.rows import Status
 from bg_pipeline.domain.s3_keys import REPORTS, RESULTS, date_path
 from bg_pipeline.domain.stages import PICTURES, REPORT
 from bg_pipeline.domain.text import printable
 from bg_pipeline.errors import ImageError
-from bg_pipeline.imaging import small_jpeg
+from bg_pipeline.imaging.thumbnail import thumbnail
+from bg_pipeline.imaging.workers import run_on_file, shared_workers
 from bg_pipeline.run.date_result import DateResult
 from bg_pipeline.storage.object_store import Store
 
@@ -114,14 +113,10 @@ def _picture_markdown(store: Store, key: str) -> str:
     if content is None:
         return "gone"
     try:
-        small = small_jpeg(content.data, within=(PREVIEW_SIDE, PREVIEW_SIDE), quality=60)
+        small = run_on_file(shared_workers(), thumbnail, content.data, PREVIEW_SIDE)
     except ImageError as error:
         return error.code
-    with Image.open(io.BytesIO(small)) as picture:
-        picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
-        out = io.BytesIO()
-        picture.convert("RGB").save(out, "JPEG", quality=60)
-    return f"![](data:image/jpeg;base64,{pybase64.b64encode_as_string(out.getvalue())})"
+    return f"![](data:image/jpeg;base64,{pybase64.b64encode_as_string(small)})"
 
 
 _SCHEMA = dg.TableSchema([dg.TableColumn(name, "string") for name in ("image", "status", "error", "cause")])

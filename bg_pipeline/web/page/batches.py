@@ -22,6 +22,7 @@ from bg_pipeline.domain.file_names import archive_path
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.errors import ImageError, UsageError
 from bg_pipeline.imaging import small_jpeg
+from bg_pipeline.imaging.workers import run_on_file, shared_workers
 from bg_pipeline.reports import overview
 from bg_pipeline.reports.overview import BatchCosts
 from bg_pipeline.reports.report import Report
@@ -85,6 +86,7 @@ class BatchService:
     def __init__(self, settings: Settings, store: Store) -> None:
         self.settings = settings
         self.store = store
+        self._workers = shared_workers(settings.max_decoded_images)
         self._lock = threading.Lock()
         self._cards: dict[UploadDate, tuple[float, object, list[BatchCard]]] = {}
         self._results: dict[Batch, tuple[object, Results]] = {}
@@ -214,7 +216,16 @@ class BatchService:
     def previews(self, work: BatchWork, item: Item) -> tuple[bytes, bytes]:
         """A photo and its result as JPEGs of at most `PREVIEW_SIDE` pixels; empty if missing or not an image."""
         store, key = work.locations.resolve(f"{work.locations.input_prefix}/{item.image}")
-        return _preview(store, key), _preview(work.locations.data, item.key) if item.key else b""
+        return self._preview(store, key), self._preview(work.locations.data, item.key) if item.key else b""
+
+    def _preview(self, store: Store, key: str) -> bytes:
+        content = store.read(key)
+        if content is None:
+            return b""
+        try:
+            return run_on_file(self._workers, small_jpeg, content.data, within=(PREVIEW_SIDE, PREVIEW_SIDE))
+        except ImageError:
+            return b""
 
     def download(self, work: BatchWork, item: Item) -> bytes:
         """A result's file; `UsageError` if it was deleted."""
@@ -238,16 +249,6 @@ def _pending(work: BatchWork, names: Sequence[str]) -> PendingPhotos:
     if work.request is None:
         return PendingPhotos()
     return PendingPhotos(len(names), paid_pictures(replace(work.request, Sample=None), names))
-
-
-def _preview(store: Store, key: str) -> bytes:
-    content = store.read(key)
-    if content is None:
-        return b""
-    try:
-        return small_jpeg(content.data, within=(PREVIEW_SIDE, PREVIEW_SIDE))
-    except ImageError:
-        return b""
 
 
 def dagster_at_work(address: str) -> bool | None:

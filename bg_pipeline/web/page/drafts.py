@@ -23,7 +23,8 @@ from bg_pipeline.domain.requests import BatchRequest
 from bg_pipeline.domain.stages import LABELS
 from bg_pipeline.domain.upload_kinds import Kind, kind_of
 from bg_pipeline.errors import BgPipelineError, ImageError, RequestError, UsageError
-from bg_pipeline.imaging import read_header
+from bg_pipeline.imaging.thumbnail import thumbnail
+from bg_pipeline.imaging.workers import header_of, run_on_file, shared_workers
 from bg_pipeline.labelers.rekognition import OPERATION as DETECT_LABELS
 from bg_pipeline.masks.label_boxes import usable_labels
 from bg_pipeline.masks.user_mask import read_user_mask
@@ -33,7 +34,6 @@ from bg_pipeline.run.batch_work import open_draft
 from bg_pipeline.run.context import RunContext
 from bg_pipeline.run.source_image import SourceImage
 from bg_pipeline.settings import Settings
-from bg_pipeline.state.thumbnails import thumbnail
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads import listing, manifest
 from bg_pipeline.uploads.listing import discard_draft, find_draft
@@ -92,7 +92,7 @@ class DraftService:
         self.store = store
         self._aws = aws
         self._on_change = on_change
-        self._decoding = threading.BoundedSemaphore(self.settings.max_decoded_images)
+        self._workers = shared_workers(settings.max_decoded_images)
 
     def start_draft(self) -> Batch:
         """Creates a batch dated today (UTC) with a draft, so that no run works on it yet."""
@@ -102,16 +102,26 @@ class DraftService:
 
     def store_photo(self, batch: Batch, name: str, file: BinaryIO) -> DraftPhoto:
         """Stores a dropped file under ``name``, which must be unused and valid: see `unused_name`."""
-        with self._decoding:
-            small = _thumbnail(file.read())
+        small = self._thumbnail(file.read())
         file.seek(0)
         upload(self.store, batch.upload_key(name), name, file)
         return DraftPhoto(name, small)
 
+    def thumbnail(self, data: bytes) -> bytes:
+        """A small JPEG of an image file; raises `ImageError` if it cannot be opened."""
+        return run_on_file(self._workers, thumbnail, data)
+
+    def _thumbnail(self, data: bytes) -> bytes:
+        """A small JPEG of a dropped photo; empty if it cannot be opened, which the run's report then explains."""
+        try:
+            return self.thumbnail(data)
+        except ImageError:
+            return b""
+
     def backdrop(self, batch: Batch, data: bytes) -> str:
         """Stores an image to put behind the subjects and returns its key; `UsageError` if it is not an image."""
         try:
-            header = read_header(data)
+            header = header_of(self._workers, data)
         except ImageError as error:
             raise UsageError(f"the backdrop cannot be used: {error}") from None
         return self._store_extra_file(batch, "backdrop", header.format, data)
@@ -122,8 +132,8 @@ class DraftService:
         if source is None:
             raise UsageError(f"{photo} is gone; drop it again")
         try:
-            read_user_mask(data, read_header(source.data).size)
-            header = read_header(data)
+            run_on_file(self._workers, read_user_mask, data, header_of(self._workers, source.data).size)
+            header = header_of(self._workers, data)
         except ImageError as error:
             raise UsageError(f"the mask of {photo} cannot be used: {error}") from None
         return self._store_extra_file(batch, "mask", header.format, data)
@@ -144,9 +154,8 @@ class DraftService:
         names = sorted(find_draft(self.store, batch).images)
 
         def read_photo(name: str) -> DraftPhoto:
-            with self._decoding:
-                content = self.store.read(batch.upload_key(name))
-                return DraftPhoto(name, _thumbnail(content.data if content else b""))
+            content = self.store.read(batch.upload_key(name))
+            return DraftPhoto(name, self._thumbnail(content.data if content else b""))
 
         with ThreadPoolExecutor(READ_THREADS, "draft") as pool:
             return list(pool.map(read_photo, names))
@@ -180,7 +189,7 @@ class DraftService:
     def _labels_of_photo(self, context: RunContext, batch: Batch, name: str) -> LabelsFound:
         budget = ImageBudget(context.run_budget, batch, name, stage=LABELS)
         try:
-            photo = SourceImage(self.store, batch.upload_key(name), context.decode_limiter)
+            photo = SourceImage(self.store, batch.upload_key(name), context.picture_memory)
             document = PhotoAnalyzer(context, photo, budget).labels().document
         except BgPipelineError as error:
             return LabelsFound(problem=str(error))
@@ -292,11 +301,3 @@ def unused_name(name: str, taken: Collection[str]) -> str:
 def user_error(error: RequestError) -> list[str]:
     """The problems of a request, one sentence each."""
     return [f"{name}: {text}" if name else text for name, text in error.problems]
-
-
-def _thumbnail(data: bytes) -> bytes:
-    """A small JPEG of a dropped photo; empty if it cannot be opened, which the run's report then explains."""
-    try:
-        return thumbnail(data)
-    except ImageError:
-        return b""

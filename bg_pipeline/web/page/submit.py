@@ -14,7 +14,6 @@ from bg_pipeline.domain.presets import PRESETS
 from bg_pipeline.domain.requests import MAX_SEED
 from bg_pipeline.errors import RequestError, UsageError
 from bg_pipeline.planning import Plan
-from bg_pipeline.state.thumbnails import thumbnail
 from bg_pipeline.uploads.submitting import Upload
 from bg_pipeline.web.page import photo_settings
 from bg_pipeline.web.page.drafts import DraftPhoto, DraftService, LabelsFound, user_error
@@ -262,7 +261,7 @@ def _backdrop(service: DraftService, session: UploadSession) -> str | None:
     except UsageError as error:
         st.error(escape_markdown(str(error)))
         return None
-    st.image(thumbnail(picture.getvalue()), alt="The picture behind the subjects")
+    st.image(service.thumbnail(picture.getvalue()), alt="The picture behind the subjects")
     return key
 
 

@@ -1,0 +1,30 @@
+"""Small pictures for reports and pages."""
+
+from io import BytesIO
+from typing import Final
+
+from PIL import Image
+
+from bg_pipeline.imaging.photo import on_white, open_photo, scaled_down
+
+SIDE: Final = 192
+"""Length of the longer side in pixels."""
+MAX_BYTES: Final = 8_000
+"""Target size of a thumbnail; a larger one is encoded again at a lower JPEG quality (60, 40, 20)."""
+
+
+def thumbnail(picture: Image.Image | bytes, side: int = SIDE) -> bytes:
+    """A JPEG of at most ``side`` pixels, transparent parts white; upright, if it is made from a file.
+
+    Raises `ImageError` as `open_photo` does.
+    """
+    if isinstance(picture, bytes):
+        picture = open_photo(picture, within=(side, side)).image
+    size = scaled_down(picture.size, (side, side))
+    small = on_white(picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=1.0))
+    for quality in (60, 40, 20):
+        out = BytesIO()
+        small.save(out, "JPEG", quality=quality)
+        if out.tell() <= MAX_BYTES:
+            break
+    return out.getvalue()

@@ -1,0 +1,244 @@
+"""From a photo, a mask and a model's picture to finished files: original pixels put back, measured, encoded.
+
+These functions run in worker processes: no import here may lead to boto3, Dagster or pandas.
+"""
+
+import io
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from PIL import Image, ImageFilter
+
+from bg_pipeline.domain.requests import ImageSettings, Rendition
+from bg_pipeline.errors import ImageError
+from bg_pipeline.imaging import (
+    Fidelity,
+    Fitted,
+    Photo,
+    composite,
+    cut_out,
+    measure,
+    open_photo,
+    read_header,
+    restore_subject,
+    unfit,
+)
+from bg_pipeline.imaging.fidelity import MAX_EDGE_HALO, failed_background_checks, failed_checks
+from bg_pipeline.imaging.parcels import Blob
+from bg_pipeline.imaging.thumbnail import SIDE, thumbnail
+from bg_pipeline.masks import FROM_USER, Mask
+from bg_pipeline.masks.conventions import STORED
+from bg_pipeline.masks.refine import enlarge
+from bg_pipeline.masks.user_mask import read_user_mask
+from bg_pipeline.masks.validation import validate_mask
+from bg_pipeline.run.renditions import render
+
+ROUNDS = 5
+"""Time for a finished file, in decodes of its photo."""
+
+BLEND = 4.0
+"""How much wider the edge is in Mode DEFAULT, which may blend, than in PRECISE."""
+
+AI_NOTE = "Background replaced with generative AI; the subject is a photograph."
+CUT_NOTE = "Background removed; the subject is a photograph."
+
+SUBJECT_NOT_RESTORED = (
+    "the model found the subject from words and nothing tells where it is, so the photo's own pixels "
+    "were not put back: compare the subject with the source"
+)
+
+MASK_SIDE = 2048
+"""A stored mask is at most this large: as a PNG of 12 megapixels it would take as long as the result itself."""
+
+MASK_TIGHTENING = (1, 2, 3)
+"""Pixels, of a copy with a longer side of 1,024, by which a mask is drawn tighter to remove a halo."""
+
+
+@dataclass(frozen=True)
+class FinishedFile:
+    """One finished file; ``complaints`` are the rules of its preset that it breaks, ``thumbnail`` a small JPEG."""
+
+    data: Blob
+    format: str
+    complaints: tuple[str, ...]
+    thumbnail: bytes
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The files of one picture, one for each rendition, and what was measured on it.
+
+    ``mask`` is the PNG of the mask in use, None if there is none. ``faults`` are sentences on what did not pass in
+    the picture itself; ``repaint`` says that another seed may do better. ``notes`` are the photo's, ``mask_notes``
+    the mask's, and ``source_format`` is the photo's format.
+    """
+
+    files: tuple[FinishedFile, ...]
+    source_format: str
+    notes: tuple[str, ...]
+    mask: Blob | None = None
+    mask_notes: tuple[str, ...] = ()
+    fidelity: Fidelity | None = None
+    faults: tuple[str, ...] = ()
+    repaint: bool = False
+
+
+def finish_painted(
+    source: bytes,
+    painted: bytes,
+    fitted: Fitted,
+    mask: Mask | None,
+    user_mask: bytes | None,
+    image_settings: ImageSettings,
+    *,
+    prompt: str,
+    feather: float,
+) -> Finished:
+    """The files of a photo with a background that a model ``painted``.
+
+    ``fitted`` is where the photo lies on the painted picture. ``mask`` is what is kept of the photo, None if nobody
+    knows; ``user_mask`` is the file of a mask that the request names. Raises `ImageError` as `open_photo`,
+    `read_user_mask` and `render` do.
+    """
+    photo = open_photo(source)
+    with Image.open(io.BytesIO(painted)) as picture:
+        image = unfit(picture.convert("RGB"), fitted, photo.size)
+    if mask is None:
+        files = _rendered(image, photo, None, image_settings, feather, AI_NOTE)
+        return Finished(tuple(files), photo.format, photo.notes, faults=(SUBJECT_NOT_RESTORED,))
+    full = _full_mask(mask, photo, user_mask, image_settings)
+    edge = feather * (BLEND if image_settings.mode == "DEFAULT" else 1.0)
+    image, subject, fidelity = _put_back(photo, image, full.picture, edge, found=mask.source not in FROM_USER)
+    # What the model itself took for the subject could not be judged before, and stays with another seed.
+    wrong = validate_mask(mask).reasons if mask.source in ("words", "difference") else ()
+    wrong = (*wrong, *_doubts(mask))
+    return Finished(
+        tuple(_rendered(image, photo, subject, image_settings, feather, AI_NOTE)),
+        photo.format,
+        photo.notes,
+        _mask_file(subject),
+        full.notes,
+        fidelity,
+        (*wrong, *failed_checks(fidelity, prompt)),
+        # Another picture has the same mask: only a fault of the painted background is mended by one.
+        repaint=bool(failed_background_checks(fidelity, prompt)) and not wrong,
+    )
+
+
+def finish_cut_out(
+    source: bytes, mask: Mask, user_mask: bytes | None, image_settings: ImageSettings, *, feather: float
+) -> Finished:
+    """The files of a photo's subject on a transparent ground, or on what its renditions ask for."""
+    photo = open_photo(source)
+    full = _full_mask(mask, photo, user_mask, image_settings)
+    image = cut_out(photo, full.picture, feather=feather)
+    files = _rendered(image, photo, full.picture, image_settings, feather, CUT_NOTE)
+    return Finished(
+        tuple(files), photo.format, photo.notes, _mask_file(full.picture), full.notes, faults=_doubts(full)
+    )
+
+
+def finish_on_backdrop(
+    source: bytes,
+    mask: Mask,
+    user_mask: bytes | None,
+    backdrop: bytes | str,
+    image_settings: ImageSettings,
+    *,
+    feather: float,
+) -> Finished:
+    """The files of a photo's subject on a backdrop: a picture file, or a colour ``#rrggbb``."""
+    photo = open_photo(source)
+    full = _full_mask(mask, photo, user_mask, image_settings)
+    subject = full.picture
+    scene = backdrop if isinstance(backdrop, str) else open_photo(backdrop).flattened()
+    image = composite(photo, subject, scene, shadow=image_settings.shadow == "soft", feather=feather)
+    fidelity = measure(photo, image, subject)
+    # A plain colour that was asked for is no fault.
+    judged = replace(fidelity, uniform=False, background_changed=1.0) if isinstance(scene, str) else fidelity
+    return Finished(
+        tuple(_rendered(image, photo, subject, image_settings, feather, "")),
+        photo.format,
+        photo.notes,
+        _mask_file(subject),
+        full.notes,
+        fidelity,
+        (*_doubts(full), *failed_checks(judged)),
+    )
+
+
+def _put_back(
+    photo: Photo, painted: Image.Image, mask: Image.Image, feather: float, *, found: bool
+) -> tuple[Image.Image, Image.Image, Fidelity]:
+    """The photo's subject on the painted picture, the mask that was used, and what was measured.
+
+    Where the old background shows along the edge of a mask that was ``found``, the mask is drawn tighter until it
+    does not, which costs nothing; a person's own mask is used as it is.
+    """
+    image = restore_subject(photo, painted, mask, feather=feather)
+    fidelity = measure(photo, image, mask)
+    step = max(1, round(max(photo.size) / 1024))
+    for pixels in MASK_TIGHTENING if found and fidelity.edge_halo > MAX_EDGE_HALO else ():
+        tight = mask.filter(ImageFilter.MinFilter(2 * pixels * step + 1))
+        if tight.getbbox() is None:
+            break
+        tried = restore_subject(photo, painted, tight, feather=feather)
+        measured = measure(photo, tried, tight)
+        if measured.edge_halo < fidelity.edge_halo:
+            image, mask, fidelity = tried, tight, measured
+        if fidelity.edge_halo <= MAX_EDGE_HALO:
+            break
+    return image, mask, fidelity
+
+
+def _full_mask(mask: Mask, photo: Photo, user_mask: bytes | None, image_settings: ImageSettings) -> Mask:
+    """The mask at the photo's size, its edge following the photo's own."""
+    if mask.source == "alpha" and photo.alpha is not None:
+        return replace(mask, picture=photo.alpha)
+    if user_mask is not None and image_settings.mask_key:
+        full = read_user_mask(user_mask, photo.size, name=image_settings.mask_key)
+        return replace(full, notes=(*full.notes, *mask.notes))
+    return replace(mask, picture=enlarge(mask.picture, photo.image))
+
+
+def _doubts(mask: Mask) -> tuple[str, ...]:
+    return (mask.doubt,) if mask.doubt else ()
+
+
+def _mask_file(mask: Image.Image) -> Blob:
+    """The mask in use for inspection, as a PNG: black is the subject, white what was replaced."""
+    step = math.ceil(max(mask.size) / MASK_SIDE)
+    return Blob(STORED.write_png(mask.reduce(step) if step > 1 else mask))
+
+
+def _rendered(
+    image: Image.Image,
+    photo: Photo,
+    mask: Image.Image | None,
+    image_settings: ImageSettings,
+    feather: float,
+    note: str,
+) -> Iterator[FinishedFile]:
+    renditions: Sequence[Rendition | None] = image_settings.renditions or (None,)
+    # Without a mask nothing can be framed around the subject: the whole picture counts as it.
+    subject = mask or Image.new("L", photo.size, 255)
+    for rendition in renditions:
+        made = render(image, photo, subject, rendition, feather=feather, ai_note=note or None)
+        yield FinishedFile(Blob(made.data), made.format, made.complaints, _checked_thumbnail(made.data))
+
+
+def _checked_thumbnail(data: bytes) -> bytes:
+    """A small picture of a finished file, all of which was decoded; `ImageError` if it does not open."""
+    read_header(data)
+    picture = Image.open(io.BytesIO(data))
+    # Decoding a JPEG at an eighth of its size still walks through all of its data.
+    picture.draft(None, (SIDE, SIDE))
+    try:
+        picture.load()
+    except (OSError, SyntaxError) as error:
+        raise ImageError("BadResult", f"the result does not open ({error})") from error
+    step = min(picture.size) // (2 * SIDE)
+    if step > 1 and picture.mode in ("L", "LA", "RGB", "RGBA", "CMYK"):
+        return thumbnail(picture.reduce(step))
+    return thumbnail(picture)

@@ -18,6 +18,7 @@ _FOOT = 0.25
 _SHADOWS = ((0.7, 0.35, 0.05, 0.4), (0.35, 0.12, 0.012, 0.5))
 
 _SOLID = [0] * 128 + [255] * 128
+_CLEAR = [255] + [0] * 255
 
 
 def restore_subject(
@@ -41,9 +42,12 @@ def restore_subject(
 def cut_out(photo: Photo, subject: Image.Image, *, feather: float) -> Image.Image:
     """The photo's subject alone, an RGBA picture of the photo's size; arguments as for `restore_subject`.
 
-    Colours on the edge are the subject's own, so that there is no fringe on any background.
+    Colours on the edge are the subject's own, so that there is no fringe on any background. Fully transparent pixels
+    are black: the removed background is not in the file, where anyone could make it visible again.
     """
     colours, matte = _cut(photo, subject, feather)
+    # A mask of mode 1 takes a fifth of the time of an L one, which blends.
+    colours.paste("black", mask=matte.point(_CLEAR, "1"))
     colours.putalpha(matte)
     return colours
 

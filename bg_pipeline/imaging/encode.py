@@ -1,14 +1,17 @@
 """Pictures as files: sRGB, deterministic, without private metadata, with a note that AI edited them."""
 
+import struct
+import zlib
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 from xml.sax.saxutils import escape
 
-from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
+from PIL import Image, ImageCms, TiffImagePlugin
 
 from bg_pipeline.domain.formats import size_problem
 from bg_pipeline.errors import ImageError
+from bg_pipeline.imaging import vips
 from bg_pipeline.imaging.photo import on_white
 
 WITH_ALPHA = frozenset({"png", "webp", "tiff", "avif"})
@@ -23,6 +26,9 @@ LOWEST_QUALITY = 30
 """The lowest quality of JPEG, WebP and AVIF that is tried to keep a number of bytes."""
 
 SOFTWARE = "bg-pipeline"
+
+# PNG's signature and its first chunk, IHDR, which always has 13 bytes.
+_PNG_HEADER = 8 + 12 + 13
 
 # IPTC's term for a photo of which a model painted a part: cv.iptc.org/newscodes/digitalsourcetype
 _SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
@@ -139,17 +145,40 @@ def jpeg(
     return _at_best_quality(make, "JPEG", quality, max_bytes)
 
 
-def png(image: Image.Image, *, max_bytes: int | None = None, xmp: bytes | None = None, **tags: Any) -> bytes:
+def png(
+    image: Image.Image,
+    *,
+    max_bytes: int | None = None,
+    xmp: bytes | None = None,
+    icc_profile: bytes | None = None,
+    dpi: tuple[float, float] | None = None,
+) -> bytes:
     """A picture as PNG, compressed fast; only if that is larger than ``max_bytes``, as small as possible."""
-    chunks = PngImagePlugin.PngInfo()
+    chunks = b""
+    if icc_profile:
+        chunks += _chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc_profile))
+    if dpi:
+        across, down = (round(each / 0.0254) for each in dpi)
+        chunks += _chunk(b"pHYs", struct.pack(">IIB", across, down, 1))
     if xmp:
-        chunks.add_text("Software", SOFTWARE)
-        chunks.add_itxt("XML:com.adobe.xmp", xmp.decode())
-    # Level 1 takes a sixth of the time of Pillow's default and gives 14 % more bytes.
-    data = _encoded(image, "PNG", compress_level=1, pnginfo=chunks, **tags)
+        chunks += _chunk(b"tEXt", b"Software\0" + SOFTWARE.encode())
+        chunks += _chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp)
+    # Level 2 of libvips' zlib-ng takes a third of the time of Pillow's level 1, and gives 10 % fewer bytes.
+    data = _png(image, chunks, compression=2, filter="up")
     if max_bytes is None or len(data) <= max_bytes:
         return data
-    return _within_bytes(_encoded(image, "PNG", compress_level=9, pnginfo=chunks, **tags), "PNG", max_bytes)
+    return _within_bytes(_png(image, chunks, compression=9, filter="all"), "PNG", max_bytes)
+
+
+def _png(image: Image.Image, chunks: bytes, *, compression: int, filter: str) -> bytes:
+    """The pixels as libvips writes them, with ``chunks`` behind the header."""
+    pixels = vips.from_picture(image)
+    data: bytes = pixels.write_to_buffer(".png", compression=compression, filter=filter, keep="none")
+    return data[:_PNG_HEADER] + chunks + data[_PNG_HEADER:]
+
+
+def _chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
 def _tiff(image: Image.Image, *, xmp: bytes | None, **tags: Any) -> bytes:

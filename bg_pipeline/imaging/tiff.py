@@ -19,7 +19,7 @@ from bg_pipeline.imaging.source import (
     unsupported,
     why,
 )
-from bg_pipeline.imaging.tags import ORIENTATION, Directory, directories, resolution
+from bg_pipeline.imaging.tiff_tags import ORIENTATION, Directory, directories, resolution
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES, _TABLES = 273, 279, 324, 325, 347

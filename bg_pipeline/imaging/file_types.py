@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 
 from bg_pipeline.errors import ImageError
-from bg_pipeline.imaging import heif, bmp, gif, jpeg, png, tiff, webp
+from bg_pipeline.imaging import bmp, gif, heif, jpeg, png, tiff, webp
 from bg_pipeline.imaging.source import Source, unsupported, why
 from bg_pipeline.imaging.tiff_tags import Directory, directories
 

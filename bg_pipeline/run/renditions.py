@@ -25,12 +25,17 @@ from bg_pipeline.imaging import (
     read_header,
     writable_format,
 )
+from bg_pipeline.imaging.provenance import Provenance
+from bg_pipeline.imaging.signing import SIGNABLE
 
 Box = tuple[int, int, int, int]
 Size = tuple[int, int]
 
 # Pixels by which JPEG's blocks spread the subject's edge into a plain background.
 _EDGE_SPREAD = 16
+
+# Bytes by which the manifests of the same picture may differ.
+_MANIFEST_SPREAD = 256
 
 _SOLID = [0] * 128 + [255] * 128
 
@@ -52,7 +57,8 @@ def render(
     rendition: Rendition | None,
     *,
     feather: float = 2.0,
-    ai_note: str | None = None,
+    made: Provenance | None = None,
+    seal: Callable[[bytes, str], bytes] | None = None,
 ) -> Rendered:
     """The file that ``rendition`` asks for, made from a finished result.
 
@@ -65,6 +71,8 @@ def render(
     its margins may be smaller. A subject that the photo cuts off stays at that edge.
 
     Without a ``Format``, JPEG (WebP for a cut-out) replaces a lossless format that cannot keep ``MaxBytes``.
+
+    ``made`` is written into the file, and ``seal`` signs its bytes, given their format.
 
     Raises `ImageError` (``TooManyBytes``) if ``MaxBytes`` cannot be kept.
     """
@@ -85,18 +93,27 @@ def render(
         page = Image.new("RGB", size, "white")
         page.paste(picture, mask=picture.getchannel("A"))
         picture = page
+
+    def written(format: str) -> bytes:
+        options: dict[str, Any] = {"provenance": made, "dpi": photo.dpi, "lossless": photo.lossless}
+        data = encode(picture, format, max_bytes=file.MaxBytes, **options)
+        if seal is None or format not in SIGNABLE:
+            return data
+        sealed = seal(data, format)
+        if file.MaxBytes is None or len(sealed) <= file.MaxBytes:
+            return sealed
+        # The manifest takes its part of the bytes; two manifests differ by some bytes.
+        room = file.MaxBytes - (len(sealed) - len(data)) - _MANIFEST_SPREAD
+        return seal(encode(picture, format, max_bytes=max(room, 1), **options), format)
+
     try:
-        data = encode(
-            picture, format, max_bytes=file.MaxBytes, ai_note=ai_note, dpi=photo.dpi, lossless=photo.lossless
-        )
+        data = written(format)
     except ImageError:
         if file.Format:
             raise
         # Only the number of bytes was asked for, and the photo's own lossless format cannot keep it.
         format = "webp" if picture.mode == "RGBA" else "jpeg"
-        data = encode(
-            picture, format, max_bytes=file.MaxBytes, ai_note=ai_note, dpi=photo.dpi, lossless=photo.lossless
-        )
+        data = written(format)
     if preset is None:
         return Rendered(data, format, size)
     shown, enlarged = _area(mask.crop(frame)) / max(1, _area(mask)), size[0] / (frame[2] - frame[0])

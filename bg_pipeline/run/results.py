@@ -15,7 +15,7 @@ from bg_pipeline.imaging.parcels import Blob
 from bg_pipeline.imaging.workers import header_of
 from bg_pipeline.masks import Mask
 from bg_pipeline.run.batch_locations import BatchLocations
-from bg_pipeline.run.context import RunContext
+from bg_pipeline.run.context import RunContext, signing_of
 from bg_pipeline.run.finishing import (
     ROUNDS,
     Finished,
@@ -194,7 +194,8 @@ class ResultWriter:
         rounds = ROUNDS * (len(self._image_settings.renditions) or 1)
         limit = self._photo.limit(*sizes, rounds=rounds, doing="finish")
         feather = self._context.settings.feather
-        return workers.run(limit, work, self._photo.source, *args, feather=feather, **more)
+        signing = signing_of(self._context.settings)
+        return workers.run(limit, work, self._photo.source, *args, feather=feather, signing=signing, **more)
 
     def _stored(self, finished: Finished, facts: Mapping[str, Any], position: int) -> list[StoredResult]:
         """Stores the mask and the files of a picture."""

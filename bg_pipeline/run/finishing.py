@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from PIL import Image, ImageFilter
 
-from bg_pipeline.domain.requests import ImageSettings, Rendition
+from bg_pipeline.domain.requests import BLUR, ImageSettings, Rendition
 from bg_pipeline.errors import ImageError
 from bg_pipeline.imaging import (
     Fidelity,
@@ -25,6 +25,7 @@ from bg_pipeline.imaging import (
     unfit,
 )
 from bg_pipeline.imaging.fidelity import MAX_EDGE_HALO, failed_background_checks, failed_checks
+from bg_pipeline.imaging.ground import blurred_ground
 from bg_pipeline.imaging.parcels import Blob
 from bg_pipeline.imaging.provenance import Provenance, provenance, read_rights
 from bg_pipeline.imaging.signing import Original, Signing, sign
@@ -44,6 +45,7 @@ BLEND = 4.0
 
 AI_NOTE = "Background replaced with generative AI; the subject is a photograph."
 CUT_NOTE = "Background removed; the subject is a photograph."
+BLURRED_NOTE = "Background blurred; the subject is a photograph."
 PLACED_NOTE = "The subject of a photograph, placed before another background."
 
 SUBJECT_NOT_RESTORED = (
@@ -163,18 +165,27 @@ def finish_on_backdrop(
     feather: float,
     signing: Signing | None = None,
 ) -> Finished:
-    """The files of a photo's subject on a backdrop: a picture file, or a colour ``#rrggbb``."""
+    """The files of a photo's subject on a backdrop: a picture file, a colour ``#rrggbb``, or `BLUR`."""
     photo = open_photo(source)
     full = _full_mask(mask, photo, user_mask, image_settings)
     subject = full.picture
-    scene = backdrop if isinstance(backdrop, str) else open_photo(backdrop).flattened()
-    image = composite(photo, subject, scene, shadow=image_settings.shadow == "soft", feather=feather)
+    scene: Image.Image | str
+    if backdrop == BLUR:
+        scene = blurred_ground(photo.image, subject)
+    else:
+        scene = backdrop if isinstance(backdrop, str) else open_photo(backdrop).flattened()
+    image = composite(photo, subject, scene, shadow=image_settings.shadow, feather=feather)
     fidelity = measure(photo, image, subject)
     others = () if isinstance(backdrop, str) else (read_rights(backdrop),)
-    made = provenance(PLACED_NOTE, read_rights(source), *others)
+    note = BLURRED_NOTE if backdrop == BLUR else PLACED_NOTE
+    made = provenance(note, read_rights(source), *others)
     seal = _seal(signing, source, photo, made)
-    # A plain colour that was asked for is no fault.
-    judged = replace(fidelity, uniform=False, background_changed=1.0) if isinstance(scene, str) else fidelity
+    # A plain colour, or the old background out of focus, is no fault if it was asked for.
+    judged = fidelity
+    if isinstance(backdrop, str):
+        judged = replace(fidelity, uniform=False, background_changed=1.0)
+    if backdrop == BLUR:
+        judged = replace(judged, edge_halo=0.0)
     return Finished(
         tuple(_rendered(image, photo, subject, image_settings, feather, made, seal)),
         photo.format,

@@ -45,7 +45,7 @@ clean:
 
 # A comma inside $(call …) would end its argument.
 RUN_EXTRAS := local,masks,ui
-DEV_EXTRAS := local,masks,dev,api,ui,postgres
+DEV_EXTRAS := local,masks,c2pa,dev,api,ui,postgres
 
 # uv is used when it is there, because it takes seconds where pip takes a minute.
 define install

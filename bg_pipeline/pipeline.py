@@ -16,7 +16,7 @@ from bg_pipeline.errors import UsageError
 from bg_pipeline.reports.batch_report import REPORTER
 from bg_pipeline.reports.overview import load_status
 from bg_pipeline.reports.report import Report
-from bg_pipeline.run.context import RunContext
+from bg_pipeline.run.context import RunContext, check_signing
 from bg_pipeline.run.date_result import DateResult, Progress
 from bg_pipeline.run.engine import Engine
 from bg_pipeline.run.occasions import RefreshRequest
@@ -52,6 +52,7 @@ def run(
     with each line of text that the user should see. Errors of images are counted in the `DateResult`s and listed in
     the reports. Raises `SettingsError` before anything is done.
     """
+    check_signing(settings)
     aws = aws or make_aws(settings)
     store = store or open_bucket(settings, aws)
     stop = threading.Event()

@@ -245,6 +245,18 @@ class Settings(BaseSettings):
     feather: Annotated[float, Field(ge=0, le=50), Affects.RESULT] = Field(
         1.5, description="Width of the soft edge around the subject, in pixels of the photo."
     )
+    # A certificate is renewed; results that exist keep the signature that they have, or none.
+    c2pa_certificate: Annotated[Path | None, Affects.NOTHING] = Field(
+        None,
+        description="PEM file with your C2PA certificate and its chain (extra `c2pa`); results that are made from "
+        "now on are signed. Empty: results are not signed.",
+    )
+    c2pa_key: Annotated[Path | None, Affects.NOTHING] = Field(
+        None,
+        validate_default=True,
+        description="PEM file (PKCS #8, no pass phrase) with the private key of `BG_C2PA_CERTIFICATE`; required with "
+        "it.",
+    )
 
     first_date: Annotated[date, Affects.NOTHING] = Field(
         date(2024, 1, 1), description="First upload date that is a Dagster partition."
@@ -417,7 +429,7 @@ class Settings(BaseSettings):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
-    @field_validator("onnx_model", "model_facts", mode="before")
+    @field_validator("onnx_model", "model_facts", "c2pa_certificate", "c2pa_key", mode="before")
     @classmethod
     def _empty_as_none(cls, value: Any) -> Any:
         return value if value != "" else None
@@ -462,6 +474,13 @@ class Settings(BaseSettings):
     def _with_webhook(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
         if info.data.get("webhook_url") and not value.get_secret_value():
             raise ValueError("is required with BG_WEBHOOK_URL: it signs the requests to that address")
+        return value
+
+    @field_validator("c2pa_key")
+    @classmethod
+    def _with_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if (value is None) != (info.data.get("c2pa_certificate") is None):
+            raise ValueError("and BG_C2PA_CERTIFICATE belong together: set both, or neither")
         return value
 
     @property

@@ -63,13 +63,18 @@ ASK_BEYOND = 50
 )
 @click.option(
     "--backdrop",
-    metavar="#RRGGBB|KEY|FILE",
-    help="A colour or a picture as the background; no model paints it.",
+    metavar="#RRGGBB|KEY|FILE|blur",
+    help="A colour, a picture, or the photo's own ground out of focus as the background; no model paints it.",
 )
 @click.option(
     "--shadow",
-    type=click.Choice(get_args(requests.ShadowName)),
-    help="A shadow under the subject, with --backdrop.",
+    metavar="none|soft [direction=0…360] [softness=0…1] [strength=0…1]",
+    help="A shadow under the subject, with --backdrop; direction is where it falls, as on a clock.",
+)
+@click.option(
+    "--masks",
+    metavar="FOLDER",
+    help="The sub-folder of the photos' folder with a mask for each photo: of its name, as .png.",
 )
 @click.option("--preset", multiple=True, help="The name of a preset of files to make from each picture.")
 @click.option("--variants", type=int, help="Pictures for each photo and prompt, 1 to 5.")
@@ -111,6 +116,8 @@ def submit(
     uploads: Sequence[Upload]
     others: dict[str, Upload] = {}
     if manifest:
+        if options["masks"]:
+            raise UsageError("--masks is for folders of photos; a manifest has a column 'mask'")
         fields = _fields(options, batch, others)
         resolved = _resolve_manifest(configured, batch, manifest, fields)
         uploads, data, request = resolved.photos, resolved.data, resolved.request
@@ -124,8 +131,12 @@ def submit(
                 f"{_first_names(sidecars)}"
             )
         fields = _fields(options, batch, others)
-        data, request = compose_request(configured, batch, [photo.name for photo in uploads], fields)
-    names = [photo.name for photo in uploads]
+        masks = _mask_folder(options["masks"], [photo.name for photo in uploads])
+        if masks:
+            fields["MaskKey"] = f"{batch.input_prefix}/{masks}"
+        photo_names = [each.name for each in uploads if not masks or not each.name.startswith(masks)]
+        data, request = compose_request(configured, batch, photo_names, fields)
+    names = [photo.name for photo in uploads if not request.names(f"{batch.input_prefix}/{photo.name}")]
     files = [each for each in uploads if isinstance(each, (LocalFile, StoredFile))]
     if suspicious := [each.name for each in files if not each.looks_like_a_picture]:
         print_message(
@@ -134,14 +145,14 @@ def submit(
         )
     pictures = paid_pictures(request, names)
     if pictures > ASK_BEYOND:
-        confirm(f"{counted(len(uploads), 'photo')} will need {pictures:,} paid pictures. Continue?", yes=yes)
+        confirm(f"{counted(len(names), 'photo')} will need {pictures:,} paid pictures. Continue?", yes=yes)
     store = open_bucket(configured, make_aws(configured))
     columns = (TextColumn("uploading"), BarColumn(), MofNCompleteColumn())
     screen = console(stderr=True)
     with stopped_by_user(), Progress(*columns, console=screen, disable=not screen.is_terminal) as progress:
         bar = progress.add_task("", total=len(uploads) + len(others))
         upload(store, batch, uploads, data, others=others, done=lambda name: progress.advance(bar))
-    print_message(f"{counted(len(uploads), 'photo')} submitted to bucket {store.bucket} as {request.Id}.")
+    print_message(f"{counted(len(names), 'photo')} submitted to bucket {store.bucket} as {request.Id}.")
     print_message(f"{_when_to_run(configured, batch)}, run it with: {run_command(batch)}")
     click.echo(batch.input_prefix)
 
@@ -205,10 +216,18 @@ def _resolve_manifest(
         raise UsageError(f"'{file}' has {count}, listed above; nothing was uploaded") from None
 
 
+def _mask_folder(name: str | None, uploads: Sequence[str]) -> str:
+    """The folder that ``--masks`` names, with a slash; empty without one."""
+    folder = f"{name.strip('/')}/" if name else ""
+    if folder and not any(each.startswith(folder) for each in uploads):
+        raise UsageError(f"--masks: no file of the photos' folder lies in {folder}; nothing was uploaded")
+    return folder
+
+
 def _fields(options: Mapping[str, Any], batch: Batch, others: dict[str, Upload]) -> dict[str, Any]:
     """The options as fields of a request. A local backdrop file is added to ``others`` under its key."""
     prompts, backdrop = options["prompts"], options["backdrop"]
-    if backdrop and not backdrop.startswith("#") and Path(backdrop).is_file():
+    if backdrop and requests.names_object(backdrop) and Path(backdrop).is_file():
         # Files whose names start with a dot are never treated as photos.
         file = LocalFile(Path(backdrop), f".backdrop{Path(backdrop).suffix.lower()}")
         backdrop = batch.upload_key(file.name)

@@ -19,11 +19,13 @@ from bg_pipeline.doctor.findings import Finding, Level, error_text
 from bg_pipeline.domain.model_facts import FRESH, as_of, facts_of, outdated
 from bg_pipeline.errors import SettingsError
 from bg_pipeline.generators import Operation, generator
+from bg_pipeline.imaging import signing
 from bg_pipeline.labelers import rekognition
 from bg_pipeline.masks.local_cutout import NETWORK, check_network
 from bg_pipeline.models import selection as models
 from bg_pipeline.models.geography import callable_regions, runs_outside_region
 from bg_pipeline.rate_limits.account_quotas import AccountQuotas
+from bg_pipeline.run.context import signing_of
 from bg_pipeline.settings import Settings
 
 
@@ -40,6 +42,7 @@ def examine(settings: Settings, aws: Aws) -> Iterator[Finding]:
     yield from figures(datetime.now(UTC).date())
     yield from extras()
     yield from networks(settings)
+    yield from signatures(settings)
     yield from dagster_home(os.environ.get("DAGSTER_HOME", ""))
 
 
@@ -292,6 +295,21 @@ def networks(settings: Settings) -> Iterator[Finding]:
             )
         else:
             yield Finding(Level.OK, what, f"{(path or NETWORK).name} can be used")
+
+
+def signatures(settings: Settings) -> Iterator[Finding]:
+    """Whether results can be signed with the user's certificate, which a trial picture shows."""
+    chosen = signing_of(settings)
+    if chosen is None:
+        return
+    try:
+        words = signing.check(chosen)
+    except SettingsError as error:
+        yield Finding(
+            Level.FAILED, "C2PA", str(error), "correct it, or unset BG_C2PA_CERTIFICATE and BG_C2PA_KEY"
+        )
+    else:
+        yield Finding(Level.OK, "C2PA", f"results are signed by {words}")
 
 
 def dagster_home(home: str) -> Iterator[Finding]:

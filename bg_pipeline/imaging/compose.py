@@ -5,8 +5,10 @@ Only the subject's edge is computed pixel by pixel (see `edge`); everything else
 
 from PIL import Image, ImageChops, ImageFilter, ImageOps
 
+from bg_pipeline.domain import shadows
 from bg_pipeline.imaging.edge import Edge, edge_boxes, softened
 from bg_pipeline.imaging.photo import Photo, on_white
+from bg_pipeline.imaging.shadow import ground_shadow
 
 # The longer side of the picture that a shadow is drawn in: it is soft, so a small one is enough.
 _COARSE = 512
@@ -57,21 +59,24 @@ def composite(
     subject: Image.Image,
     backdrop: Image.Image | str,
     *,
-    shadow: bool = False,
+    shadow: str = shadows.NONE,
     feather: float = 2.0,
 ) -> Image.Image:
     """The photo's subject on a given picture or colour (``#rrggbb``): an RGB picture of the photo's size.
 
-    A backdrop picture is scaled to cover the frame and cropped around its centre, never stretched. ``shadow`` adds a
-    soft shadow where the subject stands; a subject that the lower edge of the frame cuts off gets none. See
+    A backdrop picture is scaled to cover the frame and cropped around its centre, never stretched. ``shadow`` is
+    the request's (`shadows.read`); a subject that the lower edge of the frame cuts off gets none. See
     `restore_subject` for the other arguments.
     """
     if isinstance(backdrop, str):
         scene = Image.new("RGB", photo.size, backdrop)
     else:
         scene = ImageOps.fit(on_white(backdrop), photo.size, Image.Resampling.LANCZOS)
-    if shadow:
-        scene.paste("black", mask=_shadow(subject))
+    asked = shadows.read(shadow)
+    if asked is not None:
+        # Results with a plain ``soft`` look as they always did.
+        plain = not shadows.has_values(shadow)
+        scene.paste("black", mask=_shadow(subject) if plain else ground_shadow(subject, asked))
     return restore_subject(photo, scene, subject, feather=feather)
 
 

@@ -1,11 +1,10 @@
-"""Pictures as files: sRGB, deterministic, without private metadata, with a note that AI edited them."""
+"""Pictures as files: sRGB, deterministic, without private metadata, with their provenance in XMP."""
 
 import struct
 import zlib
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any
-from xml.sax.saxutils import escape
 
 from PIL import Image, ImageCms, TiffImagePlugin
 
@@ -13,6 +12,7 @@ from bg_pipeline.domain.formats import size_problem
 from bg_pipeline.errors import ImageError
 from bg_pipeline.imaging import vips
 from bg_pipeline.imaging.photo import on_white
+from bg_pipeline.imaging.provenance import SOFTWARE, Provenance, xmp_packet
 
 WITH_ALPHA = frozenset({"png", "webp", "tiff", "avif"})
 """Formats that keep transparency; in the others transparent parts become white."""
@@ -25,28 +25,8 @@ QUALITY = 97
 LOWEST_QUALITY = 30
 """The lowest quality of JPEG, WebP and AVIF that is tried to keep a number of bytes."""
 
-SOFTWARE = "bg-pipeline"
-
 # PNG's signature and its first chunk, IHDR, which always has 13 bytes.
 _PNG_HEADER = 8 + 12 + 13
-
-# IPTC's term for a photo of which a model painted a part: cv.iptc.org/newscodes/digitalsourcetype
-_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
-
-_XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
-<x:xmpmeta xmlns:x="adobe:ns:meta/">
- <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
-  <rdf:Description rdf:about=""
-    xmlns:dc="http://purl.org/dc/elements/1.1/"
-    xmlns:xmp="http://ns.adobe.com/xap/1.0/"
-    xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
-    xmp:CreatorTool="{software}"
-    Iptc4xmpExt:DigitalSourceType="{source_type}">
-   <dc:description><rdf:Alt><rdf:li xml:lang="x-default">{note}</rdf:li></rdf:Alt></dc:description>
-  </rdf:Description>
- </rdf:RDF>
-</x:xmpmeta>
-<?xpacket end="w"?>"""
 
 
 def _srgb_profile() -> bytes:
@@ -77,13 +57,13 @@ def encode(
     quality: int = QUALITY,
     lossless: bool = False,
     max_bytes: int | None = None,
-    ai_note: str | None = None,
+    provenance: Provenance | None = None,
     dpi: tuple[float, float] | None = None,
 ) -> bytes:
     """The picture (RGB, RGBA, L or LA) as a file that is tagged sRGB and has no EXIF, GPS or other metadata.
 
-    The same arguments give the same bytes. ``ai_note`` is written into XMP with IPTC's digital source type (JPEG,
-    PNG, WebP, TIFF, AVIF; BMP has no place for it). Transparent parts become white if the format has no transparency.
+    The same arguments give the same bytes. ``provenance`` is written into XMP (JPEG, PNG, WebP, TIFF, AVIF; BMP has
+    no place for it). Transparent parts become white if the format has no transparency.
     ``quality`` 1-100 is for JPEG, WebP and AVIF. WebP is lossless at 100, and with ``lossless`` (for a lossless
     source) if that keeps ``max_bytes``. To keep ``max_bytes`` the quality is lowered as far as needed, not below 30.
 
@@ -102,7 +82,11 @@ def encode(
         image = on_white(image)
     if format == "bmp":
         return _within_bytes(_encoded(image, "BMP", dpi=dpi), "BMP", max_bytes)
-    tags: dict[str, Any] = {"icc_profile": SRGB, "xmp": _xmp(ai_note) if ai_note else None, "dpi": dpi}
+    tags: dict[str, Any] = {
+        "icc_profile": SRGB,
+        "xmp": xmp_packet(provenance) if provenance else None,
+        "dpi": dpi,
+    }
     match format:
         case "jpeg":
             return jpeg(image, quality=quality, sampling=0, max_bytes=max_bytes, **tags)
@@ -221,7 +205,3 @@ def _at_best_quality(make: Callable[[int], bytes], name: str, quality: int, max_
         else:
             high = middle - 1
     return best
-
-
-def _xmp(note: str) -> bytes:
-    return _XMP.format(software=SOFTWARE, source_type=_SOURCE_TYPE, note=escape(note)).encode()

@@ -5,12 +5,12 @@ These functions run in worker processes: no import here may lead to boto3, Dagst
 
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from PIL import Image, ImageFilter
 
-from bg_pipeline.domain.requests import ImageSettings, Rendition
+from bg_pipeline.domain.requests import BLUR, ImageSettings, Rendition
 from bg_pipeline.errors import ImageError
 from bg_pipeline.imaging import (
     Fidelity,
@@ -26,7 +26,10 @@ from bg_pipeline.imaging import (
     vips,
 )
 from bg_pipeline.imaging.fidelity import MAX_EDGE_HALO, failed_background_checks, failed_checks
+from bg_pipeline.imaging.ground import blurred_ground
 from bg_pipeline.imaging.parcels import Blob
+from bg_pipeline.imaging.provenance import Provenance, provenance, read_rights
+from bg_pipeline.imaging.signing import Original, Signing, sign
 from bg_pipeline.imaging.thumbnail import SIDE, thumbnail
 from bg_pipeline.masks import FROM_USER, Mask
 from bg_pipeline.masks.conventions import STORED
@@ -43,6 +46,8 @@ BLEND = 4.0
 
 AI_NOTE = "Background replaced with generative AI; the subject is a photograph."
 CUT_NOTE = "Background removed; the subject is a photograph."
+BLURRED_NOTE = "Background blurred; the subject is a photograph."
+PLACED_NOTE = "The subject of a photograph, placed before another background."
 
 SUBJECT_NOT_RESTORED = (
     "the model found the subject from words and nothing tells where it is, so the photo's own pixels "
@@ -95,8 +100,9 @@ def finish_painted(
     *,
     prompt: str,
     feather: float,
+    signing: Signing | None = None,
 ) -> Finished:
-    """The files of a photo with a background that a model ``painted``.
+    """The files of a photo with a background that a model ``painted``; with ``signing`` they are signed.
 
     ``fitted`` is where the photo lies on the painted picture. ``mask`` is what is kept of the photo, None if nobody
     knows; ``user_mask`` is the file of a mask that the request names. Raises `ImageError` as `open_photo`,
@@ -105,8 +111,10 @@ def finish_painted(
     photo = open_photo(source)
     with Image.open(io.BytesIO(painted)) as picture:
         image = unfit(picture.convert("RGB"), fitted, photo.size)
+    made = provenance(AI_NOTE, read_rights(source), painted=True)
+    seal = _seal(signing, source, photo, made)
     if mask is None:
-        files = _rendered(image, photo, None, image_settings, feather, AI_NOTE)
+        files = _rendered(image, photo, None, image_settings, feather, made, seal)
         return Finished(tuple(files), photo.format, photo.notes, faults=(SUBJECT_NOT_RESTORED,))
     full = _full_mask(mask, photo, user_mask, image_settings)
     edge = feather * (BLEND if image_settings.mode == "DEFAULT" else 1.0)
@@ -115,7 +123,7 @@ def finish_painted(
     wrong = validate_mask(mask).reasons if mask.source in ("words", "difference") else ()
     wrong = (*wrong, *_doubts(mask))
     return Finished(
-        tuple(_rendered(image, photo, subject, image_settings, feather, AI_NOTE)),
+        tuple(_rendered(image, photo, subject, image_settings, feather, made, seal)),
         photo.format,
         photo.notes,
         _mask_file(subject),
@@ -128,13 +136,21 @@ def finish_painted(
 
 
 def finish_cut_out(
-    source: bytes, mask: Mask, user_mask: bytes | None, image_settings: ImageSettings, *, feather: float
+    source: bytes,
+    mask: Mask,
+    user_mask: bytes | None,
+    image_settings: ImageSettings,
+    *,
+    feather: float,
+    signing: Signing | None = None,
 ) -> Finished:
     """The files of a photo's subject on a transparent ground, or on what its renditions ask for."""
     photo = open_photo(source)
     full = _full_mask(mask, photo, user_mask, image_settings)
     image = cut_out(photo, full.picture, feather=feather)
-    files = _rendered(image, photo, full.picture, image_settings, feather, CUT_NOTE)
+    made = provenance(CUT_NOTE, read_rights(source))
+    seal = _seal(signing, source, photo, made)
+    files = _rendered(image, photo, full.picture, image_settings, feather, made, seal)
     return Finished(
         tuple(files), photo.format, photo.notes, _mask_file(full.picture), full.notes, faults=_doubts(full)
     )
@@ -148,18 +164,31 @@ def finish_on_backdrop(
     image_settings: ImageSettings,
     *,
     feather: float,
+    signing: Signing | None = None,
 ) -> Finished:
-    """The files of a photo's subject on a backdrop: a picture file, or a colour ``#rrggbb``."""
+    """The files of a photo's subject on a backdrop: a picture file, a colour ``#rrggbb``, or `BLUR`."""
     photo = open_photo(source)
     full = _full_mask(mask, photo, user_mask, image_settings)
     subject = full.picture
-    scene = backdrop if isinstance(backdrop, str) else open_photo(backdrop).flattened()
-    image = composite(photo, subject, scene, shadow=image_settings.shadow == "soft", feather=feather)
+    scene: Image.Image | str
+    if backdrop == BLUR:
+        scene = blurred_ground(photo.image, subject)
+    else:
+        scene = backdrop if isinstance(backdrop, str) else open_photo(backdrop).flattened()
+    image = composite(photo, subject, scene, shadow=image_settings.shadow, feather=feather)
     fidelity = measure(photo, image, subject)
-    # A plain colour that was asked for is no fault.
-    judged = replace(fidelity, uniform=False, background_changed=1.0) if isinstance(scene, str) else fidelity
+    others = () if isinstance(backdrop, str) else (read_rights(backdrop),)
+    note = BLURRED_NOTE if backdrop == BLUR else PLACED_NOTE
+    made = provenance(note, read_rights(source), *others)
+    seal = _seal(signing, source, photo, made)
+    # A plain colour, or the old background out of focus, is no fault if it was asked for.
+    judged = fidelity
+    if isinstance(backdrop, str):
+        judged = replace(fidelity, uniform=False, background_changed=1.0)
+    if backdrop == BLUR:
+        judged = replace(judged, edge_halo=0.0)
     return Finished(
-        tuple(_rendered(image, photo, subject, image_settings, feather, "")),
+        tuple(_rendered(image, photo, subject, image_settings, feather, made, seal)),
         photo.format,
         photo.notes,
         _mask_file(subject),
@@ -219,14 +248,25 @@ def _rendered(
     mask: Image.Image | None,
     image_settings: ImageSettings,
     feather: float,
-    note: str,
+    made: Provenance,
+    seal: Callable[[bytes, str], bytes] | None,
 ) -> Iterator[FinishedFile]:
     renditions: Sequence[Rendition | None] = image_settings.renditions or (None,)
     # Without a mask nothing can be framed around the subject: the whole picture counts as it.
     subject = mask or Image.new("L", photo.size, 255)
     for rendition in renditions:
-        made = render(image, photo, subject, rendition, feather=feather, ai_note=note or None)
-        yield FinishedFile(Blob(made.data), made.format, made.complaints, _checked_thumbnail(made.data))
+        file = render(image, photo, subject, rendition, feather=feather, made=made, seal=seal)
+        yield FinishedFile(Blob(file.data), file.format, file.complaints, _checked_thumbnail(file.data))
+
+
+def _seal(
+    signing: Signing | None, source: bytes, photo: Photo, made: Provenance
+) -> Callable[[bytes, str], bytes] | None:
+    """A function that signs a finished file, given its bytes and format; None without a certificate."""
+    if signing is None:
+        return None
+    original = Original(source, photo.format)
+    return lambda data, format: sign(signing, data, format, original, made)
 
 
 def _checked_thumbnail(data: bytes) -> bytes:

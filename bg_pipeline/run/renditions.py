@@ -23,6 +23,8 @@ from bg_pipeline.imaging import (
     read_header,
     writable_format,
 )
+from bg_pipeline.imaging.provenance import Provenance
+from bg_pipeline.imaging.signing import SIGNABLE
 
 Box = tuple[int, int, int, int]
 Size = tuple[int, int]
@@ -30,6 +32,9 @@ Size = tuple[int, int]
 # JPEG spreads the subject's edge by up to 16 pixels into a plain background, a block of halved colours: 4 times 4.
 _BLOCK = 4
 _EDGE_BLOCKS = 4
+
+# Bytes by which the manifests of the same picture may differ.
+_MANIFEST_SPREAD = 256
 
 _SOLID = [0] * 128 + [255] * 128
 _CLEAR = [255] + [0] * 255
@@ -53,7 +58,8 @@ def render(
     rendition: Rendition | None,
     *,
     feather: float = 2.0,
-    ai_note: str | None = None,
+    made: Provenance | None = None,
+    seal: Callable[[bytes, str], bytes] | None = None,
 ) -> Rendered:
     """The file that ``rendition`` asks for, made from a finished result.
 
@@ -66,6 +72,8 @@ def render(
     its margins may be smaller. A subject that the photo cuts off stays at that edge.
 
     Without a ``Format``, JPEG (WebP for a cut-out) replaces a lossless format that cannot keep ``MaxBytes``.
+
+    ``made`` is written into the file, and ``seal`` signs its bytes, given their format.
 
     Raises `ImageError` (``TooManyBytes``) if ``MaxBytes`` cannot be kept.
     """
@@ -86,18 +94,27 @@ def render(
         picture = _framed(_on_white(image, frame), (0, 0, frame[2] - frame[0], frame[3] - frame[1]), size)
     else:
         picture = _framed(image, frame, size)
+
+    def written(format: str) -> bytes:
+        options: dict[str, Any] = {"provenance": made, "dpi": photo.dpi, "lossless": photo.lossless}
+        data = encode(picture, format, max_bytes=file.MaxBytes, **options)
+        if seal is None or format not in SIGNABLE:
+            return data
+        sealed = seal(data, format)
+        if file.MaxBytes is None or len(sealed) <= file.MaxBytes:
+            return sealed
+        # The manifest takes its part of the bytes; two manifests differ by some bytes.
+        room = file.MaxBytes - (len(sealed) - len(data)) - _MANIFEST_SPREAD
+        return seal(encode(picture, format, max_bytes=max(room, 1), **options), format)
+
     try:
-        data = encode(
-            picture, format, max_bytes=file.MaxBytes, ai_note=ai_note, dpi=photo.dpi, lossless=photo.lossless
-        )
+        data = written(format)
     except ImageError:
         if file.Format:
             raise
         # Only the number of bytes was asked for, and the photo's own lossless format cannot keep it.
         format = "webp" if picture.mode == "RGBA" else "jpeg"
-        data = encode(
-            picture, format, max_bytes=file.MaxBytes, ai_note=ai_note, dpi=photo.dpi, lossless=photo.lossless
-        )
+        data = written(format)
     if preset is None:
         return Rendered(data, format, size)
     shown, enlarged = _area(mask.crop(frame)) / max(1, _area(mask)), size[0] / (frame[2] - frame[0])

@@ -9,13 +9,13 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.file_names import file_name, result_name
-from bg_pipeline.domain.requests import ImageSettings, Rendition
+from bg_pipeline.domain.requests import ImageSettings, Rendition, names_object
 from bg_pipeline.errors import ImageError, NotDelivered
 from bg_pipeline.imaging.parcels import Blob
 from bg_pipeline.imaging.workers import header_of
 from bg_pipeline.masks import Mask
 from bg_pipeline.run.batch_locations import BatchLocations
-from bg_pipeline.run.context import RunContext
+from bg_pipeline.run.context import RunContext, signing_of
 from bg_pipeline.run.finishing import (
     ROUNDS,
     Finished,
@@ -171,7 +171,7 @@ class ResultWriter:
             finished = self._finished(finish_cut_out, mask, user_mask, self._image_settings)
         else:
             facts["Backdrop"] = backdrop
-            scene = backdrop if backdrop.startswith("#") else self._context.workers.blob(self.given(backdrop))
+            scene = self._context.workers.blob(self.given(backdrop)) if names_object(backdrop) else backdrop
             finished = self._finished(finish_on_backdrop, mask, user_mask, scene, self._image_settings)
         return self._stored(finished, facts, 1)
 
@@ -193,8 +193,10 @@ class ResultWriter:
         ]
         rounds = ROUNDS * (len(self._image_settings.renditions) or 1)
         limit = self._photo.limit(*sizes, rounds=rounds, doing="finish")
-        feather = self._context.settings.feather
-        return workers.run(limit, work, self._photo.source, *args, feather=feather, **more)
+        feather = self._image_settings.feather
+        feather = self._context.settings.feather if feather is None else feather
+        signing = signing_of(self._context.settings)
+        return workers.run(limit, work, self._photo.source, *args, feather=feather, signing=signing, **more)
 
     def _stored(self, finished: Finished, facts: Mapping[str, Any], position: int) -> list[StoredResult]:
         """Stores the mask and the files of a picture."""

@@ -16,11 +16,13 @@ from bg_pipeline.domain.presets import PRESETS
 from bg_pipeline.domain.requests import Rendition
 from bg_pipeline.errors import ImageError
 from bg_pipeline.imaging import Photo, composite, cut_out, encode, open_photo, read_header
+from bg_pipeline.imaging.provenance import COMPOSITE_WITH_AI, Provenance
 from bg_pipeline.run.renditions import Rendered, check, render
 from bg_pipeline_tests.corpus import DISPLAY_P3, exif
 from bg_pipeline_tests.pictures import photo_and_mask
 
 SIZE = (1200, 900)
+EDITED = Provenance("Edited", COMPOSITE_WITH_AI)
 
 
 def scene(
@@ -53,8 +55,8 @@ def subject_box(data: bytes) -> tuple[int, int, int, int]:
 
 def test_without_a_rendition_the_file_is_the_whole_result_in_the_photos_format() -> None:
     result, photo, mask = scene()
-    rendered = render(result, photo, mask, None, ai_note="Edited")
-    assert rendered == Rendered(encode(result, "jpeg", ai_note="Edited"), "jpeg", SIZE)
+    rendered = render(result, photo, mask, None, made=EDITED)
+    assert rendered == Rendered(encode(result, "jpeg", provenance=EDITED), "jpeg", SIZE)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +186,7 @@ def test_a_lossless_source_gives_way_where_only_bytes_were_asked_for(alpha: bool
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_keeps_its_own_rules_on_a_good_photo(name: str) -> None:
     result, photo, mask = scene()
-    rendered = render(result, photo, mask, Rendition(Preset=name), ai_note="Edited")
+    rendered = render(result, photo, mask, Rendition(Preset=name), made=EDITED)
     assert rendered.complaints == ()
     assert rendered.format == PRESETS[name].file.Format
 

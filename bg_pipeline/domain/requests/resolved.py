@@ -1,7 +1,8 @@
 """Resolves a request for one image: `ImageSettings` has a value for every field."""
 
+import posixpath
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from functools import cache
 from typing import Any, Final
 
@@ -17,9 +18,9 @@ from bg_pipeline.domain.requests.fields import (
     ModeName,
     QualityName,
     Rendition,
-    ShadowName,
     SubjectName,
     TaskName,
+    is_mask_folder,
 )
 
 
@@ -41,9 +42,10 @@ class ImageSettings:
     """What a request asks for one image, with all defaults filled in.
 
     ``labels`` are those in the request, empty if it has none. An empty ``Labels`` in the request makes everything
-    that stands out the subject. ``mask_key`` is set if and only if ``subject`` is MASK. ``backdrop`` is a key or
-    ``#rrggbb``. ``seed`` is None if it has to be derived. ``renditions`` is empty if the picture is delivered
-    unchanged.
+    that stands out the subject. ``mask_key`` is set if and only if ``subject`` is MASK: the key of this image's mask,
+    also if the request names a folder. ``backdrop`` is a key, ``#rrggbb`` or ``blur``, ``shadow`` a text for
+    `shadows.read`. ``seed`` is None if it has to be derived. ``renditions`` is empty if the picture is delivered
+    unchanged. ``feather`` is None if ``BG_FEATHER`` is used.
 
     Each field has the effects that the request field of the same name declares. A new field needs a default here: a
     field with its default value is left out of identities and fingerprints, so that stored outcomes stay valid.
@@ -59,12 +61,17 @@ class ImageSettings:
     subject: SubjectName
     mask_key: str | None
     backdrop: str | None
-    shadow: ShadowName
+    shadow: str
     seed: int | None
     quality: QualityName
     cfg_scale: float
     ref: str
     renditions: tuple[Rendition, ...]
+    feather: float | None = None
+
+    def named(self, image: str) -> "ImageSettings":
+        """The same for another image; these settings must be those of no image (``image`` is empty)."""
+        return replace(self, image=image, mask_key=_mask_key(self.mask_key, image))
 
     @property
     def needs_prompt(self) -> bool:
@@ -162,7 +169,7 @@ def image_settings(
         negative_prompt=first("NegativePrompt", ""),
         mode=first("Mode", "PRECISE"),
         subject=subject,
-        mask_key=first("MaskKey") if subject == "MASK" else None,
+        mask_key=_mask_key(first("MaskKey"), image) if subject == "MASK" else None,
         backdrop=first("Backdrop") if task == "REPLACE" else None,
         shadow=first("Shadow", "none"),
         seed=first("Seed"),
@@ -170,7 +177,15 @@ def image_settings(
         cfg_scale=first("CfgScale", 8.0),
         ref=first("Ref", ""),
         renditions=first("Renditions", ()),
+        feather=first("Feather"),
     )
+
+
+def _mask_key(key: str | None, image: str) -> str | None:
+    """The key of an image's mask: in a folder, the image's name with the extension ``.png``."""
+    if key is None or not image or not is_mask_folder(key):
+        return key
+    return f"{key}{posixpath.splitext(image)[0]}.png"
 
 
 def _levels(

@@ -45,19 +45,24 @@ def violations(
             yield field, problem
 
     entries = request.Images or ()
+    input_prefix = request.InputS3Prefix.removesuffix("/") or batch.input_prefix
     own_prefix = f"{batch.input_prefix}/"
     for place, level in [("", request), *((f"Images[{n}].", entry) for n, entry in enumerate(entries))]:
         for key_field in ("MaskKey", "Backdrop"):
             key = getattr(level, key_field)
             if key and (left := left_in(key.removeprefix(own_prefix))):
                 yield f"{place}{key_field}", f"a placeholder was left in: {left[:60]}"
-    input_prefix = request.InputS3Prefix.removesuffix("/") or batch.input_prefix
+            if key and key_field == "MaskKey" and f"{input_prefix}/".startswith(key):
+                yield (
+                    f"{place}MaskKey",
+                    f"{shown(key)} holds the photos themselves; put the masks into a folder of their own",
+                )
     places: dict[str, int] = {}
     for number, entry in enumerate(entries):
         field, name = f"Images[{number}].ImageName", entry.ImageName
         if places.setdefault(name, number) != number:
             yield field, f"{shown(name)} is already listed as Images[{places[name]}]"
-        if f"{input_prefix}/{name}" in request.named_keys:
+        if request.names(f"{input_prefix}/{name}"):
             yield field, f"{shown(name)} is also named as a mask or backdrop"
 
     special = [

@@ -11,7 +11,7 @@ from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.formats import EXTENSIONS
 from bg_pipeline.domain.model_facts import as_of
 from bg_pipeline.domain.presets import PRESETS
-from bg_pipeline.domain.requests import MAX_SEED
+from bg_pipeline.domain.requests import BLUR, MAX_SEED
 from bg_pipeline.errors import RequestError, UsageError
 from bg_pipeline.planning import Plan
 from bg_pipeline.uploads.submitting import Upload
@@ -200,12 +200,17 @@ def _fields(service: DraftService, session: UploadSession) -> dict[str, Any]:
     fields: dict[str, Any] = {"Task": task}
     if task == "REPLACE":
         kind = st.segmented_control(
-            "Background", ("Described", "A colour", "A picture"), default="Described", required=True
+            "Background",
+            ("Described", "A colour", "A picture", "The photo's own, blurred"),
+            default="Described",
+            required=True,
         )
         if kind == "A colour":
             fields["Backdrop"] = st.color_picker("Colour", "#ffffff")
         elif kind == "A picture":
             fields["Backdrop"] = _backdrop(service, session)
+        elif kind == "The photo's own, blurred":
+            fields["Backdrop"] = BLUR
         if kind != "Described":
             fields["Shadow"] = "soft" if st.toggle("A soft shadow under the subject") else "none"
         else:

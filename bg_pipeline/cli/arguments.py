@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 
 import click
 
-from bg_pipeline.cli.local_aws import use_local_aws
 from bg_pipeline.domain.batches import Batch, find_batch, name_problem
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.domain.text import COMMAND_OPTIONS
 from bg_pipeline.errors import UsageError
+from bg_pipeline.local_aws import use_local_aws
 from bg_pipeline.reports.summaries import dates_with_uploads
 from bg_pipeline.review import this_user
 from bg_pipeline.settings import Settings

@@ -6,17 +6,23 @@ From Python, without Dagster::
 
     shop = bg_pipeline.Pipeline(bucket="my-photos")  # other settings: BG_* variables, or keywords
     batch = shop.submit(["shoes/", "hat.jpg"], Prompt="a sunny beach", Ref="spring")
+    print(shop.plan([batch.date]).worst_usd)
     days = shop.run([batch.date])
     for row in shop.report(batch):
         print(row.ImageName, row.Status, row.Results, row.CostUSD)
+    shop.download(batch, "shoes-on-a-beach")
+
+Without an account, ``with bg_pipeline.Pipeline.local() as shop`` uses the stand-in for AWS. `AsyncPipeline` is the
+same for asyncio. docs/pipeline.ipynb shows all of it.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bg_pipeline.async_pipeline import AsyncPipeline
     from bg_pipeline.pipeline import Pipeline
 
-__all__ = ["Pipeline"]
+__all__ = ["AsyncPipeline", "Pipeline"]
 
 
 def __getattr__(name: str) -> Any:
@@ -25,4 +31,8 @@ def __getattr__(name: str) -> Any:
         from bg_pipeline.pipeline import Pipeline
 
         return Pipeline
+    if name == "AsyncPipeline":
+        from bg_pipeline.async_pipeline import AsyncPipeline
+
+        return AsyncPipeline
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -69,7 +69,7 @@ class Plan:
 
     ``images`` counts all images, ``due`` those with due stages, ``waiting`` those of them that wait for the approval
     of their batch's sample, ``without_prompt`` those that would be skipped for lack of a prompt. ``unreadable`` has
-    one sentence for each request that cannot be read.
+    one sentence for each request that cannot be read, ``notes`` one for each kind of model of which none can be used.
     """
 
     images: int = 0
@@ -78,6 +78,7 @@ class Plan:
     without_prompt: int = 0
     unreadable: list[str] = field(default_factory=list)
     lines: list[PlannedCalls] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def minutes(self) -> float:

@@ -376,6 +376,23 @@ class Settings(BaseSettings):
     api_wait_seconds: Annotated[float, Field(ge=0, le=900), Affects.NOTHING] = Field(
         280, description="Seconds that a call of the HTTP API waits for its picture."
     )
+    api_link_seconds: Annotated[int, Affects.NOTHING] = Field(
+        3600,
+        ge=60,
+        le=604_800,
+        description="Lifetime in seconds of the HTTP API's links to pictures; they end earlier if the credentials "
+        "that signed them expire.",
+    )
+    api_allowed_origins: Annotated[Words, Affects.NOTHING] = Field(
+        (),
+        description="Web sites whose pages may call the HTTP API from a browser (CORS), comma-separated, for example "
+        "`https://shop.example.com`.",
+    )
+    api_removal_by_url: Annotated[bool, Affects.NOTHING] = Field(
+        False,
+        description="Without sign-in: answer `GET /image-bg-removal` without the header `X-Bg-Client` too, as "
+        "clients of an earlier system send it. Requests that a browser makes for another web site stay refused.",
+    )
     stale_hours: Annotated[float, Field(gt=0, le=8760), Affects.NOTHING] = Field(
         24.0, description="Age in hours of an upload that is in no report, from which a check warns."
     )
@@ -467,6 +484,16 @@ class Settings(BaseSettings):
                 ipaddress.ip_network(word)
             except ValueError as error:
                 raise ValueError(f"{error}; write an address or a network, such as 10.0.0.0/16") from None
+        return value
+
+    @field_validator("api_allowed_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for word in value:
+            if not re.fullmatch(r"https?://[A-Za-z0-9.\[\]:-]+", word):
+                raise ValueError(
+                    f"'{word}' is not an origin such as https://shop.example.com, without a path or *"
+                )
         return value
 
     @field_validator("webhook_secret")

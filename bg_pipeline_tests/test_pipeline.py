@@ -1,5 +1,9 @@
 """The pipeline from Python, without Dagster."""
 
+import asyncio
+import os
+import threading
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -117,3 +121,123 @@ def test_with_a_bad_certificate_nothing_is_paid_and_with_a_good_one_results_are_
     assert manifest["validation_state"] == "Valid"
     shop(good).run([batch.date])
     assert shop(good).store.read(row.Results[0]).data == stored.data
+
+
+def test_a_batch_is_planned_followed_reviewed_published_and_brought_home(
+    bucket: str, control: ControlClient, tmp_path: Path
+) -> None:
+    control.switch(canned=True)
+    (tmp_path / "photos").mkdir()
+    for number in range(2):
+        (tmp_path / "photos" / f"{number}.jpg").write_bytes(photo(number))
+    shop = bg_pipeline.Pipeline(bucket=bucket, quota_titan_v2_rpm=6000, review_share=1.0)
+    uploaded: list[str] = []
+    batch = shop.submit([tmp_path / "photos"], name="spring", progress=uploaded.append, Prompt="a beach")
+    assert batch.name == "spring"
+    assert sorted(uploaded) == ["0.jpg", "1.jpg"]
+    with pytest.raises(UsageError, match="choose another name"):
+        shop.submit([tmp_path / "photos"], name="spring", Prompt="a beach")
+    plan = shop.plan([batch.date])
+    assert (plan.due, plan.notes) == (2, [])
+    assert plan.worst_usd is not None
+    assert plan.worst_usd > 0
+    assert control.paid() == []
+    assert shop.status(batch).State == "Waiting"
+    shop.run([batch.date], only=[batch])
+    assert shop.status(batch).Counts == {"Succeeded": 2}
+    assert [each.Batch for each in shop.batches(batch.date - timedelta(9), batch.date)] == [batch.path]
+    assert [item.state for item in shop.review(batch)] == ["waiting", "waiting"]
+    shop.approve(batch, ["0.jpg"], by="ann")
+    shop.reject(batch, ["1.jpg"], by="ann", reason="too dark")
+    with pytest.raises(UsageError, match=r"nothing\.jpg"):
+        shop.approve(batch, ["0.jpg", "nothing.jpg"], by="ann")
+    assert shop.publish(batch).copied == 1
+    assert [image.ImageName for image in shop.captions([batch.date])] == ["0.jpg", "1.jpg"]
+    files = shop.download(batch, tmp_path / "home", approved=True)
+    assert [(file.image, file.complete) for file in files] == [("0.jpg", True)]
+    assert shop.redo(batch, ["1.jpg"], by="ann", prompt="a street") != batch
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "", " x"])
+def test_names_that_lead_elsewhere_are_refused(bucket: str, tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.jpg").write_bytes(photo(1))
+    shop = bg_pipeline.Pipeline(bucket=bucket)
+    if name:
+        with pytest.raises(UsageError, match="cannot be a batch's name"):
+            shop.submit([tmp_path / "a.jpg"], name=name, Prompt="x")
+    assert list(shop.store.list("")) == []
+
+
+def test_the_same_is_there_for_asyncio(bucket: str, control: ControlClient, tmp_path: Path) -> None:
+    control.switch(canned=True)
+    (tmp_path / "a.jpg").write_bytes(photo(1))
+    threads: set[int] = set()
+
+    async def work() -> None:
+        shop = bg_pipeline.AsyncPipeline(bucket=bucket, quota_titan_v2_rpm=6000)
+        batch = await shop.submit(
+            [tmp_path / "a.jpg"], progress=lambda name: threads.add(threading.get_ident()), Prompt="a beach"
+        )
+        days = await shop.run([batch.date], progress=lambda progress: threads.add(threading.get_ident()))
+        assert days[batch.date].counts == {"Succeeded": 1}
+        assert (await shop.status(batch)).State == "Reported"
+        (file,) = await shop.download(batch, tmp_path / "home")
+        assert file.complete
+        with pytest.raises(UsageError, match="no batch"):
+            await shop.status(type(batch)(batch.date, "nothing"))
+
+    asyncio.run(work())
+    assert threads == {threading.get_ident()}, "callbacks come in the event loop"
+
+
+def test_every_method_of_the_pipeline_is_there_for_asyncio() -> None:
+    methods = {name for name in vars(bg_pipeline.Pipeline) if not name.startswith("_")}
+    assert methods - vars(bg_pipeline.AsyncPipeline).keys() == {"store"}
+
+
+def test_a_cancelled_run_makes_no_further_call_and_waits_for_those_under_way(
+    bucket: str, control: ControlClient, tmp_path: Path
+) -> None:
+    control.switch(canned=True)
+    control.latency({"operation": "InvokeModel", "seconds": 0.5})
+    for number in range(12):
+        (tmp_path / f"{number}.jpg").write_bytes(photo(number))
+
+    async def work() -> None:
+        shop = bg_pipeline.AsyncPipeline(bucket=bucket, quota_titan_v2_rpm=60_000, max_concurrency=2)
+        batch = await shop.submit([tmp_path], Prompt="a beach")
+        running = asyncio.ensure_future(shop.run([batch.date]))
+        while len(control.paid(operation="InvokeModel")) < 2:
+            await asyncio.sleep(0.02)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        paid = len(control.paid(operation="InvokeModel"))
+        assert paid < 12
+        made = [row for row in await shop.report(batch) if row.CostUSD]
+        await asyncio.sleep(1)
+        assert len(control.paid(operation="InvokeModel")) == paid
+        assert len([row for row in made if row.Results]) >= 1
+        await shop.run([batch.date])
+        assert len(control.paid(operation="InvokeModel")) == 12
+
+    asyncio.run(work())
+
+
+@pytest.mark.slow
+def test_without_an_account_the_stand_in_is_used_while_a_block_lasts(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(photo(1))
+    before = dict(os.environ)
+    with bg_pipeline.Pipeline.local(tmp_path / "state") as shop:
+        assert os.environ["AWS_ENDPOINT_URL"].startswith("http://127.0.0.1")
+        batch = shop.submit([tmp_path / "a.jpg"], Prompt="a beach")
+        shop.run([batch.date])
+        assert shop.status(batch).Counts == {"Succeeded": 1}
+    assert dict(os.environ) == before
+
+    async def again() -> None:
+        async with bg_pipeline.AsyncPipeline.local(tmp_path / "state") as shop:
+            assert (await shop.status(batch)).Counts == {"Succeeded": 1}, "its state is kept"
+
+    asyncio.run(again())
+    assert dict(os.environ) == before

@@ -1,19 +1,24 @@
-"""Options and arguments of several commands: dates, batches, --by, --state-dir and --local."""
+"""Options and arguments of several commands: dates, batches, --by, --format, --state-dir and --local."""
 
 import datetime
 import functools
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from bg_pipeline.cli.local_aws import use_local_aws
-from bg_pipeline.domain.batches import Batch, find_batch
+from bg_pipeline.domain.batches import Batch, find_batch, name_problem
 from bg_pipeline.domain.s3_keys import UploadDate
+from bg_pipeline.domain.text import COMMAND_OPTIONS
 from bg_pipeline.errors import UsageError
+from bg_pipeline.local_aws import use_local_aws
+from bg_pipeline.reports.summaries import dates_with_uploads
 from bg_pipeline.review import this_user
+from bg_pipeline.settings import Settings
+from bg_pipeline.storage.object_store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -39,14 +44,27 @@ class _Batch(click.ParamType[Batch]):
         if isinstance(value, Batch):
             return value
         key = value.partition("://")[2].partition("/")[2] if value.startswith("s3://") else value
+        # The HTTP API's paths and the page write the date with hyphens.
+        key = re.sub(r"^([0-9]{4})-([0-9]{2})-([0-9]{2})/", r"\1/\2/\3/", key)
         batch = find_batch(key.rstrip("/"))
         if batch is None:
             self.fail(f"'{value}' is not a batch; write YYYY/MM/DD/<batch>, or its prefix", param, ctx)
         return batch
 
 
+class _BatchName(click.ParamType[str]):
+    name = "NAME"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        name = str(value)
+        if problem := name_problem(name):
+            self.fail(f"'{name}' cannot be a batch's name: it {problem}", param, ctx)
+        return name
+
+
 DATE = _Date()
 BATCH = _Batch()
+BATCH_NAME = _BatchName()
 
 
 def today() -> UploadDate:
@@ -76,7 +94,7 @@ def dates_and_batches(command: Callable[..., None]) -> Callable[..., None]:
         batches: tuple[Batch, ...],
         **others: Any,
     ) -> None:
-        command(dates=_dates(date, first, last, batches), batches=batches, **others)
+        command(dates=chosen_dates(date, first, last, batches), batches=batches, **others)
 
     for option in (
         click.option(
@@ -92,7 +110,14 @@ def dates_and_batches(command: Callable[..., None]) -> Callable[..., None]:
     return with_dates
 
 
-def _dates(
+def existing_dates(store: Store, dates: Sequence[UploadDate]) -> list[UploadDate]:
+    """Those of several dates that have uploads or results; a single date is returned as it is."""
+    if len(dates) < 2:
+        return list(dates)
+    return sorted(set(dates_with_uploads(store, min(dates), max(dates))) & set(dates))
+
+
+def chosen_dates(
     date: UploadDate | None, first: UploadDate | None, last: UploadDate | None, batches: tuple[Batch, ...]
 ) -> list[UploadDate]:
     """The dates that the options name; raises `UsageError` if they name none or contradict each other."""
@@ -145,3 +170,27 @@ def local(command: F) -> F:
 def _use_local_aws(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
         ctx.with_resource(use_local_aws(Path(os.environ.get("BG_STATE_DIR") or ".bg_pipeline")))
+        before = COMMAND_OPTIONS.set(("--local",))
+        ctx.call_on_close(lambda: COMMAND_OPTIONS.reset(before))
+
+
+def output_format(*more: str, help: str = "Output format; csv and json have all fields.") -> Callable[[F], F]:
+    """The option ``--format`` with table, csv, json and ``more``; the command gets it as ``form``."""
+    return click.option(
+        "--format",
+        "form",
+        type=click.Choice(["table", "csv", "json", *more]),
+        default="table",
+        show_default=True,
+        help=help,
+    )
+
+
+def when_to_run(configured: Settings, batch: Batch) -> str:
+    """The condition under which a person has to start the batch's run, as the beginning of a sentence."""
+    age = (today() - batch.date).days
+    if configured.queue_url or age < configured.open_dates:
+        return "If no sensor is on"
+    if age <= configured.lookback_days:
+        return f"The sensor looks at {batch.date} within the hour; if no sensor is on, or that is too late"
+    return f"The sensor does not look at dates as old as {batch.date} (BG_LOOKBACK_DAYS)"

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import click
 
 from bg_pipeline.aws.clients import make_aws
-from bg_pipeline.cli.arguments import dates_and_batches, local
+from bg_pipeline.cli.arguments import dates_and_batches, existing_dates, local, output_format
 from bg_pipeline.cli.terminal import console, print_message, table
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.s3_keys import UploadDate
@@ -25,14 +25,7 @@ from bg_pipeline.storage.object_store import open_bucket
     show_default=True,
     help="With --search: the largest number of images.",
 )
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "csv", "json"]),
-    default="table",
-    show_default=True,
-    help="Output format; csv and json have all fields.",
-)
+@output_format()
 @local
 def captions(
     dates: Sequence[UploadDate], batches: tuple[Batch, ...], words: str | None, limit: int, form: str
@@ -41,12 +34,17 @@ def captions(
 
     Show the alternative text (BG_ALT_TEXT_LENGTH) with the picture, for people who cannot see it. The index for the
     search is kept in BG_STATE_DIR. No model is called.
+
+    \b
+    Examples:
+      bg-pipeline captions --from 2026-11-01 --format csv
+      bg-pipeline captions --from 2026-11-01 --search "red bus"
     """
     configured = settings()
     store = open_bucket(configured, make_aws(configured))
     images: Iterable[CaptionedImage]
     if words is None:
-        images = stored_captions(store, configured, dates, batches)
+        images = stored_captions(store, configured, existing_dates(store, dates), batches)
     else:
         index = CaptionIndex(index_file(configured))
         index.update(store, configured, dates, batches)

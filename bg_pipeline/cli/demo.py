@@ -18,7 +18,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bg_pipeline.aws.clients import make_aws
 from bg_pipeline.cli.arguments import state_dir, today
-from bg_pipeline.cli.local_aws import BUCKET, use_local_aws
 from bg_pipeline.cli.terminal import console, counted, print_message, stopped_by_user, table
 from bg_pipeline.defs import dagster_home
 from bg_pipeline.domain.batches import Batch
@@ -26,6 +25,7 @@ from bg_pipeline.domain.rows import Row, Status
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.domain.text import amount
 from bg_pipeline.errors import UsageError
+from bg_pipeline.local_aws import BUCKET, use_local_aws
 from bg_pipeline.reports.contact_sheet import contact_sheet, pairs, save_pairs
 from bg_pipeline.reports.overview import load_status
 from bg_pipeline.settings import Settings, settings

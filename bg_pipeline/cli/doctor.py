@@ -1,7 +1,7 @@
 """``bg-pipeline doctor``: checks the account and the settings, prints an IAM policy, or sets a CORS rule."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from bg_pipeline.aws.clients import Aws, make_aws
-from bg_pipeline.cli.arguments import local
-from bg_pipeline.cli.terminal import confirm, counted, print_message, stopped_by_user
+from bg_pipeline.cli.arguments import local, output_format
+from bg_pipeline.cli.terminal import confirm, counted, print_message, print_records, stopped_by_user
 from bg_pipeline.doctor import policy as policies
 from bg_pipeline.doctor import trials
 from bg_pipeline.doctor.account import examine
@@ -61,6 +61,7 @@ _STYLE = {Level.OK: "green", Level.ATTENTION: "yellow", Level.FAILED: "red"}
     flag_value="pipeline",
     help="Instead of checking, print the IAM policy that this kind of process needs with your settings.",
 )
+@output_format(help="Output format of the checks.")
 @local
 def doctor(
     live: bool,
@@ -69,10 +70,18 @@ def doctor(
     fix: bool,
     origins: tuple[str, ...],
     policy: policies.Role | None,
+    form: str,
 ) -> None:
     """Check what works in your account and settings, and print what to do about what does not.
 
     Nothing is billed without --live. Ends with 0 unless something failed.
+
+    \b
+    Examples:
+      bg-pipeline doctor
+      bg-pipeline doctor --format json
+      bg-pipeline doctor --policy submitter
+      bg-pipeline doctor --live --max-cost-usd 0.5
     """
     configured = settings()
     aws = make_aws(configured)
@@ -96,11 +105,19 @@ def doctor(
         return
     findings: list[Finding] = []
     with stopped_by_user():
+        show = _print_finding if form == "table" else _ignore_finding
         for finding in examine(configured, aws):
-            _print_finding(finding)
+            show(finding)
             findings.append(finding)
         if live:
-            findings += _call_models(configured, aws, findings, yes=yes, max_cost_usd=max_cost_usd)
+            findings += _call_models(configured, aws, findings, show, yes=yes, max_cost_usd=max_cost_usd)
+    if form != "table":
+        columns = ("Level", "Subject", "Words", "Advice")
+        records = [
+            dict(zip(columns, (each.level.value, each.subject, each.words, each.advice), strict=True))
+            for each in findings
+        ]
+        print_records(form, columns, records)
     failed = any(finding.level is Level.FAILED for finding in findings)
     click.get_current_context().exit(1 if failed else 0)
 
@@ -114,7 +131,13 @@ def _fix_cors(configured: Settings, aws: Aws, origins: tuple[str, ...], *, yes: 
 
 
 def _call_models(
-    configured: Settings, aws: Aws, free: Sequence[Finding], *, yes: bool, max_cost_usd: float
+    configured: Settings,
+    aws: Aws,
+    free: Sequence[Finding],
+    show: Callable[[Finding], None],
+    *,
+    yes: bool,
+    max_cost_usd: float,
 ) -> list[Finding]:
     """Asks, calls each model once, and writes the report file; returns the findings about the calls."""
     context = trials.open_context(configured, aws, print_message, max_cost_usd=max_cost_usd)
@@ -144,7 +167,7 @@ def _call_models(
         results = []
         with closing(trials.run_trials(context, calls)) as running:
             for result in running:
-                _print_finding(result.finding)
+                show(result.finding)
                 results.append(result)
     finally:
         context.close()
@@ -156,6 +179,10 @@ def _call_models(
         "your buckets: send it with a bug report."
     )
     return findings
+
+
+def _ignore_finding(finding: Finding) -> None:
+    """Prints nothing: all findings are printed together at the end."""
 
 
 def _print_finding(finding: Finding) -> None:

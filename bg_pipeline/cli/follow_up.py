@@ -4,7 +4,7 @@ import click
 
 from bg_pipeline import review
 from bg_pipeline.aws.clients import make_aws
-from bg_pipeline.cli.arguments import BATCH, by, local
+from bg_pipeline.cli.arguments import BATCH, by, local, when_to_run
 from bg_pipeline.cli.run import run_dates
 from bg_pipeline.cli.submit import ASK_BEYOND
 from bg_pipeline.cli.terminal import confirm, counted, print_message
@@ -77,4 +77,4 @@ def approve(batch: Batch, at_once: bool, seen: str, by: str) -> None:
         print_message(f"The sample of batch {batch.path} was approved before.")
     if at_once:
         click.get_current_context().exit(0 if run_dates([batch.date], only=[batch]) else 1)
-    print_message(f"Dagster's sensor runs the rest. To run it yourself: {run_command(batch)}")
+    print_message(f"{when_to_run(configured, batch)}, run the rest with: {run_command(batch)}")

@@ -6,8 +6,10 @@ import click
 
 from bg_pipeline.cli.api import api
 from bg_pipeline.cli.captions import captions
+from bg_pipeline.cli.completion import completion
 from bg_pipeline.cli.demo import demo
 from bg_pipeline.cli.doctor import doctor
+from bg_pipeline.cli.download import download
 from bg_pipeline.cli.follow_up import approve, retry
 from bg_pipeline.cli.page import page
 from bg_pipeline.cli.plan import plan
@@ -18,6 +20,7 @@ from bg_pipeline.cli.status import report, status
 from bg_pipeline.cli.submit import discard, submit
 from bg_pipeline.cli.terminal import Commands
 from bg_pipeline.cli.up import up
+from bg_pipeline.cli.watch import watch
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -25,7 +28,16 @@ from bg_pipeline.cli.up import up
 def main() -> None:
     """New backgrounds for thousands of photos; each picture is paid for once.
 
-    Commands end with 0 if everything succeeded, 1 if something did not, and 2 for wrong usage.
+    Commands end with 0 if everything succeeded, 1 if something did not, and 2 for wrong usage. Results are printed to
+    stdout, everything else to stderr. BATCH is YYYY/MM/DD/NAME, as it is printed everywhere, or any prefix of the
+    batch in the bucket.
+
+    \b
+    Examples:
+      bg-pipeline demo
+      bg-pipeline submit shoes/ --prompt "a sunny beach" --run
+      bg-pipeline status
+      bg-pipeline download 2026/11/21/101530 -o shoes-on-a-beach
     """
 
 
@@ -33,10 +45,12 @@ for command in (
     demo,
     up,
     submit,
+    watch,
     plan,
     run,
     status,
     report,
+    download,
     retry,
     approve,
     discard,
@@ -46,6 +60,7 @@ for command in (
     page,
     api,
     doctor,
+    completion,
 ):
     main.add_command(command)
 

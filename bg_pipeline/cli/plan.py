@@ -3,13 +3,22 @@
 import threading
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import click
+import orjson
 
 from bg_pipeline import planning
 from bg_pipeline.aws.clients import make_aws
-from bg_pipeline.cli.arguments import dates_and_batches, local
-from bg_pipeline.cli.terminal import console, counted, dollars, print_message, table
+from bg_pipeline.cli.arguments import dates_and_batches, existing_dates, local, output_format
+from bg_pipeline.cli.terminal import (
+    console,
+    counted,
+    dollars,
+    print_message,
+    print_records,
+    table,
+)
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.model_facts import as_of, facts_of
 from bg_pipeline.domain.s3_keys import UploadDate
@@ -23,9 +32,16 @@ from bg_pipeline.storage.object_store import open_bucket
 
 @click.command()
 @dates_and_batches
+@output_format()
 @local
-def plan(dates: Sequence[UploadDate], batches: tuple[Batch, ...]) -> None:
-    """Show what `run` would do: its calls, its time at the quota and its highest cost. Nothing is spent."""
+def plan(dates: Sequence[UploadDate], batches: tuple[Batch, ...], form: str) -> None:
+    """Show what `run` would do: its calls, its time at the quota and its highest cost. Nothing is spent.
+
+    \b
+    Examples:
+      bg-pipeline plan --date today
+      bg-pipeline plan --batch 2026/11/21/101530 --format json
+    """
     configured = settings()
     aws = make_aws(configured)
     store = open_bucket(configured, aws)
@@ -34,14 +50,56 @@ def plan(dates: Sequence[UploadDate], batches: tuple[Batch, ...]) -> None:
         models, missing = planning.choose_models(context)
     finally:
         context.close()
-    result = planning.plan(find_work(store, configured, dates, batches), configured, models)
-    _show(result, configured)
+    work = find_work(store, configured, existing_dates(store, dates), batches)
+    result = planning.plan(work, configured, models)
+    if form == "json":
+        click.echo(orjson.dumps(_document(result, missing), option=orjson.OPT_INDENT_2).decode())
+    elif form == "csv":
+        print_records(form, _COLUMNS, _document(result, missing)["Calls"])
+    else:
+        _show(result, configured)
     for reason in missing:
         print_message(reason)
     if result.due and models.replacer is None:
         raise NothingUsable(
             "no image model can be used, so no picture would be made; `bg-pipeline doctor` shows why"
         )
+
+
+_COLUMNS = (
+    *("Operation", "Model", "Regions", "PerMinute", "Calls", "CallsAtWorst", "Minutes", "MinutesAtWorst"),
+    "WorstUSD",
+)
+
+
+def _document(result: Plan, notes: Sequence[str]) -> dict[str, Any]:
+    """The plan with the field names of the HTTP API."""
+    return {
+        "Images": result.images,
+        "Due": result.due,
+        "WaitForApproval": result.waiting,
+        "WithoutPrompt": result.without_prompt,
+        "Unreadable": result.unreadable,
+        "Minutes": result.minutes,
+        "MinutesAtWorst": result.minutes_at_worst,
+        "WorstUSD": result.worst_usd,
+        "PricesAsOf": f"{as_of()}",
+        "Calls": [
+            {
+                "Operation": line.operation.name,
+                "Model": line.operation.invoke_id,
+                "Regions": list(line.regions),
+                "PerMinute": line.per_minute,
+                "Calls": line.calls,
+                "CallsAtWorst": line.at_worst,
+                "Minutes": line.minutes,
+                "MinutesAtWorst": line.minutes_at_worst,
+                "WorstUSD": line.worst_usd,
+            }
+            for line in result.lines
+        ],
+        "Notes": list(notes),
+    }
 
 
 def _show(result: Plan, configured: Settings) -> None:

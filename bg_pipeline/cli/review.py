@@ -8,10 +8,18 @@ import click
 
 from bg_pipeline import review as reviews
 from bg_pipeline.aws.clients import make_aws
-from bg_pipeline.cli.arguments import BATCH, by, local
+from bg_pipeline.cli.arguments import BATCH, by, local, output_format
 from bg_pipeline.cli.run import run_dates
 from bg_pipeline.cli.submit import ASK_BEYOND
-from bg_pipeline.cli.terminal import confirm, console, counted, dollars, print_message, table
+from bg_pipeline.cli.terminal import (
+    confirm,
+    console,
+    counted,
+    dollars,
+    print_message,
+    print_records,
+    table,
+)
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.errors import UsageError
 from bg_pipeline.review import Item, Results, State
@@ -60,14 +68,7 @@ def _selected(work: BatchWork, items: Sequence[Item], names: Sequence[str], ever
 @review.command("list")
 @click.argument("batch", type=BATCH)
 @click.option("--all", "everything", is_flag=True, help="Every result, not only those that wait for review.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "csv"]),
-    default="table",
-    show_default=True,
-    help="Output format.",
-)
+@output_format()
 @local
 def list_(batch: Batch, everything: bool, form: str) -> None:
     """Print the results that wait for review, and how many are approved and rejected.
@@ -79,6 +80,8 @@ def list_(batch: Batch, everything: bool, form: str) -> None:
     shown = items if everything else reviews.review_queue(items)
     if form == "csv":
         click.echo(reviews.as_csv(shown), nl=False)
+    elif form == "json":
+        print_records(form, (), [reviews.record(item) for item in shown])
     else:
         if shown:
             console().print(

@@ -1,77 +1,83 @@
 """``bg-pipeline status`` and ``report``: the state of batches, and of each image of a batch."""
 
 import datetime
-import shlex
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import asdict
 
 import click
+import orjson
 
 from bg_pipeline.aws.clients import make_aws
-from bg_pipeline.cli.arguments import BATCH, DATE, local, today
-from bg_pipeline.cli.terminal import console, dollars, print_message, table
+from bg_pipeline.cli.arguments import BATCH, DATE, chosen_dates, existing_dates, local, output_format, today
+from bg_pipeline.cli.terminal import console, dollars, print_message, print_records, table
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.rows import Status
 from bg_pipeline.domain.s3_keys import UploadDate
-from bg_pipeline.domain.text import run_command
+from bg_pipeline.domain.text import command, run_command
 from bg_pipeline.errors import UsageError
 from bg_pipeline.reports.batch_report import html_report
 from bg_pipeline.reports.manifest import mirror_stored
-from bg_pipeline.reports.overview import BatchCosts, BatchState, batch_state, load_status
+from bg_pipeline.reports.overview import BatchCosts, load_status
 from bg_pipeline.reports.report import TABLE_HEAD, Report
-from bg_pipeline.run.batch_work import BatchWork, open_batch
-from bg_pipeline.run.discovery import find_work
-from bg_pipeline.run.rows import rows
+from bg_pipeline.reports.summaries import ListedBatch, list_batches
+from bg_pipeline.run.batch_work import open_batch
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.storage.object_store import Store, open_bucket
-from bg_pipeline.uploads.listing import Uploaded, batches, find
+
+_COLUMNS = (
+    *("Batch", "State", "Images", *(f"Counts.{status.value}" for status in Status), "ToDo", "Due"),
+    *("WaitForApproval", "CostUSD", "MaybeBilledUSD", "Cause", "RequestETag", "Id", "Prompt", "LastChange"),
+)
 
 
 @click.command()
 @click.argument("batch", type=BATCH, required=False)
 @click.option("--date", "date", type=DATE, help="All batches of an upload date.")
+@click.option("--from", "first", type=DATE, help="All batches from this date on; without --to until today.")
+@click.option("--to", "last", type=DATE, help="The last date of a range; needs --from.")
+@output_format()
 @local
-def status(batch: Batch | None, date: UploadDate | None) -> None:
-    """Show the state of a batch, or of all batches of a date; by default of the newest dates (BG_OPEN_DATES).
+def status(
+    batch: Batch | None, date: UploadDate | None, first: UploadDate | None, last: UploadDate | None, form: str
+) -> None:
+    """Show the state of a batch, or of all batches of dates; by default of the newest dates (BG_OPEN_DATES).
 
     Ends with 0 if all of them are finished and every image succeeded, else with 1.
+
+    \b
+    Examples:
+      bg-pipeline status
+      bg-pipeline status 2026/11/21/101530
+      bg-pipeline status --from 2026-11-01 --format csv
     """
-    if batch and date:
-        raise UsageError("use either a batch or --date, not both")
+    if batch and (date or first or last):
+        raise UsageError("use either a batch or --date or a range, not both")
     configured = settings()
     store = open_bucket(configured, make_aws(configured))
     if batch:
         load_status(store, configured, batch)
-    dates = [batch.date] if batch else [date] if date else _open_dates(configured)
-    head = (
-        "Batch",
-        "State",
-        "Images",
-        *(status.value for status in Status),
-        "To do",
-        "USD",
-        "Maybe more",
-    )
-    lines, all_succeeded = [], True
-    works = {
-        work.locations.batch: work for work in find_work(store, configured, dates, [batch] if batch else ())
-    }
-    for uploaded in _uploaded(store, dates, batch):
-        if uploaded.batch in works:
-            line, succeeded = _line(store, works[uploaded.batch])
-        else:
-            state = (
-                f"draft of {uploaded.last_change:%Y-%m-%d %H:%M} UTC" if uploaded.draft else "being uploaded"
-            )
-            line = [uploaded.batch.path, state, len(uploaded.images), *[""] * (len(head) - 3)]
-            succeeded = False
-        lines.append(line)
-        all_succeeded = all_succeeded and succeeded
-    if lines:
-        console().print(table(head, lines, right=head[2:]))
+    if batch:
+        dates = [batch.date]
+    elif date or first or last:
+        dates = existing_dates(store, chosen_dates(date, first, last, ()))
     else:
-        print_message(f"There are no batches on {', '.join(map(str, dates))}.")
-    click.get_current_context().exit(0 if all_succeeded else 1)
+        dates = _open_dates(configured)
+    listed = list(list_batches(store, configured, dates, [batch] if batch else ()))
+    if form != "table":
+        print_records(form, _COLUMNS, [asdict(each.summary) for each in listed])
+    elif listed:
+        head = (
+            *("Batch", "State", "Images", *(status.value for status in Status)),
+            *("To do", "USD", "Maybe more"),
+        )
+        console().print(table(head, [_line(each, len(head)) for each in listed], right=head[2:]))
+    else:
+        print_message(f"There are no batches {_in_words(dates, first, last)}.")
+    click.get_current_context().exit(0 if all(each.summary.succeeded for each in listed) else 1)
+
+
+def _in_words(dates: Sequence[UploadDate], first: UploadDate | None, last: UploadDate | None) -> str:
+    return f"from {first} to {last or today()}" if first else f"on {', '.join(map(str, dates))}"
 
 
 def _open_dates(configured: Settings) -> list[UploadDate]:
@@ -79,23 +85,14 @@ def _open_dates(configured: Settings) -> list[UploadDate]:
     return [newest - datetime.timedelta(days) for days in reversed(range(configured.open_dates))]
 
 
-def _uploaded(store: Store, dates: Iterable[UploadDate], only: Batch | None) -> list[Uploaded]:
-    if only:
-        return [find(store, only) or Uploaded(only, emptied=True)]
-    return [uploaded for date in dates for uploaded in batches(store, date)]
-
-
-def _line(store: Store, work: BatchWork) -> tuple[list[object], bool]:
-    """A batch as a line of the table, and whether all its images succeeded."""
-    image_rows = list(rows(work))
-    counts = Counter(row.Status for row in image_rows)
-    state, state_text = batch_state(store, work)
-    costs = BatchCosts.of(image_rows)
-    line: list[object] = [work.locations.batch.path, state_text, len(work.images)]
-    line += [*(counts[status] for status in Status), len(work.due)]
-    line += [dollars(costs.usd), dollars(costs.maybe_usd)]
-    done = state == BatchState.REPORTED and not work.due
-    return line, done and counts[Status.SUCCEEDED] == len(image_rows)
+def _line(listed: ListedBatch, columns: int) -> list[object]:
+    """A batch as a line of the table."""
+    summary = listed.summary
+    line: list[object] = [summary.Batch, listed.state, summary.Images]
+    if listed.work is None:
+        return [*line, *[""] * (columns - len(line))]
+    line += [*(summary.Counts.get(status, 0) for status in Status), summary.Due]
+    return [*line, dollars(summary.CostUSD), dollars(summary.MaybeBilledUSD)]
 
 
 @click.command()
@@ -112,16 +109,23 @@ def _line(store: Store, work: BatchWork) -> tuple[list[object], bool]:
 @click.option(
     "--links",
     is_flag=True,
-    help="With html: links to the pictures, which work for everybody for BG_REPORT_LINK_SECONDS.",
+    help="With html and json: links to the pictures, which work for everybody for BG_REPORT_LINK_SECONDS. In JSON "
+    "each row has Links, in the order of its Results.",
 )
 @local
 def report(batch: Batch, form: str, links: bool) -> None:
     """Print a batch's report: every requested image and its result.
 
     Ends with 0 if every image succeeded, else with 1.
+
+    \b
+    Examples:
+      bg-pipeline report 2026/11/21/101530
+      bg-pipeline report 2026/11/21/101530 --format html --links > report.html
+      bg-pipeline report 2026/11/21/101530 --format json --links
     """
-    if links and form != "html":
-        raise UsageError("--links needs --format html")
+    if links and form not in ("html", "json"):
+        raise UsageError("--links needs --format html or json")
     configured = settings()
     store = open_bucket(configured, make_aws(configured))
     overview = load_status(store, configured, batch)
@@ -134,7 +138,7 @@ def report(batch: Batch, form: str, links: bool) -> None:
         if any(row.waits_for_approval for row in result):
             print_message(
                 "The batch waits for the approval of its sample: look at the pictures, then run the rest with "
-                f"`bg-pipeline approve {shlex.quote(batch.path)} --seen {overview.request_etag}`."
+                f"`{command('approve', batch.path, '--seen', overview.request_etag)}`."
             )
     elif form == "html":
         link_seconds = configured.report_link_seconds if links else 0
@@ -147,10 +151,19 @@ def report(batch: Batch, form: str, links: bool) -> None:
                 f"batch {batch.path} was not submitted with a manifest; use --format csv for its rows"
             )
         click.echo(manifest, nl=False)
+    elif links:
+        click.echo(_json_with_links(overview.data, result, configured.report_link_seconds))
     else:
         click.echo(result.json() if form == "json" else result.csv(), nl=False)
     succeeded = result.counts[Status.SUCCEEDED] == len(result.rows)
     click.get_current_context().exit(0 if succeeded else 1)
+
+
+def _json_with_links(data: Store, result: Report, seconds: int) -> str:
+    rows = orjson.loads(result.json())
+    for row in rows:
+        row["Links"] = [data.presign(key, seconds) for key in row["Results"]]
+    return orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode()
 
 
 def _summary(result: Report) -> str:

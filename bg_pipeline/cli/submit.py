@@ -3,15 +3,15 @@
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from bg_pipeline.aws.clients import make_aws
-from bg_pipeline.cli.arguments import BATCH, DATE, local, today
-from bg_pipeline.cli.terminal import confirm, console, counted, print_message, stopped_by_user
-from bg_pipeline.domain import requests
+from bg_pipeline.cli.arguments import BATCH, BATCH_NAME, DATE, local, today, when_to_run
+from bg_pipeline.cli.request_options import request_fields, request_options
+from bg_pipeline.cli.run import run_dates
+from bg_pipeline.cli.terminal import confirm, counted, print_message, stopped_by_user, upload_progress
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.domain.text import run_command
@@ -29,6 +29,7 @@ from bg_pipeline.uploads.submitting import (
     find_photos,
     new_batch,
     paid_pictures,
+    reserve_name,
 )
 from bg_pipeline.uploads.submitting import submit as upload
 
@@ -38,51 +39,12 @@ ASK_BEYOND = 50
 
 @click.command()
 @click.argument("photos", nargs=-1, type=click.Path(path_type=Path), metavar="[PHOTO|FOLDER...]")
-@click.option(
-    "--prompt", "prompts", multiple=True, help="The new background; repeat it for several backgrounds."
-)
-@click.option("--negative-prompt", help="What the background must not show.")
-@click.option(
-    "--mode",
-    type=click.Choice(get_args(requests.ModeName)),
-    help="The subject's edge; by default PRECISE: exactly the photo's pixels.",
-)
-@click.option(
-    "--keep",
-    multiple=True,
-    metavar="LABEL",
-    help="What to keep, such as Dog; repeat it for more. '' keeps everything that stands out.",
-)
-@click.option(
-    "--task",
-    type=click.Choice(get_args(requests.TaskName)),
-    help="REMOVE makes the background transparent.",
-)
-@click.option(
-    "--subject", type=click.Choice(get_args(requests.SubjectName)), help="How the subject is found."
-)
-@click.option(
-    "--backdrop",
-    metavar="#RRGGBB|KEY|FILE|blur",
-    help="A colour, a picture, or the photo's own ground out of focus as the background; no model paints it.",
-)
-@click.option(
-    "--shadow",
-    metavar="none|soft [direction=0…360] [softness=0…1] [strength=0…1]",
-    help="A shadow under the subject, with --backdrop; direction is where it falls, as on a clock.",
-)
+@request_options
 @click.option(
     "--masks",
     metavar="FOLDER",
     help="The sub-folder of the photos' folder with a mask for each photo: of its name, as .png.",
 )
-@click.option("--preset", multiple=True, help="The name of a preset of files to make from each picture.")
-@click.option("--variants", type=int, help="Pictures for each photo and prompt, 1 to 5.")
-@click.option("--sample", type=int, metavar="N", help="Run N images, then wait for `bg-pipeline approve`.")
-@click.option(
-    "--max-cost-usd", type=float, metavar="USD", help="Most that all runs of this batch may cost together."
-)
-@click.option("--ref", help="Your own id, such as a SKU; it is in every report.")
 @click.option("--date", "date", type=DATE, help="The batch's upload date; by default today (UTC).")
 @click.option(
     "--manifest",
@@ -90,10 +52,23 @@ ASK_BEYOND = 50
     metavar="FILE.csv",
     help="A table with one photo and its settings per row, instead of PHOTO.",
 )
+@click.option(
+    "--name",
+    type=BATCH_NAME,
+    help="The batch's name, unique on its date; by default the time and a random id. Submitting a name twice is "
+    "refused.",
+)
+@click.option("--run", "at_once", is_flag=True, help="Also run the batch now.")
 @click.option("--yes", is_flag=True, help=f"Do not ask before more than {ASK_BEYOND} paid pictures.")
 @local
 def submit(
-    photos: tuple[Path, ...], date: UploadDate | None, manifest: Path | None, yes: bool, **options: Any
+    photos: tuple[Path, ...],
+    date: UploadDate | None,
+    manifest: Path | None,
+    name: str | None,
+    at_once: bool,
+    yes: bool,
+    **options: Any,
 ) -> None:
     """Upload photos as a batch with its request, and print the batch's prefix.
 
@@ -104,11 +79,20 @@ def submit(
     prompt, prompts (one per line), negative_prompt, labels, preset, variants, seed, mask, backdrop, task, subject,
     mode, shadow, quality and cfg_scale. Only source is required; the options apply to empty cells.
     `bg-pipeline report BATCH --format manifest` prints its rows with their results.
+
+    With --run the command ends as `run` does, else with 0.
+
+    \b
+    Examples:
+      bg-pipeline submit shoes/ hat.jpg --prompt "a sunny beach"
+      bg-pipeline submit shoes/ --prompt "a plain studio" --name spring-shoes --run
+      bg-pipeline submit bus.jpg --prompt "london city background" --keep Bus --keep Person --seed 7
+      bg-pipeline submit --manifest catalogue.csv --prompt "a plain studio" --sample 20
     """
     if bool(photos) == bool(manifest):
         raise UsageError("name photos or folders, or a --manifest, but not both")
     configured = settings()
-    batch = new_batch(date)
+    batch = new_batch(date) if name is None else Batch(date or today(), name)
     if configured.first_date > batch.date:
         raise UsageError(f"--date {batch.date} is earlier than BG_FIRST_DATE, {configured.first_date}")
     if batch.date > today() + timedelta(1):
@@ -118,7 +102,7 @@ def submit(
     if manifest:
         if options["masks"]:
             raise UsageError("--masks is for folders of photos; a manifest has a column 'mask'")
-        fields = _fields(options, batch, others)
+        fields = request_fields(options, batch, others)
         resolved = _resolve_manifest(configured, batch, manifest, fields)
         uploads, data, request = resolved.photos, resolved.data, resolved.request
         others |= resolved.others
@@ -130,7 +114,7 @@ def submit(
                 f"Files that accompany photos but are not photos are left out ({len(sidecars):,}): "
                 f"{_first_names(sidecars)}"
             )
-        fields = _fields(options, batch, others)
+        fields = request_fields(options, batch, others)
         masks = _mask_folder(options["masks"], [photo.name for photo in uploads])
         if masks:
             fields["MaskKey"] = f"{batch.input_prefix}/{masks}"
@@ -147,14 +131,16 @@ def submit(
     if pictures > ASK_BEYOND:
         confirm(f"{counted(len(names), 'photo')} will need {pictures:,} paid pictures. Continue?", yes=yes)
     store = open_bucket(configured, make_aws(configured))
-    columns = (TextColumn("uploading"), BarColumn(), MofNCompleteColumn())
-    screen = console(stderr=True)
-    with stopped_by_user(), Progress(*columns, console=screen, disable=not screen.is_terminal) as progress:
-        bar = progress.add_task("", total=len(uploads) + len(others))
-        upload(store, batch, uploads, data, others=others, done=lambda name: progress.advance(bar))
-    print_message(f"{counted(len(names), 'photo')} submitted to bucket {store.bucket} as {request.Id}.")
-    print_message(f"{_when_to_run(configured, batch)}, run it with: {run_command(batch)}")
+    if name is not None:
+        reserve_name(store, batch)
+    with stopped_by_user(), upload_progress(len(uploads) + len(others)) as done:
+        upload(store, batch, uploads, data, others=others, done=done)
+    print_message(f"{counted(len(names), 'photo')} submitted to bucket {store.bucket} as batch {batch.path}.")
+    if not at_once:
+        print_message(f"{when_to_run(configured, batch)}, run it with: {run_command(batch)}")
     click.echo(batch.input_prefix)
+    if at_once:
+        click.get_current_context().exit(0 if run_dates([batch.date], only=[batch]) else 1)
 
 
 @click.command()
@@ -179,16 +165,6 @@ def discard(batch: Batch, yes: bool) -> None:
 
 def _first_names(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-
-
-def _when_to_run(configured: Settings, batch: Batch) -> str:
-    """The condition under which a person has to start the batch's run."""
-    age = (today() - batch.date).days
-    if configured.queue_url or age < configured.open_dates:
-        return "If no sensor is on"
-    if age <= configured.lookback_days:
-        return f"The sensor looks at {batch.date} within the hour; if no sensor is on, or that is too late"
-    return f"The sensor does not look at dates as old as {batch.date} (BG_LOOKBACK_DAYS)"
 
 
 def _resolve_manifest(
@@ -222,35 +198,3 @@ def _mask_folder(name: str | None, uploads: Sequence[str]) -> str:
     if folder and not any(each.startswith(folder) for each in uploads):
         raise UsageError(f"--masks: no file of the photos' folder lies in {folder}; nothing was uploaded")
     return folder
-
-
-def _fields(options: Mapping[str, Any], batch: Batch, others: dict[str, Upload]) -> dict[str, Any]:
-    """The options as fields of a request. A local backdrop file is added to ``others`` under its key."""
-    prompts, backdrop = options["prompts"], options["backdrop"]
-    if backdrop and requests.names_object(backdrop) and Path(backdrop).is_file():
-        # Files whose names start with a dot are never treated as photos.
-        file = LocalFile(Path(backdrop), f".backdrop{Path(backdrop).suffix.lower()}")
-        backdrop = batch.upload_key(file.name)
-        others[backdrop] = file
-    fields = {
-        "Prompt": prompts[0] if len(prompts) == 1 else None,
-        "Prompts": list(prompts) if len(prompts) > 1 else None,
-        "NegativePrompt": options["negative_prompt"],
-        "Mode": options["mode"],
-        "Task": options["task"],
-        "Subject": options["subject"],
-        "Backdrop": backdrop,
-        "Shadow": options["shadow"],
-        "Variants": options["variants"],
-        "Sample": options["sample"],
-        "MaxCostUSD": options["max_cost_usd"],
-        "Ref": options["ref"],
-        "Renditions": [{"Preset": name} for name in options["preset"]] or None,
-        # Empty labels keep everything that stands out; without the option the field is left out.
-        "Labels": ", ".join(options["keep"]) if options["keep"] else None,
-    }
-    return {
-        name: value
-        for name, value in fields.items()
-        if value is not None and (value != "" or name == "Labels")
-    }

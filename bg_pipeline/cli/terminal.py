@@ -1,20 +1,24 @@
 """Output of the commands: results on stdout, everything else on stderr, an error as one line."""
 
 import contextlib
+import csv
 import errno
+import io
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import click
+import orjson
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from bg_pipeline.domain.text import printable
+from bg_pipeline.domain.text import printable, spreadsheet_text
 from bg_pipeline.errors import BgPipelineError, RequestError, SettingsError, UsageError
 
 WIDTH = 200
@@ -93,6 +97,34 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]], *, right: Seque
     return result
 
 
+def print_records(form: str, columns: Sequence[str], records: Sequence[Mapping[str, Any]]) -> None:
+    """Prints records as ``json`` (a list, as they are) or ``csv`` (``columns``, safe for spreadsheets) to stdout.
+
+    A column ``A.b`` is the field ``b`` of the record's ``A``. None is ``null`` in JSON and ``unknown`` in CSV.
+    """
+    if form == "json":
+        option = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
+        click.echo(orjson.dumps(list(records), option=option).decode())
+        return
+    out = io.StringIO()
+    writer = csv.writer(out, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+    writer.writerow(columns)
+    for record in records:
+        writer.writerow([_csv_cell(record, column) for column in columns])
+    click.echo(out.getvalue(), nl=False)
+
+
+def _csv_cell(record: Mapping[str, Any], column: str) -> object:
+    value: Any = record
+    for name in column.split("."):
+        value = value.get(name, 0) if isinstance(value, Mapping) else value
+    if value is None:
+        return "unknown"
+    if isinstance(value, (bool, int, float)):
+        return value
+    return spreadsheet_text("\n".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value))
+
+
 _COLOURS = {
     "Succeeded": "green",
     "NeedsReview": "yellow",
@@ -132,6 +164,16 @@ def confirm(question: str, *, yes: bool) -> None:
         raise UsageError(f"{question} Nobody answered; use --yes to continue without this question") from None
     if not agreed:
         raise UsageError("nothing was done")
+
+
+@contextlib.contextmanager
+def upload_progress(files: int) -> Iterator[Callable[[str], None]]:
+    """While the block runs on a terminal, a bar of uploaded files; yields the function to call after each one."""
+    columns = (TextColumn("uploading"), BarColumn(), MofNCompleteColumn())
+    screen = console(stderr=True)
+    with Progress(*columns, console=screen, disable=not screen.is_terminal) as progress:
+        bar = progress.add_task("", total=files)
+        yield lambda name: progress.advance(bar)
 
 
 @contextlib.contextmanager

@@ -20,11 +20,11 @@ import click
 from bg_pipeline.aws.clients import make_aws
 from bg_pipeline.cli import page as web_page
 from bg_pipeline.cli.arguments import state_dir
-from bg_pipeline.cli.local_aws import use_local_aws
 from bg_pipeline.cli.terminal import dollars, print_message, stopped_by_user
 from bg_pipeline.custom_labels.orphaned_models import stop_orphaned_models
 from bg_pipeline.defs import dagster_home
 from bg_pipeline.errors import BgPipelineError
+from bg_pipeline.local_aws import use_local_aws
 from bg_pipeline.settings import settings
 from bg_pipeline.storage.object_store import open_bucket
 from bg_pipeline.web.addresses import check_page

@@ -210,6 +210,7 @@ def _outputs(settings: Settings, inputs: PolicyInputs) -> Iterator[Statement]:
             s3_keys.UPLOADS,
             s3_keys.OUTPUTS,
             s3_keys.PHOTOS,
+            s3_keys.DOCUMENTS,
             s3_keys.REVIEWS,
             s3_keys.PUBLISHED,
         ),

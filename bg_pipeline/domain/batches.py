@@ -2,9 +2,11 @@
 
 import datetime
 import re
+import unicodedata
 import uuid
 from dataclasses import dataclass
 
+from bg_pipeline.domain.file_names import path_problem
 from bg_pipeline.domain.s3_keys import (
     APPROVAL,
     ARCHIVE,
@@ -34,6 +36,10 @@ _DATED = re.compile(r"([0-9]{4})/([0-9]{2})/([0-9]{2})/([^/]+)(?:/(.*))?", re.DO
 _ORDER = re.compile(r"api-[0-9]{6}-[0-9a-f]{16}")
 
 _DATED_PREFIXES = (UPLOADS, LABELS, CAPTIONS, MASKS, RESULTS, REPORTS, PAYLOADS, REVIEWS, PUBLISHED, ARCHIVE)
+
+
+LONGEST_NAME = 100
+"""Bytes of a name that a person gives a batch; keys also contain the names of its images."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -153,6 +159,26 @@ class Upload:
     batch: Batch
     name: str
     kind: Kind
+
+
+def name_problem(name: str) -> str | None:
+    """Why a person should not give a batch this name, as the end of a sentence, or None.
+
+    Stricter than `Batch`, which has to take any folder that programs made.
+    """
+    if not name or name != name.strip():
+        return "is empty, or begins or ends with a space"
+    if "/" in name:
+        return "contains a slash"
+    if name.startswith("."):
+        return "begins with a dot"
+    if any(unicodedata.category(char) in ("Cc", "Cs") for char in name):
+        return "contains a control character"
+    if _ORDER.fullmatch(name):
+        return "has the form of a call of the one-image API"
+    if len(name.encode()) > LONGEST_NAME:
+        return f"is longer than {LONGEST_NAME} bytes"
+    return path_problem(name)
 
 
 def parse_upload(key: str) -> Upload | None:

@@ -32,6 +32,7 @@ ARCHIVE: Final = "archive"
 ASSETS: Final = "assets"
 OUTPUTS: Final = "outputs"
 PHOTOS: Final = "photo"
+DOCUMENTS: Final = "docs"
 
 REQUEST: Final = "request.json"
 DRAFT: Final = "draft.json"
@@ -203,6 +204,11 @@ def idempotency_key(digest: str) -> str:
 def output_key(name: str) -> str:
     """The key of a result of the one-image API."""
     return within(OUTPUTS, name)
+
+
+def document_key(name: str) -> str:
+    """The key of a file that is not a photo, of the photo-booth API."""
+    return within(DOCUMENTS, name)
 
 
 def photo_key(name: str) -> str:

@@ -4,6 +4,7 @@ import re
 import shlex
 import unicodedata
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import Final
 
 from bg_pipeline.domain.batches import Batch
@@ -20,9 +21,18 @@ def listed(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + more
 
 
+COMMAND_OPTIONS: Final = ContextVar[tuple[str, ...]]("COMMAND_OPTIONS", default=())
+"""Options that this process was started with and that every command it proposes needs too, such as ``--local``."""
+
+
+def command(*words: str) -> str:
+    """A command of ``bg-pipeline`` that can be pasted into a shell: quoted words, then `COMMAND_OPTIONS`."""
+    return shlex.join(("bg-pipeline", *words, *COMMAND_OPTIONS.get()))
+
+
 def run_command(batch: Batch) -> str:
     """The shell command that runs a batch, with its name quoted if necessary."""
-    return f"bg-pipeline run --batch {shlex.quote(batch.path)}"
+    return command("run", "--batch", batch.path)
 
 
 def amount(cost_usd: float | None, maybe_usd: float | None, places: int = 2) -> str:

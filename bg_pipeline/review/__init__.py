@@ -14,6 +14,7 @@ from bg_pipeline.review.decisions import (
     decide,
     this_user,
 )
+from bg_pipeline.review.downloads import DownloadedFile, FileState, download
 from bg_pipeline.review.follow_up import RequestReplaced, Retry, approve_sample, prepare_retry
 from bg_pipeline.review.items import (
     Item,
@@ -26,12 +27,14 @@ from bg_pipeline.review.items import (
 )
 from bg_pipeline.review.publishing import PublishResult, publish
 from bg_pipeline.review.redoing import redo, redo_request
-from bg_pipeline.review.tables import COLUMNS, as_csv, read_csv
+from bg_pipeline.review.tables import COLUMNS, as_csv, read_csv, record
 
 __all__ = [
     "COLUMNS",
     "LONGEST_REASON",
     "Decision",
+    "DownloadedFile",
+    "FileState",
     "Item",
     "PublishResult",
     "RequestReplaced",
@@ -43,12 +46,14 @@ __all__ = [
     "approve_sample",
     "as_csv",
     "decide",
+    "download",
     "find_items",
     "is_sampled",
     "items",
     "prepare_retry",
     "publish",
     "read_csv",
+    "record",
     "redo",
     "redo_request",
     "review_queue",

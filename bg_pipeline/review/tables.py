@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 from bg_pipeline.domain.text import spreadsheet_text, text_of_cell
 from bg_pipeline.errors import UsageError
@@ -20,6 +20,26 @@ _VERBS: Final = {
     "reject": State.REJECTED,
     "rejected": State.REJECTED,
 }
+
+
+def record(item: Item) -> dict[str, Any]:
+    """An item as JSON, with the names of `COLUMNS`; ``Decision`` and ``Reason`` are those of a person, if any."""
+    return {
+        "Result": item.key,
+        "ResultETag": item.etag,
+        "ImageName": item.image,
+        "Number": item.number,
+        "Ref": item.ref,
+        "Status": item.status.value,
+        "State": item.state.value,
+        "Why": item.why,
+        "CostUSD": item.cost_usd,
+        "Labels": item.labels,
+        "AltText": item.alt_text,
+        "Caption": item.caption,
+        "Decision": item.decision.state.value if item.decision else "",
+        "Reason": item.decision.reason if item.decision else "",
+    }
 
 
 def as_csv(items: Iterable[Item]) -> bytes:

@@ -123,8 +123,9 @@ class DateResult:
 class Progress:
     """The progress of a run.
 
-    ``found`` counts the due images found so far, ``done`` those with an outcome, ``failed`` those of them that
-    failed. ``refused`` counts throttled calls.
+    ``found`` counts the due images found so far, ``done`` those with an outcome. Of those ``failed`` failed,
+    ``waiting`` wait for a sample's approval or a Custom Labels window, ``skipped`` were not tried for another reason,
+    and ``blocked`` were refused by a model's content policy. ``refused`` counts throttled calls.
     """
 
     done: int
@@ -133,12 +134,28 @@ class Progress:
     seconds: float
     cost_usd: float
     refused: int
+    waiting: int = 0
+    skipped: int = 0
+    blocked: int = 0
+
+    @property
+    def made(self) -> int:
+        """The images that were made, or flagged for a person to look at."""
+        return self.done - self.failed - self.waiting - self.skipped - self.blocked
 
     def line(self) -> str:
         """The progress as one line for a log."""
-        per_minute = self.done / self.seconds * 60 if self.seconds else 0.0
-        left = f", about {(self.found - self.done) / per_minute:.0f} min left" if per_minute else ""
+        per_minute = (self.done - self.waiting - self.skipped) / self.seconds * 60 if self.seconds else 0.0
+        parts = [
+            f"{self.made} of {self.found} images made",
+            f"{self.failed} failed",
+            *([f"{self.blocked} blocked"] if self.blocked else []),
+            *([f"{self.waiting} waiting"] if self.waiting else []),
+            *([f"{self.skipped} skipped"] if self.skipped else []),
+            f"{per_minute:.1f} a minute",
+        ]
+        if (left := self.found - self.done) and per_minute:
+            parts.append(f"about {left / per_minute:.0f} min left")
         return (
-            f"{self.done} of {self.found} images done, {per_minute:.1f} a minute{left}; {self.failed} failed, "
-            f"{self.cost_usd:.2f} USD so far, {self.refused} calls refused for their rate"
+            f"{', '.join(parts)}; {self.cost_usd:.2f} USD so far, {self.refused} calls refused for their rate"
         )

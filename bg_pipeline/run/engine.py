@@ -220,5 +220,8 @@ class Engine:
                 now - self._started,
                 spent,
                 self._context.calls.refused(),
+                self._state.waiting,
+                self._state.skipped,
+                self._state.blocked,
             )
         )

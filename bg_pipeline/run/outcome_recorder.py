@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.ledger_entries import Entry, StageRecord
-from bg_pipeline.domain.rows import GOOD, Status
+from bg_pipeline.domain.rows import GOOD, WAITING_FOR_APPROVAL, Status
 from bg_pipeline.domain.stages import PICTURES
 from bg_pipeline.errors import NothingUsable
 from bg_pipeline.run.batch_completion import BatchCompletion
@@ -21,6 +21,8 @@ from bg_pipeline.run.outcomes import (
 from bg_pipeline.run.run_state import RunState
 from bg_pipeline.state.model_stopped import WAITS_FOR_WINDOW
 
+WAITING_ERRORS = frozenset({WAITING_FOR_APPROVAL, WAITS_FOR_WINDOW})
+"""``Error`` codes of images that wait for a person or for a Custom Labels window."""
 MIN_IMAGES_FOR_FAILED_SHARE = 20
 """``BG_MAX_FAILED_SHARE`` is checked once this many images of a batch are done."""
 MAX_UNDELIVERED = 3
@@ -100,7 +102,7 @@ class OutcomeRecorder:
         self._on_image(work.locations.batch, entry)
         work.pending -= 1
         self._state.done += 1
-        failed = False
+        failed = waiting = skipped = blocked = False
         for stage in work.due[entry.image]:
             stage_record = entry.stages[stage]
             seconds = result.seconds_by_stage.get(stage, 0.0) + stage_record.seconds
@@ -114,7 +116,13 @@ class OutcomeRecorder:
             # Labels and captions that a picture did not need are noted in its row and are no failure of the image.
             counts = stage == PICTURES or PICTURES not in work.due[entry.image]
             failed = failed or (counts and stage_record.status == Status.FAILED)
+            waiting = waiting or (counts and stage_record.error in WAITING_ERRORS)
+            skipped = skipped or (counts and stage_record.status == Status.SKIPPED)
+            blocked = blocked or (counts and stage_record.status == Status.BLOCKED)
         self._state.failed += failed
+        self._state.blocked += blocked and not failed
+        self._state.waiting += waiting and not (failed or blocked)
+        self._state.skipped += skipped and not (failed or blocked or waiting)
         work.done += 1
         work.failed += failed and call_failed
         failed_share = work.failed / work.done

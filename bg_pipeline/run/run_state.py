@@ -26,8 +26,9 @@ class RunState:
     ``open_batches`` are the batches whose lease is held and whose report is not written yet. ``running`` maps the
     future of each image that was given to the thread pool to its task. ``stopped`` is the reason why no further
     image is started; ``no_model`` is the reason why no image is started that needs an image model. ``found``,
-    ``done`` and ``failed`` count the due images of all dates. ``started_at`` holds, for each date, the
-    `time.monotonic` and the number of throttled calls when its first batch was opened.
+    ``done``, ``failed``, ``waiting``, ``skipped`` and ``blocked`` count the due images of all dates as in `Progress`.
+    ``started_at`` holds, for each date, the `time.monotonic` and the number of throttled calls when its first batch
+    was opened.
     """
 
     results: dict[UploadDate, DateResult] = field(default_factory=dict)
@@ -38,6 +39,9 @@ class RunState:
     found: int = 0
     done: int = 0
     failed: int = 0
+    waiting: int = 0
+    skipped: int = 0
+    blocked: int = 0
     started_at: dict[UploadDate, tuple[float, int]] = field(default_factory=dict)
 
     def result_of(self, work: BatchWork) -> DateResult:

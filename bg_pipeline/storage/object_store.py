@@ -270,18 +270,22 @@ class Store:
             # botocore does not convert this one: the body of an error response was cut.
             raise ResponseStreamingError(error=error) from error
 
-    def blocks(self, key: str) -> Iterator[bytes]:
+    def blocks(self, key: str, *, if_etag: str | None = None) -> Iterator[bytes]:
         """Streams the object's bytes in blocks; yields nothing if there is no such object.
 
         All blocks are of one version: if the body breaks off, the rest of the same version is requested. Raises
-        `ResponseStreamingError` if that version is gone or the body breaks off a third time.
+        `ResponseStreamingError` if that version is gone or the body breaks off a third time. With ``if_etag`` raises
+        `PreconditionFailed`, before the first block, if the object is another version.
         """
         pauses = iter(READ_PAUSES)
-        read_bytes, resume = 0, dict[str, str]()
+        read_bytes = 0
+        resume = {} if if_etag is None else {"IfMatch": f'"{if_etag}"'}
         while True:
             try:
                 answer = self._get(key, **resume)
             except ClientError as error:
+                if not read_bytes and if_etag is not None and _code(error) in _LOST:
+                    raise PreconditionFailed(f"{key} was written by somebody else") from error
                 if read_bytes and _code(error) in _LOST:
                     raise _replaced(key) from error
                 raise

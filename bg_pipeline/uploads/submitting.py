@@ -12,7 +12,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +27,7 @@ from bg_pipeline.domain.formats import EXTENSIONS
 from bg_pipeline.domain.presets import PRESET_REQUESTS
 from bg_pipeline.domain.requests import BatchRequest, image_settings
 from bg_pipeline.domain.s3_keys import UploadDate
+from bg_pipeline.domain.text import command
 from bg_pipeline.domain.upload_kinds import Kind, kind_of, live_photo_videos
 from bg_pipeline.errors import PreconditionFailed, RequestError, UsageError
 from bg_pipeline.settings import Settings
@@ -170,6 +171,28 @@ def new_batch(date: UploadDate | None = None) -> Batch:
     """A batch with a new, unique name on ``date`` (default: today in UTC)."""
     now = datetime.now(UTC)
     return Batch(date or now.date(), f"{now:%H%M%S}-{uuid.uuid4().hex[:8]}")
+
+
+def reserve_name(store: Store, batch: Batch) -> None:
+    """Creates the draft of a batch whose name a person chose, so that no other submission gets the name.
+
+    Raises `UsageError` if the batch exists, also as a draft or with all its photos archived.
+    """
+    taken = UsageError(
+        f"there is a batch {batch.path} already; choose another name, or delete it first if it is a draft: "
+        f"{command('discard', batch.path)}"
+    )
+    if any(True for prefix in (batch.input_prefix, batch.ledger_prefix) for _ in store.list(f"{prefix}/")):
+        raise taken
+    try:
+        etag = store.write(batch.draft_key, b"{}", media_type="application/json", if_absent=True)
+    except PreconditionFailed:
+        raise taken from None
+    if store.head(batch.request_key) is not None:
+        # Another submission of this name began and ended between the listing and the draft.
+        with suppress(PreconditionFailed):
+            store.delete(batch.draft_key, if_etag=etag)
+        raise taken
 
 
 def compose_request(

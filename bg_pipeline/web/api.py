@@ -5,12 +5,22 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, RedirectResponse
+from starlette.middleware.cors import CORSMiddleware
 
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store
-from bg_pipeline.web import batch_status, batch_uploads, booth, problems, removal
+from bg_pipeline.web import (
+    batch_lists,
+    batch_review,
+    batch_status,
+    batch_uploads,
+    booth,
+    problems,
+    removal,
+)
+from bg_pipeline.web.batch_paths import BatchPaths
 from bg_pipeline.web.browser_security import API_POLICY, SecurityHeaders
 from bg_pipeline.web.docs_page import docs_page
 from bg_pipeline.web.limits import BodyLimit, RequestRate
@@ -21,6 +31,9 @@ from bg_pipeline.web.single_photo_jobs import SinglePhotoJobs
 ABOUT = """
 New backgrounds for photos, each picture paid for once. Names are those of the pipeline's own documents; every error
 is a problem document (RFC 9457). Whoever may call may see every batch: there are no groups of users.
+
+A batch is called `YYYY/MM/DD/name` in every answer. In a path the same form is understood as the one with hyphens in
+the date: `/batches/2026/11/21/101530` is `/batches/2026-11-21/101530`.
 """
 
 
@@ -43,28 +56,49 @@ def make_app(settings: Settings, aws: Aws, store: Store) -> FastAPI:
         responses=problems.RESPONSES,
     )
     app.state.service = Service(settings, aws, store, jobs)
+    app.state.streams = set()
     tokens = None
     if settings.oidc_issuer and settings.oidc_audience:
         tokens = Tokens(settings.oidc_issuer, settings.oidc_audience)
     # The middleware added last runs first: callers are checked before any body is read.
     app.add_middleware(BodyLimit)
     app.add_middleware(CallersOnly, tokens=tokens, rate=RequestRate(settings.api_requests_per_minute))
+    app.state.signs_in = tokens is not None
     if tokens is None:
-        app.add_middleware(LoopbackOnly)
+        app.add_middleware(LoopbackOnly, allowed_origins=settings.api_allowed_origins)
+    if settings.api_allowed_origins:
+        # Before the token is checked, since a browser asks first and without one.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.api_allowed_origins,
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "If-Match", "X-Bg-Client"],
+            expose_headers=["Location", "Retry-After", "WWW-Authenticate"],
+        )
     app.add_middleware(SecurityHeaders, policy=API_POLICY)
+    app.add_middleware(BatchPaths)
     documented_sign_in = [Depends(bearer)] if tokens else []
-    for part in (batch_uploads, batch_status, removal, booth):
+    for part in (batch_lists, batch_uploads, batch_status, batch_review, removal, booth):
         app.include_router(part.router, dependencies=documented_sign_in)
     problems.install(app)
     default_openapi = app.openapi
 
     def openapi() -> dict[str, Any]:
         document = default_openapi()
-        request = dict(batch_uploads.REQUEST_SCHEMA)
-        document["components"]["schemas"] |= {**request.pop("$defs", {}), "BatchRequest": request}
+        schemas = document["components"]["schemas"]
+        for name, schema in (
+            ("BatchRequest", batch_uploads.REQUEST_SCHEMA),
+            ("ProblemDocument", problems.SCHEMA),
+        ):
+            schema = dict(schema)
+            schemas |= {**schema.pop("$defs", {}), name: schema}
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+    @app.get("/", include_in_schema=False)
+    def root(request: Request) -> RedirectResponse:
+        return RedirectResponse(f"{request.scope.get('root_path', '').rstrip('/')}/docs")
 
     @app.get("/docs", include_in_schema=False)
     def docs(request: Request) -> HTMLResponse:

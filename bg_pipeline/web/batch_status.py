@@ -1,7 +1,6 @@
 """The calls about submitted batches: their state, the approval of a sample, retries, reports and results."""
 
-from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Response
@@ -12,15 +11,9 @@ from bg_pipeline.budget.remaining import CapUsedUp
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.rows import Status
 from bg_pipeline.errors import UsageError
-from bg_pipeline.reports.overview import (
-    BatchCosts,
-    BatchOverview,
-    BatchState,
-    batch_state,
-    load_status,
-)
-from bg_pipeline.run.batch_work import open_work
-from bg_pipeline.run.rows import rows
+from bg_pipeline.reports.overview import BatchOverview, BatchState, batch_state, load_status
+from bg_pipeline.reports.summaries import summary, unsubmitted
+from bg_pipeline.run.discovery import WorkFinder
 from bg_pipeline.uploads.submitting import new_batch
 from bg_pipeline.web.batch_uploads import Submitted, TheBatch, batch_path, find_uploaded
 from bg_pipeline.web.problems import Problem
@@ -42,9 +35,11 @@ IfMatch = Annotated[
 class BatchStatus(BaseModel):
     """How a batch stands; ``Counts`` are its images by status, ``ToDo`` those that no run has come to.
 
-    ``WaitForApproval`` are those of the skipped that wait until its sample is approved. ``CostUSD`` was surely
-    billed, up to ``MaybeBilledUSD`` may have been billed besides; null is not known. While a run works on it, the
-    figures are some 20 seconds old. ``Cause`` is why a request was refused, ``RequestETag`` the request's tag.
+    ``Due`` are those that the next run works on, ``WaitForApproval`` those of the skipped that wait until its sample
+    is approved. ``CostUSD`` was surely billed, up to ``MaybeBilledUSD`` may have been billed besides; null is not
+    known. While a run works on it, the figures are some 20 seconds old. ``Cause`` is why a request was refused,
+    ``RequestETag`` the request's tag, ``Prompt`` the beginning of its first prompt, ``LastChange`` the time of its
+    newest upload.
     """
 
     Id: str
@@ -53,11 +48,14 @@ class BatchStatus(BaseModel):
     Images: int
     Counts: dict[Status, int] = {}
     ToDo: int = 0
+    Due: int = 0
     WaitForApproval: int = 0
     CostUSD: float | None = None
     MaybeBilledUSD: float | None = None
     Cause: str = ""
     RequestETag: str = ""
+    Prompt: str = ""
+    LastChange: str = ""
 
 
 class ImageResults(BaseModel):
@@ -72,33 +70,17 @@ class ImageResults(BaseModel):
 @router.get("/{date}/{name}")
 def status(batch: TheBatch, service: TheService) -> BatchStatus:
     """How the batch stands."""
+    return batch_status(service, batch)
+
+
+def batch_status(service: Service, batch: Batch) -> BatchStatus:
+    """How a batch stands; raises `Problem` 404 if it does not exist."""
     uploaded = find_uploaded(service, batch)
-    bucket = service.store.bucket
     if uploaded.request is None and uploaded.draft:
-        return BatchStatus(
-            Id=batch.derived_id(bucket),
-            Batch=batch.path,
-            State=BatchState.DRAFT,
-            Images=len(uploaded.images),
-        )
-    ledger_objects = list(service.store.list(f"{batch.ledger_prefix}/"))
-    work = open_work(service.store, service.settings, uploaded, ledger_objects)
-    image_rows = list(rows(work))
-    costs = BatchCosts.of(image_rows)
+        return BatchStatus(**asdict(unsubmitted(service.store, uploaded)))
+    work = WorkFinder(service.store, service.settings).open(uploaded)
     state, _ = batch_state(service.store, work)
-    return BatchStatus(
-        Id=work.locations.request_id,
-        Batch=batch.path,
-        State=state,
-        Images=len(work.images),
-        Counts=Counter(row.Status for row in image_rows),
-        ToDo=sum(work.ledger.get(image) is None for image in work.images),
-        WaitForApproval=sum(row.waits_for_approval for row in image_rows),
-        CostUSD=costs.usd,
-        MaybeBilledUSD=costs.maybe_usd,
-        Cause=str(work.problem or ""),
-        RequestETag=uploaded.request.etag if uploaded.request else "",
-    )
+    return BatchStatus(**asdict(summary(work, state)))
 
 
 @router.put("/{date}/{name}/approval", status_code=204)

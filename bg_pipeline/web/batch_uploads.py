@@ -6,15 +6,19 @@ A batch in preparation is a folder with a draft: it costs nothing, and no run wo
 import mimetypes
 import threading
 from collections import Counter
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any
 from urllib.parse import quote
 
+import orjson
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from starlette.concurrency import run_in_threadpool
 
 from bg_pipeline import planning
-from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.batches import Batch, find_batch
 from bg_pipeline.domain.formats import EXTENSIONS
 from bg_pipeline.domain.requests import BatchRequest
 from bg_pipeline.errors import RequestError
@@ -41,6 +45,8 @@ UPLOAD_SECONDS = 3600
 MAX_FILES = 1000
 
 router = APIRouter(prefix="/batches", tags=["batches"])
+
+_REQUEST_REF = {"$ref": "#/components/schemas/BatchRequest"}
 
 
 def _batch(date: date, name: str) -> Batch:
@@ -128,22 +134,85 @@ class Plan(BaseModel):
     Notes: list[str]
 
 
-@router.post("", status_code=201)
-def prepare(
-    files: Files,
+@router.post(
+    "",
+    status_code=201,
+    responses={202: {"model": Submitted, "description": "The request was submitted"}},
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {"anyOf": [{"$ref": "#/components/schemas/Files"}, _REQUEST_REF]},
+                }
+            },
+        }
+    },
+)
+async def prepare(
     service: TheService,
     caller: TheCaller,
+    request: Request,
     response: Response,
     idempotency_key: IdempotencyKey = None,
-) -> Prepared:
-    """A new batch, with an upload for each of its files."""
+) -> Prepared | Submitted:
+    """A new batch, with an upload for each of its files; or, for a batch request, the batch that it submits (202).
+
+    A request names the folder of its photos, which are in the bucket already, in ``InputS3Prefix``
+    (``image-files/YYYY/MM/DD/name``), as programs send it that start the pipeline's workflow themselves. Sent again
+    it changes nothing; another request for the same folder is refused (409).
+    """
+    data = await request.body()
+    document = _json_object(data)
+    if document.keys() - Files.model_fields.keys():
+        batch = _batch_of_request(document)
+        submitted = await service.run_with_body(_submit, batch, data)
+        response.status_code = 202
+        response.headers["Location"] = batch_path(batch)
+        return submitted
+    try:
+        files = Files.model_validate(document)
+    except ValidationError as error:
+        errors = [{**each, "loc": ("body", *each["loc"])} for each in error.errors()]
+        raise RequestValidationError(errors) from None
+    batch, prepared = await run_in_threadpool(_prepare, service, caller, idempotency_key, files)
+    response.headers["Location"] = batch_path(batch)
+    return prepared
+
+
+def _prepare(
+    service: Service, caller: str, idempotency_key: str | None, files: Files
+) -> tuple[Batch, Prepared]:
     names = [file.Name for file in files.Files]
     batch = idempotent_batch(service.store, caller, idempotency_key, ["batches", names], new_batch())
     prepared = _uploads(service, batch, files)
     if service.store.head(batch.request_key) is None:
         service.store.write_json(batch.draft_key, {"Id": batch.derived_id(service.store.bucket)})
-    response.headers["Location"] = batch_path(batch)
-    return prepared
+    return batch, prepared
+
+
+def _json_object(data: bytes) -> dict[str, Any]:
+    """The body as a JSON object; raises `Problem` 422 if it is none."""
+    try:
+        document = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise Problem(422, "InvalidRequest", f"body: the body is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise Problem(422, "InvalidRequest", "body: the body is not a JSON object")
+    return document
+
+
+def _batch_of_request(document: Mapping[str, Any]) -> Batch:
+    """The batch whose folder a request names as ``InputS3Prefix``; raises `RequestError` if it names none."""
+    prefix = document.get("InputS3Prefix")
+    batch = find_batch(f"{prefix}/any") if isinstance(prefix, str) else None
+    if batch is None or batch.input_prefix != prefix:
+        text = (
+            "must be the folder of the photos, image-files/YYYY/MM/DD/<batch>, if a request is sent here; "
+            "or send Files first, upload them, and PUT the request to the batch"
+        )
+        raise RequestError([("InputS3Prefix", text)])
+    return batch
 
 
 @router.post("/{date}/{name}/uploads")
@@ -166,7 +235,7 @@ def discard(batch: TheBatch, service: TheService) -> None:
     openapi_extra={
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/BatchRequest"}}},
+            "content": {"application/json": {"schema": _REQUEST_REF}},
         }
     },
 )
@@ -182,7 +251,7 @@ async def submit(batch: TheBatch, service: TheService, request: Request, respons
     openapi_extra={
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/BatchRequest"}}},
+            "content": {"application/json": {"schema": _REQUEST_REF}},
         }
     },
 )
@@ -327,7 +396,20 @@ def _plan(service: Service, batch: Batch, data: bytes) -> Plan:
     )
 
 
-REQUEST_SCHEMA: dict[str, Any] = TypeAdapter(BatchRequest).json_schema(
-    ref_template="#/components/schemas/{model}"
+def _without_empty_defaults(schema: Any) -> Any:
+    """A JSON schema without defaults that mean "not given": generators of clients would require such fields."""
+    if isinstance(schema, list):
+        return [_without_empty_defaults(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        name: _without_empty_defaults(value)
+        for name, value in schema.items()
+        if not (name == "default" and value in (None, "", []))
+    }
+
+
+REQUEST_SCHEMA: dict[str, Any] = _without_empty_defaults(
+    TypeAdapter(BatchRequest).json_schema(ref_template="#/components/schemas/{model}")
 )
 """The JSON schema of a request's body for the OpenAPI document; the schemas it refers to are under ``$defs``."""

@@ -4,12 +4,14 @@ These calls replace those of an earlier system: requests may use its field names
 ours.
 """
 
+import logging
 import posixpath
 import uuid
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import orjson
+from botocore.exceptions import BotoCoreError, ClientError
 from fastapi import APIRouter, Response
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
@@ -19,6 +21,7 @@ from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.presets import PRESET_REQUESTS
 from bg_pipeline.domain.requests import image_settings
 from bg_pipeline.domain.rows import Row
+from bg_pipeline.errors import BgPipelineError
 from bg_pipeline.reports.overview import BatchOverview
 from bg_pipeline.state.leases import holder_of
 from bg_pipeline.state.process_identity import is_dead
@@ -39,6 +42,7 @@ UPLOAD_SECONDS = 300
 """How long a presigned upload is valid."""
 
 router = APIRouter(tags=["photo booth"])
+_log = logging.getLogger(__name__)
 
 
 class UploadRequest(BaseModel):
@@ -47,7 +51,7 @@ class UploadRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     Filename: ObjectKey = Field(validation_alias=AliasChoices("Filename", "filename"), examples=["me.jpg"])
-    ContentType: Annotated[str, Field(pattern=r"^image/[a-z0-9.+-]{1,50}$")] = Field(
+    ContentType: Annotated[str, Field(pattern=r"^[a-z]{1,20}/[a-z0-9.+-]{1,100}$")] = Field(
         validation_alias=AliasChoices("ContentType", "contentType"), examples=["image/jpeg"]
     )
     Size: Annotated[int | None, Field(ge=1)] = Field(
@@ -55,7 +59,11 @@ class UploadRequest(BaseModel):
         validation_alias=AliasChoices("Size", "size"),
         description="The photo's bytes, for who uploads it with PUT.",
     )
-    Type: Literal["photo"] = Field("photo", validation_alias=AliasChoices("Type", "type"))
+    Type: Annotated[str, Field(pattern=r"^[ -~]{1,50}$")] = Field(
+        "photo",
+        validation_alias=AliasChoices("Type", "type"),
+        description="`photo`, which is an image and may be named in `Key`; anything else is stored under `docs/`.",
+    )
 
 
 class PhotoUpload(BaseModel):
@@ -64,7 +72,8 @@ class PhotoUpload(BaseModel):
     Either POST it to ``Url`` as a form (multipart/form-data) of ``Fields`` and, last, ``file`` with its bytes,
     at most ``MaxBytes``. Or PUT it to ``UploadURL`` with this ``ContentType``: exactly ``Size`` bytes where that
     was said. Storage bounds no PUT whose size was not said, as clients of the system that this stands for send it;
-    a photo of more than ``MaxBytes`` is then refused when it is named.
+    a photo of more than ``MaxBytes`` is then refused when it is named. ``statusCode`` and ``body``, the other fields
+    as a JSON string, are the form of that system.
     """
 
     Bucket: str
@@ -75,6 +84,8 @@ class PhotoUpload(BaseModel):
     Fields: dict[str, str]
     MaxBytes: int
     UploadURL: str
+    statusCode: int = 200  # noqa: N815 (the original's name)
+    body: str = ""
 
 
 class PhotoRequest(BaseModel):
@@ -128,10 +139,17 @@ class Photo(BaseModel):
 def upload(request: UploadRequest, service: TheService) -> PhotoUpload:
     """A place for one photo, under a key of its own, so that no other is overwritten."""
     name = posixpath.basename(request.Filename)
-    check_name(name)
+    if request.Type == "photo":
+        check_name(name)
+    elif name in ("", ".", ".."):
+        raise Problem(422, "BadName", f"'{request.Filename}' does not name a file")
     if "${filename}" in name:
         raise Problem(422, "BadName", "a name cannot contain '${filename}': S3 would replace it")
-    key = s3_keys.photo_key(f"{uuid.uuid4().hex}/{name}")
+    if request.Type == "photo" and not request.ContentType.startswith("image/"):
+        text = f"body.ContentType: a photo is an image, and '{name}' is {request.ContentType}"
+        raise Problem(422, "InvalidRequest", text)
+    unique = f"{uuid.uuid4().hex}/{name}"
+    key = s3_keys.photo_key(unique) if request.Type == "photo" else s3_keys.document_key(unique)
     client, bucket, media_type = service.store.client, service.store.bucket, request.ContentType
     form = client.generate_presigned_post(
         bucket,
@@ -151,7 +169,7 @@ def upload(request: UploadRequest, service: TheService) -> PhotoUpload:
         Params={"Bucket": bucket, "Key": key, "ContentType": media_type, **length},
         ExpiresIn=UPLOAD_SECONDS,
     )
-    return PhotoUpload(
+    answer = PhotoUpload(
         Bucket=bucket,
         Key=key,
         Expires=UPLOAD_SECONDS,
@@ -161,6 +179,8 @@ def upload(request: UploadRequest, service: TheService) -> PhotoUpload:
         MaxBytes=service.max_bytes,
         UploadURL=address,
     )
+    answer.body = answer.model_dump_json(exclude={"statusCode", "body"})
+    return answer
 
 
 @router.post("/photo")
@@ -185,9 +205,14 @@ async def photo_later(
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> Photo:
-    """Answers at once, when the order is stored; how it stands is told by GET at ``Location``."""
+    """Answers at once, when the order is stored; how it stands is told by GET at ``Location``.
+
+    The links in the answer work once the pictures are made. If another process makes them, because this one was
+    ended, they work once somebody asks at ``Location``.
+    """
     batch = await run_in_threadpool(_store_job, service, caller, idempotency_key, request)
-    await run_in_threadpool(service.jobs.start, batch)
+    work = await run_in_threadpool(service.jobs.start, batch)
+    work.add_done_callback(lambda done: _deliver_all(service, batch))
     response.headers["Location"] = f"/photo-api/{job_id(batch)}"
     return await run_in_threadpool(_photo, service, batch)
 
@@ -253,6 +278,16 @@ def _unfinished(service: Service, batch: Batch, overview: BatchOverview) -> Phot
 
 def _key(batch: Batch, ref: str, number: int) -> str:
     return s3_keys.photo_key(f"{job_id(batch)}/photo_{ref}_{number}.jpeg")
+
+
+def _deliver_all(service: Service, batch: Batch) -> None:
+    """Copies a finished order's pictures to the keys whose links were answered; a failure is logged."""
+    try:
+        report = service.jobs.status(batch).report()
+        for number in range(1, len(report.rows[0].Outputs) + 1) if report else ():
+            _delivered(service, batch, report.rows[0], number)
+    except (Problem, BgPipelineError, ClientError, BotoCoreError) as error:
+        _log.warning("the pictures of order %s were not delivered: %s", job_id(batch), error)
 
 
 def _delivered(service: Service, batch: Batch, row: Row, number: int) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class BodyLimit:
         max_bytes = MAX_BYTES if _takes_batch_requests(scope) else SMALL_BYTES
         content_length = Headers(scope=scope).get("content-length", "0")
         if content_length.isdecimal() and int(content_length) > max_bytes:
-            await _too_large(max_bytes).response()(scope, receive, send)
+            await _too_large(max_bytes).response(scope)(scope, receive, send)
             return
         received = 0
 

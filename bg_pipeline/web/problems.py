@@ -3,24 +3,37 @@
 The last part of a problem's ``type`` is its code; if a report's row has the error too, it is the row's ``Error``.
 """
 
+import re
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.routing import compile_path
+from starlette.types import Scope
 
 from bg_pipeline.domain.text import printable
 from bg_pipeline.errors import BgPipelineError, ImageError, RequestError
 
 MEDIA_TYPE = "application/problem+json"
 
+EARLIER_PATHS = frozenset({"/image-bg-removeal", "/image-bg-removal"})
+"""Paths whose callers may be clients of an earlier system, which read ``statusCode`` and ``body``."""
+
 TOO_LARGE = frozenset({"TooLarge", "TooManyBytes", "TooManyPixels"})
 """Codes of images that are refused because of their size."""
+
+
+class FieldProblem(BaseModel):
+    """What is wrong with one field."""
+
+    Field: str
+    Cause: str
 
 
 class ProblemDocument(BaseModel):
@@ -30,7 +43,11 @@ class ProblemDocument(BaseModel):
     title: str
     status: int
     detail: str
-    Errors: list[dict[str, str]] | None = None
+    Errors: list[FieldProblem] | None = None
+
+
+SCHEMA: Final[dict[str, Any]] = ProblemDocument.model_json_schema(ref_template="#/components/schemas/{model}")
+"""The JSON schema of a problem document, for the OpenAPI document."""
 
 
 class Problem(HTTPException):
@@ -57,9 +74,31 @@ class Problem(HTTPException):
             **self.more,
         }
 
-    def response(self) -> Response:
-        """The HTTP answer with the problem document."""
-        return JSONResponse(self.document(), self.status_code, self.headers, MEDIA_TYPE)
+    def response(self, scope: Scope) -> Response:
+        """The HTTP answer with the problem document, in the form for the request of ``scope``.
+
+        For the paths of `EARLIER_PATHS` the document has ``statusCode`` and ``body`` too. A caller there that accepts
+        ``application/json`` and no problem document gets these two only, as from the earlier system.
+        """
+        path: str = scope["path"]
+        if path.removeprefix(scope.get("root_path", "")) not in EARLIER_PATHS:
+            return JSONResponse(self.document(), self.status_code, self.headers, MEDIA_TYPE)
+        document = self.document()
+        earlier = {"statusCode": self.status_code, "body": f"Error: {document['detail']}"}
+        accepted = _accepted(Headers(scope=scope).get("accept", ""))
+        if "application/json" in accepted and not accepted & {MEDIA_TYPE, "application/*"}:
+            return JSONResponse(earlier, self.status_code, self.headers)
+        return JSONResponse({**document, **earlier}, self.status_code, self.headers, MEDIA_TYPE)
+
+
+def _accepted(header: str) -> frozenset[str]:
+    """The media types that an ``Accept`` header names, without those of quality 0."""
+    types = set()
+    for part in header.lower().split(","):
+        media_type, *parameters = (word.strip() for word in part.split(";"))
+        if media_type and not any(re.fullmatch(r"q=0(\.0*)?", word) for word in parameters):
+            types.add(media_type)
+    return frozenset(types)
 
 
 def of_error(error: Exception) -> Problem:
@@ -106,7 +145,7 @@ def install(app: FastAPI) -> None:
             methods = _methods(app, request.url.path.removeprefix(request.scope.get("root_path", "")))
             if methods:
                 problem.headers = {"Allow": ", ".join(methods)}
-        return problem.response()
+        return problem.response(request.scope)
 
     kinds: tuple[type[Exception], ...] = (
         StarletteHTTPException,
@@ -130,7 +169,7 @@ def _methods(app: FastAPI, path: str) -> list[str]:
 RESPONSES: dict[int | str, dict[str, Any]] = {
     statuses: {
         "description": description,
-        "content": {MEDIA_TYPE: {"schema": ProblemDocument.model_json_schema()}},
+        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
     }
     for statuses, description in (("4XX", "What was wrong with the call"), ("5XX", "What failed behind it"))
 }

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
@@ -101,17 +101,38 @@ async def remove_background(
     caller: TheCaller,
     response: Response,
     input_key: Annotated[SomeKeys, Query(examples=[["inputs/cat.png"]])],
+    request: Request,
     x_bg_client: Annotated[
-        str,
-        Header(min_length=1, max_length=100, description="Any value: no page of another site can send it."),
-    ],
+        str | None,
+        Header(
+            min_length=1,
+            max_length=100,
+            description="Any value: no page of another site can send it. Not needed with sign-in, nor with "
+            "BG_API_REMOVAL_BY_URL.",
+        ),
+    ] = None,
     idempotency_key: IdempotencyKey = None,
 ) -> OneRemoval:
-    """The same as a GET, for one or several ``input_key``; it costs money, hence the header."""
+    """The same as a GET, for one or several ``input_key``; it costs money, hence the header without sign-in."""
+    if x_bg_client is None and not request.app.state.signs_in:
+        _check_without_header(service, request)
     results = await _remove(service, caller, idempotency_key, input_key)
     status = response.status_code = _status(results)
     first = results[0].Result
     return OneRemoval(statusCode=status, body=first.Url if first else "", Results=results)
+
+
+def _check_without_header(service: Service, request: Request) -> None:
+    """Raises `Problem` unless the setting allows calls without the header and no web site caused this one.
+
+    A token cannot be sent by another site's page. Without sign-in a link or an image on such a page could cause the
+    call: a browser says so in ``Sec-Fetch-Site``, which programs do not send.
+    """
+    if not service.settings.api_removal_by_url:
+        text = "header.x-bg-client: Field required (any value), unless BG_API_REMOVAL_BY_URL is on"
+        raise Problem(422, "InvalidRequest", text)
+    if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        raise Problem(403, "Foreign", "requests from other websites are refused; they cost money")
 
 
 def _status(results: list[Removal]) -> int:

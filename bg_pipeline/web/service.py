@@ -31,9 +31,6 @@ from bg_pipeline.web.single_photo_jobs import SinglePhotoJobs, job_id
 
 T = TypeVar("T")
 
-LINK_SECONDS = 3600
-"""How long a link to a picture is valid, unless the credentials that signed it expire earlier."""
-
 _PRIVATE = (s3_keys.STATE, s3_keys.PAYLOADS, s3_keys.REVIEWS)
 """Prefixes whose objects callers cannot use."""
 
@@ -118,10 +115,10 @@ class Service:
             raise Problem(status, error.code, f"{name}: {error}") from None
         return StoredPhoto(store, key)
 
-    def link(self, key: str) -> Link:
-        """A presigned link to an object, valid for `LINK_SECONDS`."""
+    def link(self, key: str, store: Store | None = None) -> Link:
+        """A presigned link to an object (default: of the bucket), valid for BG_API_LINK_SECONDS."""
         now = datetime.now(UTC).replace(microsecond=0)
-        link = share_link(self.aws, self.store, key, LINK_SECONDS, now)
+        link = share_link(self.aws, store or self.store, key, self.settings.api_link_seconds, now)
         return Link(Key=key, Url=link.url, Expires=link.until)
 
     async def run_job(self, batch: Batch, advice: str) -> None:

@@ -6,6 +6,7 @@ Without sign-in, requests from other websites that are open in a browser on this
 import http.client
 import json
 import urllib.request
+from collections.abc import Collection
 from functools import cached_property
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -32,7 +33,7 @@ TIMEOUT_SECONDS = 10
 THIS_MACHINE = "this machine"
 """The caller of every request when sign-in is off."""
 
-PUBLIC = frozenset({"/docs", "/openapi.json"})
+PUBLIC = frozenset({"/", "/docs", "/openapi.json"})
 """Paths of the API's documentation, which need no token."""
 
 _bearer = HTTPBearer(auto_error=False, bearerFormat="JWT")
@@ -114,7 +115,7 @@ class CallersOnly:
                 caller = await self._caller(scope)
                 self._rate.count(caller)
             except Problem as problem:
-                await problem.response()(scope, receive, send)
+                await problem.response(scope)(scope, receive, send)
                 return
             scope.setdefault("state", {})["caller"] = caller
         await self._app(scope, receive, send)
@@ -142,24 +143,27 @@ class LoopbackOnly:
     rebinding), which the header ``Host`` shows.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, allowed_origins: Collection[str] = ()) -> None:
         self._app = app
+        self._allowed_origins = frozenset(allowed_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (reason := _reason_to_refuse(scope)):
-            await Problem(403, "Foreign", reason).response()(scope, receive, send)
+        if scope["type"] == "http" and (reason := _reason_to_refuse(scope, self._allowed_origins)):
+            await Problem(403, "Foreign", reason).response(scope)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
 
-def _reason_to_refuse(scope: Scope) -> str:
-    """Why the request is refused; empty if it is not."""
+def _reason_to_refuse(scope: Scope, allowed_origins: Collection[str]) -> str:
+    """Why the request is refused; empty if it is not. ``allowed_origins`` are sites whose pages may call."""
     headers = Headers(scope=scope)
     if not is_loopback(_hostname(headers.get("host", ""))):
         return "sign-in is off, so only http://127.0.0.1 and http://localhost are answered"
     client = scope.get("client")
     if client is None or not is_loopback(client[0]) or was_forwarded(headers):
         return "sign-in is off, so only requests from this machine are answered"
+    if headers.get("origin") in allowed_origins:
+        return ""
     if is_from_another_site(scope, {origin_of(scope)}):
         return "requests from other websites are refused"
     return ""

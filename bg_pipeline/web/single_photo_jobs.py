@@ -19,15 +19,18 @@ from typing import Any
 import orjson
 
 from bg_pipeline.aws.clients import Aws
+from bg_pipeline.budget.image_budget import ImageBudget
 from bg_pipeline.budget.run_budget import RunBudget
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.s3_keys import idempotency_key
-from bg_pipeline.domain.stages import PICTURES, REPORT
+from bg_pipeline.domain.stages import LABELS, PICTURES, REPORT
 from bg_pipeline.errors import PreconditionFailed, UsageError
 from bg_pipeline.reports.batch_report import REPORTER
 from bg_pipeline.reports.overview import BatchOverview, load_status
+from bg_pipeline.run.analysis import PhotoAnalyzer
 from bg_pipeline.run.context import RunContext, check_signing
 from bg_pipeline.run.engine import Engine
+from bg_pipeline.run.source_image import SourceImage
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.ledger import Ledger
 from bg_pipeline.storage.object_store import Store
@@ -164,6 +167,16 @@ class SinglePhotoJobs:
         ledger = Ledger.read(self._store, batch, list(self._store.list(f"{batch.ledger_prefix}/")))
         entry = ledger.get(image)
         return entry is not None and PICTURES in entry.stages and entry.stages[PICTURES].final
+
+    def labels(self, batch: Batch, image: str) -> dict[str, Any]:
+        """The labels document of an uploaded photo; paid for once for the same bytes, within the caps.
+
+        Raises the errors of the call (`bg_pipeline.errors`).
+        """
+        with self._shared_context() as context:
+            budget = ImageBudget(context.run_budget, batch, image, stage=LABELS)
+            photo = SourceImage(self._store, batch.upload_key(image), context.picture_memory)
+            return dict(PhotoAnalyzer(context, photo, budget).labels().document)
 
     def close(self) -> None:
         """Stops the running jobs and drops those that wait; the next run of their date finishes them."""

@@ -19,9 +19,9 @@ from PIL import Image
 
 from bg_pipeline.cli import demo
 from bg_pipeline.cli.arguments import today
-from bg_pipeline.cli.local_aws import BUCKET
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.requests import read
+from bg_pipeline.local_aws import BUCKET
 from bg_pipeline.settings import settings
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads.submitting import LocalFile

@@ -209,7 +209,7 @@ def test_errors_of_the_framework_are_problems_too(api: Caller) -> None:
 @pytest.mark.parametrize(
     ("path", "allowed"),
     [
-        ("/batches", "POST"),
+        ("/batches", "GET, POST"),
         ("/batches/2026-11-20/none", "DELETE, GET"),
         ("/batches/2026-11-20/none/request", "PUT"),
         ("/image-bg-removal", "GET, POST"),

@@ -92,6 +92,38 @@ def test_only_photos_are_taken(api: Caller) -> None:
     assert problem(api.post("/upload", asked)) == (422, "InvalidRequest")
 
 
+def test_what_is_no_photo_goes_to_docs_and_the_answer_has_the_old_form_too(api: Caller, bench: Bench) -> None:
+    asked = {"type": "doc", "filename": "a/b/terms.json", "contentType": "application/json"}
+    place = api.post("/upload", asked).json()
+    assert place["Key"].startswith("docs/")
+    assert place["Key"].endswith("/terms.json")
+    assert place["statusCode"] == 200
+    old = json.loads(place["body"])
+    assert old == {name: value for name, value in place.items() if name not in ("statusCode", "body")}
+    assert put(old, b"{}").ok
+    assert bench.store.read(old["Key"]).data == b"{}"
+    assert problem(api.post("/upload", {**asked, "filename": ".."})) == (422, "BadName")
+
+
+def test_the_links_of_an_order_come_alive_without_being_asked_for(api: Caller, bench: Bench) -> None:
+    bench.put("photo/me.jpg", PORTRAIT)
+    answer = api.post("/photo-api", {"key": "photo/me.jpg", "id": "guest-7"})
+    assert answer.status_code == 202, answer.text
+    links = json.loads(answer.json()["url_generated"])
+    deadline = time.monotonic() + 60
+    while not all(requests.get(link, timeout=10).ok for link in links):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert len(links) == 3
+
+
+def test_links_live_as_long_as_the_setting_says(bench: Bench) -> None:
+    bench.put("photo/me.jpg", PORTRAIT)
+    with served(bench.settings(api_link_seconds=86_400), bench.store) as api:
+        answer = api.post("/photo-api", {"key": "photo/me.jpg"}).json()
+    assert "X-Amz-Expires=86400" in answer["url_original"]
+
+
 def test_a_photo_gets_three_backgrounds_with_links_and_the_old_names(api: Caller, bench: Bench) -> None:
     asked_upload = {"Filename": "me.jpg", "ContentType": "image/jpeg", "Size": len(PORTRAIT)}
     place = api.post("/upload", asked_upload).json()

@@ -62,6 +62,51 @@ def test_the_misspelt_path_of_the_original_works_too(api: Caller, bench: Bench) 
     assert api.get("/image-bg-removeal?input_key=inputs/cat.jpg", headers=FROM_HERE).status_code == 200
 
 
+def test_with_the_setting_the_earlier_systems_call_works_as_its_clients_send_it(bench: Bench) -> None:
+    bench.put("inputs/cat.jpg", photo(1))
+    path = "/image-bg-removeal?input_key=inputs/cat.jpg"
+    with served(bench.settings(**NO_FREE_MASK, api_removal_by_url=True), bench.store) as api:
+        answer = api.get(path)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["statusCode"] == 200
+        assert answer.json()["body"].startswith("http")
+        # What a browser sends for a picture, a link or a script on another web site.
+        for mode in ("no-cors", "navigate", "cors"):
+            foreign = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": mode}
+            assert problem(api.get(path, headers=foreign)) == (403, "Foreign")
+
+
+@pytest.mark.parametrize(
+    ("accept", "members"),
+    [
+        ("*/*", {"type", "title", "status", "detail", "statusCode", "body"}),
+        ("application/problem+json", {"type", "title", "status", "detail", "statusCode", "body"}),
+        ("application/json, application/problem+json;q=0.5", {"type", "title", "status", "detail"}),
+        ("application/json", {"statusCode", "body"}),
+        ("application/json;q=0.9, text/plain", {"statusCode", "body"}),
+        ("application/json, application/problem+json;q=0", {"statusCode", "body"}),
+    ],
+)
+def test_its_errors_have_the_form_that_the_caller_accepts(
+    api: Caller, accept: str, members: set[str]
+) -> None:
+    answer = api.get("/image-bg-removeal?input_key=inputs/none.jpg", headers={**FROM_HERE, "Accept": accept})
+    assert answer.status_code == 404
+    document = answer.json()
+    assert members <= document.keys()
+    assert ("type" in document) == ("type" in members)
+    assert document["statusCode"] == 404
+    assert document["body"].startswith("Error: S3 object 'inputs/none.jpg' does not exist in bucket")
+    form = "problem+json" if "type" in members else "json"
+    assert answer.headers["content-type"] == f"application/{form}"
+
+
+def test_other_paths_answer_with_problem_documents_only(api: Caller) -> None:
+    answer = api.get("/batches/2025-01-01/none", headers={"Accept": "application/json"})
+    assert problem(answer) == (404, "NoSuchBatch")
+    assert "statusCode" not in answer.json()
+
+
 def test_a_get_without_the_header_that_no_foreign_page_can_send_is_refused(
     api: Caller, bench: Bench, control: ControlClient
 ) -> None:

@@ -1,0 +1,264 @@
+"""Downloads a batch's results into a folder: only what is missing, each file whole or not at all.
+
+What was downloaded is recorded in the folder (`RECORD`), one line for each file. A file that somebody else put there,
+or changed since, is never replaced unless the caller asks for it.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import posixpath
+import secrets
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+import orjson
+from botocore.exceptions import BotoCoreError, ClientError
+
+from bg_pipeline.domain.file_names import archive_path
+from bg_pipeline.errors import PreconditionFailed, UsageError
+from bg_pipeline.review.items import Item
+from bg_pipeline.run.batch_work import BatchWork
+from bg_pipeline.storage.object_store import Store
+
+RECORD: Final = ".bg-pipeline-downloads.jsonl"
+"""The file, in the folder of a download, that says which version of which result each file is."""
+THREADS: Final = 8
+_PART: Final = ".bg-pipeline-part-"
+BLOCK: Final = 1 << 20
+
+
+class FileState(StrEnum):
+    """What a download did for one result."""
+
+    DOWNLOADED = "downloaded"
+    KEPT = "kept"
+    """The same version was downloaded before, and the file is as it was."""
+    CHANGED = "changed"
+    """The result was made again, or replaced, since the list of results was read; it was not downloaded."""
+    GONE = "gone"
+    """The result was deleted from the bucket."""
+    TAKEN = "taken"
+    """Another file is in its place, or the file was changed after the download; it was not replaced."""
+    UNREADABLE = "unreadable"
+    """S3 did not return it; `DownloadedFile.cause` says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadedFile:
+    """One result and its file, whose ``path`` is always inside the folder of the download."""
+
+    image: str
+    result: str
+    path: Path
+    state: FileState
+    cause: str = ""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the file is the present version of the result."""
+        return self.state in (FileState.DOWNLOADED, FileState.KEPT)
+
+
+def download(
+    work: BatchWork,
+    items: Iterable[Item],
+    folder: Path,
+    *,
+    overwrite: bool = False,
+    done: Callable[[DownloadedFile], None] = lambda file: None,
+) -> list[DownloadedFile]:
+    """Downloads the results of ``items`` into ``folder``, which is created; one `DownloadedFile` for each result.
+
+    Items without a result are left out. Names keep their folders and are escaped as in `archive_path`; a name that a
+    file system could take for another one gets a digest of its own. With ``overwrite``, files that were changed or
+    that somebody else put there are replaced. ``done`` is called after each file. Raises `UsageError` if another
+    download into the folder is running, or if a folder inside it is a link that leads out of it; ``OSError`` if a
+    file cannot be written.
+    """
+    wanted = [item for item in items if item.key]
+    prefix = f"{work.locations.output_prefix}/"
+    paths = _paths([item.key.removeprefix(prefix) for item in wanted])
+    folder.mkdir(parents=True, exist_ok=True)
+    with _Record.opened(folder) as record:
+        for parent in {(folder / path).parent for path in paths}:
+            _check_inside(folder, parent)
+            for left in parent.glob(f"{_PART}*"):
+                # Of a download that was killed: this one is alone in the folder.
+                left.unlink(missing_ok=True)
+
+        def fetch(pair: tuple[Item, str]) -> DownloadedFile:
+            item, path = pair
+            state, cause = _fetch(work.locations.data, item, folder, path, record, overwrite=overwrite)
+            return DownloadedFile(item.image, item.key, folder / path, state, cause)
+
+        files = []
+        with ThreadPoolExecutor(THREADS, "download") as pool:
+            try:
+                for file in pool.map(fetch, zip(wanted, paths, strict=True)):
+                    files.append(file)
+                    done(file)
+            finally:
+                pool.shutdown(cancel_futures=True)
+        return files
+
+
+def _paths(names: Sequence[str]) -> list[str]:
+    """A relative path for each name; no two are equal for any file system, and none is a folder of another."""
+    escaped = [archive_path(name) for name in names]
+    folders = {
+        _folded(parent) for path in escaped for parent in map(str, Path(path).parents) if parent != "."
+    }
+    used: set[str] = set()
+    paths = []
+    for name, path in zip(names, escaped, strict=True):
+        if _folded(path) in used or _folded(path) in folders or path == RECORD:
+            stem, extension = posixpath.splitext(path)
+            path = f"{stem}~{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:12]}{extension}"
+        used.add(_folded(path))
+        paths.append(path)
+    return paths
+
+
+def _folded(path: str) -> str:
+    """The same for paths that a file system which ignores case or the form of accents takes for one."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
+
+
+def _check_inside(folder: Path, parent: Path) -> None:
+    if not parent.resolve().is_relative_to(folder.resolve()):
+        raise UsageError(f"'{parent}' is a link that leads out of '{folder}'; nothing was downloaded")
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A recorded file: the result's key and ETag, and the file's size and modification time after the download."""
+
+    result: str
+    etag: str
+    size: int
+    modified: int
+
+
+class _Record:
+    """The record of a folder; one process at a time has it open. `put` is thread-safe."""
+
+    def __init__(self, folder: Path, descriptor: int, entries: dict[str, _Entry]) -> None:
+        self._folder = folder
+        self._descriptor = descriptor
+        self._entries = entries
+
+    @classmethod
+    @contextlib.contextmanager
+    def opened(cls, folder: Path) -> "Iterator[_Record]":
+        """Opens or creates the record; `UsageError` if another process has it open."""
+        descriptor = os.open(folder / RECORD, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(f"another download into '{folder}' is running") from None
+            data = b""
+            while block := os.read(descriptor, BLOCK):
+                data += block
+            if data and not data.endswith(b"\n"):
+                os.write(descriptor, b"\n")
+            yield cls(folder, descriptor, _entries(data))
+        finally:
+            os.close(descriptor)
+
+    def get(self, path: str) -> _Entry | None:
+        return self._entries.get(path)
+
+    def put(self, path: str, item: Item) -> None:
+        """Records that the file is this version of the result."""
+        stat = (self._folder / path).stat()
+        line = {
+            "File": path,
+            "Result": item.key,
+            "ETag": item.etag,
+            "Size": stat.st_size,
+            "Modified": stat.st_mtime_ns,
+        }
+        # One write of a file that was opened for appending: lines of several threads do not mix.
+        os.write(self._descriptor, orjson.dumps(line) + b"\n")
+
+
+def _entries(data: bytes) -> dict[str, _Entry]:
+    """The newest entry of each file; lines that are cut or not of this program are left out."""
+    entries = {}
+    for line in data.splitlines():
+        try:
+            fields = orjson.loads(line)
+            entry = _Entry(fields["Result"], fields["ETag"], int(fields["Size"]), int(fields["Modified"]))
+            entries[str(fields["File"])] = entry
+        except (ValueError, KeyError, TypeError):
+            continue
+    return entries
+
+
+def _fetch(
+    data: Store, item: Item, folder: Path, path: str, record: _Record, *, overwrite: bool
+) -> tuple[FileState, str]:
+    file, entry = folder / path, record.get(path)
+    untouched = entry is not None and _stat(file) == (entry.size, entry.modified)
+    if entry is not None and untouched and (entry.result, entry.etag) == (item.key, item.etag):
+        return FileState.KEPT, ""
+    ours = entry is not None and untouched and entry.result == item.key
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.parent / f"{_PART}{secrets.token_hex(8)}"
+    try:
+        with part.open("xb") as out:
+            size = 0
+            for block in data.blocks(item.key, if_etag=item.etag):
+                size += out.write(block)
+            out.flush()
+            os.fsync(out.fileno())
+        if not size:
+            return FileState.GONE, "it was deleted from the bucket"
+        if not (overwrite or ours) and os.path.lexists(file):
+            if not _same_bytes(file, part):
+                return FileState.TAKEN, "another file has its name, or it was changed after the download"
+        else:
+            os.replace(part, file)
+        record.put(path, item)
+        return FileState.DOWNLOADED, ""
+    except PreconditionFailed:
+        return FileState.CHANGED, "it was made again meanwhile; download it again"
+    except (ClientError, BotoCoreError) as error:
+        return FileState.UNREADABLE, str(error)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _stat(file: Path) -> tuple[int, int] | None:
+    """Size and modification time of a regular file, not of what a link points to; None if there is none."""
+    try:
+        stat = file.lstat()
+    except FileNotFoundError:
+        return None
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _same_bytes(file: Path, other: Path) -> bool:
+    if file.is_symlink() or not file.is_file() or file.stat().st_size != other.stat().st_size:
+        return False
+    with file.open("rb") as one, other.open("rb") as two:
+        while block := one.read(BLOCK):
+            if block != two.read(BLOCK):
+                return False
+    return True
+
+
+def counts(files: Iterable[DownloadedFile]) -> Mapping[FileState, int]:
+    """The number of files in each state; states without files are left out."""
+    result: dict[FileState, int] = {}
+    for file in files:
+        result[file.state] = result.get(file.state, 0) + 1
+    return result

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property, reduce
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageChops, ImageFilter
 
 from bg_pipeline.domain import formats
@@ -25,6 +27,7 @@ from bg_pipeline.imaging import (
 )
 from bg_pipeline.imaging.provenance import Provenance
 from bg_pipeline.imaging.signing import SIGNABLE
+from bg_pipeline.masks.connected_components import components
 
 Box = tuple[int, int, int, int]
 Size = tuple[int, int]
@@ -39,6 +42,27 @@ _MANIFEST_SPREAD = 256
 _SOLID = [0] * 128 + [255] * 128
 _CLEAR = [255] + [0] * 255
 _ANY = [0] + [255] * 255
+
+# Alpha up to here, 1 %, cannot be seen: a matte's own traces, which a plain background is free of.
+_TRACE = 2
+_WITHOUT_TRACES = [0] * (_TRACE + 1) + list(range(_TRACE + 1, 256))
+
+# Share of an edge of the photo from which on a subject that touches it may be cut off there.
+_CUT_OFF = 0.01
+
+# What differs from white by more than this is visible, but only so many pixels of it are a speck.
+_VISIBLE = 5
+_SPECK = 4
+
+# Pixels by which JPEG visibly spreads the subject's edge; what is darker than this further away was not removed.
+_NEAR_EDGE = 4
+_NEARLY_WHITE = 235
+_MOST_OFF_WHITE = 0.01
+
+# A piece of the subject is a speck if it has less than this share of the largest and lies apart from all others,
+# by this share of the frame.
+_LEAST_PIECE = 0.0002
+_APART = 0.02
 
 
 @dataclass(frozen=True)
@@ -82,6 +106,8 @@ def render(
     background = preset.background if preset else "scene"
     if background != "scene" and image.mode != "RGBA":
         image = cut_out(photo, subject, feather=feather)
+    if background != "scene":
+        image = _without_traces(image)
     mask = image.getchannel("A") if image.mode == "RGBA" else subject
     format = file.Format or writable_format(
         photo.format, needs_alpha=image.mode == "RGBA" and background != "white"
@@ -117,10 +143,15 @@ def render(
         data = written(format)
     if preset is None:
         return Rendered(data, format, size)
-    shown, enlarged = _area(mask.crop(frame)) / max(1, _area(mask)), size[0] / (frame[2] - frame[0])
-    return Rendered(
-        data, format, size, tuple(check(preset, data, framed_mask, shown=shown, enlarged=enlarged))
+    complaints = check(
+        preset,
+        data,
+        framed_mask,
+        shown=_area(mask.crop(frame)) / max(1, _area(mask)),
+        enlarged=size[0] / (frame[2] - frame[0]),
+        cut_off=cut_off_edges(mask),
     )
+    return Rendered(data, format, size, tuple(complaints))
 
 
 def refuse_impossible(settings: ImageSettings, size: Size) -> None:
@@ -137,15 +168,36 @@ def refuse_impossible(settings: ImageSettings, size: Size) -> None:
             raise ImageError("TooLarge", problem)
 
 
+def cut_off_edges(mask: Image.Image) -> tuple[str, ...]:
+    """The edges of the photo (left, top, right, bottom) at which its frame may cut off the subject."""
+    inside = np.asarray(mask) >= 128
+    edges = {"left": inside[:, 0], "top": inside[0], "right": inside[:, -1], "bottom": inside[-1]}
+    return tuple(name for name, line in edges.items() if line.mean() >= _CUT_OFF)
+
+
+def _without_traces(image: Image.Image) -> Image.Image:
+    alpha = image.getchannel("A")
+    cleared = image.copy()
+    cleared.putalpha(alpha.point(_WITHOUT_TRACES))
+    return cleared
+
+
 def check(
-    preset: Preset, data: bytes, subject: Image.Image, *, shown: float = 1.0, enlarged: float = 1.0
+    preset: Preset,
+    data: bytes,
+    subject: Image.Image,
+    *,
+    shown: float = 1.0,
+    enlarged: float = 1.0,
+    cut_off: tuple[str, ...] = (),
 ) -> list[str]:
     """A sentence for each rule of the preset that a finished file breaks.
 
     Everything is read from the file's bytes except what they do not contain: the mask of the ``subject`` (mode L, of
-    the file's size), the share of the subject's area in the frame, and the factor by which the photo was enlarged.
+    the file's size), the share of the subject's area in the frame, the factor by which the photo was enlarged, and
+    the photo's edges at which the subject is ``cut_off``.
     """
-    finished = _Finished(data, subject, shown, enlarged)
+    finished = _Finished(data, subject, shown, enlarged, cut_off)
     complaints = (_RULES[name](finished, wanted) for name, wanted in preset.rules.items())
     return [sentence for sentence in (*complaints, _not_srgb(finished), _private(finished)) if sentence]
 
@@ -231,6 +283,7 @@ class _Finished:
     subject: Image.Image
     shown: float
     enlarged: float
+    cut_off: tuple[str, ...]
 
     @cached_property
     def facts(self) -> ImageHeader:
@@ -316,10 +369,67 @@ def _background(file: _Finished, wanted: Background) -> str:
     if alpha is not None:
         return "parts of the picture are transparent"
     if wanted == "white":
-        darkest = reduce(ImageChops.darker, file.photo.image.split())
-        white = file.share_of_background(darkest, 255)
-        return "" if white >= 0.999 else f"{1 - white:.1%} of the background is not pure white (255)"
+        return _not_white(file)
     return ""
+
+
+def _not_white(file: _Finished) -> str:
+    lowest = reduce(ImageChops.darker, file.photo.image.split())
+    white = file.share_of_background(lowest, 255)
+    if white < 0.999:
+        return f"{1 - white:.1%} of the background is not pure white (255)"
+    darkest, background = np.asarray(lowest), np.asarray(file.background) == 255
+    if background.any():
+        specks = background & (darkest < 255 - _VISIBLE)
+        if specks.sum() >= _SPECK:
+            return f"{specks.sum()} pixels of the background are not white, {_place(specks)}"
+    # Holes are narrower than the margin above.
+    near = np.asarray(file.subject.filter(ImageFilter.BoxBlur(_NEAR_EDGE))) == 0
+    if near.any():
+        off = near & (darkest < _NEARLY_WHITE)
+        if off.sum() > _MOST_OFF_WHITE * max(_SPECK / _MOST_OFF_WHITE, (near & ~background).sum()):
+            return f"{off.sum()} pixels beside the subject or in its holes are not white, {_place(off)}"
+    return ""
+
+
+def _pieces(file: _Finished, _: bool) -> str:
+    """A small part of the mask far from the rest: dust or a crumb that was kept with the subject."""
+    step = max(1, max(file.subject.size) // 400)
+    values = np.asarray(file.subject)
+    values = values[: values.shape[0] // step * step, : values.shape[1] // step * step]
+    inside = values.reshape(values.shape[0] // step, step, -1, step).max(axis=(1, 3)) >= 64
+    numbers, counts = components(inside)
+    exact = np.zeros(len(counts))
+    np.add.at(exact, numbers, (values >= 64).reshape(inside.shape[0], step, -1, step).sum(axis=(1, 3)))
+    exact[0] = 0
+    apart = max(2, round(_APART * max(inside.shape)))
+    for piece in np.flatnonzero((exact > 0) & (exact < _LEAST_PIECE * exact.max(initial=0))):
+        own = numbers == piece
+        rows, columns = np.nonzero(own)
+        around = numbers[
+            max(0, rows.min() - apart) : rows.max() + 1 + apart,
+            max(0, columns.min() - apart) : columns.max() + 1 + apart,
+        ]
+        if not ((around > 0) & (around != piece)).any():
+            where = np.repeat(np.repeat(own, step, axis=0), step, axis=1)
+            return f"a speck of {exact[piece]:.0f} pixels was kept with the subject, {_place(where)}"
+    return ""
+
+
+def _place(where: npt.NDArray[np.bool]) -> str:
+    """Where in the file somebody has to look."""
+    rows, columns = np.nonzero(where)
+    middle = len(rows) // 2
+    return f"for example at {columns[middle]}, {rows[middle]} (pixels from the left and the top)"
+
+
+def _whole(file: _Finished, _: bool) -> str:
+    if not file.cut_off:
+        return ""
+    edges = " and ".join(file.cut_off)
+    return (
+        f"the photo may cut the subject off: it reaches the {edges} edge; photograph it with space around it"
+    )
 
 
 def _not_srgb(file: _Finished) -> str:
@@ -341,4 +451,6 @@ _RULES: Mapping[str, Callable[[_Finished, Any], str]] = {
     "head_room": _head_room,
     "background": _background,
     "enlarged": _enlarged,
+    "whole": _whole,
+    "pieces": _pieces,
 }

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from bg_pipeline import review
+from bg_pipeline.acts import Acts
 from bg_pipeline.aws.clients import Aws, make_aws
+from bg_pipeline.budget.spend_log import SpendLog
 from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.people import Person, Via, local_person
 from bg_pipeline.domain.stages import STAGES
 from bg_pipeline.errors import UsageError
 from bg_pipeline.reports.batch_report import REPORTER
@@ -39,6 +42,7 @@ def run(
     run_id: str = "",
     occasion: str = "",
     asked_at: datetime | None = None,
+    by: str = "",
     progress: Callable[[Progress], None] = lambda progress: None,
     note: Callable[[str], None] = lambda line: None,
 ) -> dict[date, DateResult]:
@@ -48,7 +52,8 @@ def run(
     final failures are tried again too, and calls that may have been billed twice are made once more. ``occasion``
     identifies this request to refresh or retry (default: this call): it is paid for once, however often the request
     is repeated. ``asked_at`` is when it was made (default: now): what another request has refreshed since then is not
-    paid for again. ``only`` limits the run to these batches. ``progress`` is called about every 10 seconds, ``note``
+    paid for again. ``by`` names who asked, for the audit log (default: the user of this process). ``only`` limits the
+    run to these batches. ``progress`` is called about every 10 seconds, ``note``
     with each line of text that the user should see. Errors of images are counted in the `DateResult`s and listed in
     the reports. Raises `SettingsError` before anything is done.
     """
@@ -57,7 +62,17 @@ def run(
     stop = threading.Event()
     run_id = run_id or str(uuid.uuid4())
     refresh = RefreshRequest(frozenset(again), retry, occasion or run_id, asked_at or datetime.now(UTC))
-    context = RunContext(settings, aws, store, stop=stop, note=note, refresh_occasion=refresh.occasion)
+    about = {"Run": run_id, "Stages": sorted(stages), "Again": sorted(again), "Retry": retry}
+    spend_log = SpendLog(store, local_person(by or review.this_user(), Via.RUN), about)
+    context = RunContext(
+        settings,
+        aws,
+        store,
+        stop=stop,
+        note=note,
+        refresh_occasion=refresh.occasion,
+        spend_log=spend_log,
+    )
     try:
         engine = Engine(
             context,
@@ -89,6 +104,14 @@ class Pipeline:
         """The bucket."""
         return open_bucket(self.settings, self._aws)
 
+    @cached_property
+    def _acts(self) -> Acts:
+        return Acts(self.settings, self.store)
+
+    @staticmethod
+    def _person(name: str = "") -> Person:
+        return local_person(name or review.this_user())
+
     def submit(
         self,
         photos: Sequence[str | Path] = (),
@@ -114,15 +137,15 @@ class Pipeline:
             submission = sources.resolve_manifest(
                 self.settings, new_batch, manifests.read(data), data, photo_sources, fields
             )
-            submitting.submit(
-                self.store, new_batch, submission.photos, submission.data, others=submission.others
+            self._acts.upload_and_submit(
+                self._person(), new_batch, submission.photos, submission.data, others=submission.others
             )
             return new_batch
         files = submitting.find_photos([Path(photo) for photo in photos])
         request, _ = submitting.compose_request(
             self.settings, new_batch, [file.name for file in files], fields
         )
-        submitting.submit(self.store, new_batch, files, request)
+        self._acts.upload_and_submit(self._person(), new_batch, files, request)
         return new_batch
 
     def run(
@@ -166,8 +189,9 @@ class Pipeline:
         sample, or if it was replaced since ``seen``; then nothing is approved.
         """
         status = load_status(self.store, self.settings, batch)
-        secret = self.settings.approval_secret.get_secret_value()
-        review.approve_sample(self.store, status, by=by, seen=seen, secret=secret)
+        if not by.strip():
+            raise UsageError("name the person who approves (by)")
+        self._acts.approve_sample(self._person(by), status, seen=seen)
 
     def retry(self, batch: Batch) -> Batch | None:
         """Submits the failed and skipped images of a batch as a new batch and returns that; None if there are none.
@@ -176,7 +200,6 @@ class Pipeline:
         sample are not included. Raises `UsageError` if there is no report yet, or if the batch's ``MaxCostUSD`` is
         used up.
         """
-        follow_up = review.prepare_retry(
-            self.store, self.settings, load_status(self.store, self.settings, batch)
-        )
-        return None if follow_up is None else follow_up.submit(self.store)
+        overview = load_status(self.store, self.settings, batch)
+        prepared = review.prepare_retry(self.store, self.settings, overview)
+        return None if prepared is None else self._acts.retry(self._person(), overview, prepared)

@@ -11,6 +11,7 @@ import click
 
 from bg_pipeline.cli.local_aws import use_local_aws
 from bg_pipeline.domain.batches import Batch, find_batch
+from bg_pipeline.domain.people import Person, local_person
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.errors import UsageError
 from bg_pipeline.review import this_user
@@ -47,6 +48,14 @@ class _Batch(click.ParamType[Batch]):
 
 DATE = _Date()
 BATCH = _Batch()
+
+
+def this_person(name: str = "") -> Person:
+    """Who uses this command line: ``name``, by default the user of this process, with every role.
+
+    The name is not proved: what the AWS credentials allow is what such a person may do.
+    """
+    return local_person(name or this_user())
 
 
 def today() -> UploadDate:

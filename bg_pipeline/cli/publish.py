@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import click
 
 from bg_pipeline import review
+from bg_pipeline.acts import Acts
 from bg_pipeline.aws.clients import make_aws
-from bg_pipeline.cli.arguments import dates_and_batches, local
+from bg_pipeline.cli.arguments import by, dates_and_batches, local, this_person
 from bg_pipeline.cli.terminal import console, print_message, table
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.s3_keys import PUBLISHED, UploadDate
@@ -18,21 +19,23 @@ from bg_pipeline.storage.object_store import open_bucket
 
 @click.command()
 @dates_and_batches
+@by
 @local
-def publish(dates: Sequence[UploadDate], batches: tuple[Batch, ...]) -> None:
+def publish(dates: Sequence[UploadDate], batches: tuple[Batch, ...], by: str) -> None:
     """Copy approved results to published/, and delete rejected and replaced ones there.
 
     Ends with 0 if no result waits for review and all approved results are delivered, else with 1.
     """
     configured = settings()
     store = open_bucket(configured, make_aws(configured))
+    acts = Acts(configured, store)
     lines, complete = [], True
     for uploaded, ledger in stored_batches(store, dates, batches):
         if not ledger:
             continue
         work = open_work(store, configured, uploaded, ledger)
         items = review.items(work, configured)
-        done = review.publish(work, items)
+        done = acts.publish(this_person(by), work, items)
         waiting = sum(item.state is State.WAITING for item in items)
         lines.append(
             (work.locations.batch.path, done.copied, done.kept, done.removed, len(done.stale), waiting)

@@ -14,7 +14,7 @@ from rich.progress import (
 )
 
 from bg_pipeline import pipeline
-from bg_pipeline.cli.arguments import dates_and_batches, local
+from bg_pipeline.cli.arguments import dates_and_batches, local, this_person
 from bg_pipeline.cli.terminal import console, print_message, stopped_by_user, table
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.rows import Status
@@ -77,6 +77,7 @@ def run_dates(
         results = pipeline.run(
             configured,
             dates,
+            by=this_person().name,
             only=tuple(only),
             again=again,
             retry=retry,

@@ -8,8 +8,9 @@ from typing import Any, get_args
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from bg_pipeline.acts import Acts
 from bg_pipeline.aws.clients import make_aws
-from bg_pipeline.cli.arguments import BATCH, DATE, local, today
+from bg_pipeline.cli.arguments import BATCH, DATE, local, this_person, today
 from bg_pipeline.cli.terminal import confirm, console, counted, print_message, stopped_by_user
 from bg_pipeline.domain import requests
 from bg_pipeline.domain.batches import Batch
@@ -18,7 +19,7 @@ from bg_pipeline.domain.text import run_command
 from bg_pipeline.errors import RequestError, UsageError
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.storage.object_store import open_bucket
-from bg_pipeline.uploads.listing import discard_draft, find_draft
+from bg_pipeline.uploads.listing import find_draft
 from bg_pipeline.uploads.manifest import read
 from bg_pipeline.uploads.sources import LocalSources, ResolvedManifest, S3Sources, resolve_manifest
 from bg_pipeline.uploads.submitting import (
@@ -30,7 +31,6 @@ from bg_pipeline.uploads.submitting import (
     new_batch,
     paid_pictures,
 )
-from bg_pipeline.uploads.submitting import submit as upload
 
 ASK_BEYOND = 50
 """Commands ask before they submit more paid pictures than this."""
@@ -140,7 +140,9 @@ def submit(
     screen = console(stderr=True)
     with stopped_by_user(), Progress(*columns, console=screen, disable=not screen.is_terminal) as progress:
         bar = progress.add_task("", total=len(uploads) + len(others))
-        upload(store, batch, uploads, data, others=others, done=lambda name: progress.advance(bar))
+        Acts(configured, store).upload_and_submit(
+            this_person(), batch, uploads, data, others=others, done=lambda name: progress.advance(bar)
+        )
     print_message(f"{counted(len(uploads), 'photo')} submitted to bucket {store.bucket} as {request.Id}.")
     print_message(f"{_when_to_run(configured, batch)}, run it with: {run_command(batch)}")
     click.echo(batch.input_prefix)
@@ -162,7 +164,7 @@ def discard(batch: Batch, yes: bool) -> None:
         f"Delete the draft {batch.path} with {photos}, last changed {draft.last_change:%Y-%m-%d %H:%M} UTC?",
         yes=yes,
     )
-    discard_draft(store, batch)
+    Acts(configured, store).discard(this_person(), batch)
     print_message(f"The draft {batch.path} with {photos} is deleted.")
 
 

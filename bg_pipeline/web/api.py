@@ -20,7 +20,8 @@ from bg_pipeline.web.single_photo_jobs import SinglePhotoJobs
 
 ABOUT = """
 New backgrounds for photos, each picture paid for once. Names are those of the pipeline's own documents; every error
-is a problem document (RFC 9457). Whoever may call may see every batch: there are no groups of users.
+is a problem document (RFC 9457). What a caller may see and do depends on the groups in the token, if the operator
+has given rights to groups; a batch that a caller may not see does not exist for that caller.
 """
 
 
@@ -42,13 +43,19 @@ def make_app(settings: Settings, aws: Aws, store: Store) -> FastAPI:
         lifespan=lifespan,
         responses=problems.RESPONSES,
     )
-    app.state.service = Service(settings, aws, store, jobs)
+    service = app.state.service = Service(settings, aws, store, jobs)
     tokens = None
     if settings.oidc_issuer and settings.oidc_audience:
         tokens = Tokens(settings.oidc_issuer, settings.oidc_audience)
+    app.state.signs_in = tokens is not None
     # The middleware added last runs first: callers are checked before any body is read.
     app.add_middleware(BodyLimit)
-    app.add_middleware(CallersOnly, tokens=tokens, rate=RequestRate(settings.api_requests_per_minute))
+    app.add_middleware(
+        CallersOnly,
+        tokens=tokens,
+        rate=RequestRate(settings.api_requests_per_minute),
+        authorization=service.acts.authorization,
+    )
     if tokens is None:
         app.add_middleware(LoopbackOnly)
     app.add_middleware(SecurityHeaders, policy=API_POLICY)

@@ -10,8 +10,9 @@ from pydantic import BaseModel
 from bg_pipeline import review
 from bg_pipeline.budget.remaining import CapUsedUp
 from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.people import Person
 from bg_pipeline.domain.rows import Status
-from bg_pipeline.errors import UsageError
+from bg_pipeline.errors import NotAllowed, UsageError
 from bg_pipeline.reports.overview import (
     BatchCosts,
     BatchOverview,
@@ -111,8 +112,9 @@ def approve(batch: TheBatch, service: TheService, caller: TheCaller, if_match: I
     overview = _overview(service, batch)
     seen = (if_match or "").strip().removeprefix("W/").strip('"').removeprefix("*")
     try:
-        secret = service.settings.approval_secret.get_secret_value()
-        review.approve_sample(service.store, overview, by=caller, seen=seen, secret=secret)
+        service.acts.approve_sample(caller, overview, seen=seen)
+    except NotAllowed:
+        raise
     except review.RequestReplaced as error:
         raise Problem(412 if seen else 409, "RequestReplaced", str(error)) from None
     except UsageError as error:
@@ -133,6 +135,7 @@ def retry(
     sample is not asked for. While an earlier retry of the batch has no report, the answer is that batch. Batch and
     retries share one cap, ``MaxCostUSD``.
     """
+    service.acts.authorization.require_change(caller, batch)
     overview = _overview(service, batch)
     try:
         prepared = review.prepare_retry(service.store, service.settings, overview)
@@ -154,7 +157,7 @@ def retry(
         raise Problem(409, code, reason)
     else:
         prepared = replace(prepared, batch=new)
-    submitted = prepared.submit(service.store)
+    submitted = service.acts.retry(caller, overview, prepared)
     response.headers["Location"] = batch_path(submitted)
     return Submitted(
         Id=prepared.id, Batch=submitted.path, Images=prepared.images, PaidPictures=prepared.pictures
@@ -174,9 +177,15 @@ _REPORT: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("/{date}/{name}/report", response_class=Response, responses=_REPORT)
-def report(batch: TheBatch, service: TheService, format: Literal["json", "csv", "html"] = "json") -> Response:
+def report(
+    batch: TheBatch,
+    service: TheService,
+    caller: TheCaller,
+    format: Literal["json", "csv", "html"] = "json",
+) -> Response:
     """The batch's report as it was last written."""
     overview = _overview(service, batch)
+    _check_report(service, caller, overview)
     content = overview.data.read(overview.report_key(format))
     if content is None:
         raise Problem(409, "NoReport", f"batch {batch.path} has no report as {format}; a run writes it")
@@ -187,9 +196,11 @@ def report(batch: TheBatch, service: TheService, format: Literal["json", "csv", 
 
 
 @router.get("/{date}/{name}/results")
-def results(batch: TheBatch, service: TheService) -> list[ImageResults]:
+def results(batch: TheBatch, service: TheService, caller: TheCaller) -> list[ImageResults]:
     """Links, good for an hour, to the results of each image."""
-    report = _overview(service, batch).report()
+    overview = _overview(service, batch)
+    _check_report(service, caller, overview)
+    report = overview.report()
     if report is None:
         raise Problem(409, "NoReport", f"batch {batch.path} has no report yet; a run writes it")
     return [
@@ -201,6 +212,13 @@ def results(batch: TheBatch, service: TheService) -> list[ImageResults]:
         )
         for row in report.rows
     ]
+
+
+def _check_report(service: Service, caller: Person, overview: BatchOverview) -> None:
+    """Raises `Problem` 409 if the report's place was named by the request and is not the batch's own."""
+    if not service.acts.authorization.may_read_report(caller, overview.batch, overview.status_prefix):
+        text = f"batch {overview.batch.path} has no report yet; a run writes it"
+        raise Problem(409, "NoReport", text)
 
 
 def _overview(service: Service, batch: Batch) -> BatchOverview:

@@ -7,7 +7,7 @@ import http.client
 import json
 import urllib.request
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import jwt
@@ -17,6 +17,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from bg_pipeline.authorization import Authorization
+from bg_pipeline.domain.people import Person, Via, local_person
+from bg_pipeline.errors import NotAllowed
 from bg_pipeline.web.addresses import is_loopback
 from bg_pipeline.web.browser_security import is_from_another_site, origin_of, was_forwarded
 from bg_pipeline.web.limits import RequestRate, route_path
@@ -52,11 +55,11 @@ class Tokens:
         self._issuer = issuer
         self._audience = audience
 
-    def subject(self, token: str) -> str:
-        """The subject of a token; raises `Problem` 401 if the token is invalid, 503 if it cannot be verified."""
+    def claims(self, token: str) -> dict[str, Any]:
+        """The claims of a token; raises `Problem` 401 if the token is invalid, 503 if it cannot be verified."""
         try:
             key = self._keys.get_signing_key_from_jwt(token)
-            claims = jwt.decode(
+            claims: dict[str, Any] = jwt.decode(
                 token,
                 key,
                 algorithms=ALGORITHMS,
@@ -82,7 +85,7 @@ class Tokens:
         subject = claims["sub"]
         if not isinstance(subject, str) or not subject.strip():
             raise Problem(401, "BadToken", "the token is not accepted: its subject (sub) is empty")
-        return subject
+        return claims
 
     @cached_property
     def _keys(self) -> jwt.PyJWKClient:
@@ -100,34 +103,41 @@ class Tokens:
 class CallersOnly:
     """Checks the token and the rate of each request before its body is read, and puts the caller into its state.
 
-    Without ``tokens`` the caller is always `THIS_MACHINE`.
+    The caller is a `Person`; without ``tokens`` it is always `THIS_MACHINE`.
     """
 
-    def __init__(self, app: ASGIApp, *, tokens: Tokens | None, rate: RequestRate) -> None:
+    def __init__(
+        self, app: ASGIApp, *, tokens: Tokens | None, rate: RequestRate, authorization: Authorization
+    ) -> None:
         self._app = app
         self._tokens = tokens
+        self._authorization = authorization
         self._rate = rate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not _is_public(scope):
             try:
                 caller = await self._caller(scope)
-                self._rate.count(caller)
+                self._rate.count(caller.subject or caller.name)
             except Problem as problem:
                 await problem.response()(scope, receive, send)
                 return
             scope.setdefault("state", {})["caller"] = caller
         await self._app(scope, receive, send)
 
-    async def _caller(self, scope: Scope) -> str:
+    async def _caller(self, scope: Scope) -> Person:
         if self._tokens is None:
-            return THIS_MACHINE
+            return local_person(THIS_MACHINE, Via.API)
         headers = Headers(scope=scope).getlist("authorization")
         scheme, _, token = (headers[0] if len(headers) == 1 else "").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             text = "send a token of the sign-in service as 'Authorization: Bearer …'"
             raise Problem(401, "SignInNeeded", text)
-        return await run_in_threadpool(self._tokens.subject, token.strip())
+        claims = await run_in_threadpool(self._tokens.claims, token.strip())
+        try:
+            return self._authorization.person(claims, Via.API)
+        except NotAllowed as error:
+            raise Problem(401, "BadToken", f"the token is not accepted: {error}") from error
 
 
 def _is_public(scope: Scope) -> bool:

@@ -58,7 +58,8 @@ def make_app(settings: Settings, aws: Aws, store: Store) -> FastAPI:
     )
     if tokens is None:
         app.add_middleware(LoopbackOnly)
-    app.add_middleware(SecurityHeaders, policy=API_POLICY)
+    # Tokens are sent over HTTPS only; a browser ignores the header on a connection without it.
+    app.add_middleware(SecurityHeaders, policy=API_POLICY, https=tokens is not None)
     documented_sign_in = [Depends(bearer)] if tokens else []
     for part in (batch_uploads, batch_status, removal, booth):
         app.include_router(part.router, dependencies=documented_sign_in)

@@ -191,7 +191,10 @@ def report(
         raise Problem(409, "NoReport", f"batch {batch.path} has no report as {format}; a run writes it")
     media_type = {"json": "application/json", "csv": "text/csv", "html": "text/html"}[format]
     # The HTML report may run its own script and nothing else; the sandbox keeps it out of this site's origin.
-    headers = {"Content-Security-Policy": "sandbox allow-scripts; frame-ancestors 'none'"}
+    headers = {
+        "Content-Security-Policy": "sandbox allow-scripts; frame-ancestors 'none'",
+        "Content-Disposition": f'inline; filename="report-{batch.date}.{format}"',
+    }
     return Response(content.data, media_type=media_type, headers=headers)
 
 

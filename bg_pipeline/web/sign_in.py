@@ -5,6 +5,7 @@ Without sign-in, requests from other websites that are open in a browser on this
 
 import http.client
 import json
+import logging
 import urllib.request
 from functools import cached_property
 from typing import Annotated, Any
@@ -19,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bg_pipeline.authorization import Authorization
 from bg_pipeline.domain.people import Person, Via, local_person
+from bg_pipeline.domain.text import printable
 from bg_pipeline.errors import NotAllowed
 from bg_pipeline.web.addresses import is_loopback
 from bg_pipeline.web.browser_security import is_from_another_site, origin_of, was_forwarded
@@ -31,6 +33,10 @@ _UNREACHABLE = (OSError, http.client.HTTPException, json.JSONDecodeError, KeyErr
 LEEWAY_SECONDS = 30
 """Clock difference that is tolerated when a token's times are checked."""
 TIMEOUT_SECONDS = 10
+LOGGED_PER_MINUTE = 60
+"""Refused calls that are logged."""
+
+_log = logging.getLogger(__name__)
 
 THIS_MACHINE = "this machine"
 """The caller of every request when sign-in is off."""
@@ -97,6 +103,9 @@ class Tokens:
             raise jwt.PyJWKClientError(
                 "the issuer in the sign-in service's discovery document is not BG_OIDC_ISSUER"
             )
+        keys = urlsplit(discovery["jwks_uri"])
+        if keys.scheme != "https" and not is_loopback(keys.hostname or ""):
+            raise jwt.PyJWKClientError("the sign-in service's keys are not at an https:// address (jwks_uri)")
         return jwt.PyJWKClient(discovery["jwks_uri"], timeout=TIMEOUT_SECONDS)
 
 
@@ -113,6 +122,7 @@ class CallersOnly:
         self._tokens = tokens
         self._authorization = authorization
         self._rate = rate
+        self._logged = RequestRate(LOGGED_PER_MINUTE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not _is_public(scope):
@@ -120,10 +130,20 @@ class CallersOnly:
                 caller = await self._caller(scope)
                 self._rate.count(caller.subject or caller.name)
             except Problem as problem:
+                self._log_refusal(scope, problem)
                 await problem.response()(scope, receive, send)
                 return
             scope.setdefault("state", {})["caller"] = caller
         await self._app(scope, receive, send)
+
+    def _log_refusal(self, scope: Scope, problem: Problem) -> None:
+        """Logs why a call was refused, without its token. Only `LOGGED_PER_MINUTE`, so that nobody fills a disk."""
+        try:
+            self._logged.count("refusals")
+        except Problem:
+            return
+        client = scope.get("client") or ("?",)
+        _log.warning("refused a call from %s: %s: %s", client[0], problem.code, printable(problem.detail))
 
     async def _caller(self, scope: Scope) -> Person:
         if self._tokens is None:

@@ -1,15 +1,19 @@
 """The visitor of the page: the person who signed in, or this machine's user where sign-in is off."""
 
+import logging
 from datetime import UTC, datetime, timedelta
 
 import streamlit as st
 
 from bg_pipeline.authorization import Authorization
 from bg_pipeline.domain.people import Person, Via, local_person
+from bg_pipeline.domain.text import printable
 from bg_pipeline.errors import NotAllowed
 from bg_pipeline.review import this_user
 from bg_pipeline.settings import Settings
 from bg_pipeline.web.page.widgets import escape_markdown
+
+_log = logging.getLogger(__name__)
 
 
 def require_sign_in(settings: Settings) -> None:
@@ -18,6 +22,9 @@ def require_sign_in(settings: Settings) -> None:
         return
     until = _sign_in_ends(settings)
     if until is not None and datetime.now(UTC) < until:
+        if not st.session_state.get("sign_in_logged"):
+            st.session_state.sign_in_logged = True
+            _log.info("signed in: %s (%s)", printable(name()), printable(_claim("sub")))
         return
     st.title("New backgrounds for photos")
     st.write("Please sign in: pictures cost money, and each decision is stored with the name of who made it.")

@@ -4,11 +4,13 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+PLACES = (ROOT / "bg_pipeline_tests", ROOT / "bg_pipeline")
 
 API_MODULES = (
     "api",
@@ -56,17 +58,35 @@ def test_the_licence_of_every_installed_pin_is_known() -> None:
     assert "obstore" in listed
 
 
-def test_every_test_that_the_security_page_names_exists() -> None:
-    page = (ROOT / "docs" / "security.md").read_text()
-    file = ""
+@pytest.mark.parametrize(("name", "at_least"), [("security.md", 20), ("asvs.md", 35)])
+def test_every_test_that_a_page_about_security_names_exists(name: str, at_least: int) -> None:
+    text = ""
     named = 0
-    for word in re.findall(r"`([^`]+)`", page):
+    for word in re.findall(r"`([^`]+)`", (ROOT / "docs" / name).read_text()):
         if word.endswith(".py"):
-            file = (ROOT / "bg_pipeline_tests" / word).read_text()
+            (file,) = [place / word for place in PLACES if (place / word).is_file()]
+            text = file.read_text()
         elif word.startswith("test_"):
-            assert f"def {word}(" in file, word
+            assert f"def {word}(" in text, word
             named += 1
-    assert named > 20
+    assert named >= at_least
+
+
+def test_every_requirement_is_in_the_table_once_and_its_sums_are_right() -> None:
+    page = (ROOT / "docs" / "asvs.md").read_text()
+    numbers: list[str] = []
+    sums: Counter[str] = Counter()
+    for first, last, status in re.findall(
+        r"^\| ([0-9.]+)(?:–([0-9.]+))? \| [^|]+ \| ([a-z/]+) \|", page, re.M
+    ):
+        section, _, start = first.rpartition(".")
+        end = (last or first).rpartition(".")[2]
+        some = [f"{section}.{number}" for number in range(int(start), int(end) + 1)]
+        numbers += some
+        sums[status] += len(some)
+    assert len(numbers) == len(set(numbers)) == 253, "levels 1 and 2 of ASVS 5.0.0"
+    assert set(sums) == {"met", "open", "operator", "n/a"}
+    assert f"{sums['met']} are met, {sums['open']} open,\n{sums['operator']} the operator's" in page
 
 
 IMPORT_ALL = """

@@ -11,6 +11,7 @@ from bg_pipeline.review.decisions import (
     Decision,
     Reviews,
     State,
+    check_decision,
     decide,
     this_user,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "Summary",
     "approve_sample",
     "as_csv",
+    "check_decision",
     "decide",
     "download",
     "find_items",

@@ -82,6 +82,16 @@ def decide(
     item has no result, if ``by`` is empty or if the reason has more than `LONGEST_REASON` characters.
     """
     items = list(items)
+    check_decision(items, state, by=by, reason=reason)
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    decisions = [Decision(item.key, item.etag, state, by, at, reason, redone_as) for item in items]
+    with ThreadPoolExecutor(THREADS, "review") as pool:
+        list(pool.map(lambda decision: _store(data, decision), decisions))
+    return decisions
+
+
+def check_decision(items: "Iterable[Item]", state: State, *, by: str, reason: str = "") -> None:
+    """Raises `UsageError` if `decide` would."""
     if state is State.WAITING:
         raise UsageError("a decision is to approve or to reject")
     require_decider(by)
@@ -90,11 +100,6 @@ def decide(
     for item in items:
         if not item.key:
             raise UsageError(f"{item.image} has no result to decide about; ask for it again (redo)")
-    at = datetime.now(UTC).isoformat(timespec="seconds")
-    decisions = [Decision(item.key, item.etag, state, by, at, reason, redone_as) for item in items]
-    with ThreadPoolExecutor(THREADS, "review") as pool:
-        list(pool.map(lambda decision: _store(data, decision), decisions))
-    return decisions
 
 
 def require_decider(by: str) -> None:

@@ -120,6 +120,7 @@ def image_flow(settings: Settings, dates: dg.DailyPartitionsDefinition) -> dg.As
                 run_id=context.run.run_id,
                 occasion=occasion(context.run),
                 asked_at=asked_at(context.instance, context.run),
+                by=f"Dagster run {context.run.run_id}",
                 progress=log_progress,
                 note=context.log.info,
             )

@@ -5,12 +5,13 @@ from datetime import UTC, date, datetime
 
 import streamlit as st
 
+from bg_pipeline.authorization import Right
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.file_names import archive_path
+from bg_pipeline.domain.people import Person
 from bg_pipeline.domain.text import counted
-from bg_pipeline.errors import BgPipelineError, UsageError
+from bg_pipeline.errors import BgPipelineError, NotAllowed, UsageError
 from bg_pipeline.reports.batch_report import html_report
-from bg_pipeline.reports.overview import load_status
 from bg_pipeline.web.page import user
 from bg_pipeline.web.page.batches import BatchCard, BatchService, PendingPhotos, dagster_at_work
 from bg_pipeline.web.page.drafts import DraftService
@@ -59,16 +60,26 @@ def _dagster_status(dagster: str) -> None:
 
 @st.fragment(run_every=REFRESH_SECONDS)
 def _cards(service: BatchService, drafts: DraftService, day: date) -> None:
-    cards = service.batches(day)
+    try:
+        person = _visitor(service)
+    except NotAllowed as error:
+        st.error(escape_markdown(str(error)))
+        return
+    cards = service.batches(person, day)
     if not cards:
         st.caption(f"Nothing was uploaded on {day}.")
     for card in cards:
         with st.container(border=True):
-            _card(service, drafts, card)
+            _card(service, drafts, person, card)
 
 
-def _card(service: BatchService, drafts: DraftService, card: BatchCard) -> None:
-    batch = card.batch
+def _visitor(service: BatchService) -> Person:
+    """Asked at each act and in each refresh of the list, because the screen may be open for longer than a sign-in."""
+    return user.visitor(service.settings, service.acts.authorization)
+
+
+def _card(service: BatchService, drafts: DraftService, person: Person, card: BatchCard) -> None:
+    batch, rights = card.batch, service.acts.authorization
     name, numbers = st.columns([3, 2])
     name.markdown(f"**{escape_markdown(batch.name)}**")
     name.caption(f"{escape_markdown(card.state)} · {card.costs.in_words(4)}")
@@ -77,7 +88,8 @@ def _card(service: BatchService, drafts: DraftService, card: BatchCard) -> None:
         or f"{card.images:,} photos"
     )
     if card.draft:
-        _draft(drafts, batch)
+        if rights.may_change(person, batch):
+            _draft(service, drafts, batch)
         return
     if card.images and card.complete:
         st.progress(card.done / card.images, f"{card.done:,} of {card.images:,} photos done")
@@ -85,10 +97,10 @@ def _card(service: BatchService, drafts: DraftService, card: BatchCard) -> None:
         # The keys keep a popover open while buttons beside it appear or disappear.
         with st.popover("Report", icon=":material/description:", key=f"files-{batch.path}"):
             _report(service, batch)
-        if card.to_approve.photos:
+        if card.to_approve.photos and rights.may(person, Right.REVIEW):
             with st.popover("Approve the sample", icon=":material/done_all:", key=f"sample-{batch.path}"):
                 _approve(service, card)
-        if card.to_retry.photos:
+        if card.to_retry.photos and rights.may_change(person, batch):
             with st.popover("Retry what failed", icon=":material/refresh:", key=f"failed-{batch.path}"):
                 _retry(service, card)
 
@@ -112,7 +124,7 @@ def _approve(service: BatchService, card: BatchCard) -> None:
 
 def _approve_seen(service: BatchService, batch: Batch, seen: str, error_key: str) -> None:
     try:
-        service.approve_sample(batch, by=user.name(), seen=seen)
+        service.approve_sample(_visitor(service), batch, seen=seen)
     except BgPipelineError as error:
         st.session_state[error_key] = str(error)
 
@@ -130,7 +142,7 @@ def _retry(service: BatchService, card: BatchCard) -> None:
     st.caption(note)  # always one caption: a new line would move the button
     if st.button("Retry", key=f"retry-{card.batch.path}", type="primary"):
         try:
-            retried[card.batch] = service.retry(card.batch).path
+            retried[card.batch] = service.retry(_visitor(service), card.batch).path
             st.rerun()
         except BgPipelineError as error:
             st.error(escape_markdown(str(error)))
@@ -144,7 +156,7 @@ def _price(pending: PendingPhotos) -> str:
     )
 
 
-def _draft(drafts: DraftService, batch: Batch) -> None:
+def _draft(service: BatchService, drafts: DraftService, batch: Batch) -> None:
     """The buttons that continue or delete a draft."""
     left, right = st.columns([1, 3])
     if left.button("Continue", key=f"resume-{batch.path}", icon=":material/edit:"):
@@ -154,7 +166,7 @@ def _draft(drafts: DraftService, batch: Batch) -> None:
         st.text("This deletes its photos. Somebody else may be preparing it right now.")
         if st.button("Delete the draft", key=f"discard-{batch.path}", type="primary"):
             try:
-                drafts.discard(batch)
+                drafts.discard(_visitor(service), batch)
                 st.rerun()
             except UsageError as error:
                 st.error(escape_markdown(str(error)))
@@ -164,8 +176,7 @@ def _report(service: BatchService, batch: Batch) -> None:
     if not st.toggle("Prepare the files", key=f"report-{batch.path}"):
         return
     try:
-        status = load_status(service.store, service.settings, batch)
-        report = status.report()
+        report = service.status(_visitor(service), batch).report()
     except UsageError as error:
         st.text(str(error))
         return

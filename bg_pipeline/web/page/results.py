@@ -8,9 +8,10 @@ from pathlib import Path
 
 import streamlit as st
 
-from bg_pipeline import review
+from bg_pipeline.authorization import Right
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.file_names import archive_path
+from bg_pipeline.domain.people import Person
 from bg_pipeline.domain.text import counted
 from bg_pipeline.errors import UsageError
 from bg_pipeline.review import Item, State, Summary
@@ -29,12 +30,13 @@ def show(service: BatchService) -> None:
     # The key keeps a chosen date when midnight changes the default.
     picked = st.date_input("Upload date (UTC)", today, key="review-date")
     day = picked if isinstance(picked, date) else today
-    batches = [card.batch for card in service.batches(day) if card.complete]
+    person = _visitor(service)
+    batches = [card.batch for card in service.batches(person, day) if card.complete]
     if not batches:
         st.caption(f"No batch of {day} has results.")
         return
     batch = st.selectbox("Batch", batches, format_func=lambda batch: batch.name)
-    results = service.results(batch)
+    results = service.results(person, batch)
     work, all_items = results.work, results.items()
     _numbers(results.summary(all_items))
     _deliver(service, work, all_items)
@@ -50,8 +52,16 @@ def show(service: BatchService) -> None:
         )
         return
     if state is State.WAITING:
-        _decide_all(work, items)
+        _decide_all(service, work, items)
     _one_by_one(service, work, batch, items)
+
+
+def _visitor(service: BatchService) -> Person:
+    return user.visitor(service.settings, service.acts.authorization)
+
+
+def _may(service: BatchService, right: Right) -> bool:
+    return service.acts.authorization.may(_visitor(service), right)
 
 
 def _numbers(summary: Summary) -> None:
@@ -72,8 +82,9 @@ def _deliver(service: BatchService, work: BatchWork, items: Sequence[Item]) -> N
         "Publish approved photos",
         icon=":material/publish:",
         help="Copies the approved results, and only these, to published/ in the bucket.",
+        disabled=not _may(service, Right.PUBLISH),
     ):
-        done = review.publish(work, items)
+        done = service.acts.publish(_visitor(service), work, items)
         st.success(f"{counted(done.copied, 'result')} published, {done.kept:,} were published before.")
         if done.stale:
             st.warning(
@@ -102,7 +113,9 @@ def _version(items: Sequence[Item]) -> str:
     return hashlib.sha256(repr(shown).encode()).hexdigest()[:16]
 
 
-def _decide_all(work: BatchWork, items: Sequence[Item]) -> None:
+def _decide_all(service: BatchService, work: BatchWork, items: Sequence[Item]) -> None:
+    if not _may(service, Right.REVIEW):
+        return
     with_result = [item for item in items if item.key]
     version = _version(with_result)
     with st.popover(f"All {len(with_result):,} that wait", icon=":material/done_all:"):
@@ -110,10 +123,10 @@ def _decide_all(work: BatchWork, items: Sequence[Item]) -> None:
         reason = st.text_input("Reason", key="reason-all")
         approve, reject = st.columns(2)
         if approve.button("Approve all", key=f"approve-all-{version}", disabled=not with_result):
-            review.decide(work.locations.data, with_result, State.APPROVED, by=user.name(), reason=reason)
+            service.acts.decide(_visitor(service), work, with_result, State.APPROVED, reason=reason)
             st.rerun()
         if reject.button("Reject all", key=f"reject-all-{version}", disabled=not with_result):
-            review.decide(work.locations.data, with_result, State.REJECTED, by=user.name(), reason=reason)
+            service.acts.decide(_visitor(service), work, with_result, State.REJECTED, reason=reason)
             st.rerun()
 
 
@@ -160,16 +173,21 @@ def _facts(item: Item) -> None:
 
 
 def _decide(service: BatchService, work: BatchWork, item: Item) -> None:
-    reason = st.text_input("Reason", key=f"reason-{item.image}-{item.number}")
+    may_decide = _may(service, Right.REVIEW)
+    reason = st.text_input("Reason", key=f"reason-{item.image}-{item.number}", disabled=not may_decide)
     approve, reject = st.columns(2)
     version = _version([item])
     if approve.button(
-        "Approve", key=f"approve-{version}", shortcut="a", type="primary", disabled=not item.key
+        "Approve",
+        key=f"approve-{version}",
+        shortcut="a",
+        type="primary",
+        disabled=not (item.key and may_decide),
     ):
-        review.decide(work.locations.data, [item], State.APPROVED, by=user.name(), reason=reason)
+        service.acts.decide(_visitor(service), work, [item], State.APPROVED, reason=reason)
         st.rerun()
-    if reject.button("Reject", key=f"reject-{version}", shortcut="x", disabled=not item.key):
-        review.decide(work.locations.data, [item], State.REJECTED, by=user.name(), reason=reason)
+    if reject.button("Reject", key=f"reject-{version}", shortcut="x", disabled=not (item.key and may_decide)):
+        service.acts.decide(_visitor(service), work, [item], State.REJECTED, reason=reason)
         st.rerun()
     if item.key:
         try:
@@ -177,8 +195,9 @@ def _decide(service: BatchService, work: BatchWork, item: Item) -> None:
             st.download_button("Download", lambda: service.download(work, item), name, key=f"load-{item.key}")
         except UsageError as error:
             st.text(str(error))
-    with st.popover("Another picture", icon=":material/refresh:"):
-        _redo(service, work, item)
+    if may_decide:
+        with st.popover("Another picture", icon=":material/refresh:"):
+            _redo(service, work, item)
 
 
 def _redo(service: BatchService, work: BatchWork, item: Item) -> None:
@@ -195,6 +214,6 @@ def _redo(service: BatchService, work: BatchWork, item: Item) -> None:
     prompt = st.text_input("Another background", key=f"again-{item.image}-{item.number}")
     seed = st.number_input("Seed", 0, None, None, key=f"seed-{item.image}-{item.number}")
     if st.button("Make another picture", key=f"redo-{_version([item])}"):
-        redone[key] = service.redo(work, [item], by=user.name(), prompt=prompt, seed=seed).path
+        redone[key] = service.redo(_visitor(service), work, [item], prompt=prompt, seed=seed).path
         st.toast(f"Submitted as batch {escape_markdown(redone[key])}.")
         st.rerun()

@@ -3,12 +3,14 @@
 import sys
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from bg_pipeline.domain.people import Person
+from bg_pipeline.settings import Settings
 from bg_pipeline.web.page import progress, results, search
 from bg_pipeline_tests.clocks import stop_clock
 
@@ -20,7 +22,10 @@ LATE = datetime(2026, 12, 31, 23, 59, 59, tzinfo=UTC)
 class NoBatches:
     """What the screens show where nothing was uploaded."""
 
-    def batches(self, day: date) -> list[Any]:
+    settings = Settings()
+    acts = SimpleNamespace(authorization=None)
+
+    def batches(self, person: Person, day: date) -> list[Any]:
         return []
 
 

@@ -7,6 +7,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.people import local_person
 from bg_pipeline.review import Item, State, decide
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.web.page.batches import BatchService
@@ -57,7 +58,7 @@ def press(screen: AppTest, label: str) -> None:
 
 
 def found(service: BatchService, batch: Batch) -> list[Item]:
-    return service.results(batch).items()
+    return service.results(local_person("ann"), batch).items()
 
 
 def states(service: BatchService, batch: Batch) -> list[State]:

@@ -12,6 +12,9 @@ from bg_pipeline.review.decisions import (
     Reviews,
     State,
     decide,
+    decide_as_seen,
+    history,
+    take_back,
     this_user,
 )
 from bg_pipeline.review.follow_up import RequestReplaced, Retry, approve_sample, prepare_retry
@@ -24,6 +27,7 @@ from bg_pipeline.review.items import (
     items,
     review_queue,
 )
+from bg_pipeline.review.places import Place, places, to_publish
 from bg_pipeline.review.publishing import PublishResult, publish
 from bg_pipeline.review.redoing import redo, redo_request
 from bg_pipeline.review.tables import COLUMNS, as_csv, read_csv
@@ -33,6 +37,7 @@ __all__ = [
     "LONGEST_REASON",
     "Decision",
     "Item",
+    "Place",
     "PublishResult",
     "RequestReplaced",
     "Results",
@@ -43,14 +48,19 @@ __all__ = [
     "approve_sample",
     "as_csv",
     "decide",
+    "decide_as_seen",
     "find_items",
+    "history",
     "is_sampled",
     "items",
+    "places",
     "prepare_retry",
     "publish",
     "read_csv",
     "redo",
     "redo_request",
     "review_queue",
+    "take_back",
     "this_user",
+    "to_publish",
 ]

@@ -23,6 +23,8 @@ from bg_pipeline.web.page.widgets import escape_markdown, upload_widget
 CARDS_PER_PAGE = 12
 
 _EXTENSIONS = sorted({extension for extensions in EXTENSIONS.values() for extension in extensions})
+_SCENE = "One scene for all"
+
 _SUBJECTS = {
     "LABELS": "What the labels name",
     "SALIENT": "What stands out",
@@ -201,17 +203,25 @@ def _fields(service: DraftService, session: UploadSession) -> dict[str, Any]:
     if task == "REPLACE":
         kind = st.segmented_control(
             "Background",
-            ("Described", "A colour", "A picture", "The photo's own, blurred"),
+            ("Described", _SCENE, "A colour", "A picture", "The photo's own, blurred"),
             default="Described",
             required=True,
         )
-        if kind == "A colour":
+        if kind == _SCENE:
+            fields["Scene"] = st.text_input(
+                "Describe the scene",
+                placeholder="a sunlit oak table",
+                help="It is painted once for each of at most three aspects, and all photos are put into it.",
+            )
+        elif kind == "A colour":
             fields["Backdrop"] = st.color_picker("Colour", "#ffffff")
         elif kind == "A picture":
             fields["Backdrop"] = _backdrop(service, session)
         elif kind == "The photo's own, blurred":
             fields["Backdrop"] = BLUR
-        if kind != "Described":
+        if kind == _SCENE:
+            fields["Shadow"] = "soft" if st.toggle("Shadows", value=True) else "none"
+        elif kind != "Described":
             fields["Shadow"] = "soft" if st.toggle("A soft shadow under the subject") else "none"
         else:
             prompts = st.text_area(
@@ -315,6 +325,8 @@ def _plan(plan: Plan, cap: float) -> None:
     )
     worst = "unknown" if plan.worst_usd is None else f"{plan.worst_usd:,.2f}"
     cost.metric("USD at worst", worst, help=f"If every call is repeated; prices as of {as_of()}.")
+    if plan.scene_prices:
+        st.info(plan.scene_prices)
     if plan.without_prompt:
         st.warning(f"{plan.without_prompt:,} photos have no background and would be skipped.")
     if cap and (plan.worst_usd is None or plan.worst_usd > cap):

@@ -66,6 +66,10 @@ class Settings(BaseSettings):
         description="Image models in order of preference, comma-separated; the first one that is available "
         "and allowed is used. `package.module:Class` is a generator class of your own.",
     )
+    scene_models: Annotated[Words, Affects.RUN] = Field(
+        ("stable-image-ultra", "stable-image-core", "sd3-5-large"),
+        description="Models that paint the scenes of requests with `Scene`, in order of preference, comma-separated.",
+    )
     caption_models: Annotated[Words, Affects.RUN] = Field(
         ("us.amazon.nova-pro-v1:0", "us.amazon.nova-2-lite-v1:0", "us.amazon.nova-lite-v1:0"),
         description="Caption models in order of preference, comma-separated; an empty value switches captions"
@@ -244,6 +248,13 @@ class Settings(BaseSettings):
     )
     feather: Annotated[float, Field(ge=0, le=50), Affects.RESULT] = Field(
         1.5, description="Width of the soft edge around the subject, in pixels of the photo."
+    )
+    scene_colour_matching: Annotated[
+        float, Field(ge=0, le=1), Effect(Affects.RESULT, needs="scene_colour_matching")
+    ] = Field(
+        0.0,
+        description="How far (0 to 1) the subject's colours are drawn to those of its `Scene`, with `Mode: DEFAULT` "
+        "only; 0: not at all.",
     )
     # A certificate is renewed; results that exist keep the signature that they have, or none.
     c2pa_certificate: Annotated[Path | None, Affects.NOTHING] = Field(
@@ -434,6 +445,7 @@ class Settings(BaseSettings):
         "allowed_buckets",
         "regions",
         "image_models",
+        "scene_models",
         "caption_models",
         "caption_regions",
         "mask_sources",
@@ -451,7 +463,7 @@ class Settings(BaseSettings):
     def _empty_as_none(cls, value: Any) -> Any:
         return value if value != "" else None
 
-    @field_validator("image_models")
+    @field_validator("image_models", "scene_models")
     @classmethod
     def _not_empty(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value:

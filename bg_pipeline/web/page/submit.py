@@ -26,13 +26,15 @@ from bg_pipeline.web.page.wishes import Wishes, amount, flag, is_colour, one_of,
 CARDS_PER_PAGE = 12
 
 _EXTENSIONS = sorted({extension for extensions in EXTENSIONS.values() for extension in extensions})
+_SCENE = "One scene for all"
+
 _SUBJECTS = {
     "LABELS": "What the labels name",
     "SALIENT": "What stands out",
     "FACES": "People, by their faces",
 }
 _QUALITIES = ("premium", "standard")
-_KINDS = ("Described", "A colour", "A picture", "The photo's own, blurred")
+_KINDS = ("Described", _SCENE, "A colour", "A picture", "The photo's own, blurred")
 _STYLE = """
 <style>
   @media (min-width: 641px) {
@@ -239,14 +241,25 @@ def _fields(service: DraftService, session: UploadSession, wishes: Wishes) -> di
             "Background", _KINDS, required=True, key=wishes.key("Kind", _KINDS[0], one_of(*_KINDS))
         )
         wishes.set("Kind", kind)
-        if kind == "A colour":
+        if kind == _SCENE:
+            scene = st.text_input(
+                "Describe the scene",
+                placeholder="a sunlit oak table",
+                help="It is painted once for each of at most three aspects, and all photos are put into it.",
+                key=wishes.key("Scene", "", text),
+            )
+            fields["Scene"] = wishes.set("Scene", scene)
+        elif kind == "A colour":
             colour = st.color_picker("Colour", key=wishes.key("Colour", "#ffffff", is_colour))
             fields["Backdrop"] = wishes.set("Colour", colour)
         elif kind == "A picture":
             fields["Backdrop"] = _backdrop(service, session, wishes)
         elif kind == "The photo's own, blurred":
             fields["Backdrop"] = BLUR
-        if kind != "Described":
+        if kind == _SCENE:
+            shadow = st.toggle("Shadows", key=wishes.key("SceneShadow", True, flag))
+            fields["Shadow"] = "soft" if wishes.set("SceneShadow", shadow) else "none"
+        elif kind != "Described":
             shadow = st.toggle("A soft shadow under the subject", key=wishes.key("Shadow", False, flag))
             fields["Shadow"] = "soft" if wishes.set("Shadow", shadow) else "none"
         else:
@@ -389,6 +402,8 @@ def _plan(plan: Plan, cap: float) -> None:
     st.markdown(
         f"**{counted(plan.due, 'photo')}: up to {worst}**, {_minutes(plan.minutes)}".replace("$", "\\$")
     )
+    if plan.scene_prices:
+        st.info(plan.scene_prices)
     if plan.without_prompt:
         st.warning(f"{counted(plan.without_prompt, 'photo')} without a background would be skipped.")
     if cap and (plan.worst_usd is None or plan.worst_usd > cap):

@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,7 +98,7 @@ class Image:
             self._environment,
         )
 
-    def run(self, *command: str, seconds: float = 120, **environment: str) -> tuple[int, str]:
+    def run(self, *command: str, seconds: float = 120, **environment: Any) -> tuple[int, str]:
         """The exit code and the output of a command."""
         process = self.start(*command, **environment)
         try:
@@ -275,7 +276,7 @@ def test_the_image_is_built_small_and_everything_runs_in_it(
     assert len(re.findall(r"\bSucceeded\b", output)) == 6
     assert (image.state / "pictures/contact_sheet.jpg").stat().st_size > 50_000
 
-    aws = {name: value for name, value in stand_in.environment().items() if name.startswith("AWS_")}
+    aws: dict[str, Any] = {name: value for name, value in stand_in.environment().items() if name.startswith("AWS_")}
     aws |= {"BG_BUCKET": bucket, "CODE_SERVER_HOST": "127.0.0.1", "DAGSTER_HOME": f"{SHARE}/dagster/single"}
     assert image.run("dagster", "instance", "migrate", **aws)[0] == 0
     api, page, webserver = free_port(), free_port(), free_port()

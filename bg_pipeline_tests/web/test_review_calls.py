@@ -11,6 +11,7 @@ import requests
 
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.s3_keys import PUBLISHED
+from bg_pipeline.errors import SettingsError
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.web import batch_lists
 from bg_pipeline_local_aws.control_client import ControlClient
@@ -271,11 +272,17 @@ def test_the_root_leads_to_the_documentation(api: Caller) -> None:
     assert "Content-Security-Policy" in answer.headers
 
 
+@pytest.mark.parametrize("origins", ["*", "shop.example.com", "https://shop.example.com/page", "null"])
+def test_what_is_no_origin_is_refused_as_a_setting(bench: Bench, origins: str) -> None:
+    with pytest.raises(SettingsError, match="BG_API_ALLOWED_ORIGINS"):
+        bench.settings(api_allowed_origins=origins)
+
+
 def test_only_named_sites_may_call_from_a_browser(bench: Bench) -> None:
     shop, other = "https://shop.example.com", "https://evil.example.com"
     from_browser = {"Origin": shop, "Sec-Fetch-Site": "cross-site"}
     asked = {"Access-Control-Request-Method": "PUT", "Access-Control-Request-Headers": "authorization"}
-    with served(bench.settings(api_allowed_origins=(shop,)), bench.store) as api:
+    with served(bench.settings(api_allowed_origins=f"{shop}, https://b.example"), bench.store) as api:
         preflight = api("OPTIONS", "/batches", headers={**from_browser, **asked})
         assert preflight.status_code == 200
         assert preflight.headers["access-control-allow-origin"] == shop

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -264,6 +265,18 @@ def test_a_stream_ends_when_its_draft_is_discarded_and_more_than_some_are_refuse
     follower.join(30)
     assert seen[-1][0] == "problem"
     assert seen[-1][1]["status"] == 404
+
+
+def test_an_open_stream_does_not_keep_the_server_from_ending(bench: Bench) -> None:
+    batch = Batch(datetime.now(UTC).date(), "draft")
+    bench.put(batch.draft_key, b"{}")
+    with served(bench.settings(), bench.store) as api:
+        path = f"{api.address}/batches/{batch.path}/events"
+        answer = requests.get(path, stream=True, timeout=60)
+        assert next(answer.iter_lines()).startswith(b"retry:")
+        ending = time.monotonic()
+    assert time.monotonic() - ending < 20, "the draft is never finished"
+    answer.close()
 
 
 def test_the_root_leads_to_the_documentation(api: Caller) -> None:

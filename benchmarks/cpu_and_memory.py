@@ -33,6 +33,7 @@ from bg_pipeline.imaging import (
     small_jpeg,
     unfit,
 )
+from bg_pipeline.imaging.provenance import COMPOSITE_WITH_AI, Provenance
 from bg_pipeline.masks.refine import enlarge
 from bg_pipeline.run.source_image import SMALL_SIDE
 from bg_pipeline.settings import settings
@@ -66,7 +67,7 @@ def steps() -> None:
     large_mask = enlarge(mask, photo.image)
     generated = unfit(answer, fitted, photo.size)
     result = restore_subject(photo, generated, large_mask, feather=1.5)
-    made = encode(result, "jpeg", ai_note="note")
+    made = encode(result, "jpeg", provenance=Provenance("note", COMPOSITE_WITH_AI))
     rows: list[tuple[str, Sequence[tuple[str, Callable[[], Any]]]]] = [
         (
             "prepare",
@@ -88,7 +89,7 @@ def steps() -> None:
                 ("decode", lambda: open_photo(data)),
                 ("scale the model's picture up", lambda: unfit(answer, fitted, photo.size)),
                 ("put the subject back", lambda: restore_subject(photo, generated, large_mask, feather=1.5)),
-                ("JPEG", lambda: encode(result, "jpeg", ai_note="note")),
+                ("JPEG", lambda: encode(result, "jpeg", provenance=Provenance("note", COMPOSITE_WITH_AI))),
             ),
         ),
         (

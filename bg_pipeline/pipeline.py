@@ -24,7 +24,7 @@ from bg_pipeline.reports.report import Report
 from bg_pipeline.reports.summaries import BatchSummary, dates_with_uploads, list_batches
 from bg_pipeline.review import Decision, DownloadedFile, Item, PublishResult, State
 from bg_pipeline.run.batch_work import open_batch
-from bg_pipeline.run.context import RunContext
+from bg_pipeline.run.context import RunContext, check_signing
 from bg_pipeline.run.date_result import DateResult, Progress
 from bg_pipeline.run.discovery import find_work
 from bg_pipeline.run.engine import Engine
@@ -64,6 +64,7 @@ def run(
     are waited for, and what is finished is kept. Errors of images are counted in the `DateResult`s and listed in the
     reports. Raises `SettingsError` before anything is done.
     """
+    check_signing(settings)
     aws = aws or make_aws(settings)
     store = store or open_bucket(settings, aws)
     stop = stop or threading.Event()

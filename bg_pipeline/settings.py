@@ -66,6 +66,10 @@ class Settings(BaseSettings):
         description="Image models in order of preference, comma-separated; the first one that is available "
         "and allowed is used. `package.module:Class` is a generator class of your own.",
     )
+    scene_models: Annotated[Words, Affects.RUN] = Field(
+        ("stable-image-ultra", "stable-image-core", "sd3-5-large"),
+        description="Models that paint the scenes of requests with `Scene`, in order of preference, comma-separated.",
+    )
     caption_models: Annotated[Words, Affects.RUN] = Field(
         ("us.amazon.nova-pro-v1:0", "us.amazon.nova-2-lite-v1:0", "us.amazon.nova-lite-v1:0"),
         description="Caption models in order of preference, comma-separated; an empty value switches captions"
@@ -244,6 +248,25 @@ class Settings(BaseSettings):
     )
     feather: Annotated[float, Field(ge=0, le=50), Affects.RESULT] = Field(
         1.5, description="Width of the soft edge around the subject, in pixels of the photo."
+    )
+    scene_colour_matching: Annotated[
+        float, Field(ge=0, le=1), Effect(Affects.RESULT, needs="scene_colour_matching")
+    ] = Field(
+        0.0,
+        description="How far (0 to 1) the subject's colours are drawn to those of its `Scene`, with `Mode: DEFAULT` "
+        "only; 0: not at all.",
+    )
+    # A certificate is renewed; results that exist keep the signature that they have, or none.
+    c2pa_certificate: Annotated[Path | None, Affects.NOTHING] = Field(
+        None,
+        description="PEM file with your C2PA certificate and its chain (extra `c2pa`); results that are made from "
+        "now on are signed. Empty: results are not signed.",
+    )
+    c2pa_key: Annotated[Path | None, Affects.NOTHING] = Field(
+        None,
+        validate_default=True,
+        description="PEM file (PKCS #8, no pass phrase) with the private key of `BG_C2PA_CERTIFICATE`; required with "
+        "it.",
     )
 
     first_date: Annotated[date, Affects.NOTHING] = Field(
@@ -437,6 +460,7 @@ class Settings(BaseSettings):
         "allowed_buckets",
         "regions",
         "image_models",
+        "scene_models",
         "caption_models",
         "caption_regions",
         "mask_sources",
@@ -451,12 +475,12 @@ class Settings(BaseSettings):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
-    @field_validator("onnx_model", "model_facts", mode="before")
+    @field_validator("onnx_model", "model_facts", "c2pa_certificate", "c2pa_key", mode="before")
     @classmethod
     def _empty_as_none(cls, value: Any) -> Any:
         return value if value != "" else None
 
-    @field_validator("image_models")
+    @field_validator("image_models", "scene_models")
     @classmethod
     def _not_empty(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value:
@@ -514,6 +538,13 @@ class Settings(BaseSettings):
     def _with_webhook(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
         if info.data.get("webhook_url") and not value.get_secret_value():
             raise ValueError("is required with BG_WEBHOOK_URL: it signs the requests to that address")
+        return value
+
+    @field_validator("c2pa_key")
+    @classmethod
+    def _with_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if (value is None) != (info.data.get("c2pa_certificate") is None):
+            raise ValueError("and BG_C2PA_CERTIFICATE belong together: set both, or neither")
         return value
 
     @property

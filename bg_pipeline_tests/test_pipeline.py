@@ -10,7 +10,9 @@ import pytest
 
 import bg_pipeline
 from bg_pipeline.errors import RequestError, SettingsError, UsageError
+from bg_pipeline.imaging.signing import Signing, manifest_of
 from bg_pipeline_local_aws.control_client import ControlClient
+from bg_pipeline_tests.certificates import certificate
 from bg_pipeline_tests.pictures import photo
 
 
@@ -89,6 +91,36 @@ def test_a_sample_can_be_approved_and_failed_images_retried(
     shop.run([again.date])
     assert [(row.ImageName, row.Status) for row in shop.report(again)] == [("a.jpg", "Succeeded")]
     assert shop.retry(again) is None
+
+
+def test_with_a_bad_certificate_nothing_is_paid_and_with_a_good_one_results_are_signed(
+    bucket: str, control: ControlClient, tmp_path: Path
+) -> None:
+    control.switch(canned=True)
+    (tmp_path / "shoe.jpg").write_bytes(photo(1))
+    old, good = certificate(tmp_path / "old", days=-1), certificate(tmp_path / "good")
+
+    def shop(signing: Signing) -> bg_pipeline.Pipeline:
+        return bg_pipeline.Pipeline(
+            bucket=bucket,
+            quota_titan_v2_rpm=6000,
+            c2pa_certificate=signing.certificate,
+            c2pa_key=signing.key,
+        )
+
+    batch = shop(old).submit([tmp_path / "shoe.jpg"], Prompt="a beach")
+    with pytest.raises(SettingsError, match="expired on"):
+        shop(old).run([batch.date])
+    assert not [each for each in shop(old).store.list("pipeline-state/") if "calls" in each.key]
+    shop(good).run([batch.date])
+    (row,) = shop(good).report(batch)
+    assert row.Status == "Succeeded"
+    stored = shop(good).store.read(row.Results[0])
+    assert stored is not None
+    manifest = manifest_of(stored.data, "jpeg")
+    assert manifest["validation_state"] == "Valid"
+    shop(good).run([batch.date])
+    assert shop(good).store.read(row.Results[0]).data == stored.data
 
 
 def test_a_batch_is_planned_followed_reviewed_published_and_brought_home(

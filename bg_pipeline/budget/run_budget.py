@@ -151,7 +151,8 @@ class RunBudget:
         return self._shared_cap("day", "BG_MAX_COST_USD_PER_DAY", self._day_cap_usd, advice, key)
 
     def _batch(self, key: str, cap_usd: float | None) -> SharedCap:
-        return self._shared_cap("batch", "MaxCostUSD", cap_usd, "raise it in the batch's request", key)
+        advice = "raise it in the batch's request, or in that of the batch it retries"
+        return self._shared_cap("batch", "MaxCostUSD", cap_usd, advice, key)
 
     def _shared_cap(
         self, scope: str, setting: str, limit_usd: float | None, advice: str, key: str

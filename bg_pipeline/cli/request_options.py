@@ -38,13 +38,19 @@ _OPTIONS: Final = (
     ),
     click.option(
         "--backdrop",
-        metavar="#RRGGBB|KEY|FILE",
-        help="A colour or a picture as the background; no model paints it.",
+        metavar="#RRGGBB|KEY|FILE|blur",
+        help="A colour, a picture, or the photo's own ground out of focus as the background; no model paints it.",
+    ),
+    click.option(
+        "--scene",
+        metavar="TEXT",
+        help="One background for all photos, such as 'a sunlit oak table': painted and paid for once for each of at "
+        "most three aspects.",
     ),
     click.option(
         "--shadow",
-        type=click.Choice(get_args(requests.ShadowName)),
-        help="A shadow under the subject, with --backdrop.",
+        metavar="none|soft [direction=0…360] [softness=0…1] [strength=0…1]",
+        help="A shadow under the subject, with --backdrop or --scene; direction is where it falls, as on a clock.",
     ),
     click.option("--preset", multiple=True, help="The name of a preset of files to make from each picture."),
     click.option(
@@ -74,7 +80,7 @@ def request_options(command: F) -> F:
 def request_fields(options: Mapping[str, Any], batch: Batch, others: dict[str, Upload]) -> dict[str, Any]:
     """The options as fields of a request. A local backdrop file is added to ``others`` under its key."""
     prompts, backdrop = options["prompts"], options["backdrop"]
-    if backdrop and not backdrop.startswith("#") and Path(backdrop).is_file():
+    if backdrop and requests.names_object(backdrop) and Path(backdrop).is_file():
         # Files whose names start with a dot are never treated as photos.
         file = LocalFile(Path(backdrop), f".backdrop{Path(backdrop).suffix.lower()}")
         backdrop = batch.upload_key(file.name)
@@ -87,6 +93,7 @@ def request_fields(options: Mapping[str, Any], batch: Batch, others: dict[str, U
         "Task": options["task"],
         "Subject": options["subject"],
         "Backdrop": backdrop,
+        "Scene": options["scene"],
         "Shadow": options["shadow"],
         "Variants": options["variants"],
         "Seed": options["seed"],

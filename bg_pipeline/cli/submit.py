@@ -40,6 +40,11 @@ ASK_BEYOND = 50
 @click.command()
 @click.argument("photos", nargs=-1, type=click.Path(path_type=Path), metavar="[PHOTO|FOLDER...]")
 @request_options
+@click.option(
+    "--masks",
+    metavar="FOLDER",
+    help="The sub-folder of the photos' folder with a mask for each photo: of its name, as .png.",
+)
 @click.option("--date", "date", type=DATE, help="The batch's upload date; by default today (UTC).")
 @click.option(
     "--manifest",
@@ -95,6 +100,8 @@ def submit(
     uploads: Sequence[Upload]
     others: dict[str, Upload] = {}
     if manifest:
+        if options["masks"]:
+            raise UsageError("--masks is for folders of photos; a manifest has a column 'mask'")
         fields = request_fields(options, batch, others)
         resolved = _resolve_manifest(configured, batch, manifest, fields)
         uploads, data, request = resolved.photos, resolved.data, resolved.request
@@ -108,8 +115,12 @@ def submit(
                 f"{_first_names(sidecars)}"
             )
         fields = request_fields(options, batch, others)
-        data, request = compose_request(configured, batch, [photo.name for photo in uploads], fields)
-    names = [photo.name for photo in uploads]
+        masks = _mask_folder(options["masks"], [photo.name for photo in uploads])
+        if masks:
+            fields["MaskKey"] = f"{batch.input_prefix}/{masks}"
+        photo_names = [each.name for each in uploads if not masks or not each.name.startswith(masks)]
+        data, request = compose_request(configured, batch, photo_names, fields)
+    names = [photo.name for photo in uploads if not request.names(f"{batch.input_prefix}/{photo.name}")]
     files = [each for each in uploads if isinstance(each, (LocalFile, StoredFile))]
     if suspicious := [each.name for each in files if not each.looks_like_a_picture]:
         print_message(
@@ -118,15 +129,13 @@ def submit(
         )
     pictures = paid_pictures(request, names)
     if pictures > ASK_BEYOND:
-        confirm(f"{counted(len(uploads), 'photo')} will need {pictures:,} paid pictures. Continue?", yes=yes)
+        confirm(f"{counted(len(names), 'photo')} will need {pictures:,} paid pictures. Continue?", yes=yes)
     store = open_bucket(configured, make_aws(configured))
     if name is not None:
         reserve_name(store, batch)
     with stopped_by_user(), upload_progress(len(uploads) + len(others)) as done:
         upload(store, batch, uploads, data, others=others, done=done)
-    print_message(
-        f"{counted(len(uploads), 'photo')} submitted to bucket {store.bucket} as batch {batch.path}."
-    )
+    print_message(f"{counted(len(names), 'photo')} submitted to bucket {store.bucket} as batch {batch.path}.")
     if not at_once:
         print_message(f"{when_to_run(configured, batch)}, run it with: {run_command(batch)}")
     click.echo(batch.input_prefix)
@@ -181,3 +190,11 @@ def _resolve_manifest(
             print_message(f"{place}: {text}" if place else text)
         count = counted(len(error.problems), "problem")
         raise UsageError(f"'{file}' has {count}, listed above; nothing was uploaded") from None
+
+
+def _mask_folder(name: str | None, uploads: Sequence[str]) -> str:
+    """The folder that ``--masks`` names, with a slash; empty without one."""
+    folder = f"{name.strip('/')}/" if name else ""
+    if folder and not any(each.startswith(folder) for each in uploads):
+        raise UsageError(f"--masks: no file of the photos' folder lies in {folder}; nothing was uploaded")
+    return folder

@@ -31,7 +31,7 @@ from bg_pipeline.domain.rows import Status
 from bg_pipeline.domain.stages import LABELS
 from bg_pipeline.errors import SettingsError
 from bg_pipeline.reports.batch_report import REPORTER
-from bg_pipeline.run.context import RunContext
+from bg_pipeline.run.context import RunContext, check_signing
 from bg_pipeline.run.date_result import DateResult, Progress
 from bg_pipeline.run.engine import Engine
 from bg_pipeline.settings import Settings
@@ -132,6 +132,7 @@ def run(
     """
     if not settings.custom_labels_arn:
         raise SettingsError("BG_CUSTOM_LABELS_ARN is not set: there is no model to start")
+    check_signing(settings)
     due = find_labels_due(store, settings, given_up=given_up)
     if due is None or due.empty_reason:
         return WindowOutcome(reason=due.empty_reason if due else "")

@@ -20,6 +20,8 @@ RULES = frozenset(
         "head_room",
         "background",
         "enlarged",
+        "whole",
+        "pieces",
     }
 )
 """Names of the rules that a preset may have; `bg_pipeline.run.renditions` checks them."""

@@ -1,15 +1,18 @@
-"""Pictures as files: sRGB, deterministic, without private metadata, with a note that AI edited them."""
+"""Pictures as files: sRGB, deterministic, without private metadata, with their provenance in XMP."""
 
+import struct
+import zlib
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any
-from xml.sax.saxutils import escape
 
-from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
+from PIL import Image, ImageCms, TiffImagePlugin
 
 from bg_pipeline.domain.formats import size_problem
 from bg_pipeline.errors import ImageError
+from bg_pipeline.imaging import vips
 from bg_pipeline.imaging.photo import on_white
+from bg_pipeline.imaging.provenance import SOFTWARE, Provenance, xmp_packet
 
 WITH_ALPHA = frozenset({"png", "webp", "tiff", "avif"})
 """Formats that keep transparency; in the others transparent parts become white."""
@@ -22,25 +25,8 @@ QUALITY = 97
 LOWEST_QUALITY = 30
 """The lowest quality of JPEG, WebP and AVIF that is tried to keep a number of bytes."""
 
-SOFTWARE = "bg-pipeline"
-
-# IPTC's term for a photo of which a model painted a part: cv.iptc.org/newscodes/digitalsourcetype
-_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
-
-_XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
-<x:xmpmeta xmlns:x="adobe:ns:meta/">
- <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
-  <rdf:Description rdf:about=""
-    xmlns:dc="http://purl.org/dc/elements/1.1/"
-    xmlns:xmp="http://ns.adobe.com/xap/1.0/"
-    xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
-    xmp:CreatorTool="{software}"
-    Iptc4xmpExt:DigitalSourceType="{source_type}">
-   <dc:description><rdf:Alt><rdf:li xml:lang="x-default">{note}</rdf:li></rdf:Alt></dc:description>
-  </rdf:Description>
- </rdf:RDF>
-</x:xmpmeta>
-<?xpacket end="w"?>"""
+# PNG's signature and its first chunk, IHDR, which always has 13 bytes.
+_PNG_HEADER = 8 + 12 + 13
 
 
 def _srgb_profile() -> bytes:
@@ -71,13 +57,13 @@ def encode(
     quality: int = QUALITY,
     lossless: bool = False,
     max_bytes: int | None = None,
-    ai_note: str | None = None,
+    provenance: Provenance | None = None,
     dpi: tuple[float, float] | None = None,
 ) -> bytes:
     """The picture (RGB, RGBA, L or LA) as a file that is tagged sRGB and has no EXIF, GPS or other metadata.
 
-    The same arguments give the same bytes. ``ai_note`` is written into XMP with IPTC's digital source type (JPEG,
-    PNG, WebP, TIFF, AVIF; BMP has no place for it). Transparent parts become white if the format has no transparency.
+    The same arguments give the same bytes. ``provenance`` is written into XMP (JPEG, PNG, WebP, TIFF, AVIF; BMP has
+    no place for it). Transparent parts become white if the format has no transparency.
     ``quality`` 1-100 is for JPEG, WebP and AVIF. WebP is lossless at 100, and with ``lossless`` (for a lossless
     source) if that keeps ``max_bytes``. To keep ``max_bytes`` the quality is lowered as far as needed, not below 30.
 
@@ -96,7 +82,11 @@ def encode(
         image = on_white(image)
     if format == "bmp":
         return _within_bytes(_encoded(image, "BMP", dpi=dpi), "BMP", max_bytes)
-    tags: dict[str, Any] = {"icc_profile": SRGB, "xmp": _xmp(ai_note) if ai_note else None, "dpi": dpi}
+    tags: dict[str, Any] = {
+        "icc_profile": SRGB,
+        "xmp": xmp_packet(provenance) if provenance else None,
+        "dpi": dpi,
+    }
     match format:
         case "jpeg":
             return jpeg(image, quality=quality, sampling=0, max_bytes=max_bytes, **tags)
@@ -139,17 +129,40 @@ def jpeg(
     return _at_best_quality(make, "JPEG", quality, max_bytes)
 
 
-def png(image: Image.Image, *, max_bytes: int | None = None, xmp: bytes | None = None, **tags: Any) -> bytes:
+def png(
+    image: Image.Image,
+    *,
+    max_bytes: int | None = None,
+    xmp: bytes | None = None,
+    icc_profile: bytes | None = None,
+    dpi: tuple[float, float] | None = None,
+) -> bytes:
     """A picture as PNG, compressed fast; only if that is larger than ``max_bytes``, as small as possible."""
-    chunks = PngImagePlugin.PngInfo()
+    chunks = b""
+    if icc_profile:
+        chunks += _chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc_profile))
+    if dpi:
+        across, down = (round(each / 0.0254) for each in dpi)
+        chunks += _chunk(b"pHYs", struct.pack(">IIB", across, down, 1))
     if xmp:
-        chunks.add_text("Software", SOFTWARE)
-        chunks.add_itxt("XML:com.adobe.xmp", xmp.decode())
-    # Level 1 takes a sixth of the time of Pillow's default and gives 14 % more bytes.
-    data = _encoded(image, "PNG", compress_level=1, pnginfo=chunks, **tags)
+        chunks += _chunk(b"tEXt", b"Software\0" + SOFTWARE.encode())
+        chunks += _chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp)
+    # Level 2 of libvips' zlib-ng takes a third of the time of Pillow's level 1, and gives 10 % fewer bytes.
+    data = _png(image, chunks, compression=2, filter="up")
     if max_bytes is None or len(data) <= max_bytes:
         return data
-    return _within_bytes(_encoded(image, "PNG", compress_level=9, pnginfo=chunks, **tags), "PNG", max_bytes)
+    return _within_bytes(_png(image, chunks, compression=9, filter="all"), "PNG", max_bytes)
+
+
+def _png(image: Image.Image, chunks: bytes, *, compression: int, filter: str) -> bytes:
+    """The pixels as libvips writes them, with ``chunks`` behind the header."""
+    pixels = vips.from_picture(image)
+    data: bytes = pixels.write_to_buffer(".png", compression=compression, filter=filter, keep="none")
+    return data[:_PNG_HEADER] + chunks + data[_PNG_HEADER:]
+
+
+def _chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
 def _tiff(image: Image.Image, *, xmp: bytes | None, **tags: Any) -> bytes:
@@ -192,7 +205,3 @@ def _at_best_quality(make: Callable[[int], bytes], name: str, quality: int, max_
         else:
             high = middle - 1
     return best
-
-
-def _xmp(note: str) -> bytes:
-    return _XMP.format(software=SOFTWARE, source_type=_SOURCE_TYPE, note=escape(note)).encode()

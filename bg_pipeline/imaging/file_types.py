@@ -4,9 +4,9 @@ import re
 from collections.abc import Callable
 
 from bg_pipeline.errors import ImageError
-from bg_pipeline.imaging import bmff, bmp, gif, jpeg, png, tiff, webp
+from bg_pipeline.imaging import bmp, gif, heif, jpeg, png, tiff, webp
 from bg_pipeline.imaging.source import Source, unsupported, why
-from bg_pipeline.imaging.tags import Directory, directories
+from bg_pipeline.imaging.tiff_tags import Directory, directories
 
 _DECODERS: tuple[tuple[str, re.Pattern[bytes], Callable[[bytes], Source]], ...] = (
     ("a JPEG image", re.compile(rb"\xff\xd8\xff"), jpeg.read),
@@ -144,7 +144,7 @@ def _media(data: bytes) -> Source:
     brands = [data[8:12].decode("latin-1")]
     brands += [data[place : place + 4].decode("latin-1") for place in range(16, size, 4)]
     if _HEIF.intersection(brands):
-        return _read("an HEIC or AVIF image", bmff.read, data)
+        return _read("an HEIC or AVIF image", heif.read, data)
     main = brands[0]
     if main in _BRANDS and "HEIF" in _BRANDS[main]:
         raise unsupported(_BRANDS[main])

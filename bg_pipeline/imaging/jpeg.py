@@ -14,7 +14,7 @@ from PIL import Image
 
 from bg_pipeline.imaging.colour import Colour
 from bg_pipeline.imaging.source import Size, Source, damaged, unsupported
-from bg_pipeline.imaging.tags import Exif, read_exif
+from bg_pipeline.imaging.tiff_tags import Exif, read_exif
 
 MAX_SCANS = 500
 """Cameras and editors write about ten scans; thousands of empty ones keep a decoder busy for minutes."""

@@ -11,7 +11,7 @@ from PIL import Image
 from bg_pipeline.imaging import vips
 from bg_pipeline.imaging.colour import Colour, Deep, transfer_known
 from bg_pipeline.imaging.source import Pixels, Source, damaged, unsupported
-from bg_pipeline.imaging.tags import Exif, read_exif
+from bg_pipeline.imaging.tiff_tags import Exif, read_exif
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MODES = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}

@@ -19,15 +19,17 @@ from bg_pipeline.imaging.source import (
     unsupported,
     why,
 )
-from bg_pipeline.imaging.tags import ORIENTATION, Directory, directories, resolution
+from bg_pipeline.imaging.tiff_tags import ORIENTATION, Directory, directories, resolution
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES, _TABLES = 273, 279, 324, 325, 347
+_PLANES, _SEPARATE = 284, 2
 _SAMPLES, _EXTRA, _FORMAT, _CHROMA, _ICC, _EXIF = 277, 338, 339, 530, 34675, 34665
 
 _WHITE_IS_ZERO, _GREY, _RGB, _PALETTE, _INK, _YCBCR, _LAB = 0, 1, 2, 3, 5, 6, 8
 _MAX_SAMPLES = 32
-# Parts of libvips' messages on types that it does not read.
+# Parts of libvips' messages on types that it does not read. The messages of all threads are in one buffer, so what is
+# in the header is checked here.
 _UNSUPPORTED = ("not supported", "out of range", "LOGLUV")
 _CODINGS = {1, 2, 3, 4, 5, 7, 8, 32773, 32946}
 _JPEG, _DEFLATES = 7, (8, 32946)
@@ -108,6 +110,8 @@ def _decoded(data: bytes, page: _Page, colours: int, *, alpha: bool) -> Pixels:
     chroma = photometric == _YCBCR and tags.number(_COMPRESSION, 1) != _JPEG
     if chroma and (tags.numbers(_CHROMA) != (1, 1) or bits != 8):
         raise unsupported("a TIFF in YCbCr with fewer colours than pixels")
+    if tags.numbers(_TILES) and tags.number(_PLANES, 1) == _SEPARATE and tags.number(_SAMPLES, 1) > 1:
+        raise unsupported("a TIFF in tiles of one colour each")
     _check_parts(data, tags)
     values, ink = _values(data, page, colours)
     if photometric == _PALETTE:

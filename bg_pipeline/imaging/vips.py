@@ -55,6 +55,29 @@ def picture(values: Array, *, ink: bool = False) -> Image.Image:
     return Image.fromarray(values[..., 0] if mode == "L" else values, mode)
 
 
+def from_picture(picture: Image.Image) -> Any:
+    """A Pillow image of mode L, LA, RGB or RGBA as a libvips image."""
+    import pyvips
+
+    values = np.asarray(picture)
+    bands = pyvips.Image.new_from_array(values if values.ndim == 3 else values[..., None])
+    return bands.copy(interpretation="b-w" if picture.mode in ("L", "LA") else "srgb")
+
+
+def reduced(loader: str, data: bytes, side: int) -> Image.Image:
+    """A file of 8 bits, all of which is decoded, as a picture of about ``side`` pixels or its own size, if smaller.
+
+    Raises `ImageError` if it is damaged.
+    """
+    import pyvips
+
+    try:
+        small = opened(loader, data).thumbnail_image(side, size="down")
+        return picture(np.asarray(small.numpy()).reshape(small.height, small.width, small.bands))
+    except pyvips.Error as error:
+        raise damaged(reason(error)) from None
+
+
 def reason(error: Exception) -> str:
     """The last useful line of a libvips error message."""
     lines = [line.strip() for line in str(error).splitlines()]

@@ -6,7 +6,7 @@ from PIL import Image
 
 from bg_pipeline.imaging.colour import Colour
 from bg_pipeline.imaging.source import UNREADABLE, Source, damaged, loaded
-from bg_pipeline.imaging.tags import Exif, read_exif
+from bg_pipeline.imaging.tiff_tags import Exif, read_exif
 
 
 def read(data: bytes) -> Source:

@@ -54,20 +54,44 @@ def enlarge(mask: Image.Image, photo: Image.Image) -> Image.Image:
 def _one_step(mask: Image.Image, photo: Image.Image) -> Image.Image:
     if mask.size == photo.size:
         return mask
-    result = mask.resize(photo.size, Image.Resampling.BICUBIC)
     if max(photo.width / mask.width, photo.height / mask.height) < SMALLEST_STEP:
-        return result
-    small = photo.resize(mask.size, Image.Resampling.BOX, reducing_gap=2.0).convert("RGB")
-    guide = np.pad(np.asarray(small), ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)), mode="edge")
+        return mask.resize(photo.size, Image.Resampling.BICUBIC)
+    # Right where the mask is constant; `_refine` interpolates the other tiles, which are few.
+    result = mask.resize(photo.size, Image.Resampling.NEAREST)
     shape = np.pad(np.asarray(mask), MARGIN, mode="edge")
     for top in range(0, mask.height, TILE):
         for left in range(0, mask.width, TILE):
             right, bottom = min(left + TILE, mask.width), min(top + TILE, mask.height)
-            window = slice(top, bottom + 2 * MARGIN), slice(left, right + 2 * MARGIN)
-            if shape[window].min() != shape[window].max():
-                planes = _coefficients(guide[window] * TO_UNIT, shape[window] * TO_UNIT)
-                _refine(result, photo, planes, (left, top, right, bottom), mask.size)
+            window = shape[top : bottom + 2 * MARGIN, left : right + 2 * MARGIN]
+            if window.min() != window.max():
+                tile = left, top, right, bottom
+                planes = _coefficients(_guide(photo, tile, mask.size) * TO_UNIT, window * TO_UNIT)
+                _refine(result, photo, mask, planes, tile)
     return result
+
+
+def _guide(photo: Image.Image, tile: Area, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The photo's colours in a tile of the small mask of ``size`` and `MARGIN` pixels around it."""
+    x, y = photo.width / size[0], photo.height / size[1]
+    left, top = max(0, tile[0] - MARGIN), max(0, tile[1] - MARGIN)
+    right, bottom = min(size[0], tile[2] + MARGIN), min(size[1], tile[3] + MARGIN)
+    area = left * x, top * y, right * x, bottom * y
+    # Cropped first, because Pillow converts all of a picture with alpha before it scales a part.
+    first = math.floor(area[0]), math.floor(area[1])
+    part = photo.crop((*first, min(photo.width, math.ceil(area[2])), min(photo.height, math.ceil(area[3]))))
+    box = (
+        area[0] - first[0],
+        area[1] - first[1],
+        min(area[2] - first[0], part.width),
+        min(area[3] - first[1], part.height),
+    )
+    small = part.resize((right - left, bottom - top), Image.Resampling.BOX, box).convert("RGB")
+    edges = (
+        (top - tile[1] + MARGIN, tile[3] + MARGIN - bottom),
+        (left - tile[0] + MARGIN, tile[2] + MARGIN - right),
+        (0, 0),
+    )
+    return np.pad(np.asarray(small), edges, mode="edge")
 
 
 def _coefficients(guide: Plane, shape: Plane) -> list[Plane]:
@@ -105,10 +129,10 @@ def _coefficients(guide: Plane, shape: Plane) -> list[Plane]:
 
 
 def _refine(
-    result: Image.Image, photo: Image.Image, planes: list[Plane], tile: Area, size: tuple[int, int]
+    result: Image.Image, photo: Image.Image, mask: Image.Image, planes: list[Plane], tile: Area
 ) -> None:
-    """Rewrites ``result`` (of the photo's size) within ``tile``, in pixels of the small mask of ``size``."""
-    x, y = photo.width / size[0], photo.height / size[1]
+    """Rewrites ``result`` (of the photo's size) within ``tile``, in pixels of the small ``mask``."""
+    x, y = photo.width / mask.width, photo.height / mask.height
     left, top = round(tile[0] * x), round(tile[1] * y)
     right, bottom = round(tile[2] * x), round(tile[3] * y)
     # The planes begin one pixel left of and above the tile.
@@ -131,7 +155,9 @@ def _refine(
     for channel in range(3):
         guided = guided + full(planes[channel]) * colours[..., channel]
     guided = np.clip((guided - HAZE) * (255 / (1 - 2 * HAZE)), 0, 255)
-    plain = np.asarray(result.crop((left, top, right, bottom)), np.float32)
+    area = left / x, top / y, min(right / x, mask.width), min(bottom / y, mask.height)
+    interpolated = mask.resize((right - left, bottom - top), Image.Resampling.BICUBIC, area)
+    plain = np.asarray(interpolated, np.float32)
     refined = plain + (guided - plain) * full(planes[4])
     result.paste(Image.fromarray((refined + 0.5).astype(np.uint8)), (left, top))
 

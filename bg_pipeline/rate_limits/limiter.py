@@ -1,7 +1,7 @@
 """The rate limiter in front of every paid call: it paces calls at the quota and adapts when the service throttles.
 
 `AdaptiveRate`, `RegionLimiter` and `earliest_free` hold state only and get the time as an argument, so that they can
-be tested in simulated time (`benchmarks/gate.py`). `RateLimiter` adds a clock, a queue and thread safety.
+be tested in simulated time (`benchmarks/rate_limiter.py`). `RateLimiter` adds a clock, a queue and thread safety.
 """
 
 import heapq
@@ -29,7 +29,7 @@ IDLE_SECONDS = (
 )
 WINDOW_SECONDS = 60.0  # AWS states its quotas for models by the minute
 
-# Parameters of the adaptation. `AdaptiveRate` explains them; benchmarks/gate.py shows the effect of a change.
+# Parameters of the adaptation. `AdaptiveRate` explains them; benchmarks/rate_limiter.py shows the effect of a change.
 CUT = 0.05
 RARE_CUT = 0.01
 RARE_CALLS = 20

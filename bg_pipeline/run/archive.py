@@ -55,13 +55,13 @@ class Archive:
         )
         if not self._enabled or not in_own_folder or work.request is None:
             return []
-        named_keys = work.request.named_keys
+        request = work.request
         return [
             image
             for image, upload in work.images.items()
             if upload is not None
             and upload.key not in work.locations.moved
-            and upload.key not in named_keys
+            and not request.names(upload.key)
             and (entry := work.ledger.get(image)) is not None
             and _is_finished(entry, upload)
         ]

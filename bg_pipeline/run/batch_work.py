@@ -81,7 +81,7 @@ class BatchWork:
     def settings_of(self, image: str) -> ImageSettings:
         """What the request asks for an image. Raises `ValueError` if the request cannot be read."""
         settings = self._settings_without_name(image)
-        return settings if settings.image == image else replace(settings, image=image)
+        return settings if settings.image == image else settings.named(image)
 
     def ref(self, image: str) -> str:
         """The reference that the request gives an image, as in `settings_of` but faster."""
@@ -127,12 +127,12 @@ class BatchWork:
         *,
         stages: Collection[str],
         refresh: RefreshRequest,
-        etag_of: Callable[[str], str],
+        etags_of: Callable[[str], Mapping[str, str]],
     ) -> None:
         """Sets ``due`` and ``lost``, and with them ``occasions`` and ``retry``.
 
-        ``results`` are the ETags of the stored results by key, ``stages`` the stages to consider. ``etag_of`` returns
-        the ETag of a mask or backdrop by its key.
+        ``results`` are the ETags of the stored results by key, ``stages`` the stages to consider. ``etags_of``
+        returns the ETag, by key, of a mask or backdrop, or of all masks if its argument is a folder.
         """
         self.due, self.lost = {}, {}
         self.occasions = occasions(self.ledger.header, refresh)
@@ -143,7 +143,11 @@ class BatchWork:
         named_etags = (
             {}
             if self.request is None
-            else {key: self.submission.etag(key, etag_of(key)) for key in self.request.named_keys}
+            else {
+                key: self.submission.etag(key, etag)
+                for name in self.request.named_keys
+                for key, etag in etags_of(name).items()
+            }
         )
         present_etags = {key: self.submission.changed.get(key, etag) for key, etag in named_etags.items()}
         for image, source in self.images.items():
@@ -257,7 +261,7 @@ def open_draft(store: Store, settings: Settings, uploaded: Uploaded, request: Ba
     """A request that is not submitted yet, applied to its uploads, with ``due`` as a first run would find it."""
     batch = uploaded.batch
     names = list(request.entries) or [
-        name for name in uploaded.images if batch.upload_key(name) not in request.named_keys
+        name for name in uploaded.images if not request.names(batch.upload_key(name))
     ]
     images = {name: uploaded.objects.get(name) for name in names}
     locations = BatchLocations(
@@ -273,7 +277,7 @@ def open_draft(store: Store, settings: Settings, uploaded: Uploaded, request: Ba
         thumbnails=Thumbnails(store, batch, enabled=False),
     )
     work = BatchWork(uploaded, Ledger(store, batch), locations, request, None, images)
-    work.find_due(settings, {}, stages=STAGES, refresh=RefreshRequest(), etag_of=lambda key: "")
+    work.find_due(settings, {}, stages=STAGES, refresh=RefreshRequest(), etags_of=lambda key: {})
     return work
 
 
@@ -415,5 +419,4 @@ def _images(
                 moved[prefix + name] = moved.get(found.key, f"s3://{data.bucket}/{found.key}")
         return requested, moved, submission
     # Masks and backdrops in the same folder are not images.
-    named_keys = request.named_keys
-    return {name: found for name, found in images.items() if found.key not in named_keys}, moved, submission
+    return {name: found for name, found in images.items() if not request.names(found.key)}, moved, submission

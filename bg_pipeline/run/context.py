@@ -18,6 +18,8 @@ from bg_pipeline.captioners import nova
 from bg_pipeline.domain.s3_keys import STATE
 from bg_pipeline.errors import OutcomeUnknown, SettingsError
 from bg_pipeline.generators import BUILT_IN, Generator, Invoke, Operation, generator
+from bg_pipeline.generators.scenes import scene_painter
+from bg_pipeline.imaging import signing
 from bg_pipeline.imaging.workers import shared_workers
 from bg_pipeline.models.selection import ModelCandidate, ModelSelector, prompt_limit
 from bg_pipeline.rate_limits.calls import ModelCalls
@@ -30,6 +32,19 @@ from bg_pipeline.state.claims import Claim
 from bg_pipeline.state.model_stopped import StoppedModel
 from bg_pipeline.state.process_identity import process_name
 from bg_pipeline.storage.object_store import Store
+
+
+def signing_of(settings: Settings) -> signing.Signing | None:
+    """The certificate and key that results are signed with; None if they are not signed."""
+    if settings.c2pa_certificate is None or settings.c2pa_key is None:
+        return None
+    return signing.Signing(settings.c2pa_certificate, settings.c2pa_key)
+
+
+def check_signing(settings: Settings) -> None:
+    """Raises `SettingsError` if results are to be signed and cannot be; call it before anything is paid."""
+    if (chosen := signing_of(settings)) is not None:
+        signing.check(chosen)
 
 
 class RunContext:
@@ -85,6 +100,11 @@ class RunContext:
             [ModelCandidate(name, (nova.operation(name),), name) for name in nova.models(settings, aws)],
             note,
             regions=nova.regions(settings, aws),
+        )
+
+        painters = [scene_painter(name) for name in settings.scene_models]
+        self.scene_models = ModelSelector(
+            aws, [ModelCandidate(each.name, (each.paints,), each) for each in painters], note
         )
 
     @property

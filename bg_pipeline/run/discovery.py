@@ -37,7 +37,7 @@ class WorkFinder:
         self._settings = settings
         self._stages = stages
         self._refresh = refresh
-        self._etags: dict[tuple[str, str], str] = {}
+        self._etags: dict[tuple[str, str], Mapping[str, str]] = {}
 
     def of_date(
         self,
@@ -85,19 +85,19 @@ class WorkFinder:
             results,
             stages=self._stages,
             refresh=self._refresh,
-            etag_of=self._etags_in(locations.data),
+            etags_of=self._etags_in(locations.data),
         )
         return work
 
-    def _etags_in(self, data: Store) -> Callable[[str], str]:
-        def etag_of(key: str) -> str:
+    def _etags_in(self, data: Store) -> Callable[[str], Mapping[str, str]]:
+        def etags_of(key: str) -> Mapping[str, str]:
             address = data.bucket, key
             if address not in self._etags:
-                found = data.head(key)
-                self._etags[address] = found.etag if found else ""
+                found = data.list(key) if key.endswith("/") else filter(None, [data.head(key)])
+                self._etags[address] = {each.key: each.etag for each in found}
             return self._etags[address]
 
-        return etag_of
+        return etags_of
 
 
 def find_work(

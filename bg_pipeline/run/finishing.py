@@ -5,12 +5,12 @@ These functions run in worker processes: no import here may lead to boto3, Dagst
 
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from PIL import Image, ImageFilter
 
-from bg_pipeline.domain.requests import ImageSettings, Rendition
+from bg_pipeline.domain.requests import BLUR, ImageSettings, Rendition
 from bg_pipeline.errors import ImageError
 from bg_pipeline.imaging import (
     Fidelity,
@@ -19,13 +19,19 @@ from bg_pipeline.imaging import (
     composite,
     cut_out,
     measure,
+    on_ground,
     open_photo,
     read_header,
     restore_subject,
     unfit,
+    vips,
 )
 from bg_pipeline.imaging.fidelity import MAX_EDGE_HALO, failed_background_checks, failed_checks
+from bg_pipeline.imaging.ground import blurred_ground
 from bg_pipeline.imaging.parcels import Blob
+from bg_pipeline.imaging.provenance import Provenance, provenance, read_rights
+from bg_pipeline.imaging.scene import matched
+from bg_pipeline.imaging.signing import Original, Signing, sign
 from bg_pipeline.imaging.thumbnail import SIDE, thumbnail
 from bg_pipeline.masks import FROM_USER, Mask
 from bg_pipeline.masks.conventions import STORED
@@ -42,10 +48,16 @@ BLEND = 4.0
 
 AI_NOTE = "Background replaced with generative AI; the subject is a photograph."
 CUT_NOTE = "Background removed; the subject is a photograph."
+BLURRED_NOTE = "Background blurred; the subject is a photograph."
+PLACED_NOTE = "The subject of a photograph, placed before another background."
 
 SUBJECT_NOT_RESTORED = (
     "the model found the subject from words and nothing tells where it is, so the photo's own pixels "
     "were not put back: compare the subject with the source"
+)
+
+NOT_ON_GROUND = (
+    "the subject is too high in its photo to stand on the scene's ground, so it has no shadow: compare"
 )
 
 MASK_SIDE = 2048
@@ -94,8 +106,9 @@ def finish_painted(
     *,
     prompt: str,
     feather: float,
+    signing: Signing | None = None,
 ) -> Finished:
-    """The files of a photo with a background that a model ``painted``.
+    """The files of a photo with a background that a model ``painted``; with ``signing`` they are signed.
 
     ``fitted`` is where the photo lies on the painted picture. ``mask`` is what is kept of the photo, None if nobody
     knows; ``user_mask`` is the file of a mask that the request names. Raises `ImageError` as `open_photo`,
@@ -104,8 +117,10 @@ def finish_painted(
     photo = open_photo(source)
     with Image.open(io.BytesIO(painted)) as picture:
         image = unfit(picture.convert("RGB"), fitted, photo.size)
+    made = provenance(AI_NOTE, read_rights(source), painted=True)
+    seal = _seal(signing, source, photo, made)
     if mask is None:
-        files = _rendered(image, photo, None, image_settings, feather, AI_NOTE)
+        files = _rendered(image, photo, None, image_settings, feather, made, seal)
         return Finished(tuple(files), photo.format, photo.notes, faults=(SUBJECT_NOT_RESTORED,))
     full = _full_mask(mask, photo, user_mask, image_settings)
     edge = feather * (BLEND if image_settings.mode == "DEFAULT" else 1.0)
@@ -114,7 +129,7 @@ def finish_painted(
     wrong = validate_mask(mask).reasons if mask.source in ("words", "difference") else ()
     wrong = (*wrong, *_doubts(mask))
     return Finished(
-        tuple(_rendered(image, photo, subject, image_settings, feather, AI_NOTE)),
+        tuple(_rendered(image, photo, subject, image_settings, feather, made, seal)),
         photo.format,
         photo.notes,
         _mask_file(subject),
@@ -127,13 +142,21 @@ def finish_painted(
 
 
 def finish_cut_out(
-    source: bytes, mask: Mask, user_mask: bytes | None, image_settings: ImageSettings, *, feather: float
+    source: bytes,
+    mask: Mask,
+    user_mask: bytes | None,
+    image_settings: ImageSettings,
+    *,
+    feather: float,
+    signing: Signing | None = None,
 ) -> Finished:
     """The files of a photo's subject on a transparent ground, or on what its renditions ask for."""
     photo = open_photo(source)
     full = _full_mask(mask, photo, user_mask, image_settings)
     image = cut_out(photo, full.picture, feather=feather)
-    files = _rendered(image, photo, full.picture, image_settings, feather, CUT_NOTE)
+    made = provenance(CUT_NOTE, read_rights(source))
+    seal = _seal(signing, source, photo, made)
+    files = _rendered(image, photo, full.picture, image_settings, feather, made, seal)
     return Finished(
         tuple(files), photo.format, photo.notes, _mask_file(full.picture), full.notes, faults=_doubts(full)
     )
@@ -147,24 +170,71 @@ def finish_on_backdrop(
     image_settings: ImageSettings,
     *,
     feather: float,
+    signing: Signing | None = None,
 ) -> Finished:
-    """The files of a photo's subject on a backdrop: a picture file, or a colour ``#rrggbb``."""
+    """The files of a photo's subject on a backdrop: a picture file, a colour ``#rrggbb``, or `BLUR`."""
     photo = open_photo(source)
     full = _full_mask(mask, photo, user_mask, image_settings)
     subject = full.picture
-    scene = backdrop if isinstance(backdrop, str) else open_photo(backdrop).flattened()
-    image = composite(photo, subject, scene, shadow=image_settings.shadow == "soft", feather=feather)
+    scene: Image.Image | str
+    if backdrop == BLUR:
+        scene = blurred_ground(photo.image, subject)
+    else:
+        scene = backdrop if isinstance(backdrop, str) else open_photo(backdrop).flattened()
+    image = composite(photo, subject, scene, shadow=image_settings.shadow, feather=feather)
     fidelity = measure(photo, image, subject)
-    # A plain colour that was asked for is no fault.
-    judged = replace(fidelity, uniform=False, background_changed=1.0) if isinstance(scene, str) else fidelity
+    others = () if isinstance(backdrop, str) else (read_rights(backdrop),)
+    note = BLURRED_NOTE if backdrop == BLUR else PLACED_NOTE
+    made = provenance(note, read_rights(source), *others)
+    seal = _seal(signing, source, photo, made)
+    # A plain colour, or the old background out of focus, is no fault if it was asked for.
+    judged = fidelity
+    if isinstance(backdrop, str):
+        judged = replace(fidelity, uniform=False, background_changed=1.0)
+    if backdrop == BLUR:
+        judged = replace(judged, edge_halo=0.0)
     return Finished(
-        tuple(_rendered(image, photo, subject, image_settings, feather, "")),
+        tuple(_rendered(image, photo, subject, image_settings, feather, made, seal)),
         photo.format,
         photo.notes,
         _mask_file(subject),
         full.notes,
         fidelity,
         (*_doubts(full), *failed_checks(judged)),
+    )
+
+
+def finish_on_scene(
+    source: bytes,
+    mask: Mask,
+    user_mask: bytes | None,
+    scene: bytes,
+    image_settings: ImageSettings,
+    *,
+    matching: float,
+    feather: float,
+    signing: Signing | None = None,
+) -> Finished:
+    """The files of a photo's subject in a painted ``scene``, whose ground is laid under it.
+
+    ``matching`` (0 to 1) draws the subject's colours to those of the scene.
+    """
+    photo = open_photo(source)
+    full = _full_mask(mask, photo, user_mask, image_settings)
+    picture = open_photo(scene).flattened()
+    own = replace(photo, image=matched(photo.image, picture, matching)) if matching else photo
+    image, stands = on_ground(own, full.picture, picture, shadow=image_settings.shadow, feather=feather)
+    fidelity = measure(own, image, full.picture)
+    made = provenance(AI_NOTE, read_rights(source), painted=True)
+    seal = _seal(signing, source, photo, made)
+    return Finished(
+        tuple(_rendered(image, own, full.picture, image_settings, feather, made, seal)),
+        photo.format,
+        photo.notes,
+        _mask_file(full.picture),
+        (*full.notes, *(() if stands else (NOT_ON_GROUND,))),
+        fidelity,
+        (*_doubts(full), *failed_checks(fidelity, image_settings.scene or "")),
     )
 
 
@@ -218,25 +288,37 @@ def _rendered(
     mask: Image.Image | None,
     image_settings: ImageSettings,
     feather: float,
-    note: str,
+    made: Provenance,
+    seal: Callable[[bytes, str], bytes] | None,
 ) -> Iterator[FinishedFile]:
     renditions: Sequence[Rendition | None] = image_settings.renditions or (None,)
     # Without a mask nothing can be framed around the subject: the whole picture counts as it.
     subject = mask or Image.new("L", photo.size, 255)
     for rendition in renditions:
-        made = render(image, photo, subject, rendition, feather=feather, ai_note=note or None)
-        yield FinishedFile(Blob(made.data), made.format, made.complaints, _checked_thumbnail(made.data))
+        file = render(image, photo, subject, rendition, feather=feather, made=made, seal=seal)
+        yield FinishedFile(Blob(file.data), file.format, file.complaints, _checked_thumbnail(file.data))
+
+
+def _seal(
+    signing: Signing | None, source: bytes, photo: Photo, made: Provenance
+) -> Callable[[bytes, str], bytes] | None:
+    """A function that signs a finished file, given its bytes and format; None without a certificate."""
+    if signing is None:
+        return None
+    original = Original(source, photo.format)
+    return lambda data, format: sign(signing, data, format, original, made)
 
 
 def _checked_thumbnail(data: bytes) -> bytes:
     """A small picture of a finished file, all of which was decoded; `ImageError` if it does not open."""
-    read_header(data)
-    picture = Image.open(io.BytesIO(data))
-    # Decoding a JPEG at an eighth of its size still walks through all of its data.
-    picture.draft(None, (SIDE, SIDE))
     try:
+        if read_header(data).format == "png":
+            return thumbnail(vips.reduced("pngload", data, 2 * SIDE))
+        picture = Image.open(io.BytesIO(data))
+        # Decoding a JPEG at an eighth of its size still walks through all of its data.
+        picture.draft(None, (SIDE, SIDE))
         picture.load()
-    except (OSError, SyntaxError) as error:
+    except (ImageError, OSError, SyntaxError) as error:
         raise ImageError("BadResult", f"the result does not open ({error})") from error
     step = min(picture.size) // (2 * SIDE)
     if step > 1 and picture.mode in ("L", "LA", "RGB", "RGBA", "CMYK"):

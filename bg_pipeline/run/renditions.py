@@ -5,12 +5,12 @@ A preset is data (``presets.toml``): defaults for the rendition, and rules that 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFilter
+from PIL import Image, ImageChops, ImageFilter
 
 from bg_pipeline.domain import formats
 from bg_pipeline.domain.presets import PRESETS, Background, Preset
@@ -25,14 +25,44 @@ from bg_pipeline.imaging import (
     read_header,
     writable_format,
 )
+from bg_pipeline.imaging.provenance import Provenance
+from bg_pipeline.imaging.signing import SIGNABLE
+from bg_pipeline.masks.connected_components import components
 
 Box = tuple[int, int, int, int]
 Size = tuple[int, int]
 
-# Pixels by which JPEG's blocks spread the subject's edge into a plain background.
-_EDGE_SPREAD = 16
+# JPEG spreads the subject's edge by up to 16 pixels into a plain background, a block of halved colours: 4 times 4.
+_BLOCK = 4
+_EDGE_BLOCKS = 4
+
+# Bytes by which the manifests of the same picture may differ.
+_MANIFEST_SPREAD = 256
 
 _SOLID = [0] * 128 + [255] * 128
+_CLEAR = [255] + [0] * 255
+_ANY = [0] + [255] * 255
+
+# Alpha up to here, 1 %, cannot be seen: a matte's own traces, which a plain background is free of.
+_TRACE = 2
+_WITHOUT_TRACES = [0] * (_TRACE + 1) + list(range(_TRACE + 1, 256))
+
+# Share of an edge of the photo from which on a subject that touches it may be cut off there.
+_CUT_OFF = 0.01
+
+# What differs from white by more than this is visible, but only so many pixels of it are a speck.
+_VISIBLE = 5
+_SPECK = 4
+
+# Pixels by which JPEG visibly spreads the subject's edge; what is darker than this further away was not removed.
+_NEAR_EDGE = 4
+_NEARLY_WHITE = 235
+_SOLID_SIDE = 5
+
+# A piece of the subject is a speck if it has less than this share of the largest and lies apart from all others,
+# by this share of the frame.
+_LEAST_PIECE = 0.0002
+_APART = 0.02
 
 
 @dataclass(frozen=True)
@@ -52,7 +82,8 @@ def render(
     rendition: Rendition | None,
     *,
     feather: float = 2.0,
-    ai_note: str | None = None,
+    made: Provenance | None = None,
+    seal: Callable[[bytes, str], bytes] | None = None,
 ) -> Rendered:
     """The file that ``rendition`` asks for, made from a finished result.
 
@@ -66,6 +97,8 @@ def render(
 
     Without a ``Format``, JPEG (WebP for a cut-out) replaces a lossless format that cannot keep ``MaxBytes``.
 
+    ``made`` is written into the file, and ``seal`` signs its bytes, given their format.
+
     Raises `ImageError` (``TooManyBytes``) if ``MaxBytes`` cannot be kept.
     """
     preset = PRESETS[rendition.Preset] if rendition and rendition.Preset else None
@@ -73,36 +106,52 @@ def render(
     background = preset.background if preset else "scene"
     if background != "scene" and image.mode != "RGBA":
         image = cut_out(photo, subject, feather=feather)
+    if background != "scene":
+        image = _without_traces(image)
     mask = image.getchannel("A") if image.mode == "RGBA" else subject
     format = file.Format or writable_format(
         photo.format, needs_alpha=image.mode == "RGBA" and background != "white"
     )
     frame = _frame(mask, file, extendable=image.mode == "RGBA")
     size = _size(frame, file)
-    framed_mask = _framed(mask, frame, size)
-    picture = _framed(image, frame, size)
+    framed_mask = _framed(mask, frame, size, by=Image.Resampling.BILINEAR)
     if background == "white":
-        page = Image.new("RGB", size, "white")
-        page.paste(picture, mask=picture.getchannel("A"))
-        picture = page
+        # Scaled without its alpha, which would have to be multiplied in and divided out again.
+        picture = _framed(_on_white(image, frame), (0, 0, frame[2] - frame[0], frame[3] - frame[1]), size)
+    else:
+        picture = _framed(image, frame, size)
+
+    def written(format: str) -> bytes:
+        options: dict[str, Any] = {"provenance": made, "dpi": photo.dpi, "lossless": photo.lossless}
+        data = encode(picture, format, max_bytes=file.MaxBytes, **options)
+        if seal is None or format not in SIGNABLE:
+            return data
+        sealed = seal(data, format)
+        if file.MaxBytes is None or len(sealed) <= file.MaxBytes:
+            return sealed
+        # The manifest takes its part of the bytes; two manifests differ by some bytes.
+        room = file.MaxBytes - (len(sealed) - len(data)) - _MANIFEST_SPREAD
+        return seal(encode(picture, format, max_bytes=max(room, 1), **options), format)
+
     try:
-        data = encode(
-            picture, format, max_bytes=file.MaxBytes, ai_note=ai_note, dpi=photo.dpi, lossless=photo.lossless
-        )
+        data = written(format)
     except ImageError:
         if file.Format:
             raise
         # Only the number of bytes was asked for, and the photo's own lossless format cannot keep it.
         format = "webp" if picture.mode == "RGBA" else "jpeg"
-        data = encode(
-            picture, format, max_bytes=file.MaxBytes, ai_note=ai_note, dpi=photo.dpi, lossless=photo.lossless
-        )
+        data = written(format)
     if preset is None:
         return Rendered(data, format, size)
-    shown, enlarged = _area(mask.crop(frame)) / max(1, _area(mask)), size[0] / (frame[2] - frame[0])
-    return Rendered(
-        data, format, size, tuple(check(preset, data, framed_mask, shown=shown, enlarged=enlarged))
+    complaints = check(
+        preset,
+        data,
+        framed_mask,
+        shown=_area(mask.crop(frame)) / max(1, _area(mask)),
+        enlarged=size[0] / (frame[2] - frame[0]),
+        cut_off=cut_off_edges(mask),
     )
+    return Rendered(data, format, size, tuple(complaints))
 
 
 def refuse_impossible(settings: ImageSettings, size: Size) -> None:
@@ -119,15 +168,36 @@ def refuse_impossible(settings: ImageSettings, size: Size) -> None:
             raise ImageError("TooLarge", problem)
 
 
+def cut_off_edges(mask: Image.Image) -> tuple[str, ...]:
+    """The edges of the photo (left, top, right, bottom) at which its frame may cut off the subject."""
+    inside = np.asarray(mask) >= 128
+    edges = {"left": inside[:, 0], "top": inside[0], "right": inside[:, -1], "bottom": inside[-1]}
+    return tuple(name for name, line in edges.items() if line.mean() >= _CUT_OFF)
+
+
+def _without_traces(image: Image.Image) -> Image.Image:
+    alpha = image.getchannel("A")
+    cleared = image.copy()
+    cleared.putalpha(alpha.point(_WITHOUT_TRACES))
+    return cleared
+
+
 def check(
-    preset: Preset, data: bytes, subject: Image.Image, *, shown: float = 1.0, enlarged: float = 1.0
+    preset: Preset,
+    data: bytes,
+    subject: Image.Image,
+    *,
+    shown: float = 1.0,
+    enlarged: float = 1.0,
+    cut_off: tuple[str, ...] = (),
 ) -> list[str]:
     """A sentence for each rule of the preset that a finished file breaks.
 
     Everything is read from the file's bytes except what they do not contain: the mask of the ``subject`` (mode L, of
-    the file's size), the share of the subject's area in the frame, and the factor by which the photo was enlarged.
+    the file's size), the share of the subject's area in the frame, the factor by which the photo was enlarged, and
+    the photo's edges at which the subject is ``cut_off``.
     """
-    finished = _Finished(data, subject, shown, enlarged)
+    finished = _Finished(data, subject, shown, enlarged, cut_off)
     complaints = (_RULES[name](finished, wanted) for name, wanted in preset.rules.items())
     return [sentence for sentence in (*complaints, _not_srgb(finished), _private(finished)) if sentence]
 
@@ -184,13 +254,22 @@ def _size(frame: Box, file: Rendition) -> Size:
     return width, height
 
 
-def _framed(image: Image.Image, frame: Box, size: Size) -> Image.Image:
+def _framed(
+    image: Image.Image, frame: Box, size: Size, *, by: Image.Resampling = Image.Resampling.LANCZOS
+) -> Image.Image:
     part = image if frame == (0, 0, *image.size) else image.crop(frame)
-    return part if part.size == size else part.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
+    return part if part.size == size else part.resize(size, by, reducing_gap=2.0)
+
+
+def _on_white(image: Image.Image, frame: Box) -> Image.Image:
+    """The part of a cut-out in the frame, on white."""
+    page = Image.new("RGB", (frame[2] - frame[0], frame[3] - frame[1]), "white")
+    page.paste(image.crop(frame), mask=image.getchannel("A").crop(frame))
+    return page
 
 
 def _area(mask: Image.Image) -> float:
-    return float(np.asarray(mask).sum(dtype=np.int64)) / 255
+    return sum(level * count for level, count in enumerate(mask.histogram())) / 255
 
 
 # Rules
@@ -204,6 +283,7 @@ class _Finished:
     subject: Image.Image
     shown: float
     enlarged: float
+    cut_off: tuple[str, ...]
 
     @cached_property
     def facts(self) -> ImageHeader:
@@ -218,10 +298,18 @@ class _Finished:
         return self.subject.point(_SOLID).getbbox() or (0, 0, 0, 0)
 
     @cached_property
-    def background(self) -> npt.NDArray[np.bool]:
-        """The pixels that certainly do not belong to the subject."""
-        mask: npt.NDArray[np.bool] = np.asarray(self.subject.filter(ImageFilter.BoxBlur(_EDGE_SPREAD))) == 0
-        return mask
+    def background(self) -> Image.Image:
+        """The pixels that certainly do not belong to the subject: mode L, 255 there and 0 elsewhere."""
+        # In blocks of pixels: a blur at full size would take longer than the rest of the check.
+        blocks = self.subject.point(_ANY).reduce(_BLOCK).point(_ANY)
+        far = blocks.filter(ImageFilter.BoxBlur(_EDGE_BLOCKS)).point(_CLEAR)
+        box = (0, 0, self.subject.width / _BLOCK, self.subject.height / _BLOCK)
+        return far.resize(self.subject.size, Image.Resampling.NEAREST, box)
+
+    def share_of_background(self, channel: Image.Image, level: int) -> float:
+        """The share of the background's pixels with this level; 1 if there is no background."""
+        counts = channel.histogram(self.background)
+        return counts[level] / sum(counts) if any(counts) else 1.0
 
 
 def _formats(file: _Finished, wanted: list[str]) -> str:
@@ -276,14 +364,71 @@ def _background(file: _Finished, wanted: Background) -> str:
     if wanted == "transparent":
         if alpha is None:
             return "nothing in the picture is transparent"
-        clear = float((np.asarray(alpha)[file.background] == 0).mean()) if file.background.any() else 1.0
+        clear = file.share_of_background(alpha, 0)
         return "" if clear >= 0.999 else f"{1 - clear:.1%} of the background is not fully transparent"
     if alpha is not None:
         return "parts of the picture are transparent"
-    if wanted == "white" and file.background.any():
-        white = float((np.asarray(file.photo.image)[file.background] == 255).all(axis=1).mean())
-        return "" if white >= 0.999 else f"{1 - white:.1%} of the background is not pure white (255)"
+    if wanted == "white":
+        return _not_white(file)
     return ""
+
+
+def _not_white(file: _Finished) -> str:
+    lowest = reduce(ImageChops.darker, file.photo.image.split())
+    white = file.share_of_background(lowest, 255)
+    if white < 0.999:
+        return f"{1 - white:.1%} of the background is not pure white (255)"
+    darkest, background = np.asarray(lowest), np.asarray(file.background) == 255
+    if background.any():
+        specks = background & (darkest < 255 - _VISIBLE)
+        if specks.sum() >= _SPECK:
+            return f"{specks.sum()} pixels of the background are not white, {_place(specks)}"
+    # Holes are narrower than the margin above. JPEG darkens single pixels beside an edge, but no solid area.
+    near = np.asarray(file.subject.filter(ImageFilter.BoxBlur(_NEAR_EDGE))) == 0
+    off = near & (darkest < _NEARLY_WHITE)
+    if Image.fromarray(off).convert("L").filter(ImageFilter.MinFilter(_SOLID_SIDE)).getbbox():
+        return f"{off.sum()} pixels beside the subject or in its holes are not white, {_place(off)}"
+    return ""
+
+
+def _pieces(file: _Finished, _: bool) -> str:
+    """A small part of the mask far from the rest: dust or a crumb that was kept with the subject."""
+    step = max(1, max(file.subject.size) // 400)
+    values = np.asarray(file.subject)
+    values = values[: values.shape[0] // step * step, : values.shape[1] // step * step]
+    inside = values.reshape(values.shape[0] // step, step, -1, step).max(axis=(1, 3)) >= 64
+    numbers, counts = components(inside)
+    exact = np.zeros(len(counts))
+    np.add.at(exact, numbers, (values >= 64).reshape(inside.shape[0], step, -1, step).sum(axis=(1, 3)))
+    exact[0] = 0
+    apart = max(2, round(_APART * max(inside.shape)))
+    for piece in np.flatnonzero((exact > 0) & (exact < _LEAST_PIECE * exact.max(initial=0))):
+        own = numbers == piece
+        rows, columns = np.nonzero(own)
+        around = numbers[
+            max(0, rows.min() - apart) : rows.max() + 1 + apart,
+            max(0, columns.min() - apart) : columns.max() + 1 + apart,
+        ]
+        if not ((around > 0) & (around != piece)).any():
+            where = np.repeat(np.repeat(own, step, axis=0), step, axis=1)
+            return f"a speck of {exact[piece]:.0f} pixels was kept with the subject, {_place(where)}"
+    return ""
+
+
+def _place(where: npt.NDArray[np.bool]) -> str:
+    """Where in the file somebody has to look."""
+    rows, columns = np.nonzero(where)
+    middle = len(rows) // 2
+    return f"for example at {columns[middle]}, {rows[middle]} (pixels from the left and the top)"
+
+
+def _whole(file: _Finished, _: bool) -> str:
+    if not file.cut_off:
+        return ""
+    edges = " and ".join(file.cut_off)
+    return (
+        f"the photo may cut the subject off: it reaches the {edges} edge; photograph it with space around it"
+    )
 
 
 def _not_srgb(file: _Finished) -> str:
@@ -305,4 +450,6 @@ _RULES: Mapping[str, Callable[[_Finished, Any], str]] = {
     "head_room": _head_room,
     "background": _background,
     "enlarged": _enlarged,
+    "whole": _whole,
+    "pieces": _pieces,
 }

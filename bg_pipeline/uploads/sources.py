@@ -21,7 +21,7 @@ from botocore.exceptions import ClientError
 
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.batches import Batch
-from bg_pipeline.domain.requests import BatchRequest
+from bg_pipeline.domain.requests import BatchRequest, names_object
 from bg_pipeline.errors import SettingsError, UsageError
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import ObjectInfo, Store
@@ -319,7 +319,7 @@ def _find_sources(
         (column, line.values[column]): line
         for line in reversed(manifest.lines)
         for column in ("source", "mask", "backdrop")
-        if column in line.values and not (column == "backdrop" and line.values[column].startswith("#"))
+        if column in line.values and not (column == "backdrop" and not names_object(line.values[column]))
     }
 
     def find(cell: tuple[str, str]) -> Source | str:

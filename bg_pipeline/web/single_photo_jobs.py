@@ -28,7 +28,7 @@ from bg_pipeline.errors import PreconditionFailed, UsageError
 from bg_pipeline.reports.batch_report import REPORTER
 from bg_pipeline.reports.overview import BatchOverview, load_status
 from bg_pipeline.run.analysis import PhotoAnalyzer
-from bg_pipeline.run.context import RunContext
+from bg_pipeline.run.context import RunContext, check_signing
 from bg_pipeline.run.engine import Engine
 from bg_pipeline.run.source_image import SourceImage
 from bg_pipeline.settings import Settings
@@ -220,6 +220,7 @@ class SinglePhotoJobs:
         today = datetime.now(UTC).date()
         if self._spent[0] != today:
             self._spent = (today, 0.0)
+        check_signing(self._settings)
         context = RunContext(self._settings, self._aws, self._store, stop=self._stop)
         context.run_budget = RunBudget(
             self._store,

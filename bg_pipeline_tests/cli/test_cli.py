@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from PIL import Image
+from PIL import Image, ImageOps
 
 from bg_pipeline import pipeline
 from bg_pipeline.cli import submit as submitting
@@ -20,7 +20,7 @@ from bg_pipeline.domain.batches import Batch, find_batch
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench
-from bg_pipeline_tests.pictures import photo
+from bg_pipeline_tests.pictures import photo, photo_and_mask
 
 pytestmark = pytest.mark.dates
 
@@ -318,7 +318,7 @@ def test_a_backdrop_of_this_machine_goes_with_the_batch(bench: Bench, photos: Pa
             "Backdrop",
         ),
         (["PHOTOS", "--prompt", "{nme} on a beach"], "unknown placeholder {nme}; did you mean {name}?"),
-        (["PHOTOS", "--prompt", "x", "--shadow", "hard"], "--shadow"),
+        (["PHOTOS", "--prompt", "x", "--shadow", "hard"], "Shadow: must be 'none'"),
         ([], "not both"),
     ],
 )
@@ -529,3 +529,20 @@ def test_a_command_that_is_proposed_can_be_pasted_whatever_the_batch_is_called(b
     proposed = refused("report", batch.path).split("`")[1]
     ran = bg(*shlex.split(proposed)[1:])
     assert ran.exit_code == 0, ran.output
+
+
+def test_masks_are_taken_from_a_sub_folder(bench: Bench, tmp_path: Path) -> None:
+    folder = tmp_path / "shoes"
+    (folder / "masks").mkdir(parents=True)
+    (folder / "a.jpg").write_bytes(photo(1))
+    ImageOps.invert(photo_and_mask(1)[1]).save(folder / "masks" / "a.png")
+    assert "lies in mask/" in refused("submit", str(folder), "--task", "REMOVE", "--masks", "mask")
+    batch = submitted(
+        folder, "--backdrop", "blur", "--shadow", "soft direction=90", "--masks", "masks", "--keep", "Dog"
+    )
+    request = bench.store.read_json(batch.request_key)
+    assert request["MaskKey"] == f"{batch.input_prefix}/masks/"
+    assert [entry["ImageName"] for entry in request["Images"]] == ["a.jpg"]
+    done = bg("run", "--batch", batch.path)
+    assert done.exit_code == 0, done.output
+    assert len(bench.keys(f"{batch.output_prefix}/")) == 2, "a picture and its provenance"

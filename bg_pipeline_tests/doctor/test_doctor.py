@@ -10,11 +10,13 @@ from click.testing import CliRunner
 
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.cli.main import main
-from bg_pipeline.doctor.account import dagster_home, examine, figures
+from bg_pipeline.doctor.account import dagster_home, examine, figures, signatures
 from bg_pipeline.doctor.findings import Finding, Level
 from bg_pipeline.domain.model_facts import as_of
+from bg_pipeline.imaging.signing import Signing
 from bg_pipeline.settings import settings
 from bg_pipeline_local_aws.control_client import ControlClient
+from bg_pipeline_tests.certificates import certificate
 
 
 def findings(subject: str = "", **overrides: object) -> list[Finding]:
@@ -234,3 +236,17 @@ def test_the_networks_that_make_masks_are_loaded(
     (network,) = findings("mask source", bucket=bucket)
     assert network.level is Level.ATTENTION
     assert "extra `masks`" in network.words
+
+
+def test_a_certificate_for_results_is_tried(tmp_path: Path) -> None:
+    def about(signing: Signing) -> Finding:
+        chosen = settings(c2pa_certificate=signing.certificate, c2pa_key=signing.key)
+        (finding,) = signatures(chosen)
+        return finding
+
+    good = certificate(tmp_path / "good")
+    assert about(good).level is Level.OK
+    assert "CN=signer" in about(good).words
+    bad = about(certificate(tmp_path / "old", days=-1))
+    assert (bad.level, "expired on" in bad.words) == (Level.FAILED, True)
+    assert list(signatures(settings())) == []

@@ -107,7 +107,7 @@ def test_neither_photo_nor_mask_nor_background_is_changed() -> None:
     before = photo.image.tobytes(), matte.tobytes(), ground.tobytes()
     restore_subject(photo, ground, matte, feather=4)
     cut_out(photo, matte, feather=0)
-    composite(photo, matte, ground, shadow=True)
+    composite(photo, matte, ground, shadow="soft")
     assert (photo.image.tobytes(), matte.tobytes(), ground.tobytes()) == before
 
 
@@ -181,7 +181,9 @@ def test_a_backdrops_middle_is_kept() -> None:
 
 
 def test_a_shadow_darkens_the_ground_below_the_subject_and_nothing_else() -> None:
-    plain, shaded = (composite(shot(shape()), shape(), "#ffffff", shadow=shadow) for shadow in (False, True))
+    plain, shaded = (
+        composite(shot(shape()), shape(), "#ffffff", shadow=shadow) for shadow in ("none", "soft")
+    )
     darker = (levels(plain) - levels(shaded))[..., 0]
     assert darker.min() >= 0
     assert darker[238:244, 190:210].mean() > 40
@@ -195,4 +197,4 @@ def test_a_subject_cut_off_by_the_frame_stands_nowhere_and_throws_no_shadow() ->
     mask = Image.new("L", SIZE)
     mask.paste(255, (150, 100, 250, 300))
     photo = shot(mask)
-    assert composite(photo, mask, "#fff", shadow=True).tobytes() == composite(photo, mask, "#fff").tobytes()
+    assert composite(photo, mask, "#fff", shadow="soft").tobytes() == composite(photo, mask, "#fff").tobytes()

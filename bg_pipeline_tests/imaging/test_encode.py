@@ -15,9 +15,11 @@ from bg_pipeline.imaging import (
     read_header,
     writable_format,
 )
+from bg_pipeline.imaging.provenance import COMPOSITE_WITH_AI, Provenance
 from bg_pipeline_tests.pictures import photo_and_mask
 
 NOTE = 'Background by a model & "the subject" is a <photo>'
+MADE = Provenance(NOTE, COMPOSITE_WITH_AI)
 SOURCE_TYPE = b"http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 
 
@@ -42,7 +44,7 @@ def decibels(one: Image.Image, other: Image.Image) -> float:
 
 @pytest.mark.parametrize("format", sorted(WRITABLE))
 def test_a_file_opens_as_what_was_written(format: str) -> None:
-    data = encode(picture(), format, ai_note=NOTE)
+    data = encode(picture(), format, provenance=MADE)
     photo = open_photo(data)
     assert (photo.format, photo.size, photo.notes) == (format, (300, 200), ())
     assert decibels(photo.image, picture()) > 38
@@ -71,7 +73,7 @@ def test_a_lossless_webp_stays_lossless_as_long_as_the_bytes_allow() -> None:
 
 @pytest.mark.parametrize("format", sorted(WRITABLE))
 def test_the_same_picture_gives_the_same_bytes(format: str) -> None:
-    assert encode(picture(), format, ai_note=NOTE) == encode(picture(), format, ai_note=NOTE)
+    assert encode(picture(), format, provenance=MADE) == encode(picture(), format, provenance=MADE)
 
 
 @pytest.mark.parametrize("format", sorted(WRITABLE - {"bmp"}))
@@ -82,7 +84,7 @@ def test_a_file_is_tagged_as_srgb(format: str) -> None:
 
 @pytest.mark.parametrize("format", sorted(WRITABLE - {"bmp"}))
 def test_the_note_that_ai_edited_it_is_in_the_files_xmp(format: str) -> None:
-    data = encode(picture(), format, ai_note=NOTE)
+    data = encode(picture(), format, provenance=MADE)
     with Image.open(io.BytesIO(data)) as image:
         image.load()
         xmp = image.info["xmp"]
@@ -107,7 +109,7 @@ def test_nothing_private_gets_into_a_file(format: str) -> None:
         "icc_profile": b"Secret profile",
         "photoshop": {1: b"Secret"},
     }
-    data = encode(image, format, ai_note=NOTE)
+    data = encode(image, format, provenance=MADE)
     assert b"Secret" not in data
     with Image.open(io.BytesIO(data)) as written:
         assert set(written.getexif()) <= {*range(254, 340), 700, 34675}

@@ -16,11 +16,13 @@ from bg_pipeline.domain.presets import PRESETS
 from bg_pipeline.domain.requests import Rendition
 from bg_pipeline.errors import ImageError
 from bg_pipeline.imaging import Photo, composite, cut_out, encode, open_photo, read_header
+from bg_pipeline.imaging.provenance import COMPOSITE_WITH_AI, Provenance
 from bg_pipeline.run.renditions import Rendered, check, render
 from bg_pipeline_tests.corpus import DISPLAY_P3, exif
 from bg_pipeline_tests.pictures import photo_and_mask
 
 SIZE = (1200, 900)
+EDITED = Provenance("Edited", COMPOSITE_WITH_AI)
 
 
 def scene(
@@ -53,8 +55,8 @@ def subject_box(data: bytes) -> tuple[int, int, int, int]:
 
 def test_without_a_rendition_the_file_is_the_whole_result_in_the_photos_format() -> None:
     result, photo, mask = scene()
-    rendered = render(result, photo, mask, None, ai_note="Edited")
-    assert rendered == Rendered(encode(result, "jpeg", ai_note="Edited"), "jpeg", SIZE)
+    rendered = render(result, photo, mask, None, made=EDITED)
+    assert rendered == Rendered(encode(result, "jpeg", provenance=EDITED), "jpeg", SIZE)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +186,7 @@ def test_a_lossless_source_gives_way_where_only_bytes_were_asked_for(alpha: bool
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_keeps_its_own_rules_on_a_good_photo(name: str) -> None:
     result, photo, mask = scene()
-    rendered = render(result, photo, mask, Rendition(Preset=name), ai_note="Edited")
+    rendered = render(result, photo, mask, Rendition(Preset=name), made=EDITED)
     assert rendered.complaints == ()
     assert rendered.format == PRESETS[name].file.Format
 
@@ -308,3 +310,60 @@ def test_a_photo_too_small_for_its_preset_is_told() -> None:
     _, photo, mask = scene((60, 40, 100, 90), size=(160, 120))
     rendered = render(cut_out(photo, mask, feather=1), photo, mask, Rendition(Preset="marketplace-white"))
     assert any("enlarged" in complaint for complaint in rendered.complaints)
+
+
+@pytest.mark.parametrize("box", [(-200, 250, 300, 700), (400, -60, 700, 300), (400, 400, 800, 950)])
+def test_a_subject_that_the_frame_cuts_off_cannot_pass_a_preset_that_shows_it_whole(
+    box: tuple[int, int, int, int],
+) -> None:
+    result, photo, mask = scene(box)
+    rendered = render(result, photo, mask, Rendition(Preset="marketplace-white"))
+    assert any("may cut the subject off" in complaint for complaint in rendered.complaints)
+    # A portrait is cut off by its frame.
+    rendered = render(result, photo, mask, Rendition(Preset="square-social"))
+    assert not any("cut the subject off" in complaint for complaint in rendered.complaints)
+
+
+@pytest.mark.parametrize("format", ["jpeg", "png"])
+def test_a_grey_speck_of_21_pixels_on_the_white_is_found_and_its_place_is_told(format: str) -> None:
+    image, mask = square(1600, share=0.86)
+    image.paste((128, 128, 128), (40, 50, 47, 53))
+    preset = PRESETS["marketplace-white"]
+    told = "; ".join(check(preset, encode(image, format), mask))
+    assert "not white" in told
+    assert any(f"at {x}, {y} " in told for x in range(32, 56) for y in range(42, 61))
+
+
+def test_a_speck_that_the_mask_kept_is_found_as_well() -> None:
+    image, mask = square(1600, share=0.86)
+    for page, ink in ((image, (128, 128, 128)), (mask, 255)):
+        page.paste(ink, (40, 50, 47, 53))
+    assert "a speck of 21 pixels" in breaks("marketplace-white", image, mask=mask)
+
+
+def test_a_pair_of_small_earrings_and_loose_hair_are_no_specks() -> None:
+    image, mask = square(1600, share=0.86)
+    for box in ((30, 700, 60, 730), (30, 800, 60, 830), (106, 600, 108, 604)):
+        image.paste("red", box)
+        mask.paste(255, box)
+    assert breaks("marketplace-white", image, mask=mask) == ""
+
+
+@pytest.mark.parametrize("name", ["marketplace-white", "transparent"])
+def test_a_mattes_own_traces_of_alpha_are_no_fault(name: str) -> None:
+    _, photo, mask = scene()
+    traces = np.array(mask)
+    traces[20:60, 20:60] = 1
+    mask = Image.fromarray(traces)
+    rendered = render(cut_out(photo, mask, feather=1), photo, mask, Rendition(Preset=name))
+    assert rendered.complaints == ()
+
+
+def test_a_hole_that_is_not_white_is_told() -> None:
+    image, mask = square(1600, share=0.86)
+    hole = (790, 790, 812, 812)
+    mask.paste(0, hole)
+    image.paste("white", hole)
+    assert breaks("marketplace-white", image, mask=mask) == ""
+    image.paste((200, 200, 196), hole)
+    assert "in its holes are not white" in breaks("marketplace-white", image, mask=mask)

@@ -325,10 +325,24 @@ def _reason(world: World, reported: ReportRow) -> str:
 def _a_cap_is_near(world: World, reported: ReportRow) -> bool:
     settings = world.settings
     return bool(
-        reported.request.get("MaxCostUSD")
+        any(request.get("MaxCostUSD") for request in _request_and_origins(world, reported.request))
         or settings.get("max_cost_usd")
         or settings.get("max_cost_usd_per_day")
     )
+
+
+def _request_and_origins(world: World, request: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The request, the one that it retries, and so on, as they are stored now: all of them share one cap."""
+    stored = [world.bucket.objects.get(batch.request_key) for batch in world.batches()]
+    by_id = {fields.get("Id"): fields for fields in (orjson.loads(each.data) for each in stored if each)}
+    seen: set[str] = set()
+    while True:
+        yield request
+        parent = request.get("RetryOf")
+        if parent is None or parent in seen or parent not in by_id:
+            return
+        seen.add(parent)
+        request = by_id[parent]
 
 
 def nothing_stored_is_paid_again(world: World, watch: Watch) -> Iterator[str]:

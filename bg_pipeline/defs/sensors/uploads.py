@@ -10,6 +10,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import ValidationError
 
 from bg_pipeline.defs.assets.image_flow import INCOMPLETE_TAG
+from bg_pipeline.defs.run_resources import ECS, KUBERNETES, launcher_of, run_tags
 from bg_pipeline.defs.sensors import NO_BUCKET, skip
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.s3_keys import UploadDate
@@ -165,6 +166,7 @@ def _result(
                 **({"bg_pipeline/attempt": str(each.attempt)} if each.attempt > 1 else {}),
                 _UPLOADS_TAG: _uploads_tag(tick.settings, day),
                 _REQUEST_TAG: each.model_dump_json(),
+                **_size_tags(context.instance, tick, day),
             }
             context.log.info(
                 f"asked for a run of {day}, attempt {each.attempt}: {counted(len(batches), 'batch', 'batches')} "
@@ -182,6 +184,15 @@ def _result(
         skip_reason=None if requests else reason,
         cursor=tick.cursor.model_dump_json(),
     )
+
+
+def _size_tags(instance: dg.DagsterInstance, tick: SensorTick, day: UploadDate) -> dict[str, str]:
+    """The size of the run's container, where it gets one; it takes one more listing of the date."""
+    if (launcher := launcher_of(instance)) not in (ECS, KUBERNETES):
+        return {}
+    uploads = tick.store.list(f"{s3_keys.uploads_of(day)}/")
+    photos = ((each.key, each.size) for each in uploads if not each.key.endswith((".json", "/")))
+    return run_tags(launcher, photos, tick.settings)
 
 
 def _uploads_tag(settings: Settings, day: UploadDate) -> str:

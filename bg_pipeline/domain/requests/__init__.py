@@ -1,6 +1,7 @@
 """The request of a batch: its JSON is read, checked, resolved for each image, and written."""
 
 from bg_pipeline.domain.requests.fields import (
+    BLUR,
     KNOWN,
     MAX_IMAGES,
     MAX_PROMPT,
@@ -13,9 +14,9 @@ from bg_pipeline.domain.requests.fields import (
     ModeName,
     QualityName,
     Rendition,
-    ShadowName,
     SubjectName,
     TaskName,
+    names_object,
     type_of,
 )
 from bg_pipeline.domain.requests.problems import MAX_PROBLEMS
@@ -33,6 +34,7 @@ from bg_pipeline.domain.requests.text import decode
 from bg_pipeline.domain.requests.writing import default_request, retry_request, write
 
 __all__ = [
+    "BLUR",
     "KNOWN",
     "MAX_BYTES",
     "MAX_IMAGES",
@@ -49,7 +51,6 @@ __all__ = [
     "OutputSpec",
     "QualityName",
     "Rendition",
-    "ShadowName",
     "SubjectName",
     "TaskName",
     "decode",
@@ -57,6 +58,7 @@ __all__ = [
     "fill",
     "filled",
     "image_settings",
+    "names_object",
     "paid_picture_fields",
     "picture_fields",
     "placeholder_values",

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from bg_pipeline.domain import s3_keys
+from bg_pipeline.domain import s3_keys, shadows
 from bg_pipeline.domain.effects import Affects
 from bg_pipeline.domain.file_names import FILE_NAME_FIELDS, file_name_problem
 from bg_pipeline.domain.formats import EXTENSIONS
@@ -43,7 +43,6 @@ MAX_SEED: Final = 2_147_483_646
 TaskName = Literal["REPLACE", "REMOVE"]
 ModeName = Literal["PRECISE", "DEFAULT"]
 SubjectName = Literal["LABELS", "FACES", "SALIENT", "MASK"]
-ShadowName = Literal["none", "soft"]
 QualityName = Literal["premium", "standard"]
 FormatName = Literal["jpeg", "png", "webp", "tiff", "bmp", "avif"]
 
@@ -121,12 +120,28 @@ def _check_stored_key(key: str) -> str:
     return key
 
 
+BLUR: Final = "blur"
+"""The ``Backdrop`` that is the photo's own ground out of focus."""
+
+
 def _check_backdrop(text: str) -> str:
+    if text.lower() == BLUR:
+        return BLUR
     if not text.startswith("#"):
         return _check_stored_key(text)
     if not re.fullmatch("#[0-9A-Fa-f]{6}", text):
         raise ValueError("must be a colour such as #ffffff, or the key of a picture")
     return text.lower()
+
+
+def names_object(backdrop: str) -> bool:
+    """Whether a valid ``Backdrop`` or cell of a manifest names an object, and not a colour or the photo's ground."""
+    return not backdrop.startswith("#") and backdrop.lower() != BLUR
+
+
+def is_mask_folder(key: str) -> bool:
+    """Whether a ``MaskKey`` is a folder, in which each image has a mask of its name."""
+    return key.endswith("/")
 
 
 def _check_file_name(template: str) -> str:
@@ -167,6 +182,7 @@ def _none_as_empty(value: Any) -> Any:
 _Text = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(_check_text)]
 _Template = Annotated[_Text, AfterValidator(_check_template)]
 _PlainText = Annotated[_Text, AfterValidator(_check_no_placeholder)]
+_Scene = Annotated[_PlainText, AfterValidator(_check_not_blank)]
 _Prompt = Annotated[_Template, AfterValidator(_check_not_blank)]
 _Line = Annotated[str, Field(max_length=256), AfterValidator(_check_line)]
 _Identifier = Annotated[str, AfterValidator(_check_identifier)]
@@ -180,6 +196,8 @@ _Prompts = Annotated[tuple[_Prompt, ...], _at_most(MAX_PROMPTS), AfterValidator(
 _Variants = Annotated[_Int, Field(ge=1, le=5)]
 _StoredKey = Annotated[str, AfterValidator(_check_stored_key)]
 _Backdrop = Annotated[str, AfterValidator(_check_backdrop)]
+_Feather = Annotated[_Float, Field(ge=0, le=50)]
+_Shadow = Annotated[str, AfterValidator(shadows.normalized)]
 _Seed = Annotated[_Int, Field(ge=0, le=MAX_SEED)]
 _CfgScale = Annotated[_Float, Field(ge=1.1, le=10)]
 _Labels = Annotated[str, Field(max_length=2000), AfterValidator(_check_line)]
@@ -223,7 +241,9 @@ class ImageFields:
     Subject: Annotated[SubjectName | None, Affects.PICTURE_CALL] = None
     MaskKey: Annotated[_StoredKey | None, Affects.PICTURE_INPUT] = None
     Backdrop: Annotated[_Backdrop | None, Affects.RESULT] = None
-    Shadow: Annotated[ShadowName | None, Affects.RESULT] = None
+    Scene: Annotated[_Scene | None, Affects.PICTURE_INPUT] = None
+    Shadow: Annotated[_Shadow | None, Affects.RESULT] = None
+    Feather: Annotated[_Feather | None, Affects.RESULT] = None
     Seed: Annotated[_Seed | None, Affects.PICTURE_INPUT] = None
     Quality: Annotated[QualityName | None, Affects.PICTURE_CALL] = None
     CfgScale: Annotated[_CfgScale | None, Affects.PICTURE_CALL] = None
@@ -275,10 +295,18 @@ class BatchRequest(ImageFields):
 
     @cached_property
     def named_keys(self) -> frozenset[str]:
-        """The keys of all masks and backdrops that the request names; these objects are not images."""
+        """The keys of all masks and backdrops that the request names; a folder of masks ends with a slash."""
         levels: list[ImageFields] = [self, *(self.Images or ())]
         keys = {key for level in levels for key in (level.MaskKey, level.Backdrop) if key}
-        return frozenset(key for key in keys if not key.startswith("#"))
+        return frozenset(key for key in keys if names_object(key))
+
+    @cached_property
+    def _mask_folders(self) -> tuple[str, ...]:
+        return tuple(filter(is_mask_folder, self.named_keys))
+
+    def names(self, key: str) -> bool:
+        """Whether an object is a mask or backdrop that the request names, and so is not an image."""
+        return key in self.named_keys or key.startswith(self._mask_folders)
 
 
 NO_PRESETS: Final[Mapping[str, ImageFields]] = MappingProxyType({})

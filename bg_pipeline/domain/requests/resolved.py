@@ -1,12 +1,14 @@
 """Resolves a request for one image: `ImageSettings` has a value for every field."""
 
+import posixpath
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from functools import cache
 from typing import Any, Final
 
 from pydantic.alias_generators import to_pascal
 
+from bg_pipeline.domain import shadows
 from bg_pipeline.domain.effects import Affects, declared_effects
 from bg_pipeline.domain.requests.fields import (
     KNOWN,
@@ -17,9 +19,9 @@ from bg_pipeline.domain.requests.fields import (
     ModeName,
     QualityName,
     Rendition,
-    ShadowName,
     SubjectName,
     TaskName,
+    is_mask_folder,
 )
 
 
@@ -41,9 +43,10 @@ class ImageSettings:
     """What a request asks for one image, with all defaults filled in.
 
     ``labels`` are those in the request, empty if it has none. An empty ``Labels`` in the request makes everything
-    that stands out the subject. ``mask_key`` is set if and only if ``subject`` is MASK. ``backdrop`` is a key or
-    ``#rrggbb``. ``seed`` is None if it has to be derived. ``renditions`` is empty if the picture is delivered
-    unchanged.
+    that stands out the subject. ``mask_key`` is set if and only if ``subject`` is MASK: the key of this image's mask,
+    also if the request names a folder. ``backdrop`` is a key, ``#rrggbb`` or ``blur``, ``shadow`` a text for
+    `shadows.read`. ``seed`` is None if it has to be derived. ``renditions`` is empty if the picture is delivered
+    unchanged. ``feather`` is None if ``BG_FEATHER`` is used, ``scene`` if the request describes none.
 
     Each field has the effects that the request field of the same name declares. A new field needs a default here: a
     field with its default value is left out of identities and fingerprints, so that stored outcomes stay valid.
@@ -59,21 +62,33 @@ class ImageSettings:
     subject: SubjectName
     mask_key: str | None
     backdrop: str | None
-    shadow: ShadowName
+    shadow: str
     seed: int | None
     quality: QualityName
     cfg_scale: float
     ref: str
     renditions: tuple[Rendition, ...]
+    feather: float | None = None
+    scene: str | None = None
+
+    def named(self, image: str) -> "ImageSettings":
+        """The same for another image; these settings must be those of no image (``image`` is empty)."""
+        return replace(self, image=image, mask_key=_mask_key(self.mask_key, image))
 
     @property
     def needs_prompt(self) -> bool:
-        """Whether a model paints the background; otherwise it is removed (REMOVE) or is the backdrop."""
-        return self.task == "REPLACE" and self.backdrop is None
+        """Whether a model paints a background for this image alone.
+
+        Otherwise it is removed (REMOVE), is the backdrop, or is a scene that other images use as well.
+        """
+        return self.task == "REPLACE" and self.backdrop is None and self.scene is None
 
     @property
     def outputs(self) -> tuple[OutputSpec, ...]:
-        """The pictures to make: all variants of each prompt. Without a prompt, or if none is needed, a single one."""
+        """The pictures to make: all variants of each prompt or of the scene; a single one without either."""
+        if self.scene is not None:
+            variants = range(1, self.variants + 1)
+            return tuple(OutputSpec(variant, 1, variant, self.scene) for variant in variants)
         if not self.needs_prompt or not self.prompts:
             return (OutputSpec(1, 1, 1, ""),)
         return tuple(
@@ -150,6 +165,7 @@ def image_settings(
     task = first("Task", "REPLACE")
     subjects = (subject_of(level) for level in levels)
     subject: SubjectName = next((found for found in subjects if found), "LABELS")
+    scene = first("Scene") if task == "REPLACE" else None
     labels = _label_names(entry.Labels if entry else None)
     if subject == "LABELS" and entry is not None and entry.Labels is not None and not labels:
         subject = "SALIENT"
@@ -162,15 +178,24 @@ def image_settings(
         negative_prompt=first("NegativePrompt", ""),
         mode=first("Mode", "PRECISE"),
         subject=subject,
-        mask_key=first("MaskKey") if subject == "MASK" else None,
+        mask_key=_mask_key(first("MaskKey"), image) if subject == "MASK" else None,
         backdrop=first("Backdrop") if task == "REPLACE" else None,
-        shadow=first("Shadow", "none"),
+        shadow=first("Shadow", shadows.NONE if scene is None else shadows.SOFT),
         seed=first("Seed"),
         quality=first("Quality", "premium"),
         cfg_scale=first("CfgScale", 8.0),
         ref=first("Ref", ""),
         renditions=first("Renditions", ()),
+        feather=first("Feather"),
+        scene=scene,
     )
+
+
+def _mask_key(key: str | None, image: str) -> str | None:
+    """The key of an image's mask: in a folder, the image's name with the extension ``.png``."""
+    if key is None or not image or not is_mask_folder(key):
+        return key
+    return f"{key}{posixpath.splitext(image)[0]}.png"
 
 
 def _levels(

@@ -45,19 +45,24 @@ def violations(
             yield field, problem
 
     entries = request.Images or ()
+    input_prefix = request.InputS3Prefix.removesuffix("/") or batch.input_prefix
     own_prefix = f"{batch.input_prefix}/"
     for place, level in [("", request), *((f"Images[{n}].", entry) for n, entry in enumerate(entries))]:
         for key_field in ("MaskKey", "Backdrop"):
             key = getattr(level, key_field)
             if key and (left := left_in(key.removeprefix(own_prefix))):
                 yield f"{place}{key_field}", f"a placeholder was left in: {left[:60]}"
-    input_prefix = request.InputS3Prefix.removesuffix("/") or batch.input_prefix
+            if key and key_field == "MaskKey" and f"{input_prefix}/".startswith(key):
+                yield (
+                    f"{place}MaskKey",
+                    f"{shown(key)} holds the photos themselves; put the masks into a folder of their own",
+                )
     places: dict[str, int] = {}
     for number, entry in enumerate(entries):
         field, name = f"Images[{number}].ImageName", entry.ImageName
         if places.setdefault(name, number) != number:
             yield field, f"{shown(name)} is already listed as Images[{places[name]}]"
-        if f"{input_prefix}/{name}" in request.named_keys:
+        if request.names(f"{input_prefix}/{name}"):
             yield field, f"{shown(name)} is also named as a mask or backdrop"
 
     special = [
@@ -76,7 +81,9 @@ def violations(
             promptless = where.removesuffix(".") or "the request"
         yield from _mismatches(where, request, own_entry, settings, presets)
         place, level = (where, own_entry) if own_entry and own_entry.Renditions else ("", request)
-        pictures = len(settings.prompts or "-") * settings.variants if settings.needs_prompt else 1
+        pictures = len(settings.outputs) if settings.prompts or settings.scene else 1
+        if settings.needs_prompt and not settings.prompts:
+            pictures = settings.variants
         if (place, pictures) not in checked:
             # Checked only once for all images that share the renditions.
             checked.add((place, pictures))
@@ -127,6 +134,9 @@ def _mismatches(
                 yield f"{field}.Preset", f"{shown(rendition.Preset)} is not a preset (there are: {known})"
             if "{preset}" in (rendition.FileName or "") and not rendition.Preset:
                 yield f"{field}.FileName", "uses {preset} but the rendition has no Preset"
+    if settings.scene is not None and settings.backdrop is not None:
+        place = next(place for place, level in levels if level.Scene or level.Backdrop)
+        yield f"{place}Scene", "and Backdrop cannot be used for the same image; leave one of them out"
     if settings.subject == "MASK" and settings.mask_key is None:
         yield f"{where}MaskKey", "is required with Subject MASK"
     for rendition in settings.renditions:
@@ -144,8 +154,12 @@ def _mismatches(
         yield f"{where}{invisible[0]}", invisible[1]
     if settings.task == "REMOVE":
         for place, level in levels:
-            if level.Backdrop:
-                yield f"{place}Backdrop", "cannot be used with Task REMOVE, which leaves the background empty"
+            for name in ("Backdrop", "Scene"):
+                if getattr(level, name):
+                    yield (
+                        f"{place}{name}",
+                        "cannot be used with Task REMOVE, which leaves the background empty",
+                    )
             if level.Task:
                 break
 
@@ -170,11 +184,12 @@ def _invisible_background(
         for rendition in settings.renditions
     ):
         return None
-    if settings.backdrop is not None:
-        return (
-            "Backdrop",
-            f"would not be seen: {preset_list} sets the background itself; leave out the Backdrop or the preset",
-        )
+    for field, value in (("Scene", settings.scene), ("Backdrop", settings.backdrop)):
+        if value is not None:
+            return (
+                field,
+                f"would not be seen: {preset_list} sets the background itself; leave out the {field} or the preset",
+            )
     return (
         "Task",
         f"REPLACE paints a background that would not be seen: {preset_list} sets the background itself; use REMOVE",

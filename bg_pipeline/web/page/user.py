@@ -6,6 +6,7 @@ import streamlit as st
 
 from bg_pipeline.review import this_user
 from bg_pipeline.settings import Settings
+from bg_pipeline.web.page import review_server
 from bg_pipeline.web.page.widgets import escape_markdown
 
 SIGNED_IN_SECONDS = 12 * 3600
@@ -28,7 +29,19 @@ def show_sign_out(settings: Settings) -> None:
     if settings.oidc_client_id:
         st.divider()
         st.caption(f"Signed in as {escape_markdown(name())}")
-        st.button("Sign out", on_click=st.logout)
+        st.button("Sign out", on_click=_sign_out)
+
+
+def _sign_out() -> None:
+    if session := st.session_state.pop("review_session", None):
+        review_server.sessions.close(session)
+    st.logout()
+
+
+def signed_in_until() -> float | None:
+    """When the visitor's sign-in ends, in seconds of the epoch; None where sign-in is off."""
+    issued = st.user.get("iat")
+    return issued + SIGNED_IN_SECONDS if isinstance(issued, int | float) else None
 
 
 def name() -> str:

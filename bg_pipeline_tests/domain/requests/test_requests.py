@@ -105,6 +105,7 @@ EVERYTHING: dict[str, Any] = {
     "MaskKey": "assets/mask.png",
     "Backdrop": "image-files/2026/11/21/101530/beach.jpg",
     "Shadow": "soft",
+    "Feather": 3,
     "Seed": 0,
     "Quality": "standard",
     "CfgScale": 7,

@@ -1,6 +1,6 @@
 """The rate limiter in simulated time: run length divided by the minimum (images / quota), and refused calls.
 
-Run `python -m benchmarks.gate` from the repository's root; it takes about a minute. It assumes 120 requests per
+Run `python -m benchmarks.rate_limiter` in the repository's root; it takes about a minute. It assumes 120 requests per
 minute in each Region and the service model of `bg_pipeline_tests/rate_limits/simulation.py`.
 """
 

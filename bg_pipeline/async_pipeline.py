@@ -22,17 +22,21 @@ T = TypeVar("T")
 def _in_thread(
     method: Callable[Concatenate[Pipeline, P], T],
 ) -> "Callable[Concatenate[AsyncPipeline, P], Coroutine[Any, Any, T]]":
-    @functools.wraps(method)
-    async def call(self: "AsyncPipeline", *args: P.args, **named: P.kwargs) -> T:
+    async def call(self: "AsyncPipeline", /, *args: P.args, **named: P.kwargs) -> T:
         return await asyncio.to_thread(method, self.pipeline, *args, **named)
 
+    functools.update_wrapper(call, method)
     return call
 
 
 def _in_loop(progress: Callable[[T], None]) -> Callable[[T], None]:
     """Calls ``progress`` in the running event loop, from any thread."""
     loop = asyncio.get_running_loop()
-    return lambda news: loop.call_soon_threadsafe(progress, news) and None
+
+    def call(news: T) -> None:
+        loop.call_soon_threadsafe(progress, news)
+
+    return call
 
 
 class AsyncPipeline:

@@ -303,6 +303,21 @@ class Settings(BaseSettings):
         description="Prefix of Dagster asset keys and group names, to keep them apart from those of other "
         "code.",
     )
+    asset_owners: Annotated[Words, Affects.NOTHING] = Field(
+        (),
+        description="Owners of the assets in Dagster, comma-separated: e-mail addresses, or teams such as "
+        "`team:photos`.",
+    )
+    automation_conditions: Annotated[bool, Affects.NOTHING] = Field(
+        False,
+        description="Give the assets automation conditions: when `raw_images` of a date was materialized, Dagster's "
+        "automation sensor requests the others. An alternative to the sensor `new_uploads`.",
+    )
+    fresh_hours: Annotated[float, Field(ge=0, le=8760), Affects.NOTHING] = Field(
+        0.0,
+        description="Hours after which Dagster calls an asset stale that was materialized for no date; 0: never, for "
+        "photos that do not come every day.",
+    )
     keep_payloads: Annotated[bool, Affects.NOTHING] = Field(
         False, description="Store the exact request and response of each model call under `model-payloads/`."
     )
@@ -450,6 +465,8 @@ class Settings(BaseSettings):
         "caption_regions",
         "mask_sources",
         "trusted_proxies",
+        "api_allowed_origins",
+        "asset_owners",
         mode="before",
     )
     @classmethod
@@ -496,6 +513,14 @@ class Settings(BaseSettings):
                 ipaddress.ip_network(word)
             except ValueError as error:
                 raise ValueError(f"{error}; write an address or a network, such as 10.0.0.0/16") from None
+        return value
+
+    @field_validator("asset_owners")
+    @classmethod
+    def _owners(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for word in value:
+            if not re.fullmatch(r"team:[A-Za-z0-9_.-]+|[^@\s]+@[^@\s]+\.[^@\s]+", word):
+                raise ValueError(f"'{word}' is neither an e-mail address nor a team such as team:photos")
         return value
 
     @field_validator("api_allowed_origins")

@@ -284,8 +284,9 @@ def _deliver_all(service: Service, batch: Batch) -> None:
     """Copies a finished order's pictures to the keys whose links were answered; a failure is logged."""
     try:
         report = service.jobs.status(batch).report()
-        for number in range(1, len(report.rows[0].Outputs) + 1) if report else ():
-            _delivered(service, batch, report.rows[0], number)
+        for row in report.rows if report else ():
+            for number in range(1, len(row.Outputs) + 1):
+                _delivered(service, batch, row, number)
     except (Problem, BgPipelineError, ClientError, BotoCoreError) as error:
         _log.warning("the pictures of order %s were not delivered: %s", job_id(batch), error)
 

@@ -7,6 +7,7 @@ import click
 from bg_pipeline.cli.api import api
 from bg_pipeline.cli.captions import captions
 from bg_pipeline.cli.demo import demo
+from bg_pipeline.cli.deploy import deploy
 from bg_pipeline.cli.doctor import doctor
 from bg_pipeline.cli.follow_up import approve, retry
 from bg_pipeline.cli.page import page
@@ -46,6 +47,7 @@ for command in (
     page,
     api,
     doctor,
+    deploy,
 ):
     main.add_command(command)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, CDPSession, sync_playwright
 
 from benchmarks import rig as rigs
 from benchmarks.rig import Rig, environment_variables, jpeg, rig, table
@@ -107,11 +107,8 @@ def today() -> date:
     return datetime.now(UTC).date()
 
 
-def metrics_of(page: Page) -> dict[str, float]:
+def metrics_of(session: CDPSession) -> dict[str, float]:
     """Chromium's own figures of the page: CPU seconds of its main thread, bytes of JavaScript's heap."""
-    session = page.context.new_cdp_session(page)
-    # The thread's own time does not grow while other programs have the core.
-    session.send("Performance.enable", {"timeDomain": "threadTicks"})
     return {each["name"]: each["value"] for each in session.send("Performance.getMetrics")["metrics"]}
 
 
@@ -178,9 +175,12 @@ def scrolling(rig: Rig, browser: Browser, results: int) -> list[Sequence[object]
         page.get_by_role("button", name=f"Waiting {results:,}").wait_for()
         first = time.monotonic() - began
         page.wait_for_timeout(2000)
-        before = metrics_of(page)
+        session = page.context.new_cdp_session(page)
+        # The thread's own time does not grow while other programs have the core.
+        session.send("Performance.enable", {"timeDomain": "threadTicks"})
+        before = metrics_of(session)
         frames = page.evaluate(SCROLL, 10)
-        after = metrics_of(page)
+        after = metrics_of(session)
         heap, rss = after["JSHeapUsedSize"] / 1e6, renderer_rss()
         page.close()
     late = sum(frame > 34 for frame in frames) / len(frames)

@@ -6,7 +6,7 @@ RUN_INSTALLED := $(VENV)/.run
 DEV_INSTALLED := $(VENV)/.dev
 DECLARED := pyproject.toml packages/bg_pipeline_local_aws/pyproject.toml constraints.txt
 
-.PHONY: demo up test test-slow lint licenses audit clean
+.PHONY: demo up test test-slow lint licenses audit requirements image clean
 
 demo: $(RUN_INSTALLED)
 	$(BIN)/bg-pipeline demo $(ARGS)
@@ -39,6 +39,18 @@ audit: $(AUDIT)/bin/pip-audit
 $(AUDIT)/bin/pip-audit:
 	$(PYTHON) -m venv $(AUDIT)
 	$(AUDIT)/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+
+# The image's packages with their hashes, from constraints.txt and what pyproject.toml declares; a test compares them.
+COMPILE = uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-annotate --no-header
+
+requirements:
+	$(COMPILE) -c constraints.txt --extra api --extra masks --extra postgres --extra ui \
+		pyproject.toml packages/bg_pipeline_local_aws/pyproject.toml -o requirements/image.txt
+	$(COMPILE) requirements/build.in -o requirements/build.txt
+
+# With docker, podman or buildah; ARGS has more options, such as ARGS="--platform linux/arm64".
+image:
+	$(firstword $(shell command -v docker podman buildah)) build --tag bg-pipeline $(ARGS) .
 
 clean:
 	rm -rf $(VENV) $(AUDIT) .bg_pipeline build *.egg-info

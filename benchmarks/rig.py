@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
@@ -156,12 +157,27 @@ def submit(
     return batch
 
 
-def finished(rig: Rig, store: Store, settings: Settings, images: int) -> Batch:
-    """A batch of empty photos in the state after a successful run: results, ledger, report."""
-    batch = Batch(FIRST_DATE, "101530")
-    rig.seed(store, batch.input_prefix, images)
-    rig.seed(store, batch.output_prefix, images)
-    rig.seed(store, batch.output_prefix, images, ".jpg.json")
+def finished(
+    rig: Rig,
+    store: Store,
+    settings: Settings,
+    images: int,
+    *,
+    day: date = FIRST_DATE,
+    photo: bytes = b"",
+    result: bytes = b"",
+) -> Batch:
+    """A batch in the state after a successful run: results, ledger, report.
+
+    Photos and results are empty, or JPEGs that differ in a comment.
+    """
+    batch = Batch(day, "101530")
+    if photo:
+        _store_pictures(store, batch, images, photo, result)
+    else:
+        rig.seed(store, batch.input_prefix, images)
+        rig.seed(store, batch.output_prefix, images)
+        rig.seed(store, batch.output_prefix, images, ".jpg.json")
     document = {"Id": f"bench-{batch.date}", "Prompt": "a sunny beach"}
     store.write(batch.request_key, json.dumps(document).encode(), media_type="application/json")
     (uploaded,) = batches(store, batch.date)
@@ -195,6 +211,18 @@ def finished(rig: Rig, store: Store, settings: Settings, images: int) -> Batch:
     work.ledger.update_header(Reported="2026-11-01T12:00:00+00:00")
     work.ledger.finish(work.writer)
     return batch
+
+
+def _store_pictures(store: Store, batch: Batch, images: int, photo: bytes, result: bytes) -> None:
+    def write(number: int) -> None:
+        name = f"{number:06}.jpg"
+        store.write(batch.upload_key(name), numbered(photo, number), media_type="image/jpeg")
+        key = s3_keys.result_key(batch.output_prefix, name)
+        store.write(key, numbered(result, number), media_type="image/jpeg")
+        store.write_json(f"{key}.json", {})
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(images)))
 
 
 def days(count: int) -> list[date]:

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bg_pipeline.async_pipeline import AsyncPipeline
+    from bg_pipeline.definitions import BackgroundChange
     from bg_pipeline.pipeline import Pipeline
 
-__all__ = ["AsyncPipeline", "Pipeline"]
+__all__ = ["AsyncPipeline", "BackgroundChange", "Pipeline"]
 
 
 def __getattr__(name: str) -> Any:
@@ -35,4 +36,13 @@ def __getattr__(name: str) -> Any:
         from bg_pipeline.async_pipeline import AsyncPipeline
 
         return AsyncPipeline
+    if name == "BackgroundChange":
+        # Imports Dagster, which only those pay for who load the component.
+        from bg_pipeline.definitions import BackgroundChange
+
+        return BackgroundChange
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -132,6 +132,38 @@ class Acts:
                 decisions += review.decide(work.locations.data, some, state, by=person.name, reason=reason)
         return decisions
 
+    def decide_as_seen(
+        self, person: Person, work: BatchWork, items: Sequence[Item], state: State, *, reason: str = ""
+    ) -> list[str]:
+        """Stores a person's decision where nobody decided since the person looked (`review.decide_as_seen`)."""
+        self._require_review(person, work)
+        items = list(items)
+        review.check_decision(items, state, by=person.name, reason=reason)
+        etags: list[str] = []
+        for start in range(0, len(items), RESULTS_PER_LINE):
+            some = items[start : start + RESULTS_PER_LINE]
+            about = {"Decision": state.value, "Reason": reason, "Results": _named(some)}
+            with self._about(person, Act.DECIDE, work, about) as result:
+                stored = review.decide_as_seen(
+                    work.locations.data, some, state, by=person.name, reason=reason
+                )
+                result["NotStored"] = [item.key for item, etag in zip(some, stored, strict=True) if not etag]
+            etags += stored
+        return etags
+
+    def take_back(self, person: Person, work: BatchWork, decided: Sequence[tuple[str, str]]) -> list[str]:
+        """Takes decisions about results of a batch back (`review.take_back`)."""
+        self._require_review(person, work)
+        etags: list[str] = []
+        for start in range(0, len(decided), RESULTS_PER_LINE):
+            some = decided[start : start + RESULTS_PER_LINE]
+            about = {"Results": [{"Key": key} for key, _ in some]}
+            with self._about(person, Act.TAKE_BACK, work, about) as result:
+                stored = review.take_back(work.locations.data, some, by=person.name)
+                result["NotStored"] = [key for (key, _), etag in zip(some, stored, strict=True) if not etag]
+            etags += stored
+        return etags
+
     def redo(
         self,
         person: Person,

@@ -1,6 +1,9 @@
 """The Dagster definitions: assets, checks, jobs, schedules, sensors and resources of the pipeline."""
 
+from typing import Annotated, Any
+
 import dagster as dg
+from pydantic import Field
 
 from bg_pipeline.defs.assets.custom_labels_window import custom_labels_window
 from bg_pipeline.defs.assets.image_flow import image_flow
@@ -15,6 +18,7 @@ from bg_pipeline.defs.sensors.missing_reports import forgotten_uploads
 from bg_pipeline.defs.sensors.notifications import notices
 from bg_pipeline.defs.sensors.uploads import new_uploads, upload_events
 from bg_pipeline.domain.stages import REPORT
+from bg_pipeline.errors import SettingsError
 from bg_pipeline.settings import Settings, settings
 
 
@@ -50,6 +54,37 @@ def definitions(settings: Settings) -> dg.Definitions:
         ),
         executor=dg.in_process_executor,
     )
+
+
+class BackgroundChange(dg.Component, dg.Model, dg.Resolvable):
+    """The pipeline as a component: ``type: bg_pipeline.BackgroundChange`` in a ``defs.yaml`` of your own project.
+
+    ``settings`` are those of the README without ``BG_``, in lower case (``bucket``, ``regions``, ``max_cost_usd`` …);
+    they override the environment of the code location. Secrets belong into the environment.
+    """
+
+    bucket: Annotated[
+        str,
+        dg.Resolver.default(description="S3 bucket for photos, results and the pipeline's state."),
+    ]
+    key_prefix: Annotated[
+        str,
+        dg.Resolver.default(
+            description="Prefix of asset keys, group and jobs, to keep them apart from those of other code."
+        ),
+    ] = ""
+    settings: Annotated[
+        dict[str, Any],
+        dg.Resolver.default(
+            description="Other settings, by their names in lower case without BG_, such as max_cost_usd: 10."
+        ),
+    ] = Field(default_factory=dict)
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """The definitions with these settings. Raises `SettingsError`, which names the setting."""
+        if twice := self.settings.keys() & {"bucket", "key_prefix"}:
+            raise SettingsError(f"settings: {', '.join(sorted(twice))} is an attribute of its own")
+        return definitions(settings(bucket=self.bucket, key_prefix=self.key_prefix, **self.settings))
 
 
 defs = definitions(settings())

@@ -77,10 +77,12 @@ class NotTried(ImageError):
 class CallError(BgPipelineError):
     """A service call for one image failed; ``code`` is the service's own error code.
 
-    ``transient`` is whether the next run may repeat the call.
+    ``transient`` is whether the next run may repeat the call. ``repeated`` is set if the call failed for another
+    image and was not made for this one.
     """
 
     transient = False
+    repeated = False
 
     def __init__(self, code: str, cause: str) -> None:
         super().__init__(cause)

@@ -5,6 +5,7 @@ answers make a run cheaper than planned, never more expensive.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -15,12 +16,14 @@ from bg_pipeline.domain.requests import ImageSettings
 from bg_pipeline.domain.stages import CAPTIONS, LABELS, PICTURES
 from bg_pipeline.errors import NothingUsable
 from bg_pipeline.generators import Generator, Operation, by_words
+from bg_pipeline.generators.scenes import ASPECTS, ScenePainter
 from bg_pipeline.labelers import custom_labels, faces, rekognition
 from bg_pipeline.models.selection import ModelSelector, SelectedModel
 from bg_pipeline.rate_limits.account_quotas import AccountQuotas
 from bg_pipeline.run.batch_work import BatchWork
 from bg_pipeline.run.context import RunContext
 from bg_pipeline.run.discovery import sample_left
+from bg_pipeline.run.scenes import scene_seed
 from bg_pipeline.settings import Settings
 
 T = TypeVar("T")
@@ -33,6 +36,8 @@ class ModelChoices:
     replacer: SelectedModel[Generator] | None
     remover: SelectedModel[Generator] | None
     captioner: SelectedModel[str] | None
+    painter: Callable[[], SelectedModel[ScenePainter] | None]
+    """Selects the model that paints scenes; called only if a request has one."""
     regions: Sequence[str]
     """The Regions of all services except Bedrock models."""
     per_minute: Callable[[Operation, str], float]
@@ -79,6 +84,12 @@ class Plan:
     unreadable: list[str] = field(default_factory=list)
     lines: list[PlannedCalls] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    on_scenes: int = 0
+    """Pictures that are made on scenes which several photos share."""
+    scenes_usd: float | None = 0.0
+    """The highest cost of these scenes, and …"""
+    instead_usd: float | None = None
+    """… what a background of its own for each of those pictures would cost; None: not known."""
 
     @property
     def minutes(self) -> float:
@@ -95,11 +106,27 @@ class Plan:
         costs = [line.worst_usd for line in self.lines]
         return None if None in costs else sum(cost or 0.0 for cost in costs)
 
+    @property
+    def scene_prices(self) -> str:
+        """A sentence that compares shared scenes with backgrounds for single photos; empty without scenes."""
+        if not self.on_scenes:
+            return ""
+        scenes, instead = (
+            "an unknown price" if usd is None else f"{usd:,.2f} USD"
+            for usd in (self.scenes_usd, self.instead_usd)
+        )
+        pictures = f"{self.on_scenes:,} picture{'s' if self.on_scenes > 1 else ''}"
+        return (
+            f"{pictures} on shared scenes, which cost at most {scenes}; a background of its own for each would cost "
+            f"{instead}."
+        )
+
 
 def plan(works: Iterable[BatchWork], settings: Settings, models: ModelChoices) -> Plan:
     """The plan of a run that brings ``works`` up to date."""
     result = Plan()
     lines: dict[Operation, PlannedCalls] = {}
+    scenes: Counter[tuple[str, str, int]] = Counter()
     for work in works:
         result.images += len(work.images)
         result.due += len(work.due)
@@ -112,6 +139,11 @@ def plan(works: Iterable[BatchWork], settings: Settings, models: ModelChoices) -
             image_settings, due = work.settings_of(image), work.due[image]
             if PICTURES in due and image_settings.needs_prompt and not image_settings.prompts:
                 result.without_prompt += 1
+            if PICTURES in due and image_settings.scene is not None:
+                scenes.update(
+                    (image_settings.scene, image_settings.negative_prompt, scene_seed(image_settings, output))
+                    for output in image_settings.outputs
+                )
             for operation, regions, calls, at_worst, usd in _calls(image_settings, due, settings, models):
                 if operation not in lines:
                     quota = sum(models.per_minute(operation, region) for region in regions)
@@ -121,7 +153,30 @@ def plan(works: Iterable[BatchWork], settings: Settings, models: ModelChoices) -
                 line.at_worst += at_worst
                 line.worst_usd = None if usd is None or line.worst_usd is None else line.worst_usd + usd
     result.lines = list(lines.values())
+    if scenes:
+        _add_scenes(result, scenes, models)
     return result
+
+
+def _add_scenes(result: Plan, scenes: Counter[tuple[str, str, int]], models: ModelChoices) -> None:
+    """Adds the calls for scenes, which are counted with the number of pictures that are made on each.
+
+    The photos' sizes are not known yet: at best all have the same aspect, at worst every aspect occurs.
+    """
+    result.on_scenes = sum(scenes.values())
+    if models.replacer is not None:
+        (operation,) = models.replacer.candidate.operations
+        result.instead_usd = facts_of(operation.name, operation.model_id).cost(images=result.on_scenes)
+    painter = models.painter()
+    if painter is None:
+        return
+    (operation,) = painter.candidate.operations
+    quota = sum(models.per_minute(operation, region) for region in painter.regions)
+    at_worst = sum(min(len(ASPECTS), pictures) for pictures in scenes.values())
+    result.scenes_usd = facts_of(operation.name, operation.model_id).cost(images=at_worst)
+    result.lines.append(
+        PlannedCalls(operation, painter.regions, quota, len(scenes), at_worst, result.scenes_usd)
+    )
 
 
 _Calls = tuple[Operation, Sequence[str], int, int, float | None]
@@ -180,7 +235,7 @@ def _rekognition_call(operation: Operation, models: ModelChoices) -> _Calls:
 def choose_models(context: RunContext) -> tuple[ModelChoices, list[str]]:
     """The models that a run would use now, and for each kind without a usable model the reason.
 
-    Calls control planes only, which is free.
+    Calls control planes only, which is free. The reason for scenes is added once `ModelChoices.painter` is called.
     """
     reasons: list[str] = []
 
@@ -203,6 +258,7 @@ def choose_models(context: RunContext) -> tuple[ModelChoices, list[str]]:
             replacer=current(context.background_models),
             remover=current(context.cut_out_models),
             captioner=current(context.caption_models) if context.settings.caption_models else None,
+            painter=lambda: current(context.scene_models),
             regions=context.aws.regions,
             per_minute=per_minute,
         ),

@@ -66,6 +66,10 @@ class Settings(BaseSettings):
         description="Image models in order of preference, comma-separated; the first one that is available "
         "and allowed is used. `package.module:Class` is a generator class of your own.",
     )
+    scene_models: Annotated[Words, Affects.RUN] = Field(
+        ("stable-image-ultra", "stable-image-core", "sd3-5-large"),
+        description="Models that paint the scenes of requests with `Scene`, in order of preference, comma-separated.",
+    )
     caption_models: Annotated[Words, Affects.RUN] = Field(
         ("us.amazon.nova-pro-v1:0", "us.amazon.nova-2-lite-v1:0", "us.amazon.nova-lite-v1:0"),
         description="Caption models in order of preference, comma-separated; an empty value switches captions"
@@ -245,6 +249,13 @@ class Settings(BaseSettings):
     feather: Annotated[float, Field(ge=0, le=50), Affects.RESULT] = Field(
         1.5, description="Width of the soft edge around the subject, in pixels of the photo."
     )
+    scene_colour_matching: Annotated[
+        float, Field(ge=0, le=1), Effect(Affects.RESULT, needs="scene_colour_matching")
+    ] = Field(
+        0.0,
+        description="How far (0 to 1) the subject's colours are drawn to those of its `Scene`, with `Mode: DEFAULT` "
+        "only; 0: not at all.",
+    )
     # A certificate is renewed; results that exist keep the signature that they have, or none.
     c2pa_certificate: Annotated[Path | None, Affects.NOTHING] = Field(
         None,
@@ -291,6 +302,21 @@ class Settings(BaseSettings):
         pattern=r"^[A-Za-z0-9_]*$",
         description="Prefix of Dagster asset keys and group names, to keep them apart from those of other "
         "code.",
+    )
+    asset_owners: Annotated[Words, Affects.NOTHING] = Field(
+        (),
+        description="Owners of the assets in Dagster, comma-separated: e-mail addresses, or teams such as "
+        "`team:photos`.",
+    )
+    automation_conditions: Annotated[bool, Affects.NOTHING] = Field(
+        False,
+        description="Give the assets automation conditions: when `raw_images` of a date was materialized, Dagster's "
+        "automation sensor requests the others. An alternative to the sensor `new_uploads`.",
+    )
+    fresh_hours: Annotated[float, Field(ge=0, le=8760), Affects.NOTHING] = Field(
+        0.0,
+        description="Hours after which Dagster calls an asset stale that was materialized for no date; 0: never, for "
+        "photos that do not come every day.",
     )
     keep_payloads: Annotated[bool, Affects.NOTHING] = Field(
         False, description="Store the exact request and response of each model call under `model-payloads/`."
@@ -459,6 +485,7 @@ class Settings(BaseSettings):
         "allowed_buckets",
         "regions",
         "image_models",
+        "scene_models",
         "caption_models",
         "caption_regions",
         "mask_sources",
@@ -467,6 +494,8 @@ class Settings(BaseSettings):
         "publisher_groups",
         "admin_groups",
         "trusted_proxies",
+        "api_allowed_origins",
+        "asset_owners",
         mode="before",
     )
     @classmethod
@@ -480,7 +509,7 @@ class Settings(BaseSettings):
     def _empty_as_none(cls, value: Any) -> Any:
         return value if value != "" else None
 
-    @field_validator("image_models")
+    @field_validator("image_models", "scene_models")
     @classmethod
     def _not_empty(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value:
@@ -513,6 +542,14 @@ class Settings(BaseSettings):
                 ipaddress.ip_network(word)
             except ValueError as error:
                 raise ValueError(f"{error}; write an address or a network, such as 10.0.0.0/16") from None
+        return value
+
+    @field_validator("asset_owners")
+    @classmethod
+    def _owners(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for word in value:
+            if not re.fullmatch(r"team:[A-Za-z0-9_.-]+|[^@\s]+@[^@\s]+\.[^@\s]+", word):
+                raise ValueError(f"'{word}' is neither an e-mail address nor a team such as team:photos")
         return value
 
     @field_validator("api_allowed_origins")

@@ -10,8 +10,8 @@ HOME = Path(bg_pipeline.__file__).parent
 WAYS_IN = ("cli", "web", "defs", "pipeline.py", "async_pipeline.py")
 
 RECORDED = {
-    "bg_pipeline.review": {"approve_sample", "decide", "publish", "redo"},
-    "bg_pipeline.review.decisions": {"decide"},
+    "bg_pipeline.review": {"approve_sample", "decide", "decide_as_seen", "publish", "redo", "take_back"},
+    "bg_pipeline.review.decisions": {"decide", "decide_as_seen", "take_back"},
     "bg_pipeline.review.follow_up": {"approve_sample"},
     "bg_pipeline.review.publishing": {"publish"},
     "bg_pipeline.review.redoing": {"redo"},
@@ -61,8 +61,10 @@ def test_acts_has_them_all() -> None:
     assert {name.rpartition(".")[2] for name in used(source)} == {
         "approve_sample",
         "decide",
+        "decide_as_seen",
         "publish",
         "redo",
+        "take_back",
         "submit",
         "hand_over",
         "reserve_name",

@@ -23,7 +23,7 @@ def bench(s3, bucket: str, control: ControlClient) -> Bench:
 
 def plan(bench: Bench, **overrides: Any) -> Plan:
     chosen = bench.settings(**overrides)
-    context = RunContext(chosen, aws(), bench.store, stop=threading.Event())
+    context = RunContext(chosen, aws(*chosen.regions), bench.store, stop=threading.Event())
     try:
         models, _ = choose_models(context)
     finally:
@@ -103,3 +103,50 @@ def test_an_unknown_price_makes_the_total_unknown(bench: Bench) -> None:
     assert found.worst_usd is not None
     found.lines[0].worst_usd = None
     assert found.worst_usd is None
+
+
+def test_a_scene_is_planned_once_and_compared_with_backgrounds_of_their_own(bench: Bench) -> None:
+    bench.submit(40, Scene="a sunlit oak table", Prompt=None, MaskKey="assets/m.png")
+    found = plan(bench, regions="us-west-2", image_models=("stability",))
+    assert calls(found)["STABLE_IMAGE_ULTRA"] == (1, 3)
+    assert "STABILITY_INPAINT" not in calls(found)
+    assert found.on_scenes == 40
+    assert found.scenes_usd == pytest.approx(0.42)
+    assert found.instead_usd == pytest.approx(40 * 0.07)
+    assert found.scene_prices == (
+        "40 pictures on shared scenes, which cost at most 0.42 USD; a background of its own for each would cost "
+        "2.80 USD."
+    )
+    assert found.worst_usd == pytest.approx(0.42 + 40 * (0.001 + 0.0025), abs=0.05)
+
+
+def test_scenes_with_other_words_or_seeds_are_counted_by_themselves(bench: Bench) -> None:
+    bench.submit(
+        {"a.jpg": photo(1), "b.jpg": photo(2), "c.jpg": photo(3)},
+        Scene="a table",
+        Prompt=None,
+        Variants=2,
+        Images=[{"ImageName": "a.jpg"}, {"ImageName": "b.jpg"}, {"ImageName": "c.jpg", "Scene": "a wall"}],
+    )
+    found = plan(bench, regions="us-west-2", scene_models=("stable-image-core",))
+    assert calls(found)["STABLE_IMAGE_CORE"] == (4, 2 + 2 + 1 + 1)
+
+
+def test_without_a_scene_no_scene_model_is_asked_for(bench: Bench, control: ControlClient) -> None:
+    bench.submit(1)
+    found = plan(bench)
+    assert (found.scene_prices, found.scenes_usd) == ("", 0.0)
+    assert not any("image-ultra" in line.operation.model_id for line in found.lines)
+
+
+def test_a_plan_without_a_usable_scene_model_says_why(bench: Bench) -> None:
+    bench.submit(1, Scene="a table", Prompt=None)
+    chosen = bench.settings()
+    context = RunContext(chosen, aws("us-east-1"), bench.store, stop=threading.Event())
+    try:
+        models, reasons = choose_models(context)
+        found = planning.plan(find_work(bench.store, chosen, [DATE]), chosen, models)
+    finally:
+        context.close()
+    assert found.on_scenes == 1
+    assert "stable-image-ultra" in " ".join(reasons)

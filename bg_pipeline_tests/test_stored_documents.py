@@ -154,7 +154,11 @@ KINDS = {
         lambda data: holder_of(store_of(data), "key"), frozenset({"Since", "Renewed", "Process", "Token"})
     ),
     "decision.json": Kind(
-        lambda data: Reviews(store_of(data)).of([RESULT], "generated-image-files/spring"),
+        lambda data: [
+            decision
+            for _, decision in Reviews(store_of(data)).of([RESULT], "generated-image-files/spring").values()
+            if decision
+        ],
         frozenset({"Result", "ResultETag", "Decision"}),
     ),
     "published.json": Kind(_published, frozenset({"ETag"}), frozenset({""})),
@@ -354,7 +358,8 @@ def test_a_foreign_object_is_no_answer() -> None:
 def test_a_decision_without_its_writer_still_rejects() -> None:
     document = json.loads(stored("decision.json"))
     short = json.dumps({name: document[name] for name in ("Result", "ResultETag", "Decision")}).encode()
-    (decision,) = Reviews(store_of(short)).of([RESULT], "generated-image-files/spring").values()
+    ((_, decision),) = Reviews(store_of(short)).of([RESULT], "generated-image-files/spring").values()
+    assert decision is not None
     assert decision.state == "rejected"
 
 

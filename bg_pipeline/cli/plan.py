@@ -144,6 +144,8 @@ def _show(result: Plan, configured: Settings) -> None:
         f"{result.minutes_at_worst:,.1f} with all repetitions. "
         f"Cost at worst: {'an unknown price' if cost is None else f'{cost:,.2f} USD'} (prices as of {as_of()})."
     )
+    if result.scene_prices:
+        click.echo(result.scene_prices)
     if configured.max_cost_usd and (cost is None or cost > configured.max_cost_usd):
         click.echo(f"BG_MAX_COST_USD = {configured.max_cost_usd:,.2f} would stop the run before that.")
     for note in dict.fromkeys(_processed_in(result)):

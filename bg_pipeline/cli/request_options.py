@@ -42,9 +42,15 @@ _OPTIONS: Final = (
         help="A colour, a picture, or the photo's own ground out of focus as the background; no model paints it.",
     ),
     click.option(
+        "--scene",
+        metavar="TEXT",
+        help="One background for all photos, such as 'a sunlit oak table': painted and paid for once for each of at "
+        "most three aspects.",
+    ),
+    click.option(
         "--shadow",
         metavar="none|soft [direction=0…360] [softness=0…1] [strength=0…1]",
-        help="A shadow under the subject, with --backdrop; direction is where it falls, as on a clock.",
+        help="A shadow under the subject, with --backdrop or --scene; direction is where it falls, as on a clock.",
     ),
     click.option("--preset", multiple=True, help="The name of a preset of files to make from each picture."),
     click.option(
@@ -87,6 +93,7 @@ def request_fields(options: Mapping[str, Any], batch: Batch, others: dict[str, U
         "Task": options["task"],
         "Subject": options["subject"],
         "Backdrop": backdrop,
+        "Scene": options["scene"],
         "Shadow": options["shadow"],
         "Variants": options["variants"],
         "Seed": options["seed"],

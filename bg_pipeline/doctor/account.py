@@ -18,8 +18,9 @@ from bg_pipeline.captioners import nova
 from bg_pipeline.doctor.bucket import bucket
 from bg_pipeline.doctor.findings import Finding, Level, error_text
 from bg_pipeline.domain.model_facts import FRESH, as_of, facts_of, outdated
-from bg_pipeline.errors import SettingsError
+from bg_pipeline.errors import NothingUsable, SettingsError
 from bg_pipeline.generators import Operation, generator
+from bg_pipeline.generators.scenes import scene_painter
 from bg_pipeline.imaging import signing
 from bg_pipeline.labelers import rekognition
 from bg_pipeline.masks.local_cutout import NETWORK, check_network
@@ -38,6 +39,7 @@ def examine(settings: Settings, aws: Aws) -> Iterator[Finding]:
         yield from bucket(settings, aws)
         yield from image_models(settings, aws)
         yield from caption_models(settings, aws)
+        yield scene_models(settings, aws)
         yield rekognition_regions(aws)
         yield from quotas(settings, aws)
     yield access(settings)
@@ -106,6 +108,25 @@ def image_models(settings: Settings, aws: Aws) -> Iterator[Finding]:
         for each in generators
     ]
     yield from _model_findings(aws, operations, "BG_IMAGE_MODELS", "BG_REGIONS")
+
+
+def scene_models(settings: Settings, aws: Aws) -> Finding:
+    """Which model paints the scenes of requests with ``Scene``; without one only such requests fail."""
+    lines: list[str] = []
+    candidates = [
+        models.ModelCandidate(each.name, (each.paints,), each)
+        for each in map(scene_painter, settings.scene_models)
+    ]
+    try:
+        models.ModelSelector(aws, candidates, lines.append).current()
+    except NothingUsable as error:
+        return Finding(
+            Level.ATTENTION,
+            "scenes",
+            str(error),
+            "needed only for requests with Scene: name a model in BG_SCENE_MODELS, or its Region in BG_REGIONS",
+        )
+    return Finding(Level.OK, "scenes", "; ".join(lines))
 
 
 def caption_models(settings: Settings, aws: Aws) -> Iterator[Finding]:
@@ -226,18 +247,23 @@ def quotas(settings: Settings, aws: Aws) -> Iterator[Finding]:
         for operation in (each.replaces, each.removes)
         if operation
     }
+    scenes: dict[Operation, Sequence[str]] = {
+        operation: [*aws.regions, *runs_outside_region(aws, (operation,))]
+        for operation in (scene_painter(name).paints for name in settings.scene_models)
+    }
     captions = nova.regions(settings, aws)
     operations |= {nova.operation(name): captions for name in nova.models(settings, aws)}
     account = AccountQuotas(aws)
     regions_in_use: dict[str, None] = {}
-    for operation, regions in operations.items():
+    for operation, regions in (operations | scenes).items():
         facts = facts_of(operation.name, operation.invoke_id)
         name, setting = f"quota {operation.name}", f"BG_QUOTA_{operation.name}_RPM"
         for region in regions:
             sources = callable_regions(operation)
             if sources and region not in sources:
                 continue
-            regions_in_use[region] = None
+            if operation not in scenes:
+                regions_in_use[region] = None
             yield from _token_quotas(account, operation, region, name)
             subject = f"{operation.invoke_id} in {region}"
             configured = settings.quota(operation.name)

@@ -18,6 +18,7 @@ from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.model_facts import facts_of
 from bg_pipeline.domain.people import Via
 from bg_pipeline.generators import Operation, generator
+from bg_pipeline.generators.scenes import scene_painter
 from bg_pipeline.labelers import custom_labels
 from bg_pipeline.models.geography import callable_regions, inference_regions, runs_outside_region
 from bg_pipeline.run.archive import PREFIX as ARCHIVE_HERE
@@ -256,6 +257,10 @@ def _models(settings: Settings, aws: Aws, inputs: PolicyInputs) -> Iterator[Stat
         for each in images
         for operation in (each.replaces, each.removes)
         if operation and operation.service == "bedrock-runtime"
+    }
+    regions_of |= {
+        operation: runs_outside_region(aws, (operation,)) or aws.regions
+        for operation in (scene_painter(name).paints for name in settings.scene_models)
     }
     captions = nova.regions(settings, aws)
     regions_of |= {nova.operation(name): captions for name in nova.models(settings, aws)}

@@ -42,9 +42,9 @@ def read(text: str) -> Shadow | None:
     return Shadow(**values) if word == SOFT else None
 
 
-def has_values(text: str) -> bool:
-    """Whether a valid text says how the shadow falls."""
-    return bool(_parsed(text)[1])
+def values_in(text: str) -> frozenset[str]:
+    """The names of the values that a valid text has: some of ``direction``, ``softness``, ``strength``."""
+    return frozenset(_parsed(text)[1])
 
 
 def _parsed(text: str) -> tuple[str, dict[str, float]]:

@@ -5,7 +5,7 @@ Nothing here knows S3, Bedrock or requests: bytes and settings go in, bytes, pic
 and Pillow does the rest. `workers` runs these functions in processes that may crash or hang without harm.
 """
 
-from bg_pipeline.imaging.compose import composite, cut_out, restore_subject
+from bg_pipeline.imaging.compose import composite, cut_out, on_ground, restore_subject
 from bg_pipeline.imaging.encode import WITH_ALPHA, WRITABLE, encode, writable_format
 from bg_pipeline.imaging.fidelity import Fidelity, measure
 from bg_pipeline.imaging.fit import (
@@ -37,6 +37,7 @@ __all__ = [
     "fit",
     "fit_mask",
     "measure",
+    "on_ground",
     "open_photo",
     "read_header",
     "restore_subject",

@@ -8,6 +8,7 @@ from PIL import Image, ImageChops, ImageFilter, ImageOps
 from bg_pipeline.domain import shadows
 from bg_pipeline.imaging.edge import Edge, edge_boxes, softened
 from bg_pipeline.imaging.photo import Photo, on_white
+from bg_pipeline.imaging.scene import laid, shaded, view_of, wrapped
 from bg_pipeline.imaging.shadow import ground_shadow
 
 # The longer side of the picture that a shadow is drawn in: it is soft, so a small one is enough.
@@ -64,10 +65,13 @@ def composite(
 ) -> Image.Image:
     """The photo's subject on a given picture or colour (``#rrggbb``): an RGB picture of the photo's size.
 
-    A backdrop picture is scaled to cover the frame and cropped around its centre, never stretched. ``shadow`` is
+    A backdrop picture is scaled to cover the frame and cropped around its centre, never stretched; with a ``shadow``
+    that has values it is laid under the subject as a scene is (`on_ground`). ``shadow`` is
     the request's (`shadows.read`); a subject that the lower edge of the frame cuts off gets none. See
     `restore_subject` for the other arguments.
     """
+    if not isinstance(backdrop, str) and shadows.values_in(shadow):
+        return on_ground(photo, subject, on_white(backdrop), shadow=shadow, feather=feather)[0]
     if isinstance(backdrop, str):
         scene = Image.new("RGB", photo.size, backdrop)
     else:
@@ -75,9 +79,30 @@ def composite(
     asked = shadows.read(shadow)
     if asked is not None:
         # Results with a plain ``soft`` look as they always did.
-        plain = not shadows.has_values(shadow)
+        plain = not shadows.values_in(shadow)
         scene.paste("black", mask=_shadow(subject) if plain else ground_shadow(subject, asked))
     return restore_subject(photo, scene, subject, feather=feather)
+
+
+def on_ground(
+    photo: Photo, subject: Image.Image, scene: Image.Image, *, shadow: str, feather: float
+) -> tuple[Image.Image, bool]:
+    """The photo's subject in a scene (RGB) whose ground is laid under it: an RGB picture of the photo's size.
+
+    Also returns whether the subject stands on the scene's ground; otherwise it has no shadow. The shadow follows the
+    subject's lower edge and, as far as the request's ``shadow`` does not say otherwise, the scene's light. On
+    its edge the subject takes some of the scene's colour; inside it pixels are bit-identical to the photo's. See
+    `restore_subject` for the other arguments.
+    """
+    _must_fit(photo, subject, "subject")
+    view = view_of(scene)
+    placed = laid(scene, view, photo.size, subject)
+    if placed.stands:
+        shaded(placed.ground, subject, shadow, view)
+    colours, matte = _cut(photo, subject, feather)
+    wrapped(colours, matte, placed.ground)
+    colours.paste(placed.ground, mask=ImageChops.invert(matte))
+    return colours, placed.stands
 
 
 def _shadow(subject: Image.Image) -> Image.Image:

@@ -25,7 +25,7 @@ _FORESHORTENED = 0.35
 _LENGTH = 0.5
 """Length of a cast shadow, in heights of the subject."""
 
-_CONTACT, _AMBIENT, _CAST = 0.8, 0.5, 0.5
+_CONTACT, _AMBIENT, _CAST = 0.9, 0.6, 0.5
 """Darkness of the three parts at full strength."""
 
 
@@ -36,10 +36,11 @@ def lowest_row(subject: Image.Image) -> int | None:
     return None if box is None or box[3] >= subject.height - 1 else box[3]
 
 
-def ground_shadow(subject: Image.Image, shadow: Shadow) -> Image.Image:
+def ground_shadow(subject: Image.Image, shadow: Shadow, *, cast: float = 1.0) -> Image.Image:
     """How dark the ground is around the foot of the subject (mode L, of the subject's size; 255 is black).
 
-    It follows the subject's lower edge: the ground is darkest where that is lowest. A subject that the lower edge of
+    It follows the subject's lower edge: the ground is darkest where that is lowest. ``cast`` (0 to 1) is how much of
+    the shadow in the light's direction there is. A subject that the lower edge of
     the frame cuts off has no shadow.
     """
     if lowest_row(subject) is None:
@@ -63,8 +64,8 @@ def ground_shadow(subject: Image.Image, shadow: Shadow) -> Image.Image:
     )
     light = 1 - (1 - _CONTACT * _scaled(contact, 1.0)) * (1 - _AMBIENT * _scaled(around, 0.9))
     if shadow.direction is not None:
-        cast = _cast(small, base, height, shadow.direction, softness, width)
-        light = 1 - (1 - light) * (1 - _CAST * cast)
+        thrown = _cast(small, base, height, shadow.direction, softness, width)
+        light = 1 - (1 - light) * (1 - cast * _CAST * thrown)
     strength = min(1.0, 2 * shadow.strength) * light + max(0.0, 2 * shadow.strength - 1) * light * (1 - light)
     dark = Image.fromarray(np.rint(np.clip(strength, 0, 1) * 255).astype(np.uint8))
     whole = (small.shape[1] * step, small.shape[0] * step)

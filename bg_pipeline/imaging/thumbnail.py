@@ -1,9 +1,10 @@
-"""Small pictures for reports and pages."""
+"""Small pictures for reports and pages, and masks to lay over pictures."""
 
+from collections.abc import Sequence
 from io import BytesIO
 from typing import Final
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from bg_pipeline.imaging.photo import on_white, open_photo, scaled_down
 
@@ -12,9 +13,14 @@ SIDE: Final = 192
 MAX_BYTES: Final = 8_000
 """Target size of a thumbnail; a larger one is encoded again at a lower JPEG quality (60, 40, 20)."""
 
+OVERLAY_COLOUR: Final = (220, 20, 60, 140)
+"""Red, green, blue and opacity of what a mask replaces."""
 
-def thumbnail(picture: Image.Image | bytes, side: int = SIDE) -> bytes:
+
+def thumbnail(picture: Image.Image | bytes, side: int = SIDE, *, max_bytes: int = MAX_BYTES) -> bytes:
     """A JPEG of at most ``side`` pixels, transparent parts white; upright, if it is made from a file.
+
+    It is encoded at a lower quality while it is larger than ``max_bytes``.
 
     Raises `ImageError` as `open_photo` does.
     """
@@ -25,6 +31,33 @@ def thumbnail(picture: Image.Image | bytes, side: int = SIDE) -> bytes:
     for quality in (60, 40, 20):
         out = BytesIO()
         small.save(out, "JPEG", quality=quality)
-        if out.tell() <= MAX_BYTES:
+        if out.tell() <= max_bytes:
             break
+    return out.getvalue()
+
+
+def strip(thumbnails: Sequence[bytes], side: int = 96, gap: int = 6) -> bytes:
+    """Thumbnails, as `thumbnail` makes them, cut to squares and put beside each other on white."""
+    sheet = Image.new("RGB", (len(thumbnails) * (side + gap) - gap, side), "white")
+    for number, data in enumerate(thumbnails):
+        with Image.open(BytesIO(data)) as picture:
+            sheet.paste(ImageOps.fit(picture.convert("RGB"), (side, side)), (number * (side + gap), 0))
+    out = BytesIO()
+    sheet.save(out, "JPEG", quality=80)
+    return out.getvalue()
+
+
+def mask_overlay(data: bytes, side: int) -> bytes:
+    """A PNG to lay over the photo of a mask: red where the mask replaces, clear where it keeps.
+
+    ``data`` is a mask file: black is kept, or what is opaque if it has translucent pixels. The longer side of the PNG
+    is at most ``side`` pixels. Raises `ImageError` as `open_photo` does.
+    """
+    photo = open_photo(data, within=(side, side))
+    replaced = ImageOps.invert(photo.alpha) if photo.alpha is not None else photo.image.convert("L")
+    replaced = replaced.resize(scaled_down(replaced.size, (side, side)), Image.Resampling.BILINEAR)
+    tint = Image.new("RGBA", replaced.size, OVERLAY_COLOUR)
+    tint.putalpha(replaced.point(lambda value: value * OVERLAY_COLOUR[3] // 255))
+    out = BytesIO()
+    tint.save(out, "PNG")
     return out.getvalue()

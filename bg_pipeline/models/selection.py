@@ -263,8 +263,10 @@ class ModelSelector(Generic[T]):
             self._none_usable = text + "a later run continues the work", True
         else:
             text = f"none of the configured models can be used ({reasons}). Nothing more was spent. "
-            text += "Name others in BG_IMAGE_MODELS or BG_CAPTION_MODELS, other Regions in BG_REGIONS or "
-            text += "BG_CAPTION_REGIONS, or ask for access; `bg-pipeline doctor` shows what works"
+            text += "Name others in BG_IMAGE_MODELS, BG_SCENE_MODELS or BG_CAPTION_MODELS, other Regions in "
+            text += (
+                "BG_REGIONS or BG_CAPTION_REGIONS, or ask for access; `bg-pipeline doctor` shows what works"
+            )
             self._none_usable = text, False
         return None
 

@@ -13,6 +13,9 @@ from bg_pipeline.review.decisions import (
     State,
     check_decision,
     decide,
+    decide_as_seen,
+    history,
+    take_back,
     this_user,
 )
 from bg_pipeline.review.downloads import DownloadedFile, FileState, download
@@ -26,6 +29,7 @@ from bg_pipeline.review.items import (
     items,
     review_queue,
 )
+from bg_pipeline.review.places import Place, places, to_publish
 from bg_pipeline.review.publishing import PublishResult, publish
 from bg_pipeline.review.redoing import redo, redo_request
 from bg_pipeline.review.tables import COLUMNS, as_csv, read_csv, record
@@ -37,6 +41,7 @@ __all__ = [
     "DownloadedFile",
     "FileState",
     "Item",
+    "Place",
     "PublishResult",
     "RequestReplaced",
     "Results",
@@ -48,10 +53,13 @@ __all__ = [
     "as_csv",
     "check_decision",
     "decide",
+    "decide_as_seen",
     "download",
     "find_items",
+    "history",
     "is_sampled",
     "items",
+    "places",
     "prepare_retry",
     "publish",
     "read_csv",
@@ -59,5 +67,7 @@ __all__ = [
     "redo",
     "redo_request",
     "review_queue",
+    "take_back",
     "this_user",
+    "to_publish",
 ]

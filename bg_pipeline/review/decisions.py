@@ -3,7 +3,7 @@
 import getpass
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
@@ -21,6 +21,9 @@ LONGEST_REASON: Final = 1000
 """Characters of a decision's reason."""
 THREADS: Final = 16
 """Decisions that are read or written, or results that are copied, at the same time."""
+TAKEN_BACK: Final = "TakenBackAt"
+"""The field of a decision that was taken back; it does not count any more."""
+_HISTORY: Final = ("Decision", "By", "At", "Reason", "RedoneAs", TAKEN_BACK, "TakenBackBy")
 
 
 class State(StrEnum):
@@ -81,13 +84,48 @@ def decide(
     ``by`` names the person; the caller must know that it is true. Raises `UsageError`, and stores nothing, if an
     item has no result, if ``by`` is empty or if the reason has more than `LONGEST_REASON` characters.
     """
-    items = list(items)
-    check_decision(items, state, by=by, reason=reason)
-    at = datetime.now(UTC).isoformat(timespec="seconds")
-    decisions = [Decision(item.key, item.etag, state, by, at, reason, redone_as) for item in items]
+    decisions = _decisions(items, state, by=by, reason=reason, redone_as=redone_as)
     with ThreadPoolExecutor(THREADS, "review") as pool:
         list(pool.map(lambda decision: _store(data, decision), decisions))
     return decisions
+
+
+def decide_as_seen(
+    data: Store, items: "Iterable[Item]", state: State, *, by: str, reason: str = ""
+) -> list[str]:
+    """Stores decisions like `decide`, but only where nobody has decided since the person looked.
+
+    Each item has the ``review_etag`` that the person saw. Returns, in the order of ``items``, the ETag of each stored
+    document, for `take_back`; it is empty if somebody else decided meanwhile, and then nothing was stored. A decision
+    that is stored already, because the answer to the first attempt was lost, counts as stored. Raises as `decide`.
+    """
+    items = list(items)
+    decisions = _decisions(items, state, by=by, reason=reason)
+    seen = [item.review_etag for item in items]
+    with ThreadPoolExecutor(THREADS, "review") as pool:
+        return list(pool.map(lambda *pair: _store_as_seen(data, *pair), decisions, seen))
+
+
+def take_back(data: Store, decided: Iterable[tuple[str, str]], *, by: str) -> list[str]:
+    """Takes decisions back: what was decided before them counts again, or nothing if there was nothing.
+
+    ``decided`` are pairs of a result's key and the ETag that `decide_as_seen` returned. Returns the ETags of the new
+    documents, each empty if somebody else decided meanwhile; that decision stays. The decision that was taken back
+    stays in the document with the name of who did it.
+    """
+    require_decider(by)
+    with ThreadPoolExecutor(THREADS, "review") as pool:
+        return list(pool.map(lambda pair: _take_back(data, *pair, by=by), decided))
+
+
+def _decisions(
+    items: "Iterable[Item]", state: State, *, by: str, reason: str, redone_as: str = ""
+) -> list[Decision]:
+    """The decisions on ``items``; raises `UsageError` if one of them cannot be made."""
+    items = list(items)
+    check_decision(items, state, by=by, reason=reason)
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    return [Decision(item.key, item.etag, state, by, at, reason, redone_as) for item in items]
 
 
 def check_decision(items: "Iterable[Item]", state: State, *, by: str, reason: str = "") -> None:
@@ -123,6 +161,50 @@ def _store(data: Store, decision: Decision) -> None:
             stored = data.read(key)
 
 
+def _store_as_seen(data: Store, decision: Decision, seen: str) -> str:
+    """Stores a decision if the document still has the ETag ``seen`` (empty: none); returns the new one, or empty."""
+    key = s3_keys.review_key(decision.result)
+    document: dict[str, Any] = decision.document()
+    if seen:
+        stored = data.read(key)
+        if stored is not None and stored.etag == seen:
+            document["Earlier"] = _earlier_decisions(stored.data)
+    try:
+        return data.write_json(key, document, if_absent=not seen, if_etag=seen or None)
+    except PreconditionFailed:
+        # Somebody else was faster, or this is the second attempt of a decision whose answer was lost.
+        stored = data.read(key)
+        now = None if stored is None else _parsed(stored.data)
+        same = now is not None and replace(now, at=decision.at) == decision
+        return stored.etag if stored is not None and same else ""
+
+
+def _take_back(data: Store, result: str, etag: str, *, by: str) -> str:
+    key = s3_keys.review_key(result)
+    stored = data.read(key)
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    if stored is None or stored.etag != etag:
+        return ""
+    taken_back, *earlier = _earlier_decisions(stored.data) or [{}]
+    # A decision that was taken back itself does not count again.
+    before = next((record for record in earlier if TAKEN_BACK not in record), None)
+    others = [record for record in earlier if record is not before]
+    document = before or {
+        "Version": 1,
+        "Result": result,
+        "ResultETag": str(taken_back.get("ResultETag", "")),
+        "Decision": State.WAITING.value,
+        "By": by,
+        "At": at,
+        "Reason": "",
+    }
+    taken_back = {**taken_back, TAKEN_BACK: at, "TakenBackBy": by}
+    try:
+        return data.write_json(key, {**document, "Earlier": [taken_back, *others]}, if_etag=etag)
+    except PreconditionFailed:
+        return ""
+
+
 def _earlier_decisions(data: bytes) -> list[Any]:
     try:
         document = orjson.loads(data)
@@ -132,6 +214,13 @@ def _earlier_decisions(data: bytes) -> list[Any]:
 
 
 # Reading
+
+
+def _parsed(data: bytes) -> Decision | None:
+    try:
+        return _decision(orjson.loads(data))
+    except orjson.JSONDecodeError:
+        return None
 
 
 def _decision(document: Any) -> Decision | None:
@@ -156,10 +245,21 @@ def decision_about(data: Store, result: str, etag: str) -> Decision | None:
     document = data.read_json(s3_keys.review_key(result))
     earlier = document.get("Earlier", []) if isinstance(document, dict) else []
     for record in [document, *(earlier if isinstance(earlier, list) else [])]:
-        decision = _decision(record)
-        if decision is not None and decision.etag == etag:
-            return decision
+        if isinstance(record, dict) and record.get("ResultETag") == etag and TAKEN_BACK not in record:
+            return _decision(record)
     return None
+
+
+def history(data: Store, result: str) -> list[dict[str, str]]:
+    """All decisions about a result, newest first, as the names of the stored document; those taken back too."""
+    document = data.read_json(s3_keys.review_key(result))
+    earlier = document.get("Earlier", []) if isinstance(document, dict) else []
+    records = [document, *(earlier if isinstance(earlier, list) else [])]
+    return [
+        {name: str(record[name]) for name in _HISTORY if record.get(name)}
+        for record in records
+        if isinstance(record, dict)
+    ]
 
 
 class Reviews:
@@ -169,15 +269,16 @@ class Reviews:
         self._data = data
         self._cache: dict[str, tuple[str, Decision | None]] = {}
 
-    def of(self, results: Iterable[str], output_prefix: str) -> dict[str, Decision]:
-        """The latest decision on each of ``results`` under ``output_prefix``; results without one are left out."""
+    def of(self, results: Iterable[str], output_prefix: str) -> dict[str, tuple[str, Decision | None]]:
+        """Each of ``results`` under ``output_prefix`` that has a document: its ETag, and the decision that counts."""
         etags = {info.key: info.etag for info in self._data.list(s3_keys.reviews_of(output_prefix))}
         keys = {result: key for result in results if (key := s3_keys.review_key(result)) in etags}
         with ThreadPoolExecutor(THREADS, "review") as pool:
             list(pool.map(lambda key: self._fetch(key, etags[key]), keys.values()))
-        decisions = {result: self._cache[key][1] for result, key in keys.items()}
-        return {result: decision for result, decision in decisions.items() if decision is not None}
+        return {result: self._cache[key] for result, key in keys.items()}
 
     def _fetch(self, key: str, etag: str) -> None:
         if self._cache.get(key, ("",))[0] != etag:
-            self._cache[key] = (etag, _decision(self._data.read_json(key)))
+            content = self._data.read(key)
+            # A document that was replaced since the listing is taken with its own ETag.
+            self._cache[key] = ("", None) if content is None else (content.etag, _parsed(content.data))

@@ -20,7 +20,10 @@ class Item:
     """One result with its review state; ``key`` is empty if the image has no result and a person has to act.
 
     ``number`` counts the image's outputs from 1. ``why`` is the reason for ``state``, for people. ``decision`` is a
-    person's decision on this version of the result, if there is one.
+    person's decision on this version of the result, if there is one. ``prompt`` is the request's, with placeholders.
+    ``confidence`` is the pipeline's own from 0 to 1, None if it has none. ``review_etag`` is the ETag of the document
+    with the decisions, empty if there is none. ``place`` is the key of the result in whose place this one is
+    delivered, empty if that is its own.
     """
 
     image: str
@@ -37,6 +40,11 @@ class Item:
     state: State
     why: str
     decision: Decision | None = None
+    model: str = ""
+    prompt: str = ""
+    confidence: float | None = None
+    review_etag: str = ""
+    place: str = ""
 
 
 def is_sampled(key: str, share: float) -> bool:
@@ -82,13 +90,14 @@ class Results:
         self._settings = settings
         self._reviews = reviews or Reviews(work.locations.data)
         self._unjudged: list[Item] = []
+        self._by_name: dict[tuple[str, int], Item] = {}
         self._images = 0
         self._costs = BatchCosts.of(self._rows())
 
     def _rows(self) -> Iterator[Row]:
         """Yields the report's rows and collects their results."""
         for row, entry in rows_and_entries(self.work):
-            self._unjudged += _items_of_row(row, entry)
+            self._unjudged += _items_of_row(self.work, row, entry)
             self._images += 1
             yield row
 
@@ -99,7 +108,19 @@ class Results:
         """
         keys = (item.key for item in self._unjudged if item.key)
         decisions = self._reviews.of(keys, self.work.locations.output_prefix)
-        return [_with_state(item, decisions.get(item.key), self._settings) for item in self._unjudged]
+        return [
+            _with_state(item, *decisions.get(item.key, ("", None)), self._settings) for item in self._unjudged
+        ]
+
+    def unjudged(self) -> list[Item]:
+        """All results without reading any decision: each has the state waiting and no reason."""
+        return list(self._unjudged)
+
+    def find(self, image: str, number: int) -> Item | None:
+        """One result of `unjudged`, if there is one with this number."""
+        if len(self._by_name) != len(self._unjudged):
+            self._by_name = {(item.image, item.number): item for item in self._unjudged}
+        return self._by_name.get((image, number))
 
     def summary(self, items: Collection[Item]) -> Summary:
         """The summary of the given items of the batch."""
@@ -119,8 +140,15 @@ def items(work: BatchWork, settings: Settings, reviews: Reviews | None = None) -
     return Results(work, settings, reviews).items()
 
 
-def _items_of_row(row: Row, entry: Entry) -> list[Item]:
-    def item(number: int, key: str, status: Status, cause: str, cost: float | None) -> Item:
+def _items_of_row(work: BatchWork, row: Row, entry: Entry) -> list[Item]:
+    asked = work.settings_of(row.ImageName) if row.ImageName in work.images else None
+    prompts = [output.template for output in asked.outputs] if asked else [""]
+    files = len(asked.renditions) or 1 if asked else 1
+
+    def item(
+        number: int, key: str, status: Status, cause: str, cost: float | None, model: str, confidence: object
+    ) -> Item:
+        position = (number - 1) // files
         return Item(
             image=row.ImageName,
             ref=row.Ref,
@@ -135,19 +163,27 @@ def _items_of_row(row: Row, entry: Entry) -> list[Item]:
             cost_usd=cost,
             state=State.WAITING,
             why="",
+            model=model,
+            prompt=prompts[position] if position < len(prompts) else "",
+            confidence=confidence if isinstance(confidence, float) else None,
         )
 
+    confidence = getattr(row, "Confidence", None)
     made = [
-        item(each["Number"], each["Key"], Status(each["Status"]), each["Cause"], each["CostUSD"])
+        item(
+            *(each["Number"], each["Key"], Status(each["Status"]), each["Cause"], each["CostUSD"]),
+            *(each["Model"], each.get("Confidence", confidence)),
+        )
         for each in entry.outputs
         if each["Key"]
     ]
     if not made and row.Status == Status.NEEDS_REVIEW:
-        return [item(1, "", row.Status, row.Cause, row.CostUSD)]
+        return [item(1, "", row.Status, row.Cause, row.CostUSD, row.Model, confidence)]
     return made
 
 
-def _with_state(item: Item, decision: Decision | None, settings: Settings) -> Item:
+def _with_state(item: Item, review_etag: str, decision: Decision | None, settings: Settings) -> Item:
+    item = replace(item, review_etag=review_etag)
     if decision is not None and decision.etag == item.etag:
         why = f"{decision.state} by {decision.by}" + (f": {decision.reason}" if decision.reason else "")
         return replace(item, state=decision.state, why=why, decision=decision)

@@ -31,13 +31,19 @@ class PublishResult:
 class _Copy:
     """A published result: the ETags of the result and of its copy (empty while it is copied), image and number.
 
-    ``image`` is empty if the list was written by an old version, which did not store images.
+    ``image`` is empty if the list was written by an old version, which did not store images. ``source`` is the key of
+    the result if it was published in another one's place.
     """
 
     result_etag: str
     etag: str
     image: str = ""
     number: int = 0
+    source: str = ""
+
+    @classmethod
+    def of(cls, item: Item, etag: str = "") -> "_Copy":
+        return cls(item.etag, etag, item.image, item.number, item.key if item.place else "")
 
 
 def publish(work: BatchWork, items: Iterable[Item]) -> PublishResult:
@@ -46,13 +52,14 @@ def publish(work: BatchWork, items: Iterable[Item]) -> PublishResult:
     A copy is removed if a person rejected the published version, if a new version of the same result is published, or
     if all results that its image has now are published. All other copies stay, also if a later attempt failed, was
     blocked or waits for a person. Existing copies are not copied again, so repeating this costs one read and one
-    listing. Only objects that this function created are removed. Raises `UsageError` if somebody else is publishing
+    listing. Only objects that this function created are removed. An item with a ``place`` is published
+    there. Raises `UsageError` if somebody else is publishing
     the same batch at the moment.
     """
     items = list(items)
     data, key = work.locations.data, work.locations.batch.published_list_key
     content = data.read(key)
-    approved = {s3_keys.published_key(item.key): item for item in items if item.state is State.APPROVED}
+    approved = {_target(item): item for item in items if item.state is State.APPROVED}
     listed = _published(content.data) if content else {}
     listed |= {
         target: replace(listed[target], image=item.image, number=item.number)
@@ -74,9 +81,7 @@ def publish(work: BatchWork, items: Iterable[Item]) -> PublishResult:
             return PublishResult(kept=len(approved))
     try:
         # The list is written before the copies, so that no copy is unlisted if this process dies.
-        planned = listed | {
-            target: _Copy(item.etag, "", item.image, item.number) for target, item in to_copy.items()
-        }
+        planned = listed | {target: _Copy.of(item) for target, item in to_copy.items()}
         etag = _list_published(data, key, planned, content.etag if content else None)
         copied = _copy(data, to_copy)
         # A result that changed meanwhile is not copied and replaces nothing.
@@ -94,6 +99,11 @@ def publish(work: BatchWork, items: Iterable[Item]) -> PublishResult:
     return PublishResult(len(copied), len(approved) - len(to_copy), len(to_remove), stale)
 
 
+def _target(item: Item) -> str:
+    """The key of the published copy of a result."""
+    return s3_keys.published_key(item.place or item.key)
+
+
 def _tags(copy: _Copy | None) -> tuple[str, str] | None:
     return (copy.result_etag, copy.etag) if copy else None
 
@@ -103,7 +113,8 @@ def _rejected(data: Store, delivered: Mapping[str, _Copy]) -> set[str]:
 
     def is_rejected(pair: tuple[str, _Copy]) -> bool:
         target, copy = pair
-        decision = decision_about(data, s3_keys.result_of_published(target), copy.result_etag)
+        result = copy.source or s3_keys.result_of_published(target)
+        decision = decision_about(data, result, copy.result_etag)
         return decision is not None and decision.state is State.REJECTED
 
     with ThreadPoolExecutor(THREADS, "publish") as pool:
@@ -114,11 +125,7 @@ def _replaced(
     work: BatchWork, items: Iterable[Item], delivered: Mapping[str, _Copy], published_now: Collection[str]
 ) -> set[str]:
     """The copies for which ``published_now`` has a newer version, or every result that their image has now."""
-    published = {
-        (item.image, item.number)
-        for item in items
-        if item.key and s3_keys.published_key(item.key) in published_now
-    }
+    published = {(item.image, item.number) for item in items if item.key and _target(item) in published_now}
     counts = Counter(image for image, _ in published)
 
     def is_replaced(copy: _Copy) -> bool:
@@ -147,7 +154,7 @@ def _copy(data: Store, wanted: Mapping[str, Item]) -> dict[str, _Copy]:
             etag = data.copy(item.key, target, if_etag=item.etag)
         except PreconditionFailed:
             return None
-        return target, _Copy(item.etag, etag, item.image, item.number)
+        return target, _Copy.of(item, etag)
 
     with ThreadPoolExecutor(THREADS, "publish") as pool:
         return dict(done for done in pool.map(copy, wanted.items()) if done)
@@ -165,6 +172,7 @@ def _published(data: bytes) -> dict[str, _Copy]:
             str(each["ETag"]),
             str(each.get("Image", "")),
             int(each.get("Number", 0)),
+            str(each.get("Source", "")),
         )
         for target, each in (document.items() if isinstance(document, dict) else ())
         if isinstance(each, dict) and "ETag" in each
@@ -178,6 +186,7 @@ def _list_published(data: Store, key: str, published: Mapping[str, _Copy], if_et
             "ETag": copy.etag,
             "Image": copy.image,
             "Number": copy.number,
+            **({"Source": copy.source} if copy.source else {}),
         }
         for target, copy in published.items()
     }

@@ -49,7 +49,7 @@ def redo_request(
     entries = []
     for image, image_numbers in numbers.items():
         asked = work.settings_of(image)
-        if not asked.needs_prompt:
+        if not asked.needs_prompt and asked.scene is None:
             raise UsageError(f"no model paints the background of {image}, so the result would be the same")
         files = len(asked.renditions) or 1
         outputs = {wanted.position: wanted.template for wanted in asked.outputs}
@@ -62,6 +62,10 @@ def redo_request(
         prompts = (prompt,) if prompt else tuple(templates)
         try:
             entry = work.request.entries.get(image) or ImageEntry(ImageName=image)
+            if asked.scene is not None:
+                scene = replace(entry, Scene=prompts[0], Variants=max(templates.values()), Seed=seed)
+                entries.append(scene)
+                continue
             entries.append(
                 replace(entry, Prompt=None, Prompts=prompts, Variants=max(templates.values()), Seed=seed)
             )

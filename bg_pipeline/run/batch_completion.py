@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from botocore.exceptions import BotoCoreError, ClientError
 
 from bg_pipeline.domain.payments import Bill, sum_payments
-from bg_pipeline.domain.rows import Row, Status
-from bg_pipeline.domain.stages import REPORT, STAGES
+from bg_pipeline.domain.rows import GOOD, Row, Status
+from bg_pipeline.domain.stages import LABELS, REPORT, STAGES
 from bg_pipeline.errors import BgPipelineError, LeaseLost, NotDelivered, RunStopped, StorageFailed
 from bg_pipeline.run.archive import Archive
 from bg_pipeline.run.batch_work import BatchWork
 from bg_pipeline.run.context import RunContext
-from bg_pipeline.run.date_result import MAX_FAILED_ROWS, MAX_PREVIEWS, DateResult
+from bg_pipeline.run.date_result import MAX_FAILED_ROWS, MAX_PREVIEWS, AnalysedPhoto, DateResult
 from bg_pipeline.run.discovery import results_in
 from bg_pipeline.run.occasions import RETRY, fulfil_occasions
 from bg_pipeline.run.outcomes import outcome_of_error
@@ -172,22 +172,30 @@ class BatchCompletion:
             result.images += 1
             result.counts[row.Status] += 1
             result.total += Bill(row.CostUSD, row.MaybeBilledUSD)
+            result.good.update(stage for stage, record in entry.stages.items() if record.status in GOOD)
             if row.Status != Status.SUCCEEDED and len(result.failed_rows) < MAX_FAILED_ROWS:
                 result.failed_rows.append(row)
             yield row
 
     def _add_previews(self, work: BatchWork, result: DateResult) -> None:
-        """Adds pairs of a photo's current key and the key of its first result."""
+        """Adds pairs of a photo's current key and the key of its first result, and photos with labels or captions."""
         for image in work.images:
-            if len(result.previews) == MAX_PREVIEWS:
+            if len(result.previews) == len(result.analysed) == MAX_PREVIEWS:
                 return
             data, source_key = work.locations.resolve(f"{work.locations.input_prefix}/{image}")
             entry = work.ledger.get(image)
-            result_key = (
-                next((output["Key"] for output in entry.outputs if output["Key"]), "") if entry else ""
-            )
-            if result_key and data is work.locations.data:
+            if entry is None or data is not work.locations.data:
+                continue
+            result_key = next((output["Key"] for output in entry.outputs if output["Key"]), "")
+            if result_key and len(result.previews) < MAX_PREVIEWS:
                 result.previews.append((source_key, result_key))
+            labels = entry.stages.get(LABELS)
+            labelled = labels is not None and labels.status in GOOD
+            if (labelled or entry.caption) and len(result.analysed) < MAX_PREVIEWS:
+                labels_key = work.locations.batch.labels_key(image) if labelled else ""
+                result.analysed.append(
+                    AnalysedPhoto(image, source_key, labels_key, entry.labels, entry.caption, entry.alt_text)
+                )
 
     def _measure_time(self, result: DateResult) -> None:
         started, refused = self._state.started_at[result.date]

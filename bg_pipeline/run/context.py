@@ -19,6 +19,7 @@ from bg_pipeline.captioners import nova
 from bg_pipeline.domain.s3_keys import STATE
 from bg_pipeline.errors import OutcomeUnknown, SettingsError
 from bg_pipeline.generators import BUILT_IN, Generator, Invoke, Operation, generator
+from bg_pipeline.generators.scenes import scene_painter
 from bg_pipeline.imaging import signing
 from bg_pipeline.imaging.workers import shared_workers
 from bg_pipeline.models.selection import ModelCandidate, ModelSelector, prompt_limit
@@ -104,6 +105,11 @@ class RunContext:
             [ModelCandidate(name, (nova.operation(name),), name) for name in nova.models(settings, aws)],
             note,
             regions=nova.regions(settings, aws),
+        )
+
+        painters = [scene_painter(name) for name in settings.scene_models]
+        self.scene_models = ModelSelector(
+            aws, [ModelCandidate(each.name, (each.paints,), each) for each in painters], note
         )
 
     @property

@@ -69,6 +69,18 @@ MAX_PREVIEWS = 8
 """The most pairs that `DateResult.previews` holds."""
 
 
+@dataclass(frozen=True, slots=True)
+class AnalysedPhoto:
+    """A photo that has labels or a caption: its keys, and its texts. ``labels_key`` is empty without labels."""
+
+    image: str
+    source_key: str
+    labels_key: str
+    labels: str
+    caption: str
+    alt_text: str
+
+
 @dataclass
 class DateResult:
     """What a run did for one date, and the state of the date after it.
@@ -81,9 +93,10 @@ class DateResult:
 
     About the date: ``images`` counts all images, ``counts`` them by ``Status``, ``total`` is all that was ever paid
     for the date's batches, ``batches`` are the paths of the counted batches. ``failed_rows`` are the first rows that
-    are not ``Succeeded``; ``previews`` are pairs of (source key, result key); ``unfinished`` are the batches that are
-    not completely uploaded, or not finished by this run; ``problems`` are errors of whole batches, which stay as they
-    are.
+    are not ``Succeeded``; ``previews`` are pairs of (source key, result key), ``analysed`` the first photos with
+    labels or a caption; ``good`` counts the images with a good outcome by stage; ``unfinished`` are the batches that
+    are not completely uploaded, or not finished by this run; ``problems`` are errors of whole batches, which stay as
+    they are.
     """
 
     date: UploadDate
@@ -102,6 +115,8 @@ class DateResult:
     reports: list[str] = field(default_factory=list)
     failed_rows: list[Row] = field(default_factory=list)
     previews: list[tuple[str, str]] = field(default_factory=list)
+    analysed: list[AnalysedPhoto] = field(default_factory=list)
+    good: Counter[str] = field(default_factory=Counter)
     unfinished: list[str] = field(default_factory=list)
     stopped: str = ""
     problems: list[str] = field(default_factory=list)

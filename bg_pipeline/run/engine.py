@@ -28,6 +28,7 @@ from bg_pipeline.run.image_run import ImageRun
 from bg_pipeline.run.occasions import RefreshRequest
 from bg_pipeline.run.outcome_recorder import OutcomeRecorder
 from bg_pipeline.run.run_state import ImageTask, RunState
+from bg_pipeline.run.scenes import SceneStudio
 from bg_pipeline.run.worker_pools import WorkerPools
 from bg_pipeline.state.leases import Leases
 
@@ -67,6 +68,7 @@ class Engine:
         self._context = context
         self._progress = progress
         self._state = RunState()
+        self._scenes = SceneStudio(context)
         self._leases = Leases(context.store, run_id)
         self._completion = BatchCompletion(context, self._state, reporter, frozenset(stages))
         self._recorder = OutcomeRecorder(
@@ -134,6 +136,7 @@ class Engine:
             work.settings_of(image),
             entry,
             helpers=pools.prompts,
+            scenes=self._scenes,
             writer=work.writer,
             occasions=work.occasions,
             lost=work.take_lost(image, entry),

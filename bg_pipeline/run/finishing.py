@@ -19,6 +19,7 @@ from bg_pipeline.imaging import (
     composite,
     cut_out,
     measure,
+    on_ground,
     open_photo,
     read_header,
     restore_subject,
@@ -29,6 +30,7 @@ from bg_pipeline.imaging.fidelity import MAX_EDGE_HALO, failed_background_checks
 from bg_pipeline.imaging.ground import blurred_ground
 from bg_pipeline.imaging.parcels import Blob
 from bg_pipeline.imaging.provenance import Provenance, provenance, read_rights
+from bg_pipeline.imaging.scene import matched
 from bg_pipeline.imaging.signing import Original, Signing, sign
 from bg_pipeline.imaging.thumbnail import SIDE, thumbnail
 from bg_pipeline.masks import FROM_USER, Mask
@@ -52,6 +54,10 @@ PLACED_NOTE = "The subject of a photograph, placed before another background."
 SUBJECT_NOT_RESTORED = (
     "the model found the subject from words and nothing tells where it is, so the photo's own pixels "
     "were not put back: compare the subject with the source"
+)
+
+NOT_ON_GROUND = (
+    "the subject is too high in its photo to stand on the scene's ground, so it has no shadow: compare"
 )
 
 MASK_SIDE = 2048
@@ -195,6 +201,40 @@ def finish_on_backdrop(
         full.notes,
         fidelity,
         (*_doubts(full), *failed_checks(judged)),
+    )
+
+
+def finish_on_scene(
+    source: bytes,
+    mask: Mask,
+    user_mask: bytes | None,
+    scene: bytes,
+    image_settings: ImageSettings,
+    *,
+    matching: float,
+    feather: float,
+    signing: Signing | None = None,
+) -> Finished:
+    """The files of a photo's subject in a painted ``scene``, whose ground is laid under it.
+
+    ``matching`` (0 to 1) draws the subject's colours to those of the scene.
+    """
+    photo = open_photo(source)
+    full = _full_mask(mask, photo, user_mask, image_settings)
+    picture = open_photo(scene).flattened()
+    own = replace(photo, image=matched(photo.image, picture, matching)) if matching else photo
+    image, stands = on_ground(own, full.picture, picture, shadow=image_settings.shadow, feather=feather)
+    fidelity = measure(own, image, full.picture)
+    made = provenance(AI_NOTE, read_rights(source), painted=True)
+    seal = _seal(signing, source, photo, made)
+    return Finished(
+        tuple(_rendered(image, own, full.picture, image_settings, feather, made, seal)),
+        photo.format,
+        photo.notes,
+        _mask_file(full.picture),
+        (*full.notes, *(() if stands else (NOT_ON_GROUND,))),
+        fidelity,
+        (*_doubts(full), *failed_checks(fidelity, image_settings.scene or "")),
     )
 
 

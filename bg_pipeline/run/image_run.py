@@ -43,6 +43,7 @@ from bg_pipeline.run.outcomes import (
 )
 from bg_pipeline.run.renditions import refuse_impossible
 from bg_pipeline.run.results import MadeBy, ResultWriter, StoredResult
+from bg_pipeline.run.scenes import Scene, SceneStudio
 from bg_pipeline.run.source_image import SourceImage
 from bg_pipeline.run.subject_mask import SubjectHints
 from bg_pipeline.state.leased_writes import LeasedWriter
@@ -53,11 +54,11 @@ from bg_pipeline.uploads.submission import late_upload
 class ImageRun:
     """Processes one image in one thread; its prompts may run in the threads of ``helpers``.
 
-    ``entry`` is the image's ledger entry, which is updated. ``occasions`` maps a stage to the refresh for which it is
-    done again. ``lost`` are result keys of the entry that are missing or changed in S3. ``retry`` is the occasion of
-    a request to try failures again, or empty. Once the ``lease`` is lost, nothing is paid and nothing is written.
-    ``refusal`` is the error of all stages, if nothing may be done for the image. ``submitted_etag`` is the only ETag
-    that the photo may have when it is read; empty: any.
+    ``entry`` is the image's ledger entry, which is updated. ``scenes`` are those of the run. ``occasions`` maps a
+    stage to the refresh for which it is done again. ``lost`` are result keys of the entry that are missing or
+    changed in S3. ``retry`` is the occasion of a request to try failures again, or empty. Once the ``lease`` is
+    lost, nothing is paid and nothing is written. ``refusal`` is the error of all stages, if nothing may be done for
+    the image. ``submitted_etag`` is the only ETag that the photo may have when it is read; empty: any.
 
     After `run`: ``stopped`` is the error that requires the batch or the run to stop, if any; ``call_failed`` is true
     if a call that may cost money failed, ``undelivered`` if S3 did not store a result; ``spent`` is what was paid.
@@ -71,6 +72,7 @@ class ImageRun:
         entry: Entry,
         *,
         helpers: ThreadPoolExecutor,
+        scenes: SceneStudio,
         writer: LeasedWriter,
         occasions: Mapping[str, str] = NO_OCCASIONS,
         lost: Collection[str] = (),
@@ -87,6 +89,7 @@ class ImageRun:
         self.entry = entry
         self._occasions = occasions
         self._helpers = helpers
+        self._scenes = scenes
         self._writer = writer
         self._lost = lost
         self._retry = retry
@@ -362,6 +365,9 @@ class ImageRun:
             occasion=self._occasions.get(PICTURES, ""),
             expect_answers=self._expect_answers,
         )
+        if image_settings.scene is not None:
+            self._make_on_scenes(result_writer, background_generator, analyzer, budget, blocked)
+            return
         if not image_settings.needs_prompt:
             mask = background_generator.subject()
             cut_out = analyzer.last_cut_out if mask.source == "cut-out" else None
@@ -407,6 +413,50 @@ class ImageRun:
             make(outputs_by_prompt[0])
         else:
             self._make_each(make, outputs_by_prompt)
+        self.entry.outputs.sort(key=lambda output: output["Number"])
+
+    def _make_on_scenes(
+        self,
+        result_writer: ResultWriter,
+        background_generator: BackgroundGenerator,
+        analyzer: PhotoAnalyzer,
+        budget: ImageBudget,
+        blocked: Mapping[int, dict[str, Any]],
+    ) -> None:
+        """Puts the subject on each variant of the scene, and adds the outputs to the entry.
+
+        The scenes come first: without one no cut-out of the subject is paid for.
+        """
+        refuse_impossible(self._image_settings, self._photo.size)
+        occasion = self._occasions.get(PICTURES, "")
+        scenes: list[tuple[int, Scene]] = []
+        for output in self._image_settings.outputs:
+            if self._add_blocked(output.position, blocked):
+                continue
+            scene = capture_error(
+                partial(
+                    self._scenes.scene,
+                    self._image_settings,
+                    output,
+                    self._photo.size,
+                    budget,
+                    occasion=occasion,
+                ),
+                self._photo.key,
+            )
+            if isinstance(scene, BgPipelineError):
+                self._add_outputs(output.position, scene)
+            else:
+                scenes.append((output.position, scene))
+        if scenes:
+            mask = background_generator.subject()
+            cut_out = analyzer.last_cut_out if mask.source == "cut-out" else None
+            cut_out_by = MadeBy.of(cut_out, budget.made_for) if cut_out else MadeBy()
+            for position, scene in scenes:
+                made = partial(result_writer.on_scene, mask, cut_out_by, scene, position)
+                self._add_outputs(position, capture_error(made, self._photo.key))
+                # The cut-out is paid for once.
+                cut_out_by = MadeBy()
         self.entry.outputs.sort(key=lambda output: output["Number"])
 
     def _make_each(
@@ -518,7 +568,7 @@ class ImageRun:
         if isinstance(error, RunStopped):
             self.stopped = error
         # An `ImageError` (a file that is not a picture) costs nothing and does not count.
-        self.call_failed = self.call_failed or isinstance(error, CallError)
+        self.call_failed = self.call_failed or (isinstance(error, CallError) and not error.repeated)
         self.undelivered = self.undelivered or isinstance(error, NotDelivered)
         return outcome_of_error(error)
 

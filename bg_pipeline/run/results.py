@@ -9,6 +9,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.file_names import file_name, result_name
+from bg_pipeline.domain.payments import total
 from bg_pipeline.domain.requests import ImageSettings, Rendition, names_object
 from bg_pipeline.errors import ImageError, NotDelivered
 from bg_pipeline.imaging.parcels import Blob
@@ -22,9 +23,11 @@ from bg_pipeline.run.finishing import (
     FinishedFile,
     finish_cut_out,
     finish_on_backdrop,
+    finish_on_scene,
     finish_painted,
 )
 from bg_pipeline.run.generation import GeneratedPicture
+from bg_pipeline.run.scenes import Scene
 from bg_pipeline.run.source_image import SourceImage, read_source
 from bg_pipeline.state import thumbnails
 from bg_pipeline.state.answers import Answer
@@ -174,6 +177,31 @@ class ResultWriter:
             scene = self._context.workers.blob(self.given(backdrop)) if names_object(backdrop) else backdrop
             finished = self._finished(finish_on_backdrop, mask, user_mask, scene, self._image_settings)
         return self._stored(finished, facts, 1)
+
+    def on_scene(self, mask: Mask, cut_out_by: MadeBy, scene: Scene, position: int) -> list[StoredResult]:
+        """Makes and stores the subject on a painted scene; ``cut_out_by`` made the mask."""
+        made_by = MadeBy.of(scene.answer, self._made_for)
+        facts: dict[str, Any] = {
+            "Model": made_by.model,
+            "Region": made_by.region,
+            "Seed": scene.answer.seed,
+            "CostUSD": total([made_by.cost_usd, cut_out_by.cost_usd]),
+            "MaybeBilled": made_by.maybe_billed + cut_out_by.maybe_billed,
+            "Scene": scene.prompt,
+            "SceneAspect": scene.aspect,
+            "NegativePrompt": self._image_settings.negative_prompt,
+            "Mask": mask.source,
+        }
+        matching = self._context.settings.scene_colour_matching
+        finished = self._finished(
+            finish_on_scene,
+            mask,
+            self._user_mask(mask),
+            scene.picture,
+            self._image_settings,
+            matching=matching if self._image_settings.mode == "DEFAULT" else 0.0,
+        )
+        return self._stored(finished, facts, position)
 
     def _user_mask(self, mask: Mask | None) -> Blob | None:
         """The file of the mask that the request names, if it is in use."""

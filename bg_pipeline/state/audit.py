@@ -45,6 +45,7 @@ class Act(StrEnum):
     APPROVE_SAMPLE = "ApproveSample"
     RETRY = "Retry"
     DECIDE = "Decide"
+    TAKE_BACK = "TakeBack"
     REDO = "Redo"
     PUBLISH = "Publish"
     SPEND = "Spend"

@@ -145,7 +145,8 @@ class SensorTick:
 
     ``find_run`` returns the state of the run with a run key, and ``find_newest_request`` the newest run request of
     any sensor for a date that became a run; None if there is none. The tick ends when ``time_is_up`` returns True.
-    ``warn`` logs a sentence. ``waiting_reasons`` collects why dates are not requested yet.
+    ``warn`` logs a sentence. ``waiting_reasons`` collects why dates are not requested yet, ``listed`` the uploads
+    found.
     """
 
     settings: Settings
@@ -159,6 +160,7 @@ class SensorTick:
     warn: Callable[[str], None]
     find_newest_request: Callable[[UploadDate], RequestedRun | None] = lambda _: None
     waiting_reasons: list[str] = field(default_factory=list)
+    listed: dict[UploadDate, Uploads] = field(default_factory=dict)
 
     def run_requests(self) -> Iterator[tuple[UploadDate, RequestedRun]]:
         """The dates that need a run now; each is stored in the cursor when it is yielded.
@@ -210,6 +212,7 @@ class SensorTick:
                 )
                 cursor.again[day] = self.now + 1
                 continue
+            self.listed[day] = uploads
             requested, next_check = self._decide(day, uploads)
             cursor.again.pop(day, None)
             if next_check is not None:

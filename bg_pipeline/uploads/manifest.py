@@ -17,6 +17,7 @@ from typing import Any, Final, Literal, get_args, get_origin
 import orjson
 from pydantic.alias_generators import to_snake
 
+from bg_pipeline.domain import shadows
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.presets import PRESET_REQUESTS
 from bg_pipeline.domain.requests import (
@@ -350,6 +351,8 @@ def _value(column: str, text: str, delimiter: str) -> Any:
         return float(number)
     if column == "prompts":
         return [line.strip() for line in text.splitlines() if line.strip()]
+    if column == "shadow":
+        return shadows.normalized(text)
     if column == "preset":
         return [{"Preset": name.strip()} for name in text.split(",") if name.strip()]
     if get_origin(kind) is Literal:

@@ -300,7 +300,7 @@ def _deliver_all(service: Service, batch: Batch) -> None:
     """Copies a finished order's pictures to the keys whose links were answered; a failure is logged."""
     try:
         report = service.jobs.status(batch).report()
-        for row in report.rows[:1] if report else ():
+        for row in report.rows if report else ():
             for number in range(1, len(row.Outputs) + 1):
                 _delivered(service, batch, row, number)
     except (Problem, BgPipelineError, ClientError, BotoCoreError) as error:

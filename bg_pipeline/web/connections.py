@@ -18,6 +18,9 @@ HEADER_BYTES: Final = 64_000
 BODY_SECONDS: Final = 120.0
 """Time for a request's body, from the end of its headers on."""
 
+STREAMS: Final = "/events"
+"""End of the paths whose answers are streams without an end of their own."""
+
 UNREAD_SECONDS: Final = 5.0
 """Time for the rest of a body whose request was answered before it was read; the rest is thrown away."""
 
@@ -71,6 +74,14 @@ class Connection(HttpToolsProtocol):
         if self._receives_body and not self.pipeline:
             self._start_timer(UNREAD_SECONDS)
         super().on_response_complete()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete and cycle.scope["path"].endswith(STREAMS):
+            # It would keep the server from ending for as long as its batch is worked on: as if the caller had left.
+            cycle.disconnected = True
+            cycle.message_event.set()
 
     def _start_timer(self, seconds: float) -> None:
         self._stop_timer()

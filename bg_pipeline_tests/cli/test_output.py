@@ -269,3 +269,28 @@ def test_a_watch_that_is_killed_while_it_uploads_submits_each_photo_once_in_the_
     assert bg("watch", folder, "--prompt", "x", "--yes", "--settle", "0.2", "--once").exit_code == 0
     names = [key.rpartition("/")[2] for key in bench.keys("image-files/") if key.endswith(".jpg")]
     assert sorted(names) == sorted(f"{number}.jpg" for number in range(60))
+
+
+@pytest.mark.slow
+def test_with_the_stand_in_each_printed_command_works_as_it_is_pasted(tmp_path: Path) -> None:
+    (tmp_path / "a photo.jpg").write_bytes(photo(1))
+    program = [sys.executable, "-m", "bg_pipeline.cli.main"]
+    environment = os.environ | {"PYTHONPATH": ":".join(sys.path), "BG_STATE_DIR": str(tmp_path / "state")}
+
+    def run(words: list[str], code: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [*program, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == code, done.stderr
+        return done
+
+    submit = ["submit", "--local", "a photo.jpg", "--prompt", "x", "--name", "it's 1 & 2", "--sample", "1"]
+    told = run(submit)
+    line = next(line for line in told.stderr.splitlines() if "run it with: " in line)
+    pasted = shlex.split(line.partition("run it with: ")[2])
+    assert pasted[0] == "bg-pipeline"
+    run(pasted[1:])
+    run(["status", "--local", told.stdout.strip()])
+    again = run(["submit", *submit[1:]], code=2)
+    discard = shlex.split(again.stderr.rpartition("draft: ")[2])
+    assert "was submitted" in run(discard[1:], code=2).stderr

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bg_pipeline.domain.shadows import Shadow, has_values, normalized, read
+from bg_pipeline.domain.shadows import Shadow, normalized, read, values_in
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_a_shadow_has_one_form(text: str, form: str, shadow: Shadow | None) -> N
     assert normalized(text) == form
     assert read(form) == shadow
     assert normalized(form) == form
-    assert has_values(form) == ("=" in form)
+    assert bool(values_in(form)) == ("=" in form)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 """The stand-in's Stability AI models."""
 
 import io
+import json
 from collections.abc import Callable
 from typing import Any
 
+import boto3
 import pytest
 from PIL import Image, ImageChops
 
@@ -140,3 +142,38 @@ def test_remove_background_takes_no_prompt(invoke: Invoke) -> None:
     assert (
         "extraneous key [prompt]" in refusal(lambda: invoke(REMOVE, {"image": b64(ball()), "prompt": "x"}))[1]
     )
+
+
+def text_to_image(model: str, body: dict[str, Any]) -> dict[str, Any]:
+    """A call in the only Region that has these models."""
+    client = boto3.client("bedrock-runtime", region_name="us-west-2")
+    answer = client.invoke_model(modelId=model, body=json.dumps(body))
+    fields: dict[str, Any] = json.loads(answer["body"].read())
+    return fields
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["stability.stable-image-core-v1:1", "stability.stable-image-ultra-v1:1", "stability.sd3-5-large-v1:0"],
+)
+def test_text_to_image_paints_a_scene_of_the_aspect(model: str) -> None:
+    body = {"prompt": "a wooden table", "aspect_ratio": "2:3", "seed": 4}
+    first, again, other = (
+        text_to_image(model, sent)
+        for sent in (body, body, {**body, "prompt": "a beach", "output_format": "jpeg"})
+    )
+    picture = opened(first["images"][0])
+    assert (picture.size, picture.format, first["seeds"]) == ((1024, 1536), "PNG", [4])
+    assert first["images"] == again["images"]
+    assert opened(other["images"][0]).format == "JPEG"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"aspect_ratio": "4:3"}, {"prompt": ""}, {"image": "x"}, {"output_format": "gif"}, {"seed": -1}],
+)
+def test_text_to_image_refuses_what_the_models_refuse(changes: dict[str, Any]) -> None:
+    code, _, _ = refusal(
+        lambda: text_to_image("stability.stable-image-core-v1:1", {"prompt": "a table", **changes})
+    )
+    assert code == "ValidationException"

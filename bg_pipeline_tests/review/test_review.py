@@ -817,6 +817,17 @@ def test_only_the_pictures_that_were_named_are_asked_for_again(bench: Bench) -> 
     assert (second.Prompts, second.Variants) == (("a beach",), 1)
 
 
+def test_another_scene_is_asked_for_for_the_named_photo_alone(bench: Bench) -> None:
+    made = bench.submit(2, Prompt=None, Scene="a table", Subject="SALIENT")
+    bench.run(regions="us-west-2")
+    item = looked(bench, made)["photo-1.jpg"]
+    request = review.redo_request(opened(bench, made), [item], seed=7)
+    (entry,) = request.Images or ()
+    assert (entry.ImageName, entry.Scene, entry.Seed, entry.Prompts) == ("photo-1.jpg", "a table", 7, None)
+    (other,) = review.redo_request(opened(bench, made), [item], prompt="a wall").Images or ()
+    assert (other.Scene, other.Variants) == ("a wall", 1)
+
+
 def test_what_no_model_paints_is_not_asked_for_again(bench: Bench) -> None:
     made = bench.submit(1, Prompt=None, Task="REMOVE")
     bench.run()

@@ -89,11 +89,11 @@ def test_generated_typescript_compiles_under_the_strictest_rules(bench: Bench, t
     )
     if installed.returncode:
         pytest.skip(f"npm's packages cannot be installed here: {installed.stderr[-300:]}")
-    tools = tmp_path / "node_modules" / ".bin"
+    tools = f"{tmp_path}/node_modules/.bin"
     (tmp_path / "use.ts").write_text(USE)
     for command in (
-        [str(tools / "openapi-typescript"), "openapi.json", "-o", "api.ts"],
-        [str(tools / "tsc"), "--noEmit", "--strict", "--exactOptionalPropertyTypes", "use.ts"],
+        [f"{tools}/openapi-typescript", "openapi.json", "-o", "api.ts"],
+        [f"{tools}/tsc", "--noEmit", "--strict", "--exactOptionalPropertyTypes", "use.ts"],
     ):
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
         assert done.returncode == 0, done.stdout + done.stderr

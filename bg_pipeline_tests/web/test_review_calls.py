@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -11,6 +12,7 @@ import requests
 
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.s3_keys import PUBLISHED
+from bg_pipeline.errors import SettingsError
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.web import batch_lists
 from bg_pipeline_local_aws.control_client import ControlClient
@@ -265,17 +267,35 @@ def test_a_stream_ends_when_its_draft_is_discarded_and_more_than_some_are_refuse
     assert seen[-1][1]["status"] == 404
 
 
+def test_an_open_stream_does_not_keep_the_server_from_ending(bench: Bench) -> None:
+    batch = Batch(datetime.now(UTC).date(), "draft")
+    bench.put(batch.draft_key, b"{}")
+    with served(bench.settings(), bench.store) as api:
+        path = f"{api.address}/batches/{batch.path}/events"
+        answer = requests.get(path, stream=True, timeout=60)
+        assert next(answer.iter_lines()).startswith(b"retry:")
+        ending = time.monotonic()
+    assert time.monotonic() - ending < 20, "the draft is never finished"
+    answer.close()
+
+
 def test_the_root_leads_to_the_documentation(api: Caller) -> None:
     answer = api.get("/")
     assert answer.url.endswith("/docs")
     assert "Content-Security-Policy" in answer.headers
 
 
+@pytest.mark.parametrize("origins", ["*", "shop.example.com", "https://shop.example.com/page", "null"])
+def test_what_is_no_origin_is_refused_as_a_setting(bench: Bench, origins: str) -> None:
+    with pytest.raises(SettingsError, match="BG_API_ALLOWED_ORIGINS"):
+        bench.settings(api_allowed_origins=origins)
+
+
 def test_only_named_sites_may_call_from_a_browser(bench: Bench) -> None:
     shop, other = "https://shop.example.com", "https://evil.example.com"
     from_browser = {"Origin": shop, "Sec-Fetch-Site": "cross-site"}
     asked = {"Access-Control-Request-Method": "PUT", "Access-Control-Request-Headers": "authorization"}
-    with served(bench.settings(api_allowed_origins=(shop,)), bench.store) as api:
+    with served(bench.settings(api_allowed_origins=f"{shop}, https://b.example"), bench.store) as api:
         preflight = api("OPTIONS", "/batches", headers={**from_browser, **asked})
         assert preflight.status_code == 200
         assert preflight.headers["access-control-allow-origin"] == shop

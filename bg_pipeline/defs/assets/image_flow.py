@@ -7,6 +7,7 @@ written.
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime
+from functools import cache
 from typing import Any, Final
 
 import dagster as dg
@@ -15,7 +16,8 @@ from pydantic import Field
 
 from bg_pipeline import pipeline
 from bg_pipeline.aws.clients import Aws
-from bg_pipeline.defs.assets.metadata import day_metadata
+from bg_pipeline.defs.assets.metadata import causes_table, day_metadata, failure_metadata
+from bg_pipeline.defs.automation import follow_updates, freshness
 from bg_pipeline.defs.checks import check_results, check_specs
 from bg_pipeline.defs.partitions import BACKFILL
 from bg_pipeline.domain.stages import CAPTIONS, LABELS, PICTURES, REPORT, STAGES
@@ -26,8 +28,8 @@ from bg_pipeline.run.date_result import DateResult, Progress
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store, explain_s3_error
 
-INCOMPLETE_TAG: Final = "bg_pipeline/left"
-"""The tag of a run that left work which a repetition may do soon; its value is the run's own id."""
+INCOMPLETE_TAG: Final = ".dagster/bg_pipeline_left"
+"""The tag of a run that left work which a repetition may do soon; its value is the run's own id. The UI hides it."""
 _TEMPORARY_ERRORS: Final = {
     StorageFailed.code,
     RunStopped.__name__,
@@ -63,6 +65,9 @@ def image_flow(settings: Settings, dates: dg.DailyPartitionsDefinition) -> dg.As
             group_name=group,
             kinds=kinds,
             description=description,
+            owners=settings.asset_owners,
+            freshness_policy=freshness(settings),
+            automation_condition=follow_updates(settings),
             skippable=True,
         )
 
@@ -122,7 +127,8 @@ def image_flow(settings: Settings, dates: dg.DailyPartitionsDefinition) -> dg.As
                 asked_at=asked_at(context.instance, context.run),
                 by=f"Dagster run {context.run.run_id}",
                 progress=log_progress,
-                note=context.log.info,
+                # Once each: a back-fill of 30 dates would repeat the same notes.
+                note=cache(context.log.info),
             )
         except (SettingsError, RunStopped) as error:
             if isinstance(error, StorageFailed):
@@ -203,10 +209,21 @@ def _events(
                         partition=day.date.isoformat(),
                         metadata=day_metadata(store, name, day),
                     )
+                elif day.date in failures:
+                    # A failed partition has no materialization; this is what its page shows.
+                    cause = failures[day.date]
+                    yield dg.AssetObservation(
+                        selected[name],
+                        partition=day.date.isoformat(),
+                        description=cause,
+                        metadata=failure_metadata(store, name, day, cause),
+                    )
             yield from check_results(outcome, selected[name], context.selected_asset_check_keys)
         if failures:
             raise dg.Failure(
-                "; ".join(f"{day}: {reason}" for day, reason in failures.items()), allow_retries=False
+                "; ".join(f"{day}: {reason}" for day, reason in failures.items()),
+                metadata={"failed_dates": causes_table(failures)},
+                allow_retries=False,
             )
         return
     for name in order:

@@ -1,8 +1,10 @@
 """Metadata of a materialization of one date: numbers that Dagster plots, a table of failures, a few pictures."""
 
+import html
 import re
-import shlex
-from typing import Any
+from collections.abc import Mapping, Sequence
+from datetime import date
+from typing import Any, Final
 
 import dagster as dg
 import pybase64
@@ -10,9 +12,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from bg_pipeline.domain.rows import Status
 from bg_pipeline.domain.s3_keys import REPORTS, RESULTS, date_path
-from bg_pipeline.domain.stages import PICTURES, REPORT
-from bg_pipeline.domain.text import printable
+from bg_pipeline.domain.stages import LABELS, PICTURES, REPORT
+from bg_pipeline.domain.text import command, printable
 from bg_pipeline.errors import ImageError
+from bg_pipeline.imaging.annotated import Box, with_boxes
 from bg_pipeline.imaging.thumbnail import thumbnail
 from bg_pipeline.imaging.workers import run_on_file, shared_workers
 from bg_pipeline.run.date_result import DateResult
@@ -20,6 +23,13 @@ from bg_pipeline.storage.object_store import Store
 
 PREVIEW_SIDE = 120
 """Longer side of previews in pixels. Dagster's database keeps them for ever; eight pairs take about 50 KB."""
+
+LABELS_SIDE = 240
+"""Longer side of previews with boxes: their names have to be read."""
+MAX_ANALYSED = 4
+"""Photos in the preview of labels or captions."""
+MAX_BOXES = 20
+LONGEST_TEXT = 500
 
 MAX_FAILURES = 100
 MAX_REPORTS = 20
@@ -41,25 +51,35 @@ def failures(day: DateResult) -> list[dg.TableRecord]:
 
 
 def day_metadata(store: Store, asset: str, day: DateResult) -> dict[str, Any]:
-    """The metadata of one asset for one date."""
-    metadata: dict[str, Any] = {
-        "images": day.images,
-        "worked_on": day.due,
-        "seconds": round(day.seconds_by_stage.get(asset, 0.0), 2),
-    }
+    """The metadata of one asset for one date.
+
+    Names without ``run_`` describe the date after the run, so that their plots mean something also where a run had
+    nothing to do. Those that begin with ``run_`` describe what this run did.
+    """
+    metadata: dict[str, Any] = {"images": day.images}
     if asset not in (PICTURES, REPORT):
-        waiting = {"waiting_for_window": day.waiting[asset]} if day.waiting[asset] else {}
-        return {**metadata, "made": day.made[asset], "failed": day.failed[asset], **waiting}
+        metadata |= {"done": day.good[asset], "run_made": day.made[asset], "run_failed": day.failed[asset]}
+        if day.waiting[asset]:
+            metadata["waiting_for_window"] = day.waiting[asset]
+        metadata["run_seconds"] = round(day.seconds_by_stage.get(asset, 0.0), 2)
+        preview = _labels_preview(store, day) if asset == LABELS else _captions_preview(store, day)
+        return {**metadata, **({"preview": dg.MetadataValue.md(preview)} if preview else {})}
     metadata |= {f"status_{status.value}": day.counts[status] for status in Status}
-    metadata |= {f"seconds_{stage}": round(spent, 2) for stage, spent in day.seconds_by_stage.items()}
-    for suffix, costs in (("", day.spent), ("_of_all_runs", day.total)):
-        if costs.cost_usd is not None:
-            metadata[f"cost_usd{suffix}"] = round(costs.cost_usd, 4)
-        if costs.maybe_usd is not None and (costs.maybe_usd or suffix):
-            metadata[f"maybe_billed_usd{suffix}"] = round(costs.maybe_usd, 4)
-    metadata["refused_calls"] = day.refused
+    if day.total.cost_usd is not None:
+        metadata["cost_usd"] = round(day.total.cost_usd, 4)
+        if succeeded := day.counts[Status.SUCCEEDED]:
+            metadata["cost_usd_per_success"] = round(day.total.cost_usd / succeeded, 4)
+    if day.total.maybe_usd is not None:
+        metadata["maybe_billed_usd"] = round(day.total.maybe_usd, 4)
+    metadata["run_images"] = day.due
+    if day.spent.cost_usd is not None:
+        metadata["run_cost_usd"] = round(day.spent.cost_usd, 4)
+    if day.spent.maybe_usd:
+        metadata["run_maybe_billed_usd"] = round(day.spent.maybe_usd, 4)
+    metadata |= {f"run_seconds_{stage}": round(spent, 2) for stage, spent in day.seconds_by_stage.items()}
+    metadata["run_refused_calls"] = day.refused
     if day.due and day.seconds:
-        metadata["images_per_minute"] = round(day.due / day.seconds * 60, 1)
+        metadata["run_images_per_minute"] = round(day.due / day.seconds * 60, 1)
     if day.unfinished:
         metadata["not_complete_yet"] = ", ".join(map(printable, day.unfinished))
     if day.problems:
@@ -84,6 +104,59 @@ def day_metadata(store: Store, asset: str, day: DateResult) -> dict[str, Any]:
     return metadata
 
 
+def failure_metadata(store: Store, asset: str, day: DateResult, cause: str) -> dict[str, Any]:
+    """The metadata of an asset that failed for a date: the cause, and what `day_metadata` has, without pictures."""
+    metadata = {name: value for name, value in day_metadata(store, asset, day).items() if name != "preview"}
+    if day.reports and asset != REPORT:
+        metadata["report"] = dg.MetadataValue.md(_reports_markdown(store, day))
+    return {"cause": printable(cause), **metadata}
+
+
+def causes_table(causes: Mapping[date, str]) -> dg.TableMetadataValue:
+    """The dates that failed, with the cause of each."""
+    rows = [dg.TableRecord({"date": f"{day}", "cause": printable(cause)}) for day, cause in causes.items()]
+    columns = [dg.TableColumn("date", "string"), dg.TableColumn("cause", "string")]
+    return dg.MetadataValue.table(rows, schema=dg.TableSchema(columns))
+
+
+def _labels_preview(store: Store, day: DateResult) -> str:
+    """Markdown with photos, the boxes of their labels drawn on them, and the labels beneath."""
+    lines = []
+    for photo in [each for each in day.analysed if each.labels_key][:MAX_ANALYSED]:
+        found = _boxes(store, photo.labels_key)
+        picture = _picture_markdown(store, photo.source_key, LABELS_SIDE, found)
+        names = dict.fromkeys(name for name, _ in found)
+        lines.append(f"| {picture} | {_text(', '.join(names) or photo.labels or 'no label with a box')} |")
+    return "\n".join(["| photo | labels with a box |", "|---|---|", *lines]) if lines else ""
+
+
+def _captions_preview(store: Store, day: DateResult) -> str:
+    """Markdown with photos and their captions beside them."""
+    lines = [
+        f"| {_picture_markdown(store, photo.source_key)} | {_text(photo.caption)} | {_text(photo.alt_text)} |"
+        for photo in [each for each in day.analysed if each.caption][:MAX_ANALYSED]
+    ]
+    head = ["| photo | caption | alternative text |", "|---|---|---|"]
+    return "\n".join([*head, *lines]) if lines else ""
+
+
+def _boxes(store: Store, key: str) -> list[tuple[str, Box]]:
+    """The boxes of a stored labels document by name; empty if it cannot be read."""
+    try:
+        document: Any = store.read_json(key)
+        found = [
+            (printable(str(label["Name"])), instance["BoundingBox"])
+            for label in document["Labels"]
+            for instance in label.get("Instances", ())
+        ]
+        return [
+            (name, (float(box["Left"]), float(box["Top"]), float(box["Width"]), float(box["Height"])))
+            for name, box in found[:MAX_BOXES]
+        ]
+    except (ClientError, BotoCoreError, KeyError, TypeError, ValueError, AttributeError):
+        return []
+
+
 def _reports_markdown(store: Store, day: DateResult) -> str:
     """The keys of at most `MAX_REPORTS` reports that the run wrote, and the command that shows one.
 
@@ -91,8 +164,8 @@ def _reports_markdown(store: Store, day: DateResult) -> str:
     """
     lines = [f"- {_code(f's3://{store.bucket}/{key}')}" for key in day.reports[:MAX_REPORTS]]
     more = [f"- and {len(day.reports) - MAX_REPORTS} more"] if len(day.reports) > MAX_REPORTS else []
-    command = _code(f"bg-pipeline report {shlex.quote(printable(day.batches[0]))}")
-    return "\n".join([*lines, *more, "", f"{command} shows one of them."])
+    shown = _code(command("report", printable(day.batches[0])))
+    return "\n".join([*lines, *more, "", f"{shown} shows one of them."])
 
 
 def _code(text: str) -> str:
@@ -103,8 +176,20 @@ def _code(text: str) -> str:
     return f"{fence}{space}{text}{space}{fence}"
 
 
-def _picture_markdown(store: Store, key: str) -> str:
-    """A thumbnail as Markdown, or the reason why there is none."""
+_MARKDOWN: Final = re.compile(r"([\\`*_{}\[\]()#+.!|~>-])")
+
+
+def _text(words: str) -> str:
+    """``words`` as text in a Markdown table, at most `LONGEST_TEXT` characters: no markup, no link, no cell."""
+    plain = html.escape(printable(words[:LONGEST_TEXT] + ("…" if len(words) > LONGEST_TEXT else "")))
+    # An address would become a link even without markup.
+    return _MARKDOWN.sub(r"\\\1", plain).replace("://", "&#58;//").replace("@", "&#64;")
+
+
+def _picture_markdown(
+    store: Store, key: str, side: int = PREVIEW_SIDE, boxes: Sequence[tuple[str, Box]] = ()
+) -> str:
+    """A thumbnail, with boxes drawn on it, as Markdown, or the reason why there is none."""
     try:
         content = store.read(key)
     except (ClientError, BotoCoreError) as error:
@@ -113,9 +198,11 @@ def _picture_markdown(store: Store, key: str) -> str:
     if content is None:
         return "gone"
     try:
-        small = run_on_file(shared_workers(), thumbnail, content.data, PREVIEW_SIDE)
+        small = run_on_file(shared_workers(), thumbnail, content.data, side)
     except ImageError as error:
         return error.code
+    if boxes:
+        small = with_boxes(small, boxes)
     return f"![](data:image/jpeg;base64,{pybase64.b64encode_as_string(small)})"
 
 

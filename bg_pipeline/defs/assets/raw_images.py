@@ -7,6 +7,7 @@ from typing import Final
 import dagster as dg
 from botocore.exceptions import BotoCoreError, ClientError
 
+from bg_pipeline.defs.automation import freshness
 from bg_pipeline.defs.partitions import BACKFILL
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store, explain_s3_error
@@ -25,6 +26,8 @@ def raw_images(settings: Settings, dates: dg.DailyPartitionsDefinition) -> dg.As
         partitions_def=dates,
         backfill_policy=BACKFILL,
         kinds={"s3", "image"},
+        owners=settings.asset_owners,
+        freshness_policy=freshness(settings),
         description="The uploaded photos of a date, in batches: one folder each.",
     )
     def raw_images(

@@ -10,9 +10,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import ValidationError
 
 from bg_pipeline.defs.assets.image_flow import INCOMPLETE_TAG
+from bg_pipeline.defs.run_resources import ECS, KUBERNETES, launcher_of, run_tags
 from bg_pipeline.defs.sensors import NO_BUCKET, skip
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.s3_keys import UploadDate
+from bg_pipeline.domain.text import counted, listed
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads.changes import MAX_TOLD, RequestedRun, RunResult, SensorCursor, SensorTick
@@ -25,10 +27,18 @@ TICK_SECONDS = 35.0
 RECEIVE_SECONDS = 15.0
 """Part of the tick's time in which messages are received."""
 
-_UPLOADS_TAG = "bg_pipeline/of"
-"""The tag with the uploads for which a run was requested, see `_uploads_tag`."""
-_REQUEST_TAG = "bg_pipeline/asked"
-"""The tag with the `RequestedRun` of a run, as JSON."""
+_UPLOADS_TAG = ".dagster/bg_pipeline_of"
+"""The tag with the uploads for which a run was requested, see `_uploads_tag`. The UI hides tags with this prefix."""
+_REQUEST_TAG = ".dagster/bg_pipeline_asked"
+"""The tag with the `RequestedRun` of a run, as JSON; hidden too."""
+_OLD_TAGS = {
+    _UPLOADS_TAG: "bg_pipeline/of",
+    _REQUEST_TAG: "bg_pipeline/asked",
+    INCOMPLETE_TAG: "bg_pipeline/left",
+}
+"""The names of these tags on runs of earlier versions."""
+MOST_NAMED = 5
+"""Batches that the tag for people names."""
 
 Result = dg.SensorResult | dg.SkipReason
 
@@ -61,7 +71,9 @@ def new_uploads(
         tick = _tick(context, settings, partitions, SensorCursor.read(context.cursor), clock())
         if isinstance(tick, dg.SkipReason):
             return tick
-        return _result(context, tick, tick.run_requests(), "no upload date changed")
+        days = tick.open_dates
+        reason = f"no upload date changed: {days[-1]} to {days[0]} were listed, older ones once an hour"
+        return _result(context, tick, tick.run_requests(), reason)
 
     return sensor
 
@@ -147,13 +159,19 @@ def _result(
     requests: list[dg.RunRequest] = []
     try:
         for day, each in requested:
+            batches = sorted(tick.listed[day].batches) if day in tick.listed else []
             tags = {
-                "bg_pipeline/uploads": each.uploads,
-                "bg_pipeline/attempt": str(each.attempt),
+                "bg_pipeline/batches": listed(batches, MOST_NAMED),
+                "bg_pipeline/uploads": counted(each.count, "object"),
+                **({"bg_pipeline/attempt": str(each.attempt)} if each.attempt > 1 else {}),
                 _UPLOADS_TAG: _uploads_tag(tick.settings, day),
                 _REQUEST_TAG: each.model_dump_json(),
+                **_size_tags(context.instance, tick, day),
             }
-            context.log.info(f"asked for a run of {day}, attempt {each.attempt}")
+            context.log.info(
+                f"asked for a run of {day}, attempt {each.attempt}: {counted(len(batches), 'batch', 'batches')} "
+                f"({listed(batches, MOST_NAMED)})"
+            )
             requests.append(dg.RunRequest(each.run_key, partition_key=f"{day}", tags=tags))
     except (ClientError, BotoCoreError) as error:
         reason = f"bucket '{tick.store.bucket}' (BG_BUCKET) could not be listed; the next tick tries again: {error}"
@@ -168,6 +186,15 @@ def _result(
     )
 
 
+def _size_tags(instance: dg.DagsterInstance, tick: SensorTick, day: UploadDate) -> dict[str, str]:
+    """The size of the run's container, where it gets one; it takes one more listing of the date."""
+    if (launcher := launcher_of(instance)) not in (ECS, KUBERNETES):
+        return {}
+    uploads = tick.store.list(f"{s3_keys.uploads_of(day)}/")
+    photos = ((each.key, each.size) for each in uploads if not each.key.endswith((".json", "/")))
+    return run_tags(launcher, photos, tick.settings)
+
+
 def _uploads_tag(settings: Settings, day: UploadDate) -> str:
     """Identifies a date's uploads: the same for both sensors, and another for a second pipeline in the instance."""
     prefix = f"{settings.key_prefix} " if settings.key_prefix else ""
@@ -176,12 +203,17 @@ def _uploads_tag(settings: Settings, day: UploadDate) -> str:
 
 def _find_requested(instance: dg.DagsterInstance, uploads: str) -> RequestedRun | None:
     """The request of the newest run that a sensor asked for."""
-    for run in instance.get_runs(dg.RunsFilter(tags={_UPLOADS_TAG: uploads}), limit=1):
-        try:
-            return RequestedRun.model_validate_json(run.tags.get(_REQUEST_TAG, ""))
-        except ValidationError:
-            return None
+    for name in (_UPLOADS_TAG, _OLD_TAGS[_UPLOADS_TAG]):
+        for run in instance.get_runs(dg.RunsFilter(tags={name: uploads}), limit=1):
+            try:
+                return RequestedRun.model_validate_json(_tag(run, _REQUEST_TAG))
+            except ValidationError:
+                return None
     return None
+
+
+def _tag(run: dg.DagsterRun, name: str) -> str:
+    return run.tags.get(name) or run.tags.get(_OLD_TAGS[name]) or ""
 
 
 def _find_run(instance: dg.DagsterInstance, run_key: str) -> RunResult | None:
@@ -192,7 +224,7 @@ def _find_run(instance: dg.DagsterInstance, run_key: str) -> RunResult | None:
             finished=run.is_finished,
             failed=run.status == dg.DagsterRunStatus.FAILURE,
             cancelled=run.status == dg.DagsterRunStatus.CANCELED,
-            left=run.tags.get(INCOMPLETE_TAG) == run.run_id,
+            left=_tag(run, INCOMPLETE_TAG) == run.run_id,
             started=record.start_time or record.create_timestamp.timestamp(),
             ended=record.end_time or record.update_timestamp.timestamp(),
         )

@@ -182,6 +182,7 @@ def _none_as_empty(value: Any) -> Any:
 _Text = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(_check_text)]
 _Template = Annotated[_Text, AfterValidator(_check_template)]
 _PlainText = Annotated[_Text, AfterValidator(_check_no_placeholder)]
+_Scene = Annotated[_PlainText, AfterValidator(_check_not_blank)]
 _Prompt = Annotated[_Template, AfterValidator(_check_not_blank)]
 _Line = Annotated[str, Field(max_length=256), AfterValidator(_check_line)]
 _Identifier = Annotated[str, AfterValidator(_check_identifier)]
@@ -240,6 +241,7 @@ class ImageFields:
     Subject: Annotated[SubjectName | None, Affects.PICTURE_CALL] = None
     MaskKey: Annotated[_StoredKey | None, Affects.PICTURE_INPUT] = None
     Backdrop: Annotated[_Backdrop | None, Affects.RESULT] = None
+    Scene: Annotated[_Scene | None, Affects.PICTURE_INPUT] = None
     Shadow: Annotated[_Shadow | None, Affects.RESULT] = None
     Feather: Annotated[_Feather | None, Affects.RESULT] = None
     Seed: Annotated[_Seed | None, Affects.PICTURE_INPUT] = None

@@ -90,7 +90,7 @@ _REQUEST = TypeAdapter(BatchRequest)
 _ENTRIES = TypeAdapter(list[ImageEntry])
 _IMAGES_AT_ONCE: Final = 10_000
 """Images that are checked before the next part is, so that a large request with many problems is refused quickly."""
-_ON_PROMPTS = re.compile(r"(^|\.)(Prompts?|Task|Backdrop|Preset)(\[\d+\])?$|^Images$|Renditions")
+_ON_PROMPTS = re.compile(r"(^|\.)(Prompts?|Task|Backdrop|Scene|Preset)(\[\d+\])?$|^Images$|Renditions")
 
 
 def _errors(document: dict[str, Any]) -> tuple[list[ErrorDetails], int]:

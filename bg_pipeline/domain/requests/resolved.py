@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from pydantic.alias_generators import to_pascal
 
+from bg_pipeline.domain import shadows
 from bg_pipeline.domain.effects import Affects, declared_effects
 from bg_pipeline.domain.requests.fields import (
     KNOWN,
@@ -45,7 +46,7 @@ class ImageSettings:
     that stands out the subject. ``mask_key`` is set if and only if ``subject`` is MASK: the key of this image's mask,
     also if the request names a folder. ``backdrop`` is a key, ``#rrggbb`` or ``blur``, ``shadow`` a text for
     `shadows.read`. ``seed`` is None if it has to be derived. ``renditions`` is empty if the picture is delivered
-    unchanged. ``feather`` is None if ``BG_FEATHER`` is used.
+    unchanged. ``feather`` is None if ``BG_FEATHER`` is used, ``scene`` if the request describes none.
 
     Each field has the effects that the request field of the same name declares. A new field needs a default here: a
     field with its default value is left out of identities and fingerprints, so that stored outcomes stay valid.
@@ -68,6 +69,7 @@ class ImageSettings:
     ref: str
     renditions: tuple[Rendition, ...]
     feather: float | None = None
+    scene: str | None = None
 
     def named(self, image: str) -> "ImageSettings":
         """The same for another image; these settings must be those of no image (``image`` is empty)."""
@@ -75,12 +77,18 @@ class ImageSettings:
 
     @property
     def needs_prompt(self) -> bool:
-        """Whether a model paints the background; otherwise it is removed (REMOVE) or is the backdrop."""
-        return self.task == "REPLACE" and self.backdrop is None
+        """Whether a model paints a background for this image alone.
+
+        Otherwise it is removed (REMOVE), is the backdrop, or is a scene that other images use as well.
+        """
+        return self.task == "REPLACE" and self.backdrop is None and self.scene is None
 
     @property
     def outputs(self) -> tuple[OutputSpec, ...]:
-        """The pictures to make: all variants of each prompt. Without a prompt, or if none is needed, a single one."""
+        """The pictures to make: all variants of each prompt or of the scene; a single one without either."""
+        if self.scene is not None:
+            variants = range(1, self.variants + 1)
+            return tuple(OutputSpec(variant, 1, variant, self.scene) for variant in variants)
         if not self.needs_prompt or not self.prompts:
             return (OutputSpec(1, 1, 1, ""),)
         return tuple(
@@ -157,6 +165,7 @@ def image_settings(
     task = first("Task", "REPLACE")
     subjects = (subject_of(level) for level in levels)
     subject: SubjectName = next((found for found in subjects if found), "LABELS")
+    scene = _scene(levels) if task == "REPLACE" else None
     labels = _label_names(entry.Labels if entry else None)
     if subject == "LABELS" and entry is not None and entry.Labels is not None and not labels:
         subject = "SALIENT"
@@ -170,15 +179,26 @@ def image_settings(
         mode=first("Mode", "PRECISE"),
         subject=subject,
         mask_key=_mask_key(first("MaskKey"), image) if subject == "MASK" else None,
-        backdrop=first("Backdrop") if task == "REPLACE" else None,
-        shadow=first("Shadow", "none"),
+        backdrop=first("Backdrop") if task == "REPLACE" and scene is None else None,
+        shadow=first("Shadow", shadows.NONE if scene is None else shadows.SOFT),
         seed=first("Seed"),
         quality=first("Quality", "premium"),
         cfg_scale=first("CfgScale", 8.0),
         ref=first("Ref", ""),
         renditions=first("Renditions", ()),
         feather=first("Feather"),
+        scene=scene,
     )
+
+
+def _scene(levels: Iterable[ImageFields]) -> str | None:
+    """The scene, unless an image's own prompt or backdrop overrides the one for all images."""
+    for level in levels:
+        if level.Scene is not None:
+            return level.Scene
+        if level.Backdrop is not None or _prompts(level):
+            return None
+    return None
 
 
 def _mask_key(key: str | None, image: str) -> str | None:

@@ -81,7 +81,9 @@ def violations(
             promptless = where.removesuffix(".") or "the request"
         yield from _mismatches(where, request, own_entry, settings, presets)
         place, level = (where, own_entry) if own_entry and own_entry.Renditions else ("", request)
-        pictures = len(settings.prompts or "-") * settings.variants if settings.needs_prompt else 1
+        pictures = len(settings.outputs) if settings.prompts or settings.scene else 1
+        if settings.needs_prompt and not settings.prompts:
+            pictures = settings.variants
         if (place, pictures) not in checked:
             # Checked only once for all images that share the renditions.
             checked.add((place, pictures))
@@ -123,6 +125,8 @@ def _mismatches(
         [("", request)] if entry is None else [(where, entry), ("", request)]
     )
     for place, level in levels:
+        if level.Scene and level.Backdrop:
+            yield f"{place}Scene", "and Backdrop cannot be used for the same image; leave one of them out"
         if level.MaskKey and subject_of(level) != "MASK":
             yield f"{place}MaskKey", f"is used only with Subject MASK, not {level.Subject}"
         for number, rendition in enumerate(level.Renditions or ()):
@@ -149,8 +153,12 @@ def _mismatches(
         yield f"{where}{invisible[0]}", invisible[1]
     if settings.task == "REMOVE":
         for place, level in levels:
-            if level.Backdrop:
-                yield f"{place}Backdrop", "cannot be used with Task REMOVE, which leaves the background empty"
+            for name in ("Backdrop", "Scene"):
+                if getattr(level, name):
+                    yield (
+                        f"{place}{name}",
+                        "cannot be used with Task REMOVE, which leaves the background empty",
+                    )
             if level.Task:
                 break
 
@@ -175,11 +183,12 @@ def _invisible_background(
         for rendition in settings.renditions
     ):
         return None
-    if settings.backdrop is not None:
-        return (
-            "Backdrop",
-            f"would not be seen: {preset_list} sets the background itself; leave out the Backdrop or the preset",
-        )
+    for field, value in (("Scene", settings.scene), ("Backdrop", settings.backdrop)):
+        if value is not None:
+            return (
+                field,
+                f"would not be seen: {preset_list} sets the background itself; leave out the {field} or the preset",
+            )
     return (
         "Task",
         f"REPLACE paints a background that would not be seen: {preset_list} sets the background itself; use REMOVE",

@@ -18,19 +18,21 @@ from bg_pipeline.storage.object_store import open_bucket
 from bg_pipeline.web.page import progress, results, search, submit, user
 from bg_pipeline.web.page.batches import BatchService
 from bg_pipeline.web.page.drafts import DraftService, user_error
+from bg_pipeline.web.page.review_service import ReviewService
 from bg_pipeline.web.page.widgets import escape_markdown
 
 
 @st.cache_resource(show_spinner=False)
-def _services() -> tuple[DraftService, BatchService]:
+def _services() -> tuple[DraftService, BatchService, ReviewService]:
     configured = settings()
     aws = make_aws(configured)
     store = open_bucket(configured, aws)
     batches = BatchService(configured, store)
-    return DraftService(configured, aws, store, on_change=batches.refresh), batches
+    drafts = DraftService(configured, aws, store, on_change=batches.refresh)
+    return drafts, batches, ReviewService(configured, aws, batches)
 
 
-def _screen(show: Callable[[DraftService, BatchService], None]) -> Callable[[], None]:
+def _screen(show: Callable[[DraftService, BatchService, ReviewService], None]) -> Callable[[], None]:
     """A screen that shows expected errors as sentences."""
 
     def show_screen() -> None:
@@ -51,11 +53,11 @@ def _screen(show: Callable[[DraftService, BatchService], None]) -> Callable[[], 
     return show_screen
 
 
-def _submit(drafts: DraftService, batches: BatchService) -> None:
+def _submit(drafts: DraftService, batches: BatchService, reviews: ReviewService) -> None:
     submit.show(drafts)
 
 
-def _progress(drafts: DraftService, batches: BatchService) -> None:
+def _progress(drafts: DraftService, batches: BatchService, reviews: ReviewService) -> None:
     def resume(draft: Batch) -> None:
         submit.resume(drafts, draft)
         st.switch_page(_new_batch)
@@ -63,11 +65,11 @@ def _progress(drafts: DraftService, batches: BatchService) -> None:
     progress.show(batches, drafts, sys.argv[1] if len(sys.argv) > 1 else "", resume)
 
 
-def _results(drafts: DraftService, batches: BatchService) -> None:
-    results.show(batches)
+def _results(drafts: DraftService, batches: BatchService, reviews: ReviewService) -> None:
+    results.show(reviews)
 
 
-def _search(drafts: DraftService, batches: BatchService) -> None:
+def _search(drafts: DraftService, batches: BatchService, reviews: ReviewService) -> None:
     search.show(batches)
 
 
@@ -75,7 +77,11 @@ def _search(drafts: DraftService, batches: BatchService) -> None:
 st.set_page_config(
     page_title="New backgrounds", page_icon=str(Path(__file__).with_name("icon.png")), layout="wide"
 )
-st.html("<style>.stMainBlockContainer { padding-top: 3.5rem; }</style>")
+st.html(
+    "<style>.stMainBlockContainer { padding: 3.5rem max(1rem, 3vw) 1rem; } "
+    ".stMainBlockContainer h1 { font-size: 1.6rem; padding: 0.5rem 0; } "
+    ".stMainBlockContainer h3 { font-size: 1.2rem; padding: 0.25rem 0; }</style>"
+)
 user.require_sign_in(settings())
 _new_batch = st.Page(
     _screen(_submit), title="New batch", icon=":material/add_photo_alternate:", url_path="new", default=True

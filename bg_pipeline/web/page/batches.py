@@ -8,39 +8,53 @@ import threading
 import time
 import urllib.error
 import urllib.request
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from datetime import datetime
+from itertools import islice
+from typing import Any
 
 import orjson
 
 from bg_pipeline import review
 from bg_pipeline.acts import Acts
 from bg_pipeline.domain import s3_keys
-from bg_pipeline.domain.batches import Batch
-from bg_pipeline.domain.file_names import archive_path
+from bg_pipeline.domain.batches import Batch, find_batch
 from bg_pipeline.domain.people import Person
 from bg_pipeline.domain.s3_keys import UploadDate
+from bg_pipeline.domain.text import counted
 from bg_pipeline.errors import ImageError, UsageError
 from bg_pipeline.imaging import small_jpeg
+from bg_pipeline.imaging.thumbnail import strip, thumbnail
 from bg_pipeline.imaging.workers import run_on_file, shared_workers
 from bg_pipeline.reports import overview
-from bg_pipeline.reports.overview import BatchCosts, BatchOverview
+from bg_pipeline.reports.overview import BatchCosts, BatchOverview, BatchState
 from bg_pipeline.reports.report import Report
-from bg_pipeline.review import Item, Results, Reviews, State
+from bg_pipeline.review import Item, Place, Results, Reviews
 from bg_pipeline.run.batch_work import BatchWork, open_batch
 from bg_pipeline.run.discovery import find_work
 from bg_pipeline.run.rows import rows
 from bg_pipeline.settings import Settings
-from bg_pipeline.storage.object_store import Store
+from bg_pipeline.state.follow_ups import REDOES, FollowUps, origin
+from bg_pipeline.state.thumbnails import Thumbnails
+from bg_pipeline.storage.object_store import ObjectInfo, Store
 from bg_pipeline.uploads import listing
 from bg_pipeline.uploads.submitting import paid_pictures
+from bg_pipeline.web.page.drafts import stored_wishes
 
 REFRESH_SECONDS = 30
 """The list of a date's batches is read again at this age, so that new uploads appear."""
-CACHED_DATES = 10
-CACHED_RESULTS = 5
+CACHED_DATES = 40
+CARD_PHOTOS = 3
+"""Photos that stand for a batch."""
+TITLE_CHARACTERS = 60
+CACHED_RESULTS = 60_000
+"""Results of batches that are kept in memory, about 1 KB each."""
+CACHED_THUMBNAILS = 4
+"""Batches whose stored thumbnails are kept in memory, up to 16 MB each."""
+SMALL_BYTES = 64_000_000
+"""Small pictures that are kept in memory."""
 PREVIEW_SIDE = 1200
 """Longer side, in pixels, of the pictures on the review screen."""
 
@@ -61,7 +75,10 @@ class BatchCard:
 
     No run works on a batch that is not ``complete``: a ``draft``, or one still being uploaded. ``to_approve`` are the
     photos that wait until the sample is approved; ``to_retry`` those that failed or were skipped, once there is a
-    report. ``request_etag`` is the ETag of the request from which the card was made.
+    report. ``request_etag`` is the ETag of the request from which the card was made. ``kind`` is the state without
+    words, ``changed`` when it was last uploaded to. ``title`` has the first words of its background. ``redo_of`` is
+    the path of the batch for which it makes pictures again. ``first_photos`` are the keys and ETags of up to
+    `CARD_PHOTOS` photos.
     """
 
     batch: Batch
@@ -75,6 +92,11 @@ class BatchCard:
     complete: bool = True
     draft: bool = False
     request_etag: str = ""
+    kind: BatchState = BatchState.DRAFT
+    changed: datetime | None = None
+    title: str = ""
+    redo_of: str = ""
+    first_photos: tuple[tuple[str, str], ...] = ()
 
     @property
     def done(self) -> int:
@@ -89,23 +111,38 @@ class BatchService:
         self.settings = settings
         self.store = store
         self.acts = Acts(settings, store)
-        self._workers = shared_workers(settings.max_decoded_images)
         self._lock = threading.Lock()
         self._cards: dict[UploadDate, tuple[float, object, list[BatchCard]]] = {}
         self._results: dict[Batch, tuple[object, Results]] = {}
         self._reviews: dict[str, Reviews] = {}
+        self._looked: dict[UploadDate, float] = {}
+        self._workers = shared_workers(settings.max_decoded_images)
+        self._small: OrderedDict[tuple[str, str, str], bytes] = OrderedDict()
+        self._small_bytes = 0
+        self._progress: dict[Batch, tuple[float, int]] = {}
+        self._thumbnails: dict[Batch, Thumbnails] = {}
 
     def refresh(self, batch: Batch) -> None:
         """Drops the cached list of the batch's date: it is read again when it is next needed."""
         with self._lock:
             self._cards.pop(batch.date, None)
 
-    def batches(self, person: Person, date: UploadDate) -> list[BatchCard]:
+    def batches(self, person: Person, date: UploadDate, *, max_age: float = 0.0) -> list[BatchCard]:
         """The batches of a date that a person may see, newest first.
 
-        Each call lists a few objects. Uploads and results are read again only if a run has stored something since, or
-        after `REFRESH_SECONDS`.
+        Each call lists a few objects, unless the last one for this date was less than ``max_age`` seconds ago.
+        Uploads and results are read again only if a run has stored something since, or after `REFRESH_SECONDS`.
         """
+        cards = self._all_batches(date, max_age)
+        visible = self.acts.authorization.visible(person, (card.batch for card in cards))
+        return [card for card in cards if card.batch in visible]
+
+    def _all_batches(self, date: UploadDate, max_age: float) -> list[BatchCard]:
+        with self._lock:
+            cached = self._cards.get(date)
+            if cached is not None and time.monotonic() - self._looked.get(date, 0.0) < max_age:
+                return list(cached[2])
+            self._looked[date] = time.monotonic()
         version = tuple(
             (stored.key, stored.etag)
             for kind in ("ledger", "leases")
@@ -120,9 +157,7 @@ class BatchService:
                 self._cards[date] = cached
                 if len(self._cards) > CACHED_DATES:
                     self._cards.pop(next(iter(self._cards)))
-            cards = list(cached[2])
-        visible = self.acts.authorization.visible(person, (card.batch for card in cards))
-        return [card for card in cards if card.batch in visible]
+            return list(cached[2])
 
     def _read_cards(self, date: UploadDate) -> list[BatchCard]:
         complete = {work.locations.batch: work for work in find_work(self.store, self.settings, [date])}
@@ -134,7 +169,22 @@ class BatchService:
                 draft = uploaded.draft is not None
                 state = f"draft, last changed {uploaded.last_change:%H:%M} UTC" if draft else "being uploaded"
                 images = len(uploaded.images)
-                cards.append(BatchCard(uploaded.batch, state, images, complete=False, draft=draft))
+                wishes = stored_wishes(self.store, uploaded.batch) if draft else {}
+                labelled = wishes.get("Labels")
+                if labelled and isinstance(labelled, dict):
+                    state += f"; the labels of {counted(len(labelled), 'photo')} were found, which is paid"
+                cards.append(
+                    BatchCard(
+                        uploaded.batch,
+                        state,
+                        images,
+                        complete=False,
+                        draft=draft,
+                        changed=uploaded.last_change,
+                        title=_draft_title(wishes),
+                        first_photos=_first_photos(uploaded.images.values()),
+                    )
+                )
                 continue
             report = Report(tuple(rows(work)))
             state, state_text = overview.batch_state(self.store, work)
@@ -152,12 +202,24 @@ class BatchService:
                     BatchCosts.of(report),
                     to_approve=_pending(work, waiting),
                     to_retry=_pending(work, overview.images_to_retry(report, sample))
-                    if state is overview.BatchState.REPORTED
+                    if state is BatchState.REPORTED
                     else PendingPhotos(),
                     request_etag=work.uploaded.request.etag if work.uploaded.request else "",
+                    kind=state,
+                    changed=uploaded.last_change,
+                    title=_title(work),
+                    redo_of=self._redo_of(work),
+                    first_photos=_first_photos(work.images.values()),
                 )
             )
         return cards
+
+    def _redo_of(self, work: BatchWork) -> str:
+        """The path of the batch for which this one makes pictures again; empty if it was submitted on its own."""
+        batch = work.locations.batch
+        of = origin(self.store, batch) if work.locations.retries else None
+        redoes = FollowUps.read(self.store, REDOES(of)).batches if of else {}
+        return of.path if of and batch in redoes else ""
 
     def open(self, batch: Batch) -> BatchWork:
         """One batch; `UsageError` if it does not exist."""
@@ -218,9 +280,97 @@ class BatchService:
                 reviews = self._reviews.setdefault(work.locations.data.bucket, Reviews(work.locations.data))
                 cached = version, Results(work, self.settings, reviews)
             self._results[batch] = cached
-            if len(self._results) > CACHED_RESULTS:
-                self._results.pop(next(iter(self._results)))
+            kept = sum(len(results.unjudged()) for _, results in self._results.values())
+            while kept > CACHED_RESULTS and len(self._results) > 1:
+                _, oldest = self._results.pop(next(iter(self._results)))
+                kept -= len(oldest.unjudged())
             return cached[1]
+
+    def places(self, person: Person, batch: Batch) -> list[Place]:
+        """The batch's results, pictures that were made again in the places of their originals.
+
+        Raises `UsageError` if it does not exist, or not for this person.
+        """
+        return review.places(self.results(person, batch), lambda other: self.results(person, other))
+
+    def thumbnail(self, batch: Batch, key: str, etag: str) -> bytes | None:
+        """The thumbnail that a run stored of this version of a photo or result; None if there is none."""
+        with self._lock:
+            thumbnails = self._thumbnails.pop(batch, None)
+        if thumbnails is None:
+            thumbnails = Thumbnails(self.store, batch)
+            thumbnails.load()
+        with self._lock:
+            self._thumbnails[batch] = thumbnails
+            if len(self._thumbnails) > CACHED_THUMBNAILS:
+                self._thumbnails.pop(next(iter(self._thumbnails)))
+        return thumbnails.get(key, etag)
+
+    def small_picture(self, batch: Batch, store: Store, key: str, etag: str) -> bytes | None:
+        """A small JPEG of a photo or result of ``batch`` in this version; None if it is gone or was replaced.
+
+        Raises `ImageError` if it cannot be opened.
+        """
+        name = store.bucket, key, etag
+        with self._lock:
+            if name in self._small:
+                self._small.move_to_end(name)
+                return self._small[name]
+        small = self.thumbnail(batch, key, etag)
+        if small is None:
+            content = store.read(key)
+            if content is None or (etag and content.etag != etag):
+                return None
+            small = run_on_file(self._workers, thumbnail, content.data)
+        with self._lock:
+            if etag and name not in self._small:
+                self._small[name] = small
+                self._small_bytes += len(small)
+            while self._small_bytes > SMALL_BYTES:
+                self._small_bytes -= len(self._small.popitem(last=False)[1])
+        return small
+
+    def card_picture(self, card: BatchCard) -> bytes:
+        """The photos that stand for a batch beside each other as one JPEG; empty if there is none."""
+        pictures = []
+        for key, etag in card.first_photos:
+            try:
+                small = self.small_picture(card.batch, self.store, key, etag)
+            except ImageError:
+                continue  # the report says why
+            if small:
+                pictures.append(small)
+        return strip(pictures) if pictures else b""
+
+    def photo(self, person: Person, path: str, image: str, *, small: bool) -> bytes | None:
+        """A photo of the batch ``path`` as a JPEG, at most `PREVIEW_SIDE` wide and high.
+
+        None if there is none, or none that the person may see.
+        """
+        batch = find_batch(path)
+        if batch is None or not self.acts.authorization.sees(person, batch):
+            return None
+        try:
+            if small:
+                return self.small_picture(batch, self.store, batch.upload_key(image), "")
+            content = self.store.read(batch.upload_key(image))
+            side = PREVIEW_SIDE
+            if content is None:
+                return None
+            return run_on_file(self._workers, small_jpeg, content.data, within=(side, side))
+        except ImageError:
+            return None
+
+    def minutes_left(self, card: BatchCard) -> float | None:
+        """How long the run of a batch still takes at the speed since it was first asked about; None if not known."""
+        now = time.monotonic()
+        with self._lock:
+            if card.kind is not BatchState.WORKING:
+                self._progress.pop(card.batch, None)
+                return None
+            began, done = self._progress.setdefault(card.batch, (now, card.done))
+        made = card.done - done
+        return (now - began) / made * card.to_do / 60 if made > 0 else None
 
     def redo(
         self, person: Person, work: BatchWork, items: Sequence[Item], *, prompt: str, seed: int | None
@@ -233,36 +383,33 @@ class BatchService:
         self.refresh(submitted)
         return submitted
 
-    def previews(self, work: BatchWork, item: Item) -> tuple[bytes, bytes]:
-        """A photo and its result as JPEGs of at most `PREVIEW_SIDE` pixels; empty if missing or not an image."""
-        store, key = work.locations.resolve(f"{work.locations.input_prefix}/{item.image}")
-        return self._preview(store, key), self._preview(work.locations.data, item.key) if item.key else b""
 
-    def _preview(self, store: Store, key: str) -> bytes:
-        content = store.read(key)
-        if content is None:
-            return b""
-        try:
-            return run_on_file(self._workers, small_jpeg, content.data, within=(PREVIEW_SIDE, PREVIEW_SIDE))
-        except ImageError:
-            return b""
+def _first_photos(photos: Iterable[ObjectInfo | None]) -> tuple[tuple[str, str], ...]:
+    found = ((photo.key, photo.etag) for photo in photos if photo is not None)
+    return tuple(islice(found, CARD_PHOTOS))
 
-    def download(self, work: BatchWork, item: Item) -> bytes:
-        """A result's file; `UsageError` if it was deleted."""
-        content = work.locations.data.read(item.key)
-        if content is None:
-            raise UsageError(f"{item.key} is gone; run its date again")
-        return content.data
 
-    def pack(self, work: BatchWork, items: Sequence[Item], file: Path) -> int:
-        """Writes the approved results into a ZIP file, one in memory at a time; returns their number."""
-        approved = [item for item in items if item.state is State.APPROVED and item.key]
-        prefix = f"{work.locations.output_prefix}/"
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as pack:
-            for item in approved:
-                name = archive_path(item.key.removeprefix(prefix))
-                pack.writestr(name, self.download(work, item))
-        return len(approved)
+def _title(work: BatchWork) -> str:
+    """What the batch asks for in a few words, from its request."""
+    if work.request is None:
+        return "a request that cannot be read"
+    asked = work.settings_of(next(iter(work.images), ""))
+    if asked.task == "REMOVE":
+        return "No background"
+    if asked.backdrop:
+        return f"Colour {asked.backdrop}" if asked.backdrop.startswith("#") else "A given picture"
+    return _first_words((asked.prompts or ("",))[0])
+
+
+def _draft_title(wishes: Mapping[str, Any]) -> str:
+    fields = wishes.get("Fields")
+    prompts = fields.get("Prompts") if isinstance(fields, dict) else ""
+    return _first_words(prompts.strip().partition("\n")[0]) if isinstance(prompts, str) else ""
+
+
+def _first_words(prompt: str) -> str:
+    words = " ".join(prompt.split())
+    return words if len(words) <= TITLE_CHARACTERS else f"{words[:TITLE_CHARACTERS].rpartition(' ')[0]} …"
 
 
 def _pending(work: BatchWork, names: Sequence[str]) -> PendingPhotos:

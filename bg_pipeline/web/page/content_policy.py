@@ -7,12 +7,6 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-SLIDER_SCRIPT = (
-    "const slider = document.querySelector('input');"
-    "slider.oninput = () => slider.parentNode.style.setProperty('--at', slider.value + '%');"
-)
-"""The script of the slider between before and after. The browser applies the page's policy to it too."""
-
 _INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
 
@@ -21,9 +15,9 @@ def page_policy() -> str:
     """The policy of every answer of the page.
 
     Streamlit inserts style elements and styles of elements (``unsafe-inline``), and loads scripts of components from
-    blobs that it makes itself. Scripts inside its ``index.html`` and the slider's are allowed by their hashes.
+    blobs that it makes itself. Scripts inside its ``index.html`` are allowed by their hashes.
     """
-    scripts = " ".join(f"'{_sha256(script)}'" for script in (*_streamlits_inline_scripts(), SLIDER_SCRIPT))
+    scripts = " ".join(f"'{_sha256(script)}'" for script in _streamlits_inline_scripts())
     return "; ".join(
         (
             "default-src 'self'",

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, BinaryIO
 
+import orjson
+
 from bg_pipeline import planning
 from bg_pipeline.acts import Acts
 from bg_pipeline.aws.clients import Aws
@@ -26,7 +28,7 @@ from bg_pipeline.domain.people import Person
 from bg_pipeline.domain.requests import BatchRequest
 from bg_pipeline.domain.stages import LABELS
 from bg_pipeline.domain.upload_kinds import Kind, kind_of
-from bg_pipeline.errors import BgPipelineError, ImageError, RequestError, UsageError
+from bg_pipeline.errors import BgPipelineError, ImageError, PreconditionFailed, RequestError, UsageError
 from bg_pipeline.imaging.thumbnail import thumbnail
 from bg_pipeline.imaging.workers import header_of, run_on_file, shared_workers
 from bg_pipeline.labelers.rekognition import OPERATION as DETECT_LABELS
@@ -57,6 +59,12 @@ LABEL_THREADS = 8
 """Photos whose labels are requested at a time."""
 READ_THREADS = 8
 """Photos of a resumed draft that are read at a time."""
+CARD_SIDE = 400
+"""Longer side, in pixels, of the pictures of dropped photos."""
+CARD_BYTES = 25_000
+KEEP_ATTEMPTS = 3
+WISHES = "Wishes"
+"""The field of a draft's document with what its visitor wants."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +114,25 @@ class DraftService:
         self.store.write_json(batch.draft_key, {"Id": batch.derived_id(self.store.bucket)})
         return batch
 
+    def keep_wishes(self, batch: Batch, wishes: Mapping[str, Any]) -> None:
+        """Stores what a visitor wants of a draft beside its photos, so that nothing typed is lost.
+
+        Does nothing if the batch was submitted or discarded meanwhile.
+        """
+        for _ in range(KEEP_ATTEMPTS):
+            stored = self.store.read(batch.draft_key)
+            if stored is None:
+                return
+            document = {**_draft_document(stored.data), WISHES: wishes}
+            try:
+                self.store.write_json(batch.draft_key, document, if_etag=stored.etag)
+                return
+            except PreconditionFailed:
+                continue  # another tab keeps its wishes, or the draft is being submitted
+
     def store_photo(self, batch: Batch, name: str, file: BinaryIO) -> DraftPhoto:
         """Stores a dropped file under ``name``, which must be unused and valid: see `unused_name`."""
-        small = self._thumbnail(file.read())
+        small = self._card_picture(file.read())
         file.seek(0)
         upload(self.store, batch.upload_key(name), name, file)
         return DraftPhoto(name, small)
@@ -117,10 +141,10 @@ class DraftService:
         """A small JPEG of an image file; raises `ImageError` if it cannot be opened."""
         return run_on_file(self._workers, thumbnail, data)
 
-    def _thumbnail(self, data: bytes) -> bytes:
-        """A small JPEG of a dropped photo; empty if it cannot be opened, which the run's report then explains."""
+    def _card_picture(self, data: bytes) -> bytes:
+        """A JPEG of a dropped photo for its card; empty if it cannot be opened, which the run's report explains."""
         try:
-            return self.thumbnail(data)
+            return run_on_file(self._workers, thumbnail, data, CARD_SIDE, max_bytes=CARD_BYTES)
         except ImageError:
             return b""
 
@@ -131,6 +155,13 @@ class DraftService:
         except ImageError as error:
             raise UsageError(f"the backdrop cannot be used: {error}") from None
         return self._store_extra_file(batch, "backdrop", header.format, data)
+
+    def backdrop_picture(self, batch: Batch, key: str) -> bytes | None:
+        """The picture that `backdrop` stored under ``key``, as a JPEG for the screen; None if there is none."""
+        if not key.startswith(batch.upload_key(".backdrop-")):
+            return None
+        content = self.store.read(key)
+        return (content and self._card_picture(content.data)) or None
 
     def mask(self, batch: Batch, photo: str, data: bytes) -> str:
         """Stores a mask for one photo and returns its key; `UsageError` if it does not fit that photo."""
@@ -162,7 +193,7 @@ class DraftService:
 
         def read_photo(name: str) -> DraftPhoto:
             content = self.store.read(batch.upload_key(name))
-            return DraftPhoto(name, self._thumbnail(content.data if content else b""))
+            return DraftPhoto(name, self._card_picture(content.data if content else b""))
 
         with ThreadPoolExecutor(READ_THREADS, "draft") as pool:
             return list(pool.map(read_photo, names))
@@ -223,7 +254,7 @@ class DraftService:
         """
         entries = [{"ImageName": name, **photo_fields[name]} for name in names if photo_fields.get(name)]
         images = [{"ImageName": name, **photo_fields.get(name, {})} for name in names] if entries else None
-        return compose_request(self.settings, batch, names, {**fields, "Images": images})
+        return compose_request(self.settings, batch, names, self._with_id(batch, fields) | {"Images": images})
 
     def from_manifest(
         self, person: Person, batch: Batch, data: bytes, names: Sequence[str], fields: Mapping[str, Any]
@@ -242,9 +273,13 @@ class DraftService:
             manifest.read(data),
             data,
             DraftSources(self.store, photos, fallback),
-            fields,
+            self._with_id(batch, fields),
             stored_names=photos,
         )
+
+    def _with_id(self, batch: Batch, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields with the batch's own Id, so that the same wishes always give the same request."""
+        return {"Id": batch.derived_id(self.store.bucket), **fields}
 
     @staticmethod
     def warnings(data: bytes) -> list[str]:
@@ -304,6 +339,22 @@ class DraftService:
             context.close()
 
 
+def stored_wishes(store: Store, batch: Batch) -> dict[str, Any]:
+    """What `DraftService.keep_wishes` stored last; empty if nothing was, or if it cannot be read."""
+    stored = store.read(batch.draft_key)
+    wishes = _draft_document(stored.data).get(WISHES) if stored else None
+    return wishes if isinstance(wishes, dict) else {}
+
+
+def _draft_document(data: bytes) -> dict[str, Any]:
+    """A draft's document; empty if it is no JSON object, as other programs may write."""
+    try:
+        document = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
 def unused_name(name: str, taken: Collection[str]) -> str:
     """A valid image name, made from a file's ``name``, that is not in ``taken``.
 
@@ -324,4 +375,10 @@ def unused_name(name: str, taken: Collection[str]) -> str:
 
 def user_error(error: RequestError) -> list[str]:
     """The problems of a request, one sentence each."""
-    return [f"{name}: {text}" if name else text for name, text in error.problems]
+    return [
+        NO_BACKGROUND if name == "Prompt" and "required" in text else f"{name}: {text}" if name else text
+        for name, text in error.problems
+    ]
+
+
+NO_BACKGROUND = "Describe a background to see the price."

@@ -24,18 +24,52 @@ async function upload(file, data) {
   return `${file.name}: it could not be sent; drop it again`;
 }
 
+// The photos of dropped folders, in their order; what is no file of a photo's kind is left out in folders only.
+async function filesOf(transfer, extensions) {
+  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+  if (!entries.some((entry) => entry.isDirectory)) return [...transfer.files];
+  const files = [];
+  const read = async (entry, inFolder) => {
+    if (entry.isFile) {
+      const file = await new Promise((resolve, reject) => entry.file(resolve, reject)).catch(() => null);
+      if (file && (!inFolder || isPhoto(file, extensions))) files.push(file);
+      return;
+    }
+    const reader = entry.createReader();
+    for (;;) {
+      // A folder is read in portions of at most 100 entries.
+      const part = await new Promise((resolve, reject) => reader.readEntries(resolve, reject)).catch(() => []);
+      if (!part.length) return;
+      for (const each of part) await read(each, true);
+    }
+  };
+  for (const entry of entries) await read(entry, false);
+  return files;
+}
+
+function isPhoto(file, extensions) {
+  return !file.name.startsWith(".") && extensions.includes(`.${file.name.toLowerCase().split(".").pop()}`);
+}
+
 export default function ({ parentElement, data, setStateValue, setTriggerValue }) {
-  const input = parentElement.querySelector("input");
   const zone = parentElement.querySelector(".zone");
+  const [input, folder] = parentElement.querySelectorAll("input");
   const status = parentElement.querySelector(".status");
+  const extensions = data.accept.split(",");
   input.accept = data.accept;
+  parentElement.querySelector(".what").textContent = "Drop photos or folders here, paste them, or choose them.";
+  parentElement.querySelector(".limits").textContent = data.limits;
 
   async function uploadAll(files) {
-    if (!files.length || input.disabled) return;
+    if (input.disabled) return;
+    if (!files.length) {
+      status.textContent = "There is no photo in it.";
+      return;
+    }
     const waiting = [...files];
     const refused = [];
     let done = 0;
-    input.disabled = true;
+    input.disabled = folder.disabled = true;
     const worker = async () => {
       for (let file = waiting.shift(); file; file = waiting.shift()) {
         const problem = await upload(file, data);
@@ -48,21 +82,34 @@ export default function ({ parentElement, data, setStateValue, setTriggerValue }
     setStateValue("sending", true);
     await Promise.all(Array.from({ length: PARALLEL }, worker));
     status.textContent = "";
-    input.disabled = false;
-    input.value = "";
+    input.disabled = folder.disabled = false;
+    input.value = folder.value = "";
     setStateValue("sending", false);
     setTriggerValue("sent", { refused });
   }
 
   input.onchange = () => uploadAll([...input.files]);
+  folder.onchange = () => uploadAll([...folder.files].filter((file) => isPhoto(file, extensions)));
   zone.ondragover = (event) => {
     event.preventDefault();
     zone.classList.add("over");
   };
   zone.ondragleave = () => zone.classList.remove("over");
-  zone.ondrop = (event) => {
+  zone.ondrop = async (event) => {
     event.preventDefault();
     zone.classList.remove("over");
-    uploadAll([...event.dataTransfer.files]);
+    uploadAll(await filesOf(event.dataTransfer, extensions));
   };
+  const paste = (event) => {
+    const files = [...(event.clipboardData?.files || [])];
+    if (!files.length || !zone.isConnected) return;
+    event.preventDefault();
+    // A picture from the clipboard is always called image.png.
+    const stamp = new Date().toISOString().slice(0, 19).replaceAll(":", "-");
+    uploadAll(files.map((file, number) => (file.name === "image.png" ? new File([file], `pasted ${stamp} ${number + 1}.png`, { type: file.type }) : file)));
+  };
+  document.addEventListener("paste", paste);
+  zone.stopPasting?.();
+  zone.stopPasting = () => document.removeEventListener("paste", paste);
+  return zone.stopPasting;
 }

@@ -9,30 +9,31 @@ import streamlit as st
 
 from bg_pipeline.domain.presets import PRESETS
 from bg_pipeline.domain.requests import MAX_SEED
+from bg_pipeline.web.page.wishes import Wishes
 
-SESSION_KEYS = ("table_key", "table_rows", "table_values")
+SESSION_KEYS = ("table_key", "table_rows")
 """Keys under which the table keeps its values in a visitor's session."""
 
 
-def settings_of(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+def settings_of(names: Sequence[str], wishes: Wishes) -> dict[str, dict[str, Any]]:
     """The request fields that were entered in the table, by photo. An empty cell means the value for all photos."""
     if st.toggle(
         "Settings of single photos"
     ):  # off at first, since a table of thousands of rows is slow to send
-        _table(names)
+        _table(names, wishes)
     else:
         # Streamlit forgets what was typed into a hidden table: the next one is filled from the session.
         st.session_state.pop("table_key", None)
-    values: Mapping[str, Mapping[str, Any]] = st.session_state.get("table_values", {})
+    values = wishes.table
     return {name: fields for name in names if (fields := fields_of(values.get(name, {})))}
 
 
-def _table(names: Sequence[str]) -> None:
+def _table(names: Sequence[str], wishes: Wishes) -> None:
     state = st.session_state
     # Streamlit stores edits by row number, so other photos need a new table, filled from the session.
     key = f"single-{hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]}"
     if state.get("table_key") != key:
-        values: Mapping[str, Mapping[str, Any]] = state.get("table_values", {})
+        values = wishes.table
         state.table_key = key
         state.table_rows = [
             {"Photo": name, **{field: values.get(name, {}).get(field) for field in _columns()}}
@@ -47,7 +48,8 @@ def _table(names: Sequence[str]) -> None:
         num_rows="fixed",
         placeholder="as for all",
     )
-    state.table_values = {row["Photo"]: {field: row.get(field) for field in _columns()} for row in rows}
+    entered = {row["Photo"]: {field: row.get(field) for field in _columns()} for row in rows}
+    wishes.table = {**wishes.table, **entered}
 
 
 def _columns() -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The screen *Batches*: the state of each batch, the approval of samples, and retries."""
 
+import re
 from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime, timedelta
 
 import streamlit as st
 
@@ -9,15 +10,33 @@ from bg_pipeline.authorization import Right
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.file_names import archive_path
 from bg_pipeline.domain.people import Person
+from bg_pipeline.domain.rows import Status
+from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.domain.text import counted
 from bg_pipeline.errors import BgPipelineError, NotAllowed, UsageError
 from bg_pipeline.reports.batch_report import html_report
+from bg_pipeline.reports.overview import BatchState
 from bg_pipeline.web.page import user
 from bg_pipeline.web.page.batches import BatchCard, BatchService, PendingPhotos, dagster_at_work
 from bg_pipeline.web.page.drafts import DraftService
 from bg_pipeline.web.page.widgets import escape_markdown
 
+_NUMBERED = re.compile(r"[0-9]{6}-[0-9a-f]{8}|(api-)?[0-9]{6}-[0-9a-f]{16}|[0-9]{2}:?[0-9]{2}:?[0-9]{2}")
+"""Names that programs give to batches."""
+_WORDS = {
+    Status.SUCCEEDED.value: "good",
+    Status.NEEDS_REVIEW.value: "to look at",
+    Status.BLOCKED.value: "refused by the model",
+    Status.FAILED.value: "failed",
+}
+
 REFRESH_SECONDS = 3
+OLDER_SECONDS = 20
+"""How often dates before yesterday are looked at."""
+DEFAULT_DAYS = 7
+MOST_DAYS = 31
+CARDS = 30
+"""Batches that are shown at first."""
 
 
 def show(
@@ -27,17 +46,28 @@ def show(
 
     ``dagster`` is the address of Dagster's UI, empty if unknown. ``resume`` opens a draft on the screen *New batch*.
     """
-    st.title("Batches")
-    today = datetime.now(UTC).date()
-    # The key keeps a chosen date when midnight changes the default.
-    picked = st.date_input("Upload date (UTC)", today, key="batches-date")
+    st.title("Batches", anchor=False)
     _dagster_status(dagster)
-    day = picked if isinstance(picked, date) else today
+    days = _days()
     # Not in the fragment that refreshes itself, since a fragment cannot switch to another screen.
     if draft := st.session_state.pop("resume", None):
         with st.spinner("Opening the photos"):
             resume(draft)
-    _cards(service, drafts, day)
+    _cards(service, drafts, days)
+
+
+def _days() -> list[UploadDate] | None:
+    """The dates that were chosen; None for the last week, which goes on with the calendar."""
+    with st.expander("Other dates than the last 7 days"):
+        # The key keeps chosen dates when midnight changes the default.
+        chosen = st.date_input("Uploaded (UTC), from and to", [], key="batches-dates")
+    if not isinstance(chosen, tuple) or not chosen:
+        return None
+    first, last = chosen[0], chosen[-1]
+    if (last - first).days >= MOST_DAYS:
+        st.caption(f"The last {MOST_DAYS} of these days are shown.")
+        first = last - timedelta(MOST_DAYS - 1)
+    return [last - timedelta(back) for back in range((last - first).days + 1)]
 
 
 def _dagster_status(dagster: str) -> None:
@@ -59,18 +89,29 @@ def _dagster_status(dagster: str) -> None:
 
 
 @st.fragment(run_every=REFRESH_SECONDS)
-def _cards(service: BatchService, drafts: DraftService, day: date) -> None:
+def _cards(service: BatchService, drafts: DraftService, days: list[UploadDate] | None) -> None:
     try:
         person = _visitor(service)
     except NotAllowed as error:
         st.error(escape_markdown(str(error)))
         return
-    cards = service.batches(person, day)
+    today = datetime.now(UTC).date()
+    # One day ahead, for uploads from places where it is tomorrow already.
+    dates = days or [today - timedelta(back) for back in range(-1, DEFAULT_DAYS)]
+    cards = []
+    for date in dates:
+        recent = abs((today - date).days) <= 1
+        cards += service.batches(person, date, max_age=0.0 if recent else OLDER_SECONDS)
     if not cards:
-        st.caption(f"Nothing was uploaded on {day}.")
-    for card in cards:
+        st.caption(
+            "Nothing was uploaded on these days." if days else "Nothing was uploaded in the last 7 days."
+        )
+    shown = cards if st.session_state.get("all-batches") else cards[:CARDS]
+    for card in shown:
         with st.container(border=True):
-            _card(service, drafts, person, card)
+            _card(service, drafts, person, card, today)
+    if len(shown) < len(cards):
+        st.checkbox(f"Show all {len(cards):,} batches", key="all-batches")
 
 
 def _visitor(service: BatchService) -> Person:
@@ -78,22 +119,26 @@ def _visitor(service: BatchService) -> Person:
     return user.visitor(service.settings, service.acts.authorization)
 
 
-def _card(service: BatchService, drafts: DraftService, person: Person, card: BatchCard) -> None:
+def _card(
+    service: BatchService, drafts: DraftService, person: Person, card: BatchCard, today: UploadDate
+) -> None:
     batch, rights = card.batch, service.acts.authorization
-    name, numbers = st.columns([3, 2])
-    name.markdown(f"**{escape_markdown(batch.name)}**")
-    name.caption(f"{escape_markdown(card.state)} · {card.costs.in_words(4)}")
-    numbers.text(
-        ", ".join(f"{number:,} {status}" for status, number in card.counts.items())
-        or f"{card.images:,} photos"
-    )
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if picture := service.card_picture(card):
+            st.image(picture, alt="", width=102 * len(card.first_photos) - 6)
+        with st.container():
+            st.markdown(f"**{escape_markdown(title(card))}**")
+            st.caption(
+                escape_markdown(f"{when(card, today)} · {counted(card.images, 'photo')} · {batch.path}")
+            )
+            st.text(words(card, service.minutes_left(card)))
     if card.draft:
         if rights.may_change(person, batch):
             _draft(service, drafts, batch)
         return
-    if card.images and card.complete:
+    if card.kind is BatchState.WORKING and card.images:
         st.progress(card.done / card.images, f"{card.done:,} of {card.images:,} photos done")
-    with st.container(horizontal=True):
+    with st.container(horizontal=True, vertical_alignment="center"):
         # The keys keep a popover open while buttons beside it appear or disappear.
         with st.popover("Report", icon=":material/description:", key=f"files-{batch.path}"):
             _report(service, batch)
@@ -103,6 +148,52 @@ def _card(service: BatchService, drafts: DraftService, person: Person, card: Bat
         if card.to_retry.photos and rights.may_change(person, batch):
             with st.popover("Retry what failed", icon=":material/refresh:", key=f"failed-{batch.path}"):
                 _retry(service, card)
+        if card.complete and card.kind is not BatchState.WAITING:
+            st.caption(escape_markdown(f"Cost: {card.costs.in_words(4)}"))
+
+
+def title(card: BatchCard) -> str:
+    """What people recognise a batch by: the name that somebody gave it, and the first words of its background."""
+    named = "" if _NUMBERED.fullmatch(card.batch.name) else card.batch.name
+    if card.draft:
+        first_words = f"Draft: {card.title}" if card.title else "Draft"
+    else:
+        first_words = f"Made again: {card.title}" if card.redo_of else card.title
+    return " · ".join(filter(None, [named, first_words])) or card.batch.name
+
+
+def when(card: BatchCard, today: UploadDate) -> str:
+    """``today 14:05 UTC``, ``yesterday``, or the date."""
+    days = {0: "today", 1: "yesterday"}
+    text = days.get((today - card.batch.date).days, f"{card.batch.date:%A, %d %B %Y}")
+    return (
+        f"{text} {card.changed:%H:%M} UTC"
+        if card.changed and card.changed.date() == card.batch.date
+        else text
+    )
+
+
+def words(card: BatchCard, minutes_left: float | None = None) -> str:
+    """How the batch stands, in words that frighten nobody."""
+    if card.kind is BatchState.DRAFT:
+        return card.state
+    if card.kind is BatchState.WAITING:
+        return f"{card.images:,} waiting"
+    if card.kind is BatchState.WORKING:
+        if minutes_left is None:
+            return "working"
+        return f"working, about {max(1, round(minutes_left)):,} min left"
+    if card.kind is BatchState.REFUSED:
+        return "The request cannot be read; the report says why."
+    counts = [f"{number:,} {_WORDS[name]}" for name, number in card.counts.items() if name in _WORDS]
+    skipped = card.counts.get(Status.SKIPPED.value, 0)
+    waiting = min(card.to_approve.photos, skipped)
+    if waiting:
+        counts.append(f"{waiting:,} waiting until the sample is approved")
+    if rest := skipped - waiting:
+        counts.append(f"{rest:,} not made")
+    begin = "finished" if not card.to_do else "sample finished" if waiting else "something to do"
+    return f"{begin}: {', '.join(counts)}" if counts else begin
 
 
 def _approve(service: BatchService, card: BatchCard) -> None:
@@ -158,11 +249,11 @@ def _price(pending: PendingPhotos) -> str:
 
 def _draft(service: BatchService, drafts: DraftService, batch: Batch) -> None:
     """The buttons that continue or delete a draft."""
-    left, right = st.columns([1, 3])
-    if left.button("Continue", key=f"resume-{batch.path}", icon=":material/edit:"):
+    buttons = st.container(horizontal=True)
+    if buttons.button("Continue", key=f"resume-{batch.path}", icon=":material/edit:"):
         st.session_state.resume = batch
         st.rerun()
-    with right.popover("Discard", icon=":material/delete:"):
+    with buttons.popover("Discard", icon=":material/delete:", key=f"draft-{batch.path}"):
         st.text("This deletes its photos. Somebody else may be preparing it right now.")
         if st.button("Delete the draft", key=f"discard-{batch.path}", type="primary"):
             try:

@@ -9,19 +9,23 @@ from bg_pipeline.authorization import Right
 from bg_pipeline.domain.batches import find_batch
 from bg_pipeline.domain.people import Person
 from bg_pipeline.domain.s3_keys import UploadDate
+from bg_pipeline.domain.text import counted
 from bg_pipeline.reports.captions import CaptionedImage, CaptionIndex, index_file
 from bg_pipeline.web.page import user
 from bg_pipeline.web.page.batches import BatchService
+from bg_pipeline.web.page.widgets import escape_markdown
 
 MAX_RESULTS = 200
 MAX_FOUND = 100_000
 """Photos that are looked at for those of batches that the visitor may see, where these are not all."""
+PER_PAGE = 24
+COLUMNS = 4
 DEFAULT_DAYS = 30
 
 
 def show(service: BatchService) -> None:
     """The screen. It calls no model."""
-    st.title("Search")
+    st.title("Search", anchor=False)
     today = datetime.now(UTC).date()
     words = st.text_input("Words in captions, alternative texts or labels", placeholder="red bus")
     # The key keeps chosen dates when midnight changes the default.
@@ -43,18 +47,14 @@ def show(service: BatchService) -> None:
     if not images:
         st.caption("No photo was found. Try fewer words or other dates.")
         return
-    st.dataframe(
-        [
-            {
-                "Image": image.ImageName,
-                "Batch": image.Batch,
-                "Alternative text": image.AltText or image.Caption,
-                "Labels": image.Labels,
-            }
-            for image in images
-        ],
-        hide_index=True,
+    st.caption(
+        f"{counted(len(images), 'photo')}" + (", the first ones" if len(images) == MAX_RESULTS else "")
     )
+    page = st.pagination(-(-len(images) // PER_PAGE)) if len(images) > PER_PAGE else 1
+    columns = st.columns(COLUMNS)
+    for number, image in enumerate(images[(page - 1) * PER_PAGE : page * PER_PAGE]):
+        with columns[number % COLUMNS].container(border=True):
+            _tile(service, person, image)
 
 
 def _visible(service: BatchService, person: Person, found: Sequence[CaptionedImage]) -> list[CaptionedImage]:
@@ -62,3 +62,32 @@ def _visible(service: BatchService, person: Person, found: Sequence[CaptionedIma
     batches = {path: find_batch(path) for path in {image.Batch for image in found}}
     visible = service.acts.authorization.visible(person, filter(None, batches.values()))
     return [image for image in found if batches[image.Batch] in visible][:MAX_RESULTS]
+
+
+def _tile(service: BatchService, person: Person, image: CaptionedImage) -> None:
+    small = service.photo(person, image.Batch, image.ImageName, small=True)
+    if small:
+        st.image(small, alt=image.AltText or image.Caption or image.ImageName, width="stretch")
+    st.text(image.ImageName)
+    st.caption(escape_markdown(image.AltText or image.Caption or image.Labels))
+    if st.button("Open", key=f"open-{image.Batch}/{image.ImageName}"):
+        _open(service, person, image)
+
+
+@st.dialog("Photo", width="large")
+def _open(service: BatchService, person: Person, image: CaptionedImage) -> None:
+    large = service.photo(person, image.Batch, image.ImageName, small=False)
+    if large:
+        st.image(large, alt=image.AltText or image.Caption or image.ImageName, width="stretch")
+    else:
+        st.caption("The photo was deleted, or it cannot be opened.")
+    for name, text in (
+        ("Photo", image.ImageName),
+        ("Batch", image.Batch),
+        ("Alternative text", image.AltText),
+        ("Caption", image.Caption),
+        ("Labels", image.Labels),
+    ):
+        if text:
+            st.caption(name)
+            st.text(text)

@@ -1,4 +1,4 @@
-"""The page's server: Streamlit's own, with sign-in, protection from other websites, and the route for uploads."""
+"""The page's server: Streamlit's own with sign-in, protection from other websites, and our routes."""
 
 import secrets
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.web.browser_security import SecurityHeaders
-from bg_pipeline.web.page import upload_server
+from bg_pipeline.web.page import review_server, upload_server
 from bg_pipeline.web.page.content_policy import page_policy
 from bg_pipeline.web.page.same_origin import OwnPageOnly
 from bg_pipeline.web.page.sign_out import SignOutAtIssuer
@@ -69,5 +69,8 @@ app = st.App(
     Path(__file__).with_name("app.py"),
     secrets=_sign_in_secrets(_configured),
     middleware=_guards(_configured),
-    routes=[Route(upload_server.ADDRESS, upload_server.receive_photo, methods=["POST"])],
+    routes=[
+        Route(upload_server.ADDRESS, upload_server.receive_photo, methods=["POST"]),
+        *review_server.ROUTES,
+    ],
 )

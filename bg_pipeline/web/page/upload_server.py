@@ -8,8 +8,9 @@ import threading
 from collections import OrderedDict
 from concurrent.futures import Future
 from tempfile import SpooledTemporaryFile
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
+import orjson
 from botocore.exceptions import BotoCoreError, ClientError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -18,7 +19,7 @@ from starlette.responses import PlainTextResponse, Response
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.people import Person
 from bg_pipeline.errors import BgPipelineError, NotAllowed, UsageError
-from bg_pipeline.web.page.drafts import DraftPhoto, DraftService, unused_name
+from bg_pipeline.web.page.drafts import DraftPhoto, DraftService, stored_wishes, unused_name
 
 ADDRESS = "/photos"
 MAX_SESSIONS = 1000
@@ -31,7 +32,8 @@ class UploadSession:
     """The photos that one visitor uploads for one batch. Thread-safe.
 
     Whoever has the ``token`` may add photos until the sign-in of ``person`` ends, and can do nothing else. The batch
-    is created with its first photo, unless the session continues a stored ``draft``.
+    is created with its first photo, unless the session continues a stored ``draft``. ``wishes`` is what the visitor
+    wants; `keep_wishes` stores it.
     """
 
     def __init__(self, service: DraftService, person: Person, draft: Batch | None = None) -> None:
@@ -45,6 +47,8 @@ class UploadSession:
         self._names = set(self._photos)
         self._by_id: dict[str, Future[DraftPhoto]] = {}
         self._closed = False
+        self.wishes: dict[str, Any] = stored_wishes(service.store, draft) if draft else {}
+        self._kept = orjson.dumps(self.wishes)
 
     def renew(self, person: Person) -> bool:
         """Takes over the end of a later sign-in of the same person; False if this is somebody else."""
@@ -98,6 +102,15 @@ class UploadSession:
             self._photos[name] = photo
         pending.set_result(photo)
         return photo
+
+    def keep_wishes(self) -> None:
+        """Stores ``wishes`` with the draft if they changed and there is a photo to which they belong."""
+        data = orjson.dumps(self.wishes)
+        with self._lock:
+            if self._closed or self._batch is None or data == self._kept:
+                return
+            batch, self._kept = self._batch, data
+        self._service.keep_wishes(batch, self.wishes)
 
     def close(self) -> None:
         """Refuses all further photos."""

@@ -11,6 +11,7 @@ from bg_pipeline.domain.text import printable
 from bg_pipeline.errors import NotAllowed
 from bg_pipeline.review import this_user
 from bg_pipeline.settings import Settings
+from bg_pipeline.web.page import review_server
 from bg_pipeline.web.page.widgets import escape_markdown
 
 _log = logging.getLogger(__name__)
@@ -38,7 +39,13 @@ def show_sign_out(settings: Settings) -> None:
     if settings.oidc_client_id:
         st.divider()
         st.caption(f"Signed in as {escape_markdown(name())}")
-        st.button("Sign out", on_click=st.logout)
+        st.button("Sign out", on_click=_sign_out)
+
+
+def _sign_out() -> None:
+    if session := st.session_state.pop("review_session", None):
+        review_server.sessions.close(session)
+    st.logout()
 
 
 def visitor(settings: Settings, authorization: Authorization) -> Person:

@@ -55,7 +55,7 @@ def test_the_policy_names_no_foreign_host_and_no_unknown_script() -> None:
     sources = {source for part in policy.values() for source in part.split()}
     assert all(re.fullmatch(r"'.*'|blob:|data:", source) for source in sources)
     assert "unsafe" not in policy["script-src"]
-    assert len(re.findall("sha256-", policy["script-src"])) >= 2, "Streamlit's own script and the slider's"
+    assert "sha256-" in policy["script-src"], "Streamlit's own script"
 
 
 def location(issuer: str, streamlits: str, **more: str) -> str:

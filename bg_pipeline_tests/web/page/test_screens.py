@@ -2,16 +2,16 @@
 
 import io
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.people import local_person
-from bg_pipeline.review import Item, State, decide
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.web.page.batches import BatchService
 from bg_pipeline.web.page.drafts import DraftService
+from bg_pipeline.web.page.upload_server import sessions
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench, aws
 from bg_pipeline_tests.pictures import photo
@@ -30,64 +30,10 @@ def service(bench: Bench) -> BatchService:
     return BatchService(bench.settings(), bench.store)
 
 
-@pytest.fixture
-def batch(bench: Bench) -> Batch:
-    """Three results of today, which all wait for a person."""
-    made = bench.submit(3, day=datetime.now(UTC).date())
-    bench.run(made.date)
-    return made
-
-
-def _review(service: "BatchService") -> None:  # its text is run elsewhere, where the name means nothing
-    from bg_pipeline.web.page import results
-
-    results.show(service)
-
-
-@pytest.fixture
-def screen(service: BatchService, batch: Batch) -> AppTest:
-    shown = AppTest.from_function(_review, kwargs={"service": service}, default_timeout=SECONDS).run()
-    assert not shown.exception
-    return shown
-
-
 def press(screen: AppTest, label: str) -> None:
     (button,) = [button for button in screen.button if button.label == label]
     button.click().run()
     assert not screen.exception
-
-
-def found(service: BatchService, batch: Batch) -> list[Item]:
-    return service.results(local_person("ann"), batch).items()
-
-
-def states(service: BatchService, batch: Batch) -> list[State]:
-    return [item.state for item in found(service, batch)]
-
-
-def test_what_is_shown_is_decided_about(service: BatchService, batch: Batch, screen: AppTest) -> None:
-    press(screen, "Approve")
-    press(screen, "Reject")
-    assert states(service, batch) == [State.APPROVED, State.REJECTED, State.WAITING]
-
-
-@pytest.mark.parametrize("label", ["Approve", "Reject", "Make another picture"])
-def test_a_press_for_what_somebody_else_has_decided_meanwhile_is_not_one_for_the_next(
-    bench: Bench, service: BatchService, batch: Batch, screen: AppTest, label: str
-) -> None:
-    decide(bench.store, found(service, batch)[:1], State.REJECTED, by="bob")
-    press(screen, label)
-    assert states(service, batch) == [State.REJECTED, State.WAITING, State.WAITING]
-    assert len([key for key in bench.keys("image-files/") if key.endswith("/request.json")]) == 1
-
-
-@pytest.mark.parametrize("label", ["Approve all", "Reject all"])
-def test_a_press_for_all_that_was_shown_is_not_one_for_what_came_since(
-    bench: Bench, service: BatchService, batch: Batch, screen: AppTest, label: str
-) -> None:
-    decide(bench.store, found(service, batch)[:1], State.REJECTED, by="bob")
-    press(screen, label)
-    assert states(service, batch) == [State.REJECTED, State.WAITING, State.WAITING]
 
 
 def _batches(service: "BatchService", drafts: "DraftService") -> None:
@@ -124,6 +70,124 @@ def _new_batch(drafts: "DraftService") -> None:
     submit.show(drafts)
 
 
+@pytest.fixture
+def drafts(bench: Bench) -> DraftService:
+    return DraftService(bench.settings(), aws(), bench.store)
+
+
+def new_batch(drafts: DraftService, photos: int = 2) -> AppTest:
+    """The screen *New batch* with photos that were just dropped."""
+    screen = AppTest.from_function(_new_batch, kwargs={"drafts": drafts}, default_timeout=SECONDS).run()
+    for number in range(photos):
+        screen.session_state.session.store(f"{number}", f"{number}.jpg", io.BytesIO(photo(number)))
+    return shown(screen.run())
+
+
+def shown(screen: AppTest) -> AppTest:
+    assert not screen.exception
+    return screen
+
+
+def reopened(drafts: DraftService, screen: AppTest) -> AppTest:
+    """The draft of a screen, opened in another browser."""
+    other = AppTest.from_function(_new_batch, kwargs={"drafts": drafts}, default_timeout=SECONDS)
+    other.session_state.session = sessions.open(
+        drafts, local_person("ann"), screen.session_state.session.batch
+    )
+    return shown(other.run())
+
+
+def prompt(screen: AppTest) -> Any:
+    return next(area for area in screen.text_area if area.label.startswith("Describe the background"))
+
+
+def test_a_draft_keeps_every_wish(bench: Bench, drafts: DraftService) -> None:
+    screen = new_batch(drafts)
+    shown(prompt(screen).set_value("a sandy beach\na forest").run())
+    for label, value in (("Spend at most (USD)", 2.5), ("Seed", 7), ("Pictures for each background", 2)):
+        shown(next(each for each in screen.number_input if each.label == label).set_value(value).run())
+    shown(
+        next(each for each in screen.multiselect if each.label == "Files for")
+        .set_value(["square-social"])
+        .run()
+    )
+    press(
+        screen, next(b.label for b in screen.button if b.label.startswith("Find what is in 2 photos: up to "))
+    )
+    other = reopened(drafts, screen)
+    assert prompt(other).value == "a sandy beach\na forest"
+    numbers = {each.label: each.value for each in other.number_input}
+    assert (numbers["Spend at most (USD)"], numbers["Seed"]) == (2.5, 7)
+    assert numbers["Pictures for each background"] == 2
+    assert next(each for each in other.multiselect if each.label == "Files for").value == ["square-social"]
+    assert not [button for button in other.button if button.label.startswith("Find what is in")]
+    (card,) = BatchService(bench.settings(), bench.store).batches(
+        local_person("ann"), datetime.now(UTC).date()
+    )
+    assert card.title == "a sandy beach"
+    assert "labels of 2 photos were found" in card.state
+
+
+def test_another_kind_of_background_and_back_loses_no_word(drafts: DraftService) -> None:
+    screen = new_batch(drafts)
+    shown(prompt(screen).set_value("a sandy beach").run())
+    kind = next(group for group in screen.segmented_control if group.label == "Background")
+    shown(kind.set_value("A colour").run())
+    assert not [area for area in screen.text_area if area.label.startswith("Describe")]
+    kind = next(group for group in screen.segmented_control if group.label == "Background")
+    shown(kind.set_value("Described").run())
+    assert prompt(screen).value == "a sandy beach"
+
+
+def test_a_press_on_submit_that_comes_with_a_change_submits_nothing_before_the_new_plan_is_seen(
+    bench: Bench, drafts: DraftService
+) -> None:
+    screen = new_batch(drafts)
+    shown(prompt(screen).set_value("a sandy beach").run())
+    # A browser sends what was typed last together with the press.
+    prompt(screen).set_value("a sandy beach\nand three more\nlines\nthat cost")
+    press(screen, "Submit")
+    assert [key for key in bench.keys("image-files/") if key.endswith("/request.json")] == []
+    assert any("The plan changed" in each.value for each in screen.warning)
+    press(screen, "Submit")
+    (key,) = [key for key in bench.keys("image-files/") if key.endswith("/request.json")]
+    assert len(bench.store.read_json(key)["Prompts"]) == 4
+
+
+def test_wishes_that_somebody_else_wrote_into_the_draft_break_nothing(
+    bench: Bench, drafts: DraftService
+) -> None:
+    screen = new_batch(drafts)
+    batch = screen.session_state.session.batch
+    hostile = {
+        "Fields": {
+            "Task": "DELETE",
+            "Prompts": 7,
+            "Seed": "x",
+            "Variants": 99,
+            "Colour": "red",
+            "Presets": ["no"],
+        },
+        "Photos": {"0.jpg": {"Labels": 3}, "1.jpg": "x"},
+        "Table": {"0.jpg": {"Variants": "many", "Seed": 1.5, "Prompt": ["x"]}},
+        "Labels": {"0.jpg": "x", "1.jpg": [1, 2]},
+        "Backdrop": "pipeline-state/secret",
+    }
+    stored: tuple[Any, ...] = (hostile, dict.fromkeys(hostile, "x"), "x", None, [])
+    for wishes in stored:
+        bench.store.write_json(batch.draft_key, {"Wishes": wishes})
+        other = reopened(drafts, screen)
+        assert prompt(other).value == ""
+
+
+def test_what_is_kept_late_brings_no_draft_back(bench: Bench, drafts: DraftService) -> None:
+    screen = new_batch(drafts)
+    batch = screen.session_state.session.batch
+    drafts.discard(local_person("ann"), batch)
+    drafts.keep_wishes(batch, {"Fields": {"Prompts": "a beach"}})
+    assert bench.keys("image-files/") == []
+
+
 def test_a_photo_is_removed_from_a_new_batch(bench: Bench) -> None:
     drafts = DraftService(bench.settings(), aws(), bench.store)
     screen = AppTest.from_function(_new_batch, kwargs={"drafts": drafts}, default_timeout=SECONDS).run()
@@ -131,7 +195,7 @@ def test_a_photo_is_removed_from_a_new_batch(bench: Bench) -> None:
     session.store("one", "a.jpg", io.BytesIO(photo(1)))
     session.store("two", "b.jpg", io.BytesIO(photo(2)))
     screen.run()
-    next(button for button in screen.button if button.label == "Remove the photo").click().run()
+    next(button for button in screen.button if button.label == "Remove photo").click().run()
     assert not screen.exception
     assert list(session.photos) == ["b.jpg"]
     assert [key for key in bench.keys("image-files/") if key.endswith(".jpg")] == [

@@ -2,10 +2,6 @@
 
 import io
 import re
-import zipfile
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -17,7 +13,6 @@ from bg_pipeline.domain.requests import image_settings
 from bg_pipeline.domain.rows import Status
 from bg_pipeline.errors import RequestError, UsageError
 from bg_pipeline.imaging import read_header
-from bg_pipeline.review import State, decide
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.web.page.batches import BatchService, PendingPhotos, dagster_at_work
 from bg_pipeline.web.page.drafts import DraftService, unused_name
@@ -332,36 +327,17 @@ def test_a_second_press_for_another_picture_makes_no_second_batch(
     assert presses[0] == presses[1]
 
 
-def test_a_packed_result_is_unpacked_nowhere_but_in_its_folder(batches: BatchService, tmp_path: Path) -> None:
-    prefix = "generated-image-files/2026/11/20/b"
-    batches.store.write(f"{prefix}/../../tmp/slip", b"x", media_type="image/png")
-    work: Any = SimpleNamespace(locations=SimpleNamespace(output_prefix=prefix, data=batches.store))
-    item: Any = SimpleNamespace(state=State.APPROVED, key=f"{prefix}/../../tmp/slip")
-    assert batches.pack(work, [item], tmp_path / "x.zip") == 1
-    with zipfile.ZipFile(tmp_path / "x.zip") as pack:
-        assert pack.namelist() == ["%2E%2E/%2E%2E/tmp/slip"]
-
-
-def test_only_approved_results_are_packed(
-    drafts: DraftService, batches: BatchService, bench: Bench, tmp_path: Path
+def test_a_batch_that_was_processed_is_reported(
+    drafts: DraftService, batches: BatchService, bench: Bench
 ) -> None:
     batch, names = drafted(drafts)
     data, _ = drafts.request(batch, names, {"Prompt": "a beach"}, {})
     drafts.submit(ANN, batch, data)
     bench.run(batch.date)
     (standing,) = batches.batches(ANN, batch.date)
-    assert (standing.state, standing.done, standing.counts) == ("reported", 2, {"Succeeded": 2})
-    results = batches.results(ANN, batch)
-    work, found = results.work, results.items()
-    decide(work.locations.data, found[:1], State.REJECTED, by="me")
-    decide(work.locations.data, found[1:], State.APPROVED, by="me")
-    assert batches.pack(work, batches.results(ANN, batch).items(), tmp_path / "x.zip") == 1
-    with zipfile.ZipFile(tmp_path / "x.zip") as pack:
-        assert pack.namelist() == [names[1]]
-        assert pack.read(names[1]) == batches.download(work, found[1])
-    before, after = batches.previews(work, found[1])
-    assert before.startswith(b"\xff\xd8")
-    assert after.startswith(b"\xff\xd8")
+    assert (standing.done, standing.counts) == (2, {"Succeeded": 2})
+    assert standing.title == "a beach"
+    assert [key for key, _ in standing.first_photos] == [batch.upload_key(name) for name in names]
 
 
 def test_a_dagster_that_is_not_there_is_not_at_work() -> None:

@@ -67,6 +67,11 @@ def _stability(name: str, identity: str) -> Model:
     return Model(identity, name, "Stability AI", "IMAGE", (), {"us": regions}, _quotas(name, cross_region=20))
 
 
+def _text_to_image(name: str, identity: str) -> Model:
+    quotas = _quotas(f"Stability.ai {name}", 10)
+    return Model(identity, name, "Stability AI", "IMAGE", ("us-west-2",), {}, quotas)
+
+
 MODELS = {
     model.id: model
     for model in (
@@ -78,6 +83,9 @@ MODELS = {
                 _quotas("Amazon Nova Canvas", 100), "us-east-1", "eu-west-1", "ap-northeast-1"),
         _stability("Stable Image Remove Background", "stability.stable-image-remove-background-v1:0"),
         _stability("Stable Image Inpaint", "stability.stable-image-inpaint-v1:0"),
+        _text_to_image("Stable Image Core", "stability.stable-image-core-v1:1"),
+        _text_to_image("Stable Image Ultra", "stability.stable-image-ultra-v1:1"),
+        _text_to_image("Stable Diffusion 3.5 Large", "stability.sd3-5-large-v1:0"),
         _amazon("Nova Lite", "amazon.nova-lite-v1:0", "TEXT", _quotas("Amazon Nova Lite", 2000, 4000, tokens=2000),
                 "us-east-1", "eu-west-2", "us-gov-west-1", us=_US, eu=_EU, apac=_APAC),
         _amazon("Nova Pro", "amazon.nova-pro-v1:0", "TEXT", _quotas("Amazon Nova Pro", 250, 500, tokens=4000),

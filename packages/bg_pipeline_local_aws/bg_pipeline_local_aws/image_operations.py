@@ -97,6 +97,15 @@ def inpaint(data: bytes, mask: bytes, prompt: str, seed: int, note: bool, size: 
     )
 
 
+def paint_scene(prompt: str, negative: str, seed: int, note: bool, size: tuple[int, int]) -> bytes:
+    """A PNG of the given size with an empty scene."""
+    from bg_pipeline_local_aws import painting
+
+    return _with_software_tag(
+        painting.paint_scene(prompt=prompt, negative=negative, seed=seed, size=size, note=note)
+    )
+
+
 def cut_out(data: bytes, mask: bytes) -> bytes:
     """A PNG (RGBA) of the subject (mask 255) on transparency."""
     from bg_pipeline_local_aws import painting

@@ -1,6 +1,7 @@
 """Outpainting, inpainting and cut-outs: composites a picture's subject with a painted background."""
 
 import io
+import re
 
 import cv2
 import numpy as np
@@ -142,3 +143,23 @@ def _write_note(result: Pixels, alpha: Plane, frame: tuple[int, int, int, int]) 
     letters, halo_level = (30, 255) if patch.mean() > 150 else (255, 0)
     under = patch + (halo * free)[..., None] * (halo_level - patch.astype(np.float32))
     patch[:] = np.rint(under + (0.9 * ink * free)[..., None] * (letters - under)).astype(np.uint8)
+
+
+def paint_scene(*, prompt: str, negative: str, seed: int, size: tuple[int, int], note: bool) -> bytes:
+    """A PNG (RGB) of an empty scene; with ``note``, the text `NOTE` is written into it twice.
+
+    Away from the edges, because a scene is cropped, and on both sides, because a subject is put before it.
+    """
+    words = f"{prompt} room" if _TABLES.search(prompt.lower()) else prompt
+    painted = np.ascontiguousarray(paint_background(words, negative, seed, size)[..., ::-1])
+    if note:
+        width, height = size
+        frame = (round(0.2 * width), round(0.2 * height), round(0.8 * width), round(0.8 * height))
+        for taken in (slice(0, width // 2), slice(width // 2, width)):
+            free = np.zeros((height, width), np.float32)
+            free[:, taken] = 1e-3
+            _write_note(painted, free, frame)
+    return encode_png(painted)
+
+
+_TABLES = re.compile(r"\b(table|counter|desk|worktop|shelf|windowsill)s?\b")

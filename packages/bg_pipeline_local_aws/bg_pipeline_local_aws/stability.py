@@ -1,4 +1,4 @@
-"""Stability AI's image services on Bedrock: Remove Background and Inpaint."""
+"""Stability AI on Bedrock: the services Remove Background and Inpaint, and the text-to-image models."""
 
 import secrets
 from typing import Annotated, Any, Literal
@@ -20,6 +20,17 @@ from bg_pipeline_local_aws.render_pool import RenderPool, or_validation_error
 REMOVE = "stability.stable-image-remove-background-v1:0"
 INPAINT = "stability.stable-image-inpaint-v1:0"
 MAX_PIXELS = 9_437_184
+
+SCENE_MODELS = (
+    "stability.stable-image-core-v1:1",
+    "stability.stable-image-ultra-v1:1",
+    "stability.sd3-5-large-v1:0",
+)
+
+_SIZES = {
+    "16:9": (1536, 864), "21:9": (1536, 640), "3:2": (1536, 1024), "5:4": (1280, 1024), "1:1": (1024, 1024),
+    "4:5": (1024, 1280), "2:3": (1024, 1536), "9:16": (864, 1536), "9:21": (640, 1536),
+}  # fmt: skip
 
 _REASONS = {
     "prompt": "Filter reason: prompt",
@@ -54,8 +65,23 @@ class InpaintRequest(RemoveRequest):
     grow_mask: Annotated[int, Field(ge=0, le=20)] = 5
 
 
+class SceneRequest(BaseModel):
+    """The body of a text-to-image model; only Stable Diffusion 3.5 has a mode."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    prompt: Annotated[str, Field(min_length=1, max_length=10_000)]
+    negative_prompt: Annotated[str, Field(max_length=10_000)] = ""
+    aspect_ratio: Literal["16:9", "21:9", "3:2", "5:4", "1:1", "4:5", "2:3", "9:16", "9:21"] = "1:1"
+    seed: Annotated[int, Field(ge=0, le=4_294_967_294)] = 0
+    output_format: Literal["jpeg", "png"] = "png"
+    mode: Literal["text-to-image"] = "text-to-image"
+
+
 async def invoke(call: Call, control: Control, pool: RenderPool) -> dict[str, Any]:
     """InvokeModel's answer: ``seeds``, ``finish_reasons`` (with content policy's refusals), ``images``."""
+    if call.model in SCENE_MODELS:
+        return await _paint(call, control, pool)
     kind = InpaintRequest if call.model == INPAINT else RemoveRequest
     try:
         request = kind.model_validate(call.json())
@@ -79,6 +105,28 @@ async def invoke(call: Call, control: Control, pool: RenderPool) -> dict[str, An
             await _inpaint(inpaint, image, seed, size, switches.note, pool)
             if inpaint
             else await _remove_background(image, pool)
+        )
+        encoded = encode_base64(await pool.run(image_operations.encode, picture, request.output_format))
+    return {"seeds": [seed], "finish_reasons": [None], "images": [encoded]}
+
+
+async def _paint(call: Call, control: Control, pool: RenderPool) -> dict[str, Any]:
+    try:
+        request = SceneRequest.model_validate(call.json())
+    except ValidationError as error:
+        raise schema_error(error) from error
+    call.prompt = request.prompt
+    control.admit(call)
+    seed = request.seed or 1 + secrets.randbelow(4_294_967_294)
+    if call.block:
+        call.outcome = "blocked"
+        return {"seeds": [seed], "finish_reasons": [_REASONS[call.block]], "images": []}
+    switches, size = control.switches, _SIZES[request.aspect_ratio]
+    if switches.canned:
+        encoded = canned_image("picture", *size, switches.canned_bytes)
+    else:
+        picture = await pool.run(
+            image_operations.paint_scene, request.prompt, request.negative_prompt, seed, switches.note, size
         )
         encoded = encode_base64(await pool.run(image_operations.encode, picture, request.output_format))
     return {"seeds": [seed], "finish_reasons": [None], "images": [encoded]}

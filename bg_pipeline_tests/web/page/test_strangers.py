@@ -21,7 +21,7 @@ from streamlit.testing.v1 import AppTest
 
 from bg_pipeline.cli import page as web_page
 from bg_pipeline.settings import settings
-from bg_pipeline.web.page import admission, user
+from bg_pipeline.web.page import admission
 from bg_pipeline.web.page.admission import MAX_SESSIONS, Admissions, UploadsAfterSignIn
 from bg_pipeline_tests.web.openid import AUDIENCE, SECRET, openid_provider
 
@@ -80,9 +80,11 @@ def test_an_admission_ends_with_the_sign_in_and_their_number_is_bounded(admitted
 
 
 def _page() -> None:  # its text is run elsewhere
-    from bg_pipeline.settings import settings
+    from bg_pipeline import settings as configuration
+    from bg_pipeline.web.page import user as visitors
 
-    user.require_sign_in(settings(oidc_client_id="page", oidc_issuer="https://pool.example"))
+    chosen = configuration.settings(oidc_client_id="page", oidc_issuer="https://pool.example")
+    visitors.require_sign_in(chosen)
 
 
 @pytest.mark.parametrize("signed_in", [True, False])

@@ -114,7 +114,8 @@ def test_objects_are_what_was_stored(store: Store, key: str) -> None:
     store.copy(key, "copy")
     assert store.read("copy").data == b"data"
     store.delete(key)
-    assert store.read(key) is store.head(key) is None
+    assert store.read(key) is None
+    assert store.head(key) is None
     store.delete(key)
 
 

@@ -624,6 +624,14 @@ def test_people_sign_in_and_their_decisions_bear_their_name(
             (item,) = review.items(open_batch(bench.store, bench.settings(), batch), bench.settings())
             assert item.decision is not None
             assert (item.decision.state, item.decision.by) == (review.State.APPROVED, "ada@example.com")
+            # A field of Streamlit's own takes a file from somebody who has signed in.
+            page.get_by_role("link", name="New batch").click()
+            drop(page, tmp_path, count=1)
+            page.get_by_text("A picture", exact=True).click()
+            field = page.get_by_test_id("stFileUploader").filter(has_text="The picture behind the subjects")
+            (tmp_path / "beach.jpg").write_bytes(photo(5))
+            field.locator("input[type=file]").set_input_files(tmp_path / "beach.jpg")
+            page.get_by_alt_text("The picture behind the subjects").wait_for()
             page.get_by_role("button", name="Sign out").click()
             page.get_by_role("button", name="Sign in").wait_for()
 

@@ -6,6 +6,7 @@ S3 is `memory_s3`. Needs Chromium (`chromium` in PATH) and Playwright.
 """
 
 import argparse
+import os
 import shutil
 import socket
 import tempfile
@@ -18,7 +19,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, CDPSession, sync_playwright
 
 from benchmarks import rig as rigs
 from benchmarks.rig import Rig, environment_variables, jpeg, rig, table
@@ -87,11 +88,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def page_at(store: Store, log: Path, monkey: dict[str, Any]) -> Iterator[str]:
+def page_at(store: Store, log: Path, more: dict[str, Any]) -> Iterator[str]:
     """The page of a bucket in a process of its own; its address."""
-    import os
-
-    os.environ.update(environment_variables(bucket=store.bucket, max_cost_usd=0, settle_seconds=0, **monkey))
+    os.environ.update(environment_variables(bucket=store.bucket, max_cost_usd=0, settle_seconds=0, **more))
     port = free_port()
     with served(port, log):
         address = f"http://127.0.0.1:{port}"
@@ -108,12 +107,9 @@ def today() -> date:
     return datetime.now(UTC).date()
 
 
-def memory_of(browser: Browser, page: Page) -> float:
-    """Megabytes of JavaScript's heap and of the renderer's other memory that Chromium counts for the page."""
-    session = page.context.new_cdp_session(page)
-    session.send("Performance.enable")
-    metrics = {each["name"]: each["value"] for each in session.send("Performance.getMetrics")["metrics"]}
-    return float(metrics["JSHeapUsedSize"]) / 1e6
+def metrics_of(session: CDPSession) -> dict[str, float]:
+    """Chromium's own figures of the page: CPU seconds of its main thread, bytes of JavaScript's heap."""
+    return {each["name"]: each["value"] for each in session.send("Performance.getMetrics")["metrics"]}
 
 
 def renderer_rss() -> float:
@@ -179,13 +175,21 @@ def scrolling(rig: Rig, browser: Browser, results: int) -> list[Sequence[object]
         page.get_by_role("button", name=f"Waiting {results:,}").wait_for()
         first = time.monotonic() - began
         page.wait_for_timeout(2000)
+        session = page.context.new_cdp_session(page)
+        # The thread's own time does not grow while other programs have the core.
+        session.send("Performance.enable", {"timeDomain": "threadTicks"})
+        before = metrics_of(session)
         frames = page.evaluate(SCROLL, 10)
-        heap, rss = memory_of(browser, page), renderer_rss()
+        after = metrics_of(session)
+        heap, rss = after["JSHeapUsedSize"] / 1e6, renderer_rss()
         page.close()
     late = sum(frame > 34 for frame in frames) / len(frames)
+    work = 1000 * (after["TaskDuration"] - before["TaskDuration"]) / len(frames)
+    script = 1000 * (after["ScriptDuration"] - before["ScriptDuration"]) / len(frames)
     return [
         (f"{results:,} results listed after, s", f"{first:.1f}"),
         ("frame while scrolling, median and 95 %, ms", spread(frames)),
+        ("main thread's work for a frame, of it script, ms", f"{work:.1f}, {script:.1f}"),
         ("frames that took more than two, %", f"{100 * late:.1f}"),
         ("JavaScript heap, renderer's own memory, MB", f"{heap:.0f}, {rss:.0f}"),
     ]

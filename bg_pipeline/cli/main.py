@@ -8,6 +8,7 @@ from bg_pipeline.cli.api import api
 from bg_pipeline.cli.captions import captions
 from bg_pipeline.cli.completion import completion
 from bg_pipeline.cli.demo import demo
+from bg_pipeline.cli.deploy import deploy
 from bg_pipeline.cli.doctor import doctor
 from bg_pipeline.cli.download import download
 from bg_pipeline.cli.follow_up import approve, retry
@@ -61,6 +62,7 @@ for command in (
     api,
     doctor,
     completion,
+    deploy,
 ):
     main.add_command(command)
 

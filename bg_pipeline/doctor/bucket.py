@@ -27,6 +27,8 @@ _OLD_VERSIONS = {
     "Expiration": {"ExpiredObjectDeleteMarker": True},
 }
 """The lifecycle rule that a bucket with versions should have."""
+_REMADE = f"{s3_keys.STATE}/thumbnails/"
+"""Prefix of state that is made again from the pictures when somebody looks at them."""
 
 
 def bucket(settings: Settings, aws: Aws) -> Iterator[Finding]:
@@ -183,6 +185,8 @@ def _prefix(rule: Mapping[str, Any]) -> str | None:
 def _touched(rule: Mapping[str, Any], prefixes: Sequence[str]) -> list[str]:
     """Those of ``prefixes`` of which a rule affects at least some objects; all if it is limited by tags or sizes."""
     prefix = _prefix(rule) or ""
+    if prefix.startswith(_REMADE):
+        return []
     return [each for each in prefixes if f"{each}/".startswith(prefix) or prefix.startswith(f"{each}/")]
 
 

@@ -141,7 +141,8 @@ def models_live_on(ran: RunOutcome) -> CheckResult:
     ends = [(model, model.ends) for model in used if model.ends and model.ends - today <= NEAR_END]
     days_left = [(model.ends - today).days for model in used if model.ends]
     figures = {"days_left": min(days_left)} if days_left else {}
-    if not used:
+    # A scene model alone makes no picture of most requests.
+    if all(model.setting == "BG_SCENE_MODELS" for model in used):
         description = f"No configured model can be used on {today}; `bg-pipeline doctor` shows the reasons."
         return CheckResult(False, description, figures)
     dearer = [model for model in used if model.dearer_from and model.dearer_from - today <= NEAR_END]

@@ -10,6 +10,7 @@ from bg_pipeline.captioners import nova
 from bg_pipeline.domain.model_facts import facts_of
 from bg_pipeline.errors import NothingUsable
 from bg_pipeline.generators import generator
+from bg_pipeline.generators.scenes import scene_painter
 from bg_pipeline.models.selection import ModelCandidate, ModelSelector, check_availability
 from bg_pipeline.settings import Settings
 
@@ -33,8 +34,9 @@ class ModelInUse:
 
 
 def models_in_use(settings: Settings, aws: Aws) -> Iterator[ModelInUse]:
-    """The models in use for backgrounds, cut-outs and captions, each once; makes no billed call."""
+    """The models in use for backgrounds, cut-outs, scenes and captions, each once; makes no billed call."""
     generators = [generator(name) for name in settings.image_models]
+    painters = [scene_painter(name) for name in settings.scene_models]
     kinds: Sequence[tuple[str, list[ModelCandidate[Any]], Sequence[str]]] = (
         (
             "BG_IMAGE_MODELS",
@@ -44,6 +46,11 @@ def models_in_use(settings: Settings, aws: Aws) -> Iterator[ModelInUse]:
         (
             "BG_IMAGE_MODELS",
             [ModelCandidate(model.name, (model.removes,), model) for model in generators if model.removes],
+            (),
+        ),
+        (
+            "BG_SCENE_MODELS",
+            [ModelCandidate(each.name, (each.paints,), each) for each in painters],
             (),
         ),
         (

@@ -22,7 +22,7 @@ class Place:
     ``item`` belongs to the batch of ``work``. ``earlier`` are the results that it replaces with their batches, oldest
     first.
     ``remaking`` is the batch that makes another picture for this place at the moment. ``failed`` is why the last
-    attempt to do so gave none.
+    attempt to do so gave none, and ``failed_in`` its batch.
     """
 
     work: BatchWork
@@ -30,6 +30,15 @@ class Place:
     earlier: tuple[tuple[Batch, Item], ...] = ()
     remaking: Batch | None = None
     failed: str = ""
+    failed_in: Batch | None = None
+
+    @property
+    def seen(self) -> str:
+        """Changes with every decision about the result, and with every attempt to make the missing one."""
+        if self.item.key:
+            return self.item.review_etag
+        attempt = self.remaking or self.failed_in
+        return attempt.path if attempt else ""
 
     @property
     def batch(self) -> Batch:
@@ -115,7 +124,7 @@ def _follow(
             return replace(place, remaking=batch)
         entry = work.ledger.get(place.item.image)
         causes = [record.cause for record in entry.stages.values() if record.cause] if entry else []
-        return replace(place, failed=causes[-1] if causes else "no picture was made")
+        return replace(place, failed=causes[-1] if causes else "no picture was made", failed_in=batch)
     target = first.key or _key_for(place.work, made, work)
     item = replace(made, place=place.item.place or target)
     next_place = Place(work, item, (*place.earlier, (place.batch, place.item)))

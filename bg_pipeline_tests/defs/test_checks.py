@@ -203,7 +203,8 @@ def test_a_check_that_cannot_be_made_is_told_and_costs_the_run_nothing(
 
 def ran(bench: Bench, *days: DateResult, spent: float = 0.0, **overrides: Any) -> RunOutcome:
     progress = Progress(done=1, found=1, failed=0, seconds=1.0, cost_usd=spent, refused=0)
-    return RunOutcome(bench.settings(**overrides), aws(), bench.store, days, progress)
+    chosen = bench.settings(**overrides)
+    return RunOutcome(chosen, aws(*chosen.regions), bench.store, days, progress)
 
 
 def test_a_subject_that_changed_is_named_with_how_much(bench: Bench) -> None:
@@ -281,6 +282,21 @@ def test_no_model_that_can_be_used_is_told(bench: Bench, control: ControlClient)
     )
     assert not judged.passed
     assert "`bg-pipeline doctor` shows the reasons" in judged.description
+
+
+def test_a_scene_model_alone_is_not_enough_and_its_end_is_a_warning(
+    bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_clock(monkeypatch, NOON, checks)
+    end = TODAY + timedelta(days=10)
+    control.model("stability.stable-image-ultra-v1:1", lifecycle="LEGACY", end_of_life=end.isoformat())
+    west: dict[str, Any] = {"regions": "us-west-2", "image_models": "titan-v2"}
+    judged = checks.models_live_on(ran(bench, DateResult(DATE), **west))
+    assert "stable-image-ultra (stability.stable-image-ultra-v1:1) in us-west-2 ends on" in judged.description
+    assert "next in BG_SCENE_MODELS: stable-image-core" in judged.description
+    control.model("amazon.titan-image-generator-v2:0", lifecycle="RETIRED")
+    judged = checks.models_live_on(ran(bench, DateResult(DATE), **west, caption_models=""))
+    assert "No configured model can be used" in judged.description
 
 
 def test_many_names_are_counted() -> None:

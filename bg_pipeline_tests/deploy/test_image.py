@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,7 +98,7 @@ class Image:
             self._environment,
         )
 
-    def run(self, *command: str, seconds: float = 120, **environment: str) -> tuple[int, str]:
+    def run(self, *command: str, seconds: float = 120, **environment: Any) -> tuple[int, str]:
         """The exit code and the output of a command."""
         process = self.start(*command, **environment)
         try:
@@ -122,7 +123,7 @@ class Process:
     def wait(self, seconds: float) -> int:
         return self._process.wait(seconds)
 
-    def wait_for(self, condition: Callable[[], bool], seconds: float = 180) -> None:
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 300) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert self._process.poll() is None, self.output()[-3000:]
@@ -167,7 +168,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
         f'[storage]\ndriver = "vfs"\ngraphroot = "{folder}/graph"\nrunroot = "{folder}/run"\n'
     )
 
-    def buildah(*arguments: str, seconds: float = 600) -> str:
+    def buildah(*arguments: str, seconds: float = 1200) -> str:
         done = subprocess.run(
             ["buildah", *arguments],
             env=environment,
@@ -210,7 +211,7 @@ def debian_base(folder: Path, buildah: Callable[..., str]) -> str:
         "bookworm",
     ]
     archive = folder / "base.tar"
-    subprocess.run(["mmdebstrap", *script, str(archive)], check=True, capture_output=True, timeout=400)
+    subprocess.run(["mmdebstrap", *script, str(archive)], check=True, capture_output=True, timeout=900)
     container = buildah("from", "scratch")
     buildah("add", "--quiet", container, str(archive), "/")
     buildah("commit", "--quiet", container, "base")
@@ -238,7 +239,7 @@ SHARE = "/opt/bg-pipeline/share"
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_the_image_is_built_small_and_everything_runs_in_it(
     image: Image, stand_in: LocalAws, bucket: str
 ) -> None:
@@ -270,12 +271,12 @@ def test_the_image_is_built_small_and_everything_runs_in_it(
     )
     assert (code, output.strip()) == (0, "10001 [] True")
 
-    code, output = image.run("bg-pipeline", "demo", seconds=240)
+    code, output = image.run("bg-pipeline", "demo", seconds=600)
     assert code == 0, output[-3000:]
     assert len(re.findall(r"\bSucceeded\b", output)) == 6
     assert (image.state / "pictures/contact_sheet.jpg").stat().st_size > 50_000
 
-    aws = {name: value for name, value in stand_in.environment().items() if name.startswith("AWS_")}
+    aws: dict[str, Any] = {name: value for name, value in stand_in.environment().items() if name.startswith("AWS_")}
     aws |= {"BG_BUCKET": bucket, "CODE_SERVER_HOST": "127.0.0.1", "DAGSTER_HOME": f"{SHARE}/dagster/single"}
     assert image.run("dagster", "instance", "migrate", **aws)[0] == 0
     api, page, webserver = free_port(), free_port(), free_port()

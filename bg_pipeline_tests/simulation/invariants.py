@@ -31,6 +31,7 @@ STAGE: Final = {
     "captions": "captions",
     "cut-out": "generated_images",
     "picture": "generated_images",
+    "scene": "generated_images",
 }
 WRITTEN_UNDER_A_LEASE: Final = (
     f"{s3_keys.RESULTS}/",
@@ -218,6 +219,8 @@ def _untrue(world: World, reported: ReportRow) -> Iterator[str]:
         return  # the row of a deleted photo stays until the batch is processed again
     prompts = asked.get("Prompts") or [asked.get("Prompt")]
     painted = not (asked.get("Task") == "REMOVE" or asked.get("Backdrop"))
+    if painted and asked.get("Scene"):
+        prompts = [asked["Scene"]]
     number = len(prompts) * asked.get("Variants", 1) if painted else 1
     if len(row["Results"]) != number:
         yield f"{number} results were asked for, {len(row['Results'])} are told"
@@ -234,7 +237,10 @@ def _untrue(world: World, reported: ReportRow) -> Iterator[str]:
             yield f"the provenance of {key} is of another photo"
         if painted:
             prompt = prompts[index // asked.get("Variants", 1)]
-            yield from _of_another_call(world, reported, key, stored.data, provenance, str(prompt))
+            if asked.get("Scene"):
+                yield from _of_another_scene(world, key, stored.data, provenance, str(prompt))
+            else:
+                yield from _of_another_call(world, reported, key, stored.data, provenance, str(prompt))
         else:
             yield from _of_another_ground(asked, key, stored.data)
 
@@ -254,6 +260,28 @@ def _of_another_call(
         yield f"{key} was painted for {call.prompt!r}, asked is {template!r}"
     if provenance["Prompt"] != call.prompt:
         yield f"{key} was painted for {call.prompt!r}, its provenance says {provenance['Prompt']!r}"
+
+
+def _of_another_scene(
+    world: World, key: str, data: bytes, provenance: Mapping[str, Any], words: str
+) -> Iterator[str]:
+    number = photos.call_in(data)
+    if not 0 <= number < len(world.models.calls):
+        yield f"{key} has a scene that no model painted"
+        return
+    call = world.models.calls[number]
+    if call.kind != "scene" or not call.prompt.startswith(words) or provenance["Scene"] != words:
+        yield f"{key} has the ground of call {number} ({call.kind}, {call.prompt!r}), asked is {words!r}"
+
+
+def _calls_for(world: World, reported: ReportRow) -> list[Call]:
+    """The calls for an image: those with its photo, and those for its scene."""
+    words = str(_asked(reported).get("Scene") or "")
+    return [
+        call
+        for call in world.models.calls
+        if call.photo == reported.photo or (call.kind == "scene" and words and call.prompt.startswith(words))
+    ]
 
 
 def _of_another_ground(asked: Mapping[str, Any], key: str, data: bytes) -> Iterator[str]:
@@ -287,9 +315,10 @@ def troubles_have_a_reason(world: World, watch: Watch) -> Iterator[str]:
 def _reason(world: World, reported: ReportRow) -> str:
     asked, row = _asked(reported), reported.row
     key = f"{reported.request.get('InputS3Prefix') or reported.batch.input_prefix}/{reported.image}"
-    faults = {call.fault for call in world.models.calls if call.photo == reported.photo}
-    unknown = sum(1 for call in world.models.calls if call.photo == reported.photo and call.fault in UNKNOWN)
-    words = " ".join(map(str, (asked.get("Prompt"), asked.get("Prompts"))))
+    calls = _calls_for(world, reported)
+    faults = {call.fault for call in calls}
+    unknown = sum(1 for call in calls if call.fault in UNKNOWN)
+    words = " ".join(map(str, (asked.get("Prompt"), asked.get("Prompts"), asked.get("Scene"))))
     settings = world.settings
     dead = all(set(FAMILIES[name]) <= world.models.dead for name in settings["image_models"])
     match row["Status"]:
@@ -304,11 +333,15 @@ def _reason(world: World, reported: ReportRow) -> str:
                 return "two calls whose end nobody knows"
             if "malformed" in faults and row["Error"] == "ValidationException":
                 return "a model called it malformed"
+            if row["Error"] == "BadAnswer" and any(call.bad for call in calls if call.kind == "scene"):
+                return "its scene is damaged"
+            if row["Error"] == "NothingUsable" and asked.get("Scene"):
+                return "no scene model lives" if set(FAMILIES["scenes"]) <= world.models.dead else ""
         case "Blocked":
             if FORBIDDEN in words or "refused" in faults:
                 return "it was refused"
         case "NeedsReview":
-            if any(call.bad for call in world.models.calls if call.photo == reported.photo):
+            if any(call.bad for call in calls):
                 return "a model painted badly"
             if row["Error"] == "NoSubject" and faults & {"refused", "malformed"}:
                 return "no cut-out was made"
@@ -418,7 +451,7 @@ def _lost(world: World, delivered: Mapping[str, Delivery]) -> Iterator[str]:
         elif reported.row["Status"] != "Succeeded" and not (
             _settings_changed(world) and set(delivery.results) <= set(reported.row["Results"])
         ):
-            painted_badly = any(call.bad for call in world.models.calls if call.photo == reported.photo)
+            painted_badly = any(call.bad for call in _calls_for(world, reported))
             if not (reported.row["Status"] == "NeedsReview" and painted_badly):
                 yield f"{reported} was delivered before"
         missing = [key for key in delivery.results if key not in world.bucket.objects]
@@ -459,8 +492,19 @@ def _batch_caps(world: World, by_photo: Mapping[int, float]) -> Iterator[str]:
         if cap is None or path in redone or _touched(world, path) or _shared(world, path):
             continue
         usd = sum(by_photo.get(number, 0.0) for number in set(spec["photos"].values()))
+        usd += _scenes_of_one_batch(world, spec["request"].get("Scene"))
         if usd > cap + CENT:
             yield f"batch {path} and its retries were billed {usd:.4f} USD, its cap is {cap}"
+
+
+def _scenes_of_one_batch(world: World, words: str | None) -> float:
+    """What the scene of a batch cost; 0 if another batch has the same words, and may have paid."""
+    requests = [spec["request"] for spec in world.plan.batches.values()]
+    requests += [step.args["request"] for step in world.plan.steps if "request" in step.args]
+    if words is None or sum(asked.get("Scene") == words for asked in requests) > 1:
+        return 0.0
+    calls = (call for call in world.models.calls if call.kind == "scene")
+    return sum(call.usd for call in calls if call.prompt.startswith(words))
 
 
 def _touched(world: World, path: str) -> bool:

@@ -19,16 +19,30 @@ from bg_pipeline_tests.simulation.scheduler import Process, active
 
 READ_TIMEOUT: Final = {"bedrock-runtime": 330.0, "rekognition": 60.0}
 
-SECONDS: Final = {"labels": (0.2, 1.0), "captions": (1.0, 4.0), "cut-out": (2.0, 6.0), "picture": (3.0, 12.0)}
+SECONDS: Final = {
+    "labels": (0.2, 1.0),
+    "captions": (1.0, 4.0),
+    "cut-out": (2.0, 6.0),
+    "picture": (3.0, 12.0),
+    "scene": (3.0, 12.0),
+}
 """Minimum and maximum duration of a call, by its kind."""
 
 OPERATIONS: Final = {
     "amazon.titan-image-generator-v2:0": "TITAN_V2",
     "stability.stable-image-inpaint-v1:0": "STABILITY_INPAINT",
     "stability.stable-image-remove-background-v1:0": "STABILITY_REMOVE_BACKGROUND",
+    "stability.stable-image-ultra-v1:1": "STABLE_IMAGE_ULTRA",
 }
-FAMILIES: Final = {"titan-v2": ("amazon.titan-image-generator-v2:0",), "stability": tuple(OPERATIONS)[1:]}
+FAMILIES: Final = {
+    "titan-v2": ("amazon.titan-image-generator-v2:0",),
+    "stability": tuple(OPERATIONS)[1:3],
+    "scenes": ("stability.stable-image-ultra-v1:1",),
+}
 """Models that are retired together, by their name in the settings."""
+
+NO_PHOTO: Final = -2
+"""The photo of a call that is made for a whole batch."""
 
 FORBIDDEN: Final = "forbidden"
 """Content policy refuses every prompt with this word."""
@@ -185,6 +199,7 @@ class _Runtime:
             "TITAN_V2": self._titan,
             "STABILITY_INPAINT": self._inpaint,
             "STABILITY_REMOVE_BACKGROUND": self._remove,
+            "STABLE_IMAGE_ULTRA": self._scene,
         }[operation]
         return {"body": make(operation, model, asked)}
 
@@ -204,6 +219,19 @@ class _Runtime:
             return json.dumps(answer).encode(), facts_of(operation, model).cost(images=1)
 
         return self._models.make("picture", operation, model, question, photos.number_in(source), work)
+
+    def _scene(self, operation: str, model: str, asked: dict[str, Any]) -> Any:
+        def work(call: Call) -> tuple[bytes, float | None]:
+            broken = b"\x89PNG\r\n\x1a\n" + str(call.number).encode()
+            data = broken if call.bad else photos.painted(call.number, (96, 96))
+            self._models.remember(call, data)
+            answer = {"images": [_text(data)], "seeds": [asked["seed"]], "finish_reasons": [None]}
+            return json.dumps(answer).encode(), facts_of(operation, model).cost(images=1)
+
+        question = {
+            name: asked.get(name, "") for name in ("prompt", "negative_prompt", "seed", "aspect_ratio")
+        }
+        return self._models.make("scene", operation, model, question, NO_PHOTO, work)
 
     def _remove(self, operation: str, model: str, asked: dict[str, Any]) -> Any:
         source = base64.b64decode(asked["image"])

@@ -4,7 +4,7 @@ A plan is drawn from a seed and can be written as JSON, so that a shrunk one can
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from random import Random
 from typing import Any, Final, Self
 
@@ -176,6 +176,36 @@ def draw(seed: int) -> Plan:
         steps.append(Step("retry", {"batch": random.choice(sampled)}, at=round(at, 1)))
         steps.append(Step("run", _run(random), at=round(at + 9, 1)))
     return Plan(seed, batches, settings, tuple(steps))
+
+
+def draw_with_scenes(seed: int) -> Plan:
+    """The plan of a seed with scenes in place of most painted backgrounds, and their faults with them."""
+    plan, random = draw(seed), Random(f"scenes {seed}")
+
+    def request(asked: dict[str, Any]) -> dict[str, Any]:
+        words = json.dumps(asked.get("Prompts") or asked.get("Prompt") or "")
+        if "Task" in asked or "Backdrop" in asked or random.random() < 0.2:
+            return asked
+        kept = {name: value for name, value in asked.items() if name not in ("Prompt", "Prompts")}
+        scene = f"plain {FORBIDDEN} scene" if FORBIDDEN in words else f"plain scene {random.randrange(2)}"
+        return {**kept, "Scene": scene}
+
+    def step(old: Step) -> Step:
+        args = dict(old.args)
+        if "request" in args:
+            args["request"] = request(args["request"])
+        if old.do == "model dies" and random.random() < 0.5:
+            args["model"] = "scenes"
+        if args.get("of") == "picture":
+            args["of"] = "scene"
+        if old.point in ("picture", "cut-out") and random.random() < 0.8:
+            # There are few calls for scenes.
+            return replace(old, args=args, point="scene", number=1 + old.number // 3)
+        return replace(old, args=args)
+
+    batches = {path: {**spec, "request": request(spec["request"])} for path, spec in plan.batches.items()}
+    settings = {**plan.settings, "scene_models": ["stable-image-ultra"]}
+    return Plan(seed, batches, settings, tuple(map(step, plan.steps)))
 
 
 def _pick(random: Random, weights: dict[str, int]) -> str:

@@ -75,3 +75,9 @@ def test_a_plan_is_shrunk_to_what_breaks_the_invariant(monkeypatch: pytest.Monke
 def test_a_plan_is_the_same_after_it_was_written_and_read() -> None:
     drawn = plan.draw(5)
     assert plan.Plan.read(drawn.json()) == drawn
+
+
+@pytest.mark.parametrize("first", range(0, 60, EACH))
+def test_every_invariant_holds_with_scenes(first: int) -> None:
+    ran = simulate("--scenes", "--first", str(first), "--seeds", str(EACH), "--most", "1")
+    assert ran.returncode == 0, ran.stdout + ran.stderr

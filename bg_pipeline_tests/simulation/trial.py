@@ -73,10 +73,10 @@ def _smaller(plan: Plan) -> list[Plan]:
                 fewer = {name: number for name, number in spec["photos"].items() if name != photo}
                 found.append(replace(plan, batches={**plan.batches, path: {**spec, "photos": fewer}}))
         for field in spec["request"]:
-            if field not in ("Id", "Prompt", "Prompts", "Task", "Backdrop"):
+            if field not in ("Id", "Prompt", "Prompts", "Task", "Backdrop", "Scene"):
                 request = {name: value for name, value in spec["request"].items() if name != field}
                 found.append(replace(plan, batches={**plan.batches, path: {**spec, "request": request}}))
     for setting in plan.settings:
-        if setting != "image_models":
+        if setting not in ("image_models", "scene_models"):
             found.append(replace(plan, settings={k: v for k, v in plan.settings.items() if k != setting}))
     return found

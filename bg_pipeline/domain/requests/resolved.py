@@ -165,7 +165,7 @@ def image_settings(
     task = first("Task", "REPLACE")
     subjects = (subject_of(level) for level in levels)
     subject: SubjectName = next((found for found in subjects if found), "LABELS")
-    scene = first("Scene") if task == "REPLACE" else None
+    scene = _scene(levels) if task == "REPLACE" else None
     labels = _label_names(entry.Labels if entry else None)
     if subject == "LABELS" and entry is not None and entry.Labels is not None and not labels:
         subject = "SALIENT"
@@ -179,7 +179,7 @@ def image_settings(
         mode=first("Mode", "PRECISE"),
         subject=subject,
         mask_key=_mask_key(first("MaskKey"), image) if subject == "MASK" else None,
-        backdrop=first("Backdrop") if task == "REPLACE" else None,
+        backdrop=first("Backdrop") if task == "REPLACE" and scene is None else None,
         shadow=first("Shadow", shadows.NONE if scene is None else shadows.SOFT),
         seed=first("Seed"),
         quality=first("Quality", "premium"),
@@ -189,6 +189,16 @@ def image_settings(
         feather=first("Feather"),
         scene=scene,
     )
+
+
+def _scene(levels: Iterable[ImageFields]) -> str | None:
+    """The scene, unless an image's own prompt or backdrop overrides the one for all images."""
+    for level in levels:
+        if level.Scene is not None:
+            return level.Scene
+        if level.Backdrop is not None or _prompts(level):
+            return None
+    return None
 
 
 def _mask_key(key: str | None, image: str) -> str | None:

@@ -125,6 +125,8 @@ def _mismatches(
         [("", request)] if entry is None else [(where, entry), ("", request)]
     )
     for place, level in levels:
+        if level.Scene and level.Backdrop:
+            yield f"{place}Scene", "and Backdrop cannot be used for the same image; leave one of them out"
         if level.MaskKey and subject_of(level) != "MASK":
             yield f"{place}MaskKey", f"is used only with Subject MASK, not {level.Subject}"
         for number, rendition in enumerate(level.Renditions or ()):
@@ -134,9 +136,6 @@ def _mismatches(
                 yield f"{field}.Preset", f"{shown(rendition.Preset)} is not a preset (there are: {known})"
             if "{preset}" in (rendition.FileName or "") and not rendition.Preset:
                 yield f"{field}.FileName", "uses {preset} but the rendition has no Preset"
-    if settings.scene is not None and settings.backdrop is not None:
-        place = next(place for place, level in levels if level.Scene or level.Backdrop)
-        yield f"{place}Scene", "and Backdrop cannot be used for the same image; leave one of them out"
     if settings.subject == "MASK" and settings.mask_key is None:
         yield f"{where}MaskKey", "is required with Subject MASK"
     for rendition in settings.renditions:

@@ -133,17 +133,18 @@ def _card(service: BatchService, drafts: DraftService, card: BatchCard, today: U
         if card.to_retry.photos:
             with st.popover("Retry what failed", icon=":material/refresh:", key=f"failed-{batch.path}"):
                 _retry(service, card)
-        if card.complete:
+        if card.complete and card.kind is not BatchState.WAITING:
             st.caption(escape_markdown(f"Cost: {card.costs.in_words(4)}"))
 
 
 def title(card: BatchCard) -> str:
     """What people recognise a batch by: the name that somebody gave it, and the first words of its background."""
     named = "" if _NUMBERED.fullmatch(card.batch.name) else card.batch.name
-    again = "Made again: " if card.redo_of else ""
-    return " · ".join(filter(None, [named, again + card.title])) or (
-        "Draft" if card.draft else card.batch.name
-    )
+    if card.draft:
+        first_words = f"Draft: {card.title}" if card.title else "Draft"
+    else:
+        first_words = f"Made again: {card.title}" if card.redo_of else card.title
+    return " · ".join(filter(None, [named, first_words])) or card.batch.name
 
 
 def when(card: BatchCard, today: UploadDate) -> str:

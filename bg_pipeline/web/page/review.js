@@ -4,9 +4,11 @@ const LOADS = 6; // pictures that are loaded at the same time
 const SENDS = 4; // decisions that are sent at the same time
 const CHUNK = 200; // results in one decision
 const ASK_ABOVE = 20; // more results than these are decided about only after a question
+const MOST_AGAIN = 2000; // results for which other pictures are asked at once
 const AHEAD = 4; // results whose large pictures are loaded before they are shown
 const POLL_SECONDS = 20;
 const RETRIES = [1000, 2000, 4000];
+const SETTLE = 60; // milliseconds without a far scroll after which pictures are loaded
 const GAP = 8;
 const CAPTION = 42; // height of a tile's text, in pixels
 const STATES = [["waiting", "Waiting"], ["approved", "Approved"], ["rejected", "Rejected"], ["remaking", "In the making"], ["", "All"]];
@@ -157,6 +159,8 @@ class Review {
     this.reasons = new Set();
     this.tiles = new Map();
     this.spare = [];
+    this.unloaded = new Set();
+    this.scrolledAt = 0;
     this.opened = false;
     this.zoomed = false;
     this.maskShown = false;
@@ -404,9 +408,9 @@ class Review {
     this.space.style.height = `${height}px`;
   }
 
-  drawGrid() {
+  drawGrid(measured = false) {
     if (this.grid.hidden) return;
-    this.measure();
+    if (!measured) this.measure();
     const top = Math.floor(this.grid.scrollTop / this.rowHeight);
     const bottom = Math.ceil((this.grid.scrollTop + this.grid.clientHeight) / this.rowHeight);
     const first = Math.max(0, (top - 2) * this.columns);
@@ -486,11 +490,30 @@ class Review {
     tile.setAttribute("aria-label", `${row.file}, ${this.words(row)}`);
     if (picture) return;
     image.src = BAD_PIXEL;
-    const mine = () => tile.row === row && !tile.hidden;
-    this.small(row, mine).then(
-      (url) => mine() && (image.src = url),
-      () => {},
-    );
+    this.unloaded.add(tile);
+    this.loadSoon();
+  }
+
+  // Loads the pictures of the tiles that are still there when scrolling slows down.
+  loadSoon() {
+    if (this.loadTimer) return;
+    this.loadTimer = setTimeout(() => {
+      this.loadTimer = null;
+      if (performance.now() - this.scrolledAt < SETTLE) {
+        this.loadSoon();
+        return;
+      }
+      for (const tile of this.unloaded) {
+        const row = tile.row;
+        const mine = () => tile.row === row && !tile.hidden;
+        if (!row || tile.hidden) continue;
+        this.small(row, mine).then(
+          (url) => mine() && (tile.parts.image.src = url),
+          () => {},
+        );
+      }
+      this.unloaded.clear();
+    }, SETTLE / 2);
   }
 
   // The small picture of a result, or of its photo where there is none.
@@ -654,7 +677,7 @@ class Review {
     this.refilterAt();
   }
 
-  refilterAt() {
+  refilterAt(scroll = true) {
     const at = this.at;
     const before = this.shown[at];
     this.shown = this.ordered.filter((row) => this.matches(row));
@@ -662,7 +685,7 @@ class Review {
     this.at = Math.max(0, Math.min(index, this.shown.length - 1));
     this.drawStates();
     this.drawAll();
-    this.scrollToHere();
+    if (scroll) this.scrollToHere();
     this.remember();
   }
 
@@ -675,7 +698,7 @@ class Review {
       try {
         const items = rows.map((row) => this.addressOf(row));
         const answer = await this.server.post(path, body(items));
-        this.take(answer.rows, rows);
+        this.take(answer.rows, done);
         return answer;
       } catch (error) {
         this.restore(rows, undo, error);
@@ -707,33 +730,30 @@ class Review {
     return { origin, batch, image, number, etag, seen };
   }
 
-  // Takes rows that the server answered about `rows`; a later decision about the same result stays on the screen.
-  take(answers, rows) {
+  // Takes the rows that the server answered to the press `done`; a later press about the same result stays on the screen.
+  take(answers, done) {
     const conflicts = [];
-    const busy = new Map(rows.map((row) => [row.place, row.busy]));
     for (const { conflict, gone, ...answer } of answers) {
       const row = this.places.get(answer.place || this.ids.get(answer.id));
       if (!row) continue;
+      if (conflict) conflicts.push(`${row.file}: ${conflict}. Your decision was not stored.`);
       if (gone) {
         this.remove(row);
         this.reorder();
-      } else if (conflict) {
+      } else if (row.busy !== done) {
+        // The later press builds on this one; after a conflict it builds on nothing and is refused as well.
+        if (!conflict) row.seen = answer.seen;
+      } else if (answer.place) {
         row.busy = null;
         this.merge(answer);
-        row.busy = busy.get(row.place);
-      } else if (row.busy === busy.get(row.place) && answer.place) {
-        row.busy = null;
-        this.merge(answer);
-      } else if (row.busy === busy.get(row.place)) {
-        Object.assign(row, answer);
+        row.busy = done;
       } else {
-        row.seen = answer.seen;
+        Object.assign(row, answer);
       }
-      if (conflict) conflicts.push(`${row.file}: ${conflict}. Your decision was not stored.`);
     }
     for (const text of conflicts.slice(0, 5)) this.warn(text);
     if (conflicts.length > 5) this.warn(`${conflicts.length - 5} more were decided by others or made again; their decisions were not stored.`);
-    this.refilterAt();
+    this.refilterAt(false);
   }
 
   restore(rows, undo, error) {
@@ -780,6 +800,10 @@ class Review {
   async askForAnother() {
     const rows = this.rowsToDecide().filter((row) => !row.remaking);
     if (!rows.length) return;
+    if (rows.length > MOST_AGAIN) {
+      this.say(`Choose at most ${MOST_AGAIN.toLocaleString("en")} results for other pictures.`);
+      return;
+    }
     const dialog = this.$(".redo");
     const make = dialog.querySelector(".make");
     const prompt = dialog.querySelector(".prompt");
@@ -1202,12 +1226,16 @@ class Review {
     slider.oninput = () => this.drawSlider();
     slider.onpointerup = () => this.focusMain(); // the arrows go to the pictures again
     let drawing = false;
+    let top = 0;
     this.grid.onscroll = () => {
+      // Slow scrolling loads pictures on the way.
+      if (Math.abs(this.grid.scrollTop - top) > this.grid.clientHeight / 8) this.scrolledAt = performance.now();
+      top = this.grid.scrollTop;
       if (drawing) return;
       drawing = true;
       requestAnimationFrame(() => {
         drawing = false;
-        this.drawGrid();
+        this.drawGrid(true);
       });
     };
     this.resizes = new ResizeObserver(() => this.drawGrid());

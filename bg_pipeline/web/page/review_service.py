@@ -51,7 +51,7 @@ class Gone(UsageError):
 class Address:
     """One result as the browser saw it.
 
-    ``etag`` is the version of the result, ``seen`` the ETag of the document with the decisions (empty: none).
+    ``etag`` is the version of the result, ``seen`` its `Place.seen` (empty: no decision, no attempt).
     ``origin`` is the batch in whose list it stands, which differs from ``batch`` for a picture that was made again.
     """
 
@@ -332,9 +332,16 @@ class ReviewService:
             current = {(item.image, item.number): item for item in results.items()}
             due: list[Address] = []
             refused: list[Address] = []
+            without_result = {
+                (place.item.image, place.item.number): place.seen
+                for place in (self._batches.places(batch) if any(not each.etag for each in chosen) else ())
+                if not place.item.key
+            }
             for address in chosen:
-                item = current.get((address.image, address.number))
-                same = item is not None and (item.etag, item.review_etag) == (address.etag, address.seen)
+                name = address.image, address.number
+                item = current.get(name)
+                seen = without_result.get(name, item.review_etag if item else "")
+                same = item is not None and (item.etag, seen) == (address.etag, address.seen)
                 (due if same else refused).append(address)
             rows += self._conflicts(refused)
             if not due:
@@ -415,7 +422,7 @@ def _row(origin: Batch, place: Place) -> dict[str, Any]:
         "image": item.image,
         "number": item.number,
         "etag": item.etag,
-        "seen": item.review_etag,
+        "seen": place.seen,
         "file": (first.key or item.key).rpartition("/")[2] or item.image,
         "state": item.state.value,
         "status": item.status.value,

@@ -400,7 +400,9 @@ def _plan_and_submit(
 def _plan(plan: Plan, cap: float) -> None:
     worst = "an unknown price" if plan.worst_usd is None else f"{plan.worst_usd:,.2f} USD"
     st.markdown(
-        f"**{counted(plan.due, 'photo')}: up to {worst}**, {_minutes(plan.minutes)}".replace("$", "\\$")
+        f"**{counted(plan.due, 'photo')}: up to {worst}**, {minutes_in_words(plan.minutes)}".replace(
+            "$", "\\$"
+        )
     )
     if plan.scene_prices:
         st.info(plan.scene_prices)
@@ -412,7 +414,7 @@ def _plan(plan: Plan, cap: float) -> None:
 
 def _plan_lines(plan: Plan) -> None:
     st.caption(
-        f"At worst, if every call is repeated, and then {_minutes(plan.minutes_at_worst)}; "
+        f"At worst, if every call is repeated, and then {minutes_in_words(plan.minutes_at_worst)}; "
         f"prices as of {as_of()}."
     )
     st.table(
@@ -428,7 +430,7 @@ def _plan_lines(plan: Plan) -> None:
     )
 
 
-def _minutes(minutes: float) -> str:
+def minutes_in_words(minutes: float) -> str:
     """How long the calls take at the quota, in words."""
     if minutes < 1:
         return "under 1 min"

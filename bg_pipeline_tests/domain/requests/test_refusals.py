@@ -299,3 +299,32 @@ def test_empty_labels_are_still_empty_in_a_request_that_is_written_again() -> No
     assert retry is not None
     again = requests.read(requests.write(retry), bucket="photos", batch=BATCH, presets=PRESET_REQUESTS)
     assert requests.image_settings(again, "a", PRESET_REQUESTS).subject == "SALIENT"
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "words"),
+    [
+        ({"Scene": "a table for {name}"}, "Scene", "{name}"),
+        ({"Scene": "  "}, "Scene", "empty"),
+        ({"Scene": 7}, "Scene", "string"),
+        ({"Scene": "a table", "Task": "REMOVE"}, "Scene", "cannot be used with Task REMOVE"),
+        ({"Scene": "a table", "Backdrop": "#00ff00"}, "Scene", "and Backdrop cannot be used"),
+        (
+            {"Scene": "a table", "Task": "REPLACE", "Renditions": [{"Preset": "marketplace-white"}]},
+            "Scene",
+            "would not be seen",
+        ),
+        ({"Shadow": "soft direction=400"}, "Shadow", "direction=0…360"),
+        ({"Shadow": {"Direction": 3}}, "Shadow", "string"),
+        ({"Feather": -1}, "Feather", "at least 0"),
+        ({"Feather": 51}, "Feather", "at most 50"),
+        ({"Backdrop": "blurry"}, "Backdrop", "under image-files/ or assets/"),
+        ({"MaskKey": "elsewhere/"}, "MaskKey", "under image-files/ or assets/"),
+        ({"MaskKey": "image-files/2026/11/21/101530/"}, "MaskKey", "holds the photos themselves"),
+        ({"MaskKey": "image-files/"}, "MaskKey", ""),
+    ],
+)
+def test_a_background_that_cannot_be_is_refused_by_field(
+    fields: dict[str, Any], field: str, words: str
+) -> None:
+    assert words in problems(**fields)[field]

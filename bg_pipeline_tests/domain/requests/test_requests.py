@@ -693,3 +693,43 @@ def test_a_request_made_in_python_is_checked_as_well() -> None:
     assert ImageFields(Prompts=("a",)).Prompts == ("a",)
     with pytest.raises(ValueError, match="Variants"):
         ImageFields(Variants=9)
+
+
+def test_a_scene_is_overridden_by_an_images_own_background_and_the_other_way_round() -> None:
+    request = read(
+        {
+            "Id": "a",
+            "Scene": "a table",
+            "Prompt": "london",
+            "Images": [
+                {"ImageName": "all.jpg"},
+                {"ImageName": "own.jpg", "Scene": "a wall", "Shadow": "none"},
+                {"ImageName": "prompt.jpg", "Prompt": "paris"},
+                {"ImageName": "colour.jpg", "Backdrop": "#00ff00"},
+                {"ImageName": "cut.jpg", "Task": "REMOVE"},
+            ],
+        }
+    )
+    found = {name: image_settings(request, name) for name in request.entries}
+    assert {name: each.scene for name, each in found.items()} == {
+        "all.jpg": "a table",
+        "own.jpg": "a wall",
+        "prompt.jpg": None,
+        "colour.jpg": None,
+        "cut.jpg": None,
+    }
+    assert [found[name].shadow for name in ("all.jpg", "own.jpg", "prompt.jpg")] == ["soft", "none", "none"]
+    assert found["prompt.jpg"].needs_prompt
+    assert not found["all.jpg"].needs_prompt
+    backdrop = read({"Id": "a", "Backdrop": "#fff000", "Images": [{"ImageName": "a.jpg", "Scene": "a wall"}]})
+    asked = image_settings(backdrop, "a.jpg")
+    assert (asked.scene, asked.backdrop) == ("a wall", None)
+
+
+def test_what_a_request_without_the_new_fields_is_made_from_has_not_changed() -> None:
+    asked = settings(SHORT)
+    assert not {"scene", "feather"} & requests.picture_fields(asked).keys()
+    assert not {"scene", "feather", "shadow"} & requests.paid_picture_fields(asked).keys()
+    with_scene = settings({**SHORT, "Scene": "a table"})
+    assert requests.picture_fields(with_scene)["scene"] == "a table"
+    assert requests.paid_picture_fields(with_scene) == requests.paid_picture_fields(asked)

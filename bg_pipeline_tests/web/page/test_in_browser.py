@@ -388,6 +388,35 @@ def test_a_photo_that_is_refused_is_told_and_the_others_are_taken(
     page.close()
 
 
+def test_folders_and_the_clipboard_are_taken_too(
+    bench: Bench, address: str, browser: Browser, tmp_path: Path
+) -> None:
+    folder = tmp_path / "shoes"
+    (folder / "red").mkdir(parents=True)
+    for number, name in enumerate(("a.jpg", "red/b.jpg", "red/.hidden.jpg")):
+        (folder / name).write_bytes(photo(number))
+    (folder / "notes.txt").write_text("no photo")
+    page = browser.new_page()
+    page.set_default_timeout(SECONDS)
+    page.goto(address)
+    page.get_by_text("up to 30 MB each").wait_for()
+    page.locator("input[webkitdirectory]").set_input_files(folder)
+    page.get_by_role("heading", name="2 photos").wait_for()
+    page.evaluate(
+        """bytes => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array(bytes)], "image.png", { type: "image/png" }));
+            document.dispatchEvent(new ClipboardEvent("paste", { clipboardData: transfer, bubbles: true }));
+        }""",
+        list(photo(7, format="PNG")),
+    )
+    page.get_by_role("heading", name="3 photos").wait_for()
+    names = {found.key.rpartition("/")[2] for found in bench.store.list("image-files/")} - {"draft.json"}
+    assert {"a.jpg", "b.jpg"} < names
+    assert any(name.startswith("pasted ") for name in names)
+    page.close()
+
+
 def test_a_sample_is_approved_and_what_failed_is_asked_for_again_where_batches_are_watched(
     bench: Bench, address: str, browser: Browser
 ) -> None:

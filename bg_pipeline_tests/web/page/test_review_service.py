@@ -429,13 +429,30 @@ def test_the_mask_is_sent_as_a_layer_that_is_clear_over_what_is_kept(
     assert alpha[0] > 100, "the corner is background"
 
 
-def test_a_photo_that_has_no_result_is_shown_and_cannot_be_decided_about(bench: Bench, ann: Reviewer) -> None:
+def test_a_photo_without_a_result_is_shown_and_can_only_be_made_again_which_is_paid_once(
+    bench: Bench, ann: Reviewer, bob: Reviewer
+) -> None:
     day = datetime.now(UTC).date()
-    batch = bench.submit(1, day=day)
+    batch = bench.submit({"plain.jpg": photo(1, background="#808080")}, day=day, Subject="FACES")
     bench.run(day)
     (row,) = ann.rows(batch)
-    assert ann.decide([{**row, "etag": ""}]).json()["rows"][0]["conflict"]
-    assert states(bench, batch) == ["waiting"]
+    assert (row["etag"], row["state"]) == ("", "waiting")
+    assert ann.get("picture", **row, kind="before").status_code == 200
+    assert ann.get("picture", **row, kind="after").status_code == 404
+    assert "conflict" in ann.decide([row]).json()["rows"][0]
+    assert ann.post("redo", items=[row]).json()["rows"][0]["remaking"]
+    assert ann.rows(batch)[0]["remaking"]
+    # Another person, and another press that knows nothing of the first, lead to the same batch.
+    bob.post("redo", items=[row])
+    assert len(requests_of(bench)) == 2
+    bench.run(day)
+    assert ann.rows(batch)[0]["failed"], "there is still no face in it"
+    # A press that comes late, after the new batch has its report, is refused: it saw none of that.
+    late = ann.post("redo", items=[row]).json()["rows"][0]
+    assert "conflict" in late
+    assert len(requests_of(bench)) == 2
+    assert not ann.post("redo", items=ann.rows(batch)).json()["rows"][0].get("conflict")
+    assert len(requests_of(bench)) == 3
 
 
 def test_a_zip_of_nothing_is_a_sentence(batch: Batch, ann: Reviewer) -> None:

@@ -168,7 +168,8 @@ def test_wishes_that_somebody_else_wrote_into_the_draft_break_nothing(
         "Labels": {"0.jpg": "x", "1.jpg": [1, 2]},
         "Backdrop": "pipeline-state/secret",
     }
-    for wishes in (hostile, dict.fromkeys(hostile, "x"), "x", None, []):
+    stored: tuple[Any, ...] = (hostile, dict.fromkeys(hostile, "x"), "x", None, [])
+    for wishes in stored:
         bench.store.write_json(batch.draft_key, {"Wishes": wishes})
         other = reopened(drafts, screen)
         assert prompt(other).value == ""

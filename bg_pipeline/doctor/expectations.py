@@ -92,10 +92,30 @@ def compare_image_answer(
     return result.fields
 
 
+def compare_scene(answer: Mapping[str, Any], aspect: float) -> list[FieldComparison]:
+    """The answer of a text-to-image model to a request for one PNG of this aspect; its size is the model's choice."""
+    result = Comparison()
+    found = _picture(_first(answer.get("images")))
+    words = "" if found is None else f"{found['Format']} {found['Width']} × {found['Height']}"
+    fits = (
+        found is not None
+        and found["Format"] == "png"
+        and abs(found["Width"] / found["Height"] / aspect - 1) < 0.06
+        and min(found["Width"], found["Height"]) >= 512
+    )
+    result.expect("images[0]", f"a png of aspect {aspect:g}, at least 512 pixels a side", words, fits)
+    _stability_facts(result, answer)
+    return result.fields
+
+
 def _stability(result: Comparison, answer: Mapping[str, Any], format: str, size: Size, cut_out: bool) -> None:
+    result.picture("images[0]", _first(answer.get("images")), format, size, alpha=cut_out)
+    _stability_facts(result, answer)
+
+
+def _stability_facts(result: Comparison, answer: Mapping[str, Any]) -> None:
     images = answer.get("images")
     result.expect("images", "a list of one picture", _length(images), _length(images) == 1)
-    result.picture("images[0]", _first(images), format, size, alpha=cut_out)
     seeds = answer.get("seeds")
     seed = _first(seeds)
     is_seed = _length(seeds) == 1 and isinstance(seed, int) and 0 <= seed < 2**32

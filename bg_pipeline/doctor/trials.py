@@ -34,6 +34,7 @@ from bg_pipeline.doctor.expectations import (
     compare_image_answer,
     compare_labels,
     compare_mask,
+    compare_scene,
 )
 from bg_pipeline.doctor.findings import Finding, Level
 from bg_pipeline.doctor.redaction import redact
@@ -41,6 +42,7 @@ from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.model_facts import facts_of
 from bg_pipeline.errors import BgPipelineError
 from bg_pipeline.generators import Ask, Generator, Operation, generator
+from bg_pipeline.generators.scenes import ASPECTS, SceneAsk, ScenePainter, scene_painter
 from bg_pipeline.imaging import fit, fit_mask, open_photo
 from bg_pipeline.labelers import custom_labels, faces, rekognition
 from bg_pipeline.masks.boxes import Box
@@ -145,6 +147,11 @@ def trials(context: RunContext) -> list[ModelTrial]:
             calls.append(_replace_trial(context, each, each.replaces, found))
         if each.removes and (found := usable(each.removes)):
             calls.append(_remove_trial(context, each, each.removes, found))
+    for painter in map(scene_painter, settings.scene_models):
+        if found := usable(painter.paints):
+            # One call is enough: only the first usable model paints scenes.
+            calls.append(_scene_trial(context, painter, found))
+            break
     return calls
 
 
@@ -511,6 +518,33 @@ def _image_trial(
     subject = f"{model.name} {what}"
     return ModelTrial(
         subject, operation, regions, model.name, task, price, call, size=size, agreement=found[0].agreement
+    )
+
+
+def _scene_trial(
+    context: RunContext, painter: ScenePainter, found: Sequence[models.Availability]
+) -> ModelTrial:
+    operation, regions = painter.paints, [each.region for each in found]
+    price = facts_of(operation.name, operation.model_id).cost(images=1)
+
+    def call(answered: Answered) -> None:
+        budget = _budget(context)
+        try:
+            with budget.pay(operation.name, price) as paid:
+                ask = SceneAsk(_PROMPT, "1:1", painter.seeds[1])
+                painter.paint(ask, context.invoke(regions, budget, paid))
+                paid.settle(price)
+                answered.usd, answered.words = price, f"painted a scene in {paid.region}"
+        finally:
+            if len(budget.payloads) >= 2:
+                answered.request, answered.answer = map(
+                    _json_object, (budget.payloads[0][1], budget.payloads[-1][1])
+                )
+                answered.comparisons = compare_scene(answered.answer, ASPECTS["1:1"])
+
+    subject = f"{painter.name} scene"
+    return ModelTrial(
+        subject, operation, regions, painter.name, "scene", price, call, agreement=found[0].agreement
     )
 
 

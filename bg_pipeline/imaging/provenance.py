@@ -45,7 +45,10 @@ CREDIT_WITH_AI: Final = "Background made with generative AI"
 """The credit line of a picture with a painted background whose photo has none."""
 
 MAX_TEXT: Final = 1000
+MAX_NAME: Final = 200
 MAX_CREATORS: Final = 10
+"""Limits in characters, and of creators: escaped, as UTF-8, the packet has to fit into a JPEG's segment of 64 KB."""
+
 _MAX_XMP: Final = 4_000_000
 
 _DC = "{http://purl.org/dc/elements/1.1/}"
@@ -255,7 +258,8 @@ def _decoded(value: bytes) -> str:
 
 
 def _names(values: Sequence[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(filter(None, map(_text, values))))[:MAX_CREATORS]
+    names = (_text(value)[:MAX_NAME].strip() for value in values)
+    return tuple(dict.fromkeys(filter(None, names)))[:MAX_CREATORS]
 
 
 def _text(value: str) -> str:

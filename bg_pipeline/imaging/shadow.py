@@ -19,6 +19,9 @@ _SIDE = 640
 _REACH = 0.22
 """Parts of the lower edge higher above the lowest point than this share of the subject's height touch nothing."""
 
+_STEEP = 0.8
+"""The slope, in rows a column, from which a lower edge is a side."""
+
 _FORESHORTENED = 0.35
 """A ground that is seen from a little above the horizontal shows this share of its depth."""
 
@@ -56,6 +59,9 @@ def ground_shadow(subject: Image.Image, shadow: Shadow, *, cast: float = 1.0) ->
     edge = len(solid) - 1 - np.argmax(solid[::-1], axis=0)
     above = np.where(solid.any(axis=0), base - edge, np.inf)
     touching = np.clip(1 - above / max(2.0, _REACH * height), 0, 1).astype(np.float32) ** 2
+    # A side that rises steeply from the ground does not touch it; a foot or the rim of a plate does.
+    steepness = np.abs(np.diff(edge.astype(np.float32), append=edge[-1]))
+    touching *= 0.1 + 0.9 * np.exp(-((steepness / _STEEP) ** 2))
     softness = 0.4 + 1.2 * shadow.softness
     thin = max(1.0, 0.012 * height)
     contact = _blurred(_band(solid.shape, edge, touching, thin), softness * max(0.8, 0.007 * width))

@@ -205,9 +205,11 @@ class Notifier:
             return set()
 
         def make() -> Notification:
-            link = self.link(store, _most_readable_form(store, info.key))
+            readable = _most_readable_form(store, info.key)
+            link = self.link(store, readable)
+            json_link = None if readable == info.key else self.link(store, info.key)
             return batch_finished(
-                StoredReport(batch.path, store.bucket, info.key, report, link), datetime.now(UTC)
+                StoredReport(batch.path, store.bucket, info.key, report, link, json_link), datetime.now(UTC)
             )
 
         state = hashlib.sha256(content.data).hexdigest()

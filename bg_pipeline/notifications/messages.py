@@ -43,13 +43,17 @@ class BatchOutcome(StrEnum):
 
 @dataclass(frozen=True)
 class StoredReport:
-    """A batch's report with its bucket, key and link; ``batch`` is the batch's path, ``YYYY/MM/DD/<batch>``."""
+    """A batch's report with its bucket, key and link; ``batch`` is the batch's path, ``YYYY/MM/DD/<batch>``.
+
+    ``json_link`` leads to the report for programs, where ``link`` leads to another form of it.
+    """
 
     batch: str
     bucket: str
     key: str
     report: Report
     link: ShareLink
+    json_link: ShareLink | None = None
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,7 @@ def batch_finished(stored_report: StoredReport, now: datetime) -> Notification:
         [
             *([f"Results: {printable(results)}"] if results else []),
             f"Report: {stored_report.link.url}",
+            *([f"As JSON: {stored_report.json_link.url}"] if stored_report.json_link else []),
             f"(The link {stored_report.link.life}. The report stays at {printable(stored)}.)",
         ],
     ]
@@ -150,6 +155,7 @@ def batch_finished(stored_report: StoredReport, now: datetime) -> Notification:
             "Until": _iso(stored_report.link.until),
             "AtTheLatest": not stored_report.link.sure,
         },
+        "ReportJsonURL": (stored_report.json_link or stored_report.link).url,
         "Problems": [
             {"ImageName": row.ImageName, "Status": row.Status.value, "Error": row.Error, "Cause": row.Cause}
             for row in not_succeeded[:NAMED]

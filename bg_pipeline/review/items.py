@@ -172,7 +172,7 @@ def _items_of_row(work: BatchWork, row: Row, entry: Entry) -> list[Item]:
     made = [
         item(
             *(each["Number"], each["Key"], Status(each["Status"]), each["Cause"], each["CostUSD"]),
-            *(each["Model"], each.get("Confidence", confidence)),
+            *(each["Model"], confidence if each.get("Confidence") is None else each["Confidence"]),
         )
         for each in entry.outputs
         if each["Key"]

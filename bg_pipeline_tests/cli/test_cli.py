@@ -546,3 +546,19 @@ def test_masks_are_taken_from_a_sub_folder(bench: Bench, tmp_path: Path) -> None
     done = bg("run", "--batch", batch.path)
     assert done.exit_code == 0, done.output
     assert len(bench.keys(f"{batch.output_prefix}/")) == 2, "a picture and its provenance"
+
+
+def test_a_scene_is_submitted_planned_with_both_prices_and_run(
+    bench: Bench, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BG_REGIONS", "us-west-2")
+    batch = submitted(photos, "--scene", "a sunlit oak table", "--keep", "")
+    assert bench.store.read_json(batch.request_key)["Scene"] == "a sunlit oak table"
+    planned = bg("plan", "--batch", batch.path)
+    assert planned.exit_code == 0, planned.output
+    words = " ".join(planned.output.split())
+    assert (
+        "2 pictures on shared scenes, which cost at most 0.28 USD; a background of its own for each" in words
+    )
+    done = bg("run", "--batch", batch.path)
+    assert done.exit_code == 0, done.output

@@ -746,7 +746,8 @@ def test_a_window_in_dagster_has_metadata_with_each_date_and_its_cost(
     for name in ("labels", "captions", "generated_images", "status_report"):
         assert instance.get_materialized_partitions(dg.AssetKey(name)) == {TODAY.isoformat()}
     event = instance.get_latest_materialization_event(dg.AssetKey("labels"))
-    assert event.asset_materialization.metadata["made"].value == 1
+    labels: Any = event.asset_materialization.metadata
+    assert (labels["run_made"].value, labels["done"].value) == (1, 1)
 
 
 def test_a_window_that_cannot_open_fails_the_run_with_a_clear_message(

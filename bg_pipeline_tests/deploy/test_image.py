@@ -11,9 +11,8 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -70,6 +69,9 @@ def test_the_base_is_pinned_by_digest_and_the_image_runs_without_rights() -> Non
     assert (ROOT / ".dockerignore").read_text("utf-8") == (ROOT / ".containerignore").read_text("utf-8")
 
 
+NO_SETTINGS: Mapping[str, str] = {}
+
+
 class Image:
     """A built image, whose commands run in a container with this machine's network."""
 
@@ -81,7 +83,7 @@ class Image:
         state.mkdir(parents=True)
         shutil.chown(state, 10001, 10001)
 
-    def start(self, *command: str, **environment: str) -> "Process":
+    def start(self, *command: str, environment: Mapping[str, str] = NO_SETTINGS) -> "Process":
         options = [f"--env={name}={value}" for name, value in environment.items()]
         options.append(f"--volume={self.state}:/var/lib/bg-pipeline")
         return Process(
@@ -98,9 +100,11 @@ class Image:
             self._environment,
         )
 
-    def run(self, *command: str, seconds: float = 120, **environment: Any) -> tuple[int, str]:
+    def run(
+        self, *command: str, seconds: float = 120, environment: Mapping[str, str] = NO_SETTINGS
+    ) -> tuple[int, str]:
         """The exit code and the output of a command."""
-        process = self.start(*command, **environment)
+        process = self.start(*command, environment=environment)
         try:
             return process.wait(seconds), process.output()
         finally:
@@ -276,11 +280,9 @@ def test_the_image_is_built_small_and_everything_runs_in_it(
     assert len(re.findall(r"\bSucceeded\b", output)) == 6
     assert (image.state / "pictures/contact_sheet.jpg").stat().st_size > 50_000
 
-    aws: dict[str, Any] = {
-        name: value for name, value in stand_in.environment().items() if name.startswith("AWS_")
-    }
+    aws = {name: value for name, value in stand_in.environment().items() if name.startswith("AWS_")}
     aws |= {"BG_BUCKET": bucket, "CODE_SERVER_HOST": "127.0.0.1", "DAGSTER_HOME": f"{SHARE}/dagster/single"}
-    assert image.run("dagster", "instance", "migrate", **aws)[0] == 0
+    assert image.run("dagster", "instance", "migrate", environment=aws)[0] == 0
     api, page, webserver = free_port(), free_port(), free_port()
     workspace = ("--workspace", f"{SHARE}/dagster/single/workspace.yaml")
     code_server = ("--module-name", "bg_pipeline.definitions", "--host", "127.0.0.1", "--port", "4000")
@@ -296,12 +298,14 @@ def test_the_image_is_built_small_and_everything_runs_in_it(
     started: dict[str, Process] = {}
     try:
         for address, command in commands.items():
-            started[address] = image.start(*command, **aws)
-        started["daemon"] = image.start("dagster-daemon", "run", *workspace, **aws)
+            started[address] = image.start(*command, environment=aws)
+        started["daemon"] = image.start("dagster-daemon", "run", *workspace, environment=aws)
         for address in commands:
             check = ("python", f"{SHARE}/healthcheck.py", address)
             started[address].wait_for(lambda check=check: image.run(*check)[0] == 0)  # type: ignore[misc]
-        started["daemon"].wait_for(lambda: image.run("dagster-daemon", "liveness-check", **aws)[0] == 0)
+        started["daemon"].wait_for(
+            lambda: image.run("dagster-daemon", "liveness-check", environment=aws)[0] == 0
+        )
         assert answers(f"http://127.0.0.1:{page}/")
         assert image.run("python", f"{SHARE}/healthcheck.py", "http://127.0.0.1:9/")[0] == 1
         for process in started.values():

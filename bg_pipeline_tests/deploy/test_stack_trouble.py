@@ -76,8 +76,12 @@ class Clients:
         return "aws"
 
 
+def clients(**by_service: Any) -> Any:
+    return Clients(**by_service)
+
+
 def stack(cloudformation: CloudFormation) -> Stack:
-    return Stack(Clients(cloudformation=cloudformation), "photos", sleep=lambda seconds: None)
+    return Stack(clients(cloudformation=cloudformation), "photos", sleep=lambda seconds: None)
 
 
 def test_a_creation_that_fails_is_undone_and_says_why() -> None:
@@ -174,15 +178,15 @@ class S3:
 
 
 def test_a_bucket_is_free_ours_or_somebody_elses() -> None:
-    assert not stacks.bucket_is_ours(Clients(s3=S3(refused("404"))), "b")
-    assert stacks.bucket_is_ours(Clients(s3=S3("us-east-1")), "b")
+    assert not stacks.bucket_is_ours(clients(s3=S3(refused("404"))), "b")
+    assert stacks.bucket_is_ours(clients(s3=S3("us-east-1")), "b")
     for answer, expected in (
         (refused("403"), "is not yours"),
         (refused("301"), "another Region"),
         ("eu-west-1", "exists in eu-west-1"),
     ):
         with pytest.raises(UsageError, match=expected):
-            stacks.bucket_is_ours(Clients(s3=S3(answer)), "b")
+            stacks.bucket_is_ours(clients(s3=S3(answer)), "b")
 
 
 def test_a_bucket_name_that_s3_would_refuse_is_refused_first() -> None:
@@ -216,7 +220,7 @@ class Quotas:
 def test_room_for_a_vpc_is_looked_for_before_anything_is_made(
     vpcs: int, quota: int | None, full: bool
 ) -> None:
-    aws = Clients(ec2=Quotas(vpcs, quota), service_quotas=Quotas(vpcs, quota))
+    aws = clients(ec2=Quotas(vpcs, quota), service_quotas=Quotas(vpcs, quota))
     if not full:
         stacks.check_vpc_quota(aws)
         return
@@ -250,9 +254,9 @@ def test_missing_rights_are_named_if_iam_tells() -> None:
     template = {"Resources": {"Database": {"Type": "AWS::RDS::DBInstance"}}}
     role = "arn:aws:sts::123456789012:assumed-role/Deployer/me"
     identity = Identity(role, "rds:CreateDBInstance")
-    assert stacks.missing_rights(Clients(sts=identity, iam=identity), template) == ["rds:CreateDBInstance"]
+    assert stacks.missing_rights(clients(sts=identity, iam=identity), template) == ["rds:CreateDBInstance"]
     assert identity.asked["PolicySourceArn"] == "arn:aws:iam::123456789012:role/Deployer"
     identity = Identity(role, None)
-    assert stacks.missing_rights(Clients(sts=identity, iam=identity), template) is None
+    assert stacks.missing_rights(clients(sts=identity, iam=identity), template) is None
     identity = Identity("arn:aws:iam::123456789012:root", None)
-    assert stacks.missing_rights(Clients(sts=identity, iam=identity), template) == []
+    assert stacks.missing_rights(clients(sts=identity, iam=identity), template) == []

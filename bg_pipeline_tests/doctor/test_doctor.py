@@ -238,11 +238,11 @@ def test_live_tries_every_model_once_and_only_after_a_yes(
     monkeypatch.setenv("BG_BUCKET", bucket)
     refused = CliRunner().invoke(main, ["doctor", "--live"], input="n\n")
     assert refused.exit_code == 2
-    assert "at most 0.330 USD in all" in refused.stderr
+    assert "at most 0.470 USD in all" in refused.stderr
     assert control.paid() == []
     agreed = CliRunner().invoke(main, ["doctor", "--live", "--yes"])
     assert agreed.exit_code == 0, agreed.output
-    assert len(control.paid()) == 11
+    assert len(control.paid()) == 12
 
 
 def test_live_tells_which_model_failed(

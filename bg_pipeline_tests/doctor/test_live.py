@@ -62,7 +62,7 @@ def test_what_came_back_is_compared_and_written_without_anything_private(
     account.switch()
     result = doctor("--yes")
     assert result.exit_code == 0, result.output
-    assert len(account.paid()) == 5
+    assert len(account.paid()) == 6
     document = written()
     calls = {call["Subject"]: call for call in document["Calls"]}
     assert {call["Result"] for call in calls.values()} == {"OK"}
@@ -75,6 +75,9 @@ def test_what_came_back_is_compared_and_written_without_anything_private(
     compared = {each["Field"]: each for each in inpaint["Comparisons"]}
     assert {"images[0]", "seeds", "finish_reasons", "HTTP status", "seconds"} <= compared.keys()
     assert all(each["Matches"] for each in compared.values())
+    scene = calls["stable-image-ultra scene"]
+    assert scene["Region"] == "us-west-2"
+    assert all(each["Matches"] for each in scene["Comparisons"])
     caption = calls["CAPTION us.amazon.nova-pro-v1:0"]
     assert caption["Answer"]["usage"]["inputTokens"] > 0
     text = json.dumps(document)
@@ -90,7 +93,7 @@ def test_the_price_is_printed_and_calls_beyond_the_limit_are_not_made(account: C
     assert result.exit_code == 2
     assert "--max-cost-usd 0.05" in result.stderr
     result = doctor(input="n\n")
-    assert re.search(r"5 calls, at most 0\.1\d\d USD in all; they stop at 1\.00 USD", result.stderr)
+    assert re.search(r"6 calls, at most 0\.2\d\d USD in all; they stop at 1\.00 USD", result.stderr)
     assert account.paid() == []
 
 
@@ -104,7 +107,7 @@ def test_it_says_what_it_subscribes_to_and_asks_first(account: ControlClient) ->
     assert account.calls(operation="InvokeModel") == []
     agreed = doctor("--yes")
     assert agreed.exit_code == 0, agreed.output
-    assert len(account.paid(operation="InvokeModel")) == 2
+    assert len(account.paid(operation="InvokeModel")) == 3
     calls = {call["Subject"]: call for call in written()["Calls"]}
     assert calls["stability cut-out"]["Agreement"] == "NOT_AVAILABLE"
     (refusal,) = calls["stability cut-out"]["Refusals"]

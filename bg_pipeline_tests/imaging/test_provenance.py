@@ -4,6 +4,7 @@ import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape
 
 import pillow_heif
 import pytest
@@ -156,6 +157,26 @@ def test_hostile_text_is_cut_and_cannot_break_out() -> None:
     properties = said(encode(picture(), "jpeg", provenance=made))
     assert "evil" not in properties
     assert properties["rights"]["Alt"]["li"]["text"] == made.rights.copyright
+
+
+@pytest.mark.parametrize("character", ["&", '"', "\U0001f600", "x"])
+def test_the_longest_texts_of_all_fields_fit_into_a_jpeg(character: str) -> None:
+    words = escape(character, {'"': "&quot;"}) * 3000
+    text = packet(
+        '<rdf:Description xmlns:dc="http://purl.org/dc/elements/1.1/" '
+        'xmlns:photoshop="http://ns.adobe.com/photoshop/1.0/" xmlns:r="http://ns.adobe.com/xap/1.0/rights/" '
+        f'photoshop:Credit="{words}" r:WebStatement="{words}" r:UsageTerms="{words}"><dc:rights>{words}</dc:rights>'
+        "<dc:creator><rdf:Seq>"
+        + "".join(f"<rdf:li>{number} {words}</rdf:li>" for number in range(20))
+        + "</rdf:Seq></dc:creator></rdf:Description>"
+    )
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_itxt("XML:com.adobe.xmp", text.decode())
+    rights = read_rights(saved("PNG", pnginfo=chunks))
+    assert len(rights.creators) == 10
+    assert len(rights.terms) == len(rights.copyright) == 1000
+    made = provenance("note", rights, painted=True)
+    assert read_rights(encode(picture(), "jpeg", provenance=made)).creators == rights.creators
 
 
 @pytest.mark.parametrize(

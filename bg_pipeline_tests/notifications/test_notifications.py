@@ -469,6 +469,8 @@ def test_the_report_link_of_a_notice_opens_the_page_for_people(desk: Desk, hook:
     answer = requests.get(document["ReportLink"]["URL"], timeout=10)
     assert answer.status_code == 200
     assert answer.headers["Content-Type"].startswith("text/html")
+    for_programs = requests.get(document["ReportJsonURL"], timeout=10)
+    assert [row["Status"] for row in for_programs.json()] == ["Succeeded"]
 
 
 def test_a_run_that_is_executed_again_tells_nothing_twice_and_what_is_new(desk: Desk, mail: Mail) -> None:

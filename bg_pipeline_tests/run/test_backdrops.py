@@ -151,6 +151,19 @@ def test_a_subject_that_the_frame_cuts_off_throws_none(bottom: int) -> None:
     assert ground_shadow(Image.new("L", (400, 400)), Shadow()).getextrema() == (0, 0)
 
 
+@pytest.mark.parametrize("size", [(1, 60), (2, 9), (60, 4), (3, 900), (900, 3)])
+@pytest.mark.parametrize("direction", [None, 0, 90, 180])
+def test_a_tiny_or_narrow_picture_is_no_special_case(size: tuple[int, int], direction: float | None) -> None:
+    matte = Image.new("L", size)
+    matte.paste(255, (0, 0, size[0], size[1] - 2))
+    assert ground_shadow(matte, Shadow(direction=direction)).size == size
+    picture = Photo(Image.new("RGB", size, "red"), "png")
+    text = "soft strength=1" if direction is None else f"soft direction={direction}"
+    scene = Image.new("RGB", (30, 20), "white")
+    assert composite(picture, matte, scene, shadow=text).size == size
+    assert blurred_ground(picture.image, matte).size == size
+
+
 def test_a_plain_soft_shadow_is_the_one_of_earlier_versions() -> None:
     matte = standing()
     picture = Photo(Image.new("RGB", matte.size, "white"), "png")

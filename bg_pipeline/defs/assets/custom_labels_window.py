@@ -12,7 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.custom_labels import window_run
 from bg_pipeline.custom_labels.model import NotStarted
-from bg_pipeline.defs.assets.metadata import day_metadata
+from bg_pipeline.defs.assets.metadata import Previews, day_metadata
 from bg_pipeline.domain.stages import LABELS, PICTURES, STAGES
 from bg_pipeline.errors import CallError, RunStopped, SettingsError
 from bg_pipeline.settings import Settings
@@ -63,6 +63,7 @@ def custom_labels_window(settings: Settings) -> dg.JobDefinition:
         failed_dates = [
             f"{day.date}" for day in outcome.days.values() if day.nothing_worked and not day.waits_for_window
         ]
+        previews = Previews(bucket)
         for day in outcome.days.values():
             for name in STAGES:
                 if name != PICTURES or not day.nothing_worked:
@@ -71,7 +72,7 @@ def custom_labels_window(settings: Settings) -> dg.JobDefinition:
                         dg.AssetMaterialization(
                             dg.AssetKey([*prefix, name]),
                             partition=day.date.isoformat(),
-                            metadata=day_metadata(bucket, name, result),
+                            metadata=day_metadata(previews, name, result),
                         )
                     )
         if failed_dates:

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from bg_pipeline import pipeline
 from bg_pipeline.aws.clients import Aws
-from bg_pipeline.defs.assets.metadata import causes_table, day_metadata, failure_metadata
+from bg_pipeline.defs.assets.metadata import Previews, causes_table, day_metadata, failure_metadata
 from bg_pipeline.defs.automation import follow_updates, freshness
 from bg_pipeline.defs.checks import check_results, check_specs
 from bg_pipeline.defs.partitions import BACKFILL
@@ -196,7 +196,7 @@ def _events(
 ) -> Iterator[Any]:
     """Yields materializations in lineage order and check results; raises `dg.Failure` if a date failed."""
     order = [name for name in STAGES if name in selected]
-    store, days = outcome.store, outcome.days
+    previews, days = Previews(outcome.store), outcome.days
     failures = {day.date: reason for day in days if (reason := _failure(day, selected))}
     incomplete = len(days) < len(context.partition_keys)
     if incomplete or failures or any(_waits(day, name) for day in days for name in order):
@@ -207,7 +207,7 @@ def _events(
                     yield dg.AssetMaterialization(
                         selected[name],
                         partition=day.date.isoformat(),
-                        metadata=day_metadata(store, name, day),
+                        metadata=day_metadata(previews, name, day),
                     )
                 elif day.date in failures:
                     # A failed partition has no materialization; this is what its page shows.
@@ -216,7 +216,7 @@ def _events(
                         selected[name],
                         partition=day.date.isoformat(),
                         description=cause,
-                        metadata=failure_metadata(store, name, day, cause),
+                        metadata=failure_metadata(previews, name, day, cause),
                     )
             yield from check_results(outcome, selected[name], context.selected_asset_check_keys)
         if failures:
@@ -229,7 +229,9 @@ def _events(
     for name in order:
         for day in days:
             context.add_asset_metadata(
-                day_metadata(store, name, day), asset_key=selected[name], partition_key=day.date.isoformat()
+                day_metadata(previews, name, day),
+                asset_key=selected[name],
+                partition_key=day.date.isoformat(),
             )
         yield dg.MaterializeResult(asset_key=selected[name])
         yield from check_results(outcome, selected[name], context.selected_asset_check_keys)

@@ -50,19 +50,47 @@ def failures(day: DateResult) -> list[dg.TableRecord]:
     ]
 
 
-def day_metadata(store: Store, asset: str, day: DateResult) -> dict[str, Any]:
+class Previews:
+    """Small pictures of photos and results, each read and decoded once for all assets of a run."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._small: dict[str, bytes | str] = {}
+
+    def small(self, key: str) -> bytes | str:
+        """A JPEG of at most `LABELS_SIDE` pixels, or the reason why there is none."""
+        if key not in self._small:
+            self._small[key] = self._read(key)
+        return self._small[key]
+
+    def _read(self, key: str) -> bytes | str:
+        try:
+            content = self.store.read(key)
+        except (ClientError, BotoCoreError) as error:
+            # A missing preview must not fail the materialization.
+            return type(error).__name__
+        if content is None:
+            return "gone"
+        try:
+            return run_on_file(shared_workers(), thumbnail, content.data, LABELS_SIDE)
+        except ImageError as error:
+            return error.code
+
+
+def day_metadata(previews: Previews, asset: str, day: DateResult) -> dict[str, Any]:
     """The metadata of one asset for one date.
 
     Names without ``run_`` describe the date after the run, so that their plots mean something also where a run had
     nothing to do. Those that begin with ``run_`` describe what this run did.
     """
+    store = previews.store
     metadata: dict[str, Any] = {"images": day.images}
     if asset not in (PICTURES, REPORT):
         metadata |= {"done": day.good[asset], "run_made": day.made[asset], "run_failed": day.failed[asset]}
         if day.waiting[asset]:
             metadata["waiting_for_window"] = day.waiting[asset]
         metadata["run_seconds"] = round(day.seconds_by_stage.get(asset, 0.0), 2)
-        preview = _labels_preview(store, day) if asset == LABELS else _captions_preview(store, day)
+        preview = _labels_preview(previews, day) if asset == LABELS else _captions_preview(previews, day)
         return {**metadata, **({"preview": dg.MetadataValue.md(preview)} if preview else {})}
     metadata |= {f"status_{status.value}": day.counts[status] for status in Status}
     if day.total.cost_usd is not None:
@@ -95,20 +123,22 @@ def day_metadata(store: Store, asset: str, day: DateResult) -> dict[str, Any]:
             metadata["written"] = dg.MetadataValue.md(_reports_markdown(store, day))
         return metadata
     metadata["results"] = dg.MetadataValue.path(f"s3://{store.bucket}/{RESULTS}/{date_path(day.date)}/")
-    previews = [
-        f"| {_picture_markdown(store, before)} | {_picture_markdown(store, after)} |"
+    pairs = [
+        f"| {_picture_markdown(previews, before)} | {_picture_markdown(previews, after)} |"
         for before, after in day.previews
     ]
-    if previews:
-        metadata["preview"] = dg.MetadataValue.md("\n".join(["| before | after |", "|---|---|", *previews]))
+    if pairs:
+        metadata["preview"] = dg.MetadataValue.md("\n".join(["| before | after |", "|---|---|", *pairs]))
     return metadata
 
 
-def failure_metadata(store: Store, asset: str, day: DateResult, cause: str) -> dict[str, Any]:
+def failure_metadata(previews: Previews, asset: str, day: DateResult, cause: str) -> dict[str, Any]:
     """The metadata of an asset that failed for a date: the cause, and what `day_metadata` has, without pictures."""
-    metadata = {name: value for name, value in day_metadata(store, asset, day).items() if name != "preview"}
+    metadata = {
+        name: value for name, value in day_metadata(previews, asset, day).items() if name != "preview"
+    }
     if day.reports and asset != REPORT:
-        metadata["report"] = dg.MetadataValue.md(_reports_markdown(store, day))
+        metadata["report"] = dg.MetadataValue.md(_reports_markdown(previews.store, day))
     return {"cause": printable(cause), **metadata}
 
 
@@ -119,21 +149,21 @@ def causes_table(causes: Mapping[date, str]) -> dg.TableMetadataValue:
     return dg.MetadataValue.table(rows, schema=dg.TableSchema(columns))
 
 
-def _labels_preview(store: Store, day: DateResult) -> str:
+def _labels_preview(previews: Previews, day: DateResult) -> str:
     """Markdown with photos, the boxes of their labels drawn on them, and the labels beneath."""
     lines = []
     for photo in [each for each in day.analysed if each.labels_key][:MAX_ANALYSED]:
-        found = _boxes(store, photo.labels_key)
-        picture = _picture_markdown(store, photo.source_key, LABELS_SIDE, found)
+        found = _boxes(previews.store, photo.labels_key)
+        picture = _picture_markdown(previews, photo.source_key, LABELS_SIDE, found)
         names = dict.fromkeys(name for name, _ in found)
         lines.append(f"| {picture} | {_text(', '.join(names) or photo.labels or 'no label with a box')} |")
     return "\n".join(["| photo | labels with a box |", "|---|---|", *lines]) if lines else ""
 
 
-def _captions_preview(store: Store, day: DateResult) -> str:
+def _captions_preview(previews: Previews, day: DateResult) -> str:
     """Markdown with photos and their captions beside them."""
     lines = [
-        f"| {_picture_markdown(store, photo.source_key)} | {_text(photo.caption)} | {_text(photo.alt_text)} |"
+        f"| {_picture_markdown(previews, photo.source_key)} | {_text(photo.caption)} | {_text(photo.alt_text)} |"
         for photo in [each for each in day.analysed if each.caption][:MAX_ANALYSED]
     ]
     head = ["| photo | caption | alternative text |", "|---|---|---|"]
@@ -187,22 +217,16 @@ def _text(words: str) -> str:
 
 
 def _picture_markdown(
-    store: Store, key: str, side: int = PREVIEW_SIDE, boxes: Sequence[tuple[str, Box]] = ()
+    previews: Previews, key: str, side: int = PREVIEW_SIDE, boxes: Sequence[tuple[str, Box]] = ()
 ) -> str:
     """A thumbnail, with boxes drawn on it, as Markdown, or the reason why there is none."""
-    try:
-        content = store.read(key)
-    except (ClientError, BotoCoreError) as error:
-        # A missing preview must not fail the materialization.
-        return type(error).__name__
-    if content is None:
-        return "gone"
-    try:
-        small = run_on_file(shared_workers(), thumbnail, content.data, side)
-    except ImageError as error:
-        return error.code
+    small = previews.small(key)
+    if isinstance(small, str):
+        return small
     if boxes:
         small = with_boxes(small, boxes)
+    elif side < LABELS_SIDE:
+        small = thumbnail(small, side)
     return f"![](data:image/jpeg;base64,{pybase64.b64encode_as_string(small)})"
 
 

@@ -80,7 +80,9 @@ st.set_page_config(
 st.html(
     "<style>.stMainBlockContainer { padding: 3.5rem max(1rem, 3vw) 1rem; } "
     ".stMainBlockContainer h1 { font-size: 1.6rem; padding: 0.5rem 0; } "
-    ".stMainBlockContainer h3 { font-size: 1.2rem; padding: 0.25rem 0; }</style>"
+    ".stMainBlockContainer h3 { font-size: 1.2rem; padding: 0.25rem 0; } "
+    # Streamlit writes in white on the light blue of the dark theme.
+    "@media (prefers-color-scheme: dark) { [data-testid=stBaseButton-primary] { color: #0b1220; } }</style>"
 )
 user.require_sign_in(settings())
 _new_batch = st.Page(

@@ -45,7 +45,7 @@ _STYLE = """
       flex-wrap: nowrap; }
   }
   [data-testid=stLayoutWrapper]:has(> .st-key-submit) { position: sticky; bottom: 0; z-index: 3; }
-  .st-key-submit { padding: 0.5rem 0 0.25rem; background: var(--st-background-color, Canvas); gap: 0.5rem; }
+  .st-key-submit { padding: 0.5rem 0 0.25rem; backdrop-filter: blur(16px); gap: 0.5rem; }
   @media (max-width: 640px) {
     [data-testid=stLayoutWrapper]:has(> .st-key-submit) { position: fixed; left: 0; right: 0; }
     .st-key-submit { padding: 0.5rem 1rem 0.75rem; border-top: 1px solid #8884; }

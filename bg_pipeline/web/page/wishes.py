@@ -16,6 +16,8 @@ from bg_pipeline.web.page.upload_server import UploadSession
 
 T = TypeVar("T")
 
+_CARD_FIELDS = ("Labels", "MaskKey", "Subject")
+"""Request fields that a photo's card has."""
 FIELDS, PHOTOS, TABLE, LABELS, BACKDROP = "Fields", "Photos", "Table", "Labels", "Backdrop"
 
 
@@ -110,7 +112,9 @@ def _is_cell(field: str, value: object) -> bool:
 
 
 def _is_photo_fields(value: object) -> bool:
-    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+    return isinstance(value, dict) and all(
+        name in _CARD_FIELDS and isinstance(text, str) for name, text in value.items()
+    )
 
 
 def text(value: object) -> bool:

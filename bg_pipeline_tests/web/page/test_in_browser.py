@@ -546,6 +546,9 @@ def test_every_screen_fits_and_is_for_everyone(
         page.get_by_role("heading", name=heading, exact=True).wait_for()
         if not place:
             drop(page, tmp_path)
+            page.get_by_placeholder("london city background").fill("a sandy beach")
+            page.keyboard.press("Control+Enter")
+            expect(page.get_by_role("button", name="Submit")).to_be_enabled(timeout=SECONDS)
         if place == "review":
             page.get_by_role("button", name="Waiting 2").wait_for()
             page.wait_for_timeout(1000)

@@ -168,13 +168,13 @@ def test_wishes_that_somebody_else_wrote_into_the_draft_break_nothing(
             "Colour": "red",
             "Presets": ["no"],
         },
-        "Photos": {"0.jpg": {"Labels": 3}, "1.jpg": "x"},
+        "Photos": {"0.jpg": {"Labels": 3}, "1.jpg": {"Prompts": "x"}, "2.jpg": "x"},
         "Table": {"0.jpg": {"Variants": "many", "Seed": 1.5, "Prompt": ["x"]}},
         "Labels": {"0.jpg": "x", "1.jpg": [1, 2]},
         "Backdrop": "pipeline-state/secret",
     }
-    stored: tuple[Any, ...] = (hostile, dict.fromkeys(hostile, "x"), "x", None, [])
-    for wishes in stored:
+    documents: list[Any] = [hostile, dict.fromkeys(hostile, "x"), "x", None, []]
+    for wishes in documents:
         bench.store.write_json(batch.draft_key, {"Wishes": wishes})
         other = reopened(drafts, screen)
         assert prompt(other).value == ""

@@ -3,15 +3,19 @@
 import asyncio
 import os
 import threading
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 import bg_pipeline
+from bg_pipeline.acts import RESULTS_PER_LINE, Acts
+from bg_pipeline.domain.people import local_person
 from bg_pipeline.errors import RequestError, SettingsError, UsageError
 from bg_pipeline.imaging.signing import Signing, manifest_of
-from bg_pipeline.review import this_user
+from bg_pipeline.review import State, this_user
+from bg_pipeline.run.batch_work import open_batch
 from bg_pipeline.state.audit import AuditLog
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.certificates import certificate
@@ -273,3 +277,20 @@ def test_what_is_done_from_python_has_audit_lines_with_the_persons_name(
         ("Publish", "eve", "Done"),
         ("Redo", "dan", "Done"),
     ]
+
+
+def test_of_many_decisions_with_an_impossible_one_none_is_stored(
+    bucket: str, control: ControlClient, tmp_path: Path
+) -> None:
+    control.switch(canned=True)
+    (tmp_path / "0.jpg").write_bytes(photo(0))
+    shop = bg_pipeline.Pipeline(bucket=bucket, quota_titan_v2_rpm=6000)
+    batch = shop.submit([tmp_path], Prompt="a beach")
+    shop.run([batch.date])
+    (item,) = shop.review(batch)
+    acts, work = Acts(shop.settings, shop.store), open_batch(shop.store, shop.settings, batch)
+    many = [item] * RESULTS_PER_LINE + [replace(item, key="", etag="")]
+    for decide in (acts.decide, acts.decide_as_seen):
+        with pytest.raises(UsageError, match="has no result"):
+            decide(local_person("ann"), work, many, State.REJECTED)
+    assert list(shop.store.list("reviews/")) == []

@@ -13,6 +13,17 @@ MAX_BYTES: Final = 8_000
 """Target size of a thumbnail; a larger one is encoded again at a lower JPEG quality (60, 40, 20)."""
 
 
+def marked_thumbnail(picture: Image.Image, where: Image.Image, side: int = SIDE) -> bytes:
+    """The thumbnail with the places in ``where`` (mode "L", 255 = there, any size) in red, the rest paler."""
+    small = on_white(picture).resize(scaled_down(picture.size, (side, side)), Image.Resampling.BILINEAR)
+    marks = where.resize(small.size, Image.Resampling.BOX).point(
+        [min(255, 3 * level) for level in range(256)]
+    )
+    pale = Image.blend(small, Image.new("RGB", small.size, "white"), 0.3)
+    pale.paste((220, 20, 20), mask=marks.point([level * 3 // 4 for level in range(256)]))
+    return thumbnail(pale, side)
+
+
 def thumbnail(picture: Image.Image | bytes, side: int = SIDE) -> bytes:
     """A JPEG of at most ``side`` pixels, transparent parts white; upright, if it is made from a file.
 

@@ -248,7 +248,7 @@ def test_presets_that_cannot_be_read_by_a_request_are_not_in_the_file() -> None:
 
 
 def breaks(
-    name: str, image: Image.Image, format: str = "jpeg", mask: Image.Image | None = None, **more: float
+    name: str, image: Image.Image, format: str = "jpeg", mask: Image.Image | None = None, **more: Any
 ) -> str:
     """All complaints about a picture as one text."""
     subject = mask or Image.new("L", image.size)

@@ -20,6 +20,14 @@ class UsageError(BgPipelineError):
     """The caller asked for something impossible; nothing was done."""
 
 
+class NoSuchBatch(UsageError):
+    """There is no such batch, or none that this person may see: the text is the same."""
+
+
+class NotAllowed(UsageError):
+    """This person may not do that; the text says which role may."""
+
+
 class RequestError(BgPipelineError):
     """A batch request is invalid; no image of it is processed.
 

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from bg_pipeline import planning, review
+from bg_pipeline.acts import Acts
 from bg_pipeline.aws.clients import Aws, make_aws
+from bg_pipeline.budget.spend_log import SpendLog
 from bg_pipeline.domain.batches import Batch, name_problem
+from bg_pipeline.domain.people import Person, Via, local_person
 from bg_pipeline.domain.stages import STAGES
 from bg_pipeline.errors import UsageError
 from bg_pipeline.local_aws import use_local_aws
@@ -49,6 +52,7 @@ def run(
     run_id: str = "",
     occasion: str = "",
     asked_at: datetime | None = None,
+    by: str = "",
     progress: Callable[[Progress], None] = lambda progress: None,
     note: Callable[[str], None] = lambda line: None,
     stop: threading.Event | None = None,
@@ -59,10 +63,11 @@ def run(
     final failures are tried again too, and calls that may have been billed twice are made once more. ``occasion``
     identifies this request to refresh or retry (default: this call): it is paid for once, however often the request
     is repeated. ``asked_at`` is when it was made (default: now): what another request has refreshed since then is not
-    paid for again. ``only`` limits the run to these batches. ``progress`` is called about every 10 seconds, ``note``
-    with each line of text that the user should see. When ``stop`` is set, no further call is made; calls under way
-    are waited for, and what is finished is kept. Errors of images are counted in the `DateResult`s and listed in the
-    reports. Raises `SettingsError` before anything is done.
+    paid for again. ``by`` names who asked, for the audit log (default: the user of this process). ``only`` limits the
+    run to these batches. ``progress`` is called about every 10 seconds, ``note`` with each line of text that the user
+    should see. When ``stop`` is set, no further call is made; calls under way are waited for, and what is finished is
+    kept. Errors of images are counted in the `DateResult`s and listed in the reports. Raises `SettingsError` before
+    anything is done.
     """
     check_signing(settings)
     aws = aws or make_aws(settings)
@@ -70,7 +75,17 @@ def run(
     stop = stop or threading.Event()
     run_id = run_id or str(uuid.uuid4())
     refresh = RefreshRequest(frozenset(again), retry, occasion or run_id, asked_at or datetime.now(UTC))
-    context = RunContext(settings, aws, store, stop=stop, note=note, refresh_occasion=refresh.occasion)
+    about = {"Run": run_id, "Stages": sorted(stages), "Again": sorted(again), "Retry": retry}
+    spend_log = SpendLog(store, local_person(by or review.this_user(), Via.RUN), about)
+    context = RunContext(
+        settings,
+        aws,
+        store,
+        stop=stop,
+        note=note,
+        refresh_occasion=refresh.occasion,
+        spend_log=spend_log,
+    )
     try:
         engine = Engine(
             context,
@@ -115,6 +130,14 @@ class Pipeline:
         """The bucket."""
         return open_bucket(self.settings, self._aws)
 
+    @cached_property
+    def _acts(self) -> Acts:
+        return Acts(self.settings, self.store)
+
+    @staticmethod
+    def _person(name: str = "") -> Person:
+        return local_person(name or review.this_user())
+
     def submit(
         self,
         photos: Sequence[str | Path] = (),
@@ -157,9 +180,9 @@ class Pipeline:
             request, _ = submitting.compose_request(
                 self.settings, new_batch, [file.name for file in files], fields
             )
-        if name:
-            submitting.reserve_name(self.store, new_batch)
-        submitting.submit(self.store, new_batch, files, request, others=others, done=progress)
+        self._acts.upload_and_submit(
+            self._person(), new_batch, files, request, others=others, done=progress, new_name=bool(name)
+        )
         return new_batch
 
     def plan(self, dates: Iterable[date], *, only: Collection[Batch] = ()) -> Plan:
@@ -239,9 +262,11 @@ class Pipeline:
     def _decide(
         self, batch: Batch, names: Iterable[str], state: State, by: str, reason: str
     ) -> list[Decision]:
+        if not by.strip():
+            raise UsageError("name the person who decides (by)")
         work = open_batch(self.store, self.settings, batch)
         items = review.find_items(review.items(work, self.settings), names, work.locations.output_prefix)
-        return review.decide(work.locations.data, items, state, by=by, reason=reason)
+        return self._acts.decide(self._person(by), work, items, state, reason=reason)
 
     def redo(
         self, batch: Batch, names: Iterable[str], *, by: str, prompt: str = "", seed: int | None = None
@@ -251,17 +276,20 @@ class Pipeline:
         Until that batch has its report, the same call returns it again, so that it is paid for once. Raises
         `UsageError` if a picture cannot be made again or the batch's cap is used up.
         """
+        if not by.strip():
+            raise UsageError("name the person who decides (by)")
         work = open_batch(self.store, self.settings, batch)
         items = review.find_items(review.items(work, self.settings), names, work.locations.output_prefix)
-        return review.redo(self.store, self.settings, work, items, by=by, prompt=prompt, seed=seed)
+        return self._acts.redo(self._person(by), work, items, prompt=prompt, seed=seed)
 
-    def publish(self, batch: Batch) -> PublishResult:
+    def publish(self, batch: Batch, *, by: str = "") -> PublishResult:
         """Copies the approved results to ``published/``, and deletes rejected and replaced ones there.
 
-        Raises `UsageError` if somebody else is publishing the batch at the moment.
+        ``by`` names the person, for the audit log (default: the user of this process). Raises `UsageError` if
+        somebody else is publishing the batch at the moment.
         """
         work = open_batch(self.store, self.settings, batch)
-        return review.publish(work, review.items(work, self.settings))
+        return self._acts.publish(self._person(by), work, review.items(work, self.settings))
 
     def captions(self, dates: Iterable[date], *, only: Collection[Batch] = ()) -> list[CaptionedImage]:
         """The caption, alternative text and labels of each image of the dates that has any. No model is called."""
@@ -293,8 +321,9 @@ class Pipeline:
         sample, or if it was replaced since ``seen``; then nothing is approved.
         """
         status = load_status(self.store, self.settings, batch)
-        secret = self.settings.approval_secret.get_secret_value()
-        review.approve_sample(self.store, status, by=by, seen=seen, secret=secret)
+        if not by.strip():
+            raise UsageError("name the person who approves (by)")
+        self._acts.approve_sample(self._person(by), status, seen=seen)
 
     def retry(self, batch: Batch) -> Batch | None:
         """Submits the failed and skipped images of a batch as a new batch and returns that; None if there are none.
@@ -303,7 +332,6 @@ class Pipeline:
         sample are not included. Raises `UsageError` if there is no report yet, or if the batch's ``MaxCostUSD`` is
         used up.
         """
-        follow_up = review.prepare_retry(
-            self.store, self.settings, load_status(self.store, self.settings, batch)
-        )
-        return None if follow_up is None else follow_up.submit(self.store)
+        overview = load_status(self.store, self.settings, batch)
+        prepared = review.prepare_retry(self.store, self.settings, overview)
+        return None if prepared is None else self._acts.retry(self._person(), overview, prepared)

@@ -376,6 +376,31 @@ class Settings(BaseSettings):
         "`https://<domain>.auth.<region>.amazoncognito.com/logout`. Empty: the `end_session_endpoint` of its "
         "discovery document. Allow `BG_PAGE_ADDRESS`/oauth2callback as a sign-out address there.",
     )
+    oidc_groups_claim: Annotated[str, Affects.NOTHING] = Field(
+        "cognito:groups",
+        min_length=1,
+        description="Claim of the sign-in token that names a person's groups, as a list; a text is one group.",
+    )
+    submitter_groups: Annotated[Words, Affects.NOTHING] = Field(
+        (),
+        description="Groups whose people may submit batches, and see and continue their own, comma-separated. If "
+        "this and the next three settings are empty, everybody who signs in may do everything. Names must be equal "
+        "to the letter.",
+    )
+    reviewer_groups: Annotated[Words, Affects.NOTHING] = Field(
+        (), description="Groups whose people see all batches, approve and reject results, and redo pictures."
+    )
+    publisher_groups: Annotated[Words, Affects.NOTHING] = Field(
+        (), description="Groups whose people see all batches and publish approved results."
+    )
+    admin_groups: Annotated[Words, Affects.NOTHING] = Field(
+        (), description="Groups whose people may do everything, with everybody's batches."
+    )
+    page_sign_in_hours: Annotated[float, Field(gt=0, le=720), Affects.NOTHING] = Field(
+        12.0,
+        description="Hours after which people must sign in to the web page again; changes of their groups count "
+        "from then on.",
+    )
     page_address: Annotated[str, Affects.NOTHING] = Field(
         "",
         pattern=r"^(https?://[^\s/]+)?$",
@@ -464,6 +489,10 @@ class Settings(BaseSettings):
         "caption_models",
         "caption_regions",
         "mask_sources",
+        "submitter_groups",
+        "reviewer_groups",
+        "publisher_groups",
+        "admin_groups",
         "trusted_proxies",
         "api_allowed_origins",
         "asset_owners",

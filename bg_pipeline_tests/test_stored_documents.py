@@ -19,6 +19,7 @@ from bg_pipeline.defs.sensors.custom_labels import ModelSightings
 from bg_pipeline.domain import requests, s3_keys
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.ledger_entries import Entry
+from bg_pipeline.domain.people import local_person
 from bg_pipeline.errors import PreconditionFailed, RequestError
 from bg_pipeline.notifications.delivery import Notifier
 from bg_pipeline.notifications.messages import Notification
@@ -180,7 +181,9 @@ KINDS = {
         lambda data: read_record(store_of(data), "key")[0], frozenset({"Model", "Run", "Units", "Opened"})
     ),
     "idempotency.json": Kind(
-        lambda data: idempotent_batch(store_of(data), "ann", "key-1", {"Prompt": "a beach"}, BATCH)
+        lambda data: idempotent_batch(
+            store_of(data), local_person("ann"), "key-1", {"Prompt": "a beach"}, BATCH
+        )
     ),
     "sensor_cursor.json": Kind(
         lambda data: SensorCursor.read(data.decode()),

@@ -4,9 +4,29 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
+PLACES = (ROOT / "bg_pipeline_tests", ROOT / "bg_pipeline")
+
+API_MODULES = (
+    "api",
+    "batch_status",
+    "batch_uploads",
+    "booth",
+    "connections",
+    "docs_page",
+    "limits",
+    "problems",
+    "removal",
+    "service",
+    "sign_in",
+    "single_photo_jobs",
+)
+"""Modules of `bg_pipeline.web` that only the API uses."""
 
 
 def pins() -> dict[str, str]:
@@ -38,14 +58,141 @@ def test_the_licence_of_every_installed_pin_is_known() -> None:
     assert "obstore" in listed
 
 
-def test_every_test_that_the_security_page_names_exists() -> None:
-    page = (ROOT / "docs" / "security.md").read_text()
-    file = ""
+@pytest.mark.parametrize(("name", "at_least"), [("security.md", 20), ("asvs.md", 35)])
+def test_every_test_that_a_page_about_security_names_exists(name: str, at_least: int) -> None:
+    text = ""
     named = 0
-    for word in re.findall(r"`([^`]+)`", page):
+    for word in re.findall(r"`([^`]+)`", (ROOT / "docs" / name).read_text()):
         if word.endswith(".py"):
-            file = (ROOT / "bg_pipeline_tests" / word).read_text()
+            (file,) = [place / word for place in PLACES if (place / word).is_file()]
+            text = file.read_text()
         elif word.startswith("test_"):
-            assert f"def {word}(" in file, word
+            assert f"def {word}(" in text, word
             named += 1
-    assert named > 20
+    assert named >= at_least
+
+
+def test_every_requirement_is_in_the_table_once_and_its_sums_are_right() -> None:
+    page = (ROOT / "docs" / "asvs.md").read_text()
+    numbers: list[str] = []
+    sums: Counter[str] = Counter()
+    for first, last, status in re.findall(
+        r"^\| ([0-9.]+)(?:–([0-9.]+))? \| [^|]+ \| ([a-z/]+) \|", page, re.M
+    ):
+        section, _, start = first.rpartition(".")
+        end = (last or first).rpartition(".")[2]
+        some = [f"{section}.{number}" for number in range(int(start), int(end) + 1)]
+        numbers += some
+        sums[status] += len(some)
+    assert len(numbers) == len(set(numbers)) == 253, "levels 1 and 2 of ASVS 5.0.0"
+    assert set(sums) == {"met", "open", "operator", "n/a"}
+    assert f"{sums['met']} are met, {sums['open']} open,\n{sums['operator']} the operator's" in page
+
+
+IMPORT_ALL = """
+import importlib, importlib.abc, pkgutil, sys
+from importlib.metadata import distributions, requires, packages_distributions
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+def closure(requirements, known):
+    left = list(requirements)
+    while left:
+        requirement = left.pop()
+        name = canonicalize_name(requirement.name)
+        extras = requirement.extras or {""}
+        if (name, frozenset(extras)) in known:
+            continue
+        known.add((name, frozenset(extras)))
+        for line in requires(requirement.name) or ():
+            needed = Requirement(line)
+            if needed.marker is None or any(needed.marker.evaluate({"extra": each}) for each in {"", *extras}):
+                left.append(needed)
+    return {name for name, _ in known}
+
+allowed = closure([Requirement(line) for line in sys.argv[2].split(";;")], set()) | {"bg-pipeline"}
+of_module = packages_distributions()
+TYPES = "types_boto3"
+
+class OthersAreMissing(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        owners = {canonicalize_name(owner) for owner in of_module.get(top, ())}
+        if top not in ("bg_pipeline",) and owners and not owners & allowed:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+import bg_pipeline
+sys.meta_path.insert(0, OthersAreMissing())
+skipped = tuple(filter(None, sys.argv[1].split(",")))
+count = 0
+for module in pkgutil.walk_packages(bg_pipeline.__path__, "bg_pipeline."):
+    if not module.name.startswith(skipped):
+        importlib.import_module(module.name)
+        count += 1
+from click.testing import CliRunner
+from bg_pipeline.cli.main import main
+for name in main.commands:
+    assert CliRunner().invoke(main, [name, "--help"]).exit_code == 0, name
+print(count, "cv2" in sys.modules)
+"""
+"""Imports all modules but those that begin with a word of the first argument, where only the requirements of the
+second argument, and what they require, can be imported.
+"""
+
+PAGE_ENTRY = ("bg_pipeline.web.page.app", "bg_pipeline.web.page.server")
+"""Modules that only Streamlit runs: they read the settings when they are imported."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("extra", "without"),
+    [
+        ("", ["bg_pipeline.web.", "bg_pipeline.cli.child_process"]),
+        ("api", ["bg_pipeline.web.page"]),
+        ("ui", [*PAGE_ENTRY, *(f"bg_pipeline.web.{name}" for name in API_MODULES)]),
+    ],
+)
+def test_each_part_needs_only_what_its_extra_installs(extra: str, without: list[str]) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    requirements = [*project["dependencies"], *project["optional-dependencies"].get(extra, ())]
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT_ALL, ",".join(without), ";;".join(requirements)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    count, has_opencv = done.stdout.split()
+    assert int(count) > 150
+    assert has_opencv == "False"
+
+
+def test_every_package_of_the_base_installation_is_used_by_it() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {re.split(r"[\[<>=~! ;]", line)[0].lower() for line in project["dependencies"]}
+    imported = {
+        word
+        for file in (ROOT / "bg_pipeline").rglob("*.py")
+        if "web" not in file.relative_to(ROOT / "bg_pipeline").parts
+        for word in re.findall(
+            r"^\s*(?:from|import) ([a-z0-9_]+)", file.read_text(), re.MULTILINE | re.IGNORECASE
+        )
+    }
+    module_of = {"pillow": "PIL", **{name: name.replace("-", "_") for name in declared - {"pillow"}}}
+    started = {"dagster-webserver", "dagster-aws"}
+    """Not imported: `up` starts the one, and Dagster loads the other by its instance's configuration."""
+    assert {name for name in declared if module_of[name] not in imported} == started
+
+
+@pytest.mark.slow
+def test_a_package_that_is_not_required_is_noticed_above() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    requirements = [line for line in project["dependencies"] if not line.startswith("pebble")]
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT_ALL, "bg_pipeline.web.", ";;".join(requirements)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "No module named 'pebble" in done.stderr

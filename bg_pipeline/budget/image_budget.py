@@ -111,6 +111,9 @@ class ImageBudget:
         self.check(claim)
         for earlier in claim.earlier if claim else ():
             self.forget_maybe_billed(earlier)
+        spend_log = self.run_budget.spend_log
+        if spend_log is not None:
+            spend_log.before_call(self.batch)
         reservation = self.run_budget.reserve(
             worst_usd,
             operation,
@@ -147,6 +150,8 @@ class ImageBudget:
         return Payment(uuid.uuid4().hex[:12], operation, usd, False, self.made_for)
 
     def _keep(self, payment: Payment) -> None:
+        if self.run_budget.spend_log is not None:
+            self.run_budget.spend_log.paid(self.batch, payment)
         with self._lock:
             record(self.paid, payment)
             record(self.payments, payment)

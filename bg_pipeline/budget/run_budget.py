@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Self
 
 from bg_pipeline.budget.limits import MICRO, Cap, SharedCap, micro_usd, read_spending
+from bg_pipeline.budget.spend_log import SpendLog
 from bg_pipeline.domain.s3_keys import spend_key
 from bg_pipeline.errors import RunStopped
 from bg_pipeline.storage.object_store import Store
@@ -86,7 +87,8 @@ class RunBudget:
     """The budget of one run; thread-safe. It must be closed at the end of the run.
 
     Caps are in US dollars; None or 0 means no cap, as in the settings. ``spent_usd`` is what this run spent in
-    earlier processes. The day (UTC) counts the spending of all runs, including those without a cap.
+    earlier processes. The day (UTC) counts the spending of all runs, including those without a cap. With
+    ``spend_log`` each batch has an audit line before its first paid call.
     """
 
     def __init__(
@@ -96,9 +98,11 @@ class RunBudget:
         run_cap_usd: float | None = None,
         day_cap_usd: float | None = None,
         spent_usd: float = 0.0,
+        spend_log: SpendLog | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.lock = threading.Lock()
+        self.spend_log = spend_log
         self._store = store
         self._now = now
         self._run = Cap("run", "BG_MAX_COST_USD", run_cap_usd or None, "raise it or run again to go on")
@@ -193,6 +197,8 @@ class RunBudget:
         with self.lock:
             for cap in self._shared.values():
                 cap.close()
+        if self.spend_log is not None:
+            self.spend_log.close()
 
     def __enter__(self) -> Self:
         return self

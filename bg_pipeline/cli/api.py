@@ -4,6 +4,7 @@ import importlib.util
 
 import click
 
+from bg_pipeline.authorization import in_words
 from bg_pipeline.aws.clients import make_aws
 from bg_pipeline.cli.arguments import local
 from bg_pipeline.cli.terminal import print_message
@@ -41,6 +42,7 @@ def api(host: str, port: int) -> None:
     check_api(configured, host)
     aws = make_aws(configured)
     app = make_app(configured, aws, open_bucket(configured, aws))
+    print_message(f"Access: {in_words(configured, signs_in=app.state.signs_in)}.")
     print_message(f"The API's documentation is at http://{host}:{port}/docs")
     uvicorn.run(
         app,

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from bg_pipeline.domain.batches import Batch, find_batch, name_problem
+from bg_pipeline.domain.people import Person, local_person
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.domain.text import COMMAND_OPTIONS
 from bg_pipeline.errors import UsageError
@@ -65,6 +66,14 @@ class _BatchName(click.ParamType[str]):
 DATE = _Date()
 BATCH = _Batch()
 BATCH_NAME = _BatchName()
+
+
+def this_person(name: str = "") -> Person:
+    """Who uses this command line: ``name``, by default the user of this process, with every role.
+
+    The name is not proved: what the AWS credentials allow is what such a person may do.
+    """
+    return local_person(name or this_user())
 
 
 def today() -> UploadDate:

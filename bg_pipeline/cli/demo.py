@@ -16,8 +16,9 @@ import click
 import orjson
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from bg_pipeline.acts import Acts
 from bg_pipeline.aws.clients import make_aws
-from bg_pipeline.cli.arguments import state_dir, today
+from bg_pipeline.cli.arguments import state_dir, this_person, today
 from bg_pipeline.cli.terminal import console, counted, print_message, stopped_by_user, table
 from bg_pipeline.defs import dagster_home
 from bg_pipeline.domain.batches import Batch
@@ -30,7 +31,7 @@ from bg_pipeline.reports.contact_sheet import contact_sheet, pairs, save_pairs
 from bg_pipeline.reports.overview import load_status
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.storage.object_store import Store, open_bucket
-from bg_pipeline.uploads.submitting import LocalFile, check_request, find_photos, submit
+from bg_pipeline.uploads.submitting import LocalFile, check_request, find_photos
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -156,7 +157,7 @@ def _submit(store: Store, configured: Settings, demo_batch: DemoBatch) -> Batch:
     batch = Batch(demo_batch.date, demo_batch.name)
     request = demo_batch.request(batch)
     check_request(configured, batch, request)
-    submit(store, batch, demo_batch.photos, request)
+    Acts(configured, store).upload_and_submit(this_person(), batch, demo_batch.photos, request)
     print_message(f"Submitted {photos} as {batch.input_prefix}")
     return batch
 

@@ -3,13 +3,15 @@
 import click
 
 from bg_pipeline import review
+from bg_pipeline.acts import Acts
 from bg_pipeline.aws.clients import make_aws
-from bg_pipeline.cli.arguments import BATCH, by, local, when_to_run
+from bg_pipeline.cli.arguments import BATCH, by, local, this_person, when_to_run
 from bg_pipeline.cli.run import run_dates
 from bg_pipeline.cli.submit import ASK_BEYOND
 from bg_pipeline.cli.terminal import confirm, counted, print_message
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.text import run_command
+from bg_pipeline.errors import UsageError
 from bg_pipeline.reports.overview import load_status
 from bg_pipeline.settings import settings
 from bg_pipeline.storage.object_store import open_bucket
@@ -30,7 +32,8 @@ def retry(batch: Batch, at_once: bool, yes: bool) -> None:
     """
     configured = settings()
     store = open_bucket(configured, make_aws(configured))
-    prepared = review.prepare_retry(store, configured, load_status(store, configured, batch))
+    overview = load_status(store, configured, batch)
+    prepared = review.prepare_retry(store, configured, overview)
     if prepared is None:
         print_message(
             f"Nothing in batch {batch.path} failed or was skipped for a reason that a retry could mend."
@@ -39,7 +42,7 @@ def retry(batch: Batch, at_once: bool, yes: bool) -> None:
     images = counted(prepared.images, "image")
     if prepared.pictures > ASK_BEYOND and not prepared.submitted:
         confirm(f"{images} will need {prepared.pictures:,} paid pictures. Continue?", yes=yes)
-    submitted = prepared.submit(store)
+    submitted = Acts(configured, store).retry(this_person(), overview, prepared)
     if prepared.submitted or submitted != prepared.batch:
         print_message(
             f"{images} of batch {batch.path} already submitted again, as a batch that has no report yet."
@@ -70,8 +73,10 @@ def approve(batch: Batch, at_once: bool, seen: str, by: str) -> None:
     """
     configured = settings()
     store = open_bucket(configured, make_aws(configured))
-    status, secret = load_status(store, configured, batch), configured.approval_secret.get_secret_value()
-    if review.approve_sample(store, status, by=by, seen=seen.strip('"'), secret=secret):
+    if not by.strip():
+        raise UsageError("name the person who approves (--by)")
+    status = load_status(store, configured, batch)
+    if Acts(configured, store).approve_sample(this_person(by), status, seen=seen.strip('"')):
         print_message(f"The sample of batch {batch.path} is approved.")
     else:
         print_message(f"The sample of batch {batch.path} was approved before.")

@@ -5,6 +5,7 @@ import importlib.metadata
 import click
 
 from bg_pipeline.cli.api import api
+from bg_pipeline.cli.audit import audit
 from bg_pipeline.cli.captions import captions
 from bg_pipeline.cli.completion import completion
 from bg_pipeline.cli.demo import demo
@@ -58,6 +59,7 @@ for command in (
     review,
     publish,
     captions,
+    audit,
     page,
     api,
     doctor,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from bg_pipeline.authorization import in_words
 from bg_pipeline.aws.clients import make_aws
 from bg_pipeline.cli.arguments import local
 from bg_pipeline.cli.terminal import print_message, stopped_by_user
@@ -108,5 +109,6 @@ def page(host: str, port: int, dagster: str) -> None:
         raise UsageError(MISSING)
     open_bucket(configured, make_aws(configured))
     with stopped_by_user(), served(port, dagster=dagster, host=host) as process:
+        print_message(f"Access: {in_words(configured, signs_in=bool(configured.oidc_client_id))}.")
         print_message(f"The page is at {configured.page_address or f'http://{host}:{port}'}")
         raise BgPipelineError(f"the web page ended unexpectedly (exit code {process.wait()})")

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import click
 
 from bg_pipeline import review
+from bg_pipeline.acts import Acts
 from bg_pipeline.aws.clients import make_aws
-from bg_pipeline.cli.arguments import dates_and_batches, existing_dates, local, output_format
+from bg_pipeline.cli.arguments import by, dates_and_batches, existing_dates, local, output_format, this_person
 from bg_pipeline.cli.terminal import console, print_message, print_records, table
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.s3_keys import PUBLISHED, UploadDate
@@ -20,8 +21,9 @@ from bg_pipeline.storage.object_store import open_bucket
 @click.command()
 @dates_and_batches
 @output_format()
+@by
 @local
-def publish(dates: Sequence[UploadDate], batches: tuple[Batch, ...], form: str) -> None:
+def publish(dates: Sequence[UploadDate], batches: tuple[Batch, ...], form: str, by: str) -> None:
     """Copy approved results to published/, and delete rejected and replaced ones there.
 
     Ends with 0 if no result waits for review and all approved results are delivered, else with 1.
@@ -33,13 +35,14 @@ def publish(dates: Sequence[UploadDate], batches: tuple[Batch, ...], form: str) 
     """
     configured = settings()
     store = open_bucket(configured, make_aws(configured))
+    acts = Acts(configured, store)
     lines, complete = [], True
     for uploaded, ledger in stored_batches(store, existing_dates(store, dates), batches):
         if not ledger:
             continue
         work = open_work(store, configured, uploaded, ledger)
         items = review.items(work, configured)
-        done = review.publish(work, items)
+        done = acts.publish(this_person(by), work, items)
         waiting = sum(item.state is State.WAITING for item in items)
         path = work.locations.batch.path
         lines.append((path, done.copied, done.kept, done.removed, len(done.stale), waiting))

@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 import click
 
 from bg_pipeline import review as reviews
+from bg_pipeline.acts import Acts
 from bg_pipeline.aws.clients import make_aws
-from bg_pipeline.cli.arguments import BATCH, by, local, output_format
+from bg_pipeline.cli.arguments import BATCH, by, local, output_format, this_person
 from bg_pipeline.cli.run import run_dates
 from bg_pipeline.cli.submit import ASK_BEYOND
 from bg_pipeline.cli.terminal import (
@@ -21,6 +22,7 @@ from bg_pipeline.cli.terminal import (
     table,
 )
 from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.people import Person
 from bg_pipeline.errors import UsageError
 from bg_pipeline.review import Item, Results, State
 from bg_pipeline.run.batch_work import BatchWork, open_batch
@@ -135,12 +137,18 @@ def reject(batch: Batch, names: tuple[str, ...], everything: bool, reason: str, 
     _decide(batch, names, everything, State.REJECTED, reason, by)
 
 
+def _decider(by: str) -> Person:
+    if not by.strip():
+        raise UsageError("name the person who decides (--by)")
+    return this_person(by)
+
+
 def _decide(
     batch: Batch, names: tuple[str, ...], everything: bool, state: State, reason: str, by: str
 ) -> None:
-    _, _, results, items = _open(batch)
+    configured, store, results, items = _open(batch)
     selected = _selected(results.work, items, names, everything)
-    reviews.decide(results.work.locations.data, selected, state, by=by, reason=reason)
+    Acts(configured, store).decide(_decider(by), results.work, selected, state, reason=reason)
     print_message(f"{counted(len(selected), 'result')} {state.value}.")
     _print_summary(results, results.items())
 
@@ -152,10 +160,11 @@ def _decide(
 @local
 def apply(batch: Batch, file: Path, by: str) -> None:
     """Store the decisions of a filled-in `review list --format csv`. If a line is wrong, none is stored."""
-    _, _, results, items = _open(batch)
+    configured, store, results, items = _open(batch)
+    acts, person = Acts(configured, store), _decider(by)
     decisions = reviews.read_csv(file.read_bytes(), items)
     for (state, reason), decided in decisions.items():
-        reviews.decide(results.work.locations.data, decided, state, by=by, reason=reason)
+        acts.decide(person, results.work, decided, state, reason=reason)
     print_message(f"{counted(sum(map(len, decisions.values())), 'new decision')}.")
     _print_summary(results, results.items())
 
@@ -195,7 +204,7 @@ def redo(
         raise UsageError(f"nothing in batch {batch.path} waits for review")
     if len(selected) > ASK_BEYOND:
         confirm(f"This will need {len(selected):,} paid pictures. Continue?", yes=yes)
-    new = reviews.redo(store, configured, work, selected, by=by, prompt=prompt, seed=seed)
+    new = Acts(configured, store).redo(_decider(by), work, selected, prompt=prompt, seed=seed)
     print_message(
         f"{counted(len(selected), 'picture')} of batch {batch.path} submitted again, as batch {new.path}."
     )

@@ -16,7 +16,7 @@ from rich.progress import (
 
 from bg_pipeline import pipeline
 from bg_pipeline.aws.clients import make_aws
-from bg_pipeline.cli.arguments import dates_and_batches, existing_dates, local, output_format
+from bg_pipeline.cli.arguments import dates_and_batches, existing_dates, local, output_format, this_person
 from bg_pipeline.cli.terminal import console, print_message, print_records, stopped_by_user, table
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.rows import Status
@@ -106,6 +106,7 @@ def run_dates(
             existing,
             aws=aws,
             store=store,
+            by=this_person().name,
             only=tuple(only),
             again=again,
             retry=retry,

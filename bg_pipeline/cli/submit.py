@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
+from bg_pipeline.acts import Acts
 from bg_pipeline.aws.clients import make_aws
-from bg_pipeline.cli.arguments import BATCH, BATCH_NAME, DATE, local, today, when_to_run
+from bg_pipeline.cli.arguments import BATCH, BATCH_NAME, DATE, local, this_person, today, when_to_run
 from bg_pipeline.cli.request_options import request_fields, request_options
 from bg_pipeline.cli.run import run_dates
 from bg_pipeline.cli.terminal import confirm, counted, print_message, stopped_by_user, upload_progress
@@ -18,7 +19,7 @@ from bg_pipeline.domain.text import run_command
 from bg_pipeline.errors import RequestError, UsageError
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.storage.object_store import open_bucket
-from bg_pipeline.uploads.listing import discard_draft, find_draft
+from bg_pipeline.uploads.listing import find_draft
 from bg_pipeline.uploads.manifest import read
 from bg_pipeline.uploads.sources import LocalSources, ResolvedManifest, S3Sources, resolve_manifest
 from bg_pipeline.uploads.submitting import (
@@ -29,9 +30,7 @@ from bg_pipeline.uploads.submitting import (
     find_photos,
     new_batch,
     paid_pictures,
-    reserve_name,
 )
-from bg_pipeline.uploads.submitting import submit as upload
 
 ASK_BEYOND = 50
 """Commands ask before they submit more paid pictures than this."""
@@ -131,10 +130,10 @@ def submit(
     if pictures > ASK_BEYOND:
         confirm(f"{counted(len(names), 'photo')} will need {pictures:,} paid pictures. Continue?", yes=yes)
     store = open_bucket(configured, make_aws(configured))
-    if name is not None:
-        reserve_name(store, batch)
     with stopped_by_user(), upload_progress(len(uploads) + len(others)) as done:
-        upload(store, batch, uploads, data, others=others, done=done)
+        Acts(configured, store).upload_and_submit(
+            this_person(), batch, uploads, data, others=others, done=done, new_name=name is not None
+        )
     print_message(f"{counted(len(names), 'photo')} submitted to bucket {store.bucket} as batch {batch.path}.")
     if not at_once:
         print_message(f"{when_to_run(configured, batch)}, run it with: {run_command(batch)}")
@@ -159,7 +158,7 @@ def discard(batch: Batch, yes: bool) -> None:
         f"Delete the draft {batch.path} with {photos}, last changed {draft.last_change:%Y-%m-%d %H:%M} UTC?",
         yes=yes,
     )
-    discard_draft(store, batch)
+    Acts(configured, store).discard(this_person(), batch)
     print_message(f"The draft {batch.path} with {photos} is deleted.")
 
 

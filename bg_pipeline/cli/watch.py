@@ -1,15 +1,16 @@
 """``bg-pipeline watch``: submits the photos that settle in a folder, until Ctrl-C."""
 
 import time
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import click
 from botocore.exceptions import BotoCoreError, ClientError
 
+from bg_pipeline.acts import Acts
 from bg_pipeline.aws.clients import make_aws
-from bg_pipeline.cli.arguments import local, when_to_run
+from bg_pipeline.cli.arguments import local, this_person, when_to_run
 from bg_pipeline.cli.request_options import request_fields, request_options
 from bg_pipeline.cli.run import run_dates
 from bg_pipeline.cli.submit import ASK_BEYOND
@@ -75,6 +76,8 @@ def watch(
     """
     configured = settings()
     store = open_bucket(configured, make_aws(configured))
+    acts = Acts(configured, store)
+    discard = partial(acts.discard, this_person())
     # A wrong option has to be found now and not when the first photo comes.
     trial = new_batch()
     compose_request(configured, trial, ["photo.jpg"], request_fields(options, trial, {}))
@@ -86,10 +89,10 @@ def watch(
             print_message(f"Watching {folder} until Ctrl-C.")
         while True:
             try:
-                settle_begun(store, record)
+                settle_begun(store, record, discard)
                 photos = looking.look()
                 if photos:
-                    _submit(configured, store, record, photos, options, at_once=at_once, yes=yes)
+                    _submit(configured, store, acts, record, photos, options, at_once=at_once, yes=yes)
                 elif once and not looking.unsettled:
                     return
             except PhotoChanged as error:
@@ -105,6 +108,7 @@ def watch(
 def _submit(
     configured: Settings,
     store: Store,
+    acts: Acts,
     record: Journal,
     photos: list[SettledPhoto],
     options: dict[str, Any],
@@ -121,7 +125,17 @@ def _submit(
     if pictures > ASK_BEYOND:
         confirm(f"{counted(len(photos), 'photo')} will need {pictures:,} paid pictures. Continue?", yes=yes)
     with upload_progress(len(photos) + len(others)) as done:
-        submit_photos(store, record, batch, photos, data, others=others, done=done)
+        submit_photos(
+            store,
+            record,
+            batch,
+            photos,
+            data,
+            hand_over=lambda: acts.submit(this_person(), batch, data, request, closed_with=None),
+            discard=partial(acts.discard, this_person()),
+            others=others,
+            done=done,
+        )
     print_message(
         f"{counted(len(photos), 'photo')} submitted to bucket {store.bucket} as batch {batch.path}."
     )

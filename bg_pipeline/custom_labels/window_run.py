@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 
 from bg_pipeline.aws.clients import Aws
+from bg_pipeline.budget.spend_log import SpendLog
 from bg_pipeline.custom_labels.model import CustomModel
 from bg_pipeline.custom_labels.waiting_dates import (
     RETRIES_PER_DATE,
@@ -27,6 +28,7 @@ from bg_pipeline.custom_labels.window import Window, WindowReport, WindowTaken, 
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.ledger_entries import Entry
+from bg_pipeline.domain.people import Via, local_person
 from bg_pipeline.domain.rows import Status
 from bg_pipeline.domain.stages import LABELS
 from bg_pipeline.errors import SettingsError
@@ -35,6 +37,7 @@ from bg_pipeline.run.context import RunContext, check_signing
 from bg_pipeline.run.date_result import DateResult, Progress
 from bg_pipeline.run.engine import Engine
 from bg_pipeline.settings import Settings
+from bg_pipeline.state.audit import Act, AuditLog
 from bg_pipeline.state.leases import Leases, is_held
 from bg_pipeline.state.model_stopped import mark_date_waiting
 from bg_pipeline.storage.object_store import Store
@@ -136,7 +139,9 @@ def run(
     due = find_labels_due(store, settings, given_up=given_up)
     if due is None or due.empty_reason:
         return WindowOutcome(reason=due.empty_reason if due else "")
-    context = RunContext(settings, aws, store, stop=threading.Event(), note=note)
+    person = local_person(f"Custom Labels window {run_id}", Via.RUN)
+    spend_log = SpendLog(store, person, {"Run": run_id})
+    context = RunContext(settings, aws, store, stop=threading.Event(), note=note, spend_log=spend_log)
     outcome = WindowOutcome()
     markers: dict[date, str] = {}
     labelled: dict[Batch, set[str]] = {}
@@ -145,18 +150,29 @@ def run(
             # While this lease is held, other runs leave dates alone that are marked with this run.
             leases.acquire(s3_keys.window_run_key(run_id))
             if due.to_label:
-                with open_window(
-                    CustomModel(aws, settings.custom_labels_arn),
-                    store,
-                    leases,
-                    units=settings.custom_labels_units,
-                    minutes=settings.custom_labels_start_minutes,
-                    run_budget=context.run_budget,
-                    note=note,
-                ) as window:
+                with (
+                    AuditLog(store).act(
+                        person,
+                        Act.SPEND,
+                        None,
+                        For="a Custom Labels model's time",
+                        Model=settings.custom_labels_arn,
+                        Run=run_id,
+                    ) as spent,
+                    open_window(
+                        CustomModel(aws, settings.custom_labels_arn),
+                        store,
+                        leases,
+                        units=settings.custom_labels_units,
+                        minutes=settings.custom_labels_start_minutes,
+                        run_budget=context.run_budget,
+                        note=note,
+                    ) as window,
+                ):
                     outcome.labels = _label(
                         context, window, due.to_label, markers, labelled, run_id, progress
                     )
+                    spent["Labelled"] = sum(map(len, labelled.values()))
                 outcome.report, outcome.report_key = window.report, window.report_key
             markers |= _mark(store, set(due.half_done) - markers.keys(), run_id)
             costs = _cost_by_photo(outcome.report, labelled)

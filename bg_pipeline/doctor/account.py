@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml  # type: ignore[import-untyped]
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
+from bg_pipeline.authorization import groups_by_role, in_words, uses_groups
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.captioners import nova
 from bg_pipeline.doctor.bucket import bucket
@@ -41,11 +42,34 @@ def examine(settings: Settings, aws: Aws) -> Iterator[Finding]:
         yield scene_models(settings, aws)
         yield rekognition_regions(aws)
         yield from quotas(settings, aws)
+    yield access(settings)
     yield from figures(datetime.now(UTC).date())
     yield from extras()
     yield from networks(settings)
     yield from signatures(settings)
     yield from dagster_home(os.environ.get("DAGSTER_HOME", ""))
+
+
+def access(settings: Settings) -> Finding:
+    """Who may do what on the page and through the API."""
+    words = in_words(settings, signs_in=bool(settings.oidc_issuer))
+    groups = groups_by_role(settings)
+    if not uses_groups(settings):
+        # One person on one machine needs no groups.
+        level = Level.ATTENTION if settings.oidc_issuer else Level.OK
+        advice = (
+            "to give people different rights, name the groups of each role: see BG_ADMIN_GROUPS in the README"
+        )
+        return Finding(level, "access", words, advice)
+    if not settings.oidc_issuer:
+        return Finding(
+            Level.FAILED, "access", "groups have rights, but there is no sign-in", "set BG_OIDC_ISSUER"
+        )
+    without = [role.value for role, names in groups.items() if not names]
+    if without:
+        text = f"{words}. Only admins can do what needs the role {' or '.join(without)}"
+        return Finding(Level.ATTENTION, "access", text, "give every role a group, unless that is meant")
+    return Finding(Level.OK, "access", words)
 
 
 def credentials(aws: Aws) -> Finding:

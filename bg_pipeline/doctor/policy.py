@@ -2,7 +2,7 @@
 
 Least privilege by prefix: a submitter writes only uploads; the page also writes reviews and published results; only
 the pipeline writes leases, ledgers, caps and paid answers. The HTTP API makes pictures itself and therefore has the
-pipeline's permissions.
+pipeline's permissions. Each kind of program appends audit lines under a prefix of its own and can change none.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,6 +16,7 @@ from bg_pipeline.aws.clients import Aws
 from bg_pipeline.captioners import nova
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.model_facts import facts_of
+from bg_pipeline.domain.people import Via
 from bg_pipeline.generators import Operation, generator
 from bg_pipeline.generators.scenes import scene_painter
 from bg_pipeline.labelers import custom_labels
@@ -23,8 +24,8 @@ from bg_pipeline.models.geography import callable_regions, inference_regions, ru
 from bg_pipeline.run.archive import PREFIX as ARCHIVE_HERE
 from bg_pipeline.settings import Settings
 
-Role = Literal["pipeline", "submitter", "page", "api"]
-ROLES: tuple[Role, ...] = ("pipeline", "submitter", "page", "api")
+Role = Literal["pipeline", "submitter", "page", "api", "auditor"]
+ROLES: tuple[Role, ...] = ("pipeline", "submitter", "page", "api", "auditor")
 
 OUTPUT_PREFIXES = (s3_keys.LABELS, s3_keys.CAPTIONS, s3_keys.MASKS, s3_keys.RESULTS, s3_keys.REPORTS)
 """Prefixes of the pipeline's outputs."""
@@ -76,6 +77,8 @@ def policy(settings: Settings, aws: Aws, role: Role, inputs: PolicyInputs) -> di
     statements: list[Statement] = []
     if role == "submitter":
         statements += _submitter(settings, inputs)
+    elif role == "auditor":
+        statements += _auditor(settings, inputs)
     elif role == "page":
         statements += [*_submitter(settings, inputs), *_page(settings, inputs), *_questions(inputs)]
     else:
@@ -83,6 +86,10 @@ def policy(settings: Settings, aws: Aws, role: Role, inputs: PolicyInputs) -> di
         statements += _others(settings, aws, inputs)
         if role == "api":
             statements += [*_submitter(settings, inputs), *_outputs(settings, inputs)]
+    if written := _AUDIT_LINES[role]:
+        statements.append(_append_only(settings, inputs, "Audit", [s3_keys.audit_of(via) for via in written]))
+    if role in ("page", "api"):
+        statements.append(_append_only(settings, inputs, "OwnBatches", [s3_keys.OWNERS]))
     if inputs.keys:
         statements.append(
             _allow(
@@ -100,6 +107,31 @@ def _allow(sid: str, actions: Sequence[str], *resources: str, **condition: Any) 
         "Resource": list(dict.fromkeys(resources)),
     }
     return {**statement, "Condition": condition["condition"]} if condition else statement
+
+
+_AUDIT_LINES: dict[Role, tuple[Via, ...]] = {
+    "pipeline": (Via.RUN, Via.LOCAL),
+    "submitter": (Via.LOCAL,),
+    "page": (Via.PAGE, Via.LOCAL),
+    "api": (Via.API, Via.RUN),
+    "auditor": (),
+}
+"""The programs as which a role acts; with the rights of most roles people also use the command line."""
+
+
+def _append_only(settings: Settings, inputs: PolicyInputs, sid: str, prefixes: Sequence[str]) -> Statement:
+    """The right to create objects and to replace none: S3 refuses a PutObject without the header If-None-Match.
+
+    Source: "Enforce conditional writes on Amazon S3 buckets" in the Amazon S3 user guide.
+    """
+    condition = {"Null": {"s3:if-none-match": "false"}}
+    return _allow(sid, ("s3:PutObject",), *_under(inputs, settings.bucket, *prefixes), condition=condition)
+
+
+def _auditor(settings: Settings, inputs: PolicyInputs) -> Iterator[Statement]:
+    condition = {"StringLike": {"s3:prefix": f"{s3_keys.AUDIT}/*"}}
+    yield _allow("FindLines", ("s3:ListBucket",), _bucket(inputs, settings.bucket), condition=condition)
+    yield _allow("ReadLines", ("s3:GetObject",), *_under(inputs, settings.bucket, s3_keys.AUDIT))
 
 
 def _bucket(inputs: PolicyInputs, name: str) -> str:

@@ -16,6 +16,7 @@ from bg_pipeline.domain.s3_keys import (
     MANIFEST,
     MASKS,
     MAX_PREFIX_BYTES,
+    OWNERS,
     PAYLOADS,
     PUBLISHED,
     REPORTS,
@@ -136,6 +137,11 @@ class Batch:
     def published_list_key(self) -> str:
         """The key of the list of its published results."""
         return within(f"{STATE}/published", f"{self.path}.json")
+
+    @property
+    def owner_key(self) -> str:
+        """The key of the document that names who prepared it; written once."""
+        return within(OWNERS, f"{self.path}.json")
 
     @property
     def lease_key(self) -> str:

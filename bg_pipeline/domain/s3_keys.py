@@ -25,11 +25,13 @@ RESULTS: Final = "generated-image-files"
 REPORTS: Final = "status-report-files"
 STATE: Final = "pipeline-state"
 HEARTBEATS: Final = f"{STATE}/heartbeats"
+OWNERS: Final = f"{STATE}/owners"
 PAYLOADS: Final = "model-payloads"
 REVIEWS: Final = "reviews"
 PUBLISHED: Final = "published"
 ARCHIVE: Final = "archive"
 ASSETS: Final = "assets"
+AUDIT: Final = "audit"
 OUTPUTS: Final = "outputs"
 PHOTOS: Final = "photo"
 DOCUMENTS: Final = "docs"
@@ -199,6 +201,17 @@ def poison_key(message_id: str) -> str:
 def idempotency_key(digest: str) -> str:
     """The key of the outcome of an HTTP API call with an idempotency key; ``digest`` is of the caller and the key."""
     return within(f"{STATE}/idempotency/{digest[:2]}", f"{digest}.json")
+
+
+def audit_of(via: str) -> str:
+    """The prefix of the audit lines of one kind of program; only programs of that kind need to write there."""
+    return f"{AUDIT}/{via}"
+
+
+def audit_key(via: str, at: datetime.datetime, line_id: str, *, outcome: bool = False) -> str:
+    """The key of an audit line, by its time (UTC) and id; with ``outcome``, of the line that says how it ended."""
+    name = f"{at:%H%M%S.%f}-{line_id}{'.outcome' if outcome else ''}.json"
+    return within(f"{audit_of(via)}/{date_path(at.date())}", name)
 
 
 def output_key(name: str) -> str:

@@ -137,6 +137,14 @@ def dates_with_uploads(store: Store, first: UploadDate, last: UploadDate) -> lis
     return sorted(found)
 
 
+def batches_of(store: Store, date: UploadDate) -> list[Batch]:
+    """The names of a date's batches, in order, also of those whose uploads are all archived: two listings."""
+    tops = (s3_keys.UPLOADS, f"{s3_keys.STATE}/ledger")
+    folders = (folder for top in tops for folder in store.folders(f"{top}/{s3_keys.date_path(date)}/"))
+    found = {find_batch(f"{folder.removeprefix(f'{s3_keys.STATE}/ledger/')}any") for folder in folders}
+    return sorted(filter(None, found), key=lambda batch: batch.path)
+
+
 def _overlaps(path: str, first: UploadDate, last: UploadDate) -> bool:
     """Whether dates that begin with ``path`` (``2026``, ``2026/11`` …) can lie between the two."""
     low, high = (s3_keys.date_path(date)[: len(path)] for date in (first, last))

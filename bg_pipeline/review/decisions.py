@@ -123,6 +123,13 @@ def _decisions(
 ) -> list[Decision]:
     """The decisions on ``items``; raises `UsageError` if one of them cannot be made."""
     items = list(items)
+    check_decision(items, state, by=by, reason=reason)
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    return [Decision(item.key, item.etag, state, by, at, reason, redone_as) for item in items]
+
+
+def check_decision(items: "Iterable[Item]", state: State, *, by: str, reason: str = "") -> None:
+    """Raises `UsageError` if `decide` would."""
     if state is State.WAITING:
         raise UsageError("a decision is to approve or to reject")
     require_decider(by)
@@ -131,8 +138,6 @@ def _decisions(
     for item in items:
         if not item.key:
             raise UsageError(f"{item.image} has no result to decide about; ask for it again (redo)")
-    at = datetime.now(UTC).isoformat(timespec="seconds")
-    return [Decision(item.key, item.etag, state, by, at, reason, redone_as) for item in items]
 
 
 def require_decider(by: str) -> None:

@@ -14,6 +14,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.budget.image_budget import ImageBudget, PaidCall
 from bg_pipeline.budget.run_budget import RunBudget
+from bg_pipeline.budget.spend_log import SpendLog
 from bg_pipeline.captioners import nova
 from bg_pipeline.domain.s3_keys import STATE
 from bg_pipeline.errors import OutcomeUnknown, SettingsError
@@ -52,7 +53,7 @@ class RunContext:
 
     Setting ``stop`` ends all waiting. ``refresh_occasion`` names the refresh that the run was started for, if any.
     ``note`` is called with one line of text for each decision that the user should know of, and only once for the
-    same line. ``waiting`` and ``clock`` are those of `ModelCalls`.
+    same line. ``spend_log`` records what is paid. ``waiting`` and ``clock`` are those of `ModelCalls`.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class RunContext:
         stop: threading.Event,
         note: Callable[[str], None] = lambda line: None,
         refresh_occasion: str = "",
+        spend_log: SpendLog | None = None,
         waiting: Callable[[str], None] = lambda line: None,
         clock: Callable[[], float] = since_epoch,
     ) -> None:
@@ -78,7 +80,10 @@ class RunContext:
             aws, settings, stop, Heartbeats(store, f"{STATE}/heartbeats"), note, waiting, clock
         )
         self.run_budget = RunBudget(
-            store, run_cap_usd=settings.max_cost_usd, day_cap_usd=settings.max_cost_usd_per_day
+            store,
+            run_cap_usd=settings.max_cost_usd,
+            day_cap_usd=settings.max_cost_usd_per_day,
+            spend_log=spend_log,
         )
         self.stopped_model = StoppedModel(store)
         self.workers = shared_workers(settings.max_decoded_images)

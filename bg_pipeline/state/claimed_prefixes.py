@@ -45,6 +45,12 @@ def claim(store: Store, batch: Batch, prefix: str, field: str) -> None:
     store.write_json(key, document)
 
 
+def is_claimed_by(store: Store, batch: Batch, prefix: str) -> bool:
+    """Whether the batch has claimed exactly this prefix, and no other batch one that overlaps."""
+    claim = _claim_at(store, s3_keys.prefix_claim_key(prefix.casefold()))
+    return claim.get("Batch") == batch.path and not claim.get("Pending")
+
+
 def _outer_prefixes(prefix: str) -> list[str]:
     """The prefixes that contain this one, also with capitals: early claims were stored without case folding.
 

@@ -32,7 +32,7 @@ from bg_pipeline.uploads.unicode_names import normal_forms, same_name
 THREADS: Final = 16
 """Cells that are looked up at the same time."""
 
-_PIPELINE_PREFIXES: Final = (s3_keys.STATE, s3_keys.PAYLOADS)
+_PIPELINE_PREFIXES: Final = (s3_keys.STATE, s3_keys.PAYLOADS, s3_keys.AUDIT)
 """Prefixes of ``BG_BUCKET`` for the pipeline's own documents, which are never a source."""
 _AMBIGUOUS: Final = "there is no '{}', but several names that differ from it only in how accents are encoded"
 _REQUEST_PREFIXES: Final = (f"{s3_keys.UPLOADS}/", f"{s3_keys.ASSETS}/")
@@ -66,11 +66,12 @@ class S3Sources:
     """Existing objects in ``BG_BUCKET`` and ``BG_ALLOWED_BUCKETS``, named as ``s3://bucket/key``.
 
     A key of ``BG_BUCKET`` under ``image-files/`` or ``assets/`` may be written without ``s3://bucket/``. The
-    pipeline's own documents in ``BG_BUCKET`` are refused.
+    pipeline's own documents in ``BG_BUCKET`` are refused, and what ``may_read`` (bucket, key) denies to the person.
     """
 
     settings: Settings
     store: Store
+    may_read: Callable[[str, str], bool] = lambda bucket, key: True
 
     def find(self, cell: str) -> Source:
         if not cell.startswith("s3://"):
@@ -87,6 +88,8 @@ class S3Sources:
         return self._source(bucket, key)
 
     def _source(self, bucket: str, key: str) -> Source:
+        if not self.may_read(bucket, key):
+            raise UsageError(f"s3://{bucket}/{key} does not belong to a batch of yours")
         store = self.store.in_bucket(bucket)
         try:
             info = store.head(key)

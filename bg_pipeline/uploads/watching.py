@@ -21,12 +21,10 @@ from bg_pipeline.domain.s3_keys import MAX_KEY_BYTES
 from bg_pipeline.domain.upload_kinds import Kind, kind_of, live_photo_videos
 from bg_pipeline.errors import UsageError
 from bg_pipeline.storage.object_store import Store
-from bg_pipeline.uploads.listing import discard_draft
 from bg_pipeline.uploads.submitting import (
     LocalFile,
     Upload,
     as_s3_name,
-    hand_over,
     store_files,
 )
 
@@ -262,13 +260,15 @@ def submit_photos(
     photos: Sequence[SettledPhoto],
     request: bytes,
     *,
+    hand_over: Callable[[], object],
+    discard: Callable[[Batch], object],
     others: Mapping[str, Upload] | None = None,
     done: Callable[[str], None] = lambda name: None,
 ) -> None:
-    """Submits settled photos as a new batch and records that.
+    """Uploads settled photos as the draft of a new batch, which ``hand_over`` then submits; records both.
 
-    Raises `PhotoChanged` if a photo changed meanwhile; its uploads are then deleted. If this ends in any other way,
-    `settle_begun` finds out what was submitted.
+    Raises `PhotoChanged` if a photo changed meanwhile; the draft is then deleted by ``discard``. If this ends in any
+    other way, `settle_begun` finds out what was submitted.
     """
     digests = [photo.digest for photo in photos]
     journal.write("begun", batch, digests)
@@ -279,24 +279,24 @@ def submit_photos(
         for photo in photos:
             photo.check()
     except PhotoChanged:
-        _drop(store, journal, batch)
+        _drop(store, journal, batch, discard)
         raise
-    hand_over(store, batch, request)
+    hand_over()
     journal.write("submitted", batch, digests)
 
 
-def settle_begun(store: Store, journal: Journal) -> None:
-    """Records what became of batches that were begun: submitted, or dropped with their uploads deleted."""
+def settle_begun(store: Store, journal: Journal, discard: Callable[[Batch], object]) -> None:
+    """Records what became of batches that were begun: submitted, or dropped, with drafts deleted by ``discard``."""
     for batch, digests in list(journal.begun.items()):
         if store.head(batch.request_key) is not None:
             journal.write("submitted", batch, digests)
         else:
-            _drop(store, journal, batch)
+            _drop(store, journal, batch, discard)
 
 
-def _drop(store: Store, journal: Journal, batch: Batch) -> None:
+def _drop(store: Store, journal: Journal, batch: Batch, discard: Callable[[Batch], object]) -> None:
     if store.head(batch.draft_key) is not None:
-        discard_draft(store, batch)
+        discard(batch)
     journal.write("dropped", batch, journal.begun[batch])
 
 

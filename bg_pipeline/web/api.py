@@ -30,7 +30,8 @@ from bg_pipeline.web.single_photo_jobs import SinglePhotoJobs
 
 ABOUT = """
 New backgrounds for photos, each picture paid for once. Names are those of the pipeline's own documents; every error
-is a problem document (RFC 9457). Whoever may call may see every batch: there are no groups of users.
+is a problem document (RFC 9457). What a caller may see and do depends on the groups in the token, if the operator
+has given rights to groups; a batch that a caller may not see does not exist for that caller.
 
 A batch is called `YYYY/MM/DD/name` in every answer. In a path the same form is understood as the one with hyphens in
 the date: `/batches/2026/11/21/101530` is `/batches/2026-11-21/101530`.
@@ -55,15 +56,20 @@ def make_app(settings: Settings, aws: Aws, store: Store) -> FastAPI:
         lifespan=lifespan,
         responses=problems.RESPONSES,
     )
-    app.state.service = Service(settings, aws, store, jobs)
+    service = app.state.service = Service(settings, aws, store, jobs)
     app.state.streams = set()
     tokens = None
     if settings.oidc_issuer and settings.oidc_audience:
         tokens = Tokens(settings.oidc_issuer, settings.oidc_audience)
+    app.state.signs_in = tokens is not None
     # The middleware added last runs first: callers are checked before any body is read.
     app.add_middleware(BodyLimit)
-    app.add_middleware(CallersOnly, tokens=tokens, rate=RequestRate(settings.api_requests_per_minute))
-    app.state.signs_in = tokens is not None
+    app.add_middleware(
+        CallersOnly,
+        tokens=tokens,
+        rate=RequestRate(settings.api_requests_per_minute),
+        authorization=service.acts.authorization,
+    )
     if tokens is None:
         app.add_middleware(LoopbackOnly, allowed_origins=settings.api_allowed_origins)
     if settings.api_allowed_origins:
@@ -75,7 +81,8 @@ def make_app(settings: Settings, aws: Aws, store: Store) -> FastAPI:
             allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "If-Match", "X-Bg-Client"],
             expose_headers=["Location", "Retry-After", "WWW-Authenticate"],
         )
-    app.add_middleware(SecurityHeaders, policy=API_POLICY)
+    # Tokens are sent over HTTPS only; a browser ignores the header on a connection without it.
+    app.add_middleware(SecurityHeaders, policy=API_POLICY, https=tokens is not None)
     app.add_middleware(BatchPaths)
     documented_sign_in = [Depends(bearer)] if tokens else []
     for part in (batch_lists, batch_uploads, batch_status, batch_review, removal, booth):

@@ -16,14 +16,16 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, BeforeValidator
 from starlette.concurrency import run_in_threadpool
 
+from bg_pipeline.authorization import Right
 from bg_pipeline.domain.batches import Batch, find_batch
+from bg_pipeline.domain.people import Person
 from bg_pipeline.errors import BgPipelineError
 from bg_pipeline.reports.overview import BatchState
-from bg_pipeline.reports.summaries import dates_with_uploads, list_batches
+from bg_pipeline.reports.summaries import batches_of, dates_with_uploads, list_batches
 from bg_pipeline.web.batch_status import BatchStatus, batch_status
 from bg_pipeline.web.batch_uploads import TheBatch
 from bg_pipeline.web.problems import Problem, of_error
-from bg_pipeline.web.service import Service, TheService
+from bg_pipeline.web.service import AMember, Service, TheCaller, TheService
 
 MOST_LISTED: Final = 500
 MOST_STREAMS: Final = 32
@@ -57,6 +59,7 @@ class BatchList(BaseModel):
 @router.get("")
 def batches(
     service: TheService,
+    caller: AMember,
     first: Annotated[
         IsoDate | None,
         Query(alias="from", description="First upload date; by default the oldest of the open dates."),
@@ -70,7 +73,7 @@ def batches(
     ] = "",
     limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = 100,
 ) -> BatchList:
-    """The batches of a range of upload dates, drafts included."""
+    """The batches of a range of upload dates that the caller may see, drafts included."""
     today = datetime.now(UTC).date()
     first = first or today - timedelta(service.settings.open_dates - 1)
     last = last or max(first, today + timedelta(1))
@@ -79,7 +82,7 @@ def batches(
     start = find_batch(after) if after else None
     if after and (start is None or start.path != after):
         raise Problem(422, "InvalidRequest", f"'after' is not a batch (YYYY/MM/DD/name): '{after[:100]}'")
-    found = list(islice(_listed(service, first, last, state, start), limit + 1))
+    found = list(islice(_listed(service, caller, first, last, state, start), limit + 1))
     return BatchList(
         Batches=found[:limit],
         Next=found[limit - 1].Batch if len(found) > limit else "",
@@ -87,16 +90,33 @@ def batches(
 
 
 def _listed(
-    service: Service, first: date, last: date, state: BatchState | None, start: Batch | None
+    service: Service,
+    caller: Person,
+    first: date,
+    last: date,
+    state: BatchState | None,
+    start: Batch | None,
 ) -> Iterator[BatchStatus]:
     if start is not None and start.date > first:
         first = start.date
+    access = service.acts.authorization
+    sees_all = access.may(caller, Right.SEE_ALL)
     for day in dates_with_uploads(service.store, first, last):
-        for each in list_batches(service.store, service.settings, [day]):
+        visible: set[Batch] = set()
+        if not sees_all:
+            found = batches_of(service.store, day)
+            visible = access.visible(caller, [each for each in found if not _passed(each, start)])
+            if not visible:
+                # Without any, the list below would have every batch.
+                continue
+        for each in list_batches(service.store, service.settings, [day], visible):
             batch = find_batch(each.summary.Batch)
-            passed = start is not None and batch is not None and batch.path <= start.path
-            if not passed and state in (None, each.summary.State):
+            if batch and not _passed(batch, start) and state in (None, each.summary.State):
                 yield BatchStatus(**asdict(each.summary))
+
+
+def _passed(batch: Batch, start: Batch | None) -> bool:
+    return start is not None and batch.path <= start.path
 
 
 _STREAM: dict[int | str, dict[str, Any]] = {
@@ -110,11 +130,14 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("/{date}/{name}/events", response_class=StreamingResponse, responses=_STREAM)
-async def events(batch: TheBatch, service: TheService, request: Request) -> StreamingResponse:
+async def events(
+    batch: TheBatch, service: TheService, caller: TheCaller, request: Request
+) -> StreamingResponse:
     """The batch's status as server-sent events, whenever it changes, until nothing is left to do.
 
     Each event `status` has the whole status, so none has to be remembered. The last event is `end`: the batch is
-    reported and nothing is due, or its request was refused. A stream lasts at most ten minutes; open it again then.
+    reported and nothing is due, or its request was refused. A stream lasts at most ten minutes and not longer than
+    the sign-in; open it again then.
     """
     streams: set[object] = request.app.state.streams
     if len(streams) >= MOST_STREAMS:
@@ -128,7 +151,7 @@ async def events(batch: TheBatch, service: TheService, request: Request) -> Stre
         ticket = object()
         streams.add(ticket)
         try:
-            async for event in _events(service, batch, current):
+            async for event in _events(service, caller, batch, current):
                 yield event
         finally:
             streams.discard(ticket)
@@ -137,7 +160,9 @@ async def events(batch: TheBatch, service: TheService, request: Request) -> Stre
     return StreamingResponse(stream(), media_type="text/event-stream", headers=headers)
 
 
-async def _events(service: Service, batch: Batch, current: BatchStatus) -> AsyncIterator[bytes]:
+async def _events(
+    service: Service, caller: Person, batch: Batch, current: BatchStatus
+) -> AsyncIterator[bytes]:
     started = spoken = time.monotonic()
     yield f"retry: {int(EVENT_SECONDS * 1000)}\n".encode() + _event("status", current)
     while time.monotonic() - started < STREAM_SECONDS:
@@ -146,9 +171,9 @@ async def _events(service: Service, batch: Batch, current: BatchStatus) -> Async
             return
         await asyncio.sleep(EVENT_SECONDS)
         try:
-            new = await run_in_threadpool(batch_status, service, batch)
+            new = await run_in_threadpool(_visible_status, service, caller, batch)
         except (Problem, BgPipelineError, ClientError, BotoCoreError) as error:
-            # A draft was discarded, or S3 did not answer.
+            # A draft was discarded, the sign-in has ended, or S3 did not answer.
             yield b"event: problem\ndata: " + orjson.dumps(of_error(error).document()) + b"\n\n"
             return
         if new != current:
@@ -157,6 +182,11 @@ async def _events(service: Service, batch: Batch, current: BatchStatus) -> Async
         elif time.monotonic() - spoken > SILENT_SECONDS:
             spoken = time.monotonic()
             yield b": nothing new\n\n"
+
+
+def _visible_status(service: Service, caller: Person, batch: Batch) -> BatchStatus:
+    service.acts.authorization.require_visible(caller, batch)
+    return batch_status(service, batch)
 
 
 def _event(kind: str, status: BatchStatus) -> bytes:

@@ -2,25 +2,42 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from bg_pipeline import review
+from bg_pipeline.authorization import Right
 from bg_pipeline.budget.remaining import CapUsedUp
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.rows import Status
-from bg_pipeline.errors import RequestError, UsageError
+from bg_pipeline.errors import NotAllowed, RequestError, UsageError
 from bg_pipeline.masks.label_boxes import usable_labels
 from bg_pipeline.review import Item, State
 from bg_pipeline.run.batch_work import BatchWork, open_batch
 from bg_pipeline.uploads.submitting import paid_pictures
-from bg_pipeline.web.batch_uploads import Submitted, TheBatch, batch_path, find_uploaded
+from bg_pipeline.web.batch_uploads import OwnBatch, Submitted, TheBatch, batch_path, find_uploaded
 from bg_pipeline.web.problems import Problem
 from bg_pipeline.web.service import Link, ObjectKey, Service, TheCaller, TheService
 
 MOST_DECISIONS = 1000
 
 router = APIRouter(prefix="/batches", tags=["review"])
+
+
+def _reviewed_batch(batch: TheBatch, service: TheService, caller: TheCaller) -> Batch:
+    """The batch in a path. Raises `NotAllowed` if the caller may see it but not decide about results."""
+    service.acts.authorization.require(caller, Right.REVIEW)
+    return batch
+
+
+def _published_batch(batch: TheBatch, service: TheService, caller: TheCaller) -> Batch:
+    """The batch in a path. Raises `NotAllowed` if the caller may see it but not publish."""
+    service.acts.authorization.require(caller, Right.PUBLISH)
+    return batch
+
+
+ReviewedBatch = Annotated[Batch, Depends(_reviewed_batch)]
+PublishedBatch = Annotated[Batch, Depends(_published_batch)]
 
 
 class ReviewItem(BaseModel):
@@ -133,7 +150,7 @@ def list_results(
 
 
 @router.post("/{date}/{name}/review")
-def decide(batch: TheBatch, decisions: Decisions, service: TheService, caller: TheCaller) -> Review:
+def decide(batch: ReviewedBatch, decisions: Decisions, service: TheService, caller: TheCaller) -> Review:
     """Approves or rejects results in the caller's name. Answers with the items decided about.
 
     409 where a result was made again since ``ResultETag``; then nothing is stored.
@@ -154,7 +171,7 @@ def decide(batch: TheBatch, decisions: Decisions, service: TheService, caller: T
         verdict = State.APPROVED if decision.Decision == "approve" else State.REJECTED
         chosen.setdefault((verdict, decision.Reason), []).append(item)
     for (verdict, reason), decided in chosen.items():
-        review.decide(work.locations.data, decided, verdict, by=caller, reason=reason)
+        service.acts.decide(caller, work, decided, verdict, reason=reason)
     now = results.items()
     summary = results.summary(now)
     return Review(
@@ -168,7 +185,7 @@ def decide(batch: TheBatch, decisions: Decisions, service: TheService, caller: T
 
 @router.post("/{date}/{name}/redo", status_code=202)
 def redo(
-    batch: TheBatch, wanted: Redo, service: TheService, caller: TheCaller, response: Response
+    batch: ReviewedBatch, wanted: Redo, service: TheService, caller: TheCaller, response: Response
 ) -> Submitted:
     """Asks for other pictures as a new batch, which costs money, and rejects the present ones.
 
@@ -177,12 +194,10 @@ def redo(
     work = _work(service, batch)
     items = _found(work, review.items(work, service.settings), wanted.Results, "Results")
     try:
-        new = review.redo(
-            service.store, service.settings, work, items, by=caller, prompt=wanted.Prompt, seed=wanted.Seed
-        )
+        new = service.acts.redo(caller, work, items, prompt=wanted.Prompt, seed=wanted.Seed)
     except CapUsedUp as error:
         raise Problem(409, "CapReached", str(error)) from None
-    except RequestError:
+    except (NotAllowed, RequestError):
         raise
     except UsageError as error:
         raise Problem(409, "NotRedone", str(error)) from None
@@ -198,12 +213,14 @@ def redo(
 
 
 @router.post("/{date}/{name}/publish")
-def publish(batch: TheBatch, service: TheService) -> Published:
+def publish(batch: PublishedBatch, service: TheService, caller: TheCaller) -> Published:
     """Copies the approved results, and only these, to `published/`, and deletes rejected and replaced ones there."""
     work = _work(service, batch)
     items = review.items(work, service.settings)
     try:
-        done = review.publish(work, items)
+        done = service.acts.publish(caller, work, items)
+    except NotAllowed:
+        raise
     except UsageError as error:
         raise Problem(409, "Busy", str(error), retry_after=5) from None
     return Published(
@@ -226,7 +243,9 @@ def labels(batch: TheBatch, service: TheService, image: Annotated[ObjectKey, Que
 
 
 @router.post("/{date}/{name}/labels")
-def find_labels(batch: TheBatch, wanted: LabelsRequest, service: TheService) -> PhotoLabels:
+def find_labels(
+    batch: OwnBatch, wanted: LabelsRequest, service: TheService, caller: TheCaller
+) -> PhotoLabels:
     """Finds the labels of one uploaded photo with Rekognition, also before its batch is submitted.
 
     It costs what one call of Rekognition costs, once for the same bytes: a run uses the same labels.
@@ -235,7 +254,7 @@ def find_labels(batch: TheBatch, wanted: LabelsRequest, service: TheService) -> 
         find_uploaded(service, batch)
         text = f"body.ImageName: '{wanted.ImageName}' was not uploaded to batch {batch.path}"
         raise Problem(422, "NotUploaded", text)
-    return _labels(wanted.ImageName, service.jobs.labels(batch, wanted.ImageName))
+    return _labels(wanted.ImageName, service.jobs.labels(service.acts, caller, batch, wanted.ImageName))
 
 
 def _labels(image: str, document: dict[str, Any]) -> PhotoLabels:

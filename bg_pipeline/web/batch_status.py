@@ -9,8 +9,9 @@ from pydantic import BaseModel
 from bg_pipeline import review
 from bg_pipeline.budget.remaining import CapUsedUp
 from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.people import Person
 from bg_pipeline.domain.rows import Status
-from bg_pipeline.errors import UsageError
+from bg_pipeline.errors import NotAllowed, UsageError
 from bg_pipeline.reports.overview import BatchOverview, BatchState, batch_state, load_status
 from bg_pipeline.reports.summaries import summary, unsubmitted
 from bg_pipeline.run.discovery import WorkFinder
@@ -93,8 +94,9 @@ def approve(batch: TheBatch, service: TheService, caller: TheCaller, if_match: I
     overview = _overview(service, batch)
     seen = (if_match or "").strip().removeprefix("W/").strip('"').removeprefix("*")
     try:
-        secret = service.settings.approval_secret.get_secret_value()
-        review.approve_sample(service.store, overview, by=caller, seen=seen, secret=secret)
+        service.acts.approve_sample(caller, overview, seen=seen)
+    except NotAllowed:
+        raise
     except review.RequestReplaced as error:
         raise Problem(412 if seen else 409, "RequestReplaced", str(error)) from None
     except UsageError as error:
@@ -115,6 +117,7 @@ def retry(
     sample is not asked for. While an earlier retry of the batch has no report, the answer is that batch. Batch and
     retries share one cap, ``MaxCostUSD``.
     """
+    service.acts.authorization.require_change(caller, batch)
     overview = _overview(service, batch)
     try:
         prepared = review.prepare_retry(service.store, service.settings, overview)
@@ -136,7 +139,7 @@ def retry(
         raise Problem(409, code, reason)
     else:
         prepared = replace(prepared, batch=new)
-    submitted = prepared.submit(service.store)
+    submitted = service.acts.retry(caller, overview, prepared)
     response.headers["Location"] = batch_path(submitted)
     return Submitted(
         Id=prepared.id, Batch=submitted.path, Images=prepared.images, PaidPictures=prepared.pictures
@@ -156,22 +159,33 @@ _REPORT: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("/{date}/{name}/report", response_class=Response, responses=_REPORT)
-def report(batch: TheBatch, service: TheService, format: Literal["json", "csv", "html"] = "json") -> Response:
+def report(
+    batch: TheBatch,
+    service: TheService,
+    caller: TheCaller,
+    format: Literal["json", "csv", "html"] = "json",
+) -> Response:
     """The batch's report as it was last written."""
     overview = _overview(service, batch)
+    _check_report(service, caller, overview)
     content = overview.data.read(overview.report_key(format))
     if content is None:
         raise Problem(409, "NoReport", f"batch {batch.path} has no report as {format}; a run writes it")
     media_type = {"json": "application/json", "csv": "text/csv", "html": "text/html"}[format]
     # The HTML report may run its own script and nothing else; the sandbox keeps it out of this site's origin.
-    headers = {"Content-Security-Policy": "sandbox allow-scripts; frame-ancestors 'none'"}
+    headers = {
+        "Content-Security-Policy": "sandbox allow-scripts; frame-ancestors 'none'",
+        "Content-Disposition": f'inline; filename="report-{batch.date}.{format}"',
+    }
     return Response(content.data, media_type=media_type, headers=headers)
 
 
 @router.get("/{date}/{name}/results")
-def results(batch: TheBatch, service: TheService) -> list[ImageResults]:
+def results(batch: TheBatch, service: TheService, caller: TheCaller) -> list[ImageResults]:
     """Links, good for an hour, to the results of each image."""
-    report = _overview(service, batch).report()
+    overview = _overview(service, batch)
+    _check_report(service, caller, overview)
+    report = overview.report()
     if report is None:
         raise Problem(409, "NoReport", f"batch {batch.path} has no report yet; a run writes it")
     return [
@@ -183,6 +197,13 @@ def results(batch: TheBatch, service: TheService) -> list[ImageResults]:
         )
         for row in report.rows
     ]
+
+
+def _check_report(service: Service, caller: Person, overview: BatchOverview) -> None:
+    """Raises `Problem` 409 if the report's place was named by the request and is not the batch's own."""
+    if not service.acts.authorization.may_read_report(caller, overview.batch, overview.status_prefix):
+        text = f"batch {overview.batch.path} has no report yet; a run writes it"
+        raise Problem(409, "NoReport", text)
 
 
 def _overview(service: Service, batch: Batch) -> BatchOverview:

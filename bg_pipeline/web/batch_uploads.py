@@ -20,17 +20,19 @@ from starlette.concurrency import run_in_threadpool
 from bg_pipeline import planning
 from bg_pipeline.domain.batches import Batch, find_batch
 from bg_pipeline.domain.formats import EXTENSIONS
+from bg_pipeline.domain.people import Person
 from bg_pipeline.domain.requests import BatchRequest
 from bg_pipeline.errors import RequestError
 from bg_pipeline.run.batch_work import open_draft
 from bg_pipeline.run.context import RunContext
 from bg_pipeline.uploads import listing as uploads
-from bg_pipeline.uploads.listing import Uploaded, discard_draft
+from bg_pipeline.uploads.listing import Uploaded
 from bg_pipeline.uploads.submission import closed_folder, etags_of
-from bg_pipeline.uploads.submitting import check_submission, hand_over, new_batch, paid_pictures
+from bg_pipeline.uploads.submitting import check_submission, new_batch, paid_pictures
 from bg_pipeline.uploads.unicode_names import match_names
 from bg_pipeline.web.problems import Problem
 from bg_pipeline.web.service import (
+    ASubmitter,
     IdempotencyKey,
     ObjectKey,
     Service,
@@ -49,14 +51,24 @@ router = APIRouter(prefix="/batches", tags=["batches"])
 _REQUEST_REF = {"$ref": "#/components/schemas/BatchRequest"}
 
 
-def _batch(date: date, name: str) -> Batch:
+def _batch(date: date, name: str, service: TheService, caller: TheCaller) -> Batch:
+    """The batch in a path. Raises `NoSuchBatch` if the caller may not see it, whether it exists or not."""
     try:
-        return Batch(date, name)
+        batch = Batch(date, name)
     except ValueError as error:
         raise Problem(404, "NoSuchBatch", str(error)) from None
+    service.acts.authorization.require_visible(caller, batch)
+    return batch
+
+
+def _own_batch(batch: Annotated[Batch, Depends(_batch)], service: TheService, caller: TheCaller) -> Batch:
+    """The batch in a path. Raises `NotAllowed` if the caller may see it but not change it."""
+    service.acts.authorization.require_change(caller, batch)
+    return batch
 
 
 TheBatch = Annotated[Batch, Depends(_batch)]
+OwnBatch = Annotated[Batch, Depends(_own_batch)]
 
 
 class File(BaseModel):
@@ -151,7 +163,7 @@ class Plan(BaseModel):
 )
 async def prepare(
     service: TheService,
-    caller: TheCaller,
+    caller: ASubmitter,
     request: Request,
     response: Response,
     idempotency_key: IdempotencyKey = None,
@@ -160,13 +172,14 @@ async def prepare(
 
     A request names the folder of its photos, which are in the bucket already, in ``InputS3Prefix``
     (``image-files/YYYY/MM/DD/name``), as programs send it that start the pipeline's workflow themselves. Sent again
-    it changes nothing; another request for the same folder is refused (409).
+    it changes nothing; another request for the same folder is refused (409). Where groups have rights, a folder that
+    was not prepared by the caller here is submitted by an admin only.
     """
     data = await request.body()
     document = _json_object(data)
     if document.keys() - Files.model_fields.keys():
         batch = _batch_of_request(document)
-        submitted = await service.run_with_body(_submit, batch, data)
+        submitted = await service.run_with_body(_submit_stored, caller, batch, data)
         response.status_code = 202
         response.headers["Location"] = batch_path(batch)
         return submitted
@@ -181,14 +194,20 @@ async def prepare(
 
 
 def _prepare(
-    service: Service, caller: str, idempotency_key: str | None, files: Files
+    service: Service, caller: Person, idempotency_key: str | None, files: Files
 ) -> tuple[Batch, Prepared]:
     names = [file.Name for file in files.Files]
     batch = idempotent_batch(service.store, caller, idempotency_key, ["batches", names], new_batch())
+    service.acts.authorization.take(caller, batch)
     prepared = _uploads(service, batch, files)
     if service.store.head(batch.request_key) is None:
         service.store.write_json(batch.draft_key, {"Id": batch.derived_id(service.store.bucket)})
     return batch, prepared
+
+
+def _submit_stored(service: Service, caller: Person, batch: Batch, data: bytes) -> Submitted:
+    service.acts.authorization.require_change(caller, batch)
+    return _submit(service, caller, batch, data)
 
 
 def _json_object(data: bytes) -> dict[str, Any]:
@@ -216,17 +235,17 @@ def _batch_of_request(document: Mapping[str, Any]) -> Batch:
 
 
 @router.post("/{date}/{name}/uploads")
-def prepare_more(batch: TheBatch, files: Files, service: TheService) -> Prepared:
+def prepare_more(batch: OwnBatch, files: Files, service: TheService) -> Prepared:
     """Uploads for more files of a batch that is still in preparation."""
     _check_is_draft(service, batch)
     return _uploads(service, batch, files)
 
 
 @router.delete("/{date}/{name}", status_code=204)
-def discard(batch: TheBatch, service: TheService) -> None:
+def discard(batch: OwnBatch, service: TheService, caller: TheCaller) -> None:
     """Deletes a batch that is still in preparation, with everything that was uploaded for it."""
     _check_is_draft(service, batch)
-    discard_draft(service.store, batch)
+    service.acts.discard(caller, batch)
 
 
 @router.put(
@@ -239,11 +258,13 @@ def discard(batch: TheBatch, service: TheService) -> None:
         }
     },
 )
-async def submit(batch: TheBatch, service: TheService, request: Request, response: Response) -> Submitted:
+async def submit(
+    batch: OwnBatch, service: TheService, caller: TheCaller, request: Request, response: Response
+) -> Submitted:
     """Checks the batch's request against what was uploaded and hands the batch to the pipeline."""
     data = await request.body()
     response.headers["Location"] = batch_path(batch)
-    return await service.run_with_body(_submit, batch, data)
+    return await service.run_with_body(_submit, caller, batch, data)
 
 
 @router.post(
@@ -255,10 +276,10 @@ async def submit(batch: TheBatch, service: TheService, request: Request, respons
         }
     },
 )
-async def plan(batch: TheBatch, service: TheService, request: Request) -> Plan:
+async def plan(batch: OwnBatch, service: TheService, caller: TheCaller, request: Request) -> Plan:
     """What this request would do and cost with what was uploaded so far; nothing is spent or stored."""
     data = await request.body()
-    return await service.run_with_body(_plan, batch, data)
+    return await service.run_with_body(_plan, caller, batch, data)
 
 
 def batch_path(batch: Batch) -> str:
@@ -327,10 +348,11 @@ def _media_type(name: str) -> str:
     raise Problem(422, "NotAnImage", text)
 
 
-def _checked(service: Service, batch: Batch, data: bytes) -> tuple[BatchRequest, Uploaded]:
+def _checked(service: Service, caller: Person, batch: Batch, data: bytes) -> tuple[BatchRequest, Uploaded]:
     """The parsed request, and what was uploaded for it; raises `RequestError` by field, with at most 100 problems."""
     uploaded = find_uploaded(service, batch)
     request = check_submission(service.settings, batch, data)
+    service.acts.authorization.check_request(caller, batch, request)
     problems = []
     if request.InputS3Prefix == batch.input_prefix and request.S3Bucket == service.store.bucket:
         matched = match_names(request.entries, uploaded.objects)
@@ -348,8 +370,8 @@ def _checked(service: Service, batch: Batch, data: bytes) -> tuple[BatchRequest,
     return request, uploaded
 
 
-def _submit(service: Service, batch: Batch, data: bytes) -> Submitted:
-    request, uploaded = _checked(service, batch, data)
+def _submit(service: Service, caller: Person, batch: Batch, data: bytes) -> Submitted:
+    request, uploaded = _checked(service, caller, batch, data)
     names = list(request.entries) or list(uploaded.images)
     if request.S3Bucket != service.store.bucket:
         closed_with: dict[str, str] | None = None
@@ -357,7 +379,7 @@ def _submit(service: Service, batch: Batch, data: bytes) -> Submitted:
         closed_with = etags_of(uploaded.objects)
     else:
         closed_with = closed_folder(service.store, request.InputS3Prefix)
-    if not hand_over(service.store, batch, data, closed_with=closed_with):
+    if not service.acts.submit(caller, batch, data, request, closed_with=closed_with):
         text = f"batch {batch.path} was submitted with another request; prepare another one"
         raise Problem(409, "AlreadySubmitted", text)
     return Submitted(
@@ -365,8 +387,8 @@ def _submit(service: Service, batch: Batch, data: bytes) -> Submitted:
     )
 
 
-def _plan(service: Service, batch: Batch, data: bytes) -> Plan:
-    request, uploaded = _checked(service, batch, data)
+def _plan(service: Service, caller: Person, batch: Batch, data: bytes) -> Plan:
+    request, uploaded = _checked(service, caller, batch, data)
     work = open_draft(service.store, service.settings, uploaded, request)
     context = RunContext(service.settings, service.aws, service.store, stop=threading.Event())
     try:

@@ -16,17 +16,20 @@ from fastapi import APIRouter, Response
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
+from bg_pipeline.authorization import upload_mark
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.people import Person
 from bg_pipeline.domain.presets import PRESET_REQUESTS
 from bg_pipeline.domain.requests import image_settings
 from bg_pipeline.domain.rows import Row
-from bg_pipeline.errors import BgPipelineError
+from bg_pipeline.errors import BgPipelineError, NoSuchBatch
 from bg_pipeline.reports.overview import BatchOverview
 from bg_pipeline.state.leases import holder_of
 from bg_pipeline.state.process_identity import is_dead
 from bg_pipeline.web.problems import Problem
 from bg_pipeline.web.service import (
+    ASubmitter,
     IdempotencyKey,
     Link,
     ObjectKey,
@@ -35,7 +38,13 @@ from bg_pipeline.web.service import (
     TheService,
     check_name,
 )
-from bg_pipeline.web.single_photo_jobs import batch_of_job, idempotent_batch, job_id, new_batch
+from bg_pipeline.web.single_photo_jobs import (
+    batch_of_job,
+    idempotent_batch,
+    job_id,
+    new_batch,
+    no_such_order,
+)
 
 PRESET = "portrait-booth"
 UPLOAD_SECONDS = 300
@@ -136,7 +145,7 @@ class Photo(BaseModel):
 
 
 @router.post("/upload")
-def upload(request: UploadRequest, service: TheService) -> PhotoUpload:
+def upload(request: UploadRequest, service: TheService, caller: ASubmitter) -> PhotoUpload:
     """A place for one photo, under a key of its own, so that no other is overwritten."""
     name = posixpath.basename(request.Filename)
     if request.Type == "photo":
@@ -148,7 +157,8 @@ def upload(request: UploadRequest, service: TheService) -> PhotoUpload:
     if request.Type == "photo" and not request.ContentType.startswith("image/"):
         text = f"body.ContentType: a photo is an image, and '{name}' is {request.ContentType}"
         raise Problem(422, "InvalidRequest", text)
-    unique = f"{uuid.uuid4().hex}/{name}"
+    folder = f"{uuid.uuid4().hex}-{upload_mark(caller)}" if caller.signed_in else uuid.uuid4().hex
+    unique = f"{folder}/{name}"
     key = s3_keys.photo_key(unique) if request.Type == "photo" else s3_keys.document_key(unique)
     client, bucket, media_type = service.store.client, service.store.bucket, request.ContentType
     form = client.generate_presigned_post(
@@ -185,7 +195,7 @@ def upload(request: UploadRequest, service: TheService) -> PhotoUpload:
 
 @router.post("/photo")
 async def photo(
-    request: PhotoRequest, service: TheService, caller: TheCaller, idempotency_key: IdempotencyKey = None
+    request: PhotoRequest, service: TheService, caller: ASubmitter, idempotency_key: IdempotencyKey = None
 ) -> Photo:
     """Waits for the pictures and answers with links to them, good for an hour.
 
@@ -201,7 +211,7 @@ async def photo(
 async def photo_later(
     request: PhotoRequest,
     service: TheService,
-    caller: TheCaller,
+    caller: ASubmitter,
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> Photo:
@@ -218,26 +228,32 @@ async def photo_later(
 
 
 @router.get("/photo-api/{order}")
-def photo_order(order: str, service: TheService) -> Photo:
+def photo_order(order: str, service: TheService, caller: TheCaller) -> Photo:
     """How an order stands, and its pictures once they are made."""
-    return _photo(service, batch_of_job(order))
+    batch = batch_of_job(order)
+    try:
+        service.acts.authorization.require_visible(caller, batch)
+    except NoSuchBatch:
+        raise no_such_order(order) from None
+    return _photo(service, batch)
 
 
-def _store_job(service: Service, caller: str, idempotency_key: str | None, request: PhotoRequest) -> Batch:
+def _store_job(service: Service, caller: Person, idempotency_key: str | None, request: PhotoRequest) -> Batch:
     """Stores the request as a batch, unless an earlier call with this idempotency key did."""
     call = request.model_dump(exclude={"RequestId"})
     batch = idempotent_batch(
         service.store, caller, idempotency_key or request.RequestId, ["photo", call], new_batch()
     )
+    service.acts.authorization.take(caller, batch)
     if not service.jobs.is_submitted(batch):
-        source = service.photo(request.Key, request.Bucket)
+        source = service.photo(caller, request.Key, request.Bucket)
         stem = posixpath.splitext(posixpath.basename(request.Key))[0]
         fields = {
             "Renditions": [{"Preset": PRESET}],
             "Ref": request.Id or stem[:64],
             "Prompts": request.Prompts or None,
         }
-        service.jobs.submit(batch, [source], fields)
+        service.jobs.submit(service.acts, caller, batch, [source], fields)
     return batch
 
 

@@ -51,12 +51,14 @@ def is_from_another_site(scope: Scope, own_origins: Collection[str]) -> bool:
 class SecurityHeaders:
     """Adds headers to every answer: no frames, no guessing of types, no referrer, and a Content-Security-Policy.
 
-    An answer that has a Content-Security-Policy already keeps it.
+    An answer that has a Content-Security-Policy or a Cache-Control already keeps it; other answers are not cached.
+    With ``https``, for a server behind HTTPS, browsers use no other scheme for it and send its cookies over no other.
     """
 
-    def __init__(self, app: ASGIApp, *, policy: str) -> None:
+    def __init__(self, app: ASGIApp, *, policy: str, https: bool = False) -> None:
         self._app = app
         self._policy = policy
+        self._https = https
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -70,6 +72,18 @@ class SecurityHeaders:
                 headers["X-Frame-Options"] = "DENY"
                 headers["X-Content-Type-Options"] = "nosniff"
                 headers["Referrer-Policy"] = "same-origin"
+                headers.setdefault("Cache-Control", "no-store")
+                if self._https:
+                    headers["Strict-Transport-Security"] = "max-age=31536000; includeSubDomains"
+                    message["headers"] = [_secure(name, value) for name, value in message["headers"]]
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
+
+
+def _secure(name: bytes, value: bytes) -> tuple[bytes, bytes]:
+    """The header; a cookie with the attribute ``Secure``."""
+    if name.lower() != b"set-cookie":
+        return name, value
+    attributes = {part.strip().lower() for part in value.split(b";")[1:]}
+    return name, value if b"secure" in attributes else value + b"; Secure"

@@ -18,7 +18,7 @@ from starlette.routing import compile_path
 from starlette.types import Scope
 
 from bg_pipeline.domain.text import printable
-from bg_pipeline.errors import BgPipelineError, ImageError, RequestError
+from bg_pipeline.errors import BgPipelineError, ImageError, NoSuchBatch, NotAllowed, RequestError
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -121,6 +121,10 @@ def of_error(error: Exception) -> Problem:
             return Problem(422, "RequestError", str(error), Errors=errors)
         case ImageError():
             return Problem(413 if error.code in TOO_LARGE else 422, error.code, str(error))
+        case NoSuchBatch():
+            return Problem(404, "NoSuchBatch", str(error))
+        case NotAllowed():
+            return Problem(403, "NotAllowed", str(error))
         case BgPipelineError():
             return Problem(503, type(error).__name__, str(error))
         case ClientError():

@@ -16,10 +16,11 @@ from starlette.concurrency import run_in_threadpool
 
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.people import Person
 from bg_pipeline.domain.rows import Row
 from bg_pipeline.uploads.submitting import Upload
 from bg_pipeline.web.problems import Problem
-from bg_pipeline.web.service import IdempotencyKey, Link, ObjectKey, Service, TheCaller, TheService
+from bg_pipeline.web.service import ASubmitter, IdempotencyKey, Link, ObjectKey, Service, TheService
 from bg_pipeline.web.single_photo_jobs import idempotent_batch, new_batch, requested_at
 
 REQUEST_FIELDS = {
@@ -81,7 +82,7 @@ _SEVERAL: dict[int | str, dict[str, Any]] = {
 async def remove_backgrounds(
     request: RemovalRequest,
     service: TheService,
-    caller: TheCaller,
+    caller: ASubmitter,
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> Removals:
@@ -98,7 +99,7 @@ async def remove_backgrounds(
 @router.get("/image-bg-removal", responses={207: {**_SEVERAL[207], "model": OneRemoval}})
 async def remove_background(
     service: TheService,
-    caller: TheCaller,
+    caller: ASubmitter,
     response: Response,
     input_key: Annotated[SomeKeys, Query(examples=[["inputs/cat.png"]])],
     request: Request,
@@ -140,21 +141,23 @@ def _status(results: list[Removal]) -> int:
 
 
 async def _remove(
-    service: Service, caller: str, idempotency_key: str | None, keys: list[str]
+    service: Service, caller: Person, idempotency_key: str | None, keys: list[str]
 ) -> list[Removal]:
     keys = list(dict.fromkeys(keys))
     batch = await run_in_threadpool(_batch, service, caller, idempotency_key, keys)
-    refused = await run_in_threadpool(_store_job, service, batch, keys)
+    refused = await run_in_threadpool(_store_job, service, caller, batch, keys)
     if len(refused) < len(keys):
         await service.run_job(batch, ADVICE)
     return await run_in_threadpool(_results, service, batch, keys, refused)
 
 
-def _batch(service: Service, caller: str, idempotency_key: str | None, keys: list[str]) -> Batch:
-    return idempotent_batch(service.store, caller, idempotency_key, ["image-bg-removal", keys], new_batch())
+def _batch(service: Service, caller: Person, idempotency_key: str | None, keys: list[str]) -> Batch:
+    batch = idempotent_batch(service.store, caller, idempotency_key, ["image-bg-removal", keys], new_batch())
+    service.acts.authorization.take(caller, batch)
+    return batch
 
 
-def _store_job(service: Service, batch: Batch, keys: list[str]) -> dict[str, Problem]:
+def _store_job(service: Service, caller: Person, batch: Batch, keys: list[str]) -> dict[str, Problem]:
     """Stores the photos as a batch, unless that was done before; returns the keys it cannot use, with the reasons.
 
     If there is only one key and it cannot be used, its `Problem` is raised.
@@ -165,13 +168,13 @@ def _store_job(service: Service, batch: Batch, keys: list[str]) -> dict[str, Pro
     refused: dict[str, Problem] = {}
     for key in keys:
         try:
-            photos.append(service.photo(key))
+            photos.append(service.photo(caller, key))
         except Problem as problem:
             if len(keys) == 1:
                 raise
             refused[key] = problem
     if photos:
-        service.jobs.submit(batch, photos, REQUEST_FIELDS)
+        service.jobs.submit(service.acts, caller, batch, photos, REQUEST_FIELDS)
     return refused
 
 

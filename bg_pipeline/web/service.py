@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Annotated, BinaryIO, TypeVar
 
 from anyio import CapacityLimiter, to_thread
@@ -15,9 +16,12 @@ from fastapi import Depends, Header, Request
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
+from bg_pipeline.acts import Acts
+from bg_pipeline.authorization import Right
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.people import Person
 from bg_pipeline.domain.rows import Row, Status
 from bg_pipeline.domain.upload_kinds import Kind, kind_of
 from bg_pipeline.errors import ImageError, PreconditionFailed
@@ -31,7 +35,7 @@ from bg_pipeline.web.single_photo_jobs import SinglePhotoJobs, job_id
 
 T = TypeVar("T")
 
-_PRIVATE = (s3_keys.STATE, s3_keys.PAYLOADS, s3_keys.REVIEWS)
+_PRIVATE = (s3_keys.STATE, s3_keys.PAYLOADS, s3_keys.REVIEWS, s3_keys.AUDIT)
 """Prefixes whose objects callers cannot use."""
 
 ObjectKey = Annotated[
@@ -71,22 +75,31 @@ class Service:
     jobs: SinglePhotoJobs
     large_requests: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(1))
 
+    @cached_property
+    def acts(self) -> Acts:
+        """What callers may do, authorized and recorded."""
+        return Acts(self.settings, self.store)
+
     async def run_with_body(
-        self, function: Callable[["Service", Batch, bytes], T], batch: Batch, body: bytes
+        self,
+        function: Callable[["Service", Person, Batch, bytes], T],
+        caller: Person,
+        batch: Batch,
+        body: bytes,
     ) -> T:
         """Runs ``function`` with a batch request in a thread.
 
         Large requests are handled one at a time, since each takes half a gigabyte of memory.
         """
         limiter = self.large_requests if len(body) > SMALL_BYTES else None
-        return await to_thread.run_sync(function, self, batch, body, limiter=limiter)
+        return await to_thread.run_sync(function, self, caller, batch, body, limiter=limiter)
 
     @property
     def max_bytes(self) -> int:
         """Size of the largest photo that is accepted."""
         return self.settings.api_max_upload_mb * 1_000_000
 
-    def photo(self, key: str, bucket: str = "") -> StoredPhoto:
+    def photo(self, caller: Person, key: str, bucket: str = "") -> StoredPhoto:
         """The photo under a caller's key; raises `Problem` if it is missing, not allowed or cannot be opened."""
         bucket = bucket or self.store.bucket
         name = f"'{key}' in bucket '{bucket}'"
@@ -95,6 +108,8 @@ class Service:
             raise Problem(403, "BucketNotAllowed", text)
         if key.partition("/")[0] in _PRIVATE:
             raise Problem(403, "KeyNotAllowed", f"{name} belongs to the pipeline itself")
+        if not self.acts.authorization.may_read_key(caller, bucket, key):
+            raise Problem(403, "KeyNotAllowed", f"{name} does not belong to you")
         check_name(key)
         store = self.store.in_bucket(bucket)
         try:
@@ -205,13 +220,29 @@ def _service(request: Request) -> Service:
     return service
 
 
-def _caller(request: Request) -> str:
-    caller: str = request.state.caller
+def _caller(request: Request) -> Person:
+    caller: Person = request.state.caller
+    return caller
+
+
+def _member(request: Request) -> Person:
+    """The caller; raises `NotAllowed` if the caller has no role."""
+    caller = _caller(request)
+    _service(request).acts.authorization.require_role(caller)
+    return caller
+
+
+def _submitter(request: Request) -> Person:
+    """The caller; raises `NotAllowed` unless the caller may submit, and so spend."""
+    caller = _caller(request)
+    _service(request).acts.authorization.require(caller, Right.SUBMIT)
     return caller
 
 
 TheService = Annotated[Service, Depends(_service)]
-TheCaller = Annotated[str, Depends(_caller)]
+TheCaller = Annotated[Person, Depends(_caller)]
+AMember = Annotated[Person, Depends(_member)]
+ASubmitter = Annotated[Person, Depends(_submitter)]
 IdempotencyKey = Annotated[
     str | None,
     Header(

@@ -5,10 +5,12 @@ Without sign-in, requests from other websites that are open in a browser on this
 
 import http.client
 import json
+import logging
 import urllib.request
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import jwt
@@ -18,6 +20,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from bg_pipeline.authorization import Authorization
+from bg_pipeline.domain.people import Person, Via, local_person
+from bg_pipeline.domain.text import printable
+from bg_pipeline.errors import NotAllowed
 from bg_pipeline.web.addresses import is_loopback
 from bg_pipeline.web.browser_security import is_from_another_site, origin_of, was_forwarded
 from bg_pipeline.web.limits import RequestRate, route_path
@@ -29,6 +35,10 @@ _UNREACHABLE = (OSError, http.client.HTTPException, json.JSONDecodeError, KeyErr
 LEEWAY_SECONDS = 30
 """Clock difference that is tolerated when a token's times are checked."""
 TIMEOUT_SECONDS = 10
+LOGGED_PER_MINUTE = 60
+"""Refused calls that are logged."""
+
+_log = logging.getLogger(__name__)
 
 THIS_MACHINE = "this machine"
 """The caller of every request when sign-in is off."""
@@ -53,11 +63,11 @@ class Tokens:
         self._issuer = issuer
         self._audience = audience
 
-    def subject(self, token: str) -> str:
-        """The subject of a token; raises `Problem` 401 if the token is invalid, 503 if it cannot be verified."""
+    def claims(self, token: str) -> dict[str, Any]:
+        """The claims of a token; raises `Problem` 401 if the token is invalid, 503 if it cannot be verified."""
         try:
             key = self._keys.get_signing_key_from_jwt(token)
-            claims = jwt.decode(
+            claims: dict[str, Any] = jwt.decode(
                 token,
                 key,
                 algorithms=ALGORITHMS,
@@ -83,7 +93,7 @@ class Tokens:
         subject = claims["sub"]
         if not isinstance(subject, str) or not subject.strip():
             raise Problem(401, "BadToken", "the token is not accepted: its subject (sub) is empty")
-        return subject
+        return claims
 
     @cached_property
     def _keys(self) -> jwt.PyJWKClient:
@@ -95,40 +105,69 @@ class Tokens:
             raise jwt.PyJWKClientError(
                 "the issuer in the sign-in service's discovery document is not BG_OIDC_ISSUER"
             )
+        keys = urlsplit(discovery["jwks_uri"])
+        if keys.scheme != "https" and not is_loopback(keys.hostname or ""):
+            raise jwt.PyJWKClientError("the sign-in service's keys are not at an https:// address (jwks_uri)")
         return jwt.PyJWKClient(discovery["jwks_uri"], timeout=TIMEOUT_SECONDS)
 
 
 class CallersOnly:
     """Checks the token and the rate of each request before its body is read, and puts the caller into its state.
 
-    Without ``tokens`` the caller is always `THIS_MACHINE`.
+    The caller is a `Person`; without ``tokens`` it is always `THIS_MACHINE`.
     """
 
-    def __init__(self, app: ASGIApp, *, tokens: Tokens | None, rate: RequestRate) -> None:
+    def __init__(
+        self, app: ASGIApp, *, tokens: Tokens | None, rate: RequestRate, authorization: Authorization
+    ) -> None:
         self._app = app
         self._tokens = tokens
+        self._authorization = authorization
         self._rate = rate
+        self._logged = RequestRate(LOGGED_PER_MINUTE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not _is_public(scope):
             try:
                 caller = await self._caller(scope)
-                self._rate.count(caller)
+                self._rate.count(caller.subject or caller.name)
             except Problem as problem:
+                self._log_refusal(scope, problem)
                 await problem.response(scope)(scope, receive, send)
                 return
             scope.setdefault("state", {})["caller"] = caller
         await self._app(scope, receive, send)
 
-    async def _caller(self, scope: Scope) -> str:
+    def _log_refusal(self, scope: Scope, problem: Problem) -> None:
+        """Logs why a call was refused, without its token. Only `LOGGED_PER_MINUTE`, so that nobody fills a disk."""
+        try:
+            self._logged.count("refusals")
+        except Problem:
+            return
+        client = scope.get("client") or ("?",)
+        _log.warning("refused a call from %s: %s: %s", client[0], problem.code, printable(problem.detail))
+
+    async def _caller(self, scope: Scope) -> Person:
         if self._tokens is None:
-            return THIS_MACHINE
+            return local_person(THIS_MACHINE, Via.API)
         headers = Headers(scope=scope).getlist("authorization")
         scheme, _, token = (headers[0] if len(headers) == 1 else "").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             text = "send a token of the sign-in service as 'Authorization: Bearer …'"
             raise Problem(401, "SignInNeeded", text)
-        return await run_in_threadpool(self._tokens.subject, token.strip())
+        claims = await run_in_threadpool(self._tokens.claims, token.strip())
+        try:
+            return self._authorization.person(claims, Via.API, until=_end(claims))
+        except NotAllowed as error:
+            raise Problem(401, "BadToken", f"the token is not accepted: {error}") from error
+
+
+def _end(claims: Mapping[str, Any]) -> datetime | None:
+    """When the sign-in ends, for calls that last longer; None for a time after the year 9999."""
+    try:
+        return datetime.fromtimestamp(int(claims["exp"]), UTC) + timedelta(seconds=LEEWAY_SECONDS)
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def _is_public(scope: Scope) -> bool:

@@ -18,10 +18,13 @@ from typing import Any
 
 import orjson
 
+from bg_pipeline.acts import Acts
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.budget.image_budget import ImageBudget
 from bg_pipeline.budget.run_budget import RunBudget
+from bg_pipeline.budget.spend_log import SpendLog
 from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.people import Person, Via, local_person
 from bg_pipeline.domain.s3_keys import idempotency_key
 from bg_pipeline.domain.stages import LABELS, PICTURES, REPORT
 from bg_pipeline.errors import PreconditionFailed, UsageError
@@ -67,7 +70,12 @@ def batch_of_job(text: str) -> Batch:
             return Batch(datetime.strptime(match[1], "%Y%m%d").replace(tzinfo=UTC).date(), f"api-{match[2]}")
     except ValueError:
         pass
-    raise Problem(404, "NoSuchOrder", f"there is no order '{text}'")
+    raise no_such_order(text)
+
+
+def no_such_order(text: str) -> Problem:
+    """The answer about an order that does not exist for the caller."""
+    return Problem(404, "NoSuchOrder", f"there is no order '{text}'")
 
 
 def requested_at(batch: Batch) -> datetime:
@@ -76,7 +84,7 @@ def requested_at(batch: Batch) -> datetime:
     return datetime.strptime(f"{batch.date} {time}", "%Y-%m-%d %H%M%S").replace(tzinfo=UTC)
 
 
-def idempotent_batch(store: Store, caller: str, key: str | None, call: Any, batch: Batch) -> Batch:
+def idempotent_batch(store: Store, caller: Person, key: str | None, call: Any, batch: Batch) -> Batch:
     """``batch``, or the batch of the caller's earlier call with this idempotency key.
 
     ``call`` is the content of the call, as JSON values. Raises `Problem` 422 if the earlier one differs. Without a
@@ -84,7 +92,7 @@ def idempotent_batch(store: Store, caller: str, key: str | None, call: Any, batc
     """
     if not key:
         return batch
-    digest = hashlib.sha256(orjson.dumps([caller, key])).hexdigest()
+    digest = hashlib.sha256(orjson.dumps([caller.subject or caller.name, key])).hexdigest()
     document = {
         "Version": 1,
         "Batch": [f"{batch.date}", batch.name],
@@ -126,7 +134,14 @@ class SinglePhotoJobs:
         """Whether the job is stored; it is then run sooner or later."""
         return self._store.head(batch.request_key) is not None
 
-    def submit(self, batch: Batch, photos: Sequence[Upload], fields: Mapping[str, Any]) -> None:
+    def submit(
+        self,
+        acts: Acts,
+        caller: Person,
+        batch: Batch,
+        photos: Sequence[Upload],
+        fields: Mapping[str, Any],
+    ) -> None:
         """Stores a job as a batch whose request has these ``fields``. Raises `RequestError` by field."""
         document = {
             # Derived, so that two simultaneous calls with one idempotency key write the same request.
@@ -135,7 +150,7 @@ class SinglePhotoJobs:
             "Images": [{"ImageName": photo.name} for photo in photos],
         }
         request, _ = submitting.compose_request(self._settings, batch, [], document)
-        submitting.submit(self._store, batch, photos, request)
+        acts.upload_and_submit(caller, batch, photos, request)
 
     def start(self, batch: Batch) -> Future[None]:
         """Runs a job in a thread, unless it is running already; what is already done is not repeated.
@@ -160,7 +175,7 @@ class SinglePhotoJobs:
         try:
             return load_status(self._store, self._settings, batch)
         except UsageError:
-            raise Problem(404, "NoSuchOrder", f"there is no order '{job_id(batch)}'") from None
+            raise no_such_order(job_id(batch)) from None
 
     def is_final(self, batch: Batch, image: str) -> bool:
         """Whether a photo that failed would fail again in the next run."""
@@ -168,15 +183,18 @@ class SinglePhotoJobs:
         entry = ledger.get(image)
         return entry is not None and PICTURES in entry.stages and entry.stages[PICTURES].final
 
-    def labels(self, batch: Batch, image: str) -> dict[str, Any]:
+    def labels(self, acts: Acts, caller: Person, batch: Batch, image: str) -> dict[str, Any]:
         """The labels document of an uploaded photo; paid for once for the same bytes, within the caps.
 
-        Raises the errors of the call (`bg_pipeline.errors`).
+        The caller's audit line has the number of calls; what they cost is in the line of this process's jobs. Raises
+        the errors of the call (`bg_pipeline.errors`).
         """
-        with self._shared_context() as context:
+        with acts.spend(caller, batch, "labels", 1) as spent, self._shared_context() as context:
             budget = ImageBudget(context.run_budget, batch, image, stage=LABELS)
             photo = SourceImage(self._store, batch.upload_key(image), context.picture_memory)
-            return dict(PhotoAnalyzer(context, photo, budget).labels().document)
+            document = dict(PhotoAnalyzer(context, photo, budget).labels().document)
+            spent["Calls"] = len(budget.paid)
+        return document
 
     def close(self) -> None:
         """Stops the running jobs and drops those that wait; the next run of their date finishes them."""
@@ -227,6 +245,9 @@ class SinglePhotoJobs:
             run_cap_usd=self._settings.max_cost_usd,
             day_cap_usd=self._settings.max_cost_usd_per_day,
             spent_usd=self._spent[1],
+            spend_log=SpendLog(
+                self._store, local_person("the HTTP API", Via.RUN), {"Run": f"api-{uuid.uuid4()}"}
+            ),
         )
         return context
 

@@ -2,6 +2,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 from botocore.exceptions import EndpointConnectionError
@@ -41,7 +42,7 @@ def store(new_store: Callable[[], Store]) -> Watched:
     return Watched(new_store())
 
 
-def run_budget(store: Store, **caps: float) -> RunBudget:
+def run_budget(store: Store, **caps: Any) -> RunBudget:
     return RunBudget(store, now=lambda: NOON, **caps)
 
 

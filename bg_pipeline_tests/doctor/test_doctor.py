@@ -10,11 +10,13 @@ from click.testing import CliRunner
 
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.cli.main import main
-from bg_pipeline.doctor.account import dagster_home, examine, figures, signatures
+from bg_pipeline.doctor.account import access, dagster_home, examine, figures, signatures
 from bg_pipeline.doctor.findings import Finding, Level
 from bg_pipeline.domain.model_facts import as_of
+from bg_pipeline.errors import SettingsError
 from bg_pipeline.imaging.signing import Signing
 from bg_pipeline.settings import settings
+from bg_pipeline.web.addresses import check_api, check_page
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.certificates import certificate
 
@@ -166,7 +168,42 @@ def test_without_credentials_only_this_machine_is_looked_at(monkeypatch: pytest.
         monkeypatch.delenv(name)
     first, *others = findings(bucket="any")
     assert (first.subject, first.level) == ("credentials", Level.FAILED)
-    assert {found.subject.split()[0] for found in others} == {"extra", "mask", "dagster"}
+    assert {found.subject.split()[0] for found in others} == {"access", "extra", "mask", "dagster"}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "level", "words"),
+    [
+        ({}, Level.OK, "sign-in is off: everybody on this machine may do everything"),
+        ({"oidc_issuer": "https://pool"}, Level.ATTENTION, "everybody who signs in may do everything"),
+        ({"admin_groups": "owners"}, Level.FAILED, "there is no sign-in"),
+        (
+            {"oidc_issuer": "https://pool", "admin_groups": "owners", "submitter_groups": "studio\x1b[2J"},
+            Level.ATTENTION,
+            "submitters: studio\\x1b[2J; reviewers: nobody; publishers: nobody; admins: owners. Only admins",
+        ),
+        (
+            {
+                "oidc_issuer": "https://pool",
+                "oidc_groups_claim": "roles",
+                **dict.fromkeys(("submitter_groups", "reviewer_groups"), "a"),
+                **dict.fromkeys(("publisher_groups", "admin_groups"), "b"),
+            },
+            Level.OK,
+            "rights by the groups in the claim roles: submitters: a; reviewers: a; publishers: b; admins: b",
+        ),
+    ],
+)
+def test_who_may_do_what_is_said(chosen: dict[str, str], level: Level, words: str) -> None:
+    finding = access(settings(bucket="any", **chosen))
+    assert finding.level is level
+    assert words in finding.words
+
+
+@pytest.mark.parametrize("check", [check_api, check_page])
+def test_groups_without_sign_in_start_nothing(check: Any) -> None:
+    with pytest.raises(SettingsError, match="without sign-in nobody's groups are known"):
+        check(settings(bucket="any", admin_groups="owners"), "127.0.0.1")
 
 
 def test_a_bucket_that_is_not_there_fails(stand_in: object) -> None:

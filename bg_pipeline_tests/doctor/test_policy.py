@@ -9,10 +9,12 @@ import pytest
 from click.testing import CliRunner
 
 from bg_pipeline import pipeline
+from bg_pipeline.acts import Acts
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.cli.main import main
 from bg_pipeline.doctor.policy import ROLES, PolicyInputs, Role, policy, policy_inputs
 from bg_pipeline.domain.batches import Batch, origin_key, redone_key, retried_key
+from bg_pipeline.domain.people import local_person
 from bg_pipeline.domain.rows import Status
 from bg_pipeline.run.archive import PREFIX
 from bg_pipeline.settings import settings
@@ -24,6 +26,7 @@ from bg_pipeline_tests.pictures import photo
 
 ACCOUNT = PolicyInputs("000000000000", "aws")
 BATCH = Batch(DATE, "101530")
+ANN = local_person("ann")
 Called = tuple[str, str]
 """An action and what it was done to."""
 
@@ -160,7 +163,8 @@ def test_who_submits_can_submit(
     (tmp_path / "a.jpg").write_bytes(photo(1))
     recorder.called.clear()
     batch = submitting.new_batch()
-    submitting.submit(store, batch, submitting.find_photos([tmp_path / "a.jpg"]), b'{"Prompt": "x"}')
+    photos = submitting.find_photos([tmp_path / "a.jpg"])
+    Acts(settings(bucket=bucket), store).upload_and_submit(ANN, batch, photos, b'{"Prompt": "x"}')
     assert recorder.called
     document = policy(settings(bucket=bucket), aws(), role, ACCOUNT)
     assert [each for each in sorted(recorder.called) if not allows(document, each)] == []
@@ -173,6 +177,39 @@ def test_who_submits_writes_uploads_and_nothing_else() -> None:
             assert not allows(document, (action, f"arn:aws:s3:::photos/{place}"))
     assert allows(document, ("s3:PutObject", "arn:aws:s3:::photos/image-files/2026/11/20/b/a.jpg"))
     assert not allows(document, ("s3:DeleteObject", "arn:aws:s3:::photos/image-files/2026/11/20/b/a.jpg"))
+
+
+@pytest.mark.parametrize(
+    ("role", "own"),
+    [
+        ("submitter", {"local"}),
+        ("page", {"page", "local"}),
+        ("api", {"api", "run"}),
+        ("pipeline", {"run", "local"}),
+        ("auditor", set()),
+    ],
+)
+def test_each_role_appends_audit_lines_of_its_own_programs_and_changes_none(
+    role: Role, own: set[str]
+) -> None:
+    document = policy(settings(bucket="photos"), aws(), role, ACCOUNT)
+    allowed = [each for each in document["Statement"] if any("/audit/" in arn for arn in each["Resource"])]
+    writing = [each for each in allowed if each["Action"] != ["s3:GetObject"]]
+    assert {arn.split("/")[2] for each in writing for arn in each["Resource"]} == own
+    for statement in writing:
+        assert statement["Action"] == ["s3:PutObject"]
+        assert statement["Condition"] == {"Null": {"s3:if-none-match": "false"}}
+    line = "arn:aws:s3:::photos/audit/page/2026/11/30/101530.000000-0f.json"
+    assert not allows(document, ("s3:DeleteObject", line))
+
+
+def test_an_auditor_reads_the_audit_log_and_nothing_else() -> None:
+    document = policy(settings(bucket="photos"), aws(), "auditor", ACCOUNT)
+    assert allows(document, ("s3:GetObject", "arn:aws:s3:::photos/audit/run/2026/11/30/x.json"))
+    for place in ("image-files/x", "generated-image-files/x", "pipeline-state/x", "reviews/x"):
+        assert not allows(document, ("s3:GetObject", f"arn:aws:s3:::photos/{place}"))
+    (listing,) = [each for each in document["Statement"] if each["Action"] == ["s3:ListBucket"]]
+    assert listing["Condition"] == {"StringLike": {"s3:prefix": "audit/*"}}
 
 
 @pytest.mark.parametrize("role", ["submitter", "page"])

@@ -1,7 +1,7 @@
 """Photos in a watched folder are submitted once: not half written, not again after renames, crashes and restarts."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,11 +10,13 @@ from bg_pipeline.domain.batches import Batch
 from bg_pipeline.errors import UsageError
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads import submitting, watching
+from bg_pipeline.uploads.listing import discard_draft
 from bg_pipeline.uploads.watching import (
     JOURNAL,
     FolderWatch,
     Journal,
     PhotoChanged,
+    SettledPhoto,
     settle_begun,
     submit_photos,
 )
@@ -50,7 +52,7 @@ class Watched:
     def restart(self) -> None:
         self.end()
         self.start()
-        settle_begun(self.store, self.journal)
+        settle_begun(self.store, self.journal, self.discard)
 
     def put(self, name: str, data: bytes) -> Path:
         path = self.folder / name
@@ -70,8 +72,22 @@ class Watched:
         photos = self.looking.look()
         self.number += 1
         if photos:
-            submit_photos(self.store, self.journal, Batch(DATE, f"{self.number}"), photos, REQUEST)
+            self.send(Batch(DATE, f"{self.number}"), photos)
         return [photo.name for photo in photos]
+
+    def send(self, batch: Batch, photos: Sequence[SettledPhoto]) -> None:
+        submit_photos(
+            self.store,
+            self.journal,
+            batch,
+            photos,
+            REQUEST,
+            hand_over=lambda: submitting.hand_over(self.store, batch, REQUEST),
+            discard=self.discard,
+        )
+
+    def discard(self, batch: Batch) -> None:
+        discard_draft(self.store, batch)
 
     def keys(self) -> list[str]:
         return [info.key for info in self.store.list("image-files/")]
@@ -180,7 +196,7 @@ def test_a_photo_that_changes_while_it_is_submitted_stops_the_batch_and_is_found
 
     monkeypatch.setattr(watching, "store_files", disturb)
     with pytest.raises(PhotoChanged, match=r"a\.jpg"):
-        submit_photos(watched.store, watched.journal, Batch(DATE, "1"), photos, REQUEST)
+        watched.send(Batch(DATE, "1"), photos)
     assert watched.keys() == []
     monkeypatch.undo()
     assert "b.jpg" in watched.submit()
@@ -205,9 +221,9 @@ def test_after_a_crash_before_the_request_the_uploads_are_deleted_and_submitted_
     elif died == "while uploading":
         monkeypatch.setattr(watching, "store_files", die)
     else:
-        monkeypatch.setattr(watching, "hand_over", die)
+        monkeypatch.setattr(submitting, "hand_over", die)
     with pytest.raises(Died):
-        submit_photos(watched.store, watched.journal, Batch(DATE, "1"), photos, REQUEST)
+        watched.send(Batch(DATE, "1"), photos)
     monkeypatch.undo()
     assert bool(watched.keys()) == (died != "before the draft")
     watched.restart()
@@ -226,7 +242,7 @@ def test_after_a_crash_between_the_request_and_its_line_nothing_is_submitted_aga
     watched.end()
     journal.write_bytes(lines[0] + lines[1][:20])  # the process died while it wrote
     watched.start()
-    settle_begun(watched.store, watched.journal)
+    settle_begun(watched.store, watched.journal, watched.discard)
     assert watched.submit() == []
     watched.restart()
     assert watched.submit() == []

@@ -1,5 +1,7 @@
 """Who may call: this machine without sign-in, whoever brings a good token with it, and nobody else."""
 
+import io
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -13,6 +15,8 @@ from bg_pipeline.errors import SettingsError
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.web.addresses import check_api, check_page
+from bg_pipeline.web.problems import Problem
+from bg_pipeline.web.sign_in import LOGGED_PER_MINUTE, Tokens
 from bg_pipeline_tests.batches import Bench, aws
 from bg_pipeline_tests.web.openid import AUDIENCE, Provider, openid_provider
 from bg_pipeline_tests.web.serving import Caller, problem, served
@@ -291,3 +295,40 @@ def test_a_sign_in_service_that_is_down_lets_nobody_in(bench: Bench, provider: P
 def test_the_description_names_the_sign_in_that_is_on(api: Caller, guarded: Caller) -> None:
     assert "securitySchemes" not in api.get("/openapi.json").json()["components"]
     assert "HTTPBearer" in guarded.get("/openapi.json").json()["components"]["securitySchemes"]
+
+
+def test_answers_to_signed_in_callers_are_neither_cached_nor_sent_without_https(
+    guarded: Caller, api: Caller, provider: Provider
+) -> None:
+    answer = guarded.get(SOMETHING, headers=bearer(provider.token()))
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["strict-transport-security"].startswith("max-age=31536000")
+    assert "strict-transport-security" not in api.get(SOMETHING).headers
+
+
+def test_refused_calls_are_logged_without_their_token_and_not_endlessly(
+    guarded: Caller, provider: Provider, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = provider.token(exp=1)
+    for _ in range(LOGGED_PER_MINUTE + 20):
+        assert guarded.get(SOMETHING, headers=bearer(token)).status_code == 401
+    lines = [record.getMessage() for record in caplog.records if "refused a call" in record.getMessage()]
+    assert len(lines) == LOGGED_PER_MINUTE
+    assert "BadToken" in lines[0]
+    assert "127.0.0.1" in lines[0]
+    assert token not in caplog.text
+
+
+def test_keys_are_not_fetched_without_https(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = {"issuer": "https://pool.example", "jwks_uri": "http://pool.example/keys"}
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: io.BytesIO(json.dumps(document).encode()))
+    with pytest.raises(Problem) as refused:
+        Tokens("https://pool.example", AUDIENCE).claims(provider.token())
+    assert refused.value.status_code == 401
+
+
+@pytest.mark.parametrize("method", ["TRACE", "TRACK", "CONNECT", "PROPFIND", "X"])
+def test_methods_that_nobody_needs_are_refused(guarded: Caller, provider: Provider, method: str) -> None:
+    answer = guarded(method, SOMETHING, headers=bearer(provider.token()))
+    assert answer.status_code in (400, 404, 405)
+    assert "Bearer" not in answer.text

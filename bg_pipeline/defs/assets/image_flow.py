@@ -125,6 +125,7 @@ def image_flow(settings: Settings, dates: dg.DailyPartitionsDefinition) -> dg.As
                 run_id=context.run.run_id,
                 occasion=occasion(context.run),
                 asked_at=asked_at(context.instance, context.run),
+                by=f"Dagster run {context.run.run_id}",
                 progress=log_progress,
                 # Once each: a back-fill of 30 dates would repeat the same notes.
                 note=cache(context.log.info),

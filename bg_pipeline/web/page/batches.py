@@ -12,14 +12,17 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import orjson
 
 from bg_pipeline import review
+from bg_pipeline.acts import Acts
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.batches import Batch, find_batch
+from bg_pipeline.domain.people import Person
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.domain.text import counted
 from bg_pipeline.errors import ImageError, UsageError
@@ -27,7 +30,7 @@ from bg_pipeline.imaging import small_jpeg
 from bg_pipeline.imaging.thumbnail import strip, thumbnail
 from bg_pipeline.imaging.workers import run_on_file, shared_workers
 from bg_pipeline.reports import overview
-from bg_pipeline.reports.overview import BatchCosts, BatchState
+from bg_pipeline.reports.overview import BatchCosts, BatchOverview, BatchState
 from bg_pipeline.reports.report import Report
 from bg_pipeline.review import Item, Place, Results, Reviews
 from bg_pipeline.run.batch_work import BatchWork, open_batch
@@ -108,6 +111,7 @@ class BatchService:
     def __init__(self, settings: Settings, store: Store) -> None:
         self.settings = settings
         self.store = store
+        self.acts = Acts(settings, store)
         self._lock = threading.Lock()
         self._cards: dict[UploadDate, tuple[float, object, list[BatchCard]]] = {}
         self._results: dict[Batch, tuple[object, Results]] = {}
@@ -124,16 +128,21 @@ class BatchService:
         with self._lock:
             self._cards.pop(batch.date, None)
 
-    def batches(self, date: UploadDate, *, max_age: float = 0.0) -> list[BatchCard]:
-        """The batches of a date, newest first.
+    def batches(self, person: Person, date: UploadDate, *, max_age: float = 0.0) -> list[BatchCard]:
+        """The batches of a date that a person may see, newest first.
 
         Each call lists a few objects, unless the last one for this date was less than ``max_age`` seconds ago.
         Uploads and results are read again only if a run has stored something since, or after `REFRESH_SECONDS`.
         """
+        cards = self._cards_of(date, max_age)
+        visible = self.acts.authorization.visible(person, (card.batch for card in cards))
+        return [card for card in cards if card.batch in visible]
+
+    def _cards_of(self, date: UploadDate, max_age: float) -> list[BatchCard]:
         with self._lock:
             cached = self._cards.get(date)
             if cached is not None and time.monotonic() - self._looked.get(date, 0.0) < max_age:
-                return list(cached[2])
+                return cached[2]
             self._looked[date] = time.monotonic()
         version = tuple(
             (stored.key, stored.etag)
@@ -149,7 +158,7 @@ class BatchService:
                 self._cards[date] = cached
                 if len(self._cards) > CACHED_DATES:
                     self._cards.pop(next(iter(self._cards)))
-            return list(cached[2])
+            return cached[2]
 
     def _read_cards(self, date: UploadDate) -> list[BatchCard]:
         complete = {work.locations.batch: work for work in find_work(self.store, self.settings, [date])}
@@ -217,7 +226,18 @@ class BatchService:
         """One batch; `UsageError` if it does not exist."""
         return open_batch(self.store, self.settings, batch)
 
-    def approve_sample(self, batch: Batch, *, by: str, seen: str = "") -> None:
+    def status(self, person: Person, batch: Batch) -> BatchOverview:
+        """The overview of a batch, from which its report can be read.
+
+        Raises `UsageError` if the batch does not exist, or not for this person.
+        """
+        self.acts.authorization.require_visible(person, batch)
+        status = overview.load_status(self.store, self.settings, batch)
+        if not self.acts.authorization.may_read_report(person, batch, status.status_prefix):
+            raise UsageError(f"batch {batch.path} has no report yet; a run writes it")
+        return status
+
+    def approve_sample(self, person: Person, batch: Batch, *, seen: str = "") -> None:
         """Lets the rest of the batch run; `UsageError` if its request asks for no sample.
 
         ``seen`` is the ``request_etag`` of the card that the person saw. If the request was replaced since, nothing
@@ -225,17 +245,17 @@ class BatchService:
         """
         status = overview.load_status(self.store, self.settings, batch)
         try:
-            secret = self.settings.approval_secret.get_secret_value()
-            review.approve_sample(self.store, status, by=by, seen=seen, secret=secret)
+            self.acts.approve_sample(person, status, seen=seen)
         finally:
             self.refresh(batch)
 
-    def retry(self, batch: Batch) -> Batch:
+    def retry(self, person: Person, batch: Batch) -> Batch:
         """Submits what failed or was skipped as a new batch, which is returned.
 
         While an earlier retry of the batch has no report, that one is returned instead. Raises `UsageError` if
         nothing can be retried, or if nothing is left of the batch's cap.
         """
+        self.acts.authorization.require_change(person, batch)
         status = overview.load_status(self.store, self.settings, batch)
         prepared = review.prepare_retry(self.store, self.settings, status)
         if prepared is None:
@@ -243,12 +263,16 @@ class BatchService:
                 "nothing in this batch failed for a reason that a retry could mend; photos without a background are "
                 "not retried"
             )
-        submitted = prepared.submit(self.store)
+        submitted = self.acts.retry(person, status, prepared)
         self.refresh(submitted)
         return submitted
 
-    def results(self, batch: Batch) -> Results:
-        """The results of a batch, read again once a run has stored something; `UsageError` if it does not exist."""
+    def results(self, person: Person, batch: Batch) -> Results:
+        """The results of a batch, read again once a run has stored something.
+
+        Raises `UsageError` if it does not exist, or not for this person.
+        """
+        self.acts.authorization.require_visible(person, batch)
         version = tuple((stored.key, stored.etag) for stored in self.store.list(f"{batch.ledger_prefix}/"))
         with self._lock:
             cached = self._results.pop(batch, None)
@@ -263,9 +287,12 @@ class BatchService:
                 kept -= len(oldest.unjudged())
             return cached[1]
 
-    def places(self, batch: Batch) -> list[Place]:
-        """The batch's results, pictures that were made again in the places of their originals."""
-        return review.places(self.results(batch), self.results)
+    def places(self, person: Person, batch: Batch) -> list[Place]:
+        """The batch's results, pictures that were made again in the places of their originals.
+
+        Raises as `results`. Pictures of batches that the person may not see stand in no place.
+        """
+        return review.places(self.results(person, batch), partial(self.results, person))
 
     def thumbnail(self, batch: Batch, key: str, etag: str) -> bytes | None:
         """The thumbnail that a run stored of this version of a photo or result; None if there is none."""
@@ -316,10 +343,13 @@ class BatchService:
                 pictures.append(small)
         return strip(pictures) if pictures else b""
 
-    def photo(self, path: str, image: str, *, small: bool) -> bytes | None:
-        """A photo of the batch ``path`` as a JPEG, at most `PREVIEW_SIDE` wide and high; None if there is none."""
+    def photo(self, person: Person, path: str, image: str, *, small: bool) -> bytes | None:
+        """A photo of the batch ``path`` as a JPEG, at most `PREVIEW_SIDE` wide and high.
+
+        None if there is none, or not for this person.
+        """
         batch = find_batch(path)
-        if batch is None:
+        if batch is None or not self.acts.authorization.sees(person, batch):
             return None
         try:
             if small:
@@ -344,13 +374,13 @@ class BatchService:
         return (now - began) / made * card.to_do / 60 if made > 0 else None
 
     def redo(
-        self, work: BatchWork, items: Sequence[Item], *, by: str, prompt: str, seed: int | None
+        self, person: Person, work: BatchWork, items: Sequence[Item], *, prompt: str, seed: int | None
     ) -> Batch:
         """Requests new pictures in place of ``items``, as a new batch, which is returned.
 
         While an earlier batch for the same pictures has no report, that one is returned instead.
         """
-        submitted = review.redo(self.store, self.settings, work, items, by=by, prompt=prompt, seed=seed)
+        submitted = self.acts.redo(person, work, items, prompt=prompt, seed=seed)
         self.refresh(submitted)
         return submitted
 

@@ -11,16 +11,20 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, BinaryIO
 
 import orjson
 
 from bg_pipeline import planning
+from bg_pipeline.acts import Acts
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.budget.image_budget import ImageBudget
+from bg_pipeline.budget.run_budget import OperationTotal
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.formats import EXTENSIONS
 from bg_pipeline.domain.model_facts import facts_of
+from bg_pipeline.domain.people import Person
 from bg_pipeline.domain.requests import BatchRequest
 from bg_pipeline.domain.stages import LABELS
 from bg_pipeline.domain.upload_kinds import Kind, kind_of
@@ -38,14 +42,14 @@ from bg_pipeline.run.source_image import SourceImage
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads import listing, manifest
-from bg_pipeline.uploads.listing import discard_draft, find_draft
+from bg_pipeline.uploads.listing import find_draft
 from bg_pipeline.uploads.sources import DraftSources, ResolvedManifest, S3Sources, resolve_manifest
 from bg_pipeline.uploads.submission import etags_of
 from bg_pipeline.uploads.submitting import (
     StoredFile,
     Upload,
+    check_request,
     compose_request,
-    hand_over,
     new_batch,
     store_files,
     upload,
@@ -100,11 +104,13 @@ class DraftService:
         self.store = store
         self._aws = aws
         self._on_change = on_change
+        self.acts = Acts(settings, store)
         self._workers = shared_workers(settings.max_decoded_images)
 
-    def start_draft(self) -> Batch:
-        """Creates a batch dated today (UTC) with a draft, so that no run works on it yet."""
+    def start_draft(self, person: Person) -> Batch:
+        """Creates a person's batch dated today (UTC) with a draft, so that no run works on it yet."""
         batch = new_batch()
+        self.acts.authorization.take(person, batch)
         self.store.write_json(batch.draft_key, {"Id": batch.derived_id(self.store.bucket)})
         return batch
 
@@ -180,8 +186,9 @@ class DraftService:
         """Deletes a photo of a draft."""
         self.store.delete(batch.upload_key(name))
 
-    def resume_draft(self, batch: Batch) -> list[DraftPhoto]:
-        """The photos of a stored draft, sorted by name; `UsageError` if the batch is not a draft."""
+    def resume_draft(self, person: Person, batch: Batch) -> list[DraftPhoto]:
+        """The photos of a draft, sorted by name; `UsageError` if it is none that the person may change."""
+        self.acts.authorization.require_change(person, batch)
         names = sorted(find_draft(self.store, batch).images)
 
         def read_photo(name: str) -> DraftPhoto:
@@ -191,9 +198,9 @@ class DraftService:
         with ThreadPoolExecutor(READ_THREADS, "draft") as pool:
             return list(pool.map(read_photo, names))
 
-    def discard(self, batch: Batch) -> int:
+    def discard(self, person: Person, batch: Batch) -> int:
         """Deletes a draft and returns the number of its photos; `UsageError` if the batch is not a draft."""
-        photos = discard_draft(self.store, batch)
+        photos = self.acts.discard(person, batch)
         self._on_change(batch)
         return photos
 
@@ -203,18 +210,24 @@ class DraftService:
         return 0.0 if self.settings.custom_labels_arn else facts_of(DETECT_LABELS.name).cost(images=1)
 
     def labels(
-        self, batch: Batch, names: Sequence[str], done: Callable[[int], object]
+        self, person: Person, batch: Batch, names: Sequence[str], done: Callable[[int], object]
     ) -> dict[str, LabelsFound]:
         """The labels of photos by name. They are paid for once for the same bytes, and the run uses them too.
 
         ``done`` is called with the number of photos finished so far.
         """
-        with self._context() as context, ThreadPoolExecutor(LABEL_THREADS, "labels") as pool:
+        with (
+            self.acts.spend(person, batch, "labels", len(names)) as spent,
+            self._context() as context,
+            ThreadPoolExecutor(LABEL_THREADS, "labels") as pool,
+        ):
             results = {}
             labelled = pool.map(lambda name: self._labels_of_photo(context, batch, name), names)
             for number, (name, labels) in enumerate(zip(names, labelled, strict=True), 1):
                 results[name] = labels
                 done(number)
+            total = context.run_budget.totals().get(DETECT_LABELS.name, OperationTotal())
+            spent |= {"Calls": total.calls, "CostUSD": total.cost_usd}
             return results
 
     def _labels_of_photo(self, context: RunContext, batch: Batch, name: str) -> LabelsFound:
@@ -244,7 +257,7 @@ class DraftService:
         return compose_request(self.settings, batch, names, self._with_id(batch, fields) | {"Images": images})
 
     def from_manifest(
-        self, batch: Batch, data: bytes, names: Sequence[str], fields: Mapping[str, Any]
+        self, person: Person, batch: Batch, data: bytes, names: Sequence[str], fields: Mapping[str, Any]
     ) -> ResolvedManifest:
         """What a manifest asks for; its cells name photos of the draft (``names``) or objects in S3.
 
@@ -252,7 +265,8 @@ class DraftService:
         """
         draft = listing.find(self.store, batch)
         photos = {name: draft.images[name] for name in names if draft and name in draft.images}
-        fallback = S3Sources(self.settings, self.store)
+        may_read = partial(self.acts.authorization.may_read_key, person)
+        fallback = S3Sources(self.settings, self.store, may_read)
         return resolve_manifest(
             self.settings,
             batch,
@@ -294,15 +308,25 @@ class DraftService:
         work = open_draft(self.store, self.settings, uploaded, request)
         return planning.plan([work], self.settings, models), reasons
 
-    def submit(self, batch: Batch, data: bytes, files: Mapping[str, Upload] | None = None) -> None:
-        """Stores ``files`` by key and submits the batch.
+    def submit(
+        self,
+        person: Person,
+        batch: Batch,
+        data: bytes,
+        files: Mapping[str, Upload] | None = None,
+    ) -> None:
+        """Stores ``files`` by key and submits the batch with the request in ``data``.
 
         The same request may be submitted twice; another one raises `UsageError`, and nothing is changed.
         """
+        request = check_request(self.settings, batch, data)
+        self.acts.authorization.require_change(person, batch)
+        self.acts.authorization.check_request(person, batch, request)
         if files and self.store.head(batch.request_key) is None:
             store_files(self.store, files)
         uploaded = listing.find(self.store, batch)
-        if not hand_over(self.store, batch, data, closed_with=etags_of(uploaded.objects) if uploaded else {}):
+        etags = etags_of(uploaded.objects) if uploaded else {}
+        if not self.acts.submit(person, batch, data, request, closed_with=etags):
             raise UsageError(f"batch {batch.path} was submitted already")
         self._on_change(batch)
 

@@ -6,14 +6,16 @@ from datetime import UTC, datetime, timedelta
 
 import streamlit as st
 
+from bg_pipeline.authorization import Right
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.file_names import archive_path
+from bg_pipeline.domain.people import Person
 from bg_pipeline.domain.rows import Status
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.domain.text import counted
-from bg_pipeline.errors import BgPipelineError, UsageError
+from bg_pipeline.errors import BgPipelineError, NotAllowed, UsageError
 from bg_pipeline.reports.batch_report import html_report
-from bg_pipeline.reports.overview import BatchState, load_status
+from bg_pipeline.reports.overview import BatchState
 from bg_pipeline.web.page import user
 from bg_pipeline.web.page.batches import BatchCard, BatchService, PendingPhotos, dagster_at_work
 from bg_pipeline.web.page.drafts import DraftService
@@ -88,13 +90,18 @@ def _dagster_status(dagster: str) -> None:
 
 @st.fragment(run_every=REFRESH_SECONDS)
 def _cards(service: BatchService, drafts: DraftService, days: list[UploadDate] | None) -> None:
+    try:
+        person = _visitor(service)
+    except NotAllowed as error:
+        st.error(escape_markdown(str(error)))
+        return
     today = datetime.now(UTC).date()
     # One day ahead, for uploads from places where it is tomorrow already.
     dates = days or [today - timedelta(back) for back in range(-1, DEFAULT_DAYS)]
     cards = []
     for date in dates:
         recent = abs((today - date).days) <= 1
-        cards += service.batches(date, max_age=0.0 if recent else OLDER_SECONDS)
+        cards += service.batches(person, date, max_age=0.0 if recent else OLDER_SECONDS)
     if not cards:
         st.caption(
             "Nothing was uploaded on these days." if days else "Nothing was uploaded in the last 7 days."
@@ -102,13 +109,20 @@ def _cards(service: BatchService, drafts: DraftService, days: list[UploadDate] |
     shown = cards if st.session_state.get("all-batches") else cards[:CARDS]
     for card in shown:
         with st.container(border=True):
-            _card(service, drafts, card, today)
+            _card(service, drafts, person, card, today)
     if len(shown) < len(cards):
         st.checkbox(f"Show all {len(cards):,} batches", key="all-batches")
 
 
-def _card(service: BatchService, drafts: DraftService, card: BatchCard, today: UploadDate) -> None:
-    batch = card.batch
+def _visitor(service: BatchService) -> Person:
+    """Asked at each act and in each refresh of the list, because the screen may be open for longer than a sign-in."""
+    return user.visitor(service.settings, service.acts.authorization)
+
+
+def _card(
+    service: BatchService, drafts: DraftService, person: Person, card: BatchCard, today: UploadDate
+) -> None:
+    batch, rights = card.batch, service.acts.authorization
     with st.container(horizontal=True, vertical_alignment="center"):
         if picture := service.card_picture(card):
             st.image(picture, alt="", width=102 * len(card.first_photos) - 6)
@@ -119,7 +133,8 @@ def _card(service: BatchService, drafts: DraftService, card: BatchCard, today: U
             )
             st.text(words(card, service.minutes_left(card)))
     if card.draft:
-        _draft(drafts, batch)
+        if rights.may_change(person, batch):
+            _draft(service, drafts, batch)
         return
     if card.kind is BatchState.WORKING and card.images:
         st.progress(card.done / card.images, f"{card.done:,} of {card.images:,} photos done")
@@ -127,10 +142,10 @@ def _card(service: BatchService, drafts: DraftService, card: BatchCard, today: U
         # The keys keep a popover open while buttons beside it appear or disappear.
         with st.popover("Report", icon=":material/description:", key=f"files-{batch.path}"):
             _report(service, batch)
-        if card.to_approve.photos:
+        if card.to_approve.photos and rights.may(person, Right.REVIEW):
             with st.popover("Approve the sample", icon=":material/done_all:", key=f"sample-{batch.path}"):
                 _approve(service, card)
-        if card.to_retry.photos:
+        if card.to_retry.photos and rights.may_change(person, batch):
             with st.popover("Retry what failed", icon=":material/refresh:", key=f"failed-{batch.path}"):
                 _retry(service, card)
         if card.complete and card.kind is not BatchState.WAITING:
@@ -200,7 +215,7 @@ def _approve(service: BatchService, card: BatchCard) -> None:
 
 def _approve_seen(service: BatchService, batch: Batch, seen: str, error_key: str) -> None:
     try:
-        service.approve_sample(batch, by=user.name(), seen=seen)
+        service.approve_sample(_visitor(service), batch, seen=seen)
     except BgPipelineError as error:
         st.session_state[error_key] = str(error)
 
@@ -218,7 +233,7 @@ def _retry(service: BatchService, card: BatchCard) -> None:
     st.caption(note)  # always one caption: a new line would move the button
     if st.button("Retry", key=f"retry-{card.batch.path}", type="primary"):
         try:
-            retried[card.batch] = service.retry(card.batch).path
+            retried[card.batch] = service.retry(_visitor(service), card.batch).path
             st.rerun()
         except BgPipelineError as error:
             st.error(escape_markdown(str(error)))
@@ -232,7 +247,7 @@ def _price(pending: PendingPhotos) -> str:
     )
 
 
-def _draft(drafts: DraftService, batch: Batch) -> None:
+def _draft(service: BatchService, drafts: DraftService, batch: Batch) -> None:
     """The buttons that continue or delete a draft."""
     buttons = st.container(horizontal=True)
     if buttons.button("Continue", key=f"resume-{batch.path}", icon=":material/edit:"):
@@ -242,7 +257,7 @@ def _draft(drafts: DraftService, batch: Batch) -> None:
         st.text("This deletes its photos. Somebody else may be preparing it right now.")
         if st.button("Delete the draft", key=f"discard-{batch.path}", type="primary"):
             try:
-                drafts.discard(batch)
+                drafts.discard(_visitor(service), batch)
                 st.rerun()
             except UsageError as error:
                 st.error(escape_markdown(str(error)))
@@ -252,8 +267,7 @@ def _report(service: BatchService, batch: Batch) -> None:
     if not st.toggle("Prepare the files", key=f"report-{batch.path}"):
         return
     try:
-        status = load_status(service.store, service.settings, batch)
-        report = status.report()
+        report = service.status(_visitor(service), batch).report()
     except UsageError as error:
         st.text(str(error))
         return

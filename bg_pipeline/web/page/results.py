@@ -9,10 +9,14 @@ from bg_pipeline.web.page.widgets import review_widget
 
 
 def show(service: ReviewService) -> None:
-    """The screen. Its session decides with the visitor's name until the visitor's sign-in ends."""
+    """The screen. Its session shows and does what the visitor may, in the visitor's name, until the sign-in ends."""
     st.title("Review", anchor=False)
+    person = user.visitor(service.settings, service.acts.authorization)
+    service.acts.authorization.require_role(person)
     session: ReviewSession | None = st.session_state.get("review_session")
-    if session is None or session.expired or session.by != user.name():
-        session = review_server.sessions.open(service, by=user.name(), expires=user.signed_in_until())
+    if session is None or session.person != person:
+        if session is not None:
+            review_server.sessions.close(session)
+        session = review_server.sessions.open(service, person)
         st.session_state.review_session = session
     review_widget(session)

@@ -1,7 +1,7 @@
 """The routes of the review component: its browser code asks here for lists and pictures, and sends decisions.
 
 A request carries the token of the visitor's session in a header, so no other website can make one, and no address
-with a token lands in a log. The person's name comes from the session, never from the browser.
+with a token lands in a log. The person comes from the session, never from the browser.
 """
 
 import gzip
@@ -21,10 +21,12 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from bg_pipeline.authorization import Right
 from bg_pipeline.domain.batches import Batch, find_batch
 from bg_pipeline.domain.file_names import archive_path
+from bg_pipeline.domain.people import Person
 from bg_pipeline.domain.requests import MAX_SEED
-from bg_pipeline.errors import BgPipelineError, RequestError, UsageError
+from bg_pipeline.errors import BgPipelineError, NoSuchBatch, NotAllowed, RequestError, UsageError
 from bg_pipeline.review import State
 from bg_pipeline.web.page.review_service import Address, Gone, ReviewService, Written
 
@@ -48,14 +50,13 @@ class Press:
 
 @dataclass
 class ReviewSession:
-    """A visitor who may review as ``by`` until ``expires`` (seconds of the epoch; None: as long as the page runs).
+    """A visitor, who sees and does what ``person`` may, until that sign-in ends.
 
     A press with the same id, sent again because its answer was lost, has the outcome of the first. Thread-safe.
     """
 
     service: ReviewService
-    by: str
-    expires: float | None = None
+    person: Person
     token: str = field(default_factory=lambda: secrets.token_urlsafe(32))
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _presses: OrderedDict[str, Future[Press]] = field(default_factory=OrderedDict)
@@ -63,7 +64,16 @@ class ReviewSession:
 
     @property
     def expired(self) -> bool:
-        return self.expires is not None and time.time() >= self.expires
+        """Whether the person's sign-in has ended."""
+        return self.person.expired
+
+    def may(self) -> dict[str, bool]:
+        """What the browser offers: to ``review`` (decide, undo, make again), to ``publish``."""
+        rights = self.service.acts.authorization
+        return {
+            "review": rights.may(self.person, Right.REVIEW),
+            "publish": rights.may(self.person, Right.PUBLISH),
+        }
 
     def once(self, press: str, work: Callable[[], Press]) -> Press:
         """The outcome of ``work``, which is called only for the first of all presses with this id.
@@ -116,8 +126,8 @@ class ReviewSessions:
         self._lock = threading.Lock()
         self._sessions: OrderedDict[str, ReviewSession] = OrderedDict()
 
-    def open(self, service: ReviewService, *, by: str, expires: float | None = None) -> ReviewSession:
-        session = ReviewSession(service, by, expires)
+    def open(self, service: ReviewService, person: Person) -> ReviewSession:
+        session = ReviewSession(service, person)
         with self._lock:
             self._sessions[session.token] = session
             if len(self._sessions) > MAX_SESSIONS:
@@ -183,8 +193,10 @@ def _route(handler: Handler, *, post: bool = False) -> Any:
                 return PlainTextResponse("the request is not a JSON object", 422)
         try:
             return await run_in_threadpool(handler, request, session, body)
-        except Gone as error:
+        except (Gone, NoSuchBatch) as error:
             return PlainTextResponse(str(error), 404)
+        except NotAllowed as error:
+            return PlainTextResponse(str(error), 403)
         except RequestError as error:
             text = "; ".join(f"{name}: {problem}" if name else problem for name, problem in error.problems)
             return PlainTextResponse(text, 422)
@@ -213,11 +225,11 @@ def _addresses(body: Any) -> list[Address]:
 def _batches(request: Request, session: ReviewSession, body: Any) -> Response:
     days = request.query_params.get("days", "")
     number = min(int(days), 400) if days.isdecimal() and days.isascii() else 7
-    return _answer(request, session.service.batches(number))
+    return _answer(request, session.service.batches(session.person, number))
 
 
 def _rows(request: Request, session: ReviewSession, body: Any) -> Response:
-    document = session.service.rows(_batch(request.query_params.get("batch", "")))
+    document = session.service.rows(session.person, _batch(request.query_params.get("batch", "")))
     if request.query_params.get("version") == document["version"]:
         return Response(status_code=204)
     return _answer(request, document)
@@ -228,7 +240,7 @@ def _picture(request: Request, session: ReviewSession, body: Any) -> Response:
     kind, size = query.get("kind", "after"), query.get("size", "small")
     if kind not in ("after", "before", "mask") or size not in ("small", "large", "full", "file"):
         raise UsageError("the request names no picture; reload the page")
-    picture = session.service.picture(Address.read(dict(query)), kind, size)
+    picture = session.service.picture(session.person, Address.read(dict(query)), kind, size)
     # The version is part of the address. Only this browser keeps it, and nothing keeps the large ones.
     keep = "private, max-age=3600" if size == "small" else "no-store"
     return Response(picture.data, media_type=picture.media_type, headers={"Cache-Control": keep})
@@ -242,7 +254,7 @@ def _decide(request: Request, session: ReviewSession, body: Any) -> Response:
 
     def work() -> Press:
         reason = str(body.get("reason") or "")
-        rows, written = session.service.decide(addresses, state, by=session.by, reason=reason)
+        rows, written = session.service.decide(session.person, addresses, state, reason=reason)
         return Press({"rows": rows}, tuple(written))
 
     return _answer(request, session.once(_press_id(body), work).answer)
@@ -258,7 +270,7 @@ def _undo(request: Request, session: ReviewSession, body: Any) -> Response:
         written = [each for press in presses if press for each in press.written]
         if not written:
             raise UsageError("this cannot be undone any more; decide again instead")
-        rows, kept = session.service.take_back(written, by=session.by)
+        rows, kept = session.service.take_back(session.person, written)
         return Press({"rows": rows, "kept": kept})
 
     return _answer(request, session.once(_press_id(body), work).answer)
@@ -266,7 +278,7 @@ def _undo(request: Request, session: ReviewSession, body: Any) -> Response:
 
 def _quote(request: Request, session: ReviewSession, body: Any) -> Response:
     prompt = str(body.get("prompt") or "").strip()
-    return _answer(request, session.service.quote(_addresses(body), prompt=prompt))
+    return _answer(request, session.service.quote(session.person, _addresses(body), prompt=prompt))
 
 
 def _redo(request: Request, session: ReviewSession, body: Any) -> Response:
@@ -278,23 +290,24 @@ def _redo(request: Request, session: ReviewSession, body: Any) -> Response:
 
     def work() -> Press:
         prompt = str(body.get("prompt") or "").strip()
-        return Press({"rows": session.service.redo(addresses, by=session.by, prompt=prompt, seed=seed)})
+        return Press({"rows": session.service.redo(session.person, addresses, prompt=prompt, seed=seed)})
 
     return _answer(request, session.once(_press_id(body), work).answer)
 
 
 def _history(request: Request, session: ReviewSession, body: Any) -> Response:
-    return _answer(request, session.service.history(Address.read(dict(request.query_params))))
+    return _answer(request, session.service.history(session.person, Address.read(dict(request.query_params))))
 
 
 def _publish(request: Request, session: ReviewSession, body: Any) -> Response:
     batch = _batch(str(body.get("batch")))
-    return _answer(request, {"text": session.service.publish(batch)})
+    return _answer(request, {"text": session.service.publish(session.person, batch)})
 
 
 def _zip_ticket(request: Request, session: ReviewSession, body: Any) -> Response:
     batch = _batch(str(body.get("batch")))
-    next(session.service.zip(batch))  # says now if nothing is approved or the first result is gone
+    # Says now if nothing is approved or the first result is gone.
+    next(session.service.zip(session.person, batch))
     return _answer(request, {"address": f"{ADDRESS}/zip/{session.ticket(batch)}"})
 
 
@@ -310,9 +323,13 @@ async def _zip(request: Request) -> Response:
     if found is None:
         return PlainTextResponse("this download was used already or has expired; ask for it again", 403)
     session, batch = found
+    try:
+        parts = await run_in_threadpool(session.service.zip, session.person, batch)
+    except UsageError as error:
+        return PlainTextResponse(str(error), 404)
     name = archive_path(f"{batch.name} approved.zip").encode("ascii", "replace").decode().replace('"', "'")
     return StreamingResponse(
-        session.service.zip(batch),
+        parts,
         media_type="application/zip",
         headers={"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"},
     )

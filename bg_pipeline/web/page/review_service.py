@@ -16,10 +16,12 @@ from typing import Any
 import orjson
 
 from bg_pipeline import planning, review
+from bg_pipeline.authorization import Right
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.domain.batches import Batch, find_batch
 from bg_pipeline.domain.file_names import archive_path
 from bg_pipeline.domain.model_facts import facts_of
+from bg_pipeline.domain.people import Person
 from bg_pipeline.domain.rows import Status
 from bg_pipeline.domain.text import counted
 from bg_pipeline.errors import ImageError, UsageError
@@ -87,7 +89,6 @@ class Written:
     """One stored decision, for undoing it."""
 
     address: Address
-    data: Store
     result: str
     etag: str
 
@@ -97,6 +98,7 @@ class ReviewService:
 
     def __init__(self, settings: Settings, aws: Aws, batches: BatchService) -> None:
         self.settings = settings
+        self.acts = batches.acts
         self._aws = aws
         self._batches = batches
         self._workers = shared_workers(settings.max_decoded_images)
@@ -105,8 +107,8 @@ class ReviewService:
 
     # Lists
 
-    def batches(self, days: int, now: datetime | None = None) -> list[dict[str, Any]]:
-        """The batches of the last ``days`` dates (UTC) that have results, newest first.
+    def batches(self, person: Person, days: int, now: datetime | None = None) -> list[dict[str, Any]]:
+        """The batches of the last ``days`` dates (UTC) that have results and that a person may see, newest first.
 
         Batches that made pictures again for another one of these are left out: their pictures stand there.
         """
@@ -114,7 +116,7 @@ class ReviewService:
         cards = [
             card
             for back in range(-1, days)
-            for card in self._batches.batches(today - timedelta(back), max_age=5.0)
+            for card in self._batches.batches(person, today - timedelta(back), max_age=5.0)
             if card.complete and card.done
         ]
         listed = {card.batch.path for card in cards}
@@ -129,10 +131,13 @@ class ReviewService:
             if card.redo_of not in listed
         ]
 
-    def rows(self, batch: Batch) -> dict[str, Any]:
-        """The results of one batch for the browser, with a ``version`` that changes when one of them does."""
-        results = self._batches.results(batch)
-        found = self._batches.places(batch)
+    def rows(self, person: Person, batch: Batch) -> dict[str, Any]:
+        """The results of one batch for the browser, with a ``version`` that changes when one of them does.
+
+        Raises `NoSuchBatch` for a batch that the person may not see, as everything here does.
+        """
+        results = self._batches.results(person, batch)
+        found = self._batches.places(person, batch)
         rows = [_row(batch, place) for place in found]
         summary = results.summary([place.item for place in found])
         document: dict[str, Any] = {
@@ -146,13 +151,13 @@ class ReviewService:
 
     # Pictures
 
-    def picture(self, address: Address, kind: str, size: str) -> Picture:
+    def picture(self, person: Person, address: Address, kind: str, size: str) -> Picture:
         """A picture of a result: ``kind`` is after, before or mask; ``size`` is small, large, full
         (its pixels), or file (its bytes).
 
         Raises `Gone` if there is none in this version.
         """
-        work, item = self._item(address)
+        work, item = self._item(person, address)
         if kind == "mask":
             return self._mask(work, item.image)
         if kind == "before":
@@ -211,18 +216,18 @@ class ReviewService:
     # Decisions
 
     def decide(
-        self, addresses: Sequence[Address], state: State, *, by: str, reason: str = ""
+        self, person: Person, addresses: Sequence[Address], state: State, *, reason: str = ""
     ) -> tuple[list[dict[str, Any]], list[Written]]:
         """Stores decisions; returns the changed rows for the browser, and what was written.
 
         Where the result or its decision is not what the person saw, nothing is stored; the row has a ``conflict``.
-        Raises `UsageError` as `review.decide_as_seen`.
+        Raises as `Acts.decide_as_seen`.
         """
+        self._check(person, addresses, Right.REVIEW)
         rows: list[dict[str, Any]] = []
         written: list[Written] = []
         for batch, chosen in _by_batch(addresses).items():
-            results = self._batches.results(batch)
-            data = results.work.locations.data
+            results = self._batches.results(person, batch)
             current = {(item.image, item.number): item for item in results.unjudged()}
             due, refused = [], []
             for address in chosen:
@@ -231,28 +236,35 @@ class ReviewService:
                     due.append((address, replace(item, review_etag=address.seen)))
                 else:
                     refused.append(address)
-            etags = review.decide_as_seen(data, [item for _, item in due], state, by=by, reason=reason)
+            items = [item for _, item in due]
+            etags = self.acts.decide_as_seen(person, results.work, items, state, reason=reason)
             for (address, item), etag in zip(due, etags, strict=True):
                 if etag:
-                    written.append(Written(address, data, item.key, etag))
+                    written.append(Written(address, item.key, etag))
                     rows.append(
                         {
                             "id": _id(address),
                             "state": state.value,
                             "seen": etag,
-                            "why": f"{state.value} by {by}" + (f": {reason}" if reason else ""),
+                            "why": f"{state.value} by {person.name}" + (f": {reason}" if reason else ""),
                         }
                     )
                 else:
                     refused.append(address)
-            rows += self._conflicts(refused)
+            rows += self._conflicts(person, refused)
         return rows, written
 
-    def _conflicts(self, refused: Iterable[Address]) -> list[dict[str, Any]]:
+    def _check(self, person: Person, addresses: Iterable[Address], right: Right) -> None:
+        """Raises `NoSuchBatch` or `NotAllowed` if one of these batches is refused, before anything is done."""
+        for batch in {batch for address in addresses for batch in (address.batch, address.origin)}:
+            self.acts.authorization.require_visible(person, batch)
+        self.acts.authorization.require(person, right)
+
+    def _conflicts(self, person: Person, refused: Iterable[Address]) -> list[dict[str, Any]]:
         """The present rows of results that changed since the browser read them, each with a sentence."""
         rows = []
         for origin, chosen in _by_batch(refused, origin=True).items():
-            present = {row["id"]: row for row in self.rows(origin)["rows"]}
+            present = {row["id"]: row for row in self.rows(person, origin)["rows"]}
             for address in chosen:
                 row = present.get(_id(address))
                 if row is None:
@@ -263,36 +275,38 @@ class ReviewService:
                     rows.append({**row, "conflict": f"somebody decided meanwhile ({row['why']})"})
         return rows
 
-    def take_back(self, written: Sequence[Written], *, by: str) -> tuple[list[dict[str, Any]], int]:
+    def take_back(self, person: Person, written: Sequence[Written]) -> tuple[list[dict[str, Any]], int]:
         """Takes decisions back; returns the present rows, and how many stay because somebody decided after them."""
+        self._check(person, (each.address for each in written), Right.REVIEW)
         kept = 0
-        by_bucket: dict[str, list[Written]] = {}
+        by_batch: dict[Batch, list[Written]] = {}
         for each in written:
-            by_bucket.setdefault(each.data.bucket, []).append(each)
-        for group in by_bucket.values():
-            etags = review.take_back(group[0].data, [(each.result, each.etag) for each in group], by=by)
+            by_batch.setdefault(each.address.batch, []).append(each)
+        for batch, group in by_batch.items():
+            work = self._batches.results(person, batch).work
+            etags = self.acts.take_back(person, work, [(each.result, each.etag) for each in group])
             kept += sum(not etag for etag in etags)
         rows = []
         for origin, chosen in _by_batch((each.address for each in written), origin=True).items():
-            present = {row["id"]: row for row in self.rows(origin)["rows"]}
+            present = {row["id"]: row for row in self.rows(person, origin)["rows"]}
             rows += [present[_id(address)] for address in chosen if _id(address) in present]
         return rows, kept
 
-    def history(self, address: Address) -> list[dict[str, str]]:
+    def history(self, person: Person, address: Address) -> list[dict[str, str]]:
         """The decisions about a result, newest first."""
-        work, item = self._item(address)
+        work, item = self._item(person, address)
         return review.history(work.locations.data, item.key) if item.key else []
 
     # Other pictures
 
-    def quote(self, addresses: Sequence[Address], *, prompt: str = "") -> dict[str, Any]:
+    def quote(self, person: Person, addresses: Sequence[Address], *, prompt: str = "") -> dict[str, Any]:
         """The number of pictures that `redo` would have made, and their price in dollars (None: not known).
 
         ``atWorst`` is the price if every picture has to be made as often as the settings allow.
         """
         pictures = 0
         for batch, chosen in _by_batch(addresses).items():
-            work, items = self._items(batch, chosen)
+            work, items = self._items(person, batch, chosen)
             request = review.redo_request(work, items, prompt=prompt)
             pictures += paid_pictures(request, list(request.entries))
         price = self._price_of_picture()
@@ -319,23 +333,23 @@ class ReviewService:
         return price
 
     def redo(
-        self, addresses: Sequence[Address], *, by: str, prompt: str = "", seed: int | None = None
+        self, person: Person, addresses: Sequence[Address], *, prompt: str = "", seed: int | None = None
     ) -> list[dict[str, Any]]:
         """Asks for other pictures in place of results, each result only as the browser saw it; returns their rows.
 
         A result that is being made again already, or that changed since, is not asked for; its row says so. Raises
-        `UsageError` as `review.redo`.
+        as `Acts.redo`.
         """
+        self._check(person, addresses, Right.REVIEW)
         rows: list[dict[str, Any]] = []
         for batch, chosen in _by_batch(addresses).items():
-            results = self._batches.results(batch)
+            results = self._batches.results(person, batch)
             current = {(item.image, item.number): item for item in results.items()}
             due: list[Address] = []
             refused: list[Address] = []
+            places = self._batches.places(person, batch) if any(not each.etag for each in chosen) else ()
             without_result = {
-                (place.item.image, place.item.number): place.seen
-                for place in (self._batches.places(batch) if any(not each.etag for each in chosen) else ())
-                if not place.item.key
+                (place.item.image, place.item.number): place.seen for place in places if not place.item.key
             }
             for address in chosen:
                 name = address.image, address.number
@@ -343,51 +357,55 @@ class ReviewService:
                 seen = without_result.get(name, item.review_etag if item else "")
                 same = item is not None and (item.etag, seen) == (address.etag, address.seen)
                 (due if same else refused).append(address)
-            rows += self._conflicts(refused)
+            rows += self._conflicts(person, refused)
             if not due:
                 continue
             items = [current[address.image, address.number] for address in due]
-            self._batches.redo(results.work, items, by=by, prompt=prompt, seed=seed)
+            self._batches.redo(person, results.work, items, prompt=prompt, seed=seed)
             for origin, same_origin in _by_batch(due, origin=True).items():
-                present = {row["id"]: row for row in self.rows(origin)["rows"]}
+                present = {row["id"]: row for row in self.rows(person, origin)["rows"]}
                 rows += [present[_id(address)] for address in same_origin if _id(address) in present]
         return rows
 
     # Deliveries
 
-    def publish(self, batch: Batch) -> str:
+    def publish(self, person: Person, batch: Batch) -> str:
         """Publishes the approved results, replacements in the places of their originals; returns a sentence."""
-        work = self._batches.results(batch).work
-        done = review.publish(work, list(review.to_publish(self._batches.places(batch))))
+        work = self._batches.results(person, batch).work
+        items = list(review.to_publish(self._batches.places(person, batch)))
+        done = self.acts.publish(person, work, items)
         sentence = f"{counted(done.copied, 'result')} published, {done.kept:,} were published before."
         if done.stale:
             names = ", ".join(key.rpartition("/")[2] for key in done.stale[:10])
             sentence += f" Not published, because they changed after their approval: {names}."
         return sentence
 
-    def zip(self, batch: Batch) -> Iterator[bytes]:
+    def zip(self, person: Person, batch: Batch) -> Iterator[bytes]:
         """A ZIP file of the approved results as it is made, one result in memory at a time.
 
         Replacements have the names of their originals. Raises `UsageError` if nothing is approved.
         """
-        work = self._batches.results(batch).work
-        approved = [place for place in self._batches.places(batch) if place.item.state is State.APPROVED]
+        work = self._batches.results(person, batch).work
+        places = self._batches.places(person, batch)
+        approved = [place for place in places if place.item.state is State.APPROVED]
         if not any(place.item.key for place in approved):
             raise UsageError("no result of this batch is approved yet")
         return _zipped(work, approved)
 
     # Reading
 
-    def _items(self, batch: Batch, addresses: Sequence[Address]) -> tuple[BatchWork, list[Item]]:
-        results = self._batches.results(batch)
+    def _items(
+        self, person: Person, batch: Batch, addresses: Sequence[Address]
+    ) -> tuple[BatchWork, list[Item]]:
+        results = self._batches.results(person, batch)
         current = {(item.image, item.number): item for item in results.unjudged()}
         items = [current.get((address.image, address.number)) for address in addresses]
         if None in items:
             raise UsageError("a chosen result does not exist any more; reload the page")
         return results.work, [item for item in items if item is not None]
 
-    def _item(self, address: Address) -> tuple[BatchWork, Item]:
-        results = self._batches.results(address.batch)
+    def _item(self, person: Person, address: Address) -> tuple[BatchWork, Item]:
+        results = self._batches.results(person, address.batch)
         item = results.find(address.image, address.number)
         if item is None:
             raise Gone(f"{address.image} has no such result any more")

@@ -43,7 +43,8 @@ def _guards(configured: Settings) -> list[Middleware]:
     Streamlit accepts any request whose Host and Origin are the same. A foreign website whose name resolves to
     127.0.0.1 can send such requests (DNS rebinding), so without sign-in the Host must be one of `LOOPBACK`.
     """
-    headers = Middleware(SecurityHeaders, policy=page_policy())
+    https = bool(configured.oidc_client_id) and configured.page_address.startswith("https://")
+    headers = Middleware(SecurityHeaders, policy=page_policy(), https=https)
     if configured.oidc_client_id:
         return [
             headers,

@@ -18,7 +18,7 @@ def is_cognito(issuer: str) -> bool:
 
 
 class SignOutAtIssuer:
-    """Changes where Streamlit redirects a browser that signs out.
+    """Changes where Streamlit redirects a browser that signs out, and clears what the browser has stored.
 
     Streamlit names the address to return to as OpenID Connect does (``post_logout_redirect_uri``). Cognito accepts
     only ``client_id`` and ``logout_uri``. An issuer whose discovery document has no ``end_session_endpoint`` is
@@ -42,6 +42,8 @@ class SignOutAtIssuer:
         async def send_with_location(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
+                # Pictures and names of whoever used this browser are not kept for the next one.
+                headers["Clear-Site-Data"] = '"cache", "storage"'
                 if "location" in headers:
                     headers["location"] = self._location(headers["location"])
             await send(message)

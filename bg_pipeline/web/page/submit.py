@@ -8,16 +8,18 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
+from bg_pipeline.authorization import Right
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.formats import EXTENSIONS
 from bg_pipeline.domain.model_facts import as_of
+from bg_pipeline.domain.people import Person
 from bg_pipeline.domain.presets import PRESETS
 from bg_pipeline.domain.requests import BLUR, MAX_SEED
 from bg_pipeline.domain.text import counted
 from bg_pipeline.errors import RequestError, UsageError
 from bg_pipeline.planning import Plan
 from bg_pipeline.uploads.submitting import Upload
-from bg_pipeline.web.page import photo_settings
+from bg_pipeline.web.page import photo_settings, user
 from bg_pipeline.web.page.drafts import DraftPhoto, DraftService, LabelsFound, user_error
 from bg_pipeline.web.page.upload_server import UploadSession, sessions
 from bg_pipeline.web.page.widgets import escape_markdown, upload_widget
@@ -59,7 +61,13 @@ def show(service: DraftService) -> None:
     state = st.session_state
     if batch := state.pop("submitted", None):
         st.success(f"Batch {batch} is submitted. Follow it on the screen *Batches*.")
-    session: UploadSession = state.session if "session" in state else sessions.open(service)
+    person = _visitor(service)
+    if not service.acts.authorization.may(person, Right.SUBMIT):
+        st.info("You may look at batches, but submitting them needs the role submitter.")
+        return
+    if "session" in state and not state.session.renew(person):
+        _clear_session_state()
+    session: UploadSession = state.session if "session" in state else sessions.open(service, person)
     state.session = session
     wishes = Wishes(session)
     sending, refused = upload_widget(session, _EXTENSIONS)
@@ -101,9 +109,13 @@ def resume(service: DraftService, draft: Batch) -> None:
 
     What the visitor was preparing before stays in storage as a draft.
     """
-    session = sessions.open(service, draft)
+    session = sessions.open(service, _visitor(service), draft)
     _clear_session_state()
     st.session_state.session = session
+
+
+def _visitor(service: DraftService) -> Person:
+    return user.visitor(service.settings, service.acts.authorization)
 
 
 def _clear_session_state() -> None:
@@ -127,6 +139,7 @@ def _labels(
     ):
         bar = st.progress(0.0, "Looking at the photos")
         labels |= service.labels(
+            _visitor(service),
             session.batch,
             missing,
             lambda number: bar.progress(number / len(missing), f"{number} of {len(missing)}"),
@@ -369,7 +382,7 @@ def _plan_and_submit(
             data, request = service.request(batch, names, fields, photo_fields)
             files: Mapping[str, Upload] = {}
         else:
-            resolved = service.from_manifest(batch, manifest, names, fields)
+            resolved = service.from_manifest(_visitor(service), batch, manifest, names, fields)
             data, request, files = resolved.data, resolved.request, resolved.files(service.store, batch)
             for warning in service.warnings(manifest)[:10]:
                 st.caption(escape_markdown(warning))
@@ -390,7 +403,7 @@ def _plan_and_submit(
     if before is not None and before != key and state.get(before):
         st.warning("The plan changed with what you entered last. Look at it, then press *Submit* again.")
     if st.button("Submit", key=key, type="primary", icon=":material/send:", disabled=plan.due == 0):
-        service.submit(batch, data, files)
+        service.submit(_visitor(service), batch, data, files)
         sessions.close(session)
         _clear_session_state()
         state.submitted = batch.path

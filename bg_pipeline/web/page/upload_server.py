@@ -17,7 +17,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from bg_pipeline.domain.batches import Batch
-from bg_pipeline.errors import BgPipelineError, UsageError
+from bg_pipeline.domain.people import Person
+from bg_pipeline.errors import BgPipelineError, NotAllowed, UsageError
 from bg_pipeline.web.page.drafts import DraftPhoto, DraftService, stored_wishes, unused_name
 
 ADDRESS = "/photos"
@@ -30,29 +31,38 @@ MAX_BYTES_IN_MEMORY = 1_000_000
 class UploadSession:
     """The photos that one visitor uploads for one batch. Thread-safe.
 
-    Whoever has the ``token`` may add photos, and can do nothing else. The batch is created with its first photo,
-    unless the session continues a stored ``draft``. ``wishes`` is what the visitor wants; `keep_wishes` stores it.
+    Whoever has the ``token`` may add photos until the sign-in of ``person`` ends, and can do nothing else. The batch
+    is created with its first photo, unless the session continues a stored ``draft``. ``wishes`` is what the visitor
+    wants; `keep_wishes` stores it.
     """
 
-    def __init__(self, service: DraftService, draft: Batch | None = None) -> None:
+    def __init__(self, service: DraftService, person: Person, draft: Batch | None = None) -> None:
         self.token = secrets.token_urlsafe(32)
         self.max_bytes = service.settings.api_max_upload_mb * 1_000_000
+        self.person = person
         self._service = service
         self._lock = threading.Lock()
         self._batch = draft
-        self._photos = {each.name: each for each in service.resume_draft(draft)} if draft else {}
+        self._photos = {each.name: each for each in service.resume_draft(person, draft)} if draft else {}
         self._names = set(self._photos)
         self._by_id: dict[str, Future[DraftPhoto]] = {}
         self._closed = False
         self.wishes: dict[str, Any] = stored_wishes(service.store, draft) if draft else {}
         self._kept = orjson.dumps(self.wishes)
 
+    def renew(self, person: Person) -> bool:
+        """Takes over the end of a later sign-in of the same person; False if this is somebody else."""
+        if (self.person.issuer, self.person.subject) != (person.issuer, person.subject):
+            return False
+        self.person = person
+        return True
+
     @property
     def batch(self) -> Batch:
         """The batch, which is created on first use."""
         with self._lock:
             if self._batch is None:
-                self._batch = self._service.start_draft()
+                self._batch = self._service.start_draft(self.person)
             return self._batch
 
     @property
@@ -66,6 +76,8 @@ class UploadSession:
 
         Raises `UsageError` if an image cannot have this name, and once the batch is submitted.
         """
+        if self.person.expired:
+            raise NotAllowed("your sign-in has ended; sign in again")
         batch = self.batch
         with self._lock:
             if self._closed:
@@ -120,9 +132,9 @@ class UploadSessions:
         self._lock = threading.Lock()
         self._sessions: OrderedDict[str, UploadSession] = OrderedDict()
 
-    def open(self, service: DraftService, draft: Batch | None = None) -> UploadSession:
+    def open(self, service: DraftService, person: Person, draft: Batch | None = None) -> UploadSession:
         """A new session, for a new batch or for a stored draft; `UsageError` if ``draft`` is not a draft."""
-        session = UploadSession(service, draft)
+        session = UploadSession(service, person, draft)
         with self._lock:
             self._sessions[session.token] = session
             if len(self._sessions) > MAX_SESSIONS:

@@ -1,21 +1,31 @@
 """The visitor of the page: the person who signed in, or this machine's user where sign-in is off."""
 
-import time
+import logging
+from datetime import UTC, datetime, timedelta
 
 import streamlit as st
 
+from bg_pipeline.authorization import Authorization
+from bg_pipeline.domain.people import Person, Via, local_person
+from bg_pipeline.domain.text import printable
+from bg_pipeline.errors import NotAllowed
 from bg_pipeline.review import this_user
 from bg_pipeline.settings import Settings
 from bg_pipeline.web.page import review_server
 from bg_pipeline.web.page.widgets import escape_markdown
 
-SIGNED_IN_SECONDS = 12 * 3600
-"""How long a sign-in is valid; Streamlit's own cookie lasts 30 days."""
+_log = logging.getLogger(__name__)
 
 
 def require_sign_in(settings: Settings) -> None:
     """Returns if sign-in is off or the visitor has signed in; otherwise shows only a sign-in button."""
-    if not settings.oidc_client_id or _signed_in():
+    if not settings.oidc_client_id:
+        return
+    until = _sign_in_ends(settings)
+    if until is not None and datetime.now(UTC) < until:
+        if not st.session_state.get("sign_in_logged"):
+            st.session_state.sign_in_logged = True
+            _log.info("signed in: %s (%s)", printable(name()), printable(_claim("sub")))
         return
     st.title("New backgrounds for photos")
     st.write("Please sign in: pictures cost money, and each decision is stored with the name of who made it.")
@@ -38,10 +48,17 @@ def _sign_out() -> None:
     st.logout()
 
 
-def signed_in_until() -> float | None:
-    """When the visitor's sign-in ends, in seconds of the epoch; None where sign-in is off."""
-    issued = st.user.get("iat")
-    return issued + SIGNED_IN_SECONDS if isinstance(issued, int | float) else None
+def visitor(settings: Settings, authorization: Authorization) -> Person:
+    """Who looks at the page now. Ask at each act: a session may be open for longer than its sign-in.
+
+    Raises `NotAllowed` if the visitor has not signed in, if the sign-in has ended or is of another issuer.
+    """
+    if not settings.oidc_client_id:
+        return local_person(name(), Via.PAGE)
+    until = _sign_in_ends(settings)
+    if until is None or datetime.now(UTC) >= until:
+        raise NotAllowed("your sign-in has ended; reload the page and sign in again")
+    return authorization.person(st.user.to_dict(), Via.PAGE, name=name(), until=until)
 
 
 def name() -> str:
@@ -52,10 +69,15 @@ def name() -> str:
     return this_user() or "page"
 
 
-def _signed_in() -> bool:
+def _sign_in_ends(settings: Settings) -> datetime | None:
+    """When the visitor's sign-in ends, which Streamlit's cookie outlasts (30 days); None without a sign-in."""
     issued = st.user.get("iat")
-    fresh = isinstance(issued, int | float) and time.time() - issued < SIGNED_IN_SECONDS
-    return bool(st.user.get("is_logged_in")) and fresh
+    if not st.user.get("is_logged_in") or not isinstance(issued, int | float):
+        return None
+    try:
+        return datetime.fromtimestamp(issued, UTC) + timedelta(hours=settings.page_sign_in_hours)
+    except (OverflowError, OSError, ValueError):
+        return None
 
 
 def _claim(name: str) -> str:

@@ -3,12 +3,14 @@
 import sys
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from bg_pipeline.domain.people import Person
+from bg_pipeline.settings import Settings
 from bg_pipeline.web.page import progress, search
 from bg_pipeline_tests.clocks import stop_clock
 
@@ -20,10 +22,13 @@ LATE = datetime(2026, 12, 31, 23, 59, 59, tzinfo=UTC)
 class NoBatches:
     """What the screens show where nothing was uploaded."""
 
+    settings = Settings()
+    acts = SimpleNamespace(authorization=None)
+
     def __init__(self) -> None:
         self.asked: list[date] = []
 
-    def batches(self, day: date, *, max_age: float = 0.0) -> list[Any]:
+    def batches(self, person: Person, day: date, *, max_age: float = 0.0) -> list[Any]:
         self.asked.append(day)
         return []
 

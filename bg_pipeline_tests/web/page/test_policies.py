@@ -100,3 +100,41 @@ def test_other_redirects_of_the_page_stay() -> None:
         RedirectResponse(f"https://x.example/?{HINTED}"), issuer=COGNITO, client_id="page", return_to=CALLBACK
     )
     assert headers_of(app, "/oauth2callback")["location"] == f"https://x.example/?{HINTED}"
+
+
+def test_behind_https_browsers_use_nothing_else_and_keep_the_sign_in_to_it() -> None:
+    answer = PlainTextResponse("the page")
+    answer.set_cookie("_streamlit_user", "signed", httponly=True, samesite="lax")
+    answer.set_cookie("already", "signed", secure=True)
+    sent = headers_of(SecurityHeaders(answer, policy="default-src 'self'", https=True))
+    assert sent["strict-transport-security"] == "max-age=31536000; includeSubDomains"
+    cookies = [value for name, value in all_headers(answer, https=True) if name == "set-cookie"]
+    assert [cookie.count("; Secure") for cookie in cookies] == [1, 1]
+    plain = [value for name, value in all_headers(answer, https=False) if name == "set-cookie"]
+    assert "Secure" not in plain[0]
+
+
+def all_headers(answer: PlainTextResponse, *, https: bool) -> list[tuple[str, str]]:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def call() -> None:
+        scope: dict[str, Any] = {"type": "http", "method": "GET", "path": "/", "headers": []}
+        await SecurityHeaders(answer, policy="", https=https)(scope, None, send)
+
+    asyncio.run(call())
+    return [(name.decode(), value.decode()) for name, value in sent[0]["headers"]]
+
+
+def test_answers_are_not_cached_unless_they_say_so() -> None:
+    assert headers_of(SecurityHeaders(PlainTextResponse("names"), policy=""))["cache-control"] == "no-store"
+    asset = PlainTextResponse("script", headers={"Cache-Control": "public, immutable"})
+    assert headers_of(SecurityHeaders(asset, policy=""))["cache-control"] == "public, immutable"
+
+
+def test_signing_out_clears_what_the_browser_has_stored() -> None:
+    app = SignOutAtIssuer(RedirectResponse("/"), issuer=COGNITO, client_id="page", return_to=CALLBACK)
+    assert headers_of(app, "/auth/logout")["clear-site-data"] == '"cache", "storage"'
+    assert "clear-site-data" not in headers_of(app, "/elsewhere")

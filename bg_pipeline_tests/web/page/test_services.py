@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.people import Via, local_person
 from bg_pipeline.domain.presets import PRESET_REQUESTS
 from bg_pipeline.domain.requests import image_settings
 from bg_pipeline.domain.rows import Status
@@ -23,6 +24,8 @@ from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench, aws
 from bg_pipeline_tests.pictures import photo
 from bg_pipeline_tests.rendered import as_png
+
+ANN = local_person("ann", Via.PAGE)
 
 
 @pytest.fixture
@@ -42,7 +45,7 @@ def drafts(bench: Bench, batches: BatchService) -> DraftService:
 
 
 def drafted(drafts: DraftService, count: int = 2) -> tuple[Batch, list[str]]:
-    batch, names = drafts.start_draft(), []
+    batch, names = drafts.start_draft(ANN), []
     for number in range(count):
         names.append(drafts.store_photo(batch, f"{number}.jpg", io.BytesIO(photo(number))).name)
     return batch, names
@@ -53,7 +56,7 @@ def test_a_draft_that_was_submitted_is_closed(
 ) -> None:
     batch, names = drafted(drafts)
     data, _ = drafts.request(batch, names, {"Prompt": "a beach"}, {})
-    drafts.submit(batch, data)
+    drafts.submit(ANN, batch, data)
     bench.put(batch.upload_key(names[0]), photo(7))
     bench.put(batch.upload_key("late.jpg"), photo(8))
     assert bench.run(batch.date).counts == {"Succeeded": 1, "Failed": 2}
@@ -76,10 +79,10 @@ def test_a_photo_without_its_labels_is_asked_for_as_what_stands_out(drafts: Draf
 def test_a_table_finds_dropped_photos_by_either_spelling_and_tells_what_a_spreadsheet_did(
     drafts: DraftService,
 ) -> None:
-    batch = drafts.start_draft()
+    batch = drafts.start_draft(ANN)
     name = drafts.store_photo(batch, "caf\u00e9.jpg", io.BytesIO(photo(1))).name
     table = "source,ref,prompt\ncafe\u0301.jpg,10.12.2026,a beach\n".encode()
-    assert list(drafts.from_manifest(batch, table, [name], {}).request.entries) == [name]
+    assert list(drafts.from_manifest(ANN, batch, table, [name], {}).request.entries) == [name]
     (doubt,) = drafts.warnings(table)
     assert doubt.startswith("line 2, column ref: '10.12.2026'")
 
@@ -94,7 +97,7 @@ def test_what_is_dropped_lies_in_storage_as_a_draft_that_nothing_works_on(
     }
     assert bench.run(batch.date).images == 0
     assert control.paid() == []
-    (standing,) = batches.batches(batch.date)
+    (standing,) = batches.batches(ANN, batch.date)
     assert standing.draft
     assert standing.state.startswith("draft, last changed")
 
@@ -117,13 +120,13 @@ def test_labels_are_asked_for_once_and_the_run_uses_the_same_answer(
     drafts: DraftService, bench: Bench, control: ControlClient
 ) -> None:
     batch, names = drafted(drafts)
-    seen = drafts.labels(batch, names, lambda number: None)
+    seen = drafts.labels(ANN, batch, names, lambda number: None)
     assert all(found.usable and not found.problem for found in seen.values())
-    drafts.labels(batch, names, lambda number: None)
+    drafts.labels(ANN, batch, names, lambda number: None)
     asked = [call for call in control.paid() if call["operation"] == "DetectLabels"]
     assert len(asked) == len(names)
     data, _ = drafts.request(batch, names, {"Prompt": "a beach"}, {})
-    drafts.submit(batch, data)
+    drafts.submit(ANN, batch, data)
     assert bench.run(batch.date).counts == {Status.SUCCEEDED: 2}
     assert [call for call in control.paid() if call["operation"] == "DetectLabels"] == asked
 
@@ -134,7 +137,7 @@ def test_what_is_no_photo_has_its_problem_told_and_keeps_nobody_else_from_labels
     batch, names = drafted(drafts, 1)
     bad = drafts.store_photo(batch, "page.jpg", io.BytesIO(b"<html>404</html>"))
     assert bad.small == b""
-    seen = drafts.labels(batch, [*names, bad.name], lambda number: None)
+    seen = drafts.labels(ANN, batch, [*names, bad.name], lambda number: None)
     assert "not a photo" in seen[bad.name].problem
     assert seen[names[0]].usable
 
@@ -158,14 +161,14 @@ def test_a_request_without_a_background_is_refused_by_field(drafts: DraftService
 def test_a_table_asks_for_each_photo_alone_and_names_what_was_not_dropped(drafts: DraftService) -> None:
     batch, names = drafted(drafts)
     table = f"source,ref,prompt\n{names[0]},A1,a beach\nphotos/{names[1]},A2,a street\n"
-    resolved = drafts.from_manifest(batch, table.encode(), names, {})
+    resolved = drafts.from_manifest(ANN, batch, table.encode(), names, {})
     assert [(entry.Ref, entry.Prompt) for entry in resolved.request.entries.values()] == [
         ("A1", "a beach"),
         ("A2", "a street"),
     ]
     assert list(resolved.files(drafts.store, batch)) == [batch.manifest_key]
     with pytest.raises(RequestError) as caught:
-        drafts.from_manifest(batch, b"source,prompt\nother.jpg,a beach\n", names, {})
+        drafts.from_manifest(ANN, batch, b"source,prompt\nother.jpg,a beach\n", names, {})
     assert caught.value.problems == (("line 2, column source", "no photo named 'other.jpg' was uploaded"),)
 
 
@@ -184,7 +187,7 @@ def test_a_table_may_name_objects_in_s3_masks_backdrops_and_other_names(
         f"{names[1]},,,assets/mask.png,s3://{bucket}/catalogue/sky.png\n"
         f"s3://{bucket}/assets/hat.jpg,,a street,,\n"
     ).encode()
-    resolved = drafts.from_manifest(batch, table, names[:2], {})
+    resolved = drafts.from_manifest(ANN, batch, table, names[:2], {})
     entries = resolved.request.entries
     assert list(entries) == ["first.jpg", names[1], "hat.jpg"]
     assert entries[names[1]].MaskKey == "assets/mask.png"
@@ -199,7 +202,7 @@ def test_a_table_may_name_objects_in_s3_masks_backdrops_and_other_names(
     plan, _ = drafts.plan(batch, resolved.request, files)
     assert plan.due == 3
     assert bench.store.head(batch.upload_key("hat.jpg")) is None
-    drafts.submit(batch, resolved.data, files)
+    drafts.submit(ANN, batch, resolved.data, files)
     stored = {key: content.data for key in files if (content := bench.store.read(key))}
     assert stored == {
         batch.upload_key("first.jpg"): photo(0),
@@ -214,17 +217,17 @@ def test_a_table_cannot_give_a_photo_the_name_of_another_dropped_photo(drafts: D
     batch, names = drafted(drafts)
     table = f"source,name,prompt\n{names[0]},{names[1]},a beach\n".encode()
     with pytest.raises(RequestError, match="is another photo of this batch already"):
-        drafts.from_manifest(batch, table, names, {})
+        drafts.from_manifest(ANN, batch, table, names, {})
 
 
 def test_a_submitted_batch_gets_no_more_files(drafts: DraftService, bench: Bench) -> None:
     batch, names = drafted(drafts)
-    first = drafts.from_manifest(batch, f"source,prompt\n{names[0]},a beach\n".encode(), names, {})
-    drafts.submit(batch, first.data, first.files(drafts.store, batch))
+    first = drafts.from_manifest(ANN, batch, f"source,prompt\n{names[0]},a beach\n".encode(), names, {})
+    drafts.submit(ANN, batch, first.data, first.files(drafts.store, batch))
     table = f"source,prompt,name\n{names[0]},a street,other.jpg\n".encode()
-    second = drafts.from_manifest(batch, table, names, {})
+    second = drafts.from_manifest(ANN, batch, table, names, {})
     with pytest.raises(UsageError, match="was submitted already"):
-        drafts.submit(batch, second.data, second.files(drafts.store, batch))
+        drafts.submit(ANN, batch, second.data, second.files(drafts.store, batch))
     assert bench.store.head(batch.upload_key("other.jpg")) is None
 
 
@@ -244,25 +247,25 @@ def test_a_draft_that_was_left_is_gone_on_with_or_discarded(
     drafts: DraftService, batches: BatchService, bench: Bench
 ) -> None:
     batch, names = drafted(drafts)
-    lot = UploadSessions().open(drafts, batch)
+    lot = UploadSessions().open(drafts, ANN, batch)
     assert list(lot.photos) == names
     assert all(photo.small for photo in lot.photos.values())
     assert lot.store("another", names[0], io.BytesIO(photo(9))).name == "0 2.jpg"
     assert lot.batch == batch
-    assert drafts.discard(batch) == 3
-    assert batches.batches(batch.date) == []
+    assert drafts.discard(ANN, batch) == 3
+    assert batches.batches(ANN, batch.date) == []
     with pytest.raises(UsageError, match="no draft"):
-        UploadSessions().open(drafts, batch)
+        UploadSessions().open(drafts, ANN, batch)
 
 
 def test_a_batch_that_was_submitted_is_not_changed_by_a_second_press(drafts: DraftService) -> None:
     batch, names = drafted(drafts)
     data, _ = drafts.request(batch, names, {"Prompt": "a beach"}, {})
-    drafts.submit(batch, data)
-    drafts.submit(batch, data)
+    drafts.submit(ANN, batch, data)
+    drafts.submit(ANN, batch, data)
     other, _ = drafts.request(batch, names, {"Prompt": "a street"}, {})
     with pytest.raises(UsageError, match="submitted already"):
-        drafts.submit(batch, other)
+        drafts.submit(ANN, batch, other)
     assert drafts.store.head(batch.draft_key) is None
 
 
@@ -272,21 +275,21 @@ def test_a_batch_tells_what_waits_for_approval_and_what_can_be_asked_for_again(
     batch = bench.submit({"a.jpg": b"no photo", "b.jpg": photo(1), "c.jpg": photo(2)}, Sample=2, Variants=2)
 
     def stands() -> tuple[PendingPhotos, PendingPhotos]:
-        (found,) = batches.batches(batch.date)
+        (found,) = batches.batches(ANN, batch.date)
         return found.to_approve, found.to_retry
 
     assert stands() == (PendingPhotos(), PendingPhotos())
     bench.run()
     assert stands() == (PendingPhotos(1, 2), PendingPhotos(1, 2))
-    batches.approve_sample(batch, by="ann")
+    batches.approve_sample(ANN, batch)
     assert stands() == (PendingPhotos(), PendingPhotos(1, 2))
     bench.run()
     assert stands() == (PendingPhotos(), PendingPhotos(1, 2))
     bench.put(batch.upload_key("a.jpg"), photo(3))
-    again = batches.retry(batch)
+    again = batches.retry(ANN, batch)
     assert bench.run(again.date).counts == {Status.SUCCEEDED: 1}
     with pytest.raises(UsageError, match="could mend"):
-        batches.retry(again)
+        batches.retry(ANN, again)
 
 
 def test_a_sample_is_approved_for_the_request_that_the_page_showed(
@@ -294,22 +297,22 @@ def test_a_sample_is_approved_for_the_request_that_the_page_showed(
 ) -> None:
     batch = bench.submit(3, Sample=1)
     bench.run()
-    (shown,) = batches.batches(batch.date)
+    (shown,) = batches.batches(ANN, batch.date)
     other = {"Id": "id-101530", "Prompt": "a dark forest", "Sample": 1}
     bench.store.write_json(batch.request_key, other)
     bench.run()
     with pytest.raises(UsageError, match="replaced since you looked"):
-        batches.approve_sample(batch, by="ann", seen=shown.request_etag)
+        batches.approve_sample(ANN, batch, seen=shown.request_etag)
     assert bench.run().counts == {Status.SUCCEEDED: 1, Status.SKIPPED: 2}
-    (shown,) = batches.batches(batch.date)
-    batches.approve_sample(batch, by="ann", seen=shown.request_etag)
+    (shown,) = batches.batches(ANN, batch.date)
+    batches.approve_sample(ANN, batch, seen=shown.request_etag)
     assert bench.run().counts == {Status.SUCCEEDED: 3}
 
 
 def test_what_can_be_asked_for_again_is_no_more_than_the_sample(batches: BatchService, bench: Bench) -> None:
     batch = bench.submit(4, Sample=2)
     bench.run(max_cost_usd=0.0001)
-    (standing,) = batches.batches(batch.date)
+    (standing,) = batches.batches(ANN, batch.date)
     assert standing.to_retry == PendingPhotos(2, 2)
 
 
@@ -318,9 +321,9 @@ def test_a_second_press_for_another_picture_makes_no_second_batch(
 ) -> None:
     batch = bench.submit(1)
     bench.run()
-    results = batches.results(batch)
+    results = batches.results(ANN, batch)
     shown = results.items()
-    presses = [batches.redo(results.work, shown, by="ann", prompt="a lake", seed=None) for _ in range(2)]
+    presses = [batches.redo(ANN, results.work, shown, prompt="a lake", seed=None) for _ in range(2)]
     assert presses[0] == presses[1]
 
 
@@ -329,9 +332,9 @@ def test_a_batch_that_was_processed_is_reported(
 ) -> None:
     batch, names = drafted(drafts)
     data, _ = drafts.request(batch, names, {"Prompt": "a beach"}, {})
-    drafts.submit(batch, data)
+    drafts.submit(ANN, batch, data)
     bench.run(batch.date)
-    (standing,) = batches.batches(batch.date)
+    (standing,) = batches.batches(ANN, batch.date)
     assert (standing.done, standing.counts) == (2, {"Succeeded": 2})
     assert standing.title == "a beach"
     assert [key for key, _ in standing.first_photos] == [batch.upload_key(name) for name in names]
@@ -384,7 +387,7 @@ def test_a_picture_is_put_behind_the_photos_without_a_generative_call(
     batch, names = drafted(drafts)
     key = drafts.backdrop(batch, as_png(Image.radial_gradient("L").convert("RGB")))
     data, _ = drafts.request(batch, names, {"Backdrop": key}, {})
-    drafts.submit(batch, data)
+    drafts.submit(ANN, batch, data)
     assert bench.run(batch.date).counts == {Status.SUCCEEDED: 2}
     assert {call["task"] for call in control.paid(operation="InvokeModel")} <= {"BACKGROUND_REMOVAL"}
 
@@ -396,7 +399,7 @@ def test_a_mask_of_ones_own_is_what_is_kept_of_its_photo(drafts: DraftService, b
     key = drafts.mask(batch, names[0], as_png(drawn))
     own = {names[0]: {"Subject": "MASK", "MaskKey": key}}
     data, request = drafts.request(batch, names, {"Prompt": "a beach"}, own)
-    drafts.submit(batch, data)
+    drafts.submit(ANN, batch, data)
     bench.run(batch.date)
     row = bench.rows(batch, request.Id)[names[0]]
     assert (drafts.store.read_json(f"{row.Results[0]}.json") or {})["Mask"] == "given"
@@ -424,27 +427,27 @@ def test_looking_again_at_a_date_on_which_nothing_happened_makes_two_listings(
 ) -> None:
     batch = bench.submit(3)
     bench.run()
-    (before,) = batches.batches(batch.date)
+    (before,) = batches.batches(ANN, batch.date)
     assert (before.batch, before.images, before.to_do) == (batch, 3, 0)
     calls: list[str] = []
     listed = Store.list
     monkeypatch.setattr(Store, "list", lambda self, prefix: calls.append(prefix) or listed(self, prefix))
     monkeypatch.setattr(Store, "read", lambda self, key, **_: calls.append(key))
-    assert batches.batches(batch.date) == [before]
+    assert batches.batches(ANN, batch.date) == [before]
     assert [prefix.split("/")[1] for prefix in calls] == ["ledger", "leases"]
 
 
 def test_what_a_run_did_meanwhile_is_seen_at_once(batches: BatchService, bench: Bench) -> None:
     batch = bench.submit(2)
-    (before,) = batches.batches(batch.date)
+    (before,) = batches.batches(ANN, batch.date)
     assert (before.state, before.done) == ("waiting for a run", 0)
     bench.run()
-    (after,) = batches.batches(batch.date)
+    (after,) = batches.batches(ANN, batch.date)
     assert (after.state, after.done) == ("reported", 2)
 
 
 def test_a_batch_that_was_just_submitted_is_seen_at_once(drafts: DraftService, batches: BatchService) -> None:
     batch, names = drafted(drafts)
-    assert [each.draft for each in batches.batches(batch.date)] == [True]
-    drafts.submit(batch, drafts.request(batch, names, {"Prompt": "a beach"}, {})[0])
-    assert [each.state for each in batches.batches(batch.date)] == ["waiting for a run"]
+    assert [each.draft for each in batches.batches(ANN, batch.date)] == [True]
+    drafts.submit(ANN, batch, drafts.request(batch, names, {"Prompt": "a beach"}, {})[0])
+    assert [each.state for each in batches.batches(ANN, batch.date)] == ["waiting for a run"]

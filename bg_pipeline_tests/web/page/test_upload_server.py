@@ -9,6 +9,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Route
 
+from bg_pipeline.domain.people import local_person
 from bg_pipeline.errors import UsageError
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.web.page import upload_server
@@ -31,7 +32,7 @@ def drafts(s3, bucket, control: ControlClient) -> DraftService:
 def session(drafts: DraftService, monkeypatch: pytest.MonkeyPatch) -> UploadSession:
     sessions = UploadSessions()
     monkeypatch.setattr(upload_server, "sessions", sessions)
-    return sessions.open(drafts)
+    return sessions.open(drafts, local_person("ann"))
 
 
 @pytest.fixture
@@ -140,8 +141,8 @@ def test_only_so_many_lots_are_remembered_those_in_use_first(
 ) -> None:
     monkeypatch.setattr(upload_server, "MAX_SESSIONS", 2)
     sessions = UploadSessions()
-    first, second = sessions.open(drafts), sessions.open(drafts)
+    first, second = sessions.open(drafts, local_person("ann")), sessions.open(drafts, local_person("ann"))
     assert sessions.find(first.token) is first
-    sessions.open(drafts)
+    sessions.open(drafts, local_person("ann"))
     assert sessions.find(first.token) is first
     assert sessions.find(second.token) is None

@@ -1,0 +1,234 @@
+"""What visitors with different roles may do on the page, however long a tab was open."""
+
+import io
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from bg_pipeline.authorization import Authorization
+from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.people import Person, Role, Via, local_person
+from bg_pipeline.errors import NoSuchBatch, NotAllowed, RequestError
+from bg_pipeline.review import State
+from bg_pipeline.storage.object_store import Store
+from bg_pipeline.web.page import user
+from bg_pipeline.web.page.batches import BatchService
+from bg_pipeline.web.page.drafts import DraftService
+from bg_pipeline.web.page.upload_server import UploadSessions
+from bg_pipeline_local_aws.control_client import ControlClient
+from bg_pipeline_tests.batches import Bench, aws
+from bg_pipeline_tests.pictures import photo
+
+ISSUER = "https://pool.example"
+SECONDS = 60
+
+
+def somebody(subject: str, *roles: Role, minutes: float = 5) -> Person:
+    until = datetime.now(UTC) + timedelta(minutes=minutes)
+    return Person(subject, Via.PAGE, frozenset(roles), ISSUER, subject, until)
+
+
+ADA, BOB = somebody("ada", Role.SUBMITTER), somebody("bob", Role.SUBMITTER)
+CAROL, DAN = somebody("carol", Role.REVIEWER), somebody("dan", Role.PUBLISHER)
+ROOT = somebody("root", Role.ADMIN)
+
+
+@pytest.fixture
+def bench(s3: Any, bucket: str, control: ControlClient) -> Bench:
+    control.switch(canned=True)
+    overrides = {"oidc_issuer": ISSUER, "oidc_client_id": "page", "submitter_groups": "studio"}
+    return Bench(Store(s3, bucket), {**overrides, "reviewer_groups": "art", "review_share": 1.0})
+
+
+@pytest.fixture
+def batches(bench: Bench) -> BatchService:
+    return BatchService(bench.settings(), bench.store)
+
+
+@pytest.fixture
+def drafts(bench: Bench, batches: BatchService) -> DraftService:
+    return DraftService(bench.settings(), aws(), bench.store, on_change=batches.refresh)
+
+
+def drafted(drafts: DraftService, person: Person = ADA) -> Batch:
+    batch = drafts.start_draft(person)
+    drafts.store_photo(batch, "a.jpg", io.BytesIO(photo(1)))
+    return batch
+
+
+def submitted(drafts: DraftService, **fields: Any) -> Batch:
+    batch = drafted(drafts)
+    data, _ = drafts.request(batch, ["a.jpg"], {"Prompt": "a beach", **fields}, {})
+    drafts.submit(ADA, batch, data)
+    return batch
+
+
+def test_a_draft_is_its_owners(drafts: DraftService, batches: BatchService) -> None:
+    batch = drafted(drafts)
+    data, _ = drafts.request(batch, ["a.jpg"], {"Prompt": "a beach"}, {})
+    for act in (
+        lambda: drafts.resume_draft(BOB, batch),
+        lambda: drafts.discard(BOB, batch),
+        lambda: drafts.submit(BOB, batch, data),
+        lambda: drafts.labels(BOB, batch, ["a.jpg"], lambda done: None),
+        lambda: UploadSessions().open(drafts, BOB, batch),
+    ):
+        with pytest.raises(NoSuchBatch):
+            act()
+    assert [card.batch for card in batches.batches(ADA, batch.date)] == [batch]
+    assert batches.batches(BOB, batch.date) == []
+    assert [card.batch for card in batches.batches(CAROL, batch.date)] == [batch]
+    with pytest.raises(NotAllowed):
+        drafts.discard(CAROL, batch)
+    assert drafts.discard(ROOT, batch) == 1
+
+
+def test_a_manifest_copies_nothing_of_others(drafts: DraftService, bench: Bench) -> None:
+    theirs, mine = drafted(drafts, ADA), drafted(drafts, BOB)
+    drafts.store_photo(theirs, "b.jpg", io.BytesIO(photo(2)))
+    table = f"source,prompt\ns3://{bench.store.bucket}/{theirs.upload_key('a.jpg')},a beach\n".encode()
+    with pytest.raises(RequestError, match="does not belong"):
+        drafts.from_manifest(BOB, mine, table, ["a.jpg"], {})
+    backdrop = f"source,backdrop,task\na.jpg,{theirs.upload_key('b.jpg')},REPLACE\n".encode()
+    with pytest.raises(RequestError, match="does not belong"):
+        drafts.from_manifest(BOB, mine, backdrop, ["a.jpg"], {})
+    drafts.from_manifest(ADA, theirs, backdrop, ["a.jpg"], {})
+
+
+def test_each_role_does_its_part_of_a_batch(
+    drafts: DraftService, batches: BatchService, bench: Bench
+) -> None:
+    batch = submitted(drafts)
+    bench.run(batch.date)
+    work = batches.results(ADA, batch).work
+    items = batches.results(ADA, batch).items()
+    with pytest.raises(NoSuchBatch):
+        batches.results(BOB, batch)
+    with pytest.raises(NoSuchBatch):
+        batches.status(BOB, batch)
+    for person in (ADA, DAN):
+        with pytest.raises(NotAllowed):
+            batches.acts.decide(person, work, items, State.APPROVED)
+        with pytest.raises(NotAllowed):
+            batches.redo(person, work, items, prompt="", seed=None)
+    for person in (ADA, CAROL):
+        with pytest.raises(NotAllowed):
+            batches.acts.publish(person, work, items)
+    assert bench.keys("reviews/") == bench.keys("published/") == []
+    batches.acts.decide(CAROL, work, items, State.APPROVED)
+    assert batches.acts.publish(DAN, work, batches.results(DAN, batch).items()).copied == 1
+
+
+def test_a_sample_is_approved_by_reviewers_and_not_by_who_submitted_it(
+    drafts: DraftService, batches: BatchService, bench: Bench
+) -> None:
+    batch = submitted(drafts, Sample=1)
+    bench.run(batch.date)
+    for person in (ADA, DAN):
+        with pytest.raises(NotAllowed):
+            batches.approve_sample(person, batch)
+    with pytest.raises(NoSuchBatch):
+        batches.approve_sample(BOB, batch)
+    batches.approve_sample(CAROL, batch)
+    assert bench.store.head(batch.approval_key) is not None
+
+
+def test_an_open_upload_takes_nothing_after_the_end_of_the_sign_in(drafts: DraftService) -> None:
+    sessions = UploadSessions()
+    session = sessions.open(drafts, somebody("ada", Role.SUBMITTER, minutes=0.0))
+    with pytest.raises(NotAllowed):
+        session.store("1", "a.jpg", io.BytesIO(photo(1)))
+    assert session.renew(ADA)
+    assert session.store("1", "a.jpg", io.BytesIO(photo(1))).name == "a.jpg"
+    assert not session.renew(BOB)
+
+
+class Visitor:
+    """Streamlit's `st.user` with these claims."""
+
+    def __init__(self, **claims: Any) -> None:
+        self._claims = {"is_logged_in": True, "iss": ISSUER, "sub": "ada", **claims}
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self._claims.get(name, default)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(self._claims)
+
+
+@pytest.mark.parametrize(
+    ("claims", "roles"),
+    [
+        ({"cognito:groups": ["studio"]}, frozenset({Role.SUBMITTER})),
+        ({"cognito:groups": "studio"}, frozenset({Role.SUBMITTER})),
+        ({"cognito:groups": "studio art"}, frozenset()),
+        ({"cognito:groups": ["Studio"]}, frozenset()),
+        ({}, frozenset()),
+    ],
+)
+def test_roles_are_those_of_the_groups_in_the_sign_in(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, claims: dict[str, Any], roles: frozenset[Role]
+) -> None:
+    now = datetime.now(UTC).timestamp()
+    monkeypatch.setattr(user, "st", SimpleNamespace(user=Visitor(iat=now, email="ada@example", **claims)))
+    visitor = user.visitor(bench.settings(), Authorization(bench.settings(), bench.store))
+    assert (visitor.roles, visitor.name, visitor.subject) == (roles, "ada@example", "ada")
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"is_logged_in": False},
+        {"iat": None},
+        {"iat": "now"},
+        {"iat": 0},
+        {"iat": 1e300},
+        {"iat": (datetime.now(UTC) - timedelta(hours=12, minutes=1)).timestamp()},
+        {"iss": "https://other.example"},
+        {"sub": ""},
+    ],
+)
+def test_a_sign_in_that_has_ended_or_is_of_another_pool_is_none(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, claims: dict[str, Any]
+) -> None:
+    said = {"iat": datetime.now(UTC).timestamp(), "cognito:groups": ["studio"], **claims}
+    monkeypatch.setattr(user, "st", SimpleNamespace(user=Visitor(**said)))
+    with pytest.raises(NotAllowed):
+        user.visitor(bench.settings(), Authorization(bench.settings(), bench.store))
+
+
+def _watch(batches: "BatchService", drafts: "DraftService") -> None:  # its text is run elsewhere
+    from bg_pipeline.web.page import progress
+
+    progress.show(batches, drafts, "", lambda draft: None)
+
+
+def test_a_tab_that_was_left_open_approves_nothing_after_the_sign_in_has_ended(
+    drafts: DraftService, batches: BatchService, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = submitted(drafts, Sample=1, Images=[{"ImageName": "a.jpg"}])
+    drafts.store_photo(batch, "b.jpg", io.BytesIO(photo(2)))
+    bench.run(batch.date)
+    visitor = [CAROL]
+    monkeypatch.setattr(user, "visitor", lambda *_: visitor[0])
+    screen = AppTest.from_function(
+        _watch, kwargs={"batches": batches, "drafts": drafts}, default_timeout=SECONDS
+    ).run()
+    assert not screen.exception
+    visitor[0] = somebody("carol", Role.REVIEWER, minutes=-1)
+    screen.run()
+    assert not screen.exception
+    assert not [button for button in screen.button if button.label in ("Run the rest", "Retry")]
+    with pytest.raises(NotAllowed, match="sign in again"):
+        batches.approve_sample(visitor[0], batch)
+
+
+def test_without_sign_in_this_machines_user_may_do_everything(
+    bench: Bench, drafts: DraftService, batches: BatchService
+) -> None:
+    batch = drafted(drafts, local_person("me", Via.PAGE))
+    assert bench.keys("pipeline-state/owners/") == []
+    assert drafts.resume_draft(local_person("you", Via.PAGE), batch)[0].name == "a.jpg"

@@ -350,7 +350,7 @@ class Settings(BaseSettings):
     review_share: Annotated[Share, Affects.NOTHING] = Field(
         0.05,
         description="Share (0 to 1) of the automatically approvable results that a person has to review "
-        "anyway; chosen by their keys.",
+        "anyway; drawn by their keys, more of those whose mask is less sure.",
     )
     oidc_issuer: Annotated[str, Affects.NOTHING] = Field(
         "",

@@ -36,7 +36,7 @@ def rendered(subject: Subject, ground: Ground, size: tuple[int, int] = (400, 300
     """A photo of the subject on the background, with shadow and grain; the same arguments give the same picture."""
     random = np.random.default_rng(seed)
     matte = _matte(subject, size, random)
-    behind = _ground(ground, size, random) * (1 - 0.35 * _unit(_shadow(matte)))
+    behind = ground_pixels(ground, size, random) * (1 - 0.35 * _unit(_shadow(matte)))
     down = np.linspace(1.15, 0.8, size[1], dtype=np.float32)[:, None, None]
     colour = random.integers((120, 20, 20), (200, 90, 90)).astype(np.float32)
     front = colour * down + 14 * _clouds(size, max(2, size[0] // 40), random)[..., None]
@@ -143,7 +143,7 @@ def _shadow(matte: Image.Image) -> Image.Image:
     )
 
 
-def _ground(kind: Ground, size: tuple[int, int], random: np.random.Generator) -> Floats:
+def ground_pixels(kind: Ground, size: tuple[int, int], random: np.random.Generator) -> Floats:
     width, height = size
     down = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
     flat = np.ones((height, width, 3), np.float32)

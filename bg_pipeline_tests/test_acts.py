@@ -10,14 +10,7 @@ HOME = Path(bg_pipeline.__file__).parent
 WAYS_IN = ("cli", "web", "defs", "pipeline.py", "async_pipeline.py")
 
 RECORDED = {
-    "bg_pipeline.review": {
-        "approve_sample",
-        "decide",
-        "decide_as_seen",
-        "publish",
-        "redo",
-        "take_back",
-    },
+    "bg_pipeline.review": {"approve_sample", "decide", "decide_as_seen", "publish", "redo", "take_back"},
     "bg_pipeline.review.decisions": {"decide", "decide_as_seen", "take_back"},
     "bg_pipeline.review.follow_up": {"approve_sample"},
     "bg_pipeline.review.publishing": {"publish"},
@@ -69,9 +62,9 @@ def test_acts_has_them_all() -> None:
         "approve_sample",
         "decide",
         "decide_as_seen",
-        "take_back",
         "publish",
         "redo",
+        "take_back",
         "submit",
         "hand_over",
         "reserve_name",

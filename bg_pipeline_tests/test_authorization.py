@@ -244,6 +244,10 @@ def refused(access: Authorization, somebody: Person, **fields: Any) -> set[str]:
     ("fields", "named"),
     [
         ({}, set()),
+        ({"Backdrop": "blur"}, set()),
+        ({"MaskKey": f"{OWN.input_prefix}/masks/"}, set()),
+        ({"MaskKey": f"{OTHERS.input_prefix}/masks/"}, {"MaskKey"}),
+        ({"MaskKey": "image-files/2025/11/20/"}, {"MaskKey"}),
         ({"InputS3Prefix": OTHERS.input_prefix}, {"InputS3Prefix"}),
         ({"InputS3Prefix": f"{OTHERS.input_prefix}/shoes"}, {"InputS3Prefix"}),
         ({"InputS3Prefix": "image-files/2025/11/20"}, {"InputS3Prefix"}),

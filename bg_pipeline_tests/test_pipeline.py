@@ -3,14 +3,20 @@
 import asyncio
 import os
 import threading
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 import bg_pipeline
+from bg_pipeline.acts import RESULTS_PER_LINE, Acts
+from bg_pipeline.domain.people import local_person
 from bg_pipeline.errors import RequestError, SettingsError, UsageError
 from bg_pipeline.imaging.signing import Signing, manifest_of
+from bg_pipeline.review import State, this_user
+from bg_pipeline.run.batch_work import open_batch
+from bg_pipeline.state.audit import AuditLog
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.certificates import certificate
 from bg_pipeline_tests.pictures import photo
@@ -241,3 +247,50 @@ def test_without_an_account_the_stand_in_is_used_while_a_block_lasts(tmp_path: P
 
     asyncio.run(again())
     assert dict(os.environ) == before
+
+
+def test_what_is_done_from_python_has_audit_lines_with_the_persons_name(
+    bucket: str, control: ControlClient, tmp_path: Path
+) -> None:
+    control.switch(canned=True)
+    for number in range(2):
+        (tmp_path / f"{number}.jpg").write_bytes(photo(number))
+    shop = bg_pipeline.Pipeline(bucket=bucket, quota_titan_v2_rpm=6000, review_share=1.0)
+    batch = shop.submit([tmp_path], Prompt="a beach", name="spring")
+    with pytest.raises(UsageError, match="there is a batch"):
+        shop.submit([tmp_path], Prompt="a beach", name="spring")
+    shop.run([batch.date])
+    (approved,) = shop.approve(batch, ["0.jpg"], by="ann", reason="good")
+    assert approved.by == "ann"
+    shop.reject(batch, ["1.jpg"], by="bob")
+    assert shop.publish(batch, by="eve").copied == 1
+    shop.redo(batch, ["1.jpg"], by="dan", prompt="a street")
+    for act in (shop.approve, shop.reject, shop.redo):
+        with pytest.raises(UsageError, match="name the person"):
+            act(batch, ["0.jpg"], by=" ")
+    days = (batch.date - timedelta(1), batch.date + timedelta(1))
+    lines = sorted(AuditLog(shop.store).records(*days), key=lambda line: line.at)
+    assert [(line.act, line.name, line.outcome) for line in lines if line.via == "local"] == [
+        ("Submit", this_user(), "Done"),
+        ("Decide", "ann", "Done"),
+        ("Decide", "bob", "Done"),
+        ("Publish", "eve", "Done"),
+        ("Redo", "dan", "Done"),
+    ]
+
+
+def test_of_many_decisions_with_an_impossible_one_none_is_stored(
+    bucket: str, control: ControlClient, tmp_path: Path
+) -> None:
+    control.switch(canned=True)
+    (tmp_path / "0.jpg").write_bytes(photo(0))
+    shop = bg_pipeline.Pipeline(bucket=bucket, quota_titan_v2_rpm=6000)
+    batch = shop.submit([tmp_path], Prompt="a beach")
+    shop.run([batch.date])
+    (item,) = shop.review(batch)
+    acts, work = Acts(shop.settings, shop.store), open_batch(shop.store, shop.settings, batch)
+    many = [item] * RESULTS_PER_LINE + [replace(item, key="", etag="")]
+    for decide in (acts.decide, acts.decide_as_seen):
+        with pytest.raises(UsageError, match="has no result"):
+            decide(local_person("ann"), work, many, State.REJECTED)
+    assert list(shop.store.list("reviews/")) == []

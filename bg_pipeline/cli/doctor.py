@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from bg_pipeline.aws.clients import Aws, make_aws
-from bg_pipeline.cli.arguments import local, output_format
+from bg_pipeline.cli.arguments import local, output_format, this_person
 from bg_pipeline.cli.terminal import confirm, counted, print_message, print_records, stopped_by_user
 from bg_pipeline.doctor import policy as policies
 from bg_pipeline.doctor import trials
@@ -20,6 +20,7 @@ from bg_pipeline.domain.text import printable
 from bg_pipeline.errors import SettingsError, UsageError
 from bg_pipeline.rate_limits.calls import ACCESS_SECONDS
 from bg_pipeline.settings import Settings, settings
+from bg_pipeline.state.audit import Act, AuditLog
 from bg_pipeline.storage.object_store import open_bucket
 
 _STYLE = {Level.OK: "green", Level.ATTENTION: "yellow", Level.FAILED: "red"}
@@ -165,7 +166,10 @@ def _call_models(
             )
         confirm("Subscribe and make the calls?" if new else "Make them?", yes=yes)
         results = []
-        with closing(trials.run_trials(context, calls)) as running:
+        line = AuditLog(context.store).act(
+            this_person(), Act.SPEND, None, For="doctor --live", Calls=made, WorstUSD=round(cost, 6)
+        )
+        with line, closing(trials.run_trials(context, calls)) as running:
             for result in running:
                 show(result.finding)
                 results.append(result)

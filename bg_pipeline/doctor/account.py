@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from bg_pipeline.authorization import groups_by_role, in_words, uses_groups

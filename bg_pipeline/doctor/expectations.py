@@ -184,6 +184,29 @@ def compare_labels(answer: Mapping[str, Any], least: float) -> list[FieldCompari
     return result.fields
 
 
+def compare_custom_labels(answer: Mapping[str, Any], least: float) -> list[FieldComparison]:
+    """The answer of DetectCustomLabels; which labels a model has, and whether it finds any, is its user's matter."""
+    result = Comparison()
+    labels = answer.get("CustomLabels")
+    result.expect("CustomLabels", "a list", _length(labels), isinstance(labels, list))
+    for index, label in enumerate(labels or ()):
+        where = f"CustomLabels[{index}]"
+        name = label.get("Name")
+        result.expect(f"{where}.Name", "a text", name, isinstance(name, str) and bool(name))
+        result.number(f"{where}.Confidence", label.get("Confidence"), least, 100)
+        if "Geometry" in label:
+            _box(result, where, {**label["Geometry"], "Confidence": label.get("Confidence")})
+    return result.fields
+
+
+def compare_mask(share: float, expected: float) -> list[FieldComparison]:
+    """The share of the picture that a SAM endpoint's mask covers, where it should cover the ball and nothing else."""
+    result = Comparison()
+    found = f"{share:.0%} of the picture"
+    result.expect("Mask", f"about {expected:.0%} of the picture", found, abs(share - expected) < 0.15)
+    return result.fields
+
+
 def compare_faces(answer: Mapping[str, Any]) -> list[FieldComparison]:
     """The answer of DetectFaces to the trial's picture, which has no face."""
     result = Comparison()

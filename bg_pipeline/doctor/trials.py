@@ -28,10 +28,12 @@ from bg_pipeline.doctor.expectations import (
     FieldComparison,
     Size,
     compare_caption,
+    compare_custom_labels,
     compare_exchange,
     compare_faces,
     compare_image_answer,
     compare_labels,
+    compare_mask,
     compare_scene,
 )
 from bg_pipeline.doctor.findings import Finding, Level
@@ -42,8 +44,10 @@ from bg_pipeline.errors import BgPipelineError
 from bg_pipeline.generators import Ask, Generator, Operation, generator
 from bg_pipeline.generators.scenes import ASPECTS, SceneAsk, ScenePainter, scene_painter
 from bg_pipeline.imaging import fit, fit_mask, open_photo
-from bg_pipeline.labelers import faces, rekognition
+from bg_pipeline.labelers import custom_labels, faces, rekognition
+from bg_pipeline.masks.boxes import Box
 from bg_pipeline.masks.conventions import FOR_MODELS
+from bg_pipeline.masks.sam import SamForm, endpoint, sam_mask
 from bg_pipeline.models import selection as models
 from bg_pipeline.models.geography import runs_outside_region
 from bg_pipeline.rate_limits.limiter import since_epoch
@@ -124,6 +128,10 @@ def trials(context: RunContext) -> list[ModelTrial]:
     """One call for each operation of each usable model; they respect the rate limits and the caps."""
     aws, settings = context.aws, context.settings
     calls = [_labels_trial(context), _faces_trial(context)]
+    if settings.custom_labels_arn:
+        calls.append(_custom_labels_trial(context, settings.custom_labels_arn))
+    if settings.sam_endpoint:
+        calls.append(_sam_trial(context))
 
     def usable(operation: Operation, required: Sequence[str] = ()) -> list[models.Availability]:
         found = _usable_in(aws, operation, required or aws.regions)
@@ -173,13 +181,20 @@ def _make(trial: ModelTrial, answered: Answered, exchanges: Sequence[Exchange]) 
     try:
         trial.call(answered)
     except (BgPipelineError, ClientError, BotoCoreError) as error:
+        if getattr(error, "code", "") == custom_labels.NOT_RUNNING:
+            words = "the model is not running, so it could not be tried; nothing was started"
+            advice = (
+                "the job custom_labels_window starts it when photos wait for it; it is billed by the hour"
+            )
+            return Finding(Level.ATTENTION, subject, words, advice)
         advice = "see the findings about it above; remove the model from the settings if you do not use it"
         return Finding(Level.FAILED, subject, str(error), advice)
     except _BAD_ANSWERS as error:
         advice = "send the file that is written at the end with a bug report"
         words = f"answered in a form that the adapter cannot read ({type(error).__name__}: {error})"
         return Finding(Level.FAILED, subject, words, advice)
-    if exchanges:
+    # What the containers of SageMaker endpoints send as headers is up to their makers.
+    if exchanges and trial.operation.service != "sagemaker-runtime":
         last = exchanges[-1]
         is_bedrock = trial.operation.service == "bedrock-runtime"
         answered.comparisons += compare_exchange(
@@ -237,6 +252,7 @@ def _private(settings: Settings) -> dict[str, str]:
     if settings.caption_prompt != nova.PROMPT:
         texts[settings.caption_prompt] = "<BG_CAPTION_PROMPT>"
     texts[settings.sam_endpoint] = "<SAM endpoint>"
+    texts[settings.custom_labels_arn] = "<Custom Labels model>"
     # A short name could be part of any word.
     return {text: replacement for text, replacement in texts.items() if len(text) > 2 and text != "archive"}
 
@@ -318,11 +334,14 @@ def _call_rekognition(
     request: Mapping[str, Any],
     send: Callable[[Any], Any],
     answered: Answered,
+    regions: Sequence[str] = (),
 ) -> None:
     price = facts_of(operation.name).cost(images=1)
     answered.request = request
     with _budget(context).pay(operation.name, price) as paid:
-        result = context.calls.make(operation, lambda client, _: send(client), regions=context.aws.regions)
+        result = context.calls.make(
+            operation, lambda client, _: send(client), regions=regions or context.aws.regions
+        )
         paid.settle(price)
     answered.usd, answered.answer = price, result.answer
     answered.words = f"answered from {result.region}"
@@ -354,6 +373,52 @@ def _faces_trial(context: RunContext) -> ModelTrial:
 
     price = facts_of(operation.name).cost(images=1)
     return ModelTrial(operation.name, operation, context.aws.regions, "rekognition", "faces", price, call)
+
+
+def _custom_labels_trial(context: RunContext, arn: str) -> ModelTrial:
+    operation, regions = custom_labels.OPERATION, (custom_labels.region(arn),)
+    request = custom_labels.request(arn, _picture(), context.settings.custom_labels_confidence)
+
+    def call(answered: Answered) -> None:
+        _call_rekognition(
+            context,
+            operation,
+            request,
+            lambda client: client.detect_custom_labels(**request),
+            answered,
+            regions,
+        )
+        answered.comparisons = compare_custom_labels(answered.answer, request["MinConfidence"])
+        custom_labels.document(answered.answer, arn)
+
+    price = facts_of(operation.name).cost(images=1)
+    return ModelTrial(operation.name, operation, regions, "custom_labels", "labels", price, call)
+
+
+def _sam_trial(context: RunContext) -> ModelTrial:
+    operation = Operation("SAM", context.settings.sam_endpoint, service="sagemaker-runtime")
+    regions, form = context.aws.regions[:1], SamForm.read(context.settings.sam_form)
+    left, top, right, bottom = (edge / SIDE for edge in _BALL)
+    box = Box(left, top, right, bottom)
+
+    def call(answered: Answered) -> None:
+        def ask(body: bytes) -> tuple[bytes, str]:
+            def send(client: Any, name: str) -> tuple[bytes, str]:
+                return endpoint(client, name, form)(body)
+
+            answer = context.calls.make(operation, send, regions=regions, unknown_repeats=1).answer
+            answered.answer = {"Bytes": len(answer[0]), "ContentType": answer[1]}
+            return answer
+
+        mask = sam_mask(ask, form, _picture(), (SIDE, SIDE), [box])
+        share = sum(mask.picture.histogram()[128:]) / SIDE**2
+        answered.comparisons = compare_mask(share, (_BALL[2] - _BALL[0]) ** 2 * 0.7854 / SIDE**2)
+        answered.usd, answered.words = (
+            0.0,
+            f"answered from {regions[0]}: {share:.0%} of the picture is the ball",
+        )
+
+    return ModelTrial("SAM endpoint", operation, regions, "sam", "mask", 0.0, call)
 
 
 def _caption_trial(

@@ -87,6 +87,7 @@ _OUTPUT: Mapping[str, Any] = {
     "Seed": None,
     "CostUSD": 0.0,
     "SubjectChanged": None,
+    "Confidence": None,
 }
 """Defaults of an output's fields; the default of ``Number`` is its place in the list, counted from 1."""
 

@@ -17,6 +17,17 @@ OVERLAY_COLOUR: Final = (220, 20, 60, 140)
 """Red, green, blue and opacity of what a mask replaces."""
 
 
+def marked_thumbnail(picture: Image.Image, where: Image.Image, side: int = SIDE) -> bytes:
+    """The thumbnail with the places in ``where`` (mode "L", 255 = there, any size) in red, the rest paler."""
+    small = on_white(picture).resize(scaled_down(picture.size, (side, side)), Image.Resampling.BILINEAR)
+    marks = where.resize(small.size, Image.Resampling.BOX).point(
+        [min(255, 3 * level) for level in range(256)]
+    )
+    pale = Image.blend(small, Image.new("RGB", small.size, "white"), 0.3)
+    pale.paste((220, 20, 20), mask=marks.point([level * 3 // 4 for level in range(256)]))
+    return thumbnail(pale, side)
+
+
 def thumbnail(picture: Image.Image | bytes, side: int = SIDE, *, max_bytes: int = MAX_BYTES) -> bytes:
     """A JPEG of at most ``side`` pixels, transparent parts white; upright, if it is made from a file.
 

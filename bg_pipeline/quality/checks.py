@@ -74,6 +74,9 @@ def subject_unchanged(ran: RunOutcome) -> CheckResult:
     measured = sum(day.checks.measured for day in ran.days)
     most = max((day.checks.most_changed for day in ran.days), default=0.0)
     figures = {"measured": measured, "most_changed": round(most, 5)}
+    sure = [day.checks.least_sure for day in ran.days if day.checks.least_sure is not None]
+    if sure:
+        figures["lowest_confidence"] = min(sure)
     if changed_subjects:
         description = (
             f"More than {MAX_SUBJECT_CHANGED:.0%} of the subject's pixels changed in {listed(changed_subjects)}. "

@@ -18,7 +18,8 @@ class AccountQuotas:
     """The account's quotas of requests and tokens; thread-safe. After an error a service's quotas are not requested
     again.
 
-    Quotas are looked up by code where it is known, else by name, which differs between models and may change.
+    Quotas are looked up by code where it is known, else by name, in either of the two wordings that AWS uses: "model
+    inference requests" in Service Quotas, "InvokeModel requests" in the user guide (quotas-increase, 2026).
     """
 
     def __init__(self, aws: Aws) -> None:
@@ -64,7 +65,7 @@ class AccountQuotas:
                     return self._by_code[key]
             if (service, region) not in self._by_name:
                 self._by_name[service, region] = self._list(service, region)
-            return self._by_name[service, region].get(name.lower())
+            return self._by_name[service, region].get(_same_name(name))
 
     def _get(self, service: str, region: str, code: str) -> float | None:
         if (service, region) in self._unavailable:
@@ -90,7 +91,7 @@ class AccountQuotas:
             while True:
                 page = client.list_service_quotas(**request)
                 quotas |= {
-                    quota["QuotaName"].lower(): float(quota["Value"]) for quota in page.get("Quotas", ())
+                    _same_name(quota["QuotaName"]): float(quota["Value"]) for quota in page.get("Quotas", ())
                 }
                 if not page.get("NextToken"):
                     return quotas
@@ -107,3 +108,9 @@ class AccountQuotas:
             region,
             error,
         )
+
+
+def _same_name(name: str) -> str:
+    """The name in one wording, without the provider that some names of Stability's models have before the model."""
+    words = name.lower().replace("model inference", "invokemodel")
+    return words.replace("stability.ai ", "").replace("stability ai ", "")

@@ -1,6 +1,7 @@
 """The results of a batch with their review state: approved (automatically or by a person), rejected or waiting."""
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -14,6 +15,9 @@ from bg_pipeline.run.batch_work import BatchWork
 from bg_pipeline.run.rows import rows_and_entries
 from bg_pipeline.settings import Settings
 
+USUAL_CONFIDENCE = 0.85
+"""The confidence of most good masks."""
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -21,9 +25,9 @@ class Item:
 
     ``number`` counts the image's outputs from 1. ``why`` is the reason for ``state``, for people. ``decision`` is a
     person's decision on this version of the result, if there is one. ``prompt`` is the request's, with placeholders.
-    ``confidence`` is the pipeline's own from 0 to 1, None if it has none. ``review_etag`` is the ETag of the document
-    with the decisions, empty if there is none. ``place`` is the key of the result in whose place this one is
-    delivered, empty if that is its own.
+    ``confidence`` is how sure the subject's mask is, 0 to 1, None where that was not measured. ``review_etag`` is the
+    ETag of the document with the decisions, empty if there is none. ``place`` is the key of the result in whose place
+    this one is delivered, empty if that is its own.
     """
 
     image: str
@@ -47,9 +51,18 @@ class Item:
     place: str = ""
 
 
-def is_sampled(key: str, share: float) -> bool:
-    """Whether a result that passed is in the ``share`` (0 to 1) that a person reviews; depends only on its key."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) < share * 2**64
+def is_sampled(key: str, share: float, confidence: float | None = None) -> bool:
+    """Whether a result that passed is in the ``share`` (0 to 1) that a person reviews.
+
+    It depends only on its key and on the ``confidence`` of its mask, so that it stays so while others are added. A
+    mask as sure as most, `USUAL_CONFIDENCE`, is as likely to be seen as one without a confidence; one that is less
+    sure is up to 16 times as likely, a surer one at least half as likely.
+    """
+    weight = 1.0
+    if confidence is not None:
+        weight = min(16.0, max(0.5, 2 ** ((USUAL_CONFIDENCE - confidence) * 10)))
+    drawn = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) / 2**64
+    return drawn < 1.0 - math.pow(1.0 - share, weight)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +204,7 @@ def _with_state(item: Item, review_etag: str, decision: Decision | None, setting
         why = item.cause or "it did not pass the checks"
     elif not settings.auto_approve:
         why = "every result waits for a person (BG_AUTO_APPROVE)"
-    elif is_sampled(item.key, settings.review_share):
+    elif is_sampled(item.key, settings.review_share, item.confidence):
         why = "it passed every check and is in the share that a person reviews (BG_REVIEW_SHARE)"
     else:
         return replace(item, state=State.APPROVED, why="it passed every check")
@@ -201,9 +214,18 @@ def _with_state(item: Item, review_etag: str, decision: Decision | None, setting
 
 
 def review_queue(items: Iterable[Item]) -> list[Item]:
-    """The waiting items: first the flagged ones, then those that passed every check, both in the report's order."""
+    """The waiting items: first the flagged ones, then those that passed every check.
+
+    Both begin with the masks that are least sure; those without a confidence follow in the report's order.
+    """
     waiting = [item for item in items if item.state is State.WAITING]
-    return sorted(waiting, key=lambda item: item.status == Status.SUCCEEDED)
+    return sorted(
+        waiting,
+        key=lambda item: (
+            item.status == Status.SUCCEEDED,
+            2.0 if item.confidence is None else item.confidence,
+        ),
+    )
 
 
 def find_items(items: Iterable[Item], names: Iterable[str], output_prefix: str) -> list[Item]:

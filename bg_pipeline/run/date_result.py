@@ -21,7 +21,8 @@ class ResultChecks:
     """What the data quality checks need to know of a date's batches.
 
     ``results`` counts the results in the ledgers, ``measured`` those whose subject was compared with the photo's.
-    ``most_changed`` is the largest share of a subject's pixels that changed; ``changed_subjects`` are pairs of
+    ``most_changed`` is the largest share of a subject's pixels that changed, ``least_sure`` the lowest confidence of
+    a mask, None where none was measured; ``changed_subjects`` are pairs of
     (image, share) above `MAX_SUBJECT_CHANGED`. ``lost`` are results that are missing in S3 or were changed since the
     run stored them; ``unreported`` are requested images that do not have exactly one row in the stored report.
     ``errors`` counts the rows by their ``Error``.
@@ -30,6 +31,7 @@ class ResultChecks:
     results: int = 0
     measured: int = 0
     most_changed: float = 0.0
+    least_sure: float | None = None
     changed_subjects: list[tuple[str, float]] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     unreported: list[str] = field(default_factory=list)
@@ -40,6 +42,8 @@ class ResultChecks:
         if row.Error:
             self.errors[row.Error] += 1
         self.results += len(entry.files)
+        if row.Confidence is not None:
+            self.least_sure = min(row.Confidence, 1.0 if self.least_sure is None else self.least_sure)
         for output in entry.outputs:
             changed = output.get("SubjectChanged")
             if changed is None:

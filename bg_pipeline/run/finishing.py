@@ -83,7 +83,7 @@ class Finished:
 
     ``mask`` is the PNG of the mask in use, None if there is none. ``faults`` are sentences on what did not pass in
     the picture itself; ``repaint`` says that another seed may do better. ``notes`` are the photo's, ``mask_notes``
-    the mask's, and ``source_format`` is the photo's format.
+    the mask's, and ``source_format`` is the photo's format. ``confidence``, 0..1, is the mask's, None if it has none.
     """
 
     files: tuple[FinishedFile, ...]
@@ -94,6 +94,7 @@ class Finished:
     fidelity: Fidelity | None = None
     faults: tuple[str, ...] = ()
     repaint: bool = False
+    confidence: float | None = None
 
 
 def finish_painted(
@@ -138,6 +139,7 @@ def finish_painted(
         (*wrong, *failed_checks(fidelity, prompt)),
         # Another picture has the same mask: only a fault of the painted background is mended by one.
         repaint=bool(failed_background_checks(fidelity, prompt)) and not wrong,
+        confidence=_confidence(mask),
     )
 
 
@@ -158,7 +160,13 @@ def finish_cut_out(
     seal = _seal(signing, source, photo, made)
     files = _rendered(image, photo, full.picture, image_settings, feather, made, seal)
     return Finished(
-        tuple(files), photo.format, photo.notes, _mask_file(full.picture), full.notes, faults=_doubts(full)
+        tuple(files),
+        photo.format,
+        photo.notes,
+        _mask_file(full.picture),
+        full.notes,
+        faults=_doubts(full),
+        confidence=_confidence(mask),
     )
 
 
@@ -201,6 +209,7 @@ def finish_on_backdrop(
         full.notes,
         fidelity,
         (*_doubts(full), *failed_checks(judged)),
+        confidence=_confidence(mask),
     )
 
 
@@ -274,6 +283,11 @@ def _full_mask(mask: Mask, photo: Photo, user_mask: bytes | None, image_settings
 
 def _doubts(mask: Mask) -> tuple[str, ...]:
     return (mask.doubt,) if mask.doubt else ()
+
+
+def _confidence(mask: Mask) -> float | None:
+    """The mask's confidence after its second opinion; None for a person's own mask and for rough shapes."""
+    return mask.confidence if mask.drawn_from else None
 
 
 def _mask_file(mask: Image.Image) -> Blob:

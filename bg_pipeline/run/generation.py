@@ -33,7 +33,7 @@ from bg_pipeline.models.selection import SelectedModel
 from bg_pipeline.run.answer_masks import mask_from_answer, mask_from_words
 from bg_pipeline.run.context import RunContext
 from bg_pipeline.run.source_image import SourceImage
-from bg_pipeline.run.subject_mask import Subject, SubjectHints, find_subject
+from bg_pipeline.run.subject_mask import Subject, SubjectHints, examined, find_subject
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.answers import Answer, AnswerPolicy, AnswerStore, identity
 from bg_pipeline.state.claims import Claim, Price
@@ -68,18 +68,6 @@ _DEFAULT_SOURCES = Settings.model_fields["mask_sources"].default
 
 _AnswerOrError = tuple[str, Answer] | CallError
 """A stored answer with its identity, or why there is no picture."""
-
-
-def _digest(mask: Mask) -> str:
-    """A digest of a mask at its own size, before it is resized for a model.
-
-    A network's values differ in their last bits between processors. Its masks are identified by what they were
-    computed from, so that nothing is paid for again on another machine.
-    """
-    if mask.computed_from:
-        return hashlib.sha256(mask.computed_from.encode()).hexdigest()[:32]
-    picture = mask.picture
-    return hashlib.sha256(f"{picture.size} {picture.mode} ".encode() + picture.tobytes()).hexdigest()[:32]
 
 
 def derived_seed(source_sha256: str, position: int) -> int:
@@ -210,7 +198,7 @@ class BackgroundGenerator:
         """The identity of a picture for which this mask is sent; the mask is remembered for `_picture`."""
         if mask is None:
             return self.identity_of(prompt, seed)
-        name = self.identity_of(prompt, seed, _digest(mask))
+        name = self.identity_of(prompt, seed, mask.digest())
         self._sent_masks[name] = mask
         return name
 
@@ -269,9 +257,12 @@ class BackgroundGenerator:
             data = stored.data if stored else None
         photo, workers = self._photo, self._context.workers
         limit = photo.limit(fitted.canvas)
+        found: Mask | None
         if data is not None:
-            return workers.run(limit, mask_from_words, data, fitted, photo.small_size)
-        return workers.run(limit, mask_from_answer, photo.small, fitted, answer.data)
+            found = workers.run(limit, mask_from_words, data, fitted, photo.small_size)
+        else:
+            found = workers.run(limit, mask_from_answer, photo.small, fitted, answer.data)
+        return None if found is None else examined(found, self._hints, self._settings)
 
     def subject(self) -> Mask:
         """The subject's mask for an output without a generated background: a free one, else from a paid cut-out."""

@@ -45,7 +45,7 @@ from bg_pipeline.run.renditions import refuse_impossible
 from bg_pipeline.run.results import MadeBy, ResultWriter, StoredResult
 from bg_pipeline.run.scenes import Scene, SceneStudio
 from bg_pipeline.run.source_image import SourceImage
-from bg_pipeline.run.subject_mask import SubjectHints
+from bg_pipeline.run.subject_mask import NetworkMasks, SubjectHints
 from bg_pipeline.state.leased_writes import LeasedWriter
 from bg_pipeline.state.leases import Lease
 from bg_pipeline.uploads.submission import late_upload
@@ -110,6 +110,7 @@ class ImageRun:
         self._caption: str | None = None
         self._caption_error: CallError | None = None
         self._stored_etags: Mapping[str, str] = {}
+        self._network_masks = NetworkMasks()
 
     def run(self, due: Mapping[str, str]) -> Entry:
         """Does the stages in ``due`` (stage to fingerprint) in this order and returns the updated entry."""
@@ -142,9 +143,20 @@ class ImageRun:
             raise late_upload(self._photo.key)
 
     def _add_thumbnail(self) -> None:
-        """Adds the thumbnail of the source while a decoded copy still exists."""
-        if self._photo.fetched and not self._replaced:
-            self._locations.thumbnails.add(self._photo.key, self._photo.etag, self._photo.thumbnail)
+        """Adds the thumbnail of the source while a decoded copy still exists; doubtful places of its mask are red."""
+        if not self._photo.fetched or self._replaced:
+            return
+        add, photo = self._locations.thumbnails.add, self._photo
+        pictures = self.entry.stages.get(PICTURES)
+        where = (
+            self._network_masks.doubtful_places(pictures.cause)
+            if pictures and pictures.status == Status.NEEDS_REVIEW
+            else None
+        )
+        if where is None:
+            add(photo.key, photo.etag, photo.thumbnail)
+        else:
+            add(photo.key, photo.etag, partial(photo.marked_thumbnail, where), again=True)
 
     def _record(
         self, stage: str, made_for: str, step: Callable[[PhotoAnalyzer, ImageBudget], None]
@@ -352,6 +364,7 @@ class ImageRun:
             note=self._context.note,
             workers=self._context.workers,
             limit=lambda: self._photo.limit(doing="find the subject of"),
+            network_masks=self._network_masks,
         )
         mask_key = image_settings.mask_key
         mask_sha256 = hashlib.sha256(result_writer.given(mask_key)).hexdigest() if mask_key else ""
@@ -618,6 +631,7 @@ class ImageRun:
                     seed=file.seed,
                     cost=file.cost_usd if number == numbers.start else 0.0,
                     subject_changed=file.subject_changed,
+                    confidence=file.confidence,
                 )
             )
 
@@ -645,6 +659,7 @@ def _output(
     seed: int | None = None,
     cost: float | None = 0.0,
     subject_changed: float | None = None,
+    confidence: float | None = None,
 ) -> dict[str, Any]:
     return {
         "Number": number,
@@ -658,4 +673,5 @@ def _output(
         "Seed": seed,
         "CostUSD": cost,
         "SubjectChanged": subject_changed,
+        "Confidence": confidence,
     }

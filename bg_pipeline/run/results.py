@@ -46,9 +46,9 @@ MAYBE_BILLED = "MaybeBilled: an earlier call for it did not answer and may have 
 class StoredResult:
     """A stored result; ``reasons`` are the checks that it did not pass, as sentences.
 
-    ``repaint`` means that another seed may do better. ``subject_changed`` is None if it was not measured. ``notes``
-    are remarks that are no fault of the result. ``key`` is empty if it was not stored because an earlier result of
-    the same request passed its checks.
+    ``repaint`` means that another seed may do better. ``subject_changed`` is None if it was not measured, as is
+    ``confidence``, 0..1, how sure the mask is. ``notes`` are remarks that are no fault of the result. ``key`` is
+    empty if it was not stored because an earlier result of the same request passed its checks.
     """
 
     name: str
@@ -61,6 +61,7 @@ class StoredResult:
     seed: int | None = None
     cost_usd: float | None = 0.0
     subject_changed: float | None = None
+    confidence: float | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -233,7 +234,7 @@ class ResultWriter:
             self._writer.write(self._context.store, key, finished.mask.read(), media_type="image/png")
         if finished.fidelity is not None or self._image_settings.needs_prompt:
             facts = {**facts, "Fidelity": asdict(finished.fidelity) if finished.fidelity else None}
-        facts = {**facts, "Notes": [*finished.notes, *finished.mask_notes]}
+        facts = {**facts, "Confidence": finished.confidence, "Notes": [*finished.notes, *finished.mask_notes]}
         renditions: Sequence[Rendition | None] = self._image_settings.renditions or (None,)
         first = (position - 1) * len(renditions) + 1
         return [
@@ -300,6 +301,7 @@ class ResultWriter:
             seed=facts["Seed"],
             cost_usd=facts["CostUSD"],
             subject_changed=(facts.get("Fidelity") or {}).get("subject_changed"),
+            confidence=facts["Confidence"],
             notes=(*draft.notes, *((MAYBE_BILLED,) if facts.get("MaybeBilled") else ())),
         )
 

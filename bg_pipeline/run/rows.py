@@ -62,6 +62,7 @@ def row_of_entry(work: BatchWork, image: str, entry: Entry) -> Row:
     records = entry.stages.values()
     paid = sum_payments(entry.payments.values())
     outputs = tuple(Output.read(output) for output in entry.outputs)
+    sure = (value for output in entry.outputs if (value := output.get("Confidence")) is not None)
     return complete_row(
         Row(
             Id=work.locations.request_id,
@@ -75,6 +76,7 @@ def row_of_entry(work: BatchWork, image: str, entry: Entry) -> Row:
             Caption=entry.caption,
             CostUSD=paid.cost_usd,
             MaybeBilledUSD=paid.maybe_usd,
+            Confidence=min(sure, default=None),
             Seconds=sum(record.seconds for record in records),
             Reused=bool(pictures and pictures.reused),
         )

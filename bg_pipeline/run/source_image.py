@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from botocore.exceptions import BotoCoreError, ClientError
+from PIL import Image
 
 from bg_pipeline.errors import ImageError, SourceUnreadable
 from bg_pipeline.imaging import Fitted, ImageHeader, fit, jpeg, small_jpeg
 from bg_pipeline.imaging.parcels import Blob, StoredPhoto, open_stored
 from bg_pipeline.imaging.photo import scaled_down
-from bg_pipeline.imaging.thumbnail import thumbnail
+from bg_pipeline.imaging.thumbnail import marked_thumbnail, thumbnail
 from bg_pipeline.imaging.workers import Limit, PictureWorkers, header_of
 from bg_pipeline.storage.object_store import ObjectContent, Store
 
@@ -225,6 +226,10 @@ class SourceImage:
         """A thumbnail from what is decoded already, if anything is."""
         picture = self._view if self._view and not self._small else self.small.pixels
         return self._workers.run(self.limit(), thumbnail, picture)
+
+    def marked_thumbnail(self, where: Image.Image) -> bytes:
+        """A thumbnail with the places in ``where`` (`marked_thumbnail`) in red."""
+        return self._workers.run(self.limit(), marked_thumbnail, self.small.pixels, where)
 
     def fitted(self, fitted: Fitted, *, max_bytes: int | None) -> bytes:
         """The photo as a JPEG of the size that a model takes; see `fit`."""

@@ -29,6 +29,7 @@ from bg_pipeline.masks.local_cutout import (
     cut_plain_background,
     cut_with_network,
     cut_with_onnx,
+    examine,
     has_opencv,
 )
 from bg_pipeline.masks.user_mask import read_user_mask
@@ -57,14 +58,14 @@ class Subject:
 
 
 class NetworkMasks:
-    """The masks that networks made of one photo, by mask source, with their pixels in files. Thread-safe."""
+    """The masks that networks made or examined of one photo, by a name, with their pixels in files. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._masks: dict[str, tuple[Mask, StoredPixels]] = {}
 
     def get(self, source: str, workers: PictureWorkers, make: Callable[[], Mask]) -> Mask:
-        """The mask from ``source``; ``make`` is called if there is none yet."""
+        """The mask of the name ``source``; ``make`` is called if there is none yet."""
         with self._lock:
             if source not in self._masks:
                 mask = make()
@@ -74,6 +75,13 @@ class NetworkMasks:
                 return mask
             facts, pixels = self._masks[source]
             return replace(facts, picture=pixels.load())
+
+    def doubtful_places(self, cause: str) -> Image.Image | None:
+        """Where the mask is doubtful whose doubt is part of ``cause``; None if there is no such mask."""
+        with self._lock:
+            return next(
+                (mask.where for mask, _ in self._masks.values() if mask.doubt and mask.doubt in cause), None
+            )
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,7 @@ class _Candidate:
     """A subject that one source found and how it is validated.
 
     ``compared`` says that the network gives a second opinion on the mask; of its mask the parts in ``part_boxes`` are
-    compared, or all of it where there are none.
+    compared, or all of it where there are none. ``examined`` is false for shapes that are no cut-out.
     """
 
     subject: Subject
@@ -112,6 +120,7 @@ class _Candidate:
     least_of_box: float = LEAST_OF_BOX
     compared: bool = False
     part_boxes: Sequence[Box] = _NO_BOXES
+    examined: bool = True
 
 
 def find_subject(
@@ -130,6 +139,29 @@ def find_subject(
     """
     search = _Search(asked, hints, settings, takes_words=takes_words, not_words=not_words)
     return search.result()
+
+
+def examined(
+    mask: Mask, hints: SubjectHints, settings: Settings, boxes: Sequence[Box] = (), *, whole: bool = False
+) -> Mask:
+    """The mask with its edge redrawn and a second opinion on it (`examine`), once for each mask of a photo.
+
+    Where that takes too long or too much memory the mask stays as it is, which is noted: it may have been paid for.
+    """
+    photo, limit = hints.photo(), hints.limit()
+    network = "network" in settings.mask_sources
+    limit = replace(limit, seconds=limit.seconds + NETWORK_SECONDS)
+
+    def make() -> Mask:
+        return hints.workers.run(limit, examine, photo.pixels, mask, boxes, whole=whole, network=network)
+
+    try:
+        return hints.network_masks.get(
+            f"examined {mask.digest()} {network} {mask.doubt}", hints.workers, make
+        )
+    except ImageError as error:
+        hints.note(f"no second opinion on a mask ({mask.source}): {error}")
+        return mask
 
 
 class _Search:
@@ -170,7 +202,11 @@ class _Search:
                 return Subject(replace(mask, notes=(*mask.notes, *odd)))
             if verdict.ok:
                 doubt = self._doubt(candidate, mask)
-                return Subject(replace(mask, doubt=doubt) if doubt else mask)
+                mask = replace(mask, doubt=doubt) if doubt else mask
+                if not candidate.examined:
+                    return Subject(mask)
+                faces = self._asked.subject == "FACES"
+                return Subject(examined(mask, self._hints, self._settings, candidate.part_boxes, whole=faces))
             self._reasons.append(f"{mask.source}: {', '.join(verdict.reasons)}")
         raise NeedsReview(
             "NoSubject",
@@ -323,7 +359,7 @@ class _Search:
                 continue
             if mask.source == "network":
                 # It may see one person of several as the subject, and must not lose the others.
-                yield _Candidate(Subject(people), faces, LEAST_OF_FACE)
+                yield _Candidate(Subject(people), faces, LEAST_OF_FACE, part_boxes=faces)
             else:
                 yield _Candidate(Subject(people), compared=mask.source == "studio", part_boxes=faces)
         worn = [Box.read(box, "glasses") for box in glasses(hints.labels()["Labels"])]
@@ -331,4 +367,5 @@ class _Search:
             people = hints.workers.run(hints.limit(), cut_persons, hints.photo().pixels, faces)
             if people is not None:
                 yield _Candidate(Subject(with_glasses(people, worn)), faces, compared=True, part_boxes=faces)
-        yield _Candidate(Subject(portrait(faces, hints.photo().size, glasses=worn)))
+        shape = portrait(faces, hints.photo().size, glasses=worn)
+        yield _Candidate(Subject(shape), examined=False)

@@ -51,9 +51,12 @@ class Thumbnails:
         kept = self._kept.get(key)
         return kept[1] if kept and kept[0] == etag else None
 
-    def add(self, key: str, etag: str, make: Callable[[], bytes]) -> None:
-        """Keeps the thumbnail that ``make`` returns unless there is one; none if ``make`` raises `ImageError`."""
-        if self.enabled and not self.full and self.get(key, etag) is None:
+    def add(self, key: str, etag: str, make: Callable[[], bytes], *, again: bool = False) -> None:
+        """Keeps the thumbnail that ``make`` returns unless there is one, or ``again`` instead of that one.
+
+        None is kept if ``make`` raises `ImageError`.
+        """
+        if self.enabled and not self.full and (again or self.get(key, etag) is None):
             self._make(key, etag, make)
 
     def _make(self, key: str, etag: str, make: Callable[[], bytes]) -> None:

@@ -1,6 +1,7 @@
 """Limits on the number and the size of the API's requests."""
 
 import time
+from collections import Counter
 from typing import Final
 
 from limits import RateLimitItemPerMinute
@@ -9,6 +10,7 @@ from limits.strategies import MovingWindowRateLimiter
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from bg_pipeline.domain.people import Person
 from bg_pipeline.domain.requests import MAX_BYTES
 from bg_pipeline.web.problems import Problem
 
@@ -17,6 +19,10 @@ SMALL_BYTES: Final = 2_000_000
 
 TOTAL_BYTES: Final = 60_000_000
 """Largest size of the bodies of all current requests together."""
+
+
+BYTES_OF_ONE_CALLER: Final = MAX_BYTES + SMALL_BYTES
+"""Largest size of the bodies of all current requests of one caller who signed in."""
 
 
 class RequestRate:
@@ -42,12 +48,14 @@ class BodyLimit:
     """Refuses bodies that are too large, before they are read completely.
 
     Batch requests may have `MAX_BYTES`, all others `SMALL_BYTES`. All bodies that are being read or processed may
-    have `TOTAL_BYTES` together, so that many callers at once do not fill the memory.
+    have `TOTAL_BYTES` together, so that many callers at once do not fill the memory, and those of one caller
+    `BYTES_OF_ONE_CALLER`, so that nobody keeps the others waiting by sending slowly.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._total = 0
+        self._of_caller: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -59,6 +67,8 @@ class BodyLimit:
             await _too_large(max_bytes).response(scope)(scope, receive, send)
             return
         received = 0
+        caller: Person | None = scope.get("state", {}).get("caller")
+        subject = caller.subject if caller is not None else ""
 
         async def receive_limited() -> Message:
             nonlocal received
@@ -66,9 +76,10 @@ class BodyLimit:
             size = len(message.get("body", b""))
             received += size
             self._total += size
+            self._of_caller[subject] += size
             if received > max_bytes:
                 raise _too_large(max_bytes)
-            if self._total > TOTAL_BYTES:
+            if self._total > TOTAL_BYTES or (subject and self._of_caller[subject] > BYTES_OF_ONE_CALLER):
                 raise Problem(
                     503, "Busy", "too many large requests at once; repeat this one later", retry_after=10
                 )
@@ -78,6 +89,9 @@ class BodyLimit:
             await self._app(scope, receive_limited, send)
         finally:
             self._total -= received
+            self._of_caller[subject] -= received
+            if not self._of_caller[subject]:
+                del self._of_caller[subject]
 
 
 def route_path(scope: Scope) -> str:

@@ -196,7 +196,8 @@ class LoopbackOnly:
 def _reason_to_refuse(scope: Scope, allowed_origins: Collection[str]) -> str:
     """Why the request is refused; empty if it is not. ``allowed_origins`` are sites whose pages may call."""
     headers = Headers(scope=scope)
-    if not is_loopback(_hostname(headers.get("host", ""))):
+    hosts = headers.getlist("host")
+    if len(hosts) != 1 or not is_loopback(_hostname(hosts[0])):
         return "sign-in is off, so only http://127.0.0.1 and http://localhost are answered"
     client = scope.get("client")
     if client is None or not is_loopback(client[0]) or was_forwarded(headers):

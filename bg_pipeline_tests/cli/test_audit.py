@@ -4,9 +4,11 @@ import csv
 import io
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from click.testing import CliRunner, Result
 
 from bg_pipeline.cli.main import main
@@ -83,6 +85,38 @@ def test_every_command_that_acts_is_in_the_log(bench: Bench, tmp_path, control: 
     assert {line["RequestETag"] or line["Result"]["RequestETag"] for line in lines} == {etag}
 
 
+def test_a_named_batch_and_a_watched_folder_are_in_the_log(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(photo(1))
+    name = ["submit", str(tmp_path / "a.jpg"), "--prompt", "a beach", "--name", "spring"]
+    assert [CliRunner().invoke(main, name).exit_code for _ in range(2)] == [0, 2]
+    watched = CliRunner().invoke(
+        main, ["watch", str(tmp_path), "--prompt", "a beach", "--once", "--settle", "0.1"]
+    )
+    assert watched.exit_code == 0, watched.output
+    lines = found()
+    assert [(line["Act"], line["Via"], line["Outcome"]) for line in lines] == [
+        ("Submit", "local", "Done")
+    ] * 2
+    assert lines[0]["Batch"].endswith("/spring")
+    assert f"image-files/{lines[1]['Batch']}" == watched.stdout.strip().splitlines()[-1]
+
+
+def test_a_watched_folder_submits_nothing_that_has_no_line(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(self: AuditLog, key: str, document: Any) -> bool:
+        raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "PutObject")
+
+    (tmp_path / "a.jpg").write_bytes(photo(1))
+    watch = ["watch", str(tmp_path), "--prompt", "a beach", "--once", "--settle", "0.1"]
+    with monkeypatch.context() as patched:
+        patched.setattr(AuditLog, "_append", denied)
+        assert CliRunner().invoke(main, watch).exit_code != 0
+    assert not [key for key in bench.keys("image-files/") if key.endswith("/request.json")]
+    assert CliRunner().invoke(main, watch).exit_code == 0
+    assert [(line["Act"], line["Outcome"]) for line in found()] == [("Discard", "Done"), ("Submit", "Done")]
+
+
 def test_lines_are_filtered_by_person_act_and_day(bench: Bench) -> None:
     record(bench, Person("ann@example", Via.PAGE, issuer="i", subject="4711"), Act.PUBLISH)
     record(bench, local_person("Ann@example"), Act.DECIDE)
@@ -133,8 +167,6 @@ def test_what_cannot_be_read_is_shown_whatever_is_asked_for(bench: Bench) -> Non
 def test_a_run_that_may_not_write_its_line_pays_nothing(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, control: ControlClient
 ) -> None:
-    from botocore.exceptions import ClientError
-
     write = Store.write
 
     def denied(self: Store, key: str, *args: Any, **more: Any) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from bg_pipeline.defs.dagster_home import prepare
 from bg_pipeline.errors import BgPipelineError, UsageError

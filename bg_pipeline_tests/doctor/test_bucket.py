@@ -169,6 +169,10 @@ def test_versions_need_a_rule_that_deletes_the_old_ones_of_the_state(store: Stor
             "moves objects under image-files to DEEP_ARCHIVE",
         ),
         ({"Filter": {"Prefix": "logs/"}, "Expiration": {"Days": 30}}, "no rule deletes"),
+        (
+            {"Filter": {"Prefix": "pipeline-state/thumbnails/"}, "Expiration": {"Days": 90}},
+            "no rule deletes",
+        ),
     ],
 )
 def test_rules_that_delete_or_archive_what_is_needed_are_named(

@@ -241,3 +241,45 @@ def test_the_adapters_read_what_a_live_run_recorded(file: Path) -> None:
     for call in calls:
         if call["Answer"]:
             assert replay(call), call["Subject"]
+
+
+MODEL = "arn:aws:rekognition:us-east-1:123456789012:project/shop/version/v1/1767225600000"
+
+
+def test_a_custom_labels_model_that_runs_is_tried_and_one_that_does_not_is_not_started(
+    account: ControlClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BG_CUSTOM_LABELS_ARN", MODEL)
+    account.custom_model(MODEL, start_seconds=0, stop_seconds=0, labels=["Mug"])
+    result = doctor("--yes")
+    assert "the model is not running" in result.output
+    assert "attention live DETECT_CUSTOM_LABELS" in result.output
+    assert {call["operation"] for call in account.calls()}.isdisjoint({"StartProjectVersion"})
+    for file in Path().glob("doctor-live-*.json"):
+        file.unlink()
+    Aws(("us-east-1",)).client("rekognition").start_project_version(
+        ProjectVersionArn=MODEL, MinInferenceUnits=1
+    )
+    deadline = time.monotonic() + 20
+    while "attention live DETECT_CUSTOM_LABELS" in (result := doctor("--yes")).output:
+        assert time.monotonic() < deadline
+    assert "OK        live DETECT_CUSTOM_LABELS" in result.output, result.output
+    assert "shop" not in json.dumps(written()["Calls"])
+
+
+def test_a_sam_endpoint_is_tried(account: ControlClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BG_SAM_ENDPOINT", "my-endpoint")
+    account.switch()
+    result = doctor("--yes")
+    assert "OK        live SAM endpoint" in result.output, result.output
+    assert "my-endpoint" not in json.dumps(written()["Calls"])
+
+
+def test_a_sam_endpoint_that_answers_in_another_form_is_a_failure(
+    account: ControlClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BG_SAM_ENDPOINT", "my-endpoint")
+    monkeypatch.setenv("BG_SAM_FORM", '{"masks": "nowhere"}')
+    result = doctor("--yes")
+    assert result.exit_code == 1
+    assert "failed    live SAM endpoint" in result.output

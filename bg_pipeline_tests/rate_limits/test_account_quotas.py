@@ -1,5 +1,8 @@
 """The account's quotas from Service Quotas."""
 
+from types import SimpleNamespace
+from typing import cast
+
 import pytest
 
 from bg_pipeline.aws.clients import Aws
@@ -40,3 +43,19 @@ def test_a_denied_request_is_not_repeated(account: AccountQuotas, control: Contr
         assert account.requests_per_minute(NOVA_PRO, "us-east-1") is None
         assert account.tokens_per_day("us-east-1") is None
     assert len(control.calls()) == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Cross-region model inference requests per minute for Stable Image Inpaint",
+        "Cross-Region InvokeModel requests per minute for Stable Image Inpaint",
+        "Cross-region model inference requests per minute for Stability.ai Stable Image Inpaint",
+    ],
+)
+def test_a_quota_is_found_under_each_wording_of_its_name(name: str) -> None:
+    listed = {"Quotas": [{"QuotaName": name, "Value": 7.0}, {"QuotaName": f"{name} Pro", "Value": 9.0}]}
+    client = SimpleNamespace(list_service_quotas=lambda **_: listed)
+    account = AccountQuotas(cast(Aws, SimpleNamespace(client=lambda *_: client)))
+    assert account.requests_per_minute(facts_of("STABILITY_INPAINT"), "us-west-2") == 7
+    assert account.requests_per_minute(facts_of("STABILITY_REMOVE_BACKGROUND"), "us-west-2") is None

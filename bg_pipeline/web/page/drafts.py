@@ -183,7 +183,9 @@ class DraftService:
         return key
 
     def remove_photo(self, batch: Batch, name: str) -> None:
-        """Deletes a photo of a draft."""
+        """Deletes a photo of a draft; `UsageError` if the batch was submitted meanwhile, perhaps in another tab."""
+        if self.store.head(batch.request_key) is not None:
+            raise UsageError("its batch is submitted already")
         self.store.delete(batch.upload_key(name))
 
     def resume_draft(self, person: Person, batch: Batch) -> list[DraftPhoto]:

@@ -13,6 +13,7 @@ from starlette.routing import Route
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.web.browser_security import SecurityHeaders
 from bg_pipeline.web.page import review_server, upload_server
+from bg_pipeline.web.page.admission import UploadsAfterSignIn
 from bg_pipeline.web.page.content_policy import page_policy
 from bg_pipeline.web.page.same_origin import OwnPageOnly
 from bg_pipeline.web.page.sign_out import SignOutAtIssuer
@@ -48,6 +49,7 @@ def _guards(configured: Settings) -> list[Middleware]:
     if configured.oidc_client_id:
         return [
             headers,
+            Middleware(UploadsAfterSignIn),
             Middleware(OwnPageOnly, address=configured.page_address, proxies=configured.trusted_proxies),
             Middleware(
                 SignOutAtIssuer,

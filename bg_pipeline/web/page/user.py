@@ -12,6 +12,7 @@ from bg_pipeline.errors import NotAllowed
 from bg_pipeline.review import this_user
 from bg_pipeline.settings import Settings
 from bg_pipeline.web.page import review_server
+from bg_pipeline.web.page.admission import admit_this_session
 from bg_pipeline.web.page.widgets import escape_markdown
 
 _log = logging.getLogger(__name__)
@@ -23,6 +24,7 @@ def require_sign_in(settings: Settings) -> None:
         return
     until = _sign_in_ends(settings)
     if until is not None and datetime.now(UTC) < until:
+        admit_this_session(until)
         if not st.session_state.get("sign_in_logged"):
             st.session_state.sign_in_logged = True
             _log.info("signed in: %s (%s)", printable(name()), printable(_claim("sub")))

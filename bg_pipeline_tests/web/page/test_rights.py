@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
 from streamlit.testing.v1 import AppTest
 
 from bg_pipeline.authorization import Authorization
@@ -13,14 +14,17 @@ from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.people import Person, Role, Via, local_person
 from bg_pipeline.errors import NoSuchBatch, NotAllowed, RequestError
 from bg_pipeline.review import State
+from bg_pipeline.state.audit import AuditLog
 from bg_pipeline.storage.object_store import Store
-from bg_pipeline.web.page import user
+from bg_pipeline.web.page import review_server, user
 from bg_pipeline.web.page.batches import BatchService
 from bg_pipeline.web.page.drafts import DraftService
+from bg_pipeline.web.page.review_service import Address, ReviewService
 from bg_pipeline.web.page.upload_server import UploadSessions
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench, aws
 from bg_pipeline_tests.pictures import photo
+from bg_pipeline_tests.web.serving import serving
 
 ISSUER = "https://pool.example"
 SECONDS = 60
@@ -224,6 +228,105 @@ def test_a_tab_that_was_left_open_approves_nothing_after_the_sign_in_has_ended(
     assert not [button for button in screen.button if button.label in ("Run the rest", "Retry")]
     with pytest.raises(NotAllowed, match="sign in again"):
         batches.approve_sample(visitor[0], batch)
+
+
+ANSWERS: dict[str, tuple[str, dict[str, int]]] = {
+    "batches": ("GET", {}),
+    "rows": ("GET", {"bob": 404}),
+    "picture": ("GET", {"bob": 404}),
+    "history": ("GET", {"bob": 404}),
+    "decide": ("POST", {"ada": 403, "bob": 404, "dan": 403}),
+    "redo": ("POST", {"ada": 403, "bob": 404, "dan": 403}),
+    "quote": ("POST", {"bob": 404}),
+    "publish": ("POST", {"ada": 403, "bob": 404, "carol": 403}),
+    "zip": ("POST", {"bob": 404}),
+    # Only what the same session decided can be undone.
+    "undo": ("POST", {"ada": 422, "bob": 422, "dan": 422}),
+    "zip/{ticket}": ("GET", dict.fromkeys(("ada", "bob", "carol", "dan", "root"), 403)),
+}
+"""The routes of the review in the browser, and whom they refuse with which status."""
+
+
+def test_the_review_in_the_browser_is_for_who_may_and_refuses_everybody_else(
+    drafts: DraftService, batches: BatchService, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    routes = {route.path.removeprefix(f"{review_server.ADDRESS}/") for route in review_server.ROUTES}
+    assert routes == set(ANSWERS)
+    batch = submitted(drafts)
+    bench.run(batch.date)
+    sessions = review_server.ReviewSessions()
+    monkeypatch.setattr(review_server, "sessions", sessions)
+    service = ReviewService(bench.settings(), aws(), batches)
+    (row,) = service.rows(CAROL, batch)["rows"]
+    (listed,) = service.batches(ADA, 1)
+    assert service.batches(BOB, 1) == []
+    assert listed["batch"] == batch.path
+    with serving(Starlette(routes=review_server.ROUTES)) as server:
+
+        def call(person: Person, route: str) -> int:
+            headers = {review_server.TOKEN: sessions.open(service, person).token}
+            if ANSWERS[route][0] == "GET":
+                query = {**{name: str(value) for name, value in row.items()}, "size": "small"}
+                return server.get(
+                    f"{review_server.ADDRESS}/{route}", params=query, headers=headers
+                ).status_code
+            body = {"press": f"press of {person.name}", "batch": batch.path, "items": [row], "of": ["p"]}
+            body |= {"state": "approved", "prompt": "a street"}
+            return server.post(f"{review_server.ADDRESS}/{route}", body, headers=headers).status_code
+
+        people = (ADA, BOB, DAN, CAROL, ROOT)
+        refused = {
+            (route, person.name): answers[person.name]
+            for route, (_, answers) in ANSWERS.items()
+            for person in people
+            if person.name in answers
+        }
+        before = {found.key: found.etag for found in bench.store.list("")}
+        by_name = {person.name: person for person in people}
+        assert {(route, name): call(by_name[name], route) for route, name in refused} == refused
+        assert {found.key: found.etag for found in bench.store.list("")} == before
+        # `decide` comes first: a picture that is asked for again is not approved any more.
+        for route in ("batches", "rows", "picture", "history", "quote", "decide"):
+            assert call(CAROL, route) == 200, route
+        assert call(DAN, "publish") == call(ADA, "zip") == 200
+        (row,) = service.rows(CAROL, batch)["rows"]
+        assert call(CAROL, "redo") == 200
+    lines = [line for line in AuditLog(bench.store).records(batch.date, batch.date) if line.via == "page"]
+    assert sorted((line.act, line.subject) for line in lines) == [
+        ("Decide", "carol"),
+        ("Publish", "dan"),
+        ("Redo", "carol"),
+        ("Submit", "ada"),
+    ]
+
+
+def test_decisions_that_are_taken_back_are_in_the_audit_log(
+    drafts: DraftService, batches: BatchService, bench: Bench
+) -> None:
+    batch = submitted(drafts)
+    bench.run(batch.date)
+    service = ReviewService(bench.settings(), aws(), batches)
+    (row,) = service.rows(CAROL, batch)["rows"]
+    _, written = service.decide(CAROL, [Address.read(row)], State.APPROVED)
+    with pytest.raises(NotAllowed):
+        service.take_back(DAN, written)
+    (present,), kept = service.take_back(CAROL, written)
+    assert (present["state"], kept) == ("waiting", 0)
+    lines = [line for line in AuditLog(bench.store).records(batch.date, batch.date) if line.via == "page"]
+    assert [(line.act, line.subject) for line in sorted(lines, key=lambda line: line.at)] == [
+        ("Submit", "ada"),
+        ("Decide", "carol"),
+        ("TakeBack", "carol"),
+    ]
+
+
+def test_a_photo_that_is_found_by_its_words_is_shown_to_who_may_see_it(
+    drafts: DraftService, batches: BatchService
+) -> None:
+    batch = drafted(drafts)
+    for small in (True, False):
+        assert batches.photo(ADA, batch.path, "a.jpg", small=small)
+        assert batches.photo(BOB, batch.path, "a.jpg", small=small) is None
 
 
 def test_without_sign_in_this_machines_user_may_do_everything(

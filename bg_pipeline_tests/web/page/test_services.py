@@ -451,3 +451,15 @@ def test_a_batch_that_was_just_submitted_is_seen_at_once(drafts: DraftService, b
     assert [each.draft for each in batches.batches(ANN, batch.date)] == [True]
     drafts.submit(ANN, batch, drafts.request(batch, names, {"Prompt": "a beach"}, {})[0])
     assert [each.state for each in batches.batches(ANN, batch.date)] == ["waiting for a run"]
+
+
+def test_a_second_tab_deletes_no_photo_of_a_batch_that_was_submitted(
+    drafts: DraftService, bench: Bench
+) -> None:
+    batch, names = drafted(drafts)
+    other_tab = UploadSessions().open(drafts, ANN, batch)
+    data, _ = drafts.request(batch, names, {"Prompt": "a beach"}, {})
+    drafts.submit(ANN, batch, data)
+    with pytest.raises(UsageError, match="submitted"):
+        other_tab.remove(names[0])
+    assert bench.store.head(batch.upload_key(names[0])) is not None

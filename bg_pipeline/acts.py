@@ -3,7 +3,7 @@
 A refusal for want of a role is in the program's log, not in the audit log: who may do nothing can add nothing to it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -135,7 +135,10 @@ class Acts:
     def decide_as_seen(
         self, person: Person, work: BatchWork, items: Sequence[Item], state: State, *, reason: str = ""
     ) -> list[str]:
-        """Stores a person's decision where nobody decided since the person looked (`review.decide_as_seen`)."""
+        """Stores decisions where nobody has decided since the person looked (`review.decide_as_seen`).
+
+        If it cannot be about one of the results, none is stored. The audit lines say of which nothing was stored.
+        """
         self._require_review(person, work)
         items = list(items)
         review.check_decision(items, state, by=person.name, reason=reason)
@@ -147,12 +150,12 @@ class Acts:
                 stored = review.decide_as_seen(
                     work.locations.data, some, state, by=person.name, reason=reason
                 )
-                result["NotStored"] = [item.key for item, etag in zip(some, stored, strict=True) if not etag]
+                result["NotStored"] = _without(stored, (item.key for item in some))
             etags += stored
         return etags
 
     def take_back(self, person: Person, work: BatchWork, decided: Sequence[tuple[str, str]]) -> list[str]:
-        """Takes decisions about results of a batch back (`review.take_back`)."""
+        """Takes decisions about a batch's results back (`review.take_back`); anybody who reviews may."""
         self._require_review(person, work)
         etags: list[str] = []
         for start in range(0, len(decided), RESULTS_PER_LINE):
@@ -160,7 +163,7 @@ class Acts:
             about = {"Results": [{"Key": key} for key, _ in some]}
             with self._about(person, Act.TAKE_BACK, work, about) as result:
                 stored = review.take_back(work.locations.data, some, by=person.name)
-                result["NotStored"] = [key for (key, _), etag in zip(some, stored, strict=True) if not etag]
+                result["NotStored"] = _without(stored, (key for key, _ in some))
             etags += stored
         return etags
 
@@ -221,6 +224,11 @@ class Acts:
     def _request_etag(self, batch: Batch) -> str:
         info = self._store.head(batch.request_key)
         return info.etag if info else ""
+
+
+def _without(stored: Sequence[str], keys: Iterable[str]) -> list[str]:
+    """The keys of results of which nothing was stored, because somebody else had decided meanwhile."""
+    return [key for key, etag in zip(keys, stored, strict=True) if not etag]
 
 
 def _named(items: Sequence[Item]) -> list[dict[str, str]]:

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -133,15 +134,15 @@ class BatchService:
         Each call lists a few objects, unless the last one for this date was less than ``max_age`` seconds ago.
         Uploads and results are read again only if a run has stored something since, or after `REFRESH_SECONDS`.
         """
-        cards = self._all_batches(date, max_age)
+        cards = self._cards_of(date, max_age)
         visible = self.acts.authorization.visible(person, (card.batch for card in cards))
         return [card for card in cards if card.batch in visible]
 
-    def _all_batches(self, date: UploadDate, max_age: float) -> list[BatchCard]:
+    def _cards_of(self, date: UploadDate, max_age: float) -> list[BatchCard]:
         with self._lock:
             cached = self._cards.get(date)
             if cached is not None and time.monotonic() - self._looked.get(date, 0.0) < max_age:
-                return list(cached[2])
+                return cached[2]
             self._looked[date] = time.monotonic()
         version = tuple(
             (stored.key, stored.etag)
@@ -157,7 +158,7 @@ class BatchService:
                 self._cards[date] = cached
                 if len(self._cards) > CACHED_DATES:
                     self._cards.pop(next(iter(self._cards)))
-            return list(cached[2])
+            return cached[2]
 
     def _read_cards(self, date: UploadDate) -> list[BatchCard]:
         complete = {work.locations.batch: work for work in find_work(self.store, self.settings, [date])}
@@ -289,9 +290,9 @@ class BatchService:
     def places(self, person: Person, batch: Batch) -> list[Place]:
         """The batch's results, pictures that were made again in the places of their originals.
 
-        Raises `UsageError` if it does not exist, or not for this person.
+        Raises as `results`. Pictures of batches that the person may not see stand in no place.
         """
-        return review.places(self.results(person, batch), lambda other: self.results(person, other))
+        return review.places(self.results(person, batch), partial(self.results, person))
 
     def thumbnail(self, batch: Batch, key: str, etag: str) -> bytes | None:
         """The thumbnail that a run stored of this version of a photo or result; None if there is none."""
@@ -345,7 +346,7 @@ class BatchService:
     def photo(self, person: Person, path: str, image: str, *, small: bool) -> bytes | None:
         """A photo of the batch ``path`` as a JPEG, at most `PREVIEW_SIDE` wide and high.
 
-        None if there is none, or none that the person may see.
+        None if there is none, or not for this person.
         """
         batch = find_batch(path)
         if batch is None or not self.acts.authorization.sees(person, batch):

@@ -9,9 +9,10 @@ from bg_pipeline.web.page.widgets import review_widget
 
 
 def show(service: ReviewService) -> None:
-    """The screen. Its session acts as the visitor until the visitor's sign-in ends."""
+    """The screen. Its session shows and does what the visitor may, in the visitor's name, until the sign-in ends."""
     st.title("Review", anchor=False)
     person = user.visitor(service.settings, service.acts.authorization)
+    service.acts.authorization.require_role(person)
     session: ReviewSession | None = st.session_state.get("review_session")
     if session is None or session.person != person:
         if session is not None:

@@ -172,9 +172,22 @@ class Review {
     this.stage = this.$(".stage");
     this.layers = this.$(".layers");
     this.listen();
+    this.allow(data.may);
     this.drawStates();
     this.reload();
     this.timer = setInterval(() => this.poll(), POLL_SECONDS * 1000);
+  }
+
+  update(data) {
+    this.server.update(data);
+    this.allow(data.may);
+  }
+
+  // Offers what the visitor's roles allow; the server refuses the rest in any case.
+  allow(may) {
+    this.may = may;
+    for (const part of [".reason", ".approve", ".reject", ".again", ".undo"]) this.$(`.decide ${part}`).hidden = !may.review;
+    this.$(".publish").hidden = !may.publish;
   }
 
   close() {
@@ -1321,6 +1334,10 @@ class Review {
     event.preventDefault();
     event.stopPropagation();
     if (event.repeat && "axzn".includes(event.key)) return; // a key that is held down decides once
+    if (!this.may.review && "axzne".includes(event.key) && !event.ctrlKey) {
+      this.say("You may look at the results; deciding about them needs the role reviewer.");
+      return;
+    }
     work();
   }
 }
@@ -1329,7 +1346,7 @@ const running = new WeakMap();
 
 export default function ({ parentElement, data }) {
   let review = running.get(parentElement);
-  if (review && !review.closed) review.server.update(data);
+  if (review && !review.closed) review.update(data);
   else running.set(parentElement, (review = new Review(parentElement, data)));
   return () => review.close();
 }

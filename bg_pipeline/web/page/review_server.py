@@ -1,7 +1,7 @@
 """The routes of the review component: its browser code asks here for lists and pictures, and sends decisions.
 
 A request carries the token of the visitor's session in a header, so no other website can make one, and no address
-with a token lands in a log. The person's name comes from the session, never from the browser.
+with a token lands in a log. The person comes from the session, never from the browser.
 """
 
 import gzip
@@ -21,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from bg_pipeline.authorization import Right
 from bg_pipeline.domain.batches import Batch, find_batch
 from bg_pipeline.domain.file_names import archive_path
 from bg_pipeline.domain.people import Person
@@ -49,7 +50,7 @@ class Press:
 
 @dataclass
 class ReviewSession:
-    """A visitor's review, until the sign-in of ``person`` ends.
+    """A visitor, who sees and does what ``person`` may, until that sign-in ends.
 
     A press with the same id, sent again because its answer was lost, has the outcome of the first. Thread-safe.
     """
@@ -63,7 +64,16 @@ class ReviewSession:
 
     @property
     def expired(self) -> bool:
+        """Whether the person's sign-in has ended."""
         return self.person.expired
+
+    def may(self) -> dict[str, bool]:
+        """What the browser offers: to ``review`` (decide, undo, make again), to ``publish``."""
+        rights = self.service.acts.authorization
+        return {
+            "review": rights.may(self.person, Right.REVIEW),
+            "publish": rights.may(self.person, Right.PUBLISH),
+        }
 
     def once(self, press: str, work: Callable[[], Press]) -> Press:
         """The outcome of ``work``, which is called only for the first of all presses with this id.
@@ -296,9 +306,8 @@ def _publish(request: Request, session: ReviewSession, body: Any) -> Response:
 
 def _zip_ticket(request: Request, session: ReviewSession, body: Any) -> Response:
     batch = _batch(str(body.get("batch")))
-    next(
-        session.service.zip(session.person, batch)
-    )  # says now if nothing is approved or the first result is gone
+    # Says now if nothing is approved or the first result is gone.
+    next(session.service.zip(session.person, batch))
     return _answer(request, {"address": f"{ADDRESS}/zip/{session.ticket(batch)}"})
 
 
@@ -315,12 +324,12 @@ async def _zip(request: Request) -> Response:
         return PlainTextResponse("this download was used already or has expired; ask for it again", 403)
     session, batch = found
     try:
-        pack = await run_in_threadpool(session.service.zip, session.person, batch)
+        parts = await run_in_threadpool(session.service.zip, session.person, batch)
     except UsageError as error:
-        return PlainTextResponse(str(error), 403)
+        return PlainTextResponse(str(error), 404)
     name = archive_path(f"{batch.name} approved.zip").encode("ascii", "replace").decode().replace('"', "'")
     return StreamingResponse(
-        pack,
+        parts,
         media_type="application/zip",
         headers={"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"},
     )

@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from bg_pipeline import planning, review
-from bg_pipeline.acts import Acts
+from bg_pipeline.authorization import Right
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.domain.batches import Batch, find_batch
 from bg_pipeline.domain.file_names import archive_path
@@ -98,6 +98,7 @@ class ReviewService:
 
     def __init__(self, settings: Settings, aws: Aws, batches: BatchService) -> None:
         self.settings = settings
+        self.acts = batches.acts
         self._aws = aws
         self._batches = batches
         self._workers = shared_workers(settings.max_decoded_images)
@@ -106,13 +107,8 @@ class ReviewService:
 
     # Lists
 
-    @property
-    def acts(self) -> Acts:
-        """What visitors may do, authorized and recorded."""
-        return self._batches.acts
-
     def batches(self, person: Person, days: int, now: datetime | None = None) -> list[dict[str, Any]]:
-        """The batches of the last ``days`` dates (UTC) that have results and that the person may see, newest first.
+        """The batches of the last ``days`` dates (UTC) that have results and that a person may see, newest first.
 
         Batches that made pictures again for another one of these are left out: their pictures stand there.
         """
@@ -136,7 +132,10 @@ class ReviewService:
         ]
 
     def rows(self, person: Person, batch: Batch) -> dict[str, Any]:
-        """The results of one batch for the browser, with a ``version`` that changes when one of them does."""
+        """The results of one batch for the browser, with a ``version`` that changes when one of them does.
+
+        Raises `NoSuchBatch` for a batch that the person may not see, as everything here does.
+        """
         results = self._batches.results(person, batch)
         found = self._batches.places(person, batch)
         rows = [_row(batch, place) for place in found]
@@ -222,8 +221,9 @@ class ReviewService:
         """Stores decisions; returns the changed rows for the browser, and what was written.
 
         Where the result or its decision is not what the person saw, nothing is stored; the row has a ``conflict``.
-        Raises `UsageError` as `Acts.decide_as_seen`.
+        Raises as `Acts.decide_as_seen`.
         """
+        self._check(person, addresses, Right.REVIEW)
         rows: list[dict[str, Any]] = []
         written: list[Written] = []
         for batch, chosen in _by_batch(addresses).items():
@@ -254,6 +254,12 @@ class ReviewService:
             rows += self._conflicts(person, refused)
         return rows, written
 
+    def _check(self, person: Person, addresses: Iterable[Address], right: Right) -> None:
+        """Raises `NoSuchBatch` or `NotAllowed` if one of these batches is refused, before anything is done."""
+        for batch in {batch for address in addresses for batch in (address.batch, address.origin)}:
+            self.acts.authorization.require_visible(person, batch)
+        self.acts.authorization.require(person, right)
+
     def _conflicts(self, person: Person, refused: Iterable[Address]) -> list[dict[str, Any]]:
         """The present rows of results that changed since the browser read them, each with a sentence."""
         rows = []
@@ -271,11 +277,12 @@ class ReviewService:
 
     def take_back(self, person: Person, written: Sequence[Written]) -> tuple[list[dict[str, Any]], int]:
         """Takes decisions back; returns the present rows, and how many stay because somebody decided after them."""
+        self._check(person, (each.address for each in written), Right.REVIEW)
         kept = 0
-        groups: dict[Batch, list[Written]] = {}
+        by_batch: dict[Batch, list[Written]] = {}
         for each in written:
-            groups.setdefault(each.address.batch, []).append(each)
-        for batch, group in groups.items():
+            by_batch.setdefault(each.address.batch, []).append(each)
+        for batch, group in by_batch.items():
             work = self._batches.results(person, batch).work
             etags = self.acts.take_back(person, work, [(each.result, each.etag) for each in group])
             kept += sum(not etag for etag in etags)
@@ -326,30 +333,23 @@ class ReviewService:
         return price
 
     def redo(
-        self,
-        person: Person,
-        addresses: Sequence[Address],
-        *,
-        prompt: str = "",
-        seed: int | None = None,
+        self, person: Person, addresses: Sequence[Address], *, prompt: str = "", seed: int | None = None
     ) -> list[dict[str, Any]]:
         """Asks for other pictures in place of results, each result only as the browser saw it; returns their rows.
 
         A result that is being made again already, or that changed since, is not asked for; its row says so. Raises
-        `UsageError` as `Acts.redo`.
+        as `Acts.redo`.
         """
+        self._check(person, addresses, Right.REVIEW)
         rows: list[dict[str, Any]] = []
         for batch, chosen in _by_batch(addresses).items():
             results = self._batches.results(person, batch)
             current = {(item.image, item.number): item for item in results.items()}
             due: list[Address] = []
             refused: list[Address] = []
+            places = self._batches.places(person, batch) if any(not each.etag for each in chosen) else ()
             without_result = {
-                (place.item.image, place.item.number): place.seen
-                for place in (
-                    self._batches.places(person, batch) if any(not each.etag for each in chosen) else ()
-                )
-                if not place.item.key
+                (place.item.image, place.item.number): place.seen for place in places if not place.item.key
             }
             for address in chosen:
                 name = address.image, address.number
@@ -386,9 +386,8 @@ class ReviewService:
         Replacements have the names of their originals. Raises `UsageError` if nothing is approved.
         """
         work = self._batches.results(person, batch).work
-        approved = [
-            place for place in self._batches.places(person, batch) if place.item.state is State.APPROVED
-        ]
+        places = self._batches.places(person, batch)
+        approved = [place for place in places if place.item.state is State.APPROVED]
         if not any(place.item.key for place in approved):
             raise UsageError("no result of this batch is approved yet")
         return _zipped(work, approved)

@@ -16,10 +16,10 @@ from bg_pipeline.web.page.batches import BatchService
 from bg_pipeline.web.page.widgets import escape_markdown
 
 MAX_RESULTS = 200
-MAX_FOUND = 100_000
-"""Photos that are looked at for those of batches that the visitor may see, where these are not all."""
 PER_PAGE = 24
 COLUMNS = 4
+MAX_FOUND = 100_000
+"""Photos that are looked at for those of batches that the visitor may see, where these are not all."""
 DEFAULT_DAYS = 30
 
 
@@ -71,11 +71,12 @@ def _tile(service: BatchService, person: Person, image: CaptionedImage) -> None:
     st.text(image.ImageName)
     st.caption(escape_markdown(image.AltText or image.Caption or image.Labels))
     if st.button("Open", key=f"open-{image.Batch}/{image.ImageName}"):
-        _open(service, person, image)
+        _open(service, image)
 
 
 @st.dialog("Photo", width="large")
-def _open(service: BatchService, person: Person, image: CaptionedImage) -> None:
+def _open(service: BatchService, image: CaptionedImage) -> None:
+    person = user.visitor(service.settings, service.acts.authorization)
     large = service.photo(person, image.Batch, image.ImageName, small=False)
     if large:
         st.image(large, alt=image.AltText or image.Caption or image.ImageName, width="stretch")

@@ -60,5 +60,10 @@ def review_widget(session: ReviewSession) -> None:
     """The grid of results, which asks `review_server` for lists and pictures and sends it decisions."""
     _review(
         key="review",
-        data={"address": review_server.ADDRESS, "header": review_server.TOKEN, "token": session.token},
+        data={
+            "address": review_server.ADDRESS,
+            "header": review_server.TOKEN,
+            "token": session.token,
+            "may": session.may(),
+        },
     )

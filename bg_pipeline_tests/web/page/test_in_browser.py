@@ -593,6 +593,57 @@ def test_without_sign_in_a_name_that_only_leads_here_is_not_answered(
         connection.close()
 
 
+def test_the_review_offers_what_a_visitors_role_allows(
+    bench: Bench,
+    settings_of_the_page: None,
+    browser: Browser,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batch = bench.submit(1, day=datetime.now(UTC).date())
+    bench.run(batch.date)
+    port = free_port()
+    with openid_provider() as provider:
+        monkeypatch.setenv("BG_OIDC_ISSUER", provider.issuer)
+        monkeypatch.setenv("BG_OIDC_CLIENT_ID", AUDIENCE)
+        monkeypatch.setenv("BG_OIDC_CLIENT_SECRET", SECRET)
+        monkeypatch.setenv("BG_PAGE_ADDRESS", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("BG_SUBMITTER_GROUPS", "studio")
+        monkeypatch.setenv("BG_PUBLISHER_GROUPS", "shop")
+        with running(port, tmp_path / "page.log") as address:
+
+            def enter(group: str) -> Page:
+                provider.user = {"sub": f"somebody of {group}", "cognito:groups": [group]}
+                page = browser.new_context().new_page()
+                page.set_default_timeout(SECONDS)
+                page.goto(f"{address}/review")
+                page.get_by_role("button", name="Sign in").click()
+                page.get_by_text(f"Signed in as somebody of {group}").wait_for()
+                page.get_by_role("link", name="Review").click()
+                return page
+
+            page = enter("shop")
+            page.get_by_role("button", name="Waiting 1").wait_for()
+            page.get_by_text("Deliver", exact=True).click()
+            page.get_by_role("button", name="Publish what is approved").wait_for()
+            for name in (APPROVE, re.compile("Reject"), re.compile("Another picture"), re.compile("Undo")):
+                assert page.get_by_role("button", name=name).count() == 0
+            page.get_by_role("listbox", name="Results").press("a")
+            page.get_by_text("needs the role reviewer").wait_for()
+            page.get_by_role("button", name="Waiting 1").wait_for()
+            assert serious(page) == []
+            page.context.close()
+
+            # The batch came from S3, so it belongs to no submitter.
+            page = enter("studio")
+            page.get_by_text("No batch of these days has results yet.").wait_for()
+            page.get_by_text("Deliver", exact=True).click()
+            page.get_by_role("button", name="ZIP of what is approved").wait_for()
+            assert page.get_by_role("button", name="Publish what is approved").count() == 0
+            page.context.close()
+    assert bench.keys("reviews/") == []
+
+
 def test_people_sign_in_and_their_decisions_bear_their_name(
     bench: Bench,
     settings_of_the_page: None,

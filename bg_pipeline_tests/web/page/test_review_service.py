@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from bg_pipeline import review
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.batches import Batch
-from bg_pipeline.domain.people import local_person
+from bg_pipeline.domain.people import Person, Via, local_person
 from bg_pipeline.imaging import read_header
 from bg_pipeline.run.batch_work import open_batch
 from bg_pipeline.storage.object_store import Store
@@ -86,14 +86,18 @@ class Reviewer:
         return self.post("decide", items=rows, state=state, **more)
 
 
+def somebody(name: str) -> Person:
+    return local_person(name, Via.PAGE)
+
+
 @pytest.fixture
 def ann(server: Caller, service: ReviewService, sessions: ReviewSessions) -> Reviewer:
-    return Reviewer(server, sessions.open(service, local_person("ann")))
+    return Reviewer(server, sessions.open(service, somebody("ann")))
 
 
 @pytest.fixture
 def bob(server: Caller, service: ReviewService, sessions: ReviewSessions) -> Reviewer:
-    return Reviewer(server, sessions.open(service, local_person("bob")))
+    return Reviewer(server, sessions.open(service, somebody("bob")))
 
 
 def states(bench: Bench, batch: Batch) -> list[str]:
@@ -142,9 +146,7 @@ def test_of_two_people_who_decide_about_the_same_at_once_the_first_one_counts_an
 def test_of_many_at_the_same_moment_one_is_stored(
     bench: Bench, batch: Batch, service: ReviewService, server: Caller, sessions: ReviewSessions
 ) -> None:
-    people = [
-        Reviewer(server, sessions.open(service, local_person(f"person {number}"))) for number in range(6)
-    ]
+    people = [Reviewer(server, sessions.open(service, somebody(f"person {number}"))) for number in range(6)]
     row = people[0].rows(batch)[0]
     with ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(lambda person: person.decide([row]).json()["rows"][0], people))
@@ -233,7 +235,8 @@ def test_a_session_that_has_ended_decides_nothing_and_says_to_sign_in(
     bench: Bench, batch: Batch, ann: Reviewer
 ) -> None:
     rows = ann.rows(batch)
-    ann.session.person = replace(ann.session.person, until=datetime.now(UTC) - timedelta(seconds=1))
+    ended = datetime.now(UTC) - timedelta(seconds=1)
+    ann.session.person = replace(ann.session.person, until=ended)
     for answer in (ann.decide(rows), ann.get("rows", batch=batch.path), ann.post("redo", items=rows)):
         assert answer.status_code == 401
         assert "sign in again" in answer.text

@@ -17,6 +17,7 @@ from bg_pipeline_tests.batches import Bench, aws
 from bg_pipeline_tests.pictures import photo
 
 SECONDS = 60
+ANN = local_person("ann")
 
 
 @pytest.fixture
@@ -91,9 +92,7 @@ def shown(screen: AppTest) -> AppTest:
 def reopened(drafts: DraftService, screen: AppTest) -> AppTest:
     """The draft of a screen, opened in another browser."""
     other = AppTest.from_function(_new_batch, kwargs={"drafts": drafts}, default_timeout=SECONDS)
-    other.session_state.session = sessions.open(
-        drafts, local_person("ann"), screen.session_state.session.batch
-    )
+    other.session_state.session = sessions.open(drafts, ANN, screen.session_state.session.batch)
     return shown(other.run())
 
 
@@ -121,9 +120,7 @@ def test_a_draft_keeps_every_wish(bench: Bench, drafts: DraftService) -> None:
     assert numbers["Pictures for each background"] == 2
     assert next(each for each in other.multiselect if each.label == "Files for").value == ["square-social"]
     assert not [button for button in other.button if button.label.startswith("Find what is in")]
-    (card,) = BatchService(bench.settings(), bench.store).batches(
-        local_person("ann"), datetime.now(UTC).date()
-    )
+    (card,) = BatchService(bench.settings(), bench.store).batches(ANN, datetime.now(UTC).date())
     assert card.title == "a sandy beach"
     assert "labels of 2 photos were found" in card.state
 
@@ -183,7 +180,7 @@ def test_wishes_that_somebody_else_wrote_into_the_draft_break_nothing(
 def test_what_is_kept_late_brings_no_draft_back(bench: Bench, drafts: DraftService) -> None:
     screen = new_batch(drafts)
     batch = screen.session_state.session.batch
-    drafts.discard(local_person("ann"), batch)
+    drafts.discard(ANN, batch)
     drafts.keep_wishes(batch, {"Fields": {"Prompts": "a beach"}})
     assert bench.keys("image-files/") == []
 

@@ -102,9 +102,9 @@ def for_stack(template: Mapping[str, Any], values: Mapping[str, str], region: st
             body.pop("DependsOn", None)
     return {
         **{key: value for key, value in template.items() if key not in ("Conditions", "Metadata")},
-        # Without the descriptions, which only the console shows.
+        # Without the descriptions, which only the console shows, and the allowed values: see `parameter_values`.
         "Parameters": {
-            name: {key: value for key, value in each.items() if key != "Description"}
+            name: {key: value for key, value in each.items() if key not in ("Description", "AllowedValues")}
             for name, each in template["Parameters"].items()
         },
         "Mappings": {"Models": {region: template["Mappings"]["Models"][region]}},

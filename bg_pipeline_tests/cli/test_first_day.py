@@ -72,7 +72,8 @@ def test_from_nothing_subscribed_to_six_pictures_unattended(
         (file,) = Path().glob("doctor-live-*.json")
         assert all(call["Result"] == "OK" for call in json.loads(file.read_text())["Calls"])
     trials = len(control.paid(operation="InvokeModel"))
-    assert trials == (2 if live else 0)
+    # One for the background, one for the cut-out, and one for a scene.
+    assert trials == (3 if live else 0)
     submitted = bg("submit", *PHOTOS, "--prompt", "london city background")
     assert submitted.exit_code == 0, submitted.output
     batch = find_batch(submitted.stdout.strip())

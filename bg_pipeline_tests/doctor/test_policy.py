@@ -114,7 +114,6 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
 @pytest.fixture
 def worked(s3: Any, bucket: str, control: ControlClient, recorder: Recorder) -> tuple[Bench, set[Called]]:
     """A run that labels, captions, paints, reports and archives, and what it called."""
-    control.switch(canned=True)
     own = Aws(("us-east-1",))
     bench = Bench(Store(own.s3(bucket), bucket), {"image_models": "stability", "mask_sources": "cut-out"})
     bench.submit(2)

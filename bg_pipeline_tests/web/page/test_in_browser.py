@@ -61,6 +61,7 @@ def running(port: int, log: Path) -> Iterator[str]:
 def settings_of_the_page(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BG_BUCKET", bench.store.bucket)
     monkeypatch.setenv("BG_REVIEW_SHARE", "1")
+    monkeypatch.setenv("BG_MASK_SOURCES", ",".join(bench.settings().mask_sources))
     monkeypatch.setenv("BG_STATE_DIR", str(tmp_path))
 
 

@@ -94,10 +94,10 @@ class Row:
     """Dollars that were certainly billed for the image, labels and caption included; None: not known."""
     MaybeBilledUSD: float | None = 0.0
     """Dollars that may have been billed in addition; None: not known."""
-    Confidence: float | None = None
-    """How sure the subject's mask is, 0 to 1: the lowest of the outputs; None where nothing was measured."""
     Seconds: float = 0.0
     Reused: bool = False
+    Confidence: float | None = None
+    """How sure the subject's mask is, 0 to 1: the lowest of the outputs; None where nothing was measured."""
 
     @property
     def to_do_again(self) -> bool:

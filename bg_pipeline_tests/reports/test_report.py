@@ -40,7 +40,7 @@ def test_a_row_has_the_names_of_the_contract_in_their_order() -> None:
     (row,) = json.loads(Report((CAT,)).json())
     names = (
         "Id, ImageName, Ref, Status, Error, Cause, Results, Outputs, Model, Region, Seed, Labels, Caption, "
-        "CostUSD, MaybeBilledUSD, Seconds, Reused"
+        "CostUSD, MaybeBilledUSD, Seconds, Reused, Confidence"
     )
     assert ", ".join(row) == names
     assert ", ".join(row["Outputs"][0]) == "Key, Status, Cause, Model, Region, Seed, CostUSD"
@@ -196,7 +196,7 @@ def test_no_cell_is_taken_for_a_formula(start: str) -> None:
     texts = [
         value
         for name, value in cells.items()
-        if name not in {"Status", "Seed", "CostUSD", "MaybeBilledUSD", "Seconds", "Reused"}
+        if name not in {"Status", "Seed", "CostUSD", "MaybeBilledUSD", "Seconds", "Reused", "Confidence"}
     ]
     assert texts == [f"'{evil}"] * 10
 

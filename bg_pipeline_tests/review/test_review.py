@@ -175,6 +175,15 @@ def test_about_the_share_that_was_said_is_chosen() -> None:
 # What a person says
 
 
+def test_the_share_that_a_person_sees_is_drawn_from_the_least_sure() -> None:
+    keys = [f"key {number}" for number in range(10_000)]
+    drawn = {sure: {key for key in keys if is_sampled(key, 0.05, sure)} for sure in (0.5, 0.7, 0.85, 0.95)}
+    assert drawn[0.95] < drawn[0.85] < drawn[0.7] < drawn[0.5]
+    assert len(drawn[0.5]) > 4 * len(drawn[0.85])
+    assert all(is_sampled(key, 1.0, 0.99) for key in keys)
+    assert not any(is_sampled(key, 0.0, 0.41) for key in keys)
+
+
 def test_a_decision_is_kept_beside_the_result_with_who_when_and_why(bench: Bench, batch: Batch) -> None:
     say(bench, batch, "odd.jpg", State.APPROVED, "it is meant to be odd")
     key = f"reviews/{batch.path}/odd.jpg.json"

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import resources
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from bg_pipeline.domain.rows import Row, Status
 from bg_pipeline.errors import CallError, ImageError, NeedsReview
 from bg_pipeline.imaging import open_photo
 from bg_pipeline.imaging.parcels import StoredPhoto
+from bg_pipeline.imaging.thumbnail import marked_thumbnail
 from bg_pipeline.imaging.workers import InProcess
 from bg_pipeline.masks import Mask
 from bg_pipeline.masks.boxes import Box
 from bg_pipeline.masks.conventions import STORED
 from bg_pipeline.masks.local_cutout import cut_with_network, examine
+from bg_pipeline.masks.second_opinion import DOUBTFUL
 from bg_pipeline.run import subject_mask
 from bg_pipeline.run.subject_mask import SubjectHints, find_subject
 from bg_pipeline.settings import Settings
@@ -279,6 +282,21 @@ def test_a_free_result_with_a_doubtful_mask_is_kept_for_review(
     row = only_row(bench, batch)
     assert (row.Status, len(row.Results)) == (Status.NEEDS_REVIEW, 1)
     assert "overlap by only" in row.Cause
+    assert row.Confidence is not None
+    assert row.Confidence < DOUBTFUL
+    provenance = bench.store.read_json(f"{row.Results[0]}.json")
+    assert provenance is not None
+    assert provenance["Confidence"] == row.Confidence
+
+
+def test_doubtful_places_are_red_in_a_thumbnail() -> None:
+    photo, where = Image.new("RGB", (800, 600), "navy"), Image.new("L", (80, 60))
+    where.paste(255, (0, 0, 40, 60))
+    with Image.open(BytesIO(marked_thumbnail(photo, where))) as file:
+        small = file.convert("RGB")
+    red, blue = (np.asarray(small, int)[70, x] for x in (40, 150))
+    assert red[0] > red[2] + 80
+    assert blue[2] > blue[0]
 
 
 @pytest.mark.parametrize("given", ["mask", "alpha"])

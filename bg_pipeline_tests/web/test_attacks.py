@@ -90,6 +90,10 @@ def test_no_name_of_a_batch_breaks_anything(api: Caller, bench: Bench, day: str)
     for name in NAMES:
         for method, path in (("GET", ""), ("GET", "/results"), ("POST", "/retry"), ("DELETE", "")):
             answer = api(method, f"/batches/{day}/{name}{path}")
+            if method == "GET" and str(answer.request.path_url).rstrip("/") == "/batches":
+                # The client resolves '..', which leads to the list of batches; it has none.
+                assert answer.json() == {"Batches": [], "Next": ""}
+                continue
             assert answer.status_code in (404, 405, 409, 422), (day, name, method, path, answer.text)
             assert "x-evil" not in answer.headers
     assert bench.keys("") == before

@@ -45,6 +45,9 @@ AS_STORED = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 OVERLAY_SIDE = 1200
 
 
+_WITH_RESULTS = {Status.SUCCEEDED.value, Status.NEEDS_REVIEW.value}
+
+
 class Gone(UsageError):
     """A picture that does not exist, or not in this version any more."""
 
@@ -117,7 +120,7 @@ class ReviewService:
             card
             for back in range(-1, days)
             for card in self._batches.batches(person, today - timedelta(back), max_age=5.0)
-            if card.complete and card.done
+            if card.complete and not _WITH_RESULTS.isdisjoint(card.counts)
         ]
         listed = {card.batch.path for card in cards}
         return [

@@ -19,6 +19,7 @@ from playwright.sync_api import TimeoutError as NotThere
 from bg_pipeline import review
 from bg_pipeline.cli.page import served
 from bg_pipeline.domain.batches import Batch, find_batch
+from bg_pipeline.domain.text import counted
 from bg_pipeline.run.batch_work import open_batch
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
@@ -61,6 +62,7 @@ def running(port: int, log: Path) -> Iterator[str]:
 def settings_of_the_page(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BG_BUCKET", bench.store.bucket)
     monkeypatch.setenv("BG_REVIEW_SHARE", "1")
+    monkeypatch.setenv("BG_MASK_SOURCES", ",".join(bench.settings().mask_sources))
     monkeypatch.setenv("BG_STATE_DIR", str(tmp_path))
 
 
@@ -98,7 +100,7 @@ def drop(page: Page, tmp_path: Path, count: int = 2) -> None:
             f"there is no place to drop photos on: {page.locator('body').inner_text()}"
         ) from None
     zone.set_input_files(files)
-    page.get_by_role("heading", name=f"{count} photos").wait_for(timeout=SECONDS)
+    page.get_by_role("heading", name=counted(count, "photo")).wait_for(timeout=SECONDS)
 
 
 def test_from_dropped_photos_to_published_results(
@@ -626,7 +628,12 @@ def test_the_review_offers_what_a_visitors_role_allows(
             page.get_by_role("button", name="Waiting 1").wait_for()
             page.get_by_text("Deliver", exact=True).click()
             page.get_by_role("button", name="Publish what is approved").wait_for()
-            for name in (APPROVE, re.compile("Reject"), re.compile("Another picture"), re.compile("Undo")):
+            for name in (
+                APPROVE,
+                re.compile(r"Reject \(x\)"),
+                re.compile("Another picture"),
+                re.compile("Undo"),
+            ):
                 assert page.get_by_role("button", name=name).count() == 0
             page.get_by_role("listbox", name="Results").press("a")
             page.get_by_text("needs the role reviewer").wait_for()

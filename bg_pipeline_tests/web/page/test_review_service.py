@@ -409,6 +409,16 @@ def test_waiting_results_of_the_last_days_are_found_over_midnight(bench: Bench, 
     assert [each["title"] for each in ann.get("batches", days=1).json()] == ["a sunny beach"]
 
 
+def test_results_are_listed_while_a_changed_setting_has_the_next_run_look_at_them_again(
+    bench: Bench, batch: Batch, ann: Reviewer
+) -> None:
+    changed = bench.settings(mask_sources="cut-out")
+    service = ReviewService(changed, aws(), BatchService(changed, bench.store))
+    (card,) = service._batches.batches(ann.session.person, batch.date)
+    assert card.done == 0
+    assert [each["batch"] for each in service.batches(ann.session.person, 2)] == [batch.path]
+
+
 @pytest.mark.parametrize(("size", "side"), [("small", 192), ("large", 1200), ("full", 640)])
 @pytest.mark.parametrize("kind", ["before", "after"])
 def test_pictures_come_in_the_size_that_is_needed(

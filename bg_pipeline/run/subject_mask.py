@@ -146,10 +146,13 @@ def examined(
 ) -> Mask:
     """The mask with its edge redrawn and a second opinion on it (`examine`), once for each mask of a photo.
 
-    Where that takes too long or too much memory the mask stays as it is, which is noted: it may have been paid for.
+    Without ``network`` in BG_MASK_SOURCES there is none. Where it takes too long or too much memory the mask stays as
+    it is, which is noted: it may have been paid for.
     """
-    photo, limit = hints.photo(), hints.limit()
     network = "network" in settings.mask_sources
+    if not network:
+        return mask
+    photo, limit = hints.photo(), hints.limit()
     limit = replace(limit, seconds=limit.seconds + NETWORK_SECONDS)
 
     def make() -> Mask:

@@ -116,11 +116,14 @@ class Process:
 
     def __init__(self, command: list[str], environment: dict[str, str]) -> None:
         self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._text = ""
         self._process = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=self._output, stderr=subprocess.STDOUT
         )
 
     def output(self) -> str:
+        if self._output.closed:
+            return self._text
         self._output.seek(0)
         return self._output.read()
 
@@ -142,6 +145,9 @@ class Process:
         if self._process.poll() is None:
             os.kill(innermost(self._process.pid), signal.SIGKILL)
             self._process.wait(30)
+        if not self._output.closed:
+            self._text = self.output()
+            self._output.close()
 
 
 def innermost(pid: int) -> int:

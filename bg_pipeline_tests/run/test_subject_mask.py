@@ -202,7 +202,9 @@ def test_the_network_agrees_with_right_masks(shape: Any) -> None:
 
 @pytest.fixture
 def bench(s3, bucket, control: ControlClient) -> Bench:
-    return Bench(Store(s3, bucket), {"image_models": "stability"})
+    # With the network, which `Bench` leaves out.
+    sources = Settings().mask_sources
+    return Bench(Store(s3, bucket), {"image_models": "stability", "mask_sources": sources})
 
 
 def only_row(bench: Bench, batch: Batch) -> Row:

@@ -94,12 +94,15 @@ def test_a_photo_that_needs_too_much_memory_is_refused_before_anything_is_paid(
     s3, bucket: str, control: ControlClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = Bench(Store(s3, bucket))
-    # A PNG, which is decoded at full size: heap that a worker freed before has no room for it.
+    # A PNG is decoded at full size. In a new worker, because heap that another file left behind may have room for it.
+    pool = workers.WorkerPool(1)
     batch = bench.submit({"large.png": photo(1, size=(3000, 2500), format="PNG")})
     with monkeypatch.context() as patch:
         patch.setattr(workers, "MEMORY", 10_000_000)
         patch.setattr(workers, "MEMORY_PER_PIXEL", 0)
-        day = bench.run()
+        with workers.substituted(pool):
+            day = bench.run()
+    pool.close()
     assert day.counts == {Status.FAILED: 1}
     (row,) = bench.rows(batch).values()
     assert row.Error == "TooLarge"

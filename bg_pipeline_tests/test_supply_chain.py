@@ -14,11 +14,15 @@ PLACES = (ROOT / "bg_pipeline_tests", ROOT / "bg_pipeline")
 
 API_MODULES = (
     "api",
+    "batch_lists",
+    "batch_paths",
+    "batch_review",
     "batch_status",
     "batch_uploads",
     "booth",
     "connections",
     "docs_page",
+    "limits",
     "limits",
     "problems",
     "removal",

@@ -167,6 +167,11 @@ RUN = f"""
 """
 
 
+def as_bench(bench: Bench) -> dict[str, str]:
+    """The environment of processes that find masks as `Bench` does."""
+    return os.environ | {"BG_MASK_SOURCES": ",".join(bench.settings().mask_sources)}
+
+
 @pytest.mark.slow
 def test_a_killed_run_loses_at_most_the_calls_in_flight(bench: Bench, control: ControlClient) -> None:
     control.latency({"operation": "InvokeModel", "seconds": 0.3})
@@ -177,7 +182,7 @@ def test_a_killed_run_loses_at_most_the_calls_in_flight(bench: Bench, control: C
             [sys.executable, "-c", textwrap.dedent(RUN), bench.store.bucket],
             stdout=subprocess.PIPE,
             start_new_session=True,
-            env=os.environ,
+            env=as_bench(bench),
         )
         assert process.stdout is not None
         process.stdout.readline()
@@ -204,7 +209,9 @@ def test_four_runs_in_separate_processes_share_one_date_and_pay_once(
             {f"{number}-{each}.jpg": photo(10 * number + each) for each in range(5)}, batch=f"b{number}"
         )
     processes = [
-        subprocess.Popen([sys.executable, "-c", textwrap.dedent(RUN), bench.store.bucket], env=os.environ)
+        subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(RUN), bench.store.bucket], env=as_bench(bench)
+        )
         for _ in range(4)
     ]
     assert [process.wait(timeout=240) for process in processes] == [0] * 4
@@ -220,7 +227,9 @@ def test_the_same_photos_in_two_batches_are_paid_for_once_by_two_processes(
     for name in ("sent", "sent-again"):
         bench.submit(photos, batch=name, Seed=1)
     processes = [
-        subprocess.Popen([sys.executable, "-c", textwrap.dedent(RUN), bench.store.bucket], env=os.environ)
+        subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(RUN), bench.store.bucket], env=as_bench(bench)
+        )
         for _ in range(2)
     ]
     assert [process.wait(timeout=240) for process in processes] == [0] * 2

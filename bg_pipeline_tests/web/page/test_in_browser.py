@@ -201,6 +201,8 @@ def test_keys_decide_undo_and_move_wherever_the_focus_is(bench: Bench, reviewed:
     page.keyboard.press("z")
     page.get_by_text("1 of 4: photo-1.jpg").wait_for()
     settled(page, bench, ["approved", "waiting", "waiting", "waiting", "waiting"])
+    # The screen is drawn anew after the answer, and the focus goes back to where it was.
+    page.wait_for_timeout(1000)
     page.get_by_role("group", name="Picture").focus()
     page.keyboard.press("ArrowRight")
     page.get_by_text("2 of 4: photo-2.jpg").wait_for()

@@ -236,6 +236,9 @@ class BatchQueue:
         if fields:
             # If this run is killed, the next one reports the batch again, even if nothing is due then.
             work.ledger.update_header(**fields, Reported="")
+        if fields or (work.lease is not None and work.lease.left_behind):
+            # After a takeover also without news: a write of the last holder's first segment, which it began before it
+            # was suspended, must find that there is one.
             work.ledger.checkpoint(work.writer, header=True)
 
     def _may_use_stored_answers(self, work: BatchWork, image: str) -> bool:

@@ -32,7 +32,7 @@ PRESS = {"press": "press number one"}
 
 
 def somebody(subject: str, *roles: Role) -> Person:
-    until = datetime.now(UTC) + timedelta(minutes=5)
+    until = datetime.now(UTC) + timedelta(days=1)
     return Person(subject, Via.PAGE, frozenset(roles), ISSUER, subject, until)
 
 

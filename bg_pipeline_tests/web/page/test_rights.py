@@ -30,7 +30,7 @@ ISSUER = "https://pool.example"
 SECONDS = 60
 
 
-def somebody(subject: str, *roles: Role, minutes: float = 5) -> Person:
+def somebody(subject: str, *roles: Role, minutes: float = 1440) -> Person:
     until = datetime.now(UTC) + timedelta(minutes=minutes)
     return Person(subject, Via.PAGE, frozenset(roles), ISSUER, subject, until)
 

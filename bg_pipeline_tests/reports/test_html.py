@@ -63,7 +63,7 @@ def rendered(*rows: Row, **more: object) -> bytes:
         "thumbnail": lambda key: b"jpeg",
         "alt_texts": {},
     }
-    return report_html.render(Report(rows), **(known | more))
+    return b"".join(report_html.render(Report(rows), **(known | more)))
 
 
 # What it shows

@@ -508,7 +508,7 @@ def simulated(
     world = World(plan, trace)
     watch(world)
     handler, log = _Faults(world), logging.getLogger("bg_pipeline")
-    configure_malloc, malloc.configure_malloc = malloc.configure_malloc, lambda: None
+    configure_malloc, malloc.configure_malloc = malloc.configure_malloc, lambda thresholds: None
     propagates, log.propagate = log.propagate, False
     log.addHandler(handler)
     quiet = logging.getLogger("concurrent.futures")

@@ -11,6 +11,7 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
 
+
 @dataclass(frozen=True)
 class Thresholds:
     """What glibc returns to the OS on free, in bytes.

@@ -93,7 +93,9 @@ class Thumbnails:
         etags = {key: etag for key, (etag, _) in kept.items()}
         if etags != self._stored:
             lines = (
-                orjson.dumps((key, etag, pybase64.b64encode_as_string(small)), option=orjson.OPT_APPEND_NEWLINE)
+                orjson.dumps(
+                    (key, etag, pybase64.b64encode_as_string(small)), option=orjson.OPT_APPEND_NEWLINE
+                )
                 for key, (etag, small) in kept.items()
             )
             with SpooledTemporaryFile(_IN_MEMORY) as file:

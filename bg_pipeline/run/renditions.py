@@ -404,12 +404,12 @@ def _has_solid_square(where: npt.NDArray[np.bool], side: int) -> bool:
 def _pieces(file: _Finished, _: bool) -> str:
     """A small part of the mask far from the rest: dust or a crumb that was kept with the subject."""
     step = max(1, max(file.subject.size) // 400)
-    values = np.asarray(file.subject) >= 64
-    values = values[: values.shape[0] // step * step, : values.shape[1] // step * step]
+    inside = np.asarray(file.subject) >= 64
+    inside = inside[: inside.shape[0] // step * step, : inside.shape[1] // step * step]
     # Rows first: numpy adds whole rows many times as fast as small squares.
-    pixels = values.reshape(-1, step, values.shape[1]).sum(axis=1, dtype=np.uint8)
-    pixels = pixels.reshape(len(pixels), -1, step).sum(axis=2, dtype=np.uint16)
-    numbers, _ = components(pixels > 0)
+    bands = inside.reshape(-1, step, inside.shape[1]).sum(axis=1, dtype=np.uint8)
+    pixels = bands.reshape(len(bands), -1, step).sum(axis=2, dtype=np.uint16)
+    numbers = components(pixels > 0)[0]
     exact = np.bincount(numbers.ravel(), weights=pixels.ravel())
     exact[0] = 0
     apart = max(2, round(_APART * max(pixels.shape)))

@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN_INSTALLED := $(VENV)/.run
 DEV_INSTALLED := $(VENV)/.dev
-DECLARED := pyproject.toml packages/bg_pipeline_local_aws/pyproject.toml constraints.txt
+PROJECTS := packages/bg_pipeline_local_aws .
+DECLARED := pyproject.toml packages/bg_pipeline_local_aws/pyproject.toml requirements/backend.txt
 
 .PHONY: demo up test test-slow lint licenses audit requirements image clean
 
@@ -34,19 +35,23 @@ licenses: $(DEV_INSTALLED)
 AUDIT := .audit
 
 audit: $(AUDIT)/bin/pip-audit
-	$(AUDIT)/bin/pip-audit --disable-pip --no-deps -r constraints.txt $(ARGS)
+	$(AUDIT)/bin/pip-audit --disable-pip --require-hashes -r requirements/dev.txt $(ARGS)
 
-$(AUDIT)/bin/pip-audit:
+$(AUDIT)/bin/pip-audit: requirements/audit.txt
 	$(PYTHON) -m venv $(AUDIT)
-	$(AUDIT)/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	$(AUDIT)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/audit.txt
 
-# The image's packages with their hashes, from constraints.txt and what pyproject.toml declares; a test compares them.
+# The packages with their hashes, from the versions in constraints.txt and what pyproject.toml declares; tests compare them.
+# run.txt is for `make demo` and the container image, dev.txt for the tests.
 COMPILE = uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-annotate --no-header
+RUN_EXTRAS := --extra api --extra masks --extra postgres --extra ui
 
 requirements:
-	$(COMPILE) -c constraints.txt --extra api --extra masks --extra postgres --extra ui \
-		pyproject.toml packages/bg_pipeline_local_aws/pyproject.toml -o requirements/image.txt
+	$(COMPILE) -c constraints.txt $(RUN_EXTRAS) $(PROJECTS:%=%/pyproject.toml) -o requirements/run.txt
+	$(COMPILE) -c constraints.txt $(RUN_EXTRAS) --extra c2pa --extra dev $(PROJECTS:%=%/pyproject.toml) -o requirements/dev.txt
+	$(COMPILE) requirements/backend.in -o requirements/backend.txt
 	$(COMPILE) requirements/build.in -o requirements/build.txt
+	$(COMPILE) requirements/audit.in -o requirements/audit.txt
 
 # With docker, podman or buildah; ARGS has more options, such as ARGS="--platform linux/arm64".
 image:
@@ -55,26 +60,28 @@ image:
 clean:
 	rm -rf $(VENV) $(AUDIT) .bg_pipeline build *.egg-info
 
-# A comma inside $(call …) would end its argument.
-RUN_EXTRAS := local,masks,ui
-DEV_EXTRAS := local,masks,c2pa,dev,api,ui,postgres
-
-# uv is used when it is there, because it takes seconds where pip takes a minute.
+# uv is used when it is there, because it takes seconds where pip takes a minute. Everything that is fetched has a hash. The
+# packages of this repository have none, so they come last, without their dependencies.
 define install
-	@echo "Installing .[$($(1))] into $(VENV) ..."
-	@if command -v uv >/dev/null 2>&1; then \
+	@echo "Installing requirements/$(1).txt into $(VENV) ..."
+	@set -e; if command -v uv >/dev/null 2>&1; then \
 		test -x $(BIN)/python || uv venv --quiet --python $(PYTHON) $(VENV); \
-		uv pip install --quiet --python $(BIN)/python -c constraints.txt -e packages/bg_pipeline_local_aws -e ".[$($(1))]"; \
+		install="uv pip install --quiet --python $(BIN)/python --build-constraints requirements/backend.txt --no-deps"; \
+		$$install --require-hashes -r requirements/$(1).txt; \
+		$$install $(PROJECTS:%=-e %); \
 	else \
 		test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV); \
-		$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e packages/bg_pipeline_local_aws -e ".[$($(1))]"; \
+		install="$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation"; \
+		$$install --require-hashes -r requirements/backend.txt; \
+		$$install --require-hashes -r requirements/$(1).txt; \
+		$$install $(PROJECTS:%=-e %); \
 	fi
 endef
 
-$(RUN_INSTALLED): $(DECLARED)
-	$(call install,RUN_EXTRAS)
+$(RUN_INSTALLED): $(DECLARED) requirements/run.txt
+	$(call install,run)
 	@touch $@
 
-$(DEV_INSTALLED): $(DECLARED)
-	$(call install,DEV_EXTRAS)
+$(DEV_INSTALLED): $(DECLARED) requirements/dev.txt
+	$(call install,dev)
 	@touch $@ $(RUN_INSTALLED)

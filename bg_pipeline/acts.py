@@ -68,15 +68,17 @@ class Acts:
         request: BatchRequest,
         *,
         closed_with: Mapping[str, str] | None,
+        draft: bool,
     ) -> bool:
-        """Submits a draft with a request, given as JSON and parsed (`submitting.hand_over`).
+        """Submits a batch with a request, given as JSON and parsed (`submitting.hand_over`).
 
-        False if it was submitted with another request.
+        ``draft`` is whether it had a draft when its photos were listed. False if it was submitted with another
+        request. Raises `NoSuchBatch` if its draft was discarded meanwhile.
         """
         self.authorization.require_change(person, batch)
         self.authorization.check_request(person, batch, request)
         with self.log.act(person, Act.SUBMIT, batch, Photos=len(closed_with or ())) as result:
-            accepted = submitting.hand_over(self._store, batch, data, closed_with=closed_with)
+            accepted = submitting.hand_over(self._store, batch, data, closed_with=closed_with, draft=draft)
             result |= {"RequestETag": self._request_etag(batch), "Accepted": accepted}
         return accepted
 

@@ -8,7 +8,7 @@ owner that cannot be read and a group whose name differs in a letter's case give
 import hashlib
 import logging
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
@@ -20,7 +20,8 @@ from bg_pipeline.domain.text import listed, printable
 from bg_pipeline.errors import NoSuchBatch, NotAllowed, RequestError
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.claimed_prefixes import is_claimed_by
-from bg_pipeline.state.owners import Owner, owned_by, owner_of, set_owner
+from bg_pipeline.state.owners import Owner, OwnerLists, owner_of, set_owner
+from bg_pipeline.state.sign_ins import SignIns
 from bg_pipeline.storage.object_store import Store
 
 _log = logging.getLogger(__name__)
@@ -84,32 +85,49 @@ def groups_of(claim: Any) -> frozenset[str]:
 
 
 class Authorization:
-    """The decisions for the batches of one bucket. Thread-safe; nothing is cached, so changes count at once."""
+    """The decisions for the batches of one bucket. Thread-safe; what is stored in any process counts at once."""
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings = settings
         self._store = store
+        self._owners = OwnerLists(store)
+        idle = settings.page_idle_minutes
+        self.sign_ins = SignIns(store, timedelta(minutes=idle) if idle else None)
         self.uses_groups = uses_groups(settings)
 
     def person(
-        self, claims: Mapping[str, Any], via: Via, *, name: str = "", until: datetime | None = None
+        self,
+        claims: Mapping[str, Any],
+        via: Via,
+        *,
+        name: str = "",
+        until: datetime | None = None,
+        issued: datetime | None = None,
     ) -> Person:
         """The person in the claims of a verified token.
 
-        Raises `NotAllowed` if the claims do not identify anybody, or are not of the issuer in the settings.
+        With ``issued``, the time of a sign-in to the page, the sign-in is over when the person signs out or does
+        nothing for BG_PAGE_IDLE_MINUTES. Raises `NotAllowed` if the claims do not identify anybody, or are not of the
+        issuer in the settings.
         """
         issuer, subject = claims.get("iss"), claims.get("sub")
         if not isinstance(issuer, str) or issuer.rstrip("/") != self._settings.oidc_issuer.rstrip("/"):
             raise NotAllowed("this sign-in is not one of BG_OIDC_ISSUER; sign out and sign in again")
-        if not isinstance(subject, str) or not subject.strip():
+        if not isinstance(subject, str) or not subject.strip() or _as_text(subject) != subject:
             raise NotAllowed("this sign-in does not say who you are (sub)")
+        if self._settings.oidc_acr and claims.get("acr") not in self._settings.oidc_acr:
+            raise NotAllowed(
+                "this sign-in is not strong enough (its acr is not one of BG_OIDC_ACR); sign in again, with a second "
+                "factor if you are asked for one"
+            )
         return Person(
-            name or subject,
+            _as_text(name or subject),
             via,
             self._roles(groups_of(claims.get(self._settings.oidc_groups_claim))),
             self._settings.oidc_issuer,
             subject,
             until,
+            self.sign_ins.of(self._settings.oidc_issuer, subject, issued) if issued else None,
         )
 
     def _roles(self, groups: frozenset[str]) -> frozenset[Role]:
@@ -140,7 +158,7 @@ class Authorization:
         """Those of the batches that the person may see."""
         if self.may(person, Right.SEE_ALL):
             return set(batches)
-        return owned_by(self._store, person, batches) if self.may(person, Right.SUBMIT) else set()
+        return self._owners.owned_by(person, batches) if self.may(person, Right.SUBMIT) else set()
 
     def require_role(self, person: Person) -> None:
         """Raises `NotAllowed` if the person has no role, or the sign-in has ended."""
@@ -232,6 +250,11 @@ def upload_mark(person: Person) -> str:
     """A part of the keys of a person's single uploads, which says whose they are; no two people have the same."""
     identity = f"{person.issuer}\n{person.subject}" if person.signed_in else ""
     return hashlib.sha256(identity.encode()).hexdigest()[:24]
+
+
+def _as_text(claim: str) -> str:
+    """A claim that can be stored: JSON can name halves of characters, which have no UTF-8."""
+    return claim.encode("utf-8", "replace").decode()
 
 
 def _is(owner: Owner | None, person: Person) -> bool:

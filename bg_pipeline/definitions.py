@@ -16,6 +16,7 @@ from bg_pipeline.defs.schedules import custom_labels_hourly
 from bg_pipeline.defs.sensors.custom_labels import custom_labels_guard
 from bg_pipeline.defs.sensors.missing_reports import forgotten_uploads
 from bg_pipeline.defs.sensors.notifications import notices
+from bg_pipeline.defs.sensors.old_drafts import draft_expiry
 from bg_pipeline.defs.sensors.uploads import new_uploads, upload_events
 from bg_pipeline.domain.stages import REPORT
 from bg_pipeline.errors import SettingsError
@@ -43,6 +44,7 @@ def definitions(settings: Settings) -> dg.Definitions:
             *(sensor(settings, dates, all_jobs[0]) for sensor in upload_sensors),
             custom_labels_guard(settings),
             forgotten_uploads(settings, report),
+            *([draft_expiry(settings)] if settings.draft_days else []),
             *([notices(settings, dates, job_names, report)] if sends_notices else []),
         ],
         resources=resources(

@@ -291,6 +291,13 @@ class Settings(BaseSettings):
         le=86_400,
         description="Seconds without a new upload after which a folder without a request is run as a batch.",
     )
+    draft_days: Annotated[int, Affects.NOTHING] = Field(
+        0,
+        ge=0,
+        le=3650,
+        description="Days without a change after which the sensor `draft_expiry` deletes a draft (photos that were "
+        "uploaded on the page or through the API and not submitted); 0: never.",
+    )
     queue_url: Annotated[str, Affects.NOTHING] = Field(
         "",
         pattern=r"^(https?://\S+)?$",
@@ -361,6 +368,11 @@ class Settings(BaseSettings):
     oidc_audience: Annotated[str, Affects.NOTHING] = Field(
         "", description="Audience that tokens for the HTTP API must contain: the API's client id."
     )
+    oidc_acr: Annotated[Words, Affects.NOTHING] = Field(
+        (),
+        description="Values of the claim `acr` (how somebody signed in) that HTTP API and page accept, "
+        "comma-separated, for example one that stands for two factors. Empty: any, also none.",
+    )
     oidc_client_id: Annotated[str, Affects.NOTHING] = Field(
         "",
         description="OpenID Connect client id with which people sign in to the web page; without it the page "
@@ -401,6 +413,11 @@ class Settings(BaseSettings):
         description="Hours after which people must sign in to the web page again; changes of their groups count "
         "from then on.",
     )
+    page_idle_minutes: Annotated[float, Field(ge=0, le=43_200), Affects.NOTHING] = Field(
+        60.0,
+        description="Minutes without use after which people must sign in to the web page again; a list that "
+        "refreshes itself is no use. 0: only `BG_PAGE_SIGN_IN_HOURS` counts.",
+    )
     page_address: Annotated[str, Affects.NOTHING] = Field(
         "",
         pattern=r"^(https?://[^\s/]+)?$",
@@ -420,6 +437,11 @@ class Settings(BaseSettings):
     )
     api_requests_per_minute: Annotated[int, Affects.NOTHING] = Field(
         120, ge=1, le=100_000, description="Requests per minute that each caller of the HTTP API may make."
+    )
+    api_access_tokens_only: Annotated[bool, Affects.NOTHING] = Field(
+        False,
+        description="Refuse ID tokens at the HTTP API: only tokens that say that they are access tokens are taken "
+        "(`typ: at+jwt`, Cognito's `token_use: access`, Keycloak's `typ: Bearer`).",
     )
     api_max_upload_mb: Annotated[int, Affects.NOTHING] = Field(
         30, ge=1, le=1000, description="Largest photo, in MB, that the HTTP API accepts."
@@ -493,6 +515,7 @@ class Settings(BaseSettings):
         "reviewer_groups",
         "publisher_groups",
         "admin_groups",
+        "oidc_acr",
         "trusted_proxies",
         "api_allowed_origins",
         "asset_owners",

@@ -1,6 +1,7 @@
 """Roles from groups, and what each role may do: whatever is not exactly a right is none."""
 
 import logging
+import random
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,6 +13,7 @@ from bg_pipeline.domain.people import ALL_ROLES, Person, Role, Via
 from bg_pipeline.domain.requests import BatchRequest, ImageEntry
 from bg_pipeline.errors import NoSuchBatch, NotAllowed, RequestError
 from bg_pipeline.settings import Settings, settings
+from bg_pipeline.state import owners
 from bg_pipeline.state.follow_ups import remember_origin
 from bg_pipeline.state.owners import UNREADABLE, owner_of, set_owner
 from bg_pipeline.storage.object_store import Store
@@ -219,6 +221,65 @@ def test_origins_in_a_circle_have_no_owner(access: Authorization, store: Store) 
     remember_origin(store, one, two)
     remember_origin(store, two, one)
     assert owner_of(store, one) is None
+
+
+def test_lists_show_exactly_what_can_be_opened(access: Authorization, store: Store) -> None:
+    """Owners, retries of retries on other dates, circles, documents that cannot be read: found in two ways."""
+    chance = random.Random(21)
+    days = [DATE, DATE + timedelta(1), DATE - timedelta(40)]
+    batches = [Batch(day, f"batch-{number}") for day in days for number in range(8)]
+    people = [person(access, name, "studio") for name in ("ada", "bob", "Ada")]
+    for batch in batches:
+        if chance.random() < 0.4:
+            set_owner(store, batch, chance.choice(people))
+        elif chance.random() < 0.1:
+            store.write(batch.owner_key, b"[]", media_type="application/json")
+        if chance.random() < 0.6:
+            remember_origin(store, batch, chance.choice(batches))
+    for somebody in people:
+        opened = {batch for batch in batches if access.sees(somebody, batch)}
+        assert access.visible(somebody, batches) == opened
+        assert access.visible(somebody, batches[:3]) == opened & set(batches[:3])
+    assert any(access.visible(somebody, batches) for somebody in people)
+
+
+def test_a_list_that_is_read_again_reads_no_document_again(
+    access: Authorization, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada, others = person(access, "ada", "studio"), [Batch(DATE, f"other-{number}") for number in range(30)]
+    for batch in others:
+        set_owner(store, batch, person(access, "bob", "studio"))
+    read: list[str] = []
+    original = Store.read
+    monkeypatch.setattr(Store, "read", lambda self, key: read.append(key) or original(self, key))
+    everything = [OWN, OTHERS, UNOWNED, *others]
+    assert access.visible(ada, everything) == {OWN}
+    assert len(read) == 32
+    read.clear()
+    assert access.visible(ada, everything) == {OWN}
+    assert read == []
+    # What another process has stored meanwhile counts at once.
+    set_owner(store, UNOWNED, ada)
+    retry = Batch(DATE, "retry")
+    remember_origin(store, retry, OWN)
+    assert access.visible(ada, [*everything, retry]) == {OWN, UNOWNED, retry}
+    assert len(read) == 2
+    store.delete(OWN.owner_key)
+    assert access.visible(ada, [*everything, retry]) == {UNOWNED}
+    store.write(UNOWNED.owner_key, b"{}", media_type="application/json")
+    assert access.visible(ada, everything) == set()
+
+
+def test_the_list_of_owners_in_memory_is_bounded(
+    store: Store, access: Authorization, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owners, "MOST_CACHED", 2)
+    small = Authorization(chosen(bucket=store.bucket), store)
+    ada, batches = person(small, "ada", "studio"), [Batch(DATE, f"mine-{number}") for number in range(7)]
+    for batch in batches:
+        set_owner(store, batch, ada)
+    for _ in range(2):
+        assert small.visible(ada, [*batches, OTHERS]) == set(batches)
 
 
 def refused(access: Authorization, somebody: Person, **fields: Any) -> set[str]:

@@ -49,6 +49,67 @@ def test_every_declared_package_is_pinned() -> None:
     assert names - pins().keys() <= {"bg-pipeline-local-aws"}
 
 
+REQUIREMENTS = ROOT / "requirements"
+OTHER_SYSTEMS = {"appnope", "colorama", "pyreadline3", "pywin32"}
+"""Packages that are installed on other systems only; nothing here pins them."""
+
+
+def entries(name: str) -> list[str]:
+    """The lines of a file of requirements, each with its hashes."""
+    text = (REQUIREMENTS / name).read_text("utf-8").replace("\\\n", " ")
+    return [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def versions(name: str) -> dict[str, str]:
+    return dict(re.split(r"==|[ ;]", line)[:2] for line in entries(name))
+
+
+@pytest.mark.parametrize("name", sorted(each.name for each in REQUIREMENTS.glob("*.txt")))
+def test_every_package_that_is_installed_has_hashes(name: str) -> None:
+    assert entries(name)
+    for line in entries(name):
+        assert re.match(r"[a-z0-9.-]+==[^ ;]+( ;[^#]*?)?( +--hash=sha256:[0-9a-f]{64})+ *$", line), line[:80]
+
+
+def test_nothing_is_installed_without_them() -> None:
+    """But the two packages of this repository, without their dependencies, by the build backend with a hash."""
+    commands = [
+        line.strip()
+        for file in ("Makefile", "Containerfile")
+        for line in (ROOT / file).read_text("utf-8").replace("\\\n", " ").splitlines()
+        if re.search(r"\bpip install|\$\$install ", line)
+    ]
+    parts = [part for line in commands for part in re.split(r"; |&& ", line) if "install" in part]
+    fetching = [part for part in parts if "-r requirements/" in part]
+    assert len(fetching) >= 6
+    assert all("--require-hashes" in part for part in fetching)
+    for part in set(parts) - set(fetching):
+        assert "--no-deps" in part or "$(PROJECTS" in part or part.strip().startswith("if "), part
+
+
+def test_the_hashed_files_are_of_the_pinned_versions_and_have_what_is_declared() -> None:
+    dev, run = versions("dev.txt"), versions("run.txt")
+    pinned = {re.sub(r"[._]", "-", name): version for name, version in pins().items()}
+    differing = {name for name, version in dev.items() if pinned.get(name) != version}
+    assert differing <= OTHER_SYSTEMS, "run `make requirements`"
+    assert run.items() <= dev.items(), "run `make requirements`"
+    # What no longer belongs to anything would stay pinned, and grow old.
+    assert pinned.keys() <= dev.keys(), pinned.keys() - dev.keys()
+    for file in ("pyproject.toml", "packages/bg_pipeline_local_aws/pyproject.toml"):
+        project = tomllib.loads((ROOT / file).read_text("utf-8"))["project"]
+        extras = project.get("optional-dependencies", {})
+        names = {
+            re.split(r"[\[<>=~! ;]", each)[0].lower().replace("_", "-")
+            for each in (*project["dependencies"], *(each for some in extras.values() for each in some))
+        }
+        assert names - dev.keys() <= {"bg-pipeline-local-aws"}, "run `make requirements`"
+    for name in ("backend", "build", "audit"):
+        asked = (REQUIREMENTS / f"{name}.in").read_text("utf-8")
+        wanted = dict(re.findall(r"^([a-z0-9-]+)==(\S+)$", asked, re.MULTILINE))
+        assert wanted.items() <= versions(f"{name}.txt").items(), "run `make requirements`"
+    assert versions("backend.txt").items() <= versions("build.txt").items()
+
+
 def test_the_licence_of_every_installed_pin_is_known() -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "scripts" / "licenses.py")],

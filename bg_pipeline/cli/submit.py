@@ -1,7 +1,7 @@
 """``bg-pipeline submit`` and ``discard``: submits photos as a batch, and deletes uploads that were not submitted."""
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.domain.text import run_command
 from bg_pipeline.errors import RequestError, UsageError
+from bg_pipeline.reports.summaries import dates_with_uploads
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.storage.object_store import open_bucket
-from bg_pipeline.uploads.listing import find_draft
+from bg_pipeline.uploads.listing import find_draft, old_drafts
 from bg_pipeline.uploads.manifest import read
 from bg_pipeline.uploads.sources import LocalSources, ResolvedManifest, S3Sources, resolve_manifest
 from bg_pipeline.uploads.submitting import (
@@ -143,23 +144,58 @@ def submit(
 
 
 @click.command()
-@click.argument("batch", type=BATCH)
+@click.argument("batch", type=BATCH, required=False)
+@click.option(
+    "--older-than",
+    metavar="DAYS",
+    type=click.IntRange(1, 36_500),
+    help="Instead of one draft: all that were last changed before so many days.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @local
-def discard(batch: Batch, yes: bool) -> None:
+def discard(batch: Batch | None, older_than: int | None, yes: bool) -> None:
     """Delete a draft: photos that were uploaded, but not submitted, on the page, by the API or by a `submit` that was
     interrupted. Submitted batches cannot be deleted.
     """
+    if (batch is None) == (older_than is None):
+        raise UsageError("name one draft, or give --older-than; `bg-pipeline status` lists drafts")
     configured = settings()
     store = open_bucket(configured, make_aws(configured))
-    draft = find_draft(store, batch)
-    photos = counted(len(draft.images), "photo")
-    confirm(
-        f"Delete the draft {batch.path} with {photos}, last changed {draft.last_change:%Y-%m-%d %H:%M} UTC?",
-        yes=yes,
-    )
-    Acts(configured, store).discard(this_person(), batch)
-    print_message(f"The draft {batch.path} with {photos} is deleted.")
+    if batch is not None:
+        drafts = [find_draft(store, batch)]
+    else:
+        today = datetime.now(UTC)
+        dates = dates_with_uploads(store, UploadDate.min, today.date() + timedelta(1))
+        drafts = list(old_drafts(store, dates, today - timedelta(days=older_than or 0)))
+        if not drafts:
+            print_message(f"There is no draft older than {counted(older_than or 0, 'day')}.")
+            return
+    photos = counted(sum(len(draft.images) for draft in drafts), "photo")
+    if batch is not None:
+        what = (
+            f"the draft {batch.path} with {photos}, last changed {drafts[0].last_change:%Y-%m-%d %H:%M} UTC"
+        )
+    else:
+        for draft in drafts:
+            print_message(
+                f"{draft.batch.path}: {counted(len(draft.images), 'photo')}, last changed "
+                f"{draft.last_change:%Y-%m-%d %H:%M} UTC"
+            )
+        what = f"{counted(len(drafts), 'draft')} with {photos}"
+    confirm(f"Delete {what}?", yes=yes)
+    acts, failed = Acts(configured, store), 0
+    for draft in drafts:
+        try:
+            deleted = acts.discard(this_person(), draft.batch)
+            print_message(f"The draft {draft.batch.path} with {counted(deleted, 'photo')} is deleted.")
+        except UsageError as error:
+            # Somebody submitted or deleted it meanwhile; the others are still to be deleted.
+            if batch is not None:
+                raise
+            failed += 1
+            print_message(str(error))
+    if failed:
+        raise UsageError(f"{counted(failed, 'draft')} could not be deleted, for the reasons above")
 
 
 def _first_names(names: Sequence[str]) -> str:

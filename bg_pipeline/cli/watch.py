@@ -131,7 +131,7 @@ def _submit(
             batch,
             photos,
             data,
-            hand_over=lambda: acts.submit(this_person(), batch, data, request, closed_with=None),
+            hand_over=lambda: acts.submit(this_person(), batch, data, request, closed_with=None, draft=True),
             discard=partial(acts.discard, this_person()),
             others=others,
             done=done,

@@ -23,7 +23,7 @@ _PLATFORMS: Final = {"X86_64": "linux/amd64", "ARM64": "linux/arm64"}
 def checkout() -> Path:
     """The folder with the Containerfile: this one, or that of the package. Raises `UsageError` if there is none."""
     for folder in (Path.cwd(), Path(__file__).parents[2]):
-        if (folder / "Containerfile").is_file() and (folder / "requirements" / "image.txt").is_file():
+        if (folder / "Containerfile").is_file() and (folder / "requirements" / "run.txt").is_file():
             return folder
     raise UsageError(
         "there is no Containerfile here to build the image from: run the command in a checkout, or name an image "

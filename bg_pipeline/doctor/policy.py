@@ -191,15 +191,16 @@ def _page(settings: Settings, inputs: PolicyInputs) -> Iterator[Statement]:
         ("s3:PutObject", "s3:DeleteObject", "s3:PutObjectTagging"),
         *(arn for name in buckets for arn in _under(inputs, name, s3_keys.REVIEWS, s3_keys.PUBLISHED)),
     )
-    # The only state that the page writes: lists of published results, of retried batches and of redone results.
-    # Finding labels before the submission is a paid call, which needs the pipeline's rights.
+    # The only state that the page writes: lists of published results, of retried batches and of redone results, and
+    # when sign-ins were used last. Finding labels before the submission is a paid call, which needs the pipeline's
+    # rights.
     yield _allow(
         "Record",
         ("s3:PutObject",),
         *_under(
             inputs,
             settings.bucket,
-            *(f"{s3_keys.STATE}/{name}" for name in ("published", "retries", "redoes")),
+            *(f"{s3_keys.STATE}/{name}" for name in ("published", "retries", "redoes", "sign-ins")),
         ),
     )
 
@@ -223,8 +224,12 @@ def _pipeline(settings: Settings, inputs: PolicyInputs) -> Iterator[Statement]:
         ("s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload", "s3:PutObjectTagging"),
         *targets,
     )
-    if settings.archive_to:
+    if settings.archive_to or settings.draft_days:
         yield _allow("TakeOriginals", ("s3:DeleteObject",), *_under(inputs, bucket, s3_keys.UPLOADS))
+    if settings.draft_days:
+        # A draft is marked before it is deleted.
+        drafts = f"{_bucket(inputs, bucket)}/{s3_keys.UPLOADS}/*/{s3_keys.DRAFT}"
+        yield _allow("MarkDrafts", ("s3:PutObject",), drafts)
     if other := _archive(settings):
         yield _allow(
             "Archive",

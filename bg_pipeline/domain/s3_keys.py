@@ -26,6 +26,7 @@ REPORTS: Final = "status-report-files"
 STATE: Final = "pipeline-state"
 HEARTBEATS: Final = f"{STATE}/heartbeats"
 OWNERS: Final = f"{STATE}/owners"
+SIGN_INS: Final = f"{STATE}/sign-ins"
 PAYLOADS: Final = "model-payloads"
 REVIEWS: Final = "reviews"
 PUBLISHED: Final = "published"
@@ -70,6 +71,16 @@ def date_path(date: UploadDate) -> str:
 def uploads_of(date: UploadDate) -> str:
     """The prefix that holds all batches of a date."""
     return f"{UPLOADS}/{date_path(date)}"
+
+
+def owners_of(date: UploadDate) -> str:
+    """The prefix of the documents that name the owners of a date's batches."""
+    return f"{OWNERS}/{date_path(date)}"
+
+
+def retries_of(date: UploadDate) -> str:
+    """The prefix of the documents about retries and redoes of, and among, a date's batches."""
+    return f"{STATE}/retries/{date_path(date)}"
 
 
 def result_key(output_prefix: str, result: str) -> str:
@@ -121,6 +132,11 @@ def retry_key(status_prefix: str, batch_id: str) -> str:
 def manifest_report_key(status_prefix: str, batch_id: str) -> str:
     """The key of the batch's manifest with the outcome of each row."""
     return within(status_prefix, f"manifest_{batch_id}.csv")
+
+
+def sign_in_key(name: str) -> str:
+    """The key of the last use and the end of a sign-in to the web page."""
+    return within(SIGN_INS, f"{name}.json")
 
 
 def claims_of(prefix: str) -> str:

@@ -87,7 +87,16 @@ def remember_origin(store: Store, batch: Batch, of: Batch) -> None:
 
 def origin(store: Store, batch: Batch) -> Batch | None:
     """The batch of which ``batch`` is a retry or redo; None if it is neither."""
-    document = store.read_json(origin_key(batch))
+    content = store.read(origin_key(batch))
+    return parse_origin(content.data) if content else None
+
+
+def parse_origin(data: bytes) -> Batch | None:
+    """The batch in a document that `remember_origin` stored; None if it cannot be read."""
+    try:
+        document = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None
     path = document.get("Batch") if isinstance(document, dict) else None
     return find_batch(path) if isinstance(path, str) else None
 

@@ -18,9 +18,13 @@ from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.domain.upload_kinds import Kind, is_misspelt_request, kind_of, live_photo_videos
 from bg_pipeline.errors import UsageError
 from bg_pipeline.storage.object_store import ObjectContent, ObjectInfo, Store
+from bg_pipeline.uploads.closing_drafts import begin_discarding, take_back_request
 
 DELETE_THREADS: Final = 16
 """Objects of a draft that are deleted at the same time."""
+
+DISCARD_ROUNDS: Final = 3
+"""Listings of a draft that is discarded: photos may arrive until it is gone."""
 
 
 def approval_signature(secret: str, batch: Batch, request_etag: str, by: str, at: str) -> str:
@@ -186,18 +190,43 @@ def find_draft(store: Store, batch: Batch) -> Uploaded:
     if found is None or (found.draft is None and found.request is None):
         raise UsageError(f"there is no draft {batch.path} in bucket {store.bucket}")
     if found.request is not None:
-        raise UsageError(f"batch {batch.path} was submitted and is not a draft any more")
+        raise _submitted(batch)
     return found
+
+
+def old_drafts(store: Store, dates: Iterable[UploadDate], before: datetime) -> Iterator[Uploaded]:
+    """The drafts of the dates that were last changed before a time, by S3's clock."""
+    for date in dates:
+        for uploaded in batches(store, date):
+            if uploaded.draft and uploaded.request is None and uploaded.last_change < before:
+                yield uploaded
 
 
 def discard_draft(store: Store, batch: Batch) -> int:
     """Deletes a draft and everything that was uploaded for it; returns the number of photos.
 
-    Raises `UsageError` as `find_draft` does; then nothing is deleted.
+    Raises `UsageError` as `find_draft` does, and if the draft is being submitted; then nothing is deleted.
     """
-    found = find_draft(store, batch)
-    with ThreadPoolExecutor(DELETE_THREADS, "discard") as pool:
-        list(pool.map(lambda each: store.delete(each.key, if_etag=each.etag), found.objects.values()))
+    found: Uploaded | None = find_draft(store, batch)
+    begin_discarding(store, batch)
+    if store.head(batch.request_key) is not None:
+        # A submission that broke off just after its request.
+        store.delete(batch.draft_key)
+        raise _submitted(batch)
+    photos: set[str] = set()
+    for _ in range(DISCARD_ROUNDS):
+        if found is None or not found.objects:
+            break
+        photos |= found.images.keys()
+        with ThreadPoolExecutor(DELETE_THREADS, "discard") as pool:
+            list(pool.map(lambda each: store.delete(each.key), found.objects.values()))
+        found = find(store, batch)
+    # Of a submission that was suspended for minutes; it finds out by itself, too.
+    take_back_request(store, batch)
     # Deleted last: a folder with photos but with neither request nor draft may be run as a batch.
     store.delete(batch.draft_key)
-    return len(found.images)
+    return len(photos)
+
+
+def _submitted(batch: Batch) -> UsageError:
+    return UsageError(f"batch {batch.path} was submitted and is not a draft any more")

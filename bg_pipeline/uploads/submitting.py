@@ -32,6 +32,7 @@ from bg_pipeline.domain.upload_kinds import Kind, kind_of, live_photo_videos
 from bg_pipeline.errors import PreconditionFailed, RequestError, UsageError
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import ObjectInfo, Store
+from bg_pipeline.uploads.closing_drafts import Submission, discarded, take_back_request
 from bg_pipeline.uploads.submission import write_submission
 
 HAND_OVER_ATTEMPTS = 3
@@ -275,8 +276,8 @@ def submit(
     store_files(
         store, {batch.upload_key(photo.name): photo for photo in photos} | dict(others or {}), done=done
     )
-    store.write(batch.request_key, request, media_type="application/json")
-    store.delete(batch.draft_key)
+    if not hand_over(store, batch, request, draft=True):
+        raise UsageError(f"batch {batch.path} was submitted with another request meanwhile")
 
 
 def store_files(
@@ -294,9 +295,16 @@ def store_files(
 
 
 def hand_over(
-    store: Store, batch: Batch, request: bytes, *, closed_with: Mapping[str, str] | None = None
+    store: Store,
+    batch: Batch,
+    request: bytes,
+    *,
+    closed_with: Mapping[str, str] | None = None,
+    draft: bool = False,
 ) -> bool:
     """Writes the request of a batch whose photos are stored, and deletes its draft.
+
+    With ``draft`` the batch has had one: raises `NoSuchBatch` if it was discarded, and nothing is submitted.
 
     With ``closed_with``, the ETags in its input folder by name, the batch is closed: what is uploaded or replaced
     there later is not paid for (`uploads.submission`).
@@ -304,6 +312,9 @@ def hand_over(
     Returns False if the batch has another request already, which is never replaced: of two concurrent callers with
     different requests one gets False.
     """
+    submission = Submission(store, batch)
+    if not submission.begin() and draft and store.head(batch.request_key) is None:
+        raise discarded(batch)
     # A repeated submission must not record what was uploaded after the first one.
     if closed_with is not None and store.head(batch.request_key) is None:
         write_submission(store, batch, request, closed_with)
@@ -321,7 +332,9 @@ def hand_over(
                 break
     else:
         raise UsageError(f"S3 did not store the request of batch {batch.path}; submit it again")
-    store.delete(batch.draft_key)
+    if not submission.finish():
+        take_back_request(store, batch)
+        raise discarded(batch)
     return True
 
 

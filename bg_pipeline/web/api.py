@@ -1,7 +1,9 @@
 """The HTTP API as an ASGI application: routes, sign-in and limits, with its description at ``/docs``."""
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request
@@ -57,10 +59,12 @@ def make_app(settings: Settings, aws: Aws, store: Store) -> FastAPI:
         responses=problems.RESPONSES,
     )
     service = app.state.service = Service(settings, aws, store, jobs)
-    app.state.streams = set()
+    app.state.streams = Counter[str]()
     tokens = None
     if settings.oidc_issuer and settings.oidc_audience:
-        tokens = Tokens(settings.oidc_issuer, settings.oidc_audience)
+        tokens = Tokens(
+            settings.oidc_issuer, settings.oidc_audience, access_only=settings.api_access_tokens_only
+        )
     app.state.signs_in = tokens is not None
     # The middleware added last runs first: callers are checked before any body is read.
     app.add_middleware(BodyLimit)
@@ -107,9 +111,13 @@ def make_app(settings: Settings, aws: Aws, store: Store) -> FastAPI:
     def root(request: Request) -> RedirectResponse:
         return RedirectResponse(f"{request.scope.get('root_path', '').rstrip('/')}/docs")
 
+    @cache
+    def page(root: str) -> str:
+        # Made once: strangers may ask for it as often as they like, without a token.
+        return docs_page(app.openapi(), f"{root}{app.openapi_url}")
+
     @app.get("/docs", include_in_schema=False)
     def docs(request: Request) -> HTMLResponse:
-        root = request.scope.get("root_path", "").rstrip("/")
-        return HTMLResponse(docs_page(app.openapi(), f"{root}{app.openapi_url}"))
+        return HTMLResponse(page(request.scope.get("root_path", "").rstrip("/")))
 
     return app

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
@@ -30,6 +31,8 @@ from bg_pipeline.web.service import AMember, Service, TheCaller, TheService
 MOST_LISTED: Final = 500
 MOST_STREAMS: Final = 32
 """Streams of this process at a time: each reads the batch's state every `EVENT_SECONDS`."""
+MOST_STREAMS_OF_CALLER: Final = 8
+"""Streams of one caller who signed in, so that nobody takes them all."""
 EVENT_SECONDS: Final = 2.0
 SILENT_SECONDS: Final = 15.0
 """A stream without news gets a comment at this interval, so that no proxy closes it."""
@@ -139,25 +142,40 @@ async def events(
     batch is reported and nothing is due, or its request was refused. A stream lasts at most ten minutes and no longer
     than the sign-in; open it again after that.
     """
-    streams: set[object] = request.app.state.streams
-    if len(streams) >= MOST_STREAMS:
-        text = f"{MOST_STREAMS} streams are open; ask for the status instead, or later"
-        raise Problem(503, "Busy", text, retry_after=10)
+    streams: Counter[str] = request.app.state.streams
+    if problem := _no_room(streams, caller):
+        raise problem
     # The first status is read here: a batch that does not exist is a problem and not a stream.
     current = await run_in_threadpool(batch_status, service, batch)
 
     async def stream() -> AsyncIterator[bytes]:
-        # Not earlier: for a caller that is gone already this never begins, and so never ends.
-        ticket = object()
-        streams.add(ticket)
+        # Many may have asked at the same moment. Not counted earlier: for a caller that is gone already this never
+        # begins, and so never ends.
+        if problem := _no_room(streams, caller):
+            yield _problem(problem)
+            return
+        streams[caller.subject] += 1
         try:
             async for event in _events(service, caller, batch, current):
                 yield event
         finally:
-            streams.discard(ticket)
+            streams[caller.subject] -= 1
+            if not streams[caller.subject]:
+                del streams[caller.subject]
 
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(stream(), media_type="text/event-stream", headers=headers)
+
+
+def _no_room(streams: Counter[str], caller: Person) -> Problem | None:
+    """Why a caller gets no further stream; ``streams`` are the open ones by caller, None if there is room."""
+    if streams.total() >= MOST_STREAMS:
+        text = f"{MOST_STREAMS} streams are open; ask for the status instead, or later"
+        return Problem(503, "Busy", text, retry_after=10)
+    if caller.signed_in and streams[caller.subject] >= MOST_STREAMS_OF_CALLER:
+        text = f"{MOST_STREAMS_OF_CALLER} streams of yours are open; close one, or ask for the status instead"
+        return Problem(429, "TooManyStreams", text, retry_after=10)
+    return None
 
 
 async def _events(
@@ -174,7 +192,7 @@ async def _events(
             new = await run_in_threadpool(_visible_status, service, caller, batch)
         except (Problem, BgPipelineError, ClientError, BotoCoreError) as error:
             # A draft was discarded, the sign-in has ended, or S3 did not answer.
-            yield b"event: problem\ndata: " + orjson.dumps(of_error(error).document()) + b"\n\n"
+            yield _problem(error)
             return
         if new != current:
             current, spoken = new, time.monotonic()
@@ -187,6 +205,10 @@ async def _events(
 def _visible_status(service: Service, caller: Person, batch: Batch) -> BatchStatus:
     service.acts.authorization.require_visible(caller, batch)
     return batch_status(service, batch)
+
+
+def _problem(error: Exception) -> bytes:
+    return b"event: problem\ndata: " + orjson.dumps(of_error(error).document()) + b"\n\n"
 
 
 def _event(kind: str, status: BatchStatus) -> bytes:

@@ -7,6 +7,7 @@ import mimetypes
 import threading
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Final, cast
 from urllib.parse import quote
@@ -23,7 +24,7 @@ from bg_pipeline.domain.formats import EXTENSIONS
 from bg_pipeline.domain.people import Person
 from bg_pipeline.domain.requests import BatchRequest
 from bg_pipeline.domain.requests.fields import ImageEntry, ImageFields
-from bg_pipeline.errors import RequestError
+from bg_pipeline.errors import PreconditionFailed, RequestError
 from bg_pipeline.run.batch_work import open_draft
 from bg_pipeline.run.context import RunContext
 from bg_pipeline.uploads import listing as uploads
@@ -207,7 +208,11 @@ def _prepare(
     service.acts.authorization.take(caller, batch)
     prepared = _uploads(service, batch, files)
     if service.store.head(batch.request_key) is None:
-        service.store.write_json(batch.draft_key, {"Id": batch.derived_id(service.store.bucket)})
+        with suppress(PreconditionFailed):
+            # Of an earlier call with this idempotency key; it may be in the middle of being discarded.
+            service.store.write_json(
+                batch.draft_key, {"Id": batch.derived_id(service.store.bucket)}, if_absent=True
+            )
     return batch, prepared
 
 
@@ -385,7 +390,8 @@ def _submit(service: Service, caller: Person, batch: Batch, data: bytes) -> Subm
         closed_with = etags_of(uploaded.objects)
     else:
         closed_with = closed_folder(service.store, request.InputS3Prefix)
-    if not service.acts.submit(caller, batch, data, request, closed_with=closed_with):
+    draft = uploaded.draft is not None
+    if not service.acts.submit(caller, batch, data, request, closed_with=closed_with, draft=draft):
         text = f"batch {batch.path} was submitted with another request; prepare another one"
         raise Problem(409, "AlreadySubmitted", text)
     return Submitted(

@@ -18,6 +18,11 @@ HEADER_BYTES: Final = 64_000
 BODY_SECONDS: Final = 120.0
 """Time for a request's body, from the end of its headers on."""
 
+MAX_PIPELINED: Final = 8
+"""Requests that a connection may send before the answer to an earlier one. Each takes some kilobytes of memory, and a
+block of data that is read may hold thousands of them; browsers and clients send none.
+"""
+
 STREAMS: Final = "/events"
 """End of the paths whose answers are streams without an end of their own."""
 
@@ -56,6 +61,10 @@ class Connection(HttpToolsProtocol):
             self._cut_off()
 
     def on_message_begin(self) -> None:
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self._cut_off()
+            # Stops the parser, which would go on to the end of the block.
+            raise ConnectionAbortedError(f"more than {MAX_PIPELINED} requests before an answer")
         super().on_message_begin()
         self._waits_for_headers, self._header_bytes = True, 0
         self._start_timer(HEADER_SECONDS)

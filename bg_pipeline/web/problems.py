@@ -112,12 +112,12 @@ def of_error(error: Exception) -> Problem:
             return problem
         case RequestValidationError():
             errors = [
-                {"Field": ".".join(map(str, each["loc"])), "Cause": str(each["msg"])}
+                {"Field": printable(".".join(map(str, each["loc"]))), "Cause": printable(str(each["msg"]))}
                 for each in error.errors()
             ]
             return Problem(422, "InvalidRequest", _joined(errors), Errors=errors)
         case RequestError():
-            errors = [{"Field": field, "Cause": text} for field, text in error.problems]
+            errors = [{"Field": printable(field), "Cause": printable(text)} for field, text in error.problems]
             return Problem(422, "RequestError", str(error), Errors=errors)
         case ImageError():
             return Problem(413 if error.code in TOO_LARGE else 422, error.code, str(error))

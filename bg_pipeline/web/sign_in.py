@@ -6,11 +6,12 @@ Without sign-in, requests from other websites that are open in a browser on this
 import http.client
 import json
 import logging
+import urllib.error
 import urllib.request
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
 import jwt
@@ -57,11 +58,13 @@ class Tokens:
     """Verifies tokens: signed by the provider, made for this audience, not expired.
 
     The audience is the token's ``aud``, or its ``client_id`` if it has no ``aud``, as in Cognito's access tokens.
+    Access tokens and ID tokens are valid, with ``access_only`` only tokens that say that they are access tokens.
     """
 
-    def __init__(self, issuer: str, audience: str) -> None:
+    def __init__(self, issuer: str, audience: str, *, access_only: bool = False) -> None:
         self._issuer = issuer
         self._audience = audience
+        self._access_only = access_only
 
     def claims(self, token: str) -> dict[str, Any]:
         """The claims of a token; raises `Problem` 401 if the token is invalid, 503 if it cannot be verified."""
@@ -93,14 +96,22 @@ class Tokens:
         subject = claims["sub"]
         if not isinstance(subject, str) or not subject.strip():
             raise Problem(401, "BadToken", "the token is not accepted: its subject (sub) is empty")
+        if reason := _wrong_kind(jwt.get_unverified_header(token), claims, access_only=self._access_only):
+            raise Problem(401, "BadToken", f"the token is not accepted: {reason}")
         return claims
 
     @cached_property
     def _keys(self) -> jwt.PyJWKClient:
         """The provider's keys, whose address is in its discovery document."""
         address = f"{self._issuer.rstrip('/')}/.well-known/openid-configuration"
-        with urllib.request.urlopen(address, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310 (checked at the start)
-            discovery = json.load(answer)
+        opener = urllib.request.build_opener(_NoRedirects)
+        try:
+            with opener.open(address, timeout=TIMEOUT_SECONDS) as answer:
+                discovery = json.load(answer)
+        except urllib.error.HTTPError as error:
+            # It is the answer, too, whose connection would stay open.
+            error.close()
+            raise
         if discovery.get("issuer") != self._issuer:
             raise jwt.PyJWKClientError(
                 "the issuer in the sign-in service's discovery document is not BG_OIDC_ISSUER"
@@ -109,6 +120,34 @@ class Tokens:
         if keys.scheme != "https" and not is_loopback(keys.hostname or ""):
             raise jwt.PyJWKClientError("the sign-in service's keys are not at an https:// address (jwks_uri)")
         return jwt.PyJWKClient(discovery["jwks_uri"], timeout=TIMEOUT_SECONDS)
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Makes an error of a redirect: keys come from the issuer's own address."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def _wrong_kind(header: Mapping[str, Any], claims: Mapping[str, Any], *, access_only: bool) -> str:
+    """Why a token of the issuer is not one to call with; empty if it is.
+
+    The same keys sign tokens for other purposes: log-out tokens (claim ``events``), refresh tokens, proofs. Kinds are
+    said in the header's ``typ`` (RFC 9068), or in a claim: Cognito's ``token_use``, Keycloak's ``typ``.
+    """
+    stated = [str(header.get("typ") or "jwt").lower().removeprefix("application/")]
+    stated += [str(claims[name]).lower() for name in ("token_use", "typ") if name in claims]
+    if "events" in claims or not _CALLS.issuperset(stated):
+        return "it is neither an access token nor an ID token"
+    if access_only and _ACCESS.isdisjoint(stated):
+        return (
+            "it does not say that it is an access token, and others are not taken (BG_API_ACCESS_TOKENS_ONLY)"
+        )
+    return ""
+
+
+_ACCESS: Final = frozenset({"at+jwt", "access", "bearer"})
+_CALLS: Final = _ACCESS | {"jwt", "id"}
 
 
 class CallersOnly:

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import shlex
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -391,6 +391,36 @@ def test_a_draft_is_told_left_alone_and_deleted_only_after_a_question(bench: Ben
     assert bench.keys("image-files")
     assert bg("discard", batch.path, "--yes").exit_code == 0
     assert bench.keys("image-files") == []
+
+
+def test_old_drafts_are_deleted_together_after_a_question(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        batch = Batch(today() - timedelta(40), name)
+        bench.put(batch.upload_key("a.jpg"), photo())
+        bench.put(batch.draft_key, b"{}")
+    submitted = bench.submit(1, day=today() - timedelta(40))
+    assert "There is no draft older than 3 days" in bg("discard", "--older-than", 3).stderr
+
+    class InAWeek(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return datetime.now(tz) + timedelta(7)
+
+    monkeypatch.setattr(submitting, "datetime", InAWeek)
+    asked = refused("discard", "--older-than", 3)
+    assert "one: 1 photo" in asked
+    assert "two: 1 photo" in asked
+    assert "use --yes" in asked
+    assert len(bench.keys("image-files")) == 6
+    assert bg("discard", "--older-than", 3, "--yes").exit_code == 0
+    assert set(bench.keys("image-files")) == {submitted.request_key, submitted.upload_key("photo-0.jpg")}
+
+
+@pytest.mark.parametrize("words", [(), ("2026/11/20/101530", "--older-than", "3"), ("--older-than", "0")])
+def test_a_discard_names_one_draft_or_an_age(bench: Bench, words: tuple[str, ...]) -> None:
+    assert "--older-than" in refused("discard", *words)
 
 
 def test_names_that_could_steer_the_terminal_are_shown_as_what_they_are(bench: Bench) -> None:

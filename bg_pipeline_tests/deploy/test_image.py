@@ -30,7 +30,7 @@ def pins(file: Path) -> dict[str, str]:
 
 
 def test_the_image_installs_the_pinned_versions_with_hashes() -> None:
-    image, constraints = pins(ROOT / "requirements" / "image.txt"), pins(ROOT / "constraints.txt")
+    image, constraints = pins(ROOT / "requirements" / "run.txt"), pins(ROOT / "constraints.txt")
     # The resolution is for all platforms; these are for Windows.
     others = {"colorama", "psutil", "pyreadline3", "pywin32"}
     differing = {
@@ -41,7 +41,7 @@ def test_the_image_installs_the_pinned_versions_with_hashes() -> None:
     assert not differing, "run `make requirements`"
     assert {"obstore", "dagster-aws", "dagster-postgres", "streamlit", "fastapi", "ministack"} <= image.keys()
     assert not {"pytest", "moto", "mypy", "cfn-lint"} & image.keys()
-    for name in ("image.txt", "build.txt"):
+    for name in ("run.txt", "build.txt"):
         entries = (ROOT / "requirements" / name).read_text("utf-8").replace("\\\n", " ").splitlines()
         assert all("--hash=sha256:" in line for line in entries if "==" in line), name
 
@@ -58,7 +58,7 @@ def test_the_image_has_every_package_that_its_extras_declare() -> None:
     stand_in = tomllib.loads((ROOT / "packages/bg_pipeline_local_aws/pyproject.toml").read_text("utf-8"))
     declared += stand_in["project"]["dependencies"]
     names = {re.split(r"[\[<>=~! ;]", each)[0].lower().replace("_", "-") for each in declared}
-    assert names <= pins(ROOT / "requirements" / "image.txt").keys(), "run `make requirements`"
+    assert names <= pins(ROOT / "requirements" / "run.txt").keys(), "run `make requirements`"
 
 
 def test_the_base_is_pinned_by_digest_and_the_image_runs_without_rights() -> None:

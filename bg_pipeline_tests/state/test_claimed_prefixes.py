@@ -9,7 +9,7 @@ import pytest
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.errors import RequestError
-from bg_pipeline.state.claimed_prefixes import claim
+from bg_pipeline.state.claimed_prefixes import claim, is_claimed_by
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_tests.batches import Bench, aws
 
@@ -45,6 +45,10 @@ def owner(store: Store, prefix: str) -> str:
         ("Shop", "shop/sub"),
         ("Shop/Sub", "SHOP"),
         ("stra\u00dfe", "STRASSE/x"),
+        ("caf\u00e9", "cafe\u0301"),
+        ("cafe\u0301/sub", "CAF\u00c9"),
+        ("\u1100\u1161", "\uac00/x"),
+        ("\u0390", "\u03b9\u0308\u0301"),
     ],
 )
 def test_a_prefix_that_overlaps_another_batchs_is_refused(store: Store, first: str, second: str) -> None:
@@ -84,6 +88,26 @@ def test_a_claim_with_capitals_of_an_earlier_version_still_counts(store: Store) 
     refusal(store, OURS, f"{TOP}/Shop")
     refusal(store, OURS, f"{TOP}/Shop/sub")
     claim(store, THEIRS, f"{TOP}/Shop", "OutputS3Prefix")
+
+
+@pytest.mark.parametrize("stored", ["cafe\u0301", "caf\u00e9", "Cafe\u0301"])
+def test_a_claim_of_an_earlier_version_in_another_form_of_unicode_still_counts(
+    store: Store, stored: str
+) -> None:
+    store.write_json(s3_keys.prefix_claim_key(f"{TOP}/{stored}"), {"Version": 1, "Batch": THEIRS.path})
+    assert is_claimed_by(store, THEIRS, f"{TOP}/{stored}")
+    if stored.islower():
+        for given in ("caf\u00e9", "cafe\u0301", "caf\u00e9/sub"):
+            refusal(store, OURS, f"{TOP}/{given}")
+    else:
+        refusal(store, OURS, f"{TOP}/{stored}")
+    claim(store, THEIRS, f"{TOP}/{stored}", "OutputS3Prefix")
+
+
+def test_a_prefix_that_other_forms_make_too_long_for_a_key_can_be_claimed(store: Store) -> None:
+    prefix = f"{TOP}/" + "\uac01" * 250
+    claim(store, THEIRS, prefix, "OutputS3Prefix")
+    assert is_claimed_by(store, THEIRS, prefix)
 
 
 @pytest.mark.parametrize(

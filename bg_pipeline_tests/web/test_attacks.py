@@ -304,3 +304,19 @@ def test_one_caller_who_sends_slowly_keeps_nobody_else_waiting() -> None:
     asyncio.run(attack())
     assert statuses["ada"] == statuses["eve later"] == 200
     assert sorted(statuses[f"slow {number}"] for number in range(6)) == [200, *[503] * 5]
+
+
+@pytest.mark.parametrize(
+    "text", ["\u202egpj", "\x9b31m", "\u2028", "\u0085", "\x1b]8;;http://evil.example\x07"]
+)
+def test_a_refusal_repeats_nothing_that_steers_a_terminal_or_the_writing_direction(
+    api: Caller, text: str
+) -> None:
+    batch = api.post("/batches", {"Files": [{"Name": "a.jpg"}]}).headers["location"]
+    for field in ("InputS3Prefix", "OutputS3Prefix", "S3Bucket", "Mode", "FileName", text):
+        answer = api.post(f"{batch}/plan", {"Id": "a", "Prompt": "a beach", field: text})
+        assert answer.status_code in (404, 422)
+        assert answer.json()["detail"].isprintable()
+        for error in answer.json().get("Errors", ()):
+            assert not set(text) & set(error["Cause"] + error["Field"]) - set("31m]8;http:/evil.exampgj")
+    assert api.post("/batches", {"Files": [{"Name": text}], text: 1}).json()["detail"].isprintable()

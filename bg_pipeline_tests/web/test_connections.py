@@ -15,6 +15,7 @@ import pytest
 import requests
 
 from bg_pipeline.storage.object_store import Store
+from bg_pipeline.web import api as api_module
 from bg_pipeline.web import connections, limits
 from bg_pipeline_local_aws.launcher import LocalAws
 from bg_pipeline_tests.batches import Bench, aws
@@ -67,6 +68,52 @@ def test_headers_without_end_are_cut_off(api: Caller) -> None:
             for number in range(200):
                 connection.sendall(b"X-%d: %s\r\n" % (number, b"x" * 1000))
         assert is_cut_off(connection)
+
+
+ASK = b"GET /docs HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def answers(connection: socket.socket) -> int:
+    """The number of answers until the server says nothing for a second or closes the connection."""
+    connection.settimeout(1)
+    received = b""
+    with contextlib.suppress(TimeoutError, ConnectionError):
+        while part := connection.recv(100_000):
+            received += part
+    return received.count(b"HTTP/1.1 200 OK")
+
+
+def test_a_few_requests_sent_ahead_are_answered_and_thousands_are_not_kept(api: Caller) -> None:
+    """A block of data may hold thousands of short requests, each of which takes some kilobytes until its answer."""
+    with opened(api, ASK * connections.MAX_PIPELINED) as connection:
+        assert answers(connection) == connections.MAX_PIPELINED
+    kept: list[int] = []
+    begin = connections.Connection.on_message_begin
+
+    def counting(self: connections.Connection) -> None:
+        kept.append(len(self.pipeline))
+        begin(self)
+
+    connections.Connection.on_message_begin = counting  # type: ignore[method-assign]
+    try:
+        with opened(api, ASK * 3000) as connection:
+            assert answers(connection) <= connections.MAX_PIPELINED
+    finally:
+        connections.Connection.on_message_begin = begin  # type: ignore[method-assign]
+    assert max(kept) <= connections.MAX_PIPELINED
+    assert len(kept) < 2 * connections.MAX_PIPELINED + 3, "the rest was not read"
+    assert api.get("/docs").status_code == 200
+
+
+def test_the_description_is_made_once_however_often_strangers_ask(
+    api: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    original = api_module.docs_page
+    monkeypatch.setattr(api_module, "docs_page", lambda *some: made.append("page") or original(*some))
+    texts = {api.get("/docs").text for _ in range(5)}
+    assert len(texts) == 1
+    assert made == ["page"]
 
 
 def test_those_who_send_nothing_make_room(api: Caller, monkeypatch: pytest.MonkeyPatch) -> None:

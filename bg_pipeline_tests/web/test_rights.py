@@ -1,9 +1,12 @@
 """What callers with different groups may do through the API: nothing with batches of others, and all in the log."""
 
+import contextlib
 import json
+import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
@@ -19,6 +22,7 @@ from bg_pipeline.storage.object_store import Store
 from bg_pipeline.web import batch_lists
 from bg_pipeline.web import sign_in as api_sign_in
 from bg_pipeline.web.api import make_app
+from bg_pipeline.web.batch_status import batch_status
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_local_aws.launcher import LocalAws
 from bg_pipeline_tests.batches import Bench, aws
@@ -602,6 +606,59 @@ def test_a_stream_ends_with_the_sign_in(
     said = json.loads(answer.text.strip().rpartition("data: ")[2])
     assert (said["status"], said["type"]) == (403, "urn:bg-pipeline:NotAllowed")
     assert "sign-in has ended" in said["detail"]
+
+
+def test_one_person_takes_only_a_share_of_the_streams(
+    ada: Caller, bob: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_lists, "MOST_STREAMS_OF_CALLER", 2)
+    path, theirs = uploaded(ada)["path"], uploaded(bob)["path"]
+    lines: list[Iterator[Any]] = []
+    with contextlib.ExitStack() as open_streams:
+
+        def follow(caller: Caller, path: str) -> requests.Response:
+            answer = requests.get(
+                f"{caller.address}{path}/events", headers=caller.headers, stream=True, timeout=60
+            )
+            open_streams.callback(answer.close)
+            if answer.status_code == 200:
+                # Kept: the connection ends with the iterator.
+                lines.append(answer.iter_lines())
+                assert next(lines[-1]).startswith(b"retry:")
+            return answer
+
+        assert [follow(ada, path).status_code for _ in range(2)] == [200, 200]
+        refused = follow(ada, path)
+        assert problem(refused) == (429, "TooManyStreams")
+        assert refused.headers["retry-after"]
+        assert follow(bob, theirs).status_code == 200
+
+
+def test_many_who_ask_at_the_same_moment_get_no_more_streams_than_there_are(
+    ada: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each looks whether there is room before any of them has begun."""
+    monkeypatch.setattr(batch_lists, "MOST_STREAMS", 3)
+    monkeypatch.setattr(batch_lists, "EVENT_SECONDS", 0.05)
+    monkeypatch.setattr(batch_lists, "STREAM_SECONDS", 2.0)
+    path = uploaded(ada)["path"]
+    together, first = threading.Barrier(12), iter(range(12))
+    read_status = batch_status
+
+    def at_once(*arguments: Any) -> Any:
+        if next(first, None) is not None:
+            together.wait(30)
+        return read_status(*arguments)
+
+    monkeypatch.setattr(batch_lists, "batch_status", at_once)
+
+    def follow(_: int) -> str:
+        return ada.get(f"{path}/events").text
+
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(follow, range(12)))
+    assert sum("event: status" in answer for answer in answers) == 3
+    assert sum("urn:bg-pipeline:Busy" in answer for answer in answers) == 9
 
 
 @pytest.mark.parametrize("end", [10**11, 10**18, 2**63, 1e11 + 0.5])

@@ -1,8 +1,10 @@
 """Who may call: this machine without sign-in, whoever brings a good token with it, and nobody else."""
 
+import http.server
 import io
 import json
 import re
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -226,6 +228,8 @@ def test_without_a_token_nothing_is_told(guarded: Caller) -> None:
         {"sub": " "},
         {"sub": ["ada"]},
         {"sub": 7},
+        {"sub": "\ud800"},
+        {"sub": "ada\udcff"},
         {"exp": "soon"},
         {"exp": [1]},
         {"exp": 1e400},
@@ -321,10 +325,115 @@ def test_refused_calls_are_logged_without_their_token_and_not_endlessly(
 
 def test_keys_are_not_fetched_without_https(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
     document = {"issuer": "https://pool.example", "jwks_uri": "http://pool.example/keys"}
-    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: io.BytesIO(json.dumps(document).encode()))
+    answer = io.BytesIO(json.dumps(document).encode())
+    monkeypatch.setattr("urllib.request.OpenerDirector.open", lambda *_, **__: answer)
     with pytest.raises(Problem) as refused:
         Tokens("https://pool.example", AUDIENCE).claims(provider.token())
     assert refused.value.status_code == 401
+
+
+def test_keys_are_looked_for_at_the_issuers_own_address_only(
+    bench: Bench, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A redirect could lead to another server's keys, also on this machine."""
+
+    class Redirect(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(302)
+            self.send_header("Location", f"{provider.issuer}/.well-known/openid-configuration")
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Redirect) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        issuer = f"http://127.0.0.1:{server.server_port}"
+        with pytest.raises(Problem) as refused:
+            Tokens(issuer, AUDIENCE).claims(provider.token(iss=issuer))
+        server.shutdown()
+    assert (refused.value.status_code, refused.value.code) == (503, "SignInUnreachable")
+
+
+KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "log-out": (
+        {"typ": "logout+jwt"},
+        {"events": {"http://schemas.openid.net/event/backchannel-logout": {}}},
+    ),
+    "log-out without typ": ({}, {"events": {}}),
+    "proof": ({"typ": "dpop+jwt"}, {}),
+    "event": ({"typ": "application/secevent+jwt"}, {}),
+    "refresh of Keycloak": ({}, {"typ": "Refresh"}),
+    "refresh of Cognito": ({}, {"token_use": "refresh"}),
+    "unknown": ({}, {"token_use": ["access"]}),
+    "null": ({}, {"token_use": None}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_token_for_another_purpose_is_refused(guarded: Caller, provider: Provider, kind: str) -> None:
+    header, claims = KINDS[kind]
+    now = int(time.time())
+    document = {"iss": provider.issuer, "aud": AUDIENCE, "sub": "ada", "exp": now + 300, **claims}
+    token = jwt.encode(document, provider.key, algorithm="RS256", headers={"kid": "k1", **header})
+    assert problem(guarded.get(SOMETHING, headers=bearer(token))) == (401, "BadToken")
+
+
+@pytest.mark.parametrize(
+    ("header", "claims", "access"),
+    [
+        ({"typ": "at+jwt"}, {}, True),
+        ({"typ": "application/at+JWT"}, {}, True),
+        ({}, {"token_use": "access"}, True),
+        ({}, {"typ": "Bearer"}, True),
+        ({}, {"token_use": "id"}, False),
+        ({}, {"typ": "ID"}, False),
+        ({"typ": None}, {}, False),
+        ({}, {}, False),
+    ],
+)
+def test_with_the_setting_only_what_says_that_it_is_an_access_token_is_one(
+    bench: Bench, provider: Provider, header: dict[str, Any], claims: dict[str, Any], *, access: bool
+) -> None:
+    now = int(time.time())
+    document = {"iss": provider.issuer, "aud": AUDIENCE, "sub": "ada", "exp": now + 300, **claims}
+    token = jwt.encode(document, provider.key, algorithm="RS256", headers={"kid": "k1", **header})
+    assert Tokens(provider.issuer, AUDIENCE).claims(token)["sub"] == "ada"
+    strict = Tokens(provider.issuer, AUDIENCE, access_only=True)
+    if access:
+        assert strict.claims(token)["sub"] == "ada"
+    else:
+        with pytest.raises(Problem, match="access token"):
+            strict.claims(token)
+
+
+def test_the_setting_is_used(bench: Bench, provider: Provider) -> None:
+    chosen = {"oidc_issuer": provider.issuer, "oidc_audience": AUDIENCE}
+    with served(bench.settings(**chosen, api_access_tokens_only=True), bench.store) as api:
+        assert problem(api.get(SOMETHING, headers=bearer(provider.token()))) == (401, "BadToken")
+        good = provider.token(token_use="access")
+        assert problem(api.get(SOMETHING, headers=bearer(good))) == (404, "NoSuchBatch")
+
+
+@pytest.mark.parametrize(
+    ("acr", "accepted"),
+    [
+        ("mfa", True),
+        ("phr", True),
+        ("MFA", False),
+        ("pwd", False),
+        (None, False),
+        (["mfa"], False),
+        (1, False),
+    ],
+)
+def test_a_sign_in_can_have_to_be_a_strong_one(
+    bench: Bench, provider: Provider, acr: object, *, accepted: bool
+) -> None:
+    chosen = {"oidc_issuer": provider.issuer, "oidc_audience": AUDIENCE, "oidc_acr": "mfa, phr"}
+    with served(bench.settings(**chosen), bench.store) as api:
+        answer = api.get(SOMETHING, headers=bearer(provider.token(acr=acr)))
+    assert problem(answer) == ((404, "NoSuchBatch") if accepted else (401, "BadToken"))
 
 
 @pytest.mark.parametrize("method", ["TRACE", "TRACK", "CONNECT", "PROPFIND", "X"])

@@ -148,6 +148,8 @@ def _syntax_error(error: json.JSONDecodeError) -> str:
     rest = text[at:]
     char = rest[:1]
     before = text[:at].rstrip()
+    if error.msg.startswith("Illegal trailing comma"):  # of Python 3.13, at the comma
+        return f"there is an extra comma in {here}, before '{rest[1:].lstrip()[:1]}'"
     if char and char in "]}," and before[-1:] == ",":
         return f"there is an extra comma in {_place(text, len(before) - 1)}, before '{char}'"
     if rest.startswith(("//", "/*", "#")):

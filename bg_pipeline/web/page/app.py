@@ -10,6 +10,7 @@ from pathlib import Path
 import streamlit as st
 from botocore.exceptions import BotoCoreError, ClientError
 
+from bg_pipeline.authorization import Authorization
 from bg_pipeline.aws.clients import make_aws
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.errors import BgPipelineError, RequestError
@@ -30,6 +31,10 @@ def _services() -> tuple[DraftService, BatchService, ReviewService]:
     batches = BatchService(configured, store)
     drafts = DraftService(configured, aws, store, on_change=batches.refresh)
     return drafts, batches, ReviewService(configured, aws, batches)
+
+
+def _authorization() -> Authorization:
+    return _services()[1].acts.authorization
 
 
 def _screen(show: Callable[[DraftService, BatchService, ReviewService], None]) -> Callable[[], None]:
@@ -84,7 +89,7 @@ st.html(
     # Streamlit writes in white on the light blue of the dark theme.
     "@media (prefers-color-scheme: dark) { [data-testid=stBaseButton-primary] { color: #0b1220; } }</style>"
 )
-user.require_sign_in(settings())
+user.require_sign_in(settings(), _authorization)
 _new_batch = st.Page(
     _screen(_submit), title="New batch", icon=":material/add_photo_alternate:", url_path="new", default=True
 )
@@ -97,4 +102,4 @@ st.navigation(
     ],
     position="top",
 ).run()
-user.show_sign_out(settings())
+user.show_sign_out(settings(), _authorization)

@@ -14,8 +14,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, BinaryIO
 
-import orjson
-
 from bg_pipeline import planning
 from bg_pipeline.acts import Acts
 from bg_pipeline.aws.clients import Aws
@@ -42,6 +40,7 @@ from bg_pipeline.run.source_image import SourceImage
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads import listing, manifest
+from bg_pipeline.uploads.closing_drafts import draft_document, is_being_discarded
 from bg_pipeline.uploads.listing import find_draft
 from bg_pipeline.uploads.sources import DraftSources, ResolvedManifest, S3Sources, resolve_manifest
 from bg_pipeline.uploads.submission import etags_of
@@ -121,9 +120,9 @@ class DraftService:
         """
         for _ in range(KEEP_ATTEMPTS):
             stored = self.store.read(batch.draft_key)
-            if stored is None:
+            if stored is None or is_being_discarded(stored.data):
                 return
-            document = {**_draft_document(stored.data), WISHES: wishes}
+            document = {**draft_document(stored.data), WISHES: wishes}
             try:
                 self.store.write_json(batch.draft_key, document, if_etag=stored.etag)
                 return
@@ -327,8 +326,10 @@ class DraftService:
         if files and self.store.head(batch.request_key) is None:
             store_files(self.store, files)
         uploaded = listing.find(self.store, batch)
-        etags = etags_of(uploaded.objects) if uploaded else {}
-        if not self.acts.submit(person, batch, data, request, closed_with=etags):
+        if uploaded is None:
+            raise UsageError("the photos of this draft are gone; drop them again")
+        etags, draft = etags_of(uploaded.objects), uploaded.draft is not None
+        if not self.acts.submit(person, batch, data, request, closed_with=etags, draft=draft):
             raise UsageError(f"batch {batch.path} was submitted already")
         self._on_change(batch)
 
@@ -344,17 +345,8 @@ class DraftService:
 def stored_wishes(store: Store, batch: Batch) -> dict[str, Any]:
     """What `DraftService.keep_wishes` stored last; empty if nothing was, or if it cannot be read."""
     stored = store.read(batch.draft_key)
-    wishes = _draft_document(stored.data).get(WISHES) if stored else None
+    wishes = draft_document(stored.data).get(WISHES) if stored else None
     return wishes if isinstance(wishes, dict) else {}
-
-
-def _draft_document(data: bytes) -> dict[str, Any]:
-    """A draft's document; empty if it is no JSON object, as other programs may write."""
-    try:
-        document = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return {}
-    return document if isinstance(document, dict) else {}
 
 
 def unused_name(name: str, taken: Collection[str]) -> str:

@@ -176,7 +176,7 @@ def _route(handler: Handler, *, post: bool = False) -> Any:
         session = sessions.find(request.headers.get(TOKEN, ""))
         if session is None:
             return PlainTextResponse("this page is out of date; reload it", 403)
-        if session.expired:
+        if await run_in_threadpool(lambda: session.expired):
             return PlainTextResponse("your sign-in has ended; reload the page and sign in again", 401)
         body: Any = {}
         if post:
@@ -191,8 +191,15 @@ def _route(handler: Handler, *, post: bool = False) -> Any:
                 return PlainTextResponse("the request is not JSON", 422)
             if not isinstance(body, dict):
                 return PlainTextResponse("the request is not a JSON object", 422)
+
+        def answer() -> Response:
+            # The lists are asked for again and again without anybody at the screen; single large pictures are not.
+            if post or request.query_params.get("size", "small") != "small":
+                session.person.use_sign_in()
+            return handler(request, session, body)
+
         try:
-            return await run_in_threadpool(handler, request, session, body)
+            return await run_in_threadpool(answer)
         except (Gone, NoSuchBatch) as error:
             return PlainTextResponse(str(error), 404)
         except NotAllowed as error:

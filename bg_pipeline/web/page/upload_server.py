@@ -78,6 +78,7 @@ class UploadSession:
         """
         if self.person.expired:
             raise NotAllowed("your sign-in has ended; sign in again")
+        self.person.use_sign_in()
         batch = self.batch
         with self._lock:
             if self._closed:

@@ -1,6 +1,8 @@
 """The visitor of the page: the person who signed in, or this machine's user where sign-in is off."""
 
 import logging
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import streamlit as st
@@ -15,19 +17,28 @@ from bg_pipeline.web.page import review_server
 from bg_pipeline.web.page.admission import admit_this_session
 from bg_pipeline.web.page.widgets import escape_markdown
 
+LEEWAY = timedelta(minutes=5)
+"""How far ahead the sign-in service's clock may be; a later sign-in would never end."""
+
 _log = logging.getLogger(__name__)
 
 
-def require_sign_in(settings: Settings) -> None:
-    """Returns if sign-in is off or the visitor has signed in; otherwise shows only a sign-in button."""
+def require_sign_in(settings: Settings, authorization: Callable[[], Authorization]) -> None:
+    """Returns if sign-in is off or the visitor has signed in; otherwise shows only a sign-in button.
+
+    Each call counts as a use of the sign-in: call it when the whole page is drawn, which nothing but its visitor
+    causes. ``authorization`` is called only with sign-in.
+    """
     if not settings.oidc_client_id:
         return
-    until = _sign_in_ends(settings)
-    if until is not None and datetime.now(UTC) < until:
-        admit_this_session(until)
+    with suppress(NotAllowed):
+        person = visitor(settings, authorization())
+        person.use_sign_in()
+        if person.until is not None:
+            admit_this_session(person.until)
         if not st.session_state.get("sign_in_logged"):
             st.session_state.sign_in_logged = True
-            _log.info("signed in: %s (%s)", printable(name()), printable(_claim("sub")))
+            _log.info("signed in: %s (%s)", printable(person.name), printable(person.subject))
         return
     st.title("New backgrounds for photos")
     st.write("Please sign in: pictures cost money, and each decision is stored with the name of who made it.")
@@ -36,18 +47,25 @@ def require_sign_in(settings: Settings) -> None:
     st.stop()
 
 
-def show_sign_out(settings: Settings) -> None:
+def show_sign_out(settings: Settings, authorization: Callable[[], Authorization]) -> None:
     """Shows who has signed in, with a button to sign out."""
     if settings.oidc_client_id:
         st.divider()
         st.caption(f"Signed in as {escape_markdown(name())}")
-        st.button("Sign out", on_click=_sign_out)
+        st.button("Sign out", on_click=lambda: _sign_out(settings, authorization()))
 
 
-def _sign_out() -> None:
+def _sign_out(settings: Settings, authorization: Authorization) -> None:
     if session := st.session_state.pop("review_session", None):
         review_server.sessions.close(session)
-    st.logout()
+    admit_this_session(datetime.now(UTC))
+    try:
+        # A copy of the cookie is worth nothing from now on.
+        with suppress(NotAllowed):
+            if sign_in := visitor(settings, authorization).sign_in:
+                sign_in.end()
+    finally:
+        st.logout()
 
 
 def visitor(settings: Settings, authorization: Authorization) -> Person:
@@ -57,10 +75,14 @@ def visitor(settings: Settings, authorization: Authorization) -> Person:
     """
     if not settings.oidc_client_id:
         return local_person(name(), Via.PAGE)
-    until = _sign_in_ends(settings)
-    if until is None or datetime.now(UTC) >= until:
+    issued = _signed_in_at()
+    if issued is None:
         raise NotAllowed("your sign-in has ended; reload the page and sign in again")
-    return authorization.person(st.user.to_dict(), Via.PAGE, name=name(), until=until)
+    until = issued + timedelta(hours=settings.page_sign_in_hours)
+    person = authorization.person(st.user.to_dict(), Via.PAGE, name=name(), until=until, issued=issued)
+    if person.expired:
+        raise NotAllowed("your sign-in has ended; reload the page and sign in again")
+    return person
 
 
 def name() -> str:
@@ -71,15 +93,16 @@ def name() -> str:
     return this_user() or "page"
 
 
-def _sign_in_ends(settings: Settings) -> datetime | None:
-    """When the visitor's sign-in ends, which Streamlit's cookie outlasts (30 days); None without a sign-in."""
-    issued = st.user.get("iat")
-    if not st.user.get("is_logged_in") or not isinstance(issued, int | float):
+def _signed_in_at() -> datetime | None:
+    """When the visitor signed in; None without a sign-in, and for a time that no sign-in can be of."""
+    issued: object = st.user.get("iat")
+    if not st.user.get("is_logged_in") or isinstance(issued, bool) or not isinstance(issued, int | float):
         return None
     try:
-        return datetime.fromtimestamp(issued, UTC) + timedelta(hours=settings.page_sign_in_hours)
+        at = datetime.fromtimestamp(issued, UTC)
     except (OverflowError, OSError, ValueError):
         return None
+    return at if at <= datetime.now(UTC) + LEEWAY else None
 
 
 def _claim(name: str) -> str:

@@ -21,6 +21,7 @@ from bg_pipeline.cli.page import served
 from bg_pipeline.domain.batches import Batch, find_batch
 from bg_pipeline.domain.text import counted
 from bg_pipeline.run.batch_work import open_batch
+from bg_pipeline.state.sign_ins import LOOK_SECONDS
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench
@@ -696,8 +697,19 @@ def test_people_sign_in_and_their_decisions_bear_their_name(
             (tmp_path / "beach.jpg").write_bytes(photo(5))
             field.locator("input[type=file]").set_input_files(tmp_path / "beach.jpg")
             page.get_by_alt_text("The picture behind the subjects").wait_for()
+            thief = browser.new_context()
+            thief.add_cookies(visitor.cookies())  # type: ignore[arg-type]
+            stolen = thief.new_page()
+            stolen.set_default_timeout(SECONDS)
+            stolen.goto(address)
+            stolen.get_by_text("Signed in as ada@example.com").wait_for()
             page.get_by_role("button", name="Sign out").click()
             page.get_by_role("button", name="Sign in").wait_for()
+            stolen.wait_for_timeout(LOOK_SECONDS * 1000)
+            stolen.goto(address)
+            stolen.get_by_role("button", name="Sign in").wait_for()
+            assert stolen.get_by_text("Signed in as").count() == 0
+            thief.close()
 
             # A token that was made for another client is no sign-in.
             monkeypatch.setattr(provider, "token", partial(provider.token, aud="another"))

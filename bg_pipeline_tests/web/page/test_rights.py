@@ -1,7 +1,7 @@
 """What visitors with different roles may do on the page, however long a tab was open."""
 
 import io
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,8 +12,9 @@ from streamlit.testing.v1 import AppTest
 from bg_pipeline.authorization import Authorization
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.people import Person, Role, Via, local_person
-from bg_pipeline.errors import NoSuchBatch, NotAllowed, RequestError
+from bg_pipeline.errors import NoSuchBatch, NotAllowed, PreconditionFailed, RequestError, UsageError
 from bg_pipeline.review import State
+from bg_pipeline.state import sign_ins
 from bg_pipeline.state.audit import AuditLog
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.web.page import review_server, user
@@ -190,6 +191,8 @@ def test_roles_are_those_of_the_groups_in_the_sign_in(
         {"iat": "now"},
         {"iat": 0},
         {"iat": 1e300},
+        {"iat": True},
+        {"iat": (datetime.now(UTC) + timedelta(hours=1)).timestamp()},
         {"iat": (datetime.now(UTC) - timedelta(hours=12, minutes=1)).timestamp()},
         {"iss": "https://other.example"},
         {"sub": ""},
@@ -202,6 +205,99 @@ def test_a_sign_in_that_has_ended_or_is_of_another_pool_is_none(
     monkeypatch.setattr(user, "st", SimpleNamespace(user=Visitor(**said)))
     with pytest.raises(NotAllowed):
         user.visitor(bench.settings(), Authorization(bench.settings(), bench.store))
+
+
+def at(monkeypatch: pytest.MonkeyPatch, minutes: float) -> None:
+    """Puts the clock of the sign-ins ahead."""
+
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return datetime.now(tz) + timedelta(minutes=minutes)
+
+    monkeypatch.setattr(sign_ins, "datetime", Ahead)
+
+
+def test_a_sign_in_that_is_not_used_ends_for_every_act(
+    drafts: DraftService, batches: BatchService, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = submitted(drafts, Sample=1, Images=[{"ImageName": "a.jpg"}])
+    drafts.store_photo(batch, "b.jpg", io.BytesIO(photo(2)))
+    bench.run(batch.date)
+    claims = {"iat": datetime.now(UTC).timestamp(), "cognito:groups": ["studio", "art"], "sub": "carol"}
+    monkeypatch.setattr(user, "st", SimpleNamespace(user=Visitor(**claims)))
+
+    def visitor() -> Person:
+        return user.visitor(bench.settings(), batches.acts.authorization)
+
+    carol = visitor()
+    carol.use_sign_in()
+    uploads = UploadSessions().open(drafts, carol)
+    sessions = review_server.ReviewSessions()
+    monkeypatch.setattr(review_server, "sessions", sessions)
+    review = sessions.open(ReviewService(bench.settings(), aws(), batches), carol)
+    with serving(Starlette(routes=review_server.ROUTES)) as server:
+
+        def lists() -> int:
+            path, headers = f"{review_server.ADDRESS}/batches", {review_server.TOKEN: review.token}
+            return server.get(path, headers=headers).status_code
+
+        at(monkeypatch, 59)
+        assert lists() == 200
+        assert uploads.store("1", "a.jpg", io.BytesIO(photo(1))).name == "a.jpg"
+        at(monkeypatch, 118)
+        assert lists() == 200, "the upload was a use"
+        at(monkeypatch, 120)
+        assert lists() == 401, "the lists were none"
+    with pytest.raises(NotAllowed, match="sign in again"):
+        visitor()
+    with pytest.raises(NotAllowed, match="ended"):
+        uploads.store("2", "b.jpg", io.BytesIO(photo(2)))
+    with pytest.raises(NotAllowed, match="ended"):
+        batches.approve_sample(carol, batch)
+    with pytest.raises(NotAllowed, match="ended"):
+        drafts.start_draft(carol)
+    assert bench.store.head(batch.approval_key) is None
+
+
+def test_after_signing_out_a_copy_of_the_cookie_opens_nothing(
+    batches: BatchService, drafts: DraftService, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[str] = []
+    claims: dict[str, Any] = {"iat": datetime.now(UTC).timestamp(), "cognito:groups": ["studio"]}
+    streamlit = SimpleNamespace(
+        user=Visitor(**claims), session_state={}, logout=lambda: ended.append("cookie deleted")
+    )
+    monkeypatch.setattr(user, "st", streamlit)
+    access = batches.acts.authorization
+    thief = user.visitor(bench.settings(), Authorization(bench.settings(), bench.store))
+    user._sign_out(bench.settings(), access)
+    assert ended == ["cookie deleted"]
+    with pytest.raises(NotAllowed):
+        user.visitor(bench.settings(), access)
+    at(monkeypatch, sign_ins.LOOK_SECONDS / 60)
+    assert thief.expired
+    later = Visitor(**{**claims, "iat": claims["iat"] + 1})
+    monkeypatch.setattr(user, "st", SimpleNamespace(user=later))
+    assert user.visitor(bench.settings(), access).subject == "ada", "a new sign-in"
+
+
+def test_the_cookie_is_deleted_also_if_the_end_cannot_be_stored(
+    batches: BatchService, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = []
+    streamlit = SimpleNamespace(
+        user=Visitor(iat=datetime.now(UTC).timestamp()), session_state={}, logout=lambda: ended.append(1)
+    )
+    monkeypatch.setattr(user, "st", streamlit)
+
+    def refuse(*_: Any, **more: Any) -> str:
+        raise PreconditionFailed("no")
+
+    monkeypatch.setattr(Store, "write_json", refuse)
+    with pytest.raises(UsageError, match="sign out again"):
+        user._sign_out(bench.settings(), batches.acts.authorization)
+    assert ended == [1]
 
 
 def _watch(batches: "BatchService", drafts: "DraftService") -> None:  # its text is run elsewhere

@@ -80,19 +80,30 @@ def test_an_admission_ends_with_the_sign_in_and_their_number_is_bounded(admitted
 
 
 def _page() -> None:  # its text is run elsewhere
+    import os
+
     from bg_pipeline import settings as configuration
+    from bg_pipeline.authorization import Authorization
+    from bg_pipeline.aws.clients import Aws
+    from bg_pipeline.storage.object_store import open_bucket
     from bg_pipeline.web.page import user as visitors
 
-    chosen = configuration.settings(oidc_client_id="page", oidc_issuer="https://pool.example")
-    visitors.require_sign_in(chosen)
+    chosen = configuration.settings(
+        bucket=os.environ["BUCKET_OF_THE_PAGE"], oidc_client_id="page", oidc_issuer="https://pool.example"
+    )
+    visitors.require_sign_in(chosen, lambda: Authorization(chosen, open_bucket(chosen, Aws())))
 
 
 @pytest.mark.parametrize("signed_in", [True, False])
 def test_a_session_is_admitted_when_its_visitor_has_signed_in(
-    admitted: Admissions, monkeypatch: pytest.MonkeyPatch, signed_in: bool
+    admitted: Admissions, monkeypatch: pytest.MonkeyPatch, signed_in: bool, bucket: str
 ) -> None:
+    monkeypatch.setenv("BUCKET_OF_THE_PAGE", bucket)
     claims = {"is_logged_in": signed_in, "iat": datetime.now(UTC).timestamp(), "sub": "ada"}
-    visitor = SimpleNamespace(get=lambda name, default=None: claims.get(name, default))
+    claims["iss"] = "https://pool.example"
+    visitor = SimpleNamespace(
+        get=lambda name, default=None: claims.get(name, default), to_dict=lambda: dict(claims)
+    )
     monkeypatch.setattr(st, "user", visitor)
     screen = AppTest.from_function(_page, default_timeout=60).run()
     assert not screen.exception

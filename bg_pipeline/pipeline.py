@@ -52,6 +52,7 @@ def run(
     run_id: str = "",
     occasion: str = "",
     asked_at: datetime | None = None,
+    cap_group: str = "",
     by: str = "",
     progress: Callable[[Progress], None] = lambda progress: None,
     note: Callable[[str], None] = lambda line: None,
@@ -63,11 +64,11 @@ def run(
     final failures are tried again too, and calls that may have been billed twice are made once more. ``occasion``
     identifies this request to refresh or retry (default: this call): it is paid for once, however often the request
     is repeated. ``asked_at`` is when it was made (default: now): what another request has refreshed since then is not
-    paid for again. ``by`` names who asked, for the audit log (default: the user of this process). ``only`` limits the
-    run to these batches. ``progress`` is called about every 10 seconds, ``note`` with each line of text that the user
-    should see. When ``stop`` is set, no further call is made; calls under way are waited for, and what is finished is
-    kept. Errors of images are counted in the `DateResult`s and listed in the reports. Raises `SettingsError` before
-    anything is done.
+    paid for again. Runs with the same ``cap_group`` share one ``BG_MAX_COST_USD``. ``by`` names who asked, for the
+    audit log (default: the user of this process). ``only`` limits the run to these batches. ``progress`` is called
+    about every 10 seconds, ``note`` with each line of text that the user should see. When ``stop`` is set, no
+    further call is made; calls under way are waited for, and what is finished is kept. Errors of images are counted
+    in the `DateResult`s and listed in the reports. Raises `SettingsError` before anything is done.
     """
     check_signing(settings)
     aws = aws or make_aws(settings)
@@ -84,6 +85,7 @@ def run(
         stop=stop,
         note=note,
         refresh_occasion=refresh.occasion,
+        cap_group=cap_group,
         spend_log=spend_log,
     )
     try:

@@ -116,6 +116,20 @@ class Settings(BaseSettings):
         description="Number of images that are processed at the same time, including those that wait for a "
         "model call.",
     )
+    runs_per_date: Annotated[int, Affects.NOTHING] = Field(
+        1,
+        ge=1,
+        le=100,
+        description="Number of runs that work on one upload date at once, on as many machines as your launcher "
+        "gives them: the sensors request as many for a date that is large enough, and its large batches are divided "
+        "among them. Set it for all of them alike.",
+    )
+    part_images: Annotated[int, Affects.NOTHING] = Field(
+        500,
+        ge=1,
+        le=100_000,
+        description="Number of images in a part of a batch, which one run works on at a time (`BG_RUNS_PER_DATE`).",
+    )
     max_decoded_images: Annotated[int, Affects.NOTHING] = Field(
         0,
         ge=0,

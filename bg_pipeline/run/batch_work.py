@@ -6,7 +6,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
 
 import pybase64
 from botocore.exceptions import BotoCoreError, ClientError
@@ -38,6 +39,9 @@ from bg_pipeline.uploads.listing import Uploaded, batches, find
 from bg_pipeline.uploads.submission import Submission
 from bg_pipeline.uploads.unicode_names import match_names
 
+if TYPE_CHECKING:
+    from bg_pipeline.run.shared_batch import SharedBatch
+
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
@@ -55,6 +59,10 @@ class BatchWork:
     For the current run: ``pending`` counts the images that have no outcome yet, ``done`` those that have, ``failed``
     those whose calls failed, and ``undelivered`` the last images in a row whose results S3 did not store.
     ``stopped`` is the reason why no further image of the batch is started.
+
+    If other runs work on the batch too, ``shared`` is set. The batch is then processed in parts: each is a work of
+    its own, with ``part``, its lease and its ledger; ``left`` counts the images that are left to others.
+    ``prints_digest`` is a digest of all images and the fingerprints of all their stages.
     """
 
     uploaded: Uploaded
@@ -76,6 +84,10 @@ class BatchWork:
     stopped: RowOutcome | None = None
     ledger_objects: Sequence[ObjectInfo] = ()
     submission: Submission = field(default_factory=Submission)
+    shared: "SharedBatch | None" = None
+    part: int | None = None
+    left: int = 0
+    prints_digest: str = ""
     _shared_settings: tuple[BatchRequest, ImageSettings] | None = None
 
     def settings_of(self, image: str) -> ImageSettings:
@@ -111,6 +123,7 @@ class BatchWork:
         self.problem = current.problem
         self.images = current.images
         self.submission = current.submission
+        self.prints_digest = current.prints_digest
 
     def refusal(self, image: str) -> ImageError | None:
         """Why the image is not paid for, if something that it needs was uploaded after the submission."""
@@ -150,10 +163,12 @@ class BatchWork:
             }
         )
         present_etags = {key: self.submission.changed.get(key, etag) for key, etag in named_etags.items()}
+        digest = sha256()
         for image, source in self.images.items():
             prints = fingerprints(
                 settings, self.settings_of(image), source.etag if source else "", named_etags
             )
+            digest.update(f"{image}\n{source.etag if source else ''} {' '.join(prints.values())}\n".encode())
             entry = self.ledger.get(image)
             find = partial(
                 stages_due,
@@ -179,6 +194,7 @@ class BatchWork:
                 self.due[image] = due_stages
                 if entry is not None and (lost := _lost_results(entry, results)):
                     self.lost[image] = lost
+        self.prints_digest = digest.hexdigest()
 
     def take_lost(self, image: str, entry: Entry) -> list[str]:
         """The lost results of an image, less those that a run stored which was ended before it wrote the ledger.

@@ -13,7 +13,7 @@ from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.people import Person
 from bg_pipeline.domain.requests import BatchRequest
 from bg_pipeline.reports.overview import BatchOverview
-from bg_pipeline.review import Decision, Item, PublishResult, Retry, State
+from bg_pipeline.review import Decision, Item, MendedMask, PublishResult, Retry, State
 from bg_pipeline.run.batch_work import BatchWork
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.audit import Act, AuditLog
@@ -183,6 +183,19 @@ class Acts:
             batch = review.redo(
                 self._store, self._settings, work, items, by=person.name, prompt=prompt, seed=seed
             )
+            result["NewBatch"] = batch.path
+        return batch
+
+    def mend(self, person: Person, work: BatchWork, mended: MendedMask) -> Batch:
+        """Makes a photo's results anew with a mended mask (`review.mend`); returns the batch that makes them."""
+        self._require_review(person, work)
+        about = {
+            "Results": _named(mended.items),
+            "MaskSHA256": mended.digest,
+            "PaidPictures": mended.pictures,
+        }
+        with self._about(person, Act.MEND, work, about) as result:
+            batch = review.mend(self._store, self._settings, work, mended, by=person.name)
             result["NewBatch"] = batch.path
         return batch
 

@@ -47,6 +47,7 @@ class Act(StrEnum):
     DECIDE = "Decide"
     TAKE_BACK = "TakeBack"
     REDO = "Redo"
+    MEND = "Mend"
     PUBLISH = "Publish"
     SPEND = "Spend"
 

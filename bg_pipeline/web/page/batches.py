@@ -32,7 +32,7 @@ from bg_pipeline.imaging.workers import run_on_file, shared_workers
 from bg_pipeline.reports import overview
 from bg_pipeline.reports.overview import BatchCosts, BatchOverview, BatchState
 from bg_pipeline.reports.report import Report
-from bg_pipeline.review import Item, Place, Results, Reviews
+from bg_pipeline.review import Item, MendedMask, Place, Results, Reviews
 from bg_pipeline.run.batch_work import BatchWork, open_batch
 from bg_pipeline.run.discovery import find_work
 from bg_pipeline.run.rows import rows
@@ -381,6 +381,12 @@ class BatchService:
         While an earlier batch for the same pictures has no report, that one is returned instead.
         """
         submitted = self.acts.redo(person, work, items, prompt=prompt, seed=seed)
+        self.refresh(submitted)
+        return submitted
+
+    def mend(self, person: Person, work: BatchWork, mended: MendedMask) -> Batch:
+        """Makes a photo's results anew with a mended mask, as a new batch, which is returned."""
+        submitted = self.acts.mend(person, work, mended)
         self.refresh(submitted)
         return submitted
 

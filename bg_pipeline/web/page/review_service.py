@@ -457,8 +457,7 @@ class ReviewService:
     def publish(self, person: Person, batch: Batch) -> str:
         """Publishes the approved results, replacements in the places of their originals; returns a sentence."""
         work = self._batches.results(person, batch).work
-        items = list(review.to_publish(self._batches.places(person, batch)))
-        done = self.acts.publish(person, work, items)
+        done = self.acts.publish(person, work, self._batches.places(person, batch))
         sentence = f"{counted(done.copied, 'result')} published, {done.kept:,} were published before."
         if done.stale:
             names = ", ".join(key.rpartition("/")[2] for key in done.stale[:10])

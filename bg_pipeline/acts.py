@@ -20,7 +20,7 @@ from bg_pipeline.settings import Settings
 from bg_pipeline.state.audit import Act, AuditLog
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads import submitting
-from bg_pipeline.uploads.listing import discard_draft
+from bg_pipeline.uploads.listing import discard_draft, move_draft
 from bg_pipeline.uploads.submitting import Upload
 
 RESULTS_PER_LINE: Final = 500
@@ -88,6 +88,17 @@ class Acts:
             photos = discard_draft(self._store, batch)
             result["Photos"] = photos
         return photos
+
+    def rename_draft(
+        self, person: Person, batch: Batch, to: Batch, document: Callable[[bytes], bytes]
+    ) -> None:
+        """Gives a draft another name (`listing.move_draft`). Raises `UsageError` if there is a batch of that name."""
+        self.authorization.require_change(person, batch)
+        self.authorization.require(person, Right.SUBMIT)
+        submitting.reserve_name(self._store, to)
+        self.authorization.take(person, to)
+        with self.log.act(person, Act.RENAME, batch, NewName=to.name) as result:
+            result |= {"Photos": move_draft(self._store, batch, to, document), "NewBatch": to.path}
 
     # After a run
 

@@ -42,6 +42,7 @@ class Act(StrEnum):
 
     SUBMIT = "Submit"
     DISCARD = "Discard"
+    RENAME = "Rename"
     APPROVE_SAMPLE = "ApproveSample"
     RETRY = "Retry"
     DECIDE = "Decide"

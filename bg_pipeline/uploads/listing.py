@@ -2,7 +2,7 @@
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -16,7 +16,7 @@ from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.batches import Batch, Upload, parse_upload
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.domain.upload_kinds import Kind, is_misspelt_request, kind_of, live_photo_videos
-from bg_pipeline.errors import UsageError
+from bg_pipeline.errors import PreconditionFailed, UsageError
 from bg_pipeline.storage.object_store import ObjectContent, ObjectInfo, Store
 
 DELETE_THREADS: Final = 16
@@ -188,6 +188,29 @@ def find_draft(store: Store, batch: Batch) -> Uploaded:
     if found.request is not None:
         raise UsageError(f"batch {batch.path} was submitted and is not a draft any more")
     return found
+
+
+def move_draft(store: Store, batch: Batch, to: Batch, document: Callable[[bytes], bytes]) -> int:
+    """Copies all that was uploaded for a draft to the new draft ``to``, then deletes it; returns how many photos.
+
+    ``document`` makes the new draft's document from the old one. Raises `UsageError` as `find_draft`, or if a photo
+    changed meanwhile; then the draft stays as it was, and nothing is left of the new one.
+    """
+    found = find_draft(store, batch)
+    prefix = f"{batch.input_prefix}/"
+    try:
+        with ThreadPoolExecutor(DELETE_THREADS, "move") as pool:
+            copies = {to.upload_key(each.key.removeprefix(prefix)): each for each in found.objects.values()}
+            list(pool.map(lambda key: store.copy(copies[key].key, key, if_etag=copies[key].etag), copies))
+        draft = store.read(batch.draft_key)
+        data = document(draft.data if draft else b"{}")
+        store.write(to.draft_key, data, media_type="application/json")
+        return discard_draft(store, batch)
+    except (PreconditionFailed, UsageError) as error:
+        discard_draft(store, to)
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"the photos of draft {batch.path} changed meanwhile; name it again") from None
 
 
 def discard_draft(store: Store, batch: Batch) -> int:

@@ -246,7 +246,7 @@ class Settings(BaseSettings):
         "", description="SageMaker endpoint of a SAM model, used for `Subject: FACES`."
     )
     sam_form: Annotated[str, Effect(Affects.SAM_CALL, "form", needs="sam_endpoint")] = Field(
-        "", description="JSON description of the SAM endpoint's request and response format; see the README."
+        "", description="JSON description of the SAM endpoint's request and response format; see docs/masks.md."
     )
     feather: Annotated[float, Field(ge=0, le=50), Affects.RESULT] = Field(
         1.5, description="Width of the soft edge around the subject, in pixels of the photo."

@@ -323,9 +323,9 @@ class Settings(BaseSettings):
     )
     keep_payloads: Annotated[bool, Affects.NOTHING] = Field(
         False,
-        description="Store the exact request and response of each model call under `model-payloads/`, for audits: some "
-        "4 MB for each photo, 0.1 USD a month for 1,000 of them. Off, because it stores people's photos once more; the "
-        "answers are kept in any case.",
+        description="Store the exact request and response of each model call under `model-payloads/`, for audits: "
+        "some 4 MB for each photo, 0.1 USD a month for 1,000 of them. Off, because it stores people's photos once "
+        "more; the answers are kept in any case.",
     )
     state_dir: Annotated[Path, Affects.NOTHING] = Field(
         Path(".bg_pipeline"), description="Folder in which `demo` and `up` keep their local state."

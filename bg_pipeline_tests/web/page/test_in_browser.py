@@ -112,6 +112,13 @@ def test_from_dropped_photos_to_published_results(
     page.set_default_timeout(SECONDS)
     page.goto(address)
     drop(page, tmp_path)
+    name = page.get_by_role("textbox", name="Name of the batch")
+    name.fill("a/b")
+    name.press("Enter")
+    page.get_by_text("a batch cannot be named").wait_for()
+    name.fill("spring & summer")
+    name.press("Enter")
+    expect(page.get_by_placeholder("spring & summer")).to_be_visible(timeout=SECONDS)
     page.get_by_role("button", name="Find what is in 2 photos").click()
     expect(page.get_by_role("button", name="Find what is in")).to_have_count(0, timeout=SECONDS)
     page.get_by_placeholder("london city background").fill("a sandy beach")
@@ -126,6 +133,7 @@ def test_from_dropped_photos_to_published_results(
     ]
     batch = find_batch(request.rpartition("/")[0])
     assert batch is not None
+    assert batch.name == "spring & summer"
     page.get_by_role("link", name="Batches").click()
     page.get_by_text("2 waiting").wait_for()
     page.get_by_text("a sandy beach").wait_for()

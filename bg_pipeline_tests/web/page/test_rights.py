@@ -272,8 +272,8 @@ def test_the_review_in_the_browser_is_for_who_may_and_refuses_everybody_else(
                 return server.get(
                     f"{review_server.ADDRESS}/{route}", params=query, headers=headers
                 ).status_code
-            body = {"press": f"press of {person.name}", "batch": batch.path, "items": [row], "of": ["p"]}
-            body |= {"state": "approved", "prompt": "a street", "mask": "", "pictures": 0}
+            body: dict[str, Any] = {"press": f"press of {person.name}", "batch": batch.path, "items": [row]}
+            body |= {"of": ["p"], "state": "approved", "prompt": "a street", "mask": "", "pictures": 0}
             return server.post(f"{review_server.ADDRESS}/{route}", body, headers=headers).status_code
 
         people = (ADA, BOB, DAN, CAROL, ROOT)

@@ -28,6 +28,7 @@ from bg_pipeline.errors import ImageError, UsageError
 from bg_pipeline.imaging import small_jpeg
 from bg_pipeline.imaging.thumbnail import doubt_overlay, mask_overlay
 from bg_pipeline.imaging.workers import header_of, run_on_file, shared_workers
+from bg_pipeline.models.selection import SelectedModel
 from bg_pipeline.review import Item, Place, State
 from bg_pipeline.run.batch_work import BatchWork
 from bg_pipeline.run.context import RunContext
@@ -97,6 +98,21 @@ class Written:
     etag: str
 
 
+@dataclass(frozen=True)
+class _Prices:
+    """The prices, in dollars, of a picture and of a scene; None if they are not known."""
+
+    picture: float | None = None
+    scene: float | None = None
+
+
+def _price_of(model: SelectedModel[Any] | None) -> float | None:
+    if model is None:
+        return None
+    (operation,) = model.candidate.operations
+    return facts_of(operation.name, operation.model_id).cost(images=1)
+
+
 class ReviewService:
     """The review of all batches in one bucket, for all visitors of the page. Thread-safe."""
 
@@ -107,7 +123,7 @@ class ReviewService:
         self._batches = batches
         self._workers = shared_workers(settings.max_decoded_images)
         self._lock = threading.Lock()
-        self._price: tuple[float, float | None] | None = None
+        self._kept_prices: dict[bool, tuple[float, _Prices]] = {}
 
     # Lists
 
@@ -317,35 +333,46 @@ class ReviewService:
     def quote(self, person: Person, addresses: Sequence[Address], *, prompt: str = "") -> dict[str, Any]:
         """The number of pictures that `redo` would have made, and their price in dollars (None: not known).
 
-        ``atWorst`` is the price if every picture has to be made as often as the settings allow.
+        A scene is one picture for each aspect that its photos may have. ``atWorst`` is the price if every picture
+        has to be made as often as the settings allow.
         """
-        pictures = 0
+        pictures = scenes = 0
         for batch, chosen in _by_batch(addresses).items():
             work, items = self._items(person, batch, chosen)
             request = review.redo_request(work, items, prompt=prompt)
             pictures += paid_pictures(request, list(request.entries))
-        price = self._price_of_picture()
-        usd = None if price is None else round(pictures * price, 4)
-        worst = None if usd is None else round(usd * (1 + self.settings.max_regenerations), 4)
-        return {"pictures": pictures, "usd": usd, "atWorst": worst}
+            scenes += planning.scenes_at_worst(request)
+        prices = self._prices(scenes=bool(scenes))
+        return {"pictures": pictures + scenes, **self._costs(pictures, prices, scenes)}
 
-    def _price_of_picture(self) -> float | None:
+    def _costs(self, pictures: int, prices: "_Prices", scenes: int = 0) -> dict[str, float | None]:
+        """``usd`` and ``atWorst`` of so many pictures and scenes; None where a price that is needed is not known."""
+        picture = prices.picture if pictures else 0.0
+        scene = prices.scene if scenes else 0.0
+        if picture is None or scene is None:
+            return {"usd": None, "atWorst": None}
+        repeated = 1 + self.settings.max_regenerations
+        return {
+            "usd": round(pictures * picture + scenes * scene, 4),
+            "atWorst": round(pictures * picture * repeated + scenes * scene, 4),
+        }
+
+    def _prices(self, *, scenes: bool = False) -> "_Prices":
+        """The prices of the models in use; that of a scene only with ``scenes``."""
         with self._lock:
-            kept = self._price
+            kept = self._kept_prices.get(scenes)
         if kept is not None and time.monotonic() - kept[0] < PRICE_SECONDS:
             return kept[1]
         context = RunContext(self.settings, self._aws, self._batches.store, stop=threading.Event())
         try:
             models, _ = planning.choose_models(context)
+            painter = models.painter() if scenes else None
         finally:
             context.close()
-        price = None
-        if models.replacer:
-            (operation,) = models.replacer.candidate.operations
-            price = facts_of(operation.name, operation.model_id).cost(images=1)
+        prices = _Prices(*map(_price_of, (models.replacer, painter)))
         with self._lock:
-            self._price = time.monotonic(), price
-        return price
+            self._kept_prices[scenes] = time.monotonic(), prices
+        return prices
 
     def redo(
         self, person: Person, addresses: Sequence[Address], *, prompt: str = "", seed: int | None = None
@@ -407,14 +434,12 @@ class ReviewService:
         self._check(person, [address], Right.REVIEW)
         results = self._batches.results(person, address.batch)
         mended = self._mended(results.work, results.items(), address.image, mask)
-        price = self._price_of_picture() if mended.pictures else 0.0
-        usd = None if price is None else round(mended.pictures * price, 4)
+        prices = self._prices() if mended.pictures else _Prices()
         return {
             "results": len(mended.items),
             "pictures": mended.pictures,
             "why": mended.why,
-            "usd": usd,
-            "atWorst": None if usd is None else round(usd * (1 + self.settings.max_regenerations), 4),
+            **self._costs(mended.pictures, prices),
         }
 
     def mend(

@@ -260,7 +260,8 @@ class ImageRun:
             return
         batch, image, store = self._locations.batch, self._image_settings.image, self._context.store
         try:
-            if record.error == MASK_DOUBTFUL:
+            # The mask of results that stay is not replaced: a person mends it for them.
+            if record.error == MASK_DOUBTFUL and not any(output["Key"] for output in self.entry.outputs):
                 data = mask_file(doubtful.picture).read()
                 self._writer.write(store, batch.mask_key(image), data, media_type="image/png")
             if doubtful.where is not None:

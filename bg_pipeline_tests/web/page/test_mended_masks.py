@@ -363,25 +363,41 @@ def test_a_doubtful_mask_is_shown_with_its_doubts_and_can_be_mended(
     assert ann.get("picture", **again, kind="doubt").status_code == 404
 
 
+def doubted(image: Image.Image, mask: Mask, boxes: object = (), **_: Any) -> Mask:
+    """In place of `examine`: doubts every mask but a person's own."""
+    if mask.source == "given":
+        return mask
+    where = Image.new("L", (32, 24))
+    where.paste(255, (0, 0, 8, 8))
+    return replace(mask, doubt="the mask is doubtful: it was made for a test", where=where, confidence=0.2)
+
+
+WITH_NETWORK = "alpha,studio,network,cut-out"
+
+
 @pytest.fixture
 def doubtful(bench: Bench, monkeypatch: pytest.MonkeyPatch, in_process: None) -> Batch:
     """A batch with one photo whose mask was doubtful, so that nothing was paid."""
-
-    def doubted(image: Image.Image, mask: Mask, boxes: object = (), **_: Any) -> Mask:
-        if mask.source == "given":
-            return mask
-        where = Image.new("L", (32, 24))
-        where.paste(255, (0, 0, 8, 8))
-        return replace(
-            mask, doubt="the mask is doubtful: it was made for a test", where=where, confidence=0.2
-        )
-
     monkeypatch.setattr(subject_mask, "examine", doubted)
-    overrides = {"mask_sources": "alpha,studio,network,cut-out"}
-    bench.overrides |= overrides
+    bench.overrides["mask_sources"] = WITH_NETWORK
     batch = bench.submit(1, day=TODAY(), Subject="SALIENT")
     bench.run(batch.date)
     return batch
+
+
+def test_the_mask_of_a_result_that_stays_is_not_replaced_by_a_doubtful_one(
+    bench: Bench, ann: Reviewer, monkeypatch: pytest.MonkeyPatch, in_process: None
+) -> None:
+    batch = made(bench, Subject="SALIENT")
+    key = batch.mask_key("photo-0.jpg")
+    before = bench.store.read(key)
+    monkeypatch.setattr(subject_mask, "examine", doubted)
+    bench.run(batch.date, again=("generated_images",), mask_sources=WITH_NETWORK)
+    after = bench.store.read(key)
+    assert before is not None
+    assert after is not None
+    assert before.data == after.data
+    assert ann.rows(batch)[0]["etag"]
 
 
 def test_states_of_the_replaced_results_say_what_happened(bench: Bench, ann: Reviewer) -> None:

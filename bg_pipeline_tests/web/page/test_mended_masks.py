@@ -369,7 +369,9 @@ def doubted(image: Image.Image, mask: Mask, boxes: object = (), **_: Any) -> Mas
         return mask
     where = Image.new("L", (32, 24))
     where.paste(255, (0, 0, 8, 8))
-    return replace(mask, doubt="the mask is doubtful: it was made for a test", where=where, confidence=0.2)
+    wrong = ImageChops.offset(mask.picture, mask.picture.width // 8, 0)
+    doubt = "the mask is doubtful: it was made for a test"
+    return replace(mask, picture=wrong, doubt=doubt, where=where, confidence=0.2)
 
 
 WITH_NETWORK = "alpha,studio,network,cut-out"

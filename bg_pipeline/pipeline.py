@@ -287,11 +287,14 @@ class Pipeline:
     def publish(self, batch: Batch, *, by: str = "") -> PublishResult:
         """Copies the approved results to ``published/``, and deletes rejected and replaced ones there.
 
+        A picture that was made again (`redo`) is delivered in the place of its original.
+
         ``by`` names the person, for the audit log (default: the user of this process). Raises `UsageError` if
         somebody else is publishing the batch at the moment.
         """
         work = open_batch(self.store, self.settings, batch)
-        return self._acts.publish(self._person(by), work, review.items(work, self.settings))
+        person = self._person(by)
+        return self._acts.publish(person, work, self._acts.places(person, batch))
 
     def captions(self, dates: Iterable[date], *, only: Collection[Batch] = ()) -> list[CaptionedImage]:
         """The caption, alternative text and labels of each image of the dates that has any. No model is called."""

@@ -12,8 +12,10 @@ from importlib.util import find_spec
 from typing import TypeVar
 
 from bg_pipeline.captioners import nova
+from bg_pipeline.domain import requests
 from bg_pipeline.domain.model_facts import facts_of
-from bg_pipeline.domain.requests import ImageSettings
+from bg_pipeline.domain.presets import PRESET_REQUESTS
+from bg_pipeline.domain.requests import BatchRequest, ImageSettings
 from bg_pipeline.domain.stages import CAPTIONS, LABELS, PICTURES
 from bg_pipeline.errors import NothingUsable
 from bg_pipeline.generators import Generator, Operation, by_words
@@ -189,6 +191,18 @@ def plan(works: Iterable[BatchWork], settings: Settings, models: ModelChoices) -
     if scenes:
         _add_scenes(result, scenes, models)
     return result
+
+
+def scenes_at_worst(request: BatchRequest) -> int:
+    """The scenes that a request with ``Images`` has painted at most: one for each aspect that its photos may have."""
+    scenes: Counter[tuple[str, str, int]] = Counter()
+    for image in request.entries:
+        asked = requests.image_settings(request, image, PRESET_REQUESTS)
+        if asked.scene is not None:
+            scenes.update(
+                (asked.scene, asked.negative_prompt, scene_seed(asked, output)) for output in asked.outputs
+            )
+    return sum(min(len(ASPECTS), photos) for photos in scenes.values())
 
 
 def _add_scenes(result: Plan, scenes: Counter[tuple[str, str, int]], models: ModelChoices) -> None:

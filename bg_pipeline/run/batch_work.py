@@ -24,7 +24,13 @@ from bg_pipeline.domain.stages import CAPTIONS, LABELS, STAGES
 from bg_pipeline.domain.upload_kinds import Kind, kind_of, live_photo_videos
 from bg_pipeline.errors import ImageError, RequestError, UsageError
 from bg_pipeline.run.batch_locations import BatchLocations
-from bg_pipeline.run.fingerprints import fingerprint, fingerprints, request_fingerprint, stages_due
+from bg_pipeline.run.fingerprints import (
+    fingerprint,
+    fingerprints,
+    request_fingerprint,
+    stages_due,
+    uses_labels,
+)
 from bg_pipeline.run.occasions import RETRY, RefreshRequest, occasions
 from bg_pipeline.run.outcomes import RowOutcome
 from bg_pipeline.run.results import REQUEST_METADATA
@@ -173,6 +179,7 @@ class BatchWork:
             find = partial(
                 stages_due,
                 entry,
+                on_request=_on_request(self.settings_of(image), entry, source),
                 stages=stages,
                 occasions=self.occasions,
                 results=results,
@@ -229,6 +236,20 @@ class BatchWork:
         # A report may have images that the ledger has no entry of. Older ledgers have no digest.
         reported = self.ledger.header.get("ReportedImages")
         return reported not in (None, self.images_digest) or not self.ledger.images() <= self.images.keys()
+
+
+def _on_request(
+    image_settings: ImageSettings, entry: Entry | None, source: ObjectInfo | None
+) -> Collection[str]:
+    """The stages that are done again for a refresh only: labels that were made and that no picture uses.
+
+    That a setting about them has changed, such as the Custom Labels model, which is billed by the hour, is no reason
+    to pay for them again.
+    """
+    same_photo = entry is not None and source is not None and entry.etag == source.etag
+    if uses_labels(image_settings) or not same_photo or not _is_good(entry, LABELS):
+        return ()
+    return (LABELS,)
 
 
 def _is_good(entry: Entry | None, stage: str) -> bool:

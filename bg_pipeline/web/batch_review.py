@@ -214,11 +214,14 @@ def redo(
 
 @router.post("/{date}/{name}/publish")
 def publish(batch: PublishedBatch, service: TheService, caller: TheCaller) -> Published:
-    """Copies the approved results to `published/` and deletes rejected and replaced results there."""
+    """Copies the approved results to `published/` and deletes rejected and replaced results there.
+
+    A picture that was made again is published in the place of its original.
+    """
     work = _work(service, batch)
-    items = review.items(work, service.settings)
+    places = service.acts.places(caller, batch)
     try:
-        done = service.acts.publish(caller, work, items)
+        done = service.acts.publish(caller, work, places)
     except NotAllowed:
         raise
     except UsageError as error:
@@ -228,7 +231,7 @@ def publish(batch: PublishedBatch, service: TheService, caller: TheCaller) -> Pu
         DeliveredBefore=done.kept,
         Deleted=done.removed,
         Changed=list(done.stale),
-        Waiting=sum(item.state is State.WAITING for item in items),
+        Waiting=sum(place.item.state is State.WAITING for place in places),
     )
 
 

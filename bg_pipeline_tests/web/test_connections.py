@@ -17,6 +17,7 @@ import requests
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.web import api as api_module
 from bg_pipeline.web import connections, limits
+from bg_pipeline.web.docs_page import docs_page
 from bg_pipeline_local_aws.launcher import LocalAws
 from bg_pipeline_tests.batches import Bench, aws
 from bg_pipeline_tests.web.openid import AUDIENCE, openid_provider
@@ -109,7 +110,7 @@ def test_the_description_is_made_once_however_often_strangers_ask(
     api: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[str] = []
-    original = api_module.docs_page
+    original = docs_page
     monkeypatch.setattr(api_module, "docs_page", lambda *some: made.append("page") or original(*some))
     texts = {api.get("/docs").text for _ in range(5)}
     assert len(texts) == 1

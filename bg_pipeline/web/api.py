@@ -18,8 +18,8 @@ from bg_pipeline.web import (
     batch_review,
     batch_status,
     batch_uploads,
-    booth,
     problems,
+    photo_booth,
     removal,
 )
 from bg_pipeline.web.batch_paths import BatchPaths
@@ -89,7 +89,7 @@ def make_app(settings: Settings, aws: Aws, store: Store) -> FastAPI:
     app.add_middleware(SecurityHeaders, policy=API_POLICY, https=tokens is not None)
     app.add_middleware(BatchPaths)
     documented_sign_in = [Depends(bearer)] if tokens else []
-    for part in (batch_lists, batch_uploads, batch_status, batch_review, removal, booth):
+    for part in (batch_lists, batch_uploads, batch_status, batch_review, removal, photo_booth):
         app.include_router(part.router, dependencies=documented_sign_in)
     problems.install(app)
     default_openapi = app.openapi

@@ -18,8 +18,8 @@ from bg_pipeline.web import (
     batch_review,
     batch_status,
     batch_uploads,
-    problems,
     photo_booth,
+    problems,
     removal,
 )
 from bg_pipeline.web.batch_paths import BatchPaths

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -72,32 +71,43 @@ def test_the_base_is_pinned_by_digest_and_the_image_runs_without_rights() -> Non
 NO_SETTINGS: Mapping[str, str] = {}
 
 
-class Image:
-    """A built image, whose commands run in a container with this machine's network."""
+READ_ONLY = """
+set -e
+root=$1; state=$2; shift 2
+mount --bind "$root" "$root"
+mount --rbind /dev "$root/dev"
+mount -t proc proc "$root/proc"
+mount -t tmpfs -o mode=1777 scratch "$root/tmp"
+mount --bind "$state" "$root/var/lib/bg-pipeline"
+mount -o remount,bind,ro "$root"
+exec chroot --userspec=10001:10001 "$root" "$@"
+"""
 
-    def __init__(self, environment: dict[str, str], container: str, mount: Path, state: Path) -> None:
-        self._environment = environment
-        self._container = container
+
+class Image:
+    """A built image, whose commands run as its user with this machine's network and a read-only root.
+
+    Only ``/tmp``, which is empty for each command, and the folder ``state`` at ``/var/lib/bg-pipeline`` can be
+    written, as in the task definitions of the template.
+    """
+
+    def __init__(self, variables: Mapping[str, str], mount: Path, state: Path) -> None:
+        self._variables = variables
         self.mount = mount
         self.state = state
         state.mkdir(parents=True)
         shutil.chown(state, 10001, 10001)
 
     def start(self, *command: str, environment: Mapping[str, str] = NO_SETTINGS) -> "Process":
-        options = [f"--env={name}={value}" for name, value in environment.items()]
-        options.append(f"--volume={self.state}:/var/lib/bg-pipeline")
+        variables = {**self._variables, **environment}
         return Process(
             [
-                "buildah",
-                "run",
-                "--isolation=chroot",
-                "--user=10001:10001",
-                *options,
-                self._container,
-                "--",
+                *("unshare", "--mount", "--propagation", "private", "sh", "-c", READ_ONLY, "sh"),
+                *(str(self.mount), str(self.state)),
+                *("env", "-i", "-C", "/var/lib/bg-pipeline"),
+                *(f"{name}={value}" for name, value in variables.items()),
                 *command,
-            ],
-            self._environment,
+            ]
         )
 
     def run(
@@ -114,11 +124,12 @@ class Image:
 class Process:
     """A process in a container. Its output goes to a file, as a pipe that nobody reads would stop it."""
 
-    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
+    def __init__(self, command: list[str]) -> None:
         self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._text = ""
+        # The programs before the container's own replace themselves with it.
         self._process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=self._output, stderr=subprocess.STDOUT
+            command, stdin=subprocess.DEVNULL, stdout=self._output, stderr=subprocess.STDOUT
         )
 
     def output(self) -> str:
@@ -138,29 +149,16 @@ class Process:
             time.sleep(0.5)
 
     def terminate(self) -> None:
-        """Sends SIGTERM to the container's process, not to buildah."""
-        os.kill(innermost(self._process.pid), signal.SIGTERM)
+        """Sends SIGTERM, as a platform does that stops a container."""
+        self._process.terminate()
 
     def kill(self) -> None:
         if self._process.poll() is None:
-            os.kill(innermost(self._process.pid), signal.SIGKILL)
+            self._process.kill()
             self._process.wait(30)
         if not self._output.closed:
             self._text = self.output()
             self._output.close()
-
-
-def innermost(pid: int) -> int:
-    """The container's first process: the first descendant that is not buildah itself."""
-    while "buildah" in Path(f"/proc/{pid}/cmdline").read_text():
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        threads = [
-            each
-            for thread in Path(f"/proc/{pid}/task").iterdir()
-            for each in (thread / "children").read_text().split()
-        ]
-        pid = int((children or threads)[0])
-    return pid
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +202,8 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
     state = Path(tempfile.gettempdir()) / f"bg-pipeline-{os.getpid()}" / "state"
     mount = Path(buildah("mount", container))
     try:
-        yield Image(environment, container, mount, state)
+        variables = buildah("inspect", "--format={{range .OCIv1.Config.Env}}{{.}}|{{end}}", container)
+        yield Image(dict(each.split("=", 1) for each in variables.split("|") if each), mount, state)
     finally:
         shutil.rmtree(state, ignore_errors=True)
         buildah("umount", container)
@@ -277,9 +276,10 @@ def test_the_image_is_built_small_and_everything_runs_in_it(
         "python",
         "-c",
         "import os; print(os.getuid(), [p for p in ('/', '/opt/bg-pipeline', '/etc', '/usr/bin', "
-        "'/opt/bg-pipeline/share') if os.access(p, os.W_OK)], os.access('/var/lib/bg-pipeline', os.W_OK))",
+        "'/opt/bg-pipeline/share') if os.access(p, os.W_OK)], os.access('/var/lib/bg-pipeline', os.W_OK), "
+        "[bool(os.statvfs(p).f_flag & os.ST_RDONLY) for p in ('/', '/tmp', '/var/lib/bg-pipeline')])",
     )
-    assert (code, output.strip()) == (0, "10001 [] True")
+    assert (code, output.strip()) == (0, "10001 [] True [True, False, False]")
 
     code, output = image.run("bg-pipeline", "demo", seconds=600)
     assert code == 0, output[-3000:]
@@ -323,6 +323,6 @@ def test_the_image_is_built_small_and_everything_runs_in_it(
     api_log = started[f"http://127.0.0.1:{api}/docs"].output()
     for name, process in started.items():
         assert "Traceback" not in process.output(), f"{name}: {process.output()[-3000:]}"
-    # uvicorn ends its own process with the signal once it has shut down, of which buildah makes a 1; 130 is Ctrl-C's.
+    # uvicorn ends its own process with the signal once it has shut down; 130 is Ctrl-C's.
     ended[f"http://127.0.0.1:{api}/docs"] = 0 if "Finished server process" in api_log else 1
     assert set(ended.values()) <= {0, 130}, ended

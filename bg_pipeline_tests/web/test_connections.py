@@ -15,8 +15,8 @@ import pytest
 import requests
 
 from bg_pipeline.storage.object_store import Store
-from bg_pipeline.web import api as api_module
 from bg_pipeline.web import connections, limits
+from bg_pipeline.web.docs_page import docs_page
 from bg_pipeline_local_aws.launcher import LocalAws
 from bg_pipeline_tests.batches import Bench, aws
 from bg_pipeline_tests.web.openid import AUDIENCE, openid_provider
@@ -109,8 +109,9 @@ def test_the_description_is_made_once_however_often_strangers_ask(
     api: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[str] = []
-    original = api_module.docs_page
-    monkeypatch.setattr(api_module, "docs_page", lambda *some: made.append("page") or original(*some))
+    monkeypatch.setattr(
+        "bg_pipeline.web.api.docs_page", lambda *some: made.append("page") or docs_page(*some)
+    )
     texts = {api.get("/docs").text for _ in range(5)}
     assert len(texts) == 1
     assert made == ["page"]

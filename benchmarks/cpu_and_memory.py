@@ -158,20 +158,37 @@ def memory(rig: Rig, done: int) -> None:
 
     chosen = {**services.settings(), "regions": "us-east-1", "max_regenerations": 0}
 
-    def peak(size: tuple[int, int], new: int, before: int) -> float:
+    def peak(size: tuple[int, int], new: int, before: int) -> tuple[float, float]:
+        """Of the run's process and, in sum, of its workers."""
         store = rig.bucket()
         if before:
             finished(rig, store, settings(bucket=store.bucket, **chosen), before)
         submit(store, jpeg(size), new)
         result = run(store, [FIRST_DATE], **chosen)
         assert result["processed"] == new, result
-        return float(result["peak_mb"])
+        return float(result["peak_mb"]), float(sum(result["workers_mb"]))
 
     cases = ((PHOTO, 100, 0), (PHOTO, 100, done), (LARGE, 20, 0))
     # The number of pictures decoded at one moment differs between runs, by some MB. The cases take turns, so that
     # other load of the machine affects all of them.
     peaks = list(zip(*([peak(*case) for case in cases] for _ in range(REPEATS)), strict=True))
-    first = statistics.median(peaks[0])
+    first = statistics.median(own for own, _ in peaks[0])
+    rows = []
+    for (size, new, before), pairs in zip(cases, peaks, strict=True):
+        values, workers = zip(*pairs, strict=True)
+        middle = statistics.median(values)
+        rows.append(
+            (
+                f"{size[0]} × {size[1]}",
+                f"{before + new:,}",
+                new,
+                f"{middle:.0f}",
+                f"{min(values):.0f}",
+                f"{max(values):.0f}",
+                f"{middle / first:.2f}",
+                f"{statistics.median(workers):.0f}",
+            )
+        )
     table(
         (
             "photos",
@@ -181,19 +198,9 @@ def memory(rig: Rig, done: int) -> None:
             "lowest",
             "highest",
             "to the first",
+            "workers MB, median of the sums",
         ),
-        (
-            (
-                f"{size[0]} × {size[1]}",
-                f"{before + new:,}",
-                new,
-                f"{statistics.median(values):.0f}",
-                f"{min(values):.0f}",
-                f"{max(values):.0f}",
-                f"{statistics.median(values) / first:.2f}",
-            )
-            for (size, new, before), values in zip(cases, peaks, strict=True)
-        ),
+        rows,
     )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bg_pipeline_tests.simulation.invariants import INVARIANTS
 from bg_pipeline_tests.simulation.old_faults import OLD_FAULTS
-from bg_pipeline_tests.simulation.plan import Plan, draw, draw_with_scenes
+from bg_pipeline_tests.simulation.plan import Plan, draw, draw_with_parts, draw_with_scenes
 from bg_pipeline_tests.simulation.trial import Broken, shrink, try_plan
 
 
@@ -26,6 +26,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="try only this seed")
     parser.add_argument("--plan", type=Path, help="try the plans of this file (JSON lines) instead of seeds")
     parser.add_argument("--scenes", action="store_true", help="with scenes in place of most backgrounds")
+    parser.add_argument(
+        "--parts", action="store_true", help="with batches that several runs work on in parts"
+    )
     parser.add_argument("--trace", action="store_true", help="print each event")
     parser.add_argument("--no-shrink", action="store_true", help="do not shrink failing plans")
     parser.add_argument("--without", action="append", default=[], help="do not check this invariant")
@@ -47,7 +50,8 @@ def main() -> int:
         plans = [Plan.read(line) for line in options.plan.read_text().splitlines() if line.startswith("{")]
     else:
         first, number = (options.seed, 1) if options.seed is not None else (options.first, options.seeds)
-        plans = map(draw_with_scenes if options.scenes else draw, range(first, first + number))
+        drawn = draw_with_parts if options.parts else draw_with_scenes if options.scenes else draw
+        plans = map(drawn, range(first, first + number))
     plans = (plan for plan in plans if plan.seed not in options.skip)
     if options.only:
         options.without = [check.__name__ for check in INVARIANTS if check.__name__ != options.only]

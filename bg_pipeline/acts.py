@@ -5,6 +5,7 @@ A refusal for want of a role is in the program's log, not in the audit log: who 
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 from bg_pipeline import review
@@ -13,13 +14,13 @@ from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.people import Person
 from bg_pipeline.domain.requests import BatchRequest
 from bg_pipeline.reports.overview import BatchOverview
-from bg_pipeline.review import Decision, Item, PublishResult, Retry, State
-from bg_pipeline.run.batch_work import BatchWork
+from bg_pipeline.review import Decision, Item, MendedMask, Place, PublishResult, Results, Retry, State
+from bg_pipeline.run.batch_work import BatchWork, open_batch
 from bg_pipeline.settings import Settings
 from bg_pipeline.state.audit import Act, AuditLog
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads import submitting
-from bg_pipeline.uploads.listing import discard_draft
+from bg_pipeline.uploads.listing import discard_draft, move_draft
 from bg_pipeline.uploads.submitting import Upload
 
 RESULTS_PER_LINE: Final = 500
@@ -89,6 +90,17 @@ class Acts:
             photos = discard_draft(self._store, batch)
             result["Photos"] = photos
         return photos
+
+    def rename_draft(
+        self, person: Person, batch: Batch, to: Batch, document: Callable[[bytes], bytes]
+    ) -> None:
+        """Gives a draft another name (`listing.move_draft`). Raises `UsageError` if there is a batch of that name."""
+        self.authorization.require_change(person, batch)
+        self.authorization.require(person, Right.SUBMIT)
+        submitting.reserve_name(self._store, to)
+        self.authorization.take(person, to)
+        with self.log.act(person, Act.RENAME, batch, NewName=to.name) as result:
+            result |= {"Photos": move_draft(self._store, batch, to, document), "NewBatch": to.path}
 
     # After a run
 
@@ -188,10 +200,39 @@ class Acts:
             result["NewBatch"] = batch.path
         return batch
 
-    def publish(self, person: Person, work: BatchWork, items: Sequence[Item]) -> PublishResult:
-        """Publishes approved results (`review.publish`)."""
+    def mend(self, person: Person, work: BatchWork, mended: MendedMask) -> Batch:
+        """Makes a photo's results anew with a mended mask (`review.mend`); returns the batch that makes them."""
+        self._require_review(person, work)
+        about = {
+            "Results": _named(mended.items),
+            "MaskSHA256": mended.digest,
+            "PaidPictures": mended.pictures,
+        }
+        with self._about(person, Act.MEND, work, about) as result:
+            batch = review.mend(self._store, self._settings, work, mended, by=person.name)
+            result["NewBatch"] = batch.path
+        return batch
+
+    def results(self, person: Person, batch: Batch) -> Results:
+        """The results of a batch. Raises `UsageError` if it does not exist, or not for this person."""
+        self.authorization.require_visible(person, batch)
+        return Results(open_batch(self._store, self._settings, batch), self._settings)
+
+    def places(self, person: Person, batch: Batch) -> list[Place]:
+        """The places of a batch's results (`review.places`), as `publish` takes them.
+
+        Pictures of batches that the person may not see stand in no place. Raises as `results`.
+        """
+        return review.places(self.results(person, batch), partial(self.results, person))
+
+    def publish(self, person: Person, work: BatchWork, places: Sequence[Place]) -> PublishResult:
+        """Publishes the approved results of ``places``, pictures that were made again in those of their originals.
+
+        See `review.publish`.
+        """
         self.authorization.require_visible(person, work.locations.batch)
         self.authorization.require(person, Right.PUBLISH)
+        items = list(review.to_publish(places))
         approved = [item for item in items if item.state is State.APPROVED and item.key]
         about = {"Approved": len(approved), "Results": _named(approved[:RESULTS_PER_LINE])}
         with self._about(person, Act.PUBLISH, work, about) as result:

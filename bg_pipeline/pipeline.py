@@ -52,6 +52,7 @@ def run(
     run_id: str = "",
     occasion: str = "",
     asked_at: datetime | None = None,
+    cap_group: str = "",
     by: str = "",
     progress: Callable[[Progress], None] = lambda progress: None,
     note: Callable[[str], None] = lambda line: None,
@@ -63,11 +64,11 @@ def run(
     final failures are tried again too, and calls that may have been billed twice are made once more. ``occasion``
     identifies this request to refresh or retry (default: this call): it is paid for once, however often the request
     is repeated. ``asked_at`` is when it was made (default: now): what another request has refreshed since then is not
-    paid for again. ``by`` names who asked, for the audit log (default: the user of this process). ``only`` limits the
-    run to these batches. ``progress`` is called about every 10 seconds, ``note`` with each line of text that the user
-    should see. When ``stop`` is set, no further call is made; calls under way are waited for, and what is finished is
-    kept. Errors of images are counted in the `DateResult`s and listed in the reports. Raises `SettingsError` before
-    anything is done.
+    paid for again. Runs with the same ``cap_group`` share one ``BG_MAX_COST_USD``. ``by`` names who asked, for the
+    audit log (default: the user of this process). ``only`` limits the run to these batches. ``progress`` is called
+    about every 10 seconds, ``note`` with each line of text that the user should see. When ``stop`` is set, no
+    further call is made; calls under way are waited for, and what is finished is kept. Errors of images are counted
+    in the `DateResult`s and listed in the reports. Raises `SettingsError` before anything is done.
     """
     check_signing(settings)
     aws = aws or make_aws(settings)
@@ -84,6 +85,7 @@ def run(
         stop=stop,
         note=note,
         refresh_occasion=refresh.occasion,
+        cap_group=cap_group,
         spend_log=spend_log,
     )
     try:
@@ -285,11 +287,14 @@ class Pipeline:
     def publish(self, batch: Batch, *, by: str = "") -> PublishResult:
         """Copies the approved results to ``published/``, and deletes rejected and replaced ones there.
 
+        A picture that was made again (`redo`) is delivered in the place of its original.
+
         ``by`` names the person, for the audit log (default: the user of this process). Raises `UsageError` if
         somebody else is publishing the batch at the moment.
         """
         work = open_batch(self.store, self.settings, batch)
-        return self._acts.publish(self._person(by), work, review.items(work, self.settings))
+        person = self._person(by)
+        return self._acts.publish(person, work, self._acts.places(person, batch))
 
     def captions(self, dates: Iterable[date], *, only: Collection[Batch] = ()) -> list[CaptionedImage]:
         """The caption, alternative text and labels of each image of the dates that has any. No model is called."""

@@ -8,15 +8,19 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import TypeVar
 
 from bg_pipeline.captioners import nova
+from bg_pipeline.domain import requests
 from bg_pipeline.domain.model_facts import facts_of
-from bg_pipeline.domain.requests import ImageSettings
+from bg_pipeline.domain.presets import PRESET_REQUESTS
+from bg_pipeline.domain.requests import BatchRequest, ImageSettings
 from bg_pipeline.domain.stages import CAPTIONS, LABELS, PICTURES
 from bg_pipeline.errors import NothingUsable
 from bg_pipeline.generators import Generator, Operation, by_words
 from bg_pipeline.generators.scenes import ASPECTS, ScenePainter
+from bg_pipeline.imaging.workers import usable_cores
 from bg_pipeline.labelers import custom_labels, faces, rekognition
 from bg_pipeline.models.selection import ModelSelector, SelectedModel
 from bg_pipeline.rate_limits.account_quotas import AccountQuotas
@@ -27,6 +31,15 @@ from bg_pipeline.run.scenes import scene_seed
 from bg_pipeline.settings import Settings
 
 T = TypeVar("T")
+
+CPU_SECONDS = 0.1
+"""About the CPU time of an image on its whole way, without what grows with its size, …"""
+CPU_SECONDS_PER_MEGAPIXEL = 0.08
+"""… and for each megapixel (benchmarks/README.md: 0.1 s at 0.2 megapixels, 0.9 to 1.2 s at 12)."""
+NETWORK_SECONDS = 0.45
+"""About the CPU time of the built-in network for the mask of a photo (benchmarks/README.md)."""
+BYTES_PER_MEGAPIXEL = 400_000
+"""About the size of a photo's file for each megapixel: what is known of a photo before it is read."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +104,20 @@ class Plan:
     instead_usd: float | None = None
     """… what a background of its own for each of those pictures would cost; None: not known."""
 
+    parts: int = 1
+    """The parts of ``BG_PART_IMAGES`` images in which the due images can be divided."""
+    cpu_minutes: float = 0.0
+    """About the minutes that this machine needs for the work on the due pictures, with all its cores."""
+
+    @property
+    def runs_that_help(self) -> int:
+        """How many runs, each on a machine like this one, shorten the time; 1 if the quotas alone decide it."""
+        if self.cpu_minutes <= self.minutes:
+            return 1
+        if self.minutes == 0:
+            return self.parts
+        return min(self.parts, math.ceil(self.cpu_minutes / self.minutes))
+
     @property
     def minutes(self) -> float:
         """The minutes of the slowest operation; all others are done meanwhile."""
@@ -127,6 +154,7 @@ def plan(works: Iterable[BatchWork], settings: Settings, models: ModelChoices) -
     result = Plan()
     lines: dict[Operation, PlannedCalls] = {}
     scenes: Counter[tuple[str, str, int]] = Counter()
+    parts, cpu_seconds = 0, 0.0
     for work in works:
         result.images += len(work.images)
         result.due += len(work.due)
@@ -135,6 +163,11 @@ def plan(works: Iterable[BatchWork], settings: Settings, models: ModelChoices) -
             continue
         allowed = sample_left(work)
         result.waiting += len(work.due) - allowed
+        parts += math.ceil(allowed / settings.part_images)
+        sizes = [source.size for image in work.due if (source := work.images[image]) is not None]
+        megapixels = sum(sizes) / BYTES_PER_MEGAPIXEL
+        network = NETWORK_SECONDS if "network" in settings.mask_sources and find_spec("onnxruntime") else 0.0
+        cpu_seconds += (CPU_SECONDS + network) * len(sizes) + CPU_SECONDS_PER_MEGAPIXEL * megapixels
         for image in list(work.due)[:allowed]:
             image_settings, due = work.settings_of(image), work.due[image]
             if PICTURES in due and image_settings.needs_prompt and not image_settings.prompts:
@@ -153,9 +186,23 @@ def plan(works: Iterable[BatchWork], settings: Settings, models: ModelChoices) -
                 line.at_worst += at_worst
                 line.worst_usd = None if usd is None or line.worst_usd is None else line.worst_usd + usd
     result.lines = list(lines.values())
+    result.parts = max(parts, 1)
+    result.cpu_minutes = cpu_seconds / 60 / usable_cores()
     if scenes:
         _add_scenes(result, scenes, models)
     return result
+
+
+def scenes_at_worst(request: BatchRequest) -> int:
+    """The scenes that a request with ``Images`` has painted at most: one for each aspect that its photos may have."""
+    scenes: Counter[tuple[str, str, int]] = Counter()
+    for image in request.entries:
+        asked = requests.image_settings(request, image, PRESET_REQUESTS)
+        if asked.scene is not None:
+            scenes.update(
+                (asked.scene, asked.negative_prompt, scene_seed(asked, output)) for output in asked.outputs
+            )
+    return sum(min(len(ASPECTS), photos) for photos in scenes.values())
 
 
 def _add_scenes(result: Plan, scenes: Counter[tuple[str, str, int]], models: ModelChoices) -> None:

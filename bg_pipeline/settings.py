@@ -4,6 +4,8 @@ Credentials and endpoints are not settings: they come only from boto3's own conf
 ``python -m bg_pipeline.settings`` prints the README's settings table.
 """
 
+import base64
+import binascii
 import difflib
 import ipaddress
 import os
@@ -115,6 +117,20 @@ class Settings(BaseSettings):
         le=512,
         description="Number of images that are processed at the same time, including those that wait for a "
         "model call.",
+    )
+    runs_per_date: Annotated[int, Affects.NOTHING] = Field(
+        1,
+        ge=1,
+        le=100,
+        description="Number of runs that work on one upload date at once, on as many machines as your launcher "
+        "gives them: the sensors request as many for a date that is large enough, and its large batches are divided "
+        "among them. Set it for all of them alike.",
+    )
+    part_images: Annotated[int, Affects.NOTHING] = Field(
+        500,
+        ge=1,
+        le=100_000,
+        description="Number of images in a part of a batch, which one run works on at a time (`BG_RUNS_PER_DATE`).",
     )
     max_decoded_images: Annotated[int, Affects.NOTHING] = Field(
         0,
@@ -244,7 +260,8 @@ class Settings(BaseSettings):
         "", description="SageMaker endpoint of a SAM model, used for `Subject: FACES`."
     )
     sam_form: Annotated[str, Effect(Affects.SAM_CALL, "form", needs="sam_endpoint")] = Field(
-        "", description="JSON description of the SAM endpoint's request and response format; see the README."
+        "",
+        description="JSON description of the SAM endpoint's request and response format; see docs/masks.md.",
     )
     feather: Annotated[float, Field(ge=0, le=50), Affects.RESULT] = Field(
         1.5, description="Width of the soft edge around the subject, in pixels of the photo."
@@ -326,7 +343,10 @@ class Settings(BaseSettings):
         "photos that do not come every day.",
     )
     keep_payloads: Annotated[bool, Affects.NOTHING] = Field(
-        False, description="Store the exact request and response of each model call under `model-payloads/`."
+        False,
+        description="Store the exact request and response of each model call under `model-payloads/`, for audits: "
+        "some 4 MB for each photo, 0.1 USD a month for 1,000 of them. Off, because it stores people's photos once "
+        "more; the answers are kept in any case.",
     )
     state_dir: Annotated[Path, Affects.NOTHING] = Field(
         Path(".bg_pipeline"), description="Folder in which `demo` and `up` keep their local state."
@@ -487,6 +507,11 @@ class Settings(BaseSettings):
         description="Secret for the HMAC-SHA256 signature of the requests to `BG_WEBHOOK_URL`; required with "
         "it.",
     )
+    notice_digest_minutes: Annotated[int, Field(ge=0, le=1440), Affects.NOTHING] = Field(
+        0,
+        description="Collect the notices about finished batches for so many minutes and send them as one. Runs that "
+        "failed are told at once. 0: a notice for each batch.",
+    )
     postgres_url: Annotated[SecretStr, Affects.NOTHING] = Field(
         SecretStr(""),
         description="PostgreSQL database (`postgresql://user:password@host/name`) in which `up` and `demo` "
@@ -590,6 +615,12 @@ class Settings(BaseSettings):
     def _with_webhook(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
         if info.data.get("webhook_url") and not value.get_secret_value():
             raise ValueError("is required with BG_WEBHOOK_URL: it signs the requests to that address")
+        encoded = value.get_secret_value().partition("whsec_")
+        if encoded[1] and not encoded[0]:
+            try:
+                base64.b64decode(encoded[2], validate=True)
+            except binascii.Error:
+                raise ValueError("begins with whsec_ and does not go on with base64") from None
         return value
 
     @field_validator("c2pa_key")

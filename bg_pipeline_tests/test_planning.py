@@ -150,3 +150,27 @@ def test_a_plan_without_a_usable_scene_model_says_why(bench: Bench) -> None:
         context.close()
     assert found.on_scenes == 1
     assert "stable-image-ultra" in " ".join(reasons)
+
+
+def test_as_many_runs_help_as_the_work_on_the_pictures_is_longer_than_the_quota(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def found(cpu: float, quota: float, parts: int) -> int:
+        monkeypatch.setattr(Plan, "minutes", quota)
+        return Plan(parts=parts, cpu_minutes=cpu).runs_that_help
+
+    assert found(cpu=5, quota=10, parts=9) == 1
+    assert found(cpu=25, quota=10, parts=9) == 3
+    assert found(cpu=25, quota=10, parts=2) == 2
+    assert found(cpu=25, quota=0, parts=9) == 9
+    assert found(cpu=0, quota=0, parts=1) == 1
+
+
+def test_a_plan_knows_its_parts_and_about_how_long_the_pictures_take(bench: Bench) -> None:
+    bench.submit(7)
+    small = plan(bench, part_images=3)
+    assert small.parts == 3
+    bench.submit({"large.jpg": photo(1, size=(3000, 2000))}, batch="large")
+    assert plan(bench, part_images=3).parts == 4
+    assert plan(bench).cpu_minutes > small.cpu_minutes > 0
+    assert plan(bench, mask_sources="network").cpu_minutes > plan(bench).cpu_minutes

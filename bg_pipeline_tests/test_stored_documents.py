@@ -29,6 +29,7 @@ from bg_pipeline.review import Reviews
 from bg_pipeline.review.publishing import _published
 from bg_pipeline.settings import settings
 from bg_pipeline.state.answers import AnswerStore
+from bg_pipeline.state.batch_parts import Parts
 from bg_pipeline.state.claimed_prefixes import claim
 from bg_pipeline.state.claims import parse_call_claim
 from bg_pipeline.state.follow_ups import FollowUps
@@ -145,6 +146,13 @@ KINDS = {
     ),
     "ledger_segment.jsonl.gz": Kind(
         ledger_entries, frozenset({"image"}), frozenset({"stages", "files", "names"})
+    ),
+    "ledger_part_segment.jsonl.gz": Kind(
+        ledger_entries, frozenset({"image"}), frozenset({"stages", "files", "names"})
+    ),
+    "parts.json": Kind(
+        lambda data: Parts.read(store_of(data), BATCH),
+        frozenset({"Version", "Holder", "Generation", "Digest", "Starts", "Contents"}),
     ),
     "answer_picture.metadata.json": Kind(answer_of, frozenset({"model"})),
     "answer_labels.metadata.json": Kind(answer_of, frozenset({"model"})),

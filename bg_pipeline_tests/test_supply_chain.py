@@ -19,7 +19,7 @@ API_MODULES = (
     "batch_review",
     "batch_status",
     "batch_uploads",
-    "booth",
+    "photo_booth",
     "connections",
     "docs_page",
     "limits",

@@ -86,9 +86,10 @@ class Reservation:
 class RunBudget:
     """The budget of one run; thread-safe. It must be closed at the end of the run.
 
-    Caps are in US dollars; None or 0 means no cap, as in the settings. ``spent_usd`` is what this run spent in
-    earlier processes. The day (UTC) counts the spending of all runs, including those without a cap. With
-    ``spend_log`` each batch has an audit line before its first paid call.
+    Caps are in US dollars; None or 0 means no cap, as in the settings. Runs with the same ``run_cap_key``, the key of
+    a spending document, share one cap. ``spent_usd`` is what this run spent in earlier processes. The day (UTC)
+    counts the spending of all runs, including those without a cap. With ``spend_log`` each batch has an audit line
+    before its first paid call.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class RunBudget:
         store: Store,
         *,
         run_cap_usd: float | None = None,
+        run_cap_key: str = "",
         day_cap_usd: float | None = None,
         spent_usd: float = 0.0,
         spend_log: SpendLog | None = None,
@@ -105,10 +107,15 @@ class RunBudget:
         self.spend_log = spend_log
         self._store = store
         self._now = now
-        self._run = Cap("run", "BG_MAX_COST_USD", run_cap_usd or None, "raise it or run again to go on")
+        self._shared: dict[str, SharedCap] = {}
+        advice = "raise it or run again to go on"
+        self._run: Cap
+        if run_cap_key and run_cap_usd:
+            self._run = self._shared_cap("run", "BG_MAX_COST_USD", run_cap_usd, advice, run_cap_key)
+        else:
+            self._run = Cap("run", "BG_MAX_COST_USD", run_cap_usd or None, advice)
         self._run.committed = micro_usd(spent_usd)
         self._day_cap_usd = day_cap_usd or None
-        self._shared: dict[str, SharedCap] = {}
         self._totals: defaultdict[str, OperationTotal] = defaultdict(OperationTotal)
 
     def reserve(
@@ -178,6 +185,13 @@ class RunBudget:
                 usd for name, usd in spending.claimed_micro_usd.items() if own is None or name != own.name
             )
         return (spending.settled_micro_usd + claimed + committed) / MICRO
+
+    def settle_batch(self, batch_key: str) -> None:
+        """Returns the unused claim on a batch, of which this run makes no call at the moment; it may claim again."""
+        with self.lock:
+            cap = self._shared.get(batch_key)
+            if cap is not None:
+                cap.close()
 
     def record(self, operation: str, call: OperationTotal) -> None:
         """Adds an ended call to the totals; called by `Reservation` while it holds ``lock``."""

@@ -83,6 +83,7 @@ def _document(result: Plan, notes: Sequence[str]) -> dict[str, Any]:
         "Minutes": result.minutes,
         "MinutesAtWorst": result.minutes_at_worst,
         "WorstUSD": result.worst_usd,
+        "RunsThatHelp": result.runs_that_help,
         "PricesAsOf": f"{as_of()}",
         "Calls": [
             {
@@ -110,6 +111,11 @@ def _show(result: Plan, configured: Settings) -> None:
         click.echo(f"{result.without_prompt:,} of them have no prompt and would be skipped.")
     if result.waiting:
         click.echo(f"{result.waiting:,} of them wait for the approval of their sample.")
+    if result.runs_that_help > 1:
+        click.echo(
+            f"The work on the pictures takes a machine like this one about {result.cpu_minutes:,.1f} minutes: "
+            f"{result.runs_that_help} runs on as many machines would help (BG_RUNS_PER_DATE)."
+        )
     if not result.lines:
         return
     head = (

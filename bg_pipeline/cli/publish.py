@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import click
 
-from bg_pipeline import review
 from bg_pipeline.acts import Acts
 from bg_pipeline.aws.clients import make_aws
 from bg_pipeline.cli.arguments import by, dates_and_batches, existing_dates, local, output_format, this_person
@@ -13,9 +12,17 @@ from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.s3_keys import PUBLISHED, UploadDate
 from bg_pipeline.domain.text import command
 from bg_pipeline.review import State
-from bg_pipeline.run.batch_work import open_work, stored_batches
+from bg_pipeline.run.batch_work import open_batch, stored_batches
 from bg_pipeline.settings import settings
-from bg_pipeline.storage.object_store import open_bucket
+from bg_pipeline.state.follow_ups import original
+from bg_pipeline.storage.object_store import Store, open_bucket
+from bg_pipeline.uploads.listing import find
+
+
+def _delivered_with(store: Store, batch: Batch) -> Batch:
+    """The batch in whose places the pictures of ``batch`` stand, if it still exists; else ``batch``."""
+    of = original(store, batch)
+    return of if of == batch or find(store, of) is not None else batch
 
 
 @click.command()
@@ -25,6 +32,8 @@ from bg_pipeline.storage.object_store import open_bucket
 @local
 def publish(dates: Sequence[UploadDate], batches: tuple[Batch, ...], form: str, by: str) -> None:
     """Copy approved results to published/, and delete rejected and replaced ones there.
+
+    A picture that was made again is delivered in the place of its original, with the original's batch.
 
     Ends with 0 if no result waits for review and all approved results are delivered, else with 1.
 
@@ -36,15 +45,18 @@ def publish(dates: Sequence[UploadDate], batches: tuple[Batch, ...], form: str, 
     configured = settings()
     store = open_bucket(configured, make_aws(configured))
     acts = Acts(configured, store)
+    person = this_person(by)
     lines, complete = [], True
-    for uploaded, ledger in stored_batches(store, existing_dates(store, dates), batches):
-        if not ledger:
-            continue
-        work = open_work(store, configured, uploaded, ledger)
-        items = review.items(work, configured)
-        done = acts.publish(this_person(by), work, items)
-        waiting = sum(item.state is State.WAITING for item in items)
-        path = work.locations.batch.path
+    run = [
+        uploaded.batch
+        for uploaded, ledger in stored_batches(store, existing_dates(store, dates), batches)
+        if ledger
+    ]
+    for batch in dict.fromkeys(_delivered_with(store, each) for each in run):
+        places = acts.places(person, batch)
+        done = acts.publish(person, open_batch(store, configured, batch), places)
+        waiting = sum(place.item.state is State.WAITING for place in places)
+        path = batch.path
         lines.append((path, done.copied, done.kept, done.removed, len(done.stale), waiting))
         complete = complete and not waiting and not done.stale
         for key in done.stale:

@@ -20,6 +20,7 @@ from bg_pipeline.reports.manifest import mirror_stored
 from bg_pipeline.reports.overview import BatchCosts, load_status
 from bg_pipeline.reports.report import TABLE_HEAD, Report
 from bg_pipeline.reports.summaries import ListedBatch, list_batches
+from bg_pipeline.reports.words import SAMPLE_WAITS
 from bg_pipeline.run.batch_work import open_batch
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.storage.object_store import Store, open_bucket
@@ -137,7 +138,7 @@ def report(batch: Batch, form: str, links: bool) -> None:
         click.echo(_summary(result))
         if any(row.waits_for_approval for row in result):
             print_message(
-                "The batch waits for the approval of its sample: look at the pictures, then run the rest with "
+                f"The rest is {SAMPLE_WAITS}: look at the pictures, then run it with "
                 f"`{command('approve', batch.path, '--seen', overview.request_etag)}`."
             )
     elif form == "html":

@@ -38,6 +38,7 @@ _ORDER = re.compile(r"api-[0-9]{6}-[0-9a-f]{16}")
 
 _DATED_PREFIXES = (UPLOADS, LABELS, CAPTIONS, MASKS, RESULTS, REPORTS, PAYLOADS, REVIEWS, PUBLISHED, ARCHIVE)
 
+_MENDED = ".mended-"
 
 LONGEST_NAME = 100
 """Bytes of a name that a person gives a batch; keys also contain the names of its images."""
@@ -120,6 +121,14 @@ class Batch:
     def payload_key(self, image: str, call: str) -> str:
         """The key of one model call's exact JSON; ``call`` is one path segment without extension."""
         return within(f"{PAYLOADS}/{self.path}/{image}", f"{call}.json")
+
+    def doubt_key(self, image: str) -> str:
+        """The key of a small picture that is white where the image's mask is doubtful; absent without a doubt."""
+        return within(f"{STATE}/doubts/{self.path}", f"{image}.png")
+
+    def mended_mask_key(self, digest: str) -> str:
+        """The key of a mask that a person mended, by a digest of its file; a dot-file is not taken for an image."""
+        return within(self.input_prefix, f"{_MENDED}{digest}.png")
 
     @property
     def ledger_prefix(self) -> str:
@@ -228,6 +237,15 @@ def retried_key(batch: Batch) -> str:
 def redone_key(batch: Batch) -> str:
     """The key of the list of batches that redo pictures of ``batch`` which a person rejected."""
     return within(f"{STATE}/redoes/{batch.path}", "batch.json")
+
+
+def mending_key(mask_key: str) -> str | None:
+    """The key of the record of how a mask was mended; None if ``mask_key`` is not `Batch.mended_mask_key`."""
+    upload = parse_upload(mask_key)
+    if upload is None or not re.fullmatch(re.escape(_MENDED) + r"[0-9a-f]+\.png", upload.name):
+        return None
+    name = upload.name.removeprefix(_MENDED).removesuffix(".png")
+    return within(f"{STATE}/redoes/{upload.batch.path}", f"mended-{name}.json")
 
 
 def origin_key(batch: Batch) -> str:

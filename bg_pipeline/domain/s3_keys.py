@@ -164,6 +164,11 @@ def answer_key(kind: str, identity: str) -> str:
     return within(f"{STATE}/answers/{kind}/{identity[:2]}", identity)
 
 
+def run_spend_key(group: str) -> str:
+    """The key of the sum that the runs of a group spent, which share one cap."""
+    return within(f"{STATE}/spend/runs", f"{group}.json")
+
+
 def spend_key(day: datetime.date) -> str:
     """The key of the sum that all runs spent on a calendar day (UTC)."""
     return within(f"{STATE}/spend/days", f"{date_path(day)}.json")

@@ -34,10 +34,15 @@ def enlarged(coarse: Image.Image, step: int, box: Box) -> Levels:
 def average(values: Floats, weights: Floats, radius: int) -> Floats:
     """The weighted mean in a square around each pixel; the plain mean where all weights are 0.
 
-    ``values`` are planes as of `to_array`; the square has 2 · ``radius`` + 1 pixels a side.
+    ``values`` are planes as of `to_array`, ``weights`` one plane; the square has 2 · ``radius`` + 1 pixels a side.
     """
     weights = weights + np.float32(1e-6)
-    return _sums(values * weights, radius) / _sums(weights, radius)
+    sums = _sums(weights, radius)
+    means = np.empty_like(values)
+    # Plane by plane: what fits into the processor's cache takes down to half the time.
+    for plane, mean in zip(values, means, strict=True):
+        np.divide(_sums(plane * weights, radius), sums, out=mean)
+    return means
 
 
 def _sums(values: Floats, radius: int) -> Floats:

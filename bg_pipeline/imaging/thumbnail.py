@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from io import BytesIO
 from typing import Final
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageFilter, ImageOps
 
 from bg_pipeline.imaging.photo import on_white, open_photo, scaled_down
 
@@ -13,8 +13,10 @@ SIDE: Final = 192
 MAX_BYTES: Final = 8_000
 """Target size of a thumbnail; a larger one is encoded again at a lower JPEG quality (60, 40, 20)."""
 
-OVERLAY_COLOUR: Final = (220, 20, 60, 140)
+OVERLAY_COLOUR: Final = (30, 90, 230, 140)
 """Red, green, blue and opacity of what a mask replaces."""
+DOUBT_COLOUR: Final = (220, 20, 20, 190)
+"""Those of the places where a mask is doubtful, also where they lie on what it replaces."""
 
 
 def marked_thumbnail(picture: Image.Image, where: Image.Image, side: int = SIDE) -> bytes:
@@ -58,8 +60,10 @@ def strip(thumbnails: Sequence[bytes], side: int = 96, gap: int = 6) -> bytes:
     return out.getvalue()
 
 
-def mask_overlay(data: bytes, side: int) -> bytes:
-    """A PNG to lay over the photo of a mask: red where the mask replaces, clear where it keeps.
+def mask_overlay(data: bytes, side: int, *, opaque: bool = False) -> bytes:
+    """A PNG to lay over the photo of a mask: blue where the mask replaces, clear where it keeps.
+
+    With ``opaque`` the blue hides the photo, so that the opacity is exactly the replaced share.
 
     ``data`` is a mask file: black is kept, or what is opaque if it has translucent pixels. The longer side of the PNG
     is at most ``side`` pixels. Raises `ImageError` as `open_photo` does.
@@ -67,8 +71,22 @@ def mask_overlay(data: bytes, side: int) -> bytes:
     photo = open_photo(data, within=(side, side))
     replaced = ImageOps.invert(photo.alpha) if photo.alpha is not None else photo.image.convert("L")
     replaced = replaced.resize(scaled_down(replaced.size, (side, side)), Image.Resampling.BILINEAR)
-    tint = Image.new("RGBA", replaced.size, OVERLAY_COLOUR)
-    tint.putalpha(replaced.point(lambda value: value * OVERLAY_COLOUR[3] // 255))
+    return _tinted(replaced, (*OVERLAY_COLOUR[:3], 255) if opaque else OVERLAY_COLOUR)
+
+
+def doubt_overlay(data: bytes) -> bytes:
+    """A PNG of the same size to lay over a photo: red where the picture in the file ``data`` is white.
+
+    Raises `ImageError` as `open_photo` does.
+    """
+    places = open_photo(data).image.convert("L")
+    # The places are as thin as one pixel of a small picture; larger ones are found at a glance.
+    return _tinted(places.filter(ImageFilter.MaxFilter(3)), DOUBT_COLOUR)
+
+
+def _tinted(where: Image.Image, colour: tuple[int, int, int, int]) -> bytes:
+    tint = Image.new("RGBA", where.size, colour)
+    tint.putalpha(where.point(lambda value: value * colour[3] // 255))
     out = BytesIO()
     tint.save(out, "PNG")
     return out.getvalue()

@@ -36,7 +36,7 @@ def start() -> None:
     # pebble's own handler is Python code, which does not run while a decoder hangs.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _end_with_parent()
-    malloc.configure_malloc()
+    malloc.configure_malloc(malloc.FOR_PIXELS)
     # There is a worker for each core; threads of libvips would only compete with the others.
     os.environ.setdefault("VIPS_CONCURRENCY", "1")
     # Damage is an error and does not depend on warnings, which would appear in the parent's output.

@@ -129,13 +129,12 @@ class WorkerPool:
         name = self._path()
         with self._free:
             payload, files = pack((work, args, kwargs), f"{name}-in", arguments=True)
+            outcome: Outcome | None = None
             try:
                 outcome = self._outcome(limit, payload, f"{name}-out")
-            except BaseException:
-                files += glob(f"{name}-out-*")
-                raise
             finally:
-                for file in files:
+                # The files that the worker wrote belong to its outcome.
+                for file in files if outcome else (*files, *glob(f"{name}-out-*")):
                     remove(file)
         if outcome.error is not None:
             raise outcome.error
@@ -186,9 +185,9 @@ class WorkerPool:
             except (BrokenProcessPool, OSError) as error:
                 self._forget(pool)
                 failure = error
-            except BaseException:
-                call.cancel()  # type: ignore[no-untyped-call]
-                raise
+            finally:
+                if not call.done():  # The caller is interrupted, or the pool is broken.
+                    call.cancel()  # type: ignore[no-untyped-call]
         if isinstance(failure, ProcessExpired):
             raise _crashed(failure.exitcode, limit) from None
         raise RuntimeError("no worker process could be started or kept") from failure

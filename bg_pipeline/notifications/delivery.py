@@ -22,6 +22,8 @@ from bg_pipeline.notifications.messages import (
     StoredReport,
     batch_finished,
     batch_unreported,
+    digest,
+    is_news,
 )
 from bg_pipeline.notifications.senders import NotSent, Sender
 from bg_pipeline.quality.missing_reports import unreported
@@ -59,12 +61,23 @@ class EndedRun:
         return RunFailure(self.run_id, day, self.cancelled, self.reason, self.retried, batches)
 
 
+@dataclass(frozen=True)
+class _Held:
+    """A notification for a digest; ``key`` and ``state`` are those of the marker that it was sent."""
+
+    sender: Sender
+    key: str
+    state: str
+    notice: Notification
+
+
 @dataclass
 class Notifier:
     """Sends notifications about runs through all ``senders``; a sender that failed is not used again by this object.
 
     ``link`` makes a share link to an object, ``log`` logs a line. When ``is_late`` returns True, no further
-    notification is started. ``sent`` counts the sent notifications.
+    notification is started. ``sent`` counts the sent notifications. With ``digest``, those about reports are
+    collected until `flush` sends them as one.
     """
 
     settings: Settings
@@ -73,7 +86,9 @@ class Notifier:
     link: Callable[[Store, str], ShareLink]
     log: Callable[[str], None]
     is_late: Callable[[], bool] = lambda: False
+    digest: bool = False
     sent: int = 0
+    _held: list[_Held] = field(default_factory=list)
     _failed: dict[str, str] = field(default_factory=dict)
 
     def notify(self, run: EndedRun, day: UploadDate) -> bool:
@@ -108,6 +123,26 @@ class Notifier:
         self._raise_not_sent(failed)
         return True
 
+    def flush(self) -> None:
+        """Sends what was collected as one notification for each sender. Raises `NotSent` if a sender failed.
+
+        What a sender could not send is collected again by the next `notify`.
+        """
+        held, self._held = self._held, []
+        failed = set()
+        for sender in self.senders:
+            ours = [each for each in held if each.sender is sender]
+            if not ours:
+                continue
+            notices = [each.notice for each in ours]
+            one = notices[0] if len(ours) == 1 else digest(notices, self.store.bucket, datetime.now(UTC))
+            if not self._sent(sender, one):
+                failed.add(sender.name)
+                continue
+            for each in ours:
+                self._mark(each.key, each.state, each.notice)
+        self._raise_not_sent(failed)
+
     def notify_without_details(self, run: EndedRun, day: UploadDate) -> None:
         """Sends a notification that a run failed, when the bucket cannot be read; stores no marker."""
         notice = batch_unreported(run.failure(day, None), self.store.bucket, datetime.now(UTC))
@@ -118,9 +153,17 @@ class Notifier:
             raise NotSent("; ".join(self._failed[name] for name in sorted(failed)))
 
     def _notify(
-        self, marker_key: Callable[[str], str], state: str, make: Callable[[], Notification]
+        self,
+        marker_key: Callable[[str], str],
+        state: str,
+        make: Callable[[], Notification],
+        *,
+        at_once: bool = True,
     ) -> set[str]:
-        """Sends a notification through all senders that have not sent this state yet; returns the failed senders."""
+        """Sends a notification through all senders that have not sent this state yet; returns the failed senders.
+
+        Unless it is to be sent ``at_once``, it is collected for the digest, if there is one.
+        """
         failed, notice = set(), None
         for sender in self.senders:
             key = marker_key(sender.name)
@@ -128,14 +171,22 @@ class Notifier:
             if isinstance(marker, dict) and marker.get("State") == state:
                 continue
             notice = notice or make()
-            if self._sent(sender, notice):
-                sent_at = datetime.now(UTC).isoformat(timespec="seconds")
-                self.store.write_json(
-                    key, {"Version": 1, "State": state, "SentAt": sent_at, "Subject": notice.subject}
-                )
+            if self.digest and not at_once:
+                # Two runs of one date may have written the same report.
+                if all((each.sender, each.key) != (sender, key) for each in self._held):
+                    self._held.append(_Held(sender, key, state, notice))
+            elif self._sent(sender, notice):
+                self._mark(key, state, notice)
             else:
                 failed.add(sender.name)
         return failed
+
+    def _mark(self, key: str, state: str, notice: Notification) -> None:
+        """Records that a sender sent a notification."""
+        sent_at = datetime.now(UTC).isoformat(timespec="seconds")
+        self.store.write_json(
+            key, {"Version": 1, "State": state, "SentAt": sent_at, "Subject": notice.subject}
+        )
 
     def _sent(self, sender: Sender, notice: Notification) -> bool:
         if sender.name in self._failed:
@@ -157,7 +208,8 @@ class Notifier:
         with_report: set[Batch] = set()
         for info in self.store.list(f"{s3_keys.REPORTS}/{s3_keys.date_path(day)}/"):
             batch = find_batch(info.key)
-            if batch is not None and s3_keys.is_report(info.key):
+            # Who asked for a single photo has the answer already.
+            if batch is not None and not batch.is_order and s3_keys.is_report(info.key):
                 with_report.add(batch)
                 if info.modified >= begun:
                     yield batch, self.store, info
@@ -171,7 +223,7 @@ class Notifier:
         ledgers: dict[Batch, list[ObjectInfo]] = {}
         for info in self.store.list(f"{s3_keys.STATE}/ledger/{s3_keys.date_path(day)}/"):
             batch = find_batch(info.key.removeprefix(f"{s3_keys.STATE}/ledger/"))
-            if batch is not None and info.modified >= begun:
+            if batch is not None and not batch.is_order and info.modified >= begun:
                 ledgers.setdefault(batch, []).append(info)
         return ledgers
 
@@ -203,6 +255,8 @@ class Notifier:
         except BgPipelineError as error:
             self.log(f"no notification about {info.key}: {error}")
             return set()
+        if not is_news(report):
+            return set()
 
         def make() -> Notification:
             readable = _most_readable_form(store, info.key)
@@ -213,7 +267,7 @@ class Notifier:
             )
 
         state = hashlib.sha256(content.data).hexdigest()
-        return self._notify(partial(s3_keys.notice_key, info.key), state, make)
+        return self._notify(partial(s3_keys.notice_key, info.key), state, make, at_once=False)
 
 
 def _most_readable_form(store: Store, key: str) -> str:

@@ -5,29 +5,28 @@
 
 import hashlib
 import posixpath
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final
 
-from bg_pipeline.budget.limits import CapReached
-from bg_pipeline.domain.rows import WAITING_FOR_APPROVAL, Row, Status
+from bg_pipeline.domain.rows import Row, Status
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.domain.text import amount, counted, listed, printable
 from bg_pipeline.reports.overview import ShareLink
 from bg_pipeline.reports.report import Report
+from bg_pipeline.reports.words import CAP_REACHED, CAP_STOPPED, waiting_in_words
+from bg_pipeline.run.outcome_recorder import WAITING_ERRORS
 from bg_pipeline.state.model_stopped import WAITS_FOR_WINDOW
 
 NAMED: Final = 10
 """Maximum number of images that a notification names; the report has all."""
+NAMED_IN_DIGEST: Final = 200
+"""Maximum number of batches that a digest names in its text."""
 CAUSE: Final = 300
 """Maximum length of a cause or reason in a notification, in characters."""
-
-CAP_REACHED: Final = CapReached.__name__
-"""The ``Error`` of an image that was not tried because a spending cap was reached."""
-_WAITS: Final = frozenset({WAITING_FOR_APPROVAL, WAITS_FOR_WINDOW})
-"""The ``Error`` values of images that wait for something that is expected to happen."""
 
 
 class BatchOutcome(StrEnum):
@@ -93,11 +92,20 @@ def outcome_of(report: Report) -> BatchOutcome:
     counts = report.counts
     if counts[Status.SUCCEEDED] == len(report.rows):
         return BatchOutcome.ALL_GOOD
-    if all(row.Status == Status.SUCCEEDED or row.Error in _WAITS for row in report.rows):
+    if all(row.Status == Status.SUCCEEDED or row.Error in WAITING_ERRORS for row in report.rows):
         return BatchOutcome.WAITING
     if counts[Status.SUCCEEDED] + counts[Status.NEEDS_REVIEW] == 0:
         return BatchOutcome.NOTHING_WORKED
     return BatchOutcome.SOME_FAILED
+
+
+def is_news(report: Report) -> bool:
+    """Whether people are told of a report: not while photos wait for the Custom Labels model, and nothing else.
+
+    Its next window makes them, and the report that then follows is the news.
+    """
+    others = [row for row in report.rows if row.Status != Status.SUCCEEDED]
+    return not others or any(row.Error != WAITS_FOR_WINDOW for row in others)
 
 
 def batch_finished(stored_report: StoredReport, now: datetime) -> Notification:
@@ -113,7 +121,11 @@ def batch_finished(stored_report: StoredReport, now: datetime) -> Notification:
     headline, advice = _HEADLINES[outcome], _ADVICE[outcome]
     if images == 0:
         headline = "no image was requested"
-    summary = headline.format(images=counted(images, "image"), done=done, rest=images - done)
+    errors = {row.Error for row in not_succeeded}
+    waiting = waiting_in_words(errors) if errors <= WAITING_ERRORS else ""
+    summary = headline.format(
+        images=counted(images, "image"), done=done, rest=images - done, waiting=waiting or "waiting"
+    )
     paragraphs = [
         [f"Batch {batch} of bucket {stored_report.bucket}: {summary}."],
         [advice] if advice else [],
@@ -165,6 +177,39 @@ def batch_finished(stored_report: StoredReport, now: datetime) -> Notification:
     return Notification(id, outcome, f"bg_pipeline: {batch}: {summary}", text, document)
 
 
+def digest(notices: Sequence[Notification], bucket: str, now: datetime) -> Notification:
+    """One notification for several; its outcome is the worst of them."""
+    outcome = min((notice.outcome for notice in notices), key=_WORST_FIRST.index)
+    numbers = Counter(notice.outcome for notice in notices)
+    summary = ", ".join(f"{numbers[each]} {_IN_DIGEST[each]}" for each in _WORST_FIRST if numbers[each])
+    ordered = sorted(notices, key=lambda notice: _WORST_FIRST.index(notice.outcome))
+    named = [f"- {notice.subject.removeprefix('bg_pipeline: ')}" for notice in ordered[:NAMED_IN_DIGEST]]
+    links = [
+        f"  {notice.document['ReportLink']['URL']}" if "ReportLink" in notice.document else ""
+        for notice in ordered[:NAMED_IN_DIGEST]
+    ]
+    lines = [line for pair in zip(named, links, strict=True) for line in pair if line]
+    if len(notices) > NAMED_IN_DIGEST:
+        lines.append(f"- and {len(notices) - NAMED_IN_DIGEST} more")
+    heading = f"{counted(len(notices), 'batch', 'batches')} of bucket {bucket}: {summary}."
+    text = _text([[heading], lines])
+    id = _id(*(notice.id for notice in notices))
+    document = {
+        "NoticeId": id,
+        "Kind": "digest",
+        "BatchOutcome": outcome.value,
+        "SentAt": _iso(now),
+        "Bucket": bucket,
+        "Notices": [
+            {name: value for name, value in notice.document.items() if name != "Text"} for notice in ordered
+        ],
+        "Text": text,
+    }
+    return Notification(
+        id, outcome, f"bg_pipeline: {counted(len(notices), 'batch', 'batches')}: {summary}", text, document
+    )
+
+
 def batch_unreported(failure: RunFailure, bucket: str, now: datetime) -> Notification:
     """The notification about a run that left batches of a date without a report."""
     day, batches = failure.date.isoformat(), failure.batches
@@ -207,12 +252,29 @@ def batch_unreported(failure: RunFailure, bucket: str, now: datetime) -> Notific
     return Notification(id, BatchOutcome.NO_REPORT, subject, text, document)
 
 
+_WORST_FIRST: Final = (
+    BatchOutcome.NO_REPORT,
+    BatchOutcome.NOTHING_WORKED,
+    BatchOutcome.STOPPED_AT_CAP,
+    BatchOutcome.SOME_FAILED,
+    BatchOutcome.WAITING,
+    BatchOutcome.ALL_GOOD,
+)
+_IN_DIGEST: Final = {
+    BatchOutcome.NO_REPORT: "without a report",
+    BatchOutcome.NOTHING_WORKED: "without any result",
+    BatchOutcome.STOPPED_AT_CAP: CAP_STOPPED,
+    BatchOutcome.SOME_FAILED: "in part",
+    BatchOutcome.WAITING: "waiting",
+    BatchOutcome.ALL_GOOD: "all done",
+}
+
 _HEADLINES: Final = {
     BatchOutcome.ALL_GOOD: "all done, {images}",
     BatchOutcome.SOME_FAILED: "{done} of {images} done, {rest} not",
     BatchOutcome.NOTHING_WORKED: "nothing worked, none of {images} done",
-    BatchOutcome.STOPPED_AT_CAP: "stopped at the cost cap, {done} of {images} done",
-    BatchOutcome.WAITING: "{done} of {images} done, {rest} waiting",
+    BatchOutcome.STOPPED_AT_CAP: f"{CAP_STOPPED}, {{done}} of {{images}} done",
+    BatchOutcome.WAITING: "{done} of {images} done, {rest} {waiting}",
 }
 
 _ADVICE: Final = {

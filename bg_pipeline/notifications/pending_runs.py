@@ -22,7 +22,7 @@ class PendingRun(BaseModel):
     """One date of an ended run; ``due`` (seconds since 1970) is when its notifications are sent or tried again.
 
     ``told_blindly``: a notification was sent that the run failed, without details, because the bucket could not be
-    read.
+    read. What is to be said about a run that ``failed`` waits for no digest.
     """
 
     run_id: str
@@ -30,16 +30,19 @@ class PendingRun(BaseModel):
     attempts: int = 0
     due: float = 0.0
     told_blindly: bool = False
+    failed: bool = False
 
 
 class NotificationCursor(BaseModel):
     """The sensor's cursor: the runs it has seen, with the time of their last change, and the pending runs.
 
-    ``errands`` are the pending runs; the name is stored and stays.
+    ``errands`` are the pending runs; the name is stored and stays. ``digest_due`` is when the next digest is sent, 0
+    if nothing waits for it.
     """
 
     version: Literal[1] = 1
     since: float
+    digest_due: float = 0.0
     seen: dict[str, float] = {}
     errands: list[PendingRun] = []
 
@@ -56,12 +59,23 @@ class NotificationCursor(BaseModel):
         """The time from which changes of runs have to be searched."""
         return self.since - OVERLAP_SECONDS
 
-    def add(self, run_id: str, changed: float, days: Iterable[date]) -> None:
+    def add(self, run_id: str, changed: float, days: Iterable[date], *, failed: bool = False) -> None:
         """Adds the dates of an ended run, unless the run was added before."""
         if run_id not in self.seen:
-            self.errands += [PendingRun(run_id=run_id, day=day) for day in days]
+            self.errands += [PendingRun(run_id=run_id, day=day, failed=failed) for day in days]
         self.since = max(self.since, changed)
         self.seen = {run: at for run, at in {**self.seen, run_id: changed}.items() if at >= self.oldest}
+
+    def digest_is_due(self, now: float, minutes: int) -> bool:
+        """Whether notices of runs that succeeded are sent now: at once, or ``minutes`` after the first of them."""
+        if minutes and not self.digest_due and not all(pending.failed for pending in self.errands):
+            self.digest_due = now + 60 * minutes
+        # A shorter time that is set meanwhile counts at once.
+        due = min(self.digest_due, now + 60 * minutes)
+        if due > now:
+            return False
+        self.digest_due = 0.0
+        return True
 
     def postpone(self, pending: PendingRun, now: float) -> bool:
         """Sets the time of the next attempt after a failure; returns False if the run is given up."""

@@ -1,7 +1,9 @@
 """Sends notifications: as a message of an SNS topic, or as a signed POST to a web hook."""
 
+import base64
 import hashlib
 import hmac
+import time
 from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import urlsplit
 
@@ -21,6 +23,8 @@ SUBJECT: Final = 99
 """Maximum length of an SNS subject ("less than 100"), which must be ASCII."""
 SIGNATURE: Final = "X-Bg-Pipeline-Signature"
 """Header with ``sha256=`` and the hexadecimal HMAC-SHA256 of the body's bytes with ``BG_WEBHOOK_SECRET``."""
+STANDARD_SECRET: Final = "whsec_"  # noqa: S105 (the beginning of every such secret)
+"""A secret that begins with it is the base64 of the key, as Standard Webhooks has it."""
 ATTEMPTS: Final = 3
 PAUSE: Final = 0.5
 """Seconds before the second attempt; the pauses double."""
@@ -90,6 +94,7 @@ class WebhookSender:
     def __init__(self, url: str, secret: str) -> None:
         self._url = url
         self._secret = secret.encode()
+        self._key = webhook_key(secret)
         retry = Retry(
             ATTEMPTS - 1,
             backoff_factor=PAUSE,
@@ -105,11 +110,15 @@ class WebhookSender:
 
     def send(self, notice: Notification) -> None:
         body = orjson.dumps(notice.document)
+        seconds = int(time.time())
         headers = {
             "Content-Type": "application/json",
             "User-Agent": "bg-pipeline",
             "Idempotency-Key": notice.id,
             SIGNATURE: signature(self._secret, body),
+            "webhook-id": notice.id,
+            "webhook-timestamp": str(seconds),
+            "webhook-signature": standard_signature(self._key, notice.id, seconds, body),
         }
         # The URL may contain a token, and so may an error's text: only the host name is reported.
         host = urlsplit(self._url).hostname
@@ -124,6 +133,19 @@ class WebhookSender:
             ) from None
         if not 200 <= status < 300:
             raise NotSent(f"the web hook at {host} (BG_WEBHOOK_URL) answered {status}")
+
+
+def webhook_key(secret: str) -> bytes:
+    """The key of the signatures by Standard Webhooks; raises ``ValueError`` if the base64 of a ``whsec_`` is none."""
+    if not secret.startswith(STANDARD_SECRET):
+        return secret.encode()
+    return base64.b64decode(secret.removeprefix(STANDARD_SECRET), validate=True)
+
+
+def standard_signature(key: bytes, id: str, seconds: int, body: bytes) -> str:
+    """The header ``webhook-signature`` of Standard Webhooks (https://www.standardwebhooks.com), version 1."""
+    signed = hmac.new(key, f"{id}.{seconds}.".encode() + body, hashlib.sha256).digest()
+    return f"v1,{base64.b64encode(signed).decode()}"
 
 
 def signature(secret: bytes, body: bytes) -> str:

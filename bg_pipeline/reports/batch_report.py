@@ -1,7 +1,7 @@
 """Writes the report of a batch from its stored ledger, so it does not depend on which run did the work."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from tempfile import SpooledTemporaryFile
 from typing import IO, Final
@@ -109,7 +109,9 @@ def _store_html(work: BatchWork) -> None:
     if place.thumbnails.enabled:
         report = Report(tuple(rows(work)))
         place.thumbnails.load()
-        work.writer.write(place.data, key, _html(work, report), media_type="text/html; charset=utf-8")
+        with SpooledTemporaryFile(_IN_MEMORY) as page:
+            page.writelines(_html(work, report))
+            work.writer.write(place.data, key, page, media_type="text/html; charset=utf-8")
         place.thumbnails.save(_etags_of_pictures(work, report.rows))
     else:
         work.writer.delete(place.data, key)
@@ -136,14 +138,14 @@ def html_report(work: BatchWork, *, link_seconds: int = 0) -> bytes:
     place.thumbnails.complete(read, etags.items())
     place.thumbnails.save(etags)
     if not link_seconds:
-        return _html(work, report)
+        return b"".join(_html(work, report))
     end = datetime.now(UTC) + timedelta(seconds=link_seconds)
 
     def link(key: str) -> str:
         data, actual_key = place.resolve(key)
         return data.presign(actual_key, link_seconds)
 
-    return _html(work, report, link, end)
+    return b"".join(_html(work, report, link, end))
 
 
 def _etags_of_pictures(work: BatchWork, rows: Sequence[Row]) -> dict[str, str]:
@@ -166,7 +168,7 @@ def _html(
     report: Report,
     link: Callable[[str], str] = lambda key: "",
     links_end: datetime | None = None,
-) -> bytes:
+) -> Iterator[bytes]:
     place = work.locations
     etags = _etags_of_pictures(work, report.rows)
     return report_html.render(

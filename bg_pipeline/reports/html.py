@@ -8,7 +8,7 @@ import hashlib
 from base64 import b64encode
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -32,13 +32,18 @@ OTHER_CALLS: Final = "other calls"
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of the page; ``data`` is a data URL, empty if not shown; ``link`` is the URL of the full size."""
+    """A picture of the page; ``small`` is its thumbnail, None if not shown; ``link`` is the URL of the full size."""
 
     name: str
     key: str
     alt: str
-    data: str
+    small: bytes | None
     link: str
+
+    @property
+    def data(self) -> str:
+        """The thumbnail as a data URL, empty if not shown; made each time, so that a page keeps one at a time."""
+        return f"data:image/jpeg;base64,{pybase64.b64encode_as_string(self.small)}" if self.small else ""
 
 
 @dataclass(frozen=True)
@@ -71,8 +76,8 @@ def render(
     alt_texts: Mapping[str, str],
     link: Callable[[str], str] = lambda key: "",
     links_end: datetime | None = None,
-) -> bytes:
-    """The page in UTF-8.
+) -> Iterator[bytes]:
+    """The page in UTF-8, in parts: with its thumbnails it is megabytes.
 
     ``source`` returns the key of an image's photo, ``thumbnail`` the small JPEG of a key, ``link`` the URL of a key
     (empty: no link). ``links_end`` is when the links stop working. ``alt_texts`` are by image name.
@@ -80,7 +85,7 @@ def render(
     cards = [_card(row, source, thumbnail, alt_texts.get(row.ImageName, ""), link) for row in report.rows]
     pictures = [picture for card in cards for picture in (card.before, *card.after) if picture]
     style = _style()
-    page = _template().render(
+    parts = _template().generate(
         title=printable(title),
         made_at=made_at,
         style=style,
@@ -90,7 +95,7 @@ def render(
         cost_usd=report.cost_usd,
         maybe_usd=report.maybe_usd,
         charts=charts(report),
-        not_shown=sum(not picture.data for picture in pictures),
+        not_shown=sum(not picture.small for picture in pictures),
         linked=any(picture.link for picture in pictures),
         links_end=links_end,
         room=thumbnails.BUDGET,
@@ -98,7 +103,7 @@ def render(
         usd=usd,
         printable=printable,
     )
-    return page.encode()
+    return (part.encode() for part in parts)
 
 
 def usd(amount: float | None) -> str:
@@ -165,9 +170,7 @@ def _card(
     description = printable(alt_text or row.Caption or row.ImageName)
 
     def picture(name: str, key: str, alt: str) -> Picture:
-        small = thumbnail(key)
-        data = f"data:image/jpeg;base64,{pybase64.b64encode_as_string(small)}" if small else ""
-        return Picture(name, printable(key), alt, data, link(key))
+        return Picture(name, printable(key), alt, thumbnail(key), link(key))
 
     key = source(row.ImageName)
     before = picture("Before", key, f"Before: {description}") if key else None

@@ -12,6 +12,7 @@ from bg_pipeline.domain.payments import total
 from bg_pipeline.domain.requests import BatchRequest, default_request
 from bg_pipeline.domain.rows import Row
 from bg_pipeline.errors import RequestError, UsageError
+from bg_pipeline.reports import words
 from bg_pipeline.reports.report import Report
 from bg_pipeline.run.batch_work import BatchWork
 from bg_pipeline.run.discovery import sample_left
@@ -130,18 +131,23 @@ class BatchCosts:
         return paid + (more if self.maybe_usd else "")
 
 
-def batch_state(store: Store, work: BatchWork) -> tuple[BatchState, str]:
-    """The state of a complete batch, and a text for people that also shows whether a reported batch is due again."""
+def batch_state(
+    store: Store, work: BatchWork, outcomes: words.Outcomes = words.NONE
+) -> tuple[BatchState, str]:
+    """The state of a complete batch, and a text for people that also shows whether a reported batch is due again.
+
+    ``outcomes`` are those of its images, from which the text says why.
+    """
     holder = holder_of(store, work.locations.batch.lease_key)
     if holder is not None and not is_dead(holder.process):
-        return BatchState.WORKING, f"at work on {holder.host}"
+        return BatchState.WORKING, f"{words.WORKING} on {holder.host}"
     if work.problem is not None:
-        return BatchState.REFUSED, "request refused"
+        return BatchState.REFUSED, words.REFUSED
     if not work.ledger.header.get("Reported"):
-        return BatchState.WAITING, "waiting for a run"
+        return BatchState.WAITING, words.WAITING
     if not work.due:
-        return BatchState.REPORTED, "reported"
-    return BatchState.REPORTED, "something to do" if sample_left(work) else "its sample waits for approval"
+        return BatchState.REPORTED, words.FINISHED
+    return BatchState.REPORTED, outcomes.reason if sample_left(work) else words.SAMPLE_WAITS
 
 
 @dataclass(frozen=True)

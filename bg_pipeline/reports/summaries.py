@@ -1,14 +1,15 @@
 """A batch in numbers, for listings: its state, its images by status, its costs. No model is called."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.batches import Batch, find_batch
-from bg_pipeline.domain.rows import Status
+from bg_pipeline.domain.rows import Row, Status
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.reports.overview import BatchCosts, BatchState, batch_state
+from bg_pipeline.reports.words import Outcomes
 from bg_pipeline.run.batch_work import BatchWork
 from bg_pipeline.run.discovery import WorkFinder
 from bg_pipeline.run.rows import rows
@@ -70,8 +71,9 @@ def list_batches(
     for date in dates:
         for uploaded, work in finder.of_date(date, only):
             if work is not None:
-                state, words = batch_state(store, work)
-                yield ListedBatch(summary(work, state), words, work)
+                image_rows = list(rows(work))
+                state, words = batch_state(store, work, Outcomes.of(image_rows))
+                yield ListedBatch(_summary(work, state, image_rows), words, work)
             elif uploaded.images or uploaded.draft:
                 draft = uploaded.draft is not None
                 words = f"draft of {uploaded.last_change:%Y-%m-%d %H:%M} UTC" if draft else "being uploaded"
@@ -80,7 +82,10 @@ def list_batches(
 
 def summary(work: BatchWork, state: BatchState) -> BatchSummary:
     """The summary of a complete batch; ``Due`` is 0 unless ``work`` was opened by `WorkFinder`."""
-    image_rows = list(rows(work))
+    return _summary(work, state, list(rows(work)))
+
+
+def _summary(work: BatchWork, state: BatchState, image_rows: Sequence[Row]) -> BatchSummary:
     costs = BatchCosts.of(image_rows)
     prompts = (work.request.Prompts or ()) if work.request else ()
     prompt = (work.request.Prompt or next(iter(prompts), "")) if work.request else ""

@@ -29,6 +29,7 @@ from bg_pipeline.review.items import (
     items,
     review_queue,
 )
+from bg_pipeline.review.mending import MendedMask, mask_file, mend, prepare_mending
 from bg_pipeline.review.places import Place, places, to_publish
 from bg_pipeline.review.publishing import PublishResult, publish
 from bg_pipeline.review.redoing import redo, redo_request
@@ -41,6 +42,7 @@ __all__ = [
     "DownloadedFile",
     "FileState",
     "Item",
+    "MendedMask",
     "Place",
     "PublishResult",
     "RequestReplaced",
@@ -59,7 +61,10 @@ __all__ = [
     "history",
     "is_sampled",
     "items",
+    "mask_file",
+    "mend",
     "places",
+    "prepare_mending",
     "prepare_retry",
     "publish",
     "read_csv",

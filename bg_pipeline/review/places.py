@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from bg_pipeline.domain import s3_keys
-from bg_pipeline.domain.batches import Batch, find_batch
+from bg_pipeline.domain.batches import Batch, find_batch, mending_key
 from bg_pipeline.errors import UsageError
 from bg_pipeline.review.decisions import State
 from bg_pipeline.review.items import Item, Results
@@ -144,9 +144,11 @@ def _number_in(work: BatchWork, made_in: BatchWork, item: Item, numbers: Sequenc
     """The number that the picture in place of ``item`` has in the batch that made it.
 
     `redo_request` asks for as many variants of each prompt as were chosen; ``numbers`` are the chosen results of the
-    image, with that of ``item``.
+    image, with that of ``item``. With a mended mask all of them are made again, with the same numbers.
     """
     asked, made = work.settings_of(item.image), made_in.settings_of(item.image)
+    if made.mask_key and made.mask_key != asked.mask_key and mending_key(made.mask_key):
+        return item.number
     files = len(asked.renditions) or 1
     templates = {output.position: output.template for output in asked.outputs}
     position = (item.number - 1) // files + 1

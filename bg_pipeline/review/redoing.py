@@ -3,7 +3,7 @@
 import secrets
 import uuid
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -106,32 +106,49 @@ def redo(
     """
     require_decider(by)
     wanted = redo_request(work, items, prompt=prompt, seed=seed)
-    batch = _submit_once(store, settings, work, items, wanted, seed)
+
+    def ask(batch: Batch) -> bytes:
+        return write(replace(wanted, MaxCostUSD=_cap_left(store, settings, work)))
+
+    def covers(request: BatchRequest, batch: Batch) -> bool:
+        return _covers(request, wanted, seed)
+
+    batch = submit_once(store, settings, work, items, ask, covers)
+    replace_by(work, items, batch, by=by, reason=f"asked for again as {batch.path}")
+    return batch
+
+
+def replace_by(work: BatchWork, items: Sequence[Item], batch: Batch, *, by: str, reason: str) -> None:
+    """Rejects the results of ``items``, in whose places those of ``batch`` will stand."""
     to_reject = [item for item in items if item.key and not _is_redone_as(item, batch)]
     decide(
         work.locations.data,
         to_reject,
         State.REJECTED,
         by=by,
-        reason=f"asked for again as {batch.path}",
+        reason=reason,
         redone_as=batch.path,
     )
-    return batch
 
 
 def _is_redone_as(item: Item, batch: Batch) -> bool:
     return item.decision is not None and item.decision.redone_as == batch.path
 
 
-def _submit_once(
+def submit_once(
     store: Store,
     settings: Settings,
     work: BatchWork,
     items: Sequence[Item],
-    wanted: BatchRequest,
-    seed: int | None,
+    ask: Callable[[Batch], bytes],
+    covers: Callable[[BatchRequest, Batch], bool],
+    prepare: Callable[[Batch], None] = lambda batch: None,
 ) -> Batch:
-    """The batch with the request ``wanted``: a new one, or an unfinished one that asks for the same already."""
+    """A batch that makes ``items`` again: a new one, or an unfinished one that asks for the same already.
+
+    ``ask`` returns the request of a batch, and ``covers`` says whether a request asks for everything that is wanted.
+    ``prepare`` stores what a batch needs before its request.
+    """
     of = work.locations.batch
     pictures = tuple(f"{item.number} {item.image}" for item in items)
     for _ in range(ATTEMPTS):
@@ -144,27 +161,28 @@ def _submit_once(
                 batch = other
             elif is_over(store, settings, other):
                 batches[other] = ()
-            elif _covers(check_request(settings, other, sent.data), wanted, seed) and (
+            elif covers(check_request(settings, other, sent.data), other) and (
                 set(pictures) <= set(batches[other])
             ):
                 return other
             else:
                 raise UsageError(
                     f"{_first_of(items, batches[other])} is being asked for again already, as batch {other.path}, "
-                    "with other pictures or with another prompt or seed; wait for its report "
+                    "with other pictures, or with another prompt, seed or mask; wait for its report "
                     f"(`{run_command(other)}` makes it), then ask again"
                 )
-        data = write(replace(wanted, MaxCostUSD=_cap_left(store, settings, work)))
+        data = ask(batch)
         check_request(settings, batch, data)
         batches.pop(batch, None)
         if not earlier.write(store, {**batches, batch: pictures}):
             continue
         remember_origin(store, batch, of)
+        prepare(batch)
         if hand_over(store, batch, data, closed_with=_submitted_etags(work)):
             return batch
         # Another process has written the batch's request meanwhile; use it if it asks for the same.
         sent = store.read(batch.request_key)
-        if sent is not None and _covers(check_request(settings, batch, sent.data), wanted, seed):
+        if sent is not None and covers(check_request(settings, batch, sent.data), batch):
             return batch
     raise UsageError(f"others are asking for pictures of batch {of.path} again at the moment; try again")
 

@@ -2,7 +2,8 @@
 
 It is copied, the copy is read back and compared with the photo that was processed, the new address is stored in the
 batch's ledger, and only then the upload is deleted, unless it has changed. After a crash between any of these steps
-the next run continues. Deleting an upload does not start a run.
+the next run continues. Deleting an upload does not start a run. In another bucket a copy of the photo's labels is
+stored beside it.
 """
 
 import hashlib
@@ -98,6 +99,7 @@ class Archive:
                     self._uploads.copy(upload.key, key, to=self._to, if_etag=upload.etag)
                     sha256 = self._sha256(key)
                 if sha256 == entry.sha256:
+                    self._copy_labels(work.locations.batch, image, key)
                     entry.archived = f"s3://{self._to.bucket}/{key}"
                     return _Copied(entry, upload)
             self._note(
@@ -108,6 +110,13 @@ class Archive:
         except ImageError as error:
             self._note(f"{upload.key} stays: {error}")
         return None
+
+    def _copy_labels(self, batch: Batch, image: str, key: str) -> None:
+        """Stores a copy of the labels beside a photo in another bucket, for programs that read both there."""
+        elsewhere = self._to.bucket != self._uploads.bucket
+        labels = self._uploads.read(batch.labels_key(image)) if elsewhere else None
+        if labels is not None:
+            self._to.write(f"{key}.json", labels.data, media_type="application/json")
 
     def _sha256(self, key: str) -> str | None:
         content = self._to.read(key)

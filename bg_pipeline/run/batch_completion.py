@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -54,9 +55,18 @@ class BatchCompletion:
 
         An error is a problem of this batch alone and is added to the result of its date.
         """
+        if work.part is not None:
+            self._finish_part(work)
+            return
         result = self._state.result_of(work)
         try:
+            if work.shared is not None:
+                # Everything was recorded in the parts.
+                work.ledger = work.shared.merged_ledger()
             self._store(work, result)
+            if work.shared is not None:
+                with suppress(ClientError, BotoCoreError):
+                    work.shared.delete_leases()
         except LeaseLost:
             result.unfinished.append(f"{work.locations.batch.path} (taken over by another run)")
         except (BgPipelineError, ClientError, BotoCoreError) as error:
@@ -66,12 +76,63 @@ class BatchCompletion:
         if work.lease is not None:
             work.lease.release()
 
+    def _finish_part(self, work: BatchWork) -> None:
+        """Stores the ledger of a part and releases its lease."""
+        shared = work.shared
+        if shared is None:
+            return
+        stored = False
+        try:
+            work.writer.check()
+            work.ledger.checkpoint(work.writer)
+            stored = True
+        except LeaseLost:
+            pass  # whoever has the part now does it again, from the stored answers
+        except (BgPipelineError, ClientError, BotoCoreError) as error:
+            shared.broken = str(error)
+        self._measure_time(self._state.result_of(work))
+        self._state.open_batches.remove(work)
+        self.release_part(work, stored=stored)
+
+    def release_part(self, work: BatchWork, *, stored: bool) -> None:
+        """Releases the lease of a part on which this run makes no call any more, and what it reserved for it.
+
+        ``stored`` says that all that the run did is in the part's ledger.
+        """
+        if work.shared is not None:
+            work.shared.end_part(work, stored=stored)
+            if not (work.shared.own or work.shared.working):
+                # Whoever completes the batch tells what was paid and is in no ledger; a reservation looks like it.
+                self._context.run_budget.settle_batch(work.locations.batch.spend_key)
+        if work.lease is not None:
+            work.lease.release()
+
+    def give_up(self, work: BatchWork, error: Exception) -> None:
+        """Releases a shared batch that this run cannot complete; parts under way are finished under their own leases.
+
+        The error is added to the result of its date.
+        """
+        result = self._state.result_of(work)
+        if isinstance(error, LeaseLost):
+            result.unfinished.append(f"{work.locations.batch.path} (taken over by another run)")
+        else:
+            self._state.add_problem(work.locations.batch, f"could not be completed: {error}")
+        if work in self._state.open_batches:
+            self._measure_time(result)
+            self._state.open_batches.remove(work)
+        if work.lease is not None:
+            work.lease.release()
+
     def report_early(self, work: BatchWork) -> None:
         """Stores and reports what is known of a batch that is not finished; an error is only noted."""
         if work.lease is None or not work.lease.held():
             return
         try:
             work.ledger.checkpoint(work.writer)
+            if work.part is not None:
+                return
+            if work.shared is not None:
+                work.ledger = work.shared.merged_ledger()
             if REPORT in self._stages:
                 self._reporter.write(work, rows(work))
         except (BgPipelineError, ClientError, BotoCoreError) as error:
@@ -89,6 +150,9 @@ class BatchCompletion:
             # What was paid for is stored already, so the run need not fail: it stops.
             stopped = outcome_of_error(StorageFailed(str(error)))
             self._state.stopped = self._state.stopped or stopped
+        if work.part is not None and work.shared is not None:
+            with suppress(ClientError, BotoCoreError, BgPipelineError):
+                work.shared.still_open()
 
     def count_unchanged(self, work: BatchWork) -> None:
         """Adds a batch in which nothing is due to the result of its date."""

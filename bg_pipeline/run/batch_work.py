@@ -6,7 +6,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
 
 import pybase64
 from botocore.exceptions import BotoCoreError, ClientError
@@ -23,7 +24,13 @@ from bg_pipeline.domain.stages import CAPTIONS, LABELS, STAGES
 from bg_pipeline.domain.upload_kinds import Kind, kind_of, live_photo_videos
 from bg_pipeline.errors import ImageError, RequestError, UsageError
 from bg_pipeline.run.batch_locations import BatchLocations
-from bg_pipeline.run.fingerprints import fingerprint, fingerprints, request_fingerprint, stages_due
+from bg_pipeline.run.fingerprints import (
+    fingerprint,
+    fingerprints,
+    request_fingerprint,
+    stages_due,
+    uses_labels,
+)
 from bg_pipeline.run.occasions import RETRY, RefreshRequest, occasions
 from bg_pipeline.run.outcomes import RowOutcome
 from bg_pipeline.run.results import REQUEST_METADATA
@@ -37,6 +44,9 @@ from bg_pipeline.storage.object_store import ObjectInfo, Store
 from bg_pipeline.uploads.listing import Uploaded, batches, find
 from bg_pipeline.uploads.submission import Submission
 from bg_pipeline.uploads.unicode_names import match_names
+
+if TYPE_CHECKING:
+    from bg_pipeline.run.shared_batch import SharedBatch
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
@@ -55,6 +65,10 @@ class BatchWork:
     For the current run: ``pending`` counts the images that have no outcome yet, ``done`` those that have, ``failed``
     those whose calls failed, and ``undelivered`` the last images in a row whose results S3 did not store.
     ``stopped`` is the reason why no further image of the batch is started.
+
+    If other runs work on the batch too, ``shared`` is set. The batch is then processed in parts: each is a work of
+    its own, with ``part``, its lease and its ledger; ``left`` counts the images that are left to others.
+    ``prints_digest`` is a digest of all images and the fingerprints of all their stages.
     """
 
     uploaded: Uploaded
@@ -76,6 +90,10 @@ class BatchWork:
     stopped: RowOutcome | None = None
     ledger_objects: Sequence[ObjectInfo] = ()
     submission: Submission = field(default_factory=Submission)
+    shared: "SharedBatch | None" = None
+    part: int | None = None
+    left: int = 0
+    prints_digest: str = ""
     _shared_settings: tuple[BatchRequest, ImageSettings] | None = None
 
     def settings_of(self, image: str) -> ImageSettings:
@@ -111,6 +129,7 @@ class BatchWork:
         self.problem = current.problem
         self.images = current.images
         self.submission = current.submission
+        self.prints_digest = current.prints_digest
 
     def refusal(self, image: str) -> ImageError | None:
         """Why the image is not paid for, if something that it needs was uploaded after the submission."""
@@ -150,14 +169,17 @@ class BatchWork:
             }
         )
         present_etags = {key: self.submission.changed.get(key, etag) for key, etag in named_etags.items()}
+        digest = sha256()
         for image, source in self.images.items():
             prints = fingerprints(
                 settings, self.settings_of(image), source.etag if source else "", named_etags
             )
+            digest.update(f"{image}\n{source.etag if source else ''} {' '.join(prints.values())}\n".encode())
             entry = self.ledger.get(image)
             find = partial(
                 stages_due,
                 entry,
+                on_request=_on_request(self.settings_of(image), entry, source),
                 stages=stages,
                 occasions=self.occasions,
                 results=results,
@@ -179,6 +201,7 @@ class BatchWork:
                 self.due[image] = due_stages
                 if entry is not None and (lost := _lost_results(entry, results)):
                     self.lost[image] = lost
+        self.prints_digest = digest.hexdigest()
 
     def take_lost(self, image: str, entry: Entry) -> list[str]:
         """The lost results of an image, less those that a run stored which was ended before it wrote the ledger.
@@ -213,6 +236,20 @@ class BatchWork:
         # A report may have images that the ledger has no entry of. Older ledgers have no digest.
         reported = self.ledger.header.get("ReportedImages")
         return reported not in (None, self.images_digest) or not self.ledger.images() <= self.images.keys()
+
+
+def _on_request(
+    image_settings: ImageSettings, entry: Entry | None, source: ObjectInfo | None
+) -> Collection[str]:
+    """The stages that are done again for a refresh only: labels that were made and that no picture uses.
+
+    That a setting about them has changed, such as the Custom Labels model, which is billed by the hour, is no reason
+    to pay for them again.
+    """
+    same_photo = entry is not None and source is not None and entry.etag == source.etag
+    if uses_labels(image_settings) or not same_photo or not _is_good(entry, LABELS):
+        return ()
+    return (LABELS,)
 
 
 def _is_good(entry: Entry | None, stage: str) -> bool:

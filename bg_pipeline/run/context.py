@@ -16,7 +16,7 @@ from bg_pipeline.budget.image_budget import ImageBudget, PaidCall
 from bg_pipeline.budget.run_budget import RunBudget
 from bg_pipeline.budget.spend_log import SpendLog
 from bg_pipeline.captioners import nova
-from bg_pipeline.domain.s3_keys import STATE
+from bg_pipeline.domain.s3_keys import STATE, run_spend_key
 from bg_pipeline.errors import OutcomeUnknown, SettingsError
 from bg_pipeline.generators import BUILT_IN, Generator, Invoke, Operation, generator
 from bg_pipeline.generators.scenes import scene_painter
@@ -53,7 +53,8 @@ class RunContext:
 
     Setting ``stop`` ends all waiting. ``refresh_occasion`` names the refresh that the run was started for, if any.
     ``note`` is called with one line of text for each decision that the user should know of, and only once for the
-    same line. ``spend_log`` records what is paid. ``waiting`` and ``clock`` are those of `ModelCalls`.
+    same line. Runs with the same ``cap_group`` share the cap of a run. ``spend_log`` records what is paid.
+    ``waiting`` and ``clock`` are those of `ModelCalls`.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class RunContext:
         stop: threading.Event,
         note: Callable[[str], None] = lambda line: None,
         refresh_occasion: str = "",
+        cap_group: str = "",
         spend_log: SpendLog | None = None,
         waiting: Callable[[str], None] = lambda line: None,
         clock: Callable[[], float] = since_epoch,
@@ -82,6 +84,7 @@ class RunContext:
         self.run_budget = RunBudget(
             store,
             run_cap_usd=settings.max_cost_usd,
+            run_cap_key=run_spend_key(cap_group) if cap_group else "",
             day_cap_usd=settings.max_cost_usd_per_day,
             spend_log=spend_log,
         )

@@ -21,6 +21,7 @@ from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.domain.stages import STAGES
 from bg_pipeline.run.batch_completion import BatchCompletion, Reporter
 from bg_pipeline.run.batch_queue import NO_COSTS, BatchQueue
+from bg_pipeline.run.batch_work import BatchWork
 from bg_pipeline.run.context import RunContext
 from bg_pipeline.run.date_result import DateResult, Progress
 from bg_pipeline.run.discovery import NO_REFRESH
@@ -180,10 +181,14 @@ class Engine:
         for future in [future for future in self._state.running if future.done()]:
             self._finished.put(future)
         self._collect_finished()
-        for work in list(self._state.open_batches):
+        for work in self._open_works():
             self._completion.report_early(work)
         while self._state.running:
             self._collect_finished()
+
+    def _open_works(self) -> list[BatchWork]:
+        """The open batches; a batch comes after its parts, whose ledgers it reports."""
+        return sorted(self._state.open_batches, key=lambda work: work.part is None)
 
     def _close(self, pools: WorkerPools) -> None:
         """Ends the threads, then reports the batches that are not finished and releases their leases.
@@ -202,10 +207,12 @@ class Engine:
                 # An interrupt prevented that these were recorded; what was paid for them must be in the ledger.
                 if future.done() and not future.cancelled() and future.exception() is None:
                     work.ledger.put(future.result().entry)
-            for work in list(self._state.open_batches):
+            for work in self._open_works():
                 self._completion.report_early(work)
                 if not all_ended and work.lease is not None:
                     self._leases.keep_until_expiry(work.lease)
+                elif work.part is not None:
+                    self._completion.release_part(work, stored=False)
                 elif work.lease is not None:
                     work.lease.release()
 

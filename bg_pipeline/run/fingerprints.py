@@ -40,8 +40,7 @@ def fingerprints(
     captions = fingerprint(CAPTIONS, etag, *identity_of_call(settings, Affects.CAPTION_CALL).values())
     if not settings.caption_models:
         captions = "off"
-    used_placeholders = {name for prompt in image_settings.prompts for name in placeholders(prompt)}
-    finds_subject_by_labels = image_settings.subject == "LABELS" and not image_settings.labels
+    used_placeholders = _used_placeholders(image_settings)
     return {
         LABELS: labels,
         # Without caption models the stage does not exist.
@@ -57,11 +56,21 @@ def fingerprints(
             picture_fields(image_settings),
             values(settings, _MASK_AND_RESULT),
             values(settings, _SAM_CALL) if image_settings.subject == "FACES" else "",
-            labels if finds_subject_by_labels or "labels" in used_placeholders else "",
+            labels if uses_labels(image_settings) else "",
             captions if "caption" in used_placeholders else "",
             [named_etags.get(key, "") for key in (image_settings.mask_key, image_settings.backdrop) if key],
         ),
     }
+
+
+def uses_labels(image_settings: ImageSettings) -> bool:
+    """Whether an image's pictures depend on the labels that a model finds."""
+    finds_subject_by_labels = image_settings.subject == "LABELS" and not image_settings.labels
+    return finds_subject_by_labels or "labels" in _used_placeholders(image_settings)
+
+
+def _used_placeholders(image_settings: ImageSettings) -> set[str]:
+    return {name for prompt in image_settings.prompts for name in placeholders(prompt)}
 
 
 def request_fingerprint(image_settings: ImageSettings, etag: str) -> str:
@@ -77,19 +86,22 @@ def stages_due(
     occasions: Mapping[str, str],
     results: Mapping[str, str],
     retry: bool = False,
+    on_request: Collection[str] = (),
 ) -> dict[str, str]:
     """The stages that have to be done for an image, with their current fingerprints (``prints``).
 
     Only ``stages`` are considered. ``occasions`` maps a stage to the refresh for which it has to have been done. With
     ``retry``, final failures are tried again too; a refusal by content policy never is. ``results`` are the ETags of
     the objects under the output prefix: a result that is missing or was overwritten is made again, from its stored
-    answer.
+    answer. Stages ``on_request`` are due only for a refresh.
     """
     due = {}
     for stage in (LABELS, CAPTIONS, PICTURES):
         if stage not in stages or stage not in prints:
             continue
         record = entry.stages.get(stage) if entry else None
+        if stage in on_request and occasions.get(stage, "") in ("", record.occasion if record else ""):
+            continue
         if (
             record is None
             or entry is None

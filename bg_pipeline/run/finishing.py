@@ -133,7 +133,7 @@ def finish_painted(
         tuple(_rendered(image, photo, subject, image_settings, feather, made, seal)),
         photo.format,
         photo.notes,
-        _mask_file(subject),
+        mask_file(subject),
         full.notes,
         fidelity,
         (*wrong, *failed_checks(fidelity, prompt)),
@@ -163,7 +163,7 @@ def finish_cut_out(
         tuple(files),
         photo.format,
         photo.notes,
-        _mask_file(full.picture),
+        mask_file(full.picture),
         full.notes,
         faults=_doubts(full),
         confidence=_confidence(mask),
@@ -205,7 +205,7 @@ def finish_on_backdrop(
         tuple(_rendered(image, photo, subject, image_settings, feather, made, seal)),
         photo.format,
         photo.notes,
-        _mask_file(subject),
+        mask_file(subject),
         full.notes,
         fidelity,
         (*_doubts(full), *failed_checks(judged)),
@@ -240,7 +240,7 @@ def finish_on_scene(
         tuple(_rendered(image, own, full.picture, image_settings, feather, made, seal)),
         photo.format,
         photo.notes,
-        _mask_file(full.picture),
+        mask_file(full.picture),
         (*full.notes, *(() if stands else (NOT_ON_GROUND,))),
         fidelity,
         (*_doubts(full), *failed_checks(fidelity, image_settings.scene or "")),
@@ -290,7 +290,7 @@ def _confidence(mask: Mask) -> float | None:
     return mask.confidence if mask.drawn_from else None
 
 
-def _mask_file(mask: Image.Image) -> Blob:
+def mask_file(mask: Image.Image) -> Blob:
     """The mask in use for inspection, as a PNG: black is the subject, white what was replaced."""
     step = math.ceil(max(mask.size) / MASK_SIDE)
     return Blob(STORED.write_png(mask.reduce(step) if step > 1 else mask))

@@ -5,9 +5,10 @@ this identity before it is used, and a stored answer is used instead of a call.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -40,18 +41,21 @@ from bg_pipeline.state.claims import Claim, Price
 
 T = TypeVar("T")
 
+_NONE_BEFORE: Mapping[int, str] = MappingProxyType({})
+
 
 @dataclass(frozen=True)
 class GeneratedPicture:
     """A picture from a model, the photo's position on it, and the mask of the photo's subject.
 
     ``mask`` is None if the model found the subject from words and the mask cannot be determined: then no pixel of the
-    photo can be restored, and a person has to review the picture.
+    photo can be restored, and a person has to review the picture. ``name`` is the answer's identity.
     """
 
     answer: Answer
     fitted: Fitted
     mask: Mask | None
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,9 @@ class _ModelInput:
 
 
 _DEFAULT_SOURCES = Settings.model_fields["mask_sources"].default
+
+MASK_DOUBTFUL = "MaskDoubtful"
+"""The error code of an image for whose doubtful mask nothing was paid."""
 
 _AnswerOrError = tuple[str, Answer] | CallError
 """A stored answer with its identity, or why there is no picture."""
@@ -81,7 +88,8 @@ class BackgroundGenerator:
 
     ``occasion`` is the refresh for which pictures have to have been made, or empty. ``expect_answers`` says that
     answers for the photo are likely to be stored. ``user_mask_sha256`` is the digest of the mask that the request
-    names, or empty.
+    names, or empty. ``painted_before`` are the identities of the answers to use, by the output's position, if a
+    person's mask is put on pictures that were paid for with another mask: then no call is made.
     """
 
     def __init__(
@@ -95,6 +103,7 @@ class BackgroundGenerator:
         user_mask_sha256: str = "",
         occasion: str = "",
         expect_answers: bool = True,
+        painted_before: Mapping[int, str] = _NONE_BEFORE,
     ) -> None:
         self._context = context
         self._photo = photo
@@ -104,12 +113,19 @@ class BackgroundGenerator:
         self._user_mask_sha256 = user_mask_sha256
         self._occasion = occasion
         self._expect_answers = expect_answers
+        # A refresh asks for new pictures.
+        self._painted_before = {} if occasion else painted_before
         self._words_without_subject: list[str] = []
         self._inputs: dict[tuple[str, int], _ModelInput] = {}
         self._model_masks: dict[str, bytes] = {}
         """Encoded masks that belong to answers of this process, by the answer's identity."""
         self._sent_masks: dict[str, Mask] = {}
         """Masks that are part of an identity, by the identity."""
+
+    @property
+    def may_repaint(self) -> bool:
+        """Whether a picture with faults may be made again with another seed."""
+        return not self._painted_before
 
     @property
     def _settings(self) -> Settings:
@@ -150,6 +166,8 @@ class BackgroundGenerator:
         Stored answers of any model are used; the missing pictures are made in as few calls as the model allows.
         Raises errors that concern more than these pictures: `ImageError`, `RunStopped`.
         """
+        if self._painted_before:
+            return [self._painted_earlier(output.position) for output in outputs]
         seeds = [self.seed(output, attempt) for output in outputs]
         with self._context.answers.lock_for(self.identity_of(prompt, seeds[0])):
             outcomes = self._stored(prompt, seeds)
@@ -247,7 +265,21 @@ class BackgroundGenerator:
         mask = self._sent_masks.get(name)
         if mask is None and not answer.by_words:
             mask = self._mask_before_network() or self._prepare_input(generator).subject.mask
-        return GeneratedPicture(answer, fitted, mask or self._mask_from_words(name, answer, fitted))
+        return GeneratedPicture(answer, fitted, mask or self._mask_from_words(name, answer, fitted), name)
+
+    def _painted_earlier(self, position: int) -> GeneratedPicture:
+        """The picture that was paid for earlier, under the present mask. Raises `NeedsReview` if it is gone."""
+        name = self._painted_before.get(position, "")
+        answer = self._context.answers.find("picture", name) if name else None
+        generator = self._context.generator(answer.model) if answer is not None else None
+        if answer is None or generator is None:
+            raise NeedsReview(
+                "PictureGone",
+                "the mended mask belongs to a painted picture that is not stored any more, and nothing was paid for "
+                "another one; ask for another picture",
+            )
+        self._budget.charge(name, answer, self._context.answers)
+        return GeneratedPicture(answer, generator.sizes.canvas(self._photo.size), self.subject(), name)
 
     def _mask_from_words(self, name: str, answer: Answer, fitted: Fitted) -> Mask | None:
         """The mask that a model made from words: the one it returned, or the area that it left unchanged."""
@@ -309,7 +341,7 @@ class BackgroundGenerator:
         generator = model.candidate.client
         model_input = self._prepare_input(generator)
         if model_input.subject.mask is not None and model_input.subject.mask.doubt:
-            raise NeedsReview("MaskDoubtful", model_input.subject.mask.doubt)
+            raise NeedsReview(MASK_DOUBTFUL, model_input.subject.mask.doubt)
         names = {seed: self._identity_with_mask(model_input.subject.mask, prompt, seed) for seed in missing}
         seeds = missing[: images_at_once(generator, model_input.fitted.canvas)]
         (operation,) = model.candidate.operations

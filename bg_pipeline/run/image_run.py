@@ -1,6 +1,8 @@
 """One image's run through the stages labels, caption, pictures; each stage ends with a record, even after errors."""
 
 import hashlib
+import io
+import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from bg_pipeline.budget.image_budget import ImageBudget
 from bg_pipeline.captioners.nova import shortened
 from bg_pipeline.domain import requests, s3_keys
+from bg_pipeline.domain.batches import mending_key
 from bg_pipeline.domain.ledger_entries import Entry, StageRecord
 from bg_pipeline.domain.payments import Bill
 from bg_pipeline.domain.requests import ImageSettings
@@ -32,7 +35,8 @@ from bg_pipeline.run.analysis import NO_OCCASIONS, PhotoAnalyzer
 from bg_pipeline.run.batch_locations import BatchLocations
 from bg_pipeline.run.context import RunContext
 from bg_pipeline.run.fingerprints import request_fingerprint
-from bg_pipeline.run.generation import BackgroundGenerator, GeneratedPicture
+from bg_pipeline.run.finishing import mask_file
+from bg_pipeline.run.generation import MASK_DOUBTFUL, BackgroundGenerator, GeneratedPicture
 from bg_pipeline.run.outcomes import (
     RowOutcome,
     capture_error,
@@ -48,7 +52,11 @@ from bg_pipeline.run.source_image import SourceImage
 from bg_pipeline.run.subject_mask import NetworkMasks, SubjectHints
 from bg_pipeline.state.leased_writes import LeasedWriter
 from bg_pipeline.state.leases import Lease
+from bg_pipeline.state.mendings import Mending
 from bg_pipeline.uploads.submission import late_upload
+
+DOUBT_METADATA = "doubt"
+"""The metadata of a stored picture of doubtful places: the sentence of the doubt, as JSON."""
 
 
 class ImageRun:
@@ -148,11 +156,12 @@ class ImageRun:
             return
         add, photo = self._locations.thumbnails.add, self._photo
         pictures = self.entry.stages.get(PICTURES)
-        where = (
-            self._network_masks.doubtful_places(pictures.cause)
+        doubtful = (
+            self._network_masks.doubtful(pictures.cause)
             if pictures and pictures.status == Status.NEEDS_REVIEW
             else None
         )
+        where = doubtful.where if doubtful else None
         if where is None:
             add(photo.key, photo.etag, photo.thumbnail)
         else:
@@ -236,7 +245,37 @@ class ImageRun:
             output["Key"] in old_files for output in old_outputs if output["Key"]
         )
         entry.stages[PICTURES] = keep_better(before, record, intact=intact, newer=bool(entry.unproven))
+        self._keep_doubt(record)
         self._delete_outdated({key: etag for key, etag in outdated.items() if key not in entry.files})
+
+    def _keep_doubt(self, record: StageRecord) -> None:
+        """Stores where the mask is doubtful for which the pictures are for review, and a mask that was not used.
+
+        People look at both, and mend the mask. Without them the outcome is the same, so an error is only noted.
+        """
+        doubtful = (
+            self._network_masks.doubtful(record.cause) if record.status == Status.NEEDS_REVIEW else None
+        )
+        if doubtful is None:
+            return
+        batch, image, store = self._locations.batch, self._image_settings.image, self._context.store
+        try:
+            # The mask of results that stay is not replaced: a person mends it for them.
+            if record.error == MASK_DOUBTFUL and not any(output["Key"] for output in self.entry.outputs):
+                data = mask_file(doubtful.picture).read()
+                self._writer.write(store, batch.mask_key(image), data, media_type="image/png")
+            if doubtful.where is not None:
+                about = {DOUBT_METADATA: json.dumps(doubtful.doubt)}  # S3 metadata must be ASCII
+                with io.BytesIO() as file:
+                    doubtful.where.save(file, "PNG")
+                    data = file.getvalue()
+                self._writer.write(
+                    store, batch.doubt_key(image), data, media_type="image/png", metadata=about
+                )
+        except LeaseLost as error:
+            self.stopped = self.stopped or error
+        except (ClientError, BotoCoreError, NotDelivered, ImageError) as error:
+            self._context.note(f"the doubtful mask of {image} was not stored for the review: {error}")
 
     def _blocked(self, made_for: str) -> dict[int, dict[str, Any]]:
         """The outputs, by number, that the content policy refused when the stage was last done for ``made_for``.
@@ -377,6 +416,7 @@ class ImageRun:
             user_mask_sha256=mask_sha256,
             occasion=self._occasions.get(PICTURES, ""),
             expect_answers=self._expect_answers,
+            painted_before=self._painted_before() if image_settings.needs_prompt else {},
         )
         if image_settings.scene is not None:
             self._make_on_scenes(result_writer, background_generator, analyzer, budget, blocked)
@@ -427,6 +467,24 @@ class ImageRun:
         else:
             self._make_each(make, outputs_by_prompt)
         self.entry.outputs.sort(key=lambda output: output["Number"])
+
+    def _painted_before(self) -> Mapping[int, str]:
+        """The paid pictures that a person's mended mask is put on; none for other masks and other wishes.
+
+        Raises `ImageError` if it is not known whether a call may be paid for.
+        """
+        mask_key = self._image_settings.mask_key
+        if mask_key is None or mending_key(mask_key) is None:
+            return {}
+        mending = Mending.read(self._context.store, mask_key)
+        if mending is None:
+            raise ImageError(
+                "MendingUnknown",
+                f"{mask_key} is a mended mask whose record is missing, so nothing is paid for it; mend the mask "
+                "again, or give a copy of it under another name as MaskKey",
+            )
+        wish = request_fingerprint(self._image_settings, self._photo.etag)
+        return mending.answers if mending.wish == wish else {}
 
     def _make_on_scenes(
         self,
@@ -563,7 +621,8 @@ class ImageRun:
                 break
             files = stored
             if (
-                not any(file.repaint for file in files)
+                not background_generator.may_repaint
+                or not any(file.repaint for file in files)
                 or regenerated >= self._context.settings.max_regenerations
             ):
                 return files

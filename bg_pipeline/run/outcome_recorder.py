@@ -75,6 +75,15 @@ class OutcomeRecorder:
             )
         self._record(work, image_run.entry, call_failed=image_run.call_failed)
 
+    def leave(self, work: BatchWork) -> None:
+        """Counts a due image of a part that is left to other runs; nothing is recorded for it."""
+        self._state.result_of(work).due -= 1
+        self._state.found -= 1
+        work.left += 1
+        work.pending -= 1
+        if work.pending == 0:
+            self._completion.finish(work)
+
     def skip(self, work: BatchWork, image: str, reason: RowOutcome) -> None:
         """Records why a due image was not started; its earlier results stay."""
         entry = work.ledger.get(image) or Entry(image)

@@ -157,6 +157,7 @@ class ResultWriter:
             "Prompt": prompt,
             "NegativePrompt": self._image_settings.negative_prompt,
             "Mask": painted.mask.source if painted.mask else None,
+            "Answer": painted.name,
         }
         return self._stored(finished, facts, position)
 

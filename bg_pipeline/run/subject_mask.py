@@ -76,11 +76,16 @@ class NetworkMasks:
             facts, pixels = self._masks[source]
             return replace(facts, picture=pixels.load())
 
-    def doubtful_places(self, cause: str) -> Image.Image | None:
-        """Where the mask is doubtful whose doubt is part of ``cause``; None if there is no such mask."""
+    def doubtful(self, cause: str) -> Mask | None:
+        """The mask whose doubt is part of ``cause``; None if there is no such mask."""
         with self._lock:
             return next(
-                (mask.where for mask, _ in self._masks.values() if mask.doubt and mask.doubt in cause), None
+                (
+                    replace(mask, picture=pixels.load())
+                    for mask, pixels in self._masks.values()
+                    if mask.doubt and mask.doubt in cause
+                ),
+                None,
             )
 
 

@@ -13,7 +13,7 @@ class WorkerPools:
     """
 
     def __init__(self, threads: int) -> None:
-        malloc.configure_malloc()
+        malloc.configure_malloc(malloc.FOR_FILES)
         self.images = ThreadPoolExecutor(threads, "image")
         self.prompts = ThreadPoolExecutor(threads, "prompt")
 

@@ -42,11 +42,13 @@ class Act(StrEnum):
 
     SUBMIT = "Submit"
     DISCARD = "Discard"
+    RENAME = "Rename"
     APPROVE_SAMPLE = "ApproveSample"
     RETRY = "Retry"
     DECIDE = "Decide"
     TAKE_BACK = "TakeBack"
     REDO = "Redo"
+    MEND = "Mend"
     PUBLISH = "Publish"
     SPEND = "Spend"
 

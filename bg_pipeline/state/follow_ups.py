@@ -101,6 +101,17 @@ def parse_origin(data: bytes) -> Batch | None:
     return find_batch(path) if isinstance(path, str) else None
 
 
+def original(store: Store, batch: Batch) -> Batch:
+    """The batch in whose places the pictures of ``batch`` stand: ``batch`` itself unless it makes others' again."""
+    known = {batch}
+    while True:
+        of = origin(store, batch)
+        if of is None or of in known or batch not in FollowUps.read(store, REDOES(of)).batches:
+            return batch
+        batch = of
+        known.add(batch)
+
+
 def batch_and_follow_ups(store: Store, batch: Batch) -> Iterator[Batch]:
     """Yields ``batch`` and all its direct and indirect follow-ups.
 

@@ -103,6 +103,11 @@ class Lease:
         self._renewed_at = since
         self._lock = threading.Lock()
 
+    @property
+    def token(self) -> str:
+        """Names this lease in its stored document, until another process has the lease."""
+        return self._holder.token
+
     def held(self) -> bool:
         """Whether no other process can be working under this lease; check it before each paid call.
 

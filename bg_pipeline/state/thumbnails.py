@@ -7,6 +7,7 @@ makes missing ones (of a large batch, or after a killed run) from the stored pic
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from tempfile import SpooledTemporaryFile
 from typing import Final
 
 import orjson
@@ -22,6 +23,8 @@ RESULTS: Final = 5
 """Number of results of one image that get a thumbnail, in addition to the source."""
 BUDGET: Final = 16_000_000
 """Total bytes of one batch's thumbnails, in memory and in the stored object; no more are made beyond it."""
+_IN_MEMORY: Final = 2 << 20
+"""Larger documents are written through a temporary file."""
 READERS: Final = 4
 """Stored pictures that `complete` reads at a time."""
 
@@ -90,10 +93,14 @@ class Thumbnails:
         etags = {key: etag for key, (etag, _) in kept.items()}
         if etags != self._stored:
             lines = (
-                orjson.dumps((key, etag, pybase64.b64encode_as_string(small)))
+                orjson.dumps(
+                    (key, etag, pybase64.b64encode_as_string(small)), option=orjson.OPT_APPEND_NEWLINE
+                )
                 for key, (etag, small) in kept.items()
             )
-            self._store.write(self._key, b"\n".join(lines), media_type="application/jsonl")
+            with SpooledTemporaryFile(_IN_MEMORY) as file:
+                file.writelines(lines)
+                self._store.write(self._key, file, media_type="application/jsonl")
             self._stored = etags
 
     def complete(self, read: Callable[[str, str], bytes | None], objects: Iterable[tuple[str, str]]) -> None:

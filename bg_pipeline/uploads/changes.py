@@ -55,6 +55,11 @@ def settings_digest(settings: Settings) -> str:
     return hashlib.sha256(data).hexdigest()[:8]
 
 
+def runs_for(settings: Settings, count: int) -> int:
+    """How many runs a date with ``count`` uploaded objects gets: no more than it has parts, 1 without a setting."""
+    return max(1, min(settings.runs_per_date, -(-count // settings.part_images)))
+
+
 class RequestedRun(BaseModel):
     """The newest run that was requested for one upload date; stored in the cursor.
 

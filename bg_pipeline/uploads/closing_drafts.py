@@ -43,6 +43,11 @@ def is_being_discarded(data: bytes) -> bool:
     return draft_document(data).get(_MARK) == _DISCARDING
 
 
+def without_mark(data: bytes) -> bytes:
+    """The document for a new draft that takes the place of the draft with this one."""
+    return orjson.dumps({name: value for name, value in draft_document(data).items() if name != _MARK})
+
+
 class Submission:
     """A submission of a batch that may have a draft: `begin`, write the request, `finish`."""
 

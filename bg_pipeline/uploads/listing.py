@@ -2,7 +2,7 @@
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -16,9 +16,14 @@ from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.batches import Batch, Upload, parse_upload
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.domain.upload_kinds import Kind, is_misspelt_request, kind_of, live_photo_videos
-from bg_pipeline.errors import UsageError
+from bg_pipeline.errors import PreconditionFailed, UsageError
 from bg_pipeline.storage.object_store import ObjectContent, ObjectInfo, Store
-from bg_pipeline.uploads.closing_drafts import begin_discarding, take_back_request
+from bg_pipeline.uploads.closing_drafts import (
+    begin_discarding,
+    is_being_discarded,
+    take_back_request,
+    without_mark,
+)
 
 DELETE_THREADS: Final = 16
 """Objects of a draft that are deleted at the same time."""
@@ -200,6 +205,40 @@ def old_drafts(store: Store, dates: Iterable[UploadDate], before: datetime) -> I
         for uploaded in batches(store, date):
             if uploaded.draft and uploaded.request is None and uploaded.last_change < before:
                 yield uploaded
+
+
+def move_draft(store: Store, batch: Batch, to: Batch, document: Callable[[bytes], bytes]) -> int:
+    """Copies all that was uploaded for a draft to the new draft ``to``, then deletes it; returns how many photos.
+
+    ``document`` makes the new draft's document from the old one. Raises `UsageError` as `find_draft`, if there is
+    a draft ``to``, if the draft is being submitted or discarded, or if a photo changed meanwhile; then the draft
+    stays as it was, and nothing is left of the new one.
+    """
+    found = find_draft(store, batch)
+    draft = store.read(batch.draft_key)
+    if draft is None or is_being_discarded(draft.data):
+        raise UsageError(f"the draft {batch.path} was discarded, with its photos; upload them again")
+    try:
+        # First: a folder with photos but with neither request nor draft may be run as a batch.
+        store.write(
+            to.draft_key, document(without_mark(draft.data)), media_type="application/json", if_absent=True
+        )
+    except PreconditionFailed:
+        raise UsageError(f"there is a batch {to.path} already; choose another name") from None
+    moved = False
+    prefix = f"{batch.input_prefix}/"
+    try:
+        with ThreadPoolExecutor(DELETE_THREADS, "move") as pool:
+            copies = {to.upload_key(each.key.removeprefix(prefix)): each for each in found.objects.values()}
+            list(pool.map(lambda key: store.copy(copies[key].key, key, if_etag=copies[key].etag), copies))
+        photos = discard_draft(store, batch)
+        moved = True
+        return photos
+    except PreconditionFailed:
+        raise UsageError(f"the photos of draft {batch.path} changed meanwhile; name it again") from None
+    finally:
+        if not moved:
+            discard_draft(store, to)
 
 
 def discard_draft(store: Store, batch: Batch) -> int:

@@ -18,7 +18,7 @@ from bg_pipeline.web import (
     batch_review,
     batch_status,
     batch_uploads,
-    booth,
+    photo_booth,
     problems,
     removal,
 )
@@ -31,12 +31,12 @@ from bg_pipeline.web.sign_in import CallersOnly, LoopbackOnly, Tokens, bearer
 from bg_pipeline.web.single_photo_jobs import SinglePhotoJobs
 
 ABOUT = """
-New backgrounds for photos, each picture paid for once. Names are those of the pipeline's own documents; every error
-is a problem document (RFC 9457). What a caller may see and do depends on the groups in the token, if the operator
-has given rights to groups; a batch that a caller may not see does not exist for that caller.
+Gives photos new backgrounds; each picture is paid for once. Field names are those of the pipeline's own documents.
+Every error is a problem document (RFC 9457). If the operator has given rights to groups, the groups in the token
+decide what a caller may see and do; a batch that the caller may not see is answered with 404.
 
-A batch is called `YYYY/MM/DD/name` in every answer. In a path the same form is understood as the one with hyphens in
-the date: `/batches/2026/11/21/101530` is `/batches/2026-11-21/101530`.
+Every response names a batch `YYYY/MM/DD/name`. Paths accept this form and the one with hyphens in the date:
+`/batches/2026/11/21/101530` is `/batches/2026-11-21/101530`.
 """
 
 
@@ -89,7 +89,7 @@ def make_app(settings: Settings, aws: Aws, store: Store) -> FastAPI:
     app.add_middleware(SecurityHeaders, policy=API_POLICY, https=tokens is not None)
     app.add_middleware(BatchPaths)
     documented_sign_in = [Depends(bearer)] if tokens else []
-    for part in (batch_lists, batch_uploads, batch_status, batch_review, removal, booth):
+    for part in (batch_lists, batch_uploads, batch_status, batch_review, removal, photo_booth):
         app.include_router(part.router, dependencies=documented_sign_in)
     problems.install(app)
     default_openapi = app.openapi

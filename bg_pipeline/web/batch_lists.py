@@ -53,7 +53,7 @@ IsoDate = Annotated[date, BeforeValidator(_iso)]
 
 
 class BatchList(BaseModel):
-    """Batches by date and name. ``Next`` is the ``after`` of the next page, empty on the last one."""
+    """A page of batches by date and name. ``Next`` is the ``after`` of the next page, empty on the last one."""
 
     Batches: list[BatchStatus]
     Next: str = ""
@@ -74,9 +74,9 @@ def batches(
     after: Annotated[
         str, Query(max_length=1000, description="A batch (`YYYY/MM/DD/name`): only those that follow it.")
     ] = "",
-    limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = 100,
+    limit: Annotated[int, Query(ge=1, le=MOST_LISTED, description="Batches per page.")] = 100,
 ) -> BatchList:
-    """The batches of a range of upload dates that the caller may see, drafts included."""
+    """Lists the batches in a range of upload dates that the caller may see, including drafts."""
     today = datetime.now(UTC).date()
     first = first or today - timedelta(service.settings.open_dates - 1)
     last = last or max(first, today + timedelta(1))
@@ -136,11 +136,11 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 async def events(
     batch: TheBatch, service: TheService, caller: TheCaller, request: Request
 ) -> StreamingResponse:
-    """The batch's status as server-sent events, whenever it changes, until nothing is left to do.
+    """Streams the batch's status as server-sent events, one for each change, until nothing is left to do.
 
-    Each event `status` has the whole status, so none has to be remembered. The last event is `end`: the batch is
-    reported and nothing is due, or its request was refused. A stream lasts at most ten minutes and not longer than
-    the sign-in; open it again then.
+    Each event `status` has the whole status, so clients need not keep earlier ones. The last event is `end`: the
+    batch is reported and nothing is due, or its request was refused. A stream lasts at most ten minutes and no longer
+    than the sign-in; open it again after that.
     """
     streams: Counter[str] = request.app.state.streams
     if problem := _no_room(streams, caller):

@@ -41,7 +41,7 @@ PublishedBatch = Annotated[Batch, Depends(_published_batch)]
 
 
 class ReviewItem(BaseModel):
-    """One result; ``Result`` is null where an image has none and a person has to act. ``Why`` explains ``State``."""
+    """One result. ``Result`` is null if the image has none and needs a person. ``Why`` explains ``State``."""
 
     ImageName: str
     Number: int
@@ -60,7 +60,7 @@ class ReviewItem(BaseModel):
 
 
 class Review(BaseModel):
-    """The results of a batch, and how many of all of them are approved, rejected and waiting."""
+    """The selected results of a batch, and the numbers of all its results that are approved, rejected and waiting."""
 
     Items: list[ReviewItem]
     Approved: int
@@ -70,7 +70,7 @@ class Review(BaseModel):
 
 
 class Decision(BaseModel):
-    """A decision about one result; with ``ResultETag`` only about this version of it."""
+    """A decision about one result. With ``ResultETag`` it applies only to this version of the result."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -81,7 +81,7 @@ class Decision(BaseModel):
 
 
 class Decisions(BaseModel):
-    """Decisions of the caller; all are stored, or none."""
+    """The caller's decisions; either all are stored, or none."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -89,7 +89,7 @@ class Decisions(BaseModel):
 
 
 class Redo(BaseModel):
-    """Results that are to be made again; with ``Prompt`` on another background, else with another seed."""
+    """Results to make again: with ``Prompt`` on another background, otherwise with another seed."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -99,7 +99,7 @@ class Redo(BaseModel):
 
 
 class Published(BaseModel):
-    """What was delivered now and before, what was deleted, and the keys of results that changed since approval."""
+    """Keys that this call or earlier ones published, that were deleted, or that changed since their approval."""
 
     DeliveredNow: int
     DeliveredBefore: int
@@ -109,7 +109,7 @@ class Published(BaseModel):
 
 
 class PhotoLabels(BaseModel):
-    """The labels of a photo. ``Usable`` are those with a box, which can be cut out, in the order of their size."""
+    """The labels of a photo. ``Usable`` are the labels with a box, which can be cut out, largest first."""
 
     ImageName: str
     Usable: list[str]
@@ -131,7 +131,7 @@ def list_results(
     service: TheService,
     state: Annotated[State | None, Query(description="Only results in this state.")] = None,
 ) -> Review:
-    """The batch's results with their review states; those that wait begin with the flagged ones."""
+    """Lists the batch's results with their review states; flagged results come first among those that wait."""
     work = _work(service, batch)
     results = review.Results(work, service.settings)
     items = results.items()
@@ -151,9 +151,9 @@ def list_results(
 
 @router.post("/{date}/{name}/review")
 def decide(batch: ReviewedBatch, decisions: Decisions, service: TheService, caller: TheCaller) -> Review:
-    """Approves or rejects results in the caller's name. Answers with the items decided about.
+    """Approves or rejects results in the caller's name; returns the results that were decided.
 
-    409 where a result was made again since ``ResultETag``; then nothing is stored.
+    If a result was made again since ``ResultETag``, nothing is stored (409).
     """
     work = _work(service, batch)
     results = review.Results(work, service.settings)
@@ -187,9 +187,9 @@ def decide(batch: ReviewedBatch, decisions: Decisions, service: TheService, call
 def redo(
     batch: ReviewedBatch, wanted: Redo, service: TheService, caller: TheCaller, response: Response
 ) -> Submitted:
-    """Asks for other pictures as a new batch, which costs money, and rejects the present ones.
+    """Requests other pictures as a new batch, which costs money, and rejects the current ones.
 
-    Until that batch has its report, the same call answers with it and adds nothing.
+    Until the new batch has its report, repeating the call returns the same batch.
     """
     work = _work(service, batch)
     items = _found(work, review.items(work, service.settings), wanted.Results, "Results")
@@ -214,11 +214,14 @@ def redo(
 
 @router.post("/{date}/{name}/publish")
 def publish(batch: PublishedBatch, service: TheService, caller: TheCaller) -> Published:
-    """Copies the approved results, and only these, to `published/`, and deletes rejected and replaced ones there."""
+    """Copies the approved results to `published/` and deletes rejected and replaced results there.
+
+    A picture that was made again is published in the place of its original.
+    """
     work = _work(service, batch)
-    items = review.items(work, service.settings)
+    places = service.acts.places(caller, batch)
     try:
-        done = service.acts.publish(caller, work, items)
+        done = service.acts.publish(caller, work, places)
     except NotAllowed:
         raise
     except UsageError as error:
@@ -228,13 +231,17 @@ def publish(batch: PublishedBatch, service: TheService, caller: TheCaller) -> Pu
         DeliveredBefore=done.kept,
         Deleted=done.removed,
         Changed=list(done.stale),
-        Waiting=sum(item.state is State.WAITING for item in items),
+        Waiting=sum(place.item.state is State.WAITING for place in places),
     )
 
 
 @router.get("/{date}/{name}/labels")
-def labels(batch: TheBatch, service: TheService, image: Annotated[ObjectKey, Query()]) -> PhotoLabels:
-    """The labels of one photo as a run or an earlier call stored them; costs nothing."""
+def labels(
+    batch: TheBatch,
+    service: TheService,
+    image: Annotated[ObjectKey, Query(description="Name of the photo below the batch's folder.")],
+) -> PhotoLabels:
+    """Returns the stored labels of one photo, which a run or an earlier call found; this costs nothing."""
     document = service.store.read_json(batch.labels_key(image))
     if not isinstance(document, dict):
         text = f"'{image}' of batch {batch.path} has no labels yet; a run makes them, or POST to this path"
@@ -248,7 +255,7 @@ def find_labels(
 ) -> PhotoLabels:
     """Finds the labels of one uploaded photo with Rekognition, also before its batch is submitted.
 
-    It costs what one call of Rekognition costs, once for the same bytes: a run uses the same labels.
+    It costs one Rekognition call, once for the same bytes: a run uses the same labels.
     """
     if service.store.head(batch.upload_key(wanted.ImageName)) is None:
         find_uploaded(service, batch)

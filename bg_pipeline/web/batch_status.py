@@ -3,7 +3,7 @@
 from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Query, Response
 from pydantic import BaseModel
 
 from bg_pipeline import review
@@ -34,13 +34,13 @@ IfMatch = Annotated[
 
 
 class BatchStatus(BaseModel):
-    """How a batch stands; ``Counts`` are its images by status, ``ToDo`` those that no run has come to.
+    """The status of a batch. ``Counts`` are its images by status; ``ToDo`` is the number that no run has started yet.
 
-    ``Due`` are those that the next run works on, ``WaitForApproval`` those of the skipped that wait until its sample
-    is approved. ``CostUSD`` was surely billed, up to ``MaybeBilledUSD`` may have been billed besides; null is not
-    known. While a run works on it, the figures are some 20 seconds old. ``Cause`` is why a request was refused,
-    ``RequestETag`` the request's tag, ``Prompt`` the beginning of its first prompt, ``LastChange`` the time of its
-    newest upload.
+    ``Due`` is the number that the next run processes, ``WaitForApproval`` the number of skipped images that wait
+    until the sample is approved. ``CostUSD`` was certainly billed; up to ``MaybeBilledUSD`` may have been billed in
+    addition; null means unknown. During a run the figures are about 20 seconds old. ``Cause`` is why the request was
+    refused, ``RequestETag`` its ETag, ``Prompt`` the start of its first prompt, ``LastChange`` the time of the newest
+    upload.
     """
 
     Id: str
@@ -60,7 +60,7 @@ class BatchStatus(BaseModel):
 
 
 class ImageResults(BaseModel):
-    """One image and links to its results."""
+    """One image with links to its results."""
 
     ImageName: str
     Status: Status
@@ -70,12 +70,12 @@ class ImageResults(BaseModel):
 
 @router.get("/{date}/{name}")
 def status(batch: TheBatch, service: TheService) -> BatchStatus:
-    """How the batch stands."""
+    """Returns the status of the batch."""
     return batch_status(service, batch)
 
 
 def batch_status(service: Service, batch: Batch) -> BatchStatus:
-    """How a batch stands; raises `Problem` 404 if it does not exist."""
+    """The status of a batch; raises `Problem` 404 if it does not exist."""
     uploaded = find_uploaded(service, batch)
     if uploaded.request is None and uploaded.draft:
         return BatchStatus(**asdict(unsubmitted(service.store, uploaded)))
@@ -86,10 +86,10 @@ def batch_status(service: Service, batch: Batch) -> BatchStatus:
 
 @router.put("/{date}/{name}/approval", status_code=204)
 def approve(batch: TheBatch, service: TheService, caller: TheCaller, if_match: IfMatch = None) -> None:
-    """Says that the batch's sample is good, so that the rest of it runs; said again it changes nothing.
+    """Approves the batch's sample, so that the rest of the batch is run; repeating it changes nothing.
 
-    With ``If-Match``, the ``RequestETag`` of the status that was looked at, nothing is approved (412) if the request
-    was replaced since. Where it was replaced since its sample was made nothing is approved either (409).
+    ``If-Match`` is the ``RequestETag`` that the caller saw: if the request was replaced since, nothing is approved
+    (412). Nothing is approved either if the request was replaced since its sample was made (409).
     """
     overview = _overview(service, batch)
     seen = (if_match or "").strip().removeprefix("W/").strip('"').removeprefix("*")
@@ -111,11 +111,11 @@ def retry(
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> Submitted:
-    """Asks again for what failed or was skipped of the batch, as a new batch; what is stored is not paid for again.
+    """Requests the batch's failed and skipped images again, as a new batch; stored answers are not paid for again.
 
-    A call that was never answered, and may have been billed, is made once more. What waits for the approval of a
-    sample is not asked for. While an earlier retry of the batch has no report, the answer is that batch. Batch and
-    retries share one cap, ``MaxCostUSD``.
+    Calls that were never answered, and may have been billed, are repeated once. Images that wait for the approval of
+    a sample are not included. While an earlier retry of the batch has no report, that retry is returned. The batch
+    and its retries share one cap, ``MaxCostUSD``.
     """
     service.acts.authorization.require_change(caller, batch)
     overview = _overview(service, batch)
@@ -163,9 +163,9 @@ def report(
     batch: TheBatch,
     service: TheService,
     caller: TheCaller,
-    format: Literal["json", "csv", "html"] = "json",
+    format: Annotated[Literal["json", "csv", "html"], Query(description="Format of the report.")] = "json",
 ) -> Response:
-    """The batch's report as it was last written."""
+    """Returns the batch's report as it was last written."""
     overview = _overview(service, batch)
     _check_report(service, caller, overview)
     content = overview.data.read(overview.report_key(format))
@@ -182,7 +182,7 @@ def report(
 
 @router.get("/{date}/{name}/results")
 def results(batch: TheBatch, service: TheService, caller: TheCaller) -> list[ImageResults]:
-    """Links, good for an hour, to the results of each image."""
+    """Returns links to the results of each image; they are valid for an hour."""
     overview = _overview(service, batch)
     _check_report(service, caller, overview)
     report = overview.report()

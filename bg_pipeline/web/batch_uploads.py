@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, cast
 from urllib.parse import quote
 
 import orjson
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from starlette.concurrency import run_in_threadpool
@@ -23,6 +23,7 @@ from bg_pipeline.domain.batches import Batch, find_batch
 from bg_pipeline.domain.formats import EXTENSIONS
 from bg_pipeline.domain.people import Person
 from bg_pipeline.domain.requests import BatchRequest
+from bg_pipeline.domain.requests.fields import ImageEntry, ImageFields
 from bg_pipeline.errors import PreconditionFailed, RequestError
 from bg_pipeline.run.batch_work import open_draft
 from bg_pipeline.run.context import RunContext
@@ -52,7 +53,12 @@ router = APIRouter(prefix="/batches", tags=["batches"])
 _REQUEST_REF = {"$ref": "#/components/schemas/BatchRequest"}
 
 
-def _batch(date: date, name: str, service: TheService, caller: TheCaller) -> Batch:
+def _batch(
+    date: Annotated[date, Path(description="Upload date of the batch.")],
+    name: Annotated[str, Path(description="Name of the batch, the last part of its id.")],
+    service: TheService,
+    caller: TheCaller,
+) -> Batch:
     """The batch in a path. Raises `NoSuchBatch` if the caller may not see it, whether it exists or not."""
     try:
         batch = Batch(date, name)
@@ -73,7 +79,7 @@ OwnBatch = Annotated[Batch, Depends(_own_batch)]
 
 
 class File(BaseModel):
-    """A photo that will be uploaded, under a name that may hold folders."""
+    """A photo that will be uploaded; its name may contain folders."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -84,7 +90,7 @@ class File(BaseModel):
 
 
 class Files(BaseModel):
-    """Up to 1,000 photos; more are asked for by another call."""
+    """Up to 1,000 photos; add more by calling ``/uploads``."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -94,7 +100,7 @@ class Files(BaseModel):
 class Upload(BaseModel):
     """Where to POST one photo: a form (multipart/form-data) of ``Fields`` and, last, ``file`` with its bytes.
 
-    Storage refuses what is larger than ``MaxBytes``, empty, or later than ``Expires``.
+    S3 refuses a file that is empty, larger than ``MaxBytes``, or uploaded after ``Expires``.
     """
 
     Name: str
@@ -106,7 +112,7 @@ class Upload(BaseModel):
 
 
 class Prepared(BaseModel):
-    """A batch in preparation; ``Id`` is a good one for its request."""
+    """A batch in preparation. ``Id`` is a suggested ``Id`` for its request."""
 
     Id: str
     Batch: str
@@ -115,7 +121,7 @@ class Prepared(BaseModel):
 
 
 class Submitted(BaseModel):
-    """A batch that is in the pipeline's hands; ``PaidPictures`` is what models paint if each succeeds at once."""
+    """A submitted batch. ``PaidPictures`` is the number of pictures to pay for if each succeeds at the first try."""
 
     Id: str
     Batch: str
@@ -124,7 +130,7 @@ class Submitted(BaseModel):
 
 
 class PlannedCalls(BaseModel):
-    """The calls of one operation; ``WorstUSD`` is null where a price is not known."""
+    """The calls of one operation. ``WorstUSD`` is null if a price is not known."""
 
     Operation: str
     Model: str
@@ -135,7 +141,7 @@ class PlannedCalls(BaseModel):
 
 
 class Plan(BaseModel):
-    """What a run would do and cost at worst; nothing was spent. ``Notes`` say which models cannot be used."""
+    """What a run would do, and its highest possible cost. ``Notes`` name the models that cannot be used."""
 
     Images: int
     Due: int
@@ -169,12 +175,12 @@ async def prepare(
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> Prepared | Submitted:
-    """A new batch, with an upload for each of its files; or, for a batch request, the batch that it submits (202).
+    """Creates a batch with an upload for each of its files (201), or submits the batch of a batch request (202).
 
-    A request names the folder of its photos, which are in the bucket already, in ``InputS3Prefix``
-    (``image-files/YYYY/MM/DD/name``), as programs send it that start the pipeline's workflow themselves. Sent again
-    it changes nothing; another request for the same folder is refused (409). Where groups have rights, a folder that
-    was not prepared by the caller here is submitted by an admin only.
+    A batch request names the folder of photos that are already in the bucket as ``InputS3Prefix``
+    (``image-files/YYYY/MM/DD/name``), as clients of a workflow do. Repeating it changes nothing; another request for
+    the same folder is refused (409). If groups have rights, only an admin can submit a folder that the caller did not
+    prepare through this API.
     """
     data = await request.body()
     document = _json_object(data)
@@ -241,14 +247,14 @@ def _batch_of_request(document: Mapping[str, Any]) -> Batch:
 
 @router.post("/{date}/{name}/uploads")
 def prepare_more(batch: OwnBatch, files: Files, service: TheService) -> Prepared:
-    """Uploads for more files of a batch that is still in preparation."""
+    """Adds uploads for more files to a batch in preparation."""
     _check_is_draft(service, batch)
     return _uploads(service, batch, files)
 
 
 @router.delete("/{date}/{name}", status_code=204)
 def discard(batch: OwnBatch, service: TheService, caller: TheCaller) -> None:
-    """Deletes a batch that is still in preparation, with everything that was uploaded for it."""
+    """Deletes a batch in preparation with all its uploads."""
     _check_is_draft(service, batch)
     service.acts.discard(caller, batch)
 
@@ -266,7 +272,7 @@ def discard(batch: OwnBatch, service: TheService, caller: TheCaller) -> None:
 async def submit(
     batch: OwnBatch, service: TheService, caller: TheCaller, request: Request, response: Response
 ) -> Submitted:
-    """Checks the batch's request against what was uploaded and hands the batch to the pipeline."""
+    """Checks the request against the uploaded photos and submits the batch."""
     data = await request.body()
     response.headers["Location"] = batch_path(batch)
     return await service.run_with_body(_submit, caller, batch, data)
@@ -282,7 +288,7 @@ async def submit(
     },
 )
 async def plan(batch: OwnBatch, service: TheService, caller: TheCaller, request: Request) -> Plan:
-    """What this request would do and cost with what was uploaded so far; nothing is spent or stored."""
+    """Returns what this request would do and cost with the photos uploaded so far; nothing is paid or stored."""
     data = await request.body()
     return await service.run_with_body(_plan, caller, batch, data)
 
@@ -437,7 +443,17 @@ def _without_empty_defaults(schema: Any) -> Any:
     }
 
 
-REQUEST_SCHEMA: dict[str, Any] = _without_empty_defaults(
-    TypeAdapter(BatchRequest).json_schema(ref_template="#/components/schemas/{model}")
-)
+def _request_schema() -> dict[str, Any]:
+    template = "#/components/schemas/{model}"
+    schema = TypeAdapter(BatchRequest).json_schema(ref_template=template)
+    # pydantic does not take over the descriptions of inherited fields.
+    inherited = TypeAdapter(ImageFields).json_schema(ref_template=template)["properties"]
+    for described in (schema, schema["$defs"][ImageEntry.__name__]):
+        for name, field in described["properties"].items():
+            if "description" not in field:
+                field["description"] = inherited[name]["description"]
+    return cast(dict[str, Any], _without_empty_defaults(schema))
+
+
+REQUEST_SCHEMA: Final = _request_schema()
 """The JSON schema of a request's body for the OpenAPI document; the schemas it refers to are under ``$defs``."""

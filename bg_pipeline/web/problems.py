@@ -37,7 +37,7 @@ class FieldProblem(BaseModel):
 
 
 class ProblemDocument(BaseModel):
-    """A refusal; ``Errors`` says what is wrong with each field where fields are to blame."""
+    """An error. ``Errors`` lists the fields at fault and what is wrong with each."""
 
     type: str = Field(examples=["urn:bg-pipeline:NotFound"])
     title: str
@@ -175,6 +175,9 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         "description": description,
         "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
     }
-    for statuses, description in (("4XX", "What was wrong with the call"), ("5XX", "What failed behind it"))
+    for statuses, description in (
+        ("4XX", "The call is wrong or not allowed; the problem document says why"),
+        ("5XX", "The API or AWS failed; the problem document says whether to try again"),
+    )
 }
 """Possible answers of every route, for the OpenAPI document."""

@@ -40,7 +40,7 @@ def _list(value: Any) -> Any:
 
 
 class RemovalRequest(BaseModel):
-    """Up to 20 keys; ``input_key`` is understood for ``Keys`` and may be a single one."""
+    """Up to 20 keys of photos. ``input_key`` is accepted in place of ``Keys`` and may be a single key."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -50,7 +50,7 @@ class RemovalRequest(BaseModel):
 
 
 class Removal(BaseModel):
-    """One photo: its ``Result``, or the ``Problem`` why there is none."""
+    """One photo with its ``Result``, or with the ``Problem`` why it has none."""
 
     Key: str
     Status: str
@@ -61,13 +61,13 @@ class Removal(BaseModel):
 
 
 class Removals(BaseModel):
-    """What became of each key, in the order asked."""
+    """The outcome of each key, in the order of the request."""
 
     Results: list[Removal]
 
 
 class OneRemoval(Removals):
-    """Likewise; ``body`` is the link to the first key's result, if it has one."""
+    """The outcome of each key. ``body`` is the link to the first key's result, if it has one."""
 
     statusCode: int  # noqa: N815 (the original's name)
     body: str
@@ -86,9 +86,9 @@ async def remove_backgrounds(
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> Removals:
-    """Cuts out the subjects of photos in the bucket and answers with links to the results, good for an hour.
+    """Cuts out the subjects of photos in the bucket; returns links to the results, which are valid for an hour.
 
-    One key that has no result is answered with its problem; several, where some have none, with 207.
+    A single key without a result is answered with its problem; several keys of which some have none, with 207.
     """
     results = await _remove(service, caller, idempotency_key, request.Keys)
     response.status_code = _status(results)
@@ -101,7 +101,9 @@ async def remove_background(
     service: TheService,
     caller: ASubmitter,
     response: Response,
-    input_key: Annotated[SomeKeys, Query(examples=[["inputs/cat.png"]])],
+    input_key: Annotated[
+        SomeKeys, Query(description="Key of a photo in the bucket.", examples=[["inputs/cat.png"]])
+    ],
     request: Request,
     x_bg_client: Annotated[
         str | None,
@@ -114,7 +116,7 @@ async def remove_background(
     ] = None,
     idempotency_key: IdempotencyKey = None,
 ) -> OneRemoval:
-    """The same as a GET, for one or several ``input_key``; it costs money, hence the header without sign-in."""
+    """Does the same by GET, for one or several ``input_key``. Without sign-in a header is required."""
     if x_bg_client is None and not request.app.state.signs_in:
         _check_without_header(service, request)
     results = await _remove(service, caller, idempotency_key, input_key)

@@ -94,7 +94,7 @@ def test_photos_become_a_batch_that_runs_and_is_reported(bench: Bench, photos: P
         bg("report", f"s3://{bench.store.bucket}/{batch.input_prefix}/", "--format", "csv").stdout.count("\n")
         == 3
     )
-    assert "reported" in bg("status", batch.path).stdout
+    assert "finished" in bg("status", batch.path).stdout
 
 
 def test_a_second_run_does_nothing_and_succeeds(bench: Bench, photos: Path, control: ControlClient) -> None:

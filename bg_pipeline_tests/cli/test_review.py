@@ -116,6 +116,20 @@ def test_redo_prints_the_new_batch_and_runs_it(bench: Bench, batch: Batch) -> No
     assert "rejected by ann: asked for again as" in bg("review", "list", batch.path, "--all").stdout
 
 
+def test_a_picture_that_was_made_again_is_published_with_its_originals_batch(
+    bench: Bench, batch: Batch
+) -> None:
+    done = bg("review", "redo", batch.path, "odd.jpg", "--prompt", "a lake", "--run", "--by", "ann")
+    again = find_batch(done.stdout.splitlines()[0])
+    assert again is not None
+    bg("review", "approve", again.path, "odd.jpg", "--by", "ann")
+    # Whichever of the two is named.
+    assert bg("publish", "--batch", again.path).exit_code == 0
+    assert f"published/{batch.path}/odd.jpg" in bench.keys("published/")
+    assert bench.keys(f"published/{again.path}") == []
+    assert bg("publish", "--batch", batch.path).exit_code == 0
+
+
 def test_redo_given_twice_leads_to_the_same_batch_and_in_other_words_it_is_refused(
     bench: Bench, batch: Batch
 ) -> None:

@@ -149,6 +149,22 @@ def test_a_photo_that_needs_no_labels_does_not_wait(shop: Shop) -> None:
     assert shop.run(TODAY).counts == {Status.SUCCEEDED: 1}
 
 
+def test_a_model_that_is_switched_on_labels_no_finished_photo_again_whose_pictures_use_no_labels(
+    shop: Shop, control: ControlClient
+) -> None:
+    shop.submit(1, day=TODAY, batch="salient", Subject="SALIENT")
+    named = [{"ImageName": "photo-0.jpg", "Labels": "Mug"}]
+    shop.submit(1, day=TODAY, batch="named", Images=named)
+    shop.run(TODAY, custom_labels_arn="")
+    control.mark()
+    assert window_run.find_labels_due(shop.store, shop.settings()).empty_reason
+    assert shop.run(TODAY).counts == {Status.SUCCEEDED: 2}
+    assert "DetectCustomLabels" not in operations(control)
+    # The rest by request.
+    shop.run(TODAY, again=("labels",))
+    assert "DetectCustomLabels" in operations(control)
+
+
 def test_an_undecodable_file_does_not_wait_for_the_model(shop: Shop) -> None:
     batch = shop.submit({"bad.jpg": b"<html>"}, day=TODAY)
     shop.run(TODAY)

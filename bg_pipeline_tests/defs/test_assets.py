@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError, ReadTimeoutError
 from bg_pipeline import pipeline
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.definitions import definitions
-from bg_pipeline.defs.assets.image_flow import INCOMPLETE_TAG
+from bg_pipeline.defs.assets.image_flow import GROUP_TAG, HELPER_TAG, INCOMPLETE_TAG
 from bg_pipeline.defs.partitions import upload_dates
 from bg_pipeline.defs.resources import resources
 from bg_pipeline.domain.rows import Status
@@ -464,3 +464,43 @@ def test_a_bucket_that_is_not_there_is_an_error_of_the_first_call(stand_in: Loca
         store = opened.bucket
     with pytest.raises(ClientError, match="NoSuchBucket"):
         list(store.list(""))
+
+
+def run_of_a_group(bench: Bench, instance: dg.DagsterInstance, **tags: str) -> list[str]:
+    """The assets that a run with these tags materializes."""
+    assets: Any = [*(definitions(bench.settings()).assets or [])]
+    result = dg.materialize(
+        assets,
+        instance=instance,
+        partition_key=f"{DATE}",
+        tags=tags,
+        resources={"bucket": bench.store, "aws": aws()},
+        raise_on_error=False,
+    )
+    assert result.success
+    return [event.asset_key.path[-1] for event in result.get_asset_materialization_events()]
+
+
+def test_only_the_first_of_several_runs_of_a_date_materializes_it(
+    bench: Bench, instance: dg.DagsterInstance
+) -> None:
+    bench.submit(2)
+    first = {"dagster/run_key": "key", GROUP_TAG: "key"}
+    helper = {"dagster/run_key": "key+2", GROUP_TAG: "key", HELPER_TAG: "key"}
+    assert run_of_a_group(bench, instance, **first) == LINEAGE
+    assert run_of_a_group(bench, instance, **helper) == ["raw_images"]
+
+
+def test_a_helper_takes_the_place_of_a_first_run_that_failed_or_is_gone(
+    bench: Bench, instance: dg.DagsterInstance
+) -> None:
+    bench.submit(2)
+    helper = {GROUP_TAG: "key", HELPER_TAG: "key"}
+    assert run_of_a_group(bench, instance, **helper) == LINEAGE
+
+    @dg.asset
+    def broken() -> None:
+        raise dg.Failure("crashed", allow_retries=False)
+
+    dg.materialize([broken], instance=instance, tags={"dagster/run_key": "key"}, raise_on_error=False)
+    assert run_of_a_group(bench, instance, **helper) == LINEAGE

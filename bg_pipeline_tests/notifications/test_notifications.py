@@ -1,5 +1,6 @@
 """Notices: what they say, that they arrive, once, also when a run crashed or a receiver was away."""
 
+import base64
 import hashlib
 import hmac
 import json
@@ -32,11 +33,20 @@ from bg_pipeline.notifications.messages import (
     StoredReport,
     batch_finished,
     batch_unreported,
+    is_news,
     outcome_of,
 )
 from bg_pipeline.notifications.pending_runs import ATTEMPTS, FIRST_LOOK_SECONDS, NotificationCursor
 from bg_pipeline.notifications.senders import ATTEMPTS as POSTS
-from bg_pipeline.notifications.senders import SIGNATURE, NotSent, SnsSender, WebhookSender, subject
+from bg_pipeline.notifications.senders import (
+    SIGNATURE,
+    NotSent,
+    SnsSender,
+    WebhookSender,
+    standard_signature,
+    subject,
+    webhook_key,
+)
 from bg_pipeline.reports.overview import ShareLink, share_link
 from bg_pipeline.reports.report import Report
 from bg_pipeline.settings import settings
@@ -84,8 +94,8 @@ def said(*rows: Row, until: datetime = NOW + timedelta(days=1), sure: bool = Tru
         ([GOOD, BAD, LOOK], BatchOutcome.SOME_FAILED, "1 of 3 images done, 2 not"),
         ([LOOK], BatchOutcome.SOME_FAILED, "0 of 1 image done, 1 not"),
         ([BAD], BatchOutcome.NOTHING_WORKED, "nothing worked, none of 1 image done"),
-        ([GOOD, CAPPED, BAD], BatchOutcome.STOPPED_AT_CAP, "stopped at the cost cap, 1 of 3 images done"),
-        ([GOOD, SAMPLE], BatchOutcome.WAITING, "1 of 2 images done, 1 waiting"),
+        ([GOOD, CAPPED, BAD], BatchOutcome.STOPPED_AT_CAP, "stopped at a spending cap, 1 of 3 images done"),
+        ([GOOD, SAMPLE], BatchOutcome.WAITING, "1 of 2 images done, 1 waiting until the sample is approved"),
         ([], BatchOutcome.ALL_GOOD, "no image was requested"),
     ],
 )
@@ -249,6 +259,36 @@ def test_a_post_is_signed_so_that_its_receiver_can_tell_it_is_ours(hook: Hook) -
     assert headers["Content-Type"] == "application/json"
     assert headers["Idempotency-Key"] == notice.id
     assert json.loads(body) == notice.document
+
+
+@pytest.mark.parametrize(
+    ("secret", "key"),
+    [
+        (SECRET, SECRET.encode()),
+        (
+            "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+            b"1\xf2\x90\xf6\xbf\x06)\x8a\xabO\x08\xd4<?\x08,\xf6H\xa3b\xda-\xa4\xb0",
+        ),
+    ],
+)
+def test_a_post_has_the_headers_of_standard_webhooks(hook: Hook, secret: str, key: bytes) -> None:
+    WebhookSender(hook.url, secret).send(said(GOOD))
+    ((headers, body),) = hook.posts
+    assert abs(int(headers["webhook-timestamp"]) - time.time()) < 60
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+    expected = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+    assert headers["webhook-signature"] == f"v1,{expected}"
+
+
+def test_the_signature_is_that_of_the_specifications_example() -> None:
+    key = webhook_key("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+    found = standard_signature(key, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}')
+    assert found == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+
+
+def test_a_secret_of_standard_webhooks_has_base64() -> None:
+    with pytest.raises(SettingsError, match="whsec_"):
+        settings(bucket="any", webhook_url="https://example.org", webhook_secret="whsec_no base64")
 
 
 def test_a_post_that_is_not_taken_is_tried_again(hook: Hook) -> None:
@@ -461,6 +501,88 @@ def test_each_finished_batch_is_told_once_through_every_way(desk: Desk, mail: Ma
     assert mail.subjects() == []
 
 
+def test_who_asked_for_a_single_photo_is_not_told_by_mail(desk: Desk, mail: Mail) -> None:
+    desk.bench.submit(1, batch="api-101530-0123456789abcdef")
+    desk.work()
+    desk.tick()
+    assert mail.subjects() == []
+    desk.bench.submit(1, batch="1")
+    desk.work()
+    desk.tick()
+    assert mail.subjects() == ["bg_pipeline: 2025/11/20/1: all done, 1 image"]
+
+
+def test_a_batch_that_waits_for_the_custom_labels_model_is_told_when_it_is_made() -> None:
+    waits = row("elk.png", Status.SKIPPED, "WaitsForWindow", "it waits for the next window")
+    assert not is_news(Report((GOOD, waits)))
+    assert is_news(Report((GOOD, waits, BAD)))
+    assert is_news(Report((GOOD, SAMPLE)))
+    assert is_news(Report(()))
+
+
+def test_a_digest_tells_of_all_batches_of_its_time_at_once(desk: Desk, mail: Mail, hook: Hook) -> None:
+    desk.overrides["notice_digest_minutes"] = 10
+    desk.bench.submit(1, batch="1")
+    desk.work()
+    desk.tick()
+    desk.bench.submit({"good.jpg": photo(1), "bad.jpg": b"<html>"}, batch="2")
+    desk.work()
+    desk.late = 500
+    desk.tick()
+    assert mail.subjects() == []
+    desk.late = 700
+    desk.tick()
+    (message,) = mail.messages()
+    assert message["Subject"] == "bg_pipeline: 2 batches: 1 in part, 1 all done"
+    assert "- 2025/11/20/2: 1 of 2 images done, 1 not\n  http" in message["Message"]
+    (document,) = hook.documents()
+    assert (document["Kind"], document["BatchOutcome"]) == ("digest", "some_failed")
+    assert [each["Batch"] for each in document["Notices"]] == ["2025/11/20/2", "2025/11/20/1"]
+    desk.tick()
+    desk.cursor = None
+    desk.late += 700
+    desk.tick()
+    desk.late += 700
+    desk.tick()
+    assert mail.subjects() == [], "what was told is told once"
+
+
+def test_a_digest_of_one_batch_is_its_notice_and_a_failed_run_waits_for_none(desk: Desk, mail: Mail) -> None:
+    desk.overrides["notice_digest_minutes"] = 10
+    desk.bench.submit(1, batch="1")
+    desk.work()
+    desk.bench.submit(1, batch="2")
+    desk.crash()
+    desk.tick()
+    assert mail.subjects() == [
+        "bg_pipeline: 2025/11/20/1: all done, 1 image",
+        "bg_pipeline: 2025-11-20: the run failed without a report",
+    ]
+    desk.work()
+    desk.tick()
+    desk.late = 700
+    desk.tick()
+    assert mail.subjects() == ["bg_pipeline: 2025/11/20/2: all done, 1 image"]
+
+
+def test_a_digest_that_was_not_taken_is_sent_again_to_who_did_not_take_it(
+    desk: Desk, mail: Mail, hook: Hook
+) -> None:
+    desk.overrides["notice_digest_minutes"] = 10
+    for name in ("1", "2"):
+        desk.bench.submit(1, batch=name)
+    desk.work()
+    desk.tick()
+    desk.late, hook.answers = 700, [500]
+    desk.tick()
+    assert mail.subjects() == ["bg_pipeline: 2 batches: 2 all done"]
+    hook.answers, hook.posts = [204], []
+    desk.late += 60
+    desk.tick()
+    assert [document["Kind"] for document in hook.documents()] == ["digest"]
+    assert mail.subjects() == []
+
+
 def test_the_report_link_of_a_notice_opens_the_page_for_people(desk: Desk, hook: Hook) -> None:
     desk.bench.submit(1)
     desk.work()
@@ -529,7 +651,7 @@ def test_a_run_stopped_at_its_cap_says_so(desk: Desk, mail: Mail) -> None:
     desk.work(max_cost_usd=0.03, max_concurrency=1)
     desk.tick()
     (told,) = mail.subjects()
-    assert "stopped at the cost cap, " in told
+    assert "stopped at a spending cap, " in told
 
 
 def test_a_run_that_cannot_reach_its_bucket_is_told_nevertheless(

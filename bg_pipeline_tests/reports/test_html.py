@@ -63,7 +63,7 @@ def rendered(*rows: Row, **more: object) -> bytes:
         "thumbnail": lambda key: b"jpeg",
         "alt_texts": {},
     }
-    return report_html.render(Report(rows), **(known | more))
+    return b"".join(report_html.render(Report(rows), **(known | more)))
 
 
 # What it shows
@@ -336,9 +336,9 @@ def test_small_pictures_are_stored_while_threads_add_more(
         kept.add(key, "etag", lambda: photo(1))
     dumps = orjson.dumps
 
-    def dump_while_another_is_added(line: object) -> bytes:
+    def dump_while_another_is_added(line: object, option: int) -> bytes:
         kept.add(f"later {line}", "etag", lambda: photo(2))
-        return bytes(dumps(line))
+        return bytes(dumps(line, option=option))
 
     monkeypatch.setattr(orjson, "dumps", dump_while_another_is_added)
     kept.save(["a", "b"])

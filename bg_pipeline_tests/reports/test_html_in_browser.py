@@ -49,7 +49,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     )
                 )
             )
-    data = report_html.render(
+    page = report_html.render(
         Report(tuple(rows)),
         title="2026/11/20/101530",
         made_at=AT,
@@ -60,7 +60,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         links_end=AT,
     )
     written = tmp_path_factory.mktemp("report") / "report.html"
-    written.write_bytes(data)
+    written.write_bytes(b"".join(page))
     return written
 
 

@@ -172,7 +172,9 @@ def test_another_bucket_can_be_the_archive(bench: Bench, s3, control: ControlCli
     assert photos(bench) == []
     assert bench.keys("archive/") == []
     elsewhere = Store(s3, other)
-    assert [found.key for found in elsewhere.list("")] == [batch.archive_key("photo-0.jpg")]
+    moved = batch.archive_key("photo-0.jpg")
+    assert [found.key for found in elsewhere.list("")] == [moved, f"{moved}.json"]
+    assert elsewhere.read_json(f"{moved}.json") == bench.store.read_json(batch.labels_key("photo-0.jpg"))
     assert day.previews == []
     bench.submit({}, Prompt="snow")
     assert bench.run(archive_to=other).counts == {Status.SUCCEEDED: 1}

@@ -208,6 +208,35 @@ def draw_with_scenes(seed: int) -> Plan:
     return Plan(seed, batches, settings, tuple(map(step, plan.steps)))
 
 
+def draw_with_parts(seed: int) -> Plan:
+    """The plan of a seed with larger batches, which several runs work on in parts."""
+    plan, random = draw(seed), Random(f"parts {seed}")
+    photo = 100
+    batches: dict[str, dict[str, Any]] = {}
+    for path, spec in plan.batches.items():
+        photos = dict(spec["photos"])
+        for _ in range(random.choice((1, 2, 3, 4))):
+            photo += 1
+            photos[f"q{photo}.png"] = photo * 7 % 1728
+        asked = dict(spec["request"])
+        if random.random() < 0.7:
+            asked.pop("Sample", None)
+        batches[path] = {"photos": photos, "request": asked}
+    settings = {**plan.settings, "runs_per_date": 3, "part_images": random.choice((1, 1, 2, 3))}
+    settings.pop("html_report_images", None)
+    steps = list(plan.steps)
+    for _ in range(random.choice((1, 1, 2, 3))):
+        steps.append(Step("run", {"machine": random.choice("abc")}, at=round(random.uniform(0, 20), 1)))
+    for _ in range(random.choice((0, 1, 1, 2))):
+        do, args = random.choice((("kill", {}), ("suspend", {"seconds": random.choice((30, 70, 100, 300))})))
+        steps.append(Step(do, args, **_somewhere(random)))
+    if random.random() < 0.15:
+        changed = random.choice(({"runs_per_date": 1}, {"part_images": 2}, {"runs_per_date": 2}))
+        at = round(random.uniform(1, 60), 1)
+        steps += [Step("settings", changed, at=at), Step("run", {"machine": "b"}, at=at + 1)]
+    return Plan(seed, batches, settings, tuple(steps))
+
+
 def _pick(random: Random, weights: dict[str, int]) -> str:
     return random.choices(list(weights), list(weights.values()))[0]
 

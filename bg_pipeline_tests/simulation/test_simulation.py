@@ -78,6 +78,12 @@ def test_a_plan_is_the_same_after_it_was_written_and_read() -> None:
 
 
 @pytest.mark.parametrize("first", range(0, 60, EACH))
+def test_every_invariant_holds_with_batches_that_several_runs_share(first: int) -> None:
+    ran = simulate("--parts", "--first", str(first), "--seeds", str(EACH), "--most", "1")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize("first", range(0, 60, EACH))
 def test_every_invariant_holds_with_scenes(first: int) -> None:
     ran = simulate("--scenes", "--first", str(first), "--seeds", str(EACH), "--most", "1")
     assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -26,7 +26,7 @@ from bg_pipeline.imaging import malloc
 from bg_pipeline.imaging.workers import InProcess, substituted
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.storage.object_store import Store
-from bg_pipeline.uploads.changes import RunResult, SensorCursor, SensorTick
+from bg_pipeline.uploads.changes import RunResult, SensorCursor, SensorTick, runs_for
 from bg_pipeline_tests.simulation import people, photos
 from bg_pipeline_tests.simulation.models import Aws, Models
 from bg_pipeline_tests.simulation.plan import HORIZON, Plan, Step
@@ -96,6 +96,7 @@ class RunArguments:
     settings: Settings | None = None
     stages: tuple[str, ...] = STAGES
     run_key: str = ""
+    cap_group: str = ""
 
 
 @dataclass
@@ -324,12 +325,13 @@ class World:
         occasion: str = "",
         dates: list[date] | None = None,
         run_key: str = "",
+        cap_group: str = "",
     ) -> Process:
         """Starts a run of ``dates`` (default: all dates with uploads)."""
         name = f"run{len(self.runs)}"
         configured = self.made_settings()
         run_arguments = RunArguments(
-            tuple(again or ()), occasion, retry, configured, tuple(stages or STAGES), run_key
+            tuple(again or ()), occasion, retry, configured, tuple(stages or STAGES), run_key, cap_group
         )
         more = {"occasion": occasion} if "occasion" in inspect.signature(pipeline.run).parameters else {}
         self.asked[name] = run_arguments
@@ -347,6 +349,7 @@ class World:
                 again=run_arguments.again,
                 retry=retry,
                 run_id=name,
+                cap_group=cap_group,
                 note=lambda line: self.trace(f"note: {line}"),
                 **more,  # type: ignore[arg-type]
             )
@@ -390,8 +393,13 @@ class World:
         asked = list(tick.run_requests())
         self._memory = memory.model_dump_json()
         for day, each in asked:
-            process = self.start_run(dates=[day], machine="daemon", run_key=each.run_key)
-            self._by_key[each.run_key] = process
+            settings = self.made_settings()
+            number = runs_for(settings, each.count)
+            group = each.run_key if number > 1 else ""
+            for helper in range(number):
+                machine = f"daemon{helper or ''}"
+                process = self.start_run(dates=[day], machine=machine, run_key=each.run_key, cap_group=group)
+                self._by_key.setdefault(each.run_key, process)
         return len(asked)
 
     def _find_run(self, run_key: str) -> RunResult | None:
@@ -508,7 +516,7 @@ def simulated(
     world = World(plan, trace)
     watch(world)
     handler, log = _Faults(world), logging.getLogger("bg_pipeline")
-    configure_malloc, malloc.configure_malloc = malloc.configure_malloc, lambda: None
+    configure_malloc, malloc.configure_malloc = malloc.configure_malloc, lambda thresholds: None
     propagates, log.propagate = log.propagate, False
     log.addHandler(handler)
     quiet = logging.getLogger("concurrent.futures")

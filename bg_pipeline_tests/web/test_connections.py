@@ -15,6 +15,7 @@ import pytest
 import requests
 
 from bg_pipeline.storage.object_store import Store
+from bg_pipeline.web import api as api_module
 from bg_pipeline.web import connections, limits
 from bg_pipeline.web.docs_page import docs_page
 from bg_pipeline_local_aws.launcher import LocalAws
@@ -109,9 +110,8 @@ def test_the_description_is_made_once_however_often_strangers_ask(
     api: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[str] = []
-    monkeypatch.setattr(
-        "bg_pipeline.web.api.docs_page", lambda *some: made.append("page") or docs_page(*some)
-    )
+    original = docs_page
+    monkeypatch.setattr(api_module, "docs_page", lambda *some: made.append("page") or original(*some))
     texts = {api.get("/docs").text for _ in range(5)}
     assert len(texts) == 1
     assert made == ["page"]

@@ -152,6 +152,29 @@ def test_another_picture_is_asked_for_once(api: Caller, reviewed: Bench, control
     assert problem(api.post(f"{PATH}/redo", {"Results": ["nothing"]})) == (422, "InvalidRequest")
 
 
+def test_a_picture_that_was_made_again_is_delivered_in_the_place_of_its_original(
+    api: Caller, reviewed: Bench
+) -> None:
+    new = api.post(f"{PATH}/redo", {"Results": ["photo-0.jpg"], "Prompt": "a quiet street"}).json()["Batch"]
+    approve = {"Decisions": [{"Result": "photo-1.jpg", "Decision": "approve"}]}
+    api.post(f"{PATH}/review", approve)
+    reviewed.run(DATE, datetime.now(UTC).date())
+    assert api.post(f"{PATH}/publish", {}).json()["Waiting"] == 1
+    again = {"Decisions": [{"Result": "photo-0.jpg", "Decision": "approve"}]}
+    assert api.post(f"/batches/{new}/review", again).status_code == 200
+    done = api.post(f"{PATH}/publish", {}).json()
+    assert (done["DeliveredNow"], done["DeliveredBefore"], done["Waiting"]) == (1, 1, 0)
+    published = reviewed.keys(f"{PUBLISHED}/")
+    assert [key.removeprefix(f"{PUBLISHED}/") for key in published] == [
+        f"{Batch(DATE, '101530').path}/{name}" for name in ("photo-0.jpg", "photo-1.jpg")
+    ]
+    (made,) = [key for key in reviewed.keys("generated-image-files/") if key.endswith(f"{new}/photo-0.jpg")]
+    result, copy = reviewed.store.read(made), reviewed.store.read(published[0])
+    assert result is not None
+    assert copy is not None
+    assert result.data == copy.data
+
+
 @pytest.mark.parametrize("call", ["review", "publish", "redo", "events", "labels?image=a.jpg"])
 def test_a_batch_that_is_not_there_is_not_found(api: Caller, call: str) -> None:
     path = f"/batches/{DATE}/nothing/{call}"

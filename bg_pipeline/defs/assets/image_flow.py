@@ -30,6 +30,11 @@ from bg_pipeline.storage.object_store import Store, explain_s3_error
 
 INCOMPLETE_TAG: Final = ".dagster/bg_pipeline_left"
 """The tag of a run that left work which a repetition may do soon; its value is the run's own id. The UI hides it."""
+GROUP_TAG: Final = ".dagster/bg_pipeline_group"
+"""The tag of the runs that a sensor requests at once for one date (``BG_RUNS_PER_DATE``); its value is the run key of
+the first one. They share one ``BG_MAX_COST_USD``."""
+HELPER_TAG: Final = ".dagster/bg_pipeline_helper"
+"""The tag of all runs of a group but the first, which alone makes the partition green."""
 _TEMPORARY_ERRORS: Final = {
     StorageFailed.code,
     RunStopped.__name__,
@@ -125,6 +130,7 @@ def image_flow(settings: Settings, dates: dg.DailyPartitionsDefinition) -> dg.As
                 run_id=context.run.run_id,
                 occasion=occasion(context.run),
                 asked_at=asked_at(context.instance, context.run),
+                cap_group=cap_group(context.run),
                 by=f"Dagster run {context.run.run_id}",
                 progress=log_progress,
                 # Once each: a back-fill of 30 dates would repeat the same notes.
@@ -143,6 +149,11 @@ def image_flow(settings: Settings, dates: dg.DailyPartitionsDefinition) -> dg.As
             raise
         if any(day.problems or day.checks.errors.keys() & _TEMPORARY_ERRORS for day in days.values()):
             mark_incomplete(context)
+        if first_run_counts(context.instance, context.run):
+            context.log.info(
+                "This run helped another one, which waits for the last image and materializes the assets"
+            )
+            return
         outcome = RunOutcome(settings, aws, bucket, list(days.values()), latest[-1] if latest else None)
         yield from _events(context, outcome, selected)
 
@@ -152,6 +163,23 @@ def image_flow(settings: Settings, dates: dg.DailyPartitionsDefinition) -> dg.As
 def occasion(run: dg.DagsterRun) -> str:
     """The id for which a refresh or a retry is paid once: that of the first run, however often it is re-executed."""
     return run.root_run_id or run.run_id
+
+
+def cap_group(run: dg.DagsterRun) -> str:
+    """The group of runs that share one cap; a re-execution has a cap of its own."""
+    group = run.tags.get(GROUP_TAG, "")
+    return f"{group}:{run.run_id}" if group and run.parent_run_id else group
+
+
+def first_run_counts(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether a run is a helper, and the first run of its group has succeeded or goes on.
+
+    The first run ends after the last image, whoever processed it. If it failed, a helper took its place.
+    """
+    if HELPER_TAG not in run.tags or run.parent_run_id:
+        return False
+    first = instance.get_runs(dg.RunsFilter(tags={"dagster/run_key": run.tags[HELPER_TAG]}), limit=1)
+    return any(each.status == dg.DagsterRunStatus.SUCCESS or not each.is_finished for each in first)
 
 
 def asked_at(instance: dg.DagsterInstance, run: dg.DagsterRun) -> datetime | None:

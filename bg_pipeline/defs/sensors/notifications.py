@@ -56,8 +56,10 @@ def notices(
         cursor = NotificationCursor.read(context.cursor, now)
         for record in _ended_runs(context.instance, cursor):
             days = _days(context.instance, partitions, record.dagster_run, jobs, report)
-            cursor.add(record.dagster_run.run_id, record.update_timestamp.timestamp(), days)
-        due = [pending for pending in cursor.errands if pending.due <= now]
+            failed = record.dagster_run.status != dg.DagsterRunStatus.SUCCESS
+            cursor.add(record.dagster_run.run_id, record.update_timestamp.timestamp(), days, failed=failed)
+        digest = cursor.digest_is_due(now, settings.notice_digest_minutes)
+        due = [pending for pending in cursor.errands if pending.due <= now and (pending.failed or digest)]
         summary = "no run has ended since the last tick"
         if due:
             summary = _send_due(
@@ -98,23 +100,49 @@ def _send_due(
         context.log.info,
         is_late,
     )
-    for pending in due:
-        if is_late():
-            break
-        run = _ended_run(context.instance, pending.run_id)
-        problem = _notify(notifier, run, pending) if run else ""
-        if problem is None:
-            break
-        if not problem:
-            cursor.errands.remove(pending)
-            continue
+    collected: list[PendingRun] = []
+
+    def postpone(pending: PendingRun, problem: str) -> None:
         kept = cursor.postpone(pending, now)
         context.log.warning(
             f"run {pending.run_id}, {pending.day}: {problem}; "
             f"{'it is tried again later' if kept else 'no notice is sent'}"
         )
+
+    for pending in due:
+        run = None if is_late() else _ended_run(context.instance, pending.run_id)
+        notifier.digest = bool(settings.notice_digest_minutes) and not pending.failed
+        problem = None if is_late() else _notify(notifier, run, pending) if run else ""
+        if problem is None:
+            # The rest of a digest does not wait for the next one.
+            cursor.digest_due = now if notifier.digest else cursor.digest_due
+            break
+        if problem:
+            postpone(pending, problem)
+        elif notifier.digest:
+            collected.append(pending)
+        else:
+            cursor.errands.remove(pending)
+    problem = _flush(notifier)
+    for pending in collected:
+        if problem:
+            cursor.digest_due = now
+            postpone(pending, problem)
+        else:
+            cursor.errands.remove(pending)
     sent, left = counted(notifier.sent, "notice"), len(cursor.errands)
     return f"{sent} sent" + (f"; notices about {counted(left, 'date')} still wait" if left else "")
+
+
+def _flush(notifier: Notifier) -> str:
+    """Sends the digest; returns the problem, empty if there was none."""
+    try:
+        notifier.flush()
+    except NotSent as error:
+        return str(error)
+    except (ClientError, BotoCoreError) as error:
+        return f"bucket '{notifier.store.bucket}' (BG_BUCKET) cannot be written: {error}"
+    return ""
 
 
 def _notify(notifier: Notifier, run: EndedRun, pending: PendingRun) -> str | None:

@@ -9,7 +9,7 @@ import dagster as dg
 from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import ValidationError
 
-from bg_pipeline.defs.assets.image_flow import INCOMPLETE_TAG
+from bg_pipeline.defs.assets.image_flow import GROUP_TAG, HELPER_TAG, INCOMPLETE_TAG
 from bg_pipeline.defs.run_resources import ECS, KUBERNETES, launcher_of, run_tags
 from bg_pipeline.defs.sensors import NO_BUCKET, skip
 from bg_pipeline.domain import s3_keys
@@ -17,7 +17,14 @@ from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.domain.text import counted, listed
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import Store
-from bg_pipeline.uploads.changes import MAX_TOLD, RequestedRun, RunResult, SensorCursor, SensorTick
+from bg_pipeline.uploads.changes import (
+    MAX_TOLD,
+    RequestedRun,
+    RunResult,
+    SensorCursor,
+    SensorTick,
+    runs_for,
+)
 from bg_pipeline.uploads.events import EventCursor, EventReader
 
 EVERY_SECONDS = 30
@@ -164,15 +171,25 @@ def _result(
                 "bg_pipeline/batches": listed(batches, MOST_NAMED),
                 "bg_pipeline/uploads": counted(each.count, "object"),
                 **({"bg_pipeline/attempt": str(each.attempt)} if each.attempt > 1 else {}),
+                **_size_tags(context.instance, tick, day),
+            }
+            own_tags = {
                 _UPLOADS_TAG: _uploads_tag(tick.settings, day),
                 _REQUEST_TAG: each.model_dump_json(),
-                **_size_tags(context.instance, tick, day),
             }
             context.log.info(
                 f"asked for a run of {day}, attempt {each.attempt}: {counted(len(batches), 'batch', 'batches')} "
                 f"({listed(batches, MOST_NAMED)})"
             )
-            requests.append(dg.RunRequest(each.run_key, partition_key=f"{day}", tags=tags))
+            runs = runs_for(tick.settings, each.count)
+            if runs > 1:
+                tags[GROUP_TAG] = each.run_key
+            for number in range(1, runs + 1):
+                run_key = each.run_key if number == 1 else f"{each.run_key}+{number}"
+                more = own_tags if number == 1 else {HELPER_TAG: each.run_key}
+                if runs > 1:
+                    more = {**more, "bg_pipeline/run": f"{number} of {runs}"}
+                requests.append(dg.RunRequest(run_key, partition_key=f"{day}", tags={**tags, **more}))
     except (ClientError, BotoCoreError) as error:
         reason = f"bucket '{tick.store.bucket}' (BG_BUCKET) could not be listed; the next tick tries again: {error}"
         context.log.warning(reason)

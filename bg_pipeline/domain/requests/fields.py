@@ -204,25 +204,28 @@ _Labels = Annotated[str, Field(max_length=2000), AfterValidator(_check_line)]
 _Dollars = Annotated[_Float, Field(gt=0)]
 _Sample = Annotated[_Int, Field(ge=1)]
 _OptionalText = Annotated[str, BeforeValidator(_none_as_empty)]
-_CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
+_CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+"""The docstrings of the fields are their descriptions in the API's document."""
 
 
 @checked_dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
 class Rendition:
-    """One file to make from a paid picture.
-
-    ``Width`` and ``Height`` are pixels, ``Margin`` is the free share of the frame on each side of the subject,
-    ``FileName`` is a template for `bg_pipeline.domain.file_names.file_name`. Fields that are not set are taken from
-    the ``Preset``.
-    """
+    """One file to make from a paid picture. Fields that are not set are taken from the ``Preset``."""
 
     Preset: Annotated[_Line | None, Affects.RESULT] = None
+    """Name of a preset, which sets the other fields."""
     Format: Annotated[FormatName | None, BeforeValidator(_format_name), Affects.RESULT] = None
+    """Format of the file; by default that of the photo, or PNG for a transparent ground."""
     Width: Annotated[_Pixels | None, Affects.RESULT] = None
+    """Width in pixels."""
     Height: Annotated[_Pixels | None, Affects.RESULT] = None
+    """Height in pixels."""
     Margin: Annotated[_Margin | None, Affects.RESULT] = None
+    """Free share of the frame on each side of the subject, from 0 up to 0.5."""
     MaxBytes: Annotated[_Bytes | None, Affects.RESULT] = None
+    """Largest size of the file in bytes."""
     FileName: Annotated[_FileName | None, Affects.RESULT] = None
+    """Template of the file name; `{name}`, `{ref}`, `{n}` and `{preset}` are replaced."""
 
 
 @checked_dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
@@ -233,50 +236,75 @@ class ImageFields:
     """
 
     Prompt: Annotated[_Template | None, Affects.PICTURE_INPUT] = None
+    """The background in words. `{caption}`, `{labels}`, `{name}` and `{ref}` are replaced."""
     Prompts: Annotated[_Prompts | None, Affects.PICTURE_INPUT] = None
+    """Several backgrounds; each photo gets all of them. Used in place of `Prompt`."""
     NegativePrompt: Annotated[_PlainText | None, Affects.PICTURE_CALL] = None
+    """What the background must not contain."""
     Mode: Annotated[ModeName | None, Affects.PICTURE_CALL] = None
+    """`PRECISE` (default) puts the subject's own pixels back, `DEFAULT` keeps what the model painted."""
     Task: Annotated[TaskName | None, Affects.PICTURE_CALL] = None
+    """`REPLACE` (default) makes a new background, `REMOVE` a transparent one."""
     Variants: Annotated[_Variants | None, Affects.RESULT] = None
+    """Pictures for each prompt, 1 to 5."""
     Subject: Annotated[SubjectName | None, Affects.PICTURE_CALL] = None
+    """What is kept: the `LABELS` of the image (default), `FACES`, what is `SALIENT`, or a `MASK`."""
     MaskKey: Annotated[_StoredKey | None, Affects.PICTURE_INPUT] = None
+    """Key of the mask for the subject `MASK`: black is kept, white replaced. A key that ends with `/` is a folder,
+    in which `a.png` is the mask of `a.jpg`."""
     Backdrop: Annotated[_Backdrop | None, Affects.RESULT] = None
+    """Replaces the painted background: key of a picture, a colour `#rrggbb`, or `blur`."""
     Scene: Annotated[_Scene | None, Affects.PICTURE_INPUT] = None
+    """Replaces the painted background by one scene for the whole batch, in words."""
     Shadow: Annotated[_Shadow | None, Affects.RESULT] = None
+    """`none`, `soft`, or `soft direction=120 softness=0.3 strength=0.7`; for a backdrop or scene."""
     Feather: Annotated[_Feather | None, Affects.RESULT] = None
+    """Width of the soft edge in pixels of the photo, 0 to 50."""
     Seed: Annotated[_Seed | None, Affects.PICTURE_INPUT] = None
+    """Seed of the first picture; the same seed asks for the same picture."""
     Quality: Annotated[QualityName | None, Affects.PICTURE_CALL] = None
+    """Quality parameter of the model."""
     CfgScale: Annotated[_CfgScale | None, Affects.PICTURE_CALL] = None
+    """How closely the model follows the prompt, 1.1 to 10."""
     Ref: Annotated[_Line | None, Affects.RESULT, Affects.REPORT] = None
+    """Your own id, such as a SKU; it is in every report."""
     Renditions: Annotated[
         Annotated[tuple[Rendition, ...], _at_most(MAX_RENDITIONS), AfterValidator(_check_not_empty)] | None,
         Affects.RESULT,
     ] = None
+    """Files to make from each paid picture; by default one in the photo's format."""
 
 
 @checked_dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
 class ImageEntry(ImageFields):
-    """One image of the request; ``Labels`` is a comma-separated list of the objects that are kept in it."""
+    """One image of the request; its fields take precedence over those of the batch."""
 
     ImageName: Annotated[str, AfterValidator(_check_image_name), Affects.NOTHING]
+    """Name of the photo below the batch's folder."""
     Labels: Annotated[_Labels | None, Affects.PICTURE_CALL] = None
+    """What to keep, comma-separated; empty keeps everything that stands out."""
 
 
 @checked_dataclass(frozen=True, kw_only=True, config=_CONFIG)
 class BatchRequest(ImageFields):
-    """A request as its writer made it; `read` also sets its bucket and its prefixes, without a final slash.
-
-    ``Images`` is None if the request is for every image in the folder.
-    """
+    """A request as its writer made it; `read` also sets its bucket and its prefixes, without a final slash."""
 
     Id: Annotated[_Identifier, Affects.REPORT]
+    """Your id of the request; the report is named after it."""
     S3Bucket: Annotated[_OptionalText, Affects.RUN] = ""
+    """Bucket of the photos; empty for the pipeline's own."""
     InputS3Prefix: Annotated[_OptionalText, Affects.RUN] = ""
+    """Folder of the photos; empty for the batch's own."""
     OutputS3Prefix: Annotated[_OptionalText, Affects.RUN] = ""
+    """Folder of the results; empty for the batch's own."""
     StatusS3Prefix: Annotated[_OptionalText, Affects.RUN] = ""
+    """Folder of the reports; empty for the batch's own."""
     MaxCostUSD: Annotated[_Dollars | None, Affects.RUN] = None
+    """Spending cap in USD over all runs of the batch and its retries."""
     Sample: Annotated[_Sample | None, Affects.RUN] = None
+    """Number of images to run before a person approves the rest."""
     RetryOf: Annotated[_Identifier | None, Affects.NOTHING] = None
+    """Id of the request that this one retries."""
     Images: Annotated[
         Annotated[
             # Stops at the first wrong entry; `reading` then finds the others.
@@ -287,6 +315,7 @@ class BatchRequest(ImageFields):
         | None,
         Affects.NOTHING,
     ] = None
+    """The images with their own settings; null for every photo in the folder."""
 
     @cached_property
     def entries(self) -> Mapping[str, ImageEntry]:

@@ -32,7 +32,8 @@ from bg_pipeline.imaging.workers import run_on_file, shared_workers
 from bg_pipeline.reports import overview
 from bg_pipeline.reports.overview import BatchCosts, BatchOverview, BatchState
 from bg_pipeline.reports.report import Report
-from bg_pipeline.review import Item, Place, Results, Reviews
+from bg_pipeline.reports.words import Outcomes
+from bg_pipeline.review import Item, MendedMask, Place, Results, Reviews
 from bg_pipeline.run.batch_work import BatchWork, open_batch
 from bg_pipeline.run.discovery import find_work
 from bg_pipeline.run.rows import rows
@@ -78,7 +79,8 @@ class BatchCard:
     photos that wait until the sample is approved; ``to_retry`` those that failed or were skipped, once there is a
     report. ``request_etag`` is the ETag of the request from which the card was made. ``kind`` is the state without
     words, ``changed`` when it was last uploaded to. ``title`` has the first words of its background. ``redo_of`` is
-    the path of the batch for which it makes pictures again. ``first_photos`` are the keys and ETags of up to
+    the path of the batch for which it makes pictures again. ``reasons`` are the ``Error`` values of skipped photos
+    that have words, with their numbers. ``first_photos`` are the keys and ETags of up to
     `CARD_PHOTOS` photos.
     """
 
@@ -98,6 +100,7 @@ class BatchCard:
     title: str = ""
     redo_of: str = ""
     first_photos: tuple[tuple[str, str], ...] = ()
+    reasons: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def done(self) -> int:
@@ -188,7 +191,8 @@ class BatchService:
                 )
                 continue
             report = Report(tuple(rows(work)))
-            state, state_text = overview.batch_state(self.store, work)
+            outcomes = Outcomes.of(report)
+            state, state_text = overview.batch_state(self.store, work, outcomes)
             waiting = [row.ImageName for row in report if row.waits_for_approval]
             sample = work.request.Sample if work.request else None
             if sample is not None and work.uploaded.approved:
@@ -198,9 +202,10 @@ class BatchService:
                     uploaded.batch,
                     state_text,
                     len(work.images),
-                    {status.value: number for status, number in report.counts.items() if number},
+                    outcomes.statuses,
                     len(work.due),
                     BatchCosts.of(report),
+                    reasons=outcomes.reasons,
                     to_approve=_pending(work, waiting),
                     to_retry=_pending(work, overview.images_to_retry(report, sample))
                     if state is BatchState.REPORTED
@@ -381,6 +386,12 @@ class BatchService:
         While an earlier batch for the same pictures has no report, that one is returned instead.
         """
         submitted = self.acts.redo(person, work, items, prompt=prompt, seed=seed)
+        self.refresh(submitted)
+        return submitted
+
+    def mend(self, person: Person, work: BatchWork, mended: MendedMask) -> Batch:
+        """Makes a photo's results anew with a mended mask, as a new batch, which is returned."""
+        submitted = self.acts.mend(person, work, mended)
         self.refresh(submitted)
         return submitted
 

@@ -14,17 +14,20 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, BinaryIO
 
+import orjson
+
 from bg_pipeline import planning
 from bg_pipeline.acts import Acts
 from bg_pipeline.aws.clients import Aws
 from bg_pipeline.budget.image_budget import ImageBudget
 from bg_pipeline.budget.run_budget import OperationTotal
-from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.batches import LONGEST_NAME, Batch, name_problem
 from bg_pipeline.domain.formats import EXTENSIONS
 from bg_pipeline.domain.model_facts import facts_of
 from bg_pipeline.domain.people import Person
 from bg_pipeline.domain.requests import BatchRequest
 from bg_pipeline.domain.stages import LABELS
+from bg_pipeline.domain.text import printable
 from bg_pipeline.domain.upload_kinds import Kind, kind_of
 from bg_pipeline.errors import BgPipelineError, ImageError, PreconditionFailed, RequestError, UsageError
 from bg_pipeline.imaging.thumbnail import thumbnail
@@ -112,6 +115,29 @@ class DraftService:
         self.acts.authorization.take(person, batch)
         self.store.write_json(batch.draft_key, {"Id": batch.derived_id(self.store.bucket)})
         return batch
+
+    def rename(self, person: Person, batch: Batch, name: str) -> Batch:
+        """Gives a draft a name, the same as `submit --name` takes; returns the batch, all of whose keys are new.
+
+        Raises `UsageError` if there is a batch of this name and date, or if no batch can have it; then nothing has
+        changed.
+        """
+        if problem := name_problem(name):
+            raise UsageError(
+                f"a batch cannot be named '{printable(name)[:LONGEST_NAME]}': the name {problem}"
+            )
+        to = Batch(batch.date, name)
+        if to == batch:
+            return batch
+
+        def document(data: bytes) -> bytes:
+            kept = moved(draft_document(data), batch, to)
+            return orjson.dumps({**kept, "Id": to.derived_id(self.store.bucket)})
+
+        self.acts.rename_draft(person, batch, to, document)
+        self._on_change(batch)
+        self._on_change(to)
+        return to
 
     def keep_wishes(self, batch: Batch, wishes: Mapping[str, Any]) -> None:
         """Stores what a visitor wants of a draft beside its photos, so that nothing typed is lost.
@@ -347,6 +373,18 @@ def stored_wishes(store: Store, batch: Batch) -> dict[str, Any]:
     stored = store.read(batch.draft_key)
     wishes = draft_document(stored.data).get(WISHES) if stored else None
     return wishes if isinstance(wishes, dict) else {}
+
+
+def moved(document: Any, batch: Batch, to: Batch) -> Any:
+    """A JSON document with the keys of the draft's masks and backdrops as they are after `DraftService.rename`."""
+    if isinstance(document, dict):
+        return {name: moved(value, batch, to) for name, value in document.items()}
+    if isinstance(document, list):
+        return [moved(value, batch, to) for value in document]
+    prefix = f"{batch.input_prefix}/."
+    if isinstance(document, str) and document.startswith(prefix):
+        return to.upload_key(f".{document.removeprefix(prefix)}")
+    return document
 
 
 def unused_name(name: str, taken: Collection[str]) -> str:

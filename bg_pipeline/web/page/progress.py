@@ -10,10 +10,11 @@ from bg_pipeline.authorization import Right
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.file_names import archive_path
 from bg_pipeline.domain.people import Person
-from bg_pipeline.domain.rows import Status
+from bg_pipeline.domain.rows import WAITING_FOR_APPROVAL, Status
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.domain.text import counted
 from bg_pipeline.errors import BgPipelineError, NotAllowed, UsageError
+from bg_pipeline.reports import words as phrases
 from bg_pipeline.reports.batch_report import html_report
 from bg_pipeline.reports.overview import BatchState
 from bg_pipeline.web.page import user
@@ -23,13 +24,6 @@ from bg_pipeline.web.page.widgets import escape_markdown
 
 _NUMBERED = re.compile(r"[0-9]{6}-[0-9a-f]{8}|(api-)?[0-9]{6}-[0-9a-f]{16}|[0-9]{2}:?[0-9]{2}:?[0-9]{2}")
 """Names that programs give to batches."""
-_WORDS = {
-    Status.SUCCEEDED.value: "good",
-    Status.NEEDS_REVIEW.value: "to look at",
-    Status.BLOCKED.value: "refused by the model",
-    Status.FAILED.value: "failed",
-}
-
 REFRESH_SECONDS = 3
 OLDER_SECONDS = 20
 """How often dates before yesterday are looked at."""
@@ -181,18 +175,15 @@ def words(card: BatchCard, minutes_left: float | None = None) -> str:
         return f"{card.images:,} waiting"
     if card.kind is BatchState.WORKING:
         if minutes_left is None:
-            return "working"
-        return f"working, about {max(1, round(minutes_left)):,} min left"
+            return phrases.WORKING
+        return f"{phrases.WORKING}, about {max(1, round(minutes_left)):,} min left"
     if card.kind is BatchState.REFUSED:
-        return "The request cannot be read; the report says why."
-    counts = [f"{number:,} {_WORDS[name]}" for name, number in card.counts.items() if name in _WORDS]
-    skipped = card.counts.get(Status.SKIPPED.value, 0)
-    waiting = min(card.to_approve.photos, skipped)
-    if waiting:
-        counts.append(f"{waiting:,} waiting until the sample is approved")
-    if rest := skipped - waiting:
-        counts.append(f"{rest:,} not made")
-    begin = "finished" if not card.to_do else "sample finished" if waiting else "something to do"
+        return f"{phrases.REFUSED}; the report says why"
+    waiting = min(card.to_approve.photos, card.counts.get(Status.SKIPPED.value, 0))
+    reasons = {**card.reasons, WAITING_FOR_APPROVAL: waiting}
+    counts = phrases.Outcomes(card.counts, reasons).in_words
+    begin = phrases.SAMPLE_FINISHED if waiting else phrases.TO_DO
+    begin = begin if card.to_do else phrases.FINISHED
     return f"{begin}: {', '.join(counts)}" if counts else begin
 
 

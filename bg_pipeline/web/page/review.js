@@ -1,5 +1,5 @@
 // The grid for reviewing results: it loads lists and pictures from the page's server and sends it decisions.
-const KEPT = { small: 1500, large: 26, full: 3, mask: 6 }; // pictures of each size that are kept in memory
+const KEPT = { small: 1500, large: 26, full: 3, layer: 8 }; // pictures of each size that are kept in memory
 const LOADS = 6; // pictures that are loaded at the same time
 const SENDS = 4; // decisions that are sent at the same time
 const CHUNK = 200; // results in one decision
@@ -12,6 +12,10 @@ const SETTLE = 60; // milliseconds without a far scroll after which pictures are
 const GAP = 8;
 const CAPTION = 42; // height of a tile's text, in pixels
 const STATES = [["waiting", "Waiting"], ["approved", "Approved"], ["rejected", "Rejected"], ["remaking", "In the making"], ["", "All"]];
+const LAYERS = ["mask", "edit", "doubt"]; // kinds of pictures that are laid over a photo
+const CANVAS_PIXELS = 16_700_000; // of a mask that is mended; phones have no larger canvas
+const UNDO_STROKES = 400; // strokes that can be taken back
+const QUOTE_AFTER = 700; // milliseconds after a stroke until the price is looked up
 const BAD_PIXEL = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw==";
 
 const newId = () => Array.from(crypto.getRandomValues(new Uint32Array(4)), (n) => n.toString(36)).join("-");
@@ -71,14 +75,15 @@ class Refused extends Error {
 class Pictures {
   constructor(server) {
     this.server = server;
-    this.kept = { small: new Map(), large: new Map(), full: new Map(), mask: new Map() };
+    this.kept = { small: new Map(), large: new Map(), full: new Map(), layer: new Map() };
     this.waiting = [];
     this.loading = 0;
   }
 
   // The address of a picture in memory; `wanted` is asked again before it is loaded.
   get(of, kind, size, wanted = () => true) {
-    const group = this.kept[kind === "mask" ? "mask" : size];
+    const name = LAYERS.includes(kind) ? "layer" : size;
+    const group = this.kept[name];
     const key = [of.batch, of.image, of.number, of.etag, kind].join("\n");
     let entry = group.get(key);
     if (entry) {
@@ -96,7 +101,7 @@ class Pictures {
     );
     group.set(key, entry);
     for (const [old, { url }] of group) {
-      if (group.size <= KEPT[kind === "mask" ? "mask" : size]) break;
+      if (group.size <= KEPT[name]) break;
       group.delete(old);
       if (url) URL.revokeObjectURL(url);
     }
@@ -136,6 +141,214 @@ class Pictures {
   }
 }
 
+// The mask of a photo at the photo's size, with brush, undo and zoom. Blue is replaced; a brush keeps or replaces.
+class MaskEditor {
+  constructor(board, onChange) {
+    this.board = board;
+    this.sheet = board.querySelector(".sheet");
+    this.onChange = onChange;
+    this.keeps = true;
+    this.width = 40;
+    this.strokes = [];
+    this.pointers = new Map();
+    this.listen();
+  }
+
+  // Shows a photo with its mask, or with everything replaced where there is none.
+  open(photo, mask) {
+    const pixels = photo.naturalWidth * photo.naturalHeight;
+    const scale = Math.min(1, Math.sqrt(CANVAS_PIXELS / pixels));
+    this.scale = 0;
+    this.size = [Math.round(photo.naturalWidth * scale), Math.round(photo.naturalHeight * scale)];
+    this.canvas = this.newCanvas();
+    this.before = this.newCanvas(); // the mask before the strokes that can be undone
+    const context = this.before.getContext("2d");
+    if (mask) context.drawImage(mask, 0, 0, ...this.size);
+    else {
+      context.fillStyle = "rgb(30, 90, 230)";
+      context.fillRect(0, 0, ...this.size);
+    }
+    this.canvas.getContext("2d").drawImage(this.before, 0, 0);
+    this.strokes = [];
+    this.drawing = null;
+    photo.alt = "";
+    this.sheet.replaceChildren(photo, this.canvas);
+    this.fit();
+  }
+
+  close() {
+    this.sheet.replaceChildren();
+    this.canvas = this.before = null;
+    this.strokes = [];
+    this.pointers.clear();
+  }
+
+  newCanvas() {
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = this.size;
+    return canvas;
+  }
+
+  // Zoom
+
+  fit() {
+    const [width, height] = this.size;
+    this.zoom(Math.min(this.board.clientWidth / width, this.board.clientHeight / height));
+  }
+
+  // Shows a pixel of the photo on `scale` pixels of the screen; the point (x, y) of the board stays where it is.
+  zoom(scale, x = this.board.clientWidth / 2, y = this.board.clientHeight / 2) {
+    const [width, height] = this.size;
+    const least = Math.min(this.board.clientWidth / width, this.board.clientHeight / height, 1) / 2;
+    const before = this.scale || scale;
+    this.scale = Math.max(least, Math.min(scale, 16));
+    const [left, top] = [this.board.scrollLeft + x, this.board.scrollTop + y];
+    this.sheet.style.width = `${width * this.scale}px`;
+    this.sheet.style.height = `${height * this.scale}px`;
+    this.board.scrollLeft = (left * this.scale) / before - x;
+    this.board.scrollTop = (top * this.scale) / before - y;
+  }
+
+  // Strokes
+
+  at(event) {
+    const box = this.sheet.getBoundingClientRect();
+    return [((event.clientX - box.left) / box.width) * this.size[0], ((event.clientY - box.top) / box.height) * this.size[1]];
+  }
+
+  begin(point) {
+    this.drawing = { keeps: this.keeps, width: this.width, points: [point] };
+    this.paint(this.canvas, this.drawing, 0);
+  }
+
+  add(point) {
+    this.drawing.points.push(point);
+    this.paint(this.canvas, this.drawing, this.drawing.points.length - 2);
+  }
+
+  end() {
+    if (!this.drawing) return;
+    this.strokes.push(this.drawing);
+    this.drawing = null;
+    if (this.strokes.length > UNDO_STROKES) this.paint(this.before, this.strokes.shift(), 0);
+    this.onChange();
+  }
+
+  // Gives up the stroke that is being drawn, as when a second finger comes down.
+  giveUp() {
+    this.drawing = null;
+    this.redraw();
+  }
+
+  undo() {
+    if (!this.strokes.length) return;
+    this.strokes.pop();
+    this.redraw();
+    this.onChange();
+  }
+
+  redraw() {
+    const context = this.canvas.getContext("2d");
+    context.globalCompositeOperation = "copy";
+    context.drawImage(this.before, 0, 0);
+    for (const stroke of this.strokes) this.paint(this.canvas, stroke, 0);
+  }
+
+  paint(canvas, { keeps, width, points }, from) {
+    const context = canvas.getContext("2d");
+    context.globalCompositeOperation = keeps ? "destination-out" : "source-over";
+    context.strokeStyle = "rgb(30, 90, 230)";
+    context.lineWidth = width;
+    context.lineCap = context.lineJoin = "round";
+    context.beginPath();
+    context.moveTo(...points[from]);
+    if (from === points.length - 1) context.lineTo(points[from][0] + 0.01, points[from][1]);
+    for (const point of points.slice(from + 1)) context.lineTo(...point);
+    context.stroke();
+  }
+
+  // The mask as a PNG file in base64: black is kept, white is replaced.
+  async file() {
+    const canvas = this.newCanvas();
+    const context = canvas.getContext("2d");
+    context.drawImage(this.canvas, 0, 0);
+    context.fillStyle = "#fff";
+    context.globalCompositeOperation = "source-in";
+    context.fillRect(0, 0, ...this.size);
+    context.fillStyle = "#000";
+    context.globalCompositeOperation = "destination-over";
+    context.fillRect(0, 0, ...this.size);
+    const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+    canvas.width = canvas.height = 0; // gives the memory back at once
+    const reader = new FileReader();
+    return await new Promise((resolve, reject) => {
+      reader.onload = () => resolve(reader.result.slice(reader.result.indexOf(",") + 1));
+      reader.onerror = () => reject(reader.error);
+      reader.readAsDataURL(blob);
+    });
+  }
+
+  // One finger, a pen or the left button draws; two fingers, or the middle button, move; a wheel with Ctrl zooms.
+  listen() {
+    const board = this.board;
+    board.onpointerdown = (event) => {
+      if (!this.canvas || (event.pointerType === "mouse" && event.button === 2)) return;
+      event.preventDefault();
+      board.focus({ preventScroll: true });
+      board.setPointerCapture(event.pointerId);
+      this.pointers.set(event.pointerId, event);
+      if (this.pointers.size > 1) {
+        this.giveUp();
+        this.pinch = null;
+      } else if (event.button === 1) this.moving = event;
+      else this.begin(this.at(event));
+    };
+    board.onpointermove = (event) => {
+      const last = this.pointers.get(event.pointerId);
+      if (!last) return;
+      this.pointers.set(event.pointerId, event);
+      if (this.pointers.size === 2) this.movePinch();
+      else if (this.moving) {
+        board.scrollLeft -= event.clientX - last.clientX;
+        board.scrollTop -= event.clientY - last.clientY;
+      } else if (this.drawing) {
+        const events = event.getCoalescedEvents?.() || [];
+        for (const each of events.length ? events : [event]) this.add(this.at(each));
+      }
+    };
+    const end = (event) => {
+      if (!this.pointers.delete(event.pointerId)) return;
+      this.pinch = this.moving = null;
+      if (event.type === "pointercancel") this.giveUp();
+      else this.end();
+    };
+    board.onpointerup = end;
+    board.onpointercancel = end;
+    board.onwheel = (event) => {
+      if (!this.canvas || !event.ctrlKey) return;
+      event.preventDefault();
+      const box = board.getBoundingClientRect();
+      this.zoom(this.scale * 1.2 ** (-event.deltaY / 100), event.clientX - box.left, event.clientY - box.top);
+    };
+  }
+
+  movePinch() {
+    const [one, other] = [...this.pointers.values()];
+    const box = this.board.getBoundingClientRect();
+    const now = {
+      x: (one.clientX + other.clientX) / 2 - box.left,
+      y: (one.clientY + other.clientY) / 2 - box.top,
+      apart: Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY),
+    };
+    const before = this.pinch;
+    this.pinch = now;
+    if (!before) return;
+    this.board.scrollLeft -= now.x - before.x;
+    this.board.scrollTop -= now.y - before.y;
+    if (before.apart > 0) this.zoom((this.scale * now.apart) / before.apart, now.x, now.y);
+  }
+}
+
 class Review {
   constructor(root, data) {
     this.root = root.querySelector(".review");
@@ -163,7 +376,7 @@ class Review {
     this.scrolledAt = 0;
     this.opened = false;
     this.zoomed = false;
-    this.maskShown = false;
+    this.layersShown = { mask: false, doubt: false };
     this.decoded = new Map();
     this.closed = false;
     this.$ = (selector) => this.root.querySelector(selector);
@@ -187,6 +400,7 @@ class Review {
   allow(may) {
     this.may = may;
     for (const part of [".reason", ".approve", ".reject", ".again", ".undo"]) this.$(`.decide ${part}`).hidden = !may.review;
+    this.$(".looks .brush").hidden = !may.review;
     this.$(".publish").hidden = !may.publish;
   }
 
@@ -967,7 +1181,7 @@ class Review {
     this.put("result", row, of, of.etag ? "after" : "before");
     if (of.etag) this.put("original", row, of, "before");
     this.layers.append(line);
-    if (this.maskShown) this.putMask(of);
+    for (const kind of ["mask", "doubt"]) if (this.layersShown[kind]) this.putLayer(of, kind);
     this.drawSlider();
     if (this.zoomed) this.zoom(true);
   }
@@ -1001,16 +1215,18 @@ class Review {
     );
   }
 
-  putMask(of) {
-    this.pictures.get(of, "mask", "large").then(
+  // Lays what the mask replaces (mask), or where the mask is doubtful (doubt), over the picture.
+  putLayer(of, kind) {
+    this.pictures.get(of, kind, "large").then(
       (url) => {
-        if (this.looked !== of || !this.maskShown) return;
-        this.layers.querySelector("img.mask")?.remove();
+        if (this.looked !== of || !this.layersShown[kind]) return;
+        this.layers.querySelector(`img.${kind}`)?.remove();
         const image = new Image();
-        image.className = "mask";
-        image.alt = "What the mask replaces, in red";
+        image.className = kind;
+        image.alt = kind === "mask" ? "What the mask replaces, in blue" : "Where the mask is doubtful, in red";
         image.src = url;
-        this.layers.append(image);
+        if (kind === "mask") this.layers.insertBefore(image, this.layers.querySelector("img.doubt"));
+        else this.layers.append(image);
       },
       (error) => this.looked === of && this.say(error.message),
     );
@@ -1035,11 +1251,182 @@ class Review {
     this.$(".viewer .before").setAttribute("aria-pressed", String(on));
   }
 
-  toggleMask() {
-    this.maskShown = !this.maskShown;
-    this.$(".viewer .mask").setAttribute("aria-pressed", String(this.maskShown));
-    if (!this.maskShown) this.layers.querySelector("img.mask")?.remove();
-    else if (this.looked) this.putMask(this.looked);
+  toggleLayer(kind) {
+    const shown = (this.layersShown[kind] = !this.layersShown[kind]);
+    this.$(`.looks .${kind}`).setAttribute("aria-pressed", String(shown));
+    if (!shown) this.layers.querySelector(`img.${kind}`)?.remove();
+    else if (this.looked) this.putLayer(this.looked, kind);
+  }
+
+  // Mended masks
+
+  // The results that are made anew with the mask of a result: all that its batch has of this photo.
+  rowsOfPhoto(row) {
+    return this.ordered.filter((each) => each.batch === row.batch && each.image === row.image && !each.remaking);
+  }
+
+  async mend() {
+    const row = this.shown[this.at];
+    if (!row || !this.opened || this.mending) return;
+    if (row.remaking) {
+      this.say("Another picture is being made; mend its mask when it is here.");
+      return;
+    }
+    this.mending = true;
+    this.say("Loading the photo at full size");
+    const load = async (kind) => {
+      const image = new Image();
+      image.src = await this.pictures.get(row, kind, "full");
+      await image.decode();
+      return image;
+    };
+    let photo, mask, doubt;
+    try {
+      [photo, mask, doubt] = await Promise.all([
+        load("before"),
+        load("edit").catch((error) => (error.status === 404 ? null : Promise.reject(error))),
+        row.flagged ? load("doubt").catch(() => null) : null,
+      ]);
+    } catch (error) {
+      this.fail(error);
+      return;
+    } finally {
+      this.mending = false;
+    }
+    this.say("");
+    if (this.shown[this.at] === row && this.opened) this.openEditor(row, photo, mask, doubt);
+  }
+
+  openEditor(row, photo, mask, doubt) {
+    const dialog = this.$(".mend");
+    const part = (name) => dialog.querySelector(name);
+    const [make, price, undo, width] = [part(".make"), part(".price"), part(".back-a-stroke"), part(".width")];
+    const rows = this.rowsOfPhoto(row);
+    const items = rows.map((each) => this.addressOf(each));
+    const press = newId();
+    const start = mask ? "" : "No mask of this photo is stored: paint what is kept.";
+    let version = 0;
+    let timer;
+    let ready = null; // the mask and the number of paid pictures that the button is about
+    const editor = (this.editor ??= new MaskEditor(part(".board"), () => this.mended()));
+    const quote = async () => {
+      const mine = version;
+      try {
+        const file = await editor.file();
+        const { results, pictures, why, usd, atWorst } = await this.server.post("quote-mended", { items, mask: file }, false);
+        if (mine !== version || !dialog.open) return;
+        const what = results === 1 ? "Make the result anew" : `Make ${results} results anew`;
+        make.textContent = `${what}: ${usd === null ? "price unknown" : dollars(usd)}`;
+        price.textContent = pictures
+          ? `${plural(pictures, "picture")} to paint: ${why}.${atWorst > usd ? ` Up to ${dollars(atWorst)} if pictures have to be repeated.` : ""}`
+          : "No model is called: the painted picture is used again.";
+        ready = { mask: file, pictures };
+        make.disabled = false;
+      } catch (error) {
+        if (mine !== version) return;
+        make.textContent = "Make the result anew";
+        price.textContent = error instanceof Refused ? error.message : "the page's server does not answer";
+      }
+    };
+    this.mended = () => {
+      version += 1;
+      ready = null;
+      undo.disabled = !editor.strokes.length;
+      make.disabled = true;
+      clearTimeout(timer);
+      make.textContent = editor.strokes.length ? "Looking up the price" : "Make the result anew";
+      price.textContent = editor.strokes.length ? "" : start;
+      if (editor.strokes.length) timer = setTimeout(quote, QUOTE_AFTER);
+    };
+    const brush = (keeps) => {
+      editor.keeps = keeps;
+      part(".keep").setAttribute("aria-pressed", String(keeps));
+      part(".drop").setAttribute("aria-pressed", String(!keeps));
+    };
+    const bare = (on) => {
+      part(".board").classList.toggle("bare", on);
+      part(".bare").setAttribute("aria-pressed", String(on));
+    };
+    const showDoubt = (on) => {
+      if (!doubt) return;
+      part(".doubt").setAttribute("aria-pressed", String(on));
+      if (on) editor.sheet.append(doubt);
+      else doubt.remove();
+    };
+    const resize = (size) => {
+      width.value = size;
+      editor.width = Number(width.value);
+    };
+    dialog.querySelector("h2").textContent = `Mend the mask of ${row.image}`;
+    dialog.onkeydown = (event) => {
+      if (event.ctrlKey || event.altKey || event.metaKey) return;
+      if (event.key === " " && event.target.matches("button")) return;
+      const work = {
+        k: () => brush(true),
+        r: () => brush(false),
+        z: () => editor.undo(),
+        d: () => showDoubt(part(".doubt").getAttribute("aria-pressed") !== "true"),
+        0: () => editor.fit(),
+        1: () => editor.zoom(1 / (window.devicePixelRatio || 1)),
+        "+": () => editor.zoom(editor.scale * 1.5),
+        "-": () => editor.zoom(editor.scale / 1.5),
+        "[": () => resize(editor.width / 1.3),
+        "]": () => resize(editor.width * 1.3 + 1),
+        " ": () => bare(true),
+      }[event.key];
+      if (!work) return;
+      event.preventDefault();
+      work();
+    };
+    dialog.onkeyup = (event) => event.key === " " && !event.target.matches("button") && bare(false);
+    part(".keep").onclick = () => brush(true);
+    part(".drop").onclick = () => brush(false);
+    undo.onclick = () => editor.undo();
+    part(".doubt").onclick = () => showDoubt(part(".doubt").getAttribute("aria-pressed") !== "true");
+    part(".bare").onclick = () => bare(!part(".board").classList.contains("bare"));
+    part(".fit").onclick = () => editor.fit();
+    part(".one").onclick = () => editor.zoom(1 / (window.devicePixelRatio || 1));
+    part(".in").onclick = () => editor.zoom(editor.scale * 1.5);
+    part(".out").onclick = () => editor.zoom(editor.scale / 1.5);
+    width.oninput = () => resize(width.value);
+    part(".cancel").onclick = () => dialog.close();
+    make.onclick = () => {
+      if (make.disabled || !ready) return;
+      make.disabled = true; // a second click of a double click finds nothing to press
+      const wish = { press, ...ready };
+      dialog.close();
+      this.makeMended(rows, wish);
+    };
+    dialog.onclose = () => {
+      clearTimeout(timer);
+      version += 1;
+      editor.close();
+      this.focusMain();
+    };
+    dialog.showModal();
+    part(".doubt").hidden = !doubt;
+    if (doubt) Object.assign(doubt, { className: "doubt", alt: "" });
+    editor.open(photo, mask);
+    brush(true);
+    bare(false);
+    resize(Math.max(4, Math.round(Math.max(...editor.size) / 60)));
+    showDoubt(Boolean(doubt));
+    this.mended();
+    part(".board").focus({ preventScroll: true });
+  }
+
+  makeMended(rows, wish) {
+    for (const row of rows) row.remaking = "asked for";
+    this.sticky = rows.length === 1 ? rows[0].place : null;
+    this.refilterAt();
+    this.say(`The mask of ${rows[0].image} is mended; ${plural(rows.length, "result")} will be made anew.`);
+    this.send("mend", rows, (items) => ({ ...wish, items })).then(
+      () => this.refilterAt(),
+      () => {
+        for (const row of rows) if (row.remaking === "asked for") row.remaking = "";
+        this.refilterAt();
+      },
+    );
   }
 
   // One pixel of the file on one pixel of the screen.
@@ -1210,7 +1597,9 @@ class Review {
     on(".back", () => this.closeViewer());
     on(".previous", () => this.go(this.at - 1));
     on(".next", () => this.go(this.at + 1));
-    on(".viewer .mask", () => this.toggleMask());
+    on(".looks .mask", () => this.toggleLayer("mask"));
+    on(".looks .doubt", () => this.toggleLayer("doubt"));
+    on(".looks .brush", () => this.mend());
     on(".viewer .zoom", () => this.zoom(!this.zoomed));
     on(".viewer .before", () => this.hold(!this.layers.classList.contains("original-only")));
     on(".publish", () => this.publish());
@@ -1321,7 +1710,9 @@ class Review {
       x: () => this.decide("rejected"),
       z: () => this.undo(),
       n: () => this.askForAnother(),
-      m: () => this.opened && this.toggleMask(),
+      m: () => this.opened && this.toggleLayer("mask"),
+      d: () => this.opened && this.toggleLayer("doubt"),
+      b: () => this.mend(),
       1: () => this.opened && this.zoom(!this.zoomed),
       e: () => this.$(".reason").focus(),
       "/": () => this.$(".search").focus(),
@@ -1333,8 +1724,8 @@ class Review {
     if (!work || ((event.key === "Enter" || event.key === " ") && pressing)) return;
     event.preventDefault();
     event.stopPropagation();
-    if (event.repeat && "axzn".includes(event.key)) return; // a key that is held down decides once
-    if (!this.may.review && "axzne".includes(event.key) && !event.ctrlKey) {
+    if (event.repeat && "axznb".includes(event.key)) return; // a key that is held down decides once
+    if (!this.may.review && "axzneb".includes(event.key) && !event.ctrlKey) {
       this.say("You may look at the results; deciding about them needs the role reviewer.");
       return;
     }

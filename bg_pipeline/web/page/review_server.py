@@ -4,6 +4,8 @@ A request carries the token of the visitor's session in a header, so no other we
 with a token lands in a log. The person comes from the session, never from the browser.
 """
 
+import base64
+import binascii
 import gzip
 import secrets
 import threading
@@ -34,6 +36,8 @@ ADDRESS = "/review-service"
 TOKEN = "x-review-token"  # noqa: S105 (the name of a header)
 MAX_SESSIONS = 1000
 MAX_BODY = 2_000_000
+MAX_MASK_BODY = 24_000_000
+"""Bytes of a request with a mended mask: a drawn mask of 16 megapixels takes less than 1 MB, a matte up to ten."""
 MAX_PRESSES = 2000
 """Presses of one session whose outcome is remembered, for undoing and for answers that were lost."""
 TICKET_SECONDS = 300
@@ -169,7 +173,7 @@ def _answer(request: Request, document: Any) -> Response:
 Handler = Callable[[Request, ReviewSession, Any], Response]
 
 
-def _route(handler: Handler, *, post: bool = False) -> Any:
+def _route(handler: Handler, *, post: bool = False, most: int = MAX_BODY) -> Any:
     """A route that finds the session, reads the JSON body of a POST, and turns expected errors into sentences."""
 
     async def endpoint(request: Request) -> Response:
@@ -180,10 +184,10 @@ def _route(handler: Handler, *, post: bool = False) -> Any:
             return PlainTextResponse("your sign-in has ended; reload the page and sign in again", 401)
         body: Any = {}
         if post:
-            data = b""
+            data = bytearray()
             async for part in request.stream():
                 data += part
-                if len(data) > MAX_BODY:
+                if len(data) > most:
                     return PlainTextResponse("the request is too large", 413)
             try:
                 body = orjson.loads(data)
@@ -245,7 +249,12 @@ def _rows(request: Request, session: ReviewSession, body: Any) -> Response:
 def _picture(request: Request, session: ReviewSession, body: Any) -> Response:
     query = request.query_params
     kind, size = query.get("kind", "after"), query.get("size", "small")
-    if kind not in ("after", "before", "mask") or size not in ("small", "large", "full", "file"):
+    if kind not in ("after", "before", "mask", "edit", "doubt") or size not in (
+        "small",
+        "large",
+        "full",
+        "file",
+    ):
         raise UsageError("the request names no picture; reload the page")
     picture = session.service.picture(session.person, Address.read(dict(query)), kind, size)
     # The version is part of the address. Only this browser keeps it, and nothing keeps the large ones.
@@ -302,6 +311,29 @@ def _redo(request: Request, session: ReviewSession, body: Any) -> Response:
     return _answer(request, session.once(_press_id(body), work).answer)
 
 
+def _mask(body: Any) -> bytes:
+    try:
+        return base64.b64decode(str(body.get("mask") or ""), validate=True)
+    except binascii.Error:
+        raise UsageError("the mask did not arrive whole; try again") from None
+
+
+def _quote_mended(request: Request, session: ReviewSession, body: Any) -> Response:
+    quote = session.service.quote_mended(session.person, _addresses(body)[0], _mask(body))
+    return _answer(request, quote)
+
+
+def _mend(request: Request, session: ReviewSession, body: Any) -> Response:
+    addresses, mask, pictures = _addresses(body), _mask(body), body.get("pictures")
+    if not isinstance(pictures, int) or isinstance(pictures, bool):
+        raise UsageError("the request does not say how many pictures are paid for; reload the page")
+
+    def work() -> Press:
+        return Press({"rows": session.service.mend(session.person, addresses, mask, pictures)})
+
+    return _answer(request, session.once(_press_id(body), work).answer)
+
+
 def _history(request: Request, session: ReviewSession, body: Any) -> Response:
     return _answer(request, session.service.history(session.person, Address.read(dict(request.query_params))))
 
@@ -351,6 +383,8 @@ ROUTES = [
     Route(f"{ADDRESS}/undo", _route(_undo, post=True), methods=["POST"]),
     Route(f"{ADDRESS}/quote", _route(_quote, post=True), methods=["POST"]),
     Route(f"{ADDRESS}/redo", _route(_redo, post=True), methods=["POST"]),
+    Route(f"{ADDRESS}/quote-mended", _route(_quote_mended, post=True, most=MAX_MASK_BODY), methods=["POST"]),
+    Route(f"{ADDRESS}/mend", _route(_mend, post=True, most=MAX_MASK_BODY), methods=["POST"]),
     Route(f"{ADDRESS}/publish", _route(_publish, post=True), methods=["POST"]),
     Route(f"{ADDRESS}/zip", _route(_zip_ticket, post=True), methods=["POST"]),
     Route(f"{ADDRESS}/zip/{{ticket}}", _zip, methods=["GET"]),

@@ -26,11 +26,13 @@ from bg_pipeline.domain.rows import Status
 from bg_pipeline.domain.text import counted
 from bg_pipeline.errors import ImageError, UsageError
 from bg_pipeline.imaging import small_jpeg
-from bg_pipeline.imaging.thumbnail import mask_overlay
+from bg_pipeline.imaging.thumbnail import doubt_overlay, mask_overlay
 from bg_pipeline.imaging.workers import header_of, run_on_file, shared_workers
+from bg_pipeline.models.selection import SelectedModel
 from bg_pipeline.review import Item, Place, State
 from bg_pipeline.run.batch_work import BatchWork
 from bg_pipeline.run.context import RunContext
+from bg_pipeline.run.image_run import DOUBT_METADATA
 from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import ObjectContent, Store
 from bg_pipeline.uploads.submitting import paid_pictures
@@ -96,6 +98,21 @@ class Written:
     etag: str
 
 
+@dataclass(frozen=True)
+class _Prices:
+    """The prices, in dollars, of a picture and of a scene; None if they are not known."""
+
+    picture: float | None = None
+    scene: float | None = None
+
+
+def _price_of(model: SelectedModel[Any] | None) -> float | None:
+    if model is None:
+        return None
+    (operation,) = model.candidate.operations
+    return facts_of(operation.name, operation.model_id).cost(images=1)
+
+
 class ReviewService:
     """The review of all batches in one bucket, for all visitors of the page. Thread-safe."""
 
@@ -106,7 +123,7 @@ class ReviewService:
         self._batches = batches
         self._workers = shared_workers(settings.max_decoded_images)
         self._lock = threading.Lock()
-        self._price: tuple[float, float | None] | None = None
+        self._kept_prices: dict[bool, tuple[float, _Prices]] = {}
 
     # Lists
 
@@ -155,14 +172,17 @@ class ReviewService:
     # Pictures
 
     def picture(self, person: Person, address: Address, kind: str, size: str) -> Picture:
-        """A picture of a result: ``kind`` is after, before or mask; ``size`` is small, large, full
-        (its pixels), or file (its bytes).
+        """A picture of a result: ``kind`` is after, before, or a layer to lay over the photo: mask (blue where it
+        replaces), edit (the same, opaque, to be mended) or doubt (red where the mask is doubtful).
 
-        Raises `Gone` if there is none in this version.
+        ``size`` is small, large, full (its pixels), or file (its bytes); layers have one size. Raises `Gone` if there
+        is none in this version.
         """
         work, item = self._item(person, address)
-        if kind == "mask":
-            return self._mask(work, item.image)
+        if kind in ("mask", "edit"):
+            return self._mask(work, item.image, to_edit=kind == "edit")
+        if kind == "doubt":
+            return self._doubt(work, item)
         if kind == "before":
             info = work.images.get(item.image)
             store, key = work.locations.resolve(f"{work.locations.input_prefix}/{item.image}")
@@ -202,18 +222,26 @@ class ReviewService:
             raise Gone(f"{key.rpartition('/')[2]} was deleted or replaced")
         return small
 
-    def _mask(self, work: BatchWork, image: str) -> Picture:
-        batch = work.locations.batch
-        given = work.settings_of(image).mask_key
-        content = (
-            work.locations.data.read(given) if given else work.locations.store.read(batch.mask_key(image))
-        )
-        if content is None:
+    def _mask(self, work: BatchWork, image: str, *, to_edit: bool) -> Picture:
+        data = review.mask_file(work, image)
+        if data is None:
             raise Gone(f"no mask of {image} is stored: the model found the subject itself")
+        side = LARGEST_SIDE if to_edit else OVERLAY_SIDE
         try:
-            png = run_on_file(self._workers, mask_overlay, content.data, OVERLAY_SIDE)
+            png = run_on_file(self._workers, mask_overlay, data, side, opaque=to_edit)
         except ImageError as error:
             raise Gone(f"the mask of {image} cannot be opened: {error}") from None
+        return Picture(png, "image/png")
+
+    def _doubt(self, work: BatchWork, item: Item) -> Picture:
+        content = work.locations.store.read(work.locations.batch.doubt_key(item.image))
+        # An earlier mask may have been doubtful at other places.
+        if content is None or not _is_in(content.metadata.get(DOUBT_METADATA, ""), item.cause):
+            raise Gone(f"nothing in the mask of {item.image} is marked as doubtful")
+        try:
+            png = run_on_file(self._workers, doubt_overlay, content.data)
+        except ImageError as error:
+            raise Gone(f"the doubtful places of {item.image} cannot be opened: {error}") from None
         return Picture(png, "image/png")
 
     # Decisions
@@ -305,35 +333,46 @@ class ReviewService:
     def quote(self, person: Person, addresses: Sequence[Address], *, prompt: str = "") -> dict[str, Any]:
         """The number of pictures that `redo` would have made, and their price in dollars (None: not known).
 
-        ``atWorst`` is the price if every picture has to be made as often as the settings allow.
+        A scene is one picture for each aspect that its photos may have. ``atWorst`` is the price if every picture
+        has to be made as often as the settings allow.
         """
-        pictures = 0
+        pictures = scenes = 0
         for batch, chosen in _by_batch(addresses).items():
             work, items = self._items(person, batch, chosen)
             request = review.redo_request(work, items, prompt=prompt)
             pictures += paid_pictures(request, list(request.entries))
-        price = self._price_of_picture()
-        usd = None if price is None else round(pictures * price, 4)
-        worst = None if usd is None else round(usd * (1 + self.settings.max_regenerations), 4)
-        return {"pictures": pictures, "usd": usd, "atWorst": worst}
+            scenes += planning.scenes_at_worst(request)
+        prices = self._prices(scenes=bool(scenes))
+        return {"pictures": pictures + scenes, **self._costs(pictures, prices, scenes)}
 
-    def _price_of_picture(self) -> float | None:
+    def _costs(self, pictures: int, prices: "_Prices", scenes: int = 0) -> dict[str, float | None]:
+        """``usd`` and ``atWorst`` of so many pictures and scenes; None where a price that is needed is not known."""
+        picture = prices.picture if pictures else 0.0
+        scene = prices.scene if scenes else 0.0
+        if picture is None or scene is None:
+            return {"usd": None, "atWorst": None}
+        repeated = 1 + self.settings.max_regenerations
+        return {
+            "usd": round(pictures * picture + scenes * scene, 4),
+            "atWorst": round(pictures * picture * repeated + scenes * scene, 4),
+        }
+
+    def _prices(self, *, scenes: bool = False) -> "_Prices":
+        """The prices of the models in use; that of a scene only with ``scenes``."""
         with self._lock:
-            kept = self._price
+            kept = self._kept_prices.get(scenes)
         if kept is not None and time.monotonic() - kept[0] < PRICE_SECONDS:
             return kept[1]
         context = RunContext(self.settings, self._aws, self._batches.store, stop=threading.Event())
         try:
             models, _ = planning.choose_models(context)
+            painter = models.painter() if scenes else None
         finally:
             context.close()
-        price = None
-        if models.replacer:
-            (operation,) = models.replacer.candidate.operations
-            price = facts_of(operation.name, operation.model_id).cost(images=1)
+        prices = _Prices(*map(_price_of, (models.replacer, painter)))
         with self._lock:
-            self._price = time.monotonic(), price
-        return price
+            self._kept_prices[scenes] = time.monotonic(), prices
+        return prices
 
     def redo(
         self, person: Person, addresses: Sequence[Address], *, prompt: str = "", seed: int | None = None
@@ -346,37 +385,104 @@ class ReviewService:
         self._check(person, addresses, Right.REVIEW)
         rows: list[dict[str, Any]] = []
         for batch, chosen in _by_batch(addresses).items():
-            results = self._batches.results(person, batch)
-            current = {(item.image, item.number): item for item in results.items()}
-            due: list[Address] = []
-            refused: list[Address] = []
-            places = self._batches.places(person, batch) if any(not each.etag for each in chosen) else ()
-            without_result = {
-                (place.item.image, place.item.number): place.seen for place in places if not place.item.key
-            }
-            for address in chosen:
-                name = address.image, address.number
-                item = current.get(name)
-                seen = without_result.get(name, item.review_etag if item else "")
-                same = item is not None and (item.etag, seen) == (address.etag, address.seen)
-                (due if same else refused).append(address)
+            work, current, due, refused = self._as_seen(person, batch, chosen)
             rows += self._conflicts(person, refused)
             if not due:
                 continue
             items = [current[address.image, address.number] for address in due]
-            self._batches.redo(person, results.work, items, prompt=prompt, seed=seed)
-            for origin, same_origin in _by_batch(due, origin=True).items():
-                present = {row["id"]: row for row in self.rows(person, origin)["rows"]}
-                rows += [present[_id(address)] for address in same_origin if _id(address) in present]
+            self._batches.redo(person, work, items, prompt=prompt, seed=seed)
+            rows += self._present(person, due)
         return rows
+
+    def _as_seen(
+        self, person: Person, batch: Batch, chosen: Sequence[Address]
+    ) -> tuple[BatchWork, dict[tuple[str, int], Item], list[Address], list[Address]]:
+        """A batch, its results by image and number, and which chosen ones are, and are not, as they were seen."""
+        results = self._batches.results(person, batch)
+        current = {(item.image, item.number): item for item in results.items()}
+        due: list[Address] = []
+        refused: list[Address] = []
+        places = self._batches.places(person, batch) if any(not each.etag for each in chosen) else ()
+        without_result = {
+            (place.item.image, place.item.number): place.seen for place in places if not place.item.key
+        }
+        for address in chosen:
+            name = address.image, address.number
+            item = current.get(name)
+            seen = without_result.get(name, item.review_etag if item else "")
+            same = item is not None and (item.etag, seen) == (address.etag, address.seen)
+            (due if same else refused).append(address)
+        return results.work, current, due, refused
+
+    def _present(self, person: Person, addresses: Sequence[Address]) -> list[dict[str, Any]]:
+        """The present rows of results in which others may stand by now."""
+        rows = []
+        for origin, same_origin in _by_batch(addresses, origin=True).items():
+            present = {row["id"]: row for row in self.rows(person, origin)["rows"]}
+            rows += [present[_id(address)] for address in same_origin if _id(address) in present]
+        return rows
+
+    # Mended masks
+
+    def quote_mended(self, person: Person, address: Address, mask: bytes) -> dict[str, Any]:
+        """What making the photo's results anew with a mended mask would cost; nothing is stored.
+
+        ``results`` is how many are made anew, ``pictures`` how many of them have to be painted, ``why`` the reason,
+        ``usd`` their price (None: not known) and ``atWorst`` the price with all repetitions. Raises `UsageError` if
+        the mask cannot be used.
+        """
+        self._check(person, [address], Right.REVIEW)
+        results = self._batches.results(person, address.batch)
+        mended = self._mended(results.work, results.items(), address.image, mask)
+        prices = self._prices() if mended.pictures else _Prices()
+        return {
+            "results": len(mended.items),
+            "pictures": mended.pictures,
+            "why": mended.why,
+            **self._costs(mended.pictures, prices),
+        }
+
+    def mend(
+        self, person: Person, addresses: Sequence[Address], mask: bytes, pictures: int
+    ) -> list[dict[str, Any]]:
+        """Makes a photo's results anew with a mended mask if they are as the browser saw them; returns their rows.
+
+        ``pictures`` is how many paid pictures the person agreed to; nothing is done if it is another number by now.
+        Where a result changed since, nothing is done; its row has a ``conflict``. Raises as `Acts.mend`.
+        """
+        self._check(person, addresses, Right.REVIEW)
+        if len({(each.batch, each.image) for each in addresses}) != 1:
+            raise UsageError("a mask belongs to one photo; reload the page")
+        batch, image = addresses[0].batch, addresses[0].image
+        work, current, _, refused = self._as_seen(person, batch, addresses)
+        if refused:
+            return self._conflicts(person, refused)
+        mended = self._mended(work, current.values(), image, mask)
+        if {item.number for item in mended.items} != {address.number for address in addresses}:
+            raise UsageError(f"{image} has other results by now; reload the page")
+        if mended.pictures != pictures:
+            raise UsageError(f"the price for {image} is another one by now; look at it again")
+        self._batches.mend(person, work, mended)
+        return self._present(person, addresses)
+
+    def _mended(self, work: BatchWork, items: Iterable[Item], image: str, mask: bytes) -> review.MendedMask:
+        """The mended mask with the results of its photo that were not replaced by others."""
+        chosen = [
+            item
+            for item in items
+            if item.image == image
+            and not (item.state is State.REJECTED and item.decision and item.decision.redone_as)
+        ]
+        if not chosen:
+            raise Gone(f"{image} has no such result any more")
+        return review.prepare_mending(work, chosen, mask, self._workers)
 
     # Deliveries
 
     def publish(self, person: Person, batch: Batch) -> str:
         """Publishes the approved results, replacements in the places of their originals; returns a sentence."""
         work = self._batches.results(person, batch).work
-        items = list(review.to_publish(self._batches.places(person, batch)))
-        done = self.acts.publish(person, work, items)
+        done = self.acts.publish(person, work, self._batches.places(person, batch))
         sentence = f"{counted(done.copied, 'result')} published, {done.kept:,} were published before."
         if done.stale:
             names = ", ".join(key.rpartition("/")[2] for key in done.stale[:10])
@@ -420,6 +526,15 @@ def _by_batch(addresses: Iterable[Address], *, origin: bool = False) -> dict[Bat
     for address in addresses:
         groups.setdefault(address.origin if origin else address.batch, []).append(address)
     return groups
+
+
+def _is_in(doubt: str, cause: str) -> bool:
+    """Whether the stored sentence of a doubt, as JSON, is part of a result's cause."""
+    try:
+        sentence = orjson.loads(doubt)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(sentence, str) and bool(sentence) and sentence in cause
 
 
 def _id(address: Address) -> str:

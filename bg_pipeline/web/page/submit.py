@@ -85,6 +85,7 @@ def show(service: DraftService) -> None:
     st.html(_STYLE)
     left, right = st.columns([2, 3], gap="medium")
     with left.container(key="background"):
+        _name(session)
         fields = _fields(service, session, wishes)
         details, place = st.container(), st.container(key="submit")
     with right:
@@ -102,6 +103,29 @@ def show(service: DraftService) -> None:
     table = manifest.getvalue() if manifest else None
     with place:
         _plan_and_submit(service, session, photos, fields, photo_fields, table, details)
+
+
+def _name(session: UploadSession) -> None:
+    """The batch's name, if the visitor gives one: the same as `submit --name` takes."""
+    name = st.text_input(
+        "Name of the batch",
+        placeholder=session.batch.name,
+        key=f"name-{session.token[:8]}",
+        help="It is part of all keys and files of the batch, and unique on its date. Without one it is named after "
+        "the time.",
+    )
+    name = name.strip()
+    if not name or name == session.batch.name:
+        return
+    try:
+        with st.spinner("The photos move to the named batch"):
+            session.rename(name)
+    except UsageError as error:
+        st.error(escape_markdown(str(error)))
+        return
+    # Masks and backdrops that were stored have other keys now.
+    st.session_state.pop("stored_files", None)
+    st.rerun()
 
 
 def resume(service: DraftService, draft: Batch) -> None:

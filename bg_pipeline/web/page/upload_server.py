@@ -19,11 +19,13 @@ from starlette.responses import PlainTextResponse, Response
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.people import Person
 from bg_pipeline.errors import BgPipelineError, NotAllowed, UsageError
-from bg_pipeline.web.page.drafts import DraftPhoto, DraftService, stored_wishes, unused_name
+from bg_pipeline.web.page.drafts import DraftPhoto, DraftService, moved, stored_wishes, unused_name
 
 ADDRESS = "/photos"
 MAX_SESSIONS = 1000
 """Open sessions that are remembered; beyond that the least recently used one is forgotten."""
+RENAME_SECONDS = 20.0
+"""How long a new name waits for photos that are being stored."""
 MAX_BYTES_IN_MEMORY = 1_000_000
 """A larger photo is buffered on disk while it is received."""
 
@@ -47,6 +49,9 @@ class UploadSession:
         self._names = set(self._photos)
         self._by_id: dict[str, Future[DraftPhoto]] = {}
         self._closed = False
+        self._idle = threading.Condition(self._lock)
+        self._storing = 0
+        self._renaming = False
         self.wishes: dict[str, Any] = stored_wishes(service.store, draft) if draft else {}
         self._kept = orjson.dumps(self.wishes)
 
@@ -61,9 +66,40 @@ class UploadSession:
     def batch(self) -> Batch:
         """The batch, which is created on first use."""
         with self._lock:
-            if self._batch is None:
-                self._batch = self._service.start_draft(self.person)
-            return self._batch
+            return self._started()
+
+    def _started(self) -> Batch:
+        if self._batch is None:
+            self._batch = self._service.start_draft(self.person)
+        return self._batch
+
+    def rename(self, name: str) -> None:
+        """Gives the batch another name; no photo is stored while its folder moves.
+
+        Raises `UsageError` as `DraftService.rename`.
+        """
+        with self._lock:
+            batch = self._started()
+            if self._closed:
+                raise UsageError("its batch is submitted already")
+            if self._renaming:
+                raise UsageError("the batch is being renamed; try again in a moment")
+            self._renaming = True
+            if not self._idle.wait_for(lambda: not self._storing, RENAME_SECONDS):
+                self._renaming = False
+                self._idle.notify_all()
+                raise UsageError("photos are still being stored; name the batch when they are")
+        renamed = batch
+        try:
+            renamed = self._service.rename(self.person, batch, name)
+        finally:
+            with self._lock:
+                if renamed != batch:
+                    self._batch = renamed
+                    self.wishes = moved(self.wishes, batch, renamed)
+                    self._kept = b""
+                self._renaming = False
+                self._idle.notify_all()
 
     @property
     def photos(self) -> dict[str, DraftPhoto]:
@@ -79,8 +115,9 @@ class UploadSession:
         if self.person.expired:
             raise NotAllowed("your sign-in has ended; sign in again")
         self.person.use_sign_in()
-        batch = self.batch
         with self._lock:
+            self._idle.wait_for(lambda: not self._renaming)
+            batch = self._started()
             if self._closed:
                 raise UsageError("its batch is submitted already")
             earlier = self._by_id.get(upload_id)
@@ -89,6 +126,7 @@ class UploadSession:
                 self._names.add(name)
                 pending: Future[DraftPhoto] = Future()
                 self._by_id[upload_id] = pending
+                self._storing += 1
         if earlier is not None:
             return earlier.result()
         try:
@@ -97,10 +135,14 @@ class UploadSession:
             with self._lock:
                 self._names.discard(name)
                 del self._by_id[upload_id]
+                self._storing -= 1
+                self._idle.notify_all()
             pending.set_exception(error)
             raise
         with self._lock:
             self._photos[name] = photo
+            self._storing -= 1
+            self._idle.notify_all()
         pending.set_result(photo)
         return photo
 

@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 from botocore.config import Config
 
-from bg_pipeline.defs.assets.image_flow import INCOMPLETE_TAG
+from bg_pipeline.defs.assets.image_flow import GROUP_TAG, HELPER_TAG, INCOMPLETE_TAG
 from bg_pipeline.defs.partitions import upload_dates
 from bg_pipeline.defs.resources import resources
 from bg_pipeline.defs.sensors.uploads import new_uploads
@@ -365,3 +365,35 @@ def test_a_first_date_to_come_is_a_reason_to_skip(s3: "S3Client", bucket: str) -
     definition = new_uploads(later, upload_dates(later), [raw_images])
     with dg.build_sensor_context(resources={"bucket": Store(s3, bucket)}) as context:
         assert "is in the future" in str(definition.evaluate_tick(context).skip_message)
+
+
+def test_a_large_date_gets_several_runs_of_which_the_first_is_the_one_that_is_asked_for_again(
+    s3: "S3Client", bucket: str, instance: dg.DagsterInstance, upload: Upload, today: str
+) -> None:
+    sensor = Sensor(Store(s3, bucket), instance, bucket=bucket, runs_per_date=3, part_images=2)
+    upload("a.png", "b.png", "c.png", "d.png", "e.png", "request.json")
+    first, *helpers = sensor.tick().run_requests or []
+    assert [request.partition_key for request in (first, *helpers)] == [today] * 3
+    assert [str(request.run_key) for request in helpers] == [f"{first.run_key}+2", f"{first.run_key}+3"]
+    assert [request.tags["bg_pipeline/run"] for request in (first, *helpers)] == [
+        "1 of 3",
+        "2 of 3",
+        "3 of 3",
+    ]
+    assert {request.tags[GROUP_TAG] for request in (first, *helpers)} == {first.run_key}
+    assert [request.tags.get(HELPER_TAG) for request in (first, *helpers)] == [None, *[first.run_key] * 2]
+    run(sensor, helpers[0])
+    run(sensor, first, crash="yes")
+    sensor.late += 400
+    again = sensor.tick().run_requests or []
+    assert [request.tags["bg_pipeline/attempt"] for request in again] == ["2"] * 3
+
+
+def test_a_date_of_one_part_gets_one_run_with_the_tags_of_always(
+    s3: "S3Client", bucket: str, instance: dg.DagsterInstance, upload: Upload
+) -> None:
+    upload("a.png", "request.json")
+    many = Sensor(Store(s3, bucket), instance, bucket=bucket, runs_per_date=3)
+    one = Sensor(Store(s3, bucket), instance, bucket=bucket)
+    (request,), (usual,) = many.tick().run_requests or [], one.tick().run_requests or []
+    assert (request.run_key, request.tags.keys()) == (usual.run_key, usual.tags.keys())

@@ -1,6 +1,7 @@
 """The web page in a real browser: from dropped photos to published results; on a phone; in the dark."""
 
 import http.client
+import io
 import re
 import socket
 import urllib.request
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 from playwright.sync_api import TimeoutError as NotThere
 
@@ -111,6 +113,13 @@ def test_from_dropped_photos_to_published_results(
     page.set_default_timeout(SECONDS)
     page.goto(address)
     drop(page, tmp_path)
+    name = page.get_by_role("textbox", name="Name of the batch")
+    name.fill("a/b")
+    name.press("Enter")
+    page.get_by_text("a batch cannot be named").wait_for()
+    name.fill("spring & summer")
+    name.press("Enter")
+    expect(page.get_by_placeholder("spring & summer")).to_be_visible(timeout=SECONDS)
     page.get_by_role("button", name="Find what is in 2 photos").click()
     expect(page.get_by_role("button", name="Find what is in")).to_have_count(0, timeout=SECONDS)
     page.get_by_placeholder("london city background").fill("a sandy beach")
@@ -125,6 +134,7 @@ def test_from_dropped_photos_to_published_results(
     ]
     batch = find_batch(request.rpartition("/")[0])
     assert batch is not None
+    assert batch.name == "spring & summer"
     page.get_by_role("link", name="Batches").click()
     page.get_by_text("2 waiting").wait_for()
     page.get_by_text("a sandy beach").wait_for()
@@ -283,6 +293,78 @@ def test_a_double_click_on_another_picture_pays_once_and_the_new_one_takes_its_p
     page.get_by_text("1 of 5: photo-0.jpg").wait_for()
     page.get_by_role("button", name="1. picture").wait_for()
     assert serious(page) == []
+
+
+def draw(page: Page, *points: tuple[float, float]) -> None:
+    """Draws with the mouse on the mask's board; points are shares of its width and height."""
+    box = (
+        page.get_by_role("img", name="The photo. What is replaced is blue.").locator(".sheet").bounding_box()
+    )
+    assert box is not None
+    at = [(box["x"] + box["width"] * x, box["y"] + box["height"] * y) for x, y in points]
+    page.mouse.move(*at[0])
+    page.mouse.down()
+    for point in at[1:]:
+        page.mouse.move(*point, steps=4)
+    page.mouse.up()
+
+
+def test_a_mask_is_mended_with_brush_and_undo_and_made_anew_once_without_a_call(
+    bench: Bench, reviewed: Page, control: ControlClient
+) -> None:
+    page = reviewed
+    page.keyboard.press("b")
+    page.get_by_role("heading", name="Mend the mask of photo-0.jpg").wait_for()
+    expect(page.get_by_role("button", name="Make the result anew")).to_be_disabled()
+    draw(page, (0.05, 0.05), (0.2, 0.05), (0.2, 0.2))
+    free = page.get_by_role("button", name="Make the result anew: 0 USD")
+    free.wait_for()
+    page.get_by_text("No model is called").wait_for()
+    page.keyboard.press("r")
+    draw(page, (0.5, 0.4), (0.55, 0.5))
+    page.get_by_role("button", name=re.compile(r"Make the result anew: 0\.[0-9]+ USD")).wait_for()
+    page.get_by_text("the painted picture shows the old background").wait_for()
+    page.keyboard.press("z")
+    free.wait_for()
+    assert serious(page) == []
+    free.dblclick()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    page.get_by_role("heading", name="Another picture is being made").wait_for()
+    until(lambda: len([key for key in bench.keys("image-files/") if key.endswith("/request.json")]) == 2, 30)
+    paid = len(control.paid(operation="InvokeModel"))
+    bench.run(datetime.now(UTC).date())
+    assert len(control.paid(operation="InvokeModel")) == paid
+    page.reload()
+    page.get_by_role("button", name="Waiting 5").wait_for()
+    page.get_by_role("listbox", name="Results").press("Enter")
+    page.get_by_role("button", name="1. picture").wait_for()
+    (mask,) = [key for key in bench.keys("image-files/") if "/.mended-" in key]
+    content = bench.store.read(mask)
+    assert content is not None
+    with Image.open(io.BytesIO(content.data)) as drawn:
+        grey = drawn.convert("L")
+        assert grey.size == (240, 180)
+        assert grey.getpixel((12, 9)) == 0, "the stroke is kept"
+        assert grey.getpixel((235, 20)) == 255, "the background is replaced"
+        assert grey.getpixel((120, 80)) == 0, "the stroke that was undone changed nothing"
+
+
+def test_a_mask_that_is_not_mended_in_the_end_changes_nothing(bench: Bench, reviewed: Page) -> None:
+    page = reviewed
+    keys = bench.keys("")
+    page.get_by_role("button", name="Mend (b)").click()
+    page.get_by_role("heading", name="Mend the mask of").wait_for()
+    draw(page, (0.05, 0.05), (0.2, 0.2))
+    page.get_by_role("button", name="Make the result anew: 0 USD").wait_for()
+    page.keyboard.press("+")
+    page.keyboard.press("0")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    page.get_by_text("1 of 5: photo-0.jpg").wait_for()
+    assert bench.keys("") == keys
+    page.keyboard.press("b")
+    page.get_by_role("heading", name="Mend the mask of").wait_for()
+    expect(page.get_by_role("button", name="Undo (z)").last).to_be_disabled()
 
 
 def test_a_decision_whose_answer_is_lost_is_sent_again_and_stored_once(bench: Bench, reviewed: Page) -> None:

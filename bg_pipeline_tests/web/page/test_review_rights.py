@@ -1,5 +1,6 @@
 """What visitors with different roles see and may do on the screen *Review*: nothing of batches of others."""
 
+import base64
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,6 +15,7 @@ from streamlit.testing.v1 import AppTest
 
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.people import Person, Role, Via
+from bg_pipeline.masks.conventions import STORED
 from bg_pipeline.state.audit import AuditLog, AuditRecord
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.web.page import review_server, user
@@ -23,12 +25,13 @@ from bg_pipeline.web.page.review_server import ADDRESS, TOKEN, ReviewSession, Re
 from bg_pipeline.web.page.review_service import ReviewService
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench, aws
-from bg_pipeline_tests.pictures import photo
+from bg_pipeline_tests.pictures import photo, photo_and_mask
 from bg_pipeline_tests.web.serving import Caller, serving
 
 ISSUER = "https://pool.example"
 SECONDS = 60
 PRESS = {"press": "press number one"}
+MENDED = {"mask": base64.b64encode(STORED.write_png(photo_and_mask(1)[1])).decode(), "pictures": 0}
 
 
 def somebody(subject: str, *roles: Role) -> Person:
@@ -132,6 +135,10 @@ CALLS: list[Callable[[Visitor, dict[str, Any]], requests.Response]] = [
     lambda visitor, row: visitor.post("decide", **PRESS, items=[row], state="approved"),
     lambda visitor, row: visitor.post("quote", items=[row]),
     lambda visitor, row: visitor.post("redo", **PRESS, items=[row]),
+    lambda visitor, row: visitor.get("picture", **row, kind="edit"),
+    lambda visitor, row: visitor.get("picture", **row, kind="doubt"),
+    lambda visitor, row: visitor.post("quote-mended", items=[row], **MENDED),
+    lambda visitor, row: visitor.post("mend", **PRESS, items=[row], **MENDED),
     lambda visitor, row: visitor.post("publish", batch=row["batch"]),
     lambda visitor, row: visitor.post("zip", batch=row["batch"]),
 ]
@@ -153,12 +160,14 @@ def test_a_batch_of_somebody_else_does_not_exist(
     assert audited(bench, batch) == []
 
 
-@pytest.mark.parametrize("path", ["decide", "redo"])
+@pytest.mark.parametrize("path", ["decide", "redo", "mend", "quote-mended"])
 def test_a_batch_of_ones_own_opens_no_other_one(bench: Bench, batch: Batch, enter: Enter, path: str) -> None:
     row = enter(ADA).rows(batch)[0]
     mine = bench.submit(1, day=batch.date, batch="mine")
     for stranger in (BOB, somebody("eve", Role.SUBMITTER)):
-        answer = enter(stranger).post(path, **PRESS, items=[{**row, "batch": mine.path}], state="approved")
+        answer = enter(stranger).post(
+            path, **PRESS, **MENDED, items=[{**row, "batch": mine.path}], state="approved"
+        )
         assert answer.status_code == 404
     assert bench.keys("reviews/") == []
 
@@ -184,8 +193,8 @@ def test_who_does_not_review_looks_and_decides_nothing(
     visitor = enter(person)
     row = visitor.rows(batch)[0]
     assert visitor.get("picture", **row).status_code == 200
-    for path in ("decide", "redo"):
-        answer = visitor.post(path, **PRESS, items=[row], state="approved")
+    for path in ("decide", "redo", "mend", "quote-mended"):
+        answer = visitor.post(path, **PRESS, **MENDED, items=[row], state="approved")
         assert (answer.status_code, "role reviewer" in answer.text) == (403, True)
     assert visitor.session.may() == {"review": False, "publish": person is DAN}
     assert changed(bench) == []

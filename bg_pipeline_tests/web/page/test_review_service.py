@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 from bg_pipeline import review
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.model_facts import facts_of
 from bg_pipeline.domain.people import Person, Via, local_person
 from bg_pipeline.imaging import read_header
 from bg_pipeline.run.batch_work import open_batch
@@ -23,7 +24,7 @@ from bg_pipeline.storage.object_store import Store
 from bg_pipeline.web.page import review_server
 from bg_pipeline.web.page.batches import BatchService
 from bg_pipeline.web.page.review_server import ADDRESS, TOKEN, ReviewSession, ReviewSessions
-from bg_pipeline.web.page.review_service import ReviewService
+from bg_pipeline.web.page.review_service import Address, ReviewService
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench, aws
 from bg_pipeline_tests.pictures import photo
@@ -301,6 +302,24 @@ def test_another_picture_has_a_price_and_is_asked_for_once(
     bench.run(batch.date)
     assert len(requests_of(bench)) == 2
     assert len(control.paid(operation="InvokeModel")) == paid + 1
+
+
+def test_other_pictures_on_a_scene_have_the_price_of_the_new_scene(bench: Bench) -> None:
+    day = datetime.now(UTC).date()
+    # The models that paint scenes are there only.
+    bench.overrides |= {"regions": "us-west-2", "quota_stable_image_ultra_rpm": 60_000}
+    batch = bench.submit(2, day=day, Scene="a table", Prompt=None, Subject="SALIENT")
+    bench.run(day)
+    settings = bench.settings()
+    service = ReviewService(settings, aws("us-west-2"), BatchService(settings, bench.store))
+    ann = somebody("ann")
+    addresses = [Address.read(row) for row in service.rows(ann, batch)["rows"]]
+    price = facts_of("STABLE_IMAGE_ULTRA", "stability.stable-image-ultra-v1:1").cost(images=1)
+    assert price
+    both, one = service.quote(ann, addresses), service.quote(ann, addresses[:1])
+    # Two photos of one scene may have two aspects.
+    assert (both["pictures"], both["usd"], both["atWorst"]) == (2, 2 * price, 2 * price)
+    assert (one["pictures"], one["usd"]) == (1, price)
 
 
 def test_two_people_who_want_another_picture_of_the_same_get_one(

@@ -121,10 +121,10 @@ def test_each_role_does_its_part_of_a_batch(
             batches.redo(person, work, items, prompt="", seed=None)
     for person in (ADA, CAROL):
         with pytest.raises(NotAllowed):
-            batches.acts.publish(person, work, items)
+            batches.acts.publish(person, work, batches.places(ADA, batch))
     assert bench.keys("reviews/") == bench.keys("published/") == []
     batches.acts.decide(CAROL, work, items, State.APPROVED)
-    assert batches.acts.publish(DAN, work, batches.results(DAN, batch).items()).copied == 1
+    assert batches.acts.publish(DAN, work, batches.places(DAN, batch)).copied == 1
 
 
 def test_a_sample_is_approved_by_reviewers_and_not_by_who_submitted_it(
@@ -334,6 +334,8 @@ ANSWERS: dict[str, tuple[str, dict[str, int]]] = {
     "decide": ("POST", {"ada": 403, "bob": 404, "dan": 403}),
     "redo": ("POST", {"ada": 403, "bob": 404, "dan": 403}),
     "quote": ("POST", {"bob": 404}),
+    "mend": ("POST", {"ada": 403, "bob": 404, "dan": 403}),
+    "quote-mended": ("POST", {"ada": 403, "bob": 404, "dan": 403}),
     "publish": ("POST", {"ada": 403, "bob": 404, "carol": 403}),
     "zip": ("POST", {"bob": 404}),
     # Only what the same session decided can be undone.
@@ -366,8 +368,8 @@ def test_the_review_in_the_browser_is_for_who_may_and_refuses_everybody_else(
                 return server.get(
                     f"{review_server.ADDRESS}/{route}", params=query, headers=headers
                 ).status_code
-            body = {"press": f"press of {person.name}", "batch": batch.path, "items": [row], "of": ["p"]}
-            body |= {"state": "approved", "prompt": "a street"}
+            body: dict[str, Any] = {"press": f"press of {person.name}", "batch": batch.path, "items": [row]}
+            body |= {"of": ["p"], "state": "approved", "prompt": "a street", "mask": "", "pictures": 0}
             return server.post(f"{review_server.ADDRESS}/{route}", body, headers=headers).status_code
 
         people = (ADA, BOB, DAN, CAROL, ROOT)

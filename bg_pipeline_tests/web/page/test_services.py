@@ -443,7 +443,7 @@ def test_what_a_run_did_meanwhile_is_seen_at_once(batches: BatchService, bench: 
     assert (before.state, before.done) == ("waiting for a run", 0)
     bench.run()
     (after,) = batches.batches(ANN, batch.date)
-    assert (after.state, after.done) == ("reported", 2)
+    assert (after.state, after.done) == ("finished", 2)
 
 
 def test_a_batch_that_was_just_submitted_is_seen_at_once(drafts: DraftService, batches: BatchService) -> None:

@@ -9,15 +9,19 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Route
 
+from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.people import local_person
 from bg_pipeline.errors import UsageError
+from bg_pipeline.masks.conventions import STORED
+from bg_pipeline.state.audit import AuditLog
 from bg_pipeline.storage.object_store import Store
+from bg_pipeline.uploads.listing import find_draft
 from bg_pipeline.web.page import upload_server
-from bg_pipeline.web.page.drafts import DraftService
+from bg_pipeline.web.page.drafts import DraftService, stored_wishes
 from bg_pipeline.web.page.upload_server import UploadSession, UploadSessions
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench, aws
-from bg_pipeline_tests.pictures import photo
+from bg_pipeline_tests.pictures import photo, photo_and_mask
 from bg_pipeline_tests.web.serving import Caller, serving
 
 
@@ -146,3 +150,109 @@ def test_only_so_many_lots_are_remembered_those_in_use_first(
     sessions.open(drafts, local_person("ann"))
     assert sessions.find(first.token) is first
     assert sessions.find(second.token) is None
+
+
+def test_a_named_draft_has_all_its_photos_masks_and_wishes_under_its_name(
+    drafts: DraftService, session: UploadSession, browser: Caller
+) -> None:
+    for name in ("a.jpg", "Schuhe & Söhne.jpg"):
+        send(browser, session, name, photo(1))
+    before = session.batch
+    _, matte = photo_and_mask(1)
+    mask = drafts.mask(before, "a.jpg", STORED.write_png(matte))
+    session.wishes["Photos"] = {"a.jpg": {"MaskKey": mask, "Subject": "MASK"}}
+    session.keep_wishes()
+    session.rename("spring & summer")
+    batch = session.batch
+    assert (batch.date, batch.name) == (before.date, "spring & summer")
+    assert list(drafts.store.list(f"{before.input_prefix}/")) == []
+    assert sorted(find_draft(drafts.store, batch).images) == ["Schuhe & Söhne.jpg", "a.jpg"]
+    key = session.wishes["Photos"]["a.jpg"]["MaskKey"]
+    assert key.startswith(batch.input_prefix)
+    assert drafts.store.read(key) is not None
+    session.keep_wishes()
+    assert stored_wishes(drafts.store, batch) == session.wishes
+    assert send(browser, session, "b.jpg", photo(2)).status_code == 200
+    data, _ = drafts.request(batch, ["a.jpg", "b.jpg"], {"Prompt": "a beach"}, session.wishes["Photos"])
+    drafts.submit(session.person, batch, data)
+    assert drafts.store.head(batch.request_key) is not None
+    (line,) = [
+        line for line in AuditLog(drafts.store).records(batch.date, batch.date) if line.act == "Rename"
+    ]
+    assert (line.batch, line.result["NewBatch"]) == (before.path, batch.path)
+
+
+@pytest.mark.parametrize("name", ["a/b", ".hidden", " ", "x" * 101, "bell\a", "api-123456-0123456789abcdef"])
+def test_a_name_that_submit_refuses_is_refused_and_nothing_moves(
+    drafts: DraftService, session: UploadSession, browser: Caller, name: str
+) -> None:
+    send(browser, session, "a.jpg", photo(1))
+    before = sorted(each.key for each in drafts.store.list(""))
+    with pytest.raises(UsageError, match="cannot be named"):
+        session.rename(name)
+    assert sorted(each.key for each in drafts.store.list("")) == before
+
+
+def test_a_name_that_is_taken_is_refused_and_nothing_moves(
+    drafts: DraftService, session: UploadSession, browser: Caller
+) -> None:
+    send(browser, session, "a.jpg", photo(1))
+    taken = Batch(session.batch.date, "spring")
+    drafts.store.write(taken.request_key, b"{}", media_type="application/json")
+    before = session.batch
+    with pytest.raises(UsageError, match="already"):
+        session.rename("spring")
+    assert session.batch == before
+    assert sorted(find_draft(drafts.store, before).images) == ["a.jpg"]
+    assert [each.key for each in drafts.store.list(f"{taken.input_prefix}/")] == [taken.request_key]
+
+
+def test_of_two_drafts_that_want_one_name_at_once_one_has_it(
+    drafts: DraftService, session: UploadSession, browser: Caller
+) -> None:
+    other = upload_server.sessions.open(drafts, local_person("bob"))
+    for each in (session, other):
+        send(browser, each, "a.jpg", photo(1))
+
+    def named(each: UploadSession) -> bool:
+        try:
+            each.rename("spring")
+        except UsageError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(named, [session, other])) == [False, True]
+    assert all(sorted(find_draft(drafts.store, each.batch).images) == ["a.jpg"] for each in (session, other))
+
+
+def test_a_photo_that_changes_while_its_draft_is_named_is_not_lost(
+    drafts: DraftService, session: UploadSession, browser: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(browser, session, "a.jpg", photo(1))
+    before, copy = session.batch, Store.copy
+
+    def late(store: Store, source: str, target: str, **more: Any) -> str:
+        store.write(source, photo(3), media_type="image/jpeg")
+        return copy(store, source, target, **more)
+
+    monkeypatch.setattr(Store, "copy", late)
+    with pytest.raises(UsageError, match="changed meanwhile"):
+        session.rename("spring")
+    assert session.batch == before
+    stored = drafts.store.read(before.upload_key("a.jpg"))
+    assert stored is not None
+    assert stored.data == photo(3)
+    assert list(drafts.store.list(f"{Batch(before.date, 'spring').input_prefix}/")) == []
+
+
+def test_photos_that_arrive_while_a_draft_is_named_are_in_the_named_one(
+    drafts: DraftService, session: UploadSession, browser: Caller
+) -> None:
+    send(browser, session, "a.jpg", photo(1))
+    with ThreadPoolExecutor(5) as pool:
+        sent = [pool.submit(send, browser, session, f"{number}.jpg", photo(number)) for number in range(4)]
+        pool.submit(session.rename, "spring").result()
+        assert {each.result().status_code for each in sent} == {200}
+    assert session.batch.name == "spring"
+    assert len(find_draft(drafts.store, session.batch).images) == 5

@@ -33,6 +33,15 @@ def card(name: str = "050412-ee57c37e", **more: Any) -> BatchCard:
             card(counts={"Succeeded": 2, "Skipped": 10}, to_do=10, to_approve=PendingPhotos(10, 10)),
             "sample finished: 2 good, 10 waiting until the sample is approved",
         ),
+        (
+            card(
+                counts={"Succeeded": 2, "Skipped": 6},
+                to_do=6,
+                reasons={"CapReached": 3, "WaitsForWindow": 2},
+            ),
+            "something to do: 2 good, 2 waiting for the Custom Labels model, 3 stopped at a spending cap, 1 not made",
+        ),
+        (card(kind=BatchState.REFUSED), "request refused; the report says why"),
         (card(), "finished"),
         (card(kind=BatchState.DRAFT), "a state"),
     ],

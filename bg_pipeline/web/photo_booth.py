@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import orjson
 from botocore.exceptions import BotoCoreError, ClientError
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Path, Response
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
@@ -55,7 +55,7 @@ _log = logging.getLogger(__name__)
 
 
 class UploadRequest(BaseModel):
-    """A photo that is to be uploaded."""
+    """A photo that will be uploaded."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -79,10 +79,10 @@ class PhotoUpload(BaseModel):
     """Where to upload the photo within ``Expires`` seconds; then name its ``Key``.
 
     Either POST it to ``Url`` as a form (multipart/form-data) of ``Fields`` and, last, ``file`` with its bytes,
-    at most ``MaxBytes``. Or PUT it to ``UploadURL`` with this ``ContentType``: exactly ``Size`` bytes where that
-    was said. Storage bounds no PUT whose size was not said, as clients of the system that this stands for send it;
-    a photo of more than ``MaxBytes`` is then refused when it is named. ``statusCode`` and ``body``, the other fields
-    as a JSON string, are the form of that system.
+    at most ``MaxBytes``. Or PUT it to ``UploadURL`` with this ``ContentType`` and, if ``Size`` was given, exactly
+    that many bytes. Without ``Size`` S3 accepts a PUT of any size; a photo of more than ``MaxBytes`` is then refused
+    by the call that names it. ``statusCode`` and ``body`` (the other fields as a JSON string) are for clients of the
+    photo booth that this API replaces.
     """
 
     Bucket: str
@@ -98,7 +98,7 @@ class PhotoUpload(BaseModel):
 
 
 class PhotoRequest(BaseModel):
-    """A photo in the bucket, and the backgrounds wanted: those of the preset where none are named.
+    """A photo in the bucket and its new backgrounds; without ``Prompts``, those of the preset.
 
     ``Id`` is part of the results' names, by default the photo's own name. ``RequestId`` serves as an
     idempotency key.
@@ -120,7 +120,7 @@ class PhotoRequest(BaseModel):
 
 
 class Picture(BaseModel):
-    """One background: a link to the picture, or why there is none."""
+    """One background: a link to its picture, or the cause why there is none."""
 
     Status: str
     Cause: str = ""
@@ -130,7 +130,7 @@ class Picture(BaseModel):
 
 
 class Photo(BaseModel):
-    """How the photo stands. While ``Status`` is Waiting or Working, ``Generated`` says where pictures will be."""
+    """The status of the photo. While it is Waiting or Working, ``Generated`` has the future pictures' links."""
 
     Id: str
     Status: str
@@ -146,7 +146,7 @@ class Photo(BaseModel):
 
 @router.post("/upload")
 def upload(request: UploadRequest, service: TheService, caller: ASubmitter) -> PhotoUpload:
-    """A place for one photo, under a key of its own, so that no other is overwritten."""
+    """Returns an upload for one photo under a new key, so that no other photo is overwritten."""
     name = posixpath.basename(request.Filename)
     if request.Type == "photo":
         check_name(name)
@@ -197,10 +197,10 @@ def upload(request: UploadRequest, service: TheService, caller: ASubmitter) -> P
 async def photo(
     request: PhotoRequest, service: TheService, caller: ASubmitter, idempotency_key: IdempotencyKey = None
 ) -> Photo:
-    """Waits for the pictures and answers with links to them, good for an hour.
+    """Makes the pictures and returns links to them, which are valid for an hour.
 
-    A photo of which no picture could be made is answered with the problem; where only some could, each of the
-    others says why.
+    If no picture could be made, the answer is a problem document; if only some could be made, each of the others has
+    its cause.
     """
     batch = await run_in_threadpool(_store_job, service, caller, idempotency_key, request)
     await service.run_job(batch, f"ask for it with GET /photo-api/{job_id(batch)}")
@@ -215,10 +215,10 @@ async def photo_later(
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> Photo:
-    """Answers at once, when the order is stored; how it stands is told by GET at ``Location``.
+    """Stores the order and returns at once; GET at ``Location`` returns its status.
 
-    The links in the answer work once the pictures are made. If another process makes them, because this one was
-    ended, they work once somebody asks at ``Location``.
+    The links in the answer work once the pictures are made. If this process ends before that, another one makes the
+    pictures, and the links work after the next GET at ``Location``.
     """
     batch = await run_in_threadpool(_store_job, service, caller, idempotency_key, request)
     work = await run_in_threadpool(service.jobs.start, batch)
@@ -228,8 +228,12 @@ async def photo_later(
 
 
 @router.get("/photo-api/{order}")
-def photo_order(order: str, service: TheService, caller: TheCaller) -> Photo:
-    """How an order stands, and its pictures once they are made."""
+def photo_order(
+    order: Annotated[str, Path(description="Id of the order, as in `Location`.")],
+    service: TheService,
+    caller: TheCaller,
+) -> Photo:
+    """Returns the status of an order, with its pictures once they are made."""
     batch = batch_of_job(order)
     try:
         service.acts.authorization.require_visible(caller, batch)

@@ -124,6 +124,7 @@ def test_no_lifecycle_rule_deletes_what_was_paid_for() -> None:
     rules = TEMPLATE["Resources"]["Bucket"]["Properties"]["LifecycleConfiguration"]["Rules"]
     expiring = {each["Prefix"] for each in rules if "ExpirationInDays" in each}
     assert expiring == {
+        "pipeline-state/sign-ins/",
         "pipeline-state/thumbnails/",
         "model-payloads/",
         "dagster-logs/",

@@ -208,37 +208,38 @@ def old_drafts(store: Store, dates: Iterable[UploadDate], before: datetime) -> I
 
 
 def move_draft(store: Store, batch: Batch, to: Batch, document: Callable[[bytes], bytes]) -> int:
-    """Copies all that was uploaded for a draft to the new draft ``to``, then deletes it; returns how many photos.
+    """Copies all that was uploaded for a draft to the draft ``to``, then deletes it; returns how many photos.
 
-    ``document`` makes the new draft's document from the old one. Raises `UsageError` as `find_draft`, if there is
-    a draft ``to``, if the draft is being submitted or discarded, or if a photo changed meanwhile; then the draft
-    stays as it was, and nothing is left of the new one.
+    ``to`` is empty and reserved for the caller (`submitting.reserve_name`). ``document`` makes its document from that
+    of the draft. Raises `UsageError` as `find_draft`, if the draft is being submitted or discarded, or if a photo
+    changed meanwhile; then the draft stays as it was, and nothing is left of ``to``.
     """
-    found = find_draft(store, batch)
-    draft = store.read(batch.draft_key)
-    if draft is None or is_being_discarded(draft.data):
-        raise UsageError(f"the draft {batch.path} was discarded, with its photos; upload them again")
-    try:
-        # First: a folder with photos but with neither request nor draft may be run as a batch.
-        store.write(
-            to.draft_key, document(without_mark(draft.data)), media_type="application/json", if_absent=True
-        )
-    except PreconditionFailed:
-        raise UsageError(f"there is a batch {to.path} already; choose another name") from None
-    moved = False
+    changed = UsageError(f"the photos of draft {batch.path} changed meanwhile; name it again")
     prefix = f"{batch.input_prefix}/"
+    moved = False
     try:
+        found = find_draft(store, batch)
+        draft = store.read(batch.draft_key)
+        if draft is None or is_being_discarded(draft.data):
+            raise UsageError(f"the draft {batch.path} was discarded, with its photos; upload them again")
+        store.write(to.draft_key, document(without_mark(draft.data)), media_type="application/json")
         with ThreadPoolExecutor(DELETE_THREADS, "move") as pool:
             copies = {to.upload_key(each.key.removeprefix(prefix)): each for each in found.objects.values()}
             list(pool.map(lambda key: store.copy(copies[key].key, key, if_etag=copies[key].etag), copies))
+        if _etags(find_draft(store, batch)) != _etags(found):
+            raise changed
         photos = discard_draft(store, batch)
         moved = True
         return photos
     except PreconditionFailed:
-        raise UsageError(f"the photos of draft {batch.path} changed meanwhile; name it again") from None
+        raise changed from None
     finally:
         if not moved:
             discard_draft(store, to)
+
+
+def _etags(uploaded: Uploaded) -> dict[str, str]:
+    return {name: info.etag for name, info in uploaded.objects.items()}
 
 
 def discard_draft(store: Store, batch: Batch) -> int:

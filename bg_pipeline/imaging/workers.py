@@ -17,6 +17,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, wait
 from concurrent.futures import TimeoutError as NotInTime
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
@@ -47,6 +48,9 @@ MEMORY = 1_000_000_000
 MEMORY_PER_PIXEL = 40
 """… and for each pixel of its pictures: a WebP takes 32, a TIFF of floats 38."""
 
+START_SECONDS = 30.0
+"""A call that no worker has begun after this time is lost, because there is a free worker for each call. An idle
+worker that is killed may have held the lock of the pool's queue."""
 GRACE_SECONDS = 60.0
 """A call that has not ended so long after its time limit was lost together with its worker."""
 
@@ -119,6 +123,7 @@ class WorkerPool:
         self.number = number
         self._lock = threading.Lock()
         self._pool: ProcessPool | None = None
+        self._closed: ProcessPool | None = None
         # A call starts as soon as it is handed to the pool, so that its time can be told.
         self._free = threading.BoundedSemaphore(number)
         self._names = count()
@@ -149,6 +154,7 @@ class WorkerPool:
         """Ends the workers; calls under way fail."""
         with self._lock:
             pool, self._pool = self._pool, None
+            self._closed = pool
         if pool is not None:
             pool.stop()  # type: ignore[no-untyped-call]
             pool.join()
@@ -171,17 +177,23 @@ class WorkerPool:
                 failure = error
                 continue
             try:
-                outcome: Outcome = unpack(call.result(limit.seconds + GRACE_SECONDS))
-                return outcome
-            except NotInTime as error:
+                wait([call], START_SECONDS)
+                if call.running():
+                    wait([call], limit.seconds + GRACE_SECONDS)
                 if call.done():
-                    raise _too_slow(limit) from None
+                    outcome: Outcome = unpack(call.result(0))
+                    return outcome
                 self._forget(pool)
-                failure = error
+            except NotInTime:
+                raise _too_slow(limit) from None
             except ProcessExpired as error:
                 if error.exitcode == OUT_OF_MEMORY:
                     raise _out_of_memory(limit) from None
                 failure = error
+            except CancelledError as error:
+                if pool is self._closed:
+                    raise
+                failure = error  # Another call was lost, and the pool was replaced.
             except (BrokenProcessPool, OSError) as error:
                 self._forget(pool)
                 failure = error

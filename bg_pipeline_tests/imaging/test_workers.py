@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image
 
 from bg_pipeline.errors import ImageError
 from bg_pipeline.imaging import open_photo, read_header, small_jpeg
+from bg_pipeline.imaging import workers as workers_module
 from bg_pipeline.imaging.parcels import INLINE_BYTES, Blob, open_stored
 from bg_pipeline.imaging.thumbnail import thumbnail
 from bg_pipeline.imaging.workers import (
@@ -148,6 +150,19 @@ def test_all_idle_workers_may_be_ended(workers: WorkerPool) -> None:
     for process in both:
         os.kill(process, signal.SIGKILL)
     assert workers.run(AMPLE, worker_tasks.process_id) not in both
+
+
+def test_a_call_that_no_worker_begins_is_made_by_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers_module, "START_SECONDS", 1.0)
+    pool = WorkerPool(1)
+    stuck = pool.run(AMPLE, worker_tasks.process_id)
+    os.kill(stuck, signal.SIGSTOP)
+    try:
+        assert pool.run(AMPLE, worker_tasks.process_id) != stuck
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(stuck, signal.SIGKILL)
+        pool.close()
 
 
 def test_what_a_call_without_a_limit_leaves_behind_does_not_count_for_the_next_file() -> None:

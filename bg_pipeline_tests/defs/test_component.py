@@ -58,12 +58,12 @@ def test_the_schema_names_each_attribute_and_says_what_it_is() -> None:
     assert schema["required"] == ["bucket"]
 
 
-def run(folder: Path, *words: str) -> str:
+def run(folder: Path, *words: str, home: Path | None = None) -> str:
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("BG_", "DAGSTER"))
     }
     environment["PYTHONPATH"] = ":".join(filter(None, [str(folder / "src"), *sys.path]))
-    environment["DAGSTER_HOME"] = str(folder)
+    environment["DAGSTER_HOME"] = str(home or folder)
     command = [str(Path(sys.executable).parent / words[0]), *words[1:]]
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200, check=False
@@ -72,9 +72,9 @@ def run(folder: Path, *words: str) -> str:
     return done.stdout
 
 
-def dg_command(folder: Path, words: Sequence[str]) -> str:
+def dg_command(folder: Path, words: Sequence[str], home: Path | None = None) -> str:
     pytest.importorskip("dagster_dg_cli")
-    return run(folder, "dg", *words)
+    return run(folder, "dg", *words, home=home)
 
 
 @pytest.mark.slow
@@ -105,11 +105,13 @@ def test_a_fresh_project_loads_the_component_from_yaml(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_dagsters_commands_work_in_the_root_of_the_repository_and_workspace_yaml_counts() -> None:
-    assert "loaded successfully" in dg_command(ROOT, ["check", "defs"])
-    listed = dg_command(ROOT, ["list", "defs", "--json"])
+def test_dagsters_commands_work_in_the_root_of_the_repository_and_workspace_yaml_counts(
+    tmp_path: Path,
+) -> None:
+    assert "loaded successfully" in dg_command(ROOT, ["check", "defs"], tmp_path)
+    listed = dg_command(ROOT, ["list", "defs", "--json"], tmp_path)
     assert "generated_images" in listed
-    validated = run(ROOT, "dagster", "definitions", "validate")
+    validated = run(ROOT, "dagster", "definitions", "validate", home=tmp_path)
     assert validated is not None
     pyproject = (ROOT / "pyproject.toml").read_text()
     assert "[tool.dg" not in pyproject

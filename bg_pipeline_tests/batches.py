@@ -57,6 +57,13 @@ class Bench:
         }
         return settings(**{**defaults, **self.overrides, **overrides})
 
+    def draft(self, name: str = "101530") -> Batch:
+        """A draft with two photos and a mask."""
+        batch = self.submit({"a.jpg": photo(1), "b/c.jpg": photo(2)}, batch=name, requested=False)
+        self.put(batch.upload_key(".mask-1.png"), photo(3))
+        self.put(batch.draft_key, b"{}")
+        return batch
+
     def put(self, key: str, data: bytes) -> None:
         self.store.write(key, data, media_type="application/octet-stream")
 

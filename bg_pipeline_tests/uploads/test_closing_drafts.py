@@ -35,13 +35,6 @@ def bench(s3: Any, bucket: str) -> Bench:
     return Bench(Store(s3, bucket))
 
 
-def draft(bench: Bench, name: str = "101530") -> Batch:
-    batch = bench.submit({"a.jpg": photo(1), "b/c.jpg": photo(2)}, batch=name, requested=False)
-    bench.put(batch.upload_key(".mask-1.png"), photo(3))
-    bench.put(batch.draft_key, b'{"Id": "one"}')
-    return batch
-
-
 def submission(bench: Bench, batch: Batch) -> Act:
     """A submission as the page and the API make it: they look at the folder first."""
 
@@ -122,7 +115,7 @@ def test_a_discard_in_the_middle_of_a_submission_wins_alone_or_not_at_all(bench:
     won = set()
 
     def pair(number: int) -> tuple[Act, Act]:
-        batch = draft(bench, f"batch-{number}")
+        batch = bench.draft(f"batch-{number}")
         return submission(bench, batch), lambda: discard_draft(bench.store, batch)
 
     for number, submitted, discarded in in_turns(pair):
@@ -140,7 +133,7 @@ def test_a_submission_in_the_middle_of_a_discard_wins_alone_or_not_at_all(bench:
     won = set()
 
     def pair(number: int) -> tuple[Act, Act]:
-        batch = draft(bench, f"batch-{number}")
+        batch = bench.draft(f"batch-{number}")
         return lambda: discard_draft(bench.store, batch), submission(bench, batch)
 
     for number, discarded, submitted in in_turns(pair):
@@ -174,7 +167,7 @@ def test_a_submission_that_was_suspended_for_minutes_leaves_no_batch_without_pho
 ) -> None:
     discards = 0
     for number in itertools.count():
-        batch = draft(bench, f"batch-{number}")
+        batch = bench.draft(f"batch-{number}")
         said: list[str] = []
 
         def discard(batch: Batch = batch, said: list[str] = said) -> None:
@@ -197,7 +190,7 @@ def test_a_submission_that_was_killed_can_be_repeated_or_its_draft_discarded(ben
         raise Killed
 
     for number in itertools.count():
-        repeated, dropped = draft(bench, f"again-{number}"), draft(bench, f"drop-{number}")
+        repeated, dropped = bench.draft(f"again-{number}"), bench.draft(f"drop-{number}")
         died = 0
         for batch in (repeated, dropped):
             with at_call(number, die):
@@ -225,7 +218,7 @@ def test_a_discard_that_was_killed_is_never_submitted_and_can_be_repeated(bench:
         raise Killed
 
     for number in itertools.count():
-        batch = draft(bench, f"batch-{number}")
+        batch = bench.draft(f"batch-{number}")
         killed = False
         with at_call(number, die):
             try:
@@ -245,7 +238,7 @@ def test_a_discard_that_was_killed_is_never_submitted_and_can_be_repeated(bench:
 
 
 def test_while_a_draft_is_being_submitted_a_discard_says_so(bench: Bench) -> None:
-    batch = draft(bench)
+    batch = bench.draft()
     assert closing_drafts.Submission(bench.store, batch).begin()
     with pytest.raises(UsageError, match="being submitted at the moment"):
         discard_draft(bench.store, batch)
@@ -255,7 +248,7 @@ def test_while_a_draft_is_being_submitted_a_discard_says_so(bench: Bench) -> Non
 
 def test_two_submissions_of_one_request_at_the_same_moment_are_both_done(bench: Bench) -> None:
     def pair(number: int) -> tuple[Act, Act]:
-        batch = draft(bench, f"batch-{number}")
+        batch = bench.draft(f"batch-{number}")
         return submission(bench, batch), submission(bench, batch)
 
     for number, one, other in in_turns(pair):
@@ -280,7 +273,7 @@ def test_a_submission_from_the_command_line_notices_that_its_draft_was_discarded
 
 
 def test_what_is_typed_while_a_draft_is_discarded_does_not_bring_it_back(bench: Bench) -> None:
-    batch, drafts = draft(bench), DraftService(bench.settings(), aws(), bench.store)
+    batch, drafts = bench.draft(), DraftService(bench.settings(), aws(), bench.store)
     closing_drafts.begin_discarding(bench.store, batch)
     drafts.keep_wishes(batch, {"Fields": {"Prompts": "a beach"}})
     stored = bench.store.read(batch.draft_key)
@@ -289,7 +282,7 @@ def test_what_is_typed_while_a_draft_is_discarded_does_not_bring_it_back(bench: 
 
 
 def test_photos_that_arrive_while_a_draft_is_discarded_go_too(bench: Bench) -> None:
-    batch = draft(bench)
+    batch = bench.draft()
     # After the deletions, before the folder is listed again.
     with at_call(7, lambda: bench.put(batch.upload_key("late.jpg"), b"late")):
         discard_draft(bench.store, batch)
@@ -298,10 +291,10 @@ def test_photos_that_arrive_while_a_draft_is_discarded_go_too(bench: Bench) -> N
 
 def test_a_document_of_another_program_is_a_draft_too(bench: Bench) -> None:
     for content in (b"", b"[]", b"not JSON", b'{"Closing": 1}', b"\xff"):
-        batch = draft(bench)
+        batch = bench.draft()
         bench.put(batch.draft_key, content)
         assert discard_draft(bench.store, batch) == 2
-        batch = draft(bench)
+        batch = bench.draft()
         bench.put(batch.draft_key, content)
         assert submission(bench, batch)()
         for key in bench.keys(f"{batch.input_prefix}/"):

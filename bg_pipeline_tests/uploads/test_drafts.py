@@ -7,7 +7,6 @@ from bg_pipeline.errors import UsageError
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads.listing import discard_draft, find_draft
 from bg_pipeline_tests.batches import DATE, Bench
-from bg_pipeline_tests.pictures import photo
 
 
 @pytest.fixture
@@ -15,15 +14,8 @@ def bench(s3, bucket) -> Bench:
     return Bench(Store(s3, bucket))
 
 
-def draft(bench: Bench, name: str = "101530") -> Batch:
-    batch = bench.submit({"a.jpg": photo(1), "b/c.jpg": photo(2)}, batch=name, requested=False)
-    bench.put(batch.upload_key(".mask-1.png"), photo(3))
-    bench.put(batch.draft_key, b"{}")
-    return batch
-
-
 def test_a_draft_is_discarded_with_all_that_was_uploaded_for_it_and_nothing_else(bench: Bench) -> None:
-    batch, other = draft(bench), draft(bench, "101530b")
+    batch, other = bench.draft(), bench.draft("101530b")
     assert discard_draft(bench.store, batch) == 2
     left = bench.keys("image-files")
     assert len(left) == 4

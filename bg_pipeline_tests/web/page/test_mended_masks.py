@@ -2,7 +2,6 @@
 
 import base64
 import io
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -10,7 +9,6 @@ from typing import Any
 
 import pytest
 from PIL import Image, ImageChops, ImageDraw, ImageStat
-from starlette.applications import Starlette
 
 from bg_pipeline import review
 from bg_pipeline.domain import s3_keys
@@ -24,7 +22,6 @@ from bg_pipeline.run import subject_mask
 from bg_pipeline.run.batch_work import open_batch
 from bg_pipeline.state.audit import AuditLog
 from bg_pipeline.storage.object_store import Store
-from bg_pipeline.web.page import review_server
 from bg_pipeline.web.page.batches import BatchService
 from bg_pipeline.web.page.review_server import ReviewSessions
 from bg_pipeline.web.page.review_service import ReviewService
@@ -32,7 +29,7 @@ from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench, aws
 from bg_pipeline_tests.pictures import photo, photo_and_mask
 from bg_pipeline_tests.web.page.test_review_service import Reviewer, requests_of
-from bg_pipeline_tests.web.serving import Caller, serving
+from bg_pipeline_tests.web.serving import Caller
 
 SIZE = (240, 180)
 CORNER = (2, 2, 40, 40)
@@ -42,19 +39,6 @@ CORNER = (2, 2, 40, 40)
 def bench(s3, bucket: str, control: ControlClient) -> Bench:
     control.switch(canned=True)
     return Bench(Store(s3, bucket), {"review_share": 1.0})
-
-
-@pytest.fixture(autouse=True)
-def sessions(monkeypatch: pytest.MonkeyPatch) -> ReviewSessions:
-    sessions = ReviewSessions()
-    monkeypatch.setattr(review_server, "sessions", sessions)
-    return sessions
-
-
-@pytest.fixture
-def server() -> Iterator[Caller]:
-    with serving(Starlette(routes=review_server.ROUTES)) as caller:
-        yield caller
 
 
 @pytest.fixture

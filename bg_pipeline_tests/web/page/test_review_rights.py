@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import requests
 from botocore.exceptions import ClientError
-from starlette.applications import Starlette
 from streamlit.testing.v1 import AppTest
 
 from bg_pipeline.domain.batches import Batch
@@ -18,7 +17,7 @@ from bg_pipeline.domain.people import Person, Role, Via
 from bg_pipeline.masks.conventions import STORED
 from bg_pipeline.state.audit import AuditLog, AuditRecord
 from bg_pipeline.storage.object_store import Store
-from bg_pipeline.web.page import review_server, user
+from bg_pipeline.web.page import user
 from bg_pipeline.web.page.batches import BatchService
 from bg_pipeline.web.page.drafts import DraftService
 from bg_pipeline.web.page.review_server import ADDRESS, TOKEN, ReviewSession, ReviewSessions
@@ -26,7 +25,7 @@ from bg_pipeline.web.page.review_service import ReviewService
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench, aws
 from bg_pipeline_tests.pictures import photo, photo_and_mask
-from bg_pipeline_tests.web.serving import Caller, serving
+from bg_pipeline_tests.web.serving import Caller
 
 ISSUER = "https://pool.example"
 SECONDS = 60
@@ -71,19 +70,6 @@ def batch(bench: Bench) -> Batch:
     drafts.submit(ADA, made, data)
     bench.run(made.date)
     return made
-
-
-@pytest.fixture(autouse=True)
-def sessions(monkeypatch: pytest.MonkeyPatch) -> ReviewSessions:
-    sessions = ReviewSessions()
-    monkeypatch.setattr(review_server, "sessions", sessions)
-    return sessions
-
-
-@pytest.fixture
-def server() -> Iterator[Caller]:
-    with serving(Starlette(routes=review_server.ROUTES)) as caller:
-        yield caller
 
 
 class Visitor:

@@ -2,7 +2,6 @@
 
 import io
 import zipfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -11,7 +10,6 @@ from typing import Any
 import pytest
 import requests
 from PIL import Image
-from starlette.applications import Starlette
 
 from bg_pipeline import review
 from bg_pipeline.domain import s3_keys
@@ -21,14 +19,13 @@ from bg_pipeline.domain.people import Person, Via, local_person
 from bg_pipeline.imaging import read_header
 from bg_pipeline.run.batch_work import open_batch
 from bg_pipeline.storage.object_store import Store
-from bg_pipeline.web.page import review_server
 from bg_pipeline.web.page.batches import BatchService
 from bg_pipeline.web.page.review_server import ADDRESS, TOKEN, ReviewSession, ReviewSessions
 from bg_pipeline.web.page.review_service import Address, ReviewService
 from bg_pipeline_local_aws.control_client import ControlClient
 from bg_pipeline_tests.batches import Bench, aws
 from bg_pipeline_tests.pictures import photo
-from bg_pipeline_tests.web.serving import Caller, serving
+from bg_pipeline_tests.web.serving import Caller
 
 
 @pytest.fixture
@@ -48,19 +45,6 @@ def batch(bench: Bench) -> Batch:
     made = bench.submit(3, day=datetime.now(UTC).date())
     bench.run(made.date)
     return made
-
-
-@pytest.fixture(autouse=True)
-def sessions(monkeypatch: pytest.MonkeyPatch) -> ReviewSessions:
-    sessions = ReviewSessions()
-    monkeypatch.setattr(review_server, "sessions", sessions)
-    return sessions
-
-
-@pytest.fixture
-def server() -> Iterator[Caller]:
-    with serving(Starlette(routes=review_server.ROUTES)) as caller:
-        yield caller
 
 
 class Reviewer:

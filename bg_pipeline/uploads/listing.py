@@ -216,7 +216,7 @@ def move_draft(store: Store, batch: Batch, to: Batch, document: Callable[[bytes]
     """
     changed = UsageError(f"the photos of draft {batch.path} changed meanwhile; name it again")
     prefix = f"{batch.input_prefix}/"
-    moved = False
+    copied = False
     try:
         found = find_draft(store, batch)
         draft = store.read(batch.draft_key)
@@ -228,14 +228,18 @@ def move_draft(store: Store, batch: Batch, to: Batch, document: Callable[[bytes]
             list(pool.map(lambda key: store.copy(copies[key].key, key, if_etag=copies[key].etag), copies))
         if _etags(find_draft(store, batch)) != _etags(found):
             raise changed
-        photos = discard_draft(store, batch)
-        moved = True
-        return photos
+        copied = True
     except PreconditionFailed:
         raise changed from None
     finally:
-        if not moved:
+        if not copied:
             discard_draft(store, to)
+    try:
+        return discard_draft(store, batch)
+    except UsageError:
+        # Nothing of the draft was deleted. After any other error some of it may be in its new place only.
+        discard_draft(store, to)
+        raise
 
 
 def _etags(uploaded: Uploaded) -> dict[str, str]:

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta, tzinfo
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,16 +13,16 @@ from bg_pipeline.domain.batches import Batch
 from bg_pipeline.errors import BgPipelineError, NoSuchBatch, UsageError
 from bg_pipeline.storage.object_store import Store
 from bg_pipeline.uploads import closing_drafts, listing
-from bg_pipeline.uploads.listing import discard_draft
+from bg_pipeline.uploads.listing import discard_draft, move_draft
 from bg_pipeline.uploads.submission import etags_of
-from bg_pipeline.uploads.submitting import LocalFile, hand_over, submit
+from bg_pipeline.uploads.submitting import LocalFile, hand_over, reserve_name, submit
 from bg_pipeline.web.page.drafts import DraftService
 from bg_pipeline_tests.batches import DATE, Bench, aws
 from bg_pipeline_tests.pictures import photo
 
 PHOTOS = {"a.jpg", "b/c.jpg"}
 REQUEST = b'{"Id": "one", "Prompt": "a beach"}'
-S3_CALLS = ("read", "write", "delete", "head", "list")
+S3_CALLS = ("read", "write", "delete", "head", "list", "copy")
 
 Act = Callable[[], object]
 
@@ -144,6 +145,62 @@ def test_a_submission_in_the_middle_of_a_discard_wins_alone_or_not_at_all(bench:
             assert left(bench, named(number)) == set(), number
         won.add(submitted == "done")
     assert won == {True, False}
+
+
+def moving(bench: Bench, batch: Batch, to: Batch) -> Act:
+    """A draft that is named, as the page does it."""
+
+    def act() -> object:
+        reserve_name(bench.store, to)
+        return move_draft(bench.store, batch, to, lambda data: data)
+
+    return act
+
+
+@pytest.mark.parametrize("naming_first", [True, False])
+@pytest.mark.parametrize("closing", ["submitted", "discarded"])
+def test_a_draft_that_is_named_and_closed_at_once_is_whole_in_one_place(
+    bench: Bench, closing: str, naming_first: bool
+) -> None:
+    def pair(number: int) -> tuple[Act, Act]:
+        batch = bench.draft(f"batch-{number}")
+        close = submission(bench, batch)
+        if closing == "discarded":
+            close = partial(discard_draft, bench.store, batch)
+        name = moving(bench, batch, Batch(DATE, f"named-{number}"))
+        return (name, close) if naming_first else (close, name)
+
+    draft = {*PHOTOS, ".mask-1.png", "draft.json"}
+    for number, first, second in in_turns(pair):
+        moved, closed = (first, second) if naming_first else (second, first)
+        here, there = left(bench, named(number)), left(bench, Batch(DATE, f"named-{number}"))
+        # Of a draft that was moved already, its old place is all that is discarded.
+        assert "done" in (moved, closed), (number, moved, closed)
+        assert closing == "discarded" or moved != closed, (number, moved, closed)
+        if moved == "done":
+            assert (here, there) == (set(), draft), number
+        else:
+            assert there == set(), (number, there, moved)
+            assert here == (set() if closing == "discarded" else draft - {"draft.json"} | {"request.json"})
+
+
+def test_a_draft_whose_naming_fails_at_any_call_is_whole_in_its_old_place_or_in_both(bench: Bench) -> None:
+    draft = {*PHOTOS, ".mask-1.png", "draft.json"}
+
+    def refuse() -> None:
+        raise Killed
+
+    for number in itertools.count():
+        batch, to = bench.draft(f"batch-{number}"), Batch(DATE, f"named-{number}")
+        with suppress(Killed), at_call(number, refuse) as count:
+            moving(bench, batch, to)()
+        if count[0] <= number:
+            break
+        places = [left(bench, each) for each in (batch, to)]
+        assert any(place >= PHOTOS and "draft.json" in place for place in places), (number, places)
+        assert all("draft.json" in place or not place for place in places), (number, places)
+    assert number > 10
+    assert left(bench, to) == draft
 
 
 def named(number: int) -> Batch:

@@ -15,9 +15,10 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, wait
+from concurrent.futures import CancelledError, Future, wait
 from concurrent.futures import TimeoutError as NotInTime
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
@@ -53,6 +54,9 @@ START_SECONDS = 30.0
 worker that is killed may have held the lock of the pool's queue."""
 GRACE_SECONDS = 60.0
 """A call that has not ended so long after its time limit was lost together with its worker."""
+
+REPLACED_SECONDS = 1.0
+"""A call whose pool was replaced because of another call is lost if it has not ended so long afterwards."""
 
 ATTEMPTS = 2
 """A crash is the file's own fault if a second, new worker dies over it as well."""
@@ -177,12 +181,14 @@ class WorkerPool:
                 failure = error
                 continue
             try:
-                wait([call], START_SECONDS)
+                self._wait(call, pool, START_SECONDS)
                 if call.running():
-                    wait([call], limit.seconds + GRACE_SECONDS)
+                    self._wait(call, pool, limit.seconds + GRACE_SECONDS)
                 if call.done():
                     outcome: Outcome = unpack(call.result(0))
                     return outcome
+                if pool is self._closed:
+                    raise CancelledError
                 self._forget(pool)
             except NotInTime:
                 raise _too_slow(limit) from None
@@ -203,6 +209,17 @@ class WorkerPool:
         if isinstance(failure, ProcessExpired):
             raise _crashed(failure.exitcode, limit) from None
         raise RuntimeError("no worker process could be started or kept") from failure
+
+    def _wait(self, call: Future[Any], pool: ProcessPool, seconds: float) -> None:
+        """Waits until the call ends, at most so many seconds; no longer than a moment once its pool was replaced.
+
+        A pool that is stopped does not answer every call that was running in it.
+        """
+        ends = time.monotonic() + seconds
+        while not call.done() and self._pool is pool and (left := ends - time.monotonic()) > 0:
+            wait([call], min(left, REPLACED_SECONDS))
+        if self._pool is not pool:
+            wait([call], REPLACED_SECONDS)
 
     def _started(self) -> ProcessPool:
         with self._lock:

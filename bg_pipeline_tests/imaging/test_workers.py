@@ -165,6 +165,30 @@ def test_a_call_that_no_worker_begins_is_made_by_a_new_one(monkeypatch: pytest.M
         pool.close()
 
 
+@pytest.mark.slow
+def test_a_call_whose_pool_is_replaced_because_of_another_is_made_anew_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pool, marker = WorkerPool(2), tmp_path / "begun"
+    stuck = 0
+    with ThreadPoolExecutor(2) as threads:
+        ready = [threads.submit(pool.run, AMPLE, worker_tasks.process_id, 0.5) for _ in range(2)]
+        both = {one.result() for one in ready}
+        monkeypatch.setattr(workers_module, "START_SECONDS", 5.0)
+        try:
+            long = threads.submit(pool.run, AMPLE, worker_tasks.tell_process, str(marker), 8.0)
+            while not (marker.exists() and marker.read_text().endswith("\n")):
+                time.sleep(0.01)
+            (stuck,) = both - {int(marker.read_text())}
+            os.kill(stuck, signal.SIGSTOP)
+            assert pool.run(AMPLE, worker_tasks.process_id) not in both
+            assert long.result(30) not in both
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(stuck, signal.SIGKILL)
+            pool.close()
+
+
 def test_what_a_call_without_a_limit_leaves_behind_does_not_count_for_the_next_file() -> None:
     pool = WorkerPool(1)
     try:

@@ -55,3 +55,10 @@ def imported_modules(*names: str) -> list[str]:
 def process_id(seconds: float = 0.0) -> int:
     time.sleep(seconds)
     return os.getpid()
+
+
+def tell_process(marker: str, seconds: float) -> int:
+    """Writes the id of its process to the file ``marker`` when it begins."""
+    with open(marker, "w", encoding="ascii") as file:
+        file.write(f"{os.getpid()}\n")
+    return process_id(seconds)

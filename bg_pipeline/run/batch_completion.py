@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from bg_pipeline.domain.payments import Bill, sum_payments
+from bg_pipeline.domain.payments import Bill
 from bg_pipeline.domain.rows import GOOD, Row, Status
 from bg_pipeline.domain.stages import LABELS, REPORT, STAGES
 from bg_pipeline.errors import BgPipelineError, LeaseLost, NotDelivered, RunStopped, StorageFailed
@@ -19,7 +19,7 @@ from bg_pipeline.run.date_result import MAX_FAILED_ROWS, MAX_PREVIEWS, AnalysedP
 from bg_pipeline.run.discovery import results_in
 from bg_pipeline.run.occasions import RETRY, fulfil_occasions
 from bg_pipeline.run.outcomes import outcome_of_error
-from bg_pipeline.run.rows import rows, rows_and_entries
+from bg_pipeline.run.rows import paid_without_row, rows, rows_and_entries
 from bg_pipeline.run.run_state import RunState
 
 WINDOW_OPERATION = "CUSTOM_LABELS_WINDOW"
@@ -229,8 +229,7 @@ class BatchCompletion:
     def _counted_rows(self, work: BatchWork, result: DateResult) -> Iterator[Row]:
         """The rows of a batch, each added to the result as it is yielded: making rows is slow, so once must do."""
         result.batches.append(work.locations.batch.path)
-        for payments in work.ledger.dropped.values():
-            result.total += sum_payments(payments.values())
+        result.total += paid_without_row(work)
         for row, entry in rows_and_entries(work):
             result.checks.add(row, entry)
             result.images += 1

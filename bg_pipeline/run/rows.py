@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.ledger_entries import Entry
-from bg_pipeline.domain.payments import sum_payments
+from bg_pipeline.domain.payments import Bill, sum_payments
 from bg_pipeline.domain.rows import Output, Row, Status, complete_row, unreadable_request_row
 from bg_pipeline.domain.stages import CAPTIONS, LABELS, PICTURES
 from bg_pipeline.run.batch_work import BatchWork
@@ -27,6 +27,17 @@ def rows_and_entries(work: BatchWork) -> Iterator[tuple[Row, Entry]]:
         if unattributed:
             row, unattributed = _with_unattributed_spend(row, unattributed), 0.0
         yield row, entry
+
+
+def paid_without_row(work: BatchWork) -> Bill:
+    """What was paid for images that are no longer requested, and what no row can tell because there is none."""
+    bill = Bill()
+    for payments in work.ledger.dropped.values():
+        bill += sum_payments(payments.values())
+    unattributed = work.ledger.header.get("Untold") or 0.0
+    if unattributed and not work.images:
+        bill += Bill(0.0, unattributed)
+    return bill
 
 
 def _with_unattributed_spend(row: Row, usd: float) -> Row:

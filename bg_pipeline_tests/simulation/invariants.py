@@ -225,12 +225,15 @@ def the_bill_is_told(world: World, watch: Watch) -> Iterator[str]:
 
 
 def kept_beside(world: World) -> tuple[float, float]:
-    """Amounts in ledgers that were paid for images no longer requested: certain, and possible."""
+    """Amounts in ledgers that no row has, because their image is no longer requested: certain, and possible."""
     total = Bill()
+    with_rows = {reported.batch for reported in reports(world)}
     for batch in world.batches():
         ledger = Ledger.read(world.store, batch, list(world.store.list(f"{batch.ledger_prefix}/")))
         for payments in ledger.dropped.values():
             total += sum_payments(payments.values())
+        if batch not in with_rows:
+            total += Bill(0.0, ledger.header.get("Untold") or 0.0)
     return total.cost_usd or 0.0, total.maybe_usd or 0.0
 
 

@@ -16,14 +16,15 @@ from PIL import Image
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.batches import Batch, find_batch, parse_upload
 from bg_pipeline.domain.payments import Bill, sum_payments
-from bg_pipeline.review.decisions import State
-from bg_pipeline.review.items import Item, items
+from bg_pipeline.review.decisions import State, decision_about
+from bg_pipeline.review.items import Item
 from bg_pipeline.run.batch_work import open_batch
 from bg_pipeline.state.batch_parts import NAME as PARTS
 from bg_pipeline.state.leases import is_held
 from bg_pipeline.state.ledger import Ledger
 from bg_pipeline_tests.simulation import photos
 from bg_pipeline_tests.simulation.models import FAMILIES, FORBIDDEN, READ_TIMEOUT, Call
+from bg_pipeline_tests.simulation.people import deliverable
 from bg_pipeline_tests.simulation.s3 import Change
 from bg_pipeline_tests.simulation.world import EXPECTED, World
 
@@ -582,10 +583,11 @@ def what_is_published_is_approved(world: World, watch: Watch) -> Iterator[str]:
     """The objects under published/ are the approved results in the approved version."""
     approved = world.in_a_process(lambda: dict(_approved(world)))
     gone = set(world.in_a_process(lambda: list(_delivered_of_gone_photos(world))))
+    earlier = set(world.in_a_process(lambda: list(_delivered_before_a_newer_result(world))))
     for key in world.bucket.under(f"{s3_keys.PUBLISHED}/"):
         item = approved.get(key)
-        if item is None and key in gone:
-            continue  # delivered while its photo was requested; only a rejection or a newer result removes it
+        if item is None and (key in gone or key in earlier):
+            continue  # only a rejection or a newer approved result removes what was delivered
         if item is None:
             image = watch.images.get(key, "")
             if image in world.bucket.objects and not changed_since(world, image, world.clock_start):
@@ -605,12 +607,26 @@ def _delivered_of_gone_photos(world: World) -> Iterator[str]:
         yield from (key for key, copy in listed.items() if copy.get("Image") not in work.images)
 
 
+def _delivered_before_a_newer_result(world: World) -> Iterator[str]:
+    """Published keys of an earlier version that nobody rejected, while the newer version is not approved."""
+    for batch in world.batches():
+        listed = world.store.read_json(batch.published_list_key) or {}
+        _, found = deliverable(world, batch)
+        for item in found:
+            target = s3_keys.published_key(item.place or item.key)
+            version = listed.get(target, {}).get("ResultETag", item.etag)
+            result = listed.get(target, {}).get("Source") or item.place or item.key
+            if version != item.etag and item.state is not State.APPROVED:
+                decision = decision_about(world.store, result, version)
+                if decision is None or decision.state is not State.REJECTED:
+                    yield target
+
+
 def _approved(world: World) -> Iterator[tuple[str, Item]]:
     for batch in world.batches():
-        work = open_batch(world.store, world.made_settings(), batch)
-        for item in items(work, world.made_settings()):
+        for item in deliverable(world, batch)[1]:
             if item.state is State.APPROVED:
-                yield s3_keys.published_key(item.key), item
+                yield s3_keys.published_key(item.place or item.key), item
 
 
 def all_ends(world: World, watch: Watch) -> Iterator[str]:

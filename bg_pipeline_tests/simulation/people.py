@@ -8,10 +8,11 @@ from bg_pipeline.errors import UsageError
 from bg_pipeline.reports.overview import load_status
 from bg_pipeline.review.decisions import State, decide
 from bg_pipeline.review.follow_up import approve_sample, prepare_retry
-from bg_pipeline.review.items import items
+from bg_pipeline.review.items import Item, Results, items
+from bg_pipeline.review.places import places, to_publish
 from bg_pipeline.review.publishing import publish as publish_approved
 from bg_pipeline.review.redoing import redo
-from bg_pipeline.run.batch_work import open_batch
+from bg_pipeline.run.batch_work import BatchWork, open_batch
 
 if TYPE_CHECKING:
     from bg_pipeline_tests.simulation.world import World
@@ -87,6 +88,17 @@ def _decide(world: "World", batch: Batch, choice: int) -> None:
 
 
 def publish(world: "World", batch: Batch) -> None:
-    """Publishes the approved results of a batch."""
-    work = open_batch(world.store, world.made_settings(), batch)
-    publish_approved(work, items(work, world.made_settings()))
+    """Publishes the approved results of a batch, pictures that were made again in the places of their originals."""
+    work, found = deliverable(world, batch)
+    publish_approved(work, found)
+
+
+def deliverable(world: "World", batch: Batch) -> tuple[BatchWork, list[Item]]:
+    """A batch and the results that stand in its places."""
+
+    def open_results(one: Batch) -> Results:
+        settings = world.made_settings()
+        return Results(open_batch(world.store, settings, one), settings)
+
+    results = open_results(batch)
+    return results.work, list(to_publish(places(results, open_results)))

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from bg_pipeline.domain.payments import Bill
+from bg_pipeline.domain.payments import sum_payments
 from bg_pipeline.domain.rows import GOOD, Row, Status
 from bg_pipeline.domain.stages import LABELS, REPORT, STAGES
 from bg_pipeline.errors import BgPipelineError, LeaseLost, NotDelivered, RunStopped, StorageFailed
@@ -19,7 +19,7 @@ from bg_pipeline.run.date_result import MAX_FAILED_ROWS, MAX_PREVIEWS, AnalysedP
 from bg_pipeline.run.discovery import results_in
 from bg_pipeline.run.occasions import RETRY, fulfil_occasions
 from bg_pipeline.run.outcomes import outcome_of_error
-from bg_pipeline.run.rows import paid_without_row, rows, rows_and_entries
+from bg_pipeline.run.rows import paid_beside, rows, rows_and_entries
 from bg_pipeline.run.run_state import RunState
 
 WINDOW_OPERATION = "CUSTOM_LABELS_WINDOW"
@@ -229,12 +229,13 @@ class BatchCompletion:
     def _counted_rows(self, work: BatchWork, result: DateResult) -> Iterator[Row]:
         """The rows of a batch, each added to the result as it is yielded: making rows is slow, so once must do."""
         result.batches.append(work.locations.batch.path)
-        result.total += paid_without_row(work)
+        if beside := paid_beside(work):
+            result.total += beside.bill
         for row, entry in rows_and_entries(work):
             result.checks.add(row, entry)
             result.images += 1
             result.counts[row.Status] += 1
-            result.total += Bill(row.CostUSD, row.MaybeBilledUSD)
+            result.total += sum_payments(entry.payments.values())
             result.good.update(stage for stage, record in entry.stages.items() if record.status in GOOD)
             if row.Status != Status.SUCCEEDED and len(result.failed_rows) < MAX_FAILED_ROWS:
                 result.failed_rows.append(row)

@@ -429,18 +429,20 @@ class BatchQueue:
             return len(work.due)
 
     def _start_refresh(self, work: BatchWork) -> None:
-        """Sets the batch's shared cap, and stores in the ledger which refreshes start, before anything is paid."""
+        """Sets the batch's shared cap, and stores in the ledger what is to be done, before anything is paid.
+
+        That is which refreshes start, and that the last report is no longer true: if this run ends without writing
+        the ledger, the next one reports the batch again and tells what was paid, even if nothing is due then, as
+        after a change of the request that was taken back.
+        """
         self._share_cap(work)
         started = {**work.occasions, **({RETRY: work.retry} if work.retry else {})}
-        fields = (
-            start_occasions(work.ledger.header, self._refresh, started)
-            if work.due and work.problem is None
-            else {}
-        )
-        if fields:
-            # If this run is killed, the next one reports the batch again, even if nothing is due then.
+        begins = bool(work.due) and work.problem is None
+        fields = start_occasions(work.ledger.header, self._refresh, started) if begins else {}
+        reported = begins and bool(work.ledger.header.get("Reported"))
+        if fields or reported:
             work.ledger.update_header(**fields, Reported="")
-        if fields or (work.lease is not None and work.lease.left_behind):
+        if fields or reported or (work.lease is not None and work.lease.left_behind):
             # After a takeover also without news: a write of the last holder's first segment, which it began before it
             # was suspended, must find that there is one.
             work.ledger.checkpoint(work.writer, header=True)

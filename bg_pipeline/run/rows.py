@@ -1,14 +1,18 @@
 """The report rows of a batch, made from its ledger."""
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.ledger_entries import Entry
-from bg_pipeline.domain.payments import Bill, sum_payments
+from bg_pipeline.domain.payments import Bill, sum_payments, total
 from bg_pipeline.domain.rows import Output, Row, Status, complete_row, unreadable_request_row
 from bg_pipeline.domain.stages import CAPTIONS, LABELS, PICTURES
+from bg_pipeline.domain.text import amount
 from bg_pipeline.run.batch_work import BatchWork
+
+MOST_NAMED = 5
+"""Names of images that a row's note has at most."""
 
 
 def rows(work: BatchWork) -> Iterator[Row]:
@@ -18,36 +22,56 @@ def rows(work: BatchWork) -> Iterator[Row]:
 
 def rows_and_entries(work: BatchWork) -> Iterator[tuple[Row, Entry]]:
     """The rows of `rows`, each with the ledger entry from which it was made."""
+    beside = paid_beside(work)
     if work.problem is not None:
-        yield unreadable_request_row(work.locations.request_id, work.problem), Entry(s3_keys.REQUEST)
+        row = unreadable_request_row(work.locations.request_id, work.problem)
+        yield beside.added_to(row) if beside else row, Entry(s3_keys.REQUEST)
         return
-    unattributed = work.ledger.header.get("Untold") or 0.0
     for image in work.images:
         row, entry = row_and_entry(work, image)
-        if unattributed:
-            row, unattributed = _with_unattributed_spend(row, unattributed), 0.0
+        if beside is not None:
+            row, beside = beside.added_to(row), None
         yield row, entry
 
 
-def paid_without_row(work: BatchWork) -> Bill:
-    """What was paid for images that are no longer requested, and what no row can tell because there is none."""
-    bill = Bill()
-    for payments in work.ledger.dropped.values():
-        bill += sum_payments(payments.values())
+@dataclass(frozen=True, slots=True)
+class PaidBeside:
+    """What was billed for a batch and belongs to none of its images; ``notes`` are the sentences that say so."""
+
+    bill: Bill
+    notes: Sequence[str]
+
+    def added_to(self, row: Row) -> Row:
+        """The row with these amounts, all as what may have been billed: they are not the image's own price."""
+        maybe = total([row.MaybeBilledUSD, self.bill.cost_usd, self.bill.maybe_usd], 6)
+        return replace(row, MaybeBilledUSD=maybe, Cause="; ".join(filter(None, [row.Cause, *self.notes])))
+
+
+def paid_beside(work: BatchWork) -> PaidBeside | None:
+    """What was billed for images that are no longer requested, or for nobody knows which; None if nothing was.
+
+    The first row of the batch tells it, so that the rows' sums contain the whole bill.
+    """
+    bill, notes = Bill(), []
+    for image, payments in work.ledger.dropped.items():
+        paid = sum_payments(payments.values())
+        bill += paid
+        notes.append(f"{image}: {amount(paid.cost_usd, paid.maybe_usd, 4)}")
+    if notes:
+        more = f" and {len(notes) - MOST_NAMED} more" if len(notes) > MOST_NAMED else ""
+        notes = [
+            "also billed for images that the request no longer has, USD: "
+            + ", ".join(notes[:MOST_NAMED])
+            + more
+        ]
     unattributed = work.ledger.header.get("Untold") or 0.0
-    if unattributed and not work.images:
+    if unattributed:
         bill += Bill(0.0, unattributed)
-    return bill
-
-
-def _with_unattributed_spend(row: Row, usd: float) -> Row:
-    """The first row of a batch, plus what may have been billed for the batch without being known for which image."""
-    note = (
-        f"{usd:.4f} USD more may have been billed for this batch by a run that ended before recording "
-        "for which image"
-    )
-    maybe = None if row.MaybeBilledUSD is None else round(row.MaybeBilledUSD + usd, 6)
-    return replace(row, MaybeBilledUSD=maybe, Cause="; ".join(filter(None, [row.Cause, note])))
+        notes.append(
+            f"{unattributed:.4f} USD more may have been billed for this batch by a run that ended before recording "
+            "for which image"
+        )
+    return PaidBeside(bill, notes) if notes else None
 
 
 def row_and_entry(work: BatchWork, image: str) -> tuple[Row, Entry]:

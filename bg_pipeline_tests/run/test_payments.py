@@ -146,15 +146,53 @@ def test_refreshes_of_a_run_that_was_killed_are_in_the_bill_too(
     assert sum(row.CostUSD for row in rows) == pytest.approx(0.002 + 4 * 0.012)
 
 
-def test_spend_for_a_photo_that_was_removed_from_the_batch_is_in_the_total_of_its_date(
+def test_spend_for_a_photo_that_was_removed_from_the_batch_is_told_beside_the_first_row(
     bench: Bench, control: ControlClient
 ) -> None:
     batch = bench.submit({"a.jpg": photo(1), "b.jpg": photo(2)}, requested=False)
     bench.run(stages=NO_CAPTIONS, default_prompt="a beach")
     bench.store.delete(batch.upload_key("b.jpg"))
     day = bench.run(stages=NO_CAPTIONS, default_prompt="a beach")
-    assert list(bench.rows(batch, batch.derived_id(bench.store.bucket))) == ["a.jpg"]
+    rows = bench.rows(batch, batch.derived_id(bench.store.bucket))
+    assert list(rows) == ["a.jpg"]
     assert day.total.cost_usd == pytest.approx(billed(control))
+    assert day.total.maybe_usd == 0
+    row = rows["a.jpg"]
+    assert row.CostUSD + row.MaybeBilledUSD == pytest.approx(billed(control))
+    assert "also billed for images that the request no longer has, USD: b.jpg: 0.0130" in row.Cause
+
+
+def test_spend_for_a_photo_that_is_there_again_is_told_in_its_own_row(
+    bench: Bench, control: ControlClient
+) -> None:
+    batch = bench.submit({"a.jpg": photo(1), "b.jpg": photo(2)}, requested=False)
+    bench.run(stages=NO_CAPTIONS, default_prompt="a beach")
+    bench.store.delete(batch.upload_key("b.jpg"))
+    bench.run(stages=NO_CAPTIONS, default_prompt="a beach")
+    bench.put(batch.upload_key("b.jpg"), photo(2))
+    bench.run(stages=NO_CAPTIONS, default_prompt="a beach")
+    rows = bench.rows(batch, batch.derived_id(bench.store.bucket))
+    assert [(row.MaybeBilledUSD, row.Cause) for row in rows.values()] == [(0.0, ""), (0.0, "")]
+    assert sum(row.CostUSD for row in rows.values()) == pytest.approx(billed(control))
+
+
+def test_spend_of_a_run_that_could_not_write_the_ledger_is_told_even_if_its_request_was_taken_back(
+    bench: Bench, control: ControlClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = bench.submit(2, Prompt="a beach")
+    bench.run(stages=NO_CAPTIONS)
+    bench.submit({}, Prompt="a forest")
+
+    def paid_and_ledger(key: str) -> bool:
+        return f"{batch.ledger_prefix}/" in key and len(control.paid(operation="InvokeModel")) > 2
+
+    with monkeypatch.context() as patch:
+        refuse(patch, "write", paid_and_ledger, "AccessDenied")
+        bench.run(stages=NO_CAPTIONS)
+    bench.submit({}, Prompt="a beach")
+    bench.run(stages=NO_CAPTIONS)
+    assert len(control.paid(operation="InvokeModel")) == 4
+    assert_bill_is_complete(bench, control, batch)
 
 
 @pytest.mark.parametrize("code", ["AccessDenied", "closed"])

@@ -15,13 +15,13 @@ from PIL import Image
 
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.batches import Batch, find_batch, parse_upload
-from bg_pipeline.domain.payments import Bill, sum_payments
+from bg_pipeline.domain.payments import Bill
 from bg_pipeline.review.decisions import State, decision_about
 from bg_pipeline.review.items import Item
 from bg_pipeline.run.batch_work import open_batch
+from bg_pipeline.run.rows import paid_beside
 from bg_pipeline.state.batch_parts import NAME as PARTS
 from bg_pipeline.state.leases import is_held
-from bg_pipeline.state.ledger import Ledger
 from bg_pipeline_tests.simulation import photos
 from bg_pipeline_tests.simulation.models import FAMILIES, FORBIDDEN, READ_TIMEOUT, Call
 from bg_pipeline_tests.simulation.people import deliverable
@@ -217,7 +217,7 @@ def reports(world: World) -> list[ReportRow]:
 def the_bill_is_told(world: World, watch: Watch) -> Iterator[str]:
     """The billed amount is between the sum of CostUSD and the sum of CostUSD and MaybeBilledUSD."""
     rows = [reported.row for reported in reports(world)]
-    beside, beside_maybe = kept_beside(world)
+    beside, beside_maybe = world.in_a_process(lambda: told_in_total_only(world))
     surely = sum(row["CostUSD"] or 0.0 for row in rows) + beside
     maybe = sum(row.get("MaybeBilledUSD") or 0.0 for row in rows) + beside_maybe
     billed = world.models.billed_usd
@@ -225,17 +225,15 @@ def the_bill_is_told(world: World, watch: Watch) -> Iterator[str]:
         yield f"{billed:.4f} USD were billed; told are {surely:.4f} and {maybe:.4f} that may have been"
 
 
-def kept_beside(world: World) -> tuple[float, float]:
-    """Amounts in ledgers that no row has, because their image is no longer requested: certain, and possible."""
-    total = Bill()
+def told_in_total_only(world: World) -> tuple[float, float]:
+    """Amounts of batches without a row, which their date's total has: certain, and possible."""
+    told = Bill()
     with_rows = {reported.batch for reported in reports(world)}
     for batch in world.batches():
-        ledger = Ledger.read(world.store, batch, list(world.store.list(f"{batch.ledger_prefix}/")))
-        for payments in ledger.dropped.values():
-            total += sum_payments(payments.values())
         if batch not in with_rows:
-            total += Bill(0.0, ledger.header.get("Untold") or 0.0)
-    return total.cost_usd or 0.0, total.maybe_usd or 0.0
+            beside = paid_beside(open_batch(world.store, world.made_settings(), batch))
+            told += beside.bill if beside else Bill()
+    return told.cost_usd or 0.0, told.maybe_usd or 0.0
 
 
 def statuses_are_true(world: World, watch: Watch) -> Iterator[str]:

@@ -266,7 +266,7 @@ class Ledger:
         self._unsaved.clear()
         if self.parts is not None:
             # First: a run that finds no segments of a part must not find the division either.
-            self._store.delete(self._batch.ledger_key(batch_parts.NAME))
+            writer.delete(self._store, self._batch.ledger_key(batch_parts.NAME), self.parts.etag)
             self.parts = None
         for segment in self._store.list(f"{self._batch.ledger_prefix}/segment-"):
             if _segment(segment.key)[0] <= self._generation:

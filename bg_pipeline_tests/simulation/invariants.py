@@ -103,13 +103,9 @@ class Watch:
             self._starts[batch.path] = document["Starts"]
         if current is None or batch is None or not change.key.startswith(WRITTEN_UNDER_A_LEASE):
             return
-        if (
-            self._starts.get(batch.path)
-            and change.before is None
-            and change.key.startswith(f"{s3_keys.RESULTS}/")
-        ):
-            # A request that was under way when its process was suspended creates a result that nobody has made since;
-            # no condition can prevent that. The next holder of the part replaces it.
+        if change.before is None and current.process.resumed == self.world.clock.now:
+            # The request was under way when the process was suspended, and creates what nobody has made since: no
+            # condition can prevent that. The next holder replaces it.
             return
         leased = self._leased(batch, change.key)
         if change.now is None and PART_SEGMENT.search(change.key):

@@ -38,7 +38,7 @@ class Process:
     """One simulated process: tasks that are suspended and killed together.
 
     Other processes on its ``machine`` can see that it is dead. It ends when all tasks except daemons have ended.
-    ``error`` is the exception of its first task, if any.
+    ``error`` is the exception of its first task, if any; ``resumed`` is when it last was resumed, -1 if never.
     """
 
     def __init__(self, name: str, machine: str) -> None:
@@ -47,6 +47,7 @@ class Process:
         self.alive = True
         self.killed = False
         self.suspended = False
+        self.resumed = -1.0
         self.tasks: list[Task] = []
         self.started = self.ended = 0.0
         self.result: Any = None
@@ -159,6 +160,7 @@ class Scheduler:
 
     def resume(self, process: Process) -> None:
         process.suspended = False
+        process.resumed = self.now
 
     def interrupt(self, process: Process, error: BaseException) -> None:
         """Raises ``error`` in the first task of a process, as a signal's handler does."""

@@ -62,11 +62,6 @@ def prepare_mending(
         raise UsageError("a mask belongs to one photo; name results of one photo")
     image = items[0].image
     locations = work.locations
-    if locations.data.bucket != locations.store.bucket:
-        raise UsageError(
-            f"the photos of batch {locations.batch.path} are in bucket {locations.data.bucket}, where this page "
-            "stores nothing; put the mask there and name it as MaskKey"
-        )
     entry, uploaded_at = work.ledger.get(image), f"{locations.input_prefix}/{image}"
     store, key = locations.resolve(uploaded_at)
     photo = store.read(key)
@@ -113,7 +108,11 @@ def mask_file(work: BatchWork, image: str) -> bytes | None:
     """The file of the mask in use: the one that the request names, else the one that the run stored."""
     locations = work.locations
     given = work.settings_of(image).mask_key if work.request else None
-    content = locations.data.read(given) if given else locations.store.read(locations.batch.mask_key(image))
+    content = (
+        locations.bucket_of(given).read(given)
+        if given
+        else locations.store.read(locations.batch.mask_key(image))
+    )
     return content.data if content else None
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -394,3 +395,35 @@ def test_states_of_the_replaced_results_say_what_happened(bench: Bench, ann: Rev
     assert item.state is State.REJECTED
     assert "mended mask" in item.why
     assert s3_keys.provenance_key(item.key) in bench.keys("generated-image-files/")
+
+
+# Photos in another bucket
+
+
+@pytest.fixture
+def other_bucket(s3, bench: Bench) -> Store:
+    name = f"photos-of-others-{uuid.uuid4().hex[:12]}"
+    s3.create_bucket(Bucket=name)
+    bench.overrides["allowed_buckets"] = name
+    return Store(s3, name)
+
+
+def test_the_mask_of_a_photo_in_another_bucket_is_mended_and_stored_in_our_own(
+    other_bucket: Store, bench: Bench, ann: Reviewer, control: ControlClient
+) -> None:
+    batch = Batch(TODAY(), "101530")
+    other_bucket.write(batch.upload_key("photo-0.jpg"), photo(0, size=SIZE), media_type="image/jpeg")
+    made(bench, photos=0, S3Bucket=other_bucket.bucket, Images=[{"ImageName": "photo-0.jpg"}])
+    before = paid(control)
+    for corner in (CORNER, (2, 2, 60, 60)):
+        (row,) = ann.rows(batch)
+        assert ann.get("picture", **row, kind="edit").status_code == 200
+        mask = mended(keep=corner)
+        assert ann.post("quote-mended", items=[row], mask=mask).json()["pictures"] == 0
+        assert ann.post("mend", items=[row], mask=mask, pictures=0).json()["rows"][0]["remaking"]
+        assert not any("/.mended-" in each.key for each in other_bucket.list("image-files/"))
+        bench.run(batch.date)
+    assert paid(control) == before
+    (again,) = ann.rows(batch)
+    assert (len(again["earlier"]), again["state"], again["failed"]) == (2, "waiting", "")
+    assert ann.get("picture", **again, size="file").status_code == 200

@@ -354,7 +354,7 @@ class MaskEditor {
     for (let at = 3; at < pixels.length; at += 4) inside += pixels[at];
     const share = (inside / 255 / (region.width * region.height)) * ((box[2] * box[3]) / (this.size[0] * this.size[1]));
     const what = share < 0.005 ? "less than 1 %" : percent(share);
-    this.told(`Found a region, ${what} of the photo, yellow. Enter: ${pending.keeps ? "keep" : "replace"} it. Escape: not this.`);
+    this.told(`Found a region, ${what} of the photo, in yellow. ${pending.keeps ? "Keep" : "Replace"} it?`);
     this.pended();
   }
 

@@ -19,6 +19,7 @@ const BAD_PIXEL = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAE
 const newId = () => Array.from(crypto.getRandomValues(new Uint32Array(4)), (n) => n.toString(36)).join("-");
 const pause = (ms) => new Promise((resume) => setTimeout(resume, ms));
 const plural = (n, word) => `${n.toLocaleString("en")} ${word}${n === 1 ? "" : "s"}`;
+const NOT_DONE = { redo: "Nothing was asked for", mend: "Your mask was not used" }; // in place of: not stored
 const keyOf = (name) => Object.assign(document.createElement("span"), { className: "key", textContent: ` (${name})` });
 const dollars = (usd) => `${usd.toLocaleString("en", { maximumFractionDigits: 3 })} USD`;
 
@@ -718,10 +719,10 @@ class Review {
       try {
         const items = rows.map((row) => this.addressOf(row));
         const answer = await this.server.post(path, body(items));
-        this.take(answer.rows, done);
+        this.take(answer.rows, done, NOT_DONE[path] || "Your decision was not stored");
         return answer;
       } catch (error) {
-        this.restore(rows, undo, error);
+        this.restore(rows, undo, error, NOT_DONE[path] || `${plural(rows.length, "decision")} not stored`);
         throw error;
       } finally {
         this.sending -= 1;
@@ -751,12 +752,12 @@ class Review {
   }
 
   // Takes the rows that the server answered to the press `done`; a later press about the same result stays on the screen.
-  take(answers, done) {
+  take(answers, done, notDone) {
     const conflicts = [];
     for (const { conflict, gone, ...answer } of answers) {
       const row = this.places.get(answer.place || this.ids.get(answer.id));
       if (!row) continue;
-      if (conflict) conflicts.push(`${row.file}: ${conflict}. Your decision was not stored.`);
+      if (conflict) conflicts.push(`${row.file}: ${conflict}. ${notDone}.`);
       if (gone) {
         this.remove(row);
         this.reorder();
@@ -776,14 +777,14 @@ class Review {
     this.refilterAt(false);
   }
 
-  restore(rows, undo, error) {
+  restore(rows, undo, error, notDone) {
     const snapshots = new Map((undo?.rows || []).map((each) => [each.row, each]));
     for (const row of rows) {
       const snapshot = snapshots.get(row);
       if (snapshot) Object.assign(row, { state: snapshot.state, why: snapshot.why });
     }
     this.past = this.past.filter((each) => each !== undo || each.presses.length > 1);
-    this.warn(`${plural(rows.length, "decision")} not stored: ${error.message}`);
+    this.warn(`${notDone}: ${error.message}`);
     this.refilterAt();
   }
 

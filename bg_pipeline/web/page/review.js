@@ -411,11 +411,11 @@ class Review {
     this.drawGrid();
     this.drawDecide();
     if (this.opened) this.drawViewer();
-    const costs = this.filter.batch && this.costs.get(this.filter.batch);
+    const costs = this.batch && this.costs.get(this.batch);
     this.$(".costs").textContent = costs
       ? `Cost of the batch: ${costs.cost}.${costs.costPerImage === null ? "" : ` ${dollars(costs.costPerImage)} for each approved photo.`}`
       : "Choose one batch under Filters for its ZIP and its cost.";
-    this.$(".zip").disabled = !this.filter.batch;
+    this.$(".zip").disabled = !this.batch;
   }
 
   measure() {
@@ -642,6 +642,11 @@ class Review {
     this.drawGrid();
     this.drawDecide();
     this.say(`${plural(this.chosen.size, "result")} chosen`);
+  }
+
+  // The batch of the filter, or the only one there is.
+  get batch() {
+    return this.filter.batch || (this.batches.length === 1 ? this.batches[0].batch : "");
   }
 
   rowsToDecide() {
@@ -1428,7 +1433,7 @@ class Review {
   async zip() {
     this.say("Preparing the ZIP");
     try {
-      const { address } = await this.server.post("zip", { batch: this.filter.batch });
+      const { address } = await this.server.post("zip", { batch: this.batch });
       const link = document.createElement("a");
       link.href = address;
       link.download = "";

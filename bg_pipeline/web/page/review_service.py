@@ -514,7 +514,8 @@ class ReviewService:
         """Publishes the approved results, replacements in the places of their originals; returns a sentence."""
         work = self._batches.results(person, batch).work
         done = self.acts.publish(person, work, self._batches.places(person, batch))
-        sentence = f"{counted(done.copied, 'result')} published, {done.kept:,} were published before."
+        before = f", {done.kept:,} were published before" if done.kept else ""
+        sentence = f"{counted(done.copied, 'result')} published{before}."
         if done.stale:
             names = ", ".join(key.rpartition("/")[2] for key in done.stale[:10])
             sentence += f" Not published, because they changed after their approval: {names}."

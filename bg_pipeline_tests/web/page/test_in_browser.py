@@ -8,9 +8,11 @@ import urllib.request
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -22,6 +24,8 @@ from bg_pipeline import review
 from bg_pipeline.cli.page import served
 from bg_pipeline.domain.batches import Batch, find_batch
 from bg_pipeline.domain.text import counted
+from bg_pipeline.masks import Mask
+from bg_pipeline.run import subject_mask
 from bg_pipeline.run.batch_work import open_batch
 from bg_pipeline.state.sign_ins import LOOK_SECONDS
 from bg_pipeline.storage.object_store import Store
@@ -157,8 +161,6 @@ def test_from_dropped_photos_to_published_results(
     page.get_by_role("button", name="Publish what is approved").click()
     page.get_by_text("1 result published").wait_for()
     assert len([found for found in bench.store.list("published/") if found.key.endswith(".jpg")]) == 1
-    page.get_by_text("Filters", exact=True).click()
-    page.get_by_label("Batch").select_option(index=1)
     with page.expect_download() as download:
         page.get_by_role("button", name="ZIP of what is approved").click()
     with zipfile.ZipFile(download.value.path()) as pack:
@@ -514,6 +516,41 @@ def test_a_search_that_fails_or_finds_nothing_says_so_and_the_mask_stays(reviewe
     expect(told(page)).to_have_text("the page's server does not answer")
     expect(page.get_by_role("button", name="Make the result anew")).to_be_disabled()
     expect(page.locator("dialog.mend .found")).to_have_count(0)
+
+
+def doubted_twice(image: Image.Image, mask: Mask, boxes: object = (), **_: Any) -> Mask:
+    """In place of `examine`: two places are doubtful, the larger one on the right."""
+    where = Image.new("L", (32, 24))
+    where.paste(255, (2, 2, 6, 6))
+    where.paste(255, (22, 10, 31, 20))
+    return replace(mask, doubt="the mask is doubtful: it was made for a test", where=where, confidence=0.2)
+
+
+def test_the_doubtful_places_are_visited_with_a_key_the_largest_first(
+    bench: Bench, address: str, browser: Browser, monkeypatch: pytest.MonkeyPatch, in_process: None
+) -> None:
+    monkeypatch.setattr(subject_mask, "examine", doubted_twice)
+    bench.overrides["mask_sources"] = "alpha,studio,network,cut-out"
+    day = datetime.now(UTC).date()
+    bench.submit(1, day=day, Subject="SALIENT")
+    bench.run(day)
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(SECONDS)
+    page.goto(f"{address}/review")
+    page.get_by_role("button", name="Waiting 1").wait_for()
+    page.get_by_role("listbox", name="Results").press("Enter")
+    page.get_by_text("1 of 1: photo-0.jpg").wait_for()
+    page.keyboard.press("b")
+    expect(told(page)).to_contain_text("of the photo is kept")
+    page.keyboard.press("n")
+    expect(told(page)).to_contain_text("Doubtful place 1 of 2. 8")
+    page.get_by_role("button", name="Next doubt").click()
+    expect(told(page)).to_contain_text("Doubtful place 2 of 2. 1")
+    expect(page.get_by_role("application", name="The photo")).to_be_focused()
+    page.keyboard.press("n")
+    expect(told(page)).to_contain_text("Doubtful place 1 of 2. 8")
+    assert serious(page) == []
+    page.close()
 
 
 def test_a_finger_paints_and_taps_on_a_phone(bench: Bench, address: str, browser: Browser) -> None:

@@ -48,6 +48,25 @@ class MendedMask:
         return hashlib.sha256(self.data).hexdigest()[:32]
 
 
+def check_photo(work: BatchWork, image: str) -> None:
+    """Raises `UsageError` if the photo is not the one that the results were made from. Reads no picture."""
+    store, key = work.locations.resolve(f"{work.locations.input_prefix}/{image}")
+    photo = store.head(key)
+    if photo is None or not _is_same(work, image, photo.etag):
+        raise _replaced(image)
+
+
+def _is_same(work: BatchWork, image: str, etag: str) -> bool:
+    """Whether the photo with this ``etag`` is the one that was processed; a moved one is."""
+    entry, uploaded_at = work.ledger.get(image), f"{work.locations.input_prefix}/{image}"
+    _, key = work.locations.resolve(uploaded_at)
+    return entry is not None and (key != uploaded_at or etag == entry.etag)
+
+
+def _replaced(image: str) -> UsageError:
+    return UsageError(f"{image} was replaced or deleted since its results were made; run its batch first")
+
+
 def prepare_mending(
     work: BatchWork, items: Sequence[Item], data: bytes, workers: PictureWorkers
 ) -> MendedMask:
@@ -62,12 +81,10 @@ def prepare_mending(
         raise UsageError("a mask belongs to one photo; name results of one photo")
     image = items[0].image
     locations = work.locations
-    entry, uploaded_at = work.ledger.get(image), f"{locations.input_prefix}/{image}"
-    store, key = locations.resolve(uploaded_at)
+    store, key = locations.resolve(f"{locations.input_prefix}/{image}")
     photo = store.read(key)
-    # A moved photo is the one that was processed.
-    if photo is None or entry is None or (key == uploaded_at and photo.etag != entry.etag):
-        raise UsageError(f"{image} was replaced or deleted since its results were made; run its batch first")
+    if photo is None or not _is_same(work, image, photo.etag):
+        raise _replaced(image)
     before = mask_file(work, image)
     asked = work.settings_of(image)
     documents = _provenances(work, asked, items)

@@ -400,7 +400,7 @@ class Review {
       empty.textContent = !this.loaded
         ? "Loading the results …"
         : !this.ordered.length
-          ? "No batch of these days has results yet."
+          ? "No batch of these days has results yet. Batches shows what is on its way, and what failed."
           : this.filter.state === "waiting" && !this.numbers.waiting
             ? "Nothing waits for review."
             : "No result fits these filters.";

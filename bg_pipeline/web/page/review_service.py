@@ -179,9 +179,12 @@ class ReviewService:
         replaces), edit (the same, opaque, to be mended) or doubt (red where the mask is doubtful).
 
         ``size`` is small, large, full (its pixels), or file (its bytes); layers have one size. Raises `Gone` if there
-        is none in this version.
+        is none in this version, and for edit `UsageError` if the photo is not the one that the result was made from.
         """
         work, item = self._item(person, address)
+        if kind == "edit":
+            # Told before the person paints.
+            review.check_photo(work, item.image)
         if kind in ("mask", "edit"):
             return self._mask(work, item.image, to_edit=kind == "edit")
         if kind == "doubt":

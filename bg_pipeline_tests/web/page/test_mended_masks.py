@@ -297,9 +297,13 @@ def test_a_photo_that_was_replaced_meanwhile_is_not_put_on_its_old_picture(
 ) -> None:
     batch = made(bench)
     (row,) = ann.rows(batch)
-    bench.put(batch.upload_key("photo-0.jpg"), photo(5, size=SIZE))
-    answer = ann.post("mend", items=[row], mask=mended(keep=CORNER), pictures=0)
-    assert (answer.status_code, "replaced" in answer.text) == (422, True)
+    assert ann.get("picture", **row, kind="edit").status_code == 200
+    for change in (lambda key: bench.put(key, photo(5, size=SIZE)), bench.store.delete):
+        change(batch.upload_key("photo-0.jpg"))
+        told_before = ann.get("picture", **row, kind="edit")
+        answer = ann.post("mend", items=[row], mask=mended(keep=CORNER), pictures=0)
+        for each in (told_before, answer):
+            assert (each.status_code, "replaced or deleted" in each.text) == (422, True)
     assert len(requests_of(bench)) == 1
 
 

@@ -12,7 +12,7 @@ import os
 import posixpath
 import secrets
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
@@ -49,7 +49,7 @@ class FileState(StrEnum):
     """Another file is in its place, or the file was changed after the download; it was not replaced."""
     UNREADABLE = "unreadable"
     """S3 did not return it; `DownloadedFile.cause` says why."""
-    WITHDRAWN = "not approved any more"
+    WITHDRAWN = "withdrawn"
     """Only approved results were asked for, and the file is an earlier download of one that is not, or of a place
     where no result stands any more. The file stays; `DownloadedFile.cause` says what happened."""
 
@@ -327,11 +327,3 @@ def _same_bytes(file: Path, other: Path) -> bool:
             if block != two.read(BLOCK):
                 return False
     return True
-
-
-def counts(files: Iterable[DownloadedFile]) -> Mapping[FileState, int]:
-    """The number of files in each state; states without files are left out."""
-    result: dict[FileState, int] = {}
-    for file in files:
-        result[file.state] = result.get(file.state, 0) + 1
-    return result

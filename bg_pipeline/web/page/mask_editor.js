@@ -89,6 +89,7 @@ class MaskEditor {
 
   // Returns what was changed, so that it can be gone on with; null if nothing was.
   close() {
+    if (!this.canvas) return null;
     this.endPen();
     this.search = null;
     clearTimeout(this.speaking);

@@ -1248,9 +1248,9 @@ class Review {
     };
     const mine = `${row.id}\n${row.etag}`;
     dialog.onclose = () => {
+      const changes = editor.close();
       clearTimeout(timer);
       version += 1;
-      const changes = editor.close();
       this.unmade = changes && { of: mine, changes };
       this.focusMain();
     };

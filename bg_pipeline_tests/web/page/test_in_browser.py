@@ -518,6 +518,23 @@ def test_a_search_that_fails_or_finds_nothing_says_so_and_the_mask_stays(reviewe
     expect(page.locator("dialog.mend .found")).to_have_count(0)
 
 
+def test_a_mask_that_was_refused_is_not_lost(reviewed: Page) -> None:
+    page = reviewed
+    page.keyboard.press("b")
+    expect(told(page)).to_contain_text("of the photo is kept")
+    draw(page, (0.05, 0.05), (0.2, 0.05))
+    page.route(
+        "**/review-service/mend",
+        lambda route: route.fulfill(status=422, body="the price for photo-0.jpg is another one by now"),
+    )
+    page.get_by_role("button", name="Make the result anew: 0 USD").dblclick()
+    page.get_by_text("Your mask was not used: the price for photo-0.jpg is another one by now").wait_for()
+    page.get_by_role("alert").get_by_role("button", name="Close").click()
+    page.keyboard.press("b")
+    expect(told(page)).to_contain_text("Your changes to this mask are still here")
+    page.get_by_role("button", name="Make the result anew: 0 USD").wait_for()
+
+
 def doubted_twice(image: Image.Image, mask: Mask, boxes: object = (), **_: Any) -> Mask:
     """In place of `examine`: two places are doubtful, the larger one on the right."""
     where = Image.new("L", (32, 24))

@@ -311,12 +311,14 @@ class Pipeline:
     ) -> list[DownloadedFile]:
         """Downloads a batch's results, or only the ``approved`` ones: what is missing or was made again.
 
-        See `bg_pipeline.review.downloads.download`. ``progress`` is called after each file.
+        A picture that was made again (`redo`) takes the place of its original, as in `publish`. See
+        `bg_pipeline.review.downloads.download`. ``progress`` is called after each file.
         """
         work = open_batch(self.store, self.settings, batch)
-        items = review.items(work, self.settings)
-        chosen = [item for item in items if not approved or item.state is State.APPROVED]
-        return review.download(work, chosen, Path(folder), overwrite=overwrite, done=progress)
+        places = self._acts.places(self._person(""), batch)
+        return review.download(
+            work, places, Path(folder), approved=approved, overwrite=overwrite, done=progress
+        )
 
     def approve_sample(self, batch: Batch, *, by: str, seen: str = "") -> None:
         """Approves a batch's sample, so that the next run processes the other images.

@@ -43,6 +43,18 @@ def has_opencv() -> bool:
     return "cv2" in sys.modules or importlib.util.find_spec("cv2") is not None
 
 
+def opencv(purpose: str, otherwise: str) -> ModuleType:
+    """OpenCV; raises `SettingsError` without it, which names the ``purpose`` and what to do ``otherwise``."""
+    return _imported("cv2", purpose, otherwise)
+
+
+def make_deterministic(cv2: ModuleType) -> None:
+    """Makes the results of the calls that follow depend on their arguments only."""
+    # Threads do not make GrabCut faster, and its result would depend on their number.
+    cv2.setNumThreads(1)
+    cv2.setRNGSeed(0)
+
+
 def cut_plain_background(image: Image.Image) -> Mask | None:
     """The subject before a plain studio background, at the picture's size; None unless that is nearly certain.
 
@@ -52,11 +64,11 @@ def cut_plain_background(image: Image.Image) -> Mask | None:
     `plain_background.SURE`. About 0.1 s of one core, and `refine.enlarge`; a busy picture takes some milliseconds.
     Raises `SettingsError` without OpenCV.
     """
-    cv2 = _imported("cv2", "cutting out studio photos", "take `studio` out of BG_MASK_SOURCES")
+    cv2 = opencv("cutting out studio photos", "take `studio` out of BG_MASK_SOURCES")
     size = _small_size(image, LONG_SIDE)
     if min(size) < SMALLEST_SIDE:
         return None
-    _make_deterministic(cv2)
+    make_deterministic(cv2)
     found = PlainBackground(cv2, _small_pixels(image, size)).cut()
     if found is None:
         return None
@@ -71,11 +83,11 @@ def cut_persons(image: Image.Image, faces: Sequence[Box]) -> Mask | None:
     What they hold may be lost. ``image`` is upright. The same picture gives the same mask. About 0.2 s of one core,
     and `refine.enlarge`. Raises `SettingsError` without OpenCV.
     """
-    cv2 = _imported("cv2", "cutting out people", "take `persons` out of BG_MASK_SOURCES")
+    cv2 = opencv("cutting out people", "take `persons` out of BG_MASK_SOURCES")
     size = _small_size(image, persons.LONG_SIDE)
     if min(size) < SMALLEST_SIDE or not faces:
         return None
-    _make_deterministic(cv2)
+    make_deterministic(cv2)
     matte = persons.cut(cv2, _small_pixels(image, size), np.asarray(portrait(faces, size).picture), faces)
     return None if matte is None else Mask(refine.enlarge(matte, image), "persons")
 
@@ -204,12 +216,6 @@ def _mask(
     image: Image.Image, matte: Image.Image, source: Source, confidence: float, *, computed_from: str = ""
 ) -> Mask:
     return Mask(refine.enlarge(matte, image), source, confidence, computed_from=computed_from)
-
-
-def _make_deterministic(cv2: ModuleType) -> None:
-    # Threads do not make GrabCut faster, and its result would depend on their number.
-    cv2.setNumThreads(1)
-    cv2.setRNGSeed(0)
 
 
 def _small_size(image: Image.Image, long_side: int) -> tuple[int, int]:

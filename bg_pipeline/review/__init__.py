@@ -29,7 +29,7 @@ from bg_pipeline.review.items import (
     items,
     review_queue,
 )
-from bg_pipeline.review.mending import MendedMask, mask_file, mend, prepare_mending
+from bg_pipeline.review.mending import MendedMask, check_photo, mask_file, mend, prepare_mending
 from bg_pipeline.review.places import Place, places, to_publish
 from bg_pipeline.review.publishing import PublishResult, publish
 from bg_pipeline.review.redoing import redo, redo_request
@@ -54,6 +54,7 @@ __all__ = [
     "approve_sample",
     "as_csv",
     "check_decision",
+    "check_photo",
     "decide",
     "decide_as_seen",
     "download",

@@ -1,7 +1,8 @@
 """Downloads a batch's results into a folder: only what is missing, each file whole or not at all.
 
-What was downloaded is recorded in the folder (`RECORD`), one line for each file. A file that somebody else put there,
-or changed since, is never replaced unless the caller asks for it.
+A picture that was made again arrives in the place of its original: with its name, in its folder. What was downloaded
+is recorded in the folder (`RECORD`), one line for each file. A file that somebody else put there, or changed since,
+is never replaced unless the caller asks for it, and no file is ever deleted.
 """
 
 import contextlib
@@ -11,7 +12,7 @@ import os
 import posixpath
 import secrets
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
@@ -23,9 +24,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from bg_pipeline.domain.file_names import archive_path
 from bg_pipeline.errors import PreconditionFailed, UsageError
-from bg_pipeline.review.items import Item
+from bg_pipeline.review.decisions import State
+from bg_pipeline.review.places import Place
 from bg_pipeline.run.batch_work import BatchWork
-from bg_pipeline.storage.object_store import Store
 
 RECORD: Final = ".bg-pipeline-downloads.jsonl"
 """The file, in the folder of a download, that says which version of which result each file is."""
@@ -48,6 +49,9 @@ class FileState(StrEnum):
     """Another file is in its place, or the file was changed after the download; it was not replaced."""
     UNREADABLE = "unreadable"
     """S3 did not return it; `DownloadedFile.cause` says why."""
+    WITHDRAWN = "withdrawn"
+    """Only approved results were asked for, and the file is an earlier download of one that is not, or of a place
+    where no result stands any more. The file stays; `DownloadedFile.cause` says what happened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,45 +72,98 @@ class DownloadedFile:
 
 def download(
     work: BatchWork,
-    items: Iterable[Item],
+    places: Sequence[Place],
     folder: Path,
     *,
+    approved: bool = False,
     overwrite: bool = False,
     done: Callable[[DownloadedFile], None] = lambda file: None,
 ) -> list[DownloadedFile]:
-    """Downloads the results of ``items`` into ``folder``, which is created; one `DownloadedFile` for each result.
+    """Downloads the results of ``places``, all places of the batch of ``work``, or only the ``approved`` ones.
 
-    Items without a result are left out. Names keep their folders and are escaped as in `archive_path`; a name that a
-    file system could take for another one gets a digest of its own. With ``overwrite``, files that were changed or
-    that somebody else put there are replaced. ``done`` is called after each file. Raises `UsageError` if another
-    download into the folder is running, or if a folder inside it is a link that leads out of it; ``OSError`` if a
-    file cannot be written.
+    Returns a `DownloadedFile` for each result, and with ``approved`` one for each file of an earlier download whose
+    result is not approved any more (`FileState.WITHDRAWN`). ``folder`` is created if there is something to download.
+    Names keep their folders and are escaped as in `archive_path`; a name that a file system could take for another
+    one of the batch gets a digest of its own. A replacement has the name of the original, and replaces the file of an
+    earlier download. With ``overwrite``, files that were changed or that somebody else put there are replaced.
+    ``done`` is called after each file. Raises `UsageError` if another download into the folder is running, or if a
+    folder inside it is a link that leads out of it; ``OSError`` if a file cannot be written.
     """
-    wanted = [item for item in items if item.key]
-    prefix = f"{work.locations.output_prefix}/"
-    paths = _paths([item.key.removeprefix(prefix) for item in wanted])
+    # Names depend on all results, so that they stay when one more of them is approved.
+    named = _targets(work, [place for place in places if place.item.key])
+    wanted = [each for each in named if not approved or each.place.item.state is State.APPROVED]
+    if not wanted and not (approved and (folder / RECORD).is_file()):
+        return []
     folder.mkdir(parents=True, exist_ok=True)
     with _Record.opened(folder) as record:
-        for parent in {(folder / path).parent for path in paths}:
+        for parent in {(folder / each.path).parent for each in wanted}:
             _check_inside(folder, parent)
             for left in parent.glob(f"{_PART}*"):
                 # Of a download that was killed: this one is alone in the folder.
                 left.unlink(missing_ok=True)
 
-        def fetch(pair: tuple[Item, str]) -> DownloadedFile:
-            item, path = pair
-            state, cause = _fetch(work.locations.data, item, folder, path, record, overwrite=overwrite)
-            return DownloadedFile(item.image, item.key, folder / path, state, cause)
+        def fetch(target: _Target) -> DownloadedFile:
+            state, cause = _fetch(target, folder, record, overwrite=overwrite)
+            item = target.place.item
+            return DownloadedFile(item.image, item.key, folder / target.path, state, cause)
 
         files = []
         with ThreadPoolExecutor(THREADS, "download") as pool:
             try:
-                for file in pool.map(fetch, zip(wanted, paths, strict=True)):
+                for file in pool.map(fetch, wanted):
                     files.append(file)
                     done(file)
             finally:
                 pool.shutdown(cancel_futures=True)
+        if approved:
+            files += _withdrawn(work, places, wanted, folder, record)
         return files
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """A place with a result, and the path of its file in the folder.
+
+    ``batch`` is the path of the batch that is downloaded, and ``key`` that of the result in whose place this one is.
+    """
+
+    place: Place
+    batch: str
+    key: str
+    path: str
+
+
+def _targets(work: BatchWork, places: Sequence[Place]) -> list[_Target]:
+    batch, prefix = work.locations.batch.path, f"{work.locations.output_prefix}/"
+    keys = [place.item.place or place.item.key for place in places]
+    paths = _paths([key.removeprefix(prefix) for key in keys])
+    return [_Target(place, batch, *each) for place, *each in zip(places, keys, paths, strict=True)]
+
+
+def _withdrawn(
+    work: BatchWork, places: Sequence[Place], wanted: Sequence[_Target], folder: Path, record: "_Record"
+) -> list[DownloadedFile]:
+    """The files of earlier downloads of this batch whose results are not among the ``wanted`` ones."""
+    by_key = {place.item.place or place.item.key: place for place in places if place.item.key}
+    now, batch = {each.key for each in wanted}, work.locations.batch.path
+    found = []
+    for path, entry in record.entries():
+        if entry.batch != batch or entry.place in now or not os.path.lexists(folder / path):
+            continue
+        place = by_key.get(entry.place)
+        cause = "its result does not exist any more" if place is None else _why_not(place, entry)
+        image = place.item.image if place else posixpath.basename(entry.place)
+        found.append(DownloadedFile(image, entry.result, folder / path, FileState.WITHDRAWN, cause))
+    return found
+
+
+def _why_not(place: Place, entry: "_Entry") -> str:
+    item = place.item
+    if place.remaking is not None:
+        return f"another picture is being made in its place, as batch {place.remaking.path}"
+    if entry.result != item.key:
+        return f"another picture is in its place by now, which is {item.state.value}: {item.why}"
+    return item.why if item.state is State.REJECTED else f"it is {item.state.value}: {item.why}"
 
 
 def _paths(names: Sequence[str]) -> list[str]:
@@ -138,12 +195,18 @@ def _check_inside(folder: Path, parent: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A recorded file: the result's key and ETag, and the file's size and modification time after the download."""
+    """A recorded file: the result's key and ETag, and the file's size and modification time after the download.
+
+    ``place`` is the key of the result in whose place this one was, its own if it replaced none. ``batch`` is the path
+    of the batch that was downloaded, empty in records of earlier versions.
+    """
 
     result: str
     etag: str
     size: int
     modified: int
+    place: str
+    batch: str
 
 
 class _Record:
@@ -176,11 +239,18 @@ class _Record:
     def get(self, path: str) -> _Entry | None:
         return self._entries.get(path)
 
-    def put(self, path: str, item: Item) -> None:
+    def entries(self) -> list[tuple[str, _Entry]]:
+        """What was recorded when the record was opened, by path."""
+        return list(self._entries.items())
+
+    def put(self, target: _Target) -> None:
         """Records that the file is this version of the result."""
-        stat = (self._folder / path).stat()
+        stat = (self._folder / target.path).stat()
+        item = target.place.item
         line = {
-            "File": path,
+            "File": target.path,
+            "Batch": target.batch,
+            "Place": target.key,
             "Result": item.key,
             "ETag": item.etag,
             "Size": stat.st_size,
@@ -196,21 +266,24 @@ def _entries(data: bytes) -> dict[str, _Entry]:
     for line in data.splitlines():
         try:
             fields = orjson.loads(line)
-            entry = _Entry(fields["Result"], fields["ETag"], int(fields["Size"]), int(fields["Modified"]))
+            entry = _Entry(
+                *(fields["Result"], fields["ETag"], int(fields["Size"]), int(fields["Modified"])),
+                *(str(fields.get("Place") or fields["Result"]), str(fields.get("Batch") or "")),
+            )
             entries[str(fields["File"])] = entry
         except (ValueError, KeyError, TypeError):
             continue
     return entries
 
 
-def _fetch(
-    data: Store, item: Item, folder: Path, path: str, record: _Record, *, overwrite: bool
-) -> tuple[FileState, str]:
-    file, entry = folder / path, record.get(path)
+def _fetch(target: _Target, folder: Path, record: _Record, *, overwrite: bool) -> tuple[FileState, str]:
+    item, data = target.place.item, target.place.work.locations.data
+    file, entry = folder / target.path, record.get(target.path)
     untouched = entry is not None and _stat(file) == (entry.size, entry.modified)
     if entry is not None and untouched and (entry.result, entry.etag) == (item.key, item.etag):
         return FileState.KEPT, ""
-    ours = entry is not None and untouched and entry.result == item.key
+    # A file of another batch with the same name is not ours.
+    ours = entry is not None and untouched and entry.place == target.key
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.parent / f"{_PART}{secrets.token_hex(8)}"
     try:
@@ -227,7 +300,7 @@ def _fetch(
                 return FileState.TAKEN, "another file has its name, or it was changed after the download"
         else:
             os.replace(part, file)
-        record.put(path, item)
+        record.put(target)
         return FileState.DOWNLOADED, ""
     except PreconditionFailed:
         return FileState.CHANGED, "it was made again meanwhile; download it again"
@@ -254,11 +327,3 @@ def _same_bytes(file: Path, other: Path) -> bool:
             if block != two.read(BLOCK):
                 return False
     return True
-
-
-def counts(files: Iterable[DownloadedFile]) -> Mapping[FileState, int]:
-    """The number of files in each state; states without files are left out."""
-    result: dict[FileState, int] = {}
-    for file in files:
-        result[file.state] = result.get(file.state, 0) + 1
-    return result

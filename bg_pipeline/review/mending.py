@@ -48,6 +48,25 @@ class MendedMask:
         return hashlib.sha256(self.data).hexdigest()[:32]
 
 
+def check_photo(work: BatchWork, image: str) -> None:
+    """Raises `UsageError` if the photo is not the one that the results were made from. Reads no picture."""
+    store, key = work.locations.resolve(f"{work.locations.input_prefix}/{image}")
+    photo = store.head(key)
+    if photo is None or not _is_same(work, image, photo.etag):
+        raise _replaced(image)
+
+
+def _is_same(work: BatchWork, image: str, etag: str) -> bool:
+    """Whether the photo with this ``etag`` is the one that was processed; a moved one is."""
+    entry, uploaded_at = work.ledger.get(image), f"{work.locations.input_prefix}/{image}"
+    _, key = work.locations.resolve(uploaded_at)
+    return entry is not None and (key != uploaded_at or etag == entry.etag)
+
+
+def _replaced(image: str) -> UsageError:
+    return UsageError(f"{image} was replaced or deleted since its results were made; run its batch first")
+
+
 def prepare_mending(
     work: BatchWork, items: Sequence[Item], data: bytes, workers: PictureWorkers
 ) -> MendedMask:
@@ -62,17 +81,10 @@ def prepare_mending(
         raise UsageError("a mask belongs to one photo; name results of one photo")
     image = items[0].image
     locations = work.locations
-    if locations.data.bucket != locations.store.bucket:
-        raise UsageError(
-            f"the photos of batch {locations.batch.path} are in bucket {locations.data.bucket}, where this page "
-            "stores nothing; put the mask there and name it as MaskKey"
-        )
-    entry, uploaded_at = work.ledger.get(image), f"{locations.input_prefix}/{image}"
-    store, key = locations.resolve(uploaded_at)
+    store, key = locations.resolve(f"{locations.input_prefix}/{image}")
     photo = store.read(key)
-    # A moved photo is the one that was processed.
-    if photo is None or entry is None or (key == uploaded_at and photo.etag != entry.etag):
-        raise UsageError(f"{image} was replaced or deleted since its results were made; run its batch first")
+    if photo is None or not _is_same(work, image, photo.etag):
+        raise _replaced(image)
     before = mask_file(work, image)
     asked = work.settings_of(image)
     documents = _provenances(work, asked, items)
@@ -113,7 +125,11 @@ def mask_file(work: BatchWork, image: str) -> bytes | None:
     """The file of the mask in use: the one that the request names, else the one that the run stored."""
     locations = work.locations
     given = work.settings_of(image).mask_key if work.request else None
-    content = locations.data.read(given) if given else locations.store.read(locations.batch.mask_key(image))
+    content = (
+        locations.bucket_of(given).read(given)
+        if given
+        else locations.store.read(locations.batch.mask_key(image))
+    )
     return content.data if content else None
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from bg_pipeline.budget.image_budget import RetryFamily
-from bg_pipeline.domain.batches import Batch
+from bg_pipeline.domain.batches import Batch, mending_key
 from bg_pipeline.domain.file_names import ResultNames
 from bg_pipeline.state.thumbnails import Thumbnails
 from bg_pipeline.storage.object_store import Store
@@ -33,6 +33,13 @@ class BatchLocations:
     family: RetryFamily | None = None
     retries: bool = False
     moved: dict[str, str] = field(default_factory=dict)
+
+    def bucket_of(self, key: str) -> Store:
+        """The bucket with a mask or backdrop that the request names.
+
+        That is the bucket of the photos, except for a mask that a person mended, which lies beside the request.
+        """
+        return self.data if mending_key(key) is None else self.store
 
     def resolve(self, key: str) -> tuple[Store, str]:
         """The bucket and key under which an object of the batch is stored now; ``key`` is where it was uploaded."""

@@ -85,19 +85,16 @@ class WorkFinder:
             results,
             stages=self._stages,
             refresh=self._refresh,
-            etags_of=self._etags_in(locations.data),
+            etags_of=lambda key: self._etags_in(locations.bucket_of(key), key),
         )
         return work
 
-    def _etags_in(self, data: Store) -> Callable[[str], Mapping[str, str]]:
-        def etags_of(key: str) -> Mapping[str, str]:
-            address = data.bucket, key
-            if address not in self._etags:
-                found = data.list(key) if key.endswith("/") else filter(None, [data.head(key)])
-                self._etags[address] = {each.key: each.etag for each in found}
-            return self._etags[address]
-
-        return etags_of
+    def _etags_in(self, data: Store, key: str) -> Mapping[str, str]:
+        address = data.bucket, key
+        if address not in self._etags:
+            found = data.list(key) if key.endswith("/") else filter(None, [data.head(key)])
+            self._etags[address] = {each.key: each.etag for each in found}
+        return self._etags[address]
 
 
 def find_work(

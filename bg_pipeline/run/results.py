@@ -131,7 +131,7 @@ class ResultWriter:
 
     def given(self, key: str) -> bytes:
         """The file of a mask or backdrop that the request names. Raises `ImageError` if it cannot be read."""
-        content = read_source(self._locations.data, key)
+        content = read_source(self._locations.bucket_of(key), key)
         if content is None:
             raise ImageError("NotFound", f"the request names {key}, and there is no such object")
         return content.data

@@ -96,6 +96,35 @@ def test_a_batch_is_submitted_run_brought_home_and_told_as_json(bench: Bench, ph
     assert bg("report", hyphens).exit_code == 0, "the form of the HTTP API's paths"
 
 
+def test_what_was_brought_home_and_is_not_approved_any_more_is_listed_and_stays(
+    bench: Bench, tmp_path: Path
+) -> None:
+    batch = bench.submit(2)
+    bench.run(batch.date)
+    download = ("download", batch.path, "-o", tmp_path / "home", "--approved")
+    assert bg(*download).exit_code == 0
+    assert (
+        bg("review", "reject", batch.path, "photo-0.jpg", "--by", "ann", "--reason", "blurred").exit_code == 0
+    )
+    told = bg(*download)
+    assert told.exit_code == 1
+    assert "photo-0.jpg" in told.stdout
+    assert "1 file of an earlier download is not approved any more" in told.stderr
+    assert "--overwrite" not in told.stderr
+    files = json.loads(bg(*download, "--format", "json").stdout)
+    assert [(file["Image"], file["State"]) for file in files] == [
+        ("photo-1.jpg", "kept"),
+        ("photo-0.jpg", "withdrawn"),
+    ]
+    assert "blurred" in files[1]["Cause"]
+    assert (tmp_path / "home" / "photo-0.jpg").exists()
+    assert bg("review", "reject", batch.path, "photo-1.jpg", "--by", "ann").exit_code == 0
+    assert "2 files of an earlier download are not approved any more" in bg(*download).stderr
+    nothing = bg("download", batch.path, "-o", tmp_path / "new", "--approved")
+    assert (nothing.exit_code, "is approved" in nothing.stderr) == (1, True)
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_name_is_submitted_once_a_date(bench: Bench, photos: Path) -> None:
     day = today()
     submitted(photos, "--prompt", "x", "--name", "spring", "--date", day)

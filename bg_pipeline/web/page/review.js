@@ -13,14 +13,14 @@ const GAP = 8;
 const CAPTION = 42; // height of a tile's text, in pixels
 const STATES = [["waiting", "Waiting"], ["approved", "Approved"], ["rejected", "Rejected"], ["remaking", "In the making"], ["", "All"]];
 const LAYERS = ["mask", "edit", "doubt"]; // kinds of pictures that are laid over a photo
-const CANVAS_PIXELS = 16_700_000; // of a mask that is mended; phones have no larger canvas
-const UNDO_STROKES = 400; // strokes that can be taken back
 const QUOTE_AFTER = 700; // milliseconds after a stroke until the price is looked up
 const BAD_PIXEL = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw==";
 
 const newId = () => Array.from(crypto.getRandomValues(new Uint32Array(4)), (n) => n.toString(36)).join("-");
 const pause = (ms) => new Promise((resume) => setTimeout(resume, ms));
 const plural = (n, word) => `${n.toLocaleString("en")} ${word}${n === 1 ? "" : "s"}`;
+const NOT_DONE = { redo: "Nothing was asked for", mend: "Your mask was not used" }; // in place of: not stored
+const keyOf = (name) => Object.assign(document.createElement("span"), { className: "key", textContent: ` (${name})` });
 const dollars = (usd) => `${usd.toLocaleString("en", { maximumFractionDigits: 3 })} USD`;
 
 // Requests to the page's server.
@@ -141,217 +141,11 @@ class Pictures {
   }
 }
 
-// The mask of a photo at the photo's size, with brush, undo and zoom. Blue is replaced; a brush keeps or replaces.
-class MaskEditor {
-  constructor(board, onChange) {
-    this.board = board;
-    this.sheet = board.querySelector(".sheet");
-    this.onChange = onChange;
-    this.keeps = true;
-    this.width = 40;
-    this.strokes = [];
-    this.pointers = new Map();
-    this.listen();
-  }
-
-  // Shows a photo with its mask, or with everything replaced where there is none.
-  open(photo, mask) {
-    const pixels = photo.naturalWidth * photo.naturalHeight;
-    const scale = Math.min(1, Math.sqrt(CANVAS_PIXELS / pixels));
-    this.scale = 0;
-    this.size = [Math.round(photo.naturalWidth * scale), Math.round(photo.naturalHeight * scale)];
-    this.canvas = this.newCanvas();
-    this.before = this.newCanvas(); // the mask before the strokes that can be undone
-    const context = this.before.getContext("2d");
-    if (mask) context.drawImage(mask, 0, 0, ...this.size);
-    else {
-      context.fillStyle = "rgb(30, 90, 230)";
-      context.fillRect(0, 0, ...this.size);
-    }
-    this.canvas.getContext("2d").drawImage(this.before, 0, 0);
-    this.strokes = [];
-    this.drawing = null;
-    photo.alt = "";
-    this.sheet.replaceChildren(photo, this.canvas);
-    this.fit();
-  }
-
-  close() {
-    this.sheet.replaceChildren();
-    this.canvas = this.before = null;
-    this.strokes = [];
-    this.pointers.clear();
-  }
-
-  newCanvas() {
-    const canvas = document.createElement("canvas");
-    [canvas.width, canvas.height] = this.size;
-    return canvas;
-  }
-
-  // Zoom
-
-  fit() {
-    const [width, height] = this.size;
-    this.zoom(Math.min(this.board.clientWidth / width, this.board.clientHeight / height));
-  }
-
-  // Shows a pixel of the photo on `scale` pixels of the screen; the point (x, y) of the board stays where it is.
-  zoom(scale, x = this.board.clientWidth / 2, y = this.board.clientHeight / 2) {
-    const [width, height] = this.size;
-    const least = Math.min(this.board.clientWidth / width, this.board.clientHeight / height, 1) / 2;
-    const before = this.scale || scale;
-    this.scale = Math.max(least, Math.min(scale, 16));
-    const [left, top] = [this.board.scrollLeft + x, this.board.scrollTop + y];
-    this.sheet.style.width = `${width * this.scale}px`;
-    this.sheet.style.height = `${height * this.scale}px`;
-    this.board.scrollLeft = (left * this.scale) / before - x;
-    this.board.scrollTop = (top * this.scale) / before - y;
-  }
-
-  // Strokes
-
-  at(event) {
-    const box = this.sheet.getBoundingClientRect();
-    return [((event.clientX - box.left) / box.width) * this.size[0], ((event.clientY - box.top) / box.height) * this.size[1]];
-  }
-
-  begin(point) {
-    this.drawing = { keeps: this.keeps, width: this.width, points: [point] };
-    this.paint(this.canvas, this.drawing, 0);
-  }
-
-  add(point) {
-    this.drawing.points.push(point);
-    this.paint(this.canvas, this.drawing, this.drawing.points.length - 2);
-  }
-
-  end() {
-    if (!this.drawing) return;
-    this.strokes.push(this.drawing);
-    this.drawing = null;
-    if (this.strokes.length > UNDO_STROKES) this.paint(this.before, this.strokes.shift(), 0);
-    this.onChange();
-  }
-
-  // Gives up the stroke that is being drawn, as when a second finger comes down.
-  giveUp() {
-    this.drawing = null;
-    this.redraw();
-  }
-
-  undo() {
-    if (!this.strokes.length) return;
-    this.strokes.pop();
-    this.redraw();
-    this.onChange();
-  }
-
-  redraw() {
-    const context = this.canvas.getContext("2d");
-    context.globalCompositeOperation = "copy";
-    context.drawImage(this.before, 0, 0);
-    for (const stroke of this.strokes) this.paint(this.canvas, stroke, 0);
-  }
-
-  paint(canvas, { keeps, width, points }, from) {
-    const context = canvas.getContext("2d");
-    context.globalCompositeOperation = keeps ? "destination-out" : "source-over";
-    context.strokeStyle = "rgb(30, 90, 230)";
-    context.lineWidth = width;
-    context.lineCap = context.lineJoin = "round";
-    context.beginPath();
-    context.moveTo(...points[from]);
-    if (from === points.length - 1) context.lineTo(points[from][0] + 0.01, points[from][1]);
-    for (const point of points.slice(from + 1)) context.lineTo(...point);
-    context.stroke();
-  }
-
-  // The mask as a PNG file in base64: black is kept, white is replaced.
-  async file() {
-    const canvas = this.newCanvas();
-    const context = canvas.getContext("2d");
-    context.drawImage(this.canvas, 0, 0);
-    context.fillStyle = "#fff";
-    context.globalCompositeOperation = "source-in";
-    context.fillRect(0, 0, ...this.size);
-    context.fillStyle = "#000";
-    context.globalCompositeOperation = "destination-over";
-    context.fillRect(0, 0, ...this.size);
-    const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
-    canvas.width = canvas.height = 0; // gives the memory back at once
-    const reader = new FileReader();
-    return await new Promise((resolve, reject) => {
-      reader.onload = () => resolve(reader.result.slice(reader.result.indexOf(",") + 1));
-      reader.onerror = () => reject(reader.error);
-      reader.readAsDataURL(blob);
-    });
-  }
-
-  // One finger, a pen or the left button draws; two fingers, or the middle button, move; a wheel with Ctrl zooms.
-  listen() {
-    const board = this.board;
-    board.onpointerdown = (event) => {
-      if (!this.canvas || (event.pointerType === "mouse" && event.button === 2)) return;
-      event.preventDefault();
-      board.focus({ preventScroll: true });
-      board.setPointerCapture(event.pointerId);
-      this.pointers.set(event.pointerId, event);
-      if (this.pointers.size > 1) {
-        this.giveUp();
-        this.pinch = null;
-      } else if (event.button === 1) this.moving = event;
-      else this.begin(this.at(event));
-    };
-    board.onpointermove = (event) => {
-      const last = this.pointers.get(event.pointerId);
-      if (!last) return;
-      this.pointers.set(event.pointerId, event);
-      if (this.pointers.size === 2) this.movePinch();
-      else if (this.moving) {
-        board.scrollLeft -= event.clientX - last.clientX;
-        board.scrollTop -= event.clientY - last.clientY;
-      } else if (this.drawing) {
-        const events = event.getCoalescedEvents?.() || [];
-        for (const each of events.length ? events : [event]) this.add(this.at(each));
-      }
-    };
-    const end = (event) => {
-      if (!this.pointers.delete(event.pointerId)) return;
-      this.pinch = this.moving = null;
-      if (event.type === "pointercancel") this.giveUp();
-      else this.end();
-    };
-    board.onpointerup = end;
-    board.onpointercancel = end;
-    board.onwheel = (event) => {
-      if (!this.canvas || !event.ctrlKey) return;
-      event.preventDefault();
-      const box = board.getBoundingClientRect();
-      this.zoom(this.scale * 1.2 ** (-event.deltaY / 100), event.clientX - box.left, event.clientY - box.top);
-    };
-  }
-
-  movePinch() {
-    const [one, other] = [...this.pointers.values()];
-    const box = this.board.getBoundingClientRect();
-    const now = {
-      x: (one.clientX + other.clientX) / 2 - box.left,
-      y: (one.clientY + other.clientY) / 2 - box.top,
-      apart: Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY),
-    };
-    const before = this.pinch;
-    this.pinch = now;
-    if (!before) return;
-    this.board.scrollLeft -= now.x - before.x;
-    this.board.scrollTop -= now.y - before.y;
-    if (before.apart > 0) this.zoom((this.scale * now.apart) / before.apart, now.x, now.y);
-  }
-}
-
 class Review {
   constructor(root, data) {
     this.root = root.querySelector(".review");
+    this.regions = data.regions;
+    this.unmade = null; // changes to a mask that was closed without making the result anew
     this.server = new Server(data);
     this.pictures = new Pictures(this.server);
     this.batches = [];
@@ -606,7 +400,7 @@ class Review {
       empty.textContent = !this.loaded
         ? "Loading the results …"
         : !this.ordered.length
-          ? "No batch of these days has results yet."
+          ? "No batch of these days has results yet. Batches shows what is on its way, and what failed."
           : this.filter.state === "waiting" && !this.numbers.waiting
             ? "Nothing waits for review."
             : "No result fits these filters.";
@@ -617,11 +411,11 @@ class Review {
     this.drawGrid();
     this.drawDecide();
     if (this.opened) this.drawViewer();
-    const costs = this.filter.batch && this.costs.get(this.filter.batch);
+    const costs = this.batch && this.costs.get(this.batch);
     this.$(".costs").textContent = costs
       ? `Cost of the batch: ${costs.cost}.${costs.costPerImage === null ? "" : ` ${dollars(costs.costPerImage)} for each approved photo.`}`
       : "Choose one batch under Filters for its ZIP and its cost.";
-    this.$(".zip").disabled = !this.filter.batch;
+    this.$(".zip").disabled = !this.batch;
   }
 
   measure() {
@@ -850,6 +644,11 @@ class Review {
     this.say(`${plural(this.chosen.size, "result")} chosen`);
   }
 
+  // The batch of the filter, or the only one there is.
+  get batch() {
+    return this.filter.batch || (this.batches.length === 1 ? this.batches[0].batch : "");
+  }
+
   rowsToDecide() {
     if (this.chosen.size) return [...this.chosen].map((place) => this.places.get(place)).filter(Boolean);
     const row = this.shown[this.at];
@@ -925,10 +724,10 @@ class Review {
       try {
         const items = rows.map((row) => this.addressOf(row));
         const answer = await this.server.post(path, body(items));
-        this.take(answer.rows, done);
+        this.take(answer.rows, done, NOT_DONE[path] || "Your decision was not stored");
         return answer;
       } catch (error) {
-        this.restore(rows, undo, error);
+        this.restore(rows, undo, error, NOT_DONE[path] || `${plural(rows.length, "decision")} not stored`);
         throw error;
       } finally {
         this.sending -= 1;
@@ -958,12 +757,12 @@ class Review {
   }
 
   // Takes the rows that the server answered to the press `done`; a later press about the same result stays on the screen.
-  take(answers, done) {
+  take(answers, done, notDone) {
     const conflicts = [];
     for (const { conflict, gone, ...answer } of answers) {
       const row = this.places.get(answer.place || this.ids.get(answer.id));
       if (!row) continue;
-      if (conflict) conflicts.push(`${row.file}: ${conflict}. Your decision was not stored.`);
+      if (conflict) conflicts.push(`${row.file}: ${conflict}. ${notDone}.`);
       if (gone) {
         this.remove(row);
         this.reorder();
@@ -983,14 +782,14 @@ class Review {
     this.refilterAt(false);
   }
 
-  restore(rows, undo, error) {
+  restore(rows, undo, error, notDone) {
     const snapshots = new Map((undo?.rows || []).map((each) => [each.row, each]));
     for (const row of rows) {
       const snapshot = snapshots.get(row);
       if (snapshot) Object.assign(row, { state: snapshot.state, why: snapshot.why });
     }
     this.past = this.past.filter((each) => each !== undo || each.presses.length > 1);
-    this.warn(`${plural(rows.length, "decision")} not stored: ${error.message}`);
+    this.warn(`${notDone}: ${error.message}`);
     this.refilterAt();
   }
 
@@ -1308,7 +1107,13 @@ class Review {
     let version = 0;
     let timer;
     let ready = null; // the mask and the number of paid pictures that the button is about
-    const editor = (this.editor ??= new MaskEditor(part(".board"), () => this.mended()));
+    const told = (text) => (part(".told").textContent = text);
+    const editor = (this.editor ??= new MaskEditor(part(".board"), {
+      findRegion: (body) => this.server.post("region", body, false),
+      changed: () => this.mended(),
+      pended: () => this.pended(),
+      told,
+    }));
     const quote = async () => {
       const mine = version;
       try {
@@ -1321,7 +1126,7 @@ class Review {
           ? `${plural(pictures, "picture")} to paint: ${why}.${atWorst > usd ? ` Up to ${dollars(atWorst)} if pictures have to be repeated.` : ""}`
           : "No model is called: the painted picture is used again.";
         ready = { mask: file, pictures };
-        make.disabled = false;
+        make.disabled = Boolean(editor.pending);
       } catch (error) {
         if (mine !== version) return;
         make.textContent = "Make the result anew";
@@ -1334,14 +1139,36 @@ class Review {
       undo.disabled = !editor.strokes.length;
       make.disabled = true;
       clearTimeout(timer);
-      make.textContent = editor.strokes.length ? "Looking up the price" : "Make the result anew";
-      price.textContent = editor.strokes.length ? "" : start;
-      if (editor.strokes.length) timer = setTimeout(quote, QUOTE_AFTER);
+      make.textContent = editor.touched ? "Looking up the price" : "Make the result anew";
+      price.textContent = editor.touched ? "" : start;
+      if (editor.touched) timer = setTimeout(quote, QUOTE_AFTER);
+    };
+    // A region that is shown is kept, or not, before the result is made.
+    this.pended = () => {
+      const { pending } = editor;
+      if (!pending && [part(".accept"), part(".discard")].includes(this.root.getRootNode().activeElement)) part(".board").focus({ preventScroll: true });
+      part(".accept").hidden = part(".discard").hidden = !pending;
+      part(".accept").textContent = pending && !pending.keeps ? "Replace it" : "Keep it";
+      part(".accept").append(keyOf("Enter"));
+      undo.disabled = !pending && !editor.strokes.length;
+      make.disabled = Boolean(pending) || !ready;
     };
     const brush = (keeps) => {
-      editor.keeps = keeps;
+      editor.paintAs(keeps);
       part(".keep").setAttribute("aria-pressed", String(keeps));
       part(".drop").setAttribute("aria-pressed", String(!keeps));
+    };
+    const use = (tool) => {
+      if (tool === "region" && !this.regions) return;
+      editor.use(tool);
+      const region = tool === "region";
+      part(".brush").setAttribute("aria-pressed", String(!region));
+      part(".region").setAttribute("aria-pressed", String(region));
+      part(".board").classList.toggle("region", region);
+      part(".extent").textContent = region ? "Reach" : "Size";
+      width.setAttribute("aria-label", region ? "How far a region may reach, in pixels of the photo" : "Size of the brush, in pixels of the photo");
+      [width.min, width.max] = region ? [8, Math.round(Math.max(...editor.size) / 2)] : [2, 400];
+      width.value = editor.extent;
     };
     const bare = (on) => {
       part(".board").classList.toggle("bare", on);
@@ -1350,28 +1177,36 @@ class Review {
     const showDoubt = (on) => {
       if (!doubt) return;
       part(".doubt").setAttribute("aria-pressed", String(on));
-      if (on) editor.sheet.append(doubt);
+      if (on) editor.sheet.insertBefore(doubt, editor.ring);
       else doubt.remove();
     };
     const resize = (size) => {
       width.value = size;
-      editor.width = Number(width.value);
+      editor.extent = Number(width.value);
     };
+    const step = (factor) => resize(factor > 1 ? Math.ceil(editor.extent * factor) : Math.floor(editor.extent * factor));
     dialog.querySelector("h2").textContent = `Mend the mask of ${row.image}`;
     dialog.onkeydown = (event) => {
       if (event.ctrlKey || event.altKey || event.metaKey) return;
       if (event.key === " " && event.target.matches("button")) return;
+      if (event.target === part(".board") && editor.key(event)) {
+        event.preventDefault();
+        return;
+      }
       const work = {
         k: () => brush(true),
         r: () => brush(false),
+        b: () => use("brush"),
+        g: () => use("region"),
+        n: () => editor.nextSpot(),
         z: () => editor.undo(),
         d: () => showDoubt(part(".doubt").getAttribute("aria-pressed") !== "true"),
         0: () => editor.fit(),
         1: () => editor.zoom(1 / (window.devicePixelRatio || 1)),
         "+": () => editor.zoom(editor.scale * 1.5),
         "-": () => editor.zoom(editor.scale / 1.5),
-        "[": () => resize(editor.width / 1.3),
-        "]": () => resize(editor.width * 1.3 + 1),
+        "[": () => step(1 / 1.3),
+        "]": () => step(1.3),
         " ": () => bare(true),
       }[event.key];
       if (!work) return;
@@ -1379,8 +1214,22 @@ class Review {
       work();
     };
     dialog.onkeyup = (event) => event.key === " " && !event.target.matches("button") && bare(false);
+    dialog.oncancel = (event) => {
+      if (!editor.pending && !editor.search && !editor.pen) return;
+      event.preventDefault(); // Escape gives up the region, or lifts the brush, and only then closes
+      if (editor.pen) editor.togglePen();
+      else editor.discard();
+    };
     part(".keep").onclick = () => brush(true);
     part(".drop").onclick = () => brush(false);
+    part(".brush").onclick = () => use("brush");
+    part(".region").onclick = () => use("region");
+    part(".spot").onclick = () => {
+      editor.nextSpot();
+      part(".board").focus({ preventScroll: true });
+    };
+    part(".accept").onclick = () => editor.accept();
+    part(".discard").onclick = () => editor.discard();
     undo.onclick = () => editor.undo();
     part(".doubt").onclick = () => showDoubt(part(".doubt").getAttribute("aria-pressed") !== "true");
     part(".bare").onclick = () => bare(!part(".board").classList.contains("bare"));
@@ -1395,33 +1244,46 @@ class Review {
       make.disabled = true; // a second click of a double click finds nothing to press
       const wish = { press, ...ready };
       dialog.close();
-      this.makeMended(rows, wish);
+      this.makeMended(rows, wish, mine);
     };
+    const mine = `${row.id}\n${row.etag}`;
     dialog.onclose = () => {
+      const changes = editor.close();
       clearTimeout(timer);
       version += 1;
-      editor.close();
+      this.unmade = changes && { of: mine, changes };
       this.focusMain();
     };
     dialog.showModal();
-    part(".doubt").hidden = !doubt;
+    part(".doubt").hidden = part(".spot").hidden = !doubt;
+    part(".region").hidden = !this.regions;
     if (doubt) Object.assign(doubt, { className: "doubt", alt: "" });
-    editor.open(photo, mask);
-    brush(true);
+    const earlier = this.unmade?.of === mine ? this.unmade.changes : null;
+    this.unmade = null;
+    editor.open(photo, mask, doubt, earlier);
     bare(false);
-    resize(Math.max(4, Math.round(Math.max(...editor.size) / 60)));
+    editor.width = Math.min(400, Math.max(4, Math.round(Math.max(...editor.size) / 60)));
+    editor.reach = Math.max(8, Math.round(Math.max(...editor.size) * REACH));
+    brush(true);
+    use("brush");
     showDoubt(Boolean(doubt));
+    this.pended();
     this.mended();
     part(".board").focus({ preventScroll: true });
+    const again = earlier ? "Your changes to this mask are still here; z takes them back. " : "";
+    told(again + (mask ? editor.describe() : "No mask is stored: everything is replaced."));
   }
 
-  makeMended(rows, wish) {
+  makeMended(rows, wish, of) {
     for (const row of rows) row.remaking = "asked for";
     this.sticky = rows.length === 1 ? rows[0].place : null;
     this.refilterAt();
     this.say(`The mask of ${rows[0].image} is mended; ${plural(rows.length, "result")} will be made anew.`);
     this.send("mend", rows, (items) => ({ ...wish, items })).then(
-      () => this.refilterAt(),
+      () => {
+        if (this.unmade?.of === of) this.unmade = null; // until the server has taken them, they can be gone on with
+        this.refilterAt();
+      },
       () => {
         for (const row of rows) if (row.remaking === "asked for") row.remaking = "";
         this.refilterAt();
@@ -1571,7 +1433,7 @@ class Review {
   async zip() {
     this.say("Preparing the ZIP");
     try {
-      const { address } = await this.server.post("zip", { batch: this.filter.batch });
+      const { address } = await this.server.post("zip", { batch: this.batch });
       const link = document.createElement("a");
       link.href = address;
       link.download = "";

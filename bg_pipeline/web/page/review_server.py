@@ -29,6 +29,7 @@ from bg_pipeline.domain.file_names import archive_path
 from bg_pipeline.domain.people import Person
 from bg_pipeline.domain.requests import MAX_SEED
 from bg_pipeline.errors import BgPipelineError, NoSuchBatch, NotAllowed, RequestError, UsageError
+from bg_pipeline.masks.clicked_region import LARGEST_PART
 from bg_pipeline.review import State
 from bg_pipeline.web.page.review_service import Address, Gone, ReviewService, Written
 
@@ -38,6 +39,8 @@ MAX_SESSIONS = 1000
 MAX_BODY = 2_000_000
 MAX_MASK_BODY = 24_000_000
 """Bytes of a request with a mended mask: a drawn mask of 16 megapixels takes less than 1 MB, a matte up to ten."""
+MAX_REGION_BODY = 6_000_000
+"""Bytes of a request with a part of a photo, at most a megapixel, in which a region is looked for."""
 MAX_PRESSES = 2000
 """Presses of one session whose outcome is remembered, for undoing and for answers that were lost."""
 TICKET_SECONDS = 300
@@ -312,15 +315,33 @@ def _redo(request: Request, session: ReviewSession, body: Any) -> Response:
 
 
 def _mask(body: Any) -> bytes:
+    return _file(body, "mask")
+
+
+def _file(body: Any, name: str) -> bytes:
     try:
-        return base64.b64decode(str(body.get("mask") or ""), validate=True)
-    except binascii.Error:
-        raise UsageError("the mask did not arrive whole; try again") from None
+        return base64.b64decode(str(body.get(name) or ""), validate=True)
+    except (binascii.Error, ValueError):
+        raise UsageError(f"the {name} did not arrive whole; try again") from None
 
 
 def _quote_mended(request: Request, session: ReviewSession, body: Any) -> Response:
     quote = session.service.quote_mended(session.person, _addresses(body)[0], _mask(body))
     return _answer(request, quote)
+
+
+def _region(request: Request, session: ReviewSession, body: Any) -> Response:
+    numbers = [body.get(name) for name in ("x", "y", "reach")]
+    # JSON has no limit of size and orjson takes no NaN; what is larger than any picture is a mistake.
+    if not all(type(each) in (int, float) and 0 <= each <= LARGEST_PART for each in numbers):
+        raise UsageError("the request names no place in the photo; reload the page")
+    keep = body.get("keep")
+    if not isinstance(keep, bool):
+        raise UsageError("the request does not say what a click means; reload the page")
+    x, y, reach = numbers
+    part = _file(body, "part")
+    region = session.service.region(session.person, part, _mask(body), (x, y), reach, keep=keep)
+    return _answer(request, {"region": base64.b64encode(region).decode()})
 
 
 def _mend(request: Request, session: ReviewSession, body: Any) -> Response:
@@ -384,6 +405,7 @@ ROUTES = [
     Route(f"{ADDRESS}/quote", _route(_quote, post=True), methods=["POST"]),
     Route(f"{ADDRESS}/redo", _route(_redo, post=True), methods=["POST"]),
     Route(f"{ADDRESS}/quote-mended", _route(_quote_mended, post=True, most=MAX_MASK_BODY), methods=["POST"]),
+    Route(f"{ADDRESS}/region", _route(_region, post=True, most=MAX_REGION_BODY), methods=["POST"]),
     Route(f"{ADDRESS}/mend", _route(_mend, post=True, most=MAX_MASK_BODY), methods=["POST"]),
     Route(f"{ADDRESS}/publish", _route(_publish, post=True), methods=["POST"]),
     Route(f"{ADDRESS}/zip", _route(_zip_ticket, post=True), methods=["POST"]),

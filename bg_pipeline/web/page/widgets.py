@@ -7,6 +7,7 @@ from importlib.resources import files
 import streamlit as st
 
 from bg_pipeline.domain.text import printable
+from bg_pipeline.masks.clicked_region import can_find_regions
 from bg_pipeline.web.page import review_server
 from bg_pipeline.web.page.review_server import ReviewSession
 from bg_pipeline.web.page.upload_server import ADDRESS, UploadSession
@@ -26,7 +27,7 @@ _review = st.components.v2.component(
     "bg_pipeline.review",
     html=(_package / "review.html").read_text(),
     css=(_package / "review.css").read_text(),
-    js=(_package / "review.js").read_text(),
+    js=(_package / "mask_editor.js").read_text() + (_package / "review.js").read_text(),
 )
 
 
@@ -65,5 +66,6 @@ def review_widget(session: ReviewSession) -> None:
             "header": review_server.TOKEN,
             "token": session.token,
             "may": session.may(),
+            "regions": can_find_regions(),
         },
     )

@@ -8,9 +8,11 @@ import urllib.request
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -22,6 +24,8 @@ from bg_pipeline import review
 from bg_pipeline.cli.page import served
 from bg_pipeline.domain.batches import Batch, find_batch
 from bg_pipeline.domain.text import counted
+from bg_pipeline.masks import Mask
+from bg_pipeline.run import subject_mask
 from bg_pipeline.run.batch_work import open_batch
 from bg_pipeline.state.sign_ins import LOOK_SECONDS
 from bg_pipeline.storage.object_store import Store
@@ -157,8 +161,6 @@ def test_from_dropped_photos_to_published_results(
     page.get_by_role("button", name="Publish what is approved").click()
     page.get_by_text("1 result published").wait_for()
     assert len([found for found in bench.store.list("published/") if found.key.endswith(".jpg")]) == 1
-    page.get_by_text("Filters", exact=True).click()
-    page.get_by_label("Batch").select_option(index=1)
     with page.expect_download() as download:
         page.get_by_role("button", name="ZIP of what is approved").click()
     with zipfile.ZipFile(download.value.path()) as pack:
@@ -298,7 +300,9 @@ def test_a_double_click_on_another_picture_pays_once_and_the_new_one_takes_its_p
 def draw(page: Page, *points: tuple[float, float]) -> None:
     """Draws with the mouse on the mask's board; points are shares of its width and height."""
     box = (
-        page.get_by_role("img", name="The photo. What is replaced is blue.").locator(".sheet").bounding_box()
+        page.get_by_role("application", name="The photo. What is replaced is blue.")
+        .locator(".sheet")
+        .bounding_box()
     )
     assert box is not None
     at = [(box["x"] + box["width"] * x, box["y"] + box["height"] * y) for x, y in points]
@@ -362,9 +366,236 @@ def test_a_mask_that_is_not_mended_in_the_end_changes_nothing(bench: Bench, revi
     expect(page.get_by_role("dialog")).to_have_count(0)
     page.get_by_text("1 of 5: photo-0.jpg").wait_for()
     assert bench.keys("") == keys
+    # What was painted is not lost: it can be gone on with, or taken back.
     page.keyboard.press("b")
     page.get_by_role("heading", name="Mend the mask of").wait_for()
+    page.get_by_text("Your changes to this mask are still here").wait_for()
+    page.get_by_role("button", name="Make the result anew: 0 USD").wait_for()
+    page.keyboard.press("z")
     expect(page.get_by_role("button", name="Undo (z)").last).to_be_disabled()
+    page.keyboard.press("Escape")
+    page.keyboard.press("b")
+    page.get_by_text("of the photo is kept").wait_for()
+    expect(page.get_by_role("button", name="Undo (z)").last).to_be_disabled()
+
+
+def told(page: Page) -> Locator:
+    return page.locator("dialog.mend .told")
+
+
+def kept_share(page: Page) -> int:
+    """The share of the photo that is kept, in percent, as it is told."""
+    found = re.search(r"(\d+) % of the photo is kept", told(page).inner_text())
+    assert found is not None
+    return int(found[1])
+
+
+def test_a_mask_is_mended_with_the_keyboard_alone_and_every_step_is_told(reviewed: Page) -> None:
+    page = reviewed
+    page.keyboard.press("b")
+    expect(page.get_by_role("application", name="The photo")).to_be_focused()
+    expect(told(page)).to_contain_text("of the photo is kept")
+    before = kept_share(page)
+    for _ in range(60):
+        page.keyboard.press("Shift+ArrowLeft")
+        page.keyboard.press("Shift+ArrowUp")
+    expect(told(page)).to_have_text("0 % across, 0 % down: replaced")
+    page.keyboard.press("ArrowRight")
+    small = across(page, above=0)
+    page.keyboard.press("Shift+ArrowRight")
+    assert across(page, above=small) > 4 * small
+    expect(page.locator("dialog.mend .ring")).to_be_visible()
+    for _ in range(6):
+        page.keyboard.press("]")
+    page.keyboard.press("Enter")
+    expect(told(page)).to_contain_text("Kept here.")
+    page.keyboard.press("p")
+    expect(told(page)).to_contain_text("The brush is down")
+    for _ in range(10):
+        page.keyboard.press("Shift+ArrowRight")
+    expect(told(page)).to_contain_text("kept, keeping")
+    page.keyboard.press("p")
+    expect(told(page)).to_contain_text("The brush is up.")
+    assert kept_share(page) > before
+    page.get_by_role("button", name="Make the result anew: 0 USD").wait_for()
+    # Escape lifts the brush, and only then closes.
+    page.keyboard.press("p")
+    page.keyboard.press("Escape")
+    expect(told(page)).to_contain_text("The brush is up.")
+    page.keyboard.press("n")
+    expect(told(page)).to_have_text("No place in this mask is marked as doubtful.")
+    # Tab leads from the photo to the buttons beneath it, and back to the tools.
+    page.get_by_role("button", name="Make the result anew: 0 USD").wait_for()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Make the result anew: 0 USD")).to_be_focused()
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Shift+Tab")
+    expect(page.get_by_role("button", name="Photo (hold space)")).to_be_focused()
+    assert serious(page) == []
+
+
+def across(page: Page, *, above: float) -> float:
+    """How far from the left the cursor is, in percent, once it is told that it is farther than ``above``."""
+
+    def where() -> float:
+        found = re.match(r"([0-9.]+) % across", told(page).inner_text())
+        return float(found[1]) if found else 0.0
+
+    for _ in range(50):
+        if where() > above:
+            break
+        page.wait_for_timeout(200)
+    return where()
+
+
+def test_a_click_finds_a_region_that_counts_only_when_it_is_kept(bench: Bench, reviewed: Page) -> None:
+    page = reviewed
+    page.keyboard.press("b")
+    expect(told(page)).to_contain_text("of the photo is kept")
+    before = kept_share(page)
+    page.keyboard.press("g")
+    page.keyboard.press("r")
+    for _ in range(5):
+        page.keyboard.press("[")  # the subject is of one colour: a part of it
+    click(page, 0.5, 0.5)
+    expect(told(page)).to_contain_text("Found a region", timeout=SECONDS)
+    expect(page.locator("dialog.mend .found")).to_have_count(1)
+    expect(page.get_by_role("button", name="Undo (z)").last).to_be_enabled()
+    page.keyboard.press("Escape")
+    expect(told(page)).to_have_text("The region is not used.")
+    expect(page.locator("dialog.mend .found")).to_have_count(0)
+    expect(page.get_by_role("button", name="Make the result anew")).to_be_disabled()
+    # A double click looks once, and does not take what it has not shown.
+    click(page, 0.5, 0.5, times=2)
+    expect(told(page)).to_contain_text("Found a region")
+    page.get_by_role("button", name="Replace it").click()
+    expect(told(page)).to_have_text("The region is replaced.")
+    page.get_by_role("button", name=re.compile(r"Make the result anew: 0\.[0-9]+ USD")).wait_for()
+    assert serious(page) == []
+    # Nothing is looked for where the mask is so already.
+    click(page, 0.5, 0.5)
+    expect(told(page)).to_contain_text("replaced already")
+    # The same with the keyboard, and undone.
+    page.keyboard.press("k")
+    page.keyboard.press("Enter")
+    expect(told(page)).to_contain_text("Found a region")
+    page.keyboard.press("Enter")
+    expect(told(page)).to_have_text("The region is kept.")
+    page.keyboard.press("z")
+    page.keyboard.press("z")
+    expect(told(page)).to_have_text("Undone.")
+    expect(page.get_by_role("button", name="Make the result anew")).to_be_disabled()
+    page.keyboard.press("Escape")
+    page.keyboard.press("b")
+    expect(told(page)).to_contain_text("of the photo is kept")
+    assert kept_share(page) == before
+
+
+def click(page: Page, x: float, y: float, times: int = 1) -> None:
+    box = page.locator("dialog.mend .sheet").bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + box["width"] * x, box["y"] + box["height"] * y, click_count=times)
+
+
+def test_a_search_that_fails_or_finds_nothing_says_so_and_the_mask_stays(reviewed: Page) -> None:
+    page = reviewed
+    page.keyboard.press("b")
+    expect(told(page)).to_contain_text("of the photo is kept")
+    page.keyboard.press("g")
+    page.keyboard.press("r")
+    page.route("**/review-service/region", lambda route: route.fulfill(status=200, json={"region": ""}))
+    click(page, 0.5, 0.5)
+    expect(told(page)).to_contain_text("No region stands out here.")
+    page.route(
+        "**/review-service/region", lambda route: route.fulfill(status=401, body="your sign-in has ended")
+    )
+    click(page, 0.5, 0.55)
+    expect(told(page)).to_have_text("your sign-in has ended")
+    page.route("**/review-service/region", lambda route: route.abort())
+    click(page, 0.5, 0.5)
+    expect(told(page)).to_have_text("the page's server does not answer")
+    expect(page.get_by_role("button", name="Make the result anew")).to_be_disabled()
+    expect(page.locator("dialog.mend .found")).to_have_count(0)
+
+
+def test_a_mask_that_was_refused_is_not_lost(reviewed: Page) -> None:
+    page = reviewed
+    page.keyboard.press("b")
+    expect(told(page)).to_contain_text("of the photo is kept")
+    draw(page, (0.05, 0.05), (0.2, 0.05))
+    page.route(
+        "**/review-service/mend",
+        lambda route: route.fulfill(status=422, body="the price for photo-0.jpg is another one by now"),
+    )
+    page.get_by_role("button", name="Make the result anew: 0 USD").dblclick()
+    page.get_by_text("Your mask was not used: the price for photo-0.jpg is another one by now").wait_for()
+    page.get_by_role("alert").get_by_role("button", name="Close").click()
+    page.keyboard.press("b")
+    expect(told(page)).to_contain_text("Your changes to this mask are still here")
+    page.get_by_role("button", name="Make the result anew: 0 USD").wait_for()
+
+
+def doubted_twice(image: Image.Image, mask: Mask, boxes: object = (), **_: Any) -> Mask:
+    """In place of `examine`: two places are doubtful, the larger one on the right."""
+    where = Image.new("L", (32, 24))
+    where.paste(255, (2, 2, 6, 6))
+    where.paste(255, (22, 10, 31, 20))
+    return replace(mask, doubt="the mask is doubtful: it was made for a test", where=where, confidence=0.2)
+
+
+def test_the_doubtful_places_are_visited_with_a_key_the_largest_first(
+    bench: Bench, address: str, browser: Browser, monkeypatch: pytest.MonkeyPatch, in_process: None
+) -> None:
+    monkeypatch.setattr(subject_mask, "examine", doubted_twice)
+    bench.overrides["mask_sources"] = "alpha,studio,network,cut-out"
+    day = datetime.now(UTC).date()
+    bench.submit(1, day=day, Subject="SALIENT")
+    bench.run(day)
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(SECONDS)
+    page.goto(f"{address}/review")
+    page.get_by_role("button", name="Waiting 1").wait_for()
+    page.get_by_role("listbox", name="Results").press("Enter")
+    page.get_by_text("1 of 1: photo-0.jpg").wait_for()
+    page.keyboard.press("b")
+    expect(told(page)).to_contain_text("of the photo is kept")
+    page.keyboard.press("n")
+    expect(told(page)).to_contain_text("Doubtful place 1 of 2. 8")
+    page.get_by_role("button", name="Next doubt").click()
+    expect(told(page)).to_contain_text("Doubtful place 2 of 2. 1")
+    expect(page.get_by_role("application", name="The photo")).to_be_focused()
+    page.keyboard.press("n")
+    expect(told(page)).to_contain_text("Doubtful place 1 of 2. 8")
+    assert serious(page) == []
+    page.close()
+
+
+def test_a_finger_paints_and_taps_on_a_phone(bench: Bench, address: str, browser: Browser) -> None:
+    day = datetime.now(UTC).date()
+    bench.submit(1, day=day)
+    bench.run(day)
+    phone = browser.new_context(viewport={"width": 390, "height": 800}, has_touch=True, is_mobile=True)
+    page = phone.new_page()
+    page.set_default_timeout(SECONDS)
+    page.goto(f"{address}/review")
+    page.get_by_role("button", name="Waiting 1").wait_for()
+    page.get_by_role("listbox", name="Results").press("Enter")
+    page.get_by_role("button", name="Mend").tap()
+    expect(told(page)).to_contain_text("of the photo is kept")
+    box = page.locator("dialog.mend .sheet").bounding_box()
+    assert box is not None
+    page.touchscreen.tap(box["x"] + 8, box["y"] + 8)
+    page.get_by_role("button", name="Make the result anew: 0 USD").wait_for()
+    page.get_by_role("button", name="Region").tap()
+    page.get_by_role("button", name="Replace", exact=True).tap()
+    page.get_by_label("How far a region may reach").fill("16")
+    page.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.get_by_role("button", name="Replace it").tap()
+    page.get_by_role("button", name=re.compile(r"Make the result anew: 0\.[0-9]+ USD")).wait_for()
+    width = page.evaluate("document.scrollingElement.scrollWidth")
+    assert width <= 390
+    assert serious(page) == []
+    phone.close()
 
 
 def test_a_decision_whose_answer_is_lost_is_sent_again_and_stored_once(bench: Bench, reviewed: Page) -> None:

@@ -2,6 +2,8 @@
 
 import base64
 import io
+import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -22,6 +24,7 @@ from bg_pipeline.run import subject_mask
 from bg_pipeline.run.batch_work import open_batch
 from bg_pipeline.state.audit import AuditLog
 from bg_pipeline.storage.object_store import Store
+from bg_pipeline.web.page import review_service
 from bg_pipeline.web.page.batches import BatchService
 from bg_pipeline.web.page.review_server import ReviewSessions
 from bg_pipeline.web.page.review_service import ReviewService
@@ -294,9 +297,13 @@ def test_a_photo_that_was_replaced_meanwhile_is_not_put_on_its_old_picture(
 ) -> None:
     batch = made(bench)
     (row,) = ann.rows(batch)
-    bench.put(batch.upload_key("photo-0.jpg"), photo(5, size=SIZE))
-    answer = ann.post("mend", items=[row], mask=mended(keep=CORNER), pictures=0)
-    assert (answer.status_code, "replaced" in answer.text) == (422, True)
+    assert ann.get("picture", **row, kind="edit").status_code == 200
+    for change in (lambda key: bench.put(key, photo(5, size=SIZE)), bench.store.delete):
+        change(batch.upload_key("photo-0.jpg"))
+        told_before = ann.get("picture", **row, kind="edit")
+        answer = ann.post("mend", items=[row], mask=mended(keep=CORNER), pictures=0)
+        for each in (told_before, answer):
+            assert (each.status_code, "replaced or deleted" in each.text) == (422, True)
     assert len(requests_of(bench)) == 1
 
 
@@ -394,3 +401,101 @@ def test_states_of_the_replaced_results_say_what_happened(bench: Bench, ann: Rev
     assert item.state is State.REJECTED
     assert "mended mask" in item.why
     assert s3_keys.provenance_key(item.key) in bench.keys("generated-image-files/")
+
+
+# Photos in another bucket
+
+
+@pytest.fixture
+def other_bucket(s3, bench: Bench) -> Store:
+    name = f"photos-of-others-{uuid.uuid4().hex[:12]}"
+    s3.create_bucket(Bucket=name)
+    bench.overrides["allowed_buckets"] = name
+    return Store(s3, name)
+
+
+def test_the_mask_of_a_photo_in_another_bucket_is_mended_and_stored_in_our_own(
+    other_bucket: Store, bench: Bench, ann: Reviewer, control: ControlClient
+) -> None:
+    batch = Batch(TODAY(), "101530")
+    other_bucket.write(batch.upload_key("photo-0.jpg"), photo(0, size=SIZE), media_type="image/jpeg")
+    made(bench, photos=0, S3Bucket=other_bucket.bucket, Images=[{"ImageName": "photo-0.jpg"}])
+    before = paid(control)
+    for corner in (CORNER, (2, 2, 60, 60)):
+        (row,) = ann.rows(batch)
+        assert ann.get("picture", **row, kind="edit").status_code == 200
+        mask = mended(keep=corner)
+        assert ann.post("quote-mended", items=[row], mask=mask).json()["pictures"] == 0
+        assert ann.post("mend", items=[row], mask=mask, pictures=0).json()["rows"][0]["remaking"]
+        assert not any("/.mended-" in each.key for each in other_bucket.list("image-files/"))
+        bench.run(batch.date)
+    assert paid(control) == before
+    (again,) = ann.rows(batch)
+    assert (len(again["earlier"]), again["state"], again["failed"]) == (2, "waiting", "")
+    assert ann.get("picture", **again, size="file").status_code == 200
+
+
+# Regions of a click
+
+
+def click_on(part: bytes, mask: Image.Image, **fields: Any) -> dict[str, Any]:
+    files = {"part": part, "mask": STORED.write_png(mask)}
+    encoded = {name: base64.b64encode(data).decode() for name, data in files.items()}
+    return {**encoded, "x": 120, "y": 90, "reach": 100, "keep": True, **fields}
+
+
+def test_a_click_finds_the_subject_and_stores_nothing(bench: Bench, ann: Reviewer) -> None:
+    data, mask = photo(0, size=SIZE), photo_and_mask(0, size=SIZE)[1]
+    ImageDraw.Draw(mask).rectangle((100, 0, 240, 180), fill=0)
+    keys = bench.keys("")
+    answer = ann.post("region", **click_on(data, mask))
+    with Image.open(io.BytesIO(base64.b64decode(answer.json()["region"]))) as region:
+        assert region.size == SIZE
+        assert region.getpixel((120, 80)) == 255
+        assert region.getpixel((230, 10)) == 0
+    assert bench.keys("") == keys
+    already = ann.post("region", **click_on(data, mask, keep=False))
+    assert (already.status_code, already.json()) == (200, {"region": ""})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"x": None},
+        {"y": -1},
+        {"reach": 1e9},
+        {"reach": "100"},
+        {"x": True},
+        {"keep": 1},
+        {"part": ""},
+        {"part": "%%%"},
+        {"part": "ä"},
+        {"part": base64.b64encode(b"no picture").decode()},
+        {"mask": base64.b64encode(STORED.write_png(Image.new("L", (20, 20)))).decode()},
+    ],
+)
+def test_what_is_no_click_on_a_picture_is_a_sentence(ann: Reviewer, fields: dict[str, Any]) -> None:
+    data, mask = photo(0, size=SIZE), photo_and_mask(0, size=SIZE)[1]
+    answer = ann.post("region", **{**click_on(data, mask), **fields})
+    assert (answer.status_code, "Traceback" in answer.text, bool(answer.text)) == (422, False, True)
+
+
+def test_a_part_that_is_larger_than_a_screen_is_not_searched(ann: Reviewer) -> None:
+    large = Image.new("L", (1025, 10))
+    out = io.BytesIO()
+    large.save(out, "PNG")
+    answer = ann.post("region", **click_on(out.getvalue(), large, y=5))
+    assert (answer.status_code, "reload" in answer.text) == (422, True)
+
+
+def test_a_search_without_end_is_ended_and_told(ann: Reviewer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(review_service, "region_at", sleep_for_ever)
+    monkeypatch.setattr(review_service, "REGION_SECONDS", 0.5)
+    data, mask = photo(0, size=SIZE), photo_and_mask(0, size=SIZE)[1]
+    answer = ann.post("region", **click_on(data, mask))
+    assert (answer.status_code, "longer than 0.5 s" in answer.text) == (422, True)
+
+
+def sleep_for_ever(*_: Any, **__: Any) -> bytes:
+    time.sleep(600)
+    return b""

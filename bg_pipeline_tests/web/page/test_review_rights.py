@@ -182,6 +182,8 @@ def test_who_does_not_review_looks_and_decides_nothing(
     for path in ("decide", "redo", "mend", "quote-mended"):
         answer = visitor.post(path, **PRESS, **MENDED, items=[row], state="approved")
         assert (answer.status_code, "role reviewer" in answer.text) == (403, True)
+    answer = visitor.post("region", x=1, y=1, reach=1, keep=True, part="", mask="")
+    assert (answer.status_code, "role reviewer" in answer.text) == (403, True)
     assert visitor.session.may() == {"review": False, "publish": person is DAN}
     assert changed(bench) == []
     assert audited(bench, batch) == []

@@ -5,20 +5,22 @@ Their pixels are complete; what is odd is around them, or they are of kinds that
 
 import functools
 import struct
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms
 
-from bg_pipeline_tests.corpus import Case, lying, scene
+from bg_pipeline_tests.corpus import DISPLAY_P3, Case, lying, png_file, saved, scene
 from bg_pipeline_tests.tiff_files import LONG, SHORT, Page, tiff_file
+from bg_pipeline_tests.unusual import TO_P3, gamma_chunk, linear, oriented
 
 
 @functools.cache
 def odd_writers() -> tuple[Case, ...]:
     """All cases."""
-    return (*_directories(), *_channels(), *_labs())
+    return (*_directories(), *_channels(), *_labs(), *_pngs(), *_bmps(), *_jpegs(), *_changed(), *_others())
 
 
 # TIFF
@@ -188,3 +190,204 @@ def _labs() -> Iterator[Case]:
     middle = len(packed) // 2
     damaged = packed[:middle] + noise + packed[middle + 200 :]
     yield Case("lab with garbage in the middle.tif", damaged, "DamagedImage")
+
+
+# PNG
+
+
+def _pngs() -> Iterator[Case]:
+    picture = scene()
+    shades = picture.quantize(16)
+    colours = bytes(shades.getpalette() or [])[:48]
+    rows = b"".join(b"\0" + row.tobytes() for row in np.asarray(picture))
+    coded = zlib.compress(rows)
+    header = struct.pack(">2L5B", *picture.size, 8, 2, 0, 0, 0)
+
+    def case(name: str, data: bytes, **more: Any) -> Case:
+        fields: dict[str, Any] = {
+            "outcome": "opens",
+            "format": "png",
+            "picture": picture,
+            "tolerance": 0.0,
+        } | more
+        return Case(name, data, **fields)
+
+    def of(stream: bytes) -> bytes:
+        return png_file(header, (b"IDAT", stream))
+
+    yield case("a wrong sum of all pixels.png", of(coded[:-4] + b"abcd"))
+    yield case("no sum of all pixels.png", of(coded[:-4]))
+    yield case("a window that is too small.png", of(b"\x08\x1d" + coded[2:]))
+    deep = zlib.compress(b"".join(b"\0" + row.tobytes() for row in np.asarray(picture, ">u2") * 257))
+    deep_header = struct.pack(">2L5B", *picture.size, 16, 2, 0, 0, 0)
+    yield case(
+        "a wrong sum of 16 bits.png", png_file(deep_header, (b"IDAT", deep[:-4] + b"abcd")), tolerance=0.5
+    )
+    short = zlib.compress(rows[: -20 * len(rows) // 180])
+    yield case("rows missing, and a wrong sum.png", of(short[:-4] + b"abcd"), outcome="DamagedImage")
+    bomb = zlib.compress(bytes(60_000_000), 9)
+    yield case(
+        "pixels that never end, and a wrong sum.png",
+        of(bomb[:-4] + b"abcd"),
+        picture=Image.new("RGB", picture.size),
+    )
+    # Chromium ignores what stands behind the pixels, and a transparency before its palette.
+    corner = struct.pack(">3H", *np.asarray(picture)[0, 0])
+    late = ((b"tRNS", corner), gamma_chunk(1.0), (b"cICP", b"\x0c\x0d\0\1"))
+    for name, content in (*late, (b"iCCP", b"p\0\0" + zlib.compress(DISPLAY_P3))):
+        yield case(
+            f"{name.decode()} behind the pixels.png", png_file(header, (b"IDAT", coded), (name, content))
+        )
+    numbers = np.asarray(shades)
+    indexed = zlib.compress(b"".join(b"\0" + row.tobytes() for row in numbers))
+    palette = struct.pack(">2L5B", *picture.size, 8, 3, 0, 0, 0)
+    clear = bytes([0, 128]) + b"\xff" * 14
+    seen = shades.convert("RGBA")
+    seen.putalpha(Image.fromarray(np.frombuffer(clear, np.uint8)[numbers]))
+    longer = ((b"PLTE", colours), (b"tRNS", clear + b"\xff" * 40), (b"IDAT", indexed))
+    yield case("more transparencies than colours.png", png_file(palette, *longer), picture=seen)
+    before = ((b"tRNS", clear), (b"PLTE", colours), (b"IDAT", indexed))
+    yield case(
+        "transparency before its palette.png", png_file(palette, *before), picture=shades.convert("RGB")
+    )
+
+
+# BMP
+
+
+def _bmp(header: bytes, pixels: bytes, behind: bytes = b"") -> bytes:
+    place = 14 + len(header)
+    return b"BM" + struct.pack("<LHHL", place + len(pixels), 0, 0, place) + header + pixels + behind
+
+
+def _info(bits: int, compression: int, *, size: int = 40, down: bool = False, height: int = 180) -> bytes:
+    shape = (240, -height if down else height)
+    return struct.pack("<L2l2H2L2l2L", size, *shape, 1, bits, compression, 0, 2835, 2835, 0, 0)
+
+
+def _bmps() -> Iterator[Case]:
+    picture = scene()
+    rgb = np.asarray(picture).astype(np.uint32)
+    alpha = np.tile(np.linspace(0, 255, 240).astype(np.uint32), (180, 1))
+    faint = picture.convert("RGBA")
+    faint.putalpha(Image.fromarray(alpha.astype(np.uint8)))
+
+    def case(name: str, data: bytes, **more: Any) -> Case:
+        fields: dict[str, Any] = {
+            "outcome": "opens",
+            "format": "bmp",
+            "picture": picture,
+            "tolerance": 0.5,
+        } | more
+        return Case(name, data, **fields)
+
+    def masked(
+        bits: int, masks: tuple[int, ...], values: Any, *, compression: int = 3, **shape: Any
+    ) -> bytes:
+        four = struct.pack("<4L", *masks, *(0,) * (4 - len(masks)))
+        size = 108 if len(masks) == 4 and compression == 3 else 40
+        header = _info(bits, compression, size=size, **shape) + (
+            four + b"BGRs" + bytes(48) if size == 108 else four[: 16 if compression == 6 else 12]
+        )
+        stored = values if shape.get("down") else values[::-1]
+        return _bmp(header, stored.astype(f"<u{bits // 8}").tobytes())
+
+    ten = rgb * 1023 // 255
+    tens = ten[..., 0] << 20 | ten[..., 1] << 10 | ten[..., 2]
+    yield case("ten bits a colour.bmp", masked(32, (1023 << 20, 1023 << 10, 1023), tens))
+    opaque = (1023 << 20, 1023 << 10, 1023, 3 << 30)
+    yield case("ten bits a colour and two of alpha.bmp", masked(32, opaque, tens | 3 << 30))
+    parts = rgb >> 4
+    fours = (alpha >> 4) << 12 | parts[..., 0] << 8 | parts[..., 1] << 4 | parts[..., 2]
+    thin = Image.fromarray((np.dstack([parts, alpha >> 4]) * 17).astype(np.uint8))
+    yield case("four bits each.bmp", masked(16, (0xF00, 0xF0, 0xF, 0xF000), fours), picture=thin)
+    fives = rgb >> 3
+    ones = (alpha >> 7) << 15 | fives[..., 0] << 10 | fives[..., 1] << 5 | fives[..., 2]
+    either = np.dstack([np.rint(fives / 31 * 255), (alpha >> 7) * 255]).astype(np.uint8)
+    shown = Image.fromarray(either)
+    yield case("one bit of alpha.bmp", masked(16, (0x7C00, 0x3E0, 0x1F, 0x8000), ones), picture=shown)
+    eights = alpha << 24 | rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
+    bytewise = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    yield case("alpha by its own compression.bmp", masked(32, bytewise, eights, compression=6), picture=faint)
+    yield case("masks, from the top down.bmp", masked(32, (1023 << 20, 1023 << 10, 1023), tens, down=True))
+    yield case("masks over each other.bmp", masked(32, (0xFFFF, 0xFF00, 0xFF), tens), outcome="DamagedImage")
+    cut = masked(32, (1023 << 20, 1023 << 10, 1023), tens)[:-9000]
+    yield case("masks, cut.bmp", cut, outcome="DamagedImage")
+    wide = np.rint((linear(picture) @ TO_P3.T) ** (1 / 2.2) * 255).astype(np.uint8)
+    pixels = wide[::-1, :, ::-1].tobytes()
+    fifth = _info(24, 0, size=124) + bytes(16) + b"DEBM" + bytes(48)
+    place = struct.pack("<4L", 4, 124 + len(pixels), len(DISPLAY_P3), 0)
+    managed = _bmp(fifth + place, pixels, DISPLAY_P3)
+    yield case("a profile inside.bmp", managed, note="Display P3", tolerance=2.0)
+    lost = _bmp(fifth + place, np.asarray(picture)[::-1, :, ::-1].tobytes())
+    yield case("a profile that is missing.bmp", lost, note="profile is damaged")
+    for name, bits, compression, note in (
+        ("a png inside", 0, 5, "PNG inside"),
+        ("a jpeg inside", 0, 4, "JPEG inside"),
+        ("64 bits a pixel", 64, 0, "64 bits"),
+        ("two bits a pixel", 2, 0, "2 bits"),
+    ):
+        data = _bmp(_info(bits, compression), bytes(9000))
+        yield case(f"{name}.bmp", data, outcome="UnsupportedImage", note=note)
+    yield case("half a header.bmp", b"BM" + bytes(20), outcome="DamagedImage")
+
+
+# JPEG
+
+
+def _jpegs() -> Iterator[Case]:
+    picture = scene()
+    turned = saved(lying(picture, 6), "JPEG", quality=95, exif=oriented(3, 6))
+    place = turned.index(b"Exif\0\0")
+    other = turned[: place + 5] + b"\xff" + turned[place + 6 :]
+    yield Case("exif with a byte that should be zero.jpg", other, "opens", "jpeg", picture)
+
+
+# Pictures that a program changed while it sent or stored them
+
+
+def _changed() -> Iterator[Case]:
+    picture = scene()
+    jpeg, png, webp = (saved(picture, kind, quality=80) for kind in ("JPEG", "PNG", "WEBP"))
+    boundary = b"------WebKitFormBoundaryAbc"
+    form = boundary + b'\r\nContent-Disposition: form-data; name="photo"\r\n\r\n'
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\n\r\n"
+    for name, data, note in (
+        ("replaced.jpg", jpeg.decode("utf-8", "replace").encode(), "sent as text"),
+        ("replaced.png", png.decode("utf-8", "replace").encode(), "sent as text"),
+        ("replaced.webp", webp.decode("utf-8", "replace").encode(), "sent as text"),
+        ("of latin-1.jpg", jpeg.decode("latin-1").encode(), "sent as text"),
+        ("of latin-1.png", png.decode("latin-1").encode(), "sent as text"),
+        ("line ends of unix.png", png.replace(b"\r\n", b"\n"), "line ends"),
+        ("line ends of windows.png", png.replace(b"\n", b"\r\n"), "line ends"),
+        ("behind a mark.jpg", b"\xef\xbb\xbf" + jpeg, "byte order mark"),
+        ("behind an empty line.png", b"\r\n" + png, "behind other bytes (2 bytes)"),
+        ("in its form.jpg", form + jpeg + b"\r\n" + boundary + b"--\r\n", "web form"),
+        ("with a server's head.jpg", head + jpeg, "web server"),
+        ("in signed parts.jpg", b"3a2f;chunk-signature=0f0f\r\n" + jpeg, "signed upload"),
+        ("in hexadecimal.jpg", jpeg.hex().encode(), "hexadecimal"),
+        ("as a program prints it.jpg", repr(jpeg).encode(), "program's text"),
+        ("a pointer.jpg", b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "Git LFS"),
+        ("an address.jpg", b"https://shop.example/a.jpg?size=1\n", "web address"),
+    ):
+        yield Case(f"changed, {name}", data, "NotAnImage", note=note)
+
+
+def _others() -> Iterator[Case]:
+    for name, data, outcome, note in (
+        ("quicktime of old", b"\0\0\0\x08wide\0\0\x10\0mdat" + bytes(99), "NotAnImage", "film"),
+        ("avi", b"RIFF\0\1\0\0AVI LIST" + bytes(50), "NotAnImage", "film"),
+        ("wave", b"RIFF\0\1\0\0WAVEfmt " + bytes(50), "NotAnImage", "sound"),
+        ("mpeg sound", b"ID3\3" + bytes(99), "NotAnImage", "sound"),
+        ("program", b"MZ\x90\0" + bytes(99), "NotAnImage", "Windows program"),
+        ("shortcut", b"L\0\0\0\1\x14\2\0" + bytes(99), "NotAnImage", "shortcut"),
+        ("tar", b"a.jpg" + bytes(252) + b"ustar" + bytes(99), "NotAnImage", "tar"),
+        ("apple icon", b"icns" + bytes(99), "UnsupportedImage", "icon"),
+        ("qoi", b"qoif" + bytes(99), "UnsupportedImage", "QOI"),
+        ("dicom", bytes(128) + b"DICM" + bytes(99), "UnsupportedImage", "DICOM"),
+        ("metafile", b"\xd7\xcd\xc6\x9a" + bytes(99), "UnsupportedImage", "metafile"),
+        ("portable pixels", b"P6 2 2 255\n" + bytes(12), "UnsupportedImage", "Netpbm"),
+        ("surface", b"DDS " + bytes(99), "UnsupportedImage", "DirectDraw"),
+        ("pdf with a photo", b"%PDF-1.7\n" + saved(scene(), "JPEG"), "NotAnImage", "PDF"),
+    ):
+        yield Case(f"{name}, called a photo.jpg", data, outcome, note=note)

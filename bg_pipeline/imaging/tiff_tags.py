@@ -144,7 +144,9 @@ def read_exif(block: bytes) -> Exif:
     The orientation may be stored as any type of number, and in the EXIF directory if the first one has none. Adobe
     RGB is declared by DCF's interoperability index R03, by some cameras with ColorSpace 2.
     """
-    data = block.removeprefix(b"Exif").lstrip(b"\0") if block.startswith(b"Exif") else block
+    # After the name comes a zero and a byte that some programs do not set to zero.
+    data = block[6:] if block.startswith(b"Exif\0") and not block.startswith(b"Exif\0\0\0") else block
+    data = data.removeprefix(b"Exif").lstrip(b"\0")
     main = next(directories(data), None)
     if main is None:
         return Exif()

@@ -12,7 +12,6 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Final, cast
 from urllib.parse import quote
 
-import orjson
 from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -24,6 +23,7 @@ from bg_pipeline.domain.formats import EXTENSIONS
 from bg_pipeline.domain.people import Person
 from bg_pipeline.domain.requests import BatchRequest
 from bg_pipeline.domain.requests.fields import ImageEntry, ImageFields
+from bg_pipeline.domain.requests.text import parse_object
 from bg_pipeline.errors import PreconditionFailed, RequestError
 from bg_pipeline.run.batch_work import open_draft
 from bg_pipeline.run.context import RunContext
@@ -224,12 +224,9 @@ def _submit_stored(service: Service, caller: Person, batch: Batch, data: bytes) 
 def _json_object(data: bytes) -> dict[str, Any]:
     """The body as a JSON object; raises `Problem` 422 if it is none."""
     try:
-        document = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise Problem(422, "InvalidRequest", f"body: the body is not JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise Problem(422, "InvalidRequest", "body: the body is not a JSON object")
-    return document
+        return parse_object(data)
+    except RequestError as error:
+        raise Problem(422, "InvalidRequest", f"body: {error}") from None
 
 
 def _batch_of_request(document: Mapping[str, Any]) -> Batch:

@@ -144,6 +144,36 @@ def test_a_request_is_checked_by_field_before_it_is_stored(api: Caller, bench: B
     assert bench.store.read(f"{made['Prefix']}/request.json") is None
 
 
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "it is empty"),
+        (b'{"Files": [],}', "an extra comma"),
+        ("{“Files”: []}".encode(), "typographic quote"),
+        (b"{'Files': []}", "single quote"),
+        (b'{"Files": [] /* none */}', "comment"),
+        (b'{"Files": [], "MaxCostUSD": NaN}', "NaN"),
+        ('{"Files": [{"Name": "été.jpg"}]}'.encode("cp1252"), "Windows-1252"),
+        ('{"Files": []}'.encode("utf-16"), "UTF-16"),
+        (b'{"Files": [], "Files": [{"Name": "a.jpg"}]}', "given twice"),
+        (b'{"Files": ' + b"[" * 20_000 + b"]" * 20_000 + b"}", "nested too deeply"),
+        (b'{"Seed": ' + b"9" * 6000 + b"}", "thousands of digits"),
+        (b"[]", "must be a JSON object"),
+    ],
+)
+def test_a_body_that_is_no_json_is_told_in_the_words_of_a_request_file(
+    api: Caller, body: bytes, words: str
+) -> None:
+    answer = api("POST", "/batches", data=body, headers={"Content-Type": "application/json"})
+    assert problem(answer) == (422, "InvalidRequest")
+    assert words in answer.json()["detail"]
+
+
+def test_a_byte_order_mark_before_a_body_is_no_obstacle(api: Caller) -> None:
+    answer = api("POST", "/batches", data=b'\xef\xbb\xbf{"Files": [{"Name": "a.jpg"}]}')
+    assert answer.status_code == 201
+
+
 def test_a_batch_without_photos_is_not_submitted(api: Caller) -> None:
     answer = submit(api, prepared(api, "red.jpg"))
     assert problem(answer) == (422, "RequestError")

@@ -20,7 +20,17 @@ from bg_pipeline_tests.unusual import TO_P3, gamma_chunk, linear, oriented
 @functools.cache
 def odd_writers() -> tuple[Case, ...]:
     """All cases."""
-    return (*_directories(), *_channels(), *_labs(), *_pngs(), *_bmps(), *_jpegs(), *_changed(), *_others())
+    return (
+        *_directories(),
+        *_channels(),
+        *_labs(),
+        *_pngs(),
+        *_bmps(),
+        *_jpegs(),
+        *_changed(),
+        *_others(),
+        *_damaged_webps(),
+    )
 
 
 # TIFF
@@ -391,3 +401,39 @@ def _others() -> Iterator[Case]:
         ("pdf with a photo", b"%PDF-1.7\n" + saved(scene(), "JPEG"), "NotAnImage", "PDF"),
     ):
         yield Case(f"{name}, called a photo.jpg", data, outcome, note=note)
+
+
+# Damage that libwebp does not report
+
+
+def _damaged_webps() -> Iterator[Case]:
+    rng = np.random.default_rng(4)
+    large = scene().resize((720, 540), Image.Resampling.BICUBIC)
+    grain = np.asarray(large, np.int16) + rng.integers(-12, 12, (540, 720, 3))
+    picture = Image.fromarray(grain.clip(0, 255).astype(np.uint8))
+    noise = rng.integers(0, 256, 1024, np.uint8).tobytes()
+    lossy, exact = saved(picture, "WEBP", quality=85), saved(picture, "WEBP", lossless=True)
+    for name, data in (("lossy", lossy), ("lossless", exact)):
+        middle, most = len(data) // 2, len(data) * 6 // 10
+        for damage, bad in (
+            ("zeros at the end", data[:most] + bytes(len(data) - most)),
+            ("spaces at the end", data[:most] + b" " * (len(data) - most)),
+            ("garbage in the middle", data[:middle] + noise + data[middle + 1024 :]),
+            ("a part twice", data[:middle] + data[middle - 4096 : middle] + data[middle:]),
+        ):
+            yield Case(f"{name} with {damage}.webp", bad, "DamagedImage")
+    # Lossless pixels may meet their end again after such damage, and nothing tells.
+    swapped = _swapped(lossy, len(lossy) // 2)
+    yield Case("lossy with two parts swapped.webp", swapped, "DamagedImage")
+    # The data of a plain half need few bytes, but all of them.
+    half = Image.new("RGB", picture.size, "white")
+    half.paste(picture.crop((0, 0, 360, 540)))
+    for options in ({"quality": 70}, {"lossless": True}):
+        name = "half a white page, lossless" if "lossless" in options else "half a white page"
+        tolerance = 0.0 if "lossless" in options else 8.0
+        yield Case(f"{name}.webp", saved(half, "WEBP", **options), "opens", "webp", half, tolerance)
+
+
+def _swapped(data: bytes, middle: int) -> bytes:
+    first, second = data[middle : middle + 4096], data[middle + 4096 : middle + 8192]
+    return data[:middle] + second + first + data[middle + 8192 :]

@@ -61,6 +61,10 @@ class ImageError(BgPipelineError):
     def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
         return type(self), (self.code, str(self))
 
+    def of(self, name: str) -> "ImageError":
+        """The same error of a file that is not the row's photo, such as its mask: the text begins with its name."""
+        return type(self)(self.code, f"{name}: {self}")
+
 
 class SourceUnreadable(ImageError):
     """S3 refuses to return this photo, mask or backdrop; the next run after the access is fixed processes it."""

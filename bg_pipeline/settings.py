@@ -557,6 +557,17 @@ class Settings(BaseSettings):
     def _empty_as_none(cls, value: Any) -> Any:
         return value if value != "" else None
 
+    @field_validator("bucket", "allowed_buckets")
+    @classmethod
+    def _names_only(cls, value: Any) -> Any:
+        for name in (value,) if isinstance(value, str) else value:
+            address = re.match(r"(?:s3a?://|arn:aws[\w-]*:s3:::|https?://)?([^/]*)", name)
+            is_access_point = name.startswith("arn:") and ":::" not in name
+            if address and address[1] != name and not is_access_point:
+                meant = "" if name.startswith("http") else f", '{address[1]}'"
+                raise ValueError(f"'{name}' is an address: write the bucket's name only{meant}")
+        return value
+
     @field_validator("image_models", "scene_models")
     @classmethod
     def _not_empty(cls, value: tuple[str, ...]) -> tuple[str, ...]:

@@ -682,7 +682,7 @@ def _damaged_tiffs() -> Iterator[Case]:
     yield Case("a directory outside.tif", b"MM\0*\x7f\xff\xff\xff" + bytes(50), "DamagedImage")
     loop = bytearray(tiff_file(Page(rgb, 2)))
     loop[-4:] = loop[4:8]
-    yield Case("a loop of directories.tif", bytes(loop), "DamagedImage")
+    yield Case("a loop of directories.tif", bytes(loop), "opens", "tiff", picture, 0.5)
     yield Case(
         "strips behind the end.tif", tiff_file(Page(rgb, 2, tags=[(273, LONG, [10_000_000])])), "DamagedImage"
     )

@@ -12,7 +12,20 @@ from typing import Any
 import boto3
 import botocore
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, UnknownRegionError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConfigParseError,
+    CredentialRetrievalError,
+    EndpointConnectionError,
+    InvalidConfigError,
+    InvalidRegionError,
+    PartialCredentialsError,
+    ProfileNotFound,
+    SSOError,
+    TokenRetrievalError,
+    UnknownRegionError,
+)
 
 from bg_pipeline.aws.base64_bodies import use_fast_base64
 from bg_pipeline.aws.botocore_internals import expiry_of
@@ -154,9 +167,34 @@ class Aws:
                 f"BG_BUCKET: no access to bucket '{bucket}' (HTTP {status}); "
                 "check the credentials and their rights with `bg-pipeline doctor`"
             ) from error
-        except BotoCoreError as error:
-            raise SettingsError(f"BG_BUCKET: bucket '{bucket}' cannot be reached: {error}") from error
+        except (BotoCoreError, OSError) as error:
+            words = explain_set_up(error)
+            if isinstance(error, EndpointConnectionError):
+                words = f"{error}; is {self.own_region} the Region that you mean?"
+            elif isinstance(error, OSError):
+                # botocore lets the error of a web identity's token file through.
+                words = f"the AWS credentials cannot be read: {error}"
+            raise SettingsError(
+                f"BG_BUCKET: bucket '{bucket}' cannot be reached: {words or error}"
+            ) from error
         return self.client("s3", answer.get("BucketRegion") or self.own_region)
+
+
+def explain_set_up(error: Exception) -> str:
+    """A sentence on what to do about an error of the AWS configuration or sign-in; empty for any other error."""
+    words = " ".join(str(error).split()).removesuffix(".").removesuffix(":")
+    match error:
+        case SSOError() | TokenRetrievalError():
+            return f"the sign-in (SSO) is missing or has ended: {words}; sign in with `aws sso login`"
+        case ProfileNotFound():
+            return f"{words} (AWS_PROFILE); `aws configure list-profiles` names those that there are"
+        case InvalidRegionError():
+            return f"{words}; set AWS_DEFAULT_REGION or the profile's region to one such as eu-central-1"
+        case (
+            CredentialRetrievalError() | InvalidConfigError() | ConfigParseError() | PartialCredentialsError()
+        ):
+            return f"the AWS configuration cannot be used: {words}; mend it, or choose another AWS_PROFILE"
+    return ""
 
 
 def make_aws(settings: Settings) -> Aws:

@@ -49,6 +49,8 @@ def api(host: str, port: int) -> None:
         host=host,
         port=port,
         http=Connection,
+        # The API has no WebSocket; the library's own answer to one is no problem document.
+        ws="none",
         # The caller is taken from the connection and the token, never from headers that a proxy sets.
         proxy_headers=False,
         server_header=False,

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from bg_pipeline.aws.clients import explain_set_up
 from bg_pipeline.domain.text import printable, spreadsheet_text
 from bg_pipeline.errors import BgPipelineError, RequestError, SettingsError, UsageError
 
@@ -50,7 +51,8 @@ class Commands(click.Group):
         except _EXPECTED_ERRORS as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise
-            kind = _WrongUsage if isinstance(error, _USAGE_ERRORS) else click.ClickException
+            is_usage = isinstance(error, _USAGE_ERRORS) or bool(explain_set_up(error))
+            kind = _WrongUsage if is_usage else click.ClickException
             raise kind(printable(_sentence(error))) from error
         except KeyboardInterrupt:
             click.echo("\nInterrupted. Finished work is kept.", err=True)
@@ -68,7 +70,7 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, ClientError):
         details = error.response.get("Error", {})
         return f"AWS refused {error.operation_name}: {details.get('Message') or details.get('Code') or error}"
-    return str(error) or type(error).__name__
+    return explain_set_up(error) or str(error) or type(error).__name__
 
 
 def console(*, stderr: bool = False) -> Console:

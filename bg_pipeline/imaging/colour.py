@@ -39,6 +39,7 @@ _PRIMARIES: dict[int, tuple[str, tuple[float, ...]]] = {
     12: ("Display P3", (*_D65, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060)),
     22: ("EBU 3213", (*_D65, 0.630, 0.340, 0.295, 0.605, 0.155, 0.077)),
 }
+_D50 = np.array([0.9642, 1.0, 0.8249])
 _ADOBE = (*_D65, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
 _ADOBE_GAMMA = 256 / 563
 
@@ -128,11 +129,9 @@ def _image_in_srgb(image: Image.Image, colour: Colour) -> tuple[Image.Image, lis
     icc = colour.icc
     if image.mode == "CMYK" and not icc:
         notes.append(_INK_NOTE)
-    elif image.mode in ("CMYK", "LAB", "YCbCr", "HSV"):
+    elif image.mode in ("CMYK", "YCbCr", "HSV"):
         notes.append(f"converted from {image.mode}")
-    if image.mode == "LAB":
-        icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
-    elif image.has_transparency_data and image.mode != "LA":
+    if image.has_transparency_data and image.mode != "LA":
         image = image.convert("RGBA")
     elif image.mode not in ("L", "LA", "RGB", "CMYK"):
         image = image.convert("RGB")
@@ -305,16 +304,20 @@ def _xyz(chromaticities: tuple[float, ...]) -> npt.NDArray[np.float64]:
 
 def _matrix(chromaticities: tuple[float, ...]) -> npt.NDArray[np.float32] | None:
     """The matrix from linear RGB of these primaries to linear sRGB; None if they are not valid."""
-    # Bradford chromatic adaptation, as in colour management systems.
-    bradford = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
     try:
         source, target = _xyz(chromaticities), _xyz(_PRIMARIES[1][1])
-        cones, wanted = bradford @ source.sum(axis=1), bradford @ target.sum(axis=1)
-        adapted = np.linalg.inv(bradford) @ np.diag(wanted / cones) @ bradford
-        matrix = np.linalg.inv(target) @ adapted @ source
+        matrix = np.linalg.inv(target) @ _adaptation(source.sum(axis=1), target.sum(axis=1)) @ source
     except (ZeroDivisionError, FloatingPointError, np.linalg.LinAlgError):
         return None
     return matrix.astype(np.float32) if np.isfinite(matrix).all() else None
+
+
+def _adaptation(source: npt.NDArray[np.float64], target: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The matrix from XYZ under one white to XYZ under another, by Bradford as in colour management systems."""
+    bradford = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
+    cones, wanted = bradford @ source, bradford @ target
+    adapted: npt.NDArray[np.float64] = np.linalg.inv(bradford) @ np.diag(wanted / cones) @ bradford
+    return adapted
 
 
 @functools.cache
@@ -354,6 +357,42 @@ def _converted(values: Values, alpha: bool, conversion: _Conversion) -> Image.Im
         if alpha:
             made[start : start + rows, :, 3] = _eight_bits(part[..., -1])
     return Image.fromarray(made)
+
+
+def from_lab(values: Values, *, alpha: bool, signed: bool) -> Image.Image:
+    """CIE LAB (D50) of 8 or 16 bits in TIFF's integers as an sRGB picture.
+
+    ``signed`` means TIFF's own rule: a and b are signed. Otherwise ICC's rule: they have an offset of half the range.
+    """
+    height, width, channels = values.shape
+    deep = values.dtype == np.uint16
+    made = np.empty((height, width, channels), np.uint8)
+    matrix = _from_d50()
+    rows = max(1, _STRIPE // max(1, width))
+    for start in range(0, height, rows):
+        part = values[start : start + rows]
+        steps = part[..., 1:3].astype(np.uint16 if deep else np.uint8, copy=False)
+        if signed:
+            steps = steps.view(np.int16 if deep else np.int8)
+        opponents = steps.astype(np.float32) / (256 if deep else 1) - (0 if signed else 128)
+        full = (65535 if signed else 65280) if deep else 255
+        lightness = part[..., 0].astype(np.float32) * np.float32(100 / full)
+        middle = (lightness + 16) / 116
+        cubes = np.stack([middle + opponents[..., 0] / 500, middle, middle - opponents[..., 1] / 200], -1)
+        light = np.where(cubes > 6 / 29, cubes**3, (cubes - 4 / 29) * np.float32(108 / 841)) @ matrix.T
+        made[start : start + rows, :, :3] = _encoding()[
+            np.rint(np.clip(light, 0, 1) * 65535).astype(np.uint16)
+        ]
+        if alpha:
+            made[start : start + rows, :, 3] = _eight_bits(part[..., -1])
+    return Image.fromarray(made)
+
+
+def _from_d50() -> npt.NDArray[np.float32]:
+    """The matrix from XYZ, in units of the white D50, to linear sRGB."""
+    target, adapted = _xyz(_PRIMARIES[1][1]), _adaptation(_D50, _xyz(_PRIMARIES[1][1]).sum(axis=1))
+    matrix: npt.NDArray[np.float64] = np.linalg.inv(target) @ adapted @ np.diag(_D50)
+    return matrix.astype(np.float32)
 
 
 def _hlg_gain(light: Floats) -> Floats:
@@ -447,7 +486,7 @@ def _ranged(deep: Deep) -> tuple[Deep, list[str]]:
     """
     values = _clean(deep.values)
     highest = float(values.max())
-    ranges = (255.0, 65535.0, 2.0**deep.bits - 1) if deep.bits else (1.0, 255.0, 65535.0)
+    ranges = sorted((255.0, 65535.0, 2.0**deep.bits - 1)) if deep.bits else [1.0, 255.0, 65535.0]
     top = next((limit for limit in ranges if highest <= limit * 1.0001), highest)
     if 1 < highest < 16 and not deep.bits:
         top = 1.0

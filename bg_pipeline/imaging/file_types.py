@@ -33,6 +33,20 @@ _PICTURES = (
     (re.compile(rb"\x76\x2f\x31\x01"), "an OpenEXR picture"),
     (re.compile(rb"#\?(RADIANCE|RGBE)"), "a Radiance HDR picture"),
     (re.compile(rb"BPG\xfb"), "a BPG picture"),
+    (re.compile(rb"qoif"), "a QOI picture"),
+    (re.compile(rb"FLIF"), "a FLIF picture"),
+    (re.compile(rb"DDS "), "a DirectDraw surface"),
+    (re.compile(rb"icns"), "an Apple icon"),
+    (re.compile(rb"P[1-6]\s[\s\d#]"), "a Netpbm picture (PBM, PGM or PPM)"),
+    (re.compile(rb"P7\nWIDTH"), "a Netpbm picture (PAM)"),
+    (re.compile(rb"P[Ff]\s\d"), "a Netpbm picture of floats (PFM)"),
+    (re.compile(rb"\x01\xda[\x00\x01][\x01\x02]"), "a Silicon Graphics picture"),
+    (re.compile(rb"\x0a[\x00-\x05]\x01[\x01\x02\x04\x08]"), "a PCX picture"),
+    (re.compile(rb"\x8aMNG\r\n\x1a\n"), "an MNG animation"),
+    (re.compile(rb"\x8bJNG\r\n\x1a\n"), "a JNG picture"),
+    (re.compile(rb".{128}DICM", re.DOTALL), "a DICOM picture of a medical device"),
+    (re.compile(rb"\xd7\xcd\xc6\x9a|\x01\x00\x00\x00.{36} EMF", re.DOTALL), "a Windows metafile"),
+    (re.compile(rb"AT&TFORM"), "a DjVu document"),
     (re.compile(rb"\0\0[\x01\x02]\0[^\0]", re.DOTALL), "an icon or a cursor"),
 )
 
@@ -81,6 +95,8 @@ _OTHERS = (
     (b"data:image/", "a data URI and not the picture itself"),
     (b"data:", "a data URI and not the picture itself"),
     (b'{"', "a JSON text"),
+    (b"version https://git-lfs", "a Git LFS pointer and not the picture itself (git lfs pull fetches it)"),
+    (b"[internetshortcut]", "a shortcut to a web page"),
 )
 
 _ARCHIVES = (
@@ -98,6 +114,25 @@ _PACKED = (
     (b"\x00\x05\x16\x07", "the second half of a file from a Mac, without the picture (AppleDouble)"),
     (b"SIMPLE  =", "an astronomer's picture (FITS)"),
     (b"\x1a\x45\xdf\xa3", "a film"),
+    (b"\0\0\1\xba", "a film"),
+    (b"0&\xb2u\x8ef\xcf\x11", "a film"),
+    (b"FLV\1", "a film"),
+    (b"OggS", "a film or a sound"),
+    (b"ID3", "a sound"),
+    (b"fLaC", "a sound"),
+    (b"MZ", "a Windows program"),
+    (b"\x7fELF", "a program"),
+    (b"SQLite format 3\0", "a database"),
+    (b"{\\rtf", "a text document (RTF)"),
+    (b"bplist00", "a settings file from a Mac, or a picture that is still in iCloud"),
+    (b"L\0\0\0\1\x14\2\0", "a Windows shortcut and not the picture itself"),
+)
+# The first box or block of containers that begin with its size.
+_CONTAINERS = (
+    (re.compile(rb".{4}(moov|mdat|wide|free|skip|pnot)", re.DOTALL), "a film"),
+    (re.compile(rb"RIFF.{4}AVI ", re.DOTALL), "a film"),
+    (re.compile(rb"RIFF.{4}WAVE", re.DOTALL), "a sound"),
+    (re.compile(rb".{257}ustar", re.DOTALL), "a tar archive"),
 )
 
 _TIFF = re.compile(rb"II[*+]\0|MM\0[*+]")
@@ -106,7 +141,23 @@ _READABLE = "JPEG, PNG, WebP, TIFF, BMP, GIF, HEIC and AVIF can be"
 
 # The beginnings of pictures in base64: JPEG, PNG, WebP and AVI, GIF, TIFF, and HEIC with AVIF.
 _BASE64 = re.compile(
-    rb"\s*(/9j/|iVBORw0KGgo|UklGR|R0lGOD[dl]|SUkqA|TU0AK|AAAA[A-Za-z0-9+/]{3}mdHlw)[A-Za-z0-9+/=\s]*$"
+    rb"[\s\"']*([/_]9j[/_]|iVBORw0KGgo|UklGR|R0lGOD[dl]|SUkqA|TU0AK|AAAA[A-Za-z0-9+/_-]{3}mdHlw)"
+    rb"[A-Za-z0-9+/=_\s\"'-]*$"
+)
+_HEX = re.compile(rb"\s*(0x|\\x)?(ffd8ff|89504e47|52494646|47494638)[0-9a-f\s]*$", re.IGNORECASE)
+_LITERAL = re.compile(rb"b(['\"])(\\xff\\xd8|\\x89PNG|RIFF|GIF8)")
+_ADDRESS = re.compile(rb"\s*(https?|s3|file)://\S+\s*$", re.IGNORECASE)
+
+# What becomes of bytes that are no text when a program decodes a file as UTF-8, or changes its line ends.
+_REPLACED = "\ufffd".encode()
+_LINE_ENDS = re.compile(rb"\x89PNG(\n\x1a\n|\r\r\n\x1a|\r\n\x1a\r\n|\r\x1a\r)|\tPNG\r")
+_STARTS = re.compile(rb"\xff\xd8\xff[\xc0-\xfe]|\x89PNG\r\n\x1a\n|RIFF.{4}WEBP|GIF8[79]a.{4}", re.DOTALL)
+_SEARCHED = 4096
+_WRAPPINGS = (
+    (b"Content-Disposition", "the web form around it was stored with it"),
+    (b"chunk-signature", "the parts of a signed upload were stored with it"),
+    (b"HTTP/", "the head of a web server's answer was stored with it"),
+    (b"\xef\xbb\xbf", "a text's byte order mark was put before it"),
 )
 
 
@@ -130,6 +181,8 @@ def _read(name: str, decoder: Callable[[bytes], Source], data: bytes) -> Source:
     try:
         return decoder(data)
     except ImageError as error:
+        if _sent_as_text(data):
+            raise _changed(_AS_TEXT) from None
         if error.code != "DamagedImage":
             raise
         raise ImageError(
@@ -200,12 +253,45 @@ def _of_a_sensor(directory: Directory) -> bool:
     )
 
 
+_AS_TEXT = "it was sent as text (UTF-8), which no picture survives; send it as binary"
+
+
+def _changed(how: str) -> ImageError:
+    return ImageError("NotAnImage", f"the picture was changed on its way: {how}")
+
+
+def _sent_as_text(data: bytes) -> bool:
+    """Whether a program decoded the file as UTF-8: half of a picture's bytes are then replaced, by three each."""
+    return 15 * data.count(_REPLACED, 0, _SEARCHED) > min(len(data), _SEARCHED)
+
+
+def _changed_on_its_way(data: bytes) -> ImageError | None:
+    """The error for a picture that a program changed while it was stored or sent; None for anything else."""
+    if _sent_as_text(data):
+        return _changed(_AS_TEXT)
+    if _LINE_ENDS.match(data):
+        return _changed("its line ends were replaced, as by a transfer in text mode; send it as binary")
+    # Cut where no character of UTF-8 is split.
+    head = data[:64].decode("utf-8", "ignore")
+    for coding in ("latin-1", "cp1252"):
+        if _STARTS.match(head.encode(coding, "ignore")):
+            return _changed(_AS_TEXT)
+    if _HEX.match(data):
+        return _changed("it is in hexadecimal digits, which are text; send it as binary")
+    if _LITERAL.match(data):
+        return _changed("it is written as a program's text (b'…'); send it as binary")
+    return None
+
+
 def _no_image(data: bytes) -> ImageError:
+    if changed := _changed_on_its_way(data):
+        return changed
     for start, packed in _ARCHIVES:
         if data.startswith(start):
             return ImageError("NotAnImage", f"the file is {packed}; unpack it and upload the picture itself")
-    for start, name in _PACKED:
-        if data.startswith(start):
+    others = (*((re.compile(re.escape(start)), name) for start, name in _PACKED), *_CONTAINERS)
+    for pattern, name in others:
+        if pattern.match(data):
             return ImageError("NotAnImage", f"the file is {name}, not a photo; {_READABLE}")
     if not data.strip(b"\0"):
         return ImageError("NotAnImage", "the file holds nothing but zero bytes; upload it again")
@@ -216,16 +302,22 @@ def _no_image(data: bytes) -> ImageError:
     kind = next((name for sign, name in _OTHERS if sign in head), "")
     if kind:
         return ImageError("NotAnImage", f"the file is {kind}, not a photo; {_READABLE}")
+    if found := _STARTS.search(data[:_SEARCHED]):
+        before = data[: found.start()]
+        how = next((words for sign, words in _WRAPPINGS if sign in before), "it begins behind other bytes")
+        return _changed(f"{how} ({len(before)} bytes); send the file alone, as binary")
     if _BASE64.match(data):
         return ImageError(
             "NotAnImage", "the file is a picture in base64, which is text; decode it and upload the picture"
         )
-    found = (
+    if _ADDRESS.match(data[:2048]):
+        return ImageError("NotAnImage", "the file is a web address; upload the picture itself")
+    words = (
         "the file is text, not a photo"
         if _is_text(data[:4096])
         else "the file is not an image of a kind that can be read"
     )
-    return ImageError("NotAnImage", f"{found}; {_READABLE}")
+    return ImageError("NotAnImage", f"{words}; {_READABLE}")
 
 
 def _is_text(data: bytes) -> bool:

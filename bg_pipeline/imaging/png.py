@@ -5,9 +5,11 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image
 
+from bg_pipeline.errors import ImageError
 from bg_pipeline.imaging import vips
 from bg_pipeline.imaging.colour import Colour, Deep, transfer_known
 from bg_pipeline.imaging.source import Pixels, Source, damaged, unsupported
@@ -18,10 +20,17 @@ _MODES = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 # Chunks that a decoder may skip but that change how the picture looks: a note says if one is damaged.
 _VISIBLE = {b"tRNS": "transparency", b"iCCP": "colour profile", b"cICP": "colour space", b"gAMA": "gamma"}
+_LOOK = frozenset((*_VISIBLE, b"cHRM", b"sRGB"))
 _READ = (*_VISIBLE, b"cHRM", b"sRGB", b"pHYs", b"acTL", b"eXIf")
 
 # Bytes; colour profiles and EXIF have kilobytes, rarely a few megabytes.
 _MAX_INFLATED = 8_000_000
+# Bytes of pixels that are looked at together.
+_PIECE = 1 << 20
+
+# Left, top, and distance across and down of the pixels in each pass of an interlaced picture.
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+
 # Large PNGs have ten thousand chunks; each takes time.
 _MAX_CHUNKS = 200_000
 
@@ -61,12 +70,14 @@ def read(data: bytes) -> Source:
     palette = next((chunk for chunk in chunks if chunk.name == b"PLTE"), None)
     if kind == 3 and palette is None:
         raise damaged("its palette is missing")
-    others = {
-        chunk.name: bytes(chunk.content) for chunk in reversed(chunks) if chunk.name in _READ and chunk.whole
-    }
+    in_place = _in_place(chunks, kind)
+    others = {chunk.name: bytes(chunk.content) for chunk in reversed(in_place) if chunk.whole}
     lost = dict.fromkeys(
-        chunk.name for chunk in chunks if chunk.name in _VISIBLE and chunk.name not in others
+        chunk.name for chunk in in_place if chunk.name in _VISIBLE and chunk.name not in others
     )
+    if kind == 3 and palette is not None and b"tRNS" in others:
+        # libpng ignores a list that is longer than the palette; browsers take its beginning.
+        others[b"tRNS"] = others[b"tRNS"][: len(palette.content) // 3]
     exif_block = others.get(b"eXIf") or _raw_exif(chunks)
     exif = read_exif(exif_block) if exif_block else Exif()
     colour, notes = _colour(others)
@@ -84,6 +95,17 @@ def read(data: bytes) -> Source:
         dpi=_dpi(others) or exif.dpi,
         notes=(*notes, *(f"its {_VISIBLE[name]} is damaged and was ignored" for name in lost)),
     )
+
+
+def _in_place(chunks: list[_Chunk], kind: int) -> list[_Chunk]:
+    """The chunks that are read, without those where browsers ignore them: nothing behind the pixels changes these."""
+    found, seen = [], set[bytes]()
+    for chunk in chunks:
+        late = b"IDAT" in seen or (chunk.name == b"tRNS" and kind == 3 and b"PLTE" not in seen)
+        if chunk.name in _READ and not (late and chunk.name in _LOOK):
+            found.append(chunk)
+        seen.add(chunk.name)
+    return found
 
 
 def _chunks(data: bytes) -> Iterator[_Chunk]:
@@ -136,11 +158,50 @@ def _decoded(
             size, place = whole, (left, top)
         header = struct.pack(">2L", width, height) + header[8:]
         coded = [bytes(part) for part in parts]
-    file = _file(header, palette, clear, coded)
-    image = vips.opened("pngload", file)
+    try:
+        image, values = _opened(_file(header, palette, clear, coded))
+    except ImageError:
+        sound = _sound_stream(b"".join(coded), header)
+        if sound is None:
+            raise
+        image, values = _opened(_file(header, palette, clear, [sound]))
     if header[8] == 16:
-        return _deep_on_canvas(Deep(vips.array(image), image.bands in (2, 4)), size, place)
-    return _on_canvas(vips.image(image), size, place)
+        return _deep_on_canvas(Deep(values, image.bands in (2, 4)), size, place)
+    return _on_canvas(vips.picture(values), size, place)
+
+
+def _opened(file: bytes) -> tuple[Any, vips.Array]:
+    image = vips.opened("pngload", file)
+    return image, vips.array(image)
+
+
+def _sound_stream(coded: bytes, header: bytes) -> bytes | None:
+    """The compressed pixels with a right head and checksum, which browsers ignore; None if pixels are missing."""
+    reader, sum_of_all, count, needed = zlib.decompressobj(-15), 1, 0, _inflated_size(header)
+    rest = coded[2:]
+    try:
+        while rest and not reader.eof and count <= 2 * needed + _PIECE:
+            part = reader.decompress(rest, _PIECE)
+            sum_of_all, count, rest = (
+                zlib.adler32(part, sum_of_all),
+                count + len(part),
+                reader.unconsumed_tail,
+            )
+    except zlib.error:
+        return None
+    if not reader.eof or count < needed:
+        return None
+    deflated = coded[2 : len(coded) - len(reader.unused_data)]
+    return b"\x78\x01" + deflated + sum_of_all.to_bytes(4)
+
+
+def _inflated_size(header: bytes) -> int:
+    """The bytes of all rows, each with its filter, as PNG's header demands."""
+    width, height, depth, kind, *_, interlaced = struct.unpack(">2L5B", header)
+    bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[kind]
+    passes = ((0, 0, 1, 1),) if not interlaced else _ADAM7
+    sizes = ((-(-(width - x) // across), -(-(height - y) // down)) for x, y, across, down in passes)
+    return sum(rows * (1 + -(-columns * bits // 8)) for columns, rows in sizes if columns > 0 and rows > 0)
 
 
 def _file(header: bytes, palette: _Chunk | None, clear: bytes | None, coded: list[bytes]) -> bytes:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 ORIENTATION = 0x0112
 
-_SIZES = {
+SIZES = {
     1: 1,
     2: 1,
     3: 2,
@@ -75,7 +75,7 @@ class Directory:
     def content(self, tag: int) -> bytes:
         """The tag's bytes as they are stored."""
         kind, count, start = self.entries.get(tag, (0, 0, 0))
-        return self.data[start : start + count * _SIZES.get(kind, 0)]
+        return self.data[start : start + count * SIZES.get(kind, 0)]
 
     def text(self, tag: int) -> str:
         """The tag's text without its terminating zero."""
@@ -116,7 +116,7 @@ def directory_at(data: bytes, order: str, place: int, *, big: bool) -> tuple[Dir
         start = place + struct.calcsize(order + head)
         for at in range(start, start + size * min(count, 4096), size):
             tag, kind, values, _ = struct.unpack_from(order + entry, data, at)
-            length = values * _SIZES.get(kind, 0)
+            length = values * SIZES.get(kind, 0)
             inline = at + size - (8 if big else 4)
             where = inline
             if length > (8 if big else 4):
@@ -144,7 +144,9 @@ def read_exif(block: bytes) -> Exif:
     The orientation may be stored as any type of number, and in the EXIF directory if the first one has none. Adobe
     RGB is declared by DCF's interoperability index R03, by some cameras with ColorSpace 2.
     """
-    data = block.removeprefix(b"Exif").lstrip(b"\0") if block.startswith(b"Exif") else block
+    # After the name comes a zero and a byte that some programs do not set to zero.
+    data = block[6:] if block.startswith(b"Exif\0") and not block.startswith(b"Exif\0\0\0") else block
+    data = data.removeprefix(b"Exif").lstrip(b"\0")
     main = next(directories(data), None)
     if main is None:
         return Exif()

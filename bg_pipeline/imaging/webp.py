@@ -8,6 +8,9 @@ from bg_pipeline.imaging.colour import Colour
 from bg_pipeline.imaging.source import UNREADABLE, Source, damaged, loaded
 from bg_pipeline.imaging.tiff_tags import Exif, read_exif
 
+# Bytes of padding are fewer, and so small a picture may end with bytes that no pixel needs.
+_CUT, _LEAST_CHECKED = 32, 4096
+
 
 def read(data: bytes) -> Source:
     """The header of a WebP and a way to its pixels; raises `ImageError` if it is damaged."""
@@ -23,6 +26,7 @@ def read(data: bytes) -> Source:
     def decode(_: tuple[int, int]) -> Image.Image:
         _check_zeros(data, blocks, image.width * image.height)
         decoded = loaded(image)
+        _check_needed(data, blocks)
         # A copy has no link to the other frames, which some encoders would write as well.
         return decoded.copy() if frames > 1 else decoded
 
@@ -51,6 +55,23 @@ def _blocks(data: bytes) -> list[tuple[bytes, int, int]]:
         # A frame of an animation starts with 16 bytes, which blocks follow.
         place += 8 + 16 if kind == b"ANMF" else 8 + size + size % 2
     return blocks
+
+
+def _check_needed(data: bytes, blocks: list[tuple[bytes, int, int]]) -> None:
+    """Raises `ImageError` if the first frame can be decoded without its last bytes: after damage libwebp ends early.
+
+    It reports nothing then. An undamaged picture needs all of its bytes but a few of padding.
+    """
+    kind, start, end = blocks[0] if blocks else (b"", 0, 0)
+    if end - start < _LEAST_CHECKED or end > len(data):
+        return
+    part = data[start : end - _CUT]
+    file = b"WEBP" + kind + len(part).to_bytes(4, "little") + part
+    try:
+        Image.open(BytesIO(b"RIFF" + len(file).to_bytes(4, "little") + file), formats=("WEBP",)).load()
+    except UNREADABLE:
+        return
+    raise damaged("data are left over behind its last pixel")
 
 
 def _check_zeros(data: bytes, blocks: list[tuple[bytes, int, int]], pixels: int) -> None:

@@ -40,7 +40,7 @@ def read_user_mask(data: bytes, size: tuple[int, int], *, name: str = "the mask"
     except ImageError as error:
         if error.code == "FullyTransparent":
             raise _keeps_nothing(name) from None
-        raise
+        raise error.of(name) from None
     _refuse_other_shape(photo.size, size, name)
     notes: tuple[str, ...] = ()
     soft = photo.alpha is not None

@@ -170,6 +170,13 @@ def finish_cut_out(
     )
 
 
+def _backdrop(data: bytes, image_settings: ImageSettings) -> Image.Image:
+    try:
+        return open_photo(data).flattened()
+    except ImageError as error:
+        raise error.of(image_settings.backdrop or "the backdrop") from None
+
+
 def finish_on_backdrop(
     source: bytes,
     mask: Mask,
@@ -188,7 +195,7 @@ def finish_on_backdrop(
     if backdrop == BLUR:
         scene = blurred_ground(photo.image, subject)
     else:
-        scene = backdrop if isinstance(backdrop, str) else open_photo(backdrop).flattened()
+        scene = backdrop if isinstance(backdrop, str) else _backdrop(backdrop, image_settings)
     image = composite(photo, subject, scene, shadow=image_settings.shadow, feather=feather)
     fidelity = measure(photo, image, subject)
     others = () if isinstance(backdrop, str) else (read_rights(backdrop),)

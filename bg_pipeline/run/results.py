@@ -136,6 +136,15 @@ class ResultWriter:
             raise ImageError("NotFound", f"the request names {key}, and there is no such object")
         return content.data
 
+    def _given_picture(self, key: str) -> Blob:
+        """The file of a backdrop whose header can be read. Raises `ImageError` with its key."""
+        blob = self._context.workers.blob(self.given(key))
+        try:
+            header_of(self._context.workers, blob)
+        except ImageError as error:
+            raise error.of(key) from None
+        return blob
+
     def finish(self, painted: GeneratedPicture, prompt: str, position: int) -> list[StoredResult]:
         """Makes and stores the files of a model's picture."""
         finished = self._finished(
@@ -176,7 +185,7 @@ class ResultWriter:
             finished = self._finished(finish_cut_out, mask, user_mask, self._image_settings)
         else:
             facts["Backdrop"] = backdrop
-            scene = self._context.workers.blob(self.given(backdrop)) if names_object(backdrop) else backdrop
+            scene = self._given_picture(backdrop) if names_object(backdrop) else backdrop
             finished = self._finished(finish_on_backdrop, mask, user_mask, scene, self._image_settings)
         return self._stored(finished, facts, 1)
 

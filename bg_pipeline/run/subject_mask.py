@@ -17,7 +17,7 @@ from PIL import Image
 from bg_pipeline.domain.requests import ImageSettings
 from bg_pipeline.errors import CallError, ImageError, NeedsReview, NotTried, SettingsError, SubjectNotFound
 from bg_pipeline.imaging.parcels import StoredPhoto, StoredPixels
-from bg_pipeline.imaging.workers import Limit, PictureWorkers, run_on_file, shared_workers
+from bg_pipeline.imaging.workers import Limit, PictureWorkers, header_of, run_on_file, shared_workers
 from bg_pipeline.labelers.faces import glasses
 from bg_pipeline.masks import Mask
 from bg_pipeline.masks.boxes import Box
@@ -225,9 +225,12 @@ class _Search:
         asked, hints = self._asked, self._hints
         if asked.subject == "MASK":
             name = asked.mask_key or "the mask"
-            mask = run_on_file(
-                hints.workers, read_user_mask, hints.given(name), hints.photo().size, name=name
-            )
+            file, size = hints.given(name), hints.photo().size
+            try:
+                header_of(hints.workers, file)
+            except ImageError as error:
+                raise error.of(name) from None
+            mask = run_on_file(hints.workers, read_user_mask, file, size, name=name)
             # Its notes are about this small copy; the mask is read again at the photo's size.
             yield _Candidate(Subject(replace(mask, notes=())))
             return

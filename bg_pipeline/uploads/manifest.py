@@ -58,6 +58,16 @@ Problem = tuple[int, str, str]
 """The line number of a problem, its place for the user, and a sentence about it."""
 
 _DELIMITERS: Final = ",;\t"
+# What people give for a CSV table, by how it begins.
+_OTHER_FILES: Final = (
+    (rb"PK\x03\x04", "a workbook (Excel, LibreOffice or Numbers)"),
+    (rb"\xd0\xcf\x11\xe0", "a workbook of an old Excel"),
+    (rb"(?i)(\xef\xbb\xbf)?\s*(<!doctype|<html|<table|<\?xml|<meta)", "a web page or XML"),
+    (rb"(\xef\xbb\xbf)?\s*(\[\s*)?\{\s*\"", "JSON"),
+    (rb"%PDF-", "a PDF document"),
+    (rb"\{\\rtf", "a text document (RTF)"),
+    (rb"\x1f\x8b", "compressed with gzip"),
+)
 _COLUMN_OF_NAME: Final = {
     re.sub(r"[^a-z]", "", name.lower()): column
     for column, field in FIELDS.items()
@@ -238,6 +248,10 @@ def _text(data: bytes) -> tuple[str, bool]:
                 )
             ]
         )
+    for start, name in _OTHER_FILES:
+        if re.match(start, data):
+            words = f"the manifest is {name} and not a CSV table: save it as 'CSV UTF-8'"
+            _raise_if_any([(0, "", words)])
     if wide_coding(data) == "UTF-16":
         # UTF-16 with a byte order mark is what spreadsheets call "Unicode text".
         try:
@@ -266,7 +280,7 @@ def _delimiter(text: str) -> tuple[str, str, int]:
 
     The delimiter is that of ``sep=`` in the first line, else the one with which the header has most known columns.
     """
-    match = re.match(r"sep=(.)\r?\n", text)
+    match = re.match(r"\"?sep=(.)\"?[,;\t]*\r?\n", text, re.IGNORECASE)
     if match and match[1] in _DELIMITERS:
         return match[1], text[match.end() :], 1
     first = text.lstrip("\r\n").partition("\n")[0]

@@ -5,11 +5,12 @@ the draft, both to objects in ``BG_BUCKET`` and ``BG_ALLOWED_BUCKETS``.
 """
 
 import io
+import itertools
 import os
 import posixpath
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -27,10 +28,16 @@ from bg_pipeline.settings import Settings
 from bg_pipeline.storage.object_store import ObjectInfo, Store
 from bg_pipeline.uploads.manifest import Manifest, Problem, compose, find_name_problems
 from bg_pipeline.uploads.submitting import LocalFile, StoredFile, Upload, as_s3_name
-from bg_pipeline.uploads.unicode_names import normal_forms, same_name
+from bg_pipeline.uploads.unicode_names import normal_forms, same_name, similar_name
 
 THREADS: Final = 16
 """Cells that are looked up at the same time."""
+
+_MOST_LISTED: Final = 20_000
+"""Files of a folder that are looked at for a name that resembles one that is missing."""
+
+_MOST_SUGGESTIONS: Final = 50
+"""Missing files of a manifest for which a similar name is looked for, which takes time."""
 
 _PIPELINE_PREFIXES: Final = (s3_keys.STATE, s3_keys.PAYLOADS, s3_keys.AUDIT)
 """Prefixes of ``BG_BUCKET`` for the pipeline's own documents, which are never a source."""
@@ -117,6 +124,10 @@ class LocalSources:
     folder: Path
     fallback: Sources
 
+    @cached_property
+    def _asked(self) -> Iterator[int]:
+        return itertools.count()
+
     def find(self, cell: str) -> Source:
         if "://" in cell:
             return self._find_address(cell)
@@ -139,12 +150,30 @@ class LocalSources:
             )
         if cell.startswith(_REQUEST_PREFIXES):
             return self.fallback.find(cell)
-        raise UsageError(f"there is no file '{path}'")
+        words = _did_you_mean(cell, self.folder) if next(self._asked) < _MOST_SUGGESTIONS else ""
+        raise UsageError(f"there is no file '{path}'{words}")
 
     def _find_address(self, cell: str) -> Source:
         if not cell.startswith("s3://"):
             raise UsageError(f"'{cell}' is neither a file nor an s3:// address")
         return self.fallback.find(cell)
+
+
+def _did_you_mean(cell: str, folder: Path) -> str:
+    """The end of a sentence that names the file that was probably meant; empty if none is similar."""
+    path = Path(cell.replace("\\", "/")).expanduser()
+    try:
+        beside = folder / path.parent
+        if not beside.is_dir():
+            return ""
+        with os.scandir(beside) as entries:
+            names = [
+                entry.name for entry, _ in zip(entries, range(_MOST_LISTED), strict=False) if entry.is_file()
+            ]
+    except (OSError, ValueError):
+        return ""
+    meant = similar_name(path.name, names)
+    return f"; did you mean '{path.parent / meant}'?" if meant else ""
 
 
 def _same_looking_files(path: Path) -> list[Path]:
@@ -174,6 +203,10 @@ class DraftSources:
     store: Store
     photos: Mapping[str, ObjectInfo]
     fallback: Sources
+
+    @cached_property
+    def _asked(self) -> Iterator[int]:
+        return itertools.count()
 
     @cached_property
     def _by_file_name(self) -> Mapping[str, list[str]]:
@@ -207,7 +240,9 @@ class DraftSources:
             raise UsageError(f"'{cell}' may be {' or '.join(map(repr, names[:3]))}; name one of them in full")
         if path.startswith(_REQUEST_PREFIXES):
             return self.fallback.find(path)
-        raise UsageError(f"no photo named '{cell}' was uploaded")
+        meant = similar_name(path, self.photos) if next(self._asked) < _MOST_SUGGESTIONS else ""
+        words = f"; did you mean '{meant}'?" if meant else ""
+        raise UsageError(f"no photo named '{cell}' was uploaded{words}")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 macOS writes NFD and most other systems NFC; S3 treats the two as different names.
 """
 
+import difflib
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
@@ -17,6 +19,32 @@ def normal_forms(name: str, existing: Iterable[str]) -> list[str]:
     """``[name]`` if it is in ``existing``, else all names in ``existing`` that look like it, sorted."""
     matches = sorted(other for other in existing if same_name(other) == same_name(name))
     return [name] if name in matches else matches
+
+
+_ALIKE = str.maketrans(
+    {"’": "'", "‘": "'", "`": "'", "“": '"', "”": '"', "–": "-", "—": "-", "‐": "-", "‑": "-", "−": "-"}
+)
+
+
+def _at_a_glance(name: str) -> str:
+    """A form that is equal for names that people take for the same: case, spaces, dashes, quotes, accents."""
+    folded = unicodedata.normalize("NFKC", name.replace("\\", "/")).translate(_ALIKE).casefold()
+    seen = "".join(char for char in folded if unicodedata.category(char) not in ("Cf", "Cc", "Mn"))
+    return re.sub(r"\s+", "", seen)
+
+
+def similar_name(name: str, existing: Iterable[str]) -> str:
+    """The name in ``existing`` that was probably meant by ``name``; empty if none is close, or several are equal."""
+    names = list(existing)
+    wanted = _at_a_glance(name)
+    alike = [other for other in names if _at_a_glance(other) == wanted]
+    if alike:
+        return alike[0] if len(alike) == 1 else ""
+    # Another ending of the same kind of picture, such as jpeg for jpg.
+    stems = [other for other in names if _at_a_glance(other).rpartition(".")[0] == wanted.rpartition(".")[0]]
+    if stems and "." in wanted:
+        return stems[0] if len(stems) == 1 else ""
+    return next(iter(difflib.get_close_matches(name, names[:2000], 1, 0.85)), "")
 
 
 def match_names(wanted: Iterable[str], existing: Collection[str]) -> Mapping[str, str]:

@@ -6,13 +6,13 @@ A batch in preparation is a folder with a draft: it costs nothing, and no run wo
 import mimetypes
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Final, cast
 from urllib.parse import quote
 
-import orjson
+from botocore.exceptions import ClientError
 from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -22,8 +22,9 @@ from bg_pipeline import planning
 from bg_pipeline.domain.batches import Batch, find_batch
 from bg_pipeline.domain.formats import EXTENSIONS
 from bg_pipeline.domain.people import Person
-from bg_pipeline.domain.requests import BatchRequest
-from bg_pipeline.domain.requests.fields import ImageEntry, ImageFields
+from bg_pipeline.domain.requests import BatchRequest, names_object
+from bg_pipeline.domain.requests.fields import ImageEntry, ImageFields, is_mask_folder
+from bg_pipeline.domain.requests.text import parse_object
 from bg_pipeline.errors import PreconditionFailed, RequestError
 from bg_pipeline.run.batch_work import open_draft
 from bg_pipeline.run.context import RunContext
@@ -31,7 +32,7 @@ from bg_pipeline.uploads import listing as uploads
 from bg_pipeline.uploads.listing import Uploaded
 from bg_pipeline.uploads.submission import closed_folder, etags_of
 from bg_pipeline.uploads.submitting import check_submission, new_batch, paid_pictures
-from bg_pipeline.uploads.unicode_names import match_names
+from bg_pipeline.uploads.unicode_names import match_names, similar_name
 from bg_pipeline.web.problems import Problem
 from bg_pipeline.web.service import (
     ASubmitter,
@@ -47,6 +48,11 @@ from bg_pipeline.web.single_photo_jobs import idempotent_batch
 UPLOAD_SECONDS = 3600
 """How long a presigned upload is valid."""
 MAX_FILES = 1000
+
+MAX_SUGGESTIONS: Final = 20
+"""Names of a request that were not uploaded for which a similar one is looked for."""
+MAX_LOOKED_UP: Final = 50
+"""Masks and backdrops outside of the batch's folder whose existence is checked."""
 
 router = APIRouter(prefix="/batches", tags=["batches"])
 
@@ -224,12 +230,9 @@ def _submit_stored(service: Service, caller: Person, batch: Batch, data: bytes) 
 def _json_object(data: bytes) -> dict[str, Any]:
     """The body as a JSON object; raises `Problem` 422 if it is none."""
     try:
-        document = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise Problem(422, "InvalidRequest", f"body: the body is not JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise Problem(422, "InvalidRequest", "body: the body is not a JSON object")
-    return document
+        return parse_object(data)
+    except RequestError as error:
+        raise Problem(422, "InvalidRequest", f"body: {error}") from None
 
 
 def _batch_of_request(document: Mapping[str, Any]) -> Batch:
@@ -364,21 +367,57 @@ def _checked(service: Service, caller: Person, batch: Batch, data: bytes) -> tup
     uploaded = find_uploaded(service, batch)
     request = check_submission(service.settings, batch, data)
     service.acts.authorization.check_request(caller, batch, request)
-    problems = []
+    problems: list[tuple[str, str]] = []
     if request.InputS3Prefix == batch.input_prefix and request.S3Bucket == service.store.bucket:
         matched = match_names(request.entries, uploaded.objects)
         for number, entry in enumerate(request.Images or ()):
             if entry.ImageName not in matched:
-                problems.append((f"Images[{number}].ImageName", f"'{entry.ImageName}' was not uploaded"))
+                found = (
+                    similar_name(entry.ImageName, uploaded.objects) if len(problems) < MAX_SUGGESTIONS else ""
+                )
+                words = f"; did you mean '{found}'?" if found else ""
+                problems.append(
+                    (f"Images[{number}].ImageName", f"'{entry.ImageName}' was not uploaded{words}")
+                )
         if not uploaded.images:
             problems.append(("Images", "no photo was uploaded"))
         for name, each in uploaded.objects.items():
             if each.size > service.max_bytes:
                 text = f"'{name}' has {each.size:,} bytes; at most {service.max_bytes:,} are allowed"
                 problems.append(("", text))
+    problems += _missing_objects(service, request, uploaded)
     if problems:
         raise RequestError(problems[:100])
     return request, uploaded
+
+
+def _missing_objects(
+    service: Service, request: BatchRequest, uploaded: Uploaded
+) -> Iterator[tuple[str, str]]:
+    """Fields with the key of a mask or backdrop that is not there: its images could only fail, after paid labels.
+
+    Keys outside of the batch's folder cost a call each; only the first `MAX_LOOKED_UP` are looked up.
+    """
+    store, batch = service.store.in_bucket(request.S3Bucket), uploaded.batch
+    own = f"{batch.input_prefix}/" if request.S3Bucket == service.store.bucket else ""
+    there, places = uploaded.objects, dict[str, str]()
+    levels = (("", request), *((f"Images[{at}].", each) for at, each in enumerate(request.Images or ())))
+    for place, level in levels:
+        for field in ("MaskKey", "Backdrop"):
+            key = getattr(level, field)
+            if key and names_object(key) and not is_mask_folder(key):
+                places.setdefault(key, place + field)
+    looked_up = 0
+    for key, field in places.items():
+        if own and key.startswith(own):
+            missing = key.removeprefix(own) not in there
+        else:
+            looked_up, missing = looked_up + 1, False
+            # The run tells of an object that it may not read.
+            with suppress(ClientError):
+                missing = looked_up <= MAX_LOOKED_UP and store.head(key) is None
+        if missing:
+            yield field, f"there is no object {key} in the bucket {store.bucket}"
 
 
 def _submit(service: Service, caller: Person, batch: Batch, data: bytes) -> Submitted:

@@ -2,9 +2,9 @@
 
 from asyncio import Transport
 from asyncio.events import TimerHandle
-from typing import Final
+from typing import Any, Final
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 MAX_CONNECTIONS: Final = 256
 """Open connections. For one more, the idle connection that has waited longest is closed."""
@@ -41,6 +41,7 @@ class Connection(HttpToolsProtocol):
     _waits_for_headers = True
     _is_cut_off = False
     _receives_body = False
+    _answered: RequestResponseCycle | None = None
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -50,6 +51,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._end_answers()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -84,6 +86,10 @@ class Connection(HttpToolsProtocol):
             self._start_timer(UNREAD_SECONDS)
         super().on_response_complete()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
+
     def shutdown(self) -> None:
         super().shutdown()
         cycle = self.cycle
@@ -103,7 +109,16 @@ class Connection(HttpToolsProtocol):
 
     def _cut_off(self) -> None:
         self._is_cut_off = True
+        # The loop tells of the closed connection later; until then an answer would be an error of the server's.
+        self._end_answers()
         self.transport.abort()
+
+    def _end_answers(self) -> None:
+        """Lets nothing be written to a closed connection; uvicorn does so for the request that came last only."""
+        for cycle in (self._answered, self.cycle, *(waiting for waiting, _ in self.pipeline)):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
 
     @property
     def _is_idle(self) -> bool:

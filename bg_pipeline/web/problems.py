@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import compile_path
 from starlette.types import Scope
 
@@ -125,6 +126,9 @@ def of_error(error: Exception) -> Problem:
             return Problem(404, "NoSuchBatch", str(error))
         case NotAllowed():
             return Problem(403, "NotAllowed", str(error))
+        case ClientDisconnect():
+            # Nobody reads this: the caller left before the end of the body, or sent it wrongly.
+            return Problem(400, "Disconnected", "the connection ended before the request did")
         case BgPipelineError():
             return Problem(503, type(error).__name__, str(error))
         case ClientError():
@@ -157,6 +161,7 @@ def install(app: FastAPI) -> None:
         BgPipelineError,
         ClientError,
         BotoCoreError,
+        ClientDisconnect,
         Exception,
     )
     for kind in kinds:

@@ -4,8 +4,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from botocore.exceptions import BotoCoreError
 
-from bg_pipeline.aws.clients import Aws
+from bg_pipeline.aws.clients import Aws, explain_set_up
+from bg_pipeline.errors import SettingsError
+from bg_pipeline.settings import settings
 
 
 @pytest.fixture
@@ -56,3 +59,71 @@ def test_presigned_links_of_other_s3_services_are_path_style(monkeypatch: pytest
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://minio.internal:9000")
     link = Aws().client("s3").generate_presigned_url("get_object", Params={"Bucket": "shop", "Key": "a"})
     assert link.startswith("http://minio.internal:9000/shop/a?")
+
+
+_CONFIG = """
+[profile sso]
+sso_start_url = https://shop.awsapps.com/start
+sso_region = eu-central-1
+sso_account_id = 123456789012
+sso_role_name = Submitters
+region = eu-central-1
+[profile role]
+role_arn = arn:aws:iam::123456789012:role/x
+source_profile = gone
+[profile process]
+credential_process = false
+region = eu-central-1
+[profile spaced]
+region = eu central
+"""
+
+
+@pytest.mark.parametrize(
+    ("profile", "words", "advice"),
+    [
+        ("sso", "sign-in (SSO) is missing or has ended", "aws sso login"),
+        ("role", '"gone" referenced in the profile "role"', "AWS_PROFILE"),
+        ("process", "retrieving credentials", "AWS_PROFILE"),
+        ("spaced", "'eu central'", "AWS_DEFAULT_REGION"),
+        ("nobody", "profile (nobody) could not be found", "aws configure list-profiles"),
+    ],
+)
+def test_a_profile_that_cannot_be_used_is_told_with_what_to_do(
+    amazon: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profile: str, words: str, advice: str
+) -> None:
+    config = tmp_path / "config"
+    config.write_text(_CONFIG)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    monkeypatch.setenv("AWS_PROFILE", profile)
+    try:
+        Aws().s3("shop")
+    except SettingsError as error:
+        told = str(error)
+    except BotoCoreError as error:
+        told = explain_set_up(error)
+    assert words in told
+    assert advice in told
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "s3://shop", "s3://shop/image-files/", "arn:aws:s3:::shop", "arn:aws-cn:s3:::shop", "shop/",
+        "https://shop.s3.eu-central-1.amazonaws.com/", "https://s3.eu-central-1.amazonaws.com/shop",
+    ],
+)  # fmt: skip
+def test_an_address_is_no_name_of_a_bucket(name: str) -> None:
+    for setting in ({"bucket": name}, {"bucket": "shop", "allowed_buckets": f"other,{name}"}):
+        with pytest.raises(SettingsError, match="write the bucket's name only"):
+            settings(**setting)
+
+
+@pytest.mark.parametrize(
+    "name", ["shop", "My_Shop.old", "arn:aws:s3:eu-central-1:123456789012:accesspoint/photos", "shop-s3alias"]
+)
+def test_other_names_are_left_to_s3(name: str) -> None:
+    assert settings(bucket=name).bucket == name

@@ -10,6 +10,7 @@ from playwright.sync_api import sync_playwright
 
 from bg_pipeline.imaging import open_photo
 from bg_pipeline_tests.corpus import COMPLAINTS, Case, corpus
+from bg_pipeline_tests.odd_writers import odd_writers
 from bg_pipeline_tests.unusual import unusual
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings(COMPLAINTS)]
@@ -80,7 +81,7 @@ def show() -> Iterator[Callable[[bytes], Pixels | None]]:
 
 def test_what_chromium_shows_is_shown_alike(show: Callable[[bytes], Pixels | None]) -> None:
     compared, wrong = 0, []
-    for case in (*corpus(), *unusual()):
+    for case in (*corpus(), *unusual(), *odd_writers()):
         if case.outcome != "opens" or case.name in OTHERWISE:
             continue
         theirs = show(case.data)
@@ -96,7 +97,7 @@ def test_what_chromium_shows_is_shown_alike(show: Callable[[bytes], Pixels | Non
 
 
 def test_every_exception_is_one(show: Callable[[bytes], Pixels | None]) -> None:
-    cases: dict[str, Case] = {case.name: case for case in (*corpus(), *unusual())}
+    cases: dict[str, Case] = {case.name: case for case in (*corpus(), *unusual(), *odd_writers())}
     for name in OTHERWISE:
         theirs = show(cases[name].data)
         ours = np.asarray(open_photo(cases[name].data).image.convert("RGBA"), np.float32)

@@ -10,6 +10,7 @@ import simplejpeg
 from bg_pipeline.errors import ImageError
 from bg_pipeline.imaging import open_photo, read_header
 from bg_pipeline_tests.corpus import corpus
+from bg_pipeline_tests.odd_writers import odd_writers
 from bg_pipeline_tests.unusual import unusual
 
 pytestmark = [
@@ -57,7 +58,7 @@ def mutated(data: bytes, other: bytes, chance: random.Random) -> bytes:
 
 
 def test_a_mutation_gives_a_picture_or_a_sentence() -> None:
-    cases = {case.name: case.data for case in (*corpus(), *unusual())}
+    cases = {case.name: case.data for case in (*corpus(), *unusual(), *odd_writers())}
     chance = random.Random(20260101)
     opened = 0
     for _ in range(MUTATIONS):

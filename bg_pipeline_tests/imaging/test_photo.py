@@ -27,12 +27,13 @@ from bg_pipeline_tests.corpus import (
     png_file,
     saved,
 )
+from bg_pipeline_tests.odd_writers import odd_writers
 from bg_pipeline_tests.pictures import photo_and_mask
 from bg_pipeline_tests.unusual import unusual
 
 pytestmark = pytest.mark.filterwarnings(COMPLAINTS, "ignore::PIL.Image.DecompressionBombWarning")
 
-CASES = (*corpus(), *unusual())
+CASES = (*corpus(), *unusual(), *odd_writers())
 OPENING = [case for case in CASES if case.outcome == "opens"]
 REFUSED = [case for case in CASES if case.outcome != "opens"]
 

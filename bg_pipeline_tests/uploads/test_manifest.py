@@ -102,6 +102,42 @@ def test_what_is_no_manifest_is_told_by_line(data: bytes, place: str, words: str
     assert words in sentence
 
 
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"PK\x03\x04\x14\0\6\0\x08\0\0\0!\0" + bytes(90), "a workbook (Excel"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(90), "a workbook of an old Excel"),
+        (b'\xef\xbb\xbf <TABLE border="1"><tr><td>source</td></tr></TABLE>', "a web page"),
+        (b'<?xml version="1.0"?><Workbook/>', "XML"),
+        (b'[\n {"source": "a.jpg", "prompt": "x"}]', "JSON"),
+        (b'{"source": "a.jpg"}\n{"source": "b.jpg"}\n', "JSON"),
+        (b"%PDF-1.7\n", "PDF"),
+        (b"\x1f\x8b\x08\0" + bytes(30), "gzip"),
+    ],
+)
+def test_a_file_of_another_kind_is_told_as_that(data: bytes, words: str) -> None:
+    ((_, sentence),) = problems(data)
+    assert words in sentence
+    assert "CSV" in sentence
+
+
+@pytest.mark.parametrize("first", ["SEP=;", '"sep=;"', "sep=;;;", "Sep=;"])
+def test_the_line_that_names_the_separator_may_be_spelt_otherwise(first: str) -> None:
+    assert said(read(f"{first}\r\nsource;prompt\r\na.jpg;x, y\r\n".encode())) == [
+        {"source": "a.jpg", "prompt": "x, y"}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ref", "words"), [("4006.0", "ends with '.0'"), ("4006,0", "',0'"), ("'00123", "apostrophe")]
+)
+def test_a_reference_that_another_program_may_have_changed_is_asked_about(ref: str, words: str) -> None:
+    data = f"source;ref\na.jpg;{ref}\nb.jpg;2.5\nc.jpg;A-1.0\n".encode()
+    ((_, place, sentence),) = read(data).warnings
+    assert place == "line 2, column ref"
+    assert words in sentence
+
+
 # What it asks for
 
 
@@ -581,3 +617,37 @@ def test_a_caption_that_will_not_be_there_is_told_by_line(here: Sources) -> None
     ((place, words),) = caught.value.problems
     assert place == "line 3, column prompt"
     assert "captions are switched off" in words
+
+
+@pytest.mark.parametrize(
+    ("cell", "meant"),
+    [
+        ("B.JPG", "b.jpg"),
+        ("b.jpeg", "b.jpg"),
+        ("summer\\1.jpg", "summer/1.jpg"),
+        ("b\u200b.jpg", "b.jpg"),
+        ("its here.jpg", "it’s here.jpg"),
+        ("it's  here.jpg", "it’s here.jpg"),
+        ("no\u00a0break.jpg", "no break.jpg"),
+        ("2024-01.jpg", "2024–01.jpg"),
+        ("cafe.jpg", "café.jpg"),
+    ],
+)
+def test_a_name_that_looks_like_anothers_is_told_with_it(tmp_path: Path, cell: str, meant: str) -> None:
+    there = put(tmp_path, "b.jpg", "summer/1.jpg", "it’s here.jpg", "no break.jpg", "2024–01.jpg", "café.jpg")
+    ((place, sentence),) = wrong(f"source,prompt\n{cell},x\n", LocalSources(there, Nowhere()))
+    assert place == "line 2, column source"
+    assert f"did you mean '{meant}'?" in sentence
+
+
+def test_no_name_is_proposed_where_two_are_as_good(tmp_path: Path) -> None:
+    there = put(tmp_path, "b.jpg", "b.png", "B.JPG")
+    for cell in ("b.jpeg", "b.JPG", "zebra.jpg"):
+        ((_, sentence),) = wrong(f"source,prompt\n{cell},x\n", LocalSources(there, Nowhere()))
+        assert "did you mean" not in sentence
+
+
+def test_thousands_of_missing_files_are_told_soon(tmp_path: Path) -> None:
+    there = put(tmp_path, *(f"{number}.jpg" for number in range(30)))
+    rows = "".join(f"missing {number}.jpg,x\n" for number in range(3000))
+    assert len(wrong(f"source,prompt\n{rows}", LocalSources(there, Nowhere()))) == 101

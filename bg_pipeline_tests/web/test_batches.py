@@ -1,5 +1,6 @@
 """The batch calls: prepare, upload straight to storage, plan, submit, run, ask how it stands, read the report."""
 
+import json
 from collections.abc import Iterator
 from datetime import date
 from typing import Any
@@ -142,6 +143,82 @@ def test_a_request_is_checked_by_field_before_it_is_stored(api: Caller, bench: B
         {"Field": "Images[1].ImageName", "Cause": "'green.jpg' was not uploaded"}
     ]
     assert bench.store.read(f"{made['Prefix']}/request.json") is None
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "it is empty"),
+        (b'{"Files": [],}', "an extra comma"),
+        ("{“Files”: []}".encode(), "typographic quote"),
+        (b"{'Files': []}", "single quote"),
+        (b'{"Files": [] /* none */}', "comment"),
+        (b'{"Files": [], "MaxCostUSD": NaN}', "NaN"),
+        ('{"Files": [{"Name": "été.jpg"}]}'.encode("cp1252"), "Windows-1252"),
+        ('{"Files": []}'.encode("utf-16"), "UTF-16"),
+        (b'{"Files": [], "Files": [{"Name": "a.jpg"}]}', "given twice"),
+        (b'{"Files": ' + b"[" * 20_000 + b"]" * 20_000 + b"}", "nested too deeply"),
+        (b'{"Seed": ' + b"9" * 6000 + b"}", "thousands of digits"),
+        (b"[]", "must be a JSON object"),
+    ],
+)
+def test_a_body_that_is_no_json_is_told_in_the_words_of_a_request_file(
+    api: Caller, body: bytes, words: str
+) -> None:
+    answer = api("POST", "/batches", data=body, headers={"Content-Type": "application/json"})
+    assert problem(answer) == (422, "InvalidRequest")
+    assert words in answer.json()["detail"]
+
+
+def test_a_byte_order_mark_before_a_body_is_no_obstacle(api: Caller) -> None:
+    answer = api("POST", "/batches", data=b'\xef\xbb\xbf{"Files": [{"Name": "a.jpg"}]}')
+    assert answer.status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("field", "fields"),
+    [
+        ("Backdrop", {"Backdrop": "assets/none.jpg"}),
+        ("Images[0].MaskKey", {"Images": [{"ImageName": "red.jpg", "MaskKey": "assets/none.png"}]}),
+        ("MaskKey", {"MaskKey": "{prefix}/red.png"}),
+        ("Images[0].Backdrop", {"Images": [{"ImageName": "red.jpg", "Backdrop": "{prefix}/RED.jpg"}]}),
+    ],
+)
+def test_a_mask_or_backdrop_that_is_not_there_is_told_before_its_labels_are_paid(
+    api: Caller, control: ControlClient, field: str, fields: dict[str, Any]
+) -> None:
+    made = uploaded(api, "red.jpg")
+    filled = json.loads(json.dumps(fields).replace("{prefix}", made["Prefix"]))
+    control.mark()
+    for answer in (
+        api.post(f"{made['path']}/plan", {"Id": made["Id"], "Prompt": "a beach", **filled}),
+        submit(api, made, **filled),
+    ):
+        assert problem(answer) == (422, "RequestError")
+        ((told,),) = [answer.json()["Errors"]]
+        assert told["Field"] == field
+        assert "there is no object" in told["Cause"]
+    assert not control.calls()
+
+
+def test_one_that_is_there_is_no_obstacle(api: Caller, bench: Bench) -> None:
+    made = uploaded(api, "red.jpg", "green.jpg")
+    bench.put("assets/ground.jpg", photo(4))
+    chosen = {"Backdrop": "assets/ground.jpg"}
+    own = {"ImageName": "red.jpg", "Backdrop": f"{made['Prefix']}/green.jpg"}
+    assert submit(api, made, **chosen, Images=[own]).status_code == 202
+
+
+def test_a_photo_that_is_called_otherwise_is_told_with_its_name(api: Caller) -> None:
+    made = uploaded(api, "Red shoe.jpg", "b.png")
+    for name, meant in (
+        ("red shoe.JPG", "Red shoe.jpg"),
+        ("b.jpg", "b.png"),
+        ("Red  shoe.jpg", "Red shoe.jpg"),
+    ):
+        answer = submit(api, made, Images=[{"ImageName": name}])
+        assert f"did you mean '{meant}'?" in answer.json()["detail"]
+    assert "did you mean" not in submit(api, made, Images=[{"ImageName": "z.jpg"}]).json()["detail"]
 
 
 def test_a_batch_without_photos_is_not_submitted(api: Caller) -> None:

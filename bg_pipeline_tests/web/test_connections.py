@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -104,6 +105,40 @@ def test_a_few_requests_sent_ahead_are_answered_and_thousands_are_not_kept(api: 
     assert max(kept) <= connections.MAX_PIPELINED
     assert len(kept) < 2 * connections.MAX_PIPELINED + 3, "the rest was not read"
     assert api.get("/docs").status_code == 200
+
+
+def reset(connection: socket.socket) -> None:
+    """Closes a connection as a program that is killed does."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+BODY = b"POST /batches HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        ASK * (connections.MAX_PIPELINED + 4),
+        ASK * 6,
+        BODY + b"Content-Length: 500\r\n\r\n{",
+        BODY + b"Transfer-Encoding: chunked\r\n\r\nFF\r\n{",
+        BODY + b"Transfer-Encoding: chunked\r\n\r\nno number\r\n{}\r\n0\r\n\r\n",
+    ],
+    ids=["too many ahead", "six ahead", "half a body", "half a part", "a part of no size"],
+)
+def test_who_leaves_in_the_middle_is_no_error_of_the_server(
+    api: Caller, sent: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    for pause in (0, 0.002, 0.01, 0.05):
+        connection = opened(api, sent)
+        time.sleep(pause)
+        reset(connection)
+    with opened(api, sent) as connection:
+        connection.shutdown(socket.SHUT_WR)
+        answers(connection)
+    assert api.get("/docs").status_code == 200
+    assert not [record for record in caplog.records if record.exc_info or record.levelname == "ERROR"]
 
 
 def test_the_description_is_made_once_however_often_strangers_ask(

@@ -26,7 +26,7 @@ from bg_pipeline.domain.requests.placeholders import (
     prompt_problem,
     unknown_placeholder,
 )
-from bg_pipeline.domain.requests.spreadsheets import is_error_value
+from bg_pipeline.domain.requests.spreadsheets import is_error_value, is_nothing, misread
 from bg_pipeline.domain.upload_kinds import NAMEABLE, kind_of
 
 MAX_IMAGES: Final = 200_000
@@ -66,6 +66,15 @@ def _check_undamaged(text: str) -> str:
         )
     if is_error_value(text):
         raise ValueError(f"is an error value of a spreadsheet, {text.strip()}, and not a text")
+    if text.strip() and all(unicodedata.category(char)[0] in "ZC" for char in text):
+        raise ValueError("has only characters that cannot be seen")
+    if is_nothing(text):
+        raise ValueError(f"is {text.strip()}, which a program writes where it has no value")
+    if meant := misread(text):
+        raise ValueError(
+            f"was changed by a program that read UTF-8 as Windows-1252 ({shown(text)} for {shown(meant)}): "
+            "write it again, as UTF-8"
+        )
     return text
 
 

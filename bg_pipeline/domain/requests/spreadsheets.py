@@ -1,4 +1,4 @@
-"""Recognizes cells that a spreadsheet changed before it saved them as CSV: errors, shortened numbers, dates."""
+"""Recognizes texts that a spreadsheet or another program changed or put there: errors, shortened numbers, dates."""
 
 import re
 from typing import Final
@@ -7,6 +7,12 @@ from typing import Final
 _ERROR = re.compile(r"#[¡¿]?[^\W\d_]{2,}(?:[/_][^\W\d_]+)*(?:/0)?[!?]|#{3,}")
 _NOT_AVAILABLE: Final = frozenset(
     {"#N/A", "#NV", "#N/D", "#N/B", "#I/T", "#ND", "#N/V", "#Н/Д", "#N/D!", "#GETTING_DATA"}
+)
+
+# What programs write where they have no value: pandas, Python, JavaScript, databases, Google Sheets.
+_NOTHING: Final = frozenset(
+    {"nan", "NaN", "NAN", "NaT", "<NA>", "None", "null", "NULL", "(null)", "undefined", "[object Object]"}
+    | {"Loading...", "Loading…"}
 )
 
 _SCIENTIFIC = re.compile(r"[+-]?\d(?:[.,]\d+)?E\+\d{1,3}|[+-]?\d[.,]\d+E-\d{1,3}", re.IGNORECASE)
@@ -28,6 +34,29 @@ def is_error_value(text: str) -> bool:
     if text.upper() in _NOT_AVAILABLE:
         return True
     return (bool(_ERROR.fullmatch(text)) and text == text.upper()) or bool(re.fullmatch(r"Err:\d{3}", text))
+
+
+def is_nothing(text: str) -> bool:
+    """Whether the whole text is what a program writes where it has no value, such as ``nan`` or ``undefined``."""
+    return text.strip() in _NOTHING
+
+
+def misread(text: str) -> str:
+    """What was written, if ``text`` is UTF-8 that was read as Windows-1252 (``cafÃ©`` for ``café``); else empty.
+
+    Each character beyond ASCII must fit, which does not happen by chance.
+    """
+    if text.isascii():
+        return ""
+    try:
+        return b"".join(_byte(char) for char in text).decode("utf-8")
+    except (UnicodeEncodeError, UnicodeDecodeError):
+        return ""
+
+
+def _byte(char: str) -> bytes:
+    # Windows-1252 has no character for five bytes, which programs keep as they are.
+    return char.encode("latin-1" if char in "\x81\x8d\x8f\x90\x9d" else "cp1252")
 
 
 def text_of_formula(cell: str) -> str:
@@ -62,4 +91,8 @@ def reference_doubt(text: str) -> str:
         return f"'{text}' is a date: was it a size or a number before the spreadsheet changed it?"
     if re.fullmatch(r"\d{16,}", text) and not text[15:].strip("0"):
         return f"'{text}' has more digits than a spreadsheet keeps: are the zeros at its end right?"
+    if re.fullmatch(r"\d{3,}[.,]0", text):
+        return f"'{text}' ends with '{text[-2:]}': was it a whole number before another program wrote it?"
+    if re.fullmatch(r"['’]\d+", text):
+        return f"{text} begins with an apostrophe, which only a spreadsheet hides: does it belong to it?"
     return ""

@@ -93,6 +93,46 @@ def test_what_another_program_damaged_is_no_prompt_and_no_reference(text: str) -
     assert set(problems(Prompt=text, Ref=text)) == {"Prompt", "Ref"}
 
 
+@pytest.mark.parametrize(
+    "text", ["nan", "NaN", " None ", "null", "NULL", "undefined", "[object Object]", "<NA>", "Loading..."]
+)
+def test_what_a_program_writes_for_no_value_is_no_prompt_and_no_reference(text: str) -> None:
+    told = problems(Prompt=text, Ref=text)
+    assert set(told) == {"Prompt", "Ref"}
+    assert "no value" in told["Ref"]
+
+
+@pytest.mark.parametrize("text", ["Nan Madol at dusk", "null island", "None of the above", "Nan", "n"])
+def test_such_a_word_inside_a_text_is_text(text: str) -> None:
+    assert read(Prompt=text).Prompt == text
+
+
+@pytest.mark.parametrize(
+    "text", ["café in Köln", "дом на берегу", "£5", "“nice” beach", "🌊 wave", "海辺", "naïve"]
+)
+def test_utf_8_that_was_read_as_windows_1252_is_told_with_what_was_meant(text: str) -> None:
+    data = text.encode()
+    changed = "".join(
+        bytes([byte]).decode("latin-1" if byte in b"\x81\x8d\x8f\x90\x9d" else "cp1252") for byte in data
+    )
+    told = problems(NegativePrompt=changed, Ref=changed)
+    control = any(0x7F < ord(char) < 0xA0 for char in changed)
+    assert set(told) == {"NegativePrompt", "Ref"}
+    assert control or text in told["Ref"]
+
+
+@pytest.mark.parametrize(
+    "text", ["SÃO PAULO", "Ã", "¿Qué?", "naïve £5", "“quote”", "ÇA C’EST BON", "Àéîõü", "5 °C — ½ €", "ŠKODA"]
+)
+def test_accents_that_only_look_like_that_are_text(text: str) -> None:
+    assert read(Prompt=text).Prompt == text
+
+
+@pytest.mark.parametrize("text", ["\u200b", "\u2060 \ufeff", "\u00ad"])
+def test_characters_that_nobody_sees_are_no_prompt(text: str) -> None:
+    assert "cannot be seen" in problems(Prompt=text)["Prompt"]
+
+
 LEFT_IN = ["<year>", "{YYYY}", "YYYY", "yyyy", "%Y", "${YEAR}", "$(date)", "[year]", "<your batch>"]
 
 

@@ -10,7 +10,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from bg_pipeline.domain.payments import sum_payments
 from bg_pipeline.domain.rows import GOOD, Row, Status
-from bg_pipeline.domain.stages import LABELS, REPORT, STAGES
+from bg_pipeline.domain.stages import LABELS, PICTURES, REPORT, STAGES
 from bg_pipeline.errors import BgPipelineError, LeaseLost, NotDelivered, RunStopped, StorageFailed
 from bg_pipeline.run.archive import Archive
 from bg_pipeline.run.batch_work import BatchWork
@@ -19,7 +19,7 @@ from bg_pipeline.run.date_result import MAX_FAILED_ROWS, MAX_PREVIEWS, AnalysedP
 from bg_pipeline.run.discovery import results_in
 from bg_pipeline.run.occasions import RETRY, fulfil_occasions
 from bg_pipeline.run.outcomes import outcome_of_error
-from bg_pipeline.run.rows import paid_beside, rows, rows_and_entries
+from bg_pipeline.run.rows import is_of_earlier_request, outdated, paid_beside, rows, rows_and_entries
 from bg_pipeline.run.run_state import RunState
 
 WINDOW_OPERATION = "CUSTOM_LABELS_WINDOW"
@@ -232,6 +232,8 @@ class BatchCompletion:
         if beside := paid_beside(work):
             result.total += beside.bill
         for row, entry in rows_and_entries(work):
+            if PICTURES not in self._stages and is_of_earlier_request(work, entry):
+                row = outdated(row)
             result.checks.add(row, entry)
             result.images += 1
             result.counts[row.Status] += 1

@@ -6,10 +6,19 @@ from dataclasses import dataclass, replace
 from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.ledger_entries import Entry
 from bg_pipeline.domain.payments import Bill, sum_payments, total
-from bg_pipeline.domain.rows import Output, Row, Status, complete_row, unreadable_request_row
+from bg_pipeline.domain.rows import (
+    GOOD,
+    Output,
+    Row,
+    Status,
+    complete_row,
+    unreadable_request_row,
+    worst,
+)
 from bg_pipeline.domain.stages import CAPTIONS, LABELS, PICTURES
 from bg_pipeline.domain.text import amount
 from bg_pipeline.run.batch_work import BatchWork
+from bg_pipeline.run.fingerprints import request_fingerprint
 
 MOST_NAMED = 5
 """Names of images that a row's note has at most."""
@@ -72,6 +81,23 @@ def paid_beside(work: BatchWork) -> PaidBeside | None:
             "for which image"
         )
     return PaidBeside(bill, notes) if notes else None
+
+
+def is_of_earlier_request(work: BatchWork, entry: Entry) -> bool:
+    """Whether an image's good picture was made for another photo or for what an earlier request asked."""
+    pictures, source = entry.stages.get(PICTURES), work.images.get(entry.image)
+    if pictures is None or pictures.status not in GOOD or not pictures.wish or source is None:
+        return False
+    return pictures.wish != request_fingerprint(work.settings_of(entry.image), source.etag)
+
+
+def outdated(row: Row) -> Row:
+    """The row of a good picture `is_of_earlier_request`, as a run reports it that makes no pictures."""
+    cause = (
+        "the photo or the request has changed since the picture was made; a run of all stages makes it anew"
+    )
+    status = worst([row.Status, Status.SKIPPED])
+    return replace(row, Status=status, Error="NotTried", Cause="; ".join(filter(None, [cause, row.Cause])))
 
 
 def row_and_entry(work: BatchWork, image: str) -> tuple[Row, Entry]:

@@ -81,6 +81,22 @@ def test_a_second_run_calls_nothing_and_changes_nothing(bench: Bench, control: C
     assert len(bench.rows(batch)) == 3
 
 
+def test_a_report_made_alone_does_not_call_a_picture_of_an_earlier_request_done(
+    bench: Bench, control: ControlClient
+) -> None:
+    batch = bench.submit({"first.jpg": photo(1), "second.jpg": photo(2)})
+    bench.run()
+    bench.submit({"third.jpg": photo(3)}, Prompt="a forest")
+    bench.put(batch.upload_key("first.jpg"), photo(4))
+    bench.run(stages=("status_report",))
+    rows = bench.rows(batch)
+    assert {(row.Status, row.Error) for row in rows.values()} == {(Status.SKIPPED, "NotTried")}
+    assert rows["second.jpg"].Results
+    assert "a run of all stages makes it anew" in rows["second.jpg"].Cause
+    bench.run()
+    assert {row.Status for row in bench.rows(batch).values()} == {Status.SUCCEEDED}
+
+
 def test_a_report_tells_of_the_images_that_are_there_though_nothing_was_made_of_them(
     bench: Bench, control: ControlClient
 ) -> None:

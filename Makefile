@@ -15,6 +15,9 @@ demo: $(RUN_INSTALLED)
 up: $(RUN_INSTALLED)
 	$(BIN)/bg-pipeline up $(ARGS)
 
+# Tests start many processes: bytecode is kept for the next one even where the environment says otherwise.
+test test-slow: export PYTHONDONTWRITEBYTECODE =
+
 test: $(DEV_INSTALLED)
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 

@@ -4,6 +4,7 @@ The fixtures ``stand_in``, ``control``, ``bucket`` and the clients direct boto3 
 variables, so every other client that such a test makes, e.g. ``boto3.client("sqs")``, uses it too.
 """
 
+import gc
 import json
 import os
 import shutil
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import hypothesis
 import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 
 from bg_pipeline.imaging.workers import InProcess, substituted
 from bg_pipeline.storage.object_store import Store
@@ -50,6 +53,11 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_finish() -> None:
+    """Takes modules and tests out of what the garbage collector goes through: 0.3 s for half a million objects."""
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_real_aws() -> Iterator[None]:
     """Directs all AWS calls to `NOWHERE` until the stand-in runs."""
@@ -58,6 +66,23 @@ def _no_real_aws() -> Iterator[None]:
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _migrations_read_once() -> Iterator[None]:
+    """Each Dagster instance that a test makes would read the 95 files of Dagster's migrations anew: 0.1 s."""
+    from_config = ScriptDirectory.from_config
+    scripts: dict[str | None, ScriptDirectory] = {}
+
+    def read(config: Config) -> ScriptDirectory:
+        folder = config.get_main_option("script_location")
+        if folder not in scripts:
+            scripts[folder] = from_config(config)
+        return scripts[folder]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ScriptDirectory, "from_config", read)
+        yield
 
 
 @pytest.fixture

@@ -1,10 +1,12 @@
 """The endpoints of clients."""
 
+import json
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from botocore.exceptions import BotoCoreError
+from botocore.loaders import JSONFileLoader
 
 from bg_pipeline.aws.clients import Aws, explain_set_up
 from bg_pipeline.errors import SettingsError
@@ -127,3 +129,58 @@ def test_an_address_is_no_name_of_a_bucket(name: str) -> None:
 )
 def test_other_names_are_left_to_s3(name: str) -> None:
     assert settings(bucket=name).bucket == name
+
+
+def test_what_boto3_knows_of_services_is_read_once_for_all_sessions(
+    amazon: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Aws().client("s3")
+
+    def read(self: JSONFileLoader, path: str) -> None:
+        raise AssertionError(f"{path} is read again")
+
+    monkeypatch.setattr(JSONFileLoader, "load_file", read)
+    Aws().client("s3", "eu-central-1")
+
+
+def test_sessions_keep_credentials_and_region_of_their_own(
+    amazon: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    links = []
+    for key, region in [("first", "eu-central-1"), ("second", "us-west-2")]:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)
+        monkeypatch.setenv("AWS_DEFAULT_REGION", region)
+        links.append(Aws().client("s3"))
+    signed = [
+        client.generate_presigned_url("get_object", Params={"Bucket": "b", "Key": "k"}) for client in links
+    ]
+    assert [f"{key}%2F" in link for key, link in zip(("first", "second"), signed, strict=True)] == [
+        True,
+        True,
+    ]
+    assert ["eu-central-1" in signed[0], "us-west-2" in signed[1]] == [True, True]
+
+
+def test_a_folder_of_descriptions_of_the_users_own_is_read(
+    amazon: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    Aws().client("sqs")
+    model = {
+        "version": "2.0",
+        "metadata": {
+            "apiVersion": "2020-01-01",
+            "endpointPrefix": "mine",
+            "protocol": "json",
+            "serviceId": "Mine",
+            "signatureVersion": "v4",
+        },
+        "operations": {},
+        "shapes": {},
+    }
+    folder = tmp_path / "mine" / "2020-01-01"
+    folder.mkdir(parents=True)
+    (folder / "service-2.json").write_text(json.dumps(model))
+    monkeypatch.setenv("AWS_DATA_PATH", str(tmp_path))
+    monkeypatch.setenv("AWS_ENDPOINT_URL_MINE", "http://127.0.0.1:9")
+    assert Aws().client("mine").meta.service_model.service_name == "mine"
+    assert Aws().client("sqs").meta.service_model.service_name == "sqs"

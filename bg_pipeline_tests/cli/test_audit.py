@@ -30,6 +30,8 @@ HOSTILE = "ann\x1b]0;owned\x07\x9b2J\u202egnp\n=HYPERLINK(1)"
 def bench(bucket: str, monkeypatch: pytest.MonkeyPatch, control: ControlClient) -> Bench:
     control.switch(canned=True)
     monkeypatch.setenv("BG_BUCKET", bucket)
+    # Without the network, as in `Bench`.
+    monkeypatch.setenv("BG_MASK_SOURCES", "alpha,studio,cut-out")
     return Bench(Store(aws().s3(bucket), bucket))
 
 

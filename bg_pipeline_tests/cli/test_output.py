@@ -34,6 +34,8 @@ pytestmark = pytest.mark.dates
 def bench(s3, bucket: str, control: ControlClient, monkeypatch: pytest.MonkeyPatch) -> Bench:
     control.switch(canned=True)
     monkeypatch.setenv("BG_BUCKET", bucket)
+    # Without the network, as in `Bench`.
+    monkeypatch.setenv("BG_MASK_SOURCES", "alpha,studio,cut-out")
     monkeypatch.setenv("BG_QUOTA_TITAN_V2_RPM", "60000")
     return Bench(Store(s3, bucket))
 

@@ -70,7 +70,7 @@ def _no_real_aws() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _migrations_read_once() -> Iterator[None]:
-    """Each Dagster instance that a test makes would read the 95 files of Dagster's migrations anew: 0.1 s."""
+    """Each Dagster instance that a test makes would read the files of Dagster's migrations anew: 0.1 s."""
     from_config = ScriptDirectory.from_config
     scripts: dict[str | None, ScriptDirectory] = {}
 

@@ -66,6 +66,11 @@ class ImageError(BgPipelineError):
         return type(self)(self.code, f"{name}: {self}")
 
 
+def missing_file(key: str) -> ImageError:
+    """The error of an image whose mask or backdrop does not exist."""
+    return ImageError("NotFound", f"the request names {key}, and there is no such object")
+
+
 class SourceUnreadable(ImageError):
     """S3 refuses to return this photo, mask or backdrop; the next run after the access is fixed processes it."""
 

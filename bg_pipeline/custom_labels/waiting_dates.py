@@ -80,7 +80,7 @@ def waiting_batches(store: Store, settings: Settings, dates: Iterable[UploadDate
         if not uploaded.complete(settings.settle_seconds, now):
             continue
         work = open_work(store, settings, uploaded, ledger)
-        work.find_due(settings, {}, stages=(LABELS,), refresh=NO_REFRESH, etags_of=lambda key: {})
+        work.find_due(settings, {}, stages=(LABELS,), refresh=NO_REFRESH, etags_of=None)
         if work.due and not is_held(store, uploaded.batch.lease_key):
             yield from _waiting_in(work)
 

@@ -18,11 +18,12 @@ from bg_pipeline.domain.file_names import ResultNames
 from bg_pipeline.domain.ledger_entries import Entry
 from bg_pipeline.domain.presets import PRESET_REQUESTS
 from bg_pipeline.domain.requests import BatchRequest, ImageSettings
+from bg_pipeline.domain.requests.fields import is_mask_folder
 from bg_pipeline.domain.rows import GOOD
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.domain.stages import CAPTIONS, LABELS, STAGES
 from bg_pipeline.domain.upload_kinds import Kind, kind_of, live_photo_videos
-from bg_pipeline.errors import ImageError, RequestError, UsageError
+from bg_pipeline.errors import ImageError, RequestError, UsageError, missing_file
 from bg_pipeline.run.batch_locations import BatchLocations
 from bg_pipeline.run.fingerprints import (
     fingerprint,
@@ -57,9 +58,10 @@ class BatchWork:
 
     ``images`` maps the name of each requested image to its object, or to None if there is no such object. ``due``
     maps each image with due stages to these stages and their new fingerprints. ``lost`` maps an image to those result
-    keys of its ledger entry that are missing or changed in S3. ``occasions`` maps a stage to the refresh for which it
-    has to be done again; ``retry`` is the occasion of a request to try final failures again, or empty. ``writer``
-    writes only while ``lease`` is held. ``ledger_objects`` is the listing from which the ledger was read.
+    keys of its ledger entry that are missing or changed in S3. ``missing`` are the masks and backdrops that the
+    request names and that are not there. ``occasions`` maps a stage to the refresh for which it has to be done again;
+    ``retry`` is the occasion of a request to try final failures again, or empty. ``writer`` writes only while
+    ``lease`` is held. ``ledger_objects`` is the listing from which the ledger was read.
     ``submission`` is what was recorded when the batch was submitted; ``images`` have the ETags of that time.
 
     For the current run: ``pending`` counts the images that have no outcome yet, ``done`` those that have, ``failed``
@@ -90,6 +92,7 @@ class BatchWork:
     stopped: RowOutcome | None = None
     ledger_objects: Sequence[ObjectInfo] = ()
     submission: Submission = field(default_factory=Submission)
+    missing: frozenset[str] = frozenset()
     shared: "SharedBatch | None" = None
     part: int | None = None
     left: int = 0
@@ -129,15 +132,18 @@ class BatchWork:
         self.problem = current.problem
         self.images = current.images
         self.submission = current.submission
+        self.missing = current.missing
         self.prints_digest = current.prints_digest
 
     def refusal(self, image: str) -> ImageError | None:
-        """Why the image is not paid for, if something that it needs was uploaded after the submission."""
-        if not self.submission.changed:
+        """Why the image is not paid for: something that it needs is missing or was uploaded after the submission."""
+        if not (self.submission.changed or self.missing):
             return None
         source, settings = self.images.get(image), self.settings_of(image)
-        keys = [source.key if source else "", settings.mask_key, settings.backdrop]
-        return self.submission.refusal([key for key in keys if key])
+        named = [key for key in (settings.mask_key, settings.backdrop) if key]
+        if missing := self.missing.intersection(named):
+            return missing_file(min(missing))
+        return self.submission.refusal([*([source.key] if source else ()), *named])
 
     def find_due(
         self,
@@ -146,12 +152,13 @@ class BatchWork:
         *,
         stages: Collection[str],
         refresh: RefreshRequest,
-        etags_of: Callable[[str], Mapping[str, str]],
+        etags_of: Callable[[str], Mapping[str, str]] | None,
     ) -> None:
         """Sets ``due`` and ``lost``, and with them ``occasions`` and ``retry``.
 
         ``results`` are the ETags of the stored results by key, ``stages`` the stages to consider. ``etags_of``
-        returns the ETag, by key, of a mask or backdrop, or of all masks if its argument is a folder.
+        returns the ETag, by key, of a mask or backdrop, or of all masks if its argument is a folder; None: they do
+        not matter.
         """
         self.due, self.lost = {}, {}
         self.occasions = occasions(self.ledger.header, refresh)
@@ -161,13 +168,16 @@ class BatchWork:
             stages = [stage for stage in stages if stage not in (LABELS, CAPTIONS)]
         named_etags = (
             {}
-            if self.request is None
+            if self.request is None or etags_of is None
             else {
                 key: self.submission.etag(key, etag)
                 for name in self.request.named_keys
                 for key, etag in etags_of(name).items()
             }
         )
+        if self.request is not None and etags_of is not None:
+            files = {key for key in self.request.named_keys if not is_mask_folder(key)}
+            self.missing = frozenset(files - named_etags.keys())
         present_etags = {key: self.submission.changed.get(key, etag) for key, etag in named_etags.items()}
         digest = sha256()
         for image, source in self.images.items():
@@ -187,8 +197,8 @@ class BatchWork:
             )
             due_stages = find(prints)
             if due_stages and source and self.refusal(image) is not None:
-                # A stage that is refused because of a later upload is due again once that is taken back. What
-                # succeeded for the submitted photo stays.
+                # A stage that is refused because of a later upload or a missing file is due again once that is
+                # mended. What succeeded for the submitted photo stays.
                 etag = self.submission.changed.get(source.key, source.etag)
                 refused = fingerprints(settings, self.settings_of(image), f"late {etag}", present_etags)
                 again = find(refused)
@@ -314,7 +324,7 @@ def open_draft(store: Store, settings: Settings, uploaded: Uploaded, request: Ba
         thumbnails=Thumbnails(store, batch, enabled=False),
     )
     work = BatchWork(uploaded, Ledger(store, batch), locations, request, None, images)
-    work.find_due(settings, {}, stages=STAGES, refresh=RefreshRequest(), etags_of=lambda key: {})
+    work.find_due(settings, {}, stages=STAGES, refresh=RefreshRequest(), etags_of=None)
     return work
 
 

@@ -11,7 +11,7 @@ from bg_pipeline.domain import s3_keys
 from bg_pipeline.domain.file_names import file_name, result_name
 from bg_pipeline.domain.payments import total
 from bg_pipeline.domain.requests import ImageSettings, Rendition, names_object
-from bg_pipeline.errors import ImageError, NotDelivered
+from bg_pipeline.errors import ImageError, NotDelivered, missing_file
 from bg_pipeline.imaging.parcels import Blob
 from bg_pipeline.imaging.workers import header_of
 from bg_pipeline.masks import Mask
@@ -133,7 +133,7 @@ class ResultWriter:
         """The file of a mask or backdrop that the request names. Raises `ImageError` if it cannot be read."""
         content = read_source(self._locations.bucket_of(key), key)
         if content is None:
-            raise ImageError("NotFound", f"the request names {key}, and there is no such object")
+            raise missing_file(key)
         return content.data
 
     def _given_picture(self, key: str) -> Blob:

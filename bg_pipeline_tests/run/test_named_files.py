@@ -1,8 +1,10 @@
 """A mask or backdrop that cannot be used is named in the row, so that nobody looks for the fault in the photo."""
 
+import io
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from bg_pipeline.domain.rows import Status
 from bg_pipeline.storage.object_store import Store
@@ -39,3 +41,47 @@ def test_a_file_that_is_no_picture_is_named(
     assert row.Cause.startswith(f"{key}: ")
     assert words in row.Cause
     assert not control.paid(operation="InvokeModel")
+
+
+@pytest.mark.parametrize("field", ["Backdrop", "MaskKey"])
+def test_nothing_is_paid_for_a_missing_file_and_all_is_made_once_it_is_there(
+    s3, bucket, control: ControlClient, field: str
+) -> None:
+    control.switch(canned=True)
+    bench = Bench(Store(s3, bucket))
+    fields: dict[str, Any] = {field: "assets/later.png"}
+    batch = bench.submit({"a.jpg": photo(1), "b.jpg": photo(2)}, **fields)
+    for _ in range(2):
+        bench.run(max_failed_share=1.0)
+        rows = bench.rows(batch).values()
+        assert [(row.Status, row.Error) for row in rows] == [(Status.FAILED, "NotFound")] * 2
+        assert all("assets/later.png" in row.Cause for row in rows)
+        assert not control.paid()
+    assert bench.run(max_failed_share=1.0).due == 0
+    width, height = Image.open(io.BytesIO(photo(1))).size
+    mask = Image.new("L", (width, height), 255)
+    mask.paste(0, (width // 4, height // 4, width * 3 // 4, height * 3 // 4))
+    out = io.BytesIO()
+    mask.save(out, "PNG")
+    bench.put("assets/later.png", out.getvalue())
+    bench.run()
+    rows = bench.rows(batch).values()
+    assert {row.Status for row in rows} <= {Status.SUCCEEDED, Status.NEEDS_REVIEW}
+    assert all(row.Labels and row.Caption for row in rows)
+
+
+def test_what_was_delivered_stays_when_its_backdrop_is_deleted(s3, bucket, control: ControlClient) -> None:
+    control.switch(canned=True)
+    bench = Bench(Store(s3, bucket))
+    bench.put(BACKDROP, photo(7))
+    batch = bench.submit({"a.jpg": photo(1)}, Backdrop=BACKDROP)
+    bench.run()
+    before = bench.rows(batch)["a.jpg"]
+    assert before.Results
+    bench.store.delete(BACKDROP)
+    control.mark()
+    bench.run(max_failed_share=1.0)
+    after = bench.rows(batch)["a.jpg"]
+    assert after.Results == before.Results
+    assert after.Labels == before.Labels
+    assert not control.paid()

@@ -86,14 +86,16 @@ class Plan:
     """What a run would do.
 
     ``images`` counts all images, ``due`` those with due stages, ``waiting`` those of them that wait for the approval
-    of their batch's sample, ``without_prompt`` those that would be skipped for lack of a prompt. ``unreadable`` has
-    one sentence for each request that cannot be read, ``notes`` one for each kind of model of which none can be used.
+    of their batch's sample, ``without_prompt`` those that would be skipped for lack of a prompt, ``refused`` those
+    for which nothing would be paid, by the reason. ``unreadable`` has one sentence for each request that cannot be
+    read, ``notes`` one for each kind of model of which none can be used.
     """
 
     images: int = 0
     due: int = 0
     waiting: int = 0
     without_prompt: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
     unreadable: list[str] = field(default_factory=list)
     lines: list[PlannedCalls] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -169,6 +171,9 @@ def plan(works: Iterable[BatchWork], settings: Settings, models: ModelChoices) -
         network = NETWORK_SECONDS if "network" in settings.mask_sources and find_spec("onnxruntime") else 0.0
         cpu_seconds += (CPU_SECONDS + network) * len(sizes) + CPU_SECONDS_PER_MEGAPIXEL * megapixels
         for image in list(work.due)[:allowed]:
+            if refusal := work.refusal(image):
+                result.refused[str(refusal)] += 1
+                continue
             image_settings, due = work.settings_of(image), work.due[image]
             if PICTURES in due and image_settings.needs_prompt and not image_settings.prompts:
                 result.without_prompt += 1

@@ -61,6 +61,7 @@ LOOKS = {"DETECT_LABELS": (1, 1), "CAPTION": (1, 1)}
 def test_calls_are_counted_once_and_at_worst(
     bench: Bench, models: str, request_: dict[str, Any], expected: dict[str, tuple[int, int]]
 ) -> None:
+    bench.put("assets/m.png", photo(9))
     bench.submit(1, **request_)
     assert calls(plan(bench, image_models=(models,))) == LOOKS | expected
 
@@ -97,6 +98,14 @@ def test_images_that_cannot_run_are_counted_and_cost_nothing(bench: Bench) -> No
     assert "TITAN_V2" not in calls(found)
 
 
+def test_images_whose_backdrop_is_missing_are_told_and_cost_nothing(bench: Bench) -> None:
+    bench.submit(2, Backdrop="assets/none.png")
+    found = plan(bench)
+    assert list(found.refused.values()) == [2]
+    assert "assets/none.png" in next(iter(found.refused))
+    assert found.lines == []
+
+
 def test_an_unknown_price_makes_the_total_unknown(bench: Bench) -> None:
     bench.submit(1)
     found = plan(bench, caption_models=("us.amazon.nova-pro-v1:0",))
@@ -106,6 +115,7 @@ def test_an_unknown_price_makes_the_total_unknown(bench: Bench) -> None:
 
 
 def test_a_scene_is_planned_once_and_compared_with_backgrounds_of_their_own(bench: Bench) -> None:
+    bench.put("assets/m.png", photo(9))
     bench.submit(40, Scene="a sunlit oak table", Prompt=None, MaskKey="assets/m.png")
     found = plan(bench, regions="us-west-2", image_models=("stability",))
     assert calls(found)["STABLE_IMAGE_ULTRA"] == (1, 3)

@@ -22,12 +22,16 @@ from bg_pipeline.cli.terminal import (
 from bg_pipeline.domain.batches import Batch
 from bg_pipeline.domain.model_facts import as_of, facts_of
 from bg_pipeline.domain.s3_keys import UploadDate
+from bg_pipeline.domain.text import printable
 from bg_pipeline.errors import NothingUsable
 from bg_pipeline.planning import Plan
 from bg_pipeline.run.context import RunContext
 from bg_pipeline.run.discovery import find_work
 from bg_pipeline.settings import Settings, settings
 from bg_pipeline.storage.object_store import open_bucket
+
+MOST_REASONS = 5
+"""Reasons why images would be refused that are shown at most."""
 
 
 @click.command()
@@ -99,6 +103,7 @@ def _document(result: Plan, notes: Sequence[str]) -> dict[str, Any]:
             }
             for line in result.lines
         ],
+        "Refused": [{"Images": images, "Cause": reason} for reason, images in result.refused.most_common()],
         "Notes": list(notes),
     }
 
@@ -109,6 +114,8 @@ def _show(result: Plan, configured: Settings) -> None:
         click.echo(f"A request cannot be read: {problem}")
     if result.without_prompt:
         click.echo(f"{result.without_prompt:,} of them have no prompt and would be skipped.")
+    for reason, images in result.refused.most_common(MOST_REASONS):
+        click.echo(f"{images:,} of them would be refused, and nothing paid: {printable(reason)}")
     if result.waiting:
         click.echo(f"{result.waiting:,} of them wait for the approval of their sample.")
     if result.runs_that_help > 1:

@@ -32,6 +32,8 @@ from bg_pipeline.domain.requests import (
 from bg_pipeline.domain.requests.spreadsheets import (
     is_error_value,
     is_formula,
+    is_nothing,
+    misread,
     reference_damage,
     reference_doubt,
     text_of_formula,
@@ -347,6 +349,10 @@ def _damage(column: str, text: str) -> str:
     error_value = next((part.strip() for part in [text, *parts] if is_error_value(part)), None)
     if error_value is not None:
         return f"is {error_value}, which a spreadsheet writes in place of a value that it cannot compute"
+    if column in _NAME_COLUMNS and is_nothing(text):
+        return f"is {text.strip()}, which a program writes where it has no value; leave it empty"
+    if column in _NAME_COLUMNS and (meant := misread(text)):
+        return f"was changed by a program that read UTF-8 as Windows-1252; '{meant}' was meant"
     return reference_damage(text) if column in (*_NAME_COLUMNS, "source") else ""
 
 

@@ -460,6 +460,17 @@ def test_a_spreadsheets_error_is_told_by_line_and_column(error: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("ref", "words"), [("nan", "no value"), ("None", "no value"), ("K\u00c3\u00b6ln", "'Köln' was meant")]
+)
+def test_a_reference_that_a_program_put_there_or_misread_is_told_by_line_and_column(
+    ref: str, words: str
+) -> None:
+    ((place, sentence),) = problems(f"source,ref,prompt\na.jpg,1,x\nb.jpg,{ref},x\n")
+    assert place == "line 3, column ref"
+    assert words in sentence
+
+
+@pytest.mark.parametrize(
     "text", ["#1 in sales", "#ffffff", "is it #NAME?", "# a title", "#summer!", "Wow!", "#A1"]
 )
 def test_a_text_with_such_marks_is_text(text: str) -> None:

@@ -50,7 +50,17 @@ FormatName = Literal["jpeg", "png", "webp", "tiff", "bmp", "avif"]
 def _check_text(text: str) -> str:
     if any(unicodedata.category(char) == "Cc" and char not in "\n\r\t" for char in text):
         raise ValueError("contains a control character")
-    return _check_undamaged(text)
+    text = _check_undamaged(text)
+    if text.strip() and all(unicodedata.category(char)[0] in "ZC" for char in text):
+        raise ValueError("has only characters that cannot be seen")
+    if is_nothing(text):
+        raise ValueError(f"is {text.strip()}, which a program writes where it has no value")
+    if meant := misread(text):
+        raise ValueError(
+            f"was changed by a program that read UTF-8 as Windows-1252 ({shown(text)} for {shown(meant)}): "
+            "write it again, as UTF-8"
+        )
+    return text
 
 
 def _check_line(text: str) -> str:
@@ -66,15 +76,6 @@ def _check_undamaged(text: str) -> str:
         )
     if is_error_value(text):
         raise ValueError(f"is an error value of a spreadsheet, {text.strip()}, and not a text")
-    if text.strip() and all(unicodedata.category(char)[0] in "ZC" for char in text):
-        raise ValueError("has only characters that cannot be seen")
-    if is_nothing(text):
-        raise ValueError(f"is {text.strip()}, which a program writes where it has no value")
-    if meant := misread(text):
-        raise ValueError(
-            f"was changed by a program that read UTF-8 as Windows-1252 ({shown(text)} for {shown(meant)}): "
-            "write it again, as UTF-8"
-        )
     return text
 
 

@@ -76,13 +76,13 @@ ASK = b"GET /docs HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 def answers(connection: socket.socket) -> int:
-    """The number of answers until the server says nothing for a second or closes the connection."""
-    connection.settimeout(1)
-    received = b""
+    """The number of answers until the server closes the connection, or has answered as many as it may."""
+    received, found = b"", 0
     with contextlib.suppress(TimeoutError, ConnectionError):
-        while part := connection.recv(100_000):
+        while found < connections.MAX_PIPELINED and (part := connection.recv(100_000)):
             received += part
-    return received.count(b"HTTP/1.1 200 OK")
+            found = received.count(b"HTTP/1.1 200 OK")
+    return found
 
 
 def test_a_few_requests_sent_ahead_are_answered_and_thousands_are_not_kept(api: Caller) -> None:

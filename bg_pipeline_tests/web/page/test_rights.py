@@ -336,6 +336,8 @@ ANSWERS: dict[str, tuple[str, dict[str, int]]] = {
     "quote": ("POST", {"bob": 404}),
     "mend": ("POST", {"ada": 403, "bob": 404, "dan": 403}),
     "quote-mended": ("POST", {"ada": 403, "bob": 404, "dan": 403}),
+    # It reads nothing of a batch.
+    "region": ("POST", {"ada": 403, "bob": 403, "dan": 403}),
     "publish": ("POST", {"ada": 403, "bob": 404, "carol": 403}),
     "zip": ("POST", {"bob": 404}),
     # Only what the same session decided can be undone.
@@ -370,6 +372,7 @@ def test_the_review_in_the_browser_is_for_who_may_and_refuses_everybody_else(
                 ).status_code
             body: dict[str, Any] = {"press": f"press of {person.name}", "batch": batch.path, "items": [row]}
             body |= {"of": ["p"], "state": "approved", "prompt": "a street", "mask": "", "pictures": 0}
+            body |= {"x": 1, "y": 1, "reach": 5, "keep": True, "part": ""}
             return server.post(f"{review_server.ADDRESS}/{route}", body, headers=headers).status_code
 
         people = (ADA, BOB, DAN, CAROL, ROOT)

@@ -19,7 +19,7 @@ from bg_pipeline.run.date_result import MAX_FAILED_ROWS, MAX_PREVIEWS, AnalysedP
 from bg_pipeline.run.discovery import results_in
 from bg_pipeline.run.occasions import RETRY, fulfil_occasions
 from bg_pipeline.run.outcomes import outcome_of_error
-from bg_pipeline.run.rows import is_of_earlier_request, outdated, paid_beside, rows, rows_and_entries
+from bg_pipeline.run.rows import current_rows_and_entries, paid_beside, rows_and_entries
 from bg_pipeline.run.run_state import RunState
 
 WINDOW_OPERATION = "CUSTOM_LABELS_WINDOW"
@@ -134,7 +134,7 @@ class BatchCompletion:
             if work.shared is not None:
                 work.ledger = work.shared.merged_ledger()
             if REPORT in self._stages:
-                self._reporter.write(work, rows(work))
+                self._reporter.write(work, (row for row, _ in current_rows_and_entries(work)))
         except (BgPipelineError, ClientError, BotoCoreError) as error:
             self._context.note(
                 f"{work.locations.batch.path}: what was done so far could not be reported: {error}"
@@ -231,9 +231,8 @@ class BatchCompletion:
         result.batches.append(work.locations.batch.path)
         if beside := paid_beside(work):
             result.total += beside.bill
-        for row, entry in rows_and_entries(work):
-            if PICTURES not in self._stages and is_of_earlier_request(work, entry):
-                row = outdated(row)
+        found = rows_and_entries if PICTURES in self._stages else current_rows_and_entries
+        for row, entry in found(work):
             result.checks.add(row, entry)
             result.images += 1
             result.counts[row.Status] += 1

@@ -83,16 +83,23 @@ def paid_beside(work: BatchWork) -> PaidBeside | None:
     return PaidBeside(bill, notes) if notes else None
 
 
-def is_of_earlier_request(work: BatchWork, entry: Entry) -> bool:
-    """Whether an image's good picture was made for another photo or for what an earlier request asked."""
+def current_rows_and_entries(work: BatchWork) -> Iterator[tuple[Row, Entry]]:
+    """As `rows_and_entries`, where a good picture of an earlier request or photo is not Succeeded but not tried.
+
+    For the reports of runs that did not come to all pictures.
+    """
+    for row, entry in rows_and_entries(work):
+        yield _outdated(row) if _is_of_earlier_request(work, entry) else row, entry
+
+
+def _is_of_earlier_request(work: BatchWork, entry: Entry) -> bool:
     pictures, source = entry.stages.get(PICTURES), work.images.get(entry.image)
     if pictures is None or pictures.status not in GOOD or not pictures.wish or source is None:
         return False
     return pictures.wish != request_fingerprint(work.settings_of(entry.image), source.etag)
 
 
-def outdated(row: Row) -> Row:
-    """The row of a good picture `is_of_earlier_request`, as a run reports it that makes no pictures."""
+def _outdated(row: Row) -> Row:
     cause = (
         "the photo or the request has changed since the picture was made; a run of all stages makes it anew"
     )

@@ -322,6 +322,7 @@ class AnswerStore:
                 if answer is not None and answer.call:
                     earlier = mark_certain(earlier, answer.call, answer.paid_usd)
                 if claim.take(if_etag=content.etag, earlier=earlier):
+                    claim.is_answered = lambda: self.find(kind, name, policy) is not None
                     return claim
             elif policy.stop.wait(POLL_SECONDS):
                 raise RunStopped("the run was stopped")

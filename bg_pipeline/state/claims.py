@@ -79,7 +79,8 @@ class Claim:
 
     ``price`` is None if the call is paid under another claim. ``earlier`` are the payments of calls under earlier
     claims, ``occasions`` the refreshes that this answer is made for, including those of the answer that it replaces.
-    Not thread-safe.
+    ``is_answered``, of a claim that was taken over, is whether the answer is stored by now: its last holder may have
+    been suspended, and wake up. Not thread-safe.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Claim:
         self._calls = 1
         self.earlier: list[Payment] = []
         self.occasions: tuple[str, ...] = ()
+        self.is_answered: Callable[[], bool] = lambda: False
         self._current: Payment | None = None
 
     def take(self, if_etag: str | None, earlier: list[Payment] | None = None) -> bool:
@@ -146,8 +148,11 @@ class Claim:
     def renew(self) -> None:
         """Renews the claim if it is older than `RENEW_SECONDS`; must be called right before the paid call.
 
-        Raises `ClaimLost` if another process has taken it over.
+        Raises `ClaimLost` if another process has taken it over, or has stored the answer.
         """
+        if self.is_answered():
+            self.give_back()
+            raise ClaimLost("ClaimLost", "the process that had the claim of this call has stored its answer")
         if self._clock() - self._written_at > RENEW_SECONDS:
             self._document["Renewed"] += 1
             self._write()

@@ -152,6 +152,26 @@ def test_a_claim_that_is_not_renewed_is_taken_over_and_counted_as_maybe_billed(
     assert taken(theirs, batch=OTHER, seconds=CALL_SECONDS + 20).maybe_billed == 1
 
 
+def test_the_answer_of_a_process_that_wakes_up_after_its_claim_was_taken_over_is_used(
+    store: Troubled, ours: AnswerStore, theirs: AnswerStore
+) -> None:
+    """It stores what it has paid for while the other one still waits to make the call, as for the rate limiter."""
+    taken(ours)
+    paid = []
+
+    def call(claim: Claim) -> Answer:
+        claim.renew()
+        ours.keep("picture", NAME, MADE, media_type="image/png")
+        claim.renew()
+        paid.append("a second time")
+        return MADE
+
+    policy = AnswerPolicy(Patience(theirs._clock, CALL_SECONDS + 20), OTHER)  # type: ignore[arg-type]
+    assert theirs.once("picture", NAME, policy, call, media_type="image/png", price=PRICE) == MADE
+    assert paid == []
+    assert stored(store)["Holder"] == "", "nobody has to wait for it"
+
+
 def test_a_fast_clock_does_not_take_over_a_call_in_progress(
     new_store: Callable[[], Store], ours: AnswerStore
 ) -> None:

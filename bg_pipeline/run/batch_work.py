@@ -18,7 +18,7 @@ from bg_pipeline.domain.file_names import ResultNames
 from bg_pipeline.domain.ledger_entries import Entry
 from bg_pipeline.domain.presets import PRESET_REQUESTS
 from bg_pipeline.domain.requests import BatchRequest, ImageSettings
-from bg_pipeline.domain.requests.fields import is_mask_folder
+from bg_pipeline.domain.requests.fields import names_object
 from bg_pipeline.domain.rows import GOOD
 from bg_pipeline.domain.s3_keys import UploadDate
 from bg_pipeline.domain.stages import CAPTIONS, LABELS, STAGES
@@ -58,10 +58,10 @@ class BatchWork:
 
     ``images`` maps the name of each requested image to its object, or to None if there is no such object. ``due``
     maps each image with due stages to these stages and their new fingerprints. ``lost`` maps an image to those result
-    keys of its ledger entry that are missing or changed in S3. ``missing`` are the masks and backdrops that the
-    request names and that are not there. ``occasions`` maps a stage to the refresh for which it has to be done again;
-    ``retry`` is the occasion of a request to try final failures again, or empty. ``writer`` writes only while
-    ``lease`` is held. ``ledger_objects`` is the listing from which the ledger was read.
+    keys of its ledger entry that are missing or changed in S3. ``present`` are the masks and backdrops that the
+    request names and that are there; None: they were not looked for. ``occasions`` maps a stage to the refresh for
+    which it has to be done again; ``retry`` is the occasion of a request to try final failures again, or empty.
+    ``writer`` writes only while ``lease`` is held. ``ledger_objects`` is the listing from which the ledger was read.
     ``submission`` is what was recorded when the batch was submitted; ``images`` have the ETags of that time.
 
     For the current run: ``pending`` counts the images that have no outcome yet, ``done`` those that have, ``failed``
@@ -92,7 +92,7 @@ class BatchWork:
     stopped: RowOutcome | None = None
     ledger_objects: Sequence[ObjectInfo] = ()
     submission: Submission = field(default_factory=Submission)
-    missing: frozenset[str] = frozenset()
+    present: frozenset[str] | None = None
     shared: "SharedBatch | None" = None
     part: int | None = None
     left: int = 0
@@ -132,17 +132,16 @@ class BatchWork:
         self.problem = current.problem
         self.images = current.images
         self.submission = current.submission
-        self.missing = current.missing
+        self.present = current.present
         self.prints_digest = current.prints_digest
 
     def refusal(self, image: str) -> ImageError | None:
         """Why the image is not paid for: something that it needs is missing or was uploaded after the submission."""
-        if not (self.submission.changed or self.missing):
-            return None
         source, settings = self.images.get(image), self.settings_of(image)
-        named = [key for key in (settings.mask_key, settings.backdrop) if key]
-        if missing := self.missing.intersection(named):
-            return missing_file(min(missing))
+        named = [key for key in (settings.mask_key, settings.backdrop) if key and names_object(key)]
+        missing = [key for key in named if self.present is not None and key not in self.present]
+        if missing:
+            return missing_file(missing[0])
         return self.submission.refusal([*([source.key] if source else ()), *named])
 
     def find_due(
@@ -176,8 +175,7 @@ class BatchWork:
             }
         )
         if self.request is not None and etags_of is not None:
-            files = {key for key in self.request.named_keys if not is_mask_folder(key)}
-            self.missing = frozenset(files - named_etags.keys())
+            self.present = frozenset(named_etags)
         present_etags = {key: self.submission.changed.get(key, etag) for key, etag in named_etags.items()}
         digest = sha256()
         for image, source in self.images.items():

@@ -70,6 +70,29 @@ def test_nothing_is_paid_for_a_missing_file_and_all_is_made_once_it_is_there(
     assert all(row.Labels and row.Caption for row in rows)
 
 
+def test_an_image_without_a_mask_in_the_folder_costs_nothing_and_the_others_are_made(
+    s3, bucket, control: ControlClient
+) -> None:
+    control.switch(canned=True)
+    bench = Bench(Store(s3, bucket))
+    width, height = Image.open(io.BytesIO(photo(1))).size
+    mask = Image.new("L", (width, height), 255)
+    mask.paste(0, (width // 4, height // 4, width * 3 // 4, height * 3 // 4))
+    out = io.BytesIO()
+    mask.save(out, "PNG")
+    bench.put("assets/masks/a.png", out.getvalue())
+    batch = bench.submit({"a.jpg": photo(1), "b.jpg": photo(2)}, MaskKey="assets/masks/")
+    bench.run(max_failed_share=1.0)
+    rows = bench.rows(batch)
+    assert rows["a.jpg"].Status == Status.SUCCEEDED
+    assert (rows["b.jpg"].Status, rows["b.jpg"].Error, rows["b.jpg"].CostUSD) == (
+        Status.FAILED,
+        "NotFound",
+        0.0,
+    )
+    assert "assets/masks/b.png" in rows["b.jpg"].Cause
+
+
 def test_what_was_delivered_stays_when_its_backdrop_is_deleted(s3, bucket, control: ControlClient) -> None:
     control.switch(canned=True)
     bench = Bench(Store(s3, bucket))

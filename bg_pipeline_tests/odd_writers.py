@@ -41,10 +41,7 @@ def _directories() -> Iterator[Case]:
     rgb = np.asarray(picture)
     plain = tiff_file(Page(rgb, 2))
 
-    def case(name: str, data: bytes, **more: Any) -> Case:
-        fields: dict[str, Any] = {"format": "tiff", "picture": picture, "tolerance": 0.5} | more
-        return Case(name, data, "opens", **fields)
-
+    case = functools.partial(Case, format="tiff", picture=picture, tolerance=0.5)
     text = [(305, 2, list(b"A Scanner 2.1"))]
     yield case("text without its zero.tif", tiff_file(Page(rgb, 2, tags=text)))
     yield case("text without its zero, big-endian.tif", tiff_file(Page(rgb, 2, tags=text), order=">"))
@@ -213,14 +210,7 @@ def _pngs() -> Iterator[Case]:
     coded = zlib.compress(rows)
     header = struct.pack(">2L5B", *picture.size, 8, 2, 0, 0, 0)
 
-    def case(name: str, data: bytes, **more: Any) -> Case:
-        fields: dict[str, Any] = {
-            "outcome": "opens",
-            "format": "png",
-            "picture": picture,
-            "tolerance": 0.0,
-        } | more
-        return Case(name, data, **fields)
+    case = functools.partial(Case, format="png", picture=picture, tolerance=0.0)
 
     def of(stream: bytes) -> bytes:
         return png_file(header, (b"IDAT", stream))
@@ -282,14 +272,7 @@ def _bmps() -> Iterator[Case]:
     faint = picture.convert("RGBA")
     faint.putalpha(Image.fromarray(alpha.astype(np.uint8)))
 
-    def case(name: str, data: bytes, **more: Any) -> Case:
-        fields: dict[str, Any] = {
-            "outcome": "opens",
-            "format": "bmp",
-            "picture": picture,
-            "tolerance": 0.5,
-        } | more
-        return Case(name, data, **fields)
+    case = functools.partial(Case, format="bmp", picture=picture, tolerance=0.5)
 
     def masked(
         bits: int, masks: tuple[int, ...], values: Any, *, compression: int = 3, **shape: Any

@@ -170,24 +170,36 @@ def test_from_dropped_photos_to_published_results(
     page.close()
 
 
-@pytest.fixture
-def reviewed(bench: Bench, address: str, browser: Browser) -> Iterator[Page]:
-    """The review of five waiting results, the first one open."""
+def review_of(bench: Bench, address: str, browser: Browser, photos: int, **request: Any) -> Page:
+    """The review of a batch of today with this number of waiting results."""
     day = datetime.now(UTC).date()
-    bench.submit(5, day=day)
+    bench.submit(photos, day=day, **request)
     bench.run(day)
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.set_default_timeout(SECONDS)
     page.goto(f"{address}/review")
-    page.get_by_role("button", name="Waiting 5").wait_for()
+    page.get_by_role("button", name=f"Waiting {photos}").wait_for()
+    return page
+
+
+@pytest.fixture
+def reviewed(bench: Bench, address: str, browser: Browser) -> Iterator[Page]:
+    """The review of five waiting results, the first one open."""
+    page = review_of(bench, address, browser, 5)
     page.get_by_role("listbox", name="Results").press("Enter")
     page.get_by_text("1 of 5: photo-0.jpg").wait_for()
     yield page
     page.close()
 
 
+def reviewed_batch(bench: Bench) -> Batch:
+    """The batch of `review_of`, whose date may be yesterday by now."""
+    batches = map(find_batch, bench.keys("image-files/"))
+    return next(batch for batch in batches if batch and batch.name == "101530")
+
+
 def states_of(bench: Bench) -> list[str]:
-    batch = Batch(datetime.now(UTC).date(), "101530")
+    batch = reviewed_batch(bench)
     settings = bench.settings(review_share=1)
     return [item.state.value for item in review.items(open_batch(bench.store, settings, batch), settings)]
 
@@ -253,13 +265,7 @@ def test_space_shows_the_original_1_every_pixel_and_m_the_mask(bench: Bench, rev
 def test_many_are_decided_about_after_a_question_and_undone_with_one_key(
     bench: Bench, address: str, browser: Browser
 ) -> None:
-    day = datetime.now(UTC).date()
-    bench.submit(24, day=day)
-    bench.run(day)
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.set_default_timeout(SECONDS)
-    page.goto(f"{address}/review")
-    page.get_by_role("button", name="Waiting 24").wait_for()
+    page = review_of(bench, address, browser, 24)
     page.get_by_role("listbox", name="Results").press("Control+a")
     page.get_by_role("button", name="Reject 24").click()
     page.get_by_text("Reject 24 results?").wait_for()
@@ -548,13 +554,7 @@ def test_the_doubtful_places_are_visited_with_a_key_the_largest_first(
 ) -> None:
     monkeypatch.setattr(subject_mask, "examine", doubted_twice)
     bench.overrides["mask_sources"] = "alpha,studio,network,cut-out"
-    day = datetime.now(UTC).date()
-    bench.submit(1, day=day, Subject="SALIENT")
-    bench.run(day)
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.set_default_timeout(SECONDS)
-    page.goto(f"{address}/review")
-    page.get_by_role("button", name="Waiting 1").wait_for()
+    page = review_of(bench, address, browser, 1, Subject="SALIENT")
     page.get_by_role("listbox", name="Results").press("Enter")
     page.get_by_text("1 of 1: photo-0.jpg").wait_for()
     page.keyboard.press("b")
@@ -627,7 +627,7 @@ def test_a_decision_whose_answer_is_lost_is_sent_again_and_stored_once(bench: Be
 
 def test_what_somebody_else_decided_meanwhile_stays_and_is_told(bench: Bench, reviewed: Page) -> None:
     page = reviewed
-    batch = Batch(datetime.now(UTC).date(), "101530")
+    batch = reviewed_batch(bench)
     settings = bench.settings(review_share=1)
     items = review.items(open_batch(bench.store, settings, batch), settings)
     review.decide(bench.store, items[:1], review.State.REJECTED, by="bob", reason="too dark")
